@@ -1,0 +1,85 @@
+"""Conditions: what an energy depends on besides the point, such as a label `y` or a noise level `sigma`.
+
+A condition is a keyword parameter of `forward`. It reaches the energy as a tensor with one row for each point, whatever was bound:
+a number, a tensor of one row for all, or one row for each. Bound rows belong to chains, so a batch of some of the chains says which
+they are by the reserved condition `chains`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from composable_energy.errors import OptionError, ShapeError
+
+__all__ = ["CHAINS", "Parameters", "key_of", "keyword_parameters", "rows_for"]
+
+CHAINS = "chains"
+
+
+class Parameters(NamedTuple):
+    """The condition names of a function: all of them, and those without a default."""
+
+    names: frozenset[str]
+    required: frozenset[str]
+
+
+@lru_cache(maxsize=512)
+def keyword_parameters(function: Callable[..., object], skip: int = 1) -> Parameters:
+    """Returns the names of a function's parameters after the first `skip`: the point, and `self` of an unbound method."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[skip:]
+    except (TypeError, ValueError):  # built-ins without a signature, such as torch.square
+        return Parameters(frozenset(), frozenset())
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return Parameters(frozenset(p.name for p in named), frozenset(p.name for p in named if p.default is p.empty))
+
+
+def rows_for(name: str, value: object, x: Tensor, chains: slice | None = None) -> Tensor:
+    """Returns a bound condition as a tensor with one row for each point.
+
+    Args:
+        name: The condition's name, for messages.
+        value: A number, a 0-d tensor, or a tensor whose first axis is 1 or the number of chains.
+        x: The points, with shape $(B, *)$; numbers take their device and, if real, their dtype.
+        chains: Which chains the points are, when they are not all of them.
+
+    Raises:
+        ShapeError: The first axis is neither 1 nor the number of chains.
+        OptionError: The value is not a number or tensor.
+    """
+    if not isinstance(value, Tensor):
+        try:
+            value = torch.as_tensor(value, device=x.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise OptionError(f"Condition {name} must be a number or a tensor, got {type(value).__name__}.") from error
+        value = value.to(x.dtype) if value.is_floating_point() else value
+    if value.ndim == 0:
+        return value.expand(len(x))
+    if len(value) == 1:
+        return value.expand(len(x), *value.shape[1:])
+    rows = value[chains] if chains is not None else value
+    if len(rows) != len(x):
+        raise ShapeError(
+            f"Condition {name} has {len(value)} rows of shape {tuple(value.shape[1:])} for {len(x)} points; "
+            "bind one value for all (a number, or a tensor whose first axis is 1) or one row for each point."
+        )
+    return rows
+
+
+def key_of(conditions: Mapping[str, object]) -> Hashable:
+    """Returns a key that is equal for equal small conditions; large tensors are compared by identity."""
+    return tuple(sorted((name, _value_key(value)) for name, value in conditions.items()))
+
+
+def _value_key(value: object) -> tuple[Hashable, ...]:
+    if isinstance(value, Tensor):
+        if value.numel() > 16 or value.requires_grad:
+            return ("tensor", id(value))
+        return ("value", tuple(value.shape), *value.detach().flatten().tolist())
+    return ("value", (), value) if isinstance(value, (int, float)) else ("object", id(value))

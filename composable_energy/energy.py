@@ -1,0 +1,371 @@
+r"""Energies: the interface, and what every energy can do.
+
+An energy $E(x)$ stands for the density $p(x) \propto e^{-E(x)}$ of points $x$. A batch of $B$ points has shape $(B, *)$, their energies
+have shape $(B,)$. Energies may be *relative*: $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$ with bases $b$, what all points look like,
+and the evidence of one concept; the algebra counts each base once and combines evidences.
+
+Operators, `sample` and `save` belong to the floors above; their imports stand inside the methods, the only ones that do.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.conditions import keyword_parameters
+from composable_energy.errors import DeviceError, DtypeError, ExpressionError, ShapeError
+
+if TYPE_CHECKING:
+    from composable_energy.events import Formula
+    from composable_energy.explain import Explanation
+    from composable_energy.inference import Inference
+
+__all__ = ["Energy", "Recommendation", "RelativeEnergy", "WeightedBase"]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The sampler that a trained energy was judged with.
+
+    Args:
+        sampler: Its name.
+        options: Its options, by name.
+        threads: Threads inside an operation while sampling; None leaves them alone. Small networks are fastest on one, and with two a
+            busy machine makes them wait for each other at every operation.
+    """
+
+    sampler: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class WeightedBase:
+    """A base with its weight in a sum."""
+
+    energy: Energy
+    weight: float | Tensor = 1.0
+
+
+class Energy(nn.Module, ABC):
+    r"""Abstract energy $E$ of the density $p(x) \propto e^{-E(x)}$.
+
+    A subclass writes `forward(self, x)`, or `forward(self, x, sigma)` and the like where it depends on conditions, and is final: to
+    change an energy, wrap it. In its constructor it may set what it knows of itself:
+
+    Attributes:
+        name: How it is written in an expression; the class name if empty.
+        event_shape: The shape of one point; None where it takes several.
+        decoder: What turns points of a latent space into what people see: `decoder(z)` has shape $(B, *)$; with a method `encode` it
+            also turns round.
+        recommended: The sampler to use.
+        no_complement: Why `~` makes no sense, for an energy that refuses it.
+        origin: What the registry needs to make it again.
+    """
+
+    __array_ufunc__ = None  # numpy scalars on the left yield to our operators
+
+    name: str = ""
+    event_shape: torch.Size | None = None
+    recommended: Recommendation | None = None
+    no_complement: str | None = None
+    origin: Any = None
+
+    @abstractmethod
+    def forward(self, x: Tensor, *args: Any, **conditions: Any) -> Tensor:
+        """Returns the energies, with shape $(B,)$, of points with shape $(B, *)$."""
+
+    def __call__(self, x: Tensor, **conditions: Any) -> Tensor:
+        """Checks points and conditions, evaluates `forward`, checks the energies.
+
+        Args:
+            x: Points, with shape $(B, *)$.
+            **conditions: Those that the energy does not depend on are ignored, so that a tree can pass them on.
+
+        Returns:
+            The energies, with shape $(B,)$.
+
+        Raises:
+            ShapeError: The points do not fit `event_shape`, or `forward` gave another shape than $(B,)$.
+            DtypeError: The points are integers, or of another dtype than the energy's weights.
+            DeviceError: The points are on another device than the energy's weights.
+            ExpressionError: A condition without default is not bound.
+        """
+        return check_energies(self, super().__call__(x, **self._own(x, conditions)), x)
+
+    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        """Returns the energies less those of the bases, with shape $(B,)$; all of it for an absolute energy."""
+        return self(x, **conditions)
+
+    @property
+    def bases(self) -> tuple[WeightedBase, ...]:
+        """The energies that this one is relative to; none for an absolute energy."""
+        return ()
+
+    @property
+    def decoder(self) -> nn.Module | None:
+        """What turns points of a latent space into what people see; None for an energy of the seen points themselves."""
+        return self._modules.get("decoder")
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        """Names of the conditions that the energy depends on."""
+        return keyword_parameters(type(self).forward, 2).names
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        """Those without a default, which must be bound before the energy has a value."""
+        return keyword_parameters(type(self).forward, 2).required
+
+    @property
+    def terms(self) -> tuple[Energy, ...]:
+        """The sub-expressions; none for a leaf."""
+        return ()
+
+    @property
+    def formula(self) -> Formula | None:
+        """The Boolean formula that an event stands for; None for any other energy."""
+        return None
+
+    @property
+    def grounded(self) -> bool:
+        r"""Whether $e^{-E}$ can be normalised, as far as structure tells."""
+        return True
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for one energy, and for one energy under equal conditions."""
+        return id(self)
+
+    def config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments as plain data, by which a saved energy is made again.
+
+        Raises:
+            ExpressionError: The class does not say; then an energy can be saved only if a registry made it.
+        """
+        raise ExpressionError(
+            f"{self} cannot be saved: {type(self).__name__} has no `config()`. Give it one that returns its constructor's arguments as "
+            "plain data and register the class as a plug-in, or make it through `composable_energy.get_energy`."
+        )
+
+    def _own(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
+        """Checks the points; picks the conditions that the energy depends on."""
+        check_points(self, x)
+        missing = self.required_conditions - conditions.keys()
+        if missing:
+            names = ", ".join(sorted(missing))
+            ways = " or ".join(f"`.at({n})`" if n == "sigma" else f"`.given({n}=...)`" for n in sorted(missing))
+            raise ExpressionError(f"{self} depends on {names}, which is not bound: bind it with {ways}.")
+        return {name: conditions[name] for name in self.conditions & conditions.keys()}
+
+    # Operators ------------------------------------------------------------------------------------------------------------------------
+
+    def __and__(self, other: object) -> Energy:
+        return _algebra().combine(_algebra().all_of, self, other)
+
+    def __rand__(self, other: object) -> Energy:
+        return _algebra().combine(_algebra().all_of, other, self)
+
+    def __or__(self, other: object) -> Energy:
+        return _algebra().combine(_algebra().any_of, self, other)
+
+    def __ror__(self, other: object) -> Energy:
+        return _algebra().combine(_algebra().any_of, other, self)
+
+    def __sub__(self, other: object) -> Energy:
+        return _algebra().combine(_algebra().Difference, self, other)
+
+    def __rsub__(self, other: object) -> Energy:
+        return _algebra().combine(_algebra().Difference, other, self)
+
+    def __rshift__(self, other: object) -> Energy:
+        return _algebra().combine(_algebra().implies, self, other)
+
+    def __rrshift__(self, other: object) -> Energy:
+        return _algebra().combine(_algebra().implies, other, self)
+
+    def __invert__(self) -> Energy:
+        return _algebra().negate(self)
+
+    def __mul__(self, weight: object) -> Energy:
+        return _algebra().weigh(self, weight)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, temperature: object) -> Energy:
+        return _algebra().cool(self, temperature)
+
+    def __bool__(self) -> bool:
+        raise TypeError("An energy has no truth value: write `A & B`, `A | B` and `~A`, not `A and B`, `A or B` and `not A`.")
+
+    # What can be made of it -----------------------------------------------------------------------------------------------------------
+
+    def given(self, **conditions: Any) -> Energy:
+        """Returns the energy with conditions bound, such as `given(y=3)`.
+
+        Args:
+            **conditions: Numbers or tensors; the first axis of a tensor is 1, for all points, or has one row for each. Energies that do
+                not depend on one leave it alone.
+        """
+        return _algebra().condition(self, conditions)
+
+    def at(self, sigma: float | Tensor) -> Energy:
+        """Returns the energy at a noise level, for those that were trained at many: $E(x, \\sigma)$."""
+        return self.given(sigma=sigma)
+
+    def relative_to(self, base: Energy) -> Energy:
+        r"""Returns the same density with evidence $E - \text{base}$, so that an expression counts the base once."""
+        return _algebra().Relative(self, base)
+
+    def sharpened(self, weight: float | Tensor) -> Energy:
+        r"""Returns $\text{base} + w \cdot \text{evidence}$, known as guidance; 1 is the exact posterior."""
+        return _algebra().Sharpened(self, weight)
+
+    def pull_back(self, decoder: nn.Module) -> Energy:
+        """Returns the energy $E(g(z))$ of points $z$ in the latent space of a decoder $g$."""
+        return _algebra().PulledBack(self, decoder)
+
+    def explain(self, x: Tensor, **conditions: Any) -> Explanation:
+        """Returns the energy of each term at $x$ and, under `|`, the share of each branch."""
+        from composable_energy.explain import explain
+
+        return explain(self, x, **conditions)
+
+    def infer(self, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor], *, joint: bool = False) -> Inference:
+        """Returns the distribution over conditions, given one or several $x$; see `composable_energy.inference.infer`."""
+        from composable_energy.inference import infer
+
+        return infer(self, x, over, joint=joint)
+
+    def sample(self, shape: int | Sequence[int], **options: Any) -> Any:
+        """Draws points; see `composable_energy.sampling.sample` for the options."""
+        from composable_energy.sampling import sample
+
+        return sample(self, shape, **options)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the expression and its weights to a folder that `composable_energy.load` reads."""
+        from composable_energy.saving import save
+
+        save(self, folder)
+
+    def __str__(self) -> str:
+        return self.name or type(self).__name__
+
+    def __repr__(self) -> str:
+        return "\n".join(_tree(self))
+
+
+class RelativeEnergy(Energy, ABC):
+    r"""Abstract energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$; a subclass writes `bases` and `forward_evidence`.
+
+    The nodes of an expression are such energies; with no bases they are absolute.
+    """
+
+    @property
+    @abstractmethod
+    def bases(self) -> tuple[WeightedBase, ...]:
+        """The bases with their weights, all distinct."""
+
+    @abstractmethod
+    def forward_evidence(self, x: Tensor, *args: Any, **conditions: Any) -> Tensor:
+        """Returns the evidence, with shape $(B,)$, of points with shape $(B, *)$."""
+
+    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
+        total = self.evidence(x, **conditions)
+        for base in self.bases:
+            energy = base.energy(x, **conditions)
+            total = total + (energy if _is_one(base.weight) else base.weight * energy)
+        return total
+
+    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        known = self._own(x, conditions)
+        named = keyword_parameters(type(self).forward_evidence, 2).names
+        if named:  # an author's own parameters; a node takes all and passes them on
+            known = {name: value for name, value in known.items() if name in named}
+        return check_energies(self, self.forward_evidence(x, **known), x)
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        own = keyword_parameters(type(self).forward_evidence, 2).names
+        return own.union(*(base.energy.conditions for base in self.bases))
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        own = keyword_parameters(type(self).forward_evidence, 2).required
+        return own.union(*(base.energy.required_conditions for base in self.bases))
+
+    @property
+    def decoder(self) -> nn.Module | None:
+        return next((base.energy.decoder for base in self.bases if base.energy.decoder is not None), None)
+
+    @property
+    def grounded(self) -> bool:
+        return any(base.energy.grounded for base in self.bases)
+
+
+def check_points(energy: Energy, x: Tensor) -> None:
+    """Raises if points are no batch, cannot have a gradient, or do not fit an energy's shape, dtype or device."""
+    if not isinstance(x, Tensor):
+        raise DtypeError(f"{energy} takes a tensor of points, got {type(x).__name__}; use torch.as_tensor.")
+    if not x.is_floating_point():
+        raise DtypeError(f"{energy} takes points of a floating dtype, got {x.dtype}; for images write `x.float() / 255`.")
+    if x.ndim < 1:
+        raise ShapeError(f"{energy} takes a batch of points of shape (B, *), got a single number; write `x.unsqueeze(0)`.")
+    if energy.event_shape is not None and x.shape[1:] != energy.event_shape:
+        raise ShapeError(f"{energy} takes points of shape {('B', *energy.event_shape)}, got {tuple(x.shape)}.".replace("'", ""))
+    if energy.terms:
+        return  # each leaf checks its own weights
+    weight = next((p for p in energy.parameters() if p.is_floating_point()), None)
+    if weight is None:
+        return
+    if weight.device != x.device:
+        raise DeviceError(f"{energy} is on {weight.device}, the points are on {x.device}; move one with `.to(...)`.")
+    if weight.dtype != x.dtype and not torch.is_autocast_enabled():
+        raise DtypeError(f"{energy} has {weight.dtype} weights, the points are {x.dtype}; convert one with `.to(...)`.")
+
+
+def check_energies(energy: Energy, energies: Tensor, x: Tensor) -> Tensor:
+    """Returns the energies; a (B, 1) result beside a (B,) one would broadcast to (B, B) and still look like numbers.
+
+    Raises:
+        ShapeError: They have another shape than $(B,)$.
+        DtypeError: They are not a floating tensor.
+    """
+    if not isinstance(energies, Tensor) or not energies.is_floating_point():
+        got = energies.dtype if isinstance(energies, Tensor) else type(energies).__name__
+        raise DtypeError(f"{energy} must return a floating tensor of energies, got {got}.")
+    if energies.shape != x.shape[:1]:
+        hint = " If it ends in a layer of one output, add `.squeeze(-1)`." if energies.shape == (len(x), 1) else ""
+        hint = hint or (" Sum over the axes of each point, not over the batch." if energies.ndim == 0 else "")
+        raise ShapeError(
+            f"{energy} returned energies of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},).{hint}"
+        )
+    return energies
+
+
+def _is_one(weight: float | Tensor) -> bool:
+    return not isinstance(weight, Tensor) and weight == 1
+
+
+def _tree(energy: Energy) -> list[str]:
+    detail = energy.extra_repr() if energy.terms else f"{energy}" if energy.name else energy.extra_repr()
+    lines = [f"{type(energy).__name__}({detail})" if detail else type(energy).__name__]
+    for i, term in enumerate(energy.terms):
+        last = i == len(energy.terms) - 1
+        head, rest = ("└─ ", "   ") if last else ("├─ ", "│  ")
+        first, *others = _tree(term)
+        lines += [head + first, *(rest + line for line in others)]
+    return lines
+
+
+def _algebra() -> Any:
+    from composable_energy import algebra
+
+    return algebra

@@ -1,0 +1,88 @@
+"""Errors: what was asked, what was got, what to do.
+
+Each class is also the built-in error that fits, so `except ValueError` keeps working for callers who know nothing of this library.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = [
+    "ComposableEnergyError",
+    "ContradictionError",
+    "DeviceError",
+    "DtypeError",
+    "ExpressionError",
+    "FileFormatError",
+    "OptionError",
+    "PluginConflictError",
+    "PluginLoadError",
+    "PluginNotFound",
+    "SamplingDiverged",
+    "ShapeError",
+    "UngroundedError",
+]
+
+
+class ComposableEnergyError(Exception):
+    """Root of every error that this library raises on purpose."""
+
+
+class ShapeError(ComposableEnergyError, ValueError):
+    """Points, energies or conditions have a shape that does not fit."""
+
+
+class DtypeError(ComposableEnergyError, TypeError):
+    """Points have another dtype than the energy, or none that has a gradient."""
+
+
+class DeviceError(ComposableEnergyError, ValueError):
+    """Points and energies live on different devices."""
+
+
+class OptionError(ComposableEnergyError, ValueError):
+    """An option is unknown or out of range."""
+
+
+class ExpressionError(ComposableEnergyError, ValueError):
+    """An expression cannot be built, parsed or evaluated as written."""
+
+
+class ContradictionError(ExpressionError):
+    """A formula of events that no point fulfils, such as `A & ~A`."""
+
+
+class UngroundedError(ExpressionError):
+    """A density without a normaliser was to be sampled: its energy has no lower bound."""
+
+
+class FileFormatError(ComposableEnergyError, ValueError):
+    """A file is missing, corrupt, truncated or written by a newer version."""
+
+
+class PluginNotFound(ComposableEnergyError, LookupError):  # noqa: N818  (the built-in names of its family end likewise)
+    """No plug-in offers the name."""
+
+
+class PluginLoadError(ComposableEnergyError, RuntimeError):
+    """A plug-in was found but failed to load or breaks the contract."""
+
+
+class PluginConflictError(ComposableEnergyError, LookupError):
+    """Two distributions offer the same name."""
+
+
+class SamplingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
+    """Chains reached a non-finite energy or gradient.
+
+    Attributes:
+        samples: The last finite points of all chains, with the shape that was asked for; nothing that was computed is lost.
+        diverged: Which chains diverged, with shape $(n,)$.
+        step: The step at which the first of them did.
+    """
+
+    def __init__(self, message: str, *, samples: Tensor | None = None, diverged: Tensor | None = None, step: int = 0) -> None:
+        super().__init__(message)
+        self.samples = samples
+        self.diverged = diverged
+        self.step = step
