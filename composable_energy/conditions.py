@@ -23,10 +23,11 @@ CHAINS = "chains"
 
 
 class Parameters(NamedTuple):
-    """The condition names of a function: all of them, and those without a default."""
+    """The condition names of a function: all of them, those without a default, and whether it takes any other (`**conditions`)."""
 
     names: frozenset[str]
     required: frozenset[str]
+    open: bool = False
 
 
 @lru_cache(maxsize=512)
@@ -37,7 +38,11 @@ def keyword_parameters(function: Callable[..., object], skip: int = 1) -> Parame
     except (TypeError, ValueError):  # built-ins without a signature, such as torch.square
         return Parameters(frozenset(), frozenset())
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return Parameters(frozenset(p.name for p in named), frozenset(p.name for p in named if p.default is p.empty))
+    return Parameters(
+        frozenset(p.name for p in named),
+        frozenset(p.name for p in named if p.default is p.empty),
+        any(p.kind is p.VAR_KEYWORD for p in parameters),
+    )
 
 
 def rows_for(name: str, value: object, x: Tensor, chains: slice | None = None) -> Tensor:

@@ -286,9 +286,9 @@ class RelativeEnergy(Energy, ABC):
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         known = self._own(x, conditions)
-        named = keyword_parameters(type(self).forward_evidence, 2).names
-        if named:  # an author's own parameters; a node takes all and passes them on
-            known = {name: value for name, value in known.items() if name in named}
+        own = keyword_parameters(type(self).forward_evidence, 2)
+        if not own.open:  # a leaf takes its own; a node takes all and passes them on
+            known = {name: value for name, value in known.items() if name in own.names}
         return check_energies(self, self.forward_evidence(x, **known), x)
 
     @property
