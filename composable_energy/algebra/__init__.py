@@ -1,0 +1,31 @@
+"""The algebra of energies: nodes of expressions, and the rules by which operators build them."""
+
+from composable_energy.algebra.conjunction import Conjunction
+from composable_energy.algebra.disjunction import Disjunction
+from composable_energy.algebra.negation import Mode, Negation
+from composable_energy.algebra.node import Node
+from composable_energy.algebra.operators import all_of, any_of, combine, cool, implies, negate, weigh
+from composable_energy.algebra.relative import Conditioned, PulledBack, Relative, condition
+from composable_energy.algebra.scaling import Difference, Sharpened, Weighted
+
+__all__ = [
+    "Conditioned",
+    "Conjunction",
+    "Difference",
+    "Disjunction",
+    "Mode",
+    "Negation",
+    "Node",
+    "PulledBack",
+    "Relative",
+    "Sharpened",
+    "Weighted",
+    "all_of",
+    "any_of",
+    "combine",
+    "condition",
+    "cool",
+    "implies",
+    "negate",
+    "weigh",
+]

@@ -1,0 +1,66 @@
+"""`A & B`: all terms hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from composable_energy.algebra.node import Node, add, joined_events, one_space, union_of_bases, written
+from composable_energy.energy import Energy
+from composable_energy.errors import ExpressionError
+from composable_energy.events import Formula, conjoin
+
+__all__ = ["Conjunction"]
+
+
+class Conjunction(Node):
+    r"""All terms hold: each distinct base once, plus the sum of evidences; for absolute energies $\sum_k E_k$ (Hinton, 1999).
+
+    Events over one base are joined to a formula, whose evidence is $-\log P(\text{formula} \mid x)$. A term that is itself the base of
+    another adds nothing more. Conjunctions are flat: a term that is one gives its terms.
+
+    Args:
+        *terms: The energies, at least one.
+
+    Raises:
+        ContradictionError: No point can fulfil the events.
+        ExpressionError: There are no terms, or they belong to two decoders.
+        ShapeError: The terms take points of different shapes.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> bowl = ce.as_energy(lambda x: x.square().sum(1) / 2)
+        >>> (bowl & bowl)(torch.ones(3, 2))
+        tensor([2., 2., 2.])
+    """
+
+    precedence = 60
+
+    def __init__(self, *terms: Energy) -> None:
+        if not terms:
+            raise ExpressionError("A conjunction has at least one term.")
+        super().__init__(*one_space([inner for term in terms for inner in _flat(term)]))
+        self._bases = union_of_bases(self.terms)
+        counted = {base.energy.key for base in self._bases}
+        self._formulas, self._others = joined_events([t for t in self.terms if t.key not in counted], conjoin)
+
+    @property
+    def formula(self) -> Formula | None:
+        return self._formulas[0] if len(self._formulas) == 1 and not self._others else None
+
+    @property
+    def grounded(self) -> bool:
+        return any(term.grounded for term in self.terms)
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        joint = [formula.energy(x, **conditions) for formula in self._formulas]
+        return add(joint + [term.evidence(x, **conditions) for term in self._others])
+
+    def __str__(self) -> str:
+        return " & ".join(written(term, self.precedence) for term in self.terms)
+
+
+def _flat(term: Energy) -> Sequence[Energy]:
+    return term.terms if isinstance(term, Conjunction) else (term,)

@@ -1,0 +1,101 @@
+"""`A | B`: at least one term holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.algebra.node import Node, Weight, add, joined_events, log_of, one_space, scale, shared_bases, written
+from composable_energy.energy import Energy
+from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.events import Formula, disjoin
+
+__all__ = ["Disjunction"]
+
+
+class Disjunction(Node):
+    r"""At least one term holds: $-\log \sum_k w_k e^{-E_k - \log Z_k}$, a mixture of densities.
+
+    Bases that all terms share stand outside. Without weights, events over one base are joined to a formula, whose evidence is
+    $-\log P(\text{formula} \mid x)$, and disjunctions are flat: a term that is one gives its terms.
+
+    Args:
+        *terms: The energies, at least one.
+        weights: $w_k > 0$, one for each term; 1 each if None. With weights every term is a density, events too.
+        log_z: Estimates of $\log Z_k$, the logarithms of $\int e^{-E_k}$; 0 each if None.
+
+    Raises:
+        OptionError: Weights are not positive, or not one for each term.
+        ExpressionError: There are no terms, or they belong to two decoders.
+        ShapeError: The terms take points of different shapes.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> left, right = (ce.as_energy(lambda x, c=c: (x - c).square().sum(1) / 2) for c in (-2.0, 2.0))
+        >>> (left | right)(torch.tensor([[-2.0], [2.0]]))
+        tensor([-0.0003, -0.0003])
+    """
+
+    precedence = 50
+    log_weights: Tensor
+
+    def __init__(self, *terms: Energy, weights: Sequence[Weight] | None = None, log_z: Sequence[float] | None = None) -> None:
+        if not terms:
+            raise ExpressionError("A disjunction has at least one term.")
+        weighted = weights is not None or log_z is not None
+        super().__init__(*one_space(terms if weighted else [inner for term in terms for inner in _flat(term)]))
+        self.weighted = weighted
+        self.register_buffer("log_weights", _log_weights(weights, log_z, len(self.terms)))
+        self._bases = shared_bases(self.terms)
+        self._formulas, self._others = ((), self.terms) if self.weighted else joined_events(self.terms, disjoin)
+
+    @property
+    def formula(self) -> Formula | None:
+        return self._formulas[0] if len(self._formulas) == 1 and not self._others else None
+
+    @property
+    def grounded(self) -> bool:
+        return all(term.grounded for term in self.terms)
+
+    def branches(self, x: Tensor, **conditions: Any) -> Tensor:
+        r"""Returns the energies $E_k + \log Z_k - \log w_k$ of each term less the shared bases, with shape $(K, B)$."""
+        return torch.stack([self._less_shared(term, x, conditions) for term in self.terms]) - self.log_weights.to(x)[:, None]
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        if self.weighted:
+            return -torch.logsumexp(-self.branches(x, **conditions), 0)
+        joint = []
+        for formula in self._formulas:
+            carrier = next(term for term in self.terms if term.formula is not None and formula.same_base(term.formula))
+            joint.append(add([formula.energy(x, **conditions), *self._own_bases(carrier, x, conditions)]))
+        branches = joint + [self._less_shared(term, x, conditions) for term in self._others]
+        return branches[0] if len(branches) == 1 else -torch.logsumexp(-torch.stack(branches), 0)
+
+    def _less_shared(self, term: Energy, x: Tensor, conditions: dict[str, Any]) -> Tensor:
+        return add([term.evidence(x, **conditions), *self._own_bases(term, x, conditions)])
+
+    def _own_bases(self, term: Energy, x: Tensor, conditions: dict[str, Any]) -> list[Tensor]:
+        shared = {base.energy.key for base in self._bases}
+        return [scale(base.weight, base.energy(x, **conditions)) for base in term.bases if base.energy.key not in shared]
+
+    def __str__(self) -> str:
+        if self.weighted:
+            return f"any_of({', '.join(map(str, self.terms))}, weights={[round(w, 6) for w in self.log_weights.exp().tolist()]})"
+        return " | ".join(written(term, self.precedence) for term in self.terms)
+
+
+def _flat(term: Energy) -> Sequence[Energy]:
+    return term.terms if isinstance(term, Disjunction) and not term.weighted else (term,)
+
+
+def _log_weights(weights: Sequence[Weight] | None, log_z: Sequence[float] | None, count: int) -> Tensor:
+    weights = [1.0] * count if weights is None else list(weights)
+    log_z = [0.0] * count if log_z is None else list(log_z)
+    if len(weights) != count or len(log_z) != count:
+        raise OptionError(f"A disjunction of {count} terms takes {count} weights and log Z, got {len(weights)} and {len(log_z)}.")
+    if not all(float(w) > 0 for w in weights):
+        raise OptionError(f"The weights of a disjunction are positive, got {[float(w) for w in weights]}.")
+    return torch.stack([log_of(w) for w in weights]) - torch.tensor(log_z)

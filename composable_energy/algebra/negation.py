@@ -1,0 +1,78 @@
+"""`~A`: the complement, in three modes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from composable_energy.algebra.node import Node, Weight, scale, written
+from composable_energy.energy import Energy
+from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.events import Formula, complement
+
+__all__ = ["Mode", "Negation"]
+
+Mode = Literal["complement", "contrast", "power"]
+_DEFAULT_WEIGHT = {"complement": 1.0, "contrast": 1.0, "power": 0.01}
+
+
+class Negation(Node):
+    r"""The complement of an energy with evidence $e$, over the same bases.
+
+    | mode | evidence of `~A` | default for |
+    |---|---|---|
+    | `complement` | $-w \log(1 - P(c \mid x))$, exact | events |
+    | `contrast` | $w\, \mathrm{softplus}(b - e)$: $x$ came from the base and not from A; bounded below | other relative energies |
+    | `power` | $-w\, e$, the rule of Du et al. (2020, section 3.3), $w = .01$; unbounded | absolute energies |
+
+    Args:
+        operand: The energy A.
+        mode: The mode; None takes the default.
+        weight: $w > 0$; None takes 1, or .01 for `power`.
+        offset: $b$, for `contrast`: the evidence at which both are as likely.
+
+    Raises:
+        OptionError: The mode is unknown or the weight not positive.
+        ExpressionError: `complement` of an energy that is no event, or an energy that refuses a complement.
+    """
+
+    precedence = 90
+
+    def __init__(self, operand: Energy, mode: Mode | None = None, weight: Weight | None = None, offset: float = 0.0) -> None:
+        super().__init__(operand)
+        event = operand.formula
+        self.mode: Mode = mode or ("complement" if event is not None else "contrast" if operand.bases else "power")
+        if self.mode not in _DEFAULT_WEIGHT:
+            raise OptionError(f"Unknown mode of negation {mode!r}; use one of {', '.join(_DEFAULT_WEIGHT)}.")
+        if mode is None and operand.no_complement is not None:
+            raise ExpressionError(f"~ of {operand}: {operand.no_complement}")
+        if self.mode == "complement" and event is None:
+            raise ExpressionError(f"{operand} is no event, so 1 - p(c | x) is not known; use mode 'contrast' or 'power'.")
+        self.weight = _DEFAULT_WEIGHT[self.mode] if weight is None else weight
+        if not float(self.weight) > 0:
+            raise OptionError(f"The weight of a negation is positive, got {float(self.weight)}.")
+        self.offset = offset
+        self._bases = operand.bases
+        self._complement = complement(event) if self.mode == "complement" and event is not None else None
+
+    @property
+    def formula(self) -> Formula | None:
+        return self._complement if isinstance(self.weight, float | int) and self.weight == 1 else None
+
+    @property
+    def grounded(self) -> bool:
+        return self.mode != "power" and any(base.energy.grounded for base in self.bases)
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        if self._complement is not None:
+            return scale(self.weight, self._complement.energy(x, **conditions))
+        evidence = self.terms[0].evidence(x, **conditions)
+        return scale(self.weight, -evidence if self.mode == "power" else F.softplus(self.offset - evidence))
+
+    def extra_repr(self) -> str:
+        return f"mode={self.mode!r}" + (f", weight={float(self.weight):g}" if float(self.weight) != _DEFAULT_WEIGHT[self.mode] else "")
+
+    def __str__(self) -> str:
+        return "~" + written(self.terms[0], self.precedence)

@@ -1,0 +1,162 @@
+"""What the nodes of an expression share: their operands, and what follows from them."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.conditions import CHAINS
+from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
+from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.events import Formula
+
+__all__ = ["Node", "Weight", "add", "joined_events", "log_of", "one_space", "scale", "shared_bases", "union_of_bases", "written"]
+
+Weight = float | Tensor
+
+
+class Node(RelativeEnergy, ABC):
+    """Abstract node: an energy made of energies.
+
+    Args:
+        operands: The sub-expressions; they live in one space (see `one_space`).
+
+    Attributes:
+        precedence: How tightly it binds when written; Python's order.
+    """
+
+    precedence: int = 100
+
+    def __init__(self, *operands: Energy) -> None:
+        super().__init__()
+        self.operands = nn.ModuleList(operands)
+        self.event_shape = _common_shape(operands)
+        self.recommended = _common_recommendation(operands)
+        self._bases: tuple[WeightedBase, ...] = ()
+
+    @property
+    def terms(self) -> tuple[Energy, ...]:
+        return tuple(self.operands)  # pyright: ignore[reportReturnType]
+
+    @property
+    def bases(self) -> tuple[WeightedBase, ...]:
+        return self._bases
+
+    @property
+    def decoder(self) -> nn.Module | None:
+        return next((term.decoder for term in self.terms if term.decoder is not None), None)
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        return frozenset({CHAINS}).union(*(term.conditions for term in self.terms))
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        return frozenset().union(*(term.required_conditions for term in self.terms))
+
+
+def one_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
+    """Returns terms in one space: energies of what people see are pulled back into the latent space of the others.
+
+    Raises:
+        ExpressionError: The terms have two different decoders.
+        ShapeError: Their points have different shapes.
+    """
+    latent = [term for term in terms if term.decoder is not None]
+    for term in latent[1:]:
+        if term.decoder is not latent[0].decoder:
+            raise ExpressionError(
+                f"{latent[0]} and {term} live in the latent spaces of two decoders, {type(latent[0].decoder).__name__} and "
+                f"{type(term.decoder).__name__}; an expression has one. Join energies of one decoder, or energies of decoded points."
+            )
+    if latent:
+        decoder = latent[0].decoder
+        terms = [term if term.decoder is not None else term.pull_back(decoder) for term in terms]  # pyright: ignore[reportArgumentType]
+    _common_shape(terms)
+    return tuple(terms)
+
+
+def union_of_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
+    """Returns each distinct base of the terms once.
+
+    A base that all its carriers weigh alike keeps that weight; else it counts with weight 1, so that `A & 2 * B` over one base is the
+    base with the evidences of A and twice B.
+    """
+    found: dict[object, WeightedBase] = {}
+    for term in terms:
+        for base in term.bases:
+            same = found.get(base.energy.key)
+            found[base.energy.key] = base if same is None or _equal(same.weight, base.weight) else WeightedBase(base.energy)
+    return tuple(found.values())
+
+
+def shared_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
+    """Returns the bases that every term has with the same weight; a mixture factors out these and no others."""
+    return tuple(
+        base
+        for base in terms[0].bases
+        if all(any(b.energy.key == base.energy.key and _equal(b.weight, base.weight) for b in term.bases) for term in terms[1:])
+    )
+
+
+def joined_events(
+    terms: Sequence[Energy], join: Callable[[Sequence[Formula]], Formula]
+) -> tuple[tuple[Formula, ...], tuple[Energy, ...]]:
+    """Returns one formula for the events over each base, and the terms that are no events."""
+    groups: list[list[Formula]] = []
+    for formula in (term.formula for term in terms):
+        if formula is None:
+            continue
+        group = next((g for g in groups if g[0].same_base(formula)), None)
+        groups.append([formula]) if group is None else group.append(formula)
+    return tuple(join(group) for group in groups), tuple(term for term in terms if term.formula is None)
+
+
+def add(energies: Sequence[Tensor]) -> Tensor:
+    """Returns the sum of energies of shape $(B,)$."""
+    total = energies[0]
+    for energy in energies[1:]:
+        total = total + energy
+    return total
+
+
+def scale(weight: Weight, energies: Tensor) -> Tensor:
+    """Returns the weighted energies; a weight tensor follows the energies to their device."""
+    if isinstance(weight, Tensor):
+        return weight.to(energies.device) * energies
+    return energies if weight == 1 else weight * energies
+
+
+def log_of(weight: Weight) -> Tensor:
+    """Returns the logarithm of a weight as a 0-d tensor."""
+    return torch.as_tensor(weight, dtype=torch.get_default_dtype() if not isinstance(weight, Tensor) else None).log()
+
+
+def written(energy: Energy, precedence: int) -> str:
+    """Returns an operand as written inside a node, in parentheses where it binds less tightly."""
+    own = energy.precedence if isinstance(energy, Node) else 100
+    return f"({energy})" if own < precedence else str(energy)
+
+
+def _equal(a: Weight, b: Weight) -> bool:
+    return a is b if isinstance(a, Tensor) or isinstance(b, Tensor) else a == b
+
+
+def _common_shape(terms: Sequence[Energy]) -> torch.Size | None:
+    known = [term for term in terms if term.event_shape is not None]
+    for term in known[1:]:
+        if term.event_shape != known[0].event_shape:
+            raise ShapeError(
+                f"{known[0]} takes points of shape {tuple(known[0].event_shape or ())} and {term} points of shape "
+                f"{tuple(term.event_shape or ())}; the terms of an expression take the same points."
+            )
+    return known[0].event_shape if known else None
+
+
+def _common_recommendation(terms: Sequence[Energy]) -> Recommendation | None:
+    """The one recommendation of the terms; None if there is none or they disagree, of which sampling tells."""
+    found = [term.recommended for term in terms if term.recommended is not None]
+    return found[0] if found and all(other == found[0] for other in found[1:]) else None

@@ -1,0 +1,100 @@
+"""What the operators build: checks of operands, and the rules that need no node of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
+
+from torch import Tensor
+
+from composable_energy.algebra.conjunction import Conjunction
+from composable_energy.algebra.disjunction import Disjunction
+from composable_energy.algebra.negation import Mode, Negation
+from composable_energy.algebra.node import Weight
+from composable_energy.algebra.relative import Conditioned, PulledBack, condition
+from composable_energy.algebra.scaling import Sharpened, Weighted
+from composable_energy.energy import Energy
+from composable_energy.errors import OptionError
+from composable_energy.lifting import as_energy, liftable
+
+__all__ = ["all_of", "any_of", "combine", "condition", "cool", "implies", "negate", "weigh"]
+
+
+def all_of(*terms: Any) -> Energy:
+    """Returns `A & B & ...`: all terms hold. A single term is returned as it is.
+
+    Args:
+        *terms: Energies, or what `as_energy` lifts.
+    """
+    lifted = [as_energy(term) for term in terms]
+    return lifted[0] if len(lifted) == 1 else Conjunction(*lifted)
+
+
+def any_of(*terms: Any, weights: Sequence[Weight] | None = None) -> Energy:
+    """Returns `A | B | ...`: at least one term holds. A single term without weights is returned as it is.
+
+    Args:
+        *terms: Energies, or what `as_energy` lifts.
+        weights: Positive weights of the mixture, one for each term; 1 each if None.
+    """
+    lifted = [as_energy(term) for term in terms]
+    return lifted[0] if len(lifted) == 1 and weights is None else Disjunction(*lifted, weights=weights)
+
+
+def implies(condition: Energy, conclusion: Energy) -> Energy:
+    """Returns `A >> B`, which is `~A | B`."""
+    return any_of(negate(condition), conclusion)
+
+
+def negate(energy: Energy, mode: Mode | None = None, *, weight: Weight | None = None, offset: float = 0.0) -> Energy:
+    """Returns the complement of an energy; see `Negation` for the modes.
+
+    Without options it is `~energy`: `~~A` is `A`, `~(A & B)` is `~A | ~B`, `~(A | B)` is `~A & ~B`, and a complement passes through
+    `sharpened`, `given`, `at` and `pull_back`.
+    """
+    if mode is not None or weight is not None or offset != 0.0:
+        return Negation(energy, mode, weight, offset)
+    match energy:
+        case Negation():
+            return energy.terms[0]
+        case Conjunction():
+            return Disjunction(*map(negate, energy.terms))
+        case Disjunction() if not energy.weighted:
+            return Conjunction(*map(negate, energy.terms))
+        case Sharpened():
+            return Sharpened(negate(energy.terms[0]), energy.weight)
+        case Conditioned():
+            return Conditioned(negate(energy.terms[0]), energy.values)
+        case PulledBack():
+            return PulledBack(negate(energy.terms[0]), energy.generator)
+        case _:
+            return Negation(energy)
+
+
+def weigh(energy: Energy, weight: object) -> Any:
+    """Returns `w * A` for a number or a 0-d tensor; NotImplemented for anything else."""
+    if not _is_weight(weight):
+        return NotImplemented
+    return Weighted(energy, weight if isinstance(weight, Tensor) else float(weight))  # pyright: ignore[reportArgumentType]
+
+
+def cool(energy: Energy, temperature: object) -> Any:
+    """Returns `A / T` for a number or a 0-d tensor; NotImplemented for anything else."""
+    if not _is_weight(temperature):
+        return NotImplemented
+    if not isinstance(temperature, Tensor) and float(temperature) == 0:  # pyright: ignore[reportArgumentType]
+        raise OptionError("A temperature is not zero; use gradient descent to find the lowest energy.")
+    return weigh(energy, 1 / temperature)  # pyright: ignore[reportOperatorIssue]
+
+
+def combine(build: Callable[..., Energy], left: object, right: object) -> Any:
+    """Builds a node of two operands, at least one an energy; NotImplemented if the other cannot be lifted, so that Python says so."""
+    if not (liftable(left) and liftable(right)):
+        return NotImplemented
+    return build(as_energy(left), as_energy(right))
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) or (isinstance(value, Tensor) and value.ndim == 0)
+

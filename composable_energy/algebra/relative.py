@@ -1,0 +1,142 @@
+"""Energies seen from another side: relative to a base, under conditions, in a latent space."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from composable_energy.algebra.node import Node, one_space, written
+from composable_energy.conditions import CHAINS, key_of, rows_for
+from composable_energy.energy import Energy, WeightedBase
+from composable_energy.errors import ExpressionError
+from composable_energy.events import Formula
+
+__all__ = ["Conditioned", "PulledBack", "Relative", "condition"]
+
+
+class Relative(Node):
+    r"""An absolute energy with a base named: evidence $E - \text{base}$, the same density.
+
+    Conjunctions then count the base once: $\text{base} + \sum_i (E_i - \text{base})$, the corrected product of Du et al. (2023).
+    """
+
+    def __init__(self, operand: Energy, base: Energy) -> None:
+        if operand.bases:
+            raise ExpressionError(f"{operand} is relative to {operand.bases[0].energy} already.")
+        super().__init__(*one_space([operand, base]))
+        self._bases = (WeightedBase(self.terms[1]),)
+
+    @property
+    def grounded(self) -> bool:
+        return self.terms[0].grounded
+
+    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self.terms[0](x, **conditions)
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self.terms[0](x, **conditions) - self.terms[1](x, **conditions)
+
+    def __str__(self) -> str:
+        return f"{written(self.terms[0], 95)}.relative_to({self.terms[1]})"
+
+
+class Conditioned(Node):
+    """An energy with conditions bound: `E.given(y=3)`, `E.at(0.1)`. What is bound already stays."""
+
+    def __init__(self, operand: Energy, values: Mapping[str, Any]) -> None:
+        super().__init__(operand)
+        self.values = dict(values)
+        self._bases = tuple(WeightedBase(condition(base.energy, values), base.weight) for base in operand.bases)
+        self._formula = None if operand.formula is None else operand.formula.given(self.values)
+
+    @property
+    def formula(self) -> Formula | None:
+        return self._formula
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        return (self.terms[0].conditions - self.values.keys()) | {CHAINS}
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        return self.terms[0].required_conditions - self.values.keys()
+
+    @property
+    def grounded(self) -> bool:
+        return self.terms[0].grounded
+
+    @property
+    def key(self) -> Hashable:
+        return (self.terms[0].key, key_of(self.values))
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        chains = conditions.get(CHAINS)
+        bound = {name: rows_for(name, value, x, chains) for name, value in self.values.items()}
+        return self.terms[0].evidence(x, **{**conditions, **bound})
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Conditioned:
+        self.values = {name: fn(value) if isinstance(value, Tensor) else value for name, value in self.values.items()}
+        return super()._apply(fn, recurse)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={_short(value)}" for name, value in self.values.items())
+
+    def __str__(self) -> str:
+        call = f"at({_short(self.values['sigma'])})" if self.values.keys() == {"sigma"} else f"given({self.extra_repr()})"
+        return f"{written(self.terms[0], 95)}.{call}"
+
+
+class PulledBack(Node):
+    r"""The energy $E(g(z))$ of points $z$ in the latent space of a decoder $g$.
+
+    At a noise level $\sigma$ the picture is that of the denoised point, $g(z / (1 + \sigma^2))$, and the weight $1 / (1 + 20 \sigma^2)$
+    lets the term in as the noise goes, for an energy that does not know noise itself.
+
+    Args:
+        operand: The energy of decoded points.
+        decoder: The decoder $g$.
+    """
+
+    def __init__(self, operand: Energy, decoder: nn.Module) -> None:
+        if operand.decoder is not None:
+            raise ExpressionError(f"{operand} lives in a latent space already, that of {type(operand.decoder).__name__}.")
+        super().__init__(operand)
+        self.generator = decoder
+        self.event_shape = None
+
+    @property
+    def decoder(self) -> nn.Module | None:
+        return self.generator
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        return super().conditions | {"sigma"}
+
+    @property
+    def grounded(self) -> bool:
+        return self.terms[0].grounded
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        sigma = conditions.pop("sigma", None)
+        if sigma is None:
+            return self.terms[0](self.generator(x), **conditions)
+        square = rows_for("sigma", sigma, x).to(x).square()
+        shrunk = x / (1 + square).view(-1, *[1] * (x.ndim - 1))
+        return self.terms[0](self.generator(shrunk), **conditions) / (1 + 20 * square)
+
+    def __str__(self) -> str:
+        return f"{written(self.terms[0], 95)}.pull_back({type(self.generator).__name__})"
+
+
+def condition(energy: Energy, values: Mapping[str, Any]) -> Energy:
+    """Binds the conditions that an energy depends on; an energy that depends on none of them stays as it is."""
+    known = {name: value for name, value in values.items() if name in energy.conditions}
+    return Conditioned(energy, known) if known else energy
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.item():g}" if value.numel() == 1 else f"tensor{tuple(value.shape)}"
+    return f"{value:g}" if isinstance(value, (int, float)) else repr(value)

@@ -1,0 +1,64 @@
+r"""Torch distributions as energies: $E(x) = -\log p(x)$, infinite outside the support."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from composable_energy.energy import Energy
+
+__all__ = ["DistributionEnergy"]
+
+
+class DistributionEnergy(Energy):
+    r"""The energy $-\log p(x)$ of a torch distribution; axes of its batch shape are independent axes of a point.
+
+    Args:
+        distribution: The distribution, with batch shape $(b_1, ...)$ and event shape $(e_1, ...)$; a point has shape $(b_1, ..., e_1, ...)$.
+            It is copied; its tensors are shared.
+        name: How it is written; the class name of the distribution if empty.
+    """
+
+    def __init__(self, distribution: Distribution, *, name: str = "") -> None:
+        super().__init__()
+        self.name = name or type(distribution).__name__
+        self.distribution = _unvalidated(distribution)
+        self.event_shape = distribution.batch_shape + distribution.event_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = self.distribution.support.check(x)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        energies = torch.where(inside, -self.distribution.log_prob(x), torch.inf)
+        return energies.flatten(1).sum(1) if energies.ndim > 1 else energies
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistributionEnergy:
+        self.distribution = _mapped(self.distribution, fn)
+        return super()._apply(fn, recurse)
+
+
+def _unvalidated(distribution: Distribution) -> Distribution:
+    """A point outside the support has energy infinity and is no error; parts of a distribution check on their own account."""
+    result = copy.copy(distribution)
+    result._validate_args = False
+    for name, value in vars(result).items():
+        if isinstance(value, Distribution):
+            setattr(result, name, _unvalidated(value))
+    return result
+
+
+def _mapped(distribution: Distribution, fn: Callable[[Tensor], Tensor]) -> Distribution:
+    result = copy.copy(distribution)
+    for name, value in vars(result).items():
+        moved: Any = value
+        if isinstance(value, Distribution):
+            moved = _mapped(value, fn)
+        elif isinstance(value, Tensor):
+            moved = fn(value)
+        if moved is not value:
+            setattr(result, name, moved)
+    return result
+

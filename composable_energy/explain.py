@@ -1,0 +1,96 @@
+"""What each term of an expression says of given points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.algebra import Conditioned, Disjunction
+from composable_energy.conditions import rows_for
+from composable_energy.energy import Energy
+from composable_energy.errors import ExpressionError
+
+__all__ = ["Explanation", "explain"]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One node of an expression with its evidence, and the same for its terms.
+
+    Attributes:
+        expression: The node as written.
+        energy: Its evidence (for a base: its energy) at each point, with shape $(B,)$.
+        share: Under `|`, the probability that a point came from this branch, with shape $(B,)$; None elsewhere.
+        terms: The bases of the whole expression first, then the terms.
+    """
+
+    expression: str
+    energy: Tensor
+    share: Tensor | None = None
+    terms: tuple[Explanation, ...] = ()
+
+    def rows(self, depth: int = 0) -> Iterator[tuple[int, Explanation]]:
+        """Yields each node below with its depth, in reading order."""
+        yield depth, self
+        for term in self.terms:
+            yield from term.rows(depth + 1)
+
+    def __str__(self) -> str:
+        lines = []
+        for depth, row in self.rows():
+            share = "" if row.share is None else f"  share {row.share.mean():.3f}"
+            values = " ".join(f"{value:9.3f}" for value in row.energy[:8].tolist()) + (" ..." if len(row.energy) > 8 else "")
+            lines.append(f"{'  ' * depth + row.expression:40} {values}{share}")
+        return "\n".join(lines)
+
+
+def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
+    """Returns the energy of each term of an expression at given points.
+
+    Args:
+        energy: The expression.
+        x: Points of shape $(B, *)$; for a latent energy also what people see, if its decoder can encode.
+        **conditions: Such as `sigma`, where they are not bound.
+    """
+    x = encoded(energy, x)
+    with torch.no_grad():
+        whole = _node(energy, x, conditions)
+        bases = tuple(Explanation(str(base.energy), base.weight * base.energy(x, **conditions)) for base in energy.bases)
+        return Explanation(str(energy), energy(x, **conditions), None, bases + (whole.terms or (whole,) * bool(bases)))
+
+
+def encoded(energy: Energy, x: Tensor) -> Tensor:
+    """Returns points of the space where an energy lives: as they are, or encoded by its decoder if they have the shape it decodes to.
+
+    Raises:
+        ExpressionError: They must be encoded and the decoder cannot.
+    """
+    if energy.decoder is None or energy.event_shape is None or x.shape[1:] == energy.event_shape:
+        return x
+    encode = getattr(energy.decoder, "encode", None)
+    if encode is None:
+        raise ExpressionError(
+            f"{energy} takes latent points of shape (B, {', '.join(map(str, energy.event_shape))}), got {tuple(x.shape)}, and its decoder "
+            f"{type(energy.decoder).__name__} has no `encode` that turns them round."
+        )
+    with torch.no_grad():
+        return encode(x)
+
+
+def _node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
+    if isinstance(energy, Conditioned):
+        bound = {name: rows_for(name, value, x) for name, value in energy.values.items()}
+        inner = _node(energy.terms[0], x, {**conditions, **bound})
+        return Explanation(str(energy), inner.energy, None, inner.terms)
+    shares: list[Tensor | None] = [None] * len(energy.terms)
+    if isinstance(energy, Disjunction):
+        shares = list(torch.softmax(-energy.branches(x, **conditions), 0))
+    terms = []
+    for term, share in zip(energy.terms, shares, strict=True):
+        node = _node(term, x, conditions)
+        terms.append(Explanation(node.expression, node.energy, share, node.terms))
+    return Explanation(str(energy), energy.evidence(x, **conditions), None, tuple(terms))

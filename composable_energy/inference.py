@@ -1,0 +1,72 @@
+r"""The other way round: which condition fits given points, $p(c \mid x) \propto e^{-E(x \mid c)}$."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.energy import Energy
+from composable_energy.errors import OptionError
+from composable_energy.explain import encoded
+
+__all__ = ["Inference", "infer"]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A distribution over candidates.
+
+    Attributes:
+        candidates: The conditions that were compared, $K$ of them.
+        log_probabilities: With shape $(B, K)$, or $(1, K)$ for one condition behind all points.
+    """
+
+    candidates: tuple[Mapping[str, Any], ...]
+    log_probabilities: Tensor
+
+    @property
+    def probabilities(self) -> Tensor:
+        """With the shape of the log probabilities."""
+        return self.log_probabilities.exp()
+
+    @property
+    def best(self) -> list[Mapping[str, Any]]:
+        """The most probable candidate of each row."""
+        return [self.candidates[k] for k in self.log_probabilities.argmax(1).tolist()]
+
+
+def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor], *, joint: bool = False) -> Inference:
+    r"""Compares conditions by their energies at given points.
+
+    The prior over candidates is uniform, and an energy is taken at its word: the normalisers of $e^{-E(x \mid c)}$ count as equal for
+    all $c$, as they are for evidence and for a classifier.
+
+    Args:
+        energy: An energy that depends on the conditions.
+        x: Points of shape $(B, *)$; for a latent energy also what people see, if its decoder can encode.
+        over: For each condition its candidates: numbers, or the rows of a tensor. Several conditions are combined in all ways.
+        joint: Whether one condition stands behind all points, whose energies are then added.
+
+    Raises:
+        OptionError: The energy does not depend on a condition, or there are no candidates.
+    """
+    unknown = over.keys() - energy.conditions
+    if unknown or not over:
+        raise OptionError(f"{energy} depends on {sorted(energy.conditions - {'chains'})}, asked to infer over {sorted(over)}.")
+    candidates = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
+    if not candidates:
+        raise OptionError("Inference needs at least one candidate for each condition.")
+    x = encoded(energy, x)
+    with torch.no_grad():
+        energies = torch.stack([energy.given(**{n: _one_for_all(v) for n, v in c.items()})(x) for c in candidates], 1)
+    energies = energies.sum(0, keepdim=True) if joint else energies
+    return Inference(tuple(candidates), torch.log_softmax(-energies, 1))
+
+
+def _one_for_all(value: Any) -> Any:
+    return value.unsqueeze(0) if isinstance(value, Tensor) and value.ndim > 0 else value

@@ -1,0 +1,90 @@
+"""Lifting: any callable, module or distribution becomes an energy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from composable_energy.conditions import keyword_parameters
+from composable_energy.distributions import DistributionEnergy
+from composable_energy.energy import Energy
+
+__all__ = ["CallableEnergy", "as_energy", "liftable"]
+
+
+class CallableEnergy(Energy):
+    """The energy that a callable or module computes.
+
+    Args:
+        function: Takes points of shape $(B, *)$ and gives energies of shape $(B,)$. Its parameters after the first are conditions.
+        name: How it is written; the function's own name if empty.
+        event_shape: The shape of one point, if it takes only one.
+        decoder: For an energy in the latent space of a decoder.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        *,
+        name: str = "",
+        event_shape: tuple[int, ...] | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.function = function
+        self.name = name or _name_of(function)
+        if event_shape is not None:
+            self.event_shape = torch.Size(event_shape)
+        if decoder is not None:
+            self.decoder = decoder
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        return self._parameters_of_function.names
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        return self._parameters_of_function.required
+
+    @property
+    def _parameters_of_function(self):
+        if isinstance(self.function, nn.Module):
+            return keyword_parameters(type(self.function).forward, 2)
+        return keyword_parameters(self.function)
+
+    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self.function(x, **conditions)
+
+
+def as_energy(obj: Any, **options: Any) -> Energy:
+    """Returns an energy for an object: an energy itself, a callable, a module, or a distribution, whose energy is -log p.
+
+    Args:
+        obj: The object. A class is no energy; make an instance.
+        **options: Of `CallableEnergy`, such as `name` or `event_shape`.
+
+    Raises:
+        TypeError: The object cannot be lifted.
+    """
+    if isinstance(obj, Energy):
+        return obj
+    if isinstance(obj, Distribution):
+        return DistributionEnergy(obj, **options)
+    if liftable(obj):
+        return CallableEnergy(obj, **options)
+    got = f"the class {obj.__name__}; make an instance of it" if isinstance(obj, type) else type(obj).__name__
+    raise TypeError(f"An energy is a callable (B, *) -> (B,), a module or a torch distribution, got {got}.")
+
+
+def liftable(obj: object) -> bool:
+    """Whether `as_energy` takes an object."""
+    return isinstance(obj, Distribution) or (callable(obj) and not isinstance(obj, type))
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", "") or type(function).__name__
+    return "energy" if name == "<lambda>" else name
