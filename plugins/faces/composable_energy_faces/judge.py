@@ -1,0 +1,101 @@
+r"""Scores pictures of faces with the judge, an image network that was trained on other faces and has no part in making these.
+
+- *Accuracy*: the share of pictures in which the judge sees what was asked for.
+- *Frechet distance* of two sets of pictures: that of Gaussians with the means and covariances of the judge's features,
+  $|\mu_1 - \mu_2|^2 + \mathrm{tr}(C_1 + C_2 - 2 (C_1 C_2)^{1/2})$ (Heusel et al., 2017, with our own features); 0 for the same distribution
+  and many pictures, so compare it with the distance of two drawn sets of the same size.
+- *Nearest distance*: of the two pictures that are most alike, root mean square over pixels; copies betray a collapse.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Verdict", "features", "frechet_distance", "judge", "load_judge", "nearest_distance"]
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from composable_energy.errors import OptionError, ShapeError
+from torch import Tensor
+
+from .draw import ATTRIBUTES, HAIR_COLORS
+from .networks import SIZE, Judge
+from .weights import read
+
+_CHUNK = 250
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge sees.
+
+    Attributes:
+        attributes: Whether each picture has each of `ATTRIBUTES`, with shape $(B, 5)$.
+        hair: The index of the hair color in `HAIR_COLORS`, with shape $(B,)$.
+    """
+
+    attributes: Tensor
+    hair: Tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Returns which pictures have an attribute, such as `male` or `hair=red`, with shape $(B,)$.
+
+        Raises:
+            OptionError: There is no such attribute.
+        """
+        if name in ATTRIBUTES:
+            return self.attributes[:, ATTRIBUTES.index(name)]
+        color = name.removeprefix("hair=")
+        if color in HAIR_COLORS and color != name:
+            return self.hair == HAIR_COLORS.index(color)
+        known = ", ".join((*ATTRIBUTES, *(f"hair={color}" for color in HAIR_COLORS)))
+        raise OptionError(f"The judge knows no {name!r}; it knows {known}.")
+
+
+@cache
+def load_judge() -> Judge:
+    """Returns the trained judge; loaded once."""
+    return read(Judge(), "judge")  # pyright: ignore[reportReturnType]
+
+
+@torch.no_grad()
+def judge(images: Tensor, network: Judge | None = None) -> Verdict:
+    """Returns what the judge sees in pictures with shape $(B, 3, 64, 64)$ and values in [0, 1].
+
+    Raises:
+        ShapeError: The pictures have another shape.
+    """
+    network = network or load_judge()
+    logits = torch.cat([network(_checked(part)) for part in images.split(_CHUNK)])
+    return Verdict(logits[:, :5] > 0, logits[:, 5:].argmax(1))
+
+
+@torch.no_grad()
+def features(images: Tensor, network: Judge | None = None) -> Tensor:
+    """Returns the judge's pooled features, with shape $(B, 96)$, of pictures with shape $(B, 3, 64, 64)$."""
+    network = network or load_judge()
+    return torch.cat([network.features(_checked(part)) for part in images.split(_CHUNK)])
+
+
+def frechet_distance(first: Tensor, second: Tensor) -> float:
+    """Returns the Frechet distance of two sets of features, each with shape $(N, 96)$."""
+    first, second = first.double(), second.double()
+    covariances = torch.cov(first.T), torch.cov(second.T)
+    # The product of two covariances has real eigenvalues >= 0; rounding may leave a trace beside them.
+    shared = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp(min=0).sqrt().sum()
+    apart = (first.mean(0) - second.mean(0)).square().sum()
+    return float(apart + covariances[0].trace() + covariances[1].trace() - 2 * shared)
+
+
+def nearest_distance(images: Tensor) -> float:
+    """Returns the root-mean-square difference of the two most similar of the pictures, with shape $(B, 3, H, H)$."""
+    flat = images.flatten(1)
+    distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
+    distances.fill_diagonal_(torch.inf)
+    return float(distances.min() / flat.shape[1] ** 0.5)
+
+
+def _checked(images: Tensor) -> Tensor:
+    if images.shape[1:] != (3, SIZE, SIZE):
+        raise ShapeError(f"The judge takes pictures of shape (B, 3, {SIZE}, {SIZE}), got {tuple(images.shape)}.")
+    return images
