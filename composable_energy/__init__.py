@@ -1,24 +1,31 @@
 """Combine energy-based models with logic: `(E_male & ~E_smile).sample(shape)`."""
 
-from composable_energy.algebra import (
-    Conditioned,
-    Conjunction,
-    Difference,
-    Disjunction,
-    Negation,
-    PulledBack,
-    Relative,
-    Sharpened,
-    Weighted,
-    all_of,
-    any_of,
-    negate,
-)
-from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
-from composable_energy.events import ClassifierEnergy, GaussianHead
-from composable_energy.explain import Explanation
-from composable_energy.inference import Inference
-from composable_energy.lifting import CallableEnergy, DistributionEnergy, as_energy
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from composable_energy.algebra import (
+        Conditioned,
+        Conjunction,
+        Difference,
+        Disjunction,
+        Negation,
+        PulledBack,
+        Relative,
+        Sharpened,
+        Weighted,
+        all_of,
+        any_of,
+        negate,
+    )
+    from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
+    from composable_energy.events import ClassifierEnergy, GaussianHead
+    from composable_energy.explain import Explanation
+    from composable_energy.inference import Inference
+    from composable_energy.lifting import CallableEnergy, DistributionEnergy, as_energy
 
 __version__ = "0.1.0"
 
@@ -47,3 +54,22 @@ __all__ = [
     "as_energy",
     "negate",
 ]
+
+_HOMES = ("energy", "algebra", "events", "explain", "inference", "lifting")  # the modules whose `__all__` the names above come from
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what a name needs at its first use: `composable-energy --help` does not wait for torch."""
+    if name in __all__:
+        for home in _HOMES:
+            module = importlib.import_module(f"{__name__}.{home}")
+            if name in module.__all__:
+                globals()[name] = getattr(module, name)
+                return globals()[name]
+    elif not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,10 @@ Each class is also the built-in error that fits, so `except ValueError` keeps wo
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "ComposableEnergyError",
