@@ -1,0 +1,188 @@
+r"""Cells: the classes of values of a variable that the atoms of a formula tell apart.
+
+Labels that no atom tells apart form one cell, among them *the rest*, which no atom mentions. Intervals cut the line at their ends. A
+formula depends on a variable only through its cell, so a diagram has one edge for each cell.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cmp_to_key
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.conditions import rows_for
+from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy.events.normal import log_probability
+
+__all__ = ["Cells", "End", "Interval", "IntervalCells", "LabelCells", "compare"]
+
+End = float | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    r"""The values between two ends.
+
+    Args:
+        low: A number, or a tensor with one for each chain, with shape $(n,)$; $-\infty$ for none.
+        high: Likewise; $\infty$ for none.
+    """
+
+    low: End
+    high: End
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for equal numbers and for the same tensors."""
+        return tuple(id(end) if isinstance(end, Tensor) else float(end) for end in (self.low, self.high))
+
+    @property
+    def ends(self) -> tuple[End, ...]:
+        """The finite ends."""
+        return tuple(end for end in (self.low, self.high) if isinstance(end, Tensor) or abs(end) != float("inf"))
+
+
+class Cells(ABC):
+    """Abstract partition of a variable's values."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How many cells there are."""
+
+    @abstractmethod
+    def members(self, values: Any) -> tuple[bool, ...]:
+        """Returns for each cell whether it is part of an atom's values."""
+
+    @abstractmethod
+    def log_prob(self, reading: Any, cells: Sequence[int], x: Tensor, chains: slice | None) -> Tensor:
+        """Returns the log probabilities of a union of cells, with shape $(B,)$.
+
+        Args:
+            reading: What the variable reads from its network's output.
+            cells: Which cells, ascending.
+            x: The points, with shape $(B, *)$.
+            chains: Which chains the points are, when they are not all of them.
+        """
+
+
+@dataclass(frozen=True)
+class LabelCells(Cells):
+    """Classes of labels.
+
+    Args:
+        groups: The labels of each cell, ascending; empty for the rest of an unknown number of labels.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, sets: Iterable[frozenset[int]], count: int | None) -> LabelCells:
+        """Cuts labels by sets of them.
+
+        Raises:
+            OptionError: A set mentions a label that is not there.
+        """
+        sets = list(dict.fromkeys(sets))
+        mentioned = sorted(frozenset().union(*sets))
+        if count is not None and mentioned and mentioned[-1] >= count:
+            raise OptionError(f"Label {mentioned[-1]} was asked for, but there are {count} labels: 0 to {count - 1}.")
+        classes: dict[tuple[bool, ...], list[int]] = {}
+        for label in mentioned:
+            classes.setdefault(tuple(label in s for s in sets), []).append(label)
+        groups = [tuple(group) for group in classes.values()]
+        if count is None:
+            groups.append(())
+        elif len(mentioned) < count:
+            groups.append(tuple(sorted(set(range(count)).difference(mentioned))))
+        return cls(tuple(groups))
+
+    @property
+    def count(self) -> int:
+        return len(self.groups)
+
+    def members(self, values: frozenset[int]) -> tuple[bool, ...]:
+        return tuple(bool(group) and group[0] in values for group in self.groups)
+
+    def log_prob(self, reading: Tensor, cells: Sequence[int], x: Tensor, chains: slice | None) -> Tensor:
+        labels = sorted(label for cell in cells for label in self.groups[cell])
+        if len(labels) == 1:
+            return reading[:, labels[0]]
+        runs = [[label for _, label in run] for _, run in groupby(enumerate(labels), key=lambda pair: pair[1] - pair[0])]
+        parts = [reading[:, run[0] : run[-1] + 1] for run in runs]
+        return torch.logsumexp(parts[0] if len(parts) == 1 else torch.cat(parts, 1), 1)
+
+
+@dataclass(frozen=True, eq=False)
+class IntervalCells(Cells):
+    """The pieces of a line between sorted ends.
+
+    Args:
+        ends: Ascending and all different.
+    """
+
+    ends: tuple[End, ...]
+
+    @classmethod
+    def of(cls, intervals: Iterable[Interval]) -> IntervalCells:
+        """Cuts the line at the ends of intervals.
+
+        Raises:
+            ExpressionError: Ends lie one way round in some chains and the other way round in others.
+            ShapeError: Ends are for different numbers of chains.
+        """
+        ends: list[End] = []
+        for end in sorted((end for interval in intervals for end in interval.ends), key=cmp_to_key(compare)):
+            if not ends or compare(ends[-1], end) != 0:
+                ends.append(end)
+        return cls(tuple(ends))
+
+    @property
+    def count(self) -> int:
+        return len(self.ends) + 1
+
+    def members(self, values: Interval) -> tuple[bool, ...]:
+        lows, highs = (-float("inf"), *self.ends), (*self.ends, float("inf"))
+        return tuple(compare(values.low, low) <= 0 and compare(high, values.high) <= 0 for low, high in zip(lows, highs, strict=True))
+
+    def log_prob(self, reading: tuple[Tensor, Tensor], cells: Sequence[int], x: Tensor, chains: slice | None) -> Tensor:
+        mean, width = reading
+        runs = [[cell for _, cell in run] for _, run in groupby(enumerate(cells), key=lambda pair: pair[1] - pair[0])]
+        parts = []
+        for run in runs:
+            low = self._rows(run[0] - 1, mean, chains) if run[0] > 0 else None
+            high = self._rows(run[-1], mean, chains) if run[-1] < len(self.ends) else None
+            parts.append(log_probability(mean, width, low, high))
+        return parts[0] if len(parts) == 1 else torch.logsumexp(torch.stack(parts), 0)
+
+    def _rows(self, index: int, mean: Tensor, chains: slice | None) -> Tensor | float:
+        end = self.ends[index]
+        return rows_for("c", end, mean, chains).to(mean) if isinstance(end, Tensor) else end
+
+
+def compare(a: End, b: End) -> int:
+    """Returns -1, 0 or 1 where one end is below, at or above the other, the same in all chains.
+
+    Raises:
+        ExpressionError: Not the same in all chains.
+        ShapeError: The ends are for different numbers of chains.
+    """
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        return (a > b) - (a < b)
+    first, second = (torch.as_tensor(end, dtype=torch.float64, device="cpu") for end in (a, b))
+    if first.ndim and second.ndim and len(first) != len(second) and 1 not in (len(first), len(second)):
+        raise ShapeError(f"Interval ends for {len(first)} and for {len(second)} chains stand in one formula.")
+    for order, holds in ((-1, first < second), (0, first == second), (1, first > second)):
+        if bool(holds.all()):
+            return order
+    chains, below = max(first.numel(), second.numel()), int((first < second).sum())
+    raise ExpressionError(
+        f"Interval ends cross: one is below another in {below} chains of {chains} and not in the others. Intervals of one variable in a "
+        "formula need the same order in all chains: sample the chains of each order in a call of their own."
+    )

@@ -1,0 +1,293 @@
+r"""Formulas: Boolean expressions of events, and $-\log P(\text{formula} \mid x)$.
+
+A formula is a flat list of nodes, operands before the nodes that use them and equal nodes once, so that copying and pickling need no
+recursion. It is compiled when it is made (see `composable_energy.events.diagram`), which is how a contradiction is found at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.conditions import CHAINS
+from composable_energy.energy import Energy
+from composable_energy.errors import ContradictionError, ExpressionError
+from composable_energy.events.cells import Cells, Interval
+from composable_energy.events.diagram import Diagram, Table
+from composable_energy.events.variables import Categorical, Variable
+
+__all__ = ["Formula", "complement", "conjoin", "disjoin"]
+
+
+@dataclass(frozen=True, eq=False)
+class Atom:
+    """One variable has one of some values.
+
+    Args:
+        variable: Which one of a formula's.
+        values: Labels, or an interval.
+        name: How it is written.
+    """
+
+    variable: int
+    values: frozenset[int] | Interval
+    name: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """`all`, `any` or `not` of earlier nodes."""
+
+    operator: str
+    operands: tuple[int, ...]
+
+
+class Formula:
+    """A Boolean formula over variables; immutable. Make one with `Formula.atom`, `conjoin`, `disjoin` and `complement`.
+
+    Attributes:
+        variables: All different, in the order in which they first appear: the order of the decision diagram.
+        nodes: Operands before the nodes that use them; the last one is the formula.
+    """
+
+    def __init__(self, variables: tuple[Variable, ...], nodes: tuple[Atom | Node, ...]) -> None:
+        self.variables = variables
+        self.nodes = nodes
+        self._compiled: dict[tuple[int | None, ...], tuple[tuple[Cells, ...], Diagram]] = {}
+        self._compile(tuple(v.labels if isinstance(v, Categorical) else None for v in variables))
+
+    @classmethod
+    def atom(cls, variable: Variable, values: Iterable[int] | Interval, name: str = "") -> Formula:
+        """Returns the formula that a variable has one of some values.
+
+        Raises:
+            ContradictionError: There are no values.
+        """
+        values = values if isinstance(values, Interval) else frozenset(int(value) for value in values)
+        return cls((variable,), (Atom(0, values, name or f"{variable}"),))
+
+    @property
+    def base(self) -> Energy | None:
+        """The one energy that all variables are relative to."""
+        return self.variables[0].base
+
+    def same_base(self, other: Formula) -> bool:
+        """Returns whether two formulas are relative to one energy, as those are that make one formula."""
+        return _base_key(self) == _base_key(other)
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        """Names of the conditions that the networks take and that are not bound; `chains` if rows of a bound one belong to chains."""
+        intervals = [node.values for node in self.nodes if isinstance(node, Atom) and isinstance(node.values, Interval)]
+        rows = any(isinstance(end, Tensor) and end.ndim > 0 and len(end) != 1 for interval in intervals for end in interval.ends)
+        return frozenset({CHAINS} if rows else ()).union(*(variable.conditions for variable in self.variables))
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        """Those without a default."""
+        return frozenset().union(*(variable.required_conditions for variable in self.variables))
+
+    def given(self, conditions: Mapping[str, Any]) -> Formula:
+        """Returns the formula with conditions bound; unknown ones are left alone.
+
+        Raises:
+            ContradictionError: Variables that differed are the same now, and the formula cannot be fulfilled.
+        """
+        variables = [variable.given(conditions) for variable in self.variables]
+        if all(new is old for new, old in zip(variables, self.variables, strict=True)):
+            return self
+        merge = _Merge()
+        places = [merge.variable(variable) for variable in variables]
+        merge.nodes_of(self, places)
+        return merge.formula()
+
+    def energy(self, x: Tensor, **conditions: Any) -> Tensor:
+        r"""Returns $-\log P(\text{formula} \mid x)$, with shape $(B,)$; each network is evaluated once.
+
+        Args:
+            x: Points, with shape $(B, *)$.
+            **conditions: For the networks, one value for all or one row for each point; `chains` says which chains the points are.
+
+        Raises:
+            ContradictionError: The formula cannot be fulfilled with as many labels as there are.
+            OptionError: A label is not among those that there are.
+            ExpressionError: A condition is missing.
+        """
+        labels = tuple(v.labels if isinstance(v, Categorical) else None for v in self.variables)
+        _, diagram = self._compile(labels)
+        outputs: dict[Hashable, Any] = {}
+        readings: dict[int, Any] = {}
+        for level in diagram.levels:
+            variable = self.variables[level]
+            if variable.source not in outputs:
+                outputs[variable.source] = variable.evaluate(x, conditions)
+            readings[level] = variable.read(outputs[variable.source], x)
+        counts = [r.shape[1] if isinstance(r := readings.get(i), Tensor) else n for i, n in enumerate(labels)]
+        cells, diagram = self._compile(tuple(counts))
+        if diagram.constant:
+            return _zeros(x)
+        chains = conditions.get(CHAINS)
+        return -diagram.log_prob(lambda level, union: cells[level].log_prob(readings[level], union, x, chains))
+
+    def _compile(self, labels: tuple[int | None, ...]) -> tuple[tuple[Cells, ...], Diagram]:
+        """Returns cells and diagram for these numbers of labels.
+
+        Raises:
+            ContradictionError: The formula cannot be fulfilled.
+        """
+        if labels not in self._compiled:
+            atoms = [node for node in self.nodes if isinstance(node, Atom)]
+            cells = tuple(
+                variable.cut([atom.values for atom in atoms if atom.variable == i], labels[i]) for i, variable in enumerate(self.variables)
+            )
+            table, done = Table(what=self), []
+            for node in self.nodes:
+                if isinstance(node, Atom):
+                    done.append(table.node(node.variable, tuple(int(inside) for inside in cells[node.variable].members(node.values))))
+                elif node.operator == "not":
+                    done.append(table.complement(done[node.operands[0]]))
+                else:
+                    combine = table.both if node.operator == "all" else table.either
+                    root = done[node.operands[0]]
+                    for operand in node.operands[1:]:
+                        root = combine(root, done[operand])
+                    done.append(root)
+            diagram = table.diagram(done[-1])
+            if diagram.constant is False:
+                raise ContradictionError(f"No point fulfils {self}: its probability is 0 whatever the networks say, so it has no energy.")
+            self._compiled[labels] = cells, diagram
+        return self._compiled[labels]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"variables": self.variables, "nodes": self.nodes, "_compiled": {}}
+
+    def __str__(self) -> str:
+        texts: list[str] = []
+        for node in self.nodes:
+            if isinstance(node, Atom):
+                texts.append(node.name)
+            elif node.operator == "not":
+                operand = self.nodes[node.operands[0]]
+                text = texts[node.operands[0]]
+                texts.append(f"~({text})" if isinstance(operand, Node) and operand.operator != "not" else f"~{text}")
+            else:
+                sign = " & " if node.operator == "all" else " | "
+                parts = [f"({texts[i]})" if getattr(self.nodes[i], "operator", "not") != "not" else texts[i] for i in node.operands]
+                text = sign.join(parts)
+                texts.append(text if len(text) <= 200 else f"{text[:90]} ... {text[-90:]}")
+        return texts[-1]
+
+    def __repr__(self) -> str:
+        return f"Formula({self})"
+
+
+def conjoin(formulas: Iterable[Formula]) -> Formula:
+    """Returns the formula that holds where all do.
+
+    Args:
+        formulas: At least one, all over one base.
+
+    Raises:
+        ContradictionError: No point fulfils it.
+        ExpressionError: The bases differ, or the formula is too large.
+    """
+    return _combine("all", formulas)
+
+
+def disjoin(formulas: Iterable[Formula]) -> Formula:
+    """Returns the formula that holds where at least one does.
+
+    Args:
+        formulas: At least one, all over one base.
+
+    Raises:
+        ExpressionError: The bases differ, or the formula is too large.
+    """
+    return _combine("any", formulas)
+
+
+def complement(formula: Formula) -> Formula:
+    """Returns the formula that holds where this one does not.
+
+    Raises:
+        ContradictionError: This one always holds.
+    """
+    last = formula.nodes[-1]
+    if isinstance(last, Node) and last.operator == "not":
+        return Formula(formula.variables, formula.nodes[:-1])
+    return Formula(formula.variables, (*formula.nodes, Node("not", (len(formula.nodes) - 1,))))
+
+
+def _combine(operator: str, formulas: Iterable[Formula]) -> Formula:
+    formulas = tuple(formulas)
+    if not formulas:
+        raise ExpressionError("A combination of formulas needs at least one.")
+    for other in formulas[1:]:
+        if not formulas[0].same_base(other):
+            raise ExpressionError(
+                f"{formulas[0]} is relative to {formulas[0].base} and {other} to {other.base}: events make one formula only over one base. "
+                "Give both the same base object."
+            )
+    merge = _Merge()
+    roots = [merge.nodes_of(f, [merge.variable(variable) for variable in f.variables]) for f in formulas]
+    roots = list(dict.fromkeys(roots))
+    if len(roots) == 1:
+        return formulas[0]
+    merge.add(Node(operator, tuple(roots)))
+    return merge.formula()
+
+
+class _Merge:
+    """Puts formulas together: equal variables and equal nodes become one."""
+
+    def __init__(self) -> None:
+        self.variables: list[Variable] = []
+        self.nodes: list[Atom | Node] = []
+        self._variables: dict[Hashable, int] = {}
+        self._nodes: dict[Hashable, int] = {}
+
+    def variable(self, variable: Variable) -> int:
+        place = self._variables.setdefault(variable.key, len(self.variables))
+        if place == len(self.variables):
+            self.variables.append(variable)
+        else:
+            self.variables[place] = self.variables[place].merged(variable)
+        return place
+
+    def add(self, node: Atom | Node) -> int:
+        if isinstance(node, Atom):
+            values = node.values.key if isinstance(node.values, Interval) else node.values
+            key: Hashable = (node.variable, values)
+        else:
+            key = (node.operator, frozenset(node.operands))
+        place = self._nodes.setdefault(key, len(self.nodes))
+        if place == len(self.nodes):
+            self.nodes.append(node)
+        return place
+
+    def nodes_of(self, formula: Formula, variables: list[int]) -> int:
+        """Adds a formula's nodes, given the places of its variables; returns the place of its root."""
+        places: list[int] = []
+        for node in formula.nodes:
+            if isinstance(node, Atom):
+                places.append(self.add(Atom(variables[node.variable], node.values, node.name)))
+            else:
+                places.append(self.add(Node(node.operator, tuple(places[i] for i in node.operands))))
+        return places[-1]
+
+    def formula(self) -> Formula:
+        return Formula(tuple(self.variables), tuple(self.nodes))
+
+
+def _base_key(formula: Formula) -> Hashable:
+    return None if formula.base is None else formula.base.key
+
+
+def _zeros(x: Tensor) -> Tensor:
+    """Returns zeros with shape $(B,)$ whose gradient is zero, whatever the points are."""
+    total = x.flatten(1).sum(1) if x.ndim > 1 else x
+    return torch.where(torch.ones_like(total, dtype=torch.bool), torch.zeros_like(total), total)

@@ -1,0 +1,201 @@
+r"""Energies of a continuous concept: a head predicts a number with its width, $v \mid x \sim \mathcal N(f(x), w(x)^2)$ for each axis.
+
+A point $c$ has a density and no complement; `near` and `between` are events with exact tails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.conditions import CHAINS, rows_for
+from composable_energy.energy import Energy
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.events.cells import End, Interval
+from composable_energy.events.formula import Formula, conjoin
+from composable_energy.events.leaves import HeadEnergy
+from composable_energy.events.variables import Continuous, columns_of
+
+__all__ = ["DensityEnergy", "GaussianHead", "IntervalEnergy"]
+
+Numbers = float | Sequence[float] | Tensor
+
+
+class GaussianHead:
+    r"""Makes energies of what a Gaussian head predicts: `head(c)`, `head.near(c, r)`, `head.between(low, high)`.
+
+    The axes count as independent given $x$. Log widths are clamped to $[-5, 1]$.
+
+    Args:
+        network: `network(x, **conditions)` has shape (B, 2 dims), means and then log widths, or is a pair of both.
+        base: What all $x$ look like.
+        dims: How many numbers it predicts.
+        columns: Which columns of the output, for a network of several heads.
+        name: How its energies are written: `position(0.2, 0.5)`.
+
+    Example:
+        >>> head = GaussianHead(lambda x: torch.cat([x, torch.zeros_like(x)], 1), dims=2, name="position")
+        >>> outside = head.near((0.0, 0.0), 1.0).formula
+        >>> outside.energy(torch.zeros(1, 2))
+        tensor([0.7635])
+    """
+
+    def __init__(
+        self, network: Callable[..., Any], base: Energy | None = None, *, dims: int, columns: slice | None = None, name: str = ""
+    ) -> None:
+        if not callable(network):
+            raise OptionError(f"network must be a module or a function of x, got {type(network).__name__}.")
+        if dims < 1:
+            raise OptionError(f"dims must be at least 1, got {dims}.")
+        self.network, self.base, self.dims, self.columns, self.name = network, base, dims, columns_of(columns), name
+
+    def __call__(self, c: Numbers) -> DensityEnergy:
+        """Returns the density at a point: shape (dims,) for all chains, or (n, dims) for each."""
+        return DensityEnergy(self, self.points("c", c))
+
+    def near(self, c: Numbers, r: Numbers) -> IntervalEnergy:
+        r"""Returns the event that every axis is within $c \pm r$.
+
+        Args:
+            c: Shape (dims,) for all chains, or (n, dims) for each; a number is the same for all axes.
+            r: Likewise, positive.
+
+        Raises:
+            OptionError: A radius is not positive, or not finite.
+            ShapeError: A shape does not fit `dims`.
+        """
+        center, radius = self.points("c", c), self.points("r", r)
+        if not bool((radius > 0).all()):
+            raise OptionError(f"r must be positive, got {r}.")
+        return IntervalEnergy(self, center - radius, center + radius, self._text("near", c, r))
+
+    def between(self, low: Numbers, high: Numbers) -> IntervalEnergy:
+        r"""Returns the event that every axis is between two ends, which may be infinite where they are the same for all chains.
+
+        Args:
+            low: Shape (dims,) for all chains, or (n, dims) for each; a number is the same for all axes.
+            high: Likewise, above `low`.
+
+        Raises:
+            OptionError: `high` is not above `low`.
+            ShapeError: A shape does not fit `dims`.
+        """
+        return IntervalEnergy(self, self.points("low", low), self.points("high", high), self._text("between", low, high))
+
+    def points(self, name: str, values: Numbers) -> Tensor:
+        """Returns values with shape (n, dims); n is 1 for all chains."""
+        points = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float64)
+        points = points if points.is_floating_point() else points.double()
+        points = points.expand(1, self.dims) if points.ndim == 0 else points.unsqueeze(0) if points.ndim == 1 else points
+        if points.ndim != 2 or points.shape[1] != self.dims:
+            shape = tuple(torch.as_tensor(values).shape)
+            raise ShapeError(f"{name} has shape {shape}; expected ({self.dims},) for all chains or (n, {self.dims}) for each.")
+        if bool(points.isnan().any()):
+            raise OptionError(f"{name} is NaN.")
+        return points
+
+    def variable(self, axis: int) -> Continuous:
+        """Returns the variable of one axis."""
+        return Continuous(self.network, self.base, self.columns, axis=axis, dims=self.dims)
+
+    def _text(self, method: str, *values: Numbers) -> str:
+        return f"{self.name}.{method}({', '.join(map(_short, values))})" if self.name else ""
+
+
+class DensityEnergy(HeadEnergy):
+    r"""The density at a point $c$: evidence $-\sum_a \log \mathcal N(c_a; f_a(x), w_a(x)^2)$.
+
+    The $\log w_a$ are in it, so that `|` of two points weighs them rightly.
+
+    Args:
+        head: What predicts.
+        c: The point, with shape (1, dims) for all chains or (n, dims) for each.
+    """
+
+    c: Tensor
+
+    def __init__(self, head: GaussianHead, c: Tensor) -> None:
+        super().__init__(head.base, f"{head.name}({_short(c)})" if head.name else "")
+        self.network = head.network
+        self.register_buffer("c", c)
+        self._variable = head.variable(0)
+        self.no_complement = "a point has no complement: use `.near(c, r)`, whose complement is outside of r"
+
+    @property
+    def head_conditions(self) -> tuple[frozenset[str], frozenset[str]]:
+        chains = frozenset({CHAINS} if len(self.c) != 1 else ())
+        return self._variable.conditions | chains, self._variable.required_conditions
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        mean, width = self._variable.read_all(self._variable.evaluate(x, conditions), x)
+        c = rows_for("c", self.c, x, conditions.get(CHAINS)).to(mean)
+        return (((c - mean) / width).square() / 2 + width.log() + math.log(2 * math.pi) / 2).sum(1)
+
+    def extra_repr(self) -> str:
+        return f"c={_short(self.c)}"
+
+
+class IntervalEnergy(HeadEnergy):
+    r"""The event that every axis lies in an interval: evidence $-\sum_a \log(\Phi(b_a) - \Phi(a_a))$ with ends in widths from the mean.
+
+    Args:
+        head: What predicts.
+        low: With shape (1, dims) for all chains or (n, dims) for each.
+        high: Likewise. Ends are held without their gradient.
+        name: How it is written in an expression.
+
+    Raises:
+        OptionError: `high` is not above `low`, or an end that differs between chains is infinite.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, head: GaussianHead, low: Tensor, high: Tensor, name: str = "") -> None:
+        super().__init__(head.base, name)
+        if low.device != high.device:
+            low, high = (end.cpu() for end in (low, high))
+        if len({1, len(low), len(high)}) > 2:
+            raise ShapeError(f"low is for {len(low)} chains and high for {len(high)}.")
+        if not bool((low < high).all()):
+            raise OptionError(f"The upper end must be above the lower one, got {_short(low)} to {_short(high)}.")
+        if any(len(end) > 1 and not bool(end.isfinite().all()) for end in (low, high)):
+            raise OptionError("Ends that differ between chains must be finite.")
+        self.network = head.network
+        self.register_buffer("low", low.detach())
+        self.register_buffer("high", high.detach())
+        atoms = [Interval(_end(self.low[:, a]), _end(self.high[:, a])) for a in range(head.dims)]
+        names = [str(self) if head.dims == 1 else f"{self}[{a}]" for a in range(head.dims)]
+        self._formula = conjoin([Formula.atom(head.variable(a), atom, names[a]) for a, atom in enumerate(atoms)])
+
+    @property
+    def formula(self) -> Formula:
+        return self._formula
+
+    @property
+    def head_conditions(self) -> tuple[frozenset[str], frozenset[str]]:
+        return self._formula.conditions, self._formula.required_conditions
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self._formula.energy(x, **conditions)
+
+    def extra_repr(self) -> str:
+        return f"low={_short(self.low)}, high={_short(self.high)}"
+
+
+def _end(column: Tensor) -> End:
+    return column.item() if len(column) == 1 else column.clone()
+
+
+def _short(values: Numbers) -> str:
+    """Returns numbers as a person writes them; per-chain ones by their count."""
+    if not isinstance(values, Tensor):
+        return f"{values}"
+    if values.ndim == 2 and len(values) > 1:
+        return f"<{len(values)} chains>"
+    numbers = ", ".join(f"{value:g}" for value in values.flatten().tolist())
+    return numbers if values.numel() == 1 else f"({numbers})"

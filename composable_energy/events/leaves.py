@@ -1,0 +1,159 @@
+r"""Energies that are events of a classifier: $E(x) = \text{base}(x) - \log p(\text{label} \mid x)$."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor
+
+from composable_energy.conditions import rows_for
+from composable_energy.energy import Energy, RelativeEnergy, WeightedBase
+from composable_energy.errors import OptionError
+from composable_energy.events.formula import Formula
+from composable_energy.events.variables import Categorical, columns_of
+
+__all__ = ["ClassifierEnergy", "HeadEnergy"]
+
+
+class HeadEnergy(RelativeEnergy, ABC):
+    """Abstract energy over one head: its base, what it takes over from it, and its evidence, which is that of a formula if it has one.
+
+    Args:
+        base: What all points look like; None for the evidence alone, which is not a density.
+        name: How it is written in an expression.
+    """
+
+    def __init__(self, base: Energy | None, name: str) -> None:
+        super().__init__()
+        if base is not None and not isinstance(base, Energy):
+            raise OptionError(f"base must be an energy or None, got {type(base).__name__}; lift it with composable_energy.as_energy.")
+        self.base = base
+        self.name = name
+        if base is not None:
+            self.event_shape, self.recommended = base.event_shape, base.recommended
+
+    @property
+    def bases(self) -> tuple[WeightedBase, ...]:
+        return () if self.base is None else (WeightedBase(self.base),)
+
+    @property
+    @abstractmethod
+    def head_conditions(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The conditions of the evidence: all of them, and those without a default."""
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        return self.head_conditions[0] | (self.base.conditions if self.base is not None else frozenset())
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        return self.head_conditions[1] | (self.base.required_conditions if self.base is not None else frozenset())
+
+    def __str__(self) -> str:
+        return self.name or f"{type(self).__name__}({self.extra_repr()})"
+
+
+class ClassifierEnergy(HeadEnergy):
+    r"""The event that a classifier's label is one of a few: evidence $-\log \sum_{c \in \text{label}} p(c \mid x)$.
+
+    Events over the same `logits` object and columns are about one variable: `&`, `|`, `~` and `>>` of them, and of events over other
+    classifiers with the same base, are exact, see `composable_energy.events.Formula`.
+
+    Args:
+        logits: `logits(x, **conditions)` has shape (B, K); one column is the log odds of label 1 against label 0.
+        label: A label, several, or None: then it is the condition `y`, bound by `given(y=3)` or by `given(y=tensor)`, one for each point.
+        base: What all $x$ look like; without it the energy is no density of its own.
+        columns: Which columns of the logits, for a network of several heads.
+        labels: How many labels there are; else known at the first call. A contradiction between labels that are all there are is found
+            when the expression is built if it is known.
+        name: How it is written in an expression.
+
+    Raises:
+        OptionError: A label is not a whole number, or out of range.
+        ContradictionError: No label is given, as an empty set.
+
+    Example:
+        >>> red = ClassifierEnergy(lambda x: torch.stack([x.sum(1), -x.sum(1)], 1), 0)
+        >>> red.evidence(torch.zeros(2, 3))
+        tensor([0.6931, 0.6931])
+    """
+
+    def __init__(
+        self,
+        logits: Callable[..., Tensor],
+        label: int | Iterable[int] | None = None,
+        base: Energy | None = None,
+        *,
+        columns: slice | int | None = None,
+        labels: int | None = None,
+        name: str = "",
+    ) -> None:
+        super().__init__(base, name)
+        if not callable(logits):
+            raise OptionError(f"logits must be a module or a function of x, got {type(logits).__name__}.")
+        self.logits = logits
+        self.columns = columns_of(columns)
+        self.labels = _labels_of(self.columns) if labels is None else labels
+        self.label = None if label is None else _label_set(label)
+        self._variable = Categorical(logits, base, self.columns, labels=self.labels)
+        self._formula = None if self.label is None else Formula.atom(self._variable, self.label, str(self))
+        if self.label is None:
+            self.no_complement = "bind one label first, with `.given(y=3)` or `ClassifierEnergy(logits, 3)`"
+
+    @property
+    def formula(self) -> Formula | None:
+        return self._formula
+
+    @property
+    def head_conditions(self) -> tuple[frozenset[str], frozenset[str]]:
+        head = self._formula or self._variable
+        label = frozenset({"y"} if self._formula is None else ())
+        return head.conditions | label, head.required_conditions | label
+
+    def given(self, **conditions: Any) -> Energy:
+        """Returns the energy with conditions bound; one label `y` for all points makes it an event."""
+        y = conditions.get("y")
+        if self.label is not None or y is None or (isinstance(y, Tensor) and y.ndim > 0):
+            return super().given(**conditions)
+        label = _label_set(y.item() if isinstance(y, Tensor) else y)
+        event = ClassifierEnergy(self.logits, label, self.base, columns=self.columns, labels=self.labels, name=self._name_of(label))
+        rest = conditions if event.conditions & {"y"} else {name: value for name, value in conditions.items() if name != "y"}
+        return event.given(**rest) if rest else event
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        if self._formula is not None:
+            return self._formula.energy(x, **conditions)
+        y = rows_for("y", conditions["y"], x)
+        log_probs = self._variable.read(self._variable.evaluate(x, conditions), x)
+        if y.ndim != 1 or y.is_complex() or bool((y != y.long()).any()) or bool(((y < 0) | (y >= log_probs.shape[1])).any()):
+            raise OptionError(f"y must be labels from 0 to {log_probs.shape[1] - 1}, one for all points or one for each.")
+        return -log_probs.gather(1, y.long().unsqueeze(1)).squeeze(1)
+
+    def _name_of(self, label: frozenset[int]) -> str:
+        return f"{self.name}={','.join(map(str, sorted(label)))}" if self.name else ""
+
+    def extra_repr(self) -> str:
+        if self.label is None:
+            return "label=None"
+        labels = sorted(self.label)
+        return f"label={labels[0]}" if len(labels) == 1 else f"label={{{', '.join(map(str, labels))}}}"
+
+
+def _label_set(label: Any) -> frozenset[int]:
+    try:
+        values = label.flatten().tolist() if isinstance(label, Tensor) else list(label) if isinstance(label, Iterable) else [label]
+        labels = frozenset(int(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"A label is a whole number or several of them, got {label!r}.") from error
+    if isinstance(label, str) or any(value != int(value) or value < 0 for value in values):
+        raise OptionError(f"A label is a whole number from 0 on, or several of them, got {label!r}.")
+    return labels
+
+
+def _labels_of(columns: slice | None) -> int | None:
+    """How many labels are in a slice with both ends; one column has two."""
+    if columns is None or columns.stop is None or (columns.start or 0) < 0 or columns.stop < 0:
+        return None
+    return {1: 2}.get(count := len(range(*columns.indices(columns.stop))), count)

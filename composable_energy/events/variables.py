@@ -1,0 +1,222 @@
+r"""Variables: what has exclusive values given $x$, such as the labels of a classifier or a number that a Gaussian head predicts.
+
+A variable is a network with the conditions bound to it, the columns of its output that matter, and how they are read. Two variables with
+equal keys are one. Variables over one network and the same conditions share its evaluation; different variables count as independent
+given $x$.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, logsigmoid
+
+from composable_energy.conditions import CHAINS, Parameters, key_of, keyword_parameters, rows_for
+from composable_energy.energy import Energy
+from composable_energy.errors import DtypeError, ExpressionError, ShapeError
+from composable_energy.events.cells import Cells, Interval, IntervalCells, LabelCells
+
+__all__ = ["LOG_WIDTHS", "Categorical", "Continuous", "Variable", "columns_of"]
+
+LOG_WIDTHS = (-5.0, 1.0)
+"""Where the log widths of a Gaussian head are clamped."""
+
+
+@dataclass(frozen=True, eq=False)
+class Variable(ABC):
+    """Abstract variable; immutable, and safe to copy and to pickle when its network is.
+
+    Args:
+        network: Called as `network(x, **conditions)` with those conditions that it takes.
+        base: The energy that events of the variable are relative to.
+        columns: Which columns of the output; None for all.
+        bound: Conditions that are bound already.
+    """
+
+    network: Callable[..., Any]
+    base: Energy | None = None
+    columns: slice | None = None
+    bound: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> Hashable:
+        """Equal for variables that share an evaluation of their network."""
+        method = self.network if isinstance(self.network, MethodType) else None
+        identity = (id(self.network),) if method is None else (id(method.__self__), id(method.__func__))
+        return identity, key_of(self.bound)
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for one and the same variable."""
+        columns = None if self.columns is None else (self.columns.start, self.columns.stop, self.columns.step)
+        return type(self).__name__, self.source, columns
+
+    @property
+    def parameters(self) -> Parameters:
+        """The conditions that the network takes, bound or not."""
+        network = self.network
+        return keyword_parameters(type(network).forward, 2) if isinstance(network, nn.Module) else keyword_parameters(network)
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        """Names of the conditions that are not bound, and `chains` if a bound one has a row for each chain."""
+        chains = {CHAINS} if any(isinstance(v, Tensor) and v.ndim > 0 and len(v) != 1 for v in self.bound.values()) else frozenset()
+        return self.parameters.names.difference(self.bound).difference({CHAINS}) | chains
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        """Those without a default."""
+        return self.parameters.required.difference(self.bound)
+
+    def given(self, conditions: Mapping[str, Any]) -> Variable:
+        """Returns the variable with conditions bound, also in its base; those that neither takes are left alone."""
+        own = {name: value for name, value in conditions.items() if name in self.parameters.names and name not in self.bound}
+        base = self.base
+        if base is not None and base.conditions & conditions.keys():
+            base = base.given(**{name: value for name, value in conditions.items() if name in base.conditions})
+        if not own and base is self.base:
+            return self
+        return replace(self, base=base, bound={**self.bound, **own})
+
+    def evaluate(self, x: Tensor, conditions: Mapping[str, Any]) -> Any:
+        """Returns the network's output.
+
+        Args:
+            x: Points, with shape $(B, *)$.
+            conditions: Those that are not bound, one value for all or one row for each point; others are ignored.
+
+        Raises:
+            ExpressionError: A condition without default is not bound.
+            ShapeError: A condition has neither one row nor one for each point.
+        """
+        names, chains = self.parameters.names, conditions.get(CHAINS)
+        missing = self.required_conditions.difference(conditions)
+        if missing:
+            raise ExpressionError(f"{self} depends on {', '.join(sorted(missing))}, which is not bound: bind it with `.given(...)`.")
+        rows = {name: rows_for(name, value, x, chains) for name, value in self.bound.items()}
+        rows |= {name: rows_for(name, conditions[name], x) for name in (names - self.bound.keys() - {CHAINS}) & conditions.keys()}
+        return self.network(x, **rows)
+
+    @abstractmethod
+    def read(self, output: Any, x: Tensor) -> Any:
+        """Checks the network's output for points $x$ and returns what the cells' probabilities are made of.
+
+        Raises:
+            ShapeError: The output has another shape than it should.
+            DtypeError: The output is not a floating tensor.
+        """
+
+    @abstractmethod
+    def cut(self, atoms: Sequence[Any], labels: int | None) -> Cells:
+        """Returns the cells that atoms cut the variable into, given the number of labels if it is known and there are any."""
+
+    def merged(self, other: Any) -> Variable:
+        """Returns what two variables of equal keys know together."""
+        return self
+
+    def _columns(self, output: object, x: Tensor) -> Tensor:
+        output = self._checked(output, x)
+        return output if self.columns is None else output[:, self.columns]
+
+    def _checked(self, output: object, x: Tensor) -> Tensor:
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            got = output.dtype if isinstance(output, Tensor) else type(output).__name__
+            raise DtypeError(f"{self} must return a floating tensor, got {got}.")
+        if output.ndim == 1 and len(output) == len(x):
+            output = output.unsqueeze(1)
+        if output.ndim != 2 or len(output) != len(x):
+            raise ShapeError(f"{self} returned shape {tuple(output.shape)} for {len(x)} points; expected ({len(x)}, columns).")
+        return output.to(torch.promote_types(output.dtype, torch.float32))
+
+    def __str__(self) -> str:
+        network = self.network
+        return type(network).__name__ if isinstance(network, nn.Module) else getattr(network, "__name__", type(network).__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Categorical(Variable):
+    """The label that a classifier gives: its output are logits, of which one column is the log odds of label 1 against label 0.
+
+    Args:
+        labels: How many there are, if known before the first call.
+    """
+
+    labels: int | None = None
+
+    def read(self, output: object, x: Tensor) -> Tensor:
+        """Returns log probabilities, with shape (B, labels)."""
+        logits = self._columns(output, x)
+        if logits.shape[1] == 0:
+            raise ShapeError(f"{self} returned {tuple(self._checked(output, x).shape)}, which has no columns {self.columns}.")
+        if logits.shape[1] == 1:
+            log_probs = torch.cat([logsigmoid(-logits), logsigmoid(logits)], 1)
+        else:
+            log_probs = log_softmax(logits, 1)
+        if self.labels is not None and log_probs.shape[1] != self.labels:
+            raise ShapeError(f"{self} returned logits of {log_probs.shape[1]} labels; expected {self.labels}.")
+        return log_probs
+
+    def cut(self, atoms: Sequence[frozenset[int]], labels: int | None) -> LabelCells:
+        return LabelCells.of(atoms, labels)
+
+    def merged(self, other: Categorical) -> Categorical:
+        """Takes the number of labels from the one that knows it.
+
+        Raises:
+            ExpressionError: They contradict each other.
+        """
+        if self.labels is not None and other.labels is not None and self.labels != other.labels:
+            raise ExpressionError(f"{self} stands in one expression with {self.labels} and with {other.labels} labels.")
+        return other if self.labels is None else self
+
+
+@dataclass(frozen=True, eq=False)
+class Continuous(Variable):
+    """A number that a head predicts with its width: one axis of its Gaussian.
+
+    Args:
+        axis: Which axis.
+        dims: How many the head has: its output has `dims` means and then `dims` log widths, or is a pair of both.
+    """
+
+    axis: int = 0
+    dims: int = 1
+
+    @property
+    def key(self) -> Hashable:
+        return super().key, self.axis, self.dims
+
+    def read(self, output: object, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns mean and width, each with shape $(B,)$."""
+        mean, width = self.read_all(output, x)
+        return mean[:, self.axis], width[:, self.axis]
+
+    def read_all(self, output: object, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the means and widths of all axes, each with shape (B, dims)."""
+        if isinstance(output, Sequence) and len(output) == 2:
+            mean, log_width = (self._checked(part, x) for part in output)
+        else:
+            both = self._columns(output, x)
+            mean, log_width = both[:, : self.dims], both[:, self.dims :]
+        if mean.shape[1] != self.dims or log_width.shape[1] != self.dims:
+            raise ShapeError(
+                f"{self} returned {mean.shape[1]} means and {log_width.shape[1]} log widths; expected {self.dims} of each: either "
+                f"({len(x)}, {2 * self.dims}) or a pair of ({len(x)}, {self.dims})."
+            )
+        return mean, log_width.clamp(*LOG_WIDTHS).exp()
+
+    def cut(self, atoms: Sequence[Interval], labels: int | None) -> IntervalCells:
+        return IntervalCells.of(atoms)
+
+
+def columns_of(columns: slice | int | None) -> slice | None:
+    """Returns columns as a slice."""
+    if isinstance(columns, int):
+        return slice(columns, columns + 1 or None)
+    return columns
