@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, add, one_space, scale, written
+from composable_energy.algebra.node import Node, Weight, keep_weight, one_space, scale, written
 from composable_energy.energy import Energy, WeightedBase
-from composable_energy.errors import OptionError
 
 __all__ = ["Difference", "Sharpened", "Weighted"]
 
@@ -21,10 +20,11 @@ class Weighted(Node):
     """
 
     precedence = 80
+    weight: Weight
 
     def __init__(self, operand: Energy, weight: Weight) -> None:
         super().__init__(operand)
-        _keep_weight(self, weight)
+        keep_weight(self, weight)
         self._bases = tuple(WeightedBase(base.energy, _product(weight, base.weight)) for base in operand.bases)
 
     @property
@@ -38,15 +38,17 @@ class Weighted(Node):
         return f"weight={float(self.weight):g}"
 
     def __str__(self) -> str:
-        return f"{float(self.weight):g} * {written(self.terms[0], self.precedence)}"
+        return f"{_digits(self.weight)} * {written(self.terms[0], self.precedence)}"
 
 
 class Sharpened(Node):
     r"""$\text{base} + w \cdot \text{evidence}$: a concept with more or less weight than its posterior; guidance in the literature."""
 
+    weight: Weight
+
     def __init__(self, operand: Energy, weight: Weight) -> None:
         super().__init__(operand)
-        _keep_weight(self, weight)
+        keep_weight(self, weight)
         self._bases = operand.bases
 
     @property
@@ -90,16 +92,10 @@ class Difference(Node):
         return f"{written(left, self.precedence)} - {written(right, self.precedence + 1)}"
 
 
-def _keep_weight(node: Weighted | Sharpened, weight: Weight) -> None:
-    """A parameter is learnt and saved with the energy, another tensor follows its device, a number is exact."""
-    if isinstance(weight, Tensor) and weight.ndim != 0:
-        raise OptionError(f"A weight is a number or a 0-d tensor, got shape {tuple(weight.shape)}.")
-    if isinstance(weight, nn.Parameter):
-        node.weight = weight
-    elif isinstance(weight, Tensor):
-        node.register_buffer("weight", weight)
-    else:
-        node.weight = float(weight)
+def _digits(weight: Weight) -> str:
+    """A number is written so that it reads back as itself, a tensor shortly."""
+    short = f"{float(weight):g}"
+    return short if isinstance(weight, Tensor) or float(short) == weight else repr(weight)
 
 
 def _product(a: Weight, b: Weight) -> Weight:
