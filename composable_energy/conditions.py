@@ -60,7 +60,7 @@ def rows_for(name: str, value: object, x: Tensor, chains: slice | None = None) -
     """
     if not isinstance(value, Tensor):
         try:
-            value = torch.as_tensor(value, device=x.device)
+            value = torch.as_tensor(value, device=x.device, dtype=x.dtype if isinstance(value, float) else None)
         except (TypeError, ValueError, RuntimeError) as error:
             raise OptionError(f"Condition {name} must be a number or a tensor, got {type(value).__name__}.") from error
         value = value.to(x.dtype) if value.is_floating_point() else value

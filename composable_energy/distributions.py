@@ -19,8 +19,7 @@ class DistributionEnergy(Energy):
     r"""The energy $-\log p(x)$ of a torch distribution; axes of its batch shape are independent axes of a point.
 
     Args:
-        distribution: The distribution, with batch shape $(b_1, ...)$ and event shape $(e_1, ...)$; a point has shape $(b_1, ..., e_1, ...)$.
-            It is copied; its tensors are shared.
+        distribution: The distribution; a point has its batch shape followed by its event shape. It is copied; its tensors are shared.
         name: How it is written; the class name of the distribution if empty.
     """
 
@@ -61,4 +60,3 @@ def _mapped(distribution: Distribution, fn: Callable[[Tensor], Tensor]) -> Distr
         if moved is not value:
             setattr(result, name, moved)
     return result
-

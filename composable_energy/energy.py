@@ -113,6 +113,10 @@ class Energy(nn.Module, ABC):
         """What turns points of a latent space into what people see; None for an energy of the seen points themselves."""
         return self._modules.get("decoder")
 
+    @decoder.setter
+    def decoder(self, module: nn.Module | None) -> None:
+        self._modules["decoder"] = module
+
     @property
     def conditions(self) -> frozenset[str]:
         """Names of the conditions that the energy depends on."""

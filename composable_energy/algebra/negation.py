@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from composable_energy.algebra.node import Node, Weight, scale, written
+from composable_energy.algebra.node import Node, Weight, keep_weight, scale, written
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula, complement
@@ -39,6 +39,7 @@ class Negation(Node):
     """
 
     precedence = 90
+    weight: Weight
 
     def __init__(self, operand: Energy, mode: Mode | None = None, weight: Weight | None = None, offset: float = 0.0) -> None:
         super().__init__(operand)
@@ -50,7 +51,7 @@ class Negation(Node):
             raise ExpressionError(f"~ of {operand}: {operand.no_complement}")
         if self.mode == "complement" and event is None:
             raise ExpressionError(f"{operand} is no event, so 1 - p(c | x) is not known; use mode 'contrast' or 'power'.")
-        self.weight = _DEFAULT_WEIGHT[self.mode] if weight is None else weight
+        keep_weight(self, _DEFAULT_WEIGHT[self.mode] if weight is None else weight)
         if not float(self.weight) > 0:
             raise OptionError(f"The weight of a negation is positive, got {float(self.weight)}.")
         self.offset = offset
@@ -59,7 +60,7 @@ class Negation(Node):
 
     @property
     def formula(self) -> Formula | None:
-        return self._complement if isinstance(self.weight, float | int) and self.weight == 1 else None
+        return self._complement if not isinstance(self.weight, Tensor) and self.weight == 1 else None
 
     @property
     def grounded(self) -> bool:

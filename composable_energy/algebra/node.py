@@ -10,10 +10,22 @@ from torch import Tensor, nn
 
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
-from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.events import Formula
 
-__all__ = ["Node", "Weight", "add", "joined_events", "log_of", "one_space", "scale", "shared_bases", "union_of_bases", "written"]
+__all__ = [
+    "Node",
+    "Weight",
+    "add",
+    "joined_events",
+    "keep_weight",
+    "log_of",
+    "one_space",
+    "scale",
+    "shared_bases",
+    "union_of_bases",
+    "written",
+]
 
 Weight = float | Tensor
 
@@ -102,9 +114,7 @@ def shared_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
     )
 
 
-def joined_events(
-    terms: Sequence[Energy], join: Callable[[Sequence[Formula]], Formula]
-) -> tuple[tuple[Formula, ...], tuple[Energy, ...]]:
+def joined_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], Formula]) -> tuple[tuple[Formula, ...], tuple[Energy, ...]]:
     """Returns one formula for the events over each base, and the terms that are no events."""
     groups: list[list[Formula]] = []
     for formula in (term.formula for term in terms):
@@ -128,6 +138,20 @@ def scale(weight: Weight, energies: Tensor) -> Tensor:
     if isinstance(weight, Tensor):
         return weight.to(energies.device) * energies
     return energies if weight == 1 else weight * energies
+
+
+def keep_weight(node: Node, weight: Weight) -> None:
+    """Sets a node's weight: a parameter is learnt and saved with it, another tensor follows its device, a number is exact.
+
+    Raises:
+        OptionError: The weight is a tensor of several numbers.
+    """
+    if isinstance(weight, Tensor) and weight.ndim != 0:
+        raise OptionError(f"A weight is a number or a 0-d tensor, got shape {tuple(weight.shape)}.")
+    if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter):
+        node.register_buffer("weight", weight)
+    else:
+        setattr(node, "weight", weight if isinstance(weight, Tensor) else float(weight))  # noqa: B010  (declared by the sub-classes)
 
 
 def log_of(weight: Weight) -> Tensor:

@@ -96,5 +96,4 @@ def combine(build: Callable[..., Energy], left: object, right: object) -> Any:
 
 
 def _is_weight(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) or (isinstance(value, Tensor) and value.ndim == 0)
-
+    return (isinstance(value, Real) and not isinstance(value, bool)) or (isinstance(value, Tensor) and value.ndim == 0)

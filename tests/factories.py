@@ -1,0 +1,152 @@
+"""Energies of every kind on a plane, in float64, and expressions built from them at random."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
+
+import composable_energy as ce
+from composable_energy.errors import ContradictionError
+
+DTYPE = torch.float64
+
+
+class Affine(nn.Module):
+    """Logits or head outputs that are affine in the point; a module, so that it is deep-copied and pickled with its leaves."""
+
+    def __init__(self, outputs: int, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(2, outputs, generator=generator, dtype=DTYPE))
+        self.bias = nn.Parameter(torch.randn(outputs, generator=generator, dtype=DTYPE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+class Network(nn.Module):
+    """A small network with one output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.inner = nn.Parameter(torch.randn(2, 8, generator=generator, dtype=DTYPE))
+        self.outer = nn.Parameter(torch.randn(8, generator=generator, dtype=DTYPE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x @ self.inner) @ self.outer + x.square().sum(1) / 2
+
+
+class Ring(ce.Energy):
+    """An energy of one's own class."""
+
+    def __init__(self, radius: float) -> None:
+        super().__init__()
+        self.event_shape = torch.Size([2])
+        self.radius = radius
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.square().sum(1) + 0.1).sqrt().sub(self.radius).square()
+
+
+class Noisy(ce.Energy):
+    """A Gaussian with noise added: depends on the condition `sigma`."""
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return x.square().sum(1) / (2 * (1 + sigma.to(x).square()))
+
+
+class Tilt(ce.RelativeEnergy):
+    """Evidence of one's own class, relative to a base."""
+
+    def __init__(self, base: ce.Energy, slope: float) -> None:
+        super().__init__()
+        self.base = base
+        self.slope = slope
+
+    @property
+    def bases(self) -> tuple[ce.WeightedBase, ...]:
+        return (ce.WeightedBase(self.base),)
+
+    def forward_evidence(self, x: Tensor) -> Tensor:
+        return self.slope * x[:, 0].sin()
+
+
+def normal(mean: float, scale: float) -> MultivariateNormal:
+    return MultivariateNormal(torch.full((2,), mean, dtype=DTYPE), scale * torch.eye(2, dtype=DTYPE))
+
+
+def leaves() -> dict[str, ce.Energy]:
+    """One of each kind of leaf; bases, heads and noise levels are shared as trained energies share them."""
+    base = ce.as_energy(normal(0.0, 2.0), name="base")
+    other = ce.as_energy(Network(), name="network")
+    colours, male, head = Affine(4, 1), Affine(1, 2), ce.GaussianHead(Affine(4, 3), base, dims=2, name="position")
+    mixture = MixtureSameFamily(
+        Categorical(torch.tensor([0.3, 0.7], dtype=DTYPE)),
+        MultivariateNormal(torch.tensor([[-1.0, 0.0], [1.0, 1.0]], dtype=DTYPE), torch.eye(2, dtype=DTYPE).expand(2, 2, 2)),
+    )
+    return {
+        "distribution": base,
+        "independent": ce.as_energy(Normal(torch.zeros(2, dtype=DTYPE), torch.ones(2, dtype=DTYPE))),
+        "mixture": ce.as_energy(mixture),
+        "network": other,
+        "ring": Ring(1.5),
+        "event": ce.ClassifierEnergy(male, 1, base, name="male"),
+        "red": ce.ClassifierEnergy(colours, 0, base, name="red"),
+        "warm": ce.ClassifierEnergy(colours, {0, 2}, base, name="warm"),
+        "near": head.near(torch.tensor([0.3, -0.2], dtype=DTYPE), 0.8),
+        "density": head(torch.tensor([0.5, 0.5], dtype=DTYPE)),
+        "relative": ce.as_energy(normal(1.0, 0.7)).relative_to(base),
+        "tilt": Tilt(base, 0.8),
+        "noisy": Noisy().at(0.5),
+        "foreign": ce.ClassifierEnergy(Affine(3, 9), 2, other, name="foreign"),
+    }
+
+
+LEAVES = leaves()
+
+
+def _join(children: st.SearchStrategy[ce.Energy]) -> st.SearchStrategy[ce.Energy]:
+    def apply(operation: str, a: ce.Energy, b: ce.Energy, weight: float) -> ce.Energy:
+        match operation:
+            case "and":
+                return a & b
+            case "or":
+                return a | b
+            case "implies":
+                return a >> b
+            case "minus":
+                return a - b
+            case "not":
+                return ~a
+            case "weigh":
+                return weight * a
+            case "sharpen":
+                return a.sharpened(weight)
+            case _:
+                return ce.any_of(a, b, weights=[1.0, weight])
+
+    operations = st.sampled_from(["and", "or", "implies", "minus", "not", "weigh", "sharpen", "weighted or"])
+    return st.builds(lambda *parts: _built(apply, *parts), operations, children, children, st.floats(0.3, 2.0))
+
+
+def _built(apply, *parts) -> ce.Energy:
+    try:
+        return apply(*parts)
+    except ContradictionError:
+        return LEAVES["distribution"]
+    except ce.errors.ExpressionError as error:  # a point of a density has no complement
+        if "complement" in str(error) or "near" in str(error):
+            return LEAVES["ring"]
+        raise
+
+
+def expressions(max_leaves: int = 5) -> st.SearchStrategy[ce.Energy]:
+    """Leaves of every kind, and trees of them with every operator."""
+    return st.recursive(st.sampled_from(sorted(LEAVES)).map(LEAVES.__getitem__), _join, max_leaves=max_leaves)
+
+
+def points(count: int = 5, seed: int = 0) -> Tensor:
+    return torch.randn(count, 2, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)

@@ -1,0 +1,366 @@
+"""What expressions mean in particular: bases, negations, weights, latents, conditions, and what bad operands get."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import MultivariateNormal, Normal, Uniform
+
+import composable_energy as ce
+from composable_energy.errors import DeviceError, DtypeError, ExpressionError, OptionError, ShapeError
+from tests.factories import LEAVES, Affine, Tilt, normal, points
+
+
+@pytest.fixture
+def base():
+    return ce.as_energy(normal(0.0, 2.0), name="base")
+
+
+def quadratic(x):
+    return x.square().sum(1) / 2
+
+
+# Bases ----------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_conjunction_counts_a_shared_base_once(base):
+    a, b, x = Tilt(base, 0.5), Tilt(base, -0.3), points()
+    torch.testing.assert_close((a & b)(x), base(x) + a.evidence(x) + b.evidence(x))
+    torch.testing.assert_close((a & b & base)(x), (a & b)(x))
+    torch.testing.assert_close((base & a)(x), a(x))
+
+
+def test_absolute_energies_add_up(base):
+    x = points()
+    torch.testing.assert_close((base & base)(x), 2 * base(x))
+    torch.testing.assert_close((base & quadratic)(x), base(x) + quadratic(x))
+
+
+def test_a_weighted_term_beside_another_sharpens_its_evidence_alone(base):
+    a, b, x = Tilt(base, 0.5), Tilt(base, -0.3), points()
+    torch.testing.assert_close((a & 2 * b)(x), base(x) + a.evidence(x) + 2 * b.evidence(x))
+    torch.testing.assert_close((2 * a & 2 * b)(x), 2 * (a & b)(x))
+    torch.testing.assert_close(a.sharpened(2)(x), base(x) + 2 * a.evidence(x))
+
+
+def test_a_mixture_factors_out_what_all_branches_share_and_no_more(base):
+    other = ce.as_energy(normal(1.0, 1.0))
+    a, b, x = Tilt(base, 0.5), Tilt(other, -0.3), points()
+    expected = -torch.logsumexp(torch.stack([-a(x), -b(x)]), 0)
+    torch.testing.assert_close((a | b)(x), expected)
+    torch.testing.assert_close((a | other)(x), -torch.logsumexp(torch.stack([-a(x), -other(x)]), 0))
+    assert [b.energy for b in (a | Tilt(base, 1.0)).bases] == [base]
+
+
+def test_a_base_is_the_same_one_under_equal_conditions():
+    level = ce.as_energy(lambda x, sigma: x.square().sum(1) / (1 + sigma), name="level")
+    a, b, x = Tilt(level, 0.5), Tilt(level, -0.3), points()
+    torch.testing.assert_close((a.at(0.5) & b.at(0.5))(x), (a & b).at(0.5)(x))
+    different = a.at(0.5) & b.at(0.7)
+    torch.testing.assert_close(different(x), a.at(0.5)(x) + b.at(0.7)(x))
+
+
+def test_relative_to_gives_the_corrected_product(base):
+    a, b, x = ce.as_energy(normal(1.0, 1.0)), ce.as_energy(normal(-1.0, 0.5)), points()
+    product = a.relative_to(base) & b.relative_to(base)
+    torch.testing.assert_close(product(x), a(x) + b(x) - base(x))
+    with pytest.raises(ExpressionError, match="relative to base already"):
+        Tilt(base, 1.0).relative_to(base)
+
+
+# Negation -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_each_kind_of_energy_has_its_own_complement(base):
+    x = points()
+    event, relative, absolute = LEAVES["red"], Tilt(base, 2.0), LEAVES["ring"]
+    p = (-event.evidence(x)).exp()
+    torch.testing.assert_close((~event).evidence(x), -torch.log(1 - p))
+    torch.testing.assert_close((~relative).evidence(x), nn.functional.softplus(-relative.evidence(x)))
+    torch.testing.assert_close((~absolute)(x), -0.01 * absolute(x))
+
+
+def test_negate_takes_mode_weight_and_offset(base):
+    x, relative = points(), Tilt(base, 2.0)
+    power = ce.negate(relative, "power", weight=0.5)
+    torch.testing.assert_close(power(x), base(x) - 0.5 * relative.evidence(x))
+    contrast = ce.negate(relative, "contrast", offset=1.0, weight=2.0)
+    torch.testing.assert_close(contrast.evidence(x), 2 * nn.functional.softplus(1.0 - relative.evidence(x)))
+    assert ~contrast is relative
+
+
+def test_negate_refuses_what_has_no_meaning(base):
+    with pytest.raises(OptionError, match="Unknown mode of negation 'maybe'"):
+        ce.negate(base, "maybe")
+    with pytest.raises(ExpressionError, match="no event"):
+        ce.negate(Tilt(base, 1.0), "complement")
+    with pytest.raises(OptionError, match="positive, got -1"):
+        ce.negate(base, weight=-1.0)
+    with pytest.raises(ExpressionError, match="near"):
+        ~LEAVES["density"]
+
+
+def test_groundedness_follows_the_structure(base):
+    event, absolute = ce.ClassifierEnergy(Affine(2, 1), 1), LEAVES["ring"]
+    assert base.grounded and (~LEAVES["red"]).grounded and (~Tilt(base, 1.0)).grounded
+    assert not event.grounded and not (~absolute).grounded and not (absolute - base).grounded
+    assert (base & ~absolute).grounded and (base & event).grounded
+    assert not (base | ~absolute).grounded and (base | absolute).grounded
+    assert not (-1 * base).grounded and (2 * base).grounded
+
+
+def test_implication_is_not_a_or_b():
+    a, b, x = LEAVES["event"], LEAVES["warm"], points()
+    torch.testing.assert_close((a >> b)(x), (~a | b)(x))
+
+
+# Operands -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_anything_that_computes_energies_is_lifted_by_an_operator(base):
+    x, module = points(), LEAVES["network"].function
+    for tree in (base & quadratic, quadratic & base):
+        torch.testing.assert_close(tree(x), base(x) + quadratic(x))
+    torch.testing.assert_close((module & base)(x), module(x) + base(x))
+    torch.testing.assert_close((base & normal(1.0, 1.0))(x), base(x) - normal(1.0, 1.0).log_prob(x))
+    torch.testing.assert_close((quadratic | base)(x), -torch.logsumexp(torch.stack([-quadratic(x), -base(x)]), 0))
+    torch.testing.assert_close((quadratic - base)(x), quadratic(x) - base(x))
+    torch.testing.assert_close((quadratic >> base)(x), (~ce.as_energy(quadratic) | base)(x))
+
+
+@pytest.mark.parametrize("operand", [3, "male", None, torch.nn.Linear])
+def test_python_itself_refuses_what_cannot_be_lifted(base, operand):
+    with pytest.raises(TypeError):
+        base & operand
+    with pytest.raises(TypeError):
+        operand | base
+
+
+def test_words_in_place_of_operators_are_refused(base):
+    with pytest.raises(TypeError, match="write `A & B`"):
+        _ = base and quadratic
+    with pytest.raises(TypeError, match="no truth value"):
+        bool(base)
+
+
+def test_numbers_of_numpy_and_torch_are_weights(base):
+    x = points()
+    for weight in (2, 2.0, np.float64(2), np.float32(2), torch.tensor(2.0)):
+        torch.testing.assert_close((weight * base)(x), 2 * base(x))
+    with pytest.raises(TypeError):
+        base * torch.ones(2)
+    with pytest.raises(TypeError):
+        base * True
+    with pytest.raises(OptionError, match="not zero"):
+        base / 0
+
+
+def test_a_weight_can_be_learnt(base):
+    weight = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+    tree = weight * base & quadratic
+    tree(points()).sum().backward()
+    assert weight.grad is not None and any(p is weight for p in tree.parameters())
+
+
+def test_as_energy_says_what_it_takes(base):
+    assert ce.as_energy(base) is base
+    with pytest.raises(TypeError, match="the class Linear; make an instance"):
+        ce.as_energy(nn.Linear)
+    with pytest.raises(TypeError, match="got int"):
+        ce.as_energy(3)
+
+
+def test_all_of_and_any_of_take_many(base):
+    x = points()
+    torch.testing.assert_close(ce.all_of(base, quadratic, LEAVES["ring"])(x), base(x) + quadratic(x) + LEAVES["ring"](x))
+    mixture = ce.any_of(base, quadratic, weights=[1.0, 3.0])
+    torch.testing.assert_close(mixture(x), -torch.log((-base(x)).exp() + 3 * (-quadratic(x)).exp()))
+    assert ce.all_of(base) is base and ce.any_of(base) is base
+    with pytest.raises(OptionError, match="2 terms takes 2 weights"):
+        ce.any_of(base, quadratic, weights=[1.0])
+    with pytest.raises(OptionError, match="positive"):
+        ce.any_of(base, quadratic, weights=[1.0, -1.0])
+
+
+def test_with_weights_events_are_densities_of_a_mixture():
+    a, b, x = LEAVES["red"], LEAVES["event"], points()
+    mixture = ce.any_of(a, b, weights=[1.0, 1.0])
+    expected = -torch.log((-a.evidence(x)).exp() + (-b.evidence(x)).exp())
+    torch.testing.assert_close(mixture.evidence(x), expected)
+
+
+# Points ---------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("energy", "message"),
+    [
+        (lambda x: x.sum(1, keepdim=True), r"shape \(5, 1\).*add `.squeeze\(-1\)`"),
+        (lambda x: x.sum(), r"shape \(\).*not over the batch"),
+        (lambda x: x, r"shape \(5, 2\).*expected \(5,\)"),
+    ],
+)
+def test_a_term_of_a_wrong_shape_is_named_with_both_shapes(base, energy, message):
+    for tree in (base & energy, base | energy, ~ce.as_energy(energy), base - energy):
+        with pytest.raises(ShapeError, match=message):
+            tree(points())
+
+
+def test_points_must_fit(base):
+    with pytest.raises(ShapeError, match=r"shape \(B, 2\), got \(5, 3\)"):
+        base(torch.zeros(5, 3, dtype=torch.float64))
+    with pytest.raises(ShapeError, match="batch of points"):
+        ce.as_energy(quadratic)(torch.tensor(1.0))
+    with pytest.raises(DtypeError, match=r"torch.uint8; for images write `x.float\(\) / 255`"):
+        base(torch.zeros(5, 2, dtype=torch.uint8))
+    with pytest.raises(DtypeError, match=r"float64 weights, the points are torch\.float32"):
+        LEAVES["network"](torch.zeros(5, 2))
+    with pytest.raises(DeviceError, match="is on cpu, the points are on meta"):
+        LEAVES["network"](torch.zeros(5, 2, dtype=torch.float64, device="meta"))
+    with pytest.raises(DtypeError, match="got list"):
+        base([[0.0, 1.0]])
+    with pytest.raises(DtypeError, match="floating tensor of energies, got float"):
+        ce.as_energy(lambda x: 1.0)(points())
+
+
+def test_terms_of_different_shapes_are_refused_where_they_meet(base):
+    with pytest.raises(ShapeError, match=r"\(2,\).*\(3,\)"):
+        base & Normal(torch.zeros(3), torch.ones(3))
+
+
+def test_points_outside_a_support_have_infinite_energy():
+    box = ce.as_energy(Uniform(torch.zeros(2), torch.ones(2)))
+    assert box(torch.tensor([[0.5, 0.5], [0.5, 1.5]])).tolist() == [0.0, float("inf")]
+
+
+# Conditions -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_conditions_come_as_rows(base):
+    energy = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1), name="energy")
+    x = points()
+    torch.testing.assert_close(energy.given(y=2)(x), (x - 2).square().sum(1))
+    labels = torch.arange(5)
+    torch.testing.assert_close(energy.given(y=labels)(x), (x - labels[:, None]).square().sum(1))
+    part = energy.given(y=labels)(x[1:3], chains=slice(1, 3))
+    torch.testing.assert_close(part, (x[1:3] - labels[1:3, None]).square().sum(1))
+    with pytest.raises(ShapeError, match=r"y has 3 rows .* for 5 points"):
+        energy.given(y=torch.arange(3))(x)
+    with pytest.raises(ExpressionError, match=r"depends on y, which is not bound: bind it with `.given\(y=...\)`"):
+        (energy & base)(x)
+    with pytest.raises(OptionError, match="number or a tensor, got str"):
+        energy.given(y="red")(x)
+    assert base.given(y=3) is base
+
+
+def test_what_is_bound_stays():
+    energy = ce.as_energy(lambda x, sigma: sigma * x.square().sum(1))
+    x = points()
+    torch.testing.assert_close(energy.at(2.0).at(3.0)(x), energy.at(2.0)(x))
+
+
+def test_infer_finds_the_condition_behind_points():
+    energy = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, name="energy")
+    x = torch.tensor([[0.1, -0.1], [2.9, 3.2]])
+    found = energy.infer(x, over={"y": [0.0, 1.0, 3.0]})
+    assert [c["y"] for c in found.best] == [0.0, 3.0]
+    expected = torch.softmax(torch.stack([-(x - c).square().sum(1) / 2 for c in (0.0, 1.0, 3.0)], 1), 1)
+    torch.testing.assert_close(found.probabilities, expected)
+    together = energy.infer(x, over={"y": torch.tensor([0.0, 1.5])}, joint=True)
+    assert together.probabilities.shape == (1, 2) and together.best[0]["y"] == 1.5
+    with pytest.raises(OptionError, match=r"asked to infer over \['z'\]"):
+        energy.infer(x, over={"z": [0.0]})
+    with pytest.raises(OptionError, match="at least one candidate"):
+        energy.infer(x, over={"y": []})
+
+
+# Latents --------------------------------------------------------------------------------------------------------------------------------
+
+
+class Doubler(nn.Module):
+    """A decoder to three numbers, and back."""
+
+    def forward(self, z):
+        return torch.cat([2 * z, z.sum(1, keepdim=True)], 1)
+
+    def encode(self, x):
+        return x[:, :2] / 2
+
+
+def latent(decoder):
+    return ce.as_energy(quadratic, decoder=decoder, event_shape=(2,), name="latent")
+
+
+def test_an_energy_of_seen_points_is_pulled_back_to_the_latents():
+    decoder, z = Doubler(), points()
+    seen = ce.as_energy(lambda x: x.square().sum(1), name="seen")
+    tree = latent(decoder) & seen
+    assert tree.decoder is decoder
+    torch.testing.assert_close(tree(z), quadratic(z) + decoder(z).square().sum(1))
+    torch.testing.assert_close(seen.pull_back(decoder)(z), seen(decoder(z)))
+    noisy = seen.pull_back(decoder).at(0.5)
+    torch.testing.assert_close(noisy(z), seen(decoder(z / 1.25)) / 6)
+
+
+def test_two_decoders_in_one_tree_are_named():
+    with pytest.raises(ExpressionError, match="Doubler and Doubler"):
+        latent(Doubler()) | latent(Doubler())
+    decoder = Doubler()
+    with pytest.raises(ExpressionError, match="lives in a latent space already"):
+        latent(decoder).pull_back(decoder)
+
+
+def test_explain_encodes_what_people_see():
+    decoder, z = Doubler(), points()
+    tree = latent(decoder) & (lambda x: x.abs().sum(1))
+    torch.testing.assert_close(tree.explain(decoder(z)).energy, tree(z))
+    blind = nn.Module()
+    blind.forward = lambda z: torch.cat([z, z], 1)
+    with pytest.raises(ExpressionError, match="has no `encode`"):
+        latent(blind).explain(torch.zeros(2, 4))
+
+
+# Explanations ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_explain_gives_each_term_and_the_shares_of_branches(base):
+    left, right = ce.as_energy(normal(-1.0, 1.0), name="left"), ce.as_energy(normal(1.0, 1.0), name="right")
+    x = points()
+    explanation = ((left | right) & LEAVES["ring"]).explain(x)
+    branches = explanation.terms[0].terms
+    assert [branch.expression for branch in branches] == ["left", "right"]
+    torch.testing.assert_close(branches[0].share, torch.sigmoid(right(x) - left(x)))
+    torch.testing.assert_close(branches[0].energy, left(x))
+    assert "share" in str(explanation) and "left | right" in str(explanation)
+
+
+def test_explain_shows_the_base_of_a_relative_leaf(base):
+    tilt, x = Tilt(base, 0.5), points()
+    explanation = tilt.explain(x)
+    assert [term.expression for term in explanation.terms] == ["base", "Tilt"]
+    torch.testing.assert_close(explanation.terms[0].energy + explanation.terms[1].energy, explanation.energy)
+
+
+# Text -----------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_str_is_the_expression():
+    a, b, c = (ce.as_energy(quadratic, name=name) for name in "abc")
+    assert str(a & ~b | c) == "a & ~b | c"
+    assert str(a & (~b | c)) == "a & (~b | c)"
+    assert str(2 * (a | b)) == "2 * (a | b)"
+    assert str(~(2 * a)) == "~(2 * a)"
+    assert str(a - (b - c)) == "a - (b - c)"
+    assert str((a & b).sharpened(2)) == "(a & b).sharpened(2)"
+    assert str(a.relative_to(b)) == "a.relative_to(b)"
+    assert str(a >> b) == "~a | b"
+
+
+def test_repr_is_the_tree():
+    a, b = (ce.as_energy(quadratic, name=name) for name in "ab")
+    assert repr(a & ~b) == "Conjunction\n├─ CallableEnergy(a)\n└─ Negation(mode='power')\n   └─ CallableEnergy(b)"
+
+
+def test_distributions_move_with_their_energy():
+    energy = ce.as_energy(MultivariateNormal(torch.zeros(2), torch.eye(2)))
+    assert energy.to(torch.float64)(points()).dtype == torch.float64
