@@ -1,0 +1,15 @@
+"""What all tests share: one thread, the same seed before each test, no window from matplotlib."""
+
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test that draws without a seed of its own draws the same each time."""
+    torch.manual_seed(0)
