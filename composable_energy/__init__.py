@@ -26,10 +26,25 @@ if TYPE_CHECKING:
     from composable_energy.explain import Explanation
     from composable_energy.inference import Inference
     from composable_energy.lifting import CallableEnergy, DistributionEnergy, as_energy
+    from composable_energy.registry import (
+        API_VERSION,
+        EnergyFamily,
+        Origin,
+        PluginRecord,
+        get_encoder,
+        get_energy,
+        get_family,
+        get_kernel,
+        get_sampler,
+        plugins,
+        refresh,
+        register,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "API_VERSION",
     "CallableEnergy",
     "ClassifierEnergy",
     "Conditioned",
@@ -38,10 +53,13 @@ __all__ = [
     "Disjunction",
     "DistributionEnergy",
     "Energy",
+    "EnergyFamily",
     "Explanation",
     "GaussianHead",
     "Inference",
     "Negation",
+    "Origin",
+    "PluginRecord",
     "PulledBack",
     "Recommendation",
     "Relative",
@@ -52,10 +70,26 @@ __all__ = [
     "all_of",
     "any_of",
     "as_energy",
+    "get_encoder",
+    "get_energy",
+    "get_family",
+    "get_kernel",
+    "get_sampler",
     "negate",
+    "plugins",
+    "refresh",
+    "register",
 ]
 
-_HOMES = ("energy", "algebra", "events", "explain", "inference", "lifting")  # the modules whose `__all__` the names above come from
+_HOMES = (
+    "registry",
+    "energy",
+    "algebra",
+    "events",
+    "explain",
+    "inference",
+    "lifting",
+)  # the modules whose `__all__` the names above come from
 
 
 def __getattr__(name: str) -> Any:

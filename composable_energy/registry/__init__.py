@@ -1,0 +1,29 @@
+"""The registry of plug-ins: energies, samplers, encoders and kernels, found by entry points."""
+
+from composable_energy.registry.family import EnergyFamily
+from composable_energy.registry.lookup import (
+    get_encoder,
+    get_energy,
+    get_family,
+    get_kernel,
+    get_sampler,
+    plugins,
+    refresh,
+    register,
+)
+from composable_energy.registry.records import API_VERSION, Origin, PluginRecord
+
+__all__ = [
+    "API_VERSION",
+    "EnergyFamily",
+    "Origin",
+    "PluginRecord",
+    "get_encoder",
+    "get_energy",
+    "get_family",
+    "get_kernel",
+    "get_sampler",
+    "plugins",
+    "refresh",
+    "register",
+]

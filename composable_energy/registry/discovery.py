@@ -1,0 +1,85 @@
+"""Finding entry points: the one file that uses the `entrypoints` package, with the standard library as fallback.
+
+`entrypoints` stops at the first malformed file, also that of a package that has nothing to do with us, and drops an entry whose value it
+cannot parse. Then the standard library reads each distribution for itself, so that one bad file hides nothing but itself.
+"""
+
+from __future__ import annotations
+
+import configparser
+import warnings
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from composable_energy.registry.records import Entry, Fault, canonical
+
+__all__ = ["scan"]
+
+
+def scan(group: str) -> tuple[list[Entry], list[Fault], Exception | None]:
+    """Returns what all distributions on the path declare in a group.
+
+    Args:
+        group: The group's name.
+
+    Returns:
+        The entries, sorted by name and distribution; the distributions whose entry points cannot be read; and why `entrypoints` failed,
+        if it did.
+    """
+    try:
+        import entrypoints
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it drops what it cannot parse with no more than a warning
+            found = entrypoints.get_group_all(group)
+        entries = [_entry(group, e.name, e.module_name, e.object_name, e.distro.name, e.distro.version) for e in found]
+        faults, cause = [], None
+    except Exception as error:
+        entries, faults = _scan_each(group)
+        cause = error
+    entries = sorted(dict.fromkeys(entries), key=lambda e: (e.name, e.distribution or "", e.value))
+    return entries, faults, cause
+
+
+def _entry(group: str, name: str, module: str, attribute: str | None, distribution: str, version: str | None) -> Entry:
+    return Entry(group, name, f"{module}:{attribute}" if attribute else module, canonical(distribution), version)
+
+
+def _scan_each(group: str) -> tuple[list[Entry], list[Fault]]:
+    entries: list[Entry] = []
+    faults: list[Fault] = []
+    for distribution, name, version in _distributions():
+        try:
+            text = distribution.read_text("entry_points.txt") or ""
+            points = distribution.entry_points
+        except Exception as error:
+            faults.append(Fault(name, version, f"its entry_points.txt cannot be read: {_first_line(error)}"))
+            continue
+        entries += [Entry(group, p.name, p.value.partition("[")[0].strip(), name, version) for p in points if p.group == group]
+        try:
+            configparser.ConfigParser(delimiters=("=",), interpolation=None).read_string(text)
+        except configparser.Error as error:
+            faults.append(Fault(name, version, f"its entry_points.txt is malformed: {_first_line(error)}"))
+    return entries, faults
+
+
+def _distributions() -> Iterator[tuple[metadata.Distribution, str, str | None]]:
+    """Yields each distribution with its name and version; of two with one name the first on the path counts."""
+    seen = set()
+    for distribution in metadata.distributions():
+        try:
+            name, version = distribution.metadata["Name"], distribution.version
+        except Exception:
+            name, version = None, None
+        if not name:  # the folder's name says as much: my_package-1.0.dist-info
+            stem = Path(str(getattr(distribution, "_path", "unknown"))).stem
+            name, _, version = stem.partition("-")
+        name = canonical(name)
+        if name not in seen:
+            seen.add(name)
+            yield distribution, name, version or None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

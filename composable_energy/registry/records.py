@@ -1,0 +1,117 @@
+"""What the registry tells of plug-ins: one record for each entry point, and the origin of what it made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["API_VERSION", "FIRST_PARTY", "GROUPS", "Entry", "Fault", "Kind", "Origin", "PluginRecord", "State", "canonical"]
+
+Kind = Literal["energy", "sampler", "encoder", "kernel"]
+State = Literal["not-loaded", "ok", "failed", "shadowed", "conflict"]
+
+GROUPS: Mapping[Kind, str] = {
+    "energy": "composable_energy.energies",
+    "sampler": "composable_energy.samplers",
+    "encoder": "composable_energy.encoders",
+    "kernel": "composable_energy.kernels",
+}
+FIRST_PARTY = "composable-energy"
+API_VERSION = 1
+"""Number of the contract. A breaking change gets a new number; a plug-in says by a class attribute `api_version` for which it was written
+(1 if it does not), and that number and the one before are accepted."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry point as its distribution declares it.
+
+    Args:
+        group: Such as `composable_energy.energies`.
+        name: The name that people ask for.
+        value: `module:object`.
+        distribution: The canonical name of the distribution; None for an object that `register` took.
+        version: Its version, if its metadata says.
+    """
+
+    group: str
+    name: str
+    value: str
+    distribution: str | None = None
+    version: str | None = None
+
+    @property
+    def qualified(self) -> str:
+        """The form that always resolves: `distribution:name`."""
+        return f"{self.distribution}:{self.name}" if self.distribution else self.name
+
+    def __str__(self) -> str:
+        owner = f"{self.distribution} {self.version or '(unknown version)'}" if self.distribution else "this session"
+        return f"{self.name!r} ({self.value}, from {owner})"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A distribution whose entry points cannot be read as they should be."""
+
+    distribution: str
+    version: str | None
+    error: str
+
+
+@dataclass(frozen=True)
+class PluginRecord:
+    """One row of `plugins()`.
+
+    Attributes:
+        group: Its entry-point group; empty for a distribution whose metadata cannot be read.
+        name: The name that people ask for.
+        value: `module:object`.
+        distribution: Who offers it; None for an object that `register` took.
+        version: The distribution's version.
+        state: `not-loaded`; `ok`: loaded, keeps the contract; `failed`; `shadowed`: hidden by `register` or the same as an entry of
+            another distribution; `conflict`: another distribution offers something else under the name.
+        error: Why it failed, or what stands in its way.
+    """
+
+    group: str
+    name: str
+    value: str
+    distribution: str | None
+    version: str | None
+    state: State
+    error: str | None = None
+
+    @property
+    def qualified(self) -> str:
+        """The form that always resolves: `distribution:name`."""
+        return f"{self.distribution}:{self.name}" if self.distribution else self.name
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How the registry made an energy or encoder, so that it can be made again.
+
+    Attributes:
+        entry: The name of the entry point.
+        member: Which member of a family; None for the family's own energy, or where there is no family.
+        options: What it was made with.
+        distribution: Who offers it; None for an object that `register` took.
+        version: The distribution's version.
+    """
+
+    entry: str
+    member: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    distribution: str | None = None
+    version: str | None = None
+
+    def __str__(self) -> str:
+        return self.entry if self.member is None else f"{self.entry}/{self.member}"
+
+
+def canonical(distribution: str) -> str:
+    """Returns the one spelling of a distribution's name: `My_Package` and `my.package` are `my-package`."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()

@@ -1,0 +1,180 @@
+"""The registry: names to entries, entries to objects.
+
+Nothing is scanned before the first question, nothing is imported before it is named, and a plug-in that fails is a row in `plugins()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from composable_energy.errors import PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.registry.discovery import scan
+from composable_energy.registry.records import FIRST_PARTY, GROUPS, Entry, Fault, Kind, PluginRecord, State, canonical
+
+__all__ = ["SWITCH", "Registry", "listed", "nearest"]
+
+SWITCH = "COMPOSABLE_ENERGY_PLUGINS"
+
+
+@dataclass
+class _Group:
+    """The entries of one group, and those that the switch leaves out."""
+
+    entries: list[Entry]
+    left_out: list[Entry]
+
+
+@dataclass
+class Registry:
+    """Entries by kind and name, with what they turned out to be.
+
+    The environment variable `COMPOSABLE_ENERGY_PLUGINS` says whose plug-ins count, read at the first question and again after
+    `refresh()`: unset, all; a comma-separated list of distributions, theirs and composable-energy's own; empty, only its own.
+    """
+
+    registered: dict[tuple[Kind, str], Any] = field(default_factory=dict)
+    _groups: dict[Kind, _Group] = field(default_factory=dict)
+    _faults: dict[str, Fault] = field(default_factory=dict)
+    _loaded: dict[Entry, Any] = field(default_factory=dict)
+    _failed: dict[Entry, PluginLoadError] = field(default_factory=dict)
+    _warned: bool = False
+
+    def refresh(self) -> None:
+        """Forgets what was found and loaded, but not what was registered."""
+        self._groups, self._faults, self._loaded, self._failed = {}, {}, {}, {}
+
+    def entry(self, kind: Kind, name: str) -> Entry:
+        """Returns the entry that a name stands for: `name`, or `distribution:name`.
+
+        Raises:
+            PluginNotFound: No entry has the name.
+            PluginConflictError: Several distributions offer different things under it.
+        """
+        if (kind, name) in self.registered:
+            return Entry(GROUPS[kind], name, _value_of(self.registered[kind, name]))
+        distribution, colon, bare = name.rpartition(":")
+        group = self._group(kind)
+        found = [e for e in group.entries if e.name == bare and (not colon or e.distribution == canonical(distribution))]
+        if len({e.value for e in found}) > 1:
+            forms = " or ".join(repr(e.qualified) for e in found)
+            raise PluginConflictError(f"The {kind} {bare!r} is offered by several distributions; ask for {forms}.")
+        if not found:
+            raise self._not_found(kind, name, group)
+        return found[0]
+
+    def load(self, kind: Kind, entry: Entry) -> Any:
+        """Returns the object of an entry, imported at the first call and checked.
+
+        Raises:
+            PluginLoadError: The import fails or the object breaks the contract; again at each call, without another import.
+        """
+        if entry.distribution is None:
+            return self.registered[kind, entry.name]
+        if entry in self._failed:
+            known = self._failed[entry]
+            raise PluginLoadError(str(known)) from known.__cause__
+        if entry not in self._loaded:
+            try:
+                self._loaded[entry] = _imported(kind, entry)
+            except PluginLoadError as error:
+                self._failed[entry] = error
+                raise
+        return self._loaded[entry]
+
+    def names(self, kind: Kind) -> list[str]:
+        """Returns the names of a kind, sorted; those in conflict with their distributions."""
+        rows = [r for r in self.records([kind]) if r.group and r.state != "shadowed"]
+        return sorted(r.qualified if r.state == "conflict" else r.name for r in rows)
+
+    def records(self, kinds: Iterable[Kind] = tuple(GROUPS), *, load: bool = False) -> list[PluginRecord]:
+        """Returns one record for each entry, and one for each distribution whose metadata cannot be read."""
+        rows = [record for kind in kinds for record in self._rows(kind, load)]
+        return rows + [PluginRecord("", "", "", f.distribution, f.version, "failed", f.error) for f in self._faults.values()]
+
+    def _rows(self, kind: Kind, load: bool) -> Iterator[PluginRecord]:
+        for (known, name), obj in self.registered.items():
+            if known == kind:
+                yield PluginRecord(GROUPS[kind], name, _value_of(obj), None, None, "ok")
+        entries = self._group(kind).entries
+        for i, entry in enumerate(entries):
+            if load and entry not in self._failed:
+                with contextlib.suppress(PluginLoadError):
+                    self.load(kind, entry)
+            others = [e for e in entries if e.name == entry.name and e.value != entry.value]
+            twin = next((e for e in entries[:i] if (e.name, e.value) == (entry.name, entry.value)), None)
+            state: State
+            if entry in self._failed:
+                state, error = "failed", str(self._failed[entry])
+            elif (kind, entry.name) in self.registered:
+                state, error = "shadowed", f"{entry.name!r} is registered in this session; ask for {entry.qualified!r}"
+            elif twin is not None:
+                state, error = "shadowed", f"the same as {twin.qualified!r}"
+            elif others:
+                state, error = "conflict", f"also offered by {', '.join(str(e.distribution) for e in others)}; ask for {entry.qualified!r}"
+            else:
+                state, error = ("ok" if entry in self._loaded else "not-loaded"), None
+            yield PluginRecord(entry.group, entry.name, entry.value, entry.distribution, entry.version, state, error)
+
+    def _group(self, kind: Kind) -> _Group:
+        if kind not in self._groups:
+            entries, faults, cause = scan(GROUPS[kind])
+            self._faults.update({fault.distribution: fault for fault in faults})
+            if cause is not None and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"Some entry points cannot be read ({type(cause).__name__}: {cause}), so each distribution is read on its own; "
+                    "composable_energy.plugins() names the bad one.",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+            switch = os.environ.get(SWITCH)
+            allowed = None if switch is None else {FIRST_PARTY, *(canonical(part.strip()) for part in switch.split(","))}
+            kept = [e for e in entries if allowed is None or e.distribution in allowed]
+            self._groups[kind] = _Group(kept, [e for e in entries if e not in kept])
+        return self._groups[kind]
+
+    def _not_found(self, kind: Kind, name: str, group: _Group) -> PluginNotFound:
+        bare = name.rpartition(":")[2]
+        left_out = [e for e in group.left_out if e.name == bare]
+        if left_out:
+            return PluginNotFound(f"The {kind} {name!r} is offered by {left_out[0].distribution}, which {SWITCH} leaves out.")
+        known = self.names(kind)
+        return PluginNotFound(f"No plug-in offers the {kind} {name!r}.{nearest(name, known) or listed(known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns ' Did you mean ...?' with the nearest names, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def listed(known: Iterable[str]) -> str:
+    """Returns a sentence that lists names."""
+    known = list(known)
+    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    return f" Known: {shown}." if known else " None is installed."
+
+
+def _imported(kind: Kind, entry: Entry) -> Any:
+    from composable_energy.registry.contract import broken, check_entry
+
+    module, _, attributes = entry.value.partition(":")
+    try:
+        obj: Any = importlib.import_module(module)
+        for attribute in filter(None, attributes.split(".")):
+            obj = getattr(obj, attribute)
+    except (Exception, SystemExit) as error:  # whatever a stranger's module does, it is this plug-in's failure and no one else's
+        raise broken(entry, f"importing it raised {type(error).__name__}: {error}") from error
+    check_entry(kind, entry, obj)
+    return obj
+
+
+def _value_of(obj: Any) -> str:
+    return f"{getattr(obj, '__module__', '?')}:{getattr(obj, '__qualname__', type(obj).__qualname__)}"

@@ -1,0 +1,33 @@
+"""Entry points for a checkout that is not installed: tests find plug-ins by name as they do after `pip install -e .`."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@pytest.fixture(scope="session", autouse=True)
+def entry_points(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Puts the metadata that an installation would have on the path, if there is none."""
+    try:
+        metadata.distribution("composable-energy")
+    except metadata.PackageNotFoundError:
+        project = tomllib.loads((Path(__file__).parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        folder = tmp_path_factory.mktemp("installed")
+        info = folder / f"composable_energy-{project['version']}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n", encoding="utf-8")
+        groups = (
+            f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+            for group, entries in project["entry-points"].items()
+        )
+        (info / "entry_points.txt").write_text("\n".join(groups), encoding="utf-8")
+        sys.path.append(str(folder))
