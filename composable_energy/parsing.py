@@ -239,10 +239,10 @@ def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseErr
     names = sorted(set(names))
     near = difflib.get_close_matches(leaf.name, names, n=3, cutoff=0.6)
     head, _, last = leaf.name.rpartition("/")
-    if near:
-        advice = f"; did you mean {' or '.join(f'`{name}`' for name in near)}?"
-    elif head and last[:1].isdigit():
+    if head in names and last.isdecimal():
         advice = f"; a division has spaces around it: `{head} / {last}`."
+    elif near:
+        advice = f"; did you mean {' or '.join(f'`{name}`' for name in near)}?"
     elif reason:
         advice = f": {reason}"
     else:
@@ -451,7 +451,7 @@ def _joined(tree: Complement | Scaled | Chain, operands: list[Energy]) -> Energy
         case Complement():
             return ~operands[0]
         case Scaled():
-            return tree.weight * operands[0]
+            return operands[0] * tree.weight
         case Chain(operator="&"):
             return all_of(*operands)
         case Chain(operator="|"):

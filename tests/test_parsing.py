@@ -1,0 +1,352 @@
+"""The grammar of expressions: Python's precedence, mistakes with their place, nothing that runs."""
+
+from __future__ import annotations
+
+import ast
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import composable_energy as ce
+from composable_energy.errors import ContradictionError, ExpressionError, PluginConflictError, PluginNotFound
+from composable_energy.parsing import (
+    MAX_DEPTH,
+    MAX_LENGTH,
+    Chain,
+    Complement,
+    Name,
+    ParseError,
+    Place,
+    Scaled,
+    Tree,
+    build,
+    leaves,
+    parse,
+    parse_tree,
+    unknown_name,
+)
+
+NOWHERE = Place("", 0, 0)
+
+
+def name(text: str) -> Name:
+    return Name(text, NOWHERE)
+
+
+def toys() -> dict[str, ce.Energy]:
+    """A base, events over it that share a head, and an energy of its own."""
+    base = ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=torch.float64), 1.0), name="base")
+
+    def head(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x[:, 0], x[:, 1], x.sum(1) / 2], 1)
+
+    def smile(x: torch.Tensor) -> torch.Tensor:
+        return 3 * x[:, :1]
+
+    return {
+        "base": base,
+        "hair=red": ce.ClassifierEnergy(head, 0, base, name="hair=red"),
+        "hair=black": ce.ClassifierEnergy(head, 1, base, name="hair=black"),
+        "toys/smiling": ce.ClassifierEnergy(smile, 1, base, name="toys/smiling"),
+        "bowl": ce.as_energy(lambda x: x.square().sum(1), name="bowl"),
+        "ring_2": ce.as_energy(lambda x: (x.norm(dim=1) - 1).square(), name="ring_2"),
+    }
+
+
+TOYS = toys()
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("male", "male"),
+        ("male & ~ smiling", "male & ~smiling"),
+        ("faces/hair=dark-red|a:b/c", "faces/hair=dark-red | a:b/c"),
+        ("a | b & c >> d * 2", "a | b & c >> 2 * d"),
+        ("((a | b)) & c", "(a | b) & c"),
+        ("a & (b & (c & d))", "a & b & c & d"),
+        ("a >> b >> c", "a >> b >> c"),
+        ("a >> (b >> c)", "a >> (b >> c)"),
+        ("~(a & b)", "~(a & b)"),
+        ("~~a", "~~a"),
+        ("2 * ~a", "2 * ~a"),
+        ("~a * 2", "2 * ~a"),
+        ("a / 4", "0.25 * a"),
+        ("a/b / 4", "0.25 * a/b"),
+        ("(a)/4", "0.25 * a"),
+        ("(1 / 3) * a", "0.3333333333333333 * a"),
+        ("-2 * a", "-2 * a"),
+        ("a * - .5e1", "-5 * a"),
+        ("2 * 3 * a", "6 * a"),
+        ("2 * (3 * a)", "2 * (3 * a)"),
+        ("./saved/x.y & /tmp/z-1 & ../w", "./saved/x.y & /tmp/z-1 & ../w"),
+        ("'my model' & \"it's\"", "'my model' & \"it's\""),
+        ("'and' & a", "'and' & a"),
+        ("größe & _x1", "größe & _x1"),
+        ("\n a\t&\r\n b ", "a & b"),
+    ],
+)
+def test_reads_and_writes(text: str, written: str):
+    tree = parse_tree(text)
+    assert str(tree) == written
+    assert parse_tree(written) == tree
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "at"),
+    [
+        ("", "Expected an expression, found nothing; write one such as `male & ~smiling`.", 0),
+        ("male &", "Expected a name, a number, `~` or `(`, found the end.", 6),
+        ("male smiling", "Expected an operator, found `smiling`; join two terms by `&` or `|`, a weight and a term by `*`.", 5),
+        ("(male & (old", "Expected an operator or `)`, found the end; the `(` at character 9 is not closed.", 12),
+        ("male) & old", "Expected an operator, found `)`; no `(` is open.", 4),
+        ("male and old", "Expected an operator, found `and`; write `&`.", 5),
+        ("male || old", "Expected an operator, found `||`; write `|`.", 5),
+        ("not male", "Expected a name, a number, `~` or `(`, found `not`; write `~`.", 0),
+        ("a - b", "Expected an operator, found `-`; write `& ~` to exclude a concept; a difference of energies is made in Python.", 2),
+        ("a ** 2", "Expected an operator, found `**`; write `2 * A` for a power of the density.", 2),
+        ("hair = red", "Expected an operator, found `=`; write `hair=red` without spaces.", 5),
+        ("a.at(2)", "Expected an operator, found `.`; methods are called in Python, a name with a point is written in quotes.", 1),
+        ("a \x00 b", r"Expected an operator, found '\x00'.", 2),
+        ("2", "An expression stands for an energy, and this is a number; a number is a weight, as in `2 * smiling`.", 0),
+        ("a & 2", "`&` joins energies, and this is a number; a number is a weight, as in `2 * smiling`.", 4),
+        ("~2 * a", "`~` takes an energy, and this is a number; a number is a weight, as in `2 * smiling`.", 1),
+        ("a * b", "`*` takes a number and an energy, and these are two energies; join them by `&`.", 0),
+        ("2 / a", "`/` divides by a number, and this is an energy.", 4),
+        ("a / 0", "A temperature is not zero.", 4),
+        ("1e999 * a", "A weight is a finite number.", 0),
+        ("1e300 * 1e300 * a", "A weight is a finite number.", 0),
+        ("a / 1e-320", "A weight is a finite number.", 4),
+        ("'' & a", "A name between quotes is not empty.", 0),
+        ("'a & b", "Expected a name, a number, `~` or `(`, found `'`.", 0),
+        ("(" * 65 + "a", f"An expression is nested at most {MAX_DEPTH} deep.", 64),
+        ("~" * 65 + "a", f"An expression is nested at most {MAX_DEPTH} deep.", 64),
+        (" >> ".join("a" * 65), f"An expression is nested at most {MAX_DEPTH} deep.", 0),
+        ("a" * (MAX_LENGTH + 1), f"An expression has at most {MAX_LENGTH} characters, got {MAX_LENGTH + 1}.", MAX_LENGTH),
+    ],
+)
+def test_mistakes_say_what_and_where(text: str, message: str, at: int):
+    with pytest.raises(ParseError) as caught:
+        parse_tree(text)
+    assert str(caught.value).split("\n")[0] == message
+    assert caught.value.place.start == at
+    assert isinstance(caught.value, ExpressionError)
+
+
+def test_caret_stands_below_the_mistake_also_in_a_long_line():
+    with pytest.raises(ParseError) as caught:
+        parse_tree("male smiling")
+    assert str(caught.value).split("\n")[1:] == ["  male smiling", "       ^^^^^^^"]
+    with pytest.raises(ParseError) as caught:
+        parse_tree(" &\n".join(["one"] * 100) + " oops & " + " & ".join(["two"] * 100))
+    _, line, carets = str(caught.value).split("\n")
+    assert line.startswith("  ...") and line.endswith("...") and len(line) < 170
+    assert line[carets.index("^") : carets.rindex("^") + 1] == "oops"
+
+
+def python_tree(node: ast.AST) -> Tree | float:
+    """What Python makes of the same text, as a tree; a law of precedence needs no table of its own."""
+    match node:
+        case ast.Expression():
+            return python_tree(node.body)
+        case ast.Name():
+            return name(node.id)
+        case ast.Constant():
+            return float(node.value)  # pyright: ignore[reportArgumentType]
+        case ast.UnaryOp(op=ast.Invert()):
+            operand = python_tree(node.operand)
+            assert not isinstance(operand, float)
+            return Complement(operand, NOWHERE)
+        case ast.BinOp(op=ast.Mult() | ast.Div()):
+            left, right = python_tree(node.left), python_tree(node.right)
+            if isinstance(node.op, ast.Div):
+                assert isinstance(right, float)
+                if isinstance(left, float):
+                    return left / right
+                right = 1 / right
+            if isinstance(left, float) and isinstance(right, float):
+                return left * right
+            weight, operand = (left, right) if isinstance(left, float) else (right, left)
+            assert isinstance(weight, float) and not isinstance(operand, float)
+            return Scaled(weight, operand, NOWHERE)
+        case ast.BinOp():
+            operator = {ast.BitAnd: "&", ast.BitOr: "|", ast.RShift: ">>"}[type(node.op)]
+            terms: list[Tree] = []
+            for part in (python_tree(node.left), python_tree(node.right)):
+                assert not isinstance(part, float)
+                flat = operator != ">>" and isinstance(part, Chain) and part.operator == operator
+                terms += part.terms if flat else [part]
+            return Chain(operator, tuple(terms), NOWHERE)
+    raise AssertionError(ast.dump(node))
+
+
+WORDS = ["a", "b", "c", "2", "0.5", "3", "(", ")", "~", "&", "|", ">>", "*", "/"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(WORDS), max_size=20))
+def test_reads_what_python_reads(words: list[str]):
+    """Both refuse a text, or both make one tree of it."""
+    text = " ".join(words)
+    try:
+        expected = python_tree(ast.parse(text, mode="eval"))
+        assert not isinstance(expected, float)
+    except (SyntaxError, AssertionError):
+        with pytest.raises(ParseError):
+            parse_tree(text)
+    else:
+        assert parse_tree(text) == expected
+
+
+NAMES = st.sampled_from(sorted(TOYS))
+NUMBERS = st.floats(0.1, 3.0).map(repr) | st.sampled_from(["2", "1e-1", ".5"])
+
+
+def _spaced(children: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    space = st.sampled_from(["", " ", "  "])
+    joined = st.builds(lambda a, left, op, right, b: a + left + op + right + b, children, space, st.sampled_from("&|"), space, children)
+    implied = st.builds(lambda a, b: f"({a}) >> ({b})", children, children)
+    weighed = st.builds(lambda w, a: f"{w} * ({a})", NUMBERS, children) | st.builds(lambda w, a: f"({a}) / {w}", NUMBERS, children)
+    return joined | implied | weighed | children.map("({})".format) | children.map("~({})".format)
+
+
+EXPRESSIONS = st.recursive(NAMES, _spaced, max_leaves=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(EXPRESSIONS)
+def test_tree_and_energy_read_back_as_they_are_written(text: str):
+    tree = parse_tree(text)
+    assert parse_tree(str(tree)) == tree
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    try:
+        energy = build(tree, TOYS.__getitem__)
+    except ContradictionError:
+        return
+    torch.testing.assert_close(parse(str(energy), TOYS.__getitem__)(x), energy(x), rtol=1e-12, atol=1e-12)
+
+
+def test_builds_what_the_operators_build():
+    red, smiling, bowl = TOYS["hair=red"], TOYS["toys/smiling"], TOYS["bowl"]
+    energy = parse("hair=red & ~toys/smiling | bowl / 2 >> hair=red", TOYS.__getitem__)
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert repr(energy) == repr(red & ~smiling | bowl / 2 >> red)
+    assert torch.equal(energy(x), (red & ~smiling | bowl / 2 >> red)(x))
+
+
+def test_thousand_terms_are_built_at_once():
+    start = time.perf_counter()
+    energy = parse(" & ".join(["bowl", "ring_2"] * 500), TOYS.__getitem__)
+    assert len(energy.terms) == 1000
+    assert time.perf_counter() - start < 2
+
+
+def test_each_name_is_looked_up_once_and_only_after_the_whole_text_is_read():
+    asked: list[str] = []
+
+    def resolve(text: str) -> ce.Energy:
+        asked.append(text)
+        return TOYS[text]
+
+    parse("bowl & (ring_2 | bowl)", resolve)
+    assert asked == ["bowl", "ring_2"]
+    asked.clear()
+    with pytest.raises(ParseError):
+        parse("bowl & & ring_2", resolve)
+    assert asked == []
+
+
+def test_unknown_name_has_the_nearest_and_its_place():
+    with pytest.raises(ParseError, match=r"^Unknown name `hair=rad`; did you mean `hair=red` or `hair=black`\?\n  ~hair=rad\n   \^{8}$"):
+        parse("~hair=rad", TOYS.__getitem__, TOYS)
+    with pytest.raises(ParseError, match=r"^Unknown name `bowl/2`; a division has spaces around it: `bowl / 2`\."):
+        parse("bowl/2", TOYS.__getitem__, TOYS)
+    with pytest.raises(ParseError, match=r"^Unknown name `zzz`; there are bowl, ring\.\n"):
+        raise unknown_name(Name("zzz", Place("zzz", 0, 3)), ["ring", "bowl"])
+    with pytest.raises(ParseError, match=r"^Unknown name `zzz`\.\n"):
+        parse("zzz", TOYS.__getitem__)
+
+
+def test_errors_of_the_lookup_and_of_the_operators_get_a_place():
+    def missing(text: str) -> ce.Energy:
+        raise PluginNotFound(f"no entry offers {text}")
+
+    def clash(text: str) -> ce.Energy:
+        raise PluginConflictError("two offer it")
+
+    with pytest.raises(ParseError, match="Unknown name `a`: no entry offers a\n"):
+        parse("a", missing)
+    with pytest.raises(PluginConflictError, match=r"^two offer it\n  a & b\n  \^$"):
+        parse("a & b", clash)
+    with pytest.raises(ContradictionError, match=r"\n  bowl \| \(hair=red & ~hair=red\)\n {10}\^{20}$"):
+        parse("bowl | (hair=red & ~hair=red)", TOYS.__getitem__)
+
+
+def test_leaves_come_in_reading_order_with_places():
+    text = "c & ~(a | 2 * b) >> c"
+    assert [leaf.name for leaf in leaves(parse_tree(text))] == ["c", "a", "b", "c"]
+    assert all(text[leaf.place.start : leaf.place.end] == leaf.name for leaf in leaves(parse_tree(text)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=60))
+def test_any_text_gives_a_tree_or_a_typed_error(text: str):
+    assert_tree_or_typed_error(text)
+
+
+def test_ten_thousand_random_strings_and_a_thousand_mutants_take_seconds():
+    draw = random.Random(0)
+    alphabet = "ab/=-~~&&||>>**()()\"'.:_ 012e\t\n\x00é中\ud800"
+    random_texts = ["".join(draw.choice(alphabet) for _ in range(draw.randrange(80))) for _ in range(9_900)]
+    random_texts += ["".join(draw.choice(alphabet) for _ in range(5_000)) for _ in range(100)]
+    mutants = []
+    valid = "(male & ~smiling) | 2 * (hair=red >> faces/hat / .5e1) & './my model' | ~~(a & (b | c & ./d.e))"
+    for _ in range(1_000):
+        text = list(valid)
+        for _ in range(draw.randint(1, 4)):
+            at = draw.randrange(len(text))
+            match draw.randrange(3):
+                case 0:
+                    del text[at]
+                case 1:
+                    text.insert(at, draw.choice(alphabet))
+                case _:
+                    text[at], text[-1 - at] = text[-1 - at], text[at]
+        mutants.append("".join(text))
+    start = time.perf_counter()
+    read = [assert_tree_or_typed_error(text) for text in random_texts + mutants]
+    assert time.perf_counter() - start < 10
+    assert 100 < sum(read) < len(read) - 1_000  # both ends are met
+
+
+def assert_tree_or_typed_error(text: str) -> bool:
+    try:
+        tree = parse_tree(text)
+    except ParseError as error:
+        assert 0 <= error.place.start <= len(text)
+        return False
+    assert parse_tree(str(tree)) == tree
+    return True
+
+
+def test_deepest_expression_builds_evaluates_and_writes():
+    """What the limit allows, no later step may fail on."""
+    x = torch.zeros(2, 2, dtype=torch.float64)
+    text = "bowl"
+    for operator in [" & ring_2", " | ring_2"] * 31:
+        text = f"({text}{operator})"
+    for deepest in (text, "~" * 63 + "hair=red", "2 * (" * 63 + "bowl" + ")" * 63, " >> ".join(["bowl"] * 64)):
+        energy = parse(deepest, TOYS.__getitem__)
+        assert energy(x).shape == (2,)
+        assert str(energy) and repr(energy)
+
+
+def test_reading_a_text_imports_no_torch():
+    code = "import sys; from composable_energy.parsing import parse_tree; parse_tree('a & ~b'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
