@@ -177,7 +177,7 @@ def compare(a: End, b: End) -> int:
         return (a > b) - (a < b)
     first, second = (torch.as_tensor(end, dtype=torch.float64, device="cpu") for end in (a, b))
     if first.ndim and second.ndim and len(first) != len(second) and 1 not in (len(first), len(second)):
-        raise ShapeError(f"Interval ends for {len(first)} and for {len(second)} chains stand in one formula.")
+        raise ShapeError(f"Interval ends for {len(first)} chains and for {len(second)} stand in one formula.")
     for order, holds in ((-1, first < second), (0, first == second), (1, first > second)):
         if bool(holds.all()):
             return order

@@ -152,9 +152,9 @@ class Formula:
                     done.append(table.complement(done[node.operands[0]]))
                 else:
                     combine = table.both if node.operator == "all" else table.either
-                    root = done[node.operands[0]]
-                    for operand in node.operands[1:]:
-                        root = combine(root, done[operand])
+                    root = done[node.operands[-1]]
+                    for operand in reversed(node.operands[:-1]):  # from the last, whose variables mostly stand below
+                        root = combine(done[operand], root)
                     done.append(root)
             diagram = table.diagram(done[-1])
             if diagram.constant is False:

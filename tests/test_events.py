@@ -1,0 +1,319 @@
+"""Formulas of events: equal to enumeration, every Boolean law in value, contradictions named, sizes bounded."""
+
+import copy
+import itertools
+import math
+import pickle
+import random
+import time
+from functools import reduce
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
+from composable_energy.events import Categorical, Continuous, Formula, Interval, complement, conjoin, disjoin
+
+ENDS = (-math.inf, -0.7, 0.1, 0.6, 1.3, math.inf)
+COUNTS = (2, 2, 3, 8, 5)  # labels of each head (the first has one column), and cells of the continuous one
+LAW = settings(max_examples=200, deadline=None, derandomize=True)
+
+
+class World:
+    """Four classifiers and one continuous head, with the probability of each combination of their values."""
+
+    def __init__(self, seed: int = 0, points: int = 5) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.x = torch.randn(points, 3, generator=generator, dtype=torch.double)
+        widths = (1, 2, 3, 8, 2)
+        self.networks = [nn.Linear(3, width).double() for width in widths]
+        for network in self.networks:
+            network.weight.data = torch.randn(network.weight.shape, generator=generator, dtype=torch.double) * 2
+        self.networks[-1].weight.data *= 0.2
+        self.variables = [*(Categorical(network) for network in self.networks[:-1]), Continuous(self.networks[-1])]
+        with torch.no_grad():
+            odds, *logits, gaussian = (network(self.x) for network in self.networks)
+        mean, width = gaussian[:, :1], gaussian[:, 1:].clamp(-5, 1).exp()
+        below = 0.5 * torch.erfc((mean - torch.tensor(ENDS, dtype=torch.double)) / width / math.sqrt(2))
+        self.tables = [torch.cat([1 - odds.sigmoid(), odds.sigmoid()], 1), *(raw.softmax(1) for raw in logits), below.diff(dim=1)]
+
+    def atom(self, head: int, values: frozenset[int]) -> Formula:
+        if head < 4:
+            return Formula.atom(self.variables[head], values, f"h{head}{sorted(values)}")
+        return disjoin([Formula.atom(self.variables[4], Interval(ENDS[i], ENDS[i + 1]), f"cell{i}") for i in sorted(values)])
+
+    def probability(self, tree) -> torch.Tensor:
+        bits = truth(tree)
+        chosen = [values for i, values in enumerate(COMBINATIONS) if bits >> i & 1]
+        return (
+            torch.stack([table[:, list(column)] for table, column in zip(self.tables, zip(*chosen, strict=True), strict=True)])
+            .prod(0)
+            .sum(1)
+        )
+
+    def build(self, tree) -> Formula:
+        if tree[0] == "atom":
+            return self.atom(*tree[1:])
+        parts = [self.build(part) for part in tree[1:]]
+        return complement(parts[0]) if tree[0] == "not" else (conjoin if tree[0] == "and" else disjoin)(parts)
+
+
+COMBINATIONS = list(itertools.product(*map(range, COUNTS)))
+BITS = {(head, v): sum(1 << i for i, c in enumerate(COMBINATIONS) if c[head] == v) for head, n in enumerate(COUNTS) for v in range(n)}
+ALL = (1 << len(COMBINATIONS)) - 1
+
+
+def truth(tree) -> int:
+    """The truth table of a tree: one bit for each combination of values."""
+    if tree[0] == "atom":
+        return sum(BITS[tree[1], value] for value in tree[2])
+    if tree[0] == "not":
+        return ALL ^ truth(tree[1])
+    return reduce(int.__and__ if tree[0] == "and" else int.__or__, map(truth, tree[1:]))
+
+
+def possible(tree) -> bool:
+    return truth(tree) != 0
+
+
+def random_tree(rng: random.Random, depth: int):
+    """A tree no part of which is impossible: such a part is checked to raise elsewhere, and drawn again here."""
+    while True:
+        if depth == 0 or rng.random() < 0.12:
+            head = rng.randrange(len(COUNTS))
+            return ("atom", head, frozenset(rng.sample(range(COUNTS[head]), rng.randint(1, COUNTS[head] - 1))))
+        kind = rng.choice(["not", "and", "and", "or", "or"])
+        tree = (kind, *(random_tree(rng, depth - 1) for _ in range(1 if kind == "not" else 2)))
+        if possible(tree):
+            return tree
+
+
+trees = st.integers(0, 10**9).map(lambda seed: random_tree(random.Random(seed), 3))
+WORLD = World()
+
+
+def value(formula: Formula) -> torch.Tensor:
+    return formula.energy(WORLD.x)
+
+
+def same(left: Formula, right: Formula) -> None:
+    torch.testing.assert_close(value(left), value(right), rtol=1e-12, atol=1e-12)
+
+
+def test_random_formulas_equal_enumeration():
+    rng, sizes = random.Random(1), []
+    for _ in range(300):
+        tree = random_tree(rng, 4)
+        formula = WORLD.build(tree)
+        torch.testing.assert_close(value(formula), -WORLD.probability(tree).log(), rtol=1e-12, atol=1e-12)
+        sizes.append(len(formula._compile(tuple([None] * len(formula.variables)))[1].nodes))
+    assert max(sizes) <= 40
+
+
+def test_an_impossible_part_raises_when_it_is_built():
+    rng, raised = random.Random(2), 0
+    for _ in range(300):
+        tree = ("and", *(random_tree(rng, 1) for _ in range(3)))
+        if possible(tree):
+            WORLD.build(tree)
+            continue
+        raised += 1
+        with pytest.raises(ContradictionError, match=r"No point fulfils .*h\d|cell\d"):
+            value(WORLD.build(tree))  # at the call if it takes the number of labels to see it
+    assert raised > 10
+
+
+@LAW
+@given(trees, trees, trees)
+def test_lattice_laws(a, b, c):
+    A, B, C = map(WORLD.build, (a, b, c))
+    same(disjoin([A, B]), disjoin([B, A]))
+    same(disjoin([A, disjoin([B, C])]), disjoin([disjoin([A, B]), C]))
+    same(disjoin([A, A]), A)
+    same(conjoin([A, A]), A)
+    same(conjoin([A, disjoin([A, B])]), A)
+    if possible(("and", a, b)):
+        same(conjoin([A, B]), conjoin([B, A]))
+        same(disjoin([A, conjoin([A, B])]), A)
+        if possible(("and", a, b, c)):
+            same(conjoin([A, conjoin([B, C])]), conjoin([conjoin([A, B]), C]))
+        if possible(("and", a, c)):
+            same(conjoin([A, disjoin([B, C])]), disjoin([conjoin([A, B]), conjoin([A, C])]))
+
+
+@LAW
+@given(trees, trees)
+def test_laws_of_the_complement(a, b):
+    A, B = WORLD.build(a), WORLD.build(b)
+    if not possible(("not", a)):
+        return  # certain: its complement raises, as tested above
+    not_a = complement(A)
+    same(complement(not_a), A)
+    assert torch.equal(value(disjoin([A, not_a])), torch.zeros(5).double())
+    with pytest.raises(ContradictionError):
+        value(conjoin([A, not_a]))
+    torch.testing.assert_close(value(A).neg().exp() + value(not_a).neg().exp(), torch.ones(5).double(), rtol=1e-12, atol=0)
+    if possible(("not", b)):
+        not_b = complement(B)
+        if possible(("and", a, b)):
+            same(complement(conjoin([A, B])), disjoin([not_a, not_b]))
+        if possible(("and", ("not", a), ("not", b))):
+            same(complement(disjoin([A, B])), conjoin([not_a, not_b]))
+        if possible(("and", a, ("not", b))) and possible(("and", ("not", a), b)):
+            either = disjoin([conjoin([A, not_b]), conjoin([not_a, B])])
+            torch.testing.assert_close(value(either), -WORLD.probability(("or", ("and", a, ("not", b)), ("and", ("not", a), b))).log())
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(trees)
+def test_copies_and_pickles_keep_values_to_the_bit(tree):
+    formula = WORLD.build(tree)
+    expected = value(formula)
+    for again in (copy.deepcopy(formula), pickle.loads(pickle.dumps(formula))):
+        assert torch.equal(value(again), expected)
+        joined = conjoin([again, disjoin([again, again])])  # and copies still know that their variables are the same
+        assert len(joined.variables) == len(formula.variables)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(trees)
+def test_gradients_equal_finite_differences(tree):
+    formula = WORLD.build(tree)
+    assert torch.autograd.gradcheck(lambda x: formula.energy(x), WORLD.x.clone().requires_grad_(), eps=1e-6, atol=1e-6, rtol=1e-6)
+
+
+def test_seven_of_eight_labels_excluded_is_the_eighth():
+    labels = [WORLD.atom(3, frozenset({label})) for label in range(8)]
+    assert torch.equal(value(conjoin([complement(label) for label in labels[:7]])), value(labels[7]))
+
+
+def test_a_certain_formula_has_zero_energy_and_gradient_for_any_points():
+    certain = disjoin([WORLD.atom(0, frozenset({1})), complement(WORLD.atom(0, frozenset({1})))])
+    for points in (torch.full((3, 2, 2), 1e38), torch.tensor([[math.nan], [math.inf]]), torch.zeros(0, 3), torch.zeros(4)):
+        x = points.requires_grad_()
+        energy = certain.energy(x)
+        assert torch.equal(energy, torch.zeros(len(x)))
+        assert torch.equal(torch.autograd.grad(energy.sum(), x)[0], torch.zeros_like(x))
+
+
+def test_labels_that_are_all_there_are():
+    zero, one = (WORLD.atom(1, frozenset({label})) for label in (0, 1))
+    neither = conjoin([complement(zero), complement(one)])  # there might be a third
+    with pytest.raises(ContradictionError):
+        value(neither)
+    assert torch.equal(value(disjoin([zero, one])), torch.zeros(5).double())
+    known = Categorical(WORLD.networks[1], labels=2)
+    with pytest.raises(ContradictionError):
+        conjoin([complement(Formula.atom(known, {label})) for label in (0, 1)])
+    with pytest.raises(ContradictionError):
+        conjoin([complement(zero), complement(Formula.atom(known, {1}))])  # one variable: what one knows, both know
+    with pytest.raises(OptionError, match="Label 5 was asked for, but there are 2 labels"):
+        Formula.atom(known, {5})
+    with pytest.raises(OptionError, match="there are 2 labels"):
+        value(WORLD.atom(1, frozenset({5})))
+    with pytest.raises(ExpressionError, match="with 2 and with 3 labels"):
+        conjoin([Formula.atom(known, {0}), Formula.atom(Categorical(WORLD.networks[1], labels=3), {0})])
+    with pytest.raises(ShapeError, match="logits of 2 labels; expected 3"):
+        value(Formula.atom(Categorical(WORLD.networks[1], labels=3), {0}))
+
+
+def test_intervals_that_do_not_meet_exclude_each_other():
+    left, right = (Formula.atom(WORLD.variables[4], Interval(low, low + 1.0)) for low in (0.0, 1.0))
+    with pytest.raises(ContradictionError):
+        conjoin([left, right])
+    whole = Formula.atom(WORLD.variables[4], Interval(0.0, 2.0))
+    same(disjoin([left, right]), whole)
+
+
+def test_ends_for_each_chain_need_one_order():
+    def interval(*ends):
+        return Formula.atom(WORLD.variables[4], Interval(*map(torch.tensor, ends)))
+
+    first, second = interval([0.0, 0.1], [1.0, 1.1]), interval([0.5, 0.2], [2.0, 2.0])
+    assert len(conjoin([first, second]).nodes) == 3
+    with pytest.raises(ExpressionError, match="below another in 1 chains of 2"):
+        conjoin([first, interval([-0.5, 0.2], [2.0, 2.0])])
+    with pytest.raises(ShapeError, match="chains and for"):
+        conjoin([first, interval([0.5, 0.2, 0.1], [2.0, 2.0, 2.0])])
+    with pytest.raises(ContradictionError):
+        conjoin([first, complement(interval([0.0, 0.1], [1.0, 1.1]))])  # equal numbers in other tensors
+
+
+def heads(count: int) -> list[Formula]:
+    return [Formula.atom(Categorical(nn.Linear(3, 1).double()), {1}, f"a{i}") for i in range(count)]
+
+
+def chain(a):
+    return conjoin([*a[:15], disjoin(a[15:])])
+
+
+def parity(a):
+    odd = a[0]
+    for b in a[1:]:
+        odd = disjoin([conjoin([odd, complement(b)]), conjoin([complement(odd), b])])
+    return odd
+
+
+def pairs(a):
+    return disjoin([conjoin([a[i], a[i + 15]]) for i in range(15)])
+
+
+def one_by_one(a):
+    chained = a[0]
+    for i, b in enumerate(a[1:]):
+        chained = (conjoin if i % 2 else disjoin)([chained, b])
+    return chained
+
+
+@pytest.mark.parametrize("make", [chain, one_by_one, parity, pairs])
+def test_thirty_heads_compile_within_a_second(make):
+    a = heads(30)
+    make(a)  # the first call also warms imports up
+    start = time.process_time()
+    formula = make(a)
+    assert time.process_time() - start < 1
+    start = time.process_time()
+    assert formula.energy(torch.randn(64, 3, dtype=torch.double)).isfinite().all()
+    assert time.process_time() - start < 0.5
+
+
+def test_a_formula_in_a_bad_order_is_refused_with_its_size():
+    a = heads(40)
+    start = time.process_time()
+    with pytest.raises(ExpressionError, match="more than 50000 nodes"):
+        conjoin([disjoin(a), disjoin([conjoin([a[i], a[i + 20]]) for i in range(20)])])
+    assert time.process_time() - start < 1
+
+
+def test_parity_of_thirty_fair_heads_is_a_half():
+    networks = [nn.Linear(3, 1).double() for _ in range(30)]
+    for network in networks:
+        nn.init.zeros_(network.weight), nn.init.zeros_(network.bias)
+    odd = parity([Formula.atom(Categorical(network), {1}) for network in networks])
+    torch.testing.assert_close(value(odd), torch.full((5,), math.log(2)).double())
+
+
+def test_long_chains_need_no_recursion():
+    formula = heads(1)[0]
+    parts = heads(1200)
+    formula = conjoin([*parts[:600], disjoin(parts[600:])])
+    again = pickle.loads(pickle.dumps(copy.deepcopy(formula)))
+    assert torch.equal(value(again), value(formula))
+    assert len(str(formula)) < 250
+
+
+def test_what_bases_differ_makes_no_formula():
+    import composable_energy as ce
+
+    one, other = (ce.as_energy(lambda x: x.square().sum(1), name=name) for name in ("one", "other"))
+    network = WORLD.networks[2]
+    left, right = (Formula.atom(Categorical(network, base), {0}, "event") for base in (one, other))
+    assert left.same_base(left) and not left.same_base(right)
+    assert left.base is one
+    with pytest.raises(ExpressionError, match="relative to one and event to other"):
+        conjoin([left, right])
+    with pytest.raises(ExpressionError, match="at least one"):
+        disjoin([])
