@@ -1,0 +1,173 @@
+"""What is asked for: shapes, latent spaces, dtypes and devices, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import index
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.conditions import CHAINS
+from composable_energy.energy import Energy
+from composable_energy.errors import DeviceError, DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
+from composable_energy.sampling.sampler import Sampler
+
+__all__ = ["Asked", "ask", "check_density", "count", "decode"]
+
+_DECODED_AT_ONCE = 128
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How many points, of which shape, where.
+
+    Args:
+        n: How many are returned.
+        event: The shape of one point of the energy.
+        shape: The shape of what is returned.
+        decoder: What decodes the points at the end, if anything.
+        dtype: Of the points.
+        device: Of the points.
+    """
+
+    n: int
+    event: torch.Size
+    shape: tuple[int, ...]
+    decoder: nn.Module | None
+    dtype: torch.dtype
+    device: torch.device
+
+
+def count(name: str, value: Any, least: int = 1) -> int:
+    """Returns a whole number; raises if it is none or below the least."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = index(value)
+    except TypeError:
+        raise OptionError(f"{name} must be a whole number, got {value!r}.") from None
+    if number < least:
+        raise OptionError(f"{name} must be at least {least}, got {number}.")
+    return number
+
+
+def ask(
+    energy: Energy,
+    shape: int | Sequence[int],
+    latents: bool,
+    init: Tensor | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> Asked:
+    """Checks what is asked for against what the energy and the start say.
+
+    Raises:
+        ShapeError: The shape is not positive, unknown, or not that of the energy.
+        DtypeError, DeviceError: The start is no floating tensor, or not what `dtype` and `device` say.
+    """
+    sizes = _sizes(shape)
+    if init is not None:
+        _check_start(init, dtype, device)
+        dtype, device = init.dtype, init.device
+    dtype, place = dtype or _dtype_of(energy), torch.device(device) if device is not None else _device_of(energy)
+    if not dtype.is_floating_point:
+        raise DtypeError(f"Points are of a floating dtype, got {dtype}.")
+    decoder = None if latents else energy.decoder
+    known = energy.event_shape
+    if known is None and init is not None and (isinstance(shape, int) or decoder is not None):
+        known = init.shape[1:]
+    if decoder is None:
+        if known is None and len(sizes) == 1 and isinstance(shape, int):
+            raise ShapeError(f"{energy} does not say the shape of its points: ask for (n, *shape), got {sizes[0]}.")
+        event = known if known is not None and isinstance(shape, int) else torch.Size(sizes[1:])
+        if known is not None and event != known:
+            raise ShapeError(f"{energy} has points of shape {tuple(known)}: ask for {(sizes[0], *known)} or {sizes[0]}, got {sizes}.")
+        asked = (sizes[0], *event)
+    else:
+        if known is None:
+            raise ShapeError(f"{energy} does not say the shape of its latent points; set its `event_shape`, or give `init`.")
+        event, seen = known, _decoded_shape(decoder, known, dtype, place)
+        if not isinstance(shape, int) and tuple(sizes[1:]) != tuple(seen):
+            raise ShapeError(
+                f"{type(decoder).__name__} decodes to points of shape {tuple(seen)}: ask for {(sizes[0], *seen)} or {sizes[0]}, got {sizes}; "
+                "latents=True returns the points before they are decoded."
+            )
+        asked = (sizes[0], *seen)
+    if init is not None and init.shape != (sizes[0], *event):
+        raise ShapeError(f"init must have the shape {(sizes[0], *event)} of the points, got {tuple(init.shape)}.")
+    return Asked(sizes[0], event, asked, decoder, dtype, place)
+
+
+def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> None:
+    """Raises if an energy has no value, or no density.
+
+    Raises:
+        ExpressionError: A condition is not bound.
+        UngroundedError: The energy has no lower bound, as far as structure tells.
+    """
+    missing = energy.required_conditions - sampler.binds - {CHAINS}
+    if missing:
+        ways = [f"`.at({name})` or the annealed sampler" if name == "sigma" else f"`.given({name}=...)`" for name in sorted(missing)]
+        raise ExpressionError(f"{energy} depends on {', '.join(sorted(missing))}, which is not bound: bind with {' and '.join(ways)}.")
+    if not (energy.grounded or allow_improper):
+        culprit = _ungrounded(energy)
+        whole = f"{energy} has no lower bound" + ("" if culprit is energy else f", because nothing grounds {culprit}")
+        raise UngroundedError(
+            f"{whole}: its chains would run away. Join it with `&` to a grounded energy, such as a base that all points obey; or make it "
+            "relative to a base by `relative_to`, so that `~` is bounded (`negate(..., mode='complement')` or `'contrast'`); or insist "
+            "with allow_improper=True."
+        )
+
+
+def decode(decoder: nn.Module, points: Tensor) -> Tensor:
+    """Returns decoded points, some at a time, without a graph."""
+    with torch.no_grad():
+        return torch.cat([decoder(some) for some in points.split(_DECODED_AT_ONCE)]).detach()
+
+
+def _sizes(shape: int | Sequence[int]) -> tuple[int, ...]:
+    try:
+        sizes = (index(shape),) if not isinstance(shape, Sequence) else tuple(index(size) for size in shape)
+    except TypeError:
+        raise ShapeError(f"shape is a number of points or (n, *shape), got {shape!r}.") from None
+    if isinstance(shape, bool) or not sizes or any(size < 1 for size in sizes):
+        raise ShapeError(f"shape is a positive number of points or (n, *shape), all positive, got {shape!r}.")
+    return sizes
+
+
+def _check_start(init: object, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
+    if not isinstance(init, Tensor) or not init.is_floating_point():
+        got = f"{init.dtype}" if isinstance(init, Tensor) else type(init).__name__
+        raise DtypeError(f"init must be a floating tensor, got {got}.")
+    if dtype is not None and dtype != init.dtype:
+        raise DtypeError(f"init is {init.dtype}, asked for {dtype}; convert it with `.to(...)`.")
+    if device is not None and torch.device(device).type != init.device.type:
+        raise DeviceError(f"init is on {init.device}, asked for {device}; move it with `.to(...)`.")
+
+
+def _tensors(energy: Energy) -> list[Tensor]:
+    return [*energy.parameters(), *energy.buffers()]
+
+
+def _dtype_of(energy: Energy) -> torch.dtype:
+    return next((tensor.dtype for tensor in _tensors(energy) if tensor.is_floating_point()), torch.get_default_dtype())
+
+
+def _device_of(energy: Energy) -> torch.device:
+    return next((tensor.device for tensor in _tensors(energy)), torch.get_default_device())
+
+
+def _decoded_shape(decoder: nn.Module, event: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Size:
+    known = getattr(decoder, "event_shape", None)
+    if known is not None:
+        return torch.Size(known)
+    return decode(decoder, torch.zeros((1, *event), dtype=dtype, device=device)).shape[1:]
+
+
+def _ungrounded(energy: Energy) -> Energy:
+    """The deepest term that a chain of ungrounded terms leads to."""
+    term = next((term for term in energy.terms if not term.grounded), None)
+    return energy if term is None else _ungrounded(term)

@@ -1,0 +1,319 @@
+"""The chains of a call: advanced in chunks, and what becomes of those that diverge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from composable_energy.conditions import CHAINS
+from composable_energy.energy import Energy
+from composable_energy.noise import Noise
+from composable_energy.sampling.sampler import Info, Sampler, State
+from composable_energy.sampling.states import all_finite, finite_rows, join, take
+from composable_energy.sampling.trace import Frozen
+
+__all__ = ["Chains", "Diverged", "Policy", "on_rows"]
+
+Policy = Literal["raise", "drop", "restart", "keep"]
+Ids = tuple[int, ...] | range
+_ATTEMPTS = 8
+
+
+class Diverged(Exception):  # noqa: N818  (the driver turns it into the public error, which carries what was drawn)
+    """Chains diverged, and the policy does not go on."""
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(reason)
+        self.step = step
+        self.reason = reason
+
+
+class _Rows(Energy):
+    """An energy evaluated for some of the chains, so that each gets its own row of the bound conditions."""
+
+    def __init__(self, energy: Energy, rows: slice | Tensor) -> None:
+        super().__init__()
+        self.energy = energy
+        self.rows = rows
+        self.event_shape = energy.event_shape
+
+    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self.energy(x, **{CHAINS: self.rows, **conditions})
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self.energy.evidence(x, **{CHAINS: self.rows, **conditions})
+
+    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self.forward_evidence(x, **conditions)
+
+    @property
+    def terms(self) -> tuple[Energy, ...]:
+        return (self.energy,)
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        return self.energy.conditions - {CHAINS}
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        return self.energy.required_conditions - {CHAINS}
+
+    def __str__(self) -> str:
+        return str(self.energy)
+
+
+def on_rows(energy: Energy, rows: Sequence[int], n: int) -> Energy:
+    """Returns an energy that gets points of some rows out of `n`, which have conditions of their own."""
+    if CHAINS not in energy.conditions or rows == range(n):
+        return energy
+    contiguous = isinstance(rows, range) and rows.step == 1
+    return _Rows(energy, slice(rows.start, rows.stop) if contiguous else torch.tensor(list(rows)))
+
+
+@dataclass
+class _Chunk:
+    """Some of the chains: their ids from 0, how often they were started again, and where they are."""
+
+    ids: Ids
+    attempt: int
+    energy: Energy
+    noise: Noise
+    state: State
+
+
+@dataclass
+class Chains:
+    """All chains of a call.
+
+    Args:
+        energy: The energy.
+        sampler: The sampler.
+        noise: The noise of all chains at the start.
+        like: Zeros with the shape of one point.
+        total: How many chains there are.
+        per_row: How many chains share a row of the bound conditions.
+        policy: What becomes of a chain that diverges.
+        size: How many chains are advanced together.
+        init: The points to start at, one for each row of conditions; None lets the sampler choose.
+    """
+
+    energy: Energy
+    sampler: Sampler
+    noise: Noise
+    like: Tensor
+    total: int
+    per_row: int
+    policy: Policy
+    size: int
+    init: Tensor | None = None
+    step: int = 0
+    chunks: list[_Chunk] = field(default_factory=list)
+    frozen: list[Frozen] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.diverged_at = torch.full((self.total,), -1, dtype=torch.int64)
+        self.restarts = torch.zeros(self.total, dtype=torch.int64)
+
+    # Going ----------------------------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Starts all chains.
+
+        Raises:
+            Diverged: Energies at the start are not finite, for all chains or under a policy that raises.
+        """
+        for first in range(0, self.total, self.size):
+            self.chunks.append(self._start(range(first, min(first + self.size, self.total)), attempt=0))
+        if all(all_finite(chunk.state) for chunk in self.chunks):
+            return
+        good = torch.cat([finite_rows(chunk.state) for chunk in self.chunks]).cpu()
+        if self.policy == "raise" or not good.any():
+            self.diverged_at[~good] = 0
+            raise Diverged(0, "at the start")
+        self._settle([self._take_out(chunk, chunk.state) for chunk in self.chunks])
+
+    def resume(self, states: Sequence[tuple[tuple[int, ...], int, State]]) -> None:
+        """Takes up chains where a trace left them."""
+        for ids, attempt, state in states:
+            for rows in torch.arange(len(ids)).split(self.size):
+                some = [ids[row] for row in rows.tolist()]
+                self.chunks.append(self._chunk(_compact(some), attempt, take(state, rows.to(state.x.device))))
+
+    def advance(self) -> Info:
+        """Takes one step with all chains, and returns what happened.
+
+        Raises:
+            Diverged: Chains diverged, and the policy raises or no chain is left.
+        """
+        self.step += 1
+        infos: list[tuple[Ids, Info]] = []
+        lost: list[_Chunk | None] = []
+        for chunk in self.chunks:
+            before, ids = chunk.state, chunk.ids
+            chunk.state, info = self.sampler.step(chunk.energy, before, chunk.noise.at(self.step))
+            infos.append((ids, info))
+            lost.append(self._take_out(chunk, before))
+        if any(lost):
+            self._settle(lost)
+        return self._told(infos)
+
+    # Reading --------------------------------------------------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """Returns the state of all chains that go on, in the order of their ids."""
+        if len(self.chunks) == 1:
+            return self.chunks[0].state
+        ids = torch.tensor([i for chunk in self.chunks for i in chunk.ids])
+        sorted_already = bool((ids.diff() > 0).all())
+        return join([chunk.state for chunk in self.chunks], None if sorted_already else ids.argsort().to(self.like.device))
+
+    def spread(self, of: Callable[[State], Tensor], fill: float = float("nan")) -> Tensor:
+        """Returns a tensor of all chains, with shape $(m, *)$: dropped ones hold a filling, kept ones what they had."""
+        parts = [(chunk.ids, of(chunk.state)) for chunk in self.chunks]
+        if self.policy != "drop":
+            parts += [(some.chains, of(some.state)) for some in self.frozen]
+        return self._spread(parts, fill)
+
+    def finished(self) -> tuple[Tensor, Tensor]:
+        """Returns the points that were drawn, with shape $(m, *)$, and which chains have one."""
+        parts = [(chunk.ids, chunk.state, chunk.energy, chunk.noise) for chunk in self.chunks]
+        for some in self.frozen:
+            parts.append((some.chains, some.state, self._energy(some.chains), self.noise.for_chains(self._global(some.chains))))
+        done = [
+            (ids, self.sampler.finish(energy, state, noise.at(self.step + 1)) if self.step else state.x) for ids, state, energy, noise in parts
+        ]
+        here = torch.ones(self.total, dtype=torch.bool)
+        if self.policy == "drop":
+            here[[i for some in self.frozen for i in some.chains]] = False
+        return self._spread(done, 0.0), here
+
+    def evidence(self, points: Tensor) -> Tensor:
+        """Returns the evidence of all chains at points with shape $(m, *)$."""
+        conditions = self.sampler.final_conditions(self.energy)
+        parts = []
+        for start in range(0, self.total, self.size):
+            ids = range(start, min(start + self.size, self.total))
+            some = points[ids.start : ids.stop]
+            rows = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
+            parts.append(self._energy(ids).evidence(some, **rows))
+        return torch.cat(parts)
+
+    def saved(self) -> list[tuple[tuple[int, ...], int, State]]:
+        """Returns what `resume` takes."""
+        groups: dict[int, list[_Chunk]] = {}
+        for chunk in self.chunks:
+            groups.setdefault(chunk.attempt, []).append(chunk)
+        return [
+            (tuple(i for chunk in group for i in chunk.ids), attempt, join([chunk.state for chunk in group]))
+            for attempt, group in groups.items()
+        ]
+
+    # Inside ---------------------------------------------------------------------------------------------------------------------------
+
+    def _start(self, ids: Ids, attempt: int) -> _Chunk:
+        noise = self._noise(ids, attempt)
+        like = self.like.expand(len(ids), *self.like.shape).contiguous()
+        if self.init is None:
+            x = self.sampler.start(like, noise.child("start"))
+        else:
+            x = self.init[[i // self.per_row for i in ids]]
+        energy = self._energy(ids)
+        return _Chunk(ids, attempt, energy, noise, self.sampler.init(energy, x, noise))
+
+    def _chunk(self, ids: Ids, attempt: int, state: State) -> _Chunk:
+        return _Chunk(ids, attempt, self._energy(ids), self._noise(ids, attempt), state)
+
+    def _energy(self, ids: Sequence[int]) -> Energy:
+        if self.per_row == 1:
+            return on_rows(self.energy, ids, self.total)
+        return on_rows(self.energy, [i // self.per_row for i in ids], self.total // self.per_row)
+
+    def _noise(self, ids: Sequence[int], attempt: int) -> Noise:
+        noise = self.noise.child(f"restart {attempt}") if attempt else self.noise
+        return noise.for_chains(self._global(ids))
+
+    def _global(self, ids: Sequence[int]) -> Ids:
+        first = self.noise.chains[0]
+        return range(ids.start + first, ids.stop + first) if isinstance(ids, range) else tuple(i + first for i in ids)
+
+    def _take_out(self, chunk: _Chunk, before: State) -> _Chunk | None:
+        """Takes the chains that diverged out of a chunk, and returns them at their last finite points; None if there are none."""
+        if all_finite(chunk.state):
+            return None
+        good = finite_rows(chunk.state)
+        fine = good.tolist()
+        stopped = tuple(i for i, ok in zip(chunk.ids, fine, strict=True) if not ok)
+        at = self.diverged_at[list(stopped)]
+        self.diverged_at[list(stopped)] = torch.where(at < 0, self.step, at)
+        lost = _Chunk(stopped, chunk.attempt, chunk.energy, chunk.noise, take(before, ~good))
+        chunk.ids, chunk.state = _compact([i for i, ok in zip(chunk.ids, fine, strict=True) if ok]), take(chunk.state, good)
+        if chunk.ids:
+            chunk.energy, chunk.noise = self._energy(chunk.ids), self._noise(chunk.ids, chunk.attempt)
+        return lost
+
+    def _settle(self, taken: Sequence[_Chunk | None]) -> None:
+        """Does with chains that diverged what the policy says."""
+        lost = [chunk for chunk in taken if chunk is not None]
+        self.chunks = [chunk for chunk in self.chunks if chunk.ids]
+        if self.policy == "restart":
+            for chunk in lost:
+                self._restart(chunk)
+            return
+        self.frozen += [Frozen(tuple(chunk.ids), chunk.state) for chunk in lost]
+        if self.policy == "raise":
+            raise Diverged(self.step, f"after {self.step} steps")
+        if self.policy == "drop" and not self.chunks:
+            raise Diverged(self.step, f"after {self.step} steps, with no chain left")
+
+    def _restart(self, lost: _Chunk) -> None:
+        """Starts chains again with other noise, and brings them to where the others are; chains that fail again, once more."""
+        attempt = lost.attempt + 1
+        if attempt > _ATTEMPTS:
+            self.frozen.append(Frozen(tuple(lost.ids), lost.state))
+            raise Diverged(self.step, f"after {self.step} steps, and {_ATTEMPTS} restarts did not help")
+        self.restarts[list(lost.ids)] = attempt
+        chunk = self._start(lost.ids, attempt)
+        before = chunk.state
+        for step in range(self.step + 1):
+            if step:
+                before = chunk.state
+                chunk.state, _ = self.sampler.step(chunk.energy, before, chunk.noise.at(step))
+            again = self._take_out(chunk, before)
+            if again is not None:
+                self._restart(again)
+            if not chunk.ids:
+                return
+        self._add(chunk)
+
+    def _add(self, chunk: _Chunk) -> None:
+        for other in self.chunks:
+            if other.attempt == chunk.attempt and len(other.ids) + len(chunk.ids) <= self.size:
+                ids = _compact([*other.ids, *chunk.ids])
+                self.chunks[self.chunks.index(other)] = self._chunk(ids, chunk.attempt, join([other.state, chunk.state]))
+                return
+        self.chunks.append(chunk)
+
+    def _spread(self, parts: Sequence[tuple[Sequence[int], Tensor]], fill: float) -> Tensor:
+        if len(parts) == 1 and len(parts[0][0]) == self.total:
+            return parts[0][1]
+        out = parts[0][1].new_full((self.total, *parts[0][1].shape[1:]), fill)
+        for ids, values in parts:
+            out[slice(ids.start, ids.stop) if isinstance(ids, range) else list(ids)] = values
+        return out
+
+    def _told(self, infos: list[tuple[Ids, Info]]) -> Info:
+        if len(infos) == 1:
+            return infos[0][1]
+        rates = [(ids, info.acceptance) for ids, info in infos if info.acceptance is not None]
+        return Info(self._spread(rates, float("nan")) if rates else None, infos[0][1].scalars)
+
+
+def _compact(ids: list[int]) -> Ids:
+    """Consecutive ids as a range."""
+    if ids and ids == list(range(ids[0], ids[-1] + 1)):
+        return range(ids[0], ids[-1] + 1)
+    return tuple(ids)

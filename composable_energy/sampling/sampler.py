@@ -1,0 +1,159 @@
+r"""What a sampler is: `init` and `step`, and for some a start, a tuning and a finish of their own.
+
+An author writes a frozen dataclass whose fields are the options:
+
+    @dataclass(frozen=True)
+    class Walk(Sampler):
+        scale: float = 0.1
+
+        def init(self, energy, x, noise):
+            return State(x, *energy_and_gradient(energy, x))
+
+        def step(self, energy, state, noise):
+            x = state.x + self.scale * noise.normal(state.x)
+            return State(x, *energy_and_gradient(energy, x)), Info()
+
+The driver calls it under `torch.no_grad()` with frozen parameters, for some of the chains at a time, and looks after everything else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from composable_energy.conditions import rows_for
+from composable_energy.energy import Energy
+from composable_energy.errors import ExpressionError
+from composable_energy.noise import Noise
+
+__all__ = ["Info", "Sampler", "State", "energy_and_gradient"]
+
+
+@dataclass(frozen=True)
+class State:
+    """What the next step needs, and a checkpoint keeps. A sampler that needs more adds fields.
+
+    Tensors whose first axis is the number of chains have one row for each; anything else is shared by all.
+
+    Args:
+        x: The points, with shape $(B, *)$.
+        energy: Their energies, with shape $(B,)$.
+        grad: The gradients there, with shape $(B, *)$.
+    """
+
+    x: Tensor
+    energy: Tensor
+    grad: Tensor
+
+
+@dataclass(frozen=True)
+class Info:
+    """What people want to know of a step.
+
+    Args:
+        acceptance: The probability with which each proposal was accepted, with shape $(B,)$; None where nothing is ever rejected.
+        scalars: Anything else, such as the noise level.
+    """
+
+    acceptance: Tensor | None = None
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+
+class Sampler(ABC):
+    """Abstract sampler. A subclass writes `init` and `step`, and is a frozen dataclass of its options.
+
+    Attributes:
+        default_steps: How many steps are taken when nobody says.
+        total_steps: After how many there is nothing left to do; None for a chain that may go on for ever.
+        binds: Conditions of an energy that the sampler binds itself, such as `sigma`.
+        refused: Options that people may look for, with the reason why there are none.
+    """
+
+    default_steps: ClassVar[int] = 1000
+    binds: ClassVar[frozenset[str]] = frozenset()
+    refused: ClassVar[Mapping[str, str]] = {}
+
+    @abstractmethod
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
+        """Returns the state at the start.
+
+        Args:
+            energy: The energy.
+            x: The points at the start, with shape $(B, *)$; the sampler may keep them.
+            noise: The noise of these chains at step 0.
+        """
+
+    @abstractmethod
+    def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        """Returns the next state, and what happened.
+
+        A point of infinite energy has density 0, and rejecting it is right. An energy that is not a number must not be hidden by a
+        rejection: return it in the state, and the driver freezes the chain at its last finite point and reports it.
+
+        Args:
+            energy: The energy.
+            state: The state that `init` or the last `step` returned; it is not changed in place.
+            noise: The noise of these chains at this step; `noise.step` counts from 1.
+        """
+
+    @property
+    def total_steps(self) -> int | None:
+        return None
+
+    def start(self, like: Tensor, noise: Noise) -> Tensor:
+        """Returns the points to start at; standard normal ones unless a sampler knows better.
+
+        Args:
+            like: Zeros with shape $(B, *)$.
+            noise: The noise of the start.
+        """
+        return noise.normal(like)
+
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
+        """Returns a sampler whose open options are settled, by a pilot run of some chains that does not depend on those that are drawn.
+
+        Args:
+            energy: The energy.
+            x: The points to start at.
+            noise: The noise of the pilot chains.
+        """
+        return self
+
+    def finish(self, energy: Energy, state: State, noise: Noise) -> Tensor:
+        """Returns the points that the chains have drawn."""
+        return state.x
+
+    def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
+        """Returns the conditions under which the last points have their energy, for those that the sampler binds."""
+        return {}
+
+
+def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
+    r"""Returns energies and $\nabla E$ with one pass, and keeps no graph.
+
+    Args:
+        energy: The energy.
+        x: The points, with shape $(B, *)$; they stay as they are.
+        **conditions: Numbers, or tensors with one row for each point.
+
+    Returns:
+        The energies, with shape $(B,)$, and the gradients, with shape $(B, *)$.
+
+    Raises:
+        ExpressionError: The energies have no gradient.
+    """
+    rows = {name: rows_for(name, value, x) for name, value in conditions.items()}
+    with torch.inference_mode(False), torch.enable_grad():
+        point = x.detach().requires_grad_()
+        energies = energy(point, **rows)
+        if energies.grad_fn is None:
+            raise ExpressionError(
+                f"{energy} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, a trip through NumPy)."
+            )
+        (gradient,) = torch.autograd.grad(energies.sum(), point)
+    return energies.detach(), gradient

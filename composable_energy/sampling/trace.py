@@ -1,0 +1,97 @@
+"""Traces: what a call of `sample` did, enough to do it again and to go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.sampling.sampler import Sampler, State
+
+__all__ = ["Frozen", "Trace"]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Chains that were stopped: their ids, and the state at their last finite points."""
+
+    chains: tuple[int, ...]
+    state: State
+
+
+@dataclass
+class Trace:
+    r"""The record of a call of `sample`. There are $m = n$ chains, or $m = nk$ with `best_of=k`.
+
+    Attributes:
+        seed: The seed, also when it was drawn.
+        noise: The kind of noise.
+        first_chain: The id of the first chain.
+        sampler: The sampler with the options it ran with, those that were tuned among them.
+        steps: How many steps were taken since the start, those before a resume among them.
+        shape: The shape that was asked for.
+        best_of: How many draws there were for each that was returned.
+        kept: Which chains were returned, with shape $(n,)$.
+        energies: The energies after each step, with shape (steps, $m$); not a number for chains that were dropped.
+        acceptance: The probability with which each proposal was accepted, with shape (steps, $m$); None if the sampler never rejects.
+        scalars: What else the sampler told of each step.
+        diverged: Which chains diverged, with shape $(m,)$.
+        diverged_at: After how many steps they did, with shape $(m,)$; -1 for the others.
+        restarts: How often each chain was started again, with shape $(m,)$.
+        points: The points of every k-th step after the burn-in, with shape (draws, $m$, *), for `trace=k`; else None. Latents, for an
+            energy that lives in a latent space.
+        point_steps: The steps of the points.
+        states: What the chains need to go on: their ids, how often they were started again, and the state.
+        frozen: The chains that were stopped.
+    """
+
+    seed: int
+    noise: str
+    first_chain: int
+    sampler: Sampler
+    shape: tuple[int, ...]
+    best_of: int
+    steps: int = 0
+    kept: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    energies: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    acceptance: Tensor | None = None
+    scalars: dict[str, list[float]] = field(default_factory=dict)
+    diverged: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
+    diverged_at: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    restarts: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    points: Tensor | None = None
+    point_steps: list[int] = field(default_factory=list)
+    states: list[tuple[tuple[int, ...], int, State]] = field(default_factory=list)
+    frozen: list[Frozen] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns NumPy arrays with the axes (chain, draw, *shape) that ArviZ takes: `arviz.from_dict(trace.to_dict())`.
+
+        The draws are the recorded points where there are some, and all steps of this call otherwise.
+        """
+        first = self.steps - len(self.energies) + 1
+        rows = [step - first for step in self.point_steps] if self.points is not None else list(range(len(self.energies)))
+        steps = torch.tensor([row + first for row in rows], dtype=torch.int64)
+        stopped = (self.diverged_at >= 0)[:, None] & (self.diverged_at[:, None] <= steps)
+        stats = {"lp": -self.energies[rows].T, "diverging": stopped}
+        if self.acceptance is not None:
+            stats["acceptance_rate"] = self.acceptance[rows].T
+        posterior = {} if self.points is None else {"x": self.points.transpose(0, 1).cpu().numpy()}
+        return {
+            "posterior": posterior,
+            "sample_stats": {name: value.cpu().numpy() for name, value in stats.items()},
+            "attrs": {
+                "seed": self.seed,
+                "noise": self.noise,
+                "first_chain": self.first_chain,
+                "sampler": repr(self.sampler),
+                "steps": self.steps,
+                "best_of": self.best_of,
+            },
+        }
+
+    def __repr__(self) -> str:
+        bad = f", {int(self.diverged.sum())} diverged" if self.diverged.any() else ""
+        return f"Trace({self.sampler!r}, seed={self.seed}, steps={self.steps}, shape={self.shape}{bad})"
