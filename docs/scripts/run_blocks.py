@@ -19,7 +19,7 @@ from typing import Any
 __all__ = ["Block", "blocks", "run"]
 
 _FENCE = re.compile(
-    r"^(?P<indent>[ \t]*)(?P<fence>```+|~~~+)[ \t]*(?P<language>\w*)(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=indent)(?P=fence)[ \t]*$", re.M | re.S
+    r"^(?P<indent>[ \t]*)(?P<fence>```+|~~~+)[ \t]*(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)(?P=fence)[ \t]*$", re.M | re.S
 )
 _OPT_OUT = re.compile(r"<!--[ \t]*not run:(?P<reason>.*?)-->\s*\Z", re.S)
 
