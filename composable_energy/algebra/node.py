@@ -45,13 +45,16 @@ class Node(RelativeEnergy, ABC):
     def __init__(self, *operands: Energy) -> None:
         super().__init__()
         self.operands = nn.ModuleList(operands)
+        self._terms = tuple(operands)
+        self._conditions = frozenset({CHAINS}).union(*(term.conditions for term in operands))
+        self._required = frozenset().union(*(term.required_conditions for term in operands))
         self.event_shape = _common_shape(operands)
         self.recommended = _common_recommendation(operands)
         self._bases: tuple[WeightedBase, ...] = ()
 
     @property
     def terms(self) -> tuple[Energy, ...]:
-        return tuple(self.operands)  # pyright: ignore[reportReturnType]
+        return self._terms
 
     @property
     def bases(self) -> tuple[WeightedBase, ...]:
@@ -63,11 +66,11 @@ class Node(RelativeEnergy, ABC):
 
     @property
     def conditions(self) -> frozenset[str]:
-        return frozenset({CHAINS}).union(*(term.conditions for term in self.terms))
+        return self._conditions
 
     @property
     def required_conditions(self) -> frozenset[str]:
-        return frozenset().union(*(term.required_conditions for term in self.terms))
+        return self._required
 
 
 def one_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:

@@ -48,20 +48,14 @@ class Conditioned(Node):
     def __init__(self, operand: Energy, values: Mapping[str, Any]) -> None:
         super().__init__(operand)
         self.values = dict(values)
+        self._conditions -= values.keys()
+        self._required -= values.keys()
         self._bases = tuple(WeightedBase(condition(base.energy, values), base.weight) for base in operand.bases)
         self._formula = None if operand.formula is None else operand.formula.given(self.values)
 
     @property
     def formula(self) -> Formula | None:
         return self._formula
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        return (self.terms[0].conditions - self.values.keys()) | {CHAINS}
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        return self.terms[0].required_conditions - self.values.keys()
 
     @property
     def grounded(self) -> bool:
@@ -105,14 +99,11 @@ class PulledBack(Node):
         super().__init__(operand)
         self.generator = decoder
         self.event_shape = None
+        self._conditions |= {"sigma"}
 
     @property
     def decoder(self) -> nn.Module | None:
         return self.generator
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        return super().conditions | {"sigma"}
 
     @property
     def grounded(self) -> bool:
