@@ -46,7 +46,7 @@ def check_entry(kind: Kind, entry: Entry, obj: Any) -> None:
     if not callable(obj) or isinstance(obj, nn.Module):
         raise broken(entry, f"a plug-in of this group is a class or a function that makes an object, got {_described(obj)}")
     if inspect.isabstract(obj):
-        raise broken(entry, f"{_described(obj)} does not write {', '.join(sorted(obj.__abstractmethods__))}")
+        raise broken(entry, f"{_described(obj)} does not write {', '.join(sorted(getattr(obj, '__abstractmethods__', ())))}")
 
 
 def check_made(kind: Kind, entry: Entry, made: Any) -> Any:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from composable_energy.registry.records import Entry, Fault, canonical
 
@@ -33,7 +34,7 @@ def scan(group: str) -> tuple[list[Entry], list[Fault], Exception | None]:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # it drops what it cannot parse with no more than a warning
             found = entrypoints.get_group_all(group)
-        entries = [_entry(group, e.name, e.module_name, e.object_name, e.distro.name, e.distro.version) for e in found]
+        entries = [_entry(group, point) for point in found]
         faults, cause = [], None
     except Exception as error:
         entries, faults = _scan_each(group)
@@ -42,8 +43,9 @@ def scan(group: str) -> tuple[list[Entry], list[Fault], Exception | None]:
     return entries, faults, cause
 
 
-def _entry(group: str, name: str, module: str, attribute: str | None, distribution: str, version: str | None) -> Entry:
-    return Entry(group, name, f"{module}:{attribute}" if attribute else module, canonical(distribution), version)
+def _entry(group: str, point: Any) -> Entry:
+    value = f"{point.module_name}:{point.object_name}" if point.object_name else point.module_name
+    return Entry(group, point.name, value, canonical(point.distro.name), point.distro.version)
 
 
 def _scan_each(group: str) -> tuple[list[Entry], list[Fault]]:

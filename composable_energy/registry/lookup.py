@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import ComposableEnergyError, OptionError, PluginNotFound
 from composable_energy.registry.family import EnergyFamily
+from composable_energy.registry.parts import mark
 from composable_energy.registry.records import GROUPS, Entry, Kind, Origin, PluginRecord
 from composable_energy.registry.registry import Registry, listed, nearest
 
@@ -18,9 +19,20 @@ if TYPE_CHECKING:
     from composable_energy.energy import Energy
     from composable_energy.sampling import Sampler
 
-__all__ = ["Registration", "get_encoder", "get_energy", "get_family", "get_kernel", "get_sampler", "plugins", "refresh", "register"]
+__all__ = [
+    "REGISTRY",
+    "Registration",
+    "get_encoder",
+    "get_energy",
+    "get_family",
+    "get_kernel",
+    "get_sampler",
+    "plugins",
+    "refresh",
+    "register",
+]
 
-_REGISTRY = Registry()
+REGISTRY = Registry()
 _FAMILIES: dict[tuple[Any, str], EnergyFamily] = {}
 
 
@@ -41,15 +53,15 @@ def get_energy(name: str, **options: Any) -> Energy:
         OptionError: It does not take an option.
     """
     found, member = _split(name)
-    entry = _REGISTRY.entry("energy", found)
-    obj = _REGISTRY.load("energy", entry)
+    entry = REGISTRY.entry("energy", found)
+    obj = REGISTRY.load("energy", entry)
     if _is_family(obj):
         energy = _member(entry, _family(entry, obj, options), member)
     elif member is None:
         energy = _made("energy", entry, obj, options)
     else:
         raise PluginNotFound(f"The energy {found!r} has no members, so there is no {name!r}; ask for {found!r}.")
-    energy.origin = Origin(entry.name, member, dict(options), entry.distribution, entry.version)
+    mark("energy", energy, Origin(entry.name, member, dict(options), entry.distribution, entry.version))
     return energy
 
 
@@ -62,8 +74,8 @@ def get_family(name: str, **options: Any) -> EnergyFamily:
         PluginLoadError: The plug-in fails to load or breaks the contract.
         OptionError: It does not take an option.
     """
-    entry = _REGISTRY.entry("energy", name)
-    obj = _REGISTRY.load("energy", entry)
+    entry = REGISTRY.entry("energy", name)
+    obj = REGISTRY.load("energy", entry)
     if not _is_family(obj):
         raise PluginNotFound(f"The energy {name!r} is a single one and has no members.")
     return _family(entry, obj, options)
@@ -77,7 +89,7 @@ def get_sampler(name: str) -> type[Sampler]:
         PluginConflictError: Several do.
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """
-    return _REGISTRY.load("sampler", _REGISTRY.entry("sampler", name))
+    return REGISTRY.load("sampler", REGISTRY.entry("sampler", name))
 
 
 def get_encoder(name: str, **options: Any) -> nn.Module:
@@ -89,9 +101,9 @@ def get_encoder(name: str, **options: Any) -> nn.Module:
         PluginLoadError: The plug-in fails to load or breaks the contract.
         OptionError: It does not take an option.
     """
-    entry = _REGISTRY.entry("encoder", name)
-    encoder = _made("encoder", entry, _REGISTRY.load("encoder", entry), options)
-    encoder.origin = Origin(entry.name, None, dict(options), entry.distribution, entry.version)
+    entry = REGISTRY.entry("encoder", name)
+    encoder = _made("encoder", entry, REGISTRY.load("encoder", entry), options)
+    mark("encoder", encoder, Origin(entry.name, None, dict(options), entry.distribution, entry.version))
     return encoder
 
 
@@ -103,8 +115,8 @@ def get_kernel(name: str) -> Any:
         PluginConflictError: Several do.
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """
-    entry = _REGISTRY.entry("kernel", name)
-    return _made("kernel", entry, _REGISTRY.load("kernel", entry), {})
+    entry = REGISTRY.entry("kernel", name)
+    return _made("kernel", entry, REGISTRY.load("kernel", entry), {})
 
 
 def plugins(load: bool = False) -> list[PluginRecord]:
@@ -113,12 +125,12 @@ def plugins(load: bool = False) -> list[PluginRecord]:
     Args:
         load: Whether to import each and say in its `state` whether it works.
     """
-    return _REGISTRY.records(load=load)
+    return REGISTRY.records(load=load)
 
 
 def refresh() -> None:
     """Forgets what was found, so that a plug-in installed since is seen; what `register` took stays."""
-    _REGISTRY.refresh()
+    REGISTRY.refresh()
     _FAMILIES.clear()
 
 
@@ -150,9 +162,9 @@ class Registration:
 
     def __init__(self, kind: Kind, name: str, obj: Any) -> None:
         self._key = (kind, name)
-        self._before = _REGISTRY.registered.get(self._key)
+        self._before = REGISTRY.registered.get(self._key)
         self._object = obj
-        _REGISTRY.registered[self._key] = obj
+        REGISTRY.registered[self._key] = obj
         _forget_families(name)
 
     def __enter__(self) -> Any:
@@ -160,9 +172,9 @@ class Registration:
 
     def __exit__(self, *exception: object) -> None:
         if self._before is None:
-            _REGISTRY.registered.pop(self._key, None)
+            REGISTRY.registered.pop(self._key, None)
         else:
-            _REGISTRY.registered[self._key] = self._before
+            REGISTRY.registered[self._key] = self._before
         _forget_families(self._key[1])
 
 
