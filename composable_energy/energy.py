@@ -148,14 +148,16 @@ class Energy(nn.Module, ABC):
         return id(self)
 
     def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments as plain data, by which a saved energy is made again.
+        """Returns the constructor's arguments, by which a saved energy is made again.
+
+        They are plain data, tensors, energies, and modules that the registry made or that are parts of what it made.
 
         Raises:
-            ExpressionError: The class does not say; then an energy can be saved only if a registry made it.
+            ExpressionError: The class does not say; then an energy can be saved only if the registry made it.
         """
         raise ExpressionError(
-            f"{self} cannot be saved: {type(self).__name__} has no `config()`. Give it one that returns its constructor's arguments as "
-            "plain data and register the class as a plug-in, or make it through `composable_energy.get_energy`."
+            f"{self} cannot be saved: {type(self).__name__} has no `config()`. Give it one that returns its constructor's arguments and "
+            "offer the class as a plug-in, or make it through `composable_energy.get_energy`."
         )
 
     def _own(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:

@@ -135,6 +135,9 @@ class DensityEnergy(HeadEnergy):
         c = rows_for("c", self.c, x, conditions.get(CHAINS)).to(mean)
         return (((c - mean) / width).square() / 2 + width.log() + math.log(2 * math.pi) / 2).sum(1)
 
+    def config(self) -> dict[str, Any]:
+        return {**_head_config(self, self._variable), "c": self.c}
+
     def extra_repr(self) -> str:
         return f"c={_short(self.c)}"
 
@@ -183,8 +186,15 @@ class IntervalEnergy(HeadEnergy):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return self._formula.energy(x, **conditions)
 
+    def config(self) -> dict[str, Any]:
+        return {**_head_config(self, self._formula.variables[0]), "low": self.low, "high": self.high}
+
     def extra_repr(self) -> str:
         return f"low={_short(self.low)}, high={_short(self.high)}"
+
+
+def _head_config(energy: HeadEnergy, variable: Any) -> dict[str, Any]:
+    return {"network": variable.network, "base": energy.base, "dims": variable.dims, "columns": variable.columns, "name": energy.name}
 
 
 def _end(column: Tensor) -> End:

@@ -131,6 +131,10 @@ class ClassifierEnergy(HeadEnergy):
             raise OptionError(f"y must be labels from 0 to {log_probs.shape[1] - 1}, one for all points or one for each.")
         return -log_probs.gather(1, y.long().unsqueeze(1)).squeeze(1)
 
+    def config(self) -> dict[str, Any]:
+        label = None if self.label is None else sorted(self.label)
+        return {"logits": self.logits, "label": label, "base": self.base, "columns": self.columns, "labels": self.labels, "name": self.name}
+
     def _name_of(self, label: frozenset[int]) -> str:
         return f"{self.name}={','.join(map(str, sorted(label)))}" if self.name else ""
 

@@ -32,7 +32,7 @@ _PARTS: WeakKeyDictionary[nn.Module, Part] = WeakKeyDictionary()
 
 def mark(kind: Kind, made: nn.Module, origin: Origin) -> None:
     """Notes where an object and its parts come from; a part of several objects stays that of the first."""
-    made.origin = origin
+    made.origin = origin  # pyright: ignore[reportArgumentType]
     for path, module in made.named_modules():
         if path:
             _PARTS.setdefault(module, Part(kind, origin, path))
