@@ -1,0 +1,108 @@
+"""Hamiltonian Monte Carlo."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.errors import OptionError
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy_mcmc.metropolis import CLAMP, choose, sum_of_each
+from composable_energy_mcmc.options import fraction, positive, whole
+from composable_energy_mcmc.tuning import tuned
+
+__all__ = ["HMC", "leapfrog"]
+
+_RUNAWAY = 1000.0  # an error of the energy after which a trajectory is lost anyway
+
+
+@dataclass(frozen=True)
+class HMC(Sampler):
+    r"""Hamiltonian Monte Carlo (Duane et al., 1987; Neal, 2011): leapfrog trajectories with fresh momentum, accepted or rejected.
+
+    The momentum has a number for each coordinate, over all axes but the first. A trajectory of $L$ leapfrog steps costs $L$ gradients, and
+    $L$ runs through $1, \dots, L_\text{max}$ in the order of van der Corput's sequence, the same for all chains: a fixed length can
+    resonate with the energy, so that chains turn back to where they were.
+
+    Args:
+        step_size: $\varepsilon > 0$, in units of $x$; None tunes it on pilot chains.
+        leapfrogs: $L_\text{max}$, or $L$ itself without jitter.
+        jitter: Whether the length of trajectories changes.
+        acceptance: The mean acceptance to tune for.
+        tuning_steps: How many steps the pilot chains take.
+
+    References:
+        MCMC using Hamiltonian dynamics (Neal, 2011), https://arxiv.org/abs/1206.1901
+    """
+
+    step_size: float | None = None
+    leapfrogs: int = 16
+    jitter: bool = True
+    acceptance: float = 0.8
+    tuning_steps: int = 100
+
+    default_steps: ClassVar[int] = 100
+    refused: ClassVar[Mapping[str, str]] = {"clamp": CLAMP}
+
+    def __post_init__(self) -> None:
+        if self.step_size is not None:
+            positive("step_size", self.step_size)
+        whole("leapfrogs", self.leapfrogs)
+        if not isinstance(self.jitter, bool):
+            raise OptionError(f"jitter must be True or False, got {self.jitter!r}.")
+        fraction("acceptance", self.acceptance)
+        whole("tuning_steps", self.tuning_steps)
+
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
+        if self.step_size is not None:
+            return self
+        return tuned(lambda length: replace(self, step_size=length), energy, x, noise, self.acceptance, self.tuning_steps)
+
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
+        return State(x, *energy_and_gradient(energy, x))
+
+    def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        if self.step_size is None:
+            raise OptionError("HMC has no step_size yet: give one, or let `sample` tune it.")
+        momentum = noise.normal(state.x)
+        before = state.energy + sum_of_each(momentum.square()) / 2
+        count = math.ceil(_van_der_corput(noise.step) * self.leapfrogs) if self.jitter else self.leapfrogs
+        proposal, momentum, highest = leapfrog(energy, state, momentum, self.step_size, count)
+        log_ratio = before - proposal.energy - sum_of_each(momentum.square()) / 2
+        ran_away = (highest > before + _RUNAWAY) & ~log_ratio.isfinite()  # the step was too long; nothing says that the energy is broken
+        return choose(state, proposal, torch.where(ran_away, -torch.inf, log_ratio), noise, stream=1)
+
+
+def leapfrog(energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int) -> tuple[State, Tensor, Tensor]:
+    """Follows Hamilton's equations; reversible, and keeps volumes.
+
+    Args:
+        energy: The energy.
+        state: Where the trajectory begins.
+        momentum: The momentum there, with shape $(B, *)$.
+        step_size: The length of a step in time.
+        steps: How many, at least 1.
+
+    Returns:
+        The end, the momentum there, and the highest energy on the way, with shape $(B,)$.
+    """
+    x, highest = state.x, state.energy
+    momentum = torch.add(momentum, state.grad, alpha=-step_size / 2)
+    for step in range(1, steps + 1):
+        x = torch.add(x, momentum, alpha=step_size)
+        energies, grad = energy_and_gradient(energy, x)
+        momentum = momentum.add_(grad, alpha=-step_size if step < steps else -step_size / 2)
+        highest = torch.fmax(highest, energies)
+        state = State(x, energies, grad)
+    return state, momentum, highest
+
+
+def _van_der_corput(number: int) -> float:
+    """The digits of a number mirrored behind the point, base 2: 1/2, 1/4, 3/4, 1/8, ..."""
+    return int(f"{number:b}"[::-1], 2) / (1 << number.bit_length())

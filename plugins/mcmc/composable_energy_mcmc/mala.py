@@ -1,0 +1,67 @@
+"""Metropolis-adjusted Langevin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.errors import OptionError
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy_mcmc.metropolis import CLAMP, choose, sum_of_each
+from composable_energy_mcmc.options import fraction, positive, whole
+from composable_energy_mcmc.tuning import tuned
+
+__all__ = ["MALA"]
+
+
+@dataclass(frozen=True)
+class MALA(Sampler):
+    r"""Metropolis-adjusted Langevin (Roberts & Tweedie, 1996): a Langevin step as a proposal, so that no bias is left.
+
+    One gradient a step, since that of the current point is kept. With $y = x - \tfrac{\lambda}{2} \nabla E(x) + \sqrt{\lambda}\, \xi$ and
+    $s = \tfrac12 \sqrt{\lambda}\, (\nabla E(x) + \nabla E(y))$ the logarithm of the acceptance ratio is
+    $E(x) - E(y) + s \cdot (\xi - s / 2)$.
+
+    Args:
+        step_size: $\lambda > 0$, in units of $x^2$; None tunes it on pilot chains.
+        acceptance: The mean acceptance to tune for; .574 is best in many dimensions (Roberts & Rosenthal, 1998).
+        tuning_steps: How many steps the pilot chains take.
+    """
+
+    step_size: float | None = None
+    acceptance: float = 0.574
+    tuning_steps: int = 150
+
+    default_steps: ClassVar[int] = 500
+    refused: ClassVar[Mapping[str, str]] = {"clamp": CLAMP}
+
+    def __post_init__(self) -> None:
+        if self.step_size is not None:
+            positive("step_size", self.step_size)
+        fraction("acceptance", self.acceptance)
+        whole("tuning_steps", self.tuning_steps)
+
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
+        if self.step_size is not None:
+            return self
+        return tuned(lambda length: replace(self, step_size=length**2), energy, x, noise, self.acceptance, self.tuning_steps)
+
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
+        return State(x, *energy_and_gradient(energy, x))
+
+    def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        if self.step_size is None:
+            raise OptionError("MALA has no step_size yet: give one, or let `sample` tune it.")
+        scale = math.sqrt(self.step_size)
+        xi = noise.normal(state.x)
+        x = torch.add(state.x, state.grad, alpha=-self.step_size / 2).add_(xi, alpha=scale)
+        proposal = State(x, *energy_and_gradient(energy, x))
+        s = torch.add(state.grad, proposal.grad).mul_(scale / 2)
+        log_ratio = state.energy - proposal.energy + sum_of_each(xi.sub_(s, alpha=0.5).mul_(s))
+        return choose(state, proposal, log_ratio, noise, stream=1)

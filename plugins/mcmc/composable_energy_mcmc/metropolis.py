@@ -1,0 +1,38 @@
+"""Accepting and rejecting proposals."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from composable_energy.sampling import Info, Noise, State
+
+__all__ = ["CLAMP", "choose", "sum_of_each"]
+
+CLAMP = "a clamped proposal has no density to accept it by; use langevin, or an energy that grows at the border."
+
+
+def sum_of_each(values: Tensor) -> Tensor:
+    """Returns sums over all axes but the first, with shape $(B,)$; in float32 at least."""
+    return values.reshape(len(values), -1).sum(1, dtype=torch.promote_types(values.dtype, torch.float32))
+
+
+def choose(state: State, proposal: State, log_ratio: Tensor, noise: Noise, stream: int) -> tuple[State, Info]:
+    r"""Accepts proposals with probability $\min(1, e^r)$.
+
+    Proposals of infinite energy have density 0 and are rejected. A ratio that is not a number compares false with anything, so such a
+    proposal is not rejected: the driver finds it in the state and reports it, where a rejection would hide a broken energy for ever.
+
+    Args:
+        state: Where the chains are.
+        proposal: Where they may go.
+        log_ratio: $r$, with shape $(B,)$.
+        noise: The noise of the step.
+        stream: The stream of the uniform numbers.
+    """
+    log_ratio = torch.where(proposal.energy == torch.inf, -torch.inf, log_ratio)
+    accepted = ~(log_ratio <= noise.uniform(state.x, stream).log())
+    wide = accepted.view(-1, *[1] * (state.x.ndim - 1))
+    x, grad = torch.where(wide, proposal.x, state.x), torch.where(wide, proposal.grad, state.grad)
+    energy = torch.where(accepted, proposal.energy, state.energy)
+    return State(x, energy, grad), Info(log_ratio.clamp(max=0).exp().nan_to_num_(0.0))

@@ -1,0 +1,68 @@
+"""Tuning a step size on pilot chains, by dual averaging."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.sampling import Noise, Sampler, State
+
+__all__ = ["tuned"]
+
+_GAMMA, _OFFSET, _KAPPA = 0.05, 10.0, 0.75  # Hoffman & Gelman (2014)
+_TRIALS = 60
+
+
+def tuned(make: Callable[[float], Sampler], energy: Energy, x: Tensor, noise: Noise, acceptance: float, steps: int) -> Sampler:
+    r"""Returns a sampler whose mean acceptance on pilot chains is as asked for.
+
+    The logarithm of the length $\varepsilon$ of a step follows the dual averaging of Hoffman & Gelman (2014), with the mean acceptance
+    over all pilot chains as its signal, so that a short run will do.
+
+    Args:
+        make: Makes a sampler of a length.
+        energy: The energy.
+        x: Where the pilot chains start, with shape $(B, *)$.
+        noise: Their noise.
+        acceptance: The mean acceptance to reach.
+        steps: How many steps they take.
+    """
+    state = make(1.0).init(energy, x, noise)
+    centre = math.log(10) + math.log(_first_length(make, energy, state, noise))
+    length, averaged, error = math.exp(centre) / 10, 0.0, 0.0
+    for step in range(1, steps + 1):
+        state, rate = _try(make(length), energy, state, noise.at(_TRIALS + step))
+        weight = 1 / (step + _OFFSET)
+        error = (1 - weight) * error + weight * (acceptance - rate)
+        log_length = centre - math.sqrt(step) / _GAMMA * error
+        forget = step**-_KAPPA
+        averaged = forget * log_length + (1 - forget) * averaged
+        length = math.exp(min(max(log_length, -60.0), 60.0))
+    return make(math.exp(min(max(averaged, -60.0), 60.0)))
+
+
+def _first_length(make: Callable[[float], Sampler], energy: Energy, state: State, noise: Noise) -> float:
+    """A length that is accepted half the time at the start, to a factor of two."""
+    length = 0.1
+    up = _try(make(length), energy, state, noise.at(1))[1] > 0.5
+    for trial in range(2, _TRIALS):
+        following = length * 2 if up else length / 2
+        if (_try(make(following), energy, state, noise.at(trial))[1] > 0.5) != up:
+            return length if up else following
+        length = following
+    return length
+
+
+def _try(sampler: Sampler, energy: Energy, state: State, noise: Noise) -> tuple[State, float]:
+    """Takes a step; chains that leave the finite stay where they are and count as rejected."""
+    after, info = sampler.step(energy, state, noise)
+    good = after.energy.isfinite() & (after.grad.isfinite() & after.x.isfinite()).reshape(len(after.x), -1).all(1)
+    rate = torch.ones_like(after.energy) if info.acceptance is None else info.acceptance
+    rate = torch.where(good, rate, 0.0).mean().item()
+    wide = good.view(-1, *[1] * (after.x.ndim - 1))
+    x, grad = torch.where(wide, after.x, state.x), torch.where(wide, after.grad, state.grad)
+    return State(x, torch.where(good, after.energy, state.energy), grad), rate if math.isfinite(rate) else 0.0
