@@ -18,7 +18,7 @@ from torch import Tensor
 
 from composable_energy.conditions import rows_for
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
-from composable_energy.events.normal import log_probability
+from composable_energy.events.normal import log_probability, log_sum
 
 __all__ = ["Cells", "End", "Interval", "IntervalCells", "LabelCells", "compare"]
 
@@ -116,7 +116,7 @@ class LabelCells(Cells):
             return reading[:, labels[0]]
         runs = [[label for _, label in run] for _, run in groupby(enumerate(labels), key=lambda pair: pair[1] - pair[0])]
         parts = [reading[:, run[0] : run[-1] + 1] for run in runs]
-        return torch.logsumexp(parts[0] if len(parts) == 1 else torch.cat(parts, 1), 1)
+        return log_sum(parts[0] if len(parts) == 1 else torch.cat(parts, 1), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +159,7 @@ class IntervalCells(Cells):
             low = self._rows(run[0] - 1, mean, chains) if run[0] > 0 else None
             high = self._rows(run[-1], mean, chains) if run[-1] < len(self.ends) else None
             parts.append(log_probability(mean, width, low, high))
-        return parts[0] if len(parts) == 1 else torch.logsumexp(torch.stack(parts), 0)
+        return parts[0] if len(parts) == 1 else log_sum(torch.stack(parts), 0)
 
     def _rows(self, index: int, mean: Tensor, chains: slice | None) -> Tensor | float:
         end = self.ends[index]

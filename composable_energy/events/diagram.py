@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import ExpressionError
+from composable_energy.events.normal import log_sum
 
 __all__ = ["FALSE", "NODE_LIMIT", "TRUE", "Diagram", "Table"]
 
@@ -63,7 +64,7 @@ class Diagram:
                     known[level, cells] = log_prob(level, cells)
                 step = known[level, cells]
                 terms.append(step if child < 0 else step + rows[child])
-            rows.append(terms[0] if len(terms) == 1 else torch.logsumexp(torch.stack(terms), 0))
+            rows.append(terms[0] if len(terms) == 1 else log_sum(torch.stack(terms), 0))
         return rows[-1]
 
 

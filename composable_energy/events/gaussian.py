@@ -119,7 +119,7 @@ class DensityEnergy(HeadEnergy):
     c: Tensor
 
     def __init__(self, head: GaussianHead, c: Tensor) -> None:
-        super().__init__(head.base, f"{head.name}({_short(c)})" if head.name else "")
+        super().__init__(head.base, f"{head.name}({_short(c).strip('()')})" if head.name else "")
         self.network = head.network
         self.register_buffer("c", c)
         self._variable = head.variable(0)

@@ -1,0 +1,262 @@
+"""Leaves over heads: what they read, what they share, what bad input gets."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import composable_energy as ce
+from composable_energy.conditions import CHAINS
+from composable_energy.energy import Recommendation
+from composable_energy.errors import ContradictionError, DtypeError, ExpressionError, OptionError, ShapeError
+from composable_energy.events import ClassifierEnergy, DensityEnergy, GaussianHead, IntervalEnergy, conjoin, disjoin
+
+
+class Counting(nn.Module):
+    """A network that counts its calls and may depend on a noise level."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, outputs).double()
+        self.calls = 0
+
+    def forward(self, x, sigma=None):
+        self.calls += 1
+        return self.linear(x) if sigma is None else self.linear(x) / (1 + sigma[:, None])
+
+
+class Bowl(ce.Energy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.event_shape = torch.Size([3])
+        self.recommended = Recommendation("langevin", {"steps": 10})
+
+    def forward(self, x, sigma=None):
+        return x.square().sum(1) / 2 if sigma is None else x.square().sum(1) / (1 + sigma)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+
+
+def test_evidence_is_the_log_probability_of_the_label(x):
+    network, base = Counting(5), Bowl()
+    log_probs = network(x).log_softmax(1)
+    one, several = ClassifierEnergy(network, 3, base), ClassifierEnergy(network, {0, 4}, base)
+    torch.testing.assert_close(one.evidence(x), -log_probs[:, 3])
+    torch.testing.assert_close(several.evidence(x), -log_probs[:, [0, 4]].logsumexp(1))
+    torch.testing.assert_close(one(x), one.evidence(x) + base(x))
+    columns = ClassifierEnergy(network, 1, base, columns=slice(1, 4))
+    torch.testing.assert_close(columns.evidence(x), -network(x)[:, 1:4].log_softmax(1)[:, 1])
+    torch.testing.assert_close(ClassifierEnergy(network, 1, columns=-1).evidence(x), nn.functional.softplus(-network(x)[:, 4]))
+    torch.testing.assert_close(ClassifierEnergy(lambda x: network(x)[:, 2], 0).evidence(x), nn.functional.softplus(network(x)[:, 2]))
+
+
+def test_a_leaf_takes_after_its_base(x):
+    base = Bowl()
+    leaf = ClassifierEnergy(Counting(5), 3, base)
+    assert (leaf.event_shape, leaf.recommended, leaf.grounded) == (base.event_shape, base.recommended, True)
+    assert [b.energy for b in leaf.bases] == [base] and leaf.decoder is None
+    alone = ClassifierEnergy(Counting(5), 3)
+    assert not alone.grounded and alone.bases == () and alone.event_shape is None
+    torch.testing.assert_close(alone(x), alone.evidence(x))
+
+
+def test_networks_are_evaluated_once(x):
+    network, base = Counting(9), Bowl()
+    leaves = [ClassifierEnergy(network, i, base, columns=slice(5)) for i in range(3)] + [ClassifierEnergy(network, 1, base, columns=5)]
+    box = GaussianHead(network, base, dims=1, columns=slice(7, 9)).near(0.0, 0.5)
+    formula = disjoin([conjoin([leaves[0].formula, leaves[3].formula]), conjoin([leaves[1].formula, box.formula]), leaves[2].formula])
+    formula.energy(x)
+    assert network.calls == 1
+    assert len(formula.variables) == 3
+    alone = [ClassifierEnergy(network, i, columns=slice(5)).formula for i in range(3)]
+    bound = disjoin([alone[0].given({"sigma": 0.5}), alone[1].given({"sigma": torch.tensor(0.5)}), alone[2]])
+    assert len(bound.variables) == 2
+    bound.energy(x)
+    assert network.calls == 3  # equal conditions once, and once without
+
+
+def test_conditions_reach_networks_and_base(x):
+    network, base = Counting(5), Bowl()
+    leaf = ClassifierEnergy(network, 3, base)
+    assert leaf.conditions == {"sigma"} and leaf.required_conditions == frozenset()
+    expected = -(network.linear(x) / 1.5).log_softmax(1)[:, 3]
+    torch.testing.assert_close(leaf.evidence(x, sigma=0.5), expected)
+    torch.testing.assert_close(leaf.at(0.5).evidence(x), expected)
+    torch.testing.assert_close(leaf.at(0.5)(x), expected + base(x, sigma=torch.full((6,), 0.5).double()))
+    rows = torch.linspace(0.1, 1, 6, dtype=torch.double)
+    bound = leaf.formula.given({"sigma": rows, "unknown": 1})
+    assert bound.conditions == {CHAINS} and leaf.formula.given({"unknown": 1}) is leaf.formula
+    torch.testing.assert_close(bound.energy(x[2:4], chains=slice(2, 4)), leaf.evidence(x, sigma=rows)[2:4])
+    assert bound.base.key == base.at(rows).key and not bound.same_base(leaf.formula)
+    with pytest.raises(ExpressionError, match="depends on sigma, which is not bound"):
+        ClassifierEnergy(lambda x, sigma: x, 0).formula.energy(x)
+
+
+def test_binding_that_makes_variables_equal_finds_a_contradiction():
+    network = Counting(5)
+    one = ClassifierEnergy(network, 0).formula
+    formula = conjoin([one.given({"sigma": 1.0}), ClassifierEnergy(network, 1).formula])
+    with pytest.raises(ContradictionError):
+        formula.given({"sigma": 1.0})
+
+
+def test_a_label_as_a_condition(x):
+    network, base = Counting(5), Bowl()
+    free = ClassifierEnergy(network, None, base, name="digit")
+    assert free.required_conditions == {"y"} and free.formula is None
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    expected = -network(x).log_softmax(1)[torch.arange(6), labels]
+    torch.testing.assert_close(free.evidence(x, y=labels), expected)
+    torch.testing.assert_close(free.given(y=labels).evidence(x[1:3], chains=slice(1, 3)), expected[1:3])
+    torch.testing.assert_close(free.given(y=labels)(x), expected + base(x))
+    event = free.given(y=3)
+    assert isinstance(event, ClassifierEnergy) and event.formula is not None and str(event) == "digit=3"
+    assert torch.equal(free.given(y=torch.tensor(3), sigma=0.5).evidence(x), ClassifierEnergy(network, 3).evidence(x, sigma=0.5))
+    with pytest.raises(ExpressionError, match="depends on y"):
+        free(x)
+    with pytest.raises(ExpressionError, match="bind one label first"):
+        _ = ~free
+    for bad in (torch.tensor([0, 1, 2, 3, 5, 0]), torch.full((6,), 0.5), -torch.ones(6)):
+        with pytest.raises(OptionError, match="labels from 0 to 4"):
+            free.evidence(x, y=bad)
+
+
+@pytest.mark.parametrize("label", [-1, 0.5, "3", [0, 1.5], None])
+def test_labels_are_whole_numbers(label):
+    with pytest.raises(OptionError, match="whole number"):
+        ClassifierEnergy(Counting(5), [label] if label is None else label)
+
+
+def test_bad_heads_are_typed_errors(x):
+    with pytest.raises(ContradictionError):
+        ClassifierEnergy(Counting(5), [])
+    with pytest.raises(OptionError, match="5 was asked for, but there are 5 labels"):
+        ClassifierEnergy(Counting(5), 5)(x)
+    with pytest.raises(OptionError, match="there are 2 labels"):
+        ClassifierEnergy(Counting(5), 2, columns=slice(3, 4))
+    with pytest.raises(OptionError, match="as_energy"):
+        ClassifierEnergy(Counting(5), 2, lambda x: x.sum(1))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(OptionError, match="logits must be"):
+        ClassifierEnergy(torch.zeros(3), 2)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ShapeError, match="no columns"):
+        ClassifierEnergy(Counting(5), 2, columns=slice(7, None))(x)
+    with pytest.raises(ShapeError, match=r"returned shape \(6, 3, 1\) for 6 points"):
+        ClassifierEnergy(lambda x: x[..., None], 2)(x)
+    with pytest.raises(DtypeError, match=r"floating tensor, got torch\.int64"):
+        ClassifierEnergy(lambda x: x.long(), 2)(x)
+    with pytest.raises(ShapeError, match="5 means"):
+        GaussianHead(lambda x: (torch.zeros(6, 5), torch.zeros(6, 5)), dims=2).near(0.0, 1.0)(x)
+    with pytest.raises(ShapeError, match="2 means and 1 log widths"):
+        GaussianHead(Counting(3), dims=2)((0.0, 0.0))(x)
+    with pytest.raises(OptionError, match="dims"):
+        GaussianHead(Counting(3), dims=0)
+    with pytest.raises(OptionError, match="network must be"):
+        GaussianHead(None, dims=1)  # pyright: ignore[reportArgumentType]
+
+
+def gaussian(network: Counting, x: torch.Tensor) -> torch.distributions.Normal:
+    output = network.linear(x)
+    return torch.distributions.Normal(output[:, :2], output[:, 2:].clamp(-5, 1).exp())
+
+
+def test_a_head_has_densities_and_events(x):
+    network, base = Counting(4), Bowl()
+    head, normal = GaussianHead(network, base, dims=2, name="position"), gaussian(network, x)
+    point = torch.tensor([0.2, -0.4], dtype=torch.double)
+    torch.testing.assert_close(head(point).evidence(x), -normal.log_prob(point).sum(1))
+    near = head.near(point, 0.3)
+    expected = (normal.cdf(point + 0.3) - normal.cdf(point - 0.3)).prod(1)
+    torch.testing.assert_close(near.evidence(x), -expected.log())
+    torch.testing.assert_close((~near).evidence(x), -(1 - expected).log())
+    torch.testing.assert_close(near(x), base(x) - expected.log())
+    half = head.between(-math.inf, (0.1, 0.5))
+    torch.testing.assert_close(half.evidence(x), -normal.cdf(torch.tensor([0.1, 0.5])).double().log().sum(1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        (head(point) | head(-point)).evidence(x), -normal.log_prob(torch.stack([point, -point])[:, None]).sum(2).logsumexp(0)
+    )
+    with pytest.raises(ExpressionError, match=r"near\(c, r\)"):
+        _ = ~head(point)
+    pair = GaussianHead(lambda x: network(x).chunk(2, 1), dims=2)
+    assert torch.equal(pair.near(point, 0.3).evidence(x), near.evidence(x))
+    assert str(head(point)) == "position(0.2, -0.4)" and str(head.near(0.5, 0.1)) == "position.near(0.5, 0.1)"
+
+
+def test_points_for_each_chain(x):
+    network = Counting(4)
+    head = GaussianHead(network, dims=2)
+    points = torch.randn(6, 2, dtype=torch.double)
+    for energy, alone in ((head(points), head), (head.near(points, 0.3), lambda c: head.near(c, 0.3))):
+        assert CHAINS in energy.conditions and CHAINS not in energy.required_conditions
+        expected = torch.cat([alone(points[i])(x[i : i + 1]) for i in range(6)])
+        torch.testing.assert_close(energy(x), expected)
+        torch.testing.assert_close(energy(x[2:5], chains=slice(2, 5)), expected[2:5])
+        with pytest.raises(ShapeError, match="6 rows"):
+            energy(x[:4])
+    torch.testing.assert_close((~head.near(points, 0.3))(x[2:5], chains=slice(2, 5)), (~head.near(points[2:5], 0.3))(x[2:5]))
+    assert CHAINS not in head(points[0]).conditions
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda h: h.near((0.0, 0.0), 0.0), OptionError, "r must be positive"),
+        (lambda h: h.near((0.0, 0.0, 0.0), 1.0), ShapeError, r"c has shape \(3,\); expected \(2,\)"),
+        (lambda h: h.near((0.0, math.nan), 1.0), OptionError, "c is NaN"),
+        (lambda h: h.between(1.0, 1.0), OptionError, "must be above"),
+        (lambda h: h.between(torch.zeros(3, 2), torch.ones(4, 2)), ShapeError, "3 chains and high for 4"),
+        (lambda h: h.between(torch.full((3, 2), -math.inf), 0.0), OptionError, "must be finite"),
+    ],
+)
+def test_bad_intervals_are_typed_errors(make, error, message):
+    with pytest.raises(error, match=message):
+        make(GaussianHead(Counting(4), dims=2))
+
+
+def test_every_value_is_certain_and_needs_no_network(x):
+    network = Counting(4)
+    everywhere = GaussianHead(network, dims=2).between(-math.inf, math.inf)
+    assert torch.equal(everywhere(x), torch.zeros(6).double()) and network.calls == 0
+
+
+def test_copies_and_pickles_keep_values_and_shared_variables(x):
+    network, base = Counting(4), Bowl()
+    head = GaussianHead(network, base, dims=2, name="p")
+    leaves = [
+        ClassifierEnergy(network, 1, base),
+        ClassifierEnergy(network, None, base).given(y=2),
+        head((0.1, 0.2)),
+        head.near((0.1, 0.2), 0.3),
+    ]
+    tree = nn.ModuleList(leaves)
+    for again in (copy.deepcopy(tree), pickle.loads(pickle.dumps(tree))):
+        for new, old in zip(again, tree, strict=True):
+            assert torch.equal(new(x), old(x)) and str(new) == str(old)
+        assert len(disjoin([again[0].formula, again[1].formula]).variables) == 1
+        assert again[0].formula.variables[0].network is again[0].logits
+        assert again[0].formula.base is again[0].base
+
+
+def test_a_leaf_follows_its_network_to_another_dtype(x):
+    leaf = GaussianHead(Counting(4), dims=2).near(torch.tensor([[0.1, 0.2]] * 6), 0.3)
+    expected = leaf(x)
+    leaf.float()
+    torch.testing.assert_close(leaf(x.float()), expected.float())
+
+
+def test_what_is_written():
+    network = Counting(4)
+    assert str(ClassifierEnergy(network, 3)) == "ClassifierEnergy(label=3)"
+    assert str(ClassifierEnergy(network, {1, 0})) == "ClassifierEnergy(label={0, 1})"
+    assert str(ClassifierEnergy(network)) == "ClassifierEnergy(label=None)"
+    assert str(ClassifierEnergy(network, 3, name="male")) == "male"
+    head = GaussianHead(network, dims=2)
+    assert str(head((0.0, 1.0))) == "DensityEnergy(c=(0, 1))"
+    assert str(head.near(torch.zeros(3, 2), 1.0)) == "IntervalEnergy(low=<3 chains>, high=<3 chains>)"
+    assert isinstance(head((0.0, 1.0)), DensityEnergy) and isinstance(head.near(0.0, 1.0), IntervalEnergy)
+    assert repr(head.between(0.0, 1.0).formula).startswith("Formula(IntervalEnergy(low=(0, 0), high=(1, 1))[0] & ")
