@@ -1,0 +1,8 @@
+"""`python -m composable_energy` is `composable-energy`."""
+
+import sys
+
+from composable_energy.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

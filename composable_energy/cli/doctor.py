@@ -1,0 +1,128 @@
+"""`composable-energy doctor`: whether everything works here, for a bug report and for CI."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from importlib import metadata
+from typing import Any
+
+from composable_energy import __version__
+from composable_energy.cli.tables import json_text, table
+from composable_energy.errors import ComposableEnergyError, PluginNotFound
+
+__all__ = ["add", "run"]
+
+_PACKAGES = ("torch", "numpy", "einops", "entrypoints", "safetensors", "tqdm", "pillow", "triton")
+_OPTIONAL = {"triton"}
+
+
+def add(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    """Adds the command's arguments."""
+    parser = commands.add_parser(
+        "doctor",
+        parents=parents,
+        help="check versions, devices and plug-ins",
+        description="Shows versions and devices, loads each plug-in, and exits with 1 if anything fails.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Prints what was found; returns 1 if anything fails."""
+    from composable_energy.registry import plugins
+
+    rows = plugins(load=True)
+    families, problems = _families(rows)
+    versions = {"composable-energy": __version__, "python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+    problems += [f"{row.qualified or row.distribution}: {row.error}" for row in rows if row.state in ("failed", "conflict")]
+    problems += [f"{name} is not installed; install composable-energy with its dependencies" for name in _missing(versions)]
+    if _version("composable-energy") is None:
+        problems.append("composable-energy is not installed, so its own plug-ins are not found; run `pip install -e .` in the checkout")
+    problems += _owned_twice({row.value.partition(":")[0].partition(".")[0] for row in rows if row.value} | {"composable_energy"})
+    devices, kernels = _devices(), _kernels(rows)
+    if asked.json:
+        told = {"versions": versions, "platform": platform.platform(), "devices": devices, "kernels": kernels, "families": families}
+        print(json_text({**told, "plugins": [vars(row) for row in rows], "problems": problems}))
+        return 1 if problems else 0
+    print(table(("package", "version"), [(name, version or "not installed") for name, version in versions.items()]))
+    print(f"\nplatform  {platform.platform()}\npython    {sys.executable}\ndevices   {', '.join(devices)}")
+    for name, state in kernels.items():
+        print(f"kernel    {name}: {state}")
+    print()
+    print(table(("plug-in", "offered by", "state"), [(_kind(row), row.distribution or "this session", row.state) for row in rows]))
+    for name, count in families.items():
+        print(f"family {name}: {count} members")
+    print("\n" + ("\n".join(f"Problem: {problem}" for problem in problems) if problems else "All is well."))
+    return 1 if problems else 0
+
+
+def _kind(row: Any) -> str:
+    return f"{row.group.rpartition('.')[2]} {row.name}" if row.group else "(metadata)"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _missing(versions: dict[str, str | None]) -> list[str]:
+    return [name for name, version in versions.items() if version is None and name not in _OPTIONAL]
+
+
+def _devices() -> list[str]:
+    import torch
+
+    found = [f"cpu ({torch.get_num_threads()} threads)"]
+    found += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    return found + ["mps"] * torch.backends.mps.is_available()
+
+
+def _kernels(rows: list[Any]) -> dict[str, str]:
+    """What each kernel says of this machine; one that cannot run here is no failure."""
+    from composable_energy.registry import get_kernel
+
+    told = {}
+    for row in rows:
+        if row.group == "composable_energy.kernels" and row.state == "ok":
+            try:
+                answer = get_kernel(row.qualified).available()
+            except Exception as error:  # a stranger's code
+                told[row.qualified] = f"{type(error).__name__}: {error}"
+                continue
+            ready, reason = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+            told[row.qualified] = "ready" if ready else f"not available here{f': {reason}' if reason else ''}"
+    return told
+
+
+def _families(rows: list[Any]) -> tuple[dict[str, int], list[str]]:
+    """How many members each family has, and which fail to list them."""
+    from composable_energy.registry import get_family
+
+    found, problems = {}, []
+    for row in rows:
+        if row.group == "composable_energy.energies" and row.state == "ok":
+            try:
+                found[row.name] = len(get_family(row.name).members())
+            except PluginNotFound:  # it is a single energy
+                continue
+            except ComposableEnergyError as error:
+                problems.append(str(error))
+            except Exception as error:  # a stranger's code
+                problems.append(f"{row.qualified}: listing its members raised {type(error).__name__}: {error}")
+    return found, problems
+
+
+def _owned_twice(packages: set[str]) -> list[str]:
+    """Packages whose files two distributions own: removing one deletes the other's."""
+    owners = metadata.packages_distributions()
+    return [
+        f"the package {package} is owned by {' and '.join(sorted(set(owners[package])))}: removing one deletes files of the other; "
+        "remove both and install one again"
+        for package in sorted(packages & owners.keys())
+        if len(set(owners[package])) > 1
+    ]

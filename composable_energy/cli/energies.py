@@ -1,0 +1,64 @@
+"""`composable-energy energies`: what can stand in an expression."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+from composable_energy.cli.tables import json_text
+from composable_energy.errors import ComposableEnergyError, PluginNotFound
+
+__all__ = ["add", "run"]
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """An entry with its members; an error where it does not load."""
+
+    name: str
+    distribution: str | None
+    members: tuple[str, ...] = ()
+    error: str | None = None
+
+
+def add(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    """Adds the command's arguments."""
+    parser = commands.add_parser(
+        "energies", parents=parents, help="list the energies that have names", description="Lists energies and members of families."
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Prints the entries; the modules of plug-ins are imported, weights are not read."""
+    listed = _listed()
+    if asked.json:
+        print(json_text([vars(entry) for entry in listed]))
+    elif not listed:
+        print("There are no energies with names; `composable-energy plugins` shows what was found.")
+    for entry in () if asked.json else listed:
+        print(f"{entry.name}  ({entry.distribution or 'this session'})" + (f"  failed: {entry.error}" if entry.error else ""))
+        for member in entry.members:
+            print(f"  {entry.name}/{member}")
+    return 0
+
+
+def _listed() -> list[_Listed]:
+    from composable_energy.registry import get_family, plugins
+
+    found = []
+    for row in plugins():
+        if row.group != "composable_energy.energies" or row.state == "shadowed":
+            continue
+        name = row.qualified if row.state == "conflict" else row.name
+        try:
+            found.append(_Listed(name, row.distribution, get_family(name).members()))
+        except PluginNotFound:  # it is a single energy
+            found.append(_Listed(name, row.distribution))
+        except ComposableEnergyError as error:
+            found.append(_Listed(name, row.distribution, error=str(error)))
+        except Exception as error:  # a stranger's code; the others are listed all the same
+            found.append(_Listed(name, row.distribution, error=f"listing its members raised {type(error).__name__}: {error}"))
+    return found

@@ -1,0 +1,82 @@
+"""`composable-energy explain EXPR FILE...`: what each term of an expression says of pictures or points."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from composable_energy.cli.names import add_expression, read_expression
+from composable_energy.cli.pictures import read_points
+from composable_energy.cli.tables import json_text
+from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table
+from composable_energy.errors import ShapeError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from composable_energy.energy import Energy
+
+__all__ = ["add", "run"]
+
+
+def add(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    """Adds the command's arguments."""
+    parser = commands.add_parser(
+        "explain",
+        parents=parents,
+        help="show the energy of each term at pictures",
+        description="Shows the energy of each term at pictures, and under | the share of each branch. Pictures are resized to what the "
+        "energy knows; a sheet that `sample` wrote as PNG is taken apart again.",
+    )
+    add_expression(parser)
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="pictures, or numbers in .npy and .npz files")
+    add_range(parser)
+    add_sigma(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Reads the files and prints what the terms say of them."""
+    energy = at_level(read_expression(asked), asked.sigma)
+    labels, points = _read([path.expanduser() for path in asked.files], energy, asked.value_range)
+    from composable_energy.sampling import frozen
+
+    with frozen(energy):
+        explanation = energy.explain(points)
+    if asked.json:
+        print(json_text({"expression": str(energy), "points": labels, "terms": json_rows(explanation)}))
+    else:
+        print(terms_table(explanation, labels))
+    return 0
+
+
+def _read(files: list[Path], energy: Energy, value_range: tuple[float, float]) -> tuple[list[str], Tensor]:
+    """Returns the points of all files, and where each comes from."""
+    import torch
+
+    shapes, dtype = _shapes(energy), _dtype(energy)
+    read = [(path, read_points(path, shapes, value_range).to(dtype)) for path in files]
+    odd = next((path for path, points in read if points.shape[1:] != read[0][1].shape[1:]), None)
+    if odd is not None:
+        raise ShapeError(f"{read[0][0]} and {odd} have points of different shapes; explain them one after the other.")
+    labels = [str(path) if len(points) == 1 else f"{path} {i + 1}" for path, points in read for i in range(len(points))]
+    return labels, torch.cat([points for _, points in read])
+
+
+def _shapes(energy: Energy) -> list[tuple[int, ...]]:
+    """Shapes that points may have: as they are seen, then latent."""
+    from composable_energy.sampling.asking import ask
+
+    if energy.event_shape is None:
+        raise ShapeError(f"{energy} does not say the shape of its points, so none can be read for it.")
+    seen = tuple(ask(energy, 1, False, None, None, None).shape[1:])
+    return list(dict.fromkeys([seen, tuple(energy.event_shape)]))
+
+
+def _dtype(energy: Energy) -> torch.dtype:
+    from composable_energy.sampling.asking import ask
+
+    return ask(energy, 1, True, None, None, None).dtype

@@ -1,0 +1,114 @@
+"""What a name in an expression stands for: a member of the family at hand, a plug-in's energy, or a saved folder.
+
+Everything is located before anything is loaded, so that a typo in the last name does not wait for the weights of the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from composable_energy.errors import ComposableEnergyError
+from composable_energy.parsing import Name, build, leaves, parse_tree, unknown_name
+
+if TYPE_CHECKING:
+    from composable_energy.energy import Energy
+
+__all__ = ["DEFAULT_FAMILY", "Names", "add_expression", "read_expression"]
+
+DEFAULT_FAMILY = "faces"
+
+
+def add_expression(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say which energy."""
+    parser.add_argument(
+        "expression", metavar="EXPR", help="such as 'male & ~smiling', of names, & | ~ >>, weights (2 * smiling, smiling / 2), parentheses"
+    )
+    parser.add_argument(
+        "--in",
+        dest="family",
+        metavar="FAMILY",
+        help=f"the family whose members names stand for (default: {DEFAULT_FAMILY}); FAMILY/NAME and saved folders always work",
+    )
+
+
+def read_expression(asked: argparse.Namespace) -> Energy:
+    """Returns the energy that the arguments of `add_expression` say."""
+    tree = parse_tree(asked.expression)
+    names = Names(asked.family)
+    located = {leaf.name: names.locate(leaf) for leaf in leaves(tree)}
+    return build(tree, lambda name: _load(located[name]))
+
+
+class Names:
+    """The names that there are.
+
+    Args:
+        family: The family whose members can be written alone; None takes `DEFAULT_FAMILY` if it is there.
+
+    Raises:
+        PluginNotFound: There is no such family.
+    """
+
+    def __init__(self, family: str | None = None) -> None:
+        from composable_energy.registry import plugins
+
+        self.entries = {form for row in plugins() if row.group == "composable_energy.energies" for form in (row.name, row.qualified)}
+        self.family = family or DEFAULT_FAMILY
+        self.members: tuple[str, ...] = ()
+        if family is not None or self.family in self.entries:
+            self.members = _members(self.family)
+
+    def locate(self, leaf: Name) -> str | Path:
+        """Returns the full name or the folder that a name stands for.
+
+        Raises:
+            ParseError: None; the message has the nearest names and the place.
+        """
+        name = leaf.name
+        folder = Path(name).expanduser()
+        if name.startswith(("/", "./", "../", "~")):
+            if not folder.is_dir():
+                raise unknown_name(leaf, _beside(folder), "there is no such folder.")
+            return folder
+        if name in self.members:
+            return f"{self.family}/{name}"
+        if name in self.entries:
+            return name
+        entry, slash, member = name.partition("/")
+        if slash and entry in self.entries and member in _members(entry):
+            return name
+        if (folder / "config.json").is_file():
+            return folder
+        raise unknown_name(leaf, self._known(entry if slash else None), "no plug-in offers an energy." * (not self.entries))
+
+    def _known(self, entry: str | None) -> list[str]:
+        """Names to propose; whole names of an entry's members only if the name looks like one."""
+        known = [*self.members, *self.entries]
+        if entry is not None:
+            for near in difflib.get_close_matches(entry, self.entries, n=2):
+                with contextlib.suppress(ComposableEnergyError):
+                    known += [f"{near}/{member}" for member in _members(near)]
+        return known
+
+
+def _members(family: str) -> tuple[str, ...]:
+    from composable_energy.registry import get_family
+
+    return get_family(family).members()
+
+
+def _beside(folder: Path) -> list[str]:
+    """The folders beside one that does not exist, as they would be written."""
+    with contextlib.suppress(OSError):
+        return [str(other) for other in folder.parent.iterdir() if other.is_dir()]
+    return []
+
+
+def _load(place: str | Path) -> Energy:
+    import composable_energy as ce
+
+    return ce.get_energy(place) if isinstance(place, str) else ce.load(place)

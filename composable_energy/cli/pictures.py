@@ -1,0 +1,172 @@
+"""Pictures: a grid of many on one sheet, and pictures back to points.
+
+A sheet that `write_grid` made says in its own text how it is laid out; `read_pictures` then takes it apart again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from composable_energy.errors import FileFormatError, OptionError, ShapeError
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+__all__ = ["ARRAYS", "PICTURES", "check_target", "is_picture", "layout", "read_points", "write_array", "write_grid"]
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+ARRAYS = (".npy", ".npz")
+_GAP = 2
+_KEY = "composable-energy"
+_MODES = {1: "L", 3: "RGB"}
+
+
+def is_picture(shape: tuple[int, ...]) -> bool:
+    """Returns whether points of a shape are pictures: (1, H, W) grey or (3, H, W) in colour."""
+    return len(shape) == 3 and shape[0] in _MODES
+
+
+def check_target(path: Path, shape: tuple[int, ...]) -> None:
+    """Raises before anything is drawn if points of a shape cannot be written to a file.
+
+    Raises:
+        OptionError: The ending of the file is unknown, its folder missing, or the points are no pictures.
+    """
+    ending = path.suffix.lower()
+    if ending not in PICTURES + ARRAYS:
+        raise OptionError(f"-o takes a file that ends in {', '.join(PICTURES + ARRAYS)}, got {str(path)!r}.")
+    if not path.parent.is_dir():
+        raise OptionError(f"-o {path}: there is no folder {str(path.parent)!r}.")
+    if path.is_dir():
+        raise OptionError(f"-o {path} is a folder; name a file.")
+    if ending in PICTURES and not is_picture(shape):
+        raise OptionError(f"Draws of shape {shape} are no pictures; write them as numbers, to a file that ends in .npy or .npz.")
+
+
+def layout(n: int) -> tuple[int, int]:
+    """Returns rows and columns for n tiles: full and near square if possible, else square with some left empty."""
+    root = math.ceil(math.sqrt(n))
+    columns = next((c for c in range(root, int(1.5 * math.sqrt(n)) + 1) if n % c == 0), root)
+    return math.ceil(n / columns), columns
+
+
+def write_grid(path: Path, images: Tensor, value_range: tuple[float, float], about: dict[str, Any]) -> None:
+    """Writes pictures beside each other, each once.
+
+    Args:
+        path: The file.
+        images: The pictures, with shape (n, C, H, W).
+        value_range: The values that are black and white.
+        about: What a PNG file tells of itself.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    n, _, height, width = images.shape
+    rows, columns = layout(n)
+    sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
+    low, high = value_range
+    pixels = images.detach().cpu().float().sub(low).div(high - low).clamp(0, 1).mul(255).round().byte()
+    for i, tile in enumerate(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()):
+        row, column = divmod(i, columns)
+        sheet.paste(Image.fromarray(tile), (column * (width + _GAP), row * (height + _GAP)))
+    if path.suffix.lower() != ".png":
+        sheet.save(path)
+        return
+    text = PngInfo()
+    text.add_text(_KEY, json.dumps({**about, "n": n, "columns": columns, "height": height, "width": width, "gap": _GAP}))
+    sheet.save(path, pnginfo=text)
+
+
+def write_array(path: Path, points: Tensor) -> None:
+    """Writes points as numbers: one array, under the name `samples` in an .npz file."""
+    import numpy as np
+
+    values = points.detach().cpu().numpy()
+    if path.suffix.lower() == ".npz":
+        np.savez_compressed(path, samples=values)
+    else:
+        np.save(path, values)
+
+
+def read_points(path: Path, shapes: list[tuple[int, ...]], value_range: tuple[float, float]) -> Tensor:
+    """Returns the points in a file, with shape (n, *shape).
+
+    Args:
+        path: A picture, a sheet that `write_grid` made as PNG, or an .npy or .npz file of one point or many.
+        shapes: The shapes that points may have: as they are seen, or latent.
+        value_range: The values that are black and white.
+
+    Raises:
+        FileFormatError: The file is missing or cannot be read.
+        ShapeError: What is in it does not fit.
+    """
+    if not path.is_file():
+        raise FileFormatError(f"There is no file {str(path)!r}.")
+    if path.suffix.lower() in ARRAYS:
+        return _read_array(path, shapes)
+    pictures = [shape for shape in shapes if is_picture(shape)]
+    if not pictures:
+        raise ShapeError(f"{path} is a picture, and the energy takes points of shape {shapes[0]}; give them as an .npy file.")
+    return _read_picture(path, pictures[0], value_range)
+
+
+def _read_array(path: Path, shapes: list[tuple[int, ...]]) -> Tensor:
+    import numpy as np
+    import torch
+
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded:
+                loaded = loaded["samples" if "samples" in loaded.files else loaded.files[0]]
+        points = torch.from_numpy(np.asarray(loaded, dtype=np.float64))
+    except Exception as error:  # numpy raises what it likes for a file that is none
+        raise FileFormatError(f"{path} is no array of numbers: {error}.") from error
+    for shape in shapes:
+        if points.shape == shape:
+            return points.unsqueeze(0)
+        if points.shape[1:] == shape and len(points):
+            return points
+    wanted = " or ".join(f"(n, {', '.join(map(str, shape))})" for shape in shapes)
+    raise ShapeError(f"{path} has points of shape {tuple(points.shape)}; the energy takes {wanted}.")
+
+
+def _read_picture(path: Path, shape: tuple[int, ...], value_range: tuple[float, float]) -> Tensor:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            file.load()
+            tiles = _tiles(file)
+    except Exception as error:  # pillow raises what it likes for a file that is no picture
+        raise FileFormatError(f"{path} is no picture that can be read: {error}.") from error
+    channels, height, width = shape
+    fitted = [tile.convert(_MODES[channels]).resize((width, height), Image.Resampling.LANCZOS) for tile in tiles]
+    values = np.stack([np.asarray(tile, dtype=np.float64).reshape(height, width, channels) for tile in fitted])
+    low, high = value_range
+    return torch.from_numpy(values).permute(0, 3, 1, 2) / 255 * (high - low) + low
+
+
+def _tiles(picture: Image.Image) -> list[Image.Image]:
+    """The pictures on a sheet that says how it is laid out, else the one that it is."""
+    try:
+        told = json.loads(picture.info[_KEY])
+        n, columns, height, width, gap = (int(told[key]) for key in ("n", "columns", "height", "width", "gap"))
+    except (KeyError, TypeError, ValueError):
+        return [picture]
+    across, down = width + gap, height + gap
+    if (
+        min(n, columns, height, width, gap + 1) < 1
+        or columns * across - gap != picture.width
+        or -(-n // columns) * down - gap != picture.height
+    ):
+        return [picture]  # it was cut or scaled since
+    corners = [(i % columns * across, i // columns * down) for i in range(n)]
+    return [picture.crop((x, y, x + width, y + height)) for x, y in corners]

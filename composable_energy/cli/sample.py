@@ -1,0 +1,144 @@
+"""`composable-energy sample EXPR`: draws, and shows what each term says of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from composable_energy.cli.names import add_expression, read_expression
+from composable_energy.cli.pictures import PICTURES, check_target, write_array, write_grid
+from composable_energy.cli.tables import json_text
+from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table
+from composable_energy.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from composable_energy.energy import Energy
+    from composable_energy.sampling import Trace
+
+__all__ = ["add", "run"]
+
+_FLAGS = {"sampler", "steps", "seed", "batch_size", "best_of"}
+_IN_PYTHON = {"shape", "init", "callback", "progress", "trace", "burn_in", "resume", "latents", "dtype", "device", "first_chain"}
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+def add(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    """Adds the command's arguments."""
+    parser = commands.add_parser("sample", parents=parents, help="draw from an expression", description=__doc__)
+    add_expression(parser)
+    parser.add_argument("-n", type=int, default=16, metavar="N", help="how many to draw (default: 16)")
+    parser.add_argument("--seed", type=int, metavar="SEED", help="the same seed draws the same (default: a new one, which is printed)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("samples.png"),
+        metavar="FILE",
+        help="a sheet of pictures (.png, .jpg, .webp) or numbers (.npy, .npz) (default: samples.png)",
+    )
+    parser.add_argument("--sampler", metavar="NAME", help="the sampler (default: what the energy recommends)")
+    parser.add_argument("--steps", type=int, metavar="N", help="how many steps (default: the sampler's own number)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="how many to advance together (default: all)")
+    parser.add_argument(
+        "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="an option of the sampler; may be repeated"
+    )
+    parser.add_argument("--best-of", type=int, default=1, metavar="K", help="draw K for each, keep the one with the lowest evidence")
+    parser.add_argument("--sharpen", type=float, metavar="W", help="weigh the evidence: more obedient, less diverse for W above 1")
+    add_range(parser)
+    add_sigma(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Draws, writes the file, prints where it is and what the terms say."""
+    options = _options(asked.option)
+    energy = read_expression(asked)
+    if asked.sharpen is not None:
+        energy = energy.sharpened(asked.sharpen)
+    from composable_energy.sampling import frozen
+    from composable_energy.sampling.asking import ask
+
+    target = asked.output.expanduser()
+    check_target(target, tuple(ask(energy, asked.n, False, None, None, None).shape[1:]))
+    shown = at_level(energy, asked.sigma)
+    start = time.perf_counter()
+    points, trace = energy.sample(
+        asked.n,
+        sampler=asked.sampler,
+        steps=asked.steps,
+        seed=asked.seed,
+        batch_size=asked.batch_size,
+        best_of=asked.best_of,
+        latents=True,
+        trace=True,
+        progress=sys.stderr.isatty(),
+        **options,
+    )
+    seen = _decoded(energy, points)
+    seconds = time.perf_counter() - start
+    about = {"expression": str(energy), "seed": trace.seed, "sampler": repr(trace.sampler), "steps": trace.steps, "best_of": trace.best_of}
+    if target.suffix.lower() in PICTURES:
+        write_grid(target, seen, asked.value_range, about)
+    else:
+        write_array(target, seen)
+    with frozen(shown):
+        explanation = shown.explain(points)
+    if asked.json:
+        print(json_text({"file": str(target), **about, "n": len(seen), "seconds": seconds, "terms": json_rows(explanation)}))
+        return 0
+    print(f"{target}: {len(seen)} {_drawn(asked.n, seen, trace)} of {energy} in {seconds:.1f} s with {trace.sampler!r}, seed {trace.seed}")
+    print(f"\n{terms_table(explanation)}")
+    return 0
+
+
+def _decoded(energy: Energy, points: Tensor) -> Tensor:
+    if energy.decoder is None or not len(points):
+        return points
+    from composable_energy.sampling import frozen
+    from composable_energy.sampling.asking import decode
+
+    with frozen(energy):
+        return decode(energy.decoder, points)
+
+
+def _drawn(asked: int, seen: Tensor, trace: Trace) -> str:
+    best = f", each the best of {trace.best_of}," if trace.best_of > 1 else ""
+    fewer = f" (of {asked}; the others diverged)" if len(seen) < asked else ""
+    return f"{'draw' if len(seen) == 1 else 'draws'}{best}{fewer}"
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (equals and name.strip().isidentifier()):
+        raise argparse.ArgumentTypeError(f"an option is written NAME=VALUE, got {text!r}")
+    return name.strip(), _value(value.strip())
+
+
+def _value(text: str) -> Any:
+    """Reads a number, true, false or none; anything else is a word."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _options(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    options = dict(pairs)
+    for name in options:
+        if name in _FLAGS:
+            raise OptionError(f"--option {name}: write --{name.replace('_', '-')} instead.")
+        if name in _IN_PYTHON:
+            raise OptionError(f"--option {name}: this can be said in Python only.")
+    if len(options) < len(pairs):
+        raise OptionError("--option: each name may be given once.")
+    return options

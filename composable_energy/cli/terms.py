@@ -1,0 +1,110 @@
+"""What the terms of an expression say of points, as a table and as JSON."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from composable_energy.cli.tables import table
+from composable_energy.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from composable_energy.energy import Energy
+    from composable_energy.explain import Explanation
+
+__all__ = ["add_range", "add_sigma", "at_level", "json_rows", "terms_table"]
+
+_LOWEST = 0.05
+_SHOWN = 6
+
+
+def add_sigma(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that says at which noise level energies are shown."""
+    parser.add_argument(
+        "--sigma",
+        type=float,
+        metavar="S",
+        help=f"noise level at which energies are shown (default: the energy's own, else the lowest of its sampler, else {_LOWEST})",
+    )
+
+
+def add_range(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that says which values are black and white."""
+    parser.add_argument(
+        "--range",
+        dest="value_range",
+        type=_range,
+        default=(0.0, 1.0),
+        metavar="LOW:HIGH",
+        help="the values that are black and white in pictures (default: 0:1)",
+    )
+
+
+def at_level(energy: Energy, sigma: float | None) -> Energy:
+    """Returns an energy at a noise level, if it needs one or one is asked for.
+
+    Raises:
+        OptionError: The level is not positive, or the energy knows none.
+    """
+    if sigma is not None:
+        if not 0 < sigma < float("inf"):
+            raise OptionError(f"--sigma is positive, got {sigma:g}.")
+        if "sigma" not in energy.conditions:
+            raise OptionError(f"{energy} was not made for noise levels; leave out --sigma.")
+        return energy.at(sigma)
+    if "sigma" not in energy.required_conditions:
+        return energy
+    lowest = energy.recommended.options.get("sigma_min", _LOWEST) if energy.recommended else _LOWEST
+    return energy.at(lowest)
+
+
+def terms_table(explanation: Explanation, labels: Sequence[str] = ()) -> str:
+    """Returns a table with a row for each term.
+
+    Args:
+        explanation: The terms.
+        labels: What to call the points. With labels of up to six points each gets a column; else their mean, lowest and highest do.
+    """
+    rows = list(explanation.rows())
+    each = 0 < len(labels) <= _SHOWN
+    shares = any(row.share is not None for _, row in rows)
+    header = ["energy of", *(labels if each else ["mean", "lowest", "highest"]), *["share"] * shares]
+    cells = [["  " * depth + row.expression, *_numbers(row.energy, each), *[_share(row)] * shares] for depth, row in rows]
+    return table(header, cells, right=range(1, len(header)))
+
+
+def json_rows(explanation: Explanation) -> list[dict[str, Any]]:
+    """Returns one record for each term: depth, expression, mean, energy and share of each point."""
+    return [
+        {
+            "depth": depth,
+            "expression": row.expression,
+            "mean": row.energy.mean().item(),
+            "energy": row.energy.tolist(),
+            "share": None if row.share is None else row.share.tolist(),
+        }
+        for depth, row in explanation.rows()
+    ]
+
+
+def _numbers(energy: Tensor, each: bool) -> list[str]:
+    values = energy.tolist() if each else [energy.mean().item(), energy.min().item(), energy.max().item()]
+    return [f"{value:.3f}" for value in values]
+
+
+def _share(row: Explanation) -> str:
+    return "" if row.share is None else f"{row.share.mean().item():.3f}"
+
+
+def _range(text: str) -> tuple[float, float]:
+    low, colon, high = text.partition(":")
+    try:
+        values = float(low), float(high)
+    except ValueError:
+        values = 0.0, 0.0
+    if not (colon and values[0] < values[1] < float("inf")):
+        raise argparse.ArgumentTypeError(f"LOW:HIGH are two rising numbers, such as -1:1, got {text!r}")
+    return values
