@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["Effort", "fit", "keyed", "save_atomically"]
 
 import copy
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ class Effort:
     average: float = 0.998
 
     def rate_at(self, step: int) -> float:
+        """Returns the learning rate of a step: a short warm-up, then level, then falling."""
         progress = step / self.steps
         return self.rate * min(1.0, (step + 1) / 200) * max(0.01, min(1.0, (1 - progress) / self.decay))
 
@@ -52,7 +52,7 @@ def save_atomically(content: Any, path: Path) -> None:
     """Saves so that a kill leaves the old file or the new one, never a half."""
     half = path.with_suffix(".half")
     torch.save(content, half)
-    os.replace(half, path)
+    half.replace(path)
 
 
 def fit(

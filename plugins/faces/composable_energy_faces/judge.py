@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from composable_energy.errors import OptionError, ShapeError
 from torch import Tensor
+
+from composable_energy.errors import OptionError, ShapeError
 
 from .draw import ATTRIBUTES, HAIR_COLORS
 from .networks import SIZE, Judge
@@ -55,12 +56,16 @@ class Verdict:
 @cache
 def load_judge() -> Judge:
     """Returns the trained judge; loaded once."""
-    return read(Judge(), "judge")  # pyright: ignore[reportReturnType]
+    return read(Judge(), "judge")
 
 
 @torch.no_grad()
 def judge(images: Tensor, network: Judge | None = None) -> Verdict:
     """Returns what the judge sees in pictures with shape $(B, 3, 64, 64)$ and values in [0, 1].
+
+    Args:
+        images: The pictures.
+        network: Another judge than the package's.
 
     Raises:
         ShapeError: The pictures have another shape.

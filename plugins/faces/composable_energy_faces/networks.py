@@ -97,11 +97,11 @@ class LeveledMLP(nn.Module):
         self.outer = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
         self.write = nn.Linear(width, outputs)
         with torch.no_grad():
-            for film in self.film:
-                film.weight.mul_(0.3)
-        for layer in (*self.outer, self.write):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            for name, parameter in self.film.named_parameters():
+                parameter.mul_(0.3 if name.endswith("weight") else 1.0)
+            for layer in (*self.outer, self.write):
+                for parameter in layer.parameters():
+                    parameter.zero_()
 
     def forward(self, points: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
         """Returns values with shape $(B, outputs)$ of points with shape $(B, inputs)$ at levels with shape $(B, 1)$ or $(1, 1)$."""
@@ -177,7 +177,7 @@ class Judge(nn.Module):
         for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.SiLU()]
         self.body = nn.Sequential(*layers)
-        self.classify = nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.Linear(96 * 4 * 4, 9))
+        self.classify = nn.Sequential(nn.Flatten(), nn.Linear(96 * 4 * 4, 9))
 
     def features(self, images: Tensor) -> Tensor:
         """Returns pooled features, with shape $(B, 96)$: what Frechet distances compare."""

@@ -57,6 +57,8 @@ def outline_weights(images: Tensor) -> Tensor:
 
 
 def judge_loss(judge: Judge, faces: FaceFiles, *, batch: int = 96) -> Objective:
+    """The judge's objective: name the attributes of pictures that are shifted by up to two pixels and a little noisy."""
+
     def loss(step: int) -> Tensor:
         generator = keyed(1, step)
         index = torch.randint(len(faces), (batch,), generator=generator)
@@ -149,6 +151,8 @@ def one_condition(truth: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def heads_loss(heads: Heads, codes: Tensor, attributes: Tensor, hair: Tensor, *, batch: int = 256) -> Objective:
+    """The heads' objective: name the attributes of noisy codes, at all noise levels."""
+
     def loss(step: int) -> Tensor:
         index, sigma, _, z = _noisy(codes, batch, keyed(4, step))
         return attribute_loss(heads(z, sigma), attributes[index], hair[index])

@@ -55,14 +55,15 @@ class Run:
         self.note(name, report)
         return network
 
-    def note(self, name: str, report: object) -> None:
+    def note(self, name: str, report: dict[str, float]) -> None:
         """Keeps a report for the model card."""
         path = self.folder / "reports.json"
         reports = self.reports()
         reports[name] = report
         path.write_text(json.dumps(reports, indent=1))
 
-    def reports(self) -> dict[str, object]:
+    def reports(self) -> dict[str, dict[str, float]]:
+        """Returns the reports of the networks that are trained so far."""
         path = self.folder / "reports.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
@@ -114,12 +115,13 @@ def standardize_over(model: Autoencoder, faces: FaceFiles, count: int = 20_000) 
 
 
 @torch.no_grad()
-def encode_faces(run: Run) -> None:
+def encode_faces(run: Run, *, from_package: bool = False) -> None:
+    """Encodes the training faces, by the autoencoder of the run or by that which comes with the package."""
     target = run.folder / "codes.safetensors"
     if target.exists():
         return
     faces = drawn(run, "train")
-    model = weights.read(Autoencoder(), "autoencoder", run.trained)
+    model = weights.read(Autoencoder(), "autoencoder", weights.FOLDER if from_package else run.trained)
     parts = tqdm(torch.arange(len(faces)).split(500), desc="codes")
     codes = torch.cat([model.encode(faces.images(part)) for part in parts])
     half = target.with_suffix(".half")

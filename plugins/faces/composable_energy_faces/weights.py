@@ -5,16 +5,19 @@ from __future__ import annotations
 __all__ = ["FOLDER", "Parts", "read", "write"]
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
-from composable_energy.errors import FileFormatError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from composable_energy.errors import FileFormatError
+
 FOLDER = Path(__file__).parent / "weights"
 """Where the weights lie that come with the package."""
+
+Network = TypeVar("Network", bound=nn.Module)
 
 Parts = Literal["autoencoder", "base", "heads", "judge"]
 
@@ -35,7 +38,7 @@ def write(network: nn.Module, part: Parts, folder: Path = FOLDER) -> None:
     half.replace(folder / f"{part}.safetensors")
 
 
-def read(network: nn.Module, part: Parts, folder: Path = FOLDER) -> nn.Module:
+def read(network: Network, part: Parts, folder: Path = FOLDER) -> Network:
     """Fills a network with weights, in single precision; returns it frozen and in eval mode.
 
     Args:
@@ -58,4 +61,5 @@ def read(network: nn.Module, part: Parts, folder: Path = FOLDER) -> nn.Module:
     with torch.no_grad():
         for name, value in wanted.items():
             value.copy_(tensors[name])
-    return network.requires_grad_(False).eval()
+    network.requires_grad_(False).eval()
+    return network

@@ -1,0 +1,227 @@
+r"""How well expressions of face energies obey, beside two rules that do not know what their terms have in common.
+
+    python benchmarks/faces.py [--samples 1000] [--cache .cache/faces] [--skip-plain] [--skip-timing]
+
+Prints tables and writes them, with a picture, to `benchmarks/results/`. All three rules use the same code, sampler, settings and seed:
+
+- **library**: the expression as the library means it: the base once, and the formula's exact evidence;
+- **base per concept**: each literal is a full energy of its own, base and evidence, and `&` adds them up, so the base counts once for
+  each literal;
+- **plain sums**: energies E(x | c) of one conditional network, trained on the same codes with the size and the steps of the base; they
+  are added under `&`, mixed under `|`, and NOT is -0.01 E, the rule of Du, Li and Mordatch (2020). A row of nothing but NOTs is no
+  density by that rule; it gets E(x), without a condition, for its ground.
+
+The conditional network is no part of the package: it is trained at the first call, for half an hour of one core, and kept in the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
+from composable_energy_faces.energies import FaceEnergy
+from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distance
+from composable_energy_faces.networks import Base
+from composable_energy_faces.objectives import SIGMA_MIN
+from composable_energy_faces.scores import ROWS, Row, expression, score
+from composable_energy_faces.stages import Run, encode_faces, train_conditional
+from PIL import Image
+from torch import Tensor
+
+import composable_energy as ce
+
+RESULTS = Path(__file__).parent / "results"
+Rule = Callable[[Row], ce.Energy]
+
+
+class Absolute(ce.Energy):
+    """A relative energy that hides its base, so that a sum counts the base again."""
+
+    def __init__(self, inner: ce.Energy) -> None:
+        super().__init__()
+        self.inner = inner
+        self.decoder = inner.decoder
+        self.event_shape, self.recommended, self.name = inner.event_shape, inner.recommended, str(inner)
+
+    def forward(self, x: Tensor, sigma: Tensor | float = SIGMA_MIN) -> Tensor:
+        """Returns base and evidence together."""
+        return self.inner(x, sigma=sigma)
+
+
+class Conditional(ce.Energy):
+    """E(x | c) of the conditional network; no condition is E(x)."""
+
+    condition: Tensor
+
+    def __init__(self, net: Base, faces: FaceEnergy, name: str = "") -> None:
+        super().__init__()
+        self.net, self.decoder = net, faces.decoder
+        self.event_shape, self.recommended, self.name = faces.event_shape, faces.recommended, f"E(x | {name})"
+        names = (*ATTRIBUTES, *(f"hair={color}" for color in HAIR_COLORS))
+        self.register_buffer("condition", torch.tensor([[float(name == other) for other in names]]))
+
+    def forward(self, x: Tensor, sigma: Tensor | float = SIGMA_MIN) -> Tensor:
+        """Returns the conditional energy, with shape $(B,)$."""
+        return self.net(x, sigma, self.condition.expand(len(x), -1))
+
+
+def rules(cache: Path | None) -> dict[str, Rule]:
+    """Returns the rules by name; the plain sums only if there is a cache for their network."""
+    names = {name for row in ROWS for branch in row.branches for name, _ in branch}
+    ours = {name: ce.get_energy(f"faces/{name}") for name in names}
+    literals = {name: Absolute(energy) for name, energy in ours.items()}
+    negated = {name: Absolute(~energy) for name, energy in ours.items()}
+    found: dict[str, Rule] = {
+        "library": lambda row: expression(row, ours),
+        "base per concept": lambda row: expression(row, literals, lambda energy: negated[energy.name]),
+    }
+    if cache is not None:
+        run = Run(cache)
+        encode_faces(run, from_package=True)
+        net = train_conditional(run)
+        faces = ce.get_energy("faces")
+        plain = {name: Conditional(net, faces, name) for name in names}  # pyright: ignore[reportArgumentType]
+        ground = Conditional(net, faces)  # pyright: ignore[reportArgumentType]
+
+        def plain_sums(row: Row) -> ce.Energy:
+            energy = expression(row, plain, lambda term: ce.negate(term, "power", weight=0.01))  # pyright: ignore[reportArgumentType]
+            return energy if energy.grounded else energy & ground
+
+        found["plain sums"] = plain_sums
+    return found
+
+
+def compare(row: Row, found: dict[str, Rule], samples: int) -> tuple[dict[str, Any], Tensor]:
+    """Returns a row's scores under every rule with the diversity of the library's samples, and the library's pictures."""
+    scores: dict[str, Any] = {}
+    pictures = torch.empty(0)
+    for name, rule in found.items():
+        try:
+            scores[name], images = score(rule(row), row, samples=samples)
+        except ce.errors.SamplingDiverged as error:
+            scores[name], images = {"joint": float("nan"), "error": str(error).partition(".")[0]}, torch.empty(0)
+        if name == "library":
+            pictures = images
+    drawn = drawn_like(row, 2 * samples)
+    first, second = drawn[:samples], drawn[samples:]
+    scores["diversity"] = {
+        "frechet": frechet_distance(features(pictures), features(first)),
+        "frechet of two drawn sets": frechet_distance(features(second), features(first)),
+        "nearest": nearest_distance(pictures),
+        "nearest of drawn": nearest_distance(first),
+    }
+    return scores, pictures
+
+
+def drawn_like(row: Row, count: int, seed: int = 4) -> Tensor:
+    """Returns drawn faces with what a row asks for; alternatives take turns."""
+    share = -(-count // len(row.branches))
+    parts = []
+    for index, branch in enumerate(row.branches):
+        given = {"hair" if "=" in name else name: HAIR_COLORS.index(name[5:]) if "=" in name else int(wanted) for name, wanted in branch}
+        parts.append(draw(share, seed=seed, start=index * share, given=given).images)
+    return torch.stack(parts, 1).flatten(0, 1)[:count]
+
+
+def ceilings(count: int = 2000) -> dict[str, dict[str, float]]:
+    """Returns the judge's accuracy on drawn faces, on decoded ones, and on faces decoded from noisy codes."""
+    faces = draw(count, seed=3)
+    coder = ce.get_energy("faces").decoder
+    with torch.no_grad():
+        codes = torch.cat([coder.encode(part) for part in faces.images.split(250)])  # pyright: ignore
+        noisy = codes + 0.1 * torch.randn(codes.shape, generator=torch.Generator().manual_seed(0))
+        sets = {
+            "drawn": faces.images,
+            "decoded": torch.cat([coder(part) for part in codes.split(250)]),  # pyright: ignore[reportOptionalCall]
+            "decoded, code noise .1": torch.cat([coder(part) for part in noisy.split(250)]),  # pyright: ignore[reportOptionalCall]
+        }
+    found = {}
+    for name, images in sets.items():
+        verdict = judge(images)
+        right = (verdict.attributes == (faces.attributes > 0.5)).float().mean(0).tolist()
+        found[name] = dict(zip(ATTRIBUTES, right, strict=True)) | {"hair": float((verdict.hair == faces.hair).float().mean())}
+    return found
+
+
+def timings(energy: ce.Energy) -> list[dict[str, Any]]:
+    """Returns seconds for 16 and 1,000 samples, quiet and beside programs that keep every core busy, on one thread and on two."""
+    found = []
+    for busy in (0, os.cpu_count() or 1):
+        others = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(busy)]
+        for other in others:
+            other.start()
+        try:
+            for threads, samples in ((1, 16), (1, 1000), (2, 16)):
+                energy.recommended = ce.Recommendation(**{**vars(energy.recommended), "threads": threads})
+                started = time.perf_counter()
+                energy.sample(samples, seed=1)
+                found.append({"busy": busy, "threads": threads, "samples": samples, "seconds": time.perf_counter() - started})
+        finally:
+            for other in others:
+                other.terminate()
+    return found
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+def save_picture(images: Tensor, path: Path, columns: int = 16) -> None:
+    """Saves pictures, with shape $(B, 3, 64, 64)$, as one."""
+    rows = images[: len(images) // columns * columns].unflatten(0, (-1, columns))
+    sheet = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    Image.fromarray(sheet.mul(255).round().byte().numpy()).save(path, optimize=True)
+
+
+def main() -> None:
+    """Runs the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--cache", type=Path, default=Path(".cache/faces"))
+    parser.add_argument("--skip-plain", action="store_true", help="leave out the plain sums, which need a network of their own")
+    parser.add_argument("--skip-timing", action="store_true")
+    options = parser.parse_args()
+    found = rules(None if options.skip_plain else options.cache)
+    report: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version(), "samples": options.samples}
+    report["judge"] = ceilings()
+    for name, right in report["judge"].items():
+        print(f"{name:<24}" + "".join(f"{key} {value:.4f}  " for key, value in right.items()))
+    print(
+        f"\n{'expression':<38}{'target':>7}"
+        + "".join(f"{name:>18}" for name in found)
+        + "   free between   Frechet (drawn)  nearest (drawn)"
+    )
+    report["rows"], sheets = {}, []
+    for row in ROWS:
+        scores, images = compare(row, found, options.samples)
+        report["rows"][row.text] = {"target": row.target, **scores}
+        if row.text.count("&") or "|" in row.text:
+            sheets.append(images[:16])
+        free, close = scores["library"]["free"].values(), scores["diversity"]
+        line = f"{row.text:<38}{row.target:>7.2f}" + "".join(f"{scores[name]['joint']:>18.3f}" for name in found)
+        line += f"   {min(free, default=0.5):.2f} to {max(free, default=0.5):.2f}"
+        line += f"   {close['frechet']:.2f} ({close['frechet of two drawn sets']:.2f})"
+        line += f"      {close['nearest']:.3f} ({close['nearest of drawn']:.3f})"
+        branches = scores["library"]["branches"]
+        print(line + ("   branches " + ", ".join(f"{share:.2f}" for share in branches) if len(branches) > 1 else ""), flush=True)
+    if not options.skip_timing:
+        report["timings"] = timings(ce.get_energy("faces/male") & ~ce.get_energy("faces/smiling"))
+        for entry in report["timings"]:
+            print("{samples} samples on {threads} thread(s) beside {busy} busy programs: {seconds:.2f} s".format(**entry))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "faces.json").write_text(json.dumps(report, indent=1) + "\n")
+    save_picture(torch.cat(sheets), RESULTS / "faces.png")
+
+
+if __name__ == "__main__":
+    main()
