@@ -127,7 +127,7 @@ def test_a_label_as_a_condition(x):
             free.evidence(x, y=bad)
 
 
-@pytest.mark.parametrize("label", [-1, 0.5, "3", [0, 1.5], None])
+@pytest.mark.parametrize("label", [-1, 0.5, "3", [0, 1.5], "x", None])
 def test_labels_are_whole_numbers(label):
     with pytest.raises(OptionError, match="whole number"):
         ClassifierEnergy(Counting(5), [label] if label is None else label)
@@ -211,6 +211,7 @@ def test_points_for_each_chain(x):
         (lambda h: h.between(1.0, 1.0), OptionError, "must be above"),
         (lambda h: h.between(torch.zeros(3, 2), torch.ones(4, 2)), ShapeError, "3 chains and high for 4"),
         (lambda h: h.between(torch.full((3, 2), -math.inf), 0.0), OptionError, "must be finite"),
+        (lambda h: h(torch.zeros(3, 2, 2)), ShapeError, r"c has shape \(3, 2, 2\)"),
     ],
 )
 def test_bad_intervals_are_typed_errors(make, error, message):

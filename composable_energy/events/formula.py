@@ -52,13 +52,19 @@ class Formula:
     Attributes:
         variables: All different, in the order in which they first appear: the order of the decision diagram.
         nodes: Operands before the nodes that use them; the last one is the formula.
+
+    Args:
+        variables: See above.
+        nodes: See above.
+        checked: Whether it is known already that the formula can be fulfilled and is not too large; else it is compiled at once.
     """
 
-    def __init__(self, variables: tuple[Variable, ...], nodes: tuple[Atom | Node, ...]) -> None:
+    def __init__(self, variables: tuple[Variable, ...], nodes: tuple[Atom | Node, ...], *, checked: bool = False) -> None:
         self.variables = variables
         self.nodes = nodes
         self._compiled: dict[tuple[int | None, ...], tuple[tuple[Cells, ...], Diagram]] = {}
-        self._compile(tuple(v.labels if isinstance(v, Categorical) else None for v in variables))
+        if not checked:
+            self._compile(self._labels)
 
     @classmethod
     def atom(cls, variable: Variable, values: Iterable[int] | Interval, name: str = "") -> Formula:
@@ -117,7 +123,7 @@ class Formula:
             OptionError: A label is not among those that there are.
             ExpressionError: A condition is missing.
         """
-        labels = tuple(v.labels if isinstance(v, Categorical) else None for v in self.variables)
+        labels = self._labels
         _, diagram = self._compile(labels)
         outputs: dict[Hashable, Any] = {}
         readings: dict[int, Any] = {}
@@ -132,6 +138,14 @@ class Formula:
             return _zeros(x)
         chains = conditions.get(CHAINS)
         return -diagram.log_prob(lambda level, union: cells[level].log_prob(readings[level], union, x, chains))
+
+    @property
+    def _labels(self) -> tuple[int | None, ...]:
+        """How many labels each variable has, as far as is known."""
+        return tuple(variable.labels if isinstance(variable, Categorical) else None for variable in self.variables)
+
+    def _is_certain(self) -> bool:
+        return self._compile(self._labels)[1].constant is True
 
     def _compile(self, labels: tuple[int | None, ...]) -> tuple[tuple[Cells, ...], Diagram]:
         """Returns cells and diagram for these numbers of labels.
@@ -217,9 +231,9 @@ def complement(formula: Formula) -> Formula:
         ContradictionError: This one always holds.
     """
     last = formula.nodes[-1]
-    if isinstance(last, Node) and last.operator == "not":
-        return Formula(formula.variables, formula.nodes[:-1])
-    return Formula(formula.variables, (*formula.nodes, Node("not", (len(formula.nodes) - 1,))))
+    undone = isinstance(last, Node) and last.operator == "not"
+    nodes = formula.nodes[:-1] if undone else (*formula.nodes, Node("not", (len(formula.nodes) - 1,)))
+    return Formula(formula.variables, nodes, checked=not formula._is_certain())
 
 
 def _combine(operator: str, formulas: Iterable[Formula]) -> Formula:
