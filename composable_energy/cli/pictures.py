@@ -48,9 +48,9 @@ def check_target(path: Path, shape: tuple[int, ...]) -> None:
 
 
 def layout(n: int) -> tuple[int, int]:
-    """Returns rows and columns for n tiles: full and near square if possible, else square with some left empty."""
+    """Returns rows and columns for n tiles: full if that is at most twice as wide as high, else square with some left empty."""
     root = math.ceil(math.sqrt(n))
-    columns = next((c for c in range(root, int(1.5 * math.sqrt(n)) + 1) if n % c == 0), root)
+    columns = next((c for c in range(root, math.isqrt(2 * n) + 1) if n % c == 0), root)
     return math.ceil(n / columns), columns
 
 

@@ -38,5 +38,5 @@ def run(asked: argparse.Namespace) -> int:
     print(table(("group", "name", "from", "offered by", "state"), cells))
     for row in rows:
         if row.error:
-            print(f"\n{row.qualified or row.distribution}: {row.error}")
+            print(f"\n{row.qualified if row.name else row.distribution}: {row.error}")
     return 0
