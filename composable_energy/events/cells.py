@@ -51,11 +51,6 @@ class Interval:
 class Cells(ABC):
     """Abstract partition of a variable's values."""
 
-    @property
-    @abstractmethod
-    def count(self) -> int:
-        """How many cells there are."""
-
     @abstractmethod
     def members(self, values: Any) -> tuple[bool, ...]:
         """Returns for each cell whether it is part of an atom's values."""
@@ -103,10 +98,6 @@ class LabelCells(Cells):
             groups.append(tuple(sorted(set(range(count)).difference(mentioned))))
         return cls(tuple(groups))
 
-    @property
-    def count(self) -> int:
-        return len(self.groups)
-
     def members(self, values: frozenset[int]) -> tuple[bool, ...]:
         return tuple(bool(group) and group[0] in values for group in self.groups)
 
@@ -142,10 +133,6 @@ class IntervalCells(Cells):
             if not ends or compare(ends[-1], end) != 0:
                 ends.append(end)
         return cls(tuple(ends))
-
-    @property
-    def count(self) -> int:
-        return len(self.ends) + 1
 
     def members(self, values: Interval) -> tuple[bool, ...]:
         lows, highs = (-float("inf"), *self.ends), (*self.ends, float("inf"))

@@ -7,7 +7,6 @@ recursion. It is compiled when it is made (see `composable_energy.events.diagram
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,32 +17,10 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError
 from composable_energy.events.cells import Cells, Interval
 from composable_energy.events.diagram import Diagram, Table
+from composable_energy.events.nodes import Atom, Merge, Node
 from composable_energy.events.variables import Categorical, Variable
 
 __all__ = ["Formula", "complement", "conjoin", "disjoin"]
-
-
-@dataclass(frozen=True, eq=False)
-class Atom:
-    """One variable has one of some values.
-
-    Args:
-        variable: Which one of a formula's.
-        values: Labels, or an interval.
-        name: How it is written.
-    """
-
-    variable: int
-    values: frozenset[int] | Interval
-    name: str
-
-
-@dataclass(frozen=True)
-class Node:
-    """`all`, `any` or `not` of earlier nodes."""
-
-    operator: str
-    operands: tuple[int, ...]
 
 
 class Formula:
@@ -106,10 +83,10 @@ class Formula:
         variables = [variable.given(conditions) for variable in self.variables]
         if all(new is old for new, old in zip(variables, self.variables, strict=True)):
             return self
-        merge = _Merge()
+        merge = Merge()
         places = [merge.variable(variable) for variable in variables]
-        merge.nodes_of(self, places)
-        return merge.formula()
+        merge.append(self.nodes, places)
+        return Formula(tuple(merge.variables), tuple(merge.nodes))
 
     def energy(self, x: Tensor, **conditions: Any) -> Tensor:
         r"""Returns $-\log P(\text{formula} \mid x)$, with shape $(B,)$; each network is evaluated once.
@@ -246,55 +223,13 @@ def _combine(operator: str, formulas: Iterable[Formula]) -> Formula:
                 f"{formulas[0]} is relative to {formulas[0].base} and {other} to {other.base}: events make one formula only over one base. "
                 "Give both the same base object."
             )
-    merge = _Merge()
-    roots = [merge.nodes_of(f, [merge.variable(variable) for variable in f.variables]) for f in formulas]
+    merge = Merge()
+    roots = [merge.append(f.nodes, [merge.variable(variable) for variable in f.variables]) for f in formulas]
     roots = list(dict.fromkeys(roots))
     if len(roots) == 1:
         return formulas[0]
     merge.add(Node(operator, tuple(roots)))
-    return merge.formula()
-
-
-class _Merge:
-    """Puts formulas together: equal variables and equal nodes become one."""
-
-    def __init__(self) -> None:
-        self.variables: list[Variable] = []
-        self.nodes: list[Atom | Node] = []
-        self._variables: dict[Hashable, int] = {}
-        self._nodes: dict[Hashable, int] = {}
-
-    def variable(self, variable: Variable) -> int:
-        place = self._variables.setdefault(variable.key, len(self.variables))
-        if place == len(self.variables):
-            self.variables.append(variable)
-        else:
-            self.variables[place] = self.variables[place].merged(variable)
-        return place
-
-    def add(self, node: Atom | Node) -> int:
-        if isinstance(node, Atom):
-            values = node.values.key if isinstance(node.values, Interval) else node.values
-            key: Hashable = (node.variable, values)
-        else:
-            key = (node.operator, frozenset(node.operands))
-        place = self._nodes.setdefault(key, len(self.nodes))
-        if place == len(self.nodes):
-            self.nodes.append(node)
-        return place
-
-    def nodes_of(self, formula: Formula, variables: list[int]) -> int:
-        """Adds a formula's nodes, given the places of its variables; returns the place of its root."""
-        places: list[int] = []
-        for node in formula.nodes:
-            if isinstance(node, Atom):
-                places.append(self.add(Atom(variables[node.variable], node.values, node.name)))
-            else:
-                places.append(self.add(Node(node.operator, tuple(places[i] for i in node.operands))))
-        return places[-1]
-
-    def formula(self) -> Formula:
-        return Formula(tuple(self.variables), tuple(self.nodes))
+    return Formula(tuple(merge.variables), tuple(merge.nodes))
 
 
 def _base_key(formula: Formula) -> Hashable:

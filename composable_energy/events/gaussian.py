@@ -38,10 +38,11 @@ class GaussianHead:
         name: How its energies are written: `position(0.2, 0.5)`.
 
     Example:
-        >>> head = GaussianHead(lambda x: torch.cat([x, torch.zeros_like(x)], 1), dims=2, name="position")
-        >>> outside = head.near((0.0, 0.0), 1.0).formula
-        >>> outside.energy(torch.zeros(1, 2))
-        tensor([0.7635])
+        >>> import torch, composable_energy as ce
+        >>> position = ce.GaussianHead(lambda x: torch.cat([x, torch.zeros_like(x)], 1), dims=2, name="position")
+        >>> inside = position.near((0.0, 0.0), 1.0)
+        >>> inside.evidence(torch.zeros(1, 2)), (~inside).evidence(torch.zeros(1, 2))
+        (tensor([0.7634]), tensor([0.6275]))
     """
 
     def __init__(
@@ -160,8 +161,7 @@ class IntervalEnergy(HeadEnergy):
 
     def __init__(self, head: GaussianHead, low: Tensor, high: Tensor, name: str = "") -> None:
         super().__init__(head.base, name)
-        if low.device != high.device:
-            low, high = (end.cpu() for end in (low, high))
+        high = high.to(low.device)
         if len({1, len(low), len(high)}) > 2:
             raise ShapeError(f"low is for {len(low)} chains and high for {len(high)}.")
         if not bool((low < high).all()):

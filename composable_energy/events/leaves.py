@@ -75,7 +75,8 @@ class ClassifierEnergy(HeadEnergy):
         ContradictionError: No label is given, as an empty set.
 
     Example:
-        >>> red = ClassifierEnergy(lambda x: torch.stack([x.sum(1), -x.sum(1)], 1), 0)
+        >>> import torch, composable_energy as ce
+        >>> red = ce.ClassifierEnergy(lambda x: torch.stack([x.sum(1), -x.sum(1)], 1), 0)
         >>> red.evidence(torch.zeros(2, 3))
         tensor([0.6931, 0.6931])
     """

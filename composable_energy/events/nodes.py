@@ -1,0 +1,75 @@
+"""Nodes of formulas, and how the nodes of several are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from composable_energy.events.cells import Interval
+from composable_energy.events.variables import Variable
+
+__all__ = ["Atom", "Merge", "Node"]
+
+
+@dataclass(frozen=True, eq=False)
+class Atom:
+    """One variable has one of some values.
+
+    Args:
+        variable: Which one of a formula's.
+        values: Labels, or an interval.
+        name: How it is written.
+    """
+
+    variable: int
+    values: frozenset[int] | Interval
+    name: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """`all`, `any` or `not` of earlier nodes."""
+
+    operator: str
+    operands: tuple[int, ...]
+
+
+class Merge:
+    """Puts formulas together: equal variables and equal nodes become one."""
+
+    def __init__(self) -> None:
+        self.variables: list[Variable] = []
+        self.nodes: list[Atom | Node] = []
+        self._variables: dict[Hashable, int] = {}
+        self._nodes: dict[Hashable, int] = {}
+
+    def variable(self, variable: Variable) -> int:
+        """Adds a variable; returns its place."""
+        place = self._variables.setdefault(variable.key, len(self.variables))
+        if place == len(self.variables):
+            self.variables.append(variable)
+        else:
+            self.variables[place] = self.variables[place].merged(variable)
+        return place
+
+    def add(self, node: Atom | Node) -> int:
+        """Adds a node; returns its place."""
+        if isinstance(node, Atom):
+            values = node.values.key if isinstance(node.values, Interval) else node.values
+            key: Hashable = (node.variable, values)
+        else:
+            key = (node.operator, frozenset(node.operands))
+        place = self._nodes.setdefault(key, len(self.nodes))
+        if place == len(self.nodes):
+            self.nodes.append(node)
+        return place
+
+    def append(self, nodes: Sequence[Atom | Node], variables: Sequence[int]) -> int:
+        """Adds the nodes of a formula, given the places of its variables; returns the place of its root."""
+        places: list[int] = []
+        for node in nodes:
+            if isinstance(node, Atom):
+                places.append(self.add(Atom(variables[node.variable], node.values, node.name)))
+            else:
+                places.append(self.add(Node(node.operator, tuple(places[i] for i in node.operands))))
+        return places[-1]
