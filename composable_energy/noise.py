@@ -3,7 +3,7 @@ r"""Keyed noise: what chain $i$ gets at step $t$ is a function of (seed, $i$, $t
 A stream of random numbers depends on who drew before; a key does not. So the same chains come out whatever the number of chains drawn
 together, the number of ranks, a stop and a resume. There are two kinds.
 
-*Blocks*, the default on the CPU: chains are cut into blocks of about 8,192 numbers (one chain, or up to 2,048 small ones), and each block
+*Blocks*, the default on the CPU: chains are cut into blocks of about 4,096 numbers (one chain, or up to 2,048 small ones), and each block
 is drawn by a `torch.Generator` that is seeded with a hash of (seed, step, stream) and the block. A block is always drawn whole. This costs
 1.1 to 1.4 of one `torch.randn`; the numbers may change with the version of torch.
 
@@ -32,7 +32,7 @@ from composable_energy.errors import OptionError, ShapeError
 __all__ = ["Noise", "philox"]
 
 _WORD = 0xFFFFFFFF
-_BLOCK = 8192  # numbers, a power of two: large enough that seeding a generator costs little beside drawing
+_BLOCK = 4096  # numbers, a power of two: large enough that seeding a generator costs little beside drawing
 _MOST_CHAINS = 2048
 
 Kind = Literal["blocks", "philox"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import DeviceError, DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
+from composable_energy.sampling.freezing import reachable
 from composable_energy.sampling.sampler import Sampler
 
 __all__ = ["Asked", "ask", "check_density", "count", "decode"]
@@ -72,7 +73,9 @@ def ask(
     if init is not None:
         _check_start(init, dtype, device)
         dtype, device = init.dtype, init.device
-    dtype, place = dtype or _dtype_of(energy), torch.device(device) if device is not None else _device_of(energy)
+    tensors = _tensors(energy) if dtype is None or device is None else []
+    dtype = dtype or (tensors[0].dtype if tensors else torch.get_default_dtype())
+    place = torch.device(device) if device is not None else tensors[0].device if tensors else torch.get_default_device()
     if not dtype.is_floating_point:
         raise DtypeError(f"Points are of a floating dtype, got {dtype}.")
     decoder = None if latents else energy.decoder
@@ -92,8 +95,8 @@ def ask(
         event, seen = known, _decoded_shape(decoder, known, dtype, place)
         if not isinstance(shape, int) and tuple(sizes[1:]) != tuple(seen):
             raise ShapeError(
-                f"{type(decoder).__name__} decodes to points of shape {tuple(seen)}: ask for {(sizes[0], *seen)} or {sizes[0]}, got {sizes}; "
-                "latents=True returns the points before they are decoded."
+                f"{type(decoder).__name__} decodes to points of shape {tuple(seen)}: ask for {(sizes[0], *seen)} or {sizes[0]}, got "
+                f"{sizes}; latents=True returns the points before they are decoded."
             )
         asked = (sizes[0], *seen)
     if init is not None and init.shape != (sizes[0], *event):
@@ -149,15 +152,9 @@ def _check_start(init: object, dtype: torch.dtype | None, device: torch.device |
 
 
 def _tensors(energy: Energy) -> list[Tensor]:
-    return [*energy.parameters(), *energy.buffers()]
-
-
-def _dtype_of(energy: Energy) -> torch.dtype:
-    return next((tensor.dtype for tensor in _tensors(energy) if tensor.is_floating_point()), torch.get_default_dtype())
-
-
-def _device_of(energy: Energy) -> torch.device:
-    return next((tensor.device for tensor in _tensors(energy)), torch.get_default_device())
+    """Weights first; else whatever the energy holds, such as the mean of a distribution."""
+    own = [tensor for tensor in (*energy.parameters(), *energy.buffers()) if tensor.is_floating_point()]
+    return own or [tensor for tensor in reachable(energy)[0] if tensor.is_floating_point()]
 
 
 def _decoded_shape(decoder: nn.Module, event: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -184,7 +184,8 @@ class Chains:
         for some in self.frozen:
             parts.append((some.chains, some.state, self._energy(some.chains), self.noise.for_chains(self._global(some.chains))))
         done = [
-            (ids, self.sampler.finish(energy, state, noise.at(self.step + 1)) if self.step else state.x) for ids, state, energy, noise in parts
+            (ids, self.sampler.finish(energy, state, noise.at(self.step + 1)) if self.step else state.x)
+            for ids, state, energy, noise in parts
         ]
         here = torch.ones(self.total, dtype=torch.bool)
         if self.policy == "drop":

@@ -1,0 +1,115 @@
+"""What the driver costs beside the gradient: `python benchmarks/sampling.py`.
+
+Each row is the CPU time of one Langevin step by `sample`, over that of one bare `autograd.grad` of the same energy; the best of several
+alternating rounds, one thread. Goal: at most 1.10 for images, 1.15 for 4,096 points on a plane.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from composable_energy_mcmc import Langevin
+from torch import Tensor, nn
+
+import composable_energy as ce
+from composable_energy.noise import Noise
+from composable_energy.sampling import Sampler, sample
+
+
+class Mixture(ce.Energy):
+    """Eight Gaussians on a circle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        angle = torch.arange(8) * torch.pi / 4
+        self.register_buffer("means", 3 * torch.stack([angle.cos(), angle.sin()], 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -torch.logsumexp(-(x[:, None] - self.get_buffer("means")).square().sum(2) / 0.18, 1)
+
+
+class Convolutions(ce.Energy):
+    """Three layers."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for c_in, c_out in ((3, width), (width, width), (width, width)):
+            layers += [nn.Conv2d(c_in, c_out, 3, padding=1), nn.SiLU()]
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).mean((2, 3)).sum(1) + x.square().flatten(1).sum(1) / 2
+
+
+class Perceptron(ce.Energy):
+    """Of the size of the latent energies that come with the faces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(64, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).squeeze(1) + x.square().sum(1) / 2
+
+
+def seconds(work: Callable[[], object], times: int) -> float:
+    """Returns the time of one repetition."""
+    begin = time.process_time()
+    for _ in range(times):
+        work()
+    return (time.process_time() - begin) / times
+
+
+def measure(energy: ce.Energy, shape: tuple[int, ...], steps: int, rounds: int, sampler: Sampler, **options: object) -> tuple[float, float]:
+    """Returns the times of a bare gradient and of a step."""
+    for parameter in energy.parameters():
+        parameter.requires_grad_(False)
+    point = sample(energy, shape, sampler=sampler, steps=steps, seed=0)  # where the steps are: far points can be slower or faster
+
+    def gradient() -> None:
+        x = point.detach().requires_grad_()
+        torch.autograd.grad(energy.forward(x).sum(), x)
+
+    def run() -> None:
+        sample(energy, shape, sampler=sampler, steps=steps, seed=0, **options)  # pyright: ignore[reportArgumentType]
+
+    bare, step = float("inf"), float("inf")
+    for _ in range(rounds):
+        bare = min(bare, seconds(gradient, steps))
+        step = min(step, seconds(run, 1) / (steps + 1))  # the start takes a gradient too
+    return bare, step
+
+
+def main() -> None:
+    """Prints the table."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    cases: list[tuple[str, ce.Energy, tuple[int, ...], int, dict[str, object]]] = [
+        ("mixture, 4096 points on a plane", Mixture(), (4096, 2), 100, {}),
+        ("mixture, 64 points on a plane", Mixture(), (64, 2), 500, {}),
+        ("convolutions, 16 images 3x32x32", Convolutions(), (16, 3, 32, 32), 15, {}),
+        ("convolutions, 1 image 3x64x64", Convolutions(), (1, 3, 64, 64), 30, {}),
+        ("perceptron, 64 latents of 64", Perceptron(), (64, 64), 300, {}),
+        ("perceptron, 64 latents of 64, trace", Perceptron(), (64, 64), 300, {"trace": True}),
+        ("perceptron, 64 latents of 64, philox", Perceptron(), (64, 64), 300, {"noise": "philox"}),
+    ]
+    print(f"{'case':46}{'gradient':>12}{'step':>12}{'ratio':>8}")
+    for name, energy, shape, steps, options in cases:
+        bare, step = measure(energy, shape, steps, 7, Langevin(0.01), **options)
+        print(f"{name:46}{bare * 1e6:9.0f} us{step * 1e6:9.0f} us{step / bare:8.2f}")
+    print(f"\n{'noise, over torch.randn':46}{'blocks':>12}{'philox':>12}")
+    for shape in ((4096, 2), (64, 64), (16, 3, 32, 32), (64, 3, 64, 64)):
+        points, times = torch.zeros(shape), 5 if len(shape) > 2 else 100
+        plain = min(seconds(lambda shape=shape: torch.randn(shape), times) for _ in range(5))
+        costs = []
+        for kind in ("blocks", "philox"):
+            noise = Noise(0, range(shape[0]), kind=kind)
+            costs.append(min(seconds(lambda noise=noise, points=points: noise.at(1).normal(points), times) for _ in range(5)))
+        print(f"{shape!s:46}{costs[0] / plain:12.2f}{costs[1] / plain:12.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Noise is a function of its key: known answers, laws of chance, and nothing that depends on who else draws."""
+
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.noise import Noise, _mix, philox
+
+KINDS = ["blocks", "philox"]
+
+
+@pytest.mark.parametrize(
+    ("seed", "counter", "words"),
+    [
+        (0, (0, 0, 0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        (2**64 - 1, (0xFFFFFFFF,) * 4, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            0x299F31D0A4093822,
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+@pytest.mark.parametrize("tensors", [1, 2, 4])
+def test_philox_gives_the_answers_of_random123(seed, counter, words, tensors):
+    mixed = [torch.tensor([word]) if i < tensors else word for i, word in enumerate(counter)]
+    assert tuple(int(word) for word in philox(seed, mixed)) == words
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    event=st.sampled_from([(), (1,), (2,), (3, 5), (64,), (3, 8, 8), (3, 40, 40), (0,)]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    cut=st.tuples(st.integers(0, 150), st.integers(0, 150)),
+    first=st.sampled_from([0, 1, 60, 2**31]),
+)
+def test_noise_does_not_depend_on_who_else_draws(kind, event, dtype, cut, first):
+    low, high = sorted(cut)
+    noise, x = Noise(7, range(first, first + 150), step=3, kind=kind), torch.zeros(150, *event, dtype=dtype)
+    whole, uniform = noise.normal(x, 1), noise.uniform(x, 2)
+    assert whole.dtype == dtype and whole.shape == x.shape and uniform.shape == (150,)
+    some = noise.for_chains(range(first + low, first + high))
+    assert torch.equal(some.normal(x[low:high], 1), whole[low:high])
+    assert torch.equal(some.uniform(x[low:high], 2), uniform[low:high])
+    ids = [high, low, 77] if low < high < 150 else [3, 149]
+    other = Noise(7, range(1), step=3, kind=kind).for_chains([first + i for i in ids])
+    assert torch.equal(other.normal(x[ids], 1), whole[ids])
+    assert torch.equal(other.uniform(x[ids], 2), uniform[ids])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_chain_at_a_time_draws_the_same(kind):
+    noise, x = Noise(1, range(5), kind=kind), torch.zeros(5, 3)
+    for step in (0, 1, 2**31):
+        rows = [noise.at(step).for_chains([i]).normal(x[:1]) for i in range(5)]
+        assert torch.equal(torch.cat(rows), noise.at(step).normal(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("event", [(2,), (700,)])
+def test_normal_numbers_are_normal_and_independent(kind, event):
+    """Over blocks, steps, streams and seeds; each bound is 5 standard errors."""
+    x = torch.zeros(42_000 // math.prod(event), *event, dtype=torch.float64)
+    draws = [
+        noise.normal(x, stream).flatten()
+        for noise, stream in (
+            (Noise(0, range(len(x)), kind=kind), 0),
+            (Noise(0, range(len(x)), step=1, kind=kind), 0),
+            (Noise(0, range(len(x)), kind=kind), 1),
+            (Noise(1, range(len(x)), kind=kind), 0),
+            (Noise(0, range(len(x)), kind=kind).child("pilot"), 0),
+            (Noise(0, range(len(x), 2 * len(x)), kind=kind), 0),
+        )
+    ]
+    n = draws[0].numel()
+    for draw in draws:
+        assert stats.kstest(draw.numpy(), "norm").pvalue > 1e-5
+        assert abs(draw.pow(4).mean() - 3) < 5 * math.sqrt(96 / n)
+    correlation = torch.corrcoef(torch.stack(draws)) - torch.eye(len(draws), dtype=torch.float64)
+    assert correlation.abs().max() < 5 / math.sqrt(n)
+    rows = draws[0].view(len(x), -1)
+    neighbours = (rows[:-1] * rows[1:]).mean()
+    assert abs(neighbours) < 5 / math.sqrt(n)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_uniform_numbers_are_uniform_inside_the_open_interval(kind, dtype):
+    x = torch.zeros(60_000, 1, dtype=dtype)
+    uniform = Noise(5, range(len(x)), kind=kind).uniform(x)
+    assert uniform.dtype == dtype and uniform.min() > 0 and uniform.max() < 1
+    assert stats.kstest(uniform.double().numpy(), "uniform").pvalue > 1e-5
+
+
+def test_blocks_of_one_draw_never_share_a_seed():
+    """torch's CPU generator takes 32 bits of a seed, so a hash of block numbers would meet itself after some ten thousand of them."""
+    key = 0x9E3779B97F4A7C15
+    assert len({_mix(key + block) for block in range(200_000)}) == 200_000
+
+
+def test_kinds_and_dtypes_agree_where_they_can():
+    x = torch.zeros(40, 6)
+    philox_noise = Noise(9, range(40), kind="philox")
+    assert torch.equal(philox_noise.normal(x.double()).float(), philox_noise.normal(x))
+    assert torch.equal(philox_noise.normal(x.half()), philox_noise.normal(x).half())
+    blocks = Noise(9, range(40))
+    assert torch.equal(blocks.normal(x.bfloat16()), blocks.normal(x).bfloat16())
+    assert (blocks.normal(x.double()) % 2**-20).unique().numel() > 200  # more bits than a float32 has
+    assert not torch.equal(blocks.normal(x), philox_noise.normal(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_random_state_of_the_caller_stays(kind):
+    before = torch.get_rng_state()
+    noise = Noise(0, range(3), kind=kind)
+    noise.normal(torch.zeros(3, 2)), noise.uniform(torch.zeros(3, 2))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64 - 1, 2**64 + 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_seed_is_taken_modulo_64_bits(seed, kind):
+    x = torch.zeros(2, 2)
+    one, other = Noise(seed, range(2), kind=kind), Noise(seed % 2**64, range(2), kind=kind)
+    assert torch.equal(one.normal(x), other.normal(x))
+    assert torch.equal(one.child("a").normal(x), other.child("a").normal(x))
+
+
+def test_what_does_not_fit_is_said():
+    with pytest.raises(ShapeError, match=r"3 chains, got 2 points; use `noise.for_chains`"):
+        Noise(0, range(3)).normal(torch.zeros(2, 2))
+    with pytest.raises(OptionError, match="'blocks' or 'philox', got 'torch'"):
+        Noise(0, range(3), kind="torch")
+
+
+def test_noise_compares_by_its_key_and_can_be_saved():
+    noise = Noise(0, range(3), step=4)
+    noise.normal(torch.zeros(3, 2))
+    assert noise == Noise(0, range(3)).at(4)
+    assert torch.equal(pickle.loads(pickle.dumps(noise)).normal(torch.zeros(3, 2)), noise.normal(torch.zeros(3, 2)))
