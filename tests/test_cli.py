@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -181,6 +182,7 @@ def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[st
         (["bright", "--best-of", "0"], "best_of must be at least 1, got 0."),
         (["bright", "-o", "a.gif"], "-o takes a file that ends in .png, .jpg, .jpeg, .webp, .npy, .npz, got 'a.gif'."),
         (["bright", "-o", "no/a.png"], "-o no/a.png: there is no folder 'no'."),
+        (["bright", "--range", "1", "0"], "--range takes two rising numbers, such as -1 1, got 1 0."),
         (["bright", "--sigma", "0.1"], "bright was not made for noise levels; leave out --sigma."),
         (["noisy", "--sigma", "-1", "-o", "a.npy"], "--sigma is positive, got -1."),
         (["shapeless", "-o", "a.npy"], "shapeless does not say the shape of its points"),
@@ -216,7 +218,7 @@ def test_one_name_is_one_energy():
         (["sample"], "the following arguments are required: EXPR"),
         (["sample", "a", "-n", "many"], "invalid int value: 'many'"),
         (["sample", "a", "--option", "step"], "an option is written NAME=VALUE, got 'step'"),
-        (["sample", "a", "--range", "1:0"], "LOW:HIGH are two rising numbers, such as -1:1, got '1:0'"),
+        (["sample", "a", "--range", "1"], "argument --range: expected 2 arguments"),
     ],
 )
 def test_mistakes_in_the_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
@@ -242,6 +244,41 @@ def test_saved_folder_stands_in_an_expression(monkeypatch: pytest.MonkeyPatch, c
     assert [place.name for place in asked] == ["saved", "saved", "with space"]
     assert run("sample", "./savd") == 2
     assert "Unknown name `./savd`; did you mean" in capsys.readouterr().err
+
+
+def test_other_formats_and_ranges():
+    assert run("sample", "toys", "--steps", "1", "-n", "3", "-o", "a.jpg", "--range", "-1", "1") == 0
+    with Image.open("a.jpg") as sheet:
+        assert sheet.size == (2 * 16 + 2, 2 * 16 + 2)
+        assert all(dark >= 110 for dark, _ in sheet.getextrema())  # values from 0 up are the lighter half
+
+
+def test_a_folder_is_no_file(capsys: pytest.CaptureFixture[str]):
+    Path("sheets.png").mkdir()
+    assert run("sample", "toys", "-o", "sheets.png") == 2
+    assert "-o sheets.png is a folder; name a file." in capsys.readouterr().err
+
+
+def test_draws_that_diverge_are_told(capsys: pytest.CaptureFixture[str]):
+    """Energies that are not a number to the right of 1: some chains get there, and --option reaches the driver."""
+    cliff = ce.as_energy(lambda x: torch.where(x < 1, x.square(), torch.nan).sum(1), name="cliff", event_shape=(1,))
+    arguments = ["cliff", "-n", "64", "--seed", "0", "--steps", "20", "--sampler", "langevin", "--option", "step_size=.5", "-o", "x.npy"]
+    with ce.register("energy", "cliff", lambda: cliff):
+        assert run("sample", *arguments) == 2
+        assert "reached a non-finite point, energy or gradient of cliff" in capsys.readouterr().err
+        assert run("sample", *arguments, "--option", "on_divergence=drop") == 0
+    count = len(np.load("x.npy"))
+    assert 0 < count < 64
+    assert f"x.npy: {count} draws (of 64; the others diverged) of cliff in" in capsys.readouterr().out
+
+
+def test_no_text_of_an_expression_gives_a_traceback(capsys: pytest.CaptureFixture[str]):
+    draw = random.Random(0)
+    words = ["bright", "left=dark", "toys", "plane", "2", "-1", "&", "|", "~", ">>", "*", "/", "(", ")", "'", "x.y", "$"]
+    options = ["--in", "toys", "--steps", "1", "-n", "1", "-o", "x.npy", "--sampler", "langevin", "--option", "step_size=.1"]
+    codes = [run("sample", *options, "--", " ".join(draw.choices(words, k=draw.randint(1, 8)))) for _ in range(200)]
+    assert set(codes) == {0, 2}
+    capsys.readouterr()
 
 
 # explain ------------------------------------------------------------------------------------------------------------------------------
@@ -387,8 +424,17 @@ class Broken(ce.EnergyFamily):
         raise NotImplementedError
 
 
+class Unmade(Toys):
+    def __init__(self) -> None:
+        raise OSError("unwritten weights")
+
+
 def test_energies_lists_members_without_weights(capsys: pytest.CaptureFixture[str]):
-    with ce.register("energy", "bowl", lambda: Noisy()), ce.register("energy", "broken", Broken):
+    with (
+        ce.register("energy", "bowl", lambda: Noisy()),
+        ce.register("energy", "broken", Broken),
+        ce.register("energy", "unwritten", Unmade),
+    ):
         assert run("energies") == 0
         lines = capsys.readouterr().out.splitlines()
         assert run("energies", "--json") == 0
@@ -397,16 +443,20 @@ def test_energies_lists_members_without_weights(capsys: pytest.CaptureFixture[st
     assert {"toys  (this session)", "  toys/left=dark", "bowl  (this session)"} <= set(lines)
     assert told["toys"]["members"] == list(Toys().members())
     assert told["bowl"]["members"] == []
+    assert told["unwritten"]["error"].startswith("Plug-in") or "unwritten" in told["unwritten"]["error"]
     assert told["broken"]["error"] == "listing its members raised ZeroDivisionError: no members today"
 
 
-def test_plugins_lists_rows(capsys: pytest.CaptureFixture[str]):
+def test_plugins_lists_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     assert run("plugins") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["group", "name", "from", "offered", "by", "state"]
     assert any(line.split()[:2] == ["samplers", "langevin"] for line in lines)
     assert run("plugins", "--load", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr("composable_energy.registry.plugins", lambda load: [record("bad", "failed", "it raised")])
+    assert run("plugins") == 0
+    assert capsys.readouterr().out.endswith("\nacme:bad: it raised\n")
     assert {"group", "name", "value", "distribution", "version", "state", "error"} == rows[0].keys()
     assert next(row["state"] for row in rows if row["name"] == "langevin") == "ok"
 
@@ -547,3 +597,11 @@ def test_reader_that_goes_away_is_no_error():
     os.close(write)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (141, "")
+
+
+def test_reader_that_goes_away_is_no_error_in_process(monkeypatch: pytest.MonkeyPatch):
+    def gone(*values: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", gone)
+    assert run("energies") == 141

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from composable_energy.cli.names import add_expression, read_expression
 from composable_energy.cli.pictures import read_points
 from composable_energy.cli.tables import json_text
-from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table
+from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
 from composable_energy.errors import ShapeError
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ def add(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     """Reads the files and prints what the terms say of them."""
+    black_to_white = value_range(asked)
     energy = at_level(read_expression(asked), asked.sigma)
-    labels, points = _read([path.expanduser() for path in asked.files], energy, asked.value_range)
+    labels, points = _read([path.expanduser() for path in asked.files], energy, black_to_white)
     from composable_energy.sampling import frozen
 
     with frozen(energy):
@@ -53,12 +54,12 @@ def run(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _read(files: list[Path], energy: Energy, value_range: tuple[float, float]) -> tuple[list[str], Tensor]:
+def _read(files: list[Path], energy: Energy, black_to_white: tuple[float, float]) -> tuple[list[str], Tensor]:
     """Returns the points of all files, and where each comes from."""
     import torch
 
     shapes, dtype = _shapes(energy), _dtype(energy)
-    read = [(path, read_points(path, shapes, value_range).to(dtype)) for path in files]
+    read = [(path, read_points(path, shapes, black_to_white).to(dtype)) for path in files]
     odd = next((path for path, points in read if points.shape[1:] != read[0][1].shape[1:]), None)
     if odd is not None:
         raise ShapeError(f"{read[0][0]} and {odd} have points of different shapes; explain them one after the other.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from composable_energy.cli.names import add_expression, read_expression
 from composable_energy.cli.pictures import PICTURES, check_target, write_array, write_grid
 from composable_energy.cli.tables import json_text
-from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table
+from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
 from composable_energy.errors import OptionError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def add(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     """Draws, writes the file, prints where it is and what the terms say."""
-    options = _options(asked.option)
+    options, black_to_white = _options(asked.option), value_range(asked)
     energy = read_expression(asked)
     if asked.sharpen is not None:
         energy = energy.sharpened(asked.sharpen)
@@ -84,7 +84,7 @@ def run(asked: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     about = {"expression": str(energy), "seed": trace.seed, "sampler": repr(trace.sampler), "steps": trace.steps, "best_of": trace.best_of}
     if target.suffix.lower() in PICTURES:
-        write_grid(target, seen, asked.value_range, about)
+        write_grid(target, seen, black_to_white, about)
     else:
         write_array(target, seen)
     with frozen(shown):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from composable_energy.energy import Energy
     from composable_energy.explain import Explanation
 
-__all__ = ["add_range", "add_sigma", "at_level", "json_rows", "terms_table"]
+__all__ = ["add_range", "add_sigma", "at_level", "json_rows", "terms_table", "value_range"]
 
 _LOWEST = 0.05
 _SHOWN = 6
@@ -35,12 +35,24 @@ def add_range(parser: argparse.ArgumentParser) -> None:
     """Adds the option that says which values are black and white."""
     parser.add_argument(
         "--range",
-        dest="value_range",
-        type=_range,
+        type=float,
+        nargs=2,
         default=(0.0, 1.0),
-        metavar="LOW:HIGH",
-        help="the values that are black and white in pictures (default: 0:1)",
+        metavar=("LOW", "HIGH"),
+        help="the values that are black and white in pictures (default: 0 1)",
     )
+
+
+def value_range(asked: argparse.Namespace) -> tuple[float, float]:
+    """Returns what `add_range` was given.
+
+    Raises:
+        OptionError: The values do not rise.
+    """
+    low, high = asked.range
+    if not -float("inf") < low < high < float("inf"):
+        raise OptionError(f"--range takes two rising numbers, such as -1 1, got {low:g} {high:g}.")
+    return low, high
 
 
 def at_level(energy: Energy, sigma: float | None) -> Energy:
@@ -97,14 +109,3 @@ def _numbers(energy: Tensor, each: bool) -> list[str]:
 
 def _share(row: Explanation) -> str:
     return "" if row.share is None else f"{row.share.mean().item():.3f}"
-
-
-def _range(text: str) -> tuple[float, float]:
-    low, colon, high = text.partition(":")
-    try:
-        values = float(low), float(high)
-    except ValueError:
-        values = 0.0, 0.0
-    if not (colon and values[0] < values[1] < float("inf")):
-        raise argparse.ArgumentTypeError(f"LOW:HIGH are two rising numbers, such as -1:1, got {text!r}")
-    return values
