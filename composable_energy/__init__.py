@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         refresh,
         register,
     )
+    from composable_energy.saving import load, save
 
 __version__ = "0.1.0"
 
@@ -75,21 +76,16 @@ __all__ = [
     "get_family",
     "get_kernel",
     "get_sampler",
+    "load",
     "negate",
     "plugins",
     "refresh",
     "register",
+    "save",
 ]
 
-_HOMES = (
-    "registry",
-    "energy",
-    "algebra",
-    "events",
-    "explain",
-    "inference",
-    "lifting",
-)  # the modules whose `__all__` the names above come from
+# The modules whose `__all__` the names above come from.
+_HOMES = ("registry", "energy", "algebra", "events", "explain", "inference", "lifting", "saving")
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ __all__ = [
     "Node",
     "Weight",
     "add",
+    "common_recommendation",
     "joined_events",
     "keep_weight",
     "log_of",
@@ -49,7 +50,7 @@ class Node(RelativeEnergy, ABC):
         self._conditions = frozenset({CHAINS}).union(*(term.conditions for term in operands))
         self._required = frozenset().union(*(term.required_conditions for term in operands))
         self.event_shape = _common_shape(operands)
-        self.recommended = _common_recommendation(operands)
+        self.recommended = common_recommendation(operands)
         self._bases: tuple[WeightedBase, ...] = ()
 
     @property
@@ -183,7 +184,7 @@ def _common_shape(terms: Sequence[Energy]) -> torch.Size | None:
     return known[0].event_shape if known else None
 
 
-def _common_recommendation(terms: Sequence[Energy]) -> Recommendation | None:
+def common_recommendation(terms: Sequence[Energy]) -> Recommendation | None:
     """The one recommendation of the terms; None if there is none or they disagree, of which sampling tells."""
     found = [term.recommended for term in terms if term.recommended is not None]
     return found[0] if found and all(other == found[0] for other in found[1:]) else None

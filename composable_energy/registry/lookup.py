@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import ComposableEnergyError, OptionError, PluginNotFound
 from composable_energy.registry.family import EnergyFamily
-from composable_energy.registry.parts import mark
 from composable_energy.registry.records import GROUPS, Entry, Kind, Origin, PluginRecord
 from composable_energy.registry.registry import Registry, listed, nearest
 
@@ -61,7 +60,7 @@ def get_energy(name: str, **options: Any) -> Energy:
         energy = _made("energy", entry, obj, options)
     else:
         raise PluginNotFound(f"The energy {found!r} has no members, so there is no {name!r}; ask for {found!r}.")
-    mark("energy", energy, Origin(entry.name, member, dict(options), entry.distribution, entry.version))
+    _mark("energy", energy, Origin(entry.name, member, dict(options), entry.distribution, entry.version))
     return energy
 
 
@@ -103,7 +102,7 @@ def get_encoder(name: str, **options: Any) -> nn.Module:
     """
     entry = REGISTRY.entry("encoder", name)
     encoder = _made("encoder", entry, REGISTRY.load("encoder", entry), options)
-    mark("encoder", encoder, Origin(entry.name, None, dict(options), entry.distribution, entry.version))
+    _mark("encoder", encoder, Origin(entry.name, None, dict(options), entry.distribution, entry.version))
     return encoder
 
 
@@ -239,6 +238,12 @@ def _shielded(entry: Entry, options: dict[str, Any], make: Callable[[], Any]) ->
         if options:
             raise
         raise broken(entry, f"making it raised {type(error).__name__}: {error}") from error
+
+
+def _mark(kind: Kind, made: nn.Module, origin: Origin) -> None:
+    from composable_energy.registry.parts import mark
+
+    mark(kind, made, origin)
 
 
 def _forget_families(name: str) -> None:

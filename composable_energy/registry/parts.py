@@ -1,16 +1,20 @@
-"""Which modules are parts of what the registry made, so that energies built by hand over them can be saved."""
+"""Which modules are parts of what the registry made, so that energies built by hand over them can be saved.
+
+Each module carries its note, so that a copy and a pickle carry it too.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from composable_energy.registry.records import Kind, Origin
 
-if TYPE_CHECKING:
-    from torch import nn
-
 __all__ = ["Part", "mark", "part_of"]
+
+_NOTE = "_composable_energy_part"
 
 
 class Part(NamedTuple):
@@ -27,19 +31,27 @@ class Part(NamedTuple):
     path: str
 
 
-_PARTS: WeakKeyDictionary[nn.Module, Part] = WeakKeyDictionary()
-
-
 def mark(kind: Kind, made: nn.Module, origin: Origin) -> None:
-    """Notes where an object and its parts come from; a part of several objects stays that of the first."""
+    """Notes where an object and its parts come from; a part of several objects stays that of the first.
+
+    Modules that it got as options are not its own.
+    """
     made.origin = origin  # pyright: ignore[reportArgumentType]
+    vars(made)[_NOTE] = Part(kind, origin, "")
+    foreign = set(_modules_in(origin.options))
     for path, module in made.named_modules():
-        if path:
-            _PARTS.setdefault(module, Part(kind, origin, path))
-        else:
-            _PARTS[module] = Part(kind, origin, path)
+        if path and module not in foreign:
+            vars(module).setdefault(_NOTE, Part(kind, origin, path))
 
 
 def part_of(module: nn.Module) -> Part | None:
     """Returns what a module is a part of; None if the registry did not make it."""
-    return _PARTS.get(module)
+    return vars(module).get(_NOTE)
+
+
+def _modules_in(value: Any) -> Iterator[nn.Module]:
+    if isinstance(value, nn.Module):
+        yield from value.modules()
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _modules_in(item)

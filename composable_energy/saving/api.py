@@ -1,0 +1,79 @@
+"""`save` and `load`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from composable_energy.energy import Energy
+from composable_energy.errors import ExpressionError, FileFormatError, PluginNotFound
+from composable_energy.saving import files
+from composable_energy.saving.reading import read_expression
+from composable_energy.saving.writing import write_expression
+
+__all__ = ["load", "save"]
+
+
+def save(energy: Energy, folder: str | Path) -> None:
+    """Writes an expression and its tensors to a folder, all or nothing.
+
+    What a plug-in made is written as its name, options and tensors; closed forms and events over parts of it as themselves. The weights of
+    a mixture, learnable or not, are written as numbers.
+
+    Args:
+        energy: The expression.
+        folder: A new or empty folder, or one that `save` wrote, which is replaced.
+
+    Raises:
+        ExpressionError: A term cannot be saved, such as a bare function; nothing is written then.
+        FileFormatError: The folder holds other files.
+
+    Example:
+        >>> import tempfile, torch, composable_energy as ce
+        >>> bowl = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     (bowl & 2 * bowl).save(folder)
+        ...     print(ce.load(folder))
+        Normal & 2 * Normal
+    """
+    if not isinstance(energy, Energy):
+        raise TypeError(f"save takes an energy, got {type(energy).__name__}; lift it with composable_energy.as_energy.")
+    try:
+        config, tensors = write_expression(energy)
+    except RecursionError as error:
+        raise ExpressionError("The expression is nested too deeply to be saved.") from error
+    files.write(Path(folder), config, tensors)
+
+
+def load(folder_or_name: str | Path, **options: Any) -> Energy:
+    """Returns a saved expression, or an energy by name.
+
+    Nothing is unpickled, and no module is imported but the entry points of installed plug-ins that the expression names.
+
+    Args:
+        folder_or_name: A folder that `save` wrote, or what `get_energy` takes, such as `faces/male`. A folder with a `config.json` comes
+            first.
+        **options: For a name, what `get_energy` takes.
+
+    Raises:
+        FileFormatError: The files are missing, corrupt, truncated, do not belong together or are of a newer version.
+        PluginNotFound: No plug-in offers a name; for a saved expression it says which distribution wrote it.
+        PluginLoadError: A plug-in fails to load.
+    """
+    folder = Path(folder_or_name)
+    if (folder / files.CONFIG).is_file() and not options:
+        return read_expression(*files.read(folder), where=str(folder))
+    if isinstance(folder_or_name, Path) or folder.is_dir() or folder_or_name.startswith((".", "/", "~", "\\")):
+        if folder.is_dir() and not isinstance(folder_or_name, Path) and "." not in folder_or_name:
+            return _named(folder_or_name, options, f" There is a folder {str(folder)!r}, but no {files.CONFIG} in it.")
+        raise FileFormatError(f"{folder} holds no saved energy: there is no {files.CONFIG}.")
+    return _named(folder_or_name, options, f" There is no folder {str(folder)!r} either.")
+
+
+def _named(name: str, options: dict[str, Any], remark: str) -> Energy:
+    from composable_energy.registry import get_energy
+
+    try:
+        return get_energy(name, **options)
+    except PluginNotFound as error:
+        raise PluginNotFound(f"{error}{remark}") from error

@@ -1,0 +1,129 @@
+"""From a config and tensors to an expression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.energy import Energy, Recommendation
+from composable_energy.errors import ComposableEnergyError, FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.saving.forms import FORMS
+from composable_energy.saving.made import Made
+from composable_energy.saving.references import make_alone, make_references
+from composable_energy.saving.values import unplain
+
+__all__ = ["read_expression"]
+
+_MOST = 100_000
+
+
+def read_expression(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str) -> Energy:
+    """Returns the expression that a config describes; the random state stays as it is.
+
+    Args:
+        config: Plain data; nothing of it is taken on trust.
+        tensors: By name.
+        where: What is read, for messages.
+
+    Raises:
+        FileFormatError: The config describes none.
+        PluginNotFound: It names a plug-in that is not installed.
+        PluginLoadError: A plug-in fails to load.
+    """
+    if config.keys() != {"expression", "references", "nodes", "root"}:
+        raise FileFormatError(f"{where}: the config has the keys {sorted(config)}.")
+    nodes, references, root = config["nodes"], config["references"], config["root"]
+    if not (isinstance(nodes, list) and isinstance(references, list) and 0 < len(nodes) <= _MOST and len(references) <= _MOST):
+        raise FileFormatError(f"{where}: the config has no nodes, or more than {_MOST}.")
+    with torch.random.fork_rng(devices=[]):
+        reader = _Reader(tensors, where)
+        reader.references = make_references(references, reader, tensors, where)
+        for node in nodes:
+            reader.nodes.append(reader.node(node))
+    try:
+        return reader.energy(root)
+    except ValueError as error:
+        raise FileFormatError(f"{where}: {error}.") from error
+
+
+class _Reader:
+    """Gives energies, modules and tensors by what the config calls them."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        self.tensors = tensors
+        self.where = where
+        self.references: list[Made] = []
+        self.nodes: list[Energy] = []
+        self._learnable: dict[str, nn.Parameter] = {}
+
+    def node(self, data: Any) -> Energy:
+        index = len(self.nodes)
+        try:
+            if not isinstance(data, dict) or data.keys() - {"recommended"} != {"node", "terms", "parts"}:
+                raise ValueError("it is not a node")
+            terms, parts = [self.energy(term) for term in _list(data["terms"])], _dict(data["parts"])
+            if data["node"] == "reference":
+                energy = self._referred(parts)
+            elif data["node"] == "made":
+                energy = self._energy(make_alone(parts, self, self.tensors, self.where).module)
+            elif isinstance(data["node"], str) and data["node"] in FORMS:
+                energy = FORMS[data["node"]].made(terms, unplain(parts, self))
+            else:
+                raise ValueError(f"its kind {data['node']!r} is not known")
+            if "recommended" in data:
+                energy.recommended = self._recommended(_dict(data["recommended"]))
+            return energy
+        except (PluginNotFound, PluginLoadError, PluginConflictError):
+            raise
+        except (ComposableEnergyError, ValueError, TypeError, RuntimeError, LookupError, AttributeError) as error:
+            raise FileFormatError(f"{self.where}: node {index} cannot be made: {error}.") from error
+
+    def energy(self, index: Any) -> Energy:
+        if type(index) is not int or not 0 <= index < len(self.nodes):
+            raise ValueError(f"there is no node {index!r} before it")
+        return self.nodes[index]
+
+    def module(self, reference: Any) -> nn.Module:
+        match reference:
+            case [int(index), str(path)] if 0 <= index < len(self.references):
+                return self.references[index].part(path)
+        raise ValueError(f"there is no module {reference!r}")
+
+    def tensor(self, name: Any, learnable: bool) -> Tensor:
+        if name not in self.tensors:
+            raise ValueError(f"there is no tensor {name!r}")
+        if not learnable:
+            return self.tensors[name]
+        return self._learnable.setdefault(name, nn.Parameter(self.tensors[name]))
+
+    def _referred(self, parts: Mapping[str, Any]) -> Energy:
+        if parts.keys() != {"of"}:
+            raise ValueError(f"a reference has the parts {sorted(parts)}")
+        return self._energy(self.module(parts["of"]))
+
+    def _energy(self, module: nn.Module) -> Energy:
+        if not isinstance(module, Energy):
+            raise ValueError(f"it refers to a {type(module).__name__}, which is no energy")
+        return module
+
+    def _recommended(self, data: Mapping[str, Any]) -> Recommendation:
+        if data.keys() != {"sampler", "options", "threads"} or not isinstance(data["sampler"], str):
+            raise ValueError("its recommended sampler is incomplete")
+        if data["threads"] is not None and type(data["threads"]) is not int:
+            raise ValueError(f"its number of threads is {data['threads']!r}")
+        return Recommendation(data["sampler"], unplain(_dict(data["options"]), self), data["threads"])
+
+
+def _dict(data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ValueError(f"a {type(data).__name__} stands where names and values should")
+    return data
+
+
+def _list(data: Any) -> list[Any]:
+    if not isinstance(data, list):
+        raise ValueError(f"a {type(data).__name__} stands where a list should")
+    return data

@@ -1,0 +1,121 @@
+"""Values as plain data: numbers and texts as they are, all else under a tag such as `{"$tensor": "mean"}`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from composable_energy.energy import Energy
+from composable_energy.errors import ExpressionError
+from composable_energy.saving import closed_forms
+
+__all__ = ["Sink", "Source", "plain", "refers", "unplain"]
+
+_DEEPEST = 24
+
+
+class Sink(Protocol):
+    """What takes the things that are no plain data, and returns how they are referred to."""
+
+    def tensor(self, tensor: Tensor, hint: str) -> str: ...
+    def energy(self, energy: Energy) -> int: ...
+    def module(self, module: nn.Module, hint: str) -> list[Any]: ...
+
+
+class Source(Protocol):
+    """What gives them back."""
+
+    def tensor(self, name: Any, learnable: bool) -> Tensor: ...
+    def energy(self, index: Any) -> Energy: ...
+    def module(self, reference: Any) -> nn.Module: ...
+
+
+def plain(value: Any, sink: Sink, hint: str) -> Any:
+    """Returns a value as plain data.
+
+    Args:
+        value: Numbers, texts, lists, tuples, dicts, slices, tensors, distributions, energies and modules.
+        sink: Takes the tensors, energies and modules.
+        hint: What the value is, for messages and for the names of tensors.
+
+    Raises:
+        ExpressionError: It is something else, or a number that is not finite.
+    """
+    match value:
+        case None | bool() | str():
+            return value
+        case int():
+            return int(value)
+        case float():
+            if not math.isfinite(value):
+                raise ExpressionError(f"{hint} is {value} and cannot be saved; numbers are finite.")
+            return float(value)
+        case nn.Parameter():
+            return {"$parameter": sink.tensor(value, hint)}
+        case Tensor():
+            return {"$tensor": sink.tensor(value, hint)}
+        case Energy():
+            return {"$energy": sink.energy(value)}
+        case nn.Module():
+            return {"$module": sink.module(value, hint)}
+        case Distribution():
+            name, arguments = closed_forms.arguments_of(value)
+            return {"$distribution": [name, plain(arguments, sink, hint)]}
+        case list():
+            return [plain(item, sink, f"{hint}.{i}") for i, item in enumerate(value)]
+        case tuple():
+            return {"$tuple": [plain(item, sink, f"{hint}.{i}") for i, item in enumerate(value)]}
+        case slice():
+            return {"$slice": plain([value.start, value.stop, value.step], sink, hint)}
+        case Mapping() if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: plain(item, sink, f"{hint}.{key}") for key, item in value.items()}
+        case _:
+            raise ExpressionError(
+                f"{hint} is a {type(value).__name__} and cannot be saved; numbers, texts, tensors, lists and dicts of them can, and so can "
+                "modules that a plug-in made (`composable_energy.get_energy`, `get_encoder`)."
+            )
+
+
+def refers(data: Any) -> bool:
+    """Whether plain data refer to energies or modules."""
+    if isinstance(data, dict):
+        return not data.keys().isdisjoint({"$energy", "$module"}) or any(map(refers, data.values()))
+    return isinstance(data, list) and any(map(refers, data))
+
+
+def unplain(data: Any, source: Source, depth: int = 0) -> Any:
+    """Returns the value that plain data stand for.
+
+    Raises:
+        ValueError: They stand for none, or are nested too deeply.
+    """
+    if depth > _DEEPEST:
+        raise ValueError("values are nested too deeply")
+    if isinstance(data, list):
+        return [unplain(item, source, depth + 1) for item in data]
+    if not isinstance(data, dict):
+        return data
+    tags = [key for key in data if key.startswith("$")]
+    if not tags:
+        return {key: unplain(item, source, depth + 1) for key, item in data.items()}
+    if len(data) != 1:
+        raise ValueError(f"{tags[0]} stands beside other keys")
+    (tag, content), *_ = data.items()
+    match tag, content:
+        case (("$tensor" | "$parameter"), str()):
+            return source.tensor(content, tag == "$parameter")
+        case "$energy", int():
+            return source.energy(content)
+        case "$module", _:
+            return source.module(content)
+        case "$distribution", [str(name), dict(arguments)]:
+            return closed_forms.made(name, unplain(arguments, source, depth + 1))
+        case "$tuple", list():
+            return tuple(unplain(content, source, depth + 1))
+        case "$slice", [start, stop, step] if all(end is None or type(end) is int for end in content):
+            return slice(start, stop, step)
+    raise ValueError(f"{tag} has a content that it cannot have")

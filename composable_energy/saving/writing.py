@@ -1,0 +1,183 @@
+"""From an expression to a config and tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from composable_energy.algebra.node import common_recommendation
+from composable_energy.energy import Energy, Recommendation
+from composable_energy.errors import ExpressionError
+from composable_energy.lifting import CallableEnergy
+from composable_energy.registry.again import entry_of
+from composable_energy.registry.parts import part_of
+from composable_energy.registry.records import Kind, Origin
+from composable_energy.saving.forms import FORMS, form_of
+from composable_energy.saving.made import modes_of, tensors_of
+from composable_energy.saving.values import plain, refers
+
+__all__ = ["write_expression"]
+
+
+def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Returns an expression as plain data, with nodes before those that use them and each once, and its tensors by name.
+
+    Raises:
+        ExpressionError: A term cannot be saved.
+    """
+    writer = _Writer()
+    root = writer.energy(energy)
+    groups = _groups(writer.references)
+    references = [{**reference.plain(), "group": group} for reference, group in zip(writer.references, groups, strict=True)]
+    return {"expression": str(energy), "references": references, "nodes": writer.nodes, "root": root}, writer.tensors
+
+
+@dataclass
+class _Reference:
+    """An object that the registry made: how, and what of it is written."""
+
+    kind: Kind
+    origin: Origin
+    options: Any
+    holds: list[nn.Module] = field(default_factory=list)
+    modes: dict[str, bool] = field(default_factory=dict)
+    tensors: dict[str, str] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        own = self.origin
+        return {
+            "kind": self.kind,
+            "entry": own.entry,
+            "member": own.member,
+            "options": self.options,
+            "distribution": own.distribution,
+            "version": own.version,
+            "modes": self.modes,
+            "tensors": self.tensors,
+        }
+
+
+class _Writer:
+    """Collects nodes, references and tensors; what is met again is the same one."""
+
+    def __init__(self) -> None:
+        self.nodes: list[dict[str, Any]] = []
+        self.references: list[_Reference] = []
+        self.tensors: dict[str, Tensor] = {}
+        self._node_of: dict[int, int] = {}
+        self._reference_of: dict[int, int] = {}
+        self._name_of: dict[int, str] = {}
+
+    def energy(self, energy: Energy) -> int:
+        if id(energy) not in self._node_of:
+            node = self._node(energy)
+            self.nodes.append(node)
+            self._node_of[id(energy)] = len(self.nodes) - 1
+        return self._node_of[id(energy)]
+
+    def module(self, module: nn.Module, hint: str) -> list[Any]:
+        part = part_of(module)
+        if part is None:
+            raise ExpressionError(
+                f"{hint} is a {type(module).__name__} that no plug-in made, so it cannot be saved. Make it a plug-in, with an entry point "
+                "or `composable_energy.register`, and take it from `get_energy` or `get_encoder`."
+            )
+        options = plain(dict(part.origin.options), self, f"{part.origin}.options")
+        if refers(options):
+            raise ExpressionError(
+                f"{hint} is a part of {part.origin}, which was made of other energies or modules, and cannot be saved alone."
+            )
+        index = self._reference(part.kind, part.origin, options)
+        self._hold(self.references[index], module, f"{part.path}." if part.path else "")
+        return [index, part.path]
+
+    def tensor(self, tensor: Tensor, hint: str) -> str:
+        if id(tensor) not in self._name_of:
+            name, count = hint, 1
+            while name in self.tensors:
+                count += 1
+                name = f"{hint}#{count}"
+            self._name_of[id(tensor)] = name
+            self.tensors[name] = tensor
+        return self._name_of[id(tensor)]
+
+    def _node(self, energy: Energy) -> dict[str, Any]:
+        name = form_of(energy)
+        if isinstance(energy.origin, Origin) or part_of(energy) is not None or name is None:
+            return self._made(energy)
+        terms = [self.energy(term) for term in energy.terms]
+        hint = energy.name or name
+        parts = {part: plain(value, self, f"{hint}.{part}") for part, value in FORMS[name].parts_of(energy).items()}
+        node = {"node": name, "terms": terms, "parts": parts}
+        if energy.recommended is not None and energy.recommended != common_recommendation(energy.terms):
+            node["recommended"] = self._recommended(energy.recommended, hint)
+        return node
+
+    def _made(self, energy: Energy) -> dict[str, Any]:
+        """What a plug-in made: a part of a reference, or a node of its own where its options hold other energies or modules."""
+        if not isinstance(energy.origin, Origin) and part_of(energy) is not None:
+            return {"node": "reference", "terms": [], "parts": {"of": self.module(energy, str(energy))}}
+        origin = energy.origin if isinstance(energy.origin, Origin) else _origin_by_class(energy)
+        options = plain(dict(origin.options), self, f"{origin}.options")
+        if refers(options):
+            reference = _Reference("energy", origin, options)
+            self._hold(reference, energy, "")
+            return {"node": "made", "terms": [], "parts": reference.plain()}
+        index = self._reference("energy", origin, options)
+        self._hold(self.references[index], energy, "")
+        return {"node": "reference", "terms": [], "parts": {"of": [index, ""]}}
+
+    def _reference(self, kind: Kind, origin: Origin, options: Any) -> int:
+        if id(origin) not in self._reference_of:
+            self.references.append(_Reference(kind, origin, options))
+            self._reference_of[id(origin)] = len(self.references) - 1
+        return self._reference_of[id(origin)]
+
+    def _recommended(self, recommended: Recommendation, hint: str) -> Any:
+        options = plain(dict(recommended.options), self, f"{hint}.recommended")
+        return {"sampler": recommended.sampler, "options": options, "threads": recommended.threads}
+
+    def _hold(self, reference: _Reference, module: nn.Module, prefix: str) -> None:
+        if any(module is held for held in reference.holds):
+            return
+        reference.holds.append(module)
+        reference.modes |= modes_of(module, prefix)
+        for path, tensor in tensors_of(module, str(reference.origin)).items():
+            reference.tensors[prefix + path] = self.tensor(tensor, f"{reference.origin}.{prefix}{path}")
+
+
+def _origin_by_class(energy: Energy) -> Origin:
+    """Returns how to make an energy that was not made by name, of a class that an entry point offers."""
+    if isinstance(energy, CallableEnergy):
+        raise ExpressionError(
+            f"{energy} is a bare {type(energy.function).__name__} and cannot be saved: code is not data. Offer it as a plug-in, with an "
+            "entry point or `composable_energy.register('energy', name, function_that_makes_it)`, and take it from `get_energy`."
+        )
+    config = energy.config()
+    entry = entry_of(type(energy))
+    if entry is None:
+        raise ExpressionError(
+            f"{energy} cannot be saved: no plug-in offers its class {type(energy).__qualname__}. Offer it with an entry point or "
+            "`composable_energy.register`."
+        )
+    return Origin(entry.name, None, config, entry.distribution, entry.version)
+
+
+def _groups(references: list[_Reference]) -> list[int]:
+    """Returns for each reference the first one that it shares modules or tensors with, directly or through others."""
+    parent = list(range(len(references)))
+    first: dict[int, int] = {}
+
+    def top(index: int) -> int:
+        while parent[index] != index:
+            index = parent[index]
+        return index
+
+    for index, reference in enumerate(references):
+        for module in reference.holds:
+            for shared in (*module.modules(), *module.parameters(), *module.buffers()):
+                a, b = top(index), top(first.setdefault(id(shared), index))
+                parent[max(a, b)] = min(a, b)
+    return [top(index) for index in range(len(references))]
