@@ -233,17 +233,20 @@ def test_values_of_options_are_numbers_words_or_truths():
     assert read == [3, -0.5, 0.001, True, None, "cosine"] and isinstance(read[0], int)
 
 
-def test_saved_folder_stands_in_an_expression(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_saved_folder_stands_in_an_expression(capsys: pytest.CaptureFixture[str]):
+    """With the energies that it was made of, too: they share their base and decoder."""
     for folder in ("saved", "with space"):
-        Path(folder).mkdir()
-        Path(folder, "config.json").write_text("{}")
-    asked = []
-    monkeypatch.setattr(ce, "load", lambda place: asked.append(place) or Toys().load(None), raising=False)
+        (ce.get_energy("toys/bright") & ~ce.get_energy("toys/left=dark")).save(folder)
     for name in ("./saved", "saved", f"'{Path('with space').absolute()}'"):
-        assert run("sample", f"2 * {name}", "--steps", "1") == 0
-    assert [place.name for place in asked] == ["saved", "saved", "with space"]
+        assert run("sample", f"{name} | toys/left=dark", "--steps", "1", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["expression"] == "bright & ~left=dark | left=dark"
     assert run("sample", "./savd") == 2
-    assert "Unknown name `./savd`; did you mean" in capsys.readouterr().err
+    assert "Unknown name `./savd`; did you mean `./saved`?" in capsys.readouterr().err
+    assert run("sample", "./nowhere") == 2
+    assert "Unknown name `./nowhere`: there is no such folder." in capsys.readouterr().err
+    Path("saved", "config.json").write_text("{")
+    assert run("sample", "./saved") == 2
+    assert capsys.readouterr().err.startswith("composable-energy: error: ")
 
 
 def test_other_formats_and_ranges():
@@ -279,6 +282,21 @@ def test_no_text_of_an_expression_gives_a_traceback(capsys: pytest.CaptureFixtur
     codes = [run("sample", *options, "--", " ".join(draw.choices(words, k=draw.randint(1, 8)))) for _ in range(200)]
     assert set(codes) == {0, 2}
     capsys.readouterr()
+
+
+def test_default_family_that_fails_is_told_only_where_it_is_needed(capsys: pytest.CaptureFixture[str]):
+    with ce.register("energy", "faces", Unmade):
+        assert run("sample", "toys/bright", "--steps", "1") == 0
+        assert run("sample", "male & toys/bright") == 2
+    assert "making it raised OSError: unwritten weights" in capsys.readouterr().err
+
+
+def test_single_energy_has_no_members(capsys: pytest.CaptureFixture[str]):
+    with ce.register("energy", "bowl", Noisy):
+        assert run("sample", "bowl/2", "--in", "toys") == 2
+        assert "Unknown name `bowl/2`; a division has spaces around it: `bowl / 2`." in capsys.readouterr().err
+        assert run("sample", "bright", "--in", "bowl") == 2
+        assert "'bowl' is a single one and has no members." in capsys.readouterr().err
 
 
 # explain ------------------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from composable_energy.errors import ComposableEnergyError
+from composable_energy.errors import ComposableEnergyError, PluginNotFound
 from composable_energy.parsing import Name, build, leaves, parse_tree, unknown_name
 
 if TYPE_CHECKING:
@@ -59,30 +59,40 @@ class Names:
         self.entries = {form for row in plugins() if row.group == "composable_energy.energies" for form in (row.name, row.qualified)}
         self.family = family or DEFAULT_FAMILY
         self.members: tuple[str, ...] = ()
-        if family is not None or self.family in self.entries:
-            self.members = _members(self.family)
+        self._unlisted: ComposableEnergyError | None = None
+        try:
+            if family is not None or self.family in self.entries:
+                self.members = _members(self.family)
+        except ComposableEnergyError as error:
+            if family is not None:
+                raise
+            self._unlisted = error  # of the default family; an expression may do without
 
     def locate(self, leaf: Name) -> str | Path:
         """Returns the full name or the folder that a name stands for.
 
         Raises:
-            ParseError: None; the message has the nearest names and the place.
+            ParseError: It stands for nothing; the message has the nearest names and the place.
+            PluginLoadError: It may stand for a member of the default family, which does not load.
         """
         name = leaf.name
         folder = Path(name).expanduser()
         if name.startswith(("/", "./", "../", "~")):
             if not folder.is_dir():
-                raise unknown_name(leaf, _beside(folder), "there is no such folder.")
+                raise unknown_name(leaf, _beside(name, folder), "there is no such folder.")
             return folder
         if name in self.members:
             return f"{self.family}/{name}"
         if name in self.entries:
             return name
         entry, slash, member = name.partition("/")
-        if slash and entry in self.entries and member in _members(entry):
-            return name
+        with contextlib.suppress(PluginNotFound):  # a single energy, without members
+            if slash and entry in self.entries and member in _members(entry):
+                return name
         if (folder / "config.json").is_file():
             return folder
+        if self._unlisted is not None and not slash:
+            raise self._unlisted
         raise unknown_name(leaf, self._known(entry if slash else None), "no plug-in offers an energy." * (not self.entries))
 
     def _known(self, entry: str | None) -> list[str]:
@@ -101,10 +111,11 @@ def _members(family: str) -> tuple[str, ...]:
     return get_family(family).members()
 
 
-def _beside(folder: Path) -> list[str]:
-    """The folders beside one that does not exist, as they would be written."""
+def _beside(name: str, folder: Path) -> list[str]:
+    """The folders beside one that does not exist, written as it was."""
+    head = name[: name.rstrip("/").rindex("/") + 1] if "/" in name.rstrip("/") else ""
     with contextlib.suppress(OSError):
-        return [str(other) for other in folder.parent.iterdir() if other.is_dir()]
+        return [f"{head}{other.name}" for other in folder.parent.iterdir() if other.is_dir()]
     return []
 
 
