@@ -68,6 +68,13 @@ class TestBlocks:
         with pytest.raises(ValueError, match="says why"):
             self.blocks(tmp_path, "<!-- not run: -->\n```python\n1 / 0\n```\n")
 
+    def test_what_a_page_shows_is_what_comes_out(self, tmp_path):
+        text = "```python\nprint('share', 0.501, [1.0, -2e-5])\n```\n\n```text\nshare {} [1.0, -2e-5]\n```\n"
+        run_blocks.run(tmp_path / "page.md", self.blocks(tmp_path, text.format("0.5")))
+        for wrong in ("0.6", "", "x0.5"):
+            with pytest.raises(AssertionError, match=r"page\.md:2: the block prints"):
+                run_blocks.run(tmp_path / "page.md", self.blocks(tmp_path, text.format(wrong)))
+
     def test_an_error_has_the_line_of_the_page(self, tmp_path):
         found = self.blocks(tmp_path, "one\ntwo\n\n```python\na = 1\n1 / 0\n```\n")
         with pytest.raises(ZeroDivisionError) as caught:

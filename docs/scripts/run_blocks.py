@@ -2,13 +2,17 @@
 
     python docs/scripts/run_blocks.py README.md --first
 
-A block opts out by a comment with a reason on the line before it: `<!-- not run: needs a GPU -->`. Standard library only, so that an
-environment which holds nothing but the installed wheel can run it.
+A block opts out by a comment with a reason on the line before it: `<!-- not run: needs a GPU -->`. A block of language `text` right after
+one shows what that one prints, and is compared: words as they are, numbers to 2 %. Standard library only, so that an environment which
+holds nothing but the installed wheel can run it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import math
 import os
 import re
 import tempfile
@@ -21,6 +25,8 @@ __all__ = ["Block", "blocks", "run"]
 _FENCE = re.compile(
     r"^(?P<indent>[ \t]*)(?P<fence>```+|~~~+)[ \t]*(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)(?P=fence)[ \t]*$", re.M | re.S
 )
+_SHOWN = re.compile(r"\s*^(?P<indent>[ \t]*)```text[ \t]*\n(?P<text>.*?)^(?P=indent)```[ \t]*$", re.M | re.S)
+_NUMBER = re.compile(r"(?<![\w.])-?\d+\.?\d*(?:e-?\d+)?(?![\w.]*\d)")
 _OPT_OUT = re.compile(r"<!--[ \t]*not run:(?P<reason>.*?)-->\s*\Z", re.S)
 
 
@@ -32,11 +38,13 @@ class Block:
         code: The code, without the indentation of the fence.
         line: Where it starts on the page, from 1.
         reason: Why it does not run; None if it does.
+        shown: What the page says that it prints, if it says.
     """
 
     code: str
     line: int
     reason: str | None
+    shown: str | None = None
 
 
 def blocks(page: Path) -> list[Block]:
@@ -54,18 +62,45 @@ def blocks(page: Path) -> list[Block]:
         opt_out = _OPT_OUT.search(text, 0, match.start())
         if opt_out and not opt_out["reason"].strip():
             raise ValueError(f"{page}:{line}: a block that is not run says why.")
-        code = "\n".join(row.removeprefix(match["indent"]) for row in match["code"].split("\n"))
-        found.append(Block(code, line, opt_out["reason"].strip() if opt_out else None))
+        shown = _SHOWN.match(text, match.end())
+        found.append(
+            Block(
+                _dedented(match["code"], match["indent"]),
+                line,
+                opt_out["reason"].strip() if opt_out else None,
+                _dedented(shown["text"], shown["indent"]) if shown else None,
+            )
+        )
     return found
 
 
 def run(page: Path, found: list[Block]) -> dict[str, Any]:
-    """Runs blocks of a page in one namespace, with the page's own line numbers in tracebacks; returns the namespace."""
+    """Runs blocks of a page in one namespace, with the page's own line numbers in tracebacks; returns the namespace.
+
+    Raises:
+        AssertionError: A block prints something else than the page shows.
+    """
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in found:
-        if block.reason is None:
+        if block.reason is not None:
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
             exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec", dont_inherit=True), namespace)
+        print(printed.getvalue(), end="")
+        if block.shown is not None and not _alike(printed.getvalue(), block.shown):
+            raise AssertionError(f"{page}:{block.line}: the block prints\n{printed.getvalue()}\nand the page shows\n{block.shown}")
     return namespace
+
+
+def _alike(printed: str, shown: str) -> bool:
+    words = [_NUMBER.sub("0", text).split() for text in (printed, shown)]
+    numbers = zip(_NUMBER.findall(printed), _NUMBER.findall(shown), strict=False)
+    return words[0] == words[1] and all(math.isclose(float(a), float(b), rel_tol=0.02, abs_tol=0.002) for a, b in numbers)
+
+
+def _dedented(code: str, indent: str) -> str:
+    return "\n".join(row.removeprefix(indent) for row in code.split("\n"))
 
 
 def main() -> None:
