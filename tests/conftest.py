@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+from tests.strangers import acme, site  # noqa: F401  (fixtures: a folder on the path with and without a plug-in)
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)
 

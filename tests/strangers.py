@@ -1,0 +1,104 @@
+"""Plug-ins of strangers: distributions that are folders on the path, as an installer leaves them."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+import composable_energy as ce
+from composable_energy.registry import lookup
+
+GOOD_ENERGY = """
+    import torch
+    import composable_energy as ce
+
+    class Bowl(ce.Energy):
+        def __init__(self, scale: float = 1.0) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(float(scale)))
+
+        def forward(self, x):
+            return self.scale * x.flatten(1).square().sum(1) / 2
+
+    def ring(radius: float = 1.0):
+        return ce.as_energy(lambda x: (x.flatten(1).norm(dim=1) - radius).square(), name="ring")
+"""
+
+GOOD_SAMPLER = """
+    from dataclasses import dataclass
+    from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
+
+    @dataclass(frozen=True)
+    class Walk(Sampler):
+        scale: float = 0.1
+
+        def init(self, energy, x, noise):
+            return State(x, *energy_and_gradient(energy, x))
+
+        def step(self, energy, state, noise):
+            x = state.x + self.scale * noise.normal(state.x)
+            return State(x, *energy_and_gradient(energy, x)), Info()
+"""
+
+
+def install(
+    folder: Path,
+    name: str,
+    groups: Mapping[str, Mapping[str, str]],
+    modules: Mapping[str, str] | None = None,
+    *,
+    version: str = "1.0",
+    raw: str | bytes | None = None,
+) -> None:
+    """Writes a distribution's metadata and modules.
+
+    Args:
+        folder: A folder on the path.
+        name: Of the distribution.
+        groups: Entry points by group, the group without `composable_energy.`.
+        modules: Source by module name.
+        version: Of the distribution.
+        raw: What `entry_points.txt` holds instead.
+    """
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    text = "\n".join(
+        f"[composable_energy.{group}]\n" + "".join(f"{entry} = {value}\n" for entry, value in entries.items())
+        for group, entries in groups.items()
+    )
+    raw = text if raw is None else raw
+    (info / "entry_points.txt").write_bytes(raw if isinstance(raw, bytes) else raw.encode())
+    for module, source in (modules or {}).items():
+        (folder / f"{module}.py").write_text(textwrap.dedent(source))
+
+
+def row(name: str, distribution: str | None = None) -> ce.PluginRecord:
+    """Returns the one record of a name."""
+    (found,) = (r for r in ce.plugins() if r.name == name and (distribution is None or r.distribution == distribution))
+    return found
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder on the path, and a registry that has seen nothing yet."""
+    monkeypatch.delenv("COMPOSABLE_ENERGY_PLUGINS", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(lookup, "REGISTRY", lookup.Registry())
+    monkeypatch.setattr(lookup, "_FAMILIES", {})
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.startswith("stranger"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def acme(site):
+    """The same with one distribution, of two energies."""
+    install(site, "acme-energies", {"energies": {"bowl": "stranger_a:Bowl", "ring": "stranger_a:ring"}}, {"stranger_a": GOOD_ENERGY})
+    return site

@@ -1,0 +1,134 @@
+"""A broken plug-in is a row with its error; everything else keeps working."""
+
+import re
+
+import pytest
+import torch
+
+import composable_energy as ce
+from composable_energy.errors import PluginConflictError, PluginLoadError
+from composable_energy.registry import discovery, lookup
+from tests.strangers import GOOD_ENERGY, install, row
+
+BROKEN = {
+    "raises": ("stranger_raises:Bowl", "raise RuntimeError('no such driver')", "importing it raised RuntimeError: no such driver"),
+    "exits": ("stranger_exits:Bowl", "import sys; sys.exit(3)", "importing it raised SystemExit: 3"),
+    "missing": ("stranger_missing:Bawl", GOOD_ENERGY, "has no attribute 'Bawl'"),
+    "absent": ("stranger_absent.not_there:Bowl", "", "importing it raised ModuleNotFoundError"),
+    "wrong-type": ("stranger_wrong:Bowl", "class Bowl: pass", "a subclass of Energy or EnergyFamily, got the class Bowl"),
+    "not-callable": ("stranger_number:bowl", "bowl = 3", "makes an object, got an object of type int"),
+    "instance": ("stranger_instance:bowl", GOOD_ENERGY + "\n    bowl = Bowl()", "makes an object, got an object of type Bowl"),
+    "abstract": (
+        "stranger_abstract:Half",
+        "import composable_energy as ce\nclass Half(ce.EnergyFamily):\n    def members(self): return ()",
+        "does not write load",
+    ),
+    "newer": (
+        "stranger_newer:Bowl",
+        GOOD_ENERGY + "\n    Bowl.api_version = 2",
+        "needs plug-in contract 2, this composable-energy supports 1",
+    ),
+    "nonsense": ("stranger_nonsense:Bowl", GOOD_ENERGY + "\n    Bowl.api_version = '1'", "needs plug-in contract '1'"),
+    "UpperCase": ("stranger_upper:Bowl", GOOD_ENERGY, "other characters than a-z"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_one_has_its_row_and_the_others_work(acme, name):
+    value, source, reason = BROKEN[name]
+    install(acme, f"broken-{name}", {"energies": {name: value}}, {value.split(":")[0].split(".")[0]: source}, version="0.3")
+    assert row(name).state == "not-loaded"
+    with pytest.raises(PluginLoadError, match=re.escape(reason)) as caught:
+        ce.get_energy(name)
+    for part in (repr(name), value, f"broken-{name.lower()} 0.3", "uninstall", "COMPOSABLE_ENERGY_PLUGINS"):
+        assert part in str(caught.value)
+    assert row(name).state == "failed"
+    assert reason in (row(name).error or "")
+    rows = ce.plugins(load=True)
+    assert {r.state for r in rows if r.distribution == "acme-energies"} == {"ok"}
+    assert {r.state for r in rows if r.name in ("hmc", "mala", "langevin")} == {"ok"}
+    assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
+
+
+def test_a_failed_import_is_told_again_and_not_tried_again(site):
+    counting = "import builtins\nbuiltins.stranger_tries = getattr(builtins, 'stranger_tries', 0) + 1\nraise RuntimeError('no')"
+    install(site, "broken", {"energies": {"bad": "stranger_counts:Bowl"}}, {"stranger_counts": counting})
+    for _ in range(3):
+        with pytest.raises(PluginLoadError, match="RuntimeError: no") as caught:
+            ce.get_energy("bad")
+        assert isinstance(caught.value.__cause__, RuntimeError)
+    import builtins
+
+    assert builtins.stranger_tries == 1  # pyright: ignore[reportAttributeAccessIssue]
+    del builtins.stranger_tries  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ("[console_scripts]\na = b:c\na = d:e\n", "DuplicateOptionError"),
+        ("no section at all\n", "MissingSectionHeaderError"),
+        (b"[console_scripts]\na = \xff\xfe\n", "UnicodeDecodeError"),
+    ],
+)
+def test_malformed_metadata_of_an_unrelated_package_hides_nothing(acme, raw, reason):
+    install(acme, "unrelated", {}, raw=raw)
+    with pytest.warns(RuntimeWarning, match="each distribution is read on its own"):
+        assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
+    rows = ce.plugins(load=True)  # warns once
+    (bad,) = (r for r in rows if r.distribution == "unrelated")
+    assert (bad.state, bad.version, bad.group) == ("failed", "1.0", "")
+    assert reason in (bad.error or "")
+    assert {r.state for r in rows if r.distribution == "acme-energies"} == {"ok"}
+    assert issubclass(ce.get_sampler("hmc"), ce.sampling.Sampler)
+
+
+@pytest.mark.parametrize("value", ["not a value at all!", "stranger_a:Bowl:Bowl", "%(percent)s"])
+def test_a_value_that_cannot_be_parsed_is_a_row(acme, value):
+    install(acme, "odd", {"energies": {"odd": value}})
+    with pytest.warns(RuntimeWarning):
+        rows = ce.plugins(load=True)
+    assert [(r.state, r.distribution) for r in rows if r.name == "odd"] == [("failed", "odd")]
+    assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
+
+
+def test_all_six_at_once(acme):
+    for name in ("raises", "missing", "wrong-type", "newer"):
+        value, source, _ = BROKEN[name]
+        install(acme, f"broken-{name}", {"energies": {name: value}}, {value.split(":")[0]: source})
+    install(acme, "clash-a", {"energies": {"clash": "stranger_a:Bowl"}})
+    install(acme, "clash-b", {"energies": {"clash": "stranger_a:ring"}})
+    install(acme, "unrelated", {}, raw="no section at all\n")
+    with pytest.warns(RuntimeWarning):
+        rows = ce.plugins(load=True)
+    states = {(r.distribution, r.name): r.state for r in rows}
+    assert {states[f"broken-{name}", name] for name in ("raises", "missing", "wrong-type", "newer")} == {"failed"}
+    assert states["clash-a", "clash"] == states["clash-b", "clash"] == "conflict"
+    assert states["unrelated", ""] == "failed"
+    assert len({r.error for r in rows if r.state in ("failed", "conflict")}) == 7
+    assert all(r.error for r in rows if r.state in ("failed", "conflict"))
+    with pytest.raises(PluginConflictError):
+        ce.get_energy("clash")
+    assert ce.get_energy("clash-b:clash")(torch.zeros(1, 2)).item() == 1.0
+    assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
+    assert {r.state for r in rows if r.distribution == "composable-energy"} == {"ok"}
+
+
+def test_the_fallback_finds_what_entrypoints_finds(acme, monkeypatch):
+    install(acme, "extras", {"energies": {"extra": "stranger_a:Bowl [fast,slow]"}})
+    groups = list(lookup.GROUPS.values())
+    by_package = [discovery.scan(group) for group in groups]
+    monkeypatch.setitem(__import__("sys").modules, "entrypoints", None)
+    by_library = [discovery.scan(group) for group in groups]
+    assert [entries for entries, *_ in by_package] == [entries for entries, *_ in by_library]
+    assert [type(cause) for *_, cause in by_library] == [ModuleNotFoundError] * 4
+    assert all(cause is None for *_, cause in by_package)
+
+
+def test_a_distribution_without_metadata_has_the_name_of_its_folder(acme):
+    info = acme / "Bare_Bones-2.1.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text("[composable_energy.energies]\nbare = stranger_a:Bowl\n")
+    install(acme, "unrelated", {}, raw="no section at all\n")
+    with pytest.warns(RuntimeWarning):
+        assert (row("bare").distribution, row("bare").version) == ("bare-bones", "2.1")
