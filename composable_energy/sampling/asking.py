@@ -59,20 +59,28 @@ def ask(
     energy: Energy,
     shape: int | Sequence[int],
     latents: bool,
-    init: Tensor | None,
+    start: Tensor | None,
     dtype: torch.dtype | None,
     device: torch.device | str | None,
 ) -> Asked:
     """Checks what is asked for against what the energy and the start say.
+
+    Args:
+        energy: The energy.
+        shape: As for `sample`.
+        latents: As for `sample`.
+        start: Points that the chains start or go on from, if they are there already.
+        dtype: As for `sample`.
+        device: As for `sample`.
 
     Raises:
         ShapeError: The shape is not positive, unknown, or not that of the energy.
         DtypeError, DeviceError: The start is no floating tensor, or not what `dtype` and `device` say.
     """
     sizes = _sizes(shape)
-    if init is not None:
-        _check_start(init, dtype, device)
-        dtype, device = init.dtype, init.device
+    if start is not None:
+        _check_start(start, dtype, device)
+        dtype, device = start.dtype, start.device
     tensors = _tensors(energy) if dtype is None or device is None else []
     dtype = dtype or (tensors[0].dtype if tensors else torch.get_default_dtype())
     place = torch.device(device) if device is not None else tensors[0].device if tensors else torch.get_default_device()
@@ -80,14 +88,16 @@ def ask(
         raise DtypeError(f"Points are of a floating dtype, got {dtype}.")
     decoder = None if latents else energy.decoder
     known = energy.event_shape
-    if known is None and init is not None and (isinstance(shape, int) or decoder is not None):
-        known = init.shape[1:]
+    if known is None and start is not None:
+        known = start.shape[1:]
     if decoder is None:
-        if known is None and len(sizes) == 1 and isinstance(shape, int):
+        if known is None and isinstance(shape, int):
             raise ShapeError(f"{energy} does not say the shape of its points: ask for (n, *shape), got {sizes[0]}.")
         event = known if known is not None and isinstance(shape, int) else torch.Size(sizes[1:])
         if known is not None and event != known:
-            raise ShapeError(f"{energy} has points of shape {tuple(known)}: ask for {(sizes[0], *known)} or {sizes[0]}, got {sizes}.")
+            raise ShapeError(
+                f"{energy if energy.event_shape else 'init'} has points of shape {tuple(known)}: ask for {(sizes[0], *known)} or {sizes[0]}, got {sizes}."
+            )
         asked = (sizes[0], *event)
     else:
         if known is None:
@@ -99,8 +109,6 @@ def ask(
                 f"{sizes}; latents=True returns the points before they are decoded."
             )
         asked = (sizes[0], *seen)
-    if init is not None and init.shape != (sizes[0], *event):
-        raise ShapeError(f"init must have the shape {(sizes[0], *event)} of the points, got {tuple(init.shape)}.")
     return Asked(sizes[0], event, asked, decoder, dtype, place)
 
 

@@ -14,7 +14,7 @@ from composable_energy.energy import Energy
 from composable_energy.noise import Noise
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.states import all_finite, finite_rows, join, take
-from composable_energy.sampling.trace import Frozen
+from composable_energy.sampling.trace import Stopped
 
 __all__ = ["Chains", "Diverged", "Policy", "on_rows"]
 
@@ -44,11 +44,8 @@ class _Rows(Energy):
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         return self.energy(x, **{CHAINS: self.rows, **conditions})
 
-    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self.energy.evidence(x, **{CHAINS: self.rows, **conditions})
-
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self.forward_evidence(x, **conditions)
+        return self.energy.evidence(x, **{CHAINS: self.rows, **conditions})
 
     @property
     def terms(self) -> tuple[Energy, ...]:
@@ -112,7 +109,7 @@ class Chains:
     init: Tensor | None = None
     step: int = 0
     chunks: list[_Chunk] = field(default_factory=list)
-    frozen: list[Frozen] = field(default_factory=list)
+    stopped: list[Stopped] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.diverged_at = torch.full((self.total,), -1, dtype=torch.int64)
@@ -175,21 +172,19 @@ class Chains:
         """Returns a tensor of all chains, with shape $(m, *)$: dropped ones hold a filling, kept ones what they had."""
         parts = [(chunk.ids, of(chunk.state)) for chunk in self.chunks]
         if self.policy != "drop":
-            parts += [(some.chains, of(some.state)) for some in self.frozen]
+            parts += [(some.chains, of(some.state)) for some in self.stopped]
         return self._spread(parts, fill)
 
     def finished(self) -> tuple[Tensor, Tensor]:
         """Returns the points that were drawn, with shape $(m, *)$, and which chains have one."""
         parts = [(chunk.ids, chunk.state, chunk.energy, chunk.noise) for chunk in self.chunks]
-        for some in self.frozen:
-            parts.append((some.chains, some.state, self._energy(some.chains), self.noise.for_chains(self._global(some.chains))))
-        done = [
-            (ids, self.sampler.finish(energy, state, noise.at(self.step + 1)) if self.step else state.x)
-            for ids, state, energy, noise in parts
-        ]
+        parts += [(some.chains, some.state, self._energy(some.chains), self._noise(some.chains, 0)) for some in self.stopped]
+        done = []
+        for ids, state, energy, noise in parts:
+            done.append((ids, self.sampler.finish(energy, state, noise.at(self.step + 1)) if self.step else state.x))
         here = torch.ones(self.total, dtype=torch.bool)
         if self.policy == "drop":
-            here[[i for some in self.frozen for i in some.chains]] = False
+            here[[i for some in self.stopped for i in some.chains]] = False
         return self._spread(done, 0.0), here
 
     def evidence(self, points: Tensor) -> Tensor:
@@ -247,10 +242,10 @@ class Chains:
             return None
         good = finite_rows(chunk.state)
         fine = good.tolist()
-        stopped = tuple(i for i, ok in zip(chunk.ids, fine, strict=True) if not ok)
-        at = self.diverged_at[list(stopped)]
-        self.diverged_at[list(stopped)] = torch.where(at < 0, self.step, at)
-        lost = _Chunk(stopped, chunk.attempt, chunk.energy, chunk.noise, take(before, ~good))
+        out = tuple(i for i, ok in zip(chunk.ids, fine, strict=True) if not ok)
+        at = self.diverged_at[list(out)]
+        self.diverged_at[list(out)] = torch.where(at < 0, self.step, at)
+        lost = _Chunk(out, chunk.attempt, chunk.energy, chunk.noise, take(before, ~good))
         chunk.ids, chunk.state = _compact([i for i, ok in zip(chunk.ids, fine, strict=True) if ok]), take(chunk.state, good)
         if chunk.ids:
             chunk.energy, chunk.noise = self._energy(chunk.ids), self._noise(chunk.ids, chunk.attempt)
@@ -264,7 +259,7 @@ class Chains:
             for chunk in lost:
                 self._restart(chunk)
             return
-        self.frozen += [Frozen(tuple(chunk.ids), chunk.state) for chunk in lost]
+        self.stopped += [Stopped(tuple(chunk.ids), chunk.state) for chunk in lost]
         if self.policy == "raise":
             raise Diverged(self.step, f"after {self.step} steps")
         if self.policy == "drop" and not self.chunks:
@@ -274,7 +269,7 @@ class Chains:
         """Starts chains again with other noise, and brings them to where the others are; chains that fail again, once more."""
         attempt = lost.attempt + 1
         if attempt > _ATTEMPTS:
-            self.frozen.append(Frozen(tuple(lost.ids), lost.state))
+            self.stopped.append(Stopped(tuple(lost.ids), lost.state))
             raise Diverged(self.step, f"after {self.step} steps, and {_ATTEMPTS} restarts did not help")
         self.restarts[list(lost.ids)] = attempt
         chunk = self._start(lost.ids, attempt)

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from composable_energy.energy import Energy
-from composable_energy.errors import OptionError, SamplingDiverged
+from composable_energy.errors import OptionError, SamplingDiverged, ShapeError
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.asking import Asked, ask, check_density, count, decode
 from composable_energy.sampling.chains import Chains, Diverged, Policy, on_rows
@@ -106,6 +106,7 @@ def sample(
         torch.Size([100, 2])
     """
     steps = None if steps is None else count("steps", steps)
+    burn_in = count("burn_in", burn_in, least=0)
     every = None if isinstance(trace, bool) else count("trace", trace)
     if on_divergence not in ("raise", "drop", "restart", "keep"):
         raise OptionError(f"on_divergence is 'raise', 'drop', 'restart' or 'keep', got {on_divergence!r}.")
@@ -116,17 +117,19 @@ def sample(
         seed = secrets.randbits(63) if seed is None else count("seed", seed, least=-(2**63)) % 2**64
         first = count("first_chain", first_chain, least=0)
     else:
-        _check_resume(resume, {"sampler": sampler, "init": init, "seed": seed, **options}, best_of, first_chain, shape)
+        _check_resume(resume, {"sampler": sampler, "init": init, "seed": seed, "noise": noise, **options}, best_of, first_chain, shape)
         chosen, copies, seed, first, shape = resume.sampler, resume.best_of, resume.seed, resume.first_chain, resume.shape
     check_density(energy, chosen, allow_improper)
 
     with torch.inference_mode(False), torch.no_grad(), frozen(energy, threads=advice.threads if advice else None):
-        asked = ask(energy, shape, latents, init, dtype, device)
+        asked = ask(energy, shape, latents, init if resume is None else _last_points(resume), dtype, device)
+        start = _start(init, asked)
         kind = _noise_kind(noise or (resume.noise if resume else None), asked.device)
         total = asked.n * copies
+        if first + total > 2**32:
+            raise OptionError(f"The ids of chains stay below 2^32; got {total} from {first}.")
         root = Noise(seed, range(first, first + total), kind=kind)
         like = torch.zeros(asked.event, dtype=asked.dtype, device=asked.device)
-        start = None if init is None else init.detach().clone()
         if resume is None:
             chosen = _tuned(chosen, energy, root, like, start, asked.n)
         size = total if batch_size is None else count("batch_size", batch_size)
@@ -143,7 +146,7 @@ def sample(
         drawn = _seen(points[record.kept.to(points.device)], asked)
     if not trace:
         return drawn
-    record.steps, record.states, record.frozen = chains.step, chains.saved(), chains.frozen
+    record.steps, record.states, record.stopped = chains.step, chains.saved(), chains.stopped
     record.diverged_at, record.diverged, record.restarts = chains.diverged_at, chains.diverged_at >= 0, chains.restarts
     return drawn, record
 
@@ -174,11 +177,24 @@ def _run(
         record.points = torch.stack(points) if points else None
 
 
+def _start(init: Tensor | None, asked: Asked) -> Tensor | None:
+    """Returns a copy of the points to start at."""
+    if init is None:
+        return None
+    if init.shape != (asked.n, *asked.event):
+        raise ShapeError(f"init must have the shape {(asked.n, *asked.event)} of the points, got {tuple(init.shape)}.")
+    return init.detach().clone()
+
+
+def _last_points(resume: Trace) -> Tensor:
+    return resume.states[0][2].x if resume.states else resume.stopped[0].state.x
+
+
 def _begin(chains: Chains, resume: Trace | None) -> None:
     if resume is None:
         chains.begin()
         return
-    chains.step, chains.frozen = resume.steps, list(resume.frozen)
+    chains.step, chains.stopped = resume.steps, list(resume.stopped)
     chains.diverged_at, chains.restarts = resume.diverged_at.clone(), resume.restarts.clone()
     chains.resume(resume.states)
 
@@ -218,11 +234,11 @@ def _noise_kind(kind: Any, device: torch.device) -> Kind:
 def _check_resume(resume: Trace, given: dict[str, Any], best_of: int, first_chain: int, shape: int | Sequence[int]) -> None:
     if not isinstance(resume, Trace):
         raise OptionError(f"resume takes the Trace that `sample(..., trace=True)` returned, got {type(resume).__name__}.")
-    wrong = [name for name, value in given.items() if value is not None and not (name == "seed" and value == resume.seed)]
+    wrong = [name for name, value in given.items() if value is not None and value != getattr(resume, name, None)]
     wrong += ["best_of"] * (best_of not in (1, resume.best_of)) + ["first_chain"] * (first_chain not in (0, resume.first_chain))
     wrong += ["shape"] * (shape != resume.shape[0] if isinstance(shape, int) else tuple(shape) != resume.shape)
     if wrong:
-        raise OptionError(f"A resumed call goes on as it began: leave {', '.join(wrong)} as in {resume}.")
+        raise OptionError(f"A resumed call goes on as it began, {resume}: leave out {', '.join(wrong)}.")
 
 
 def _choose_best(chains: Chains, points: Tensor, here: Tensor, copies: int) -> Tensor:

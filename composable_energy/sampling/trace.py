@@ -10,11 +10,11 @@ from torch import Tensor
 
 from composable_energy.sampling.sampler import Sampler, State
 
-__all__ = ["Frozen", "Trace"]
+__all__ = ["Stopped", "Trace"]
 
 
 @dataclass(frozen=True)
-class Frozen:
+class Stopped:
     """Chains that were stopped: their ids, and the state at their last finite points."""
 
     chains: tuple[int, ...]
@@ -44,7 +44,7 @@ class Trace:
             energy that lives in a latent space.
         point_steps: The steps of the points.
         states: What the chains need to go on: their ids, how often they were started again, and the state.
-        frozen: The chains that were stopped.
+        stopped: The chains that were stopped.
     """
 
     seed: int
@@ -64,7 +64,7 @@ class Trace:
     points: Tensor | None = None
     point_steps: list[int] = field(default_factory=list)
     states: list[tuple[tuple[int, ...], int, State]] = field(default_factory=list)
-    frozen: list[Frozen] = field(default_factory=list)
+    stopped: list[Stopped] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns NumPy arrays with the axes (chain, draw, *shape) that ArviZ takes: `arviz.from_dict(trace.to_dict())`.
@@ -74,8 +74,8 @@ class Trace:
         first = self.steps - len(self.energies) + 1
         rows = [step - first for step in self.point_steps] if self.points is not None else list(range(len(self.energies)))
         steps = torch.tensor([row + first for row in rows], dtype=torch.int64)
-        stopped = (self.diverged_at >= 0)[:, None] & (self.diverged_at[:, None] <= steps)
-        stats = {"lp": -self.energies[rows].T, "diverging": stopped}
+        past = (self.diverged_at >= 0)[:, None] & (self.diverged_at[:, None] <= steps)
+        stats = {"lp": -self.energies[rows].T, "diverging": past}
         if self.acceptance is not None:
             stats["acceptance_rate"] = self.acceptance[rows].T
         posterior = {} if self.points is None else {"x": self.points.transpose(0, 1).cpu().numpy()}
