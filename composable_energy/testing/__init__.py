@@ -1,0 +1,29 @@
+"""The conformance kit: what every energy and every sampler keeps, as checks that first-party plug-ins and strangers' run alike.
+
+    def test_bowl():
+        check_energy(Bowl(), torch.randn(8, 2))
+
+    @parametrize_with_checks(sampler_checks(Walk(0.5), steps=200))
+    def test_walk(check):
+        check()
+
+The checks say what is wrong by an `AssertionError`, and need no test runner. A new release may add checks: pin the version in your
+continuous integration.
+"""
+
+from composable_energy.testing.checks import Check, SkipCheck
+from composable_energy.testing.energies import check_energy, energy_checks
+from composable_energy.testing.pytest_face import parametrize_with_checks
+from composable_energy.testing.samplers import check_sampler, sampler_checks
+from composable_energy.testing.targets import Gaussian
+
+__all__ = [
+    "Check",
+    "Gaussian",
+    "SkipCheck",
+    "check_energy",
+    "check_sampler",
+    "energy_checks",
+    "parametrize_with_checks",
+    "sampler_checks",
+]

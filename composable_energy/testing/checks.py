@@ -1,0 +1,109 @@
+"""Named checks, and running all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from composable_energy.errors import OptionError
+
+__all__ = ["Check", "SkipCheck", "close", "run", "validated"]
+
+
+class SkipCheck(Exception):  # noqa: N818  (no error: the check does not apply)
+    """A check does not apply; the message says why."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing to check; call it.
+
+    Args:
+        name: By which it can be expected to fail.
+        function: Raises `AssertionError` if what is checked does not hold, and `SkipCheck` if it does not apply.
+    """
+
+    name: str
+    function: Callable[[], None]
+
+    def __call__(self) -> None:
+        """Runs the check.
+
+        Raises:
+            AssertionError: It does not hold; any other error on the way is one too.
+            SkipCheck: It does not apply.
+        """
+        try:
+            self.function()
+        except (AssertionError, SkipCheck):
+            raise
+        except Exception as error:
+            raise AssertionError(f"raised {type(error).__name__}: {error}") from error
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def run(checks: Iterable[Check], expected_failures: Mapping[str, str] | None = None) -> None:
+    """Runs all checks and tells of all that fail at once.
+
+    Args:
+        checks: The checks.
+        expected_failures: The names of checks that are known to fail, with the reasons. One that does not fail is told too, so that the
+            list stays true.
+
+    Raises:
+        AssertionError: A check fails, or one that was expected to fail does not.
+        OptionError: A name in `expected_failures` is that of no check.
+    """
+    checks = list(checks)
+    expected = validated(checks, expected_failures)
+    failures = []
+    for check in checks:
+        try:
+            check()
+        except SkipCheck:
+            continue
+        except AssertionError as error:
+            if check.name not in expected:
+                failures.append((check.name, error))
+        else:
+            if check.name in expected:
+                failures.append((check.name, AssertionError(f"holds now; take it off expected_failures ({expected[check.name]})")))
+    if failures:
+        told = "\n".join(f"  {name}: {error}" for name, error in failures)
+        raise AssertionError(f"{len(failures)} of {len(checks)} checks fail:\n{told}") from failures[0][1]
+
+
+def validated(checks: Iterable[Check], expected_failures: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Returns the expected failures.
+
+    Raises:
+        OptionError: A name is that of no check.
+    """
+    expected = expected_failures or {}
+    names = [check.name for check in checks]
+    unknown = expected.keys() - set(names)
+    if unknown:
+        raise OptionError(f"expected_failures names {', '.join(sorted(unknown))}; the checks are {', '.join(names)}.")
+    return expected
+
+
+def close(a: Tensor, b: Tensor, what: str, *, factor: float = 1.0) -> None:
+    """Asserts that two tensors agree to the rounding of their dtype.
+
+    Args:
+        a: What was got.
+        b: What was expected, with the same shape.
+        what: For the message.
+        factor: How much more rounding is allowed.
+    """
+    import torch
+
+    assert a.shape == b.shape, f"{what}: shape {tuple(a.shape)}, expected {tuple(b.shape)}"
+    tolerance = factor * 50 * torch.finfo(a.dtype).eps
+    scale = 1 + b.detach().abs().nan_to_num(posinf=0.0).amax().item() if b.numel() else 1.0
+    same = (a == b) | ((a - b).abs() <= tolerance * scale)
+    assert bool(same.all()), f"{what}: off by up to {(a - b).abs()[~same].max().item():.3g} where {tolerance * scale:.3g} is rounding"

@@ -1,0 +1,192 @@
+"""What every energy keeps."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+import tempfile
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from composable_energy.algebra import negate
+from composable_energy.energy import Energy
+from composable_energy.errors import ExpressionError
+from composable_energy.sampling import frozen
+from composable_energy.saving import load
+from composable_energy.testing.checks import Check, SkipCheck, close, run
+from composable_energy.testing.laws import algebra
+
+__all__ = ["check_energy", "energy_checks"]
+
+EnergyOrMaker = Energy | Callable[[], Energy]
+
+
+def check_energy(energy: EnergyOrMaker, x: Tensor, *, expected_failures: Mapping[str, str] | None = None) -> None:
+    """Checks that an energy keeps what every energy keeps; see `energy_checks`.
+
+    Args:
+        energy: The energy, or a function without arguments that makes it.
+        x: Points where it is finite and smooth, with shape $(B, *)$, at least three that differ.
+        expected_failures: The names of checks that are known to fail, with the reasons; one that holds is told too.
+
+    Raises:
+        AssertionError: It does not; the message has a line for each check that fails.
+    """
+    run(energy_checks(energy, x), expected_failures)
+
+
+def energy_checks(energy: EnergyOrMaker, x: Tensor) -> list[Check]:
+    """Returns the checks of an energy, by name. Meanwhile it is in eval mode, without gradients of its weights.
+
+    | name | what |
+    |---|---|
+    | `shape` | energies have shape $(B,)$, are finite, and have the dtype and device of the points |
+    | `rows` | the energy of a point does not depend on which others are in the batch, nor on their order |
+    | `gradient` | autograd agrees with finite differences in float64, and a point's energy has no gradient at another point |
+    | `dtypes` | converted to float32 and float64 it gives energies of that dtype, which agree |
+    | `input` | the points are not changed |
+    | `randomness` | no random number is drawn, and a second call gives the same |
+    | `copy`, `pickle`, `save` | a copy has the same energies to the bit, and weights of its own; lambdas cannot be pickled nor saved |
+    | `evidence` | bases and evidence add up to the energy |
+    | `algebra` | the laws of `&`, `|`, `~`, `*` and `-` hold with it as an operand |
+
+    Args:
+        energy: The energy, or a function without arguments that makes it, called when a check runs.
+        x: Points where it is finite and smooth, with shape $(B, *)$, at least three that differ.
+    """
+    return [Check(name, _bound(function, energy, x)) for name, function in _CHECKS.items()]
+
+
+def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyOrMaker, x: Tensor) -> Callable[[], None]:
+    def check() -> None:
+        subject = energy if isinstance(energy, Energy) else energy()
+        assert isinstance(subject, Energy), f"a {type(subject).__name__} is no Energy; lift it with `composable_energy.as_energy`"
+        unbound = ", ".join(sorted(subject.required_conditions))
+        assert not unbound, f"{unbound} must be bound before it can be checked, with `.given(...)` or `.at(...)`"
+        assert len(x.unique(dim=0)) >= 3, "the checks need three points that differ"
+        with frozen(subject):
+            function(subject, x.detach().clone())
+
+    return check
+
+
+def _shape(energy: Energy, x: Tensor) -> None:
+    energies = energy(x)
+    assert energies.shape == (len(x),), f"energies have shape {tuple(energies.shape)}, expected ({len(x)},)"
+    assert energies.dtype == x.dtype, f"energies are {energies.dtype}, the points {x.dtype}"
+    assert energies.device == x.device, f"energies are on {energies.device}, the points on {x.device}"
+    assert bool(energies.isfinite().all()), f"energies are not finite: {energies.tolist()}"
+    assert energy(x[:1]).shape == (1,), f"the energy of one point has shape {tuple(energy(x[:1]).shape)}, expected (1,)"
+
+
+def _rows(energy: Energy, x: Tensor) -> None:
+    energies = energy(x)
+    close(torch.cat([energy(x[i : i + 1]) for i in range(len(x))]), energies, "alone and in a batch")
+    close(energy(x.flip(0)), energies.flip(0), "in another order")
+    close(energy(torch.cat([x[:1], 10 * x[1:] + 1]))[:1], energies[:1], "beside other points", factor=10)
+
+
+def _gradient(energy: Energy, x: Tensor) -> None:
+    energy, x = copy.deepcopy(energy).double(), x.double().requires_grad_()
+    (gradient,) = torch.autograd.grad(energy(x).sum(), x)
+    (first,) = torch.autograd.grad(energy(x)[0], x)
+    assert not bool(first[1:].any()), "the energy of the first point has a gradient at the others"
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _ in range(4):
+            direction = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
+            direction /= direction.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+            step = 1e-5 * (1 + x.abs().max())
+            up, down = energy(x + step * direction), energy(x - step * direction)
+            slope, expected = (up - down) / (2 * step), (gradient * direction).flatten(1).sum(1)
+            rounding = 100 * torch.finfo(torch.float64).eps * (1 + up.abs()) / step
+            off = (slope - expected).abs() - 1e-4 * (1 + expected.abs()) - rounding
+            worst = int(off.argmax())
+            assert off[worst] <= 0, f"autograd gives a slope of {expected[worst]:.6g}, finite differences {slope[worst]:.6g}"
+
+
+def _dtypes(energy: Energy, x: Tensor) -> None:
+    results = {}
+    for dtype in (torch.float32, torch.float64):
+        results[dtype] = copy.deepcopy(energy).to(dtype)(x.to(dtype))
+        assert results[dtype].dtype == dtype, f"points of {dtype} have energies of {results[dtype].dtype}"
+    close(results[torch.float64].float(), results[torch.float32], "float32 and float64", factor=1000)
+
+
+def _input(energy: Energy, x: Tensor) -> None:
+    before = x.clone()
+    energy(x)
+    assert torch.equal(x, before), "the points have been changed in place"
+
+
+def _randomness(energy: Energy, x: Tensor) -> None:
+    states = torch.get_rng_state(), random.getstate()
+    first = energy(x)
+    assert torch.equal(torch.get_rng_state(), states[0]), "it draws random numbers from torch"
+    assert random.getstate() == states[1], "it draws random numbers from Python's `random`"
+    assert torch.equal(energy(x), first), "a second call gives other energies"
+
+
+def _copy(energy: Energy, x: Tensor) -> None:
+    twin = copy.deepcopy(energy)
+    assert torch.equal(twin(x), energy(x)), "a deep copy has other energies"
+    shared = {id(p) for p in energy.parameters()} & {id(p) for p in twin.parameters()}
+    assert not shared, "a deep copy shares weights with the original"
+
+
+def _pickle(energy: Energy, x: Tensor) -> None:
+    try:
+        data = pickle.dumps(energy)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        if _has_local_functions(energy):
+            raise SkipCheck("a lambda or a function inside a function cannot be pickled") from error
+        raise
+    assert torch.equal(pickle.loads(data)(x), energy(x)), "an unpickled copy has other energies"
+
+
+def _save(energy: Energy, x: Tensor) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            energy.save(Path(folder) / "energy")
+        except ExpressionError as error:
+            raise SkipCheck(str(error)) from error
+        assert torch.equal(load(Path(folder) / "energy")(x), energy(x)), "a saved and loaded copy has other energies"
+
+
+def _evidence(energy: Energy, x: Tensor) -> None:
+    total = energy.evidence(x)
+    assert total.shape == (len(x),), f"evidence has shape {tuple(total.shape)}, expected ({len(x)},)"
+    for base in energy.bases:
+        total = total + base.weight * base.energy(x)
+    close(total, energy(x), "bases and evidence", factor=10)
+
+
+def _algebra(energy: Energy, x: Tensor) -> None:
+    algebra(energy, x)
+    if energy.no_complement is None:
+        assert negate(negate(energy)) is energy, "~~A is not A"
+
+
+def _has_local_functions(energy: Energy) -> bool:
+    functions = [value for module in energy.modules() for value in vars(module).values() if isinstance(value, types.FunctionType)]
+    return any("<" in function.__qualname__ for function in functions)
+
+
+_CHECKS: Mapping[str, Callable[[Energy, Tensor], None]] = {
+    "shape": _shape,
+    "rows": _rows,
+    "gradient": _gradient,
+    "dtypes": _dtypes,
+    "input": _input,
+    "randomness": _randomness,
+    "copy": _copy,
+    "pickle": _pickle,
+    "save": _save,
+    "evidence": _evidence,
+    "algebra": _algebra,
+}

@@ -1,0 +1,44 @@
+"""The face of the checks in pytest, which is imported nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Any
+
+from composable_energy.testing.checks import Check, SkipCheck, validated
+
+__all__ = ["parametrize_with_checks"]
+
+
+def parametrize_with_checks(checks: Iterable[Check], *, expected_failures: Mapping[str, str] | None = None) -> Callable[[Any], Any]:
+    """Makes one test of each check: the test function gets it as `check` and calls it.
+
+    Args:
+        checks: The checks, such as `energy_checks(...)`.
+        expected_failures: The names of checks that are known to fail, with the reasons; one that passes fails the test.
+
+    Raises:
+        OptionError: A name in `expected_failures` is that of no check.
+    """
+    import pytest
+
+    checks = list(checks)
+    expected = validated(checks, expected_failures)
+
+    def skipping(check: Check) -> Check:
+        @wraps(check.function)
+        def function() -> None:
+            try:
+                check.function()
+            except SkipCheck as reason:
+                pytest.skip(str(reason))
+
+        return Check(check.name, function)
+
+    def marks(check: Check) -> list[Any]:
+        if check.name not in expected:
+            return []
+        return [pytest.mark.xfail(raises=AssertionError, reason=expected[check.name], strict=True)]
+
+    return pytest.mark.parametrize("check", [pytest.param(skipping(check), id=check.name, marks=marks(check)) for check in checks])

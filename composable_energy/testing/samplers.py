@@ -1,0 +1,207 @@
+"""What every sampler keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.energy import Energy
+from composable_energy.noise import Noise
+from composable_energy.sampling import Sampler, sample
+from composable_energy.testing.checks import Check, SkipCheck, close, run
+from composable_energy.testing.targets import Gaussian
+
+__all__ = ["check_sampler", "sampler_checks"]
+
+SamplerLike = str | type[Sampler] | Sampler
+
+
+def check_sampler(
+    sampler: SamplerLike,
+    *,
+    steps: int | None = None,
+    variance: float = 1.0,
+    bias: float = 0.0,
+    expected_failures: Mapping[str, str] | None = None,
+) -> None:
+    """Checks that a sampler keeps what every sampler keeps; see `sampler_checks`.
+
+    Args:
+        sampler: The sampler with its options, or its class or name.
+        steps: How many it needs to forget its start on a unit Gaussian; its own number if None.
+        variance: What it draws from a unit Gaussian with these options, if its step size biases it.
+        bias: How far the variance may be from that, relatively, beyond the noise of 4,000 draws.
+        expected_failures: The names of checks that are known to fail, with the reasons; one that holds is told too.
+
+    Raises:
+        AssertionError: It does not; the message has a line for each check that fails.
+    """
+    run(sampler_checks(sampler, steps=steps, variance=variance, bias=bias), expected_failures)
+
+
+def sampler_checks(sampler: SamplerLike, *, steps: int | None = None, variance: float = 1.0, bias: float = 0.0) -> list[Check]:
+    """Returns the checks of a sampler, by name. The targets are `Gaussian`.
+
+    | name | what |
+    |---|---|
+    | `seed` | one seed gives one draw, another seed another; the caller's random state stays |
+    | `shape` | draws have the shape that was asked for, and the dtype of the start |
+    | `moments` | mean and variance of 4,000 draws from a unit Gaussian are within 5 standard errors |
+    | `chunks` | the same draws whatever `batch_size` |
+    | `resume` | stopping and going on changes nothing |
+    | `state` | a step leaves the state that it got as it was |
+    | `gradients` | draws carry no graph, weights get no gradient and stay learnable |
+    | `input` | the start is not changed |
+    | `modes` | modules in train mode are so afterwards, with the same running statistics |
+
+    Args:
+        sampler: The sampler with its options, or its class or name.
+        steps: How many it needs to forget its start on a unit Gaussian; its own number if None.
+        variance: What it draws from a unit Gaussian with these options, if its step size biases it.
+        bias: How far the variance may be from that, relatively, beyond the noise of 4,000 draws.
+    """
+    subject = _Subject(sampler, steps, variance, bias)
+    return [Check(name, _bound(function, subject)) for name, function in _CHECKS.items()]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    sampler: SamplerLike
+    steps: int | None
+    variance: float
+    bias: float
+
+    def draw(self, energy: Energy, shape: tuple[int, ...], *, few: bool = True, **options: Any) -> Tensor:
+        steps = min(self.steps or 5, 5) if few and self.made.total_steps is None else self.steps
+        return sample(energy, shape, sampler=self.sampler, steps=steps, **{"seed": 0, "batch_size": None, **options})
+
+    @property
+    def made(self) -> Sampler:
+        if isinstance(self.sampler, Sampler):
+            return self.sampler
+        if isinstance(self.sampler, str):
+            from composable_energy.registry import get_sampler
+
+            return get_sampler(self.sampler)()
+        return self.sampler()
+
+
+def _bound(function: Callable[[_Subject], None], subject: _Subject) -> Callable[[], None]:
+    return lambda: function(subject)
+
+
+def _target(dtype: torch.dtype = torch.float64) -> Gaussian:
+    return Gaussian(torch.tensor([0.5, -1.0], dtype=dtype))
+
+
+def _seed(subject: _Subject) -> None:
+    start, draws = torch.zeros(6, 2, dtype=torch.float64), []
+    with torch.random.fork_rng():
+        for seed, global_seed in ((1, 1), (1, 2), (2, 1)):
+            before = torch.manual_seed(global_seed).get_state()
+            draws.append(subject.draw(_target(), (6, 2), seed=seed, init=start))
+            assert torch.equal(torch.get_rng_state(), before), "the caller's random state has changed"
+    first, again, other = draws
+    assert torch.equal(first, again), "one seed gives two draws: draw random numbers from `noise` only"
+    assert not torch.equal(first, other), "two seeds give the same draws from one start"
+
+
+def _shape(subject: _Subject) -> None:
+    for dtype in (torch.float32, torch.float64):
+        for event in ((1,), (2, 3)):
+            target = Gaussian(torch.zeros(event, dtype=dtype))
+            drawn = subject.draw(target, (3, *event))
+            assert drawn.shape == (3, *event), f"shape {tuple(drawn.shape)}, asked for {(3, *event)}"
+            assert drawn.dtype == dtype, f"{drawn.dtype} from an energy and a start of {dtype}"
+    assert subject.draw(_target(), (1, 2)).shape == (1, 2), "a single chain"
+
+
+def _moments(subject: _Subject) -> None:
+    chains, target = 4000, _target()
+    drawn = subject.draw(target, (chains, 2), few=False)
+    spread = math.sqrt(subject.variance / chains)
+    off = (drawn.mean(0) - target.mean).abs().max().item()
+    assert off < 5 * spread, f"the mean is off by {off:.3g}, which is {off / spread:.1f} standard errors"
+    error = math.sqrt(2 / chains)
+    off = (drawn.var(0) / subject.variance - 1).abs().max().item()
+    assert off < 5 * error + subject.bias, (
+        f"the variance is off by {off:.1%}; expected {subject.variance:.4g} within {5 * error + subject.bias:.1%}"
+    )
+
+
+def _chunks(subject: _Subject) -> None:
+    whole = subject.draw(_target(), (11, 2))
+    for size in (1, 4):
+        close(subject.draw(_target(), (11, 2), batch_size=size), whole, f"batch_size {size} and all at once")
+
+
+def _resume(subject: _Subject) -> None:
+    if subject.made.total_steps is not None:
+        raise SkipCheck("it has an end of its own")
+    whole = sample(_target(), (5, 2), sampler=subject.sampler, steps=6, seed=0)
+    _, trace = sample(_target(), (5, 2), sampler=subject.sampler, steps=2, seed=0, trace=True)
+    close(sample(_target(), (5, 2), steps=4, resume=trace), whole, "stopped and resumed, and at once")
+
+
+def _state(subject: _Subject) -> None:
+    noise, energy = Noise(seed=0, chains=range(5)), _target()
+    with torch.no_grad():
+        start = noise.normal(torch.zeros(5, 2, dtype=torch.float64))
+        sampler = subject.made.tune(energy, start, noise.child("pilot"))
+        state = sampler.init(energy, start, noise)
+        before = {name: value.clone() for name, value in vars(state).items() if isinstance(value, Tensor)}
+        sampler.step(energy, state, noise.at(1))
+    changed = [name for name, value in before.items() if not torch.equal(getattr(state, name), value)]
+    assert not changed, f"a step changes {', '.join(changed)} of its state in place; return a new one"
+
+
+def _gradients(subject: _Subject) -> None:
+    network = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    energy = _Networked(network)
+    drawn = subject.draw(energy, (4, 2))
+    assert drawn.grad_fn is None and not drawn.requires_grad, "draws carry a graph"
+    assert all(p.grad is None for p in network.parameters()), "weights got a gradient"
+    assert all(p.requires_grad for p in network.parameters()), "weights are frozen afterwards"
+
+
+def _input(subject: _Subject) -> None:
+    start = torch.full((4, 2), 0.25, dtype=torch.float64)
+    subject.draw(_target(), (4, 2), init=start)
+    assert bool((start == 0.25).all()), "the start has been changed in place"
+
+
+def _modes(subject: _Subject) -> None:
+    network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 1)).double().train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    subject.draw(_Networked(network), (4, 2))
+    assert all(module.training for module in network.modules()), "modules are in eval mode afterwards"
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items()), "running statistics have changed"
+
+
+class _Networked(Gaussian):
+    """A Gaussian that a network bends."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(torch.zeros(2, dtype=torch.float64))
+        self.network = network
+
+    def forward(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        return super().forward(x, sigma) + self.network(x).squeeze(-1).tanh()
+
+
+_CHECKS: Mapping[str, Callable[[_Subject], None]] = {
+    "seed": _seed,
+    "shape": _shape,
+    "moments": _moments,
+    "chunks": _chunks,
+    "resume": _resume,
+    "state": _state,
+    "gradients": _gradients,
+    "input": _input,
+    "modes": _modes,
+}
