@@ -1,0 +1,43 @@
+"""A sampler without gradients: random-walk Metropolis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.errors import OptionError
+from composable_energy.sampling import Info, Noise, Sampler, State
+
+__all__ = ["RandomWalk"]
+
+
+@dataclass(frozen=True)
+class RandomWalk(Sampler):
+    r"""Proposes $x + s\,\xi$ and accepts it with probability $\min(1, e^{E(x) - E(x')})$ (Metropolis et al., 1953); exact for any $s$.
+
+    Args:
+        scale: $s > 0$; about $2.4 / \sqrt{d}$ standard deviations is good in $d$ dimensions.
+
+    Raises:
+        OptionError: The scale is not positive.
+    """
+
+    scale: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise OptionError(f"scale must be positive, got {self.scale}.")
+
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
+        return State(x, energy(x), torch.zeros_like(x))
+
+    def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        proposal = state.x + self.scale * noise.normal(state.x)
+        energies = energy(proposal)
+        acceptance = (state.energy - energies).exp().clamp(max=1.0)
+        keep = noise.uniform(state.x, stream=1) >= acceptance  # not `accept`: an energy that is not a number must stay visible
+        x = torch.where(keep.view(-1, *[1] * (state.x.ndim - 1)), state.x, proposal)
+        return State(x, torch.where(keep, state.energy, energies), state.grad), Info(acceptance)
