@@ -1,5 +1,7 @@
 """What expressions mean in particular: bases, negations, weights, latents, conditions, and what bad operands get."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -364,3 +366,26 @@ def test_repr_is_the_tree():
 def test_distributions_move_with_their_energy():
     energy = ce.as_energy(MultivariateNormal(torch.zeros(2), torch.eye(2)))
     assert energy.to(torch.float64)(points()).dtype == torch.float64
+
+
+def test_a_complement_is_remembered_so_that_a_parity_of_many_events_stays_small():
+    events = [ce.ClassifierEnergy(Affine(1, seed), 1, LEAVES["distribution"]) for seed in range(24)]
+    parity = events[0]
+    for event in events[1:]:
+        parity = (parity & ~event) | (~parity & event)
+    x = points()
+    signs = [1 - 2 * (-event.evidence(x)).exp() for event in events]
+    torch.testing.assert_close((-parity.evidence(x)).exp(), (1 - torch.stack(signs).prod(0)) / 2)
+    assert ~~parity is parity
+
+
+def test_a_copy_does_not_share_the_remembered_complement():
+    weight = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+    tree = LEAVES["red"].sharpened(weight) & LEAVES["event"]
+    complement = ~tree
+    copied = copy.deepcopy(tree)
+    with torch.no_grad():
+        next(p for p in copied.parameters() if p.ndim == 0).fill_(5.0)
+    x = points()
+    assert not torch.allclose((~copied)(x), complement(x))
+    assert ~complement is tree

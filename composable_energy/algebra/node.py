@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
@@ -52,6 +55,8 @@ class Node(RelativeEnergy, ABC):
         self.event_shape = _common_shape(operands)
         self.recommended = common_recommendation(operands)
         self._bases: tuple[WeightedBase, ...] = ()
+        self._decoders = tuple(term.decoder for term in operands if term.decoder is not None)[:1]
+        self._opposite: Energy | weakref.ref[Energy] | None = None
 
     @property
     def terms(self) -> tuple[Energy, ...]:
@@ -63,7 +68,7 @@ class Node(RelativeEnergy, ABC):
 
     @property
     def decoder(self) -> nn.Module | None:
-        return next((term.decoder for term in self.terms if term.decoder is not None), None)
+        return self._decoders[0] if self._decoders else None
 
     @property
     def conditions(self) -> frozenset[str]:
@@ -72,6 +77,23 @@ class Node(RelativeEnergy, ABC):
     @property
     def required_conditions(self) -> frozenset[str]:
         return self._required
+
+    @property
+    def opposite(self) -> Energy | None:
+        """The complement that was made of this node, or of which it was made, if it is still in use."""
+        return self._opposite() if isinstance(self._opposite, weakref.ref) else self._opposite
+
+    def remember_opposite(self, opposite: Node) -> None:
+        """Makes two nodes each other's complement, so that `~` is its own inverse and a parity of many events stays small."""
+        self._opposite = weakref.ref(opposite)
+        object.__setattr__(opposite, "_opposite", self)  # known, but no part of it
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opposite": None}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._opposite = None  # which stays where it is
+        return super()._apply(fn, recurse)
 
 
 def one_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:

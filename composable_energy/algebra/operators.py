@@ -11,7 +11,7 @@ from torch import Tensor
 from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.negation import Mode, Negation
-from composable_energy.algebra.node import Weight
+from composable_energy.algebra.node import Node, Weight
 from composable_energy.algebra.relative import Conditioned, PulledBack, condition
 from composable_energy.algebra.scaling import Sharpened, Weighted
 from composable_energy.energy import Energy
@@ -55,21 +55,10 @@ def negate(energy: Energy, mode: Mode | None = None, *, weight: Weight | None = 
     """
     if mode is not None or weight is not None or offset != 0.0:
         return Negation(energy, mode, weight, offset)
-    match energy:
-        case Negation():
-            return energy.terms[0]
-        case Conjunction():
-            return Disjunction(*map(negate, energy.terms))
-        case Disjunction() if not energy.weighted:
-            return Conjunction(*map(negate, energy.terms))
-        case Sharpened():
-            return Sharpened(negate(energy.terms[0]), energy.weight)
-        case Conditioned():
-            return Conditioned(negate(energy.terms[0]), energy.values)
-        case PulledBack():
-            return PulledBack(negate(energy.terms[0]), energy.generator)
-        case _:
-            return Negation(energy)
+    if isinstance(energy, Negation):
+        return energy.terms[0]
+    known = energy.opposite if isinstance(energy, Node) else None
+    return _complement(energy) if known is None else known
 
 
 def weigh(energy: Energy, weight: object) -> Any:
@@ -86,6 +75,24 @@ def cool(energy: Energy, temperature: object) -> Any:
     if not isinstance(temperature, Tensor) and float(temperature) == 0:  # pyright: ignore[reportArgumentType]
         raise OptionError("A temperature is not zero; use gradient descent to find the lowest energy.")
     return weigh(energy, 1 / temperature)  # pyright: ignore[reportOperatorIssue]
+
+
+def _complement(energy: Energy) -> Energy:
+    match energy:
+        case Conjunction():
+            opposite = Disjunction(*map(negate, energy.terms))
+        case Disjunction() if not energy.weighted:
+            opposite = Conjunction(*map(negate, energy.terms))
+        case Sharpened():
+            opposite = Sharpened(negate(energy.terms[0]), energy.weight)
+        case Conditioned():
+            opposite = Conditioned(negate(energy.terms[0]), energy.values)
+        case PulledBack():
+            opposite = PulledBack(negate(energy.terms[0]), energy.generator)
+        case _:
+            return Negation(energy)
+    energy.remember_opposite(opposite)
+    return opposite
 
 
 def combine(build: Callable[..., Energy], left: object, right: object) -> Any:

@@ -100,10 +100,7 @@ class PulledBack(Node):
         self.generator = decoder
         self.event_shape = None
         self._conditions |= {"sigma"}
-
-    @property
-    def decoder(self) -> nn.Module | None:
-        return self.generator
+        self._decoders = (decoder,)
 
     @property
     def grounded(self) -> bool:
