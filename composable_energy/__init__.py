@@ -85,7 +85,7 @@ __all__ = [
 ]
 
 # The modules whose `__all__` the names above come from.
-_HOMES = ("registry", "energy", "algebra", "events", "explain", "inference", "lifting", "saving")
+_HOMES = ("registry", "energy", "algebra", "events", "explain", "inference", "distributions", "lifting", "saving")
 
 
 def __getattr__(name: str) -> Any:
