@@ -49,6 +49,7 @@ class Noise:
         kind: `"blocks"` or `"philox"`; points that are not on the CPU get Philox noise.
 
     Example:
+        >>> import torch
         >>> x = torch.zeros(5, 2)
         >>> noise = Noise(seed=0, chains=range(5))
         >>> torch.equal(noise.normal(x)[3:], noise.for_chains(range(3, 5)).normal(x[3:]))

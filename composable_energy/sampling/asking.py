@@ -77,7 +77,7 @@ def ask(
         ShapeError: The shape is not positive, unknown, or not that of the energy.
         DtypeError, DeviceError: The start is no floating tensor, or not what `dtype` and `device` say.
     """
-    sizes = _sizes(shape)
+    n, *given = _sizes(shape)
     if start is not None:
         _check_start(start, dtype, device)
         dtype, device = start.dtype, start.device
@@ -87,29 +87,21 @@ def ask(
     if not dtype.is_floating_point:
         raise DtypeError(f"Points are of a floating dtype, got {dtype}.")
     decoder = None if latents else energy.decoder
-    known = energy.event_shape
-    if known is None and start is not None:
-        known = start.shape[1:]
-    if decoder is None:
-        if known is None and isinstance(shape, int):
-            raise ShapeError(f"{energy} does not say the shape of its points: ask for (n, *shape), got {sizes[0]}.")
-        event = known if known is not None and isinstance(shape, int) else torch.Size(sizes[1:])
-        if known is not None and event != known:
-            raise ShapeError(
-                f"{energy if energy.event_shape else 'init'} has points of shape {tuple(known)}: ask for {(sizes[0], *known)} or {sizes[0]}, got {sizes}."
-            )
-        asked = (sizes[0], *event)
-    else:
-        if known is None:
+    event = energy.event_shape if energy.event_shape is not None or start is None else start.shape[1:]
+    if event is None:
+        if decoder is not None:
             raise ShapeError(f"{energy} does not say the shape of its latent points; set its `event_shape`, or give `init`.")
-        event, seen = known, _decoded_shape(decoder, known, dtype, place)
-        if not isinstance(shape, int) and tuple(sizes[1:]) != tuple(seen):
-            raise ShapeError(
-                f"{type(decoder).__name__} decodes to points of shape {tuple(seen)}: ask for {(sizes[0], *seen)} or {sizes[0]}, got "
-                f"{sizes}; latents=True returns the points before they are decoded."
-            )
-        asked = (sizes[0], *seen)
-    return Asked(sizes[0], event, asked, decoder, dtype, place)
+        if not isinstance(shape, Sequence):
+            raise ShapeError(f"{energy} does not say the shape of its points: ask for (n, *shape), got {n}.")
+        event = torch.Size(given)
+    seen = event if decoder is None else _decoded_shape(decoder, event, dtype, place)
+    if isinstance(shape, Sequence) and tuple(given) != tuple(seen):
+        whose = (
+            f"{type(decoder).__name__} decodes to" if decoder is not None else f"{energy if energy.event_shape is not None else 'init'} has"
+        )
+        hint = "; latents=True returns the points before they are decoded" if decoder is not None else ""
+        raise ShapeError(f"{whose} points of shape {tuple(seen)}: ask for {(n, *seen)} or {n}, got {(n, *given)}{hint}.")
+    return Asked(n, event, (n, *seen), decoder, dtype, place)
 
 
 def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> None:

@@ -20,7 +20,7 @@ __all__ = ["Chains", "Diverged", "Policy", "on_rows"]
 
 Policy = Literal["raise", "drop", "restart", "keep"]
 Ids = tuple[int, ...] | range
-_ATTEMPTS = 8
+_ATTEMPTS = 20
 
 
 class Diverged(Exception):  # noqa: N818  (the driver turns it into the public error, which carries what was drawn)
@@ -67,8 +67,9 @@ def on_rows(energy: Energy, rows: Sequence[int], n: int) -> Energy:
     """Returns an energy that gets points of some rows out of `n`, which have conditions of their own."""
     if CHAINS not in energy.conditions or rows == range(n):
         return energy
-    contiguous = isinstance(rows, range) and rows.step == 1
-    return _Rows(energy, slice(rows.start, rows.stop) if contiguous else torch.tensor(list(rows)))
+    if isinstance(rows, range) and rows.step == 1:
+        return _Rows(energy, slice(rows.start, rows.stop))
+    return _Rows(energy, torch.tensor(list(rows)))
 
 
 @dataclass
@@ -141,7 +142,7 @@ class Chains:
                 self.chunks.append(self._chunk(_compact(some), attempt, take(state, rows.to(state.x.device))))
 
     def advance(self) -> Info:
-        """Takes one step with all chains, and returns what happened.
+        """Takes one step with all chains, and returns what happened; not a number for chains that were stopped before.
 
         Raises:
             Diverged: Chains diverged, and the policy raises or no chain is left.
@@ -302,7 +303,7 @@ class Chains:
         return out
 
     def _told(self, infos: list[tuple[Ids, Info]]) -> Info:
-        if len(infos) == 1:
+        if len(infos) == 1 and len(infos[0][0]) == self.total:
             return infos[0][1]
         rates = [(ids, info.acceptance) for ids, info in infos if info.acceptance is not None]
         return Info(self._spread(rates, float("nan")) if rates else None, infos[0][1].scalars)

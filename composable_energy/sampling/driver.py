@@ -71,8 +71,8 @@ def sample(
         init: Points to start at, with shape $(n, *)$, latent ones for a latent energy; they stay as they are.
         seed: The seed; None draws one, which the trace tells.
         progress: Whether to show a bar on stderr.
-        callback: Called after each step with its number, counted from 1, the state of all chains and the sampler's info; it stops the
-            sampling by returning True.
+        callback: Called after each step with its number, counted from 1, the state of the chains that go on, and the sampler's
+            info; it stops the sampling by returning True.
         trace: Whether to return a `Trace` as well. A number k keeps the points of every k-th step, too.
         burn_in: How many steps pass before points are kept.
         batch_size: How many chains are evaluated together; all if None.
@@ -101,7 +101,8 @@ def sample(
         PluginNotFound: No plug-in offers the sampler.
 
     Example:
-        >>> bowl = composable_energy.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+        >>> import torch, composable_energy as ce
+        >>> bowl = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
         >>> bowl.sample((100, 2), seed=0).shape
         torch.Size([100, 2])
     """
@@ -119,9 +120,9 @@ def sample(
     else:
         _check_resume(resume, {"sampler": sampler, "init": init, "seed": seed, "noise": noise, **options}, best_of, first_chain, shape)
         chosen, copies, seed, first, shape = resume.sampler, resume.best_of, resume.seed, resume.first_chain, resume.shape
-    check_density(energy, chosen, allow_improper)
 
     with torch.inference_mode(False), torch.no_grad(), frozen(energy, threads=advice.threads if advice else None):
+        check_density(energy, chosen, allow_improper)
         asked = ask(energy, shape, latents, init if resume is None else _last_points(resume), dtype, device)
         start = _start(init, asked)
         kind = _noise_kind(noise or (resume.noise if resume else None), asked.device)
@@ -236,7 +237,7 @@ def _check_resume(resume: Trace, given: dict[str, Any], best_of: int, first_chai
         raise OptionError(f"resume takes the Trace that `sample(..., trace=True)` returned, got {type(resume).__name__}.")
     wrong = [name for name, value in given.items() if value is not None and value != getattr(resume, name, None)]
     wrong += ["best_of"] * (best_of not in (1, resume.best_of)) + ["first_chain"] * (first_chain not in (0, resume.first_chain))
-    wrong += ["shape"] * (shape != resume.shape[0] if isinstance(shape, int) else tuple(shape) != resume.shape)
+    wrong += ["shape"] * (tuple(shape) != resume.shape if isinstance(shape, Sequence) else shape != resume.shape[0])
     if wrong:
         raise OptionError(f"A resumed call goes on as it began, {resume}: leave out {', '.join(wrong)}.")
 

@@ -1,0 +1,241 @@
+"""Chains that leave the finite: stopped at their last finite point, told, and treated by four policies."""
+
+import pytest
+import torch
+from composable_energy_mcmc import HMC, MALA, Annealed, Langevin
+from torch import Tensor, nn
+
+import composable_energy as ce
+from composable_energy.errors import ExpressionError, SamplingDiverged
+from composable_energy.sampling import State
+from composable_energy.sampling.states import all_finite, finite_rows
+
+NAN, INF = float("nan"), float("inf")
+
+
+class Cliff(ce.Energy):
+    """A bowl whose energy is not finite outside a radius."""
+
+    def __init__(self, radius: float = 2.0, beyond: float = NAN) -> None:
+        super().__init__()
+        self.radius, self.beyond = radius, beyond
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = x.square().sum(1)
+        return torch.where(inside < self.radius**2, inside / 2, self.beyond)
+
+
+class After(ce.Energy):
+    """A bowl whose energy is not a number from some call on; `rows` says for which points."""
+
+    def __init__(self, calls: int, rows: slice = slice(None)) -> None:
+        super().__init__()
+        self.left, self.rows = calls, rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left -= 1
+        energy = x.square().sum(1) / 2
+        if self.left < 0:
+            energy[self.rows] = energy[self.rows] * NAN
+        return energy
+
+
+SAMPLERS = [Langevin(0.2), MALA(0.2), HMC(0.2, leapfrogs=1)]
+
+
+@pytest.mark.parametrize("policy", ["raise", "drop", "restart", "keep"])
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("sampler", [*SAMPLERS, HMC(), Annealed(levels=3)], ids=repr)
+def test_an_energy_that_is_never_finite_is_told_at_the_start(sampler, value, policy):
+    energy = ce.as_energy(lambda x: x.square().sum(1) * 0 + value)
+    with pytest.raises(SamplingDiverged, match=r"5 of 5 chains .* at the start: check the energy there, or give `init`") as told:
+        energy.sample((5, 2), sampler=sampler, seed=0, on_divergence=policy)
+    assert told.value.step == 0 and told.value.diverged.all() and told.value.samples.shape == (5, 2) and told.value.samples.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [None, 2])
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_an_energy_that_breaks_after_50_steps_is_told_and_nothing_is_lost(sampler, size):
+    chunks = 1 if size is None else 3
+    with pytest.raises(
+        SamplingDiverged, match=r"after 51 steps: take a smaller step, or .* on_divergence='drop', 'restart' or 'keep'"
+    ) as told:
+        After(51 * chunks).sample((5, 2), sampler=sampler, steps=100, seed=0, batch_size=size)
+    assert told.value.step == 51 and told.value.diverged.all()
+    whole = After(10**6).sample((5, 2), sampler=sampler, steps=50, seed=0)
+    assert torch.equal(told.value.samples, whole)
+
+
+def test_the_others_are_where_they_were_too():
+    with pytest.raises(SamplingDiverged, match="2 of 5 chains") as told:
+        After(51, slice(1, 3)).sample((5, 2), sampler=Langevin(0.2), steps=100, seed=0)
+    assert told.value.diverged.tolist() == [False, True, True, False, False]
+    before, after = (After(10**6).sample((5, 2), sampler=Langevin(0.2), steps=steps, seed=0) for steps in (50, 51))
+    assert torch.equal(told.value.samples[1:3], before[1:3])
+    assert torch.equal(told.value.samples[[0, 3, 4]], after[[0, 3, 4]])
+
+
+@pytest.mark.parametrize("size", [None, 7])
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_policies(sampler, size):
+    n, steps = 40, 40
+    init = torch.zeros(n, 2)
+
+    def draw(policy, energy=None, steps=steps):
+        return (Cliff(3.0) if energy is None else energy).sample(
+            (n, 2), sampler=sampler, steps=steps, seed=1, init=init, batch_size=size, on_divergence=policy, trace=1, burn_in=0
+        )
+
+    whole, _ = draw("raise", Cliff(radius=1e6))
+    kept, kept_trace = draw("keep")
+    bad = kept_trace.diverged
+    assert 0 < bad.sum() < 35
+    assert kept.shape == (n, 2) and kept.isfinite().all() and Cliff(3.0)(kept).isfinite().all()
+    assert torch.equal(kept[~bad], whole[~bad])
+    first = int(bad.nonzero()[0])
+    at = int(kept_trace.diverged_at[first])
+    assert at > 0 and torch.equal(kept[first], draw("raise", Cliff(radius=1e6), steps=at)[1].points[-2][first])
+    assert (kept_trace.points[at - 1 :, first] == kept[first]).all()
+    assert kept_trace.to_dict()["sample_stats"]["diverging"][first].tolist() == [step >= at for step in range(1, steps + 1)]
+
+    dropped, dropped_trace = draw("drop")
+    assert torch.equal(dropped, whole[~bad]) and dropped_trace.kept.tolist() == (~bad).nonzero().squeeze(1).tolist()
+    assert dropped_trace.energies[at - 1 :, first].isnan().all() and dropped_trace.energies[: at - 1, first].isfinite().all()
+
+    started, started_trace = draw("restart")
+    assert started.shape == (n, 2) and Cliff(3.0)(started).isfinite().all()
+    assert torch.equal(started[~bad], whole[~bad]) and torch.equal(started_trace.diverged, bad)
+    assert (started_trace.restarts > 0).tolist() == bad.tolist() and not (started[bad] == kept[bad]).any()
+
+
+def test_policies_do_not_depend_on_chunks():
+    for policy in ("keep", "drop", "restart"):
+        draws = [
+            Cliff(3.0).sample(
+                (50, 2), sampler=Langevin(0.3), steps=30, seed=2, init=torch.zeros(50, 2), batch_size=size, on_divergence=policy
+            )
+            for size in (None, 1, 7)
+        ]
+        assert torch.equal(draws[0], draws[1]) and torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize("policy", ["keep", "drop", "restart"])
+def test_runs_with_losses_resume_as_one_long_run(policy):
+    def draw(steps, **options):
+        return Cliff(2.7).sample((40, 2), steps=steps, on_divergence=policy, trace=True, batch_size=9, **options)
+
+    given = {"sampler": Langevin(0.3), "seed": 2, "init": torch.zeros(40, 2)}
+    whole, long = draw(30, **given)
+    _, trace = draw(13, **given)
+    assert 0 < trace.diverged.sum() < long.diverged.sum()
+    x, rest = draw(17, resume=trace)
+    assert torch.equal(rest.diverged_at, long.diverged_at)
+    if policy == "restart":  # chains that start again after the resume do not know where the first run began
+        again = rest.restarts == trace.restarts
+        assert torch.equal(x[again], whole[again])
+    else:
+        assert torch.equal(x, whole) and torch.equal(rest.energies.nan_to_num(), long.energies[13:].nan_to_num())
+
+
+def test_restarts_draw_a_fresh_start_and_end():
+    start = ce.as_energy(torch.distributions.Exponential(torch.ones(1)))  # half of all starts are outside
+    with pytest.raises(SamplingDiverged, match="at the start"):
+        start.sample((50, 1), sampler=HMC(0.3), steps=3, seed=0)
+    x, trace = start.sample((50, 1), sampler=HMC(0.3), steps=3, seed=0, on_divergence="restart", trace=True)
+    assert x.shape == (50, 1) and (x > 0).all() and 10 < (trace.restarts > 0).sum() < 40 and trace.restarts.max() > 1
+    dropped = start.sample((50, 1), sampler=HMC(0.3), steps=3, seed=0, on_divergence="drop")
+    assert torch.equal(dropped, x[trace.restarts == 0])
+    kept = start.sample((50, 1), sampler=HMC(0.3), steps=3, seed=0, on_divergence="keep")
+    assert torch.equal(kept[trace.restarts == 0], dropped) and (kept[trace.restarts > 0] <= 0).all()
+    with pytest.raises(SamplingDiverged, match="restarts did not help"):
+        After(51).sample((5, 2), sampler=Langevin(0.2), steps=100, seed=0, on_divergence="restart")
+
+
+def test_nothing_left_is_told_and_all_kept_ends_early():
+    with pytest.raises(SamplingDiverged, match="after 51 steps, with no chain left") as told:
+        After(51).sample((5, 2), sampler=Langevin(0.2), steps=100, seed=0, on_divergence="drop")
+    assert told.value.samples.shape == (5, 2) and told.value.samples.isfinite().all()
+    steps = []
+    x, trace = After(51).sample(
+        (5, 2), sampler=Langevin(0.2), steps=100, seed=0, on_divergence="keep", trace=True, callback=lambda step, *_: steps.append(step)
+    )
+    assert torch.equal(x, After(10**6).sample((5, 2), sampler=Langevin(0.2), steps=50, seed=0))
+    assert trace.steps == 51 and steps[-1] == 50 and len(trace.energies) == 51
+
+
+def test_a_gradient_that_is_not_finite_counts():
+    energy = ce.as_energy(lambda x: x.square().sum(1) / 2 + 1e-3 * (x[:, 0] - 1).abs().sqrt())  # the root has an infinite slope at 1
+    with pytest.raises(SamplingDiverged, match="1 of 2 chains") as told:
+        energy.sample((2, 2), sampler=Langevin(0.1), steps=2, seed=0, init=torch.tensor([[1.5, 0.0], [1.0, 0.0]]))
+    assert told.value.diverged.tolist() == [False, True] and told.value.step == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_what_is_finite(dtype):
+    """Large numbers whose sums overflow are fine, and whatever is not finite is found wherever it is."""
+    big = torch.finfo(dtype).max / 4
+    x, grad, energy = torch.full((3, 2), big, dtype=dtype), torch.full((3, 2), -big, dtype=dtype), torch.full((3,), big, dtype=dtype)
+    assert all_finite(State(x, energy, grad)) and all_finite(State(x * 0, energy * 0, grad * 0))
+    for value in (NAN, INF, -INF):
+        for name in ("x", "grad", "energy"):
+            for scale in (0, 1):
+                tensors = {"x": x * scale, "energy": energy * scale, "grad": grad * scale}
+                tensors[name][1] = value
+                assert not all_finite(State(**tensors))
+                assert finite_rows(State(**tensors)).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_checked_too(dtype):
+    big = ce.as_energy(lambda x: x.float().square().sum(1) / 2)
+    x = big.sample((4, 1000), sampler=Langevin(0.1), steps=3, seed=0, dtype=dtype, init=torch.full((4, 1000), 30.0, dtype=dtype))
+    assert x.isfinite().all() and x.dtype == dtype
+    with pytest.raises(SamplingDiverged):
+        After(2).sample((4, 2), sampler=Langevin(0.1), steps=5, seed=0, dtype=dtype)
+
+
+class Decoder(nn.Module):
+    event_shape = torch.Size([3])
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z[:, :1].expand(-1, 3)
+
+
+def test_what_the_error_carries_has_the_shape_that_was_asked_for():
+    energy = Cliff()
+    energy.event_shape, energy.decoder = torch.Size([2]), Decoder()  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(SamplingDiverged) as told:
+        energy.sample((20, 3), sampler=Langevin(0.3), steps=50, seed=0, init=torch.zeros(20, 2), best_of=2)
+    assert told.value.samples.shape == (20, 3) and told.value.diverged.shape == (20,)
+
+
+def test_the_best_of_several_is_one_that_did_not_diverge():
+    draws = {
+        policy: Cliff(2.0).sample(
+            (30, 2), sampler=Langevin(0.3), steps=12, seed=0, init=torch.zeros(30, 2), best_of=2, on_divergence=policy, trace=True
+        )
+        for policy in ("keep", "drop", "restart")
+    }
+    x, trace = draws["keep"]
+    pairs = trace.diverged.view(30, 2)
+    mixed = pairs.sum(1) == 1
+    assert mixed.any() and pairs.all(1).any()
+    assert not trace.diverged[trace.kept[mixed]].any()
+    dropped, dropped_trace = draws["drop"]
+    assert torch.equal(dropped, x[~pairs.all(1)]) and len(dropped_trace.kept) == len(dropped)
+    assert draws["restart"][0].shape == (30, 2)
+
+
+def test_the_pilot_of_a_tuned_sampler_survives_losses():
+    x = Cliff(3.0).sample((50, 2), sampler=HMC(tuning_steps=30), steps=5, seed=0, init=torch.zeros(50, 2), on_divergence="drop")
+    assert 0 < len(x) <= 50
+
+
+def test_errors_of_the_energy_itself_pass_through():
+    def broken(x: Tensor) -> Tensor:
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        ce.as_energy(broken).sample((2, 2), sampler=Langevin(0.1))
+    with pytest.raises(ExpressionError):
+        ce.as_energy(lambda x, y: x.sum(1)).sample((2, 2), sampler=Langevin(0.1))
