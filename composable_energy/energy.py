@@ -250,7 +250,16 @@ class Energy(nn.Module, ABC):
         return infer(self, x, over, joint=joint)
 
     def sample(self, shape: int | Sequence[int], **options: Any) -> Any:
-        """Draws points; see `composable_energy.sampling.sample` for the options."""
+        r"""Draws points from the density.
+
+        Args:
+            shape: $(n, *)$ with the shape of one point, or $n$ where the energy knows it.
+            **options: `sampler`, `steps`, `seed`, `init`, `progress`, `trace`, `batch_size` and all others of
+                `composable_energy.sampling.sample`, and those of the sampler.
+
+        Returns:
+            The points, with shape $(n, *)$; with `trace` the pair of points and `Trace`.
+        """
         from composable_energy.sampling import sample
 
         return sample(self, shape, **options)
