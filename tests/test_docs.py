@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -47,6 +48,19 @@ def test_the_examples_in_docstrings_show_what_comes_out(module):
     known = {"torch": torch, "ce": composable_energy}
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     assert doctest.testmod(importlib.import_module(module), extraglobs=known, optionflags=options).failed == 0
+
+
+COMMANDS = sorted({line for page in PAGES for line in re.findall(r"^ {4}(?:\$ )?composable-energy (.*)", page.read_text(), re.M)})
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_command_line_takes_what_pages_show(line):
+    words = shlex.split(line, comments=True)
+    parser = importlib.import_module("composable_energy.cli")._parser()
+    if words == ["--version"]:
+        assert pytest.raises(SystemExit, parser.parse_args, words).value.code == 0
+    else:
+        assert callable(parser.parse_args(words).run)
 
 
 class TestBlocks:

@@ -15,7 +15,9 @@ import io
 import math
 import os
 import re
+import sys
 import tempfile
+import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +82,9 @@ def run(page: Path, found: list[Block]) -> dict[str, Any]:
     Raises:
         AssertionError: A block prints something else than the page shows.
     """
-    namespace: dict[str, Any] = {"__name__": "__main__"}
+    module = types.ModuleType(f"page_{page.stem}")
+    namespace = vars(module)
+    sys.modules[module.__name__] = module  # as pickle and dataclasses expect of a class that the page defines
     for block in found:
         if block.reason is not None:
             continue
