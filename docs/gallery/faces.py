@@ -21,9 +21,18 @@ INK = "#303f9f"
 
 def rows():
     """Returns the expressions, as energies write themselves."""
-    male, smiling, glasses, hat, old = (ce.load(f"faces/{name}") for name in ("male", "smiling", "glasses", "hat", "old"))
+    male, smiling, glasses, hat, old = (
+        ce.load(f"faces/{name}")
+        for name in ("male", "smiling", "glasses", "hat", "old")
+    )
     red = ce.load("faces/hair=red")
-    return [male & ~smiling, ~male & glasses, (male & smiling) | (~male & hat), smiling & glasses & hat & male, red & old & ~glasses]
+    return [
+        male & ~smiling,
+        ~male & glasses,
+        (male & smiling) | (~male & hat),
+        smiling & glasses & hat & male,
+        red & old & ~glasses,
+    ]
 
 
 def strip(images):
@@ -36,15 +45,28 @@ def strip(images):
 
 def draw(energies, path, seed=0):
     """Draws a row for each energy, under the expression."""
-    figure, panels = plt.subplots(len(energies), 1, figsize=(9, 1.18 * len(energies)), layout="constrained")
+    figure, panels = plt.subplots(
+        len(energies), 1, figsize=(9, 1.18 * len(energies)), layout="constrained"
+    )
     for panel, energy in zip(panels, energies, strict=True):
         panel.imshow(strip(energy.sample(COLUMNS, seed=seed)), interpolation="lanczos")
-        panel.set_title(str(energy), loc="left", fontfamily="monospace", fontsize=10.5, color=INK, pad=3)
+        panel.set_title(
+            str(energy),
+            loc="left",
+            fontfamily="monospace",
+            fontsize=10.5,
+            color=INK,
+            pad=3,
+        )
         panel.axis("off")
     figure.savefig(IMG / path, dpi=130)
     plt.close(figure)
-    with Image.open(IMG / path) as image:  # a third of the size, and no difference to see
-        small = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+    with Image.open(
+        IMG / path
+    ) as image:  # a third of the size, and no difference to see
+        small = image.convert("RGB").quantize(
+            256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG
+        )
     small.save(IMG / path, optimize=True)
 
 

@@ -1,4 +1,4 @@
-"""Draws the densities of the tutorial on the plane, from the energies that the tutorial itself makes.
+"""Draws the densities of the tutorial on the plane, from the tutorial's own energies.
 
 python docs/gallery/plane.py
 """
@@ -20,7 +20,9 @@ SHADES = LinearSegmentedColormap.from_list("shades", [PAPER, "#c5cae9", "#7986cb
 
 def tutorial():
     """Returns what the blocks of the tutorial define."""
-    spec = importlib.util.spec_from_file_location("run_blocks", DOCS / "scripts" / "run_blocks.py")
+    spec = importlib.util.spec_from_file_location(
+        "run_blocks", DOCS / "scripts" / "run_blocks.py"
+    )
     run_blocks = importlib.util.module_from_spec(spec)
     import sys
 
@@ -34,10 +36,19 @@ def draw(energies, path, draws=220, extent=3.6):
     """Draws a row of densities with some points from each."""
     axis = torch.linspace(-extent, extent, 241)
     grid = torch.cartesian_prod(axis, axis)
-    figure, panels = plt.subplots(1, len(energies), figsize=(2.2 * len(energies), 2.45), layout="constrained")
+    figure, panels = plt.subplots(
+        1, len(energies), figsize=(2.2 * len(energies), 2.45), layout="constrained"
+    )
     for panel, (title, energy) in zip(panels, energies.items(), strict=True):
         density = torch.softmax(-energy(grid), 0).reshape(len(axis), -1).T
-        panel.imshow(density, origin="lower", extent=(-extent, extent) * 2, cmap=SHADES, vmin=0, vmax=density.max() * 1.05)
+        panel.imshow(
+            density,
+            origin="lower",
+            extent=(-extent, extent) * 2,
+            cmap=SHADES,
+            vmin=0,
+            vmax=density.max() * 1.05,
+        )
         points = energy.sample((draws, 2), seed=0, steps=300)
         panel.scatter(*points.T, s=3, color=DOT, linewidths=0, alpha=0.75)
         panel.set(xlim=(-extent, extent), ylim=(-extent, extent), xticks=[], yticks=[])
@@ -49,7 +60,13 @@ def draw(energies, path, draws=220, extent=3.6):
 
 if __name__ == "__main__":
     names = tutorial()
-    shapes = {"bar": "bar", "ring": "ring", "bar & ring": "both", "bar | ring": "either", "ring & ~bar": "without"}
+    shapes = {
+        "bar": "bar",
+        "ring": "ring",
+        "bar & ring": "both",
+        "bar | ring": "either",
+        "ring & ~bar": "without",
+    }
     draw({title: names[name] for title, name in shapes.items()}, "plane-shapes.png")
     events = {
         "right": "right",

@@ -1,10 +1,12 @@
-"""Runs the Python blocks of Markdown pages, in order and in one namespace for each page, in a temporary folder.
+"""Runs the Python blocks of Markdown pages, page by page, in a temporary folder.
 
     python docs/scripts/run_blocks.py README.md --first
 
-A block opts out by a comment with a reason on the line before it: `<!-- not run: needs a GPU -->`. A block of language `text` right after
-one shows what that one prints, and is compared: words as they are, numbers to 2 %. Standard library only, so that an environment which
-holds nothing but the installed wheel can run it.
+The blocks of a page run in order and in one namespace. A block opts out by a comment
+with a reason on the line before it: `<!-- not run: needs a GPU -->`. A block of language
+`text` right after one shows what that one prints, and is compared: words as they are,
+numbers to 2 %. Standard library only, so that an environment which holds nothing but the
+installed wheel can run it.
 """
 
 from __future__ import annotations
@@ -25,9 +27,14 @@ from typing import Any
 __all__ = ["Block", "blocks", "run"]
 
 _FENCE = re.compile(
-    r"^(?P<indent>[ \t]*)(?P<fence>```+|~~~+)[ \t]*(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)(?P=fence)[ \t]*$", re.M | re.S
+    r"^(?P<indent>[ \t]*)(?P<fence>```+|~~~+)[ \t]*(?P<language>\w*)[^\n]*\n"
+    r"(?P<code>.*?)^(?P=indent)(?P=fence)[ \t]*$",
+    re.M | re.S,
 )
-_SHOWN = re.compile(r"\s*^(?P<indent>[ \t]*)```text[ \t]*\n(?P<text>.*?)^(?P=indent)```[ \t]*$", re.M | re.S)
+_SHOWN = re.compile(
+    r"\s*^(?P<indent>[ \t]*)```text[ \t]*\n(?P<text>.*?)^(?P=indent)```[ \t]*$",
+    re.M | re.S,
+)
 _NUMBER = re.compile(r"(?<![\w.])-?\d+\.?\d*(?:e-?\d+)?(?![\w.]*\d)")
 _OPT_OUT = re.compile(r"<!--[ \t]*not run:(?P<reason>.*?)-->\s*\Z", re.S)
 
@@ -77,30 +84,48 @@ def blocks(page: Path) -> list[Block]:
 
 
 def run(page: Path, found: list[Block]) -> dict[str, Any]:
-    """Runs blocks of a page in one namespace, with the page's own line numbers in tracebacks; returns the namespace.
+    """Runs blocks of a page in one namespace, and returns it.
+
+    Tracebacks have the line numbers of the page.
 
     Raises:
         AssertionError: A block prints something else than the page shows.
     """
     module = types.ModuleType(f"page_{page.stem}")
     namespace = vars(module)
-    sys.modules[module.__name__] = module  # as pickle and dataclasses expect of a class that the page defines
+    sys.modules[module.__name__] = (
+        module  # as pickle and dataclasses expect of a class that the page defines
+    )
     for block in found:
         if block.reason is not None:
             continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec", dont_inherit=True), namespace)
+            exec(
+                compile(
+                    "\n" * (block.line - 1) + block.code,
+                    str(page),
+                    "exec",
+                    dont_inherit=True,
+                ),
+                namespace,
+            )
         print(printed.getvalue(), end="")
         if block.shown is not None and not _alike(printed.getvalue(), block.shown):
-            raise AssertionError(f"{page}:{block.line}: the block prints\n{printed.getvalue()}\nand the page shows\n{block.shown}")
+            raise AssertionError(
+                f"{page}:{block.line}: the block prints\n{printed.getvalue()}\n"
+                f"and the page shows\n{block.shown}"
+            )
     return namespace
 
 
 def _alike(printed: str, shown: str) -> bool:
     words = [_NUMBER.sub("0", text).split() for text in (printed, shown)]
     numbers = zip(_NUMBER.findall(printed), _NUMBER.findall(shown), strict=False)
-    return words[0] == words[1] and all(math.isclose(float(a), float(b), rel_tol=0.02, abs_tol=0.002) for a, b in numbers)
+    return words[0] == words[1] and all(
+        math.isclose(float(a), float(b), rel_tol=0.02, abs_tol=0.002)
+        for a, b in numbers
+    )
 
 
 def _dedented(code: str, indent: str) -> str:
@@ -109,9 +134,13 @@ def _dedented(code: str, indent: str) -> str:
 
 def main() -> None:
     """Runs the blocks of the pages named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0] if __doc__ else None
+    )
     parser.add_argument("pages", nargs="+", type=Path)
-    parser.add_argument("--first", action="store_true", help="only the first block of each page")
+    parser.add_argument(
+        "--first", action="store_true", help="only the first block of each page"
+    )
     options = parser.parse_args()
     pages = [page.resolve() for page in options.pages]
     with tempfile.TemporaryDirectory() as folder:
@@ -120,7 +149,8 @@ def main() -> None:
             found = blocks(page)
             found = found[:1] if options.first else found
             run(page, found)
-            print(f"{page.name}: {sum(block.reason is None for block in found)} of {len(found)} blocks ran")
+            ran = sum(block.reason is None for block in found)
+            print(f"{page.name}: {ran} of {len(found)} blocks ran")
         os.chdir(Path(__file__).parent)
 
 

@@ -1,0 +1,18 @@
+"""Shows an `Example:` section of a docstring as code; the parser knows the plural only."""
+
+import re
+from typing import Any
+
+import griffe
+
+__all__ = ["Examples"]
+
+
+class Examples(griffe.Extension):
+    """Renames the section before it is parsed."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """Rewrites one docstring."""
+        if obj.docstring:
+            text = obj.docstring.value
+            obj.docstring.value = re.sub(r"^Example:$", "Examples:", text, flags=re.M)
