@@ -30,8 +30,7 @@ import torch
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.energies import FaceEnergy
 from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distance
-from composable_energy_faces.networks import Base
-from composable_energy_faces.objectives import SIGMA_MIN
+from composable_energy_faces.networks import SIGMA_MIN, Base
 from composable_energy_faces.scores import ROWS, Row, expression, score
 from composable_energy_faces.stages import Run, encode_faces, train_conditional
 from PIL import Image

@@ -19,8 +19,7 @@ import composable_energy as ce
 
 from . import weights
 from .draw import ATTRIBUTES, HAIR_COLORS
-from .networks import CODE, Autoencoder, Base, Heads
-from .objectives import SIGMA_MAX, SIGMA_MIN
+from .networks import CODE, SIGMA_MAX, SIGMA_MIN, Autoencoder, Base, Heads
 
 RECOMMENDED = ce.Recommendation(
     sampler="annealed",

@@ -7,7 +7,7 @@ $u = c z$ with $c = (1 + \sigma^2)^{-1/2}$, which has unit variance at every lev
 
 from __future__ import annotations
 
-__all__ = ["CODE", "SIZE", "Autoencoder", "Base", "Heads", "Judge"]
+__all__ = ["CODE", "SIGMA_MAX", "SIGMA_MIN", "SIZE", "Autoencoder", "Base", "Heads", "Judge"]
 
 import itertools
 import math
@@ -21,6 +21,9 @@ SIZE = 64
 
 CODE = 64
 """Numbers in a code."""
+
+SIGMA_MIN, SIGMA_MAX = 0.05, 4.0
+"""The noise levels that the energies know."""
 
 
 class Autoencoder(nn.Module):
@@ -161,7 +164,7 @@ class Heads(nn.Module):
         super().__init__()
         self.net = LeveledMLP(CODE, outputs, width=width, blocks=blocks)
 
-    def forward(self, z: Tensor, sigma: Tensor | float) -> Tensor:
+    def forward(self, z: Tensor, sigma: Tensor | float = SIGMA_MIN) -> Tensor:
         """Returns logits with shape $(B, outputs)$ of codes with shape $(B, 64)$ at levels with shape $()$ or $(B,)$."""
         sigma = _column(sigma, z)
         return self.net(z * (1 + sigma * sigma).rsqrt(), sigma)

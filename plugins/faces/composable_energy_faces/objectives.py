@@ -11,8 +11,6 @@ Each objective is a function of the step and draws all its randomness from it.
 from __future__ import annotations
 
 __all__ = [
-    "SIGMA_MAX",
-    "SIGMA_MIN",
     "attribute_loss",
     "autoencoder_loss",
     "base_loss",
@@ -30,10 +28,7 @@ from torch import Tensor, nn
 
 from .data import FaceFiles
 from .fitting import keyed
-from .networks import CODE, Autoencoder, Base, Heads, Judge
-
-SIGMA_MIN, SIGMA_MAX = 0.05, 4.0
-"""The noise levels that the energies know."""
+from .networks import CODE, SIGMA_MAX, SIGMA_MIN, Autoencoder, Base, Heads, Judge
 
 Objective = Callable[[int], Tensor]
 

@@ -24,10 +24,10 @@ TRAINING_FACES, JUDGE_FACES = 120_000, 24_000
 
 EFFORTS = {
     "judge": Effort(steps=3_000, rate=3e-3, weight_decay=1e-3),
-    "autoencoder": Effort(steps=9_000, decay=0.6),
-    "base": Effort(steps=24_000, average=0.999),
+    "autoencoder": Effort(steps=5_500, decay=0.6),
+    "base": Effort(steps=20_000, average=0.999),
     "heads": Effort(steps=12_000, weight_decay=1e-2),
-    "conditional": Effort(steps=24_000, average=0.999),
+    "conditional": Effort(steps=20_000, average=0.999),
 }
 """How long each network is trained at effort 1."""
 
