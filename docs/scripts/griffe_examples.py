@@ -1,4 +1,4 @@
-"""Shows an `Example:` section of a docstring as code; the parser knows the plural only."""
+"""Shows `Example:` in a docstring as code; the parser knows the plural only."""
 
 import re
 from typing import Any

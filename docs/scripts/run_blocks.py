@@ -3,10 +3,10 @@
     python docs/scripts/run_blocks.py README.md --first
 
 The blocks of a page run in order and in one namespace. A block opts out by a comment
-with a reason on the line before it: `<!-- not run: needs a GPU -->`. A block of language
-`text` right after one shows what that one prints, and is compared: words as they are,
-numbers to 2 %. Standard library only, so that an environment which holds nothing but the
-installed wheel can run it.
+with a reason on the line before it: `<!-- not run: needs a GPU -->`. A block of
+language `text` right after one shows what that one prints, and is compared: words as
+they are, numbers to 2 %. Standard library only, so that an environment which holds
+nothing but the installed wheel can run it.
 """
 
 from __future__ import annotations
