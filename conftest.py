@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -14,15 +15,15 @@ else:
     import tomli as tomllib
 
 
-@pytest.fixture(scope="session", autouse=True)
-def entry_points(tmp_path_factory: pytest.TempPathFactory) -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Puts the metadata that an installation would have on the path, if there is none."""
     try:
         metadata.distribution("composable-energy")
     except metadata.PackageNotFoundError:
+        folder = tempfile.TemporaryDirectory()
+        config.add_cleanup(folder.cleanup)
         project = tomllib.loads((Path(__file__).parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        folder = tmp_path_factory.mktemp("installed")
-        info = folder / f"composable_energy-{project['version']}.dist-info"
+        info = Path(folder.name) / f"composable_energy-{project['version']}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n", encoding="utf-8")
         groups = (
@@ -30,4 +31,4 @@ def entry_points(tmp_path_factory: pytest.TempPathFactory) -> None:
             for group, entries in project["entry-points"].items()
         )
         (info / "entry_points.txt").write_text("\n".join(groups), encoding="utf-8")
-        sys.path.append(str(folder))
+        sys.path.append(folder.name)
