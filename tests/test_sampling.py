@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ from composable_energy.errors import (
     ShapeError,
     UngroundedError,
 )
-from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, sample
+from composable_energy.sampling.driver import _noise_kind
 
 F64 = torch.float64
 SAMPLERS = [Langevin(0.1), MALA(0.3), HMC(0.3, leapfrogs=4), Annealed(levels=30, corrector_steps=1)]
@@ -393,3 +395,70 @@ def test_densities_that_are_none_are_told():
 def test_an_energy_without_gradient_is_told():
     with pytest.raises(ExpressionError, match="has no gradient at its points: it is constant, or detaches"):
         ce.as_energy(lambda x: x.detach().square().sum(1)).sample((3, 2), sampler=Langevin(0.1))
+
+
+@dataclass(frozen=True)
+class Counting(Sampler):
+    """Uses all hooks, and a state with rows and a shared number of its own."""
+
+    shift: float | None = None
+
+    def start(self, like, noise):
+        return noise.normal(like) + 100
+
+    def tune(self, energy, x, noise):
+        assert x.shape == (64, 2) and (x > 90).all() and len(noise.chains) == 64
+        return replace(self, shift=float(energy(x).mean() * 0 + 1))
+
+    def init(self, energy, x, noise):
+        return Counted(x, *energy_and_gradient(energy, x), torch.zeros(len(x)), torch.zeros(()))
+
+    def step(self, energy, state, noise):
+        x = state.x + self.shift
+        moved = Counted(x, *energy_and_gradient(energy, x), state.age + 1, state.total + 1)
+        return moved, Info(scalars={"age": float(moved.total)})
+
+    def finish(self, energy, state, noise):
+        assert noise.step == int(state.total) + 1
+        return state.x + 1000 * state.age[:, None]
+
+
+@dataclass(frozen=True)
+class Counted(State):
+    age: Tensor
+    total: Tensor
+
+
+def test_samplers_may_have_a_start_a_tuning_a_finish_and_a_state_of_their_own():
+    first = Bowl().sample((5, 2), sampler=Counting(), steps=3, seed=0, batch_size=2)
+    torch.testing.assert_close(first, Noise(0, range(5)).child("start").normal(first) + 3103)
+    _, trace = Bowl().sample((5, 2), sampler=Counting(), steps=2, seed=0, batch_size=3, trace=True)
+    assert trace.sampler == Counting(1.0) and trace.scalars == {"age": [1.0, 2.0]}
+    assert same(first, Bowl().sample((5, 2), resume=trace, steps=1, batch_size=4))
+
+
+def test_the_best_of_several_resumes():
+    given = {"sampler": Langevin(0.1), "seed": 0, "best_of": 3}
+    whole = Bowl().sample((4, 2), steps=5, **given)
+    _, trace = Bowl().sample((4, 2), steps=3, trace=True, **given)
+    assert same(whole, Bowl().sample((4, 2), steps=2, resume=trace))
+
+
+def test_noise_is_philox_where_blocks_cannot_be_drawn():
+    assert _noise_kind(None, torch.device("cuda")) == _noise_kind("philox", torch.device("cuda")) == "philox"
+    assert _noise_kind(None, torch.device("cpu")) == "blocks" and _noise_kind("philox", torch.device("cpu")) == "philox"
+    with pytest.raises(OptionError, match="'blocks' is drawn on the CPU, the points are on cuda"):
+        _noise_kind("blocks", torch.device("cuda"))
+
+
+def test_an_error_inside_a_chunk_names_the_energy():
+    energy = ce.as_energy(lambda x, c: c.square().sum(1), name="flat").given(c=torch.zeros(4, 2))
+    with pytest.raises(ExpressionError, match=r"^flat.given\(c=.*has no gradient"):
+        energy.sample((4, 2), sampler=Langevin(0.1), batch_size=3)
+
+
+def test_what_is_no_energy_is_lifted_or_told():
+    drawn = sample(lambda x: x.square().sum(1) / 2, (3, 2), sampler=Langevin(0.1), steps=2, seed=0)
+    assert same(drawn, Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2, seed=0))
+    with pytest.raises(TypeError, match="An energy is a callable"):
+        sample(3, (3, 2))

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, SamplingDiverged, ShapeError
+from composable_energy.lifting import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.asking import Asked, ask, check_density, count, decode
 from composable_energy.sampling.chains import Chains, Diverged, Policy, on_rows
@@ -62,7 +63,7 @@ def sample(
     every exit, and the caller's random state stays as it is.
 
     Args:
-        energy: The energy.
+        energy: The energy, or what `as_energy` lifts.
         shape: $(n, *)$ with the shape of one point, or $n$ where the energy knows it. An energy in the latent space of a decoder is
             sampled there and decoded at the end: then it is the shape of decoded points.
         sampler: A name, a class or an instance. None takes what the energy recommends; else `annealed` for an energy that needs a noise
@@ -106,6 +107,7 @@ def sample(
         >>> bowl.sample((100, 2), seed=0).shape
         torch.Size([100, 2])
     """
+    energy = as_energy(energy)
     steps = None if steps is None else count("steps", steps)
     burn_in = count("burn_in", burn_in, least=0)
     every = None if isinstance(trace, bool) else count("trace", trace)

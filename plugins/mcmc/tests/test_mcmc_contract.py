@@ -1,0 +1,27 @@
+"""What every sampler keeps, by the kit that strangers' plug-ins run too."""
+
+import pytest
+from composable_energy_mcmc import HMC, MALA, Annealed, Langevin
+
+from composable_energy.testing import Check, parametrize_with_checks, sampler_checks
+
+CHECKS = {
+    "langevin": sampler_checks(Langevin(0.5), steps=60, variance=1 / (1 - 0.5 / 4)),
+    "mala": sampler_checks(MALA(1.0), steps=60),
+    "mala, tuned": sampler_checks(MALA(), steps=60),
+    "hmc, tuned": sampler_checks(HMC(tuning_steps=50), steps=30),
+    "annealed": sampler_checks(Annealed(), bias=0.12),  # 40 levels are too few for the last hundredths
+}
+
+
+@parametrize_with_checks([Check(f"{name}: {check.name}", check.function) for name, checks in CHECKS.items() for check in checks])
+def test_samplers_keep_what_samplers_keep(check: Check) -> None:
+    check()
+
+
+def test_there_are_checks() -> None:
+    assert len(CHECKS) == 5 and all(len(checks) > 5 for checks in CHECKS.values())
+    with pytest.raises(AssertionError, match="moments"):
+        from composable_energy.testing import check_sampler
+
+        check_sampler(Langevin(0.5), steps=60)  # without the bias that its step brings
