@@ -12,15 +12,13 @@ from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import OptionError
 from composable_energy.sampling.sampler import Sampler
 
-__all__ = ["choose", "recommendations"]
+__all__ = ["choose", "recommendations", "recommended_threads"]
 
 SamplerLike = str | type[Sampler] | Sampler
 
 
-def choose(
-    energy: Energy, sampler: SamplerLike | None, options: Mapping[str, Any], own: Iterable[str]
-) -> tuple[Sampler, Recommendation | None]:
-    """Returns a sampler with its options, and the recommendation that led to it.
+def choose(energy: Energy, sampler: SamplerLike | None, options: Mapping[str, Any], own: Iterable[str]) -> Sampler:
+    """Returns a sampler with its options.
 
     Args:
         energy: The energy to sample.
@@ -33,7 +31,6 @@ def choose(
         OptionError: An option is unknown, missing or out of range; the terms recommend different settings.
         PluginNotFound: No plug-in offers the name.
     """
-    advice = None
     if sampler is None:
         advice = _advice(energy)
         sampler = advice.sampler if advice else ("annealed" if "sigma" in energy.required_conditions else "hmc")
@@ -46,15 +43,20 @@ def choose(
         name = (sampler if isinstance(sampler, type) else type(sampler)).__name__
     if isinstance(sampler, Sampler):
         if not options:
-            return sampler, advice
+            return sampler
         if not is_dataclass(sampler):
             raise OptionError(f"{name} is an instance with its options; give {', '.join(options)} to its constructor.")
         _check(name, type(sampler), options, own, complete=False)
-        return replace(sampler, **options), advice
+        return replace(sampler, **options)
     if not (isinstance(sampler, type) and issubclass(sampler, Sampler)):
         raise OptionError(f"A sampler is a name, a subclass of Sampler or an instance of one, got {sampler!r}.")
     _check(name, sampler, options, own, complete=True)
-    return sampler(**options), advice
+    return sampler(**options)
+
+
+def recommended_threads(energy: Energy) -> int | None:
+    """Returns the fewest threads that a part of an expression recommends; None if none does."""
+    return min((advice.threads for _, advice in recommendations(energy) if advice.threads is not None), default=None)
 
 
 def recommendations(energy: Energy) -> list[tuple[Energy, Recommendation]]:

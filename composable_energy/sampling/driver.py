@@ -22,7 +22,7 @@ from composable_energy.lifting import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.asking import Asked, ask, check_density, count, decode
 from composable_energy.sampling.chains import Chains, Diverged, Policy, on_rows
-from composable_energy.sampling.choosing import SamplerLike, choose
+from composable_energy.sampling.choosing import SamplerLike, choose, recommended_threads
 from composable_energy.sampling.freezing import frozen
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.trace import Trace
@@ -113,9 +113,8 @@ def sample(
     every = None if isinstance(trace, bool) else count("trace", trace)
     if on_divergence not in ("raise", "drop", "restart", "keep"):
         raise OptionError(f"on_divergence is 'raise', 'drop', 'restart' or 'keep', got {on_divergence!r}.")
-    advice = None
     if resume is None:
-        chosen, advice = choose(energy, sampler, options, _OWN)
+        chosen = choose(energy, sampler, options, _OWN)
         copies = count("best_of", best_of)
         seed = secrets.randbits(63) if seed is None else count("seed", seed, least=-(2**63)) % 2**64
         first = count("first_chain", first_chain, least=0)
@@ -123,7 +122,7 @@ def sample(
         _check_resume(resume, {"sampler": sampler, "init": init, "seed": seed, "noise": noise, **options}, best_of, first_chain, shape)
         chosen, copies, seed, first, shape = resume.sampler, resume.best_of, resume.seed, resume.first_chain, resume.shape
 
-    with torch.inference_mode(False), torch.no_grad(), frozen(energy, threads=advice.threads if advice else None):
+    with torch.inference_mode(False), torch.no_grad(), frozen(energy, threads=recommended_threads(energy)):
         check_density(energy, chosen, allow_improper)
         asked = ask(energy, shape, latents, init if resume is None else _last_points(resume), dtype, device)
         start = _start(init, asked)
