@@ -1,0 +1,114 @@
+"""From a syntax tree to an energy: names are looked up, operators applied, and errors shown where they arise."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from composable_energy.errors import ComposableEnergyError, PluginNotFound
+from composable_energy.parsing.grammar import parse_tree
+from composable_energy.parsing.tree import Chain, Complement, Name, ParseError, Place, Scaled, Tree, leaves
+
+if TYPE_CHECKING:
+    from composable_energy.energy import Energy
+
+__all__ = ["build", "parse", "unknown_name"]
+
+
+def parse(text: str, resolve: Callable[[str], Energy], names: Iterable[str] = ()) -> Energy:
+    """Returns the energy that an expression in text stands for.
+
+    Args:
+        text: The expression, as `male & ~smiling`.
+        resolve: Gives the energy of a name, once for each name; for an unknown one it raises a `LookupError`.
+        names: Names to propose where one is unknown.
+
+    Raises:
+        ParseError: The text is no expression, or a name is unknown.
+        ExpressionError: The energies cannot be joined as written; the message shows where.
+    """
+    return build(parse_tree(text), resolve, names)
+
+
+def build(tree: Tree, resolve: Callable[[str], Energy], names: Iterable[str] = ()) -> Energy:
+    """Returns the energy that a syntax tree stands for; the arguments and errors are those of `parse`."""
+    found: dict[str, Energy] = {}
+    for leaf in leaves(tree):
+        if leaf.name not in found:
+            found[leaf.name] = _resolved(leaf, resolve, names)
+    return _built(tree, found)
+
+
+def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseError:
+    """Returns the error for a name that nothing stands for, with the nearest names.
+
+    Args:
+        leaf: The name, with its place.
+        names: The names that there are.
+        reason: What whoever looked it up said; empty takes a list of names.
+    """
+    names = sorted(set(names))
+    near = difflib.get_close_matches(leaf.name, names, n=3, cutoff=0.6)
+    head, _, last = leaf.name.rpartition("/")
+    if head in names and last.isdecimal():
+        advice = f"; a division has spaces around it: `{head} / {last}`."
+    elif near:
+        advice = f"; did you mean {' or '.join(f'`{name}`' for name in near)}?"
+    elif reason:
+        advice = f": {reason}"
+    else:
+        advice = f"; there are {', '.join(names[:20])}{', ...' * (len(names) > 20)}." if names else "."
+    return ParseError(f"Unknown name `{leaf.name}`{advice}", leaf.place)
+
+
+def _resolved(leaf: Name, resolve: Callable[[str], Energy], names: Iterable[str]) -> Energy:
+    try:
+        return resolve(leaf.name)
+    except ParseError:
+        raise
+    except LookupError as error:
+        if isinstance(error, ComposableEnergyError) and not isinstance(error, PluginNotFound):
+            _point(error, leaf.place)
+            raise
+        reason = str(error) if isinstance(error, ComposableEnergyError) else ""
+        raise unknown_name(leaf, names, reason) from error
+
+
+def _built(tree: Tree, found: dict[str, Energy]) -> Energy:
+    match tree:
+        case Name():
+            return found[tree.name]
+        case Complement():
+            operands = [_built(tree.operand, found)]
+        case Scaled():
+            operands = [_built(tree.operand, found)]
+        case Chain():
+            operands = [_built(term, found) for term in tree.terms]
+    try:
+        return _joined(tree, operands)
+    except ComposableEnergyError as error:
+        _point(error, tree.place)
+        raise
+
+
+def _joined(tree: Complement | Scaled | Chain, operands: list[Energy]) -> Energy:
+    """Applies the operator; chains are built whole, since term by term would take the square of the time."""
+    from composable_energy.algebra import all_of, any_of
+
+    match tree:
+        case Complement():
+            return ~operands[0]
+        case Scaled():
+            return operands[0] * tree.weight
+        case Chain(operator="&"):
+            return all_of(*operands)
+        case Chain(operator="|"):
+            return any_of(*operands)
+        case _:
+            return operands[0] >> operands[1]
+
+
+def _point(error: ComposableEnergyError, place: Place) -> None:
+    """Adds the place to an error's message; it keeps its class."""
+    error.args = (f"{error}\n{place}", *error.args[1:])

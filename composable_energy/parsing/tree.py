@@ -1,0 +1,171 @@
+"""Syntax trees of expressions, with the place in the text of each part, and the error that shows a place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from composable_energy.errors import ExpressionError
+
+__all__ = [
+    "ELSEWHERE",
+    "NAME",
+    "PATH",
+    "PRECEDENCE",
+    "Chain",
+    "Complement",
+    "Name",
+    "Number",
+    "ParseError",
+    "Part",
+    "Place",
+    "Scaled",
+    "Tree",
+    "leaves",
+]
+
+PRECEDENCE = {"|": 1, "&": 2, ">>": 3, "*": 4, "/": 4}
+COMPLEMENT = 5
+NAME = re.compile(r"[^\W\d]\w*(?:[-=/:]\w+)*")
+PATH = re.compile(r"\.{0,2}/[\w\-=/:.]+")
+ELSEWHERE = {
+    "and": "write `&`",
+    "&&": "write `&`",
+    "or": "write `|`",
+    "||": "write `|`",
+    "not": "write `~`",
+    "!": "write `~`",
+    "->": "write `>>`",
+    "=>": "write `>>`",
+    "<<": "write `>>` the other way round",
+    "+": "write `&` to join two concepts",
+    "-": "write `& ~` to exclude a concept; a difference of energies is made in Python",
+    "**": "write `2 * A` for a power of the density",
+    "^": "write `(A & ~B) | (~A & B)`",
+    ".": "methods are called in Python, a name with a point is written in quotes",
+    "=": "write `hair=red` without spaces",
+}
+"""What other languages write, and what to write here; none of it is a name."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A stretch of an expression's text, from character `start` to before `end`."""
+
+    text: str
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        """Returns the line around the stretch, and carets below it."""
+        first = max(0, self.start - 60)
+        last = min(len(self.text), max(self.start + 60, first + 100))
+        shown = "".join(c if c.isprintable() else " " for c in self.text[first:last])
+        before, after = "..." * (first > 0), "..." * (last < len(self.text))
+        carets = "^" * max(1, min(self.end, last) - self.start)
+        return f"  {before}{shown}{after}".rstrip() + f"\n  {' ' * (len(before) + self.start - first)}{carets}"
+
+
+class ParseError(ExpressionError):
+    """An expression is not written as it should be.
+
+    Attributes:
+        place: Where.
+    """
+
+    def __init__(self, message: str, place: Place) -> None:
+        super().__init__(f"{message}\n{place}" if place.text.strip() else message)
+        self.place = place
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name, which an energy stands for."""
+
+    name: str
+    place: Place = field(compare=False, repr=False)
+    depth: int = field(default=1, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        if (NAME.fullmatch(self.name) and self.name not in ELSEWHERE) or PATH.fullmatch(self.name):
+            return self.name
+        return f"'{self.name}'" if "'" not in self.name else f'"{self.name}"'
+
+
+@dataclass(frozen=True)
+class Complement:
+    """`~A`."""
+
+    operand: Tree
+    place: Place = field(compare=False, repr=False)
+    depth: int = field(default=1, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return "~" + _written(self.operand, COMPLEMENT)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """`w * A`; `A / T` is that with w = 1 / T."""
+
+    weight: float
+    operand: Tree
+    place: Place = field(compare=False, repr=False)
+    depth: int = field(default=1, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        short = f"{self.weight:g}"
+        return f"{short if float(short) == self.weight else repr(self.weight)} * {_written(self.operand, PRECEDENCE['*'] + 1)}"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """`A & B & ...`, `A | B | ...`, or `A >> B`, which has two terms."""
+
+    operator: str
+    terms: tuple[Tree, ...]
+    place: Place = field(compare=False, repr=False)
+    depth: int = field(default=1, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        first, *others = self.terms
+        own = PRECEDENCE[self.operator]
+        return f" {self.operator} ".join([_written(first, own), *(_written(term, own + 1) for term in others)])
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number on its way into a weight; a finished tree has none."""
+
+    value: float
+    place: Place = field(compare=False, repr=False)
+    depth: int = field(default=1, compare=False, repr=False)
+
+
+Tree = Name | Complement | Scaled | Chain
+Part = Name | Complement | Scaled | Chain | Number
+
+
+def leaves(tree: Tree) -> Iterator[Name]:
+    """Yields the names of a tree with their places, in reading order."""
+    match tree:
+        case Name():
+            yield tree
+        case Chain():
+            for term in tree.terms:
+                yield from leaves(term)
+        case Complement() | Scaled():
+            yield from leaves(tree.operand)
+
+
+def _written(tree: Tree, precedence: int) -> str:
+    """Returns an operand as written inside a tree, in parentheses where it binds less tightly."""
+    match tree:
+        case Chain():
+            own = PRECEDENCE[tree.operator]
+        case Scaled():
+            own = PRECEDENCE["*"]
+        case _:
+            own = COMPLEMENT
+    return f"({tree})" if own < precedence else str(tree)
