@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
+from torch.distributions.transforms import _InverseTransform
 
 from composable_energy.energy import Energy
 
@@ -49,12 +50,17 @@ def _unvalidated(distribution: Distribution) -> Distribution:
     return result
 
 
-def _mapped(distribution: Distribution, fn: Callable[[Tensor], Tensor]) -> Distribution:
-    result = copy.copy(distribution)
+def _mapped(holder: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+    """Returns a copy of a distribution with a function applied to its tensors, also in the distributions and transforms inside."""
+    if isinstance(holder, _InverseTransform):  # does not survive a copy of its own; what it inverts does
+        return _mapped(holder.inv, fn).inv
+    result = copy.copy(holder)
     for name, value in vars(result).items():
         moved: Any = value
-        if isinstance(value, Distribution):
+        if isinstance(value, Distribution | Transform) and name != "_inv":
             moved = _mapped(value, fn)
+        elif isinstance(value, list) and all(isinstance(item, Transform) for item in value):
+            moved = [_mapped(item, fn) for item in value]
         elif isinstance(value, Tensor):
             moved = fn(value)
         if moved is not value:

@@ -88,13 +88,14 @@ def site(tmp_path, monkeypatch):
     """A folder on the path, and a registry that has seen nothing yet."""
     monkeypatch.delenv("COMPOSABLE_ENERGY_PLUGINS", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(lookup, "REGISTRY", lookup.Registry())
-    monkeypatch.setattr(lookup, "_FAMILIES", {})
+    monkeypatch.setattr(lookup.REGISTRY, "registered", {})
+    ce.refresh()
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
         if name.startswith("stranger"):
             del sys.modules[name]
+    ce.refresh()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, add, joined_events, log_of, one_space, scale, shared_bases, written
+from composable_energy.algebra.node import Node, Weight, add, joined_events, log_of, number, one_space, scale, shared_bases, written
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula, disjoin
@@ -96,6 +96,6 @@ def _log_weights(weights: Sequence[Weight] | None, log_z: Sequence[float] | None
     log_z = [0.0] * count if log_z is None else list(log_z)
     if len(weights) != count or len(log_z) != count:
         raise OptionError(f"A disjunction of {count} terms takes {count} weights and log Z, got {len(weights)} and {len(log_z)}.")
-    if not all(float(w) > 0 for w in weights):
-        raise OptionError(f"The weights of a disjunction are positive, got {[float(w) for w in weights]}.")
+    if not all(number(w) > 0 for w in weights):
+        raise OptionError(f"The weights of a disjunction are positive, got {[number(w) for w in weights]}.")
     return torch.stack([log_of(w) for w in weights]) - torch.tensor(log_z)

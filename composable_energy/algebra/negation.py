@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from composable_energy.algebra.node import Node, Weight, keep_weight, scale, written
+from composable_energy.algebra.node import Node, Weight, keep_weight, number, scale, written
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula, complement
@@ -52,8 +52,8 @@ class Negation(Node):
         if self.mode == "complement" and event is None:
             raise ExpressionError(f"{operand} is no event, so 1 - p(c | x) is not known; use mode 'contrast' or 'power'.")
         keep_weight(self, _DEFAULT_WEIGHT[self.mode] if weight is None else weight)
-        if not float(self.weight) > 0:
-            raise OptionError(f"The weight of a negation is positive, got {float(self.weight)}.")
+        if not number(self.weight) > 0:
+            raise OptionError(f"The weight of a negation is positive, got {number(self.weight)}.")
         self.offset = offset
         self._bases = operand.bases
         self._complement = complement(event) if self.mode == "complement" and event is not None else None
@@ -73,7 +73,7 @@ class Negation(Node):
         return scale(self.weight, -evidence if self.mode == "power" else F.softplus(self.offset - evidence))
 
     def extra_repr(self) -> str:
-        return f"mode={self.mode!r}" + (f", weight={float(self.weight):g}" if float(self.weight) != _DEFAULT_WEIGHT[self.mode] else "")
+        return f"mode={self.mode!r}" + (f", weight={number(self.weight):g}" if number(self.weight) != _DEFAULT_WEIGHT[self.mode] else "")
 
     def __str__(self) -> str:
         return "~" + written(self.terms[0], self.precedence)

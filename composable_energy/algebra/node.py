@@ -24,6 +24,7 @@ __all__ = [
     "joined_events",
     "keep_weight",
     "log_of",
+    "number",
     "one_space",
     "scale",
     "shared_bases",
@@ -178,6 +179,11 @@ def keep_weight(node: Node, weight: Weight) -> None:
         node.register_buffer("weight", weight)
     else:
         setattr(node, "weight", weight if isinstance(weight, Tensor) else float(weight))  # noqa: B010  (declared by the sub-classes)
+
+
+def number(weight: Weight) -> float:
+    """Returns the value of a weight, which may be learnable."""
+    return float(weight.detach() if isinstance(weight, Tensor) else weight)
 
 
 def log_of(weight: Weight) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, keep_weight, one_space, scale, written
+from composable_energy.algebra.node import Node, Weight, keep_weight, number, one_space, scale, written
 from composable_energy.energy import Energy, WeightedBase
 
 __all__ = ["Difference", "Sharpened", "Weighted"]
@@ -29,13 +29,13 @@ class Weighted(Node):
 
     @property
     def grounded(self) -> bool:
-        return float(self.weight) > 0 and self.terms[0].grounded
+        return number(self.weight) > 0 and self.terms[0].grounded
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return scale(self.weight, self.terms[0].evidence(x, **conditions))
 
     def extra_repr(self) -> str:
-        return f"weight={float(self.weight):g}"
+        return f"weight={number(self.weight):g}"
 
     def __str__(self) -> str:
         return f"{_digits(self.weight)} * {written(self.terms[0], self.precedence)}"
@@ -53,16 +53,16 @@ class Sharpened(Node):
 
     @property
     def grounded(self) -> bool:
-        return self.terms[0].grounded and (bool(self.bases) or float(self.weight) > 0)
+        return self.terms[0].grounded and (bool(self.bases) or number(self.weight) > 0)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return scale(self.weight, self.terms[0].evidence(x, **conditions))
 
     def extra_repr(self) -> str:
-        return f"weight={float(self.weight):g}"
+        return f"weight={number(self.weight):g}"
 
     def __str__(self) -> str:
-        return f"{written(self.terms[0], 95)}.sharpened({float(self.weight):g})"
+        return f"{written(self.terms[0], 95)}.sharpened({number(self.weight):g})"
 
 
 class Difference(Node):
@@ -94,7 +94,7 @@ class Difference(Node):
 
 def _digits(weight: Weight) -> str:
     """A number is written so that it reads back as itself, a tensor shortly."""
-    short = f"{float(weight):g}"
+    short = f"{number(weight):g}"
     return short if isinstance(weight, Tensor) or float(short) == weight else repr(weight)
 
 

@@ -48,7 +48,7 @@ class Registry:
 
     def refresh(self) -> None:
         """Forgets what was found and loaded, but not what was registered."""
-        self._groups, self._faults, self._loaded, self._failed = {}, {}, {}, {}
+        self._groups, self._faults, self._loaded, self._failed, self._warned = {}, {}, {}, {}, False
 
     def entry(self, kind: Kind, name: str) -> Entry:
         """Returns the entry that a name stands for: `name`, or `distribution:name`.

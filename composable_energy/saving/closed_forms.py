@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, distributions
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
+from torch.distributions.transforms import _InverseTransform
 
 from composable_energy.errors import ExpressionError
+from composable_energy.saving.made import same_bits
 
 __all__ = ["arguments_of", "made"]
 
@@ -46,8 +49,10 @@ _ARGUMENTS: Mapping[type[Distribution], tuple[str | tuple[str, str], ...]] = {
 _CLASSES: Mapping[str, type[Distribution]] = {cls.__name__: cls for cls in _ARGUMENTS}
 
 
-def arguments_of(distribution: Distribution) -> tuple[str, dict[str, Any]]:
-    """Returns the name of a distribution's class and its arguments: tensors, numbers and distributions.
+def arguments_of(distribution: Distribution) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """Returns the name of a distribution's class, its arguments, and those of its tensors that differ from what these make.
+
+    Some constructors normalise, and a distribution converted to another dtype keeps what was computed in the first.
 
     Raises:
         ExpressionError: The class is not on the list.
@@ -59,21 +64,50 @@ def arguments_of(distribution: Distribution) -> tuple[str, dict[str, Any]]:
             "take it from `composable_energy.get_energy`."
         )
     pairs = [(name, name) if isinstance(name, str) else name for name in _ARGUMENTS[cls]]
-    return cls.__name__, {name: getattr(distribution, attribute) for name, attribute in pairs}
+    arguments = {name: getattr(distribution, attribute) for name, attribute in pairs}
+    own, fresh = _tensors_in(distribution), _tensors_in(made(cls.__name__, arguments, {}))
+    exact = {path: tensor for path, (_, tensor) in own.items() if path in fresh and not same_bits(tensor, fresh[path][1])}
+    return cls.__name__, arguments, exact
 
 
-def made(name: str, arguments: Mapping[str, Any]) -> Distribution:
-    """Returns a distribution of its class's name and arguments.
+def made(name: str, arguments: Mapping[str, Any], exact: Mapping[str, Any]) -> Distribution:
+    """Returns a distribution of its class's name, its arguments, and the tensors that differ from what these make.
 
     Raises:
-        ValueError: The class is not on the list, or the arguments do not fit.
+        ValueError: The class is not on the list, or arguments or tensors do not fit.
     """
     cls = _CLASSES.get(name)
     if cls is None:
         raise ValueError(f"the distribution {name!r} is not known")
     if not all(isinstance(value, Tensor | Distribution) or type(value) is int for value in arguments.values()):
         raise ValueError(f"the distribution {name} has an argument of another type than tensor, number or distribution")
-    result = cls(**arguments, validate_args=False)
-    if isinstance(result, distributions.Categorical):
-        result.logits = arguments["logits"]  # the constructor normalises, which is not exact the second time
+    result = _copied(cls(**arguments, validate_args=False))
+    places = _tensors_in(result)
+    for path, tensor in exact.items():
+        if path not in places or not isinstance(tensor, Tensor) or tensor.shape != places[path][1].shape:
+            raise ValueError(f"the distribution {name} has no tensor {path!r} of this shape")
+        vars(places[path][0])[path.rpartition(".")[2]] = tensor
+    return result
+
+
+def _tensors_in(holder: Any, prefix: str = "") -> dict[str, tuple[Any, Tensor]]:
+    """Returns the tensors inside a distribution and what holds each, by path."""
+    result: dict[str, tuple[Any, Tensor]] = {}
+    for name, value in vars(holder).items():
+        if isinstance(value, Tensor) and name != "_param":  # one of the others again
+            result[prefix + name] = (holder, value)
+        elif isinstance(value, Distribution | Transform) and (name != "_inv" or isinstance(holder, _InverseTransform)):
+            result |= _tensors_in(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and all(isinstance(item, Transform) for item in value):
+            for i, item in enumerate(value):
+                result |= _tensors_in(item, f"{prefix}{name}.{i}.")
+    return result
+
+
+def _copied(distribution: Distribution) -> Distribution:
+    """Two distributions of a file may share a part, which is written to."""
+    result = copy.copy(distribution)
+    for name, value in vars(result).items():
+        if isinstance(value, Distribution):
+            setattr(result, name, _copied(value))
     return result

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -140,8 +141,10 @@ def _bytes(path: Path, largest: int | None = None) -> bytes:
 
 
 def _parsed(data: bytes, folder: Path) -> dict[str, Any]:
-    def refuse(text: str) -> Any:
-        raise ValueError(f"{text} is no number")
+    def finite(text: str) -> float:
+        if not math.isfinite(number := float(text)):
+            raise ValueError(f"{text} is no finite number")
+        return number
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):
@@ -149,7 +152,7 @@ def _parsed(data: bytes, folder: Path) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        config = json.loads(data, parse_constant=refuse, object_pairs_hook=once)
+        config = json.loads(data, parse_float=finite, parse_constant=finite, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{folder / CONFIG} cannot be read: {error}.") from error
     if not isinstance(config, dict):

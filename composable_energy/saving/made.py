@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import ExpressionError
 
-__all__ = ["Made", "modes_of", "tensors_of"]
+__all__ = ["Made", "modes_of", "same_bits", "tensors_of"]
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Made:
     @property
     def as_written(self) -> bool:
         """Whether modes and tensors are those of the file."""
-        return all(module.training == mode for module, mode in self._modes()) and all(_same(*pair) for pair in self._pairs())
+        return all(module.training == mode for module, mode in self._modes()) and all(same_bits(*pair) for pair in self._pairs())
 
     def restore(self) -> None:
         """Takes over modes and tensors from the file."""
@@ -70,7 +70,7 @@ class Made:
         if len(dtypes) == 1:
             self.module.to(dtype=dtypes.pop())
         for own, written in self._pairs():
-            if not _same(own, written):
+            if not same_bits(own, written):
                 own.data = written.to(own.device, copy=True)
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
@@ -114,7 +114,7 @@ def _inherited(modes: Mapping[str, bool], path: str) -> bool | None:
     return modes.get(path)
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are equal to the bit; a NaN is equal to itself."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False

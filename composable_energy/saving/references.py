@@ -63,11 +63,11 @@ def _made(data: Any, source: Source, tensors: Mapping[str, Tensor], where: str) 
         raise FileFormatError(f"{where}: tensors of {label} are missing.")
     if not isinstance(modes, dict) or not all(type(mode) is bool for mode in modes.values()) or type(group) is not int:
         raise FileFormatError(f"{where}: the reference to {label} is malformed.")
-    module = make_again(data["kind"], origin)
-    made = Made(module, {path: tensors[name] for path, name in names.items()}, modes, label, group)
     try:
+        module = make_again(data["kind"], origin)
+        made = Made(module, {path: tensors[name] for path, name in names.items()}, modes, label, group)
         made.check()
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise FileFormatError(f"{where}: {error}.") from error
     return made
 

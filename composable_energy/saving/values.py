@@ -63,8 +63,8 @@ def plain(value: Any, sink: Sink, hint: str) -> Any:
         case nn.Module():
             return {"$module": sink.module(value, hint)}
         case Distribution():
-            name, arguments = closed_forms.arguments_of(value)
-            return {"$distribution": [name, plain(arguments, sink, hint)]}
+            name, arguments, exact = closed_forms.arguments_of(value)
+            return {"$distribution": [name, plain(arguments, sink, hint), plain(exact, sink, hint)]}
         case list():
             return [plain(item, sink, f"{hint}.{i}") for i, item in enumerate(value)]
         case tuple():
@@ -112,8 +112,8 @@ def unplain(data: Any, source: Source, depth: int = 0) -> Any:
             return source.energy(content)
         case "$module", _:
             return source.module(content)
-        case "$distribution", [str(name), dict(arguments)]:
-            return closed_forms.made(name, unplain(arguments, source, depth + 1))
+        case "$distribution", [str(name), dict(arguments), dict(exact)]:
+            return closed_forms.made(name, unplain(arguments, source, depth + 1), unplain(exact, source, depth + 1))
         case "$tuple", list():
             return tuple(unplain(content, source, depth + 1))
         case "$slice", [start, stop, step] if all(end is None or type(end) is int for end in content):

@@ -1,0 +1,279 @@
+"""Damaged, swapped, crafted and newer files: a typed error or an unchanged load, and nothing runs."""
+
+import hashlib
+import json
+import random
+import shutil
+import sys
+
+import pytest
+import torch
+from torch import distributions as td
+
+import composable_energy as ce
+from composable_energy.errors import FileFormatError, PluginNotFound
+from tests.test_saving import X, normal, people, registered  # noqa: F401  (fixture)
+
+FILES = ("config.json", "model.safetensors")
+
+
+def expressions() -> list[ce.Energy]:
+    male, old, red = people("male", "old", "hair=red")
+    mixture = td.MixtureSameFamily(td.Categorical(torch.tensor([0.1, 0.2])), td.MultivariateNormal(torch.ones(2, 2), torch.eye(2)))
+    return [
+        (male & ~old) | (red & 0.3 * normal()),
+        ce.any_of(normal(), ce.as_energy(mixture), weights=[0.2, 3.0]).at(0.5),
+        male.at(torch.rand(9)),
+    ]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    folders = [tmp_path / str(i) for i in range(3)]
+    for energy, folder in zip(expressions(), folders, strict=True):
+        energy.save(folder)
+    return folders
+
+
+def damaged(data: bytes, generator: random.Random) -> bytes:
+    kind = generator.choice(["flip", "flip", "flips", "cut", "insert", "erase", "zero", "empty"])
+    if kind == "empty":
+        return b""
+    place = generator.randrange(len(data))
+    match kind:
+        case "flip":
+            return data[:place] + bytes([data[place] ^ (1 << generator.randrange(8))]) + data[place + 1 :]
+        case "flips":
+            result = bytearray(data)
+            for _ in range(20):
+                result[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+            return bytes(result)
+        case "cut":
+            return data[:place]
+        case "insert":
+            return data[:place] + generator.randbytes(3) + data[place:]
+        case "erase":
+            return data[:place] + data[place + generator.randrange(1, 9) :]
+        case _:
+            return data[:place] + b"\0" * 16 + data[place + 16 :]
+
+
+def test_200_random_corruptions(saved, tmp_path):
+    generator = random.Random(0)
+    before = set(sys.modules)
+    values = [ce.load(folder)(X) for folder in saved]
+    errors = unchanged = 0
+    for _ in range(200):
+        i = generator.randrange(3)
+        folder = tmp_path / "damaged"
+        shutil.copytree(saved[i], folder)
+        name = generator.choice(FILES)
+        if generator.random() < 0.15:
+            (folder / name).write_bytes((saved[(i + 1) % 3] / name).read_bytes())
+        else:
+            (folder / name).write_bytes(damaged((folder / name).read_bytes(), generator))
+        try:
+            assert torch.equal(ce.load(folder)(X), values[i])
+            unchanged += 1
+        except FileFormatError as error:
+            assert str(folder) in str(error)
+            errors += 1
+        shutil.rmtree(folder)
+    assert errors + unchanged == 200
+    assert errors > 180
+    assert set(sys.modules) == before
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(saved, name):
+    (saved[0] / name).unlink()
+    with pytest.raises(FileFormatError, match=name):
+        ce.load(saved[0])
+
+
+def test_a_folder_that_holds_no_energy_is_told(tmp_path):
+    with pytest.raises(FileFormatError, match=r"no config\.json"):
+        ce.load(tmp_path)
+    with pytest.raises(FileFormatError, match="holds no saved energy"):
+        ce.load(str(tmp_path / "nowhere"))
+    (tmp_path / "config.json").write_text("[1, 2]")
+    with pytest.raises(FileFormatError, match="holds a list"):
+        ce.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(FileFormatError, match="no format number"):
+        ce.load(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(FileFormatError, match="cannot be read"):
+        ce.load(tmp_path)
+
+
+def test_a_newer_format_says_what_to_do(saved):
+    config = json.loads((saved[0] / "config.json").read_text())
+    (saved[0] / "config.json").write_text(json.dumps({**config, "format": 2, "written_by": "composable-energy 9.1"}))
+    with pytest.raises(FileFormatError, match=r"format 2, written by composable-energy 9\.1.*upgrade"):
+        ce.load(saved[0])
+
+
+def test_a_config_changed_by_hand_is_told_and_can_be_insisted_on(saved):
+    path = saved[0] / "config.json"
+    path.write_text(path.read_text().replace('"weight": 0.3', '"weight": 0.4'))
+    with pytest.raises(FileFormatError, match="remove its line `checksum`"):
+        ce.load(saved[0])
+    config = json.loads(path.read_text())
+    del config["checksum"]
+    path.write_text(json.dumps(config))
+    male, old, red = people("male", "old", "hair=red")
+    assert torch.equal(ce.load(saved[0])(X), ((male & ~old) | (red & 0.4 * normal()))(X))
+
+
+def nodes(config, kind):
+    return [node for node in config["nodes"] if node["node"] == kind]
+
+
+def edits():
+    """Configs that a person or an attacker could have written, by what is wrong with them."""
+    yield "an unknown key", lambda c: c.update(extra=1)
+    yield "no nodes", lambda c: c.update(nodes=[])
+    yield "nodes of another type", lambda c: c.update(nodes={"0": 1})
+    yield "a node of another type", lambda c: c["nodes"].__setitem__(0, [1])
+    yield "a node with another key", lambda c: c["nodes"][0].update(code="import os")
+    yield "an unknown node", lambda c: nodes(c, "conjunction")[0].update(node="os.system")
+    yield "a node that is no name", lambda c: nodes(c, "conjunction")[0].update(node=["conjunction"])
+    yield "a term after the node", lambda c: nodes(c, "negation")[0].update(terms=[99])
+    yield "a term before all nodes", lambda c: nodes(c, "negation")[0].update(terms=[-1])
+    yield "a term that is true", lambda c: nodes(c, "negation")[0].update(terms=[True])
+    yield "terms of another type", lambda c: nodes(c, "negation")[0].update(terms=0)
+    yield "too many terms", lambda c: nodes(c, "negation")[0].update(terms=[0, 0])
+    yield "no terms", lambda c: nodes(c, "conjunction")[0].update(terms=[])
+    yield "a root that is no node", lambda c: c.update(root=99)
+    yield "a root of another type", lambda c: c.update(root="0")
+    yield "a missing part", lambda c: nodes(c, "negation")[0]["parts"].pop("mode")
+    yield "another part", lambda c: nodes(c, "negation")[0]["parts"].update(evil=1)
+    yield "an unknown mode", lambda c: nodes(c, "negation")[0]["parts"].update(mode="evil")
+    yield "a weight of another type", lambda c: nodes(c, "weighted")[0]["parts"].update(weight="0.3")
+    yield "a weight that is true", lambda c: nodes(c, "weighted")[0]["parts"].update(weight=True)
+    yield (
+        "a weight of another shape",
+        lambda c: nodes(c, "weighted")[0]["parts"].update(weight={"$tensor": next(iter(c["references"][0]["tensors"].values()))}),
+    )
+    yield "a tensor that is not there", lambda c: nodes(c, "weighted")[0]["parts"].update(weight={"$tensor": "evil"})
+    yield "an unknown tag", lambda c: nodes(c, "weighted")[0]["parts"].update(weight={"$python": "evil"})
+    yield "a tag with company", lambda c: nodes(c, "weighted")[0]["parts"].update(weight={"$tensor": "a", "b": 1})
+    yield "a deep value", lambda c: nodes(c, "weighted")[0]["parts"].update(weight=json.loads("[" * 200 + "]" * 200))
+    yield "a negative weight", lambda c: nodes(c, "negation")[0]["parts"].update(weight=-1.0)
+    yield (
+        "an unknown distribution",
+        lambda c: nodes(c, "distribution")[0]["parts"]["distribution"].update({"$distribution": ["eval", {}, {}]}),
+    )
+    yield (
+        "a distribution without arguments",
+        lambda c: nodes(c, "distribution")[0]["parts"]["distribution"].update({"$distribution": ["Normal", {}, {}]}),
+    )
+    yield (
+        "a distribution of text",
+        lambda c: nodes(c, "distribution")[0]["parts"]["distribution"].update(
+            {"$distribution": ["Normal", {"loc": "0", "scale": "1"}, {}]}
+        ),
+    )
+    yield (
+        "a distribution with other tensors",
+        lambda c: nodes(c, "distribution")[0]["parts"]["distribution"]["$distribution"][2].update(__class__=1),
+    )
+    yield "a part that is not there", lambda c: nodes(c, "reference")[0]["parts"].update(of=[0, "evil.path"])
+    yield "a part that is no energy", lambda c: nodes(c, "reference")[0]["parts"].update(of=[0, "logits"])
+    yield "a reference that is not there", lambda c: nodes(c, "reference")[0]["parts"].update(of=[99, ""])
+    yield "a reference of another type", lambda c: c["references"].__setitem__(0, 1)
+    yield "a reference with another key", lambda c: c["references"][0].update(module="os")
+    yield "a reference to a sampler", lambda c: c["references"][0].update(kind="sampler")
+    yield "an entry of another type", lambda c: c["references"][0].update(entry=1)
+    yield "a member of another type", lambda c: c["references"][0].update(member=["male"])
+    yield "options of another type", lambda c: c["references"][0].update(options=[1])
+    yield "options that there are not", lambda c: c["references"][0].update(options={"evil": 1})
+    yield "modes of another type", lambda c: c["references"][0].update(modes={"": 1})
+    yield "a group of another type", lambda c: c["references"][0].update(group=True)
+    yield "tensors of another type", lambda c: c["references"][0].update(tensors=[1])
+    yield "tensors that are not there", lambda c: c["references"][0].update(tensors={"base.net.weight": "evil"})
+    yield (
+        "a tensor of another shape",
+        lambda c: c["references"][0]["tensors"].update({"base.net.weight": c["references"][0]["tensors"]["base.net.bias"]}),
+    )
+    yield (
+        "a tensor with another path",
+        lambda c: c["references"][0]["tensors"].update({"__class__": c["references"][0]["tensors"]["base.net.bias"]}),
+    )
+    yield "too much advice", lambda c: c["nodes"][-1].update(recommended={"sampler": "hmc"})
+    yield "advice of another type", lambda c: c["nodes"][-1].update(recommended={"sampler": 1, "options": {}, "threads": None})
+    yield "threads of another type", lambda c: c["nodes"][-1].update(recommended={"sampler": "hmc", "options": {}, "threads": "1"})
+
+
+EDITS = dict(edits())
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_a_crafted_config_is_refused(saved, what):
+    path = saved[0] / "config.json"
+    config = json.loads(path.read_text())
+    EDITS[what](config)
+    del config["checksum"]
+    path.write_text(json.dumps(config))
+    before = set(sys.modules)
+    with pytest.raises(FileFormatError):
+        ce.load(saved[0])
+    assert set(sys.modules) == before
+
+
+@pytest.mark.parametrize(
+    ("entry", "distribution"),
+    [("os:system", None), ("os.system", "os"), ("../people", None), ("people", "evil"), ("__main__", None), ("", None)],
+)
+def test_only_what_entry_points_name_is_imported(saved, entry, distribution):
+    path = saved[0] / "config.json"
+    config = json.loads(path.read_text())
+    for reference in config["references"]:
+        reference.update(entry=entry, distribution=distribution, version="6.6")
+    del config["checksum"]
+    path.write_text(json.dumps(config))
+    if entry == "people":  # registered here: who registers a name says what to take
+        assert ce.load(saved[0])(X).shape == (9,)
+        return
+    with pytest.raises(PluginNotFound) as caught:
+        ce.load(saved[0])
+    if distribution:
+        assert f"{distribution} 6.6; install that" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_are_finite(saved, text):
+    path = saved[0] / "config.json"
+    config = json.loads(path.read_text())
+    del config["checksum"]
+    path.write_text(json.dumps(config).replace('"weight": 0.3', f'"weight": {text}'))
+    with pytest.raises(FileFormatError):
+        ce.load(saved[0])
+
+
+def test_a_key_that_occurs_twice_is_refused(saved):
+    path = saved[0] / "config.json"
+    path.write_text(path.read_text().replace('"root"', '"root": 0, "root"'))
+    with pytest.raises(FileFormatError, match="a key occurs twice"):
+        ce.load(saved[0])
+
+
+def test_tensors_that_are_no_safetensors_are_refused(saved):
+    path = saved[0] / "config.json"
+    config = json.loads(path.read_text())
+    evil = b"\xff" * 8 + b"not a header"
+    (saved[0] / "model.safetensors").write_bytes(evil)
+    config["tensors_sha256"] = hashlib.sha256(evil).hexdigest()
+    del config["checksum"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(FileFormatError, match=r"model\.safetensors cannot be read"):
+        ce.load(saved[0])
+
+
+def test_a_huge_config_is_not_read(saved, monkeypatch):
+    from composable_energy.saving import files
+
+    monkeypatch.setattr(files, "_LARGEST_CONFIG", 100)
+    with pytest.raises(FileFormatError, match="100 at most"):
+        ce.load(saved[0])
