@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Conditioned, Disjunction
+from composable_energy.algebra import Conditioned, Disjunction, PulledBack
 from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
@@ -86,6 +86,8 @@ def _node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
         bound = {name: rows_for(name, value, x) for name, value in energy.values.items()}
         inner = _node(energy.terms[0], x, {**conditions, **bound})
         return Explanation(str(energy), inner.energy, None, inner.terms)
+    if isinstance(energy, PulledBack):  # its term takes decoded points
+        return Explanation(str(energy), energy.evidence(x, **conditions))
     shares: list[Tensor | None] = [None] * len(energy.terms)
     if isinstance(energy, Disjunction):
         shares = list(torch.softmax(-energy.branches(x, **conditions), 0))

@@ -316,6 +316,10 @@ def test_explain_encodes_what_people_see():
     decoder, z = Doubler(), points()
     tree = latent(decoder) & (lambda x: x.abs().sum(1))
     torch.testing.assert_close(tree.explain(decoder(z)).energy, tree(z))
+    seen = ce.as_energy(lambda x: x.abs().sum(1), name="seen", event_shape=(3,))
+    parts = (latent(decoder) & seen).explain(decoder(z)).terms
+    assert [part.expression for part in parts] == ["latent", "seen.pull_back(Doubler)"]
+    torch.testing.assert_close(parts[1].energy, seen(decoder(z)))
     blind = nn.Module()
     blind.forward = lambda z: torch.cat([z, z], 1)
     with pytest.raises(ExpressionError, match="has no `encode`"):
