@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.conditions import keyword_parameters
+from composable_energy.conditions import CHAINS, keyword_parameters, rows_for
 from composable_energy.errors import DeviceError, DtypeError, ExpressionError, ShapeError
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ class Energy(nn.Module, ABC):
 
         Args:
             x: Points, with shape $(B, *)$.
-            **conditions: Those that the energy does not depend on are ignored, so that a tree can pass them on.
+            **conditions: One value for all points, or one row for each. Those that the energy does not depend on are ignored, so that a
+                tree can pass them on.
 
         Returns:
             The energies, with shape $(B,)$.
@@ -168,7 +169,8 @@ class Energy(nn.Module, ABC):
             names = ", ".join(sorted(missing))
             ways = " or ".join(f"`.at({n})`" if n == "sigma" else f"`.given({n}=...)`" for n in sorted(missing))
             raise ExpressionError(f"{self} depends on {names}, which is not bound: bind it with {ways}.")
-        return {name: conditions[name] for name in self.conditions & conditions.keys()}
+        known = self.conditions & conditions.keys()
+        return {name: conditions[name] if name == CHAINS else rows_for(name, conditions[name], x) for name in known}
 
     # Operators ------------------------------------------------------------------------------------------------------------------------
 

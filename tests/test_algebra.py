@@ -253,6 +253,8 @@ def test_conditions_come_as_rows(base):
     with pytest.raises(OptionError, match="number or a tensor, got str"):
         energy.given(y="red")(x)
     assert base.given(y=3) is base
+    torch.testing.assert_close(energy(x, y=2, z=1), energy.given(y=2)(x))
+    assert energy.explain(x, y=2).energy.shape == (5,)
 
 
 def test_what_is_bound_stays():
