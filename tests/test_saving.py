@@ -395,6 +395,30 @@ def test_a_save_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["saved"]
 
 
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch):
+    normal().save(tmp_path / "saved")
+    rename = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if self.suffix == ".new":
+            raise PermissionError("denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(PermissionError):
+        normal(1.0).save(tmp_path / "saved")
+    assert ce.load(tmp_path / "saved")(X).equal(normal()(X))
+    assert [p.name for p in tmp_path.iterdir()] == ["saved"]
+
+
+def test_tensors_that_cannot_be_written_are_told(tmp_path):
+    male = people("male")[0]
+    male.logits.register_buffer("odd", torch.eye(2).to_sparse())
+    with pytest.raises(ExpressionError, match="cannot be written"):
+        male.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 def test_a_new_process_has_the_same_bits(site, tmp_path):
     source = Path(__file__).read_text(encoding="utf-8")
     family = (

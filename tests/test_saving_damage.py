@@ -11,7 +11,7 @@ import torch
 from torch import distributions as td
 
 import composable_energy as ce
-from composable_energy.errors import FileFormatError, PluginNotFound
+from composable_energy.errors import FileFormatError, OptionError, PluginNotFound
 from tests.test_saving import X, normal, people, registered  # noqa: F401  (fixture)
 
 FILES = ("config.json", "model.safetensors")
@@ -84,6 +84,20 @@ def test_200_random_corruptions(saved, tmp_path):
     assert set(sys.modules) == before
 
 
+def test_a_name_of_a_folder_comes_before_a_plugin(saved, monkeypatch):
+    monkeypatch.chdir(saved[0].parent)
+    saved[1].rename("people")
+    assert type(ce.load("people")).__name__ == "Disjunction"
+    with pytest.raises(OptionError, match="takes no options"):
+        ce.load("people", latent=False)
+    shutil.rmtree("people")
+    (saved[0].parent / "people" / "male").mkdir(parents=True)
+    assert str(ce.load("people/male")) == "male"
+    (saved[0].parent / "people").rename("folks")
+    with pytest.raises(PluginNotFound, match=r"no config\.json in the folder 'folks' either"):
+        ce.load("folks")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(saved, name):
     (saved[0] / name).unlink()
@@ -96,6 +110,8 @@ def test_a_folder_that_holds_no_energy_is_told(tmp_path):
         ce.load(tmp_path)
     with pytest.raises(FileFormatError, match="holds no saved energy"):
         ce.load(str(tmp_path / "nowhere"))
+    with pytest.raises(PluginNotFound, match="no folder 'nowhere/at/all' either"):
+        ce.load("nowhere/at/all")
     (tmp_path / "config.json").write_text("[1, 2]")
     with pytest.raises(FileFormatError, match="holds a list"):
         ce.load(tmp_path)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from composable_energy.energy import Energy
-from composable_energy.errors import ExpressionError, FileFormatError, PluginNotFound
+from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
+from composable_energy.registry import get_energy
 from composable_energy.saving import files
 from composable_energy.saving.reading import read_expression
 from composable_energy.saving.writing import write_expression
@@ -59,21 +60,17 @@ def load(folder_or_name: str | Path, **options: Any) -> Energy:
         FileFormatError: The files are missing, corrupt, truncated, do not belong together or are of a newer version.
         PluginNotFound: No plug-in offers a name; for a saved expression it says which distribution wrote it.
         PluginLoadError: A plug-in fails to load.
+        OptionError: A plug-in does not take an option, or a folder is given any.
     """
-    folder = Path(folder_or_name)
-    if (folder / files.CONFIG).is_file() and not options:
+    folder = Path(folder_or_name).expanduser()
+    if (folder / files.CONFIG).is_file():
+        if options:
+            raise OptionError(f"{folder} holds a saved energy, which takes no options; got {', '.join(options)}.")
         return read_expression(*files.read(folder), where=str(folder))
-    if isinstance(folder_or_name, Path) or folder.is_dir() or folder_or_name.startswith((".", "/", "~", "\\")):
-        if folder.is_dir() and not isinstance(folder_or_name, Path) and "." not in folder_or_name:
-            return _named(folder_or_name, options, f" There is a folder {str(folder)!r}, but no {files.CONFIG} in it.")
+    if isinstance(folder_or_name, Path) or folder_or_name.startswith((".", "/", "~")) or "\\" in folder_or_name:
         raise FileFormatError(f"{folder} holds no saved energy: there is no {files.CONFIG}.")
-    return _named(folder_or_name, options, f" There is no folder {str(folder)!r} either.")
-
-
-def _named(name: str, options: dict[str, Any], remark: str) -> Energy:
-    from composable_energy.registry import get_energy
-
     try:
-        return get_energy(name, **options)
+        return get_energy(folder_or_name, **options)
     except PluginNotFound as error:
-        raise PluginNotFound(f"{error}{remark}") from error
+        where = f"no {files.CONFIG} in the folder {str(folder)!r}" if folder.is_dir() else f"no folder {str(folder)!r}"
+        raise PluginNotFound(f"{error} There is {where} either.") from error
