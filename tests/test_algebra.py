@@ -1,6 +1,7 @@
 """What expressions mean in particular: bases, negations, weights, latents, conditions, and what bad operands get."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -182,6 +183,11 @@ def test_all_of_and_any_of_take_many(base):
         ce.any_of(base, quadratic, weights=[1.0])
     with pytest.raises(OptionError, match="positive"):
         ce.any_of(base, quadratic, weights=[1.0, -1.0])
+    with pytest.raises(OptionError, match=r"a weight that is learnt stands at a term, as in `w \* A`"):
+        ce.any_of(base, quadratic, weights=[1.0, nn.Parameter(torch.tensor(2.0))])
+    calibrated = ce.Disjunction(base, ce.as_energy(quadratic), log_z=[0.0, math.log(2 * math.pi)])
+    torch.testing.assert_close(calibrated(x), -torch.log((-base(x)).exp() + (-quadratic(x)).exp() / (2 * math.pi)))
+    assert str(calibrated) == "any_of(base, quadratic, weights=[1, 1])"
 
 
 def test_with_weights_events_are_densities_of_a_mixture():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, add, joined_events, log_of, number, one_space, scale, shared_bases, written
+from composable_energy.algebra.node import Node, Weight, add, joined_events, number, one_space, scale, shared_bases, written
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula, disjoin
@@ -24,7 +25,7 @@ class Disjunction(Node):
 
     Args:
         *terms: The energies, at least one.
-        weights: $w_k > 0$, one for each term; 1 each if None. With weights every term is a density, events too.
+        weights: Numbers $w_k > 0$, one for each term; 1 each if None. With weights every term is a density, events too.
         log_z: Estimates of $\log Z_k$, the logarithms of $\int e^{-E_k}$; 0 each if None.
 
     Raises:
@@ -40,7 +41,6 @@ class Disjunction(Node):
     """
 
     precedence = 50
-    log_weights: Tensor
 
     def __init__(self, *terms: Energy, weights: Sequence[Weight] | None = None, log_z: Sequence[float] | None = None) -> None:
         if not terms:
@@ -48,7 +48,10 @@ class Disjunction(Node):
         weighted = weights is not None or log_z is not None
         super().__init__(*one_space(terms if weighted else [inner for term in terms for inner in _flat(term)]))
         self.weighted = weighted
-        self.register_buffer("log_weights", _log_weights(weights, log_z, len(self.terms)))
+        self.weights = None if weights is None else _numbers(weights, "weights", len(terms))
+        self.log_z = None if log_z is None else _numbers(log_z, "log_z", len(terms))
+        if not all(weight > 0 for weight in self.weights or ()):
+            raise OptionError(f"The weights of a disjunction are positive, got {list(self.weights or ())}.")
         self._bases = shared_bases(self.terms)
         self._formulas, self._others = ((), self.terms) if self.weighted else joined_events(self.terms, disjoin)
 
@@ -62,7 +65,10 @@ class Disjunction(Node):
 
     def branches(self, x: Tensor, **conditions: Any) -> Tensor:
         r"""Returns the energies $E_k + \log Z_k - \log w_k$ of each term less the shared bases, with shape $(K, B)$."""
-        return torch.stack([self._less_shared(term, x, conditions) for term in self.terms]) - self.log_weights.to(x)[:, None]
+        branches = torch.stack([self._less_shared(term, x, conditions) for term in self.terms])
+        if self.weights is not None:
+            branches = branches - branches.new_tensor([math.log(weight) for weight in self.weights])[:, None]
+        return branches if self.log_z is None else branches + branches.new_tensor(self.log_z)[:, None]
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         if self.weighted:
@@ -82,20 +88,19 @@ class Disjunction(Node):
         return [scale(base.weight, base.energy(x, **conditions)) for base in term.bases if base.energy.key not in shared]
 
     def __str__(self) -> str:
-        if self.weighted:
-            return f"any_of({', '.join(map(str, self.terms))}, weights={[round(w, 6) for w in self.log_weights.exp().tolist()]})"
-        return " | ".join(written(term, self.precedence) for term in self.terms)
+        if not self.weighted:
+            return " | ".join(written(term, self.precedence) for term in self.terms)
+        weights = ", ".join(f"{weight:g}" for weight in self.weights or [1.0] * len(self.terms))
+        return f"any_of({', '.join(map(str, self.terms))}, weights=[{weights}])"
 
 
 def _flat(term: Energy) -> Sequence[Energy]:
     return term.terms if isinstance(term, Disjunction) and not term.weighted else (term,)
 
 
-def _log_weights(weights: Sequence[Weight] | None, log_z: Sequence[float] | None, count: int) -> Tensor:
-    weights = [1.0] * count if weights is None else list(weights)
-    log_z = [0.0] * count if log_z is None else list(log_z)
-    if len(weights) != count or len(log_z) != count:
-        raise OptionError(f"A disjunction of {count} terms takes {count} weights and log Z, got {len(weights)} and {len(log_z)}.")
-    if not all(number(w) > 0 for w in weights):
-        raise OptionError(f"The weights of a disjunction are positive, got {[number(w) for w in weights]}.")
-    return torch.stack([log_of(w) for w in weights]) - torch.tensor(log_z)
+def _numbers(values: Sequence[Weight], name: str, count: int) -> tuple[float, ...]:
+    if len(values) != count:
+        raise OptionError(f"A disjunction of {count} terms takes {count} {name}, got {len(values)}.")
+    if any(isinstance(value, Tensor) and value.requires_grad for value in values):
+        raise OptionError(f"The {name} of a disjunction are fixed numbers; a weight that is learnt stands at a term, as in `w * A`.")
+    return tuple(map(number, values))

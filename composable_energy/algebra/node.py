@@ -23,7 +23,6 @@ __all__ = [
     "common_recommendation",
     "joined_events",
     "keep_weight",
-    "log_of",
     "number",
     "one_space",
     "scale",
@@ -184,11 +183,6 @@ def keep_weight(node: Node, weight: Weight) -> None:
 def number(weight: Weight) -> float:
     """Returns the value of a weight, which may be learnable."""
     return float(weight.detach() if isinstance(weight, Tensor) else weight)
-
-
-def log_of(weight: Weight) -> Tensor:
-    """Returns the logarithm of a weight as a 0-d tensor."""
-    return torch.as_tensor(weight, dtype=torch.get_default_dtype() if not isinstance(weight, Tensor) else None).log()
 
 
 def written(energy: Energy, precedence: int) -> str:

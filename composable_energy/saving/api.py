@@ -18,8 +18,7 @@ __all__ = ["load", "save"]
 def save(energy: Energy, folder: str | Path) -> None:
     """Writes an expression and its tensors to a folder, all or nothing.
 
-    What a plug-in made is written as its name, options and tensors; closed forms and events over parts of it as themselves. The weights of
-    a mixture, learnable or not, are written as numbers.
+    What a plug-in made is written as its name, options and tensors; closed forms and events over parts of it as themselves.
 
     Args:
         energy: The expression.

@@ -68,16 +68,6 @@ class Form:
         return (self.make or self.cls)(*terms, **parts)
 
 
-def _mixture(*terms: Energy, log_weights: Tensor | None) -> Disjunction:
-    if log_weights is None:
-        return Disjunction(*terms)
-    mixture = Disjunction(*terms, weights=[1.0] * len(terms))
-    if log_weights.shape != mixture.log_weights.shape or not log_weights.is_floating_point():
-        raise ValueError(f"its log weights have shape {tuple(log_weights.shape)}")
-    mixture.log_weights = log_weights
-    return mixture
-
-
 def _density(*, network: nn.Module, base: Energy | None, dims: int, columns: slice | None, name: str, c: Tensor) -> DensityEnergy:
     density = DensityEnergy(GaussianHead(network, base, dims=dims, columns=columns), c)
     density.name = name
@@ -95,13 +85,7 @@ _GAUSSIAN = {"network": (nn.Module,), "dims": (int,), **_HEAD}
 
 FORMS: Mapping[str, Form] = {
     "conjunction": Form(Conjunction, None),
-    "disjunction": Form(
-        Disjunction,
-        None,
-        {"log_weights": (Tensor, type(None))},
-        lambda node: {"log_weights": node.log_weights if node.weighted else None},
-        _mixture,
-    ),
+    "disjunction": Form(Disjunction, None, {"weights": (tuple, type(None)), "log_z": (tuple, type(None))}),
     "negation": Form(Negation, 1, {"mode": (str,), "weight": _WEIGHT, "offset": (int, float)}),
     "weighted": Form(Weighted, 1, {"weight": _WEIGHT}),
     "sharpened": Form(Sharpened, 1, {"weight": _WEIGHT}),
