@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .painting import Numbers
 from .portrait import paint_face
+from .threads import one_thread
 
 ATTRIBUTES = ("male", "smiling", "glasses", "hat", "old")
 """The binary attributes, in the order of the columns; each is a fair coin, independent of the others."""
@@ -43,6 +44,7 @@ class Drawn(NamedTuple):
     hair: Tensor
 
 
+@one_thread()
 def draw(n: int, *, seed: int = 0, start: int = 0, size: int = 64, given: Mapping[str, int] | None = None) -> Drawn:
     """Draws faces `start` to `start + n - 1` of a seed.
 

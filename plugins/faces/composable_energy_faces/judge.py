@@ -21,6 +21,7 @@ from composable_energy.errors import OptionError, ShapeError
 
 from .draw import ATTRIBUTES, HAIR_COLORS
 from .networks import SIZE, Judge
+from .threads import one_thread
 from .weights import read
 
 _CHUNK = 250
@@ -59,6 +60,7 @@ def load_judge() -> Judge:
     return read(Judge(), "judge")
 
 
+@one_thread()
 @torch.no_grad()
 def judge(images: Tensor, network: Judge | None = None) -> Verdict:
     """Returns what the judge sees in pictures with shape $(B, 3, 64, 64)$ and values in [0, 1].
@@ -75,6 +77,7 @@ def judge(images: Tensor, network: Judge | None = None) -> Verdict:
     return Verdict(logits[:, :5] > 0, logits[:, 5:].argmax(1))
 
 
+@one_thread()
 @torch.no_grad()
 def features(images: Tensor, network: Judge | None = None) -> Tensor:
     """Returns the judge's pooled features, with shape $(B, 96)$, of pictures with shape $(B, 3, 64, 64)$."""

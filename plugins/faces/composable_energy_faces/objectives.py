@@ -2,6 +2,7 @@ r"""What each network is trained to do.
 
 - Judge: cross entropy on slightly shifted and noisy pictures.
 - Autoencoder: the picture back from its noisy code, each picture's outlines counting as much as its areas; codes uncorrelated.
+- Decoder: then the decoder alone, from codes that stay as they are and with less noise, so that pictures become sharper.
 - Base: denoising score matching, $|\sigma \nabla_z B(z + \sigma \xi, \sigma) - \xi|^2$ (Vincent, 2011), $\log \sigma$ uniform.
 - Heads: cross entropy at all noise levels, so that a head at level $\sigma$ is the posterior of an attribute given the noisy code.
 
@@ -14,9 +15,11 @@ __all__ = [
     "attribute_loss",
     "autoencoder_loss",
     "base_loss",
+    "decoder_loss",
     "heads_loss",
     "judge_loss",
     "outline_weights",
+    "picture_loss",
 ]
 
 import math
@@ -49,6 +52,15 @@ def outline_weights(images: Tensor) -> Tensor:
     contrast = F.pad((across + down).amax(1, keepdim=True), (0, 1, 0, 1))
     near = (F.max_pool2d(contrast, 5, 1, 2) > 0.08).float()
     return 0.3 + 0.7 * near / (near.mean((1, 2, 3), keepdim=True) + 0.02)
+
+
+def picture_loss(painted: Tensor, images: Tensor) -> Tensor:
+    """Error of colors and of the differences of neighbors, weighted towards outlines; pictures with shape $(B, 3, H, W)$."""
+    error, weight = painted - images, outline_weights(images)
+    color = (weight * (error.abs() + 2 * error.square())).mean()
+    across = (weight[..., 1:] * error.diff(dim=3).abs()).mean()
+    down = (weight[..., 1:, :] * error.diff(dim=2).abs()).mean()
+    return color + 0.5 * (across + down)
 
 
 def judge_loss(judge: Judge, faces: FaceFiles, *, batch: int = 96) -> Objective:
@@ -91,14 +103,23 @@ def autoencoder_loss(model: Autoencoder, labels: nn.Linear, faces: FaceFiles, *,
         noisy = codes + noise * torch.randn(codes.shape, generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
             painted = model.paint(noisy)
-        error = painted.float() - images
-        weight = outline_weights(images)
-        color = (weight * (error.abs() + 2 * error.square())).mean()
-        across = (weight[..., 1:] * error.diff(dim=3).abs()).mean()
-        down = (weight[..., 1:, :] * error.diff(dim=2).abs()).mean()
         correlation = (codes.T @ codes / batch - identity).square().mean()
         named = attribute_loss(labels(noisy), faces.attributes[index], faces.hair[index])
-        return color + 0.5 * (across + down) + 0.05 * correlation + 0.003 * named
+        return picture_loss(painted.float(), images) + 0.05 * correlation + 0.003 * named
+
+    return loss
+
+
+def decoder_loss(model: Autoencoder, faces: FaceFiles, codes: Tensor, *, batch: int = 96, noise: float = 0.05) -> Objective:
+    """The objective of the decoder alone: pictures back from codes that stay as they are, with less noise than they were made with."""
+
+    def loss(step: int) -> Tensor:
+        generator = keyed(5, step)
+        index = torch.randint(len(faces), (batch,), generator=generator)
+        noisy = codes[index] + noise * torch.randn(batch, CODE, generator=generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            painted = model.paint(noisy)
+        return picture_loss(painted.float(), faces.images(index))
 
     return loss
 

@@ -18,13 +18,14 @@ from . import weights
 from .data import SEEDS, FaceFiles, draw_to
 from .fitting import Effort, fit
 from .networks import CODE, Autoencoder, Base, Heads, Judge
-from .objectives import autoencoder_loss, base_loss, heads_loss, judge_loss
+from .objectives import autoencoder_loss, base_loss, decoder_loss, heads_loss, judge_loss
 
 TRAINING_FACES, JUDGE_FACES = 120_000, 24_000
 
 EFFORTS = {
     "judge": Effort(steps=3_000, rate=3e-3, weight_decay=1e-3),
     "autoencoder": Effort(steps=5_500, decay=0.6),
+    "decoder": Effort(steps=6_000, rate=1e-3),
     "base": Effort(steps=20_000, average=0.999),
     "heads": Effort(steps=12_000, weight_decay=1e-2),
     "conditional": Effort(steps=20_000, average=0.999),
@@ -129,6 +130,18 @@ def encode_faces(run: Run, *, from_package: bool = False) -> None:
     half.replace(target)
 
 
+def train_decoder(run: Run) -> None:
+    """Sharpens the decoder for the codes that the encoder gives; the encoder, and so the codes, stay as they are."""
+    faces = drawn(run, "train")
+    codes, _, _ = run.codes()
+    model = run.train(
+        "decoder",
+        lambda: weights.read(Autoencoder(), "autoencoder", run.trained).requires_grad_(True),
+        lambda net: decoder_loss(net, faces, codes),  # pyright: ignore[reportArgumentType]
+    )
+    weights.write(model, "autoencoder", run.trained)
+
+
 def train_base(run: Run) -> None:
     codes, _, _ = run.codes()
     weights.write(run.train("base", Base, lambda net: base_loss(net, codes)), "base", run.trained)  # pyright: ignore[reportArgumentType]
@@ -147,11 +160,12 @@ def train_conditional(run: Run) -> Base:
     return run.train("conditional", lambda: Base(conditions=9), lambda net: base_loss(net, codes, conditions))  # pyright: ignore
 
 
-STAGES: dict[str, Callable[[Run], None]] = {
+STAGES: dict[str, Callable[[Run], object]] = {
     "draw": draw_faces,
     "judge": train_judge,
     "autoencoder": train_autoencoder,
     "codes": encode_faces,
+    "decoder": train_decoder,
     "base": train_base,
     "heads": train_heads,
 }

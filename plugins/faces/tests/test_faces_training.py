@@ -11,6 +11,7 @@ from composable_energy_faces.networks import CODE, Autoencoder, Base, Heads, Jud
 from composable_energy_faces.objectives import (
     autoencoder_loss,
     base_loss,
+    decoder_loss,
     heads_loss,
     judge_loss,
     one_condition,
@@ -105,6 +106,8 @@ def test_every_objective_is_finite_and_reaches_every_parameter(tmp_path, monkeyp
         conditional: base_loss(conditional, codes, torch.ones(30, 9), batch=8),
         heads: heads_loss(heads, codes, attributes, hair, batch=8),
     }
+    sharpened = decoder_loss(pair["model"], files, codes[:20], batch=8)  # pyright: ignore[reportArgumentType]
+    assert torch.equal(sharpened(1), sharpened(1)) and sharpened(1).isfinite()
     for network, loss in losses.items():
         value = loss(3)
         value.backward()
