@@ -118,10 +118,10 @@ def test_every_objective_is_finite_and_reaches_every_parameter(tmp_path, monkeyp
 
 def test_one_level_for_all_is_embedded_once_with_the_same_result():
     torch.manual_seed(0)
-    for network in (Base(), Heads()):
+    z, level = torch.randn(7, CODE, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
+    for network in (Base().double(), Heads().double()):
         for parameter in network.parameters():
             nn.init.normal_(parameter, std=0.1)
-        z = torch.randn(7, CODE)
-        expected = network(z, torch.full((7,), 0.3))
-        for sigma in (0.3, torch.tensor(0.3), torch.tensor(0.3).expand(7)):
-            assert torch.allclose(network(z, sigma), expected, atol=1e-5)
+        expected = network(z, level.repeat(7))
+        for sigma in (0.3, level, level.expand(7)):
+            torch.testing.assert_close(network(z, sigma), expected, rtol=1e-10, atol=1e-10)
