@@ -52,6 +52,16 @@ def negate(energy: Energy, mode: Mode | None = None, *, weight: Weight | None = 
 
     Without options it is `~energy`: `~~A` is `A`, `~(A & B)` is `~A | ~B`, `~(A | B)` is `~A & ~B`, and a complement passes through
     `sharpened`, `given`, `at` and `pull_back`.
+
+    Args:
+        energy: The energy.
+        mode: `complement`, `contrast` or `power`; None takes the default of the kind of energy.
+        weight: How strongly, above 0; None takes 1, or .01 for `power`.
+        offset: For `contrast`, the evidence at which A and the base are equally likely.
+
+    Raises:
+        OptionError: The mode is unknown or the weight not positive.
+        ExpressionError: The energy has no complement of that kind.
     """
     if mode is not None or weight is not None or offset != 0.0:
         return Negation(energy, mode, weight, offset)
