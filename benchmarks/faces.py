@@ -110,13 +110,12 @@ def compare(row: Row, found: dict[str, Rule], samples: int) -> tuple[dict[str, A
             scores[name], images = {"joint": float("nan"), "error": str(error).partition(".")[0]}, torch.empty(0)
         if name == "library":
             pictures = images
-    drawn = drawn_like(row, 2 * samples)
-    first, second = drawn[:samples], drawn[samples:]
+    sets = drawn_like(row, 4 * samples).split(samples)
     scores["diversity"] = {
-        "frechet": frechet_distance(features(pictures), features(first)),
-        "frechet of two drawn sets": frechet_distance(features(second), features(first)),
+        "frechet": frechet_distance(features(pictures), features(sets[0])),
+        "frechet of two drawn sets": frechet_distance(features(sets[1]), features(sets[0])),
         "nearest": nearest_distance(pictures),
-        "nearest of drawn": nearest_distance(first),
+        "nearest of four drawn sets": [nearest_distance(drawn) for drawn in sets],
     }
     return scores, pictures
 
@@ -210,7 +209,7 @@ def main() -> None:
         line = f"{row.text:<38}{row.target:>7.2f}" + "".join(f"{scores[name]['joint']:>18.3f}" for name in found)
         line += f"   {min(free, default=0.5):.2f} to {max(free, default=0.5):.2f}"
         line += f"   {close['frechet']:.2f} ({close['frechet of two drawn sets']:.2f})"
-        line += f"      {close['nearest']:.3f} ({close['nearest of drawn']:.3f})"
+        line += f"      {close['nearest']:.3f} ({min(close['nearest of four drawn sets']):.3f})"
         branches = scores["library"]["branches"]
         print(line + ("   branches " + ", ".join(f"{share:.2f}" for share in branches) if len(branches) > 1 else ""), flush=True)
     if not options.skip_timing:

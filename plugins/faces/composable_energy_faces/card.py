@@ -19,6 +19,9 @@ from .networks import Autoencoder, Judge
 from .scores import ROWS, expression, score
 from .stages import JUDGE_FACES, TRAINING_FACES, Run
 
+TEST_FACES = 2_000
+"""How many faces, unseen by any network, tell how right the judge is."""
+
 
 def scores_of(run: Run, samples: int) -> dict[str, Any]:
     """Scores the weights of a run.
@@ -32,7 +35,7 @@ def scores_of(run: Run, samples: int) -> dict[str, Any]:
     """
     network = weights.read(Judge(), "judge", run.trained)
     coder = weights.read(Autoencoder(), "autoencoder", run.trained)
-    faces = draw(2000, seed=SEEDS["test"])
+    faces = draw(TEST_FACES, seed=SEEDS["test"])
     with torch.no_grad():
         decoded = torch.cat([coder(coder.encode(part)) for part in faces.images.split(250)])
     family = Faces(str(run.trained))
@@ -74,7 +77,7 @@ def model_card(run: Run, scores: dict[str, Any]) -> str:
         "",
         "## The judge",
         "",
-        "An image network, trained on other faces and with no part in making these. Its accuracy on 2,000 faces that no network has seen:",
+        f"An image network, trained on other faces and with no part in making these. Right on {TEST_FACES:,} faces that no network has seen:",
         "",
         "| faces | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),

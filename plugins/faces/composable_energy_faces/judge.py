@@ -95,12 +95,15 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     return float(apart + covariances[0].trace() + covariances[1].trace() - 2 * shared)
 
 
+@one_thread()
 def nearest_distance(images: Tensor) -> float:
     """Returns the root-mean-square difference of the two most similar of the pictures, with shape $(B, 3, H, H)$."""
     flat = images.flatten(1)
-    distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
-    distances.fill_diagonal_(torch.inf)
-    return float(distances.min() / flat.shape[1] ** 0.5)
+    distances = torch.cdist(flat, flat, compute_mode="use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    # Products of matrices are fast but round: the closest few pairs are looked at again.
+    closest = distances.flatten().topk(min(20, len(flat) * (len(flat) - 1)), largest=False).indices
+    differences = flat[closest // len(flat)] - flat[closest % len(flat)]
+    return float(differences.square().mean(1).min().sqrt())
 
 
 def _checked(images: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class Run:
 
 def drawn(run: Run, who: str) -> FaceFiles:
     count = TRAINING_FACES if who == "train" else JUDGE_FACES
-    return draw_to(run.folder / f"drawn-{who}", max(4_000, round(count * min(1.0, run.effort))), SEEDS[who])
+    return draw_to(run.folder / f"drawn-{who}", max(1, round(count * min(1.0, run.effort))), SEEDS[who])
 
 
 def draw_faces(run: Run) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["FOLDER", "Parts", "read", "write"]
+__all__ = ["FOLDER", "read", "write"]
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -19,10 +19,8 @@ FOLDER = Path(__file__).parent / "weights"
 
 Network = TypeVar("Network", bound=nn.Module)
 
-Parts = Literal["autoencoder", "base", "heads", "judge"]
 
-
-def write(network: nn.Module, part: Parts, folder: Path = FOLDER) -> None:
+def write(network: nn.Module, part: str, folder: Path = FOLDER) -> None:
     """Writes a network's weights in half precision; running statistics stay in single precision.
 
     Args:
@@ -38,7 +36,7 @@ def write(network: nn.Module, part: Parts, folder: Path = FOLDER) -> None:
     half.replace(folder / f"{part}.safetensors")
 
 
-def read(network: Network, part: Parts, folder: Path = FOLDER) -> Network:
+def read(network: Network, part: str, folder: Path = FOLDER) -> Network:
     """Fills a network with weights, in single precision; returns it frozen and in eval mode.
 
     Args:

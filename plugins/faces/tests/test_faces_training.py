@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from composable_energy_faces import card, data, train, weights
 from composable_energy_faces.data import draw_to
 from composable_energy_faces.draw import draw
 from composable_energy_faces.fitting import Effort, fit, keyed
@@ -59,7 +60,7 @@ def test_the_average_is_kept_not_the_last_step(tmp_path):
 
 
 def test_files_give_back_the_drawn_faces(tmp_path, monkeypatch):
-    monkeypatch.setattr("composable_energy_faces.data._SHARD", 30)
+    monkeypatch.setattr(data, "_SHARD", 30)
     files = draw_to(tmp_path, 50, seed=9)
     faces = draw(60, seed=9)
     assert len(files) == 60
@@ -89,7 +90,7 @@ def test_a_condition_tells_one_attribute_or_none():
 
 
 def test_every_objective_is_finite_and_reaches_every_parameter(tmp_path, monkeypatch):
-    monkeypatch.setattr("composable_energy_faces.data._SHARD", 20)
+    monkeypatch.setattr(data, "_SHARD", 20)
     files = draw_to(tmp_path, 20, seed=0)
     torch.manual_seed(0)
     codes = torch.randn(30, CODE)
@@ -125,3 +126,24 @@ def test_one_level_for_all_is_embedded_once_with_the_same_result():
         expected = network(z, level.repeat(7))
         for sigma in (0.3, level, level.expand(7)):
             torch.testing.assert_close(network(z, sigma), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_the_command_makes_weights_and_a_card_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    """Every stage at a thousandth of the effort; the second call finds all done."""
+    monkeypatch.setattr(data, "_SHARD", 60)
+    monkeypatch.setattr(card, "ROWS", card.ROWS[:1])
+    monkeypatch.setattr(card, "TEST_FACES", 20)
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "package")
+    command = ["--out", str(tmp_path / "run"), "--effort", "0.001", "--samples", "2"]
+    train.main(command)
+    files = sorted((tmp_path / "run" / "weights").glob("*.safetensors"))
+    assert [path.stem for path in files] == ["autoencoder", "base", "heads", "judge"]
+    text = (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    assert "--effort 0.001" in text and "| `male` |" in text
+    first = [path.read_bytes() for path in files]
+    train.main(command)
+    assert [path.read_bytes() for path in files] == first
+    assert not (tmp_path / "package").exists()
+    with pytest.raises(SystemExit):
+        train.main(["--out", str(tmp_path), "--effort", "0"])
+    assert "must be positive" in capsys.readouterr().err

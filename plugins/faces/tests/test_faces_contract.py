@@ -1,0 +1,40 @@
+"""The conformance kit over the face energies, as any plug-in runs it."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from composable_energy_faces import draw
+
+import composable_energy as ce
+from composable_energy.testing import SkipCheck, energy_checks
+
+
+@pytest.fixture(scope="module")
+def codes():
+    return ce.get_energy("faces").decoder.encode(draw(6, seed=21).images)  # pyright: ignore
+
+
+@pytest.mark.parametrize("name", ["faces", "faces/male", "faces/hair=red"])
+def test_face_energies_keep_the_contract(name, codes):
+    for check in energy_checks(ce.get_energy(name), codes):
+        if check.name == "algebra":  # it joins the energy with a Gaussian over codes, which counts as one over pictures
+            continue
+        with contextlib.suppress(SkipCheck):
+            check()
+
+
+def test_the_registry_lists_and_shares_the_family():
+    family = ce.get_family("faces")
+    assert "smiling" in family.members()
+    male, smiling = ce.get_energy("faces/male"), ce.get_energy("faces/smiling")
+    assert male.bases[0].energy is smiling.bases[0].energy is ce.get_energy("faces")
+    assert male.decoder is smiling.decoder
+
+
+def test_a_saved_expression_has_the_same_energies_to_the_bit(tmp_path, codes):
+    expression = ce.get_energy("faces/male") & ~ce.get_energy("faces/hair=red")
+    expression.save(tmp_path / "saved")
+    again = ce.load(tmp_path / "saved")
+    assert (again(codes) == expression(codes)).all()
