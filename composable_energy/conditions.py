@@ -45,13 +45,13 @@ def keyword_parameters(function: Callable[..., object], skip: int = 1) -> Parame
     )
 
 
-def rows_for(name: str, value: object, x: Tensor, chains: slice | None = None) -> Tensor:
+def rows_for(name: str, value: object, x: Tensor, chains: slice | Tensor | None = None) -> Tensor:
     """Returns a bound condition as a tensor with one row for each point.
 
     Args:
         name: The condition's name, for messages.
         value: A number, a 0-d tensor, or a tensor whose first axis is 1 or the number of chains.
-        x: The points, with shape $(B, *)$; numbers take their device and, if real, their dtype.
+        x: The points, with shape $(B, *)$; the result has their device and, if real, their dtype.
         chains: Which chains the points are, when they are not all of them.
 
     Raises:
@@ -63,12 +63,11 @@ def rows_for(name: str, value: object, x: Tensor, chains: slice | None = None) -
             value = torch.as_tensor(value, device=x.device, dtype=x.dtype if isinstance(value, float) else None)
         except (TypeError, ValueError, RuntimeError) as error:
             raise OptionError(f"Condition {name} must be a number or a tensor, got {type(value).__name__}.") from error
-        value = value.to(x.dtype) if value.is_floating_point() else value
-    if value.ndim == 0:
-        return value.expand(len(x))
-    if len(value) == 1:
-        return value.expand(len(x), *value.shape[1:])
-    rows = value[chains] if chains is not None else value
+    one_for_all = value.ndim == 0 or len(value) == 1
+    rows = value if one_for_all or chains is None else value[chains]
+    rows = rows.to(x) if rows.is_floating_point() else rows.to(x.device)
+    if one_for_all:
+        return rows.expand(len(x), *rows.shape[1:])
     if len(rows) != len(x):
         raise ShapeError(
             f"Condition {name} has {len(value)} rows of shape {tuple(value.shape[1:])} for {len(x)} points; "

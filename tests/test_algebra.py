@@ -380,6 +380,26 @@ def test_distributions_move_with_their_energy():
     assert energy.to(torch.float64)(points()).dtype == torch.float64
 
 
+class Embedded(nn.Module):
+    """Two numbers that depend on a condition `z`, whose weights must have its dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return self.layer(z) * x.sum(1, keepdim=True)
+
+
+def test_bound_conditions_follow_the_points_also_where_to_does_not_reach_them():
+    inner = Embedded()
+    base = ce.as_energy(lambda x, z: inner(x, z).sum(1).square())
+    events = [ce.ClassifierEnergy(Embedded(), 0, base).given(z=torch.ones(1, 3)) for _ in range(2)]
+    for energy in (events[0], events[0] & events[1], events[0] | ~events[1]):
+        inner.double()
+        assert energy.double()(points()).dtype == torch.float64
+
+
 def test_a_complement_is_remembered_so_that_a_parity_of_many_events_stays_small():
     events = [ce.ClassifierEnergy(Affine(1, seed), 1, LEAVES["distribution"]) for seed in range(24)]
     parity = events[0]

@@ -56,7 +56,7 @@ class Cells(ABC):
         """Returns for each cell whether it is part of an atom's values."""
 
     @abstractmethod
-    def log_prob(self, reading: Any, cells: Sequence[int], x: Tensor, chains: slice | None) -> Tensor:
+    def log_prob(self, reading: Any, cells: Sequence[int], x: Tensor, chains: slice | Tensor | None) -> Tensor:
         """Returns the log probabilities of a union of cells, with shape $(B,)$.
 
         Args:
@@ -101,7 +101,7 @@ class LabelCells(Cells):
     def members(self, values: frozenset[int]) -> tuple[bool, ...]:
         return tuple(bool(group) and group[0] in values for group in self.groups)
 
-    def log_prob(self, reading: Tensor, cells: Sequence[int], x: Tensor, chains: slice | None) -> Tensor:
+    def log_prob(self, reading: Tensor, cells: Sequence[int], x: Tensor, chains: slice | Tensor | None) -> Tensor:
         labels = sorted(label for cell in cells for label in self.groups[cell])
         if len(labels) == 1:
             return reading[:, labels[0]]
@@ -138,7 +138,7 @@ class IntervalCells(Cells):
         lows, highs = (-float("inf"), *self.ends), (*self.ends, float("inf"))
         return tuple(compare(values.low, low) <= 0 and compare(high, values.high) <= 0 for low, high in zip(lows, highs, strict=True))
 
-    def log_prob(self, reading: tuple[Tensor, Tensor], cells: Sequence[int], x: Tensor, chains: slice | None) -> Tensor:
+    def log_prob(self, reading: tuple[Tensor, Tensor], cells: Sequence[int], x: Tensor, chains: slice | Tensor | None) -> Tensor:
         mean, width = reading
         runs = [[cell for _, cell in run] for _, run in groupby(enumerate(cells), key=lambda pair: pair[1] - pair[0])]
         parts = []
@@ -148,9 +148,9 @@ class IntervalCells(Cells):
             parts.append(log_probability(mean, width, low, high))
         return parts[0] if len(parts) == 1 else log_sum(torch.stack(parts), 0)
 
-    def _rows(self, index: int, mean: Tensor, chains: slice | None) -> Tensor | float:
+    def _rows(self, index: int, mean: Tensor, chains: slice | Tensor | None) -> Tensor | float:
         end = self.ends[index]
-        return rows_for("c", end, mean, chains).to(mean) if isinstance(end, Tensor) else end
+        return rows_for("c", end, mean, chains) if isinstance(end, Tensor) else end
 
 
 def compare(a: End, b: End) -> int:

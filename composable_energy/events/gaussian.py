@@ -133,7 +133,7 @@ class DensityEnergy(HeadEnergy):
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         mean, width = self._variable.read_all(self._variable.evaluate(x, conditions), x)
-        c = rows_for("c", self.c, x, conditions.get(CHAINS)).to(mean)
+        c = rows_for("c", self.c, mean, conditions.get(CHAINS))
         return (((c - mean) / width).square() / 2 + width.log() + math.log(2 * math.pi) / 2).sum(1)
 
     def config(self) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class Variable(ABC):
         missing = self.required_conditions.difference(conditions)
         if missing:
             raise ExpressionError(f"{self} depends on {', '.join(sorted(missing))}, which is not bound: bind it with `.given(...)`.")
-        rows = {name: rows_for(name, value, x, chains).to(x.device) for name, value in self.bound.items()}
+        rows = {name: rows_for(name, value, x, chains) for name, value in self.bound.items()}
         rows |= {name: rows_for(name, conditions[name], x) for name in (names - self.bound.keys() - {CHAINS}) & conditions.keys()}
         return self.network(x, **rows)
 
