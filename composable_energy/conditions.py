@@ -13,11 +13,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
 
-__all__ = ["CHAINS", "Parameters", "key_of", "keyword_parameters", "rows_for"]
+__all__ = ["CHAINS", "Parameters", "key_of", "method_parameters", "parameters_of", "rows_for"]
 
 CHAINS = "chains"
 
@@ -31,8 +31,17 @@ class Parameters(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def keyword_parameters(function: Callable[..., object], skip: int = 1) -> Parameters:
-    """Returns the names of a function's parameters after the first `skip`: the point, and `self` of an unbound method."""
+def method_parameters(method: Callable[..., object]) -> Parameters:
+    """Returns the conditions of an unbound method, the parameters after `self` and the point."""
+    return _keyword_parameters(method, 2)
+
+
+def parameters_of(function: Callable[..., object]) -> Parameters:
+    """Returns the conditions of a module or function; not cached, as a cache would keep alive what a function holds."""
+    return method_parameters(type(function).forward) if isinstance(function, nn.Module) else _keyword_parameters(function, 1)
+
+
+def _keyword_parameters(function: Callable[..., object], skip: int) -> Parameters:
     try:
         parameters = list(inspect.signature(function).parameters.values())[skip:]
     except (TypeError, ValueError):  # built-ins without a signature, such as torch.square

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.conditions import CHAINS, keyword_parameters, rows_for
+from composable_energy.conditions import CHAINS, method_parameters, rows_for
 from composable_energy.errors import DeviceError, DtypeError, ExpressionError, ShapeError
 
 if TYPE_CHECKING:
@@ -121,12 +121,12 @@ class Energy(nn.Module, ABC):
     @property
     def conditions(self) -> frozenset[str]:
         """Names of the conditions that the energy depends on."""
-        return keyword_parameters(type(self).forward, 2).names
+        return method_parameters(type(self).forward).names
 
     @property
     def required_conditions(self) -> frozenset[str]:
         """Those without a default, which must be bound before the energy has a value."""
-        return keyword_parameters(type(self).forward, 2).required
+        return method_parameters(type(self).forward).required
 
     @property
     def terms(self) -> tuple[Energy, ...]:
@@ -303,19 +303,19 @@ class RelativeEnergy(Energy, ABC):
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         known = self._own(x, conditions)
-        own = keyword_parameters(type(self).forward_evidence, 2)
+        own = method_parameters(type(self).forward_evidence)
         if not own.open:  # a leaf takes its own; a node takes all and passes them on
             known = {name: value for name, value in known.items() if name in own.names}
         return check_energies(self, self.forward_evidence(x, **known), x)
 
     @property
     def conditions(self) -> frozenset[str]:
-        own = keyword_parameters(type(self).forward_evidence, 2).names
+        own = method_parameters(type(self).forward_evidence).names
         return own.union(*(base.energy.conditions for base in self.bases))
 
     @property
     def required_conditions(self) -> frozenset[str]:
-        own = keyword_parameters(type(self).forward_evidence, 2).required
+        own = method_parameters(type(self).forward_evidence).required
         return own.union(*(base.energy.required_conditions for base in self.bases))
 
     @property

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from composable_energy.conditions import keyword_parameters
+from composable_energy.conditions import parameters_of
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
 
@@ -36,6 +36,7 @@ class CallableEnergy(Energy):
     ) -> None:
         super().__init__()
         self.function = function
+        self._parameters_of_function = parameters_of(function)
         self.name = name or _name_of(function)
         if event_shape is not None:
             self.event_shape = torch.Size(event_shape)
@@ -49,12 +50,6 @@ class CallableEnergy(Energy):
     @property
     def required_conditions(self) -> frozenset[str]:
         return self._parameters_of_function.required
-
-    @property
-    def _parameters_of_function(self):
-        if isinstance(self.function, nn.Module):
-            return keyword_parameters(type(self.function).forward, 2)
-        return keyword_parameters(self.function)
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         return self.function(x, **conditions)

@@ -1,7 +1,9 @@
 """What expressions mean in particular: bases, negations, weights, latents, conditions, and what bad operands get."""
 
 import copy
+import gc
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -171,6 +173,18 @@ def test_as_energy_says_what_it_takes(base):
         ce.as_energy(nn.Linear)
     with pytest.raises(TypeError, match="got int"):
         ce.as_energy(3)
+
+
+@pytest.mark.parametrize("lift", [ce.as_energy, lambda function: ce.ClassifierEnergy(function, 0)])
+def test_an_energy_that_is_gone_keeps_no_function_alive(lift):
+    def function(x):
+        return x
+
+    energy, known = lift(function), weakref.ref(function)
+    assert not energy.conditions
+    del energy, function
+    gc.collect()
+    assert known() is None
 
 
 def test_all_of_and_any_of_take_many(base):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MethodType
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid
 
-from composable_energy.conditions import CHAINS, Parameters, key_of, keyword_parameters, rows_for
+from composable_energy.conditions import CHAINS, Parameters, key_of, parameters_of, rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
 from composable_energy.events.cells import Cells, Interval, IntervalCells, LabelCells
@@ -57,11 +58,10 @@ class Variable(ABC):
         columns = None if self.columns is None else (self.columns.start, self.columns.stop, self.columns.step)
         return type(self).__name__, self.source, columns
 
-    @property
+    @cached_property
     def parameters(self) -> Parameters:
         """The conditions that the network takes, bound or not."""
-        network = self.network
-        return keyword_parameters(type(network).forward, 2) if isinstance(network, nn.Module) else keyword_parameters(network)
+        return parameters_of(self.network)
 
     @property
     def conditions(self) -> frozenset[str]:
