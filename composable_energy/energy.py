@@ -9,6 +9,7 @@ Operators, `sample` and `save` belong to the floors above; their imports stand i
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from composable_energy.conditions import CHAINS, method_parameters, rows_for
 from composable_energy.errors import DeviceError, DtypeError, ExpressionError, ShapeError
 
 if TYPE_CHECKING:
+    from composable_energy.algebra import Weighted
     from composable_energy.events import Formula
     from composable_energy.explain import Explanation
     from composable_energy.inference import Inference
@@ -47,10 +49,24 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class WeightedBase:
-    """A base with its weight in a sum."""
+    """A base with its weight in a sum; call it for its weighted energies.
+
+    Args:
+        energy: The base.
+        scaled_by: The nodes `w * A` that stand around it; its weight is the product of their factors as they are now, for they may be
+            learnt.
+    """
 
     energy: Energy
-    weight: float | Tensor = 1.0
+    scaled_by: tuple[Weighted, ...] = ()
+
+    @property
+    def weight(self) -> float | Tensor:
+        """1 where nothing scales it."""
+        return math.prod(node.factor for node in self.scaled_by) if self.scaled_by else 1.0
+
+    def __call__(self, x: Tensor, **conditions: Any) -> Tensor:
+        return scale(self.weight, self.energy(x, **conditions))
 
 
 class Energy(nn.Module, ABC):
@@ -295,14 +311,15 @@ class RelativeEnergy(Energy, ABC):
         """Returns the evidence, with shape $(B,)$, of points with shape $(B, *)$."""
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        total = self.evidence(x, **conditions)
+        total = self._checked_evidence(x, conditions)
         for base in self.bases:
-            energy = base.energy(x, **conditions)
-            total = total + (energy if _is_one(base.weight) else base.weight * energy)
+            total = total + base(x, **conditions)
         return total
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        known = self._own(x, conditions)
+        return self._checked_evidence(x, self._own(x, conditions))
+
+    def _checked_evidence(self, x: Tensor, known: dict[str, Any]) -> Tensor:
         own = method_parameters(type(self).forward_evidence)
         if not own.open:  # a leaf takes its own; a node takes all and passes them on
             known = {name: value for name, value in known.items() if name in own.names}
@@ -325,6 +342,13 @@ class RelativeEnergy(Energy, ABC):
     @property
     def grounded(self) -> bool:
         return any(base.energy.grounded for base in self.bases)
+
+
+def scale(weight: float | Tensor, energies: Tensor) -> Tensor:
+    """Returns the weighted energies; a weight tensor follows the energies to their device."""
+    if isinstance(weight, Tensor):
+        return weight.to(energies.device) * energies
+    return energies if weight == 1 else weight * energies
 
 
 def check_points(energy: Energy, x: Tensor) -> None:
@@ -365,10 +389,6 @@ def check_energies(energy: Energy, energies: Tensor, x: Tensor) -> Tensor:
             f"{energy} returned energies of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},).{hint}"
         )
     return energies
-
-
-def _is_one(weight: float | Tensor) -> bool:
-    return not isinstance(weight, Tensor) and weight == 1
 
 
 def _tree(energy: Energy) -> list[str]:

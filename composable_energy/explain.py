@@ -59,7 +59,7 @@ def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
     x = encoded(energy, x)
     with torch.no_grad():
         whole = _node(energy, x, conditions)
-        bases = tuple(Explanation(str(base.energy), base.weight * base.energy(x, **conditions)) for base in energy.bases)
+        bases = tuple(Explanation(str(base.energy), base(x, **conditions)) for base in energy.bases)
         return Explanation(str(energy), energy(x, **conditions), None, bases + (whole.terms or (whole,) * bool(bases)))
 
 

@@ -167,6 +167,26 @@ def test_a_weight_can_be_learnt(base):
     assert weight.grad is not None and any(p is weight for p in tree.parameters())
 
 
+def test_what_is_learnt_counts_at_every_call_wherever_it_stands(base):
+    weight, temperature = (nn.Parameter(torch.tensor(value, dtype=torch.float64)) for value in (2.0, 4.0))
+    a, b, x = Tilt(base, 0.5), Tilt(base, -0.3), points()
+    tree = weight * (3 * (a / temperature)) & weight * (3 * (b / temperature))
+    for value in (2.0, 5.0):
+        with torch.no_grad():
+            weight.fill_(value)
+        torch.testing.assert_close(tree(x), 3 * value / 4 * (a & b)(x))
+        torch.testing.assert_close(copy.deepcopy(tree)(x), tree(x))
+        tree(x).sum().backward()  # a graph that is kept since the tree was made would be gone at the second time
+    assert str(a / temperature) == "Tilt / 4" and {id(p) for p in tree.parameters()} >= {id(weight), id(temperature)}
+
+
+def test_a_difference_keeps_the_gradients_of_weights_that_happen_to_be_equal(base):
+    first, second = (nn.Parameter(torch.tensor(2.0, dtype=torch.float64)) for _ in range(2))
+    a, x = Tilt(base, 0.5), points()
+    (first * a - second * a)(x).sum().backward()
+    torch.testing.assert_close(first.grad, a(x).sum())
+
+
 def test_as_energy_says_what_it_takes(base):
     assert ce.as_energy(base) is base
     with pytest.raises(TypeError, match="the class Linear; make an instance"):

@@ -126,7 +126,7 @@ EXPRESSIONS = {
     "mixture": lambda m, o, r: ce.any_of(m, normal(), weights=[0.3, 0.7]),
     "calibrated": lambda m, o, r: ce.Disjunction(m, o, log_z=[0.25, -1.5]),
     "sharpened": lambda m, o, r: m.sharpened(2.5) & o.sharpened(torch.tensor(0.7)),
-    "weighted": lambda m, o, r: 3 * normal() & WEIGHT * normal(1.0) & torch.tensor(0.2) * normal(2.0),
+    "weighted": lambda m, o, r: 3 * normal() & WEIGHT * normal(1.0) & torch.tensor(0.2) * normal(2.0) & normal() / WEIGHT,
     "cooled": lambda m, o, r: (m & o) / 0.7,
     "minus": lambda m, o, r: (m & o) - r,
     "relative": lambda m, o, r: normal(1.0).relative_to(normal()) & normal(2.0).relative_to(normal(3.0)),

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, add, joined_events, number, one_space, scale, shared_bases, written
-from composable_energy.energy import Energy
+from composable_energy.algebra.node import Node, Weight, add, joined_events, number, one_space, shared_bases, written
+from composable_energy.energy import Energy, WeightedBase
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula, disjoin
 
 __all__ = ["Disjunction"]
+
+_Branch = tuple[Formula | Energy, tuple[WeightedBase, ...]]  # the second: its bases that other branches do not share
 
 
 class Disjunction(Node):
@@ -54,6 +56,7 @@ class Disjunction(Node):
             raise OptionError(f"The weights of a disjunction are positive, got {list(self.weights or ())}.")
         self._bases = shared_bases(self.terms)
         self._formulas, self._others = ((), self.terms) if self.weighted else joined_events(self.terms, disjoin)
+        self._branches = tuple(map(self._branch, (*self._formulas, *self._others)))
 
     @property
     def formula(self) -> Formula | None:
@@ -65,7 +68,8 @@ class Disjunction(Node):
 
     def branches(self, x: Tensor, **conditions: Any) -> Tensor:
         r"""Returns the energies $E_k + \log Z_k - \log w_k$ of each term less the shared bases, with shape $(K, B)$."""
-        branches = torch.stack([self._less_shared(term, x, conditions) for term in self.terms])
+        parts = self._branches if self.weighted else map(self._branch, self.terms)
+        branches = torch.stack([_energies(part, x, conditions) for part in parts])
         if self.weights is not None:
             branches = branches - branches.new_tensor([math.log(weight) for weight in self.weights])[:, None]
         return branches if self.log_z is None else branches + branches.new_tensor(self.log_z)[:, None]
@@ -73,25 +77,25 @@ class Disjunction(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         if self.weighted:
             return -torch.logsumexp(-self.branches(x, **conditions), 0)
-        joint = []
-        for formula in self._formulas:
-            carrier = next(term for term in self.terms if term.formula is not None and formula.same_base(term.formula))
-            joint.append(add([formula.energy(x, **conditions), *self._own_bases(carrier, x, conditions)]))
-        branches = joint + [self._less_shared(term, x, conditions) for term in self._others]
+        branches = [_energies(branch, x, conditions) for branch in self._branches]
         return branches[0] if len(branches) == 1 else -torch.logsumexp(-torch.stack(branches), 0)
 
-    def _less_shared(self, term: Energy, x: Tensor, conditions: dict[str, Any]) -> Tensor:
-        return add([term.evidence(x, **conditions), *self._own_bases(term, x, conditions)])
-
-    def _own_bases(self, term: Energy, x: Tensor, conditions: dict[str, Any]) -> list[Tensor]:
+    def _branch(self, part: Formula | Energy) -> _Branch:
+        bases = part.bases if isinstance(part, Energy) else () if part.base is None else (WeightedBase(part.base),)
         shared = {base.energy.key for base in self._bases}
-        return [scale(base.weight, base.energy(x, **conditions)) for base in term.bases if base.energy.key not in shared]
+        return part, tuple(base for base in bases if base.energy.key not in shared)
 
     def __str__(self) -> str:
         if not self.weighted:
             return " | ".join(written(term, self.precedence) for term in self.terms)
         weights = ", ".join(f"{weight:g}" for weight in self.weights or [1.0] * len(self.terms))
         return f"any_of({', '.join(map(str, self.terms))}, weights=[{weights}])"
+
+
+def _energies(branch: _Branch, x: Tensor, conditions: dict[str, Any]) -> Tensor:
+    part, bases = branch
+    evidence = part.energy(x, **conditions) if isinstance(part, Formula) else part.evidence(x, **conditions)
+    return add([evidence, *(base(x, **conditions) for base in bases)])
 
 
 def _flat(term: Energy) -> Sequence[Energy]:

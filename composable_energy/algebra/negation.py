@@ -7,8 +7,8 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from composable_energy.algebra.node import Node, Weight, keep_weight, number, scale, written
-from composable_energy.energy import Energy
+from composable_energy.algebra.node import Node, Weight, keep_weight, number, written
+from composable_energy.energy import Energy, scale
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula, complement
 

@@ -25,7 +25,6 @@ __all__ = [
     "keep_weight",
     "number",
     "one_space",
-    "scale",
     "shared_bases",
     "union_of_bases",
     "written",
@@ -127,7 +126,7 @@ def union_of_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
     for term in terms:
         for base in term.bases:
             same = found.get(base.energy.key)
-            found[base.energy.key] = base if same is None or _equal(same.weight, base.weight) else WeightedBase(base.energy)
+            found[base.energy.key] = base if same is None or _weigh_alike(same, base) else WeightedBase(base.energy)
     return tuple(found.values())
 
 
@@ -136,7 +135,7 @@ def shared_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
     return tuple(
         base
         for base in terms[0].bases
-        if all(any(b.energy.key == base.energy.key and _equal(b.weight, base.weight) for b in term.bases) for term in terms[1:])
+        if all(any(b.energy.key == base.energy.key and _weigh_alike(b, base) for b in term.bases) for term in terms[1:])
     )
 
 
@@ -157,13 +156,6 @@ def add(energies: Sequence[Tensor]) -> Tensor:
     for energy in energies[1:]:
         total = total + energy
     return total
-
-
-def scale(weight: Weight, energies: Tensor) -> Tensor:
-    """Returns the weighted energies; a weight tensor follows the energies to their device."""
-    if isinstance(weight, Tensor):
-        return weight.to(energies.device) * energies
-    return energies if weight == 1 else weight * energies
 
 
 def keep_weight(node: Node, weight: Weight) -> None:
@@ -191,8 +183,11 @@ def written(energy: Energy, precedence: int) -> str:
     return f"({energy})" if own < precedence else str(energy)
 
 
-def _equal(a: Weight, b: Weight) -> bool:
-    return a is b if isinstance(a, Tensor) or isinstance(b, Tensor) else a == b
+def _weigh_alike(a: WeightedBase, b: WeightedBase) -> bool:
+    """Whether the weights are equal numbers, or made of the same tensors and so equal whatever they learn."""
+    if isinstance(a.weight, Tensor) or isinstance(b.weight, Tensor):
+        return [node.weighs_by for node in a.scaled_by] == [node.weighs_by for node in b.scaled_by]
+    return a.weight == b.weight
 
 
 def _common_shape(terms: Sequence[Energy]) -> torch.Size | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.negation import Mode, Negation
-from composable_energy.algebra.node import Node, Weight
+from composable_energy.algebra.node import Node, Weight, number
 from composable_energy.algebra.relative import Conditioned, PulledBack, condition
 from composable_energy.algebra.scaling import Sharpened, Weighted
 from composable_energy.energy import Energy
@@ -82,9 +82,9 @@ def cool(energy: Energy, temperature: object) -> Any:
     """Returns `A / T` for a number or a 0-d tensor; NotImplemented for anything else."""
     if not _is_weight(temperature):
         return NotImplemented
-    if not isinstance(temperature, Tensor) and float(temperature) == 0:  # pyright: ignore[reportArgumentType]
+    if number(temperature) == 0:  # pyright: ignore[reportArgumentType]
         raise OptionError("A temperature is not zero; use gradient descent to find the lowest energy.")
-    return weigh(energy, 1 / temperature)  # pyright: ignore[reportOperatorIssue]
+    return Weighted(energy, temperature, inverse=True) if isinstance(temperature, Tensor) else weigh(energy, 1 / temperature)  # pyright: ignore[reportOperatorIssue]
 
 
 def _complement(energy: Energy) -> Energy:

@@ -50,7 +50,7 @@ class Conditioned(Node):
         self.values = dict(values)
         self._conditions -= values.keys()
         self._required -= values.keys()
-        self._bases = tuple(WeightedBase(condition(base.energy, values), base.weight) for base in operand.bases)
+        self._bases = tuple(WeightedBase(condition(base.energy, values), base.scaled_by) for base in operand.bases)
         self._formula = None if operand.formula is None else operand.formula.given(self.values)
 
     @property

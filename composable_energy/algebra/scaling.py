@@ -2,43 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, keep_weight, number, one_space, scale, written
-from composable_energy.energy import Energy, WeightedBase
+from composable_energy.algebra.node import Node, Weight, keep_weight, number, one_space, shared_bases, written
+from composable_energy.energy import Energy, WeightedBase, scale
 
 __all__ = ["Difference", "Sharpened", "Weighted"]
 
 
 class Weighted(Node):
-    r"""A power of the density: $w E(x)$. The weight is a number or a 0-d tensor, which may be learnable.
+    r"""A power of the density: $w E(x)$, or $E(x) / w$.
 
     In a conjunction that shares its base, the base is counted once and the weight acts on the evidence; see `union_of_bases`.
+
+    Args:
+        operand: The energy.
+        weight: A number or a 0-d tensor, which may be learnable.
+        inverse: Whether the weight divides, as a temperature that is learnt does.
     """
 
     precedence = 80
     weight: Weight
 
-    def __init__(self, operand: Energy, weight: Weight) -> None:
+    def __init__(self, operand: Energy, weight: Weight, inverse: bool = False) -> None:
         super().__init__(operand)
         keep_weight(self, weight)
-        self._bases = tuple(WeightedBase(base.energy, _product(weight, base.weight)) for base in operand.bases)
+        self.inverse = inverse
+
+    @property
+    def bases(self) -> tuple[WeightedBase, ...]:
+        return tuple(WeightedBase(base.energy, (*base.scaled_by, self)) for base in self.terms[0].bases)
+
+    @property
+    def factor(self) -> Weight:
+        """What the energy is multiplied by, as it is now."""
+        return 1 / self.weight if self.inverse else self.weight
+
+    @property
+    def weighs_by(self) -> Hashable:
+        """Equal for nodes whose factors are equal whatever they learn."""
+        return id(self.weight) if isinstance(self.weight, Tensor) else self.weight, self.inverse
 
     @property
     def grounded(self) -> bool:
         return number(self.weight) > 0 and self.terms[0].grounded
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return scale(self.weight, self.terms[0].evidence(x, **conditions))
+        return scale(self.factor, self.terms[0].evidence(x, **conditions))
 
     def extra_repr(self) -> str:
-        return f"weight={number(self.weight):g}"
+        return f"weight={number(self.factor):g}"
 
     def __str__(self) -> str:
-        return f"{_digits(self.weight)} * {written(self.terms[0], self.precedence)}"
+        operand = written(self.terms[0], self.precedence)
+        return f"{operand} / {_digits(self.weight)}" if self.inverse else f"{_digits(self.weight)} * {operand}"
 
 
 class Sharpened(Node):
@@ -75,6 +95,8 @@ class Difference(Node):
 
     def __init__(self, left: Energy, right: Energy) -> None:
         super().__init__(*one_space([left, right]))
+        counts = [len(term.bases) for term in self.terms]
+        self._cancels = counts == [len(shared_bases(self.terms))] * 2
 
     @property
     def grounded(self) -> bool:
@@ -82,8 +104,7 @@ class Difference(Node):
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         left, right = self.terms
-        same = {base.energy.key: base.weight for base in left.bases}
-        if same and same == {base.energy.key: base.weight for base in right.bases}:
+        if self._cancels:
             return left.evidence(x, **conditions) - right.evidence(x, **conditions)
         return left(x, **conditions) - right(x, **conditions)
 
@@ -96,7 +117,3 @@ def _digits(weight: Weight) -> str:
     """A number is written so that it reads back as itself, a tensor shortly."""
     short = f"{number(weight):g}"
     return short if isinstance(weight, Tensor) or float(short) == weight else repr(weight)
-
-
-def _product(a: Weight, b: Weight) -> Weight:
-    return a if not isinstance(b, Tensor) and b == 1 else torch.as_tensor(a * b) if isinstance(a * b, Tensor) else a * b

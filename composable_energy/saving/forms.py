@@ -87,7 +87,7 @@ FORMS: Mapping[str, Form] = {
     "conjunction": Form(Conjunction, None),
     "disjunction": Form(Disjunction, None, {"weights": (tuple, type(None)), "log_z": (tuple, type(None))}),
     "negation": Form(Negation, 1, {"mode": (str,), "weight": _WEIGHT, "offset": (int, float)}),
-    "weighted": Form(Weighted, 1, {"weight": _WEIGHT}),
+    "weighted": Form(Weighted, 1, {"weight": _WEIGHT, "inverse": (bool,)}),
     "sharpened": Form(Sharpened, 1, {"weight": _WEIGHT}),
     "difference": Form(Difference, 2),
     "relative": Form(Relative, 2),

@@ -162,7 +162,7 @@ def _evidence(energy: Energy, x: Tensor) -> None:
     total = energy.evidence(x)
     assert total.shape == (len(x),), f"evidence has shape {tuple(total.shape)}, expected ({len(x)},)"
     for base in energy.bases:
-        total = total + base.weight * base.energy(x)
+        total = total + base(x)
     close(total, energy(x), "bases and evidence", factor=10)
 
 
