@@ -17,7 +17,7 @@ from .energies import RECOMMENDED, Faces
 from .judge import judge
 from .networks import Autoencoder, Judge
 from .scores import ROWS, expression, score
-from .stages import JUDGE_FACES, TRAINING_FACES, Run
+from .stages import JUDGE_FACES, STAGES, TRAINING_FACES, Run
 
 TEST_FACES = 2_000
 """How many faces, unseen by any network, tell how right the judge is."""
@@ -52,7 +52,8 @@ def _right(faces: Drawn, images: Tensor, network: Judge) -> dict[str, float]:
 
 def model_card(run: Run, scores: dict[str, Any]) -> str:
     """Returns the card of a scored run, in Markdown."""
-    reports = run.reports()
+    found = run.reports()
+    reports = {name: found[name] for name in STAGES if name in found}
     size = sum(path.stat().st_size for path in run.trained.glob("*.safetensors")) / 2**20
     names = (*ATTRIBUTES, "hair")
     lines = [
@@ -71,13 +72,14 @@ def model_card(run: Run, scores: dict[str, Any]) -> str:
         "",
         "| network | steps | processor seconds | final loss |",
         "|---|---|---|---|",
-        *(f"| {name} | {r['steps']:,} | {r['seconds']:.0f} | {r['loss']:.4f} |" for name, r in reports.items() if name != "conditional"),
+        *(f"| {name} | {r['steps']:,} | {r['seconds']:.0f} | {r['loss']:.4f} |" for name, r in reports.items()),
         "",
-        "Processor seconds depend on what else the machine does.",
+        f"Together {sum(r['seconds'] for r in reports.values()) / 60:.0f} minutes of one core, and some five to draw and encode the faces. Initial",
+        "weights and batches depend on names and steps alone, so an interrupted run ends as any other.",
         "",
         "## The judge",
         "",
-        f"An image network, trained on other faces and with no part in making these. Right on {TEST_FACES:,} faces that no network has seen:",
+        f"An image network, trained on other faces and without part in these. Right on {TEST_FACES:,} faces that no network has seen:",
         "",
         "| faces | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),
@@ -86,8 +88,8 @@ def model_card(run: Run, scores: dict[str, Any]) -> str:
         "## Scores",
         "",
         f"Share of {scores['samples']:,} samples in which the judge sees the expression hold; concept weight 1, seed 0, sampler "
-        f"`{RECOMMENDED.sampler}` with {', '.join(f'{k}={v:g}' for k, v in RECOMMENDED.options.items())}. The last column is the range of",
-        "the shares of binary attributes that were not asked for; .5 is right, except where the expression itself says otherwise.",
+        f"`{RECOMMENDED.sampler}` with {', '.join(f'{k}={v:g}' for k, v in RECOMMENDED.options.items())}.",
+        "The last column is the range of the shares of binary attributes that were not asked for; .5 is right.",
         "",
         "| expression | required | reached | alternatives | free attributes |",
         "|---|---|---|---|---|",

@@ -33,6 +33,7 @@ def write(network: nn.Module, part: str, folder: Path = FOLDER) -> None:
     tensors |= {name: value for name, value in network.state_dict().items() if name not in tensors and value.is_floating_point()}
     half = folder / f"{part}.half"
     save_file(tensors, half, metadata={"part": part})
+    half.chmod(0o644)  # safetensors makes files that only their owner reads
     half.replace(folder / f"{part}.safetensors")
 
 
