@@ -38,7 +38,8 @@ def method_parameters(method: Callable[..., object]) -> Parameters:
 
 def parameters_of(function: Callable[..., object]) -> Parameters:
     """Returns the conditions of a module or function; not cached, as a cache would keep alive what a function holds."""
-    return method_parameters(type(function).forward) if isinstance(function, nn.Module) else _keyword_parameters(function, 1)
+    function = getattr(function, "_orig_mod", function)  # what `torch.compile` wrapped
+    return _keyword_parameters(function.forward if isinstance(function, nn.Module) else function, 1)
 
 
 def _keyword_parameters(function: Callable[..., object], skip: int) -> Parameters:

@@ -112,6 +112,7 @@ def test_groundedness_follows_the_structure(base):
     assert (base & ~absolute).grounded and (base & event).grounded
     assert not (base | ~absolute).grounded and (base | absolute).grounded
     assert not (-1 * base).grounded and (2 * base).grounded
+    assert not Tilt(base, 1.0).sharpened(-1).grounded and Tilt(base, 1.0).sharpened(0).grounded
 
 
 def test_implication_is_not_a_or_b():
@@ -295,6 +296,27 @@ def test_conditions_come_as_rows(base):
     assert base.given(y=3) is base
     torch.testing.assert_close(energy(x, y=2, z=1), energy.given(y=2)(x))
     assert energy.explain(x, y=2).energy.shape == (5,)
+
+
+class Shifted(nn.Module):
+    """Depends on a condition with a default."""
+
+    def forward(self, x, y=0.0):
+        return x.square().sum(1) + y
+
+
+def test_compiled_modules_keep_their_conditions(base):
+    module, x = Shifted(), points()
+    compiled = torch.compile(module, backend="eager")
+    torch.testing.assert_close(ce.as_energy(compiled).given(y=2.0)(x), module(x, 2.0))
+    head = ce.ClassifierEnergy(torch.compile(Shifted(), backend="eager"), 1, base)
+    assert "y" in head.conditions
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_modules_of_torchscript_are_energies(base):
+    module, x = nn.Sequential(Affine(1, 0), nn.Flatten(0)), points()
+    torch.testing.assert_close((base & torch.jit.trace(module, x))(x), base(x) + module(x))
 
 
 def test_what_is_bound_stays():
