@@ -122,13 +122,14 @@ def test_policies_do_not_depend_on_chunks():
 @pytest.mark.parametrize("policy", ["keep", "drop", "restart"])
 def test_runs_with_losses_resume_as_one_long_run(policy):
     def draw(steps, **options):
-        return Cliff(2.7).sample((40, 2), steps=steps, on_divergence=policy, trace=True, batch_size=9, **options)
+        return Cliff(2.7).sample((40, 2), steps=steps, **{"on_divergence": policy, "trace": True, "batch_size": 9, **options})
 
     given = {"sampler": Langevin(0.3), "seed": 2, "init": torch.zeros(40, 2)}
     whole, long = draw(30, **given)
     _, trace = draw(13, **given)
     assert 0 < trace.diverged.sum() < long.diverged.sum()
     x, rest = draw(17, resume=trace)
+    assert torch.equal(draw(17, resume=trace, on_divergence=None)[0], x)
     assert torch.equal(rest.diverged_at, long.diverged_at)
     if policy == "restart":  # chains that start again after the resume do not know where the first run began
         again = rest.restarts == trace.restarts

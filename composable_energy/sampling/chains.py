@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +14,10 @@ from composable_energy.energy import Energy
 from composable_energy.noise import Noise
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.states import all_finite, finite_rows, join, take
-from composable_energy.sampling.trace import Stopped
+from composable_energy.sampling.trace import Policy, Stopped
 
-__all__ = ["Chains", "Diverged", "Policy", "on_rows"]
+__all__ = ["Chains", "Diverged", "on_rows"]
 
-Policy = Literal["raise", "drop", "restart", "keep"]
 Ids = tuple[int, ...] | range
 _ATTEMPTS = 20
 

@@ -21,11 +21,11 @@ from composable_energy.errors import OptionError, SamplingDiverged, ShapeError
 from composable_energy.lifting import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.asking import Asked, ask, check_density, count, decode
-from composable_energy.sampling.chains import Chains, Diverged, Policy, on_rows
+from composable_energy.sampling.chains import Chains, Diverged, on_rows
 from composable_energy.sampling.choosing import SamplerLike, choose, recommended_threads
 from composable_energy.sampling.freezing import frozen
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.trace import Trace
+from composable_energy.sampling.trace import Policy, Trace
 
 __all__ = ["sample"]
 
@@ -46,7 +46,7 @@ def sample(
     trace: bool | int = False,
     burn_in: int = 0,
     batch_size: int | None = None,
-    on_divergence: Policy = "raise",
+    on_divergence: Policy | None = None,
     noise: Kind | None = None,
     best_of: int = 1,
     latents: bool = False,
@@ -79,7 +79,7 @@ def sample(
         batch_size: How many chains are evaluated together; all if None.
         on_divergence: What becomes of a chain whose point, energy or gradient is not finite: `"raise"` stops all, `"drop"` returns fewer
             points, `"restart"` starts the chain again with other noise and brings it to where the others are, `"keep"` returns its last
-            finite point.
+            finite point; None is `"raise"`, or what the call did that `resume` goes on from.
         noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None is blocks on the CPU and Philox elsewhere.
         best_of: Draws this many for each point and returns the one with the lowest evidence.
         latents: Whether to return latent points as they are.
@@ -111,8 +111,9 @@ def sample(
     steps = None if steps is None else count("steps", steps)
     burn_in = count("burn_in", burn_in, least=0)
     every = None if isinstance(trace, bool) else count("trace", trace)
-    if on_divergence not in ("raise", "drop", "restart", "keep"):
-        raise OptionError(f"on_divergence is 'raise', 'drop', 'restart' or 'keep', got {on_divergence!r}.")
+    policy = on_divergence or (resume.on_divergence if isinstance(resume, Trace) else "raise")
+    if policy not in ("raise", "drop", "restart", "keep"):
+        raise OptionError(f"on_divergence is 'raise', 'drop', 'restart' or 'keep', got {policy!r}.")
     if resume is None:
         chosen = choose(energy, sampler, options, _OWN)
         copies = count("best_of", best_of)
@@ -135,8 +136,8 @@ def sample(
         if resume is None:
             chosen = _tuned(chosen, energy, root, like, start, asked.n)
         size = total if batch_size is None else count("batch_size", batch_size)
-        chains = Chains(energy, chosen, root, like, total, copies, on_divergence, size, start)
-        record = Trace(seed, kind, first, chosen, asked.shape, copies)
+        chains = Chains(energy, chosen, root, like, total, copies, policy, size, start)
+        record = Trace(seed, kind, first, chosen, asked.shape, copies, policy)
         try:
             _begin(chains, resume)
             _run(chains, _length(chosen, steps, chains.step), record if trace else None, every, burn_in, callback, progress)

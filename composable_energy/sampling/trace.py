@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from composable_energy.sampling.sampler import Sampler, State
 
-__all__ = ["Stopped", "Trace"]
+__all__ = ["Policy", "Stopped", "Trace"]
+
+Policy = Literal["raise", "drop", "restart", "keep"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Trace:
         steps: How many steps were taken since the start, those before a resume among them.
         shape: The shape that was asked for.
         best_of: How many draws there were for each that was returned.
+        on_divergence: What became of chains that diverged.
         kept: Which chains were returned, with shape $(n,)$.
         energies: The energies after each step, with shape (steps, $m$); not a number for chains that were dropped.
         acceptance: The probability with which each proposal was accepted, with shape (steps, $m$); None if the sampler never rejects.
@@ -53,6 +56,7 @@ class Trace:
     sampler: Sampler
     shape: tuple[int, ...]
     best_of: int
+    on_divergence: Policy = "raise"
     steps: int = 0
     kept: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     energies: Tensor = field(default_factory=lambda: torch.empty(0, 0))
