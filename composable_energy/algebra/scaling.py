@@ -73,7 +73,8 @@ class Sharpened(Node):
 
     @property
     def grounded(self) -> bool:
-        return self.terms[0].grounded and (bool(self.bases) or number(self.weight) > 0)
+        weight = number(self.weight)
+        return self.terms[0].grounded and (weight > 0 or (weight == 0 and bool(self.bases)))
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return scale(self.weight, self.terms[0].evidence(x, **conditions))
