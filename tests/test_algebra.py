@@ -368,6 +368,13 @@ def test_an_energy_of_seen_points_is_pulled_back_to_the_latents():
     torch.testing.assert_close(noisy(z), seen(decoder(z / 1.25)) / 6)
 
 
+def test_an_energy_that_needs_a_noise_level_is_pulled_back_at_one():
+    noisy, decoder, z = ce.as_energy(lambda x, sigma: x.square().sum(1) / sigma, name="noisy"), Doubler(), points()
+    with pytest.raises(ExpressionError, match=r"noisy depends on sigma.*bind it first, with `\.at\(sigma\)`"):
+        noisy & latent(decoder)
+    torch.testing.assert_close(noisy.at(2.0).pull_back(decoder)(z), decoder(z).square().sum(1) / 2)
+
+
 def test_two_decoders_in_one_tree_are_named():
     with pytest.raises(ExpressionError, match="Doubler and Doubler"):
         latent(Doubler()) | latent(Doubler())

@@ -96,6 +96,10 @@ class PulledBack(Node):
     def __init__(self, operand: Energy, decoder: nn.Module) -> None:
         if operand.decoder is not None:
             raise ExpressionError(f"{operand} lives in a latent space already, that of {type(operand.decoder).__name__}.")
+        if "sigma" in operand.required_conditions:
+            raise ExpressionError(
+                f"{operand} depends on sigma, which a pulled-back energy takes for itself: bind it first, with `.at(sigma)`."
+            )
         super().__init__(operand)
         self.generator = decoder
         self.event_shape = None
