@@ -158,6 +158,29 @@ def test_members_of_a_family_share_one_instance(site):
         ce.get_energy("bowls/left")
 
 
+class Linears(ce.EnergyFamily):
+    """A family that makes its network when the first member is asked for."""
+
+    def members(self):
+        return ("left",)
+
+    def load(self, member):
+        if not hasattr(self, "net"):
+            self.net = torch.nn.Linear(2, 1)
+        return ce.ClassifierEnergy(self.net, 1, name="left") & torch.distributions.Normal(torch.zeros(2), 1.0)
+
+
+def test_what_is_loaded_in_inference_mode_can_be_sampled_there_and_elsewhere(site, tmp_path):
+    with ce.register("energy", "linears", Linears):
+        with torch.inference_mode():
+            energy = ce.get_energy("linears/left")
+            draws = energy.sample(3, seed=0, steps=2)
+            energy.save(tmp_path / "saved")
+            saved = ce.load(tmp_path / "saved")
+        assert torch.equal(draws, ce.get_energy("linears/left").sample(3, seed=0, steps=2))
+        assert torch.equal(draws, saved.sample(3, seed=0, steps=2))
+
+
 def test_loading_by_name_is_getting(acme):
     assert ce.load("bowl", scale=2)(torch.ones(1, 1)).item() == 1.0
     with pytest.raises(PluginNotFound, match=r"bowl.*no folder 'bawl' either"):

@@ -228,10 +228,13 @@ def _called(entry: Entry, obj: Any, options: dict[str, Any]) -> Any:
 
 def _shielded(entry: Entry, options: dict[str, Any], make: Callable[[], Any]) -> Any:
     """Makes an object; an error with options may be the caller's and passes, one without is the plug-in's."""
+    import torch
+
     from composable_energy.registry.contract import broken
 
     try:
-        return make()
+        with torch.inference_mode(False):  # tensors of inference mode have no gradients for ever, and families are kept
+            return make()
     except ComposableEnergyError:
         raise
     except Exception as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.registry import get_energy
@@ -65,7 +67,8 @@ def load(folder_or_name: str | Path, **options: Any) -> Energy:
     if (folder / files.CONFIG).is_file():
         if options:
             raise OptionError(f"{folder} holds a saved energy, which takes no options; got {', '.join(options)}.")
-        return read_expression(*files.read(folder), where=str(folder))
+        with torch.inference_mode(False):  # whose tensors could not be sampled
+            return read_expression(*files.read(folder), where=str(folder))
     if isinstance(folder_or_name, Path) or folder_or_name.startswith((".", "/", "~")) or "\\" in folder_or_name:
         raise FileFormatError(f"{folder} holds no saved energy: there is no {files.CONFIG}.")
     try:
