@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Transform
 from torch.distributions.transforms import _InverseTransform
 
-from composable_energy.energy import Energy
+from composable_energy.energy import Energy, zeros
 
 __all__ = ["DistributionEnergy"]
 
@@ -33,7 +33,8 @@ class DistributionEnergy(Energy):
     def forward(self, x: Tensor) -> Tensor:
         inside = self.distribution.support.check(x)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
         energies = torch.where(inside, -self.distribution.log_prob(x), torch.inf)
-        return energies.flatten(1).sum(1) if energies.ndim > 1 else energies
+        energies = energies.flatten(1).sum(1) if energies.ndim > 1 else energies
+        return energies + zeros(x) if x.requires_grad and not energies.requires_grad else energies  # a uniform one is flat, but samples
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistributionEnergy:
         self.distribution = _mapped(self.distribution, fn)

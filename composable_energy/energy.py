@@ -351,6 +351,12 @@ def scale(weight: float | Tensor, energies: Tensor) -> Tensor:
     return energies if weight == 1 else weight * energies
 
 
+def zeros(x: Tensor) -> Tensor:
+    """Returns zeros with shape $(B,)$ whose gradient is zero, whatever the points are."""
+    total = x.flatten(1).sum(1) if x.ndim > 1 else x
+    return torch.where(torch.ones_like(total, dtype=torch.bool), torch.zeros_like(total), total)
+
+
 def check_points(energy: Energy, x: Tensor) -> None:
     """Raises if points are no batch, cannot have a gradient, or do not fit an energy's shape, dtype or device."""
     if not isinstance(x, Tensor):

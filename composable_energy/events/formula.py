@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy
+from composable_energy.energy import Energy, zeros
 from composable_energy.errors import ContradictionError, ExpressionError
 from composable_energy.events.cells import Cells, Interval
 from composable_energy.events.diagram import Diagram, Table
@@ -112,7 +111,7 @@ class Formula:
         counts = [r.shape[1] if isinstance(r := readings.get(i), Tensor) else n for i, n in enumerate(labels)]
         cells, diagram = self._compile(tuple(counts))
         if diagram.constant:
-            return _zeros(x)
+            return zeros(x)
         chains = conditions.get(CHAINS)
         return -diagram.log_prob(lambda level, union: cells[level].log_prob(readings[level], union, x, chains))
 
@@ -234,9 +233,3 @@ def _combine(operator: str, formulas: Iterable[Formula]) -> Formula:
 
 def _base_key(formula: Formula) -> Hashable:
     return None if formula.base is None else formula.base.key
-
-
-def _zeros(x: Tensor) -> Tensor:
-    """Returns zeros with shape $(B,)$ whose gradient is zero, whatever the points are."""
-    total = x.flatten(1).sum(1) if x.ndim > 1 else x
-    return torch.where(torch.ones_like(total, dtype=torch.bool), torch.zeros_like(total), total)

@@ -71,6 +71,22 @@ def test_moments_are_those_of_the_integral(name, sampler):
     assert ((products.mean(0) - covariance).abs() < 4 * products.std(0) / math.sqrt(n)).all()
 
 
+@pytest.mark.parametrize("sampler", ["hmc", "mala"])
+@pytest.mark.parametrize("slope", [0.0, 3.0])
+def test_a_flat_density_ends_at_its_borders(slope, sampler):
+    n, high = 4000, 2.0
+    box = ce.as_energy(torch.distributions.Uniform(torch.zeros(1, dtype=F64), high))
+    energy = box & (lambda x: slope * x[:, 0]) if slope else box
+    x = energy.sample((n, 1), sampler=sampler, seed=1, init=torch.ones(n, 1, dtype=F64))[:, 0]
+    u = torch.linspace(0, high, 20_001, dtype=F64)
+    p = torch.softmax(-slope * u, 0)
+    mean = (p * u).sum()
+    variance = (p * (u - mean).square()).sum()
+    assert x.min() >= 0 and x.max() <= high
+    assert (x.mean() - mean).abs() < 4 * (variance / n).sqrt()
+    assert (x.var() - variance).abs() < 4 * (x - mean).square().std() / math.sqrt(n)
+
+
 class Banana(ce.Energy):
     r"""$x_1 \sim N(0, 1)$, $x_2 \mid x_1 \sim N(x_1^2, 1/4)$: gradients at the end of a trajectory are large."""
 
