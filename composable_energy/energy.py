@@ -359,17 +359,26 @@ def zeros(x: Tensor) -> Tensor:
 
 def check_points(energy: Energy, x: Tensor) -> None:
     """Raises if points are no batch, cannot have a gradient, or do not fit an energy's shape, dtype or device."""
+    check_batch(energy, x)
+    if energy.event_shape is not None and x.shape[1:] != energy.event_shape:
+        raise ShapeError(f"{energy} takes points of shape {('B', *energy.event_shape)}, got {tuple(x.shape)}.".replace("'", ""))
+    if not energy.terms:  # of a node each leaf checks its own weights
+        check_weights(energy, energy, x)
+
+
+def check_batch(energy: Energy, x: Tensor) -> None:
+    """Raises if points are no batch or cannot have a gradient."""
     if not isinstance(x, Tensor):
         raise DtypeError(f"{energy} takes a tensor of points, got {type(x).__name__}; use torch.as_tensor.")
     if not x.is_floating_point():
         raise DtypeError(f"{energy} takes points of a floating dtype, got {x.dtype}; for images write `x.float() / 255`.")
     if x.ndim < 1:
         raise ShapeError(f"{energy} takes a batch of points of shape (B, *), got a single number; write `x.unsqueeze(0)`.")
-    if energy.event_shape is not None and x.shape[1:] != energy.event_shape:
-        raise ShapeError(f"{energy} takes points of shape {('B', *energy.event_shape)}, got {tuple(x.shape)}.".replace("'", ""))
-    if energy.terms:
-        return  # each leaf checks its own weights
-    weight = next((p for p in energy.parameters() if p.is_floating_point()), None)
+
+
+def check_weights(energy: Energy, module: nn.Module, x: Tensor) -> None:
+    """Raises if points do not fit the dtype or device of the weights of an energy, or of a part of it."""
+    weight = next((p for p in module.parameters() if p.is_floating_point()), None)
     if weight is None:
         return
     if weight.device != x.device:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from composable_energy.algebra import Conditioned, Disjunction, PulledBack
 from composable_energy.conditions import rows_for
-from composable_energy.energy import Energy
-from composable_energy.errors import ExpressionError
+from composable_energy.energy import Energy, check_batch, check_weights
+from composable_energy.errors import ExpressionError, ShapeError
 
 __all__ = ["Explanation", "explain"]
 
@@ -68,7 +68,9 @@ def encoded(energy: Energy, x: Tensor) -> Tensor:
 
     Raises:
         ExpressionError: They must be encoded and the decoder cannot.
+        ShapeError, DtypeError, DeviceError: They are nothing that the decoder takes.
     """
+    check_batch(energy, x)
     if energy.decoder is None or energy.event_shape is None or x.shape[1:] == energy.event_shape:
         return x
     encode = getattr(energy.decoder, "encode", None)
@@ -77,8 +79,15 @@ def encoded(energy: Energy, x: Tensor) -> Tensor:
             f"{energy} takes latent points of shape (B, {', '.join(map(str, energy.event_shape))}), got {tuple(x.shape)}, and its decoder "
             f"{type(energy.decoder).__name__} has no `encode` that turns them round."
         )
-    with torch.no_grad():
-        return encode(x)
+    check_weights(energy, energy.decoder, x)
+    try:
+        with torch.no_grad():
+            return encode(x)
+    except RuntimeError as error:
+        raise ShapeError(
+            f"{energy} takes latent points of shape (B, {', '.join(map(str, energy.event_shape))}) or what its decoder "
+            f"{type(energy.decoder).__name__} encodes, which a batch of shape {tuple(x.shape)} is not: {error}"
+        ) from error
 
 
 def _node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:

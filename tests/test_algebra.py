@@ -397,6 +397,35 @@ def test_explain_encodes_what_people_see():
         latent(blind).explain(torch.zeros(2, 4))
 
 
+class Linears(nn.Module):
+    """A decoder with weights, to three numbers, and back."""
+
+    def __init__(self):
+        super().__init__()
+        self.out, self.back = nn.Linear(2, 3), nn.Linear(3, 2)
+
+    def forward(self, z):
+        return self.out(z)
+
+    def encode(self, x):
+        return self.back(x)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (torch.zeros(2, 5), ShapeError, r"latent points of shape \(B, 2\) or what its decoder Linears encodes, .* shape \(2, 5\) is not"),
+        (torch.zeros(2, 3, dtype=torch.int64), DtypeError, "floating dtype, got torch.int64; for images"),
+        (torch.zeros(2, 3, dtype=torch.float64), DtypeError, "has torch.float32 weights, the points are torch.float64"),
+        ([[0.0, 0.0, 0.0]], DtypeError, "takes a tensor of points, got list"),
+    ],
+)
+def test_what_a_decoder_does_not_encode_is_told(x, error, message):
+    energy = latent(Linears())
+    with pytest.raises(error, match=message):
+        energy.explain(x)
+
+
 # Explanations ---------------------------------------------------------------------------------------------------------------------------
 
 
