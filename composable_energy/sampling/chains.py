@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.noise import Noise
+from composable_energy.sampling.rows import on_rows
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.states import all_finite, finite_rows, join, take
 from composable_energy.sampling.trace import Policy, Stopped
 
-__all__ = ["Chains", "Diverged", "on_rows"]
+__all__ = ["Chains", "Diverged"]
 
 Ids = tuple[int, ...] | range
 _ATTEMPTS = 20
@@ -29,46 +28,6 @@ class Diverged(Exception):  # noqa: N818  (the driver turns it into the public e
         super().__init__(reason)
         self.step = step
         self.reason = reason
-
-
-class _Rows(Energy):
-    """An energy evaluated for some of the chains, so that each gets its own row of the bound conditions."""
-
-    def __init__(self, energy: Energy, rows: slice | Tensor) -> None:
-        super().__init__()
-        self.energy = energy
-        self.rows = rows
-        self.event_shape = energy.event_shape
-
-    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self.energy(x, **{CHAINS: self.rows, **conditions})
-
-    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self.energy.evidence(x, **{CHAINS: self.rows, **conditions})
-
-    @property
-    def terms(self) -> tuple[Energy, ...]:
-        return (self.energy,)
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        return self.energy.conditions - {CHAINS}
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        return self.energy.required_conditions - {CHAINS}
-
-    def __str__(self) -> str:
-        return str(self.energy)
-
-
-def on_rows(energy: Energy, rows: Sequence[int], n: int) -> Energy:
-    """Returns an energy that gets points of some rows out of `n`, which have conditions of their own."""
-    if CHAINS not in energy.conditions or rows == range(n):
-        return energy
-    if isinstance(rows, range) and rows.step == 1:
-        return _Rows(energy, slice(rows.start, rows.stop))
-    return _Rows(energy, torch.tensor(list(rows)))
 
 
 @dataclass

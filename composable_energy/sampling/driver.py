@@ -21,9 +21,10 @@ from composable_energy.errors import OptionError, SamplingDiverged, ShapeError
 from composable_energy.lifting import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.asking import Asked, ask, check_density, count, decode
-from composable_energy.sampling.chains import Chains, Diverged, on_rows
+from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.choosing import SamplerLike, choose, recommended_threads
 from composable_energy.sampling.freezing import frozen
+from composable_energy.sampling.rows import on_rows
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.trace import Policy, Trace
 
@@ -73,7 +74,7 @@ def sample(
         seed: The seed; None draws one, which the trace tells.
         progress: Whether to show a bar on stderr.
         callback: Called after each step with its number, counted from 1, the state of the chains that go on, and the sampler's
-            info; it stops the sampling by returning True.
+            info; it stops the sampling by returning True, or a tensor of nothing else, as `state.energy < 3` does at last.
         trace: Whether to return a `Trace` as well. A number k keeps the points of every k-th step, too.
         burn_in: How many steps pass before points are kept.
         batch_size: How many chains are evaluated together; all if None.
@@ -172,12 +173,17 @@ def _run(
                 if every is not None and chains.step > burn_in and (chains.step - burn_in) % every == 0:
                     points.append(chains.spread(lambda state: state.x))
                     record.point_steps.append(chains.step)
-            if not chains.chunks or (callback is not None and callback(chains.step, chains.state(), info) is True):
+            if not chains.chunks or (callback is not None and _is_true(callback(chains.step, chains.state(), info))):
                 break
     if record is not None:
         record.energies = torch.stack(energies) if energies else record.energies
         record.acceptance = torch.stack(rates) if rates else None
         record.points = torch.stack(points) if points else None
+
+
+def _is_true(answer: Any) -> bool:
+    """Whether a callback says so itself or by a comparison, which gives a tensor; any other return value means nothing."""
+    return answer is True or (getattr(answer, "dtype", None) in (torch.bool, bool) and bool(answer.all()))
 
 
 def _start(init: Tensor | None, asked: Asked) -> Tensor | None:
