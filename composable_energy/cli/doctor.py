@@ -9,8 +9,8 @@ from importlib import metadata
 from typing import Any
 
 from composable_energy import __version__
+from composable_energy.cli.energies import listed
 from composable_energy.cli.tables import json_text, table
-from composable_energy.errors import ComposableEnergyError, PluginNotFound
 
 __all__ = ["add", "run"]
 
@@ -35,7 +35,9 @@ def run(asked: argparse.Namespace) -> int:
     from composable_energy.registry import plugins
 
     rows = plugins(load=True)
-    families, problems = _families(rows)
+    entries = listed([row for row in rows if row.state == "ok"])
+    families = {entry.name: len(entry.members) for entry in entries if entry.members}
+    problems = [f"{entry.name}: {entry.error}" for entry in entries if entry.error]
     versions = {"composable-energy": __version__, "python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
     problems += [f"{row.qualified if row.name else row.distribution}: {row.error}" for row in rows if row.state in ("failed", "conflict")]
     problems += [f"{name} is not installed; install composable-energy with its dependencies" for name in _missing(versions)]
@@ -97,24 +99,6 @@ def _kernels(rows: list[Any]) -> dict[str, str]:
             ready, reason = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
             told[row.qualified] = "ready" if ready else f"not available here{f': {reason}' if reason else ''}"
     return told
-
-
-def _families(rows: list[Any]) -> tuple[dict[str, int], list[str]]:
-    """How many members each family has, and which fail to list them."""
-    from composable_energy.registry import get_family
-
-    found, problems = {}, []
-    for row in rows:
-        if row.group == "composable_energy.energies" and row.state == "ok":
-            try:
-                found[row.name] = len(get_family(row.name).members())
-            except PluginNotFound:  # it is a single energy
-                continue
-            except ComposableEnergyError as error:
-                problems.append(str(error))
-            except Exception as error:  # a stranger's code
-                problems.append(f"{row.qualified}: listing its members raised {type(error).__name__}: {error}")
-    return found, problems
 
 
 def _owned_twice(packages: set[str]) -> list[str]:

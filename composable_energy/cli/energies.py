@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from composable_energy.cli.tables import json_text
 from composable_energy.errors import ComposableEnergyError, PluginNotFound
 
-__all__ = ["add", "run"]
+if TYPE_CHECKING:
+    from composable_energy.registry import PluginRecord
+
+__all__ = ["add", "listed", "run"]
 
 
 @dataclass(frozen=True)
-class _Listed:
+class Listed:
     """An entry with its members; an error where it does not load."""
 
     name: str
@@ -33,32 +36,36 @@ def add(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     """Prints the entries; the modules of plug-ins are imported, weights are not read."""
-    listed = _listed()
+    from composable_energy.registry import plugins
+
+    entries = listed(plugins())
     if asked.json:
-        print(json_text([vars(entry) for entry in listed]))
-    elif not listed:
+        print(json_text([vars(entry) for entry in entries]))
+        return 0
+    if not entries:
         print("There are no energies with names; `composable-energy plugins` shows what was found.")
-    for entry in () if asked.json else listed:
+    for entry in entries:
         print(f"{entry.name}  ({entry.distribution or 'this session'})" + (f"  failed: {entry.error}" if entry.error else ""))
         for member in entry.members:
             print(f"  {entry.name}/{member}")
     return 0
 
 
-def _listed() -> list[_Listed]:
-    from composable_energy.registry import get_family, plugins
+def listed(rows: list[PluginRecord]) -> list[Listed]:
+    """Returns the entries of energies among plug-ins, with their members; weights are not read."""
+    from composable_energy.registry import get_family
 
     found = []
-    for row in plugins():
+    for row in rows:
         if row.group != "composable_energy.energies" or row.state == "shadowed":
             continue
         name = row.qualified if row.state == "conflict" else row.name
         try:
-            found.append(_Listed(name, row.distribution, get_family(name).members()))
+            found.append(Listed(name, row.distribution, get_family(name).members()))
         except PluginNotFound:  # it is a single energy
-            found.append(_Listed(name, row.distribution))
+            found.append(Listed(name, row.distribution))
         except ComposableEnergyError as error:
-            found.append(_Listed(name, row.distribution, error=str(error)))
+            found.append(Listed(name, row.distribution, error=str(error)))
         except Exception as error:  # a stranger's code; the others are listed all the same
-            found.append(_Listed(name, row.distribution, error=f"listing its members raised {type(error).__name__}: {error}"))
+            found.append(Listed(name, row.distribution, error=f"listing its members raised {type(error).__name__}: {error}"))
     return found

@@ -119,7 +119,7 @@ def get_kernel(name: str) -> Any:
 
 
 def plugins(load: bool = False) -> list[PluginRecord]:
-    """Returns one record for each entry point, sorted by group and name; nothing is imported.
+    """Returns one record for each entry point, by kind and then by name, those of this session first; nothing is imported.
 
     Args:
         load: Whether to import each and say in its `state` whether it works.
