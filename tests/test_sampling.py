@@ -4,6 +4,7 @@ import functools
 import pickle
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from composable_energy_mcmc import HMC, MALA, Annealed, Langevin
@@ -300,6 +301,19 @@ def test_a_sampler_is_a_name_a_class_or_an_instance(monkeypatch):
     x = torch.ones(3, 2)
     assert same(Bowl().sample((3, 2), sampler=Still, scale=2.0, init=x), 2 * x)
     assert same(Bowl().sample((3, 2), sampler=Still(3.0), init=x), 3 * x)
+
+
+@pytest.mark.parametrize(
+    "answer", [lambda now: now == 4, lambda now: torch.tensor(now == 4), lambda now: torch.full((3,), now == 4), np.float64(4).__eq__]
+)
+def test_a_callback_stops_by_whatever_a_comparison_gives(answer):
+    _, trace = Bowl().sample((3, 2), sampler=Langevin(0.1), steps=9, trace=True, callback=lambda step, state, info: answer(step))
+    assert trace.steps == 4
+
+
+def test_a_callback_stops_by_nothing_else():
+    _, trace = Bowl().sample((3, 2), sampler=Langevin(0.1), steps=3, trace=True, callback=lambda step, state, info: state.energy)
+    assert trace.steps == 3
 
 
 def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
