@@ -316,6 +316,18 @@ def test_a_callback_stops_by_nothing_else():
     assert trace.steps == 3
 
 
+def test_a_sampler_of_noise_levels_is_not_recommended_at_a_level():
+    energy = Bowl()
+    energy.recommended = ce.Recommendation("annealed", {"levels": 5})
+    with pytest.raises(OptionError, match=r"judged with annealed\(levels=5\), which sets sigma itself, and here that is bound"):
+        (energy & energy).at(0.1).sample((2, 2))
+    assert (energy & energy).at(0.1).sample((2, 2), sampler="hmc", steps=2).shape == (2, 2)
+    assert (energy.at(0.1) & energy).sample((2, 2)).shape == (2, 2)
+    plain = ce.as_energy(lambda x: x.square().sum(1))
+    plain.recommended = energy.recommended
+    assert plain.sample((2, 2)).shape == (2, 2)
+
+
 def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
     named(monkeypatch, langevin=Langevin, hmc=HMC, annealed=Annealed)
     trace = Bowl().sample((3, 2), steps=1, trace=True)[1]

@@ -28,9 +28,10 @@ def choose(energy: Energy, sampler: SamplerLike | None, options: Mapping[str, An
         own: Names that `sample` takes itself, for the nearest name of a typo.
 
     Raises:
-        OptionError: An option is unknown, missing or out of range; the terms recommend different settings.
+        OptionError: An option is unknown, missing or out of range; the terms recommend different settings, or one that does not fit.
         PluginNotFound: No plug-in offers the name.
     """
+    advice = None
     if sampler is None:
         advice = _advice(energy)
         sampler = advice.sampler if advice else ("annealed" if "sigma" in energy.required_conditions else "hmc")
@@ -39,6 +40,8 @@ def choose(energy: Energy, sampler: SamplerLike | None, options: Mapping[str, An
         from composable_energy.registry import get_sampler
 
         name, sampler = sampler, get_sampler(sampler)
+        if advice is not None:
+            _check_advice(energy, advice, sampler)
     else:
         name = (sampler if isinstance(sampler, type) else type(sampler)).__name__
     if isinstance(sampler, Sampler):
@@ -78,6 +81,16 @@ def _advice(energy: Energy) -> Recommendation | None:
         told = "; ".join(f"{leaf} was judged with {_written(advice)}" for leaf, advice in found)
         raise OptionError(f"The terms of {energy} recommend different settings: {told}. Say which with `sampler=` and its options.")
     return found[0][1] if found else None
+
+
+def _check_advice(energy: Energy, advice: Recommendation, sampler: type[Sampler]) -> None:
+    """Raises if a recommended sampler would bind what is bound already: it was judged on other energies than this one."""
+    bound = sampler.binds - energy.conditions
+    if bound and any(bound & part.conditions for part in energy.modules() if isinstance(part, Energy)):
+        raise OptionError(
+            f"{energy} was judged with {_written(advice)}, which sets {', '.join(sorted(bound))} itself, and here that is bound: leave it "
+            "unbound, or say another sampler, such as sampler='hmc'."
+        )
 
 
 def _written(advice: Recommendation) -> str:
