@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from composable_energy.conditions import parameters_of
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
+from composable_energy.errors import OptionError
 
 __all__ = ["CallableEnergy", "as_energy", "liftable"]
 
@@ -60,12 +61,15 @@ def as_energy(obj: Any, **options: Any) -> Energy:
 
     Args:
         obj: The object. A class is no energy; make an instance.
-        **options: Of `CallableEnergy`, such as `name` or `event_shape`.
+        **options: Of `CallableEnergy`, such as `name` or `event_shape`; of a distribution its `name`. An energy takes none.
 
     Raises:
         TypeError: The object cannot be lifted.
+        OptionError: It is an energy already, and there are options.
     """
     if isinstance(obj, Energy):
+        if options:
+            raise OptionError(f"{obj} is an energy already and takes no options, got {', '.join(options)}.")
         return obj
     if isinstance(obj, Distribution):
         return DistributionEnergy(obj, **options)

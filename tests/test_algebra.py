@@ -188,8 +188,25 @@ def test_a_difference_keeps_the_gradients_of_weights_that_happen_to_be_equal(bas
     torch.testing.assert_close(first.grad, a(x).sum())
 
 
+@pytest.mark.parametrize("weight", [math.nan, math.inf, "two", torch.tensor(math.nan), torch.tensor(1j), torch.ones(2)])
+def test_a_weight_is_a_finite_number(base, weight):
+    with pytest.raises(OptionError, match="A weight is"):
+        base.sharpened(weight)
+    with pytest.raises(OptionError, match="positive and finite"):
+        ce.any_of(base, quadratic, weights=[1, math.inf])
+
+
+def test_functions_that_take_an_energy_lift_or_say_why_not(base):
+    x = points()
+    torch.testing.assert_close(ce.negate(quadratic)(x), -0.01 * quadratic(x))
+    with pytest.raises(OptionError, match=r"base must be an energy, got function; lift it once"):
+        base.relative_to(quadratic)
+
+
 def test_as_energy_says_what_it_takes(base):
     assert ce.as_energy(base) is base
+    with pytest.raises(OptionError, match="base is an energy already and takes no options, got name"):
+        ce.as_energy(base, name="another")
     with pytest.raises(TypeError, match="the class Linear; make an instance"):
         ce.as_energy(nn.Linear)
     with pytest.raises(TypeError, match="got int"):

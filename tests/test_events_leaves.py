@@ -206,6 +206,7 @@ def test_points_for_each_chain(x):
     ("make", "error", "message"),
     [
         (lambda h: h.near((0.0, 0.0), 0.0), OptionError, "r must be positive"),
+        (lambda h: h.near((0.0, 0.0), float("inf")), OptionError, "r must be positive and finite"),
         (lambda h: h.near((0.0, 0.0, 0.0), 1.0), ShapeError, r"c has shape \(3,\); expected \(2,\)"),
         (lambda h: h.near((0.0, math.nan), 1.0), OptionError, "c is NaN"),
         (lambda h: h.between(1.0, 1.0), OptionError, "must be above"),

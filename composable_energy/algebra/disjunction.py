@@ -31,7 +31,7 @@ class Disjunction(Node):
         log_z: Estimates of $\log Z_k$, the logarithms of $\int e^{-E_k}$; 0 each if None.
 
     Raises:
-        OptionError: Weights are not positive, or not one for each term.
+        OptionError: Weights are not positive and finite, or not one for each term.
         ExpressionError: There are no terms, or they belong to two decoders.
         ShapeError: The terms take points of different shapes.
 
@@ -52,8 +52,8 @@ class Disjunction(Node):
         self.weighted = weighted
         self.weights = None if weights is None else _numbers(weights, "weights", len(terms))
         self.log_z = None if log_z is None else _numbers(log_z, "log_z", len(terms))
-        if not all(weight > 0 for weight in self.weights or ()):
-            raise OptionError(f"The weights of a disjunction are positive, got {list(self.weights or ())}.")
+        if not all(0 < weight < math.inf for weight in self.weights or ()):
+            raise OptionError(f"The weights of a disjunction are positive and finite, got {list(self.weights or ())}.")
         self._bases = shared_bases(self.terms)
         self._formulas, self._others = ((), self.terms) if self.weighted else joined_events(self.terms, disjoin)
         self._branches = tuple(map(self._branch, (*self._formulas, *self._others)))

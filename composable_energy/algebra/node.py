@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from abc import ABC
 from collections.abc import Callable, Sequence
@@ -162,10 +163,16 @@ def keep_weight(node: Node, weight: Weight) -> None:
     """Sets a node's weight: a parameter is learnt and saved with it, another tensor follows its device, a number is exact.
 
     Raises:
-        OptionError: The weight is a tensor of several numbers.
+        OptionError: The weight is a tensor of several numbers, no number, or not finite.
     """
     if isinstance(weight, Tensor) and weight.ndim != 0:
         raise OptionError(f"A weight is a number or a 0-d tensor, got shape {tuple(weight.shape)}.")
+    try:
+        finite = math.isfinite(number(weight))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError(f"A weight is a real number or a 0-d tensor of one, got {weight!r}.") from error
+    if not finite:
+        raise OptionError(f"A weight is finite, got {number(weight)}.")
     if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter):
         node.register_buffer("weight", weight)
     else:

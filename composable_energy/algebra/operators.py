@@ -47,14 +47,14 @@ def implies(condition: Energy, conclusion: Energy) -> Energy:
     return any_of(negate(condition), conclusion)
 
 
-def negate(energy: Energy, mode: Mode | None = None, *, weight: Weight | None = None, offset: float = 0.0) -> Energy:
+def negate(energy: Any, mode: Mode | None = None, *, weight: Weight | None = None, offset: float = 0.0) -> Energy:
     """Returns the complement of an energy; see `Negation` for the modes.
 
     Without options it is `~energy`: `~~A` is `A`, `~(A & B)` is `~A | ~B`, `~(A | B)` is `~A & ~B`, and a complement passes through
     `sharpened`, `given`, `at` and `pull_back`.
 
     Args:
-        energy: The energy.
+        energy: The energy, or what `as_energy` lifts.
         mode: `complement`, `contrast` or `power`; None takes the default of the kind of energy.
         weight: How strongly, above 0; None takes 1, or .01 for `power`.
         offset: For `contrast`, the evidence at which A and the base are equally likely.
@@ -63,6 +63,7 @@ def negate(energy: Energy, mode: Mode | None = None, *, weight: Weight | None = 
         OptionError: The mode is unknown or the weight not positive.
         ExpressionError: The energy has no complement of that kind.
     """
+    energy = as_energy(energy)
     if mode is not None or weight is not None or offset != 0.0:
         return Negation(energy, mode, weight, offset)
     if isinstance(energy, Negation):

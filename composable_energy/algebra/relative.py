@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from composable_energy.algebra.node import Node, one_space, written
 from composable_energy.conditions import CHAINS, key_of, rows_for
 from composable_energy.energy import Energy, WeightedBase
-from composable_energy.errors import ExpressionError
+from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula
 
 __all__ = ["Conditioned", "PulledBack", "Relative", "condition"]
@@ -23,6 +23,8 @@ class Relative(Node):
     """
 
     def __init__(self, operand: Energy, base: Energy) -> None:
+        if not isinstance(base, Energy):
+            raise OptionError(f"base must be an energy, got {type(base).__name__}; lift it once with composable_energy.as_energy.")
         if operand.bases:
             raise ExpressionError(f"{operand} is relative to {operand.bases[0].energy} already.")
         super().__init__(*one_space([operand, base]))

@@ -70,8 +70,8 @@ class GaussianHead:
             ShapeError: A shape does not fit `dims`.
         """
         center, radius = self.points("c", c), self.points("r", r)
-        if not bool((radius > 0).all()):
-            raise OptionError(f"r must be positive, got {r}.")
+        if not bool(((radius > 0) & radius.isfinite()).all()):
+            raise OptionError(f"r must be positive and finite, got {r}.")
         return IntervalEnergy(self, center - radius, center + radius, self._text("near", c, r))
 
     def between(self, low: Numbers, high: Numbers) -> IntervalEnergy:
