@@ -1,6 +1,6 @@
 """Pictures: a grid of many on one sheet, and pictures back to points.
 
-A sheet that `write_grid` made says in its own text how it is laid out; `read_pictures` then takes it apart again.
+A sheet that `write_grid` made says in its own text how it is laid out; `read_points` then takes it apart again.
 """
 
 from __future__ import annotations
