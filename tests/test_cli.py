@@ -423,6 +423,14 @@ def test_sheet_that_was_cut_is_one_picture():
         assert read_points(Path(name), [(3, 8, 8)], (0.0, 1.0)).shape == (1, 3, 8, 8)
 
 
+def test_grey_pictures_of_16_bits_are_scaled():
+    values = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
+    Image.fromarray(values).save("bits8.png")
+    Image.fromarray(values.astype(np.uint16) * 257).save("bits16.png")
+    for shape in ((1, 8, 8), (3, 8, 8)):
+        assert torch.equal(*(read_points(Path(name), [shape], (0.0, 1.0)) for name in ("bits8.png", "bits16.png")))
+
+
 def test_reading_says_what_is_wrong():
     with pytest.raises(FileFormatError, match="There is no file"):
         read_points(Path("nothing.npy"), [(2,)], (0.0, 1.0))

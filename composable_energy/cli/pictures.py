@@ -148,10 +148,20 @@ def _read_picture(path: Path, shape: tuple[int, ...], value_range: tuple[float, 
     except Exception as error:  # pillow raises what it likes for a file that is no picture
         raise FileFormatError(f"{path} is no picture that can be read: {error}.") from error
     channels, height, width = shape
-    fitted = [tile.convert(_MODES[channels]).resize((width, height), Image.Resampling.LANCZOS) for tile in tiles]
+    fitted = [_in_8_bits(tile).convert(_MODES[channels]).resize((width, height), Image.Resampling.LANCZOS) for tile in tiles]
     values = np.stack([np.asarray(tile, dtype=np.float64).reshape(height, width, channels) for tile in fitted])
     low, high = value_range
     return torch.from_numpy(values).permute(0, 3, 1, 2) / 255 * (high - low) + low
+
+
+def _in_8_bits(picture: Image.Image) -> Image.Image:
+    """Grey pictures of 16 bits with their values scaled, which Pillow would cut off at 255."""
+    if not picture.mode.startswith("I"):
+        return picture
+    import numpy as np
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(picture, dtype=np.float64).clip(0, 65535) / 257).round().astype(np.uint8))
 
 
 def _tiles(picture: Image.Image) -> list[Image.Image]:
