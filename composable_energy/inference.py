@@ -53,12 +53,15 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
         joint: Whether one condition stands behind all points, whose energies are then added.
 
     Raises:
-        OptionError: The energy does not depend on a condition, or there are no candidates.
+        OptionError: The energy does not depend on a condition, or there are no candidates, or only one without a list around it.
     """
     unknown = over.keys() - energy.conditions
     if unknown or not over:
         raise OptionError(f"{energy} depends on {sorted(energy.conditions - {'chains'})}, asked to infer over {sorted(over)}.")
-    candidates = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
+    try:
+        candidates = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
+    except TypeError as error:  # a single number
+        raise OptionError(f"Candidates are listed, as in over={{'y': [0, 1]}} or {{'y': range(10)}}, got {dict(over)}.") from error
     if not candidates:
         raise OptionError("Inference needs at least one candidate for each condition.")
     x = encoded(energy, x)

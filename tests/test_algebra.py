@@ -355,6 +355,9 @@ def test_infer_finds_the_condition_behind_points():
         energy.infer(x, over={"z": [0.0]})
     with pytest.raises(OptionError, match="at least one candidate"):
         energy.infer(x, over={"y": []})
+    for single in (1.0, torch.tensor(1.0)):
+        with pytest.raises(OptionError, match="Candidates are listed"):
+            energy.infer(x, over={"y": single})  # pyright: ignore[reportArgumentType]
 
 
 # Latents --------------------------------------------------------------------------------------------------------------------------------
