@@ -434,6 +434,12 @@ def test_grey_pictures_of_16_bits_are_scaled():
 def test_reading_says_what_is_wrong():
     with pytest.raises(FileFormatError, match="There is no file"):
         read_points(Path("nothing.npy"), [(2,)], (0.0, 1.0))
+    np.save("complex.npy", np.ones(2, dtype=complex))
+    with pytest.raises(FileFormatError, match=r"complex.npy is no array of numbers: Cannot cast array data from dtype\('complex128'\)"):
+        read_points(Path("complex.npy"), [(2,)], (0.0, 1.0))
+    for kind in (np.uint8, np.int64, np.float16, bool):
+        np.save("ones.npy", np.ones(2, dtype=kind))
+        assert read_points(Path("ones.npy"), [(2,)], (0.0, 1.0)).tolist() == [[1.0, 1.0]]
     np.save("empty.npy", np.zeros((0, 2)))
     with pytest.raises(ShapeError, match=r"points of shape \(0, 2\)"):
         read_points(Path("empty.npy"), [(2,)], (0.0, 1.0))

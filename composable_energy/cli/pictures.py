@@ -124,7 +124,7 @@ def _read_array(path: Path, shapes: list[tuple[int, ...]]) -> Tensor:
         if isinstance(loaded, np.lib.npyio.NpzFile):
             with loaded:
                 loaded = loaded["samples" if "samples" in loaded.files else loaded.files[0]]
-        points = torch.from_numpy(np.asarray(loaded, dtype=np.float64))
+        points = torch.from_numpy(np.asarray(loaded).astype(np.float64, casting="same_kind"))
     except Exception as error:  # numpy raises what it likes for a file that is none
         raise FileFormatError(f"{path} is no array of numbers: {error}.") from error
     for shape in shapes:
