@@ -22,14 +22,14 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.energies import FaceEnergy
-from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distance
+from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distances
 from composable_energy_faces.networks import SIGMA_MIN, Base
 from composable_energy_faces.scores import ROWS, Row, expression, score
 from composable_energy_faces.stages import Run, encode_faces, train_conditional
@@ -39,6 +39,7 @@ from torch import Tensor
 import composable_energy as ce
 
 RESULTS = Path(__file__).parent / "results"
+OF = ("", " of drawn sets", " of decoded sets")
 Rule = Callable[[Row], ce.Energy]
 
 
@@ -111,11 +112,14 @@ def compare(row: Row, found: dict[str, Rule], samples: int) -> tuple[dict[str, A
         if name == "library":
             pictures = images
     sets = drawn_like(row, 4 * samples).split(samples)
+    coded = [decoded(part) for part in sets]
     scores["diversity"] = {
         "frechet": frechet_distance(features(pictures), features(sets[0])),
-        "frechet of two drawn sets": frechet_distance(features(sets[1]), features(sets[0])),
-        "nearest": nearest_distance(pictures),
-        "nearest of four drawn sets": [nearest_distance(drawn) for drawn in sets],
+        "frechet of drawn sets": frechet_distance(features(sets[1]), features(sets[0])),
+        "frechet of decoded sets": frechet_distance(features(coded[1]), features(sets[0])),
+        "nearest": spread([pictures]),
+        "nearest of drawn sets": spread(sets),
+        "nearest of decoded sets": spread(coded),
     }
     return scores, pictures
 
@@ -130,6 +134,19 @@ def drawn_like(row: Row, count: int, seed: int = 4) -> Tensor:
     return torch.stack(parts, 1).flatten(0, 1)[:count]
 
 
+def spread(sets: Sequence[Tensor]) -> dict[str, float]:
+    """Returns the smallest and the mean distance of a picture to the most similar one of its set."""
+    distances = torch.stack([nearest_distances(part) for part in sets])
+    return {"smallest": float(distances.min()), "mean": float(distances.mean())}
+
+
+@torch.no_grad()
+def decoded(images: Tensor) -> Tensor:
+    """Returns pictures as the autoencoder gives them back."""
+    coder = ce.get_energy("faces").decoder
+    return torch.cat([coder(coder.encode(part)) for part in images.split(250)])  # pyright: ignore
+
+
 def ceilings(count: int = 2000) -> dict[str, dict[str, float]]:
     """Returns the judge's accuracy on drawn faces, on decoded ones, and on faces decoded from noisy codes."""
     faces = draw(count, seed=3)
@@ -139,7 +156,7 @@ def ceilings(count: int = 2000) -> dict[str, dict[str, float]]:
         noisy = codes + 0.1 * torch.randn(codes.shape, generator=torch.Generator().manual_seed(0))
         sets = {
             "drawn": faces.images,
-            "decoded": torch.cat([coder(part) for part in codes.split(250)]),  # pyright: ignore[reportOptionalCall]
+            "decoded": decoded(faces.images),
             "decoded, code noise .1": torch.cat([coder(part) for part in noisy.split(250)]),  # pyright: ignore[reportOptionalCall]
         }
     found = {}
@@ -197,7 +214,7 @@ def main() -> None:
     print(
         f"\n{'expression':<38}{'target':>7}"
         + "".join(f"{name:>18}" for name in found)
-        + "   free between   Frechet (drawn)  nearest (drawn)"
+        + "   free between   Frechet (drawn, decoded)   nearest, mean: samples, drawn, decoded"
     )
     report["rows"], sheets = {}, []
     for row in ROWS:
@@ -208,8 +225,8 @@ def main() -> None:
         free, close = scores["library"]["free"].values(), scores["diversity"]
         line = f"{row.text:<38}{row.target:>7.2f}" + "".join(f"{scores[name]['joint']:>18.3f}" for name in found)
         line += f"   {min(free, default=0.5):.2f} to {max(free, default=0.5):.2f}"
-        line += f"   {close['frechet']:.2f} ({close['frechet of two drawn sets']:.2f})"
-        line += f"      {close['nearest']:.3f} ({min(close['nearest of four drawn sets']):.3f})"
+        line += f"   {close['frechet']:.2f} ({close['frechet of drawn sets']:.2f}, {close['frechet of decoded sets']:.2f})"
+        line += "   " + "   ".join(f"{close[f'nearest{of}']['smallest']:.3f} {close[f'nearest{of}']['mean']:.3f}" for of in OF)
         branches = scores["library"]["branches"]
         print(line + ("   branches " + ", ".join(f"{share:.2f}" for share in branches) if len(branches) > 1 else ""), flush=True)
     if not options.skip_timing:

@@ -9,7 +9,7 @@ import torch
 from composable_energy_faces import weights
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.energies import Faces
-from composable_energy_faces.judge import Verdict, features, frechet_distance, judge, nearest_distance
+from composable_energy_faces.judge import Verdict, features, frechet_distance, judge, nearest_distances
 from composable_energy_faces.networks import Autoencoder, Base, Heads, Judge
 from composable_energy_faces.scores import ROWS, expression, score
 
@@ -110,8 +110,9 @@ def test_distances_tell_other_pictures_and_copies():
     same = frechet_distance(features(first.images), features(second.images))
     assert abs(frechet_distance(features(first.images), features(first.images))) < 1e-6
     assert frechet_distance(features(first.images), features(serious.images)) > 3 * same
-    assert nearest_distance(first.images[:50]) > 0.02
-    assert nearest_distance(torch.cat([first.images[:50], first.images[:1]])) == 0
+    alone = nearest_distances(first.images[:50])
+    assert alone.shape == (50,) and alone.min() > 0.02
+    assert (nearest_distances(torch.cat([first.images[:50], first.images[7:8]])) == 0).nonzero().flatten().tolist() == [7, 50]
 
 
 @pytest.mark.parametrize("text", ["male & ~smiling", "(male & smiling) | (~male & glasses)", "hair=red & old & ~glasses"])
