@@ -1,8 +1,10 @@
-"""Markov chain Monte Carlo for energies: Langevin, MALA, Hamiltonian Monte Carlo, and annealed Langevin over noise levels."""
+"""Markov chain Monte Carlo for energies, underdamped and annealed Langevin among it, and gradient descent to their modes."""
 
 from composable_energy_mcmc.annealed import Annealed
+from composable_energy_mcmc.descent import Descent
 from composable_energy_mcmc.hamiltonian import HMC
 from composable_energy_mcmc.langevin import Langevin
 from composable_energy_mcmc.mala import MALA
+from composable_energy_mcmc.underdamped import Underdamped
 
-__all__ = ["HMC", "MALA", "Annealed", "Langevin"]
+__all__ = ["HMC", "MALA", "Annealed", "Descent", "Langevin", "Underdamped"]

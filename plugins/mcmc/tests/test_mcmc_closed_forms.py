@@ -1,10 +1,11 @@
 """Samplers against densities that are known: moments by integration, invariance from exact draws, biases as derived."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, Annealed, Langevin
+from composable_energy_mcmc import HMC, MALA, Annealed, Langevin, Underdamped
 from composable_energy_mcmc.hamiltonian import leapfrog
 from composable_energy_mcmc.metropolis import choose, sum_of_each
 from scipy import stats
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import composable_energy as ce
-from composable_energy.sampling import Noise, State, energy_and_gradient
+from composable_energy.sampling import Info, Noise, State, energy_and_gradient
 
 F64 = torch.float64
 
@@ -191,6 +192,70 @@ def test_langevin_is_biased_as_derived(step_size, temperature, variance):
     x = energy.sample((n, 2), sampler=Langevin(step_size, temperature), steps=80, seed=2, dtype=F64)
     expected = temperature * variance / (1 - step_size / (4 * variance))
     assert abs(x.square().mean() - expected) < 4 * expected / math.sqrt(n)
+
+
+LAWS = [(0.5, 1.0, 1.0, 1.0), (1.5, 1.0, 1.0, 1.0), (1.0, 0.5, 0.5, 2.0), (0.9, 2.0, 1.0, 0.25), (0.5, 30.0, 1.0, 1.0)]
+
+
+def z_of_underdamped(sampler, variance) -> tuple[float, float, float]:
+    """How many standard errors points, momenta and their product are off the law: points unbiased, momenta by h."""
+    n = 20_000
+    energy = gaussian([0.0, 0.0], [[variance, 0.0], [0.0, variance]])
+    start = math.sqrt(sampler.temperature * variance) * Noise(1, range(n)).normal(torch.zeros(n, 2, dtype=F64))
+    x, trace = energy.sample((n, 2), sampler=sampler, steps=60, seed=2, init=start, trace=True)
+    momentum = trace.states[0][2].momentum
+    of_x, of_momentum = sampler.temperature * variance, sampler.temperature * (1 - sampler.step_size**2 / (4 * variance))
+    squares = (x.square().mean() / of_x - 1, momentum.square().mean() / of_momentum - 1)
+    product = (x * momentum).mean() / math.sqrt(of_x * of_momentum) * math.sqrt(2 * n)
+    return (*(abs(float(value)) * math.sqrt(n) for value in squares), abs(float(product)))
+
+
+@pytest.mark.parametrize(("step_size", "friction", "temperature", "variance"), LAWS)
+def test_underdamped_is_biased_as_derived(step_size, friction, temperature, variance):
+    assert max(z_of_underdamped(Underdamped(step_size, friction, temperature), variance)) < 4
+
+
+class NoiseOfEuler(Underdamped):
+    """The noise is that of a step so small that friction takes nothing of it, 2 gamma h for 1 - c^2."""
+
+    def step(self, energy, state, noise):
+        slowed = self.friction * self.step_size
+        hotter = Underdamped(self.step_size, self.friction, self.temperature * 2 * slowed / (1 - math.exp(-2 * slowed)))
+        return hotter.step(energy, state, noise)
+
+
+class FrictionLast(Underdamped):
+    """The friction comes after the second kick, where the points are biased."""
+
+    def step(self, energy, state, noise):
+        kept = math.exp(-self.friction * self.step_size)
+        after, momentum, _ = leapfrog(energy, state, state.momentum, self.step_size, 1)
+        momentum = kept * momentum + math.sqrt((1 - kept**2) * self.temperature) * noise.normal(state.x)
+        return replace(state, x=after.x, energy=after.energy, grad=after.grad, momentum=momentum), Info()
+
+
+class StaleGradient(Underdamped):
+    """The second kick takes the gradient of the point before."""
+
+    def step(self, energy, state, noise):
+        after, info = super().step(energy, state, noise)
+        return replace(after, momentum=after.momentum + self.step_size / 2 * (after.grad - state.grad)), info
+
+
+@pytest.mark.parametrize("fault", [NoiseOfEuler, FrictionLast, StaleGradient])
+def test_the_law_of_underdamped_finds_planted_faults(fault):
+    assert max(z_of_underdamped(fault(0.5), 1.0)) > 4.5
+
+
+@pytest.mark.parametrize("name", ["product", "mixture", "not, by power", "not, by complement"])
+def test_underdamped_with_small_steps_has_the_moments_of_the_integral(name):
+    """At this step the bias, of second order, is far below a standard error."""
+    n = 4000
+    x = TARGETS[name].sample((n, 2), sampler=Underdamped(0.1), steps=150, seed=1, dtype=F64)
+    mean, covariance = integrated(TARGETS[name])
+    assert ((x.mean(0) - mean).abs() < 4 * (covariance.diagonal() / n).sqrt()).all()
+    products = (x - mean)[:, :, None] * (x - mean)[:, None, :]
+    assert ((products.mean(0) - covariance).abs() < 4 * products.std(0) / math.sqrt(n)).all()
 
 
 def test_leapfrog_is_reversible_of_second_order_and_keeps_volumes():

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, Annealed, Langevin
+from composable_energy_mcmc import HMC, MALA, Annealed, Descent, Langevin, Underdamped
 from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.sampling import Noise
 
-SAMPLERS = [Langevin(0.1), MALA(0.1), HMC(0.2, leapfrogs=4), Annealed(levels=5)]
+SAMPLERS = [Langevin(0.1), MALA(0.1), HMC(0.2, leapfrogs=4), Annealed(levels=5), Underdamped(0.1)]
 
 
 class Bowl(ce.Energy):
@@ -150,6 +150,11 @@ def test_annealed_keeps_a_level_that_is_bound():
         (lambda: HMC(leapfrogs=0), "leapfrogs must be a whole number of at least 1, got 0"),
         (lambda: HMC(leapfrogs=2.5), "leapfrogs must be a whole number of at least 1, got 2.5"),
         (lambda: HMC(jitter=1), "jitter must be True or False, got 1"),
+        (lambda: Underdamped(0), "step_size must be a positive number, got 0"),
+        (lambda: Underdamped(0.1, friction=0), "friction must be a positive number, got 0"),
+        (lambda: Underdamped(0.1, temperature=-1), "temperature must be a number of at least 0, got -1"),
+        (lambda: Descent(step_size=-1), "step_size must be a positive number, got -1"),
+        (lambda: Descent(tolerance=-1), "tolerance must be a number of at least 0, got -1"),
         (lambda: Annealed(levels=1), "levels must be a whole number of at least 2, got 1"),
         (lambda: Annealed(sigma_min=4.0), "sigma_min must be below sigma_max, got 4.0 and 4.0"),
         (lambda: Annealed(corrector_steps=-1), "corrector_steps must be a whole number of at least 0, got -1"),
@@ -165,6 +170,25 @@ def test_options_out_of_range_are_told(make, message):
 def test_clamping_is_refused_with_the_reason(sampler):
     with pytest.raises(OptionError, match="refuses clamp: a clamped proposal has no density"):
         Bowl().sample((2, 2), sampler=sampler, clamp=(0, 1))
+
+
+def test_clamping_a_point_that_moves_is_refused_with_the_reason():
+    with pytest.raises(OptionError, match="refuses clamp: a point that is clamped keeps a momentum"):
+        Bowl().sample((2, 2), sampler=Underdamped, step_size=0.1, clamp=(0, 1))
+
+
+def test_underdamped_takes_one_gradient_a_step_and_images():
+    sizes = []
+    energy = ce.as_energy(lambda x: sizes.append(len(x)) or x.square().flatten(1).sum(1) / 2)
+    x = energy.sample((500, 3, 4, 4), sampler=Underdamped(1.0), steps=60, seed=0)
+    assert sizes == [500] * 61
+    norms = x.flatten(1).square().sum(1)
+    assert abs(norms.mean() - 48) < 4 * math.sqrt(2 * 48 / 500)
+    assert abs(norms.var() - 96) < 4 * 96 * math.sqrt(2 / 500 + 12 / 48 / 500)
+
+
+def test_underdamped_without_temperature_rolls_to_the_mode():
+    assert Bowl().sample((4, 3), sampler=Underdamped(0.5, temperature=0), steps=200, seed=0).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("sampler", [MALA(), HMC()])

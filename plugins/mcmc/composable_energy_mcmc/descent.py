@@ -1,0 +1,77 @@
+"""Gradient descent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy_mcmc.metropolis import sum_of_each
+from composable_energy_mcmc.options import at_least, positive
+
+__all__ = ["Descending", "Descent"]
+
+
+@dataclass(frozen=True)
+class Descending(State):
+    r"""A state with the step size $\eta$ of each chain, with shape $(B,)$."""
+
+    rate: Tensor
+
+
+@dataclass(frozen=True)
+class Descent(Sampler):
+    r"""Gradient descent, $x' = x - \eta \nabla E(x)$: finds modes, and draws nothing.
+
+    This is `langevin` at temperature 0, with $\eta = \lambda / 2$, at one gradient a step and without a step size to choose. Each chain has
+    its own: after a step $s$ that changes the gradient by $g$ it is $\eta = s \cdot g / g \cdot g$ (Barzilai & Borwein, 1988), so that
+    narrow valleys take tens of steps in place of thousands. A step that would raise the energy is not taken, and $\eta$ falls to a quarter:
+    energies never rise. A chain whose gradient has vanished rests, and steps cost nothing once all chains do.
+
+    Args:
+        step_size: $\eta > 0$ of the first step, in units of $x^2$.
+        tolerance: The largest number in a gradient that counts as vanished.
+
+    References:
+        Two-point step size gradient methods (Barzilai & Borwein, 1988), https://doi.org/10.1093/imanum/8.1.141
+    """
+
+    step_size: float = 0.01
+    tolerance: float = 1e-6
+
+    default_steps: ClassVar[int] = 500
+
+    def __post_init__(self) -> None:
+        positive("step_size", self.step_size)
+        at_least("tolerance", self.tolerance, 0)
+
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> Descending:
+        energies, grad = energy_and_gradient(energy, x)
+        return Descending(x, energies, grad, sum_of_each(grad).new_full((len(x),), self.step_size))
+
+    def step(self, energy: Energy, state: Descending, noise: Noise) -> tuple[Descending, Info]:
+        moving = (state.grad.abs() > self.tolerance).reshape(len(state.x), -1).any(1)
+        if not moving.any():
+            return state, Info()
+        x = state.x - _wide(state.rate, state.x).to(state.x.dtype) * state.grad
+        energies, grad = energy_and_gradient(energy, x)
+        taken = moving & ~(energies > state.energy)  # an energy that is not a number is taken, so that it is seen
+        bent, change = sum_of_each((x - state.x) * (grad - state.grad)), sum_of_each((grad - state.grad).square())
+        rate = torch.where(bent > 0, torch.minimum(bent / change, state.rate * 10), state.rate * 2)  # not a valley: go faster
+        rate = torch.where(taken, rate, torch.where(moving, state.rate / 4, state.rate)).clamp_min(torch.finfo(rate.dtype).tiny)
+        wide = _wide(taken, x)
+        following = replace(
+            state,
+            x=torch.where(wide, x, state.x),
+            energy=torch.where(taken, energies, state.energy),
+            grad=torch.where(wide, grad, state.grad),
+        )
+        return replace(following, rate=rate), Info()
+
+
+def _wide(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.ndim - 1))

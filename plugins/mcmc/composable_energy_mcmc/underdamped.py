@@ -1,0 +1,74 @@
+"""Underdamped Langevin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy_mcmc.options import at_least, positive
+
+__all__ = ["Moving", "Underdamped"]
+
+
+@dataclass(frozen=True)
+class Moving(State):
+    """A state with a momentum for each coordinate, with shape $(B, *)$."""
+
+    momentum: Tensor
+
+
+@dataclass(frozen=True)
+class Underdamped(Sampler):
+    r"""Underdamped Langevin in the splitting BAOAB (Leimkuhler & Matthews, 2013): points keep a momentum that friction slowly renews.
+
+    With $c = e^{-\gamma h}$ a step is
+
+    $$p \leftarrow p - \tfrac{h}{2} \nabla E(x), \quad x \leftarrow x + \tfrac{h}{2} p, \quad p \leftarrow c\, p + \sqrt{(1 - c^2) T}\, \xi,
+    \quad x \leftarrow x + \tfrac{h}{2} p, \quad p \leftarrow p - \tfrac{h}{2} \nabla E(x)$$
+
+    and costs one gradient. It walks where Langevin's points diffuse, so it crosses long valleys in fewer steps. On a Gaussian with variance
+    $s^2$ its points are unbiased for every $h < 2 s$, and its momenta have the variance $T (1 - h^2 / 4 s^2)$; on other energies the bias
+    is of the order of $h^2$.
+
+    Args:
+        step_size: $h > 0$, in units of $x$; that of `langevin` is $\lambda = h^2$.
+        friction: $\gamma > 0$, by time: the momentum is forgotten after about $1 / \gamma h$ steps. Near $2 / s$ a
+            Gaussian forgets where it began fastest.
+        temperature: $T \ge 0$; 0 rolls down to a mode.
+
+    References:
+        Rational construction of stochastic numerical methods for molecular sampling (Leimkuhler & Matthews, 2013),
+        https://doi.org/10.1093/amrx/abs010
+    """
+
+    step_size: float
+    friction: float = 1.0
+    temperature: float = 1.0
+
+    refused: ClassVar[Mapping[str, str]] = {"clamp": "a point that is clamped keeps a momentum that points out of the box; use langevin."}
+
+    def __post_init__(self) -> None:
+        positive("step_size", self.step_size)
+        positive("friction", self.friction)
+        at_least("temperature", self.temperature, 0)
+
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> Moving:
+        return Moving(x, *energy_and_gradient(energy, x), noise.normal(x).mul_(math.sqrt(self.temperature)))
+
+    def step(self, energy: Energy, state: Moving, noise: Noise) -> tuple[Moving, Info]:
+        half, kept = self.step_size / 2, math.exp(-self.friction * self.step_size)
+        momentum = torch.add(state.momentum, state.grad, alpha=-half)
+        x = torch.add(state.x, momentum, alpha=half)
+        momentum.mul_(kept)
+        if self.temperature > 0:
+            momentum.add_(noise.normal(x), alpha=math.sqrt((1 - kept**2) * self.temperature))
+        x.add_(momentum, alpha=half)
+        energies, grad = energy_and_gradient(energy, x)
+        return Moving(x, energies, grad, momentum.add_(grad, alpha=-half)), Info()
