@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Conditioned, Disjunction, PulledBack
+from composable_energy.checks import check_batch, check_weights
 from composable_energy.conditions import rows_for
-from composable_energy.energy import Energy, check_batch, check_weights
+from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, ShapeError
 
 __all__ = ["Explanation", "explain"]

@@ -283,6 +283,14 @@ def test_points_must_fit(base):
         ce.as_energy(lambda x: 1.0)(points())
 
 
+def test_a_shape_is_any_sequence_of_numbers():
+    ring = LEAVES["ring"].__class__(1.0)
+    ring.event_shape = [2]
+    assert ring.event_shape == torch.Size([2]) and ring(points()).shape == (5,)
+    ring.event_shape = None
+    assert ring(torch.zeros(1, 7)).shape == (1,)
+
+
 def test_terms_of_different_shapes_are_refused_where_they_meet(base):
     with pytest.raises(ShapeError, match=r"\(2,\).*\(3,\)"):
         base & Normal(torch.zeros(3), torch.ones(3))

@@ -14,9 +14,10 @@ CORE = Path(ce.__file__).parent
 
 # Files stand in floors and import downwards only; those of one floor may import each other.
 FLOORS = [
-    {"errors", "conditions", "noise"},
+    {"errors", "checks", "conditions", "noise"},
     {"energy", "events", "lifting", "distributions", "algebra", "explain", "inference", "parsing"},
     {"sampling"},
+    {"normalizers"},
     {"registry"},
     {"saving"},
     {"training"},
