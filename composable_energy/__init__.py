@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from composable_energy.explain import Explanation
     from composable_energy.inference import Inference
     from composable_energy.lifting import CallableEnergy, DistributionEnergy, as_energy
+    from composable_energy.normalizers import LogZ, calibrate, log_z
     from composable_energy.registry import (
         API_VERSION,
         EnergyFamily,
@@ -58,6 +59,7 @@ __all__ = [
     "Explanation",
     "GaussianHead",
     "Inference",
+    "LogZ",
     "Negation",
     "Origin",
     "PluginRecord",
@@ -71,12 +73,14 @@ __all__ = [
     "all_of",
     "any_of",
     "as_energy",
+    "calibrate",
     "get_encoder",
     "get_energy",
     "get_family",
     "get_kernel",
     "get_sampler",
     "load",
+    "log_z",
     "negate",
     "plugins",
     "refresh",
@@ -85,7 +89,7 @@ __all__ = [
 ]
 
 # The modules whose `__all__` the names above come from.
-_HOMES = ("registry", "energy", "algebra", "events", "explain", "inference", "distributions", "lifting", "saving")
+_HOMES = ("registry", "energy", "algebra", "events", "explain", "inference", "distributions", "lifting", "normalizers", "saving")
 
 
 def __getattr__(name: str) -> Any:

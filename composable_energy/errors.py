@@ -17,6 +17,7 @@ __all__ = [
     "DtypeError",
     "ExpressionError",
     "FileFormatError",
+    "NormalizerError",
     "OptionError",
     "PluginConflictError",
     "PluginLoadError",
@@ -57,6 +58,10 @@ class ContradictionError(ExpressionError):
 
 class UngroundedError(ExpressionError):
     """A density without a normaliser was to be sampled: its energy has no lower bound."""
+
+
+class NormalizerError(ComposableEnergyError, RuntimeError):
+    """The normaliser of a density cannot be estimated with what was given."""
 
 
 class FileFormatError(ComposableEnergyError, ValueError):

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from composable_energy.algebra import Disjunction
+from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.noise import Noise
 from composable_energy.sampling.rows import on_rows
@@ -156,6 +158,18 @@ class Chains:
             rows = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
             parts.append(self._energy(ids).evidence(some, **rows))
         return torch.cat(parts)
+
+    def branch_shares(self, points: Tensor, kept: Tensor) -> Tensor | None:
+        """Returns the mean share of each branch of a mixture at the points of some chains, with shape $(K,)$; None for another energy."""
+        if not isinstance(self.energy, Disjunction) or not len(kept):
+            return None
+        conditions, parts = self.sampler.final_conditions(self.energy), []
+        for ids in kept.split(self.size):
+            some = points[ids.to(points.device)]
+            bound = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
+            bound[CHAINS] = ids // self.per_row
+            parts.append(torch.softmax(-self.energy.branches(some, **bound), 0))
+        return torch.cat(parts, 1).mean(1)
 
     def saved(self) -> list[tuple[tuple[int, ...], int, State]]:
         """Returns what `resume` takes."""

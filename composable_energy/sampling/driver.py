@@ -147,6 +147,7 @@ def sample(
             raise _error(energy, chains, stop, _seen(points[::copies], asked)) from None
         points, here = chains.finished()
         record.kept = _choose_best(chains, points, here, copies)
+        record.branch_shares = chains.branch_shares(points, record.kept) if trace else None
         drawn = _seen(points[record.kept.to(points.device)], asked)
     if not trace:
         return drawn

@@ -48,6 +48,8 @@ class Trace:
         point_steps: The steps of the points.
         states: What the chains need to go on: their ids, how often they were started again, and the state.
         stopped: The chains that were stopped.
+        branch_shares: For a mixture at the top of an expression, the mean share of each branch at the points that were returned, with
+            shape $(K,)$; None for any other energy.
     """
 
     seed: int
@@ -69,6 +71,7 @@ class Trace:
     point_steps: list[int] = field(default_factory=list)
     states: list[tuple[tuple[int, ...], int, State]] = field(default_factory=list)
     stopped: list[Stopped] = field(default_factory=list)
+    branch_shares: Tensor | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns NumPy arrays with the axes (chain, draw, *shape) that ArviZ takes: `arviz.from_dict(trace.to_dict())`.

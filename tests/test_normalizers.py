@@ -1,0 +1,366 @@
+"""`log_z` and `calibrate`: right within the error that they report, the same for the same seed, and honest about what they cannot do."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch.distributions import Gamma, MultivariateNormal, Normal, Uniform
+
+import composable_energy as ce
+from composable_energy.errors import (
+    DtypeError,
+    ExpressionError,
+    NormalizerError,
+    OptionError,
+    SamplingDiverged,
+    ShapeError,
+    UngroundedError,
+)
+from composable_energy.noise import Noise
+from composable_energy.normalizers.bars import bar, bootstrap, effective, log_mean
+from composable_energy.normalizers.gaussians import Gaussian, fitted, log_density
+from composable_energy.normalizers.paths import Path, Schedule, pilot
+from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
+
+
+def gaussian(width: float, *shape: int, **options) -> ce.Energy:
+    return ce.as_energy(
+        lambda x: (x / width).square().reshape(len(x), -1).sum(1) / 2, name=f"width {width}", event_shape=shape or (2,), **options
+    )
+
+
+def normaliser(width: float, axes: int = 2) -> float:
+    return axes * (math.log(2 * math.pi) / 2 + math.log(width))
+
+
+def close(found: ce.LogZ, truth: float, errors: float = 4.0) -> None:
+    assert abs(found.value - truth) < errors * found.standard_error + 1e-6, f"{found}, not {truth:.3f}"
+    assert found.standard_error < 0.1
+
+
+class TestEstimators:
+    def draws(self, n: int, m: int):
+        """Log weights of one step between two Gaussians of widths 1 and 2, shifted: log Z1/Z0 is log 2 + 5."""
+        energies = lambda x: x.square() / 2, lambda x: (x - 0.5).square() / 8 - 5
+        x, y = torch.randn(n, dtype=torch.float64), 0.5 + 2 * torch.randn(m, dtype=torch.float64)
+        return energies[0](x) - energies[1](x), energies[1](y) - energies[0](y)
+
+    @pytest.mark.parametrize(("n", "m"), [(4000, 4000), (4000, 1000), (500, 4000)])
+    def test_bar_has_the_sign_and_the_value(self, n, m):
+        forward, reverse = self.draws(n, m)
+        truth, error = 5 + math.log(2), bootstrap(forward, reverse, 0)
+        assert abs(bar(forward, reverse).item() - truth) < 4 * error < 0.25
+        assert bar(reverse, forward).item() == pytest.approx(-bar(forward, reverse).item(), abs=1e-9)
+        assert log_mean(forward).item() == pytest.approx(truth, abs=0.5)
+
+    def test_the_bootstrap_tells_the_error(self):
+        pairs = [self.draws(400, 400) for _ in range(60)]
+        told = sum(bootstrap(f, r, 0) for f, r in pairs) / 60
+        assert told == pytest.approx(torch.stack([bar(f, r) for f, r in pairs]).std().item(), rel=0.3)
+
+    def test_order_means_nothing_and_paths_of_weight_0_count(self):
+        forward, reverse = self.draws(300, 200)
+        assert bar(forward.flip(0), reverse.flip(0)).item() == pytest.approx(bar(forward, reverse).item(), abs=1e-9)
+        half = torch.cat([forward, torch.full((300,), -torch.inf, dtype=torch.float64)])
+        assert log_mean(half).item() == pytest.approx(log_mean(forward).item() - math.log(2))
+        assert bar(half, reverse).isfinite()
+        assert effective(half) == pytest.approx(effective(forward) / 2)
+        assert effective(torch.full((5,), -torch.inf)) == 0
+
+
+class TestBase:
+    @pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4)])
+    @pytest.mark.parametrize("count", [20, 400])
+    def test_what_is_fitted_turns_round_and_is_a_density(self, shape, count):
+        found = fitted(3 + 2 * torch.randn(count, *shape, dtype=torch.float64))
+        z = torch.randn(7, *shape, dtype=torch.float64)
+        torch.testing.assert_close(found.standard(found.points(z)), z)
+        if found.scale.ndim == 2 and found.scale.shape != found.mean.shape:
+            law = MultivariateNormal(found.mean.flatten(), scale_tril=found.scale)
+            expected = law.log_prob(found.points(z).flatten(1))
+        else:
+            expected = Normal(found.mean, found.scale).log_prob(found.points(z)).reshape(7, -1).sum(1)
+        torch.testing.assert_close(log_density(z) - found.log_volume, expected)
+
+    def test_points_that_say_nothing_are_refused(self):
+        with pytest.raises(OptionError, match="at least, got 3"):
+            fitted(torch.randn(3, 2))
+        with pytest.raises(OptionError, match="all the same in a coordinate"):
+            fitted(torch.ones(50, 2))
+
+
+class TestValue:
+    @pytest.mark.parametrize(("width", "shape"), [(0.2, (2,)), (5.0, ()), (1.0, (3, 4, 4))])
+    def test_gaussians(self, width, shape):
+        energy = gaussian(width, *shape) if shape else ce.as_energy(lambda x: (x / width).square() / 2, event_shape=())
+        close(ce.log_z(energy, seed=1), normaliser(width, math.prod(shape)))
+
+    def test_a_constant_in_the_energy_comes_out(self):
+        one, other = (ce.log_z(lambda x, c=c: x.square().sum(1) / 2 + c, event_shape=(2,), seed=0).value for c in (0.0, 30.0))
+        assert one - other == pytest.approx(30, abs=0.01)
+
+    def test_a_mixture_from_a_wide_base_and_back_from_draws(self):
+        means = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]], dtype=torch.float64)
+        shares = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+        energy = ce.as_energy(lambda x: -torch.logsumexp(shares.log() - (x[:, None] - means).square().sum(2) / 0.18, 1))
+        wide = Normal(torch.zeros(2, dtype=torch.float64), 3.0)
+        draws = means[torch.multinomial(shares, 1024, True)] + 0.3 * torch.randn(1024, 2, dtype=torch.float64)
+        truth = math.log(2 * math.pi * 0.09)
+        one, both = ce.log_z(energy, base=wide, seed=0), ce.log_z(energy, base=wide, draws=draws, seed=0)
+        close(one, truth)
+        close(both, truth)
+        assert both.standard_error < one.standard_error
+        assert one.upper is None and both.upper is not None and both.draws == 1024
+        assert both.lower == one.value  # the same forward paths
+        close(ce.log_z(energy, draws=draws, seed=0), truth)
+
+    def test_thirty_two_axes_of_condition_100(self):
+        turn = torch.linalg.qr(torch.randn(32, 32, dtype=torch.float64))[0]
+        variances = torch.logspace(-1, 1, 32, dtype=torch.float64)
+        energy = ce.as_energy(lambda x: ((x @ turn).square() / variances).sum(1) / 2, event_shape=(32,))
+        truth = normaliser(1, 32) + variances.log().sum().item() / 2
+        close(ce.log_z(energy, seed=0, dtype=torch.float64), truth)
+        draws = (torch.randn(512, 32, dtype=torch.float64) * variances.sqrt()) @ turn.T
+        unit = MultivariateNormal(torch.zeros(32, dtype=torch.float64), torch.eye(32, dtype=torch.float64))
+        close(ce.log_z(energy, base=unit, draws=draws, particles=512, seed=0), truth)
+
+    @pytest.mark.parametrize("law", [Uniform(torch.zeros(2), 1.0), Gamma(torch.full((2,), 3.0), 1.0)])
+    def test_a_bounded_support(self, law):
+        wide = Normal(law.mean, 1.5 * law.stddev)
+        close(ce.log_z(law, base=wide, seed=0), 0.0)
+        close(ce.log_z(law, base=wide, draws=law.sample((500,)), seed=0), 0.0)
+
+    def test_relative_energies_count_their_base(self):
+        base = gaussian(2.0)
+        concept = ce.as_energy(lambda x: base(x) + (x[:, 0] - 1).square() / 2, event_shape=(2,)).relative_to(base)
+        precision = 0.25 + 1.0  # of the first axis; both energies are quadratic
+        truth = math.log(2 * math.pi) - math.log(precision) / 2 + math.log(2) + (1 / precision - 1) / 2
+        close(ce.log_z(concept, seed=0), truth)
+        close(ce.log_z(concept & base, seed=0), truth)
+
+    def test_latents_are_what_is_integrated_over(self):
+        decoder = torch.nn.Linear(2, 5)
+        energy = gaussian(0.7, decoder=decoder)
+        close(ce.log_z(energy, seed=0), normaliser(0.7))
+        assert all(parameter.requires_grad for parameter in decoder.parameters()) and decoder.training
+
+    def test_bound_conditions(self):
+        def scaled(x, y):
+            return y * x.square().sum(1) / 2
+
+        close(ce.log_z(ce.as_energy(scaled).given(y=4.0), event_shape=(2,), seed=0), normaliser(0.5))
+
+    def test_mala_does_as_well(self):
+        close(ce.log_z(gaussian(0.5), sampler="mala", moves=2, seed=0), normaliser(0.5))
+
+
+class TestLaws:
+    def test_a_seed_is_a_number_whatever_the_batch_size(self):
+        draws = torch.randn(60, 2)
+        options: dict[str, Any] = {"particles": 64, "draws": draws, "seed": 3}
+        one = ce.log_z(gaussian(1.0), **options)
+        assert ce.log_z(gaussian(1.0), **options) == one
+        assert ce.log_z(gaussian(1.0), **options, batch_size=50) == one
+        assert ce.log_z(gaussian(1.0), **{**options, "seed": 4}).value != one.value
+
+    def test_the_callers_random_state_and_modules_stay(self):
+        network = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.SiLU())
+        energy = ce.as_energy(lambda x: network(x).sum(1) + x.square().sum(1), event_shape=(2,))
+        before = torch.get_rng_state()
+        ce.log_z(energy, particles=64, seed=0)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert network.training and all(p.requires_grad and p.grad is None for p in network.parameters())
+
+    def test_both_directions_take_the_same_steps_in_the_opposite_order(self):
+        taken = []
+
+        @dataclass(frozen=True)
+        class Told(Sampler):
+            step_size: float | None = None
+
+            def init(self, energy, x, noise):
+                return State(x, *energy_and_gradient(energy, x))
+
+            def step(self, energy, state, noise):
+                taken.append((energy.beta, self.step_size, noise.step))
+                return state, Info(torch.full_like(state.energy, 0.8))
+
+        path = Path(gaussian(0.5), Gaussian(torch.zeros(2), torch.ones(2)), 64, 2)
+        schedule = pilot(path, torch.zeros(2), Told(), Noise(0, range(8)), None, 4)
+        assert isinstance(schedule, Schedule) and schedule.levels[0] == 0 and schedule.levels[-1] == 1
+        taken.clear()
+        path.weights(torch.randn(8, 2), schedule, Noise(1, range(8)))
+        forth = taken.copy()
+        taken.clear()
+        path.weights(torch.randn(8, 2), schedule, Noise(2, range(8)), reverse=True)
+        assert len(forth) == 2 * (len(schedule.levels) - 2) and taken == forth[::-1]
+
+    def test_it_reads_well(self):
+        found = ce.log_z(gaussian(1.0), draws=torch.randn(100, 2), seed=0)
+        assert str(found).startswith(f"{float(found):.3f} +- 0.0") and "1024 paths and 50 back, 16 levels" in str(found)
+
+
+class TestErrors:
+    def test_uneven_weights_give_no_number(self):
+        base = Normal(torch.zeros(32), 1.0)
+        with pytest.raises(NormalizerError, match=r"less than 5%.*levels=12"):
+            ce.log_z(lambda x: (x - 1).square().sum(1) * 5, base=base, levels=3, seed=0)
+
+    def test_what_has_no_normaliser(self):
+        with pytest.raises(NormalizerError):
+            ce.log_z(lambda x: -x.square().sum(1), base=Normal(torch.zeros(2), 1.0), particles=128, seed=0)
+        with pytest.raises(UngroundedError):
+            ce.log_z(~gaussian(1.0), seed=0)
+
+        with pytest.raises(NormalizerError, match="No pilot point"):
+            ce.log_z(Uniform(torch.full((2,), 90.0), 91.0), base=Normal(torch.zeros(2), 1.0), seed=0)
+
+    def test_an_energy_that_is_not_a_number(self):
+        hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 1, torch.nan, x.square().sum(1)), event_shape=(2,))
+        for base in (None, Normal(torch.zeros(2), 1.0)):
+            with pytest.raises(SamplingDiverged):
+                ce.log_z(hole, base=base, seed=0)
+
+    @pytest.mark.parametrize(
+        ("options", "error", "match"),
+        [
+            ({"base": Uniform(torch.zeros(2), 1.0)}, OptionError, "got Uniform"),
+            ({"base": Normal(torch.zeros(3), 1.0)}, ShapeError, r"\(1, 3\)"),
+            ({"base": Normal(torch.zeros(2), 1.0), "event_shape": (3,)}, ShapeError, r"\(1, 3\)"),
+            ({"draws": torch.randn(100, 3)}, ShapeError, r"\(1, 3\)"),
+            ({"draws": torch.randn(5, 2)}, OptionError, "at least"),
+            ({"draws": torch.full((100, 2), torch.nan)}, OptionError, "not finite"),
+            ({"draws": torch.ones(100, 2, dtype=torch.int64)}, DtypeError, "floating"),
+            ({"draws": torch.randn(100, 2), "init": torch.randn(100, 2)}, OptionError, "pilot run"),
+            ({"particles": 3}, OptionError, "particles"),
+            ({"levels": 0}, OptionError, "levels"),
+            ({"seed": "a"}, OptionError, "seed"),
+            ({"leapfrog": 3}, OptionError, "leapfrogs"),
+            ({"sampler": "langevin", "step_size": 0.1}, OptionError, "never rejects"),
+            ({"sampler": "annealed"}, OptionError, "step_size"),
+        ],
+    )
+    def test_options(self, options, error, match):
+        with pytest.raises(error, match=match):
+            ce.log_z(gaussian(1.0), **options)
+
+    def test_draws_of_another_density(self):
+        with pytest.raises(OptionError, match="density 0"):
+            ce.log_z(Uniform(torch.zeros(2), 1.0), draws=2 * torch.rand(100, 2), base=Normal(torch.zeros(2), 1.0), seed=0)
+
+    def test_what_is_not_said(self):
+        with pytest.raises(ShapeError, match="event_shape"):
+            ce.log_z(lambda x: x.square().sum(1))
+        with pytest.raises(ExpressionError, match="not bound"):
+            ce.log_z(lambda x, y: y * x.square().sum(1), event_shape=(2,))
+        with pytest.raises(ExpressionError, match="one value for all"):
+            ce.log_z(ce.as_energy(lambda x, y: y * x.square().sum(1)).given(y=torch.ones(9)), event_shape=(2,))
+
+
+QUICK: dict[str, Any] = {"seed": 0, "particles": 256}
+
+
+class TestCalibrate:
+    def test_the_shares_are_those_of_the_weights(self):
+        mixture = ce.calibrate(ce.any_of(gaussian(0.5), gaussian(2.0), weights=[0.7, 0.3]), seed=0)
+        count = 20_000  # exact draws of the mixture of densities
+        x = torch.randn(count, 2) * torch.where(torch.arange(count) < 0.7 * count, 0.5, 2.0)[:, None]
+        share = mixture.explain(x).terms[0].share
+        assert share is not None and abs(share.mean().item() - 0.7) < 0.01
+        drawn, trace = mixture.sample(8192, sampler="hmc", steps=100, seed=0, trace=True)
+        assert abs(trace.branch_shares[0].item() - 0.7) < 0.02
+        share = mixture.explain(drawn).terms[0].share
+        assert share is not None
+        torch.testing.assert_close(trace.branch_shares, torch.stack([share.mean(), 1 - share.mean()]))
+
+    def test_terms_and_constants_in_any_order(self):
+        A, B = gaussian(0.5), gaussian(2.0)
+        forth, back = ce.calibrate(A | B, **QUICK), ce.calibrate(B | A, **QUICK)
+        assert isinstance(forth, ce.Disjunction) and isinstance(back, ce.Disjunction)
+        assert forth.log_z == (back.log_z or ())[::-1]
+        x = torch.randn(5, 2)
+        lifted = ce.calibrate(A | ce.as_energy(lambda x: B(x) + 7, event_shape=(2,)), **QUICK)
+        torch.testing.assert_close(lifted(x), forth(x), atol=1e-3, rtol=1e-4)
+        again = ce.calibrate(forth, **QUICK)
+        assert isinstance(again, ce.Disjunction) and again.log_z == forth.log_z
+
+    def test_a_shared_base_is_part_of_each_density(self):
+        base = gaussian(2.0)
+        A, B = (ce.as_energy(lambda x, s=s: base(x) + (x / s).square().sum(1) / 2).relative_to(base) for s in (0.5, 1.0))
+        mixture = ce.calibrate(A | B, **QUICK)
+        assert isinstance(mixture, ce.Disjunction) and [b.energy for b in mixture.bases] == [base]
+        expected = [normaliser((0.25 + 1 / s**2) ** -0.5) for s in (0.5, 1.0)]
+        assert mixture.log_z == pytest.approx(expected, abs=0.05)
+
+    def test_every_mixture_in_a_tree_and_nothing_else(self):
+        A, B, C = gaussian(0.5), gaussian(1.0), gaussian(2.0)
+        weight = torch.nn.Parameter(torch.tensor(2.0))
+        tree = ce.calibrate((weight * (A | B)) & C & (ce.any_of(A | B, C, weights=[1, 3])).sharpened(2.0), **QUICK)
+        scaled, alone, sharp = tree.terms
+        inner, outer = scaled.terms[0], sharp.terms[0]
+        assert isinstance(scaled, ce.Weighted) and isinstance(inner, ce.Disjunction) and isinstance(outer, ce.Disjunction)
+        assert alone is C and scaled.weight is weight and inner.terms[0] is A
+        assert getattr(outer.terms[0], "log_z") == inner.log_z  # noqa: B009
+        assert inner.log_z == pytest.approx([normaliser(0.5), normaliser(1.0)], abs=0.1)
+        assert outer.weights == (1.0, 3.0) and outer.log_z == pytest.approx([math.log(2), normaliser(2.0)], abs=0.1)
+        assert ce.calibrate(A & C).terms == (A, C)
+
+    def test_conditions_bound_around_a_mixture(self):
+        scaled = ce.as_energy(lambda x, y: y * x.square().sum(1) / 2, event_shape=(2,))
+        mixture = ce.calibrate((scaled | gaussian(2.0)).given(y=4.0), **QUICK)
+        assert getattr(mixture.terms[0], "log_z") == pytest.approx([normaliser(0.5), normaliser(2.0)], abs=0.1)  # noqa: B009
+        assert torch.isfinite(mixture(torch.randn(3, 2))).all()
+
+    def test_events_are_exact_already(self):
+        base = gaussian(1.0)
+        logits = lambda x: torch.cat([x, -x[:, :1]], 1)
+        a, b, c = (ce.ClassifierEnergy(logits, k, base, labels=3, name="abc"[k]) for k in range(3))
+        events = a | b
+        assert ce.calibrate(events) is events
+        mixed = ce.calibrate(events | gaussian(2.0), **QUICK)
+        assert isinstance(mixed, ce.Disjunction) and len(mixed.terms) == 2
+        either = ce.log_z(c, seed=0).value  # all of the base, less this
+        expected = math.log(math.exp(normaliser(1.0)) - math.exp(either))
+        assert mixed.log_z == pytest.approx([expected, normaliser(2.0)], abs=0.1)
+        torch.testing.assert_close(mixed.terms[0](torch.ones(2, 2)), events(torch.ones(2, 2)))
+
+    def test_the_base_of_a_leaf_stays_the_base(self):
+        base = gaussian(0.5) | gaussian(2.0)
+        logits = lambda x: torch.cat([x, -x[:, :1]], 1)
+        a, b = (ce.ClassifierEnergy(logits, k, base, labels=3) for k in (0, 1))
+        for tree in (base & a, a | b, 2 * a):
+            assert ce.calibrate(tree) is tree
+        mixture = ce.calibrate(a | gaussian(1.0), **QUICK)
+        assert isinstance(mixture, ce.Disjunction) and mixture.log_z and mixture.terms[0].bases[0].energy is base
+
+    def test_a_mixture_of_pictures_beside_latents(self):
+        decoder = torch.nn.Linear(3, 2)
+        pictures = gaussian(0.5) | gaussian(1.0)
+        tree = ce.calibrate(pictures & ce.as_energy(lambda z: z.square().sum(1) / 2, event_shape=(3,), decoder=decoder), **QUICK)
+        assert getattr(tree.terms[0].terms[0], "log_z") == pytest.approx([normaliser(0.5), normaliser(1.0)], abs=0.1)  # noqa: B009
+        assert tree(torch.randn(4, 3)).isfinite().all()
+
+    def test_a_branch_without_a_density(self):
+        with pytest.raises(UngroundedError):
+            ce.calibrate(gaussian(1.0) >> gaussian(2.0), **QUICK)
+
+    def test_it_is_saved_and_loaded(self, tmp_path):
+        mixture = ce.calibrate(ce.as_energy(Normal(torch.zeros(2), 1.0)) | ce.as_energy(Normal(torch.zeros(2), 2.0)), **QUICK)
+        mixture.save(tmp_path / "mixture")
+        torch.testing.assert_close(ce.load(tmp_path / "mixture")(torch.ones(1, 2)), mixture(torch.ones(1, 2)))
+
+
+class TestBranchShares:
+    @pytest.mark.parametrize("options", [{}, {"batch_size": 3}, {"best_of": 2}])
+    def test_conditions_of_each_chain_and_copies(self, options):
+        near = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, event_shape=(2,)).given(y=torch.arange(10.0))
+        mixture = near | gaussian(2.0)
+        x, trace = mixture.sample(10, sampler="hmc", steps=5, seed=0, trace=True, init=torch.ones(10, 2), **options)
+        share = mixture.explain(x).terms[1].share
+        assert share is not None
+        torch.testing.assert_close(trace.branch_shares[1], share.mean())
+
+    def test_other_energies_have_none(self):
+        assert gaussian(1.0).sample(10, sampler="hmc", steps=2, trace=True)[1].branch_shares is None
