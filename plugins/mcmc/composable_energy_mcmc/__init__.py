@@ -1,10 +1,11 @@
 """Markov chain Monte Carlo for energies, underdamped and annealed Langevin among it, and gradient descent to their modes."""
 
 from composable_energy_mcmc.annealed import Annealed
+from composable_energy_mcmc.chees import ChEES
 from composable_energy_mcmc.descent import Descent
 from composable_energy_mcmc.hamiltonian import HMC
 from composable_energy_mcmc.langevin import Langevin
 from composable_energy_mcmc.mala import MALA
 from composable_energy_mcmc.underdamped import Underdamped
 
-__all__ = ["HMC", "MALA", "Annealed", "Descent", "Langevin", "Underdamped"]
+__all__ = ["HMC", "MALA", "Annealed", "ChEES", "Descent", "Langevin", "Underdamped"]

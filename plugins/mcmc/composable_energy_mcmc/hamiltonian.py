@@ -13,11 +13,12 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.metropolis import CLAMP, choose, sum_of_each
 from composable_energy_mcmc.options import fraction, positive, whole
 from composable_energy_mcmc.tuning import tuned
 
-__all__ = ["HMC", "leapfrog"]
+__all__ = ["HMC", "leapfrog", "propose", "van_der_corput"]
 
 _RUNAWAY = 1000.0  # an error of the energy after which a trajectory is lost anyway
 
@@ -70,39 +71,61 @@ class HMC(Sampler):
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         if self.step_size is None:
             raise OptionError("HMC has no step_size yet: give one, or let `sample` tune it.")
-        momentum = noise.normal(state.x)
-        before = state.energy + sum_of_each(momentum.square()) / 2
-        count = math.ceil(_van_der_corput(noise.step) * self.leapfrogs) if self.jitter else self.leapfrogs
-        proposal, momentum, highest = leapfrog(energy, state, momentum, self.step_size, count)
-        log_ratio = before - proposal.energy - sum_of_each(momentum.square()) / 2
-        ran_away = (highest > before + _RUNAWAY) & ~log_ratio.isfinite()  # the step was too long; nothing says that the energy is broken
-        return choose(state, proposal, torch.where(ran_away, -torch.inf, log_ratio), noise, stream=1)
+        count = math.ceil(van_der_corput(noise.step) * self.leapfrogs) if self.jitter else self.leapfrogs
+        proposal, _, log_ratio = propose(energy, state, noise.normal(state.x), self.step_size, count)
+        return choose(state, proposal, log_ratio, noise, stream=1)
 
 
-def leapfrog(energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int) -> tuple[State, Tensor, Tensor]:
+def propose(
+    energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY
+) -> tuple[State, Tensor, Tensor]:
+    """Follows a trajectory, and weighs its end.
+
+    Args:
+        energy: As for `leapfrog`, likewise the others.
+        state: Where the trajectory begins.
+        momentum: The momentum there.
+        step_size: The length of a step in time.
+        steps: How many.
+        metric: The units of the momentum.
+
+    Returns:
+        The end, the momentum there, and the logarithm of the acceptance ratio, with shape $(B,)$.
+    """
+    before = state.energy + sum_of_each(momentum.square()) / 2
+    proposal, momentum, highest = leapfrog(energy, state, momentum, step_size, steps, metric)
+    log_ratio = before - proposal.energy - sum_of_each(momentum.square()) / 2
+    ran_away = (highest > before + _RUNAWAY) & ~log_ratio.isfinite()  # the step was too long; nothing says that the energy is broken
+    return proposal, momentum, torch.where(ran_away, -torch.inf, log_ratio)
+
+
+def leapfrog(
+    energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY
+) -> tuple[State, Tensor, Tensor]:
     """Follows Hamilton's equations; reversible, and keeps volumes.
 
     Args:
         energy: The energy.
         state: Where the trajectory begins.
-        momentum: The momentum there, with shape $(B, *)$.
+        momentum: The momentum there, with shape $(B, *)$; not changed in place.
         step_size: The length of a step in time.
         steps: How many, at least 1.
+        metric: The units of the momentum.
 
     Returns:
         The end, the momentum there, and the highest energy on the way, with shape $(B,)$.
     """
     x, highest = state.x, state.energy
-    momentum = torch.add(momentum, state.grad, alpha=-step_size / 2)
+    momentum = torch.add(momentum, metric.gradient(state.grad), alpha=-step_size / 2)
     for step in range(1, steps + 1):
-        x = torch.add(x, momentum, alpha=step_size)
+        x = torch.add(x, metric.forth(momentum), alpha=step_size)
         energies, grad = energy_and_gradient(energy, x)
-        momentum = momentum.add_(grad, alpha=-step_size if step < steps else -step_size / 2)
+        momentum = momentum.add_(metric.gradient(grad), alpha=-step_size if step < steps else -step_size / 2)
         highest = torch.fmax(highest, energies)
         state = State(x, energies, grad)
     return state, momentum, highest
 
 
-def _van_der_corput(number: int) -> float:
+def van_der_corput(number: int) -> float:
     """The digits of a number mirrored behind the point, base 2: 1/2, 1/4, 3/4, 1/8, ..."""
     return int(f"{number:b}"[::-1], 2) / (1 << number.bit_length())

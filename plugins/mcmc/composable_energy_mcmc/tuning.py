@@ -11,7 +11,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.sampling import Noise, Sampler, State
 
-__all__ = ["tuned"]
+__all__ = ["DualAveraging", "attempt", "first_length", "tuned"]
 
 _GAMMA, _OFFSET, _KAPPA = 0.05, 10.0, 0.75  # Hoffman & Gelman (2014)
 _TRIALS = 60
@@ -32,32 +32,60 @@ def tuned(make: Callable[[float], Sampler], energy: Energy, x: Tensor, noise: No
         steps: How many steps they take.
     """
     state = make(1.0).init(energy, x, noise)
-    centre = math.log(10) + math.log(_first_length(make, energy, state, noise))
-    length, averaged, error = math.exp(centre) / 10, 0.0, 0.0
+    averaging = DualAveraging(first_length(make, energy, state, noise))
     for step in range(1, steps + 1):
-        state, rate = _try(make(length), energy, state, noise.at(_TRIALS + step))
-        weight = 1 / (step + _OFFSET)
-        error = (1 - weight) * error + weight * (acceptance - rate)
-        log_length = centre - math.sqrt(step) / _GAMMA * error
-        forget = step**-_KAPPA
-        averaged = forget * log_length + (1 - forget) * averaged
-        length = math.exp(min(max(log_length, -60.0), 60.0))
-    return make(math.exp(min(max(averaged, -60.0), 60.0)))
+        state, rate = attempt(make(averaging.length), energy, state, noise.at(_TRIALS + step))
+        averaging.add(acceptance - rate)
+    return make(averaging.best)
 
 
-def _first_length(make: Callable[[float], Sampler], energy: Energy, state: State, noise: Noise) -> float:
+class DualAveraging:
+    r"""Dual averaging of the logarithm of a length, to bring the mean of an error that falls with it to zero (Hoffman & Gelman, 2014).
+
+    Args:
+        first: A first length; the search is drawn to ten times as much.
+
+    Attributes:
+        length: The length to try next.
+    """
+
+    def __init__(self, first: float) -> None:
+        self.length = first
+        self.centre, self.averaged, self.error, self.steps = math.log(10 * first), 0.0, 0.0, 0
+
+    def add(self, error: float) -> None:
+        """Takes what was missing of the acceptance at the last length."""
+        self.steps += 1
+        weight = 1 / (self.steps + _OFFSET)
+        self.error = (1 - weight) * self.error + weight * error
+        log_length = self.centre - math.sqrt(self.steps) / _GAMMA * self.error
+        forget = self.steps**-_KAPPA
+        self.averaged = forget * log_length + (1 - forget) * self.averaged
+        self.length = _exp(log_length)
+
+    @property
+    def best(self) -> float:
+        """The length to keep: an average."""
+        return _exp(self.averaged)
+
+
+def _exp(log_length: float) -> float:
+    return math.exp(min(max(log_length, -60.0), 60.0))
+
+
+def first_length(make: Callable[[float], Sampler], energy: Energy, state: State, noise: Noise) -> float:
     """A length that is accepted half the time at the start, to a factor of two."""
     length = 0.1
-    up = _try(make(length), energy, state, noise.at(1))[1] > 0.5
+    up = attempt(make(length), energy, state, noise.at(1))[1] > 0.5
     for trial in range(2, _TRIALS):
         following = length * 2 if up else length / 2
-        if (_try(make(following), energy, state, noise.at(trial))[1] > 0.5) != up:
+        if (attempt(make(following), energy, state, noise.at(trial))[1] > 0.5) != up:
             return length if up else following
         length = following
     return length
 
 
-def _try(sampler: Sampler, energy: Energy, state: State, noise: Noise) -> tuple[State, float]:
+def attempt(sampler: Sampler, energy: Energy, state: State, noise: Noise) -> tuple[State, float]:
     """Takes a step; chains that leave the finite stay where they are and count as rejected."""
     after, info = sampler.step(energy, state, noise)
     good = after.energy.isfinite() & (after.grad.isfinite() & after.x.isfinite()).reshape(len(after.x), -1).all(1)

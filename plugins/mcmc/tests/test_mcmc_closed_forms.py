@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, Annealed, Langevin, Underdamped
-from composable_energy_mcmc.hamiltonian import leapfrog
+from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Langevin, Underdamped
+from composable_energy_mcmc.hamiltonian import leapfrog, propose, van_der_corput
+from composable_energy_mcmc.metric import Metric
 from composable_energy_mcmc.metropolis import choose, sum_of_each
 from scipy import stats
 from torch import Tensor
@@ -59,7 +60,10 @@ def integrated(energy: ce.Energy) -> tuple[Tensor, Tensor]:
     return mean, ((points - mean) * weight[:, None]).T @ (points - mean)
 
 
-@pytest.mark.parametrize("sampler", [MALA, HMC])
+CHEES = ChEES(tuning_steps=100, max_leapfrogs=16)
+
+
+@pytest.mark.parametrize("sampler", [MALA, HMC, CHEES], ids=["mala", "hmc", "chees"])
 @pytest.mark.parametrize("name", TARGETS)
 def test_moments_are_those_of_the_integral(name, sampler):
     """Chains are independent, so standard errors are exact; 4 of them."""
@@ -72,7 +76,7 @@ def test_moments_are_those_of_the_integral(name, sampler):
     assert ((products.mean(0) - covariance).abs() < 4 * products.std(0) / math.sqrt(n)).all()
 
 
-@pytest.mark.parametrize("sampler", ["hmc", "mala"])
+@pytest.mark.parametrize("sampler", ["hmc", "mala", CHEES], ids=["hmc", "mala", "chees"])
 @pytest.mark.parametrize("slope", [0.0, 3.0])
 def test_a_flat_density_ends_at_its_borders(slope, sampler):
     n, high = 4000, 2.0
@@ -144,6 +148,15 @@ class OneCoin(HMC):
         ), None
 
 
+class MomentumOfPoints(ChEES):
+    """Draws the momentum in the units of the points, and weighs it in those of the metric."""
+
+    def propose(self, energy, state, noise):
+        count = math.ceil(van_der_corput(noise.step) * self.trajectory / self.step_size)
+        momentum = self.metric.forth(noise.normal(state.x))
+        return *propose(energy, state, momentum, self.step_size, count, self.metric), count
+
+
 def astuple(state: State) -> tuple[Tensor, Tensor, Tensor]:
     return state.x, state.energy, state.grad
 
@@ -168,7 +181,15 @@ def worst_of_invariance(sampler) -> tuple[float, float]:
     return max(abs(float(score)) for score in scores) * math.sqrt(n), p
 
 
-@pytest.mark.parametrize("sampler", [MALA(0.1), HMC(0.15, leapfrogs=8), HMC(0.15, leapfrogs=8, jitter=False)])
+STRETCHED = Metric(torch.tensor([0.8, 1.5], dtype=F64))
+SLANTED = Metric(torch.tensor([[1.0, 0.0], [0.7, 1.2]], dtype=F64), torch.Size([2]))
+EXACT = [
+    *(MALA(0.1), HMC(0.15, leapfrogs=8), HMC(0.15, leapfrogs=8, jitter=False)),
+    *(ChEES(0.15, 1.2), ChEES(0.15, 1.2, STRETCHED), ChEES(0.15, 1.2, SLANTED)),
+]
+
+
+@pytest.mark.parametrize("sampler", EXACT, ids=repr)
 def test_exact_draws_stay_exact(sampler):
     worst, p = worst_of_invariance(sampler)
     assert worst < 4.5 and p > 1e-5
@@ -176,7 +197,10 @@ def test_exact_draws_stay_exact(sampler):
 
 @pytest.mark.parametrize(
     "sampler",
-    [WithoutRatio(0.1), LongLastKick(0.15, leapfrogs=8), PotentialOnly(0.15, leapfrogs=8), OneCoin(0.15, leapfrogs=8)],
+    [
+        *(WithoutRatio(0.1), LongLastKick(0.15, leapfrogs=8), PotentialOnly(0.15, leapfrogs=8), OneCoin(0.15, leapfrogs=8)),
+        MomentumOfPoints(0.15, 1.2, STRETCHED),
+    ],
     ids=lambda sampler: type(sampler).__name__,
 )
 def test_the_test_of_invariance_finds_planted_faults(sampler):
@@ -258,13 +282,14 @@ def test_underdamped_with_small_steps_has_the_moments_of_the_integral(name):
     assert ((products.mean(0) - covariance).abs() < 4 * products.std(0) / math.sqrt(n)).all()
 
 
-def test_leapfrog_is_reversible_of_second_order_and_keeps_volumes():
+@pytest.mark.parametrize("metric", [Metric(), STRETCHED, SLANTED], ids=repr)
+def test_leapfrog_is_reversible_of_second_order_and_keeps_volumes(metric):
     energy, n = Banana(), 500
     x = energy.exact(n)
     momentum = Noise(1, range(n)).normal(x)
 
     def follow(x, momentum, step_size, steps):
-        state, momentum, _ = leapfrog(energy, State(x, *energy_and_gradient(energy, x)), momentum, step_size, steps)
+        state, momentum, _ = leapfrog(energy, State(x, *energy_and_gradient(energy, x)), momentum, step_size, steps, metric)
         return state.x, momentum
 
     there = follow(x, momentum, 0.1, 20)

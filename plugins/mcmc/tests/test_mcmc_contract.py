@@ -1,7 +1,7 @@
 """What every sampler keeps, by the kit that strangers' plug-ins run too."""
 
 import pytest
-from composable_energy_mcmc import HMC, MALA, Annealed, Descent, Langevin, Underdamped
+from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Descent, Langevin, Underdamped
 
 from composable_energy.testing import Check, parametrize_with_checks, sampler_checks
 
@@ -12,6 +12,8 @@ CHECKS = {
     "hmc, tuned": sampler_checks(HMC(tuning_steps=50), steps=30),
     "underdamped": sampler_checks(Underdamped(1.0), steps=60),  # unbiased on a Gaussian
     "descent": sampler_checks(Descent(), steps=30),
+    "chees": sampler_checks(ChEES(0.3, 1.5), steps=30),
+    "chees, tuned": sampler_checks(ChEES(tuning_steps=60, max_leapfrogs=16), steps=30),
     "annealed": sampler_checks(Annealed(), bias=0.12),  # 40 levels are too few for the last hundredths
 }
 EXPECTED = {"descent: seed": "it draws nothing", "descent: moments": "it ends in the mode"}
@@ -25,7 +27,7 @@ def test_samplers_keep_what_samplers_keep(check: Check) -> None:
 
 
 def test_there_are_checks() -> None:
-    assert len(CHECKS) == 7 and all(len(checks) > 5 for checks in CHECKS.values())
+    assert len(CHECKS) == 9 and all(len(checks) > 5 for checks in CHECKS.values())
     with pytest.raises(AssertionError, match="moments"):
         from composable_energy.testing import check_sampler
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, Annealed, Descent, Langevin, Underdamped
+from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Descent, Langevin, Underdamped
 from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.sampling import Noise
 
-SAMPLERS = [Langevin(0.1), MALA(0.1), HMC(0.2, leapfrogs=4), Annealed(levels=5), Underdamped(0.1)]
+SAMPLERS = [Langevin(0.1), MALA(0.1), HMC(0.2, leapfrogs=4), Annealed(levels=5), Underdamped(0.1), ChEES(0.2, 0.8)]
 
 
 class Bowl(ce.Energy):
@@ -34,7 +34,7 @@ def test_points_of_any_shape_and_dtype(sampler, shape, dtype):
     assert torch.equal(x, again) and not torch.equal(x, other)
 
 
-@pytest.mark.parametrize("sampler", [MALA, HMC])
+@pytest.mark.parametrize("sampler", [MALA, HMC, ChEES(tuning_steps=60, max_leapfrogs=16)], ids=["mala", "hmc", "chees"])
 def test_momenta_and_proposals_run_over_all_axes_of_an_image(sampler):
     x = Bowl().sample((500, 3, 4, 4), sampler=sampler, steps=60, seed=0)
     norms = x.flatten(1).square().sum(1)
@@ -77,12 +77,12 @@ def test_a_trajectory_that_runs_away_is_rejected_but_a_broken_energy_is_told():
     )
     assert x.isfinite().all() and not trace.diverged.any()
     broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 1.5, torch.nan, 1.0) * x.square().sum(1) / 2)
-    for sampler in (MALA(0.5), HMC(0.5, leapfrogs=3)):
+    for sampler in (MALA(0.5), HMC(0.5, leapfrogs=3), ChEES(0.5, 1.5)):
         with pytest.raises(SamplingDiverged):
             broken.sample((50, 2), sampler=sampler, steps=50, seed=0, init=torch.zeros(50, 2))
 
 
-@pytest.mark.parametrize("sampler", [MALA, HMC])
+@pytest.mark.parametrize("sampler", [MALA, HMC, ChEES(tuning_steps=60, max_leapfrogs=16)], ids=["mala", "hmc", "chees"])
 def test_outside_the_support_the_density_is_zero(sampler):
     half = ce.as_energy(torch.distributions.Exponential(torch.ones(1)))
     x = half.sample((4000, 1), sampler=sampler, steps=150, seed=0, init=torch.ones(4000, 1))
@@ -150,6 +150,13 @@ def test_annealed_keeps_a_level_that_is_bound():
         (lambda: HMC(leapfrogs=0), "leapfrogs must be a whole number of at least 1, got 0"),
         (lambda: HMC(leapfrogs=2.5), "leapfrogs must be a whole number of at least 1, got 2.5"),
         (lambda: HMC(jitter=1), "jitter must be True or False, got 1"),
+        (lambda: ChEES(step_size=0.1), "tuned together: give both of them, or neither"),
+        (lambda: ChEES(0.1, -1), "trajectory must be a positive number, got -1"),
+        (lambda: ChEES(metric="full"), "metric must be 'auto', 'identity', 'diagonal', 'dense' or one that was tuned, got 'full'"),
+        (lambda: ChEES(0.1, 1.0, metric="dense"), "metric='dense' is estimated while step_size and trajectory are tuned"),
+        (lambda: ChEES(acceptance=0), "acceptance must be a number between 0 and 1, got 0"),
+        (lambda: ChEES(max_leapfrogs=0), "max_leapfrogs must be a whole number of at least 1, got 0"),
+        (lambda: ChEES(tuning_steps=1), "tuning_steps must be a whole number of at least 2, got 1"),
         (lambda: Underdamped(0), "step_size must be a positive number, got 0"),
         (lambda: Underdamped(0.1, friction=0), "friction must be a positive number, got 0"),
         (lambda: Underdamped(0.1, temperature=-1), "temperature must be a number of at least 0, got -1"),
@@ -166,7 +173,7 @@ def test_options_out_of_range_are_told(make, message):
         make()
 
 
-@pytest.mark.parametrize("sampler", [MALA, HMC])
+@pytest.mark.parametrize("sampler", [MALA, HMC, ChEES])
 def test_clamping_is_refused_with_the_reason(sampler):
     with pytest.raises(OptionError, match="refuses clamp: a clamped proposal has no density"):
         Bowl().sample((2, 2), sampler=sampler, clamp=(0, 1))
@@ -191,7 +198,7 @@ def test_underdamped_without_temperature_rolls_to_the_mode():
     assert Bowl().sample((4, 3), sampler=Underdamped(0.5, temperature=0), steps=200, seed=0).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("sampler", [MALA(), HMC()])
+@pytest.mark.parametrize("sampler", [MALA(), HMC(), ChEES()])
 def test_a_step_that_was_never_settled_is_told(sampler):
     state = sampler.init(Bowl(), torch.zeros(2, 2), Noise(0, range(2)))
     with pytest.raises(OptionError, match="no step_size yet"):

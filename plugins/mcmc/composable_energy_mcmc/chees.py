@@ -1,0 +1,165 @@
+"""Hamiltonian Monte Carlo whose trajectories are as long as the chains together find best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.errors import OptionError
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy_mcmc.hamiltonian import propose, van_der_corput
+from composable_energy_mcmc.metric import IDENTITY, Metric, Spread
+from composable_energy_mcmc.metropolis import CLAMP, choose
+from composable_energy_mcmc.options import fraction, positive, whole
+from composable_energy_mcmc.tuning import DualAveraging, attempt, first_length
+
+__all__ = ["ChEES"]
+
+_DRAWS = 60  # of each pilot chain, which the metric is made of
+_LEAST = 1e-8  # acceptance that the harmonic mean sees
+_RATE, _FORGET, _MOST = 0.025, 0.95, 0.35  # of the ascent in log T
+
+
+@dataclass(frozen=True)
+class ChEES(Sampler):
+    r"""ChEES-HMC (Hoffman, Radul & Sountsov, 2021): leapfrog trajectories, accepted or rejected, that need no option.
+
+    A trajectory takes $L = \lceil h\, T / \varepsilon \rceil$ leapfrog steps, and as many gradients; $h$ runs through the sequence of
+    van der Corput, the same for all chains. Step $\varepsilon$, time $T$ and metric $S$ are tuned on pilot chains, whatever is drawn:
+    $\varepsilon$ by dual averaging, and $T$ by ascent of the mean square of the change of $\lVert y - \bar y \rVert^2$, the squared
+    distance from the mean in whitened coordinates $y = S^{-1} x$. With acceptance $a_k$ and last momentum $p'_k$ of chain $k$ the gradient
+    in $\log T$ is
+
+    $$\sum_k a_k\, h\, T \left(\lVert y'_k - \bar y' \rVert^2 - \lVert y_k - \bar y \rVert^2\right)
+    \langle y'_k - \bar y', p'_k \rangle \Big/ \sum_k a_k.$$
+
+    The sampler that has been tuned is `trace.sampler`: pass it again, and nothing is tuned twice.
+
+    Args:
+        step_size: $\varepsilon > 0$, in units of whitened points; None tunes it together with `trajectory`.
+        trajectory: $T > 0$, likewise.
+        metric: `"identity"`, `"diagonal"` or `"dense"` by the pooled draws of the pilot chains, `"auto"` for dense where that pays and
+            diagonal elsewhere; or a metric that was tuned before.
+        acceptance: The harmonic mean of the acceptance to tune for. At .65, which is best in many dimensions, a chain may stay for long in
+            a narrow part of a curved energy.
+        max_leapfrogs: The largest $L$. The criterion may grow for ever, as on some funnels and bananas, so there is one.
+        tuning_steps: How many steps the pilot chains take for $\varepsilon$ and $T$; half of them before there is a metric.
+
+    References:
+        An adaptive-MCMC scheme for setting trajectory lengths in Hamiltonian Monte Carlo (Hoffman et al., 2021),
+        https://proceedings.mlr.press/v130/hoffman21a.html
+    """
+
+    step_size: float | None = None
+    trajectory: float | None = None
+    metric: Literal["auto", "identity", "diagonal", "dense"] | Metric = "auto"
+    acceptance: float = 0.75
+    max_leapfrogs: int = 64
+    tuning_steps: int = 450
+
+    default_steps: ClassVar[int] = 100
+    refused: ClassVar[Mapping[str, str]] = {"clamp": CLAMP}
+
+    def __post_init__(self) -> None:
+        for name in ("step_size", "trajectory"):
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name))
+        if (self.step_size is None) != (self.trajectory is None):
+            raise OptionError("step_size and trajectory are tuned together: give both of them, or neither.")
+        if not isinstance(self.metric, Metric) and self.metric not in ("auto", "identity", "diagonal", "dense"):
+            raise OptionError(f"metric must be 'auto', 'identity', 'diagonal', 'dense' or one that was tuned, got {self.metric!r}.")
+        if self.step_size is not None and self.metric in ("diagonal", "dense"):
+            raise OptionError(f"metric={self.metric!r} is estimated while step_size and trajectory are tuned: leave these out.")
+        fraction("acceptance", self.acceptance)
+        whole("max_leapfrogs", self.max_leapfrogs)
+        whole("tuning_steps", self.tuning_steps, 2)
+
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
+        if self.step_size is not None:
+            return self
+        sampler, state = replace(self, metric=self._metric), self.init(energy, x, noise)
+        if isinstance(self.metric, Metric) or self.metric == "identity":
+            return _settled(sampler, energy, state, noise, self.tuning_steps)[0]
+        first, state = _settled(sampler, energy, state, noise.child("first"), self.tuning_steps // 2)
+        spread, draws = Spread(self.metric, state.x), noise.child("draws")
+        for draw in range(1, _DRAWS + 1):
+            state, _ = attempt(first, energy, state, draws.at(draw))
+            spread.add(state.x)
+        sampler = replace(sampler, metric=spread.metric(x.dtype))
+        return _settled(sampler, energy, state, noise.child("second"), self.tuning_steps - self.tuning_steps // 2)[0]
+
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
+        self._metric.check(x)
+        return State(x, *energy_and_gradient(energy, x))
+
+    def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        proposal, _, log_ratio, count = self.propose(energy, state, noise)
+        state, info = choose(state, proposal, log_ratio, noise, stream=1)
+        return state, replace(info, scalars={"leapfrogs": count})
+
+    def propose(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, Tensor, int]:
+        """Returns the end of a trajectory, the momentum there, the logarithm of the acceptance ratio, and the number of leapfrogs."""
+        if self.step_size is None or self.trajectory is None:
+            raise OptionError("ChEES has no step_size yet: give it with a trajectory, or let `sample` tune both.")
+        ratio = min(max(self.trajectory / self.step_size, 1.0), self.max_leapfrogs)
+        count = math.ceil(van_der_corput(noise.step) * ratio)
+        return *propose(energy, state, noise.normal(state.x), self.step_size, count, self._metric), count
+
+    @property
+    def _metric(self) -> Metric:
+        return self.metric if isinstance(self.metric, Metric) else IDENTITY
+
+
+def _settled(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int) -> tuple[ChEES, State]:
+    """Returns the sampler with its step size and trajectory, and where the pilot chains are then.
+
+    The time has no lower bound here, only the number of leapfrogs has: a floor at the step, which is far too long at first, would lift it
+    over the first maximum of the criterion for good. Nor is its average fed back, which would slow it down.
+    """
+    first = first_length(lambda length: replace(sampler, step_size=length, trajectory=length), energy, state, noise)
+    averaging, search = DualAveraging(first), noise.child("search")
+    log_time = averaged = math.log(first)
+    square = 0.0
+    for step in range(1, steps + 1):
+        length, h = averaging.length, van_der_corput(step)
+        log_time = min(log_time, math.log(length * sampler.max_leapfrogs))
+        trial = replace(sampler, step_size=length, trajectory=math.exp(log_time))
+        proposal, momentum, log_ratio, _ = trial.propose(energy, state, search.at(step))
+        log_ratio = torch.where(proposal.energy.isfinite() & log_ratio.isfinite(), log_ratio, -torch.inf)
+        acceptance = log_ratio.clamp(max=0).exp()
+        slope = h * math.exp(log_time) * _slope(sampler._metric, state.x, proposal.x, momentum, acceptance)
+        if slope != 0.0:
+            square = _FORGET * square + (1 - _FORGET) * slope**2
+            log_time += min(max(_RATE * slope / math.sqrt(square / (1 - _FORGET**step)), -_MOST), _MOST)
+        averaged += step**-0.5 * (log_time - averaged)
+        averaging.add(sampler.acceptance - _rate(acceptance, proposal.energy))
+        state, _ = choose(state, proposal, log_ratio, search.at(step), stream=1)
+    return replace(sampler, step_size=averaging.best, trajectory=math.exp(averaged)), state
+
+
+def _rate(acceptance: Tensor, energies: Tensor) -> float:
+    """The harmonic mean of the acceptance, which few bad trajectories pull down.
+
+    Those that end outside the support are counted by the mean of all, if that is lower: their harmonic mean is zero for any step.
+    """
+    inside = acceptance[energies.isfinite()].double().clamp_min(_LEAST)
+    return min(1 / (1 / inside).mean().item(), acceptance.mean().item()) if len(inside) else 0.0
+
+
+def _slope(metric: Metric, x: Tensor, end: Tensor, momentum: Tensor, acceptance: Tensor) -> float:
+    """The gradient of the criterion in log T, over h T; lost trajectories have no weight."""
+    good = acceptance > 0
+    if not good.any():
+        return 0.0
+    weight = acceptance[good, None] / acceptance[good].sum()
+    before, after = (metric.back(points).flatten(1).to(weight) for points in (x, end[good]))
+    before, after = (before - before.mean(0))[good], after - (weight * after).sum(0)
+    change = after.square().sum(1) - before.square().sum(1)
+    slope = (weight[:, 0] * change * (after * momentum[good].flatten(1).to(weight)).sum(1)).sum().item()
+    return slope if math.isfinite(slope) else 0.0

@@ -1,0 +1,119 @@
+"""Metrics: the units in which momenta are standard normal."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from composable_energy.errors import ShapeError
+
+__all__ = ["IDENTITY", "Metric", "Spread"]
+
+_DENSE_AXES = 256  # above, products with a matrix cost more than most energies
+_DRAWS_PER_AXIS = 10
+
+
+class Metric:
+    r"""A linear map $S$ from whitened points to points, $x = S y$: none, one number for each coordinate, or a triangular matrix.
+
+    Args:
+        scale: Standard deviations with the shape of a point, or the Cholesky factor of a covariance of flattened points; None is the
+            identity.
+        event: The shape of a point; only needed beside a matrix.
+
+    Example:
+        >>> Metric(torch.tensor([1.0, 2.0]))
+        Metric('diagonal', (2,))
+    """
+
+    def __init__(self, scale: Tensor | None = None, event: torch.Size | None = None) -> None:
+        self.scale = scale
+        self.event = scale.shape if event is None and scale is not None else event
+        self.kind = "identity" if scale is None else "diagonal" if scale.shape == self.event else "dense"
+
+    def forth(self, y: Tensor) -> Tensor:
+        """Returns $S y$."""
+        if self.scale is None:
+            return y
+        scale = self.scale.to(y)
+        return y * scale if self.kind == "diagonal" else (y.flatten(1) @ scale.T).view_as(y)
+
+    def gradient(self, grad: Tensor) -> Tensor:
+        r"""Returns $S^\top \nabla E$, the gradient by whitened points."""
+        if self.scale is None:
+            return grad
+        scale = self.scale.to(grad)
+        return grad * scale if self.kind == "diagonal" else (grad.flatten(1) @ scale).view_as(grad)
+
+    def back(self, x: Tensor) -> Tensor:
+        r"""Returns $S^{-1} x$, in float32 at least."""
+        if self.scale is None:
+            return x
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = self.scale.to(x)
+        if self.kind == "diagonal":
+            return x / scale
+        return torch.linalg.solve_triangular(scale.T, x.flatten(1), upper=True, left=False).view_as(x)
+
+    def check(self, x: Tensor) -> None:
+        """Raises if points have another shape than those that the metric was made for.
+
+        Raises:
+            ShapeError: They have.
+        """
+        if self.event is not None and x.shape[1:] != self.event:
+            raise ShapeError(f"This metric was tuned for points of shape {tuple(self.event)}, got {tuple(x.shape[1:])}; tune a new one.")
+
+    def __repr__(self) -> str:
+        return "Metric()" if self.event is None else f"Metric({self.kind!r}, {tuple(self.event)})"
+
+
+IDENTITY = Metric()
+
+
+class Spread:
+    """The variances of points that are seen one batch after another, and their covariance where that is small enough.
+
+    Args:
+        kind: `"diagonal"`, `"dense"`, or `"auto"` for whichever pays.
+        like: Points, with shape $(B, *)$.
+    """
+
+    def __init__(self, kind: str, like: Tensor) -> None:
+        self.kind, self.event = kind, like.shape[1:]
+        self.shift = like.flatten(1).double().mean(0)  # sums of squares lose digits far from zero
+        size = len(self.shift)
+        self.wide = kind == "dense" or (kind == "auto" and 1 < size <= _DENSE_AXES)
+        self.count, self.sum = 0, torch.zeros_like(self.shift)
+        self.products = self.shift.new_zeros((size, size) if self.wide else (size,))
+
+    def add(self, x: Tensor) -> None:
+        """Sees points with shape $(B, *)$."""
+        x = x.flatten(1).double() - self.shift
+        self.count += len(x)
+        self.sum += x.sum(0)
+        self.products += x.T @ x if self.wide else x.square().sum(0)
+
+    def metric(self, dtype: torch.dtype) -> Metric:
+        """Returns the metric in which these points are white.
+
+        A matrix pays where it takes away more of the condition number than its own errors put in: among all correlations of $d$
+        coordinates, estimated from $n$ draws, chance alone leaves a condition number of $((1 + q) / (1 - q))^2$ with $q = \\sqrt{d / n}$
+        (Marchenko & Pastur, 1967). The number of leapfrogs follows the root of the condition number, and is asked to halve.
+        """
+        dtype = torch.promote_types(dtype, torch.float32)
+        mean = self.sum / self.count
+        variances = (self.products.diagonal() if self.wide else self.products) / self.count - mean.square()
+        sd = torch.where(variances > 0, variances, 1.0).sqrt()
+        if self.wide and (self.kind == "dense" or self.count >= _DRAWS_PER_AXIS * len(sd)):
+            correlations = (self.products / self.count - torch.outer(mean, mean)) / torch.outer(sd, sd)
+            correlations.fill_diagonal_(1.0)
+            low, high = torch.linalg.eigvalsh(correlations)[[0, -1]].tolist()
+            chance = math.sqrt(len(sd) / self.count)
+            pays = chance < 1 and high * (1 - chance) ** 2 > 4 * max(low, 0.0) * (1 + chance) ** 2
+            factor, failed = torch.linalg.cholesky_ex(correlations)
+            if not failed and (self.kind == "dense" or pays):
+                return Metric((sd[:, None] * factor).to(dtype), self.event)
+        return Metric(sd.view(self.event).to(dtype))

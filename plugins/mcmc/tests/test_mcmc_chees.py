@@ -1,0 +1,211 @@
+"""ChEES: what it tunes, that nothing depends on the chains that are drawn, and that a tuned sampler is not tuned again."""
+
+import math
+
+import pytest
+import torch
+from composable_energy_mcmc import ChEES
+from composable_energy_mcmc.chees import _slope
+from composable_energy_mcmc.metric import Metric, Spread
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+import composable_energy as ce
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.sampling import Noise
+
+F64 = torch.float64
+
+
+class Gaussian(ce.Energy):
+    """A Gaussian with a covariance, over all axes of a point; counts its evaluations."""
+
+    def __init__(self, covariance: Tensor, event: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        self.precision = torch.linalg.inv(covariance)
+        self.event_shape = torch.Size(event or (len(covariance),))
+        self.sizes: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        flat = x.flatten(1)
+        return (flat @ self.precision.to(x) * flat).sum(1) / 2
+
+
+def rotated(size: int, condition: float) -> Tensor:
+    """A covariance with variances around 1 in no particular directions."""
+    axes = torch.linalg.qr(torch.randn(size, size, dtype=F64, generator=torch.Generator().manual_seed(0)))[0]
+    return axes * torch.logspace(-math.log10(condition) / 2, math.log10(condition) / 2, size, dtype=F64) @ axes.T
+
+
+def tuned(energy, n=2, **options):
+    return energy.sample(n, sampler=ChEES(**options), steps=1, seed=0, trace=True)[1].sampler
+
+
+METRICS = [
+    Metric(),
+    Metric(torch.rand(2, 3, dtype=F64) + 0.5),
+    Metric(torch.linalg.cholesky(rotated(6, 10.0)), torch.Size([2, 3])),
+]
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=repr)
+def test_a_metric_goes_forth_and_back_and_its_gradient_is_that_of_whitened_points(metric):
+    energy = Gaussian(rotated(6, 10.0), (2, 3))
+    y = torch.randn(5, 2, 3, dtype=F64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    x = metric.forth(y)
+    torch.testing.assert_close(metric.back(x), y)
+    (by_points,) = torch.autograd.grad(energy(x).sum(), x, retain_graph=True) if x is not y else (None,)
+    (by_whitened,) = torch.autograd.grad(energy(x).sum(), y)
+    torch.testing.assert_close(metric.gradient(by_whitened if by_points is None else by_points), by_whitened)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "dense"])
+def test_a_metric_makes_the_draws_that_it_was_made_of_white(kind):
+    """Also far from zero, where squares have lost their digits, and beside a number that never moves."""
+    factor = torch.diag(torch.tensor([1e-3, 1.0, 1e3, 1.0], dtype=F64)) if kind == "diagonal" else torch.linalg.cholesky(rotated(4, 50.0))
+    x = Noise(0, range(5000)).normal(torch.zeros(5000, 4, dtype=F64)) @ factor.T + 1e6
+    spread = Spread(kind, x[:10].view(10, 2, 2))
+    for some in x.view(-1, 100, 2, 2):
+        spread.add(some)
+    metric = spread.metric(F64)
+    y = metric.back(x.view(-1, 2, 2)).flatten(1)
+    assert metric.kind == kind and metric.event == (2, 2)
+    torch.testing.assert_close(y.var(0, correction=0), torch.ones(4, dtype=F64), rtol=1e-6, atol=0)
+    if kind == "dense":
+        torch.testing.assert_close(torch.cov(y.T, correction=0), torch.eye(4, dtype=F64), rtol=0, atol=1e-6)
+    stuck = Spread("auto", torch.ones(10, 3))
+    stuck.add(torch.ones(100, 3))
+    assert stuck.metric(torch.float32).scale.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("covariance", "draws", "kind"),
+    [
+        (rotated(20, 100.0), 2000, "dense"),
+        (rotated(20, 100.0), 150, "diagonal"),  # too few
+        (torch.diag(torch.logspace(-3, 3, 20, dtype=F64)), 2000, "diagonal"),
+        (torch.eye(100, dtype=F64), 1000, "diagonal"),  # all correlations are chance
+        (torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=F64), 2000, "dense"),
+        (torch.tensor([[1.0, 0.3], [0.3, 1.0]], dtype=F64), 2000, "diagonal"),
+        (torch.eye(300, dtype=F64) + 9, 4000, "diagonal"),  # too many numbers in a point
+    ],
+)
+def test_a_matrix_is_taken_where_it_pays(covariance, draws, kind):
+    x = Noise(0, range(draws)).normal(torch.zeros(draws, len(covariance), dtype=F64)) @ torch.linalg.cholesky(covariance).T
+    spread = Spread("auto", x)
+    spread.add(x)
+    assert spread.metric(F64).kind == kind
+
+
+@pytest.mark.parametrize("time", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("metric", [Metric(), Metric(torch.linalg.cholesky(rotated(3, 10.0)), torch.Size([3]))], ids=repr)
+def test_the_slope_of_the_criterion_is_its_derivative(time, metric):
+    """Along exact flows of a Gaussian, with each chain beside its mirror image so that means are zero."""
+    y = Noise(0, range(2000)).normal(torch.zeros(2000, 3, dtype=F64)) * torch.tensor([0.5, 1.0, 2.0])
+    p = Noise(1, range(2000)).normal(y)
+    y, p = torch.cat([y, -y]), torch.cat([p, -p])
+    frequencies = torch.tensor([2.0, 1.0, 0.5], dtype=F64)
+
+    def flow(time):
+        angle = frequencies * time
+        return y * angle.cos() + p / frequencies * angle.sin(), p * angle.cos() - y * frequencies * angle.sin()
+
+    def criterion(time):
+        return (flow(time)[0].square().sum(1) - y.square().sum(1)).square().mean() / 4
+
+    end, momentum = flow(time)
+    slope = _slope(metric, metric.forth(y), metric.forth(end), momentum, torch.ones(len(y), dtype=F64))
+    derivative = (criterion(time + 1e-5) - criterion(time - 1e-5)) / 2e-5
+    assert slope == pytest.approx(float(derivative), rel=1e-6)
+    acceptance = torch.cat([torch.ones(4000, dtype=F64), torch.zeros(1, dtype=F64)])
+    lost = [torch.cat([values, torch.full((1, 3), math.inf, dtype=F64)]) for values in (metric.forth(end), momentum)]
+    assert math.isfinite(_slope(metric, metric.forth(torch.cat([y, y[:1]])), *lost, acceptance))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_tuning_finds_the_units(scale):
+    """The criterion has its maximum near a quarter of a period for the mean length of a trajectory, half the longest one."""
+    energy = Gaussian(scale**2 * torch.eye(10, dtype=F64))
+    sampler = tuned(energy, metric="diagonal")
+    assert sampler.metric.kind == "diagonal" and 0.5 < sampler.metric.scale.mean() / scale < 2
+    units = float(sampler.metric.scale.mean()) / scale
+    assert 1.5 < sampler.trajectory * units < 4.5
+    _, trace = energy.sample(64, sampler=sampler, steps=30, seed=1, init=scale * torch.randn(64, 10, dtype=F64), trace=True)
+    assert 0.7 < trace.acceptance.mean() < 0.95  # its harmonic mean is .75
+
+
+def test_correlations_are_taken_away_where_a_matrix_pays():
+    """With it a trajectory has as many leapfrogs as if there were none."""
+    energy, white = Gaussian(rotated(20, 100.0)), Gaussian(torch.eye(20, dtype=F64))
+    dense, identity, none = tuned(energy), tuned(energy, metric="identity"), tuned(white)
+    assert (dense.metric.kind, identity.metric.kind, none.metric.kind) == ("dense", "identity", "diagonal")
+    ratios = [sampler.trajectory / sampler.step_size for sampler in (dense, identity, none)]
+    assert ratios[0] < 1.5 * ratios[2] and ratios[1] > 3 * ratios[0]
+
+
+def test_tuning_depends_on_neither_the_number_of_chains_nor_their_chunks():
+    found = []
+    for n, size in ((1, None), (5, 2), (100, None)):
+        sampler = ChEES(tuning_steps=60)
+        found.append(Gaussian(rotated(3, 50.0)).sample(n, sampler=sampler, steps=2, seed=0, batch_size=size, trace=True)[1].sampler)
+    assert len({(sampler.step_size, sampler.trajectory) for sampler in found}) == 1
+    assert all(torch.equal(sampler.metric.scale, found[0].metric.scale) for sampler in found)
+
+
+def test_a_tuned_sampler_is_not_tuned_again_and_takes_one_gradient_a_leapfrog():
+    energy = Gaussian(rotated(6, 30.0), (2, 3))
+    _, trace = energy.sample(7, sampler="chees", steps=1, seed=0, trace=True, tuning_steps=60)
+    assert "metric=Metric('dense', (2, 3))" in repr(trace.sampler)
+    energy.sizes.clear()
+    x, again = energy.sample(9, sampler=trace.sampler, steps=20, seed=1, trace=True)
+    assert set(energy.sizes) == {9} and len(energy.sizes) == 1 + sum(again.scalars["leapfrogs"])
+    assert again.sampler is trace.sampler and again.sampler == trace.sampler
+    rest = energy.sample(9, sampler=trace.sampler, resume=energy.sample(9, sampler=trace.sampler, steps=5, seed=1, trace=True)[1], steps=15)
+    torch.testing.assert_close(rest, x)
+
+
+def test_a_tuned_metric_may_be_kept_for_another_energy():
+    """Step and trajectory are tuned in its units."""
+    metric = tuned(Gaussian(rotated(6, 30.0))).metric
+    sampler = tuned(Gaussian(rotated(6, 40.0)), metric=metric, tuning_steps=60)
+    assert sampler.metric is metric and sampler.step_size is not None
+    with pytest.raises(ShapeError, match=r"tuned for points of shape \(6,\), got \(5,\)"):
+        Gaussian(rotated(5, 40.0)).sample(2, sampler=sampler)
+
+
+def test_trajectories_have_at_most_as_many_leapfrogs_as_they_may():
+    sampler = ChEES(0.01, 50.0, max_leapfrogs=8)
+    _, trace = Gaussian(torch.eye(2, dtype=F64)).sample(3, sampler=sampler, steps=32, seed=0, trace=True)
+    assert sorted(set(trace.scalars["leapfrogs"])) == list(range(1, 9))
+    _, trace = Gaussian(torch.eye(2, dtype=F64)).sample(3, sampler=ChEES(0.5, 0.01), steps=8, seed=0, trace=True)
+    assert set(trace.scalars["leapfrogs"]) == {1}
+
+
+def test_draws_with_all_that_is_tuned_have_the_moments():
+    """A product of Gaussians, one narrow and slanted, from a start far away; chains are independent."""
+    n, covariance = 4000, torch.tensor([[1.0, 0.95], [0.95, 1.0]], dtype=F64)
+    narrow = ce.as_energy(MultivariateNormal(torch.tensor([2.0, -1.0], dtype=F64), covariance))
+    wide = ce.as_energy(MultivariateNormal(torch.zeros(2, dtype=F64), 4 * torch.eye(2, dtype=F64)))
+    x, trace = (narrow & wide).sample((n, 2), sampler="chees", steps=40, seed=0, init=torch.full((n, 2), 5.0, dtype=F64), trace=True)
+    assert trace.sampler.metric.kind == "dense"
+    exact = torch.linalg.inv(torch.linalg.inv(covariance) + torch.eye(2, dtype=F64) / 4)
+    mean = exact @ torch.linalg.solve(covariance, torch.tensor([2.0, -1.0], dtype=F64))
+    z = torch.linalg.solve_triangular(torch.linalg.cholesky(exact), (x - mean).T, upper=False)
+    assert z.mean(1).abs().max() < 4 / math.sqrt(n)
+    assert (z @ z.T / n - torch.eye(2, dtype=F64)).abs().max() < 4 * math.sqrt(2 / n)
+
+
+def test_tuning_goes_on_where_chains_leave_the_support():
+    half = ce.as_energy(torch.distributions.Exponential(torch.ones(3)))
+    _, trace = half.sample((64, 3), sampler="chees", steps=30, seed=0, init=torch.ones(64, 3), trace=True)
+    assert trace.acceptance.mean() > 0.5 and math.isfinite(trace.sampler.trajectory)
+
+
+def test_other_options_of_a_tuned_sampler_can_be_changed():
+    sampler = ChEES(0.3, 1.5)
+    assert Gaussian(torch.eye(2)).sample(2, sampler=sampler, max_leapfrogs=2, steps=4, trace=True)[1].sampler == ChEES(
+        0.3, 1.5, max_leapfrogs=2
+    )
+    with pytest.raises(OptionError, match="ChEES has no option jitter"):
+        Gaussian(torch.eye(2)).sample(2, sampler=sampler, jitter=False)
