@@ -14,7 +14,7 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
-from composable_energy_mcmc.metric import IDENTITY, Metric, Spread
+from composable_energy_mcmc.metric import IDENTITY, Metric, Spread, rows
 from composable_energy_mcmc.metropolis import CLAMP, choose
 from composable_energy_mcmc.options import fraction, positive, whole
 from composable_energy_mcmc.tuning import DualAveraging, attempt, first_length
@@ -158,8 +158,8 @@ def _slope(metric: Metric, x: Tensor, end: Tensor, momentum: Tensor, acceptance:
     if not good.any():
         return 0.0
     weight = acceptance[good, None] / acceptance[good].sum()
-    before, after = (metric.back(points).flatten(1).to(weight) for points in (x, end[good]))
+    before, after = (rows(metric.back(points)).to(weight) for points in (x, end[good]))
     before, after = (before - before.mean(0))[good], after - (weight * after).sum(0)
     change = after.square().sum(1) - before.square().sum(1)
-    slope = (weight[:, 0] * change * (after * momentum[good].flatten(1).to(weight)).sum(1)).sum().item()
+    slope = (weight[:, 0] * change * (after * rows(momentum[good]).to(weight)).sum(1)).sum().item()
     return slope if math.isfinite(slope) else 0.0

@@ -34,6 +34,16 @@ def test_points_of_any_shape_and_dtype(sampler, shape, dtype):
     assert torch.equal(x, again) and not torch.equal(x, other)
 
 
+@pytest.mark.parametrize("metric", ["identity", "diagonal", "dense"])
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 1, 1), (3, 2, 4, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_metrics_of_points_of_any_shape_and_dtype(metric, shape, dtype):
+    sampler = ChEES(metric=metric, tuning_steps=20)
+    x, trace = Bowl().sample(shape, sampler=sampler, steps=4, seed=0, dtype=dtype, trace=True)
+    assert x.shape == shape and x.dtype == dtype and x.isfinite().all()
+    assert trace.sampler.metric.event in (None, shape[1:]) and trace.energies.unique(dim=0).shape[0] > 1
+
+
 @pytest.mark.parametrize("sampler", [MALA, HMC, ChEES(tuning_steps=60, max_leapfrogs=16)], ids=["mala", "hmc", "chees"])
 def test_momenta_and_proposals_run_over_all_axes_of_an_image(sampler):
     x = Bowl().sample((500, 3, 4, 4), sampler=sampler, steps=60, seed=0)
