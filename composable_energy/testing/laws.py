@@ -21,6 +21,7 @@ def algebra(a: Energy, x: Tensor) -> None:
         x: Points, with shape $(B, *)$.
     """
     b, c = Gaussian(torch.zeros_like(x[0])), Gaussian(torch.ones_like(x[0]), 2.0)
+    b.decoder = c.decoder = a.decoder  # they live where the energy does
     at_a, at_b = a(x), b(x)
 
     close((a & b)(x), at_a + at_b, "A & B is the sum", factor=10)

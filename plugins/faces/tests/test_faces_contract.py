@@ -19,8 +19,6 @@ def codes():
 @pytest.mark.parametrize("name", ["faces", "faces/male", "faces/hair=red"])
 def test_face_energies_keep_the_contract(name, codes):
     for check in energy_checks(ce.get_energy(name), codes):
-        if check.name == "algebra":  # it joins the energy with a Gaussian over codes, which counts as one over pictures
-            continue
         with contextlib.suppress(SkipCheck):
             check()
 
