@@ -15,6 +15,7 @@ import platform
 import statistics
 import sys
 import time
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ class Counted(ce.Energy):
         self.count += len(x) * x.requires_grad
         return self.value(x)
 
+    @abstractmethod
     def value(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Returns the energies."""
 
 
 class Gaussian(Counted):

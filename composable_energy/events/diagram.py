@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -174,9 +175,7 @@ class Table:
                 if len(memo) > 4 * self.limit:
                     raise self._too_large()
                 stack.pop()
-        result = known(f, g)
-        assert result is not None  # the loop ends only then
-        return result
+        return cast(int, known(f, g))  # known, or the loop would go on
 
     def _too_large(self) -> ExpressionError:
         return ExpressionError(
