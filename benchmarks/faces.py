@@ -1,6 +1,6 @@
 r"""How well expressions of face energies obey, beside two rules that do not know what their terms have in common.
 
-    python benchmarks/faces.py [--samples 1000] [--cache .cache/faces] [--skip-plain] [--skip-timing]
+    python benchmarks/faces.py [--samples 1000] [--seed 0] [--cache .cache/faces] [--skip-plain] [--skip-timing]
 
 Prints tables and writes them, with a picture, to `benchmarks/results/`. All three rules use the same code, sampler, settings and seed:
 
@@ -100,13 +100,13 @@ def rules(cache: Path | None) -> dict[str, Rule]:
     return found
 
 
-def compare(row: Row, found: dict[str, Rule], samples: int) -> tuple[dict[str, Any], Tensor]:
+def compare(row: Row, found: dict[str, Rule], samples: int, seed: int) -> tuple[dict[str, Any], Tensor]:
     """Returns a row's scores under every rule with the diversity of the library's samples, and the library's pictures."""
     scores: dict[str, Any] = {}
     pictures = torch.empty(0)
     for name, rule in found.items():
         try:
-            scores[name], images = score(rule(row), row, samples=samples)
+            scores[name], images = score(rule(row), row, samples=samples, seed=seed)
         except ce.errors.SamplingDiverged as error:
             scores[name], images = {"joint": float("nan"), "error": str(error).partition(".")[0]}, torch.empty(0)
         if name == "library":
@@ -202,12 +202,18 @@ def main() -> None:
     """Runs the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="of the samples; the sampler's setting was chosen at 0")
     parser.add_argument("--cache", type=Path, default=Path(".cache/faces"))
     parser.add_argument("--skip-plain", action="store_true", help="leave out the plain sums, which need a network of their own")
     parser.add_argument("--skip-timing", action="store_true")
     options = parser.parse_args()
     found = rules(None if options.skip_plain else options.cache)
-    report: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version(), "samples": options.samples}
+    report: dict[str, Any] = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "samples": options.samples,
+        "seed": options.seed,
+    }
     report["judge"] = ceilings()
     for name, right in report["judge"].items():
         print(f"{name:<24}" + "".join(f"{key} {value:.4f}  " for key, value in right.items()))
@@ -218,7 +224,7 @@ def main() -> None:
     )
     report["rows"], sheets = {}, []
     for row in ROWS:
-        scores, images = compare(row, found, options.samples)
+        scores, images = compare(row, found, options.samples, options.seed)
         report["rows"][row.text] = {"target": row.target, **scores}
         if row.text.count("&") or "|" in row.text:
             sheets.append(images[:16])
@@ -234,8 +240,9 @@ def main() -> None:
         for entry in report["timings"]:
             print("{samples} samples on {threads} thread(s) beside {busy} busy programs: {seconds:.2f} s".format(**entry))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "faces.json").write_text(json.dumps(report, indent=1) + "\n")
-    save_picture(torch.cat(sheets), RESULTS / "faces.png")
+    name = "faces" if options.seed == 0 else f"faces-seed-{options.seed}"
+    (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    save_picture(torch.cat(sheets), RESULTS / f"{name}.png")
 
 
 if __name__ == "__main__":

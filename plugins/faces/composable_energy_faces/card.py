@@ -79,7 +79,8 @@ def model_card(run: Run, scores: dict[str, Any]) -> str:
         "",
         "## The judge",
         "",
-        f"An image network, trained on other faces and without part in these. Right on {TEST_FACES:,} faces that no network has seen:",
+        "An image network, trained on other faces and without part in training these. "
+        f"Right on {TEST_FACES:,} faces that no network has seen:",
         "",
         "| faces | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),
@@ -90,6 +91,8 @@ def model_card(run: Run, scores: dict[str, Any]) -> str:
         f"Share of {scores['samples']:,} samples in which the judge sees the expression hold; concept weight 1, seed 0, sampler "
         f"`{RECOMMENDED.sampler}` with {', '.join(f'{k}={v:g}' for k, v in RECOMMENDED.options.items())}.",
         "The last column is the range of the shares of binary attributes that were not asked for; .5 is right.",
+        "The judge took no part in training, but the sampler's setting was chosen by its verdicts at this seed, on four of these rows,",
+        "and by Frechet distances in its features; `benchmarks/faces.py --seed` scores at another.",
         "",
         "| expression | required | reached | alternatives | free attributes |",
         "|---|---|---|---|---|",

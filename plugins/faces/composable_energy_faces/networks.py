@@ -171,7 +171,7 @@ class Heads(nn.Module):
 
 
 class Judge(nn.Module):
-    """An image classifier that scores samples; it is trained on other faces, and takes no part in training or sampling the energies."""
+    """An image classifier that scores samples; it is trained on other faces, and no gradient of it is used to train or sample."""
 
     def __init__(self) -> None:
         super().__init__()
