@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -75,6 +76,7 @@ class Chains:
     def __post_init__(self) -> None:
         self.diverged_at = torch.full((self.total,), -1, dtype=torch.int64)
         self.restarts = torch.zeros(self.total, dtype=torch.int64)
+        self.coupled = type(self.sampler).couple is not Sampler.couple
 
     # Going ----------------------------------------------------------------------------------------------------------------------------
 
@@ -117,7 +119,10 @@ class Chains:
             lost.append(self._take_out(chunk, before))
         if any(lost):
             self._settle(lost)
-        return self._told(infos)
+        info = self._told(infos)
+        if not self.coupled or not self.chunks:
+            return info
+        return replace(info, scalars={**info.scalars, **self._couple()})
 
     # Reading --------------------------------------------------------------------------------------------------------------------------
 
@@ -182,6 +187,15 @@ class Chains:
         ]
 
     # Inside ---------------------------------------------------------------------------------------------------------------------------
+
+    def _couple(self) -> Mapping[str, float]:
+        ids = sorted(i for chunk in self.chunks for i in chunk.ids)
+        all_of_them = _compact(ids)
+        state, scalars = self.sampler.couple(self._energy(all_of_them), self.state(), self._noise(all_of_them, 0).at(self.step))
+        for chunk in self.chunks:
+            rows = torch.tensor([bisect_left(ids, i) for i in chunk.ids], device=self.like.device)
+            chunk.state = state if len(self.chunks) == 1 else take(state, rows)
+        return scalars
 
     def _start(self, ids: Ids, attempt: int) -> _Chunk:
         noise = self._noise(ids, attempt)

@@ -1,4 +1,4 @@
-r"""What a sampler is: `init` and `step`, and for some a start, a tuning and a finish of their own.
+r"""What a sampler is: `init` and `step`, and for some a start, a tuning, a meeting of chains and a finish of their own.
 
 An author writes a frozen dataclass whose fields are the options:
 
@@ -127,6 +127,19 @@ class Sampler(ABC):
     def finish(self, energy: Energy, state: State, noise: Noise) -> Tensor:
         """Returns the points that the chains have drawn."""
         return state.x
+
+    def couple(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Mapping[str, float]]:
+        """Lets chains meet after each step, as resampling does; a sampler that does not write this has independent chains.
+
+        Args:
+            energy: The energy.
+            state: The state of all chains that go on, in the order of their ids, whatever the chunks and ranks.
+            noise: The noise of these chains at this step, of which `step` has drawn some streams already.
+
+        Returns:
+            A state with as many rows, the i-th for the i-th chain, and scalars that join those of the step.
+        """
+        return state, {}
 
     def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
         """Returns the conditions under which the last points have their energy, for those that the sampler binds."""
