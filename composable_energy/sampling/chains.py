@@ -50,6 +50,7 @@ class Chains:
 
     Args:
         energy: The energy.
+        running: The energy as the sampler sees it, compiled or not.
         sampler: The sampler.
         noise: The noise of all chains at the start.
         like: Zeros with the shape of one point.
@@ -61,6 +62,7 @@ class Chains:
     """
 
     energy: Energy
+    running: Energy
     sampler: Sampler
     noise: Noise
     like: Tensor
@@ -212,8 +214,8 @@ class Chains:
 
     def _energy(self, ids: Sequence[int]) -> Energy:
         if self.per_row == 1:
-            return on_rows(self.energy, ids, self.total)
-        return on_rows(self.energy, [i // self.per_row for i in ids], self.total // self.per_row)
+            return on_rows(self.running, ids, self.total)
+        return on_rows(self.running, [i // self.per_row for i in ids], self.total // self.per_row)
 
     def _noise(self, ids: Sequence[int], attempt: int) -> Noise:
         noise = self.noise.child(f"restart {attempt}") if attempt else self.noise

@@ -52,6 +52,7 @@ def sample(
     best_of: int = 1,
     latents: bool = False,
     allow_improper: bool = False,
+    compile: bool = False,
     first_chain: int = 0,
     resume: Trace | None = None,
     dtype: torch.dtype | None = None,
@@ -85,6 +86,7 @@ def sample(
         best_of: Draws this many for each point and returns the one with the lowest evidence.
         latents: Whether to return latent points as they are.
         allow_improper: Whether to sample an energy without a lower bound.
+        compile: Whether energies and gradients run through `torch.compile`: a first call takes seconds longer, each step less.
         first_chain: The id of the first chain, for a call that draws a part of many.
         resume: A trace to go on from: with as many more steps as asked for, the chains are those of one long run.
         dtype: Of the points; that of `init`, else of the energy's tensors, else torch's default.
@@ -126,6 +128,7 @@ def sample(
 
     with torch.inference_mode(False), torch.no_grad(), frozen(energy, threads=recommended_threads(energy)):
         check_density(energy, chosen, allow_improper)
+        running = _compiled(energy) if compile else energy
         asked = ask(energy, shape, latents, init if resume is None else _last_points(resume), dtype, device)
         start = _start(init, asked)
         kind = _noise_kind(noise or (resume.noise if resume else None), asked.device)
@@ -135,9 +138,9 @@ def sample(
         root = Noise(seed, range(first, first + total), kind=kind)
         like = torch.zeros(asked.event, dtype=asked.dtype, device=asked.device)
         if resume is None:
-            chosen = _tuned(chosen, energy, root, like, start, asked.n)
+            chosen = _tuned(chosen, running, root, like, start, asked.n)
         size = total if batch_size is None else count("batch_size", batch_size)
-        chains = Chains(energy, chosen, root, like, total, copies, policy, size, start)
+        chains = Chains(energy, running, chosen, root, like, total, copies, policy, size, start)
         record = Trace(seed, kind, first, chosen, asked.shape, copies, policy)
         try:
             _begin(chains, resume)
@@ -180,6 +183,12 @@ def _run(
         record.energies = torch.stack(energies) if energies else record.energies
         record.acceptance = torch.stack(rates) if rates else None
         record.points = torch.stack(points) if points else None
+
+
+def _compiled(energy: Energy) -> Energy:
+    from composable_energy.sampling.compiling import compiled  # late: torch's compiler is slow to import
+
+    return compiled(energy)
 
 
 def _is_true(answer: Any) -> bool:
