@@ -55,6 +55,18 @@ def test_noise_does_not_depend_on_who_else_draws(kind, event, dtype, cut, first)
     assert torch.equal(other.uniform(x[ids], 2), uniform[ids])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("event", [(2,), (3,), (64,), (3, 8, 8)])
+def test_the_first_chains_of_a_block_are_those_of_the_whole_block(event, dtype):
+    """They are drawn alone where torch fills a tensor in order, which is no promise of its own."""
+    noise, x = Noise(7, range(2048), step=3), torch.zeros(2048, *event, dtype=dtype)
+    whole, uniform = noise.normal(x), noise.uniform(x, 1)
+    for count in (*range(1, 40), 64, 100, 512, 1024, 2047):
+        some = noise.for_chains(range(count))
+        assert torch.equal(some.normal(x[:count]), whole[:count])
+        assert torch.equal(some.uniform(x[:count], 1), uniform[:count])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_chain_at_a_time_draws_the_same(kind):
     noise, x = Noise(1, range(5), kind=kind), torch.zeros(5, 3)
