@@ -163,7 +163,7 @@ def _blocks_of(chains: range | tuple[int, ...], size: int) -> Iterator[tuple[int
 
 
 def _begins(inside: slice, size: int, event: torch.Size) -> bool:
-    """Whether rows are the first of a block and may be drawn alone: torch fills a tensor of 16 numbers or more by groups of 16, in order."""
+    """Whether rows are the first of a block and may be drawn alone: torch fills a tensor by groups of 16 numbers, in order."""
     return inside.start == 0 and inside.stop * event.numel() % 16 == 0 and size * event.numel() % 16 == 0
 
 
