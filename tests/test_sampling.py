@@ -20,7 +20,7 @@ from composable_energy.errors import (
     UngroundedError,
 )
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, sample
-from composable_energy.sampling.driver import _noise_kind
+from composable_energy.sampling.settings import noise_kind
 
 F64 = torch.float64
 SAMPLERS = [Langevin(0.1), MALA(0.3), HMC(0.3, leapfrogs=4), Annealed(levels=30, corrector_steps=1)]
@@ -473,10 +473,10 @@ def test_the_best_of_several_resumes():
 
 
 def test_noise_is_philox_where_blocks_cannot_be_drawn():
-    assert _noise_kind(None, torch.device("cuda")) == _noise_kind("philox", torch.device("cuda")) == "philox"
-    assert _noise_kind(None, torch.device("cpu")) == "blocks" and _noise_kind("philox", torch.device("cpu")) == "philox"
+    assert noise_kind(None, torch.device("cuda")) == noise_kind("philox", torch.device("cuda")) == "philox"
+    assert noise_kind(None, torch.device("cpu")) == "blocks" and noise_kind("philox", torch.device("cpu")) == "philox"
     with pytest.raises(OptionError, match="'blocks' is drawn on the CPU, the points are on cuda"):
-        _noise_kind("blocks", torch.device("cuda"))
+        noise_kind("blocks", torch.device("cuda"))
 
 
 def test_an_error_inside_a_chunk_names_the_energy():

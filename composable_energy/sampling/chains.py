@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,11 +12,13 @@ from torch import Tensor
 from composable_energy.algebra import Disjunction
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
+from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
+from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.rows import on_rows
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.states import all_finite, finite_rows, join, take
-from composable_energy.sampling.trace import Policy, Stopped
+from composable_energy.sampling.trace import Policy, Stopped, Trace
 
 __all__ = ["Chains", "Diverged"]
 
@@ -28,7 +30,7 @@ class Diverged(Exception):  # noqa: N818  (the driver turns it into the public e
     """Chains diverged, and the policy does not go on."""
 
     def __init__(self, step: int, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(step, reason)
         self.step = step
         self.reason = reason
 
@@ -44,9 +46,20 @@ class _Chunk:
     state: State
 
 
+@dataclass(frozen=True)
+class _Snapshot:
+    """Where all chains were; states are not changed in place, so that this costs nothing."""
+
+    step: int
+    chunks: list[_Chunk]
+    stopped: list[Stopped]
+    diverged_at: Tensor
+    restarts: Tensor
+
+
 @dataclass
 class Chains:
-    """All chains of a call.
+    """The chains of a call, those of this process if several share them.
 
     Args:
         energy: The energy.
@@ -59,6 +72,7 @@ class Chains:
         policy: What becomes of a chain that diverges.
         size: How many chains are advanced together.
         init: The points to start at, one for each row of conditions; None lets the sampler choose.
+        ranks: The processes that share the chains.
     """
 
     energy: Energy
@@ -71,13 +85,16 @@ class Chains:
     policy: Policy
     size: int
     init: Tensor | None = None
+    ranks: Ranks | None = None
     step: int = 0
     chunks: list[_Chunk] = field(default_factory=list)
     stopped: list[Stopped] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.diverged_at = torch.full((self.total,), -1, dtype=torch.int64)
-        self.restarts = torch.zeros(self.total, dtype=torch.int64)
+        rows = range(self.total // self.per_row) if self.ranks is None else self.ranks.own(self.total // self.per_row)
+        self.own = range(rows.start * self.per_row, rows.stop * self.per_row)  # the chains of this process
+        self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
+        self.restarts = torch.zeros(len(self.own), dtype=torch.int64)
         self.coupled = type(self.sampler).couple is not Sampler.couple
 
     # Going ----------------------------------------------------------------------------------------------------------------------------
@@ -88,8 +105,8 @@ class Chains:
         Raises:
             Diverged: Energies at the start are not finite, for all chains or under a policy that raises.
         """
-        for first in range(0, self.total, self.size):
-            self.chunks.append(self._start(range(first, min(first + self.size, self.total)), attempt=0))
+        for ids in self._pieces():
+            self.chunks.append(self._start(ids, attempt=0))
         if all(all_finite(chunk.state) for chunk in self.chunks):
             return
         good = torch.cat([finite_rows(chunk.state) for chunk in self.chunks]).cpu()
@@ -98,12 +115,31 @@ class Chains:
             raise Diverged(0, "at the start")
         self._settle([self._take_out(chunk, chunk.state) for chunk in self.chunks])
 
-    def resume(self, states: Sequence[tuple[tuple[int, ...], int, State]]) -> None:
-        """Takes up chains where a trace left them."""
-        for ids, attempt, state in states:
-            for rows in torch.arange(len(ids)).split(self.size):
-                some = [ids[row] for row in rows.tolist()]
-                self.chunks.append(self._chunk(_compact(some), attempt, take(state, rows.to(state.x.device))))
+    def resume(self, trace: Trace) -> None:
+        """Takes up chains where a trace left them.
+
+        Raises:
+            OptionError: The trace does not tell of all chains of this process.
+        """
+        mine, there = self.own, trace.chains
+        if not (there.start <= mine.start and mine.stop <= there.stop):
+            raise OptionError(
+                f"The trace tells of chains {there.start} to {there.stop - 1}, this process draws {mine.start} to {mine.stop - 1}: resume "
+                "with as many processes, or from a trace that was gathered."
+            )
+        rows = slice(mine.start - there.start, mine.stop - there.start)
+        self.step, self.diverged_at, self.restarts = trace.steps, trace.diverged_at[rows].clone(), trace.restarts[rows].clone()
+        self.stopped = [Stopped(ids, state) for ids, state in self._mine((some.chains, some.state) for some in trace.stopped)]
+        groups: dict[int, list[tuple[Ids, State]]] = {}
+        for ids, attempt, state in trace.states:
+            groups.setdefault(attempt, []).extend(self._mine([(ids, state)]))
+        for attempt, group in groups.items():
+            if self.size != trace.batch_size and group:  # else the same chains stay together, and products of matrices round as they did
+                group = [(tuple(i for ids, _ in group for i in ids), join([state for _, state in group]))]
+            for ids, state in group:
+                for some in torch.arange(len(ids)).split(self.size):
+                    part = state if len(some) == len(ids) else take(state, some.to(state.x.device))
+                    self.chunks.append(self._chunk(_compact([ids[row] for row in some.tolist()]), attempt, part))
 
     def advance(self) -> Info:
         """Takes one step with all chains, and returns what happened; not a number for chains that were stopped before.
@@ -119,12 +155,32 @@ class Chains:
             chunk.state, info = self.sampler.step(chunk.energy, before, chunk.noise.at(self.step))
             infos.append((ids, info))
             lost.append(self._take_out(chunk, before))
-        if any(lost):
-            self._settle(lost)
-        info = self._told(infos)
-        if not self.coupled or not self.chunks:
-            return info
-        return replace(info, scalars={**info.scalars, **self._couple()})
+        stop = None
+        try:
+            if any(lost):
+                self._settle(lost)
+        except Diverged as error:
+            stop = error
+        info = self._told(infos) if infos else Info()
+        if self.coupled:
+            info = replace(info, scalars={**info.scalars, **self._couple(stop)})
+        elif stop is not None:
+            raise stop
+        return info
+
+    def any_state(self) -> State:
+        """Returns a state of one chain, which shows what states of this sampler hold."""
+        return self._start(range(self.own.start, self.own.start + 1), attempt=0).state
+
+    def snapshot(self) -> _Snapshot:
+        """Returns where the chains are, for `restore`."""
+        chunks = [replace(chunk) for chunk in self.chunks]
+        return _Snapshot(self.step, chunks, list(self.stopped), self.diverged_at, self.restarts)
+
+    def restore(self, snapshot: _Snapshot) -> None:
+        """Puts the chains back to where they were."""
+        self.step, self.chunks, self.stopped = snapshot.step, snapshot.chunks, snapshot.stopped
+        self.diverged_at, self.restarts = snapshot.diverged_at, snapshot.restarts
 
     # Reading --------------------------------------------------------------------------------------------------------------------------
 
@@ -137,7 +193,7 @@ class Chains:
         return join([chunk.state for chunk in self.chunks], None if sorted_already else ids.argsort().to(self.like.device))
 
     def spread(self, of: Callable[[State], Tensor], fill: float = float("nan")) -> Tensor:
-        """Returns a tensor of all chains, with shape $(m, *)$: dropped ones hold a filling, kept ones what they had."""
+        """Returns a tensor of the chains of this process, with shape $(m, *)$: dropped ones hold a filling, kept ones what they had."""
         parts = [(chunk.ids, of(chunk.state)) for chunk in self.chunks]
         if self.policy != "drop":
             parts += [(some.chains, of(some.state)) for some in self.stopped]
@@ -150,54 +206,76 @@ class Chains:
         done = []
         for ids, state, energy, noise in parts:
             done.append((ids, self.sampler.finish(energy, state, noise.at(self.step + 1)) if self.step else state.x))
-        here = torch.ones(self.total, dtype=torch.bool)
+        here = torch.ones(len(self.own), dtype=torch.bool)
         if self.policy == "drop":
-            here[[i for some in self.stopped for i in some.chains]] = False
+            here[self._places([i for some in self.stopped for i in some.chains])] = False
         return self._spread(done, 0.0), here
 
     def evidence(self, points: Tensor) -> Tensor:
-        """Returns the evidence of all chains at points with shape $(m, *)$."""
+        """Returns the evidence of the chains of this process at points with shape $(m, *)$."""
         conditions = self.sampler.final_conditions(self.energy)
         parts = []
-        for start in range(0, self.total, self.size):
-            ids = range(start, min(start + self.size, self.total))
-            some = points[ids.start : ids.stop]
+        for ids in self._pieces():
+            some = points[ids.start - self.own.start : ids.stop - self.own.start]
             rows = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
             parts.append(self._energy(ids).evidence(some, **rows))
         return torch.cat(parts)
 
     def branch_shares(self, points: Tensor, kept: Tensor) -> Tensor | None:
-        """Returns the mean share of each branch of a mixture at the points of some chains, with shape $(K,)$; None for another energy."""
+        """Returns the mean share of each branch of a mixture at the points of chains `kept`, with shape $(K,)$; None for another energy."""
         if not isinstance(self.energy, Disjunction) or not len(kept):
             return None
         conditions, parts = self.sampler.final_conditions(self.energy), []
         for ids in kept.split(self.size):
-            some = points[ids.to(points.device)]
+            some = points[(ids - self.own.start).to(points.device)]
             bound = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
             bound[CHAINS] = ids // self.per_row
             parts.append(torch.softmax(-self.energy.branches(some, **bound), 0))
         return torch.cat(parts, 1).mean(1)
 
     def saved(self) -> list[tuple[tuple[int, ...], int, State]]:
-        """Returns what `resume` takes."""
-        groups: dict[int, list[_Chunk]] = {}
-        for chunk in self.chunks:
-            groups.setdefault(chunk.attempt, []).append(chunk)
-        return [
-            (tuple(i for chunk in group for i in chunk.ids), attempt, join([chunk.state for chunk in group]))
-            for attempt, group in groups.items()
-        ]
+        """Returns the chunks as a trace keeps them: ids, how often they were started again, and the state."""
+        return [(tuple(chunk.ids), chunk.attempt, chunk.state) for chunk in self.chunks]
 
     # Inside ---------------------------------------------------------------------------------------------------------------------------
 
-    def _couple(self) -> Mapping[str, float]:
+    def _couple(self, stop: Diverged | None) -> Mapping[str, float]:
+        """Lets all chains meet, those of other processes too; a process that stops tells the others."""
+        state = self.state() if self.chunks else None
         ids = sorted(i for chunk in self.chunks for i in chunk.ids)
-        all_of_them = _compact(ids)
-        state, scalars = self.sampler.couple(self._energy(all_of_them), self.state(), self._noise(all_of_them, 0).at(self.step))
+        if self.ranks is not None:
+            parts = self.ranks.objects((ids, state, stop is not None))
+            if stop is None and any(stopped for *_, stopped in parts):
+                stop = Diverged(self.step, f"after {self.step} steps")
+            ids = [i for some, *_ in parts for i in some]
+            states = [some for _, some, _ in parts if some is not None]
+            state = join(states) if states else None
+        if stop is not None:
+            raise stop
+        if state is None:
+            return {}
+        everybody = _compact(ids)
+        state, scalars = self.sampler.couple(self._energy(everybody), state, self._noise(everybody, 0).at(self.step))
         for chunk in self.chunks:
             rows = torch.tensor([bisect_left(ids, i) for i in chunk.ids], device=self.like.device)
-            chunk.state = state if len(self.chunks) == 1 else take(state, rows)
+            chunk.state = state if len(rows) == len(ids) else take(state, rows)
         return scalars
+
+    def _pieces(self) -> list[range]:
+        """The chains of this process, as many together as are advanced together."""
+        return [range(first, min(first + self.size, self.own.stop)) for first in range(self.own.start, self.own.stop, self.size)]
+
+    def _mine(self, groups: Iterable[tuple[Ids, State]]) -> Iterator[tuple[Ids, State]]:
+        """Yields the chains of this process."""
+        for ids, state in groups:
+            rows = [row for row, i in enumerate(ids) if i in self.own]
+            if len(rows) == len(ids):
+                yield ids, state
+            elif rows:
+                yield tuple(ids[row] for row in rows), take(state, torch.tensor(rows, device=state.x.device))
+
+    def _places(self, ids: Sequence[int]) -> list[int]:
+        return [i - self.own.start for i in ids]
 
     def _start(self, ids: Ids, attempt: int) -> _Chunk:
         noise = self._noise(ids, attempt)
@@ -232,8 +310,9 @@ class Chains:
         good = finite_rows(chunk.state)
         fine = good.tolist()
         out = tuple(i for i, ok in zip(chunk.ids, fine, strict=True) if not ok)
-        at = self.diverged_at[list(out)]
-        self.diverged_at[list(out)] = torch.where(at < 0, self.step, at)
+        places, self.diverged_at = self._places(out), self.diverged_at.clone()  # a snapshot may hold the old one
+        at = self.diverged_at[places]
+        self.diverged_at[places] = torch.where(at < 0, self.step, at)
         lost = _Chunk(out, chunk.attempt, chunk.energy, chunk.noise, take(before, ~good))
         chunk.ids, chunk.state = _compact([i for i, ok in zip(chunk.ids, fine, strict=True) if ok]), take(chunk.state, good)
         if chunk.ids:
@@ -260,7 +339,8 @@ class Chains:
         if attempt > _ATTEMPTS:
             self.stopped.append(Stopped(tuple(lost.ids), lost.state))
             raise Diverged(self.step, f"after {self.step} steps, and {_ATTEMPTS} restarts did not help")
-        self.restarts[list(lost.ids)] = attempt
+        self.restarts = self.restarts.clone()
+        self.restarts[self._places(lost.ids)] = attempt
         chunk = self._start(lost.ids, attempt)
         before = chunk.state
         for step in range(self.step + 1):
@@ -283,15 +363,16 @@ class Chains:
         self.chunks.append(chunk)
 
     def _spread(self, parts: Sequence[tuple[Sequence[int], Tensor]], fill: float) -> Tensor:
-        if len(parts) == 1 and len(parts[0][0]) == self.total:
+        count, first = len(self.own), self.own.start
+        if len(parts) == 1 and len(parts[0][0]) == count:
             return parts[0][1]
-        out = parts[0][1].new_full((self.total, *parts[0][1].shape[1:]), fill)
+        out = parts[0][1].new_full((count, *parts[0][1].shape[1:]), fill)
         for ids, values in parts:
-            out[slice(ids.start, ids.stop) if isinstance(ids, range) else list(ids)] = values
+            out[slice(ids.start - first, ids.stop - first) if isinstance(ids, range) else self._places(ids)] = values
         return out
 
     def _told(self, infos: list[tuple[Ids, Info]]) -> Info:
-        if len(infos) == 1 and len(infos[0][0]) == self.total:
+        if len(infos) == 1 and len(infos[0][0]) == len(self.own):
             return infos[0][1]
         rates = [(ids, info.acceptance) for ids, info in infos if info.acceptance is not None]
         return Info(self._spread(rates, float("nan")) if rates else None, infos[0][1].scalars)

@@ -8,30 +8,31 @@ from __future__ import annotations
 
 import inspect
 import secrets
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from composable_energy.energy import Energy
-from composable_energy.errors import OptionError, SamplingDiverged, ShapeError
+from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.lifting import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.asking import Asked, ask, check_density, count, decode
 from composable_energy.sampling.chains import Chains, Diverged
+from composable_energy.sampling.checkpoint import Checkpoint, described
 from composable_energy.sampling.choosing import SamplerLike, choose, recommended_threads
+from composable_energy.sampling.digests import digest
 from composable_energy.sampling.freezing import frozen
-from composable_energy.sampling.rows import on_rows
-from composable_energy.sampling.sampler import Info, Sampler, State
+from composable_energy.sampling.pilots import tuned
+from composable_energy.sampling.ranks import Ranks, Share
+from composable_energy.sampling.recording import Recorder, gathered
+from composable_energy.sampling.running import Callback, Run
+from composable_energy.sampling.settings import check_resume, last_points, length, noise_kind, start_points
 from composable_energy.sampling.trace import Policy, Trace
 
 __all__ = ["sample"]
-
-Callback = Callable[[int, State, Info], object]
-_PILOTS = 64
 
 
 def sample(
@@ -53,6 +54,9 @@ def sample(
     latents: bool = False,
     allow_improper: bool = False,
     compile: bool = False,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: float = 10.0,
+    ranks: Share | None = None,
     first_chain: int = 0,
     resume: Trace | None = None,
     dtype: torch.dtype | None = None,
@@ -87,6 +91,12 @@ def sample(
         latents: Whether to return latent points as they are.
         allow_improper: Whether to sample an energy without a lower bound.
         compile: Whether energies and gradients run through `torch.compile`: a first call takes seconds longer, each step less.
+        checkpoint: A file that keeps the state of all chains. If it is there, the call goes on from it, and ends with the bits that it
+            would have had; so the same line of a program may be killed and started again. It stays when all is done; with more `steps` it
+            goes on.
+        checkpoint_every: How many seconds lie between two writings at least; 0 writes after each step.
+        ranks: Under `torchrun`, the processes share the chains: with `"gather"` each returns all points, with `"shard"` its own. All of
+            them make the same call. None draws alone.
         first_chain: The id of the first chain, for a call that draws a part of many.
         resume: A trace to go on from: with as many more steps as asked for, the chains are those of one long run.
         dtype: Of the points; that of `init`, else of the energy's tensors, else torch's default.
@@ -117,72 +127,68 @@ def sample(
     policy = on_divergence or (resume.on_divergence if isinstance(resume, Trace) else "raise")
     if policy not in ("raise", "drop", "restart", "keep"):
         raise OptionError(f"on_divergence is 'raise', 'drop', 'restart' or 'keep', got {policy!r}.")
+    group = Ranks.of(ranks)
     if resume is None:
         chosen = choose(energy, sampler, options, _OWN)
         copies = count("best_of", best_of)
-        seed = secrets.randbits(63) if seed is None else count("seed", seed, least=-(2**63)) % 2**64
+        seed = None if seed is None else count("seed", seed, least=-(2**63)) % 2**64
         first = count("first_chain", first_chain, least=0)
     else:
-        _check_resume(resume, {"sampler": sampler, "init": init, "seed": seed, "noise": noise, **options}, best_of, first_chain, shape)
+        check_resume(resume, {"sampler": sampler, "init": init, "seed": seed, "noise": noise, **options}, best_of, first_chain, shape)
         chosen, copies, seed, first, shape = resume.sampler, resume.best_of, resume.seed, resume.first_chain, resume.shape
 
     with torch.inference_mode(False), torch.no_grad(), frozen(energy, threads=recommended_threads(energy)):
         check_density(energy, chosen, allow_improper)
-        running = _compiled(energy) if compile else energy
-        asked = ask(energy, shape, latents, init if resume is None else _last_points(resume), dtype, device)
-        start = _start(init, asked)
-        kind = _noise_kind(noise or (resume.noise if resume else None), asked.device)
+        asked = ask(energy, shape, latents, init if resume is None else last_points(resume), dtype, device)
+        start = start_points(init, asked)
+        kind = noise_kind(noise or (resume.noise if resume else None), asked.device)
         total = asked.n * copies
         if first + total > 2**32:
             raise OptionError(f"The ids of chains stay below 2^32; got {total} from {first}.")
-        root = Noise(seed, range(first, first + total), kind=kind)
+        file = saved = None
+        if checkpoint is not None:
+            call = {"sampler": described(chosen), "seed": seed, "shape": asked.shape, "best_of": copies, "noise": kind, "trace": trace}
+            call |= {"burn_in": burn_in, "first_chain": first, "dtype": str(asked.dtype), "resumed_at": resume and resume.steps}
+            call |= {"energy": digest(energy), "init": start if start is None else digest(energy, start)}
+            file = Checkpoint(checkpoint, checkpoint_every, call)
+            saved = file.read() if group is None else group.first(file.read())
+        key: int = secrets.randbits(63) if seed is None else seed
+        if seed is None:
+            key = saved.call["seed"] if saved else key if group is None else group.first(key)
+        if file is not None:
+            file.call["seed"] = key
+        running = _compiled(energy) if compile else energy
         like = torch.zeros(asked.event, dtype=asked.dtype, device=asked.device)
         if resume is None:
-            chosen = _tuned(chosen, running, root, like, start, asked.n)
+            chosen = tuned(chosen, energy, running, kind, like, start, asked.n)
         size = total if batch_size is None else count("batch_size", batch_size)
-        chains = Chains(energy, running, chosen, root, like, total, copies, policy, size, start)
-        record = Trace(seed, kind, first, chosen, asked.shape, copies, policy)
+        root = Noise(key, range(first, first + total), kind=kind)
+        chains = Chains(energy, running, chosen, root, like, total, copies, policy, size, start, group)
+        blank = Trace(key, kind, first, chosen, asked.shape, copies, policy)
+        before = saved.trace(blank, chains.any_state()) if saved else None
+        recorder = Recorder(bool(trace), every, burn_in, before)
+        done = resume.steps if resume else 0
+        run = Run(chains, recorder, blank, file, group)
+        stop = None
         try:
-            _begin(chains, resume)
-            _run(chains, _length(chosen, steps, chains.step), record if trace else None, every, burn_in, callback, progress)
-        except Diverged as stop:
-            points, _ = chains.finished()
-            raise _error(energy, chains, stop, _seen(points[::copies], asked)) from None
+            run.begin(before or resume)
+            run.go(done + length(chosen, steps, done), callback, progress)
+        except Diverged as error:
+            stop = error
         points, here = chains.finished()
-        record.kept = _choose_best(chains, points, here, copies)
+        stop = stop if group is None else next((some for some in group.objects(stop) if some is not None), None)
+        if stop is not None:
+            bad = (chains.diverged_at >= 0).view(-1, copies).any(1)
+            points, bad = (points[::copies], bad) if group is None else (group.rows(points[::copies]), group.rows(bad))
+            raise _error(energy, stop, _seen(points, asked), bad) from None
+        record = run.trace()
+        record.kept = _choose_best(chains, points, here, copies) + chains.own.start
         record.branch_shares = chains.branch_shares(points, record.kept) if trace else None
-        drawn = _seen(points[record.kept.to(points.device)], asked)
-    if not trace:
-        return drawn
-    record.steps, record.states, record.stopped = chains.step, chains.saved(), chains.stopped
-    record.diverged_at, record.diverged, record.restarts = chains.diverged_at, chains.diverged_at >= 0, chains.restarts
-    return drawn, record
-
-
-def _run(
-    chains: Chains, steps: int, record: Trace | None, every: int | None, burn_in: int, callback: Callback | None, progress: bool
-) -> None:
-    energies, rates, points = [], [], []
-    bar = tqdm(total=steps, file=sys.stderr, disable=not progress, desc=type(chains.sampler).__name__.lower(), leave=False)
-    with bar:
-        for _ in range(steps):
-            info = chains.advance()
-            bar.update()
-            if record is not None:
-                energies.append(chains.spread(lambda state: state.energy))
-                if info.acceptance is not None:
-                    rates.append(info.acceptance)
-                for name, value in info.scalars.items():
-                    record.scalars.setdefault(name, []).append(value)
-                if every is not None and chains.step > burn_in and (chains.step - burn_in) % every == 0:
-                    points.append(chains.spread(lambda state: state.x))
-                    record.point_steps.append(chains.step)
-            if not chains.chunks or (callback is not None and _is_true(callback(chains.step, chains.state(), info))):
-                break
-    if record is not None:
-        record.energies = torch.stack(energies) if energies else record.energies
-        record.acceptance = torch.stack(rates) if rates else None
-        record.points = torch.stack(points) if points else None
+        drawn = points[(record.kept - chains.own.start).to(points.device)]
+        if group is not None and group.share == "gather":
+            drawn, record = group.rows(drawn), gathered(record, group)
+        drawn = _seen(drawn, asked)
+    return (drawn, record) if trace else drawn
 
 
 def _compiled(energy: Energy) -> Energy:
@@ -191,82 +197,13 @@ def _compiled(energy: Energy) -> Energy:
     return compiled(energy)
 
 
-def _is_true(answer: Any) -> bool:
-    """Whether a callback says so itself or by a comparison, which gives a tensor; any other return value means nothing."""
-    return answer is True or (getattr(answer, "dtype", None) in (torch.bool, bool) and bool(answer.all()))
-
-
-def _start(init: Tensor | None, asked: Asked) -> Tensor | None:
-    """Returns a copy of the points to start at."""
-    if init is None:
-        return None
-    if init.shape != (asked.n, *asked.event):
-        raise ShapeError(f"init must have the shape {(asked.n, *asked.event)} of the points, got {tuple(init.shape)}.")
-    return init.detach().clone()
-
-
-def _last_points(resume: Trace) -> Tensor:
-    return resume.states[0][2].x if resume.states else resume.stopped[0].state.x
-
-
-def _begin(chains: Chains, resume: Trace | None) -> None:
-    if resume is None:
-        chains.begin()
-        return
-    chains.step, chains.stopped = resume.steps, list(resume.stopped)
-    chains.diverged_at, chains.restarts = resume.diverged_at.clone(), resume.restarts.clone()
-    chains.resume(resume.states)
-
-
-def _tuned(sampler: Sampler, energy: Energy, noise: Noise, like: Tensor, init: Tensor | None, n: int) -> Sampler:
-    """Tunes a sampler on a block of pilot chains that is the same whatever is drawn."""
-    if type(sampler).tune is Sampler.tune:
-        return sampler
-    pilot = noise.child("pilot").for_chains(range(_PILOTS))
-    rows = [i % n for i in range(_PILOTS)]
-    x = sampler.start(like.expand(_PILOTS, *like.shape).contiguous(), pilot.child("start")) if init is None else init[rows]
-    return sampler.tune(on_rows(energy, rows, n), x, pilot)
-
-
-def _length(sampler: Sampler, steps: int | None, done: int) -> int:
-    total = sampler.total_steps
-    if total is None:
-        return sampler.default_steps if steps is None else steps
-    if steps is None:
-        steps = max(1, total - done)
-    if done + steps > total:
-        before = f"{done} are done, and " if done else ""
-        raise OptionError(f"{sampler} takes {total} steps: {before}{steps} were asked for.")
-    return steps
-
-
-def _noise_kind(kind: Any, device: torch.device) -> Kind:
-    if kind not in (None, "blocks", "philox"):
-        raise OptionError(f"noise is 'blocks' or 'philox', got {kind!r}.")
-    if device.type == "cpu":
-        return kind or "blocks"
-    if kind == "blocks":
-        raise OptionError(f"noise='blocks' is drawn on the CPU, the points are on {device}: there it is 'philox'.")
-    return "philox"
-
-
-def _check_resume(resume: Trace, given: dict[str, Any], best_of: int, first_chain: int, shape: int | Sequence[int]) -> None:
-    if not isinstance(resume, Trace):
-        raise OptionError(f"resume takes the Trace that `sample(..., trace=True)` returned, got {type(resume).__name__}.")
-    wrong = [name for name, value in given.items() if value is not None and value != getattr(resume, name, None)]
-    wrong += ["best_of"] * (best_of not in (1, resume.best_of)) + ["first_chain"] * (first_chain not in (0, resume.first_chain))
-    wrong += ["shape"] * (tuple(shape) != resume.shape if isinstance(shape, Sequence) else shape != resume.shape[0])
-    if wrong:
-        raise OptionError(f"A resumed call goes on as it began, {resume}: leave out {', '.join(wrong)}.")
-
-
 def _choose_best(chains: Chains, points: Tensor, here: Tensor, copies: int) -> Tensor:
     """Returns which chains are returned: of the copies of each point, that with the lowest evidence."""
     if copies == 1:
         return here.nonzero().squeeze(1)
     evidence = chains.evidence(points).cpu()
     evidence[~here | (chains.diverged_at >= 0) & (chains.restarts == 0) | evidence.isnan()] = float("inf")
-    best = evidence.view(-1, copies).argmin(1) + torch.arange(0, chains.total, copies)
+    best = evidence.view(-1, copies).argmin(1) + torch.arange(0, len(points), copies)
     return best[here.view(-1, copies).any(1)]
 
 
@@ -274,8 +211,7 @@ def _seen(points: Tensor, asked: Asked) -> Tensor:
     return points if asked.decoder is None else decode(asked.decoder, points)
 
 
-def _error(energy: Energy, chains: Chains, stop: Diverged, samples: Tensor) -> SamplingDiverged:
-    bad = (chains.diverged_at >= 0).view(-1, chains.per_row).any(1)
+def _error(energy: Energy, stop: Diverged, samples: Tensor, bad: Tensor) -> SamplingDiverged:
     ways = (
         "check the energy there, or give `init`"
         if stop.step == 0

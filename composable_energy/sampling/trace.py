@@ -36,7 +36,9 @@ class Trace:
         shape: The shape that was asked for.
         best_of: How many draws there were for each that was returned.
         on_divergence: What became of chains that diverged.
-        kept: Which chains were returned, with shape $(n,)$.
+        batch_size: How many chains were evaluated together.
+        chains: The ids, from 0, of the $m$ chains that this is about: all of them, or those of one process.
+        kept: Which chains were returned, by their ids, with shape $(n,)$.
         energies: The energies after each step, with shape (steps, $m$); not a number for chains that were dropped.
         acceptance: The probability with which each proposal was accepted, with shape (steps, $m$); None if the sampler never rejects.
         scalars: What else the sampler told of each step.
@@ -59,6 +61,8 @@ class Trace:
     shape: tuple[int, ...]
     best_of: int
     on_divergence: Policy = "raise"
+    batch_size: int = 0
+    chains: range = range(0)
     steps: int = 0
     kept: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     energies: Tensor = field(default_factory=lambda: torch.empty(0, 0))

@@ -1,0 +1,84 @@
+"""Several processes that draw one set of chains, as `torchrun` starts them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from composable_energy.errors import OptionError
+
+__all__ = ["Ranks", "Share"]
+
+Share = Literal["gather", "shard"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a call. What its methods are given, all of them give at the same time.
+
+    Args:
+        rank: The number of this one.
+        size: How many there are.
+        share: Whether each returns all points or its own.
+    """
+
+    rank: int
+    size: int
+    share: Share
+
+    @classmethod
+    def of(cls, share: Share | None) -> Ranks | None:
+        """Returns the processes that share the call; None for a process that draws alone.
+
+        Raises:
+            OptionError: Processes are asked for, and `torch.distributed` knows none.
+        """
+        if share is None:
+            return None
+        if share not in ("gather", "shard"):
+            raise OptionError(f"ranks is 'gather', 'shard' or None, got {share!r}.")
+        if not (distributed.is_available() and distributed.is_initialized()):
+            raise OptionError(
+                f"ranks={share!r} needs a process group: start the program with `torchrun --nproc-per-node=N`, and call "
+                "`torch.distributed.init_process_group()` in it first. A process that draws alone leaves `ranks` out."
+            )
+        return cls(distributed.get_rank(), distributed.get_world_size(), share)
+
+    def own(self, n: int) -> range:
+        """Returns which of `n` points this process draws; the numbers of two processes differ by at most one.
+
+        Raises:
+            OptionError: There are fewer points than processes.
+        """
+        if n < self.size:
+            raise OptionError(f"{self.size} processes share {n} points: ask for as many at least.")
+        return range(self.rank * n // self.size, (self.rank + 1) * n // self.size)
+
+    def rows(self, own: Tensor) -> Tensor:
+        """Returns the rows of all processes one after another."""
+        counts = self.objects(len(own))
+        data = (
+            own.clone(memory_format=torch.contiguous_format).reshape(len(own), -1).view(torch.uint8)
+        )  # bytes: not every backend knows every dtype
+        padded = data.new_zeros((max(counts), *data.shape[1:]))
+        padded[: len(own)] = data
+        parts = [torch.empty_like(padded) for _ in counts]
+        distributed.all_gather(parts, padded)
+        rows = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+        return rows.view(own.dtype).reshape(-1, *own.shape[1:])
+
+    def objects(self, own: T) -> list[T]:
+        """Returns what each process gave, in the order of their numbers."""
+        parts: list[Any] = [None] * self.size
+        distributed.all_gather_object(parts, own)
+        return parts
+
+    def first(self, own: T) -> T:
+        """Returns what the first process gave."""
+        box: list[Any] = [own]
+        distributed.broadcast_object_list(box)
+        return box[0]

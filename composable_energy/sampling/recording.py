@@ -1,0 +1,117 @@
+"""Recording a call: what each step told, gathered into a `Trace` at the end and whenever a checkpoint is due."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from composable_energy.sampling.chains import Chains
+from composable_energy.sampling.ranks import Ranks
+from composable_energy.sampling.sampler import Info
+from composable_energy.sampling.trace import Trace
+
+__all__ = ["Recorder", "gathered"]
+
+
+class Recorder:
+    """What the steps of a call told.
+
+    Args:
+        steps: Whether to keep what each step told; else only where the chains are.
+        every: Keeps the points of every so many steps; None keeps none.
+        burn_in: How many steps pass before points are kept.
+        before: What an interrupted run of the same call recorded.
+    """
+
+    def __init__(self, steps: bool, every: int | None, burn_in: int, before: Trace | None = None) -> None:
+        self.steps, self.every, self.burn_in = steps, every, burn_in
+        self.before = before
+        self.energies: list[Tensor] = []
+        self.rates: list[Tensor] = []
+        self.points: list[Tensor] = []
+        self.point_steps: list[int] = []
+        self.scalars: dict[str, list[float]] = {}
+
+    def add(self, chains: Chains, info: Info) -> None:
+        """Takes note of a step."""
+        if not self.steps:
+            return
+        self.energies.append(chains.spread(lambda state: state.energy))
+        if info.acceptance is not None:
+            self.rates.append(info.acceptance)
+        for name, value in info.scalars.items():
+            self.scalars.setdefault(name, []).append(value)
+        if self.every is not None and chains.step > self.burn_in and (chains.step - self.burn_in) % self.every == 0:
+            self.points.append(chains.spread(lambda state: state.x))
+            self.point_steps.append(chains.step)
+
+    def trace(self, blank: Trace, chains: Chains, done: int) -> Trace:
+        """Returns the trace so far.
+
+        Args:
+            blank: What is known of the call from the beginning.
+            chains: The chains, where they are now.
+            done: How many steps this run took, from which the record is taken; a step that was broken off is left out.
+        """
+        record = replace(
+            blank,
+            steps=chains.step,
+            chains=chains.own,
+            batch_size=chains.size,
+            states=chains.saved(),
+            stopped=list(chains.stopped),
+            diverged_at=chains.diverged_at,
+            diverged=chains.diverged_at >= 0,
+            restarts=chains.restarts,
+        )
+        if not self.steps:
+            return record
+        kept = [step for step in self.point_steps if step <= chains.step]
+        energies = _stacked(self.before and self.before.energies, self.energies[:done])
+        record.energies = record.energies if energies is None else energies
+        record.acceptance = _stacked(self.before and self.before.acceptance, self.rates[:done])
+        record.points = _stacked(self.before and self.before.points, self.points[: len(kept)])
+        record.point_steps = (self.before.point_steps if self.before else []) + kept
+        earlier = self.before.scalars if self.before else {}
+        names = dict.fromkeys([*earlier, *self.scalars])
+        record.scalars = {name: [*earlier.get(name, []), *self.scalars.get(name, [])[:done]] for name in names}
+        return record
+
+
+def gathered(record: Trace, ranks: Ranks) -> Trace:
+    """Returns one trace of all chains from those of each process."""
+    parts = ranks.objects(record)
+
+    def steps(name: str) -> Tensor | None:
+        """Joins chains side by side; a process whose chains have all stopped told fewer steps."""
+        values = [getattr(part, name) for part in parts]
+        some = next((value for value in values if value is not None), None)
+        if some is None:
+            return None
+        longest, blanks = max(len(value) for value in values if value is not None), []
+        for part, value in zip(parts, values, strict=True):
+            done = 0 if value is None else len(value)
+            blank = some.new_full((longest - done, len(part.chains) if longest else 0, *some.shape[2:]), float("nan"))
+            blanks.append(blank if value is None else torch.cat([value, blank]) if len(blank) else value)
+        return torch.cat(blanks, 1)
+
+    shares = [(part.branch_shares, len(part.kept)) for part in parts if part.branch_shares is not None]
+    total = sum(count for _, count in shares)
+    mean = torch.stack([share * (count / total) for share, count in shares]).sum(0) if shares else None
+    return replace(
+        parts[0],
+        chains=range(parts[0].chains.start, parts[-1].chains.stop),
+        states=[group for part in parts for group in part.states],
+        stopped=[some for part in parts for some in part.stopped],
+        branch_shares=mean,
+        **{name: torch.cat([getattr(part, name) for part in parts]) for name in ("kept", "diverged", "diverged_at", "restarts")},
+        **{name: steps(name) for name in ("energies", "acceptance", "points")},
+    )
+
+
+def _stacked(before: Tensor | None, steps: Sequence[Tensor]) -> Tensor | None:
+    parts = ([] if before is None else [before]) + ([torch.stack(list(steps))] if steps else [])
+    return torch.cat(parts) if parts else None
