@@ -3,7 +3,8 @@
 from composable_energy.noise import Noise
 from composable_energy.sampling.driver import sample
 from composable_energy.sampling.freezing import frozen
+from composable_energy.sampling.rows import has_rows, repeated
 from composable_energy.sampling.sampler import Info, Sampler, State, energy_and_gradient
 from composable_energy.sampling.trace import Trace
 
-__all__ = ["Info", "Noise", "Sampler", "State", "Trace", "energy_and_gradient", "frozen", "sample"]
+__all__ = ["Info", "Noise", "Sampler", "State", "Trace", "energy_and_gradient", "frozen", "has_rows", "repeated", "sample"]

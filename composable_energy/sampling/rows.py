@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from composable_energy.algebra import Conditioned
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 
-__all__ = ["on_rows"]
+__all__ = ["has_rows", "on_rows", "repeated"]
 
 
 def on_rows(energy: Energy, rows: Sequence[int], n: int) -> Energy:
@@ -21,6 +22,37 @@ def on_rows(energy: Energy, rows: Sequence[int], n: int) -> Energy:
     if isinstance(rows, range) and rows.step == 1:
         return _Rows(energy, slice(rows.start, rows.stop))
     return _Rows(energy, torch.tensor(list(rows)))
+
+
+def repeated(energy: Energy, n: int, times: int) -> Energy:
+    """Returns an energy for several points of each chain, as a sampler has that gives replicas to its chains.
+
+    Args:
+        energy: The energy that the sampler got, for one point of each of `n` chains.
+        n: How many chains there are.
+        times: How many points each of them has, one after another.
+    """
+    if isinstance(energy, _Rows):
+        whole, rows = energy.energy, energy.rows
+        rows = torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+    elif CHAINS in energy.conditions:
+        whole, rows = energy, torch.arange(n)
+    else:
+        return energy
+    return _Rows(whole, rows.repeat_interleave(times))
+
+
+def has_rows(energy: Energy) -> bool:
+    """Returns whether chains have bound conditions of their own, so that no point of one may become that of another."""
+    if isinstance(energy, _Rows):
+        return has_rows(energy.energy)
+    if CHAINS not in energy.conditions:
+        return False
+    bound = energy.values.values() if isinstance(energy, Conditioned) else ()
+    if any(isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1 for value in bound):
+        return True
+    inside = [*energy.terms, *(base.energy for base in energy.bases)]
+    return not inside or any(has_rows(part) for part in inside)
 
 
 class _Rows(Energy):
@@ -34,6 +66,9 @@ class _Rows(Energy):
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         return self.energy(x, **{CHAINS: self.rows, **conditions})
+
+    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
+        return self.energy.with_gradient(x, **{CHAINS: self.rows, **conditions})
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return self.energy.evidence(x, **{CHAINS: self.rows, **conditions})
