@@ -5,8 +5,8 @@ together, the number of ranks, a stop and a resume. There are two kinds.
 
 *Blocks*, the default on the CPU: chains are cut into blocks of about 4,096 numbers (one chain, or up to 2,048 small ones), and each block
 is drawn by a `torch.Generator` that is seeded with a hash of (seed, step, stream) and the block. A block is drawn whole, or as far as
-it is needed where that makes no difference. This costs
-1.1 to 1.4 of one `torch.randn`; the numbers may change with the version of torch.
+it is needed where that makes no difference. This costs 1.1 to 1.4 of one `torch.randn`, or 1.3 at most where the numbers are added to
+points; they may change with the version of torch.
 
 *Philox*, always used on other devices: Philox 4x32-10 (Salmon et al., 2011), a counter-based generator with the counter
 (quad of numbers inside the event, step, chain, stream) and the seed as key. The same on every device, in every version; 6 to 15 times
@@ -23,6 +23,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from threading import get_ident
 from typing import Any, Literal
 
 import torch
@@ -35,8 +36,54 @@ __all__ = ["Noise", "philox"]
 _WORD = 0xFFFFFFFF
 _BLOCK = 4096  # numbers, a power of two: large enough that seeding a generator costs little beside drawing
 _MOST_CHAINS = 2048
+_FEW = 2**16
 
 Kind = Literal["blocks", "philox"]
+
+
+class _Memory:
+    """What draws may use again: blocks of which others got a part, and where numbers stand that are used up at once. Never saved."""
+
+    __slots__ = ("blocks", "places")
+
+    def __init__(self) -> None:
+        self.blocks: dict[Any, tuple[Any, Tensor]] = {}
+        self.places: dict[int, tuple[Any, _Place]] = {}
+
+    def __reduce__(self) -> tuple[type[_Memory], tuple[()]]:
+        return _Memory, ()
+
+    def place(self, chains: range, event: torch.Size, dtype: torch.dtype) -> _Place:
+        """Returns the last place of this thread, if it fits."""
+        what, thread = (chains, event, dtype, torch.is_inference_mode_enabled()), get_ident()
+        known = self.places.get(thread)
+        if known is None or known[0] != what:
+            known = self.places[thread] = (what, _Place(chains, event, dtype))
+        return known[1]
+
+
+class _Place:
+    """Where the numbers of chains stand, and which parts of it are blocks.
+
+    Attributes:
+        whole: All numbers, with shape $(B, *)$.
+        parts: The blocks that are drawn straight into it, with their numbers.
+        rest: The first row that is in none of them.
+        generator: What draws.
+    """
+
+    __slots__ = ("generator", "parts", "rest", "whole")
+
+    def __init__(self, chains: Sequence[int], event: torch.Size, dtype: torch.dtype) -> None:
+        self.whole, self.generator = torch.empty((len(chains), *event), dtype=dtype), torch.Generator()
+        self.parts, self.rest = [], 0
+        size = _size(event)
+        if isinstance(chains, range) and chains.step == 1 and chains.start % size == 0:
+            numbers = event.numel()
+            # torch fills a tensor by groups of 16 numbers, in order, so the first rows of a block may be drawn alone.
+            alone = len(chains) * numbers % 16 == 0 and size * numbers % 16 == 0
+            self.rest = len(chains) if alone else len(chains) // size * size
+            self.parts = list(enumerate(self.whole[: self.rest].split(size), chains.start // size)) if self.rest else []
 
 
 @dataclass(frozen=True)
@@ -61,7 +108,7 @@ class Noise:
     chains: range | tuple[int, ...]
     step: int = 0
     kind: Kind = "blocks"
-    _last: dict[Any, tuple[Any, Tensor]] = field(default_factory=dict, repr=False, compare=False)  # shared by what `at` returns
+    _memory: _Memory = field(default_factory=_Memory, repr=False, compare=False)  # shared by what `at` returns
 
     def __post_init__(self) -> None:
         if self.kind not in ("blocks", "philox"):
@@ -69,7 +116,7 @@ class Noise:
 
     def at(self, step: int) -> Noise:
         """Returns the noise of the same chains at another step."""
-        return replace(self, step=step)
+        return Noise(self.seed, self.chains, step, self.kind, self._memory)
 
     def for_chains(self, chains: Sequence[int]) -> Noise:
         """Returns the noise of other chains, given by their ids."""
@@ -78,7 +125,7 @@ class Noise:
     def child(self, label: str) -> Noise:
         """Returns independent noise for another purpose, such as a pilot run, with a seed made of this one's and a label."""
         digest = blake2b(struct.pack("<Q", self.seed % 2**64) + label.encode(), digest_size=8).digest()
-        return replace(self, seed=int.from_bytes(digest, "little"), _last={})
+        return replace(self, seed=int.from_bytes(digest, "little"), _memory=_Memory())
 
     def normal(self, like: Tensor, stream: int = 0) -> Tensor:
         """Returns standard normal numbers with the shape, dtype and device of some points.
@@ -94,7 +141,28 @@ class Noise:
         if self._counted(like):
             return philox_normal(self.seed, self.step, self._ids(like), stream, like.shape[1:]).to(like.dtype)
         dtype = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
-        return self._blocks(like.shape[1:], dtype, stream, Tensor.normal_).to(like.dtype)
+        few = like.numel() <= _FEW  # then copying costs less than to find a place
+        drawn = self._blocks(like.shape[1:], dtype, stream, Tensor.normal_, again=few)
+        return drawn.to(like.dtype, copy=few)
+
+    def add_normal_(self, x: Tensor, scale: float = 1.0, stream: int = 0) -> Tensor:
+        r"""Adds $s\, \xi$ to points in place, with the standard normal numbers $\xi$ of `normal`; cheaper than to get them first.
+
+        Args:
+            x: The points, with shape $(B, *)$, one row for each chain.
+            scale: $s$.
+            stream: As for `normal`.
+
+        Returns:
+            The points.
+
+        Raises:
+            ShapeError: There are not as many rows as chains.
+        """
+        if self._counted(x) or x.dtype not in (torch.float32, torch.float64):
+            return x.add_(self.normal(x, stream), alpha=scale)
+        self._check(x)
+        return x.add_(self._blocks(x.shape[1:], x.dtype, stream, Tensor.normal_, again=True), alpha=scale)
 
     def uniform(self, like: Tensor, stream: int = 0) -> Tensor:
         """Returns one number in (0, 1) for each chain, with shape $(B,)$, in float32, or in float64 for points of that dtype.
@@ -126,27 +194,36 @@ class Noise:
             return torch.arange(self.chains.start, self.chains.stop, self.chains.step, device=like.device)
         return torch.tensor(self.chains, dtype=torch.int64, device=like.device)
 
-    def _blocks(self, event: torch.Size, dtype: torch.dtype, stream: int, fill: Callable[..., Tensor]) -> Tensor:
-        size = max(1, min(_MOST_CHAINS, _BLOCK // (1 << (max(1, event.numel()) - 1).bit_length())))
-        key = _key(self.seed, self.step, stream)
-        out = torch.empty((len(self.chains), *event), dtype=dtype)
-        for block, rows, inside in _blocks_of(self.chains, size):
-            seed = _mix(key + block)
-            if isinstance(inside, slice) and (inside.stop - inside.start == size or _begins(inside, size, event)):
-                fill(out[rows], generator=torch.Generator().manual_seed(seed))
-                continue
-            place, what = (fill, stream), (seed, self.step, block, event, dtype)  # several chunks of chains may share a block
-            if place not in self._last or self._last[place][0] != what:
+    def _blocks(self, event: torch.Size, dtype: torch.dtype, stream: int, fill: Callable[..., Tensor], again: bool = False) -> Tensor:
+        """Draws by blocks; `again` says that the numbers are used up before the next draw."""
+        chains, key = self.chains, _key(self.seed, self.step, stream)
+        place = self._memory.place(chains, event, dtype) if again and isinstance(chains, range) else _Place(chains, event, dtype)
+        out, generator = place.whole, place.generator
+        seeded = generator.manual_seed
+        for block, part in place.parts:
+            fill(part, generator=seeded(_mix(key + block)))
+        if place.rest == len(chains):
+            return out
+        size, known = _size(event), self._memory.blocks
+        for block, rows, inside in _blocks_of(chains, size, place.rest):
+            use, what = (fill, stream), (self.seed, self.step, block, event, dtype)  # several chunks of chains may share a block
+            found = known.get(use)
+            if found is None or found[0] != what:
                 drawn = torch.empty((size, *event), dtype=dtype)
-                self._last[place] = (what, fill(drawn, generator=torch.Generator().manual_seed(seed)))
-            out[rows] = self._last[place][1][inside]
+                found = known[use] = (what, fill(drawn, generator=seeded(_mix(key + block))))
+            out[rows] = found[1][inside]
         return out
 
 
-def _blocks_of(chains: range | tuple[int, ...], size: int) -> Iterator[tuple[int, Any, Any]]:
-    """Yields each block with the rows that it fills and where they are inside it."""
+def _size(event: torch.Size) -> int:
+    """How many chains are in a block."""
+    return max(1, min(_MOST_CHAINS, _BLOCK // (1 << (max(1, event.numel()) - 1).bit_length())))
+
+
+def _blocks_of(chains: range | tuple[int, ...], size: int, row: int) -> Iterator[tuple[int, Any, Any]]:
+    """Yields each block, from some row on, with the rows that it fills and where they are inside it."""
     if isinstance(chains, range) and chains.step == 1:
-        row, chain = 0, chains.start
+        chain = chains.start + row
         while chain < chains.stop:
             block, first = divmod(chain, size)
             count = min(size - first, chains.stop - chain)
@@ -160,11 +237,6 @@ def _blocks_of(chains: range | tuple[int, ...], size: int) -> Iterator[tuple[int
         inside.append(chain % size)
     for block, (rows, inside) in groups.items():
         yield block, rows, inside
-
-
-def _begins(inside: slice, size: int, event: torch.Size) -> bool:
-    """Whether rows are the first of a block and may be drawn alone: torch fills a tensor by groups of 16 numbers, in order."""
-    return inside.start == 0 and inside.stop * event.numel() % 16 == 0 and size * event.numel() % 16 == 0
 
 
 def _key(seed: int, step: int, stream: int) -> int:

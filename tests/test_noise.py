@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -73,6 +74,35 @@ def test_one_chain_at_a_time_draws_the_same(kind):
     for step in (0, 1, 2**31):
         rows = [noise.at(step).for_chains([i]).normal(x[:1]) for i in range(5)]
         assert torch.equal(torch.cat(rows), noise.at(step).normal(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("chains", [range(40), range(5, 300), (7, 3, 2049), range(2048, 2064)])
+def test_noise_that_is_added_is_that_which_is_drawn(kind, dtype, chains):
+    """Its place is used again and again, by every draw of one shape: what was drawn before must stay."""
+    noise, x = Noise(7, chains, kind=kind), torch.linspace(-1, 1, 3 * len(chains), dtype=dtype).view(-1, 3)
+    before = noise.normal(x, 1)
+    kept = before.clone()
+    for step in (0, 1, 0):
+        for other in (noise, noise.for_chains(chains[:3])):
+            drawn, some = other.at(step).normal(x[: len(other.chains)], 1), x[: len(other.chains)].clone()
+            assert other.at(step).add_normal_(some, 0.25, 1) is some
+            assert torch.equal(some, torch.add(x[: len(other.chains)], drawn, alpha=0.25))
+    assert torch.equal(before, kept)
+    with pytest.raises(ShapeError):
+        noise.add_normal_(x[:2])
+
+
+def test_threads_and_inference_mode_have_places_of_their_own():
+    noise, x = Noise(0, range(64)), torch.zeros(64, 64)
+    expected = [noise.at(step).normal(x) for step in range(40)]
+    with torch.inference_mode():
+        assert torch.equal(noise.at(0).add_normal_(torch.zeros(64, 64)), expected[0])
+    with ThreadPoolExecutor(8) as pool:
+        drawn = list(pool.map(lambda step: noise.at(step).add_normal_(torch.zeros(64, 64)), list(range(40)) * 5))
+    assert all(torch.equal(one, expected[i % 40]) for i, one in enumerate(drawn))
+    assert noise.at(0).normal(x).requires_grad_().sum().backward() is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
