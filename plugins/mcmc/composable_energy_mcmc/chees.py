@@ -17,7 +17,7 @@ from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import IDENTITY, Metric, Spread, rows
 from composable_energy_mcmc.metropolis import CLAMP, choose
 from composable_energy_mcmc.options import fraction, positive, whole
-from composable_energy_mcmc.tuning import DualAveraging, attempt, first_length
+from composable_energy_mcmc.tuning import DualAveraging, attempt, counts, first_length
 
 __all__ = ["ChEES"]
 
@@ -90,7 +90,7 @@ class ChEES(Sampler):
         spread, draws = Spread(self.metric, state.x), noise.child("draws")
         for draw in range(1, _DRAWS + 1):
             state, _ = attempt(first, energy, state, draws.at(draw))
-            spread.add(state.x)
+            spread.add(state.x[counts(state)])
         sampler = replace(sampler, metric=spread.metric(x.dtype))
         return _settled(sampler, energy, state, noise.child("second"), self.tuning_steps - self.tuning_steps // 2)[0]
 
@@ -133,12 +133,14 @@ def _settled(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: 
         proposal, momentum, log_ratio, _ = trial.propose(energy, state, search.at(step))
         log_ratio = torch.where(proposal.energy.isfinite() & log_ratio.isfinite(), log_ratio, -torch.inf)
         acceptance = log_ratio.clamp(max=0).exp()
-        slope = h * math.exp(log_time) * _slope(sampler._metric, state.x, proposal.x, momentum, acceptance)
+        here = counts(state)
+        slope = _slope(sampler._metric, *(values[here] for values in (state.x, proposal.x, momentum, acceptance)))
+        slope *= h * math.exp(log_time)
         if slope != 0.0:
             square = _FORGET * square + (1 - _FORGET) * slope**2
             log_time += min(max(_RATE * slope / math.sqrt(square / (1 - _FORGET**step)), -_MOST), _MOST)
         averaged += step**-0.5 * (log_time - averaged)
-        averaging.add(sampler.acceptance - _rate(acceptance, proposal.energy))
+        averaging.add(sampler.acceptance - _rate(acceptance[here], proposal.energy[here]))
         state, _ = choose(state, proposal, log_ratio, search.at(step), stream=1)
     return replace(sampler, step_size=averaging.best, trajectory=math.exp(averaged)), state
 

@@ -104,6 +104,8 @@ class Spread:
         (Marchenko & Pastur, 1967). The number of leapfrogs follows the root of the condition number, and is asked to halve.
         """
         dtype = torch.promote_types(dtype, torch.float32)
+        if not self.count:
+            return IDENTITY
         mean = self.sum / self.count
         variances = (self.products.diagonal() if self.wide else self.products) / self.count - mean.square()
         sd = torch.where(variances > 0, variances, 1.0).sqrt()
@@ -121,4 +123,4 @@ class Spread:
 
 def rows(x: Tensor) -> Tensor:
     """Flattened points, also those that are single numbers."""
-    return x.reshape(len(x), -1)
+    return x.flatten(1) if x.ndim > 1 else x[:, None]

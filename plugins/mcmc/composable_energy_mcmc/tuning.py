@@ -11,7 +11,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.sampling import Noise, Sampler, State
 
-__all__ = ["DualAveraging", "attempt", "first_length", "tuned"]
+__all__ = ["DualAveraging", "attempt", "counts", "first_length", "tuned"]
 
 _GAMMA, _OFFSET, _KAPPA = 0.05, 10.0, 0.75  # Hoffman & Gelman (2014)
 _TRIALS = 60
@@ -86,11 +86,16 @@ def first_length(make: Callable[[float], Sampler], energy: Energy, state: State,
 
 
 def attempt(sampler: Sampler, energy: Energy, state: State, noise: Noise) -> tuple[State, float]:
-    """Takes a step; chains that leave the finite stay where they are and count as rejected."""
+    """Takes a step, and returns the mean acceptance of the chains that `counts`; those that leave the finite stay, as if rejected."""
     after, info = sampler.step(energy, state, noise)
-    good = after.energy.isfinite() & (after.grad.isfinite() & after.x.isfinite()).reshape(len(after.x), -1).all(1)
+    good, counted = counts(after), counts(state)
     rate = torch.ones_like(after.energy) if info.acceptance is None else info.acceptance
-    rate = torch.where(good, rate, 0.0).mean().item()
+    rate = torch.where(good, rate, 0.0)[counted].mean().item() if counted.any() else 0.0
     wide = good.view(-1, *[1] * (after.x.ndim - 1))
     x, grad = torch.where(wide, after.x, state.x), torch.where(wide, after.grad, state.grad)
     return State(x, torch.where(good, after.energy, state.energy), grad), rate if math.isfinite(rate) else 0.0
+
+
+def counts(state: State) -> Tensor:
+    """Which chains tell of a step, with shape $(B,)$: one that started outside the support may never move, whatever the step."""
+    return state.energy.isfinite() & (state.grad.isfinite() & state.x.isfinite()).reshape(len(state.x), -1).all(1)
