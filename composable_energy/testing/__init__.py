@@ -15,9 +15,10 @@ from composable_energy.testing.checks import Check, SkipCheck
 from composable_energy.testing.energies import check_energy, energy_checks
 from composable_energy.testing.pytest_face import parametrize_with_checks
 from composable_energy.testing.samplers import check_sampler, sampler_checks
-from composable_energy.testing.targets import Gaussian
+from composable_energy.testing.targets import Banana, Gaussian
 
 __all__ = [
+    "Banana",
     "Check",
     "Gaussian",
     "SkipCheck",

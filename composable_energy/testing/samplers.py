@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 
 from composable_energy.energy import Energy
 from composable_energy.noise import Noise
-from composable_energy.sampling import Sampler, sample
+from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
 from composable_energy.testing.checks import Check, SkipCheck, close, run
-from composable_energy.testing.targets import Gaussian
+from composable_energy.testing.invariance import stays_exact
+from composable_energy.testing.targets import Banana, Gaussian
 
 __all__ = ["check_sampler", "sampler_checks"]
 
@@ -27,6 +29,7 @@ def check_sampler(
     steps: int | None = None,
     variance: float = 1.0,
     bias: float = 0.0,
+    exact: bool | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> None:
     """Checks that a sampler keeps what every sampler keeps; see `sampler_checks`.
@@ -36,25 +39,31 @@ def check_sampler(
         steps: How many it needs to forget its start on a unit Gaussian; its own number if None.
         variance: What it draws from a unit Gaussian with these options, if its step size biases it.
         bias: How far the variance may be from that, relatively, beyond the noise of 4,000 draws.
+        exact: Whether one step leaves any density as it is; None takes it for granted of a sampler that tells an acceptance and has no
+            end of its own.
         expected_failures: The names of checks that are known to fail, with the reasons; one that holds is told too.
 
     Raises:
         AssertionError: It does not; the message has a line for each check that fails.
     """
-    run(sampler_checks(sampler, steps=steps, variance=variance, bias=bias), expected_failures)
+    run(sampler_checks(sampler, steps=steps, variance=variance, bias=bias, exact=exact), expected_failures)
 
 
-def sampler_checks(sampler: SamplerLike, *, steps: int | None = None, variance: float = 1.0, bias: float = 0.0) -> list[Check]:
-    """Returns the checks of a sampler, by name. The targets are `Gaussian`.
+def sampler_checks(
+    sampler: SamplerLike, *, steps: int | None = None, variance: float = 1.0, bias: float = 0.0, exact: bool | None = None
+) -> list[Check]:
+    """Returns the checks of a sampler, by name. The targets are `Gaussian` and `Banana`.
 
     | name | what |
     |---|---|
     | `seed` | one seed gives one draw, another seed another; the caller's random state stays |
     | `shape` | draws have the shape that was asked for, and the dtype of the start |
     | `moments` | mean and variance of 4,000 draws from a unit Gaussian are within 5 standard errors |
+    | `exact` | 20,000 exact draws are exact draws after 20 steps, by their moments and Kolmogorov's distance |
+    | `noise` | each chain and each step has noise of its own |
     | `chunks` | the same draws whatever `batch_size` |
     | `resume` | stopping and going on changes nothing |
-    | `state` | a step leaves the state that it got as it was |
+    | `state` | a step leaves the state that it got as it was, and returns the energies and gradients of its points |
     | `gradients` | draws carry no graph, weights get no gradient and stay learnable |
     | `input` | the start is not changed |
     | `modes` | modules in train mode are so afterwards, with the same running statistics |
@@ -64,8 +73,10 @@ def sampler_checks(sampler: SamplerLike, *, steps: int | None = None, variance: 
         steps: How many it needs to forget its start on a unit Gaussian; its own number if None.
         variance: What it draws from a unit Gaussian with these options, if its step size biases it.
         bias: How far the variance may be from that, relatively, beyond the noise of 4,000 draws.
+        exact: Whether one step leaves any density as it is; None takes it for granted of a sampler that tells an acceptance and has no
+            end of its own.
     """
-    subject = _Subject(sampler, steps, variance, bias)
+    subject = _Subject(sampler, steps, variance, bias, exact)
     return [Check(name, _bound(function, subject)) for name, function in _CHECKS.items()]
 
 
@@ -75,10 +86,29 @@ class _Subject:
     steps: int | None
     variance: float
     bias: float
+    exact: bool | None
 
     def draw(self, energy: Energy, shape: tuple[int, ...], *, few: bool = True, **options: Any) -> Tensor:
         steps = min(self.steps or 5, 5) if few and self.made.total_steps is None else self.steps
         return sample(energy, shape, sampler=self.sampler, steps=steps, **{"seed": 0, "batch_size": None, **options})
+
+    @cached_property
+    def tuned(self) -> Sampler:
+        """The sampler, with what it leaves open settled on a unit Gaussian."""
+        noise = Noise(seed=0, chains=range(64)).child("pilot")
+        with torch.no_grad():
+            return self.made.tune(_target(), noise.normal(torch.zeros(64, 2, dtype=torch.float64)), noise)
+
+    @cached_property
+    def rejects(self) -> bool:
+        """Whether it tells an acceptance; only then it is safe on energies that grow faster than squares."""
+        return self.step(_target(), torch.ones(3, 2, dtype=torch.float64), 1)[1].acceptance is not None
+
+    def step(self, energy: Energy, start: Tensor, step: int) -> tuple[State, Info]:
+        """Returns what the tuned sampler makes of some points in one step."""
+        noise = Noise(seed=0, chains=range(len(start)))
+        with torch.no_grad():
+            return self.tuned.step(energy, self.tuned.init(energy, start, noise), noise.at(step))
 
     @property
     def made(self) -> Sampler:
@@ -134,10 +164,31 @@ def _moments(subject: _Subject) -> None:
     )
 
 
+def _exact(subject: _Subject) -> None:
+    if subject.made.total_steps is not None:
+        raise SkipCheck("it has an end of its own")
+    if subject.exact is False or (subject.variance, subject.bias) != (1.0, 0.0):
+        raise SkipCheck("it is not exact")
+    if subject.exact is None and not subject.rejects:
+        raise SkipCheck("it never rejects, so a step is not exact; `exact=True` insists")
+    stays_exact(sample, sampler=subject.sampler, seed=0)
+
+
+def _noise(subject: _Subject) -> None:
+    start = torch.full((64, 2), 0.5, dtype=torch.float64)
+    (first, _), (second, _) = (subject.step(_target(), start, step) for step in (1, 2))
+    assert not torch.equal(first.x, second.x), "two steps get the same noise: take that of the step, `noise`"
+    assert len(first.x.unique(dim=0)) > 2, "all chains get the same noise: draw some for each row"
+
+
 def _chunks(subject: _Subject) -> None:
     whole = subject.draw(_target(), (11, 2))
     for size in (1, 4):
         close(subject.draw(_target(), (11, 2), batch_size=size), whole, f"batch_size {size} and all at once")
+    if subject.rejects:  # so that each chain decides for itself
+        options = {"sampler": subject.tuned, "steps": 20, "seed": 0}
+        parts, whole = (sample(Banana(), (40, 2), batch_size=size, **options) for size in (17, None))
+        close(parts, whole, "batch_size 17 and all at once")
 
 
 def _resume(subject: _Subject) -> None:
@@ -149,15 +200,19 @@ def _resume(subject: _Subject) -> None:
 
 
 def _state(subject: _Subject) -> None:
-    noise, energy = Noise(seed=0, chains=range(5)), _target()
+    noise, sampler = Noise(seed=0, chains=range(50)), subject.tuned
+    energy = Banana() if subject.rejects else _target().at(0.0)
     with torch.no_grad():
-        start = noise.normal(torch.zeros(5, 2, dtype=torch.float64))
-        sampler = subject.made.tune(energy, start, noise.child("pilot"))
-        state = sampler.init(energy, start, noise)
-        before = {name: value.clone() for name, value in vars(state).items() if isinstance(value, Tensor)}
-        sampler.step(energy, state, noise.at(1))
-    changed = [name for name, value in before.items() if not torch.equal(getattr(state, name), value)]
-    assert not changed, f"a step changes {', '.join(changed)} of its state in place; return a new one"
+        state = sampler.init(energy, noise.normal(torch.zeros(50, 2, dtype=torch.float64)), noise)
+        for step in range(1, 6):
+            before = {name: value.clone() for name, value in vars(state).items() if isinstance(value, Tensor)}
+            after, _ = sampler.step(energy, state, noise.at(step))
+            changed = [name for name, value in before.items() if not torch.equal(getattr(state, name), value)]
+            assert not changed, f"a step changes {', '.join(changed)} of its state in place; return a new one"
+            state = after
+        energies, gradients = energy_and_gradient(energy, state.x)
+    close(state.energy, energies, "energies of the state and of its points", factor=10)
+    close(state.grad, gradients, "gradients of the state and of its points", factor=10)
 
 
 def _gradients(subject: _Subject) -> None:
@@ -198,6 +253,8 @@ _CHECKS: Mapping[str, Callable[[_Subject], None]] = {
     "seed": _seed,
     "shape": _shape,
     "moments": _moments,
+    "exact": _exact,
+    "noise": _noise,
     "chunks": _chunks,
     "resume": _resume,
     "state": _state,

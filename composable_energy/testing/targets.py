@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from composable_energy.energy import Energy
+from composable_energy.noise import Noise
 
-__all__ = ["Gaussian"]
+__all__ = ["Banana", "Gaussian"]
 
 
 class Gaussian(Energy):
@@ -29,3 +30,24 @@ class Gaussian(Energy):
     def forward(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         square = (x - self.mean).flatten(1).square().sum(1)
         return square / (2 * (self.scale**2 + torch.as_tensor(sigma).to(x).square()))
+
+
+class Banana(Energy):
+    r"""$x_1 \sim N(0, 1)$, $x_2 \mid x_1 \sim N(x_1^2, 1/4)$: bent, with gradients that are large at the ends of trajectories."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event_shape = (2,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.whitened(x).T
+        return (first.square() + second.square()) / 2
+
+    def exact(self, noise: Noise, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Returns independent exact draws, with shape $(B, 2)$, one for each chain of some noise."""
+        first, second = noise.normal(torch.zeros(len(noise.chains), 2, dtype=dtype)).T
+        return torch.stack([first, first.square() + second / 2], 1)
+
+    def whitened(self, x: Tensor) -> Tensor:
+        """Returns what is standard normal where points are exact draws: $x_1$ and $2 (x_2 - x_1^2)$, with shape $(B, 2)$."""
+        return torch.stack([x[:, 0], 2 * (x[:, 1] - x[:, 0].square())], 1)
