@@ -112,7 +112,7 @@ class Checkpoint:
         plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
         data = safetensors.torch.save(plain, {_KEY: json.dumps(told)})
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
+        fresh = self.path.with_name(f".{self.path.name}.new")
         try:
             with fresh.open("wb") as file:
                 file.write(data)

@@ -1,0 +1,186 @@
+"""Two processes draw what one draws, to the bit."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import composable_energy as ce
+from composable_energy.errors import OptionError, SamplingDiverged
+
+BOWL = ce.as_energy(torch.distributions.Normal(torch.zeros(3, dtype=torch.float64), 1.0))
+
+PROGRAM = """
+import os, sys
+from dataclasses import dataclass
+import torch
+import composable_energy as ce
+from composable_energy.errors import SamplingDiverged
+from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
+from torch import distributed
+
+torch.set_num_threads(1)
+folder, ranks = sys.argv[1], None
+if "RANK" in os.environ:
+    distributed.init_process_group("gloo")
+    ranks = "gather"
+
+@dataclass(frozen=True)
+class Mixing(Sampler):
+    def init(self, energy, x, noise):
+        return State(x, *energy_and_gradient(energy, x))
+
+    def step(self, energy, state, noise):
+        x = state.x + 0.1 * noise.normal(state.x)
+        return State(x, *energy_and_gradient(energy, x)), Info(scalars={"own": 1.0})
+
+    def couple(self, energy, state, noise):
+        x = state.x.flip(0) + 0.1 * noise.uniform(state.x, 3)[:, None]
+        return State(x, *energy_and_gradient(energy, x)), {"mean": x.mean().item()}
+
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).double()
+energies = {
+    "plane": ce.as_energy(torch.distributions.Normal(torch.zeros(3, dtype=torch.float64), 1.0)),
+    "network": ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1) / 2),
+    "hole": ce.as_energy(lambda x: torch.where(x[:, 0] > 1.2, torch.nan, x.square().sum(1) / 2)),
+}
+energies["mixture"] = energies["plane"] | ce.as_energy(torch.distributions.Normal(torch.ones(3, dtype=torch.float64), 0.5))
+double = {"dtype": torch.float64}
+hole = {"sampler": "langevin", "step_size": 0.2, "steps": 12, "init": torch.zeros(11, 3)}
+walk = {"sampler": "langevin", "step_size": 0.1, "trace": True}
+calls = {
+    "langevin": ("plane", {"sampler": "langevin", "step_size": 0.1, "steps": 12, "trace": 3}),
+    "hmc": ("network", {"sampler": "hmc", "steps": 6, "trace": True, "best_of": 2, "batch_size": 4, **double}),
+    "annealed": ("plane", {"sampler": "annealed", "levels": 8, "trace": True}),
+    "mixture": ("mixture", {"sampler": "mala", "steps": 20, "trace": True}),
+    "drop": ("hole", {**hole, "on_divergence": "drop", "trace": True}),
+    "restart": ("hole", {**hole, "on_divergence": "restart", "trace": 2}),
+    "coupled": ("plane", {"sampler": Mixing(), "steps": 8, "trace": True, "batch_size": 3}),
+    "stopped": ("plane", {**walk, "steps": 50, "callback": lambda step, state, info: step == 7}),
+}
+out = {}
+for name, (energy, call) in calls.items():
+    points, trace = energies[energy].sample((11, 3), seed=3, ranks=ranks, **call)
+    out[name] = [points, trace.energies, trace.acceptance, trace.points, trace.kept, trace.diverged_at, trace.restarts]
+    out[name] += [trace.branch_shares, trace.steps, trace.scalars]
+    if name in ("langevin", "drop", "coupled"):
+        more = {key: call[key] for key in ("batch_size",) if key in call}
+        out[name + " on"] = energies[energy].sample((11, 3), resume=trace, steps=5, ranks=ranks, **more)
+
+for name in ("langevin", "coupled"):
+    call = {**calls[name][1], "seed": 3, "ranks": ranks, "checkpoint": f"{folder}/{ranks} {name}", "checkpoint_every": 0}
+    energies["plane"].sample((11, 3), callback=lambda step, state, info: step == 4, **call)
+    if name == "coupled":
+        out["checkpoint"] = energies["plane"].sample((11, 3), **call)[0]
+try:
+    energies["hole"].sample((11, 3), seed=3, ranks=ranks, **hole)
+except SamplingDiverged as error:
+    out["error"] = [len(error.samples), error.diverged.any(), str(error).split(":")[-1]]
+if ranks is None or distributed.get_rank() == 0:
+    torch.save(out, f"{folder}/{ranks}.pt")
+if ranks is not None:
+    shard, trace = energies["plane"].sample((11, 3), seed=3, ranks="shard", sampler="langevin", step_size=0.1, steps=12, trace=True)
+    more = energies["plane"].sample((11, 3), resume=trace, steps=5, ranks="shard")
+    torch.save((shard, more, trace.kept, trace.energies), f"{folder}/shard{distributed.get_rank()}.pt")
+    seeds = energies["plane"].sample((2, 3), ranks="gather", sampler="langevin", step_size=0.1, steps=2, trace=True)[1].seed
+    torch.save(seeds, f"{folder}/seed{distributed.get_rank()}.pt")
+    distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    for start in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]):
+        done = subprocess.run([sys.executable, *start, program, folder], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def compare(one, two, **tolerance):
+    if isinstance(one, torch.Tensor) and one.is_floating_point():
+        torch.testing.assert_close(one, two, equal_nan=True, **tolerance)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, two)
+    elif isinstance(one, list):
+        assert len(one) == len(two)
+        for a, b in zip(one, two, strict=True):
+            compare(a, b, **tolerance)
+    else:
+        assert one == two
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "langevin",
+        "langevin on",
+        "annealed",
+        "mixture",
+        "drop",
+        "drop on",
+        "restart",
+        "coupled",
+        "coupled on",
+        "stopped",
+        "checkpoint",
+        "error",
+    ],
+)
+def test_two_processes_draw_what_one_does(drawn, name):
+    one, two = load(drawn / "None.pt")[name], load(drawn / "gather.pt")[name]
+    if name == "mixture":  # the mean of shares is summed in another order
+        compare(one.pop(7), two.pop(7), rtol=0, atol=1e-14)
+    compare(one, two, rtol=0, atol=0)
+
+
+def test_networks_differ_by_rounding(drawn):
+    compare(load(drawn / "None.pt")["hmc"], load(drawn / "gather.pt")["hmc"], rtol=0, atol=1e-12)
+
+
+def test_shards_are_the_parts_of_the_whole(drawn):
+    whole, parts = load(drawn / "None.pt"), [load(drawn / f"shard{rank}.pt") for rank in range(2)]
+    assert [len(part[0]) for part in parts] == [5, 6]
+    assert torch.equal(torch.cat([part[0] for part in parts]), whole["langevin"][0])
+    assert torch.equal(torch.cat([part[1] for part in parts]), whole["langevin on"])
+    assert torch.equal(torch.cat([part[2] for part in parts]), torch.arange(11))
+    assert torch.equal(torch.cat([part[3] for part in parts], 1), whole["langevin"][1])
+
+
+def test_a_seed_that_nobody_gave_is_one_for_all(drawn):
+    assert load(drawn / "seed0.pt") == load(drawn / "seed1.pt")
+
+
+def test_the_file_of_two_processes_goes_on_in_one(drawn):
+    whole = load(drawn / "None.pt")
+    assert torch.equal(whole["checkpoint"], whole["coupled"][0])
+    for file in ("None langevin", "gather langevin"):
+        points, trace = BOWL.sample((11, 3), sampler="langevin", step_size=0.1, steps=12, seed=3, trace=3, checkpoint=drawn / file)
+        assert torch.equal(points, whole["langevin"][0]) and torch.equal(trace.energies, whole["langevin"][1])
+
+
+def test_without_a_process_group_it_is_told():
+    with pytest.raises(OptionError, match=r"needs a process group.*torchrun"):
+        BOWL.sample((4, 3), ranks="gather")
+    with pytest.raises(OptionError, match="ranks is 'gather', 'shard' or None, got 'all'"):
+        BOWL.sample((4, 3), ranks="all")
+
+
+def test_one_process_of_a_group_draws_all(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        alone = BOWL.sample((4, 3), sampler="langevin", step_size=0.1, steps=5, seed=0)
+        assert torch.equal(alone, BOWL.sample((4, 3), sampler="langevin", step_size=0.1, steps=5, seed=0, ranks="gather"))
+        hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 1.2, torch.nan, x.square().sum(1) / 2))
+        with pytest.raises(SamplingDiverged, match="of 40 chains"):
+            hole.sample((40, 2), sampler="langevin", step_size=0.2, steps=20, init=torch.zeros(40, 2), seed=1, ranks="gather")
+    finally:
+        torch.distributed.destroy_process_group()
