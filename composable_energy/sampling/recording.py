@@ -70,15 +70,23 @@ class Recorder:
         if not self.steps:
             return record
         kept = [step for step in self.point_steps if step <= chains.step]
-        energies = _stacked(self.before and self.before.energies, self.energies[:done])
+        energies = _stacked(self._earlier("energies", chains.own), self.energies[:done])
         record.energies = record.energies if energies is None else energies
-        record.acceptance = _stacked(self.before and self.before.acceptance, self.rates[:done])
-        record.points = _stacked(self.before and self.before.points, self.points[: len(kept)])
+        record.acceptance = _stacked(self._earlier("acceptance", chains.own), self.rates[:done])
+        record.points = _stacked(self._earlier("points", chains.own), self.points[: len(kept)])
         record.point_steps = (self.before.point_steps if self.before else []) + kept
         earlier = self.before.scalars if self.before else {}
         names = dict.fromkeys([*earlier, *self.scalars])
         record.scalars = {name: [*earlier.get(name, []), *self.scalars.get(name, [])[:done]] for name in names}
         return record
+
+    def _earlier(self, name: str, own: range) -> Tensor | None:
+        """What an interrupted run recorded of the chains of this process; the file may tell of those of others too."""
+        values = None if self.before is None else getattr(self.before, name)
+        if self.before is None or values is None:
+            return None
+        first = self.before.chains.start
+        return values[:, own.start - first : own.stop - first]
 
 
 def gathered(record: Trace, ranks: Ranks) -> Trace:
