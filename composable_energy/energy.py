@@ -121,6 +121,29 @@ class Energy(nn.Module, ABC):
         """Returns the energies less those of the bases, with shape $(B,)$; all of it for an absolute energy."""
         return self(x, **conditions)
 
+    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
+        r"""Returns energies and $\nabla E$ with one pass, and keeps no graph; an energy that knows its gradient may do so itself.
+
+        Args:
+            x: The points, with shape $(B, *)$; they stay as they are.
+            **conditions: One value for all points, or one row for each.
+
+        Returns:
+            The energies, with shape $(B,)$, and the gradients, with shape $(B, *)$.
+
+        Raises:
+            ExpressionError: The energies have no gradient.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            point = x.detach().requires_grad_()
+            energies = self(point, **conditions)
+            if energies.grad_fn is None:
+                raise ExpressionError(
+                    f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, a trip through NumPy)."
+                )
+            (gradient,) = torch.autograd.grad(energies.sum(), point)
+        return energies.detach(), gradient
+
     @property
     def event_shape(self) -> torch.Size | None:
         """The shape of one point; None where the energy takes several."""

@@ -23,12 +23,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
-from composable_energy.errors import ExpressionError
 from composable_energy.noise import Noise
 
 __all__ = ["Info", "Sampler", "State", "energy_and_gradient"]
@@ -160,13 +158,4 @@ def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[T
     Raises:
         ExpressionError: The energies have no gradient.
     """
-    rows = {name: rows_for(name, value, x) for name, value in conditions.items()}
-    with torch.inference_mode(False), torch.enable_grad():
-        point = x.detach().requires_grad_()
-        energies = energy(point, **rows)
-        if energies.grad_fn is None:
-            raise ExpressionError(
-                f"{energy} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, a trip through NumPy)."
-            )
-        (gradient,) = torch.autograd.grad(energies.sum(), point)
-    return energies.detach(), gradient
+    return energy.with_gradient(x, **{name: rows_for(name, value, x) for name, value in conditions.items()})

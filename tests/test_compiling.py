@@ -1,0 +1,186 @@
+"""Compiled energies have the values, gradients and errors of the energies that they were made of."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import composable_energy as ce
+from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.sampling import compiled, energy_and_gradient, frozen
+from composable_energy.sampling.compiling import CompiledEnergy
+from tests.factories import DTYPE, LEAVES, Affine, Noisy, points
+
+
+def functions(energy):
+    return [function for function in energy._functions.values() if function is not None]
+
+
+def assert_same(energy, fast, x, **conditions):
+    for new, old in zip(energy_and_gradient(fast, x, **conditions), energy_and_gradient(energy, x, **conditions), strict=True):
+        torch.testing.assert_close(new, old, rtol=1e-12, atol=1e-12)
+
+
+def test_an_expression_of_every_kind_runs_as_one_function_for_each_shape():
+    event = (LEAVES["event"] | ~LEAVES["red"]) & LEAVES["warm"]
+    energy = event & LEAVES["density"] & 2.0 * LEAVES["tilt"] & (LEAVES["ring"] | ce.negate(LEAVES["relative"])) & Noisy()
+    fast = compiled(energy)
+    for sigma in (0.1, 0.5, torch.tensor(2.0, dtype=DTYPE)):
+        assert_same(energy, fast, points(7), sigma=sigma)
+    assert len(functions(fast)) == 1
+    assert (str(fast), fast.conditions, fast.grounded) == (str(energy), energy.conditions, energy.grounded)
+
+
+def test_each_chunk_of_chains_gets_its_own_rows_from_the_same_function():
+    head = ce.GaussianHead(Affine(4, 3), LEAVES["distribution"], dims=2)
+    energy = LEAVES["red"] & head(points(6)) & Noisy().given(sigma=torch.linspace(0.1, 2, 6, dtype=DTYPE))
+    options = {"seed": 3, "sampler": "langevin", "step_size": 0.05, "steps": 20, "dtype": DTYPE}
+    torch.testing.assert_close(energy.sample((6, 2), compile=True, batch_size=2, **options), energy.sample((6, 2), **options))
+    fast = compiled(energy)
+    fast.sample((6, 2), batch_size=2, **options)
+    assert len(functions(fast)) == 1
+    fast.sample((6, 2), batch_size=4, **options)  # two more shapes: 4 chains, and the 2 that are left, whose function is there
+    assert len(functions(fast)) == 2
+
+
+def test_a_sampler_that_tunes_itself_draws_the_same():
+    energy = ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=DTYPE), 1.0))
+    draws = [energy.sample((5, 2), sampler="hmc", steps=5, seed=1, compile=fast) for fast in (False, True)]
+    torch.testing.assert_close(*draws)
+
+
+def test_it_can_stand_in_an_expression():
+    ring = compiled(LEAVES["ring"])
+    assert_same(2 * LEAVES["ring"] | LEAVES["network"], 2 * ring | LEAVES["network"], points(7))
+    assert len(functions(ring)) == 1
+    x = points(7).requires_grad_()
+    (gradient,) = torch.autograd.grad(ring(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError):  # no second derivative, rather than a wrong one
+        torch.autograd.grad(gradient.sum(), x)
+
+
+def test_changed_weights_count():
+    class Scaled(ce.Energy):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, x):
+            return self.weight * x.square().sum(1)
+
+    energy = Scaled()
+    fast = compiled(energy)
+    x = torch.ones(3, 2)
+    assert energy_and_gradient(fast, x)[0].tolist() == [2, 2, 2]
+    with torch.no_grad():
+        energy.weight.fill_(3.0)
+    assert energy_and_gradient(fast, x)[0].tolist() == [6, 6, 6]
+    assert energy_and_gradient(fast.double(), x.double())[0].dtype == torch.float64
+    for twin in (copy.deepcopy(compiled(LEAVES["ring"])), pickle.loads(pickle.dumps(compiled(LEAVES["ring"])))):
+        torch.testing.assert_close(twin(points(3)), LEAVES["ring"](points(3)))
+
+
+class Stray(ce.Energy):
+    """An energy that cannot be compiled, in one of several ways."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
+    def forward(self, x):
+        match self.way:
+            case "decides":
+                return x.square().sum(1) * (2 if x.sum() > 0 else 1)
+            case "leaves torch":
+                return x.square().sum(1) + torch.from_numpy(x.detach().numpy()).sum()
+            case "draws":
+                return x.square().sum(1) + 0 * torch.rand(len(x))
+            case _:
+                self.way += "."  # remembers calls
+                return x.square().sum(1) * len(self.way)
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ("decides", "cannot be traced"),
+        ("leaves torch", "cannot be traced"),
+        ("draws", "draws random numbers"),
+        ("counts", "something else"),
+    ],
+)
+def test_what_cannot_be_compiled_runs_as_it_is_and_says_why_once(way, reason):
+    energy = Stray(way)
+    fast = compiled(energy)
+    with pytest.warns(RuntimeWarning, match=reason) as told:
+        values, _ = energy_and_gradient(fast, torch.ones(3, 2))
+        energy_and_gradient(fast, torch.ones(4, 2))
+    assert len(told) == 1
+    assert functions(fast) == []
+    if way != "counts":
+        torch.testing.assert_close(values, energy(torch.ones(3, 2)))
+
+
+def test_too_many_shapes_run_as_they_are(monkeypatch):
+    monkeypatch.setattr("composable_energy.sampling.compiling._SHAPES", 1)
+    fast = compiled(LEAVES["ring"])
+    assert_same(LEAVES["ring"], fast, points(7))
+    with pytest.warns(RuntimeWarning, match="batch_size"):
+        assert_same(LEAVES["ring"], fast, points(3))
+    assert_same(LEAVES["ring"], fast, points(7))
+    assert len(functions(fast)) == 1
+
+
+def test_mistakes_are_told_as_before():
+    class Wide(ce.Energy):
+        def forward(self, x):
+            return x.square().sum(1, keepdim=True)
+
+    with pytest.raises(ShapeError, match="returned energies of shape"):
+        energy_and_gradient(compiled(Wide()), torch.ones(3, 2))
+    with pytest.raises(ShapeError, match="takes points of shape"):
+        energy_and_gradient(compiled(LEAVES["ring"]), torch.ones(3, 4))
+    with pytest.raises(ExpressionError, match="no gradient"):
+        energy_and_gradient(compiled(ce.as_energy(lambda x: x.detach().sum(1))), torch.ones(3, 2))
+    with pytest.raises(ExpressionError, match="depends on sigma"):
+        energy_and_gradient(compiled(Noisy()), points(3))
+
+
+def test_nothing_is_left_behind():
+    def state():
+        return (
+            torch._dynamo.config.get_config_copy(),
+            torch._inductor.config.get_config_copy(),
+            torch.is_grad_enabled(),
+            warnings.filters[:],
+        )
+
+    before = state()
+    energy = ce.as_energy(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0)))
+    with frozen(energy):
+        energy_and_gradient(compiled(energy), torch.ones(3, 2))
+    assert state() == before
+    assert all(p.requires_grad and p.grad is None for p in energy.parameters())
+    assert not torch.equal(energy_and_gradient(energy, torch.ones(3, 2))[1], torch.zeros(3, 2))
+    assert isinstance(compiled(fast := compiled(energy)), CompiledEnergy) and compiled(fast) is fast
+
+
+def test_a_machine_without_a_compiler_is_told_what_to_install(tmp_path):
+    code = """
+        import torch, composable_energy as ce
+        E = ce.as_energy(lambda x: x.square().sum(1).sin())
+        try:
+            E.sample((3, 2), sampler="langevin", step_size=0.1, steps=1, compile=True, allow_improper=True)
+        except ce.errors.OptionError as error:
+            print(error)
+    """
+    env = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    code = "\n".join(line[8:] for line in code.splitlines())
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert "apt install g++" in done.stdout
