@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, Annealed, Langevin
+from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Langevin
 from torch import Tensor, nn
 
 import composable_energy as ce
@@ -329,9 +329,9 @@ def test_a_sampler_of_noise_levels_is_not_recommended_at_a_level():
 
 
 def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
-    named(monkeypatch, langevin=Langevin, hmc=HMC, annealed=Annealed)
+    named(monkeypatch, langevin=Langevin, chees=ChEES, hmc=HMC, annealed=Annealed)
     trace = Bowl().sample((3, 2), steps=1, trace=True)[1]
-    assert isinstance(trace.sampler, HMC) and trace.sampler.step_size is not None
+    assert isinstance(trace.sampler, ChEES) and trace.sampler.step_size is not None
     needs = ce.as_energy(lambda x, sigma: x.square().sum(1) / (1 + sigma**2))
     assert isinstance(needs.sample((3, 2), trace=True)[1].sampler, Annealed)
     a, b, c = Bowl(), Bowl(), Bowl()
