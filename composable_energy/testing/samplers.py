@@ -165,7 +165,7 @@ def _moments(subject: _Subject) -> None:
 
 
 def _exact(subject: _Subject) -> None:
-    if subject.made.total_steps is not None:
+    if subject.tuned.total_steps is not None:
         raise SkipCheck("it has an end of its own")
     if subject.exact is False or (subject.variance, subject.bias) != (1.0, 0.0):
         raise SkipCheck("it is not exact")
@@ -186,7 +186,7 @@ def _chunks(subject: _Subject) -> None:
     for size in (1, 4):
         close(subject.draw(_target(), (11, 2), batch_size=size), whole, f"batch_size {size} and all at once")
     if subject.rejects:  # so that each chain decides for itself
-        options = {"sampler": subject.tuned, "steps": 20, "seed": 0}
+        options = {"sampler": subject.tuned, "steps": 20 if subject.tuned.total_steps is None else None, "seed": 0}
         parts, whole = (sample(Banana(), (40, 2), batch_size=size, **options) for size in (17, None))
         close(parts, whole, "batch_size 17 and all at once")
 

@@ -6,6 +6,8 @@ from composable_energy_mcmc.descent import Descent
 from composable_energy_mcmc.hamiltonian import HMC
 from composable_energy_mcmc.langevin import Langevin
 from composable_energy_mcmc.mala import MALA
+from composable_energy_mcmc.smc import SMC
+from composable_energy_mcmc.tempering import Tempering
 from composable_energy_mcmc.underdamped import Underdamped
 
-__all__ = ["HMC", "MALA", "Annealed", "ChEES", "Descent", "Langevin", "Underdamped"]
+__all__ = ["HMC", "MALA", "SMC", "Annealed", "ChEES", "Descent", "Langevin", "Tempering", "Underdamped"]

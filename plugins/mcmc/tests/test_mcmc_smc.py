@@ -1,0 +1,192 @@
+"""Sequential Monte Carlo: log Z within its standard errors, which are right themselves; draws equally weighted, whatever the chunks."""
+
+import math
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from composable_energy_mcmc import SMC, smc
+from torch import Tensor
+from torch.distributions import Exponential, MultivariateNormal, Normal
+
+import composable_energy as ce
+from composable_energy.errors import ExpressionError, OptionError, SamplingDiverged
+from composable_energy.sampling import Noise
+from composable_energy.testing import Gaussian
+
+F64 = torch.float64
+WEIGHTS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=F64)
+MEANS = 3 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=F64)
+
+
+class Four(ce.Energy):
+    def forward(self, x: Tensor) -> Tensor:
+        return -torch.logsumexp(WEIGHTS.log() - (x[:, None] - MEANS).square().sum(2) / (2 * 0.3**2), 1)
+
+
+def rotated(axes: int) -> ce.Energy:
+    """A Gaussian with condition number 100 and a random rotation, not normalised."""
+    rotation = torch.linalg.qr(torch.randn(axes, axes, dtype=F64, generator=torch.Generator().manual_seed(0)))[0]
+    precision = (rotation / torch.logspace(-1, 1, axes, dtype=F64)) @ rotation.T
+    return ce.as_energy(lambda x: (x @ precision * x).sum(1) / 2, name="rotated")
+
+
+TARGETS = {
+    "mixture": (Four(), 2, 512, SMC(), math.log(2 * math.pi * 0.09)),
+    "rotated": (rotated(32), 32, 256, SMC(leapfrogs=6), 16 * math.log(2 * math.pi)),  # the logarithms of the variances add up to 0
+}
+
+
+def tuned(energy: ce.Energy, axes: int, sampler: SMC) -> SMC:
+    return energy.sample((1, axes), sampler=sampler, steps=1, seed=1000, dtype=F64, trace=True)[1].sampler
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_log_z_is_within_its_standard_errors_and_these_are_right(name):
+    """Over independent runs z has mean 0 and standard deviation 1; the bounds are some of its own standard errors away."""
+    energy, axes, chains, sampler, truth = TARGETS[name]
+    sampler, scores, errors = tuned(energy, axes, sampler), [], []
+    for seed in range(20):
+        _, trace = energy.sample((chains, axes), sampler=sampler, seed=seed, dtype=F64, trace=True)
+        errors.append(trace.scalars["log_z"][-1] - truth)
+        scores.append(errors[-1] / trace.scalars["log_z_se"][-1])
+    scores = torch.tensor(scores)
+    assert scores.abs().max() < 3.5 and scores.mean().abs() < 4 / math.sqrt(20)
+    assert 0.6 < scores.std() < 1.5
+    assert torch.tensor(errors).square().mean().sqrt() < {"mixture": 0.12, "rotated": 0.4}[name]
+
+
+def test_points_have_equal_weights_at_the_end():
+    n, energy = 4000, Four()
+    x, trace = energy.sample((n, 2), sampler="smc", seed=0, dtype=F64, trace=True)
+    shares = torch.bincount(torch.cdist(x, MEANS).argmin(1), minlength=4) / n
+    assert (shares - WEIGHTS).abs().max() < 4 * trace.scalars["log_z_se"][-1]  # families share their errors with log Z
+    inside = (x[:, None] - MEANS).norm(dim=2).amin(1).square()
+    assert abs(inside.mean() - 0.18) < 5 * 0.18 / math.sqrt(n)
+    assert trace.scalars["b"][0] < 0.1 and trace.scalars["b"][-4:] == [1.0] * 4 and trace.scalars["b"] == sorted(trace.scalars["b"])
+    assert trace.scalars["ess"][-1] == pytest.approx(n) and 0.3 * n < min(trace.scalars["ess"])
+    assert len(trace.energies) == trace.sampler.total_steps and len(x.unique(dim=0)) > 0.95 * n
+    assert abs(trace.scalars["log_z"][-1] - math.log(2 * math.pi * 0.09)) < 4 * trace.scalars["log_z_se"][-1]
+
+
+class LostMean(SMC):
+    """Gives resampled points weight 1, and forgets what the mean was."""
+
+    def couple(self, energy, state, noise):
+        after, told = super().couple(energy, state, noise)
+        return after if after is state else replace(after, log_weight=torch.zeros_like(state.log_weight)), told
+
+
+class FirstComers(SMC):
+    """Resamples without weights."""
+
+    def couple(self, energy, state, noise):
+        after, told = super().couple(energy, replace(state, log_weight=torch.zeros_like(state.log_weight)), noise)
+        return replace(after, log_weight=state.log_weight), told
+
+
+class LateWeights(SMC):
+    """Weighs points after they have moved."""
+
+    def step(self, energy, state, noise):
+        after, info = super().step(energy, state, noise)
+        before = self.ladder.levels[min(noise.step - 1, len(self.ladder.levels) - 1)]
+        gap = self.ladder.base.energy(after.x).double() - after.energy.double()
+        return replace(after, log_weight=state.log_weight + (info.scalars["b"] - before) * gap), info
+
+
+@pytest.mark.parametrize("fault", [LostMean, FirstComers, LateWeights])
+def test_planted_faults_are_found(fault):
+    """Each is many standard errors away in log Z or in the variance of a Gaussian."""
+    energy, n = Gaussian(torch.zeros(2, dtype=F64), 0.5), 4000
+    right = tuned(energy, 2, SMC(levels=4, leapfrogs=3, mean=1.0, scale=2.0))
+
+    def worst(sampler):
+        x, trace = energy.sample((n, 2), sampler=sampler, seed=0, trace=True)
+        of_z = abs(trace.scalars["log_z"][-1] - math.log(2 * math.pi * 0.25)) / trace.scalars["log_z_se"][-1]
+        return max(of_z, float((x.square().mean() / 0.25 - 1).abs()) * math.sqrt(n) / 2)  # copies make draws depend: two for root two
+
+    assert worst(right) < 4
+    assert worst(fault(**{field.name: getattr(right, field.name) for field in fields(right)})) > 4.5
+
+
+def test_chunks_and_a_stop_change_nothing():
+    energy = Gaussian(torch.ones(2, dtype=F64), 0.3)
+    options = {"sampler": SMC(levels=4, leapfrogs=3, mean=0.0, scale=2.0), "seed": 2, "trace": True}
+    whole, trace = energy.sample(60, **options)
+    parts, chunked = energy.sample(60, batch_size=17, **options)
+    assert min(trace.scalars["ess"]) < 30  # they were resampled on the way
+    torch.testing.assert_close(parts, whole)
+    assert chunked.scalars["log_z"] == pytest.approx(trace.scalars["log_z"])
+    _, begun = energy.sample(60, steps=4, **options)
+    assert torch.equal(energy.sample(60, resume=begun), whole)
+
+
+def test_points_without_a_density_have_no_weight():
+    half = ce.as_energy(Exponential(torch.ones(1, dtype=F64))) & (lambda x: x[:, 0])
+    x, trace = half.sample((4000, 1), sampler=SMC(mean=0.0, scale=2.0), seed=0, dtype=F64, init=torch.ones(4000, 1, dtype=F64), trace=True)
+    assert x.min() > 0 and abs(x.mean() - 0.5) < 5 * 0.5 / math.sqrt(4000)
+    assert abs(trace.scalars["log_z"][-1] + math.log(2)) < 4 * trace.scalars["log_z_se"][-1] < 0.2
+    with pytest.raises(OptionError, match="no point there has a density"):
+        half.sample((4, 1), sampler=SMC(mean=-50.0, scale=1.0), init=torch.ones(4, 1))
+
+
+def test_a_broken_energy_is_told_and_the_others_go_on():
+    """A small part of the base lies where the energy is not a number; what was known of these chains is left out."""
+    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 4, torch.nan, 1.0) * x.square().sum(1) * 2)
+    sampler = SMC(leapfrogs=3, mean=0.0, scale=1.5)
+    with pytest.raises(SamplingDiverged):
+        broken.sample((1000, 2), sampler=sampler, seed=0, dtype=F64)
+    for policy, fewest, most in (("drop", 900, 999), ("restart", 1000, 1000), ("keep", 1000, 1000)):
+        x, trace = broken.sample((1000, 2), sampler=sampler, seed=0, dtype=F64, on_divergence=policy, trace=True)
+        assert fewest <= len(x) <= most and trace.diverged.any()
+        inside = ~trace.diverged[trace.kept] if policy == "keep" else slice(None)
+        assert x[inside].norm(dim=1).max() < 4 and abs(x[inside].var() - 0.25) < 0.05
+        outside = math.exp(-(4**2) / (2 * 1.5**2))  # the share of the base that is not a number
+        assert abs(trace.scalars["log_z"][-1] - math.log(math.pi / 2 / (1 - outside))) < 5 * trace.scalars["log_z_se"][-1]
+
+
+class Labelled(ce.Energy):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x - y[:, None]).square().sum(1) * 2
+
+
+def test_chains_with_conditions_of_their_own_are_refused():
+    base = ce.as_energy(Normal(torch.zeros(2), 1.0))
+    with pytest.raises(ExpressionError, match="bind one value for all"):
+        (Labelled().given(y=torch.arange(4.0)) & base).sample((4, 2), sampler="smc", seed=0)
+    x = (Labelled().given(y=2.0) & base).sample((500, 2), sampler="smc", seed=0, batch_size=100)
+    assert (x.mean(0) - 1.6).abs().max() < 5 * math.sqrt(0.2 / 500)
+
+
+@pytest.mark.parametrize("shape", [(9,), (9, 1), (9, 2, 4, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_points_of_any_shape_and_dtype(shape, dtype):
+    energy = ce.as_energy(lambda x: x.square().reshape(len(x), -1).sum(1) / 2)
+    x, trace = energy.sample(shape, sampler=SMC(leapfrogs=2), seed=0, dtype=dtype, trace=True)
+    assert x.shape == shape and x.dtype == dtype and x.isfinite().all()
+    assert abs(trace.scalars["log_z"][-1] - x[0].numel() * math.log(2 * math.pi) / 2) < 5 * trace.scalars["log_z_se"][-1] + 0.5
+
+
+def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():
+    calls = []
+    energy = ce.as_energy(MultivariateNormal(torch.zeros(2), torch.eye(2))) & (lambda x: calls.append(len(x)) or 0 * x[:, 0])
+    sampler = SMC(levels=5, moves=2, leapfrogs=1)
+    assert sampler.total_steps == 8
+    _, trace = energy.sample((10, 2), sampler=sampler, seed=0, trace=True)
+    calls.clear()
+    _, again = energy.sample((10, 2), sampler=trace.sampler, seed=0, trace=True)
+    assert again.sampler.ladder is trace.sampler.ladder and sum(calls) == 10 * (1 + 2 * 8)
+    assert trace.scalars["b"][-4:] == [1.0] * 4
+    with pytest.raises(OptionError, match="takes 8 steps: 9 were asked for"):
+        energy.sample((10, 2), sampler=trace.sampler, steps=9)
+    for options in ({"levels": 0}, {"kept": 1.0}, {"moves": 0}, {"mean": 0.0}):
+        with pytest.raises(OptionError, match=next(iter(options))):
+            SMC(**options)
+
+
+def test_systematic_resampling_gives_each_its_share_to_one():
+    weights = torch.rand(1000, dtype=F64, generator=torch.Generator().manual_seed(0)).square()
+    noise = Noise(0, range(1000))
+    counts = torch.bincount(smc.resampled(weights.log(), noise.uniform(weights)[0]), minlength=1000)
+    assert ((counts - weights / weights.sum() * 1000).abs() < 1).all() and counts.sum() == 1000

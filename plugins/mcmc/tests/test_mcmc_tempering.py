@@ -1,0 +1,232 @@
+"""Replica exchange: modes get their weights from one start, every level keeps its own density, and swaps follow the rule."""
+
+import math
+
+import pytest
+import torch
+from composable_energy_mcmc import Tempering, tempering
+from composable_energy_mcmc.ladder import Ladder
+from composable_energy_mcmc.path import Base, state_at
+from torch import Tensor
+from torch.distributions import Exponential, MultivariateNormal
+
+import composable_energy as ce
+from composable_energy.errors import OptionError, SamplingDiverged, ShapeError
+from composable_energy.sampling import Noise
+from composable_energy.testing import Gaussian
+
+F64 = torch.float64
+WEIGHTS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=F64)
+MEANS = 3 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=F64)
+QUICK = Tempering(levels=4, leapfrogs=3, mean=0.0, scale=3.0)
+
+
+class Four(ce.Energy):
+    """Modes that no local chain leaves: the barrier between two is 25."""
+
+    count = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += len(x) * x.requires_grad
+        return -torch.logsumexp(WEIGHTS.log() - (x[:, None] - MEANS).square().sum(2) / (2 * 0.3**2), 1)
+
+
+def shares(points: Tensor) -> Tensor:
+    nearest = torch.cdist(points.reshape(-1, 2), MEANS).argmin(1)
+    return torch.bincount(nearest, minlength=4) / len(nearest)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_modes_get_their_weights_from_one_start_and_tuning_is_in_the_budget(seed):
+    energy, start = Four(), MEANS[:1].expand(32, 2).clone()
+    _, trace = energy.sample((32, 2), sampler="tempering", init=start, steps=240, seed=seed, trace=1, burn_in=40)
+    assert energy.count < 500_000
+    assert (shares(trace.points) - WEIGHTS).square().mean().sqrt() <= 0.02
+    assert min(trace.scalars["fewest_swaps"][40:]) > 0.3
+    stuck = energy.sample((32, 2), sampler="hmc", init=start, steps=100, seed=seed)
+    assert shares(stuck)[0] == 1
+
+
+# Exact levels -------------------------------------------------------------------------------------------------------------------------
+
+
+TARGET, BASE = (torch.tensor([1.0, -0.5], dtype=F64), 0.5), Base(torch.zeros(2, dtype=F64), torch.tensor([2.0, 3.0], dtype=F64))
+LEVELS = (0.0, 0.1, 0.4, 1.0)
+
+
+def law(level: float) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the Gaussian at a level between two."""
+    precisions = (1 - level) / BASE.scale**2, level / TARGET[1] ** 2 * torch.ones(2, dtype=F64)
+    variance = 1 / (precisions[0] + precisions[1])
+    return variance * (precisions[0] * BASE.mean + precisions[1] * TARGET[0]), variance.sqrt()
+
+
+def worst_of_levels(steps: int = 8, n: int = 20_000) -> tuple[float, float]:
+    """By how many standard errors means, variances and covariances of all levels are off, after steps from exact draws; and the swaps."""
+    energy = Gaussian(*TARGET)
+    sampler = Tempering(leapfrogs=3, ladder=Ladder(BASE, LEVELS, (1.0, 0.5, 0.25, 0.18)))
+    noise = Noise(7, range(n))
+    laws = [law(level) for level in LEVELS]
+    z = noise.child("exact").normal(torch.zeros(n, len(LEVELS), 2, dtype=F64))
+    points = torch.stack([mean + sd * z[:, i] for i, (mean, sd) in enumerate(laws)], 1)
+    flat = state_at(energy, points.flatten(0, 1))
+    with torch.no_grad():
+        cold = sampler.init(energy, points[:, -1], noise)
+        state = tempering.Replicas(cold.x, cold.energy, cold.grad, points, flat.energy.view(n, -1), flat.grad.view_as(points))
+        for step in range(1, steps + 1):
+            state, info = sampler.step(energy, state, noise.at(step))
+    white = torch.stack([(state.points[:, i] - mean) / sd for i, (mean, sd) in enumerate(laws)], 1).flatten(1)
+    second = (white.T @ white / n - torch.eye(white.shape[1], dtype=F64)) * math.sqrt(n)
+    second[range(len(second)), range(len(second))] /= math.sqrt(2)
+    return max(float((white.mean(0) * math.sqrt(n)).abs().max()), float(second.abs().max())), info.scalars["swaps"]
+
+
+def test_exact_draws_of_all_levels_stay_exact():
+    worst, swaps = worst_of_levels()
+    assert worst < 4.5 and 0.3 < swaps < 0.8
+
+
+def backwards(state, base, b, noise):
+    """Swaps by the reciprocal ratio."""
+    return TRADED(state, base, -b, noise)
+
+
+def always(state, base, b, noise):
+    """Swaps whatever the energies are."""
+    return TRADED(state, base, 0 * b, noise)
+
+
+def forgetful(state, base, b, noise):
+    """Swaps points, and leaves energies and gradients where they were."""
+    after, likely = TRADED(state, base, b, noise)
+    return tempering.Replicas(after.x, state.energies[:, -1], state.grads[:, -1], after.points, state.energies, state.grads), likely
+
+
+def without_base(state, base, b, noise):
+    """Weighs the energy alone, as if levels were temperatures."""
+    return TRADED(state, Flat(base.mean, base.scale), b, noise)
+
+
+class Flat(Base):
+    def energy(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[:, 0])
+
+
+TRADED = tempering._traded
+
+
+@pytest.mark.parametrize("fault", [backwards, always, forgetful, without_base])
+def test_planted_faults_of_swaps_are_found(fault, monkeypatch):
+    monkeypatch.setattr(tempering, "_traded", fault)
+    assert worst_of_levels()[0] > 4.5
+
+
+# Any energy ---------------------------------------------------------------------------------------------------------------------------
+
+
+class Labelled(ce.Energy):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x - y[:, None]).square().sum(1) * 2
+
+
+def test_each_chain_keeps_its_own_condition_whatever_the_chunks():
+    y = torch.arange(400, dtype=F64) % 5
+    energy = Labelled().given(y=y) & Gaussian(torch.zeros(2, dtype=F64), 5.0)
+    x = energy.sample((400, 2), sampler=QUICK, steps=30, seed=0)
+    parts = energy.sample((400, 2), sampler=QUICK, steps=30, seed=0, batch_size=150)
+    torch.testing.assert_close(parts, x)
+    variance = 1 / (4 + 1 / 25)
+    white = (x - (4 * variance * y)[:, None]) / math.sqrt(variance)
+    assert white.mean().abs() < 4 / math.sqrt(800)
+    assert (white.square().mean() - 1).abs() < 4 * math.sqrt(2 / 800)
+
+
+def test_moments_of_an_expression_are_those_of_the_integral():
+    one = ce.as_energy(MultivariateNormal(torch.tensor([2.0, 0.0], dtype=F64), 0.25 * torch.eye(2, dtype=F64)))
+    two = ce.as_energy(MultivariateNormal(torch.tensor([-2.0, 1.0], dtype=F64), 0.5 * torch.eye(2, dtype=F64)))
+    wide = ce.as_energy(MultivariateNormal(torch.tensor([-0.5, 0.0], dtype=F64), 4 * torch.eye(2, dtype=F64)))
+    energy, n = (one | 2 * two) & wide, 2000
+    axis = torch.linspace(-7, 7, 401, dtype=F64)
+    grid = torch.cartesian_prod(axis, axis)
+    weight = torch.softmax(-energy(grid), 0)
+    mean = weight @ grid
+    covariance = ((grid - mean) * weight[:, None]).T @ (grid - mean)
+    x = energy.sample((n, 2), sampler=QUICK, steps=60, seed=1, init=torch.full((n, 2), 2.0, dtype=F64))
+    assert ((x.mean(0) - mean).abs() < 4 * (covariance.diagonal() / n).sqrt()).all()
+    products = (x - mean)[:, :, None] * (x - mean)[:, None, :]
+    assert ((products.mean(0) - covariance).abs() < 4 * products.std(0) / math.sqrt(n)).all()
+
+
+def test_outside_the_support_the_density_is_zero_though_the_base_reaches_there():
+    n = 2000
+    half = ce.as_energy(Exponential(torch.ones(1, dtype=F64)))
+    x = half.sample((n, 1), sampler=QUICK, steps=60, seed=0, init=torch.ones(n, 1, dtype=F64))
+    assert x.min() > 0 and abs(x.mean() - 1) < 4 / math.sqrt(n)
+
+
+def test_a_broken_energy_that_only_hot_replicas_see_is_told():
+    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 7, torch.nan, 1.0) * x.square().sum(1) * 5)
+    assert broken.sample((20, 2), sampler="hmc", seed=0).norm(dim=1).max() < 2
+    with pytest.raises(SamplingDiverged):
+        broken.sample((20, 2), sampler=QUICK, steps=60, seed=0)
+    x = broken.sample((20, 2), sampler=QUICK, steps=60, seed=0, on_divergence="keep")
+    assert x.shape == (20, 2) and x.norm(dim=1).max() < 2
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 2, 4, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_points_of_any_shape_and_dtype(shape, dtype):
+    energy = ce.as_energy(lambda x: x.square().reshape(len(x), -1).sum(1) / 2)
+    x, trace = energy.sample(shape, sampler=QUICK, steps=4, seed=0, dtype=dtype, trace=True)
+    assert x.shape == shape and x.dtype == dtype and x.isfinite().all() and trace.energies.unique(dim=0).shape[0] > 1
+
+
+def test_images_have_the_right_law_and_gradients_are_counted():
+    calls = []
+    energy = ce.as_energy(lambda x: calls.append(len(x)) or x.square().flatten(1).sum(1) / 2)
+    start = torch.randn(500, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    _, trace = energy.sample(start.shape, sampler=Tempering(levels=3), init=start, steps=1, seed=0, trace=True)
+    calls.clear()
+    x = energy.sample(start.shape, sampler=trace.sampler, init=start, steps=16, seed=0)
+    leapfrogs = sum(
+        math.ceil(h * 8) for h in (1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8, 1 / 16, *[k / 16 for k in range(3, 16, 2)], 1 / 32)
+    )
+    assert sum(calls) == 500 * (1 + 16 + 2 * leapfrogs)
+    norms = x.flatten(1).square().sum(1)
+    assert abs(norms.mean() - 48) < 4 * math.sqrt(2 * 48 / 500)
+
+
+def test_a_ladder_that_was_tuned_is_kept_and_depends_on_the_energy_alone():
+    energy = Gaussian(torch.zeros(2))
+    tuned = [
+        energy.sample(n, sampler=Tempering(leapfrogs=3), steps=1, seed=0, batch_size=size, trace=True)[1].sampler
+        for n, size in ((1, None), (70, 20))
+    ]
+    assert tuned[0].ladder.levels == tuned[1].ladder.levels and tuned[0].ladder.step_sizes == tuned[1].ladder.step_sizes
+    again = energy.sample(5, sampler=tuned[0], steps=1, seed=3, trace=True)[1].sampler
+    assert again.ladder is tuned[0].ladder
+    with pytest.raises(ShapeError, match=r"tuned for points of shape \(2,\), got \(3,\)"):
+        Gaussian(torch.zeros(3)).sample(5, sampler=tuned[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Tempering(levels=1), "levels must be a whole number of at least 2, got 1"),
+        (lambda: Tempering(mean=0.0), "mean and scale of the base belong together"),
+        (lambda: Tempering(mean=0.0, scale=0.0), "scale must be positive, got 0"),
+        (lambda: Tempering(mean=0.0, scale="wide"), "scale must be a number"),
+        (lambda: Tempering(acceptance=1.0), "acceptance must be a number between 0 and 1"),
+    ],
+)
+def test_options_that_make_no_sense(make, message):
+    with pytest.raises(OptionError, match=message):
+        make()
+
+
+def test_a_base_that_does_not_fit_is_told():
+    with pytest.raises(ShapeError, match="mean and scale have shapes"):
+        Gaussian(torch.zeros(2)).sample(4, sampler=Tempering(mean=torch.zeros(3), scale=1.0))
+    far = ce.as_energy(Exponential(torch.ones(1)))
+    with pytest.raises(OptionError, match="no point there has a density"):
+        far.sample((4, 1), sampler=Tempering(mean=-50.0, scale=1.0), init=torch.ones(4, 1))
