@@ -1,16 +1,16 @@
-"""Annealed Langevin, from much noise to little."""
+"""Annealed sampling, from much noise to little."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from composable_energy import Energy
+from composable_energy import Energy, get_sampler
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.options import at_least, positive, whole
@@ -35,13 +35,19 @@ class Annealed(Sampler):
     An energy without `sigma` is tempered instead: level $s$ is the temperature $(1 + s^2) T$, the last one $T$ itself, and each takes
     `corrector_steps + 1` Langevin steps $x \leftarrow x - \delta \nabla E(x) + \sqrt{2 \delta (1 + s^2) T}\, \xi$.
 
+    Another sampler may be the corrector: one that accepts and rejects brings no error of its own to a level, whatever its step. It sees
+    points in units of the level, $y = x / u$ with $u = s$, or $u = \sqrt{1 + s^2}$ for a tempered energy and 1 at its last level. So its
+    step $h$ is $h u$ in units of $x$, a Langevin step $\lambda$ is $\lambda u^2$, and what pilot chains tune at the first level serves all.
+    It begins anew at each level, with a gradient more.
+
     Args:
         levels: How many, at least 2.
         sigma_max: The highest level.
         sigma_min: The lowest level.
-        corrector_steps: Langevin steps at each level; 0 leaves the ancestral ones.
-        delta: $\delta$, the step of the corrector in units of $s^2$.
+        corrector_steps: Steps of the corrector at each level; 0 leaves the ancestral ones.
+        delta: $\delta$, the step of the built-in corrector in units of $s^2$.
         temperature: $T$.
+        corrector: Another sampler, or its name; None is Langevin's step above.
 
     References:
         Generative modeling by estimating gradients of the data distribution (Song & Ermon, 2019), https://arxiv.org/abs/1907.05600
@@ -53,6 +59,7 @@ class Annealed(Sampler):
     corrector_steps: int = 3
     delta: float = 0.1
     temperature: float = 1.0
+    corrector: Sampler | str | None = None
 
     binds: ClassVar[frozenset[str]] = frozenset({"sigma"})
 
@@ -65,6 +72,8 @@ class Annealed(Sampler):
         whole("corrector_steps", self.corrector_steps, 0)
         positive("delta", self.delta)
         at_least("temperature", self.temperature, 0)
+        if self.corrector is not None:
+            self._check_corrector()
 
     @property
     def default_steps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -84,21 +93,29 @@ class Annealed(Sampler):
     def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
         return {"sigma": self.sigma_min} if "sigma" in energy.conditions else {}
 
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
+        if not isinstance(self.corrector, Sampler):
+            return self
+        level = self._seen(energy, 1)
+        return replace(self, corrector=self.corrector.tune(level, x / level.unit, noise.child("corrector")))
+
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         return self._at(energy, x, 1)
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        step, s, rates = noise.step, self.level(noise.step), None
+        if isinstance(self.corrector, Sampler):
+            state, rates = self._corrected(energy, state, noise)
         if "sigma" not in energy.conditions:
-            return self._tempered(energy, state, noise)
-        step, s = noise.step, self.level(noise.step)
-        for i in range(self.corrector_steps):
+            return self._tempered(energy, state, noise, rates)
+        for i in range(0 if self.corrector else self.corrector_steps):
             state = self._at(energy, self._move(state, self.delta * s**2, math.sqrt(2 * self.delta) * s, noise, i), step)
         if step >= self.levels:
             x = torch.add(state.x, state.grad, alpha=-(s**2))
         else:
             n = self.level(step + 1)
             x = self._move(state, s**2 - n**2, n * math.sqrt(s**2 - n**2) / s, noise, self.corrector_steps)
-        return self._at(energy, x, min(step + 1, self.levels)), Info(scalars={"sigma": s})
+        return self._at(energy, x, min(step + 1, self.levels)), Info(rates, {"sigma": s})
 
     def _at(self, energy: Energy, x: Tensor, step: int) -> State:
         if "sigma" not in energy.conditions:
@@ -111,9 +128,63 @@ class Annealed(Sampler):
             x.add_(noise.normal(x, stream), alpha=scale * math.sqrt(self.temperature))
         return x
 
-    def _tempered(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        heat = 1.0 if noise.step >= self.levels else 1 + self.level(noise.step) ** 2
-        for i in range(self.corrector_steps + 1):
+    def _tempered(self, energy: Energy, state: State, noise: Noise, rates: Tensor | None) -> tuple[State, Info]:
+        heat = self._heat(noise.step)
+        for i in range(0 if self.corrector else self.corrector_steps + 1):
             x = self._move(state, self.delta, math.sqrt(2 * self.delta * heat), noise, i)
             state = State(x, *energy_and_gradient(energy, x))
-        return state, Info(scalars={"temperature": heat * self.temperature})
+        return state, Info(rates, {"temperature": heat * self.temperature})
+
+    def _heat(self, step: int) -> float:
+        return 1.0 if step >= self.levels else 1 + self.level(step) ** 2
+
+    # Another corrector ----------------------------------------------------------------------------------------------------------------
+
+    def _check_corrector(self) -> None:
+        if isinstance(self.corrector, str):
+            try:
+                object.__setattr__(self, "corrector", get_sampler(self.corrector)())
+            except TypeError as error:
+                raise OptionError(f"The corrector {self.corrector!r} needs options: give an instance that has them.") from error
+        corrector = self.corrector
+        if not isinstance(corrector, Sampler):
+            raise OptionError(f"corrector must be a sampler or the name of one, got {corrector!r}.")
+        if corrector.total_steps is not None or type(corrector).couple is not Sampler.couple:
+            raise OptionError(f"{corrector} goes its own way from a start to an end: a corrector may stop after any step.")
+        if getattr(corrector, "clamp", None) is not None:
+            raise OptionError("A corrector sees points in units of the level, so that `clamp` would be another box at each: leave it out.")
+        if self.corrector_steps == 0 or self.temperature == 0:
+            raise OptionError("A corrector needs corrector_steps and a temperature above 0.")
+
+    def _seen(self, energy: Energy, step: int) -> _Level:
+        """What a corrector sees at a step."""
+        if "sigma" in energy.conditions:
+            return _Level(energy, self.level(step), self.temperature, sigma=self.level(step))
+        heat = self._heat(step)
+        return _Level(energy, math.sqrt(heat), heat * self.temperature)
+
+    def _corrected(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor | None]:
+        """Takes the steps of the corrector; and how likely it accepted, with shape (B,), if it may reject."""
+        level, corrector, rates = self._seen(energy, noise.step), cast(Sampler, self.corrector), []
+        inner = corrector.init(level, state.x / level.unit, noise.child("corrector starts"))
+        own = noise.child("corrector")
+        for i in range(self.corrector_steps):
+            inner, info = corrector.step(level, inner, own.at((noise.step - 1) * self.corrector_steps + i + 1))
+            rates.append(info.acceptance)
+        state = State(level.unit * inner.x, level.heat * inner.energy, level.heat / level.unit * inner.grad)
+        return state, None if rates[0] is None else torch.stack(rates).mean(0)
+
+
+class _Level(Energy):
+    """An energy at a level, of points in its units, and over its temperature."""
+
+    def __init__(self, energy: Energy, unit: float, heat: float, **conditions: float) -> None:
+        super().__init__()
+        self.energy, self.unit, self.heat, self.known = energy, unit, heat, conditions
+        self.event_shape = energy.event_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.energy(self.unit * x, **self.known) / self.heat
+
+    def __str__(self) -> str:
+        return str(self.energy)

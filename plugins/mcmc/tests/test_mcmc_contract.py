@@ -1,7 +1,7 @@
 """What every sampler keeps, by the kit that strangers' plug-ins run too."""
 
 import pytest
-from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Descent, Langevin, Underdamped
+from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Descent, Langevin, Tempering, Underdamped
 
 from composable_energy.testing import Check, parametrize_with_checks, sampler_checks
 
@@ -15,6 +15,9 @@ CHECKS = {
     "chees": sampler_checks(ChEES(0.3, 1.5), steps=30, exact=True),
     "chees, tuned": sampler_checks(ChEES(tuning_steps=60, max_leapfrogs=16), steps=30, exact=True),
     "annealed": sampler_checks(Annealed(), bias=0.12),  # 40 levels are too few for the last hundredths
+    "annealed, corrected": sampler_checks(Annealed(levels=5, sigma_min=0.5, corrector=HMC(0.6, leapfrogs=4)), variance=1 / (1 + 0.25)),
+    "tempering": sampler_checks(Tempering(levels=4, leapfrogs=3, mean=0.0, scale=3.0), steps=40, exact=False),  # only all levels are exact
+    "smc": sampler_checks(SMC(leapfrogs=3, mean=0.0, scale=2.0)),
 }
 EXPECTED = {
     "descent: seed": "it draws nothing",
@@ -31,7 +34,7 @@ def test_samplers_keep_what_samplers_keep(check: Check) -> None:
 
 
 def test_there_are_checks() -> None:
-    assert len(CHECKS) == 9 and all(len(checks) > 5 for checks in CHECKS.values())
+    assert len(CHECKS) == 12 and all(len(checks) > 5 for checks in CHECKS.values())
     with pytest.raises(AssertionError, match="moments"):
         from composable_energy.testing import check_sampler
 

@@ -1,0 +1,167 @@
+"""Correctors of annealed sampling: each leaves its level's density as it is, at every level and in any units."""
+
+import math
+
+import pytest
+import torch
+from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Langevin, Underdamped
+from torch import Tensor
+
+import composable_energy as ce
+from composable_energy.errors import OptionError, SamplingDiverged
+from composable_energy.sampling import Noise, State, energy_and_gradient
+
+F64 = torch.float64
+SPREAD = torch.tensor([0.2, 1.0, 3.0], dtype=F64)
+
+
+class Noisy(ce.Energy):
+    r"""A Gaussian with three widths, with noise of level $\sigma$ added."""
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return (x.square() / (2 * (SPREAD**2 + sigma[:, None] ** 2))).sum(1)
+
+
+class Plain(ce.Energy):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.square() / (2 * SPREAD**2)).sum(1)
+
+
+class WrongUnits(Annealed):
+    """Tells a corrector the energy in units of x, and gives it points in units of the level."""
+
+    def _seen(self, energy, step):
+        level = super()._seen(energy, step)
+        level.forward = lambda y: level.energy(level.unit * y, **level.known) / level.heat * level.unit
+        return level
+
+
+class SameNoise(Annealed):
+    """Each step of the corrector at a level gets the noise of the first."""
+
+    def _corrected(self, energy, state, noise):
+        for _ in range(self.corrector_steps):
+            one = Annealed(**{**vars(self), "corrector_steps": 1})
+            state, rates = one._corrected(energy, state, noise)
+        return state, rates
+
+
+def worst(sampler: Annealed, energy: ce.Energy, steps: list[int], n: int = 20_000) -> float:
+    """By how many standard errors means, variances and covariances are off, after the corrector moved exact draws of some levels."""
+    found = []
+    for step in steps:
+        noise = Noise(3, range(n)).at(step)
+        level = sampler._seen(energy, step)
+        sd = (SPREAD**2 + level.known["sigma"] ** 2).sqrt() if level.known else SPREAD * math.sqrt(level.heat)
+        x = sd * noise.child("exact").normal(torch.zeros(n, 3, dtype=F64))
+        with torch.no_grad():
+            state, _ = sampler._corrected(energy, State(x, energy(x, **level.known), x), noise)
+        white = state.x / sd
+        second = (white.T @ white / n - torch.eye(3, dtype=F64)) * math.sqrt(n)
+        second[range(3), range(3)] /= math.sqrt(2)
+        moved = (state.x - x).abs().mean(0) / sd
+        assert moved.max() > 0.05
+        found += [float((white.mean(0) * math.sqrt(n)).abs().max()), float(second.abs().max())]
+    return max(found)
+
+
+CORRECTORS = [HMC(0.3, leapfrogs=6), MALA(0.08), ChEES(0.3, 1.5), HMC(0.25, leapfrogs=4, jitter=False)]
+
+
+@pytest.mark.parametrize("corrector", CORRECTORS, ids=repr)
+@pytest.mark.parametrize("energy", [Noisy(), Plain()], ids=str)
+def test_exact_draws_of_a_level_stay_exact(corrector, energy):
+    """Levels from 4 down to .05; the narrowest width is .2."""
+    assert worst(Annealed(levels=9, corrector=corrector), energy, [1, 4, 7, 9]) < 4.5
+
+
+@pytest.mark.parametrize("energy", [Noisy(), Plain()], ids=str)
+def test_a_corrector_leaves_energies_and_gradients_in_units_of_points(energy):
+    noise = Noise(0, range(50)).at(3)
+    x = noise.normal(torch.zeros(50, 3, dtype=F64))
+    sampler = Annealed(levels=9, corrector=HMC(0.1), temperature=0.7)
+    with torch.no_grad():
+        state, _ = sampler._corrected(energy, State(x, x[:, 0], x), noise)
+    known = {"sigma": sampler.level(3)} if isinstance(energy, Noisy) else {}
+    energies, grad = energy_and_gradient(energy, state.x, **known)
+    torch.testing.assert_close(state.energy, energies)
+    torch.testing.assert_close(state.grad, grad)
+
+
+@pytest.mark.parametrize(("fault", "energy"), [(WrongUnits, Noisy()), (SameNoise, Noisy()), (SameNoise, Plain())], ids=str)
+def test_planted_faults_are_found(fault, energy):
+    assert worst(fault(levels=9, corrector=HMC(0.3, leapfrogs=6)), energy, [1, 4, 7]) > 4.5
+
+
+@pytest.mark.parametrize("corrector", ["hmc", "mala", HMC(leapfrogs=6, acceptance=0.9), Underdamped(0.5), Langevin(0.1)], ids=str)
+def test_draws_of_a_whole_run_have_the_variance_that_the_last_level_leaves(corrector):
+    r"""The last step takes the expected point without noise, so a width $w$ becomes $w^2 / \sqrt{w^2 + \sigma^2}$."""
+    n, last = 4000, 0.5
+    sampler = Annealed(levels=12, sigma_min=last, corrector=corrector, corrector_steps=4)
+    x, trace = Noisy().sample((n, 3), sampler=sampler, seed=0, dtype=F64, trace=True)
+    expected = SPREAD**4 / (SPREAD**2 + last**2)
+    error = 5 * math.sqrt(2 / n) + (0.03 if isinstance(corrector, Langevin) else 0)  # its own bias
+    wide = torch.tensor([0, 0, 0.12], dtype=F64)  # the width 3 is 6 levels wide at the last; a few steps forget the start's 4 in part
+    assert ((x.var(0) / expected - 1).abs() < error + wide).all()
+    assert (trace.acceptance is not None) == (not isinstance(corrector, (Underdamped, Langevin)))
+
+
+def test_an_energy_without_levels_is_tempered_by_a_corrector_exactly():
+    n = 4000
+    sampler = Annealed(levels=12, corrector=HMC(0.25, leapfrogs=24), corrector_steps=3)
+    x, trace = Plain().sample((n, 3), sampler=sampler, seed=0, dtype=F64, trace=True)
+    assert ((x.var(0) / SPREAD**2 - 1).abs() < 5 * math.sqrt(2 / n)).all()
+    assert trace.scalars["temperature"][0] == 17 and trace.scalars["temperature"][-1] == 1
+
+
+def test_a_temperature_reaches_the_corrector():
+    n = 4000
+    sampler = Annealed(levels=12, corrector=HMC(0.2, leapfrogs=24), corrector_steps=3, temperature=0.5)
+    x = Plain().sample((n, 3), sampler=sampler, seed=0, dtype=F64)
+    assert ((x.var(0) / (0.5 * SPREAD**2) - 1).abs() < 5 * math.sqrt(2 / n)).all()
+
+
+def test_a_corrector_is_tuned_once_in_units_of_the_level_and_kept():
+    _, trace = Noisy().sample((3, 3), sampler=Annealed(levels=4, corrector="hmc"), seed=0, dtype=F64, trace=True)
+    tuned = trace.sampler.corrector
+    assert isinstance(tuned, HMC) and 0.3 < tuned.step_size < 2  # the density is a level wide, or little more
+    _, again = Noisy().sample((3, 3), sampler=trace.sampler, seed=1, dtype=F64, trace=True)
+    assert again.sampler.corrector is tuned or again.sampler.corrector == tuned
+
+
+def test_gradients_are_counted():
+    calls = []
+    energy = ce.as_energy(lambda x, sigma: calls.append(len(x)) or (x.square() / (2 * (1 + sigma[:, None] ** 2))).sum(1))
+    energy.sample((10, 2), sampler=Annealed(levels=5, corrector=HMC(0.5, leapfrogs=2, jitter=False), corrector_steps=3), seed=0)
+    assert sum(calls) == 10 * (1 + 5 * (1 + 3 * 2 + 1))
+
+
+def test_chunks_change_nothing_and_images_pass():
+    energy = ce.as_energy(lambda x, sigma: (x.square().flatten(1) / (2 * (1 + sigma[:, None] ** 2))).sum(1))
+    sampler = Annealed(levels=4, corrector=MALA(0.3))
+    whole = energy.sample((20, 3, 4, 4), sampler=sampler, seed=0, dtype=F64)
+    torch.testing.assert_close(energy.sample((20, 3, 4, 4), sampler=sampler, seed=0, dtype=F64, batch_size=7), whole)
+
+
+def test_a_broken_energy_is_told():
+    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 8, torch.nan, 1.0) * x.square().sum(1) / 2)
+    with pytest.raises(SamplingDiverged):
+        broken.sample((50, 2), sampler=Annealed(levels=4, corrector=HMC(0.5)), seed=0, init=torch.zeros(50, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Annealed(corrector=3), "corrector must be a sampler or the name of one, got 3"),
+        (lambda: Annealed(corrector="langevin"), "'langevin' needs options"),
+        (lambda: Annealed(corrector="nothing"), "nothing"),
+        (lambda: Annealed(corrector=Annealed()), "a corrector may stop after any step"),
+        (lambda: Annealed(corrector=SMC()), "a corrector may stop after any step"),
+        (lambda: Annealed(corrector=Langevin(0.1, clamp=(0, 1))), "another box at each"),
+        (lambda: Annealed(corrector=HMC(), corrector_steps=0), "needs corrector_steps"),
+        (lambda: Annealed(corrector=HMC(), temperature=0), "a temperature above 0"),
+    ],
+)
+def test_correctors_that_make_no_sense(make, message):
+    with pytest.raises((OptionError, LookupError), match=message):
+        make()
