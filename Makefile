@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Making the environment $(VENV) (torch is the large part of it)."
 	@$(PYTHON) -m venv "$(VENV)" || { echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python $(INSTALL) hatchling editables
-	@$(BIN)/python $(INSTALL) --no-build-isolation -e ".[dev,docs,viz]"
+	@$(BIN)/python $(INSTALL) --no-build-isolation -e ".[dev,docs,viz,diagnostics]"
 	@touch $@
 
 demo: $(STAMP)

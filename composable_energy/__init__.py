@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         any_of,
         negate,
     )
+    from composable_energy.diagnostics import RunningMoments, SamplingWarning
     from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
     from composable_energy.events import ClassifierEnergy, GaussianHead
     from composable_energy.explain import Explanation
@@ -67,6 +68,8 @@ __all__ = [
     "Recommendation",
     "Relative",
     "RelativeEnergy",
+    "RunningMoments",
+    "SamplingWarning",
     "Sharpened",
     "Weighted",
     "WeightedBase",
@@ -89,7 +92,19 @@ __all__ = [
 ]
 
 # The modules whose `__all__` the names above come from.
-_HOMES = ("registry", "energy", "algebra", "events", "explain", "inference", "distributions", "lifting", "normalizers", "saving")
+_HOMES = (
+    "registry",
+    "energy",
+    "algebra",
+    "events",
+    "explain",
+    "inference",
+    "distributions",
+    "lifting",
+    "normalizers",
+    "saving",
+    "diagnostics",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ __all__ = [
     "DeviceError",
     "DtypeError",
     "ExpressionError",
+    "ExtraNotInstalled",
     "FileFormatError",
     "NormalizerError",
     "OptionError",
@@ -62,6 +63,10 @@ class UngroundedError(ExpressionError):
 
 class NormalizerError(ComposableEnergyError, RuntimeError):
     """The normaliser of a density cannot be estimated with what was given."""
+
+
+class ExtraNotInstalled(ComposableEnergyError, ImportError):  # noqa: N818
+    """A package of an optional extra is needed and not installed."""
 
 
 class FileFormatError(ComposableEnergyError, ValueError):

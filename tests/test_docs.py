@@ -18,7 +18,10 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 PACKAGES = ["composable_energy", *sorted(p.parent.name for p in ROOT.glob("plugins/[!_]*/composable_energy_*/__init__.py"))]
-PUBLIC_MODULES = ["composable_energy", *(f"composable_energy.{m}" for m in ("errors", "events", "registry", "sampling", "testing"))]
+PUBLIC_MODULES = [
+    "composable_energy",
+    *(f"composable_energy.{m}" for m in ("diagnostics", "errors", "events", "registry", "sampling", "testing")),
+]
 
 
 def _script(name: str):

@@ -16,7 +16,7 @@ CORE = Path(ce.__file__).parent
 FLOORS = [
     {"errors", "checks", "conditions", "noise"},
     {"energy", "events", "lifting", "distributions", "algebra", "explain", "inference", "parsing"},
-    {"sampling"},
+    {"sampling", "diagnostics"},
     {"normalizers"},
     {"registry"},
     {"saving"},
@@ -89,7 +89,7 @@ def loaded_by(statement: str) -> set[str]:
 )
 def test_importing_loads_nothing_that_is_not_needed(statement):
     loaded = loaded_by(statement) - loaded_by("import torch")  # torch itself takes tqdm where it is
-    heavy = {"matplotlib", "triton", "tqdm", "scipy", "pandas", "PIL", "einops", "safetensors", "pytest", "mujoco", "arviz"}
+    heavy = {"matplotlib", "triton", "tqdm", "scipy", "pandas", "PIL", "einops", "safetensors", "pytest", "mujoco", "arviz_stats", "xarray"}
     assert {name.split(".")[0] for name in loaded} & heavy == set()
     assert not [name for name in loaded if name.startswith("composable_energy_")]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def sample(
         >>> bowl.sample((100, 2), seed=0).shape
         torch.Size([100, 2])
     """
-    energy = as_energy(energy)
+    began, energy = time.perf_counter(), as_energy(energy)
     steps = None if steps is None else count("steps", steps)
     burn_in = count("burn_in", burn_in, least=0)
     every = None if isinstance(trace, bool) else count("trace", trace)
@@ -164,7 +165,7 @@ def sample(
         size = total if batch_size is None else count("batch_size", batch_size)
         root = Noise(key, range(first, first + total), kind=kind)
         chains = Chains(energy, running, chosen, root, like, total, copies, policy, size, start, group)
-        blank = Trace(key, kind, first, chosen, asked.shape, copies, policy)
+        blank = Trace(key, kind, first, chosen, asked.shape, copies, policy, burn_in=burn_in)
         before = saved.trace(blank, chains.any_state()) if saved else None
         recorder = Recorder(bool(trace), every, burn_in, before)
         done = resume.steps if resume else 0
@@ -188,6 +189,7 @@ def sample(
         if group is not None and group.share == "gather":
             drawn, record = group.rows(drawn), gathered(record, group)
         drawn = _seen(drawn, asked)
+    record.seconds = time.perf_counter() - began
     return (drawn, record) if trace else drawn
 
 

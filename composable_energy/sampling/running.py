@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -99,6 +99,8 @@ class Run:
         chains = self.chains
         if callback is None:
             return not chains.chunks and self.ranks is None
+        if chains.stopped:
+            info = replace(info, chains=sorted(i - chains.own.start for chunk in chains.chunks for i in chunk.ids))
         over = not chains.chunks or _is_true(callback(chains.step, chains.state(), info))
         return over if self.ranks is None else all(self.ranks.objects(over))
 

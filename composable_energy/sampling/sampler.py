@@ -19,7 +19,7 @@ The driver calls it under `torch.no_grad()` with frozen parameters, for some of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -56,10 +56,13 @@ class Info:
     Args:
         acceptance: The probability with which each proposal was accepted, with shape $(B,)$; None where nothing is ever rejected.
         scalars: Anything else, such as the noise level.
+        chains: Which of the chains the rows of the state are, counted from 0, where some have been stopped; None while all go on. The
+            driver writes this, for callbacks.
     """
 
     acceptance: Tensor | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
+    chains: Sequence[int] | None = None
 
 
 class Sampler(ABC):
@@ -70,11 +73,15 @@ class Sampler(ABC):
         total_steps: After how many there is nothing left to do; None for a chain that may go on for ever.
         binds: Conditions of an energy that the sampler binds itself, such as `sigma`.
         refused: Options that people may look for, with the reason why there are none.
+        gradients: How many gradients each chain takes at a step; None if that changes. A sampler with trajectories tells a scalar
+            `leapfrogs` instead.
+        stationary: Whether the chains settle on a density, so that later points of a chain are draws as well; not if there is a last step.
     """
 
     default_steps: ClassVar[int] = 1000
     binds: ClassVar[frozenset[str]] = frozenset()
     refused: ClassVar[Mapping[str, str]] = {}
+    gradients: ClassVar[int | None] = None
 
     @abstractmethod
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
@@ -102,6 +109,10 @@ class Sampler(ABC):
     @property
     def total_steps(self) -> int | None:
         return None
+
+    @property
+    def stationary(self) -> bool:
+        return self.total_steps is None
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:
         """Returns the points to start at; standard normal ones unless a sampler knows better.
@@ -138,6 +149,14 @@ class Sampler(ABC):
             A state with as many rows, the i-th for the i-th chain, and scalars that join those of the step.
         """
         return state, {}
+
+    def bias(self, state: State) -> Tensor | None:
+        r"""Returns by how much the step makes points spread too far, told from where they are, with shape $(B,)$; None if not at all.
+
+        It is the relative excess of $\langle x \cdot \nabla E \rangle$, which is $T$ times the number of coordinates for draws of the density,
+        and on a Gaussian that of the variance.
+        """
+        return None
 
     def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
         """Returns the conditions under which the last points have their energy, for those that the sampler binds."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from composable_energy.sampling.sampler import Sampler, State
+
+if TYPE_CHECKING:
+    from composable_energy.diagnostics import SamplingWarning, Summary
 
 __all__ = ["Policy", "Stopped", "Trace"]
 
@@ -38,6 +42,8 @@ class Trace:
         on_divergence: What became of chains that diverged.
         batch_size: How many chains were evaluated together.
         chains: The ids, from 0, of the $m$ chains that this is about: all of them, or those of one process.
+        burn_in: How many steps passed before points were kept.
+        seconds: How long the call took, tuning with it.
         kept: Which chains were returned, by their ids, with shape $(n,)$.
         energies: The energies after each step, with shape (steps, $m$); not a number for chains that were dropped.
         acceptance: The probability with which each proposal was accepted, with shape (steps, $m$); None if the sampler never rejects.
@@ -64,6 +70,8 @@ class Trace:
     batch_size: int = 0
     chains: range = range(0)
     steps: int = 0
+    burn_in: int = 0
+    seconds: float | None = None
     kept: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     energies: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     acceptance: Tensor | None = None
@@ -77,22 +85,64 @@ class Trace:
     stopped: list[Stopped] = field(default_factory=list)
     branch_shares: Tensor | None = None
 
+    def summary(self, burn_in: int | None = None) -> Summary:
+        """Returns what was done, what came out, and what is wrong; it prints as a table.
+
+        Judged are the points that were kept. Without any it is the energies after the burn-in, or those of the later half of the steps
+        where there was none. Chains that diverged are left out.
+
+        Args:
+            burn_in: Leaves out so many steps, counted from the start of the chains; None leaves out no more than was left out already.
+
+        Raises:
+            OptionError: The burn-in leaves nothing.
+        """
+        from composable_energy.diagnostics.summary import summarize
+
+        return summarize(self, burn_in)
+
+    def warnings(self, burn_in: int | None = None) -> list[SamplingWarning]:
+        """Returns what is wrong: what was seen, and what to do.
+
+        Args:
+            burn_in: As for `summary`.
+        """
+        return list(self.summary(burn_in).warnings)
+
+    def to_arviz(self, name: str = "x", dims: Sequence[str] | None = None, coords: Mapping[str, Sequence[Any]] | None = None) -> Any:
+        """Returns what ArviZ takes since its version 1: an `xarray.DataTree`; an older one converts it by `arviz.from_datatree`.
+
+        Its group `posterior` has the recorded points with the axes (chain, draw, *), if there are some, and `sample_stats` the rest: `lp`,
+        which is minus the energy, `diverging`, `acceptance_rate`, `step_size`, `n_steps` (leapfrogs) and what else the sampler told.
+        Chains have their ids, draws their steps. Chains that were dropped hold what is not a number.
+
+        Args:
+            name: The name of the points.
+            dims: The names of the axes of a point, such as `("channel", "row", "column")`; numbered ones if None.
+            coords: Labels for some of these axes, by name.
+
+        Raises:
+            ExtraNotInstalled: The extra `diagnostics` is not installed.
+            ShapeError: Names or labels do not fit the points.
+        """
+        from composable_energy.diagnostics.exchange import to_arviz
+
+        return to_arviz(self, name, dims, coords)
+
     def to_dict(self) -> dict[str, Any]:
-        """Returns NumPy arrays with the axes (chain, draw, *shape) that ArviZ takes: `arviz.from_dict(trace.to_dict())`.
+        """Returns NumPy arrays with the axes (chain, draw, *shape); `to_arviz` gives them names.
 
         The draws are the recorded points where there are some, and all steps of this call otherwise.
         """
-        first = self.steps - len(self.energies) + 1
-        rows = [step - first for step in self.point_steps] if self.points is not None else list(range(len(self.energies)))
-        steps = torch.tensor([row + first for row in rows], dtype=torch.int64)
-        past = (self.diverged_at >= 0)[:, None] & (self.diverged_at[:, None] <= steps)
+        first, kept = self.steps - len(self.energies) + 1, self.kept_steps
+        rows = [step - first for step in kept]
+        past = (self.diverged_at >= 0)[:, None] & (self.diverged_at[:, None] <= torch.tensor(kept, dtype=torch.int64))
         stats = {"lp": -self.energies[rows].T, "diverging": past}
         if self.acceptance is not None:
             stats["acceptance_rate"] = self.acceptance[rows].T
-        posterior = {} if self.points is None else {"x": self.points.transpose(0, 1).cpu().numpy()}
         return {
-            "posterior": posterior,
-            "sample_stats": {name: value.cpu().numpy() for name, value in stats.items()},
+            "posterior": {} if self.points is None else {"x": _array(self.points.transpose(0, 1))},
+            "sample_stats": {name: _array(value) for name, value in stats.items()},
             "attrs": {
                 "seed": self.seed,
                 "noise": self.noise,
@@ -103,6 +153,16 @@ class Trace:
             },
         }
 
+    @property
+    def kept_steps(self) -> list[int]:
+        """The steps of the recorded points where there are some, and all steps of this call otherwise."""
+        return self.point_steps if self.points is not None else list(range(self.steps - len(self.energies) + 1, self.steps + 1))
+
     def __repr__(self) -> str:
         bad = f", {int(self.diverged.sum())} diverged" if self.diverged.any() else ""
         return f"Trace({self.sampler!r}, seed={self.seed}, steps={self.steps}, shape={self.shape}{bad})"
+
+
+def _array(values: Tensor) -> Any:
+    """A NumPy array, of which there is none in bfloat16."""
+    return (values.float() if values.dtype == torch.bfloat16 else values).cpu().numpy()

@@ -44,6 +44,7 @@ class Descent(Sampler):
     tolerance: float = 1e-6
 
     default_steps: ClassVar[int] = 500
+    stationary: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive("step_size", self.step_size)

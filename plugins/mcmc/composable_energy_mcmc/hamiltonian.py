@@ -73,7 +73,8 @@ class HMC(Sampler):
             raise OptionError("HMC has no step_size yet: give one, or let `sample` tune it.")
         count = math.ceil(van_der_corput(noise.step) * self.leapfrogs) if self.jitter else self.leapfrogs
         proposal, _, log_ratio = propose(energy, state, noise.normal(state.x), self.step_size, count)
-        return choose(state, proposal, log_ratio, noise, stream=1)
+        state, info = choose(state, proposal, log_ratio, noise, stream=1)
+        return state, replace(info, scalars={"leapfrogs": count})
 
 
 def propose(

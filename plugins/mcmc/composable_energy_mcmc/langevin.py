@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class Langevin(Sampler):
     step_size: float
     temperature: float = 1.0
     clamp: tuple[float, float] | None = None
+
+    gradients: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         positive("step_size", self.step_size)
@@ -64,3 +67,14 @@ class Langevin(Sampler):
         if self.clamp is not None:
             x.clamp_(*self.clamp)
         return State(x, *energy_and_gradient(energy, x)), Info()
+
+    @property
+    def stationary(self) -> bool:
+        return self.temperature > 0
+
+    def bias(self, state: State) -> Tensor | None:
+        r"""Returns $\lambda \lVert \nabla E \rVert^2 / 4 T d$ of points with $d$ coordinates: since the mean of $\lVert x \rVert^2$ stays
+        as it is, $\langle x \cdot \nabla E \rangle = T d + \tfrac{\lambda}{4} \langle \lVert \nabla E \rVert^2 \rangle$ exactly."""
+        if self.clamp is not None or self.temperature == 0:
+            return None
+        return state.grad.reshape(len(state.x), -1).double().square().mean(1) * (self.step_size / (4 * self.temperature))

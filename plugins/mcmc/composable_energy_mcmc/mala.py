@@ -39,6 +39,7 @@ class MALA(Sampler):
     tuning_steps: int = 150
 
     default_steps: ClassVar[int] = 500
+    gradients: ClassVar[int] = 1
     refused: ClassVar[Mapping[str, str]] = {"clamp": CLAMP}
 
     def __post_init__(self) -> None:

@@ -52,6 +52,7 @@ class Underdamped(Sampler):
     friction: float = 1.0
     temperature: float = 1.0
 
+    gradients: ClassVar[int] = 1
     refused: ClassVar[Mapping[str, str]] = {"clamp": "a point that is clamped keeps a momentum that points out of the box; use langevin."}
 
     def __post_init__(self) -> None:

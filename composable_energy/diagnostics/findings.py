@@ -1,0 +1,185 @@
+"""What is wrong with a run: what was seen, and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from composable_energy.diagnostics.draws import Draws
+from composable_energy.diagnostics.statistics import Row
+
+if TYPE_CHECKING:
+    from composable_energy.sampling.trace import Trace
+
+__all__ = ["SamplingWarning", "findings"]
+
+_R_HAT = 1.01  # Vehtari et al. (2021), and ArviZ
+_ESS, _ESS_OF_A_CHAIN = 400, 100  # the same: 100 for each of four chains; of thousands of chains none needs so many
+_LOST = 0.15  # acceptance below its goal
+_STUCK, _STUCK_STEPS = 0.05, 20
+_DRIFT_ERRORS, _DRIFT_DEVIATIONS, _PAIRS = 4.0, 0.05, 20
+_BIAS = 0.1
+_SHARE, _LEAST_POINTS = 0.1, 20  # of a single point; of fewer points a rare branch need not have any
+
+
+class SamplingWarning(UserWarning):
+    """Something that is wrong with a run. Sampling emits none; `trace.warnings()` returns them, and `warnings.warn` takes each.
+
+    Args:
+        kind: `"diverged"`, `"acceptance"`, `"stuck"`, `"drift"`, `"r_hat"`, `"ess"`, `"bias"`, `"branch"` or `"unchecked"`.
+        seen: What was seen, with figures.
+        advice: What to do.
+    """
+
+    def __init__(self, kind: str, seen: str, advice: str) -> None:
+        super().__init__(kind, seen, advice)
+        self.kind, self.seen, self.advice = kind, seen, advice
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.seen} {self.advice}"
+
+
+def findings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: str | None) -> list[SamplingWarning]:
+    """Returns all that is wrong with a run.
+
+    Args:
+        trace: The trace.
+        draws: Its draws.
+        rows: The statistics of these.
+        unchecked: Why there is neither R-hat nor an effective sample size, if there is not, and what to do.
+    """
+    found = [*_diverged(trace), *_branch(trace)]
+    if trace.sampler.stationary:
+        found += [*_acceptance(trace, draws), *_stuck(draws), *_bias(trace), *_drift(draws), *_r_hat(draws, rows), *_ess(draws, rows)]
+        found += [SamplingWarning("unchecked", "R-hat and the effective sample size are not known.", unchecked)] if unchecked else []
+    return found
+
+
+def _diverged(trace: Trace) -> Iterator[SamplingWarning]:
+    bad = trace.diverged_at >= 0
+    if bad.any():
+        became = {"restart": "and were started again", "drop": "and were dropped", "keep": "and stay at their last finite point"}
+        seen = (
+            f"{int(bad.sum())} of {len(bad)} chains reached a point, energy or gradient that is not finite, the first at step "
+            f"{int(trace.diverged_at[bad].min())}, {became.get(trace.on_divergence, 'which stopped all')}."
+        )
+        yield SamplingWarning("diverged", seen, f"Take a smaller {_length(trace)}; if that does not help, look at the energy there.")
+
+
+def _acceptance(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
+    goal = getattr(trace.sampler, "acceptance", None)
+    if draws.acceptance is None or not len(draws.acceptance) or not isinstance(goal, float):
+        return
+    mean = draws.acceptance.mean().item()
+    seen = f"The mean acceptance is {mean:.2g}, its goal {goal:.2g}."
+    if mean < goal - _LOST:
+        yield SamplingWarning(
+            "acceptance", seen, f"Take a smaller {_length(trace)}, or leave it out so that it is tuned; give more steps to `burn_in`."
+        )
+    elif 1 - mean < (1 - goal) / 4:
+        yield SamplingWarning("acceptance", seen, f"Take a larger {_length(trace)}, or leave it out: steps this short mix slowly.")
+
+
+def _stuck(draws: Draws) -> Iterator[SamplingWarning]:
+    if draws.acceptance is None or not len(draws.acceptance) or draws.steps[-1] - draws.steps[0] < _STUCK_STEPS:
+        return
+    stuck = draws.acceptance < _STUCK
+    if stuck.any() and not stuck.all():
+        ids = draws.chains[stuck].tolist()
+        which = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+        yield SamplingWarning(
+            "stuck",
+            f"{len(ids)} of {len(stuck)} chains ({which}) accept less than {_STUCK:.0%} of their steps, all together "
+            f"{draws.acceptance.mean():.0%}.",
+            "They are where the energy is much narrower than elsewhere, or far from where others are: take a smaller `step_size` or a "
+            "higher goal of `acceptance`, or start them elsewhere with `init=`.",
+        )
+
+
+def _drift(draws: Draws) -> Iterator[SamplingWarning]:
+    """Compares the halves of the draws, cut into pieces: the differences of pieces have a spread that knows their autocorrelation."""
+    count, chains = draws.energies.shape
+    pieces = math.ceil(_PAIRS / max(1, chains))
+    size = count // (2 * pieces)
+    if not size or not chains:
+        return
+    early, late = (half[: size * pieces].reshape(pieces, size, chains).mean(1) for half in (draws.energies, draws.energies[count // 2 :]))
+    change = (late - early).flatten()
+    mean, error = change.mean().item(), (change.std() / math.sqrt(len(change))).item()
+    spread = draws.energies.std().item()
+    if abs(mean) > max(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * spread):
+        way = "falls" if mean < 0 else "rises"
+        yield SamplingWarning(
+            "drift",
+            f"The mean energy still {way}, from {early.mean():.4g} to {late.mean():.4g} with a standard error of {error:.2g}, between the "
+            f"halves of the steps {draws.steps[0]} to {draws.steps[-1]}.",
+            "The chains have not arrived: take more `steps` and a longer `burn_in`, or `init=` nearer to the density.",
+        )
+
+
+def _r_hat(draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
+    """R-hat is about the root of 1 + chains / effective sample size (Vats & Knudson, 2021), so short chains never reach the threshold."""
+    bad = sorted((row for row in rows if round(row.r_hat, 3) > _R_HAT), key=lambda row: -row.r_hat)
+    if bad:
+        worth = min(bad[0].ess_bulk, bad[0].ess_tail) / draws.energies.shape[1]
+        more = f", and above {_R_HAT} for {len(bad)} of {len(rows)} numbers" if len(bad) > 1 else ""
+        yield SamplingWarning(
+            "r_hat",
+            f"R-hat is {bad[0].r_hat:.3f} for {bad[0].name}{more}; a chain is worth {worth:.2g} independent draws of that.",
+            "The chains do not agree yet. If they only are short (about 50 independent draws of each make 1.01), take more `steps`; if "
+            "they are on their way, a longer `burn_in`; if there are modes that none leaves, start in all (`init=`) or use `tempering`.",
+        )
+
+
+def _ess(draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
+    known = [row for row in rows if not math.isnan(row.ess_bulk)]
+    if not known:
+        return
+    worst = min(known, key=lambda row: min(row.ess_bulk, row.ess_tail))
+    least, chains = min(worst.ess_bulk, worst.ess_tail), draws.energies.shape[1]
+    asked = min(_ESS, _ESS_OF_A_CHAIN * chains)
+    if least < asked:
+        yield SamplingWarning(
+            "ess",
+            f"{draws.energies.numel()} draws of {worst.name} are worth {least:.0f} independent ones, fewer than {asked}.",
+            "Means and quantiles are rough: take more `steps` or more chains, or a sampler that mixes faster (`chees`).",
+        )
+
+
+def _bias(trace: Trace) -> Iterator[SamplingWarning]:
+    parts = [trace.sampler.bias(state) for *_, state in trace.states]
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts):
+        return
+    excess = torch.cat(known).double()
+    mean = excess.mean().item()
+    error = mean * math.sqrt(2 / max(1, sum(state.x.numel() for *_, state in trace.states)))
+    if mean - 2 * error > _BIAS:
+        yield SamplingWarning(
+            "bias",
+            f"Steps are so long that points spread too far: where the density is Gaussian, variances are too large by {mean:.0%}, on "
+            "average over coordinates.",
+            f"Take a smaller {_length(trace)}; the excess falls in proportion. Or an exact sampler, `mala`.",
+        )
+
+
+def _branch(trace: Trace) -> Iterator[SamplingWarning]:
+    shares = trace.branch_shares
+    if shares is None or len(trace.kept) < _LEAST_POINTS:
+        return
+    empty = (shares * len(trace.kept) < _SHARE).nonzero().flatten().tolist()
+    if empty:
+        yield SamplingWarning(
+            "branch",
+            f"No point of {len(trace.kept)} is in branch {', '.join(map(str, empty))} of the {len(shares)} of the mixture, counted from 0.",
+            "If it should have some: start chains there with `init=`, or reach it through levels (`tempering`, `annealed`); `ce.calibrate` makes the "
+            "weights of branches comparable.",
+        )
+
+
+def _length(trace: Trace) -> str:
+    value = getattr(trace.sampler, "step_size", None)
+    return f"`step_size` than {value:.3g}" if isinstance(value, float) else "step"

@@ -1,0 +1,224 @@
+"""Moments that are kept up to date while chains run, so that nothing else need be kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.sampling.asking import count
+
+if TYPE_CHECKING:
+    from composable_energy.sampling.sampler import Info, State
+
+__all__ = ["RunningMoments"]
+
+_TENSORS = ("_mean", "_square", "_energy_mean", "_energy_square", "_counts", "_ids")
+
+
+class RunningMoments:
+    r"""Mean and variance of all points that chains pass, without keeping any: a `callback` of `sample`.
+
+    With $n$ points behind it, of mean $\mu$ and sum of squares $S$ about that, a step of $b$ chains with $y_i = x_i - \mu$ makes them
+    $\mu + \sum_i y_i / (n + b)$ and $S + \sum_i y_i^2 - (\sum_i y_i)^2 / (n + b)$, exactly (Welford, 1962; Chan et al., 1979). In float64
+    (float32 on devices without it), on the device of the points, and without waiting for that.
+
+    Chains that are dropped or stopped count until then. A call that goes on from another takes the same object.
+
+    Args:
+        burn_in: How many steps pass before points count.
+        every: Counts the points of every so many steps.
+        chains: Whether to keep the moments of each chain as well; these give a standard error and an R-hat, and need the memory of four
+            times the points.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> bowl = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+        >>> moments = ce.RunningMoments(burn_in=20)
+        >>> _ = bowl.sample((500, 2), steps=100, seed=0, callback=moments)
+        >>> moments
+        RunningMoments(40000 points of shape (2,))
+
+    References:
+        Note on a method for calculating corrected sums of squares and products (Welford, 1962),
+        https://doi.org/10.1080/00401706.1962.10490022
+    """
+
+    def __init__(self, *, burn_in: int = 0, every: int = 1, chains: bool = False) -> None:
+        self.burn_in = count("burn_in", burn_in, least=0)
+        self.every = count("every", every)
+        self.chains = chains
+        self.count = 0
+        self.event: tuple[int, ...] | None = None
+        self._mean = self._square = self._energy_mean = self._energy_square = self._counts = self._ids = torch.empty(0)
+
+    def __call__(self, step: int, state: State, info: Info) -> None:
+        """Counts the points of a step."""
+        if step <= self.burn_in or (step - self.burn_in) % self.every or not len(state.x):
+            return
+        x = state.x.reshape(len(state.x), -1)
+        if self.event is None:
+            self._begin(state, x)
+        elif self.event != tuple(state.x.shape[1:]):
+            raise ShapeError(f"These are the moments of points of shape {self.event}, got {tuple(state.x.shape[1:])}; make new ones.")
+        self.count += len(x)
+        _add(self._energy_mean, self._energy_square, state.energy.reshape(-1, 1), self.count)
+        if self.chains:
+            self._add_to_each(x, info)
+        else:
+            _add(self._mean, self._square, x, self.count)
+
+    # What came out --------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, with the shape of a point."""
+        return self._pooled()[0].reshape(self._event())
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each coordinate, with the shape of a point."""
+        return (self._pooled()[1] / (self.count - 1)).reshape(self._event())
+
+    @property
+    def energy_mean(self) -> float:
+        """The mean of the energies."""
+        self._event()
+        return self._energy_mean.item()
+
+    @property
+    def energy_variance(self) -> float:
+        """The variance of the energies."""
+        self._event()
+        return self._energy_square.item() / (self.count - 1) if self.count > 1 else math.nan
+
+    @property
+    def chain_means(self) -> Tensor:
+        """The mean of each chain that was there at all steps, with shape $(m, *)$."""
+        return self._whole()[0].reshape(-1, *self._event())
+
+    @property
+    def chain_variances(self) -> Tensor:
+        """The variance of each chain that was there at all steps, with shape $(m, *)$."""
+        return self._whole()[1].reshape(-1, *self._event())
+
+    @property
+    def standard_error(self) -> Tensor:
+        """The standard error of the mean, with the shape of a point, from the means of the chains, which are independent."""
+        means = self.chain_means
+        return means.std(0) / math.sqrt(len(means))
+
+    @property
+    def r_hat(self) -> Tensor:
+        """The R-hat of Gelman and Rubin (1992), with the shape of a point; of whole chains and of values, not of halves and ranks."""
+        within, between, steps = self.chain_variances.mean(0), self.chain_means.var(0), self._counts.max()
+        return ((steps - 1) / steps + between / within).sqrt()
+
+    # Keeping and joining --------------------------------------------------------------------------------------------------------------
+
+    def merge(self, other: RunningMoments) -> RunningMoments:
+        """Returns the moments of the points of both, such as those of two processes; the chains of the other are further chains.
+
+        Raises:
+            ShapeError: They are of points of different shapes.
+            OptionError: Only one of them has the moments of each chain.
+        """
+        if self.chains != other.chains:
+            raise OptionError("One of these has the moments of each chain, the other has not: give both the same `chains`.")
+        if other.event is None or self.event is None:
+            return _copy(self if other.event is None else other)
+        if self.event != other.event:
+            raise ShapeError(f"Moments of points of shape {self.event} do not go with those of points of shape {other.event}.")
+        both, total = _copy(self), self.count + other.count
+        pairs = [("_energy_mean", "_energy_square")] + [("_mean", "_square")] * (not self.chains)
+        for mean, square in pairs:
+            further = getattr(other, mean).to(self._mean.device) - getattr(self, mean)
+            setattr(both, mean, getattr(self, mean) + further * (other.count / total))
+            apart = further.square() * (self.count * (other.count / total))
+            setattr(both, square, getattr(self, square) + getattr(other, square).to(self._mean.device) + apart)
+        if self.chains:
+            for name in ("_mean", "_square", "_counts"):
+                setattr(both, name, torch.cat([getattr(self, name), getattr(other, name).to(self._mean.device)]))
+            both._ids = torch.arange(len(both._mean))
+        both.count = total
+        return both
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what `load_state_dict` takes, and `torch.save` writes."""
+        plain = {name: getattr(self, name) for name in ("burn_in", "every", "chains", "count", "event")}
+        return {**plain, **{name: getattr(self, name).clone() for name in _TENSORS}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what `state_dict` returned."""
+        for name in ("burn_in", "every", "chains", "count", "event"):
+            setattr(self, name, state[name])
+        for name in _TENSORS:
+            setattr(self, name, state[name].clone())
+
+    def __repr__(self) -> str:
+        return f"RunningMoments({self.count} points" + (f" of shape {self.event})" if self.event is not None else ")")
+
+    # Inside ---------------------------------------------------------------------------------------------------------------------------
+
+    def _begin(self, state: State, x: Tensor) -> None:
+        dtype = torch.float32 if x.device.type == "mps" else torch.float64
+        self.event = tuple(state.x.shape[1:])
+        self._mean = x.to(dtype, copy=True) if self.chains else x[0].to(dtype, copy=True)  # sums about it lose no digits
+        self._square = torch.zeros_like(self._mean)
+        self._energy_mean = state.energy[:1].to(dtype, copy=True)
+        self._energy_square = torch.zeros_like(self._energy_mean)
+
+    def _add_to_each(self, x: Tensor, info: Info) -> None:
+        if not len(self._counts):
+            self._counts = self._mean.new_zeros((len(x), 1))
+            self._ids = torch.arange(len(x)) if info.chains is None else torch.tensor(info.chains)
+        if len(x) == len(self._counts):
+            self._counts += 1
+            y = x - self._mean
+            self._mean += y / self._counts
+            self._square += y.mul_(x - self._mean)
+            return
+        if info.chains is None:
+            raise OptionError(f"There were {len(self._counts)} chains, now there are {len(x)}: a new run takes new RunningMoments.")
+        rows = torch.searchsorted(self._ids, torch.tensor(info.chains)).to(x.device)
+        self._counts[rows] += 1
+        y = x - self._mean[rows]
+        self._mean[rows] += y / self._counts[rows]
+        self._square[rows] += y.mul_(x - self._mean[rows])
+
+    def _event(self) -> tuple[int, ...]:
+        if self.event is None:
+            raise OptionError(f"No point was counted yet: take more than burn_in={self.burn_in} steps, with this as the `callback`.")
+        return self.event
+
+    def _pooled(self) -> tuple[Tensor, Tensor]:
+        self._event()
+        if not self.chains:
+            return self._mean, self._square
+        mean = (self._counts * self._mean).sum(0) / self.count
+        return mean, self._square.sum(0) + (self._counts * (self._mean - mean).square()).sum(0)
+
+    def _whole(self) -> tuple[Tensor, Tensor]:
+        self._event()
+        if not self.chains:
+            raise OptionError("The moments of single chains are kept by RunningMoments(chains=True).")
+        whole = (self._counts == self._counts.max()).squeeze(1)
+        return self._mean[whole], self._square[whole] / (self._counts[whole] - 1)
+
+
+def _add(mean: Tensor, square: Tensor, x: Tensor, total: int) -> None:
+    """Brings a mean and a sum of squares about it up to date, in place, by points with shape $(B, D)$ that make it `total`."""
+    y = x - mean
+    shift = y.sum(0)
+    mean.add_(shift, alpha=1 / total)
+    square.add_(y.square_().sum(0)).addcmul_(shift, shift, value=-1 / total)
+
+
+def _copy(moments: RunningMoments) -> RunningMoments:
+    same = RunningMoments()
+    same.load_state_dict(moments.state_dict())
+    return same

@@ -1,0 +1,168 @@
+"""A summary of a run: what was done, what came out, and what is wrong."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import itertools
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import torch
+
+from composable_energy.diagnostics.draws import Draws, judged
+from composable_energy.diagnostics.findings import SamplingWarning, findings
+from composable_energy.diagnostics.statistics import LEAST_DRAWS, MOST_CHAINS, Row, judge, screened
+from composable_energy.sampling.sampler import Sampler
+
+if TYPE_CHECKING:
+    from composable_energy.sampling.trace import Trace
+
+__all__ = ["Summary", "summarize"]
+
+_SHOWN = 16  # coordinates in a table
+_WORST = 8
+_WIDTH = 100
+_QUANTILES = (0.05, 0.5, 0.95)
+_COLUMNS = [field.name for field in fields(Row)][1:]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was done, what came out, and what is wrong; prints as a table.
+
+    Args:
+        title: The sampler with its options.
+        facts: What was done.
+        rows: The statistics of the energy and of coordinates; where there are many, of the worst.
+        quantiles: Where there are many: the quantiles of each statistic over the coordinates.
+        warnings: What is wrong.
+    """
+
+    title: str
+    facts: Mapping[str, str]
+    rows: Sequence[Row]
+    quantiles: Sequence[Row]
+    warnings: Sequence[SamplingWarning]
+
+    def __str__(self) -> str:
+        wide = max(len(name) for name in self.facts)
+        lines = [self.title, *(f"  {name:{wide}}  {value}" for name, value in self.facts.items())]
+        if self.rows:
+            table = [["", *_COLUMNS], *(_cells(row) for row in (*self.rows, *self.quantiles))]
+            widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+            lines += ["", *("  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip() for cells in table)]
+        lines += ["", *(_wrapped(str(warning)) for warning in self.warnings)] if self.warnings else ["", "No warnings."]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        facts = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in self.facts.items())
+        head = "".join(f"<th>{name}</th>" for name in ("", *_COLUMNS))
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(row)) + "</tr>" for row in (*self.rows, *self.quantiles)
+        )
+        wrong = "".join(f"<li>{html.escape(str(warning))}</li>" for warning in self.warnings) or "<li>No warnings.</li>"
+        table = f"<table><tr>{head}</tr>{body}</table>" if self.rows else ""
+        return f"<p><code>{html.escape(self.title)}</code></p><table>{facts}</table>{table}<ul>{wrong}</ul>"
+
+
+def summarize(trace: Trace, burn_in: int | None) -> Summary:
+    """Returns the summary of a trace; see `Trace.summary`."""
+    draws = judged(trace, burn_in)
+    unchecked = _unchecked(draws)
+    known = unchecked is None and trace.sampler.stationary
+    rows = judge(["energy"], draws.energies[:, :, None], known) if draws.energies.numel() else []
+    shown, quantiles, told = list(rows), [], None
+    if draws.points is not None and draws.points.numel():
+        points = draws.points.flatten(2) if draws.points.ndim > 2 else draws.points[:, :, None]
+        event, total = draws.points.shape[2:], points.shape[2]
+        even, worst = screened(points)
+        places = sorted({*even, *worst})
+        some = judge([_name(place, event) for place in places], points[:, :, places].cpu(), known)
+        rows += some
+        if total <= _SHOWN:
+            shown += some
+        else:
+            shown += sorted(some, key=lambda row: -row.r_hat if row.r_hat == row.r_hat else 0.0)[:_WORST]
+            quantiles = _quantiles([row for place, row in zip(places, some, strict=True) if place in set(even)])
+            told = f"{_WORST} worst of {total}" + (f"; quantiles over {len(even)} of them" if len(even) < total else "")
+    warnings = findings(trace, draws, rows, unchecked)
+    return Summary(repr(trace.sampler), _facts(trace, draws, told), shown, quantiles, warnings)
+
+
+def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str]:
+    chains = len(trace.diverged_at)
+    facts = {
+        "chains": f"{chains}" + (f", {chains - len(draws.chains)} of them diverged" if chains > len(draws.chains) else ""),
+        "steps": f"{trace.steps}, seed {trace.seed}" + (f", {trace.seconds:.3g} s" if trace.seconds is not None else ""),
+        "draws": f"{len(draws.steps)} of each chain: {draws.told}",
+    }
+    gradients = _gradients(trace)
+    if gradients is not None:
+        tuned = type(trace.sampler).tune is not Sampler.tune
+        facts["gradients"] = f"{gradients} of each chain" + (", without those of tuning" if tuned else "")
+    if draws.acceptance is not None and len(draws.acceptance):
+        low, high = draws.acceptance.min().item(), draws.acceptance.max().item()
+        goal = getattr(trace.sampler, "acceptance", None)
+        facts["acceptance"] = f"{draws.acceptance.mean():.2g}, of single chains {low:.2g} to {high:.2g}" + (
+            f" (goal {goal:.2g})" if isinstance(goal, float) else ""
+        )
+    for name, values in trace.scalars.items():
+        if values:
+            facts[name] = f"{min(values):.3g} to {max(values):.3g}, at last {values[-1]:.3g}"
+    if trace.restarts.any():
+        facts["restarts"] = f"{int(trace.restarts.sum())}, of {int((trace.restarts > 0).sum())} chains"
+    if trace.branch_shares is not None:
+        facts["branch shares"] = "  ".join(f"{share:.3f}" for share in trace.branch_shares.tolist())
+    if trace.best_of > 1:
+        facts["best of"] = f"{trace.best_of}: the points that were returned are no exact draws"
+    if len(draws.chains) > MOST_CHAINS:
+        facts["R-hat, ESS"] = f"of {MOST_CHAINS} chains, at even distances"
+    if coordinates is not None:
+        facts["coordinates"] = coordinates
+    return facts
+
+
+def _gradients(trace: Trace) -> int | None:
+    """How many gradients each chain took, with that of the start; None if the sampler does not say."""
+    if "leapfrogs" in trace.scalars:
+        counts = trace.scalars["leapfrogs"]
+        return int(sum(counts)) + 1 if len(counts) == trace.steps else None
+    return None if trace.sampler.gradients is None else trace.steps * trace.sampler.gradients + 1
+
+
+def _unchecked(draws: Draws) -> str | None:
+    if not len(draws.chains):
+        return "No chain went on to the end; see above."
+    if len(draws.steps) < LEAST_DRAWS:
+        return f"There are {len(draws.steps)} draws of each chain: take more `steps`, or keep more points with a smaller `trace=`."
+    if importlib.util.find_spec("arviz_stats") is None:
+        return "ArviZ computes them: pip install 'composable-energy[diagnostics]'."
+    return None
+
+
+def _name(place: int, event: torch.Size) -> str:
+    if not event:
+        return "x"
+    sizes = [math.prod(event[axis + 1 :]) for axis in range(len(event))]
+    return f"x[{', '.join(str(place // size % length) for size, length in zip(sizes, event, strict=True))}]"
+
+
+def _quantiles(rows: Sequence[Row]) -> list[Row]:
+    table = torch.tensor([[getattr(row, name) for name in _COLUMNS] for row in rows], dtype=torch.float64)
+    values = table.nanquantile(torch.tensor(_QUANTILES, dtype=torch.float64), 0)
+    return [Row(f"x, {share:.0%}", *figures) for share, figures in zip(_QUANTILES, values.tolist(), strict=True)]
+
+
+def _wrapped(warning: str) -> str:
+    return textwrap.fill(warning, _WIDTH, initial_indent="! ", subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _cells(row: Row) -> list[str]:
+    forms = dict(zip(_COLUMNS, itertools.chain([".4g", ".3g", ".2g", ".0f", ".0f", ".3f"]), strict=True))
+    return [row.name, *("-" if math.isnan(getattr(row, name)) else format(getattr(row, name), form) for name, form in forms.items())]
