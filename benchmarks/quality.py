@@ -1,33 +1,50 @@
-"""How many gradients an effective sample costs: `python benchmarks/quality.py`.
+"""How many gradients an effective sample costs, and how many a second draws: `python benchmarks/quality.py [--peers] [--write]`.
 
-Two targets: `gaussian`, with 100 coordinates, a random rotation and variances from .1 to 10, where no diagonal metric helps; and `banana`,
-$x_1 \\sim N(0, 1)$, $x_2 \\mid x_1 \\sim N(x_1^2, 1/4)$. 64 chains start at normal points, are forgotten for as many steps as they take to
-settle, and are then followed. The effective sample size is the multi-chain one of Geyer and Stan, the least over all coordinates and over
-$x$ and $(x - \\bar x)^2$; gradients are those of the chains that are followed, each trajectory counted with its leapfrogs. What tuning
-costs is told beside it. The figures do not depend on the machine, up to rounding; several seeds, with the median and the range.
+Four targets. `gaussian` has 100 coordinates, a random rotation and variances from .1 to 10, where no diagonal metric helps. `banana` is
+$x_1 \\sim N(0, 1)$, $x_2 \\mid x_1 \\sim N(x_1^2, 1/4)$. `perceptron` (64 coordinates, 102,241 weights) and `convolutions` (192
+coordinates, 127,489 weights) are random networks and a bowl, $E(x) = f(x) + \\lVert x \\rVert^2 / 2$, so proper densities.
+
+64 chains start at normal points, are forgotten for as many steps as they take to settle, and are then followed. The effective sample size
+is the multi-chain one of Geyer and Stan, the least over all coordinates and over $x$ and $(x - \\bar x)^2$; gradients are those of the
+chains that are followed, each trajectory counted with its leapfrogs. What tuning costs is told beside it, and so is how many effective
+samples come in a second of one processor. Several seeds, with the median and the range. Seeds are the outer loop, so that a machine whose
+speed drifts drifts for all.
+
+`--peers` adds the samplers of ebmkit, torchebm and BlackJAX (`make bench` makes the environment that has them).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
 import time
-from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from composable_energy_mcmc import HMC, MALA, ChEES
-from torch import Tensor
+from peers.effective import least_effective
+from peers.energies import Gaussian, Network, Pictures
+from torch import Tensor, nn
 
 import composable_energy as ce
+from composable_energy.sampling import compiled
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"
 CHAINS = 64
+PERCEPTRON, CONVOLUTIONS = 100.0, 1000.0  # at which the networks count about as much as the bowl
+Figures = dict[str, Any]
+
+
+class Banana(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 0].square() / 2 + 2 * (x[:, 1] - x[:, 0].square()).square()
 
 
 class Counted(ce.Energy):
@@ -35,121 +52,153 @@ class Counted(ce.Energy):
 
     count = 0
 
+    def __init__(self, formula: nn.Module, size: int) -> None:
+        super().__init__()
+        self.net, self.event_shape = formula, (size,)
+
     def forward(self, x: Tensor) -> Tensor:
         self.count += len(x) * x.requires_grad
-        return self.value(x)
-
-    @abstractmethod
-    def value(self, x: Tensor) -> Tensor:
-        """Returns the energies."""
+        return self.net(x)
 
 
-class Gaussian(Counted):
-    def __init__(self) -> None:
-        super().__init__()
-        axes, _ = np.linalg.qr(np.random.RandomState(0).randn(100, 100))
-        self.precision = torch.tensor((axes / np.logspace(-1, 1, 100)) @ axes.T, dtype=torch.float32)
-        self.event_shape = torch.Size([100])
+@dataclass(frozen=True)
+class Target:
+    """A target, and how much work the comparison does on it.
 
-    def value(self, x: Tensor) -> Tensor:
-        return (x @ self.precision * x).sum(1) / 2
+    Args:
+        name: Its name.
+        formula: The energy in plain torch.
+        size: The number of coordinates.
+        draws: How many of each chain are followed; of MALA twice as many.
+        steps: The step sizes on the grid of the samplers that do not tune themselves.
+        leapfrogs: Its numbers of leapfrogs.
+    """
 
-
-class Banana(Counted):
-    def __init__(self) -> None:
-        super().__init__()
-        self.event_shape = torch.Size([2])
-
-    def value(self, x: Tensor) -> Tensor:
-        return x[:, 0].square() / 2 + 2 * (x[:, 1] - x[:, 0].square()).square()
-
-
-def effective(draws: np.ndarray) -> float:
-    """The effective sample size of one number, with shape (chains, draws): Geyer's monotone pairs, as in Stan."""
-    chains, n = draws.shape
-    means = draws.mean(1, keepdims=True)
-    size = 1 << (2 * n - 1).bit_length()
-    spectrum = np.fft.rfft(draws - means, size, axis=1)
-    covariance = np.fft.irfft(spectrum * spectrum.conj(), size, axis=1)[:, :n].mean(0) / n
-    within = covariance[0] * n / (n - 1)
-    correlation = 1 - (within - covariance) / (covariance[0] + means.var(ddof=1))
-    correlation[0] = 1
-    pairs = correlation[: n // 2 * 2].reshape(-1, 2).sum(1)
-    last = int(np.argmax(pairs < 0)) if (pairs < 0).any() else len(pairs)
-    time_between = 2 * np.minimum.accumulate(pairs[: max(last, 1)]).sum() - 1
-    return chains * n / max(time_between, 1 / np.log10(chains * n))
+    name: str
+    formula: nn.Module
+    size: int
+    draws: int
+    steps: tuple[float, ...]
+    leapfrogs: tuple[int, ...]
 
 
-def least_effective(points: Tensor) -> float:
-    """The least over coordinates, and over x and its squared distance from the mean; points have the shape (draws, chains, d)."""
-    x = points.double().transpose(0, 1).numpy()
-    squares = (x - x.mean((0, 1))) ** 2
-    return min(effective(values[..., axis]) for values in (x, squares) for axis in range(x.shape[-1]))
+def targets() -> list[Target]:
+    torch.manual_seed(0)
+    perceptron, convolutions = Network(PERCEPTRON).requires_grad_(False), Pictures(CONVOLUTIONS).requires_grad_(False)
+    return [
+        Target("gaussian", Gaussian(), 100, 2000, (0.15, 0.2, 0.3, 0.4), (6, 12, 24)),
+        Target("banana", Banana(), 2, 4000, (0.1, 0.18, 0.25), (5, 10, 20)),
+        Target("perceptron", perceptron, 64, 500, (0.2, 0.35, 0.5, 0.7), (2, 4, 8)),
+        Target("convolutions", convolutions, 192, 150, (0.15, 0.25, 0.4), (2, 4, 8)),
+    ]
 
 
-def measure(energy: Counted, sampler: Any, draws: int, seed: int) -> dict[str, Any]:
-    energy.count = 0
+def measure(target: Target, sampler: Any, draws: int, seed: int, fast: ce.Energy | None = None) -> Figures:
+    """Returns the figures of one of our samplers."""
+    energy = Counted(target.formula, target.size)
     _, trace = energy.sample(CHAINS, sampler=sampler, steps=1, seed=seed, trace=True)
     tuning = energy.count / CHAINS
-    _, trace = energy.sample(CHAINS, sampler=trace.sampler, steps=draws // 4, seed=seed, trace=True)
-    energy.count, began = 0, time.process_time()
-    _, trace = energy.sample(CHAINS, resume=trace, steps=draws, trace=1)
+    _, trace = energy.sample(CHAINS, sampler=trace.sampler, steps=max(draws // 4, 100), seed=seed, trace=True)
+    energy.count = 0
+    if fast is not None:  # a compiled energy cannot be counted, so the plain one is, for some draws
+        energy.sample(CHAINS, resume=trace, steps=64)
+        fast.sample(CHAINS, resume=trace, steps=2)
+    counted, began = energy.count / CHAINS / 64, time.process_time()
+    _, trace = (fast or energy).sample(CHAINS, resume=trace, steps=draws, trace=1)
     seconds = time.process_time() - began
-    samples = least_effective(trace.points)
+    per_draw = energy.count / CHAINS / draws if fast is None else counted
+    samples = least_effective(trace.points.transpose(0, 1).numpy())
     figures = {
-        "gradients_per_effective_sample": energy.count / samples,
+        "gradients_per_effective_sample": per_draw * draws * CHAINS / samples,
         "effective_samples": samples,
         "effective_samples_per_second": samples / seconds,
-        "gradients_per_draw": energy.count / (CHAINS * draws),
+        "gradients_per_draw": per_draw,
         "tuning_gradients_per_chain": tuning,
         "acceptance": float(trace.acceptance.mean()),
         "step_size": trace.sampler.step_size,
     }
     if isinstance(trace.sampler, ChEES):
         figures |= {"trajectory": trace.sampler.trajectory, "metric": trace.sampler.metric.kind}
-    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in figures.items()}
+    return figures
 
 
-def cases() -> list[tuple[str, Counted, str, Any, int]]:
-    gaussian, banana = Gaussian(), Banana()
-    return [
-        ("gaussian", gaussian, "chees, metric='identity'", ChEES(metric="identity"), 4000),
-        ("gaussian", gaussian, "chees", ChEES(), 2000),
-        ("gaussian", gaussian, "hmc", HMC(), 2000),
-        ("gaussian", gaussian, "mala", MALA(), 4000),
-        ("banana", banana, "chees, metric='identity'", ChEES(metric="identity"), 2000),
-        ("banana", banana, "chees", ChEES(), 2000),
-        ("banana", banana, "hmc", HMC(), 2000),
-        ("banana", banana, "mala", MALA(), 8000),
-    ]
+def ours(target: Target) -> Iterator[tuple[str, Callable[[int], Figures]]]:
+    """Yields our samplers by name, as functions of a seed."""
+    for name, sampler, draws in (
+        ("chees, metric='identity'", ChEES(metric="identity"), target.draws),
+        ("chees", ChEES(), target.draws),
+        ("hmc", HMC(), target.draws),
+        ("mala", MALA(), 2 * target.draws),
+    ):
+        yield name, lambda seed, s=sampler, n=draws: measure(target, s, n, seed)
+    fast = compiled(Counted(target.formula, target.size))
+    yield "chees, compiled", lambda seed: measure(target, ChEES(), target.draws, seed, fast)
+
+
+def theirs(target: Target) -> Iterator[tuple[str, Callable[[int], Figures]]]:
+    """Yields the samplers of others by name, as functions of a seed."""
+    from peers import jax_rivals, torch_rivals
+
+    densities = {
+        "gaussian": lambda: jax_rivals.gaussian(target.formula.get_buffer("precision").numpy()),
+        "banana": lambda: jax_rivals.banana,
+        "perceptron": lambda: jax_rivals.network(target.formula, PERCEPTRON),
+        "convolutions": lambda: jax_rivals.pictures(target.formula, CONVOLUTIONS),
+    }
+    start = torch.randn((CHAINS, target.size), generator=torch.Generator().manual_seed(0))
+    yield from torch_rivals.rivals(target.formula, start, target.draws, target.steps, target.leapfrogs)
+    yield from jax_rivals.rivals(densities[target.name](), CHAINS, target.size, target.draws)
+
+
+def one_processor() -> None:
+    """Holds the libraries that start threads of their own to one processor, as the others are."""
+    torch.set_num_threads(1)
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="", help="rows whose name has this")
+    parser.add_argument("--only", default="", help="rows whose target and sampler have this")
+    parser.add_argument("--peers", action="store_true", help="add the samplers of other libraries")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    one_processor()
     rows = []
-    print(f"{'target':10}{'sampler':42}{'g/ESS':>8}{'least':>8}{'most':>8}{'g/draw':>8}{'tuning':>8}{'accept':>8}")
-    for target, energy, name, sampler, draws in cases():
-        if arguments.only not in f"{target} {name}":
-            continue
-        runs = [measure(energy, sampler, draws, seed) for seed in range(arguments.seeds)]
-        costs = [run["gradients_per_effective_sample"] for run in runs]
-        middle = {key: statistics.median(run[key] for run in runs) for key, value in runs[0].items() if isinstance(value, float)}
-        rows.append({"target": target, "sampler": name, **middle, "least": min(costs), "most": max(costs), "runs": runs})
-        print(
-            f"{target:10}{name:42}{statistics.median(costs):8.1f}{min(costs):8.1f}{max(costs):8.1f}{middle['gradients_per_draw']:8.1f}"
-            f"{middle['tuning_gradients_per_chain']:8.0f}{middle['acceptance']:8.2f}",
-            flush=True,
-        )
+    print(f"{'target':14}{'sampler':28}{'g/ESS':>9}{'least':>9}{'most':>9}{'ESS/s':>10}{'least':>10}{'most':>10}{'g/draw':>8}{'tuning':>8}")
+    for target in targets():
+        chosen = [*ours(target), *(theirs(target) if arguments.peers else ())]
+        chosen = [(name, run) for name, run in chosen if arguments.only in f"{target.name} {name}"]
+        runs: dict[str, list[Figures]] = {name: [] for name, _ in chosen}
+        for seed in range(arguments.seeds):
+            for name, run in chosen:
+                runs[name].append({key: float(f"{v:.4g}") if not isinstance(v, str) else v for key, v in run(seed).items()})
+        for name, found in runs.items():
+            rows.append({"target": target.name, "sampler": name, **summary(found), "runs": found})
+            print(line(rows[-1]), flush=True)
     if arguments.write:
         about = {"python": platform.python_version(), "torch": torch.__version__, "chains": CHAINS, "seeds": arguments.seeds}
         command = f"python benchmarks/quality.py {' '.join(sys.argv[1:])}"
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps({"command": command, **about, "rows": rows}, indent=1) + "\n")
+
+
+def summary(runs: list[Figures]) -> Figures:
+    """Returns medians, and the range of the two figures that matter."""
+    found: Figures = {key: statistics.median(run[key] for run in runs) for key, v in runs[0].items() if not isinstance(v, str)}
+    for key, name in (("gradients_per_effective_sample", ""), ("effective_samples_per_second", "_per_second")):
+        values = [run[key] for run in runs]
+        found |= {f"least{name}": min(values), f"most{name}": max(values)}
+    return found
+
+
+def line(row: Figures) -> str:
+    cost = f"{row['gradients_per_effective_sample']:9.1f}{row['least']:9.1f}{row['most']:9.1f}"
+    speed = f"{row['effective_samples_per_second']:10.0f}{row['least_per_second']:10.0f}{row['most_per_second']:10.0f}"
+    rest = f"{row['gradients_per_draw']:8.1f}{row.get('tuning_gradients_per_chain', float('nan')):8.0f}"
+    return f"{row['target']:14}{row['sampler']:28}{cost}{speed}{rest}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,197 @@
+"""Who takes part in the comparisons of speed, each as a function of the number of steps that returns the points at the end.
+
+Everybody gets the same points to start at, the same step and the same energies, whose weights take no gradient. "Compiled" says how the
+energy runs: the loop by hand and the two libraries are given `torch.compile(formula)`, which is the fast path that they document, and ours
+is `compiled(energy)`, which `sample(compile=True)` makes for one call. `torchebm` samples flat points only, so its energy unflattens them;
+it returns the points alone, as `ebmkit` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from composable_energy_mcmc import HMC, Langevin
+from ebm import samplers as of_ebmkit
+from peers.energies import Case
+from torch import Tensor
+from torchebm.core import BaseModel
+from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics
+
+import composable_energy as ce
+from composable_energy.sampling import compiled
+
+__all__ = ["BARE", "LEAPFROGS", "OURS", "hmc", "langevin"]
+
+Run = Callable[[int], Tensor]
+Energy = Callable[[Tensor], Tensor]
+BARE, OURS = "bare gradient", "composable-energy"
+LEAPFROGS = 10
+
+
+class Torchebm(BaseModel):
+    """An energy as torchebm takes it."""
+
+    def __init__(self, energy: Energy, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.energy, self.event = [energy], shape[1:]  # in a list: a module would be registered, and looked at each step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.energy[0](x.unflatten(1, self.event))
+
+
+def gradient(energy: Energy, x: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(energy(x).sum(), x)[0]
+
+
+def langevin(case: Case) -> dict[str, Callable[[], Run]]:
+    """Returns what makes each contestant of Langevin by name."""
+    h, start = case.step_size, _start(case)
+
+    def bare(energy: Energy) -> Run:
+        def run(steps: int) -> Tensor:
+            for _ in range(steps):
+                result = gradient(energy, start)
+            return result
+
+        return run
+
+    def by_hand(energy: Energy) -> Run:
+        def run(steps: int) -> Tensor:
+            x = start
+            for _ in range(steps):
+                x = x - h * gradient(energy, x) + math.sqrt(2 * h) * torch.randn_like(x)
+            return x
+
+        return run
+
+    def whole_step() -> Run:
+        @torch.compile(dynamic=False)
+        def step(x: Tensor, noise: Tensor) -> Tensor:
+            return x - h * torch.func.grad(lambda x: case.formula(x).sum())(x) + math.sqrt(2 * h) * noise
+
+        def run(steps: int) -> Tensor:
+            x = start
+            with torch.no_grad():
+                for _ in range(steps):
+                    x = step(x, torch.randn_like(x))  # drawn inside, it would be many times slower
+            return x
+
+        return run
+
+    def torchebm(energy: Energy) -> Run:
+        sampler = LangevinDynamics(Torchebm(energy, case.shape), step_size=h)
+        return lambda steps: sampler.sample(x=start.flatten(1), n_steps=steps)
+
+    def ebmkit(energy: Energy) -> Run:
+        sampler = of_ebmkit.LangevinDynamics(step_size=h)
+        return lambda steps: sampler.sample(energy, start, steps=steps)
+
+    def ours(energy: ce.Energy, **options: Any) -> Run:
+        sampler = Langevin(2 * h)
+        return lambda steps: energy.sample(case.shape, sampler=sampler, init=start, steps=steps, seed=0, **options)
+
+    return {
+        BARE: lambda: bare(case.formula),
+        "loop by hand": lambda: by_hand(case.formula),
+        "torchebm": lambda: torchebm(case.formula),
+        "ebmkit": lambda: ebmkit(case.formula),
+        OURS: lambda: ours(case.energy),
+        f"{OURS}, watched": lambda: _quiet(ours(case.energy, trace=True, progress=True)),
+        "loop by hand, compiled": lambda: by_hand(_compiled(case)),
+        "loop by hand, whole step compiled": whole_step,
+        "torchebm, compiled": lambda: torchebm(_compiled(case)),
+        "ebmkit, compiled": lambda: ebmkit(_compiled(case)),
+        f"{OURS}, compiled": lambda: ours(compiled(case.energy)),
+    }
+
+
+def hmc(case: Case) -> dict[str, Callable[[], Run]]:
+    """Returns what makes each contestant of HMC by name: as many leapfrogs for all, no jitter."""
+    eps, start = case.leapfrog, _start(case)
+
+    def bare(energy: Energy) -> Run:
+        def run(steps: int) -> Tensor:
+            for _ in range(steps * LEAPFROGS):
+                result = gradient(energy, start)
+            return result
+
+        return run
+
+    def by_hand(energy: Energy) -> Run:
+        def run(steps: int) -> Tensor:
+            x = start
+            for _ in range(steps):
+                x = _trajectory(energy, x, eps)
+            return x
+
+        return run
+
+    def torchebm(energy: Energy) -> Run:
+        sampler = HamiltonianMonteCarlo(Torchebm(energy, case.shape), step_size=eps, n_leapfrog_steps=LEAPFROGS)
+        return lambda steps: sampler.sample(x=start.flatten(1), n_steps=steps)
+
+    def ebmkit(energy: Energy) -> Run:
+        sampler = of_ebmkit.HMC(step_size=eps, leapfrog_steps=LEAPFROGS)
+        return lambda steps: sampler.sample(energy, start, steps=steps)
+
+    def ours(energy: ce.Energy, **options: Any) -> Run:
+        sampler = HMC(eps, leapfrogs=LEAPFROGS, jitter=False)
+        return lambda steps: energy.sample(case.shape, sampler=sampler, init=start, steps=steps, seed=0, **options)
+
+    return {
+        BARE: lambda: bare(case.formula),
+        "loop by hand": lambda: by_hand(case.formula),
+        "torchebm": lambda: torchebm(case.formula),
+        "ebmkit": lambda: ebmkit(case.formula),
+        OURS: lambda: ours(case.energy),
+        f"{OURS}, watched": lambda: _quiet(ours(case.energy, trace=True, progress=True)),
+        "loop by hand, compiled": lambda: by_hand(_compiled(case)),
+        "torchebm, compiled": lambda: torchebm(_compiled(case)),
+        "ebmkit, compiled": lambda: ebmkit(_compiled(case)),
+        f"{OURS}, compiled": lambda: ours(compiled(case.energy)),
+    }
+
+
+def _trajectory(energy: Energy, x: Tensor, eps: float) -> Tensor:
+    """The textbook's: one gradient more than leapfrogs, and the energies of both ends."""
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().requires_grad_()
+        energies = energy(x)
+        return energies.detach(), torch.autograd.grad(energies.sum(), x)[0]
+
+    p, (before, grad), y = torch.randn_like(x), both(x), x
+    before = before + p.square().flatten(1).sum(1) / 2
+    p = p - eps / 2 * grad
+    for i in range(LEAPFROGS):
+        y = y + eps * p
+        after, grad = both(y)
+        p = p - (eps if i < LEAPFROGS - 1 else eps / 2) * grad
+    after = after + p.square().flatten(1).sum(1) / 2
+    accepted = torch.rand(len(x)).log() < before - after
+    return torch.where(accepted.view(-1, *[1] * (x.ndim - 1)), y, x)
+
+
+def _start(case: Case) -> Tensor:
+    """Points where steps usually are: far ones can be slower or faster."""
+    return case.energy.sample(case.shape, sampler=Langevin(2 * case.step_size), steps=50, seed=0)
+
+
+def _compiled(case: Case) -> Energy:
+    return torch.compile(case.formula, dynamic=False)
+
+
+def _quiet(run: Run) -> Run:
+    """Runs with a progress bar that nobody sees."""
+
+    def without_bar(steps: int) -> Tensor:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return run(steps)[0]
+
+    return without_bar

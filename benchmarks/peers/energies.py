@@ -1,0 +1,145 @@
+"""The energies of the comparisons: a formula in plain torch, which everybody can sample, and the same as an energy of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import composable_energy as ce
+
+__all__ = ["Case", "Gaussian", "Network", "Pictures", "case"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison of speed.
+
+    Args:
+        title: How tables write it.
+        shape: That of the points.
+        steps: How many are timed together, so that what a call costs once is a small part.
+        step_size: $h$ of $x - h \\nabla E + \\sqrt{2 h} \\xi$.
+        leapfrog: $\\varepsilon$ of a leapfrog.
+        formula: The energy in plain torch, with shape $(B,)$.
+        energy: The same, as the library takes it.
+    """
+
+    title: str
+    shape: tuple[int, ...]
+    steps: int
+    step_size: float
+    leapfrog: float
+    formula: nn.Module
+    energy: ce.Energy
+
+
+class Mixture(nn.Module):
+    """Eight Gaussians on a circle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        angle = torch.arange(8) * torch.pi / 4
+        self.register_buffer("means", 3 * torch.stack([angle.cos(), angle.sin()], 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -torch.logsumexp(-(x[:, None] - self.get_buffer("means")).square().sum(2) / 0.18, 1)
+
+
+class Gaussian(nn.Module):
+    """100 coordinates, a random rotation, variances from .1 to 10."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        axes, _ = np.linalg.qr(np.random.RandomState(0).randn(100, 100))
+        self.register_buffer("precision", torch.tensor((axes / np.logspace(-1, 1, 100)) @ axes.T, dtype=torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ self.get_buffer("precision") * x).sum(1) / 2
+
+
+class Convolutions(nn.Module):
+    """Three layers on pictures of three colours, and a bowl."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs in (3, width, width):
+            layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.SiLU()]
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).mean((2, 3)).sum(1) + x.square().flatten(1).sum(1) / 2
+
+
+class Network(nn.Module):
+    """A perceptron of 102,241 weights on 64 coordinates, and a bowl: a proper density, since the perceptron grows no faster than $|x|$."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(64, 288), nn.SiLU(), nn.Linear(288, 288), nn.SiLU(), nn.Linear(288, 1))
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.net(x).squeeze(1) + x.square().sum(1) / 2
+
+
+class Pictures(nn.Module):
+    """Three convolutions of 127,489 weights on pictures of 3 x 8 x 8, and a bowl."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            *(nn.Conv2d(3, 48, 3, padding=1), nn.SiLU(), nn.Conv2d(48, 96, 3, stride=2, padding=1), nn.SiLU()),
+            *(nn.Conv2d(96, 96, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(1536, 1)),
+        )
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.net(x.unflatten(1, (3, 8, 8))).squeeze(1) + x.square().sum(1) / 2
+
+
+class Composed(nn.Module):
+    """`(A | B) & C & ~D` written by hand."""
+
+    def __init__(self, terms: list[nn.Module]) -> None:
+        super().__init__()
+        self.terms = nn.ModuleList(terms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c, d = (term(x) for term in self.terms)
+        return -torch.logaddexp(-a, -b) + c - 0.01 * d
+
+
+def _frozen(module: nn.Module) -> Any:
+    return module.requires_grad_(False)
+
+
+def _alone(title: str, shape: tuple[int, ...], steps: int, leapfrog: float, make: Callable[[], nn.Module]) -> Case:
+    formula = _frozen(make())
+    return Case(title, shape, steps, 0.005, leapfrog, formula, ce.as_energy(formula))
+
+
+def _composed(title: str) -> Case:
+    terms = [_frozen(Network()) for _ in range(4)]
+    a, b, c, d = (ce.as_energy(term) for term in terms)
+    return Case(title, (64, 64), 100, 0.005, 0.2, Composed(terms), (a | b) & c & ~d)
+
+
+def case(name: str) -> Case:
+    """Returns a comparison by name; its weights are always the same."""
+    torch.manual_seed(0)
+    return _CASES[name]()
+
+
+_CASES: dict[str, Callable[[], Case]] = {
+    "mixture": lambda: _alone("mixture on a plane, 4,096 chains", (4096, 2), 200, 0.15, Mixture),
+    "gaussian-64": lambda: _alone("correlated Gaussian in 100-D, 64 chains", (64, 100), 500, 0.2, Gaussian),
+    "gaussian-1024": lambda: _alone("correlated Gaussian in 100-D, 1,024 chains", (1024, 100), 200, 0.2, Gaussian),
+    "convolutions": lambda: _alone("3 convolutions, 16 pictures 3 x 32 x 32", (16, 3, 32, 32), 60, 0.1, Convolutions),
+    "composed": lambda: _composed("`(A | B) & C & ~D`, perceptrons, 64 latents in 64-D"),
+}

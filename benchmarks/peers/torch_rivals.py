@@ -1,0 +1,123 @@
+"""The samplers of ebmkit and torchebm in the comparison of quality.
+
+What they leave to their user, the step and the number of leapfrogs of HMC, is looked for on a grid by effective samples per second, at no
+charge. `ebmkit`'s NUTS and MALA tune themselves; their warm-up is left out of what is measured.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ebm.samplers import HMC, NUTS, AdaptiveMALA
+from peers.effective import least_effective
+from torch import Tensor
+from torchebm.core import BaseModel
+from torchebm.samplers import HamiltonianMonteCarlo
+
+__all__ = ["rivals"]
+
+Energy = Callable[[Tensor], Tensor]
+Draw = Callable[[Energy, Tensor, int], Tensor]  # the draws of every step, with shape (steps, chains, d)
+
+
+class Torchebm(BaseModel):
+    def __init__(self, energy: Energy) -> None:
+        super().__init__()
+        self.energy = [energy]  # in a list: a module would be registered, and looked at each step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.energy[0](x)
+
+
+def rivals(energy: Energy, start: Tensor, draws: int, steps: Sequence[float], leapfrogs: Sequence[int]) -> Iterator[tuple[str, Any]]:
+    """Yields names, and functions of a seed that return figures.
+
+    Args:
+        energy: The energy, in plain torch.
+        start: Where chains start, with shape (chains, d).
+        draws: How many are followed.
+        steps: The step sizes of the grid.
+        leapfrogs: Its numbers of leapfrogs.
+    """
+    compiled = torch.compile(energy, dynamic=False)
+    for suffix, evaluate in (("", energy), (", compiled", compiled)):
+        yield f"ebmkit HMC{suffix}", lambda seed, e=evaluate: _best(_ebmkit_hmc, e, energy, start, draws, steps, leapfrogs, seed)
+        yield (
+            f"ebmkit NUTS{suffix}",
+            lambda seed, e=evaluate: _tuned(NUTS(0.1, warmup=150, max_depth=7), e, energy, start, draws // 4, seed),
+        )
+        yield f"ebmkit MALA{suffix}", lambda seed, e=evaluate: _tuned(AdaptiveMALA(0.01, warmup=500), e, energy, start, draws * 2, seed)
+        yield f"torchebm HMC{suffix}", lambda seed, e=evaluate: _best(_torchebm_hmc, e, energy, start, draws, steps, leapfrogs, seed)
+
+
+def _ebmkit_hmc(step: float, leapfrogs: int) -> Draw:
+    sampler = HMC(step, leapfrogs)
+    return lambda energy, x, n: sampler.sample(energy, x, steps=n, return_trajectory=True)[1:]
+
+
+def _torchebm_hmc(step: float, leapfrogs: int) -> Draw:
+    def draw(energy: Energy, x: Tensor, n: int) -> Tensor:
+        sampler = HamiltonianMonteCarlo(Torchebm(energy), step_size=step, n_leapfrog_steps=leapfrogs)
+        return sampler.sample(x=x, n_steps=n, return_trajectory=True).transpose(0, 1)
+
+    return draw
+
+
+def _best(
+    make: Callable[[float, int], Draw],
+    fast: Energy,
+    plain: Energy,
+    start: Tensor,
+    draws: int,
+    steps: Sequence[float],
+    leapfrogs: Sequence[int],
+    seed: int,
+) -> dict[str, Any]:
+    torch.manual_seed(seed)
+    settled = make(min(steps), max(leapfrogs))(plain, start, 100)[-1]
+    found = {
+        (step, count): _followed(make(step, count), fast, plain, settled, 200)["effective_samples_per_second"]
+        for step, count in itertools.product(steps, leapfrogs)
+    }
+    step, count = max(found, key=lambda key: found[key])
+    return _followed(make(step, count), fast, plain, settled, draws) | {"step_size": step, "leapfrogs": count}
+
+
+def _tuned(sampler: Any, fast: Energy, plain: Energy, start: Tensor, draws: int, seed: int) -> dict[str, Any]:
+    torch.manual_seed(seed)
+    settled = sampler.sample(plain, start, steps=50)
+    sampler.warmup = 0
+
+    def draw(energy: Energy, x: Tensor, n: int) -> Tensor:
+        return sampler.sample(energy, x, steps=n, return_trajectory=True)[1:]
+
+    return _followed(draw, fast, plain, settled, draws) | {"step_size": sampler.step_size}
+
+
+def _followed(draw: Draw, fast: Energy, plain: Energy, start: Tensor, draws: int) -> dict[str, Any]:
+    """Counts gradients over some draws, and times all of them."""
+    gradients, counted = 0, 20
+
+    def counting(x: Tensor) -> Tensor:
+        nonlocal gradients
+        gradients += x.requires_grad
+        return plain(x)
+
+    draw(counting, start, counted)
+    draw(fast, start, 2)
+    began = time.process_time()
+    points = draw(fast, start, draws)
+    seconds = time.process_time() - began
+    samples = least_effective(points.transpose(0, 1).numpy().astype(np.float64))
+    per_draw = gradients / counted
+    return {
+        "gradients_per_effective_sample": per_draw * draws * len(start) / samples,
+        "effective_samples": samples,
+        "effective_samples_per_second": samples / seconds,
+        "gradients_per_draw": per_draw,
+    }
