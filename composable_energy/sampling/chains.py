@@ -9,41 +9,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Disjunction
-from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.noise import Noise
-from composable_energy.sampling.ranks import Ranks
-from composable_energy.sampling.rows import on_rows
+from composable_energy.sampling.roster import Chunk, Diverged, Ids, Roster, compact
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.states import all_finite, finite_rows, join, take
 from composable_energy.sampling.trace import Policy, Stopped, Trace
 
-__all__ = ["Chains", "Diverged"]
+__all__ = ["Chains"]
 
-Ids = tuple[int, ...] | range
 _ATTEMPTS = 20
-
-
-class Diverged(Exception):  # noqa: N818  (the driver turns it into the public error, which carries what was drawn)
-    """Chains diverged, and the policy does not go on."""
-
-    def __init__(self, step: int, reason: str) -> None:
-        super().__init__(step, reason)
-        self.step = step
-        self.reason = reason
-
-
-@dataclass
-class _Chunk:
-    """Some of the chains: their ids from 0, how often they were started again, and where they are."""
-
-    ids: Ids
-    attempt: int
-    energy: Energy
-    noise: Noise
-    state: State
 
 
 @dataclass(frozen=True)
@@ -51,7 +25,7 @@ class _Snapshot:
     """Where all chains were; states are not changed in place, so that this costs nothing."""
 
     step: int
-    chunks: list[_Chunk]
+    chunks: list[Chunk]
     stopped: list[Stopped]
     diverged_at: Tensor
     restarts: Tensor
@@ -62,40 +36,23 @@ class Chains:
     """The chains of a call, those of this process if several share them.
 
     Args:
-        energy: The energy.
-        running: The energy as the sampler sees it, compiled or not.
-        sampler: The sampler.
-        noise: The noise of all chains at the start.
-        like: Zeros with the shape of one point.
-        total: How many chains there are.
-        per_row: How many chains share a row of the bound conditions.
+        roster: Who they are, and what each of them gets.
         policy: What becomes of a chain that diverges.
-        size: How many chains are advanced together.
-        init: The points to start at, one for each row of conditions; None lets the sampler choose.
-        ranks: The processes that share the chains.
     """
 
-    energy: Energy
-    running: Energy
-    sampler: Sampler
-    noise: Noise
-    like: Tensor
-    total: int
-    per_row: int
+    roster: Roster
     policy: Policy
-    size: int
-    init: Tensor | None = None
-    ranks: Ranks | None = None
     step: int = 0
-    chunks: list[_Chunk] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
     stopped: list[Stopped] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        rows = range(self.total // self.per_row) if self.ranks is None else self.ranks.own(self.total // self.per_row)
-        self.own = range(rows.start * self.per_row, rows.stop * self.per_row)  # the chains of this process
+        self.sampler, self.size, self.own = self.roster.sampler, self.roster.size, self.roster.own
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
         self.restarts = torch.zeros(len(self.own), dtype=torch.int64)
         self.coupled = type(self.sampler).couple is not Sampler.couple
+        if self.coupled and self.policy == "restart":
+            raise OptionError(f"Chains of {self.sampler} meet, so none can start again alone: take on_divergence='drop'.")
 
     # Going ----------------------------------------------------------------------------------------------------------------------------
 
@@ -105,8 +62,8 @@ class Chains:
         Raises:
             Diverged: Energies at the start are not finite, for all chains or under a policy that raises.
         """
-        for ids in self._pieces():
-            self.chunks.append(self._start(ids, attempt=0))
+        for ids in self.roster.pieces():
+            self.chunks.append(self.roster.start(ids, attempt=0))
         if all(all_finite(chunk.state) for chunk in self.chunks):
             return
         good = torch.cat([finite_rows(chunk.state) for chunk in self.chunks]).cpu()
@@ -139,7 +96,7 @@ class Chains:
             for ids, state in group:
                 for some in torch.arange(len(ids)).split(self.size):
                     part = state if len(some) == len(ids) else take(state, some.to(state.x.device))
-                    self.chunks.append(self._chunk(_compact([ids[row] for row in some.tolist()]), attempt, part))
+                    self.chunks.append(self.roster.chunk(compact([ids[row] for row in some.tolist()]), attempt, part))
 
     def advance(self) -> Info:
         """Takes one step with all chains, and returns what happened; not a number for chains that were stopped before.
@@ -149,7 +106,7 @@ class Chains:
         """
         self.step += 1
         infos: list[tuple[Ids, Info]] = []
-        lost: list[_Chunk | None] = []
+        lost: list[Chunk | None] = []
         for chunk in self.chunks:
             before, ids = chunk.state, chunk.ids
             chunk.state, info = self.sampler.step(chunk.energy, before, chunk.noise.at(self.step))
@@ -170,7 +127,7 @@ class Chains:
 
     def any_state(self) -> State:
         """Returns a state of one chain, which shows what states of this sampler hold."""
-        return self._start(range(self.own.start, self.own.start + 1), attempt=0).state
+        return self.roster.start(range(self.own.start, self.own.start + 1), attempt=0).state
 
     def snapshot(self) -> _Snapshot:
         """Returns where the chains are, for `restore`."""
@@ -190,48 +147,28 @@ class Chains:
             return self.chunks[0].state
         ids = torch.tensor([i for chunk in self.chunks for i in chunk.ids])
         sorted_already = bool((ids.diff() > 0).all())
-        return join([chunk.state for chunk in self.chunks], None if sorted_already else ids.argsort().to(self.like.device))
+        return join([chunk.state for chunk in self.chunks], None if sorted_already else ids.argsort().to(self.roster.like.device))
 
     def spread(self, of: Callable[[State], Tensor], fill: float = float("nan")) -> Tensor:
         """Returns a tensor of the chains of this process, with shape $(m, *)$: dropped ones hold a filling, kept ones what they had."""
         parts = [(chunk.ids, of(chunk.state)) for chunk in self.chunks]
         if self.policy != "drop":
             parts += [(some.chains, of(some.state)) for some in self.stopped]
-        return self._spread(parts, fill)
+        return self.roster.spread(parts, fill)
 
     def finished(self) -> tuple[Tensor, Tensor]:
         """Returns the points that were drawn, with shape $(m, *)$, and which chains have one."""
         parts = [(chunk.ids, chunk.state, chunk.energy, chunk.noise) for chunk in self.chunks]
-        parts += [(some.chains, some.state, self._energy(some.chains), self._noise(some.chains, 0)) for some in self.stopped]
+        parts += [
+            (some.chains, some.state, self.roster.energy_of(some.chains), self.roster.noise_of(some.chains, 0)) for some in self.stopped
+        ]
         done = []
         for ids, state, energy, noise in parts:
             done.append((ids, self.sampler.finish(energy, state, noise.at(self.step + 1)) if self.step else state.x))
         here = torch.ones(len(self.own), dtype=torch.bool)
         if self.policy == "drop":
-            here[self._places([i for some in self.stopped for i in some.chains])] = False
-        return self._spread(done, 0.0), here
-
-    def evidence(self, points: Tensor) -> Tensor:
-        """Returns the evidence of the chains of this process at points with shape $(m, *)$."""
-        conditions = self.sampler.final_conditions(self.energy)
-        parts = []
-        for ids in self._pieces():
-            some = points[ids.start - self.own.start : ids.stop - self.own.start]
-            rows = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
-            parts.append(self._energy(ids).evidence(some, **rows))
-        return torch.cat(parts)
-
-    def branch_shares(self, points: Tensor, kept: Tensor) -> Tensor | None:
-        """Returns the mean share of each branch of a mixture at the points of chains `kept`, with shape $(K,)$; None for another energy."""
-        if not isinstance(self.energy, Disjunction) or not len(kept):
-            return None
-        conditions, parts = self.sampler.final_conditions(self.energy), []
-        for ids in kept.split(self.size):
-            some = points[(ids - self.own.start).to(points.device)]
-            bound = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
-            bound[CHAINS] = ids // self.per_row
-            parts.append(torch.softmax(-self.energy.branches(some, **bound), 0))
-        return torch.cat(parts, 1).mean(1)
+            here[self.roster.places([i for some in self.stopped for i in some.chains])] = False
+        return self.roster.spread(done, 0.0), here
 
     def saved(self) -> list[tuple[tuple[int, ...], int, State]]:
         """Returns the chunks as a trace keeps them: ids, how often they were started again, and the state."""
@@ -243,8 +180,8 @@ class Chains:
         """Lets all chains meet, those of other processes too; a process that stops tells the others."""
         state = self.state() if self.chunks else None
         ids = sorted(i for chunk in self.chunks for i in chunk.ids)
-        if self.ranks is not None:
-            parts = self.ranks.objects((ids, state, stop is not None))
+        if self.roster.ranks is not None:
+            parts = self.roster.ranks.objects((ids, state, stop is not None))
             if stop is None and any(stopped for *_, stopped in parts):
                 stop = Diverged(self.step, f"after {self.step} steps")
             ids = [i for some, *_ in parts for i in some]
@@ -254,16 +191,12 @@ class Chains:
             raise stop
         if state is None:
             return {}
-        everybody = _compact(ids)
-        state, scalars = self.sampler.couple(self._energy(everybody), state, self._noise(everybody, 0).at(self.step))
+        everybody = compact(ids)
+        state, scalars = self.sampler.couple(self.roster.energy_of(everybody), state, self.roster.noise_of(everybody, 0).at(self.step))
         for chunk in self.chunks:
-            rows = torch.tensor([bisect_left(ids, i) for i in chunk.ids], device=self.like.device)
+            rows = torch.tensor([bisect_left(ids, i) for i in chunk.ids], device=self.roster.like.device)
             chunk.state = state if len(rows) == len(ids) else take(state, rows)
         return scalars
-
-    def _pieces(self) -> list[range]:
-        """The chains of this process, as many together as are advanced together."""
-        return [range(first, min(first + self.size, self.own.stop)) for first in range(self.own.start, self.own.stop, self.size)]
 
     def _mine(self, groups: Iterable[tuple[Ids, State]]) -> Iterator[tuple[Ids, State]]:
         """Yields the chains of this process."""
@@ -274,52 +207,23 @@ class Chains:
             elif rows:
                 yield tuple(ids[row] for row in rows), take(state, torch.tensor(rows, device=state.x.device))
 
-    def _places(self, ids: Sequence[int]) -> list[int]:
-        return [i - self.own.start for i in ids]
-
-    def _start(self, ids: Ids, attempt: int) -> _Chunk:
-        noise = self._noise(ids, attempt)
-        like = self.like.expand(len(ids), *self.like.shape).contiguous()
-        if self.init is None:
-            x = self.sampler.start(like, noise.child("start"))
-        else:
-            x = self.init[[i // self.per_row for i in ids]]
-        energy = self._energy(ids)
-        return _Chunk(ids, attempt, energy, noise, self.sampler.init(energy, x, noise))
-
-    def _chunk(self, ids: Ids, attempt: int, state: State) -> _Chunk:
-        return _Chunk(ids, attempt, self._energy(ids), self._noise(ids, attempt), state)
-
-    def _energy(self, ids: Sequence[int]) -> Energy:
-        if self.per_row == 1:
-            return on_rows(self.running, ids, self.total)
-        return on_rows(self.running, [i // self.per_row for i in ids], self.total // self.per_row)
-
-    def _noise(self, ids: Sequence[int], attempt: int) -> Noise:
-        noise = self.noise.child(f"restart {attempt}") if attempt else self.noise
-        return noise.for_chains(self._global(ids))
-
-    def _global(self, ids: Sequence[int]) -> Ids:
-        first = self.noise.chains[0]
-        return range(ids.start + first, ids.stop + first) if isinstance(ids, range) else tuple(i + first for i in ids)
-
-    def _take_out(self, chunk: _Chunk, before: State) -> _Chunk | None:
+    def _take_out(self, chunk: Chunk, before: State) -> Chunk | None:
         """Takes the chains that diverged out of a chunk, and returns them at their last finite points; None if there are none."""
         if all_finite(chunk.state):
             return None
         good = finite_rows(chunk.state)
         fine = good.tolist()
         out = tuple(i for i, ok in zip(chunk.ids, fine, strict=True) if not ok)
-        places, self.diverged_at = self._places(out), self.diverged_at.clone()  # a snapshot may hold the old one
+        places, self.diverged_at = self.roster.places(out), self.diverged_at.clone()  # a snapshot may hold the old one
         at = self.diverged_at[places]
         self.diverged_at[places] = torch.where(at < 0, self.step, at)
-        lost = _Chunk(out, chunk.attempt, chunk.energy, chunk.noise, take(before, ~good))
-        chunk.ids, chunk.state = _compact([i for i, ok in zip(chunk.ids, fine, strict=True) if ok]), take(chunk.state, good)
+        lost = Chunk(out, chunk.attempt, chunk.energy, chunk.noise, take(before, ~good))
+        chunk.ids, chunk.state = compact([i for i, ok in zip(chunk.ids, fine, strict=True) if ok]), take(chunk.state, good)
         if chunk.ids:
-            chunk.energy, chunk.noise = self._energy(chunk.ids), self._noise(chunk.ids, chunk.attempt)
+            chunk.energy, chunk.noise = self.roster.energy_of(chunk.ids), self.roster.noise_of(chunk.ids, chunk.attempt)
         return lost
 
-    def _settle(self, taken: Sequence[_Chunk | None]) -> None:
+    def _settle(self, taken: Sequence[Chunk | None]) -> None:
         """Does with chains that diverged what the policy says."""
         lost = [chunk for chunk in taken if chunk is not None]
         self.chunks = [chunk for chunk in self.chunks if chunk.ids]
@@ -333,15 +237,15 @@ class Chains:
         if self.policy == "drop" and not self.chunks:
             raise Diverged(self.step, f"after {self.step} steps, with no chain left")
 
-    def _restart(self, lost: _Chunk) -> None:
+    def _restart(self, lost: Chunk) -> None:
         """Starts chains again with other noise, and brings them to where the others are; chains that fail again, once more."""
         attempt = lost.attempt + 1
         if attempt > _ATTEMPTS:
             self.stopped.append(Stopped(tuple(lost.ids), lost.state))
             raise Diverged(self.step, f"after {self.step} steps, and {_ATTEMPTS} restarts did not help")
         self.restarts = self.restarts.clone()
-        self.restarts[self._places(lost.ids)] = attempt
-        chunk = self._start(lost.ids, attempt)
+        self.restarts[self.roster.places(lost.ids)] = attempt
+        chunk = self.roster.start(lost.ids, attempt)
         before = chunk.state
         for step in range(self.step + 1):
             if step:
@@ -354,32 +258,16 @@ class Chains:
                 return
         self._add(chunk)
 
-    def _add(self, chunk: _Chunk) -> None:
+    def _add(self, chunk: Chunk) -> None:
         for other in self.chunks:
             if other.attempt == chunk.attempt and len(other.ids) + len(chunk.ids) <= self.size:
-                ids = _compact([*other.ids, *chunk.ids])
-                self.chunks[self.chunks.index(other)] = self._chunk(ids, chunk.attempt, join([other.state, chunk.state]))
+                ids = compact([*other.ids, *chunk.ids])
+                self.chunks[self.chunks.index(other)] = self.roster.chunk(ids, chunk.attempt, join([other.state, chunk.state]))
                 return
         self.chunks.append(chunk)
-
-    def _spread(self, parts: Sequence[tuple[Sequence[int], Tensor]], fill: float) -> Tensor:
-        count, first = len(self.own), self.own.start
-        if len(parts) == 1 and len(parts[0][0]) == count:
-            return parts[0][1]
-        out = parts[0][1].new_full((count, *parts[0][1].shape[1:]), fill)
-        for ids, values in parts:
-            out[slice(ids.start - first, ids.stop - first) if isinstance(ids, range) else self._places(ids)] = values
-        return out
 
     def _told(self, infos: list[tuple[Ids, Info]]) -> Info:
         if len(infos) == 1 and len(infos[0][0]) == len(self.own):
             return infos[0][1]
         rates = [(ids, info.acceptance) for ids, info in infos if info.acceptance is not None]
-        return Info(self._spread(rates, float("nan")) if rates else None, infos[0][1].scalars)
-
-
-def _compact(ids: list[int]) -> Ids:
-    """Consecutive ids as a range."""
-    if ids and ids == list(range(ids[0], ids[-1] + 1)):
-        return range(ids[0], ids[-1] + 1)
-    return tuple(ids)
+        return Info(self.roster.spread(rates, float("nan")) if rates else None, infos[0][1].scalars)

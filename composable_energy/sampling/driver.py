@@ -21,7 +21,7 @@ from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.lifting import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.asking import Asked, ask, check_density, count, decode
-from composable_energy.sampling.chains import Chains, Diverged
+from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.checkpoint import Checkpoint, described
 from composable_energy.sampling.choosing import SamplerLike, choose, recommended_threads
 from composable_energy.sampling.digests import digest
@@ -29,6 +29,7 @@ from composable_energy.sampling.freezing import frozen
 from composable_energy.sampling.pilots import tuned
 from composable_energy.sampling.ranks import Ranks, Share
 from composable_energy.sampling.recording import Recorder, gathered
+from composable_energy.sampling.roster import Diverged, Roster
 from composable_energy.sampling.running import Callback, Run
 from composable_energy.sampling.settings import check_resume, last_points, length, noise_kind, start_points
 from composable_energy.sampling.trace import Policy, Trace
@@ -74,7 +75,7 @@ def sample(
         shape: $(n, *)$ with the shape of one point, or $n$ where the energy knows it. An energy in the latent space of a decoder is
             sampled there and decoded at the end: then it is the shape of decoded points.
         sampler: A name, a class or an instance. None takes what the energy recommends; else `annealed` for an energy that needs a noise
-            level `sigma`, and `hmc`, which tunes itself, for any other.
+            level `sigma`, and `chees`, which tunes itself, for any other.
         steps: How many; the sampler's own number if None.
         init: Points to start at, with shape $(n, *)$, latent ones for a latent energy; they stay as they are.
         seed: The seed; None draws one, which the trace tells.
@@ -164,7 +165,8 @@ def sample(
             chosen = tuned(chosen, energy, running, kind, like, start, asked.n)
         size = total if batch_size is None else count("batch_size", batch_size)
         root = Noise(key, range(first, first + total), kind=kind)
-        chains = Chains(energy, running, chosen, root, like, total, copies, policy, size, start, group)
+        roster = Roster(energy, running, chosen, root, like, total, copies, size, start, group)
+        chains = Chains(roster, policy)
         blank = Trace(key, kind, first, chosen, asked.shape, copies, policy, burn_in=burn_in)
         before = saved.trace(blank, chains.any_state()) if saved else None
         recorder = Recorder(bool(trace), every, burn_in, before)
@@ -184,7 +186,7 @@ def sample(
             raise _error(energy, stop, _seen(points, asked), bad) from None
         record = run.trace()
         record.kept = _choose_best(chains, points, here, copies) + chains.own.start
-        record.branch_shares = chains.branch_shares(points, record.kept) if trace else None
+        record.branch_shares = roster.branch_shares(points, record.kept) if trace else None
         drawn = points[(record.kept - chains.own.start).to(points.device)]
         if group is not None and group.share == "gather":
             drawn, record = group.rows(drawn), gathered(record, group)
@@ -203,7 +205,7 @@ def _choose_best(chains: Chains, points: Tensor, here: Tensor, copies: int) -> T
     """Returns which chains are returned: of the copies of each point, that with the lowest evidence."""
     if copies == 1:
         return here.nonzero().squeeze(1)
-    evidence = chains.evidence(points).cpu()
+    evidence = chains.roster.evidence(points).cpu()
     evidence[~here | (chains.diverged_at >= 0) & (chains.restarts == 0) | evidence.isnan()] = float("inf")
     best = evidence.view(-1, copies).argmin(1) + torch.arange(0, len(points), copies)
     return best[here.view(-1, copies).any(1)]
@@ -217,7 +219,8 @@ def _error(energy: Energy, stop: Diverged, samples: Tensor, bad: Tensor) -> Samp
     ways = (
         "check the energy there, or give `init`"
         if stop.step == 0
-        else "take a smaller step, or say what becomes of such chains with on_divergence='drop', 'restart' or 'keep'"
+        else "take a smaller step, or say what becomes of such chains with on_divergence='drop', 'restart' or 'keep'; if the density is zero "
+        "there, return `torch.where(inside, energy, torch.inf)`, which samplers that reject take for what it is"
     )
     return SamplingDiverged(
         f"{int(bad.sum())} of {len(bad)} chains reached a non-finite point, energy or gradient of {energy} {stop.reason}: {ways}. "

@@ -23,7 +23,7 @@ Policy = Literal["raise", "drop", "restart", "keep"]
 class Stopped:
     """Chains that were stopped: their ids, and the state at their last finite points."""
 
-    chains: tuple[int, ...]
+    chains: tuple[int, ...] | range
     state: State
 
 
