@@ -135,6 +135,15 @@ def test_same_seed_draws_the_same_and_the_sheet_reads_back():
     assert np.abs(tiles.numpy() - a).max() <= 0.5 / 255 + 1e-6
 
 
+def test_sample_goes_on_from_a_checkpoint(capsys: pytest.CaptureFixture[str]):
+    command = ["sample", "toys/bright", "--steps", "6", "-n", "3", "--checkpoint", "run.safetensors", "--option", "step_size=0.1"]
+    command += ["--sampler", "langevin"]
+    assert run(*command, "-o", "a.npy") == run(*command, "-o", "b.npy") == 0  # no seed: that of the file
+    assert (np.load("a.npy") == np.load("b.npy")).all()
+    assert run(*command, "--seed", "1", "-o", "c.npy") == 2
+    assert "belongs to another call (seed was" in capsys.readouterr().err and not Path("c.npy").exists()
+
+
 def test_sample_prints_json(capsys: pytest.CaptureFixture[str]):
     options = ["--option", "step_size=0.1", "--option", "temperature=0.5", "--best-of", "2", "--sharpen", "2", "--batch-size", "3"]
     assert run("sample", "bright | toys", "--in", "toys", "-n", "4", "--sampler", "langevin", "--steps", "4", "--json", *options) == 0

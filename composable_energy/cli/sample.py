@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
-_FLAGS = {"sampler", "steps", "seed", "batch_size", "best_of"}
+_FLAGS = {"sampler", "steps", "seed", "batch_size", "best_of", "checkpoint"}
 _IN_PYTHON = {"shape", "init", "callback", "progress", "trace", "burn_in", "resume", "latents", "dtype", "device", "first_chain"}
+_IN_PYTHON |= {"compile", "checkpoint_every", "ranks"}
 _WORDS = {"true": True, "false": False, "none": None}
 
 
@@ -44,6 +45,9 @@ def add(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser.add_argument("--sampler", metavar="NAME", help="the sampler (default: what the energy recommends)")
     parser.add_argument("--steps", type=int, metavar="N", help="how many steps (default: the sampler's own number)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="how many to advance together (default: all)")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="keeps the state of a long run; the same command goes on from it when it was killed"
+    )
     parser.add_argument(
         "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="an option of the sampler; may be repeated"
     )
@@ -75,6 +79,7 @@ def run(asked: argparse.Namespace) -> int:
         seed=asked.seed,
         batch_size=asked.batch_size,
         best_of=asked.best_of,
+        checkpoint=asked.checkpoint,
         latents=True,
         trace=True,
         progress=sys.stderr.isatty(),
