@@ -41,27 +41,6 @@ _FEW = 2**16
 Kind = Literal["blocks", "philox"]
 
 
-class _Memory:
-    """What draws may use again: blocks of which others got a part, and where numbers stand that are used up at once. Never saved."""
-
-    __slots__ = ("blocks", "places")
-
-    def __init__(self) -> None:
-        self.blocks: dict[Any, tuple[Any, Tensor]] = {}
-        self.places: dict[int, tuple[Any, _Place]] = {}
-
-    def __reduce__(self) -> tuple[type[_Memory], tuple[()]]:
-        return _Memory, ()
-
-    def place(self, chains: range, event: torch.Size, dtype: torch.dtype) -> _Place:
-        """Returns the last place of this thread, if it fits."""
-        what, thread = (chains, event, dtype, torch.is_inference_mode_enabled()), get_ident()
-        known = self.places.get(thread)
-        if known is None or known[0] != what:
-            known = self.places[thread] = (what, _Place(chains, event, dtype))
-        return known[1]
-
-
 class _Place:
     """Where the numbers of chains stand, and which parts of it are blocks.
 
@@ -108,11 +87,14 @@ class Noise:
     chains: range | tuple[int, ...]
     step: int = 0
     kind: Kind = "blocks"
-    _memory: _Memory = field(default_factory=_Memory, repr=False, compare=False)  # shared by what `at` returns
+    _memory: dict[Any, tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)  # shared by what `at` returns; never saved
 
     def __post_init__(self) -> None:
         if self.kind not in ("blocks", "philox"):
             raise OptionError(f"noise must be 'blocks' or 'philox', got {self.kind!r}.")
+
+    def __reduce__(self) -> tuple[type[Noise], tuple[Any, ...]]:
+        return Noise, (self.seed, self.chains, self.step, self.kind)
 
     def at(self, step: int) -> Noise:
         """Returns the noise of the same chains at another step."""
@@ -125,7 +107,7 @@ class Noise:
     def child(self, label: str) -> Noise:
         """Returns independent noise for another purpose, such as a pilot run, with a seed made of this one's and a label."""
         digest = blake2b(struct.pack("<Q", self.seed % 2**64) + label.encode(), digest_size=8).digest()
-        return replace(self, seed=int.from_bytes(digest, "little"), _memory=_Memory())
+        return replace(self, seed=int.from_bytes(digest, "little"), _memory={})
 
     def normal(self, like: Tensor, stream: int = 0) -> Tensor:
         """Returns standard normal numbers with the shape, dtype and device of some points.
@@ -197,14 +179,14 @@ class Noise:
     def _blocks(self, event: torch.Size, dtype: torch.dtype, stream: int, fill: Callable[..., Tensor], again: bool = False) -> Tensor:
         """Draws by blocks; `again` says that the numbers are used up before the next draw."""
         chains, key = self.chains, _key(self.seed, self.step, stream)
-        place = self._memory.place(chains, event, dtype) if again and isinstance(chains, range) else _Place(chains, event, dtype)
+        place = self._place(chains, event, dtype) if again and isinstance(chains, range) else _Place(chains, event, dtype)
         out, generator = place.whole, place.generator
         seeded = generator.manual_seed
         for block, part in place.parts:
             fill(part, generator=seeded(_mix(key + block)))
         if place.rest == len(chains):
             return out
-        size, known = _size(event), self._memory.blocks
+        size, known = _size(event), self._memory
         for block, rows, inside in _blocks_of(chains, size, place.rest):
             use, what = (fill, stream), (self.seed, self.step, block, event, dtype)  # several chunks of chains may share a block
             found = known.get(use)
@@ -213,6 +195,14 @@ class Noise:
                 found = known[use] = (what, fill(drawn, generator=seeded(_mix(key + block))))
             out[rows] = found[1][inside]
         return out
+
+    def _place(self, chains: range, event: torch.Size, dtype: torch.dtype) -> _Place:
+        """Returns the last place of this thread, if it fits."""
+        what, thread = (chains, event, dtype, torch.is_inference_mode_enabled()), get_ident()
+        known = self._memory.get(thread)
+        if known is None or known[0] != what:
+            known = self._memory[thread] = (what, _Place(chains, event, dtype))
+        return known[1]
 
 
 def _size(event: torch.Size) -> int:
@@ -288,7 +278,7 @@ def philox_normal(seed: int, step: int, chains: Tensor, stream: int, event: torc
         radius = _unit(first).clamp_min_(1e-7).log_().mul_(-2).sqrt_()
         angle = _unit(second).mul_(2 * math.pi)
         pairs += [radius * angle.cos(), radius * angle.sin()]
-    return torch.stack(pairs, -1).flatten(1)[:, : event.numel()].reshape(len(chains), *event)
+    return torch.stack(pairs, -1).flatten(1)[:, : event.numel()].reshape(len(chains), *event).contiguous()
 
 
 def _high(product: int | Tensor) -> int | Tensor:

@@ -48,6 +48,8 @@ def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("module", _modules())
 def test_the_examples_in_docstrings_show_what_comes_out(module):
+    if module == "composable_energy_triton.step":
+        pytest.importorskip("triton", reason="Triton runs on Linux")
     known = {"torch": torch, "ce": composable_energy}
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     assert doctest.testmod(importlib.import_module(module), extraglobs=known, optionflags=options).failed == 0

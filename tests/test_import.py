@@ -14,12 +14,12 @@ CORE = Path(ce.__file__).parent
 
 # Files stand in floors and import downwards only; those of one floor may import each other.
 FLOORS = [
-    {"errors", "checks", "conditions", "noise"},
+    {"errors", "checks", "conditions", "noise", "sharing"},
     {"energy", "events", "lifting", "distributions", "algebra", "explain", "inference", "parsing"},
     {"sampling", "diagnostics"},
     {"normalizers"},
     {"registry"},
-    {"saving"},
+    {"kernels", "saving"},
     {"training"},
     {"testing"},
     {"cli", "__main__"},

@@ -1,4 +1,4 @@
-"""The conformance kit: what every energy and every sampler keeps, as checks that first-party plug-ins and strangers' run alike.
+"""The conformance kit: what every energy, sampler and kernel keeps, as checks that first-party plug-ins and strangers' run alike.
 
     def test_bowl():
         check_energy(Bowl(), torch.randn(8, 2))
@@ -13,6 +13,7 @@ continuous integration.
 
 from composable_energy.testing.checks import Check, SkipCheck
 from composable_energy.testing.energies import check_energy, energy_checks
+from composable_energy.testing.kernels import check_kernel, kernel_checks
 from composable_energy.testing.pytest_face import parametrize_with_checks
 from composable_energy.testing.samplers import check_sampler, sampler_checks
 from composable_energy.testing.targets import Banana, Gaussian
@@ -23,8 +24,10 @@ __all__ = [
     "Gaussian",
     "SkipCheck",
     "check_energy",
+    "check_kernel",
     "check_sampler",
     "energy_checks",
+    "kernel_checks",
     "parametrize_with_checks",
     "sampler_checks",
 ]

@@ -1,0 +1,119 @@
+"""The step as operators of torch, so that `torch.compile` and autograd know what is written: the kernel of the device, by Philox noise.
+
+Seeds are numbers of 64 bits, which operators take with a sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from composable_energy.kernels.choosing import forced, kernel_for
+from composable_energy.kernels.kernel import Counter, Kernel, Numbers
+from composable_energy.kernels.reference import reference_step
+from composable_energy.noise import Noise
+
+__all__ = ["run", "signed", "step", "step_"]
+
+_NUMBERS = (
+    "float[] weights, float drift, float scale, float keep, float move, float? low, float? high, "
+    "SymInt seed, SymInt step, SymInt chain, SymInt stream"
+)
+
+
+@torch.library.custom_op(
+    "composable_energy::langevin_step",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor[] gradients, Tensor? momentum, {_NUMBERS}) -> Tensor[]",
+)
+def step(
+    x: Tensor,
+    gradients: list[Tensor],
+    momentum: Tensor | None,
+    weights: list[float],
+    drift: float,
+    scale: float,
+    keep: float,
+    move: float,
+    low: float | None,
+    high: float | None,
+    seed: int,
+    step: int,
+    chain: int,
+    stream: int,
+) -> list[Tensor]:
+    """Returns new points, and the new momentum if there is one."""
+    numbers = Numbers(tuple(weights), drift, scale, keep, move, low, high)
+    return _run(x, gradients, momentum, numbers, Counter(seed % 2**64, step, chain, stream), inplace=False)
+
+
+@step.register_fake
+def _(x: Tensor, gradients: list[Tensor], momentum: Tensor | None, *numbers: object) -> list[Tensor]:
+    return [torch.empty_like(some, memory_format=torch.contiguous_format) for some in (x, momentum) if some is not None]
+
+
+@torch.library.custom_op(
+    "composable_energy::langevin_step_",
+    mutates_args=("x", "momentum"),
+    schema=f"(Tensor(a!) x, Tensor[] gradients, Tensor(b!)? momentum, {_NUMBERS}) -> ()",
+)
+def step_(
+    x: Tensor,
+    gradients: list[Tensor],
+    momentum: Tensor | None,
+    weights: list[float],
+    drift: float,
+    scale: float,
+    keep: float,
+    move: float,
+    low: float | None,
+    high: float | None,
+    seed: int,
+    step: int,
+    chain: int,
+    stream: int,
+) -> None:
+    """Takes a step in place."""
+    numbers = Numbers(tuple(weights), drift, scale, keep, move, low, high)
+    _run(x, gradients, momentum, numbers, Counter(seed % 2**64, step, chain, stream), inplace=True)
+
+
+@step_.register_fake
+def _(x: Tensor, gradients: list[Tensor], momentum: Tensor | None, *numbers: object) -> None:
+    return None
+
+
+def run(
+    kernel: Kernel,
+    x: Tensor,
+    gradients: Sequence[Tensor],
+    momentum: Tensor | None,
+    numbers: Numbers,
+    counter: Counter,
+    inplace: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Takes a step with a kernel, which sees numbers that stand in order; in place for tensors of which they do."""
+    x, momentum = x.contiguous(), None if momentum is None else momentum.contiguous()
+    out = x if inplace else torch.empty_like(x)
+    out_momentum = momentum if inplace or momentum is None else torch.empty_like(momentum)
+    kernel.langevin_step(x, [gradient.contiguous() for gradient in gradients], momentum, numbers, counter, out, out_momentum)
+    return out, out_momentum
+
+
+def signed(seed: int) -> int:
+    """Returns a seed, modulo 2^64, as a number with a sign."""
+    return (seed + 2**63) % 2**64 - 2**63
+
+
+def _run(x: Tensor, gradients: list[Tensor], momentum: Tensor | None, numbers: Numbers, counter: Counter, inplace: bool) -> list[Tensor]:
+    noise = Noise(counter.seed, range(counter.chain, counter.chain + len(x)), counter.step, "philox")
+    others = gradients if momentum is None else [*gradients, momentum]
+    kernel = None if x.is_cpu and forced() is None else kernel_for(x, others, noise)
+    whole = not inplace or (x.is_contiguous() and (momentum is None or momentum.is_contiguous()))
+    if kernel is None or not whole:
+        moved, kick = reference_step(x, gradients, momentum, numbers, noise, counter.stream, inplace)
+    else:
+        moved, kick = run(kernel, x, gradients, momentum, numbers, counter, inplace)
+    return [moved] if kick is None else [moved, kick]

@@ -1,0 +1,61 @@
+"""The step in torch: what every kernel is compared with, and what runs wherever there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from composable_energy.kernels.kernel import Numbers
+from composable_energy.noise import Noise
+
+__all__ = ["reference_step"]
+
+
+def reference_step(
+    x: Tensor,
+    gradients: Sequence[Tensor],
+    momentum: Tensor | None,
+    numbers: Numbers,
+    noise: Noise,
+    stream: int,
+    inplace: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Takes a step; see `langevin_step`. Half precision is widened, so that it is rounded once and not after each term."""
+    if x.dtype in (torch.bfloat16, torch.float16):
+        wide = [gradient.float() for gradient in gradients]
+        moved, kick = reference_step(x.float(), wide, None if momentum is None else momentum.float(), numbers, noise, stream, True)
+        if inplace:
+            return x.copy_(moved), None if momentum is None or kick is None else momentum.copy_(kick)
+        return moved.to(x.dtype), None if kick is None else kick.to(x.dtype)
+    if momentum is None:
+        x = _noisy(_pushed(x, gradients, numbers, numbers.keep, inplace), numbers, noise, stream)
+    else:
+        momentum = _pushed(momentum, gradients, numbers, 1.0, inplace)
+        x = x.add_(momentum, alpha=numbers.move) if inplace else torch.add(x, momentum, alpha=numbers.move)
+        momentum = _noisy(momentum.mul_(numbers.keep), numbers, noise, stream)
+        x = x.add_(momentum, alpha=numbers.move)
+    if numbers.low is not None:
+        x = x.clamp_(numbers.low, numbers.high)
+    return x, momentum
+
+
+def _pushed(start: Tensor, gradients: Sequence[Tensor], numbers: Numbers, keep: float, inplace: bool) -> Tensor:
+    """What is kept, less the gradients."""
+    factors = [-numbers.drift * weight for weight in numbers.weights]
+    if inplace:
+        pushed = start.mul_(keep) if keep not in (0.0, 1.0) else start if keep else start.zero_()
+    elif keep == 0.0:
+        pushed = torch.zeros_like(start)
+    elif keep == 1.0 and gradients:
+        pushed, gradients, factors = torch.add(start, gradients[0], alpha=factors[0]), gradients[1:], factors[1:]
+    else:
+        pushed = start * keep
+    for gradient, factor in zip(gradients, factors, strict=True):
+        pushed.add_(gradient, alpha=factor)
+    return pushed
+
+
+def _noisy(x: Tensor, numbers: Numbers, noise: Noise, stream: int) -> Tensor:
+    return noise.add_normal_(x, numbers.scale, stream) if numbers.scale != 0.0 else x

@@ -1,0 +1,169 @@
+"""The fused step: one operation that every sampler calls, and the device decides which implementation runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.kernels import operators
+from composable_energy.kernels.choosing import forced, kernel_for
+from composable_energy.kernels.kernel import Counter, Numbers
+from composable_energy.kernels.reference import reference_step
+from composable_energy.noise import Noise
+
+__all__ = ["langevin_step", "normal"]
+
+_ONE = (1.0,)
+
+
+@overload
+def langevin_step(
+    x: Tensor,
+    gradients: Tensor | Sequence[Tensor] = ...,
+    *,
+    noise: Noise,
+    scale: float,
+    drift: float = ...,
+    weights: Sequence[float] | None = ...,
+    keep: float = ...,
+    box: tuple[float, float] | None = ...,
+    momentum: None = ...,
+    move: float = ...,
+    stream: int = ...,
+    inplace: bool = ...,
+) -> Tensor: ...
+@overload
+def langevin_step(
+    x: Tensor,
+    gradients: Tensor | Sequence[Tensor] = ...,
+    *,
+    noise: Noise,
+    scale: float,
+    drift: float = ...,
+    weights: Sequence[float] | None = ...,
+    keep: float = ...,
+    box: tuple[float, float] | None = ...,
+    momentum: Tensor,
+    move: float = ...,
+    stream: int = ...,
+    inplace: bool = ...,
+) -> tuple[Tensor, Tensor]: ...
+def langevin_step(
+    x: Tensor,
+    gradients: Tensor | Sequence[Tensor] = (),
+    *,
+    noise: Noise,
+    scale: float,
+    drift: float = 0.0,
+    weights: Sequence[float] | None = None,
+    keep: float = 1.0,
+    box: tuple[float, float] | None = None,
+    momentum: Tensor | None = None,
+    move: float = 0.0,
+    stream: int = 0,
+    inplace: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""Takes a noisy step along gradients, in one pass over the points where there is a kernel for them.
+
+    $$x' = c\, x - a \sum_k w_k g_k + s\, \xi$$
+
+    and with a momentum $p$ two halves of a walk with the noise between them:
+
+    $$p \leftarrow p - a \sum_k w_k g_k, \quad x \leftarrow x + b\, p, \quad p \leftarrow c\, p + s\, \xi, \quad x \leftarrow x + b\, p.$$
+
+    On the CPU torch takes the step, with noise of any kind. On another device a kernel takes it that an entry point offers, Triton's on
+    CUDA, and torch where that refuses: for float64, chains whose ids are not consecutive, or a step that is differentiated; why is logged
+    once. Both draw the same Philox noise. The environment variable `COMPOSABLE_ENERGY_KERNEL` names a kernel that has to run, or `torch`.
+
+    Args:
+        x: The points, with shape $(B, *)$.
+        gradients: $g_k$, one or several, each with the shape of the points.
+        noise: The noise of these chains at this step.
+        scale: $s$; with 0 no noise is drawn.
+        drift: $a$.
+        weights: $w_k$, one for each gradient; 1 each if None.
+        keep: $c$; with 0 and without a momentum points are not read, so only their shape matters.
+        box: The lowest and the highest value of a coordinate, to which points are clamped at the end.
+        momentum: $p$, with the shape of the points.
+        move: $b$.
+        stream: Tells apart several draws at one step.
+        inplace: Whether to write to `x` and `momentum`.
+
+    Returns:
+        The points, or with a momentum the pair of points and momentum.
+
+    Raises:
+        ShapeError: Points, gradients, momentum and chains do not fit.
+        OptionError: There are not as many weights as gradients, or the kernel that the environment names cannot run.
+
+    Example:
+        >>> import torch
+        >>> from composable_energy.sampling import Noise
+        >>> langevin_step(torch.ones(2, 3), torch.ones(2, 3), drift=0.25, scale=0.0, noise=Noise(0, range(2)))
+        tensor([[0.7500, 0.7500, 0.7500],
+                [0.7500, 0.7500, 0.7500]])
+    """
+    if isinstance(gradients, Tensor):
+        gradients = (gradients,)
+    if weights is None:
+        weights = _ONE if len(gradients) == 1 else _ONE * len(gradients)
+    low, high = (None, None) if box is None else box
+    numbers = Numbers(tuple(weights), drift, scale, keep, move, low, high)
+    _check(x, gradients, momentum, numbers, noise)
+    if torch.compiler.is_compiling() and noise.kind == "philox" and isinstance(noise.chains, range) and noise.chains.step == 1:
+        moved, kick = _operator(x, gradients, momentum, numbers, _counter(noise, stream), inplace)
+    elif x.is_cpu and forced() is None:
+        moved, kick = reference_step(x, gradients, momentum, numbers, noise, stream, inplace)
+    else:
+        kernel = kernel_for(x, gradients if momentum is None else (*gradients, momentum), noise)
+        if kernel is None:
+            moved, kick = reference_step(x, gradients, momentum, numbers, noise, stream, inplace)
+        elif inplace:
+            moved, kick = _operator(x, gradients, momentum, numbers, _counter(noise, stream), inplace)
+        else:
+            moved, kick = operators.run(kernel, x, gradients, momentum, numbers, _counter(noise, stream), inplace)
+    return moved if kick is None else (moved, kick)
+
+
+def normal(like: Tensor, noise: Noise, scale: float = 1.0, stream: int = 0) -> Tensor:
+    r"""Returns $s\, \xi$ with the shape of some points, such as a fresh momentum: `noise.normal` by a kernel where there is one.
+
+    Args:
+        like: The points, with shape $(B, *)$.
+        noise: The noise of these chains at this step.
+        scale: $s$.
+        stream: Tells apart several draws at one step.
+    """
+    return langevin_step(like, noise=noise, scale=scale, keep=0.0, stream=stream)
+
+
+def _check(x: Tensor, gradients: Sequence[Tensor], momentum: Tensor | None, numbers: Numbers, noise: Noise) -> None:
+    if len(numbers.weights) != len(gradients):
+        raise OptionError(f"There are {len(gradients)} gradients and {len(numbers.weights)} weights; give one for each.")
+    shape = x.shape
+    for gradient in gradients:
+        if gradient.shape != shape:
+            raise ShapeError(f"Gradients have the shape {tuple(shape)} of the points, got {tuple(gradient.shape)}.")
+    if momentum is not None and momentum.shape != shape:
+        raise ShapeError(f"A momentum has the shape {tuple(shape)} of the points, got {tuple(momentum.shape)}.")
+    if shape[0] != len(noise.chains):
+        raise ShapeError(f"This is the noise of {len(noise.chains)} chains, got {shape[0]} points; use `noise.for_chains`.")
+
+
+def _counter(noise: Noise, stream: int) -> Counter:
+    return Counter(noise.seed % 2**64, noise.step, noise.chains[0] if noise.chains else 0, stream)
+
+
+def _operator(
+    x: Tensor, gradients: Sequence[Tensor], momentum: Tensor | None, numbers: Numbers, counter: Counter, inplace: bool
+) -> tuple[Tensor, Tensor | None]:
+    given = (x, list(gradients), momentum, list(numbers.weights), *numbers[1:], operators.signed(counter.seed), *counter[1:])
+    if inplace:
+        operators.step_(*given)
+        return x, momentum
+    moved, *kick = operators.step(*given)
+    return moved, kick[0] if kick else None

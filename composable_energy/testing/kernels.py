@@ -1,0 +1,233 @@
+"""What every kernel of the fused step keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from composable_energy.kernels import Counter, Kernel, Numbers
+from composable_energy.kernels.reference import reference_step
+from composable_energy.noise import Noise
+from composable_energy.testing.checks import Check, SkipCheck, run
+
+__all__ = ["check_kernel", "kernel_checks"]
+
+SHAPES = ((1, 1), (3, 2), (7, 3), (2, 4), (5,), (300, 2), (4, 3, 5, 7), (3, 770), (2, 4099))
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_SEEDS = (0, 1, 16, 2**31 + 5, 2**32, 2**63, 2**64 - 1)
+_FORMS = (
+    Numbers((1.0,), 0.3, 0.7, 1.0, 0.0, None, None),
+    Numbers((), 0.0, 1.0, 0.0, 0.0, None, None),
+    Numbers((1.0,), 0.3, 0.0, 1.0, 0.0, None, None),
+    Numbers((0.5, -2.0, 1.0), 0.1, 0.7, 0.9, 0.0, -0.5, 0.75),
+    Numbers((0.25,) * 9, 0.1, 0.7, 0.0, 0.0, None, None),
+)
+_WALKS = (Numbers((1.0,), 0.3, 0.7, 0.9, 0.2, None, None), Numbers((0.5, -2.0), 0.3, 0.0, 1.0, 0.2, -1.0, 1.0))
+
+
+def check_kernel(
+    kernel: str | Kernel,
+    *,
+    device: torch.device | str = "cpu",
+    shapes: Sequence[tuple[int, ...]] = SHAPES,
+    expected_failures: Mapping[str, str] | None = None,
+) -> None:
+    """Checks that a kernel does what the reference does; see `kernel_checks`.
+
+    Args:
+        kernel: The kernel, or its name.
+        device: Where it runs.
+        shapes: Of the points to try.
+        expected_failures: The names of checks that are known to fail, with the reasons; one that holds is told too.
+
+    Raises:
+        AssertionError: It does not; the message has a line for each check that fails.
+    """
+    run(kernel_checks(kernel, device=device, shapes=shapes), expected_failures)
+
+
+def kernel_checks(kernel: str | Kernel, *, device: torch.device | str = "cpu", shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[Check]:
+    """Returns the checks of a kernel, by name. Each tries every dtype that the kernel does not refuse.
+
+    | name | what |
+    |---|---|
+    | `available` | it can run here, and takes float32 |
+    | `noise` | its normal numbers are those of Philox within 1e-6, relatively above 1, for any seed, step, chain and stream |
+    | `step` | points are those of the reference: within rounding in float32, within one unit in the last place of shorter dtypes |
+    | `momentum` | points and momenta, likewise |
+    | `inplace` | a step in place writes the same bits |
+    | `chains` | ten chains at once get the bits of four and of six |
+    | `inputs` | a step that is not in place leaves points, gradients and momentum as they were |
+    | `bounds` | nothing is written beside the results |
+    | `nan` | what is not a number stays so, also in a box, and harms no other number |
+
+    Args:
+        kernel: The kernel, or its name.
+        device: Where it runs.
+        shapes: Of the points to try.
+    """
+    subject = _Subject(_named(kernel) if isinstance(kernel, str) else kernel, torch.device(device), tuple(shapes))
+    return [Check(name, _bound(function, subject)) for name, function in _CHECKS.items()]
+
+
+def _named(name: str) -> Kernel:
+    from composable_energy.registry import get_kernel
+
+    return get_kernel(name)
+
+
+def _bound(function: Callable[[_Subject], None], subject: _Subject) -> Callable[[], None]:
+    return lambda: function(subject)
+
+
+@dataclass(frozen=True)
+class _Points:
+    x: Tensor
+    gradients: list[Tensor]
+    momentum: Tensor | None
+
+    def copy(self) -> _Points:
+        return _Points(self.x.clone(), [g.clone() for g in self.gradients], None if self.momentum is None else self.momentum.clone())
+
+    @property
+    def all(self) -> list[Tensor]:
+        return [self.x, *self.gradients, *([] if self.momentum is None else [self.momentum])]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    kernel: Kernel
+    device: torch.device
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def dtypes(self) -> list[torch.dtype]:
+        taken = [dtype for dtype in _DTYPES if not self.kernel.refusal(torch.zeros(1, 1, dtype=dtype, device=self.device))]
+        if not taken:
+            raise SkipCheck("it takes no dtype")
+        return taken
+
+    def cases(self) -> Iterator[tuple[tuple[int, ...], torch.dtype, Counter]]:
+        """Every shape in a dtype, with a counter of its own; each dtype has its turn."""
+        dtypes = self.dtypes
+        for i, shape in enumerate(self.shapes):
+            yield shape, dtypes[i % len(dtypes)], Counter(_SEEDS[i % len(_SEEDS)], i, (0, 2**31 - 2, 2**32 - 400)[i % 3], i % 4)
+
+    def points(self, shape: tuple[int, ...], dtype: torch.dtype, numbers: Numbers, momentum: bool = False) -> _Points:
+        generator = torch.Generator().manual_seed(sum(shape))
+        drawn = [torch.randn(shape, generator=generator).to(self.device, dtype) for _ in range(len(numbers.weights) + 2)]
+        return _Points(drawn[0], drawn[2:], drawn[1] if momentum else None)
+
+    def step(self, points: _Points, numbers: Numbers, counter: Counter, inplace: bool = False) -> list[Tensor]:
+        out = points.x if inplace else torch.full_like(points.x, 7.0)
+        out_momentum = points.momentum if inplace or points.momentum is None else torch.full_like(points.x, 7.0)
+        self.kernel.langevin_step(points.x, points.gradients, points.momentum, numbers, counter, out, out_momentum)
+        return [out] if out_momentum is None else [out, out_momentum]
+
+    def expected(self, points: _Points, numbers: Numbers, counter: Counter) -> list[Tensor]:
+        noise = Noise(counter.seed, range(counter.chain, counter.chain + len(points.x)), counter.step, "philox")
+        new = reference_step(points.x, points.gradients, points.momentum, numbers, noise, counter.stream, False)
+        return [some for some in new if some is not None]
+
+
+def _near(got: Tensor, expected: Tensor, what: str) -> None:
+    spacing = 2 * torch.finfo(expected.dtype).eps if expected.dtype in (torch.bfloat16, torch.float16) else 0.0
+    off = (got.double() - expected.double()).abs()
+    allowed = 1e-6 * expected.double().abs().clamp_min(1.0) + spacing * expected.double().abs()
+    assert bool((off <= allowed).all()), f"{what}: off by up to {off.max().item():.3g}"
+
+
+def _available(subject: _Subject) -> None:
+    ready, reason = subject.kernel.available()
+    assert ready, f"it cannot run here: {reason}"
+    refused = subject.kernel.refusal(torch.zeros(1, 1, device=subject.device))
+    assert not refused, f"it refuses float32 on {subject.device}: {refused}"
+
+
+def _noise(subject: _Subject) -> None:
+    numbers, x = _FORMS[1], torch.zeros(3, 770, device=subject.device)
+    for i, seed in enumerate(_SEEDS):
+        counter = Counter(seed, (1, 16, 2**31 + 7, 2**32 - 1)[i % 4], (5, 2**31 - 1, 2**32 - 3)[i % 3], (0, 1, 2**31)[i % 3])
+        points = _Points(x, [], None)
+        (got,), (expected,) = subject.step(points, numbers, counter), subject.expected(points, numbers, counter)
+        _near(got, expected, f"the noise of {counter}")
+
+
+def _step(subject: _Subject) -> None:
+    for shape, dtype, counter in subject.cases():
+        for numbers in _FORMS:
+            points = subject.points(shape, dtype, numbers)
+            (got,), (expected,) = subject.step(points, numbers, counter), subject.expected(points, numbers, counter)
+            _near(got, expected, f"points of shape {shape} and {dtype} after {numbers}")
+
+
+def _momentum(subject: _Subject) -> None:
+    for shape, dtype, counter in subject.cases():
+        for numbers in _WALKS:
+            points = subject.points(shape, dtype, numbers, momentum=True)
+            results = zip(subject.step(points, numbers, counter), subject.expected(points, numbers, counter), strict=True)
+            for name, (got, expected) in zip(("points", "momenta"), results, strict=True):
+                _near(got, expected, f"{name} of shape {shape} and {dtype} after {numbers}")
+
+
+def _inplace(subject: _Subject) -> None:
+    for dtype in subject.dtypes:
+        for numbers, momentum in ((_FORMS[3], False), (_WALKS[0], True)):
+            points, counter = subject.points((5, 37), dtype, numbers, momentum), Counter(3, 4, 5, 6)
+            new, written = subject.step(points, numbers, counter), subject.step(points.copy(), numbers, counter, inplace=True)
+            assert all(torch.equal(a, b) for a, b in zip(new, written, strict=True)), f"a step of {dtype} in place differs"
+
+
+def _chains(subject: _Subject) -> None:
+    for size in (2, 12, 193, 770):
+        points = subject.points((10, size), torch.float32, _FORMS[0])
+        (whole,) = subject.step(points, _FORMS[0], Counter(11, 2, 40, 0))
+        for first, last in ((0, 4), (4, 10)):
+            some = _Points(points.x[first:last], [gradient[first:last] for gradient in points.gradients], None)
+            (part,) = subject.step(some, _FORMS[0], Counter(11, 2, 40 + first, 0))
+            assert torch.equal(part, whole[first:last]), f"chains {first} to {last} of ten get other bits alone, for {size} coordinates"
+
+
+def _inputs(subject: _Subject) -> None:
+    for numbers, momentum in ((_FORMS[3], False), (_WALKS[0], True)):
+        points = subject.points((5, 37), torch.float32, numbers, momentum)
+        before = points.copy()
+        subject.step(points, numbers, Counter(0, 0, 0, 0))
+        assert all(torch.equal(a, b) for a, b in zip(points.all, before.all, strict=True)), "a step writes to what it was given"
+
+
+def _bounds(subject: _Subject) -> None:
+    for shape in subject.shapes:
+        points, count = subject.points(shape, torch.float32, _WALKS[0], momentum=True), torch.Size(shape).numel()
+        memory = [torch.full((count + 8192,), 7.0, device=subject.device) for _ in range(2)]
+        out, out_momentum = (some[4096 : 4096 + count].view(shape) for some in memory)
+        subject.kernel.langevin_step(points.x, points.gradients, points.momentum, _WALKS[0], Counter(0, 0, 0, 0), out, out_momentum)
+        for some in memory:
+            beside = torch.cat([some[:4096], some[4096 + count :]])
+            assert bool((beside == 7.0).all()), f"something is written beside points of shape {shape}"
+
+
+def _nan(subject: _Subject) -> None:
+    numbers, counter = _FORMS[3], Counter(0, 0, 0, 0)
+    points = subject.points((3, 5), torch.float32, numbers)
+    points.x[0, 1], points.gradients[0][2, 4] = torch.nan, torch.nan
+    (got,) = subject.step(points, numbers, counter)
+    wrong = torch.zeros(3, 5, dtype=torch.bool)
+    wrong[0, 1] = wrong[2, 4] = True
+    assert torch.equal(got.isnan().cpu(), wrong), "numbers that are not any are hidden or spread"
+
+
+_CHECKS: Mapping[str, Callable[[_Subject], None]] = {
+    "available": _available,
+    "noise": _noise,
+    "step": _step,
+    "momentum": _momentum,
+    "inplace": _inplace,
+    "chains": _chains,
+    "inputs": _inputs,
+    "bounds": _bounds,
+    "nan": _nan,
+}

@@ -1,0 +1,100 @@
+"""The kernel as the core calls it: what it takes, how it cuts the points into tiles, and its launch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.kernels import Counter, Kernel, Numbers
+
+__all__ = ["TritonKernel"]
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_TILE = 256  # quads of numbers in a program: 8 numbers for each of 128 threads
+
+
+class TritonKernel(Kernel):
+    """The step as one Triton kernel: points and gradients are read once, noise is made in registers, and points are written once.
+
+    It runs on GPUs that Triton knows, and on the CPU where `TRITON_INTERPRET=1` was set before Triton was imported: slowly, for tests.
+    """
+
+    def available(self) -> tuple[bool, str]:
+        if find_spec("triton") is None:
+            return False, "Triton is not installed: `pip install composable-energy[triton]`"
+        if self._interpreted or torch.cuda.is_available():
+            return True, ""
+        return False, "torch finds no GPU"
+
+    def refusal(self, x: Tensor) -> str:
+        if x.dtype not in _DTYPES:
+            return f"it takes float32, bfloat16 and float16, not {str(x.dtype).removeprefix('torch.')}"
+        if x.device.type != ("cpu" if self._interpreted else "cuda"):
+            return f"it takes points on {'the CPU under the interpreter' if self._interpreted else 'a GPU'}, not on {x.device}"
+        return ""
+
+    def langevin_step(
+        self,
+        x: Tensor,
+        gradients: Sequence[Tensor],
+        momentum: Tensor | None,
+        numbers: Numbers,
+        counter: Counter,
+        out: Tensor,
+        out_momentum: Tensor | None,
+    ) -> None:
+        import triton
+
+        rows, size = len(x), x[0].numel()
+        quads = min(_TILE, triton.next_power_of_2(triton.cdiv(size, 4)))
+        height = min(_TILE // quads, triton.next_power_of_2(rows))
+        grid = (triton.cdiv(rows, height) * triton.cdiv(size, 4 * quads),)
+        low, high = (0.0, 0.0) if numbers.low is None or numbers.high is None else (numbers.low, numbers.high)
+        seed = (counter.seed & 0xFFFFFFFF, counter.seed >> 32)
+        with torch.cuda.device_of(x):
+            self._step[grid](
+                x,
+                x if momentum is None else momentum,
+                tuple(gradients),
+                out,
+                out if out_momentum is None else out_momentum,
+                tuple(map(float, numbers.weights)),
+                float(numbers.drift),
+                float(numbers.scale),
+                float(numbers.keep),
+                float(numbers.move),
+                float(low),
+                float(high),
+                *(_signed(word) for word in (*seed, counter.step, counter.chain, counter.stream)),
+                rows,
+                size,
+                MOMENTUM=momentum is not None,
+                READ=numbers.keep != 0.0,
+                NOISE=numbers.scale != 0.0,
+                BOX=numbers.low is not None,
+                ROWS=height,
+                QUADS=quads,
+            )
+
+    @cached_property
+    def _step(self) -> Any:
+        from composable_energy_triton.step import langevin
+
+        return langevin
+
+    @cached_property
+    def _interpreted(self) -> bool:
+        """Whether Triton interprets its kernels, which it settles when they are defined."""
+        import triton
+
+        return not isinstance(self._step, triton.JITFunction)
+
+
+def _signed(word: int) -> int:
+    """Returns 32 bits as a number with a sign."""
+    return word - 2**32 if word >= 2**31 else word

@@ -1,0 +1,135 @@
+"""The Triton kernel under Triton's interpreter, which runs it on the CPU; started by `test_triton.py` with `TRITON_INTERPRET=1`."""
+
+import os
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from composable_energy_triton import TritonKernel, kernel
+
+import composable_energy as ce
+from composable_energy.kernels import Counter, Numbers, langevin_step
+from composable_energy.kernels.reference import reference_step
+from composable_energy.noise import Noise, philox
+from composable_energy.testing import Gaussian, kernel_checks, parametrize_with_checks
+
+SEEDS = [-1, 2**31 + 5, 2**63, 2**64 - 1]
+SWITCH = "COMPOSABLE_ENERGY_KERNEL"
+ODD = [
+    *((rows, size) for rows in (1, 3, 10, 33) for size in (1, 2, 5, 7, 31, 129, 257)),
+    *((rows,) for rows in (1, 2, 17, 255, 257, 513)),
+    *((rows, 3, side, side) for rows in (1, 2, 5) for side in (1, 3, 5, 9)),
+    (1, 4097),
+    (2, 1023),
+    (1025, 1),
+    (301, 3),
+]
+
+
+@parametrize_with_checks(kernel_checks(TritonKernel()))
+def test_the_kernel_conforms(check):
+    check()
+
+
+@triton.jit
+def words(out_ptr, seed, c1, c2, c3, COUNT: tl.constexpr):
+    place = tl.arange(0, COUNT)
+    zero = tl.zeros((COUNT,), tl.uint32)
+    a, b, c, d = tl.philox(seed, place.to(tl.uint32), zero + c1.to(tl.uint32), zero + c2.to(tl.uint32), zero + c3.to(tl.uint32))
+    tl.store(out_ptr + place, a.to(tl.int64))
+    tl.store(out_ptr + COUNT + place, b.to(tl.int64))
+    tl.store(out_ptr + 2 * COUNT + place, c.to(tl.int64))
+    tl.store(out_ptr + 3 * COUNT + place, d.to(tl.int64))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("counter", [(0, 0, 0), (1, 2**31 + 7, 3), (2**32 - 1, 2**32 - 1, 2**32 - 1)])
+def test_words_are_those_of_the_reference(seed, counter):
+    out = torch.empty(4, 256, dtype=torch.int64)
+    words[(1,)](out, seed % 2**64, *counter, COUNT=256)
+    assert torch.equal(out, torch.stack(philox(seed, (torch.arange(256), *counter))))
+
+
+def test_there_are_fifty_odd_shapes():
+    assert len(set(ODD)) == 50
+
+
+@pytest.mark.parametrize("index", range(50))
+def test_odd_shapes(index):
+    """Normal numbers within 1e-6; a step of every dtype within its rounding (Triton's interpreter cuts bfloat16 off)."""
+    shape, taken = ODD[index], TritonKernel()
+    counter = Counter(SEEDS[index % 4] % 2**64, index * 2**26, 2**32 - 2000 + index, index % 5)
+    noise = Noise(counter.seed, range(counter.chain, counter.chain + shape[0]), counter.step, "philox")
+    x = torch.zeros(shape)
+    out = torch.empty_like(x)
+    taken.langevin_step(x, [], None, Numbers((), 0.0, 1.0, 0.0, 0.0, None, None), counter, out, None)
+    assert (out - noise.normal(x, counter.stream)).abs().max() <= 1e-6
+    dtype = (torch.float32, torch.bfloat16, torch.float16)[index % 3]
+    x, p, *g = (noise.at(step).normal(x, 1).to(dtype) for step in range(2 + index % 3))
+    numbers = Numbers((0.5, -1.5)[: len(g)], 0.3, 0.7, 0.9, 0.2, -1.0 if index % 2 else None, 1.5)
+    out, out_momentum = torch.empty_like(x), torch.empty_like(x)
+    taken.langevin_step(x, g, p, numbers, counter, out, out_momentum)
+    expected = reference_step(x, g, p, numbers, noise, counter.stream, False)
+    for got, wanted in zip((out, out_momentum), expected, strict=True):
+        assert wanted is not None
+        ulp = 0.0 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
+        assert ((got - wanted).abs() <= 2e-6 * wanted.abs().clamp_min(1) + ulp * wanted.abs()).all()
+
+
+@pytest.mark.parametrize("tile", [4, 16, 4096])
+def test_tiles_change_nothing(tile, monkeypatch):
+    results = []
+    for size in (kernel._TILE, tile):
+        monkeypatch.setattr(kernel, "_TILE", size)
+        x = torch.linspace(-1, 1, 5 * 37).view(5, 37)
+        out = torch.empty_like(x)
+        TritonKernel().langevin_step(x, [x], None, Numbers((1.0,), 0.3, 0.7, 1.0, 0.0, -1.0, 1.0), Counter(1, 2, 3, 4), out, None)
+        results.append(out)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_the_environment_brings_the_step_to_the_kernel(seed, inplace, monkeypatch):
+    x, g = torch.randn(6, 5), torch.randn(5, 6).T
+    options = {"noise": Noise(seed, range(2, 8), 3, "philox"), "drift": 0.1, "scale": 0.5}
+    expected = langevin_step(x, g, **options)
+    monkeypatch.setenv(SWITCH, "triton")
+    torch.testing.assert_close(langevin_step(x.clone(), g, inplace=inplace, **options), expected, rtol=0, atol=1e-6)
+
+
+def test_a_compiled_graph_runs_the_kernel(monkeypatch):
+    monkeypatch.setenv(SWITCH, "triton")
+    x, g = torch.randn(4, 3), torch.randn(4, 3)
+
+    def step(x, g):
+        return 2 * langevin_step(x, g, noise=Noise(7, range(4), 1, "philox"), drift=0.1, scale=0.5)
+
+    with torch.no_grad():
+        assert torch.equal(torch.compile(step, fullgraph=True, backend="aot_eager")(x, g), step(x, g))
+
+
+@pytest.mark.parametrize("name", ["langevin", "mala", "underdamped", "hmc", "chees"])
+def test_samplers_draw_the_same_by_the_kernel(name, monkeypatch):
+    options = {"langevin": {"step_size": 0.1}, "underdamped": {"step_size": 0.1}, "mala": {"step_size": 0.1}, "hmc": {"step_size": 0.2}}
+    options["chees"] = {"step_size": 0.2, "trajectory": 0.5}
+    launches = []
+    original = TritonKernel.langevin_step
+    monkeypatch.setattr(TritonKernel, "langevin_step", lambda *given: launches.append(1) or original(*given))
+    draws = []
+    for implementation in ("torch", "triton"):
+        monkeypatch.setenv(SWITCH, implementation)
+        target = Gaussian(torch.zeros(3))
+        draws.append(target.sample((9, 3), sampler=name, steps=6, seed=1, noise="philox", init=torch.zeros(9, 3), **options[name]))
+    assert len(launches) == 6 + (name == "underdamped")  # which also draws its first momentum
+    torch.testing.assert_close(*draws, rtol=0, atol=1e-4)
+
+
+def test_under_the_interpreter_it_takes_the_cpu_only():
+    assert os.environ["TRITON_INTERPRET"] == "1"
+    assert TritonKernel().available() == (True, "")
+    assert "it takes float32, bfloat16 and float16, not float64" in TritonKernel().refusal(torch.zeros(1, dtype=torch.float64))
+    assert "on the CPU under the interpreter, not on meta" in TritonKernel().refusal(torch.zeros(1, device="meta"))
+    assert ce.get_kernel("triton").available() == (True, "")
+    assert TritonKernel().refusal(torch.zeros(1)) == ""

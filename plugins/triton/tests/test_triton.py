@@ -1,0 +1,77 @@
+"""The Triton plug-in, without a GPU: under the interpreter in a process of its own, compiled for GPUs, and what it says of itself."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from composable_energy_triton import TritonKernel
+
+import composable_energy as ce
+
+triton = pytest.importorskip("triton", reason="Triton runs on Linux")
+HERE = Path(__file__).parent
+
+
+def test_the_kernel_agrees_with_the_reference_under_the_interpreter():
+    """Triton settles when it is imported whether it interprets, so the tests of `interpreted.py` have a process of their own."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", str(HERE / "interpreted.py")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV_"))}
+    done = subprocess.run(command, cwd=HERE.parents[2], env={**environment, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout and "skipped" not in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("dtype", "rows", "quads", "gradients", "momentum"),
+    [("fp32", 1, 256, 1, False), ("bf16", 1, 256, 3, True), ("fp16", 256, 1, 2, False), ("fp32", 16, 16, 0, False)],
+)
+def test_it_compiles_for_gpus(capability, dtype, rows, quads, gradients, momentum, tmp_path, monkeypatch):
+    """Down to machine code, where numbers are read four at a time and nothing spills out of registers."""
+    from composable_energy_triton.step import langevin
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    names = langevin.arg_names
+    types = dict.fromkeys(names, "i32") | dict.fromkeys(("drift", "scale", "keep", "move", "low", "high"), "fp32")
+    types |= {name: f"*{dtype}" for name in names if name.endswith("_ptr")}
+    types |= {"gradient_ptrs": (f"*{dtype}",) * gradients, "weights": ("fp32",) * gradients}
+    constants = {"MOMENTUM": momentum, "READ": True, "NOISE": True, "BOX": True, "ROWS": rows, "QUADS": quads}
+    types |= dict.fromkeys(constants, "constexpr")
+    aligned = [(names.index(name),) for name in names if name.endswith("_ptr") or name in ("rows", "size")]
+    aligned += [(names.index("gradient_ptrs"), k) for k in range(gradients)]
+    source = ASTSource(
+        langevin,
+        types,
+        {(names.index(name),): value for name, value in constants.items()},
+        {place: [["tt.divisibility", 16]] for place in aligned},
+    )
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    assert compiled.asm["cubin"]
+    assert "ld.global.v4" in compiled.asm["ptx"] or "ld.global.v2" in compiled.asm["ptx"]
+    assert ".local" not in compiled.asm["ptx"]
+
+
+def test_it_says_where_it_runs():
+    kernel = ce.get_kernel("triton")
+    assert isinstance(kernel, TritonKernel)
+    ready, reason = kernel.available()
+    assert ready == torch.cuda.is_available() and (ready or reason == "torch finds no GPU")
+    assert "not on cpu" in kernel.refusal(torch.zeros(1))
+    assert "not float64" in kernel.refusal(torch.zeros(1, dtype=torch.float64))
+
+
+def test_without_triton_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setattr("composable_energy_triton.kernel.find_spec", lambda name: None)
+    assert TritonKernel().available() == (False, "Triton is not installed: `pip install composable-energy[triton]`")
+
+
+def test_importing_the_plugin_does_not_import_triton():
+    code = "import sys, composable_energy_triton; assert not {'triton', 'composable_energy_triton.step'} & sys.modules.keys()"
+    path = os.pathsep.join(part for part in sys.path if part)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
