@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
+from composable_energy.kernels import langevin_step
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.options import at_least, positive
 
 __all__ = ["Langevin"]
@@ -28,11 +29,16 @@ class Langevin(Sampler):
         step_size: $\lambda > 0$, in units of $x^2$.
         temperature: $T \ge 0$; 0 is gradient descent.
         clamp: The lowest and the highest value of a coordinate, such as `(0, 1)` for images; None leaves points alone.
+        metric: $S$ in $x' = x - \tfrac{\lambda}{2} S S^\top \nabla E(x) + \sqrt{\lambda T}\, S\, \xi$: a tensor of scales with the shape of
+            a point, such as standard deviations of data, or the metric of a `chees` that has been tuned; $\lambda$ is then in units of
+            whitened points, $S^{-1} x$. A dense one refuses `clamp`: points at a wall would have to be led back along $S S^\top$, and
+            draw from another density if they are led back straight.
     """
 
     step_size: float
     temperature: float = 1.0
     clamp: tuple[float, float] | None = None
+    metric: Metric | Tensor | None = None
 
     gradients: ClassVar[int] = 1
 
@@ -43,6 +49,10 @@ class Langevin(Sampler):
             if not isinstance(self.clamp, Sequence) or len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
                 raise OptionError(f"clamp must be (lowest, highest), got {self.clamp!r}.")
             object.__setattr__(self, "clamp", (float(self.clamp[0]), float(self.clamp[1])))
+        if self.metric is not None:
+            object.__setattr__(self, "metric", _metric(self.metric))
+            if self.clamp is not None and self._metric.kind == "dense":
+                raise OptionError("A dense metric and clamp draw from another density: take a diagonal metric, or leave one of them out.")
 
     @classmethod
     def from_step_and_noise(cls, step: float, noise: float, clamp: tuple[float, float] | None = None) -> Langevin:
@@ -58,14 +68,18 @@ class Langevin(Sampler):
         return cls(step, noise**2 / step, clamp)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
+        if self.metric is not None:
+            self._metric.check(x)
         return State(x, *energy_and_gradient(energy, x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        x = torch.add(state.x, state.grad, alpha=-self.step_size / 2)
-        if self.temperature > 0:
-            x.add_(noise.normal(x), alpha=math.sqrt(self.step_size * self.temperature))
-        if self.clamp is not None:
-            x.clamp_(*self.clamp)
+        drift, scale = self.step_size / 2, math.sqrt(self.step_size * self.temperature)
+        if self.metric is None:
+            x = langevin_step(state.x, state.grad, noise=noise, drift=drift, scale=scale, box=self.clamp)
+        else:
+            whitened = langevin_step(state.x, self._metric.gradient(state.grad), noise=noise, drift=drift, scale=scale, keep=0.0)
+            x = state.x + self._metric.forth(whitened)
+            x = x if self.clamp is None else x.clamp_(*self.clamp)
         return State(x, *energy_and_gradient(energy, x)), Info()
 
     @property
@@ -77,4 +91,19 @@ class Langevin(Sampler):
         as it is, $\langle x \cdot \nabla E \rangle = T d + \tfrac{\lambda}{4} \langle \lVert \nabla E \rVert^2 \rangle$ exactly."""
         if self.clamp is not None or self.temperature == 0:
             return None
-        return state.grad.reshape(len(state.x), -1).double().square().mean(1) * (self.step_size / (4 * self.temperature))
+        grad = state.grad if self.metric is None else self._metric.gradient(state.grad)
+        return grad.reshape(len(state.x), -1).double().square().mean(1) * (self.step_size / (4 * self.temperature))
+
+    @property
+    def _metric(self) -> Metric:
+        return self.metric if isinstance(self.metric, Metric) else IDENTITY
+
+
+def _metric(given: object) -> Metric:
+    metric = Metric(given.detach().clone()) if isinstance(given, Tensor) else given
+    if not isinstance(metric, Metric):
+        raise OptionError(f"metric must be a Metric, or a tensor of scales with the shape of a point, got {given!r}.")
+    scale = metric.scale
+    if scale is not None and not bool(((scale if metric.kind == "diagonal" else scale.diagonal()) > 0).all() & scale.isfinite().all()):
+        raise OptionError("The scales of a metric must be positive, finite numbers.")
+    return metric

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from composable_energy import Energy
+from composable_energy.kernels import langevin_step, normal
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.options import at_least, positive
 
@@ -61,15 +61,13 @@ class Underdamped(Sampler):
         at_least("temperature", self.temperature, 0)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> Moving:
-        return Moving(x, *energy_and_gradient(energy, x), noise.normal(x).mul_(math.sqrt(self.temperature)))
+        return Moving(x, *energy_and_gradient(energy, x), normal(x, noise, math.sqrt(self.temperature)))
 
     def step(self, energy: Energy, state: Moving, noise: Noise) -> tuple[Moving, Info]:
         half, kept = self.step_size / 2, math.exp(-self.friction * self.step_size)
-        momentum = torch.add(state.momentum, state.grad, alpha=-half)
-        x = torch.add(state.x, momentum, alpha=half)
-        momentum.mul_(kept)
-        if self.temperature > 0:
-            momentum.add_(noise.normal(x), alpha=math.sqrt((1 - kept**2) * self.temperature))
-        x.add_(momentum, alpha=half)
+        scale = math.sqrt((1 - kept**2) * self.temperature)
+        x, momentum = langevin_step(
+            state.x, state.grad, noise=noise, drift=half, scale=scale, keep=kept, momentum=state.momentum, move=half
+        )
         energies, grad = energy_and_gradient(energy, x)
         return Moving(x, energies, grad, momentum.add_(grad, alpha=-half)), Info()
