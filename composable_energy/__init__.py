@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         register,
     )
     from composable_energy.saving import load, save
+    from composable_energy.sharing import shared
 
 __version__ = "0.1.0"
 
@@ -89,6 +90,7 @@ __all__ = [
     "refresh",
     "register",
     "save",
+    "shared",
 ]
 
 # The modules whose `__all__` the names above come from.
@@ -103,6 +105,7 @@ _HOMES = (
     "lifting",
     "normalizers",
     "saving",
+    "sharing",
     "diagnostics",
 )
 

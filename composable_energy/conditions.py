@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy.sharing import remembered
 
-__all__ = ["CHAINS", "Parameters", "key_of", "method_parameters", "parameters_of", "rows_for"]
+__all__ = ["CHAINS", "Parameters", "bound_rows", "key_of", "method_parameters", "parameters_of", "rows_for"]
 
 CHAINS = "chains"
 
@@ -76,7 +77,7 @@ def rows_for(name: str, value: object, x: Tensor, chains: slice | Tensor | None 
     one_for_all = value.ndim == 0 or len(value) == 1
     rows = value if one_for_all or chains is None else value[chains]
     rows = rows.to(x) if rows.is_floating_point() else rows.to(x.device)
-    if one_for_all:
+    if one_for_all and rows.shape[:1] != x.shape[:1]:
         return rows.expand(len(x), *rows.shape[1:])
     if len(rows) != len(x):
         raise ShapeError(
@@ -84,6 +85,12 @@ def rows_for(name: str, value: object, x: Tensor, chains: slice | Tensor | None 
             "bind one value for all (a number, or a tensor whose first axis is 1) or one row for each point."
         )
     return rows
+
+
+def bound_rows(name: str, value: object, x: Tensor, chains: slice | Tensor | None) -> Tensor:
+    """Returns `rows_for`, the same tensor for all that are bound to one value in an expression."""
+    key = "rows", name, (type(value), value) if isinstance(value, (int, float)) else id(value), id(x), id(chains)
+    return remembered(key, (value, x, chains), lambda: rows_for(name, value, x, chains))
 
 
 def key_of(conditions: Mapping[str, object]) -> Hashable:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from composable_energy.checks import check_energies, check_points
 from composable_energy.conditions import CHAINS, method_parameters, rows_for
 from composable_energy.errors import ExpressionError
+from composable_energy.sharing import once, sharing
 
 if TYPE_CHECKING:
     from composable_energy.algebra import Weighted
@@ -67,7 +68,7 @@ class WeightedBase:
         return math.prod(node.factor for node in self.scaled_by) if self.scaled_by else 1.0
 
     def __call__(self, x: Tensor, **conditions: Any) -> Tensor:
-        return scale(self.weight, self.energy(x, **conditions))
+        return scale(self.weight, once(self.energy, x, conditions))
 
 
 class Energy(nn.Module, ABC):
@@ -344,13 +345,15 @@ class RelativeEnergy(Energy, ABC):
         """Returns the evidence, with shape $(B,)$, of points with shape $(B, *)$."""
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        total = self._checked_evidence(x, conditions)
-        for base in self.bases:
-            total = total + base(x, **conditions)
+        with sharing():
+            total = self._checked_evidence(x, conditions)
+            for base in self.bases:
+                total = total + base(x, **conditions)
         return total
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self._checked_evidence(x, self._own(x, conditions))
+        with sharing():
+            return self._checked_evidence(x, self._own(x, conditions))
 
     def _checked_evidence(self, x: Tensor, known: dict[str, Any]) -> Tensor:
         own = method_parameters(type(self).forward_evidence)

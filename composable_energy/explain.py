@@ -14,6 +14,7 @@ from composable_energy.checks import check_batch, check_weights
 from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.sharing import sharing
 
 __all__ = ["Explanation", "explain"]
 
@@ -58,7 +59,7 @@ def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
         **conditions: Such as `sigma`, where they are not bound.
     """
     x = encoded(energy, x)
-    with torch.no_grad():
+    with torch.no_grad(), sharing():
         whole = _node(energy, x, conditions)
         bases = tuple(Explanation(str(base.energy), base(x, **conditions)) for base in energy.bases)
         return Explanation(str(energy), energy(x, **conditions), None, bases + (whole.terms or (whole,) * bool(bases)))

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from composable_energy.algebra.node import Node, one_space, written
-from composable_energy.conditions import CHAINS, key_of, rows_for
+from composable_energy.conditions import CHAINS, bound_rows, key_of, rows_for
 from composable_energy.energy import Energy, WeightedBase
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula
+from composable_energy.sharing import once
 
 __all__ = ["Conditioned", "PulledBack", "Relative", "condition"]
 
@@ -38,7 +39,7 @@ class Relative(Node):
         return self.terms[0](x, **conditions)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self.terms[0](x, **conditions) - self.terms[1](x, **conditions)
+        return self.terms[0](x, **conditions) - once(self.terms[1], x, conditions)
 
     def __str__(self) -> str:
         return f"{written(self.terms[0], 95)}.relative_to({self.terms[1]})"
@@ -69,8 +70,9 @@ class Conditioned(Node):
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         chains = conditions.get(CHAINS)
-        bound = {name: rows_for(name, value, x, chains) for name, value in self.values.items()}
-        return self.terms[0].evidence(x, **{**conditions, **bound})
+        bound = {name: bound_rows(name, value, x, chains) for name, value in self.values.items()}
+        term, conditions = self.terms[0], {**conditions, **bound}
+        return term.evidence(x, **conditions) if term.bases else once(term, x, conditions)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Conditioned:
         self.values = {name: fn(value) if isinstance(value, Tensor) else value for name, value in self.values.items()}
@@ -115,10 +117,13 @@ class PulledBack(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         sigma = conditions.pop("sigma", None)
         if sigma is None:
-            return self.terms[0](self.generator(x), **conditions)
-        square = rows_for("sigma", sigma, x).to(x).square()
-        shrunk = x / (1 + square).view(-1, *[1] * (x.ndim - 1))
-        return self.terms[0](self.generator(shrunk), **conditions) / (1 + 20 * square)
+            return self.terms[0](once(self.generator, x, {}), **conditions)
+        sigma = rows_for("sigma", sigma, x)
+        seen = once(self.generator, x, {"sigma": sigma}, self._denoised)
+        return self.terms[0](seen, **conditions) / (1 + 20 * sigma.to(x).square())
+
+    def _denoised(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.generator(x / (1 + sigma.to(x).square()).view(-1, *[1] * (x.ndim - 1)))
 
     def __str__(self) -> str:
         return f"{written(self.terms[0], 95)}.pull_back({type(self.generator).__name__})"

@@ -26,6 +26,8 @@ class Formula:
     """A Boolean formula over variables; immutable. Make one with `Formula.atom`, `conjoin`, `disjoin` and `complement`.
 
     Attributes:
+        conditions: Names of those that the networks take and that are not bound; `chains` if rows of a bound one belong to chains.
+        required_conditions: Those without a default.
         variables: All different, in the order in which they first appear: the order of the decision diagram.
         nodes: Operands before the nodes that use them; the last one is the formula.
 
@@ -39,6 +41,12 @@ class Formula:
         self.variables = variables
         self.nodes = nodes
         self._compiled: dict[tuple[int | None, ...], tuple[tuple[Cells, ...], Diagram]] = {}
+        intervals = [node.values for node in nodes if isinstance(node, Atom) and isinstance(node.values, Interval)]
+        rows = any(isinstance(end, Tensor) and end.ndim > 0 and len(end) != 1 for interval in intervals for end in interval.ends)
+        self.conditions = frozenset({CHAINS} if rows else ()).union(*(variable.conditions for variable in variables))
+        self.required_conditions = frozenset().union(*(variable.required_conditions for variable in variables))
+        first: dict[Hashable, int] = {}
+        self._networks = tuple(first.setdefault(v.source, i) for i, v in enumerate(variables))  # one number for those that share one
         if not checked:
             self._compile(self._labels)
 
@@ -60,18 +68,6 @@ class Formula:
     def same_base(self, other: Formula) -> bool:
         """Returns whether two formulas are relative to one energy, as those are that make one formula."""
         return _base_key(self) == _base_key(other)
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        """Names of the conditions that the networks take and that are not bound; `chains` if rows of a bound one belong to chains."""
-        intervals = [node.values for node in self.nodes if isinstance(node, Atom) and isinstance(node.values, Interval)]
-        rows = any(isinstance(end, Tensor) and end.ndim > 0 and len(end) != 1 for interval in intervals for end in interval.ends)
-        return frozenset({CHAINS} if rows else ()).union(*(variable.conditions for variable in self.variables))
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        """Those without a default."""
-        return frozenset().union(*(variable.required_conditions for variable in self.variables))
 
     def given(self, conditions: Mapping[str, Any]) -> Formula:
         """Returns the formula with conditions bound; unknown ones are left alone.
@@ -99,16 +95,17 @@ class Formula:
             OptionError: A label is not among those that there are.
             ExpressionError: A condition is missing.
         """
-        labels = self._labels
-        _, diagram = self._compile(labels)
-        outputs: dict[Hashable, Any] = {}
+        counts = list(self._labels)
+        _, diagram = self._compile(self._labels)
+        outputs: dict[int, Any] = {}
         readings: dict[int, Any] = {}
         for level in diagram.levels:
-            variable = self.variables[level]
-            if variable.source not in outputs:
-                outputs[variable.source] = variable.evaluate(x, conditions)
-            readings[level] = variable.read(outputs[variable.source], x)
-        counts = [r.shape[1] if isinstance(r := readings.get(i), Tensor) else n for i, n in enumerate(labels)]
+            variable, network = self.variables[level], self._networks[level]
+            if network not in outputs:
+                outputs[network] = variable.evaluate(x, conditions)
+            reading = readings[level] = variable.read(outputs[network], x)
+            if isinstance(reading, Tensor):
+                counts[level] = reading.shape[1]
         cells, diagram = self._compile(tuple(counts))
         if diagram.constant:
             return zeros(x)
@@ -153,7 +150,7 @@ class Formula:
         return self._compiled[labels]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"variables": self.variables, "nodes": self.nodes, "_compiled": {}}
+        return {**self.__dict__, "_compiled": {}}
 
     def __str__(self) -> str:
         texts: list[str] = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from types import MethodType
 from typing import Any
 
@@ -18,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid
 
-from composable_energy.conditions import CHAINS, Parameters, key_of, parameters_of, rows_for
+from composable_energy.conditions import CHAINS, Parameters, bound_rows, key_of, parameters_of, rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
 from composable_energy.events.cells import Cells, Interval, IntervalCells, LabelCells
+from composable_energy.sharing import once
 
 __all__ = ["LOG_WIDTHS", "Categorical", "Continuous", "Variable", "columns_of"]
 
@@ -38,12 +38,19 @@ class Variable(ABC):
         base: The energy that events of the variable are relative to.
         columns: Which columns of the output; None for all.
         bound: Conditions that are bound already.
+
+    Attributes:
+        parameters: The conditions that the network takes, bound or not.
     """
 
     network: Callable[..., Any]
     base: Energy | None = None
     columns: slice | None = None
     bound: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Parameters = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", parameters_of(self.network))
 
     @property
     def source(self) -> Hashable:
@@ -57,11 +64,6 @@ class Variable(ABC):
         """Equal for one and the same variable."""
         columns = None if self.columns is None else (self.columns.start, self.columns.stop, self.columns.step)
         return type(self).__name__, self.source, columns
-
-    @cached_property
-    def parameters(self) -> Parameters:
-        """The conditions that the network takes, bound or not."""
-        return parameters_of(self.network)
 
     @property
     def conditions(self) -> frozenset[str]:
@@ -99,9 +101,9 @@ class Variable(ABC):
         missing = self.required_conditions.difference(conditions)
         if missing:
             raise ExpressionError(f"{self} depends on {', '.join(sorted(missing))}, which is not bound: bind it with `.given(...)`.")
-        rows = {name: rows_for(name, value, x, chains) for name, value in self.bound.items()}
+        rows = {name: bound_rows(name, value, x, chains) for name, value in self.bound.items()}
         rows |= {name: rows_for(name, conditions[name], x) for name in (names - self.bound.keys() - {CHAINS}) & conditions.keys()}
-        return self.network(x, **rows)
+        return once(self.network, x, rows)
 
     @abstractmethod
     def read(self, output: Any, x: Tensor) -> Any:

@@ -95,7 +95,7 @@ class CompiledEnergy(Energy):
         if self._weights is None or any(weight.changed for weight in self._weights):
             tensors, _ = reachable(self.energy)
             self._functions, self._weights = {}, tuple(_Weight(tensor, tensor._version) for tensor in tensors if not tensor.is_inference())
-        key = tuple((name, value.shape, value.stride(), value.dtype, value.device) for name, value in (("x", x), *known.items()))
+        key = self.training, *((name, value.shape, value.stride(), value.dtype, value.device) for name, value in (("x", x), *known.items()))
         if key not in self._functions:
             self._functions[key] = self._made(x, known)
         return self._functions[key]
