@@ -133,10 +133,10 @@ class _Subject:
         return [some for some in new if some is not None]
 
 
-def _near(got: Tensor, expected: Tensor, what: str) -> None:
-    spacing = 2 * torch.finfo(expected.dtype).eps if expected.dtype in (torch.bfloat16, torch.float16) else 0.0
+def _near(got: Tensor, expected: Tensor, what: str, rounding: float = 4e-6) -> None:
+    spacing = torch.finfo(expected.dtype).eps if expected.dtype in (torch.bfloat16, torch.float16) else 0.0
     off = (got.double() - expected.double()).abs()
-    allowed = 1e-6 * expected.double().abs().clamp_min(1.0) + spacing * expected.double().abs()
+    allowed = rounding * expected.double().abs().clamp_min(1.0) + spacing * expected.double().abs()
     assert bool((off <= allowed).all()), f"{what}: off by up to {off.max().item():.3g}"
 
 
@@ -153,7 +153,7 @@ def _noise(subject: _Subject) -> None:
         counter = Counter(seed, (1, 16, 2**31 + 7, 2**32 - 1)[i % 4], (5, 2**31 - 1, 2**32 - 3)[i % 3], (0, 1, 2**31)[i % 3])
         points = _Points(x, [], None)
         (got,), (expected,) = subject.step(points, numbers, counter), subject.expected(points, numbers, counter)
-        _near(got, expected, f"the noise of {counter}")
+        _near(got, expected, f"the noise of {counter}", 1e-6)
 
 
 def _step(subject: _Subject) -> None:
