@@ -175,8 +175,8 @@ def _branch(trace: Trace) -> Iterator[SamplingWarning]:
         yield SamplingWarning(
             "branch",
             f"No point of {len(trace.kept)} is in branch {', '.join(map(str, empty))} of the {len(shares)} of the mixture, counted from 0.",
-            "If it should have some: start chains there with `init=`, or reach it through levels (`tempering`, `annealed`); `ce.calibrate` makes the "
-            "weights of branches comparable.",
+            "If it should have some: start chains there with `init=`, or reach it by levels (`tempering`, `annealed`); `ce.calibrate` "
+            "makes the weights of branches comparable.",
         )
 
 

@@ -66,7 +66,7 @@ class RunningMoments:
         elif self.event != tuple(state.x.shape[1:]):
             raise ShapeError(f"These are the moments of points of shape {self.event}, got {tuple(state.x.shape[1:])}; make new ones.")
         self.count += len(x)
-        _add(self._energy_mean, self._energy_square, state.energy.reshape(-1, 1), self.count)
+        _add(self._energy_mean, self._energy_square, state.energy, self.count)
         if self.chains:
             self._add_to_each(x, info)
         else:
@@ -169,18 +169,19 @@ class RunningMoments:
         self.event = tuple(state.x.shape[1:])
         self._mean = x.to(dtype, copy=True) if self.chains else x[0].to(dtype, copy=True)  # sums about it lose no digits
         self._square = torch.zeros_like(self._mean)
-        self._energy_mean = state.energy[:1].to(dtype, copy=True)
+        self._energy_mean = state.energy[0].to(dtype, copy=True)
         self._energy_square = torch.zeros_like(self._energy_mean)
 
     def _add_to_each(self, x: Tensor, info: Info) -> None:
         if not len(self._counts):
             self._counts = self._mean.new_zeros((len(x), 1))
             self._ids = torch.arange(len(x)) if info.chains is None else torch.tensor(info.chains)
-        if len(x) == len(self._counts):
+        if len(x) == len(self._counts):  # all of them, at all steps
             self._counts += 1
-            y = x - self._mean
-            self._mean += y / self._counts
-            self._square += y.mul_(x - self._mean)
+            steps = self.count // len(x)
+            y = x.to(self._mean.dtype, copy=True).sub_(self._mean)
+            self._mean.add_(y, alpha=1 / steps)
+            self._square.addcmul_(y, y, value=1 - 1 / steps)
             return
         if info.chains is None:
             raise OptionError(f"There were {len(self._counts)} chains, now there are {len(x)}: a new run takes new RunningMoments.")
@@ -211,8 +212,8 @@ class RunningMoments:
 
 
 def _add(mean: Tensor, square: Tensor, x: Tensor, total: int) -> None:
-    """Brings a mean and a sum of squares about it up to date, in place, by points with shape $(B, D)$ that make it `total`."""
-    y = x - mean
+    """Brings a mean and a sum of squares about it up to date, in place, by numbers with shape $(B, *)$ that make it `total`."""
+    y = x.to(mean.dtype, copy=True).sub_(mean)
     shift = y.sum(0)
     mean.add_(shift, alpha=1 / total)
     square.add_(y.square_().sum(0)).addcmul_(shift, shift, value=-1 / total)

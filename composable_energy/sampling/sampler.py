@@ -153,8 +153,8 @@ class Sampler(ABC):
     def bias(self, state: State) -> Tensor | None:
         r"""Returns by how much the step makes points spread too far, told from where they are, with shape $(B,)$; None if not at all.
 
-        It is the relative excess of $\langle x \cdot \nabla E \rangle$, which is $T$ times the number of coordinates for draws of the density,
-        and on a Gaussian that of the variance.
+        It is the relative excess of $\langle x \cdot \nabla E \rangle$, which is $T$ times the number of coordinates for draws of the
+        density, and on a Gaussian that of the variance.
         """
         return None
 
