@@ -12,6 +12,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
+from composable_energy.kernels import normal
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import IDENTITY, Metric, Spread, rows
@@ -109,7 +110,7 @@ class ChEES(Sampler):
             raise OptionError("ChEES has no step_size yet: give it with a trajectory, or let `sample` tune both.")
         ratio = min(max(self.trajectory / self.step_size, 1.0), self.max_leapfrogs)
         count = math.ceil(van_der_corput(noise.step) * ratio)
-        return *propose(energy, state, noise.normal(state.x), self.step_size, count, self._metric), count
+        return *propose(energy, state, normal(state.x, noise), self.step_size, count, self._metric), count
 
     @property
     def _metric(self) -> Metric:

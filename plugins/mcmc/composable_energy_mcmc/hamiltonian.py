@@ -12,6 +12,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
+from composable_energy.kernels import normal
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.metropolis import CLAMP, choose, sum_of_each
@@ -72,7 +73,7 @@ class HMC(Sampler):
         if self.step_size is None:
             raise OptionError("HMC has no step_size yet: give one, or let `sample` tune it.")
         count = math.ceil(van_der_corput(noise.step) * self.leapfrogs) if self.jitter else self.leapfrogs
-        proposal, _, log_ratio = propose(energy, state, noise.normal(state.x), self.step_size, count)
+        proposal, _, log_ratio = propose(energy, state, normal(state.x, noise), self.step_size, count)
         state, info = choose(state, proposal, log_ratio, noise, stream=1)
         return state, replace(info, scalars={"leapfrogs": count})
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
+from composable_energy.kernels import langevin_step
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.metropolis import CLAMP, choose, sum_of_each
 from composable_energy_mcmc.options import fraction, positive, whole
@@ -24,9 +25,10 @@ __all__ = ["MALA"]
 class MALA(Sampler):
     r"""Metropolis-adjusted Langevin (Roberts & Tweedie, 1996): a Langevin step as a proposal, so that no bias is left.
 
-    One gradient a step, since that of the current point is kept. With $y = x - \tfrac{\lambda}{2} \nabla E(x) + \sqrt{\lambda}\, \xi$ and
-    $s = \tfrac12 \sqrt{\lambda}\, (\nabla E(x) + \nabla E(y))$ the logarithm of the acceptance ratio is
-    $E(x) - E(y) + s \cdot (\xi - s / 2)$.
+    One gradient a step, since that of the current point is kept. With $y = x - \tfrac{\lambda}{2} \nabla E(x) + \sqrt{\lambda}\, \xi$ the
+    logarithm of the acceptance ratio is
+
+    $$E(x) - E(y) + \tfrac12 (\nabla E(x) + \nabla E(y)) \cdot \left(y - x + \tfrac{\lambda}{4} (\nabla E(x) - \nabla E(y))\right).$$
 
     Args:
         step_size: $\lambda > 0$, in units of $x^2$; None tunes it on pilot chains.
@@ -59,10 +61,19 @@ class MALA(Sampler):
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         if self.step_size is None:
             raise OptionError("MALA has no step_size yet: give one, or let `sample` tune it.")
-        scale = math.sqrt(self.step_size)
-        xi = noise.normal(state.x)
-        x = torch.add(state.x, state.grad, alpha=-self.step_size / 2).add_(xi, alpha=scale)
+        drift, scale = self.step_size / 2, math.sqrt(self.step_size)
+        x = langevin_step(state.x, state.grad, noise=noise, drift=drift, scale=scale)
         proposal = State(x, *energy_and_gradient(energy, x))
-        s = torch.add(state.grad, proposal.grad).mul_(scale / 2)
-        log_ratio = state.energy - proposal.energy + sum_of_each(xi.sub_(s, alpha=0.5).mul_(s))
+        log_ratio = state.energy - proposal.energy + _log_ratio(state, proposal, self.step_size)
         return choose(state, proposal, log_ratio, noise, stream=1)
+
+
+def _log_ratio(state: State, proposal: State, step_size: float) -> Tensor:
+    """The logarithm of how likely the way back is beside the way here, with shape $(B,)$.
+
+    From where the points are, and not from the noise: that is the step that was taken, also where it was rounded.
+    """
+    wide = torch.promote_types(state.x.dtype, torch.float32)
+    x, y, here, there = (value.to(wide) for value in (state.x, proposal.x, state.grad, proposal.grad))
+    way = torch.sub(y, x).add_(here, alpha=step_size / 4).sub_(there, alpha=step_size / 4)
+    return sum_of_each(way.mul_(torch.add(here, there))) / 2
