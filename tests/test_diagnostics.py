@@ -166,7 +166,10 @@ class TestSummary:
         assert trace.seconds > 0 and told["steps"] == f"30, seed 0, {trace.seconds:.3g} s"
         assert told["gradients"].startswith(f"{sum(trace.scalars['leapfrogs']) + 1:.0f} of each chain")
         assert told["leapfrogs"].startswith("1 to 3") and "goal 0.75" in told["acceptance"]
-        assert run(gaussian(1.0), (8, 1), Langevin(0.1), 30, burn_in=20).summary().facts["draws"].endswith("the steps after 20")
+        trace = run(gaussian(1.0), (8, 1), Langevin(0.1), 30, burn_in=20)
+        assert trace.summary().facts["draws"] == "10 of each chain: the steps after 20"
+        rest = gaussian(1.0).sample((8, 1), resume=trace, steps=8, trace=True, burn_in=20)[1]
+        assert rest.summary().facts["draws"] == "8 of each chain: the steps after 30" and "unchecked" not in kinds(rest)
 
     @pytest.mark.parametrize("sampler", [Langevin(0.1), MALA(0.1), Underdamped(0.1), HMC(0.1, leapfrogs=3), ChEES(0.5, 1.5)])
     def test_gradients_are_counted_rightly(self, sampler):

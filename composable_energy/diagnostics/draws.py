@@ -61,8 +61,8 @@ def judged(trace: Trace, burn_in: int | None) -> Draws:
         told = "the points that were kept"
         points = trace.points[rows] if len(rows) < len(trace.points) else trace.points
     else:
-        first = (trace.burn_in or before + len(recorded) // 2) if burn_in is None else burn_in
-        steps, points = recorded[max(0, first - before) :], None
+        first = max(before, (trace.burn_in or before + len(recorded) // 2) if burn_in is None else burn_in)
+        steps, points = recorded[first - before :], None
         told = "the later half of the steps" if burn_in is None and not trace.burn_in else f"the steps after {first}"
     if burn_in is not None and not len(steps):
         last = trace.point_steps[-1] if trace.point_steps else trace.steps
