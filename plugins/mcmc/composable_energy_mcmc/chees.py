@@ -16,7 +16,7 @@ from composable_energy.kernels import normal
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import IDENTITY, Metric, Spread, rows
-from composable_energy_mcmc.metropolis import CLAMP, choose
+from composable_energy_mcmc.metropolis import REFUSED, choose
 from composable_energy_mcmc.options import fraction, positive, whole
 from composable_energy_mcmc.tuning import DualAveraging, attempt, counts, first_length
 
@@ -65,7 +65,7 @@ class ChEES(Sampler):
     tuning_steps: int = 450
 
     default_steps: ClassVar[int] = 100
-    refused: ClassVar[Mapping[str, str]] = {"clamp": CLAMP}
+    refused: ClassVar[Mapping[str, str]] = REFUSED
 
     def __post_init__(self) -> None:
         for name in ("step_size", "trajectory"):

@@ -15,7 +15,7 @@ from composable_energy.errors import OptionError
 from composable_energy.kernels import normal
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.metric import IDENTITY, Metric
-from composable_energy_mcmc.metropolis import CLAMP, choose, sum_of_each
+from composable_energy_mcmc.metropolis import REFUSED, choose, sum_of_each
 from composable_energy_mcmc.options import fraction, positive, whole
 from composable_energy_mcmc.tuning import tuned
 
@@ -50,7 +50,7 @@ class HMC(Sampler):
     tuning_steps: int = 100
 
     default_steps: ClassVar[int] = 100
-    refused: ClassVar[Mapping[str, str]] = {"clamp": CLAMP}
+    refused: ClassVar[Mapping[str, str]] = REFUSED
 
     def __post_init__(self) -> None:
         if self.step_size is not None:

@@ -14,7 +14,7 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.kernels import langevin_step
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
-from composable_energy_mcmc.metropolis import CLAMP, choose, sum_of_each
+from composable_energy_mcmc.metropolis import REFUSED, choose, sum_of_each
 from composable_energy_mcmc.options import fraction, positive, whole
 from composable_energy_mcmc.tuning import tuned
 
@@ -42,7 +42,7 @@ class MALA(Sampler):
 
     default_steps: ClassVar[int] = 500
     gradients: ClassVar[int] = 1
-    refused: ClassVar[Mapping[str, str]] = {"clamp": CLAMP}
+    refused: ClassVar[Mapping[str, str]] = REFUSED
 
     def __post_init__(self) -> None:
         if self.step_size is not None:

@@ -5,16 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from composable_energy.errors import DtypeError
 from composable_energy.sampling import Info, Noise, State
 
-__all__ = ["CLAMP", "choose", "sum_of_each"]
+__all__ = ["CLAMP", "REFUSED", "TEMPERATURE", "check_precision", "choose", "sum_of_each"]
 
 CLAMP = "a clamped proposal has no density to accept it by; use langevin, or an energy that grows at the border."
+TEMPERATURE = "the density at temperature T is that of `energy / T`: sample that. At 0 there is none; `descent` finds modes."
+REFUSED = {"clamp": CLAMP, "temperature": TEMPERATURE}
 
 
 def sum_of_each(values: Tensor) -> Tensor:
     """Returns sums over all axes but the first, with shape $(B,)$; in float32 at least."""
     return values.reshape(len(values), -1).sum(1, dtype=torch.promote_types(values.dtype, torch.float32))
+
+
+def check_precision(state: State) -> None:
+    """Raises if points or energies are too coarse to accept by.
+
+    Raises:
+        DtypeError: They are: of half the precision of float32.
+    """
+    coarse = next((values.dtype for values in (state.energy, state.x) if torch.finfo(values.dtype).bits < 32), None)
+    if coarse is not None:
+        raise DtypeError(
+            f"Proposals are accepted by differences of energies, which {coarse} rounds away: draw with dtype=torch.float32 from an energy "
+            "of that dtype, `energy.float()`; or take a sampler that never rejects, such as langevin."
+        )
 
 
 def choose(state: State, proposal: State, log_ratio: Tensor, noise: Noise, stream: int) -> tuple[State, Info]:
@@ -29,7 +46,11 @@ def choose(state: State, proposal: State, log_ratio: Tensor, noise: Noise, strea
         log_ratio: $r$, with shape $(B,)$.
         noise: The noise of the step.
         stream: The stream of the uniform numbers.
+
+    Raises:
+        DtypeError: Points or energies are too coarse to accept by.
     """
+    check_precision(proposal)
     log_ratio = torch.where(proposal.energy == torch.inf, -torch.inf, log_ratio)
     accepted = ~(log_ratio <= noise.uniform(state.x, stream).log())
     wide = accepted.view(-1, *[1] * (state.x.ndim - 1))
