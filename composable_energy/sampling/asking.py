@@ -16,7 +16,7 @@ from composable_energy.errors import DeviceError, DtypeError, ExpressionError, O
 from composable_energy.sampling.freezing import reachable
 from composable_energy.sampling.sampler import Sampler
 
-__all__ = ["Asked", "ask", "check_density", "count", "decode"]
+__all__ = ["Asked", "ask", "check_density", "count", "decode", "flag"]
 
 _DECODED_AT_ONCE = 128
 
@@ -55,6 +55,12 @@ def count(name: str, value: Any, least: int = 1) -> int:
     return number
 
 
+def flag(name: str, value: Any) -> None:
+    """Raises unless a value is True or False: text such as 'no' would count as True."""
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} must be True or False, got {value!r}.")
+
+
 def ask(
     energy: Energy,
     shape: int | Sequence[int],
@@ -78,6 +84,9 @@ def ask(
         DtypeError, DeviceError: The start is no floating tensor, or not what `dtype` and `device` say.
     """
     n, *given = _sizes(shape)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise DtypeError(f"dtype must be a dtype of torch, such as torch.float32, got {dtype!r}.")
+    device = None if device is None else _device(device)
     if start is not None:
         _check_start(start, dtype, device)
         dtype, device = start.dtype, start.device
@@ -141,10 +150,22 @@ def _sizes(shape: int | Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
+def _device(device: object) -> torch.device:
+    """Returns a device that is there."""
+    try:
+        place = torch.device(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        torch.empty(0, device=place)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:  # torch says by each of them that there is none
+        raise DeviceError(f"device must be one that torch has here, such as 'cpu', got {device!r}.") from error
+    return place
+
+
 def _check_start(init: object, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
     if not isinstance(init, Tensor) or not init.is_floating_point():
         got = f"{init.dtype}" if isinstance(init, Tensor) else type(init).__name__
         raise DtypeError(f"init must be a floating tensor, got {got}.")
+    if init.layout != torch.strided:
+        raise DtypeError(f"init must be a dense tensor, got {init.layout}; use `.to_dense()`.")
     if dtype is not None and dtype != init.dtype:
         raise DtypeError(f"init is {init.dtype}, asked for {dtype}; convert it with `.to(...)`.")
     if device is not None and torch.device(device).type != init.device.type:

@@ -31,7 +31,16 @@ from composable_energy.sampling.ranks import Ranks, Share
 from composable_energy.sampling.recording import Recorder, gathered
 from composable_energy.sampling.roster import Diverged, Roster
 from composable_energy.sampling.running import Callback, Run
-from composable_energy.sampling.settings import check_resume, last_points, length, noise_kind, start_points
+from composable_energy.sampling.settings import (
+    check_call,
+    check_resume,
+    check_same_energy,
+    last_points,
+    length,
+    noise_kind,
+    seed_of,
+    start_points,
+)
 from composable_energy.sampling.trace import Policy, Trace
 
 __all__ = ["sample"]
@@ -123,6 +132,7 @@ def sample(
         torch.Size([100, 2])
     """
     began, energy = time.perf_counter(), as_energy(energy)
+    check_call(callback, checkpoint, checkpoint_every, progress=progress, latents=latents, allow_improper=allow_improper, compile=compile)
     steps = None if steps is None else count("steps", steps)
     burn_in = count("burn_in", burn_in, least=0)
     every = None if isinstance(trace, bool) else count("trace", trace)
@@ -133,7 +143,7 @@ def sample(
     if resume is None:
         chosen = choose(energy, sampler, options, _OWN)
         copies = count("best_of", best_of)
-        seed = None if seed is None else count("seed", seed, least=-(2**63)) % 2**64
+        seed = seed_of(seed)
         first = count("first_chain", first_chain, least=0)
     else:
         check_resume(resume, {"sampler": sampler, "init": init, "seed": seed, "noise": noise, **options}, best_of, first_chain, shape)
@@ -175,6 +185,8 @@ def sample(
         stop = None
         try:
             run.begin(before or resume)
+            if resume is not None and before is None:
+                check_same_energy(chains)
             run.go(done + length(chosen, steps, done), callback, progress)
         except Diverged as error:
             stop = error
@@ -219,7 +231,7 @@ def _error(energy: Energy, stop: Diverged, samples: Tensor, bad: Tensor) -> Samp
     ways = (
         "check the energy there, or give `init`"
         if stop.step == 0
-        else "take a smaller step, or say what becomes of such chains with on_divergence='drop', 'restart' or 'keep'; if the density is zero "
+        else "take a smaller step, or say what becomes of such chains with on_divergence='drop', 'restart' or 'keep'; if the density is 0 "
         "there, return `torch.where(inside, energy, torch.inf)`, which samplers that reject take for what it is"
     )
     return SamplingDiverged(

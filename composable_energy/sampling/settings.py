@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +12,35 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.noise import Kind
-from composable_energy.sampling.asking import Asked
-from composable_energy.sampling.sampler import Sampler
+from composable_energy.sampling.asking import Asked, count, flag
+from composable_energy.sampling.chains import Chains
+from composable_energy.sampling.sampler import Sampler, energy_and_gradient
 from composable_energy.sampling.trace import Trace
 
-__all__ = ["check_resume", "last_points", "length", "noise_kind", "start_points"]
+__all__ = ["check_call", "check_resume", "check_same_energy", "last_points", "length", "noise_kind", "seed_of", "start_points"]
+
+
+def check_call(callback: object, checkpoint: object, checkpoint_every: object, **flags: object) -> None:
+    """Raises if arguments of a call have the wrong types."""
+    for name, value in flags.items():
+        flag(name, value)
+    if callback is not None and not callable(callback):
+        raise OptionError(f"callback must be a function of a step, a state and an info, got {callback!r}.")
+    if checkpoint is not None and not isinstance(checkpoint, str | Path):
+        raise OptionError(f"checkpoint must be the path of a file, got {checkpoint!r}.")
+    number = isinstance(checkpoint_every, Real) and not isinstance(checkpoint_every, bool)
+    if not number or not checkpoint_every >= 0:  # pyright: ignore[reportOperatorIssue]
+        raise OptionError(f"checkpoint_every must be a number of seconds, at least 0, got {checkpoint_every!r}.")
+
+
+def seed_of(seed: Any) -> int | None:
+    """Returns a seed as 64 bits, negative ones as torch takes them; None stays."""
+    if seed is None:
+        return None
+    number = count("seed", seed, least=-(2**63))
+    if number >= 2**64:
+        raise OptionError(f"seed must be below 2^64, got {number}: another seed would draw the same.")
+    return number % 2**64
 
 
 def start_points(init: Tensor | None, asked: Asked) -> Tensor | None:
@@ -73,3 +99,22 @@ def check_resume(resume: Trace, given: dict[str, Any], best_of: int, first_chain
     wrong += ["shape"] * (tuple(shape) != resume.shape if isinstance(shape, Sequence) else shape != resume.shape[0])
     if wrong:
         raise OptionError(f"A resumed call goes on as it began, {resume}: leave out {', '.join(wrong)}.")
+
+
+def check_same_energy(chains: Chains) -> None:
+    """Raises if chains that go on have other energies at their points than when they stopped.
+
+    Raises:
+        OptionError: The trace is of another energy, or its weights have changed: a step would mix both.
+    """
+    for chunk in chains.chunks[:1]:
+        if chains.sampler.binds & chunk.energy.conditions:
+            return  # the state has energies of a level, which only the sampler knows
+        was, now = chunk.state.energy, energy_and_gradient(chunk.energy, chunk.state.x)[0]
+        off = (now - was).abs() > torch.finfo(was.dtype).eps ** 0.5 * (1 + was.abs())
+        if bool((off | now.isnan()).any()):
+            row = int((off | now.isnan()).nonzero()[0])
+            raise OptionError(
+                f"The trace is of another energy than {chunk.energy}: where a chain stopped its energy was {was[row]:.6g} and is "
+                f"{now[row]:.6g} now. To start a new energy at the points of an old one give them as `init`."
+            )

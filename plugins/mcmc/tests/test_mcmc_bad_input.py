@@ -1,16 +1,18 @@
 """Bad input to the samplers: what they refuse and why, and pilots that start where there is no density."""
 
 import math
+import re
 
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, ChEES
+from composable_energy_mcmc import HMC, MALA, ChEES, Descent, Langevin, Underdamped
 from composable_energy_mcmc.metric import Spread
 
 import composable_energy as ce
-from composable_energy.errors import SamplingDiverged
+from composable_energy.errors import DtypeError, OptionError, SamplingDiverged
 
 ADJUSTED = {"mala": MALA(tuning_steps=80), "hmc": HMC(tuning_steps=60, leapfrogs=8), "chees": ChEES(tuning_steps=80, max_leapfrogs=16)}
+BOWL = ce.as_energy(lambda x: x.square().sum(1) / 2)
 HALF = ce.as_energy(torch.distributions.Exponential(torch.ones(1, dtype=torch.float64)))
 
 
@@ -35,3 +37,52 @@ def test_a_start_outside_the_support_is_told(sampler):
 
 def test_a_metric_of_no_draws_is_none():
     assert Spread("dense", torch.zeros(4, 3)).metric(torch.float32).kind == "identity"
+
+
+@pytest.mark.parametrize("sampler", ["mala", "hmc", "chees"])
+@pytest.mark.parametrize("temperature", [0, 0.0, 0.5, 1.0])
+def test_a_temperature_is_refused_with_the_way_to_it(sampler, temperature):
+    with pytest.raises(OptionError, match=r"refuses temperature: .* that of `energy / T`: sample that. At 0 there is none; `descent`"):
+        BOWL.sample((4, 2), sampler=sampler, temperature=temperature)
+    cooled = (BOWL / 0.5).sample((2000, 2), sampler=HMC(0.6), steps=30, seed=0)
+    assert abs(cooled.var() / 0.5 - 1) < 5 * math.sqrt(1 / 2000)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("sampler", [*ADJUSTED.values(), MALA(0.1), HMC(0.1), ChEES(0.1, 0.5)], ids=repr)
+def test_energies_too_coarse_to_accept_by_are_refused(sampler, dtype):
+    """Points of that dtype, and an energy alone that returns it."""
+    with pytest.raises(DtypeError, match=rf"which {dtype} rounds away: draw with dtype=torch.float32 .*`energy.float\(\)`.* langevin"):
+        BOWL.sample((4, 2), sampler=sampler, seed=0, dtype=dtype)
+    coarse = ce.as_energy(lambda x: (x.square().sum(1) / 2).to(dtype))
+    with pytest.raises(DtypeError, match=f"which {dtype} rounds away"):
+        coarse.sample((4, 2), sampler=sampler, seed=0)
+    assert coarse.sample((4, 2), sampler=Langevin(0.1), steps=3, seed=0).dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0, -1, "0.1", None, True, torch.tensor(0.1)])
+@pytest.mark.parametrize("make", [Langevin, MALA, HMC, Underdamped, Descent, lambda value: ChEES(value, 1.0)])
+def test_step_sizes_that_are_none_are_told_with_their_value(make, value):
+    if value is None and make in (MALA, HMC):
+        return  # it is tuned
+    with pytest.raises(OptionError, match=re.escape(f"got {value!r}") if value is not None else r"got None|give both of them"):
+        make(value)
+
+
+@pytest.mark.parametrize("sampler", [MALA(0.3), HMC(0.3, 4), ChEES(0.3, 1.0)], ids=repr)
+def test_a_density_that_is_undefined_somewhere_is_told_and_drawn_once_it_is_zero_there(sampler):
+    r"""$E = u^{1.5} - \tfrac12 \log u$, $u = x + \tfrac12$: not a number for $u < 0$, and no rejection may hide that."""
+
+    def undefined(x):
+        u = x[:, 0] + 0.5
+        return u**1.5 - u.log() / 2
+
+    n, init = 4000, torch.full((4000, 1), 0.4, dtype=torch.float64)
+    with pytest.raises(SamplingDiverged, match=r"return `torch.where\(inside, energy, torch.inf\)`"):
+        ce.as_energy(undefined).sample((n, 1), sampler=sampler, steps=100, seed=0, init=init)
+    x = ce.as_energy(lambda x: torch.where(x[:, 0] > -0.5, undefined(x), torch.inf)).sample(
+        (n, 1), sampler=sampler, steps=200, seed=0, init=init
+    )
+    mean, variance = math.gamma(5 / 3) - 0.5, math.gamma(7 / 3) - math.gamma(5 / 3) ** 2
+    assert abs(x.mean() - mean) < 4 * math.sqrt(variance / n)
+    assert abs(x.var() - variance) < 4 * (x - mean).square().std() / math.sqrt(n)

@@ -1,0 +1,190 @@
+"""Bad input to `sample`: typed errors that say what was got, and nothing that was drawn is lost."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from composable_energy_mcmc import HMC, MALA, Annealed, Langevin, Underdamped
+
+import composable_energy as ce
+from composable_energy.errors import ComposableEnergyError, DeviceError, DtypeError, OptionError, SamplingDiverged, ShapeError
+
+BOWL = ce.as_energy(lambda x: x.square().sum(1) / 2, name="bowl")
+SAMPLERS = [Langevin(0.1), Underdamped(0.1), MALA(0.3), HMC(0.3, leapfrogs=3)]
+
+
+def draw(energy=BOWL, shape=(3, 2), **options):
+    return energy.sample(shape, **{"sampler": Langevin(0.1), "steps": 3, "seed": 0, **options})
+
+
+@pytest.mark.parametrize("seed", [1.0, 2.5, "1", b"1", True, False, [1], math.nan, 1j, torch.tensor(1.0), torch.tensor([1, 2])])
+def test_a_seed_that_is_no_whole_number_is_told(seed):
+    with pytest.raises(OptionError, match="seed must be a whole number, got "):
+        draw(seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("seed", "message"),
+    [
+        (2**64, r"seed must be below 2\^64, got 18446744073709551616: another seed would draw the same"),
+        (2**200, r"seed must be below 2\^64"),
+        (-(2**63) - 1, "seed must be at least -9223372036854775808, got -9223372036854775809"),
+    ],
+)
+def test_a_seed_that_another_one_equals_is_told(seed, message):
+    with pytest.raises(OptionError, match=message):
+        draw(seed=seed)
+
+
+def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
+    seeds = [0, 1, 2**32, 2**63, 2**64 - 2, -(2**63) + 1]
+    draws = [draw(seed=seed, noise=kind) for kind in ("blocks", "philox") for seed in seeds]
+    assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
+    assert torch.equal(draw(seed=np.int64(3)), draw(seed=3)) and torch.equal(draw(seed=torch.tensor(3)), draw(seed=3))
+    assert torch.equal(draw(seed=-1), draw(seed=2**64 - 1))  # as in torch
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"steps": "3"}, OptionError, "steps must be a whole number, got '3'"),
+        ({"steps": math.nan}, OptionError, "steps must be a whole number, got nan"),
+        ({"burn_in": None}, OptionError, "burn_in must be a whole number, got None"),
+        ({"batch_size": 2.5}, OptionError, r"batch_size must be a whole number, got 2.5"),
+        ({"best_of": True}, OptionError, "best_of must be a whole number, got True"),
+        ({"first_chain": "1"}, OptionError, "first_chain must be a whole number, got '1'"),
+        ({"trace": "yes"}, OptionError, "trace must be a whole number, got 'yes'"),
+        ({"trace": None}, OptionError, "trace must be a whole number, got None"),
+        ({"progress": "no"}, OptionError, "progress must be True or False, got 'no'"),
+        ({"latents": 1}, OptionError, "latents must be True or False, got 1"),
+        ({"allow_improper": "no"}, OptionError, "allow_improper must be True or False, got 'no'"),
+        ({"compile": "yes"}, OptionError, "compile must be True or False, got 'yes'"),
+        ({"callback": 3}, OptionError, "callback must be a function of a step, a state and an info, got 3"),
+        ({"on_divergence": ["drop"]}, OptionError, r"on_divergence is 'raise', 'drop', 'restart' or 'keep', got \['drop'\]"),
+        ({"noise": ["philox"]}, OptionError, r"noise is 'blocks' or 'philox', got \['philox'\]"),
+        ({"ranks": 3}, OptionError, "ranks is 'gather', 'shard' or None, got 3"),
+        ({"resume": {}}, OptionError, r"resume takes the Trace that .* returned, got dict"),
+        ({"checkpoint": True}, OptionError, "checkpoint must be the path of a file, got True"),
+        ({"checkpoint_every": "1"}, OptionError, "checkpoint_every must be a number of seconds, at least 0, got '1'"),
+        ({"checkpoint_every": -1}, OptionError, "checkpoint_every must be a number of seconds, at least 0, got -1"),
+        ({"checkpoint_every": math.nan}, OptionError, "checkpoint_every must be a number of seconds, at least 0, got nan"),
+        ({"dtype": "float32"}, DtypeError, "dtype must be a dtype of torch, such as torch.float32, got 'float32'"),
+        ({"dtype": np.float32}, DtypeError, "dtype must be a dtype of torch"),
+        ({"dtype": torch.complex64}, DtypeError, "floating dtype, got torch.complex64"),
+        ({"device": "nonsense"}, DeviceError, "device must be one that torch has here, such as 'cpu', got 'nonsense'"),
+        ({"device": 3.5}, DeviceError, "device must be one that torch has here, such as 'cpu', got 3.5"),
+        ({"init": np.zeros((3, 2))}, DtypeError, "init must be a floating tensor, got ndarray"),
+        ({"init": torch.zeros(3, 2).to_sparse()}, DtypeError, r"init must be a dense tensor, got torch.sparse_coo; use `.to_dense\(\)`"),
+        ({"init": torch.zeros(3, 2, 1)}, ShapeError, r"init has points of shape \(2, 1\): ask for \(3, 2, 1\) or 3, got \(3, 2\)"),
+        ({"init": torch.zeros(())}, ShapeError, r"init has points of shape \(\)"),
+        ({"shape": (3, "2")}, ShapeError, r"shape is a number of points or .* got \(3, '2'\)"),
+        ({"shape": torch.tensor([3, 2])}, ShapeError, "shape is a number of points or"),
+        ({"shape": None}, ShapeError, "shape is a number of points or .* got None"),
+        ({"sampler": Langevin, "step_size": torch.tensor(0.1)}, OptionError, "step_size must be a positive number, got tensor"),
+        ({"sampler": Langevin, "step_size": math.nan}, OptionError, "step_size must be a positive number, got nan"),
+        ({"sampler": "nothing"}, ComposableEnergyError, "No plug-in offers the sampler 'nothing'. Known: annealed"),
+        ({"sampler": "mala", "temperature": 0}, OptionError, "mala refuses temperature: .* `energy / T`"),
+    ],
+    ids=str,
+)
+def test_arguments_of_the_wrong_kind_are_told_with_what_was_got(options, error, message):
+    with pytest.raises(error, match=message):
+        draw(**options)
+
+
+# Energies that change on the way ----------------------------------------------------------------------------------------------------------
+
+
+class Changing(ce.Energy):
+    """A bowl that returns something else from some call on."""
+
+    def __init__(self, calls: int, change) -> None:
+        super().__init__()
+        self.left, self.change = calls, change
+
+    def forward(self, x):
+        self.left -= 1
+        energies = x.square().sum(1) / 2
+        return self.change(energies) if self.left < 0 else energies
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda e: e[:, None], ShapeError, r"returned energies of shape \(4, 1\) for points of shape \(4, 2\); expected \(4,\).*squeeze"),
+        (lambda e: e.sum(), ShapeError, r"returned energies of shape \(\) .*not over the batch"),
+        (lambda e: e[:2], ShapeError, r"returned energies of shape \(2,\)"),
+        (lambda e: e.long(), DtypeError, "must return a floating tensor of energies, got torch.int64"),
+        (lambda e: e.tolist(), DtypeError, "must return a floating tensor of energies, got list"),
+        (lambda e: e.detach(), ComposableEnergyError, "has no gradient at its points"),
+    ],
+    ids=["column", "sum", "fewer", "integers", "list", "detached"],
+)
+def test_an_energy_that_changes_its_output_is_told_and_leaves_what_was_drawn(sampler, change, error, message, tmp_path):
+    """The checkpoint has the last whole step, from which the mended energy goes on to the bits of an unbroken run."""
+    options = {"shape": (4, 2), "sampler": sampler, "steps": 9, "checkpoint": tmp_path / "run", "checkpoint_every": 1e9}
+    broken = Changing(1 + 5 * getattr(sampler, "leapfrogs", 1), change)
+    with pytest.raises(error, match=message):
+        draw(broken, **options)
+    mended, seen = Changing(10**6, change), []
+    x = draw(mended, callback=lambda step, state, info: seen.append(step), **options)
+    assert torch.equal(x, draw(Changing(10**6, change), **{**options, "checkpoint": None}))
+    assert seen[0] > 4 and seen[-1] == 9
+
+
+@pytest.mark.parametrize("policy", ["raise", "drop", "restart", "keep"])
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_gradients_that_are_not_finite_are_treated_as_the_policy_says(sampler, policy):
+    """The energy is finite everywhere and its slope is not, beyond a radius."""
+
+    def kinked(x):
+        square = x.square().sum(1)
+        return square / 2 + 1e-3 * torch.where(square > 8, square - square.detach(), 1.0).abs().sqrt()
+
+    energy, init = ce.as_energy(kinked), torch.zeros(40, 2)
+    options = {"shape": (40, 2), "sampler": sampler, "steps": 60, "init": init, "on_divergence": policy}
+    if policy == "raise":
+        with pytest.raises(SamplingDiverged) as told:
+            draw(energy, **options)
+        assert told.value.samples.shape == (40, 2) and told.value.samples.isfinite().all() and told.value.diverged.any()
+        return
+    x, trace = draw(energy, trace=True, **options)
+    assert trace.diverged.any() and x.isfinite().all() and x.square().sum(1).max() <= 8
+    assert len(x) == (40 - int(trace.diverged.sum()) if policy == "drop" else 40)
+    assert bool((trace.restarts > 0).any()) == (policy == "restart")
+
+
+# Going on with another energy -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_a_trace_of_another_energy_is_told(sampler):
+    _, trace = draw(sampler=sampler, trace=True)
+    other = ce.as_energy(lambda x: (x - 3).square().sum(1) / 2, name="other")
+    with pytest.raises(
+        OptionError, match=r"another energy than other: where a chain stopped its energy was .* now. .* give them as `init`"
+    ):
+        other.sample((3, 2), resume=trace, steps=1)
+    wide = ce.as_energy(lambda x: x.square().sum(1) / 2)
+    wide.event_shape = torch.Size([5])
+    with pytest.raises(ShapeError, match=r"\(5,\)"):
+        wide.sample(3, resume=trace, steps=1)
+    assert torch.equal(BOWL.sample((3, 2), resume=trace, steps=2), draw(sampler=sampler, steps=5))
+
+
+def test_weights_that_have_changed_are_told():
+    layer = torch.nn.Linear(2, 1)
+    energy = ce.as_energy(lambda x: layer(x).squeeze(1) + x.square().sum(1))
+    _, trace = draw(energy, trace=True)
+    with torch.no_grad():
+        layer.bias += 1
+    with pytest.raises(OptionError, match="another energy"):
+        energy.sample((3, 2), resume=trace, steps=1)
+
+
+def test_levels_of_noise_are_the_samplers_own_business():
+    energy = ce.as_energy(lambda x, sigma: x.square().sum(1) / (2 * (1 + sigma**2)))
+    _, trace = energy.sample((3, 2), sampler=Annealed(levels=5), steps=2, seed=0, trace=True)
+    assert torch.equal(energy.sample((3, 2), resume=trace), energy.sample((3, 2), sampler=Annealed(levels=5), seed=0))
