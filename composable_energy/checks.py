@@ -36,7 +36,7 @@ def check_batch(energy: Energy, x: Tensor) -> None:
 
 def check_weights(energy: Energy, module: nn.Module, x: Tensor) -> None:
     """Raises if points do not fit the dtype or device of the weights of an energy, or of a part of it."""
-    weight = next((p for p in module.parameters() if p.is_floating_point()), None)
+    weight = _first_weight(module)
     if weight is None:
         return
     if weight.device != x.device:
@@ -62,3 +62,15 @@ def check_energies(energy: Energy, energies: Tensor, x: Tensor) -> Tensor:
             f"{energy} returned energies of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},).{hint}"
         )
     return energies
+
+
+def _first_weight(module: nn.Module) -> Tensor | None:
+    """The first floating parameter; `module.parameters()` would list and hash modules, at each evaluation."""
+    for parameter in module._parameters.values():
+        if parameter is not None and parameter.is_floating_point():
+            return parameter
+    for part in module._modules.values():
+        found = None if part is None else _first_weight(part)
+        if found is not None:
+            return found
+    return None

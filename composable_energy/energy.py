@@ -142,7 +142,7 @@ class Energy(nn.Module, ABC):
                 raise ExpressionError(
                     f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, a trip through NumPy)."
                 )
-            (gradient,) = torch.autograd.grad(energies.sum(), point)
+            (gradient,) = torch.autograd.grad(energies, point, torch.ones_like(energies))  # cheaper than through a sum
         return energies.detach(), gradient
 
     @property
