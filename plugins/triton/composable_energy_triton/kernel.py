@@ -15,6 +15,7 @@ from composable_energy.kernels import Counter, Kernel, Numbers
 __all__ = ["TritonKernel"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_OLDEST = (3, 3)
 _TILE = 256  # quads of numbers in a program: 8 numbers for each of 128 threads
 
 
@@ -27,6 +28,10 @@ class TritonKernel(Kernel):
     def available(self) -> tuple[bool, str]:
         if find_spec("triton") is None:
             return False, "Triton is not installed: `pip install composable-energy[triton]`"
+        import triton
+
+        if tuple(map(int, triton.__version__.split(".")[:2])) < _OLDEST:
+            return False, f"Triton {triton.__version__} is too old: {'.'.join(map(str, _OLDEST))} passes tuples to kernels"
         if self._interpreted or torch.cuda.is_available():
             return True, ""
         return False, "torch finds no GPU"
@@ -60,10 +65,10 @@ class TritonKernel(Kernel):
             self._step[grid](
                 x,
                 x if momentum is None else momentum,
-                tuple(gradients),
+                tuple(gradients) or (x,),
                 out,
                 out if out_momentum is None else out_momentum,
-                tuple(map(float, numbers.weights)),
+                tuple(map(float, numbers.weights)) or (0.0,),
                 float(numbers.drift),
                 float(numbers.scale),
                 float(numbers.keep),
@@ -73,6 +78,7 @@ class TritonKernel(Kernel):
                 *(_signed(word) for word in (*seed, counter.step, counter.chain, counter.stream)),
                 rows,
                 size,
+                GRADIENTS=len(gradients),
                 MOMENTUM=momentum is not None,
                 READ=numbers.keep != 0.0,
                 NOISE=numbers.scale != 0.0,

@@ -51,6 +51,7 @@ def langevin(
     stream,
     rows,
     size,
+    GRADIENTS: tl.constexpr,
     MOMENTUM: tl.constexpr,
     READ: tl.constexpr,
     NOISE: tl.constexpr,
@@ -72,7 +73,7 @@ def langevin(
     inside = (row < rows)[:, None] & (column < size)[None, :]
 
     force = tl.zeros((ROWS, 4 * QUADS), tl.float32)
-    for k in tl.static_range(len(gradient_ptrs)):
+    for k in tl.static_range(GRADIENTS):
         force += weights[k] * tl.load(gradient_ptrs[k] + place, inside, 0.0).to(tl.float32)
     force = drift * force
 
