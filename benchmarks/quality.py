@@ -1,7 +1,7 @@
 """How many gradients an effective sample costs, and how many a second draws: `python benchmarks/quality.py [--peers] [--write]`.
 
 Four targets. `gaussian` has 100 coordinates, a random rotation and variances from .1 to 10, where no diagonal metric helps. `banana` is
-$x_1 \\sim N(0, 1)$, $x_2 \\mid x_1 \\sim N(x_1^2, 1/4)$. `perceptron` (64 coordinates, 102,241 weights) and `convolutions` (192
+$x_1 \\sim N(0, 1)$, $x_2 \\mid x_1 \\sim N(x_1^2, 1/4)$. `perceptron` (64 coordinates, 107,449 weights) and `convolutions` (192
 coordinates, 127,489 weights) are random networks and a bowl, $E(x) = f(x) + \\lVert x \\rVert^2 / 2$, so proper densities.
 
 64 chains start at normal points, are forgotten for as many steps as they take to settle, and are then followed. The effective sample size

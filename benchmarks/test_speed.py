@@ -19,6 +19,7 @@ from peers.energies import Case, case
 KINDS: dict[str, Callable[[Case], Any]] = {"langevin": langevin, "hmc": hmc}
 CASES = [
     ("langevin", "mixture"),
+    ("langevin", "mixture-64"),
     ("langevin", "gaussian-64"),
     ("langevin", "gaussian-1024"),
     ("langevin", "convolutions"),

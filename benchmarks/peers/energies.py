@@ -77,11 +77,11 @@ class Convolutions(nn.Module):
 
 
 class Network(nn.Module):
-    """A perceptron of 102,241 weights on 64 coordinates, and a bowl: a proper density, since the perceptron grows no faster than $|x|$."""
+    """A perceptron of 107,449 weights on 64 coordinates, and a bowl: a proper density, since the perceptron grows no faster than $|x|$."""
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(64, 288), nn.SiLU(), nn.Linear(288, 288), nn.SiLU(), nn.Linear(288, 1))
+        self.net = nn.Sequential(nn.Linear(64, 296), nn.SiLU(), nn.Linear(296, 296), nn.SiLU(), nn.Linear(296, 1))
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,6 +138,7 @@ def case(name: str) -> Case:
 
 _CASES: dict[str, Callable[[], Case]] = {
     "mixture": lambda: _alone("mixture on a plane, 4,096 chains", (4096, 2), 200, 0.15, Mixture),
+    "mixture-64": lambda: _alone("mixture on a plane, 64 chains", (64, 2), 500, 0.15, Mixture),
     "gaussian-64": lambda: _alone("correlated Gaussian in 100-D, 64 chains", (64, 100), 500, 0.2, Gaussian),
     "gaussian-1024": lambda: _alone("correlated Gaussian in 100-D, 1,024 chains", (1024, 100), 200, 0.2, Gaussian),
     "convolutions": lambda: _alone("3 convolutions, 16 pictures 3 x 32 x 32", (16, 3, 32, 32), 60, 0.1, Convolutions),

@@ -1,0 +1,1 @@
+"""The energies, the libraries and the samplers that the benchmarks compare."""
