@@ -1,9 +1,9 @@
 """Who takes part in the comparisons of speed, each as a function of the number of steps that returns the points at the end.
 
 Everybody gets the same points to start at, the same step and the same energies, whose weights take no gradient. "Compiled" says how the
-energy runs: the loop by hand and the two libraries are given `torch.compile(formula)`, which is the fast path that they document, and ours
-is `compiled(energy)`, which `sample(compile=True)` makes for one call. `torchebm` samples flat points only, so its energy unflattens them;
-it returns the points alone, as `ebmkit` does.
+energy runs: the loop by hand and the two libraries are given `torch.compile(formula)`, since they compile nothing themselves, and ours is
+`compiled(energy)`, which `sample(compile=True)` makes for one call. The HMC of `torchebm` fails on points of several axes, so its energies
+get flat ones and unflatten them. All return the points at the end alone.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from composable_energy_mcmc import HMC, Langevin
 from ebm import samplers as of_ebmkit
-from peers.energies import Case
 from torch import Tensor
 from torchebm.core import BaseModel
 from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics
 
 import composable_energy as ce
 from composable_energy.sampling import compiled
+from peers.energies import Case
 
 __all__ = ["BARE", "LEAPFROGS", "OURS", "hmc", "langevin"]
 

@@ -142,5 +142,5 @@ _CASES: dict[str, Callable[[], Case]] = {
     "gaussian-64": lambda: _alone("correlated Gaussian in 100-D, 64 chains", (64, 100), 500, 0.2, Gaussian),
     "gaussian-1024": lambda: _alone("correlated Gaussian in 100-D, 1,024 chains", (1024, 100), 200, 0.2, Gaussian),
     "convolutions": lambda: _alone("3 convolutions, 16 pictures 3 x 32 x 32", (16, 3, 32, 32), 60, 0.1, Convolutions),
-    "composed": lambda: _composed("`(A | B) & C & ~D`, perceptrons, 64 latents in 64-D"),
+    "composed": lambda: _composed("4 perceptrons under or, and, not; 64 latents in 64-D"),
 }

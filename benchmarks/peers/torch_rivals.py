@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from ebm.samplers import HMC, NUTS, AdaptiveMALA
-from peers.effective import least_effective
 from torch import Tensor
 from torchebm.core import BaseModel
 from torchebm.samplers import HamiltonianMonteCarlo
+
+from peers.effective import least_effective
 
 __all__ = ["rivals"]
 
@@ -79,9 +80,9 @@ def _best(
     seed: int,
 ) -> dict[str, Any]:
     torch.manual_seed(seed)
-    settled = make(min(steps), max(leapfrogs))(plain, start, 100)[-1]
+    settled, tried = make(min(steps), max(leapfrogs))(plain, start, 100)[-1], min(draws, max(200, draws // 4))
     found = {
-        (step, count): _followed(make(step, count), fast, plain, settled, 200)["effective_samples_per_second"]
+        (step, count): _followed(make(step, count), fast, plain, settled, tried)["effective_samples_per_second"]
         for step, count in itertools.product(steps, leapfrogs)
     }
     step, count = max(found, key=lambda key: found[key])
