@@ -11,7 +11,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling import Noise, State
+from composable_energy.sampling import Noise, State, has_rows
 from composable_energy_mcmc.hamiltonian import HMC, van_der_corput
 from composable_energy_mcmc.options import at_least
 from composable_energy_mcmc.path import Base, chosen, follow, resampled, state_at
@@ -20,8 +20,8 @@ from composable_energy_mcmc.tuning import attempt
 __all__ = ["Ladder", "between", "check_base", "climbed", "fitted"]
 
 _SETTLING = 40  # steps of the pilots before their spread is trusted
-_WIDEST = 10.0  # times the spread of the pilots, where a first search for other modes begins
-_WIDER = 1.3  # a base that is narrower than the density misses its tails, a wider one costs a few levels
+_WIDEST = 10.0, 5.0  # times the spread of the pilots, where a first search for other modes begins
+_WIDER = 1.3, 1.5  # a base that is narrower than the density misses its tails, a wider one costs a few levels
 _KEPT = 0.9  # share of the pilots' weights that survives from one level to the next
 _MOVES = 3  # of the pilots at each level, as their step size is found meanwhile
 _GAIN = 0.5
@@ -74,8 +74,7 @@ def fitted(energy: Energy, x: Tensor, noise: Noise, leapfrogs: int) -> Base:
     """Returns a Gaussian somewhat wider than a density.
 
     Pilot chains settle where they begin, perhaps all of them in one mode. A base that is several times as wide as they are then gives
-    points that climb to the density, and find other modes; the result has their mean and spread. In many dimensions the first base is
-    less wide, as the number of levels would grow with the root of the dimension.
+    points that climb to the density, and find other modes; the result has their mean and somewhat more than their spread.
 
     Args:
         energy: The energy.
@@ -88,15 +87,16 @@ def fitted(energy: Energy, x: Tensor, noise: Noise, leapfrogs: int) -> Base:
     state = sampler.init(energy, x, local)
     for step in range(1, _SETTLING + 1):
         state, _ = attempt(sampler, energy, state, local.at(1000 + step))
-    widest = min(_WIDEST, math.exp(5 / math.sqrt(max(1, x[0].numel()) / 2)))
-    *_, points = climbed(energy, _around(state.x, widest), x, noise.child("first"), leapfrogs, 0.8, _KEPT)
-    return _around(points, _WIDER)
+    *_, points = climbed(energy, _around(state.x, *_WIDEST), x, noise.child("first"), leapfrogs, 0.8, _KEPT)
+    return _around(points, *_WIDER)
 
 
 def climbed(
     energy: Energy, base: Base, like: Tensor, noise: Noise, leapfrogs: int, acceptance: float, kept: float
 ) -> tuple[list[float], list[float], Tensor]:
-    """Finds levels and step sizes by points that climb from the base to the density, and are resampled at each level.
+    """Finds levels and step sizes by points that climb from the base to the density.
+
+    They are resampled at each level, but for points with conditions of their own.
 
     Args:
         energy: The energy.
@@ -115,7 +115,7 @@ def climbed(
     """
     state = state_at(energy, base.points(noise.normal(like)))
     length, number = 0.5 * max(1, like[0].numel()) ** -0.25, 0
-    levels, lengths = [0.0], [length]
+    levels, lengths, together = [0.0], [length], not has_rows(energy)
     while levels[-1] < 1:
         gaps = (base.energy(state.x).double() - state.energy.double()).nan_to_num_(-torch.inf, posinf=torch.inf, neginf=-torch.inf)
         if gaps.max() == -torch.inf or len(levels) > _MOST_LEVELS:
@@ -125,8 +125,9 @@ def climbed(
                 "`scale` of one that lies nearer, or check that the energy has a lower bound."
             )
         level = _next(levels[-1], gaps, kept)
-        rows = resampled((level - levels[-1]) * gaps, noise.at(len(levels)).uniform(state.x, stream=2)[0])
-        state = State(state.x[rows], state.energy[rows], state.grad[rows])
+        if together:
+            rows = resampled((level - levels[-1]) * gaps, noise.at(len(levels)).uniform(state.x, stream=2)[0])
+            state = State(state.x[rows], state.energy[rows], state.grad[rows])
         for _ in range(_MOVES):
             number += 1
             state, rate = _moved(energy, base, state, level, length, noise.child("moves").at(number), leapfrogs)
@@ -166,11 +167,12 @@ def _next(level: float, gaps: Tensor, kept: float) -> float:
     return min(1.0, level + max(low, 1e-6))
 
 
-def _around(points: Tensor, wider: float) -> Base:
+def _around(points: Tensor, wider: float, length: float) -> Base:
+    """A Gaussian so much wider than points, or less in many dimensions, where the number of levels would grow with their root."""
     rows = points.reshape(len(points), -1).double()
-    spread = rows.std(0)
-    spread = torch.where(spread > 0, spread, 1.0)
-    return Base(rows.mean(0).view(points.shape[1:]).to(points), (wider * spread).view(points.shape[1:]).to(points))
+    mean, spread = rows.mean(0), rows.std(0)
+    spread = torch.where(spread > 0, spread, 1.0) * min(wider, math.exp(length / math.sqrt(len(mean) / 2)))
+    return Base(mean.view(points.shape[1:]).to(points), spread.view(points.shape[1:]).to(points))
 
 
 def _short(values: Tensor) -> str:

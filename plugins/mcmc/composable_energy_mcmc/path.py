@@ -10,7 +10,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import ShapeError
 from composable_energy.sampling import State, energy_and_gradient
-from composable_energy_mcmc.metropolis import sum_of_each
+from composable_energy_mcmc.metropolis import check_precision, sum_of_each
 
 __all__ = ["Base", "chosen", "follow", "resampled", "state_at"]
 
@@ -61,9 +61,15 @@ class Base:
 
 
 def state_at(energy: Energy, x: Tensor) -> State:
-    """Returns points with the energies and gradients of $E$; where the energy is infinite nothing pulls."""
+    """Returns points with the energies and gradients of $E$; where the energy is infinite nothing pulls.
+
+    Raises:
+        DtypeError: Points or energies are too coarse to accept by.
+    """
     energies, grad = energy_and_gradient(energy, x)
-    return State(x, energies, torch.where(_wide(energies == torch.inf, x), 0.0, grad))
+    state = State(x, energies, torch.where(_wide(energies == torch.inf, x), 0.0, grad))
+    check_precision(state)
+    return state
 
 
 def follow(
@@ -86,7 +92,7 @@ def follow(
     Returns:
         The next points with their $E$ and $\nabla E$, and the probability with which each proposal was accepted, with shape $(N,)$.
     """
-    b, units = _wide(levels, state.x).to(state.x), (_wide(step_sizes, state.x) * base.scale).to(state.x)
+    b, units = _wide(levels, state.x), _wide(step_sizes, state.x) * base.scale
 
     def kick(here: State) -> Tensor:
         return ((1 - b) * base.gradient(here.x) + b * here.grad).mul_(units)

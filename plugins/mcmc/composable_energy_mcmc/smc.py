@@ -15,7 +15,7 @@ from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.sampling import Info, Noise, Sampler, State, has_rows
 from composable_energy_mcmc.hamiltonian import van_der_corput
 from composable_energy_mcmc.ladder import Ladder, between, check_base, climbed, fitted
-from composable_energy_mcmc.metropolis import CLAMP
+from composable_energy_mcmc.metropolis import REFUSED
 from composable_energy_mcmc.options import fraction, whole
 from composable_energy_mcmc.path import Base, follow, resampled, state_at
 
@@ -51,8 +51,8 @@ class SMC(Sampler):
     $Z = \int e^{-E}$ is known. The error is that of the weights of families, the chains that have come from one draw of $E_0$ (Lee &
     Whiteley, 2018): they are independent but for resampling, which is even enough to be left out. It goes with $1 / \sqrt{B}$.
 
-    Chains meet, so draws depend on how many there are, and all must have the same conditions. Levels and step sizes are tuned on pilot
-    chains of their own, as for `Tempering`.
+    Chains meet, so draws depend on how many there are, all must have the same conditions, and none can start again alone; those that
+    diverge are left out of the weights. Levels and step sizes are tuned on pilot chains of their own, as for `Tempering`.
 
     Args:
         levels: $J$; None takes as many as keep `kept` of the weights at each.
@@ -77,7 +77,7 @@ class SMC(Sampler):
     acceptance: float = 0.8
     ladder: Ladder | None = None
 
-    refused: ClassVar[Mapping[str, str]] = {"clamp": CLAMP}
+    refused: ClassVar[Mapping[str, str]] = REFUSED
 
     def __post_init__(self) -> None:
         if self.levels is not None:
@@ -124,7 +124,7 @@ class SMC(Sampler):
         b, length = ladder.levels[place], ladder.step_sizes[place]
         log_weight = state.log_weight + (b - before) * (base.energy(state.x).double() - state.energy.double())
         points, rates = state, []
-        same = torch.ones_like(state.energy, dtype=torch.promote_types(state.energy.dtype, torch.float32))
+        same = torch.ones_like(state.energy)
         for move in range(self.moves):
             number = (noise.step - 1) * self.moves + move + 1
             own = noise.at(number)
@@ -142,7 +142,7 @@ class SMC(Sampler):
         ess = 1 / weight.square().sum().item()
         eves, family = state.eve.unique(return_inverse=True)
         families = weight.new_zeros(len(eves)).index_add_(0, family, weight)
-        variance = (families.square().sum().item() * count - 1) / max(1, count - 1)
+        variance = (families.square().sum().item() * count - 1) / (count - 1) if count > 1 else math.inf
         told = {"ess": ess, "log_z": log_z, "log_z_se": math.sqrt(max(variance, 0.0))}
         arriving = noise.step == len(self._ladder.levels) - 1
         if not arriving and ess >= count / 2:

@@ -16,7 +16,7 @@ from composable_energy.errors import OptionError
 from composable_energy.sampling import Info, Noise, Sampler, State, repeated
 from composable_energy_mcmc.hamiltonian import van_der_corput
 from composable_energy_mcmc.ladder import Ladder, between, check_base, climbed, fitted
-from composable_energy_mcmc.metropolis import CLAMP
+from composable_energy_mcmc.metropolis import REFUSED
 from composable_energy_mcmc.options import fraction, whole
 from composable_energy_mcmc.path import Base, follow, state_at
 
@@ -76,7 +76,7 @@ class Tempering(Sampler):
     ladder: Ladder | None = None
 
     default_steps: ClassVar[int] = 300
-    refused: ClassVar[Mapping[str, str]] = {"clamp": CLAMP}
+    refused: ClassVar[Mapping[str, str]] = REFUSED
 
     def __post_init__(self) -> None:
         if self.levels is not None:
@@ -110,7 +110,7 @@ class Tempering(Sampler):
     def step(self, energy: Energy, state: Replicas, noise: Noise) -> tuple[Replicas, Info]:
         ladder = self._ladder
         base = ladder.base.to(state.x)
-        b = torch.tensor(ladder.levels, dtype=torch.promote_types(state.energy.dtype, torch.float32), device=state.x.device)
+        b = torch.tensor(ladder.levels, dtype=state.energy.dtype, device=state.x.device)
         moved, rates = self._moved(energy, ladder, base, b, state, noise)
         moved, swaps = _traded(moved, base, b, noise)
         broken = (moved.energies.isnan() | (moved.energies == -torch.inf)).any(1)

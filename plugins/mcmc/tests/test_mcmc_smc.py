@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Exponential, MultivariateNormal, Normal
 
 import composable_energy as ce
-from composable_energy.errors import ExpressionError, OptionError, SamplingDiverged
+from composable_energy.errors import DtypeError, ExpressionError, OptionError, SamplingDiverged
 from composable_energy.sampling import Noise
 from composable_energy.testing import Gaussian
 
@@ -137,7 +137,9 @@ def test_a_broken_energy_is_told_and_the_others_go_on():
     sampler = SMC(leapfrogs=3, mean=0.0, scale=1.5)
     with pytest.raises(SamplingDiverged):
         broken.sample((1000, 2), sampler=sampler, seed=0, dtype=F64)
-    for policy, fewest, most in (("drop", 900, 999), ("restart", 1000, 1000), ("keep", 1000, 1000)):
+    with pytest.raises(OptionError, match="none can start again alone"):
+        broken.sample((1000, 2), sampler=sampler, seed=0, dtype=F64, on_divergence="restart")
+    for policy, fewest, most in (("drop", 900, 999), ("keep", 1000, 1000)):
         x, trace = broken.sample((1000, 2), sampler=sampler, seed=0, dtype=F64, on_divergence=policy, trace=True)
         assert fewest <= len(x) <= most and trace.diverged.any()
         inside = ~trace.diverged[trace.kept] if policy == "keep" else slice(None)
@@ -160,12 +162,18 @@ def test_chains_with_conditions_of_their_own_are_refused():
 
 
 @pytest.mark.parametrize("shape", [(9,), (9, 1), (9, 2, 4, 4)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_points_of_any_shape_and_dtype(shape, dtype):
     energy = ce.as_energy(lambda x: x.square().reshape(len(x), -1).sum(1) / 2)
     x, trace = energy.sample(shape, sampler=SMC(leapfrogs=2), seed=0, dtype=dtype, trace=True)
     assert x.shape == shape and x.dtype == dtype and x.isfinite().all()
     assert abs(trace.scalars["log_z"][-1] - x[0].numel() * math.log(2 * math.pi) / 2) < 5 * trace.scalars["log_z_se"][-1] + 0.5
+
+
+def test_half_precision_is_refused():
+    for sampler in (SMC(mean=0.0, scale=1.0), "smc"):
+        with pytest.raises(DtypeError, match=r"dtype=torch\.float32"):
+            Gaussian(torch.zeros(2, dtype=torch.bfloat16)).sample(4, sampler=sampler, seed=0)
 
 
 def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():
@@ -178,6 +186,8 @@ def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():
     _, again = energy.sample((10, 2), sampler=trace.sampler, seed=0, trace=True)
     assert again.sampler.ladder is trace.sampler.ladder and sum(calls) == 10 * (1 + 2 * 8)
     assert trace.scalars["b"][-4:] == [1.0] * 4
+    _, alone = energy.sample((1, 2), sampler=trace.sampler, seed=0, trace=True)
+    assert alone.scalars["log_z_se"][-1] == math.inf  # one chain says nothing of its error
     with pytest.raises(OptionError, match="takes 8 steps: 9 were asked for"):
         energy.sample((10, 2), sampler=trace.sampler, steps=9)
     for options in ({"levels": 0}, {"kept": 1.0}, {"moves": 0}, {"mean": 0.0}):
