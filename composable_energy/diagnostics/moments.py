@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["RunningMoments"]
 
+_TOGETHER, _STEPS = 65_536, 32  # numbers and steps that wait for each other, so that a small energy does not wait for many small operations
 _TENSORS = ("_mean", "_square", "_energy_mean", "_energy_square", "_counts", "_ids")
 
 
 class RunningMoments:
     r"""Mean and variance of all points that chains pass, without keeping any: a `callback` of `sample`.
 
-    With $n$ points behind it, of mean $\mu$ and sum of squares $S$ about that, a step of $b$ chains with $y_i = x_i - \mu$ makes them
+    With $n$ points behind it, of mean $\mu$ and sum of squares $S$ about that, $b$ more with $y_i = x_i - \mu$ make them
     $\mu + \sum_i y_i / (n + b)$ and $S + \sum_i y_i^2 - (\sum_i y_i)^2 / (n + b)$, exactly (Welford, 1962; Chan et al., 1979). In float64
-    (float32 on devices without it), on the device of the points, and without waiting for that.
+    (float32 on devices without it), on the device of the points, some steps at a time, and without waiting for the device.
 
     Chains that are dropped or stopped count until then. A call that goes on from another takes the same object.
 
@@ -54,23 +55,26 @@ class RunningMoments:
         self.chains = chains
         self.count = 0
         self.event: tuple[int, ...] | None = None
+        self._waiting: list[State] = []
+        self._rows: slice | Tensor = slice(None)
         self._mean = self._square = self._energy_mean = self._energy_square = self._counts = self._ids = torch.empty(0)
 
     def __call__(self, step: int, state: State, info: Info) -> None:
         """Counts the points of a step."""
         if step <= self.burn_in or (step - self.burn_in) % self.every or not len(state.x):
             return
-        x = state.x.reshape(len(state.x), -1)
+        if self._waiting and len(self._waiting[0].x) != len(state.x):
+            self._settle()
         if self.event is None:
-            self._begin(state, x)
+            self._begin(state)
         elif self.event != tuple(state.x.shape[1:]):
             raise ShapeError(f"These are the moments of points of shape {self.event}, got {tuple(state.x.shape[1:])}; make new ones.")
-        self.count += len(x)
-        _add(self._energy_mean, self._energy_square, state.energy, self.count)
-        if self.chains:
-            self._add_to_each(x, info)
-        else:
-            _add(self._mean, self._square, x, self.count)
+        if not self._waiting:
+            self._rows = self._places(len(state.x), info)
+        self.count += len(state.x)
+        self._waiting.append(state)
+        if len(self._waiting) >= min(_STEPS, max(1, _TOGETHER // state.x.numel())):
+            self._settle()
 
     # What came out --------------------------------------------------------------------------------------------------------------------
 
@@ -129,6 +133,8 @@ class RunningMoments:
         """
         if self.chains != other.chains:
             raise OptionError("One of these has the moments of each chain, the other has not: give both the same `chains`.")
+        self._settle()
+        other._settle()
         if other.event is None or self.event is None:
             return _copy(self if other.event is None else other)
         if self.event != other.event:
@@ -149,11 +155,13 @@ class RunningMoments:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what `load_state_dict` takes, and `torch.save` writes."""
+        self._settle()
         plain = {name: getattr(self, name) for name in ("burn_in", "every", "chains", "count", "event")}
         return {**plain, **{name: getattr(self, name).clone() for name in _TENSORS}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what `state_dict` returned."""
+        self._waiting = []
         for name in ("burn_in", "every", "chains", "count", "event"):
             setattr(self, name, state[name])
         for name in _TENSORS:
@@ -164,34 +172,49 @@ class RunningMoments:
 
     # Inside ---------------------------------------------------------------------------------------------------------------------------
 
-    def _begin(self, state: State, x: Tensor) -> None:
-        dtype = torch.float32 if x.device.type == "mps" else torch.float64
+    def _begin(self, state: State) -> None:
+        dtype = torch.float32 if state.x.device.type == "mps" else torch.float64
+        first = state.x.reshape(len(state.x), -1).to(dtype, copy=True)  # sums about points lose no digits
         self.event = tuple(state.x.shape[1:])
-        self._mean = x.to(dtype, copy=True) if self.chains else x[0].to(dtype, copy=True)  # sums about it lose no digits
+        self._mean = first if self.chains else first[0].clone()
         self._square = torch.zeros_like(self._mean)
         self._energy_mean = state.energy[0].to(dtype, copy=True)
         self._energy_square = torch.zeros_like(self._energy_mean)
 
-    def _add_to_each(self, x: Tensor, info: Info) -> None:
+    def _places(self, chains: int, info: Info) -> slice | Tensor:
+        """The rows of the chains that go on, among those of all chains."""
+        if not self.chains:
+            return slice(None)
         if not len(self._counts):
-            self._counts = self._mean.new_zeros((len(x), 1))
-            self._ids = torch.arange(len(x)) if info.chains is None else torch.tensor(info.chains)
-        if len(x) == len(self._counts):  # all of them, at all steps
-            self._counts += 1
-            steps = self.count // len(x)
-            y = x.to(self._mean.dtype, copy=True).sub_(self._mean)
-            self._mean.add_(y, alpha=1 / steps)
-            self._square.addcmul_(y, y, value=1 - 1 / steps)
-            return
+            self._counts = self._mean.new_zeros((chains, 1))
+            self._ids = torch.arange(chains) if info.chains is None else torch.tensor(info.chains)
+        if chains == len(self._counts):
+            return slice(None)
         if info.chains is None:
-            raise OptionError(f"There were {len(self._counts)} chains, now there are {len(x)}: a new run takes new RunningMoments.")
-        rows = torch.searchsorted(self._ids, torch.tensor(info.chains)).to(x.device)
-        self._counts[rows] += 1
-        y = x - self._mean[rows]
-        self._mean[rows] += y / self._counts[rows]
-        self._square[rows] += y.mul_(x - self._mean[rows])
+            raise OptionError(f"There were {len(self._counts)} chains, now there are {chains}: a new run takes new RunningMoments.")
+        return torch.searchsorted(self._ids, torch.tensor(info.chains)).to(self._mean.device)
+
+    def _settle(self) -> None:
+        """Counts the points that wait."""
+        if not self._waiting:
+            return
+        states, self._waiting = self._waiting, []
+        steps, chains = len(states), len(states[0].x)
+        x = torch.stack([state.x.reshape(-1) for state in states])
+        energies = torch.stack([state.energy for state in states]).reshape(-1).to(self._mean.dtype, copy=True)
+        _add(self._energy_mean, self._energy_square, *_sums(energies, self._energy_mean), self.count)
+        if not self.chains:
+            sums = _sums(x.to(self._mean.dtype, copy=True), self._mean.repeat(chains))
+            first, second = (some.view(chains, -1).sum(0) for some in sums)
+            _add(self._mean, self._square, first, second, self.count)
+            return
+        counts, mean, square = (some[self._rows] for some in (self._counts, self._mean, self._square))
+        counts = counts + steps
+        _add(mean, square, *_sums(x.view(steps, chains, -1).to(mean.dtype, copy=True), mean), counts)
+        self._counts[self._rows], self._mean[self._rows], self._square[self._rows] = counts, mean, square
 
     def _event(self) -> tuple[int, ...]:
+        self._settle()
         if self.event is None:
             raise OptionError(f"No point was counted yet: take more than burn_in={self.burn_in} steps, with this as the `callback`.")
         return self.event
@@ -211,12 +234,17 @@ class RunningMoments:
         return self._mean[whole], self._square[whole] / (self._counts[whole] - 1)
 
 
-def _add(mean: Tensor, square: Tensor, x: Tensor, total: int) -> None:
-    """Brings a mean and a sum of squares about it up to date, in place, by numbers with shape $(B, *)$ that make it `total`."""
-    y = x.to(mean.dtype, copy=True).sub_(mean)
-    shift = y.sum(0)
-    mean.add_(shift, alpha=1 / total)
-    square.add_(y.square_().sum(0)).addcmul_(shift, shift, value=-1 / total)
+def _sums(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the sums of differences from a mean, and of their squares, over the first axis; in place."""
+    y = x.sub_(mean)
+    return y.sum(0), y.square_().sum(0)
+
+
+def _add(mean: Tensor, square: Tensor, first: Tensor, second: Tensor, total: int | Tensor) -> None:
+    """Brings a mean and a sum of squares about it up to date by such sums of more numbers, which make it `total`; in place."""
+    change = first / total
+    mean.add_(change)
+    square.add_(second).sub_(change.mul_(first))
 
 
 def _copy(moments: RunningMoments) -> RunningMoments:
