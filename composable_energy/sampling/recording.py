@@ -122,4 +122,4 @@ def gathered(record: Trace, ranks: Ranks) -> Trace:
 
 def _stacked(before: Tensor | None, steps: Sequence[Tensor]) -> Tensor | None:
     parts = ([] if before is None else [before]) + ([torch.stack(list(steps))] if steps else [])
-    return torch.cat(parts) if parts else None
+    return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else None
