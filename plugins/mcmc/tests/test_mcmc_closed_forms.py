@@ -6,15 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Langevin, Underdamped
-from composable_energy_mcmc.hamiltonian import leapfrog, propose, van_der_corput
+from composable_energy_mcmc.hamiltonian import leapfrog
 from composable_energy_mcmc.metric import Metric
-from composable_energy_mcmc.metropolis import choose, sum_of_each
-from scipy import stats
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import composable_energy as ce
-from composable_energy.sampling import Info, Noise, State, energy_and_gradient
+from benchmarks import closed_forms
+from benchmarks.closed_forms import Effort, effective, measure
+from composable_energy.sampling import Info, Noise, sample
+from composable_energy.testing.invariance import stays_exact
 
 F64 = torch.float64
 
@@ -92,95 +93,6 @@ def test_a_flat_density_ends_at_its_borders(slope, sampler):
     assert (x.var() - variance).abs() < 4 * (x - mean).square().std() / math.sqrt(n)
 
 
-class Banana(ce.Energy):
-    r"""$x_1 \sim N(0, 1)$, $x_2 \mid x_1 \sim N(x_1^2, 1/4)$: gradients at the end of a trajectory are large."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, 0].square() / 2 + 2 * (x[:, 1] - x[:, 0].square()).square()
-
-    def exact(self, n: int) -> Tensor:
-        first, second = Noise(123, range(n)).normal(torch.zeros(n, 2, dtype=F64)).T
-        return torch.stack([first, first.square() + second / 2], 1)
-
-
-class WithoutRatio(MALA):
-    """Accepts as if the proposal were symmetric."""
-
-    def step(self, energy, state, noise):
-        x = state.x - self.step_size / 2 * state.grad + math.sqrt(self.step_size) * noise.normal(state.x)
-        proposal = State(x, *energy_and_gradient(energy, x))
-        return choose(state, proposal, state.energy - proposal.energy, noise, 1)
-
-
-class LongLastKick(HMC):
-    """The last half kick of the momentum is a whole one."""
-
-    def step(self, energy, state, noise):
-        momentum = noise.normal(state.x)
-        before = state.energy + sum_of_each(momentum.square()) / 2
-        proposal, momentum, _ = leapfrog(energy, state, momentum, self.step_size, self.leapfrogs)
-        momentum = momentum - self.step_size / 2 * proposal.grad
-        return choose(state, proposal, before - proposal.energy - sum_of_each(momentum.square()) / 2, noise, 1)
-
-
-class PotentialOnly(HMC):
-    """Forgets the momentum when it accepts."""
-
-    def step(self, energy, state, noise):
-        proposal, _, _ = leapfrog(energy, state, noise.normal(state.x), self.step_size, self.leapfrogs)
-        return choose(state, proposal, state.energy - proposal.energy, noise, 1)
-
-
-class OneCoin(HMC):
-    """All chains accept by the same number."""
-
-    def step(self, energy, state, noise):
-        momentum = noise.normal(state.x)
-        before = state.energy + sum_of_each(momentum.square()) / 2
-        proposal, momentum, _ = leapfrog(energy, state, momentum, self.step_size, self.leapfrogs)
-        log_ratio = before - proposal.energy - sum_of_each(momentum.square()) / 2
-        accepted = log_ratio > noise.uniform(state.x, 1)[0].log()
-        return State(
-            *(
-                torch.where(accepted.view(-1, *[1] * (new.ndim - 1)), new, old)
-                for new, old in zip(*map(astuple, (proposal, state)), strict=True)
-            )
-        ), None
-
-
-class MomentumOfPoints(ChEES):
-    """Draws the momentum in the units of the points, and weighs it in those of the metric."""
-
-    def propose(self, energy, state, noise):
-        count = math.ceil(van_der_corput(noise.step) * self.trajectory / self.step_size)
-        momentum = self.metric.forth(noise.normal(state.x))
-        return *propose(energy, state, momentum, self.step_size, count, self.metric), count
-
-
-def astuple(state: State) -> tuple[Tensor, Tensor, Tensor]:
-    return state.x, state.energy, state.grad
-
-
-def worst_of_invariance(sampler) -> tuple[float, float]:
-    """The largest z of five moments and the smallest p after 20 steps from exact draws: no burn-in, and independent chains."""
-    n, energy = 20_000, Banana()
-    noise = Noise(5, range(n))
-    with torch.no_grad():
-        state = sampler.init(energy, energy.exact(n), noise)
-        for step in range(1, 21):
-            state, _ = sampler.step(energy, state, noise.at(step))
-    first, second = state.x[:, 0], (state.x[:, 1] - state.x[:, 0].square()) * 2
-    scores = [
-        first.mean(),
-        second.mean(),
-        (first * second).mean(),
-        (first.square().mean() - 1) / 2**0.5,
-        (second.square().mean() - 1) / 2**0.5,
-    ]
-    p = min(stats.kstest(values.numpy(), "norm").pvalue for values in (first, second))
-    return max(abs(float(score)) for score in scores) * math.sqrt(n), p
-
-
 STRETCHED = Metric(torch.tensor([0.8, 1.5], dtype=F64))
 SLANTED = Metric(torch.tensor([[1.0, 0.0], [0.7, 1.2]], dtype=F64), torch.Size([2]))
 EXACT = [
@@ -190,22 +102,28 @@ EXACT = [
 
 
 @pytest.mark.parametrize("sampler", EXACT, ids=repr)
-def test_exact_draws_stay_exact(sampler):
-    worst, p = worst_of_invariance(sampler)
-    assert worst < 4.5 and p > 1e-5
+def test_exact_draws_of_a_banana_stay_exact(sampler):
+    stays_exact(sample, sampler=sampler, seed=5)
 
 
-@pytest.mark.parametrize(
-    "sampler",
-    [
-        *(WithoutRatio(0.1), LongLastKick(0.15, leapfrogs=8), PotentialOnly(0.15, leapfrogs=8), OneCoin(0.15, leapfrogs=8)),
-        MomentumOfPoints(0.15, 1.2, STRETCHED),
-    ],
-    ids=lambda sampler: type(sampler).__name__,
-)
-def test_the_test_of_invariance_finds_planted_faults(sampler):
-    worst, p = worst_of_invariance(sampler)
-    assert worst > 4.5 or p < 1e-5
+@pytest.mark.parametrize("sampler", [MALA(0.3), HMC(0.3, 6), ChEES(0.3, 1.5)], ids=["mala", "hmc", "chees"])
+@pytest.mark.parametrize("name", ["product", "mixture"])
+def test_exact_draws_of_an_expression_stay_exact(name, sampler):
+    """Of A & B, which is a Gaussian, and of A | B, half of each; by what 20 steps change."""
+    n, parts = 20_000, [A.distribution, B.distribution]
+    z = Noise(7, range(n)).normal(torch.zeros(n, 2, dtype=F64))
+    if name == "product":
+        precision = parts[0].precision_matrix + parts[1].precision_matrix
+        covariance = torch.linalg.inv(precision)
+        mean = covariance @ sum(part.precision_matrix @ part.mean for part in parts)
+        energy, x = A & B, mean + z @ torch.linalg.cholesky(covariance).T
+    else:
+        drawn = [part.mean + z @ part.scale_tril.T for part in parts]
+        energy, x = A | B, torch.where((torch.arange(n) % 2 > 0)[:, None], drawn[0], drawn[1])
+    after = energy.sample((n, 2), sampler=sampler, steps=20, seed=1, init=x)
+    before, after = (torch.cat([some, some.square(), some[:, :1] * some[:, 1:]], 1) for some in (x, after))
+    change = after - before
+    assert (change.std(0) > 0.1).all() and (change.mean(0).abs() < 4.5 * change.std(0) / math.sqrt(n)).all()
 
 
 @pytest.mark.parametrize(("step_size", "temperature", "variance"), [(0.2, 1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 0.5, 2.0)])
@@ -239,15 +157,6 @@ def test_underdamped_is_biased_as_derived(step_size, friction, temperature, vari
     assert max(z_of_underdamped(Underdamped(step_size, friction, temperature), variance)) < 4
 
 
-class NoiseOfEuler(Underdamped):
-    """The noise is that of a step so small that friction takes nothing of it, 2 gamma h for 1 - c^2."""
-
-    def step(self, energy, state, noise):
-        slowed = self.friction * self.step_size
-        hotter = Underdamped(self.step_size, self.friction, self.temperature * 2 * slowed / (1 - math.exp(-2 * slowed)))
-        return hotter.step(energy, state, noise)
-
-
 class FrictionLast(Underdamped):
     """The friction comes after the second kick, where the points are biased."""
 
@@ -266,7 +175,7 @@ class StaleGradient(Underdamped):
         return replace(after, momentum=after.momentum + self.step_size / 2 * (after.grad - state.grad)), info
 
 
-@pytest.mark.parametrize("fault", [NoiseOfEuler, FrictionLast, StaleGradient])
+@pytest.mark.parametrize("fault", [FrictionLast, StaleGradient])
 def test_the_law_of_underdamped_finds_planted_faults(fault):
     assert max(z_of_underdamped(fault(0.5), 1.0)) > 4.5
 
@@ -280,36 +189,6 @@ def test_underdamped_with_small_steps_has_the_moments_of_the_integral(name):
     assert ((x.mean(0) - mean).abs() < 4 * (covariance.diagonal() / n).sqrt()).all()
     products = (x - mean)[:, :, None] * (x - mean)[:, None, :]
     assert ((products.mean(0) - covariance).abs() < 4 * products.std(0) / math.sqrt(n)).all()
-
-
-@pytest.mark.parametrize("metric", [Metric(), STRETCHED, SLANTED], ids=repr)
-def test_leapfrog_is_reversible_of_second_order_and_keeps_volumes(metric):
-    energy, n = Banana(), 500
-    x = energy.exact(n)
-    momentum = Noise(1, range(n)).normal(x)
-
-    def follow(x, momentum, step_size, steps):
-        state, momentum, _ = leapfrog(energy, State(x, *energy_and_gradient(energy, x)), momentum, step_size, steps, metric)
-        return state.x, momentum
-
-    there = follow(x, momentum, 0.1, 20)
-    back, momentum_back = follow(there[0], -there[1], 0.1, 20)
-    torch.testing.assert_close(back, x, rtol=0, atol=1e-11)
-    torch.testing.assert_close(momentum_back, -momentum, rtol=0, atol=1e-11)
-
-    def error(step_size):
-        end, p = follow(x, momentum, step_size, round(1.6 / step_size))
-        return (energy(end) + sum_of_each(p.square()) / 2 - energy(x) - sum_of_each(momentum.square()) / 2).abs().median()
-
-    assert abs(math.log2(error(0.05) / error(0.025)) - 2) < 0.15
-
-    def flat(point):
-        x, p = follow(point[None, :2], point[None, 2:], 0.1, 5)
-        return torch.cat([x[0], p[0]])
-
-    point, h = torch.cat([x[0], momentum[0]]), 1e-6
-    columns = [(flat(point + h * unit) - flat(point - h * unit)) / (2 * h) for unit in torch.eye(4, dtype=F64)]
-    assert abs(torch.linalg.det(torch.stack(columns)) - 1) < 1e-8
 
 
 class NoisyMixture(ce.Energy):
@@ -345,3 +224,47 @@ def test_annealed_without_noise_levels_lowers_the_temperature():
     assert trace.scalars["temperature"][0] == 17 and trace.scalars["temperature"][-1] == 1
     assert (x.mean(0) - torch.tensor([1.0, 0.0])).abs().max() < 0.1
     assert (x.var(0) - 1).abs().max() < 0.1
+
+
+# The benchmark of all of them, in short --------------------------------------------------------------------------------------------------
+
+SHORT = {
+    ("mala", "mixture"): Effort(300, 200, 200, 5),
+    ("mala", "half-line"): Effort(300, 300, 300, 5, {"acceptance": 0.95}),
+    ("hmc", "gaussian, 10"): Effort(64, 150, 200),
+    ("mala", "a | b & ~c"): Effort(400, 100, 60, 3),
+    ("chees", "gaussian, 100"): Effort(64, 30, 50),
+}
+
+
+@pytest.mark.parametrize(("name", "target"), SHORT)
+def test_the_benchmark_of_closed_forms_passes_in_short(name, target):
+    effort = SHORT[name, target]
+    row = measure(ce.get_sampler(name)(**effort.options), closed_forms.TARGETS[target](), effort, seeds=2)
+    assert row["passed"] and row["least_effective"] > 50
+
+
+@pytest.mark.parametrize("which", ["langevin", "underdamped"])
+def test_the_benchmark_of_biases_passes_in_short(which):
+    for name, _, sampler, target, _ in closed_forms.unadjusted():
+        if name == which:
+            assert measure(sampler, target, Effort(100, 60, 100), seeds=2)["passed"]
+
+
+@pytest.mark.parametrize("fault", ["mean", "variance"])
+def test_the_benchmark_fails_for_a_wrong_truth(fault):
+    target, effort = closed_forms.mixture(), Effort(400, 40, 40)
+    wrong = replace(target, **{fault: getattr(target, fault) * 1.1})
+    assert not measure(HMC(0.3, 6), wrong, effort, seeds=1)["passed"]
+    assert measure(HMC(0.3, 6), target, effort, seeds=1)["passed"]
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.5, 0.9])
+def test_effective_sample_sizes_are_those_of_an_autoregression(phi):
+    x = torch.zeros(500, 64, 1, dtype=F64)
+    noise = Noise(0, range(64))
+    for step in range(1, 500):
+        x[step] = phi * x[step - 1] + math.sqrt(1 - phi**2) * noise.at(step).normal(x[0])
+    sizes, variances = effective(x[100:])
+    assert abs(float(sizes) / (400 * 64 * (1 - phi) / (1 + phi)) - 1) < 0.1
+    assert abs(float(variances) - 1) < 0.1

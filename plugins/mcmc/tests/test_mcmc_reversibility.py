@@ -1,0 +1,132 @@
+"""Reversibility: trajectories that run back, steps in balance with their way back, and what a step costs in gradients."""
+
+import math
+
+import pytest
+import torch
+from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
+from composable_energy_mcmc.hamiltonian import leapfrog
+from composable_energy_mcmc.metric import Metric
+from composable_energy_mcmc.metropolis import choose, sum_of_each
+from scipy import stats
+
+import composable_energy as ce
+from composable_energy.sampling import Noise, State, energy_and_gradient
+from composable_energy.testing import Banana
+
+F64 = torch.float64
+METRICS = [
+    Metric(),
+    Metric(torch.tensor([0.8, 1.5], dtype=F64)),
+    Metric(torch.tensor([[1.0, 0.0], [0.7, 1.2]], dtype=F64), torch.Size([2])),
+]
+BANANA = Banana()
+POINTS = BANANA.exact(Noise(123, range(500)))
+MOMENTA = Noise(1, range(500)).normal(POINTS)
+
+
+def follow(x, momentum, step_size, steps, metric):
+    state, momentum, _ = leapfrog(BANANA, State(x, *energy_and_gradient(BANANA, x)), momentum, step_size, steps, metric)
+    return state.x, momentum
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=repr)
+def test_trajectories_run_back(metric):
+    there = follow(POINTS, MOMENTA, 0.1, 20, metric)
+    back, momentum = follow(there[0], -there[1], 0.1, 20, metric)
+    torch.testing.assert_close(back, POINTS, rtol=0, atol=1e-11)
+    torch.testing.assert_close(momentum, -MOMENTA, rtol=0, atol=1e-11)
+    halfway = follow(POINTS, MOMENTA, 0.1, 10, metric)
+    torch.testing.assert_close(follow(*halfway, 0.1, 10, metric), there, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=repr)
+def test_half_the_step_leaves_a_quarter_of_the_error(metric):
+    def error(step_size):
+        end, p = follow(POINTS, MOMENTA, step_size, round(1.6 / step_size), metric)
+        return (BANANA(end) + sum_of_each(p.square()) / 2 - BANANA(POINTS) - sum_of_each(MOMENTA.square()) / 2).abs().median()
+
+    assert abs(math.log2(error(0.05) / error(0.025)) - 2) < 0.15
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=repr)
+def test_trajectories_keep_volumes(metric):
+    def flat(point):
+        x, p = follow(point[None, :2], point[None, 2:], 0.1, 5, metric)
+        return torch.cat([x[0], p[0]])
+
+    point, h = torch.cat([POINTS[0], MOMENTA[0]]), 1e-6
+    columns = [(flat(point + h * unit) - flat(point - h * unit)) / (2 * h) for unit in torch.eye(4, dtype=F64)]
+    assert abs(torch.linalg.det(torch.stack(columns)) - 1) < 1e-8
+
+
+# Balance -----------------------------------------------------------------------------------------------------------
+
+SKEWED = ce.as_energy(lambda x: x[:, 0] ** 4 / 4 - x[:, 0] ** 2 / 2 - x[:, 0] / 2)  # two modes of different depth
+
+
+class NoCorrection(MALA):
+    """Accepts as if the proposal were symmetric."""
+
+    def step(self, energy, state, noise):
+        x = state.x - self.step_size / 2 * state.grad + math.sqrt(self.step_size) * noise.normal(state.x)
+        there = State(x, *energy_and_gradient(energy, x))
+        return choose(state, there, state.energy - there.energy, noise, 1)
+
+
+class Barker(MALA):
+    """Another acceptance, by the ratio r / (1 + r) of the wrong r."""
+
+    def step(self, energy, state, noise):
+        x = state.x + math.sqrt(self.step_size) * noise.normal(state.x)
+        there = State(x, *energy_and_gradient(energy, x))
+        return choose(state, there, (state.energy - there.energy) / 2, noise, 1)
+
+
+def p_of_balance(sampler, step) -> float:
+    """Of as many moves there as back between any two of twelve bins, from exact draws; by chi squared."""
+    n, axis = 100_000, torch.linspace(-4, 4, 200_001, dtype=F64)
+    below = torch.softmax(-SKEWED(axis[:, None]), 0).cumsum(0)
+    place = torch.special.ndtr(Noise(9, range(n)).normal(torch.zeros(n, dtype=F64)))
+    x = axis[torch.searchsorted(below, place).clamp(max=len(axis) - 1)][:, None]
+    noise = Noise(3, range(n), step=step)
+    with torch.no_grad():
+        after, _ = sampler.step(SKEWED, sampler.init(SKEWED, x, noise.at(0)), noise)
+    edges = torch.quantile(x[:10_000, 0], torch.linspace(0, 1, 13, dtype=F64)[1:-1])
+    here, there = torch.bucketize(x[:, 0].contiguous(), edges), torch.bucketize(after.x[:, 0].contiguous(), edges)
+    moves = torch.bincount(12 * here + there, minlength=144).view(12, 12).double()
+    both = moves + moves.T
+    used = (both > 20).triu(1)
+    return float(stats.chi2.sf(float(((moves - moves.T).square() / both)[used].sum()), int(used.sum())))
+
+
+@pytest.mark.parametrize("step", [1, 2, 7])
+@pytest.mark.parametrize("sampler", [MALA(0.3), MALA(1.0), HMC(0.3, 8), HMC(0.6, 4, jitter=False), ChEES(0.4, 2.0)], ids=repr)
+def test_as_many_chains_go_back_as_there(sampler, step):
+    assert p_of_balance(sampler, step) > 1e-5
+
+
+@pytest.mark.parametrize("sampler", [NoCorrection(1.0), Barker(1.0)], ids=lambda sampler: type(sampler).__name__)
+def test_the_balance_finds_wrong_acceptances(sampler):
+    assert p_of_balance(sampler, 1) < 1e-8
+
+
+# Gradients -----------------------------------------------------------------------------------------------------------
+
+
+COUNTED = [Langevin(0.1), MALA(0.3), Underdamped(0.2), HMC(0.3, 7), HMC(0.3, 7, jitter=False), ChEES(0.2, 1.5)]
+
+
+@pytest.mark.parametrize("sampler", COUNTED, ids=repr)
+def test_a_step_takes_one_gradient_and_a_trajectory_one_for_each_leapfrog(sampler):
+    """And one at the start, with a trace, a callback and chunks as well; no energy is evaluated beside it."""
+    sizes = []
+    energy = ce.as_energy(lambda x: sizes.append(len(x)) or x.square().sum(1) / 2)
+    _, trace = energy.sample((6, 2), sampler=sampler, steps=32, seed=0, trace=1, callback=lambda *_: None)
+    leapfrogs = trace.scalars.get("leapfrogs", [1] * 32)
+    assert sizes == [6] * (1 + sum(leapfrogs))
+    if isinstance(sampler, HMC):
+        assert max(leapfrogs) == 7 and sum(leapfrogs) <= 32 * 7
+    sizes.clear()
+    energy.sample((6, 2), sampler=sampler, steps=32, seed=0, batch_size=2)
+    assert sizes == [2] * (3 * (1 + sum(leapfrogs)))
