@@ -1,5 +1,6 @@
 """The conformance kit: what is right passes, and each check catches what it is for."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,8 +10,9 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy.testing import (
+    Banana,
     Check,
     Gaussian,
     SkipCheck,
@@ -20,6 +22,7 @@ from composable_energy.testing import (
     parametrize_with_checks,
     sampler_checks,
 )
+from composable_energy.testing.invariance import departures
 from tests.factories import LEAVES
 
 POINTS = torch.tensor([[0.3, -1.2], [1.1, 0.4], [-0.7, 0.9], [2.0, 0.1]], dtype=torch.float64)
@@ -289,3 +292,24 @@ def test_the_known_target_is_what_it_says():
     assert target(x).tolist() == [3 / 8, 3 / 8]
     assert target.at(1.0)(x).tolist() == [0.3, 0.3]
     check_energy(target, POINTS.repeat(1, 2)[:, :3])
+
+
+def test_exact_draws_of_the_banana_are_white():
+    target, n = Banana(), 20_000
+    x = target.exact(Noise(0, range(n)))
+    errors, distance = departures(target.whitened(x))
+    assert max(errors.values()) < 4.5 and distance < 2.47
+    errors, distance = departures(target.whitened(x) * 1.1)
+    assert errors["first variance"] > 10 and errors["second variance"] > 10 and errors["correlation"] < 4.5 and distance > 2.47
+    assert all(departures(x * torch.nan)[0][name] == math.inf for name in errors)
+    check_energy(target, POINTS.repeat(1, 2)[:, :2])
+
+
+def test_who_claims_to_be_exact_is_held_to_it():
+    """Unadjusted steps tell no acceptance, so they are only if somebody insists."""
+    checks = {exact: next(c for c in sampler_checks(Walk(), exact=exact) if c.name == "exact") for exact in (None, False, True)}
+    for exact in (None, False):
+        with pytest.raises(SkipCheck, match="not exact"):
+            checks[exact]()
+    with pytest.raises(AssertionError, match=r"SamplingDiverged|standard errors off"):
+        checks[True]()
