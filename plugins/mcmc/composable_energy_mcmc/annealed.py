@@ -12,6 +12,7 @@ from torch import Tensor
 
 from composable_energy import Energy, get_sampler
 from composable_energy.errors import OptionError
+from composable_energy.kernels import langevin_step
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.options import at_least, positive, whole
 
@@ -123,10 +124,7 @@ class Annealed(Sampler):
         return State(x, *energy_and_gradient(energy, x, sigma=self.level(step)))
 
     def _move(self, state: State, drift: float, scale: float, noise: Noise, stream: int) -> Tensor:
-        x = torch.add(state.x, state.grad, alpha=-drift)
-        if self.temperature > 0:
-            x.add_(noise.normal(x, stream), alpha=scale * math.sqrt(self.temperature))
-        return x
+        return langevin_step(state.x, state.grad, noise=noise, drift=drift, scale=scale * math.sqrt(self.temperature), stream=stream)
 
     def _tempered(self, energy: Energy, state: State, noise: Noise, rates: Tensor | None) -> tuple[State, Info]:
         heat = self._heat(noise.step)

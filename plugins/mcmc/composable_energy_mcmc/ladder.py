@@ -11,6 +11,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy.kernels import normal
 from composable_energy.sampling import Noise, State, has_rows
 from composable_energy_mcmc.hamiltonian import HMC, van_der_corput
 from composable_energy_mcmc.options import at_least
@@ -148,7 +149,7 @@ def _moved(energy: Energy, base: Base, state: State, level: float, length: float
     """A step of all points at one level; those that leave the finite stay where they are."""
     count, same = math.ceil(van_der_corput(noise.step) * leapfrogs), torch.ones_like(state.energy)
     log_uniform = noise.uniform(state.x, stream=1).log()
-    after, rates = follow(energy, base, state, level * same, length * same, noise.normal(state.x), count, log_uniform)
+    after, rates = follow(energy, base, state, level * same, length * same, normal(state.x, noise), count, log_uniform)
     good = after.energy.isfinite() & (after.x.isfinite() & after.grad.isfinite()).reshape(len(after.x), -1).all(1)
     return chosen(good, after, state), torch.where(good, rates, 0.0).mean().item()
 
