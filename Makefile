@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 WHEEL_VENV := $(VENV)/wheel-check
 WHEEL_STAMP := $(WHEEL_VENV)/installed
+PEERS_VENV ?= $(VENV)/peers
+PEERS_STAMP := $(PEERS_VENV)/installed
+PEERS := $(PEERS_VENV)/bin/python
 WORKERS ?= 2
 
 # The constraints hold in every installation, so that none of them brings another torch. A relative path, for checkouts in folders
@@ -18,7 +21,7 @@ INSTALL := -m pip install --disable-pip-version-check --quiet --constraint const
 export OMP_NUM_THREADS ?= 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup demo test lint format types unit docs serve pictures wheel clean
+.PHONY: help setup demo test lint format types unit docs serve pictures wheel bench bench-peers bench-speed bench-quality clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +30,7 @@ help:
 	@echo "make format    put the code into its format"
 	@echo "make serve     the documentation on a local port"
 	@echo "make pictures  draw the pictures of the documentation again"
+	@echo "make bench     measure speed and quality beside other libraries; write docs/benchmarks.md"
 
 setup: $(STAMP)
 
@@ -84,6 +88,30 @@ $(WHEEL_STAMP): $(STAMP)
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
 	@$(BIN)/python -m venv "$(WHEEL_VENV)"
 	@$(WHEEL_VENV)/bin/python $(INSTALL) dist/*.whl
+	@touch $@
+
+# Everything is measured by one process after another, on one thread. The speed counts processor time.
+bench: bench-speed bench-quality
+
+bench-speed: $(PEERS_STAMP)
+	@mkdir -p .benchmarks
+	$(PEERS) -m pytest benchmarks --benchmark-json=.benchmarks/speed.json
+	$(PEERS) benchmarks/report.py --speed .benchmarks/speed.json
+
+bench-quality: $(PEERS_STAMP)
+	$(PEERS) benchmarks/quality.py --peers --write
+	$(PEERS) benchmarks/report.py
+
+# An environment of its own, which has what the others need as well: nothing of theirs comes near the environment of the tests.
+bench-peers: $(PEERS_STAMP)
+
+$(PEERS_STAMP): pyproject.toml constraints.txt benchmarks/requirements-peers.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "The benchmarks need Python 3.11 or newer, $(PYTHON) is older or missing; name one: make PYTHON=python3.12 bench" >&2; exit 1; }
+	@echo "Making the environment $(PEERS_VENV) (torch is the large part of it)."
+	@$(PYTHON) -m venv "$(PEERS_VENV)"
+	@$(PEERS) $(INSTALL) hatchling editables
+	@$(PEERS) $(INSTALL) --no-build-isolation -e ".[dev]" --requirement benchmarks/requirements-peers.txt
 	@touch $@
 
 clean:
