@@ -57,8 +57,11 @@ def test_a_sampler_that_tunes_itself_draws_the_same():
 
 def test_it_can_stand_in_an_expression():
     ring = compiled(LEAVES["ring"])
-    assert_same(2 * LEAVES["ring"] | LEAVES["network"], 2 * ring | LEAVES["network"], points(7))
+    whole, part = 2 * LEAVES["ring"] | LEAVES["network"], 2 * ring | LEAVES["network"]
+    assert_same(whole, part, points(7))
     assert len(functions(ring)) == 1
+    assert_same(whole, fast := compiled(part), points(7))
+    assert len(functions(fast)) == 1
     x = points(7).requires_grad_()
     (gradient,) = torch.autograd.grad(ring(x).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError):  # no second derivative, rather than a wrong one

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from composable_energy.conditions import CHAINS
+from composable_energy.conditions import CHAINS, rows_for
 from composable_energy.energy import Energy, WeightedBase
 from composable_energy.errors import OptionError
 from composable_energy.events import Formula
@@ -77,11 +77,9 @@ class CompiledEnergy(Energy):
         return _Compiled.apply(x, self, conditions) if torch.is_grad_enabled() and x.requires_grad else self.energy(x, **conditions)
 
     def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        known = {name: conditions[name] for name in sorted(self.energy.conditions & conditions.keys())}
-        if isinstance(rows := known.get(CHAINS), slice):  # an input of the graph, so that all chunks share one
-            known[CHAINS] = torch.arange(rows.start, rows.stop, device=x.device)
-        if any(not isinstance(value, Tensor) for value in known.values()) or not isinstance(x, Tensor):
-            return self.energy.with_gradient(x, **known)
+        if type(x) is not Tensor:  # nothing that torch knows, or a stand-in while an expression around this one is compiled
+            return self.energy.with_gradient(x, **conditions)
+        known = self._tensors(x, conditions) if conditions else {}
         function = self._function(x, known)
         if function is None:
             return self.energy.with_gradient(x, **known)
@@ -89,6 +87,16 @@ class CompiledEnergy(Energy):
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return self.energy.evidence(x, **conditions) if self.bases else self(x, **conditions)
+
+    def _tensors(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Tensor]:
+        """Returns the conditions of the energy as inputs of a graph: all chunks share one, and all noise levels."""
+        known = {}
+        for name in sorted(self.energy.conditions & conditions.keys()):
+            value = conditions[name]
+            if isinstance(value, slice):
+                value = torch.arange(value.start, value.stop, device=x.device)
+            known[name] = value if name == CHAINS else rows_for(name, value, x)
+        return known
 
     def _function(self, x: Tensor, known: dict[str, Tensor]) -> Both | None:
         """Returns the compiled function for such points and conditions, None where the energy runs as it is."""
@@ -209,6 +217,8 @@ def _traced(energy: Energy, x: Tensor, known: dict[str, Tensor]) -> torch.fx.Gra
 
 def _run(function: Both, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """Always in the mode in which it was compiled; in another it would be compiled again."""
+    if not (torch.is_grad_enabled() or torch.is_inference_mode_enabled()):
+        return function(*inputs)
     with torch.inference_mode(False), torch.no_grad():
         return function(*inputs)
 
