@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,8 @@ class CompiledEnergy(Energy):
         self.name, self.recommended, self.no_complement = energy.name, energy.recommended, energy.no_complement
         self.event_shape = energy.event_shape
         self._functions: dict[Hashable, Both | None] = {}
-        self._weights: tuple[_Weight, ...] | None = None
+        self._weights: list[Tensor] = []
+        self._versions: list[int] | None = None  # how often each had been written to; None before the first call
         self._warned = False
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
@@ -100,9 +101,9 @@ class CompiledEnergy(Energy):
 
     def _function(self, x: Tensor, known: dict[str, Tensor]) -> Both | None:
         """Returns the compiled function for such points and conditions, None where the energy runs as it is."""
-        if self._weights is None or any(weight.changed for weight in self._weights):
-            tensors, _ = reachable(self.energy)
-            self._functions, self._weights = {}, tuple(_Weight(tensor, tensor._version) for tensor in tensors if not tensor.is_inference())
+        if [weight._version for weight in self._weights] != self._versions:
+            self._weights = [tensor for tensor in reachable(self.energy)[0] if not tensor.is_inference()]
+            self._functions, self._versions = {}, [weight._version for weight in self._weights]
         key = self.training, *((name, value.shape, value.stride(), value.dtype, value.device) for name, value in (("x", x), *known.items()))
         if key not in self._functions:
             self._functions[key] = self._made(x, known)
@@ -169,25 +170,14 @@ class CompiledEnergy(Energy):
         return self.energy.key
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_functions": {}, "_weights": None}
+        return {**self.__dict__, "_functions": {}, "_weights": [], "_versions": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledEnergy:
-        self._weights = None
+        self._versions = None
         return super()._apply(fn, recurse)
 
     def __str__(self) -> str:
         return str(self.energy)
-
-
-class _Weight(NamedTuple):
-    """A tensor that an energy reaches, and how often it had been written to."""
-
-    tensor: Tensor
-    version: int
-
-    @property
-    def changed(self) -> bool:
-        return self.tensor._version != self.version
 
 
 class _Compiled(torch.autograd.Function):
