@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from composable_energy.checks import check_energies, check_points
 from composable_energy.conditions import CHAINS, method_parameters, rows_for
 from composable_energy.errors import ExpressionError
+from composable_energy.gradients import gradient_of
 from composable_energy.sharing import once, sharing
 
 if TYPE_CHECKING:
@@ -135,15 +136,17 @@ class Energy(nn.Module, ABC):
         Raises:
             ExpressionError: The energies have no gradient.
         """
-        with torch.inference_mode(False), torch.enable_grad():
+        if torch.is_inference_mode_enabled():  # in which there are no gradients; asking costs less than leaving what one is not in
+            with torch.inference_mode(False):
+                return self.with_gradient(x, **conditions)
+        with torch.enable_grad():
             point = x.detach().requires_grad_()
             energies = self(point, **conditions)
             if energies.grad_fn is None:
                 raise ExpressionError(
                     f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, a trip through NumPy)."
                 )
-            (gradient,) = torch.autograd.grad(energies, point, torch.ones_like(energies))  # cheaper than through a sum
-        return energies.detach(), gradient
+            return energies.detach(), gradient_of(energies, point)
 
     @property
     def event_shape(self) -> torch.Size | None:
@@ -214,7 +217,10 @@ class Energy(nn.Module, ABC):
     def _own(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
         """Checks the points; picks the conditions that the energy depends on."""
         check_points(self, x)
-        missing = self.required_conditions - conditions.keys()
+        required = self.required_conditions
+        if not (required or conditions):
+            return conditions
+        missing = required - conditions.keys()
         if missing:
             names = ", ".join(sorted(missing))
             ways = " or ".join(f"`.at({n})`" if n == "sigma" else f"`.given({n}=...)`" for n in sorted(missing))

@@ -29,7 +29,9 @@ def reference_step(
         if inplace:
             return x.copy_(moved), None if momentum is None or kick is None else momentum.copy_(kick)
         return moved.to(x.dtype), None if kick is None else kick.to(x.dtype)
-    if momentum is None:
+    if momentum is None and len(gradients) == 1 and numbers.keep == 1.0 and not inplace:  # the step of most samplers, without detours
+        x = _noisy(torch.add(x, gradients[0], alpha=-numbers.drift * numbers.weights[0]), numbers, noise, stream)
+    elif momentum is None:
         x = _noisy(_pushed(x, gradients, numbers, numbers.keep, inplace), numbers, noise, stream)
     else:
         momentum = _pushed(momentum, gradients, numbers, 1.0, inplace)

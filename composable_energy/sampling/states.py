@@ -33,8 +33,8 @@ def join(states: Sequence[S], order: Tensor | None = None) -> S:
 def all_finite(state: State) -> bool:
     """Whether points, energies and gradients are finite: one pass and one synchronisation where they are."""
     if state.x.dtype in (torch.float32, torch.float64):
-        total = torch.dot(state.x.reshape(-1), state.grad.reshape(-1)).add(state.energy.sum())  # 0 times infinity is not finite either
-        if math.isfinite(total.item()):
+        total = torch.dot(state.x.reshape(-1), state.grad.reshape(-1))  # 0 times infinity is not finite either
+        if math.isfinite(total.add_(state.energy.sum()).item()):
             return True
     return bool(finite_rows(state).all())
 
