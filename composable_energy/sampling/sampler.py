@@ -41,7 +41,7 @@ class State:
     Args:
         x: The points, with shape $(B, *)$.
         energy: Their energies, with shape $(B,)$.
-        grad: The gradients there, with shape $(B, *)$.
+        grad: The gradients there, with shape $(B, *)$; zeros in a sampler that needs none.
     """
 
     x: Tensor
