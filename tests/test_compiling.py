@@ -19,7 +19,7 @@ from tests.factories import DTYPE, LEAVES, Affine, Noisy, points
 
 
 def functions(energy):
-    return [function for function in energy._functions.values() if function is not None]
+    return [function for function in energy._graphs.functions.values() if function is not None]
 
 
 def assert_same(energy, fast, x, **conditions):
@@ -187,3 +187,30 @@ def test_a_machine_without_a_compiler_is_told_what_to_install(tmp_path):
     code = "\n".join(line[8:] for line in code.splitlines())
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert "apt install g++" in done.stdout
+
+
+class Scaled(ce.Energy):
+    """A number that is no tensor, which a graph holds as it was."""
+
+    scale = 1.0
+
+    def forward(self, x):
+        return self.scale * x.square().sum(1)
+
+
+def test_calls_keep_what_was_compiled_and_see_what_was_changed(tmp_path):
+    options = {"seed": 0, "sampler": "langevin", "step_size": 0.05, "steps": 3}
+    energy = Scaled()
+    torch.testing.assert_close(energy.sample((4, 2), compile=True, **options), energy.sample((4, 2), **options))
+    kept = vars(energy)["_kept_compiled"].compiled
+    (first,) = functions(kept)
+    energy.sample((4, 2), compile=True, **options)
+    assert functions(kept) == [first] and vars(energy)["_kept_compiled"].compiled is kept
+    energy.scale = 3.0
+    torch.testing.assert_close(energy.sample((4, 2), compile=True, **options), energy.sample((4, 2), **options))
+    assert functions(kept) != [first]
+    for copied in (copy.deepcopy(energy), pickle.loads(pickle.dumps(energy)), copy.copy(energy)):
+        copied.scale = 2.0
+        torch.testing.assert_close(copied.sample((4, 2), compile=True, **options), copied.sample((4, 2), **options))
+    call = {"compile": True, "checkpoint": tmp_path / "c", **options}
+    assert torch.equal(energy.sample((4, 2), **call), energy.sample((4, 2), **call))  # the same energy, compiled or not yet

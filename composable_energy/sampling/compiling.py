@@ -61,6 +61,24 @@ def compiled(energy: Energy) -> Energy:
     return energy if isinstance(energy, CompiledEnergy) else CompiledEnergy(energy)
 
 
+class _Graphs:
+    """The compiled functions by what they take, for weights that have been written to so often.
+
+    Without a `__dict__`, so that what looks through an energy for tensors does not find those of a graph; a copy starts without any.
+    """
+
+    __slots__ = ("doubted", "functions", "versions", "weights")
+
+    def __init__(self) -> None:
+        self.functions: dict[Hashable, Both | None] = {}
+        self.doubted: set[Hashable] = set()
+        self.weights: list[Tensor] = []
+        self.versions: list[int] | None = None  # None before the first call
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Graphs, ()
+
+
 class CompiledEnergy(Energy):
     """An energy with compiled functions for its value and gradient; see `compiled`."""
 
@@ -69,10 +87,12 @@ class CompiledEnergy(Energy):
         self.energy = energy
         self.name, self.recommended, self.no_complement = energy.name, energy.recommended, energy.no_complement
         self.event_shape = energy.event_shape
-        self._functions: dict[Hashable, Both | None] = {}
-        self._weights: list[Tensor] = []
-        self._versions: list[int] | None = None  # how often each had been written to; None before the first call
+        self._graphs = _Graphs()
         self._warned = False
+
+    def doubt(self) -> None:
+        """Has each graph compared with the energy again."""
+        self._graphs.doubted = {key for key, function in self._graphs.functions.items() if function is not None}
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         return _Compiled.apply(x, self, conditions) if torch.is_grad_enabled() and x.requires_grad else self.energy(x, **conditions)
@@ -101,17 +121,27 @@ class CompiledEnergy(Energy):
 
     def _function(self, x: Tensor, known: dict[str, Tensor]) -> Both | None:
         """Returns the compiled function for such points and conditions, None where the energy runs as it is."""
-        if [weight._version for weight in self._weights] != self._versions:
-            self._weights = [tensor for tensor in reachable(self.energy)[0] if not tensor.is_inference()]
-            self._functions, self._versions = {}, [weight._version for weight in self._weights]
+        graphs = self._graphs
+        if [weight._version for weight in graphs.weights] != graphs.versions:
+            graphs.weights = [tensor for tensor in reachable(self.energy)[0] if not tensor.is_inference()]
+            graphs.functions, graphs.versions = {}, [weight._version for weight in graphs.weights]
+            graphs.doubted = set()
         key = self.training, *((name, value.shape, value.stride(), value.dtype, value.device) for name, value in (("x", x), *known.items()))
-        if key not in self._functions:
-            self._functions[key] = self._made(x, known)
-        return self._functions[key]
+        if key in graphs.doubted:
+            graphs.doubted.discard(key)
+            if not self._agrees(graphs.functions[key], x, known):
+                graphs.functions = {}
+        if key not in graphs.functions:
+            graphs.functions[key] = self._made(x, known)
+        return graphs.functions[key]
+
+    def _agrees(self, function: Both | None, x: Tensor, known: dict[str, Tensor]) -> bool:
+        made = self.energy.with_gradient(x, **known) if function is None else _run(function, (x.detach(), *known.values()))
+        return all(_close(new, old) for new, old in zip(made, self.energy.with_gradient(x, **known), strict=True))
 
     def _made(self, x: Tensor, known: dict[str, Tensor]) -> Both | None:
         eager = self.energy.with_gradient(x, **known)  # an energy that fails says so itself; what it computes once it has computed
-        if len(self._functions) >= _SHAPES:
+        if len(self._graphs.functions) >= _SHAPES:
             return self._told(f"there are more than {_SHAPES} shapes of batches; take a batch_size that divides the number of chains")
         inputs = (x.detach(), *known.values())
         try:
@@ -170,10 +200,10 @@ class CompiledEnergy(Energy):
         return self.energy.key
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_functions": {}, "_weights": [], "_versions": None}
+        return {**self.__dict__, "_graphs": _Graphs()}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledEnergy:
-        self._versions = None
+        self._graphs.versions = None
         return super()._apply(fn, recurse)
 
     def __str__(self) -> str:

@@ -208,9 +208,9 @@ def sample(
 
 
 def _compiled(energy: Energy) -> Energy:
-    from composable_energy.sampling.compiling import compiled  # late: torch's compiler is slow to import
+    from composable_energy.sampling.keeping import kept  # late: torch's compiler is slow to import
 
-    return compiled(energy)
+    return kept(energy)
 
 
 def _choose_best(chains: Chains, points: Tensor, here: Tensor, copies: int) -> Tensor:
