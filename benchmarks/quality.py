@@ -104,7 +104,7 @@ def measure(target: Target, sampler: Any, draws: int, seed: int, fast: ce.Energy
         energy.sample(CHAINS, resume=trace, steps=64)
         fast.sample(CHAINS, resume=trace, steps=2)
     counted, began = energy.count / CHAINS / 64, time.process_time()
-    _, trace = (fast or energy).sample(CHAINS, resume=trace, steps=draws, trace=1)
+    _, trace = (energy if fast is None else fast).sample(CHAINS, resume=trace, steps=draws, trace=1)
     seconds = time.process_time() - began
     per_draw = energy.count / CHAINS / draws if fast is None else counted
     samples = least_effective(trace.points.transpose(0, 1).numpy())
