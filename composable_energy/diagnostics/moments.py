@@ -55,7 +55,7 @@ class RunningMoments:
         self.chains = chains
         self.count = 0
         self.event: tuple[int, ...] | None = None
-        self._waiting: list[State] = []
+        self._waiting: list[tuple[Tensor, Tensor]] = []
         self._rows: slice | Tensor = slice(None)
         self._mean = self._square = self._energy_mean = self._energy_square = self._counts = self._ids = torch.empty(0)
 
@@ -63,7 +63,7 @@ class RunningMoments:
         """Counts the points of a step."""
         if step <= self.burn_in or (step - self.burn_in) % self.every or not len(state.x):
             return
-        if self._waiting and len(self._waiting[0].x) != len(state.x):
+        if self._waiting and len(self._waiting[0][0]) != len(state.x):
             self._settle()
         if self.event is None:
             self._begin(state)
@@ -72,7 +72,7 @@ class RunningMoments:
         if not self._waiting:
             self._rows = self._places(len(state.x), info)
         self.count += len(state.x)
-        self._waiting.append(state)
+        self._waiting.append((state.x, state.energy))  # not the gradient, whose memory the next one takes
         if len(self._waiting) >= min(_STEPS, max(1, _TOGETHER // state.x.numel())):
             self._settle()
 
@@ -198,10 +198,10 @@ class RunningMoments:
         """Counts the points that wait."""
         if not self._waiting:
             return
-        states, self._waiting = self._waiting, []
-        steps, chains = len(states), len(states[0].x)
-        x = torch.stack([state.x.reshape(-1) for state in states])
-        energies = torch.stack([state.energy for state in states]).reshape(-1).to(self._mean.dtype, copy=True)
+        waiting, self._waiting = self._waiting, []
+        steps, chains = len(waiting), len(waiting[0][0])
+        x = torch.stack([x.reshape(-1) for x, _ in waiting])
+        energies = torch.stack([energy for _, energy in waiting]).reshape(-1).to(self._mean.dtype, copy=True)
         _add(self._energy_mean, self._energy_square, *_sums(energies, self._energy_mean), self.count)
         if not self.chains:
             sums = _sums(x.to(self._mean.dtype, copy=True), self._mean.repeat(chains))
