@@ -55,6 +55,7 @@ calls = {
     "hmc": ("network", {"sampler": "hmc", "steps": 6, "trace": True, "best_of": 2, "batch_size": 4, **double}),
     "annealed": ("plane", {"sampler": "annealed", "levels": 8, "trace": True}),
     "mixture": ("mixture", {"sampler": "mala", "steps": 20, "trace": True}),
+    "smc": ("mixture", {"sampler": "smc", "levels": 6, "trace": True, "batch_size": 4}),
     "drop": ("hole", {**hole, "on_divergence": "drop", "trace": True}),
     "restart": ("hole", {**hole, "on_divergence": "restart", "trace": 2}),
     "coupled": ("plane", {"sampler": Mixing(), "steps": 8, "trace": True, "batch_size": 3}),
@@ -137,7 +138,7 @@ def compare(one, two, **tolerance):
 )
 def test_two_processes_draw_what_one_does(drawn, name):
     one, two = load(drawn / "None.pt")[name], load(drawn / "gather.pt")[name]
-    if name == "mixture":  # the mean of shares is summed in another order
+    if name in ("mixture", "smc"):  # the mean of shares is summed in another order
         compare(one.pop(7), two.pop(7), rtol=0, atol=1e-14)
     compare(one, two, rtol=0, atol=0)
 
