@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from peers.effective import least_effective
 from torch import nn
+
+from peers.effective import least_effective
 
 __all__ = ["banana", "gaussian", "network", "pictures", "rivals"]
 
