@@ -20,7 +20,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -166,7 +165,6 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     arguments = parser.parse_args()
     one_processor()
-    rows = []
     print(f"{'target':14}{'sampler':28}{'g/ESS':>9}{'least':>9}{'most':>9}{'ESS/s':>10}{'least':>10}{'most':>10}{'g/draw':>8}{'tuning':>8}")
     for target in targets():
         chosen = [*ours(target), *(theirs(target) if arguments.peers else ())]
@@ -175,14 +173,23 @@ def main() -> None:
         for seed in range(arguments.seeds):
             for name, run in chosen:
                 runs[name].append({key: float(f"{v:.4g}") if not isinstance(v, str) else v for key, v in run(seed).items()})
-        for name, found in runs.items():
-            rows.append({"target": target.name, "sampler": name, **summary(found), "runs": found})
-            print(line(rows[-1]), flush=True)
-    if arguments.write:
-        about = {"python": platform.python_version(), "torch": torch.__version__, "chains": CHAINS, "seeds": arguments.seeds}
-        command = f"python benchmarks/quality.py {' '.join(sys.argv[1:])}"
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"command": command, **about, "rows": rows}, indent=1) + "\n")
+        rows = [{"target": target.name, "sampler": name, **summary(found), "runs": found} for name, found in runs.items()]
+        for row in rows:
+            print(line(row), flush=True)
+        if arguments.write and rows:
+            write(rows)
+
+
+def write(rows: list[Figures]) -> None:
+    """Writes rows in the place of those of the same name, so that a target may be measured again by itself."""
+    known = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    new = {(row["target"], row["sampler"]): row for row in rows}
+    kept = [row for row in known if (row["target"], row["sampler"]) not in new]
+    about = {"python": platform.python_version(), "torch": torch.__version__, "chains": CHAINS}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(
+        json.dumps({"command": "python benchmarks/quality.py --peers --write", **about, "rows": [*kept, *rows]}, indent=1) + "\n"
+    )
 
 
 def summary(runs: list[Figures]) -> Figures:
