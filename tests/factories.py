@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ import composable_energy as ce
 from composable_energy.errors import ContradictionError
 
 DTYPE = torch.float64
+COMPILES = " " not in torch.__file__  # torch.compile hands this path to the C++ compiler without quotes
+needs_compiler = pytest.mark.skipif(not COMPILES, reason="torch.compile fails where torch is installed in a path with a space")
 
 
 class Affine(nn.Module):

@@ -15,7 +15,7 @@ import composable_energy as ce
 from composable_energy.errors import ExpressionError, ShapeError
 from composable_energy.sampling import compiled, energy_and_gradient, frozen
 from composable_energy.sampling.compiling import CompiledEnergy
-from tests.factories import DTYPE, LEAVES, Affine, Noisy, points
+from tests.factories import DTYPE, LEAVES, Affine, Noisy, needs_compiler, points
 
 
 def functions(energy):
@@ -27,6 +27,7 @@ def assert_same(energy, fast, x, **conditions):
         torch.testing.assert_close(new, old, rtol=1e-12, atol=1e-12)
 
 
+@needs_compiler
 def test_an_expression_of_every_kind_runs_as_one_function_for_each_shape():
     event = (LEAVES["event"] | ~LEAVES["red"]) & LEAVES["warm"]
     energy = event & LEAVES["density"] & 2.0 * LEAVES["tilt"] & (LEAVES["ring"] | ce.negate(LEAVES["relative"])) & Noisy()
@@ -37,6 +38,7 @@ def test_an_expression_of_every_kind_runs_as_one_function_for_each_shape():
     assert (str(fast), fast.conditions, fast.grounded) == (str(energy), energy.conditions, energy.grounded)
 
 
+@needs_compiler
 def test_each_chunk_of_chains_gets_its_own_rows_from_the_same_function():
     head = ce.GaussianHead(Affine(4, 3), LEAVES["distribution"], dims=2)
     energy = LEAVES["red"] & head(points(6)) & Noisy().given(sigma=torch.linspace(0.1, 2, 6, dtype=DTYPE))
@@ -49,12 +51,14 @@ def test_each_chunk_of_chains_gets_its_own_rows_from_the_same_function():
     assert len(functions(fast)) == 2
 
 
+@needs_compiler
 def test_a_sampler_that_tunes_itself_draws_the_same():
     energy = ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=DTYPE), 1.0))
     draws = [energy.sample((5, 2), sampler="hmc", steps=5, seed=1, compile=fast) for fast in (False, True)]
     torch.testing.assert_close(*draws)
 
 
+@needs_compiler
 def test_it_can_stand_in_an_expression():
     ring = compiled(LEAVES["ring"])
     whole, part = 2 * LEAVES["ring"] | LEAVES["network"], 2 * ring | LEAVES["network"]
@@ -68,6 +72,7 @@ def test_it_can_stand_in_an_expression():
         torch.autograd.grad(gradient.sum(), x)
 
 
+@needs_compiler
 def test_changed_weights_count():
     class Scaled(ce.Energy):
         def __init__(self):
@@ -109,6 +114,7 @@ class Stray(ce.Energy):
                 return x.square().sum(1) * len(self.way)
 
 
+@needs_compiler
 @pytest.mark.parametrize(
     ("way", "reason"),
     [
@@ -130,6 +136,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_why_once(way, reason):
         torch.testing.assert_close(values, energy(torch.ones(3, 2)))
 
 
+@needs_compiler
 def test_too_many_shapes_run_as_they_are(monkeypatch):
     monkeypatch.setattr("composable_energy.sampling.compiling._SHAPES", 1)
     fast = compiled(LEAVES["ring"])
@@ -155,6 +162,7 @@ def test_mistakes_are_told_as_before():
         energy_and_gradient(compiled(Noisy()), points(3))
 
 
+@needs_compiler
 def test_nothing_is_left_behind():
     def state():
         return (
@@ -198,6 +206,7 @@ class Scaled(ce.Energy):
         return self.scale * x.square().sum(1)
 
 
+@needs_compiler
 def test_calls_keep_what_was_compiled_and_see_what_was_changed(tmp_path):
     options = {"seed": 0, "sampler": "langevin", "step_size": 0.05, "steps": 3}
     energy = Scaled()

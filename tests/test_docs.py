@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import composable_energy
+from tests.factories import COMPILES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -42,6 +43,8 @@ def _modules() -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+    if page.name == "speed.md" and not COMPILES:
+        pytest.skip("its examples compile, which fails where torch is installed in a path with a space")
     monkeypatch.chdir(tmp_path)
     run_blocks.run(page, run_blocks.blocks(page))
 
@@ -50,6 +53,8 @@ def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
 def test_the_examples_in_docstrings_show_what_comes_out(module):
     if module == "composable_energy_triton.step":
         pytest.importorskip("triton", reason="Triton runs on Linux")
+    if module == "composable_energy.sampling.compiling" and not COMPILES:
+        pytest.skip("its example compiles, which fails where torch is installed in a path with a space")
     known = {"torch": torch, "ce": composable_energy}
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     assert doctest.testmod(importlib.import_module(module), extraglobs=known, optionflags=options).failed == 0

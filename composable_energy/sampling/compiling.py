@@ -262,6 +262,8 @@ def _require_compiler(device: torch.device, cause: Exception) -> None:
         _compiled(torch.fx.symbolic_trace(lambda x: x.cos()), (x,))
     except Exception as error:
         needs = "a C++ compiler (Debian, Ubuntu: `apt install g++`; macOS: `xcode-select --install`)" if device.type == "cpu" else "Triton"
+        if " " in torch.__file__:
+            needs += f", and torch in a path without a space (it is in {torch.__file__})"
         raise OptionError(
             f"compile=True needs what torch.compile needs on {device.type}: {needs}. It fails on the simplest function here, with "
             f"{_first_line(error)}. Install it, or leave out compile=True."
