@@ -1,0 +1,103 @@
+r"""What training minimizes: an objective gives the loss of a model on a batch, and may keep something between steps.
+
+A step of training works on one batch of $B$ rows, which several processes may share: each sees its own rows. All randomness of a step
+comes from the batch's `noise`, keyed by (seed, row, step), so the same weights come out whatever the number of processes, and after a
+kill and a restart.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.noise import Noise
+
+__all__ = ["Batch", "Loss", "Objective", "Place"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands in a run.
+
+    Args:
+        batch_size: Rows of a batch, those of all processes together.
+        rows: The rows of this process, out of `range(batch_size)`.
+        event_shape: The shape of one point.
+        device: Of points and model.
+        dtype: Of points.
+        seed: Of the run.
+    """
+
+    batch_size: int
+    rows: range
+    event_shape: torch.Size
+    device: torch.device
+    dtype: torch.dtype
+    seed: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees on one process, or a part of it where gradients are accumulated.
+
+    Args:
+        x: The points, with shape $(B, *)$, prepared: flipped, dequantized, on the model's device.
+        labels: Attributes by name, each with shape $(B,)$, of int64; -1 where unknown.
+        noise: Keyed noise; its chains are the rows' numbers in the whole batch, its step is the step of training.
+    """
+
+    x: Tensor
+    labels: Mapping[str, Tensor]
+    noise: Noise
+
+    @property
+    def step(self) -> int:
+        return self.noise.step
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of some rows, and what people and the monitor want to know of it.
+
+    Args:
+        value: The mean over the rows, with shape $()$ and a graph.
+        scalars: Detached means over the rows, each with shape $()$, such as `gap` and `magnitude` of energies.
+    """
+
+    value: Tensor
+    scalars: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(ABC):
+    """Abstract objective. A subclass writes `loss`; one that keeps something between steps writes the rest as well."""
+
+    def begin(self, model: nn.Module, place: Place) -> None:  # noqa: B027  (most have nothing to get ready)
+        """Gets ready for a run; called once before the first step, and before `restore`.
+
+        Args:
+            model: What is trained.
+            place: The rows of this process.
+        """
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Returns the loss of a model on a batch.
+
+        What the objective keeps, such as chains, changes here. The model is in training mode, its parameters ask for gradients, and both
+        are so again at the end.
+        """
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Returns what is kept between steps, as tensors whose first axis is this process's share; joined in order they are the whole."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Takes over what `state` returned, joined over all processes; each takes its own share.
+
+        Raises:
+            FileFormatError: It is of another kind or size.
+        """
