@@ -1,6 +1,7 @@
 """What is saved comes back to the bit, with what was shared shared."""
 
 import copy
+import gc
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, FileFormatError, PluginNotFound
+from composable_energy.saving import references
 from tests.strangers import install
 
 X = torch.randn(9, 2, generator=torch.Generator().manual_seed(3))
@@ -245,6 +247,56 @@ def test_a_recommendation_of_ones_own_comes_back(tmp_path):
     male.base.recommended = ce.Recommendation("annealed")
     male, old = people("male", "old")
     assert there_and_back(male & old, tmp_path).recommended == ce.Recommendation("annealed")
+
+
+class TestSavedApart:
+    """What is saved in two folders and equal is one object when both are loaded."""
+
+    def trained(self) -> tuple[ce.Energy, ce.Energy]:
+        base, heads = ce.get_energy("prior", latent=True), ce.get_encoder("heads")
+        return tuple(ce.ClassifierEnergy(heads, 1, base, columns=i, name=f"a{i}") for i in (0, 1))
+
+    @pytest.fixture(autouse=True)
+    def entries(self):
+        with ce.register("energy", "prior", Prior), ce.register("encoder", "heads", lambda: nn.Linear(2, 2).eval()):
+            yield
+
+    def test_the_base_is_counted_once_and_events_are_exact(self, tmp_path):
+        pair = self.trained()
+        for energy, name in zip(pair, "ab", strict=True):
+            energy.save(tmp_path / name)
+        again = [ce.load(tmp_path / name) for name in "ab"]
+        assert again[0].bases[0].energy is again[1].bases[0].energy is not pair[0].bases[0].energy
+        for before, after in ((pair[0] & ~pair[1], again[0] & ~again[1]), (pair[0] | pair[1], again[0] | again[1])):
+            assert torch.equal(after(X), before(X))
+        assert again[0] is not ce.load(tmp_path / "a") and ce.load(tmp_path / "a")(X).equal(again[0](X))
+
+    def test_one_that_was_trained_since_stays_apart(self, tmp_path):
+        first, _ = self.trained()
+        first.save(tmp_path / "a")
+        loaded = ce.load(tmp_path / "a")
+        with torch.no_grad():
+            next(loaded.bases[0].energy.parameters()).add_(1)
+        again = ce.load(tmp_path / "a")
+        assert again.bases[0].energy is not loaded.bases[0].energy and torch.equal(again(X), first(X))
+
+    def test_what_nobody_holds_is_forgotten(self, tmp_path):
+        first, _ = self.trained()
+        first.save(tmp_path / "a")
+        before = len(references._LOADED)
+        loaded = ce.load(tmp_path / "a")
+        assert len(references._LOADED) > before
+        del loaded
+        gc.collect()
+        assert len(references._LOADED) == before
+
+    def test_a_recommendation_of_a_named_energy_comes_back(self, tmp_path):
+        energy = ce.get_energy("prior", latent=False)
+        for name, recommended in (("a", ce.Recommendation("langevin", {"step_size": 0.5, "clamp": (0, 1)}, 1)), ("b", None)):
+            energy.recommended = recommended
+            energy.save(tmp_path / name)
+        assert ce.load(tmp_path / "a").recommended == ce.Recommendation("langevin", {"step_size": 0.5, "clamp": (0, 1)}, 1)
+        assert ce.load(tmp_path / "b").recommended is None
 
 
 def test_loading_leaves_the_random_state(tmp_path):

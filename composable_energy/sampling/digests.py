@@ -10,7 +10,7 @@ from torch import Tensor
 from composable_energy.energy import Energy
 from composable_energy.sampling.freezing import reachable
 
-__all__ = ["digest"]
+__all__ = ["digest", "digest_of_tensor"]
 
 
 def digest(energy: Energy, *points: Tensor) -> str:
@@ -21,12 +21,13 @@ def digest(energy: Energy, *points: Tensor) -> str:
         *points: Points that belong to it.
     """
     whole = blake2b(str(energy).encode(), digest_size=16)
-    for part in sorted(_of(tensor) for tensor in reachable(energy)[0]) + [_of(tensor) for tensor in points]:
+    for part in sorted(digest_of_tensor(tensor) for tensor in reachable(energy)[0]) + [digest_of_tensor(tensor) for tensor in points]:
         whole.update(part)
     return whole.hexdigest()
 
 
-def _of(tensor: Tensor) -> bytes:
+def digest_of_tensor(tensor: Tensor) -> bytes:
+    """Returns a digest of a tensor's dtype, shape and bits."""
     tensor = tensor.detach()
     kind = f"{tensor.dtype} {tuple(tensor.shape)} {tensor.layout}".encode()
     dense = tensor.to_dense() if tensor.layout != torch.strided else tensor

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class Made:
         modes: Whether a module is in train mode, by its path; it holds for what is inside unless that has its own.
         label: What it is, for messages.
         group: Those of one group share parts.
+        more: Attributes of the object that the file tells as well.
     """
 
     module: nn.Module
@@ -30,6 +32,7 @@ class Made:
     modes: Mapping[str, bool]
     label: str
     group: int = 0
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     def part(self, path: str) -> nn.Module:
         """Returns a module inside the object.
@@ -59,11 +62,15 @@ class Made:
 
     @property
     def as_written(self) -> bool:
-        """Whether modes and tensors are those of the file."""
+        """Whether modes, tensors and what else is told are those of the file."""
+        if any(getattr(self.module, name, None) != value for name, value in self.more.items()):
+            return False
         return all(module.training == mode for module, mode in self._modes()) and all(same_bits(*pair) for pair in self._pairs())
 
     def restore(self) -> None:
-        """Takes over modes and tensors from the file."""
+        """Takes over all that the file tells."""
+        for name, value in self.more.items():
+            setattr(self.module, name, value)
         for module, mode in self._modes():
             module.training = mode
         dtypes = {tensor.dtype for tensor in self.tensors.values() if tensor.is_floating_point()}

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.energy import Energy, Recommendation
+from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError, FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.saving.forms import FORMS
 from composable_energy.saving.made import Made
 from composable_energy.saving.references import make_alone, make_references
-from composable_energy.saving.values import unplain
+from composable_energy.saving.values import unplain, unplain_recommendation
 
 __all__ = ["read_expression"]
 
@@ -74,7 +74,7 @@ class _Reader:
             else:
                 raise ValueError(f"its kind {data['node']!r} is not known")
             if "recommended" in data:
-                energy.recommended = self._recommended(_dict(data["recommended"]))
+                energy.recommended = unplain_recommendation(data["recommended"], self)
             return energy
         except (PluginNotFound, PluginLoadError, PluginConflictError):
             raise
@@ -108,13 +108,6 @@ class _Reader:
         if not isinstance(module, Energy):
             raise ValueError(f"it refers to a {type(module).__name__}, which is no energy")
         return module
-
-    def _recommended(self, data: Mapping[str, Any]) -> Recommendation:
-        if data.keys() != {"sampler", "options", "threads"} or not isinstance(data["sampler"], str):
-            raise ValueError("its recommended sampler is incomplete")
-        if data["threads"] is not None and type(data["threads"]) is not int:
-            raise ValueError(f"its number of threads is {data['threads']!r}")
-        return Recommendation(data["sampler"], unplain(_dict(data["options"]), self), data["threads"])
 
 
 def _dict(data: Any) -> dict[str, Any]:

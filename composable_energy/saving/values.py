@@ -9,11 +9,11 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from composable_energy.energy import Energy
+from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import ExpressionError
 from composable_energy.saving import closed_forms
 
-__all__ = ["Sink", "Source", "plain", "refers", "unplain"]
+__all__ = ["Sink", "Source", "plain", "plain_recommendation", "refers", "unplain", "unplain_recommendation"]
 
 _DEEPEST = 24
 
@@ -119,3 +119,33 @@ def unplain(data: Any, source: Source, depth: int = 0) -> Any:
         case "$slice", [start, stop, step] if all(end is None or type(end) is int for end in content):
             return slice(start, stop, step)
     raise ValueError(f"{tag} has a content that it cannot have")
+
+
+def plain_recommendation(recommended: Recommendation | None, sink: Sink, hint: str) -> Any:
+    """Returns a recommended sampler as plain data.
+
+    Raises:
+        ExpressionError: An option is no plain data.
+    """
+    if recommended is None:
+        return None
+    options = plain(dict(recommended.options), sink, f"{hint}.recommended")
+    return {"sampler": recommended.sampler, "options": options, "threads": recommended.threads}
+
+
+def unplain_recommendation(data: Any, source: Source) -> Recommendation | None:
+    """Returns the recommended sampler that plain data stand for.
+
+    Raises:
+        ValueError: They stand for none.
+    """
+    if data is None:
+        return None
+    if not isinstance(data, dict) or data.keys() != {"sampler", "options", "threads"} or not isinstance(data["sampler"], str):
+        raise ValueError("its recommended sampler is incomplete")
+    if data["threads"] is not None and type(data["threads"]) is not int:
+        raise ValueError(f"its number of threads is {data['threads']!r}")
+    options = unplain(data["options"], source)
+    if not isinstance(options, dict):
+        raise ValueError("the options of its recommended sampler are no names and values")
+    return Recommendation(data["sampler"], options, data["threads"])

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from composable_energy.algebra.node import common_recommendation
-from composable_energy.energy import Energy, Recommendation
+from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.lifting import CallableEnergy
 from composable_energy.registry.again import entry_of
@@ -16,7 +16,7 @@ from composable_energy.registry.parts import part_of
 from composable_energy.registry.records import Kind, Origin
 from composable_energy.saving.forms import FORMS, form_of
 from composable_energy.saving.made import modes_of, tensors_of
-from composable_energy.saving.values import plain, refers
+from composable_energy.saving.values import plain, plain_recommendation, refers
 
 __all__ = ["write_expression"]
 
@@ -44,6 +44,7 @@ class _Reference:
     holds: list[nn.Module] = field(default_factory=list)
     modes: dict[str, bool] = field(default_factory=dict)
     tensors: dict[str, str] = field(default_factory=dict)
+    recommended: dict[str, Any] = field(default_factory=dict)  # empty where only parts are written, which recommend nothing
 
     def plain(self) -> dict[str, Any]:
         own = self.origin
@@ -56,6 +57,7 @@ class _Reference:
             "version": own.version,
             "modes": self.modes,
             "tensors": self.tensors,
+            **self.recommended,
         }
 
 
@@ -112,7 +114,7 @@ class _Writer:
         parts = {part: plain(value, self, f"{hint}.{part}") for part, value in FORMS[name].parts_of(energy).items()}
         node = {"node": name, "terms": terms, "parts": parts}
         if energy.recommended is not None and energy.recommended != common_recommendation(energy.terms):
-            node["recommended"] = self._recommended(energy.recommended, hint)
+            node["recommended"] = plain_recommendation(energy.recommended, self, hint)
         return node
 
     def _made(self, energy: Energy) -> dict[str, Any]:
@@ -135,14 +137,12 @@ class _Writer:
             self._reference_of[id(origin)] = len(self.references) - 1
         return self._reference_of[id(origin)]
 
-    def _recommended(self, recommended: Recommendation, hint: str) -> Any:
-        options = plain(dict(recommended.options), self, f"{hint}.recommended")
-        return {"sampler": recommended.sampler, "options": options, "threads": recommended.threads}
-
     def _hold(self, reference: _Reference, module: nn.Module, prefix: str) -> None:
         if any(module is held for held in reference.holds):
             return
         reference.holds.append(module)
+        if isinstance(module, Energy) and not prefix:
+            reference.recommended = {"recommended": plain_recommendation(module.recommended, self, str(reference.origin))}
         reference.modes |= modes_of(module, prefix)
         for path, tensor in tensors_of(module, str(reference.origin)).items():
             reference.tensors[prefix + path] = self.tensor(tensor, f"{reference.origin}.{prefix}{path}")
