@@ -33,12 +33,15 @@ class Langevin(Sampler):
             a point, such as standard deviations of data, or the metric of a `chees` that has been tuned; $\lambda$ is then in units of
             whitened points, $S^{-1} x$. A dense one refuses `clamp`: points at a wall would have to be led back along $S S^\top$, and
             draw from another density if they are led back straight.
+        max_gradient: The largest size of a coordinate of the gradient that is followed, as the networks of Du & Mordatch (2019) are
+            trained; larger ones are cut off, and what is drawn is then no longer the density. None follows all.
     """
 
     step_size: float
     temperature: float = 1.0
     clamp: tuple[float, float] | None = None
     metric: Metric | Tensor | None = None
+    max_gradient: float | None = None
 
     gradients: ClassVar[int] = 1
 
@@ -49,6 +52,8 @@ class Langevin(Sampler):
             if not isinstance(self.clamp, Sequence) or len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
                 raise OptionError(f"clamp must be (lowest, highest), got {self.clamp!r}.")
             object.__setattr__(self, "clamp", (float(self.clamp[0]), float(self.clamp[1])))
+        if self.max_gradient is not None:
+            positive("max_gradient", self.max_gradient)
         if self.metric is not None:
             object.__setattr__(self, "metric", _metric(self.metric))
             if self.clamp is not None and self._metric.kind == "dense":
@@ -74,10 +79,11 @@ class Langevin(Sampler):
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         drift, scale = self.step_size / 2, math.sqrt(self.step_size * self.temperature)
+        grad = state.grad if self.max_gradient is None else state.grad.clamp(-self.max_gradient, self.max_gradient)
         if self.metric is None:
-            x = langevin_step(state.x, state.grad, noise=noise, drift=drift, scale=scale, box=self.clamp)
+            x = langevin_step(state.x, grad, noise=noise, drift=drift, scale=scale, box=self.clamp)
         else:
-            whitened = langevin_step(state.x, self._metric.gradient(state.grad), noise=noise, drift=drift, scale=scale, keep=0.0)
+            whitened = langevin_step(state.x, self._metric.gradient(grad), noise=noise, drift=drift, scale=scale, keep=0.0)
             x = state.x + self._metric.forth(whitened)
             x = x if self.clamp is None else x.clamp_(*self.clamp)
         return State(x, *energy_and_gradient(energy, x)), Info()
@@ -89,7 +95,7 @@ class Langevin(Sampler):
     def bias(self, state: State) -> Tensor | None:
         r"""Returns $\lambda \lVert \nabla E \rVert^2 / 4 T d$ of points with $d$ coordinates: since the mean of $\lVert x \rVert^2$ stays
         as it is, $\langle x \cdot \nabla E \rangle = T d + \tfrac{\lambda}{4} \langle \lVert \nabla E \rVert^2 \rangle$ exactly."""
-        if self.clamp is not None or self.temperature == 0:
+        if self.clamp is not None or self.temperature == 0 or self.max_gradient is not None:
             return None
         grad = state.grad if self.metric is None else self._metric.gradient(state.grad)
         return grad.reshape(len(state.x), -1).double().square().mean(1) * (self.step_size / (4 * self.temperature))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, SamplingDiverged
-from composable_energy.sampling import Noise
+from composable_energy.sampling import Noise, energy_and_gradient
 
 SAMPLERS = [Langevin(0.1), MALA(0.1), HMC(0.2, leapfrogs=4), Annealed(levels=5), Underdamped(0.1), ChEES(0.2, 0.8)]
 
@@ -110,6 +110,15 @@ def test_step_and_noise_of_papers():
     x = energy.sample((4, 3), sampler=Langevin.from_step_and_noise(0.5, 0.1), steps=1, seed=0, init=init)
     noise = Noise(0, range(4), step=1).normal(init)
     torch.testing.assert_close(x, init - 0.25 * init + 0.1 * noise)
+
+
+def test_a_largest_gradient_bounds_each_coordinate_of_a_step():
+    x = torch.tensor([[5.0, 0.1, -3.0]])
+    drawn = Bowl().sample((1, 3), sampler=Langevin(0.5, temperature=0, max_gradient=1.0), steps=1, init=x, seed=0)
+    expected = x - 0.25 * energy_and_gradient(Bowl(), x)[1].clamp(-1, 1)
+    assert torch.equal(drawn, expected)
+    with pytest.raises(OptionError, match="max_gradient"):
+        Langevin(0.5, max_gradient=0)
 
 
 def test_temperature_zero_is_gradient_descent_and_clamps_hold():
