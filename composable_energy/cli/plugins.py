@@ -1,4 +1,4 @@
-"""`composable-energy plugins`: who offers which energies, samplers, encoders and kernels."""
+"""`composable-energy plugins`: who offers which energies, samplers, encoders, kernels and recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry of plug-ins: energies, samplers, encoders and kernels, found by entry points."""
+"""The registry of plug-ins: energies, samplers, encoders, kernels and recipes, found by entry points."""
 
 from composable_energy.registry.family import EnergyFamily
 from composable_energy.registry.lookup import (
@@ -6,6 +6,7 @@ from composable_energy.registry.lookup import (
     get_energy,
     get_family,
     get_kernel,
+    get_recipe,
     get_sampler,
     plugins,
     refresh,
@@ -22,6 +23,7 @@ __all__ = [
     "get_energy",
     "get_family",
     "get_kernel",
+    "get_recipe",
     "get_sampler",
     "plugins",
     "refresh",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from composable_energy.energy import Energy
     from composable_energy.sampling import Sampler
+    from composable_energy.training import Recipe
 
 __all__ = [
     "REGISTRY",
@@ -25,6 +26,7 @@ __all__ = [
     "get_energy",
     "get_family",
     "get_kernel",
+    "get_recipe",
     "get_sampler",
     "plugins",
     "refresh",
@@ -118,6 +120,18 @@ def get_kernel(name: str) -> Any:
     return _made("kernel", entry, REGISTRY.load("kernel", entry), {})
 
 
+def get_recipe(name: str) -> Recipe:
+    """Returns a recipe of training by name; `composable_energy.training.open_recipe` also takes a file.
+
+    Raises:
+        PluginNotFound: No plug-in offers the name.
+        PluginConflictError: Several do.
+        PluginLoadError: The plug-in fails to load or breaks the contract.
+    """
+    entry = REGISTRY.entry("recipe", name)
+    return _made("recipe", entry, REGISTRY.load("recipe", entry), {})
+
+
 def plugins(load: bool = False) -> list[PluginRecord]:
     """Returns one record for each entry point, by kind and then by name, those of this session first; nothing is imported.
 
@@ -137,7 +151,7 @@ def register(kind: Kind, name: str, obj: Any) -> Registration:
     """Makes an object known by name in this session; it comes before entry points of that name.
 
     Args:
-        kind: `energy`, `sampler`, `encoder` or `kernel`.
+        kind: `energy`, `sampler`, `encoder`, `kernel` or `recipe`.
         name: The name, of a-z, 0-9, - and _.
         obj: What an entry point may be; for an energy also `lambda: energy`.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 __all__ = ["API_VERSION", "FIRST_PARTY", "GROUPS", "Entry", "Fault", "Kind", "Origin", "PluginRecord", "State", "canonical"]
 
-Kind = Literal["energy", "sampler", "encoder", "kernel"]
+Kind = Literal["energy", "sampler", "encoder", "kernel", "recipe"]
 State = Literal["not-loaded", "ok", "failed", "shadowed", "conflict"]
 
 GROUPS: Mapping[Kind, str] = {
@@ -17,6 +17,7 @@ GROUPS: Mapping[Kind, str] = {
     "sampler": "composable_energy.samplers",
     "encoder": "composable_energy.encoders",
     "kernel": "composable_energy.kernels",
+    "recipe": "composable_energy.recipes",
 }
 FIRST_PARTY = "composable-energy"
 API_VERSION = 1
