@@ -18,7 +18,7 @@ FLOORS = [
     {"energy", "events", "lifting", "distributions", "algebra", "explain", "inference", "parsing"},
     {"sampling", "diagnostics"},
     {"normalizers"},
-    {"registry"},
+    {"registry", "data"},
     {"kernels", "saving"},
     {"training"},
     {"testing"},

@@ -1,0 +1,8 @@
+"""Pictures to learn from: the formats that they come in, their labels, and what is done to a batch before a network sees it."""
+
+from composable_energy.data.labels import Labels
+from composable_energy.data.opening import open_pictures
+from composable_energy.data.pictures import Pictures
+from composable_energy.data.preparation import Preparation
+
+__all__ = ["Labels", "Pictures", "Preparation", "open_pictures"]
