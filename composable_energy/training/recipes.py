@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composable_energy.errors import FileFormatError, OptionError
+from composable_energy.errors import FileFormatError, OptionError, PluginLoadError
 from composable_energy.registry import get_recipe
 from composable_energy.registry.registry import listed, nearest
+from composable_energy.training.kinds import checked, kind_of
 from composable_energy.training.toml import flat, nested, read_toml, toml_text
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Recipe(ABC):
         cost: Time, in words.
         settings: Such as `{"model": {"name": "igebm-resnet32"}, "training": {"steps": 1000}}`.
         text: The file as its author wrote it, with comments.
+        entry: The name by which plug-ins offer it, or the one that it extends; empty for a file that extends none.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Recipe(ABC):
     cost: str
     settings: Mapping[str, Any]
     text: str = ""
+    entry: str = ""
 
     @classmethod
     def read(cls, file: str | Path) -> Self:
@@ -57,11 +60,12 @@ class Recipe(ABC):
 
         Raises:
             FileFormatError: The file is missing or not TOML, or has other keys beside the tables.
+            OptionError: A setting is unknown, or of another kind than is expected.
         """
         path = Path(file)
         text, head, settings = _read(path)
         about, source, needs, cost = (head.get(key, "") for key in _HEAD)
-        return cls(path.stem, about, source, needs, cost, settings, text)
+        return cls(path.stem, about, source, needs, cost, settings, text).settled(flat(settings))
 
     @abstractmethod
     def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
@@ -77,25 +81,36 @@ class Recipe(ABC):
             FileFormatError: The data cannot be read.
         """
 
-    def accepted(self) -> Mapping[str, Any]:
-        """Returns the dotted keys that can be set, with their default values; those that the recipe says if not written anew."""
-        return flat(self.settings)
+    def accepted(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the kinds of value that settings take, by dotted key, such as `int | None`.
+
+        A recipe takes new values for the settings that it has, of the types that they have, unless it says so anew.
+
+        Args:
+            changes: Settings that are about to change, by dotted key, for a recipe where one decides about others.
+        """
+        return {key: kind_of(value) for key, value in flat(self.settings).items()}
 
     def settled(self, changes: Mapping[str, Any]) -> Self:
-        """Returns the recipe with some settings changed.
+        """Returns the recipe with some settings changed; those that go with a name which is changed too, and no other, are dropped.
 
         Args:
             changes: By dotted key, such as `{"training.steps": 100}`.
 
         Raises:
-            OptionError: A key is unknown, or a value has another type than the one that is there.
+            OptionError: A key is unknown, or a value is of another kind than is expected.
+            PluginNotFound: A name that decides about others is unknown.
         """
-        known, current = self.accepted(), flat(self.settings)
-        for key, value in changes.items():
-            if key not in known:
-                raise OptionError(f"The recipe {self.name!r} has no setting {key!r}.{_hint(key, known)}")
-            current[key] = _checked(key, value, [known[key], current.get(key, known[key])])
-        return replace(self, settings=nested(current))
+        kinds = self.accepted(changes)
+        unknown = next((key for key in changes if key not in kinds), None)
+        if unknown is not None:
+            raise OptionError(f"The recipe {self.name!r} has no setting {unknown!r}.{_hint(unknown, kinds)}")
+        kept = {key: value for key, value in flat(self.settings).items() if key in kinds}
+        return replace(self, settings=nested({**kept, **{key: checked(key, value, kinds[key]) for key, value in changes.items()}}))
+
+    def written(self) -> Mapping[str, Any]:
+        """Returns the settings that a run writes down; a recipe whose settings have defaults adds those."""
+        return self.settings
 
     def with_steps(self, steps: int) -> Self:
         """Returns the recipe with another number of steps; one of several stages says how it shares them out."""
@@ -107,19 +122,18 @@ class Recipe(ABC):
         Raises:
             OptionError: The folder holds a run with other settings.
         """
-        file = out / _FILE
+        file, settings = out / _FILE, self.written()
         if file.is_file():
-            _, _, there = _read(file)
-            differ = [line for line in _differences(flat(there), flat(self.settings)) if line.split(":")[0] not in _FREE]
+            there, here = flat(_read(file)[2]), flat(settings)
+            differ = [key for key in dict.fromkeys([*there, *here]) if key not in _FREE and there.get(key) != here.get(key)]
             if differ:
-                shown = "; ".join(differ[:6]) + ("; ..." if len(differ) > 6 else "")
-                raise OptionError(
-                    f"{out} holds a run with other settings ({shown}). Go on with those, name another folder, or delete that one."
-                )
+                shown = "; ".join(f"{key}: there {there.get(key)!r}, here {here.get(key)!r}" for key in differ[:6])
+                more = f"; and {len(differ) - 6} more" if len(differ) > 6 else ""
+                raise OptionError(f"{out} holds a run with other settings ({shown}{more}). Go on with those, or name another folder.")
         out.mkdir(parents=True, exist_ok=True)
-        head = {key: getattr(self, key) for key in _HEAD}
+        head = {key: getattr(self, key) for key in _HEAD} | ({"extends": self.entry} if self.entry else {})
         beside = file.with_name(f".{_FILE}.{os.getpid()}")
-        beside.write_text(f"# The recipe {self.name}, as it was settled.\n" + toml_text({**head, **self.settings}), encoding="utf-8")
+        beside.write_text(f"# {self.name}, as it was settled.\n" + toml_text({**head, **settings}), encoding="utf-8")
         beside.replace(file)
 
 
@@ -142,7 +156,10 @@ def open_recipe(name: str | Path) -> Recipe:
 
 def _opened(name: str, beside: Path, seen: tuple[Path, ...]) -> Recipe:
     if not name.endswith(".toml"):
-        return get_recipe(name)
+        recipe = get_recipe(name)
+        if not isinstance(recipe, Recipe):
+            raise PluginLoadError(f"The recipe {name!r} is no subclass of Recipe but of {type(recipe).__name__}; upgrade the plug-in.")
+        return replace(recipe, entry=name)
     path = (beside / Path(name).expanduser()).resolve()
     if path in seen:
         raise FileFormatError(f"{path} extends itself, through {' and '.join(str(other) for other in seen)}.")
@@ -182,26 +199,3 @@ def _hint(key: str, known: Mapping[str, Any]) -> str:
         return nearest(last, names) + listed(names)
     sections = sorted({other.partition(".")[0] for other in known})
     return nearest(section or key, sections) + listed(sections)
-
-
-def _checked(key: str, value: Any, likes: list[Any]) -> Any:
-    """Returns a value of a type that is expected: that of one of `likes`, where None stands for a value of any type."""
-    for like in likes:
-        if like is None:
-            return value
-        if isinstance(like, bool) or isinstance(value, bool):
-            if isinstance(like, bool) and isinstance(value, bool):
-                return value
-        elif isinstance(like, float) and isinstance(value, int | float):
-            return float(value)
-        elif isinstance(like, list | tuple) and isinstance(value, list | tuple):
-            return list(value)
-        elif isinstance(value, type(like)):
-            return value
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list", tuple: "a list"}
-    raise OptionError(f"{key} takes {kinds.get(type(likes[-1]), type(likes[-1]).__name__)}, such as {likes[-1]!r}; got {value!r}.")
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    keys = dict.fromkeys([*there, *here])
-    return [f"{key}: there {there.get(key)!r}, here {here.get(key)!r}" for key in keys if there.get(key) != here.get(key)]
