@@ -45,7 +45,7 @@ def read_npy(request: Request) -> Source:
     request.without_labels(told)
     request.among(("train",), f"{told} (open that of another part by its own path)")
     try:
-        array = np.load(request.path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(request.path, mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise _damaged(request.path, error) from None
     return _source(request.path, told, array, {})
@@ -63,6 +63,8 @@ def read_npz(request: Request) -> Source:
     request.without_labels(told)
     request.among(("train",), f"{told} (open that of another part by its own path)")
     try:
+        if not zipfile.is_zipfile(request.path):
+            raise zipfile.BadZipFile("it is no archive")
         with np.load(request.path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
@@ -115,7 +117,7 @@ def _channels_first(path: Path, array: np.ndarray) -> np.ndarray:
 
 
 def _damaged(path: Path, error: Exception) -> FileFormatError:
-    if "allow_pickle" in str(error) or "pickled" in str(error):
+    if "allow_pickle" in str(error) or "Python objects" in str(error):
         return FileFormatError(
             f"{path} holds Python objects, which are never unpickled as that could run code: save plain numbers or words."
         )

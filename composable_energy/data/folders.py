@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from composable_energy.data.labels import BINARY, Labels
-from composable_energy.data.sources import Request, Source, named, opened
+from composable_energy.data.sources import ENDINGS, Request, Source, named, opened
 from composable_energy.data.tables import check_match, read_csv, text_of
 from composable_energy.errors import FileFormatError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ENDINGS", "is_celeba", "is_folder", "read_celeba", "read_folder"]
+__all__ = ["is_celeba", "is_folder", "read_celeba", "read_folder"]
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _CELEBA = "img_align_celeba"
 _PARTS = ("train", "valid", "test")
 
@@ -73,11 +72,11 @@ def read_celeba(request: Request) -> Source:
     path = request.path / "list_attr_celeba.txt"
     if not path.exists():
         raise FileFormatError(f"{path} is missing: put it beside {_CELEBA}, or open {folder} as an image folder with its table by labels=.")
+    partition = request.path / "list_eval_partition.txt"
+    part = request.among(_PARTS if partition.exists() else ("train",), told)
     columns, rows = _attributes(path)
     there = sorted(file.name for file in _scanned(Request(folder, progress=request.progress)))
     check_match(path, rows, there, folder, request.strict)
-    partition = request.path / "list_eval_partition.txt"
-    part = request.among(_PARTS if partition.exists() else ("train",), told)
     chosen = _partition(partition, rows)[part] if partition.exists() else list(rows)
     files_there = set(there)
     names = [name for name in chosen if name in files_there]

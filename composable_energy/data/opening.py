@@ -12,10 +12,10 @@ import torch
 
 from composable_energy.data.arrays import is_npy, is_npz, read_npy, read_npz
 from composable_energy.data.caching import kept, write
-from composable_energy.data.folders import ENDINGS, is_celeba, is_folder, read_celeba, read_folder
+from composable_energy.data.folders import is_celeba, is_folder, read_celeba, read_folder
 from composable_energy.data.packed import is_cifar10, is_cifar100, is_idx, read_cifar10, read_cifar100, read_idx
 from composable_energy.data.pictures import Pictures
-from composable_energy.data.sources import Request, Source, check_size, decoded
+from composable_energy.data.sources import ENDINGS, Request, Source, check_size, decoded
 from composable_energy.errors import FileFormatError, OptionError
 
 __all__ = ["open_pictures"]

@@ -18,8 +18,9 @@ from composable_energy.errors import FileFormatError, OptionError, ShapeError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Request", "Source", "check_size", "decoded", "named", "opened", "picture_of"]
+__all__ = ["ENDINGS", "Request", "Source", "check_size", "decoded", "named", "opened", "picture_of"]
 
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _MODES = {1: "L", 3: "RGB"}
 _AHEAD = 256  # pictures that are decoded side by side, before any is used
 

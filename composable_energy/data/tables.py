@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from composable_energy.data.labels import Labels, labels_of_words
-from composable_energy.data.sources import named
+from composable_energy.data.sources import ENDINGS, named
 from composable_energy.errors import FileFormatError, OptionError
 
 __all__ = ["Table", "check_match", "read_csv", "text_of"]
@@ -49,15 +49,15 @@ def read_csv(path: Path) -> Table:
     """
     lines = text_of(path).splitlines()
     head = lines[0] if lines else ""
-    reader = csv.reader(lines, delimiter=max(",;\t", key=head.count))
-    columns = tuple(name.strip() for name in next(reader, ()))[1:]
-    if not columns or "" in columns or len(set(columns)) < len(columns):
-        raise FileFormatError(
-            f"{path}: the first line must name the columns, that of the file names and then each attribute once, as in "
-            f"'file,smiling,male', got {head[:80]!r}."
-        )
+    reader = csv.reader(lines, delimiter=max(",;\t", key=head.count), strict=True)
     rows, places = {}, {}
     try:
+        first, *columns = [name.strip() for name in next(reader, [])] or [""]
+        if not columns or "" in columns or len(set(columns)) < len(columns) or first.lower().endswith(ENDINGS):
+            raise FileFormatError(
+                f"{path}: the first line must name the columns, that of the file names and then each attribute once, as in "
+                f"'file,smiling,male', got {head[:80]!r}."
+            )
         for row in reader:
             if not any(cell.strip() for cell in row):
                 continue
@@ -71,7 +71,7 @@ def read_csv(path: Path) -> Table:
         raise FileFormatError(f"{path}, line {reader.line_num}: {error}.") from None
     if not rows:
         raise FileFormatError(f"{path} names no picture: each line after the first is a file name and its attributes.")
-    return Table(path, columns, rows)
+    return Table(path, tuple(columns), rows)
 
 
 def check_match(path: Path, listed: Mapping[str, object], there: Sequence[str], folder: Path, strict: bool) -> None:
@@ -83,13 +83,13 @@ def check_match(path: Path, listed: Mapping[str, object], there: Sequence[str], 
     missing = [name for name in listed if name not in files]
     if missing and (strict or len(missing) == len(listed)):
         raise FileFormatError(
-            f"{path} names {len(missing):,} of {len(listed):,} pictures that are not in {folder}: {named(missing)}. "
+            f"{len(missing):,} of the {len(listed):,} pictures that {path} names are not in {folder}: {named(missing)}. "
             "File names are relative to that folder; add the pictures or delete the lines, or give strict=False to leave such lines out."
         )
     extra = [name for name in there if name not in listed]
     if extra and strict:
         raise FileFormatError(
-            f"{folder} holds {len(extra):,} of {len(there):,} pictures that {path} does not name: {named(extra)}. "
+            f"{len(extra):,} of the {len(there):,} pictures in {folder} are not named in {path}: {named(extra)}. "
             "Add lines for them (an empty cell is unknown), or give strict=False to take them without labels."
         )
 
