@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 __all__ = [
@@ -23,8 +25,11 @@ __all__ = [
     "PluginConflictError",
     "PluginLoadError",
     "PluginNotFound",
+    "ProcessLost",
     "SamplingDiverged",
     "ShapeError",
+    "StorageError",
+    "TrainingDiverged",
     "UngroundedError",
 ]
 
@@ -73,6 +78,10 @@ class FileFormatError(ComposableEnergyError, ValueError):
     """A file is missing, corrupt, truncated or written by a newer version."""
 
 
+class StorageError(ComposableEnergyError, OSError):
+    """A file cannot be written: the disk is full, or does not let us."""
+
+
 class PluginNotFound(ComposableEnergyError, LookupError):  # noqa: N818  (the built-in names of its family end likewise)
     """No plug-in offers the name."""
 
@@ -99,3 +108,21 @@ class SamplingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
         self.samples = samples
         self.diverged = diverged
         self.step = step
+
+
+class TrainingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
+    """A run of training went astray, and its monitor stopped it.
+
+    Attributes:
+        step: The step at which it was stopped.
+        checkpoint: The last checkpoint that is good; None if the run wrote none.
+    """
+
+    def __init__(self, message: str, *, step: int = 0, checkpoint: Path | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+        self.checkpoint = checkpoint
+
+
+class ProcessLost(ComposableEnergyError, RuntimeError):  # noqa: N818
+    """Another process of a distributed run has ended or does not answer."""

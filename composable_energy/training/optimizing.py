@@ -1,0 +1,103 @@
+r"""How weights follow gradients: Adam with a schedule of rates, and the clips of the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.errors import OptionError
+
+__all__ = ["Optimizer"]
+
+_FLOOR = 0.01
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    r"""Adam, or AdamW where weights decay.
+
+    Args:
+        rate: The learning rate.
+        betas: $\beta_1, \beta_2$ of the moments; $\beta_1 = 0$, no momentum, is usual where negative points move with the weights.
+        weight_decay: Decoupled from the gradient, as in AdamW; 0 is plain Adam.
+        warm_up: Steps in which the rate rises linearly.
+        decay: The share of all steps, at their end, in which the rate falls linearly to 1% of itself.
+        milestones: Pairs of a step and a factor that the rate has from there on.
+        clip: The largest norm of all gradients together; or `"adam"`, which cuts each element off at $\pm(3 \sqrt{v} + 0.1)$ with Adam's
+            estimate $v$ of its second moment (Du & Mordatch, 2019); None cuts nothing off.
+
+    Raises:
+        OptionError: A value is out of range.
+    """
+
+    rate: float = 3e-4
+    betas: tuple[float, float] = (0.0, 0.999)
+    weight_decay: float = 0.0
+    warm_up: int = 0
+    decay: float = 0.0
+    milestones: Sequence[tuple[int, float]] = ()
+    clip: float | Literal["adam"] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "milestones", tuple((int(step), float(factor)) for step, factor in self.milestones))
+        if not self.rate > 0:
+            raise OptionError(f"rate must be positive, got {self.rate!r}.")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise OptionError(f"betas must be two numbers in [0, 1), got {self.betas!r}.")
+        if not self.weight_decay >= 0:
+            raise OptionError(f"weight_decay must be 0 or more, got {self.weight_decay!r}.")
+        if not self.warm_up >= 0:
+            raise OptionError(f"warm_up must be 0 steps or more, got {self.warm_up!r}.")
+        if not 0 <= self.decay <= 1:
+            raise OptionError(f"decay is a share of the steps and lies in [0, 1], got {self.decay!r}.")
+        if not all(step > 0 and factor > 0 for step, factor in self.milestones):
+            raise OptionError(f"milestones are pairs of a step and a factor, both positive, got {self.milestones!r}.")
+        if self.clip is not None and self.clip != "adam" and (isinstance(self.clip, str) or not self.clip > 0):
+            raise OptionError(f"clip must be a positive norm, 'adam' or None, got {self.clip!r}.")
+
+    def of(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Adam:
+        """Returns torch's optimizer of some parameters."""
+        if self.weight_decay:
+            return torch.optim.AdamW(parameters, self.rate, self.betas, weight_decay=self.weight_decay, foreach=True)
+        return torch.optim.Adam(parameters, self.rate, self.betas, foreach=True)
+
+    def rate_at(self, step: int, steps: int) -> float:
+        """Returns the rate of a step.
+
+        Args:
+            step: From 1 on.
+            steps: How many the run has.
+        """
+        rate = self.rate * min(1.0, step / self.warm_up) if self.warm_up else self.rate
+        if self.decay:
+            rate *= max(_FLOOR, min(1.0, (steps - step) / (self.decay * steps)))
+        for milestone, factor in self.milestones:
+            rate *= factor if step >= milestone else 1.0
+        return rate
+
+    def clip_(self, optimizer: torch.optim.Adam, norm: Tensor) -> None:
+        """Cuts gradients off in place.
+
+        Args:
+            optimizer: What `of` returned.
+            norm: Of all gradients together, with shape $()$.
+        """
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
+        if self.clip == "adam":
+            for parameter in parameters:
+                bound = self._bound(optimizer.state.get(parameter, {}), parameter)
+                torch.clamp(parameter.grad, -bound, bound, out=parameter.grad)
+        elif self.clip is not None and parameters:
+            torch._foreach_mul_([parameter.grad for parameter in parameters], (self.clip / (norm + 1e-6)).clamp(max=1.0))
+
+    def _bound(self, state: dict[str, Tensor], like: Tensor) -> Tensor:
+        """$3 \\sqrt{v} + 0.1$, where $v$ is 0 before the first step."""
+        if not state:
+            return torch.full_like(like, 0.1)
+        corrected = state["exp_avg_sq"] / (1 - self.betas[1] ** state["step"].item())
+        return corrected.sqrt_().mul_(3).add_(0.1)

@@ -1,0 +1,347 @@
+r"""The trainer: steps, averages, checkpoints, and a monitor, on one process or several.
+
+The weights at step $t$ are a function of the call and the seed. All randomness is keyed by (seed, row, step), checkpoints are written at
+fixed steps, and hold everything; so whatever ends a run, the same call goes on and ends with the same bits on a CPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.errors import OptionError, TrainingDiverged
+from composable_energy.noise import Noise
+from composable_energy.training.averaging import Average, check_decay
+from composable_energy.training.batches import Batches, rows_of
+from composable_energy.training.callbacks import Callback
+from composable_energy.training.checkpoint import Checkpoints, Saved, check_fits
+from composable_energy.training.monitor import Event, Monitor, Watch
+from composable_energy.training.objective import Objective, Place
+from composable_energy.training.optimizing import Optimizer
+from composable_energy.training.ranks import Ranks
+from composable_energy.training.stepping import Precision, Stepping, check_precision
+
+__all__ = ["Report", "Trainer"]
+
+_LOG = logging.getLogger("composable_energy.training")
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a run went.
+
+    Args:
+        steps: How many were made, by all calls together.
+        scalars: What the last step told.
+        skipped: Steps without effect, as something was not finite.
+        events: What the monitor saw.
+        seconds: How long this call took.
+        rows_per_second: Of this call, all processes together.
+        checkpoint: The last one; None without a folder.
+    """
+
+    steps: int
+    scalars: Mapping[str, float]
+    skipped: int
+    events: tuple[Event, ...]
+    seconds: float
+    rows_per_second: float
+    checkpoint: Path | None
+
+
+class Trainer:
+    r"""Trains a model.
+
+    Args:
+        model: Any module that the objective takes.
+        objective: What is minimized.
+        data: Pictures, points with shape $(N, *)$, a pair of points and labels by name, or an iterable of batches of these.
+        steps: How many steps to make in all.
+        batch_size: Rows of a batch, those of all processes together.
+        out: The folder of the run; checkpoints are in `out/checkpoints`. None writes nothing.
+        seed: One for the run.
+        optimizer: How weights follow gradients.
+        ema: The share of the averaged weights that a step keeps, such as 0.999; None for no average.
+        precision: What networks compute in: `"float32"`, `"bfloat16"`, or, on CUDA, `"float16"`.
+        accumulate: How many parts a batch is cut into, one after another, to need less memory.
+        checkpoint_every: Steps from checkpoint to checkpoint.
+        keep: How many checkpoints to keep.
+        preparation: What is done to points before the model sees them: a function of (points, noise), such as
+            `composable_energy.data.Preparation`.
+        monitor: When a run has gone astray, and what to do then; None watches nothing.
+        callbacks: What is told of the run.
+        progress: Whether to show a bar.
+        device: Where to train; the model's own if None.
+        dtype: Of the points; the model's own if None.
+
+    Attributes:
+        step: Steps that were made.
+        rate: The learning rate of the last step.
+        attempt: How often the run went back to a checkpoint.
+
+    Raises:
+        OptionError: An option is out of range.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from composable_energy.training import Loss, Objective, Trainer
+        >>> class Distance(Objective):
+        ...     def loss(self, model, batch):
+        ...         return Loss((model(batch.x) - batch.x).square().mean())
+        >>> trainer = Trainer(nn.Linear(2, 2), Distance(), torch.rand(64, 2), steps=20, batch_size=16)
+        >>> trainer.fit().steps
+        20
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        data: Any,
+        *,
+        steps: int,
+        batch_size: int,
+        out: str | Path | None = None,
+        seed: int = 0,
+        optimizer: Optimizer = Optimizer(),  # noqa: B008  (frozen)
+        ema: float | None = None,
+        precision: Precision = "float32",
+        accumulate: int = 1,
+        checkpoint_every: int = 500,
+        keep: int = 3,
+        preparation: Callable[[Tensor, Noise], Tensor] | None = None,
+        monitor: Monitor | None = Monitor(),  # noqa: B008  (frozen)
+        callbacks: Sequence[Callback] = (),
+        progress: bool = False,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        for name, value in (("steps", steps), ("checkpoint_every", checkpoint_every), ("keep", keep)):
+            if not value >= 1:
+                raise OptionError(f"{name} must be 1 or more, got {value!r}.")
+        first = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.zeros(()))
+        self.device = first.device if device is None else torch.device(device)
+        self.dtype = first.dtype if dtype is None else dtype
+        check_precision(precision, self.device)
+        if ema is not None:
+            check_decay(ema)
+        self.model, self.objective, self.steps, self.seed = model.to(self.device), objective, steps, seed
+        self.optimizer, self.ema, self.accumulate = optimizer, ema, accumulate
+        self.precision: Precision = precision
+        self.checkpoint_every, self.monitor, self.callbacks, self.progress = checkpoint_every, monitor, tuple(callbacks), progress
+        self.out = None if out is None else Path(out).expanduser()
+        self.checkpoints = Checkpoints(None if self.out is None else self.out / "checkpoints", keep)
+        self.ranks = Ranks.of()
+        rows = rows_of(data)
+        own = self.ranks.own(batch_size, accumulate)
+        self._batches = Batches(rows, batch_size, own, preparation, self.device, self.dtype)
+        self._watch = Watch(monitor)
+        self._average: Average | None = None
+        self._came_from: int | None = None
+        self.step, self.rate = 0, 0.0
+
+    @property
+    def attempt(self) -> int:
+        return self._watch.attempt
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The model with averaged weights; the model itself where none are averaged."""
+        return self.model if self._average is None else self._average.model
+
+    def fit(self) -> Report:
+        """Trains, or goes on where the last call with this folder ended; afterwards the model has averaged weights and is in eval mode.
+
+        Raises:
+            TrainingDiverged: The monitor stopped the run.
+            OptionError: The folder has the checkpoints of another call.
+            FileFormatError: They are damaged, of another model, or of another version.
+            StorageError: A checkpoint could not be written.
+            ProcessLost: Another process of the run has ended.
+        """
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            self._begin()
+            began, first, scalars = time.monotonic(), self.step, {}
+            self._tell("on_start")
+            with self._bar() as bar:
+                while self.step < self.steps:
+                    scalars = self._advance()
+                    bar(scalars)
+            self.model.train(False)
+            if self._average is not None:
+                _copy(self._average.model.state_dict(), self.model)
+        seconds = time.monotonic() - began
+        speed = (self.step - first) * self._batches.batch_size / max(seconds, 1e-9)
+        events = tuple(self._watch.events)
+        report = Report(self.step, scalars, self._watch.skipped, events, seconds, speed, self.checkpoints.path(self.step))
+        self._tell("on_end", report)
+        return report
+
+    def _begin(self) -> None:
+        """Gets all ready, and goes on from the last checkpoint, if there is one."""
+        self.step, self.rate, self._watch, self._came_from = 0, 0.0, Watch(self.monitor), None
+        like, own = self._batches.at(self.seed, 1).x, self._batches.own
+        self.model.train()
+        self.objective.begin(self.model, Place(self._batches.batch_size, own, like.shape[1:], self.device, self.dtype, self.seed))
+        settings = (self.optimizer, self.precision, self.accumulate, self.ranks, self.device)
+        self._stepping = Stepping(self.model, self.objective, *settings)
+        self._average = None if self.ema is None else Average(self.model, self.ema)
+        saved = self._read()
+        if saved is None:
+            self._write()
+        else:
+            self._check(saved)
+            self._restore(saved)
+            self._watch = Watch.of(self.monitor, saved.told["watch"])
+
+    def _advance(self) -> dict[str, float]:
+        """Makes a step, and what is due after it."""
+        step = self.step + 1
+        self.rate = self.optimizer.rate_at(step, self.steps) * self._watch.factor
+        seed = Noise(self.seed, range(1)).child(f"attempt {self.attempt}").seed if self.attempt else self.seed
+        scalars, finite = self._stepping(self._batches.at(seed, step), self.rate)
+        self.step = step
+        if finite and self._average is not None:
+            self._average.update(self.model, step)
+        event = self._watch.see(step, scalars, finite)
+        self._tell("on_step", scalars)
+        if event is not None:
+            self._act(event)
+        elif step % self.checkpoint_every == 0 or step == self.steps:
+            self._write()
+        return scalars
+
+    def _act(self, event: Event) -> None:
+        """Does what the monitor says."""
+        if self.ranks.first:
+            _LOG.warning("%s", event)
+        self._tell("on_event", event)
+        if event.action == "lower" and (self.step % self.checkpoint_every == 0 or self.step == self.steps):
+            self._write()
+        elif event.action == "rollback":
+            self._go_back()
+        elif event.action == "stop":
+            steps = self.ranks.agreed(self.checkpoints.steps)
+            path = self.checkpoints.path(steps[-1]) if steps else None
+            where = "" if path is None else f" The last good checkpoint is {path}."
+            acted = f" after {self._watch.acted} actions" if self._watch.acted else ""
+            raise TrainingDiverged(
+                f"Training was stopped at step {event.step}{acted}: {event.seen}.{where} Try a lower rate, more steps of the sampler, or "
+                "a stronger penalty on energies.",
+                step=event.step,
+                checkpoint=path,
+            )
+
+    def _go_back(self) -> None:
+        """Goes back to the last checkpoint; to the one before it if none was written since the last time."""
+
+        def choose() -> None:
+            steps = self.checkpoints.steps()
+            if steps[-1] == self._came_from and len(steps) > 1:
+                self.checkpoints.drop(steps[-1])
+
+        self.ranks.agreed(choose)
+        saved = self._read()
+        if saved is None:
+            raise TrainingDiverged(f"There is no checkpoint to go back to from step {self.step}: was the folder removed?", step=self.step)
+        self._restore(saved)
+        self._came_from = saved.step
+
+    def _write(self) -> None:
+        parts = {
+            "model": self.model.state_dict(),
+            "average": {} if self._average is None else self._average.model.state_dict(),
+            "optimizer": self._stepping.state(),
+            "objective": self.ranks.joined(self.objective.state()),
+        }
+        tensors = {f"{part}.{name}": tensor for part, some in parts.items() for name, tensor in some.items() if isinstance(tensor, Tensor)}
+        told = {"call": self._call(), "watch": self._watch.told(), "scaler": self._stepping.scaler.state_dict()}
+        path = self.ranks.agreed(lambda: self.checkpoints.write(Saved(self.step, told, tensors)))
+        self._tell("on_checkpoint", path)
+
+    def _read(self) -> Saved | None:
+        """What the first process reads, in all of them."""
+        box: list[Saved | None] = [None]
+
+        def read() -> tuple[int, Mapping[str, Any]] | None:
+            box[0] = self.checkpoints.read()
+            return None if box[0] is None else (box[0].step, box[0].told)
+
+        found = self.ranks.agreed(read)
+        if found is None:
+            return None
+        return Saved(*found, self.ranks.handed_out({} if box[0] is None else box[0].tensors))
+
+    def _check(self, saved: Saved) -> None:
+        """Raises if a checkpoint belongs to another call."""
+        place = self.checkpoints.path(saved.step)
+        check_fits(saved.under("model"), self.model.state_dict(), str(place))
+        there, here = saved.told["call"], self._call()
+        wrong = [f"{name} was {there.get(name)!r}, is {value!r}" for name, value in here.items() if there.get(name) != value]
+        if saved.step > self.steps:
+            wrong.append(f"{saved.step} steps were made, {self.steps} are asked for")
+        if wrong:
+            raise OptionError(f"{place} belongs to another call ({'; '.join(wrong)}): give another folder, or delete it to begin anew.")
+
+    def _restore(self, saved: Saved) -> None:
+        _copy(saved.under("model"), self.model)
+        if self._average is not None:
+            _copy(saved.under("average"), self._average.model)
+        self._stepping.restore(saved.under("optimizer"), dict(saved.told["scaler"]))
+        self.objective.restore({name: tensor.to(self.device) for name, tensor in saved.under("objective").items()})
+        self.step = saved.step
+
+    def _call(self) -> dict[str, Any]:
+        """What must be the same for a run to go on, as JSON gives it back."""
+        optimizer = {
+            name: [list(v) if isinstance(v, tuple) else v for v in value] if isinstance(value, tuple) else value
+            for name, value in asdict(self.optimizer).items()
+        }
+        return {
+            "objective": type(self.objective).__name__,
+            "seed": self.seed,
+            "batch_size": self._batches.batch_size,
+            "optimizer": optimizer,
+            "steps": self.steps if self.optimizer.decay else None,
+            "ema": self.ema,
+            "precision": self.precision,
+            "data": self._batches.rows.told(),
+        }
+
+    def _tell(self, hook: str, *what: Any) -> None:
+        if self.ranks.first:
+            for callback in self.callbacks:
+                getattr(callback, hook)(self, *what)
+
+    @contextmanager
+    def _bar(self) -> Iterator[Callable[[Mapping[str, float]], None]]:
+        from tqdm import tqdm
+
+        with tqdm(
+            total=self.steps, initial=self.step, file=sys.stderr, disable=not (self.progress and self.ranks.first), desc="training"
+        ) as bar:
+
+            def show(scalars: Mapping[str, float]) -> None:
+                shown = {name: f"{scalars[name]:.4g}" for name in ("loss", "gap") if name in scalars}
+                bar.set_postfix({**shown, "rate": f"{self.rate:.2g}"}, refresh=False)
+                bar.update(self.step - bar.n)
+
+            yield show
+
+
+def _copy(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    """In place, so that whoever holds the model's tensors sees the new ones."""
+    for name, own in model.state_dict().items():
+        if isinstance(own, Tensor):
+            own.copy_(tensors[name])
