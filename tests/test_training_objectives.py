@@ -5,12 +5,21 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
-from composable_energy.training import Batch, ContrastiveDivergence, Place
+from composable_energy.training import (
+    AttributeHeads,
+    Batch,
+    ContrastiveDivergence,
+    DenoisingScoreMatching,
+    ImprovedContrastiveDivergence,
+    JointEnergyClassifier,
+    Place,
+)
 
 CPU = torch.device("cpu")
 
@@ -61,7 +70,7 @@ def data(rows, *event, seed=0):
     return torch.randn(rows, *event, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def gradients(model, loss):
+def gradients(model, loss) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss.value, list(model.parameters()), allow_unused=True, materialize_grads=True)
 
 
@@ -242,7 +251,7 @@ def test_bad_input_is_told(make, message):
 
 
 def began(objective, model=None):
-    objective.begin(model or Net(3), place(4, (2,)))
+    objective.begin(Net(3) if model is None else model, place(4, (2,)))
     return objective
 
 
@@ -257,3 +266,323 @@ def scattered():
 def test_an_unknown_sampler_is_told():
     with pytest.raises(ce.errors.PluginNotFound, match="langvin"):
         began(ContrastiveDivergence(steps=1, sampler="langvin"))
+
+
+# Improved contrastive divergence ------------------------------------------------------------------------------------------------------
+
+IMPROVED: dict[str, Any] = {
+    "steps": 3,
+    "options": {"step_size": 0.3, "temperature": 0.5, "clamp": (-0.8, 0.8)},
+    "fresh": 0.0,
+    "start": "normal",
+}
+
+
+def improved_once(model, x, step=50, **settings):
+    """Returns the loss of a step, the points before the last step of chains, its noise, their nearest others, and those kept."""
+    objective = ImprovedContrastiveDivergence(**{**IMPROVED, "buffer": 30, "entropy_after": 0, **settings})
+    objective.begin(model, place(6, (2,)))
+    batch, buffer = batch_of(x, step), objective.negatives.buffer
+    assert buffer is not None
+    before = buffer.state()["slots"].clone()
+    slots, chains = buffer.draw(batch.noise)
+    noise = batch.noise.child(f"chains {step}")
+    moved = model.sample((6, 2), sampler="langevin", steps=2, init=chains, seed=noise.seed, **IMPROVED["options"])
+    nearest = buffer.nearest(
+        model.sample((6, 2), sampler="langevin", steps=3, init=chains, seed=noise.seed, **IMPROVED["options"]), slots, batch.noise
+    )
+    assert torch.equal(buffer.state()["slots"], before)
+    loss = objective.loss(model, batch)
+    return loss, moved, noise.at(3).normal(x), nearest, objective.state()["slots"][slots]
+
+
+def last_step_by_hand(model, moved, kick):
+    y = moved.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(y).sum(), y, create_graph=True)
+    return (y - 0.15 * gradient + math.sqrt(0.3 * 0.5) * kick).clamp(-0.8, 0.8)
+
+
+def test_the_chains_of_the_improved_objective_are_those_of_langevin():
+    model, x = Net(), data(6, 2)
+    _, moved, kick, _, kept = improved_once(model, x)
+    assert torch.equal(kept, last_step_by_hand(model, moved, kick).detach())
+    whole = ImprovedContrastiveDivergence(**IMPROVED, buffer=30), ContrastiveDivergence(**IMPROVED, buffer=30)
+    for objective in whole:
+        objective.begin(model, place(6, (2,)))
+        for step in (1, 2):
+            objective.loss(model, batch_of(x, step))
+    torch.testing.assert_close(*(objective.state()["slots"] for objective in whole), rtol=0, atol=1e-13)
+
+
+def test_the_terms_of_the_last_step_reach_the_parameters_through_the_points_alone():
+    x = data(6, 2)
+    model, held = Net(), Net()
+    held.requires_grad_(False)
+    loss, moved, kick, nearest, _ = improved_once(model, x, kl=0.7, entropy=0.4)
+    last = last_step_by_hand(model, moved, kick)
+    far = (last - nearest).norm(dim=1).log().mean()
+    here, there = model(x), model(last.detach())
+    plain = (here - there).mean() + (here.square() + there.square()).mean()
+    expected = plain + 0.7 * held(last).mean() - 0.4 * far
+    torch.testing.assert_close(loss.value, expected)
+    torch.testing.assert_close(loss.scalars["kl"], held(last).mean().detach())
+    torch.testing.assert_close(loss.scalars["log_distance"], far.detach())
+    for grad, wanted in zip(
+        gradients(model, loss), torch.autograd.grad(expected, list(model.parameters()), allow_unused=True), strict=True
+    ):
+        torch.testing.assert_close(grad, torch.zeros_like(grad) if wanted is None else wanted, rtol=0, atol=1e-12)
+
+
+def test_the_improved_gradient_is_that_of_finite_differences():
+    x, model, held = data(6, 2), Net(), Net()
+    loss, moved, kick, nearest, negative = improved_once(model, x)
+
+    def value():
+        last = last_step_by_hand(model, moved, kick).detach()
+        here, there = model(x), model(negative)
+        plain = (here - there).mean() + (here.square() + there.square()).mean()
+        return (plain + held(last).mean() - 0.3 * (last - nearest).norm(dim=1).log().mean()).item()
+
+    for parameter, grad in zip(model.parameters(), gradients(model, loss), strict=True):
+        for i in range(0, parameter.numel(), 3):
+            flat, size = parameter.data.view(-1), 1e-6
+            flat[i] += size
+            above = value()
+            flat[i] -= 2 * size
+            below = value()
+            flat[i] += size
+            assert abs((above - below) / (2 * size) - grad.view(-1)[i]) < 1e-7
+
+
+def test_without_its_terms_the_improved_objective_is_the_plain_one():
+    x = data(6, 2)
+    told = []
+    settings: dict[str, Any] = {**IMPROVED, "buffer": 30}
+    for objective in (ImprovedContrastiveDivergence(**settings, kl=0.0, entropy=0.0), ContrastiveDivergence(**settings)):
+        model = Net()
+        objective.begin(model, place(6, (2,)))
+        told.append(gradients(model, objective.loss(model, batch_of(x))))
+    for improved, plain in zip(*told, strict=True):
+        torch.testing.assert_close(improved, plain, rtol=0, atol=1e-13)
+
+
+def test_the_entropy_joins_once_the_buffer_holds_chains():
+    x = data(6, 2)
+    for step, joins in ((10, False), (11, True)):
+        loss, *_ = improved_once(Net(), x, step, entropy_after=60)
+        none, *_ = improved_once(Net(), x, step, entropy=0.0)
+        torch.testing.assert_close(loss.value, none.value - joins * 0.3 * loss.scalars["log_distance"])
+
+
+@pytest.mark.parametrize("condition", [None, "kind"])
+def test_two_processes_give_the_improved_gradients_of_one(condition):
+    rows, x, labels = 6, data(6, 2), torch.arange(6) % 3
+
+    def run(share):
+        model, told = Net(labels=3, dropout=0.0), []
+        objective = ImprovedContrastiveDivergence(**{**IMPROVED, "fresh": 0.3}, buffer=31, entropy_after=0, condition=condition)
+        objective.begin(model, place(rows, (2,), share))
+        for step in (1, 2, 3):
+            loss = objective.loss(model, batch_of(x[share.start : share.stop], step, share, kind=labels[share.start : share.stop]))
+            told += [grad * len(share) / rows for grad in gradients(model, loss)]
+        assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+        return told
+
+    for grad, one, other in zip(*(run(share) for share in (range(rows), range(2), range(2, rows))), strict=True):
+        torch.testing.assert_close(one + other, grad, rtol=0, atol=1e-12)
+
+
+def test_one_step_of_the_improved_objective_is_the_last_one():
+    model, objective = Net(), ImprovedContrastiveDivergence(**{**IMPROVED, "steps": 1}, buffer=12)
+    objective.begin(model, place(6, (2,)))
+    before = objective.state()["slots"].clone()
+    loss = objective.loss(model, batch_of(data(6, 2)))
+    assert loss.value.isfinite() and (objective.state()["slots"] != before).any(1).sum() == 6
+
+
+# Denoising score matching -------------------------------------------------------------------------------------------------------------
+
+
+class NoisyBell(ce.Energy):
+    """The energy of N(mean, variance) with noise of any level; what is to be learnt are mean and variance."""
+
+    def __init__(self, mean: float, variance: float) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.tensor(mean, dtype=torch.float64))
+        self.variance = nn.Parameter(torch.tensor(variance, dtype=torch.float64))
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return (x - self.mean).square().sum(1) / (2 * (self.variance + sigma.square()))
+
+
+def test_denoising_is_least_at_the_density_of_the_data():
+    """At the truth the error is $v / (v + s^2)$ at each level, averaged over log s; and the gradient has mean zero."""
+    rows, low, high, mean, variance = 200_000, 0.3, 3.0, 0.7, 0.5
+    model = NoisyBell(mean, variance)
+    loss = DenoisingScoreMatching(low, high).loss(model, batch_of(mean + math.sqrt(variance) * data(rows, 1)))
+    expected = 1 - math.log((variance + high**2) / (variance + low**2)) / (2 * math.log(high / low))
+    assert abs(loss.value.item() - expected) < 4 * math.sqrt(2 / rows)
+    by_mean, by_variance = gradients(model, loss)
+    assert abs(by_mean) < 4 * 2 / math.sqrt(rows) and abs(by_variance) < 4 * 2 / math.sqrt(rows)
+    for wrong in (NoisyBell(mean + 0.3, variance), NoisyBell(mean, 2 * variance), NoisyBell(mean, variance / 2)):
+        assert DenoisingScoreMatching(low, high).loss(wrong, batch_of(mean + math.sqrt(variance) * data(rows, 1))).value > loss.value
+
+
+def test_denoising_learns_the_score_of_gaussian_data():
+    rows, model = 2000, NoisyBell(0.0, 2.0)
+    x = 1.2 + 0.6 * data(rows, 1)
+    objective, optimizer = DenoisingScoreMatching(0.1, 2.0), torch.optim.Adam(model.parameters(), 0.03)
+    found = []
+    for step in range(1, 401):
+        optimizer.zero_grad()
+        objective.loss(model, batch_of(x, step)).value.backward()
+        optimizer.step()
+        if step > 200:
+            found.append(torch.stack([model.mean.detach(), model.variance.detach()]))
+    mean, variance = torch.stack(found).mean(0)
+    assert abs(mean - x.mean()) < 0.6 / math.sqrt(rows) * 2
+    assert abs(variance - x.var()) < 0.36 * math.sqrt(2 / rows) * 2
+
+
+def test_noise_levels_are_log_uniform_and_belong_to_rows():
+    seen = []
+
+    class Watch(ce.Energy):
+        def forward(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+            seen.append((sigma, y))
+            return x.square().sum(1) * sigma
+
+    rows, objective = 4000, DenoisingScoreMatching(0.01, 10.0, condition="kind")
+    x, kind = data(rows, 2), torch.arange(rows)
+    whole = objective.loss(Watch(), batch_of(x, kind=kind)).value
+    first, rest = (
+        objective.loss(Watch(), batch_of(x[part.start : part.stop], 1, part, kind=kind[part.start : part.stop])).value
+        for part in (range(999), range(999, rows))
+    )
+    torch.testing.assert_close((999 * first + (rows - 999) * rest) / rows, whole, rtol=1e-12, atol=0)
+    sigma, y = seen[0]
+    assert torch.equal(torch.cat([seen[1][0], seen[2][0]]), sigma) and torch.equal(y, kind)
+    share = sigma.log().sub(math.log(0.01)).div(math.log(1000)).sort().values
+    expected = (torch.arange(rows) + 0.5) / rows
+    assert (share - expected).abs().max() < 1.95 / math.sqrt(rows)  # Kolmogorov and Smirnov's distance, a thousandth beyond
+
+
+# Heads --------------------------------------------------------------------------------------------------------------------------------
+
+
+class Heads(nn.Module):
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.linear = nn.Linear(3, columns).double()
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.linear(torch.cat([x, sigma[:, None]], 1))
+
+
+def test_heads_take_the_cross_entropy_of_known_labels():
+    rows, model, objective = 8, Heads(5), AttributeHeads({"male": 2, "hair": 3, "smiling": 2}, 0.1, 1.0)
+    labels: dict[str, Any] = {
+        "smiling": torch.tensor([0, 1, -1, 1, 0, 0, 1, -1]),
+        "male": torch.tensor([1, 0, 1, -1, 0, 1, 0, 1]),
+        "hair": torch.tensor([2, 1, 0, 2, -1, -1, 1, 0]),
+    }
+    batch = batch_of(data(rows, 2), **labels)
+    loss = objective.loss(model, batch)
+    levels = torch.exp(batch.noise.child("level").uniform(batch.x) * math.log(10) + math.log(0.1))
+    logits = model(batch.x + levels[:, None] * batch.noise.child("noise").normal(batch.x), levels)
+    total, right, known = 0.0, 0, 0
+    for row in range(rows):
+        male, hair, smiling = logits[row, 0], logits[row, 1:4], logits[row, 4]
+        for name, logit in (("male", male), ("smiling", smiling)):
+            label = int(labels[name][row])
+            if label >= 0:
+                total = total - F.logsigmoid(logit if label else -logit)
+                right, known = right + int((logit > 0) == bool(label)), known + 1
+        if labels["hair"][row] >= 0:
+            total = total - hair.log_softmax(0)[labels["hair"][row]]
+            right, known = right + int(hair.argmax() == labels["hair"][row]), known + 1
+    torch.testing.assert_close(loss.value, torch.as_tensor(total / rows))
+    assert loss.scalars["accuracy"].item() == pytest.approx(right / known)
+
+
+def test_an_unknown_label_has_no_gradient():
+    seen = []
+
+    class Watch(Heads):
+        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+            seen.append(super().forward(x, sigma))
+            seen[-1].retain_grad()
+            return seen[-1]
+
+    loss = AttributeHeads({"male": 2, "hair": 3}, 0.1, 1.0).loss(
+        Watch(4), batch_of(data(3, 2), male=torch.tensor([1, -1, 0]), hair=torch.tensor([-1, 2, -1]))
+    )
+    loss.value.backward()
+    assert seen[0].grad.ne(0).tolist() == [[True, *[False] * 3], [False, *[True] * 3], [True, *[False] * 3]]
+    nothing = AttributeHeads({"male": 2}, 0.1, 1.0).loss(Heads(1), batch_of(data(3, 2), male=torch.full((3,), -1)))
+    assert nothing.value == 0 and nothing.scalars["accuracy"] == 0
+
+
+# Joint energy and classifier ----------------------------------------------------------------------------------------------------------
+
+
+class Joint(ce.Energy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Heads(3)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.net(x, x.square().sum(1) / 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -self.logits(x).logsumexp(1)
+
+
+def test_a_joint_loss_is_the_divergence_and_the_cross_entropy():
+    model, x, labels = Joint(), data(4, 2), torch.tensor([0, 2, -1, 1])
+    settings: dict[str, Any] = {**LANGEVIN, "buffer": 8, "l2": 0.0}
+    joint, plain = JointEnergyClassifier(**settings, label="kind", weight=0.5), ContrastiveDivergence(**settings)
+    for objective in (joint, plain):
+        objective.begin(model, place(4, (2,)))
+    loss, divergence = joint.loss(model, batch_of(x, kind=labels)), plain.loss(model, batch_of(x))
+    known = [0, 1, 3]
+    named = -model.logits(x).log_softmax(1)[known, labels[known]].sum() / 4
+    torch.testing.assert_close(loss.value, divergence.value + 0.5 * named)
+    assert loss.scalars["accuracy"] == (model.logits(x).argmax(1) == labels)[known].double().mean()
+    assert torch.equal(joint.state()["slots"], plain.state()["slots"])
+    joint.restore(plain.state())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DenoisingScoreMatching(0.0, 1.0), "0 < sigma_min <= sigma_max, got 0.0 and 1.0"),
+        (lambda: AttributeHeads({"male": 2}, 2.0, 1.0), "got 2.0 and 1.0"),
+        (lambda: AttributeHeads({}, 0.1, 1.0), "at least one variable"),
+        (lambda: AttributeHeads({"male": 1}, 0.1, 1.0), "The number of values of male must be at least 2, got 1"),
+        (lambda: AttributeHeads({"hair": 2}, 0.1, 1.0).loss(Heads(1), labelled(0)), "no attribute hair; they have kind"),
+        (lambda: AttributeHeads({"kind": 2}, 0.1, 1.0).loss(Heads(1), labelled(0)), "kind has 2 values, from 0 to 1, .* from 0 to 2"),
+        (lambda: AttributeHeads({"kind": 3}, 0.1, 1.0).loss(Heads(3), labelled(-2)), "got labels from -2 to 2"),
+        (lambda: DenoisingScoreMatching(0.1, 1.0).loss(nn.Linear(2, 1), labelled(0)), "trains an energy, got Linear"),
+        (lambda: DenoisingScoreMatching(0.1, 1.0).loss(Net(), labelled(0)), "Net does not depend on the noise level"),
+        (lambda: began(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Bell(), labelled(0)), "Bell does not depend on y"),
+        (lambda: ImprovedContrastiveDivergence(steps=1, kl=-1), "kl must be at least 0, got -1"),
+        (lambda: ImprovedContrastiveDivergence(steps=1, among=0), "among must be at least 1, got 0"),
+        (lambda: began(ImprovedContrastiveDivergence(steps=1, options={"step_size": 1, "metric": torch.ones(2)})), "no metric"),
+        (lambda: began(ImprovedContrastiveDivergence(**IMPROVED, buffer=7)).loss(Net(), labelled(0)), "two slots for each row, has 7"),
+        (lambda: began(JointEnergyClassifier(**LANGEVIN)), "has a method `logits"),
+        (lambda: began(JointEnergyClassifier(**LANGEVIN), Joint()).loss(Joint(), labelled(0)), "no attribute class; they have kind"),
+        (lambda: began(JointEnergyClassifier(**LANGEVIN, label="kind"), Joint()).loss(Joint(), labelled(3)), "kind has 3 values"),
+        (lambda: JointEnergyClassifier(steps=1, weight=-1), "weight must be at least 0"),
+    ],
+)
+def test_bad_input_of_the_other_objectives_is_told(make, message):
+    with pytest.raises(OptionError, match=message):
+        make()
+
+
+def test_logits_of_another_shape_are_told():
+    with pytest.raises(ce.errors.ShapeError, match=r"male \(2\), hair \(3\) need logits of shape \(4, 4\), one .* got \(4, 5\)"):
+        AttributeHeads({"male": 2, "hair": 3}, 0.1, 1.0).loss(Heads(5), labelled(0))

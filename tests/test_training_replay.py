@@ -8,7 +8,7 @@ import torch
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
 from composable_energy.noise import Noise
-from composable_energy.training import Place, ReplayBuffer
+from composable_energy.training import Augmentation, Place, ReplayBuffer
 
 SHAPE = torch.Size([3])
 bad: Any = "gaussian"
@@ -159,3 +159,87 @@ def test_a_start_of_another_shape_is_told():
 def test_another_buffers_slots_are_refused(state, got):
     with pytest.raises(FileFormatError, match=got):
         ReplayBuffer(8, place(8), "uniform").restore(state)
+
+
+# Augmentation -------------------------------------------------------------------------------------------------------------------------
+
+OFF: dict[str, Any] = {"crop": None, "flip": False, "jitter": 0.0, "blur": 0.0}
+
+
+def pictures(rows, size=16):
+    """Smooth pictures, a ramp of each channel along x, y and both."""
+    ramp = torch.linspace(0.2, 0.8, size)
+    planes = [ramp.expand(size, size), ramp.view(-1, 1).expand(size, size), (ramp + ramp.view(-1, 1)) / 2]
+    return torch.stack(planes).expand(rows, 3, size, size).contiguous()
+
+
+def test_without_any_part_pictures_stay_as_they_are():
+    x = pictures(3)
+    assert torch.equal(Augmentation(**OFF)(x, rows_of(3, 0)), x)
+
+
+def test_half_of_the_pictures_are_mirrored():
+    x, rows = pictures(400), 400
+    out = Augmentation(**{**OFF, "flip": True})(x, rows_of(rows, 0))
+    same = (out - x).flatten(1).abs().amax(1) < 1e-5
+    mirrored = (out - x.flip(3)).flatten(1).abs().amax(1) < 1e-5
+    assert bool((same ^ mirrored).all())
+    assert abs(int(mirrored.sum()) - rows / 2) < 4 * math.sqrt(rows / 4)
+
+
+def test_a_crop_shows_the_share_of_the_area_that_it_says():
+    """Inside a ramp the slope of what is shown is the slope of the whole times the side of the crop."""
+    rows, x = 400, pictures(400, 32)
+    out = Augmentation(**{**OFF, "crop": (0.25, 0.25)})(x, rows_of(rows, 0))
+    inner = out[..., 4:-4, 4:-4]
+    slope = (x[0, 0, 0, 1] - x[0, 0, 0, 0]).item()
+    width, height = inner[:, 0].diff(dim=2).mean((1, 2)) / slope, inner[:, 1].diff(dim=1).mean((1, 2)) / slope
+    torch.testing.assert_close(width * height, torch.full((rows,), 0.25), rtol=1e-3, atol=0)
+    assert (width / height).min() > 0.74 and (width / height).max() < 1.34
+    assert out.min() >= 0.19 and out.max() <= 0.81
+
+
+def test_hue_and_saturation_keep_the_luma_and_colors_stay_in_the_box():
+    from composable_energy.training.augmentation import _gray, _turn
+
+    x = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    turned = torch.einsum("bij,bjhw->bihw", _turn(torch.linspace(-1, 1, 5), torch.linspace(0, 2, 5)), x)
+    torch.testing.assert_close(_gray(turned), _gray(x), rtol=0, atol=2e-3)  # the usual digits of YIQ: rows of I and Q sum to zero to .001
+    torch.testing.assert_close(turned[0], _gray(x)[0].expand(3, 4, 4), rtol=0, atol=2e-3)  # saturation 0
+    out = Augmentation(**{**OFF, "jitter": 1.0, "box": (-1.0, 1.0)})(2 * x - 1, rows_of(5, 0))
+    assert out.min() >= -1 and out.max() <= 1 and not torch.equal(out, 2 * x - 1)
+
+
+def test_a_blur_keeps_the_mean_and_spreads_a_dot_by_its_variance():
+    dot = torch.zeros(200, 1, 25, 25)
+    dot[:, :, 12, 12] = 1.0
+    out = Augmentation(**{**OFF, "blur": 1.5})(dot, rows_of(200, 0))[:, 0]
+    torch.testing.assert_close(out.sum((1, 2)), torch.ones(200))
+    away = torch.arange(25.0) - 12
+    spread = (out.sum(1) * away.square()).sum(1).clamp_min(0).sqrt()
+    assert spread.max() <= 1.5 and spread.min() < 0.1
+    assert abs(spread.mean() - 0.75) < 4 * 1.5 / math.sqrt(12 * 200) + 0.05  # a narrow one on whole pixels is no blur at all
+
+
+def test_each_picture_is_augmented_by_its_own_noise():
+    x, augment = pictures(7), Augmentation()
+    whole = augment(x, rows_of(7, 2))
+    torch.testing.assert_close(augment(x[3:], rows_of(7, 2, range(3, 7))), whole[3:], rtol=0, atol=1e-6)
+    assert whole.flatten(1).unique(dim=0).shape[0] == 7
+    assert not torch.equal(whole, augment(x, rows_of(7, 3)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"crop": (0.0, 1.0)}, "0 < least"),
+        ({"jitter": 2}, "between 0 and 1"),
+        ({"blur": -1}, "at least 0 pixels"),
+        ({"box": (1, 0)}, "lowest"),
+    ],
+)
+def test_bad_augmentations_are_told(settings, message):
+    with pytest.raises(OptionError, match=message):
+        Augmentation(**settings)
+    with pytest.raises(ShapeError, match=r"\(B, C, H, W\), got \(2, 3\)"):
+        Augmentation()(torch.zeros(2, 3), rows_of(2, 0))

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy.sampling.choosing import SamplerLike
-from composable_energy.training.negatives import Negatives, conditions_of
+from composable_energy.training.negatives import Negatives, conditions_of, energy_of
 from composable_energy.training.objective import Batch, Loss, Objective, Place
 from composable_energy.training.replay import Start
 
-__all__ = ["ContrastiveDivergence", "contrast"]
+__all__ = ["ContrastiveDivergence", "contrast", "wide"]
 
 
 class ContrastiveDivergence(Objective):
@@ -89,9 +89,9 @@ class ContrastiveDivergence(Objective):
         $\langle |E| \rangle$ over both, `diverged`, the share of chains that did, and `acceptance` of a sampler that rejects.
 
         Raises:
-            OptionError: The model is no energy, or the data do not have the attribute.
+            OptionError: The model is no energy or lacks the condition, or the data lack the attribute.
         """
-        conditions = conditions_of(batch, self.condition)
+        conditions = conditions_of(energy_of(model), batch, self.condition)
         drawn = self.negatives.draw(model, batch, conditions)
         self.negatives.keep(drawn, drawn.x)
         value, scalars = contrast(model, batch.x, drawn.x, conditions, self.l2)
@@ -117,9 +117,13 @@ def contrast(
         l2: The weight of the squares.
     """
     both = {name: torch.cat([rows, rows]) for name, rows in conditions.items()}
-    energies = model(torch.cat([x, negative]), **both)
-    energies = energies if energies.dtype == torch.float64 else energies.float()
+    energies = wide(model(torch.cat([x, negative]), **both))
     here, there = energies.split(len(x))
     value = here.mean() - there.mean() + l2 * (here.square().mean() + there.square().mean())
     low, high = here.detach().mean(), there.detach().mean()
     return value, {"energy": low, "energy_negative": high, "gap": high - low, "magnitude": energies.detach().abs().mean()}
+
+
+def wide(numbers: Tensor) -> Tensor:
+    """Returns numbers of half precision as float32, in which means and squares are taken."""
+    return numbers.float() if numbers.dtype in (torch.bfloat16, torch.float16) else numbers

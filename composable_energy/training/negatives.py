@@ -163,14 +163,16 @@ def energy_of(model: nn.Module) -> Energy:
     return model
 
 
-def conditions_of(batch: Batch, attribute: str | None) -> dict[str, Tensor]:
+def conditions_of(energy: Energy, batch: Batch, attribute: str | None) -> dict[str, Tensor]:
     """Returns what an energy is bound to at the rows of a batch: `y`, an attribute of the data.
 
     Raises:
-        OptionError: The data have no such attribute, or some rows have no value of it.
+        OptionError: The energy does not depend on `y`, the data have no such attribute, or some rows have no value of it.
     """
     if attribute is None:
         return {}
+    if "y" not in energy.conditions:
+        raise OptionError(f"{energy} does not depend on y, which would be {attribute}: give its `forward` a parameter y, or no condition.")
     y = labels_of(batch, attribute)
     if bool((y < 0).any()):
         raise OptionError(f"Attribute {attribute} is unknown (-1) for some rows, and a conditional energy needs it for each.")

@@ -1,0 +1,115 @@
+r"""Augmenting pictures: what a replay buffer does to a chain before it goes on, so that chains spread over more pictures."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.noise import Noise
+
+__all__ = ["Augmentation"]
+
+_LUMA = (0.299, 0.587, 0.114)
+_YIQ = (_LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+class Augmentation:
+    r"""A crop, a flip, other colors and a blur, drawn for each picture by keyed noise (Du et al., 2021, section 3.3).
+
+    Call it with pictures of shape $(B, C, H, W)$ and noise; it returns pictures of the same shape.
+
+    Args:
+        crop: The least and the largest share of a picture's area that is cut out, with sides in the ratio 3:4 to 4:3, and enlarged to the
+            whole; None cuts nothing out.
+        flip: Whether half of the pictures are mirrored.
+        jitter: How much colors change: brightness, contrast and saturation by a factor in $1 \pm 0.8\, j$, hue by up to
+            $0.2\, j$ of a turn; 0 for not at all, at most 1. Saturation and hue change where there are three channels.
+        blur: The largest standard deviation of a Gaussian blur, in pixels; each picture's is uniform between 0 and that.
+        box: The lowest and the highest value of a pixel, to which changed colors are clamped.
+
+    Raises:
+        OptionError: A number is out of range.
+
+    References:
+        Improved contrastive divergence training of energy-based models (Du et al., 2021), https://arxiv.org/abs/2012.01316
+    """
+
+    def __init__(
+        self,
+        *,
+        crop: tuple[float, float] | None = (0.08, 1.0),
+        flip: bool = True,
+        jitter: float = 0.5,
+        blur: float = 1.0,
+        box: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        if crop is not None and not 0 < crop[0] <= crop[1] <= 1:
+            raise OptionError(f"crop is a pair of shares with 0 < least <= largest <= 1, or None, got {crop}.")
+        if not 0 <= jitter <= 1:
+            raise OptionError(f"jitter lies between 0 and 1, got {jitter}.")
+        if not 0 <= blur < math.inf:
+            raise OptionError(f"blur must be at least 0 pixels, got {blur}.")
+        if not box[0] < box[1]:
+            raise OptionError(f"box must be (lowest, highest), got {box}.")
+        self.crop, self.flip, self.jitter, self.blur, self.box = crop, flip, jitter, blur, box
+
+    def __call__(self, x: Tensor, noise: Noise) -> Tensor:
+        if x.ndim != 4:
+            raise ShapeError(f"An augmentation takes pictures of shape (B, C, H, W), got {tuple(x.shape)}.")
+        if self.crop is not None or self.flip:
+            x = self._cropped(x, noise.child("crop"))
+        if self.jitter:
+            x = self._jittered(x, noise.child("jitter"))
+        return self._blurred(x, noise.child("blur")) if self.blur else x
+
+    def _cropped(self, x: Tensor, noise: Noise) -> Tensor:
+        least, largest = self.crop or (1.0, 1.0)
+        area = least + (largest - least) * noise.uniform(x, 0)
+        ratio = (4 / 3) ** (2 * noise.uniform(x, 1) - 1) if self.crop else torch.ones_like(area)
+        width, height = (area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1)
+        across, down = (1 - width) * (2 * noise.uniform(x, 2) - 1), (1 - height) * (2 * noise.uniform(x, 3) - 1)
+        mirrored = torch.where(noise.uniform(x, 4) < 0.5, -width, width) if self.flip else width
+        none = torch.zeros_like(width)
+        places = torch.stack([mirrored, none, across, none, height, down], 1).view(-1, 2, 3).to(x.dtype)
+        grid = F.affine_grid(places, list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    def _jittered(self, x: Tensor, noise: Noise) -> Tensor:
+        low, high = self.box
+        brightness, contrast, saturation = (_beside(1 + 0.8 * self.jitter * (2 * noise.uniform(x, i) - 1), x) for i in range(3))
+        x = (x - low) / (high - low) * brightness
+        x = torch.lerp(_gray(x).mean((2, 3), keepdim=True), x, contrast)
+        if x.shape[1] == 3:
+            angle = 2 * math.pi * 0.2 * self.jitter * (2 * noise.uniform(x, 3) - 1)
+            x = torch.einsum("bij,bjhw->bihw", _turn(angle.to(x.dtype), saturation.view(-1)), x)
+        return (x * (high - low) + low).clamp(low, high)
+
+    def _blurred(self, x: Tensor, noise: Noise) -> Tensor:
+        reach = math.ceil(3 * self.blur)
+        sigma = (self.blur * noise.uniform(x)).clamp_min(1e-2)  # as good as none
+        away = torch.arange(-reach, reach + 1, device=x.device)
+        weights = torch.softmax(-(away / sigma[:, None]).square() / 2, 1).to(x.dtype).repeat_interleave(x.shape[1], 0)
+        planes = x.reshape(1, -1, *x.shape[2:])
+        for kernel, pad in ((weights[:, None, None, :], (reach, reach, 0, 0)), (weights[:, None, :, None], (0, 0, reach, reach))):
+            planes = F.conv2d(F.pad(planes, pad, mode="replicate"), kernel, groups=planes.shape[1])
+        return planes.view_as(x)
+
+
+def _beside(numbers: Tensor, x: Tensor) -> Tensor:
+    return numbers.to(x.dtype).view(-1, 1, 1, 1)
+
+
+def _gray(x: Tensor) -> Tensor:
+    return (x * x.new_tensor(_LUMA).view(-1, 1, 1)).sum(1, keepdim=True) if x.shape[1] == 3 else x.mean(1, keepdim=True)
+
+
+def _turn(angle: Tensor, saturation: Tensor) -> Tensor:
+    """Matrices, with shape $(B, 3, 3)$, that turn hues and scale saturations of red, green and blue, and keep the luma."""
+    yiq = angle.new_tensor(_YIQ)
+    cosine, sine, none = saturation * angle.cos(), saturation * angle.sin(), torch.zeros_like(angle)
+    turned = torch.stack([none + 1, none, none, none, cosine, -sine, none, sine, cosine], 1).view(-1, 3, 3)
+    return torch.linalg.inv(yiq) @ turned @ yiq
