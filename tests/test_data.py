@@ -1,6 +1,7 @@
 """Pictures with labels: what they hold, how they are divided, and what bad input gets."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ class TestLabels:
             (["10", "9", "2"], [2, 1, 0], ("2", "9", "10")),
             (["-1", "0", "1"], [0, 1, 2], ("-1", "0", "1")),
             (["red", "blond", "", "red"], [1, 0, -1, 1], ("blond", "red")),
-            (["nan", "infinity"], [1, 0], ("infinity", "nan")),
+            (["nan", "infinity", "1_2"], [2, 1, 0], ("1_2", "infinity", "nan")),
         ],
     )
     def test_words_become_indices(self, words, values, names):
@@ -62,6 +63,8 @@ class TestLabels:
     def test_bad_numbers(self):
         with pytest.raises(DtypeError, match=r"'it'.*float32.*long"):
             some(2, it=[0.5, 1.0])
+        with pytest.raises(DtypeError, match=r"'it'.*neither numbers nor words.*None"):
+            some(2, it=[1, None])
         with pytest.raises(OptionError, match=r"'it'.*got -2 for picture 1"):
             some(2, it=[0, -2])
         with pytest.raises(OptionError, match=r"0 to 1, or -1 where unknown, got 2 for picture 0"):
@@ -257,13 +260,9 @@ class TestPreparation:
             assert abs(torch.corrcoef(torch.stack([found, noise.normal(images, stream).flatten()]))[0, 1]) < 5 / math.sqrt(len(found))
 
     def test_bad_options_and_images(self):
-        for options, told in (
-            ({"dequantize": "gauss"}, "'gauss'"),
-            ({"dequantize": 0.0}, "0.0"),
-            ({"dequantize": True}, "True"),
-            ({"padding": -1}, "-1"),
-        ):
-            with pytest.raises(OptionError, match=told):
+        wrong: list[dict[str, Any]] = [{"dequantize": "gauss"}, {"dequantize": 0.0}, {"dequantize": True}, {"padding": -1}]
+        for options in wrong:
+            with pytest.raises(OptionError, match=f"{next(iter(options))} must be .*got {next(iter(options.values()))!r}"):
                 Preparation(**options)
         with pytest.raises(DtypeError, match="uint8"):
             Preparation()(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), self.noise(1))

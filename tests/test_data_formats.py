@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from composable_energy.data import open_pictures
-from composable_energy.errors import DtypeError, FileFormatError, OptionError, ShapeError
+from composable_energy.errors import DtypeError, FileFormatError, OptionError, ShapeError, StorageError
 
 RANDOM = np.random.default_rng(0)
 
@@ -378,10 +379,17 @@ class TestArrays:
     @pytest.mark.parametrize("keep", [np.savez, np.savez_compressed])
     def test_an_archive_with_labels(self, tmp_path, keep):
         pixels = drawn(4, 5, 5)
-        keep(tmp_path / "x.npz", images=pixels, round=np.array([True, False, True, True]), hair=np.array(["red", "", "black", "red"]))
+        keep(
+            tmp_path / "x.npz",
+            images=pixels,
+            round=np.array([True, False, True, True]),
+            big=np.array([5, 0, -1, 2], ">i4"),
+            hair=np.array(["red", "", "black", "red"]),
+        )
         found = open_pictures(tmp_path / "x.npz")
         assert np.array_equal(found.pixels, pixels[:, None])
         assert found.labels["round"].values.tolist() == [1, 0, 1, 1]
+        assert found.labels["big"].values.tolist() == [5, 0, -1, 2]
         assert found.labels["hair"].values.tolist() == [1, -1, 0, 1]
 
     @pytest.mark.parametrize(
@@ -513,7 +521,8 @@ class TestCache:
         pixels[1] = first(save(folder / "1.png", drawn(6, 6, 3)))
         assert np.array_equal(open_pictures(folder, cache=cache).pixels, pixels)
         seen = self.decoded(monkeypatch)
-        for options in ({"size": 4}, {"channels": 1}, {"limit": 3}):
+        changes: list[dict[str, Any]] = [{"size": 4}, {"channels": 1}, {"limit": 3}]
+        for options in changes:
             assert np.array_equal(open_pictures(folder, cache=cache, **options).pixels, open_pictures(folder, **options).pixels)
         assert len(seen) == 2 * (5 + 5 + 3)
         (folder / "4.png").unlink()
@@ -537,8 +546,21 @@ class TestCache:
     def test_a_cache_that_cannot_be_written(self, tmp_path):
         folder, _, _ = self.write(tmp_path)
         (tmp_path / "file").write_text("")
-        with pytest.raises(FileFormatError, match="cannot be written"):
+        with pytest.raises(StorageError, match="cannot be written"):
             open_pictures(folder, cache=tmp_path / "file")
+
+    def test_a_disk_that_fills_while_writing(self, tmp_path):
+        resource = pytest.importorskip("resource")
+        folder, cache, pixels = self.write(tmp_path)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400, hard))
+        try:
+            with pytest.raises(StorageError, match=r"pictures-\w+.npy cannot be written \(File too large\): free some space"):
+                open_pictures(folder, cache=cache)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert list(cache.iterdir()) == []
+        assert np.array_equal(open_pictures(folder, cache=cache).pixels, pixels)
 
     def test_arrays_and_archives(self, tmp_path):
         pixels = drawn(4, 6, 6, 3)

@@ -78,7 +78,11 @@ def read_npz(request: Request) -> Source:
             raise ShapeError(f"{request.path}: {name!r} has shape {values.shape}, expected ({len(images)},), a label for each picture.")
         try:
             words = values.dtype.kind == "U"
-            labels[name] = labels_of_words(values.tolist()) if words else labels_of_numbers(torch.from_numpy(values))
+            labels[name] = (
+                labels_of_words(values.tolist())
+                if words
+                else labels_of_numbers(torch.from_numpy(values.astype(values.dtype.newbyteorder("="))))
+            )
         except (TypeError, ComposableEnergyError) as error:
             kind = type(error) if isinstance(error, ComposableEnergyError) else DtypeError
             raise kind(f"{request.path}, labels {name!r}: {error}") from None

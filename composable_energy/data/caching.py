@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from composable_energy.errors import FileFormatError
+from composable_energy.errors import StorageError
 
 __all__ = ["kept", "write"]
 
@@ -30,7 +30,7 @@ def kept(folder: Path, files: Sequence[Path], settings: Mapping[str, Any]) -> tu
     digest = blake2b(json.dumps([_FORMAT, settings]).encode(), digest_size=12)
     for file in files:
         about = file.stat()
-        digest.update(json.dumps([str(file.resolve()), about.st_size, about.st_mtime_ns]).encode())
+        digest.update(json.dumps([str(file.absolute()), about.st_size, about.st_mtime_ns]).encode())
     path = folder / f"pictures-{digest.hexdigest()}.npy"
     try:
         return path, np.load(path, mmap_mode="r", allow_pickle=False)
@@ -49,7 +49,7 @@ def write(path: Path, count: int, pictures: Iterator[np.ndarray]) -> np.ndarray:
         pictures: Bytes of shape $(C, H, W)$.
 
     Raises:
-        FileFormatError: The disk is full, or the folder cannot be written.
+        StorageError: The disk is full, or the folder cannot be written.
     """
     first = next(pictures)
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *first.shape)}
@@ -67,7 +67,7 @@ def write(path: Path, count: int, pictures: Iterator[np.ndarray]) -> np.ndarray:
             os.fsync(file.fileno())
         fresh.replace(path)
     except OSError as error:
-        raise FileFormatError(f"{path} cannot be written ({error.strerror}): free some space, or give another folder as cache.") from None
+        raise StorageError(f"{path} cannot be written ({error.strerror}): free some space, or give another folder as cache.") from None
     finally:
         if fresh is not None:
             fresh.unlink(missing_ok=True)

@@ -119,12 +119,12 @@ def _plain(word: str) -> str:
 
 
 def _is_number(word: str) -> bool:
-    """Whether a word is a number in digits; `float` takes "nan" and "infinity" too, which are words here."""
+    """Whether a word is a number in digits; `float` takes "nan" and "1_2" too, which are words here."""
     try:
         float(word)
     except ValueError:
         return False
-    return any(letter.isdigit() for letter in word)
+    return "_" not in word and any(letter.isdigit() for letter in word)
 
 
 def _is_integer(word: str) -> bool:

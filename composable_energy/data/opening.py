@@ -79,6 +79,7 @@ def open_pictures(
         OptionError: An option is out of range, or does not go with the format.
         ShapeError: Pictures differ in size and `size` is not given.
         DtypeError: An array holds neither bytes nor floating numbers.
+        StorageError: The cache cannot be written.
     """
     check_size(size, channels)
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):

@@ -204,6 +204,13 @@ def _labels(name: str, some: Tensor | Sequence[Any] | Labels) -> Labels:
     try:
         if not isinstance(some, Tensor) and len(some) and isinstance(some[0], str):
             return labels_of_words([str(word) for word in some])
-        return labels_of_numbers(torch.as_tensor(some))
+        return labels_of_numbers(_tensor(some))
     except (ShapeError, DtypeError, OptionError) as error:
         raise type(error)(f"Labels {name!r}: {error}") from None
+
+
+def _tensor(some: Any) -> Tensor:
+    try:
+        return torch.as_tensor(some)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DtypeError(f"they are neither numbers nor words ({error}); write -1, or an empty word, where one is unknown.") from None

@@ -129,8 +129,8 @@ def opened(path: Path) -> Image.Image:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
+        with Image.open(path) as picture:
+            ImageOps.exif_transpose(picture, in_place=True)
             if picture.mode in ("I;16", "I;16L", "I;16B"):  # Pillow would cut these at 255
                 return Image.fromarray((np.asarray(picture).astype(np.uint32) // 257).astype(np.uint8))
             if picture.mode in ("I", "F"):
