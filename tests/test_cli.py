@@ -19,7 +19,8 @@ from PIL import Image
 
 import composable_energy as ce
 from composable_energy.cli import main, sample
-from composable_energy.cli.pictures import layout, read_points, write_grid
+from composable_energy.cli.pictures import read_points
+from composable_energy.data.sheets import layout, write_grid
 from composable_energy.errors import ExpressionError, FileFormatError, PluginLoadError, ShapeError
 
 

@@ -1,14 +1,13 @@
-"""Pictures: a grid of many on one sheet, and pictures back to points.
+"""Points in files, and pictures back to points.
 
-A sheet that `write_grid` made says in its own text how it is laid out; `read_points` then takes it apart again.
+A sheet that `composable_energy.data.sheets` made says in its own text how it is laid out; `read_points` then takes it apart again.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
 
@@ -16,18 +15,11 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-__all__ = ["ARRAYS", "PICTURES", "check_target", "is_picture", "layout", "read_points", "write_array", "write_grid"]
+__all__ = ["ARRAYS", "PICTURES", "check_target", "read_points", "write_array"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ARRAYS = (".npy", ".npz")
-_GAP = 2
-_KEY = "composable-energy"
 _MODES = {1: "L", 3: "RGB"}
-
-
-def is_picture(shape: tuple[int, ...]) -> bool:
-    """Returns whether points of a shape are pictures: (1, H, W) grey or (3, H, W) in colour."""
-    return len(shape) == 3 and shape[0] in _MODES
 
 
 def check_target(path: Path, shape: tuple[int, ...]) -> None:
@@ -43,43 +35,12 @@ def check_target(path: Path, shape: tuple[int, ...]) -> None:
         raise OptionError(f"-o {path}: there is no folder {str(path.parent)!r}.")
     if path.is_dir():
         raise OptionError(f"-o {path} is a folder; name a file.")
-    if ending in PICTURES and not is_picture(shape):
-        raise OptionError(f"Draws of shape {shape} are no pictures; write them as numbers, to a file that ends in .npy or .npz.")
-
-
-def layout(n: int) -> tuple[int, int]:
-    """Returns rows and columns for n tiles: full if that is at most twice as wide as high, else square with some left empty."""
-    root = math.ceil(math.sqrt(n))
-    columns = next((c for c in range(root, math.isqrt(2 * n) + 1) if n % c == 0), root)
-    return math.ceil(n / columns), columns
-
-
-def write_grid(path: Path, images: Tensor, value_range: tuple[float, float], about: dict[str, Any]) -> None:
-    """Writes pictures beside each other, each once.
-
-    Args:
-        path: The file.
-        images: The pictures, with shape (n, C, H, W).
-        value_range: The values that are black and white.
-        about: What a PNG file tells of itself.
-    """
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    n, _, height, width = images.shape
-    rows, columns = layout(n)
-    sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
-    low, high = value_range
-    pixels = images.detach().cpu().float().sub(low).div(high - low).clamp(0, 1).mul(255).round().byte()
-    for i, tile in enumerate(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()):
-        row, column = divmod(i, columns)
-        sheet.paste(Image.fromarray(tile), (column * (width + _GAP), row * (height + _GAP)))
-    if path.suffix.lower() != ".png":
-        sheet.save(path)
+    if ending not in PICTURES:
         return
-    text = PngInfo()
-    text.add_text(_KEY, json.dumps({**about, "n": n, "columns": columns, "height": height, "width": width, "gap": _GAP}))
-    sheet.save(path, pnginfo=text)
+    from composable_energy.data.sheets import is_picture
+
+    if not is_picture(shape):
+        raise OptionError(f"Draws of shape {shape} are no pictures; write them as numbers, to a file that ends in .npy or .npz.")
 
 
 def write_array(path: Path, points: Tensor) -> None:
@@ -109,6 +70,8 @@ def read_points(path: Path, shapes: list[tuple[int, ...]], value_range: tuple[fl
         raise FileFormatError(f"There is no file {str(path)!r}.")
     if path.suffix.lower() in ARRAYS:
         return _read_array(path, shapes)
+    from composable_energy.data.sheets import is_picture
+
     pictures = [shape for shape in shapes if is_picture(shape)]
     if not pictures:
         raise ShapeError(f"{path} is a picture, and the energy takes points of shape {shapes[0]}; give them as an .npy file.")
@@ -166,8 +129,10 @@ def _in_8_bits(picture: Image.Image) -> Image.Image:
 
 def _tiles(picture: Image.Image) -> list[Image.Image]:
     """The pictures on a sheet that says how it is laid out, else the one that it is."""
+    from composable_energy.data.sheets import KEY
+
     try:
-        told = json.loads(picture.info[_KEY])
+        told = json.loads(picture.info[KEY])
         n, columns, height, width, gap = (int(told[key]) for key in ("n", "columns", "height", "width", "gap"))
     except (KeyError, TypeError, ValueError):
         return [picture]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.cli.names import add_expression, read_expression
-from composable_energy.cli.pictures import PICTURES, check_target, write_array, write_grid
+from composable_energy.cli.pictures import PICTURES, check_target, write_array
 from composable_energy.cli.tables import json_text
 from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
 from composable_energy.errors import OptionError
@@ -89,6 +89,8 @@ def run(asked: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     about = {"expression": str(energy), "seed": trace.seed, "sampler": repr(trace.sampler), "steps": trace.steps, "best_of": trace.best_of}
     if target.suffix.lower() in PICTURES:
+        from composable_energy.data.sheets import write_grid
+
         write_grid(target, seen, black_to_white, about)
     else:
         write_array(target, seen)
