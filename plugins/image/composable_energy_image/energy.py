@@ -6,6 +6,7 @@ Notation: $x$ are images in [0, 1] with shape $(B, C, H, W)$ and $H = W$, $y$ th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,12 +39,13 @@ class ImageEnergy(ce.Energy, ABC):
         self.event_shape = (whole("channels", channels), size, size)
 
     @abstractmethod
-    def energies(self, x: Tensor, y: Tensor | None) -> Tensor:
+    def energies(self, x: Tensor, y: Tensor | None, **conditions: Any) -> Tensor:
         """Returns energies with shape $(B,)$.
 
         Args:
             x: Images, with shape $(B, C, H, W)$.
             y: Label vectors, with shape $(B, K)$; None without labels.
+            **conditions: Others, for an energy that says in `conditions` that it has some.
         """
 
     @property
@@ -54,8 +56,8 @@ class ImageEnergy(ce.Energy, ABC):
     def required_conditions(self) -> frozenset[str]:
         return self.conditions
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.energies(x, None if self.labels is None or y is None else label_vectors(y, self.labels, x))
+    def forward(self, x: Tensor, y: Tensor | None = None, **conditions: Any) -> Tensor:
+        return self.energies(x, None if self.labels is None or y is None else label_vectors(y, self.labels, x), **conditions)
 
 
 def label_vectors(y: Tensor, labels: int, x: Tensor) -> Tensor:

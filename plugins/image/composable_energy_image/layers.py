@@ -20,10 +20,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 __all__ = ["PerLabel", "convolution", "linear"]
 
-_STILL = 1e-6
-"""A singular value that grows by less, as a fraction, stands still."""
+_STILL, _SETTLED = 1e-6, 1e-7
+"""A singular value stands still that grows by less than the first, as a fraction; once it moves, it goes on to the second."""
 
-_LEAST, _MOST = 100, 1000
+_LEAST, _MOST = 50, 1000
 """Power iterations at the start, where the largest singular values of random weights lie close together; and at most."""
 
 
@@ -160,12 +160,13 @@ def _settle(layer: Any, least: int) -> None:
     norm = layer.parametrizations["weight"][0]
     norm = norm.unit if isinstance(norm, _AtMostOne) else norm
     u, v = norm.get_buffer("_u"), norm.get_buffer("_v")
-    sigma = torch.dot(u, weight @ v)
+    sigma, still = torch.dot(u, weight @ v), _STILL
     for iteration in range(_MOST):
         left = normalize(weight @ v, dim=0)
         right = weight.T @ left
         before, sigma = sigma, right.norm()
-        if iteration >= least and sigma <= before * (1 + _STILL):
+        if iteration >= least and sigma <= before * (1 + still):
             return
+        still = _SETTLED
         u.copy_(left)
         v.copy_(normalize(right, dim=0))

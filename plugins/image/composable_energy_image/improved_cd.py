@@ -1,0 +1,190 @@
+r"""The net of Improved contrastive divergence training of energy based models (Du et al., 2021), https://arxiv.org/abs/2012.01316.
+
+Three towers see the image at full, half and quarter size, and their energies are summed. A tower is a convolution, blocks, an activation,
+the mean over pixels, and a linear head. A block is twice [3 x 3 convolution, instance norm (group norm from 129 channels on), gain and bias
+of the label, activation], a skip, and where it halves the size, a convolution that may double the channels, the mean of 3 x 3 pixels with
+stride 2, and an activation. The norms are over one image, so the energy of an image does not depend on the others of its batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, conv2d
+
+from composable_energy.errors import OptionError
+from composable_energy_image.drawing import noisy_steps
+from composable_energy_image.energy import ImageEnergy
+from composable_energy_image.layers import PerLabel, convolution
+from composable_energy_image.options import activation_of, multiple, whole
+
+__all__ = ["ImprovedCDEnergy"]
+
+
+class _Setting(NamedTuple):
+    """A net of the paper. A tower is written as its first channels in units of the width, then the channels after each block, with `d`
+    where it halves the size."""
+
+    size: int
+    width: int
+    towers: tuple[str, str, str]
+    attention_after: int
+    step: float
+
+
+_SETTINGS: Mapping[str, _Setting] = MappingProxyType(
+    {
+        "cifar10": _Setting(32, 64, ("1 1 1d 1 2d 2 4d 4 8d", "1 1 1d 1 2d 2 4d", "1 1 1d 1 2d"), attention_after=4, step=100.0),
+        "celeba": _Setting(128, 128, ("1/2 1d 1d 1d 2d 2 4d 4 8d", "1 1d 1d 1d 2d 2d 4d", "1 1d 1d 1d 2d"), attention_after=6, step=500.0),
+    }
+)
+
+
+class ImprovedCDEnergy(ImageEnergy):
+    r"""See the module. Its sampler is that of the paper, steps $x' = \text{clamp}(x - a \nabla E + .001\, \xi)$.
+
+    Args:
+        setting: `cifar10` or `celeba`, the paper's two nets.
+        size: Height and width, at least 9 for `cifar10`, and 65 for `celeba` (33 with one tower); None for 32 and 128.
+        channels: Channels of an image.
+        labels: How many labels there are; None for an unconditional energy.
+        width: Channels of the first blocks; None for 64 and 128.
+        multiscale: Whether there are three towers, else one.
+        attention: Whether the first tower attends to itself, once.
+        activation: `leaky-relu`, `relu` or `swish`.
+        spectral_norm: Whether spectral norms of the two convolutions of a block are bounded by 1; else their weights are standardized.
+
+    Raises:
+        OptionError: The net cannot take an option.
+    """
+
+    def __init__(
+        self,
+        *,
+        setting: str = "cifar10",
+        size: int | None = None,
+        channels: int = 3,
+        labels: int | None = None,
+        width: int | None = None,
+        multiscale: bool = True,
+        attention: bool = True,
+        activation: str = "swish",
+        spectral_norm: bool = True,
+    ) -> None:
+        if setting not in _SETTINGS:
+            raise OptionError(f"setting must be one of {', '.join(_SETTINGS)}, got {setting!r}.")
+        native = _SETTINGS[setting]
+        size = native.size if size is None else size
+        width = native.width if width is None else width
+        multiple("width", width, 4, "attention has an eighth of twice as many channels")
+        if wide := [w for w in (width, 2 * width, 4 * width) if w > 128 and w % 32]:
+            raise OptionError(f"width must make all numbers of channels above 128 multiples of 32, for group norms; {width} makes {wide}.")
+        towers = native.towers if multiscale else native.towers[:1]
+        whole("size", size, max(2 ** (i + plan.count("d") - 1) for i, plan in enumerate(towers)) + 1)  # norms need two pixels
+        super().__init__("improved-cd", size=size, channels=channels, labels=labels)
+        self.towers = nn.ModuleList(
+            _Tower(
+                plan,
+                channels,
+                width,
+                labels=labels,
+                activation=activation,
+                spectral=spectral_norm,
+                attention_after=native.attention_after if attention and i == 0 else None,
+            )
+            for i, plan in enumerate(towers)
+        )
+        self.recommended = noisy_steps(native.step, 0.001)
+
+    def energies(self, x: Tensor, y: Tensor | None) -> Tensor:
+        total = self.towers[0](x, y)
+        for tower in self.towers[1:]:
+            x = _half(x)
+            total = total + tower(x, y)
+        return total
+
+
+class _Tower(nn.Module):
+    def __init__(
+        self, plan: str, channels: int, width: int, *, labels: int | None, activation: str, spectral: bool, attention_after: int | None
+    ) -> None:
+        super().__init__()
+        first, *blocks = plan.split()
+        widths = [width // 2 if first == "1/2" else width, *(width * int(block.rstrip("d")) for block in blocks)]
+        self.activation = activation_of(activation)
+        self.read = convolution(channels, widths[0], bias=True, spectral=False)
+        self.blocks = nn.ModuleList(
+            _Block(inputs, outputs, "d" in block, labels=labels, activation=activation, spectral=spectral)
+            for (inputs, outputs), block in zip(itertools.pairwise(widths), blocks, strict=True)
+        )
+        self.attention_after = attention_after
+        self.attention = None if attention_after is None else _SelfAttention(widths[attention_after])
+        self.head = nn.Linear(widths[-1], 1)
+
+    def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
+        h = self.activation(self.read(x))
+        for i, block in enumerate(self.blocks, 1):
+            h = block(h, y)
+            if self.attention is not None and i == self.attention_after:
+                h = self.attention(h)
+        return self.head(self.activation(h).mean((2, 3))).squeeze(1)
+
+
+class _Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, halves: bool, *, labels: int | None, activation: str, spectral: bool) -> None:
+        super().__init__()
+        self.activation = activation_of(activation)
+        self.inner = _Part(inputs, labels=labels, spectral=spectral)
+        self.outer = _Part(inputs, labels=labels, spectral=spectral)
+        self.halve = convolution(inputs, outputs, bias=True, spectral=False) if halves else None
+
+    def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
+        h = h + self.activation(self.outer(self.activation(self.inner(h, y)), y))
+        return h if self.halve is None else self.activation(_half(self.halve(h)))
+
+
+class _Part(nn.Module):
+    """A convolution, a norm over one image, and the label's gain and bias."""
+
+    def __init__(self, width: int, *, labels: int | None, spectral: bool) -> None:
+        super().__init__()
+        self.convolution = convolution(width, width, bias=True) if spectral else _Standardized(width, width, 3, padding=1)
+        self.norm = nn.GroupNorm(width if width <= 128 else 32, width)  # a group of one channel is an instance norm
+        self.gain = None if labels is None else PerLabel(width, labels, 1.0)
+        self.bias = None if labels is None else PerLabel(width, labels, 0.0)
+
+    def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
+        h = self.norm(self.convolution(h))
+        return h if self.gain is None or self.bias is None else self.gain(y) * h + self.bias(y)
+
+
+class _Standardized(nn.Conv2d):
+    """A convolution with the weights of each output at mean 0 and standard deviation 1 (Qiao et al., 2019), arXiv:1903.10520."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        deviation, mean = torch.std_mean(self.weight, (1, 2, 3), keepdim=True)
+        return conv2d(h, (self.weight - mean) / (deviation + 1e-5), self.bias, padding=1)
+
+
+class _SelfAttention(nn.Module):
+    """Each pixel reads from all, by how well its query fits their keys (Zhang et al., 2018), arXiv:1805.08318; it starts with nothing."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key = (nn.Conv2d(width, width // 8, 1) for _ in range(2))
+        self.value = nn.Conv2d(width, width, 1)
+        self.gain = nn.Parameter(torch.zeros(1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        query, key, value = (part(h).flatten(2) for part in (self.query, self.key, self.value))
+        weights = (query.transpose(1, 2) @ key).softmax(2)
+        return h + self.gain * (value @ weights.transpose(1, 2)).view_as(h)
+
+
+def _half(h: Tensor) -> Tensor:
+    return avg_pool2d(h, 3, stride=2, padding=1)

@@ -1,0 +1,126 @@
+r"""A classifier that is an energy (Grathwohl et al., 2020), https://arxiv.org/abs/1912.03263.
+
+A wide residual net gives logits $f_y(x)$, and with them $p(x, y) \propto e^{f_y(x)}$: the energy is $E(x) = -\log \sum_y e^{f_y(x)}$, and
+$p(y \mid x)$ is the softmax. So the events `jem.of(3)` are exact, and so is all logic of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+import composable_energy as ce
+from composable_energy.errors import OptionError
+from composable_energy_image.drawing import noisy_steps
+from composable_energy_image.options import activation_of, fraction, whole
+
+__all__ = ["JEM", "WideResNet"]
+
+
+class JEM(ce.Energy):
+    r"""The energy $-\log \sum_y e^{f_y(x)}$ of a classifier: what all its images look like, whatever their label.
+
+    The paper draws with steps $x' = x - \nabla E + .01\, \xi$ of images in [-1, 1], which are a quarter and .005 for those in [0, 1] here.
+
+    Args:
+        size: Height and width of an image.
+        channels: Channels of an image.
+        labels: $K$, how many labels there are.
+        depth: Layers, 4 more than a multiple of 6.
+        width: How many times wider than 16, 32 and 64 channels.
+        activation: `leaky-relu`, `relu` or `swish`.
+        dropout: The fraction of features that a block drops in training.
+
+    Raises:
+        OptionError: The net cannot take an option.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> jem = ce.get_energy("jem", size=8, labels=3, depth=10, width=1).eval()
+        >>> (jem.of(0) | ~jem.of(0)).evidence(torch.rand(2, 3, 8, 8)).abs() < 1e-6
+        tensor([True, True])
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int = 32,
+        channels: int = 3,
+        labels: int = 10,
+        depth: int = 28,
+        width: int = 10,
+        activation: str = "leaky-relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.name = "jem"
+        self.labels = whole("labels", labels, 2)
+        self.event_shape = (whole("channels", channels), whole("size", size), size)
+        self.recommended = noisy_steps(0.25, 0.005, clamp=None)
+        net = WideResNet(channels=channels, labels=labels, depth=depth, width=width, activation=activation, dropout=dropout)
+        self.net = ce.shared(net)  # the energy and all events over it evaluate it once
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -self.net(x).logsumexp(1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Returns $f(x)$, with shape $(B, K)$."""
+        return self.net(x)
+
+    def of(self, label: int | Iterable[int] | None = None) -> ce.ClassifierEnergy:
+        r"""Returns the energy of images with a label, $E(x) - \log p(y \mid x) = -f_y(x)$: an event over this energy.
+
+        Args:
+            label: A label, several, or None: then it is the condition `y`, bound by `given(y=3)`.
+        """
+        several = label if isinstance(label, Iterable) else [label]
+        name = self.name if label is None else f"{self.name}={','.join(map(str, several))}"
+        return ce.ClassifierEnergy(self.net, label, self, labels=self.labels, name=name)
+
+
+class WideResNet(nn.Module):
+    """The logits of a wide residual net (Zagoruyko & Komodakis, 2016), https://arxiv.org/abs/1605.07146, without any norm.
+
+    Args:
+        channels: Channels of an image.
+        labels: How many labels there are.
+        depth: Layers, 4 more than a multiple of 6.
+        width: How many times wider than 16, 32 and 64 channels.
+        activation: `leaky-relu`, `relu` or `swish`.
+        dropout: The fraction of features that a block drops in training.
+    """
+
+    def __init__(self, *, channels: int, labels: int, depth: int, width: int, activation: str, dropout: float) -> None:
+        super().__init__()
+        if whole("depth", depth) < 10 or (depth - 4) % 6:
+            raise OptionError(f"depth must be 10, 16, 22, 28 or another that is 4 more than a multiple of 6, got {depth}.")
+        w = 16 * whole("width", width)
+        self.activation = activation_of(activation)
+        self.read = nn.Conv2d(channels, 16, 3, padding=1)
+        blocks, inputs = [], 16
+        for outputs, stride in ((w, 1), (2 * w, 2), (4 * w, 2)):
+            for i in range((depth - 4) // 6):
+                blocks.append(_Wide(inputs, outputs, stride if i == 0 else 1, activation, dropout))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(inputs, labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns logits with shape $(B, K)$ of images in [0, 1], which the net reads as $2 x - 1$."""
+        h = self.blocks(self.read(2 * x - 1))
+        return self.head(self.activation(h).mean((2, 3)))
+
+
+class _Wide(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int, activation: str, dropout: float) -> None:
+        super().__init__()
+        self.activation = activation_of(activation)
+        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.inner = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.outer = nn.Conv2d(outputs, outputs, 3, stride=stride, padding=1)
+        self.skip = nn.Identity() if stride == 1 and inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride=stride)
+
+    def forward(self, h: Tensor) -> Tensor:
+        inner = self.dropout(self.inner(self.activation(h)))
+        return self.skip(h) + self.outer(self.activation(inner))
