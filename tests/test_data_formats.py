@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from composable_energy.data import open_pictures
-from composable_energy.errors import DtypeError, FileFormatError, OptionError, ShapeError, StorageError
+from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError, OptionError, ShapeError, StorageError
 
 RANDOM = np.random.default_rng(0)
 
@@ -572,3 +574,39 @@ class TestCache:
         found = open_pictures(tmp_path / "x.npz", cache=cache)
         assert isinstance(found.pixels, np.memmap)
         assert np.array_equal(found.pixels, pixels.transpose(0, 3, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A small file of each kind that has a structure of its own."""
+    folder = tmp_path_factory.mktemp("whole")
+    pixels = drawn(12, 12, 3)
+    for ending in ("png", "jpg", "webp", "bmp"):
+        save(folder / f"a.{ending}", pixels)
+    np.save(folder / "x.npy", pixels[None])
+    np.savez_compressed(folder / "x.npz", images=pixels[None], hair=np.array(["red"]))
+    (folder / "train-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, 2, 3, 3) + bytes(18))
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(struct.pack(">4i", 0x803, 2, 3, 3) + bytes(18)))
+    (folder / "table.csv").write_text("file,x,y\na.png,1,red\n")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_whatever_the_damage_pictures_come_or_an_error_that_names_the_file(whole, tmp_path_factory, data):
+    name = data.draw(st.sampled_from(sorted(whole)))
+    found = bytearray(whole[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(found)))
+        end = data.draw(st.sampled_from([place, place + 1, len(found)]))
+        found[place:end] = data.draw(st.binary(max_size=4))
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / name).write_bytes(found)
+    if name == "table.csv":
+        (folder / "a.png").write_bytes(whole["a.png"])
+    if "idx" in name:
+        (folder / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, 2) + bytes(2))
+    try:
+        assert open_pictures(folder / name if name.startswith("x.") else folder).pixels.dtype == np.uint8
+    except ComposableEnergyError as error:
+        assert name in str(error)

@@ -34,7 +34,7 @@ def kept(folder: Path, files: Sequence[Path], settings: Mapping[str, Any]) -> tu
     path = folder / f"pictures-{digest.hexdigest()}.npy"
     try:
         return path, np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # none is there, or a damaged one
         return path, None
 
 

@@ -136,9 +136,9 @@ def opened(path: Path) -> Image.Image:
             if picture.mode in ("I", "F"):
                 raise FileFormatError(f"{path} has pixels of 32 bits, whose range is unknown: save it with 8 bits a channel.")
             return picture.convert("L" if picture.mode in ("1", "L", "LA", "La") else "RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
-        if isinstance(error, FileFormatError):
-            raise
+    except FileFormatError:
+        raise
+    except Exception as error:  # which ones a damaged file raises, Pillow does not say
         raise FileFormatError(f"{path} cannot be read as a picture ({error}): it is damaged or cut off. Replace or delete it.") from None
 
 
