@@ -1,0 +1,84 @@
+"""The autoencoder whose codes the energies of `base-and-attributes` are about."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy_image.options import whole
+
+__all__ = ["Autoencoder"]
+
+_WIDTHS = (16, 16, 32, 64, 96, 128)
+"""Channels of the encoder, of which the smallest pictures take the last."""
+
+
+class Autoencoder(nn.Module):
+    r"""Pictures to codes of unit variance, and back.
+
+    Called on codes it returns pictures, as the decoder of a latent energy does. The encoder halves pictures until they have 4 to 7 pixels
+    on a side. Everything in the decoder happens at 16 x 16 or below, and the last layer writes blocks of pixels: that is what makes
+    it cheap. Blocks are 4 x 4 for 64 pixels; the larger, the coarser what the decoder can paint.
+
+    Args:
+        size: $S$, height and width of the pictures: a multiple of 16 from 16 to 256.
+        channels: $C$, 1 or 3.
+        code: $D$, numbers in a code.
+
+    Raises:
+        OptionError: An option is out of range.
+    """
+
+    def __init__(self, size: int = 64, channels: int = 3, code: int = 64) -> None:
+        super().__init__()
+        if size not in range(16, 257, 16):
+            raise OptionError(f"size must be a multiple of 16 from 16 to 256, got {size!r}.")
+        if channels not in (1, 3):
+            raise OptionError(f"channels must be 1 (grey) or 3 (colour), got {channels!r}.")
+        self.size, self.channels, self.code = size, channels, whole("code", code)
+        left, halvings = size, 0
+        while left >= 8:
+            left, halvings = left // 2, halvings + 1
+        layers, before = [], channels
+        for width in _WIDTHS[-halvings:]:
+            layers += [nn.Conv2d(before, width, 4, 2, 1), nn.SiLU()]
+            before = width
+        self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * left * left, code))
+        self.standardize = nn.BatchNorm1d(code, affine=False, momentum=0.02)
+        self.unfold = nn.Sequential(nn.Linear(code, 192), nn.SiLU(), nn.Linear(192, 128 * 4 * 4), nn.SiLU())
+        self.at_4 = nn.Conv2d(128, 128, 3, 1, 1)
+        self.to_8 = nn.ConvTranspose2d(128, 96, 4, 2, 1)
+        self.at_8 = nn.Conv2d(96, 96, 3, 1, 1)
+        self.to_16 = nn.ConvTranspose2d(96, 64, 4, 2, 1)
+        self.at_16 = nn.Conv2d(64, 64, 3, 1, 1)
+        self.to_pixels = nn.Conv2d(64, channels * (size // 16) ** 2, 3, 1, 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Returns the codes, with shape $(B, D)$, of pictures in [0, 1] with shape $(B, C, S, S)$.
+
+        Raises:
+            ShapeError: The pictures have another shape.
+        """
+        return self.standardize(self.raw_codes(images))
+
+    def raw_codes(self, images: Tensor) -> Tensor:
+        """Returns codes before they are standardized, with shape $(B, D)$; else as `encode`."""
+        expected = (self.channels, self.size, self.size)
+        if images.shape[1:] != expected:
+            raise ShapeError(f"The autoencoder takes pictures of shape (B, {', '.join(map(str, expected))}), got {tuple(images.shape)}.")
+        return self.encoder(images * 2 - 1)
+
+    def paint(self, codes: Tensor) -> Tensor:
+        """Returns pictures whose values may leave [0, 1], as training needs them."""
+        h = self.unfold(codes).view(-1, 128, 4, 4)
+        h = h + F.silu(self.at_4(h))
+        h = F.silu(self.to_8(h))
+        h = h + F.silu(self.at_8(h))
+        h = F.silu(self.to_16(h))
+        h = h + F.silu(self.at_16(h))
+        return F.pixel_shuffle(self.to_pixels(h), self.size // 16) / 2 + 0.5
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Returns the pictures, in [0, 1] with shape $(B, C, S, S)$, of codes with shape $(B, D)$."""
+        return self.paint(codes).clamp(0, 1)
