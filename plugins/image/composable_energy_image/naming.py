@@ -1,0 +1,50 @@
+"""Attributes as columns of logits: one column for two values, the log odds of the second; one column each for more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["columns_of", "naming_loss", "width_of"]
+
+
+def columns_of(variables: Mapping[str, int]) -> dict[str, slice]:
+    """Returns the columns of each attribute, one after another.
+
+    Args:
+        variables: How many values each has, by name.
+    """
+    found, first = {}, 0
+    for name, values in variables.items():
+        found[name] = slice(first, first + _width(values))
+        first += _width(values)
+    return found
+
+
+def width_of(variables: Mapping[str, int]) -> int:
+    """Returns how many columns there are."""
+    return sum(map(_width, variables.values()))
+
+
+def naming_loss(logits: Tensor, labels: Mapping[str, Tensor], variables: Mapping[str, int]) -> Tensor:
+    """Returns the cross entropy, in nats and as a mean over the attributes; a label of -1 is unknown and does not count.
+
+    Args:
+        logits: With shape $(B, columns)$.
+        labels: By name, each with shape $(B,)$.
+        variables: How many values each has, by name.
+    """
+    losses = []
+    for name, columns in columns_of(variables).items():
+        some, label = logits[:, columns], labels[name]
+        some = torch.cat([torch.zeros_like(some), some], 1) if variables[name] == 2 else some
+        each = F.cross_entropy(some, label.clamp(min=0), reduction="none") * (label >= 0)
+        losses.append(each.sum() / (label >= 0).sum().clamp(min=1))
+    return torch.stack(losses).mean()
+
+
+def _width(values: int) -> int:
+    return 1 if values == 2 else values

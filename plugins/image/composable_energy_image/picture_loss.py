@@ -1,0 +1,75 @@
+"""How wrong a painted picture is: the outlines of each picture count as much as its areas, so that a mouth is not lost to a background."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import reduce
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["outline_weights", "picture_loss"]
+
+_CONTRAST = 0.08
+_REACH = 2
+
+
+def outline_weights(images: Tensor) -> Tensor:
+    """Returns weights with shape $(B, 1, H, W)$: pixels within two of an edge weigh more, and all edges of a picture together the same.
+
+    So a thin line counts as much as a broad background, and no label is needed to say where to look.
+
+    Args:
+        images: Pictures in [0, 1], with shape $(B, C, H, W)$.
+    """
+    across = (images[..., :-1, 1:] - images[..., :-1, :-1]).abs()
+    down = (images[..., 1:, :-1] - images[..., :-1, :-1]).abs()
+    edge = (across + down).amax(1, keepdim=True) > _CONTRAST
+    edge = F.pad(edge, (_REACH, _REACH + 1, _REACH, _REACH + 1))
+    height, width = images.shape[-2:]
+    shifts = range(2 * _REACH + 1)
+    edge = _any(edge[..., i : i + height, :] for i in shifts)
+    near = _any(edge[..., i : i + width] for i in shifts).to(images.dtype)
+    return 0.3 + 0.7 * near / (near.mean((1, 2, 3), keepdim=True) + 0.02)
+
+
+def picture_loss(painted: Tensor, images: Tensor) -> Tensor:
+    r"""Returns $\langle w (|e| + 2 e^2) \rangle + \tfrac12 \langle w |\partial_x e| \rangle + \tfrac12 \langle w |\partial_y e| \rangle$.
+
+    Here $e$ is the error, $\partial$ the difference of neighbors, and $w$ are the `outline_weights`.
+
+    Args:
+        painted: Pictures with shape $(B, C, H, W)$, which may leave [0, 1].
+        images: What they should be.
+    """
+    return _PictureLoss.apply(painted, images)  # pyright: ignore[reportReturnType]
+
+
+class _PictureLoss(torch.autograd.Function):
+    """With its gradient written down: autograd keeps a dozen maps as large as the pictures, and needs a tenth of a step's time for them."""
+
+    @staticmethod
+    def forward(ctx: Any, painted: Tensor, images: Tensor) -> Tensor:
+        weight, error = outline_weights(images), painted - images
+        size = error.abs()
+        gradient = torch.add(error.sign(), error, alpha=4).mul_(weight).div_(error.numel())
+        loss = torch.addcmul(size, size, size, value=2).mul_(weight).mean()
+        for axis, last in ((3, error.shape[3] - 1), (2, error.shape[2] - 1)):
+            change, weights = error.diff(dim=axis), weight.narrow(axis, 1, last)
+            sign = change.sign()
+            loss = loss + 0.5 * change.mul_(sign).mul_(weights).mean()
+            sign.mul_(weights).mul_(0.5 / change.numel())
+            gradient.narrow(axis, 1, last).add_(sign)
+            gradient.narrow(axis, 0, last).sub_(sign)
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * grad_outputs[0], None
+
+
+def _any(maps: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.logical_or, maps)
