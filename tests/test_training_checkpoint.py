@@ -5,32 +5,31 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+import traceback
 
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
+import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, StorageError
-from composable_energy.training import Callback, Loss, Objective, Optimizer, Trainer
+from composable_energy.training import (
+    Callback,
+    ContrastiveDivergence,
+    DenoisingScoreMatching,
+    ImprovedContrastiveDivergence,
+    Loss,
+    Objective,
+    Optimizer,
+    Trainer,
+)
 from composable_energy.training import checkpoint as files
 
 DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
 STEPS = 24
 
-PROGRAM = """
-import sys
-import torch
-import composable_energy as ce
-from torch import nn
-from composable_energy.training import ContrastiveDivergence, Trainer
-from composable_energy.training.denoising import DenoisingScoreMatching
-
-torch.set_num_threads(1)
-kind, out = sys.argv[1:3]
 
 class Net(ce.Energy):
     def __init__(self):
@@ -43,14 +42,13 @@ class Net(ce.Energy):
         sigma = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
         return self.net(torch.cat([x, sigma[:, None]], 1)).squeeze(1)
 
-objective = {
-    "contrastive": lambda: ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=64),
+
+CHAINS = {"steps": 3, "options": {"step_size": 0.1, "temperature": 0.01}, "buffer": 64}
+OBJECTIVES = {
+    "contrastive": lambda: ContrastiveDivergence(**CHAINS),
+    "improved": lambda: ImprovedContrastiveDivergence(**CHAINS),
     "denoising": lambda: DenoisingScoreMatching(0.1, 1.0),
-}[kind]()
-data = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
-print("ready", flush=True)
-Trainer(Net(), objective, data, steps=100, batch_size=8, out=out, ema=0.99, checkpoint_every=7, keep=2).fit()
-"""
+}
 
 
 class Fit(Objective):
@@ -232,44 +230,50 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(tmp_path, monke
     assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
 
 
-def run(program, kind, out, kill_after=None):
-    """Runs the program, and kills it some seconds after it has begun, unless it has ended by then."""
-    with subprocess.Popen([sys.executable, program, kind, out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "ready\n", process.stderr.read()
-        if kill_after is not None:
-            time.sleep(kill_after)
-            process.kill()
-        _, errors = process.communicate(timeout=120)
-    assert process.returncode in ((0,) if kill_after is None else (0, -signal.SIGKILL)), errors
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("kind", ["contrastive", "denoising"])
-def test_a_killed_run_ends_with_the_same_bits(tmp_path, kind):
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    began = time.monotonic()
-    run(program, kind, tmp_path / "whole")
-    took, moments = time.monotonic() - began, random.Random(kind)
-    for _ in range(2):
-        run(program, kind, tmp_path / "killed", moments.uniform(0.02, 0.3) * took)
-    run(program, kind, tmp_path / "killed")
-    same_files(tmp_path / "whole", tmp_path / "killed")
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
-def test_a_run_killed_while_it_writes_ends_with_the_same_bits(whole, tmp_path, moment):
-    """A child is killed inside the writing of its third checkpoint: half of the file written, before it is on the disk, before its name."""
+def in_child(call, kill_after=None):
+    """Calls something in a child of this process, kills that after some seconds if it still runs, and returns how it ended."""
     child = os.fork()
     if child == 0:
         try:
-            _die_at(moment)
-            trainer(tmp_path).fit()
+            torch.set_num_threads(1)  # threads do not survive a fork
+            call()
+            os._exit(0)
         finally:
+            traceback.print_exc()
             os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, kind):
+    def run(out):
+        options = {"steps": 60, "batch_size": 8, "ema": 0.99, "checkpoint_every": 7, "keep": 2}
+        Trainer(Net(), OBJECTIVES[kind](), DATA, out=out, **options).fit()
+
+    began = time.monotonic()
+    assert in_child(lambda: run(tmp_path / "whole")) == 0
+    took, moments = time.monotonic() - began, random.Random(kind)
+    for _ in range(3):
+        assert in_child(lambda: run(tmp_path / "killed"), moments.uniform(0.1, 0.5) * took) in (-signal.SIGKILL, 0)
+    assert in_child(lambda: run(tmp_path / "killed")) == 0
+    same_files(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
+def test_a_run_killed_while_it_writes_ends_with_the_same_bits(whole, tmp_path, moment):
+    """It dies inside the writing of its third checkpoint: half of the file written, before it is on the disk, before its name."""
+
+    def run():
+        _die_at(moment)
+        trainer(tmp_path).fit()
+
+    assert in_child(run) == -signal.SIGKILL
     assert names(tmp_path)[-1] == "step-00000005.safetensors" and any(name.endswith(".new") for name in names(tmp_path))
     trainer(tmp_path).fit()
     same_files(whole, tmp_path)

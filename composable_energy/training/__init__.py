@@ -2,9 +2,10 @@
 
 from composable_energy.training.attributes import AttributeHeads
 from composable_energy.training.augmentation import Augmentation
-from composable_energy.training.callbacks import Callback
+from composable_energy.training.callbacks import Callback, CSVLog, SampleSheet, TensorBoard
 from composable_energy.training.contrastive import ContrastiveDivergence
 from composable_energy.training.denoising import DenoisingScoreMatching
+from composable_energy.training.energy_recipe import EnergyRecipe
 from composable_energy.training.improved import ImprovedContrastiveDivergence
 from composable_energy.training.joint import JointEnergyClassifier
 from composable_energy.training.monitor import Event, Monitor
@@ -19,9 +20,11 @@ __all__ = [
     "AttributeHeads",
     "Augmentation",
     "Batch",
+    "CSVLog",
     "Callback",
     "ContrastiveDivergence",
     "DenoisingScoreMatching",
+    "EnergyRecipe",
     "Event",
     "ImprovedContrastiveDivergence",
     "JointEnergyClassifier",
@@ -34,6 +37,8 @@ __all__ = [
     "Recipe",
     "ReplayBuffer",
     "Report",
+    "SampleSheet",
+    "TensorBoard",
     "Trainer",
     "join",
     "leave",

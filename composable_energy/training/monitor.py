@@ -24,7 +24,7 @@ class Event:
 
     Args:
         step: When.
-        sign: `"gap"`, `"magnitude"`, `"loss"`, `"acceptance"` or `"nonfinite"`.
+        sign: `"gap"`, `"magnitude"`, `"loss"`, `"acceptance"`, `"diverged"` or `"nonfinite"`.
         seen: What was seen, with figures.
         action: `"lower"`, `"rollback"` or `"stop"`.
     """
@@ -50,6 +50,7 @@ class Monitor:
         magnitude: The largest mean $|E|$ (Du et al., 2021).
         loss: The largest mean $|L|$ (Grathwohl et al., 2020).
         acceptance: The smallest mean acceptance of a sampler that has one: below it chains stand still.
+        diverged: The largest mean share of chains that diverge.
         nonfinite: How many steps in a row may have a loss or gradient that is not finite.
         window: Steps of a running mean; no mean is judged before as many steps were made, from the beginning or the last action on.
         factor: What the rate is multiplied by.
@@ -69,6 +70,7 @@ class Monitor:
     magnitude: float | None = 10.0
     loss: float | None = 1e8
     acceptance: float | None = 0.01
+    diverged: float | None = 0.1
     nonfinite: int | None = 5
     window: int = 50
     factor: float = 0.5
@@ -77,7 +79,7 @@ class Monitor:
     def __post_init__(self) -> None:
         if self.action not in ("lower", "rollback", "stop"):
             raise OptionError(f"action must be 'lower', 'rollback' or 'stop', got {self.action!r}.")
-        for name in ("gap", "magnitude", "loss", "nonfinite"):
+        for name in ("gap", "magnitude", "loss", "diverged", "nonfinite"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise OptionError(f"{name} must be positive, or None to leave it alone, got {value!r}.")
@@ -131,7 +133,7 @@ class Watch:
             return None
         if finite:
             self.steps += 1
-            for name in ("gap", "magnitude", "loss", "acceptance"):
+            for name in ("gap", "magnitude", "loss", "acceptance", "diverged"):
                 if name in scalars and math.isfinite(scalars[name]):
                     before = self.means.get(name, scalars[name])
                     self.means[name] = before + (scalars[name] - before) / min(self.steps, self.monitor.window)
@@ -154,8 +156,8 @@ class Watch:
         if self.steps < monitor.window:
             return None
         told = f"over the last {monitor.window} steps"
-        for name, most in (("gap", monitor.gap), ("magnitude", monitor.magnitude), ("loss", monitor.loss)):
-            mean = self.means.get(name)
+        for name in ("gap", "magnitude", "loss", "diverged"):
+            mean, most = self.means.get(name), getattr(monitor, name)
             if mean is not None and most is not None and (abs(mean) if name == "loss" else mean) > most:
                 return name, f"the mean {name} {told} is {mean:.4g}, more than {most:g}"
         accepted = self.means.get("acceptance")

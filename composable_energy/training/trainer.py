@@ -86,7 +86,8 @@ class Trainer:
     Attributes:
         step: Steps that were made.
         rate: The learning rate of the last step.
-        attempt: How often the run went back to a checkpoint.
+        attempt: How often the run had gone back to a checkpoint before that step.
+        place: Where this process stands in the run, from the beginning of `fit` on.
 
     Raises:
         OptionError: An option is out of range.
@@ -148,11 +149,7 @@ class Trainer:
         self._watch = Watch(monitor)
         self._average: Average | None = None
         self._came_from: int | None = None
-        self.step, self.rate = 0, 0.0
-
-    @property
-    def attempt(self) -> int:
-        return self._watch.attempt
+        self.step, self.rate, self.attempt = 0, 0.0, 0
 
     @property
     def averaged(self) -> nn.Module:
@@ -171,9 +168,11 @@ class Trainer:
         """
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            self._begin()
+            fresh = self._begin()
             began, first, scalars = time.monotonic(), self.step, {}
             self._tell("on_start")
+            if fresh:
+                self._write()
             with self._bar() as bar:
                 while self.step < self.steps:
                     scalars = self._advance()
@@ -188,26 +187,27 @@ class Trainer:
         self._tell("on_end", report)
         return report
 
-    def _begin(self) -> None:
-        """Gets all ready, and goes on from the last checkpoint, if there is one."""
-        self.step, self.rate, self._watch, self._came_from = 0, 0.0, Watch(self.monitor), None
+    def _begin(self) -> bool:
+        """Gets all ready, and goes on from the last checkpoint; returns whether there was none."""
+        self.step, self.rate, self.attempt, self._watch, self._came_from = 0, 0.0, 0, Watch(self.monitor), None
         like, own = self._batches.at(self.seed, 1).x, self._batches.own
         self.model.train()
-        self.objective.begin(self.model, Place(self._batches.batch_size, own, like.shape[1:], self.device, self.dtype, self.seed))
+        self.place = Place(self._batches.batch_size, own, like.shape[1:], self.device, self.dtype, self.seed)
+        self.objective.begin(self.model, self.place)
         settings = (self.optimizer, self.precision, self.accumulate, self.ranks, self.device)
         self._stepping = Stepping(self.model, self.objective, *settings)
         self._average = None if self.ema is None else Average(self.model, self.ema)
         saved = self._read()
-        if saved is None:
-            self._write()
-        else:
+        if saved is not None:
             self._check(saved)
             self._restore(saved)
             self._watch = Watch.of(self.monitor, saved.told["watch"])
+            self.attempt = self._watch.attempt
+        return saved is None
 
     def _advance(self) -> dict[str, float]:
         """Makes a step, and what is due after it."""
-        step = self.step + 1
+        step, self.attempt = self.step + 1, self._watch.attempt
         self.rate = self.optimizer.rate_at(step, self.steps) * self._watch.factor
         seed = Noise(self.seed, range(1)).child(f"attempt {self.attempt}").seed if self.attempt else self.seed
         scalars, finite = self._stepping(self._batches.at(seed, step), self.rate)
