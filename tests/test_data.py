@@ -91,6 +91,13 @@ class TestPictures:
         assert torch.equal(shown, images / 255)
         assert np.array_equal(Pictures.from_tensors(shown).pixels, kept.pixels)
 
+    def test_arrays_that_cannot_be_written_will_do(self):
+        images, labels = np.random.default_rng(0).random((3, 1, 2, 2)), np.array([0, 1, -1])
+        images.flags.writeable = labels.flags.writeable = False
+        found = Pictures.from_tensors(images, {"it": labels})
+        assert np.array_equal(found.pixels, np.rint(images.astype(np.float32) * 255))
+        assert found.labels["it"].values.tolist() == [0, 1, -1]
+
     def test_rounds_to_the_nearest_byte(self):
         images = torch.rand(20, 1, 8, 8)
         assert (Pictures.from_tensors(images).images(torch.arange(20)) - images).abs().max() <= 0.5 / 255 + 1e-6

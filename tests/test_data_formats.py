@@ -164,9 +164,14 @@ class TestFolder:
         palette = Image.fromarray(colour[..., :3]).quantize(8)
         (tmp_path / "palette").mkdir()
         palette.save(tmp_path / "palette/a.png")
+        palette.save(tmp_path / "palette/b.png", transparency=bytes(range(8)))
         assert np.array_equal(open_pictures(tmp_path / "alpha").pixels[0], first(colour[..., :3]))
         assert np.array_equal(open_pictures(tmp_path / "deep").pixels[0, 0], 17 * np.arange(16).reshape(4, 4))
-        assert np.array_equal(open_pictures(tmp_path / "palette").pixels[0], first(np.asarray(palette.convert("RGB"))))
+        for found in open_pictures(tmp_path / "palette").pixels:
+            assert np.array_equal(found, first(np.asarray(palette.convert("RGB"))))
+        Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "alpha/b.bmp", format="tiff")
+        with pytest.raises(FileFormatError, match=r"b.bmp has pixels of 32 bits"):
+            open_pictures(tmp_path / "alpha")
 
     def test_photographs_are_turned_upright(self, tmp_path):
         about = Image.Exif()

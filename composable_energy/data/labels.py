@@ -16,7 +16,7 @@ BINARY = ("no", "yes")
 _PAIRS = (("0", "1"), ("-1", "1"), ("no", "yes"), ("false", "true"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Labels:
     """One attribute of all pictures.
 

@@ -14,8 +14,8 @@ from composable_energy.data.arrays import is_npy, is_npz, read_npy, read_npz
 from composable_energy.data.caching import kept, write
 from composable_energy.data.folders import is_celeba, is_folder, read_celeba, read_folder
 from composable_energy.data.packed import is_cifar10, is_cifar100, is_idx, read_cifar10, read_cifar100, read_idx
-from composable_energy.data.pictures import Pictures
-from composable_energy.data.sources import ENDINGS, Request, Source, check_size, decoded
+from composable_energy.data.pictures import CHANNELS, Pictures
+from composable_energy.data.sources import ENDINGS, Request, Source, decoded
 from composable_energy.errors import FileFormatError, OptionError
 
 __all__ = ["open_pictures"]
@@ -81,9 +81,10 @@ def open_pictures(
         DtypeError: An array holds neither bytes nor floating numbers.
         StorageError: The cache cannot be written.
     """
-    check_size(size, channels)
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        raise OptionError(f"limit must be a number of pictures, 1 or more, or None for all, got {limit!r}.")
+    _check_count("size", size, "pixels, 1 or more, or None to keep that of the files")
+    _check_count("limit", limit, "pictures, 1 or more, or None for all")
+    if channels not in (None, *CHANNELS):
+        raise OptionError(f"channels must be 1 (grey), 3 (colour), or None for that of the first picture, got {channels!r}.")
     where = Path(path).expanduser()
     table = None if labels is None else Path(labels).expanduser()
     source = _format(where, format).read(Request(where, part, table, strict, progress))
@@ -93,6 +94,11 @@ def open_pictures(
     index = torch.tensor(rows)
     found = {name: some if count == source.count else some.take(index) for name, some in source.labels.items()}
     return Pictures(pixels, found, f"{source.told} at {where}", index if chosen else None)
+
+
+def _check_count(option: str, value: int | None, unit: str) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise OptionError(f"{option} must be a number of {unit}, got {value!r}.")
 
 
 def _format(path: Path, format: str | None) -> _Format:

@@ -89,8 +89,8 @@ def _cifar(request: Request, told: str, names: list[str], attributes: dict[str, 
         path = request.path / name
         if not path.exists():
             pickled = path.with_suffix("").exists()
-            help = "what is there is the pickled version, which could run code: take the binary one." if pickled else "unpack it again."
-            raise FileFormatError(f"{path} is missing: {help}")
+            hint = "what is there is the pickled version, which could run code: take the binary one." if pickled else "unpack it again."
+            raise FileFormatError(f"{path} is missing: {hint}")
         found = path.stat().st_size
         if found == 0 or found % record:
             raise FileFormatError(

@@ -57,7 +57,9 @@ class Pictures:
                 raise ShapeError(f"There are {len(self)} pictures and {len(some.values)} labels {name!r}; give one for each picture.")
 
     @classmethod
-    def from_tensors(cls, images: Tensor | np.ndarray, labels: Mapping[str, Tensor | Sequence[Any] | Labels] | None = None) -> Pictures:
+    def from_tensors(
+        cls, images: Tensor | np.ndarray, labels: Mapping[str, Tensor | np.ndarray | Sequence[Any] | Labels] | None = None
+    ) -> Pictures:
         """Returns pictures that are in the memory already.
 
         Numbers in [0, 1] are rounded to the nearest of the 256 values that a byte has.
@@ -72,9 +74,11 @@ class Pictures:
             DtypeError: The images are integers other than bytes, or the labels have fractions.
             OptionError: Numbers lie outside [0, 1], or a label is out of range.
         """
-        found = images.detach().cpu().numpy() if isinstance(images, Tensor) and images.dtype == torch.uint8 else images
-        _check_shape(tuple(found.shape))
-        pixels = found if isinstance(found, np.ndarray) and found.dtype == np.uint8 else to_bytes(torch.as_tensor(found).detach())
+        _check_shape(tuple(images.shape))
+        if isinstance(images, np.ndarray):
+            pixels = images if images.dtype == np.uint8 else to_bytes(torch.tensor(images))
+        else:
+            pixels = images.detach().cpu().numpy() if images.dtype == torch.uint8 else to_bytes(images.detach())
         return cls(pixels, {name: _labels(name, some) for name, some in (labels or {}).items()}, "tensors")
 
     def __len__(self) -> int:
@@ -159,10 +163,9 @@ class Pictures:
         found = some.values[some.known].unique()
         if len(found) < 2:
             what = f"is {some.names[int(found)]!r} for all pictures where it is known" if len(found) else "is unknown for all pictures"
-            signs = (
-                " Were the labels -1 and 1? As numbers -1 is unknown: write `labels > 0`." if some.binary and not some.known.all() else ""
-            )
-            raise OptionError(f"The attribute {name!r} {what}, so there is nothing to learn: add pictures of another value.{signs}")
+            signs = some.binary and not some.known.all()
+            hint = " Were the labels -1 and 1? As numbers -1 is unknown: write `labels > 0`." if signs else ""
+            raise OptionError(f"The attribute {name!r} {what}, so there is nothing to learn: add pictures of another value.{hint}")
         return some
 
 
@@ -179,26 +182,20 @@ def to_bytes(images: Tensor) -> np.ndarray:
         )
     low, high = (float(images.min()), float(images.max())) if images.numel() else (0.0, 0.0)
     if not (low >= 0 and high <= 1):
-        help = (
-            "write `(images + 1) / 2`"
-            if -1 <= low < 0 and high <= 1
-            else "write `images / 255`"
-            if low >= 0 and high <= 255
-            else "scale them"
-        )
-        raise OptionError(f"Images lie in [0, 1], got [{low:.4g}, {high:.4g}]; {help}.")
+        hints = {"write `(images + 1) / 2`": -1 <= low < 0 and high <= 1, "write `images / 255`": low >= 0 and high <= 255}
+        hint = next((hint for hint, fits in hints.items() if fits), "scale them")
+        raise OptionError(f"Images lie in [0, 1], got [{low:.4g}, {high:.4g}]; {hint}.")
     return images.float().mul(255).round_().to(torch.uint8).cpu().numpy()
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:
     if len(shape) != 4 or shape[1] not in CHANNELS or 0 in shape[2:]:
-        last = len(shape) == 4 and shape[3] in CHANNELS
-        help = " Channels come second: write `images.permute(0, 3, 1, 2)`." if last else ""
-        help = " Grey pictures have one channel: write `images[:, None]`." if len(shape) == 3 else help
-        raise ShapeError(f"Pictures have shape (N, C, H, W) with 1 or 3 channels, got {tuple(shape)}.{help}")
+        hint = " Channels come second: write `images.permute(0, 3, 1, 2)`." if len(shape) == 4 and shape[3] in CHANNELS else ""
+        hint = " Grey pictures have one channel: write `images[:, None]`." if len(shape) == 3 else hint
+        raise ShapeError(f"Pictures have shape (N, C, H, W) with 1 or 3 channels, got {tuple(shape)}.{hint}")
 
 
-def _labels(name: str, some: Tensor | Sequence[Any] | Labels) -> Labels:
+def _labels(name: str, some: Tensor | np.ndarray | Sequence[Any] | Labels) -> Labels:
     if isinstance(some, Labels):
         return some
     try:
@@ -211,6 +208,6 @@ def _labels(name: str, some: Tensor | Sequence[Any] | Labels) -> Labels:
 
 def _tensor(some: Any) -> Tensor:
     try:
-        return torch.as_tensor(some)
+        return some if isinstance(some, Tensor) else torch.tensor(some)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DtypeError(f"they are neither numbers nor words ({error}); write -1, or an empty word, where one is unknown.") from None

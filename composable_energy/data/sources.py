@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from composable_energy.data.labels import Labels
-from composable_energy.data.pictures import CHANNELS
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ENDINGS", "Request", "Source", "check_size", "decoded", "named", "opened", "picture_of"]
+__all__ = ["ENDINGS", "Request", "Source", "decoded", "named", "opened", "picture_of"]
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _MODES = {1: "L", 3: "RGB"}
@@ -133,6 +132,8 @@ def opened(path: Path) -> Image.Image:
             ImageOps.exif_transpose(picture, in_place=True)
             if picture.mode in ("I;16", "I;16L", "I;16B"):  # Pillow would cut these at 255
                 return Image.fromarray((np.asarray(picture).astype(np.uint32) // 257).astype(np.uint8))
+            if picture.mode == "P" and "transparency" in picture.info:  # Pillow warns unless it goes this way
+                return picture.convert("RGBA").convert("RGB")
             if picture.mode in ("I", "F"):
                 raise FileFormatError(f"{path} has pixels of 32 bits, whose range is unknown: save it with 8 bits a channel.")
             return picture.convert("L" if picture.mode in ("1", "L", "LA", "La") else "RGB")
@@ -158,11 +159,3 @@ def _sized(picture: Image.Image, size: int | None) -> Image.Image:
 
 def _times(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
-
-
-def check_size(size: int | None, channels: int | None) -> None:
-    """Raises if no picture has such a size or so many channels."""
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise OptionError(f"size must be a number of pixels, 1 or more, or None to keep that of the files, got {size!r}.")
-    if channels is not None and channels not in CHANNELS:
-        raise OptionError(f"channels must be 1 (grey), 3 (colour), or None for that of the first picture, got {channels!r}.")
