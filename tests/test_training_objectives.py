@@ -93,7 +93,7 @@ def test_with_draws_of_the_model_the_gradient_is_that_of_the_likelihood():
 @pytest.mark.parametrize(
     ("sampler", "options", "settings"),
     [
-        ("langevin", {"step_size": 0.03}, {"steps": 10}),
+        ("langevin", {"step_size": 0.05}, {"steps": 4}),
         ("mala", {"step_size": 0.5}, {"steps": 3}),
         ("hmc", {"step_size": 0.4, "leapfrogs": 3}, {"steps": 2}),
         ("mala", {"step_size": 0.5}, {"steps": 3, "persistent": False, "start": "data"}),
@@ -586,3 +586,43 @@ def test_bad_input_of_the_other_objectives_is_told(make, message):
 def test_logits_of_another_shape_are_told():
     with pytest.raises(ce.errors.ShapeError, match=r"male \(2\), hair \(3\) need logits of shape \(4, 4\), one .* got \(4, 5\)"):
         AttributeHeads({"male": 2, "hair": 3}, 0.1, 1.0).loss(Heads(5), labelled(0))
+
+
+# Precision ----------------------------------------------------------------------------------------------------------------------------
+
+
+class Single(Net):
+    """A network of float32, with a noise level and logits."""
+
+    def __init__(self) -> None:
+        super().__init__(labels=3)
+        self.float()
+
+    def forward(self, x: Tensor, y: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
+        return super().forward(x, y) * (1 if sigma is None else sigma)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.layers(x) * torch.arange(3.0)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        ContrastiveDivergence(**LANGEVIN, condition="kind"),
+        ImprovedContrastiveDivergence(**LANGEVIN, entropy_after=0),
+        DenoisingScoreMatching(0.1, 1.0),
+        JointEnergyClassifier(**LANGEVIN, label="kind"),
+    ],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_networks_may_compute_in_half_precision(objective):
+    model, batch = Single(), batch_of(data(4, 2).float(), kind=torch.tensor([0, 1, 2, 1]))
+    told = []
+    for half in (False, True):
+        objective.begin(model, place(4, (2,), dtype=torch.float32))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = objective.loss(model, batch)
+        assert loss.value.dtype == torch.float32
+        assert all(value.shape == () and not value.requires_grad and value.isfinite() for value in loss.scalars.values())
+        told.append(torch.cat([grad.flatten() for grad in gradients(model, loss)]))
+    assert (told[0] - told[1]).norm() < 0.05 * told[0].norm()

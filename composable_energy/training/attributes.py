@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.asking import count
-from composable_energy.training.contrastive import wide
 from composable_energy.training.denoising import levels_of, noisy
-from composable_energy.training.negatives import labels_of
+from composable_energy.training.inputs import labels_of, wide
 from composable_energy.training.objective import Batch, Loss, Objective
 
 __all__ = ["AttributeHeads", "cross_entropy"]

@@ -18,7 +18,7 @@ _YIQ = (_LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
 class Augmentation:
-    r"""A crop, a flip, other colors and a blur, drawn for each picture by keyed noise (Du et al., 2021, section 3.3).
+    r"""A crop, a flip, other colors and a blur, drawn for each picture by keyed noise (Du et al., 2021).
 
     Call it with pictures of shape $(B, C, H, W)$ and noise; it returns pictures of the same shape.
 
@@ -35,7 +35,7 @@ class Augmentation:
         OptionError: A number is out of range.
 
     References:
-        Improved contrastive divergence training of energy-based models (Du et al., 2021), https://arxiv.org/abs/2012.01316
+        Improved contrastive divergence training of energy based models (Du et al., 2021), https://arxiv.org/abs/2012.01316
     """
 
     def __init__(

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy.sampling.choosing import SamplerLike
-from composable_energy.training.negatives import Negatives, conditions_of, energy_of
+from composable_energy.training.inputs import conditions_of, energy_of, wide
+from composable_energy.training.negatives import Negatives
 from composable_energy.training.objective import Batch, Loss, Objective, Place
 from composable_energy.training.replay import Start
 
-__all__ = ["ContrastiveDivergence", "contrast", "wide"]
+__all__ = ["ContrastiveDivergence", "contrast"]
 
 
 class ContrastiveDivergence(Objective):
@@ -26,7 +27,7 @@ class ContrastiveDivergence(Objective):
     Where the chains are draws of the model its gradient, at $\alpha = 0$, is that of the negative log likelihood,
     $\langle \nabla_\theta E \rangle_\text{data} - \langle \nabla_\theta E \rangle_\text{model}$ (Hinton, 2002). Chains that go on from
     step to step (Tieleman, 2008) come nearer to that than short ones; the squares keep energies near zero, which the difference alone
-    leaves free (Du & Mordatch, 2019, section 4).
+    leaves free (Du & Mordatch, 2019).
 
     Energies of data and chains come from one pass, in training mode; the chains themselves are drawn in eval mode. A chain that diverges
     is replaced by a fresh start.
@@ -40,7 +41,8 @@ class ContrastiveDivergence(Objective):
         start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise); `"data"` for chains that do not persist, which is
             Hinton's own.
         l2: $\alpha$.
-        condition: An attribute of the data, as which the energy takes its condition `y`, for data and chains alike.
+        condition: An attribute of the data, as which the energy takes its condition `y`, for data and chains alike; a chain of the buffer
+            goes on under the value of the row that draws it.
         augment: What is done to a chain of the buffer before it goes on; a function of (points, noise).
         persistent: Whether chains go on from step to step.
 
@@ -122,8 +124,3 @@ def contrast(
     value = here.mean() - there.mean() + l2 * (here.square().mean() + there.square().mean())
     low, high = here.detach().mean(), there.detach().mean()
     return value, {"energy": low, "energy_negative": high, "gap": high - low, "magnitude": energies.detach().abs().mean()}
-
-
-def wide(numbers: Tensor) -> Tensor:
-    """Returns numbers of half precision as float32, in which means and squares are taken."""
-    return numbers.float() if numbers.dtype in (torch.bfloat16, torch.float16) else numbers

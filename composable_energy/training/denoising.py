@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
-from composable_energy.training.contrastive import wide
-from composable_energy.training.negatives import conditions_of, energy_of
+from composable_energy.training.inputs import conditions_of, energy_of, wide
 from composable_energy.training.objective import Batch, Loss, Objective
 
 __all__ = ["DenoisingScoreMatching", "levels_of", "noisy"]

@@ -15,8 +15,9 @@ from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy.sampling import frozen
 from composable_energy.sampling.asking import count
-from composable_energy.training.contrastive import contrast, wide
-from composable_energy.training.negatives import Drawn, Negatives, conditions_of, energy_of
+from composable_energy.training.contrastive import contrast
+from composable_energy.training.inputs import conditions_of, energy_of, wide
+from composable_energy.training.negatives import Drawn, Negatives
 from composable_energy.training.objective import Batch, Loss, Objective, Place
 from composable_energy.training.replay import Start
 
@@ -24,7 +25,7 @@ __all__ = ["ImprovedContrastiveDivergence"]
 
 
 class ImprovedContrastiveDivergence(Objective):
-    r"""Contrastive divergence with the term that it leaves out: chains depend on the parameters, too (Du et al., 2021, section 3).
+    r"""Contrastive divergence with the term that it leaves out: chains depend on the parameters, too (Du et al., 2021).
 
     The last of $K$ Langevin steps keeps its graph,
 
@@ -56,7 +57,7 @@ class ImprovedContrastiveDivergence(Objective):
         OptionError: A number is out of range, or the start is unknown.
 
     References:
-        Improved contrastive divergence training of energy-based models (Du et al., 2021), https://arxiv.org/abs/2012.01316
+        Improved contrastive divergence training of energy based models (Du et al., 2021), https://arxiv.org/abs/2012.01316
     """
 
     def __init__(

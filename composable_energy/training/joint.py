@@ -11,8 +11,8 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy.sampling.choosing import SamplerLike
 from composable_energy.training.attributes import cross_entropy
-from composable_energy.training.contrastive import ContrastiveDivergence, wide
-from composable_energy.training.negatives import labels_of
+from composable_energy.training.contrastive import ContrastiveDivergence
+from composable_energy.training.inputs import labels_of, wide
 from composable_energy.training.objective import Batch, Loss, Objective, Place
 from composable_energy.training.replay import Start
 

@@ -9,16 +9,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.noise import Noise
 from composable_energy.sampling import Sampler, sample
 from composable_energy.sampling.asking import count
 from composable_energy.sampling.choosing import SamplerLike, choose
+from composable_energy.training.inputs import energy_of
 from composable_energy.training.objective import Batch, Place
 from composable_energy.training.replay import ReplayBuffer, Start, fresh_points, start_of
 
-__all__ = ["Drawn", "Negatives", "conditions_of", "energy_of", "labels_of"]
+__all__ = ["Drawn", "Negatives"]
 
 
 @dataclass(frozen=True)
@@ -148,47 +148,6 @@ class Negatives:
         if self._start is None:
             return None, batch.x.detach()
         return None, fresh_points(self._start, torch.zeros_like(batch.x), batch.noise.child("start"))
-
-
-def energy_of(model: nn.Module) -> Energy:
-    """Returns a model as the energy that it is.
-
-    Raises:
-        OptionError: It is none.
-    """
-    if not isinstance(model, Energy):
-        raise OptionError(
-            f"This objective trains an energy, got {type(model).__name__}: write a subclass of Energy, or lift it by `as_energy`."
-        )
-    return model
-
-
-def conditions_of(energy: Energy, batch: Batch, attribute: str | None) -> dict[str, Tensor]:
-    """Returns what an energy is bound to at the rows of a batch: `y`, an attribute of the data.
-
-    Raises:
-        OptionError: The energy does not depend on `y`, the data have no such attribute, or some rows have no value of it.
-    """
-    if attribute is None:
-        return {}
-    if "y" not in energy.conditions:
-        raise OptionError(f"{energy} does not depend on y, which would be {attribute}: give its `forward` a parameter y, or no condition.")
-    y = labels_of(batch, attribute)
-    if bool((y < 0).any()):
-        raise OptionError(f"Attribute {attribute} is unknown (-1) for some rows, and a conditional energy needs it for each.")
-    return {"y": y}
-
-
-def labels_of(batch: Batch, attribute: str) -> Tensor:
-    """Returns the labels of an attribute, with shape $(B,)$.
-
-    Raises:
-        OptionError: The data have no such attribute.
-    """
-    if attribute not in batch.labels:
-        listed = ", ".join(batch.labels) or "none"
-        raise OptionError(f"The data have no attribute {attribute}; they have {listed}.")
-    return batch.labels[attribute]
 
 
 def _first(noise: Noise) -> int:

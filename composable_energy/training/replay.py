@@ -32,7 +32,7 @@ class ReplayBuffer:
     and no fresh starts, the chains are the same after any number of steps.
 
     Args:
-        capacity: $S$, at least the size of a batch.
+        capacity: $S$, at least the size of a batch; 10,000 pictures of 3 x 32 x 32 take 123 MB of float32.
         place: Where this process stands in the run.
         start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise) that returns points with the shape of `like`. Every slot
             holds one at the beginning.
