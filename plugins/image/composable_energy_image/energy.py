@@ -50,11 +50,11 @@ class ImageEnergy(ce.Energy, ABC):
 
     @property
     def conditions(self) -> frozenset[str]:
-        return frozenset() if self.labels is None else frozenset({"y"})
+        return self.required_conditions
 
     @property
     def required_conditions(self) -> frozenset[str]:
-        return self.conditions
+        return frozenset() if self.labels is None else frozenset({"y"})
 
     def forward(self, x: Tensor, y: Tensor | None = None, **conditions: Any) -> Tensor:
         return self.energies(x, None if self.labels is None or y is None else label_vectors(y, self.labels, x), **conditions)

@@ -2,7 +2,8 @@ r"""The nets of Implicit generation and modeling with energy-based models (Du & 
 
 From its appendix and released code: every convolution is spectrally normalised (one power iteration, target 1), activations are leaky ReLU
 with slope .2, and swish for dSprites. The paper draws with noisy steps $x' = \text{clamp}(x - a \nabla E + .005\, \xi)$ to [0, 1], with
-$a$ = 10 for CIFAR-10 and 500 for dSprites; that is `langevin` with `step_size` $= 2 a$ at the temperature $.005^2 / 2 a$.
+$a$ = 10 for CIFAR-10, where the gradient of a pixel is cut off at .01, and 500 for dSprites; that is `langevin` with `step_size` $= 2 a$ at
+the temperature $.005^2 / 2 a$.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def igebm_resnet32(
             spectral_norm=spectral_norm,
             dropout=dropout,
         ),
-        10,
+        step=10,
+        max_gradient=0.01,
     )
 
 
@@ -89,7 +91,8 @@ def igebm_resnet32_large(
             spectral_norm=spectral_norm,
             dropout=dropout,
         ),
-        10,
+        step=10,
+        max_gradient=0.01,
     )
 
 
@@ -126,7 +129,8 @@ def igebm_resnet32_wider(
             spectral_norm=spectral_norm,
             dropout=dropout,
         ),
-        10,
+        step=10,
+        max_gradient=0.01,
     )
 
 
@@ -196,7 +200,7 @@ def igebm_dsprites(
         activation=activation,
         spectral_norm=spectral_norm,
     )
-    return _drawn(energy, 500)
+    return _drawn(energy, step=500)
 
 
 def _nine(w: int) -> list[Block]:
@@ -208,6 +212,6 @@ def _nine(w: int) -> list[Block]:
     ]
 
 
-def _drawn(energy: ce.Energy, step: float) -> ce.Energy:
-    energy.recommended = noisy_steps(step, 0.005)
+def _drawn(energy: ce.Energy, *, step: float, max_gradient: float | None = None) -> ce.Energy:
+    energy.recommended = noisy_steps(step, 0.005, max_gradient=max_gradient)
     return energy

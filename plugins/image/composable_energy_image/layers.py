@@ -129,8 +129,9 @@ def _switched(layer: Any, mode: bool, switch: Callable[[bool], Any]) -> Any:
 def _blank(cls: Callable[..., nn.Module], arguments: tuple[int, ...], normalized: bool) -> nn.Module:
     """Returns a layer for pickle to fill: PyTorch gives a layer with a parametrization a class that is made on the fly, and refuses to
     pickle it."""
-    layer = cls(*arguments, device="meta")  # where starting values draw no random numbers
-    return spectral_norm(layer) if normalized else layer
+    with torch.random.fork_rng(devices=[]):  # the starting values that will be filled draw random numbers
+        layer = cls(*arguments)
+        return spectral_norm(layer) if normalized else layer
 
 
 def _prepared(layer: Any, spectral: bool, starts_at_zero: bool) -> Any:

@@ -81,11 +81,7 @@ class UNetEnergy(ImageEnergy):
 
     @property
     def conditions(self) -> frozenset[str]:
-        return super().conditions | {"sigma"}
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        return super().conditions
+        return frozenset({"sigma"}) | self.required_conditions
 
     def energies(self, x: Tensor, y: Tensor | None, sigma: Tensor | float | None = None) -> Tensor:
         level = _column(self.sigma_min if sigma is None else sigma, x)

@@ -87,7 +87,16 @@ def test_recommended_samplers_are_the_steps_of_the_papers():
         assert recommended is not None and recommended.sampler == "langevin"
         options = recommended.options
         assert options["step_size"] / 2 == step and options["clamp"] == (0, 1)
+        assert options["max_gradient"] == (0.01 if name == "igebm-resnet32" else None)
         assert (options["step_size"] * options["temperature"]) ** 0.5 == pytest.approx(noise)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("name", ["igebm-dsprites", "energy-unet"])
+def test_an_energy_compiles_to_one_graph(name):
+    energy = small(name).given(y=1)
+    x = images(energy)
+    torch.testing.assert_close(torch.compile(energy, backend="eager", fullgraph=True)(x), energy(x))
 
 
 BAD = [
