@@ -192,6 +192,7 @@ def test_acceptance_is_told_where_there_is_one():
     objective = ContrastiveDivergence(steps=2, sampler="mala", options={"step_size": 0.5}, buffer=4)
     objective.begin(Net(), place(4, (2,)))
     assert 0.5 < objective.loss(Net(), batch_of(data(4, 2))).scalars["acceptance"] <= 1
+    assert objective.loss(Cliff(-math.inf), batch_of(data(4, 2))).scalars["acceptance"] == 0  # processes tell the same whatever happens
 
 
 class Cliff(ce.Energy):
@@ -306,11 +307,13 @@ def test_the_chains_of_the_improved_objective_are_those_of_langevin():
     model, x = Net(), data(6, 2)
     _, moved, kick, _, kept = improved_once(model, x)
     assert torch.equal(kept, last_step_by_hand(model, moved, kick).detach())
-    whole = ImprovedContrastiveDivergence(**IMPROVED, buffer=30), ContrastiveDivergence(**IMPROVED, buffer=30)
+    settings: dict[str, Any] = {**IMPROVED, "buffer": 30, "condition": "kind"}
+    model, kind = Net(labels=3, dropout=0.5), torch.arange(6) % 3
+    whole = ImprovedContrastiveDivergence(**settings), ContrastiveDivergence(**settings)
     for objective in whole:
         objective.begin(model, place(6, (2,)))
         for step in (1, 2):
-            objective.loss(model, batch_of(x, step))
+            objective.loss(model, batch_of(x, step, kind=kind))
     torch.testing.assert_close(*(objective.state()["slots"] for objective in whole), rtol=0, atol=1e-13)
 
 

@@ -73,6 +73,7 @@ class Negatives:
         self.persistent = persistent
         self.sampler: Sampler | None = None
         self.buffer: ReplayBuffer | None = None
+        self._rejects = False  # known after a call
 
     def begin(self, model: nn.Module, place: Place) -> None:
         """Settles the sampler, and fills the buffer with starts.
@@ -121,7 +122,8 @@ class Negatives:
             )
             lost, rates = trace.diverged, trace.acceptance
         except SamplingDiverged:  # no chain had a finite energy at its start
-            lost, rates = torch.ones(len(x), dtype=torch.bool), None
+            lost, rates = torch.ones(len(x), dtype=torch.bool), x.new_zeros(1) if self._rejects else None
+        self._rejects = rates is not None
         scalars = {"diverged": lost.to(x).mean()}
         if rates is not None:
             scalars["acceptance"] = rates.nanmean().to(x)
