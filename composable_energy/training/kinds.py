@@ -70,8 +70,9 @@ def checked(key: str, value: Any, kind: Any) -> Any:
         return "none"  # a word of the argument's own
     if not _fits(value, kind):
         raise OptionError(f"{key} takes {_described(kind)}, got {value!r}.")
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if whole and not _fits(value, kind, exact=True) else value
+    if isinstance(value, int) and not isinstance(value, bool) and not _fits(value, kind, exact=True):
+        return float(value)
+    return value
 
 
 def _resolved(annotation: Any, names: Mapping[str, Any]) -> Any:
@@ -128,4 +129,4 @@ def _described(kind: Any) -> str:
 
 def _can_be_written(kind: Any) -> bool:
     base = typing.get_origin(kind) or kind
-    return base is typing.Literal or base in _WORDS or isinstance(base, type) and issubclass(base, Sequence)
+    return base is typing.Literal or base in _WORDS or (isinstance(base, type) and issubclass(base, Sequence))

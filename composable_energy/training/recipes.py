@@ -23,7 +23,7 @@ __all__ = ["Recipe", "open_recipe"]
 _HEAD = ("about", "source", "needs", "cost")
 _FILE = "recipe.toml"
 # What may change between a run and its continuation: how long and where, not what.
-_FREE = frozenset({"training.steps", "training.device", "training.keep"})
+_FREE = frozenset({"training.steps", "training.device", "training.keep", "training.checkpoint_every"})
 
 
 @dataclass(frozen=True)
