@@ -68,15 +68,17 @@ class JEM(ce.Energy):
         """Returns $f(x)$, with shape $(B, K)$."""
         return self.net(x)
 
-    def of(self, label: int | Iterable[int] | None = None) -> ce.ClassifierEnergy:
+    def of(self, label: int | Iterable[int] | None = None) -> ce.Energy:
         r"""Returns the energy of images with a label, $E(x) - \log p(y \mid x) = -f_y(x)$: an event over this energy.
 
         Args:
             label: A label, several, or None: then it is the condition `y`, bound by `given(y=3)`.
+
+        Raises:
+            OptionError: A label is not a whole number, or out of range.
         """
-        several = label if isinstance(label, Iterable) else [label]
-        name = self.name if label is None else f"{self.name}={','.join(map(str, several))}"
-        return ce.ClassifierEnergy(self.net, label, self, labels=self.labels, name=name)
+        labelled = ce.ClassifierEnergy(self.net, None, self, labels=self.labels, name=self.name)
+        return labelled if label is None else labelled.given(y=label)
 
 
 class WideResNet(nn.Module):

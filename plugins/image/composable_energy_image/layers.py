@@ -91,7 +91,8 @@ class _AtMostOne(nn.Module):
         self.unit = unit
 
     def forward(self, weight: Tensor) -> Tensor:
-        self.unit(weight)  # in training mode it moves u and v
+        if self.training:
+            self.unit(weight)  # which moves u and v
         u, v = self.unit.get_buffer("_u").clone(), self.unit.get_buffer("_v").clone()
         sigma = torch.dot(u, torch.mv(weight.flatten(1), v))
         return weight / sigma.clamp(min=1)

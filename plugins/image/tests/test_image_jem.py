@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import ContradictionError
+from composable_energy.errors import ContradictionError, OptionError
 
 
 @pytest.fixture
@@ -43,6 +43,12 @@ def test_an_event_and_its_complement_are_everything(jem, x):
     torch.testing.assert_close((~jem.of([0, 3]))(x), jem.of([1, 2])(x))
     with pytest.raises(ContradictionError):
         _ = jem.of(1) & jem.of(2)
+
+
+def test_a_label_that_there_is_not_is_told(jem):
+    for label in (4, -1, 1.5, "cat", [1, 4]):
+        with pytest.raises(OptionError, match=r"[Ll]abel"):
+            jem.of(label)
 
 
 def test_an_expression_of_events_evaluates_the_net_once(jem, x):
