@@ -27,6 +27,8 @@ from composable_energy.training import (
 )
 from composable_energy.training import checkpoint as files
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+
 DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
 STEPS = 24
 

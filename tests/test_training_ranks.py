@@ -1,0 +1,224 @@
+"""Two processes train the weights of one."""
+
+import os
+import signal
+import socket
+import time
+import traceback
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import composable_energy as ce
+from composable_energy.errors import FileFormatError, OptionError
+from composable_energy.training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Ranks, Trainer, join, leave
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+
+DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
+OBJECTIVES = {
+    "cd": lambda: ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=32),
+    "dsm": lambda: DenoisingScoreMatching(0.1, 1.0),
+}
+
+
+class Net(ce.Energy):
+    """With vectors of spectral normalization, which are buffers, and a parameter that no loss knows."""
+
+    def __init__(self, width):
+        super().__init__()
+        torch.manual_seed(0)
+        norm = nn.utils.parametrizations.spectral_norm
+        self.net = nn.Sequential(norm(nn.Linear(4, width)), nn.SiLU(), norm(nn.Linear(width, width)), nn.SiLU(), nn.Linear(width, 1))
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def forward(self, x, sigma=0.5):
+        sigma = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
+        return self.net(torch.cat([x, sigma[:, None]], 1)).squeeze(1)
+
+
+class At(Callback):
+    """Does something after a step."""
+
+    def __init__(self, step, call):
+        self.step, self.call = step, call
+
+    def on_step(self, trainer, scalars):
+        if trainer.step == self.step:
+            self.call()
+
+
+def train(out, kind="cd", width=16, **options):
+    options = {"steps": 20, "batch_size": 8, "ema": 0.9, "checkpoint_every": 5, **options}
+    return Trainer(Net(width), OBJECTIVES[kind](), DATA, out=out, **options).fit()
+
+
+def start(folder, size, call):
+    """Starts as many processes as torchrun would, each with what it says at its end in a file; returns their numbers."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    children = []
+    for rank in range(size):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        try:
+            os.dup2(os.open(folder / f"errors{rank}.txt", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)
+            torch.set_num_threads(1)  # threads do not survive a fork
+            if size > 1:
+                os.environ.update(
+                    MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank)
+                )
+            join(timeout=60)
+            call()
+            leave()
+            os._exit(0)
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(1)
+    return children
+
+
+def ended(children):
+    found = [os.waitpid(child, 0)[1] for child in children]
+    return [-os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status) for status in found]
+
+
+def run(folder, size, call):
+    codes = ended(start(folder, size, call))
+    assert codes == [0] * size, [(folder / f"errors{rank}.txt").read_text() for rank in range(size)]
+
+
+def last(folder):
+    return safetensors.torch.load_file(sorted((folder / "checkpoints").iterdir())[-1])
+
+
+def equal(one, other):
+    a, b = last(one), last(other)
+    assert a.keys() == b.keys() and any(name.startswith("optimizer.") for name in a)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    train(None, steps=1)  # what torch imports late, once and not in each child
+
+    def alone():
+        train(folder / "one cd")
+        train(folder / "one dsm", "dsm")
+
+    def together():
+        train(folder / "two cd")
+        train(folder / "two dsm", "dsm")
+
+    run(folder / "said", 1, alone)
+    run(folder / "said", 2, together)
+    return folder
+
+
+@forks
+@pytest.mark.parametrize("kind", ["cd", "dsm"])
+def test_two_processes_train_the_weights_of_one(trained, kind):
+    equal(trained / f"one {kind}", trained / f"two {kind}")
+
+
+@forks
+def test_chains_of_all_processes_are_in_one_checkpoint(trained):
+    one, two = (last(trained / name)["objective.slots"] for name in ("one cd", "two cd"))
+    assert len(two) == 32
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+
+
+@forks
+def test_only_the_first_writes(trained):
+    names = [path.name for path in (trained / "two cd" / "checkpoints").iterdir()]
+    assert sorted(names) == [f"step-{step:08d}.safetensors" for step in (10, 15, 20)]
+
+
+@forks
+def test_parts_are_added_up_before_they_are_shared(tmp_path):
+    """Without spectral normalization, whose vectors move with each pass."""
+
+    def call(accumulate, out):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
+        objective = ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=32)
+        options = {"steps": 8, "batch_size": 8, "accumulate": accumulate}
+        Trainer(ce.as_energy(net), objective, DATA, out=tmp_path / out, **options).fit()
+
+    run(tmp_path, 1, lambda: call(1, "whole"))
+    run(tmp_path, 2, lambda: call(2, "parts"))
+    equal(tmp_path / "whole", tmp_path / "parts")
+
+
+@forks
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_run_of_two_goes_on_with_another_number(trained, tmp_path, size):
+    children = start(tmp_path, 2, lambda: train(tmp_path / "run", callbacks=[At(9, lambda: os._exit(9))]))
+    assert ended(children)[0] == 9
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step-00000005.safetensors"
+    run(tmp_path, size, lambda: train(tmp_path / "run"))
+    equal(trained / "one cd", tmp_path / "run")
+
+
+@forks
+def test_a_lost_process_is_told_and_the_run_goes_on(trained, tmp_path):
+    """The second process is killed while the first waits at step 7; then the same call goes on."""
+    sign = tmp_path / "seven"
+
+    def wait():
+        sign.touch()
+        while sign.exists():
+            time.sleep(0.01)
+
+    children = start(tmp_path, 2, lambda: train(tmp_path / "run", callbacks=[At(7, wait)]))
+    until = time.monotonic() + 120
+    while not sign.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    os.kill(children[1], signal.SIGKILL)
+    os.waitpid(children[1], 0)
+    sign.unlink()
+    assert ended(children[:1]) == [1]
+    errors = (tmp_path / "errors0.txt").read_text()
+    assert "ProcessLost: Another process of this run was lost" in errors and "start the same command again" in errors
+    run(tmp_path, 2, lambda: train(tmp_path / "run"))
+    equal(trained / "one cd", tmp_path / "run")
+
+
+@forks
+def test_an_error_of_the_first_is_an_error_of_all(trained):
+    (trained / "damaged" / "checkpoints").mkdir(parents=True)
+    (trained / "damaged" / "checkpoints" / "step-00000003.safetensors").write_bytes(b"x" * 50)
+
+    def call():
+        for out, told, width in (("two cd", "another model", 8), ("damaged", "No checkpoint is left", 16)):
+            with pytest.raises(FileFormatError, match=told):
+                train(trained / out, width=width)
+
+    run(trained / "said", 2, call)
+
+
+@pytest.mark.parametrize(("batch_size", "size", "accumulate"), [(9, 2, 1), (8, 2, 3), (0, 1, 1), (2, 4, 1)])
+def test_a_batch_must_be_divided_evenly(batch_size, size, accumulate):
+    with pytest.raises(
+        OptionError, match=f"multiple of the number of processes, {size}, times `accumulate`, {accumulate}; got {batch_size}"
+    ):
+        Ranks(0, size).own(batch_size, accumulate)
+
+
+def test_each_process_has_its_rows():
+    assert [Ranks(rank, 3).own(12, 2) for rank in range(3)] == [range(4), range(4, 8), range(8, 12)]
+
+
+def test_a_process_alone_joins_nobody(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert join() == Ranks(0, 1) and not torch.distributed.is_initialized()
