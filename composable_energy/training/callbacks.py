@@ -205,7 +205,7 @@ class SampleSheet(Callback):
         kept = self._kept(trainer)
         if kept is None:
             energy = self._energy(trainer.averaged)
-            shape = (self.n,) if energy.decoder is not None or energy.event_shape is not None else (self.n, *trainer.place.event_shape)
+            shape = self.n if energy.decoder is not None or energy.event_shape is not None else (self.n, *trainer.place.event_shape)
             kept = energy.sample(shape, **{"seed": trainer.seed, **self.options})
         path = _folder(trainer, "sheets") / "samples" / f"step-{trainer.step:08d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

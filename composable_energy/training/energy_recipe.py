@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -19,6 +19,7 @@ from composable_energy.registry.lookup import REGISTRY
 from composable_energy.registry.registry import listed, nearest
 from composable_energy.saving import save
 from composable_energy.training.augmentation import Augmentation
+from composable_energy.training.callbacks import Callback, CSVLog, SampleSheet
 from composable_energy.training.contrastive import ContrastiveDivergence
 from composable_energy.training.denoising import DenoisingScoreMatching
 from composable_energy.training.improved import ImprovedContrastiveDivergence
@@ -42,7 +43,7 @@ _OBJECTIVES: Mapping[str, type[Objective]] = {
 }
 _CHAINS = frozenset({"steps", "sampler", "options", "augment"})  # an objective's arguments that are tables of their own
 _ELSEWHERE = frozenset({"model", "objective", "data", "out", "optimizer", "preparation", "monitor", "callbacks", "progress", "dtype"})
-_OPTIONAL = frozenset({"augmentation", "sampling"})
+_OPTIONAL = frozenset({"augmentation", "sampling", "sheets"})
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class EnergyRecipe(Recipe):
     | `[training]` | `Trainer` |
     | `[optimizer]` | `Optimizer` |
     | `[monitor]` | `Monitor` |
+    | `[log]` | `CSVLog` |
+    | `[sheets]` | `SampleSheet`: its `every` and `n`; no sheets without the table |
     | `[sampling]` | what the energy recommends when it is done: a `sampler` and its options; the network's own without the table |
 
     In `[chains]` and `[sampling]`, `langevin` may be written as papers do, by `step` and `noise`:
@@ -93,6 +96,8 @@ class EnergyRecipe(Recipe):
             "training": arguments_of(Trainer, _ELSEWHERE),
             "optimizer": arguments_of(Optimizer),
             "monitor": arguments_of(Monitor),
+            "log": arguments_of(CSVLog),
+            "sheets": {name: argument for name, argument in arguments_of(SampleSheet).items() if name in ("every", "n")},
             "sampling": _sampler_arguments(settings.get("sampling.sampler", "langevin")),
         }
         if "start" in own:
@@ -115,14 +120,20 @@ class EnergyRecipe(Recipe):
         table = self._table("model")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._table("training").get("seed", 0))
-            return _made("model", get_energy, table)
+            energy = _made("model", get_energy, table)
+        if "sampling" in self.settings:
+            energy.recommended = Recommendation(*_sampler(self._table("sampling")))
+        return energy
 
-    def trainer(self, pictures: Pictures, out: str | Path | None = None, *, progress: bool = False) -> Trainer:
+    def trainer(
+        self, pictures: Pictures, out: str | Path | None = None, *, callbacks: Sequence[Callback] = (), progress: bool = False
+    ) -> Trainer:
         """Returns the trainer of a new energy, `trainer.model`.
 
         Args:
             pictures: The data.
-            out: Where checkpoints go; None writes none.
+            out: Where checkpoints, the log and sheets go; None writes none.
+            callbacks: What is told of the run beside them.
             progress: Whether to show a bar.
 
         Raises:
@@ -144,6 +155,7 @@ class EnergyRecipe(Recipe):
                 "optimizer": _made("optimizer", Optimizer, self._table("optimizer")),
                 "preparation": _made("preparation", Preparation, self._table("preparation")),
                 "monitor": _made("monitor", Monitor, self._table("monitor")),
+                "callbacks": [*callbacks, *([] if out is None else self._callbacks())],
                 "progress": progress,
             },
         )
@@ -154,11 +166,7 @@ class EnergyRecipe(Recipe):
         trainer = self.trainer(_made("data", open_pictures, {**self._table("data"), "path": data, "progress": told}), out, progress=told)
         ranks.agreed(lambda: self.claim(out))
         trainer.fit()
-        energy = trainer.model
-        if "sampling" in self.settings:
-            sampler, options = _sampler(self._table("sampling"))
-            energy.recommended = Recommendation(sampler, options)  # pyright: ignore[reportArgumentType]
-        ranks.agreed(lambda: save(energy, folder))  # pyright: ignore[reportArgumentType]
+        ranks.agreed(lambda: save(trainer.model, folder))  # pyright: ignore[reportArgumentType]
         return folder
 
     def _objective(self) -> Objective:
@@ -175,6 +183,10 @@ class EnergyRecipe(Recipe):
         if "augmentation" in self.settings:
             arguments["augment"] = _made("augmentation", Augmentation, self._table("augmentation"))
         return _made("objective", made, arguments)
+
+    def _callbacks(self) -> list[Callback]:
+        sheets = [_made("sheets", SampleSheet, self._table("sheets"))] if "sheets" in self.settings else []
+        return [_made("log", CSVLog, self._table("log")), *sheets]
 
     def _check_fits(self, energy: Energy, pictures: Pictures) -> None:
         if energy.event_shape not in (None, pictures.event_shape):

@@ -22,8 +22,10 @@ __all__ = ["Recipe", "open_recipe"]
 
 _HEAD = ("about", "source", "needs", "cost")
 _FILE = "recipe.toml"
-# What may change between a run and its continuation: how long and where, not what.
-_FREE = frozenset({"training.steps", "training.device", "training.keep", "training.checkpoint_every"})
+# What may change between a run and its continuation: how long, where, and what is shown; not what is trained.
+_FREE = frozenset(
+    {f"training.{name}" for name in ("steps", "device", "keep", "checkpoint_every")} | {"log.every", "sheets.every", "sheets.n"}
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,167 @@
+"""The packaged recipes: the numbers of the papers, and two steps of each on pictures in the format of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from composable_energy_mcmc import Langevin
+from PIL import Image
+
+import composable_energy as ce
+from composable_energy.training import ContrastiveDivergence, ImprovedContrastiveDivergence, JointEnergyClassifier, Recipe
+
+RANDOM = np.random.default_rng(0)
+OPTIMIZER = ("rate", "betas", "clip")
+
+# What the papers and their released code say: K, step a, noise, the largest gradient; Adam's rate, betas and the clip of gradients; the
+# weight of squared energies, pictures in a batch, the share of fresh chains. JEM's are those for pictures in [0, 1].
+NUMBERS = {
+    "igebm-cifar10": ((60, 10.0, 0.005, 0.01), (3e-4, [0.0, 0.999], "adam"), (1.0, 128, 0.05)),
+    "igebm-cifar10-unconditional": ((60, 10.0, 0.005, 0.01), (3e-4, [0.0, 0.999], "adam"), (1.0, 128, 0.05)),
+    "igebm-imagenet32": ((60, 10.0, 0.005, 0.01), (3e-4, [0.0, 0.999], "adam"), (1.0, 32, 0.05)),
+    "igebm-imagenet128": ((50, 100.0, 0.005, None), (3e-4, [0.0, 0.999], "adam"), (1.0, 16, 0.05)),
+    "igebm-dsprites": ((20, 500.0, 0.005, None), (3e-4, [0.0, 0.999], "adam"), (1.0, 256, 0.05)),
+    "compositional-celeba": ((60, 100.0, 0.001, None), (3e-4, [0.0, 0.99], "adam"), (1.0, 16, 0.05)),
+    "compositional-scenes": ((60, 100.0, 0.001, None), (3e-4, [0.0, 0.99], "adam"), (1.0, 16, 0.05)),
+    "improved-cd-cifar10": ((40, 100.0, 0.001, None), (2e-4, [0.0, 0.9], 0.5), (1.0, 128, 0.001)),
+    "improved-cd-celeba": ((40, 500.0, 0.001, None), (2e-4, [0.0, 0.9], 0.5), (1.0, 128, 0.001)),
+    "jem-cifar10": ((20, 1.0 / 4, 0.01 / 2, None), (1e-4, [0.9, 0.999], None), (0.0, 64, 0.05)),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_settings_are_those_of_the_papers(name: str):
+    (steps, step, noise, most), optimizer, (l2, batch_size, fresh) = NUMBERS[name]
+    written = ce.get_recipe(name).written()
+    objective, chains, training = written["objective"], written["chains"], written["training"]
+    assert (chains["steps"], chains["step"], chains["noise"], chains.get("max_gradient")) == (steps, step, noise, most)
+    assert chains["clamp"] == (None if name.startswith("jem") else [0.0, 1.0])
+    assert tuple(written["optimizer"][key] for key in OPTIMIZER) == optimizer
+    assert (objective["l2"], training["batch_size"], objective["fresh"], objective["buffer"]) == (l2, batch_size, fresh, 10_000)
+    assert training["ema"] == (0.99 if name.startswith("improved") else None)
+    assert written["sampling"]["step"] == step
+
+
+def cifar10(folder: Path) -> Path:
+    (folder / "batches.meta.txt").write_text("\n".join(map(str, range(10))) + "\n\n")
+    for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
+        (folder / name).write_bytes(b"".join(bytes([y]) + RANDOM.bytes(3072) for y in range(10)))
+    return folder
+
+
+def imagenet(folder: Path) -> Path:
+    for i, name in enumerate(["n01440764", "n01443537", "n01484850"] * 2):
+        (folder / name).mkdir(exist_ok=True)
+        picture(48, 40).save(folder / name / f"{i}.jpg")
+    return folder
+
+
+def celeba(folder: Path) -> Path:
+    (folder / "img_align_celeba").mkdir()
+    rows = [f"{i:06d}.jpg {2 * (i % 2) - 1} {1 - 2 * (i % 2)}" for i in range(1, 7)]
+    (folder / "list_attr_celeba.txt").write_text("\n".join(["6", "Smiling Male", *rows]) + "\n")
+    for i in range(1, 7):
+        picture(178, 218).save(folder / "img_align_celeba" / f"{i:06d}.jpg")
+    return folder
+
+
+def archive(size: int, channels: int) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        images = RANDOM.integers(0, 2, (6, size, size, channels), dtype=np.uint8) * 255
+        np.savez(folder / "all.npz", images=images, shape=np.arange(6) % 3)
+        return folder / "all.npz"
+
+    return write
+
+
+def pictures(folder: Path) -> Path:
+    for i in range(6):
+        picture(40, 40).save(folder / f"{i}.png")
+    return folder
+
+
+def picture(width: int, height: int) -> Image.Image:
+    return Image.fromarray(RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+FEW = {"training.batch_size": 2, "training.steps": 2}
+CHAINS = {**FEW, "objective.buffer": 8, "chains.steps": 2}
+CASES = {
+    "igebm-cifar10": (cifar10, {"model.width": 4}),
+    "igebm-cifar10-unconditional": (cifar10, {"model.width": 4}),
+    "igebm-imagenet32": (imagenet, {"model.width": 4, "model.labels": 3}),
+    "igebm-imagenet128": (imagenet, {"model.width": 4, "model.labels": 3, "model.size": 32, "data.size": 32}),
+    "igebm-dsprites": (archive(64, 1), {"model.width": 4}),
+    "compositional-celeba": (celeba, {"model.width": 4, "model.size": 32, "data.size": 32}),
+    "compositional-scenes": (archive(64, 3), {"model.width": 4, "model.size": 32, "data.size": 32}),
+    "improved-cd-cifar10": (cifar10, {"model.width": 8}),
+    "improved-cd-celeba": (celeba, {"model.width": 8, "model.size": 66, "data.size": 66}),
+    "jem-cifar10": (cifar10, {"model.width": 1, "model.depth": 10}),
+    "cd-small": (pictures, {"model.width": 4}),
+    "improved-cd-small": (pictures, {"model.width": 4}),
+    "denoising-small": (pictures, {"model.width": 8, "sheets.n": 2}),
+}
+
+
+def test_each_packaged_recipe_has_a_case():
+    folder = Path(__file__).parents[1] / "composable_energy_image" / "recipes"
+    assert {file.stem for file in folder.glob("*.toml")} - {"attribute", "base-and-attributes"} == set(CASES)
+    for name in CASES:
+        recipe = ce.get_recipe(name)
+        assert recipe.name == name
+        assert all((recipe.about, recipe.source, recipe.needs, recipe.cost, recipe.text))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
+    write, changes = CASES[name]
+    (tmp_path / "data").mkdir()
+    recipe = ce.get_recipe(name).settled({**(FEW if name == "denoising-small" else CHAINS), **changes})
+    untrained = recipe.energy()  # pyright: ignore[reportAttributeAccessIssue]
+    out = recipe.run(write(tmp_path / "data"), tmp_path / "out")
+    energy = ce.load(out)
+    parameters = list(zip(energy.parameters(), untrained.parameters(), strict=True))
+    assert any(not torch.equal(trained, before) for trained, before in parameters)
+    assert all(trained.isfinite().all() for trained, _ in parameters)
+    bound = energy.given(y=0) if energy.required_conditions else energy
+    draws = bound.sample(2, seed=0, **({"levels": 2} if name == "denoising-small" else {"steps": 2}))
+    assert draws.shape[1:] == energy.event_shape
+    assert draws.isfinite().all()
+    assert (tmp_path / "out" / "log.csv").is_file()
+    assert (tmp_path / "out" / "samples" / "step-00000002.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "sampler"),
+    [
+        ("igebm-cifar10", ContrastiveDivergence, Langevin(20.0, 0.005**2 / 20, (0, 1), max_gradient=0.01)),
+        ("improved-cd-cifar10", ImprovedContrastiveDivergence, Langevin(200.0, 0.001**2 / 200, (0, 1))),
+        ("jem-cifar10", JointEnergyClassifier, Langevin(0.5, 0.005**2 / 0.5)),
+    ],
+)
+def test_steps_of_papers_become_those_of_langevin(name: str, kind: type, sampler: Langevin, tmp_path: Path):
+    recipe = ce.get_recipe(name).settled({**CHAINS, **CASES[name][1]})
+    trainer = recipe.trainer(ce.data.open_pictures(cifar10(tmp_path)))  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.fit()
+    assert isinstance(trainer.objective, kind)
+    objective = trainer.objective.marginal if isinstance(trainer.objective, JointEnergyClassifier) else trainer.objective
+    assert objective.negatives.sampler == sampler  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_jem_at_half_the_width_takes_the_same_steps():
+    """x = (1 + u) / 2 for u in [-1, 1]: a step of E(u) by a with noise n is one of E(2x - 1) by a / 4 with noise n / 2."""
+    energy = ce.as_energy(lambda u: u.pow(4).sum(1), event_shape=(3,))
+    halved = ce.as_energy(lambda x: (2 * x - 1).pow(4).sum(1), event_shape=(3,))
+    u = torch.rand(5, 3) * 2 - 1
+    wide = energy.sample((5, 3), sampler=Langevin(2 * 1.0, 0.01**2 / 2), init=u, steps=1, seed=0)
+    narrow = halved.sample((5, 3), sampler=Langevin(2 * 0.25, 0.005**2 / 0.5), init=(1 + u) / 2, steps=1, seed=0)
+    torch.testing.assert_close((1 + wide) / 2, narrow)
+
+
+def test_a_recipe_is_a_plugin_like_any_other():
+    assert {record.name for record in ce.plugins() if record.group == "composable_energy.recipes"} >= set(CASES)
+    assert isinstance(ce.get_recipe("composable-energy:cd-small"), Recipe)
