@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import composable_energy as ce
 from composable_energy.data import open_pictures
 from composable_energy.errors import OptionError
 from composable_energy.training import Recipe
 from composable_energy_image.attributes import accuracies, chosen, energies
-from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.leaving import leave
 from composable_energy_image.stages import Stages
@@ -33,7 +31,7 @@ class Attribute(Recipe):
     def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
         stages, table = Stages.begin(self.settings, out, progress), self.settings["data"]
         base = self._base().to(stages.device)
-        coder = cast(Autoencoder, base.decoder)
+        coder = base.autoencoder
         options = {name: table[name] for name in ("labels", "limit", "strict")}
         pictures = open_pictures(data, size=coder.size, channels=coder.channels, progress=stages.progress, **options)
         learnt, held = stages.split(pictures)
@@ -64,6 +62,6 @@ class Attribute(Recipe):
         return base
 
 
-def attribute() -> Recipe:
+def attribute() -> Attribute:
     """Returns the recipe with the settings that are recommended."""
     return Attribute.read(Path(__file__).parent / "recipes" / "attribute.toml")

@@ -10,7 +10,6 @@ import composable_energy as ce
 from composable_energy.data import Pictures, open_pictures
 from composable_energy.training import Recipe
 from composable_energy_image.attributes import accuracies, chosen, energies
-from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.leaving import leave
 from composable_energy_image.stages import Stages
@@ -63,7 +62,7 @@ class BaseAndAttributes(Recipe):
             options = {name: model[name] for name in ("code", "width", "blocks", "sigma_min", "sigma_max")}
             base = cast(CodeEnergy, ce.get_energy("code-base", size=size, channels=channels, **options)).to(stages.device)
         stages.ranks.agreed(lambda: self.claim(out))
-        coder = cast(Autoencoder, base.decoder)
+        coder = base.autoencoder
         stages.autoencoder(coder, learnt, labels)
         codes = stages.encoded(coder, learnt, mirrored=data["flip"])
         stages.base(base, codes)
@@ -76,6 +75,6 @@ class BaseAndAttributes(Recipe):
         return out
 
 
-def base_and_attributes() -> Recipe:
+def base_and_attributes() -> BaseAndAttributes:
     """Returns the recipe with the settings that are recommended."""
     return BaseAndAttributes.read(Path(__file__).parent / "recipes" / "base-and-attributes.toml")

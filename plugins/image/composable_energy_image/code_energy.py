@@ -2,6 +2,8 @@ r"""The base of `base-and-attributes`: the energy of any picture, over codes of 
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
 import composable_energy as ce
@@ -87,6 +89,11 @@ class CodeEnergy(ce.Energy):
             options={"levels": 25, "sigma_max": self.sigma_max, "sigma_min": self.sigma_min, "corrector_steps": 3, "delta": 0.25},
             threads=1,
         )
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The decoder, as what it is."""
+        return cast(Autoencoder, self.decoder)
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """Returns energies with shape $(B,)$ of codes with shape $(B, D)$ at levels with shape $()$ or $(B,)$."""
