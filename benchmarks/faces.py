@@ -27,12 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from composable_energy_faces.conditional import train_conditional
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
-from composable_energy_faces.energies import FaceEnergy
 from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distances
-from composable_energy_faces.networks import SIGMA_MIN, Base
+from composable_energy_faces.networks import SIGMA_MIN
 from composable_energy_faces.scores import ROWS, Row, expression, score
-from composable_energy_faces.stages import Run, encode_faces, train_conditional
+from composable_energy_faces.stages import Run
+from composable_energy_image import CodeEnergy
+from composable_energy_image.code_energy import CodeNetwork
 from PIL import Image
 from torch import Tensor
 
@@ -62,7 +64,7 @@ class Conditional(ce.Energy):
 
     condition: Tensor
 
-    def __init__(self, net: Base, faces: FaceEnergy, name: str = "") -> None:
+    def __init__(self, net: CodeNetwork, faces: CodeEnergy, name: str = "") -> None:
         super().__init__()
         self.net, self.decoder = net, faces.decoder
         self.event_shape, self.recommended, self.name = faces.event_shape, faces.recommended, f"E(x | {name})"
@@ -71,7 +73,7 @@ class Conditional(ce.Energy):
 
     def forward(self, x: Tensor, sigma: Tensor | float = SIGMA_MIN) -> Tensor:
         """Returns the conditional energy, with shape $(B,)$."""
-        return self.net(x, sigma, self.condition.expand(len(x), -1))
+        return self.net(x, sigma=sigma, condition=self.condition)
 
 
 def rules(cache: Path | None) -> dict[str, Rule]:
@@ -85,9 +87,7 @@ def rules(cache: Path | None) -> dict[str, Rule]:
         "base per concept": lambda row: expression(row, literals, lambda energy: negated[energy.name]),
     }
     if cache is not None:
-        run = Run(cache)
-        encode_faces(run, from_package=True)
-        net = train_conditional(run)
+        net = train_conditional(Run(cache))
         faces = ce.get_energy("faces")
         plain = {name: Conditional(net, faces, name) for name in names}  # pyright: ignore[reportArgumentType]
         ground = Conditional(net, faces)  # pyright: ignore[reportArgumentType]

@@ -13,11 +13,11 @@ from tqdm import tqdm
 from . import weights
 from .data import SEEDS
 from .draw import ATTRIBUTES, Drawn, draw
-from .energies import RECOMMENDED, Faces
+from .energies import Faces
 from .judge import judge
-from .networks import Autoencoder, Judge
+from .networks import Judge
 from .scores import ROWS, expression, score
-from .stages import JUDGE_FACES, STAGES, TRAINING_FACES, Run
+from .stages import JUDGE_FACES, TRAINING_FACES, Run
 
 TEST_FACES = 2_000
 """How many faces, unseen by any network, tell how right the judge is."""
@@ -34,14 +34,19 @@ def scores_of(run: Run, samples: int) -> dict[str, Any]:
         As plain data, the judge's accuracy on drawn and decoded faces that nothing was trained on, and each row of `ROWS`.
     """
     network = weights.read(Judge(), "judge", run.trained)
-    coder = weights.read(Autoencoder(), "autoencoder", run.trained)
-    faces = draw(TEST_FACES, seed=SEEDS["test"])
+    faces, family = draw(TEST_FACES, seed=SEEDS["test"]), Faces(str(run.trained))
+    coder = family.base.autoencoder
     with torch.no_grad():
         decoded = torch.cat([coder(coder.encode(part)) for part in faces.images.split(250)])
-    family = Faces(str(run.trained))
     energies = {name: family.load(name) for name in family.members()}
     rows = [score(expression(row, energies), row, samples=samples, network=network)[0] for row in tqdm(ROWS, desc="scores")]
-    return {"drawn": _right(faces, faces.images, network), "decoded": _right(faces, decoded, network), "samples": samples, "rows": rows}
+    return {
+        "drawn": _right(faces, faces.images, network),
+        "decoded": _right(faces, decoded, network),
+        "recommended": vars(family.base.recommended),
+        "samples": samples,
+        "rows": rows,
+    }
 
 
 def _right(faces: Drawn, images: Tensor, network: Judge) -> dict[str, float]:
@@ -52,10 +57,10 @@ def _right(faces: Drawn, images: Tensor, network: Judge) -> dict[str, float]:
 
 def model_card(run: Run, scores: dict[str, Any]) -> str:
     """Returns the card of a scored run, in Markdown."""
-    found = run.reports()
-    reports = {name: found[name] for name in STAGES if name in found}
+    reports = run.reports()
     size = sum(path.stat().st_size for path in run.trained.glob("*.safetensors")) / 2**20
     names = (*ATTRIBUTES, "hair")
+    recommended = scores["recommended"]
     lines = [
         "# Model card: drawn faces",
         "",
@@ -72,9 +77,9 @@ def model_card(run: Run, scores: dict[str, Any]) -> str:
         "",
         "| network | steps | processor seconds | final loss |",
         "|---|---|---|---|",
-        *(f"| {name} | {r['steps']:,} | {r['seconds']:.0f} | {r['loss']:.4f} |" for name, r in reports.items()),
+        *(f"| {name} | {r['steps']:,} | {r['cpu_seconds']:.0f} | {r['loss']:.4f} |" for name, r in reports.items()),
         "",
-        f"Together {sum(r['seconds'] for r in reports.values()) / 60:.0f} minutes of one core, and some five to draw and encode the faces.",
+        f"Together {sum(r['cpu_seconds'] for r in reports.values()) / 60:.0f} minutes of one core, and some five to draw the faces.",
         "Initial weights and batches depend on names and steps alone, so an interrupted run ends as any other.",
         "",
         "## The judge",
@@ -89,7 +94,7 @@ def model_card(run: Run, scores: dict[str, Any]) -> str:
         "## Scores",
         "",
         f"Share of {scores['samples']:,} samples in which the judge sees the expression hold; concept weight 1, seed 0, sampler "
-        f"`{RECOMMENDED.sampler}` with {', '.join(f'{k}={v:g}' for k, v in RECOMMENDED.options.items())}.",
+        f"`{recommended['sampler']}` with {', '.join(f'{k}={v:g}' for k, v in recommended['options'].items())}.",
         "The last column is the range of the shares of binary attributes that were not asked for; .5 is right.",
         "The judge took no part in training, but the sampler's setting was chosen by its verdicts at this seed, on four of these rows,",
         "and by Frechet distances in its features; `benchmarks/faces.py --seed` scores at another.",

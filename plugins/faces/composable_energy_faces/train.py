@@ -2,7 +2,7 @@ r"""Makes the weights of the face energies from nothing but a seed.
 
     python -m composable_energy_faces.train --out FOLDER [--effort 1.0] [--install]
 
-The stages run in order: draw the faces, train the judge, the autoencoder, encode the faces, train the base and the heads, score. Each
+In order: draw the faces, train the judge, then the autoencoder, the base and the heads by the recipe `base-and-attributes`, score. Each
 keeps what it has in FOLDER; the same command after a kill goes on from there. The finished weights and the model card lie in
 `FOLDER/weights` and `FOLDER/MODEL_CARD.md`; `--install` copies both into the package.
 """
@@ -21,7 +21,7 @@ import torch
 
 from . import weights
 from .card import model_card, scores_of
-from .stages import STAGES, Run
+from .stages import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     run = Run(options.out, options.effort)
-    for stage in STAGES.values():
-        stage(run)
+    run.make()
     scores = scores_of(run, options.samples)
     (run.folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     (run.folder / "MODEL_CARD.md").write_text(model_card(run, scores))

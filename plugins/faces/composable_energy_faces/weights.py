@@ -17,6 +17,8 @@ from composable_energy.errors import FileFormatError
 FOLDER = Path(__file__).parent / "weights"
 """Where the weights lie that come with the package."""
 
+_RENAMED = {"to_64": "to_pixels"}  # a layer of the autoencoder, since the shipped weights were written
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -50,7 +52,7 @@ def read(network: Network, part: str, folder: Path = FOLDER) -> Network:
     """
     path = folder / f"{part}.safetensors"
     try:
-        tensors = load_file(path)
+        tensors = {_name(name): value for name, value in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise FileFormatError(f"Cannot read the weights {path}: {error}. Install the package again, or train them anew.") from error
     wanted = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
@@ -62,3 +64,8 @@ def read(network: Network, part: str, folder: Path = FOLDER) -> Network:
             value.copy_(tensors[name])
     network.requires_grad_(False).eval()
     return network
+
+
+def _name(name: str) -> str:
+    layer, dot, rest = name.partition(".")
+    return _RENAMED.get(layer, layer) + dot + rest

@@ -10,8 +10,10 @@ from composable_energy_faces import weights
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.energies import Faces
 from composable_energy_faces.judge import Verdict, features, frechet_distance, judge, nearest_distances
-from composable_energy_faces.networks import Autoencoder, Base, Heads, Judge
+from composable_energy_faces.networks import Judge
 from composable_energy_faces.scores import ROWS, expression, score
+from composable_energy_image import Autoencoder, CodeHeads
+from composable_energy_image.code_energy import CodeNetwork
 
 import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, PluginNotFound, ShapeError
@@ -138,7 +140,7 @@ def test_rows_say_what_they_ask():
 
 def test_weights_are_small_and_read_back_alike(tmp_path):
     assert sum(path.stat().st_size for path in weights.FOLDER.glob("*.safetensors")) <= 8 * 2**20
-    for build, part in ((Autoencoder, "autoencoder"), (Base, "base"), (Heads, "heads"), (Judge, "judge")):
+    for build, part in ((Autoencoder, "autoencoder"), (CodeNetwork, "base"), (lambda: CodeHeads(9), "heads"), (Judge, "judge")):
         network = weights.read(build(), part)
         weights.write(network, part, tmp_path)
         again = weights.read(build(), part, tmp_path)
@@ -150,14 +152,14 @@ def test_weights_are_small_and_read_back_alike(tmp_path):
 def test_damaged_weights_are_refused(tmp_path):
     path = tmp_path / "base.safetensors"
     with pytest.raises(FileFormatError, match=r"base\.safetensors"):
-        weights.read(Base(), "base", tmp_path)
+        weights.read(CodeNetwork(), "base", tmp_path)
     whole = (weights.FOLDER / "base.safetensors").read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(FileFormatError):
-        weights.read(Base(), "base", tmp_path)
+        weights.read(CodeNetwork(), "base", tmp_path)
     path.write_bytes((weights.FOLDER / "heads.safetensors").read_bytes())
-    with pytest.raises(FileFormatError, match="not those of Base"):
-        weights.read(Base(), "base", tmp_path)
+    with pytest.raises(FileFormatError, match="not those of CodeNetwork"):
+        weights.read(CodeNetwork(), "base", tmp_path)
 
 
 def test_energies_can_be_copied_and_converted(energies, drawn):

@@ -1,0 +1,90 @@
+"""The conditional energy E(x | c) of the comparison with earlier work; it is no part of the package's weights."""
+
+from __future__ import annotations
+
+__all__ = ["one_condition", "train_conditional"]
+
+from collections.abc import Mapping
+
+import torch
+from composable_energy_image.code_energy import CodeNetwork
+from composable_energy_image.diary import Diary
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+from tqdm import tqdm
+
+from composable_energy.noise import Noise
+from composable_energy.training import Batch, DenoisingScoreMatching, Loss, Objective, Optimizer, Trainer
+
+from .draw import ATTRIBUTES, HAIR_COLORS
+from .energies import Faces
+from .networks import CODE, SIGMA_MAX, SIGMA_MIN
+from .stages import TRAINING_FACES, Run
+
+_WIDTH = len(ATTRIBUTES) + len(HAIR_COLORS)
+_STEPS = 20_000
+
+
+def train_conditional(run: Run) -> CodeNetwork:
+    """Trains a conditional energy with the size, the codes and the steps of the base, or only loads it if that is done.
+
+    Args:
+        run: Where files are kept.
+    """
+    codes, labels = _codes(run)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = CodeNetwork(CODE, conditions=_WIDTH)
+    Trainer(
+        network,
+        ToldOne(),
+        (codes, labels),
+        steps=max(5, round(_STEPS * run.effort)),
+        batch_size=256,
+        out=run.folder / "conditional",
+        optimizer=Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=1e-4, warm_up=200, decay=0.7, clip=1.0),
+        ema=0.999,
+        monitor=None,
+        callbacks=[Diary()],
+        progress=True,
+    ).fit()
+    return network
+
+
+class ToldOne(Objective):
+    """Denoising score matching of an energy that is told one attribute of each face, or none for a quarter of them."""
+
+    def __init__(self) -> None:
+        self._scores = DenoisingScoreMatching(SIGMA_MIN, SIGMA_MAX)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        coins = torch.stack([batch.labels[name] for name in ATTRIBUTES], 1) * 2 - 1
+        truth = torch.cat([coins, one_hot(batch.labels["hair"], len(HAIR_COLORS))], 1).to(batch.x)
+        return self._scores.loss(model.given(condition=one_condition(truth, batch.noise)), batch)  # pyright: ignore[reportCallIssue]
+
+
+def one_condition(truth: Tensor, noise: Noise) -> Tensor:
+    """Keeps one attribute of each face, or none for a quarter of them, and zeroes the others.
+
+    Args:
+        truth: Five columns of -1 or 1 and four of a one-hot hair color, with shape $(B, 9)$.
+        noise: Which one.
+    """
+    pick = (noise.child("attribute").uniform(truth) * 6).long().clamp(max=5)[:, None]
+    column = torch.tensor([[0, 1, 2, 3, 4, 5, 5, 5, 5]], device=truth.device)
+    told = noise.child("told").uniform(truth)[:, None] < 0.75
+    return truth * ((pick == column) & told)
+
+
+@torch.no_grad()
+def _codes(run: Run) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Returns the codes of the training faces by the autoencoder that comes with the package, and their attributes."""
+    target, faces = run.folder / "codes.safetensors", run.drawn("train", TRAINING_FACES)
+    if not target.exists():
+        coder = Faces().load(None).decoder
+        codes = [coder.encode(faces.images(part)) for part in tqdm(torch.arange(len(faces)).split(500), desc="codes")]  # pyright: ignore
+        half = target.with_suffix(".half")
+        save_file({"codes": torch.cat(codes)}, half)
+        half.replace(target)
+    return load_file(target)["codes"], {name: some.values for name, some in faces.labels.items()}

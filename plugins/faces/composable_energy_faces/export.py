@@ -1,0 +1,82 @@
+r"""Writes drawn faces to a folder as pictures with a table of attributes, as somebody's own pictures would lie there.
+
+    python -m composable_energy_faces.export --out FOLDER -n 20000 --seed 11
+
+The table is `attributes.csv`: the file, then 0 or 1 for each binary attribute, and the color of the hair in a word.
+"""
+
+from __future__ import annotations
+
+__all__ = ["export", "main"]
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from .draw import ATTRIBUTES, HAIR_COLORS, Drawn, draw
+
+_CHUNK = 500
+_NAMES = (*ATTRIBUTES, "hair")
+
+
+def export(folder: Path, n: int, *, seed: int = 0, size: int = 64, attributes: Sequence[str] = _NAMES, progress: bool = False) -> None:
+    """Writes faces 0 to n - 1 of a seed to a folder.
+
+    Args:
+        folder: Where to; made if it is not there.
+        n: How many.
+        seed: Which faces.
+        size: Height and width in pixels.
+        attributes: The columns of the table.
+        progress: Whether to show a bar.
+
+    Raises:
+        ValueError: There is no such attribute, or a number is out of range.
+    """
+    unknown = set(attributes) - set(_NAMES)
+    if unknown:
+        raise ValueError(f"Faces have no {', '.join(sorted(unknown))}; the attributes are {', '.join(_NAMES)}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "attributes.csv").open("w", newline="", encoding="utf-8") as file, tqdm(total=n, disable=not progress) as bar:
+        table = csv.writer(file)
+        table.writerow(["file", *attributes])
+        for start in range(0, n, _CHUNK):
+            faces = draw(min(_CHUNK, n - start), seed=seed, start=start, size=size)
+            pixels = faces.images.mul(255).round_().byte().permute(0, 2, 3, 1).numpy()
+            truth = [_truth(faces, name) for name in attributes]
+            for row, picture in enumerate(pixels):
+                name = f"face-{start + row:06d}.png"
+                Image.fromarray(picture).save(folder / name)
+                table.writerow([name, *(column[row] for column in truth)])
+            bar.update(len(pixels))
+
+
+def _truth(faces: Drawn, name: str) -> list[Any]:
+    if name == "hair":
+        return [HAIR_COLORS[color] for color in faces.hair.tolist()]
+    return faces.attributes[:, ATTRIBUTES.index(name)].int().tolist()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command.
+
+    Args:
+        arguments: Those of the command line, or None to read them.
+    """
+    parser = argparse.ArgumentParser(prog="python -m composable_energy_faces.export", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the pictures and the table go")
+    parser.add_argument("-n", type=int, default=1000, help="how many faces (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="which faces (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=64, help="height and width in pixels (default: %(default)s)")
+    parser.add_argument("--attributes", nargs="+", default=_NAMES, choices=_NAMES, metavar="NAME", help=f"columns: {', '.join(_NAMES)}")
+    options = parser.parse_args(arguments)
+    export(options.out, options.n, seed=options.seed, size=options.size, attributes=options.attributes, progress=True)
+
+
+if __name__ == "__main__":
+    main()
