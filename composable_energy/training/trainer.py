@@ -6,11 +6,10 @@ fixed steps, and hold everything; so whatever ends a run, the same call goes on 
 
 from __future__ import annotations
 
+import json
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,12 @@ from composable_energy.noise import Noise
 from composable_energy.training.averaging import Average, check_decay
 from composable_energy.training.batches import Batches, rows_of
 from composable_energy.training.callbacks import Callback
-from composable_energy.training.checkpoint import Checkpoints, Saved, check_fits
+from composable_energy.training.checkpoint import Checkpoints, Saved
+from composable_energy.training.keeping import Keeping, copy_
 from composable_energy.training.monitor import Event, Monitor, Watch
 from composable_energy.training.objective import Objective, Place
 from composable_energy.training.optimizing import Optimizer
+from composable_energy.training.progress import ProgressBar
 from composable_energy.training.ranks import Ranks
 from composable_energy.training.stepping import Precision, Stepping, check_precision
 
@@ -139,7 +140,8 @@ class Trainer:
         self.model, self.objective, self.steps, self.seed = model.to(self.device), objective, steps, seed
         self.optimizer, self.ema, self.accumulate = optimizer, ema, accumulate
         self.precision: Precision = precision
-        self.checkpoint_every, self.monitor, self.callbacks, self.progress = checkpoint_every, monitor, tuple(callbacks), progress
+        self.checkpoint_every, self.monitor = checkpoint_every, monitor
+        self.callbacks = (*callbacks, ProgressBar()) if progress else tuple(callbacks)
         self.out = None if out is None else Path(out).expanduser()
         self.checkpoints = Checkpoints(None if self.out is None else self.out / "checkpoints", keep)
         self.ranks = Ranks.of()
@@ -148,7 +150,6 @@ class Trainer:
         self._batches = Batches(rows, batch_size, own, preparation, self.device, self.dtype)
         self._watch = Watch(monitor)
         self._average: Average | None = None
-        self._came_from: int | None = None
         self.step, self.rate, self.attempt = 0, 0.0, 0
 
     @property
@@ -173,13 +174,11 @@ class Trainer:
             self._tell("on_start")
             if fresh:
                 self._write()
-            with self._bar() as bar:
-                while self.step < self.steps:
-                    scalars = self._advance()
-                    bar(scalars)
+            while self.step < self.steps:
+                scalars = self._advance()
             self.model.train(False)
             if self._average is not None:
-                _copy(self._average.model.state_dict(), self.model)
+                copy_(self._average.model.state_dict(), self.model)
         seconds = time.monotonic() - began
         speed = (self.step - first) * self._batches.batch_size / max(seconds, 1e-9)
         events = tuple(self._watch.events)
@@ -189,7 +188,7 @@ class Trainer:
 
     def _begin(self) -> bool:
         """Gets all ready, and goes on from the last checkpoint; returns whether there was none."""
-        self.step, self.rate, self.attempt, self._watch, self._came_from = 0, 0.0, 0, Watch(self.monitor), None
+        self.step, self.rate, self.attempt, self._watch = 0, 0.0, 0, Watch(self.monitor)
         like, own = self._batches.at(self.seed, 1).x, self._batches.own
         self.model.train()
         self.place = Place(self._batches.batch_size, own, like.shape[1:], self.device, self.dtype, self.seed)
@@ -197,9 +196,10 @@ class Trainer:
         settings = (self.optimizer, self.precision, self.accumulate, self.ranks, self.device)
         self._stepping = Stepping(self.model, self.objective, *settings)
         self._average = None if self.ema is None else Average(self.model, self.ema)
-        saved = self._read()
+        self._keeping = Keeping(self.checkpoints, self.ranks, self._call())
+        saved = self._keeping.read()
         if saved is not None:
-            self._check(saved)
+            self._keeping.check(saved, self.model, self.steps)
             self._restore(saved)
             self._watch = Watch.of(self.monitor, saved.told["watch"])
             self.attempt = self._watch.attempt
@@ -218,22 +218,30 @@ class Trainer:
         self._tell("on_step", scalars)
         if event is not None:
             self._act(event)
-        elif step % self.checkpoint_every == 0 or step == self.steps:
+        elif self._due:
             self._write()
         return scalars
+
+    @property
+    def _due(self) -> bool:
+        return self.step % self.checkpoint_every == 0 or self.step == self.steps
 
     def _act(self, event: Event) -> None:
         """Does what the monitor says."""
         if self.ranks.first:
             _LOG.warning("%s", event)
         self._tell("on_event", event)
-        if event.action == "lower" and (self.step % self.checkpoint_every == 0 or self.step == self.steps):
+        if event.action == "lower" and self._due:
             self._write()
         elif event.action == "rollback":
-            self._go_back()
+            saved = self._keeping.back()
+            if saved is None:
+                raise TrainingDiverged(
+                    f"There is no checkpoint to go back to from step {self.step}: was the folder removed?", step=self.step
+                )
+            self._restore(saved)
         elif event.action == "stop":
-            steps = self.ranks.agreed(self.checkpoints.steps)
-            path = self.checkpoints.path(steps[-1]) if steps else None
+            path = self._keeping.last()
             where = "" if path is None else f" The last good checkpoint is {path}."
             acted = f" after {self._watch.acted} actions" if self._watch.acted else ""
             raise TrainingDiverged(
@@ -243,21 +251,6 @@ class Trainer:
                 checkpoint=path,
             )
 
-    def _go_back(self) -> None:
-        """Goes back to the last checkpoint; to the one before it if none was written since the last time."""
-
-        def choose() -> None:
-            steps = self.checkpoints.steps()
-            if steps[-1] == self._came_from and len(steps) > 1:
-                self.checkpoints.drop(steps[-1])
-
-        self.ranks.agreed(choose)
-        saved = self._read()
-        if saved is None:
-            raise TrainingDiverged(f"There is no checkpoint to go back to from step {self.step}: was the folder removed?", step=self.step)
-        self._restore(saved)
-        self._came_from = saved.step
-
     def _write(self) -> None:
         parts = {
             "model": self.model.state_dict(),
@@ -265,83 +258,32 @@ class Trainer:
             "optimizer": self._stepping.state(),
             "objective": self.ranks.joined(self.objective.state()),
         }
-        tensors = {f"{part}.{name}": tensor for part, some in parts.items() for name, tensor in some.items() if isinstance(tensor, Tensor)}
-        told = {"call": self._call(), "watch": self._watch.told(), "scaler": self._stepping.scaler.state_dict()}
-        path = self.ranks.agreed(lambda: self.checkpoints.write(Saved(self.step, told, tensors)))
-        self._tell("on_checkpoint", path)
-
-    def _read(self) -> Saved | None:
-        """What the first process reads, in all of them."""
-        box: list[Saved | None] = [None]
-
-        def read() -> tuple[int, Mapping[str, Any]] | None:
-            box[0] = self.checkpoints.read()
-            return None if box[0] is None else (box[0].step, box[0].told)
-
-        found = self.ranks.agreed(read)
-        if found is None:
-            return None
-        return Saved(*found, self.ranks.handed_out({} if box[0] is None else box[0].tensors))
-
-    def _check(self, saved: Saved) -> None:
-        """Raises if a checkpoint belongs to another call."""
-        place = self.checkpoints.path(saved.step)
-        check_fits(saved.under("model"), self.model.state_dict(), str(place))
-        there, here = saved.told["call"], self._call()
-        wrong = [f"{name} was {there.get(name)!r}, is {value!r}" for name, value in here.items() if there.get(name) != value]
-        if saved.step > self.steps:
-            wrong.append(f"{saved.step} steps were made, {self.steps} are asked for")
-        if wrong:
-            raise OptionError(f"{place} belongs to another call ({'; '.join(wrong)}): give another folder, or delete it to begin anew.")
+        told = {"watch": self._watch.told(), "scaler": self._stepping.scaler.state_dict()}
+        self._tell("on_checkpoint", self._keeping.write(self.step, told, parts))
 
     def _restore(self, saved: Saved) -> None:
-        _copy(saved.under("model"), self.model)
+        copy_(saved.under("model"), self.model)
         if self._average is not None:
-            _copy(saved.under("average"), self._average.model)
+            copy_(saved.under("average"), self._average.model)
         self._stepping.restore(saved.under("optimizer"), dict(saved.told["scaler"]))
         self.objective.restore({name: tensor.to(self.device) for name, tensor in saved.under("objective").items()})
         self.step = saved.step
 
     def _call(self) -> dict[str, Any]:
         """What must be the same for a run to go on, as JSON gives it back."""
-        optimizer = {
-            name: [list(v) if isinstance(v, tuple) else v for v in value] if isinstance(value, tuple) else value
-            for name, value in asdict(self.optimizer).items()
-        }
-        return {
+        call = {
             "objective": type(self.objective).__name__,
             "seed": self.seed,
             "batch_size": self._batches.batch_size,
-            "optimizer": optimizer,
+            "optimizer": asdict(self.optimizer),
             "steps": self.steps if self.optimizer.decay else None,
             "ema": self.ema,
             "precision": self.precision,
             "data": self._batches.rows.told(),
         }
+        return json.loads(json.dumps(call))
 
     def _tell(self, hook: str, *what: Any) -> None:
         if self.ranks.first:
             for callback in self.callbacks:
                 getattr(callback, hook)(self, *what)
-
-    @contextmanager
-    def _bar(self) -> Iterator[Callable[[Mapping[str, float]], None]]:
-        from tqdm import tqdm
-
-        with tqdm(
-            total=self.steps, initial=self.step, file=sys.stderr, disable=not (self.progress and self.ranks.first), desc="training"
-        ) as bar:
-
-            def show(scalars: Mapping[str, float]) -> None:
-                shown = {name: f"{scalars[name]:.4g}" for name in ("loss", "gap") if name in scalars}
-                bar.set_postfix({**shown, "rate": f"{self.rate:.2g}"}, refresh=False)
-                bar.update(self.step - bar.n)
-
-            yield show
-
-
-def _copy(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
-    """In place, so that whoever holds the model's tensors sees the new ones."""
-    for name, own in model.state_dict().items():
-        if isinstance(own, Tensor):
-            own.copy_(tensors[name])
