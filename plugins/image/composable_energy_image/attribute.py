@@ -34,12 +34,12 @@ class Attribute(Recipe):
         coder = base.autoencoder
         options = {name: table[name] for name in ("labels", "limit", "strict")}
         pictures = open_pictures(data, size=coder.size, channels=coder.channels, progress=stages.progress, **options)
-        learnt, held = stages.split(pictures)
-        labels = chosen(learnt, table["attributes"])
-        if not labels:
+        if not pictures.labels:
             raise OptionError(
                 f"There is no attribute to learn: {pictures}. Lay a CSV of attributes beside the pictures, or name one by data.labels."
             )
+        learnt, held = stages.split(pictures)
+        labels = chosen(learnt, table["attributes"])
         stages.ranks.agreed(lambda: self.claim(out))
         heads = stages.heads(base, stages.encoded(coder, learnt, mirrored=table["flip"]), labels)
         found = list(energies(base, heads, labels))
@@ -50,15 +50,11 @@ class Attribute(Recipe):
     def _base(self) -> CodeEnergy:
         name = self.settings["model"]["base"]
         if name is None:
-            raise OptionError(
-                "Say to which base the attribute belongs: model.base=RUN/base, where RUN is the folder of base-and-attributes."
-            )
+            raise OptionError("Say over which base: model.base=RUN/base, where RUN is the folder of a run of base-and-attributes.")
         energy = ce.load(name)
         base = energy.bases[0].energy if energy.bases else energy
         if not isinstance(base, CodeEnergy):
-            raise OptionError(
-                f"model.base must be the base of base-and-attributes, or an attribute over one; {name} is {type(energy).__name__}."
-            )
+            raise OptionError(f"model.base is a base of base-and-attributes, or an attribute over one; {name} is of another kind.")
         return base
 
 

@@ -24,13 +24,13 @@ class Reproduction(nn.Module):
 
     Args:
         autoencoder: What is trained.
-        columns: How many logits the attributes have together.
+        columns: How many logits the attributes have together; 0 for no such reading.
     """
 
     def __init__(self, autoencoder: Autoencoder, columns: int) -> None:
         super().__init__()
         self.autoencoder = autoencoder
-        self.labels = nn.Linear(autoencoder.code, columns)
+        self.labels = nn.Linear(autoencoder.code, columns) if columns else None
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns painted pictures, with shape $(B, C, S, S)$; codes, with shape $(B, D)$; and logits, with shape $(B, columns)$.
@@ -42,7 +42,7 @@ class Reproduction(nn.Module):
         coder = self.autoencoder
         codes = coder.standardize(coder.raw_codes(_channels_last(images)).float())
         noisy = codes + noise
-        return coder.paint(noisy), codes, self.labels(noisy)
+        return coder.paint(noisy), codes, codes[:, :0] if self.labels is None else self.labels(noisy)
 
 
 class Repainting(nn.Module):

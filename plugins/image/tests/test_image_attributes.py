@@ -1,0 +1,318 @@
+"""A base and its attributes: their networks, what they learn from, and the recipes, from a folder of pictures to expressions."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+import torch
+from composable_energy_image import Autoencoder, CodeEnergy, CodeHeads
+from composable_energy_image.attribute import attribute
+from composable_energy_image.attributes import accuracies, chosen, energies
+from composable_energy_image.base_and_attributes import base_and_attributes
+from composable_energy_image.code_energy import CodeNetwork
+from composable_energy_image.naming import columns_of, naming_loss, width_of
+from composable_energy_image.picture_loss import outline_weights, picture_loss
+from composable_energy_image.reconstruction import Reconstruction, Repainting, Reproduction
+from composable_energy_image.stages import Stages
+from PIL import Image
+from torch import nn
+
+import composable_energy as ce
+from composable_energy.cli import main
+from composable_energy.data import Labels, Pictures
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.noise import Noise
+from composable_energy.testing import SkipCheck, energy_checks
+from composable_energy.training import Batch
+
+STAGES = ("autoencoder", "decoder", "base", "heads")
+SMALL = {
+    "model.code": 8,
+    "model.width": 16,
+    "model.blocks": 1,
+    "model.heads_width": 16,
+    "model.heads_blocks": 1,
+    "training.precision": "float32",
+    **{f"{stage}.steps": 3 for stage in STAGES},
+    **{f"{stage}.batch_size": 8 for stage in STAGES},
+}
+
+
+def pictures_of(count: int, size: int = 16, channels: int = 3, seed: int = 0) -> Pictures:
+    """A bright or a dark square on the left or on the right, in one of three colors."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = {name: torch.randint(values, (count,), generator=generator) for name, values in (("bright", 2), ("left", 2), ("tint", 3))}
+    images = 0.4 + 0.1 * torch.rand(count, channels, size, size, generator=generator)
+    for image, bright, left, tint in zip(images, *truth.values(), strict=True):
+        start = 2 if left else size // 2
+        image[:, 4:-4, start : start + size // 2 - 2] = float(bright)
+        image[tint % channels, :3] = 1.0
+    words = {"tint": Labels(truth["tint"], ("blue", "green", "red"))}
+    return Pictures.from_tensors(images, {"bright": truth["bright"], "left": truth["left"], **words})
+
+
+def write_folder(folder, pictures: Pictures):
+    folder.mkdir()
+    lines = [",".join(["file", *pictures.labels])]
+    for row, pixels in enumerate(pictures.pixels):
+        Image.fromarray(pixels.transpose(1, 2, 0).squeeze()).save(folder / f"{row}.png")
+        lines.append(",".join([f"{row}.png", *(some.names[int(some.values[row])] for some in pictures.labels.values())]))
+    if pictures.labels:
+        (folder / "labels.csv").write_text("\n".join(lines))
+    return folder
+
+
+def stirred(module: nn.Module) -> nn.Module:
+    """With weights that are not zero anywhere: the last layers of codes' networks begin so."""
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return module.eval()
+
+
+class TestNetworks:
+    @pytest.mark.parametrize("size", [16, 48, 80, 112, 144, 256])
+    def test_pictures_of_any_size_go_to_codes_and_back(self, size):
+        coder = Autoencoder(size, 1 + 2 * (size % 32 == 0), code=5).eval()
+        images = torch.rand(2, coder.channels, size, size)
+        codes = coder.encode(images)
+        assert codes.shape == (2, 5) and coder(codes).shape == images.shape
+        assert coder(100 * codes).min() >= 0 and coder(100 * codes).max() <= 1
+
+    @pytest.mark.parametrize("options", [{"size": 24}, {"size": 272}, {"size": 0}, {"channels": 2}, {"code": 0}])
+    def test_others_are_refused(self, options):
+        with pytest.raises(OptionError, match=next(iter(options))):
+            Autoencoder(**options)
+
+    def test_pictures_of_another_shape_are_told(self):
+        with pytest.raises(ShapeError, match=r"\(B, 3, 16, 16\), got \(2, 3, 32, 32\)"):
+            Autoencoder(16).encode(torch.zeros(2, 3, 32, 32))
+
+    def test_before_training_the_base_is_that_of_normal_codes(self):
+        z, sigma = torch.randn(5, 8), torch.tensor([0.05, 0.1, 1.0, 2.0, 4.0])
+        expected = z.square().sum(1) / (1 + sigma.square()) / 2
+        torch.testing.assert_close(CodeNetwork(8)(z, sigma=sigma), expected)
+
+    def test_the_score_has_the_form_that_training_relies_on(self):
+        """sigma grad B = sigma z / (1 + sigma^2) + f + J^T u."""
+        net, sigma = stirred(CodeNetwork(4, width=8, blocks=1).double()), torch.full((3, 1), 0.3, dtype=torch.float64)
+        z = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+        score = 0.3 * torch.autograd.grad(net(z, sigma=0.3).sum(), z)[0]
+        u = (z.detach() / (1 + 0.3**2) ** 0.5).requires_grad_()
+        f = net.net(u, sigma)
+        expected = 0.3 * z / (1 + 0.3**2) + f + torch.autograd.grad((f * u.detach()).sum(), u)[0]
+        torch.testing.assert_close(score, expected)
+
+    def test_one_level_for_all_is_embedded_once_with_the_same_result(self):
+        z, level = torch.randn(7, 8, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
+        for network in (stirred(CodeNetwork(8).double()), stirred(CodeHeads(3, code=8).double())):
+            expected = network(z, sigma=level.repeat(7))
+            for sigma in (0.3, level, level.expand(7)):
+                torch.testing.assert_close(network(z, sigma=sigma), expected, rtol=1e-10, atol=1e-10)
+
+    def test_without_a_level_it_is_the_lowest(self):
+        z = torch.randn(4, 8)
+        energy, heads = stirred(CodeEnergy(16, code=8, sigma_min=0.2)), stirred(CodeHeads(2, code=8, sigma_min=0.2))
+        assert torch.equal(energy(z), energy.at(0.2)(z)) and not torch.equal(energy(z), energy.at(0.3)(z))
+        assert torch.equal(heads(z), heads(z, 0.2))
+
+    def test_levels_out_of_order_are_refused(self):
+        with pytest.raises(OptionError, match="sigma_min"):
+            CodeEnergy(16, sigma_min=1.0, sigma_max=0.5)
+
+    def test_a_base_and_attributes_over_it_keep_the_contract(self):
+        base = stirred(ce.get_energy("code-base", size=16, code=8, width=16, blocks=1))
+        heads = stirred(ce.get_encoder("code-heads", outputs=4, code=8, width=16, blocks=1))
+        for energy in (base, ce.ClassifierEnergy(heads, 1, base, columns=0), ce.ClassifierEnergy(heads, 2, base, columns=slice(1, 4))):
+            for check in energy_checks(energy, torch.randn(5, 8)):
+                with contextlib.suppress(SkipCheck):
+                    check()
+
+
+class TestLosses:
+    def test_outlines_weigh_more_and_all_pictures_the_same(self):
+        flat = torch.full((1, 3, 64, 64), 0.5)
+        assert torch.equal(outline_weights(flat), torch.full((1, 1, 64, 64), 0.3))
+        small, large = flat.clone(), flat.clone()
+        small[..., 30:33, 30:33], large[..., 8:56, 8:56] = 1.0, 1.0
+        weights = outline_weights(torch.cat([small, large]))
+        assert weights[0].max() > weights[1].max() > 0.9
+        assert (weights.sum((1, 2, 3)) / 64**2 - 0.3 < 0.7).all()
+        assert (weights[0, 0, 27:35, 30:33] > 0.9).all() and weights[0, 0, 26, 31] == weights[0, 0, 31, 35] == weights[0, 0, 0, 0]
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_the_loss_and_its_gradient_are_those_of_its_formula(self, channels):
+        torch.manual_seed(0)
+        images = torch.rand(3, channels, 16, 12, dtype=torch.float64)
+        painted = torch.rand_like(images).requires_grad_()
+        error, weight = painted - images, outline_weights(images)
+        neighbors = (weight[..., 1:] * error.diff(dim=3).abs()).mean() + (weight[..., 1:, :] * error.diff(dim=2).abs()).mean()
+        expected = (weight * (error.abs() + 2 * error.square())).mean() + 0.5 * neighbors
+        loss = picture_loss(painted, images)
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(torch.autograd.grad(3 * loss, painted), torch.autograd.grad(3 * expected, painted))
+
+    def test_unknown_attributes_do_not_count(self):
+        variables = {"round": 2, "color": 3, "old": 2}
+        assert columns_of(variables) == {"round": slice(0, 1), "color": slice(1, 4), "old": slice(4, 5)} and width_of(variables) == 5
+        torch.manual_seed(0)
+        logits = torch.randn(4, 5)
+        labels = {"round": torch.tensor([1, 0, -1, 1]), "color": torch.tensor([2, -1, 0, -1]), "old": torch.full((4,), -1)}
+        odds = torch.stack([logits[0, 0], -logits[1, 0], logits[3, 0]])
+        first = -nn.functional.logsigmoid(odds).mean()
+        second = -logits[[0, 2], 1:4].log_softmax(1)[[0, 1], [2, 0]].mean()
+        torch.testing.assert_close(naming_loss(logits, labels, variables), (first + second) / 3)
+
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_reconstruction_reaches_what_it_should(self, whole):
+        torch.manual_seed(0)
+        coder, pictures = Autoencoder(16, 3, 8), pictures_of(12)
+        variables = {"bright": 2, "left": 2, "tint": 3}
+        model = Reproduction(coder, 5) if whole else Repainting(coder)
+        weights = {"decorrelation": 0.05, "naming": 0.02} if whole else {}
+        objective = Reconstruction(8, variables if whole else {}, noise=0.1, **weights)
+        batch = Batch(
+            pictures.images(torch.arange(12)), {name: some.values for name, some in pictures.labels.items()}, Noise(0, range(12), 1)
+        )
+        before = {name: value.clone() for name, value in coder.standardize.state_dict().items()}
+        loss = objective.loss(model.train(), batch)
+        loss.value.backward()
+        assert loss.scalars.keys() == ({"picture", "correlation", "naming"} if whole else {"picture"})
+        for name, parameter in model.named_parameters():
+            reached = parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
+            assert reached == (whole or ".encoder." not in name), name
+        moved = any(not torch.equal(value, before[name]) for name, value in coder.standardize.state_dict().items())
+        assert moved == whole
+        coder.zero_grad()
+        again = objective.loss(model.eval(), batch), objective.loss(model.eval(), batch)
+        assert again[0].value.equal(again[1].value)
+
+
+class TestAttributes:
+    def test_an_attribute_with_one_value_is_named(self):
+        pictures = Pictures.from_tensors(torch.rand(4, 3, 16, 16), {"round": [0, 1, 0, 1], "old": [1, 1, -1, 1]})
+        assert list(chosen(pictures, ["round"])) == ["round"]
+        for names in ([], ["old"]):
+            with pytest.raises(OptionError, match="'old'"):
+                chosen(pictures, names)
+        with pytest.raises(OptionError, match="round"):
+            chosen(pictures, ["rund"])
+
+    @pytest.mark.parametrize("name", ["base", "stages", "a/b", ".hidden", ""])
+    def test_a_name_that_no_folder_can_have_is_refused(self, name):
+        pictures = Pictures.from_tensors(torch.rand(2, 3, 16, 16), {name: [0, 1]})
+        with pytest.raises(OptionError, match="rename"):
+            chosen(pictures, [])
+
+    def test_names_and_columns_are_those_of_the_values(self):
+        labels = {"old": Labels(torch.tensor([0, 1]), ("no", "yes")), "sex": Labels(torch.tensor([0, 1]), ("female", "male"))}
+        labels["hair"] = Labels(torch.tensor([0, 1]), ("black", "red", "white"))
+        base, heads = CodeEnergy(16, code=4, width=8, blocks=0), stirred(CodeHeads(5, code=4, width=8, blocks=0))
+        found = {energy.name: energy for energy in energies(base, heads, labels)}
+        assert list(found) == ["old", "sex=female", "sex=male", "hair=black", "hair=red", "hair=white"]
+        z = torch.randn(6, 4)
+        logits = heads(z)
+        torch.testing.assert_close(found["sex=female"].evidence(z), -nn.functional.logsigmoid(-logits[:, 1]))
+        torch.testing.assert_close(found["hair=white"].evidence(z), -logits[:, 2:].log_softmax(1)[:, 2])
+        torch.testing.assert_close((~found["sex=male"]).evidence(z), found["sex=female"].evidence(z))
+
+    def test_accuracy_counts_what_is_known(self):
+        labels = {"old": Labels(torch.zeros(4).long(), ("no", "yes")), "hair": Labels(torch.zeros(4).long(), ("black", "red", "white"))}
+        heads = stirred(CodeHeads(4, code=4, width=8, blocks=0))
+        codes = torch.randn(4, 4)
+        said = (heads(codes)[:, 0] > 0).long()
+        truth = {"old": Labels(torch.cat([said[:1], 1 - said[1:2], said[2:3], torch.tensor([-1])]), ("no", "yes"))}
+        truth["hair"] = Labels(torch.full((4,), -1), ("black", "red", "white"))
+        assert accuracies(heads, codes, truth, labels) == pytest.approx({"old": 2 / 3})
+
+
+class TestRecipes:
+    def test_steps_are_shared_out(self):
+        recipe = base_and_attributes()
+        shared = recipe.with_steps(1000).settings
+        assert sum(shared[stage]["steps"] for stage in STAGES) == pytest.approx(1000, abs=2)
+        ratio = [shared[stage]["steps"] / recipe.settings[stage]["steps"] for stage in STAGES]
+        assert max(ratio) == pytest.approx(min(ratio), rel=0.05)
+
+    def test_a_run_leaves_energies_that_compose(self, tmp_path):
+        recipe = base_and_attributes().settled(SMALL)
+        out = recipe.train(pictures_of(40), tmp_path / "run")
+        names = ["base", "bright", "left", "tint=blue", "tint=green", "tint=red"]
+        assert sorted(path.name for path in out.iterdir()) == sorted([*names, "samples.png", "report.json", "recipe.toml", "stages"])
+        with Image.open(out / "samples.png") as sheet:
+            assert sheet.size == (8 * 18, len(names) * 18)
+        report = json.loads((out / "report.json").read_text())
+        assert report["energies"] == names and report["held_out_accuracy"].keys() == {"bright", "left", "tint"}
+        assert {stage: told["steps"] for stage, told in report["stages"].items()} == dict.fromkeys(STAGES, 3)
+        base, bright, left = (ce.load(out / name) for name in ("base", "bright", "left"))
+        assert bright.bases[0].energy is left.bases[0].energy is base and bright.logits is left.logits  # pyright: ignore
+        assert bright.recommended == base.recommended and bright.recommended.sampler == "annealed"  # pyright: ignore
+        z = torch.randn(5, 8)
+        expected = base(z) + bright.evidence(z) + (~left).evidence(z)
+        torch.testing.assert_close((bright & ~left)(z), expected)
+        tints = [ce.load(out / f"tint={name}") for name in ("blue", "green", "red")]
+        assert ce.any_of(*tints).evidence(z).abs().max() < 1e-5
+        assert (bright & ~left).sample(2, seed=0).shape == (2, 3, 16, 16)
+
+    def test_what_was_killed_ends_with_the_same_bits(self, tmp_path, monkeypatch):
+        recipe, pictures = base_and_attributes().settled({**SMALL, "data.flip": True}), pictures_of(40)
+        whole = recipe.train(pictures, tmp_path / "whole")
+        with monkeypatch.context() as patch:
+            patch.setattr(Stages, "heads", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                recipe.train(pictures, tmp_path / "killed")
+        again = recipe.train(pictures, tmp_path / "killed")
+        for name in ("base", "left"):
+            first, second = ((folder / name / "model.safetensors").read_bytes() for folder in (whole, again))
+            assert first == second
+
+    def test_other_settings_do_not_mix_with_a_run(self, tmp_path):
+        recipe, pictures = base_and_attributes().settled({**SMALL, "data.attributes": ["left"]}), pictures_of(24)
+        recipe.train(pictures, tmp_path)
+        with pytest.raises(OptionError, match=r"base\.rate"):
+            recipe.settled({"base.rate": 1e-4}).train(pictures, tmp_path)
+
+    def test_grey_pictures_without_labels_give_the_base_alone(self, tmp_path):
+        images = pictures_of(20, size=32, channels=1).images(torch.arange(20))
+        folder = write_folder(tmp_path / "data", Pictures.from_tensors(images))
+        settings = {**SMALL, "data.size": 32, "data.channels": 1, "data.held_out": 0.0}
+        out = base_and_attributes().settled(settings).run(folder, tmp_path / "run")
+        assert ce.load(out / "base").sample(1, seed=0).shape == (1, 1, 32, 32)
+        assert json.loads((out / "report.json").read_text())["energies"] == ["base"]
+
+    def test_the_command_line_from_a_folder_to_a_new_attribute(self, tmp_path, capsys):
+        """Two runs without Python: a base with two attributes, and a third that joins it."""
+        pictures = pictures_of(40)
+        data = write_folder(tmp_path / "data", pictures)
+        sets = [word for key, value in SMALL.items() if key.split(".")[0] != "data" for word in ("--set", f"{key}={value}")]
+        command = ["train", "--recipe", "base-and-attributes", "--data", str(data), "--out", str(tmp_path / "run"), "--quiet"]
+        assert main([*command, *sets, "--set", "data.size=16", "--set", 'data.attributes=["left", "tint"]']) == 0
+        new = [*command[:2], "attribute", "--data", str(data), "--out", str(tmp_path / "new"), "--quiet"]
+        small = ["--steps", "3", "--set", "heads.batch_size=8", "--set", 'data.attributes=["bright"]']
+        for base in ("base", "left"):  # an attribute has the base in it
+            out = [*new[:6], str(tmp_path / f"new-{base}"), "--quiet"]
+            assert main([*out, *small, "--set", f"model.base={tmp_path / 'run' / base}"]) == 0
+        assert capsys.readouterr().err == ""
+        left, bright = ce.load(tmp_path / "run" / "left"), ce.load(tmp_path / "new-base" / "bright")
+        both = left & bright
+        assert both.bases[0].energy is left.bases[0].energy and len(both.bases) == 1
+        assert torch.equal(bright(z := torch.randn(3, 8)), ce.load(tmp_path / "new-left" / "bright")(z))
+        assert both.sample(2, seed=0).shape == (2, 3, 16, 16)
+
+    def test_what_is_no_base_is_refused(self, tmp_path):
+        data = write_folder(tmp_path / "data", pictures_of(4))
+        with pytest.raises(OptionError, match=r"model\.base=RUN/base"):
+            attribute().run(data, tmp_path / "out")
+        ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).save(tmp_path / "bowl")
+        with pytest.raises(OptionError, match="of another kind"):
+            attribute().settled({"model.base": str(tmp_path / "bowl")}).run(data, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_pictures_without_labels_have_no_new_attribute(self, tmp_path):
+        base = ce.get_energy("code-base", size=16, code=8, width=16, blocks=1)
+        base.save(tmp_path / "base")
+        data = write_folder(tmp_path / "data", Pictures.from_tensors(torch.rand(4, 3, 16, 16)))
+        with pytest.raises(OptionError, match="CSV"):
+            attribute().settled({"model.base": str(tmp_path / "base")}).run(data, tmp_path / "out")
