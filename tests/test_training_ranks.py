@@ -12,8 +12,19 @@ import torch
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import FileFormatError, OptionError
-from composable_energy.training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Ranks, Trainer, join, leave
+from composable_energy.errors import FileFormatError, OptionError, SamplingDiverged
+from composable_energy.training import (
+    Callback,
+    ContrastiveDivergence,
+    DenoisingScoreMatching,
+    Loss,
+    Monitor,
+    Objective,
+    Ranks,
+    Trainer,
+    join,
+    leave,
+)
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
@@ -38,6 +49,20 @@ class Net(ce.Energy):
     def forward(self, x, sigma=0.5):
         sigma = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
         return self.net(torch.cat([x, sigma[:, None]], 1)).squeeze(1)
+
+
+class Straying(Objective):
+    """Chains of row 5 diverge at step 7, and the gap opens at step 12 of the first attempt."""
+
+    def begin(self, model, place):
+        self.first = ce.sampling.Noise(place.seed, range(1)).child("objective").seed
+
+    def loss(self, model, batch):
+        energies = model(batch.x + batch.noise.normal(batch.x))
+        if batch.step == 7 and 5 in batch.noise.chains:
+            raise SamplingDiverged("Row 5 is gone.")
+        opened = float(batch.step >= 12 and batch.noise.seed == self.first)
+        return Loss(energies.square().mean(), {"gap": torch.tensor(opened)})
 
 
 class At(Callback):
@@ -93,7 +118,8 @@ def ended(children):
 
 def run(folder, size, call):
     codes = ended(start(folder, size, call))
-    assert codes == [0] * size, [(folder / f"errors{rank}.txt").read_text() for rank in range(size)]
+    said = [(folder / f"errors{rank}.txt").read_text() for rank in range(size)]
+    assert codes == [0] * size and "find_unused_parameters" not in "".join(said), said
 
 
 def last(folder):
@@ -158,6 +184,17 @@ def test_parts_are_added_up_before_they_are_shared(tmp_path):
     run(tmp_path, 1, lambda: call(1, "whole"))
     run(tmp_path, 2, lambda: call(2, "parts"))
     equal(tmp_path / "whole", tmp_path / "parts")
+
+
+@forks
+def test_processes_skip_and_go_back_together(tmp_path):
+    def call(out):
+        report = Trainer(Net(16), Straying(), DATA, monitor=Monitor(window=3), steps=20, batch_size=8, checkpoint_every=5, out=out).fit()
+        assert report.skipped == 1 and [(event.step, event.sign) for event in report.events] == [(13, "gap")]
+
+    run(tmp_path, 1, lambda: call(tmp_path / "one"))
+    run(tmp_path, 2, lambda: call(tmp_path / "two"))
+    equal(tmp_path / "one", tmp_path / "two")
 
 
 @forks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -96,11 +95,12 @@ class Ranks:
         return range(self.rank * share, (self.rank + 1) * share)
 
     def wrapped(self, module: nn.Module) -> nn.Module:
-        """Returns a module whose gradients are the means over all processes."""
+        """Returns a module whose gradients are the means over all processes; losses need not know all of its parameters."""
         if self.size == 1:
             return module
+        device = next(module.parameters()).device
         with _lost_told():
-            return _Quiet(nn.parallel.DistributedDataParallel(module, find_unused_parameters=True))
+            return nn.parallel.DistributedDataParallel(_Shared(module, device), find_unused_parameters=True)
 
     def mean(self, values: Tensor) -> Tensor:
         """Returns the means over all processes."""
@@ -150,24 +150,24 @@ class Ranks:
 
     def later(self, module: nn.Module) -> Any:
         """A context in which gradients are kept and not yet shared."""
-        return module.module.no_sync() if isinstance(module, _Quiet) else nullcontext()
+        return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
     def guarded(self) -> Any:
         """A context in which a process that is gone is told as one."""
         return _lost_told() if self.size > 1 else nullcontext()
 
 
-class _Quiet(nn.Module):
-    """DistributedDataParallel looks for parameters that a loss leaves out, and complains where it finds none."""
+class _Shared(nn.Module):
+    """A module beside a parameter that no loss knows: DistributedDataParallel looks for such parameters, and complains where it finds
+    none."""
 
-    def __init__(self, module: nn.parallel.DistributedDataParallel) -> None:
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
         super().__init__()
         self.module = module
+        self.unknown = nn.Parameter(torch.zeros(1, device=device))
 
     def forward(self, *args: Any) -> Any:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True")
-            return self.module(*args)
+        return self.module(*args)
 
 
 def _there(tensor: Tensor) -> Tensor:
