@@ -20,6 +20,7 @@ from composable_energy.training import (
     JointEnergyClassifier,
     Place,
 )
+from composable_energy.training.negatives import Negatives
 
 CPU = torch.device("cpu")
 
@@ -629,3 +630,34 @@ def test_networks_may_compute_in_half_precision(objective):
         assert all(value.shape == () and not value.requires_grad and value.isfinite() for value in loss.scalars.values())
         told.append(torch.cat([grad.flatten() for grad in gradients(model, loss)]))
     assert (told[0] - told[1]).norm() < 0.05 * told[0].norm()
+
+
+def test_the_last_step_takes_no_gradient_and_changes_nothing():
+    """Chains of K steps cost K gradients, and are to the bit those that `sample` draws; also where some of them diverge."""
+
+    class Counted(ce.Energy):
+        calls = 0
+
+        def with_gradient(self, x, **conditions):
+            Counted.calls += 1
+            return super().with_gradient(x, **conditions)
+
+        def forward(self, x):
+            return torch.where(x > 3, torch.nan, x.square()).sum(1) / 2
+
+    model, options = Counted(), {"step_size": 0.5}
+    for start in (0.0, 10.0):
+        place = Place(6, range(2, 5), torch.Size([2]), torch.device("cpu"), torch.float32, 0)
+        x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+        x[1] += start
+        negatives = Negatives(steps=4, sampler="langevin", options=options, buffer=6, fresh=0, start="data", augment=None, persistent=False)
+        negatives.begin(model, place)
+        batch = Batch(x, {}, Noise(0, range(2, 5), 7))
+        Counted.calls = 0
+        drawn = negatives.draw(model, batch, {})
+        assert Counted.calls == 4
+        expected = model.sample(
+            (3, 2), sampler="langevin", steps=4, init=x, seed=drawn.noise.seed, first_chain=2, on_divergence="keep", **options
+        )
+        alive = torch.tensor([True, start == 0.0, True])
+        assert torch.equal(drawn.x[alive], expected[alive])

@@ -106,6 +106,17 @@ class Sampler(ABC):
             noise: The noise of these chains at this step; `noise.step` counts from 1.
         """
 
+    def move(self, state: State, noise: Noise) -> Tensor | None:
+        """Returns the points of the next state, for a sampler that needs nothing of the energy there to decide on them; else None.
+
+        Who needs the points of the last step alone saves a gradient by it.
+
+        Args:
+            state: As for `step`.
+            noise: As for `step`.
+        """
+        return None
+
     @property
     def total_steps(self) -> int | None:
         return None

@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import cached
 
+from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.noise import Noise
-from composable_energy.sampling import Sampler, sample
+from composable_energy.sampling import Sampler, Trace, sample
 from composable_energy.sampling.asking import count
 from composable_energy.sampling.choosing import SamplerLike, choose
+from composable_energy.sampling.settings import noise_kind
 from composable_energy.training.inputs import energy_of
 from composable_energy.training.objective import Batch, Place
 from composable_energy.training.replay import ReplayBuffer, Start, fresh_points, start_of
@@ -107,19 +110,7 @@ class Negatives:
         if steps == 0:
             return Drawn(x, noise, slots, {"diverged": x.new_zeros(())})
         try:
-            x, trace = sample(
-                energy,
-                tuple(x.shape),
-                sampler=self.sampler,
-                steps=steps,
-                init=x,
-                seed=noise.seed,
-                first_chain=_first(noise),
-                latents=True,
-                allow_improper=True,
-                on_divergence="keep",
-                trace=True,
-            )
+            x, trace = _drawn(energy, self.sampler, x, noise, steps)
             lost, rates = trace.diverged, trace.acceptance
         except SamplingDiverged:  # no chain had a finite energy at its start
             lost, rates = torch.ones(len(x), dtype=torch.bool), x.new_zeros(1) if self._rejects else None
@@ -150,6 +141,31 @@ class Negatives:
         if self._start is None:
             return None, batch.x.detach()
         return None, fresh_points(self._start, torch.zeros_like(batch.x), batch.noise.child("start"))
+
+
+def _drawn(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps: int) -> tuple[Tensor, Trace]:
+    """Draws; the last step is left to `move` where the sampler has it, for nobody asks for the gradient at the last points."""
+    first, moves = _first(noise), steps > 1 and type(sampler).move is not Sampler.move
+    with cached():  # weights that are computed, as by spectral norms, stay as they are meanwhile
+        x, trace = sample(
+            energy,
+            tuple(x.shape),
+            sampler=sampler,
+            steps=steps - moves,
+            init=x,
+            seed=noise.seed,
+            first_chain=first,
+            latents=True,
+            allow_improper=True,
+            on_divergence="keep",
+            trace=True,
+        )
+    for ids, _, state in trace.states if moves else ():
+        chains = range(first, first + len(x)) if len(ids) == len(x) else tuple(first + i for i in ids)
+        points = sampler.move(state, Noise(noise.seed, chains, steps, noise_kind(None, x.device)))
+        if points is not None:
+            x[torch.as_tensor(ids, device=x.device)] = points
+    return x, trace
 
 
 def _first(noise: Noise) -> int:

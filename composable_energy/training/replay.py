@@ -62,8 +62,9 @@ class ReplayBuffer:
         self._start = start_of(start)
         self.own = range(self._lane(place.rows.start), self._lane(place.rows.stop))
         root = Noise(place.seed, self.own).child("replay")
-        parts = [self.starts(root.for_chains(self.own[i : i + _AT_ONCE])) for i in range(0, len(self.own), _AT_ONCE)]
-        self._slots = torch.cat(parts)
+        self._slots = torch.empty(len(self.own), *place.event_shape, dtype=place.dtype, device=place.device)
+        for i in range(0, len(self.own), _AT_ONCE):
+            self._slots[i : i + _AT_ONCE] = self.starts(root.for_chains(self.own[i : i + _AT_ONCE]))
 
     def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
         """Draws a slot of each row's lane, with equal probability, and returns where its chain goes on.

@@ -72,5 +72,6 @@ class _Halving(nn.Module):
         self.gain = PerLabel(outputs, labels, 1.0)
 
     def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
-        odd = h.shape[-1] % 2
-        return self.gain(y) * self.convolution(pad(h + self.bias(y), (0, odd, 0, odd)))
+        h = h + self.bias(y)
+        h = pad(h, (0, 1, 0, 1)) if h.shape[-1] % 2 else h
+        return self.gain(y) * self.convolution(h)

@@ -78,15 +78,17 @@ class Langevin(Sampler):
         return State(x, *energy_and_gradient(energy, x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        x = self.move(state, noise)
+        return State(x, *energy_and_gradient(energy, x)), Info()
+
+    def move(self, state: State, noise: Noise) -> Tensor:
         drift, scale = self.step_size / 2, math.sqrt(self.step_size * self.temperature)
         grad = state.grad if self.max_gradient is None else state.grad.clamp(-self.max_gradient, self.max_gradient)
         if self.metric is None:
-            x = langevin_step(state.x, grad, noise=noise, drift=drift, scale=scale, box=self.clamp)
-        else:
-            whitened = langevin_step(state.x, self._metric.gradient(grad), noise=noise, drift=drift, scale=scale, keep=0.0)
-            x = state.x + self._metric.forth(whitened)
-            x = x if self.clamp is None else x.clamp_(*self.clamp)
-        return State(x, *energy_and_gradient(energy, x)), Info()
+            return langevin_step(state.x, grad, noise=noise, drift=drift, scale=scale, box=self.clamp)
+        whitened = langevin_step(state.x, self._metric.gradient(grad), noise=noise, drift=drift, scale=scale, keep=0.0)
+        x = state.x + self._metric.forth(whitened)
+        return x if self.clamp is None else x.clamp_(*self.clamp)
 
     @property
     def stationary(self) -> bool:
