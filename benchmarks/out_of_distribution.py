@@ -1,0 +1,121 @@
+"""Do trained energies tell drawn faces from other pictures? The area under the ROC curve of the energy as a score.
+
+    python benchmarks/out_of_distribution.py --energy NAME=FOLDER ... [--base FOLDER] [--write]
+
+1,000 drawn faces that nothing was trained on stand against as many pictures of uniform noise, of faces whose 8 x 8 patches were shuffled,
+and of sprites: discs, squares and triangles on a plain ground. 1 is perfect, .5 a coin, and below it the other pictures get the lower
+energy. `--energy` names energies of pixels; `--base` the base of `base-and-attributes`, whose score is the energy of the code, or the
+energy and the error of its reconstruction together.
+
+Two scores that need no density stand beside them: the distance to the nearest of 5,000 faces of the training set, and the reconstruction
+error of the autoencoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from composable_energy_faces.draw import draw
+from torch import Tensor
+
+import composable_energy as ce
+
+RESULTS = Path(__file__).parent / "results" / "out_of_distribution.json"
+COUNT, TRAINING, PATCH = 1_000, 5_000, 8
+ERROR = 0.05  # the standard deviation that a pixel of a reconstruction is given
+
+
+def sprites(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Returns discs, squares and triangles of any color, place and size on a plain ground, with shape (count, 3, size, size)."""
+    axis = (torch.arange(size) + 0.5) / size
+    y, x = axis[None, :, None], axis[None, None, :]
+    place = 0.3 + 0.4 * torch.rand(count, 2, 1, 1, generator=generator)
+    radius = 0.1 + 0.15 * torch.rand(count, 1, 1, generator=generator)
+    dx, dy = x - place[:, 0], y - place[:, 1]
+    disc = (dx.square() + dy.square()).sqrt()
+    square = torch.maximum(dx.abs(), dy.abs())
+    triangle = torch.maximum(dy, 0.866 * dx.abs() - dy / 2)
+    kind = torch.randint(3, (count,), generator=generator)
+    distance = torch.stack([disc, square, triangle], 1)[torch.arange(count), kind]
+    inside = ((radius - distance) * size).clamp(0, 1)[:, None]
+    color, ground = torch.rand(2, count, 3, 1, 1, generator=generator)
+    return inside * color + (1 - inside) * ground
+
+
+def shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Returns pictures whose patches have changed places, another way in each."""
+    patches = F.unfold(images, PATCH, stride=PATCH)
+    order = torch.rand(len(images), patches.shape[2], generator=generator).argsort(1)
+    return F.fold(patches.gather(2, order[:, None].expand_as(patches)), images.shape[2:], PATCH, stride=PATCH)
+
+
+def others(size: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "uniform noise": torch.rand(COUNT, 3, size, size, generator=generator),
+        "shuffled patches": shuffled(draw(COUNT, seed=31, size=size).images, generator),
+        "sprites": sprites(COUNT, size, generator),
+    }
+
+
+def auroc(inside: Tensor, outside: Tensor) -> float:
+    """Returns the probability that a picture from outside has the higher score; ties count half."""
+    both = torch.cat([inside, outside]).double()
+    low = torch.searchsorted(both.sort().values, both, right=False)
+    high = torch.searchsorted(both.sort().values, both, right=True)
+    ranks = (low + high + 1).double() / 2
+    n, m = len(inside), len(outside)
+    return float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))
+
+
+def nearest(images: Tensor, size: int) -> Callable[[Tensor], Tensor]:
+    known = images.flatten(1)
+    return lambda x: torch.cdist(x.flatten(1), known).amin(1)
+
+
+def scores(energies: dict[str, ce.Energy], base: ce.Energy | None) -> dict[str, tuple[int, Callable[[Tensor], Tensor]]]:
+    """Returns each score with the size of its pictures."""
+    found: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {}
+    for name, energy in energies.items():
+        size = int((energy.event_shape or (32,))[-1])
+        found[name] = (size, energy)
+        found[f"distance to the nearest face, {size} pixels"] = (size, nearest(draw(TRAINING, seed=11, size=size).images, size))
+    if base is not None and base.decoder is not None:
+        coder = base.decoder
+
+        def error(x: Tensor) -> Tensor:
+            return (coder(coder.encode(x)) - x).square().flatten(1).sum(1) / (2 * ERROR**2)
+
+        found["code energy"] = (64, lambda x: base(coder.encode(x)))
+        found["code energy and reconstruction"] = (64, lambda x: base(coder.encode(x)) + error(x))
+        found["reconstruction error"] = (64, error)
+    return found
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--energy", action="append", default=[], metavar="NAME=FOLDER", help="a saved energy of pixels; may be repeated")
+    parser.add_argument("--base", type=Path, metavar="FOLDER", help="the saved base of base-and-attributes; the faces' own if not given")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    energies = {name: ce.load(Path(folder)).eval() for name, _, folder in (text.partition("=") for text in asked.energy)}
+    base = ce.load(asked.base) if asked.base else ce.load("faces")
+    result: dict[str, dict[str, float]] = {}
+    for name, (size, score) in scores(energies, base).items():
+        inside = torch.cat([score(part) for part in draw(COUNT, seed=32, size=size).images.split(250)])
+        outside = {kind: torch.cat([score(part) for part in images.split(250)]) for kind, images in others(size).items()}
+        result[name] = {kind: auroc(inside, found) for kind, found in outside.items()}
+        print(f"{name}: " + ", ".join(f"{kind} {value:.3f}" for kind, value in result[name].items()), flush=True)
+    if asked.write:
+        RESULTS.write_text(json.dumps({"about": {"pictures": COUNT, "torch": torch.__version__}, **result}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

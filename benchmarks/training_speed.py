@@ -1,0 +1,210 @@
+"""How fast a step of training is, and how much memory it takes, beside the trainers of ebmkit and torchebm.
+
+    .venv/peers/bin/python benchmarks/training_speed.py [--write]
+
+The net is the same for all: convolutions with spectral norms and swish, 32 channels, for pictures of 32 and 64 pixels, batch 32, one
+thread. *Contrastive divergence*: 20 Langevin steps on the chains of a replay buffer of 10,000, penalty on squares, Adam. *Denoising*: score
+matching, the gradient of a gradient; torchebm has one noise level, the others many. Turns are the outer loop: each contestant makes a step,
+then each the next one, and ratios are medians over turns. Memory is what a process of its own takes at its peak above what it had before
+the trainer was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+RESULTS = Path(__file__).parent / "results" / "training_speed.json"
+BATCH, K, BUFFER, STEP, NOISE = 32, 20, 10_000, 10.0, 0.005
+OURS, WHO = "composable-energy", ("composable-energy", "ebmkit", "torchebm")
+TASKS = [(task, size) for task in ("contrastive divergence", "denoising") for size in (32, 64)]
+
+
+class Net(nn.Module):
+    """An energy in plain torch."""
+
+    def __init__(self, size: int, width: int = 32) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        widths = [3, width, width, 2 * width, 4 * width]
+        layers: list[nn.Module] = []
+        for i, (before, after) in enumerate(itertools.pairwise(widths)):
+            kernel, stride = (4, 2) if i else (3, 1)
+            layers += [spectral_norm(nn.Conv2d(before, after, kernel, stride, 1)), nn.SiLU()]
+        side = size // 8
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * side * side, 1))
+
+    def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
+        return self.layers(x).squeeze(1)
+
+
+def ours(task: str, size: int, steps: int, between: Callable[[], None]) -> list[float]:
+    """Returns the seconds of each step; `between` is called after each."""
+    import composable_energy as ce
+    from composable_energy.training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Optimizer, Trainer
+
+    class Leveled(ce.Energy):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+            return self.net(x)
+
+    class Clock(Callback):
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+
+        def on_start(self, trainer: Trainer) -> None:
+            self.began = time.process_time()
+
+        def on_step(self, trainer: Trainer, scalars: Any) -> None:
+            self.seconds.append(time.process_time() - self.began)
+            between()
+            self.began = time.process_time()
+
+    if task == "denoising":
+        energy, objective = Leveled(Net(size)), DenoisingScoreMatching(0.05, 1.0)
+    else:
+        energy = ce.as_energy(Net(size))
+        options = {"step_size": 2 * STEP, "temperature": NOISE**2 / (2 * STEP), "clamp": (0.0, 1.0)}
+        objective = ContrastiveDivergence(steps=K, sampler="langevin", options=options, buffer=BUFFER, l2=1.0)
+    clock = Clock()
+    data = torch.rand(2_000, 3, size, size)
+    Trainer(energy, objective, data, steps=steps, batch_size=BATCH, optimizer=Optimizer(rate=1e-4), callbacks=[clock]).fit()
+    return clock.seconds
+
+
+def ebmkit(task: str, size: int) -> Callable[[], Any]:
+    from ebm.buffer import ReplayBuffer
+    from ebm.losses import ContrastiveDivergence, MultiSigmaDenoisingScoreMatching
+    from ebm.samplers import LangevinDynamics
+    from ebm.training import Trainer
+
+    if task == "denoising":
+        loss = MultiSigmaDenoisingScoreMatching(torch.logspace(0, -1.3, 10))
+    else:
+        buffer = ReplayBuffer(BUFFER, (3, size, size), init_fn=torch.rand)
+        sampler = LangevinDynamics(STEP, K, noise_scale=NOISE, clamp=(0, 1))
+        loss = ContrastiveDivergence(sampler, buffer, energy_reg=1.0)
+    trainer, data = Trainer(Net(size), loss, lr=1e-4), torch.rand(2_000, 3, size, size)
+    return lambda: trainer.fit(data, 1, BATCH, verbose=False)
+
+
+def torchebm(task: str, size: int) -> Callable[[], Any]:
+    from torchebm.core import BaseModel
+    from torchebm.core.base_trainer import BaseTrainer
+    from torchebm.losses import ContrastiveDivergence, DenoisingScoreMatching
+    from torchebm.samplers import LangevinDynamics
+
+    class Model(BaseModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net(size)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+    data = torch.rand(2_000, 3, size, size)
+    if task == "denoising":
+        trainer = BaseTrainer(model, optimizer, DenoisingScoreMatching(model, noise_scale=0.3))
+    else:
+        sampler = LangevinDynamics(model, step_size=STEP, noise_scale=NOISE / (2 * STEP) ** 0.5, clamp=(0.0, 1.0))
+        loss = ContrastiveDivergence(
+            model, sampler, k_steps=K, persistent=True, buffer_size=BUFFER, init_steps=0, new_sample_ratio=0.05, energy_reg_weight=1.0
+        )
+        trainer = BaseTrainer(model, optimizer, lambda x, **_: loss(x)[0])  # 0.8.9's own trainer for this loss cannot be made: TypeError
+    model.train()
+    return lambda: trainer.train_step(data[torch.randint(len(data), (BATCH,))])
+
+
+def speed(turns: int) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for task, size in TASKS:
+        rivals = {"ebmkit": ebmkit(task, size), "torchebm": torchebm(task, size)}
+        seconds: dict[str, list[float]] = {name: [] for name in rivals}
+
+        def between(rivals: Any = rivals, seconds: Any = seconds) -> None:
+            for name, step in rivals.items():
+                began = time.process_time()
+                step()
+                seconds[name].append(time.process_time() - began)
+
+        seconds[OURS] = ours(task, size, turns + 2, between)
+        warm = {name: found[2:] for name, found in seconds.items()}
+        row = {name: {"images_per_second": BATCH / median(warm[name]), "memory_mb": memory(name, task, size)} for name in WHO}
+        for name in rivals:
+            row[name]["ours_is_faster_by"] = median(a / b for a, b in zip(warm[name], warm[OURS], strict=True))
+        result[f"{task}, {size} pixels"] = row
+        print(f"{task}, {size} pixels: " + "; ".join(f"{name} {_told(row[name])}" for name in WHO), flush=True)
+    return result
+
+
+def _told(row: dict[str, float]) -> str:
+    faster = f", ours {row['ours_is_faster_by']:.2f}x" if "ours_is_faster_by" in row else ""
+    return f"{row['images_per_second']:.1f} images/s, {row['memory_mb']:.0f} MB{faster}"
+
+
+def memory(who: str, task: str, size: int) -> float:
+    command = [sys.executable, __file__, "--memory", who, task, str(size)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def peak(who: str, task: str, size: int) -> float:
+    """Megabytes that three steps take at the peak, with the libraries imported before."""
+    import ebm  # noqa: F401
+    import torchebm.losses
+    import torchebm.samplers  # noqa: F401
+
+    import composable_energy.sampling
+    import composable_energy.training  # noqa: F401
+
+    nn.Conv2d(3, 8, 3)(torch.rand(1, 3, 8, 8)).sum().backward()
+    before = _peak()
+    if who == OURS:
+        ours(task, size, 3, lambda: None)
+    else:
+        step = {"ebmkit": ebmkit, "torchebm": globals()["torchebm"]}[who](task, size)
+        for _ in range(3):
+            step()
+    return (_peak() - before) / 1024
+
+
+def _peak() -> int:
+    """Kilobytes of this program; `getrusage` would count those of the process that started it."""
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    parser.add_argument("--memory", nargs=3, metavar=("WHO", "TASK", "SIZE"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    if asked.memory:
+        who, task, size = asked.memory
+        print(peak(who, task, int(size)))
+        return
+    result = speed(asked.turns)
+    if asked.write:
+        about = {"torch": torch.__version__, "turns": asked.turns, "batch": BATCH, "K": K}
+        RESULTS.write_text(json.dumps({"about": about, **result}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
