@@ -47,7 +47,8 @@ class Monitor:
         action: `"lower"` multiplies the learning rate by `factor`; `"rollback"` also goes back to the last good checkpoint and takes
             other random numbers from there on; `"stop"` raises `TrainingDiverged`. The checkpoints survive all of them.
         gap: The largest mean gap $E(x') - E(x)$: beyond it chains do not reach what the energy favors (Du et al., 2020, stop there).
-        magnitude: The largest mean $|E|$ (Du et al., 2021).
+        magnitude: The largest mean $|E|$ of an objective that tells a gap (Du et al., 2021): the zero of others' energies is where it
+            happens to be.
         loss: The largest mean $|L|$ (Grathwohl et al., 2020).
         acceptance: The smallest mean acceptance of a sampler that has one: below it chains stand still.
         diverged: The largest mean share of chains that diverge.
@@ -158,6 +159,8 @@ class Watch:
         told = f"over the last {monitor.window} steps"
         for name in ("gap", "magnitude", "loss", "diverged"):
             mean, most = self.means.get(name), getattr(monitor, name)
+            if name == "magnitude" and "gap" not in self.means:
+                continue
             if mean is not None and most is not None and (abs(mean) if name == "loss" else mean) > most:
                 return name, f"the mean {name} {told} is {mean:.4g}, more than {most:g}"
         accepted = self.means.get("acceptance")
