@@ -1,0 +1,192 @@
+"""Trains on two hosts, which are two network namespaces of this machine: `python benchmarks/two_hosts.py [--write]`, as root.
+
+A virtual cable joins the two; each host has its own address and nothing else, and starts its process by `torchrun` as on a machine of its
+own. What they train is compared with what one process trains on the same batches, and the throughput of both is told. Then the cable
+is cut in the middle of a run: the run must end with an error that says so, and the same command must end with the same weights.
+`--write` puts it into `results/two_hosts.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import composable_energy as ce
+from composable_energy.training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Objective, Trainer, join, leave
+
+RESULTS = Path(__file__).parent / "results" / "two_hosts.json"
+HOSTS = ("energy-a", "energy-b")
+ADDRESSES = ("10.77.0.1", "10.77.0.2")
+OBJECTIVES: dict[str, Objective] = {
+    "contrastive": ContrastiveDivergence(steps=20, options={"step_size": 0.1, "temperature": 1e-4, "clamp": (0, 1)}, buffer=512),
+    "denoising": DenoisingScoreMatching(0.05, 1.0),
+}
+
+
+class Net(ce.Energy):
+    """A small network of 32 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        norm = nn.utils.parametrizations.spectral_norm
+        widths, layers = (4, 32, 64, 64), []
+        for i, o in pairwise(widths):
+            layers += [norm(nn.Conv2d(i, o, 3, 2, 1)), nn.SiLU()]
+        self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 16, 1))
+
+    def forward(self, x: Tensor, sigma: float | Tensor = 0.5) -> Tensor:
+        level = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
+        return self.net(torch.cat([x, level[:, None, None, None].expand(-1, -1, 32, 32)], 1)).squeeze(1)
+
+
+class Slow(Callback):
+    """Time to cut the cable."""
+
+    def on_step(self, trainer: Trainer, scalars: Any) -> None:
+        time.sleep(0.3)
+
+
+def work(kind: str, out: Path, steps: int, dtype: str, slow: bool) -> None:
+    """What each process does."""
+    torch.set_num_threads(1)
+    ranks = join(timeout=15)
+    data = torch.rand(256, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    options = {"steps": steps, "batch_size": 32, "ema": 0.99, "checkpoint_every": 5, "monitor": None}
+    report = Trainer(Net().to(getattr(torch, dtype)), OBJECTIVES[kind], data, out=out, callbacks=[Slow()] if slow else [], **options).fit()
+    if ranks.first:
+        (out / "speed.json").write_text(json.dumps(report.rows_per_second))
+    leave()
+
+
+def call(*words: str) -> None:
+    subprocess.run(words, check=True)
+
+
+def cable() -> None:
+    """Makes the hosts, and joins them."""
+    for host in HOSTS:
+        call("ip", "netns", "add", host)
+    call("ip", "link", "add", "cable", "netns", HOSTS[0], "type", "veth", "peer", "name", "cable", "netns", HOSTS[1])
+    for host, address in zip(HOSTS, ADDRESSES, strict=True):
+        call("ip", "-n", host, "address", "add", f"{address}/24", "dev", "cable")
+        call("ip", "-n", host, "link", "set", "lo", "up")
+        call("ip", "-n", host, "link", "set", "cable", "up")
+
+
+def words(kind: str, out: Path, steps: int, dtype: str = "float32") -> list[str]:
+    """What starts `work`."""
+    return [__file__, "--work", kind, "--out", str(out), "--steps", str(steps), "--dtype", dtype]
+
+
+def hosts(own: list[str]) -> list[subprocess.Popen[str]]:
+    """Starts both."""
+    settings = {**os.environ, "GLOO_SOCKET_IFNAME": "cable", "OMP_NUM_THREADS": "1"}
+    found = []
+    for rank, host in enumerate(HOSTS):
+        run = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(rank)]
+        where = ["--master-addr", ADDRESSES[0], "--master-port", "29577"]
+        started = ["ip", "netns", "exec", host, *run, *where, *own]
+        found.append(subprocess.Popen(started, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+    return found
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
+    """Waits for all; returns what they said."""
+    said = [process.communicate(timeout=1200)[1] for process in processes]
+    if any(process.returncode for process in processes):
+        raise SystemExit("\n".join(said))
+    return said
+
+
+def apart(one: Path, other: Path) -> dict[str, float]:
+    """The largest differences of two checkpoints: of weights, averages, moments, chains."""
+    a, b = (load_file(sorted((out / "checkpoints").iterdir())[-1]) for out in (one, other))
+    if a.keys() != b.keys():
+        raise SystemExit("The checkpoints hold different tensors.")
+    found: dict[str, float] = {}
+    for name in a:
+        part = name.partition(".")[0]
+        found[part] = max(found.get(part, 0.0), (a[name].double() - b[name].double()).abs().max().item())
+    return found
+
+
+def speed(out: Path) -> float:
+    return round(json.loads((out / "speed.json").read_text()), 1)
+
+
+def lost(folder: Path, steps: int) -> dict[str, Any]:
+    """Cuts the cable in the middle of a run, and starts it again."""
+    out = folder / "lost"
+    processes = hosts([*words("contrastive", out, steps), "--slow"])
+    while not (out / "checkpoints" / "step-00000005.safetensors").exists():
+        time.sleep(0.05)
+    began = time.monotonic()
+    call("ip", "-n", HOSTS[1], "link", "set", "cable", "down")
+    said = [process.communicate(timeout=600)[1] for process in processes]
+    told = [next((line.strip() for line in text.splitlines() if "ProcessLost:" in line), "") for text in said]
+    seconds = time.monotonic() - began
+    call("ip", "-n", HOSTS[1], "link", "set", "cable", "up")
+    finish(hosts(words("contrastive", out, steps)))
+    return {
+        "ended_with_errors": [process.returncode != 0 for process in processes],
+        "told": [text.partition("ProcessLost: ")[2].partition(" (")[0] for text in told],
+        "seconds_until_told": round(seconds, 1),
+        "difference_after_restart": apart(folder / "one contrastive float32", out),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--write", action="store_true", help=f"put the figures into {RESULTS.name}")
+    parser.add_argument("--work", choices=OBJECTIVES, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", default="float32", help=argparse.SUPPRESS)
+    parser.add_argument("--slow", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.work:
+        work(asked.work, asked.out, asked.steps, asked.dtype, asked.slow)
+        return
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        raise SystemExit("Two hosts on one machine need root and the program `ip`, to make network namespaces.")
+    told: dict[str, Any] = {"torch": torch.__version__, "cores": os.cpu_count(), "machine": platform.machine(), "steps": asked.steps}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            cable()
+            for kind in OBJECTIVES:
+                told[kind] = {}
+                for dtype in ("float32", "float64"):
+                    one, two = folder / f"one {kind} {dtype}", folder / f"two {kind} {dtype}"
+                    own = [sys.executable, *words(kind, one, asked.steps, dtype)]
+                    subprocess.run(own, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                    finish(hosts(words(kind, two, asked.steps, dtype)))
+                    told[kind][dtype] = {"largest_differences": apart(one, two), "images_per_second": {"1": speed(one), "2": speed(two)}}
+                    print(kind, dtype, told[kind][dtype], flush=True)
+            told["lost host"] = lost(folder, asked.steps)
+            told["load"] = round(os.getloadavg()[0], 1)
+            print(json.dumps(told, indent=1))
+        finally:
+            for host in HOSTS:
+                subprocess.run(["ip", "netns", "delete", host], check=False, stderr=subprocess.DEVNULL)
+    if asked.write:
+        RESULTS.write_text(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
