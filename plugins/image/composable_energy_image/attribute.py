@@ -32,7 +32,7 @@ class Attribute(Recipe):
         stages, table = Stages.begin(self.settings, out, progress), self.settings["data"]
         base = self._base().to(stages.device)
         coder = base.autoencoder
-        options = {name: table[name] for name in ("labels", "limit", "strict")}
+        options = {name: table[name] for name in ("labels", "part", "limit", "strict", "cache")}
         pictures = open_pictures(data, size=coder.size, channels=coder.channels, progress=stages.progress, **options)
         if not pictures.labels:
             raise OptionError(

@@ -37,7 +37,7 @@ class BaseAndAttributes(Recipe):
 
     def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
         stages = Stages.begin(self.settings, out, progress)
-        options = {name: self.settings["data"][name] for name in ("size", "channels", "labels", "limit", "strict")}
+        options = {name: self.settings["data"][name] for name in ("size", "channels", "labels", "part", "limit", "strict", "cache")}
         return self._run(open_pictures(data, progress=stages.progress, **options), stages, out)
 
     def train(self, pictures: Pictures, out: Path, *, progress: bool = False) -> Path:
@@ -71,6 +71,7 @@ class BaseAndAttributes(Recipe):
             heads = stages.heads(base, codes, labels)
             found = list(energies(base, heads, labels))
             right = accuracies(heads, stages.encoded(coder, held), held.labels, labels)
+        base.eval()
         stages.ranks.agreed(lambda: leave(out, [base, *found], stages.told(), right))
         return out
 

@@ -41,6 +41,6 @@ def _write_sheet(path: Path, rows: Sequence[Tensor]) -> None:
     """Writes rows of pictures, each with shape $(B, C, S, S)$, below one another."""
     from PIL import Image
 
-    padded = torch.nn.functional.pad(torch.stack(list(rows)), (0, _GAP, 0, _GAP), value=1.0)
-    sheet = padded.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)[:, :, :]  # (rows, B, C, H, W) as (rows H, B W, C)
+    tiles = torch.nn.functional.pad(torch.stack(list(rows)), (0, _GAP, 0, _GAP), value=1.0)
+    sheet = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     Image.fromarray(sheet.mul(255).round().byte().cpu().squeeze(-1).numpy()).save(path, optimize=True)
