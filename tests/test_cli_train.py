@@ -172,7 +172,8 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
         (["--seed", "1", "--set", "training.seed=2"], "training.seed is said twice"),
         (["--labels", "nowhere.csv"], "nowhere.csv"),
         (["--limit", "0"], "limit must be a number of pictures"),
-        (["--device", "tpu9"], "tpu9"),
+        (["--device", "tpu9"], "There is no device 'tpu9' here, but cpu"),
+        (["--device", "cuda:99"], "There is no device 'cuda:99' here, but cpu"),
         (["--set", "training.batch_size=32"], "buffer"),
     ],
 )

@@ -61,6 +61,7 @@ def run(asked: argparse.Namespace) -> int:
     from composable_energy.training.ranks import join, leave
 
     recipe = open_recipe(asked.recipe).settled(_changes(asked))
+    _check_device(recipe.settings.get("training", {}).get("device"))
     if asked.steps is not None:
         recipe = recipe.with_steps(asked.steps)
     first, start = join().first, time.perf_counter()
@@ -91,6 +92,16 @@ def _changes(asked: argparse.Namespace) -> dict[str, Any]:
         twice = next(key for key, _ in said if [key for key, _ in said].count(key) > 1)
         raise OptionError(f"{twice} is said twice.")
     return changes
+
+
+def _check_device(device: Any) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *["mps"] * torch.backends.mps.is_available()]
+        raise OptionError(f"There is no device {device!r} here, but {', '.join(there)}. ({str(error).splitlines()[0]})") from error
 
 
 def _command(folder: Path) -> str:

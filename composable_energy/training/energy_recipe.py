@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -100,8 +100,9 @@ class EnergyRecipe(Recipe):
             "sheets": {name: argument for name, argument in arguments_of(SampleSheet).items() if name in ("every", "n")},
             "sampling": _sampler_arguments(settings.get("sampling.sampler", "langevin")),
         }
-        if "start" in own:
-            tables["objective"]["start"] = Argument(own["start"].kind | tuple[float, float], own["start"].default)
+        start = own.get("start")
+        if start is not None:
+            tables["objective"]["start"] = Argument(Union[start.kind, tuple[float, float]], start.default)  # noqa: UP007  (a value)
         if "options" in own:
             options = _sampler_arguments(settings.get("chains.sampler", "langevin"))
             tables["chains"] = {name: option for name, option in options.items() if name != "sampler" or name in own}

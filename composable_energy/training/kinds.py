@@ -105,7 +105,7 @@ def _fits(value: Any, kind: Any, exact: bool = False) -> bool:
         return isinstance(value, str)
     if kind is not str and isinstance(base := origin or kind, type) and issubclass(base, Sequence):
         return isinstance(value, list | tuple) and _each_fits(value, base, inner)
-    return isinstance(kind, type) and isinstance(value, kind)
+    return isinstance(base := origin or kind, type) and isinstance(value, base)
 
 
 def _each_fits(value: Sequence[Any], base: type, inner: tuple[Any, ...]) -> bool:
@@ -123,8 +123,8 @@ def _described(kind: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(map(repr, inner))
     if origin is tuple and Ellipsis not in inner:
-        return f"a list of {len(inner)}"
-    return _WORDS.get(kind, "a list" if kind is not str and isinstance(origin or kind, type) else str(kind))
+        return f"a list of {len(inner)} [...]"
+    return _WORDS.get(kind, "a list [...]" if kind is not str and isinstance(origin or kind, type) else str(kind))
 
 
 def _can_be_written(kind: Any) -> bool:

@@ -37,10 +37,12 @@ def read_toml(text: str, where: str) -> dict[str, Any]:
 
 
 def read_value(text: str) -> Any:
-    """Returns what a word of the command line says: a value as TOML writes it, else the word itself."""
+    """Returns what a word of the command line says: a value as TOML writes it, else the word itself; `[a, b]` is a list of words."""
     try:
         return _without_none(tomllib.loads(f"value = {text}"))["value"]
     except (tomllib.TOMLDecodeError, KeyError):
+        if text.startswith("[") and text.endswith("]"):
+            return [read_value(word.strip()) for word in text[1:-1].split(",") if word.strip()]
         return None if text == "none" else text
 
 
