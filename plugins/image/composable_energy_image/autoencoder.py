@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy_image.options import whole
 
-__all__ = ["Autoencoder"]
+__all__ = ["Autoencoder", "check_picture"]
 
 _WIDTHS = (16, 16, 32, 64, 96, 128)
 """Channels of the encoder, of which the smallest pictures take the last."""
@@ -32,10 +32,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, size: int = 64, channels: int = 3, code: int = 64) -> None:
         super().__init__()
-        if size not in range(16, 257, 16):
-            raise OptionError(f"size must be a multiple of 16 from 16 to 256, got {size!r}.")
-        if channels not in (1, 3):
-            raise OptionError(f"channels must be 1 (grey) or 3 (colour), got {channels!r}.")
+        check_picture(size, channels)
         self.size, self.channels, self.code = size, channels, whole("code", code)
         left, halvings = size, 0
         while left >= 8:
@@ -82,3 +79,15 @@ class Autoencoder(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """Returns the pictures, in [0, 1] with shape $(B, C, S, S)$, of codes with shape $(B, D)$."""
         return self.paint(codes).clamp(0, 1)
+
+
+def check_picture(size: int, channels: int) -> None:
+    """Raises if no autoencoder takes pictures of this height and width and so many channels.
+
+    Raises:
+        OptionError: It does not.
+    """
+    if size not in range(16, 257, 16):
+        raise OptionError(f"size must be a multiple of 16 from 16 to 256, got {size!r}.")
+    if channels not in (1, 3):
+        raise OptionError(f"channels must be 1 (grey) or 3 (color), got {channels!r}.")

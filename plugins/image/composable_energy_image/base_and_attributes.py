@@ -10,6 +10,7 @@ import composable_energy as ce
 from composable_energy.data import Pictures, open_pictures
 from composable_energy.training import Recipe
 from composable_energy_image.attributes import accuracies, chosen, energies
+from composable_energy_image.autoencoder import check_picture
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.leaving import leave
 from composable_energy_image.stages import Stages
@@ -36,6 +37,7 @@ class BaseAndAttributes(Recipe):
         return self.settled({f"{name}.steps": max(1, round(steps * own / sum(now.values()))) for name, own in now.items()})
 
     def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
+        check_picture(self.settings["data"]["size"], self.settings["data"]["channels"])  # before many are read
         stages = Stages.begin(self.settings, out, progress)
         options = {name: self.settings["data"][name] for name in ("size", "channels", "labels", "part", "limit", "strict", "cache")}
         return self._run(open_pictures(data, progress=stages.progress, **options), stages, out)

@@ -237,8 +237,11 @@ class TestRecipes:
         assert max(ratio) == pytest.approx(min(ratio), rel=0.05)
 
     def test_a_run_leaves_energies_that_compose(self, tmp_path):
-        recipe = base_and_attributes().settled(SMALL)
-        out = recipe.train(pictures_of(40), tmp_path / "run")
+        recipe, pictures = base_and_attributes().settled(SMALL), pictures_of(40)
+        for some in pictures.labels.values():
+            some.values[[3, 17]] = -1  # of two pictures nothing is known
+        pictures.labels["left"].values[20:] = -1
+        out = recipe.train(pictures, tmp_path / "run")
         names = ["base", "bright", "left", "tint=blue", "tint=green", "tint=red"]
         assert sorted(path.name for path in out.iterdir()) == sorted([*names, "samples.png", "report.json", "recipe.toml", "stages"])
         with Image.open(out / "samples.png") as sheet:
@@ -300,6 +303,10 @@ class TestRecipes:
         assert both.bases[0].energy is left.bases[0].energy and len(both.bases) == 1
         assert torch.equal(bright(z := torch.randn(3, 8)), ce.load(tmp_path / "new-left" / "bright")(z))
         assert both.sample(2, seed=0).shape == (2, 3, 16, 16)
+
+    def test_a_size_that_does_not_fit_is_told_before_pictures_are_read(self, tmp_path):
+        with pytest.raises(OptionError, match="multiple of 16 from 16 to 256, got 100"):
+            base_and_attributes().settled({"data.size": 100}).run(tmp_path / "nowhere", tmp_path / "out")
 
     def test_what_is_no_base_is_refused(self, tmp_path):
         data = write_folder(tmp_path / "data", pictures_of(4))
