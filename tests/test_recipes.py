@@ -105,7 +105,7 @@ def test_settling_changes_what_it_names_and_nothing_else(bowl):
         ("model.width", True, "a whole number"),
         ("model.gain", "much", "takes a number"),
         ("model.sharp", 1, "true or false"),
-        ("data.size", 8, r"a list \[\.\.\.\]"),
+        ("data.size", 8, "a list in brackets"),
         ("training.device", 0, "a text"),
         ("training.steps", None, "a whole number"),
     ],

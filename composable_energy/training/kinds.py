@@ -123,8 +123,8 @@ def _described(kind: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(map(repr, inner))
     if origin is tuple and Ellipsis not in inner:
-        return f"a list of {len(inner)} [...]"
-    return _WORDS.get(kind, "a list [...]" if kind is not str and isinstance(origin or kind, type) else str(kind))
+        return f"a list of {len(inner)} in brackets"
+    return _WORDS.get(kind, "a list in brackets" if kind is not str and isinstance(origin or kind, type) else str(kind))
 
 
 def _can_be_written(kind: Any) -> bool:
