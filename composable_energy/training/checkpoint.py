@@ -51,11 +51,13 @@ class Checkpoints:
     Args:
         folder: Where they are, or None.
         keep: How many.
+        remember: Whether to keep the last in memory where there is no folder.
     """
 
-    def __init__(self, folder: Path | None, keep: int) -> None:
+    def __init__(self, folder: Path | None, keep: int, *, remember: bool = True) -> None:
         self.folder = folder
         self.keep = keep
+        self.remember = remember
         self._last: Saved | None = None
 
     def path(self, step: int) -> Path | None:
@@ -78,6 +80,8 @@ class Checkpoints:
         Raises:
             StorageError: The disk is full, or does not let us write.
         """
+        if self.folder is None and not self.remember:
+            return None
         plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in saved.tensors.items()}
         path = self.path(saved.step)
         if path is None:

@@ -21,7 +21,7 @@ __all__ = ["ReplayBuffer", "Start", "fresh_points", "start_of"]
 
 Start = Literal["uniform", "normal"] | Callable[[Tensor, Noise], Tensor]
 
-_AT_ONCE = 1024  # slots: keyed noise off the CPU takes several words for each number
+_AT_ONCE = 128  # slots: keyed noise takes several words for each number
 _FEW = 8
 
 

@@ -143,7 +143,8 @@ class Trainer:
         self.checkpoint_every, self.monitor = checkpoint_every, monitor
         self.callbacks = (*callbacks, ProgressBar()) if progress else tuple(callbacks)
         self.out = None if out is None else Path(out).expanduser()
-        self.checkpoints = Checkpoints(None if self.out is None else self.out / "checkpoints", keep)
+        goes_back = monitor is not None and monitor.action == "rollback"
+        self.checkpoints = Checkpoints(None if self.out is None else self.out / "checkpoints", keep, remember=goes_back)
         self.ranks = Ranks.of()
         rows = rows_of(data)
         own = self.ranks.own(batch_size, accumulate)
@@ -176,9 +177,9 @@ class Trainer:
                 self._write()
             while self.step < self.steps:
                 scalars = self._advance()
-            self.model.train(False)
             if self._average is not None:
                 copy_(self._average.model.state_dict(), self.model)
+            self.model.train(False)  # last: layers may get ready for evaluation, of the weights that they have now
         seconds = time.monotonic() - began
         speed = (self.step - first) * self._batches.batch_size / max(seconds, 1e-9)
         events = tuple(self._watch.events)
