@@ -100,7 +100,9 @@ def test_the_wheel_holds_every_module_of_the_packages(wheel):
         f"{package.name}/{path.relative_to(package).as_posix()}"
         for package in PACKAGES
         for path in package.rglob("*")
-        if path.suffix in (".py", ".safetensors", ".typed", ".json", ".toml") and "__pycache__" not in path.parts and path.parent.name[0] != "."
+        if path.suffix in (".py", ".safetensors", ".typed", ".json", ".toml")
+        and "__pycache__" not in path.parts
+        and path.parent.name[0] != "."
     }
     assert sources <= set(wheel.namelist())
 
