@@ -88,7 +88,8 @@ def trainer(objective, monitor, **options):
     ("scalars", "sign"),
     [
         ({"gap": 0.6}, "gap"),
-        ({"gap": -5.0}, None),
+        ({"gap": -0.6}, "gap"),
+        ({"gap": -0.4}, None),
         ({"gap": 0.4}, None),
         ({"magnitude": 10.5, "gap": 0.0}, "magnitude"),
         ({"magnitude": 1000.0}, None),

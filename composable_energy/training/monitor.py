@@ -46,7 +46,8 @@ class Monitor:
     Args:
         action: `"lower"` multiplies the learning rate by `factor`; `"rollback"` also goes back to the last good checkpoint and takes
             other random numbers from there on; `"stop"` raises `TrainingDiverged`. The checkpoints survive all of them.
-        gap: The largest mean gap $E(x') - E(x)$: beyond it chains do not reach what the energy favors (Du et al., 2020, stop there).
+        gap: The largest size of the mean gap $E(x') - E(x)$. Far above zero chains do not reach what the energy favors (Du et al., 2020,
+            stop there); far below it they have found what it favors by mistake, and networks have been seen to die of the correction.
         magnitude: The largest mean $|E|$ of an objective that tells a gap (Du et al., 2021): the zero of others' energies is where it
             happens to be.
         loss: The largest mean $|L|$ (Grathwohl et al., 2020).
@@ -161,8 +162,8 @@ class Watch:
             mean, most = self.means.get(name), getattr(monitor, name)
             if name == "magnitude" and "gap" not in self.means:
                 continue
-            if mean is not None and most is not None and (abs(mean) if name == "loss" else mean) > most:
-                return name, f"the mean {name} {told} is {mean:.4g}, more than {most:g}"
+            if mean is not None and most is not None and (abs(mean) if name in ("gap", "loss") else mean) > most:
+                return name, f"the mean {name} {told} is {mean:.4g}, beyond {most:g} in size"
         accepted = self.means.get("acceptance")
         if accepted is not None and monitor.acceptance is not None and accepted < monitor.acceptance:
             return "acceptance", f"the mean acceptance {told} is {accepted:.4g}, less than {monitor.acceptance:g}"
