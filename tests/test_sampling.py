@@ -357,10 +357,10 @@ def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
         (
             {"stepsize": 0.1, "step_size": 0.1},
             OptionError,
-            "no option stepsize; it takes step_size, temperature, clamp, metric. Did you mean step_size",
+            "no option stepsize; it takes step_size, temperature, clamp, metric, max_gradient. Did you mean step_size",
         ),
         ({"step_size": 0.1, "batch_siz": 2}, OptionError, "Did you mean batch_size"),
-        ({"step_size": 0.1, "zzz": 2}, OptionError, "no option zzz; it takes step_size, temperature, clamp, metric.$"),
+        ({"step_size": 0.1, "zzz": 2}, OptionError, "no option zzz; it takes step_size, temperature, clamp, metric, max_gradient.$"),
         ({}, OptionError, "Langevin needs step_size: say `step_size=...`"),
         ({"sampler": Still, "speed": 2}, OptionError, "Still has no option speed; it takes scale"),
         ({"sampler": Still(), "scale": 2}, OptionError, "Still is an instance with its options; give scale to its constructor"),
