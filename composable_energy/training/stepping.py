@@ -51,7 +51,7 @@ class Stepping:
         self.parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         if not self.parameters:
             raise OptionError(f"{type(model).__name__} has no parameter that asks for a gradient: there is nothing to train.")
-        self.settings, self.accumulate, self.ranks = optimizer, accumulate, ranks
+        self.settings, self.accumulate, self.ranks, self.device = optimizer, accumulate, ranks, device
         self.optimizer = optimizer.of(list(self.parameters.values()))
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         self._losses = ranks.wrapped(_Losses(model, objective, precision, device))
@@ -71,7 +71,7 @@ class Stepping:
         told: list[dict[str, Tensor]] = []
         for part, rows in enumerate(parts_of(batch, self.accumulate), 1):
             with self.ranks.guarded(), nullcontext() if part == self.accumulate else self.ranks.later(self._losses):
-                torch.manual_seed(rows.noise.child(f"torch {rows.noise.step} {rows.noise.chains[0]}").seed)  # dropout asks torch
+                self._seed(rows.noise.child(f"torch {rows.noise.step} {rows.noise.chains[0]}").seed)
                 value, scalars = self._losses(rows)
                 self.scaler.scale(value / self.accumulate).backward()
             told.append({"loss": value.detach().float(), **scalars})
@@ -103,6 +103,12 @@ class Stepping:
             self.optimizer.state[parameter][key] = own.detach()
         if scaler:
             self.scaler.load_state_dict(scaler)
+
+    def _seed(self, seed: int) -> None:
+        """Seeds what dropout asks. `torch.manual_seed` would note a stack for each call as long as no GPU was used, and keep it."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _means(self, told: list[dict[str, Tensor]], norm: Tensor) -> dict[str, float]:
         """Over parts and processes, with one wait for the device in a process that is alone."""
