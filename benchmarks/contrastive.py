@@ -160,7 +160,8 @@ def main() -> None:
     if asked.write:
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         about = {"real against real": frechet_distance(other, reference), "torch": torch.__version__, "threads": 1}
-        shutil.copy(folder / "chains.png", RESULTS.with_name(f"contrastive-{asked.run}.png"))
+        if careful(asked.run):
+            shutil.copy(folder / "chains.png", RESULTS.with_name(f"contrastive-{asked.run}.png"))
         RESULTS.write_text(json.dumps({**results, "about": about, asked.run: curve.rows}, indent=1) + "\n")
 
 

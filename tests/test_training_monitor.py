@@ -340,3 +340,12 @@ def test_the_bar_shows_loss_gap_and_rate(capsys):
     trainer(Scripted({"gap": lambda step, seed: 0.25}), None, progress=True).fit()
     shown = capsys.readouterr().err
     assert "20/20" in shown and "gap=0.25" in shown and "rate=0.01" in shown and "loss=" in shown
+
+
+def test_a_monitor_that_sees_nothing_changes_nothing(tmp_path):
+    weights = []
+    for monitor in (Monitor(**SOON), None):
+        going = trainer(Scripted({"gap": lambda step, seed: 0.1}), monitor)
+        assert going.fit().events == ()
+        weights.append(torch.cat([tensor.flatten() for tensor in going.model.state_dict().values()]))
+    assert torch.equal(*weights)
