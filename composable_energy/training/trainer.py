@@ -139,7 +139,8 @@ class Trainer:
             check_decay(ema)
         self.model, self.objective, self.steps, self.seed = model.to(self.device), objective, steps, seed
         if self.device.type == "cpu":
-            self.model.to(memory_format=torch.channels_last)  # weights of convolutions as they are multiplied: a fifth faster or more
+            # Weights of convolutions as a CPU multiplies them: a fifth faster, or more.
+            self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer, self.ema, self.accumulate = optimizer, ema, accumulate
         self.precision: Precision = precision
         self.checkpoint_every, self.monitor = checkpoint_every, monitor
