@@ -43,7 +43,7 @@ AUGMENTATION = Augmentation(crop=(0.7, 1.0), jitter=0.1, blur=0.0)
 
 
 def energy(run: str) -> ce.Energy:
-    """The convolutional net of IGEBM, half as wide as theirs."""
+    """IGEBM's net for MNIST, in color; its halving convolutions are half as wide as theirs."""
     torch.manual_seed(0)
     model = ce.get_energy("igebm-mnist", size=SIZE, channels=3, width=32, activation="swish", spectral_norm=careful(run))
     return model.to(memory_format=torch.channels_last)
