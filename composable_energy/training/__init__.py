@@ -15,6 +15,7 @@ from composable_energy.training.ranks import Ranks, join, leave
 from composable_energy.training.recipes import Recipe, open_recipe
 from composable_energy.training.replay import ReplayBuffer
 from composable_energy.training.trainer import Report, Trainer
+from composable_energy.training.values import ValueHeads
 
 __all__ = [
     "AttributeHeads",
@@ -40,6 +41,7 @@ __all__ = [
     "SampleSheet",
     "TensorBoard",
     "Trainer",
+    "ValueHeads",
     "join",
     "leave",
     "open_recipe",

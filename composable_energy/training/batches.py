@@ -82,7 +82,7 @@ class Batches:
                 f"Training needs points with fractions, the data have {x.dtype}: give `x.float() / 255`, `composable_energy.data.Pictures` "
                 "or a `preparation` that turns them."
             )
-        known = {name: values.to(self.device, torch.int64) for name, values in labels.items()}
+        known = {name: values.to(self.device, self.dtype if values.is_floating_point() else torch.int64) for name, values in labels.items()}
         return Batch(x.to(self.dtype), known, noise.child("objective"))
 
 

@@ -26,7 +26,7 @@ def energy_of(model: nn.Module) -> Energy:
 
 
 def conditions_of(energy: Energy, batch: Batch, attribute: str | None) -> dict[str, Tensor]:
-    """Returns what an energy is bound to at the rows of a batch: `y`, an attribute of the data.
+    """Returns what an energy is bound to at the rows of a batch: `y`, an attribute of the data, classes or numbers.
 
     Raises:
         OptionError: The energy does not depend on `y`, the data have no such attribute, or some rows have no value of it.
@@ -36,13 +36,14 @@ def conditions_of(energy: Energy, batch: Batch, attribute: str | None) -> dict[s
     if "y" not in energy.conditions:
         raise OptionError(f"{energy} does not depend on y, which would be {attribute}: give its `forward` a parameter y, or no condition.")
     y = labels_of(batch, attribute)
-    if bool((y < 0).any()):
-        raise OptionError(f"Attribute {attribute} is unknown (-1) for some rows, and a conditional energy needs it for each.")
+    if bool((y.isnan() if y.is_floating_point() else y < 0).any()):
+        unknown = "NaN" if y.is_floating_point() else "-1"
+        raise OptionError(f"Attribute {attribute} is unknown ({unknown}) for some rows, and a conditional energy needs it for each.")
     return {"y": y}
 
 
 def labels_of(batch: Batch, attribute: str) -> Tensor:
-    """Returns the labels of an attribute, with shape $(B,)$.
+    """Returns the labels of an attribute, with shape $(B,)$, or $(B, *)$ if they are numbers.
 
     Raises:
         OptionError: The data have no such attribute.

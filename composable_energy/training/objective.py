@@ -46,7 +46,8 @@ class Batch:
 
     Args:
         x: The points, with shape $(B, *)$, prepared: flipped, dequantized, on the model's device.
-        labels: Attributes by name, each with shape $(B,)$, of int64; -1 where unknown.
+        labels: Attributes by name: classes with shape $(B,)$, of int64, -1 where unknown; and numbers with shape $(B, *)$, of the dtype of
+            the points, NaN where unknown.
         noise: Keyed noise; its chains are the rows' numbers in the whole batch, its step is the step of training.
     """
 

@@ -1,0 +1,134 @@
+"""What a world is: labels drawn from a seed, and pictures with masks of any labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from composable_energy.errors import DtypeError, OptionError, ShapeError
+
+__all__ = ["Field", "Scenes", "World"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A label of each picture.
+
+    Attributes:
+        shape: Of one picture's value; () for a number.
+        dtype: `float32`, `int64` or `bool`.
+        about: What it says, with its unit and range.
+        values: The names of the classes 0, 1, ... of a label that has some.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    about: str
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Pictures of a world.
+
+    Attributes:
+        images: Bytes with shape $(N, C, H, W)$.
+        labels: For each field of the world an array with shape $(N, *)$.
+        masks: Bytes with shape $(N, H, W)$: 0 for the background, $i$ for the $i$-th object; None if not asked for.
+    """
+
+    images: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    masks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class World(ABC):
+    """Abstract world: a kind of picture whose content is known.
+
+    Picture `i` of a seed has the same labels in whatever batch it is drawn.
+
+    Attributes:
+        name: Its name in the registry.
+        channels: $C$.
+        size: Height and width of its pictures.
+        fields: Its labels by name.
+    """
+
+    name: str
+    channels: int = 3
+    size: int = 64
+    fields: Mapping[str, Field] = MappingProxyType({})
+
+    @abstractmethod
+    def labels(self, n: int, seed: int = 0, start: int = 0) -> dict[str, np.ndarray]:
+        """Returns the labels of pictures `start` to `start + n` of a seed."""
+
+    @abstractmethod
+    def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
+        """Returns the pictures of labels: those that `labels` drew, or any others.
+
+        Args:
+            labels: An array for each field, with shape $(N, *)$.
+            masks: Whether masks are wanted.
+
+        Raises:
+            OptionError: A field is missing, or a value is out of range.
+            ShapeError: An array does not fit its field, or not the others.
+        """
+
+    def draw(self, n: int, seed: int = 0, start: int = 0, *, masks: bool = False) -> Scenes:
+        """Returns pictures `start` to `start + n` of a seed, with their labels.
+
+        Args:
+            n: How many.
+            seed: Which; pictures of different seeds are independent.
+            start: The first.
+            masks: Whether masks are wanted.
+
+        Raises:
+            OptionError: A number is negative.
+        """
+        for name, value in (("n", n), ("seed", seed), ("start", start)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+                raise OptionError(f"{name} must be a whole number of at least 0, got {value!r}.")
+        return self.render(self.labels(n, seed, start), masks=masks)
+
+    def checked(self, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns labels as arrays of the types of their fields; for `render`.
+
+        Raises:
+            OptionError: A field is missing or unknown, or a class is out of range.
+            ShapeError: An array does not fit its field, or not the others.
+            DtypeError: An array does not have numbers of its field's type.
+        """
+        if differing := sorted(labels.keys() ^ self.fields.keys()):
+            raise OptionError(
+                f"The world {self.name!r} has the labels {', '.join(self.fields)}; missing or unknown: {', '.join(differing)}."
+            )
+        found = {}
+        for name, field in self.fields.items():
+            array = np.asarray(labels[name])
+            if not np.can_cast(array.dtype, field.dtype, "same_kind"):
+                raise DtypeError(f"The label {name!r} is {field.dtype}, got {array.dtype}.")
+            found[name] = array.astype(field.dtype, copy=False)
+            if array.shape[1:] != field.shape or array.ndim == 0 or len(array) != len(np.atleast_1d(next(iter(labels.values())))):
+                raise ShapeError(f"The label {name!r} has shape (N, {', '.join(map(str, field.shape))}), got {array.shape}.")
+            if field.values and array.size and not 0 <= array.min() <= array.max() < len(field.values):
+                raise OptionError(f"The label {name!r} is 0 to {len(field.values) - 1}, got {array.min()} to {array.max()}.")
+            if field.dtype == "float32" and not np.isfinite(array).all():
+                raise OptionError(f"The label {name!r} has values that are not finite.")
+        return found
+
+    def random(self, seed: int, index: int) -> np.random.Generator:
+        """Returns the random numbers of one picture of a seed."""
+        return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.size} pixels, labels: {', '.join(self.fields)})"

@@ -1,0 +1,140 @@
+"""The trained concepts of `one-object`: a base, evidence for each concept over it, and two conditional energies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, cached_property
+from pathlib import Path
+
+from composable_energy_image import CodeEnergy, CodeHeads
+from torch import Tensor
+
+import composable_energy as ce
+from composable_energy.errors import OptionError
+
+from . import weights
+from .conditional import ConditionalEnergy
+from .judge import Judge
+from .one_object import COLORS
+from .rendering import KINDS
+
+__all__ = ["CODE", "HEADS_WIDTH", "SIGMAS", "Concepts", "load_concepts", "load_judge"]
+
+CODE = 48
+"""Numbers in a code."""
+
+HEADS_WIDTH = 192
+"""Hidden units of a head."""
+
+SIGMAS = (0.05, 4.0)
+"""The noise levels that the energies know."""
+
+
+class Concepts:
+    """Energies of pictures of one object, each concept trained apart on pictures of its own; weights are read when first asked for.
+
+    `position`, `size` and `light` predict numbers: `position((0.2, 0.5))` is the density at a point, `position.near((0.2, 0.5), 0.2)` an
+    event with a complement. `color` and `shape` are events of classes. All are evidence over `base`, so an expression counts it once.
+
+    Args:
+        folder: Where the weights lie.
+
+    Example:
+        >>> from composable_energy_scenes import load_concepts
+        >>> scenes = load_concepts()
+        >>> images = (scenes.position.near((0.5, 0.5), 0.2) & ~scenes.color("red")).sample(4, seed=0)
+    """
+
+    def __init__(self, folder: Path = weights.FOLDER) -> None:
+        self.folder = folder
+
+    @cached_property
+    def base(self) -> CodeEnergy:
+        """The energy of any picture."""
+        base = CodeEnergy(64, code=CODE, sigma_min=SIGMAS[0], sigma_max=SIGMAS[1], name="scenes")
+        weights.read(base.autoencoder, "autoencoder", self.folder)
+        weights.read(base.net, "base", self.folder)
+        return base.eval()
+
+    @cached_property
+    def position(self) -> ce.GaussianHead:
+        """Where the object is: two numbers in [-1, 1]."""
+        return ce.GaussianHead(self._head("position", 4), self.base, dims=2, name="position")
+
+    @cached_property
+    def size(self) -> ce.GaussianHead:
+        """How large it is: a number in [.3, .7]."""
+        return ce.GaussianHead(self._head("size", 2), self.base, dims=1, name="size")
+
+    @cached_property
+    def light(self) -> ce.GaussianHead:
+        """Where the lamp stands: cosine and sine of its azimuth."""
+        return ce.GaussianHead(self._head("light", 4), self.base, dims=2, name="light")
+
+    def color(self, *values: int | str) -> ce.ClassifierEnergy:
+        """Returns the event that the color is one of a few, by names or numbers; none leaves it as the condition `y`."""
+        return self._event("color", self._colors, COLORS, values)
+
+    def shape(self, *values: int | str) -> ce.ClassifierEnergy:
+        """Returns the event that the shape is one of a few, by names or numbers; none leaves it as the condition `y`."""
+        return self._event("shape", self._shapes, KINDS, values)
+
+    def of_position(self, c: Sequence[float] | Tensor) -> ce.Energy:
+        """Returns the conditional energy of pictures with the object at `c`, with shape (2,) for all chains or (n, 2) for each."""
+        import torch
+
+        points = torch.as_tensor(c, dtype=torch.float32)
+        return self._of_position.given(y=points if points.ndim == 2 else points[None])
+
+    def of_color(self, value: int | str | Tensor) -> ce.Energy:
+        """Returns the conditional energy of pictures with an object of a color; a tensor of classes has one for each chain."""
+        return self._of_color.given(y=value if isinstance(value, Tensor) else _class("color", COLORS, value))
+
+    @cached_property
+    def _colors(self) -> CodeHeads:
+        return self._head("color", len(COLORS))
+
+    @cached_property
+    def _shapes(self) -> CodeHeads:
+        return self._head("shape", len(KINDS))
+
+    @cached_property
+    def _of_position(self) -> ConditionalEnergy:
+        energy = ConditionalEnergy(self.base, dims=2, name="of_position")
+        weights.read(energy.net, "of_position", self.folder)
+        return energy.eval()
+
+    @cached_property
+    def _of_color(self) -> ConditionalEnergy:
+        energy = ConditionalEnergy(self.base, classes=len(COLORS), name="of_color")
+        weights.read(energy.net, "of_color", self.folder)
+        return energy.eval()
+
+    def _head(self, name: str, outputs: int) -> CodeHeads:
+        head = CodeHeads(outputs, code=CODE, width=HEADS_WIDTH, sigma_min=SIGMAS[0])
+        return weights.read(head, name, self.folder)
+
+    def _event(self, name: str, head: CodeHeads, known: Sequence[str], values: tuple[int | str, ...]) -> ce.ClassifierEnergy:
+        label = [_class(name, known, value) for value in values] or None
+        text = f"{name}={'|'.join(known[i] for i in label)}" if label else name
+        return ce.ClassifierEnergy(head, label, self.base, labels=len(known), name=text)
+
+
+@cache
+def load_concepts(folder: Path = weights.FOLDER) -> Concepts:
+    """Returns the trained concepts; those of one folder are one object, so their expressions share a base."""
+    return Concepts(folder)
+
+
+@cache
+def load_judge(folder: Path = weights.FOLDER) -> Judge:
+    """Returns the trained judge."""
+    return weights.read(Judge(), "judge", folder)
+
+
+def _class(name: str, known: Sequence[str], value: int | str) -> int:
+    if isinstance(value, str) and value in known:
+        return known.index(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(known):
+        return value
+    raise OptionError(f"There is no {name} {value!r}; there are {', '.join(known)}, or 0 to {len(known) - 1}.")

@@ -1,0 +1,112 @@
+"""The world `one-object`: one solid on a floor, with a position, a size, a shape, a color, and a lamp that goes around it.
+
+Positions, sizes and the three shapes have the ranges of the scenes of Compositional Visual Generation with Energy Based Models (Du et al.,
+2020); colors are eight that are far from each other and from the floor, and the lamp's direction is a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from types import MappingProxyType
+
+import numpy as np
+
+from composable_energy.data import Field, Scenes, World
+
+from .rendering import FLOOR_CELL, HEAD, KINDS, Camera
+
+__all__ = ["COLORS", "PALETTE", "SIZES", "OneObject"]
+
+COLORS = ("red", "green", "blue", "yellow", "magenta", "cyan", "white", "black")
+"""The colors of solids, as their classes."""
+
+PALETTE = np.array(
+    [
+        [0.90, 0.08, 0.08],
+        [0.10, 0.62, 0.12],
+        [0.12, 0.20, 0.92],
+        [0.95, 0.86, 0.08],
+        [0.85, 0.10, 0.82],
+        [0.08, 0.80, 0.86],
+        [1.00, 1.00, 1.00],
+        [0.06, 0.06, 0.06],
+    ]
+)
+"""Red, green and blue of each of `COLORS`."""
+
+SIZES = (0.3, 0.7)
+"""The least and the largest half width of a solid, in the units of positions."""
+
+_HEIGHT = np.radians(50)  # of the lamp above the floor
+_XML = f"""
+<mujoco>{HEAD.format(ambient=0.46, fill=0.1)}
+<asset>
+  <material name="solid" specular="0.25" shininess="0.5" rgba="1 1 1 1"/>
+  <material name="floor" specular="0" rgba="0.37 0.37 0.37 1"/>
+</asset>
+<worldbody>
+  <light name="lamp" directional="true" castshadow="false" dir="0 0 -1" diffuse="0.56 0.56 0.56" specular="0.3 0.3 0.3"/>
+  <geom name="floor" type="plane" size="8 8 {FLOOR_CELL}" material="floor"/>
+  <geom name="solid" type="box" size="0.5 0.5 0.5" pos="1 1 1" material="solid"/>
+  <camera name="c" pos="0 -3.5 3.3" fovy="46" xyaxes="1 0 0 0 0.67 0.74"/>
+</worldbody></mujoco>
+"""
+
+
+class OneObject(World):
+    """One solid on a floor of varying grey.
+
+    Args:
+        size: Height and width of the pictures.
+    """
+
+    name = "one-object"
+    fields = MappingProxyType(
+        {
+            "position": Field((2,), "float32", "the middle of the solid on the floor, right and away, each in [-1, 1]"),
+            "size": Field((), "float32", "half of its width, 0.3 to 0.7 in the units of positions"),
+            "shape": Field((), "int64", "its shape", KINDS),
+            "color": Field((), "int64", "its color", COLORS),
+            "light": Field((2,), "float32", "where the lamp stands: the cosine and sine of its azimuth, 0 on the right"),
+            "floor": Field((3,), "float32", "red, green and blue of the floor, 0.30 to 0.44"),
+        }
+    )
+
+    def __init__(self, size: int = 64) -> None:
+        self.size = size
+
+    def labels(self, n: int, seed: int = 0, start: int = 0) -> dict[str, np.ndarray]:
+        drawn = [self._one(self.random(seed, index)) for index in range(start, start + n)]
+        return {name: np.array([one[name] for one in drawn], field.dtype).reshape(n, *field.shape) for name, field in self.fields.items()}
+
+    def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
+        told = self.checked(labels)
+        n, camera = len(told["size"]), self._camera
+        solid, floor = camera.solid("solid"), camera.model.geom("floor").id
+        images = np.empty((n, 3, self.size, self.size), np.uint8)
+        found = np.empty((n, self.size, self.size), np.uint8) if masks else None
+        for i in range(n):
+            camera.put(solid, told["shape"][i], told["position"][i], told["size"][i], PALETTE[told["color"][i]])
+            camera.model.geom_rgba[floor, :3] = told["floor"][i]
+            cosine, sine = told["light"][i]
+            camera.model.light_dir[0] = (-np.cos(_HEIGHT) * cosine, -np.cos(_HEIGHT) * sine, -np.sin(_HEIGHT))
+            images[i] = camera.picture()
+            if found is not None:
+                found[i] = camera.solids() == solid
+        return Scenes(images, told, found)
+
+    def _one(self, random: np.random.Generator) -> dict[str, object]:
+        azimuth = random.uniform(0, 2 * np.pi)
+        return {
+            "light": (np.cos(azimuth), np.sin(azimuth)),
+            "position": random.uniform(-1, 1, 2),
+            "size": random.uniform(*SIZES),
+            "shape": random.integers(len(KINDS)),
+            "color": random.integers(len(COLORS)),
+            "floor": random.uniform(0.32, 0.42) + random.uniform(-0.02, 0.02, 3),
+        }
+
+    @cached_property
+    def _camera(self) -> Camera:
+        return Camera(_XML, self.size)
