@@ -1,0 +1,203 @@
+"""What the experiments share: options, conditions drawn for each picture, the judge's own accuracy, tables, pictures, files of results.
+
+Pictures and conditions of an experiment come from seeds that no training uses: energies are trained on seed 1 of the world, the judge on
+seed 2, and its accuracy is told on seed 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from composable_energy_scenes import COLORS, KINDS, SIZES, Concepts, Judge, OneObject, Verdict, judged, load_concepts, load_judge
+from composable_energy_scenes.weights import FOLDER
+from PIL import Image
+from torch import Tensor
+
+__all__ = [
+    "SAMPLER",
+    "TOLERANCE",
+    "Options",
+    "accuracy",
+    "asked",
+    "drawn",
+    "free",
+    "grid",
+    "main",
+    "near",
+    "renders",
+    "share",
+    "show",
+    "write",
+]
+
+RESULTS = Path(__file__).parents[2] / "results" / "compositional-2020"
+PICTURES = Path(__file__).parents[3] / "docs" / "img" / "compositional-2020"
+TOLERANCE = 0.4
+"""How far a position may be off on each axis, the rule of the paper."""
+
+SAMPLER = {"sampler": "annealed", "levels": 40, "corrector_steps": 3, "delta": 0.1}
+"""How expressions of codes are sampled in all experiments; it costs 160 gradients."""
+
+JUDGED_SEED = 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every experiment is told.
+
+    Args:
+        samples: Pictures of each row.
+        seed: Of conditions and samples; settings were chosen on other seeds.
+        weights: Where the weights lie.
+    """
+
+    samples: int = 1000
+    seed: int = 11
+    weights: Path = FOLDER
+
+    @cached_property
+    def concepts(self) -> Concepts:
+        return load_concepts(self.weights)
+
+    @cached_property
+    def judge(self) -> Judge:
+        return load_judge(self.weights)
+
+    def judged(self, images: Tensor) -> Verdict:
+        """Returns what the judge sees."""
+        return judged(images, self.judge)
+
+
+def drawn(energy: Any, n: int, seed: int, **changes: Any) -> Tensor:
+    """Returns pictures of an energy, with shape $(n, 3, 64, 64)$, by `SAMPLER` or with other options."""
+    return energy.sample(n, seed=seed, **{**SAMPLER, **changes})
+
+
+def asked(n: int, seed: int) -> dict[str, Tensor]:
+    """Returns random conditions, one of each kind for each picture: position, color, shape, size."""
+    random = np.random.default_rng([seed, 2020])
+    return {
+        "position": torch.from_numpy(random.uniform(-1, 1, (n, 2)).astype("float32")),
+        "color": torch.from_numpy(random.integers(len(COLORS), size=n)),
+        "shape": torch.from_numpy(random.integers(len(KINDS), size=n)),
+        "size": torch.from_numpy(random.uniform(*SIZES, n).astype("float32")),
+    }
+
+
+def renders(n: int, seed: int, start: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns rendered pictures of a seed in [0, 1], with shape $(n, 3, 64, 64)$, and their labels."""
+    scenes = OneObject().draw(n, seed, start)
+    return torch.from_numpy(scenes.images).float() / 255, {name: torch.from_numpy(value) for name, value in scenes.labels.items()}
+
+
+def near(seen: Tensor, wanted: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+    """Returns which positions, with shape $(B, 2)$, are within the tolerance on both axes."""
+    return ((seen - wanted).abs() < tolerance).all(1)
+
+
+def share(right: Tensor) -> float:
+    """Returns the share that is true."""
+    return float(right.float().mean())
+
+
+def accuracy(judge: Judge, n: int = 2000) -> dict[str, float]:
+    """Returns how the judge does on renders of a seed of their own."""
+    images, truth = renders(n, JUDGED_SEED)
+    seen = judged(images, judge)
+    return {
+        "position within .4": share(near(seen.position, truth["position"])),
+        "position error": float((seen.position - truth["position"]).abs().mean()),
+        "size error": float((seen.size - truth["size"]).abs().mean()),
+        "shape": share(seen.shape == truth["shape"]),
+        "color": share(seen.color == truth["color"]),
+        "light cosine": float(torch.cosine_similarity(seen.light, truth["light"]).mean()),
+    }
+
+
+def free(seen: Verdict) -> dict[str, Any]:
+    """Returns how pictures are spread over what may not have been asked for: mean size, shares of shapes and colors."""
+    return {
+        "size": float(seen.size.mean()),
+        "size spread": float(seen.size.std()),
+        "position spread": float(seen.position.std(0).mean()),
+        "shapes": [share(seen.shape == k) for k in range(len(KINDS))],
+        "colors": [share(seen.color == k) for k in range(len(COLORS))],
+    }
+
+
+def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints rows of a table; their keys are its columns, in the order in which they first appear."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [columns, *([_text(row.get(name, "")) for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    print(f"\n{title}")
+    for number, line in enumerate(cells):
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        if number == 0:
+            print("  ".join("-" * width for width in widths))
+
+
+def grid(images: Tensor, columns: int = 16) -> Tensor:
+    """Returns pictures, with shape $(B, 3, S, S)$, as one, with shape $(3, H, W)$; an incomplete row is left out."""
+    rows = images[: len(images) // columns * columns].unflatten(0, (-1, columns))
+    return rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+
+
+def write(name: str, result: Mapping[str, Any], picture: Tensor | None = None) -> None:
+    """Writes figures to `benchmarks/results/` and a picture, with shape $(3, H, W)$, to `docs/img/`, in folders of this paper."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(_rounded(result), indent=1) + "\n")
+    if picture is not None:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        pixels = picture.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
+        Image.fromarray(pixels).quantize(128, dither=Image.Dither.NONE).save(PICTURES / f"{name}.png", optimize=True)
+
+
+def main(name: str, doc: str | None, run: Callable[[Options], dict[str, Any]], **defaults: Any) -> None:
+    """Runs an experiment from the command line.
+
+    Args:
+        name: Of its files.
+        doc: What it says with `--help`.
+        run: Prints tables and returns the figures; under `picture` may be one, with shape $(3, H, W)$.
+        **defaults: Other defaults of `Options`.
+    """
+    usual = Options(**defaults)
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=usual.samples, help=f"pictures of each row (default {usual.samples})")
+    parser.add_argument("--seed", type=int, default=usual.seed, help=f"of conditions and samples (default {usual.seed})")
+    parser.add_argument("--weights", type=Path, default=usual.weights, help="a folder of weights other than the package's")
+    parser.add_argument("--write", action="store_true", help="write the figures and the picture into the repository")
+    told = parser.parse_args()
+    options, started = Options(told.samples, told.seed, told.weights), time.perf_counter()
+    result = run(options)
+    picture = result.pop("picture", None)
+    about = {"samples": told.samples, "seed": told.seed, "seconds": time.perf_counter() - started}
+    about |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
+    print(f"\n{about['seconds']:.0f} s")
+    if told.write:
+        write(name, result | {"run": about}, picture)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+    return " ".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 5)
+    if isinstance(value, Mapping):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value
