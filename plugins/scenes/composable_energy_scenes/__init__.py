@@ -2,7 +2,21 @@
 
 from composable_energy_scenes.concepts import Concepts, load_concepts, load_judge
 from composable_energy_scenes.judge import Judge, Verdict, judged
+from composable_energy_scenes.objects import Objects
 from composable_energy_scenes.one_object import COLORS, PALETTE, SIZES, OneObject
 from composable_energy_scenes.rendering import KINDS
 
-__all__ = ["COLORS", "KINDS", "PALETTE", "SIZES", "Concepts", "Judge", "OneObject", "Verdict", "judged", "load_concepts", "load_judge"]
+__all__ = [
+    "COLORS",
+    "KINDS",
+    "PALETTE",
+    "SIZES",
+    "Concepts",
+    "Judge",
+    "Objects",
+    "OneObject",
+    "Verdict",
+    "judged",
+    "load_concepts",
+    "load_judge",
+]

@@ -34,7 +34,7 @@ from .conditional import ConditionalEnergy
 from .judge import Judge
 from .rendering import KINDS
 
-__all__ = ["Fitting", "encoded"]
+__all__ = ["Fitting", "Seen", "encoded"]
 
 _CHUNK = 500
 _NUMBERS = ("position", "size", "light")
@@ -67,7 +67,7 @@ class Fitting:
         with self.seeded("judge"):
             judge = Judge()
         data = Pictures(images, {}, "scenes"), labels
-        self._fit("judge", judge, _Judging(), _Seen(*data), steps, 96, 3e-3, ema=0.998, preparation=Preparation(dequantize=0.03))
+        self.fit("judge", judge, _Judging(), Seen(*data), steps, 96, 3e-3, ema=0.998, preparation=Preparation(dequantize=0.03))
         return judge.eval()
 
     def autoencoder(self, images: np.ndarray, code: int, steps: int, painting: int, *, noise: float = 0.05) -> Autoencoder:
@@ -84,27 +84,27 @@ class Fitting:
         with self.seeded("autoencoder"):
             coder = Autoencoder(images.shape[2], images.shape[1], code)
         whole = Reconstruction(code, {}, noise=noise, decorrelation=0.05)
-        self._fit("autoencoder", Reproduction(coder, 0), whole, pictures, steps, 96, 2e-3, ema=0.998, precision="bfloat16")
+        self.fit("autoencoder", Reproduction(coder, 0), whole, pictures, steps, 96, 2e-3, ema=0.998, precision="bfloat16")
         with torch.no_grad():
             raw = torch.cat([coder.raw_codes(part) for part in _parts(images)])
             coder.standardize.running_mean.copy_(raw.mean(0))  # pyright: ignore[reportOptionalMemberAccess]
             coder.standardize.running_var.copy_(raw.var(0))  # pyright: ignore[reportOptionalMemberAccess]
         if painting:
             decoder = Reconstruction(code, {}, noise=noise)
-            self._fit("decoder", Repainting(coder), decoder, pictures, painting, 96, 1e-3, ema=0.998, precision="bfloat16")
+            self.fit("decoder", Repainting(coder), decoder, pictures, painting, 96, 1e-3, ema=0.998, precision="bfloat16")
         return coder.eval().requires_grad_(False)
 
     def base(self, energy: CodeEnergy, codes: Tensor, steps: int, name: str = "base") -> None:
         """Trains a base on codes with shape $(N, D)$, by denoising score matching."""
         objective = DenoisingScoreMatching(energy.sigma_min, energy.sigma_max)
-        self._fit(name, energy.net, objective, codes, steps, 256, 2e-3, ema=0.999)
+        self.fit(name, energy.net, objective, codes, steps, 256, 2e-3, ema=0.999)
         energy.eval().requires_grad_(False)
 
     def classes(self, base: CodeEnergy, codes: Tensor, label: Tensor, values: int, name: str, steps: int, width: int = 192) -> CodeHeads:
         """Returns a head that names the class of codes, trained at all noise levels."""
         head = self._head(base, values, name, width)
         objective = AttributeHeads({name: values}, base.sigma_min, base.sigma_max)
-        self._fit(name, head, objective, (codes, {name: label}), steps, 256, 2e-3, ema=0.998, decay=1e-2)
+        self.fit(name, head, objective, (codes, {name: label}), steps, 256, 2e-3, ema=0.998, decay=1e-2)
         return head.eval().requires_grad_(False)
 
     def values(self, base: CodeEnergy, codes: Tensor, numbers: Tensor, name: str, steps: int, width: int = 192) -> CodeHeads:
@@ -112,12 +112,12 @@ class Fitting:
         dims = numbers[:1].numel()
         head = self._head(base, 2 * dims, name, width)
         objective = ValueHeads(name, dims, base.sigma_min, base.sigma_max)
-        self._fit(name, head, objective, (codes, {name: numbers}), steps, 256, 2e-3, ema=0.998, decay=1e-2)
+        self.fit(name, head, objective, (codes, {name: numbers}), steps, 256, 2e-3, ema=0.998, decay=1e-2)
         return head.eval().requires_grad_(False)
 
     def conditional(self, energy: ConditionalEnergy, codes: Tensor, y: Tensor, name: str, sigmas: tuple[float, float], steps: int) -> None:
         """Trains a conditional energy on codes and what is told of them, by denoising score matching."""
-        self._fit(name, energy.net, _Told(energy, sigmas), (codes, {"y": y}), steps, 256, 2e-3, ema=0.999)
+        self.fit(name, energy.net, _Told(energy, sigmas), (codes, {"y": y}), steps, 256, 2e-3, ema=0.999)
         energy.eval().requires_grad_(False)
 
     def told(self) -> dict[str, dict[str, float]]:
@@ -136,7 +136,7 @@ class Fitting:
         with self.seeded(name):
             return CodeHeads(outputs, code=base.event_shape[0], width=width, sigma_min=base.sigma_min)
 
-    def _fit(
+    def fit(
         self,
         name: str,
         model: nn.Module,
@@ -151,6 +151,21 @@ class Fitting:
         precision: Any = "float32",
         preparation: Any = None,
     ) -> None:
+        """Trains a model, or goes on where that was stopped.
+
+        Args:
+            name: Of its folder.
+            model: What is trained.
+            objective: What is minimized.
+            data: As `Trainer` takes it.
+            steps: How many, before `effort`.
+            batch: Rows of a step.
+            rate: The highest learning rate.
+            ema: The share of the averaged weights that a step keeps.
+            decay: Of weights.
+            precision: What networks compute in.
+            preparation: What is done to pictures before the model sees them.
+        """
         steps = max(5, round(steps * self.effort))
         Trainer(
             model,
@@ -183,8 +198,13 @@ def _parts(images: np.ndarray) -> Iterator[Tensor]:
         yield torch.from_numpy(np.ascontiguousarray(images[first : first + _CHUNK])).float().div_(255)
 
 
-class _Seen:
-    """Pictures with labels that are classes and numbers; `Pictures` themselves take classes alone."""
+class Seen:
+    """Pictures with labels that are classes and numbers; `Pictures` themselves take classes alone.
+
+    Args:
+        pictures: The pictures.
+        labels: Values with shape $(N, *)$ by name.
+    """
 
     def __init__(self, pictures: Pictures, labels: dict[str, Tensor]) -> None:
         self.images, self._count = pictures.images, len(pictures)

@@ -14,7 +14,7 @@ import numpy as np
 
 from composable_energy.data import Field, Scenes, World
 
-from .rendering import FLOOR_CELL, HEAD, KINDS, Camera
+from .rendering import FLOOR_CELL, HEAD, KINDS, Camera, picture_size
 
 __all__ = ["COLORS", "PALETTE", "SIZES", "OneObject"]
 
@@ -59,6 +59,9 @@ class OneObject(World):
 
     Args:
         size: Height and width of the pictures.
+
+    Raises:
+        OptionError: The size is out of range.
     """
 
     name = "one-object"
@@ -74,11 +77,18 @@ class OneObject(World):
     )
 
     def __init__(self, size: int = 64) -> None:
-        self.size = size
+        self.size = picture_size(size)
 
-    def labels(self, n: int, seed: int = 0, start: int = 0) -> dict[str, np.ndarray]:
-        drawn = [self._one(self.random(seed, index)) for index in range(start, start + n)]
-        return {name: np.array([one[name] for one in drawn], field.dtype).reshape(n, *field.shape) for name, field in self.fields.items()}
+    def one(self, random: np.random.Generator) -> dict[str, object]:
+        azimuth = random.uniform(0, 2 * np.pi)
+        return {
+            "light": (np.cos(azimuth), np.sin(azimuth)),
+            "position": random.uniform(-1, 1, 2),
+            "size": random.uniform(*SIZES),
+            "shape": random.integers(len(KINDS)),
+            "color": random.integers(len(COLORS)),
+            "floor": random.uniform(0.32, 0.42) + random.uniform(-0.02, 0.02, 3),
+        }
 
     def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
         told = self.checked(labels)
@@ -89,23 +99,11 @@ class OneObject(World):
         for i in range(n):
             camera.put(solid, told["shape"][i], told["position"][i], told["size"][i], PALETTE[told["color"][i]])
             camera.model.geom_rgba[floor, :3] = told["floor"][i]
-            cosine, sine = told["light"][i]
-            camera.model.light_dir[0] = (-np.cos(_HEIGHT) * cosine, -np.cos(_HEIGHT) * sine, -np.sin(_HEIGHT))
+            camera.light_from(told["light"][i], _HEIGHT)
             images[i] = camera.picture()
             if found is not None:
                 found[i] = camera.solids() == solid
         return Scenes(images, told, found)
-
-    def _one(self, random: np.random.Generator) -> dict[str, object]:
-        azimuth = random.uniform(0, 2 * np.pi)
-        return {
-            "light": (np.cos(azimuth), np.sin(azimuth)),
-            "position": random.uniform(-1, 1, 2),
-            "size": random.uniform(*SIZES),
-            "shape": random.integers(len(KINDS)),
-            "color": random.integers(len(COLORS)),
-            "floor": random.uniform(0.32, 0.42) + random.uniform(-0.02, 0.02, 3),
-        }
 
     @cached_property
     def _camera(self) -> Camera:

@@ -7,16 +7,18 @@ as a mesh whose cells have the size of the third number of a plane's size. `HEAD
 from __future__ import annotations
 
 import ctypes.util
+import importlib
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from types import ModuleType
 
 import numpy as np
 
-from composable_energy.errors import ExtraNotInstalled
+from composable_energy.errors import ExtraNotInstalled, OptionError
 
-__all__ = ["FLOOR_CELL", "HEAD", "KINDS", "Camera", "load_mujoco"]
+__all__ = ["FLOOR_CELL", "HEAD", "KINDS", "Camera", "load_mujoco", "picture_size"]
 
 FLOOR_CELL = 8.0
 """The size of the cells of a floor, as large as floors are."""
@@ -38,6 +40,17 @@ _PACKAGES = {"egl": "libegl1 libegl-mesa0 libgl1-mesa-dri", "osmesa": "libosmesa
 _LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
 
 
+def picture_size(size: int) -> int:
+    """Returns the height and width of pictures, 8 to 256.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    if isinstance(size, bool) or not isinstance(size, int | np.integer) or not 8 <= size <= 256:
+        raise OptionError(f"size is the height and width of pictures, a whole number from 8 to 256, got {size!r}.")
+    return int(size)
+
+
 def load_mujoco() -> ModuleType:
     """Imports MuJoCo for pictures without a screen.
 
@@ -53,6 +66,7 @@ def load_mujoco() -> ModuleType:
             + " or ".join(f"`apt-get install {packages}` ({name})" for name, packages in _PACKAGES.items())
             + "."
         )
+    _load_triton_first()
     os.environ["MUJOCO_GL"] = backend  # MuJoCo reads it when it is imported
     os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's threads cost more than they gain on pictures this small
     try:
@@ -105,6 +119,12 @@ class Camera:
         self._ids.update_scene(self.data, camera="c")
         return self._ids.render()[..., 0]
 
+    def mask(self, solids: Sequence[int]) -> np.ndarray:
+        """Returns the mask of the last picture, bytes with shape $(H, W)$: $i$ for the $i$-th of some solids, 0 for all else."""
+        order = np.zeros(self.model.ngeom + 1, np.uint8)  # the last for what is -1
+        order[list(solids)] = np.arange(1, len(solids) + 1)
+        return order[self.solids()]
+
     def solid(self, name: str) -> int:
         """Returns the identity of a solid."""
         return self.model.geom(name).id
@@ -126,6 +146,17 @@ class Camera:
         model.geom_pos[solid] = (where[0], where[1], half)
         model.geom_rgba[solid, :3] = color
 
+    def light_from(self, azimuth: np.ndarray, height: float) -> None:
+        """Turns the lamp, which is far away.
+
+        Args:
+            azimuth: Where it stands, seen from above: cosine and sine.
+            height: Its angle above the floor, in radians.
+        """
+        from_middle = np.array([np.cos(height) * azimuth[0], np.cos(height) * azimuth[1], np.sin(height)])
+        self.model.light_dir[0] = -from_middle
+        self.model.light_pos[0] = 4 * from_middle  # the map of shadows is drawn from there
+
     def hide(self, solid: int) -> None:
         """Puts a solid far below the floor."""
         self.model.geom_pos[solid] = (0, 0, -20)
@@ -142,6 +173,12 @@ class Camera:
             return self.mujoco.Renderer(self.model, self._size, self._size)
         except Exception as error:  # the back ends raise errors of their own, and plain ones
             raise ExtraNotInstalled(_cannot_draw(os.environ.get("MUJOCO_GL", ""), error)) from error
+
+
+def _load_triton_first() -> None:
+    """Triton and Mesa's software renderer each bring an LLVM; loaded after Mesa's, Triton's ends the process without a word."""
+    with suppress(ImportError):
+        importlib.import_module("triton")
 
 
 def _cannot_draw(backend: str, error: BaseException) -> str:

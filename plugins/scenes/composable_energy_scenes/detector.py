@@ -1,0 +1,92 @@
+"""The detector: a network that finds the objects of a picture; it judges pictures of several objects as `Judge` does those of one."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from composable_energy.errors import ShapeError
+from composable_energy.training import Batch, Loss, Objective
+
+__all__ = ["Detector", "Finding", "detected"]
+
+_GRID = 8
+_CELL = 2 / _GRID  # objects stand further apart than a cell's diagonal, so that it holds one at most
+_CHUNK = 250
+_WIDTHS = (3, 24, 48, 64)
+_SEEN = 0.3
+_APART = 0.3
+
+
+class Detector(nn.Module):
+    """A convolutional network that says of each cell of the floor whether an object stands there, and where in it; 276,328 weights."""
+
+    middles: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(_WIDTHS):
+            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.SiLU()]
+        layers += [nn.Conv2d(64, 64, 3, 1, 1), nn.BatchNorm2d(64), nn.SiLU(), nn.Conv2d(64, 16, 1), nn.SiLU()]
+        self.read = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 64, 3 * _GRID**2))
+        rows, columns = torch.meshgrid(*[(torch.arange(_GRID) + 0.5) * _CELL - 1] * 2, indexing="ij")
+        self.register_buffer("middles", torch.stack([columns, rows], 2).flatten(0, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns logits of objects in cells, with shape $(B, 64)$, and where these stand, with shape $(B, 64, 2)$."""
+        told = self.read(images * 2 - 1).unflatten(1, (_GRID**2, 3))
+        return told[..., 0], self.middles + _CELL * told[..., 1:]
+
+
+@torch.no_grad()
+def detected(images: Tensor, detector: Detector) -> list[Tensor]:
+    """Returns the positions of the objects that a detector finds in each picture, with shape $(k, 2)$, the surest first.
+
+    Of two closer than .3 only the surer counts: an object at the border of two cells may be seen in both.
+
+    Args:
+        images: Pictures in [0, 1] with shape $(B, 3, 64, 64)$.
+        detector: The detector.
+
+    Raises:
+        ShapeError: The pictures have another shape.
+    """
+    if images.shape[1:] != (3, 64, 64):
+        raise ShapeError(f"The detector takes pictures of shape (B, 3, 64, 64), got {tuple(images.shape)}.")
+    found = []
+    for part in images.split(_CHUNK):
+        logits, places = detector(part)
+        found += [_apart(places[i], logits[i].sigmoid()) for i in range(len(part))]
+    return found
+
+
+def _apart(places: Tensor, sure: Tensor) -> Tensor:
+    kept: list[Tensor] = []
+    for i in sure.argsort(descending=True).tolist():
+        if sure[i] < _SEEN:
+            break
+        if all((places[i] - other).norm() >= _APART for other in kept):
+            kept.append(places[i])
+    return torch.stack(kept) if kept else places[:0]
+
+
+class Finding(Objective):
+    """The detector's: cross entropy of cells and distances of places, of all objects of a picture, which are the label `position`, padded
+    by NaN."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        logits, places = model(batch.x)
+        position = batch.labels["position"].unflatten(1, (-1, 2))
+        row, which = position.isfinite().all(2).nonzero(as_tuple=True)
+        truth = position[row, which]
+        column, line = ((truth + 1) / _CELL).long().clamp(0, _GRID - 1).unbind(1)
+        cell = line * _GRID + column
+        here = torch.zeros_like(logits)
+        here[row, cell] = 1.0
+        crossed = F.binary_cross_entropy_with_logits(logits.float(), here, reduction="sum") / len(logits)
+        off = (places.float()[row, cell] - truth).abs().mean()
+        return Loss(crossed + 5 * off, {"cells": crossed.detach(), "off": off.detach()})

@@ -1,0 +1,71 @@
+"""The family `scenes`: the energy of any picture of one object, and one energy for each thing that can be said of it in a word."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import composable_energy as ce
+from composable_energy.errors import PluginNotFound
+
+from . import weights
+from .concepts import Concepts, load_concepts
+from .one_object import COLORS, SIZES
+from .rendering import KINDS
+
+__all__ = ["SceneFamily"]
+
+_MIDDLE = sum(SIZES) / 2
+_PLACES = {"left": (0, -1), "right": (0, 1), "front": (1, -1), "back": (1, 1)}
+_SIZES = {"small": -1, "large": 1}
+
+
+class SceneFamily(ce.EnergyFamily):
+    """The trained scene energies by name; weights are read once, when the first of them is asked for.
+
+    `scenes` is the base. Members are events over it: `scenes/color=red`, `scenes/shape=box`, `scenes/left` (half of the floor),
+    `scenes/large` (half of the sizes) and so on. For events at any position or size take `composable_energy_scenes.load_concepts`.
+
+    Args:
+        folder: Where the weights lie; None for those that come with the package.
+
+    Example:
+        >>> import composable_energy as ce
+        >>> images = (ce.get_energy("scenes/left") & ~ce.get_energy("scenes/color=red")).sample(4, seed=0)
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self._folder = weights.FOLDER if folder is None else Path(folder)
+
+    def members(self) -> tuple[str, ...]:
+        """Returns the names of the events; reads no weights."""
+        return (*(f"color={color}" for color in COLORS), *(f"shape={kind}" for kind in KINDS), *_PLACES, *_SIZES)
+
+    def load(self, member: str | None) -> ce.Energy:
+        """Returns the energy of an event, or the base for None.
+
+        Raises:
+            PluginNotFound: There is no such event.
+        """
+        concepts = load_concepts(self._folder)
+        if member is None:
+            return concepts.base
+        if member not in self.members():
+            raise PluginNotFound(f"Nothing in scenes is called {member!r}; there are {', '.join(self.members())}.")
+        name, _, value = member.partition("=")
+        if value:
+            return concepts.color(value) if name == "color" else concepts.shape(value)
+        return _half(concepts, member)
+
+
+def _half(concepts: Concepts, name: str) -> ce.Energy:
+    if name in _SIZES:
+        low, high = (-math.inf, _MIDDLE) if _SIZES[name] < 0 else (_MIDDLE, math.inf)
+        event = concepts.size.between(low, high)
+    else:
+        axis, sign = _PLACES[name]
+        low, high = [-math.inf, -math.inf], [math.inf, math.inf]
+        (high if sign < 0 else low)[axis] = 0.0
+        event = concepts.position.between(low, high)
+    event.name = name
+    return event

@@ -1,0 +1,131 @@
+r"""Codes that keep their place: for each patch of 8 x 8 pixels a few numbers, and the energy of such codes.
+
+One code for a whole picture must spend its numbers on every combination of objects; here an object is coded where it stands, so that a
+picture of four costs no more than one of a single object.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from composable_energy_image.unet import UNet
+from torch import Tensor, nn
+
+import composable_energy as ce
+from composable_energy.errors import ShapeError
+
+__all__ = ["CHANNELS", "PATCHES", "PatchCoder", "PatchEnergy", "PatchNetwork"]
+
+CHANNELS = 4
+"""Numbers for each patch."""
+
+PATCHES = 8
+"""Patches on each side of a picture."""
+
+_PIXELS = 8 * PATCHES
+
+
+class PatchCoder(nn.Module):
+    """Pictures of 64 x 64 to codes with shape (4, 8, 8), whose channels have unit variance, and back.
+
+    Called on codes it returns pictures, as the decoder of a latent energy does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        halve = [nn.Conv2d(3, 24, 4, 2, 1), nn.SiLU(), nn.Conv2d(24, 48, 4, 2, 1), nn.SiLU(), nn.Conv2d(48, 64, 4, 2, 1), nn.SiLU()]
+        self.encoder = nn.Sequential(*halve, nn.Conv2d(64, CHANNELS, 3, 1, 1))
+        self.standardize = nn.BatchNorm2d(CHANNELS, affine=False, momentum=0.02)
+        self.read = nn.Conv2d(CHANNELS, 64, 3, 1, 1)
+        self.at_8 = nn.Conv2d(64, 64, 3, 1, 1)
+        self.to_16 = nn.ConvTranspose2d(64, 48, 4, 2, 1)
+        self.at_16 = nn.Conv2d(48, 48, 3, 1, 1)
+        self.to_pixels = nn.Conv2d(48, 3 * 16, 3, 1, 1)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a code has."""
+        return CHANNELS * PATCHES**2
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Returns the codes, with shape $(B, 4, 8, 8)$, of pictures in [0, 1] with shape $(B, 3, 64, 64)$.
+
+        Raises:
+            ShapeError: The pictures have another shape.
+        """
+        if images.shape[1:] != (3, _PIXELS, _PIXELS):
+            raise ShapeError(f"Codes of patches are of pictures of shape (B, 3, {_PIXELS}, {_PIXELS}), got {tuple(images.shape)}.")
+        return self.standardize(self.encoder(images * 2 - 1).float())
+
+    def paint(self, codes: Tensor) -> Tensor:
+        """Returns pictures whose values may leave [0, 1], as training needs them."""
+        h = F.silu(self.read(codes))
+        h = h + F.silu(self.at_8(h))
+        h = F.silu(self.to_16(h))
+        h = h + F.silu(self.at_16(h))
+        return F.pixel_shuffle(self.to_pixels(h), 4) / 2 + 0.5
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Returns the pictures, in [0, 1] with shape $(B, 3, 64, 64)$, of codes with shape $(B, 4, 8, 8)$."""
+        return self.paint(codes).clamp(0, 1)
+
+
+class PatchNetwork(ce.Energy):
+    r"""The energy of codes alone, $B(z, \sigma) = \tfrac12 |u|^2 + \langle u, f(u, \sigma) \rangle / (\sigma c)$.
+
+    Here $u = c z$, $c = (1 + \sigma^2)^{-1/2}$, and $f$ is a U-Net on the grid of patches. Before training, when $f = 0$, codes are
+    standard normal.
+
+    Args:
+        width: Channels of the U-Net at 8 x 8; at 4 x 4 twice as many.
+        blocks: Its residual blocks at each size, down and up.
+    """
+
+    def __init__(self, width: int = 48, blocks: int = 2) -> None:
+        super().__init__()
+        self.event_shape = (CHANNELS, PATCHES, PATCHES)
+        self.net = UNet(CHANNELS, None, width=width, levels=2, blocks=blocks, activation="swish", dropout=0.0)
+
+    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Returns energies with shape $(B,)$ of codes with shape $(B, 4, 8, 8)$ at levels with shape $()$ or $(B,)$."""
+        level = levels(sigma, x)
+        scale = (1 + level * level).rsqrt()
+        u = x * scale[:, :, None, None]
+        return (u.square() / 2).flatten(1).sum(1) + (u * self.net(u, level)).flatten(1).sum(1) / (level * scale).squeeze(1)
+
+
+class PatchEnergy(ce.Energy):
+    """The energy of any picture at a noise level, over codes of its patches; its decoder is a `PatchCoder`.
+
+    Args:
+        sigma_min: The lowest noise level, that where none is given.
+        sigma_max: The highest.
+        name: How it is written in an expression.
+    """
+
+    def __init__(self, *, sigma_min: float = 0.05, sigma_max: float = 8.0, name: str = "several") -> None:
+        super().__init__()
+        self.sigma_min, self.sigma_max, self.name = sigma_min, sigma_max, name
+        self.net = PatchNetwork()
+        self.decoder = PatchCoder()
+        self.event_shape = self.net.event_shape
+        options = {"levels": 40, "sigma_max": sigma_max, "sigma_min": sigma_min, "corrector_steps": 2, "delta": 0.1}
+        self.recommended = ce.Recommendation("annealed", options, threads=1)
+
+    @property
+    def coder(self) -> PatchCoder:
+        """The decoder, as what it is."""
+        return cast(PatchCoder, self.decoder)
+
+    def forward(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
+        """Returns energies with shape $(B,)$ of codes with shape $(B, 4, 8, 8)$ at levels with shape $()$ or $(B,)$."""
+        return self.net(x, sigma=self.sigma_min if sigma is None else sigma)
+
+
+def levels(sigma: Tensor | float, like: Tensor) -> Tensor:
+    """Returns noise levels as a column: $(1, 1)$ where all are one value, which networks then embed once, else $(B, 1)$."""
+    if isinstance(sigma, Tensor) and sigma.ndim == 1 and sigma.stride(0) == 0:
+        sigma = sigma[:1]
+    return torch.as_tensor(sigma, dtype=like.dtype, device=like.device).reshape(-1, 1)
