@@ -1,4 +1,4 @@
-"""`composable-energy plugins`: who offers which energies, samplers, encoders, kernels and recipes."""
+"""`composable-energy plugins`: who offers which energies, samplers, encoders, kernels, recipes and worlds."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,7 @@ def _read(folder: Path) -> dict | None:
         raise FileFormatError(f"Cannot read {folder / _TOLD}: {error}.") from error
 
 
-def _write(folder: Path, told: dict[str, object]) -> None:
+def _write(folder: Path, told: Mapping[str, object]) -> None:
     half = folder / f".{_TOLD}"
     half.write_text(json.dumps(told) + "\n")
     half.replace(folder / _TOLD)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -67,8 +68,12 @@ class World(ABC):
     fields: Mapping[str, Field] = MappingProxyType({})
 
     @abstractmethod
-    def labels(self, n: int, seed: int = 0, start: int = 0) -> dict[str, np.ndarray]:
-        """Returns the labels of pictures `start` to `start + n` of a seed."""
+    def one(self, random: np.random.Generator) -> Mapping[str, Any]:
+        """Returns the labels of one picture: for each field a value of its shape.
+
+        Args:
+            random: The random numbers of this picture, which are nobody else's.
+        """
 
     @abstractmethod
     def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
@@ -83,6 +88,23 @@ class World(ABC):
             ShapeError: An array does not fit its field, or not the others.
         """
 
+    def labels(self, n: int, seed: int = 0, start: int = 0) -> dict[str, np.ndarray]:
+        """Returns the labels of pictures `start` to `start + n` of a seed.
+
+        Args:
+            n: How many.
+            seed: Which; pictures of different seeds are independent.
+            start: The first.
+
+        Raises:
+            OptionError: A number is not a whole one, or negative.
+        """
+        for name, value in (("n", n), ("seed", seed), ("start", start)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+                raise OptionError(f"{name} must be a whole number of at least 0, got {value!r}.")
+        drawn = [self.one(_random(seed, index)) for index in range(start, start + n)]
+        return {name: np.array([one[name] for one in drawn], field.dtype).reshape(n, *field.shape) for name, field in self.fields.items()}
+
     def draw(self, n: int, seed: int = 0, start: int = 0, *, masks: bool = False) -> Scenes:
         """Returns pictures `start` to `start + n` of a seed, with their labels.
 
@@ -93,11 +115,8 @@ class World(ABC):
             masks: Whether masks are wanted.
 
         Raises:
-            OptionError: A number is negative.
+            OptionError: A number is not a whole one, or negative.
         """
-        for name, value in (("n", n), ("seed", seed), ("start", start)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-                raise OptionError(f"{name} must be a whole number of at least 0, got {value!r}.")
         return self.render(self.labels(n, seed, start), masks=masks)
 
     def checked(self, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -126,9 +145,9 @@ class World(ABC):
                 raise OptionError(f"The label {name!r} has values that are not finite.")
         return found
 
-    def random(self, seed: int, index: int) -> np.random.Generator:
-        """Returns the random numbers of one picture of a seed."""
-        return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.size} pixels, labels: {', '.join(self.fields)})"
+
+
+def _random(seed: int, index: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))

@@ -1,4 +1,4 @@
-"""The registry of plug-ins: energies, samplers, encoders, kernels and recipes, found by entry points."""
+"""The registry of plug-ins: energies, samplers, encoders, kernels, recipes and worlds, found by entry points."""
 
 from composable_energy.registry.family import EnergyFamily
 from composable_energy.registry.lookup import (
@@ -8,6 +8,7 @@ from composable_energy.registry.lookup import (
     get_kernel,
     get_recipe,
     get_sampler,
+    get_world,
     plugins,
     refresh,
     register,
@@ -25,6 +26,7 @@ __all__ = [
     "get_kernel",
     "get_recipe",
     "get_sampler",
+    "get_world",
     "plugins",
     "refresh",
     "register",

@@ -25,7 +25,7 @@ def check_entry(kind: Kind, entry: Entry, obj: Any) -> None:
         kind: What it is to be.
         entry: The entry, for messages.
         obj: The object: for samplers a subclass of `Sampler`, for energies one of `Energy` or `EnergyFamily` or a function that makes
-            one, for encoders, kernels and recipes a class or function.
+            one, for encoders, kernels, recipes and worlds a class or function.
 
     Raises:
         PluginLoadError: It is something else, was written for another contract, or lacks methods.
@@ -54,13 +54,16 @@ def check_made(kind: Kind, entry: Entry, made: Any) -> Any:
 
     Raises:
         PluginLoadError: An energy entry made no energy, an encoder entry no module, a kernel entry nothing with `available()`, a
-            recipe entry nothing with `run()`.
+            recipe entry nothing with `run()`, a world entry no World.
     """
+    from composable_energy.data import World
+
     fits, what = {
         "energy": (isinstance(made, Energy), "an Energy"),
         "encoder": (isinstance(made, nn.Module), "an nn.Module"),
         "kernel": (callable(getattr(made, "available", None)), "an object with a method `available`"),
         "recipe": (callable(getattr(made, "run", None)), "a Recipe"),
+        "world": (isinstance(made, World), "a World"),
     }[kind]
     if not fits:
         raise broken(entry, f"it should make {what}, it made {_described(made)}")

@@ -15,6 +15,7 @@ from composable_energy.registry.registry import Registry, listed, nearest
 if TYPE_CHECKING:
     from torch import nn
 
+    from composable_energy.data import World
     from composable_energy.energy import Energy
     from composable_energy.sampling import Sampler
     from composable_energy.training import Recipe
@@ -28,6 +29,7 @@ __all__ = [
     "get_kernel",
     "get_recipe",
     "get_sampler",
+    "get_world",
     "plugins",
     "refresh",
     "register",
@@ -132,6 +134,23 @@ def get_recipe(name: str) -> Recipe:
     return _made("recipe", entry, REGISTRY.load("recipe", entry), {})
 
 
+def get_world(name: str, **options: Any) -> World:
+    """Returns a world by name: pictures whose content is known.
+
+    Args:
+        name: Of an entry, `objects`; with a distribution in front, `acme-worlds:objects`.
+        **options: What the entry takes, such as `size`.
+
+    Raises:
+        PluginNotFound: No plug-in offers the name.
+        PluginConflictError: Several do.
+        PluginLoadError: The plug-in fails to load or breaks the contract.
+        OptionError: It does not take an option.
+    """
+    entry = REGISTRY.entry("world", name)
+    return _made("world", entry, REGISTRY.load("world", entry), options)
+
+
 def plugins(load: bool = False) -> list[PluginRecord]:
     """Returns one record for each entry point, by kind and then by name, those of this session first; nothing is imported.
 
@@ -151,7 +170,7 @@ def register(kind: Kind, name: str, obj: Any) -> Registration:
     """Makes an object known by name in this session; it comes before entry points of that name.
 
     Args:
-        kind: `energy`, `sampler`, `encoder`, `kernel` or `recipe`.
+        kind: `energy`, `sampler`, `encoder`, `kernel`, `recipe` or `world`.
         name: The name, of a-z, 0-9, - and _.
         obj: What an entry point may be; for an energy also `lambda: energy`.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 __all__ = ["API_VERSION", "FIRST_PARTY", "GROUPS", "Entry", "Fault", "Kind", "Origin", "PluginRecord", "State", "canonical"]
 
-Kind = Literal["energy", "sampler", "encoder", "kernel", "recipe"]
+Kind = Literal["energy", "sampler", "encoder", "kernel", "recipe", "world"]
 State = Literal["not-loaded", "ok", "failed", "shadowed", "conflict"]
 
 GROUPS: Mapping[Kind, str] = {
@@ -18,6 +18,7 @@ GROUPS: Mapping[Kind, str] = {
     "encoder": "composable_energy.encoders",
     "kernel": "composable_energy.kernels",
     "recipe": "composable_energy.recipes",
+    "world": "composable_energy.worlds",
 }
 FIRST_PARTY = "composable-energy"
 API_VERSION = 1
