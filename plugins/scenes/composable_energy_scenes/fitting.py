@@ -32,6 +32,7 @@ from composable_energy.training import (
 
 from .conditional import ConditionalEnergy
 from .judge import Judge
+from .patches import PatchCoder
 from .rendering import KINDS
 
 __all__ = ["Fitting", "Seen", "encoded"]
@@ -188,14 +189,14 @@ class Fitting:
 
 
 @torch.no_grad()
-def encoded(coder: Autoencoder, images: np.ndarray) -> Tensor:
-    """Returns the codes, with shape $(N, D)$, of bytes with shape $(N, C, S, S)$."""
+def encoded(coder: Autoencoder | PatchCoder, images: np.ndarray) -> Tensor:
+    """Returns the codes, with shape $(N, D)$ or of patches, of bytes with shape $(N, C, S, S)$."""
     return torch.cat([coder.encode(part) for part in _parts(images)])
 
 
 def _parts(images: np.ndarray) -> Iterator[Tensor]:
     for first in range(0, len(images), _CHUNK):
-        yield torch.from_numpy(np.ascontiguousarray(images[first : first + _CHUNK])).float().div_(255)
+        yield torch.from_numpy(np.array(images[first : first + _CHUNK])).float().div_(255)
 
 
 class Seen:

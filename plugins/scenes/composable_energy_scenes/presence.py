@@ -2,6 +2,7 @@ r"""That an object stands somewhere, learnt from pictures of several objects of 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import composable_energy as ce
 from composable_energy.energy import WeightedBase
 from composable_energy.errors import OptionError, ShapeError
 
-from .patches import CHANNELS, PATCHES, PatchEnergy, levels
+from .patches import CHANNELS, PATCHES, levels
 
 __all__ = ["CELLS", "PlaceHead", "Presence", "cell_of"]
 
@@ -53,20 +54,21 @@ def cell_of(position: Tensor) -> Tensor:
 
 
 class Presence(ce.RelativeEnergy):
-    r"""That an object stands near $c$: $E(z \mid c) = \text{base}(z) - \log \frac{P(\lVert t - c \rVert_\infty < r \mid z)}{P(\lVert t - c
-    \rVert_\infty < r)}$.
+    r"""That an object stands at $c$, up to a Gaussian error $r$: $E(z \mid c) = \text{base}(z) - \log \frac{p(c \mid z)}{p(c)}$.
 
-    Here $t$ is where the told object is. In training each picture has several objects and one of them, drawn by chance, is told; so of a
-    picture with $m$ of its $K$ objects near $c$ the probability is $m / K$. The places of objects told in turn are independent given the
-    picture, so `presence.given(c=a) & presence.given(c=b)` adds evidences: an object near $a$ and one near $b$. (Events of one variable
-    would contradict each other: no object is at both places.) It prefers pictures with few other objects, by the factor $1 / K$ of each
-    term. The probability that divides is that of a place drawn uniformly from the floor; so evidence is 0 where a picture says nothing,
-    and `~` means none near $c$, by the mode `contrast`.
+    Here $p(c \mid z) = \sum_k P(k \mid z)\, \mathcal N(c; m_k, r^2)$ is where the told object is: in training each picture has several
+    objects and one of them, drawn by chance, is told; $k$ are the cells of the floor and $m_k$ their middles. $p(c)$ is the same for
+    places drawn uniformly, so evidence is 0 where a picture says nothing.
+
+    A picture with $m$ of its $K$ objects at $c$ has $p(c \mid z) \propto m / K$. Objects told in turn are independent given the picture, so
+    `presence.given(c=a) & presence.given(c=b)` adds evidences and means an object at $a$ and one at $b$. (Events of one variable, as
+    those of `ce.GaussianHead`, would contradict each other: no object is at both places.) Each term prefers pictures with few other
+    objects, by the factor $1 / K$. `~` means that none is at $c$, by the mode `contrast`.
 
     Args:
         head: Logits of the cells, `head(z, sigma)` with shape $(B, 256)$, in the order of `cell_of`.
         base: What all pictures look like; it is counted once in an expression.
-        radius: $r$, on each axis.
+        radius: $r$, in the units of positions.
         name: How it is written in an expression.
 
     Raises:
@@ -76,12 +78,16 @@ class Presence(ce.RelativeEnergy):
         Compositional visual generation with energy based models (Du et al., 2020), section 4.2: conjunctions of positions.
     """
 
-    def __init__(self, head: nn.Module, base: PatchEnergy | ce.Energy, *, radius: float = 0.2, name: str = "presence") -> None:
+    middles: Tensor
+
+    def __init__(self, head: nn.Module, base: ce.Energy, *, radius: float = 0.1, name: str = "presence") -> None:
         super().__init__()
         if not 0 < radius < float("inf"):
             raise OptionError(f"radius must be positive, in the units of positions, got {radius!r}.")
         self.head, self.base, self.radius, self.name = ce.shared(head), base, float(radius), name
         self.event_shape, self.recommended = base.event_shape, base.recommended
+        across = (torch.arange(CELLS) + 0.5) * _WIDTH - 1
+        self.register_buffer("middles", torch.cartesian_prod(across, across).flip(1), persistent=False)
 
     @property
     def bases(self) -> tuple[WeightedBase, ...]:
@@ -98,13 +104,23 @@ class Presence(ce.RelativeEnergy):
         Raises:
             ShapeError: The places are not pairs.
         """
-        if c.shape[1:] != (2,):
-            raise ShapeError(f"c has two numbers for each point, shape (n, 2) or (1, 2) for all; got {tuple(c.shape)}.")
-        column, row = (_covered(values, self.radius) for values in c.to(x).unbind(1))
-        share = (row[:, :, None] * column[:, None, :]).flatten(1)
+        nearness = self._nearness(c.to(x))
         logits = self.head(x) if sigma is None else self.head(x, sigma=sigma)
-        inside = torch.logsumexp(logits.masked_fill(share == 0, -torch.inf) + share.clamp_min(1e-12).log(), 1)
-        return torch.logsumexp(logits, 1) - inside + (share.sum(1) / CELLS**2).log()
+        return -torch.logsumexp(logits.log_softmax(1) + nearness, 1)
+
+    @torch.no_grad()
+    def map(self, x: Tensor, places: Tensor) -> Tensor:
+        """Returns the evidence of many places at once, with shape $(B, P)$.
+
+        Args:
+            x: Codes without noise, with shape $(B, 4, 8, 8)$.
+            places: Places on the floor, with shape $(P, 2)$.
+
+        Raises:
+            ShapeError: The places are not pairs.
+        """
+        nearness = self._nearness(places.to(x))
+        return torch.cat([-torch.logsumexp(row[:, None] + nearness, 2) for row in self.head(x).log_softmax(1).split(8)])
 
     def config(self) -> dict[str, Any]:
         return {"head": self.head, "base": self.base, "radius": self.radius, "name": self.name}
@@ -112,13 +128,9 @@ class Presence(ce.RelativeEnergy):
     def extra_repr(self) -> str:
         return f"radius={self.radius:g}"
 
-
-def _covered(center: Tensor, radius: float) -> Tensor:
-    """Returns how much of each cell, on one axis, is within a radius of centers with shape $(B,)$: shares with shape $(B, 16)$.
-
-    A place beyond the border counts as one at the border.
-    """
-    left = torch.arange(CELLS, dtype=center.dtype, device=center.device) * _WIDTH - 1
-    middle = center.clamp(-1, 1)[:, None]
-    reach = torch.minimum(left + _WIDTH, middle + radius) - torch.maximum(left, middle - radius)
-    return (reach / _WIDTH).clamp(0, 1)
+    def _nearness(self, c: Tensor) -> Tensor:
+        r"""Returns $\log \mathcal N(c; m_k, r^2) - \log p(c)$, with shape $(N, 256)$."""
+        if c.shape[1:] != (2,):
+            raise ShapeError(f"A place is two numbers, so c has shape (n, 2), or (1, 2) for all points; got {tuple(c.shape)}.")
+        squares = (c[:, None] - self.middles.to(c)).square().sum(2) / (-2 * self.radius**2)
+        return squares.log_softmax(1) + math.log(CELLS**2)

@@ -2,9 +2,9 @@ r"""Makes the weights of the energies of several objects from nothing but seeds.
 
     python -m composable_energy_scenes.train_several --out FOLDER [--effort 1.0] [--install]
 
-In order: render pictures of one to four objects, train without labels a coder of patches and a base energy of its codes, then the head of
-`Presence`, which is told of one object of each picture, and the detector on pictures of another seed, in which it is told of all. Each keeps
-what it has in FOLDER; the same command after a kill goes on from there.
+In order: render pictures of one to four objects, train without labels a coder of patches and a base energy of its codes, then the head
+of `Presence`, which is told of one object of each picture, and the detector on pictures of another seed, in which it is told of all.
+Each keeps what it has in FOLDER; the same command after a kill goes on from there.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class MakingSeveral:
         return head.eval().requires_grad_(False)
 
     def detector(self) -> Detector:
-        """Returns the detector, which is told the places of all objects, in pictures that are shifted by up to a pixel and a little noisy."""
+        """Returns the detector, which is told the places of all objects."""
         scenes = self.rendered("detector")
         positions = np.where(scenes.labels["present"][..., None], scenes.labels["position"], np.nan)
         data = Seen(Pictures(scenes.images, {}, "several"), {"position": torch.from_numpy(positions).flatten(1)})

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from composable_energy_scenes import Concepts, load_judge, train, weights
 from composable_energy_scenes.conditional import ConditionalEnergy
-from composable_energy_scenes.fitting import Fitting
 from composable_energy_scenes.one_object import OneObject
 
-import composable_energy as ce
 from composable_energy.errors import ExtraNotInstalled, FileFormatError
 
 
@@ -51,7 +48,7 @@ def test_a_conditional_energy_begins_as_the_base_and_ends_as_another(made):
     concepts = Concepts(made / "weights")
     codes = torch.randn(5, 48)
     untold = ConditionalEnergy(concepts.base, dims=2)
-    assert torch.allclose(untold(codes, torch.rand(5, 2), sigma=0.3), concepts.base(codes, sigma=0.3), atol=1e-4)
+    assert torch.allclose(untold(codes, y=torch.rand(5, 2), sigma=0.3), concepts.base(codes, sigma=0.3), atol=1e-4)
     here, there = (concepts.of_position(where)(codes, sigma=0.3) for where in ((0.5, 0.5), (-0.5, 0.5)))
     assert (here != there).all()
     assert (concepts.of_color("red")(codes) == concepts.of_color(torch.zeros(5, dtype=torch.int64))(codes)).all()
@@ -65,18 +62,3 @@ def test_what_does_not_exist_is_told(made, tmp_path):
         concepts.shape(3)
     with pytest.raises(FileFormatError, match="Install the package again"):
         Concepts(tmp_path).base  # noqa: B018
-
-
-def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
-    """A base of random codes, cut off after its first checkpoint, by the trainer that all trainings here use."""
-    codes = torch.from_numpy(np.random.default_rng(0).standard_normal((64, 8), np.float32))
-    whole, cut = (ce.get_energy("code-base", size=16, code=8, width=16, blocks=1) for _ in range(2))
-    cut.load_state_dict(whole.state_dict())
-    first = {name: value.clone() for name, value in cut.state_dict().items()}
-    Fitting(tmp_path / "whole").base(whole, codes, 510)  # pyright: ignore[reportArgumentType]
-    Fitting(tmp_path / "cut").base(cut, codes, 510)  # pyright: ignore[reportArgumentType]
-    for checkpoint in sorted((tmp_path / "cut" / "base" / "checkpoints").iterdir())[-1:]:
-        assert checkpoint.exists()
-    cut.load_state_dict(first)
-    Fitting(tmp_path / "cut").base(cut, codes, 510)  # pyright: ignore[reportArgumentType]
-    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), cut.parameters(), strict=True))
