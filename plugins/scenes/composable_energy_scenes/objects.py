@@ -25,7 +25,7 @@ _HEIGHT = np.radians(60)  # of the lamp above the floor
 _VIEW = View((0.0, -3.5, 3.5), 46.0, 35.0)
 
 
-def _xml(most: int) -> str:
+def _xml(most: int, shadows: bool) -> str:
     solids = "".join(f'<geom name="solid{i}" type="box" size="0.2 0.2 0.2" pos="1 1 1" material="solid"/>' for i in range(most))
     return f"""
 <mujoco>{HEAD.format(ambient=0.42, fill=0.1)}
@@ -36,7 +36,7 @@ def _xml(most: int) -> str:
   <material name="floor" specular="0" rgba="0.37 0.37 0.37 1"/>
 </asset>
 <worldbody>
-  <light name="lamp" directional="true" castshadow="true" pos="0 0 4" dir="0 0 -1" diffuse="0.6 0.6 0.6" specular="0.3 0.3 0.3"/>
+  <light name="lamp" directional="true" castshadow="{str(shadows).lower()}" pos="0 0 4" dir="0 0 -1" diffuse="0.6 0.6 0.6" specular="0.3 0.3 0.3"/>
   <geom name="floor" type="plane" size="8 8 {FLOOR_CELL}" material="floor"/>
   {solids}
   {_VIEW.xml()}
@@ -55,6 +55,7 @@ class Objects(World):
         count: The least and the largest number of objects, at most 10.
         shapes: The shapes that are drawn, names among box, sphere and cylinder.
         sizes: The least and the largest half width, between 0.1 and 0.5 in the units of positions.
+        shadows: Whether solids cast them.
 
     Raises:
         OptionError: An option is out of range.
@@ -63,10 +64,15 @@ class Objects(World):
     name = "objects"
 
     def __init__(
-        self, size: int = 64, count: tuple[int, int] = (3, 6), shapes: tuple[str, ...] = KINDS, sizes: tuple[float, float] = (0.16, 0.30)
+        self,
+        size: int = 64,
+        count: tuple[int, int] = (3, 6),
+        shapes: tuple[str, ...] = KINDS,
+        sizes: tuple[float, float] = (0.16, 0.30),
+        shadows: bool = True,
     ) -> None:
         self.size = picture_size(size)
-        self.count, self.shapes, self.sizes = tuple(count), tuple(shapes), tuple(sizes)
+        self.count, self.shapes, self.sizes, self.shadows = tuple(count), tuple(shapes), tuple(sizes), shadows
         if len(self.count) != 2 or not 1 <= self.count[0] <= self.count[1] <= _MOST:
             raise OptionError(f"count is the least and the largest number of objects, 1 to {_MOST}, got {count!r}.")
         if not self.shapes or not set(self.shapes) <= set(KINDS):
@@ -133,4 +139,4 @@ class Objects(World):
 
     @cached_property
     def _camera(self) -> Camera:
-        return Camera(_xml(self.count[1]), self.size)
+        return Camera(_xml(self.count[1], self.shadows), self.size)
