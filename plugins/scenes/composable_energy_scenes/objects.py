@@ -36,7 +36,8 @@ def _xml(most: int, shadows: bool) -> str:
   <material name="floor" specular="0" rgba="0.37 0.37 0.37 1"/>
 </asset>
 <worldbody>
-  <light name="lamp" directional="true" castshadow="{str(shadows).lower()}" pos="0 0 4" dir="0 0 -1" diffuse="0.6 0.6 0.6" specular="0.3 0.3 0.3"/>
+  <light name="lamp" directional="true" castshadow="{str(shadows).lower()}" pos="0 0 4" dir="0 0 -1"
+    diffuse="0.6 0.6 0.6" specular="0.3 0.3 0.3"/>
   <geom name="floor" type="plane" size="8 8 {FLOOR_CELL}" material="floor"/>
   {solids}
   {_VIEW.xml()}
