@@ -3,6 +3,7 @@ r"""That an object stands somewhere, learnt from pictures of several objects of 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class Presence(ce.RelativeEnergy):
     places drawn uniformly, so evidence is 0 where a picture says nothing.
 
     A picture with $m$ of its $K$ objects at $c$ has $p(c \mid z) \propto m / K$. Objects told in turn are independent given the picture, so
-    `presence.given(c=a) & presence.given(c=b)` adds evidences and means an object at $a$ and one at $b$. (Events of one variable, as
+    `presence.near(a) & presence.near(b)` adds evidences and means an object at $a$ and one at $b$. (Events of one variable, as
     those of `ce.GaussianHead`, would contradict each other: no object is at both places.) Each term prefers pictures with few other
     objects, by the factor $1 / K$. `~` means that none is at $c$, by the mode `contrast`.
 
@@ -107,6 +108,15 @@ class Presence(ce.RelativeEnergy):
         nearness = self._nearness(c.to(x))
         logits = self.head(x) if sigma is None else self.head(x, sigma=sigma)
         return -torch.logsumexp(logits.log_softmax(1) + nearness, 1)
+
+    def near(self, c: Sequence[float] | Tensor) -> ce.Energy:
+        """Returns the energy of pictures with an object at a place: `given(c=...)`, of two numbers also.
+
+        Args:
+            c: The place, with shape $(2,)$ for all chains or $(n, 2)$ for each.
+        """
+        place = torch.as_tensor(c, dtype=torch.float32)
+        return self.given(c=place[None] if place.ndim == 1 else place)
 
     @torch.no_grad()
     def map(self, x: Tensor, places: Tensor) -> Tensor:

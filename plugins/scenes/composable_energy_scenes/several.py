@@ -35,7 +35,7 @@ class Several:
     Example:
         >>> from composable_energy_scenes import load_several
         >>> several = load_several()
-        >>> images = (several.presence.given(c=(-0.5, 0.3)) & several.presence.given(c=(0.6, -0.2))).sample(4, seed=0)
+        >>> images = (several.presence.near((-0.5, 0.3)) & several.presence.near((0.6, -0.2))).sample(4, seed=0)
     """
 
     def __init__(self, folder: Path = FOLDER) -> None:
