@@ -229,6 +229,53 @@ def test_a_condition_binds_data_and_chains():
     torch.testing.assert_close(loss.value, (model(x, y=labels) - model(objective.state()["slots"], y=labels)).mean())
 
 
+class Line(ce.Energy):
+    """Points of one number around a plane over their condition, two numbers; its slopes are learnt."""
+
+    def __init__(self, *slopes: float) -> None:
+        super().__init__()
+        self.event_shape = (1,)
+        self.slopes = nn.Parameter(torch.tensor(slopes, dtype=torch.float64))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x[:, 0] - y @ self.slopes).square() / 2
+
+
+@pytest.mark.parametrize("kind", [ContrastiveDivergence, ImprovedContrastiveDivergence])
+def test_a_condition_of_numbers_binds_each_chain_to_its_row(kind):
+    """Without noise a chain goes towards its row's own place by the factor 1 - step / 2 a step."""
+    spot, x, model = data(4, 2, seed=1), data(4, 1), Line(0.5, -1.0)
+    options = {"step_size": 0.4, "temperature": 0.0}
+    objective = kind(steps=3, options=options, buffer=8, fresh=0.0, start=lambda like, noise: like + 5, condition="spot", l2=0.0)
+    objective.begin(model, place(4))
+    loss = objective.loss(model, batch_of(x, spot=spot))
+    middle = spot @ model.slopes.detach()
+    expected = middle + 0.8**3 * (5 - middle)
+    slots = objective.state()["slots"][:, 0]
+    torch.testing.assert_close(slots[slots != 5], expected)  # one of each row's two slots
+    gap = ((expected - middle).square() - (x[:, 0] - middle).square()).mean() / 2
+    torch.testing.assert_close(loss.scalars["gap"], gap)
+    with pytest.raises(OptionError, match=r"spot is unknown \(NaN\)"):
+        objective.loss(model, batch_of(x, spot=spot.where(spot > 0, torch.nan)))
+
+
+def test_training_finds_how_points_follow_numbers():
+    rows, model = 256, Line(0.0, 0.0)
+    spot, noise = data(rows, 2, seed=1), data(rows, 1)
+    x = spot @ torch.tensor([[2.0], [-1.0]], dtype=torch.float64) + noise
+    objective = ContrastiveDivergence(steps=4, options={"step_size": 0.5}, buffer=rows, start="normal", condition="spot", l2=0.0)
+    objective.begin(model, place(rows))
+    optimizer, found = torch.optim.Adam(model.parameters(), 0.1), []
+    for step in range(1, 121):
+        optimizer.zero_grad()
+        objective.loss(model, batch_of(x, step, spot=spot)).value.backward()
+        optimizer.step()
+        if step > 60:
+            found.append(model.slopes.detach().clone())
+    best = torch.linalg.lstsq(spot, x).solution[:, 0]
+    assert (torch.stack(found).mean(0) - best).abs().max() < 3 / math.sqrt(rows)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -41,8 +41,8 @@ class ContrastiveDivergence(Objective):
         start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise); `"data"` for chains that do not persist, which is
             Hinton's own.
         l2: $\alpha$.
-        condition: An attribute of the data, as which the energy takes its condition `y`, for data and chains alike; a chain of the buffer
-            goes on under the value of the row that draws it.
+        condition: An attribute of the data, classes or numbers, as which the energy takes its condition `y`, for data and chains alike; a
+            chain of the buffer goes on under the value of the row that draws it.
         augment: What is done to a chain of the buffer before it goes on; a function of (points, noise).
         persistent: Whether chains go on from step to step.
 

@@ -20,6 +20,7 @@ def compositional_128(
     size: int = 128,
     channels: int = 3,
     labels: int | None = None,
+    numbers: int | None = None,
     width: int = 64,
     activation: str = "swish",
     spectral_norm: bool = True,
@@ -31,6 +32,7 @@ def compositional_128(
         size: Height and width, a multiple of 32.
         channels: Channels of an image.
         labels: How many values the attribute has; None for an unconditional energy.
+        numbers: How many numbers each image is told instead, such as 2 for a position; None for none.
         width: Channels of the first block; the last ones have eight times as many.
         activation: `leaky-relu`, `relu` or `swish`.
         spectral_norm: Whether spectral norms are bounded by 1.
@@ -44,6 +46,7 @@ def compositional_128(
         size=size,
         channels=channels,
         labels=labels,
+        numbers=numbers,
         activation=activation,
         spectral_norm=spectral_norm,
         dropout=dropout,
@@ -57,6 +60,7 @@ def compositional_64(
     size: int = 64,
     channels: int = 3,
     labels: int | None = None,
+    numbers: int | None = None,
     width: int = 64,
     activation: str = "swish",
     spectral_norm: bool = True,
@@ -67,7 +71,8 @@ def compositional_64(
     Args:
         size: Height and width, a multiple of 16.
         channels: Channels of an image.
-        labels: How many values the attribute has, or numbers in a vector such as a position; None for an unconditional energy.
+        labels: How many values the attribute has; None for an unconditional energy.
+        numbers: How many numbers each image is told instead, such as 2 for a position; None for none.
         width: Channels of the first block; the last one has four times as many.
         activation: `leaky-relu`, `relu` or `swish`.
         spectral_norm: Whether spectral norms are bounded by 1.
@@ -82,6 +87,7 @@ def compositional_64(
         size=size,
         channels=channels,
         labels=labels,
+        numbers=numbers,
         activation=activation,
         spectral_norm=spectral_norm,
         dropout=dropout,

@@ -28,6 +28,7 @@ class ConvolutionalEnergy(ImageEnergy):
         size: Height and width of an image.
         channels: Channels of an image.
         labels: How many labels there are; None for an unconditional energy.
+        numbers: How many numbers each image is told instead; None for none.
         activation: `leaky-relu`, `relu` or `swish`.
         spectral_norm: Whether spectral norms of all layers but the head are bounded by 1.
 
@@ -44,14 +45,15 @@ class ConvolutionalEnergy(ImageEnergy):
         size: int,
         channels: int,
         labels: int | None,
+        numbers: int | None = None,
         activation: str,
         spectral_norm: bool,
     ) -> None:
-        super().__init__(name, size=whole("size", size), channels=channels, labels=labels)
+        super().__init__(name, size=whole("size", size), channels=channels, labels=labels, numbers=numbers)
         self.activation = activation_of(activation)
         self.read = convolution(channels, widths[0], spectral=spectral_norm)
         self.halvings = nn.ModuleList(
-            _Halving(inputs, outputs, labels=labels, spectral=spectral_norm) for inputs, outputs in itertools.pairwise(widths)
+            _Halving(inputs, outputs, rows=self.rows, spectral=spectral_norm) for inputs, outputs in itertools.pairwise(widths)
         )
         left = -(-size // 2 ** len(self.halvings))  # halving rounds up
         self.dense = linear(widths[-1] * left**2, dense, spectral=spectral_norm)
@@ -65,11 +67,11 @@ class ConvolutionalEnergy(ImageEnergy):
 
 
 class _Halving(nn.Module):
-    def __init__(self, inputs: int, outputs: int, *, labels: int | None, spectral: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, *, rows: int | None, spectral: bool) -> None:
         super().__init__()
-        self.bias = PerLabel(inputs, labels, 0.0)
+        self.bias = PerLabel(inputs, rows, 0.0)
         self.convolution = convolution(inputs, outputs, 4, stride=2, spectral=spectral)
-        self.gain = PerLabel(outputs, labels, 1.0)
+        self.gain = PerLabel(outputs, rows, 1.0)
 
     def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
         h = h + self.bias(y)

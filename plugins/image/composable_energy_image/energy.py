@@ -1,10 +1,11 @@
-r"""What all energies of images have in common: the shape of their points, and the label that they may depend on.
+r"""What all energies of images have in common: the shape of their points, and the label or numbers that they may depend on.
 
-Notation: $x$ are images in [0, 1] with shape $(B, C, H, W)$ and $H = W$, $y$ their labels, $K$ how many labels there are.
+Notation: $x$ are images in [0, 1] with shape $(B, C, H, W)$ and $H = W$, $y$ what is told of them, $K$ how many labels or numbers.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -16,26 +17,45 @@ import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy_image.options import whole
 
-__all__ = ["ImageEnergy", "label_vectors"]
+__all__ = ["ImageEnergy", "label_vectors", "number_features"]
+
+_WAVES = (1, 2, 4)
+"""Half periods of the waves of a number between -1 and 1."""
 
 
 class ImageEnergy(ce.Energy, ABC):
     r"""Abstract energy of images; a subclass writes `energies`.
 
     With `labels` it is conditional: $E(x, y)$, where `given(y=...)` binds one label for all images or one for each, as whole numbers
-    from 0 to $K - 1$, or as vectors of $K$ numbers, such as mixtures of labels or a position. Without, it does not depend on `y`.
+    from 0 to $K - 1$, or as vectors of $K$ numbers, such as mixtures of labels. With `numbers` it is conditional on $K$ real numbers, such
+    as a position, of about the size of 1: `given(y=...)` binds one row for all images, with shape $(1, K)$, or one for each; waves of them
+    reach the network. With neither, it does not depend on `y`.
 
     Args:
         name: By which the registry knows it.
         size: Height and width of an image, in pixels.
         channels: Channels of an image.
-        labels: $K$; None for an unconditional energy.
+        labels: $K$ labels; None without.
+        numbers: $K$ numbers; None without.
+
+    Attributes:
+        rows: How long the vectors are by which the network is told of `y`; None if it is told nothing.
+
+    Raises:
+        OptionError: An energy has both, labels and numbers.
     """
 
-    def __init__(self, name: str, *, size: int, channels: int, labels: int | None) -> None:
+    def __init__(self, name: str, *, size: int, channels: int, labels: int | None, numbers: int | None = None) -> None:
         super().__init__()
         self.name = name
+        if labels is not None and numbers is not None:
+            raise OptionError(
+                f"An energy is told a label or numbers, got labels={labels!r} and numbers={numbers!r}: train one energy for each, and join "
+                "them by `&`."
+            )
         self.labels = None if labels is None else whole("labels", labels)
+        self.numbers = None if numbers is None else whole("numbers", numbers)
+        self.rows = self.labels if self.numbers is None else self.numbers * (1 + 2 * len(_WAVES))
         self.event_shape = (whole("channels", channels), size, size)
 
     @abstractmethod
@@ -44,7 +64,7 @@ class ImageEnergy(ce.Energy, ABC):
 
         Args:
             x: Images, with shape $(B, C, H, W)$.
-            y: Label vectors, with shape $(B, K)$; None without labels.
+            y: What the network is told of them, with shape $(B, rows)$; None if nothing.
             **conditions: Others, for an energy that says in `conditions` that it has some.
         """
 
@@ -54,10 +74,15 @@ class ImageEnergy(ce.Energy, ABC):
 
     @property
     def required_conditions(self) -> frozenset[str]:
-        return frozenset() if self.labels is None else frozenset({"y"})
+        return frozenset() if self.rows is None else frozenset({"y"})
 
     def forward(self, x: Tensor, y: Tensor | None = None, **conditions: Any) -> Tensor:
-        return self.energies(x, None if self.labels is None or y is None else label_vectors(y, self.labels, x), **conditions)
+        return self.energies(x, None if y is None else self._told(y, x), **conditions)
+
+    def _told(self, y: Tensor, x: Tensor) -> Tensor | None:
+        if self.numbers is not None:
+            return number_features(y, self.numbers, x)
+        return None if self.labels is None else label_vectors(y, self.labels, x)
 
 
 def label_vectors(y: Tensor, labels: int, x: Tensor) -> Tensor:
@@ -87,3 +112,28 @@ def label_vectors(y: Tensor, labels: int, x: Tensor) -> Tensor:
     if y.is_complex():
         raise DtypeError(f"y must be real vectors, got {y.dtype}.")
     return y.to(x.dtype)
+
+
+def number_features(y: Tensor, numbers: int, x: Tensor) -> Tensor:
+    r"""Returns numbers $v$ with $\sin$ and $\cos$ of $\tfrac{\pi}{2} k v$, $k$ = 1, 2, 4, with shape $(B, 7 K)$.
+
+    Args:
+        y: Numbers, with shape $(B, K)$, or $(B,)$ where $K$ is 1.
+        numbers: How many there are, $K$.
+        x: The images, for the dtype.
+
+    Raises:
+        DtypeError: They are no real numbers.
+        ShapeError: There are more or fewer.
+    """
+    if y.is_complex() or y.dtype == torch.bool:
+        raise DtypeError(f"y must be real numbers, got {y.dtype}.")
+    vectors = y[:, None] if numbers == y.ndim == 1 else y
+    if vectors.ndim != 2 or vectors.shape[1] != numbers:
+        raise ShapeError(
+            f"y must be {numbers} number{'s' * (numbers > 1)} for each image, with shape (B, {numbers}), got {tuple(y.shape)}. Write "
+            "`y.unsqueeze(0)` if this is one row for all images."
+        )
+    vectors = vectors.to(x.dtype)
+    angles = torch.cat([vectors * (math.pi / 2 * wave) for wave in _WAVES], 1)
+    return torch.cat([vectors, angles.sin(), angles.cos()], 1)

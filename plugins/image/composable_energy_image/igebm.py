@@ -22,6 +22,7 @@ def igebm_resnet32(
     size: int = 32,
     channels: int = 3,
     labels: int | None = None,
+    numbers: int | None = None,
     width: int = 128,
     activation: str = "leaky-relu",
     spectral_norm: bool = True,
@@ -33,6 +34,7 @@ def igebm_resnet32(
         size: Height and width, a multiple of 8.
         channels: Channels of an image.
         labels: How many labels there are; None for an unconditional energy.
+        numbers: How many numbers each image is told instead, such as 2 for a position; None for none.
         width: Channels of the first blocks; the later ones have twice as many.
         activation: `leaky-relu`, `relu` or `swish`.
         spectral_norm: Whether spectral norms are bounded by 1.
@@ -48,6 +50,7 @@ def igebm_resnet32(
             size=size,
             channels=channels,
             labels=labels,
+            numbers=numbers,
             activation=activation,
             spectral_norm=spectral_norm,
             dropout=dropout,
@@ -62,6 +65,7 @@ def igebm_resnet32_large(
     size: int = 32,
     channels: int = 3,
     labels: int | None = None,
+    numbers: int | None = None,
     width: int = 128,
     activation: str = "leaky-relu",
     spectral_norm: bool = True,
@@ -73,6 +77,7 @@ def igebm_resnet32_large(
         size: Height and width, a multiple of 8.
         channels: Channels of an image.
         labels: How many labels there are; None for an unconditional energy.
+        numbers: How many numbers each image is told instead, such as 2 for a position; None for none.
         width: Channels of the first blocks; the last ones have four times as many.
         activation: `leaky-relu`, `relu` or `swish`.
         spectral_norm: Whether spectral norms are bounded by 1.
@@ -87,6 +92,7 @@ def igebm_resnet32_large(
             size=size,
             channels=channels,
             labels=labels,
+            numbers=numbers,
             activation=activation,
             spectral_norm=spectral_norm,
             dropout=dropout,
@@ -101,6 +107,7 @@ def igebm_resnet32_wider(
     size: int = 32,
     channels: int = 3,
     labels: int | None = None,
+    numbers: int | None = None,
     width: int = 192,
     activation: str = "leaky-relu",
     spectral_norm: bool = True,
@@ -112,6 +119,7 @@ def igebm_resnet32_wider(
         size: Height and width, a multiple of 8.
         channels: Channels of an image.
         labels: How many labels there are; None for an unconditional energy.
+        numbers: How many numbers each image is told instead, such as 2 for a position; None for none.
         width: Channels of the first blocks; the last ones have four times as many.
         activation: `leaky-relu`, `relu` or `swish`.
         spectral_norm: Whether spectral norms are bounded by 1.
@@ -125,6 +133,7 @@ def igebm_resnet32_wider(
             size=size,
             channels=channels,
             labels=labels,
+            numbers=numbers,
             activation=activation,
             spectral_norm=spectral_norm,
             dropout=dropout,
@@ -139,6 +148,7 @@ def igebm_mnist(
     size: int = 28,
     channels: int = 1,
     labels: int | None = None,
+    numbers: int | None = None,
     width: int = 64,
     activation: str = "leaky-relu",
     spectral_norm: bool = True,
@@ -150,6 +160,7 @@ def igebm_mnist(
         channels: Channels of an image.
         labels: How many labels there are; None for an unconditional energy. The released code appends the label to the image; here it sets
             gains and biases, as in the other nets.
+        numbers: How many numbers each image is told instead, such as 2 for a position; None for none.
         width: Channels of the first halving convolution; the others have 2 and 4 times as many. The convolution before has 64.
         activation: `leaky-relu`, `relu` or `swish`.
         spectral_norm: Whether spectral norms are bounded by 1.
@@ -162,6 +173,7 @@ def igebm_mnist(
         size=size,
         channels=channels,
         labels=labels,
+        numbers=numbers,
         activation=activation,
         spectral_norm=spectral_norm,
     )
@@ -172,19 +184,22 @@ def igebm_dsprites(
     size: int = 64,
     channels: int = 1,
     labels: int | None = None,
+    numbers: int | None = None,
     width: int = 64,
     activation: str = "swish",
     spectral_norm: bool = True,
 ) -> ce.Energy:
     """Returns the paper's net for dSprites: a convolution and four that halve the size, then two linear layers.
 
-    The paper has one net for each factor: with `labels=3` shapes (whole labels), and with vectors `y` the size (`labels=1`), the position
-    (`labels=2`) or the rotation as cosine and sine (`labels=2`).
+    The paper has one net for each factor: the shape (`labels=3`), the size (`numbers=1`), the position (`numbers=2`), or the rotation as
+    cosine and sine (`numbers=2`). Its gains and biases are linear in these numbers, as those of vectors `y` of an energy with `labels=2`;
+    with `numbers` they also see waves of them.
 
     Args:
         size: Height and width, any.
         channels: Channels of an image.
-        labels: How many labels, or numbers of a vector, there are; None for an unconditional energy.
+        labels: How many labels there are; None for an unconditional energy.
+        numbers: How many numbers each image is told instead, such as 2 for a position; None for none.
         width: Channels of the first halving convolution; the others have twice as many. The convolution before has 32.
         activation: `leaky-relu`, `relu` or `swish`.
         spectral_norm: Whether spectral norms are bounded by 1.
@@ -197,6 +212,7 @@ def igebm_dsprites(
         size=size,
         channels=channels,
         labels=labels,
+        numbers=numbers,
         activation=activation,
         spectral_norm=spectral_norm,
     )

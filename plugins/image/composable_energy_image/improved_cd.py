@@ -53,6 +53,7 @@ class ImprovedCDEnergy(ImageEnergy):
         size: Height and width, at least 9 for `cifar10`, and 65 for `celeba` (33 with one tower); None for 32 and 128.
         channels: Channels of an image.
         labels: How many labels there are; None for an unconditional energy.
+        numbers: How many numbers each image is told instead, such as 2 for a position; None for none.
         width: Channels of the first blocks; None for 64 and 128.
         multiscale: Whether there are three towers, else one.
         attention: Whether the first tower attends to itself, once.
@@ -70,6 +71,7 @@ class ImprovedCDEnergy(ImageEnergy):
         size: int | None = None,
         channels: int = 3,
         labels: int | None = None,
+        numbers: int | None = None,
         width: int | None = None,
         multiscale: bool = True,
         attention: bool = True,
@@ -86,13 +88,13 @@ class ImprovedCDEnergy(ImageEnergy):
             raise OptionError(f"width must make all numbers of channels above 128 multiples of 32, for group norms; {width} makes {wide}.")
         towers = native.towers if multiscale else native.towers[:1]
         whole("size", size, max(2 ** (i + plan.count("d") - 1) for i, plan in enumerate(towers)) + 1)  # norms need two pixels
-        super().__init__("improved-cd", size=size, channels=channels, labels=labels)
+        super().__init__("improved-cd", size=size, channels=channels, labels=labels, numbers=numbers)
         self.towers = nn.ModuleList(
             _Tower(
                 plan,
                 channels,
                 width,
-                labels=labels,
+                rows=self.rows,
                 activation=activation,
                 spectral=spectral_norm,
                 attention_after=native.attention_after if attention and i == 0 else None,
@@ -111,7 +113,7 @@ class ImprovedCDEnergy(ImageEnergy):
 
 class _Tower(nn.Module):
     def __init__(
-        self, plan: str, channels: int, width: int, *, labels: int | None, activation: str, spectral: bool, attention_after: int | None
+        self, plan: str, channels: int, width: int, *, rows: int | None, activation: str, spectral: bool, attention_after: int | None
     ) -> None:
         super().__init__()
         first, *blocks = plan.split()
@@ -119,7 +121,7 @@ class _Tower(nn.Module):
         self.activation = activation_of(activation)
         self.read = convolution(channels, widths[0], bias=True, spectral=False)
         self.blocks = nn.ModuleList(
-            _Block(inputs, outputs, "d" in block, labels=labels, activation=activation, spectral=spectral)
+            _Block(inputs, outputs, "d" in block, rows=rows, activation=activation, spectral=spectral)
             for (inputs, outputs), block in zip(itertools.pairwise(widths), blocks, strict=True)
         )
         self.attention_after = attention_after
@@ -136,11 +138,11 @@ class _Tower(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, halves: bool, *, labels: int | None, activation: str, spectral: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, halves: bool, *, rows: int | None, activation: str, spectral: bool) -> None:
         super().__init__()
         self.activation = activation_of(activation)
-        self.inner = _Part(inputs, labels=labels, spectral=spectral)
-        self.outer = _Part(inputs, labels=labels, spectral=spectral)
+        self.inner = _Part(inputs, rows=rows, spectral=spectral)
+        self.outer = _Part(inputs, rows=rows, spectral=spectral)
         self.halve = convolution(inputs, outputs, bias=True, spectral=False) if halves else None
 
     def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
@@ -151,12 +153,12 @@ class _Block(nn.Module):
 class _Part(nn.Module):
     """A convolution, a norm over one image, and the label's gain and bias."""
 
-    def __init__(self, width: int, *, labels: int | None, spectral: bool) -> None:
+    def __init__(self, width: int, *, rows: int | None, spectral: bool) -> None:
         super().__init__()
         self.convolution = convolution(width, width, bias=True) if spectral else _Standardized(width, width, 3, padding=1)
         self.norm = nn.GroupNorm(width if width <= 128 else 32, width)  # a group of one channel is an instance norm
-        self.gain = None if labels is None else PerLabel(width, labels, 1.0)
-        self.bias = None if labels is None else PerLabel(width, labels, 0.0)
+        self.gain = None if rows is None else PerLabel(width, rows, 1.0)
+        self.bias = None if rows is None else PerLabel(width, rows, 0.0)
 
     def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
         h = self.norm(self.convolution(h))

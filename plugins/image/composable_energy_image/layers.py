@@ -30,19 +30,19 @@ _LEAST, _MOST = 50, 1000
 class PerLabel(nn.Module):
     r"""One number for each channel and label, such as a gain or a bias: $s + y T$ with a table $T$ of shape $(K, C)$ that starts at zero.
 
-    So all labels agree at the start. For whole labels this is the papers' table of gains that start at 1; for vectors it differs in that
-    the vector 0 means $s$ and not 0.
+    So all labels and numbers agree at the start. For whole labels this is the papers' table of gains that start at 1; for vectors it
+    differs in that the vector 0 means $s$ and not 0.
 
     Args:
         channels: $C$.
-        labels: $K$; None for one row that all images have.
+        rows: $K$; None for one row that all images have.
         start: $s$, 1 for a gain and 0 for a bias.
     """
 
-    def __init__(self, channels: int, labels: int | None, start: float) -> None:
+    def __init__(self, channels: int, rows: int | None, start: float) -> None:
         super().__init__()
         self.start = start
-        self.table = nn.Parameter(torch.zeros(labels or 1, channels))
+        self.table = nn.Parameter(torch.zeros(rows or 1, channels))
 
     def forward(self, y: Tensor | None) -> Tensor:
         """Returns the numbers with shape $(B, C, 1, 1)$ of label vectors with shape $(B, K)$, or $(1, C, 1, 1)$ without labels."""

@@ -40,6 +40,7 @@ class ResidualEnergy(ImageEnergy):
         size: Height and width of an image, a multiple of 2 for each block that halves it.
         channels: Channels of an image.
         labels: How many labels there are; None for an unconditional energy.
+        numbers: How many numbers each image is told instead; None for none.
         activation: `leaky-relu`, `relu` or `swish`; the last one before the sum is ReLU in place of the leaky one, as in the paper.
         spectral_norm: Whether spectral norms of convolutions are bounded by 1.
         dropout: The fraction of features that a block drops in training.
@@ -58,20 +59,21 @@ class ResidualEnergy(ImageEnergy):
         size: int,
         channels: int,
         labels: int | None,
+        numbers: int | None = None,
         activation: str,
         spectral_norm: bool,
         dropout: float = 0.0,
     ) -> None:
         halvings = 2 ** sum(block.halves for block in blocks)
         multiple("size", size, halvings, "it is halved by blocks and must stay whole")
-        super().__init__(name, size=size, channels=channels, labels=labels)
+        super().__init__(name, size=size, channels=channels, labels=labels, numbers=numbers)
         self.pool = pool
         self.read = convolution(channels, first, spectral=spectral_norm)
         self.activation = activation_of(activation)
         self.last = activation_of("relu" if activation == "leaky-relu" else activation)
         before = [first, *(block.channels for block in blocks)]
         self.blocks = nn.ModuleList(
-            _Residual(inputs, block, labels=labels, activation=activation, spectral=spectral_norm, dropout=dropout)
+            _Residual(inputs, block, rows=self.rows, activation=activation, spectral=spectral_norm, dropout=dropout)
             for inputs, block in zip(before, blocks, strict=False)
         )
         self.head = nn.Linear(before[-1], 1)
@@ -85,17 +87,17 @@ class ResidualEnergy(ImageEnergy):
 
 
 class _Residual(nn.Module):
-    def __init__(self, inputs: int, block: Block, *, labels: int | None, activation: str, spectral: bool, dropout: float) -> None:
+    def __init__(self, inputs: int, block: Block, *, rows: int | None, activation: str, spectral: bool, dropout: float) -> None:
         super().__init__()
         outputs = block.channels
         self.halves = block.halves
         self.activation = activation_of(activation)
         self.dropout = nn.Dropout(fraction("dropout", dropout))
-        self.bias = PerLabel(inputs, labels, 0.0)
+        self.bias = PerLabel(inputs, rows, 0.0)
         self.inner = convolution(inputs, outputs, spectral=spectral)
-        self.inner_bias = PerLabel(outputs, labels, 0.0)
+        self.inner_bias = PerLabel(outputs, rows, 0.0)
         self.outer = convolution(outputs, outputs, spectral=spectral, starts_at_zero=True)
-        self.gain = PerLabel(outputs, labels, 1.0)
+        self.gain = PerLabel(outputs, rows, 1.0)
         self.skip = nn.Identity() if inputs == outputs else convolution(inputs, outputs, spectral=spectral)
 
     def forward(self, h: Tensor, y: Tensor | None) -> Tensor:

@@ -36,6 +36,7 @@ class UNetEnergy(ImageEnergy):
         size: Height and width of an image, a multiple of 2 for each level of the U-Net but the first.
         channels: Channels of an image.
         labels: How many labels there are; None for an unconditional energy.
+        numbers: How many numbers each image is told instead, such as 2 for a position; None for none.
         width: Channels at full size; at each level twice as many, up to four times.
         levels: Sizes at which the U-Net works, each half of the one before.
         blocks: Residual blocks at each level, on the way down and on the way up.
@@ -59,6 +60,7 @@ class UNetEnergy(ImageEnergy):
         size: int = 32,
         channels: int = 3,
         labels: int | None = None,
+        numbers: int | None = None,
         width: int = 32,
         levels: int = 3,
         blocks: int = 1,
@@ -69,13 +71,13 @@ class UNetEnergy(ImageEnergy):
         sigma_max: float = 10.0,
     ) -> None:
         multiple("size", size, 2 ** (whole("levels", levels) - 1), "the U-Net halves it between its levels")
-        super().__init__("energy-unet", size=size, channels=channels, labels=labels)
+        super().__init__("energy-unet", size=size, channels=channels, labels=labels, numbers=numbers)
         if not 0 < sigma_min < sigma_max < math.inf or not 0 < data_std < math.inf:
             raise OptionError(
                 f"Noise levels and data_std are positive, and sigma_min is the lower level; got {sigma_min!r}, {sigma_max!r}, {data_std!r}."
             )
         self.sigma_min, self.sigma_max, self.data_std = float(sigma_min), float(sigma_max), float(data_std)
-        self.net = UNet(channels, labels, width=width, levels=levels, blocks=blocks, activation=activation, dropout=dropout)
+        self.net = UNet(channels, self.rows, width=width, levels=levels, blocks=blocks, activation=activation, dropout=dropout)
         options = {"levels": 40, "sigma_max": self.sigma_max, "sigma_min": self.sigma_min, "corrector_steps": 1, "delta": 0.1}
         self.recommended = ce.Recommendation("annealed", options)
 
@@ -95,7 +97,7 @@ class UNet(nn.Module):
 
     Args:
         channels: Channels of an image.
-        labels: How many labels there are; None for none.
+        rows: How long the vectors are that it is told of images; None for none.
         width: Channels at full size; at each level twice as many, up to four times.
         levels: Sizes, each half of the one before.
         blocks: Residual blocks at each level, on the way down and on the way up.
@@ -105,14 +107,14 @@ class UNet(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, channels: int, labels: int | None, *, width: int, levels: int, blocks: int, activation: str, dropout: float) -> None:
+    def __init__(self, channels: int, rows: int | None, *, width: int, levels: int, blocks: int, activation: str, dropout: float) -> None:
         super().__init__()
         whole("blocks", blocks)
         widths = [whole("width", width) * min(2**i, 4) for i in range(levels)]
         frequencies = torch.exp(torch.linspace(math.log(0.125), math.log(5.0), _FREQUENCIES))
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.embed = nn.Linear(2 * _FREQUENCIES, _EMBEDDED)
-        self.label = None if labels is None else nn.Parameter(torch.zeros(labels, _EMBEDDED))
+        self.label = None if rows is None else nn.Parameter(torch.zeros(rows, _EMBEDDED))
         self.activation = activation_of(activation)
         self.read = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(nn.ModuleList(_Block(w, activation, dropout) for _ in range(blocks)) for w in widths)

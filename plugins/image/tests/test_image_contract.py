@@ -45,6 +45,7 @@ def subjects() -> dict[str, ce.Energy]:
         found[name] = energy.given(y=1) if energy.required_conditions else energy
     found["improved-cd, celeba"] = small("improved-cd", setting="celeba", size=65, labels=None, spectral_norm=False)
     found["igebm-dsprites, vector"] = small("igebm-dsprites").given(y=torch.tensor([[0.3, -1.2]]))
+    found["compositional-64, numbers"] = small("compositional-64", numbers=2).given(y=torch.tensor([[0.3, -0.2]]))
     found["jem.of"] = small("jem").of(1)  # pyright: ignore[reportCallIssue]
     return found
 
@@ -106,6 +107,8 @@ BAD = [
     ("igebm-resnet32", {"channels": 2.5}, "channels must be a whole number"),
     ("igebm-resnet32", {"width": 0}, "width must be"),
     ("igebm-resnet32", {"labels": 0}, "labels must be"),
+    ("igebm-resnet32", {"numbers": 2.0}, "numbers must be"),
+    ("igebm-mnist", {"labels": 3, "numbers": 2}, "a label or numbers"),
     ("igebm-resnet32", {"activation": "gelu"}, "activation must be one of leaky-relu, relu, swish"),
     ("igebm-resnet32", {"dropout": 1.0}, "dropout must be a number from 0"),
     ("igebm-resnet32", {"depth": 3}, "takes"),

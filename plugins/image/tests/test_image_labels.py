@@ -1,7 +1,10 @@
-"""Labels: what they do, and what is told of those that make no sense."""
+"""Labels and numbers: what they do, and what is told of those that make no sense."""
+
+import math
 
 import pytest
 import torch
+from composable_energy_image.energy import number_features
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
@@ -15,9 +18,9 @@ CONDITIONAL = {
 }
 
 
-def conditional(name: str, labels: int | None = 3) -> ce.Energy:
+def conditional(name: str, labels: int | None = 3, numbers: int | None = None) -> ce.Energy:
     torch.manual_seed(0)
-    return ce.get_energy(name, labels=labels, **CONDITIONAL[name]).eval()
+    return ce.get_energy(name, labels=labels, numbers=numbers, **CONDITIONAL[name]).eval()
 
 
 def with_other_tables(energy: ce.Energy) -> ce.Energy:
@@ -72,3 +75,67 @@ def test_a_conditional_energy_says_what_it_depends_on():
     assert conditional("energy-unet").conditions == {"y", "sigma"} and conditional("energy-unet").required_conditions == {"y"}
     with pytest.raises(ExpressionError, match=r"given\(y=...\)"):
         conditional("igebm-resnet32")(torch.rand(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_at_the_start_all_numbers_agree_with_the_energy_without_any(name):
+    energy, plain = conditional(name, None, numbers=2), conditional(name, None)
+    x = torch.rand(3, *plain.event_shape)  # pyright: ignore[reportOptionalIterable]
+    for y in (torch.rand(3, 2), torch.tensor([[0.3, -0.7]])):
+        torch.testing.assert_close(energy(x, y=y), plain(x))
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_numbers_make_a_difference_row_by_row(name):
+    energy = with_other_tables(conditional(name, None, numbers=2))
+    x = torch.rand(1, *energy.event_shape).expand(3, -1, -1, -1)  # pyright: ignore[reportOptionalIterable]
+    y = torch.tensor([[0.1, 0.9], [-0.4, 0.2], [-0.4, 0.3]])
+    each = energy(x, y=y)
+    torch.testing.assert_close(torch.cat([energy.given(y=row[None])(x[:1]) for row in y]), each, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(energy(x, y=y.double()), each)
+    assert len(each.unique()) == 3
+
+
+def test_one_number_may_come_without_an_axis_of_its_own():
+    energy = with_other_tables(conditional("igebm-resnet32", None, numbers=1))
+    x, y = torch.rand(2, 3, 8, 8), torch.tensor([0.3, -1.0])
+    torch.testing.assert_close(energy(x, y=y[:, None]), energy(x, y=y))
+    torch.testing.assert_close(energy(x[:1], y=0.3), energy(x, y=y)[:1])
+    torch.testing.assert_close(energy(x, y=1), energy(x, y=1.0))
+
+
+def test_the_network_sees_numbers_and_waves_of_them():
+    numbers = torch.tensor([[0.25, -0.5]])
+    told = number_features(numbers, 2, torch.zeros(1))
+    angles = [math.pi / 2 * wave * v for wave in (1, 2, 4) for v in (0.25, -0.5)]
+    expected = [0.25, -0.5, *map(math.sin, angles), *map(math.cos, angles)]
+    torch.testing.assert_close(told, torch.tensor([expected]))
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "told"),
+    [
+        (torch.zeros(2, 3), ShapeError, r"2 numbers for each image, with shape \(B, 2\), got \(2, 3\)"),
+        (torch.zeros(2), ShapeError, "y.unsqueeze"),
+        (0.5, ShapeError, r"got \(2,\)"),
+        (torch.zeros(2, 2, dtype=torch.bool), DtypeError, "real numbers, got torch.bool"),
+        (torch.zeros(2, 2, dtype=torch.complex64), DtypeError, "real numbers"),
+        (torch.zeros(3, 2), ShapeError, "3 rows"),
+    ],
+    ids=str,
+)
+def test_numbers_that_make_no_sense_are_told(y, error, told):
+    energy = conditional("igebm-resnet32", None, numbers=2)
+    with pytest.raises(error, match=told):
+        energy(torch.rand(2, 3, 8, 8), y=y)
+
+
+def test_an_energy_is_told_labels_or_numbers():
+    assert conditional("energy-unet", None, numbers=2).required_conditions == {"y"}
+    for name in CONDITIONAL:
+        with pytest.raises(OptionError, match="labels=3 and numbers=2"):
+            conditional(name, 3, numbers=2)
+    with pytest.raises(OptionError, match="numbers must be a whole number"):
+        conditional("igebm-resnet32", None, numbers=0)
+    with pytest.raises(ExpressionError, match=r"given\(y=...\)"):
+        conditional("igebm-resnet32", None, numbers=2)(torch.rand(2, 3, 8, 8))

@@ -122,6 +122,7 @@ COUNTS = [
     ("compositional-128", {}, faces_128(rows=1)),
     ("compositional-128", {"labels": 2}, faces_128(rows=2)),
     ("compositional-64", {"labels": 6}, cubes_64(rows=6)),
+    ("compositional-64", {"numbers": 2}, cubes_64(rows=2 * 7)),  # themselves, and three waves by sine and cosine
     ("improved-cd", {}, cifar()),
     ("improved-cd", {"labels": 10, "spectral_norm": False}, cifar(10)),
     ("improved-cd", {"multiscale": False, "attention": False}, cifar_main()),
