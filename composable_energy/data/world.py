@@ -12,7 +12,7 @@ import numpy as np
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 
-__all__ = ["Field", "Scenes", "World"]
+__all__ = ["Field", "Scenes", "World", "whole"]
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,7 @@ class World(ABC):
             OptionError: A number is not a whole one, or negative.
         """
         for name, value in (("n", n), ("seed", seed), ("start", start)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-                raise OptionError(f"{name} must be a whole number of at least 0, got {value!r}.")
+            whole(name, value)
         drawn = [self.one(_random(seed, index)) for index in range(start, start + n)]
         return {name: np.array([one[name] for one in drawn], field.dtype).reshape(n, *field.shape) for name, field in self.fields.items()}
 
@@ -131,14 +130,15 @@ class World(ABC):
             raise OptionError(
                 f"The world {self.name!r} has the labels {', '.join(self.fields)}; missing or unknown: {', '.join(differing)}."
             )
-        found = {}
+        found = {name: np.asarray(labels[name]) for name in self.fields}
+        n = next((len(array) for array in found.values() if array.ndim), 0)
         for name, field in self.fields.items():
-            array = np.asarray(labels[name])
+            array = found[name]
+            if array.shape != (n, *field.shape):
+                raise ShapeError(f"The label {name!r} has shape ({', '.join(map(str, ('N', *field.shape)))}), N = {n}; got {array.shape}.")
             if not np.can_cast(array.dtype, field.dtype, "same_kind"):
                 raise DtypeError(f"The label {name!r} is {field.dtype}, got {array.dtype}.")
             found[name] = array.astype(field.dtype, copy=False)
-            if array.shape[1:] != field.shape or array.ndim == 0 or len(array) != len(np.atleast_1d(next(iter(labels.values())))):
-                raise ShapeError(f"The label {name!r} has shape (N, {', '.join(map(str, field.shape))}), got {array.shape}.")
             if field.values and array.size and not 0 <= array.min() <= array.max() < len(field.values):
                 raise OptionError(f"The label {name!r} is 0 to {len(field.values) - 1}, got {array.min()} to {array.max()}.")
             if field.dtype == "float32" and not np.isfinite(array).all():
@@ -147,6 +147,12 @@ class World(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.size} pixels, labels: {', '.join(self.fields)})"
+
+
+def whole(name: str, value: object) -> None:
+    """Raises `OptionError` unless a value is a whole number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise OptionError(f"{name} must be a whole number of at least 0, got {value!r}.")
 
 
 def _random(seed: int, index: int) -> np.random.Generator:

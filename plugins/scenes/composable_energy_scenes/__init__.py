@@ -1,22 +1,35 @@
 """Rendered worlds with labels and masks, and energies of what is in their pictures."""
 
+from composable_energy_scenes.colored_sprites import FULL_COLORS, ColoredSprites
 from composable_energy_scenes.concepts import Concepts, load_concepts, load_judge
 from composable_energy_scenes.family import SceneFamily
 from composable_energy_scenes.judge import Judge, Verdict, judged
 from composable_energy_scenes.objects import Objects
 from composable_energy_scenes.one_object import COLORS, PALETTE, SIZES, OneObject
 from composable_energy_scenes.rendering import KINDS
+from composable_energy_scenes.room import ROOM_FACTORS, Room
+from composable_energy_scenes.sprites import SPRITE_FACTORS, SPRITES, Sprites
+from composable_energy_scenes.tetris import PIECES, Tetris
 
 __all__ = [
     "COLORS",
+    "FULL_COLORS",
     "KINDS",
     "PALETTE",
+    "PIECES",
+    "ROOM_FACTORS",
     "SIZES",
+    "SPRITES",
+    "SPRITE_FACTORS",
+    "ColoredSprites",
     "Concepts",
     "Judge",
     "Objects",
     "OneObject",
+    "Room",
     "SceneFamily",
+    "Sprites",
+    "Tetris",
     "Verdict",
     "judged",
     "load_concepts",

@@ -138,7 +138,12 @@ class Camera:
             where: Its middle on the floor, two numbers.
             half: Half of its height and width.
             color: Red, green and blue in [0, 1].
+
+        Raises:
+            OptionError: The half is not positive.
         """
+        if not half > 0:
+            raise OptionError(f"The half width of a solid must be positive, got {half}.")
         model = self.model
         model.geom_type[solid] = self._types[kind]
         model.geom_size[solid] = half

@@ -1,0 +1,108 @@
+"""The world `tetris`: three pieces of four cells each on a board, with masks; in the spirit of the Tetrominoes of Greff et al. (2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from composable_energy.data import Field, Scenes, World
+from composable_energy.errors import OptionError
+
+from .colored_sprites import FULL_COLORS, TONES
+from .rendering import picture_size
+
+__all__ = ["PIECES", "Tetris"]
+
+_COUNT = 3
+_FREE = {
+    "I": ["####"],
+    "O": ["##", "##"],
+    "T": ["###", ".#."],
+    "S": [".##", "##."],
+    "Z": ["##.", ".##"],
+    "J": ["#..", "###"],
+    "L": ["..#", "###"],
+}
+
+
+def _turned() -> dict[str, np.ndarray]:
+    """The cells of each piece in each of its orientations: rows and columns from the upper left corner, with shape (4, 2)."""
+    found: dict[str, np.ndarray] = {}
+    for letter, lines in _FREE.items():
+        piece, seen = np.array([[cell == "#" for cell in line] for line in lines]), set()
+        for _ in range(4):
+            if (key := (piece.shape, piece.tobytes())) not in seen:
+                found[f"{letter}{len(seen)}"] = np.argwhere(piece)
+                seen.add(key)
+            piece = np.rot90(piece)
+    return found
+
+
+PIECES = MappingProxyType(_turned())
+"""The 19 pieces by name, a letter and the number of quarter turns; in their order they are the classes 0 to 18."""
+
+_CELLS = np.stack(list(PIECES.values()))
+_EXTENT = _CELLS.max(1) + 1
+
+
+class Tetris(World):
+    """Three pieces that do not overlap; those that touch, by an edge or a corner, have different colors.
+
+    All such arrangements of pieces are equally likely, and then all such colors.
+
+    Args:
+        size: Height and width of the pictures, a multiple of `cells`.
+        cells: How many cells the board has in a row, and rows.
+
+    Raises:
+        OptionError: An option is out of range.
+    """
+
+    name = "tetris"
+
+    def __init__(self, size: int = 35, cells: int = 7) -> None:
+        self.size, self.cells = picture_size(size), cells
+        if isinstance(cells, bool) or not isinstance(cells, int | np.integer) or not 5 <= cells <= size or size % cells:
+            raise OptionError(f"size is a multiple of the number of cells, which is 5 or more; got {size} pixels and {cells!r} cells.")
+        self.fields = MappingProxyType(
+            {
+                "shape": Field((_COUNT,), "int64", "which pieces they are, in which orientation", tuple(PIECES)),
+                "color": Field((_COUNT,), "int64", "their colors", FULL_COLORS),
+                "cell": Field((_COUNT, 2), "int64", "row and column, from 0, of the upper left corners of the boxes around them"),
+            }
+        )
+
+    def one(self, random: np.random.Generator) -> dict[str, object]:
+        while True:
+            shape = random.integers(len(PIECES), size=_COUNT)
+            cell = random.integers(self.cells, size=(_COUNT, 2))  # beyond the board as well, so that all places are equally likely
+            taken = (_CELLS[shape] + cell[:, None]).reshape(-1, 2)
+            if taken.max() < self.cells and len(np.unique(taken, axis=0)) == len(taken):
+                break
+        color = np.zeros(_COUNT, np.int64)
+        for k in range(_COUNT):
+            used = {color[j] for j in range(k) if _touch(taken[4 * j : 4 * j + 4], taken[4 * k : 4 * k + 4])}
+            color[k] = random.choice([tone for tone in range(len(FULL_COLORS)) if tone not in used])
+        return {"shape": shape, "color": color, "cell": cell}
+
+    def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
+        told = self.checked(labels)
+        n, wide = len(told["shape"]), self.size // self.cells
+        if ((told["cell"] < 0) | (told["cell"] + _EXTENT[told["shape"]] > self.cells)).any():
+            raise OptionError(f"A piece lies beyond the board of {self.cells} x {self.cells} cells.")
+        board = np.zeros((n, self.cells, self.cells), np.uint8)
+        for k in range(_COUNT):
+            row, column = np.moveaxis(_CELLS[told["shape"][:, k]] + told["cell"][:, k, None], 2, 0)
+            board[np.arange(n)[:, None], row, column] = k + 1
+        if (np.count_nonzero(board, axis=(1, 2)) < 4 * _COUNT).any():
+            raise OptionError("Pieces overlap.")
+        tones = np.concatenate([np.zeros((n, 1, 3), np.uint8), TONES[told["color"]]], 1)  # 0 is the background, and black
+        found = board.repeat(wide, 1).repeat(wide, 2)
+        images = tones[np.arange(n)[:, None, None], found]
+        return Scenes(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), told, found if masks else None)
+
+
+def _touch(cells: np.ndarray, others: np.ndarray) -> bool:
+    return bool(np.abs(cells[:, None] - others).max(2).min() <= 1)
