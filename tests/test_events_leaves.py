@@ -127,6 +127,66 @@ def test_a_label_as_a_condition(x):
             free.evidence(x, y=bad)
 
 
+FORMULAS = {
+    "not": lambda a, b, c: ~a,
+    "and not": lambda a, b, c: c & ~a,
+    "either": lambda a, b, c: a | b,
+    "neither": lambda a, b, c: ~(a | b),
+    "implies": lambda a, b, c: a >> c,
+    "paired": lambda a, b, c: (a & c) | (b & ~c),
+    "beside a set": lambda a, b, c: a | ClassifierEnergy(a.logits, (4, 5), a.base),
+    "not beside a set": lambda a, b, c: ~(a | ClassifierEnergy(a.logits, (4, 5), a.base)) & c,
+}
+
+
+@pytest.mark.parametrize("labels", [6, None])
+@pytest.mark.parametrize("formula", FORMULAS.values(), ids=list(FORMULAS))
+def test_labels_of_chains_are_for_each_what_one_label_is(x, formula, labels):
+    digits, places, base = Counting(6), Counting(4), Bowl()
+    free = ClassifierEnergy(digits, None, base, labels=labels)
+    where = GaussianHead(places, base, dims=2)
+    first, second, center = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([2, 0, 1, 0, 1, 3]), torch.randn(6, 2, dtype=torch.double)
+    together = formula(free.given(y=first), free.given(y=second), where.near(center, 1.0))
+    alone = [
+        formula(ClassifierEnergy(digits, a, base), ClassifierEnergy(digits, b, base), where.near(c, 1.0))
+        for a, b, c in zip(first.tolist(), second.tolist(), center, strict=True)
+    ]
+    point = x.clone().requires_grad_()
+    expected = torch.cat([one(point[i : i + 1]) for i, one in enumerate(alone)])
+    torch.testing.assert_close(together(point), expected)
+    gradient = torch.autograd.grad(together(point).sum(), point)[0]
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), point)[0])
+    torch.testing.assert_close(together(x[1:4], chains=slice(1, 4)), expected[1:4].detach())
+    torch.testing.assert_close(together(x[[4, 0]], chains=torch.tensor([4, 0])), expected[[4, 0]].detach())
+    torch.testing.assert_close(pickle.loads(pickle.dumps(together))(x), expected.detach())
+    torch.testing.assert_close((~~together)(x), expected.detach())
+
+
+def test_labels_of_chains_that_make_no_formula():
+    network, labels = Counting(4), torch.tensor([0, 1, 2])
+    event = ClassifierEnergy(network, None, labels=4, name="digit").given(y=labels)
+    assert str(event) == "digit=<3 chains>" and CHAINS in event.conditions and event.required_conditions == frozenset()
+    assert str(ClassifierEnergy(network, each=labels)) == "ClassifierEnergy(each=<3 chains>)"
+    assert ClassifierEnergy(network, None).given(y=torch.tensor([2])).label == {2}
+    with pytest.raises(ExpressionError, match="the same in 1 chains of 3"):
+        _ = event | ClassifierEnergy(network, 0)
+    with pytest.raises(ExpressionError, match="the same in 1 chains of 3"):
+        _ = event | ClassifierEnergy(network, each=torch.tensor([0, 2, 1]))
+    with pytest.raises(ShapeError, match="2 chains and for 3"):
+        _ = event & ~ClassifierEnergy(network, each=torch.tensor([3, 3]))
+    with pytest.raises(ContradictionError):
+        _ = event & ClassifierEnergy(network, each=labels + 1)
+    with pytest.raises(ContradictionError):
+        _ = event & ~ClassifierEnergy(network, each=labels.clone())
+    with pytest.raises(OptionError, match="Label 4 was asked for"):
+        ClassifierEnergy(network, each=labels + 2, labels=4)
+    with pytest.raises(OptionError, match="either"):
+        ClassifierEnergy(network, 1, each=labels)
+    for bad in (torch.tensor([0.5, 1.0]), torch.tensor([-1, 0]), torch.zeros(2, 2), torch.zeros(0)):
+        with pytest.raises(OptionError, match="Labels of chains"):
+            ClassifierEnergy(network, each=bad)
+
+
 @pytest.mark.parametrize("label", [-1, 0.5, "3", [0, 1.5], "x", None])
 def test_labels_are_whole_numbers(label):
     with pytest.raises(OptionError, match="whole number"):

@@ -1,7 +1,8 @@
 r"""Cells: the classes of values of a variable that the atoms of a formula tell apart.
 
 Labels that no atom tells apart form one cell, among them *the rest*, which no atom mentions. Intervals cut the line at their ends. A
-formula depends on a variable only through its cell, so a diagram has one edge for each cell.
+formula depends on a variable only through its cell, so a diagram has one edge for each cell. Labels and ends may differ between chains, but
+not which atoms overlap, so that one diagram serves all chains.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from composable_energy.conditions import rows_for
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.events.normal import log_probability, log_sum
 
-__all__ = ["Cells", "End", "Interval", "IntervalCells", "LabelCells", "compare"]
+__all__ = ["Cells", "ChainLabels", "End", "Interval", "IntervalCells", "LabelCells", "compare"]
 
 End = float | Tensor
+
+Label = int | Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,32 @@ class Interval:
     def ends(self) -> tuple[End, ...]:
         """The finite ends."""
         return tuple(end for end in (self.low, self.high) if isinstance(end, Tensor) or abs(end) != float("inf"))
+
+    @property
+    def chained(self) -> bool:
+        """Whether it differs between chains."""
+        return any(isinstance(end, Tensor) and end.ndim > 0 and len(end) != 1 for end in self.ends)
+
+
+@dataclass(frozen=True, eq=False)
+class ChainLabels:
+    """A label of each chain.
+
+    Args:
+        labels: Whole numbers from 0 on, with shape $(n,)$.
+    """
+
+    labels: Tensor
+
+    @property
+    def key(self) -> int:
+        """Equal for the same tensor."""
+        return id(self.labels)
+
+    @property
+    def chained(self) -> bool:
+        """Whether it differs between chains."""
+        return True
 
 
 class Cells(ABC):
@@ -75,39 +104,60 @@ class LabelCells(Cells):
         groups: The labels of each cell, ascending; empty for the rest of an unknown number of labels.
     """
 
-    groups: tuple[tuple[int, ...], ...]
+    groups: tuple[tuple[Label, ...], ...]
 
     @classmethod
-    def of(cls, sets: Iterable[frozenset[int]], count: int | None) -> LabelCells:
+    def of(cls, sets: Iterable[frozenset[int] | ChainLabels], count: int | None) -> LabelCells:
         """Cuts labels by sets of them.
 
         Raises:
             OptionError: A set mentions a label that is not there.
+            ExpressionError: Labels are the same in some chains and not in others.
+            ShapeError: Labels are for different numbers of chains.
         """
         sets = list(dict.fromkeys(sets))
-        mentioned = sorted(frozenset().union(*sets))
-        if count is not None and mentioned and mentioned[-1] >= count:
-            raise OptionError(f"Label {mentioned[-1]} was asked for, but there are {count} labels: 0 to {count - 1}.")
-        classes: dict[tuple[bool, ...], list[int]] = {}
+        mentioned: list[Label] = sorted(frozenset().union(*(s for s in sets if not isinstance(s, ChainLabels))))
+        largest = max([*mentioned[-1:], *(int(s.labels.max()) for s in sets if isinstance(s, ChainLabels))], default=-1)
+        if count is not None and largest >= count:
+            raise OptionError(f"Label {largest} was asked for, but there are {count} labels: 0 to {count - 1}.")
+        for s in sets:
+            if isinstance(s, ChainLabels) and not any(_same(s.labels, label) for label in mentioned):
+                mentioned.append(s.labels)
+        classes: dict[tuple[bool, ...], list[Label]] = {}
         for label in mentioned:
-            classes.setdefault(tuple(label in s for s in sets), []).append(label)
+            classes.setdefault(tuple(_has(s, label) for s in sets), []).append(label)
         groups = [tuple(group) for group in classes.values()]
         if count is None:
             groups.append(())
         elif len(mentioned) < count:
-            groups.append(tuple(sorted(set(range(count)).difference(mentioned))))
+            chained = any(isinstance(label, Tensor) for label in mentioned)
+            groups.append(() if chained else tuple(label for label in range(count) if label not in mentioned))
         return cls(tuple(groups))
 
-    def members(self, values: frozenset[int]) -> tuple[bool, ...]:
-        return tuple(bool(group) and group[0] in values for group in self.groups)
+    def members(self, values: frozenset[int] | ChainLabels) -> tuple[bool, ...]:
+        return tuple(bool(group) and _has(values, group[0]) for group in self.groups)
 
     def log_prob(self, reading: Tensor, cells: Sequence[int], x: Tensor, chains: slice | Tensor | None) -> Tensor:
-        labels = sorted(label for cell in cells for label in self.groups[cell])
+        if any(isinstance(label, Tensor) for group in self.groups for label in group):
+            return self._log_prob_of_each(reading, cells, chains)
+        labels = sorted(label for cell in cells for label in self.groups[cell] if isinstance(label, int))
         if len(labels) == 1:
             return reading[:, labels[0]]
         runs = [[label for _, label in run] for _, run in groupby(enumerate(labels), key=lambda pair: pair[1] - pair[0])]
         parts = [reading[:, run[0] : run[-1] + 1] for run in runs]
         return log_sum(parts[0] if len(parts) == 1 else torch.cat(parts, 1), 1)
+
+    def _log_prob_of_each(self, reading: Tensor, cells: Sequence[int], chains: slice | Tensor | None) -> Tensor:
+        chosen = [self.groups[cell] for cell in cells]
+        rest = () in chosen
+        labels = [label for group in (self.groups if rest else chosen) for label in group if not (rest and group in chosen)]
+        columns = [rows_for("y", label, reading, chains).unsqueeze(1) for label in labels]  # those wanted, or all but the rest's others
+        if len(columns) == 1 and not rest:
+            return reading.gather(1, columns[0]).squeeze(1)
+        wanted = torch.full_like(reading, rest, dtype=torch.bool)
+        for column in columns:
+            wanted = wanted.scatter(1, column, not rest)
+        return log_sum(reading.masked_fill(~wanted, -torch.inf), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,3 +223,28 @@ def compare(a: End, b: End) -> int:
         f"Interval ends cross: one is below another in {below} chains of {chains} and not in the others. Intervals of one variable in a "
         "formula need the same order in all chains: sample the chains of each order in a call of their own."
     )
+
+
+def _has(values: frozenset[int] | ChainLabels, label: Label) -> bool:
+    return any(_same(label, value) for value in ([values.labels] if isinstance(values, ChainLabels) else values))
+
+
+def _same(a: Label, b: Label) -> bool:
+    """Returns whether labels are the same, in all chains or in none.
+
+    Raises:
+        ExpressionError: In some.
+        ShapeError: The labels are for different numbers of chains.
+    """
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    first, second = (torch.as_tensor(label, device="cpu") for label in (a, b))
+    if first.ndim and second.ndim and len(first) != len(second):
+        raise ShapeError(f"Labels for {len(first)} chains and for {len(second)} stand in one formula.")
+    same = first == second
+    if bool(same.any()) and not bool(same.all()):
+        raise ExpressionError(
+            f"Labels of one variable are the same in {int(same.sum())} chains of {len(same)} and differ in the others. A formula needs the "
+            "same in all chains: sample the chains of each kind in a call of their own."
+        )
+    return bool(same.all())

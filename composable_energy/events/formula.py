@@ -14,7 +14,7 @@ from torch import Tensor
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy, zeros
 from composable_energy.errors import ContradictionError, ExpressionError
-from composable_energy.events.cells import Cells, Interval
+from composable_energy.events.cells import Cells, ChainLabels, Interval
 from composable_energy.events.diagram import Diagram, Table
 from composable_energy.events.nodes import Atom, Merge, Node
 from composable_energy.events.variables import Categorical, Variable
@@ -41,8 +41,7 @@ class Formula:
         self.variables = variables
         self.nodes = nodes
         self._compiled: dict[tuple[int | None, ...], tuple[tuple[Cells, ...], Diagram]] = {}
-        intervals = [node.values for node in nodes if isinstance(node, Atom) and isinstance(node.values, Interval)]
-        rows = any(isinstance(end, Tensor) and end.ndim > 0 and len(end) != 1 for interval in intervals for end in interval.ends)
+        rows = any(isinstance(node, Atom) and not isinstance(node.values, frozenset) and node.values.chained for node in nodes)
         self.conditions = frozenset({CHAINS} if rows else ()).union(*(variable.conditions for variable in variables))
         self.required_conditions = frozenset().union(*(variable.required_conditions for variable in variables))
         first: dict[Hashable, int] = {}
@@ -51,13 +50,13 @@ class Formula:
             self._compile(self._labels)
 
     @classmethod
-    def atom(cls, variable: Variable, values: Iterable[int] | Interval, name: str = "") -> Formula:
+    def atom(cls, variable: Variable, values: Iterable[int] | ChainLabels | Interval, name: str = "") -> Formula:
         """Returns the formula that a variable has one of some values.
 
         Raises:
             ContradictionError: There are no values.
         """
-        values = values if isinstance(values, Interval) else frozenset(int(value) for value in values)
+        values = values if isinstance(values, ChainLabels | Interval) else frozenset(int(value) for value in values)
         return cls((variable,), (Atom(0, values, name or f"{variable}"),))
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor
 from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy, RelativeEnergy, WeightedBase
 from composable_energy.errors import OptionError
+from composable_energy.events.cells import ChainLabels
 from composable_energy.events.formula import Formula
 from composable_energy.events.variables import Categorical, columns_of
 
@@ -63,9 +64,10 @@ class ClassifierEnergy(HeadEnergy):
 
     Args:
         logits: `logits(x, **conditions)` has shape (B, K); one column is the log odds of label 1 against label 0.
-        label: A label, several, or None: then it is the condition `y`, bound by `given(y=3)` or by `given(y=tensor)`, one for each point.
+        label: A label, several, or None: then it is the condition `y`, bound by `given(y=3)` or by `given(y=tensor)`, one for each chain.
         base: What all $x$ look like; without it the energy is no density of its own.
         columns: Which columns of the logits, for a network of several heads.
+        each: Instead of `label` one for each chain, whole numbers with shape $(n,)$: what `given(y=tensor)` binds.
         labels: How many labels there are; else known at the first call. A contradiction between labels that are all there are is found
             when the expression is built if it is known.
         name: How it is written in an expression.
@@ -81,6 +83,8 @@ class ClassifierEnergy(HeadEnergy):
         tensor([0.6931, 0.6931])
     """
 
+    each: Tensor | None
+
     def __init__(
         self,
         logits: Callable[..., Tensor],
@@ -88,6 +92,7 @@ class ClassifierEnergy(HeadEnergy):
         base: Energy | None = None,
         *,
         columns: slice | int | None = None,
+        each: Tensor | None = None,
         labels: int | None = None,
         name: str = "",
     ) -> None:
@@ -98,9 +103,13 @@ class ClassifierEnergy(HeadEnergy):
         self.columns = columns_of(columns)
         self.labels = _labels_of(self.columns) if labels is None else labels
         self.label = None if label is None else _label_set(label)
+        self.register_buffer("each", None if each is None else _labels_of_chains(each), persistent=False)
         self._variable = Categorical(logits, base, self.columns, labels=self.labels)
-        self._formula = None if self.label is None else Formula.atom(self._variable, self.label, str(self))
-        if self.label is None:
+        if label is not None and each is not None:
+            raise OptionError("Give either `label`, for all chains, or `each`, a label for each chain.")
+        values = self.label if self.each is None else ChainLabels(self.each)
+        self._formula = None if values is None else Formula.atom(self._variable, values, str(self))
+        if values is None:
             self.no_complement = "bind one label first, with `.given(y=3)` or `ClassifierEnergy(logits, 3)`"
 
     @property
@@ -114,12 +123,15 @@ class ClassifierEnergy(HeadEnergy):
         return head.conditions | label, head.required_conditions | label
 
     def given(self, **conditions: Any) -> Energy:
-        """Returns the energy with conditions bound; one label `y` for all points makes it an event."""
+        """Returns the energy with conditions bound; a label `y` for all points or for each chain makes it an event."""
         y = conditions.get("y")
-        if self.label is not None or y is None or (isinstance(y, Tensor) and y.ndim > 0):
+        if self._formula is not None or y is None:
             return super().given(**conditions)
-        label = _label_set(y.item() if isinstance(y, Tensor) else y)
-        event = ClassifierEnergy(self.logits, label, self.base, columns=self.columns, labels=self.labels, name=self._name_of(label))
+        if isinstance(y, Tensor) and y.ndim > 0 and y.shape != (1,):
+            event = self._event(None, y, f"<{len(y)} chains>")
+        else:
+            label = _label_set(y.item() if isinstance(y, Tensor) else y)
+            event = self._event(label, None, ",".join(map(str, sorted(label))))
         rest = conditions if event.conditions & {"y"} else {name: value for name, value in conditions.items() if name != "y"}
         return event.given(**rest) if rest else event
 
@@ -133,13 +145,16 @@ class ClassifierEnergy(HeadEnergy):
         return -log_probs.gather(1, y.long().unsqueeze(1)).squeeze(1)
 
     def config(self) -> dict[str, Any]:
-        label = None if self.label is None else sorted(self.label)
-        return {"logits": self.logits, "label": label, "base": self.base, "columns": self.columns, "labels": self.labels, "name": self.name}
+        own = {"logits": self.logits, "base": self.base, "columns": self.columns, "labels": self.labels, "name": self.name}
+        return own | ({"label": None if self.label is None else sorted(self.label)} if self.each is None else {"each": self.each})
 
-    def _name_of(self, label: frozenset[int]) -> str:
-        return f"{self.name}={','.join(map(str, sorted(label)))}" if self.name else ""
+    def _event(self, label: frozenset[int] | None, each: Tensor | None, text: str) -> ClassifierEnergy:
+        name = f"{self.name}={text}" if self.name else ""
+        return ClassifierEnergy(self.logits, label, self.base, columns=self.columns, each=each, labels=self.labels, name=name)
 
     def extra_repr(self) -> str:
+        if self.each is not None:
+            return f"each=<{len(self.each)} chains>"
         if self.label is None:
             return "label=None"
         labels = sorted(self.label)
@@ -155,6 +170,13 @@ def _label_set(label: Any) -> frozenset[int]:
     if isinstance(label, str) or any(value != int(value) or value < 0 for value in values):
         raise OptionError(f"A label is a whole number from 0 on, or several of them, got {label!r}.")
     return labels
+
+
+def _labels_of_chains(labels: Tensor) -> Tensor:
+    wrong = not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_complex() or labels.numel() == 0
+    if wrong or bool((labels != labels.long()).any()) or bool((labels < 0).any()):
+        raise OptionError(f"Labels of chains are whole numbers from 0 on, with shape (n,), got {labels!r}.")
+    return labels.detach().long()
 
 
 def _labels_of(columns: slice | None) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from composable_energy.events.cells import Interval
+from composable_energy.events.cells import ChainLabels, Interval
 from composable_energy.events.variables import Variable
 
 __all__ = ["Atom", "Merge", "Node"]
@@ -17,12 +17,12 @@ class Atom:
 
     Args:
         variable: Which one of a formula's.
-        values: Labels, or an interval.
+        values: Labels, a label of each chain, or an interval.
         name: How it is written.
     """
 
     variable: int
-    values: frozenset[int] | Interval
+    values: frozenset[int] | ChainLabels | Interval
     name: str
 
 
@@ -55,7 +55,7 @@ class Merge:
     def add(self, node: Atom | Node) -> int:
         """Adds a node; returns its place."""
         if isinstance(node, Atom):
-            values = node.values.key if isinstance(node.values, Interval) else node.values
+            values = node.values if isinstance(node.values, frozenset) else node.values.key
             key: Hashable = (node.variable, values)
         else:
             key = (node.operator, frozenset(node.operands))

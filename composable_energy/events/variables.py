@@ -20,7 +20,7 @@ from torch.nn.functional import log_softmax, logsigmoid
 from composable_energy.conditions import CHAINS, Parameters, bound_rows, key_of, parameters_of, rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
-from composable_energy.events.cells import Cells, Interval, IntervalCells, LabelCells
+from composable_energy.events.cells import Cells, ChainLabels, Interval, IntervalCells, LabelCells
 from composable_energy.sharing import once
 
 __all__ = ["LOG_WIDTHS", "Categorical", "Continuous", "Variable", "columns_of"]
@@ -164,7 +164,7 @@ class Categorical(Variable):
             raise ShapeError(f"{self} returned logits of {log_probs.shape[1]} labels; expected {self.labels}.")
         return log_probs
 
-    def cut(self, atoms: Sequence[frozenset[int]], labels: int | None) -> LabelCells:
+    def cut(self, atoms: Sequence[frozenset[int] | ChainLabels], labels: int | None) -> LabelCells:
         return LabelCells.of(atoms, labels)
 
     def merged(self, other: Categorical) -> Categorical:

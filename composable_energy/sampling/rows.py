@@ -11,6 +11,7 @@ from torch import Tensor
 from composable_energy.algebra import Conditioned
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
+from composable_energy.events.leaves import HeadEnergy
 
 __all__ = ["has_rows", "on_rows", "repeated"]
 
@@ -48,6 +49,8 @@ def has_rows(energy: Energy) -> bool:
         return has_rows(energy.energy)
     if CHAINS not in energy.conditions:
         return False
+    if isinstance(energy, HeadEnergy) and CHAINS in energy.head_conditions[0]:
+        return True
     bound = energy.values.values() if isinstance(energy, Conditioned) else ()
     if any(isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1 for value in bound):
         return True

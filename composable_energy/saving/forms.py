@@ -68,6 +68,16 @@ class Form:
         return (self.make or self.cls)(*terms, **parts)
 
 
+def _classifier_parts(energy: ClassifierEnergy) -> Mapping[str, Any]:
+    """Labels of chains are a tensor under `label`, where others are a list."""
+    config = energy.config()
+    return config | {"label": config.pop("each")} if "each" in config else config
+
+
+def _classifier(*, label: list[int] | Tensor | None, **parts: Any) -> ClassifierEnergy:
+    return ClassifierEnergy(each=label, **parts) if isinstance(label, Tensor) else ClassifierEnergy(label=label, **parts)
+
+
 def _density(*, network: nn.Module, base: Energy | None, dims: int, columns: slice | None, name: str, c: Tensor) -> DensityEnergy:
     density = DensityEnergy(GaussianHead(network, base, dims=dims, columns=columns), c)
     density.name = name
@@ -97,8 +107,9 @@ FORMS: Mapping[str, Form] = {
     "classifier": Form(
         ClassifierEnergy,
         0,
-        {"logits": (nn.Module,), "label": (list, type(None)), "labels": _LABEL, **_HEAD},
-        ClassifierEnergy.config,
+        {"logits": (nn.Module,), "label": (list, Tensor, type(None)), "labels": _LABEL, **_HEAD},
+        _classifier_parts,
+        _classifier,
     ),
     "density": Form(DensityEnergy, 0, {"c": (Tensor,), **_GAUSSIAN}, DensityEnergy.config, _density),
     "interval": Form(IntervalEnergy, 0, {"low": (Tensor,), "high": (Tensor,), **_GAUSSIAN}, IntervalEnergy.config, _interval),
