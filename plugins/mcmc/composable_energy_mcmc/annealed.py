@@ -49,6 +49,9 @@ class Annealed(Sampler):
         delta: $\delta$, the step of the built-in corrector in units of $s^2$.
         temperature: $T$.
         corrector: Another sampler, or its name; None is Langevin's step above.
+        max_gradient: The longest that $s \lVert \nabla E(x, s) \rVert$ may be, over the root of the number of coordinates; a longer
+            gradient is cut to it, chain by chain. About 1 is usual, so that 3 changes nothing but what a steep term does far from where it
+            holds. It is for energies that know `sigma`; None leaves every gradient as it is.
 
     References:
         Generative modeling by estimating gradients of the data distribution (Song & Ermon, 2019), https://arxiv.org/abs/1907.05600
@@ -61,6 +64,7 @@ class Annealed(Sampler):
     delta: float = 0.1
     temperature: float = 1.0
     corrector: Sampler | str | None = None
+    max_gradient: float | None = None
 
     binds: ClassVar[frozenset[str]] = frozenset({"sigma"})
 
@@ -73,6 +77,8 @@ class Annealed(Sampler):
         whole("corrector_steps", self.corrector_steps, 0)
         positive("delta", self.delta)
         at_least("temperature", self.temperature, 0)
+        if self.max_gradient is not None:
+            positive("max_gradient", self.max_gradient)
         if self.corrector is not None:
             self._check_corrector()
 
@@ -101,6 +107,8 @@ class Annealed(Sampler):
         return replace(self, corrector=self.corrector.tune(level, x / level.unit, noise.child("corrector")))
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
+        if self.max_gradient is not None and "sigma" not in energy.conditions:
+            raise OptionError(f"max_gradient is in units of the noise level, and {energy} does not depend on sigma: leave it out.")
         return self._at(energy, x, 1)
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
@@ -121,7 +129,13 @@ class Annealed(Sampler):
     def _at(self, energy: Energy, x: Tensor, step: int) -> State:
         if "sigma" not in energy.conditions:
             return State(x, *energy_and_gradient(energy, x))
-        return State(x, *energy_and_gradient(energy, x, sigma=self.level(step)))
+        level = self.level(step)
+        energies, gradients = energy_and_gradient(energy, x, sigma=level)
+        if self.max_gradient is None:
+            return State(x, energies, gradients)
+        longest = self.max_gradient * math.sqrt(max(1, x[0].numel())) / level
+        lengths = gradients.reshape(len(x), -1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+        return State(x, energies, gradients * (longest / lengths).clamp(max=1))
 
     def _move(self, state: State, drift: float, scale: float, noise: Noise, stream: int) -> Tensor:
         return langevin_step(state.x, state.grad, noise=noise, drift=drift, scale=scale * math.sqrt(self.temperature), stream=stream)
@@ -153,6 +167,8 @@ class Annealed(Sampler):
             raise OptionError("A corrector sees points in units of the level, so that `clamp` would be another box at each: leave it out.")
         if self.corrector_steps == 0 or self.temperature == 0:
             raise OptionError("A corrector needs corrector_steps and a temperature above 0.")
+        if self.max_gradient is not None:
+            raise OptionError("max_gradient is for the built-in corrector; another one has rules of its own for steep energies.")
 
     def _seen(self, energy: Energy, step: int) -> _Level:
         """What a corrector sees at a step."""

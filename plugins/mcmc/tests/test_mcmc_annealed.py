@@ -165,3 +165,38 @@ def test_a_broken_energy_is_told():
 def test_correctors_that_make_no_sense(make, message):
     with pytest.raises((OptionError, LookupError), match=message):
         make()
+
+
+class Steep(ce.Energy):
+    """A bowl, and for the first chain one that is a million times as steep."""
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return x.square().flatten(1).sum(1) / (2 * (1 + sigma**2)) * torch.where(torch.arange(len(x)) == 0, 1e6, 1.0)
+
+
+def test_a_gradient_that_is_too_long_is_cut_and_others_stay_as_they_are():
+    x = torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    sampler = Annealed(levels=5, max_gradient=1.5)
+    free, cut = (made._at(Steep(), x, 2) for made in (Annealed(levels=5), sampler))
+    assert torch.equal(cut.grad[1:], free.grad[1:]) and torch.equal(cut.energy, free.energy)
+    length = cut.grad[0].norm() * sampler.level(2)
+    torch.testing.assert_close(length, torch.tensor(1.5 * 2, dtype=F64))  # four coordinates
+    torch.testing.assert_close(cut.grad[0] / cut.grad[0].norm(), free.grad[0] / free.grad[0].norm())
+
+
+def test_a_steep_term_diverges_without_a_limit_of_gradients_and_not_with_one():
+    steep = Noisy() & ce.as_energy(lambda x: 1e5 * x.square().sum(1))
+    options = {"sampler": "annealed", "levels": 10, "sigma_min": 1.0, "corrector_steps": 30, "seed": 0, "dtype": F64}
+    with pytest.raises(SamplingDiverged):
+        steep.sample((20, 3), **options)
+    assert steep.sample((20, 3), max_gradient=3.0, **options).isfinite().all()
+
+
+def test_a_limit_of_gradients_that_cannot_be():
+    for bad in (0.0, -1.0, math.nan):
+        with pytest.raises(OptionError, match="max_gradient"):
+            Annealed(max_gradient=bad)
+    with pytest.raises(OptionError, match="built-in corrector"):
+        Annealed(max_gradient=3.0, corrector="hmc")
+    with pytest.raises(OptionError, match="does not depend on sigma"):
+        Plain().sample((4, 3), sampler="annealed", max_gradient=3.0, dtype=F64)
