@@ -1,0 +1,70 @@
+"""The re-run of the 2020 paper's method: its NOT and OR, and trainings that go on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paper_energies
+import pytest
+import torch
+from composable_energy_scenes import COLORS, Judge, weights
+from paper_method import Scene, bounded, either, no
+
+import composable_energy as ce
+
+
+def bowl(center: float) -> ce.Energy:
+    return ce.as_energy(lambda x: (x - center).square().sum(1) / 2, event_shape=(1,))
+
+
+def slope(energy: ce.Energy, x: float) -> float:
+    return float(energy.with_gradient(torch.tensor([[x]], dtype=torch.float64))[1])
+
+
+def test_or_is_an_and_of_energies_that_are_small_and_an_or_of_large_ones():
+    """The gradient is a mean of the branches' gradients, here x + 2 and x - 2, whose weights differ only where scaled energies do."""
+    left, right = bowl(-2.0), bowl(2.0)
+    assert slope(either(left, right, scale=1e-4), 0.5) == pytest.approx(slope(left & right, 0.5) / 2, abs=1e-3)
+    assert slope(either(left, right, scale=1e4), 0.5) == pytest.approx(slope(right, 0.5))
+    even = either(left, right, scale=1.0, log_z=[2.0, 0.0])  # at .5 the left energy is higher by 2, and by 2 more with log Z
+    share = 1 / (1 + torch.tensor(4.0).exp())
+    assert slope(even, 0.5) == pytest.approx(float(share * 2.5 + (1 - share) * -1.5))
+
+
+def test_the_bounded_complement_ends_where_the_energy_is_high():
+    energy = bowl(0.0)
+    less = bounded(energy, at=8.0, scale=5.0)
+    assert slope(less, 1.0) == pytest.approx(-slope(energy, 1.0), rel=1e-6)  # far below 8, as -E
+    assert abs(slope(less, 5.0)) < 1e-6  # far above
+    x = torch.linspace(-9, 9, 50, dtype=torch.float64)[:, None]
+    assert bool((less(x) >= 0).all())
+    assert slope(no(energy, 0.1), 5.0) == pytest.approx(-0.5)
+
+
+def test_conditions_of_a_scene_leave_no_picture_to_both_branches():
+    scene = Scene({}, 500, 3, Judge().eval())
+    first, second = scene.places
+    assert bool(((first >= -0.9) & (first <= -0.4)).all()) and bool(((second >= 0.4) & (second <= 0.9)).all())
+    assert bool((scene.colors[0] != scene.colors[1]).all()) and set(scene.colors[1].tolist()) == set(range(len(COLORS)))
+
+
+def test_weights_keep_energies(tmp_path):
+    networks = {concept: paper_energies.network(concept) for concept in paper_energies.CONCEPTS}
+    for concept, network in networks.items():
+        weights.write(network, f"paper-{concept}", tmp_path)
+    x = torch.rand(4, 3, paper_energies.SIZE, paper_energies.SIZE)
+    y: dict[str, Any] = {"position": torch.rand(4, 2), "color": torch.arange(4), "shape": torch.arange(4) % 3, "size": torch.rand(4)}
+    for concept, energy in paper_energies.load(tmp_path).items():
+        torch.testing.assert_close(energy(x, y=y[concept]), networks[concept].eval()(x, y=y[concept]), rtol=0.01, atol=1e-3)
+
+
+def test_a_training_goes_on(tmp_path, monkeypatch):
+    for name, value in {"EACH": 16, "K": 1, "BATCH": 4, "BUFFER": 8}.items():
+        monkeypatch.setattr(paper_energies, name, value)
+    for steps in ({"position": 1, "size": 2}, {"position": 3}):
+        paper_energies.train(tmp_path / "runs", steps, to=tmp_path / "some", progress=False)
+    paper_energies.train(tmp_path / "other", {"position": 3}, to=tmp_path / "once", progress=False)
+    first, second = (
+        weights.read(paper_energies.network("position"), "paper-position", tmp_path / name).state_dict() for name in ("some", "once")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
