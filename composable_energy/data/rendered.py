@@ -103,11 +103,15 @@ def _done(folder: Path, told: Mapping[str, Any], first: Mapping[str, np.ndarray]
     said = [f"{name} {before[name]!r} instead of {told[name]!r}" for name in told if before[name] != told[name]]
     if not said:
         saved = _read_labels(folder)
-        same = saved.keys() == first.keys() and all(np.allclose(saved[name][:_COMPARED], first[name], atol=1e-5) for name in first)
+        same = saved.keys() == first.keys() and all(_near(saved[name][:_COMPARED], array) for name, array in first.items())
         said = [] if same else ["the labels differ, so the world has other options"]
     if said:
         raise FileFormatError(f"The folder {folder} holds other pictures: {', '.join(said)}. Take another folder, or delete this one.")
     return before["done"] if before["done"] == before["n"] else before["done"] // PART * PART
+
+
+def _near(array: np.ndarray, other: np.ndarray) -> bool:
+    return array.shape == other.shape and np.allclose(array, other, atol=1e-5)
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

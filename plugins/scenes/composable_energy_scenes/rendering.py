@@ -10,9 +10,11 @@ import ctypes.util
 import importlib
 import os
 import sys
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -36,8 +38,10 @@ HEAD = """
 KINDS = ("box", "sphere", "cylinder")
 """The solids of the worlds, as their classes 0, 1 and 2."""
 
-_PACKAGES = {"egl": "libegl1 libegl-mesa0 libgl1-mesa-dri", "osmesa": "libosmesa6"}
-_LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
+_INSTALL = (
+    "On Debian or Ubuntu install one of two: `apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri` (MUJOCO_GL=egl) or "
+    "`apt-get install libosmesa6` (MUJOCO_GL=osmesa)"
+)
 
 
 def picture_size(size: int) -> int:
@@ -54,27 +58,22 @@ def picture_size(size: int) -> int:
 def load_mujoco() -> ModuleType:
     """Imports MuJoCo for pictures without a screen.
 
-    What draws is that of the environment variable `MUJOCO_GL`, else EGL, else OSMesa, whichever is installed.
+    What draws is that of the environment variable `MUJOCO_GL`; on Linux, where it is not set, EGL or else OSMesa, whichever is installed.
 
     Raises:
         ExtraNotInstalled: MuJoCo is not installed, or nothing that draws is.
     """
-    backend = os.environ.get("MUJOCO_GL") or next((name for name, library in _LIBRARIES.items() if ctypes.util.find_library(library)), "")
-    if not backend:
-        raise ExtraNotInstalled(
-            "Nothing is installed that draws without a screen. On Debian or Ubuntu install one of the two: "
-            + " or ".join(f"`apt-get install {packages}` ({name})" for name, packages in _PACKAGES.items())
-            + "."
-        )
     _load_triton_first()
-    os.environ["MUJOCO_GL"] = backend  # MuJoCo reads it when it is imported
+    backend = os.environ.get("MUJOCO_GL") or (_found() if sys.platform == "linux" else "")
+    if backend:
+        os.environ["MUJOCO_GL"] = backend  # MuJoCo reads it when it is imported
     os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's threads cost more than they gain on pictures this small
     try:
         import mujoco
-    except ModuleNotFoundError as error:
-        raise ExtraNotInstalled("This world is drawn by MuJoCo: `pip install 'composable-energy[scenes]'`.") from error
-    except (ImportError, AttributeError, OSError) as error:
-        raise ExtraNotInstalled(_cannot_draw(backend, error)) from error
+    except Exception as error:  # MuJoCo and what it draws by raise what they like
+        if isinstance(error, ModuleNotFoundError) and error.name == "mujoco":
+            raise ExtraNotInstalled("This world is drawn by MuJoCo: `pip install 'composable-energy[scenes]'`.") from error
+        raise ExtraNotInstalled(_cannot_draw(error)) from error
     return mujoco
 
 
@@ -101,6 +100,9 @@ class Camera:
         self._size = size
         self._types = [getattr(self.mujoco.mjtGeom, f"mjGEOM_{kind.upper()}") for kind in KINDS]
         self.mujoco.mj_forward(self.model, self.data)
+        self._renderers: list[Any] = []
+        # At the end of the process, while what OSMesa needs for it is still there.
+        self._closing = weakref.finalize(self, _close, self._renderers)
         self._colors = self._renderer()
         self._ids = None
 
@@ -166,18 +168,18 @@ class Camera:
         """Puts a solid far below the floor."""
         self.model.geom_pos[solid] = (0, 0, -20)
 
-    def close(self) -> None:
-        """Gives back what draws; OSMesa complains at exit otherwise."""
-        for renderer in (self._colors, self._ids):
-            if renderer is not None:
-                with suppress(Exception):
-                    renderer.close()
-
-    def _renderer(self):
+    def _renderer(self) -> Any:
         try:
-            return self.mujoco.Renderer(self.model, self._size, self._size)
-        except Exception as error:  # the back ends raise errors of their own, and plain ones
-            raise ExtraNotInstalled(_cannot_draw(os.environ.get("MUJOCO_GL", ""), error)) from error
+            renderer = self.mujoco.Renderer(self.model, self._size, self._size)
+        except Exception as error:  # what draws raises errors of its own, and plain ones
+            raise ExtraNotInstalled(_cannot_draw(error)) from error
+        self._renderers.append(renderer)
+        return renderer
+
+
+def _close(renderers: list[Any]) -> None:
+    for renderer in renderers:
+        renderer.close()
 
 
 def _load_triton_first() -> None:
@@ -186,11 +188,24 @@ def _load_triton_first() -> None:
         importlib.import_module("triton")
 
 
-def _cannot_draw(backend: str, error: BaseException) -> str:
-    packages = _PACKAGES.get(backend)
-    other = next(name for name in _PACKAGES if name != backend)
-    advice = f"On Debian or Ubuntu `apt-get install {packages}`, or " if packages else ""
-    return (
-        f"MuJoCo cannot draw by MUJOCO_GL={backend} on {sys.platform}: {error}. {advice}set MUJOCO_GL={other} "
-        f"(packages {_PACKAGES[other]}) before Python starts."
-    )
+def _found() -> str:
+    """The first that is installed; EGL counts if it finds a device, for its library alone draws nothing."""
+    if (library := ctypes.util.find_library("EGL")) and _devices(library):
+        return "egl"
+    if ctypes.util.find_library("OSMesa"):
+        return "osmesa"
+    raise ExtraNotInstalled(f"Nothing is installed that draws without a screen. {_INSTALL}.")
+
+
+def _devices(library: str) -> int:
+    egl, count = ctypes.CDLL(library), ctypes.c_int(0)
+    egl.eglGetProcAddress.restype, egl.eglGetProcAddress.argtypes = ctypes.c_void_p, (ctypes.c_char_p,)
+    if address := egl.eglGetProcAddress(b"eglQueryDevicesEXT"):
+        query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int))(address)
+        query(0, None, ctypes.byref(count))
+    return count.value
+
+
+def _cannot_draw(error: BaseException) -> str:
+    backend = os.environ.get("MUJOCO_GL", "")
+    return f"MuJoCo cannot draw by MUJOCO_GL={backend} on {sys.platform}: {error}. Set it to one that can before Python starts. {_INSTALL}."

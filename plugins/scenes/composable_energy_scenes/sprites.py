@@ -15,7 +15,7 @@ from composable_energy.errors import OptionError, ShapeError
 
 from .rendering import picture_size
 
-__all__ = ["SPRITE_FACTORS", "SPRITES", "Sprites", "inside"]
+__all__ = ["SPRITES", "SPRITE_FACTORS", "Sprites", "inside"]
 
 SPRITES = ("square", "ellipse", "heart")
 """The shapes, as their classes 0, 1 and 2."""

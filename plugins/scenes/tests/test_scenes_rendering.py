@@ -1,0 +1,112 @@
+"""What draws: found by itself, told when it is missing, and the same pictures whichever it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DRAW = """
+import sys
+import numpy as np
+import composable_energy as ce
+from composable_energy.errors import ExtraNotInstalled
+try:
+    for name in ("one-object", "objects", "room"):
+        drawn = ce.get_world(name).draw(16, seed=4, masks=True)
+        np.savez(f"{name}.npz", images=drawn.images, masks=drawn.masks, **drawn.labels)
+except ExtraNotInstalled as error:
+    print(error)
+    sys.exit(7)
+"""
+HIDE = """
+import ctypes.util
+find = ctypes.util.find_library
+ctypes.util.find_library = lambda name: None if name in {hidden} else find(name)
+"""
+ONE = """
+import os
+import composable_energy as ce
+from composable_energy.errors import ComposableEnergyError
+try:
+    print(ce.get_world("one-object").draw(2).images.shape, os.environ.get("MUJOCO_GL"))
+except ComposableEnergyError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def python(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in a new process, with warnings as errors; what draws is chosen when MuJoCo is imported, once for each process."""
+    known = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    path = os.pathsep.join(part for part in sys.path if part)
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, cwd=folder, env={**known, "PYTHONPATH": path, **variables}, capture_output=True, text=True, timeout=300)
+
+
+def needs_mujoco() -> None:
+    pytest.importorskip("mujoco", reason="MuJoCo is not installed: pip install 'composable-energy[scenes]'")
+
+
+def test_egl_and_osmesa_draw_the_same(tmp_path):
+    needs_mujoco()
+    for backend in ("egl", "osmesa"):
+        folder = tmp_path / backend
+        folder.mkdir()
+        done = python(DRAW, folder, MUJOCO_GL=backend)
+        if done.returncode == 7:
+            pytest.skip(f"{backend} does not draw here: {done.stdout}")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), "nothing is said at the end of the process"
+    for name in ("one-object", "objects", "room"):
+        with np.load(tmp_path / "egl" / f"{name}.npz") as one, np.load(tmp_path / "osmesa" / f"{name}.npz") as other:
+            assert np.abs(one["images"].astype(int) - other["images"]).max() <= 2
+            for array in one.files:
+                if array != "images":
+                    np.testing.assert_array_equal(one[array], other[array])
+
+
+def test_osmesa_is_taken_where_egl_is_missing(tmp_path):
+    needs_mujoco()
+    done = python(HIDE.format(hidden={"EGL"}) + ONE, tmp_path)
+    if done.stdout.startswith("ExtraNotInstalled Nothing is installed"):
+        pytest.skip("OSMesa is not installed")
+    assert (done.stdout, done.stderr) == ("(2, 3, 64, 64) osmesa\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="MuJoCo draws by itself on other systems")
+@pytest.mark.parametrize(
+    ("before", "variables", "message"),
+    [
+        (HIDE.format(hidden={"EGL", "OSMesa"}), {}, "ExtraNotInstalled Nothing is installed that draws without a screen."),
+        ("", {"MUJOCO_GL": "rubbish"}, "ExtraNotInstalled MuJoCo cannot draw by MUJOCO_GL=rubbish"),
+        ("", {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "egl"}, "ExtraNotInstalled MuJoCo cannot draw by MUJOCO_GL=osmesa"),
+    ],
+    ids=["nothing", "rubbish", "contradiction"],
+)
+def test_the_error_names_the_packages(tmp_path, before, variables, message):
+    needs_mujoco()
+    told = python(before + ONE, tmp_path, **variables).stdout
+    assert told.startswith(message), told
+    assert "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri" in told and "apt-get install libosmesa6" in told
+
+
+def test_the_error_names_the_extra(tmp_path):
+    told = python("import sys\nsys.modules['mujoco'] = None\nimport os\nos.environ['MUJOCO_GL'] = 'egl'\n" + ONE, tmp_path).stdout
+    assert told.startswith("ExtraNotInstalled This world is drawn by MuJoCo: `pip install 'composable-energy[scenes]'`."), told
+
+
+def test_labels_and_flat_worlds_need_nothing_that_draws(tmp_path):
+    code = """
+import sys
+sys.modules['mujoco'] = None
+import composable_energy as ce
+for name in ("one-object", "objects", "room"):
+    assert ce.get_world(name).labels(2)
+for name in ("sprites", "colored-sprites", "tetris"):
+    assert len(ce.get_world(name).draw(2, masks=True)) == 2
+"""
+    done = python(code, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")

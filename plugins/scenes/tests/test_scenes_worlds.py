@@ -1,0 +1,352 @@
+"""The worlds: labels in their ranges, pictures that show what labels say, and the same whatever was drawn before."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from composable_energy_scenes import (
+    COLORS,
+    FULL_COLORS,
+    KINDS,
+    PIECES,
+    ROOM_FACTORS,
+    SPRITE_FACTORS,
+    SPRITES,
+    ColoredSprites,
+    Objects,
+    OneObject,
+    Room,
+    Sprites,
+    Tetris,
+)
+from composable_energy_scenes.sight import View, visible
+
+import composable_energy as ce
+from composable_energy.data import Scenes, World
+from composable_energy.errors import DtypeError, ExtraNotInstalled, OptionError, ShapeError
+
+RENDERED = ("one-object", "objects", "room")
+WORLDS = (*RENDERED, "sprites", "colored-sprites", "tetris")
+
+BY_LIGHT = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 0): "yellow", (1, 0, 1): "magenta", (0, 1, 1): "cyan"}
+
+
+@cache
+def world(name: str, **options: object) -> World:
+    """One of each, so that what draws is started once."""
+    made = ce.get_world(name, **options)
+    if name in RENDERED:
+        try:
+            made.draw(1)
+        except ExtraNotInstalled as error:
+            pytest.skip(f"nothing draws here: {error}")
+    return made
+
+
+@cache
+def drawn(name: str) -> Scenes:
+    return world(name).draw(24, seed=5, masks=True)
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_picture_is_a_function_of_seed_and_index(name):
+    some = world(name).draw(3, seed=5, start=9, masks=True)
+    np.testing.assert_array_equal(some.images, drawn(name).images[9:12])
+    assert some.masks is not None and drawn(name).masks is not None
+    np.testing.assert_array_equal(some.masks, drawn(name).masks[9:12])
+    for label, values in some.labels.items():
+        np.testing.assert_array_equal(values, drawn(name).labels[label][9:12])
+    assert not np.array_equal(world(name).draw(3, seed=6).images, drawn(name).images[:3])
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_nothing_of_a_picture_stays_for_the_next(name):
+    order = np.random.default_rng(0).permutation(24)
+    again = world(name).render({label: values[order] for label, values in drawn(name).labels.items()}, masks=True)
+    np.testing.assert_array_equal(again.images, drawn(name).images[order])
+    np.testing.assert_array_equal(again.masks, drawn(name).masks[order])
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_pictures_labels_and_masks_have_the_shapes_that_the_world_says(name):
+    made, scenes = world(name), drawn(name)
+    assert len(scenes) == 24
+    assert scenes.images.shape == (24, made.channels, made.size, made.size) and scenes.images.dtype == np.uint8
+    assert scenes.masks is not None and scenes.masks.shape == (24, made.size, made.size) and scenes.masks.dtype == np.uint8
+    assert scenes.labels.keys() == made.fields.keys()
+    for label, field in made.fields.items():
+        values = scenes.labels[label]
+        assert (values.shape, values.dtype) == ((24, *field.shape), np.dtype(field.dtype))
+        assert field.about and (not field.values or 0 <= values.min() <= values.max() < len(field.values))
+    assert made.draw(0).images.shape == (0, *scenes.images.shape[1:])
+    assert made.draw(1).masks is None
+
+
+def test_labels_are_spread_over_their_ranges():
+    one, many = OneObject().labels(2_000, seed=1), Objects().labels(200, seed=1)
+    for values, least, most in ((one["position"], -1, 1), (one["size"], 0.3, 0.7), (one["light"], -1, 1), (one["floor"], 0.3, 0.44)):
+        assert least <= values.min() < least + 0.02 * (most - least) and most - 0.02 * (most - least) < values.max() <= most
+    for values, kinds in ((one["shape"], KINDS), (one["color"], COLORS)):
+        share = np.bincount(values, minlength=len(kinds)) / 2_000
+        np.testing.assert_allclose(share, 1 / len(kinds), atol=5 * np.sqrt(1 / len(kinds) / 2_000))
+    np.testing.assert_allclose(np.linalg.norm(one["light"], axis=1), 1, atol=1e-6)
+    assert set(many["present"].sum(1)) == {3, 4, 5, 6}
+    assert np.abs(many["position"]).max() <= 1
+    assert many["size"][many["present"]].min() >= 0.16 and many["size"].max() <= 0.30
+    factors = Room().labels(500, seed=1)["factors"]
+    assert factors.shape == (500, len(ROOM_FACTORS)) and 0 <= factors.min() < 0.01 < 0.99 < factors.max() <= 1
+    shape = Sprites().labels(3_000, seed=1)
+    assert len(np.unique(shape["scale"])) == 6 and len(np.unique(shape["orientation"], axis=0)) == 40
+    assert len(np.unique(shape["position"])) == 32
+    assert len(np.unique(Sprites(grid=False).labels(100)["scale"])) == 100
+
+
+class TestSolids:
+    """One object is where its label says and as large, and of several none is hidden."""
+
+    view = View((0.0, -3.5, 3.3), float(np.degrees(np.arctan2(0.67, 0.74))), 46.0)
+
+    def test_the_middle_of_a_mask_is_the_projected_middle(self):
+        scenes = world("one-object").draw(60, seed=8, masks=True)
+        assert scenes.masks is not None
+        for mask, where, half in zip(scenes.masks, scenes.labels["position"], scenes.labels["size"], strict=True):
+            rows, columns = np.nonzero(mask)
+            expected = self.view.pixels(np.array([*where, half]), 64)
+            assert np.abs(np.array([columns.mean(), rows.mean()]) + 0.5 - expected).max() < 1.5
+            assert mask.max() == 1
+
+    def test_a_sphere_has_the_area_of_its_ellipse(self):
+        r"""A sphere at $(x, y, z)$ from the camera covers $\pi f^2 r^2 (x^2 + y^2 + z^2 - r^2)^{1/2} (z^2 - r^2)^{-3/2}$ pixels."""
+        n = 40
+        labels = world("one-object").labels(n, seed=8) | {"shape": np.full(n, KINDS.index("sphere"))}
+        masks = world("one-object").render(labels, masks=True).masks
+        assert masks is not None
+        half = labels["size"]
+        middle = np.concatenate([labels["position"], half[:, None]], 1)
+        x, y, z = ((middle - self.view.position) @ self.view.axes().T).T
+        focal = 32 / np.tan(np.radians(self.view.angle / 2))
+        area = np.pi * focal**2 * half**2 * np.sqrt(x**2 + y**2 + z**2 - half**2) / (z**2 - half**2) ** 1.5
+        np.testing.assert_allclose((masks > 0).sum((1, 2)), area, rtol=0.03, atol=4)
+
+    def test_what_labels_count_is_what_masks_show(self):
+        from composable_energy_scenes.objects import _VIEW
+
+        scenes = world("objects").draw(60, seed=8, masks=True)
+        assert scenes.masks is not None
+        told = scenes.labels
+        for i, mask in enumerate(scenes.masks):
+            n = told["present"][i].sum()
+            assert told["present"][i, :n].all() and not told["size"][i, n:].any()
+            counted = visible(_VIEW, told["shape"][i, :n], told["position"][i, :n], told["size"][i, :n])
+            shown = np.bincount(mask.ravel(), minlength=n + 1)
+            assert len(shown) == n + 1 and shown[1:].min() >= 12
+            np.testing.assert_allclose(shown[1:], counted, rtol=0.1, atol=6)
+
+    def test_objects_stand_apart(self):
+        told = Objects(count=(6, 6)).labels(60, seed=2)
+        reach = told["size"] * np.where(told["shape"] == KINDS.index("box"), np.sqrt(2), 1)
+        between = np.linalg.norm(told["position"][:, :, None] - told["position"][:, None], axis=3)
+        i, j = np.triu_indices(6, 1)
+        assert (between[:, i, j] > reach[:, i] + reach[:, j]).all()
+
+    def test_scenes_do_not_depend_on_the_size_of_pictures_and_options_hold(self):
+        for name, values in Objects(32).labels(8, seed=4).items():
+            np.testing.assert_array_equal(values, Objects(64).labels(8, seed=4)[name])
+        told = Objects(count=(2, 4), shapes=("sphere",), sizes=(0.3, 0.3)).labels(40, seed=4)
+        assert set(told["present"].sum(1)) == {2, 3, 4}
+        assert set(told["shape"][told["present"]]) == {KINDS.index("sphere")} and told["size"].max() == np.float32(0.3)
+
+    def test_colors_and_light_are_seen(self):
+        """The brightest color of an object is its own, and the side of the lamp is the brighter one."""
+        n = len(COLORS)
+        labels = {name: np.repeat(values[:1], n, 0) for name, values in world("one-object").labels(1, seed=3).items()}
+        labels |= {"color": np.arange(n), "shape": np.full(n, KINDS.index("sphere")), "position": np.zeros((n, 2), np.float32)}
+        scenes = world("one-object").render(labels, masks=True)
+        assert scenes.masks is not None
+        mean = np.stack([image[:, mask > 0].mean(1) for image, mask in zip(scenes.images, scenes.masks, strict=True)])
+        high = mean > 100
+        assert high[:7].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]] and mean[7].max() < 60
+        sides = []
+        for cosine in (-1.0, 1.0):
+            lit = labels | {"light": np.tile(np.array([cosine, 0], np.float32), (n, 1)), "color": np.full(n, COLORS.index("white"))}
+            picture = world("one-object").render(lit).images[0].mean(0)
+            sides.append(picture[28:36, 32:38].mean() - picture[28:36, 26:32].mean())
+        assert sides[0] < -5 and sides[1] > 5
+
+
+class TestRoom:
+    def pictures(self, factor: int, values: list[float]) -> np.ndarray:
+        factors = np.full((len(values), len(ROOM_FACTORS)), 0.5)
+        factors[:, factor] = values
+        return world("room").render({"factors": factors}).images.astype(float)
+
+    @pytest.mark.parametrize("factor", range(len(ROOM_FACTORS)), ids=ROOM_FACTORS)
+    def test_each_factor_changes_the_picture_steadily(self, factor):
+        low, near, high = self.pictures(factor, [0, 0.25, 1])
+        assert np.abs(high - low).mean() > 3
+        assert 0 < np.abs(near - low).mean() < np.abs(high - low).mean()
+
+    def test_a_stronger_lamp_is_brighter(self):
+        assert (np.diff(self.pictures(0, [0, 0.25, 0.5, 0.75, 1]).mean((1, 2, 3))) > 3).all()
+
+    def test_furniture_moves_with_the_camera_not_with_the_lamp(self):
+        factors = np.full((3, 7), 0.5)
+        factors[1, 1:4], factors[2, 4] = 0, 0
+        masks = world("room").render({"factors": factors}, masks=True).masks
+        assert masks is not None
+        np.testing.assert_array_equal(masks[0], masks[1])
+        assert (masks[0] != masks[2]).mean() > 0.05
+        assert len(np.unique(masks[0])) > 20
+
+    def test_factors_beyond_their_range_are_refused(self):
+        with pytest.raises(OptionError, match=r"each in \[0, 1\], got 0.5 to 1.5"):
+            Room().render({"factors": np.array([[0.5] * 6 + [1.5]])})
+
+
+class TestSprites:
+    def test_areas_go_with_the_square_of_the_scale_and_not_with_the_shape(self):
+        scenes = Sprites(128).draw(120, seed=1, masks=True)
+        assert scenes.masks is not None
+        area = 0.3 / 4 * 128**2 * scenes.labels["scale"] ** 2
+        found = scenes.masks.sum((1, 2), dtype=int)
+        np.testing.assert_allclose(found, area, rtol=0.02, atol=6)
+        assert set(scenes.labels["shape"]) == {0, 1, 2}
+        np.testing.assert_array_equal(scenes.images[:, 0], 255 * scenes.masks)
+
+    def test_they_are_where_and_turned_as_labels_say(self):
+        n = 80
+        told = Sprites(128, grid=False).labels(n, seed=2) | {"shape": np.full(n, SPRITES.index("ellipse"))}
+        masks = Sprites(128).render(told, masks=True).masks
+        assert masks is not None
+        for mask, where, turn in zip(masks, told["position"], told["orientation"], strict=True):
+            rows, columns = np.nonzero(mask)
+            x, y = (columns + 0.5) / 64 - 1, 1 - (rows + 0.5) / 64
+            np.testing.assert_allclose([x.mean(), y.mean()], 0.59 * where, atol=0.01)
+            assert min(rows.min(), columns.min()) > 0 and max(rows.max(), columns.max()) < 127
+            longest = np.linalg.eigh(np.cov(np.stack([x, y])))[1][:, 1]
+            assert abs(longest @ turn) > 0.99
+
+    def test_every_point_of_the_grid_has_its_labels(self):
+        steps = np.stack(np.meshgrid(*(np.arange(k) for k in (3, 6, 4, 2, 2)), indexing="ij"), -1).reshape(-1, 5) * [1, 1, 10, 31, 31]
+        told = Sprites().at(steps)
+        found = {name: len(np.unique(values, axis=0)) for name, values in told.items()}
+        assert found == {"shape": 3, "scale": 6, "orientation": 4, "position": 4}
+        assert told["position"].min() == -1 and told["position"].max() == 1 and told["scale"].min() == 0.5 and told["scale"].max() == 1
+        different = 1 + 2 + 4  # of four quarter turns: of the square, the ellipse and the heart
+        assert len(np.unique(Sprites().render(told).images, axis=0)) == 6 * 4 * different
+        assert np.prod(list(SPRITE_FACTORS.values())) == 737_280
+
+    def test_points_beyond_the_grid_are_refused(self):
+        with pytest.raises(OptionError, match="below"):
+            Sprites().at(np.array([[3, 0, 0, 0, 0]]))
+        with pytest.raises(OptionError, match="float"):
+            Sprites().at(np.zeros((1, 5)))
+        with pytest.raises(ShapeError, match=r"\(N, 5\)"):
+            Sprites().at(np.zeros((5,), int))
+
+    def test_several_stand_apart_and_have_their_colors(self):
+        scenes = ColoredSprites(64, count=(1, 4)).draw(60, seed=3, masks=True)
+        assert scenes.masks is not None
+        told = scenes.labels
+        assert set(told["present"].sum(1)) == {1, 2, 3, 4}
+        for image, mask, present, color, scale in zip(
+            scenes.images, scenes.masks, told["present"], told["color"], told["scale"], strict=True
+        ):
+            n = present.sum()
+            assert set(np.unique(mask)) == set(range(n + 1)) and not image[:, mask == 0].any()
+            for k in range(n):
+                assert np.unique(image[:, mask == k + 1], axis=1).shape == (3, 1)
+                red, green, blue = image[:, mask == k + 1][:, 0] > 0
+                assert FULL_COLORS[color[k]] == BY_LIGHT[red, green, blue]
+                np.testing.assert_allclose((mask == k + 1).sum(), 0.3 / 4 * 64**2 * scale[k] ** 2, rtol=0.05, atol=8)
+
+
+class TestTetris:
+    def test_there_are_nineteen_pieces_of_four_connected_cells(self):
+        assert len(PIECES) == 19 and len({cells.tobytes() for cells in PIECES.values()}) == 19
+        for cells in PIECES.values():
+            assert cells.shape == (4, 2) and (cells.min(0) == 0).all()
+            assert sum(np.abs(a - b).sum() == 1 for a in cells for b in cells) in (6, 8)  # three shared edges, four of the square
+
+    def test_pieces_are_where_labels_say_and_touch_in_different_colors_only(self):
+        scenes = Tetris().draw(200, seed=1, masks=True)
+        assert scenes.masks is not None
+        names, touching = list(PIECES), 0
+        for i, mask in enumerate(scenes.masks):
+            cells = mask.reshape(7, 5, 7, 5)
+            assert (cells == cells[:, :1, :, :1]).all()
+            board = cells[:, 0, :, 0]
+            for k in range(3):
+                expected = PIECES[names[scenes.labels["shape"][i, k]]] + scenes.labels["cell"][i, k]
+                np.testing.assert_array_equal(np.argwhere(board == k + 1), expected)
+            color = np.concatenate([[-1], scenes.labels["color"][i]])
+            wide = np.pad(board, 1)
+            for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+                other = np.roll(wide, (-down, -right), (0, 1))
+                border = (wide != other) & (wide > 0) & (other > 0)
+                touching += border.any()
+                assert (color[wide[border]] != color[other[border]]).all()
+        assert touching > 50
+        assert set(scenes.labels["color"].ravel()) == set(range(6))
+
+    def test_boards_of_other_sizes(self):
+        assert Tetris(32, cells=8).draw(2).images.shape == (2, 3, 32, 32)
+        for size, cells in ((36, 7), (35, 4), (8, 16), (35, 7.0)):
+            with pytest.raises(OptionError, match="multiple of the number of cells"):
+                Tetris(size, cells)  # pyright: ignore[reportArgumentType]
+
+    def test_arrangements_that_cannot_be_are_refused(self):
+        told = Tetris().labels(1, seed=1)
+        with pytest.raises(OptionError, match="beyond the board of 7 x 7"):
+            Tetris().render(told | {"cell": told["cell"] + 4})
+        with pytest.raises(OptionError, match="overlap"):
+            Tetris().render({"shape": np.zeros((1, 3), int), "color": np.array([[0, 1, 2]]), "cell": np.zeros((1, 3, 2), int)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"shape": None}, OptionError, "missing or unknown: shape"),
+        ({"weight": np.zeros(2)}, OptionError, "missing or unknown: weight"),
+        ({"scale": np.zeros(3)}, ShapeError, r"'scale' has shape \(N\), N = 2; got \(3,\)"),
+        ({"position": np.zeros((2, 3))}, ShapeError, r"'position' has shape \(N, 2\)"),
+        ({"shape": np.zeros(2)}, DtypeError, "'shape' is int64, got float64"),
+        ({"shape": np.array(["a", "b"])}, DtypeError, "'shape' is int64, got <U1"),
+        ({"shape": np.array([0, 3])}, OptionError, "'shape' is 0 to 2, got 0 to 3"),
+        ({"scale": np.array([0.5, np.nan])}, OptionError, "'scale' has values that are not finite"),
+    ],
+)
+def test_labels_that_are_none_are_refused(changes, error, message):
+    labels = {**Sprites().labels(2), **changes}
+    with pytest.raises(error, match=message):
+        Sprites().render({name: values for name, values in labels.items() if values is not None})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OneObject(7), "from 8 to 256, got 7"),
+        (lambda: Room(257), "got 257"),
+        (lambda: Sprites(64.0), "got 64.0"),  # pyright: ignore[reportArgumentType]
+        (lambda: Objects(count=(0, 3)), r"1 to 10, got \(0, 3\)"),
+        (lambda: Objects(count=(3,)), r"got \(3,\)"),  # pyright: ignore[reportArgumentType]
+        (lambda: Objects(shapes=("cone",)), r"among box, sphere, cylinder, got \('cone',\)"),
+        (lambda: Objects(sizes=(0.3, 0.2)), r"got \(0.3, 0.2\)"),
+        (lambda: Objects(count=(10, 10), sizes=(0.5, 0.5)).labels(1), "do not fit on the floor"),
+        (lambda: ColoredSprites(count=(1, 9)), "1 to 4"),
+        (lambda: Sprites().labels(-1), "n must be a whole number of at least 0, got -1"),
+        (lambda: Sprites().draw(1, seed=1.5), "seed must be a whole number"),  # pyright: ignore[reportArgumentType]
+        (lambda: Sprites().draw(1, start=True), "start must be a whole number"),
+    ],
+)
+def test_options_that_are_none_are_refused(make, message):
+    with pytest.raises(OptionError, match=message):
+        make()
+
+
+def test_a_size_that_is_none_is_refused():
+    made = world("one-object")
+    with pytest.raises(OptionError, match="half width of a solid must be positive"):
+        made.render(made.labels(1) | {"size": np.zeros(1)})
