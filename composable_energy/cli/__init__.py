@@ -13,12 +13,12 @@ import sys
 from collections.abc import Sequence
 
 from composable_energy import __version__
-from composable_energy.cli import doctor, energies, explain, plugins, recipes, sample, train
+from composable_energy.cli import doctor, energies, explain, plugins, recipes, render, sample, train
 from composable_energy.errors import ComposableEnergyError
 
 __all__ = ["main"]
 
-_COMMANDS = (sample, explain, train, recipes, energies, plugins, doctor)
+_COMMANDS = (sample, explain, train, recipes, render, energies, plugins, doctor)
 _BAD_INPUT, _INTERRUPTED, _NO_READER = 2, 130, 141
 
 

@@ -130,8 +130,8 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 def _read_labels(folder: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(folder / _LABELS) as file:
-            return dict(file)
+        with (folder / _LABELS).open("rb") as file, np.load(file) as labels:
+            return dict(labels)
     except Exception as error:  # NumPy and zipfile raise what they like for a file that is none
         raise FileFormatError(f"Cannot read {folder / _LABELS}: {error}. {_ADVICE}") from error
 
