@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import paper_energies
 import pytest
 import torch
-from composable_energy_scenes import COLORS, Judge, weights
-from paper_method import Scene, bounded, either, no
+from composable_energy_scenes import weights
+from paper_rules import IMPLICATION, Method, bounded, either, expressions, no
+from table1 import ROWS, conditions
 
 import composable_energy as ce
 
@@ -41,11 +43,16 @@ def test_the_bounded_complement_ends_where_the_energy_is_high():
     assert slope(no(energy, 0.1), 5.0) == pytest.approx(-0.5)
 
 
-def test_conditions_of_a_scene_leave_no_picture_to_both_branches():
-    scene = Scene({}, 500, 3, Judge().eval())
-    first, second = scene.places
-    assert bool(((first >= -0.9) & (first <= -0.4)).all()) and bool(((second >= 0.4) & (second <= 0.9)).all())
-    assert bool((scene.colors[0] != scene.colors[1]).all()) and set(scene.colors[1].tolist()) == set(range(len(COLORS)))
+def test_every_row_of_the_table_has_an_expression():
+    bowls = {concept: lambda values: ce.as_energy(lambda x: x.square().sum(1), event_shape=(1,)) for concept in paper_energies.CONCEPTS}
+    method = Method(bowls, lambda energy, n, seed: torch.empty(0), 0.01, 1.0)
+    rows = expressions(method, conditions(4, 3))
+    assert rows.keys() == {IMPLICATION} | {row.text for row in ROWS}
+    x = torch.tensor([[3.0]])  # where each concept has the energy 9
+    wanted = {"position & ~color": 9 - 0.09, IMPLICATION: 9 - 7 * 0.09, "position & color & shape & size": 36.0}
+    for text, energy in wanted.items():
+        assert float(rows[text](x)) == pytest.approx(energy)
+    assert float(rows["(position1 & color1) | (position2 & color2)"](x)) == pytest.approx(18 - math.log(2))
 
 
 def test_weights_keep_energies(tmp_path):
