@@ -37,7 +37,7 @@ STEP, NOISE = 500.0, 0.005
 
 EACH, SEED = 16_000, 1
 K, BATCH, BUFFER, RATE, EMA = 8, 16, 256, 1e-3, 0.99
-STEPS: Mapping[str, int] = MappingProxyType({"position": 3000, "color": 3000, "shape": 2000, "size": 2000})
+STEPS: Mapping[str, int] = MappingProxyType({"position": 2250, "color": 2250, "shape": 1500, "size": 1000})
 SETTINGS: Mapping[str, Any] = MappingProxyType(
     {
         "pixels": f"{SIZE} (paper: 64)",
