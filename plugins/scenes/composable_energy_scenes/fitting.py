@@ -95,10 +95,20 @@ class Fitting:
             self.fit("decoder", Repainting(coder), decoder, pictures, painting, 96, 1e-3, ema=0.998, precision="bfloat16")
         return coder.eval().requires_grad_(False)
 
-    def base(self, energy: CodeEnergy, codes: Tensor, steps: int, name: str = "base") -> None:
-        """Trains a base on codes with shape $(N, D)$, by denoising score matching."""
+    def base(self, energy: CodeEnergy, codes: Tensor, steps: int, refining: int = 0, name: str = "base") -> None:
+        """Trains a base on codes by denoising score matching, whose noise is large; so the last steps have four times the batch.
+
+        Args:
+            energy: What is trained.
+            codes: With shape $(N, D)$.
+            steps: With batches of 256.
+            refining: With batches of 1,024 and half of the rate.
+            name: Of its folder.
+        """
         objective = DenoisingScoreMatching(energy.sigma_min, energy.sigma_max)
         self.fit(name, energy.net, objective, codes, steps, 256, 2e-3, ema=0.999)
+        if refining:
+            self.fit(f"{name}_refined", energy.net, objective, codes, refining, 1024, 1e-3, ema=0.999)
         energy.eval().requires_grad_(False)
 
     def classes(self, base: CodeEnergy, codes: Tensor, label: Tensor, values: int, name: str, steps: int, width: int = 192) -> CodeHeads:
