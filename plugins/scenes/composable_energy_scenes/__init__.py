@@ -2,12 +2,15 @@
 
 from composable_energy_scenes.colored_sprites import FULL_COLORS, ColoredSprites
 from composable_energy_scenes.concepts import Concepts, load_concepts, load_judge
+from composable_energy_scenes.detector import Detector, detected
 from composable_energy_scenes.family import SceneFamily
 from composable_energy_scenes.judge import Judge, Verdict, judged
 from composable_energy_scenes.objects import Objects
 from composable_energy_scenes.one_object import COLORS, PALETTE, SIZES, OneObject
+from composable_energy_scenes.presence import Presence
 from composable_energy_scenes.rendering import KINDS
 from composable_energy_scenes.room import ROOM_FACTORS, Room
+from composable_energy_scenes.several import Several, load_detector, load_several, several_objects
 from composable_energy_scenes.sprites import SPRITE_FACTORS, SPRITES, Sprites
 from composable_energy_scenes.tetris import PIECES, Tetris
 
@@ -23,15 +26,22 @@ __all__ = [
     "SPRITE_FACTORS",
     "ColoredSprites",
     "Concepts",
+    "Detector",
     "Judge",
     "Objects",
     "OneObject",
+    "Presence",
     "Room",
     "SceneFamily",
+    "Several",
     "Sprites",
     "Tetris",
     "Verdict",
+    "detected",
     "judged",
     "load_concepts",
+    "load_detector",
     "load_judge",
+    "load_several",
+    "several_objects",
 ]

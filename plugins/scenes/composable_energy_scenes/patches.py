@@ -83,7 +83,7 @@ class PatchNetwork(ce.Energy):
         blocks: Its residual blocks at each size, down and up.
     """
 
-    def __init__(self, width: int = 48, blocks: int = 2) -> None:
+    def __init__(self, width: int = 48, blocks: int = 1) -> None:
         super().__init__()
         self.event_shape = (CHANNELS, PATCHES, PATCHES)
         self.net = UNet(CHANNELS, None, width=width, levels=2, blocks=blocks, activation="swish", dropout=0.0)

@@ -37,8 +37,8 @@ __all__ = ["SEEDS", "MakingSeveral", "main"]
 SEEDS = {"train": 1, "detector": 2, "test": 3}
 """Renders of different seeds never meet."""
 
-_COUNTS = {"train": 64_000, "detector": 16_000, "test": 4_000}
-_STEPS = {"coder": 4_000, "base": 6_000, "place": 5_000, "detector": 3_000}
+_COUNTS = {"train": 32_000, "detector": 16_000, "test": 4_000}
+_STEPS = {"coder": 1_400, "base": 2_500, "place": 1_500, "detector": 1_200}
 _CODE_NOISE = 0.05
 
 
@@ -116,7 +116,9 @@ class MakingSeveral:
         with self._fitting.seeded("detector"):
             detector = Detector()
         noisy = Preparation(dequantize=0.03)
-        self._fitting.fit("detector", detector, Finding(), data, _STEPS["detector"], 96, 3e-3, ema=0.998, preparation=noisy)
+        self._fitting.fit(
+            "detector", detector, Finding(), data, _STEPS["detector"], 96, 3e-3, ema=0.998, precision="bfloat16", preparation=noisy
+        )
         weights.write(detector, "detector", self.trained)
         return detector.eval().requires_grad_(False)
 
