@@ -14,8 +14,8 @@ from composable_energy.cli.tables import json_text, table
 
 __all__ = ["add", "run"]
 
-_PACKAGES = ("torch", "numpy", "einops", "entrypoints", "safetensors", "tqdm", "pillow", "triton")
-_OPTIONAL = {"triton"}
+_PACKAGES = ("torch", "numpy", "einops", "entrypoints", "safetensors", "tqdm", "pillow", "triton", "mujoco")
+_OPTIONAL = {"triton", "mujoco"}
 
 
 def add(commands: Any, parents: list[argparse.ArgumentParser]) -> None:

@@ -105,10 +105,10 @@ class Room(World):
 
     def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
         told = self.checked(labels)
-        factors, camera = told["factors"], self._camera
+        factors = told["factors"]
         if ((factors < 0) | (factors > 1)).any():
             raise OptionError(f"The factors of the room are each in [0, 1], got {factors.min()} to {factors.max()}.")
-        n, model = len(factors), camera.model
+        n, camera, model = len(factors), self._camera, self._camera.model
         solids = [camera.solid(f"solid{i}") for i in range(len(_SOLIDS))]
         images = np.empty((n, 3, self.size, self.size), np.uint8)
         found = np.empty((n, self.size, self.size), np.uint8) if masks else None
