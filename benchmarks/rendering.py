@@ -1,9 +1,9 @@
 """How many pictures of each world one core draws in a second, and how far what draws agrees: `python benchmarks/rendering.py [--write]`.
 
 Every world at 64 and 128 pixels (those of a board at 70 and 126), with and without masks; those of MuJoCo by EGL and by OSMesa, each in a
-process of its own on one core. Seconds are those of the processor, so that other programs do not count; labels are drawn and checked
-within them, starting what draws is not; the median of three runs counts. Of EGL and OSMesa the same pictures are compared: the largest difference in grey levels, the share
-of values that differ, and whether labels and masks are equal.
+process of its own on one core. Seconds are those of the processor, so that other programs count little; labels are drawn and checked
+within them, starting what draws is not; the median of three runs counts. Of EGL and OSMesa the same pictures are compared: the largest
+difference in grey levels, the share of values that differ, and whether labels and masks are equal.
 """
 
 from __future__ import annotations
