@@ -40,6 +40,15 @@ class Dots(World):
         return Scenes(200 * found[:, None], {"where": where}, found if masks else None)
 
 
+class Hidden(Dots):
+    """Says of itself what it is not."""
+
+    options = {"size": 8}
+
+    def one(self, random):
+        return {"where": (0, 0)}
+
+
 class Stopped(Dots):
     """Stops in the third part."""
 
@@ -125,7 +134,8 @@ def test_a_killed_process_loses_nothing(tmp_path):
         (Dots(), 35, {"seed": 1}, "seed 0 instead of 1"),
         (Dots(), 35, {"masks": True}, "masks False instead of True"),
         (Dots(9), 35, {}, "size 8 instead of 9"),
-        (Dots(corner=True), 35, {}, "the labels differ, so the world has other options"),
+        (Dots(corner=True), 35, {}, "corner False instead of True"),
+        (Hidden(), 35, {}, "the labels differ, so the world was another"),
     ],
 )
 def test_other_pictures_are_left_alone(tmp_path, world, n, options, message):

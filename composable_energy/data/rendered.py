@@ -45,7 +45,8 @@ def render_to(folder: Path, world: World, n: int, seed: int = 0, *, masks: bool 
     from tqdm import tqdm
 
     whole("n", n)
-    told = {"world": world.name, "size": world.size, "n": int(n), "seed": int(seed), "masks": masks}
+    options = json.loads(json.dumps(world.options, default=str))
+    told = {"world": world.name, "size": world.size, "options": options, "n": int(n), "seed": int(seed), "masks": masks}
     first = world.labels(min(n, _COMPARED), seed)
     done = _done(folder, told, first)
     if done == n and done is not None:
@@ -100,14 +101,19 @@ def _done(folder: Path, told: Mapping[str, Any], first: Mapping[str, np.ndarray]
     before = _read(folder)
     if before is None:
         return None
-    said = [f"{name} {before[name]!r} instead of {told[name]!r}" for name in told if before[name] != told[name]]
+    there, asked = _flat(before), _flat(told)
+    said = [f"{name} {there[name]!r} instead of {asked[name]!r}" for name in asked if there.get(name, asked[name]) != asked[name]]
     if not said:
         saved = _read_labels(folder)
         same = saved.keys() == first.keys() and all(_near(saved[name][:_COMPARED], array) for name, array in first.items())
-        said = [] if same else ["the labels differ, so the world has other options"]
+        said = [] if same else ["the labels differ, so the world was another"]
     if said:
         raise FileFormatError(f"The folder {folder} holds other pictures: {', '.join(said)}. Take another folder, or delete this one.")
     return before["done"] if before["done"] == before["n"] else before["done"] // PART * PART
+
+
+def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {**told["options"], **{name: value for name, value in told.items() if name not in ("options", "done")}}
 
 
 def _near(array: np.ndarray, other: np.ndarray) -> bool:
@@ -121,7 +127,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
         numbers = [told[name] for name in ("size", "n", "seed", "done")]
         if not (all(type(number) is int for number in numbers) and 0 <= told["done"] <= told["n"]):
             raise ValueError(f"its numbers are {numbers}")
-        return {**told, "world": str(told["world"]), "masks": bool(told["masks"])}
+        return {"options": {}, **told, "world": str(told["world"]), "masks": bool(told["masks"])}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,6 +67,11 @@ class World(ABC):
     channels: int = 3
     size: int = 64
     fields: Mapping[str, Field] = MappingProxyType({})
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of the constructor, as far as the world keeps them under their names; a folder of pictures is known by them."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters if hasattr(self, name)}
 
     @abstractmethod
     def one(self, random: np.random.Generator) -> Mapping[str, Any]:

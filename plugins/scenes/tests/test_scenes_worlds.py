@@ -158,6 +158,13 @@ class TestSolids:
         assert set(told["present"].sum(1)) == {2, 3, 4}
         assert set(told["shape"][told["present"]]) == {KINDS.index("sphere")} and told["size"].max() == np.float32(0.3)
 
+    def test_shadows_only_darken(self):
+        scenes = world("objects", size=64).draw(8, seed=4, masks=True)
+        plain = world("objects", size=64, shadows=False).draw(8, seed=4, masks=True)
+        np.testing.assert_array_equal(scenes.masks, plain.masks)
+        brighter = scenes.images.astype(int) - plain.images
+        assert brighter.max() <= 2 and (brighter < -20).mean() > 0.01
+
     def test_colors_and_light_are_seen(self):
         """The brightest color of an object is its own, and the side of the lamp is the brighter one."""
         n = len(COLORS)
