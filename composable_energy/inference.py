@@ -13,6 +13,7 @@ from torch import Tensor
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.explain import encoded
+from composable_energy.sharing import sharing
 
 __all__ = ["Inference", "infer"]
 
@@ -39,6 +40,22 @@ class Inference:
         """The most probable candidate of each row."""
         return [self.candidates[k] for k in self.log_probabilities.argmax(1).tolist()]
 
+    def mean(self, name: str) -> Tensor:
+        """Returns the mean of a condition under the distribution of each row, with shape $(B, *)$; of numbers and points, not of labels.
+
+        Its error is smaller than the distance between candidates, where they are no farther from each other than the data leave open.
+
+        Args:
+            name: The condition.
+
+        Raises:
+            OptionError: It was not inferred.
+        """
+        if name not in self.candidates[0]:
+            raise OptionError(f"{name} was not inferred; there is {', '.join(sorted(self.candidates[0]))}.")
+        values = torch.stack([torch.as_tensor(candidate[name]) for candidate in self.candidates]).to(self.log_probabilities)
+        return torch.einsum("bk,k...->b...", self.probabilities, values)
+
 
 def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor], *, joint: bool = False) -> Inference:
     r"""Compares conditions by their energies at given points.
@@ -49,7 +66,8 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
     Args:
         energy: An energy that depends on the conditions.
         x: Points of shape $(B, *)$; for a latent energy also what people see, if its decoder can encode.
-        over: For each condition its candidates: numbers, or the rows of a tensor. Several conditions are combined in all ways.
+        over: For each condition its candidates: numbers, or the rows of a tensor. Several conditions are combined in all ways. Points of
+            a continuous concept are the condition `c` of `GaussianHead()`, labels are the condition `y` of a classifier without a label.
         joint: Whether one condition stands behind all points, whose energies are then added.
 
     Raises:
@@ -65,7 +83,7 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
     if not candidates:
         raise OptionError("Inference needs at least one candidate for each condition.")
     x = encoded(energy, x)
-    with torch.no_grad():
+    with torch.no_grad(), sharing():  # a network that no candidate concerns is evaluated once
         energies = torch.stack([energy.given(**{n: _one_for_all(v) for n, v in c.items()})(x) for c in candidates], 1)
     energies = energies.sum(0, keepdim=True) if joint else energies
     return Inference(tuple(candidates), torch.log_softmax(-energies, 1))

@@ -127,6 +127,38 @@ def test_a_label_as_a_condition(x):
             free.evidence(x, y=bad)
 
 
+def test_a_point_as_a_condition(x):
+    network, base = Counting(4), Bowl()
+    where = GaussianHead(network, base, dims=2, name="where")
+    free, points = where(), torch.randn(6, 2, dtype=torch.double)
+    assert free.required_conditions == {"c"} and CHAINS not in free.conditions and str(free) == "where"
+    torch.testing.assert_close(free(x, c=points), where(points)(x))
+    torch.testing.assert_close(free.given(c=points)(x[1:3], chains=slice(1, 3)), where(points)(x)[1:3])
+    torch.testing.assert_close(free.given(c=points[:1])(x), where(points[0])(x))
+    single = GaussianHead(Counting(2), base, dims=1)
+    torch.testing.assert_close(single().given(c=0.3)(x), single(0.3)(x))
+    with pytest.raises(ExpressionError, match="depends on c"):
+        free(x)
+    with pytest.raises(ExpressionError, match="no complement"):
+        _ = ~free
+    with pytest.raises(ShapeError, match=r"c has shape \(6, 1\) for 6 points; expected \(6, 2\)"):
+        free(x, c=torch.zeros(6))
+
+
+def test_which_point_fits_given_ones_is_the_heads_gaussian_and_costs_one_evaluation(x):
+    network = Counting(4).eval()
+    axis = torch.linspace(-8, 8, 81, dtype=torch.double)
+    found = GaussianHead(network, Bowl(), dims=2)().infer(x, over={"c": torch.cartesian_prod(axis, axis)})
+    assert network.calls == 1 and found.log_probabilities.shape == (6, 81**2)
+    with torch.no_grad():
+        mean, width = network(x).split(2, 1)
+    assert (width.exp() > 0.2).all() and (mean.abs() + 5 * width.exp().clamp(max=math.e) < 8).any()
+    inside = (mean.abs() + 5 * width.exp().clamp(max=math.e) < 8).all(1)
+    torch.testing.assert_close(found.mean("c")[inside], mean[inside], atol=1e-4, rtol=0)
+    with pytest.raises(OptionError, match="y was not inferred; there is c"):
+        found.mean("y")
+
+
 FORMULAS = {
     "not": lambda a, b, c: ~a,
     "and not": lambda a, b, c: c & ~a,

@@ -54,9 +54,9 @@ class GaussianHead:
             raise OptionError(f"dims must be at least 1, got {dims}.")
         self.network, self.base, self.dims, self.columns, self.name = network, base, dims, columns_of(columns), name
 
-    def __call__(self, c: Numbers) -> DensityEnergy:
-        """Returns the density at a point: shape (dims,) for all chains, or (n, dims) for each."""
-        return DensityEnergy(self, self.points("c", c))
+    def __call__(self, c: Numbers | None = None) -> DensityEnergy:
+        """Returns the density at a point: shape (dims,) for all chains, or (n, dims) for each; None leaves it as the condition `c`."""
+        return DensityEnergy(self, None if c is None else self.points("c", c))
 
     def near(self, c: Numbers, r: Numbers) -> IntervalEnergy:
         r"""Returns the event that every axis is within $c \pm r$.
@@ -114,13 +114,14 @@ class DensityEnergy(HeadEnergy):
 
     Args:
         head: What predicts.
-        c: The point, with shape (1, dims) for all chains or (n, dims) for each.
+        c: The point, with shape (1, dims) for all chains or (n, dims) for each; None leaves it as the condition `c`, for which
+            `infer` compares points and `given` binds one.
     """
 
-    c: Tensor
+    c: Tensor | None
 
-    def __init__(self, head: GaussianHead, c: Tensor) -> None:
-        super().__init__(head.base, f"{head.name}({_short(c).strip('()')})" if head.name else "")
+    def __init__(self, head: GaussianHead, c: Tensor | None) -> None:
+        super().__init__(head.base, head.name if c is None or not head.name else f"{head.name}({_short(c).strip('()')})")
         self.network = head.network
         self.register_buffer("c", c)
         self._variable = head.variable(0)
@@ -128,19 +129,24 @@ class DensityEnergy(HeadEnergy):
 
     @property
     def head_conditions(self) -> tuple[frozenset[str], frozenset[str]]:
+        if self.c is None:
+            return self._variable.conditions | {"c"}, self._variable.required_conditions | {"c"}
         chains = frozenset({CHAINS} if len(self.c) != 1 else ())
         return self._variable.conditions | chains, self._variable.required_conditions
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         mean, width = self._variable.read_all(self._variable.evaluate(x, conditions), x)
-        c = rows_for("c", self.c, mean, conditions.get(CHAINS))
+        c = rows_for("c", conditions["c"] if self.c is None else self.c, mean, None if self.c is None else conditions.get(CHAINS))
+        c = c.unsqueeze(1) if c.ndim == 1 else c
+        if c.shape != mean.shape:
+            raise ShapeError(f"c has shape {tuple(c.shape)} for {len(mean)} points; expected ({len(mean)}, {mean.shape[1]}).")
         return (((c - mean) / width).square() / 2 + width.log() + math.log(2 * math.pi) / 2).sum(1)
 
     def config(self) -> dict[str, Any]:
         return {**_head_config(self, self._variable), "c": self.c}
 
     def extra_repr(self) -> str:
-        return f"c={_short(self.c)}"
+        return "c=None" if self.c is None else f"c={_short(self.c)}"
 
 
 class IntervalEnergy(HeadEnergy):

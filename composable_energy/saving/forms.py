@@ -78,7 +78,7 @@ def _classifier(*, label: list[int] | Tensor | None, **parts: Any) -> Classifier
     return ClassifierEnergy(each=label, **parts) if isinstance(label, Tensor) else ClassifierEnergy(label=label, **parts)
 
 
-def _density(*, network: nn.Module, base: Energy | None, dims: int, columns: slice | None, name: str, c: Tensor) -> DensityEnergy:
+def _density(*, network: nn.Module, base: Energy | None, dims: int, columns: slice | None, name: str, c: Tensor | None) -> DensityEnergy:
     density = DensityEnergy(GaussianHead(network, base, dims=dims, columns=columns), c)
     density.name = name
     return density
@@ -111,7 +111,7 @@ FORMS: Mapping[str, Form] = {
         _classifier_parts,
         _classifier,
     ),
-    "density": Form(DensityEnergy, 0, {"c": (Tensor,), **_GAUSSIAN}, DensityEnergy.config, _density),
+    "density": Form(DensityEnergy, 0, {"c": (Tensor, type(None)), **_GAUSSIAN}, DensityEnergy.config, _density),
     "interval": Form(IntervalEnergy, 0, {"low": (Tensor,), "high": (Tensor,), **_GAUSSIAN}, IntervalEnergy.config, _interval),
 }
 _NAMES = {form.cls: name for name, form in FORMS.items()}

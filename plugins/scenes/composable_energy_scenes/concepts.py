@@ -18,7 +18,7 @@ from .judge import Judge
 from .one_object import COLORS
 from .rendering import KINDS
 
-__all__ = ["CODE", "HEADS_WIDTH", "SIGMAS", "Concepts", "load_concepts", "load_judge"]
+__all__ = ["CODE", "HEADS_WIDTH", "SAMPLING", "SIGMAS", "Concepts", "load_concepts", "load_judge"]
 
 CODE = 48
 """Numbers in a code."""
@@ -28,6 +28,20 @@ HEADS_WIDTH = 192
 
 SIGMAS = (0.05, 4.0)
 """The noise levels that the energies know."""
+
+SAMPLING = ce.Recommendation(
+    sampler="annealed",
+    options={
+        "levels": 160,
+        "sigma_max": SIGMAS[1],
+        "sigma_min": SIGMAS[0],
+        "corrector_steps": 2,
+        "delta": 0.3,
+        "max_gradient": 3.0,
+    },
+    threads=1,
+)
+"""How the energies are drawn from: 480 gradients. With 160 gradients (40 levels) many objects fade, since each level is left too early."""
 
 
 class Concepts:
@@ -54,6 +68,7 @@ class Concepts:
         base = CodeEnergy(64, code=CODE, sigma_min=SIGMAS[0], sigma_max=SIGMAS[1], name="scenes")
         weights.read(base.autoencoder, "autoencoder", self.folder)
         weights.read(base.net, "base", self.folder)
+        base.recommended = SAMPLING
         return base.eval()
 
     @cached_property
@@ -79,15 +94,19 @@ class Concepts:
         """Returns the event that the shape is one of a few, by names or numbers; none leaves it as the condition `y`."""
         return self._event("shape", self._shapes, KINDS, values)
 
-    def of_position(self, c: Sequence[float] | Tensor) -> ce.Energy:
-        """Returns the conditional energy of pictures with the object at `c`, with shape (2,) for all chains or (n, 2) for each."""
+    def of_position(self, c: Sequence[float] | Tensor | None = None) -> ce.Energy:
+        """Returns the conditional energy of pictures with the object at `c`: (2,) for all chains, (n, 2) for each; None leaves `y`."""
         import torch
 
+        if c is None:
+            return self._of_position
         points = torch.as_tensor(c, dtype=torch.float32)
         return self._of_position.given(y=points if points.ndim == 2 else points[None])
 
-    def of_color(self, value: int | str | Tensor) -> ce.Energy:
-        """Returns the conditional energy of pictures with an object of a color; a tensor of classes has one for each chain."""
+    def of_color(self, value: int | str | Tensor | None = None) -> ce.Energy:
+        """Returns the conditional energy of pictures with an object of a color; a tensor has one for each chain; None leaves `y`."""
+        if value is None:
+            return self._of_color
         return self._of_color.given(y=value if isinstance(value, Tensor) else _class("color", COLORS, value))
 
     @cached_property
