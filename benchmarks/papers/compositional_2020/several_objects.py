@@ -40,9 +40,9 @@ def run(options: Options) -> dict[str, Any]:
         through = several.base.coder(several.base.coder.encode(truth[0]))
         rows.append({"objects": k, "pictures": "renders, coded and decoded"} | scores(detected(through, detector), truth[1]))
         places = asked_places(k, options.samples, options.seed)
+        energy, images, found = conjunction(several.presence, places), truth[0], []
         for weight in WEIGHTS:
-            asked = conjunction(several.presence, places).sharpened(weight)
-            images = asked.sample(options.samples, seed=options.seed)
+            images = energy.sharpened(weight).sample(options.samples, seed=options.seed)
             found = detected(images, detector)
             told = scores(found, places)
             rows.append({"objects": k, "pictures": f"sampled, weight {weight:g}", "target": TARGETS[k]} | told)

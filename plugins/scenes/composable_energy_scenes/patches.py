@@ -111,7 +111,7 @@ class PatchEnergy(ce.Energy):
         self.net = PatchNetwork()
         self.decoder = PatchCoder()
         self.event_shape = self.net.event_shape
-        options = {"levels": 40, "sigma_max": sigma_max, "sigma_min": sigma_min, "corrector_steps": 1, "delta": 0.1}
+        options = {"levels": 40, "sigma_max": sigma_max, "sigma_min": sigma_min, "corrector_steps": 0}
         self.recommended = ce.Recommendation("annealed", options, threads=1)
 
     @property

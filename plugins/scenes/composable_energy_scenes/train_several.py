@@ -38,7 +38,7 @@ SEEDS = {"train": 1, "detector": 2}
 """Renders of different seeds never meet: the detector learns from others than the energies, and experiments score with further ones."""
 
 _COUNTS = {"train": 32_000, "detector": 16_000}
-_STEPS = {"coder": 1_400, "base": 2_500, "place": 750, "detector": 3_000}
+_STEPS = {"coder": 1_400, "base": 2_500, "place": 750, "detector": 1_200}
 _CODE_NOISE = 0.05
 
 
