@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,20 @@ from typing import Any
 import torch
 from common import Options, accuracy, free, grid, main, near, renders, share, show
 from composable_energy_faces.judge import frechet_distance
+from composable_energy_scenes import COLORS, Verdict
 from paper_energies import SETTINGS, SIZE, load, numbers_of, shown, small, train
-from paper_rules import IMPLICATION, Method, bounded, either, expressions, no, of_codes, of_pixels
+from paper_rules import IMPLICATION, Method, bounded, either, expressions, named, no, of_codes, of_pixels
 from table1 import ROWS, conditions
 from torch import Tensor
 
+import composable_energy as ce
+
 __all__ = ["run"]
 
-CHAIN = 50
+CHAIN = 40
 """Steps of a chain that draws a picture; chosen on another seed, as all that follows."""
 
-ALPHA, CODE_ALPHA, ALPHAS = 0.001, 0.01, (0.001, 0.01, 0.1, 0.3, 1.0)
+ALPHA, CODE_ALPHA, ALPHAS, MIDDLE = 0.001, 0.01, (0.001, 0.01, 0.1, 0.3, 1.0), 0.03
 """How strongly NOT pushes: in the table, as in the released code, and in the list of what it needs."""
 
 SCALE, SCALES = 100.0, (1.0, 1e2, 1e4, 1e6)
@@ -59,14 +63,16 @@ def run(options: Options) -> dict[str, Any]:
     table, tiles = _rows(pixels, options, lowered)
     show("Table 1 by the paper's method: [paper], (chance)", table)
     some = replace(options, samples=max(2, options.samples // 4), seed=options.seed + 1)
-    nots, images = _nots(pixels, some, lowered)
+    nots, implications, images = _nots(pixels, some, lowered)
     show(f"NOT: {some.samples} pictures a line", nots)
+    show("NOT of all other colors", implications)
     ors = _ors(pixels, some, lowered)
     show(f"OR of two positions: {some.samples} pictures a line", ors)
     denoised, _ = _rows(codes, options, real)
     show(f"The same rules with conditional energies of codes, trained by denoising: alpha {CODE_ALPHA}, scale 1", denoised)
     picture = grid(torch.cat([*tiles, *images]))[:, ::2, ::2]
-    return {"settings": dict(SETTINGS), "judge": told, "table": table, "not": nots, "or": ors, "denoised": denoised, "picture": picture}
+    figures = {"settings": dict(SETTINGS), "judge": told, "table": table, "not": nots, "implication": implications, "or": ors}
+    return figures | {"denoised": denoised, "picture": picture}
 
 
 def _rows(method: Method, options: Options, real: Tensor) -> tuple[list[dict[str, Any]], list[Tensor]]:
@@ -90,29 +96,44 @@ def _rows(method: Method, options: Options, real: Tensor) -> tuple[list[dict[str
     return rows, tiles
 
 
-def _nots(method: Method, options: Options, real: Tensor) -> tuple[list[dict[str, Any]], list[Tensor]]:
-    """Two rows of the table with NOT of several strengths, and with a bounded one."""
-    c, n, features = conditions(options.samples, options.seed), options.samples, options.judge.features(real)
+def _nots(method: Method, options: Options, real: Tensor) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[Tensor]]:
+    """Rows of the table with NOT of several strengths, with a bounded one, and with that of the classifier that the energies make.
+
+    Returns:
+        Rows with one negation; those of the implication, in which all other colors are negated; pictures.
+    """
+    c, features = conditions(options.samples, options.seed), options.judge.features(real)
     place, color = (method.of[concept](c[concept]) for concept in ("position", "color"))
-    kinds = {f"alpha {alpha:g}": (no(place, alpha), no(color, alpha)) for alpha in ALPHAS}
-    kinds["bounded"] = bounded(place, *_bounds("position")), bounded(color, *_bounds("color"))
-    rows, tiles = [], []
-    for name, (elsewhere, uncolored) in kinds.items():
-        first, second = (method.draw(energy, n, options.seed) for energy in (place & uncolored, elsewhere & color))
-        seen, other = options.judged(first), options.judged(second)
-        rows.append(
-            {
-                "NOT": name,
-                "position": share(near(seen.position, c["position"])),
-                "& ~color": share(seen.color != c["color"]),
-                "Frechet": frechet_distance(options.judge.features(first), features),
-                "~position": share(~near(other.position, c["position"])),
-                "& color": share(other.color == c["color"]),
-                "Frechet ": frechet_distance(options.judge.features(second), features),
-            }
-        )
-        tiles.append(torch.cat([first[:8], second[:8]])[: 16 * (n >= 8)])
-    return rows, tiles
+    rest = [(c["color"] + k) % len(COLORS) for k in range(1, len(COLORS))]
+    (spot, apart), (tint, scale) = _bounds("position"), _bounds("color")
+    event = named(method.of["color"], len(COLORS), scale)
+    tiles: list[Tensor] = []
+
+    def told(energy: ce.Energy, first: str, second: str, right: Callable[[Verdict], tuple[Tensor, Tensor]]) -> dict[str, float]:
+        images = method.draw(energy, options.samples, options.seed)
+        tiles.append(images[:16])
+        one, other = right(options.judged(images))
+        far = frechet_distance(options.judge.features(images), features)
+        return {first: share(one), second: share(other), f"Frechet of {first} {second}": far}
+
+    def uncolored(energy: ce.Energy) -> dict[str, float]:
+        return told(energy, "position", "& ~color", lambda seen: (near(seen.position, c["position"]), seen.color != c["color"]))
+
+    def elsewhere(energy: ce.Energy) -> dict[str, float]:
+        return told(energy, "~position", "& color", lambda seen: (~near(seen.position, c["position"]), seen.color == c["color"]))
+
+    def implied(energy: ce.Energy) -> dict[str, float]:
+        return told(energy, "position", "& color", lambda seen: (near(seen.position, c["position"]), seen.color == c["color"]))
+
+    nots = [{"NOT": f"{a:g} E"} | uncolored(place & no(color, a)) | elsewhere(no(place, a) & color) for a in ALPHAS]
+    nots.append({"NOT": "bounded"} | uncolored(place & bounded(color, tint, scale)) | elsewhere(bounded(place, spot, apart) & color))
+    nots.append({"NOT": "classifier"} | uncolored(place & ~event.given(y=c["color"]) / scale))
+    others = ce.all_of(*(~event.given(y=values) for values in rest)) / scale
+    implications = [
+        {"NOT": f"{MIDDLE:g} E"} | implied(ce.all_of(place, *(no(method.of["color"](values), MIDDLE) for values in rest))),
+        {"NOT": "classifier"} | implied(place & others),
+    ]
+    return nots, implications, tiles
 
 
 def _bounds(concept: str) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import composable_energy as ce
 
-__all__ = ["IMPLICATION", "Method", "bounded", "either", "expressions", "no", "of_codes", "of_pixels"]
+__all__ = ["IMPLICATION", "Method", "bounded", "either", "expressions", "named", "no", "of_codes", "of_pixels"]
 
 IMPLICATION = "position & ~each other color"
 
@@ -32,6 +32,18 @@ def either(*energies: Any, scale: float, log_z: list[float] | None = None) -> ce
 def bounded(energy: Any, at: float, scale: float) -> ce.Energy:
     r"""Returns a NOT with a bound, $\operatorname{softplus}(s (b - E)) / s$: it pushes a picture only until its energy is above $b$."""
     return ce.negate(scale * energy, mode="contrast", offset=scale * at) / scale
+
+
+def named(of: Callable[[Tensor], ce.Energy], classes: int, scale: float) -> ce.ClassifierEnergy:
+    r"""Returns the events of the classifier that conditional energies make, $p(k \mid x) \propto e^{-s E(x \mid k)}$; `~` of them is exact.
+
+    Args:
+        of: The energy of a class, with shape $(1,)$.
+        classes: How many there are.
+        scale: $s$.
+    """
+    energies = [of(torch.tensor([k])) for k in range(classes)]
+    return ce.ClassifierEnergy(lambda x: -scale * torch.stack([energy(x) for energy in energies], 1), labels=classes)
 
 
 @dataclass(frozen=True)
