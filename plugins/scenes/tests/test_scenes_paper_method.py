@@ -9,7 +9,7 @@ import paper_energies
 import pytest
 import torch
 from composable_energy_scenes import weights
-from paper_rules import IMPLICATION, Method, bounded, either, expressions, no
+from paper_rules import IMPLICATION, Method, bounded, either, expressions, named, no
 from table1 import ROWS, conditions
 
 import composable_energy as ce
@@ -41,6 +41,15 @@ def test_the_bounded_complement_ends_where_the_energy_is_high():
     x = torch.linspace(-9, 9, 50, dtype=torch.float64)[:, None]
     assert bool((less(x) >= 0).all())
     assert slope(no(energy, 0.1), 5.0) == pytest.approx(-0.5)
+
+
+def test_not_of_the_classifier_that_energies_make_is_exact():
+    """Two unit Gaussians at -2 and 2: the probability of the left one is sigmoid(-4 x s)."""
+    spots = torch.tensor([-2.0, 2.0], dtype=torch.float64)
+    event = named(lambda k: bowl(float(spots[k])), 2, 0.5)
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
+    torch.testing.assert_close((~event.given(y=0))(x), -torch.nn.functional.logsigmoid(2 * x[:, 0]))
+    torch.testing.assert_close((~event.given(y=torch.tensor([0, 1, 0, 1, 0])))(x)[1], -torch.nn.functional.logsigmoid(-2 * x[1, 0]))
 
 
 def test_every_row_of_the_table_has_an_expression():
