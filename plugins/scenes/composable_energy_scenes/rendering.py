@@ -6,6 +6,7 @@ as a mesh whose cells have the size of the third number of a plane's size. `HEAD
 
 from __future__ import annotations
 
+import atexit
 import ctypes.util
 import importlib
 import os
@@ -64,9 +65,8 @@ def load_mujoco() -> ModuleType:
         ExtraNotInstalled: MuJoCo is not installed, or nothing that draws is.
     """
     _load_triton_first()
-    backend = os.environ.get("MUJOCO_GL") or (_found() if sys.platform == "linux" else "")
-    if backend:
-        os.environ["MUJOCO_GL"] = backend  # MuJoCo reads it when it is imported
+    if not os.environ.get("MUJOCO_GL") and sys.platform == "linux" and "mujoco" not in sys.modules:
+        os.environ["MUJOCO_GL"] = _found()  # MuJoCo reads it when it is imported
     os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's threads cost more than they gain on pictures this small
     try:
         import mujoco
@@ -101,10 +101,10 @@ class Camera:
         self._types = [getattr(self.mujoco.mjtGeom, f"mjGEOM_{kind.upper()}") for kind in KINDS]
         self.mujoco.mj_forward(self.model, self.data)
         self._renderers: list[Any] = []
-        # At the end of the process, while what OSMesa needs for it is still there.
-        self._closing = weakref.finalize(self, _close, self._renderers)
         self._colors = self._renderer()
         self._ids = None
+        # What was registered last is called first: before MuJoCo gives back EGL's display, and while what OSMesa needs is still there.
+        atexit.register(_close, weakref.ref(self))
 
     def picture(self) -> np.ndarray:
         """Returns the picture of the model as it is now: bytes with shape $(3, H, W)$."""
@@ -177,8 +177,8 @@ class Camera:
         return renderer
 
 
-def _close(renderers: list[Any]) -> None:
-    for renderer in renderers:
+def _close(camera: weakref.ref[Camera]) -> None:
+    for renderer in getattr(camera(), "_renderers", ()):
         renderer.close()
 
 
@@ -208,4 +208,5 @@ def _devices(library: str) -> int:
 
 def _cannot_draw(error: BaseException) -> str:
     backend = os.environ.get("MUJOCO_GL", "")
-    return f"MuJoCo cannot draw by MUJOCO_GL={backend} on {sys.platform}: {error}. Set it to one that can before Python starts. {_INSTALL}."
+    way = "Set it to one that can before MuJoCo is imported"
+    return f"MuJoCo cannot draw by MUJOCO_GL={backend} on {sys.platform}: {error}. {way}. {_INSTALL}."

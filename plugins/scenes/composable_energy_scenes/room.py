@@ -72,7 +72,7 @@ def _xml() -> str:
   <material name="floor" specular="0" rgba="0.58 0.50 0.42 1"/>
 </asset>
 <worldbody>
-  <light name="lamp" type="spot" cutoff="180" exponent="0" attenuation="0.5 0 0.08"
+  <light name="lamp" cutoff="180" exponent="0" attenuation="0.5 0 0.08"
     pos="0 0 2" dir="0 0 -1" castshadow="true" specular="0.3 0.3 0.3"/>
   <geom name="floor" type="plane" size="8 8 {FLOOR_CELL}" material="floor"/>
   {solids}

@@ -82,9 +82,10 @@ def test_osmesa_is_taken_where_egl_is_missing(tmp_path):
     [
         (HIDE.format(hidden={"EGL", "OSMesa"}), {}, "ExtraNotInstalled Nothing is installed that draws without a screen."),
         ("", {"MUJOCO_GL": "rubbish"}, "ExtraNotInstalled MuJoCo cannot draw by MUJOCO_GL=rubbish"),
+        ("import mujoco\n", {"DISPLAY": ""}, "ExtraNotInstalled MuJoCo cannot draw by MUJOCO_GL= on linux"),
         ("", {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "egl"}, "ExtraNotInstalled MuJoCo cannot draw by MUJOCO_GL=osmesa"),
     ],
-    ids=["nothing", "rubbish", "contradiction"],
+    ids=["nothing", "rubbish", "imported before", "contradiction"],
 )
 def test_the_error_names_the_packages(tmp_path, before, variables, message):
     needs_mujoco()
