@@ -1,0 +1,31 @@
+"""Draws rows of scenes, one expression a row, at weight 4; nothing is picked.
+
+python docs/gallery/scenes.py
+"""
+
+from composable_energy_scenes import load_concepts
+from faces import draw
+
+WEIGHT = 4
+
+
+def rows():
+    """Returns the expressions, as energies write themselves."""
+    scenes = load_concepts()
+    left = scenes.position.near((-0.6, 0.0), 0.2)
+    right = scenes.position.near((0.6, 0.0), 0.2)
+    red, blue = scenes.color("red"), scenes.color("blue")
+    return [
+        energy.sharpened(WEIGHT)
+        for energy in (
+            left & ~red,
+            ~right & scenes.color("yellow"),
+            (left & red) | (right & blue),
+            scenes.shape("box", "cylinder") & scenes.size.between(0.55, 0.7),
+            left & scenes.shape("sphere") & scenes.color("green"),
+        )
+    ]
+
+
+if __name__ == "__main__":
+    draw(rows(), "scenes.png")
