@@ -28,4 +28,4 @@ def rows():
 
 
 if __name__ == "__main__":
-    draw(rows(), "scenes.png")
+    draw(rows(), "scenes.jpg")
