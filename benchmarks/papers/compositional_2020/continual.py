@@ -40,21 +40,21 @@ from composable_energy.training import Batch, Loss, Objective, Optimizer, Traine
 
 CONCEPTS = ("position", "shape", "color")
 SEEDS = {"position": 51, "shape": 52, "color": 53}  # of the sets
-POOL_SEED, POOL = 1, 12_000  # the first of the pictures that the autoencoder and the base were trained on
-SET = 6_000
+POOL_SEED, POOL = 1, 24_000  # the first of the pictures that the autoencoder and the base were trained on
+SETS = {"position": 6_000, "shape": 6_000, "color": 16_000}  # pictures
 FIXED = {
     "position": {"shape": KINDS.index("box"), "color": COLORS.index("magenta")},
     "shape": {"color": COLORS.index("magenta")},
     "color": {},
 }
 PAPER = {"ours": ((0.901,), (0.813, 0.743), (0.781, 0.703, 0.521)), "one network": ((0.941,), (0.111, 0.977), (0.117, 0.476, 0.984))}
-STEPS = {"outlines": 700, "head": 1500, "one network": 600}
+STEPS = {"outlines": 700, "head": 3000, "one network": 400}
 CACHE = Path(__file__).parents[3] / ".cache" / "compositional-2020" / "continual"
 
 
-def labels_of(concept: str, n: int = SET) -> dict[str, np.ndarray]:
+def labels_of(concept: str, n: int | None = None) -> dict[str, np.ndarray]:
     """Returns all labels of the set of a concept."""
-    labels = OneObject().labels(n, SEEDS[concept])
+    labels = OneObject().labels(SETS[concept] if n is None else n, SEEDS[concept])
     for name, value in FIXED[concept].items():
         labels[name][:] = value
     return labels
@@ -137,7 +137,7 @@ class Learner:
         energy = ConditionalEnergy(self.base, dims=2 + len(KINDS) + len(COLORS), name="one_network")
         for number, concept in enumerate(CONCEPTS[: stage + 1]):
             codes, label = self.sets[concept]
-            energy.requires_grad_(True)
+            energy.net.requires_grad_(True)
             Fitting(self.folder).conditional(energy, codes, told({concept: label}), f"{number}-{concept}", SIGMAS, STEPS["one network"])
         return energy
 
@@ -209,11 +209,12 @@ def run(options: Options) -> dict[str, Any]:
         one = learner.one_network(stage).given(y=told({name: wanted[name] for name in known}))
         for name, energy in (("ours", ours.sharpened(WEIGHT)), ("one network", one)):
             images = drawn(energy, options.samples, options.seed)
-            paper = dict(zip((f"paper, {known_} " for known_ in known), PAPER[name][stage], strict=True))
-            rows.append({"after": concept, "": name} | scores(options.judged(images), wanted, known) | paper)
+            found = scores(options.judged(images), wanted, known)
+            figures = {column: found.get(column, "-") for column in (*CONCEPTS, "joint")}
+            rows.append({"after": concept, "": name} | figures | {"paper": list(PAPER[name][stage])})
             strips.append(images[:16])
     show("Accuracy after each set; the paper's figures are of its energies and of its GAN", rows)
-    show("Digests of weights after each set", [{"after": name} | told for name, told in zip(CONCEPTS, digests, strict=True)])
+    show("Digests of weights after each set", [{"after": name} | found for name, found in zip(CONCEPTS, digests, strict=True)])
     return {"rows": rows, "digests": digests, "weight": WEIGHT, "steps": STEPS, "picture": grid(torch.cat(strips))}
 
 
@@ -223,4 +224,4 @@ def _outlines(images: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    main("continual", __doc__, run)
+    main("continual", __doc__, run, samples=500)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import SAMPLER, Options, grid, main, show
+from common import Options, grid, main, show
 from composable_energy_image import CodeHeads
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_scenes import COLORS, KINDS, SIZES, Judge, OneObject, judged
@@ -38,7 +38,16 @@ RATIOS = (0.01, 0.1, 1.0)
 SIDE = 20  # positions on a side, and sizes
 POSITIONS = np.stack(np.meshgrid(*[np.linspace(-1, 1, SIDE)] * 2, indexing="ij"), -1).reshape(-1, 2)
 STEPS = np.linspace(*SIZES, SIDE)
-LEVELS = (0.02, 4.0)
+LEVELS = (0.02, 4.0)  # of noise
+SAMPLER = {
+    "sampler": "annealed",
+    "levels": 40,
+    "sigma_max": 4.0,
+    "sigma_min": 0.02,
+    "corrector_steps": 3,
+    "delta": 0.1,
+    "max_gradient": 3.0,
+}
 WEIGHT = 4.0
 SEEDS = {"position": 31, "size": 32, "judge": 33}  # of the world's lamps and floors
 PICTURES = {"position": 4_000, "size": 8_000, "judge": 10_000}
@@ -99,15 +108,15 @@ class Reader(nn.Module):
 
 
 class Holistic(ce.Energy):
-    """The baseline: one energy of whole codes given position and size."""
+    """A baseline: one energy of codes, or of some of their numbers, given position and size."""
 
-    def __init__(self, decoder: WhereAndWhat) -> None:
+    def __init__(self, numbers: slice, decoder: WhereAndWhat, name: str, width: int) -> None:
         super().__init__()
-        self.decoder, self.event_shape, self.name = decoder, (WHERE + WHAT,), "holistic"
-        self.net = CodeNetwork(WHERE + WHAT, width=128, blocks=4, conditions=21)
+        self.numbers, self.decoder, self.name, self.event_shape = numbers, decoder, name, (WHERE + WHAT,)
+        self.net = CodeNetwork(len(range(*numbers.indices(WHERE + WHAT))), width=width, blocks=4, conditions=21)
 
     def forward(self, x: Tensor, y: Tensor, sigma: Tensor | float = LEVELS[0]) -> Tensor:
-        return self.net(x, sigma=sigma, condition=waves(y))
+        return self.net(x[:, self.numbers], sigma=sigma, condition=waves(y))
 
 
 class Answer(Objective):
@@ -181,8 +190,13 @@ class Lesson:
         return ce.GaussianHead(reader, self.base, dims=1, name="size")
 
     @cached_property
-    def holistic(self) -> Holistic:
-        return self._fit("holistic", self._fresh(Holistic, self.coder), DenoisingScoreMatching(*LEVELS, condition="y"), self._told, 1400)
+    def holistic(self) -> ce.Energy:
+        return self._holistic("holistic", slice(None), 1400, 232)
+
+    @cached_property
+    def holistic_parts(self) -> ce.Energy:
+        """The same with *where* and *what* independent given position and size."""
+        return self._holistic("holistic-where", slice(0, WHERE), 700, 144) & self._holistic("holistic-what", slice(WHERE, None), 700, 144)
 
     @cached_property
     def answer(self) -> nn.Module:
@@ -193,6 +207,10 @@ class Lesson:
         """All codes, with position and size of each."""
         y = [condition(scenes.labels["position"], scenes.labels["size"]) for scenes in self.scenes.values()]
         return torch.cat(list(self.codes.values())), {"y": torch.cat(y)}
+
+    def _holistic(self, name: str, numbers: slice, steps: int, width: int) -> Any:
+        objective = DenoisingScoreMatching(*LEVELS, condition="y")
+        return self._fit(name, self._fresh(Holistic, numbers, self.coder, name, width), objective, self._told, steps)
 
     def _fresh(self, make: Any, *options: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
@@ -219,16 +237,15 @@ def rows(lesson: Lesson, options: Options, judge: Judge) -> Iterator[tuple[dict[
     place, size = POSITIONS[pairs[:, 0]], STEPS[pairs[:, 1]]
     told, n = condition(place, size), len(pairs)
     concepts = lesson.position(told[:, :2]) & lesson.size(told[:, 2:])
-    whole = lesson.holistic.given(y=told)
 
     def drawn(energy: ce.Energy) -> Tensor:
-        return energy.sample(n, seed=options.seed, sigma_max=LEVELS[1], sigma_min=LEVELS[0], **SAMPLER)
+        return energy.sample(n, seed=options.seed, **SAMPLER)
 
     pictures = {
         "position & size": drawn(concepts.sharpened(WEIGHT)),
         "position & size, weight 1": drawn(concepts),
-        "holistic": drawn(whole),
-        f"holistic, weight {WEIGHT:g}": drawn(whole.relative_to(lesson.base).sharpened(WEIGHT)),
+        "holistic": drawn(lesson.holistic.given(y=told)),
+        "holistic, where & what": drawn(lesson.holistic_parts.given(y=told)),
         "holistic, one answer": lesson.coder(lesson.answer(waves(told))),
         "renders": torch.from_numpy(balls(n, options.seed, place, size).images).float() / 255,
     }
@@ -270,4 +287,4 @@ def _parts(images: np.ndarray) -> Iterator[Tensor]:
 
 
 if __name__ == "__main__":
-    main("extrapolation", __doc__, run)
+    main("extrapolation", __doc__, run, samples=500)
