@@ -91,7 +91,7 @@ class GaussianHead:
         """Returns values with shape (n, dims); n is 1 for all chains."""
         points = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float64)
         points = points if points.is_floating_point() else points.double()
-        points = points.expand(1, self.dims) if points.ndim == 0 else points.unsqueeze(0) if points.ndim == 1 else points
+        points = points.repeat(1, self.dims) if points.ndim == 0 else points.unsqueeze(0) if points.ndim == 1 else points
         if points.ndim != 2 or points.shape[1] != self.dims:
             shape = tuple(torch.as_tensor(values).shape)
             raise ShapeError(f"{name} has shape {shape}; expected ({self.dims},) for all chains or (n, {self.dims}) for each.")

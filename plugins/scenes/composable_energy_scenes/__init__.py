@@ -2,6 +2,7 @@
 
 from composable_energy_scenes.colored_sprites import FULL_COLORS, ColoredSprites
 from composable_energy_scenes.concepts import Concepts, load_concepts, load_judge
+from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.detector import Detector, detected
 from composable_energy_scenes.family import SceneFamily
 from composable_energy_scenes.judge import Judge, Verdict, judged
@@ -26,6 +27,7 @@ __all__ = [
     "SPRITE_FACTORS",
     "ColoredSprites",
     "Concepts",
+    "ConditionalEnergy",
     "Detector",
     "Judge",
     "Objects",

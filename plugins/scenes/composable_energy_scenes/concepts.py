@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
+from typing import cast
 
 from composable_energy_image import CodeEnergy, CodeHeads
 from torch import Tensor
@@ -65,10 +66,11 @@ class Concepts:
     @cached_property
     def base(self) -> CodeEnergy:
         """The energy of any picture."""
-        base = CodeEnergy(64, code=CODE, sigma_min=SIGMAS[0], sigma_max=SIGMAS[1], name="scenes")
+        options = {"size": 64, "code": CODE, "sigma_min": SIGMAS[0], "sigma_max": SIGMAS[1]}
+        base = cast(CodeEnergy, ce.get_energy("code-base", **options))
         weights.read(base.autoencoder, "autoencoder", self.folder)
         weights.read(base.net, "base", self.folder)
-        base.recommended = SAMPLING
+        base.name, base.recommended = "scenes", SAMPLING
         return base.eval()
 
     @cached_property
@@ -119,19 +121,21 @@ class Concepts:
 
     @cached_property
     def _of_position(self) -> ConditionalEnergy:
-        energy = ConditionalEnergy(self.base, dims=2, name="of_position")
+        energy = cast(ConditionalEnergy, ce.get_energy("code-conditional", base=self.base, dims=2))
+        energy.name = "of_position"
         weights.read(energy.net, "of_position", self.folder)
         return energy.eval()
 
     @cached_property
     def _of_color(self) -> ConditionalEnergy:
-        energy = ConditionalEnergy(self.base, classes=len(COLORS), name="of_color")
+        energy = cast(ConditionalEnergy, ce.get_energy("code-conditional", base=self.base, classes=len(COLORS)))
+        energy.name = "of_color"
         weights.read(energy.net, "of_color", self.folder)
         return energy.eval()
 
     def _head(self, name: str, outputs: int) -> CodeHeads:
-        head = CodeHeads(outputs, code=CODE, width=HEADS_WIDTH, sigma_min=SIGMAS[0])
-        return weights.read(head, name, self.folder)
+        head = ce.get_encoder("code-heads", outputs=outputs, code=CODE, width=HEADS_WIDTH, sigma_min=SIGMAS[0])
+        return weights.read(cast(CodeHeads, head), name, self.folder)
 
     def _event(self, name: str, head: CodeHeads, known: Sequence[str], values: tuple[int | str, ...]) -> ce.ClassifierEnergy:
         label = [_class(name, known, value) for value in values] or None
@@ -139,16 +143,18 @@ class Concepts:
         return ce.ClassifierEnergy(head, label, self.base, labels=len(known), name=text)
 
 
-@cache
 def load_concepts(folder: Path = weights.FOLDER) -> Concepts:
     """Returns the trained concepts; those of one folder are one object, so their expressions share a base."""
-    return Concepts(folder)
+    return _concepts(folder)
 
 
 @cache
 def load_judge(folder: Path = weights.FOLDER) -> Judge:
     """Returns the trained judge."""
     return weights.read(Judge(), "judge", folder)
+
+
+_concepts = cache(Concepts)
 
 
 def _class(name: str, known: Sequence[str], value: int | str) -> int:

@@ -11,6 +11,7 @@ from composable_energy_image.code_energy import CodeNetwork
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy.errors import OptionError
 
 __all__ = ["ConditionalEnergy"]
 
@@ -28,14 +29,16 @@ class ConditionalEnergy(ce.Energy):
         dims: How many numbers `y` has.
         center: What each number has as its middle.
         reach: How far it goes to both sides.
-        name: How it is written in an expression.
+
+    Raises:
+        OptionError: `y` has neither classes nor numbers, or both.
     """
 
-    def __init__(
-        self, base: CodeEnergy, *, classes: int = 0, dims: int = 0, center: float = 0.0, reach: float = 1.0, name: str = ""
-    ) -> None:
+    def __init__(self, base: CodeEnergy, *, classes: int = 0, dims: int = 0, center: float = 0.0, reach: float = 1.0) -> None:
         super().__init__()
-        self.classes, self.dims, self.center, self.reach, self.name = classes, dims, center, reach, name
+        if (classes > 0) == (dims > 0):
+            raise OptionError(f"y has either classes or numbers: give one of both, got classes={classes} and dims={dims}.")
+        self.classes, self.dims, self.center, self.reach, self.name = classes, dims, center, reach, "conditional"
         self.sigma_min, self.decoder, self.recommended = base.sigma_min, base.decoder, base.recommended
         self.event_shape = base.event_shape
         self.net = _told(base.net, classes or dims * (1 + 2 * len(_WAVES)))

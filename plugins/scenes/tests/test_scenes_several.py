@@ -12,7 +12,7 @@ from composable_energy_scenes import train_several
 from composable_energy_scenes.detector import Detector, Finding, detected
 from composable_energy_scenes.patches import PatchCoder, PatchEnergy
 from composable_energy_scenes.presence import CELLS, PlaceHead, Presence, cell_of
-from composable_energy_scenes.several import Several, load_detector, told_of
+from composable_energy_scenes.several import Several, load_detector, load_several, told_of
 from several_objects import asked_places, conjunction, matched, scores
 from torch import nn
 from two_cubes import PLACES, STEPS, peaks
@@ -250,3 +250,11 @@ def test_the_command_makes_all_weights_and_the_energies_read_them(made):
     assert isinstance(asked, ce.Energy) and [part.energy for part in asked.bases] == [several.base]
     images = asked.sample(3, seed=0, levels=3)
     assert images.shape == (3, 3, 64, 64) and len(detected(images, load_detector(made / "weights"))) == 3
+
+
+def test_the_weights_that_are_shipped_are_those_of_these_networks():
+    several = load_several()
+    assert several is load_several() and several.base is several.presence.base
+    codes = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert several.presence.near((0.5, -0.5))(codes).isfinite().all()
+    assert len(detected(several.base.coder(codes), load_detector())) == 2

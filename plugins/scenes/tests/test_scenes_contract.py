@@ -1,0 +1,62 @@
+"""The conformance kit over the scene energies, as any plug-in runs it, and what their names stand for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+import torch
+from composable_energy_scenes import COLORS, KINDS, SceneFamily, judged, load_concepts, load_judge
+from composable_energy_scenes.weights import FOLDER
+
+import composable_energy as ce
+from composable_energy.testing import SkipCheck, energy_checks
+
+
+@pytest.fixture(scope="module")
+def codes():
+    return torch.randn(6, 48, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("name", ["scenes", "scenes/color=red", "scenes/left", "scenes/large"])
+def test_scene_energies_keep_the_contract(name, codes):
+    for check in energy_checks(ce.get_energy(name), codes):
+        with contextlib.suppress(SkipCheck):
+            check()
+
+
+@pytest.mark.parametrize("make", [lambda c: c.of_color("red"), lambda c: c.of_position((0.2, -0.4)), lambda c: c.size(0.5)])
+def test_energies_under_conditions_keep_the_contract(make, codes):
+    for check in energy_checks(make(load_concepts()), codes):
+        with contextlib.suppress(SkipCheck):
+            check()
+
+
+def test_the_family_lists_its_members_and_shares_their_base():
+    family = SceneFamily()
+    assert len(family.members()) == len(COLORS) + len(KINDS) + 6
+    left, red = ce.get_energy("scenes/left"), ce.get_energy("scenes/color=red")
+    assert left.bases[0].energy is red.bases[0].energy is ce.get_energy("scenes") is load_concepts().base
+    with pytest.raises(ce.errors.PluginNotFound, match="'middle'"):
+        family.load("middle")
+
+
+def test_an_expression_by_name_means_what_it_says():
+    """Thirty-two pictures of a shortened draw: three standard errors below what full draws reach."""
+    energy = ce.get_energy("scenes/left") & ~ce.get_energy("scenes/color=red") & ce.get_energy("scenes/small")
+    seen = judged(energy.sharpened(4).sample(32, seed=0, levels=60, sampler="annealed", corrector_steps=2, delta=0.3), load_judge())
+    right = (seen.position[:, 0] < 0.1) & (seen.color != 0) & (seen.size < 0.52)
+    assert right.float().mean() > 0.8
+
+
+def test_a_saved_expression_has_the_same_energies_to_the_bit(tmp_path, codes):
+    scenes = load_concepts()
+    expression = scenes.position.near((0.1, 0.2), 0.3) & ~scenes.color("red") | scenes.of_color("blue")
+    expression.save(tmp_path / "saved")
+    assert torch.equal(ce.load(tmp_path / "saved")(codes), expression(codes))
+
+
+def test_the_report_of_the_weights_is_with_them():
+    report = json.loads((FOLDER / "report.json").read_text())
+    assert report["judge"]["renders"]["color"] > 0.99 and report["heads"]["position"] < 0.05
