@@ -31,7 +31,7 @@ def test_the_command_makes_all_weights_and_finds_them_done(made, monkeypatch, tm
     first = {path.stem: path.read_bytes() for path in (made / "weights").glob("*.safetensors")}
     assert first.keys() == names
     report = json.loads((made / "report.json").read_text())
-    assert report["trainings"].keys() == names | {"decoder"} and set(report["judge"]) == {"renders", "autoencoder"}
+    assert report["trainings"].keys() == names | {"decoder", "base_refined"} and set(report["judge"]) == {"renders", "autoencoder"}
     train.main(["--out", str(made), "--effort", "0.001", "--install"])
     assert {path.stem: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == first
 
