@@ -51,9 +51,9 @@ def run(options: Options) -> dict[str, Any]:
         pictures.append(_marked(images[:32], places[:32]))
     free = several.base.sample(options.samples, seed=options.seed)
     counts = torch.tensor([len(one) for one in detected(free, detector)])
-    shares = [share(counts == k) for k in range(6)]
+    shares = {str(k): share(counts == k) for k in range(6)}
     show("Conjunctions of positions: all found within .4 on each axis, after matching", rows)
-    show("Objects in pictures of the base alone; of renders a quarter each have 1 to 4", [{str(k): value for k, value in enumerate(shares)}])
+    show("Objects in pictures of the base alone; of renders a quarter each have 1 to 4", [shares])
     return {"rows": rows, "base": {"counts": shares}, "picture": grid(torch.cat(pictures))} | result
 
 

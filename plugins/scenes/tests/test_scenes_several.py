@@ -132,6 +132,8 @@ class TestPresence:
         expected = torch.stack([presence.given(c=place[None]).evidence(codes) for place in places], 1)
         assert torch.allclose(presence.map(codes, places), expected, atol=1e-5)
         assert torch.equal(presence.near([0.0, 0.3]).evidence(codes), presence.given(c=places[:1]).evidence(codes))
+        inferred = presence.infer(codes, over={"c": places}).log_probabilities
+        assert torch.allclose(inferred, (-expected).log_softmax(1), atol=1e-3)
 
     def test_it_keeps_the_contract(self, base, codes):
         presence = Presence(stirred(PlaceHead()), base)
