@@ -46,7 +46,7 @@ def _xml(most: int, shadows: bool) -> str:
 
 
 class Objects(World):
-    """Solids that stand apart on a floor of varying grey, with shadows.
+    """Solids that stand apart on a floor of varying grey, with shadows or without.
 
     Each covers at least 12 of the pixels of a picture of 64 x 64; scenes in which one is hidden more than that are drawn again. The
     scenes of a seed are the same at every `size`.
