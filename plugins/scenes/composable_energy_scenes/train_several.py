@@ -99,7 +99,7 @@ class MakingSeveral:
     def place(self, base: PatchEnergy) -> PlaceHead:
         """Returns the head of `Presence`, which is told the place of one object of each picture and of its mirror image.
 
-        Few steps, for which of several objects is told cannot be known: with three times as many the head learns that by heart.
+        Three passes, for which of several objects is told cannot be known: in twelve the head learns that by heart.
         """
         scenes = self.rendered("train")
         told = torch.from_numpy(told_of(scenes.labels["present"], scenes.labels["position"], SEEDS["train"]))
