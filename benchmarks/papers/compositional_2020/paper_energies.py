@@ -37,7 +37,7 @@ STEP, NOISE = 500.0, 0.005
 
 EACH, SEED = 16_000, 1
 K, BATCH, BUFFER, RATE, EMA = 8, 16, 256, 1e-3, 0.99
-STEPS: Mapping[str, int] = MappingProxyType({"position": 2250, "color": 1750, "shape": 1000, "size": 500})
+STEPS: Mapping[str, int] = MappingProxyType({"position": 2250, "color": 1750, "shape": 2000, "size": 1250})
 SETTINGS: Mapping[str, Any] = MappingProxyType(
     {
         "pixels": f"{SIZE} (paper: 64)",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,10 @@ CHAIN = 40
 ALPHA, CODE_ALPHA, ALPHAS, MIDDLE = 0.001, 0.01, (0.001, 0.01, 0.1, 0.3, 1.0), 0.03
 """How strongly NOT pushes: in the table, as in the released code, and in the list of what it needs."""
 
-SCALE, SCALES = 100.0, (1.0, 1e2, 1e4, 1e6)
-"""By what OR multiplies energies: in the table, as in the released code, and in the list."""
+SCALE, SCALES, APART = 100.0, (1.0, 1e2, 1e4), 1e4
+"""By what OR multiplies energies: in the table, as in the released code; in the list; and where it first works."""
+
+TEXTS = (*(row.text for row in ROWS), IMPLICATION)
 
 MARGIN = 8.0
 """How many units of evidence a bounded complement has between pictures of a concept and others."""
@@ -62,20 +64,24 @@ def run(options: Options) -> dict[str, Any]:
     show(f"The judge itself, on renders and on renders of {SIZE} pixels", [accuracy(options.judge), told])
     table, tiles = _rows(pixels, options, lowered)
     show("Table 1 by the paper's method: [paper], (chance)", table)
+    apart, _ = _rows(replace(pixels, scale=APART), options, lowered, [text for text in TEXTS if "|" in text])
+    show(f"Its ORs with the scale {APART:g}", apart)
     some = replace(options, samples=max(2, options.samples // 4), seed=options.seed + 1)
     nots, implications, images = _nots(pixels, some, lowered)
     show(f"NOT: {some.samples} pictures a line", nots)
     show("NOT of all other colors", implications)
     ors = _ors(pixels, some, lowered)
     show(f"OR of two positions: {some.samples} pictures a line", ors)
-    denoised, _ = _rows(codes, options, real)
-    show(f"The same rules with conditional energies of codes, trained by denoising: alpha {CODE_ALPHA}, scale 1", denoised)
+    denoised, _ = _rows(codes, some, real)
+    show(
+        f"The same rules with energies of codes, trained by denoising: alpha {CODE_ALPHA}, scale 1, {some.samples} pictures a row", denoised
+    )
     picture = grid(torch.cat([*tiles, *images]))[:, ::2, ::2]
-    figures = {"settings": dict(SETTINGS), "judge": told, "table": table, "not": nots, "implication": implications, "or": ors}
-    return figures | {"denoised": denoised, "picture": picture}
+    figures = {"settings": dict(SETTINGS), "judge": told, "table": table, "apart": apart, "not": nots, "implication": implications}
+    return figures | {"or": ors, "denoised": denoised, "picture": picture}
 
 
-def _rows(method: Method, options: Options, real: Tensor) -> tuple[list[dict[str, Any]], list[Tensor]]:
+def _rows(method: Method, options: Options, real: Tensor, texts: Sequence[str] = TEXTS) -> tuple[list[dict[str, Any]], list[Tensor]]:
     """Draws the rows of the table, and judges them; chance is what pictures reach of which nothing was asked."""
     c = conditions(options.samples, options.seed)
     nothing, features = options.judged(real[: options.samples]), options.judge.features(real)
@@ -83,6 +89,8 @@ def _rows(method: Method, options: Options, real: Tensor) -> tuple[list[dict[str
     known[IMPLICATION] = replace(known["position & color"], text=IMPLICATION, paper=(None, 0.982))
     rows, tiles = [], []
     for text, energy in expressions(method, c).items():
+        if text not in texts:
+            continue
         images = method.draw(energy, options.samples, options.seed)
         seen, row = options.judged(images), known[text]
         chance, line = row.scores(nothing, c), {"row": text}
@@ -146,15 +154,17 @@ def _bounds(concept: str) -> tuple[float, float]:
 
 
 def _ors(method: Method, options: Options, real: Tensor) -> list[dict[str, Any]]:
-    """The OR of two positions at several scales, and with the mean energy of each branch's own draws in place of its normalizer."""
+    """The OR of two positions at several scales, and with a mean energy of each branch in place of its normalizer."""
     c, n, features = conditions(options.samples, options.seed), options.samples, options.judge.features(real)
     spots = [c[name] for name in ("position1", "position2")]
     branches = [method.of["position"](spot) for spot in spots]
+    noise = torch.rand(options.samples, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(options.seed))
     with torch.no_grad():
         own = [float(branch(small(method.draw(branch, n, options.seed))).mean()) for branch in branches]
+        first = [float(branch(noise).mean()) for branch in branches]
     kinds = {f"{scale:g}": either(*branches, scale=scale) for scale in SCALES}
-    for scale in SCALES[2:]:
-        kinds[f"{scale:g}, less own energies"] = either(*branches, scale=scale, log_z=[-scale * mean for mean in own])
+    for where, means in (("its own draws", own), ("noise", first)):
+        kinds[f"{APART:g}, less the mean at {where}"] = either(*branches, scale=APART, log_z=[-APART * mean for mean in means])
     rows = []
     for name, energy in kinds.items():
         images = method.draw(energy, n, options.seed)
