@@ -39,6 +39,7 @@ ALPHA, CODE_ALPHA, ALPHAS, MIDDLE = 0.001, 0.01, (0.001, 0.01, 0.1, 0.3, 1.0), 0
 SCALE, SCALES, APART = 100.0, (1.0, 1e2, 1e4), 1e4
 """By what OR multiplies energies: in the table, as in the released code; in the list; and where it first works."""
 
+COLUMNS = 12
 TEXTS = (*(row.text for row in ROWS), IMPLICATION)
 
 MARGIN = 8.0
@@ -73,10 +74,8 @@ def run(options: Options) -> dict[str, Any]:
     ors = _ors(pixels, some, lowered)
     show(f"OR of two positions: {some.samples} pictures a line", ors)
     denoised, _ = _rows(codes, some, real)
-    show(
-        f"The same rules with energies of codes, trained by denoising: alpha {CODE_ALPHA}, scale 1, {some.samples} pictures a row", denoised
-    )
-    picture = grid(torch.cat([*tiles, *images]))[:, ::2, ::2]
+    show(f"The same rules with energies of codes by denoising: alpha {CODE_ALPHA}, scale 1, {some.samples} pictures a row", denoised)
+    picture = grid(torch.cat([*tiles, *images]), COLUMNS)[:, ::2, ::2]
     figures = {"settings": dict(SETTINGS), "judge": told, "table": table, "apart": apart, "not": nots, "implication": implications}
     return figures | {"or": ors, "denoised": denoised, "picture": picture}
 
@@ -100,7 +99,7 @@ def _rows(method: Method, options: Options, real: Tensor, texts: Sequence[str] =
         spread = free(seen)
         line |= {"Frechet": frechet_distance(options.judge.features(images), features)}
         rows.append(line | {name: spread[name] for name in ("size", "shapes")})
-        tiles.append(images[:16])
+        tiles.append(images[:COLUMNS])
     return rows, tiles
 
 
@@ -119,7 +118,7 @@ def _nots(method: Method, options: Options, real: Tensor) -> tuple[list[dict[str
 
     def told(energy: ce.Energy, first: str, second: str, right: Callable[[Verdict], tuple[Tensor, Tensor]]) -> dict[str, float]:
         images = method.draw(energy, options.samples, options.seed)
-        tiles.append(images[:16])
+        tiles.append(images[:COLUMNS])
         one, other = right(options.judged(images))
         far = frechet_distance(options.judge.features(images), features)
         return {first: share(one), second: share(other), f"Frechet of {first} {second}": far}
