@@ -102,6 +102,30 @@ def test_encoding_follows_a_moved_picture():
     torch.testing.assert_close(b[:, 1:], a[:, 1:], atol=1e-4, rtol=0)
 
 
+def test_settled_codes_have_unit_variance():
+    torch.manual_seed(0)
+    coder = WhereAndWhat().eval()
+    with torch.no_grad():
+        for parameter in coder.read.parameters():
+            parameter.mul_(4)  # so that an untrained encoder sees differences, beside which the layer's epsilon is nothing
+    pictures = torch.cat([_disc(20 + i, 30 + i % 7, 4 + i % 5) for i in range(24)])
+    coder.settle(pictures.split(10))
+    with torch.no_grad():
+        what = coder.encode(pictures)[:, WHERE:]
+    torch.testing.assert_close(what.mean(0), torch.zeros(WHAT), atol=1e-3, rtol=0)
+    torch.testing.assert_close(what.std(0), torch.ones(WHAT), atol=1e-2, rtol=0)
+
+
+def test_a_sum_of_heads_adds_what_it_reads_from_both_parts():
+    torch.manual_seed(0)
+    head = extrapolation.Sum(4)
+    for parameter in head.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    a, b = torch.randn(2, 5, WHERE + WHAT)
+    swapped = [torch.cat([one[:, :WHERE], two[:, WHERE:]], 1) for one, two in ((a, b), (b, a))]
+    torch.testing.assert_close(head(a, 0.5) + head(b, 0.5), head(swapped[0], 0.5) + head(swapped[1], 0.5))
+
+
 # Concepts one after the other -----------------------------------------------------------------------------------------------------------
 
 

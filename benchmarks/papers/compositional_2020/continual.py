@@ -12,7 +12,7 @@ so far are asked for together.
 - **one network**: a conditional energy over the same codes, told position, shape and color, goes on from set to set.
 
 Both stand on the package's autoencoder and base, which saw pictures of everything without labels; the paper's energies saw their sets
-alone. Trained in 3 CPU-minutes when first run, and kept in `.cache/`.
+alone. Trained in 4 CPU-minutes when first run, and kept in `.cache/`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import WEIGHT, Options, asked, drawn, grid, main, near, share, show
+from common import Options, asked, drawn, grid, main, near, share, show
 from composable_energy_image import CodeHeads
 from composable_energy_scenes import COLORS, KINDS, OneObject, Verdict
 from composable_energy_scenes.concepts import SIGMAS
@@ -48,6 +48,7 @@ FIXED = {
     "color": {},
 }
 PAPER = {"ours": ((0.901,), (0.813, 0.743), (0.781, 0.703, 0.521)), "one network": ((0.941,), (0.111, 0.977), (0.117, 0.476, 0.984))}
+WEIGHT = 6.0  # of the evidence; chosen on conditions of seed 101
 STEPS = {"outlines": 700, "head": 3000, "one network": 400}
 CACHE = Path(__file__).parents[3] / ".cache" / "compositional-2020" / "continual"
 
@@ -134,7 +135,7 @@ class Learner:
 
     def one_network(self, stage: int) -> ConditionalEnergy:
         """Returns the baseline after some of the sets."""
-        energy = ConditionalEnergy(self.base, dims=2 + len(KINDS) + len(COLORS), name="one_network")
+        energy = ConditionalEnergy(self.base, dims=2 + len(KINDS) + len(COLORS))
         for number, concept in enumerate(CONCEPTS[: stage + 1]):
             codes, label = self.sets[concept]
             energy.net.requires_grad_(True)
@@ -207,11 +208,14 @@ def run(options: Options) -> dict[str, Any]:
         digests.append(after)
         ours = ce.all_of(*(concept_energy(name, heads[name], learner.base, wanted[name]) for name in known))
         one = learner.one_network(stage).given(y=told({name: wanted[name] for name in known}))
-        for name, energy in (("ours", ours.sharpened(WEIGHT)), ("one network", one)):
-            images = drawn(energy, options.samples, options.seed)
+        trials: list[tuple[str, ce.Energy, dict[str, Any]]] = [("ours", ours.sharpened(WEIGHT), {}), ("one network", one, {})]
+        if known == CONCEPTS:
+            trials.insert(1, ("ours, better of two", ours.sharpened(WEIGHT), {"best_of": 2}))
+        for name, energy, changes in trials:
+            images = drawn(energy, options.samples, options.seed, **changes)
             found = scores(options.judged(images), wanted, known)
             figures = {column: found.get(column, "-") for column in (*CONCEPTS, "joint")}
-            rows.append({"after": concept, "": name} | figures | {"paper": list(PAPER[name][stage])})
+            rows.append({"after": concept, "": name} | figures | {"paper": list(PAPER[name][stage]) if name in PAPER else "-"})
             strips.append(images[:16])
     show("Accuracy after each set; the paper's figures are of its energies and of its GAN", rows)
     show("Digests of weights after each set", [{"after": name} | found for name, found in zip(CONCEPTS, digests, strict=True)])

@@ -7,6 +7,7 @@ silhouette is what differs from the median color; it needs one object on a plain
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -48,6 +49,14 @@ class WhereAndWhat(nn.Module):
         """Takes the mean and spread of *where*, with shape $(N, 2)$, over the pictures that may be seen."""
         self.middle.copy_(where.mean(0))
         self.spread.copy_(where.std(0))
+
+    @torch.no_grad()
+    def settle(self, batches: Iterable[Tensor]) -> None:
+        """Gives *what* unit variance over all pictures that may be seen; while training, running statistics lag behind the weights."""
+        *layers, norm = self.read
+        raw = torch.cat([nn.Sequential(*layers)(_cut(images, silhouettes(images)) * 2 - 1) for images in batches])
+        norm.get_buffer("running_mean").copy_(raw.mean(0))
+        norm.get_buffer("running_var").copy_(raw.var(0))
 
     def encode(self, images: Tensor) -> Tensor:
         """Returns codes with shape $(B, 10)$ of pictures in [0, 1]."""
