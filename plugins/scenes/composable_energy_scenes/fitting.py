@@ -145,7 +145,7 @@ class Fitting:
 
     def _head(self, base: CodeEnergy, outputs: int, name: str, width: int) -> CodeHeads:
         with self.seeded(name):
-            return CodeHeads(outputs, code=base.event_shape[0], width=width, sigma_min=base.sigma_min)
+            return CodeHeads(outputs, code=base.autoencoder.code, width=width, sigma_min=base.sigma_min)
 
     def fit(
         self,
