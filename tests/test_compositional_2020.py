@@ -140,7 +140,7 @@ def test_evidence_that_is_added_up_is_a_joint_inference(concepts):
 
 def test_a_constant_is_what_calibration_finds():
     bowl = ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(2,))
-    mixture = ce.any_of(bowl & partition.constant(3.0), bowl, weights=[0.3, 0.7])
+    mixture = ce.any_of(partition.raised(bowl, 3.0), bowl, weights=[0.3, 0.7])
     first, second = ce.calibrate(mixture, seed=0).log_z
     assert first - second == pytest.approx(-3.0, abs=0.05)
 

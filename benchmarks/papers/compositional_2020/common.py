@@ -56,7 +56,7 @@ SAMPLER = {"sampler": SAMPLING.sampler, **SAMPLING.options}
 """How expressions of codes are sampled in all experiments: as the concepts recommend."""
 
 WEIGHT = 8.0
-"""Of the evidence in expressions of heads, `E.sharpened(WEIGHT)`; it was chosen with `SAMPLER` on other seeds, see `table1.py`."""
+"""Of the evidence in expressions of heads, `E.sharpened(WEIGHT)`; it was chosen on other seeds, see `table1.py`."""
 
 RADIUS = 0.2
 """How near a position is asked for; it is right within `TOLERANCE`."""

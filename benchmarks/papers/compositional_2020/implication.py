@@ -27,6 +27,7 @@ from torch import Tensor
 import composable_energy as ce
 
 OTHERS = len(COLORS) - 1
+EXACT = ("denied together", "by classifiers apart")  # those that are drawn at weight 1 as well
 
 
 def claims(options: Options, c: dict[str, Tensor]) -> dict[str, Claim]:
@@ -62,7 +63,7 @@ def run(options: Options) -> dict[str, Any]:
     chance = judged(renders(options.samples, options.seed)[0], options.judge)
     found, pictures = [], []
     for name, claim in claims(options, c).items():
-        for weight in (WEIGHT, 1.0):
+        for weight in (WEIGHT, 1.0) if name in EXACT else (WEIGHT,):
             holds, images, seen = claim.drawn(options, weight)
             has = seen.color == c["color"]
             place = near(seen.position, c["position"])

@@ -8,7 +8,7 @@ energies (section 4.5 of the paper). Three ways read renders of seeds that nothi
 - **heads**: `position().infer(images, over={"c": points})` of the evidence that the concept was trained for on 24,000 pictures;
 - **conditional**: `of_position().infer(...)` of the energy $E(x \mid c)$, the paper's way: it has a free constant for each condition;
 - **supervised**: a network like the judge, trained on the same 24,000 pictures, but with all of their labels. It is trained at the first
-  call, for some two minutes of one core, and kept in `.cache/`.
+  call, for some four minutes of one core, and kept in `.cache/`.
 
 Candidates are a grid, and the answer to a continuous question is the mean over it, `Inference.mean`. For several pictures the position is
 the same and all else is random; the supervised network gets the mean of its answers. 20 seeds with 50 positions each.

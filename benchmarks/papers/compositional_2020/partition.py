@@ -1,6 +1,6 @@
 r"""`A | B` of energies whose partition functions differ: the shares of the branches, as they are and after `calibrate`.
 
-    python benchmarks/papers/compositional_2020/partition.py [--write] [--samples 1000] [--seed 11] [--weights FOLDER]
+    python benchmarks/papers/compositional_2020/partition.py [--write] [--samples 500] [--seed 11] [--weights FOLDER]
 
 An energy that is trained alone has a free constant, and `A | B` adds $e^{-E_A}$ and $e^{-E_B}$ as they are, so that it takes equal
 partition functions for granted (equation 7 of the paper). Here A and B are conditional energies of two positions, or of two colors, trained
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 import composable_energy as ce
+from composable_energy.algebra import Disjunction
 
 LEVEL = 1.0
 POINTS = ((-0.7, -0.6), (0.7, 0.6))
@@ -32,9 +33,11 @@ CONSTANT, SHARPER = 3.0, 1.25
 SPREAD = (1 + LEVEL**2) ** 0.5
 
 
-def constant(value: float) -> ce.Energy:
-    """Returns an energy that is the same everywhere."""
-    return ce.as_energy(lambda x: x.sum(1) * 0 + value, name=f"{value:g}")
+def raised(energy: ce.Energy, value: float) -> ce.Energy:
+    """Returns an energy with a constant added: the same density."""
+    constant = ce.as_energy(lambda x: x.flatten(1).sum(1) * 0 + value, name=f"{value:g}")
+    constant.decoder = energy.decoder  # of codes, as the energy is
+    return energy & constant
 
 
 def pairs(options: Options) -> dict[str, tuple[str, ce.Energy, ce.Energy]]:
@@ -44,10 +47,10 @@ def pairs(options: Options) -> dict[str, tuple[str, ce.Energy, ce.Energy]]:
     green, magenta = (concepts.of_color(color).at(LEVEL) for color in COLORS)
     return {
         "positions, as trained": ("position", left, right),
-        f"positions, A + {CONSTANT:g}": ("position", left & constant(CONSTANT), right),
+        f"positions, A + {CONSTANT:g}": ("position", raised(left, CONSTANT), right),
         f"positions, {SHARPER:g} A": ("position", SHARPER * left, right),
         "colors, as trained": ("color", green, magenta),
-        f"colors, A - {CONSTANT:g}": ("color", green & constant(-CONSTANT), magenta),
+        f"colors, A - {CONSTANT:g}": ("color", raised(green, -CONSTANT), magenta),
     }
 
 
@@ -72,12 +75,12 @@ def run(options: Options) -> dict[str, Any]:
     base = Normal(torch.zeros(CODE), SPREAD)
     found, pictures = [], []
     for name, (kind, a, b) in pairs(options).items():
+        first, second = ce.calibrate(ce.any_of(a, b, weights=[0.5, 0.5]), seed=options.seed, base=base, particles=512).log_z  # pyright: ignore
         for asked in SHARES:
             mixture = ce.any_of(a, b, weights=[asked, 1 - asked])
-            calibrated = ce.calibrate(mixture, seed=options.seed, base=base)
+            calibrated = Disjunction(a, b, weights=[asked, 1 - asked], log_z=[first, second])  # what calibrate makes of the mixture
             before, neither, _ = shares(options, kind, mixture)
             after, still, images = shares(options, kind, calibrated)
-            first, second = calibrated.log_z  # pyright: ignore[reportGeneralTypeIssues]
             line = {"branches": name, "asked": asked, "as it is": before, "calibrated": after, "off by": abs(after - asked)}
             found.append(line | {"log Z_A - log Z_B": first - second, "neither": neither, "neither, calibrated": still})
             if asked == SHARES[-1]:
@@ -87,4 +90,4 @@ def run(options: Options) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main("partition", __doc__, run)
+    main("partition", __doc__, run, samples=500)

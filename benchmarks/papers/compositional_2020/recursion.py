@@ -1,6 +1,6 @@
 r"""Expressions of expressions: how often pictures have what is asked for, from two operators deep to seven.
 
-    python benchmarks/papers/compositional_2020/recursion.py [--write] [--samples 1000] [--seed 11] [--weights FOLDER]
+    python benchmarks/papers/compositional_2020/recursion.py [--write] [--samples 500] [--seed 11] [--weights FOLDER]
 
 The paper shows pictures of such compositions without figures. Concepts were trained apart, each on pictures of its own; an expression of
 them is one formula, whose probability is exact however deep it is. Regions are asked for with a margin on both sides of the judge's border:
@@ -83,4 +83,4 @@ def run(options: Options) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main("recursion", __doc__, run)
+    main("recursion", __doc__, run, samples=500)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from composable_energy.errors import OptionError
 from composable_energy_image.leveled import LeveledMLP, column
 from composable_energy_image.options import whole
 
@@ -22,20 +21,14 @@ class CodeHeads(nn.Module):
         width: Hidden units.
         blocks: Residual blocks.
         sigma_min: The level where none is given.
-        sigma_floor: The lowest level that is read: at lower ones the head answers as it would there. A head that is sure of its class
-            pushes no further; with a floor of .5 or so it goes on to push towards the middle of the class, at every level.
 
     Raises:
         OptionError: An option is out of range.
     """
 
-    def __init__(
-        self, outputs: int, *, code: int = 64, width: int = 256, blocks: int = 2, sigma_min: float = 0.05, sigma_floor: float = 0.0
-    ) -> None:
+    def __init__(self, outputs: int, *, code: int = 64, width: int = 256, blocks: int = 2, sigma_min: float = 0.05) -> None:
         super().__init__()
-        if not sigma_floor >= 0:
-            raise OptionError(f"sigma_floor must be 0 or more, got {sigma_floor!r}.")
-        self.sigma_min, self.sigma_floor = sigma_min, sigma_floor
+        self.sigma_min = sigma_min
         self.net = LeveledMLP(
             whole("code", code), whole("outputs", outputs), width=whole("width", width), blocks=whole("blocks", blocks, 0)
         )
@@ -43,6 +36,4 @@ class CodeHeads(nn.Module):
     def forward(self, z: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """Returns logits with shape $(B, outputs)$ of codes with shape $(B, D)$ at levels with shape $()$ or $(B,)$."""
         sigma = column(self.sigma_min if sigma is None else sigma, z)
-        if self.sigma_floor > 0:
-            sigma = sigma.clamp(min=self.sigma_floor)
         return self.net(z * (1 + sigma * sigma).rsqrt(), sigma)

@@ -112,16 +112,6 @@ class TestNetworks:
             for sigma in (0.3, level, level.expand(7)):
                 torch.testing.assert_close(network(z, sigma=sigma), expected, rtol=1e-10, atol=1e-10)
 
-    def test_a_floor_of_levels_is_where_heads_answer_below_it(self):
-        heads, z = stirred(CodeHeads(3, code=8, sigma_min=0.2)), torch.randn(6, 8)
-        plain = {level: heads(z, sigma=level) for level in (0.2, 0.5, 1.0)}
-        heads.sigma_floor = 0.5
-        assert torch.equal(heads(z), plain[0.5]) and torch.equal(heads(z, sigma=0.2), plain[0.5])
-        assert torch.equal(heads(z, sigma=1.0), plain[1.0])
-        assert CodeHeads(3, sigma_floor=0.7).sigma_floor == 0.7
-        with pytest.raises(OptionError, match="sigma_floor"):
-            CodeHeads(3, sigma_floor=-1.0)
-
     def test_without_a_level_it_is_the_lowest(self):
         z = torch.randn(4, 8)
         energy, heads = stirred(CodeEnergy(16, code=8, sigma_min=0.2)), stirred(CodeHeads(2, code=8, sigma_min=0.2))
