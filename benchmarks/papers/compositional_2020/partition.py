@@ -13,7 +13,7 @@ annealing under the base, and the judge says which branch each belongs to.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from common import SAMPLER, Options, accuracy, grid, main, share, show
@@ -75,7 +75,8 @@ def run(options: Options) -> dict[str, Any]:
     base = Normal(torch.zeros(CODE), SPREAD)
     found, pictures = [], []
     for name, (kind, a, b) in pairs(options).items():
-        first, second = ce.calibrate(ce.any_of(a, b, weights=[0.5, 0.5]), seed=options.seed, base=base, particles=512).log_z  # pyright: ignore
+        equal = ce.calibrate(ce.any_of(a, b, weights=[0.5, 0.5]), seed=options.seed, base=base, particles=512)
+        first, second = cast("tuple[float, float]", cast(Disjunction, equal).log_z)
         for asked in SHARES:
             mixture = ce.any_of(a, b, weights=[asked, 1 - asked])
             calibrated = Disjunction(a, b, weights=[asked, 1 - asked], log_z=[first, second])  # what calibrate makes of the mixture
