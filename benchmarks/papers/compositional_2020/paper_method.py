@@ -3,9 +3,9 @@ r"""Table 1 by the paper's own method: energies of pixels by contrastive diverge
     python benchmarks/papers/compositional_2020/paper_method.py [--write]
     python benchmarks/papers/compositional_2020/paper_method.py --train FOLDER     (trains the energies first, or goes on with that)
 
-After the table it tells what NOT and OR of such energies need to work at all: $\alpha$ from .001 to 1 beside a complement that is bounded,
-and the scale of the energies under the logsumexp, which is 100 in a line of the released code whose result the next line discards. Last
-come the same rules with conditional energies that were trained by denoising.
+After the table it tells what NOT and OR of such energies need to work at all: $\alpha$ from .001 to 1 beside a complement that is bounded
+and that of the classifier which the energies make; and the scale of the energies under the logsumexp, which is 100 in a line of the
+released code whose result the next line discards. Last come the same rules with conditional energies that were trained by denoising.
 """
 
 from __future__ import annotations
