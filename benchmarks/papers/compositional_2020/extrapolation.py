@@ -9,7 +9,7 @@ the other positions, or for anything where the ratio is 1. The paper tunes its c
 told the position in all of these pictures. The baselines are told position and size of every picture of both sets.
 
 All read codes that say apart where and what (`where_and_what.py`). Of these the base takes the two as independent, and the position energy
-reads only *where*: that is what carries over to pairs that were never seen. Trained in 4 CPU-minutes when first run, and kept in `.cache/`.
+reads only *where*: that is what carries over to pairs that were never seen. Trained in 8 CPU-minutes when first run, and kept in `.cache/`.
 """
 
 from __future__ import annotations
