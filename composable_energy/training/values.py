@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from composable_energy.errors import OptionError, ShapeError
+from composable_energy.errors import ShapeError
 from composable_energy.sampling.asking import count
 from composable_energy.training.denoising import levels_of, noisy
 from composable_energy.training.inputs import labels_of, wide
