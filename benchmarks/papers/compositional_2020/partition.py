@@ -5,7 +5,8 @@ r"""`A | B` of energies whose partition functions differ: the shares of the bran
 An energy that is trained alone has a free constant, and `A | B` adds $e^{-E_A}$ and $e^{-E_B}$ as they are, so that it takes equal
 partition functions for granted (equation 7 of the paper). Here A and B are conditional energies of two positions, or of two colors, trained
 by themselves; then a constant is added to A, or A is made sharper. `any_of(A, B, weights=...)` asks for shares, `calibrate` estimates
-$\log Z$ of each branch by annealed importance sampling, 48 coordinates of codes at noise level 1, where positions are nearly settled and colors are half open.
+$\log Z$ of each branch by annealed importance sampling, 48 coordinates of codes at noise level 1, where positions are nearly settled and
+colors are half open.
 
 Mixtures are drawn at that level by tempered sequential Monte Carlo, whose shares are those of the density. The pictures come from there by
 annealing under the base, and the judge says which branch each belongs to, compared with what it says of each branch alone.
