@@ -7,6 +7,7 @@ The paper asks for a position and denies all colors but one, `(P & ~c1) & ... & 
 
 - **denied one by one**: the paper's term; events of one classifier make one formula, so that seven negations are `P & c8` exactly;
 - **denied together**: `P & ~(c1 | ... | c7)`, the same energy;
+- **grounded**: the same over the conditional energy of the position in place of the base, as in Table 1;
 - **by classifiers apart**: each denial has a classifier of its own, as networks would be that were trained apart: a sum of seven negations;
 - **modus ponens**: `c8 & (c8 >> P)`; and `c8 >> P` alone, which says nothing of pictures of other colors.
 
@@ -30,9 +31,10 @@ OTHERS = len(COLORS) - 1
 EXACT = ("denied together", "by classifiers apart")  # those that are drawn at weight 1 as well
 
 
-def claims(options: Options, c: dict[str, Tensor]) -> dict[str, Claim]:
-    """Returns the ways by name, for random positions and colors."""
-    heads, base = Heads(options.concepts), options.concepts.base
+def claims(options: Options, c: dict[str, Tensor], base: ce.Energy | None = None) -> dict[str, Claim]:
+    """Returns the ways by name, for random positions and colors, over the base of the concepts or another."""
+    base = options.concepts.base if base is None else base
+    heads = Heads(options.concepts, base)
     color = Claim(heads.color(c["color"]), lambda v: v.color == c["color"], "c8")
     position = Claim(heads.place(c["position"]), lambda v: near(v.position, c["position"]), "P")
     others = [(c["color"] + k) % len(COLORS) for k in range(1, OTHERS + 1)]
@@ -62,7 +64,10 @@ def run(options: Options) -> dict[str, Any]:
     show("The judge on renders", [known])
     chance = judged(renders(options.samples, options.seed)[0], options.judge)
     found, pictures = [], []
-    for name, claim in claims(options, c).items():
+    ways = claims(options, c)
+    grounded = claims(options, c, options.concepts.of_position(c["position"]))
+    ways |= {"denied together, grounded": grounded["denied together"]}
+    for name, claim in ways.items():
         for weight in (WEIGHT, 1.0) if name in EXACT else (WEIGHT,):
             holds, images, seen = claim.drawn(options, weight)
             has = seen.color == c["color"]
