@@ -7,7 +7,7 @@ The paper asks for a position and denies all colors but one, `(P & ~c1) & ... & 
 
 - **denied one by one**: the paper's term; events of one classifier make one formula, so that seven negations are `P & c8` exactly;
 - **denied together**: `P & ~(c1 | ... | c7)`, the same energy;
-- **grounded**: the same over the conditional energy of the position in place of the base, as in Table 1;
+- **grounded**: the same over a conditional energy in place of the base, as in Table 1: of the position, or of the color that is left;
 - **by classifiers apart**: each denial has a classifier of its own, as networks would be that were trained apart: a sum of seven negations;
 - **modus ponens**: `c8 & (c8 >> P)`; and `c8 >> P` alone, which says nothing of pictures of other colors.
 
@@ -65,8 +65,8 @@ def run(options: Options) -> dict[str, Any]:
     chance = judged(renders(options.samples, options.seed)[0], options.judge)
     found, pictures = [], []
     ways = claims(options, c)
-    grounded = claims(options, c, options.concepts.of_position(c["position"]))
-    ways |= {"denied together, grounded": grounded["denied together"]}
+    grounds = {"position": options.concepts.of_position(c["position"]), "color that is left": options.concepts.of_color(c["color"])}
+    ways |= {f"denied together, grounded in the {name}": claims(options, c, ground)["denied together"] for name, ground in grounds.items()}
     for name, claim in ways.items():
         for weight in (WEIGHT, 1.0) if name in EXACT else (WEIGHT,):
             holds, images, seen = claim.drawn(options, weight)
