@@ -1,0 +1,89 @@
+r"""The encoder of objects: recurrent attention, which looks at one place after another and tells what is there, and where."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .options import picture_size, whole
+from .places import POSE, coordinates, pose_of
+
+__all__ = ["AttentionEncoder"]
+
+_WIDTH = 64  # of features, keys and the recurrent cell
+
+
+class AttentionEncoder(nn.Module):
+    r"""A recurrent network that attends to features of a picture $K$ times; each look gives the latent of one component.
+
+    The looks share all weights and differ by what was seen before. With `pose`, the middle and the spread of each look's attention follow
+    its latent: the energies can then see pixels relative to their component, without which objects are hardly found.
+
+    Args:
+        size: $S$, height and width of pictures.
+        channels: Of pictures.
+        components: $K$.
+        latent: Numbers of a component, without its pose.
+        pose: Whether its pose is told.
+        filters: Of the first convolution.
+
+    Raises:
+        OptionError: An option is out of range.
+
+    References:
+        Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A; the pose
+        and the coordinate channels are added.
+    """
+
+    places: Tensor
+    cells: Tensor
+
+    def __init__(
+        self, size: int = 32, channels: int = 3, *, components: int = 4, latent: int = 16, pose: bool = True, filters: int = 32
+    ) -> None:
+        super().__init__()
+        size, filters = picture_size(size), whole("filters", filters)
+        self.components, self.pose = whole("components", components), pose
+        self.look = nn.Sequential(
+            nn.Conv2d(whole("channels", channels) + 2, filters, 3, 2, 1),
+            nn.SiLU(),
+            nn.Conv2d(filters, _WIDTH, 3, 2, 1),
+            nn.SiLU(),
+            nn.Conv2d(_WIDTH, _WIDTH, 3, 1, 1),
+            nn.SiLU(),
+            nn.Conv2d(_WIDTH, _WIDTH, 3, 1, 1),
+            nn.SiLU(),
+        )
+        self.register_buffer("places", coordinates(size), persistent=False)
+        self.register_buffer("cells", coordinates(size // 4).flatten(1).T.contiguous(), persistent=False)
+        self.landmarks = nn.Parameter(0.1 * torch.randn(len(self.cells), _WIDTH))
+        self.key, self.query = nn.Linear(_WIDTH, _WIDTH), nn.Linear(_WIDTH, _WIDTH)
+        self.cell = nn.LSTMCell(_WIDTH, _WIDTH)
+        self.tell = nn.Linear(2 * _WIDTH, whole("latent", latent))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns latents with shape $(B, K, D)$ of pictures with shape $(B, C, S, S)$; with `pose` it is their last three numbers."""
+        features = self.look(torch.cat([x, self.places.expand(len(x), -1, -1, -1)], 1)).flatten(2).transpose(1, 2) + self.landmarks
+        keys = self.key(features)
+        hidden = memory = features.new_zeros(len(x), _WIDTH)
+        told = []
+        for _ in range(self.components):
+            attention = (keys @ self.query(memory)[:, :, None] / _WIDTH**0.5).squeeze(2).softmax(1)
+            seen = (attention[:, None] @ features).squeeze(1)
+            hidden, memory = self.cell(seen, (hidden, memory))
+            where = [pose_of(attention, self.cells)] if self.pose else []
+            told.append(torch.cat([self.tell(torch.cat([hidden, seen], 1)), *where], 1))
+        return torch.stack(told, 1)
+
+    def config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        first, size = cast(nn.Conv2d, self.look[0]), self.places.shape[-1]
+        told = {"components": self.components, "latent": self.tell.out_features, "pose": self.pose, "filters": first.out_channels}
+        return {"size": size, "channels": first.in_channels - 2, **told}
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a component has, with its pose."""
+        return self.tell.out_features + POSE * self.pose

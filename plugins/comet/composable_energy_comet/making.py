@@ -1,0 +1,172 @@
+"""Models by name, and their folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from composable_energy.errors import FileFormatError, OptionError
+
+from .attention import AttentionEncoder
+from .comet import Comet
+from .conv import ConvEnergy
+from .options import one_of
+from .quadratic import QuadraticEnergy
+from .vectors import VectorEncoder
+
+__all__ = ["SHIPPED", "comet", "comet_global", "load_comet", "save_comet"]
+
+SHIPPED = Path(__file__).parent / "weights"
+"""Where the models lie that come with the package."""
+
+_VERSION = 1
+_CONFIG, _TENSORS = "comet.json", "comet.safetensors"
+_ENERGIES = {"comet-conv": ConvEnergy, "comet-quadratic": QuadraticEnergy}
+_ENCODERS = {"attention": AttentionEncoder, "vector": VectorEncoder}
+
+
+def comet(
+    size: int = 32,
+    channels: int = 3,
+    *,
+    components: int = 4,
+    latent: int = 16,
+    head: Literal["conv", "quadratic"] = "conv",
+    coordinates: Literal["relative", "absolute"] = "relative",
+    filters: int | None = None,
+    encoder_filters: int = 32,
+    weights: str | None = None,
+    **energy: Any,
+) -> Comet:
+    """Returns a model that finds objects: recurrent attention, and an energy that sees pixels relative to its component.
+
+    Args:
+        size: Height and width of pictures: 8, 16, 32, ...
+        channels: Of pictures.
+        components: How many components a picture has: the largest number of objects, or one more.
+        latent: Numbers of a component, without its pose.
+        head: `"conv"`, the paper's energy, or `"quadratic"`, whose minimum is known.
+        coordinates: `"relative"` to the component, or `"absolute"`, as in the paper.
+        filters: Of the energy; its own number if None.
+        encoder_filters: Of the encoder.
+        weights: The folder of a trained model, or the name of one that comes with the package, which says all else; untrained if None.
+        **energy: Other options of `ConvEnergy` or `QuadraticEnergy`, such as `iterations`, `step` and `start`.
+
+    Raises:
+        OptionError: An option is unknown or out of range.
+        FileFormatError: The folder is damaged, or of another kind.
+    """
+    if weights is not None:
+        return load_comet(weights)
+    shape = {"size": size, "channels": channels, "latent": latent}
+    options = {**shape, **({} if filters is None else {"filters": filters}), "coordinates": coordinates, **energy}
+    pose = one_of("coordinates", coordinates, ("relative", "absolute")) == "relative"
+    encoder = {**shape, "components": components, "pose": pose, "filters": encoder_filters}
+    return _made("attention", encoder, f"comet-{one_of('head', head, ('conv', 'quadratic'))}", options)
+
+
+def comet_global(
+    size: int = 32,
+    channels: int = 3,
+    *,
+    components: int = 4,
+    latent: int = 16,
+    head: Literal["conv", "quadratic"] = "conv",
+    network: Literal["plain", "residual"] = "plain",
+    filters: int | None = None,
+    weights: str | None = None,
+    **energy: Any,
+) -> Comet:
+    """Returns a model that finds factors of whole pictures, such as light and camera: one vector, cut into components without a place.
+
+    Args:
+        size: Height and width of pictures: 8, 16, 32, ...
+        channels: Of pictures.
+        components: How many components a picture has.
+        latent: Numbers of a component.
+        head: `"conv"`, the paper's energy, or `"quadratic"`, whose minimum is known.
+        network: The encoder: `"plain"`, or the paper's `"residual"`.
+        filters: Of the energy; its own number if None.
+        weights: As for `comet`.
+        **energy: Other options of `ConvEnergy` or `QuadraticEnergy`.
+
+    Raises:
+        OptionError: An option is unknown or out of range.
+        FileFormatError: The folder is damaged, or of another kind.
+    """
+    if weights is not None:
+        return load_comet(weights)
+    shape = {"size": size, "channels": channels, "latent": latent}
+    options = {**shape, **({} if filters is None else {"filters": filters}), "coordinates": "none", **energy}
+    if head == "conv":
+        options = {"stem": "stride", **options}
+    encoder = {**shape, "components": components, "network": network}
+    return _made("vector", encoder, f"comet-{one_of('head', head, ('conv', 'quadratic'))}", options)
+
+
+def save_comet(model: Comet, folder: str | Path, *, half: bool = False) -> None:
+    """Writes a model to a folder, from which `load_comet` reads it.
+
+    Args:
+        model: The model.
+        folder: Where to; it is made if it is not there.
+        half: Whether to write weights in half precision, for small files.
+    """
+    target = Path(folder).expanduser()
+    target.mkdir(parents=True, exist_ok=True)
+    kind = next(name for name, made in _ENCODERS.items() if isinstance(model.encoder, made))
+    told = {
+        "version": _VERSION,
+        "encoder": {"kind": kind, **model.encoder.config()},
+        "energy": {"kind": model.energy.name, **model.energy.config()},
+    }
+    tensors = {name: value.detach().half() if half else value.detach() for name, value in model.state_dict().items()}
+    for name, write in (
+        (_TENSORS, lambda path: save_file({k: v.contiguous() for k, v in tensors.items()}, path)),
+        (_CONFIG, lambda path: path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")),
+    ):
+        beside = target / f".{name}"
+        write(beside)
+        beside.chmod(0o644)
+        beside.replace(target / name)
+
+
+def load_comet(weights: str | Path) -> Comet:
+    """Returns a trained model in eval mode, in single precision.
+
+    Args:
+        weights: The folder that `save_comet` or a recipe wrote, or the name of a model that comes with the package: `"sprites"`.
+
+    Raises:
+        FileFormatError: There is no such model, or it is damaged or of another version.
+    """
+    folder = Path(weights).expanduser()
+    if not (folder / _CONFIG).is_file() and (SHIPPED / str(weights) / _CONFIG).is_file():
+        folder = SHIPPED / str(weights)
+    if not (folder / _CONFIG).is_file():
+        names = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{_CONFIG}")))
+        raise FileFormatError(f"{str(weights)!r} is neither a folder with {_CONFIG} nor a model that comes with the package ({names}).")
+    try:
+        told = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        if told["version"] != _VERSION:
+            raise FileFormatError(f"{folder} was written in version {told['version']}, this package reads {_VERSION}.")
+        encoder, energy = dict(told["encoder"]), dict(told["energy"])
+        model = _made(encoder.pop("kind"), encoder, energy.pop("kind"), energy)
+        tensors = load_file(folder / _TENSORS)
+        model.load_state_dict({name: value.float() for name, value in tensors.items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        raise FileFormatError(f"{folder} is damaged, or no folder of a Comet: {error}.") from error
+    return model.eval()
+
+
+def _made(encoder: str, encoder_options: dict[str, Any], energy: str, energy_options: dict[str, Any]) -> Comet:
+    try:
+        return Comet(_ENCODERS[encoder](**encoder_options), _ENERGIES[energy](**energy_options))
+    except TypeError as error:
+        raise OptionError(f"{energy} does not take these options: {error}.") from error

@@ -1,0 +1,83 @@
+"""The inner descent as a sampler, so that `(part & other).sample(16)` gives the pictures that training made of parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+import composable_energy as ce
+from composable_energy.errors import OptionError
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+
+from .component import ComponentEnergy
+from .descent import SPREAD
+from .options import positive, whole
+
+__all__ = ["InnerDescent"]
+
+
+@dataclass(frozen=True)
+class InnerDescent(Sampler):
+    r"""Some steps of gradient descent, $x' = x - \eta \nabla E(x)$, cut to a range: how pictures are made of components.
+
+    It draws nothing: the density is only a way to say which pictures are good, and a few steps from the start that training knew lead to
+    them. Chains begin, where no `init` is given, at the image that the energies of the expression begin at (the mean of theirs, where
+    several models are in it), with a little noise.
+
+    Args:
+        iterations: How many steps there are.
+        step_size: $\eta$; 1 is what training made of it.
+        clamp: The lowest and the highest value of a coordinate.
+        start_image: The image to begin at, with the shape of one point; that of the energies if None.
+
+    References:
+        Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, algorithm 2.
+    """
+
+    iterations: int = 3
+    step_size: float = 1.0
+    clamp: tuple[float, float] = (0.0, 1.0)
+    start_image: Tensor | None = field(default=None, compare=False, repr=False)
+
+    gradients: ClassVar[int | None] = 1
+
+    def __post_init__(self) -> None:
+        whole("iterations", self.iterations)
+        positive("step_size", self.step_size)
+        if not isinstance(self.clamp, Sequence) or len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
+            raise OptionError(f"clamp must be (lowest, highest), got {self.clamp!r}.")
+        object.__setattr__(self, "clamp", (float(self.clamp[0]), float(self.clamp[1])))
+
+    @property
+    def total_steps(self) -> int:
+        return self.iterations
+
+    def tune(self, energy: ce.Energy, x: Tensor, noise: Noise) -> InnerDescent:
+        """Returns the sampler with the image that the energies begin at; itself where one was given or there is none."""
+        images = {id(part.image): part.image for part in energy.modules() if isinstance(part, ComponentEnergy) and part.start == "image"}
+        if self.start_image is not None or not images:
+            return self
+        return replace(self, start_image=torch.stack([image.detach() for image in images.values()]).mean(0))
+
+    def start(self, like: Tensor, noise: Noise) -> Tensor:
+        low, high = self.clamp
+        if self.start_image is None:
+            return low + (high - low) * torch.special.ndtr(noise.normal(like))
+        return self.start_image.to(like) + SPREAD * noise.normal(like)
+
+    def init(self, energy: ce.Energy, x: Tensor, noise: Noise) -> State:
+        return State(x, *energy_and_gradient(energy, x))
+
+    def step(self, energy: ce.Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        x = self._moved(state)
+        return State(x, *energy_and_gradient(energy, x)), Info()
+
+    def move(self, state: State, noise: Noise) -> Tensor:
+        return self._moved(state)
+
+    def _moved(self, state: State) -> Tensor:
+        return torch.add(state.x, state.grad, alpha=-self.step_size).clamp_(*self.clamp)

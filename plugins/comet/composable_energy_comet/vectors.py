@@ -1,0 +1,99 @@
+r"""The encoder of global factors: one vector for a picture, cut into the latents of its components."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .options import one_of, picture_size, whole
+
+__all__ = ["VectorEncoder"]
+
+
+class VectorEncoder(nn.Module):
+    r"""Convolutions, then a vector of $K D$ numbers: the latents of light, camera or expression, which are at no place.
+
+    Args:
+        size: $S$, height and width of pictures.
+        channels: Of pictures.
+        components: $K$.
+        latent: $D$, numbers of a component.
+        network: `"plain"`, three convolutions whose features stay where they are; or `"residual"`, the paper's, whose residual blocks end
+            in the mean over the picture.
+        filters: Of the first convolution.
+
+    Raises:
+        OptionError: An option is out of range.
+
+    References:
+        Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A.
+    """
+
+    def __init__(
+        self,
+        size: int = 32,
+        channels: int = 3,
+        *,
+        components: int = 4,
+        latent: int = 16,
+        network: Literal["plain", "residual"] = "plain",
+        filters: int = 32,
+    ) -> None:
+        super().__init__()
+        size, filters, channels = picture_size(size), whole("filters", filters), whole("channels", channels)
+        self.components, self.latent = whole("components", components), whole("latent", latent)
+        self.size, self.channels, self.network, self.filters = size, channels, network, filters
+        numbers = self.components * self.latent
+        if one_of("network", network, ("plain", "residual")) == "plain":
+            halved = (nn.Conv2d(channels, filters, 4, 2, 1), nn.Conv2d(filters, 64, 4, 2, 1), nn.Conv2d(64, 64, 4, 2, 1))
+            self.net = nn.Sequential(
+                *(layer for convolution in halved for layer in (convolution, nn.SiLU())),
+                nn.Flatten(),
+                nn.Linear(64 * (size // 8) ** 2, 256),
+                nn.SiLU(),
+                nn.Linear(256, numbers),
+            )
+        else:
+            self.net = nn.Sequential(
+                nn.Conv2d(channels, filters, 3, 1, 1),
+                nn.ReLU(),
+                *(_Halving(filters) for _ in range(3)),
+                _Mean(),
+                nn.Linear(filters, 64),
+                nn.ReLU(),
+                nn.Linear(64, numbers),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns latents with shape $(B, K, D)$ of pictures with shape $(B, C, S, S)$."""
+        return self.net(x).view(len(x), self.components, self.latent)
+
+    def config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {name: getattr(self, name) for name in ("size", "channels", "components", "latent", "network", "filters")}
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a component has."""
+        return self.latent
+
+
+class _Halving(nn.Module):
+    """A residual block that halves a picture."""
+
+    def __init__(self, filters: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(filters, filters, 3, 1, 1), nn.Conv2d(filters, filters, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(torch.relu(x + self.second(torch.relu(self.first(x)))), 2)
+
+
+class _Mean(nn.Module):
+    """The mean over a picture."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
