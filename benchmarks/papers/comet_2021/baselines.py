@@ -1,0 +1,103 @@
+r"""What users would otherwise take for factors: a beta-VAE, an autoencoder, principal components, and networks that learnt nothing.
+
+All have the encoder that COMET has here: three convolutions of 4 x 4 with stride 2 and 32, 64, 64 channels, a layer of 256, and 64 numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from comet_common import Budget, fit
+from torch import Tensor, nn
+
+__all__ = ["Autoencoder", "beta_vae", "codes_of", "encoder", "pixels", "principal", "trained"]
+
+CODES = 64
+BATCH = 64
+
+
+def encoder(outputs: int = CODES, channels: int = 3) -> nn.Sequential:
+    """Returns a network from pictures with shape $(B, C, 32, 32)$ to numbers with shape $(B, D)$."""
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 32, 4, 2, 1), nn.SiLU(), nn.Conv2d(32, 64, 4, 2, 1), nn.SiLU(), nn.Conv2d(64, 64, 4, 2, 1), nn.SiLU()),
+        *(nn.Flatten(), nn.Linear(1024, 256), nn.SiLU(), nn.Linear(256, outputs)),
+    )
+
+
+def decoder(codes: int = CODES, channels: int = 3) -> nn.Sequential:
+    """Returns the mirror image of `encoder`, with pictures as its output, not cut off at 0 and 1."""
+    return nn.Sequential(
+        *(nn.Linear(codes, 256), nn.SiLU(), nn.Linear(256, 1024), nn.SiLU(), nn.Unflatten(1, (64, 4, 4))),
+        *(nn.ConvTranspose2d(64, 64, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.SiLU()),
+        nn.ConvTranspose2d(32, channels, 4, 2, 1),
+    )
+
+
+class Autoencoder(nn.Module):
+    r"""An autoencoder, or a beta-VAE (Higgins et al., 2017), whose loss is the squared error summed over pixels and
+    $\beta \operatorname{KL}(q(z \mid x) \,\Vert\, \mathcal N(0, 1))$.
+
+    Args:
+        beta: $\beta$; None for a plain autoencoder, whose code has no noise.
+    """
+
+    def __init__(self, beta: float | None = None) -> None:
+        super().__init__()
+        self.beta = beta
+        self.encoder = encoder(CODES if beta is None else 2 * CODES)
+        self.decoder = decoder()
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Returns codes, the means of $q(z | x)$, with shape $(B, 64)$."""
+        return self.encoder(x)[:, :CODES]
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(z)
+
+    def loss(self, x: Tensor) -> Tensor:
+        if self.beta is None:
+            return (self.decoder(self.encoder(x)) - x).square().sum((1, 2, 3)).mean()
+        mean, log_variance = self.encoder(x).chunk(2, 1)
+        z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+        kl = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2
+        return ((self.decoder(z) - x).square().sum((1, 2, 3)) + self.beta * kl).mean()
+
+
+def beta_vae(beta: float) -> Autoencoder:
+    """Returns a beta-VAE."""
+    return Autoencoder(beta)
+
+
+def trained(model: Autoencoder, images: Tensor, seconds: float, seed: int, steps: int | None = None) -> dict[str, float]:
+    """Trains a model by `fit` on batches of 64 with no clip, and returns what that measured."""
+    torch.manual_seed(seed)
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            layer.reset_parameters()
+    budget = Budget(seconds=seconds, steps=steps, batch=BATCH, clip=float("inf"))
+    return fit(lambda rows, _: model.loss(images[rows]), model.parameters(), len(images), budget, seed)
+
+
+def pixels(x: Tensor) -> Tensor:
+    """Returns raw pixels as codes: pictures averaged to 16 x 16, with shape $(B, 768)$."""
+    return nn.functional.avg_pool2d(x, 2).flatten(1)
+
+
+def codes_of(encode: Callable[[Tensor], Tensor], images: Tensor, size: int = 256) -> Tensor:
+    """Returns the codes of many pictures, with shape $(N, D)$."""
+    with torch.no_grad():
+        return torch.cat([encode(some).flatten(1) for some in images.split(size)])
+
+
+def principal(codes: Tensor, most: int = CODES) -> Callable[[Tensor], Tensor]:
+    """Returns the map to the principal components of some codes: they are centred and turned, but not scaled.
+
+    Args:
+        codes: With shape $(N, D)$.
+        most: How many components there are; $D$ of them if $D$ is less, and then the map is a rotation.
+    """
+    mean = codes.double().mean(0)
+    values, axes = torch.linalg.eigh(torch.cov((codes.double() - mean).T))
+    kept = axes[:, values.argsort(descending=True)[:most]]
+    return lambda some: ((some.double() - mean) @ kept).to(some)

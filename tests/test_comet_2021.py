@@ -1,0 +1,104 @@
+"""The parts of the experiments of the 2021 paper that can be told by hand: budgets, masks made smaller, shares of a swap, tables."""
+
+import math
+
+import pytest
+import torch
+from baselines import Autoencoder, principal
+from comet_common import Budget, fit, majority, strip
+from factors import gathered, mean_and_error
+from swaps import exchanged, isolation, shares
+from torch import nn
+
+
+def test_a_budget_of_steps_is_spent_to_the_step():
+    torch.manual_seed(0)
+    seen, weight = [], nn.Parameter(torch.tensor(3.0))
+    told = fit(
+        lambda rows, step: (seen.append((rows, step)), weight.square())[1], [weight], 5, Budget(steps=40, warm_up=10, rate=0.1, batch=4)
+    )
+    assert told["steps"] == 40 and [step for _, step in seen] == list(range(1, 41))
+    assert all(rows.shape == (4,) and 0 <= int(rows.min()) <= int(rows.max()) < 5 for rows, _ in seen)
+    assert weight.abs() < 3 and told["loss"] == pytest.approx(weight.square().item(), abs=0.5)
+
+
+def test_a_budget_of_seconds_ends():
+    weight = nn.Parameter(torch.tensor(1.0))
+    told = fit(lambda rows, step: weight.square(), [weight], 3, Budget(seconds=0.05))
+    assert told["seconds"] >= 0.05 and told["steps"] >= 1
+
+
+def test_rates_rise_and_end_at_a_tenth():
+    budget = Budget(steps=100, warm_up=10, rate=1.0, tail=0.2)
+    assert [budget.rate_at(step, budget.spent(0.0, step - 1)) for step in (1, 5, 10, 80, 81, 100)] == [0.1, 0.5, 1.0, 1.0, 0.1, 0.1]
+
+
+def test_smaller_masks_have_what_most_pixels_have():
+    masks = torch.tensor([[[0, 1, 2, 2], [1, 1, 0, 2], [0, 0, 3, 3], [3, 3, 0, 0]]])
+    assert majority(masks, 2).tolist() == [[[1, 2], [0, 0]]]  # ties go to the lowest
+    assert torch.equal(majority(masks, 1), masks)
+
+
+def test_strips_have_a_place_for_each_picture():
+    sheet = strip([torch.zeros(3, 3, 8, 8), torch.full((2, 3, 8, 8), 0.5)], scale=2, gap=2)
+    assert sheet.shape == (3, 2 * 18, 2 * 28)
+    assert sheet[0, 0, 0] == 0 and sheet[0, 20, 0] == 0.5 and sheet[0, 20, 40] == 1  # the second row has no third
+
+
+def test_principal_components_are_turned_and_not_scaled():
+    torch.manual_seed(1)
+    codes = torch.randn(300, 6) * torch.tensor([1.0, 5.0, 2.0, 0.1, 3.0, 0.5]) + 7
+    found = principal(codes)(codes)
+    assert torch.allclose(torch.pdist(found), torch.pdist(codes), atol=1e-4)
+    spread = found.var(0)
+    assert bool((spread[:-1] >= spread[1:]).all()) and found.mean(0).abs().max() < 1e-4
+    assert principal(codes, 2)(codes).shape == (300, 2)
+
+
+def test_a_beta_vae_pays_for_what_it_tells():
+    torch.manual_seed(2)
+    x, model = torch.rand(4, 3, 32, 32), Autoencoder(beta=0.0)
+    torch.manual_seed(3)
+    free = model.loss(x).item()
+    model.beta = 2.0
+    torch.manual_seed(3)
+    mean, log_variance = model.encoder(x).chunk(2, 1)
+    kl = torch.distributions.kl_divergence(torch.distributions.Normal(mean, (log_variance / 2).exp()), torch.distributions.Normal(0.0, 1.0))
+    assert model.loss(x).item() == pytest.approx(free + 2 * kl.sum(1).mean().item(), rel=1e-5)
+
+
+def test_shares_of_a_linear_model_are_its_weights():
+    """Where each factor is a sum over components, component k goes its own share of the way, on average over independent components."""
+    torch.manual_seed(4)
+    weights = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
+    a, b = torch.randn(20_000, 2), torch.randn(20_000, 2)
+    mixed = torch.stack([torch.stack([b[:, 0], a[:, 1]], 1), torch.stack([a[:, 0], b[:, 1]], 1)], 1)
+    found = shares(a @ weights.T, b @ weights.T, mixed @ weights.T)
+    assert torch.allclose(found.sum(1), torch.ones(3), atol=1e-5)
+    assert torch.allclose(found, torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]), atol=0.02)  # four standard errors
+
+
+def test_isolation_needs_several_components():
+    apart, even, alone = torch.eye(4), torch.full((4, 4), 0.25), torch.tensor([[1.0, 0.0, 0.0, 0.0]]).expand(4, 4)
+    assert isolation(apart)["isolation"] == pytest.approx(1) and isolation(apart)["moved"] == 1
+    assert isolation(even)["isolation"] == pytest.approx(0, abs=1e-6) and isolation(even)["largest share"] == pytest.approx(0.25)
+    assert isolation(alone)["isolation"] == pytest.approx(0, abs=1e-6) and isolation(alone)["largest share"] == 1
+    assert isolation(alone)["components used"] == pytest.approx(1) and isolation(apart)["components used"] == pytest.approx(4, rel=1e-5)
+
+
+def test_partners_exchange_all_components_but_one():
+    z = torch.arange(2 * 3.0).view(2, 3, 1)
+    assert exchanged(z, torch.tensor([1, 1])).flatten(1).tolist() == [[3.0, 1.0, 5.0], [0.0, 4.0, 2.0]]
+
+
+def test_tables_have_means_and_standard_errors():
+    assert mean_and_error([1.0, 2.0, 3.0]) == pytest.approx((2, 1 / math.sqrt(3)))
+    assert math.isnan(mean_and_error([1.0])[1])
+    scores = {"BetaVAE": 90.0, "MIG": 10.0, "MCC": 50.0}
+    runs = [
+        {"model": "pixels", "seed": seed, "seconds": 0.0, "R2": 0.8 + 0.1 * seed, "raw": scores, "PCA 64": {**scores, "MIG": 20.0 + seed}}
+        for seed in (0, 1)
+    ]
+    (row,) = gathered(runs)
+    assert row["model"] == "pixels" and row["seeds"] == 2 and "MSE" not in row
+    assert row["R2"] == pytest.approx((0.85, 0.05)) and row["MIG, PCA 64"] == pytest.approx((20.5, 0.5)) and row["MIG, raw"][0] == 10
