@@ -155,7 +155,7 @@ def _three(grid: Tensor, test: Tensor, data: Room, seed: int) -> dict[str, float
 
     return {
         "BetaVAE": 100 * float(beta_vae_score(grid, data.levels, pairs=PAIRS, seed=seed)),
-        "MIG": 100 * float(mutual_information_gap(grid, data.levels, bins=20)),
+        "MIG": 100 * float(mutual_information_gap(grid, data.levels, bins=20, points=None)),
         "MCC": 100 * float(mean_correlation(test, data.test_factors)),
     }
 
@@ -263,7 +263,8 @@ def main() -> None:
                     continue
                 result = part(name, seed, data, told.parts, told.seconds)
                 print(name, seed, {key: value for key, value in result.items() if key not in ("model", "seed", "R2 of each")}, flush=True)
-    gather(told.parts, told.write)
+    if not told.train:
+        gather(told.parts, told.write)
 
 
 if __name__ == "__main__":
