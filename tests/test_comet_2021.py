@@ -6,9 +6,16 @@ import pytest
 import torch
 from baselines import Autoencoder, principal
 from comet_common import Budget, fit, majority, strip
+from composable_energy_comet import Decomposition
 from factors import gathered, mean_and_error
-from swaps import exchanged, isolation, shares
+from slots import SlotAttention
+from swaps import Exchange, exchanged, isolation, shares
 from torch import nn
+
+import composable_energy as ce
+from composable_energy.errors import OptionError
+from composable_energy.sampling import Noise
+from composable_energy.training import Batch
 
 
 def test_a_budget_of_steps_is_spent_to_the_step():
@@ -91,6 +98,25 @@ def test_partners_exchange_all_components_but_one():
     assert exchanged(z, torch.tensor([1, 1])).flatten(1).tolist() == [[3.0, 1.0, 5.0], [0.0, 4.0, 2.0]]
 
 
+@pytest.mark.parametrize("head", ["conv", "quadratic"])
+@pytest.mark.parametrize("owners", [None, torch.tensor([0, 2])])
+def test_an_exchange_between_equal_pictures_is_none(head, owners):
+    torch.manual_seed(6)
+    places = {"coordinates": "absolute"} if head == "quadratic" else {}
+    model, inner = ce.get_encoder("comet-global", size=16, components=3, latent=4, head=head, **places), Decomposition(iterations=2)
+    x, changed = torch.rand(4, 3, 16, 16).double(), {"changed": torch.tensor([0, 1])}
+    model = model.double()  # single precision does not tell latents of an untrained model apart
+    equal = Batch(x[[0, 0, 1, 1]], changed, Noise(0, range(4), 1))
+    assert Exchange(inner, owners).loss(model, equal).value == inner.loss(model, equal).value
+    other = Batch(x, changed, Noise(0, range(4), 1))
+    assert Exchange(inner, owners).loss(model, other).value != inner.loss(model, other).value
+
+
+def test_an_exchange_needs_a_comet():
+    with pytest.raises(OptionError, match="Exchange trains a Comet, got Linear"):
+        Exchange(Decomposition()).loss(nn.Linear(2, 2), Batch(torch.rand(2, 2), {}, Noise(0, range(2), 1)))
+
+
 def test_tables_have_means_and_standard_errors():
     assert mean_and_error([1.0, 2.0, 3.0]) == pytest.approx((2, 1 / math.sqrt(3)))
     assert math.isnan(mean_and_error([1.0])[1])
@@ -102,3 +128,21 @@ def test_tables_have_means_and_standard_errors():
     (row,) = gathered(runs)
     assert row["model"] == "pixels" and row["seeds"] == 2 and "MSE" not in row
     assert row["R2"] == pytest.approx((0.85, 0.05)) and row["MIG, PCA 64"] == pytest.approx((20.5, 0.5)) and row["MIG, raw"][0] == 10
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_slots_are_a_set_whose_masks_share_each_pixel(size):
+    torch.manual_seed(5)
+    model, x, noise = SlotAttention(3, size).double(), torch.rand(2, 3, size, size).double(), torch.randn(2, 3, 48).double()
+    with torch.no_grad():
+        slots, order = model.encode(x, noise), [2, 0, 1]
+        (colors, masks), seen = model.decode(slots), model.labels(x)
+        assert torch.allclose(model.encode(x, noise[:, order]), slots[:, order], atol=1e-10)
+    assert colors.shape == (2, 3, 3, size, size) and masks.shape == (2, 3, size, size)
+    assert torch.allclose(masks.sum(1), torch.ones_like(masks[:, 0]))
+    assert seen.shape == (2, size, size) and 0 <= int(seen.min()) <= int(seen.max()) < 3
+
+
+def test_slots_are_made_for_two_sizes():
+    with pytest.raises(OptionError, match="16 or 32 pixels, got 64"):
+        SlotAttention(3, 64)
