@@ -23,7 +23,7 @@ PUBLIC_MODULES = [
     "composable_energy",
     *(
         f"composable_energy.{m}"
-        for m in ("data", "diagnostics", "errors", "events", "kernels", "registry", "sampling", "testing", "training")
+        for m in ("data", "diagnostics", "errors", "events", "kernels", "metrics", "registry", "sampling", "testing", "training")
     ),
 ]
 
