@@ -14,9 +14,8 @@ from composable_energy.sampling import Noise, frozen
 
 from .attention import AttentionEncoder
 from .conv import ConvEnergy
-from .descent import SPREAD, descended
 from .options import whole
-from .parts import recombined
+from .parts import pictures_of, recombined
 from .quadratic import QuadraticEnergy
 from .reading import component_scores, merged
 from .vectors import VectorEncoder
@@ -100,17 +99,7 @@ class Comet(nn.Module):
         """
         if z.ndim != 3 or z.shape[2] != self.energy.numbers:
             raise ShapeError(f"Latents have shape (B, K, {self.energy.numbers}), got {tuple(z.shape)}.")
-        noise, found = Noise(seed, range(len(z))).child("start"), []
-        with torch.no_grad(), frozen(self.energy):
-            for first in range(0, len(z), _AT_ONCE):
-                some = z[first : first + _AT_ONCE]
-                pictures = self.energy.minimum(some)
-                if pictures is None:
-                    like = some.new_zeros(len(some), *self.energy.image.shape)
-                    start = self.energy.begun(like, noise.for_chains(range(first, first + len(some))), SPREAD)
-                    pictures = descended(self.energy, some, start, self.energy.iterations)
-                found.append(pictures.clamp(0, 1))
-        return torch.cat(found)
+        return pictures_of(self.energy, z, seed)
 
     def recombine(self, parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
         """Returns pictures of parts, with shape $(B, C, S, S)$; parts of one model are evaluated together.

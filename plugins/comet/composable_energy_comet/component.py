@@ -31,17 +31,13 @@ class ComponentEnergy(ce.Energy, ABC):
     All components share the weights. Several at once, with shape $(B, K, D)$, count by their sum $\sum_k E(x, z_k)$, which costs less than
     that of $K$ terms and is the same.
 
-    One step of size 1 down the sum is what training made of it: the size of a step is a scale of the energy, so energies that were trained
-    apart go down together.
-
     Args:
         name: By which the registry knows it.
         size: $S$.
         channels: $C$.
         latent: Numbers of a component, without its pose.
         coordinates: What it knows of places: `"relative"` to its component, whose pose is the end of $z$; `"absolute"`, or `"none"`.
-        iterations: Steps of the descent that it was trained for.
-        start: Where that began: `"image"`, at one image with a little noise, or `"uniform"`, at noise in [0, 1].
+        start: Where descents begin: `"image"`, at one image with a little noise, or `"uniform"`, at noise in [0, 1].
 
     Attributes:
         image: The image to start at, with shape $(C, S, S)$.
@@ -53,16 +49,15 @@ class ComponentEnergy(ce.Energy, ABC):
     image: Tensor
     places: Tensor
 
-    def __init__(self, name: str, *, size: int, channels: int, latent: int, coordinates: str, iterations: int, start: str) -> None:
+    def __init__(self, name: str, *, size: int, channels: int, latent: int, coordinates: str, start: str) -> None:
         super().__init__()
         self.name, self.latent = name, whole("latent", latent)
         self.size, self.channels = picture_size(size), whole("channels", channels)
         self.event_shape = (channels, size, size)
         self.coordinates = one_of("coordinates", coordinates, COORDINATES)
-        self.iterations, self.start = whole("iterations", iterations), one_of("start", start, ("image", "uniform"))
+        self.start = one_of("start", start, ("image", "uniform"))
         self.register_buffer("image", torch.full((channels, size, size), 0.5))
         self.register_buffer("places", grid(size), persistent=False)
-        self.recommended = ce.Recommendation("inner-descent", {"iterations": iterations}, threads=1)
 
     @abstractmethod
     def energies(self, x: Tensor, z: Tensor) -> Tensor:
@@ -72,14 +67,6 @@ class ComponentEnergy(ce.Energy, ABC):
             x: Pictures, with shape $(B, C, S, S)$.
             z: Latents, with shape $(B, K, D)$.
         """
-
-    def minimum(self, z: Tensor) -> Tensor | None:
-        """Returns the pictures of lowest energy, with shape $(B, C, S, S)$, where they are known; else None.
-
-        Args:
-            z: Latents, with shape $(B, K, D)$.
-        """
-        return None
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Returns energies with shape $(B,)$.
@@ -140,4 +127,4 @@ class ComponentEnergy(ce.Energy, ABC):
 
     def shared_config(self) -> dict[str, Any]:
         """Returns the arguments that all such energies have, for `config`."""
-        return {name: getattr(self, name) for name in ("size", "channels", "latent", "coordinates", "iterations", "start")}
+        return {name: getattr(self, name) for name in ("size", "channels", "latent", "coordinates", "start")}

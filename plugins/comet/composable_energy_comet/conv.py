@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import composable_energy as ce
+
 from .component import ComponentEnergy
 from .options import one_of, positive, whole
 from .places import POSE, seen_from
@@ -21,6 +23,9 @@ class ConvEnergy(ComponentEnergy):
     With relative coordinates a second convolution beside the first reads where pixels are as seen from the component, $(g - p) / 2s$ and
     $e^{-|g - p|^2 / 2 s^2}$ with the pose $(p, s)$; with absolute ones the first reads coordinates $g$ beside colors. What does not depend
     on $z$ is computed once for all components of a picture.
+
+    A step of size 1 down the sum of components is what training made of it: the learnt size of a step is a scale of the energy, so energies
+    that were trained apart go down together.
 
     Args:
         size: Height and width of pictures.
@@ -55,8 +60,9 @@ class ConvEnergy(ComponentEnergy):
         start: Literal["image", "uniform"] = "image",
     ) -> None:
         told = {"size": size, "channels": channels, "latent": latent, "coordinates": coordinates}
-        super().__init__("comet-conv", **told, iterations=iterations, start=start)
-        self.filters, self.step = whole("filters", filters), positive("step", step)
+        super().__init__("comet-conv", **told, start=start)
+        self.filters, self.step, self.iterations = whole("filters", filters), positive("step", step), whole("iterations", iterations)
+        self.recommended = ce.Recommendation("inner-descent", {"iterations": iterations}, threads=1)
         self.stem = one_of("stem", stem, ("pool", "stride"))
         reads = channels + 2 * (coordinates == "absolute")
         self.read = nn.Conv2d(reads, filters, 3, 1, 1) if stem == "pool" else nn.Conv2d(reads, filters, 4, 2, 1)
@@ -82,7 +88,7 @@ class ConvEnergy(ComponentEnergy):
         return self.step * self.log_scale.exp() * self.tell(h.mean((2, 3))).view(len(x), components)
 
     def config(self) -> dict[str, Any]:
-        return {**self.shared_config(), "filters": self.filters, "stem": self.stem, "step": self.step}
+        return {**self.shared_config(), **{name: getattr(self, name) for name in ("filters", "stem", "step", "iterations")}}
 
 
 class _Block(nn.Module):

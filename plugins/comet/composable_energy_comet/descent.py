@@ -2,12 +2,13 @@ r"""The inner descent: $x_n = x_{n-1} - \nabla_x \sum_k E(x_{n-1}, z_k)$, cut to
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from .component import ComponentEnergy
+from .conv import ConvEnergy
 
 __all__ = ["SPREAD", "descended", "descents", "stepped"]
 
@@ -15,11 +16,11 @@ SPREAD = 0.1
 """The deviation of the noise on the image to start at."""
 
 
-def descents(energy: ComponentEnergy, z: Tensor, x: Tensor, iterations: int) -> Iterator[Tensor]:
+def descents(energy: ConvEnergy, z: Tensor, x: Tensor, iterations: int) -> Iterator[Tensor]:
     """Yields the pictures after 0, 1, ... steps, without graphs.
 
     Args:
-        energy: The energy of components.
+        energy: The energy.
         z: Latents, with shape $(B, K, D)$.
         x: Where to start, with shape $(B, C, S, S)$.
         iterations: Steps.
@@ -31,18 +32,16 @@ def descents(energy: ComponentEnergy, z: Tensor, x: Tensor, iterations: int) -> 
         yield x
 
 
-def descended(energy: ComponentEnergy, z: Tensor, x: Tensor, iterations: int) -> Tensor:
+def descended(energy: ConvEnergy, z: Tensor, x: Tensor, iterations: int) -> Tensor:
     """Returns the pictures after the last step, without a graph; arguments as those of `descents`."""
-    for x in descents(energy, z, x, iterations):  # noqa: B020  (the last one stays)
-        pass
-    return x
+    return deque(descents(energy, z, x, iterations), maxlen=1).pop()
 
 
-def stepped(energy: ComponentEnergy, z: Tensor, x: Tensor, *, graph: bool = False) -> Tensor:
+def stepped(energy: ConvEnergy, z: Tensor, x: Tensor, *, graph: bool = False) -> Tensor:
     """Returns the pictures after one step, before they are cut to [0, 1].
 
     Args:
-        energy: The energy of components.
+        energy: The energy.
         z: Latents, with shape $(B, K, D)$.
         x: Pictures, with shape $(B, C, S, S)$.
         graph: Whether the step is to have a graph of weights, latents and, if they ask for one, pictures.

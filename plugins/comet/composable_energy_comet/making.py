@@ -45,7 +45,7 @@ def comet(
     """Returns a model that finds objects: recurrent attention, and an energy that sees pixels relative to its component.
 
     Args:
-        size: Height and width of pictures: 8, 16, 32, ...
+        size: Height and width of pictures: 16, 32, 64, ...
         channels: Of pictures.
         components: How many components a picture has: the largest number of objects, or one more.
         latent: Numbers of a component, without its pose.
@@ -84,7 +84,7 @@ def comet_global(
     """Returns a model that finds factors of whole pictures, such as light and camera: one vector, cut into components without a place.
 
     Args:
-        size: Height and width of pictures: 8, 16, 32, ...
+        size: Height and width of pictures: 16, 32, 64, ...
         channels: Of pictures.
         components: How many components a picture has.
         latent: Numbers of a component.

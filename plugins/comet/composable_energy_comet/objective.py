@@ -13,7 +13,7 @@ from composable_energy.sampling import Noise
 from composable_energy.training import Batch, Loss, Objective
 
 from .comet import Comet
-from .component import ComponentEnergy
+from .conv import ConvEnergy
 from .descent import SPREAD, descents, stepped
 from .options import one_of, whole
 
@@ -71,15 +71,17 @@ class Decomposition(Objective):
             raise OptionError(f"Decomposition trains a Comet, which encodes pictures, got {type(model).__name__}.")
         with torch.enable_grad():
             z = model.encoder(batch.x)
-            reached = model.energy.minimum(z)
-            value = self.descent_loss(model.energy, z, batch.x, batch.noise) if reached is None else self._error(reached, batch.x)
+            if isinstance(model.energy, ConvEnergy):
+                value = self.descent_loss(model.energy, z, batch.x, batch.noise)
+            else:
+                value = self._error(model.energy.minimum(z), batch.x)
         return Loss(value, {"error": value.detach()})
 
-    def descent_loss(self, energy: ComponentEnergy, z: Tensor, x: Tensor, noise: Noise) -> Tensor:
+    def descent_loss(self, energy: ConvEnergy, z: Tensor, x: Tensor, noise: Noise) -> Tensor:
         """Returns the mean error of the iterates, with shape $()$.
 
         Args:
-            energy: The energy of components.
+            energy: The energy.
             z: Latents with a graph, with shape $(B, K, D)$.
             x: The pictures, with shape $(B, C, S, S)$.
             noise: Of the start, and of the iterate that is drawn.

@@ -32,7 +32,7 @@ def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
 
 
 def picture_size(value: Any) -> int:
-    """Returns the height and width of pictures, 8, 16, 32, ..., or raises `OptionError`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 8 or value & (value - 1):
-        raise OptionError(f"size must be 8 times a power of two (8, 16, 32, 64, ...), as networks halve pictures; got {value!r}.")
+    """Returns the height and width of pictures, 16, 32, ..., or raises `OptionError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 16 or value & (value - 1):
+        raise OptionError(f"size must be 16, 32, 64 or another power of two, as networks halve pictures; got {value!r}.")
     return value

@@ -12,10 +12,14 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Noise, frozen
 
 from .component import ComponentEnergy
+from .conv import ConvEnergy
 from .descent import SPREAD, descended
+from .quadratic import QuadraticEnergy
 from .sampler import InnerDescent
 
-__all__ = ["joined", "recombined"]
+__all__ = ["joined", "pictures_of", "recombined"]
+
+_AT_ONCE = 64
 
 
 def joined(parts: Sequence[ce.Energy]) -> ce.Energy:
@@ -39,8 +43,32 @@ def joined(parts: Sequence[ce.Energy]) -> ce.Energy:
     return ce.all_of(*terms, *others)
 
 
+def pictures_of(energy: ComponentEnergy, z: Tensor, seed: int = 0) -> Tensor:
+    """Returns the pictures of latents, with shape $(B, C, S, S)$: the minimum where it is known, else the end of the descent.
+
+    Args:
+        energy: Their energy.
+        z: Latents, with shape $(B, K, D)$.
+        seed: Of the noise at the start.
+    """
+    noise, found = Noise(seed, range(len(z))).child("start"), []
+    with torch.no_grad(), frozen(energy):
+        for rows in torch.arange(len(z)).split(_AT_ONCE):
+            some = z[rows]
+            if isinstance(energy, QuadraticEnergy):
+                found.append(energy.minimum(some).clamp(0, 1))
+            elif isinstance(energy, ConvEnergy):
+                like = some.new_zeros(len(some), *energy.image.shape)
+                start = energy.begun(like, noise.for_chains(range(int(rows[0]), int(rows[-1]) + 1)), SPREAD)
+                found.append(descended(energy, some, start, energy.iterations))
+    return torch.cat(found)
+
+
 def recombined(parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
-    """Returns pictures of parts, with shape $(B, C, S, S)$: their minimum where it is known, else the end of the descent.
+    """Returns pictures of parts, with shape $(B, C, S, S)$, as `pictures_of` where they are of one model.
+
+    Convolutional energies of several models, and whatever else joins them, go down together by `inner-descent`; where quadratic ones are
+    among them, by `descent`, to a minimum.
 
     Args:
         parts: Energies of pictures, at least one of them a component of a model.
@@ -55,17 +83,10 @@ def recombined(parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
     if not models:
         raise OptionError("None of the parts is a component of a model: sample their conjunction, `ce.all_of(*parts).sample(...)`.")
     if _is_component(whole):
-        return _of_one_model(models[0], _latents(whole, _pictures(parts)), seed)
-    return whole.sample(_pictures(parts), sampler=InnerDescent(max(model.iterations for model in models)), seed=seed)
-
-
-def _of_one_model(energy: ComponentEnergy, z: Tensor, seed: int) -> Tensor:
-    with torch.no_grad(), frozen(energy):
-        found = energy.minimum(z)
-        if found is None:
-            like = z.new_zeros(len(z), *energy.image.shape)
-            found = descended(energy, z, energy.begun(like, Noise(seed, range(len(z))).child("start"), SPREAD), energy.iterations)
-        return found.clamp(0, 1)
+        return pictures_of(models[0], _latents(whole, _pictures(parts)), seed)
+    iterations = [model.iterations for model in models if isinstance(model, ConvEnergy)]
+    descent = InnerDescent(max(iterations)) if len(iterations) == len(models) else "descent"
+    return whole.sample(_pictures(parts), sampler=descent, seed=seed).clamp(0, 1)
 
 
 def _is_component(part: ce.Energy) -> bool:
@@ -73,14 +94,14 @@ def _is_component(part: ce.Energy) -> bool:
 
 
 def _latents(part: ce.Energy, rows: int) -> Tensor:
-    z = part.values["z"]  # pyright: ignore[reportAttributeAccessIssue]
+    z: Tensor = vars(part)["values"]["z"]
     z = z if z.ndim == 3 else z[:, None]
     return z.expand(rows, -1, -1)
 
 
 def _pictures(parts: Sequence[ce.Energy]) -> int:
     """Returns how many pictures parts are of."""
-    rows = {len(part.values["z"]) for part in parts if _is_component(part)} - {1}  # pyright: ignore[reportAttributeAccessIssue]
+    rows = {len(vars(part)["values"]["z"]) for part in parts if _is_component(part)} - {1}
     if len(rows) > 1:
         raise ShapeError(f"Parts are of {' and '.join(map(str, sorted(rows)))} pictures: put parts together that are of equally many.")
     return rows.pop() if rows else 1

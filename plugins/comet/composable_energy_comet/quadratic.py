@@ -2,11 +2,14 @@ r"""Quadratic energies: each component says what it wants at each pixel and how 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import composable_energy as ce
 
 from .component import ComponentEnergy
 from .options import whole
@@ -19,7 +22,7 @@ _CELLS = 8  # height and width of what the latent is spread over
 
 
 class QuadraticEnergy(ComponentEnergy):
-    r"""$E(x, z) = \tfrac12 \sum_p w_p(z)\, |x_p - r_p(z)|^2$, with weights $0 < w < 1$ and pictures $r$ that are decoded from the latent.
+    r"""$E(x, z) = \tfrac12 \sum_p w_p(z)\, |x_p - r_p(z)|^2$, with weights $w > 0$ and pictures $r$ that are decoded from the latent.
 
     The sum over components has its minimum at $x_p = \sum_k w_{kp} r_{kp} / \sum_k w_{kp}$: no loop, no second derivatives, and masks for
     nothing, $w_{kp} / \sum_j w_{jp}$. So decoders with masks (MONet, IODINE, slot attention) are energies that `&` joins. The price is that
@@ -31,8 +34,7 @@ class QuadraticEnergy(ComponentEnergy):
         latent: Numbers of a component, without its pose.
         filters: Of the decoder.
         coordinates: `"relative"`, `"absolute"` or `"none"`.
-        iterations: Steps of the descent where other energies join it.
-        start: `"image"` or `"uniform"`: where that begins.
+        start: `"image"` or `"uniform"`: where descents begin that others join.
 
     Raises:
         OptionError: An option is out of range.
@@ -51,21 +53,21 @@ class QuadraticEnergy(ComponentEnergy):
         *,
         filters: int = 48,
         coordinates: Literal["relative", "absolute", "none"] = "relative",
-        iterations: int = 10,
         start: Literal["image", "uniform"] = "image",
     ) -> None:
         told = {"size": size, "channels": channels, "latent": latent, "coordinates": coordinates}
-        super().__init__("comet-quadratic", **told, iterations=iterations, start=start)
+        super().__init__("comet-quadratic", **told, start=start)
+        self.recommended = ce.Recommendation("descent", {"step_size": 0.1}, threads=1)
         self.filters = whole("filters", filters)
         self.register_buffer("cells", grid(_CELLS), persistent=False)
         self.spread = nn.Linear(latent, filters)
         self.place = nn.Conv2d({"relative": POSE, "absolute": 2, "none": 1}[coordinates], filters, 1)
         self.mix = nn.Conv2d(filters, filters, 3, 1, 1)
-        doublings = (size // _CELLS).bit_length() - 1
+        doublings = (size // _CELLS).bit_length() - 1  # 1 or more
         widths = [filters] * doublings + [32]
-        growing = [nn.ConvTranspose2d(*pair, 4, 2, 1) for pair in zip(widths, widths[1:], strict=False)]
+        growing = [nn.ConvTranspose2d(*pair, 4, 2, 1) for pair in pairwise(widths)]
         self.grow = nn.Sequential(*(layer for one in growing for layer in (one, nn.ReLU())))
-        self.paint = nn.Conv2d(32 if doublings else filters, channels + 1, 3, 1, 1)
+        self.paint = nn.Conv2d(32, channels + 1, 3, 1, 1)
 
     def wanted(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the pictures that components want, with shape $(B, K, C, S, S)$, and log weights with shape $(B, K, 1, S, S)$.
@@ -76,13 +78,18 @@ class QuadraticEnergy(ComponentEnergy):
         told, pose = self.split(z)
         h = self.spread(told)[:, :, None, None] + self.place(self._cells(pose, len(told)))
         painted = self.paint(self.grow(F.relu(self.mix(F.relu(h))))).unflatten(0, z.shape[:2])
-        return painted[:, :, :-1] + self.image, F.logsigmoid(painted[:, :, -1:])
+        return painted[:, :, :-1] + self.image, painted[:, :, -1:]
 
     def energies(self, x: Tensor, z: Tensor) -> Tensor:
         pictures, weights = self.wanted(z)
         return (weights.exp() * (x[:, None] - pictures).square()).flatten(2).sum(2) / 2
 
     def minimum(self, z: Tensor) -> Tensor:
+        """Returns the pictures of lowest energy, with shape $(B, C, S, S)$.
+
+        Args:
+            z: Latents, with shape $(B, K, D)$.
+        """
         pictures, weights = self.wanted(z)
         return (weights.softmax(1) * pictures).sum(1)
 

@@ -9,22 +9,24 @@ from torch.nn import functional as F
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import Noise
 
-from .component import ComponentEnergy
+from .conv import ConvEnergy
 from .descent import SPREAD, descended, stepped
-from .options import one_of
 from .quadratic import QuadraticEnergy
 
 __all__ = ["READINGS", "component_scores", "merged"]
 
-READINGS = ("share", "single", "weight")
+READINGS = {ConvEnergy: ("share", "single"), QuadraticEnergy: ("weight", "single")}
+"""What can be read out of each kind of energy, the best first."""
+
 _TOLERANCE = 0.2  # of squared color, in which a component that draws a pixel right counts
 
 
-def component_scores(energy: ComponentEnergy, x: Tensor, z: Tensor, noise: Noise, read: str | None = None) -> Tensor:
+def component_scores(energy: ConvEnergy | QuadraticEnergy, x: Tensor, z: Tensor, noise: Noise, read: str | None = None) -> Tensor:
     r"""Returns how much of each pixel is each component's, with shape $(B, K, S, S)$.
 
-    - `"share"`: what each component's own gradient added, over all steps of the joint descent, to the way from the start to the end;
-    - `"single"`: whether it draws the pixel's color alone, away from the start: stricter, and fit for any start;
+    - `"share"`, for convolutional energies: what each component's own gradient added, over all steps of the joint descent, to the way from
+      the start to the end;
+    - `"single"`, for either: whether it draws the pixel's color alone, away from the start: stricter, and fit for any start;
     - `"weight"`: for quadratic energies, its share of the weights times how far what it wants is from the start.
 
     Args:
@@ -32,27 +34,29 @@ def component_scores(energy: ComponentEnergy, x: Tensor, z: Tensor, noise: Noise
         x: Pictures, with shape $(B, C, S, S)$; `"single"` compares with them.
         z: Their latents, with shape $(B, K, D)$.
         noise: Of the start.
-        read: One of them; `"weight"` for quadratic energies, else `"share"`, or `"single"` where the start is noise, if None.
+        read: One of them; if None `"weight"` for quadratic energies, else `"share"`, or `"single"` where the start is noise.
 
     Raises:
         ExpressionError: The energy knows no places, or not this reading.
-        OptionError: There is no such reading.
     """
     if energy.coordinates == "none":
         raise ExpressionError(
             f"{energy} has no masks: with coordinates='none' its components are factors of the whole picture. Ask `swap` or `interpolate` "
             "for what they do, or train one with coordinates='relative'."
         )
-    quadratic = isinstance(energy, QuadraticEnergy)
-    best = "weight" if quadratic else "share" if energy.start == "image" else "single"
-    read = best if read is None else one_of("read", read, READINGS)
-    if read == "weight":
-        if not quadratic:
-            raise ExpressionError(f"{energy} has no weights of pixels: read 'share' or 'single', or train a quadratic energy.")
+    known = READINGS[type(energy)]
+    best = "single" if energy.start == "uniform" and "share" in known else known[0]
+    if read is not None and read not in known:
+        raise ExpressionError(f"{energy} is read by {' or '.join(map(repr, known))}, got {read!r}.")
+    read = read or best
+    if isinstance(energy, QuadraticEnergy) and read == "weight":
         pictures, weights = energy.wanted(z)
         return (weights.softmax(1) * (pictures - energy.image).abs()).sum(2)
-    start = energy.begun(x, noise, SPREAD)
-    return F.avg_pool2d(_shares(energy, z, start) if read == "share" else _singles(energy, x, z, start), 3, 1, 1)
+    if isinstance(energy, ConvEnergy) and read == "share":
+        return F.avg_pool2d(_shares(energy, z, energy.begun(x, noise, SPREAD)), 3, 1, 1)
+    alone = _alone(energy, z, energy.begun(x, noise, SPREAD))
+    away, off = (alone - energy.image).abs().sum(2), (alone - x[:, None]).square().sum(2)
+    return F.avg_pool2d(away * (-off / _TOLERANCE).exp(), 3, 1, 1)
 
 
 def merged(scores: Tensor, threshold: float | None) -> Tensor:
@@ -76,7 +80,7 @@ def merged(scores: Tensor, threshold: float | None) -> Tensor:
     return first.gather(1, labels.flatten(1)).view_as(labels)
 
 
-def _shares(energy: ComponentEnergy, z: Tensor, start: Tensor) -> Tensor:
+def _shares(energy: ConvEnergy, z: Tensor, start: Tensor) -> Tensor:
     components, x = z.shape[1], start
     apart = z.flatten(0, 1)[:, None]
     own = torch.zeros(z.shape[:2] + start.shape[1:]).to(start)
@@ -87,12 +91,10 @@ def _shares(energy: ComponentEnergy, z: Tensor, start: Tensor) -> Tensor:
     return (own * (x - start)[:, None]).sum(2).clamp(min=0)
 
 
-def _singles(energy: ComponentEnergy, x: Tensor, z: Tensor, start: Tensor) -> Tensor:
-    components = z.shape[1]
-    pictures = energy.minimum(z.flatten(0, 1)[:, None])
-    if pictures is None:  # alone it has to move pictures as far as all did together
-        repeated = z.flatten(0, 1)[:, None].expand(-1, components, -1)
-        pictures = descended(energy, repeated, start.repeat_interleave(components, 0), energy.iterations)
-    alone = pictures.unflatten(0, z.shape[:2])
-    away = (alone - energy.image).abs().sum(2)
-    return away * (-(alone - x[:, None]).square().sum(2) / _TOLERANCE).exp()
+def _alone(energy: ConvEnergy | QuadraticEnergy, z: Tensor, start: Tensor) -> Tensor:
+    """Returns what each component draws alone, with shape $(B, K, C, S, S)$."""
+    each = z.flatten(0, 1)[:, None]
+    if isinstance(energy, QuadraticEnergy):
+        return energy.minimum(each).unflatten(0, z.shape[:2])
+    repeated = each.expand(-1, z.shape[1], -1)  # alone it has to move pictures as far as all did together
+    return descended(energy, repeated, start.repeat_interleave(z.shape[1], 0), energy.iterations).unflatten(0, z.shape[:2])
