@@ -39,7 +39,7 @@ SEEDS = {"train": 1, "judge": 2, "test": 3, "light": 4}
 """Renders of different seeds never meet: the judge learns from others than the energies, and both are scored on a third set."""
 
 _COUNTS = {"train": 96_000, "judge": 16_000, "test": 4_000, "light": 24_000}
-_STEPS = {"judge": 2_500, "autoencoder": 6_000, "decoder": 4_000, "base": 30_000, "refining": 10_000, "head": 5_000, "conditional": 8_000}
+_STEPS = {"judge": 2_500, "autoencoder": 6_000, "decoder": 16_000, "base": 30_000, "refining": 10_000, "head": 5_000, "conditional": 8_000}
 _OWN = 24_000  # pictures of each concept
 _PLACES = {"position": 0, "color": 1, "shape": 2, "size": 3}
 
