@@ -191,7 +191,7 @@ class Comet(nn.Module):
         return self.encode(x).clone(), self.encode(y)
 
     def _chosen(self, k: int | Sequence[int]) -> list[int]:
-        chosen = [k] if isinstance(k, int) else list(k)
+        chosen = list(k) if isinstance(k, Sequence) else [k]
         for one in chosen:
             if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < self.components:
                 raise OptionError(f"Components are 0 to {self.components - 1}, got {one!r}.")

@@ -39,6 +39,7 @@ def comet(
     coordinates: Literal["relative", "absolute"] = "relative",
     filters: int | None = None,
     encoder_filters: int = 32,
+    seen: int | None = None,
     weights: str | None = None,
     **energy: Any,
 ) -> Comet:
@@ -53,6 +54,7 @@ def comet(
         coordinates: `"relative"` to the component, or `"absolute"`, as in the paper.
         filters: Of the energy; its own number if None.
         encoder_filters: Of the encoder.
+        seen: The height and width that the encoder averages pictures to; `size` if None.
         weights: The folder of a trained model, or the name of one that comes with the package, which says all else; untrained if None.
         **energy: Other options of `ConvEnergy` or `QuadraticEnergy`, such as `iterations`, `step` and `start`.
 
@@ -65,7 +67,7 @@ def comet(
     shape = {"size": size, "channels": channels, "latent": latent}
     options = {**shape, **({} if filters is None else {"filters": filters}), "coordinates": coordinates, **energy}
     pose = one_of("coordinates", coordinates, ("relative", "absolute")) == "relative"
-    encoder = {**shape, "components": components, "pose": pose, "filters": encoder_filters}
+    encoder = {**shape, "components": components, "pose": pose, "filters": encoder_filters, "seen": seen}
     return _made("attention", encoder, f"comet-{one_of('head', head, ('conv', 'quadratic'))}", options)
 
 

@@ -1,0 +1,202 @@
+"""COMET's energies, parts, sampler and encoders keep what all plug-ins keep; its errors say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from composable_energy_comet import ConvEnergy, QuadraticEnergy, joined, load_comet, save_comet
+
+import composable_energy as ce
+from composable_energy.errors import DtypeError, ExpressionError, FileFormatError, OptionError, ShapeError
+from composable_energy.testing import SkipCheck, energy_checks
+
+SIZE, PICTURES = 16, 4
+KINDS = [("comet", "conv"), ("comet", "quadratic"), ("comet-global", "conv"), ("comet-global", "quadratic")]
+
+
+def made(name="comet", head="conv", **options):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        options = {"size": SIZE, "components": 3, "latent": 4, "filters": 8, "head": head, **options}
+        return ce.get_encoder(name, **options).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def x():
+    return torch.rand(PICTURES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
+
+
+def checked(energy, points):
+    for check in energy_checks(energy, points):
+        with contextlib.suppress(SkipCheck):
+            check()
+
+
+@pytest.mark.parametrize(("name", "head"), KINDS)
+def test_parts_keep_the_contract(name, head, x):
+    checked(made(name, head).decompose(x[:1])[1], x)
+
+
+@pytest.mark.parametrize("options", [{}, {"coordinates": "absolute", "start": "uniform"}, {"stem": "stride", "channels": 1}])
+def test_all_forms_of_the_convolutional_energy_keep_the_contract(options, x):
+    comet = made(**options)
+    pictures = x[:, : comet.energy.channels]
+    checked(comet.decompose(pictures[:1])[0] & comet.decompose(pictures[1:2])[2], pictures)
+
+
+@pytest.mark.parametrize(("name", "head"), KINDS)
+def test_parts_are_energies_as_any_others(name, head, x, tmp_path):
+    comet, stranger = made(name, head), made(name, head, filters=4)
+    parts, others = comet.decompose(x), stranger.decompose(x.flip(0))
+    dark = ce.as_energy(torch.distributions.Normal(torch.zeros(3, SIZE, SIZE), 0.5), name="dark")
+    expression = parts[0] & ~parts[1] & others[2] & dark
+    assert expression(x).shape == (PICTURES,)
+    expression.save(tmp_path)
+    assert torch.equal(ce.load(tmp_path)(x), expression(x))
+    drawn = (parts[0] & parts[2]).sample(PICTURES, seed=0)
+    assert drawn.shape == x.shape
+
+
+@pytest.mark.parametrize(("name", "head"), KINDS)
+def test_components_together_are_the_sum_of_each(name, head, x):
+    comet = made(name, head)
+    z, parts = comet.encode(x), comet.decompose(x)
+    together, each = comet.energy(x, z=z), torch.stack([part(x) for part in parts])
+    assert torch.allclose(together, each.sum(0), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(joined(parts)(x), (parts[0] & parts[1] & parts[2])(x), rtol=1e-4, atol=1e-5)
+    assert len(joined([*parts, *made(name, head, filters=4).decompose(x)]).terms) == 2
+
+
+@pytest.mark.parametrize("head", ["conv", "quadratic"])
+def test_recombining_all_parts_of_a_picture_decodes_it(head, x):
+    comet = made(head=head)
+    parts = comet.decompose(x)
+    assert torch.equal(comet.recombine(parts), comet.decode(comet.encode(x)))
+    assert torch.equal(comet.recombine(parts[::-1][:2]), comet.decode(comet.encode(x)[:, [2, 1]]))
+
+
+def test_the_inner_descent_samples_what_decode_gives(x):
+    """From the same start; the noise at the start has other keys."""
+    comet = made(step=1e4)
+    start = comet.energy.image.expand_as(x)
+    sampled = joined(comet.decompose(x)).sample(PICTURES, init=start, seed=0)
+    again, z = start, comet.encode(x)
+    for _ in range(comet.energy.iterations):
+        point = again.clone().requires_grad_()
+        again = (point - torch.autograd.grad(comet.energy(point, z=z).sum(), point)[0]).detach().clamp(0, 1)
+    assert torch.allclose(sampled, again, atol=1e-5)
+    assert not torch.allclose(again, start, atol=1e-2)
+
+
+def test_the_inner_descent_begins_at_the_image_of_the_energies(x):
+    comet = made()
+    comet.energy.image.fill_(0.2)
+    part = comet.decompose(x)[0]
+    drawn = part.sample(PICTURES, seed=0, sampler="inner-descent", iterations=1, step_size=1e-9)
+    assert abs(float(drawn.mean()) - 0.2) < 0.02
+    uniform = made(start="uniform").decompose(x)[0].sample(PICTURES, seed=0, iterations=1, step_size=1e-9)
+    assert abs(float(uniform.mean()) - 0.5) < 0.02
+    assert float(uniform.std()) > 0.25
+
+
+def test_the_minimum_of_quadratic_energies_is_one(x):
+    comet = made(head="quadratic").double()
+    z = comet.encode(x.double())
+    lowest = comet.energy.minimum(z).requires_grad_()
+    (slope,) = torch.autograd.grad(comet.energy(lowest, z=z).sum(), lowest)
+    assert float(slope.abs().max()) < 1e-12
+
+
+def test_what_is_swapped_comes_from_the_other_picture(x):
+    comet = made()
+    y, z = x.flip(0), comet.encode(x)
+    assert torch.equal(comet.swap(x, y, [0, 1, 2]), comet.decode(comet.encode(y)))
+    mixed = torch.stack([z[:, 0], comet.encode(y)[:, 1], z[:, 2]], 1)
+    assert torch.equal(comet.swap(x, y, 1), comet.decode(mixed))
+    way = comet.interpolate(x, y, 1, n=3)
+    assert way.shape == (3, *x.shape)
+    assert torch.equal(way[0], comet.decode(z)) and torch.equal(way[2], comet.swap(x, y, 1))
+
+
+def test_a_saved_model_is_the_same(x, tmp_path):
+    for name, head in KINDS:
+        comet = made(name, head)
+        save_comet(comet, tmp_path / name / head)
+        again = ce.get_encoder(name, weights=str(tmp_path / name / head))
+        assert torch.equal(again.encode(x), comet.encode(x))
+        assert torch.equal(again.decode(again.encode(x)), comet.decode(comet.encode(x)))
+        assert not again.training
+
+
+def test_pictures_that_do_not_fit_are_named(x):
+    comet = made()
+    with pytest.raises(ShapeError, match=r"pictures of shape \(B, 3, 16, 16\), got \(4, 3, 32, 32\)"):
+        comet.decompose(torch.rand(4, 3, 32, 32))
+    with pytest.raises(DtypeError, match=r"in \[0, 1\], got torch.uint8: write `x.float\(\) / 255`"):
+        comet.encode((x * 255).byte())
+    with pytest.raises(OptionError, match=r"Pictures are in \[0, 1\], got 0 to 255"):
+        comet.encode((x > 0.5) * 255.0)
+    with pytest.raises(ShapeError, match="in pairs, got 4 and 2"):
+        comet.swap(x, x[:2], 0)
+
+
+@pytest.mark.parametrize("k", [3, -1, True, 1.0, [0, 4]])
+def test_components_out_of_range_are_named(k, x):
+    with pytest.raises(OptionError, match="Components are 0 to 2, got"):
+        made().swap(x, x, k)
+
+
+def test_options_that_do_not_fit_are_named():
+    for options, words in (
+        ({"components": 0}, "components must be a whole number of at least 1, got 0"),
+        ({"size": 20}, "size must be 16, 32, 64 or another power of two.*got 20"),
+        ({"head": "cubic"}, "head must be one of 'conv', 'quadratic', got 'cubic'"),
+        ({"coordinates": "polar"}, "coordinates must be one of 'relative', 'absolute', got 'polar'"),
+        ({"step": -1.0}, "step must be a positive number, got -1.0"),
+        ({"steps": 3}, "does not take these options"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            made(**options)
+
+
+def test_parts_of_pictures_of_two_sizes_do_not_join(x):
+    small, large = made(), made(size=32)
+    with pytest.raises(ShapeError, match=r"16, 16.*32, 32"):
+        small.decompose(x)[0] & large.decompose(torch.rand(PICTURES, 3, 32, 32))[0]
+    with pytest.raises(ShapeError, match="Parts are of 2 and 4 pictures"):
+        small.recombine([small.decompose(x)[0], small.decompose(x[:2])[0]])
+    with pytest.raises(OptionError, match="There are no parts"):
+        small.recombine([])
+
+
+def test_latents_of_another_model_are_named(x):
+    with pytest.raises(ShapeError, match=r"latents z of 7 numbers.*got \(4, 3, 9\)"):
+        made().energy(x, z=torch.zeros(4, 3, 9))
+    with pytest.raises(DtypeError, match="floating dtype"):
+        made().energy(x, z=torch.zeros(4, 7, dtype=torch.int64))
+
+
+def test_masks_of_energies_that_have_none_are_refused(x):
+    with pytest.raises(ExpressionError, match="has no masks: with coordinates='none'"):
+        made("comet-global").masks(x)
+    with pytest.raises(ExpressionError, match="read by 'share' or 'single', got 'weight'"):
+        made().scores(x, read="weight")
+    with pytest.raises(ExpressionError, match="read by 'weight' or 'single', got 'share'"):
+        made(head="quadratic").scores(x, read="share")
+
+
+def test_folders_that_are_no_models_are_named(tmp_path):
+    with pytest.raises(FileFormatError, match=r"neither a folder with comet.json nor a model that comes with the package \(.*sprites"):
+        load_comet("spirits")
+    save_comet(made(), tmp_path)
+    (tmp_path / "comet.safetensors").write_bytes(b"nothing")
+    with pytest.raises(FileFormatError, match="is damaged"):
+        load_comet(tmp_path)
+
+
+def test_the_energies_are_offered_by_name():
+    assert isinstance(ce.get_energy("comet-conv", filters=4), ConvEnergy)
+    assert isinstance(ce.get_energy("comet-quadratic", filters=4), QuadraticEnergy)
+    assert ce.get_sampler("inner-descent").__name__ == "InnerDescent"
