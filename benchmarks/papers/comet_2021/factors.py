@@ -1,7 +1,7 @@
 r"""Seven factors of the room: how well codes that nobody labelled hold them, COMET beside what users would otherwise take.
 
     pip install -e '.[scenes,metrics]' -c constraints.txt
-    python benchmarks/papers/comet_2021/factors.py --only comet-warm --seed 0 [--seconds 340] [--data FOLDER] [--parts FOLDER]
+    python benchmarks/papers/comet_2021/factors.py --only comet-warm --seed 0 [--seconds 250] [--data FOLDER] [--parts FOLDER]
     python benchmarks/papers/comet_2021/factors.py --gather [--write]
 
 The first trains one model and scores it, in one thread; weights and figures go to the folder of parts, and what lies there is not done
@@ -48,7 +48,7 @@ COMPONENTS, LATENT, PAIRS, FITTED = 4, 16, 64, 5000
 MODELS: Mapping[str, float] = {
     "comet": 150,
     "comet-quadratic": 200,
-    "comet-warm": 340,
+    "comet-warm": 250,
     "beta-4": 150,
     "beta-1": 150,
     "beta-0.25": 150,

@@ -28,6 +28,7 @@ The models have the same networks, start and budget, and see 8,000 pictures each
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +38,7 @@ import numpy as np
 import torch
 from baselines import encoder
 from comet_common import CACHE, PICTURES, RESULTS, Budget, Room, about, fit, room, show, strip, write
-from composable_energy_comet import Comet, Decomposition
+from composable_energy_comet import Comet, ConvEnergy, Decomposition
 from factors import COMPONENTS, FACTORS, MODELS, comet, kept, learnt, model_of, reconstructed
 from torch import Tensor, nn
 
@@ -81,11 +82,10 @@ class Exchange(Objective):
         else:
             own = self.owners[batch.labels["changed"].repeat_interleave(2)]
         z = exchanged(z, own)
-        reached = model.energy.minimum(z)
-        if reached is None:
+        if isinstance(model.energy, ConvEnergy):
             value = self.inner.descent_loss(model.energy, z, batch.x, batch.noise)
         else:
-            value = self.inner.reconstruction(reached, batch.x).mean()
+            value = self.inner.reconstruction(model.energy.minimum(z), batch.x).mean()
         return Loss(value, {"error": value.detach()})
 
 
@@ -146,10 +146,10 @@ def trained(kind: str, seed: int, data: Room, told: argparse.Namespace) -> tuple
         return model_of("comet", seed, data.train, told.parts)
     model = comet("conv", seed)
     if kind == "paper":
-        return model, kept(told.parts / f"paper-{seed}.pt", model, lambda: learnt(model, data.train, told.seconds, seed))
+        return model, kept(told.parts / f"paper-{seed}-{told.seconds:.0f}.pt", model, lambda: learnt(model, data.train, told.seconds, seed))
     images, changed = pairs(data, told.data)
     objective = Exchange(Decomposition(iterations=3), torch.tensor(OWNERS) if kind == "told" else None)
-    path = told.parts / f"exchange-{kind}-{seed}.pt"
+    path = told.parts / f"exchange-{kind}-{seed}-{told.seconds:.0f}.pt"
     return model, kept(path, model, lambda: learnt(model, images, told.seconds, seed, objective, {"changed": changed}))
 
 
@@ -211,14 +211,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--seconds", type=float, default=MODELS["comet"], help="of the processor, for each model")
     parser.add_argument("--data", type=Path, default=CACHE, help="where pictures are rendered to")
-    parser.add_argument("--parts", type=Path, default=CACHE / "factors", help="where weights are kept")
+    parser.add_argument("--parts", type=Path, default=CACHE / "factors", help="where weights and figures of each run are kept")
     parser.add_argument("--write", action="store_true", help="write figures and picture into the repository")
     told = parser.parse_args()
     data, runs, shown = room(told.data), [], {}
-    for seed in told.seed:
-        for kind in told.kinds:
+    for kind in told.kinds:
+        for seed in told.seed:
             model, trained_for = trained(kind, seed, data, told)
-            found = {"objective": kind, "seed": seed, **trained_for, **measured(model, data, seed)}
+            path = told.parts / f"swaps-{kind}-{seed}-{told.seconds:.0f}.json"
+            if not path.exists():
+                write(path, {"objective": kind, "seed": seed, **trained_for, **measured(model, data, seed)})
+            found = json.loads(path.read_text())
             runs.append(found)
             shown.setdefault(kind, model)
             columns = [f"component {k + 1}" for k in range(COMPONENTS)]
