@@ -77,7 +77,8 @@ def run(asked: argparse.Namespace) -> int:
     if first and asked.json:
         print(json_text({"recipe": recipe.name, "folder": str(folder), "energies": list(saved_in(folder)), "seconds": seconds}))
     elif first and not asked.quiet:
-        print(f"{folder}: {recipe.name} in {seconds:.1f} s\n\nTo draw from it:\n  {_command(folder)}")
+        usage = recipe.usage(folder) or f"To draw from it:\n  {_command(folder)}"
+        print(f"{folder}: {recipe.name} in {seconds:.1f} s\n\n{usage}")
     return 0
 
 

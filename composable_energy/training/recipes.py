@@ -83,6 +83,14 @@ class Recipe(ABC):
             FileFormatError: The data cannot be read.
         """
 
+    def usage(self, folder: Path) -> str | None:
+        """Returns what to do with a finished run, in words and a line of code; None for what energies are for, to draw from them.
+
+        Args:
+            folder: What `run` returned.
+        """
+        return None
+
     def accepted(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns the kinds of value that settings take, by dotted key, such as `int | None`.
 

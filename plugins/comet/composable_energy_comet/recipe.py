@@ -1,0 +1,149 @@
+"""The recipes of COMET: pictures without labels to a model that decomposes them, by quadratic energies first."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+import composable_energy as ce
+from composable_energy.data import Pictures, open_pictures
+from composable_energy.errors import OptionError
+from composable_energy.training import CSVLog, Optimizer, Ranks, Recipe, Trainer, join
+
+from .comet import Comet
+from .making import load_comet, save_comet
+from .objective import Decomposition
+from .sheet import write_sheet
+
+__all__ = ["CometRecipe", "comet_global_recipe", "comet_paper_recipe", "comet_recipe"]
+
+_STAGES = ("quadratic", "conv")
+_OBJECTIVE = ("iterates", "truncate")
+_TRAINED = ("steps", "batch_size", "rate")
+_STARTED_WITH = 2_000  # pictures whose median is the start
+
+
+@dataclass(frozen=True)
+class CometRecipe(Recipe):
+    """Trains a model with quadratic energies, which is quick, then one with convolutional energies that begins with its encoder.
+
+    The folder of a run has the model as `comet`, that of the first stage as `quadratic`, `decomposition.png` (pictures, what they are
+    rebuilt to, and each component alone) and `report.json`. A stage of 0 steps is left out.
+    """
+
+    def with_steps(self, steps: int) -> CometRecipe:
+        """Returns the recipe with so many steps in all, of which each stage has its share."""
+        now = {name: self.settings[name]["steps"] for name in _STAGES}
+        return self.settled({f"{name}.steps": round(steps * own / max(1, sum(now.values()))) for name, own in now.items()})
+
+    def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
+        return self.train(open_pictures(data, progress=progress, **self.settings["data"]), out, progress=progress)
+
+    def train(self, pictures: Pictures, out: Path, *, progress: bool = False) -> Path:
+        """Trains on pictures that are open; else as `run`.
+
+        Args:
+            pictures: The data; labels are not looked at.
+            out: Where checkpoints and models go.
+            progress: Whether to show bars.
+
+        Raises:
+            OptionError: The folder holds another run, or a setting does not fit the pictures.
+        """
+        stages = [name for name in _STAGES if self.settings[name]["steps"]]
+        if not stages:
+            raise OptionError("There is nothing to train: quadratic.steps and conv.steps are both 0.")
+        ranks = join()
+        ranks.agreed(lambda: self.claim(out))
+        report: dict[str, dict[str, float]] = {}
+        comet: Comet | None = None
+        for name in stages:
+            began = time.process_time()
+            comet = self._stage(name, pictures, out, comet, ranks, progress and ranks.first)
+            report[name] = {"steps": self.settings[name]["steps"], "cpu_seconds": round(time.process_time() - began, 1)}
+        ranks.agreed(lambda: _leave(cast(Comet, comet), pictures, out, report))
+        return out / "comet"
+
+    def usage(self, folder: Path) -> str:
+        name = self.settings["model"]["encoder"]
+        return (
+            f"To take pictures apart with it, in Python:\n  composable_energy.get_encoder({name!r}, weights={str(folder)!r}).decompose(x)"
+        )
+
+    def _stage(self, name: str, pictures: Pictures, out: Path, before: Comet | None, ranks: Ranks, progress: bool) -> Comet:
+        table, training = dict(self.settings[name]), self.settings["training"]
+        trained = {key: table.pop(key) for key in _TRAINED}
+        objective = Decomposition(**{key: table.pop(key) for key in _OBJECTIVE if key in table})
+        comet = self._model(name, pictures, table)
+        device = torch.device(training["device"] or ranks.device)
+        Trainer(
+            comet if before is None else _begun(comet, before),
+            objective,
+            pictures,
+            steps=trained["steps"],
+            batch_size=trained["batch_size"],
+            out=out / "stages" / name,
+            seed=training["seed"],
+            optimizer=Optimizer(
+                rate=trained["rate"], betas=(0.9, 0.999), warm_up=min(200, trained["steps"] // 10), decay=training["decay"], clip=1.0
+            ),
+            ema=training["ema"],
+            precision=training["precision"],
+            checkpoint_every=training["checkpoint_every"],
+            keep=2,
+            monitor=None,  # its limits are for gaps of energies, of which there are none here
+            callbacks=[CSVLog()],
+            progress=progress,
+            device=device,
+        ).fit()
+        ranks.agreed(lambda: save_comet(comet, out / name))
+        return comet
+
+    def _model(self, name: str, pictures: Pictures, energy: Mapping[str, Any]) -> Comet:
+        model, seed = dict(self.settings["model"]), self.settings["training"]["seed"]
+        channels, size, _ = pictures.event_shape
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            options = {"size": size, "channels": channels, "head": name, **model, **energy}
+            comet = cast(Comet, ce.get_encoder(options.pop("encoder"), **options))
+        some = torch.linspace(0, len(pictures) - 1, min(len(pictures), _STARTED_WITH)).long()
+        comet.energy.set_image(pictures.images(some))
+        return comet
+
+
+def comet_recipe() -> CometRecipe:
+    """Returns the recipe for objects."""
+    return CometRecipe.read(_RECIPES / "comet.toml")
+
+
+def comet_global_recipe() -> CometRecipe:
+    """Returns the recipe for factors of whole pictures."""
+    return CometRecipe.read(_RECIPES / "comet-global.toml")
+
+
+def comet_paper_recipe() -> CometRecipe:
+    """Returns the recipe with the paper's settings."""
+    return CometRecipe.read(_RECIPES / "comet-paper.toml")
+
+
+_RECIPES = Path(__file__).parent / "recipes"
+
+
+def _begun(comet: Comet, before: Comet) -> Comet:
+    comet.encoder.load_state_dict(before.encoder.state_dict())
+    return comet
+
+
+def _leave(comet: Comet, pictures: Pictures, out: Path, report: Mapping[str, Any]) -> None:
+    save_comet(comet, out / "comet")
+    seen = load_comet(out / "comet")
+    x = pictures.images(torch.arange(min(8, len(pictures)))).float()
+    write_sheet(seen, x, out / "decomposition.png")
+    error = float((seen.decode(seen.encode(x)) - x).square().mean())
+    (out / "report.json").write_text(json.dumps({"stages": report, "error_of_8": error}, indent=1) + "\n", encoding="utf-8")

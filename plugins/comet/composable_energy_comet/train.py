@@ -1,0 +1,67 @@
+r"""Makes the model `sprites` from nothing but seeds.
+
+    python -m composable_energy_comet.train --out FOLDER [--steps 6000] [--install]
+
+It draws 12,000 pictures of the world `colored-sprites`, averages them to 16 pixels, and trains the recipe `comet` on them without its
+quadratic stage, which sprites do not need. Checkpoints lie in FOLDER; the same command after a kill goes on from there.
+`--install` copies the model, in half precision, into the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+import composable_energy as ce
+from composable_energy.data import Pictures
+
+from .making import SHIPPED, load_comet, save_comet
+from .recipe import comet_recipe
+
+__all__ = ["main", "pictures"]
+
+SIZE, DRAWN, SEED = 16, 32, 1
+_COUNT = 12_000
+
+
+def pictures(n: int, seed: int) -> Pictures:
+    """Returns colored sprites, drawn at 32 pixels and averaged to 16.
+
+    Args:
+        n: How many.
+        seed: Which.
+    """
+    drawn = torch.from_numpy(ce.get_world("colored-sprites", size=DRAWN).draw(n, seed=seed).images)
+    small = F.avg_pool2d(drawn.float(), DRAWN // SIZE).round().byte()
+    return Pictures(small.numpy(), {}, "colored sprites")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command.
+
+    Args:
+        arguments: Those of the command line, or None to read them.
+    """
+    parser = argparse.ArgumentParser(prog="python -m composable_energy_comet.train", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where checkpoints and the model are kept")
+    parser.add_argument("--steps", type=int, default=6000, help="of training; 6000 if not given")
+    parser.add_argument("--count", type=int, default=_COUNT, help="pictures to train on; 12000 if not given")
+    parser.add_argument("--install", action="store_true", help="copy the model into the package")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    recipe = comet_recipe().settled({"data.size": SIZE, "quadratic.steps": 0, "conv.steps": options.steps})
+    folder = recipe.train(pictures(options.count, SEED), options.out, progress=True)
+    if options.install:
+        save_comet(load_comet(folder), SHIPPED / "sprites", half=True)
+        shutil.copy(options.out / "report.json", SHIPPED / "sprites")
+        print(json.loads((options.out / "report.json").read_text()))
+
+
+if __name__ == "__main__":
+    main()
