@@ -1,18 +1,14 @@
-"""Reading and writing the trained weights: safetensors, half precision on disk, single precision in memory."""
+"""Where the weights of the energies of faces lie, and how they are read and written."""
 
 from __future__ import annotations
-
-__all__ = ["FOLDER", "read", "write"]
 
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from composable_energy_image.weights import read_weights, write_weights
 from torch import nn
 
-from composable_energy.errors import FileFormatError
+__all__ = ["FOLDER", "read", "write"]
 
 FOLDER = Path(__file__).parent / "weights"
 """Where the weights lie that come with the package."""
@@ -23,49 +19,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def write(network: nn.Module, part: str, folder: Path = FOLDER) -> None:
-    """Writes a network's weights in half precision; running statistics stay in single precision.
-
-    Args:
-        network: The network.
-        part: Which of the four it is.
-        folder: Where to write `part.safetensors`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().half().contiguous() for name, value in network.named_parameters()}
-    tensors |= {name: value for name, value in network.state_dict().items() if name not in tensors and value.is_floating_point()}
-    half = folder / f"{part}.half"
-    save_file(tensors, half, metadata={"part": part})
-    half.chmod(0o644)  # safetensors makes files that only their owner reads
-    half.replace(folder / f"{part}.safetensors")
+    """Writes a network's weights; see `write_weights`."""
+    write_weights(network, part, folder)
 
 
 def read(network: Network, part: str, folder: Path = FOLDER) -> Network:
-    """Fills a network with weights, in single precision; returns it frozen and in eval mode.
-
-    Args:
-        network: A network of the kind that `write` got.
-        part: Which of the four it is.
-        folder: Where `part.safetensors` lies.
-
-    Raises:
-        FileFormatError: The file is missing or damaged, or belongs to another network.
-    """
-    path = folder / f"{part}.safetensors"
-    try:
-        tensors = {_name(name): value for name, value in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise FileFormatError(f"Cannot read the weights {path}: {error}. Install the package again, or train them anew.") from error
-    wanted = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
-    if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in wanted.items()}:
-        differing = sorted(name for name in tensors.keys() | wanted.keys() if name not in tensors or name not in wanted)
-        raise FileFormatError(f"The weights {path} are not those of {type(network).__name__}; differing: {differing or 'shapes'}.")
-    with torch.no_grad():
-        for name, value in wanted.items():
-            value.copy_(tensors[name])
-    network.requires_grad_(False).eval()
-    return network
-
-
-def _name(name: str) -> str:
-    layer, dot, rest = name.partition(".")
-    return _RENAMED.get(layer, layer) + dot + rest
+    """Fills a network with weights; see `read_weights`."""
+    return read_weights(network, part, folder, renamed=_RENAMED)
