@@ -9,9 +9,6 @@ weights lie in `FOLDER/weights`, what each training cost in `FOLDER/report.json`
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,15 +20,14 @@ from composable_energy_image import CodeEnergy
 from composable_energy_image.autoencoder import Autoencoder
 from torch import Tensor
 
-from composable_energy.data import Scenes, render_to
-
 from . import weights
 from .concepts import CODE, HEADS_WIDTH, SIGMAS
 from .conditional import ConditionalEnergy
-from .fitting import Fitting, encoded
+from .fitting import encoded
 from .judge import judged
 from .one_object import COLORS, OneObject
 from .rendering import KINDS
+from .workshop import Workshop, command
 
 __all__ = ["SEEDS", "Making", "main"]
 
@@ -65,79 +61,61 @@ class Making:
         base = self._base(coder)
         self._heads(base)
         self._conditionals(base)
-        report = {"trainings": self._fitting.told(), "heads": self._accuracies(base), "judge": self._scores()}
-        (self.folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-
-    @property
-    def trained(self) -> Path:
-        """Where finished weights lie."""
-        return self.folder / "weights"
-
-    def rendered(self, who: str) -> Scenes:
-        """Returns pictures of one of `SEEDS`, rendered at the first call."""
-        count = max(8, round(_COUNTS[who] * min(1.0, self.effort)))
-        return render_to(self.folder / who, OneObject(), count, SEEDS[who], progress=self.progress)
+        self.shop.report(heads=self._accuracies(base), judge=self._scores())
 
     @cached_property
-    def _fitting(self) -> Fitting:
-        return Fitting(self.folder / "run", effort=self.effort, progress=self.progress)
+    def shop(self) -> Workshop:
+        """The folder in which it is done."""
+        return Workshop(self.folder, OneObject(), SEEDS, _COUNTS, self.effort, self.progress)
 
     def _judge(self) -> None:
-        scenes = self.rendered("judge")
-        judge = self._fitting.judge(scenes.images, _tensors(scenes.labels), _STEPS["judge"])
-        weights.write(judge, "judge", self.trained)
+        scenes = self.shop.rendered("judge")
+        judge = self.shop.fitting.judge(scenes.images, _tensors(scenes.labels), _STEPS["judge"])
+        self.shop.keep(judge, "judge")
 
     def _autoencoder(self) -> Autoencoder:
-        images = self.rendered("train").images
-        coder = self._fitting.autoencoder(images, CODE, _STEPS["autoencoder"], _STEPS["decoder"])
-        weights.write(coder, "autoencoder", self.trained)
+        images = self.shop.rendered("train").images
+        coder = self.shop.fitting.autoencoder(images, CODE, _STEPS["autoencoder"], _STEPS["decoder"])
+        self.shop.keep(coder, "autoencoder")
         return coder
 
     def _base(self, coder: Autoencoder) -> CodeEnergy:
-        with self._fitting.seeded("base"):
+        with self.shop.fitting.seeded("base"):
             base = CodeEnergy(64, code=CODE, sigma_min=SIGMAS[0], sigma_max=SIGMAS[1])
         base.autoencoder.load_state_dict(coder.state_dict())
-        self._fitting.base(base, self._codes(coder, "train"), _STEPS["base"], _STEPS["refining"])
-        weights.write(base.net, "base", self.trained)
+        self.shop.fitting.base(base, self.shop.codes(coder, "train"), _STEPS["base"], _STEPS["refining"])
+        self.shop.keep(base.net, "base")
         return base
 
     def _heads(self, base: CodeEnergy) -> None:
         for name, classes in (("position", 0), ("color", len(COLORS)), ("shape", len(KINDS)), ("size", 0), ("light", 0)):
             codes, told = self._own(base, name)
             if classes:
-                head = self._fitting.classes(base, codes, told, classes, name, _STEPS["head"], HEADS_WIDTH)
+                head = self.shop.fitting.classes(base, codes, told, classes, name, _STEPS["head"], HEADS_WIDTH)
             else:
-                head = self._fitting.values(base, codes, told, name, _STEPS["head"], HEADS_WIDTH)
-            weights.write(head, name, self.trained)
+                head = self.shop.fitting.values(base, codes, told, name, _STEPS["head"], HEADS_WIDTH)
+            self.shop.keep(head, name)
 
     def _conditionals(self, base: CodeEnergy) -> None:
         for name, options in (("color", {"classes": len(COLORS)}), ("position", {"dims": 2})):
             energy = ConditionalEnergy(base, **options)
-            self._fitting.conditional(energy, *self._own(base, name), f"of_{name}", SIGMAS, _STEPS["conditional"])
-            weights.write(energy.net, f"of_{name}", self.trained)
+            self.shop.fitting.conditional(energy, *self._own(base, name), f"of_{name}", SIGMAS, _STEPS["conditional"])
+            self.shop.keep(energy.net, f"of_{name}")
 
     def _own(self, base: CodeEnergy, name: str) -> tuple[Tensor, Tensor]:
         """Returns the codes of the pictures that a concept is trained on, and what is told of them."""
         who = "light" if name == "light" else "train"
-        codes, labels = self._codes(base.autoencoder, who), self.rendered(who).labels
+        codes, labels = self.shop.codes(base.autoencoder, who), self.shop.rendered(who).labels
         first = _PLACES.get(name, 0) * len(codes) // (1 if who == "light" else len(_PLACES))
         rows = slice(first, first + min(_OWN, len(codes) // (1 if who == "light" else len(_PLACES))))
         return codes[rows], torch.from_numpy(labels[name][rows])
-
-    def _codes(self, coder: Autoencoder, who: str) -> Tensor:
-        target = self.folder / f"codes-{who}.npy"
-        if not target.exists():
-            half = target.with_suffix(".half.npy")
-            np.save(half, encoded(coder, self.rendered(who).images).numpy())
-            half.replace(target)
-        return torch.from_numpy(np.load(target))
 
     @torch.no_grad()
     def _accuracies(self, base: CodeEnergy) -> dict[str, float]:
         """Returns how right the heads are about renders that nothing was trained on: shares of classes, mean sizes of errors of numbers."""
         from .concepts import Concepts
 
-        concepts, scenes = Concepts(self.trained), self.rendered("test")
+        concepts, scenes = Concepts(self.shop.trained), self.shop.rendered("test")
         codes, truth = encoded(base.autoencoder, scenes.images), _tensors(scenes.labels)
         found = {
             name: float((-event.logits(codes)).argmin(1).eq(truth[name]).float().mean())
@@ -153,8 +131,12 @@ class Making:
         """Returns what the judge sees in renders, and in the same after the autoencoder, that nothing was trained on."""
         from .concepts import Concepts, load_judge
 
-        scenes, concepts = self.rendered("test"), Concepts(self.trained)
-        images, truth, judge = torch.from_numpy(np.array(scenes.images)).float() / 255, _tensors(scenes.labels), load_judge(self.trained)
+        scenes, concepts = self.shop.rendered("test"), Concepts(self.shop.trained)
+        images, truth, judge = (
+            torch.from_numpy(np.array(scenes.images)).float() / 255,
+            _tensors(scenes.labels),
+            load_judge(self.shop.trained),
+        )
         coder = concepts.base.autoencoder
         through = torch.cat([coder(coder.encode(part)) for part in images.split(500)])
         found = {}
@@ -177,18 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Those of the command line, or None to read them.
     """
-    parser = argparse.ArgumentParser(prog="python -m composable_energy_scenes.train", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where everything is kept; 2 GB")
-    parser.add_argument("--effort", type=float, default=1.0, help="multiplies the steps of every training; 1 if not given")
-    parser.add_argument("--install", action="store_true", help="copy the weights into the package")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    making = Making(options.out, options.effort)
-    making.make()
-    if options.install:
-        weights.FOLDER.mkdir(exist_ok=True)
-        for path in [*making.trained.glob("*.safetensors"), options.out / "report.json"]:
-            shutil.copy(path, weights.FOLDER)
+    command("composable_energy_scenes.train", __doc__, lambda folder, effort: Making(folder, effort).make(), weights.FOLDER, arguments)
 
 
 def _tensors(labels: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

@@ -9,9 +9,6 @@ Each keeps what it has in FOLDER; the same command after a kill goes on from the
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,15 +19,16 @@ import torch
 from composable_energy_image.reconstruction import Reconstruction
 from torch import Tensor, nn
 
-from composable_energy.data import Pictures, Preparation, Scenes, render_to
+from composable_energy.data import Pictures, Preparation
 from composable_energy.training import AttributeHeads, DenoisingScoreMatching
 
-from . import several, weights
+from . import several
 from .detector import Detector, Finding
-from .fitting import Fitting, Seen, encoded
+from .fitting import Seen, encoded
 from .patches import PatchCoder, PatchEnergy
 from .presence import CELLS, PlaceHead, cell_of
 from .several import several_objects, told_of
+from .workshop import Workshop, command
 
 __all__ = ["SEEDS", "MakingSeveral", "main"]
 
@@ -62,38 +60,33 @@ class MakingSeveral:
         base = self.base(coder)
         self.place(base)
         self.detector()
-        (self.folder / "report.json").write_text(json.dumps({"trainings": self._fitting.told()}, indent=1) + "\n")
+        self.shop.report()
 
-    @property
-    def trained(self) -> Path:
-        """Where finished weights lie."""
-        return self.folder / "weights"
-
-    def rendered(self, who: str) -> Scenes:
-        """Returns pictures of one of `SEEDS`, rendered at the first call."""
-        count = max(8, round(_COUNTS[who] * min(1.0, self.effort)))
-        return render_to(self.folder / who, several_objects(), count, SEEDS[who], progress=self.progress)
+    @cached_property
+    def shop(self) -> Workshop:
+        """The folder in which it is done."""
+        return Workshop(self.folder, several_objects(), SEEDS, _COUNTS, self.effort, self.progress)
 
     def coder(self) -> PatchCoder:
         """Returns the coder of patches, trained to give pictures back from codes with noise; it is told nothing."""
-        images = self.rendered("train").images
-        with self._fitting.seeded("coder"):
+        images = self.shop.rendered("train").images
+        with self.shop.fitting.seeded("coder"):
             coder = PatchCoder()
         objective = Reconstruction(coder.numbers, {}, noise=_CODE_NOISE)
         pictures = Pictures(images, {}, "several")
-        self._fitting.fit("coder", _Copying(coder), objective, pictures, _STEPS["coder"], 96, 2e-3, ema=0.998, precision="bfloat16")
+        self.shop.fitting.fit("coder", _Copying(coder), objective, pictures, _STEPS["coder"], 96, 2e-3, ema=0.998, precision="bfloat16")
         _settle(coder, images)
-        weights.write(coder, "coder", self.trained)
+        self.shop.keep(coder, "coder")
         return coder.eval().requires_grad_(False)
 
     def base(self, coder: PatchCoder) -> PatchEnergy:
         """Returns the energy of any picture, trained by denoising score matching; it is told nothing."""
-        with self._fitting.seeded("base"):
+        with self.shop.fitting.seeded("base"):
             base = PatchEnergy()
         base.coder.load_state_dict(coder.state_dict())
-        objective = DenoisingScoreMatching(base.sigma_min, base.sigma_max)
-        self._fitting.fit("base", base.net, objective, self.codes(coder), _STEPS["base"], 128, 2e-3, ema=0.999, precision="bfloat16")
-        weights.write(base.net, "base", self.trained)
+        codes, objective = self.shop.codes(coder, "train"), DenoisingScoreMatching(base.sigma_min, base.sigma_max)
+        self.shop.fitting.fit("base", base.net, objective, codes, _STEPS["base"], 128, 2e-3, ema=0.999, precision="bfloat16")
+        self.shop.keep(base.net, "base")
         return base.eval().requires_grad_(False)
 
     def place(self, base: PatchEnergy) -> PlaceHead:
@@ -101,43 +94,30 @@ class MakingSeveral:
 
         Three passes, for which of several objects is told cannot be known: in twelve the head learns that by heart.
         """
-        scenes = self.rendered("train")
+        scenes = self.shop.rendered("train")
         told = torch.from_numpy(told_of(scenes.labels["present"], scenes.labels["position"], SEEDS["train"]))
         cells = cell_of(torch.cat([told, told * torch.tensor([-1.0, 1.0])]))
-        codes = torch.cat([self.codes(base.coder), encoded(base.coder, scenes.images[..., ::-1])])
-        with self._fitting.seeded("place"):
+        codes = torch.cat([self.shop.codes(base.coder, "train"), encoded(base.coder, scenes.images[..., ::-1])])
+        with self.shop.fitting.seeded("place"):
             head = PlaceHead(base.sigma_min)
         objective = AttributeHeads({"place": CELLS**2}, base.sigma_min, base.sigma_max)
-        self._fitting.fit("place", head, objective, (codes, {"place": cells}), _STEPS["place"], 256, 2e-3, ema=0.998, decay=1e-2)
-        weights.write(head, "place", self.trained)
+        self.shop.fitting.fit("place", head, objective, (codes, {"place": cells}), _STEPS["place"], 256, 2e-3, ema=0.998, decay=1e-2)
+        self.shop.keep(head, "place")
         return head.eval().requires_grad_(False)
 
     def detector(self) -> Detector:
         """Returns the detector, which is told the places of all objects."""
-        scenes = self.rendered("detector")
+        scenes = self.shop.rendered("detector")
         positions = np.where(scenes.labels["present"][..., None], scenes.labels["position"], np.nan)
         data = Seen(Pictures(scenes.images, {}, "several"), {"position": torch.from_numpy(positions).flatten(1)})
-        with self._fitting.seeded("detector"):
+        with self.shop.fitting.seeded("detector"):
             detector = Detector()
         noisy = Preparation(dequantize=0.03)
-        self._fitting.fit(
+        self.shop.fitting.fit(
             "detector", detector, Finding(), data, _STEPS["detector"], 96, 3e-3, ema=0.998, precision="bfloat16", preparation=noisy
         )
-        weights.write(detector, "detector", self.trained)
+        self.shop.keep(detector, "detector")
         return detector.eval().requires_grad_(False)
-
-    def codes(self, coder: PatchCoder) -> Tensor:
-        """Returns the codes of the pictures to train on, made at the first call."""
-        target = self.folder / "codes.npy"
-        if not target.exists():
-            half = target.with_suffix(".half.npy")
-            np.save(half, encoded(coder, self.rendered("train").images).numpy())
-            half.replace(target)
-        return torch.from_numpy(np.load(target))
-
-    @cached_property
-    def _fitting(self) -> Fitting:
-        return Fitting(self.folder / "run", effort=self.effort, progress=self.progress)
 
 
 class _Copying(nn.Module):
@@ -168,20 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Those of the command line, or None to read them.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m composable_energy_scenes.train_several", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where everything is kept; 2 GB")
-    parser.add_argument("--effort", type=float, default=1.0, help="multiplies the steps of every training; 1 if not given")
-    parser.add_argument("--install", action="store_true", help="copy the weights into the package")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    making = MakingSeveral(options.out, options.effort)
-    making.make()
-    if options.install:
-        several.FOLDER.mkdir(parents=True, exist_ok=True)
-        for path in [*making.trained.glob("*.safetensors"), options.out / "report.json"]:
-            shutil.copy(path, several.FOLDER)
+    name = "composable_energy_scenes.train_several"
+    command(name, __doc__, lambda folder, effort: MakingSeveral(folder, effort).make(), several.FOLDER, arguments)
 
 
 if __name__ == "__main__":
