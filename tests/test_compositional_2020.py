@@ -6,6 +6,7 @@ import inference
 import partition
 import pytest
 import recursion
+import reporting
 import table1
 import torch
 from common import Claim, Heads
@@ -147,18 +148,18 @@ def test_a_constant_is_what_calibration_finds():
 
 def test_pictures_stand_side_by_side():
     images = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 2, 2)
-    sheet = common.grid(images, 3)
+    sheet = reporting.grid(images, 3)
     assert sheet.shape == (3, 4, 6)
     assert sheet[0, 0].tolist() == [0, 0, 1, 1, 2, 2] and sheet[2, 3].tolist() == [3, 3, 4, 4, 5, 5]
 
 
 def test_figures_and_tables(capsys, tmp_path, monkeypatch):
-    common.show("Title", [{"row": "a", "value": 0.98765}, {"row": "b", "more": [0.5, 2.0]}])
+    reporting.show("Title", [{"row": "a", "value": 0.98765}, {"row": "b", "more": [0.5, 2.0]}])
     lines = ["Title", "row  value  more", "---  -----  ----------", "a    .988", "b           .500 2.000"]
     assert capsys.readouterr().out.splitlines()[1:] == lines
-    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(common, "PICTURES", tmp_path / "pictures")
-    common.write("some", {"a": (0.1234567, {"b": 1})}, torch.rand(3, 4, 6))
+    monkeypatch.setattr(reporting, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(reporting, "PICTURES", tmp_path / "pictures")
+    reporting.write("some", {"a": (0.1234567, {"b": 1})}, torch.rand(3, 4, 6))
     assert (tmp_path / "results" / "some.json").read_text().split() == ["{", '"a":', "[", "0.12346,", "{", '"b":', "1", "}", "]", "}"]
     assert (tmp_path / "pictures" / "some.png").stat().st_size > 50
 

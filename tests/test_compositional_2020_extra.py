@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import balls
 import continual
-import extrapolation
+import lesson
 import numpy as np
 import pytest
 import torch
@@ -24,36 +25,36 @@ def _disc(column: float, row: float, radius: float, color: tuple[float, float, f
 
 @pytest.mark.parametrize(("ratio", "count", "columns"), [(0.01, 5, 1), (0.1, 41, 3), (1.0, 400, 20)])
 def test_a_ratio_selects_the_first_positions_column_by_column(ratio: float, count: int, columns: int):
-    places = extrapolation.POSITIONS[extrapolation.selected(ratio)]
+    places = balls.POSITIONS[balls.selected(ratio)]
     assert len(places) == count
     assert len(np.unique(places[:, 0])) == columns
     assert places[0].tolist() == [-1, -1]
     assert (np.diff(places[:, 0]) >= 0).all()
 
 
-@pytest.mark.parametrize("ratio", extrapolation.RATIOS)
+@pytest.mark.parametrize("ratio", balls.RATIOS)
 def test_no_picture_shows_an_unseen_pair_below_a_ratio_of_1(ratio: float):
-    shown = extrapolation.shown(ratio)
+    shown = balls.shown(ratio)
     assert set(shown["position"][:, 0]) == set(range(400))
     assert set(shown["position"][:, 1]) == {19}
-    assert set(shown["size"][:, 0]) == set(extrapolation.selected(ratio).tolist())
+    assert set(shown["size"][:, 0]) == set(balls.selected(ratio).tolist())
     seen = {tuple(pair) for pairs in shown.values() for pair in pairs.tolist()}
-    asked = {tuple(pair) for pair in extrapolation.unseen(ratio).tolist()}
-    count = len(extrapolation.selected(ratio))
+    asked = {tuple(pair) for pair in balls.unseen(ratio).tolist()}
+    count = len(balls.selected(ratio))
     assert len(seen) == 19 * count + 400
     assert (len(asked), len(asked & seen)) == ((8000, 8000) if ratio == 1 else (19 * (400 - count), 0))
 
 
 def test_sizes_of_a_ratio_are_independent_of_positions():
-    pairs = extrapolation.shown(0.1)["size"]
+    pairs = balls.shown(0.1)["size"]
     counts = np.zeros((400, 20), int)
     np.add.at(counts, (pairs[:, 0], pairs[:, 1]), 1)
-    assert np.ptp(counts[extrapolation.selected(0.1)]) <= 1
+    assert np.ptp(counts[balls.selected(0.1)]) <= 1
 
 
 def test_parts_of_a_code_have_energies_of_their_own():
     decoder = WhereAndWhat()
-    where, what = extrapolation.Part(slice(0, WHERE), decoder, "where"), extrapolation.Part(slice(WHERE, None), decoder, "what")
+    where, what = lesson.Part(slice(0, WHERE), decoder, "where"), lesson.Part(slice(WHERE, None), decoder, "what")
     torch.manual_seed(0)
     for part in (where, what):
         nn.init.normal_(part.net.net.write.weight)
@@ -118,7 +119,7 @@ def test_settled_codes_have_unit_variance():
 
 def test_a_sum_of_heads_adds_what_it_reads_from_both_parts():
     torch.manual_seed(0)
-    head = extrapolation.Sum(4)
+    head = lesson.Sum(4)
     for parameter in head.parameters():
         nn.init.normal_(parameter, std=0.1)
     a, b = torch.randn(2, 5, WHERE + WHAT)

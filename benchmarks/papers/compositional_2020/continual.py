@@ -27,12 +27,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import Options, asked, drawn, grid, main, near, share, show
+from common import Options, asked, drawn, near, share
 from composable_energy_image import CodeHeads
 from composable_energy_scenes import COLORS, KINDS, OneObject, Verdict
 from composable_energy_scenes.concepts import SIGMAS
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.fitting import Fitting, encoded
+from reporting import grid, main, show
 from torch import Tensor, nn
 
 import composable_energy as ce

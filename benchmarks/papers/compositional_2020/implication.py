@@ -20,9 +20,10 @@ import copy
 from typing import Any
 
 import torch
-from common import WEIGHT, Claim, Heads, Options, accuracy, asked, grid, main, near, renders, share, show
+from common import WEIGHT, Claim, Heads, Options, accuracy, asked, near, renders, share
 from composable_energy_scenes import COLORS, judged
 from composable_energy_scenes.concepts import CODE
+from reporting import grid, main, show
 from torch import Tensor
 
 import composable_energy as ce

@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Options, accuracy, grid, main, renders, share, show
+from common import Options, accuracy, renders, share
 from composable_energy_scenes import COLORS, KINDS, SIZES, Judge, OneObject, judged
 from composable_energy_scenes.fitting import Fitting
+from reporting import grid, main, show
 from torch import Tensor
 
 import composable_energy as ce

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Options, accuracy, free, grid, main, near, renders, share, show
+from common import Options, accuracy, free, near, renders, share
 from composable_energy_faces.judge import frechet_distance
 from composable_energy_scenes import COLORS, Verdict
 from paper_energies import SETTINGS, SIZE, load, numbers_of, shown, small, train
 from paper_rules import IMPLICATION, Method, bounded, either, expressions, named, no, of_codes, of_pixels
+from reporting import grid, main, show
 from table1 import ROWS, conditions
 from torch import Tensor
 

@@ -18,9 +18,10 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from common import SAMPLER, Options, accuracy, grid, main, share, show
+from common import SAMPLER, Options, accuracy, share
 from composable_energy_scenes import COLORS as NAMES
 from composable_energy_scenes.concepts import CODE
+from reporting import grid, main, show
 from torch import Tensor
 from torch.distributions import Normal
 

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import WEIGHT, Claim, Heads, Options, accuracy, free, grid, main, renders, share, show
+from common import WEIGHT, Claim, Heads, Options, accuracy, free, renders, share
 from composable_energy_scenes import COLORS, KINDS, Verdict, judged
+from reporting import grid, main, show
 from torch import Tensor
 
 MARGIN = 0.15

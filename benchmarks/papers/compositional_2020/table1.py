@@ -23,8 +23,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from common import SAMPLER, TOLERANCE, WEIGHT, Heads, Options, accuracy, asked, drawn, free, grid, main, near, renders, share, show
+from common import SAMPLER, TOLERANCE, WEIGHT, Heads, Options, accuracy, asked, drawn, free, near, renders, share
 from composable_energy_scenes import Concepts, Verdict, judged
+from reporting import grid, main, show
 from torch import Tensor
 
 import composable_energy as ce

@@ -1,0 +1,46 @@
+"""The pictures of extrapolation: red balls, of which sizes are shown at some positions only."""
+
+from __future__ import annotations
+
+import numpy as np
+from composable_energy_scenes import COLORS, KINDS, SIZES, OneObject
+
+from composable_energy.data import Scenes
+
+__all__ = ["PICTURES", "POSITIONS", "RATIOS", "SEEDS", "SIDE", "STEPS", "balls", "selected", "shown", "unseen"]
+
+RATIOS = (0.01, 0.1, 1.0)
+SIDE = 20  # positions on a side, and sizes
+POSITIONS = np.stack(np.meshgrid(*[np.linspace(-1, 1, SIDE)] * 2, indexing="ij"), -1).reshape(-1, 2)
+STEPS = np.linspace(*SIZES, SIDE)
+SEEDS = {"position": 31, "size": 32, "judge": 33}  # of the world's lamps and floors
+PICTURES = {"position": 4_000, "size": 8_000, "judge": 10_000}
+
+
+def selected(ratio: float) -> np.ndarray:
+    """Returns the positions that show all sizes: the first int(400 ratio) + 1 of them, as in the code that the authors released."""
+    return np.arange(min(int(len(POSITIONS) * ratio) + 1, len(POSITIONS)))
+
+
+def unseen(ratio: float) -> np.ndarray:
+    """Returns the pairs of a position and a size that are asked for, with shape $(N, 2)$: those that no set has, or all if none is left."""
+    pairs = np.stack(np.meshgrid(np.arange(len(POSITIONS)), np.arange(SIDE), indexing="ij"), -1).reshape(-1, 2)
+    new = (pairs[:, 0] > selected(ratio)[-1]) & (pairs[:, 1] < SIDE - 1)
+    return pairs[new] if new.any() else pairs
+
+
+def balls(n: int, seed: int, position: np.ndarray, size: np.ndarray) -> Scenes:
+    """Returns pictures of red balls under random lamps on random floors."""
+    world = OneObject()
+    told = {"position": position, "size": size, "shape": np.full(n, KINDS.index("sphere")), "color": np.full(n, COLORS.index("red"))}
+    return world.render(world.labels(n, seed) | told)
+
+
+def shown(ratio: float) -> dict[str, np.ndarray]:
+    """Returns the pairs of a position and a size that each concept is trained on, with shape $(N, 2)$, as often as they are."""
+    places, pair = selected(ratio), np.arange(PICTURES["size"])
+    large = np.arange(PICTURES["position"]) % len(POSITIONS)
+    return {
+        "position": np.stack([large, np.full_like(large, SIDE - 1)], 1),
+        "size": np.stack([places[pair // SIDE % len(places)], pair % SIDE], 1),
+    }
