@@ -13,6 +13,7 @@ import composable_energy as ce
 from .component import ComponentEnergy
 from .options import one_of, positive, whole
 from .places import POSE, seen_from
+from .silu import silu
 
 __all__ = ["ConvEnergy"]
 
@@ -80,7 +81,7 @@ class ConvEnergy(ComponentEnergy):
         h = self.read(torch.cat([x, self.places.expand(len(x), -1, -1, -1)], 1) if self.coordinates == "absolute" else x)
         if self.place is not None and pose is not None:
             h = h.repeat_interleave(components, 0) + self.place(seen_from(pose, self.places))
-        h = F.silu(h)
+        h = silu(h)
         if self.stem == "pool":
             h = F.avg_pool2d(h, 2)
         for block in self.blocks:
@@ -108,6 +109,6 @@ class _Block(nn.Module):
         h = self.first(x)
         if len(h) != len(z):
             h, x = h.repeat_interleave(len(z) // len(h), 0), x.repeat_interleave(len(z) // len(x), 0)
-        h = F.silu(h * (1 + gain) + offset)
-        h = F.silu(self.second(h) * (1 + gain2) + offset2) + x
-        return F.avg_pool2d(F.silu(self.last(h)), 2)
+        h = silu(h * (1 + gain) + offset)
+        h = silu(self.second(h) * (1 + gain2) + offset2) + x
+        return F.avg_pool2d(silu(self.last(h)), 2)

@@ -80,7 +80,7 @@ def test_the_second_stage_begins_with_the_encoder_of_the_first(few, tmp_path):
 def test_the_command_line_trains_from_a_file_of_pictures(tmp_path, capsys):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 255, (12, 3, 16, 16), dtype=np.uint8).transpose(0, 2, 3, 1))
     options = [f"{key}={value}" for key, value in SMALL.items()]
-    command(["train", str(tmp_path / "images.npy"), "--recipe", "comet", "--out", str(tmp_path / "run"), *_settings(options)])
+    command(["train", "--data", str(tmp_path / "images.npy"), "--recipe", "comet", "--out", str(tmp_path / "run"), *_settings(options)])
     assert load_comet(tmp_path / "run" / "comet").components == 2
     assert "To take pictures apart with it, in Python:\n  composable_energy.get_encoder('comet', weights=" in capsys.readouterr().out
 
