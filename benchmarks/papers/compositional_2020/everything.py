@@ -1,6 +1,6 @@
 """Runs all experiments of the 2020 paper, two at a time, and prints their tables.
 
-    pip install -e '.[scenes]' -c constraints.txt
+    pip install -e '.[scenes]' scipy -c constraints.txt
     python benchmarks/papers/compositional_2020/everything.py [--write] [--samples N] [--jobs 2] [--only NAME ...]
 
 Each experiment is a process with one thread: its networks are so small that two threads wait for each other.
