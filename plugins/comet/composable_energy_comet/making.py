@@ -103,9 +103,9 @@ def comet_global(
     if weights is not None:
         return load_comet(weights)
     shape = {"size": size, "channels": channels, "latent": latent}
-    options = {**shape, **({} if filters is None else {"filters": filters}), "coordinates": "none", **energy}
-    if head == "conv":
-        options = {"stem": "stride", **options}
+    # The decoder of quadratic energies has to know which pixel it paints.
+    knows = {"stem": "stride", "coordinates": "none"} if head == "conv" else {"coordinates": "absolute"}
+    options = {**shape, **({} if filters is None else {"filters": filters}), **knows, **energy}
     encoder = {**shape, "components": components, "network": network}
     return _made("vector", encoder, f"comet-{one_of('head', head, ('conv', 'quadratic'))}", options)
 

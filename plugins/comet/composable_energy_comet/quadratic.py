@@ -5,14 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import composable_energy as ce
 
 from .component import ComponentEnergy
-from .options import whole
+from .options import one_of, whole
 from .places import POSE, seen_from
 from .places import coordinates as grid
 
@@ -33,7 +32,7 @@ class QuadraticEnergy(ComponentEnergy):
         channels: Of pictures.
         latent: Numbers of a component, without its pose.
         filters: Of the decoder.
-        coordinates: `"relative"`, `"absolute"` or `"none"`.
+        coordinates: `"relative"` or `"absolute"`; a decoder without would paint all pixels alike.
         start: `"image"` or `"uniform"`: where descents begin that others join.
 
     Raises:
@@ -52,16 +51,17 @@ class QuadraticEnergy(ComponentEnergy):
         latent: int = 16,
         *,
         filters: int = 48,
-        coordinates: Literal["relative", "absolute", "none"] = "relative",
+        coordinates: Literal["relative", "absolute"] = "relative",
         start: Literal["image", "uniform"] = "image",
     ) -> None:
+        one_of("coordinates", coordinates, ("relative", "absolute"))
         told = {"size": size, "channels": channels, "latent": latent, "coordinates": coordinates}
         super().__init__("comet-quadratic", **told, start=start)
         self.recommended = ce.Recommendation("descent", {"step_size": 0.1}, threads=1)
         self.filters = whole("filters", filters)
         self.register_buffer("cells", grid(_CELLS), persistent=False)
         self.spread = nn.Linear(latent, filters)
-        self.place = nn.Conv2d({"relative": POSE, "absolute": 2, "none": 1}[coordinates], filters, 1)
+        self.place = nn.Conv2d(POSE if coordinates == "relative" else 2, filters, 1)
         self.mix = nn.Conv2d(filters, filters, 3, 1, 1)
         doublings = (size // _CELLS).bit_length() - 1  # 1 or more
         widths = [filters] * doublings + [32]
@@ -99,5 +99,4 @@ class QuadraticEnergy(ComponentEnergy):
     def _cells(self, pose: Tensor | None, rows: int) -> Tensor:
         if pose is not None:
             return seen_from(pose, self.cells)
-        cells = self.cells if self.coordinates == "absolute" else torch.zeros_like(self.cells[:1])
-        return cells.expand(rows, -1, -1, -1)
+        return self.cells.expand(rows, -1, -1, -1)
