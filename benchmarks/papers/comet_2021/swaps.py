@@ -7,14 +7,15 @@ For 500 pairs of test pictures A, B, component k of A is replaced by that of B a
 is fitted on the model's own reconstructions of the training pictures, for 30 s, and its R2 on those of test pictures is given. Entry
 (j, k) of the matrix is the share of factor j's way from A to B that component k goes: the slope $\langle m w \rangle / \langle w^2 \rangle$
 of the moves $m = f_j(\text{swap}_k) - f_j(A)$ over the whole ways $w = f_j(B) - f_j(A)$, all read from the model's own pictures. Rows sum
-to about 1.
+to 1 if components add up.
 
 How well components isolate factors is scored from the rows $p(k \mid j)$, negative shares cut to 0 and rows scaled to sum to 1:
 
 - **isolation**: the mutual information of factor and component, $\bigl(H(\bar p) - \langle H(p_j) \rangle_j\bigr) / \ln K$, each factor
   with the same weight. It is 0 if all factors are spread evenly, and also if one component has them all; seven in four reach .98;
 - **largest share**: the mean over factors; one component that has them all would reach 1, so it says nothing alone;
-- **components used**: $e^{H(\bar p)}$, and **moved**: the mean number of factors of which a component has a share above a quarter.
+- **components used**: $e^{H(\bar p)}$, and **moved**: the mean number of factors of which a component has a share above a quarter;
+- **sum**: of a row, the mean over factors. Far from 1, components do not add up, and the other scores say little.
 
 The models have the same networks, start and budget, and see 8,000 pictures each:
 
@@ -123,6 +124,7 @@ def isolation(matrix: Tensor) -> dict[str, float]:
         "largest share": float(rows.max(1).values.mean()),
         "components used": math.exp(float(used)),
         "moved": float((matrix > 0.25).sum(0).float().mean()),
+        "sum": float(matrix.sum(1).mean()),
     }
 
 
