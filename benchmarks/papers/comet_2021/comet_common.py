@@ -49,6 +49,7 @@ SEEDS = {"train": 1, "validation": 2, "test": 3}
 WORLDS: Mapping[str, tuple[str, dict[str, Any], int]] = {
     "sprites": ("colored-sprites", {"size": 32, "count": (2, 3)}, 1),
     "tetris": ("tetris", {"size": 32, "cells": 8}, 1),
+    "tetris-16": ("tetris", {"size": 32, "cells": 8}, 2),
     "objects-16": ("objects", {"size": 64, "count": (2, 4), "sizes": (0.26, 0.38)}, 4),
     "objects-32": ("objects", {"size": 64, "count": (2, 4), "sizes": (0.26, 0.38)}, 2),
 }

@@ -68,9 +68,10 @@ _CONV = {"head": "conv", "components": 4}
 
 PLANS: Mapping[str, Stage] = {
     "sprites-conv": Stage("sprites", 420, "", {"size": 32, **_CONV}),
-    "objects-16-quadratic": Stage("objects-16", 400, "", {"size": 16, **_QUADRATIC, "components": 5}),
-    "objects-16-conv": Stage("objects-16", 200, "objects-16-quadratic", {"size": 16, **_CONV, "components": 5}),
-    "objects-32-quadratic": Stage("objects-32", 240, "objects-16-quadratic", {"size": 32, "seen": 16, **_QUADRATIC, "components": 5}),
+    "objects-16-quadratic": Stage("objects-16", 300, "", {"size": 16, **_QUADRATIC, "components": 5}),
+    "objects-16-conv": Stage("objects-16", 180, "objects-16-quadratic", {"size": 16, **_CONV, "components": 5}),
+    "objects-32-quadratic": Stage("objects-32", 200, "objects-16-quadratic", {"size": 32, "seen": 16, **_QUADRATIC, "components": 5}),
+    "tetris-16-quadratic": Stage("tetris-16", 300, "", {"size": 16, **_QUADRATIC}),
     "tetris-quadratic": Stage("tetris", 300, "", {"size": 32, **_QUADRATIC}),
 }
 

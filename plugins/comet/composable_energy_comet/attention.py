@@ -33,6 +33,8 @@ class AttentionEncoder(nn.Module):
         filters: Of the first convolution.
         seen: The height and width that pictures are averaged to before; `size` if None. An encoder that sees 16 pixels learns in a fraction
             of the time where objects are, and fits energies of any size.
+        cells: Height and width of the grid that is attended to, a half or a quarter of `seen`; a quarter, but at least 8, if None. Two
+            objects in one cell are hardly told apart.
 
     Raises:
         OptionError: An option is out of range.
@@ -55,17 +57,21 @@ class AttentionEncoder(nn.Module):
         pose: bool = True,
         filters: int = 32,
         seen: int | None = None,
+        cells: int | None = None,
     ) -> None:
         super().__init__()
         self.size, filters = picture_size(size), whole("filters", filters)
         self.seen = size if seen is None else picture_size(seen)
         if self.seen > size:
             raise OptionError(f"An encoder sees at most the {size} pixels that pictures have, got {seen}.")
+        count = max(8, self.seen // 4) if cells is None else cells
+        if count not in (self.seen // 2, self.seen // 4):
+            raise OptionError(f"cells is a half or a quarter of the {self.seen} pixels that the encoder sees, got {cells!r}.")
         self.components, self.pose = whole("components", components), pose
         self.look = nn.Sequential(
             nn.Conv2d(whole("channels", channels) + 2, filters, 3, 2, 1),
             nn.SiLU(),
-            nn.Conv2d(filters, _WIDTH, 3, 2, 1),
+            nn.Conv2d(filters, _WIDTH, 3, self.seen // 2 // count, 1),
             nn.SiLU(),
             nn.Conv2d(_WIDTH, _WIDTH, 3, 1, 1),
             nn.SiLU(),
@@ -73,7 +79,7 @@ class AttentionEncoder(nn.Module):
             nn.SiLU(),
         )
         self.register_buffer("places", coordinates(self.seen), persistent=False)
-        self.register_buffer("cells", coordinates(self.seen // 4).flatten(1).T.contiguous(), persistent=False)
+        self.register_buffer("cells", coordinates(count).flatten(1).T.contiguous(), persistent=False)
         self.landmarks = nn.Parameter(0.1 * torch.randn(len(self.cells), _WIDTH))
         self.key, self.query = nn.Linear(_WIDTH, _WIDTH), nn.Linear(_WIDTH, _WIDTH)
         self.cell = nn.LSTMCell(_WIDTH, _WIDTH)

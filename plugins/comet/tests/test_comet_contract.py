@@ -155,6 +155,8 @@ def test_options_that_do_not_fit_are_named():
         ({"head": "cubic"}, "head must be one of 'conv', 'quadratic', got 'cubic'"),
         ({"coordinates": "polar"}, "coordinates must be one of 'relative', 'absolute', got 'polar'"),
         ({"step": -1.0}, "step must be a positive number, got -1.0"),
+        ({"seen": 32}, "sees at most the 16 pixels that pictures have, got 32"),
+        ({"cells": 5}, "a half or a quarter of the 16 pixels that the encoder sees, got 5"),
         ({"steps": 3}, "does not take these options"),
     ):
         with pytest.raises(OptionError, match=words):
@@ -185,6 +187,14 @@ def test_masks_of_energies_that_have_none_are_refused(x):
         made().scores(x, read="weight")
     with pytest.raises(ExpressionError, match="read by 'weight' or 'single', got 'share'"):
         made(head="quadratic").scores(x, read="share")
+
+
+def test_an_encoder_may_see_fewer_pixels_than_pictures_have(x):
+    small, large = made(latent=4), made(size=32, latent=4, seen=16)
+    large.encoder.load_state_dict(small.encoder.state_dict())
+    doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.allclose(large.encode(doubled), small.encode(x), atol=1e-5)
+    assert len(made(cells=4).encoder.cells) == 16 and len(small.encoder.cells) == 64
 
 
 def test_folders_that_are_no_models_are_named(tmp_path):
