@@ -189,18 +189,20 @@ def gathered(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Returns the mean of some numbers and its standard error, NaN for one alone."""
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """Returns the mean of some numbers and its standard error, None for one alone."""
     numbers = torch.tensor(values, dtype=torch.float64)
-    return float(numbers.mean()), float(numbers.std() / len(numbers) ** 0.5) if len(numbers) > 1 else float("nan")
+    return float(numbers.mean()), float(numbers.std() / len(numbers) ** 0.5) if len(numbers) > 1 else None
 
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:
     digits = {"seconds": 0, "steps": 0, "MSE": 4, "R2": 3}
     texts = {}
     for key, value in row.items():
-        places = digits.get(key, 1)
-        texts[key.replace("BetaVAE", "Beta")] = f"{value[0]:.{places}f}±{value[1]:.{places}f}" if isinstance(value, tuple) else value
+        if isinstance(value, tuple):
+            places, (mean, error) = digits.get(key, 1), value
+            value = f"{mean:.{places}f}" + ("" if error is None else f"±{error:.{places}f}")
+        texts[key.replace("BetaVAE", "Beta")] = value
     return texts
 
 

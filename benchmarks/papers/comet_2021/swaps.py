@@ -195,16 +195,20 @@ def measured(model: Any, data: Room, seed: int) -> dict[str, Any]:
     }
 
 
-def picture(models: Mapping[str, Any], data: Room, columns: int = 12) -> Tensor:
-    """Returns a strip for each model, one beside another: A, B, both reconstructed, and A with component 1, ... of B."""
+def picture(models: Mapping[str, Any], data: Room, columns: int = 6) -> Tensor:
+    """Returns a strip for each model, one beside another: A, B, both reconstructed, and A with component 1, ... of B.
+
+    Shown are those of the pairs whose factors differ most.
+    """
     half = len(data.test) // 2
-    a, b = data.test[:columns], data.test[half : half + columns]
+    far = (data.test_factors[:SWAPS] - data.test_factors[half : half + SWAPS]).norm(dim=1).topk(columns).indices
+    a, b = data.test[far], data.test[half + far]
     sheets = []
     for model in models.values():
         with torch.no_grad():
             rows = [a, b, model.decode(model.encode(a)), model.decode(model.encode(b)), *swapped(model, a, b).unbind(1)]
-        sheets.append(strip(rows, scale=1))
-    return torch.cat([part for sheet in sheets for part in (sheet, torch.ones(3, sheet.shape[1], 12))][:-1], 2)
+        sheets.append(strip(rows))
+    return torch.cat([part for sheet in sheets for part in (sheet, torch.ones(3, sheet.shape[1], 24))][:-1], 2)
 
 
 def main() -> None:
