@@ -3,9 +3,9 @@
     pip install -e '.[scenes,metrics]' -e plugins/comet -c constraints.txt
     python benchmarks/papers/comet_2021/everything.py [--write] [--jobs 2] [--data FOLDER] [--parts FOLDER] [--only NAME ...]
 
-Each experiment is a process with one thread. Trainings that others need come first, alone: the models of `objects` are those of
-`recombination`, the models of `factors` those of `swaps`. What lies in the folders of parts is not trained again. With `--write` figures
-go to `benchmarks/results/comet-2021` and pictures to `docs/img/comet-2021`. Budgets are seconds of one processor, about three hours of it in all.
+Each experiment is a process with one thread. Trainings that others need come first: the models of `objects` are those of `recombination`,
+the models of `factors` those of `swaps`. What lies in the folders of parts is not trained again. With `--write` figures go to
+`benchmarks/results/comet-2021` and pictures to `docs/img/comet-2021`. All budgets together are three hours of one processor.
 """
 
 from __future__ import annotations
