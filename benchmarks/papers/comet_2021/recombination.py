@@ -10,7 +10,7 @@ For 500 pairs of test pictures A, B (seed 3) an object of each is drawn, such th
 objects. The parts of an object are the component that has most of its pixels, and those that the threshold of merging takes for the same.
 A's are replaced by B's, and the whole is decoded. True masks say which part is whose, and are not used otherwise.
 
-A judge, a network of 15 x 15 crops, says which shape, which color, or that there is nothing in the middle. It is trained for 40 s on
+A judge, a network of 15 x 15 crops, says which shape, which color, or that there is nothing in the middle. It is trained for 60 s on
 renders of seed 4, turned, blurred and with noise, and looks at the place of B's object in five pictures:
 
 - `renders`: B itself: what the judge can do; `rebuilt`: B's reconstruction, without any swap: what the model can do;
@@ -290,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--merge", type=float, default=0.6, help="the cosine above which components are parts of one object")
     parser.add_argument("--sharpen", type=float, default=0.0, metavar="SECONDS", help="of training of quadratic energies after the plan")
-    parser.add_argument("--judge", type=float, default=40.0, help="seconds of training of the judge")
+    parser.add_argument("--judge", type=float, default=60.0, help="seconds of training of the judge")
     parser.add_argument("--write", action="store_true", help="write figures and pictures into the repository")
     parser.add_argument("--data", type=Path, default=CACHE, help="where renders are kept")
     parser.add_argument("--parts", type=Path, default=CACHE / "objects", help="where the models of objects.py are kept")
