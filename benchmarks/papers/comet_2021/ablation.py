@@ -54,6 +54,8 @@ class Row:
         start: Of the descent.
         iterates: Which are compared.
         quadratic: The share of the time that trains quadratic energies first.
+        cells: Height and width of the grid that is attended to.
+        inhibition: Whether looks turn away from what earlier ones saw.
     """
 
     encoder: str = "attention"
@@ -62,6 +64,8 @@ class Row:
     start: str = "image"
     iterates: str = "random"
     quadratic: float = 0.0
+    cells: int = 4
+    inhibition: bool = False
 
 
 ROWS: Mapping[str, Row] = {
@@ -74,6 +78,8 @@ ROWS: Mapping[str, Row] = {
     "random": Row(),
     "warm": Row(quadratic=0.5),
     "quadratic": Row(quadratic=1.0),
+    "fine": Row(quadratic=1.0, cells=8),
+    "inhibition": Row(quadratic=1.0, cells=8, inhibition=True),
 }
 
 
@@ -91,7 +97,7 @@ def fitted(row: Row, images: Tensor, seconds: float, seed: int) -> tuple[Comet, 
     if row.encoder == "vector":
         encoder = VectorEncoder(SIZE, components=COMPONENTS, latent=row.latent, network="residual")
     else:
-        encoder = AttentionEncoder(SIZE, components=COMPONENTS, latent=row.latent, pose=pose)
+        encoder = AttentionEncoder(SIZE, components=COMPONENTS, latent=row.latent, pose=pose, cells=row.cells, inhibition=row.inhibition)
     shared: dict[str, Any] = {"latent": row.latent, "coordinates": row.coordinates, "start": row.start}
     stages = ((QuadraticEnergy, row.quadratic), (ConvEnergy, 1 - row.quadratic))
     models = [(Comet(encoder, energy(SIZE, **shared)), share * seconds) for energy, share in stages if share]

@@ -67,12 +67,11 @@ _QUADRATIC = {"head": "quadratic", "components": 4}
 _CONV = {"head": "conv", "components": 4}
 
 PLANS: Mapping[str, Stage] = {
-    "sprites-conv": Stage("sprites", 420, "", {"size": 32, **_CONV}),
-    "objects-16-quadratic": Stage("objects-16", 300, "", {"size": 16, **_QUADRATIC, "components": 5}),
-    "objects-16-conv": Stage("objects-16", 180, "objects-16-quadratic", {"size": 16, **_CONV, "components": 5}),
+    "sprites-conv": Stage("sprites", 420, "", {"size": 32, **_CONV, "inhibition": False}),
+    "objects-16-quadratic": Stage("objects-16", 200, "", {"size": 16, **_QUADRATIC, "components": 5}),
+    "objects-16-conv": Stage("objects-16", 150, "objects-16-quadratic", {"size": 16, **_CONV, "components": 5}),
     "objects-32-quadratic": Stage("objects-32", 200, "objects-16-quadratic", {"size": 32, "seen": 16, **_QUADRATIC, "components": 5}),
-    "tetris-16-quadratic": Stage("tetris-16", 300, "", {"size": 16, **_QUADRATIC}),
-    "tetris-quadratic": Stage("tetris", 300, "", {"size": 32, **_QUADRATIC}),
+    "tetris-16-quadratic": Stage("tetris-16", 150, "", {"size": 16, **_QUADRATIC}),
 }
 
 

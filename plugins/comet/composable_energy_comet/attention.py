@@ -16,6 +16,7 @@ from .places import POSE, coordinates, pose_of
 __all__ = ["AttentionEncoder"]
 
 _WIDTH = 64  # of features, keys and the recurrent cell
+_LEAST = 0.02  # of the room that is left, so that a look can come back
 
 
 class AttentionEncoder(nn.Module):
@@ -33,6 +34,8 @@ class AttentionEncoder(nn.Module):
         filters: Of the first convolution.
         seen: The height and width that pictures are averaged to before; `size` if None. An encoder that sees 16 pixels learns in a fraction
             of the time where objects are, and fits energies of any size.
+        inhibition: Whether a look turns away from what earlier ones saw: their attention, the highest as 1, is taken off the room that is
+            left. Without it several components come to one object, and others have none.
         cells: Height and width of the grid that is attended to, a half or a quarter of `seen`; a quarter, but at least 8, if None. Two
             objects in one cell are hardly told apart.
 
@@ -40,8 +43,9 @@ class AttentionEncoder(nn.Module):
         OptionError: An option is out of range.
 
     References:
-        Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A; the pose
-        and the coordinate channels are added.
+        Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A; the pose,
+        the coordinate channels and the inhibition are added. The last is the scope of MONet (Burgess et al., 2019),
+        https://arxiv.org/abs/1901.11390, on cells in place of pixels.
     """
 
     places: Tensor
@@ -58,6 +62,7 @@ class AttentionEncoder(nn.Module):
         filters: int = 32,
         seen: int | None = None,
         cells: int | None = None,
+        inhibition: bool = True,
     ) -> None:
         super().__init__()
         self.size, filters = picture_size(size), whole("filters", filters)
@@ -67,7 +72,7 @@ class AttentionEncoder(nn.Module):
         count = max(8, self.seen // 4) if cells is None else cells
         if count not in (self.seen // 2, self.seen // 4):
             raise OptionError(f"cells is a half or a quarter of the {self.seen} pixels that the encoder sees, got {cells!r}.")
-        self.components, self.pose = whole("components", components), pose
+        self.components, self.pose, self.inhibition = whole("components", components), pose, inhibition
         self.look = nn.Sequential(
             nn.Conv2d(whole("channels", channels) + 2, filters, 3, 2, 1),
             nn.SiLU(),
@@ -91,9 +96,11 @@ class AttentionEncoder(nn.Module):
         features = self.look(torch.cat([x, self.places.expand(len(x), -1, -1, -1)], 1)).flatten(2).transpose(1, 2) + self.landmarks
         keys = self.key(features)
         hidden = memory = features.new_zeros(len(x), _WIDTH)
-        told = []
+        told, room = [], features.new_ones(features.shape[:2])
         for _ in range(self.components):
-            attention = (keys @ self.query(memory)[:, :, None] / _WIDTH**0.5).squeeze(2).softmax(1)
+            attention = ((keys @ self.query(memory)[:, :, None]).squeeze(2) / _WIDTH**0.5 + room.clamp(min=_LEAST).log()).softmax(1)
+            if self.inhibition:
+                room = room * (1 - attention / attention.amax(1, keepdim=True))
             seen = (attention[:, None] @ features).squeeze(1)
             hidden, memory = self.cell(seen, (hidden, memory))
             where = [pose_of(attention, self.cells)] if self.pose else []

@@ -41,6 +41,7 @@ def comet(
     encoder_filters: int = 32,
     seen: int | None = None,
     cells: int | None = None,
+    inhibition: bool = True,
     weights: str | None = None,
     **energy: Any,
 ) -> Comet:
@@ -56,6 +57,7 @@ def comet(
         filters: Of the energy; its own number if None.
         encoder_filters: Of the encoder.
         seen: The height and width that the encoder averages pictures to; `size` if None.
+        inhibition: Whether its looks turn away from what earlier ones saw.
         cells: Those of the grid that it attends to; a quarter of `seen`, but at least 8, if None.
         weights: The folder of a trained model, or the name of one that comes with the package, which says all else; untrained if None.
         **energy: Other options of `ConvEnergy` or `QuadraticEnergy`, such as `iterations`, `step` and `start`.
@@ -69,7 +71,15 @@ def comet(
     shape = {"size": size, "channels": channels, "latent": latent}
     options = {**shape, **({} if filters is None else {"filters": filters}), "coordinates": coordinates, **energy}
     pose = one_of("coordinates", coordinates, ("relative", "absolute")) == "relative"
-    encoder = {**shape, "components": components, "pose": pose, "filters": encoder_filters, "seen": seen, "cells": cells}
+    encoder = {
+        **shape,
+        "components": components,
+        "pose": pose,
+        "filters": encoder_filters,
+        "seen": seen,
+        "cells": cells,
+        "inhibition": inhibition,
+    }
     return _made("attention", encoder, f"comet-{one_of('head', head, ('conv', 'quadratic'))}", options)
 
 

@@ -63,3 +63,16 @@ def test_components_with_like_scores_count_as_the_first():
     labels = merged(maps, 0.6)
     assert labels.unique().tolist() == [0, 1]
     assert labels[0, 0, 0] == 0 and labels[0, 3, 3] == 1
+
+
+def test_looks_turn_away_from_what_earlier_ones_saw():
+    """Of new weights, whose attention is nearly even, each look without inhibition sees the same place; with it the middles differ."""
+    x = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+    spread = {}
+    for inhibition in (False, True):
+        encoder = made(inhibition=inhibition).encoder
+        with torch.no_grad():
+            encoder.key.weight.mul_(20)  # so that attention has a place
+        middles = encoder(x)[:, :, -3:-1]
+        spread[inhibition] = float(middles.std(1).mean())
+    assert spread[True] > 2 * spread[False]
