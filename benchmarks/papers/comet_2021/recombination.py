@@ -110,7 +110,7 @@ class Judge(nn.Module):
 
     def __init__(self, shapes: int, colors: int) -> None:
         super().__init__()
-        self.shapes = shapes
+        self.shapes, self.colors = shapes, colors
         self.net = nn.Sequential(
             *(nn.Conv2d(3, 32, 3, 1, 1), nn.SiLU(), nn.Conv2d(32, 48, 3, 2, 1), nn.SiLU(), nn.Conv2d(48, 64, 3, 2, 1), nn.SiLU()),
             *(nn.Flatten(), nn.Linear(64 * 16, 128), nn.SiLU(), nn.Linear(128, shapes + 1 + colors)),
@@ -147,8 +147,21 @@ def middles(masks: Tensor) -> Tensor:
     return torch.stack([weight.sum(2) @ line / total, weight.sum(1) @ line / total], 1).round().long()
 
 
+def judge_of(world: str, seconds: float, parts: Path, data: Path) -> Judge:
+    """Returns the judge of a world; trains it if it is not there."""
+    kept = parts / f"judge-{world}.pt"
+    if not kept.exists():
+        judge = trained_judge(labelled(world, JUDGED, JUDGE_SEED, data), seconds)
+        parts.mkdir(parents=True, exist_ok=True)
+        torch.save({"shapes": judge.shapes, "colors": judge.colors, "weights": judge.state_dict()}, kept)
+    found = torch.load(kept)
+    judge = Judge(found["shapes"], found["colors"])
+    judge.load_state_dict(found["weights"])
+    return judge.eval()
+
+
 def trained_judge(scenes: Labelled, seconds: float) -> Judge:
-    """Returns a judge that was trained on crops at objects, and as many places where there is nothing."""
+    """Returns a judge that was trained on crops at objects, and at places where there is nothing, one for three."""
     rows, which = (scenes.shape >= 0).nonzero(as_tuple=True)
     places = middles(scenes.masks[rows] == which[:, None, None] + 1)
     shapes, colors = int(scenes.shape.max()) + 1, int(scenes.color.max()) + 1
@@ -299,8 +312,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results: list[Mapping[str, Any]] = []
     for plan in asked.plan:
         world = PLANS[plan].world
-        judge, scenes = trained_judge(labelled(world, JUDGED, JUDGE_SEED, asked.data), asked.judge), labelled(world, TEST, 3, asked.data)
-        pairs, chance = pairs_of(scenes, PAIRS), 1 / judge.shapes / (int(scenes.color.max()) + 1)
+        judge, scenes = judge_of(world, asked.judge, asked.parts, asked.data), labelled(world, TEST, 3, asked.data)
+        pairs, chance = pairs_of(scenes, PAIRS), 1 / judge.shapes / judge.colors
         for seed in asked.seed:
             models = {plan: fitted(plan, seed, asked.parts, asked.data)[0]}
             if asked.sharpen:
