@@ -2,6 +2,7 @@ r"""The encoder of objects: recurrent attention, which looks at one place after 
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -110,13 +111,8 @@ class AttentionEncoder(nn.Module):
     def config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         first = cast(nn.Conv2d, self.look[0])
-        told = {
-            "components": self.components,
-            "latent": self.tell.out_features,
-            "pose": self.pose,
-            "filters": first.out_channels,
-            "seen": self.seen,
-        }
+        told = {"components": self.components, "latent": self.tell.out_features, "pose": self.pose, "filters": first.out_channels}
+        told |= {"seen": self.seen, "cells": math.isqrt(len(self.cells)), "inhibition": self.inhibition}
         return {"size": self.size, "channels": first.in_channels - 2, **told}
 
     @property

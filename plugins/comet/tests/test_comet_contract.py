@@ -120,14 +120,20 @@ def test_what_is_swapped_comes_from_the_other_picture(x):
     assert torch.equal(way[0], comet.decode(z)) and torch.equal(way[2], comet.swap(x, y, 1))
 
 
-def test_a_saved_model_is_the_same(x, tmp_path):
-    for name, head in KINDS:
-        comet = made(name, head)
-        save_comet(comet, tmp_path / name / head)
-        again = ce.get_encoder(name, weights=str(tmp_path / name / head))
-        assert torch.equal(again.encode(x), comet.encode(x))
-        assert torch.equal(again.decode(again.encode(x)), comet.decode(comet.encode(x)))
-        assert not again.training
+OTHERS = {"cells": 4, "inhibition": False, "seen": 16, "encoder_filters": 8, "coordinates": "absolute", "start": "uniform", "iterations": 2}
+
+
+@pytest.mark.parametrize(("name", "options"), [*((name, {"head": head}) for name, head in KINDS), ("comet", OTHERS)])
+def test_a_saved_model_is_the_same(name, options, x, tmp_path):
+    comet = made(name, **options)
+    save_comet(comet, tmp_path)
+    again = ce.get_encoder(name, weights=str(tmp_path))
+    assert again.encoder.config() == comet.encoder.config() and again.energy.config() == comet.energy.config()
+    assert torch.equal(again.encode(x), comet.encode(x))
+    assert torch.equal(again.decode(again.encode(x)), comet.decode(comet.encode(x)))
+    assert not again.training
+    save_comet(comet, tmp_path, half=True)
+    assert torch.allclose(load_comet(tmp_path).encode(x), comet.encode(x), atol=0.01)
 
 
 def test_pictures_that_do_not_fit_are_named(x):
