@@ -12,7 +12,8 @@ table. Each row adds one change to the one above, and has the same seconds of on
   published form, with 32 filters and 3 steps;
 - `image`: the start is the median picture with a little noise; `relative`: coordinates as seen from each component's attention, in place of
   those of the picture; `random`: one iterate is drawn of 3; `warm`: the first half of the time trains quadratic energies, whose encoder
-  goes on with convolutional ones. `quadratic`: quadratic energies for all of the time, beside it.
+  goes on with convolutional ones. `quadratic`: quadratic energies for all of the time, beside it; `fine`: with a grid of attention of 8 x 8
+  in place of 4 x 4; `inhibition`: whose looks turn away from what earlier ones saw.
 
 Data: 12,000 colored sprites to train on (seed 1), averaged to 16 pixels; 128 (seed 2) choose between readings (`single`; `share` and
 `weight` where they are to be had) and thresholds of merging; 320 (seed 3) are scored once. Masks are the most frequent label of 2 x 2.
