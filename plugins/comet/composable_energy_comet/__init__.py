@@ -5,7 +5,7 @@ from .comet import Comet
 from .component import ComponentEnergy
 from .conv import ConvEnergy
 from .making import comet, comet_global, load_comet, save_comet
-from .objective import Decomposition, squared_error
+from .objective import Decomposition, charbonnier, squared_error
 from .parts import joined, recombined
 from .quadratic import QuadraticEnergy
 from .reading import component_scores, merged
@@ -21,6 +21,7 @@ __all__ = [
     "InnerDescent",
     "QuadraticEnergy",
     "VectorEncoder",
+    "charbonnier",
     "comet",
     "comet_global",
     "component_scores",

@@ -11,13 +11,14 @@ from torch.nn import functional as F
 
 from composable_energy.errors import OptionError
 
-from .options import picture_size, whole
+from .options import picture_size, positive, whole
 from .places import POSE, coordinates, pose_of
 
 __all__ = ["AttentionEncoder"]
 
 _WIDTH = 64  # of features, keys and the recurrent cell
-_LEAST = 0.02  # of the room that is left, so that a look can come back
+_NEAR = 0.99  # of what a look takes of a cell, it takes of the cells around
+_LEAST = 1e-4  # of the room that is left, so that a look can come back where all else is less
 
 
 class AttentionEncoder(nn.Module):
@@ -37,6 +38,8 @@ class AttentionEncoder(nn.Module):
             of the time where objects are, and fits energies of any size.
         inhibition: Whether a look turns away from what earlier ones saw: their attention, the highest as 1, is taken off the room that is
             left. Without it several components come to one object, and others have none.
+        cap: The size $c$ of the attention's logits, which are $c \tanh(l / c)$; None for logits without bounds. Without it looks narrow to
+            one cell while little is learnt, and nothing moves them from there: no gradient comes through a softmax that is 1 in one place.
         cells: Height and width of the grid that is attended to, a half or a quarter of `seen`; a quarter, but at least 8, if None. Two
             objects in one cell are hardly told apart.
 
@@ -45,8 +48,9 @@ class AttentionEncoder(nn.Module):
 
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A; the pose,
-        the coordinate channels and the inhibition are added. The last is the scope of MONet (Burgess et al., 2019),
-        https://arxiv.org/abs/1901.11390, on cells in place of pixels.
+        the coordinate channels, the inhibition and the cap are added. Inhibition is the scope of MONet (Burgess et al., 2019),
+        https://arxiv.org/abs/1901.11390, on cells in place of pixels; capped logits are those of Neural combinatorial optimization (Bello
+        et al., 2016), https://arxiv.org/abs/1611.09940, equation 16.
     """
 
     places: Tensor
@@ -64,6 +68,7 @@ class AttentionEncoder(nn.Module):
         seen: int | None = None,
         cells: int | None = None,
         inhibition: bool = True,
+        cap: float | None = 8.0,
     ) -> None:
         super().__init__()
         self.size, filters = picture_size(size), whole("filters", filters)
@@ -74,6 +79,7 @@ class AttentionEncoder(nn.Module):
         if count not in (self.seen // 2, self.seen // 4):
             raise OptionError(f"cells is a half or a quarter of the {self.seen} pixels that the encoder sees, got {cells!r}.")
         self.components, self.pose, self.inhibition = whole("components", components), pose, inhibition
+        self.cap = None if cap is None else positive("cap", cap)
         self.look = nn.Sequential(
             nn.Conv2d(whole("channels", channels) + 2, filters, 3, 2, 1),
             nn.SiLU(),
@@ -99,9 +105,14 @@ class AttentionEncoder(nn.Module):
         hidden = memory = features.new_zeros(len(x), _WIDTH)
         told, room = [], features.new_ones(features.shape[:2])
         for _ in range(self.components):
-            attention = ((keys @ self.query(memory)[:, :, None]).squeeze(2) / _WIDTH**0.5 + room.clamp(min=_LEAST).log()).softmax(1)
+            logits = (keys @ self.query(memory)[:, :, None]).squeeze(2) / _WIDTH**0.5
+            if self.cap is not None:
+                logits = self.cap * (logits / self.cap).tanh()
+            attention = (logits + room.clamp(min=_LEAST).log()).softmax(1)
             if self.inhibition:
-                room = room * (1 - attention / attention.amax(1, keepdim=True))
+                taken = attention.detach() / attention.detach().amax(1, keepdim=True)
+                near = F.max_pool2d(taken.unflatten(1, (-1, math.isqrt(len(self.cells))))[:, None], 3, 1, 1).flatten(1)
+                room = room * (1 - torch.maximum(taken, _NEAR * near))
             seen = (attention[:, None] @ features).squeeze(1)
             hidden, memory = self.cell(seen, (hidden, memory))
             where = [pose_of(attention, self.cells)] if self.pose else []
@@ -113,6 +124,7 @@ class AttentionEncoder(nn.Module):
         first = cast(nn.Conv2d, self.look[0])
         told = {"components": self.components, "latent": self.tell.out_features, "pose": self.pose, "filters": first.out_channels}
         told |= {"seen": self.seen, "cells": math.isqrt(len(self.cells)), "inhibition": self.inhibition}
+        told["cap"] = self.cap
         return {"size": self.size, "channels": first.in_channels - 2, **told}
 
     @property

@@ -42,6 +42,7 @@ def comet(
     seen: int | None = None,
     cells: int | None = None,
     inhibition: bool = True,
+    cap: float | None = 8.0,
     weights: str | None = None,
     **energy: Any,
 ) -> Comet:
@@ -58,6 +59,7 @@ def comet(
         encoder_filters: Of the encoder.
         seen: The height and width that the encoder averages pictures to; `size` if None.
         inhibition: Whether its looks turn away from what earlier ones saw.
+        cap: The size of its logits, so that no look narrows to one cell; None for no bounds.
         cells: Those of the grid that it attends to; a quarter of `seen`, but at least 8, if None.
         weights: The folder of a trained model, or the name of one that comes with the package, which says all else; untrained if None.
         **energy: Other options of `ConvEnergy` or `QuadraticEnergy`, such as `iterations`, `step` and `start`.
@@ -79,6 +81,7 @@ def comet(
         "seen": seen,
         "cells": cells,
         "inhibition": inhibition,
+        "cap": cap,
     }
     return _made("attention", encoder, f"comet-{one_of('head', head, ('conv', 'quadratic'))}", options)
 

@@ -17,12 +17,26 @@ from .conv import ConvEnergy
 from .descent import SPREAD, descents, stepped
 from .options import one_of, whole
 
-__all__ = ["Decomposition", "squared_error"]
+__all__ = ["Decomposition", "charbonnier", "squared_error"]
+
+_WIDTH = 0.03  # of differences, in [0, 1], that count by their square
 
 
 def squared_error(reached: Tensor, x: Tensor) -> Tensor:
     """Returns the mean square of the error of each picture, with shape $(B,)$."""
     return (reached - x).square().flatten(1).mean(1)
+
+
+def charbonnier(reached: Tensor, x: Tensor) -> Tensor:
+    r"""Returns the mean of $\sqrt{d^2 + w^2}$ over the differences $d$ of each picture, with $w = 0.03$, with shape $(B,)$.
+
+    Large differences, those of edges, count by their size and not by its square, so that small ones, such as those of light, count too.
+
+    References:
+        Two deterministic half-quadratic regularization algorithms for computed imaging (Charbonnier et al., 1994),
+        https://doi.org/10.1109/ICIP.1994.413553
+    """
+    return ((reached - x).square() + _WIDTH**2).sqrt().flatten(1).mean(1)
 
 
 class Decomposition(Objective):

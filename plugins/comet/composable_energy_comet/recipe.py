@@ -26,6 +26,7 @@ __all__ = ["CometRecipe", "comet_global_recipe", "comet_paper_recipe", "comet_re
 _STAGES = ("quadratic", "conv")
 _OBJECTIVE = ("iterates", "truncate")
 _TRAINED = ("steps", "batch_size", "rate")
+_BOUNDS = ("model.cap", "training.clip")  # numbers, or none
 _STARTED_WITH = 2_000  # pictures whose median is the start
 
 
@@ -36,6 +37,10 @@ class CometRecipe(Recipe):
     The folder of a run has the model as `comet`, that of the first stage as `quadratic`, `decomposition.png` (pictures, what they are
     rebuilt to, and each component alone) and `report.json`. A stage of 0 steps is left out.
     """
+
+    def accepted(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        kinds = super().accepted(changes)
+        return {**kinds, **{key: float | None for key in _BOUNDS if key in kinds}}
 
     def with_steps(self, steps: int) -> CometRecipe:
         """Returns the recipe with so many steps in all, of which each stage has its share."""
@@ -91,7 +96,11 @@ class CometRecipe(Recipe):
             out=out / "stages" / name,
             seed=training["seed"],
             optimizer=Optimizer(
-                rate=trained["rate"], betas=(0.9, 0.999), warm_up=min(200, trained["steps"] // 10), decay=training["decay"], clip=1.0
+                rate=trained["rate"],
+                betas=(0.9, 0.999),
+                warm_up=min(200, trained["steps"] // 10),
+                decay=training["decay"],
+                clip=training["clip"],
             ),
             ema=training["ema"],
             precision=training["precision"],

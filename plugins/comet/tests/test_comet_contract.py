@@ -120,7 +120,8 @@ def test_what_is_swapped_comes_from_the_other_picture(x):
     assert torch.equal(way[0], comet.decode(z)) and torch.equal(way[2], comet.swap(x, y, 1))
 
 
-OTHERS = {"cells": 4, "inhibition": False, "seen": 16, "encoder_filters": 8, "coordinates": "absolute", "start": "uniform", "iterations": 2}
+OTHERS = {"cells": 4, "inhibition": False, "cap": None, "seen": 16, "encoder_filters": 8}
+OTHERS |= {"coordinates": "absolute", "start": "uniform", "iterations": 2}
 
 
 @pytest.mark.parametrize(("name", "options"), [*((name, {"head": head}) for name, head in KINDS), ("comet", OTHERS)])

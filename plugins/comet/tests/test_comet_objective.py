@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from composable_energy_comet import Comet, ConvEnergy, Decomposition, QuadraticEnergy, squared_error
+from composable_energy_comet import Comet, ConvEnergy, Decomposition, QuadraticEnergy, charbonnier, squared_error
 from composable_energy_comet.descent import SPREAD, descents
 
 import composable_energy as ce
@@ -175,3 +175,12 @@ def test_what_does_not_fit_is_named():
     encoder, energy = model().encoder, model(coordinates="absolute").energy
     with pytest.raises(OptionError, match="gives components of 6 numbers, the energy takes 3"):
         Comet(encoder, energy)
+
+
+def test_large_differences_count_by_their_size_and_small_ones_by_their_square():
+    x = torch.full((2, 3, 4, 4), 0.5, dtype=torch.float64)
+    torch.testing.assert_close(charbonnier(x, x), torch.full((2,), 0.03, dtype=torch.float64))
+    torch.testing.assert_close(charbonnier(x + 0.4, x), torch.full((2,), (0.16 + 0.0009) ** 0.5, dtype=torch.float64))
+    small = charbonnier(x + 1e-3, x) - charbonnier(x, x)
+    torch.testing.assert_close(small, squared_error(x + 1e-3, x) / 0.06, rtol=1e-3, atol=0)
+    torch.testing.assert_close(charbonnier(x + torch.tensor([0.0, 0.4]).view(2, 1, 1, 1), x)[0], charbonnier(x, x)[0])

@@ -76,3 +76,18 @@ def test_looks_turn_away_from_what_earlier_ones_saw():
         middles = encoder(x)[:, :, -3:-1]
         spread[inhibition] = float(middles.std(1).mean())
     assert spread[True] > 2 * spread[False]
+
+
+def test_capped_looks_do_not_narrow_to_one_cell():
+    r"""Keys that are too large make attention 1 in one cell, of the least spread; capped, no cell has more than $e^{2 c}$ of another."""
+    x = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+    spread = {}
+    for cap in (None, 0.5):
+        encoder = made(cap=cap, inhibition=False).encoder
+        with torch.no_grad():
+            encoder.key.weight.mul_(1e4)
+        spread[cap] = encoder(x)[:, :, -1]
+    cells = encoder.cells
+    even = float((cells.square().mean(0) - cells.mean(0).square()).mean())
+    assert float(spread[None].max()) < 0.2  # not all pictures have two cells with like logits
+    assert float(spread[0.5].square().min()) > even * torch.e**-1.0
