@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from baselines import Autoencoder, principal
-from comet_common import Budget, fit, majority, strip
+from comet_common import SLOW, Budget, fit, majority, strip
 from composable_energy_comet import Decomposition
 from factors import gathered, mean_and_error
 from slots import SlotAttention
@@ -38,6 +38,18 @@ def test_a_budget_of_seconds_ends():
 def test_rates_rise_and_end_at_a_tenth():
     budget = Budget(steps=100, warm_up=10, rate=1.0, tail=0.2)
     assert [budget.rate_at(step, budget.spent(0.0, step - 1)) for step in (1, 5, 10, 80, 81, 100)] == [0.1, 0.5, 1.0, 1.0, 0.1, 0.1]
+
+
+def test_rates_fall_to_nothing_as_half_a_cosine():
+    budget = Budget(steps=100, warm_up=10, rate=1.0, cosine=True)
+    assert [round(budget.rate_at(step, step / 100), 4) for step in (5, 25, 50, 75, 100)] == [0.4969, 0.8536, 0.5, 0.1464, 0.0]
+
+
+def test_what_was_trained_before_learns_slowly():
+    """A step of Adam is as long as the rate, whatever the gradient."""
+    new, old = torch.nn.Parameter(torch.tensor(3.0)), torch.nn.Parameter(torch.tensor(3.0))
+    fit(lambda rows, step: new + 7 * old, [new, old], 3, Budget(steps=10, warm_up=0, rate=0.1, tail=0.0), slow=[old])
+    torch.testing.assert_close(torch.stack([3 - new, 3 - old]), torch.tensor([1.0, SLOW]), rtol=1e-4, atol=0)
 
 
 def test_smaller_masks_have_what_most_pixels_have():

@@ -13,7 +13,8 @@ table. Each row adds one change to the one above, and has the same seconds of on
 - `image`: the start is the median picture with a little noise; `relative`: coordinates as seen from each component's attention, in place of
   those of the picture; `random`: one iterate is drawn of 3; `warm`: the first half of the time trains quadratic energies, whose encoder
   goes on with convolutional ones. `quadratic`: quadratic energies for all of the time, beside it; `fine`: with a grid of attention of 8 x 8
-  in place of 4 x 4; `inhibition`: whose looks turn away from what earlier ones saw.
+  in place of 4 x 4; `inhibition`: whose looks turn away from what earlier ones saw; `clip`: with gradients cut to a norm of .05 in
+  place of 1, which they never reach; `cap`: with bounded logits, so that no look narrows to one cell before anything is learnt.
 
 Data: 12,000 colored sprites to train on (seed 1), averaged to 16 pixels; 128 (seed 2) choose between readings (`single`; `share` and
 `weight` where they are to be had) and thresholds of merging; 320 (seed 3) are scored once. Masks are the most frequent label of 2 x 2.
@@ -31,7 +32,7 @@ from typing import Any
 import torch
 from comet_common import CACHE, RESULTS, Budget, Scenes, about, fit, majority, objects, pooled, show, write
 from composable_energy_comet import AttentionEncoder, Comet, ConvEnergy, Decomposition, QuadraticEnergy, VectorEncoder, merged
-from objects import TEST, THRESHOLDS, TRAIN, VALIDATION, floors
+from objects import CLIP, TEST, THRESHOLDS, TRAIN, VALIDATION, floors
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,6 +58,8 @@ class Row:
         quadratic: The share of the time that trains quadratic energies first.
         cells: Height and width of the grid that is attended to.
         inhibition: Whether looks turn away from what earlier ones saw.
+        clip: The norm to which gradients are cut.
+        cap: The size of the logits of attention; None for no bound.
     """
 
     encoder: str = "attention"
@@ -67,6 +70,8 @@ class Row:
     quadratic: float = 0.0
     cells: int = 4
     inhibition: bool = False
+    clip: float = 1.0
+    cap: float | None = None
 
 
 ROWS: Mapping[str, Row] = {
@@ -81,6 +86,8 @@ ROWS: Mapping[str, Row] = {
     "quadratic": Row(quadratic=1.0),
     "fine": Row(quadratic=1.0, cells=8),
     "inhibition": Row(quadratic=1.0, cells=8, inhibition=True),
+    "clip": Row(quadratic=1.0, cells=8, inhibition=True, clip=CLIP),
+    "cap": Row(quadratic=1.0, cells=8, inhibition=True, clip=CLIP, cap=8.0),
 }
 
 
@@ -98,14 +105,16 @@ def fitted(row: Row, images: Tensor, seconds: float, seed: int) -> tuple[Comet, 
     if row.encoder == "vector":
         encoder = VectorEncoder(SIZE, components=COMPONENTS, latent=row.latent, network="residual")
     else:
-        encoder = AttentionEncoder(SIZE, components=COMPONENTS, latent=row.latent, pose=pose, cells=row.cells, inhibition=row.inhibition)
+        grid = {"cells": row.cells, "inhibition": row.inhibition, "cap": row.cap}
+        encoder = AttentionEncoder(SIZE, components=COMPONENTS, latent=row.latent, pose=pose, **grid)
     shared: dict[str, Any] = {"latent": row.latent, "coordinates": row.coordinates, "start": row.start}
     stages = ((QuadraticEnergy, row.quadratic), (ConvEnergy, 1 - row.quadratic))
     models = [(Comet(encoder, energy(SIZE, **shared)), share * seconds) for energy, share in stages if share]
     told = {"steps": 0.0, "seconds": 0.0}
     for comet, time in models:
         comet.energy.set_image(images)
-        found = _trained(comet, Decomposition(iterates=row.iterates), images, time, seed)  # pyright: ignore[reportArgumentType]
+        budget, objective = Budget(time, clip=row.clip), Decomposition(iterates=row.iterates)  # pyright: ignore[reportArgumentType]
+        found = _trained(comet, objective, images, budget, seed)
         told = {name: told[name] + found[name] for name in told}
     return models[-1][0].eval(), told
 
@@ -148,11 +157,11 @@ def readings(comet: Comet, x: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def _trained(comet: Comet, objective: Decomposition, images: Tensor, seconds: float, seed: int) -> dict[str, float]:
+def _trained(comet: Comet, objective: Decomposition, images: Tensor, budget: Budget, seed: int) -> dict[str, float]:
     def loss(rows: Tensor, step: int) -> Tensor:
         return objective.loss(comet, Batch(images[rows], {}, Noise(seed, range(len(rows)), step))).value
 
-    return fit(loss, comet.train().parameters(), len(images), Budget(seconds), seed)
+    return fit(loss, comet.train().parameters(), len(images), budget, seed)
 
 
 def _foreground(masks: Tensor, labels: Tensor) -> float:

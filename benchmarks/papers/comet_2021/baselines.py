@@ -14,7 +14,7 @@ from torch import Tensor, nn
 __all__ = ["Autoencoder", "beta_vae", "codes_of", "encoder", "pixels", "principal", "trained"]
 
 CODES = 64
-BATCH = 64
+BATCH, RATE = 64, 2e-3
 
 
 def encoder(outputs: int = CODES, channels: int = 3) -> nn.Sequential:
@@ -40,11 +40,13 @@ class Autoencoder(nn.Module):
 
     Args:
         beta: $\beta$; None for a plain autoencoder, whose code has no noise.
+        reconstruction: The error of an autoencoder, a function of its pictures and the true ones, which returns $(B,)$; squared and summed
+            if None.
     """
 
-    def __init__(self, beta: float | None = None) -> None:
+    def __init__(self, beta: float | None = None, reconstruction: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
         super().__init__()
-        self.beta = beta
+        self.beta, self.reconstruction = beta, reconstruction
         self.encoder = encoder(CODES if beta is None else 2 * CODES)
         self.decoder = decoder()
 
@@ -56,6 +58,8 @@ class Autoencoder(nn.Module):
         return self.decoder(z)
 
     def loss(self, x: Tensor) -> Tensor:
+        if self.reconstruction is not None:
+            return self.reconstruction(self.decoder(self.encoder(x)), x).mean()
         if self.beta is None:
             return (self.decoder(self.encoder(x)) - x).square().sum((1, 2, 3)).mean()
         mean, log_variance = self.encoder(x).chunk(2, 1)
@@ -75,7 +79,7 @@ def trained(model: Autoencoder, images: Tensor, seconds: float, seed: int, steps
     for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             layer.reset_parameters()
-    budget = Budget(seconds=seconds, steps=steps, batch=BATCH, clip=float("inf"))
+    budget = Budget(seconds=seconds, steps=steps, batch=BATCH, rate=RATE, cosine=True, clip=float("inf"))
     return fit(lambda rows, _: model.loss(images[rows]), model.parameters(), len(images), budget, seed)
 
 

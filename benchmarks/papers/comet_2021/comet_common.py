@@ -7,6 +7,7 @@ is scored.
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ __all__ = [
     "CACHE",
     "PICTURES",
     "RESULTS",
+    "SLOW",
     "WORLDS",
     "Budget",
     "Room",
@@ -45,6 +47,8 @@ CACHE = ROOT / ".cache" / "comet-2021"
 RESULTS = ROOT / "benchmarks" / "results" / "comet-2021"
 PICTURES = ROOT / "docs" / "img" / "comet-2021"
 SEEDS = {"train": 1, "validation": 2, "test": 3}
+SLOW = 0.05
+"""The share of the rate for what was trained before: an encoder that convolutional energies begin with."""
 
 WORLDS: Mapping[str, tuple[str, dict[str, Any], int]] = {
     "sprites": ("colored-sprites", {"size": 32, "count": (2, 3)}, 1),
@@ -133,7 +137,7 @@ def majority(masks: Tensor, shrink: int) -> Tensor:
 @dataclass(frozen=True)
 class Budget:
     """How long to train: seconds of one processor, or steps where they are given. The rate of Adam rises linearly in the first
-    `warm_up` steps, and is a tenth in the last `tail` of the budget.
+    `warm_up` steps; then it is a tenth in the last `tail` of the budget or, if `cosine`, falls to nothing as half a cosine.
     """
 
     seconds: float = 150.0
@@ -141,6 +145,7 @@ class Budget:
     rate: float = 1e-3
     warm_up: int = 200
     tail: float = 0.15
+    cosine: bool = False
     clip: float = 1.0
     batch: int = 16
 
@@ -150,11 +155,17 @@ class Budget:
 
     def rate_at(self, step: int, spent: float) -> float:
         """Returns the rate of a step, from 1 on."""
-        return self.rate * min(1.0, step / max(self.warm_up, 1)) * (0.1 if spent >= 1 - self.tail else 1.0)
+        left = (1 + math.cos(math.pi * spent)) / 2 if self.cosine else 0.1 if spent >= 1 - self.tail else 1.0
+        return self.rate * min(1.0, step / max(self.warm_up, 1)) * left
 
 
 def fit(
-    loss: Callable[[Tensor, int], Tensor], parameters: Iterable[nn.Parameter], count: int, budget: Budget, seed: int = 0
+    loss: Callable[[Tensor, int], Tensor],
+    parameters: Iterable[nn.Parameter],
+    count: int,
+    budget: Budget,
+    seed: int = 0,
+    slow: Iterable[nn.Parameter] = (),
 ) -> dict[str, float]:
     """Trains by Adam on random batches until the budget is spent.
 
@@ -164,17 +175,20 @@ def fit(
         count: How many rows there are.
         budget: How long.
         seed: Of the order.
+        slow: Those of the parameters that learn at `SLOW` of the rate.
 
     Returns:
         `steps`, `seconds` of the processor, and `loss`, the mean over the last tenth of all steps.
     """
-    learnt = [parameter for parameter in parameters if parameter.requires_grad]
-    adam, generator = torch.optim.Adam(learnt, budget.rate, foreach=True), torch.Generator().manual_seed(seed)
+    learnt, known = [parameter for parameter in parameters if parameter.requires_grad], {id(parameter) for parameter in slow}
+    groups = [{"params": [one for one in learnt if (id(one) in known) == late], "share": SLOW if late else 1.0} for late in (False, True)]
+    adam = torch.optim.Adam([group for group in groups if group["params"]], budget.rate, foreach=True)
+    generator = torch.Generator().manual_seed(seed)
     started, steps, seconds, losses = time.process_time(), 0, 0.0, []
     while (spent := budget.spent(seconds, steps)) < 1:
         steps += 1
         for group in adam.param_groups:
-            group["lr"] = budget.rate_at(steps, spent)
+            group["lr"] = group["share"] * budget.rate_at(steps, spent)
         adam.zero_grad(set_to_none=True)
         value = loss(torch.randint(count, (budget.batch,), generator=generator), steps)
         value.backward()

@@ -11,7 +11,8 @@ objects. The parts of an object are the component that has most of its pixels, a
 A's are replaced by B's, and the whole is decoded. True masks say which part is whose, and are not used otherwise.
 
 A judge, a network of 15 x 15 crops, says which shape, which color, or that there is nothing in the middle. It is trained for 60 s on
-renders of seed 4, turned, blurred and with noise, and looks at the place of B's object in five pictures:
+renders of seed 4, turned (but for tetris, whose pieces are others when they are turned), blurred and with noise, and looks at the place of
+B's object in five pictures:
 
 - `renders`: B itself: what the judge can do; `rebuilt`: B's reconstruction, without any swap: what the model can do;
 - `swapped`: what is asked; `kept`: A's other objects in the swapped pictures, at their places;
@@ -151,7 +152,7 @@ def judge_of(world: str, seconds: float, parts: Path, data: Path) -> Judge:
     """Returns the judge of a world; trains it if it is not there."""
     kept = parts / f"judge-{world}.pt"
     if not kept.exists():
-        judge = trained_judge(labelled(world, JUDGED, JUDGE_SEED, data), seconds)
+        judge = trained_judge(labelled(world, JUDGED, JUDGE_SEED, data), seconds, turned=not world.startswith("tetris"))
         parts.mkdir(parents=True, exist_ok=True)
         torch.save({"shapes": judge.shapes, "colors": judge.colors, "weights": judge.state_dict()}, kept)
     found = torch.load(kept)
@@ -160,8 +161,14 @@ def judge_of(world: str, seconds: float, parts: Path, data: Path) -> Judge:
     return judge.eval()
 
 
-def trained_judge(scenes: Labelled, seconds: float) -> Judge:
-    """Returns a judge that was trained on crops at objects, and at places where there is nothing, one for three."""
+def trained_judge(scenes: Labelled, seconds: float, turned: bool) -> Judge:
+    """Returns a judge that was trained on crops at objects, and at places where there is nothing, one for three.
+
+    Args:
+        scenes: What it is shown.
+        seconds: Of training.
+        turned: Whether crops are turned, which is right where an object that is turned keeps its shape's name.
+    """
     rows, which = (scenes.shape >= 0).nonzero(as_tuple=True)
     places = middles(scenes.masks[rows] == which[:, None, None] + 1)
     shapes, colors = int(scenes.shape.max()) + 1, int(scenes.color.max()) + 1
@@ -176,7 +183,7 @@ def trained_judge(scenes: Labelled, seconds: float) -> Judge:
         moved = (places[here] + torch.randint(-1, 2, (len(here), 2))).clamp(0, scenes.masks.shape[-1] - 1)
         nothing = batch[len(here) :][free[batch[len(here) :]]]
         x = crops(images, torch.cat([rows[here], rows[nothing]]), torch.cat([moved, empty[nothing]]))
-        shape, color = judge(_worn(x))
+        shape, color = judge(_worn(x, turned))
         truth = torch.cat([scenes.shape[rows[here], which[here]], torch.full((len(nothing),), shapes)])
         return F.cross_entropy(shape, truth) + F.cross_entropy(color[: len(here)], scenes.color[rows[here], which[here]])
 
@@ -184,10 +191,11 @@ def trained_judge(scenes: Labelled, seconds: float) -> Judge:
     return judge.eval()
 
 
-def _worn(x: Tensor) -> Tensor:
-    """Returns crops turned by quarters or mirrored, half of them blurred, with noise."""
-    x = torch.rot90(x, int(torch.randint(4, ())), (2, 3))
-    x = x.flip(3) if torch.rand(()) < 0.5 else x
+def _worn(x: Tensor, turned: bool) -> Tensor:
+    """Returns crops, half of them blurred, with noise, and where asked turned by quarters and mirrored."""
+    if turned:
+        x = torch.rot90(x, int(torch.randint(4, ())), (2, 3))
+        x = x.flip(3) if torch.rand(()) < 0.5 else x
     line = torch.tensor([0.25, 0.5, 0.25])
     kernel = (line[:, None] * line).expand(3, 1, 3, 3)
     soft = F.conv2d(F.pad(x, (1,) * 4, mode="replicate"), kernel, groups=3)
