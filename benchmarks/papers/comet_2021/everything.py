@@ -4,8 +4,9 @@
     python benchmarks/papers/comet_2021/everything.py [--write] [--jobs 2] [--data FOLDER] [--parts FOLDER] [--only NAME ...]
 
 Each experiment is a process with one thread. Trainings that others need come first: the models of `objects` are those of `recombination`,
-the models of `factors` those of `swaps`. What lies in the folders of parts is not trained again. With `--write` figures go to
-`benchmarks/results/comet-2021` and pictures to `docs/img/comet-2021`. All budgets together are three hours of one processor.
+the models of `factors` those of `swaps`, and `mixed` has one of each. What lies in the folders of parts is not trained again. With
+`--write` figures go to `benchmarks/results/comet-2021` and pictures to `docs/img/comet-2021`. All budgets together are three and a half
+hours of one processor.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ STAGES: Sequence[dict[str, Experiment]] = (
         "swaps": Experiment("factors"),
         "ablation": Experiment("ablation"),
         "slot_objects": Experiment("slots"),
-        "recombination": Experiment("objects", options=("--sharpen", "300")),
+        "recombination": Experiment("objects"),
+        "mixed": Experiment("."),
+        "drawn_faces": Experiment("faces"),
     },
     {"speed": Experiment(data=False)},
 )

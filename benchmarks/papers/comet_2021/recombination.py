@@ -1,10 +1,9 @@
 r"""Parts of two pictures in one: is the object there whose part was put in, with its shape and its color?
 
     pip install -e '.[scenes,metrics]' -e plugins/comet -c constraints.txt
-    python benchmarks/papers/comet_2021/recombination.py --plan sprites-conv [--seed 0] [--write] [--data FOLDER] [--parts FOLDER]
+    python benchmarks/papers/comet_2021/recombination.py [--plan NAME ...] [--seed 0 1] [--write] [--data FOLDER] [--parts FOLDER]
 
-The models are those of `objects.py`, which trains them where they are not there yet. With `--sharpen SECONDS` quadratic energies go on
-from the encoder of each for so long: convolutional ones take sprites apart early, and draw their shapes late.
+The models are those of `objects.py`, which trains them where they are not there yet.
 
 For 500 pairs of test pictures A, B (seed 3) an object of each is drawn, such that B's would stand apart (by 2 pixels) from A's other
 objects. The parts of an object are the component that has most of its pixels, and those that the threshold of merging takes for the same.
@@ -30,19 +29,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from comet_common import CACHE, PICTURES, RESULTS, WORLDS, Budget, about, fit, majority, objects, pooled, show, strip, write
-from composable_energy_comet import Comet, Decomposition, load_comet, save_comet
-from objects import PLANS, TRAIN, fitted
+from comet_common import CACHE, PICTURES, RESULTS, WORLDS, Budget, about, fit, majority, pooled, show, strip, write
+from composable_energy_comet import Comet
+from objects import PLANS, fitted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import composable_energy as ce
 from composable_energy.data import render_to
-from composable_energy.sampling import Noise
-from composable_energy.training import Batch
 
 __all__ = ["Judge", "Pairs", "judged", "pairs_of", "swapped"]
 
+SCORED = ("tetris-16-quadratic", "sprites-quadratic", "sprites-conv")
 PAIRS, TEST, JUDGED, JUDGE_SEED = 500, 1_000, 5_000, 4
 HALF, APART = 7, 2
 BLURRED = 0.5
@@ -67,27 +65,6 @@ class Pairs:
     b: Tensor
     of_a: Tensor
     of_b: Tensor
-
-
-def sharpened(plan: str, seed: int, seconds: float, parts: Path, data: Path) -> Comet:
-    """Returns quadratic energies whose encoder goes on from that of a plan; trains them if they are not there."""
-    folder = parts / f"{plan}-sharpened-{seed}"
-    if (folder / "training.json").exists():
-        return load_comet(folder)
-    before, images = fitted(plan, seed, parts, data)[0], objects(PLANS[plan].world, TRAIN, "train", data).images
-    torch.manual_seed(seed)
-    comet: Any = ce.get_encoder("comet", size=before.energy.size, components=before.components, head="quadratic")
-    comet.encoder.load_state_dict(before.encoder.state_dict())
-    comet.energy.set_image(images)
-    objective = Decomposition()
-
-    def loss(rows: Tensor, step: int) -> Tensor:
-        return objective.loss(comet, Batch(images[rows], {}, Noise(seed, range(len(rows)), step))).value
-
-    report = fit(loss, comet.train().parameters(), len(images), Budget(seconds), seed)
-    save_comet(comet, folder)
-    write(folder / "training.json", report)
-    return comet.eval()
 
 
 def labelled(name: str, n: int, seed: int, data: Path) -> Labelled:
@@ -307,10 +284,9 @@ def three(comet: Comet, scenes: Labelled, n: int, merge: float) -> list[Tensor]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--plan", nargs="+", choices=list(PLANS), default=["sprites-conv"], help="of objects.py")
-    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+    parser.add_argument("--plan", nargs="+", choices=list(PLANS), default=list(SCORED), help="of objects.py")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--merge", type=float, default=0.6, help="the cosine above which components are parts of one object")
-    parser.add_argument("--sharpen", type=float, default=0.0, metavar="SECONDS", help="of training of quadratic energies after the plan")
     parser.add_argument("--judge", type=float, default=60.0, help="seconds of training of the judge")
     parser.add_argument("--write", action="store_true", help="write figures and pictures into the repository")
     parser.add_argument("--data", type=Path, default=CACHE, help="where renders are kept")
@@ -323,20 +299,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         judge, scenes = judge_of(world, asked.judge, asked.parts, asked.data), labelled(world, TEST, 3, asked.data)
         pairs, chance = pairs_of(scenes, PAIRS), 1 / judge.shapes / judge.colors
         for seed in asked.seed:
-            models = {plan: fitted(plan, seed, asked.parts, asked.data)[0]}
-            if asked.sharpen:
-                models[f"{plan}-sharpened"] = sharpened(plan, seed, asked.sharpen, asked.parts, asked.data)
-            for name, comet in models.items():
-                mixed = swapped(comet, scenes, pairs, asked.merge)
-                rows = measured(comet, judge, scenes, pairs, mixed)
-                show(f"{name}, seed {seed}; by chance both are right in {chance:.3f}", rows)
-                results.append({"model": name, "seed": seed, "chance": chance, "rows": rows})
-                if asked.write and seed == asked.seed[0]:
-                    shown = slice(12)
-                    pictures = [scenes.images[pairs.a[shown]], scenes.images[pairs.b[shown]], mixed[shown]]
-                    write(PICTURES / f"recombination-{name}.png", strip([*pictures, *three(comet, scenes, 12, asked.merge)]))
+            comet = fitted(plan, seed, asked.parts, asked.data)[0]
+            mixed = swapped(comet, scenes, pairs, asked.merge)
+            rows = measured(comet, judge, scenes, pairs, mixed)
+            show(f"{plan}, seed {seed}; by chance both are right in {chance:.3f}", rows)
+            results.append({"model": plan, "seed": seed, "chance": chance, "rows": rows})
+            if asked.write and seed == asked.seed[0]:
+                shown, scale = slice(12), 2 if scenes.images.shape[-1] >= 32 else 4
+                pictures = [scenes.images[pairs.a[shown]], scenes.images[pairs.b[shown]], mixed[shown]]
+                write(PICTURES / f"recombination-{plan}.png", strip([*pictures, *three(comet, scenes, 12, asked.merge)], scale))
     if asked.write:
-        told = about(pairs=PAIRS, merge=asked.merge, judge_seconds=asked.judge, sharpen_seconds=asked.sharpen)
+        told = about(pairs=PAIRS, merge=asked.merge, judge_seconds=asked.judge)
         write(RESULTS / "recombination.json", {"about": told, "runs": results})
 
 
