@@ -30,7 +30,7 @@ from composable_energy.metrics import adjusted_rand_index, mean_segmentation_cov
 __all__ = ["SECONDS", "scored"]
 
 SLOTS = 5
-SECONDS: Mapping[str, float] = {"sprites": 420, "objects-16": 300}
+SECONDS: Mapping[str, float] = {"sprites": 350, "objects-16": 300}
 """How long each world is trained: as long as COMET."""
 
 

@@ -18,13 +18,15 @@ from composable_energy.training import CSVLog, Optimizer, Ranks, Recipe, Trainer
 
 from .comet import Comet
 from .making import load_comet, save_comet
-from .objective import Decomposition
+from .objective import Decomposition, charbonnier, squared_error
+from .options import one_of
 from .sheet import write_sheet
 
 __all__ = ["CometRecipe", "comet_global_recipe", "comet_paper_recipe", "comet_recipe"]
 
 _STAGES = ("quadratic", "conv")
 _OBJECTIVE = ("iterates", "truncate")
+_ERRORS = {"squared": squared_error, "charbonnier": charbonnier}
 _TRAINED = ("steps", "batch_size", "rate")
 _BOUNDS = ("model.cap", "training.clip")  # numbers, or none
 _STARTED_WITH = 2_000  # pictures whose median is the start
@@ -64,6 +66,8 @@ class CometRecipe(Recipe):
         stages = [name for name in _STAGES if self.settings[name]["steps"]]
         if not stages:
             raise OptionError("There is nothing to train: quadratic.steps and conv.steps are both 0.")
+        for name in stages:
+            one_of(f"{name}.reconstruction", self.settings[name]["reconstruction"], list(_ERRORS))
         ranks = join()
         ranks.agreed(lambda: self.claim(out))
         report: dict[str, dict[str, float]] = {}
@@ -84,7 +88,8 @@ class CometRecipe(Recipe):
     def _stage(self, name: str, pictures: Pictures, out: Path, before: Comet | None, ranks: Ranks, progress: bool) -> Comet:
         table, training = dict(self.settings[name]), self.settings["training"]
         trained = {key: table.pop(key) for key in _TRAINED}
-        objective = Decomposition(**{key: table.pop(key) for key in _OBJECTIVE if key in table})
+        error = _ERRORS[table.pop("reconstruction")]
+        objective = Decomposition(**{key: table.pop(key) for key in _OBJECTIVE if key in table}, reconstruction=error)
         comet = self._model(name, pictures, table)
         device = torch.device(training["device"] or ranks.device)
         Trainer(

@@ -46,6 +46,7 @@ def test_the_papers_recipe_has_its_settings():
         "batch_size": 24,
         "rate": 1e-4,
         "filters": 64,
+        "reconstruction": "squared",
         "stem": "pool",
         "step": 1000.0,
         "iterations": 5,
@@ -114,3 +115,10 @@ def test_pictures_of_any_kind_train(tmp_path):
 
 def _settings(options):
     return [part for option in options for part in ("--set", option)]
+
+
+def test_an_error_has_to_be_known(few, tmp_path):
+    recipe = open_recipe("comet").settled({**SMALL, "conv.reconstruction": "cubed"})
+    with pytest.raises(OptionError, match=r"conv.reconstruction must be one of 'squared', 'charbonnier', got 'cubed'"):
+        recipe.train(few, tmp_path)
+    assert not list(tmp_path.iterdir())  # it is told before the first stage
