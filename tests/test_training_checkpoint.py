@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-import traceback
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -26,8 +26,7 @@ from composable_energy.training import (
     Trainer,
 )
 from composable_energy.training import checkpoint as files
-
-pytestmark = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+from tests.processes import ended, needs_forkserver, start
 
 DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
 STEPS = 24
@@ -232,50 +231,54 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(tmp_path, monke
     assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
 
 
-def in_child(call, kill_after=None):
-    """Calls something in a child of this process, kills that after some seconds if it still runs, and returns how it ended."""
-    child = os.fork()
-    if child == 0:
-        try:
-            torch.set_num_threads(1)  # threads do not survive a fork
-            call()
-            os._exit(0)
-        finally:
-            traceback.print_exc()
-            os._exit(1)
+def in_child(call, *args, kill_after=None):
+    """Calls something in another process, kills that after some seconds if it still runs, and returns how it ended."""
+    child = start("The run", call, *args)
     if kill_after is not None:
         time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        child.kill()
+    return ended([child])[0]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def alone():
+    assert len(list(Path(f"/proc/{os.getppid()}/task").iterdir())) == 1
+
+
+@needs_forkserver
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
+def test_a_child_is_forked_off_a_process_with_one_thread():
+    assert in_child(alone) == 0
+
+
+def sixty_steps(kind, out):
+    options = {"steps": 60, "batch_size": 8, "ema": 0.99, "checkpoint_every": 7, "keep": 2}
+    Trainer(Net(), OBJECTIVES[kind](), DATA, out=out, **options).fit()
+
+
+@needs_forkserver
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, kind):
-    def run(out):
-        options = {"steps": 60, "batch_size": 8, "ema": 0.99, "checkpoint_every": 7, "keep": 2}
-        Trainer(Net(), OBJECTIVES[kind](), DATA, out=out, **options).fit()
-
+    child = start("The whole run", sixty_steps, kind, tmp_path / "whole")
     began = time.monotonic()
-    assert in_child(lambda: run(tmp_path / "whole")) == 0
+    assert ended([child]) == [0]
     took, moments = time.monotonic() - began, random.Random(kind)
-    for _ in range(3):
-        assert in_child(lambda: run(tmp_path / "killed"), moments.uniform(0.1, 0.5) * took) in (-signal.SIGKILL, 0)
-    assert in_child(lambda: run(tmp_path / "killed")) == 0
+    for _ in range(3):  # all together shorter than the whole run, so that none ends first
+        ends = in_child(sixty_steps, kind, tmp_path / "killed", kill_after=moments.uniform(0.1, 0.33) * took)
+        assert ends in (-signal.SIGKILL, 0)
+    assert in_child(sixty_steps, kind, tmp_path / "killed") == 0
     same_files(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def die_writing(moment, out):
+    _die_at(moment)
+    trainer(out).fit()
+
+
+@needs_forkserver
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
 def test_a_run_killed_while_it_writes_ends_with_the_same_bits(whole, tmp_path, moment):
     """It dies inside the writing of its third checkpoint: half of the file written, before it is on the disk, before its name."""
-
-    def run():
-        _die_at(moment)
-        trainer(tmp_path).fit()
-
-    assert in_child(run) == -signal.SIGKILL
+    assert in_child(die_writing, moment, tmp_path) == -signal.SIGKILL
     assert names(tmp_path)[-1] == "step-00000005.safetensors" and any(name.endswith(".new") for name in names(tmp_path))
     trainer(tmp_path).fit()
     same_files(whole, tmp_path)

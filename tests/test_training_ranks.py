@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import time
-import traceback
+from functools import partial
 
 import pytest
 import safetensors.torch
@@ -25,9 +25,8 @@ from composable_energy.training import (
     join,
     leave,
 )
-
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-pytestmark = pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+from tests import processes
+from tests.processes import ended, needs_forkserver
 
 DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
 OBJECTIVES = {
@@ -81,43 +80,31 @@ def train(out, kind="cd", width=16, **options):
     return Trainer(Net(width), OBJECTIVES[kind](), DATA, out=out, **options).fit()
 
 
-def start(folder, size, call):
-    """Starts as many processes as torchrun would, each with what it says at its end in a file; returns their numbers."""
+def start(folder, size, call, *args, **options):
+    """Starts as many processes as torchrun would, each with what it says at its end in a file."""
     folder.mkdir(exist_ok=True)
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
-    children = []
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+    started = []
     for rank in range(size):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        try:
-            os.dup2(os.open(folder / f"errors{rank}.txt", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)
-            torch.set_num_threads(1)  # threads do not survive a fork
-            if size > 1:
-                os.environ.update(
-                    MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank)
-                )
-            join(timeout=60)
-            call()
-            leave()
-            os._exit(0)
-        except BaseException:
-            os.write(2, traceback.format_exc().encode())
-        finally:
-            os._exit(1)
-    return children
+        settings = {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if size > 1 else {}
+        errors = folder / f"errors{rank}.txt"
+        started.append(processes.start(f"Process {rank} of {size}", in_group, errors, settings, partial(call, *args, **options)))
+    return started
 
 
-def ended(children):
-    found = [os.waitpid(child, 0)[1] for child in children]
-    return [-os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status) for status in found]
+def in_group(errors, settings, call):
+    os.dup2(os.open(errors, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)
+    os.environ.update(settings)
+    join(timeout=60)
+    call()
+    leave()
 
 
-def run(folder, size, call):
-    codes = ended(start(folder, size, call))
+def run(folder, size, call, *args, **options):
+    codes = ended(start(folder, size, call, *args, **options))
     said = [(folder / f"errors{rank}.txt").read_text() for rank in range(size)]
     assert codes == [0] * size and "find_unused_parameters" not in "".join(said), said
 
@@ -133,115 +120,110 @@ def equal(one, other):
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def train_all(folder, name):
+    for kind in OBJECTIVES:
+        train(folder / f"{name} {kind}", kind)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    train(None, steps=1)  # what torch imports late, once and not in each child
-
-    def alone():
-        train(folder / "one cd")
-        train(folder / "one dsm", "dsm")
-
-    def together():
-        train(folder / "two cd")
-        train(folder / "two dsm", "dsm")
-
-    run(folder / "said", 1, alone)
-    run(folder / "said", 2, together)
+    run(folder / "said", 1, train_all, folder, "one")
+    run(folder / "said", 2, train_all, folder, "two")
     return folder
 
 
-@forks
+@needs_forkserver
 @pytest.mark.parametrize("kind", ["cd", "dsm"])
 def test_two_processes_train_the_weights_of_one(trained, kind):
     equal(trained / f"one {kind}", trained / f"two {kind}")
 
 
-@forks
+@needs_forkserver
 def test_chains_of_all_processes_are_in_one_checkpoint(trained):
     one, two = (last(trained / name)["objective.slots"] for name in ("one cd", "two cd"))
     assert len(two) == 32
     torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
 
 
-@forks
+@needs_forkserver
 def test_only_the_first_writes(trained):
     names = [path.name for path in (trained / "two cd" / "checkpoints").iterdir()]
     assert sorted(names) == [f"step-{step:08d}.safetensors" for step in (10, 15, 20)]
 
 
-@forks
-def test_parts_are_added_up_before_they_are_shared(tmp_path):
+def train_in_parts(accumulate, out):
     """Without spectral normalization, whose vectors move with each pass."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
+    objective = ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=32)
+    options = {"steps": 8, "batch_size": 8, "accumulate": accumulate}
+    Trainer(ce.as_energy(net), objective, DATA, out=out, **options).fit()
 
-    def call(accumulate, out):
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
-        objective = ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=32)
-        options = {"steps": 8, "batch_size": 8, "accumulate": accumulate}
-        Trainer(ce.as_energy(net), objective, DATA, out=tmp_path / out, **options).fit()
 
-    run(tmp_path, 1, lambda: call(1, "whole"))
-    run(tmp_path, 2, lambda: call(2, "parts"))
+@needs_forkserver
+def test_parts_are_added_up_before_they_are_shared(tmp_path):
+    run(tmp_path, 1, train_in_parts, 1, tmp_path / "whole")
+    run(tmp_path, 2, train_in_parts, 2, tmp_path / "parts")
     equal(tmp_path / "whole", tmp_path / "parts")
 
 
-@forks
-def test_processes_skip_and_go_back_together(tmp_path):
-    def call(out):
-        report = Trainer(Net(16), Straying(), DATA, monitor=Monitor(window=3), steps=20, batch_size=8, checkpoint_every=5, out=out).fit()
-        assert report.skipped == 1 and [(event.step, event.sign) for event in report.events] == [(13, "gap")]
+def stray(out):
+    report = Trainer(Net(16), Straying(), DATA, monitor=Monitor(window=3), steps=20, batch_size=8, checkpoint_every=5, out=out).fit()
+    assert report.skipped == 1 and [(event.step, event.sign) for event in report.events] == [(13, "gap")]
 
-    run(tmp_path, 1, lambda: call(tmp_path / "one"))
-    run(tmp_path, 2, lambda: call(tmp_path / "two"))
+
+@needs_forkserver
+def test_processes_skip_and_go_back_together(tmp_path):
+    run(tmp_path, 1, stray, tmp_path / "one")
+    run(tmp_path, 2, stray, tmp_path / "two")
     equal(tmp_path / "one", tmp_path / "two")
 
 
-@forks
+@needs_forkserver
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_run_of_two_goes_on_with_another_number(trained, tmp_path, size):
-    children = start(tmp_path, 2, lambda: train(tmp_path / "run", callbacks=[At(9, lambda: os._exit(9))]))
-    assert ended(children)[0] == 9
+    assert ended(start(tmp_path, 2, train, tmp_path / "run", callbacks=[At(9, partial(os._exit, 9))]))[0] == 9
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step-00000005.safetensors"
-    run(tmp_path, size, lambda: train(tmp_path / "run"))
+    run(tmp_path, size, train, tmp_path / "run")
     equal(trained / "one cd", tmp_path / "run")
 
 
-@forks
+def wait_while(sign):
+    sign.touch()
+    while sign.exists():
+        time.sleep(0.01)
+
+
+@needs_forkserver
 def test_a_lost_process_is_told_and_the_run_goes_on(trained, tmp_path):
     """The second process is killed while the first waits at step 7; then the same call goes on."""
     sign = tmp_path / "seven"
-
-    def wait():
-        sign.touch()
-        while sign.exists():
-            time.sleep(0.01)
-
-    children = start(tmp_path, 2, lambda: train(tmp_path / "run", callbacks=[At(7, wait)]))
+    first, second = start(tmp_path, 2, train, tmp_path / "run", callbacks=[At(7, partial(wait_while, sign))])
     until = time.monotonic() + 120
     while not sign.exists() and time.monotonic() < until:
         time.sleep(0.01)
-    os.kill(children[1], signal.SIGKILL)
-    os.waitpid(children[1], 0)
+    second.kill()
+    assert ended([second]) == [-signal.SIGKILL]
     sign.unlink()
-    assert ended(children[:1]) == [1]
+    assert ended([first]) == [1]
     errors = (tmp_path / "errors0.txt").read_text()
     assert "ProcessLost: Another process of this run was lost" in errors and "start the same command again" in errors
-    run(tmp_path, 2, lambda: train(tmp_path / "run"))
+    run(tmp_path, 2, train, tmp_path / "run")
     equal(trained / "one cd", tmp_path / "run")
 
 
-@forks
+def refuse(trained):
+    for out, told, width in (("two cd", "another model", 8), ("damaged", "No checkpoint is left", 16)):
+        with pytest.raises(FileFormatError, match=told):
+            train(trained / out, width=width)
+
+
+@needs_forkserver
 def test_an_error_of_the_first_is_an_error_of_all(trained):
     (trained / "damaged" / "checkpoints").mkdir(parents=True)
     (trained / "damaged" / "checkpoints" / "step-00000003.safetensors").write_bytes(b"x" * 50)
-
-    def call():
-        for out, told, width in (("two cd", "another model", 8), ("damaged", "No checkpoint is left", 16)):
-            with pytest.raises(FileFormatError, match=told):
-                train(trained / out, width=width)
-
-    run(trained / "said", 2, call)
+    run(trained / "said", 2, refuse, trained)
 
 
 @pytest.mark.parametrize(("batch_size", "size", "accumulate"), [(9, 2, 1), (8, 2, 3), (0, 1, 1), (2, 4, 1)])
