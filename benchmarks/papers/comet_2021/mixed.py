@@ -2,11 +2,10 @@ r"""Pictures of parts that were learnt apart: sprites in a room, and a sprite am
 
     python benchmarks/papers/comet_2021/mixed.py [--data FOLDER] [--parts FOLDER] [--write]
 
-Models of the same size that never met. Their components are energies, so a conjunction joins them; a weight says how much the sprites'
-count:
+Models of the same size that never met. Their components are energies, so a conjunction joins them:
 
 - **room**: `comet-warm` knows the light and the camera of the room as factors of the whole picture, `sprites-conv` objects on black. All
-  parts of both are joined.
+  parts of both are joined, and a weight says how much the sprites' count.
 - **solids**: `objects-32-quadratic` knows solids under a lamp, `sprites-quadratic` sprites. All parts of the first are joined with the part
   of one sprite, the largest; true masks say which part that is.
 
@@ -48,11 +47,6 @@ def in_room(rooms: Comet, sprites: Comet, room_images: Tensor, sprite_images: Te
     expression = joined(rooms.decompose(room_images)) & weight * joined(sprites.decompose(sprite_images))
     descent = InnerDescent(rooms.energy.iterations, start_image=rooms.energy.image)
     return expression.sample(len(room_images), sampler=descent, seed=0)
-
-
-def among_solids(solids: Comet, images: Tensor, sprite: ce.Energy, weight: float) -> Tensor:
-    """Returns pictures of all parts of solids with one part of each picture of sprites, which counts with a weight."""
-    return solids.recombine([*solids.decompose(images), weight * sprite])
 
 
 def largest(sprites: Comet, scenes: Scenes) -> tuple[ce.Energy, Tensor]:
@@ -113,10 +107,10 @@ def room_pair(scenes: Scenes, data: Path, parts: Path) -> Pair:
 
 
 def solid_pair(scenes: Scenes, data: Path, parts: Path) -> Pair:
-    """Returns solids with a sprite by weight, both drawn alone, the sprite's mask, and the solids."""
+    """Returns solids with a sprite, both drawn alone, the sprite's mask, and the solids."""
     solids, sprites = (load_comet(parts / "objects" / f"{name}-0") for name in ("objects-32-quadratic", "sprites-quadratic"))
     x, (sprite, masks) = objects("objects-32", 320, "test", data).images[:MANY], largest(sprites, scenes)
-    pictures = {weight: among_solids(solids, x, sprite, weight) for weight in WEIGHTS}
+    pictures = {1.0: solids.recombine([*solids.decompose(x), sprite])}
     return pictures, solids.decode(solids.encode(x)), sprites.decode(sprites.encode(scenes.images)), masks, x
 
 

@@ -40,7 +40,7 @@ import torch
 from baselines import encoder
 from comet_common import CACHE, PICTURES, RESULTS, Budget, Room, about, fit, room, show, strip, write
 from composable_energy_comet import Comet, ConvEnergy, Decomposition
-from factors import COMPONENTS, DECOMPOSITION, FACTORS, MODELS, comet, kept, learnt, model_of, reconstructed
+from factors import COMPONENTS, FACTORS, MODELS, SQUARED, comet, kept, learnt, model_of, reconstructed
 from torch import Tensor, nn
 
 import composable_energy as ce
@@ -150,7 +150,7 @@ def trained(kind: str, seed: int, data: Room, told: argparse.Namespace) -> tuple
     if kind == "paper":
         return model, kept(told.parts / f"paper-{seed}-{told.seconds:.0f}.pt", model, lambda: learnt(model, data.train, told.seconds, seed))
     images, changed = pairs(data, told.data)
-    objective = Exchange(DECOMPOSITION, torch.tensor(OWNERS) if kind == "told" else None)
+    objective = Exchange(SQUARED, torch.tensor(OWNERS) if kind == "told" else None)
     path = told.parts / f"exchange-{kind}-{seed}-{told.seconds:.0f}.pt"
     return model, kept(path, model, lambda: learnt(model, images, told.seconds, seed, objective, {"changed": changed}))
 

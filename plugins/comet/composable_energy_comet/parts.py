@@ -14,7 +14,7 @@ from composable_energy.sampling import Noise, frozen
 from .component import ComponentEnergy
 from .conv import ConvEnergy
 from .descent import SPREAD, descended
-from .quadratic import QuadraticEnergy
+from .quadratic import QuadraticEnergy, lowest
 from .sampler import InnerDescent
 
 __all__ = ["joined", "pictures_of", "recombined"]
@@ -67,8 +67,8 @@ def pictures_of(energy: ComponentEnergy, z: Tensor, seed: int = 0) -> Tensor:
 def recombined(parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
     """Returns pictures of parts, with shape $(B, C, S, S)$, as `pictures_of` where they are of one model.
 
-    Convolutional energies of several models, and whatever else joins them, go down together by `inner-descent`; where quadratic ones are
-    among them, by `descent`, to a minimum.
+    The minimum of quadratic energies is known, of several models too. Convolutional energies of several models, and whatever else joins
+    them, go down together by `inner-descent`; where quadratic ones are among them, by `descent`, to a minimum.
 
     Args:
         parts: Energies of pictures, at least one of them a component of a model.
@@ -84,9 +84,21 @@ def recombined(parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
         raise OptionError("None of the parts is a component of a model: sample their conjunction, `ce.all_of(*parts).sample(...)`.")
     if _is_component(whole):
         return pictures_of(models[0], _latents(whole, _pictures(parts)), seed)
+    if all(_is_component(part) and isinstance(part.terms[0], QuadraticEnergy) for part in parts):
+        return _lowest(parts)
     iterations = [model.iterations for model in models if isinstance(model, ConvEnergy)]
     descent = InnerDescent(max(iterations)) if len(iterations) == len(models) else "descent"
     return whole.sample(_pictures(parts), sampler=descent, seed=seed).clamp(0, 1)
+
+
+def _lowest(parts: Sequence[ce.Energy]) -> Tensor:
+    rows = _pictures(parts)
+    with torch.no_grad():
+        wanted = []
+        for part in parts:
+            with frozen(model := part.terms[0]):
+                wanted.append(model.wanted(_latents(part, rows)))
+    return lowest(*(torch.cat(some, 1) for some in zip(*wanted, strict=True))).clamp(0, 1)
 
 
 def _is_component(part: ce.Energy) -> bool:

@@ -15,9 +15,19 @@ from .options import one_of, whole
 from .places import POSE, seen_from
 from .places import coordinates as grid
 
-__all__ = ["QuadraticEnergy"]
+__all__ = ["QuadraticEnergy", "lowest"]
 
 _CELLS = 8  # height and width of what the latent is spread over
+
+
+def lowest(pictures: Tensor, weights: Tensor) -> Tensor:
+    """Returns where the sum of quadratic energies is lowest, with shape $(B, C, S, S)$.
+
+    Args:
+        pictures: What components want, with shape $(B, K, C, S, S)$; of one model or of several.
+        weights: The logarithms of how much, with shape $(B, K, 1, S, S)$.
+    """
+    return (weights.softmax(1) * pictures).sum(1)
 
 
 class QuadraticEnergy(ComponentEnergy):
@@ -90,8 +100,7 @@ class QuadraticEnergy(ComponentEnergy):
         Args:
             z: Latents, with shape $(B, K, D)$.
         """
-        pictures, weights = self.wanted(z)
-        return (weights.softmax(1) * pictures).sum(1)
+        return lowest(*self.wanted(z))
 
     def config(self) -> dict[str, Any]:
         return {**self.shared_config(), "filters": self.filters}

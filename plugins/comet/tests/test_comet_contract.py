@@ -180,6 +180,17 @@ def test_parts_of_pictures_of_two_sizes_do_not_join(x):
         small.recombine([])
 
 
+def test_quadratic_parts_of_two_models_have_a_minimum_that_is_known(x):
+    """There the slope of their conjunction is nothing, where it is not cut to [0, 1]."""
+    first, second = made(head="quadratic").double(), made(head="quadratic", latent=5, filters=6).double()
+    parts = [*first.decompose(x.double()), second.decompose(x.double())[1]]
+    found = first.recombine(parts).requires_grad_()
+    (slope,) = torch.autograd.grad(ce.all_of(*parts)(found).sum(), found)
+    inside = (found > 0) & (found < 1)
+    assert inside.float().mean() > 0.2
+    torch.testing.assert_close(slope[inside], torch.zeros_like(slope[inside]), rtol=0, atol=1e-10)
+
+
 def test_latents_of_another_model_are_named(x):
     with pytest.raises(ShapeError, match=r"latents z of 7 numbers.*got \(4, 3, 9\)"):
         made().energy(x, z=torch.zeros(4, 3, 9))
