@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -92,11 +93,11 @@ def recombined(parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
 
 
 def _lowest(parts: Sequence[ce.Energy]) -> Tensor:
-    rows = _pictures(parts)
+    rows, wanted = _pictures(parts), []
     with torch.no_grad():
-        wanted = []
         for part in parts:
-            with frozen(model := part.terms[0]):
+            model = cast(QuadraticEnergy, part.terms[0])
+            with frozen(model):
                 wanted.append(model.wanted(_latents(part, rows)))
     return lowest(*(torch.cat(some, 1) for some in zip(*wanted, strict=True))).clamp(0, 1)
 
