@@ -286,8 +286,10 @@ def test_thirty_kills_change_no_bit(tmp_path):
 
 
 SLOW = """
-import sys, time, torch
+import signal, sys, time, torch
 import composable_energy as ce
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that a shell runs in the background inherits that it is ignored
 
 def slow(x):
     time.sleep(0.02)
