@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
     from composable_energy.events import ClassifierEnergy, GaussianHead
     from composable_energy.explain import Explanation
+    from composable_energy.identity import Origin
     from composable_energy.inference import Inference
     from composable_energy.lifting import CallableEnergy, DistributionEnergy, as_energy
     from composable_energy.normalizers import LogZ, calibrate, log_z
     from composable_energy.registry import (
         API_VERSION,
         EnergyFamily,
-        Origin,
         PluginRecord,
         get_encoder,
         get_energy,
@@ -104,6 +104,7 @@ _HOMES = (
     "algebra",
     "events",
     "explain",
+    "identity",
     "inference",
     "distributions",
     "lifting",

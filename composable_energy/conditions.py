@@ -8,17 +8,29 @@ they are by the reserved condition `chains`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from composable_energy.errors import OptionError, ShapeError
+from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy.identity import equal
 from composable_energy.sharing import remembered
 
-__all__ = ["CHAINS", "Parameters", "bound_rows", "key_of", "method_parameters", "parameters_of", "rows_for"]
+__all__ = [
+    "CHAINS",
+    "Parameters",
+    "bound_rows",
+    "check_names",
+    "method_parameters",
+    "own_copy",
+    "parameters_of",
+    "rows_for",
+    "without_graph",
+]
 
 CHAINS = "chains"
 
@@ -88,19 +100,43 @@ def rows_for(name: str, value: object, x: Tensor, chains: slice | Tensor | None 
 
 
 def bound_rows(name: str, value: object, x: Tensor, chains: slice | Tensor | None) -> Tensor:
-    """Returns `rows_for`, the same tensor for all that are bound to one value in an expression."""
-    key = "rows", name, (type(value), value) if isinstance(value, (int, float)) else id(value), id(x), id(chains)
-    return remembered(key, (value, x, chains), lambda: rows_for(name, value, x, chains))
+    """Returns `rows_for`, the same tensor for all that are bound to equal values in an expression."""
+    known: list[tuple[object, Tensor]] = remembered(("rows", name, id(x), id(chains)), (x, chains), list)
+    rows = next((rows for other, rows in known if equal(other, value)), None)
+    if rows is None:
+        rows = rows_for(name, value, x, chains)
+        known.append((value, rows))
+    return rows
 
 
-def key_of(conditions: Mapping[str, object]) -> Hashable:
-    """Returns a key that is equal for equal small conditions; large tensors are compared by identity."""
-    return tuple(sorted((name, _value_key(value)) for name, value in conditions.items()))
+def check_names(owner: object, given: Mapping[str, Any], accepted: Iterable[str]) -> Mapping[str, Any]:
+    """Returns what is given, if all of its names are accepted.
+
+    Args:
+        owner: An energy, for the message.
+        given: Conditions or arguments by name.
+        accepted: The names that there are.
+
+    Raises:
+        ExpressionError: A name is not among them.
+    """
+    unknown = sorted(set(given).difference(accepted))
+    if unknown:
+        names = sorted(set(accepted) - {CHAINS})
+        near = get_close_matches(unknown[0], names, n=1)
+        bound = any(unknown[0] in getattr(part, "values", {}) for part in getattr(owner, "modules", tuple)())
+        way = f"did you mean {near[0]}?" if near else f"it takes {', '.join(names) or 'none'}."
+        raise ExpressionError(f"{owner} takes no {unknown[0]}: {'it is bound already.' if bound else way}")
+    return given
 
 
-def _value_key(value: object) -> tuple[Hashable, ...]:
-    if isinstance(value, Tensor):
-        if value.numel() > 16 or value.requires_grad:
-            return ("tensor", id(value))
-        return ("value", tuple(value.shape), *value.detach().flatten().tolist())
-    return ("value", (), value) if isinstance(value, (int, float)) else ("object", id(value))
+def own_copy(value: Any) -> Any:
+    """Returns a condition that later changes of the caller's tensor do not reach; a tensor that is learnt remains connected to it."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.clone() if value.requires_grad else value.detach().clone()
+
+
+def without_graph(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns bound conditions as they are copied and pickled: tensors that were computed lose the graph behind them."""
+    return {name: value.detach() if isinstance(value, Tensor) and not value.is_leaf else value for name, value in values.items()}

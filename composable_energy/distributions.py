@@ -12,6 +12,7 @@ from torch.distributions import Distribution, Transform
 from torch.distributions.transforms import _InverseTransform
 
 from composable_energy.energy import Energy, zeros
+from composable_energy.errors import OptionError
 
 __all__ = ["DistributionEnergy"]
 
@@ -26,6 +27,8 @@ class DistributionEnergy(Energy):
 
     def __init__(self, distribution: Distribution, *, name: str = "") -> None:
         super().__init__()
+        if not isinstance(name, str):
+            raise OptionError(f"name must be text, got {name!r}.")
         self.name = name or type(distribution).__name__
         self.distribution = _unvalidated(distribution)
         self.event_shape = distribution.batch_shape + distribution.event_shape
@@ -35,6 +38,9 @@ class DistributionEnergy(Energy):
         energies = torch.where(inside, -self.distribution.log_prob(x), torch.inf)
         energies = energies.flatten(1).sum(1) if energies.ndim > 1 else energies
         return energies + zeros(x) if x.requires_grad and not energies.requires_grad else energies  # a uniform one is flat, but samples
+
+    def config(self) -> dict[str, Any]:
+        return {"distribution": self.distribution, "name": self.name}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistributionEnergy:
         self.distribution = _mapped(self.distribution, fn)

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from composable_energy.checks import check_energies, check_points
-from composable_energy.conditions import CHAINS, method_parameters, rows_for
+from composable_energy.conditions import CHAINS, check_names, method_parameters, rows_for
 from composable_energy.errors import ExpressionError
 from composable_energy.gradients import gradient_of
-from composable_energy.sharing import once, sharing
+from composable_energy.identity import Origin, same, token_of
+from composable_energy.sharing import is_repeated, once, sharing
 
 if TYPE_CHECKING:
     from composable_energy.algebra import Weighted
@@ -69,7 +71,7 @@ class WeightedBase:
         return math.prod(node.factor for node in self.scaled_by) if self.scaled_by else 1.0
 
     def __call__(self, x: Tensor, **conditions: Any) -> Tensor:
-        return scale(self.weight, once(self.energy, x, conditions))
+        return scale(self.weight, once(self.energy, x, known(self.energy, conditions)))
 
 
 class Energy(nn.Module, ABC):
@@ -85,7 +87,8 @@ class Energy(nn.Module, ABC):
             also turns round.
         recommended: The sampler to use.
         no_complement: Why `~` makes no sense, for an energy that refuses it.
-        origin: What the registry needs to make it again.
+        origin: How the registry made it; None if it did not.
+        has_config: Whether the class has a `config()`.
     """
 
     __array_ufunc__ = None  # numpy scalars on the left yield to our operators
@@ -93,8 +96,17 @@ class Energy(nn.Module, ABC):
     name: str = ""
     recommended: Recommendation | None = None
     no_complement: str | None = None
-    origin: Any = None
+    origin: Origin | None = None
+    has_config: ClassVar[bool] = False
     _event_shape: torch.Size | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        token_of(self)  # given at birth, so that copies have the same
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.has_config = cls.has_config or "config" in vars(cls)
 
     @abstractmethod
     def forward(self, x: Tensor, *args: Any, **conditions: Any) -> Tensor:
@@ -105,8 +117,7 @@ class Energy(nn.Module, ABC):
 
         Args:
             x: Points, with shape $(B, *)$.
-            **conditions: One value for all points, or one row for each. Those that the energy does not depend on are ignored, so that a
-                tree can pass them on.
+            **conditions: One value for all points, or one row for each.
 
         Returns:
             The energies, with shape $(B,)$.
@@ -115,7 +126,7 @@ class Energy(nn.Module, ABC):
             ShapeError: The points do not fit `event_shape`, or `forward` gave another shape than $(B,)$.
             DtypeError: The points are integers, or of another dtype than the energy's weights.
             DeviceError: The points are on another device than the energy's weights.
-            ExpressionError: A condition without default is not bound.
+            ExpressionError: A condition without default is not bound, or no term takes a condition of that name.
         """
         return check_energies(self, super().__call__(x, **self._own(x, conditions)), x)
 
@@ -172,6 +183,12 @@ class Energy(nn.Module, ABC):
         self._modules["decoder"] = module
 
     @property
+    def decoded_shape(self) -> torch.Size | None:
+        """The shape of one decoded point, for an energy of a latent space whose decoder has an `event_shape`; else None."""
+        shape = getattr(self.decoder, "event_shape", None)
+        return None if shape is None else torch.Size(shape)
+
+    @property
     def conditions(self) -> frozenset[str]:
         """Names of the conditions that the energy depends on."""
         return method_parameters(type(self).forward).names
@@ -196,23 +213,40 @@ class Energy(nn.Module, ABC):
         r"""Whether $e^{-E}$ can be normalised, as far as structure tells."""
         return True
 
-    @property
-    def key(self) -> Hashable:
-        """Equal for one energy, and for one energy under equal conditions."""
-        return id(self)
-
     def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, by which a saved energy is made again.
+        """Returns the constructor's arguments besides `terms`, by name: what describes, compares, saves and rebuilds the energy.
 
-        They are plain data, tensors, energies, and modules that the registry made or that are parts of what it made.
+        To be saved they must be plain data, tensors, energies, and modules that the registry made or that are parts of what it made.
 
         Raises:
-            ExpressionError: The class does not say; then an energy can be saved only if the registry made it.
+            ExpressionError: The class has no `config()`; then an energy can be saved only if the registry made it.
         """
         raise ExpressionError(
-            f"{self} cannot be saved: {type(self).__name__} has no `config()`. Give it one that returns its constructor's arguments and "
-            "offer the class as a plug-in, or make it through `composable_energy.get_energy`."
+            f"{self} cannot be described: {type(self).__name__} has no `config()`. Give it one that returns its constructor's "
+            "arguments. To save it, also offer the class as a plug-in, or make the energy through `composable_energy.get_energy`."
         )
+
+    def rebuild(self, *terms: Energy, **changes: Any) -> Self:
+        """Returns an energy of the same class with other terms or other constructor arguments.
+
+        Args:
+            *terms: The new terms, as many as there are now; none keeps those.
+            **changes: Arguments that replace those of `config()`, such as `base`.
+
+        Raises:
+            ExpressionError: The class has no `config()`.
+            OptionError: The constructor does not take an argument.
+        """
+        rebuilt = type(self)(*(terms or self.terms), **{**self.config(), **check_names(self, changes, self.config())})
+        rebuilt.name, rebuilt.recommended, rebuilt.training = self.name, self.recommended, self.training
+        return rebuilt
+
+    def equals(self, other: Energy) -> bool:
+        """Returns whether two energies are the same: one class, description, terms, and equal numbers in all tensors.
+
+        A copy, a pickle or a loaded file equals what it was made from, also after a conversion to another precision.
+        """
+        return same(self, other)
 
     def _own(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
         """Checks the points; picks the conditions that the energy depends on."""
@@ -220,13 +254,14 @@ class Energy(nn.Module, ABC):
         required = self.required_conditions
         if not (required or conditions):
             return conditions
+        check_names(self, conditions, self.conditions | {CHAINS})
         missing = required - conditions.keys()
         if missing:
             names = ", ".join(sorted(missing))
             ways = " or ".join(f"`.at({n})`" if n == "sigma" else f"`.given({n}=...)`" for n in sorted(missing))
             raise ExpressionError(f"{self} depends on {names}, which is not bound: bind it with {ways}.")
-        known = self.conditions & conditions.keys()
-        return {name: conditions[name] if name == CHAINS else rows_for(name, conditions[name], x) for name in known}
+        own = self.conditions & conditions.keys()
+        return {name: conditions[name] if name == CHAINS else rows_for(name, conditions[name], x) for name in own}
 
     # Operators ------------------------------------------------------------------------------------------------------------------------
 
@@ -274,10 +309,17 @@ class Energy(nn.Module, ABC):
         """Returns the energy with conditions bound, such as `given(y=3)`.
 
         Args:
-            **conditions: Numbers or tensors; the first axis of a tensor is 1, for all points, or has one row for each. Energies that do
-                not depend on one leave it alone.
+            **conditions: Numbers or tensors; the first axis of a tensor is 1, for all points, or has one row for each. Tensors are copied.
+                Terms that do not depend on a condition ignore it.
+
+        Raises:
+            ExpressionError: No term takes a condition of that name, or it is bound already.
         """
-        return _algebra().condition(self, conditions)
+        return _algebra().condition(self, check_names(self, conditions, self.conditions))
+
+    def bind(self, conditions: Mapping[str, Any]) -> Energy:
+        """Returns a leaf with conditions bound that it depends on; `given` calls it for each leaf of an expression."""
+        return _algebra().Conditioned(self, conditions)
 
     def at(self, sigma: float | Tensor) -> Energy:
         """Returns the energy at a noise level, for those that were trained at many: $E(x, \\sigma)$."""
@@ -291,9 +333,9 @@ class Energy(nn.Module, ABC):
         r"""Returns $\text{base} + w \cdot \text{evidence}$, known as guidance; 1 is the exact posterior."""
         return _algebra().Sharpened(self, weight)
 
-    def pull_back(self, decoder: nn.Module) -> Energy:
-        """Returns the energy $E(g(z))$ of points $z$ in the latent space of a decoder $g$."""
-        return _algebra().PulledBack(self, decoder)
+    def pull_back(self, decoder: nn.Module, damping: float = 0.0) -> Energy:
+        """Returns the energy $E(g(z))$ of points $z$ in the latent space of a decoder $g$; see `PulledBack` for noise and `damping`."""
+        return _algebra().PulledBack(self, decoder, damping)
 
     def explain(self, x: Tensor, **conditions: Any) -> Explanation:
         """Returns the energy of each term at $x$ and, under `|`, the share of each branch."""
@@ -341,6 +383,8 @@ class RelativeEnergy(Energy, ABC):
     The nodes of an expression are such energies; with no bases they are absolute.
     """
 
+    _repeated: tuple[Energy, ...] = ()  # sub-expressions that occur more than once
+
     @property
     @abstractmethod
     def bases(self) -> tuple[WeightedBase, ...]:
@@ -351,14 +395,14 @@ class RelativeEnergy(Energy, ABC):
         """Returns the evidence, with shape $(B,)$, of points with shape $(B, *)$."""
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        with sharing():
+        with sharing(self._repeated):
             total = self._checked_evidence(x, conditions)
             for base in self.bases:
                 total = total + base(x, **conditions)
         return total
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        with sharing():
+        with sharing(self._repeated):
             return self._checked_evidence(x, self._own(x, conditions))
 
     def _checked_evidence(self, x: Tensor, known: dict[str, Any]) -> Tensor:
@@ -386,6 +430,23 @@ class RelativeEnergy(Energy, ABC):
         return any(base.energy.grounded for base in self.bases)
 
 
+def value_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
+    """Returns the energies of a term, evaluated once if the term occurs several times in the expression."""
+    own = known(term, conditions)
+    return once(term, x, own) if is_repeated(term) else term(x, **own)
+
+
+def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
+    """Returns the evidence of a term, evaluated once if the term occurs several times in the expression."""
+    own = known(term, conditions)
+    return once(term.evidence, x, own) if is_repeated(term) else term.evidence(x, **own)
+
+
+def known(energy: Energy, conditions: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns those conditions that an energy depends on, of all that an expression passes to its terms."""
+    return {name: conditions[name] for name in energy.conditions & conditions.keys()} if conditions else conditions
+
+
 def scale(weight: float | Tensor, energies: Tensor) -> Tensor:
     """Returns the weighted energies; a weight tensor follows the energies to their device."""
     if isinstance(weight, Tensor):
@@ -399,13 +460,20 @@ def zeros(x: Tensor) -> Tensor:
     return torch.where(torch.ones_like(total, dtype=torch.bool), torch.zeros_like(total), total)
 
 
-def _tree(energy: Energy) -> list[str]:
+def _tree(energy: Energy, shown: set[Energy] | None = None) -> list[str]:
+    """A sub-expression that occurs again is not drawn again."""
+    shown = set() if shown is None else shown
     detail = energy.extra_repr() if energy.terms else f"{energy}" if energy.name else energy.extra_repr()
-    lines = [f"{type(energy).__name__}({detail})" if detail else type(energy).__name__]
+    head = f"{type(energy).__name__}({detail})" if detail else type(energy).__name__
+    if energy in shown:
+        return [f"{head} (as above)"]
+    if energy.terms:
+        shown.add(energy)
+    lines = [head]
     for i, term in enumerate(energy.terms):
         last = i == len(energy.terms) - 1
         head, rest = ("└─ ", "   ") if last else ("├─ ", "│  ")
-        first, *others = _tree(term)
+        first, *others = _tree(term, shown)
         lines += [head + first, *(rest + line for line in others)]
     return lines
 

@@ -7,7 +7,7 @@ the way back is shared, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from types import MethodType
 from typing import Any
@@ -15,23 +15,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["once", "remembered", "shared", "sharing"]
+__all__ = ["is_repeated", "once", "remembered", "shared", "sharing"]
 
+_REPEATED = "repeated"
 _MEMO: ContextVar[dict[Any, Any] | None] = ContextVar("memo", default=None)
 
 
 class sharing:  # noqa: N801  (a context manager, as a class because that is cheap)
-    """A context in which evaluations are remembered; inside another it adds nothing."""
+    """A context in which evaluations are remembered; inside another it adds nothing.
+
+    Args:
+        repeated: Sub-expressions that occur more than once, whose evaluations `is_repeated` then says to remember.
+    """
 
     _token: Token[Any] | None = None
 
+    def __init__(self, repeated: Sequence[object] = ()) -> None:
+        self.repeated = repeated
+
     def __enter__(self) -> None:
         if not torch.compiler.is_compiling() and _MEMO.get() is None:
-            self._token = _MEMO.set({})
+            self._token = _MEMO.set({_REPEATED: {id(item) for item in self.repeated}} if self.repeated else {})
 
     def __exit__(self, *_: object) -> None:
         if self._token is not None:
             _MEMO.reset(self._token)
+
+
+def is_repeated(item: object) -> bool:
+    """Returns whether a sub-expression occurs more than once in the expression that is being evaluated."""
+    memo = None if torch.compiler.is_compiling() else _MEMO.get()
+    return bool(memo) and id(item) in memo.get(_REPEATED, ())
 
 
 def once(function: Callable[..., Any], x: Tensor, conditions: Mapping[str, Any], call: Callable[..., Any] | None = None) -> Any:
@@ -108,9 +122,13 @@ def shared(module: nn.Module) -> nn.Module:
 def _weights(module: object) -> tuple[int, ...]:
     """Returns the ids of a module's parameters, in a quarter of the time of `parameters()`."""
     found: list[int] = []
+    seen: set[int] = set()
     todo = [module] if isinstance(module, nn.Module) else []
     while todo:
         inner = todo.pop()
+        if id(inner) in seen:
+            continue
+        seen.add(id(inner))
         found.extend(map(id, inner._parameters.values()))
         todo.extend(part for part in inner._modules.values() if part is not None)
     return tuple(found)

@@ -318,8 +318,6 @@ def test_conditions_come_as_rows(base):
         (energy & base)(x)
     with pytest.raises(OptionError, match="number or a tensor, got str"):
         energy.given(y="red")(x)
-    assert base.given(y=3) is base
-    torch.testing.assert_close(energy(x, y=2, z=1), energy.given(y=2)(x))
     assert energy.explain(x, y=2).energy.shape == (5,)
 
 
@@ -344,10 +342,31 @@ def test_modules_of_torchscript_are_energies(base):
     torch.testing.assert_close((base & torch.jit.trace(module, x))(x), base(x) + module(x))
 
 
-def test_what_is_bound_stays():
-    energy = ce.as_energy(lambda x, sigma: sigma * x.square().sum(1))
+def test_names_that_no_term_takes_are_errors(base):
+    energy = ce.as_energy(lambda x, label, sigma=1.0: x.square().sum(1) + label, name="energy")
     x = points()
-    torch.testing.assert_close(energy.at(2.0).at(3.0)(x), energy.at(2.0)(x))
+    with pytest.raises(ExpressionError, match=r"energy takes no lable: did you mean label\?"):
+        energy.given(lable=3)
+    with pytest.raises(ExpressionError, match=r"takes no sgima: did you mean sigma\?"):
+        energy(x, label=1, sgima=1.0)
+    with pytest.raises(ExpressionError, match="takes no y"):
+        (energy & base).evidence(x, label=1, y=3)
+    with pytest.raises(ExpressionError, match="takes no y"):
+        energy.with_gradient(x, label=1, y=3)
+    with pytest.raises(ExpressionError, match="takes no y"):
+        base.given(y=3)
+    torch.testing.assert_close((energy & base).given(label=2)(x), energy.given(label=2)(x) + base(x))  # one term takes it
+
+
+def test_a_second_binding_is_an_error():
+    energy = ce.as_energy(lambda x, sigma: sigma * x.square().sum(1))
+    other = ce.as_energy(lambda x, sigma: sigma + x.sum(1))
+    x = points()
+    with pytest.raises(ExpressionError, match="takes no sigma: it is bound already"):
+        energy.at(2.0).at(3.0)
+    with pytest.raises(ExpressionError, match="takes no sigma: it is bound already"):
+        energy.at(2.0)(x, sigma=3.0)
+    torch.testing.assert_close((energy.at(2.0) & other).at(3.0)(x), energy.at(2.0)(x) + other.at(3.0)(x))
 
 
 def test_infer_finds_the_condition_behind_points():
@@ -387,20 +406,36 @@ def latent(decoder):
 
 def test_an_energy_of_seen_points_is_pulled_back_to_the_latents():
     decoder, z = Doubler(), points()
-    seen = ce.as_energy(lambda x: x.square().sum(1), name="seen")
+    seen = ce.as_energy(lambda x: x.square().sum(1), name="seen", event_shape=(3,))
     tree = latent(decoder) & seen
     assert tree.decoder is decoder
     torch.testing.assert_close(tree(z), quadratic(z) + decoder(z).square().sum(1))
     torch.testing.assert_close(seen.pull_back(decoder)(z), seen(decoder(z)))
-    noisy = seen.pull_back(decoder).at(0.5)
-    torch.testing.assert_close(noisy(z), seen(decoder(z / 1.25)) / 6)
+    torch.testing.assert_close(seen.pull_back(decoder).at(0.5)(z), seen(decoder(z / 1.25)))
+    torch.testing.assert_close(seen.pull_back(decoder, damping=20).at(0.5)(z), seen(decoder(z / 1.25)) / 6)
+    with pytest.raises(OptionError, match="damping must be at least 0"):
+        seen.pull_back(decoder, damping=-1)
 
 
 def test_an_energy_that_needs_a_noise_level_is_pulled_back_at_one():
-    noisy, decoder, z = ce.as_energy(lambda x, sigma: x.square().sum(1) / sigma, name="noisy"), Doubler(), points()
+    noisy, decoder, z = ce.as_energy(lambda x, sigma: x.square().sum(1) / sigma, name="noisy", event_shape=(3,)), Doubler(), points()
     with pytest.raises(ExpressionError, match=r"noisy depends on sigma.*bind it first, with `\.at\(sigma\)`"):
         noisy & latent(decoder)
     torch.testing.assert_close(noisy.at(2.0).pull_back(decoder)(z), decoder(z).square().sum(1) / 2)
+
+
+def test_a_prior_is_not_pulled_back_by_accident():
+    decoder, z = Doubler(), points()
+    prior = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+    for seen in (
+        ce.as_energy(lambda x: x.square().sum(1), event_shape=(3,)),
+        ce.as_energy(torch.distributions.Normal(torch.zeros(3), 2.0)),
+    ):
+        for tree in (prior & seen.pull_back(decoder), seen.pull_back(decoder) & prior):
+            torch.testing.assert_close(tree(z), prior(z) + seen(decoder(z)))
+            assert tree.decoder is decoder and tree.event_shape == (2,)
+    with pytest.raises(ExpressionError, match=r"Does it take latent or decoded points\?"):
+        ce.as_energy(lambda x: x.sum(1)) & seen.pull_back(decoder)
 
 
 def test_two_decoders_in_one_tree_are_named():
@@ -413,7 +448,7 @@ def test_two_decoders_in_one_tree_are_named():
 
 def test_explain_encodes_what_people_see():
     decoder, z = Doubler(), points()
-    tree = latent(decoder) & (lambda x: x.abs().sum(1))
+    tree = latent(decoder) & ce.as_energy(lambda x: x.abs().sum(1), event_shape=(3,))
     torch.testing.assert_close(tree.explain(decoder(z)).energy, tree(z))
     seen = ce.as_energy(lambda x: x.abs().sum(1), name="seen", event_shape=(3,))
     parts = (latent(decoder) & seen).explain(decoder(z)).terms

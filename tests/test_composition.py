@@ -72,7 +72,7 @@ EXPRESSIONS = {
     "or": lambda a, b, c, d: a | b | c | d,
     "not": lambda a, b, c, d: ~(a & b) & ~(c | d),
     "weighted": lambda a, b, c, d: 2 * a & ce.any_of(b, c.sharpened(2), weights=[1, 2]) & ce.negate(d, "contrast"),
-    "bound": lambda a, b, c, d: (a & b).given(other=3) & (c >> d),
+    "bound": lambda a, b, c, d: (a & b) & (c >> d),
 }
 
 
@@ -129,7 +129,8 @@ def test_a_decoder_is_evaluated_once_for_all_that_it_shows():
     decoder = Counted(2, 2)
     prior = ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=DTYPE), 1.0), name="prior")
     latent = ce.CallableEnergy(prior, decoder=decoder)
-    energy = latent & LEAVES["ring"] & LEAVES["network"] & (LEAVES["red"] | LEAVES["tilt"])
+    seen = [LEAVES[name].pull_back(decoder) for name in ("ring", "network", "red", "tilt")]
+    energy = latent & seen[0] & seen[1] & (seen[2] | seen[3])
     assert counts(energy, decoder) == (1, 1)
     assert counts(energy.at(0.5), decoder) == (1, 1)
     assert counts(energy, decoder, sigma=torch.rand(6, dtype=DTYPE)) == (1, 1)

@@ -17,7 +17,6 @@ from composable_energy.events import (
     Continuous,
     DensityEnergy,
     Formula,
-    GaussianHead,
     Interval,
     complement,
     conjoin,
@@ -72,7 +71,7 @@ def test_leaves_stay_finite(label):
     energy = ClassifierEnergy(IDENTITY, label, columns=slice(6, 14))(x, **conditions)
     gradient = torch.autograd.grad(energy.sum(), x)[0]
     assert energy.isfinite().all() and gradient.isfinite().all() and gradient.abs().max() <= 1 + 1e-6
-    density = DensityEnergy(GaussianHead(IDENTITY, dims=8), torch.zeros(1, 8))(x)
+    density = DensityEnergy(IDENTITY, dims=8, c=torch.zeros(1, 8))(x)
     assert density.isfinite().all() and torch.autograd.grad(density.sum(), x)[0].isfinite().all()
 
 

@@ -93,7 +93,7 @@ def test_conditions_reach_networks_and_base(x):
     bound = leaf.formula.given({"sigma": rows, "unknown": 1})
     assert bound.conditions == {CHAINS} and leaf.formula.given({"unknown": 1}) is leaf.formula
     torch.testing.assert_close(bound.energy(x[2:4], chains=slice(2, 4)), leaf.evidence(x, sigma=rows)[2:4])
-    assert bound.base.key == base.at(rows).key and not bound.same_base(leaf.formula)
+    assert bound.base.equals(base.at(rows)) and not bound.same_base(leaf.formula)
     with pytest.raises(ExpressionError, match="depends on sigma, which is not bound"):
         ClassifierEnergy(lambda x, sigma: x, 0).formula.energy(x)
 

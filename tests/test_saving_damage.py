@@ -22,7 +22,7 @@ def expressions() -> list[ce.Energy]:
     mixture = td.MixtureSameFamily(td.Categorical(torch.tensor([0.1, 0.2])), td.MultivariateNormal(torch.ones(2, 2), torch.eye(2)))
     return [
         (male & ~old) | (red & 0.3 * normal()),
-        ce.any_of(normal(), ce.as_energy(mixture), weights=[0.2, 3.0]).at(0.5),
+        ce.any_of(normal(), ce.as_energy(mixture), weights=[0.2, 3.0]),
         male.at(torch.rand(9)),
     ]
 
@@ -60,8 +60,8 @@ def damaged(data: bytes, generator: random.Random) -> bytes:
 
 def test_200_random_corruptions(saved, tmp_path):
     generator = random.Random(0)
-    before = set(sys.modules)
     values = [ce.load(folder)(X) for folder in saved]
+    before = set(sys.modules)
     errors = unchanged = 0
     for _ in range(200):
         i = generator.randrange(3)
@@ -125,8 +125,15 @@ def test_a_folder_that_holds_no_energy_is_told(tmp_path):
 
 def test_a_newer_format_says_what_to_do(saved):
     config = json.loads((saved[0] / "config.json").read_text())
-    (saved[0] / "config.json").write_text(json.dumps({**config, "format": 2, "written_by": "composable-energy 9.1"}))
-    with pytest.raises(FileFormatError, match=r"format 2, written by composable-energy 9\.1.*upgrade"):
+    (saved[0] / "config.json").write_text(json.dumps({**config, "format": 3, "written_by": "composable-energy 9.1"}))
+    with pytest.raises(FileFormatError, match=r"format 3, written by composable-energy 9\.1.*upgrade"):
+        ce.load(saved[0])
+
+
+def test_an_older_format_says_what_to_do(saved):
+    config = json.loads((saved[0] / "config.json").read_text())
+    (saved[0] / "config.json").write_text(json.dumps({**config, "format": 1, "written_by": "composable-energy 0.1.0"}))
+    with pytest.raises(FileFormatError, match=r"format 1, written by composable-energy 0\.1\.0.*Load it with the version that wrote it"):
         ce.load(saved[0])
 
 
@@ -143,7 +150,7 @@ def test_a_config_changed_by_hand_is_told_and_can_be_insisted_on(saved):
 
 
 def nodes(config, kind):
-    return [node for node in config["nodes"] if node["node"] == kind]
+    return [node for node in config["nodes"] if node["class"] == kind]
 
 
 def edits():
@@ -153,51 +160,51 @@ def edits():
     yield "nodes of another type", lambda c: c.update(nodes={"0": 1})
     yield "a node of another type", lambda c: c["nodes"].__setitem__(0, [1])
     yield "a node with another key", lambda c: c["nodes"][0].update(code="import os")
-    yield "an unknown node", lambda c: nodes(c, "conjunction")[0].update(node="os.system")
-    yield "a node that is no name", lambda c: nodes(c, "conjunction")[0].update(node=["conjunction"])
-    yield "a term after the node", lambda c: nodes(c, "negation")[0].update(terms=[99])
-    yield "a term before all nodes", lambda c: nodes(c, "negation")[0].update(terms=[-1])
-    yield "a term that is true", lambda c: nodes(c, "negation")[0].update(terms=[True])
-    yield "terms of another type", lambda c: nodes(c, "negation")[0].update(terms=0)
-    yield "too many terms", lambda c: nodes(c, "negation")[0].update(terms=[0, 0])
-    yield "no terms", lambda c: nodes(c, "conjunction")[0].update(terms=[])
+    yield "an unknown node", lambda c: nodes(c, "Conjunction")[0].update({"class": "os.system"})
+    yield "a node that is no name", lambda c: nodes(c, "Conjunction")[0].update({"class": ["Conjunction"]})
+    yield "a term after the node", lambda c: nodes(c, "Negation")[0].update(terms=[99])
+    yield "a term before all nodes", lambda c: nodes(c, "Negation")[0].update(terms=[-1])
+    yield "a term that is true", lambda c: nodes(c, "Negation")[0].update(terms=[True])
+    yield "terms of another type", lambda c: nodes(c, "Negation")[0].update(terms=0)
+    yield "too many terms", lambda c: nodes(c, "Negation")[0].update(terms=[0, 0])
+    yield "no terms", lambda c: nodes(c, "Conjunction")[0].update(terms=[])
     yield "a root that is no node", lambda c: c.update(root=99)
     yield "a root of another type", lambda c: c.update(root="0")
-    yield "a missing part", lambda c: nodes(c, "negation")[0]["parts"].pop("mode")
-    yield "another part", lambda c: nodes(c, "negation")[0]["parts"].update(evil=1)
-    yield "an unknown mode", lambda c: nodes(c, "negation")[0]["parts"].update(mode="evil")
-    yield "a weight of another type", lambda c: nodes(c, "weighted")[0]["parts"].update(weight="0.3")
-    yield "a weight that is true", lambda c: nodes(c, "weighted")[0]["parts"].update(weight=True)
+    yield "a missing part", lambda c: nodes(c, "Negation")[0]["config"].pop("mode")
+    yield "another part", lambda c: nodes(c, "Negation")[0]["config"].update(evil=1)
+    yield "an unknown mode", lambda c: nodes(c, "Negation")[0]["config"].update(mode="evil")
+    yield "a weight of another type", lambda c: nodes(c, "Weighted")[0]["config"].update(weight="0.3")
+    yield "a weight that is true", lambda c: nodes(c, "Weighted")[0]["config"].update(weight=True)
     yield (
         "a weight of another shape",
-        lambda c: nodes(c, "weighted")[0]["parts"].update(weight={"$tensor": next(iter(c["references"][0]["tensors"].values()))}),
+        lambda c: nodes(c, "Weighted")[0]["config"].update(weight={"$tensor": next(iter(c["references"][0]["tensors"].values()))}),
     )
-    yield "a tensor that is not there", lambda c: nodes(c, "weighted")[0]["parts"].update(weight={"$tensor": "evil"})
-    yield "an unknown tag", lambda c: nodes(c, "weighted")[0]["parts"].update(weight={"$python": "evil"})
-    yield "a tag with company", lambda c: nodes(c, "weighted")[0]["parts"].update(weight={"$tensor": "a", "b": 1})
-    yield "a deep value", lambda c: nodes(c, "weighted")[0]["parts"].update(weight=json.loads("[" * 200 + "]" * 200))
-    yield "a negative weight", lambda c: nodes(c, "negation")[0]["parts"].update(weight=-1.0)
+    yield "a tensor that is not there", lambda c: nodes(c, "Weighted")[0]["config"].update(weight={"$tensor": "evil"})
+    yield "an unknown tag", lambda c: nodes(c, "Weighted")[0]["config"].update(weight={"$python": "evil"})
+    yield "a tag with company", lambda c: nodes(c, "Weighted")[0]["config"].update(weight={"$tensor": "a", "b": 1})
+    yield "a deep value", lambda c: nodes(c, "Weighted")[0]["config"].update(weight=json.loads("[" * 200 + "]" * 200))
+    yield "a negative weight", lambda c: nodes(c, "Negation")[0]["config"].update(weight=-1.0)
     yield (
         "an unknown distribution",
-        lambda c: nodes(c, "distribution")[0]["parts"]["distribution"].update({"$distribution": ["eval", {}, {}]}),
+        lambda c: nodes(c, "DistributionEnergy")[0]["config"]["distribution"].update({"$distribution": ["eval", {}, {}]}),
     )
     yield (
         "a distribution without arguments",
-        lambda c: nodes(c, "distribution")[0]["parts"]["distribution"].update({"$distribution": ["Normal", {}, {}]}),
+        lambda c: nodes(c, "DistributionEnergy")[0]["config"]["distribution"].update({"$distribution": ["Normal", {}, {}]}),
     )
     yield (
         "a distribution of text",
-        lambda c: nodes(c, "distribution")[0]["parts"]["distribution"].update(
+        lambda c: nodes(c, "DistributionEnergy")[0]["config"]["distribution"].update(
             {"$distribution": ["Normal", {"loc": "0", "scale": "1"}, {}]}
         ),
     )
     yield (
         "a distribution with other tensors",
-        lambda c: nodes(c, "distribution")[0]["parts"]["distribution"]["$distribution"][2].update(__class__=1),
+        lambda c: nodes(c, "DistributionEnergy")[0]["config"]["distribution"]["$distribution"][2].update(__class__=1),
     )
-    yield "a part that is not there", lambda c: nodes(c, "reference")[0]["parts"].update(of=[0, "evil.path"])
-    yield "a part that is no energy", lambda c: nodes(c, "reference")[0]["parts"].update(of=[0, "logits"])
-    yield "a reference that is not there", lambda c: nodes(c, "reference")[0]["parts"].update(of=[99, ""])
+    yield "a part that is not there", lambda c: nodes(c, "reference")[0]["config"].update(of=[0, "evil.path"])
+    yield "a part that is no energy", lambda c: nodes(c, "reference")[0]["config"].update(of=[0, "logits"])
+    yield "a reference that is not there", lambda c: nodes(c, "reference")[0]["config"].update(of=[99, ""])
     yield "a reference of another type", lambda c: c["references"].__setitem__(0, 1)
     yield "a reference with another key", lambda c: c["references"][0].update(module="os")
     yield "a reference to a sampler", lambda c: c["references"][0].update(kind="sampler")
@@ -205,6 +212,9 @@ def edits():
     yield "a member of another type", lambda c: c["references"][0].update(member=["male"])
     yield "options of another type", lambda c: c["references"][0].update(options=[1])
     yield "options that there are not", lambda c: c["references"][0].update(options={"evil": 1})
+    yield "a token of another type", lambda c: nodes(c, "DistributionEnergy")[0].update(token=1)
+    yield "tokens of another type", lambda c: c["references"][0].update(tokens={"": 1})
+    yield "a name of another type", lambda c: nodes(c, "DistributionEnergy")[0]["config"].update(name=3)
     yield "modes of another type", lambda c: c["references"][0].update(modes={"": 1})
     yield "a group of another type", lambda c: c["references"][0].update(group=True)
     yield "tensors of another type", lambda c: c["references"][0].update(tensors=[1])

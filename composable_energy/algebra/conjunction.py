@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, add, joined_events, one_space, union_of_bases, written
-from composable_energy.energy import Energy
+from composable_energy.algebra.node import Node, add, contains, distinct, flatten, join_written, joined_events, one_space, union_of_bases
+from composable_energy.energy import Energy, evidence_of, scale
 from composable_energy.errors import ExpressionError
 from composable_energy.events import Formula, conjoin
 
@@ -41,10 +40,10 @@ class Conjunction(Node):
     def __init__(self, *terms: Energy) -> None:
         if not terms:
             raise ExpressionError("A conjunction has at least one term.")
-        super().__init__(*one_space([inner for term in terms for inner in _flat(term)]))
+        super().__init__(*one_space(flatten(terms, lambda term: term.terms if isinstance(term, Conjunction) else None)))
         self._bases = union_of_bases(self.terms)
-        counted = {base.energy.key for base in self._bases}
-        self._formulas, self._others = joined_events([t for t in self.terms if t.key not in counted], conjoin)
+        self._formulas, others = joined_events([term for term in self.terms if not contains(self._bases, term)], conjoin)
+        self._others = distinct(others)
 
     @property
     def formula(self) -> Formula | None:
@@ -52,15 +51,11 @@ class Conjunction(Node):
 
     @property
     def grounded(self) -> bool:
-        return any(term.grounded for term in self.terms)
+        return any(term.grounded for term in distinct(self.terms))
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         joint = [formula.energy(x, **conditions) for formula in self._formulas]
-        return add(joint + [term.evidence(x, **conditions) for term in self._others])
+        return add(joint + [scale(count, evidence_of(term, x, conditions)) for term, count in self._others.items()])
 
     def __str__(self) -> str:
-        return " & ".join(written(term, self.precedence) for term in self.terms)
-
-
-def _flat(term: Energy) -> Sequence[Energy]:
-    return term.terms if isinstance(term, Conjunction) else (term,)
+        return join_written(self.terms, " & ", self.precedence)

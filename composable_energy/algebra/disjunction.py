@@ -9,8 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, add, joined_events, number, one_space, shared_bases, written
-from composable_energy.energy import Energy, WeightedBase
+from composable_energy.algebra.node import (
+    Node,
+    Weight,
+    add,
+    contains,
+    distinct,
+    flatten,
+    join_written,
+    joined_events,
+    number,
+    one_space,
+    shared_bases,
+)
+from composable_energy.energy import Energy, WeightedBase, evidence_of
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula, disjoin
 
@@ -48,7 +60,7 @@ class Disjunction(Node):
         if not terms:
             raise ExpressionError("A disjunction has at least one term.")
         weighted = weights is not None or log_z is not None
-        super().__init__(*one_space(terms if weighted else [inner for term in terms for inner in _flat(term)]))
+        super().__init__(*one_space(terms if weighted else flatten(terms, _inner)))
         self.weighted = weighted
         self.weights = None if weights is None else _numbers(weights, "weights", len(terms))
         self.log_z = None if log_z is None else _numbers(log_z, "log_z", len(terms))
@@ -56,7 +68,12 @@ class Disjunction(Node):
             raise OptionError(f"The weights of a disjunction are positive and finite, got {list(self.weights or ())}.")
         self._bases = shared_bases(self.terms)
         self._formulas, self._others = ((), self.terms) if self.weighted else joined_events(self.terms, disjoin)
-        self._branches = tuple(map(self._branch, (*self._formulas, *self._others)))
+        counts = distinct(() if self.weighted else self._others)
+        self._branches = tuple(map(self._branch, (*self._formulas, *(counts or self._others))))
+        self._counts = (*[1] * len(self._formulas), *counts.values())  # of a mixture without weights
+
+    def config(self) -> dict[str, Any]:
+        return {"weights": self.weights, "log_z": self.log_z}
 
     @property
     def formula(self) -> Formula | None:
@@ -64,7 +81,7 @@ class Disjunction(Node):
 
     @property
     def grounded(self) -> bool:
-        return all(term.grounded for term in self.terms)
+        return all(term.grounded for term in distinct(self.terms))
 
     def branches(self, x: Tensor, **conditions: Any) -> Tensor:
         r"""Returns the energies $E_k + \log Z_k - \log w_k$ of each term less the shared bases, with shape $(K, B)$."""
@@ -77,29 +94,31 @@ class Disjunction(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         if self.weighted:
             return -torch.logsumexp(-self.branches(x, **conditions), 0)
-        branches = [_energies(branch, x, conditions) for branch in self._branches]
+        branches = [
+            _energies(branch, x, conditions) - math.log(count) if count > 1 else _energies(branch, x, conditions)
+            for branch, count in zip(self._branches, self._counts, strict=True)
+        ]
         return branches[0] if len(branches) == 1 else -torch.logsumexp(-torch.stack(branches), 0)
 
     def _branch(self, part: Formula | Energy) -> _Branch:
         bases = part.bases if isinstance(part, Energy) else () if part.base is None else (WeightedBase(part.base),)
-        shared = {base.energy.key for base in self._bases}
-        return part, tuple(base for base in bases if base.energy.key not in shared)
+        return part, tuple(base for base in bases if not contains(self._bases, base.energy))
 
     def __str__(self) -> str:
         if not self.weighted:
-            return " | ".join(written(term, self.precedence) for term in self.terms)
+            return join_written(self.terms, " | ", self.precedence)
         weights = ", ".join(f"{weight:g}" for weight in self.weights or [1.0] * len(self.terms))
         return f"any_of({', '.join(map(str, self.terms))}, weights=[{weights}])"
 
 
 def _energies(branch: _Branch, x: Tensor, conditions: dict[str, Any]) -> Tensor:
     part, bases = branch
-    evidence = part.energy(x, **conditions) if isinstance(part, Formula) else part.evidence(x, **conditions)
+    evidence = part.energy(x, **conditions) if isinstance(part, Formula) else evidence_of(part, x, conditions)
     return add([evidence, *(base(x, **conditions) for base in bases)])
 
 
-def _flat(term: Energy) -> Sequence[Energy]:
-    return term.terms if isinstance(term, Disjunction) and not term.weighted else (term,)
+def _inner(term: Energy) -> Sequence[Energy] | None:
+    return term.terms if isinstance(term, Disjunction) and not term.weighted else None
 
 
 def _numbers(values: Sequence[Weight], name: str, count: int) -> tuple[float, ...]:

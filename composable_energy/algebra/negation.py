@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composable_energy.algebra.node import Node, Weight, keep_weight, number, written
-from composable_energy.energy import Energy, scale
+from composable_energy.energy import Energy, evidence_of, scale
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula, complement
 
@@ -58,6 +58,9 @@ class Negation(Node):
         self._bases = operand.bases
         self._complement = complement(event) if self.mode == "complement" and event is not None else None
 
+    def config(self) -> dict[str, Any]:
+        return {"mode": self.mode, "weight": self.weight, "offset": self.offset}
+
     @property
     def formula(self) -> Formula | None:
         return self._complement if not isinstance(self.weight, Tensor) and self.weight == 1 else None
@@ -69,7 +72,7 @@ class Negation(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         if self._complement is not None:
             return scale(self.weight, self._complement.energy(x, **conditions))
-        evidence = self.terms[0].evidence(x, **conditions)
+        evidence = evidence_of(self.terms[0], x, conditions)
         return scale(self.weight, -evidence if self.mode == "power" else F.softplus(self.offset - evidence))
 
     def extra_repr(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,12 +16,17 @@ from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.events import Formula
+from composable_energy.identity import Copies, same
 
 __all__ = [
     "Node",
     "Weight",
     "add",
     "common_recommendation",
+    "contains",
+    "distinct",
+    "flatten",
+    "join_written",
     "joined_events",
     "keep_weight",
     "number",
@@ -32,6 +37,8 @@ __all__ = [
 ]
 
 Weight = float | Tensor
+
+_LONGEST = 20_000  # characters of an expression that are written
 
 
 class Node(RelativeEnergy, ABC):
@@ -57,6 +64,20 @@ class Node(RelativeEnergy, ABC):
         self._bases: tuple[WeightedBase, ...] = ()
         self._decoders = tuple(term.decoder for term in operands if term.decoder is not None)[:1]
         self._opposite: Energy | weakref.ref[Energy] | None = None
+        self._copies = Copies.inside(self)
+        self._repeated = _repeated(self)
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+    def _own(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
+        pair = None if self._copies is None else self._copies.differ()
+        if pair is not None:
+            raise ExpressionError(
+                f"{self} was built over two copies of one {type(pair[0]).__name__} and counts them once, but their numbers differ now. "
+                "Build the expression again; or, to train both as one, build the terms over one object: `b = b.rebuild(base=a.base)`."
+            )
+        return super()._own(x, conditions)
 
     @property
     def terms(self) -> tuple[Energy, ...]:
@@ -69,6 +90,10 @@ class Node(RelativeEnergy, ABC):
     @property
     def decoder(self) -> nn.Module | None:
         return self._decoders[0] if self._decoders else None
+
+    @property
+    def decoded_shape(self) -> torch.Size | None:
+        return next((term.decoded_shape for term in self.terms if term.decoded_shape is not None), None)
 
     @property
     def conditions(self) -> frozenset[str]:
@@ -96,23 +121,49 @@ class Node(RelativeEnergy, ABC):
         return super()._apply(fn, recurse)
 
 
+def distinct(terms: Iterable[Energy]) -> dict[Energy, int]:
+    """Returns each term once, with the number of its occurrences."""
+    counts: dict[Energy, int] = {}
+    for term in terms:
+        counts[term] = counts.get(term, 0) + 1
+    return counts
+
+
+def flatten(terms: Sequence[Energy], inner: Callable[[Energy], Sequence[Energy] | None]) -> list[Energy]:
+    """Returns terms with those of nodes of the same kind in place of the nodes.
+
+    A node that occurs several times remains one, so that `E = E & E` many times over stays small.
+
+    Args:
+        terms: The terms.
+        inner: Returns the terms of a node of the same kind, None for another energy.
+    """
+    counts, result = distinct(terms), []
+    for term in terms:
+        found = inner(term) if counts[term] == 1 else None
+        result += [term] if found is None else found
+    return result
+
+
 def one_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
-    """Returns terms in one space: energies of what people see are pulled back into the latent space of the others.
+    """Returns terms in one space: energies of decoded points are pulled back into the latent space of the others.
+
+    Shapes decide which terms those are: a term with the shape of decoded points is pulled back, a term with the shape of latent
+    points, such as a prior, is not.
 
     Raises:
-        ExpressionError: The terms have two different decoders.
+        ExpressionError: The terms have two different decoders, or shapes do not say in which space a term lives.
         ShapeError: Their points have different shapes.
     """
     latent = [term for term in terms if term.decoder is not None]
     for term in latent[1:]:
-        if term.decoder is not latent[0].decoder:
+        if not same(term.decoder, latent[0].decoder):
             raise ExpressionError(
                 f"{latent[0]} and {term} live in the latent spaces of two decoders, {type(latent[0].decoder).__name__} and "
                 f"{type(term.decoder).__name__}; an expression has one. Join energies of one decoder, or energies of decoded points."
             )
     if latent:
-        decoder = latent[0].decoder
-        terms = [term if term.decoder is not None else term.pull_back(decoder) for term in terms]  # pyright: ignore[reportArgumentType]
+        terms = [_in_latent_space(term, latent) for term in terms]
     _common_shape(terms)
     return tuple(terms)
 
@@ -123,12 +174,14 @@ def union_of_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
     A base that all its carriers weigh alike keeps that weight; else it counts with weight 1, so that `A & 2 * B` over one base is the
     base with the evidences of A and twice B.
     """
-    found: dict[object, WeightedBase] = {}
-    for term in terms:
-        for base in term.bases:
-            same = found.get(base.energy.key)
-            found[base.energy.key] = base if same is None or _weigh_alike(same, base) else WeightedBase(base.energy)
-    return tuple(found.values())
+    found: list[WeightedBase] = []
+    for base in (base for term in terms for base in term.bases):
+        index = next((i for i, other in enumerate(found) if same(other.energy, base.energy)), None)
+        if index is None:
+            found.append(base)
+        elif not _weigh_alike(found[index], base):
+            found[index] = WeightedBase(found[index].energy)
+    return tuple(found)
 
 
 def shared_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
@@ -136,8 +189,13 @@ def shared_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
     return tuple(
         base
         for base in terms[0].bases
-        if all(any(b.energy.key == base.energy.key and _weigh_alike(b, base) for b in term.bases) for term in terms[1:])
+        if all(any(same(b.energy, base.energy) and _weigh_alike(b, base) for b in term.bases) for term in terms[1:])
     )
+
+
+def contains(bases: Sequence[WeightedBase], energy: Energy) -> bool:
+    """Returns whether an energy is one of some bases."""
+    return any(same(base.energy, energy) for base in bases)
 
 
 def joined_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], Formula]) -> tuple[tuple[Formula, ...], tuple[Energy, ...]]:
@@ -188,6 +246,42 @@ def written(energy: Energy, precedence: int) -> str:
     """Returns an operand as written inside a node, in parentheses where it binds less tightly."""
     own = energy.precedence if isinstance(energy, Node) else 100
     return f"({energy})" if own < precedence else str(energy)
+
+
+def join_written(terms: Sequence[Energy], sign: str, precedence: int) -> str:
+    """Returns operands as written with a sign between them; the middle of a long text is left out."""
+    texts = {term: written(term, precedence) for term in distinct(terms)}
+    text = sign.join(texts[term] for term in terms)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+
+
+def _in_latent_space(term: Energy, latent: Sequence[Energy]) -> Energy:
+    if term.decoder is not None:
+        return term
+    decoder: Any = latent[0].decoder
+    shape, below = term.event_shape, _common_shape(latent)
+    decoded = next((other.decoded_shape for other in latent if other.decoded_shape is not None), None)
+    is_latent = None if shape is None or below == decoded else shape == below if below is not None else shape != decoded
+    if is_latent is None:
+        of = "of unknown shape" if shape is None else f"of shape {tuple(shape)}, as both latent and decoded points are,"
+        raise ExpressionError(
+            f"{term} takes points {of} and joins {latent[0]}, which lives in the latent space of {type(decoder).__name__}. Does it take "
+            "latent or decoded points? For decoded points write `.pull_back(decoder)`, or set its `event_shape`; for latent points set its "
+            "`decoder`, as in `as_energy(..., decoder=decoder)`."
+        )
+    return term if is_latent else term.pull_back(decoder)
+
+
+def _repeated(root: Energy) -> tuple[Energy, ...]:
+    """Returns the sub-expressions that occur more than once in an expression."""
+    counts: dict[Energy, int] = {}
+    todo = [root]
+    while todo:
+        for term, count in distinct(todo.pop().terms).items():
+            if term not in counts:
+                todo.append(term)
+            counts[term] = counts.get(term, 0) + count
+    return tuple(term for term, count in counts.items() if count > 1)
 
 
 def _weigh_alike(a: WeightedBase, b: WeightedBase) -> bool:

@@ -99,7 +99,7 @@ def _complement(energy: Energy) -> Energy:
         case Conditioned():
             opposite = Conditioned(negate(energy.terms[0]), energy.values)
         case PulledBack():
-            opposite = PulledBack(negate(energy.terms[0]), energy.generator)
+            opposite = PulledBack(negate(energy.terms[0]), energy.generator, energy.damping)
         case _:
             return Negation(energy)
     energy.remember_opposite(opposite)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from composable_energy.algebra.node import Node, one_space, written
-from composable_energy.conditions import CHAINS, bound_rows, key_of, rows_for
-from composable_energy.energy import Energy, WeightedBase
+from composable_energy.conditions import CHAINS, bound_rows, check_names, own_copy, rows_for, without_graph
+from composable_energy.energy import Energy, WeightedBase, evidence_of, known, value_of
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula
+from composable_energy.identity import token_of
 from composable_energy.sharing import once
 
 __all__ = ["Conditioned", "PulledBack", "Relative", "condition"]
@@ -36,25 +39,35 @@ class Relative(Node):
         return self.terms[0].grounded
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self.terms[0](x, **conditions)
+        return value_of(self.terms[0], x, conditions)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self.terms[0](x, **conditions) - once(self.terms[1], x, conditions)
+        base = self.terms[1]
+        return value_of(self.terms[0], x, conditions) - once(base, x, known(base, conditions))
 
     def __str__(self) -> str:
         return f"{written(self.terms[0], 95)}.relative_to({self.terms[1]})"
 
 
 class Conditioned(Node):
-    """An energy with conditions bound: `E.given(y=3)`, `E.at(0.1)`. What is bound already stays."""
+    """An energy with conditions bound: `E.given(y=3)`, `E.at(0.1)`. It has its own copy of the tensors.
+
+    Args:
+        operand: The energy.
+        values: The conditions by name; the energy depends on each of them.
+    """
 
     def __init__(self, operand: Energy, values: Mapping[str, Any]) -> None:
         super().__init__(operand)
-        self.values = dict(values)
+        check_names(operand, values, operand.conditions)
+        self.values = {name: own_copy(value) for name, value in values.items()}
         self._conditions -= values.keys()
         self._required -= values.keys()
         self._bases = tuple(WeightedBase(condition(base.energy, values), base.scaled_by) for base in operand.bases)
         self._formula = None if operand.formula is None else operand.formula.given(self.values)
+
+    def config(self) -> dict[str, Any]:
+        return {"values": self.values}
 
     @property
     def formula(self) -> Formula | None:
@@ -64,19 +77,18 @@ class Conditioned(Node):
     def grounded(self) -> bool:
         return self.terms[0].grounded
 
-    @property
-    def key(self) -> Hashable:
-        return (self.terms[0].key, key_of(self.values))
-
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         chains = conditions.get(CHAINS)
         bound = {name: bound_rows(name, value, x, chains) for name, value in self.values.items()}
         term, conditions = self.terms[0], {**conditions, **bound}
-        return term.evidence(x, **conditions) if term.bases else once(term, x, conditions)
+        return evidence_of(term, x, conditions) if term.bases else once(term, x, known(term, conditions))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Conditioned:
         self.values = {name: fn(value) if isinstance(value, Tensor) else value for name, value in self.values.items()}
         return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "values": without_graph(self.values)}
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={_short(value)}" for name, value in self.values.items())
@@ -89,26 +101,43 @@ class Conditioned(Node):
 class PulledBack(Node):
     r"""The energy $E(g(z))$ of points $z$ in the latent space of a decoder $g$.
 
-    At a noise level $\sigma$ the picture is that of the denoised point, $g(z / (1 + \sigma^2))$, and the weight $1 / (1 + 20 \sigma^2)$
-    lets the term in as the noise goes, for an energy that does not know noise itself.
+    At a noise level $\sigma$ it is evaluated at the denoised point, $w(\sigma)\, E(g(z / (1 + \sigma^2)))$ with
+    $w(\sigma) = 1 / (1 + d \sigma^2)$: the operand does not know noise itself.
 
     Args:
         operand: The energy of decoded points.
         decoder: The decoder $g$.
+        damping: $d \ge 0$, how much the weight falls with the noise; 0 keeps the operand at its full weight.
+
+    Raises:
+        ExpressionError: The operand is an energy of latent points already, or needs a noise level.
+        OptionError: The damping is negative.
     """
 
-    def __init__(self, operand: Energy, decoder: nn.Module) -> None:
+    def __init__(self, operand: Energy, decoder: nn.Module, damping: float = 0.0) -> None:
         if operand.decoder is not None:
             raise ExpressionError(f"{operand} lives in a latent space already, that of {type(operand.decoder).__name__}.")
         if "sigma" in operand.required_conditions:
             raise ExpressionError(
                 f"{operand} depends on sigma, which a pulled-back energy takes for itself: bind it first, with `.at(sigma)`."
             )
+        if not 0 <= damping < math.inf:
+            raise OptionError(f"damping must be at least 0 and finite, got {damping!r}.")
         super().__init__(operand)
+        token_of(decoder)
         self.generator = decoder
+        self.damping = damping
         self.event_shape = None
         self._conditions |= {"sigma"}
         self._decoders = (decoder,)
+
+    def config(self) -> dict[str, Any]:
+        return {"decoder": self.generator, "damping": self.damping}
+
+    @property
+    def decoded_shape(self) -> torch.Size | None:
+        shape = self.terms[0].event_shape
+        return torch.Size(getattr(self.generator, "event_shape", ())) or None if shape is None else shape
 
     @property
     def grounded(self) -> bool:
@@ -117,22 +146,41 @@ class PulledBack(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         sigma = conditions.pop("sigma", None)
         if sigma is None:
-            return self.terms[0](once(self.generator, x, {}), **conditions)
+            return value_of(self.terms[0], once(self.generator, x, {}), conditions)
         sigma = rows_for("sigma", sigma, x)
         seen = once(self.generator, x, {"sigma": sigma}, self._denoised)
-        return self.terms[0](seen, **conditions) / (1 + 20 * sigma.to(x).square())
+        energies = value_of(self.terms[0], seen, conditions)
+        return energies / (1 + self.damping * sigma.to(x).square()) if self.damping else energies
 
     def _denoised(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.generator(x / (1 + sigma.to(x).square()).view(-1, *[1] * (x.ndim - 1)))
 
     def __str__(self) -> str:
-        return f"{written(self.terms[0], 95)}.pull_back({type(self.generator).__name__})"
+        damping = f", damping={self.damping:g}" if self.damping else ""
+        return f"{written(self.terms[0], 95)}.pull_back({type(self.generator).__name__}{damping})"
 
 
 def condition(energy: Energy, values: Mapping[str, Any]) -> Energy:
-    """Binds the conditions that an energy depends on; an energy that depends on none of them stays as it is."""
-    known = {name: value for name, value in values.items() if name in energy.conditions}
-    return Conditioned(energy, known) if known else energy
+    """Binds the conditions that an energy depends on, in its leaves; an energy that depends on none of them stays as it is.
+
+    Bound in the leaves, terms that become equal are counted as equal: `(A.at(1) & A).at(1)` is `A.at(1) & A.at(1)`.
+    """
+    return _bound(energy, {name: own_copy(value) for name, value in values.items()}, {})
+
+
+def _bound(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Energy]) -> Energy:
+    own = known(energy, values)
+    if not own:
+        return energy
+    if energy not in done:
+        if not isinstance(energy, Node) or isinstance(energy, Conditioned):
+            done[energy] = energy.bind(own)
+        elif isinstance(energy, PulledBack) and "sigma" in own:
+            rest = {name: value for name, value in own.items() if name != "sigma"}
+            done[energy] = Conditioned(_bound(energy, rest, {}), {"sigma": own["sigma"]})
+        else:
+            done[energy] = energy.rebuild(*(_bound(term, own, done) for term in energy.terms))
+    return done[energy]
 
 
 def _short(value: Any) -> str:

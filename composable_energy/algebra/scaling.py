@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy.algebra.node import Node, Weight, keep_weight, number, one_space, shared_bases, written
-from composable_energy.energy import Energy, WeightedBase, scale
+from composable_energy.energy import Energy, WeightedBase, evidence_of, scale, value_of
 
 __all__ = ["Difference", "Sharpened", "Weighted"]
 
@@ -41,6 +41,9 @@ class Weighted(Node):
         """What the energy is multiplied by, as it is now."""
         return 1 / self.weight if self.inverse else self.weight
 
+    def config(self) -> dict[str, Any]:
+        return {"weight": self.weight, "inverse": self.inverse}
+
     @property
     def weighs_by(self) -> Hashable:
         """Equal for nodes whose factors are equal whatever they learn."""
@@ -51,7 +54,7 @@ class Weighted(Node):
         return number(self.weight) > 0 and self.terms[0].grounded
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return scale(self.factor, self.terms[0].evidence(x, **conditions))
+        return scale(self.factor, evidence_of(self.terms[0], x, conditions))
 
     def extra_repr(self) -> str:
         return f"weight={number(self.factor):g}"
@@ -71,13 +74,16 @@ class Sharpened(Node):
         keep_weight(self, weight)
         self._bases = operand.bases
 
+    def config(self) -> dict[str, Any]:
+        return {"weight": self.weight}
+
     @property
     def grounded(self) -> bool:
         weight = number(self.weight)
         return self.terms[0].grounded and (weight > 0 or (weight == 0 and bool(self.bases)))
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return scale(self.weight, self.terms[0].evidence(x, **conditions))
+        return scale(self.weight, evidence_of(self.terms[0], x, conditions))
 
     def extra_repr(self) -> str:
         return f"weight={number(self.weight):g}"
@@ -106,8 +112,8 @@ class Difference(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         left, right = self.terms
         if self._cancels:
-            return left.evidence(x, **conditions) - right.evidence(x, **conditions)
-        return left(x, **conditions) - right(x, **conditions)
+            return evidence_of(left, x, conditions) - evidence_of(right, x, conditions)
+        return value_of(left, x, conditions) - value_of(right, x, conditions)
 
     def __str__(self) -> str:
         left, right = self.terms

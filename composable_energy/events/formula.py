@@ -6,7 +6,7 @@ recursion. It is compiled when it is made (see `composable_energy.events.diagram
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +18,7 @@ from composable_energy.events.cells import Cells, ChainLabels, Interval
 from composable_energy.events.diagram import Diagram, Table
 from composable_energy.events.nodes import Atom, Merge, Node
 from composable_energy.events.variables import Categorical, Variable
+from composable_energy.identity import same
 
 __all__ = ["Formula", "complement", "conjoin", "disjoin"]
 
@@ -44,8 +45,7 @@ class Formula:
         rows = any(isinstance(node, Atom) and not isinstance(node.values, frozenset) and node.values.chained for node in nodes)
         self.conditions = frozenset({CHAINS} if rows else ()).union(*(variable.conditions for variable in variables))
         self.required_conditions = frozenset().union(*(variable.required_conditions for variable in variables))
-        first: dict[Hashable, int] = {}
-        self._networks = tuple(first.setdefault(v.source, i) for i, v in enumerate(variables))  # one number for those that share one
+        self._networks = _networks(variables)
         if not checked:
             self._compile(self._labels)
 
@@ -66,7 +66,7 @@ class Formula:
 
     def same_base(self, other: Formula) -> bool:
         """Returns whether two formulas are relative to one energy, as those are that make one formula."""
-        return _base_key(self) == _base_key(other)
+        return same(self.base, other.base)
 
     def given(self, conditions: Mapping[str, Any]) -> Formula:
         """Returns the formula with conditions bound; unknown ones are left alone.
@@ -227,5 +227,13 @@ def _combine(operator: str, formulas: Iterable[Formula]) -> Formula:
     return Formula(tuple(merge.variables), tuple(merge.nodes))
 
 
-def _base_key(formula: Formula) -> Hashable:
-    return None if formula.base is None else formula.base.key
+def _networks(variables: Sequence[Variable]) -> tuple[int, ...]:
+    """Returns for each variable the first one with which it shares the evaluation of a network."""
+    first: list[int] = []
+    result = []
+    for i, variable in enumerate(variables):
+        shared = next((k for k in first if variables[k].shares_network(variable)), i)
+        if shared == i:
+            first.append(i)
+        result.append(shared)
+    return tuple(result)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.conditions import CHAINS, rows_for
+from composable_energy.conditions import CHAINS, own_copy, rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.events.cells import End, Interval
@@ -56,7 +56,10 @@ class GaussianHead:
 
     def __call__(self, c: Numbers | None = None) -> DensityEnergy:
         """Returns the density at a point: shape (dims,) for all chains, or (n, dims) for each; None leaves it as the condition `c`."""
-        return DensityEnergy(self, None if c is None else self.points("c", c))
+        if c is None:
+            return DensityEnergy(**self._config(self.name))
+        point = self.points("c", c)
+        return DensityEnergy(**self._config(f"{self.name}({_short(point).strip('()')})" if self.name else ""), c=point)
 
     def near(self, c: Numbers, r: Numbers) -> IntervalEnergy:
         r"""Returns the event that every axis is within $c \pm r$.
@@ -72,7 +75,7 @@ class GaussianHead:
         center, radius = self.points("c", c), self.points("r", r)
         if not bool(((radius > 0) & radius.isfinite()).all()):
             raise OptionError(f"r must be positive and finite, got {r}.")
-        return IntervalEnergy(self, center - radius, center + radius, self._text("near", c, r))
+        return IntervalEnergy(**self._config(self._text("near", c, r)), low=center - radius, high=center + radius)
 
     def between(self, low: Numbers, high: Numbers) -> IntervalEnergy:
         r"""Returns the event that every axis is between two ends, which may be infinite where they are the same for all chains.
@@ -85,7 +88,8 @@ class GaussianHead:
             OptionError: `high` is not above `low`.
             ShapeError: A shape does not fit `dims`.
         """
-        return IntervalEnergy(self, self.points("low", low), self.points("high", high), self._text("between", low, high))
+        ends = {"low": self.points("low", low), "high": self.points("high", high)}
+        return IntervalEnergy(**self._config(self._text("between", low, high)), **ends)
 
     def points(self, name: str, values: Numbers) -> Tensor:
         """Returns values with shape (n, dims); n is 1 for all chains."""
@@ -99,9 +103,8 @@ class GaussianHead:
             raise OptionError(f"{name} is NaN.")
         return points
 
-    def variable(self, axis: int) -> Continuous:
-        """Returns the variable of one axis."""
-        return Continuous(self.network, self.base, self.columns, axis=axis, dims=self.dims)
+    def _config(self, name: str) -> dict[str, Any]:
+        return {"network": self.network, "base": self.base, "dims": self.dims, "columns": self.columns, "name": name}
 
     def _text(self, method: str, *values: Numbers) -> str:
         return f"{self.name}.{method}({', '.join(map(_short, values))})" if self.name else ""
@@ -113,18 +116,31 @@ class DensityEnergy(HeadEnergy):
     The $\log w_a$ are in it, so that `|` of two points weighs them rightly.
 
     Args:
-        head: What predicts.
+        network: As for `GaussianHead`.
+        base: What all $x$ look like.
+        dims: How many numbers the network predicts.
+        columns: Which columns of its output.
         c: The point, with shape (1, dims) for all chains or (n, dims) for each; None leaves it as the condition `c`, for which
             `infer` compares points and `given` binds one.
+        name: How it is written in an expression.
     """
 
     c: Tensor | None
 
-    def __init__(self, head: GaussianHead, c: Tensor | None) -> None:
-        super().__init__(head.base, head.name if c is None or not head.name else f"{head.name}({_short(c).strip('()')})")
-        self.network = head.network
-        self.register_buffer("c", c)
-        self._variable = head.variable(0)
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        base: Energy | None = None,
+        *,
+        dims: int,
+        columns: slice | None = None,
+        c: Tensor | None = None,
+        name: str = "",
+    ) -> None:
+        super().__init__(base, name)
+        self.network = network
+        self.register_buffer("c", None if c is None else own_copy(c))
+        self._variable = Continuous(network, base, columns_of(columns), dims=dims)
         self.no_complement = "a point has no complement: use `.near(c, r)`, whose complement is outside of r"
 
     @property
@@ -153,9 +169,12 @@ class IntervalEnergy(HeadEnergy):
     r"""The event that every axis lies in an interval: evidence $-\sum_a \log(\Phi(b_a) - \Phi(a_a))$ with ends in widths from the mean.
 
     Args:
-        head: What predicts.
-        low: With shape (1, dims) for all chains or (n, dims) for each.
-        high: Likewise. Ends are held without their gradient.
+        network: As for `GaussianHead`.
+        base: What all $x$ look like.
+        dims: How many numbers the network predicts.
+        columns: Which columns of its output.
+        low: The lower ends, with shape (1, dims) for all chains or (n, dims) for each; copied without their gradient.
+        high: The upper ends, with the same shapes.
         name: How it is written in an expression.
 
     Raises:
@@ -165,8 +184,18 @@ class IntervalEnergy(HeadEnergy):
     low: Tensor
     high: Tensor
 
-    def __init__(self, head: GaussianHead, low: Tensor, high: Tensor, name: str = "") -> None:
-        super().__init__(head.base, name)
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        base: Energy | None = None,
+        *,
+        dims: int,
+        low: Tensor,
+        high: Tensor,
+        columns: slice | None = None,
+        name: str = "",
+    ) -> None:
+        super().__init__(base, name)
         high = high.to(low.device)
         if len({1, len(low), len(high)}) > 2:
             raise ShapeError(f"low is for {len(low)} chains and high for {len(high)}.")
@@ -174,12 +203,13 @@ class IntervalEnergy(HeadEnergy):
             raise OptionError(f"The upper end must be above the lower one, got {_short(low)} to {_short(high)}.")
         if any(len(end) > 1 and not bool(end.isfinite().all()) for end in (low, high)):
             raise OptionError("Ends that differ between chains must be finite.")
-        self.network = head.network
-        self.register_buffer("low", low.detach())
-        self.register_buffer("high", high.detach())
-        atoms = [Interval(_end(self.low[:, a]), _end(self.high[:, a])) for a in range(head.dims)]
-        names = [str(self) if head.dims == 1 else f"{self}[{a}]" for a in range(head.dims)]
-        self._formula = conjoin([Formula.atom(head.variable(a), atom, names[a]) for a, atom in enumerate(atoms)])
+        self.network = network
+        self.register_buffer("low", low.detach().clone())
+        self.register_buffer("high", high.detach().clone())
+        variables = [Continuous(network, base, columns_of(columns), axis=axis, dims=dims) for axis in range(dims)]
+        atoms = [Interval(_end(self.low[:, a]), _end(self.high[:, a])) for a in range(dims)]
+        names = [str(self) if dims == 1 else f"{self}[{a}]" for a in range(dims)]
+        self._formula = conjoin([Formula.atom(*of) for of in zip(variables, atoms, names, strict=True)])
 
     @property
     def formula(self) -> Formula:

@@ -3,7 +3,7 @@ r"""Energies that are events of a classifier: $E(x) = \text{base}(x) - \log p(\t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -28,6 +28,8 @@ class HeadEnergy(RelativeEnergy, ABC):
 
     def __init__(self, base: Energy | None, name: str) -> None:
         super().__init__()
+        if not isinstance(name, str):
+            raise OptionError(f"name must be text, got {name!r}.")
         if base is not None and not isinstance(base, Energy):
             raise OptionError(f"base must be an energy or None, got {type(base).__name__}; lift it with composable_energy.as_energy.")
         self.base = base
@@ -122,18 +124,18 @@ class ClassifierEnergy(HeadEnergy):
         label = frozenset({"y"} if self._formula is None else ())
         return head.conditions | label, head.required_conditions | label
 
-    def given(self, **conditions: Any) -> Energy:
+    def bind(self, conditions: Mapping[str, Any]) -> Energy:
         """Returns the energy with conditions bound; a label `y` for all points or for each chain makes it an event."""
         y = conditions.get("y")
         if self._formula is not None or y is None:
-            return super().given(**conditions)
+            return super().bind(conditions)
         if isinstance(y, Tensor) and y.ndim > 0 and y.shape != (1,):
             event = self._event(None, y, f"<{len(y)} chains>")
         else:
             label = _label_set(y.item() if isinstance(y, Tensor) else y)
             event = self._event(label, None, ",".join(map(str, sorted(label))))
         rest = conditions if event.conditions & {"y"} else {name: value for name, value in conditions.items() if name != "y"}
-        return event.given(**rest) if rest else event
+        return event.bind(rest) if rest else event
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         if self._formula is not None:

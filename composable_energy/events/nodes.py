@@ -40,13 +40,16 @@ class Merge:
     def __init__(self) -> None:
         self.variables: list[Variable] = []
         self.nodes: list[Atom | Node] = []
-        self._variables: dict[Hashable, int] = {}
+        self._variables: dict[Hashable, list[int]] = {}
         self._nodes: dict[Hashable, int] = {}
 
     def variable(self, variable: Variable) -> int:
         """Adds a variable; returns its place."""
-        place = self._variables.setdefault(variable.key, len(self.variables))
-        if place == len(self.variables):
+        places = self._variables.setdefault(variable.bucket, [])
+        place = next((place for place in places if self.variables[place].is_same(variable)), None)
+        if place is None:
+            place = len(self.variables)
+            places.append(place)
             self.variables.append(variable)
         else:
             self.variables[place] = self.variables[place].merged(variable)

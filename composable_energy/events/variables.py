@@ -1,8 +1,7 @@
 r"""Variables: what has exclusive values given $x$, such as the labels of a classifier or a number that a Gaussian head predicts.
 
-A variable is a network with the conditions bound to it, the columns of its output that matter, and how they are read. Two variables with
-equal keys are one. Variables over one network and the same conditions share its evaluation; different variables count as independent
-given $x$.
+A variable is a network with the conditions bound to it, the columns of its output that matter, and how they are read. Variables over one
+network and the same conditions share its evaluation; different variables count as independent given $x$.
 """
 
 from __future__ import annotations
@@ -10,17 +9,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid
 
-from composable_energy.conditions import CHAINS, Parameters, bound_rows, key_of, parameters_of, rows_for
+from composable_energy.conditions import CHAINS, Parameters, bound_rows, own_copy, parameters_of, rows_for, without_graph
 from composable_energy.energy import Energy
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
 from composable_energy.events.cells import Cells, ChainLabels, Interval, IntervalCells, LabelCells
+from composable_energy.identity import equal, same, token_of
 from composable_energy.sharing import once
 
 __all__ = ["LOG_WIDTHS", "Categorical", "Continuous", "Variable", "columns_of"]
@@ -31,7 +30,7 @@ LOG_WIDTHS = (-5.0, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class Variable(ABC):
-    """Abstract variable; immutable, and safe to copy and to pickle when its network is.
+    """Abstract variable; immutable, and safe to copy and to pickle when its network is. It has its own copy of what is bound.
 
     Args:
         network: Called as `network(x, **conditions)` with those conditions that it takes.
@@ -51,19 +50,27 @@ class Variable(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", parameters_of(self.network))
+        owner = getattr(self.network, "__self__", self.network)
+        if isinstance(owner, nn.Module):
+            token_of(owner)  # given at birth, so that copies have the same
 
     @property
-    def source(self) -> Hashable:
-        """Equal for variables that share an evaluation of their network."""
-        method = self.network if isinstance(self.network, MethodType) else None
-        identity = (id(self.network),) if method is None else (id(method.__self__), id(method.__func__))
-        return identity, key_of(self.bound)
+    def bucket(self) -> Hashable:
+        """Equal for variables that are the same; cheaper than `is_same`, which decides."""
+        owner = getattr(self.network, "__self__", self.network)
+        columns = None if self.columns is None else (self.columns.start, self.columns.stop)
+        return type(self), columns, token_of(owner) if isinstance(owner, nn.Module) else None
 
-    @property
-    def key(self) -> Hashable:
-        """Equal for one and the same variable."""
-        columns = None if self.columns is None else (self.columns.start, self.columns.stop, self.columns.step)
-        return type(self).__name__, self.source, columns
+    def shares_network(self, other: Variable) -> bool:
+        """Returns whether one evaluation of the network serves both variables."""
+        return self is other or (same(self.network, other.network) and equal(self.bound, other.bound))
+
+    def is_same(self, other: Variable) -> bool:
+        """Returns whether both are one variable."""
+        return type(self) is type(other) and self.columns == other.columns and self.shares_network(other)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "bound": without_graph(self.bound)}
 
     @property
     def conditions(self) -> frozenset[str]:
@@ -84,7 +91,7 @@ class Variable(ABC):
             base = base.given(**{name: value for name, value in conditions.items() if name in base.conditions})
         if not own and base is self.base:
             return self
-        return replace(self, base=base, bound={**self.bound, **own})
+        return replace(self, base=base, bound={**self.bound, **{name: own_copy(value) for name, value in own.items()}})
 
     def evaluate(self, x: Tensor, conditions: Mapping[str, Any]) -> Any:
         """Returns the network's output.
@@ -190,9 +197,8 @@ class Continuous(Variable):
     axis: int = 0
     dims: int = 1
 
-    @property
-    def key(self) -> Hashable:
-        return super().key, self.axis, self.dims
+    def is_same(self, other: Variable) -> bool:
+        return super().is_same(other) and isinstance(other, Continuous) and (self.axis, self.dims) == (other.axis, other.dims)
 
     def read(self, output: object, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns mean and width, each with shape $(B,)$."""

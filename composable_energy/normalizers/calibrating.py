@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from composable_energy.algebra import (
-    Conditioned,
-    Conjunction,
-    Difference,
-    Disjunction,
-    Negation,
-    PulledBack,
-    Relative,
-    Sharpened,
-    Weighted,
-    condition,
-)
-from composable_energy.conditions import key_of
+from composable_energy.algebra import Conditioned, Disjunction, PulledBack, condition
 from composable_energy.energy import Energy
 from composable_energy.events import Formula
+from composable_energy.identity import equal, same
 from composable_energy.lifting import as_energy
 from composable_energy.normalizers.estimating import log_z
 
@@ -59,7 +48,7 @@ def calibrate(expression: Energy, *, seed: int | None = None, **options: Any) ->
     seed = secrets.randbits(63) if seed is None else seed
     expression = as_energy(expression)
     leaves = [part for part in expression.modules() if isinstance(part, Energy) and not part.terms]
-    bases = {id(part) for leaf in leaves for base in leaf.bases for part in base.energy.modules()}
+    bases = {part for leaf in leaves for base in leaf.bases for part in base.energy.modules()}
     return _Calibration({"seed": seed, **options}, bases).of(expression, _Around({}, expression.event_shape))
 
 
@@ -83,38 +72,45 @@ class _Calibration:
     """One call: what was made and estimated already, so that a node that stands in several places stays one."""
 
     options: Mapping[str, Any]
-    kept: set[int]
-    made: dict[Hashable, tuple[Energy, Energy]] = field(default_factory=dict)
-    known: dict[Hashable, tuple[Energy, float]] = field(default_factory=dict)
+    kept: set[Energy]
+    made: list[tuple[Energy, Mapping[str, Any], Energy]] = field(default_factory=list)
+    known: list[tuple[Energy, float]] = field(default_factory=list)
 
     def of(self, energy: Energy, around: _Around) -> Energy:
         """Returns an energy calibrated where it stands."""
-        if id(energy) in self.kept or not any(map(_is_mixture, energy.modules())):
+        if energy in self.kept or not any(map(_is_mixture, energy.modules())):
             return energy
-        key = id(energy), key_of(around.bound)
-        if key not in self.made:
-            inside = around.inside(energy)
-            terms = [self.of(term, inside) for term in energy.terms]
-            new = energy
-            if _is_mixture(energy) or any(term is not old for term, old in zip(terms, energy.terms, strict=True)):
-                new = self._mixture(energy, terms, inside) if isinstance(energy, Disjunction) else _with_terms(energy, terms)
-                new.name, new.recommended, new.training = energy.name, energy.recommended, energy.training
-            self.made[key] = energy, new
-        return self.made[key][1]
+        for old, bound, new in self.made:
+            if old is energy and equal(bound, around.bound):
+                return new
+        inside = around.inside(energy)
+        terms = [self.of(term, inside) for term in energy.terms]
+        new = energy
+        if isinstance(energy, Disjunction) and energy.formula is None:
+            new = self._mixture(energy, terms, inside)
+        elif energy.has_config and any(term is not old for term, old in zip(terms, energy.terms, strict=True)):
+            new = energy.rebuild(*terms)
+        self.made.append((energy, around.bound, new))
+        return new
 
     def _mixture(self, node: Disjunction, terms: Sequence[Energy], around: _Around) -> Energy:
         branches = list(terms) if node.weighted else _branches(terms)
-        return Disjunction(*branches, weights=node.weights, log_z=[self._log_z(branch, around) for branch in branches])
+        log_z = [self._log_z(branch, around) for branch in branches]
+        mixture = Disjunction(*branches, weights=node.weights, log_z=log_z)
+        mixture.name, mixture.recommended, mixture.training = node.name, node.recommended, node.training
+        return mixture
 
     def _log_z(self, branch: Energy, around: _Around) -> float:
         if isinstance(branch, Disjunction) and branch.log_z is not None:  # of densities: what its weights add up to
             return math.log(sum(branch.weights or [1.0] * len(branch.terms)))
         density = condition(branch, around.bound)
-        if density.key not in self.known:
+        value = next((value for other, value in self.known if same(other, density)), None)
+        if value is None:
             shape = around.shape if branch.event_shape is None else branch.event_shape
             options = {**self.options, **({} if shape is None else {"event_shape": shape})}
-            self.known[density.key] = density, log_z(density, **options).value
-        return self.known[density.key][1]
+            value = log_z(density, **options).value
+            self.known.append((density, value))
+        return value
 
 
 def _is_mixture(part: object) -> bool:
@@ -130,26 +126,3 @@ def _branches(terms: Sequence[Energy]) -> list[Energy]:
             groups.append((term.formula, [term])) if group is None else group.append(term)
     joined = [some[0] if len(some) == 1 else Disjunction(*some) for _, some in groups]
     return [*joined, *(term for term in terms if term.formula is None)]
-
-
-def _with_terms(node: Energy, terms: Sequence[Energy]) -> Energy:
-    """Returns a node like another, of other terms; a node of an unknown kind as it is."""
-    match node:
-        case Conjunction():
-            return Conjunction(*terms)
-        case Negation():
-            return Negation(terms[0], node.mode, node.weight, node.offset)
-        case Weighted():
-            return Weighted(terms[0], node.weight, node.inverse)
-        case Sharpened():
-            return Sharpened(terms[0], node.weight)
-        case Difference():
-            return Difference(terms[0], terms[1])
-        case Relative():
-            return Relative(terms[0], terms[1])
-        case Conditioned():
-            return Conditioned(terms[0], node.values)
-        case PulledBack():
-            return PulledBack(terms[0], node.generator)
-        case _:
-            return node

@@ -13,12 +13,11 @@ from composable_energy.registry.lookup import (
     refresh,
     register,
 )
-from composable_energy.registry.records import API_VERSION, Origin, PluginRecord
+from composable_energy.registry.records import API_VERSION, PluginRecord
 
 __all__ = [
     "API_VERSION",
     "EnergyFamily",
-    "Origin",
     "PluginRecord",
     "get_encoder",
     "get_energy",

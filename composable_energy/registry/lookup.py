@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from composable_energy.errors import ComposableEnergyError, OptionError, PluginNotFound
+from composable_energy.errors import OptionError, PluginNotFound
 from composable_energy.registry.family import EnergyFamily
-from composable_energy.registry.records import GROUPS, Entry, Kind, Origin, PluginRecord
-from composable_energy.registry.registry import Registry, listed, nearest
+from composable_energy.registry.records import GROUPS, Entry, Kind, PluginRecord
+from composable_energy.registry.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,18 +33,20 @@ __all__ = [
 ]
 
 REGISTRY = Registry()
-_FAMILIES: dict[tuple[Any, str], EnergyFamily] = {}
+FAMILIES: dict[tuple[Any, str], EnergyFamily] = {}
 
 
-def get_energy(name: str, **options: Any) -> Energy:
-    """Returns an energy by name.
+def get_energy(name: str, /, **options: Any) -> Energy:
+    """Returns an energy by name; it belongs to the caller, and changes to it reach no other.
+
+    Members of one family, asked for together or apart, have equal parts, so that an expression counts their base once.
 
     Args:
         name: Of an entry, `bowl`; of a family's member, `faces/male`; with a distribution in front, `acme-energies:bowl`.
         **options: What the entry takes. Those of a family go to the family, and are plain data.
 
     Returns:
-        The energy, with `origin` set. Members of one family share their parts, and two calls may return one object.
+        The energy, with `origin` set.
 
     Raises:
         PluginNotFound: No plug-in offers the name, or the family has no such member.
@@ -55,20 +54,12 @@ def get_energy(name: str, **options: Any) -> Energy:
         PluginLoadError: The plug-in fails to load or breaks the contract.
         OptionError: It does not take an option.
     """
-    found, member = _split(name)
-    entry = REGISTRY.entry("energy", found)
-    obj = REGISTRY.load("energy", entry)
-    if _is_family(obj):
-        energy = _member(entry, _family(entry, obj, options), member)
-    elif member is None:
-        energy = _made("energy", entry, obj, options)
-    else:
-        raise PluginNotFound(f"The energy {found!r} has no members, so there is no {name!r}; ask for {found!r}.")
-    _mark("energy", energy, Origin(entry.name, member, dict(options), entry.distribution, entry.version))
-    return energy
+    from composable_energy.registry.making import make_energy
+
+    return make_energy(name, options, {})
 
 
-def get_family(name: str, **options: Any) -> EnergyFamily:
+def get_family(name: str, /, **options: Any) -> EnergyFamily:
     """Returns a family of energies by name; its `members()` are what `get_energy("family/member")` takes.
 
     Raises:
@@ -77,14 +68,16 @@ def get_family(name: str, **options: Any) -> EnergyFamily:
         PluginLoadError: The plug-in fails to load or breaks the contract.
         OptionError: It does not take an option.
     """
+    from composable_energy.registry.making import family_of, is_family
+
     entry = REGISTRY.entry("energy", name)
     obj = REGISTRY.load("energy", entry)
-    if not _is_family(obj):
+    if not is_family(obj):
         raise PluginNotFound(f"The energy {name!r} is a single one and has no members.")
-    return _family(entry, obj, options)
+    return family_of(entry, obj, options)
 
 
-def get_sampler(name: str) -> type[Sampler]:
+def get_sampler(name: str, /) -> type[Sampler]:
     """Returns a class of samplers by name.
 
     Raises:
@@ -95,8 +88,8 @@ def get_sampler(name: str) -> type[Sampler]:
     return REGISTRY.load("sampler", REGISTRY.entry("sampler", name))
 
 
-def get_encoder(name: str, **options: Any) -> nn.Module:
-    """Returns an encoder by name, with `origin` set.
+def get_encoder(name: str, /, **options: Any) -> nn.Module:
+    """Returns an encoder by name, with `origin` set; it belongs to the caller.
 
     Raises:
         PluginNotFound: No plug-in offers the name.
@@ -104,13 +97,12 @@ def get_encoder(name: str, **options: Any) -> nn.Module:
         PluginLoadError: The plug-in fails to load or breaks the contract.
         OptionError: It does not take an option.
     """
-    entry = REGISTRY.entry("encoder", name)
-    encoder = _made("encoder", entry, REGISTRY.load("encoder", entry), options)
-    _mark("encoder", encoder, Origin(entry.name, None, dict(options), entry.distribution, entry.version))
-    return encoder
+    from composable_energy.registry.making import make_encoder
+
+    return make_encoder(name, options)
 
 
-def get_kernel(name: str) -> Any:
+def get_kernel(name: str, /) -> Any:
     """Returns a kernel by name; its `available()` says whether it can run here.
 
     Raises:
@@ -118,11 +110,10 @@ def get_kernel(name: str) -> Any:
         PluginConflictError: Several do.
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """
-    entry = REGISTRY.entry("kernel", name)
-    return _made("kernel", entry, REGISTRY.load("kernel", entry), {})
+    return _made("kernel", name, {})
 
 
-def get_recipe(name: str) -> Recipe:
+def get_recipe(name: str, /) -> Recipe:
     """Returns a recipe of training by name; `composable_energy.training.open_recipe` also takes a file.
 
     Raises:
@@ -130,11 +121,10 @@ def get_recipe(name: str) -> Recipe:
         PluginConflictError: Several do.
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """
-    entry = REGISTRY.entry("recipe", name)
-    return _made("recipe", entry, REGISTRY.load("recipe", entry), {})
+    return _made("recipe", name, {})
 
 
-def get_world(name: str, **options: Any) -> World:
+def get_world(name: str, /, **options: Any) -> World:
     """Returns a world by name: pictures whose content is known.
 
     Args:
@@ -147,8 +137,7 @@ def get_world(name: str, **options: Any) -> World:
         PluginLoadError: The plug-in fails to load or breaks the contract.
         OptionError: It does not take an option.
     """
-    entry = REGISTRY.entry("world", name)
-    return _made("world", entry, REGISTRY.load("world", entry), options)
+    return _made("world", name, options)
 
 
 def plugins(load: bool = False) -> list[PluginRecord]:
@@ -163,7 +152,7 @@ def plugins(load: bool = False) -> list[PluginRecord]:
 def refresh() -> None:
     """Forgets what was found, so that a plug-in installed since is seen; what `register` took stays."""
     REGISTRY.refresh()
-    _FAMILIES.clear()
+    FAMILIES.clear()
 
 
 def register(kind: Kind, name: str, obj: Any) -> Registration:
@@ -210,78 +199,13 @@ class Registration:
         _forget_families(self._key[1])
 
 
-def _split(name: str) -> tuple[str, str | None]:
-    entry, slash, member = name.partition("/")
-    return entry, member if slash else None
+def _made(kind: Kind, name: str, options: dict[str, Any]) -> Any:
+    from composable_energy.registry.making import make
 
-
-def _is_family(obj: Any) -> bool:
-    return isinstance(obj, type) and issubclass(obj, EnergyFamily)
-
-
-def _family(entry: Entry, obj: Any, options: dict[str, Any]) -> EnergyFamily:
-    """Returns the one instance for an entry and options."""
-    try:
-        key = (entry, json.dumps(options, sort_keys=True))
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"Options of the family {entry.name!r} are plain data, got {options}.") from error
-    if key not in _FAMILIES:
-        _FAMILIES.setdefault(key, _called(entry, obj, options))
-    return _FAMILIES[key]
-
-
-def _member(entry: Entry, family: EnergyFamily, member: str | None) -> Energy:
-    from composable_energy.registry.contract import check_made
-
-    if member is not None and member not in family.members():
-        name, known = f"{entry.name}/{member}", [f"{entry.name}/{m}" for m in family.members()]
-        raise PluginNotFound(f"No energy {name!r} in the family {entry.name!r}.{nearest(name, known) or listed(known)}")
-    return check_made("energy", entry, _shielded(entry, {}, lambda: family.load(member)))
-
-
-def _made(kind: Kind, entry: Entry, obj: Any, options: dict[str, Any]) -> Any:
-    from composable_energy.registry.contract import check_made
-
-    return check_made(kind, entry, _called(entry, obj, options))
-
-
-def _called(entry: Entry, obj: Any, options: dict[str, Any]) -> Any:
-    try:
-        signature = inspect.signature(obj)
-    except (TypeError, ValueError):
-        signature = None
-    if signature is not None:
-        try:
-            signature.bind(**options)
-        except TypeError as error:
-            accepted = ", ".join(str(p) for p in signature.parameters.values()) or "no options"
-            raise OptionError(f"{entry.name!r} takes ({accepted}), got ({', '.join(options)}): {error}.") from error
-    return _shielded(entry, options, lambda: obj(**options))
-
-
-def _shielded(entry: Entry, options: dict[str, Any], make: Callable[[], Any]) -> Any:
-    """Makes an object; an error with options may be the caller's and passes, one without is the plug-in's."""
-    import torch
-
-    from composable_energy.registry.contract import broken
-
-    try:
-        with torch.inference_mode(False):  # tensors of inference mode have no gradients for ever, and families are kept
-            return make()
-    except ComposableEnergyError:
-        raise
-    except Exception as error:
-        if options:
-            raise
-        raise broken(entry, f"making it raised {type(error).__name__}: {error}") from error
-
-
-def _mark(kind: Kind, made: nn.Module, origin: Origin) -> None:
-    from composable_energy.registry.parts import mark
-
-    mark(kind, made, origin)
+    entry = REGISTRY.entry(kind, name)
+    return make(kind, entry, REGISTRY.load(kind, entry), options)
 
 
 def _forget_families(name: str) -> None:
-    for key in [key for key in _FAMILIES if key[0].name == name and key[0].distribution is None]:
-        del _FAMILIES[key]
+    for key in [key for key in FAMILIES if key[0].name == name and key[0].distribution is None]:
+        del FAMILIES[key]

@@ -1,13 +1,13 @@
-"""What the registry tells of plug-ins: one record for each entry point, and the origin of what it made."""
+"""What the registry knows of plug-ins: one record for each entry point."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["API_VERSION", "FIRST_PARTY", "GROUPS", "Entry", "Fault", "Kind", "Origin", "PluginRecord", "State", "canonical"]
+__all__ = ["API_VERSION", "FIRST_PARTY", "GROUPS", "Entry", "Fault", "Kind", "PluginRecord", "State", "canonical"]
 
 Kind = Literal["energy", "sampler", "encoder", "kernel", "recipe", "world"]
 State = Literal["not-loaded", "ok", "failed", "shadowed", "conflict"]
@@ -90,28 +90,6 @@ class PluginRecord:
     def qualified(self) -> str:
         """The form that always resolves: `distribution:name`."""
         return f"{self.distribution}:{self.name}" if self.distribution else self.name
-
-
-@dataclass(frozen=True)
-class Origin:
-    """How the registry made an energy or encoder, so that it can be made again.
-
-    Attributes:
-        entry: The name of the entry point.
-        member: Which member of a family; None for the family's own energy, or where there is no family.
-        options: What it was made with.
-        distribution: Who offers it; None for an object that `register` took.
-        version: The distribution's version.
-    """
-
-    entry: str
-    member: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    distribution: str | None = None
-    version: str | None = None
-
-    def __str__(self) -> str:
-        return self.entry if self.member is None else f"{self.entry}/{self.member}"
 
 
 def canonical(distribution: str) -> str:

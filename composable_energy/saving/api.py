@@ -47,7 +47,7 @@ def save(energy: Energy, folder: str | Path) -> None:
     files.write(Path(folder), config, tensors)
 
 
-def load(folder_or_name: str | Path, **options: Any) -> Energy:
+def load(folder_or_name: str | Path, /, **options: Any) -> Energy:
     """Returns a saved expression, or an energy by name.
 
     Nothing is unpickled, and no module is imported but the entry points of installed plug-ins that the expression names.

@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Transform
 from torch.distributions.transforms import _InverseTransform
 
 from composable_energy.errors import ExpressionError
-from composable_energy.saving.made import same_bits
+from composable_energy.saving.modules import same_bits
 
 __all__ = ["arguments_of", "made"]
 

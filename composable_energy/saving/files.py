@@ -21,7 +21,7 @@ from composable_energy.errors import ExpressionError, FileFormatError
 
 __all__ = ["CONFIG", "FORMAT", "TENSORS", "read", "write"]
 
-FORMAT = 1
+FORMAT = 2
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
 _LARGEST_CONFIG = 64 * 2**20
@@ -89,9 +89,14 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     writer = config.pop("written_by", "an unknown version")
     if type(version) is not int or version < 1:
         raise FileFormatError(f"{folder / CONFIG} is no saved energy: it has no format number.")
+    if version < FORMAT:
+        raise FileFormatError(
+            f"{folder / CONFIG} has format {version}, written by {writer}; this version reads format {FORMAT}. Load it with the "
+            "version that wrote it, and build and save the expression with this one."
+        )
     if version > FORMAT:
         raise FileFormatError(
-            f"{folder / CONFIG} has format {version}, written by {writer}; this version reads up to {FORMAT}: upgrade composable-energy."
+            f"{folder / CONFIG} has format {version}, written by {writer}; this version reads format {FORMAT}: upgrade composable-energy."
         )
     checksum = config.pop("checksum", None)
     if checksum is not None and checksum != _checksum({"format": version, "written_by": writer, **config}):

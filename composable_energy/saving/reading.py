@@ -8,15 +8,48 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from composable_energy.algebra import (
+    Conditioned,
+    Conjunction,
+    Difference,
+    Disjunction,
+    Negation,
+    PulledBack,
+    Relative,
+    Sharpened,
+    Weighted,
+)
+from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError, FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
-from composable_energy.saving.forms import FORMS
-from composable_energy.saving.made import Made
-from composable_energy.saving.references import make_alone, make_references
+from composable_energy.events import ClassifierEnergy, DensityEnergy, IntervalEnergy
+from composable_energy.identity import equal, set_token
+from composable_energy.saving.references import Reference, read_reference, read_references
 from composable_energy.saving.values import unplain, unplain_recommendation
 
-__all__ = ["read_expression"]
+__all__ = ["CLASSES", "read_expression"]
 
+CLASSES: Mapping[str, type[Energy]] = {
+    cls.__name__: cls
+    for cls in (
+        Conditioned,
+        Conjunction,
+        Difference,
+        Disjunction,
+        Negation,
+        PulledBack,
+        Relative,
+        Sharpened,
+        Weighted,
+        ClassifierEnergy,
+        DensityEnergy,
+        DistributionEnergy,
+        IntervalEnergy,
+    )
+}
+"""What a file may name besides plug-ins; each is written and made by its `config()`."""
+
+_KEYS = {"class", "terms", "config", "token", "recommended"}
 _MOST = 100_000
 
 
@@ -40,7 +73,7 @@ def read_expression(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *,
         raise FileFormatError(f"{where}: the config has no nodes, or more than {_MOST}.")
     with torch.random.fork_rng(devices=[]):
         reader = _Reader(tensors, where)
-        reader.references = make_references(references, reader, tensors, where)
+        reader.references = read_references(references, reader, tensors, where)
         for node in nodes:
             reader.nodes.append(reader.node(node))
     try:
@@ -55,24 +88,26 @@ class _Reader:
     def __init__(self, tensors: Mapping[str, Tensor], where: str) -> None:
         self.tensors = tensors
         self.where = where
-        self.references: list[Made] = []
+        self.references: list[Reference] = []
         self.nodes: list[Energy] = []
         self._learnable: dict[str, nn.Parameter] = {}
 
     def node(self, data: Any) -> Energy:
         index = len(self.nodes)
         try:
-            if not isinstance(data, dict) or data.keys() - {"recommended"} != {"node", "terms", "parts"}:
+            if not isinstance(data, dict) or not {"class", "terms", "config"} <= data.keys() <= _KEYS:
                 raise ValueError("it is not a node")
-            terms, parts = [self.energy(term) for term in _list(data["terms"])], _dict(data["parts"])
-            if data["node"] == "reference":
-                energy = self._referred(parts)
-            elif data["node"] == "made":
-                energy = self._energy(make_alone(parts, self, self.tensors, self.where).module)
-            elif isinstance(data["node"], str) and data["node"] in FORMS:
-                energy = FORMS[data["node"]].made(terms, unplain(parts, self))
+            name, config = data["class"], _dict(data["config"])
+            if name == "reference":
+                energy = self._referred(config)
+            elif name == "made":
+                energy = self._energy(read_reference(config, self, self.tensors, self.where, {}).module)
+            elif isinstance(name, str) and name in CLASSES:
+                energy = _built(CLASSES[name], [self.energy(term) for term in _list(data["terms"])], _dict(unplain(config, self)))
             else:
-                raise ValueError(f"its kind {data['node']!r} is not known")
+                raise ValueError(f"its class {name!r} is not known")
+            if "token" in data:
+                set_token(energy, _text(data["token"]))
             if "recommended" in data:
                 energy.recommended = unplain_recommendation(data["recommended"], self)
             return energy
@@ -108,6 +143,20 @@ class _Reader:
         if not isinstance(module, Energy):
             raise ValueError(f"it refers to a {type(module).__name__}, which is no energy")
         return module
+
+
+def _built(cls: type[Energy], terms: list[Energy], config: dict[str, Any]) -> Energy:
+    """Returns a node that describes itself as the file does; a constructor may take what it then reads differently."""
+    energy = cls(*terms, **config)
+    if not equal(energy.config(), config):
+        raise ValueError(f"a {cls.__name__} of this config describes itself otherwise")
+    return energy
+
+
+def _text(data: Any) -> str:
+    if not isinstance(data, str):
+        raise ValueError(f"a {type(data).__name__} stands where text should")
+    return data
 
 
 def _dict(data: Any) -> dict[str, Any]:

@@ -1,110 +1,135 @@
-"""What the registry made, made again: shared with the rest of the session where it is the same to the bit, else a copy.
-
-The session remembers what it loaded for as long as somebody holds it. So energies that were saved apart, such as the attributes of one
-base, have one base when they are loaded apart, and an expression counts it once.
-"""
+"""What the registry made, made again from what a file says of it."""
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
+from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakValueDictionary
 
 from torch import Tensor, nn
 
 from composable_energy.errors import FileFormatError
-from composable_energy.registry.again import make_again
-from composable_energy.registry.records import Origin
-from composable_energy.sampling.digests import digest_of_tensor
-from composable_energy.saving.made import Made
+from composable_energy.identity import Origin, set_token
+from composable_energy.registry.making import rebuild_object
+from composable_energy.saving.modules import inherited_mode, same_bits
 from composable_energy.saving.values import Source, unplain, unplain_recommendation
 
-__all__ = ["KEYS", "make_alone", "make_references"]
+__all__ = ["Reference", "read_reference", "read_references"]
 
-KEYS = frozenset({"kind", "entry", "member", "options", "distribution", "version", "modes", "tensors"})
-_LOADED: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()  # by what the file tells of it
+_KEYS = frozenset({"kind", "entry", "member", "options", "distribution", "version", "modes", "tensors", "tokens"})
 
 
-def make_references(data: Sequence[Any], source: Source, tensors: Mapping[str, Tensor], where: str) -> list[Made]:
-    """Returns the objects that a config refers to.
+@dataclass
+class Reference:
+    """An object that the registry made, with what a file holds of it.
+
+    Args:
+        module: The object.
+        tensors: The file's tensors, by their path in the object.
+        modes: Whether a module is in train mode, by its path; it holds for what is inside unless that has its own.
+        tokens: The tokens of the object and of modules inside, by path.
+        label: What it is, for messages.
+        attributes: Attributes of the object that the file holds as well.
+    """
+
+    module: nn.Module
+    tensors: Mapping[str, Tensor]
+    modes: Mapping[str, bool]
+    tokens: Mapping[str, str]
+    label: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def part(self, path: str) -> nn.Module:
+        """Returns a module inside the object.
+
+        Raises:
+            ValueError: There is none.
+        """
+        found = dict(self.module.named_modules(remove_duplicate=False)).get(path)
+        if found is None:
+            raise ValueError(f"{self.label} has no part {path!r}")
+        return found
+
+    def restore(self) -> None:
+        """Takes over all that the file holds.
+
+        Raises:
+            ValueError: The object lacks a tensor of the file, or has it in another shape.
+        """
+        own = self.module.state_dict(keep_vars=True)
+        for path, tensor in self.tensors.items():
+            if path not in own or own[path].shape != tensor.shape:
+                here = f"the shape {tuple(own[path].shape)}" if path in own else "no such tensor"
+                raise ValueError(
+                    f"{self.label} was written with a tensor {path} of shape {tuple(tensor.shape)}; what is installed (version "
+                    f"{getattr(self.module.origin, 'version', None)}) has {here}. Install the version that wrote it"
+                )
+        for name, value in self.attributes.items():
+            setattr(self.module, name, value)
+        for path, module in self.module.named_modules():
+            mode = inherited_mode(self.modes, path)
+            module.training = module.training if mode is None else mode
+            if path in self.tokens:
+                set_token(module, self.tokens[path])
+        dtypes = {tensor.dtype for tensor in self.tensors.values() if tensor.is_floating_point()}
+        if len(dtypes) == 1:
+            self.module.to(dtype=dtypes.pop())
+        own = self.module.state_dict(keep_vars=True)
+        for path, tensor in self.tensors.items():
+            if not same_bits(own[path], tensor):
+                own[path].data = tensor.to(own[path].device, copy=True)
+
+
+def read_references(data: Sequence[Any], source: Source, tensors: Mapping[str, Tensor], where: str) -> list[Reference]:
+    """Returns the objects that a config refers to; those of one group share their parts.
 
     Raises:
         FileFormatError: A reference is malformed, or its tensors do not fit what the plug-in makes.
         PluginNotFound: A plug-in is not installed.
         PluginLoadError: A plug-in fails to load.
     """
-    result = [_made(item, source, tensors, where) for item in data]
-    for group in sorted({made.group for made in result}):
-        places = [i for i, made in enumerate(result) if made.group == group]
-        members, names = [result[i] for i in places], _names([data[i] for i in places], tensors)
-        if all(made.as_written for made in members) or _found(members, names):
-            continue
-        copies = copy.deepcopy([made.module for made in members])  # at once, so that they share what they shared
-        for made, module in zip(members, copies, strict=True):
-            made.module = module
-        for made, name in zip(members, names, strict=True):
-            made.restore()
-            _LOADED[name] = made.module
+    groups: dict[int, dict[int, Any]] = {}
+    result = []
+    for item in data:
+        group = item.get("group") if isinstance(item, dict) else None
+        if type(group) is not int:
+            raise FileFormatError(f"{where}: a reference is malformed.")
+        result.append(read_reference(item, source, tensors, where, groups.setdefault(group, {})))
     return result
 
 
-def _names(group: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> list[str]:
-    """Returns names under which the objects of a group are remembered: all that a file tells of the group, and their place in it."""
-    told = [
-        {**data, "group": 0, "tensors": {path: digest_of_tensor(tensors[name]).hex() for path, name in data["tensors"].items()}}
-        for data in group
-    ]
-    whole = blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16).hexdigest()
-    return [f"{whole}.{place}" for place in range(len(group))]
+def read_reference(data: Any, source: Source, tensors: Mapping[str, Tensor], where: str, copies: dict[int, Any]) -> Reference:
+    """Returns an object as the file says.
 
-
-def _found(members: Sequence[Made], names: Sequence[str]) -> bool:
-    """Takes what was loaded before, if all of a group is still there and as it was."""
-    before = [_LOADED.get(name) for name in names]
-    now = [made.module for made in members]
-    for made, module in zip(members, before, strict=True):
-        made.module = made.module if module is None else module
-    if None not in before and all(made.as_written for made in members):
-        return True
-    for made, module in zip(members, now, strict=True):
-        made.module = module
-    return False
-
-
-def make_alone(data: Any, source: Source, tensors: Mapping[str, Tensor], where: str) -> Made:
-    """Returns an object whose options hold energies or modules of the same file, which are as written already.
+    Args:
+        data: The reference.
+        source: Gives the values of its options.
+        tensors: Those of the file, by name.
+        where: What is read, for messages.
+        copies: The memo of copies of its group.
 
     Raises:
         FileFormatError: The reference is malformed, or its tensors do not fit what the plug-in makes.
         PluginNotFound: A plug-in is not installed.
         PluginLoadError: A plug-in fails to load.
     """
-    made = _made(data, source, tensors, where)
-    made.restore()
-    return made
-
-
-def _made(data: Any, source: Source, tensors: Mapping[str, Tensor], where: str) -> Made:
-    if not isinstance(data, dict) or data.keys() - {"group", "recommended"} != KEYS or data["kind"] not in ("energy", "encoder"):
+    if not isinstance(data, dict) or data.keys() - {"group", "recommended"} != _KEYS or data["kind"] not in ("energy", "encoder"):
         raise FileFormatError(f"{where}: a reference is malformed.")
     origin = _origin(data, source, where)
     label = f"{origin} of {origin.distribution or 'this session'} {origin.version or ''}".rstrip()
-    names, modes, group = data["tensors"], data["modes"], data.get("group", 0)
+    names, modes, tokens = data["tensors"], data["modes"], data["tokens"]
     if not isinstance(names, dict) or not all(isinstance(name, str) and name in tensors for name in names.values()):
         raise FileFormatError(f"{where}: tensors of {label} are missing.")
-    if not isinstance(modes, dict) or not all(type(mode) is bool for mode in modes.values()) or type(group) is not int:
+    if not _all_of(modes, bool) or not _all_of(tokens, str):
         raise FileFormatError(f"{where}: the reference to {label} is malformed.")
     try:
         more = {"recommended": unplain_recommendation(data["recommended"], source)} if "recommended" in data else {}
-        module = make_again(data["kind"], origin)
-        made = Made(module, {path: tensors[name] for path, name in names.items()}, modes, label, group, more)
-        made.check()
+        module = rebuild_object(data["kind"], origin, copies)
+        reference = Reference(module, {path: tensors[name] for path, name in names.items()}, modes, tokens, label, more)
+        reference.restore()
     except (ValueError, TypeError) as error:
         raise FileFormatError(f"{where}: {error}.") from error
-    return made
+    return reference
 
 
 def _origin(data: Mapping[str, Any], source: Source, where: str) -> Origin:
@@ -118,3 +143,7 @@ def _origin(data: Mapping[str, Any], source: Source, where: str) -> Origin:
     except (ValueError, TypeError) as error:
         raise FileFormatError(f"{where}: the options of {entry!r} cannot be read: {error}.") from error
     return Origin(entry, member, options, distribution, version)
+
+
+def _all_of(data: Any, kind: type) -> bool:
+    return isinstance(data, dict) and all(type(value) is kind for value in data.values())

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from composable_energy.algebra.node import common_recommendation
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
+from composable_energy.identity import Origin, part_of, token_of, tokens_in
 from composable_energy.lifting import CallableEnergy
-from composable_energy.registry.again import entry_of
-from composable_energy.registry.parts import part_of
-from composable_energy.registry.records import Kind, Origin
-from composable_energy.saving.forms import FORMS, form_of
-from composable_energy.saving.made import modes_of, tensors_of
+from composable_energy.registry.making import entry_of
+from composable_energy.saving.modules import digest_of, modes_of, tensors_of
+from composable_energy.saving.reading import CLASSES
 from composable_energy.saving.values import plain, plain_recommendation, refers
 
 __all__ = ["write_expression"]
@@ -38,12 +39,13 @@ def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]
 class _Reference:
     """An object that the registry made: how, and what of it is written."""
 
-    kind: Kind
+    kind: str
     origin: Origin
     options: Any
     holds: list[nn.Module] = field(default_factory=list)
     modes: dict[str, bool] = field(default_factory=dict)
     tensors: dict[str, str] = field(default_factory=dict)
+    tokens: dict[str, str] = field(default_factory=dict)
     recommended: dict[str, Any] = field(default_factory=dict)  # empty where only parts are written, which recommend nothing
 
     def plain(self) -> dict[str, Any]:
@@ -57,6 +59,7 @@ class _Reference:
             "version": own.version,
             "modes": self.modes,
             "tensors": self.tensors,
+            "tokens": self.tokens,
             **self.recommended,
         }
 
@@ -68,16 +71,18 @@ class _Writer:
         self.nodes: list[dict[str, Any]] = []
         self.references: list[_Reference] = []
         self.tensors: dict[str, Tensor] = {}
-        self._node_of: dict[int, int] = {}
+        self._node_of: dict[Energy, int] = {}
         self._reference_of: dict[int, int] = {}
         self._name_of: dict[int, str] = {}
+        self._name_of_state: dict[Hashable, str] = {}
+        self._held: list[object] = []  # so that no id is given to another object
 
     def energy(self, energy: Energy) -> int:
-        if id(energy) not in self._node_of:
+        if energy not in self._node_of:
             node = self._node(energy)
             self.nodes.append(node)
-            self._node_of[id(energy)] = len(self.nodes) - 1
-        return self._node_of[id(energy)]
+            self._node_of[energy] = len(self.nodes) - 1
+        return self._node_of[energy]
 
     def module(self, module: nn.Module, hint: str) -> list[Any]:
         part = part_of(module)
@@ -102,39 +107,53 @@ class _Writer:
                 count += 1
                 name = f"{hint}#{count}"
             self._name_of[id(tensor)] = name
+            self._held.append(tensor)
             self.tensors[name] = tensor
         return self._name_of[id(tensor)]
 
+    def _state(self, tensor: Tensor, hint: str) -> str:
+        """Writes a tensor of a module's state; equal ones, such as those of two copies of a base, are written once."""
+        if tensor.layout != torch.strided:
+            return self.tensor(tensor, hint)
+        key = tensor.dtype, tensor.shape, digest_of(tensor)
+        if key not in self._name_of_state:
+            self._name_of_state[key] = self.tensor(tensor, hint)
+        return self._name_of_state[key]
+
     def _node(self, energy: Energy) -> dict[str, Any]:
-        name = form_of(energy)
-        if isinstance(energy.origin, Origin) or part_of(energy) is not None or name is None:
+        name = type(energy).__name__
+        if part_of(energy) is not None or CLASSES.get(name) is not type(energy):
             return self._made(energy)
         terms = [self.energy(term) for term in energy.terms]
         hint = energy.name or name
-        parts = {part: plain(value, self, f"{hint}.{part}") for part, value in FORMS[name].parts_of(energy).items()}
-        node = {"node": name, "terms": terms, "parts": parts}
+        config = {part: plain(value, self, f"{hint}.{part}") for part, value in energy.config().items()}
+        node = {"class": name, "terms": terms, "config": config}
+        if not terms:
+            node["token"] = token_of(energy)
         if energy.recommended is not None and energy.recommended != common_recommendation(energy.terms):
             node["recommended"] = plain_recommendation(energy.recommended, self, hint)
         return node
 
     def _made(self, energy: Energy) -> dict[str, Any]:
         """What a plug-in made: a part of a reference, or a node of its own where its options hold other energies or modules."""
-        if not isinstance(energy.origin, Origin) and part_of(energy) is not None:
-            return {"node": "reference", "terms": [], "parts": {"of": self.module(energy, str(energy))}}
-        origin = energy.origin if isinstance(energy.origin, Origin) else _origin_by_class(energy)
+        part = part_of(energy)
+        if part is not None and part.path:
+            return {"class": "reference", "terms": [], "config": {"of": self.module(energy, str(energy))}}
+        origin = _origin_by_class(energy) if part is None else part.origin
         options = plain(dict(origin.options), self, f"{origin}.options")
         if refers(options):
             reference = _Reference("energy", origin, options)
             self._hold(reference, energy, "")
-            return {"node": "made", "terms": [], "parts": reference.plain()}
+            return {"class": "made", "terms": [], "config": reference.plain()}
         index = self._reference("energy", origin, options)
         self._hold(self.references[index], energy, "")
-        return {"node": "reference", "terms": [], "parts": {"of": [index, ""]}}
+        return {"class": "reference", "terms": [], "config": {"of": [index, ""]}}
 
-    def _reference(self, kind: Kind, origin: Origin, options: Any) -> int:
+    def _reference(self, kind: str, origin: Origin, options: Any) -> int:
         if id(origin) not in self._reference_of:
             self.references.append(_Reference(kind, origin, options))
             self._reference_of[id(origin)] = len(self.references) - 1
+            self._held.append(origin)
         return self._reference_of[id(origin)]
 
     def _hold(self, reference: _Reference, module: nn.Module, prefix: str) -> None:
@@ -144,8 +163,9 @@ class _Writer:
         if isinstance(module, Energy) and not prefix:
             reference.recommended = {"recommended": plain_recommendation(module.recommended, self, str(reference.origin))}
         reference.modes |= modes_of(module, prefix)
+        reference.tokens |= {f"{prefix}{path}".rstrip("."): token for path, token in tokens_in(module).items()}
         for path, tensor in tensors_of(module, str(reference.origin)).items():
-            reference.tensors[prefix + path] = self.tensor(tensor, f"{reference.origin}.{prefix}{path}")
+            reference.tensors[prefix + path] = self._state(tensor, f"{reference.origin}.{prefix}{path}")
 
 
 def _origin_by_class(energy: Energy) -> Origin:

@@ -1,0 +1,262 @@
+r"""Identity: whether two objects are one energy, one network, one decoder.
+
+Objects of one origin carry equal *tokens*, which survive `deepcopy`, pickling, `.to()`, saving and loading. Two objects are *the same*
+if they are one object, or if their tokens and their values are equal: a copy that was trained since is another energy. Nodes of an
+expression need no token; they are the same if their class, `config()` and terms are.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+__all__ = ["Copies", "Origin", "Part", "born_from", "equal", "mark", "part_of", "same", "set_token", "token_of", "tokens_in"]
+
+_BIRTH: ContextVar[str | None] = ContextVar("birth", default=None)
+_TOKEN = "_identity_token"
+_PART = "_identity_part"
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+_NUMBERS = {int: torch.int64, float: torch.float64}
+_BY_IDENTITY = (type, FunctionType, BuiltinFunctionType, ModuleType)
+_NO_VALUES = frozenset({*vars(nn.Module()), _TOKEN, _PART, "origin", "name", "recommended"}) - {"_parameters", "_buffers"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How the registry made an energy or encoder, so that it can be made again.
+
+    Attributes:
+        entry: The name of the entry point.
+        member: Which member of a family; None for the family's own energy, or where there is no family.
+        options: What it was made with.
+        distribution: Who offers it; None for an object that `register` took.
+        version: The distribution's version.
+    """
+
+    entry: str
+    member: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    distribution: str | None = None
+    version: str | None = None
+
+    @property
+    def token(self) -> str:
+        """The token of what an entry point makes: values tell its objects apart."""
+        return f"{self.distribution or ''}:{self.entry}"
+
+    def __str__(self) -> str:
+        return self.entry if self.member is None else f"{self.entry}/{self.member}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module inside an object that the registry made.
+
+    Args:
+        kind: Of the object, `energy` or `encoder`.
+        origin: How it was made.
+        path: Dotted, from the object; empty for the object itself.
+    """
+
+    kind: str
+    origin: Origin
+    path: str
+
+
+def token_of(module: nn.Module) -> str:
+    """Returns the token of a module; a module that has none gets one."""
+    attributes = vars(module)
+    if _TOKEN not in attributes:
+        part = attributes.get(_PART)
+        attributes.setdefault(_TOKEN, (None if part is None else part.origin.token) or _BIRTH.get() or uuid.uuid4().hex)
+    return attributes[_TOKEN]
+
+
+def tokens_in(module: nn.Module) -> dict[str, str]:
+    """Returns the tokens that a module and the modules inside have, by path."""
+    return {path: vars(inner)[_TOKEN] for path, inner in module.named_modules() if _TOKEN in vars(inner)}
+
+
+def set_token(module: nn.Module, token: str) -> None:
+    """Gives a module the token that it had when it was saved."""
+    vars(module)[_TOKEN] = token
+
+
+@contextmanager
+def born_from(origin: Origin) -> Iterator[None]:
+    """A context in which new objects get the token of their origin: another process that makes the same ones gives them the same."""
+    before = _BIRTH.set(origin.token)
+    try:
+        yield
+    finally:
+        _BIRTH.reset(before)
+
+
+def mark(kind: str, made: nn.Module, origin: Origin, foreign: set[nn.Module]) -> None:
+    """Notes how an object and its parts were made.
+
+    Args:
+        kind: `energy` or `encoder`.
+        made: The object.
+        origin: How it was made.
+        foreign: Modules inside that the caller passed as options.
+    """
+    made.origin = origin  # pyright: ignore[reportArgumentType]
+    for path, module in made.named_modules():
+        if module not in foreign:
+            vars(module)[_PART] = Part(kind, origin, path)
+
+
+def part_of(module: nn.Module) -> Part | None:
+    """Returns what a module is a part of; None if the registry did not make it."""
+    return vars(module).get(_PART)
+
+
+def same(a: object, b: object) -> bool:
+    """Returns whether two energies, networks or decoders are one, by token and value.
+
+    Floating tensors of two precisions are equal if they are at one of them, so converting one of two copies keeps them the same.
+
+    Args:
+        a: An energy, module or callable.
+        b: Another.
+    """
+    if a is b:
+        return True
+    if isinstance(a, nn.Module) and isinstance(b, nn.Module):
+        if type(a) is not type(b):
+            return False
+        terms, others = getattr(a, "terms", ()), getattr(b, "terms", ())
+        if not terms and not others:
+            return token_of(a) == token_of(b) and equal(a, b)
+        return len(terms) == len(others) and all(map(same, terms, others)) and equal(_own_values(a), _own_values(b))
+    if isinstance(a, MethodType) and isinstance(b, MethodType):
+        return a.__func__ is b.__func__ and same(a.__self__, b.__self__)
+    return equal(a, b)
+
+
+def equal(a: object, b: object) -> bool:
+    """Returns whether two objects have equal values: numbers, tensors, containers, modules, and objects made of them.
+
+    Functions are equal to themselves alone: what they compute cannot be compared.
+    """
+    return _equal(a, b, set())
+
+
+def _equal(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
+    if a is b or (id(a), id(b)) in seen:
+        return True
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        a, b = (torch.tensor(v, dtype=_NUMBERS[type(v)]) if type(v) in _NUMBERS else v for v in (a, b))  # 0.5 is tensor(0.5)
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and _equal_tensors(a, b)
+    if type(a) is not type(b) or isinstance(a, _BY_IDENTITY):
+        return False
+    if isinstance(a, _PLAIN):
+        return a == b or (a != a and b != b)
+    seen.add((id(a), id(b)))  # both are alive until the end of the comparison
+    if isinstance(a, nn.Module):
+        return _equal(_values_of(a), _values_of(b), seen)
+    if isinstance(a, MethodType):
+        return a.__func__ is b.__func__ and _equal(a.__self__, b.__self__, seen)
+    if isinstance(a, partial):
+        return _equal((a.func, a.args, a.keywords), (b.func, b.args, b.keywords), seen)
+    if isinstance(a, slice):
+        return (a.start, a.stop, a.step) == (b.start, b.stop, b.step)
+    if isinstance(a, Mapping):
+        return list(a) == list(b) and all(_equal(a[key], b[key], seen) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_equal(x, y, seen) for x, y in zip(a, b, strict=True))
+    if isinstance(a, Distribution):  # which computes some attributes when they are first asked for
+        return all(_equal(vars(a)[name], vars(b)[name], seen) for name in vars(a).keys() & vars(b).keys())
+    if hasattr(a, "__dict__") and not isinstance(a, set | frozenset):
+        return _equal(vars(a), vars(b), seen)
+    return bool(a == b)
+
+
+def _values_of(module: nn.Module) -> dict[str, Any]:
+    """What a module computes with: its own values and the modules inside."""
+    return {**_own_values(module), "_modules": module._modules}
+
+
+def _own_values(module: nn.Module) -> dict[str, Any]:
+    """Its tensors, and its `config()` if it has one, else its attributes."""
+    attributes = vars(module)
+    if getattr(type(module), "has_config", False):
+        return {"config": module.config(), "_parameters": module._parameters, "_buffers": module._buffers}  # pyright: ignore[reportCallIssue]
+    return {name: value for name, value in attributes.items() if name not in _NO_VALUES}
+
+
+def _equal_tensors(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.is_floating_point() != b.is_floating_point() or a.is_complex() != b.is_complex():
+        return False
+    a, b = a.detach(), b.detach().to(a.device)
+    if a.dtype == b.dtype:
+        return _same_numbers(a, b)
+    return _same_numbers(a.to(b.dtype), b) or _same_numbers(a, b.to(a.dtype))
+
+
+def _same_numbers(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a, b) or (bool((a != a).any()) and bool(((a == b) | ((a != a) & (b != b))).all()))
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Modules in an expression that are the same without being one object; the expression counts each such group once.
+
+    Args:
+        pairs: Two copies each.
+        versions: The tensors of both at the last comparison, with their versions.
+    """
+
+    pairs: tuple[tuple[nn.Module, nn.Module], ...]
+    versions: list[tuple[Any, ...]]
+
+    @classmethod
+    def inside(cls, root: nn.Module) -> Copies | None:
+        """Returns the copies inside a module; None if there are none, as nearly always."""
+        known: dict[tuple[type, str], list[nn.Module]] = {}
+        pairs, seen, todo = [], set(), [root]
+        while todo:
+            module = todo.pop()
+            if module in seen:
+                continue
+            seen.add(module)
+            if _TOKEN in vars(module) and not getattr(module, "terms", ()):
+                others = known.setdefault((type(module), token_of(module)), [])
+                twin = next((other for other in others if equal(other, module)), None)
+                if twin is not None:
+                    pairs.append((twin, module))
+                    continue  # what is inside of both is equal, too
+                others.append(module)
+            todo.extend(reversed(list(module.children())))
+        return cls(tuple(pairs), []) if pairs else None
+
+    def differ(self) -> tuple[nn.Module, nn.Module] | None:
+        """Returns a pair that is not equal any more; None while all are."""
+        now = [state for pair in self.pairs for module in pair for state in _versions(module)]
+        if now == self.versions:
+            return None
+        found = next((pair for pair in self.pairs if not equal(*pair)), None)
+        if found is None:
+            self.versions[:] = now
+        return found
+
+
+def _versions(module: nn.Module) -> Iterator[tuple[Any, ...]]:
+    """Yields what changes when a tensor is replaced or written to.
+
+    `_version` is the only counter of writes that torch has; it is not public. Comparing all numbers at each evaluation would cost as
+    much as a small network. `test_identity.py` pins its meaning.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        yield id(tensor), 0 if tensor.is_inference() else tensor._version
