@@ -156,8 +156,9 @@ def test_every_callback_is_closed_after_an_error():
 
 def test_a_progress_bar_is_closed_after_an_error(capsys):
     """A closed bar ends its line; an open one leaves the cursor behind it."""
+    run = trainer(callbacks=[Fail()], progress=True)
     with pytest.raises(ArithmeticError):
-        trainer(callbacks=[Fail()], progress=True).fit()
+        run.fit()
     said = capsys.readouterr().err
     assert "training" in said and said.endswith("\n")
     with pytest.raises(ArithmeticError):

@@ -238,6 +238,12 @@ def test_data_with_one_other_number_are_refused(tmp_path, make, message):
     assert trainer(tmp_path, data=make(DATA)).fit().steps == 12
 
 
+def test_points_that_were_computed_anew_may_differ_by_rounding(tmp_path):
+    """As the codes of a network do on another device, or with another number of threads."""
+    trainer(tmp_path, steps=4).fit()
+    assert trainer(tmp_path, data=DATA * (1 + 1e-6)).fit().steps == 12
+
+
 def test_another_picture_of_the_same_name_is_refused(tmp_path):
     model = nn.Conv2d(3, 3, 1)
     trainer(tmp_path, model=model, data=pictures(DATA), steps=4).fit()

@@ -16,12 +16,10 @@ from torch import Tensor
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy.training.checkpoint import digest_of
+from composable_energy.training.fingerprints import Fingerprint, fingerprint_of
 from composable_energy.training.objective import Batch
 
 __all__ = ["Batches", "Rows", "parts_of", "rows_of"]
-
-_MOST = 2**28  # numbers that go into a fingerprint: a second or two
-_AT_ONCE = 2**22
 
 Raw = tuple[Tensor, Mapping[str, Tensor]]
 
@@ -51,8 +49,8 @@ class Rows(ABC):
         """Returns what must be the same for a run to go on, as plain data."""
 
     @abstractmethod
-    def fingerprint(self, step: int, batch_size: int) -> str:
-        """Returns a digest of the values of the data, which is another where a run would see other batches.
+    def fingerprint(self, step: int, batch_size: int) -> Fingerprint:
+        """Returns what the data are by value, up to a step.
 
         Args:
             step: The steps that were made.
@@ -126,10 +124,10 @@ def rows_of(data: Any) -> Rows:
         ShapeError: Points and labels are not equally many.
     """
     if hasattr(data, "images") and hasattr(data, "labels"):
-        return _Indexed(len(data), data.images, {name: some.values for name, some in data.labels.items()})
+        return _Indexed(len(data), data.images, {name: some.values for name, some in data.labels.items()}, False)
     if isinstance(data, Tensor) or _is_pair(data):
         x, labels = _raw(data)
-        return _Indexed(len(x), lambda index: x[index.to(x.device)], labels)
+        return _Indexed(len(x), lambda index: x[index.to(x.device)], labels, x.is_floating_point())
     if isinstance(data, Iterable):
         return _Walked(data)
     raise OptionError(
@@ -138,16 +136,14 @@ def rows_of(data: Any) -> Rows:
 
 
 class _Indexed(Rows):
-    """The fingerprint is of all rows, or of rows that are spread evenly where there are more than 2^28 numbers, and of all labels."""
-
     advice = "a value of it has changed. Restore the data, give another folder, or delete this one to begin anew."
 
-    def __init__(self, count: int, points: Callable[[Tensor], Tensor], labels: Mapping[str, Tensor]) -> None:
+    def __init__(self, count: int, points: Callable[[Tensor], Tensor], labels: Mapping[str, Tensor], computed: bool) -> None:
         if not count:
             raise OptionError("There are no data to train on.")
-        self.count, self.points, self.labels = count, points, dict(labels)
+        self.count, self.points, self.labels, self.computed = count, points, dict(labels), computed
         self._orders: dict[tuple[int, int], Tensor] = {}
-        self._fingerprint = ""
+        self._fingerprint: Fingerprint | None = None
 
     def at(self, seed: int, step: int, batch_size: int, own: range) -> Raw:
         first = (step - 1) * batch_size
@@ -157,16 +153,10 @@ class _Indexed(Rows):
     def told(self) -> dict[str, Any]:
         return {"rows": self.count, "labels": sorted(self.labels)}
 
-    def fingerprint(self, step: int, batch_size: int) -> str:
-        if self._fingerprint:
-            return self._fingerprint
-        size = max(1, self.points(torch.zeros(1, dtype=torch.int64)).numel())
-        rows = torch.linspace(0, self.count - 1, min(self.count, max(1, _MOST // size)), dtype=torch.float64).round().long()
-        digest = digest_of(self.labels)
-        for some in rows.split(max(1, _AT_ONCE // size)):
-            digest = digest_of({"x": self.points(some)}, digest)
-        self._fingerprint = digest
-        return digest
+    def fingerprint(self, step: int, batch_size: int) -> Fingerprint:
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_of(self.count, self.points, self.labels, computed=self.computed)
+        return self._fingerprint
 
     def _index(self, seed: int, start: int, stop: int) -> Tensor:
         """Which rows stand at some places of all epochs one after another."""
@@ -215,9 +205,9 @@ class _Walked(Rows):
     def told(self) -> dict[str, Any]:
         return {"rows": "an iterable"}
 
-    def fingerprint(self, step: int, batch_size: int) -> str:
+    def fingerprint(self, step: int, batch_size: int) -> Fingerprint:
         self._walk(max(1, step), batch_size)
-        return self._digest
+        return Fingerprint(self._digest)
 
     def _walk(self, step: int, batch_size: int) -> None:
         if step < self._step:

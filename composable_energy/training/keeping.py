@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from composable_energy.errors import OptionError
 from composable_energy.training.checkpoint import Checkpoints, Saved, check_fits
 from composable_energy.training.describing import differences
+from composable_energy.training.fingerprints import Fingerprint
 from composable_energy.training.ranks import Ranks
 
 __all__ = ["Keeping", "copy_"]
@@ -101,7 +102,7 @@ class Keeping:
                 f"{place} belongs to another call ({'; '.join(wrong[:6])}{more}): give another folder, or delete it to begin anew."
             )
 
-    def check_data(self, saved: Saved, fingerprint: Callable[[], str], advice: str) -> None:
+    def check_data(self, saved: Saved, fingerprint: Callable[[], Fingerprint], advice: str) -> None:
         """Raises if the data are others than those that a checkpoint was trained on.
 
         Args:
@@ -114,7 +115,7 @@ class Keeping:
         """
 
         def check() -> None:
-            if fingerprint() != saved.told["data"]:
+            if not fingerprint().alike(Fingerprint(**saved.told["data"])):
                 raise OptionError(f"{self.checkpoints.path(saved.step)} was trained on other data: {advice}")
 
         self.ranks.agreed(check)

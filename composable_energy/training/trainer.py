@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from composable_energy.training.batches import Batches, rows_of
 from composable_energy.training.callbacks import Callback
 from composable_energy.training.checkpoint import Checkpoints, Saved
 from composable_energy.training.describing import described, model_settings
+from composable_energy.training.fingerprints import Fingerprint
 from composable_energy.training.keeping import Keeping, copy_
 from composable_energy.training.layout import channels_last
 from composable_energy.training.monitor import Event, Monitor, Watch
@@ -33,36 +34,12 @@ from composable_energy.training.optimizing import Optimizer
 from composable_energy.training.precision import Precision, check_precision, native_precision
 from composable_energy.training.progress import ProgressBar
 from composable_energy.training.ranks import Ranks
+from composable_energy.training.report import Report
 from composable_energy.training.stepping import Stepping
 
 __all__ = ["Report", "Trainer"]
 
 _LOG = logging.getLogger("composable_energy.training")
-
-
-@dataclass(frozen=True)
-class Report:
-    """How a run went.
-
-    Args:
-        steps: How many were made, by all calls together.
-        scalars: What the last step told.
-        skipped: Steps without effect, as something was not finite.
-        events: What the monitor saw.
-        seconds: How long this call took.
-        rows_per_second: Of this call, all processes together.
-        checkpoint: The last one; None without a folder.
-        precision: What networks computed in.
-    """
-
-    steps: int
-    scalars: Mapping[str, float]
-    skipped: int
-    events: tuple[Event, ...]
-    seconds: float
-    rows_per_second: float
-    checkpoint: Path | None
-    precision: Precision
 
 
 class Trainer:
@@ -298,7 +275,7 @@ class Trainer:
             "optimizer": self._stepping.state(),
             "objective": self.ranks.joined(self.objective.state()),
         }
-        data = None if self.out is None else self.ranks.agreed(self._fingerprint)
+        data = None if self.out is None else self.ranks.agreed(lambda: asdict(self._fingerprint()))
         told = {"settings": self._settings, "data": data, "watch": self._watch.told(), "scaler": self._stepping.scaler.state_dict()}
         self._tell("on_checkpoint", self._keeping.write(self.step, told, parts))
 
@@ -310,7 +287,7 @@ class Trainer:
         self.objective.restore({name: tensor.to(self.device) for name, tensor in saved.under("objective").items()})
         self.step = saved.step
 
-    def _fingerprint(self) -> str:
+    def _fingerprint(self) -> Fingerprint:
         return self._batches.rows.fingerprint(self.step, self._batches.batch_size)
 
     def _described(self) -> dict[str, Any]:
