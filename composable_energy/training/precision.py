@@ -11,7 +11,7 @@ import torch
 
 from composable_energy.errors import OptionError
 
-__all__ = ["DTYPES", "Precision", "check_precision", "native_precision"]
+__all__ = ["DTYPES", "Precision", "check_precision", "native_precision", "settled_precision"]
 
 Precision = Literal["float32", "bfloat16", "float16", "auto"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,6 +42,22 @@ def native_precision(device: torch.device, flags: Collection[str] | None = None)
     else:
         native = False
     return "bfloat16" if native else "float32"
+
+
+def settled_precision(asked: Precision, device: torch.device, before: Precision | None) -> Precision:
+    """Returns what a run computes in.
+
+    Args:
+        asked: What the user asked for; anything but `"auto"` is taken.
+        device: Where networks compute.
+        before: What the run computed in before, if it goes on.
+
+    Raises:
+        OptionError: The device has no such precision.
+    """
+    precision = asked if asked != "auto" else before or native_precision(device)
+    check_precision(precision, device)
+    return precision
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -1,7 +1,8 @@
 r"""The trainer: steps, averages, checkpoints, and a monitor, on one process or several.
 
 The weights at step $t$ are a function of the call and the seed. All randomness is keyed by (seed, row, step), checkpoints are written at
-fixed steps, and hold everything; so whatever ends a run, the same call goes on and ends with the same bits on a CPU.
+fixed steps, and hold everything; so whatever ends a run, the same call goes on and ends with the same bits on a CPU. A call with other
+settings or other data is refused.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from composable_energy.training.describing import described, model_settings
 from composable_energy.training.fingerprints import Fingerprint
 from composable_energy.training.keeping import Keeping, copy_
 from composable_energy.training.layout import channels_last
-from composable_energy.training.monitor import Event, Monitor, Watch
+from composable_energy.training.monitor import Event, Monitor, Watch, stopped
 from composable_energy.training.objective import Objective, Place
 from composable_energy.training.optimizing import Optimizer
-from composable_energy.training.precision import Precision, check_precision, native_precision
+from composable_energy.training.precision import Precision, check_precision, settled_precision
 from composable_energy.training.progress import ProgressBar
 from composable_energy.training.ranks import Ranks
 from composable_energy.training.report import Report
@@ -195,7 +196,10 @@ class Trainer:
         self.place = Place(self._batches.batch_size, own, like.shape[1:], self.device, self.dtype, self.seed)
         self._keeping = Keeping(self.checkpoints, self.ranks)
         saved = self._keeping.read()
-        self._choose_precision(saved)
+        before = None if saved is None else saved.told["settings"]["precision"]
+        self.precision = self.ranks.agreed(lambda: settled_precision(self._asked_precision, self.device, before))
+        if self.ranks.first:
+            _LOG.info("%r", self)
         self._settings = self._described()
         if saved is not None:
             self._keeping.check(saved, self.model, self._settings, self.steps)
@@ -210,17 +214,6 @@ class Trainer:
             self._watch = Watch.of(self.monitor, saved.told["watch"])
             self.attempt = self._watch.attempt
         return saved is None
-
-    def _choose_precision(self, saved: Saved | None) -> None:
-        """Settles `"auto"`: as the run began, or by what the device of the first process has."""
-        self.precision = self._asked_precision
-        if self.precision == "auto" and saved is not None:
-            self.precision = saved.told["settings"]["precision"]
-        elif self.precision == "auto":
-            self.precision = self.ranks.agreed(lambda: native_precision(self.device))
-        check_precision(self.precision, self.device)
-        if self.ranks.first:
-            _LOG.info("%r", self)
 
     def _advance(self) -> dict[str, float]:
         """Makes a step, and what is due after it."""
@@ -258,15 +251,7 @@ class Trainer:
                 )
             self._restore(saved)
         elif event.action == "stop":
-            path = self._keeping.last()
-            where = "" if path is None else f" The last good checkpoint is {path}."
-            acted = f" after {self._watch.acted} actions" if self._watch.acted else ""
-            raise TrainingDiverged(
-                f"Training was stopped at step {event.step}{acted}: {event.seen}.{where} Try a lower rate, more steps of the sampler, or "
-                "a stronger penalty on energies.",
-                step=event.step,
-                checkpoint=path,
-            )
+            raise stopped(event, self._watch.acted, self._keeping.last())
 
     def _write(self) -> None:
         parts = {
@@ -295,6 +280,7 @@ class Trainer:
         own = {id(tensor) for tensor in (*self.model.parameters(), *self.model.buffers())}
         settings = {
             "objective": described(self.objective, own),
+            "preparation": described(self._batches.preparation, own),
             "model": self._model_settings,
             "seed": self.seed,
             "batch_size": self._batches.batch_size,
@@ -302,7 +288,6 @@ class Trainer:
             "steps": self.steps if self.optimizer.decay else None,
             "ema": self.ema,
             "precision": self.precision,
-            "preparation": described(self._batches.preparation, own),
             "data": self._batches.rows.told(),
         }
         return json.loads(json.dumps(settings))
