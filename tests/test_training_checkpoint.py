@@ -178,7 +178,7 @@ def test_another_model_says_which_tensors_differ(whole):
     [
         ({"seed": 1}, "seed was 0, is 1"),
         ({"batch_size": 4}, "batch_size was 8, is 4"),
-        ({"optimizer": Optimizer(rate=1.0)}, "optimizer was"),
+        ({"optimizer": Optimizer(rate=1.0)}, r"optimizer\.rate was 0\.0003, is 1\.0"),
         ({"ema": None}, "ema was 0.9"),
         ({"steps": 3}, "24 steps were made, 3"),
     ],

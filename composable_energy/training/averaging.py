@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from composable_energy.errors import OptionError
 
@@ -37,7 +38,7 @@ class Average:
         keep = min(self.decay, (1 + step) / (10 + step))
         own, new = ([parameter.detach() for parameter in one.parameters()] for one in (self.model, model))
         if own:
-            torch._foreach_lerp_(own, new, 1 - keep)
+            get_ema_multi_avg_fn(keep)(own, new, step)
         for mine, its in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(its)
 

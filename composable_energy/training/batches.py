@@ -15,6 +15,8 @@ from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.noise import Noise
+from composable_energy.training.checkpoint import digest_of
+from composable_energy.training.fingerprints import Fingerprint, fingerprint_of
 from composable_energy.training.objective import Batch
 
 __all__ = ["Batches", "Rows", "parts_of", "rows_of"]
@@ -23,7 +25,13 @@ Raw = tuple[Tensor, Mapping[str, Tensor]]
 
 
 class Rows(ABC):
-    """Where the rows of a step come from."""
+    """Where the rows of a step come from.
+
+    Attributes:
+        advice: What to do where the data are others than before, for an error.
+    """
+
+    advice: str
 
     @abstractmethod
     def at(self, seed: int, step: int, batch_size: int, own: range) -> Raw:
@@ -39,6 +47,15 @@ class Rows(ABC):
     @abstractmethod
     def told(self) -> dict[str, Any]:
         """Returns what must be the same for a run to go on, as plain data."""
+
+    @abstractmethod
+    def fingerprint(self, step: int, batch_size: int) -> Fingerprint:
+        """Returns what the data are by value, up to a step.
+
+        Args:
+            step: The steps that were made.
+            batch_size: Rows of all processes together.
+        """
 
 
 class Batches:
@@ -107,10 +124,10 @@ def rows_of(data: Any) -> Rows:
         ShapeError: Points and labels are not equally many.
     """
     if hasattr(data, "images") and hasattr(data, "labels"):
-        return _Indexed(len(data), data.images, {name: some.values for name, some in data.labels.items()})
+        return _Indexed(len(data), data.images, {name: some.values for name, some in data.labels.items()}, False)
     if isinstance(data, Tensor) or _is_pair(data):
         x, labels = _raw(data)
-        return _Indexed(len(x), lambda index: x[index.to(x.device)], labels)
+        return _Indexed(len(x), lambda index: x[index.to(x.device)], labels, x.is_floating_point())
     if isinstance(data, Iterable):
         return _Walked(data)
     raise OptionError(
@@ -119,11 +136,14 @@ def rows_of(data: Any) -> Rows:
 
 
 class _Indexed(Rows):
-    def __init__(self, count: int, points: Callable[[Tensor], Tensor], labels: Mapping[str, Tensor]) -> None:
+    advice = "a value of it has changed. Restore the data, give another folder, or delete this one to begin anew."
+
+    def __init__(self, count: int, points: Callable[[Tensor], Tensor], labels: Mapping[str, Tensor], computed: bool) -> None:
         if not count:
             raise OptionError("There are no data to train on.")
-        self.count, self.points, self.labels = count, points, dict(labels)
+        self.count, self.points, self.labels, self.computed = count, points, dict(labels), computed
         self._orders: dict[tuple[int, int], Tensor] = {}
+        self._fingerprint: Fingerprint | None = None
 
     def at(self, seed: int, step: int, batch_size: int, own: range) -> Raw:
         first = (step - 1) * batch_size
@@ -132,6 +152,11 @@ class _Indexed(Rows):
 
     def told(self) -> dict[str, Any]:
         return {"rows": self.count, "labels": sorted(self.labels)}
+
+    def fingerprint(self, step: int, batch_size: int) -> Fingerprint:
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_of(self.count, self.points, self.labels, computed=self.computed)
+        return self._fingerprint
 
     def _index(self, seed: int, start: int, stop: int) -> Tensor:
         """Which rows stand at some places of all epochs one after another."""
@@ -152,7 +177,18 @@ class _Indexed(Rows):
 
 
 class _Walked(Rows):
-    """Its order is its own: another seed does not change it."""
+    """Its order is its own: another seed of the run does not change it.
+
+    Each item is asked for under a seed of torch's that depends on the epoch and the item's number alone. So a `DataLoader` shuffles and
+    augments alike whenever it is walked through, if it draws from torch's global generator or in workers of its own. The fingerprint is
+    of all batches up to a step.
+    """
+
+    advice = (
+        "its batches up to this step come out otherwise now. Either its values have changed, or its items are drawn at random from a "
+        "generator that training does not seed, such as NumPy's or `random`. Draw from torch's global generator, or key the draws by "
+        "epoch and index; to begin anew give another folder, or delete this one."
+    )
 
     def __init__(self, data: Iterable[Any]) -> None:
         self.data = data
@@ -161,11 +197,7 @@ class _Walked(Rows):
         self._begin()
 
     def at(self, seed: int, step: int, batch_size: int, own: range) -> Raw:
-        if step < self._step:
-            self._begin()
-        while self._step < step:
-            self._last = self._next(batch_size)
-            self._step += 1
+        self._walk(step, batch_size)
         x, labels = self._last
         some = slice(own.start, own.stop)
         return x[some], {name: values[some] for name, values in labels.items()}
@@ -173,8 +205,21 @@ class _Walked(Rows):
     def told(self) -> dict[str, Any]:
         return {"rows": "an iterable"}
 
+    def fingerprint(self, step: int, batch_size: int) -> Fingerprint:
+        self._walk(max(1, step), batch_size)
+        return Fingerprint(self._digest)
+
+    def _walk(self, step: int, batch_size: int) -> None:
+        if step < self._step:
+            self._begin()
+        while self._step < step:
+            self._last = self._next(batch_size)
+            self._step += 1
+            x, labels = self._last
+            self._digest = digest_of({"x": x, **{f"label {name}": values for name, values in labels.items()}}, self._digest)
+
     def _begin(self) -> None:
-        self._iterator, self._epoch, self._step = None, 0, 0
+        self._iterator, self._epoch, self._count, self._step, self._digest = None, 0, 0, 0, ""
         self._left: list[Raw] = []
         self._last: Raw = (torch.empty(0), {})
 
@@ -189,13 +234,15 @@ class _Walked(Rows):
 
     def _item(self) -> Raw:
         for _ in range(2):
+            key = Noise(0, range(1)).child(f"epoch {self._epoch} item {self._count}").seed
+            torch.default_generator.manual_seed(key % 2**63)
             if self._iterator is None:
-                torch.manual_seed(self._epoch)  # a DataLoader that shuffles asks torch; the same order comes after a restart
                 self._iterator = iter(self.data)
             item = next(self._iterator, None)
             if item is not None:
+                self._count += 1
                 return _raw(item)
-            self._iterator, self._epoch = None, self._epoch + 1
+            self._iterator, self._epoch, self._count = None, self._epoch + 1, 0
         raise OptionError("The data ended and did not begin anew: give an iterable that can be walked through again, such as a DataLoader.")
 
 

@@ -47,6 +47,9 @@ class Callback(ABC):  # noqa: B024  (each hook is there to be left out)
     def on_end(self, trainer: Trainer, report: Report) -> None:  # noqa: B027
         """The run is over, and the model has its final weights."""
 
+    def on_exit(self, trainer: Trainer) -> None:  # noqa: B027
+        """`fit` ends, with a report or with an error. Called last and for every callback, so that what `on_start` opened is closed."""
+
 
 class CSVLog(Callback):
     """A table of the run, `log.csv` in its folder: a row for every so many steps, and one for each event.
@@ -148,8 +151,9 @@ class TensorBoard(Callback):
     def on_checkpoint(self, trainer: Trainer, path: Path | None) -> None:
         self._writer.flush()
 
-    def on_end(self, trainer: Trainer, report: Report) -> None:
-        self._writer.close()
+    def on_exit(self, trainer: Trainer) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 class SampleSheet(Callback):

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from composable_energy.errors import FileFormatError, StorageError
 
-__all__ = ["Checkpoints", "Saved", "check_fits"]
+__all__ = ["Checkpoints", "Saved", "check_fits", "digest_of"]
 
-_FORMAT = 1
+_FORMAT = 2
 _KEY = "composable_energy_training"
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
@@ -46,18 +46,16 @@ class Saved:
 
 
 class Checkpoints:
-    """The checkpoints of a run; without a folder only the last, in memory, for a run that may go back but not be started again.
+    """The checkpoints of a run; without a folder only the last one, in memory.
 
     Args:
         folder: Where they are, or None.
         keep: How many.
-        remember: Whether to keep the last in memory where there is no folder.
     """
 
-    def __init__(self, folder: Path | None, keep: int, *, remember: bool = True) -> None:
+    def __init__(self, folder: Path | None, keep: int) -> None:
         self.folder = folder
         self.keep = keep
-        self.remember = remember
         self._last: Saved | None = None
 
     def path(self, step: int) -> Path | None:
@@ -80,8 +78,6 @@ class Checkpoints:
         Raises:
             StorageError: The disk is full, or does not let us write.
         """
-        if self.folder is None and not self.remember:
-            return None
         plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in saved.tensors.items()}
         path = self.path(saved.step)
         if path is None:
@@ -172,7 +168,7 @@ def _packed(saved: Saved, tensors: Mapping[str, Tensor]) -> bytes:
         "format": _FORMAT,
         "written_by": f"composable-energy {__version__}",
         "step": saved.step,
-        "digest": _digest(tensors),
+        "digest": digest_of(tensors),
         "told": saved.told,
     }
     return safetensors.torch.save(dict(tensors), {_KEY: json.dumps(told)})
@@ -195,20 +191,27 @@ def _unpacked(path: Path) -> Saved:
         )
     try:
         tensors = safetensors.torch.load(data)
-        if _digest(tensors) != told["digest"]:
+        if digest_of(tensors) != told["digest"]:
             raise _Damaged(f"{path} is damaged (its digest is another)")
         return Saved(told["step"], told["told"], tensors)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _Damaged(f"{path} is damaged ({error})") from None
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def digest_of(tensors: Mapping[str, Tensor], before: str = "") -> str:
+    """Returns a digest of tensors and their names.
+
+    Args:
+        tensors: By name; their order does not matter.
+        before: A digest that goes into this one, so that a chain of digests covers everything that came before.
+    """
     from torch import uint8
 
-    whole = blake2b(digest_size=16)
+    whole = blake2b(before.encode(), digest_size=16)
     for name in sorted(tensors):
-        whole.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        whole.update(tensors[name].reshape(-1).view(uint8).numpy().data)
+        plain = tensors[name].detach().cpu().contiguous()
+        whole.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        whole.update(plain.reshape(-1).view(uint8).numpy().data)
     return whole.hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
 from composable_energy.training.checkpoint import Checkpoints, Saved, check_fits
+from composable_energy.training.describing import differences
+from composable_energy.training.fingerprints import Fingerprint
 from composable_energy.training.ranks import Ranks
 
 __all__ = ["Keeping", "copy_"]
@@ -21,11 +23,10 @@ class Keeping:
     Args:
         checkpoints: Where they are.
         ranks: The processes.
-        call: What must be the same for a run to go on, as JSON gives it back.
     """
 
-    def __init__(self, checkpoints: Checkpoints, ranks: Ranks, call: Mapping[str, Any]) -> None:
-        self.checkpoints, self.ranks, self.call = checkpoints, ranks, call
+    def __init__(self, checkpoints: Checkpoints, ranks: Ranks) -> None:
+        self.checkpoints, self.ranks = checkpoints, ranks
         self._came_from: int | None = None
 
     def write(self, step: int, told: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> Path | None:
@@ -40,8 +41,7 @@ class Keeping:
             StorageError: It could not be written.
         """
         tensors = {f"{part}.{name}": tensor for part, some in parts.items() for name, tensor in some.items() if isinstance(tensor, Tensor)}
-        saved = Saved(step, {"call": self.call, **told}, tensors)
-        return self.ranks.agreed(lambda: self.checkpoints.write(saved))
+        return self.ranks.agreed(lambda: self.checkpoints.write(Saved(step, told, tensors)))
 
     def read(self) -> Saved | None:
         """Returns the last checkpoint; None if there is none.
@@ -78,26 +78,47 @@ class Keeping:
         steps = self.ranks.agreed(self.checkpoints.steps)
         return self.checkpoints.path(steps[-1]) if steps else None
 
-    def check(self, saved: Saved, model: nn.Module, steps: int) -> None:
+    def check(self, saved: Saved, model: nn.Module, settings: Mapping[str, Any], steps: int) -> None:
         """Raises if a checkpoint belongs to another call.
 
         Args:
             saved: The checkpoint.
             model: What is trained now.
+            settings: What must be the same for a run to go on, as JSON gives it back.
             steps: How many steps are asked for.
 
         Raises:
             FileFormatError: Its model has other tensors.
-            OptionError: Its settings are others.
+            OptionError: Its settings are others; the message names the old and the new values.
         """
-        place = self.checkpoints.path(saved.step)
+        place = self.checkpoints.path(saved.step) or "The last checkpoint"
         check_fits(saved.under("model"), model.state_dict(), str(place))
-        there = saved.told["call"]
-        wrong = [f"{name} was {there.get(name)!r}, is {value!r}" for name, value in self.call.items() if there.get(name) != value]
+        wrong = list(differences(saved.told["settings"], settings))
         if saved.step > steps:
             wrong.append(f"{saved.step} steps were made, {steps} are asked for")
         if wrong:
-            raise OptionError(f"{place} belongs to another call ({'; '.join(wrong)}): give another folder, or delete it to begin anew.")
+            more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+            raise OptionError(
+                f"{place} belongs to another call ({'; '.join(wrong[:6])}{more}): give another folder, or delete it to begin anew."
+            )
+
+    def check_data(self, saved: Saved, fingerprint: Callable[[], Fingerprint], advice: str) -> None:
+        """Raises if the data are others than those that a checkpoint was trained on.
+
+        Args:
+            saved: The checkpoint.
+            fingerprint: Returns that of the data up to the step of the checkpoint; called in the first process only.
+            advice: How to go on, for the error.
+
+        Raises:
+            OptionError: They are.
+        """
+
+        def check() -> None:
+            if not fingerprint().alike(Fingerprint(**saved.told["data"])):
+                raise OptionError(f"{self.checkpoints.path(saved.step)} was trained on other data: {advice}")
+
+        self.ranks.agreed(check)
 
 
 def copy_(tensors: Mapping[str, Tensor], model: nn.Module) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from composable_energy.errors import OptionError
+from composable_energy.errors import OptionError, TrainingDiverged
 
-__all__ = ["Event", "Monitor", "Watch"]
+__all__ = ["Event", "Monitor", "Watch", "stopped"]
 
 Action = Literal["lower", "rollback", "stop"]
 
@@ -178,3 +179,21 @@ class Watch:
     def of(cls, monitor: Monitor | None, told: Mapping[str, Any]) -> Watch:
         """Returns what `told` was taken from."""
         return cls(monitor, **{**told, "means": dict(told["means"]), "events": [Event(*event) for event in told["events"]]})
+
+
+def stopped(event: Event, acted: int, path: Path | None) -> TrainingDiverged:
+    """Returns the error of a run that a monitor stops.
+
+    Args:
+        event: What it saw.
+        acted: How often it had acted before.
+        path: The last good checkpoint, if there is one.
+    """
+    where = "" if path is None else f" The last good checkpoint is {path}."
+    after = f" after {acted} actions" if acted else ""
+    return TrainingDiverged(
+        f"Training was stopped at step {event.step}{after}: {event.seen}.{where} Try a lower rate, more steps of the sampler, or "
+        "a stronger penalty on energies.",
+        step=event.step,
+        checkpoint=path,
+    )

@@ -7,16 +7,19 @@ kill and a restart.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from composable_energy.noise import Noise
 
-__all__ = ["Batch", "Loss", "Objective", "Place"]
+__all__ = ["Batch", "Loss", "Objective", "Place", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,17 @@ class Loss:
 
 
 class Objective(ABC):
-    """Abstract objective. A subclass writes `loss`; one that keeps something between steps writes the rest as well."""
+    """Abstract objective. A subclass writes `loss`; one that keeps something between steps writes the rest as well.
+
+    The arguments of its constructor are its settings: a checkpoint records them, and a run goes on under the same settings only.
+    """
+
+    _given: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        objective = super().__new__(cls)
+        object.__setattr__(objective, "_given", (args, kwargs))  # of a frozen dataclass as well
+        return objective
 
     def begin(self, model: nn.Module, place: Place) -> None:  # noqa: B027  (most have nothing to get ready)
         """Gets ready for a run; called once before the first step, and before `restore`.
@@ -102,3 +115,15 @@ class Objective(ABC):
         Raises:
             FileFormatError: It is of another kind or size.
         """
+
+
+def settings_of(objective: Objective) -> dict[str, Any]:
+    """Returns the arguments of an objective's constructor by name.
+
+    An attribute of the same name that is a number, a text or a truth value counts instead: it may have been changed since.
+    """
+    args, kwargs = objective._given
+    bound = inspect.signature(type(objective)).bind(*args, **kwargs)
+    bound.apply_defaults()
+    now = vars(objective)
+    return {name: now[name] if isinstance(now.get(name), (bool, int, float, str)) else value for name, value in bound.arguments.items()}

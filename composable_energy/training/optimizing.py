@@ -80,20 +80,24 @@ class Optimizer:
             rate *= factor if step >= milestone else 1.0
         return rate
 
-    def clip_(self, optimizer: torch.optim.Adam, norm: Tensor) -> None:
-        """Cuts gradients off in place.
+    def clip_(self, optimizer: torch.optim.Adam) -> Tensor:
+        """Clips gradients in place, and returns the norm that they had together, with shape $()$.
+
+        Where the norm is not finite, the gradients are not to be used afterwards.
 
         Args:
             optimizer: What `of` returned.
-            norm: Of all gradients together, with shape $()$.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
+        if isinstance(self.clip, (int, float)):
+            return nn.utils.clip_grad_norm_(parameters, self.clip)
+        norms = [parameter.grad.norm() for parameter in parameters]
+        norm = torch.stack(norms).norm() if norms else torch.zeros(())
         if self.clip == "adam":
             for parameter in parameters:
                 bound = self._bound(optimizer.state.get(parameter, {}), parameter)
                 torch.clamp(parameter.grad, -bound, bound, out=parameter.grad)
-        elif self.clip is not None and parameters:
-            torch._foreach_mul_([parameter.grad for parameter in parameters], (self.clip / (norm + 1e-6)).clamp(max=1.0))
+        return norm
 
     def _bound(self, state: dict[str, Tensor], like: Tensor) -> Tensor:
         """$3 \\sqrt{v} + 0.1$, where $v$ is 0 before the first step."""

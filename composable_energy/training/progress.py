@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from composable_energy.training.callbacks import Callback
 
 if TYPE_CHECKING:
-    from composable_energy.training.trainer import Report, Trainer
+    from composable_energy.training.trainer import Trainer
 
 __all__ = ["ProgressBar"]
 
@@ -30,5 +30,6 @@ class ProgressBar(Callback):
         self._bar.set_postfix({**shown, "rate": f"{trainer.rate:.2g}"}, refresh=False)
         self._bar.update(trainer.step - self._bar.n)
 
-    def on_end(self, trainer: Trainer, report: Report) -> None:
-        self._bar.close()
+    def on_exit(self, trainer: Trainer) -> None:
+        if self._bar is not None:
+            self._bar.close()

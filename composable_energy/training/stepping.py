@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,10 @@ from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.training.batches import parts_of
 from composable_energy.training.objective import Batch, Objective
 from composable_energy.training.optimizing import Optimizer
+from composable_energy.training.precision import DTYPES, Precision, check_precision
 from composable_energy.training.ranks import Ranks
 
-__all__ = ["Precision", "Stepping"]
-
-Precision = Literal["float32", "bfloat16", "float16"]
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = ["Stepping"]
 
 
 class Stepping:
@@ -28,7 +26,7 @@ class Stepping:
         model: What is trained; its parameters that ask for gradients are.
         objective: What is minimized.
         optimizer: How weights follow gradients.
-        precision: What networks compute in; weights stay as they are.
+        precision: What networks compute in, not `"auto"`; weights stay as they are.
         accumulate: How many parts a batch is cut into, one after another, to need less memory.
         ranks: The processes that share a batch.
         device: Of the model.
@@ -76,12 +74,9 @@ class Stepping:
                 self.scaler.scale(value / self.accumulate).backward()
             told.append({"loss": value.detach().float(), **scalars})
         self.scaler.unscale_(self.optimizer)
-        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-        norm = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else told[0]["loss"].new_zeros(())
-        means = self._means(told, norm)
+        means = self._means(told, self.settings.clip_(self.optimizer).to(self.device))
         finite = math.isfinite(means["loss"]) and math.isfinite(means["gradient"])
         if finite:
-            self.settings.clip_(self.optimizer, norm)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.scaler.step(self.optimizer)
@@ -140,12 +135,4 @@ class _Losses(nn.Module):
             return nothing * math.nan, {}
 
     def _context(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.precision == "float32" else torch.autocast(self.device.type, _DTYPES[self.precision])
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raises if a precision is unknown, or not for a device."""
-    if precision not in _DTYPES:
-        raise OptionError(f"precision must be one of {', '.join(_DTYPES)}, got {precision!r}.")
-    if precision == "float16" and device.type != "cuda":
-        raise OptionError(f"float16 needs a CUDA device, as its gradients are scaled; on {device.type} take bfloat16 or float32.")
+        return nullcontext() if self.precision == "float32" else torch.autocast(self.device.type, DTYPES[self.precision])

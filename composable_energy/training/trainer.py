@@ -1,7 +1,8 @@
 r"""The trainer: steps, averages, checkpoints, and a monitor, on one process or several.
 
 The weights at step $t$ are a function of the call and the seed. All randomness is keyed by (seed, row, step), checkpoints are written at
-fixed steps, and hold everything; so whatever ends a run, the same call goes on and ends with the same bits on a CPU.
+fixed steps, and hold everything; so whatever ends a run, the same call goes on and ends with the same bits on a CPU. A call with other
+settings or other data is refused.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,47 +25,30 @@ from composable_energy.training.averaging import Average, check_decay
 from composable_energy.training.batches import Batches, rows_of
 from composable_energy.training.callbacks import Callback
 from composable_energy.training.checkpoint import Checkpoints, Saved
+from composable_energy.training.describing import described, model_settings
+from composable_energy.training.fingerprints import Fingerprint
 from composable_energy.training.keeping import Keeping, copy_
-from composable_energy.training.monitor import Event, Monitor, Watch
+from composable_energy.training.layout import channels_last
+from composable_energy.training.monitor import Event, Monitor, Watch, stopped
 from composable_energy.training.objective import Objective, Place
 from composable_energy.training.optimizing import Optimizer
+from composable_energy.training.precision import Precision, check_precision, settled_precision
 from composable_energy.training.progress import ProgressBar
 from composable_energy.training.ranks import Ranks
-from composable_energy.training.stepping import Precision, Stepping, check_precision
+from composable_energy.training.report import Report
+from composable_energy.training.stepping import Stepping
 
 __all__ = ["Report", "Trainer"]
 
 _LOG = logging.getLogger("composable_energy.training")
 
 
-@dataclass(frozen=True)
-class Report:
-    """How a run went.
-
-    Args:
-        steps: How many were made, by all calls together.
-        scalars: What the last step told.
-        skipped: Steps without effect, as something was not finite.
-        events: What the monitor saw.
-        seconds: How long this call took.
-        rows_per_second: Of this call, all processes together.
-        checkpoint: The last one; None without a folder.
-    """
-
-    steps: int
-    scalars: Mapping[str, float]
-    skipped: int
-    events: tuple[Event, ...]
-    seconds: float
-    rows_per_second: float
-    checkpoint: Path | None
-
-
 class Trainer:
     r"""Trains a model.
 
     Args:
-        model: Any module that the objective takes. On a CPU the weights of its convolutions are kept channels last, which is faster.
+        model: Any module that the objective takes. On a CPU the weights of its convolutions are channels last during `fit`, which is
+            faster; afterwards they have the memory format and the storage that they had before.
         objective: What is minimized.
         data: Pictures, points with shape $(N, *)$, a pair of points and labels by name, or an iterable of batches of these.
         steps: How many steps to make in all.
@@ -72,7 +57,8 @@ class Trainer:
         seed: One for the run.
         optimizer: How weights follow gradients.
         ema: The share of the averaged weights that a step keeps, such as 0.999; None for no average.
-        precision: What networks compute in: `"float32"`, `"bfloat16"`, or, on CUDA, `"float16"`.
+        precision: What networks compute in: `"float32"`, `"bfloat16"`, or, on CUDA, `"float16"`; or `"auto"`, which is bfloat16 where the
+            device has instructions for it and float32 elsewhere. A run that goes on keeps what it began with.
         accumulate: How many parts a batch is cut into, one after another, to need less memory.
         checkpoint_every: Steps from checkpoint to checkpoint.
         keep: How many checkpoints to keep.
@@ -88,6 +74,7 @@ class Trainer:
         step: Steps that were made.
         rate: The learning rate of the last step.
         attempt: How often the run had gone back to a checkpoint before that step.
+        precision: What networks compute in; `"auto"` becomes the choice when `fit` begins.
         place: Where this process stands in the run, from the beginning of `fit` on.
 
     Raises:
@@ -138,22 +125,20 @@ class Trainer:
         if ema is not None:
             check_decay(ema)
         self.model, self.objective, self.steps, self.seed = model.to(self.device), objective, steps, seed
-        if self.device.type == "cpu":
-            # Weights of convolutions as a CPU multiplies them: a fifth faster, or more.
-            self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer, self.ema, self.accumulate = optimizer, ema, accumulate
         self.precision: Precision = precision
+        self._asked_precision: Precision = precision
         self.checkpoint_every, self.monitor = checkpoint_every, monitor
         self.callbacks = (*callbacks, ProgressBar()) if progress else tuple(callbacks)
         self.out = None if out is None else Path(out).expanduser()
-        goes_back = monitor is not None and monitor.action == "rollback"
-        self.checkpoints = Checkpoints(None if self.out is None else self.out / "checkpoints", keep, remember=goes_back)
+        self.checkpoints = Checkpoints(None if self.out is None else self.out / "checkpoints", keep)
         self.ranks = Ranks.of()
         rows = rows_of(data)
         own = self.ranks.own(batch_size, accumulate)
         self._batches = Batches(rows, batch_size, own, preparation, self.device, self.dtype)
         self._watch = Watch(monitor)
         self._average: Average | None = None
+        self._model_settings = model_settings(self.model)
         self.step, self.rate, self.attempt = 0, 0.0, 0
 
     @property
@@ -161,34 +146,47 @@ class Trainer:
         """The model with averaged weights; the model itself where none are averaged."""
         return self.model if self._average is None else self._average.model
 
+    def __repr__(self) -> str:
+        task = f"{type(self.model).__name__}, {type(self.objective).__name__}, {self.steps} steps of {self._batches.batch_size} rows"
+        return f"Trainer({task}, {self.precision} on {self.device})"
+
     def fit(self) -> Report:
-        """Trains, or goes on where the last call with this folder ended; afterwards the model has averaged weights and is in eval mode.
+        """Trains, or goes on from the last checkpoint; afterwards the model has averaged weights and is in eval mode.
+
+        The last checkpoint is that of the folder; without one, that of the last call on this trainer, in memory. A run goes on if its
+        seed, batch size, optimizer, average, precision and preparation, the settings of its objective and of the modules of its model,
+        and the values of its data are as they were. The number of steps, the monitor, the callbacks and the device may change.
 
         Raises:
             TrainingDiverged: The monitor stopped the run.
-            OptionError: The folder has the checkpoints of another call.
+            OptionError: The folder has the checkpoints of another call, or of other data.
             FileFormatError: They are damaged, of another model, or of another version.
             StorageError: A checkpoint could not be written.
             ProcessLost: Another process of the run has ended.
         """
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            fresh = self._begin()
-            began, first, scalars = time.monotonic(), self.step, {}
-            self._tell("on_start")
-            if fresh:
-                self._write()
-            while self.step < self.steps:
-                scalars = self._advance()
-            if self._average is not None:
-                copy_(self._average.model.state_dict(), self.model)
-            self.model.train(False)  # last: layers may get ready for evaluation, of the weights that they have now
+        with ExitStack() as closing:
+            for callback in self.callbacks if self.ranks.first else ():
+                closing.callback(callback.on_exit, self)
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), channels_last(self.model):
+                report = self._run()
+            self._tell("on_end", report)
+        return report
+
+    def _run(self) -> Report:
+        fresh = self._begin()
+        began, first, scalars = time.monotonic(), self.step, {}
+        self._tell("on_start")
+        if fresh:
+            self._write()
+        while self.step < self.steps:
+            scalars = self._advance()
+        if self._average is not None:
+            copy_(self._average.model.state_dict(), self.model)
+        self.model.train(False)  # last: layers may get ready for evaluation, of the weights that they have now
         seconds = time.monotonic() - began
         speed = (self.step - first) * self._batches.batch_size / max(seconds, 1e-9)
-        events = tuple(self._watch.events)
-        report = Report(self.step, scalars, self._watch.skipped, events, seconds, speed, self.checkpoints.path(self.step))
-        self._tell("on_end", report)
-        return report
+        events, path = tuple(self._watch.events), self.checkpoints.path(self.step)
+        return Report(self.step, scalars, self._watch.skipped, events, seconds, speed, path, self.precision)
 
     def _begin(self) -> bool:
         """Gets all ready, and goes on from the last checkpoint; returns whether there was none."""
@@ -196,14 +194,22 @@ class Trainer:
         like, own = self._batches.at(self.seed, 1).x, self._batches.own
         self.model.train()
         self.place = Place(self._batches.batch_size, own, like.shape[1:], self.device, self.dtype, self.seed)
-        self.objective.begin(self.model, self.place)
-        settings = (self.optimizer, self.precision, self.accumulate, self.ranks, self.device)
-        self._stepping = Stepping(self.model, self.objective, *settings)
-        self._average = None if self.ema is None else Average(self.model, self.ema)
-        self._keeping = Keeping(self.checkpoints, self.ranks, self._call())
+        self._keeping = Keeping(self.checkpoints, self.ranks)
         saved = self._keeping.read()
+        before = None if saved is None else saved.told["settings"]["precision"]
+        self.precision = self.ranks.agreed(lambda: settled_precision(self._asked_precision, self.device, before))
+        if self.ranks.first:
+            _LOG.info("%r", self)
+        self._settings = self._described()
         if saved is not None:
-            self._keeping.check(saved, self.model, self.steps)
+            self._keeping.check(saved, self.model, self._settings, self.steps)
+            self.step = saved.step
+            if self.out is not None:
+                self._keeping.check_data(saved, self._fingerprint, self._batches.rows.advice)
+        self.objective.begin(self.model, self.place)
+        self._stepping = Stepping(self.model, self.objective, self.optimizer, self.precision, self.accumulate, self.ranks, self.device)
+        self._average = None if self.ema is None else Average(self.model, self.ema)
+        if saved is not None:
             self._restore(saved)
             self._watch = Watch.of(self.monitor, saved.told["watch"])
             self.attempt = self._watch.attempt
@@ -245,15 +251,7 @@ class Trainer:
                 )
             self._restore(saved)
         elif event.action == "stop":
-            path = self._keeping.last()
-            where = "" if path is None else f" The last good checkpoint is {path}."
-            acted = f" after {self._watch.acted} actions" if self._watch.acted else ""
-            raise TrainingDiverged(
-                f"Training was stopped at step {event.step}{acted}: {event.seen}.{where} Try a lower rate, more steps of the sampler, or "
-                "a stronger penalty on energies.",
-                step=event.step,
-                checkpoint=path,
-            )
+            raise stopped(event, self._watch.acted, self._keeping.last())
 
     def _write(self) -> None:
         parts = {
@@ -262,7 +260,8 @@ class Trainer:
             "optimizer": self._stepping.state(),
             "objective": self.ranks.joined(self.objective.state()),
         }
-        told = {"watch": self._watch.told(), "scaler": self._stepping.scaler.state_dict()}
+        data = None if self.out is None else self.ranks.agreed(lambda: asdict(self._fingerprint()))
+        told = {"settings": self._settings, "data": data, "watch": self._watch.told(), "scaler": self._stepping.scaler.state_dict()}
         self._tell("on_checkpoint", self._keeping.write(self.step, told, parts))
 
     def _restore(self, saved: Saved) -> None:
@@ -273,10 +272,16 @@ class Trainer:
         self.objective.restore({name: tensor.to(self.device) for name, tensor in saved.under("objective").items()})
         self.step = saved.step
 
-    def _call(self) -> dict[str, Any]:
+    def _fingerprint(self) -> Fingerprint:
+        return self._batches.rows.fingerprint(self.step, self._batches.batch_size)
+
+    def _described(self) -> dict[str, Any]:
         """What must be the same for a run to go on, as JSON gives it back."""
-        call = {
-            "objective": type(self.objective).__name__,
+        own = {id(tensor) for tensor in (*self.model.parameters(), *self.model.buffers())}
+        settings = {
+            "objective": described(self.objective, own),
+            "preparation": described(self._batches.preparation, own),
+            "model": self._model_settings,
             "seed": self.seed,
             "batch_size": self._batches.batch_size,
             "optimizer": asdict(self.optimizer),
@@ -285,7 +290,7 @@ class Trainer:
             "precision": self.precision,
             "data": self._batches.rows.told(),
         }
-        return json.loads(json.dumps(call))
+        return json.loads(json.dumps(settings))
 
     def _tell(self, hook: str, *what: Any) -> None:
         if self.ranks.first:

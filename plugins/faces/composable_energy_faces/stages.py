@@ -70,7 +70,7 @@ class Run:
             out=self.folder / "judge",
             optimizer=Optimizer(rate=3e-3, betas=(0.9, 0.999), weight_decay=1e-3, warm_up=self._steps(200), decay=0.7, clip=1.0),
             ema=0.998,
-            precision="bfloat16",
+            precision="auto",
             preparation=Preparation(padding=2, dequantize=0.03),
             monitor=None,
             callbacks=[Diary()],

@@ -85,14 +85,14 @@ class Fitting:
         with self.seeded("autoencoder"):
             coder = Autoencoder(images.shape[2], images.shape[1], code)
         whole = Reconstruction(code, {}, noise=noise, decorrelation=0.05)
-        self.fit("autoencoder", Reproduction(coder, 0), whole, pictures, steps, 96, 2e-3, ema=0.998, precision="bfloat16")
+        self.fit("autoencoder", Reproduction(coder, 0), whole, pictures, steps, 96, 2e-3, ema=0.998, precision="auto")
         with torch.no_grad():
             raw = torch.cat([coder.raw_codes(part) for part in _parts(images)])
             coder.standardize.running_mean.copy_(raw.mean(0))  # pyright: ignore[reportOptionalMemberAccess]
             coder.standardize.running_var.copy_(raw.var(0))  # pyright: ignore[reportOptionalMemberAccess]
         if painting:
             decoder = Reconstruction(code, {}, noise=noise)
-            self.fit("decoder", Repainting(coder), decoder, pictures, painting, 96, 1e-3, ema=0.998, precision="bfloat16")
+            self.fit("decoder", Repainting(coder), decoder, pictures, painting, 96, 1e-3, ema=0.998, precision="auto")
         return coder.eval().requires_grad_(False)
 
     def base(self, energy: CodeEnergy, codes: Tensor, steps: int, refining: int = 0, name: str = "base") -> None:

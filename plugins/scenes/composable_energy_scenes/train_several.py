@@ -74,7 +74,7 @@ class MakingSeveral:
             coder = PatchCoder()
         objective = Reconstruction(coder.numbers, {}, noise=_CODE_NOISE)
         pictures = Pictures(images, {}, "several")
-        self.shop.fitting.fit("coder", _Copying(coder), objective, pictures, _STEPS["coder"], 96, 2e-3, ema=0.998, precision="bfloat16")
+        self.shop.fitting.fit("coder", _Copying(coder), objective, pictures, _STEPS["coder"], 96, 2e-3, ema=0.998, precision="auto")
         _settle(coder, images)
         self.shop.keep(coder, "coder")
         return coder.eval().requires_grad_(False)
@@ -85,7 +85,7 @@ class MakingSeveral:
             base = PatchEnergy()
         base.coder.load_state_dict(coder.state_dict())
         codes, objective = self.shop.codes(coder, "train"), DenoisingScoreMatching(base.sigma_min, base.sigma_max)
-        self.shop.fitting.fit("base", base.net, objective, codes, _STEPS["base"], 128, 2e-3, ema=0.999, precision="bfloat16")
+        self.shop.fitting.fit("base", base.net, objective, codes, _STEPS["base"], 128, 2e-3, ema=0.999, precision="auto")
         self.shop.keep(base.net, "base")
         return base.eval().requires_grad_(False)
 
@@ -114,7 +114,7 @@ class MakingSeveral:
             detector = Detector()
         noisy = Preparation(dequantize=0.03)
         self.shop.fitting.fit(
-            "detector", detector, Finding(), data, _STEPS["detector"], 96, 3e-3, ema=0.998, precision="bfloat16", preparation=noisy
+            "detector", detector, Finding(), data, _STEPS["detector"], 96, 3e-3, ema=0.998, precision="auto", preparation=noisy
         )
         self.shop.keep(detector, "detector")
         return detector.eval().requires_grad_(False)
