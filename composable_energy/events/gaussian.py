@@ -114,8 +114,8 @@ class DensityEnergy(HeadEnergy):
 
     Args:
         head: What predicts.
-        c: The point, with shape (1, dims) for all chains or (n, dims) for each; None leaves it as the condition `c`, for which
-            `infer` compares points and `given` binds one.
+        c: The point, with shape (1, dims) for all chains or (n, dims) for each, which is copied unless it is learnt; None leaves it as
+            the condition `c`, for which `infer` compares points and `given` binds one.
     """
 
     c: Tensor | None
@@ -123,7 +123,7 @@ class DensityEnergy(HeadEnergy):
     def __init__(self, head: GaussianHead, c: Tensor | None) -> None:
         super().__init__(head.base, head.name if c is None or not head.name else f"{head.name}({_short(c).strip('()')})")
         self.network = head.network
-        self.register_buffer("c", c)
+        self.register_buffer("c", c if c is None or c.requires_grad else c.detach().clone())
         self._variable = head.variable(0)
         self.no_complement = "a point has no complement: use `.near(c, r)`, whose complement is outside of r"
 
@@ -155,7 +155,7 @@ class IntervalEnergy(HeadEnergy):
     Args:
         head: What predicts.
         low: With shape (1, dims) for all chains or (n, dims) for each.
-        high: Likewise. Ends are held without their gradient.
+        high: Likewise. Ends are copied, without their gradient.
         name: How it is written in an expression.
 
     Raises:
@@ -175,8 +175,8 @@ class IntervalEnergy(HeadEnergy):
         if any(len(end) > 1 and not bool(end.isfinite().all()) for end in (low, high)):
             raise OptionError("Ends that differ between chains must be finite.")
         self.network = head.network
-        self.register_buffer("low", low.detach())
-        self.register_buffer("high", high.detach())
+        self.register_buffer("low", low.detach().clone())
+        self.register_buffer("high", high.detach().clone())
         atoms = [Interval(_end(self.low[:, a]), _end(self.high[:, a])) for a in range(head.dims)]
         names = [str(self) if head.dims == 1 else f"{self}[{a}]" for a in range(head.dims)]
         self._formula = conjoin([Formula.atom(head.variable(a), atom, names[a]) for a, atom in enumerate(atoms)])
@@ -204,7 +204,7 @@ def _head_config(energy: HeadEnergy, variable: Any) -> dict[str, Any]:
 
 
 def _end(column: Tensor) -> End:
-    return column.item() if len(column) == 1 else column.clone()
+    return column.item() if len(column) == 1 else column
 
 
 def _short(values: Numbers) -> str:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from composable_energy.conditions import rows_for
@@ -67,7 +68,7 @@ class ClassifierEnergy(HeadEnergy):
         label: A label, several, or None: then it is the condition `y`, bound by `given(y=3)` or by `given(y=tensor)`, one for each chain.
         base: What all $x$ look like; without it the energy is no density of its own.
         columns: Which columns of the logits, for a network of several heads.
-        each: Instead of `label` one for each chain, whole numbers with shape $(n,)$: what `given(y=tensor)` binds.
+        each: Instead of `label` one for each chain, whole numbers with shape $(n,)$, which are copied: what `given(y=tensor)` binds.
         labels: How many labels there are; else known at the first call. A contradiction between labels that are all there are is found
             when the expression is built if it is known.
         name: How it is written in an expression.
@@ -176,7 +177,7 @@ def _labels_of_chains(labels: Tensor) -> Tensor:
     wrong = not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_complex() or labels.numel() == 0
     if wrong or bool((labels != labels.long()).any()) or bool((labels < 0).any()):
         raise OptionError(f"Labels of chains are whole numbers from 0 on, with shape (n,), got {labels!r}.")
-    return labels.detach().long()
+    return labels.detach().to(torch.int64, copy=True)
 
 
 def _labels_of(columns: slice | None) -> int | None:
