@@ -197,6 +197,16 @@ class Energy(nn.Module, ABC):
         return True
 
     @property
+    def unsatisfiable(self) -> bool:
+        """Whether no point fulfils it, as far as structure tells: its probability is 0, so it has no energy and no density.
+
+        It can be combined; as a whole it raises `ContradictionError` where it is evaluated.
+        """
+        if self.formula is not None and self.formula.constant is False:
+            return True
+        return any(part.unsatisfiable for part in (*self.terms, *(base.energy for base in self.bases)))
+
+    @property
     def key(self) -> Hashable:
         """Equal for one energy, and for one energy under equal conditions."""
         return id(self)

@@ -112,8 +112,18 @@ def test_binding_that_makes_variables_equal_finds_a_contradiction():
     network = Counting(5)
     one = ClassifierEnergy(network, 0).formula
     formula = conjoin([one.given({"sigma": 1.0}), ClassifierEnergy(network, 1).formula])
+    assert formula.constant is None and formula.given({"sigma": 1.0}).constant is False
+
+
+def test_an_expression_whose_variables_become_one_by_binding_is_that_of_bound_terms(x):
+    network, base = Counting(5), ce.as_energy(lambda x: x.square().sum(1) / 2, name="base")
+    zero, one = (ClassifierEnergy(network, label, base) for label in (0, 1))
+    same, both = (zero.at(1.0) & zero).at(1.0), (zero.at(1.0) & one).at(1.0)
+    torch.testing.assert_close(same.evidence(x), zero.at(1.0).evidence(x))
+    assert not (zero.at(1.0) & one).unsatisfiable and both.unsatisfiable
     with pytest.raises(ContradictionError):
-        formula.given({"sigma": 1.0})
+        both.evidence(x)
+    torch.testing.assert_close((both | zero).evidence(x, sigma=1.0), zero.at(1.0).evidence(x))
 
 
 def test_a_label_as_a_condition(x):
@@ -216,10 +226,8 @@ def test_labels_of_chains_that_make_no_formula():
         _ = event | ClassifierEnergy(network, each=torch.tensor([0, 2, 1]))
     with pytest.raises(ShapeError, match="2 chains and for 3"):
         _ = event & ~ClassifierEnergy(network, each=torch.tensor([3, 3]))
-    with pytest.raises(ContradictionError):
-        _ = event & ClassifierEnergy(network, each=labels + 1)
-    with pytest.raises(ContradictionError):
-        _ = event & ~ClassifierEnergy(network, each=labels.clone())
+    assert (event & ClassifierEnergy(network, each=labels + 1)).unsatisfiable
+    assert (event & ~ClassifierEnergy(network, each=labels.clone())).unsatisfiable
     with pytest.raises(OptionError, match="Label 4 was asked for"):
         ClassifierEnergy(network, each=labels + 2, labels=4)
     with pytest.raises(OptionError, match="either"):
@@ -236,8 +244,8 @@ def test_labels_are_whole_numbers(label):
 
 
 def test_bad_heads_are_typed_errors(x):
-    with pytest.raises(ContradictionError):
-        ClassifierEnergy(Counting(5), [])
+    with pytest.raises(ContradictionError, match=r"No point fulfils ClassifierEnergy\(label=\{\}\)"):
+        ClassifierEnergy(Counting(5), [])(x)
     with pytest.raises(OptionError, match="5 was asked for, but there are 5 labels"):
         ClassifierEnergy(Counting(5), 5)(x)
     with pytest.raises(OptionError, match="there are 2 labels"):
@@ -417,3 +425,12 @@ def test_what_is_bound_for_each_chain_stays_when_the_tensor_changes(x):
     assert cut.key == key and torch.equal(kept.energy(x), expected)
     assert energies[0].config()["each"].tolist() == [0, 1, 2, 3, 4, 0]
     assert not torch.equal(energies[2].config()["low"], low)
+
+
+def test_a_candidate_that_makes_a_contradiction_has_the_probability_zero(x):
+    network, base = Counting(5), ce.as_energy(lambda x: x.square().sum(1) / 2, name="base")
+    zero, one = (ClassifierEnergy(network, label, base) for label in (0, 1))
+    found = (zero.at(1.0) & one).infer(x, over={"sigma": [1.0, 2.0]})
+    torch.testing.assert_close(found.probabilities, torch.tensor([[0.0, 1.0]] * 6).double())
+    with pytest.raises(ContradictionError, match="under any candidate"):
+        (zero.at(1.0) & one).infer(x, over={"sigma": [1.0, torch.tensor(1.0)]})

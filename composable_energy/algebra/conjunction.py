@@ -19,13 +19,13 @@ class Conjunction(Node):
     r"""All terms hold: each distinct base once, plus the sum of evidences; for absolute energies $\sum_k E_k$ (Hinton, 1999).
 
     Events over one base are joined to a formula, whose evidence is $-\log P(\text{formula} \mid x)$. A term that is itself the base of
-    another adds nothing more. Conjunctions are flat: a term that is one gives its terms.
+    another adds nothing more. Conjunctions are flat: a term that is one gives its terms. Where a term is unsatisfiable, or events exclude
+    each other, the conjunction is unsatisfiable.
 
     Args:
         *terms: The energies, at least one.
 
     Raises:
-        ContradictionError: No point can fulfil the events.
         ExpressionError: There are no terms, or they belong to two decoders.
         ShapeError: The terms take points of different shapes.
 
@@ -45,6 +45,7 @@ class Conjunction(Node):
         self._bases = union_of_bases(self.terms)
         counted = {base.energy.key for base in self._bases}
         self._formulas, self._others = joined_events([t for t in self.terms if t.key not in counted], conjoin)
+        self._unsatisfiable |= any(formula.constant is False for formula in self._formulas)
 
     @property
     def formula(self) -> Formula | None:

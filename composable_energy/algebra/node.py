@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import weakref
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from typing_extensions import Self
 
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
-from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
 from composable_energy.events import Formula
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Weight",
     "add",
     "common_recommendation",
+    "divided_by",
     "joined_events",
     "keep_weight",
     "number",
@@ -55,6 +57,7 @@ class Node(RelativeEnergy, ABC):
         self.event_shape = _common_shape(operands)
         self.recommended = common_recommendation(operands)
         self._bases: tuple[WeightedBase, ...] = ()
+        self._unsatisfiable = any(term.unsatisfiable for term in operands)  # once, as a part may stand in many places
         self._decoders = tuple(term.decoder for term in operands if term.decoder is not None)[:1]
         self._opposite: Energy | weakref.ref[Energy] | None = None
 
@@ -69,6 +72,10 @@ class Node(RelativeEnergy, ABC):
     @property
     def decoder(self) -> nn.Module | None:
         return self._decoders[0] if self._decoders else None
+
+    @property
+    def unsatisfiable(self) -> bool:
+        return self._unsatisfiable
 
     @property
     def conditions(self) -> frozenset[str]:
@@ -157,6 +164,21 @@ def add(energies: Sequence[Tensor]) -> Tensor:
     for energy in energies[1:]:
         total = total + energy
     return total
+
+
+@contextmanager
+def divided_by(node: Node, power: Weight = -1.0) -> Iterator[None]:
+    """A context in which a node evaluates a density of which it takes a power; a power that is not positive divides.
+
+    Raises:
+        ExpressionError: The density is 0 everywhere. It is no `ContradictionError`, as the quotient is not 0 but has no value.
+    """
+    try:
+        yield
+    except ContradictionError as error:
+        if number(power) > 0:
+            raise
+        raise ExpressionError(f"{node} divides by a density that is 0 everywhere, so it has no value. {error}") from error
 
 
 def keep_weight(node: Node, weight: Weight) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, keep_weight, number, one_space, shared_bases, written
+from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight, number, one_space, shared_bases, written
 from composable_energy.energy import Energy, WeightedBase, scale
 
 __all__ = ["Difference", "Sharpened", "Weighted"]
@@ -30,6 +30,7 @@ class Weighted(Node):
     def __init__(self, operand: Energy, weight: Weight, inverse: bool = False) -> None:
         super().__init__(operand)
         keep_weight(self, weight)
+        self._unsatisfiable = self._unsatisfiable and number(self.weight) > 0
         self.inverse = inverse
 
     @property
@@ -51,7 +52,8 @@ class Weighted(Node):
         return number(self.weight) > 0 and self.terms[0].grounded
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return scale(self.factor, self.terms[0].evidence(x, **conditions))
+        with divided_by(self, self.weight):
+            return scale(self.factor, self.terms[0].evidence(x, **conditions))
 
     def extra_repr(self) -> str:
         return f"weight={number(self.factor):g}"
@@ -69,6 +71,7 @@ class Sharpened(Node):
     def __init__(self, operand: Energy, weight: Weight) -> None:
         super().__init__(operand)
         keep_weight(self, weight)
+        self._unsatisfiable = self._unsatisfiable and number(self.weight) > 0
         self._bases = operand.bases
 
     @property
@@ -77,7 +80,8 @@ class Sharpened(Node):
         return self.terms[0].grounded and (weight > 0 or (weight == 0 and bool(self.bases)))
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return scale(self.weight, self.terms[0].evidence(x, **conditions))
+        with divided_by(self, self.weight):
+            return scale(self.weight, self.terms[0].evidence(x, **conditions))
 
     def extra_repr(self) -> str:
         return f"weight={number(self.weight):g}"
@@ -97,6 +101,7 @@ class Difference(Node):
     def __init__(self, left: Energy, right: Energy) -> None:
         super().__init__(*one_space([left, right]))
         counts = [len(term.bases) for term in self.terms]
+        self._unsatisfiable = left.unsatisfiable and not right.unsatisfiable
         self._cancels = counts == [len(shared_bases(self.terms))] * 2
 
     @property
@@ -105,9 +110,9 @@ class Difference(Node):
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         left, right = self.terms
-        if self._cancels:
-            return left.evidence(x, **conditions) - right.evidence(x, **conditions)
-        return left(x, **conditions) - right(x, **conditions)
+        with divided_by(self):
+            divisor = right.evidence(x, **conditions) if self._cancels else right(x, **conditions)
+        return (left.evidence(x, **conditions) if self._cancels else left(x, **conditions)) - divisor
 
     def __str__(self) -> str:
         left, right = self.terms

@@ -69,13 +69,12 @@ class ClassifierEnergy(HeadEnergy):
         base: What all $x$ look like; without it the energy is no density of its own.
         columns: Which columns of the logits, for a network of several heads.
         each: Instead of `label` one for each chain, whole numbers with shape $(n,)$, which are copied: what `given(y=tensor)` binds.
-        labels: How many labels there are; else known at the first call. A contradiction between labels that are all there are is found
-            when the expression is built if it is known.
+        labels: How many labels there are; else known at the first call. Only if it is known can `unsatisfiable` tell beforehand that an
+            expression excludes all of them.
         name: How it is written in an expression.
 
     Raises:
         OptionError: A label is not a whole number, or out of range.
-        ContradictionError: No label is given, as an empty set.
 
     Example:
         >>> import torch, composable_energy as ce
