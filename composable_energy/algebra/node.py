@@ -168,7 +168,7 @@ def add(energies: Sequence[Tensor]) -> Tensor:
 
 @contextmanager
 def divided_by(node: Node, power: Weight = -1.0) -> Iterator[None]:
-    """A context in which a node evaluates a density of which it takes a power; a power that is not positive divides.
+    """A context in which a node evaluates a density of which it takes a power; a negative power divides.
 
     Raises:
         ExpressionError: The density is 0 everywhere. It is no `ContradictionError`, as the quotient is not 0 but has no value.
@@ -176,7 +176,7 @@ def divided_by(node: Node, power: Weight = -1.0) -> Iterator[None]:
     try:
         yield
     except ContradictionError as error:
-        if number(power) > 0:
+        if number(power) >= 0:  # at 0 the support stays
             raise
         raise ExpressionError(f"{node} divides by a density that is 0 everywhere, so it has no value. {error}") from error
 

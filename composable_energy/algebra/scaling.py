@@ -30,7 +30,7 @@ class Weighted(Node):
     def __init__(self, operand: Energy, weight: Weight, inverse: bool = False) -> None:
         super().__init__(operand)
         keep_weight(self, weight)
-        self._unsatisfiable = self._unsatisfiable and number(self.weight) > 0
+        self._unsatisfiable = self._unsatisfiable and number(self.weight) >= 0
         self.inverse = inverse
 
     @property
@@ -71,7 +71,7 @@ class Sharpened(Node):
     def __init__(self, operand: Energy, weight: Weight) -> None:
         super().__init__(operand)
         keep_weight(self, weight)
-        self._unsatisfiable = self._unsatisfiable and number(self.weight) > 0
+        self._unsatisfiable = self._unsatisfiable and number(self.weight) >= 0
         self._bases = operand.bases
 
     @property
@@ -101,7 +101,7 @@ class Difference(Node):
     def __init__(self, left: Energy, right: Energy) -> None:
         super().__init__(*one_space([left, right]))
         counts = [len(term.bases) for term in self.terms]
-        self._unsatisfiable = left.unsatisfiable and not right.unsatisfiable
+        self._unsatisfiable = left.unsatisfiable
         self._cancels = counts == [len(shared_bases(self.terms))] * 2
 
     @property
@@ -110,9 +110,9 @@ class Difference(Node):
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         left, right = self.terms
+        energies = left.evidence(x, **conditions) if self._cancels else left(x, **conditions)
         with divided_by(self):
-            divisor = right.evidence(x, **conditions) if self._cancels else right(x, **conditions)
-        return (left.evidence(x, **conditions) if self._cancels else left(x, **conditions)) - divisor
+            return energies - (right.evidence(x, **conditions) if self._cancels else right(x, **conditions))
 
     def __str__(self) -> str:
         left, right = self.terms
