@@ -213,6 +213,16 @@ class Energy(nn.Module, ABC):
         r"""Whether $e^{-E}$ can be normalised, as far as structure tells."""
         return True
 
+    @property
+    def unsatisfiable(self) -> bool:
+        """Whether no point fulfils it, as far as structure tells: its probability is 0, so it has no energy and no density.
+
+        It can be combined; as a whole it raises `ContradictionError` where it is evaluated.
+        """
+        if self.formula is not None and self.formula.constant is False:
+            return True
+        return any(part.unsatisfiable for part in (*self.terms, *(base.energy for base in self.bases)))
+
     def config(self) -> dict[str, Any]:
         """Returns the constructor's arguments besides `terms`, by name: what describes, compares, saves and rebuilds the energy.
 

@@ -59,7 +59,7 @@ class ExpressionError(ComposableEnergyError, ValueError):
 
 
 class ContradictionError(ExpressionError):
-    """A formula of events that no point fulfils, such as `A & ~A`."""
+    """An expression that no point fulfils, such as `A & ~A`, was evaluated or sampled as a whole."""
 
 
 class UngroundedError(ExpressionError):

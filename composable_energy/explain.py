@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from composable_energy.algebra import Conditioned, Disjunction, PulledBack
 from composable_energy.checks import check_batch, check_weights
 from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
-from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.errors import ContradictionError, ExpressionError, ShapeError
 from composable_energy.sharing import sharing
 
 __all__ = ["Explanation", "explain"]
@@ -25,7 +26,7 @@ class Explanation:
 
     Attributes:
         expression: The node as written.
-        energy: Its evidence (for a base: its energy) at each point, with shape $(B,)$.
+        energy: Its evidence (for a base: its energy) at each point, with shape $(B,)$; infinite where no point fulfils it.
         share: Under `|`, the probability that a point came from this branch, with shape $(B,)$; None elsewhere.
         terms: The bases of the whole expression first, then the terms.
     """
@@ -53,6 +54,8 @@ class Explanation:
 def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
     """Returns the energy of each term of an expression at given points.
 
+    What no point fulfils, such as `A & ~A`, has infinite energy here, as a term or as the whole, so that the terms show why.
+
     Args:
         energy: The expression.
         x: Points of shape $(B, *)$; for a latent energy also what people see, if its decoder can encode.
@@ -62,7 +65,8 @@ def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
     with torch.no_grad(), sharing():
         whole = _node(energy, x, conditions)
         bases = tuple(Explanation(str(base.energy), base(x, **conditions)) for base in energy.bases)
-        return Explanation(str(energy), energy(x, **conditions), None, bases + (whole.terms or (whole,) * bool(bases)))
+        total = _values(lambda: energy(x, **conditions), x)
+        return Explanation(str(energy), total, None, bases + (whole.terms or (whole,) * bool(bases)))
 
 
 def encoded(energy: Energy, x: Tensor) -> Tensor:
@@ -96,14 +100,23 @@ def _node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
     if isinstance(energy, Conditioned):
         bound = {name: rows_for(name, value, x) for name, value in energy.values.items()}
         inner = _node(energy.terms[0], x, {**conditions, **bound})
-        return Explanation(str(energy), inner.energy, None, inner.terms)
+        return Explanation(str(energy), _values(lambda: energy.evidence(x, **conditions), x), None, inner.terms)
+    own = _values(lambda: energy.evidence(x, **conditions), x)
     if isinstance(energy, PulledBack):  # its term takes decoded points
-        return Explanation(str(energy), energy.evidence(x, **conditions))
+        return Explanation(str(energy), own)
     shares: list[Tensor | None] = [None] * len(energy.terms)
     if isinstance(energy, Disjunction):
-        shares = list(torch.softmax(-energy.branches(x, **conditions), 0))
+        with suppress(ContradictionError):  # of all branches
+            shares = list(torch.softmax(-energy.branches(x, **conditions), 0))
     terms = []
     for term, share in zip(energy.terms, shares, strict=True):
         node = _node(term, x, conditions)
         terms.append(Explanation(node.expression, node.energy, share, node.terms))
-    return Explanation(str(energy), energy.evidence(x, **conditions), None, tuple(terms))
+    return Explanation(str(energy), own, None, tuple(terms))
+
+
+def _values(evaluate: Callable[[], Tensor], x: Tensor) -> Tensor:
+    try:
+        return evaluate()
+    except ContradictionError:
+        return x.new_full(x.shape[:1], torch.inf)

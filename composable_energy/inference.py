@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.energy import Energy
-from composable_energy.errors import OptionError
+from composable_energy.errors import ContradictionError, OptionError
 from composable_energy.explain import encoded
 from composable_energy.sharing import sharing
 
@@ -72,6 +72,7 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
 
     Raises:
         OptionError: The energy does not depend on a condition, or there are no candidates, or only one without a list around it.
+        ContradictionError: No point fulfils the energy under any candidate. Where one fits none of the points, its probability is 0.
     """
     unknown = over.keys() - energy.conditions
     if unknown or not over:
@@ -84,9 +85,20 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
         raise OptionError("Inference needs at least one candidate for each condition.")
     x = encoded(energy, x)
     with torch.no_grad(), sharing():  # a network that no candidate concerns is evaluated once
-        energies = torch.stack([energy.given(**{n: _one_for_all(v) for n, v in c.items()})(x) for c in candidates], 1)
+        found = [_energies(energy.given(**{n: _one_for_all(v) for n, v in c.items()}), x) for c in candidates]
+        known = next((energies for energies in found if energies is not None), None)
+        if known is None:
+            raise ContradictionError(f"No point fulfils {energy} under any candidate: each has the probability 0.")
+        energies = torch.stack([torch.full_like(known, torch.inf) if one is None else one for one in found], 1)
     energies = energies.sum(0, keepdim=True) if joint else energies
     return Inference(tuple(candidates), torch.log_softmax(-energies, 1))
+
+
+def _energies(energy: Energy, x: Tensor) -> Tensor | None:
+    try:
+        return energy(x)
+    except ContradictionError:
+        return None
 
 
 def _one_for_all(value: Any) -> Any:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
 import composable_energy as ce
-from composable_energy.errors import ContradictionError
 
 DTYPE = torch.float64
 COMPILES = " " not in torch.__file__  # torch.compile hands this path to the C++ compiler without quotes
@@ -137,9 +136,8 @@ def _join(children: st.SearchStrategy[ce.Energy]) -> st.SearchStrategy[ce.Energy
 
 def _built(apply, *parts) -> ce.Energy:
     try:
-        return apply(*parts)
-    except ContradictionError:
-        return LEAVES["distribution"]
+        energy = apply(*parts)
+        return LEAVES["distribution"] if energy.unsatisfiable else energy
     except ce.errors.ExpressionError as error:  # a point of a density has no complement
         if "complement" in str(error) or "near" in str(error):
             return LEAVES["ring"]

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 from torch import nn
 
-from composable_energy.errors import ContradictionError
 from composable_energy.events import (
     Categorical,
     ClassifierEnergy,
@@ -32,18 +31,21 @@ LINE = Continuous(IDENTITY, columns=slice(14, 16))
 
 
 def random_formula(rng: random.Random, depth: int) -> Formula:
-    while True:
-        try:
-            if depth == 0 or rng.random() < 0.12:
-                head = rng.choice([*HEADS, LINE])
-                if isinstance(head, Continuous):
-                    return Formula.atom(head, Interval(*sorted(rng.sample(ENDS, 2))))
-                return Formula.atom(head, rng.sample(range(head.labels), rng.randint(1, head.labels - 1)))
-            if rng.random() < 0.2:
-                return complement(random_formula(rng, depth - 1))
-            return rng.choice([conjoin, disjoin])([random_formula(rng, depth - 1) for _ in range(2)])
-        except ContradictionError:
-            continue
+    """A formula that can be fulfilled; parts of it may be contradictions."""
+    while (formula := any_formula(rng, depth)).constant is False:
+        pass
+    return formula
+
+
+def any_formula(rng: random.Random, depth: int) -> Formula:
+    if depth == 0 or rng.random() < 0.12:
+        head = rng.choice([*HEADS, LINE])
+        if isinstance(head, Continuous):
+            return Formula.atom(head, Interval(*sorted(rng.sample(ENDS, 2))))
+        return Formula.atom(head, rng.sample(range(head.labels), rng.randint(1, head.labels - 1)))
+    if rng.random() < 0.2:
+        return complement(any_formula(rng, depth - 1))
+    return rng.choice([conjoin, disjoin])([any_formula(rng, depth - 1) for _ in range(2)])
 
 
 def extremes(rng: random.Random, rows: int = 16) -> torch.Tensor:

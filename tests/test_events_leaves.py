@@ -12,7 +12,17 @@ import composable_energy as ce
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Recommendation
 from composable_energy.errors import ContradictionError, DtypeError, ExpressionError, OptionError, ShapeError
-from composable_energy.events import ClassifierEnergy, DensityEnergy, GaussianHead, IntervalEnergy, conjoin, disjoin
+from composable_energy.events import (
+    ChainLabels,
+    ClassifierEnergy,
+    DensityEnergy,
+    Formula,
+    GaussianHead,
+    Interval,
+    IntervalEnergy,
+    conjoin,
+    disjoin,
+)
 
 
 class Counting(nn.Module):
@@ -102,8 +112,18 @@ def test_binding_that_makes_variables_equal_finds_a_contradiction():
     network = Counting(5)
     one = ClassifierEnergy(network, 0).formula
     formula = conjoin([one.given({"sigma": 1.0}), ClassifierEnergy(network, 1).formula])
+    assert formula.constant is None and formula.given({"sigma": 1.0}).constant is False
+
+
+def test_an_expression_whose_variables_become_one_by_binding_is_that_of_bound_terms(x):
+    network, base = Counting(5), ce.as_energy(lambda x: x.square().sum(1) / 2, name="base")
+    zero, one = (ClassifierEnergy(network, label, base) for label in (0, 1))
+    same, both = (zero.at(1.0) & zero).at(1.0), (zero.at(1.0) & one).at(1.0)
+    torch.testing.assert_close(same.evidence(x), zero.at(1.0).evidence(x))
+    assert not (zero.at(1.0) & one).unsatisfiable and both.unsatisfiable
     with pytest.raises(ContradictionError):
-        formula.given({"sigma": 1.0})
+        both.evidence(x)
+    torch.testing.assert_close((both | zero).evidence(x, sigma=1.0), zero.at(1.0).evidence(x))
 
 
 def test_a_label_as_a_condition(x):
@@ -206,10 +226,8 @@ def test_labels_of_chains_that_make_no_formula():
         _ = event | ClassifierEnergy(network, each=torch.tensor([0, 2, 1]))
     with pytest.raises(ShapeError, match="2 chains and for 3"):
         _ = event & ~ClassifierEnergy(network, each=torch.tensor([3, 3]))
-    with pytest.raises(ContradictionError):
-        _ = event & ClassifierEnergy(network, each=labels + 1)
-    with pytest.raises(ContradictionError):
-        _ = event & ~ClassifierEnergy(network, each=labels.clone())
+    assert (event & ClassifierEnergy(network, each=labels + 1)).unsatisfiable
+    assert (event & ~ClassifierEnergy(network, each=labels.clone())).unsatisfiable
     with pytest.raises(OptionError, match="Label 4 was asked for"):
         ClassifierEnergy(network, each=labels + 2, labels=4)
     with pytest.raises(OptionError, match="either"):
@@ -226,8 +244,8 @@ def test_labels_are_whole_numbers(label):
 
 
 def test_bad_heads_are_typed_errors(x):
-    with pytest.raises(ContradictionError):
-        ClassifierEnergy(Counting(5), [])
+    with pytest.raises(ContradictionError, match=r"No point fulfils ClassifierEnergy\(label=\{\}\)"):
+        ClassifierEnergy(Counting(5), [])(x)
     with pytest.raises(OptionError, match="5 was asked for, but there are 5 labels"):
         ClassifierEnergy(Counting(5), 5)(x)
     with pytest.raises(OptionError, match="there are 2 labels"):
@@ -354,3 +372,65 @@ def test_what_is_written():
     assert str(head.near(torch.zeros(3, 2), 1.0)) == "IntervalEnergy(low=<3 chains>, high=<3 chains>)"
     assert isinstance(head((0.0, 1.0)), DensityEnergy) and isinstance(head.near(0.0, 1.0), IntervalEnergy)
     assert repr(head.between(0.0, 1.0).formula).startswith("Formula(IntervalEnergy(low=(0, 0), high=(1, 1))[0] & ")
+
+
+def test_equal_labels_of_chains_are_one_atom_whatever_tensor_holds_them(x):
+    free, labels = ClassifierEnergy(Counting(5), None, Bowl(), name="digit"), torch.tensor([0, 1, 2, 3, 4, 0])
+    one = free.given(y=labels)
+    for again in (labels.clone(), labels.int(), labels.double(), labels.to(torch.uint8)):
+        both = one & free.given(y=again)
+        assert len(both.formula.nodes) == 1
+        assert torch.equal(both(x), one(x))
+    for copied in (copy.deepcopy(ChainLabels(labels)), pickle.loads(pickle.dumps(ChainLabels(labels.short())))):
+        assert copied == ChainLabels(labels) and hash(copied) == hash(ChainLabels(labels))
+    assert len({ChainLabels(labels), ChainLabels(labels + 1), ChainLabels(labels[:5])}) == 3
+
+
+def test_equal_ends_are_one_atom_whatever_tensor_holds_them(x):
+    head = GaussianHead(Counting(4), Bowl(), dims=2, name="where")
+    low = torch.tensor([[-0.5, 0.25]]).repeat(6, 1)
+    one = head.between(low, low + 1)
+    for again in (low.clone(), low.double(), low.bfloat16()):
+        both = one & head.between(again, again + 1)
+        assert len(both.formula.nodes) == len(one.formula.nodes)
+        assert torch.equal(both(x), one(x))
+    ends = torch.tensor([0.0, 0.5])
+    interval = Interval(ends, 1.0)
+    for copied in (copy.deepcopy(interval), pickle.loads(pickle.dumps(interval)), Interval(-ends.double().neg(), torch.tensor([1.0]))):
+        assert copied == interval and hash(copied) == hash(interval)
+    assert Interval(torch.tensor(0.5), 1) == Interval(0.5, 1.0) != Interval(0.1, 1.0)
+    assert Interval(-ends * 0, 1.0) == Interval(ends * 0, 1.0)  # -0 and 0
+    assert Interval(torch.tensor([0.1]), 1.0) != Interval(0.1, 1.0)  # which float32 rounds
+
+
+def test_what_is_bound_for_each_chain_stays_when_the_tensor_changes(x):
+    network = Counting(5)
+    free, where = ClassifierEnergy(network, None, Bowl(), labels=5), GaussianHead(Counting(4), Bowl(), dims=2)
+    labels, points = torch.tensor([0, 1, 2, 3, 4, 0]), torch.linspace(-1, 1, 12, dtype=torch.double).view(6, 2)
+    low, high, ends = points - 0.5, points + 0.5, torch.linspace(-1, 1, 6, dtype=torch.double)
+    cut = Interval(ends, ends + 1)
+    energies = [
+        free.given(y=labels),
+        ~free.given(y=labels) & where.between(low, high),
+        where.between(low, high),
+        where.near(points, 0.5),
+        where(points),
+        ClassifierEnergy(network, each=labels),
+    ]
+    before, key, kept = [energy(x) for energy in energies], cut.key, Formula.atom(where.variable(0), cut)
+    expected = kept.energy(x)
+    labels.zero_(), points.zero_(), low.sub_(3), high.add_(3), ends.zero_()
+    for energy, value in zip(energies, before, strict=True):
+        assert torch.equal(energy(x), value)
+    assert cut.key == key and torch.equal(kept.energy(x), expected)
+    assert energies[0].config()["each"].tolist() == [0, 1, 2, 3, 4, 0]
+    assert not torch.equal(energies[2].config()["low"], low)
+
+
+def test_a_candidate_that_makes_a_contradiction_has_the_probability_zero(x):
+    network, base = Counting(5), ce.as_energy(lambda x: x.square().sum(1) / 2, name="base")
+    zero, one = (ClassifierEnergy(network, label, base) for label in (0, 1))
+    found = (zero.at(1.0) & one).infer(x, over={"sigma": [1.0, 2.0]})
+    torch.testing.assert_close(found.probabilities, torch.tensor([[0.0, 1.0]] * 6).double())
+    with pytest.raises(ContradictionError, match="under any candidate"):
+        (zero.at(1.0) & one).infer(x, over={"sigma": [1.0, torch.tensor(1.0)]})

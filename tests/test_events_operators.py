@@ -1,6 +1,7 @@
 """Boolean laws of events through the operators of energies."""
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import ContradictionError
+from composable_energy.errors import ContradictionError, ExpressionError
 from composable_energy.events import ClassifierEnergy, GaussianHead
 
 
@@ -28,11 +29,27 @@ C = [ClassifierEnergy(MANY, label, BASE, name=f"c{label}") for label in range(8)
 HEAD = GaussianHead(PLACE, BASE, dims=2, name="place")
 A, B, NEAR = ClassifierEnergy(MALE, 1, BASE, name="male"), ClassifierEnergy(SMILE, 1, BASE, name="smile"), HEAD.near((0.1, -0.2), 0.5)
 EVENTS = [A, B, NEAR, C[0], C[3] | C[4]]
+DENSITY = ce.as_energy(lambda x: (x - 1).square().sum(1), name="density", event_shape=(3,))
+NEVER = [A & ~A, C[1] & C[2], A & ~A & DENSITY, 2 * (A & ~A), 0 * (A & ~A), (A & ~A).sharpened(0.5), ~(NEAR | ~NEAR)]
+FORMULAS = st.recursive(
+    st.sampled_from([*EVENTS, A & ~A, NEAR | ~NEAR]),
+    lambda inner: st.builds(lambda a, b: a & b, inner, inner) | st.builds(lambda a, b: a | b, inner, inner) | inner.map(lambda a: ~a),
+    max_leaves=5,
+)
+
+
+def values(evaluate) -> torch.Tensor:
+    """Energies; infinite for an expression that has none, because no point fulfils it."""
+    try:
+        return evaluate(X)
+    except ContradictionError:
+        return torch.full((7,), math.inf, dtype=torch.double)
 
 
 def same(left: ce.Energy, right: ce.Energy) -> None:
-    torch.testing.assert_close(left(X), right(X), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(left.evidence(X), right.evidence(X), rtol=1e-12, atol=1e-12)
+    assert left.unsatisfiable == right.unsatisfiable
+    torch.testing.assert_close(values(left), values(right), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(values(left.evidence), values(right.evidence), rtol=1e-12, atol=1e-12)
 
 
 def probability(energy: ce.Energy) -> torch.Tensor:
@@ -57,13 +74,10 @@ def test_excluded_middle_and_contradiction():
     same(A | ~A, BASE & (A | ~A))
     assert torch.equal((A | ~A)(X), BASE(X))
     assert torch.equal((NEAR | ~NEAR).evidence(X), torch.zeros(7).double())
-    for event in EVENTS:
+    for never in (*(event & ~event for event in EVENTS), C[1] & C[2], ~(A | ~A)):
+        assert never.unsatisfiable
         with pytest.raises(ContradictionError, match="No point fulfils"):
-            event & ~event
-    with pytest.raises(ContradictionError):
-        C[1] & C[2]
-    with pytest.raises(ContradictionError):
-        ~(A | ~A)
+            never(X)
 
 
 def test_seven_of_eight_excluded_is_the_eighth():
@@ -84,14 +98,121 @@ def test_implication():
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.sampled_from(EVENTS), st.sampled_from(EVENTS), st.sampled_from(EVENTS))
+@given(FORMULAS, FORMULAS, FORMULAS)
 def test_laws_hold_between_any_events(a, b, c):
-    if {id(a), id(b)} != {id(EVENTS[3]), id(EVENTS[4])}:
-        same(a & b, b & a)
-        same(~(a & b), ~a | ~b)
-    same(~(a | b), ~a & ~b)
-    same(a | (b | c), (a | b) | c)
-    same((a | b) & (a | c), a | (b & c)) if {id(b), id(c)} != {id(EVENTS[3]), id(EVENTS[4])} else None
+    never, always = a & ~a, a | ~a
+    for left, right in (
+        (a & b, b & a),
+        (a | (b | c), (a | b) | c),
+        (a & (b & c), (a & b) & c),
+        (a & (a | b), a),
+        (a | (a & b), a),
+        (a & (b | c), (a & b) | (a & c)),
+        (a | (b & c), (a | b) & (a | c)),
+        (~(a & b), ~a | ~b),
+        (~(a | b), ~a & ~b),
+        (~~a, a),
+        (a >> b, ~a | b),
+        (never | b, b),
+        (never & b, never),
+        (always & b, b),
+        (always | b, always),
+        (~never, always),
+        (~always, never),
+        ((a & b) | (a & ~a), a & b),
+    ):
+        same(left, right)
+
+
+@pytest.mark.parametrize("other", [DENSITY, B, A & B, DENSITY.relative_to(BASE), C[0] | DENSITY], ids=str)
+@pytest.mark.parametrize("never", NEVER, ids=str)
+def test_an_unsatisfiable_branch_changes_nothing(never, other):
+    assert never.unsatisfiable
+    for tree in (never | other, other | never, never | never | other, never | (never | other)):
+        same(tree, other)
+        assert [base.energy.key for base in tree.bases] == [base.energy.key for base in other.bases]
+        assert (tree.unsatisfiable, tree.grounded) == (False, other.grounded)
+    same(ce.any_of(never, other, weights=[0.4, 1.0]), ce.any_of(other, weights=[1.0]))
+    same(~(never | other), ~other)
+
+
+def test_a_branch_may_turn_out_unsatisfiable_at_the_first_call():
+    never = ~ClassifierEnergy(SMILE, 0, BASE) & ~ClassifierEnergy(SMILE, 1, BASE)  # of two labels, which only the network says
+    assert not never.unsatisfiable
+    same(never | B, B)
+    same(never | DENSITY, DENSITY)
+    same((never & DENSITY) | (A & DENSITY), A & DENSITY)
+    torch.testing.assert_close(ce.any_of(DENSITY, never, weights=[2.0, 5.0])(X), DENSITY(X) - math.log(2))
+    assert torch.equal(ce.negate(never & DENSITY, "contrast").evidence(X), torch.zeros(7).double())
+    for whole in (never, never & DENSITY, never | (A & ~A & DENSITY), 2 * never):
+        with pytest.raises(ContradictionError, match="No point fulfils"):
+            whole(X)
+
+
+@pytest.mark.parametrize("never", NEVER, ids=str)
+def test_an_unsatisfiable_whole_raises_whatever_is_asked_of_it(never):
+    asked = {
+        "energy": lambda e: e(X),
+        "evidence": lambda e: e.evidence(X),
+        "gradient": lambda e: e.with_gradient(X),
+        "sample": lambda e: e.sample((4, 3)),
+        "log_z": lambda e: ce.log_z(e, event_shape=(3,)),
+        "calibrate": ce.calibrate,
+    }
+    for whole in (
+        never,
+        never & DENSITY,
+        never | never,
+        ce.any_of(never, never, weights=[1.0, 2.0]),
+        never - DENSITY,
+        never.sharpened(2.0),
+    ):
+        assert whole.unsatisfiable and str(whole) and repr(whole)
+        for ask in asked.values():
+            with pytest.raises(ContradictionError, match="No point fulfils"):
+                ask(whole)
+
+
+def test_sampling_refuses_a_contradiction_before_it_evaluates_anything():
+    def fails(x):
+        raise AssertionError("was evaluated")
+
+    with pytest.raises(ContradictionError):
+        (A & ~A & ce.as_energy(fails, event_shape=(3,))).sample(4)
+
+
+def test_a_density_of_zero_has_no_inverse():
+    late = ~ClassifierEnergy(SMILE, 0, BASE) & ~ClassifierEnergy(SMILE, 1, BASE)
+    for never in (A & ~A & DENSITY, late):
+        assert not (DENSITY - never).unsatisfiable and not (-1 * never).unsatisfiable
+        for energy in (DENSITY - never, -1 * never, never.sharpened(-2.0), ce.negate(never, "power")):
+            for tree in (energy, energy | DENSITY):  # a branch without value is not one of share 0
+                with pytest.raises(ExpressionError, match="divides by a density that is 0") as caught:
+                    tree(X)
+                assert not isinstance(caught.value, ContradictionError)
+
+
+def test_an_unsatisfiable_branch_has_the_share_zero():
+    tree = (A & ~A & DENSITY) | DENSITY | (BASE & BASE)
+    assert tree.branches(X)[0].isposinf().all() and tree.branches(X)[1:].isfinite().all()
+    rows = dict.fromkeys(row.expression for _, row in tree.explain(X).rows())
+    never, *others = tree.explain(X).terms
+    assert "male & ~male & density" in rows
+    assert never.energy.isposinf().all() and not never.share.any()
+    torch.testing.assert_close(sum(other.share for other in others), torch.ones(7).double())
+    points = ((A & ~A) | DENSITY).sample((50, 3), sampler="langevin", step_size=0.1, steps=5, seed=0)
+    assert torch.equal(points, DENSITY.sample((50, 3), sampler="langevin", step_size=0.1, steps=5, seed=0, dtype=torch.double))
+    options = {"particles": 64, "levels": 4, "moves": 1, "dtype": torch.double}
+    calibrated = ce.calibrate((A & ~A) | (BASE & DENSITY), seed=0, event_shape=(3,), **options)
+    torch.testing.assert_close(calibrated(X) - (BASE & DENSITY)(X), torch.full((7,), calibrated.log_z[1]).double())
+
+
+def test_explain_shows_why_no_point_fulfils_it():
+    found = (A & ~A).explain(X)
+    assert found.energy.isposinf().all()
+    base, male, other = found.terms
+    assert (base.expression, male.expression, other.expression) == ("Bowl", "male", "~male")
+    torch.testing.assert_close(male.energy, A.evidence(X))
 
 
 def test_a_tree_copies_and_pickles_with_its_formula():

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import composable_energy as ce
-from composable_energy.errors import ContradictionError, ExpressionError, PluginConflictError, PluginNotFound
+from composable_energy.errors import ExpressionError, PluginConflictError, PluginNotFound
 from composable_energy.parsing import (
     MAX_DEPTH,
     MAX_LENGTH,
@@ -225,9 +225,9 @@ def test_tree_and_energy_read_back_as_they_are_written(text: str):
     tree = parse_tree(text)
     assert parse_tree(str(tree)) == tree
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    try:
-        energy = build(tree, TOYS.__getitem__)
-    except ContradictionError:
+    energy = build(tree, TOYS.__getitem__)
+    if energy.unsatisfiable:
+        assert parse(str(energy), TOYS.__getitem__).unsatisfiable
         return
     torch.testing.assert_close(parse(str(energy), TOYS.__getitem__)(x), energy(x), rtol=1e-12, atol=1e-12)
 
@@ -284,8 +284,16 @@ def test_errors_of_the_lookup_and_of_the_operators_get_a_place():
         parse("a", missing)
     with pytest.raises(PluginConflictError, match=r"^two offer it\n  a & b\n  \^$"):
         parse("a & b", clash)
-    with pytest.raises(ContradictionError, match=r"\n  bowl \| \(hair=red & ~hair=red\)\n {10}\^{20}$"):
-        parse("bowl | (hair=red & ~hair=red)", TOYS.__getitem__)
+    point = ce.GaussianHead(lambda x: torch.cat([x, x], 1), dims=2)((0.0, 0.0))
+    with pytest.raises(ExpressionError, match=r"no complement.*\n  bowl \| ~point\n {9}\^{6}$"):
+        parse("bowl | ~point", {**TOYS, "point": point}.__getitem__)
+
+
+def test_a_contradiction_is_read_like_any_expression():
+    energy = parse("bowl | (hair=red & ~hair=red)", TOYS.__getitem__)
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert str(energy) == "bowl | hair=red & ~hair=red"
+    assert torch.equal(energy(x), TOYS["bowl"](x))
 
 
 def test_leaves_come_in_reading_order_with_places():

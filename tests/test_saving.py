@@ -341,19 +341,29 @@ def test_random_expressions_come_back(tree):
         if isinstance(node, str):
             return normal() if node == "normal" else people(node)[0]
         operator, left, right = node[0], built(node[1]), built(node[2])
-        try:
-            return {
-                "&": lambda: left & right,
-                "|": lambda: left | right,
-                ">": lambda: left >> right,
-                "~": lambda: ~left,
-                "*": lambda: 0.7 * right,
-            }[operator]()
-        except ce.errors.ContradictionError:
-            return left
+        return {
+            "&": lambda: left & right,
+            "|": lambda: left | right,
+            ">": lambda: left >> right,
+            "~": lambda: ~left,
+            "*": lambda: 0.7 * right,
+        }[operator]()
 
     with ce.register("energy", "people", Attributes), tempfile.TemporaryDirectory() as folder:
-        there_and_back(built(tree), Path(folder))
+        energy = built(tree)
+        there_and_back(energy | normal() if energy.unsatisfiable else energy, Path(folder))
+
+
+def test_an_unsatisfiable_expression_comes_back(tmp_path):
+    with ce.register("energy", "people", Attributes):
+        male, red = people("male", "hair=red")
+        never = (male & ~male) & red
+        ce.save(never, tmp_path / "never")
+        loaded = ce.load(tmp_path / "never")
+        assert loaded.unsatisfiable and repr(loaded) == repr(never)
+        with pytest.raises(ce.errors.ContradictionError):
+            loaded(X)
+        there_and_back(never | red, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,13 @@ class Conjunction(Node):
     r"""All terms hold: each distinct base once, plus the sum of evidences; for absolute energies $\sum_k E_k$ (Hinton, 1999).
 
     Events over one base are joined to a formula, whose evidence is $-\log P(\text{formula} \mid x)$. A term that is itself the base of
-    another adds nothing more. Conjunctions are flat: a term that is one gives its terms.
+    another adds nothing more. Conjunctions are flat: a term that is one gives its terms. Where a term is unsatisfiable, or events exclude
+    each other, the conjunction is unsatisfiable.
 
     Args:
         *terms: The energies, at least one.
 
     Raises:
-        ContradictionError: No point can fulfil the events.
         ExpressionError: There are no terms, or they belong to two decoders.
         ShapeError: The terms take points of different shapes.
 
@@ -44,6 +44,7 @@ class Conjunction(Node):
         self._bases = union_of_bases(self.terms)
         self._formulas, others = joined_events([term for term in self.terms if not contains(self._bases, term)], conjoin)
         self._others = distinct(others)
+        self._unsatisfiable |= any(formula.constant is False for formula in self._formulas)
 
     @property
     def formula(self) -> Formula | None:

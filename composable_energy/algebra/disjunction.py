@@ -23,7 +23,7 @@ from composable_energy.algebra.node import (
     shared_bases,
 )
 from composable_energy.energy import Energy, WeightedBase, evidence_of
-from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula, disjoin
 
 __all__ = ["Disjunction"]
@@ -35,7 +35,11 @@ class Disjunction(Node):
     r"""At least one term holds: $-\log \sum_k w_k e^{-E_k - \log Z_k}$, a mixture of densities.
 
     Bases that all terms share stand outside. Without weights, events over one base are joined to a formula, whose evidence is
-    $-\log P(\text{formula} \mid x)$, and disjunctions are flat: a term that is one gives its terms.
+    $-\log P(\text{formula} \mid x)$, and disjunctions are flat: a term that is one gives its terms. Unsatisfiable terms are left out: their
+    share is 0.
+
+    Attributes:
+        satisfiable_terms: The terms that are not left out; all of them if the disjunction itself is unsatisfiable.
 
     Args:
         *terms: The energies, at least one.
@@ -66,11 +70,13 @@ class Disjunction(Node):
         self.log_z = None if log_z is None else _numbers(log_z, "log_z", len(terms))
         if not all(0 < weight < math.inf for weight in self.weights or ()):
             raise OptionError(f"The weights of a disjunction are positive and finite, got {list(self.weights or ())}.")
-        self._bases = shared_bases(self.terms)
-        self._formulas, self._others = ((), self.terms) if self.weighted else joined_events(self.terms, disjoin)
+        self.satisfiable_terms = tuple(term for term in self.terms if not term.unsatisfiable) or self.terms
+        self._bases = shared_bases(self.satisfiable_terms)
+        self._formulas, self._others = ((), self.terms) if self.weighted else joined_events(self.satisfiable_terms, disjoin)
         counts = distinct(() if self.weighted else self._others)
         self._branches = tuple(map(self._branch, (*self._formulas, *(counts or self._others))))
         self._counts = (*[1] * len(self._formulas), *counts.values())  # of a mixture without weights
+        self._unsatisfiable = all(term.unsatisfiable for term in distinct(self.terms))
 
     def config(self) -> dict[str, Any]:
         return {"weights": self.weights, "log_z": self.log_z}
@@ -81,24 +87,37 @@ class Disjunction(Node):
 
     @property
     def grounded(self) -> bool:
-        return all(term.grounded for term in distinct(self.terms))
+        return all(term.grounded for term in distinct(self.satisfiable_terms))
 
     def branches(self, x: Tensor, **conditions: Any) -> Tensor:
-        r"""Returns the energies $E_k + \log Z_k - \log w_k$ of each term less the shared bases, with shape $(K, B)$."""
-        parts = self._branches if self.weighted else map(self._branch, self.terms)
-        branches = torch.stack([_energies(part, x, conditions) for part in parts])
-        if self.weights is not None:
-            branches = branches - branches.new_tensor([math.log(weight) for weight in self.weights])[:, None]
-        return branches if self.log_z is None else branches + branches.new_tensor(self.log_z)[:, None]
+        r"""Returns the energies $E_k + \log Z_k - \log w_k$ of each term less the shared bases, with shape $(K, B)$.
+
+        Those of unsatisfiable terms are $\infty$.
+
+        Raises:
+            ContradictionError: No term can be fulfilled.
+        """
+        branches = self._energies([self._branch(term) for term in self.terms], x, conditions)
+        known = next(energies for energies in branches if energies is not None)
+        return torch.stack([torch.full_like(known, math.inf) if energies is None else energies for energies in branches])
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self.weighted:
-            return -torch.logsumexp(-self.branches(x, **conditions), 0)
-        branches = [
-            _energies(branch, x, conditions) - math.log(count) if count > 1 else _energies(branch, x, conditions)
-            for branch, count in zip(self._branches, self._counts, strict=True)
-        ]
+        counts = () if self.weighted else self._counts
+        branches = [energies for energies in self._energies(self._branches, x, conditions, counts) if energies is not None]
         return branches[0] if len(branches) == 1 else -torch.logsumexp(-torch.stack(branches), 0)
+
+    def _energies(
+        self, branches: Sequence[_Branch], x: Tensor, conditions: dict[str, Any], counts: Sequence[int] = ()
+    ) -> list[Tensor | None]:
+        """Returns the energies of branches, each of which stands for so many equal ones; None for those that no point fulfils."""
+        found = [_energies_of(branch, x, conditions) for branch in branches]
+        if all(energies is None for energies in found):
+            raise ContradictionError(f"No point fulfils {self}: the probability of each branch is 0 whatever the networks say.")
+        shifts = [-math.log(count) for count in counts] or [0.0] * len(found)
+        if self.weighted:
+            weights, log_z = self.weights or [1.0] * len(found), self.log_z or [0.0] * len(found)
+            shifts = [z - math.log(weight) for weight, z in zip(weights, log_z, strict=True)]
+        return [e if e is None or shift == 0 else e + shift for e, shift in zip(found, shifts, strict=True)]
 
     def _branch(self, part: Formula | Energy) -> _Branch:
         bases = part.bases if isinstance(part, Energy) else () if part.base is None else (WeightedBase(part.base),)
@@ -111,10 +130,15 @@ class Disjunction(Node):
         return f"any_of({', '.join(map(str, self.terms))}, weights=[{weights}])"
 
 
-def _energies(branch: _Branch, x: Tensor, conditions: dict[str, Any]) -> Tensor:
+def _energies_of(branch: _Branch, x: Tensor, conditions: dict[str, Any]) -> Tensor | None:
     part, bases = branch
-    evidence = part.energy(x, **conditions) if isinstance(part, Formula) else evidence_of(part, x, conditions)
-    return add([evidence, *(base(x, **conditions) for base in bases)])
+    if isinstance(part, Energy) and part.unsatisfiable:
+        return None
+    try:
+        evidence = part.energy(x, **conditions) if isinstance(part, Formula) else evidence_of(part, x, conditions)
+        return add([evidence, *(base(x, **conditions) for base in bases)])
+    except ContradictionError:  # known only now, with the number of labels
+        return None
 
 
 def _inner(term: Energy) -> Sequence[Energy] | None:

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from composable_energy.algebra.node import Node, Weight, keep_weight, number, written
-from composable_energy.energy import Energy, evidence_of, scale
-from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight, number, written
+from composable_energy.energy import Energy, evidence_of, scale, zeros
+from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula, complement
 
 __all__ = ["Mode", "Negation"]
@@ -26,6 +26,8 @@ class Negation(Node):
     | `complement` | $-w \log(1 - P(c \mid x))$, exact | events |
     | `contrast` | $w\, \mathrm{softplus}(b - e)$: $x$ came from the base and not from A; bounded below | other relative energies |
     | `power` | $-w\, e$, the rule of Du et al. (2020, section 3.3), $w = .01$; unbounded | absolute energies |
+
+    The complement of an unsatisfiable operand has the evidence 0; the mode `power` refuses it when it is evaluated.
 
     Args:
         operand: The energy A.
@@ -57,6 +59,8 @@ class Negation(Node):
         self.offset = offset
         self._bases = operand.bases
         self._complement = complement(event) if self.mode == "complement" and event is not None else None
+        always = self._complement is not None and self._complement.constant is False  # the operand holds
+        self._unsatisfiable = always or any(base.energy.unsatisfiable for base in self._bases)
 
     def config(self) -> dict[str, Any]:
         return {"mode": self.mode, "weight": self.weight, "offset": self.offset}
@@ -72,8 +76,13 @@ class Negation(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         if self._complement is not None:
             return scale(self.weight, self._complement.energy(x, **conditions))
-        evidence = evidence_of(self.terms[0], x, conditions)
-        return scale(self.weight, -evidence if self.mode == "power" else F.softplus(self.offset - evidence))
+        if self.mode == "power":
+            with divided_by(self):
+                return scale(self.weight, -evidence_of(self.terms[0], x, conditions))
+        try:
+            return scale(self.weight, F.softplus(self.offset - evidence_of(self.terms[0], x, conditions)))
+        except ContradictionError:
+            return zeros(x)
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}" + (f", weight={number(self.weight):g}" if number(self.weight) != _DEFAULT_WEIGHT[self.mode] else "")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import weakref
 from abc import ABC
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from typing_extensions import Self
 
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
-from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
 from composable_energy.events import Formula
 from composable_energy.identity import Copies, same
 
@@ -25,6 +26,7 @@ __all__ = [
     "common_recommendation",
     "contains",
     "distinct",
+    "divided_by",
     "flatten",
     "join_written",
     "joined_events",
@@ -62,6 +64,7 @@ class Node(RelativeEnergy, ABC):
         self.event_shape = _common_shape(operands)
         self.recommended = common_recommendation(operands)
         self._bases: tuple[WeightedBase, ...] = ()
+        self._unsatisfiable = any(term.unsatisfiable for term in operands)  # once, as a part may stand in many places
         self._decoders = tuple(term.decoder for term in operands if term.decoder is not None)[:1]
         self._opposite: Energy | weakref.ref[Energy] | None = None
         self._copies = Copies.inside(self)
@@ -94,6 +97,10 @@ class Node(RelativeEnergy, ABC):
     @property
     def decoded_shape(self) -> torch.Size | None:
         return next((term.decoded_shape for term in self.terms if term.decoded_shape is not None), None)
+
+    @property
+    def unsatisfiable(self) -> bool:
+        return self._unsatisfiable
 
     @property
     def conditions(self) -> frozenset[str]:
@@ -215,6 +222,21 @@ def add(energies: Sequence[Tensor]) -> Tensor:
     for energy in energies[1:]:
         total = total + energy
     return total
+
+
+@contextmanager
+def divided_by(node: Node, power: Weight = -1.0) -> Iterator[None]:
+    """A context in which a node evaluates a density of which it takes a power; a negative power divides.
+
+    Raises:
+        ExpressionError: The density is 0 everywhere. It is no `ContradictionError`, as the quotient is not 0 but has no value.
+    """
+    try:
+        yield
+    except ContradictionError as error:
+        if number(power) >= 0:  # at 0 the support stays
+            raise
+        raise ExpressionError(f"{node} divides by a density that is 0 everywhere, so it has no value. {error}") from error
 
 
 def keep_weight(node: Node, weight: Weight) -> None:

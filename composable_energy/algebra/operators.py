@@ -93,7 +93,7 @@ def _complement(energy: Energy) -> Energy:
         case Conjunction():
             opposite = Disjunction(*map(negate, energy.terms))
         case Disjunction() if not energy.weighted:
-            opposite = Conjunction(*map(negate, energy.terms))
+            opposite = Conjunction(*map(negate, energy.satisfiable_terms))
         case Sharpened():
             opposite = Sharpened(negate(energy.terms[0]), energy.weight)
         case Conditioned():

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra.node import Node, one_space, written
+from composable_energy.algebra.node import Node, divided_by, one_space, written
 from composable_energy.conditions import CHAINS, bound_rows, check_names, own_copy, rows_for, without_graph
 from composable_energy.energy import Energy, WeightedBase, evidence_of, known, value_of
 from composable_energy.errors import ExpressionError, OptionError
@@ -33,6 +33,7 @@ class Relative(Node):
             raise ExpressionError(f"{operand} is relative to {operand.bases[0].energy} already.")
         super().__init__(*one_space([operand, base]))
         self._bases = (WeightedBase(self.terms[1]),)
+        self._unsatisfiable = operand.unsatisfiable
 
     @property
     def grounded(self) -> bool:
@@ -42,8 +43,9 @@ class Relative(Node):
         return value_of(self.terms[0], x, conditions)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        base = self.terms[1]
-        return value_of(self.terms[0], x, conditions) - once(base, x, known(base, conditions))
+        with divided_by(self):
+            base = once(self.terms[1], x, known(self.terms[1], conditions))
+        return value_of(self.terms[0], x, conditions) - base
 
     def __str__(self) -> str:
         return f"{written(self.terms[0], 95)}.relative_to({self.terms[1]})"
@@ -65,6 +67,7 @@ class Conditioned(Node):
         self._required -= values.keys()
         self._bases = tuple(WeightedBase(condition(base.energy, values), base.scaled_by) for base in operand.bases)
         self._formula = None if operand.formula is None else operand.formula.given(self.values)
+        self._unsatisfiable |= self._formula is not None and self._formula.constant is False
 
     def config(self) -> dict[str, Any]:
         return {"values": self.values}
@@ -78,6 +81,8 @@ class Conditioned(Node):
         return self.terms[0].grounded
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        if self._formula is not None:  # in which variables that are the same now are one
+            return self._formula.energy(x, **conditions)
         chains = conditions.get(CHAINS)
         bound = {name: bound_rows(name, value, x, chains) for name, value in self.values.items()}
         term, conditions = self.terms[0], {**conditions, **bound}

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, keep_weight, number, one_space, shared_bases, written
+from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight, number, one_space, shared_bases, written
 from composable_energy.energy import Energy, WeightedBase, evidence_of, scale, value_of
 
 __all__ = ["Difference", "Sharpened", "Weighted"]
@@ -30,6 +30,7 @@ class Weighted(Node):
     def __init__(self, operand: Energy, weight: Weight, inverse: bool = False) -> None:
         super().__init__(operand)
         keep_weight(self, weight)
+        self._unsatisfiable = self._unsatisfiable and number(self.weight) >= 0
         self.inverse = inverse
 
     @property
@@ -54,7 +55,8 @@ class Weighted(Node):
         return number(self.weight) > 0 and self.terms[0].grounded
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return scale(self.factor, evidence_of(self.terms[0], x, conditions))
+        with divided_by(self, self.weight):
+            return scale(self.factor, evidence_of(self.terms[0], x, conditions))
 
     def extra_repr(self) -> str:
         return f"weight={number(self.factor):g}"
@@ -72,6 +74,7 @@ class Sharpened(Node):
     def __init__(self, operand: Energy, weight: Weight) -> None:
         super().__init__(operand)
         keep_weight(self, weight)
+        self._unsatisfiable = self._unsatisfiable and number(self.weight) >= 0
         self._bases = operand.bases
 
     def config(self) -> dict[str, Any]:
@@ -83,7 +86,8 @@ class Sharpened(Node):
         return self.terms[0].grounded and (weight > 0 or (weight == 0 and bool(self.bases)))
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return scale(self.weight, evidence_of(self.terms[0], x, conditions))
+        with divided_by(self, self.weight):
+            return scale(self.weight, evidence_of(self.terms[0], x, conditions))
 
     def extra_repr(self) -> str:
         return f"weight={number(self.weight):g}"
@@ -103,6 +107,7 @@ class Difference(Node):
     def __init__(self, left: Energy, right: Energy) -> None:
         super().__init__(*one_space([left, right]))
         counts = [len(term.bases) for term in self.terms]
+        self._unsatisfiable = left.unsatisfiable
         self._cancels = counts == [len(shared_bases(self.terms))] * 2
 
     @property
@@ -111,9 +116,10 @@ class Difference(Node):
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         left, right = self.terms
-        if self._cancels:
-            return evidence_of(left, x, conditions) - evidence_of(right, x, conditions)
-        return value_of(left, x, conditions) - value_of(right, x, conditions)
+        of = evidence_of if self._cancels else value_of
+        energies = of(left, x, conditions)
+        with divided_by(self):
+            return energies - of(right, x, conditions)
 
     def __str__(self) -> str:
         left, right = self.terms

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cmp_to_key
+from functools import cached_property, cmp_to_key
 from itertools import groupby
 from typing import Any
 
@@ -30,20 +30,32 @@ Label = int | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    r"""The values between two ends.
+    r"""The values between two ends; intervals with equal ends are equal, whatever their dtypes.
 
     Args:
-        low: A number, or a tensor with one for each chain, with shape $(n,)$; $-\infty$ for none.
+        low: A number, or a tensor with one for each chain, with shape $(n,)$, which is copied; $-\infty$ for none.
         high: Likewise; $\infty$ for none.
     """
 
     low: End
     high: End
 
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """Equal for equal numbers and for the same tensors."""
-        return tuple(id(end) if isinstance(end, Tensor) else float(end) for end in (self.low, self.high))
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            end = getattr(self, name)
+            several = isinstance(end, Tensor) and end.numel() != 1
+            object.__setattr__(self, name, end.detach().clone() if several else float(end))
+
+    @cached_property
+    def key(self) -> tuple[float | bytes, ...]:
+        """The ends by value; every floating dtype fits into float64."""
+        return tuple(_bytes(end, torch.float64) if isinstance(end, Tensor) else end for end in (self.low, self.high))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Interval) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
     @property
     def ends(self) -> tuple[End, ...]:
@@ -53,23 +65,32 @@ class Interval:
     @property
     def chained(self) -> bool:
         """Whether it differs between chains."""
-        return any(isinstance(end, Tensor) and end.ndim > 0 and len(end) != 1 for end in self.ends)
+        return any(isinstance(end, Tensor) for end in self.ends)
 
 
 @dataclass(frozen=True, eq=False)
 class ChainLabels:
-    """A label of each chain.
+    """A label of each chain; equal labels are equal, whatever their dtypes.
 
     Args:
-        labels: Whole numbers from 0 on, with shape $(n,)$.
+        labels: Whole numbers from 0 on, with shape $(n,)$, which are copied.
     """
 
     labels: Tensor
 
-    @property
-    def key(self) -> int:
-        """Equal for the same tensor."""
-        return id(self.labels)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", self.labels.detach().to(torch.int64, copy=True))
+
+    @cached_property
+    def key(self) -> bytes:
+        """The labels by value."""
+        return _bytes(self.labels, torch.int64)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ChainLabels) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
     @property
     def chained(self) -> bool:
@@ -223,6 +244,11 @@ def compare(a: End, b: End) -> int:
         f"Interval ends cross: one is below another in {below} chains of {chains} and not in the others. Intervals of one variable in a "
         "formula need the same order in all chains: sample the chains of each order in a call of their own."
     )
+
+
+def _bytes(values: Tensor, dtype: torch.dtype) -> bytes:
+    """Returns values as bytes, whose hash Python keeps; -0 becomes 0, to which it is equal."""
+    return (values.to("cpu", dtype) + 0).numpy().tobytes()
 
 
 def _has(values: frozenset[int] | ChainLabels, label: Label) -> bool:

@@ -1,7 +1,8 @@
 r"""Formulas: Boolean expressions of events, and $-\log P(\text{formula} \mid x)$.
 
 A formula is a flat list of nodes, operands before the nodes that use them and equal nodes once, so that copying and pickling need no
-recursion. It is compiled when it is made (see `composable_energy.events.diagram`), which is how a contradiction is found at once.
+recursion. It is compiled when it is made (see `composable_energy.events.diagram`), so that it is known whether it is constant. A formula
+that is never true is a formula like any other: it can be negated and combined. Only its energy does not exist.
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ class Formula:
         required_conditions: Those without a default.
         variables: All different, in the order in which they first appear: the order of the decision diagram.
         nodes: Operands before the nodes that use them; the last one is the formula.
+        constant: Whether it is always or never true, whatever the networks say; None if it depends on them. A number of labels that is
+            known only at the first call may make it constant later.
 
     Args:
         variables: See above.
         nodes: See above.
-        checked: Whether it is known already that the formula can be fulfilled and is not too large; else it is compiled at once.
+        complement_of: A formula of which it is the complement, and which tells whether it is constant; else it is compiled at once.
     """
 
-    def __init__(self, variables: tuple[Variable, ...], nodes: tuple[Atom | Node, ...], *, checked: bool = False) -> None:
+    def __init__(self, variables: tuple[Variable, ...], nodes: tuple[Atom | Node, ...], *, complement_of: Formula | None = None) -> None:
         self.variables = variables
         self.nodes = nodes
         self._compiled: dict[tuple[int | None, ...], tuple[tuple[Cells, ...], Diagram]] = {}
@@ -46,16 +49,12 @@ class Formula:
         self.conditions = frozenset({CHAINS} if rows else ()).union(*(variable.conditions for variable in variables))
         self.required_conditions = frozenset().union(*(variable.required_conditions for variable in variables))
         self._networks = _networks(variables)
-        if not checked:
-            self._compile(self._labels)
+        known = self._compile(self._labels)[1].constant if complement_of is None else complement_of.constant
+        self.constant: bool | None = known if complement_of is None or known is None else not known
 
     @classmethod
     def atom(cls, variable: Variable, values: Iterable[int] | ChainLabels | Interval, name: str = "") -> Formula:
-        """Returns the formula that a variable has one of some values.
-
-        Raises:
-            ContradictionError: There are no values.
-        """
+        """Returns the formula that a variable has one of some values."""
         values = values if isinstance(values, ChainLabels | Interval) else frozenset(int(value) for value in values)
         return cls((variable,), (Atom(0, values, name or f"{variable}"),))
 
@@ -69,11 +68,7 @@ class Formula:
         return same(self.base, other.base)
 
     def given(self, conditions: Mapping[str, Any]) -> Formula:
-        """Returns the formula with conditions bound; unknown ones are left alone.
-
-        Raises:
-            ContradictionError: Variables that differed are the same now, and the formula cannot be fulfilled.
-        """
+        """Returns the formula with conditions bound; unknown ones are left alone. Variables that differed may then be the same."""
         variables = [variable.given(conditions) for variable in self.variables]
         if all(new is old for new, old in zip(variables, self.variables, strict=True)):
             return self
@@ -90,12 +85,13 @@ class Formula:
             **conditions: For the networks, one value for all or one row for each point; `chains` says which chains the points are.
 
         Raises:
-            ContradictionError: The formula cannot be fulfilled with as many labels as there are.
+            ContradictionError: The formula is never true, perhaps only with as many labels as there are.
             OptionError: A label is not among those that there are.
             ExpressionError: A condition is missing.
         """
         counts = list(self._labels)
         _, diagram = self._compile(self._labels)
+        self._check_possible(diagram)
         outputs: dict[int, Any] = {}
         readings: dict[int, Any] = {}
         for level in diagram.levels:
@@ -106,6 +102,7 @@ class Formula:
             if isinstance(reading, Tensor):
                 counts[level] = reading.shape[1]
         cells, diagram = self._compile(tuple(counts))
+        self._check_possible(diagram)
         if diagram.constant:
             return zeros(x)
         chains = conditions.get(CHAINS)
@@ -116,15 +113,12 @@ class Formula:
         """How many labels each variable has, as far as is known."""
         return tuple(variable.labels if isinstance(variable, Categorical) else None for variable in self.variables)
 
-    def _is_certain(self) -> bool:
-        return self._compile(self._labels)[1].constant is True
+    def _check_possible(self, diagram: Diagram) -> None:
+        if diagram.constant is False:
+            raise ContradictionError(f"No point fulfils {self}: its probability is 0 whatever the networks say, so it has no energy.")
 
     def _compile(self, labels: tuple[int | None, ...]) -> tuple[tuple[Cells, ...], Diagram]:
-        """Returns cells and diagram for these numbers of labels.
-
-        Raises:
-            ContradictionError: The formula cannot be fulfilled.
-        """
+        """Returns cells and diagram for these numbers of labels."""
         if labels not in self._compiled:
             atoms = [node for node in self.nodes if isinstance(node, Atom)]
             cells = tuple(
@@ -142,10 +136,7 @@ class Formula:
                     for operand in reversed(node.operands[:-1]):  # from the last, whose variables mostly stand below
                         root = combine(done[operand], root)
                     done.append(root)
-            diagram = table.diagram(done[-1])
-            if diagram.constant is False:
-                raise ContradictionError(f"No point fulfils {self}: its probability is 0 whatever the networks say, so it has no energy.")
-            self._compiled[labels] = cells, diagram
+            self._compiled[labels] = cells, table.diagram(done[-1])
         return self._compiled[labels]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -178,7 +169,6 @@ def conjoin(formulas: Iterable[Formula]) -> Formula:
         formulas: At least one, all over one base.
 
     Raises:
-        ContradictionError: No point fulfils it.
         ExpressionError: The bases differ, or the formula is too large.
     """
     return _combine("all", formulas)
@@ -197,15 +187,11 @@ def disjoin(formulas: Iterable[Formula]) -> Formula:
 
 
 def complement(formula: Formula) -> Formula:
-    """Returns the formula that holds where this one does not.
-
-    Raises:
-        ContradictionError: This one always holds.
-    """
+    """Returns the formula that holds where this one does not."""
     last = formula.nodes[-1]
     undone = isinstance(last, Node) and last.operator == "not"
     nodes = formula.nodes[:-1] if undone else (*formula.nodes, Node("not", (len(formula.nodes) - 1,)))
-    return Formula(formula.variables, nodes, checked=not formula._is_certain())
+    return Formula(formula.variables, nodes, complement_of=formula)
 
 
 def _combine(operator: str, formulas: Iterable[Formula]) -> Formula:

@@ -234,7 +234,7 @@ def _head_config(energy: HeadEnergy, variable: Any) -> dict[str, Any]:
 
 
 def _end(column: Tensor) -> End:
-    return column.item() if len(column) == 1 else column.clone()
+    return column.item() if len(column) == 1 else column
 
 
 def _short(values: Numbers) -> str:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from composable_energy.conditions import rows_for
@@ -69,14 +70,13 @@ class ClassifierEnergy(HeadEnergy):
         label: A label, several, or None: then it is the condition `y`, bound by `given(y=3)` or by `given(y=tensor)`, one for each chain.
         base: What all $x$ look like; without it the energy is no density of its own.
         columns: Which columns of the logits, for a network of several heads.
-        each: Instead of `label` one for each chain, whole numbers with shape $(n,)$: what `given(y=tensor)` binds.
-        labels: How many labels there are; else known at the first call. A contradiction between labels that are all there are is found
-            when the expression is built if it is known.
+        each: Instead of `label` one for each chain, whole numbers with shape $(n,)$, which are copied: what `given(y=tensor)` binds.
+        labels: How many labels there are; else known at the first call. Only if it is known can `unsatisfiable` tell beforehand that an
+            expression excludes all of them.
         name: How it is written in an expression.
 
     Raises:
         OptionError: A label is not a whole number, or out of range.
-        ContradictionError: No label is given, as an empty set.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -178,7 +178,7 @@ def _labels_of_chains(labels: Tensor) -> Tensor:
     wrong = not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_complex() or labels.numel() == 0
     if wrong or bool((labels != labels.long()).any()) or bool((labels < 0).any()):
         raise OptionError(f"Labels of chains are whole numbers from 0 on, with shape (n,), got {labels!r}.")
-    return labels.detach().long()
+    return labels.detach().to(torch.int64, copy=True)
 
 
 def _labels_of(columns: slice | None) -> int | None:

@@ -57,11 +57,7 @@ class Merge:
 
     def add(self, node: Atom | Node) -> int:
         """Adds a node; returns its place."""
-        if isinstance(node, Atom):
-            values = node.values if isinstance(node.values, frozenset) else node.values.key
-            key: Hashable = (node.variable, values)
-        else:
-            key = (node.operator, frozenset(node.operands))
+        key = (node.variable, node.values) if isinstance(node, Atom) else (node.operator, frozenset(node.operands))
         place = self._nodes.setdefault(key, len(self.nodes))
         if place == len(self.nodes):
             self.nodes.append(node)

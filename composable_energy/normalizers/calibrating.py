@@ -12,6 +12,7 @@ import torch
 
 from composable_energy.algebra import Conditioned, Disjunction, PulledBack, condition
 from composable_energy.energy import Energy
+from composable_energy.errors import ContradictionError
 from composable_energy.events import Formula
 from composable_energy.identity import equal, same
 from composable_energy.lifting import as_energy
@@ -26,8 +27,9 @@ def calibrate(expression: Energy, *, seed: int | None = None, **options: Any) ->
     `A | B` adds $e^{-E_A}$ and $e^{-E_B}$ as they are, so that a constant added to one energy changes its share, and so does the width of
     its density. Here every mixture in the expression gets an estimate of $\log Z$ of each branch, which is the whole density of the
     branch with its base; then `any_of(A, B, weights=[.7, .3])` has seven draws of A for three of B. Formulas of events are exact as they
-    are and stay; in a mixture beside densities they are one branch. Estimates that are there already are made anew. Parts without a
-    mixture are those of the expression itself, not copies; a mixture that is the base of an event or another leaf stays as it is.
+    are and stay; in a mixture beside densities they are one branch. An unsatisfiable branch keeps the share 0. Estimates that are there
+    already are made anew. Parts without a mixture are those of the expression itself, not copies; a mixture that is the base of an event
+    or another leaf stays as it is.
 
     Args:
         expression: The expression; it stays as it is.
@@ -35,6 +37,7 @@ def calibrate(expression: Energy, *, seed: int | None = None, **options: Any) ->
         **options: Of `log_z`, for every branch.
 
     Raises:
+        ContradictionError: No point fulfils the whole expression.
         NormalizerError: A branch has no estimate to rely on.
         UngroundedError: A branch has no density.
 
@@ -47,6 +50,8 @@ def calibrate(expression: Energy, *, seed: int | None = None, **options: Any) ->
     """
     seed = secrets.randbits(63) if seed is None else seed
     expression = as_energy(expression)
+    if expression.unsatisfiable:
+        raise ContradictionError(f"No point fulfils {expression}: its probability is 0 whatever the networks say, so it has no density.")
     leaves = [part for part in expression.modules() if isinstance(part, Energy) and not part.terms]
     bases = {part for leaf in leaves for base in leaf.bases for part in base.energy.modules()}
     return _Calibration({"seed": seed, **options}, bases).of(expression, _Around({}, expression.event_shape))
@@ -108,7 +113,10 @@ class _Calibration:
         if value is None:
             shape = around.shape if branch.event_shape is None else branch.event_shape
             options = {**self.options, **({} if shape is None else {"event_shape": shape})}
-            value = log_z(density, **options).value
+            try:
+                value = log_z(density, **options).value
+            except ContradictionError:  # its share is 0 whatever stands here
+                value = 0.0
             self.known.append((density, value))
         return value
 

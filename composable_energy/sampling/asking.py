@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
-from composable_energy.errors import DeviceError, DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
+from composable_energy.errors import ContradictionError, DeviceError, DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
 from composable_energy.sampling.freezing import reachable
 from composable_energy.sampling.sampler import Sampler
 
@@ -117,9 +117,12 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
     """Raises if an energy has no value, or no density.
 
     Raises:
+        ContradictionError: No point fulfils it, as far as structure tells.
         ExpressionError: A condition is not bound.
         UngroundedError: The energy has no lower bound, as far as structure tells.
     """
+    if energy.unsatisfiable:
+        raise ContradictionError(f"No point fulfils {energy}: its probability is 0 whatever the networks say, so it has no density.")
     missing = energy.required_conditions - sampler.binds - {CHAINS}
     if missing:
         ways = [f"`.at({name})` or the annealed sampler" if name == "sigma" else f"`.given({name}=...)`" for name in sorted(missing)]
