@@ -317,7 +317,7 @@ def test_who_claims_to_be_exact_is_held_to_it():
 
 
 def test_rounding_is_that_of_as_many_terms_as_a_network_adds():
-    """The square root of 40,000 terms times epsilon is allowed, twice as much is not; without a network, and with a small one, 50 epsilon."""
+    """The square root of 40,000 terms times epsilon, and 50 epsilon where terms are few or not known."""
     large, small = torch.nn.Linear(200, 200, bias=False), torch.nn.Linear(2, 2)
     expected, epsilon = torch.ones(3), torch.finfo(torch.float32).eps
     close(expected + 200 * epsilon, expected, "the same", network=large)
