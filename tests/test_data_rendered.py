@@ -229,3 +229,10 @@ def test_a_world_of_ones_own_has_a_name():
         ce.get_world("odd")
     with pytest.raises(PluginLoadError, match="World does not write one, render"):
         ce.register("world", "bare", World)
+
+
+def test_folders_may_be_texts(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    drawn = render_to(str(tmp_path / "dots"), Dots(), 3)
+    assert np.array_equal(open_scenes(str(tmp_path / "dots")).images, drawn.images)
+    assert np.array_equal(open_scenes("~/dots").images, drawn.images)

@@ -1,11 +1,15 @@
 """Recipes: settings in files that extend one another, checked before anything runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import composable_energy as ce
+from composable_energy.data import Pictures
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError, PluginNotFound
 from composable_energy.training import Recipe, open_recipe
 from composable_energy.training.toml import flat, nested, read_toml, read_value, toml_text
@@ -49,16 +53,59 @@ def bowl(tmp_path):
 class TestToml:
     DATA = {
         "text": 'quotes " and \\ and\nlines, ü',
-        "none": None,
-        "table": {"whole": 3, "small": 1e-10, "yes": True, "list": [1, 0.5, "a"], "inner": {"odd key": -1.0}},
+        "none": "none",
+        "table": {"whole": 3, "small": 1e-10, "yes": True, "list": [1, 0.5, "a"], "inner": {"odd key": -1.0}, "empty": {}},
     }
+    PLAIN = st.recursive(
+        st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.just("none"),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+        max_leaves=20,
+    )
 
-    def test_what_is_written_is_read_again(self):
-        assert read_toml(toml_text(self.DATA), "here") == self.DATA
+    @given(st.dictionaries(st.text(), PLAIN, max_size=4))
+    def test_plain_data_survives_writing_and_reading(self, data):
+        read = read_toml(toml_text(data), "here")
+        assert repr(read) == repr(self.in_order_of(read, data))  # also tells 1 from 1.0 and True, and 0.0 from -0.0
+
+    def in_order_of(self, read, data):
+        """Returns `data` with its keys in the order of `read`: TOML has values before tables."""
+        if isinstance(data, dict):
+            assert read.keys() == data.keys()
+            return {key: self.in_order_of(read[key], data[key]) for key in read}
+        if isinstance(data, list):
+            assert len(read) == len(data)
+            return [self.in_order_of(*pair) for pair in zip(read, data, strict=True)]
+        return data
+
+    @pytest.mark.parametrize(
+        "value",
+        [[{"a": 1}, {"b": [2.0]}], {}, {"inner": {}}, [{}], "none", ["none"], "\x7f\x00\x1b[0m"],
+        ids=[
+            "a list of tables",
+            "no table",
+            "an empty table within",
+            "a list of no table",
+            "none",
+            "a list with none",
+            "control characters",
+        ],
+    )
+    def test_what_toml_has_a_form_for_is_read_as_it_was(self, value):
+        assert read_toml(toml_text({"value": value}), "here") == {"value": value}
+
+    @pytest.mark.parametrize("value", [None, [1, None], {"a": {"b": None}}, object(), "\ud800"], ids=repr)
+    def test_what_toml_has_no_form_for_is_refused(self, value):
+        with pytest.raises(OptionError, match="cannot be written as TOML"):
+            toml_text({"value": value})
 
     def test_flat_and_nested_are_each_others_inverse(self):
         assert flat(self.DATA)["table.inner.odd key"] == -1.0
+        assert flat(self.DATA)["table.empty"] == {}
         assert nested(flat(self.DATA)) == self.DATA
+
+    def test_a_key_with_a_dot_is_refused(self):
+        with pytest.raises(OptionError, match=r"table\.odd\.key has a dot of its own"):
+            flat({"table": {"odd.key": 1}})
 
     @pytest.mark.parametrize(
         ("word", "value"),
@@ -67,7 +114,10 @@ class TestToml:
             ("3.0", 3.0),
             ("1e-4", 1e-4),
             ("true", True),
-            ("none", None),
+            ("none", "none"),
+            ('"none"', "none"),
+            ("2024-01-31", "2024-01-31"),
+            ("1\nother = 2", "1\nother = 2"),
             ("[1, 2]", [1, 2]),
             ("[a, 2]", ["a", 2]),
             ("[]", []),
@@ -93,6 +143,49 @@ def test_settling_changes_what_it_names_and_nothing_else(bowl):
     assert flat(settled.settings) == {**flat(bowl.settings), "model.gain": 1.0, "data.labels": "faces.csv", "training.steps": 3}
     assert isinstance(settled.settings["model"]["gain"], float)
     assert bowl.settings["training"]["steps"] == 10
+
+
+def test_the_word_none_is_none_only_where_a_setting_may_be_none(bowl, tmp_path):
+    assert bowl.settings["data"]["labels"] is None and bowl.settings["data"]["limit"] is None
+    assert bowl.settled({"training.device": "none"}).settings["training"]["device"] is None
+    listed = bowl.settled({"data.labels": "faces.csv"}).settled({"data.labels": "none", "data.size": ["none", "a"]})
+    assert listed.settings["data"] == {"labels": None, "limit": None, "size": ["none", "a"]}
+    with pytest.raises(OptionError, match=r"model\.width takes a whole number, got 'none'"):
+        bowl.settled({"model.width": "none"})
+    (tmp_path / "named.toml").write_text('about = "none"\n[model]\nkind = "shell"\n')
+    named = Bowl.read(tmp_path / "named.toml").settled({"model.kind": "none"})
+    assert (named.about, named.settings) == ("none", {"model": {"kind": "none"}})
+
+
+def test_settings_survive_a_run(bowl, tmp_path):
+    settings = {**bowl.settings, "model": {**bowl.settings["model"], "layers": [{"width": 3}, {"width": 4}], "extra": {}, "name": "\x7f"}}
+    odd = replace(bowl, settings=settings)
+    odd.run(tmp_path, tmp_path / "out")
+    assert Bowl.read(tmp_path / "out" / "recipe.toml").settings == odd.settings
+    odd.run(tmp_path, tmp_path / "out")
+
+
+def test_an_empty_table_of_a_file_counts(tmp_path):
+    text = (
+        'about = "An energy"\n[model]\nname = "igebm-mnist"\n[objective]\nname = "contrastive-divergence"\n[chains]\nsteps = 3\n'
+        "[training]\nsteps = 1\n"
+    )
+    (tmp_path / "plain.toml").write_text(text)
+    (tmp_path / "mine.toml").write_text('extends = "./plain.toml"\n[augmentation]\n')
+    assert "augmentation" not in open_recipe(tmp_path / "plain.toml").settings
+    recipe = open_recipe(tmp_path / "mine.toml")
+    assert recipe.settings["augmentation"] == {}
+    assert "augmentation" in recipe.written()
+    (tmp_path / "odd.toml").write_text('extends = "./plain.toml"\n[augmentatoin]\n')
+    with pytest.raises(OptionError, match="no setting 'augmentatoin'"):
+        open_recipe(tmp_path / "odd.toml")
+
+
+def test_a_table_of_chains_says_how_many_steps(tmp_path):
+    (tmp_path / "mine.toml").write_text('[model]\nname = "igebm-mnist"\n[objective]\nname = "contrastive-divergence"\n[chains]\n')
+    pictures = Pictures(np.zeros((2, 1, 28, 28), np.uint8), {}, "nothing")
+    with pytest.raises(OptionError, match=r"\[chains\] .* does not say how many steps"):
+        open_recipe(tmp_path / "mine.toml").trainer(pictures)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +250,13 @@ def test_a_run_documents_itself_and_refuses_another(bowl, tmp_path):
     with pytest.raises(OptionError, match=r"other settings \(model\.width: there 4, here 5; training\.seed: there 0, here 1\)"):
         bowl.settled({"model.width": 5, "training.seed": 1}).run(tmp_path, out)
     assert [path.name for path in out.iterdir()] == ["recipe.toml"]
+
+
+def test_paths_may_be_texts(bowl, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    bowl.claim("~/out")
+    assert Bowl.read("~/out/recipe.toml").settings == bowl.settings
+    assert bowl.settled({"data.labels": tmp_path / "faces.csv"}).settings["data"]["labels"] == str(tmp_path / "faces.csv")
 
 
 def test_an_entry_that_makes_no_recipe_is_refused():

@@ -441,7 +441,7 @@ def test_a_save_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
             raise OSError("no space left on device")
         path.write_bytes(data)
 
-    monkeypatch.setattr(files, "_write_through", full)
+    monkeypatch.setattr(files, "write_through", full)
     with pytest.raises(OSError, match="no space"):
         normal(1.0).save(tmp_path / "saved")
     assert ce.load(tmp_path / "saved")(X).equal(normal()(X))

@@ -298,8 +298,8 @@ def test_tensors_that_are_no_safetensors_are_refused(saved):
 
 
 def test_a_huge_config_is_not_read(saved, monkeypatch):
-    from composable_energy.saving import files
+    from composable_energy import files
 
-    monkeypatch.setattr(files, "_LARGEST_CONFIG", 100)
+    monkeypatch.setattr(files, "LARGEST_CONFIG", 100)
     with pytest.raises(FileFormatError, match="100 at most"):
         ce.load(saved[0])

@@ -22,6 +22,7 @@ from composable_energy.testing import (
     parametrize_with_checks,
     sampler_checks,
 )
+from composable_energy.testing.checks import close
 from composable_energy.testing.invariance import departures
 from tests.factories import LEAVES
 
@@ -313,3 +314,13 @@ def test_who_claims_to_be_exact_is_held_to_it():
             checks[exact]()
     with pytest.raises(AssertionError, match=r"SamplingDiverged|standard errors off"):
         checks[True]()
+
+
+def test_rounding_is_that_of_as_many_terms_as_a_network_adds():
+    """The square root of 40,000 terms times epsilon, and 50 epsilon where terms are few or not known."""
+    large, small = torch.nn.Linear(200, 200, bias=False), torch.nn.Linear(2, 2)
+    expected, epsilon = torch.ones(3), torch.finfo(torch.float32).eps
+    close(expected + 200 * epsilon, expected, "the same", network=large)
+    for network, terms in ((large, 800), (small, 200), (None, 200)):
+        with pytest.raises(AssertionError, match="is rounding"):
+            close(expected + terms * epsilon, expected, "the same", network=network)

@@ -48,13 +48,12 @@ def run(asked: argparse.Namespace) -> int:
 
 def _show(asked: argparse.Namespace) -> int:
     from composable_energy.training import open_recipe
-    from composable_energy.training.toml import toml_text
 
     recipe = open_recipe(asked.name)
     if asked.json:
         print(json_text({**_told(recipe), "settings": recipe.written()}))
     else:
-        print((recipe.text or toml_text(recipe.settings)).rstrip("\n"))
+        print((recipe.text or recipe.toml()).rstrip("\n"))
     return 0
 
 

@@ -104,7 +104,7 @@ def _in_colors(masks: Tensor) -> Tensor:
 def _options(asked: argparse.Namespace) -> dict[str, Any]:
     from composable_energy.training.toml import read_value
 
-    said = [(name, read_value(text)) for name, text in asked.option]
+    said = [(name, None if text == "none" else read_value(text)) for name, text in asked.option]
     said += [("size", asked.size)] if asked.size is not None else []
     options = dict(said)
     if len(options) < len(said):

@@ -23,7 +23,7 @@ _COMPARED = 16  # pictures whose labels tell whether a folder is of the same wor
 _ADVICE = "Delete the folder and draw them again."
 
 
-def render_to(folder: Path, world: World, n: int, seed: int = 0, *, masks: bool = False, progress: bool = False) -> Scenes:
+def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks: bool = False, progress: bool = False) -> Scenes:
     """Draws pictures of a seed into a folder, or goes on where it stopped, and returns them mapped from there.
 
     The folder has `images.npy`, bytes with shape $(N, C, H, W)$; `masks.npy`, bytes with shape $(N, H, W)$, if asked for; `labels.npz`,
@@ -44,6 +44,7 @@ def render_to(folder: Path, world: World, n: int, seed: int = 0, *, masks: bool 
     """
     from tqdm import tqdm
 
+    folder = Path(folder).expanduser()
     whole("n", n)
     options = json.loads(json.dumps(world.options, default=str))
     told = {"world": world.name, "size": world.size, "options": options, "n": int(n), "seed": int(seed), "masks": masks}
@@ -76,12 +77,13 @@ def render_to(folder: Path, world: World, n: int, seed: int = 0, *, masks: bool 
     return open_scenes(folder)
 
 
-def open_scenes(folder: Path) -> Scenes:
+def open_scenes(folder: str | Path) -> Scenes:
     """Returns the pictures of a folder that `render_to` finished; pixels and masks are mapped, not read.
 
     Raises:
         FileFormatError: The folder holds none, or they are not finished, or damaged.
     """
+    folder = Path(folder).expanduser()
     told = _read(folder)
     if told is None or told["done"] != told["n"]:
         state = "holds no rendered pictures" if told is None else f"has {told['done']} of {told['n']} pictures"

@@ -5,10 +5,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -18,13 +15,13 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy.errors import ExpressionError, FileFormatError
+from composable_energy.files import check_config, config_bytes, read_config, read_tensors, write_through
 
 __all__ = ["CONFIG", "FORMAT", "TENSORS", "read", "write"]
 
 FORMAT = 2
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
-_LARGEST_CONFIG = 64 * 2**20
 
 
 def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -53,15 +50,14 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
         "format": FORMAT,
         "written_by": f"composable-energy {__version__}",
         **config,
-        "tensors_sha256": hashlib.sha256(data).hexdigest(),
     }
-    text = json.dumps({**body, "checksum": _checksum(body)}, indent=1, allow_nan=False)
+    text = config_bytes(body, data)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.{part}" for part in ("new", "old"))
     try:
         fresh.mkdir()
-        _write_through(fresh / TENSORS, data)
-        _write_through(fresh / CONFIG, text.encode())
+        write_through(fresh / TENSORS, data)
+        write_through(fresh / CONFIG, text)
         if folder.exists():
             folder.rename(old)
         try:
@@ -82,11 +78,9 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         FileFormatError: A file is missing, corrupt, truncated, newer, or not the other's partner.
     """
-    import safetensors.torch
-
-    config = _parsed(_bytes(folder / CONFIG, _LARGEST_CONFIG), folder)
-    version = config.pop("format", None)
-    writer = config.pop("written_by", "an unknown version")
+    config = read_config(folder / CONFIG)
+    version = config.get("format")
+    writer = config.get("written_by", "an unknown version")
     if type(version) is not int or version < 1:
         raise FileFormatError(f"{folder / CONFIG} is no saved energy: it has no format number.")
     if version < FORMAT:
@@ -98,16 +92,9 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileFormatError(
             f"{folder / CONFIG} has format {version}, written by {writer}; this version reads format {FORMAT}: upgrade composable-energy."
         )
-    checksum = config.pop("checksum", None)
-    if checksum is not None and checksum != _checksum({"format": version, "written_by": writer, **config}):
-        raise FileFormatError(f"{folder / CONFIG} was changed since it was written. If that was you, remove its line `checksum`.")
-    data = _bytes(folder / TENSORS)
-    if hashlib.sha256(data).hexdigest() != config.pop("tensors_sha256", None):
-        raise FileFormatError(f"{folder / TENSORS} is not the file that {CONFIG} was written with: it is damaged, or from another energy.")
-    try:
-        return config, safetensors.torch.load(data)
-    except Exception as error:
-        raise FileFormatError(f"{folder / TENSORS} cannot be read: {error}") from error
+    digest = check_config(config, folder / CONFIG)
+    plain = {key: value for key, value in config.items() if key not in ("format", "written_by")}
+    return plain, read_tensors(folder / TENSORS, digest, CONFIG)
 
 
 def _check_target(folder: Path) -> None:
@@ -127,43 +114,3 @@ def _is_ours(path: Path) -> bool:
         return str(json.loads(path.read_bytes()).get("written_by", "")).startswith("composable-energy")
     except (ValueError, AttributeError, RecursionError):
         return False
-
-
-def _write_through(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _bytes(path: Path, largest: int | None = None) -> bytes:
-    try:
-        if largest is not None and path.stat().st_size > largest:
-            raise FileFormatError(f"{path} has {path.stat().st_size} bytes; a config has {largest} at most.")
-        return path.read_bytes()
-    except OSError as error:
-        raise FileFormatError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _parsed(data: bytes, folder: Path) -> dict[str, Any]:
-    def finite(text: str) -> float:
-        if not math.isfinite(number := float(text)):
-            raise ValueError(f"{text} is no finite number")
-        return number
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) != len(pairs):
-            raise ValueError("a key occurs twice")
-        return dict(pairs)
-
-    try:
-        config = json.loads(data, parse_float=finite, parse_constant=finite, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{folder / CONFIG} cannot be read: {error}.") from error
-    if not isinstance(config, dict):
-        raise FileFormatError(f"{folder / CONFIG} is no saved energy: it holds a {type(config).__name__}.")
-    return config
-
-
-def _checksum(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
 
@@ -91,19 +91,24 @@ def validated(checks: Iterable[Check], expected_failures: Mapping[str, str] | No
     return expected
 
 
-def close(a: Tensor, b: Tensor, what: str, *, factor: float = 1.0) -> None:
-    """Asserts that two tensors agree to the rounding of their dtype.
+def close(a: Tensor, b: Tensor, what: str, *, factor: float = 1.0, network: nn.Module | None = None) -> None:
+    r"""Asserts that two tensors agree to the rounding of their dtype.
+
+    Processors add the terms of a sum in different orders, and the same processor does for batches of different sizes. With $n$ terms that
+    changes the sum by about $\sqrt n\, \epsilon$ of its magnitude. A network adds at least as many terms as it has parameters.
 
     Args:
         a: What was got.
         b: What was expected, with the same shape.
         what: For the message.
-        factor: How much more rounding is allowed.
+        factor: How much more rounding than $50 \epsilon$ is allowed.
+        network: What computed them, if it was evaluated in batches of different sizes or in different ways.
     """
     import torch
 
     assert a.shape == b.shape, f"{what}: shape {tuple(a.shape)}, expected {tuple(b.shape)}"
-    tolerance = factor * 50 * torch.finfo(a.dtype).eps
+    terms = 0 if network is None else sum(parameter.numel() for parameter in network.parameters())
+    tolerance = max(factor * 50, terms**0.5) * torch.finfo(a.dtype).eps
     scale = 1 + b.detach().abs().nan_to_num(posinf=0.0).amax().item() if b.numel() else 1.0
     same = (a == b) | ((a - b).abs() <= tolerance * scale)
     assert bool(same.all()), f"{what}: off by up to {(a - b).abs()[~same].max().item():.3g} where {tolerance * scale:.3g} is rounding"

@@ -86,9 +86,9 @@ def _shape(energy: Energy, x: Tensor) -> None:
 
 def _rows(energy: Energy, x: Tensor) -> None:
     energies = energy(x)
-    close(torch.cat([energy(x[i : i + 1]) for i in range(len(x))]), energies, "alone and in a batch")
-    close(energy(x.flip(0)), energies.flip(0), "in another order")
-    close(energy(torch.cat([x[:1], 10 * x[1:] + 1]))[:1], energies[:1], "beside other points", factor=10)
+    close(torch.cat([energy(x[i : i + 1]) for i in range(len(x))]), energies, "alone and in a batch", network=energy)
+    close(energy(x.flip(0)), energies.flip(0), "in another order", network=energy)
+    close(energy(torch.cat([x[:1], 10 * x[1:] + 1]))[:1], energies[:1], "beside other points", factor=10, network=energy)
 
 
 def _gradient(energy: Energy, x: Tensor) -> None:

@@ -161,7 +161,8 @@ class EnergyRecipe(Recipe):
             },
         )
 
-    def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
+    def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
+        out = Path(out).expanduser()
         ranks, folder = join(), out / "energy"
         told = progress and ranks.first
         trainer = self.trainer(_made("data", open_pictures, {**self._table("data"), "path": data, "progress": told}), out, progress=told)
@@ -177,6 +178,8 @@ class EnergyRecipe(Recipe):
             arguments["start"] = _Normal(*arguments["start"])
         if "chains" in self.settings:
             chains = self._table("chains")
+            if "steps" not in chains:
+                raise OptionError(f"The table [chains] of the recipe {self.name!r} does not say how many steps: write `steps = ...`.")
             arguments["steps"] = chains.pop("steps")
             sampler, arguments["options"] = _sampler(chains)
             if "sampler" in arguments_of(made):

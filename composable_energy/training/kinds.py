@@ -14,7 +14,10 @@ from typing import Any
 
 from composable_energy.errors import OptionError
 
-__all__ = ["Argument", "arguments_of", "checked", "kind_of"]
+__all__ = ["NONE", "Argument", "arguments_of", "checked", "kind_of"]
+
+NONE = "none"
+"""The word that stands for None in a setting that may be None: TOML has no null, and a setting that is left out has its default."""
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a text", type(None): "none"}
 _PLAIN = (bool, int, float, str, list, tuple, type(None))
@@ -51,23 +54,27 @@ def arguments_of(made: Callable[..., Any], without: Collection[str] = ()) -> dic
 
 
 def kind_of(value: Any) -> Any:
-    """Returns the kind that a value is an example of; anything may stand in the place of None."""
-    return Any if value is None else type(value)
+    """Returns the kind that a value is an example of; anything may stand in the place of None, or of the word `none` that stands for it."""
+    return Any if value in (None, NONE) else type(value)
 
 
 def checked(key: str, value: Any, kind: Any) -> Any:
-    """Returns a value, a whole number as a float where numbers are meant.
+    """Returns a value as settings keep it.
+
+    A whole number becomes a float where numbers are meant, a path a text, and the word `none` None where the kind takes None.
 
     Args:
         key: What it is for, for the error.
-        value: Plain data.
+        value: Plain data, or a path.
         kind: An annotation.
 
     Raises:
         OptionError: It is of another kind.
     """
-    if value is None and not _fits(None, kind) and _fits("none", kind):
-        return "none"  # a word of the argument's own
+    if isinstance(value, Path):
+        value = str(value)
+    elif value == NONE and _fits(None, kind):
+        value = None
     if not _fits(value, kind):
         raise OptionError(f"{key} takes {_described(kind)}, got {value!r}.")
     if isinstance(value, int) and not isinstance(value, bool) and not _fits(value, kind, exact=True):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError
 from composable_energy.registry import get_recipe
 from composable_energy.registry.registry import listed, nearest
-from composable_energy.training.kinds import checked, kind_of
+from composable_energy.training.kinds import NONE, checked, kind_of
 from composable_energy.training.toml import flat, nested, read_toml, toml_text
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = ["Recipe", "open_recipe"]
 
 _HEAD = ("about", "source", "needs", "cost")
 _FILE = "recipe.toml"
+_OPTIONAL: Mapping[str, Any] = {"data.labels": str | None, "data.limit": int | None, "training.device": str | None}
 # What may change between a run and its continuation: how long, where, and what is shown; not what is trained.
 _FREE = frozenset(
     {f"training.{name}" for name in ("steps", "device", "keep", "checkpoint_every")} | {"log.every", "sheets.every", "sheets.n"}
@@ -34,7 +35,8 @@ class Recipe(ABC):
 
     Settings are nested plain data: numbers, texts, true and false, lists of those, and None. Every recipe has `data.labels` (a CSV of
     attributes, or None), `data.limit` (how many pictures at most, or None), `training.seed` and `training.device`, which the command line
-    sets by options of their own.
+    sets by options of their own. TOML has no null: a setting that may be None takes the text `"none"` for it, in a file, on the command
+    line and in `settled`; everywhere else `"none"` is a text like any other.
 
     Args:
         name: What people ask for.
@@ -64,13 +66,13 @@ class Recipe(ABC):
             FileFormatError: The file is missing or not TOML, or has other keys beside the tables.
             OptionError: A setting is unknown, or of another kind than is expected.
         """
-        path = Path(file)
+        path = Path(file).expanduser()
         text, head, settings = _read(path)
         about, source, needs, cost = (head.get(key, "") for key in _HEAD)
         return cls(path.stem, about, source, needs, cost, settings, text).settled(flat(settings))
 
     @abstractmethod
-    def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
+    def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
         """Trains, or goes on with what was killed, and returns the folder of the finished energy or energies.
 
         Args:
@@ -83,7 +85,7 @@ class Recipe(ABC):
             FileFormatError: The data cannot be read.
         """
 
-    def usage(self, folder: Path) -> str | None:
+    def usage(self, folder: str | Path) -> str | None:
         """Returns what to do with a finished run, in words and a line of code; None for what energies are for, to draw from them.
 
         Args:
@@ -99,24 +101,26 @@ class Recipe(ABC):
         Args:
             changes: Settings that are about to change, by dotted key, for a recipe where one decides about others.
         """
-        return {key: kind_of(value) for key, value in flat(self.settings).items()}
+        return {key: _OPTIONAL.get(key, kind_of(value)) for key, value in flat(self.settings).items()}
 
     def settled(self, changes: Mapping[str, Any]) -> Self:
         """Returns the recipe with some settings changed; those that go with a name which is changed too, and no other, are dropped.
 
         Args:
-            changes: By dotted key, such as `{"training.steps": 100}`.
+            changes: By dotted key, such as `{"training.steps": 100}`; `{"augmentation": {}}` adds a table with nothing in it.
 
         Raises:
             OptionError: A key is unknown, or a value is of another kind than is expected.
             PluginNotFound: A name that decides about others is unknown.
         """
         kinds = self.accepted(changes)
-        unknown = next((key for key in changes if key not in kinds), None)
+        tables = {key for key, value in changes.items() if value == {} and any(kind.startswith(f"{key}.") for kind in kinds)}
+        unknown = next((key for key in changes if key not in kinds and key not in tables), None)
         if unknown is not None:
             raise OptionError(f"The recipe {self.name!r} has no setting {unknown!r}.{_hint(unknown, kinds)}")
-        kept = {key: value for key, value in flat(self.settings).items() if key in kinds}
-        return replace(self, settings=nested({**kept, **{key: checked(key, value, kinds[key]) for key, value in changes.items()}}))
+        kept = {key: value for key, value in flat(self.settings).items() if key in kinds or value == {}}
+        changed = {key: value if key in tables else checked(key, value, kinds[key]) for key, value in changes.items()}
+        return replace(self, settings=nested({**kept, **changed}))
 
     def written(self) -> Mapping[str, Any]:
         """Returns the settings that a run writes down; a recipe whose settings have defaults adds those."""
@@ -126,24 +130,35 @@ class Recipe(ABC):
         """Returns the recipe with another number of steps; one of several stages says how it shares them out."""
         return self.settled({"training.steps": steps})
 
-    def claim(self, out: Path) -> None:
+    def toml(self) -> str:
+        """Returns the recipe as a TOML document that `read` or `open_recipe` reads, with every setting as it was settled.
+
+        Raises:
+            OptionError: TOML has no form for a setting.
+        """
+        head = {key: getattr(self, key) for key in _HEAD} | ({"extends": self.entry} if self.entry else {})
+        return f"# {self.name}, as it was settled.\n" + toml_text({**head, **_without_none(self.written())})
+
+    def claim(self, out: str | Path) -> None:
         """Writes the recipe to a folder as it was settled, so that a run documents itself.
 
         Raises:
-            OptionError: The folder holds a run with other settings.
+            OptionError: The folder holds a run with other settings, or TOML has no form for a setting.
         """
-        file, settings = out / _FILE, self.written()
+        out = Path(out).expanduser()
+        file, here = out / _FILE, flat(_without_none(self.written()))
+        text = self.toml()
         if file.is_file():
-            there, here = flat(_read(file)[2]), flat(settings)
-            differ = [key for key in dict.fromkeys([*there, *here]) if key not in _FREE and there.get(key) != here.get(key)]
+            there = flat(_read(file)[2])
+            keys = [key for key in dict.fromkeys([*there, *here]) if key not in _FREE]
+            differ = [key for key in keys if there.get(key, NONE) != here.get(key, NONE)]  # a setting that is new since then may be none
             if differ:
-                shown = "; ".join(f"{key}: there {there.get(key)!r}, here {here.get(key)!r}" for key in differ[:6])
+                shown = "; ".join(f"{key}: there {there.get(key, NONE)!r}, here {here.get(key, NONE)!r}" for key in differ[:6])
                 more = f"; and {len(differ) - 6} more" if len(differ) > 6 else ""
                 raise OptionError(f"{out} holds a run with other settings ({shown}{more}). Go on with those, or name another folder.")
         out.mkdir(parents=True, exist_ok=True)
-        head = {key: getattr(self, key) for key in _HEAD} | ({"extends": self.entry} if self.entry else {})
         beside = file.with_name(f".{_FILE}.{os.getpid()}")
-        beside.write_text(f"# {self.name}, as it was settled.\n" + toml_text({**head, **settings}), encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
         beside.replace(file)
 
 
@@ -199,6 +214,13 @@ def _read(path: Path) -> tuple[str, dict[str, str], dict[str, Any]]:
             "a setting belongs below its [table]."
         )
     return text, head, {key: value for key, value in data.items() if isinstance(value, dict)}
+
+
+def _without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings for a file: the word for None in its place."""
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else NONE if value is None else value for key, value in settings.items()
+    }
 
 
 def _hint(key: str, known: Mapping[str, Any]) -> str:

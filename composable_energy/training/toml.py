@@ -1,14 +1,13 @@
-"""Settings as TOML: nested plain data, with the word `none` for what TOML has no value for."""
+"""Settings as TOML: nested plain data, written by `tomli_w` and read by `tomllib`."""
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from datetime import date, time
 from typing import Any
 
-from composable_energy.errors import FileFormatError
+from composable_energy.errors import FileFormatError, OptionError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -16,8 +15,6 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 __all__ = ["flat", "nested", "read_toml", "read_value", "toml_text"]
-
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def read_toml(text: str, where: str) -> dict[str, Any]:
@@ -31,76 +28,62 @@ def read_toml(text: str, where: str) -> dict[str, Any]:
         FileFormatError: It is not TOML.
     """
     try:
-        return _without_none(tomllib.loads(text))
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise FileFormatError(f"{where} is not TOML: {error}.") from error
 
 
-def read_value(text: str) -> Any:
-    """Returns what a word of the command line says: a value as TOML writes it, else the word itself; `[a, b]` is a list of words."""
+def toml_text(data: Mapping[str, Any]) -> str:
+    """Returns plain data as a TOML document, which `read_toml` reads back; tuples become lists.
+
+    Raises:
+        OptionError: TOML has no form for a value, such as None.
+    """
+    import tomli_w
+
     try:
-        return _without_none(tomllib.loads(f"value = {text}"))["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+        text = tomli_w.dumps(data)
+        text.encode()  # a lone surrogate has no UTF-8 form
+        return text
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"The settings cannot be written as TOML: {error}.") from error
+
+
+def read_value(text: str) -> Any:
+    """Returns the value that a word of the command line writes as TOML, else the word itself; `[a, b]` is a list of words."""
+    try:
+        data = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
         if text.startswith("[") and text.endswith("]"):
             return [read_value(word.strip()) for word in text[1:-1].split(",") if word.strip()]
-        return None if text == "none" else text
-
-
-def toml_text(data: Mapping[str, Any]) -> str:
-    """Returns plain data as TOML: first the values, then a table for each mapping."""
-    return "\n".join(_lines(data, ())).strip("\n") + "\n"
+        return text
+    return text if data.keys() != {"value"} or isinstance(data["value"], date | time) else data["value"]
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested mappings as one, with dotted keys; a mapping with nothing in it is left out."""
+    """Returns nested mappings as one, with dotted keys; a mapping with nothing in it stays as a value.
+
+    Raises:
+        OptionError: A key has a dot of its own.
+    """
     found: dict[str, Any] = {}
     for key, value in data.items():
-        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+        if "." in key:
+            raise OptionError(f"The key {prefix}{key} has a dot of its own; write a table within a table instead.")
+        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value})
     return found
 
 
 def nested(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a mapping with dotted keys as nested ones."""
+    """Returns a mapping with dotted keys as nested ones; an empty mapping leaves a table as it is, or makes it."""
     whole: dict[str, Any] = {}
     for dotted, value in data.items():
         *path, last = dotted.split(".")
         inner = whole
         for key in path:
             inner = inner.setdefault(key, {})
-        inner[last] = value
-    return whole
-
-
-def _lines(data: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
-    values = {key: value for key, value in data.items() if not isinstance(value, Mapping)}
-    if path and values:
-        yield f"\n[{'.'.join(map(_key, path))}]"
-    for key, value in values.items():
-        yield f"{_key(key)} = {_text(value)}"
-    for key, value in data.items():
         if isinstance(value, Mapping):
-            yield from _lines(value, (*path, key))
-
-
-def _key(key: str) -> str:
-    return key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return '"none"'
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    return f"[{', '.join(map(_text, value))}]"
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_none(inner) for inner in value]
-    return None if value == "none" else value
+            inner.setdefault(last, {})
+        else:
+            inner[last] = value
+    return whole

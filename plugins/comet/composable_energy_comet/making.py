@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import safetensors.torch
 
 from composable_energy.errors import FileFormatError, OptionError
+from composable_energy.files import check_config, config_bytes, read_config, read_tensors, write_through
 
 from .attention import AttentionEncoder
 from .comet import Comet
@@ -23,7 +23,7 @@ __all__ = ["SHIPPED", "comet", "comet_global", "load_comet", "save_comet"]
 SHIPPED = Path(__file__).parent / "weights"
 """Where the models lie that come with the package."""
 
-_VERSION = 1
+_VERSION = 2  # 1 had no digests
 _CONFIG, _TENSORS = "comet.json", "comet.safetensors"
 _ENERGIES = {"comet-conv": ConvEnergy, "comet-quadratic": QuadraticEnergy}
 _ENCODERS = {"attention": AttentionEncoder, "vector": VectorEncoder}
@@ -128,6 +128,9 @@ def comet_global(
 def save_comet(model: Comet, folder: str | Path, *, half: bool = False) -> None:
     """Writes a model to a folder, from which `load_comet` reads it.
 
+    `comet.safetensors` has the weights; `comet.json` has the options, the SHA-256 of the other file and a checksum of itself, so that
+    damage to either is found. Who edits `comet.json` by hand removes its line `checksum`.
+
     Args:
         model: The model.
         folder: Where to; it is made if it is not there.
@@ -142,18 +145,17 @@ def save_comet(model: Comet, folder: str | Path, *, half: bool = False) -> None:
         "energy": {"kind": model.energy.name, **model.energy.config()},
     }
     tensors = {name: value.detach().half() if half else value.detach() for name, value in model.state_dict().items()}
-    for name, write in (
-        (_TENSORS, lambda path: save_file({k: v.contiguous() for k, v in tensors.items()}, path)),
-        (_CONFIG, lambda path: path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")),
-    ):
+    data = safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()})
+    for name, content in ((_TENSORS, data), (_CONFIG, config_bytes(told, data))):
         beside = target / f".{name}"
-        write(beside)
-        beside.chmod(0o644)
+        write_through(beside, content)
         beside.replace(target / name)
 
 
 def load_comet(weights: str | Path) -> Comet:
     """Returns a trained model in eval mode, in single precision.
+
+    A folder of version 1, which earlier packages wrote, has no digests. It is read with a warning: damage to it may stay unseen.
 
     Args:
         weights: The folder that `save_comet` or a recipe wrote, or the name of a model that comes with the package: `"sprites"`.
@@ -167,17 +169,21 @@ def load_comet(weights: str | Path) -> Comet:
     if not (folder / _CONFIG).is_file():
         names = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{_CONFIG}")))
         raise FileFormatError(f"{str(weights)!r} is neither a folder with {_CONFIG} nor a model that comes with the package ({names}).")
+    told = read_config(folder / _CONFIG)
+    digest = check_config(told, folder / _CONFIG)
+    if told.get("version") not in (1, _VERSION):
+        raise FileFormatError(f"{folder} was written in version {told.get('version')}, this package reads 1 and {_VERSION}.")
+    if told["version"] == 1:
+        warnings.warn(
+            f"{folder} was written in version 1, without digests, so damage to it may stay unseen; `save_comet` writes it anew with them.",
+            stacklevel=2,
+        )
+    tensors = read_tensors(folder / _TENSORS, digest, _CONFIG, unchecked=told["version"] == 1)
     try:
-        told = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-        if told["version"] != _VERSION:
-            raise FileFormatError(f"{folder} was written in version {told['version']}, this package reads {_VERSION}.")
         encoder, energy = dict(told["encoder"]), dict(told["energy"])
         model = _made(encoder.pop("kind"), encoder, energy.pop("kind"), energy)
-        tensors = load_file(folder / _TENSORS)
         model.load_state_dict({name: value.float() for name, value in tensors.items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, FileFormatError):
-            raise
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise FileFormatError(f"{folder} is damaged, or no folder of a Comet: {error}.") from error
     return model.eval()
 

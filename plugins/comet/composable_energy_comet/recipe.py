@@ -49,10 +49,10 @@ class CometRecipe(Recipe):
         now = {name: self.settings[name]["steps"] for name in _STAGES}
         return self.settled({f"{name}.steps": round(steps * own / max(1, sum(now.values()))) for name, own in now.items()})
 
-    def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
+    def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
         return self.train(open_pictures(data, progress=progress, **self.settings["data"]), out, progress=progress)
 
-    def train(self, pictures: Pictures, out: Path, *, progress: bool = False) -> Path:
+    def train(self, pictures: Pictures, out: str | Path, *, progress: bool = False) -> Path:
         """Trains on pictures that are open; else as `run`.
 
         Args:
@@ -63,6 +63,7 @@ class CometRecipe(Recipe):
         Raises:
             OptionError: The folder holds another run, or a setting does not fit the pictures.
         """
+        out = Path(out).expanduser()
         stages = [name for name in _STAGES if self.settings[name]["steps"]]
         if not stages:
             raise OptionError("There is nothing to train: quadratic.steps and conv.steps are both 0.")
@@ -79,7 +80,7 @@ class CometRecipe(Recipe):
         ranks.agreed(lambda: _leave(cast(Comet, comet), pictures, out, report))
         return out / "comet"
 
-    def usage(self, folder: Path) -> str:
+    def usage(self, folder: str | Path) -> str:
         name = self.settings["model"]["encoder"]
         return (
             f"To take pictures apart with it, in Python:\n  composable_energy.get_encoder({name!r}, weights={str(folder)!r}).decompose(x)"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
+import numpy as np
 import pytest
 import torch
 from composable_energy_comet import ConvEnergy, QuadraticEnergy, joined, load_comet, save_comet
+from composable_energy_comet.making import SHIPPED
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, FileFormatError, OptionError, ShapeError
@@ -220,8 +223,59 @@ def test_folders_that_are_no_models_are_named(tmp_path):
         load_comet("spirits")
     save_comet(made(), tmp_path)
     (tmp_path / "comet.safetensors").write_bytes(b"nothing")
-    with pytest.raises(FileFormatError, match="is damaged"):
+    with pytest.raises(FileFormatError, match=r"not the file that comet\.json was written with: it is damaged"):
         load_comet(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["comet.json", "comet.safetensors"])
+def test_each_flipped_bit_is_an_error_or_changes_nothing(name, x, tmp_path):
+    """The checksum, and JSON's white space, are what may differ without an effect."""
+    comet = made(latent=4, filters=4, encoder_filters=4)
+    save_comet(comet, tmp_path)
+    data, codes, refused = (tmp_path / name).read_bytes(), comet.encode(x), 0
+    random = np.random.default_rng(0)
+    bits = range(8 * len(data)) if len(data) < 2_000 else [*range(512), *random.integers(8 * len(data), size=1_000).tolist()]
+    for bit in bits:
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / name).write_bytes(flipped)
+        try:
+            assert torch.equal(load_comet(tmp_path).encode(x), codes), bit
+        except FileFormatError:
+            refused += 1
+    assert refused > 0.9 * len(bits) if name == "comet.json" else refused == len(bits)
+
+
+def test_a_folder_of_the_version_without_digests_is_read_with_a_warning(x, tmp_path):
+    comet = made()
+    save_comet(comet, tmp_path)
+    told = json.loads((tmp_path / "comet.json").read_text())
+    old = {"version": 1, "encoder": told["encoder"], "energy": told["energy"]}
+    (tmp_path / "comet.json").write_text(json.dumps(old))
+    with pytest.warns(UserWarning, match="without digests"):
+        again = load_comet(tmp_path)
+    assert torch.equal(again.encode(x), comet.encode(x))
+    (tmp_path / "comet.json").write_text(json.dumps({**old, "version": 3}))
+    with pytest.raises(FileFormatError, match="version 3, this package reads 1 and 2"):
+        load_comet(tmp_path)
+
+
+def test_the_file_of_options_may_be_edited_without_its_checksum(x, tmp_path):
+    save_comet(made(iterations=2), tmp_path)
+    told = json.loads((tmp_path / "comet.json").read_text())
+    told["energy"]["iterations"] = 3
+    (tmp_path / "comet.json").write_text(json.dumps(told))
+    with pytest.raises(FileFormatError, match="remove its line `checksum`"):
+        load_comet(tmp_path)
+    del told["checksum"]
+    (tmp_path / "comet.json").write_text(json.dumps(told))
+    assert load_comet(tmp_path).energy.iterations == 3
+
+
+def test_the_model_of_the_package_has_digests():
+    told = json.loads((SHIPPED / "sprites" / "comet.json").read_text())
+    assert told["version"] == 2 and {"tensors_sha256", "checksum"} <= told.keys()
+    assert load_comet("sprites").components == 4
 
 
 def test_the_energies_are_offered_by_name():

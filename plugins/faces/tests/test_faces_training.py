@@ -5,17 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from composable_energy_faces import card, data, train, weights
+from composable_energy_faces import card, data, stages, train, weights
 from composable_energy_faces.conditional import one_condition, train_conditional
 from composable_energy_faces.data import draw_to
 from composable_energy_faces.draw import HAIR_COLORS, draw
 from composable_energy_faces.export import export, main
 from composable_energy_faces.stages import Run
+from composable_energy_image import stages as image_stages
 from PIL import Image
 from torch import nn
 
 from composable_energy.data import open_pictures
 from composable_energy.noise import Noise
+from tests.precision import train_in_float32
 
 
 def test_files_give_back_the_drawn_faces(tmp_path, monkeypatch):
@@ -76,6 +78,7 @@ def test_the_command_makes_weights_and_a_card_and_goes_on_where_it_was(tmp_path,
     monkeypatch.setattr(card, "ROWS", card.ROWS[:1])
     monkeypatch.setattr(card, "TEST_FACES", 20)
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "package")
+    train_in_float32(monkeypatch, stages, image_stages)
     command = ["--out", str(tmp_path / "run"), "--effort", "0.001", "--samples", "2"]
     train.main(command)
     files = sorted((tmp_path / "run" / "weights").glob("*.safetensors"))

@@ -28,7 +28,8 @@ class Attribute(Recipe):
     def with_steps(self, steps: int) -> Attribute:
         return self.settled({"heads.steps": steps})
 
-    def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
+    def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
+        out = Path(out).expanduser()
         stages, table = Stages.begin(self.settings, out, progress), self.settings["data"]
         base = self._base().to(stages.device)
         coder = base.autoencoder

@@ -36,13 +36,14 @@ class BaseAndAttributes(Recipe):
         now = {name: self.settings[name]["steps"] for name in _STAGES}
         return self.settled({f"{name}.steps": max(1, round(steps * own / sum(now.values()))) for name, own in now.items()})
 
-    def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
+    def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
         check_picture(self.settings["data"]["size"], self.settings["data"]["channels"])  # before many are read
+        out = Path(out).expanduser()
         stages = Stages.begin(self.settings, out, progress)
         options = {name: self.settings["data"][name] for name in ("size", "channels", "labels", "part", "limit", "strict", "cache")}
         return self._run(open_pictures(data, progress=stages.progress, **options), stages, out)
 
-    def train(self, pictures: Pictures, out: Path, *, progress: bool = False) -> Path:
+    def train(self, pictures: Pictures, out: str | Path, *, progress: bool = False) -> Path:
         """Trains on pictures that are open; else as `run`.
 
         Args:
@@ -53,6 +54,7 @@ class BaseAndAttributes(Recipe):
         Raises:
             OptionError: The folder holds another run, or a setting does not fit the pictures.
         """
+        out = Path(out).expanduser()
         return self._run(pictures, Stages.begin(self.settings, out, progress), out)
 
     def _run(self, pictures: Pictures, stages: Stages, out: Path) -> Path:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from composable_energy_scenes import train_several
+from composable_energy_scenes import fitting, train_several
 from composable_energy_scenes.detector import Detector, Finding, detected
 from composable_energy_scenes.patches import PatchCoder, PatchEnergy
 from composable_energy_scenes.presence import CELLS, PlaceHead, Presence, cell_of
@@ -22,6 +22,7 @@ from composable_energy.errors import ExtraNotInstalled, OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy.testing import SkipCheck, energy_checks
 from composable_energy.training import Batch
+from tests.precision import train_in_float32
 
 
 class Table(nn.Module):
@@ -238,7 +239,9 @@ def made(tmp_path_factory):
     """Every training at a thousandth of the effort, by the command."""
     folder = tmp_path_factory.mktemp("made")
     try:
-        train_several.main(["--out", str(folder), "--effort", "0.001"])
+        with pytest.MonkeyPatch.context() as patch:
+            train_in_float32(patch, fitting)
+            train_several.main(["--out", str(folder), "--effort", "0.001"])
     except ExtraNotInstalled as error:
         pytest.skip(str(error))
     return folder

@@ -6,11 +6,12 @@ import json
 
 import pytest
 import torch
-from composable_energy_scenes import Concepts, load_judge, train, weights
+from composable_energy_scenes import Concepts, fitting, load_judge, train, weights
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.one_object import OneObject
 
 from composable_energy.errors import ExtraNotInstalled, FileFormatError
+from tests.precision import train_in_float32
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +22,15 @@ def made(tmp_path_factory):
     except ExtraNotInstalled as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("made")
-    train.main(["--out", str(folder), "--effort", "0.001"])
+    with pytest.MonkeyPatch.context() as patch:
+        train_in_float32(patch, fitting)
+        train.main(["--out", str(folder), "--effort", "0.001"])
     return folder
 
 
 def test_the_command_makes_all_weights_and_finds_them_done(made, monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    train_in_float32(monkeypatch, fitting)
     names = {"judge", "autoencoder", "base", "position", "size", "light", "color", "shape", "of_position", "of_color"}
     first = {path.stem: path.read_bytes() for path in (made / "weights").glob("*.safetensors")}
     assert first.keys() == names

@@ -1,0 +1,118 @@
+"""A JSON file beside a file of tensors: it holds the SHA-256 of that file and a checksum of itself, so that damage to either is found.
+
+Who edits the JSON file by hand removes its line `checksum`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from composable_energy.errors import FileFormatError
+
+__all__ = ["LARGEST_CONFIG", "check_config", "config_bytes", "read_config", "read_tensors", "write_through"]
+
+_TENSORS_DIGEST, _OWN_DIGEST = "tensors_sha256", "checksum"
+LARGEST_CONFIG = 64 * 2**20
+"""Bytes that a JSON file may have."""
+
+
+def config_bytes(body: Mapping[str, Any], tensors: bytes) -> bytes:
+    """Returns the JSON file: plain data and both digests.
+
+    Args:
+        body: Plain data, whose numbers are finite.
+        tensors: The file of tensors.
+    """
+    body = {**body, _TENSORS_DIGEST: hashlib.sha256(tensors).hexdigest()}
+    return (json.dumps({**body, _OWN_DIGEST: _checksum(body)}, indent=1, allow_nan=False) + "\n").encode()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Returns the data of the JSON file, with its digests, which are not checked yet.
+
+    Raises:
+        FileFormatError: It cannot be read, or is not an object of JSON with finite numbers and unique keys.
+    """
+
+    def finite(text: str) -> float:
+        if not math.isfinite(number := float(text)):
+            raise ValueError(f"{text} is no finite number")
+        return number
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a key occurs twice")
+        return dict(pairs)
+
+    data = _bytes(path, LARGEST_CONFIG)
+    try:
+        config = json.loads(data, parse_float=finite, parse_constant=finite, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(config, dict):
+        raise FileFormatError(f"{path} holds a {type(config).__name__}, expected an object.")
+    return config
+
+
+def check_config(config: dict[str, Any], path: Path) -> str | None:
+    """Takes both digests out of the data of a JSON file, checks its own, and returns that of the tensors, if there is one.
+
+    Raises:
+        FileFormatError: The data are not those that were written.
+    """
+    checksum = config.pop(_OWN_DIGEST, None)
+    if checksum is not None and checksum != _checksum(config):
+        raise FileFormatError(f"{path} was changed since it was written. If that was you, remove its line `{_OWN_DIGEST}`.")
+    return config.pop(_TENSORS_DIGEST, None)
+
+
+def read_tensors(path: Path, digest: str | None, config: str, *, unchecked: bool = False) -> dict[str, Tensor]:
+    """Returns the tensors of a file by name.
+
+    Args:
+        path: The file.
+        digest: Its SHA-256.
+        config: The name of the JSON file, for the error.
+        unchecked: Whether the digest does not matter, for files of a version that had none.
+
+    Raises:
+        FileFormatError: The file is missing, damaged, or another than the digest's.
+    """
+    import safetensors.torch
+
+    data = _bytes(path)
+    if not unchecked and hashlib.sha256(data).hexdigest() != digest:
+        raise FileFormatError(f"{path} is not the file that {config} was written with: it is damaged, or from another folder.")
+    try:
+        return safetensors.torch.load(data)
+    except Exception as error:
+        raise FileFormatError(f"{path} cannot be read: {error}") from error
+
+
+def write_through(path: Path, data: bytes) -> None:
+    """Writes a file to the disk itself."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _bytes(path: Path, largest: int | None = None) -> bytes:
+    try:
+        if largest is not None and path.stat().st_size > largest:
+            raise FileFormatError(f"{path} has {path.stat().st_size} bytes; a config has {largest} at most.")
+        return path.read_bytes()
+    except OSError as error:
+        raise FileFormatError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
