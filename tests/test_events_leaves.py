@@ -417,7 +417,7 @@ def test_what_is_bound_for_each_chain_stays_when_the_tensor_changes(x):
         where(points),
         ClassifierEnergy(network, each=labels),
     ]
-    before, key, kept = [energy(x) for energy in energies], cut.key, Formula.atom(where.variable(0), cut)
+    before, key, kept = [energy(x) for energy in energies], cut.key, Formula.atom(where.near(0.0, 1.0).formula.variables[0], cut)
     expected = kept.energy(x)
     labels.zero_(), points.zero_(), low.sub_(3), high.add_(3), ends.zero_()
     for energy, value in zip(energies, before, strict=True):
