@@ -6,7 +6,7 @@ together, the number of ranks, a stop and a resume. There are two kinds.
 *Blocks*, the default on the CPU: chains are cut into blocks of about 4,096 numbers (one chain, or up to 2,048 small ones). Each block is
 drawn by a `torch.Generator` whose whole state comes from NumPy's Philox 4x64-10, with 128 bits of a hash of (seed, step, stream) as its
 key and the number of the block as its counter. A block is drawn whole, or as far as it is needed where that makes no difference. This
-costs 1.1 to 1.5 of one `torch.randn`, and more for less than a few thousand numbers; they may change with the version of torch.
+costs 1.2 to 1.9 of one `torch.randn`, and more for less than 4,096 numbers; they may change with the version of torch.
 
 *Philox*, always used on other devices: Philox 4x32-10 (Salmon et al., 2011), a counter-based generator with the counter
 (quad of numbers inside the event, step, chain, stream) and the seed as key. The same on every device, in every version; 6 to 15 times
