@@ -8,7 +8,7 @@ import arviz_stats
 import numpy as np
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Descent, Langevin, Underdamped
+from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Descent, Langevin, Tempering, Underdamped
 from torch.distributions import Independent, Normal
 
 import composable_energy as ce
@@ -76,7 +76,7 @@ class TestWarnings:
         start = torch.randn(10, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
         start[[3, 7]] = 9.0
         told = text(run(gaussian(1.0, 1.0) | mode, (10, 2), MALA(1.0), 100, init=start), "stuck")
-        assert "2 of 10 chains (3, 7) accept less than 5%" in told
+        assert "2 (chains 3, 7) of 10 chains accept less than 5%" in told
         assert "stuck" not in kinds(run(gaussian(1.0, 1.0), (10, 2), MALA(1.0), 100))
         assert "stuck" not in kinds(run(gaussian(1e-4, 1e-4), (10, 2), MALA(1.0), 100))  # all of them: that is the acceptance
 
@@ -108,6 +108,43 @@ class TestWarnings:
         excess = wide.sampler.bias(state)
         assert abs(excess.mean() - expected) < 4 * excess.std() / 4000**0.5
         assert Langevin(0.2, clamp=(0, 1)).bias(state) is None and HMC(0.2).bias(state) is None
+
+    @pytest.mark.parametrize("options", [{"trace": 1}, {"trace": True}])
+    def test_chains_that_never_move_have_a_warning_of_their_own(self, options):
+        """All begin at one point, so that R-hat is 0 / 0."""
+        narrow, start = gaussian(1e-9, 1e-9), torch.zeros(8, 2, dtype=F64)
+        trace = run(narrow, (8, 2), MALA(1.0), 40, init=start, **options)
+        assert trace.warnings()[1].kind == "constant" and np.isnan(trace.summary().rows[0].r_hat)
+        what = "point" if trace.points is not None else "energy"
+        assert f"All 8 chains keep one {what} each" in text(trace, "constant") and "not defined" in str(trace.summary())
+        assert "leave it out so that it is tuned" in text(trace, "constant")
+
+    def test_chains_that_never_move_without_a_rejection(self):
+        flat = ce.as_energy(lambda x: x[:, 0].clamp(min=0))
+        start = torch.tensor([[-1.0], [-2.0], [3.0]], dtype=F64)
+        trace = run(flat, (3, 1), Underdamped(0.01, temperature=0.0), 60, init=start, trace=1)
+        assert "2 (chains 0, 1) of 3 chains keep one point each" in text(trace, "constant")
+        assert "Look at the energy and its gradient" in text(trace, "constant")
+        moving = run(ce.as_energy(lambda x: 0 * x.sum(1)), (4, 1), Langevin(0.1), 60)
+        assert "keep one energy each" in text(moving, "constant") and "keep points with `trace=1`" in text(moving, "constant")
+        assert "constant" not in kinds(run(ce.as_energy(lambda x: 0 * x.sum(1)), (4, 1), Langevin(0.1), 60, trace=1))
+
+    def test_advice_depends_on_what_was_done(self):
+        """Who has a tuned step is not told to have it tuned, nor who took a sampler to take it."""
+        given = run(gaussian(1e-9, 1e-9), (16, 2), MALA(1.0), 40, init=torch.zeros(16, 2, dtype=F64))
+        assert given.tuned == () and "leave it out" in text(given, "acceptance")
+        tuned = run(gaussian(1.0, 1.0), (16, 2), MALA(tuning_steps=20), 30)
+        assert tuned.tuned == ("step_size",)
+        tuned.acceptance.zero_()
+        advice = text(tuned, "acceptance")
+        assert "leave it out" not in advice and "was tuned on pilot chains" in advice and "`tuning_steps`" in advice and "`init=`" in advice
+        resumed = gaussian(1.0, 1.0).sample((16, 2), resume=tuned, steps=30, trace=True)[1]
+        assert resumed.tuned == ("step_size",)
+        chees, hmc = (run(gaussian(1.0, 1.0), (2, 2), sampler, 10, trace=1) for sampler in (ChEES(0.5, 1.5), HMC(0.5)))
+        assert "chees" not in text(chees, "ess") and "`chees`" in text(hmc, "ess")
+        trace = run(gaussian(1.0, 1.0), (2, 2), Tempering(levels=2, mean=0.0, scale=2.0), 10, trace=1)
+        trace.points[:, 0] += 100
+        assert "`tempering`" not in text(trace, "r_hat") and "`chees`" in text(trace, "ess")
 
     def test_branches_that_nobody_visits(self):
         other = ce.as_energy(Independent(Normal(torch.full((2,), 30.0, dtype=F64), 1.0), 1))

@@ -2,8 +2,11 @@
 
 import math
 import pickle
+import struct
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.noise import Noise, _mix, philox
+from composable_energy.noise import Noise, philox
 
 KINDS = ["blocks", "philox"]
 
@@ -141,10 +144,14 @@ def test_uniform_numbers_are_uniform_inside_the_open_interval(kind, dtype):
     assert stats.kstest(uniform.double().numpy(), "uniform").pvalue > 1e-5
 
 
-def test_blocks_of_one_draw_never_share_a_seed():
-    """torch's CPU generator takes 32 bits of a seed, so a hash of block numbers would meet itself after some ten thousand of them."""
-    key = 0x9E3779B97F4A7C15
-    assert len({_mix(key + block) for block in range(200_000)}) == 200_000
+def test_no_two_of_many_steps_and_blocks_have_the_same_noise():
+    """Seeds of 32 bits, all that `torch.Generator.manual_seed` uses, gave two pairs of these steps the same noise."""
+    noise, x = Noise(2, range(1)), torch.zeros(1, 2, dtype=torch.float64)
+    drawn = {noise.at(step).normal(x).numpy().tobytes() for step in range(100_000)}
+    assert len(drawn) == 100_000
+    blocks = range(0, 2048 * 1000, 2048)
+    first = Noise(0, tuple(blocks)).normal(torch.zeros(len(blocks), 2, dtype=torch.float64))
+    assert len(first.unique(dim=0)) == len(blocks)
 
 
 def test_kinds_and_dtypes_agree_where_they_can():
@@ -180,6 +187,35 @@ def test_what_does_not_fit_is_said():
         Noise(0, range(3)).normal(torch.zeros(2, 2))
     with pytest.raises(OptionError, match="'blocks' or 'philox', got 'torch'"):
         Noise(0, range(3), kind="torch")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_chains_and_streams_out_of_range_are_option_errors(kind):
+    noise, x = Noise(0, range(2), kind=kind), torch.zeros(2, 2)
+    for step in (-1, 2**32, 1.5, True, "1", None):
+        with pytest.raises(OptionError, match="step of a noise is a whole number from 0 to 2\\^32 - 1, got"):
+            noise.at(step)
+    for chains in ([-1, 0], [0, 2**32], [0, 0.5], range(-1, 1), range(2**32 - 1, 2**32 + 1)):
+        with pytest.raises(OptionError, match="ids of chains are whole numbers"):
+            noise.for_chains(chains)
+    for stream in (-1, 2**32, 0.5):
+        for draw in (noise.normal, noise.uniform, lambda x, stream: noise.add_normal_(x, 1.0, stream)):
+            with pytest.raises(OptionError, match="stream of a draw is a whole number"):
+                draw(x, stream)
+    last = noise.at(2**32 - 1).for_chains(range(2**32 - 2, 2**32)).normal(x, stream=2**32 - 1)
+    assert last.isfinite().all() and not torch.equal(last, noise.normal(x))
+
+
+@pytest.mark.parametrize("block", [0, 3])
+def test_a_block_is_drawn_by_a_twister_whose_whole_state_comes_from_philox(block):
+    """NumPy's twister in the same state gives the same words: torch does not document the form of a state, so this pins it."""
+    key = np.frombuffer(blake2b(struct.pack("<QII", 5, 7, 2), digest_size=16).digest(), np.uint64)
+    words = np.random.Philox(key=key, counter=[78 * block, 0, 0, 0]).random_raw(312).view(np.uint32)
+    twister = np.random.MT19937(0)
+    twister.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
+    expected = torch.from_numpy((twister.random_raw(64) % 2**24 / 2**24).astype(np.float32))
+    drawn = Noise(5, range(2048 * block, 2048 * block + 64), step=7).uniform(torch.zeros(64, 1), stream=2)
+    assert torch.equal(drawn, expected)
 
 
 def test_noise_compares_by_its_key_and_can_be_saved():

@@ -40,7 +40,7 @@ class After(ce.Energy):
         return energy
 
 
-SAMPLERS = [Langevin(0.2), MALA(0.2), HMC(0.2, leapfrogs=1)]
+SAMPLERS = [Langevin(0.2), MALA(0.2), HMC(0.35, leapfrogs=1)]
 
 
 @pytest.mark.parametrize("policy", ["raise", "drop", "restart", "keep"])

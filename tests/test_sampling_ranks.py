@@ -39,6 +39,16 @@ class Mixing(Sampler):
         x = state.x.flip(0) + 0.1 * noise.uniform(state.x, 3)[:, None]
         return State(x, *energy_and_gradient(energy, x)), {"mean": x.mean().item()}
 
+@dataclass(frozen=True)
+class Telling(Sampler):
+    def init(self, energy, x, noise):
+        return State(x, *energy_and_gradient(energy, x))
+
+    def step(self, energy, state, noise):
+        x = state.x + 0.5 * noise.normal(state.x)
+        scalars = {"level": 0.1 * noise.step, "height": x[:, 0], "mean": x[:, 0].mean().item()}
+        return State(x, *energy_and_gradient(energy, x)), Info(scalars=scalars)
+
 torch.manual_seed(0)
 net = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).double()
 energies = {
@@ -48,7 +58,8 @@ energies = {
 }
 energies["mixture"] = energies["plane"] | ce.as_energy(torch.distributions.Normal(torch.ones(3, dtype=torch.float64), 0.5))
 double = {"dtype": torch.float64}
-hole = {"sampler": "langevin", "step_size": 0.2, "steps": 12, "init": torch.zeros(11, 3)}
+long = {"sampler": "langevin", "step_size": 0.2}
+hole = {"steps": 12, "init": torch.zeros(11, 3)}
 walk = {"sampler": "langevin", "step_size": 0.1, "trace": True}
 calls = {
     "langevin": ("plane", {"sampler": "langevin", "step_size": 0.1, "steps": 12, "trace": 3}),
@@ -56,9 +67,10 @@ calls = {
     "annealed": ("plane", {"sampler": "annealed", "levels": 8, "trace": True}),
     "mixture": ("mixture", {"sampler": "mala", "steps": 20, "trace": True}),
     "smc": ("mixture", {"sampler": "smc", "levels": 6, "trace": True, "batch_size": 4}),
-    "drop": ("hole", {**hole, "on_divergence": "drop", "trace": True}),
-    "restart": ("hole", {**hole, "on_divergence": "restart", "trace": 2}),
+    "drop": ("hole", {**hole, **long, "on_divergence": "drop", "trace": True}),
+    "restart": ("hole", {**hole, **long, "on_divergence": "restart", "trace": 2}),
     "coupled": ("plane", {"sampler": Mixing(), "steps": 8, "trace": True, "batch_size": 3}),
+    "telling": ("hole", {**hole, "sampler": Telling(), "on_divergence": "drop", "trace": True}),
     "stopped": ("plane", {**walk, "steps": 50, "callback": lambda step, state, info: step == 7}),
 }
 out = {}
@@ -76,7 +88,7 @@ for name in ("langevin", "coupled"):
     if name == "coupled":
         out["checkpoint"] = energies["plane"].sample((11, 3), **call)[0]
 try:
-    energies["hole"].sample((11, 3), seed=3, ranks=ranks, **hole)
+    energies["hole"].sample((11, 3), seed=3, ranks=ranks, **hole, **long)
 except SamplingDiverged as error:
     out["error"] = [len(error.samples), error.diverged.any(), str(error).split(":")[-1]]
 if ranks is None or distributed.get_rank() == 0:
@@ -141,6 +153,14 @@ def test_two_processes_draw_what_one_does(drawn, name):
     if name in ("mixture", "smc"):  # the mean of shares is summed in another order
         compare(one.pop(7), two.pop(7), rtol=0, atol=1e-14)
     compare(one, two, rtol=0, atol=0)
+
+
+def test_scalars_are_those_of_all_processes(drawn):
+    one, two = (load(drawn / file)["telling"] for file in ("None.pt", "gather.pt"))
+    compare(one[:-1], two[:-1], rtol=0, atol=0)
+    assert one[0].shape[0] < 11 and one[-1]["level"] == two[-1]["level"]
+    for name in ("height", "mean"):
+        assert two[-1][name] == pytest.approx(one[-1][name], abs=1e-6)  # in float32, and summed in another order
 
 
 def test_networks_differ_by_rounding(drawn):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import Field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from composable_energy.diagnostics.draws import Draws
-from composable_energy.diagnostics.statistics import Row
+from composable_energy.diagnostics.statistics import LEAST_DRAWS, Row
 
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
@@ -29,7 +31,7 @@ class SamplingWarning(UserWarning):
     """Something that is wrong with a run. Sampling emits none; `trace.warnings()` returns them, and `warnings.warn` takes each.
 
     Args:
-        kind: `"diverged"`, `"acceptance"`, `"stuck"`, `"drift"`, `"r_hat"`, `"ess"`, `"bias"`, `"branch"` or `"unchecked"`.
+        kind: `"diverged"`, `"acceptance"`, `"constant"`, `"stuck"`, `"drift"`, `"r_hat"`, `"ess"`, `"bias"`, `"branch"` or `"unchecked"`.
         seen: What was seen, with figures.
         advice: What to do.
     """
@@ -53,7 +55,8 @@ def findings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: str | N
     """
     found = [*_diverged(trace), *_branch(trace)]
     if trace.sampler.stationary:
-        found += [*_acceptance(trace, draws), *_stuck(draws), *_bias(trace), *_drift(draws), *_r_hat(draws, rows), *_ess(draws, rows)]
+        found += [*_acceptance(trace, draws), *_constant(trace, draws), *_stuck(trace, draws), *_bias(trace), *_drift(draws)]
+        found += [*_r_hat(trace, draws, rows), *_ess(trace, draws, rows)]
         found += [SamplingWarning("unchecked", "R-hat and the effective sample size are not known.", unchecked)] if unchecked else []
     return found
 
@@ -76,26 +79,44 @@ def _acceptance(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
     mean = draws.acceptance.mean().item()
     seen = f"The mean acceptance is {mean:.2g}, its goal {goal:.2g}."
     if mean < goal - _LOST:
-        yield SamplingWarning(
-            "acceptance", seen, f"Take a smaller {_length(trace)}, or leave it out so that it is tuned; give more steps to `burn_in`."
-        )
+        yield SamplingWarning("acceptance", seen, _shorter(trace))
     elif 1 - mean < (1 - goal) / 4:
-        yield SamplingWarning("acceptance", seen, f"Take a larger {_length(trace)}, or leave it out: steps this short mix slowly.")
+        leave = ", or leave it out so that it is tuned" if _tunable(trace) else ""
+        yield SamplingWarning("acceptance", seen, f"Take a larger {_length(trace)}{leave}: steps this short mix slowly.")
 
 
-def _stuck(draws: Draws) -> Iterator[SamplingWarning]:
+def _constant(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
+    """Of some chains only where nothing is ever rejected: `_stuck` finds those that reject nearly all."""
+    count, chains = draws.energies.shape
+    if count < LEAST_DRAWS:
+        return
+    values = draws.energies[:, :, None] if draws.points is None else draws.points.cpu().reshape(count, chains, -1)
+    constant, rates = (values == values[:1]).all(2).all(0), draws.acceptance
+    every = bool(constant.all())
+    if not constant.any() or not (every or (rates is None and draws.steps[-1] - draws.steps[0] >= _STUCK_STEPS)):
+        return
+    if draws.points is None and (rates is None or rates.mean() > _STUCK):
+        advice = "The energy may be flat where they are: keep points with `trace=1`, which show whether chains move."
+    else:
+        advice = _shorter(trace) if rates is not None else "Look at the energy and its gradient there, and at the options of the sampler."
+    who = f"All {chains} chains" if every else f"{_listed(draws, constant)} of {chains} chains"
+    what = "energy" if draws.points is None else "point"
+    seen = f"{who} keep one {what} each through {count} draws, so that R-hat and the effective sample size are not defined."
+    yield SamplingWarning("constant", seen, advice)
+
+
+def _stuck(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
     if draws.acceptance is None or not len(draws.acceptance) or draws.steps[-1] - draws.steps[0] < _STUCK_STEPS:
         return
     stuck = draws.acceptance < _STUCK
     if stuck.any() and not stuck.all():
-        ids = draws.chains[stuck].tolist()
-        which = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+        goal = " or a higher goal of `acceptance`" if _has(trace, "acceptance") else ""
         yield SamplingWarning(
             "stuck",
-            f"{len(ids)} of {len(stuck)} chains ({which}) accept less than {_STUCK:.0%} of their steps, all together "
+            f"{_listed(draws, stuck)} of {len(stuck)} chains accept less than {_STUCK:.0%} of their steps, all together "
             f"{draws.acceptance.mean():.0%}.",
-            "They are where the energy is much narrower than elsewhere, or far from where others are: take a smaller `step_size` or a "
-            "higher goal of `acceptance`, or start them elsewhere with `init=`.",
+            "They are where the energy is much narrower than elsewhere, or far from where others are: take a smaller "
+            f"{_length(trace)}{goal}, or start them elsewhere with `init=`.",
         )
 
 
@@ -120,7 +141,7 @@ def _drift(draws: Draws) -> Iterator[SamplingWarning]:
         )
 
 
-def _r_hat(draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
+def _r_hat(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
     """R-hat is about the root of 1 + chains / effective sample size (Vats & Knudson, 2021), so short chains never reach the threshold."""
     bad = sorted((row for row in rows if round(row.r_hat, 3) > _R_HAT), key=lambda row: -row.r_hat)
     if bad:
@@ -130,11 +151,12 @@ def _r_hat(draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
             "r_hat",
             f"R-hat is {bad[0].r_hat:.3f} for {bad[0].name}{more}; a chain is worth {worth:.2g} independent draws of that.",
             "The chains do not agree yet. If they only are short (about 50 independent draws of each make 1.01), take more `steps`; if "
-            "they are on their way, a longer `burn_in`; if there are modes that none leaves, start in all (`init=`) or use `tempering`.",
+            "they are on their way, a longer `burn_in`; if there are modes that none leaves, start in all (`init=`)"
+            f"{_or_use(trace, ' or use {}', 'tempering')}.",
         )
 
 
-def _ess(draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
+def _ess(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
     known = [row for row in rows if not math.isnan(row.ess_bulk)]
     if not known:
         return
@@ -145,7 +167,7 @@ def _ess(draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
         yield SamplingWarning(
             "ess",
             f"{draws.energies.numel()} draws of {worst.name} are worth {least:.0f} independent ones, fewer than {asked}.",
-            "Means and quantiles are rough: take more `steps` or more chains, or a sampler that mixes faster (`chees`).",
+            f"Means and quantiles are rough: take more `steps` or more chains{_or_use(trace, ', or {}, which mixes faster', 'chees')}.",
         )
 
 
@@ -175,11 +197,53 @@ def _branch(trace: Trace) -> Iterator[SamplingWarning]:
         yield SamplingWarning(
             "branch",
             f"No point of {len(trace.kept)} is in branch {', '.join(map(str, empty))} of the {len(shares)} of the mixture, counted from 0.",
-            "If it should have some: start chains there with `init=`, or reach it by levels (`tempering`, `annealed`); `ce.calibrate` "
-            "makes the weights of branches comparable.",
+            f"If it should have some: start chains there with `init=`{_or_use(trace, ', or use levels ({})', 'tempering', 'annealed')}; "
+            "`ce.calibrate` makes the weights of branches comparable.",
         )
 
 
 def _length(trace: Trace) -> str:
     value = getattr(trace.sampler, "step_size", None)
     return f"`step_size` than {value:.3g}" if isinstance(value, float) else "step"
+
+
+def _shorter(trace: Trace) -> str:
+    """What to do where steps are too long: other things if the step has been tuned already."""
+    if _tunable(trace):
+        return f"Take a smaller {_length(trace)}, or leave it out so that it is tuned; give more steps to `burn_in`."
+    if not trace.tuned:
+        return f"Take a smaller {_length(trace)}; give more steps to `burn_in`."
+    ways = {
+        "step_size": f"a smaller {_length(trace)}",
+        "acceptance": "a higher goal of `acceptance`",
+        "tuning_steps": "more `tuning_steps`",
+    }
+    return (
+        "The step was tuned on pilot chains, where the energy is less narrow than here: start where the density is (`init=`), give more "
+        f"steps to `burn_in`, or take {' or '.join(way for option, way in ways.items() if _has(trace, option))}."
+    )
+
+
+def _tunable(trace: Trace) -> bool:
+    """Whether the step was given, and would be tuned if it was left out."""
+    return "step_size" not in trace.tuned and any(f.name == "step_size" and f.default is None for f in _options(trace))
+
+
+def _has(trace: Trace, option: str) -> bool:
+    return any(f.name == option for f in _options(trace))
+
+
+def _options(trace: Trace) -> Sequence[Field[Any]]:
+    return fields(trace.sampler) if is_dataclass(trace.sampler) else ()
+
+
+def _or_use(trace: Trace, text: str, *names: str) -> str:
+    """Returns a text with names of samplers, without that which was used; nothing if none is left."""
+    others = [f"`{name}`" for name in names if name != type(trace.sampler).__name__.lower()]
+    return text.format(", ".join(others)) if others else ""
+
+
+def _listed(draws: Draws, some: Tensor) -> str:
+    """Returns how many chains these are, and the ids of the first."""
+    ids = draws.chains[some].tolist()
+    return f"{len(ids)} (chains {', '.join(map(str, ids[:5]))}{', ...' if len(ids) > 5 else ''})"

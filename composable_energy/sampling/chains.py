@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from composable_energy.errors import OptionError
+from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.roster import Chunk, Diverged, Ids, Roster, compact
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.states import all_finite, finite_rows, join, take
+from composable_energy.sampling.states import all_finite, finite_rows, join, take, weighted_mean
 from composable_energy.sampling.trace import Policy, Stopped, Trace
 
 __all__ = ["Chains"]
@@ -118,7 +118,7 @@ class Chains:
                 self._settle(lost)
         except Diverged as error:
             stop = error
-        info = self._told(infos) if infos else Info()
+        info = self._joined(infos) if infos else Info()
         if self.coupled:
             info = replace(info, scalars={**info.scalars, **self._couple(stop)})
         elif stop is not None:
@@ -266,8 +266,33 @@ class Chains:
                 return
         self.chunks.append(chunk)
 
-    def _told(self, infos: list[tuple[Ids, Info]]) -> Info:
-        if len(infos) == 1 and len(infos[0][0]) == len(self.own):
-            return infos[0][1]
+    def _joined(self, infos: list[tuple[Ids, Info]]) -> Info:
+        """Returns one info of all chains from those of chunks."""
         rates = [(ids, info.acceptance) for ids, info in infos if info.acceptance is not None]
-        return Info(self.roster.spread(rates, float("nan")) if rates else None, infos[0][1].scalars)
+        names = dict.fromkeys(name for _, info in infos for name in info.scalars)
+        scalars = {
+            name: self._scalar(name, [(len(ids), info.scalars[name]) for ids, info in infos if name in info.scalars]) for name in names
+        }
+        return Info(self.roster.spread(rates, float("nan")) if rates else None, scalars)
+
+    def _scalar(self, name: str, parts: list[tuple[int, float | Tensor]]) -> float:
+        """Returns one number from those of chunks with so many chains each: of rows their mean, of a number for all that number.
+
+        Raises:
+            ShapeError: A tensor has not one number for each chain.
+        """
+        rows: list[Tensor] = []
+        numbers: list[tuple[int, float]] = []
+        for count, value in parts:
+            if isinstance(value, Tensor) and value.ndim:
+                if value.shape != (count,):
+                    raise ShapeError(
+                        f"The scalar {name!r} of {type(self.sampler).__name__} has shape {tuple(value.shape)} for {count} chains: give a "
+                        f"number, or a tensor of shape ({count},), of which the mean is taken."
+                    )
+                rows.append(value.double())
+            else:
+                numbers.append((count, float(value) if isinstance(value, Tensor) else value))
+        if rows:
+            return torch.cat(rows).nanmean().item()
+        return weighted_mean(numbers)

@@ -31,6 +31,7 @@ from composable_energy.sampling.ranks import Ranks, Share
 from composable_energy.sampling.recording import Recorder, gathered
 from composable_energy.sampling.roster import Diverged, Roster
 from composable_energy.sampling.running import Callback, Run
+from composable_energy.sampling.sampler import changed_options
 from composable_energy.sampling.settings import (
     check_call,
     check_resume,
@@ -171,13 +172,15 @@ def sample(
             file.call["seed"] = key
         running = _compiled(energy) if compile else energy
         like = torch.zeros(asked.event, dtype=asked.dtype, device=asked.device)
+        given = chosen
         if resume is None:
             chosen = tuned(chosen, energy, running, kind, like, start, asked.n)
         size = total if batch_size is None else count("batch_size", batch_size)
         root = Noise(key, range(first, first + total), kind=kind)
         roster = Roster(energy, running, chosen, root, like, total, copies, size, start, group)
         chains = Chains(roster, policy)
-        blank = Trace(key, kind, first, chosen, asked.shape, copies, policy, burn_in=burn_in)
+        settled = resume.tuned if resume else changed_options(given, chosen)
+        blank = Trace(key, kind, first, chosen, asked.shape, copies, policy, burn_in=burn_in, tuned=settled)
         before = saved.trace(blank, chains.any_state()) if saved else None
         recorder = Recorder(bool(trace), every, burn_in, before)
         done = resume.steps if resume else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Info
+from composable_energy.sampling.states import weighted_mean
 from composable_energy.sampling.trace import Trace
 
 __all__ = ["Recorder", "gathered"]
@@ -33,7 +35,7 @@ class Recorder:
         self.rates: list[Tensor] = []
         self.points: list[Tensor] = []
         self.point_steps: list[int] = []
-        self.scalars: dict[str, list[float]] = {}
+        self.scalars: dict[str, list[Any]] = {}
 
     def add(self, chains: Chains, info: Info) -> None:
         """Takes note of a step."""
@@ -115,9 +117,28 @@ def gathered(record: Trace, ranks: Ranks) -> Trace:
         states=[group for part in parts for group in part.states],
         stopped=[some for part in parts for some in part.stopped],
         branch_shares=mean,
+        scalars=_scalars(parts),
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in ("kept", "diverged", "diverged_at", "restarts")},
         **{name: steps(name) for name in ("energies", "acceptance", "points")},
     )
+
+
+def _scalars(parts: Sequence[Trace]) -> dict[str, list[float]]:
+    """Joins what each process has recorded of its chains, weighted with how many of them took each step."""
+    joined: dict[str, list[float]] = {}
+    for name in dict.fromkeys(name for part in parts for name in part.scalars):
+        known = [(part, part.scalars[name]) for part in parts if name in part.scalars]
+        joined[name] = [
+            weighted_mean([(_going(part, len(values) - place), values[place]) for part, values in known if place < len(values)])
+            for place in range(max(len(values) for _, values in known))
+        ]
+    return joined
+
+
+def _going(part: Trace, back: int) -> int:
+    """Returns how many chains of a process took the step that is the `back`-th from its end."""
+    step, at = part.steps - back + 1, part.diverged_at
+    return len(at) if part.on_divergence == "restart" else int(((at < 0) | (at >= step)).sum())
 
 
 def _stacked(before: Tensor | None, steps: Sequence[Tensor]) -> Tensor | None:

@@ -15,6 +15,7 @@ from composable_energy.noise import Noise
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.rows import on_rows
 from composable_energy.sampling.sampler import Sampler, State
+from composable_energy.sampling.states import per_chain
 
 __all__ = ["Chunk", "Diverged", "Ids", "Roster", "compact"]
 
@@ -92,7 +93,9 @@ class Roster:
         else:
             x = self.init[[i // self.per_row for i in ids]]
         energy = self.energy_of(ids)
-        return Chunk(ids, attempt, energy, noise, self.sampler.init(energy, x, noise))
+        state = self.sampler.init(energy, x, noise)
+        per_chain(state)  # raises where the rows do not fit, with one batch as with many
+        return Chunk(ids, attempt, energy, noise, state)
 
     def chunk(self, ids: Ids, attempt: int, state: State) -> Chunk:
         """Returns chains in a state."""

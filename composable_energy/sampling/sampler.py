@@ -20,23 +20,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
 from composable_energy.noise import Noise
 
-__all__ = ["Info", "Sampler", "State", "energy_and_gradient"]
+__all__ = ["Info", "Sampler", "State", "changed_options", "energy_and_gradient"]
 
 
 @dataclass(frozen=True)
 class State:
     """What the next step needs, and a checkpoint keeps. A sampler that needs more adds fields.
 
-    Tensors whose first axis is the number of chains have one row for each; anything else is shared by all.
+    A tensor has one row for each chain, so that the driver can advance, stop and join some of the chains. A tensor that all chains share
+    is a field with the metadata `per_chain=False`:
+
+        scales: Tensor = field(metadata={"per_chain": False})
+
+    Tensors without axes, and anything that is no tensor, are shared as well. What is shared must not depend on the chains: where states are
+    joined, that of the first is kept. The driver raises `ShapeError` for a tensor whose first axis does not fit.
 
     Args:
         x: The points, with shape $(B, *)$.
@@ -55,18 +63,25 @@ class Info:
 
     Args:
         acceptance: The probability with which each proposal was accepted, with shape $(B,)$; None where nothing is ever rejected.
-        scalars: Anything else, such as the noise level.
+        scalars: Anything else. A number is a setting that all chains share, such as the noise level. A tensor with shape $(B,)$ has a
+            number for each chain, of which the driver takes the mean, without those that are NaN. A trace and a callback get numbers that
+            are of all chains, whatever `batch_size` and ranks; so a sampler takes no mean itself. Numbers that differ between batches are
+            averaged with the number of chains as weights. What is no mean, such as a maximum, is the business of `Sampler.couple`.
         chains: Which of the chains the rows of the state are, counted from 0, where some have been stopped; None while all go on. The
             driver writes this, for callbacks.
     """
 
     acceptance: Tensor | None = None
-    scalars: Mapping[str, float] = field(default_factory=dict)
+    scalars: Mapping[str, float | Tensor] = field(default_factory=dict)
     chains: Sequence[int] | None = None
 
 
 class Sampler(ABC):
     """Abstract sampler. A subclass writes `init` and `step`, and is a frozen dataclass of its options.
+
+    Two samplers are equal if they have the same class and options of the same values, tensors and arrays among them; options that are
+    fields with `compare=False` do not count. A subclass gets this `__eq__`, and a `__hash__` that fits, in place of those that
+    `dataclass` would make, which cannot compare tensors. Objects in options compare by their own `__eq__`.
 
     Attributes:
         default_steps: How many steps are taken when nobody says.
@@ -82,6 +97,24 @@ class Sampler(ABC):
     binds: ClassVar[frozenset[str]] = frozenset()
     refused: ClassVar[Mapping[str, str]] = {}
     gradients: ClassVar[int | None] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # `dataclass` keeps methods that are in the class itself when it decorates it, which is after this.
+        if cls.__eq__ is Sampler.__eq__ and "__hash__" not in vars(cls):
+            cls.__eq__, cls.__hash__ = Sampler.__eq__, Sampler.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        if not is_dataclass(self):
+            return self is other
+        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.compare)
+
+    def __hash__(self) -> int:
+        if not is_dataclass(self):
+            return object.__hash__(self)
+        return hash((type(self), *(_hash(getattr(self, f.name)) for f in fields(self) if f.compare)))
 
     @abstractmethod
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
@@ -157,7 +190,7 @@ class Sampler(ABC):
             noise: The noise of these chains at this step, of which `step` has drawn some streams already.
 
         Returns:
-            A state with as many rows, the i-th for the i-th chain, and scalars that join those of the step.
+            A state with as many rows, the i-th for the i-th chain, and scalars of all chains that join those of the step.
         """
         return state, {}
 
@@ -172,6 +205,45 @@ class Sampler(ABC):
     def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
         """Returns the conditions under which the last points have their energy, for those that the sampler binds."""
         return {}
+
+
+def changed_options(before: Sampler, after: Sampler) -> tuple[str, ...]:
+    """Returns the names of the options in which two samplers of one class differ, such as those that were tuned."""
+    if type(before) is not type(after) or not is_dataclass(before):
+        return ()
+    return tuple(f.name for f in fields(before) if not _equal(getattr(before, f.name), getattr(after, f.name)))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Compares two options by value, where `==` of tensors and arrays gives one answer for each number."""
+    if one is other:
+        return True
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    if isinstance(one, Tensor | np.ndarray) or isinstance(other, Tensor | np.ndarray):
+        return False
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_equal(value, other[name]) for name, value in one.items())
+    if isinstance(one, list | tuple) and type(one) is type(other):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    try:
+        return bool(one == other)
+    except (RuntimeError, ValueError):  # an object that holds tensors, and compares them number by number
+        return False
+
+
+def _hash(value: Any) -> int:
+    """A hash that is the same for options that are equal."""
+    if isinstance(value, Tensor | np.ndarray):
+        return hash((tuple(value.shape), str(value.dtype)))
+    if isinstance(value, tuple):
+        return hash(tuple(map(_hash, value)))
+    try:
+        return hash(value)
+    except TypeError:  # a list or a mapping
+        return hash(len(value)) if hasattr(value, "__len__") else 0
 
 
 def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:

@@ -10,23 +10,24 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from composable_energy.errors import ShapeError
 from composable_energy.sampling.sampler import State
 
-__all__ = ["all_finite", "finite_rows", "join", "take"]
+__all__ = ["all_finite", "finite_rows", "join", "per_chain", "take", "weighted_mean"]
 
 S = TypeVar("S", bound=State)
 
 
 def take(state: S, rows: Tensor) -> S:
     """Returns some rows of a state."""
-    return replace(state, **{name: value[rows] for name, value in _per_chain(state).items()})
+    return replace(state, **{name: value[rows] for name, value in per_chain(state).items()})
 
 
 def join(states: Sequence[S], order: Tensor | None = None) -> S:
     """Returns states one after another, with the rows put in some order; what is shared comes from the first."""
     if len(states) == 1 and order is None:
         return states[0]
-    rows = {name: torch.cat([getattr(state, name) for state in states]) for name in _per_chain(states[0])}
+    rows = {name: torch.cat([getattr(state, name) for state in states]) for name in per_chain(states[0])}
     return replace(states[0], **{name: value if order is None else value[order] for name, value in rows.items()})
 
 
@@ -45,7 +46,31 @@ def finite_rows(state: State) -> Tensor:
     return both.flatten(1).all(1) & state.energy.isfinite() if both.ndim > 1 else both & state.energy.isfinite()
 
 
-def _per_chain(state: State) -> dict[str, Tensor]:
-    values = {field.name: getattr(state, field.name) for field in fields(state)}
-    count = len(state.x)
-    return {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim and len(value) == count}
+def per_chain(state: State) -> dict[str, Tensor]:
+    """Returns the tensors of a state that have one row for each chain.
+
+    Raises:
+        ShapeError: One has another number of rows, and is not declared to be shared.
+    """
+    found, count = {}, len(state.x)
+    for field in fields(state):
+        value = getattr(state, field.name)
+        if not isinstance(value, Tensor) or not value.ndim or not field.metadata.get("per_chain", True):
+            continue
+        if len(value) != count:
+            raise ShapeError(
+                f"{type(state).__name__}.{field.name} has shape {tuple(value.shape)} in a state of {count} chains: a tensor has one row "
+                f"for each chain. If all chains share it, write `{field.name}: Tensor = field(metadata={{'per_chain': False}})`."
+            )
+        found[field.name] = value
+    return found
+
+
+def weighted_mean(parts: Sequence[tuple[int, float]]) -> float:
+    """Returns the mean of numbers with weights, without those that are NaN; equal numbers stay as they are, to the last bit."""
+    known = [(weight, value) for weight, value in parts if weight and not math.isnan(value)]
+    if not known:
+        return math.nan
+    if all(value == known[0][1] for _, value in known):
+        return known[0][1]
+    return sum(weight * value for weight, value in known) / sum(weight for weight, _ in known)

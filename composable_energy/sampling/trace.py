@@ -36,6 +36,7 @@ class Trace:
         noise: The kind of noise.
         first_chain: The id of the first chain.
         sampler: The sampler with the options it ran with, those that were tuned among them.
+        tuned: The names of the sampler's options that were settled on pilot chains.
         steps: How many steps were taken since the start, those before a resume among them.
         shape: The shape that was asked for.
         best_of: How many draws there were for each that was returned.
@@ -47,7 +48,7 @@ class Trace:
         kept: Which chains were returned, by their ids, with shape $(n,)$.
         energies: The energies after each step, with shape (steps, $m$); not a number for chains that were dropped.
         acceptance: The probability with which each proposal was accepted, with shape (steps, $m$); None if the sampler never rejects.
-        scalars: What else the sampler told of each step.
+        scalars: What else the sampler reported of each step, numbers of all chains that took it; see `Info`.
         diverged: Which chains diverged, with shape $(m,)$.
         diverged_at: After how many steps they did, with shape $(m,)$; -1 for the others.
         restarts: How often each chain was started again, with shape $(m,)$.
@@ -67,6 +68,7 @@ class Trace:
     shape: tuple[int, ...]
     best_of: int
     on_divergence: Policy = "raise"
+    tuned: tuple[str, ...] = ()
     batch_size: int = 0
     chains: range = range(0)
     steps: int = 0

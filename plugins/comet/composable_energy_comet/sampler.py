@@ -41,7 +41,7 @@ class InnerDescent(Sampler):
     iterations: int = 3
     step_size: float = 1.0
     clamp: tuple[float, float] = (0.0, 1.0)
-    start_image: Tensor | None = field(default=None, compare=False, repr=False)
+    start_image: Tensor | None = field(default=None, repr=False)
 
     gradients: ClassVar[int | None] = 1
 

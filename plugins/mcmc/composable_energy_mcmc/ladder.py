@@ -29,7 +29,7 @@ _GAIN = 0.5
 _MOST_LEVELS = 300
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Ladder:
     """Levels and their step sizes, tuned for one energy.
 

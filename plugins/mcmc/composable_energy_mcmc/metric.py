@@ -9,7 +9,7 @@ from torch import Tensor
 
 from composable_energy.errors import ShapeError
 
-__all__ = ["IDENTITY", "Metric", "Spread", "rows"]
+__all__ = ["IDENTITY", "Metric", "Spread", "rows", "same_tensor"]
 
 _DENSE_AXES = 256  # above, products with a matrix cost more than most energies
 _DRAWS_PER_AXIS = 10
@@ -66,11 +66,26 @@ class Metric:
         if self.event is not None and x.shape[1:] != self.event:
             raise ShapeError(f"This metric was tuned for points of shape {tuple(self.event)}, got {tuple(x.shape[1:])}; tune a new one.")
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Metric):
+            return NotImplemented
+        return self.event == other.event and same_tensor(self.scale, other.scale)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.event))
+
     def __repr__(self) -> str:
         return "Metric()" if self.event is None else f"Metric({self.kind!r}, {tuple(self.event)})"
 
 
 IDENTITY = Metric()
+
+
+def same_tensor(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two tensors, or None, have the same numbers, dtype and device."""
+    if one is None or other is None:
+        return one is other
+    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
 
 
 class Spread:

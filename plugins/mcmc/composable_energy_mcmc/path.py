@@ -10,6 +10,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import ShapeError
 from composable_energy.sampling import State, energy_and_gradient
+from composable_energy_mcmc.metric import same_tensor
 from composable_energy_mcmc.metropolis import check_precision, sum_of_each
 
 __all__ = ["Base", "chosen", "follow", "resampled", "state_at"]
@@ -58,6 +59,14 @@ class Base:
     def gradient(self, x: Tensor) -> Tensor:
         r"""Returns $\nabla E_0$, with shape $(B, *)$."""
         return (x - self.mean) / self.scale.square()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Base):
+            return NotImplemented
+        return same_tensor(self.mean, other.mean) and same_tensor(self.scale, other.scale)
+
+    def __hash__(self) -> int:
+        return hash(self.mean.shape)
 
 
 def state_at(energy: Energy, x: Tensor) -> State:

@@ -53,6 +53,8 @@ class Tempering(Sampler):
     $\min(1, e^{(b_i - b_j)(D_i - D_j)})$, $D = E - E_0$. It costs $(K - 1) L + 1$ gradients for a chain, evaluated $K - 1$ points of each
     chain at a time. Chains do not meet.
 
+    `trace.scalars` has `swaps`, the mean probability that neighbours trade places, and `swaps[0]`, `swaps[1]`, ... of each pair of levels.
+
     The Gaussian, the levels and a step size for each are tuned on pilot chains: the levels so that all neighbours trade equally often. The
     sampler that was tuned is `trace.sampler`: pass it again, and nothing is tuned twice.
 
@@ -114,8 +116,8 @@ class Tempering(Sampler):
         moved, rates = self._moved(energy, ladder, base, b, state, noise)
         moved, swaps = _traded(moved, base, b, noise)
         broken = (moved.energies.isnan() | (moved.energies == -torch.inf)).any(1)
-        told = {"swaps": swaps.mean().item(), "fewest_swaps": swaps.mean(0).min().item()}
-        return replace(moved, energy=torch.where(broken, torch.nan, moved.energy)), Info(rates[:, -1], told)
+        scalars = {"swaps": swaps.mean(1), **{f"swaps[{pair}]": rate for pair, rate in enumerate(swaps.unbind(1))}}
+        return replace(moved, energy=torch.where(broken, torch.nan, moved.energy)), Info(rates[:, -1], scalars)
 
     @property
     def _ladder(self) -> Ladder:
