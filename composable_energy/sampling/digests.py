@@ -1,4 +1,4 @@
-"""A digest of an energy: whether its numbers are those of another time."""
+"""A digest of a tensor."""
 
 from __future__ import annotations
 
@@ -7,23 +7,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from composable_energy.energy import Energy
-from composable_energy.sampling.freezing import reachable
-
-__all__ = ["digest", "digest_of_tensor"]
-
-
-def digest(energy: Energy, *points: Tensor) -> str:
-    """Returns a digest of the expression, of every tensor that it reaches, and of some points.
-
-    Args:
-        energy: The energy.
-        *points: Points that belong to it.
-    """
-    whole = blake2b(str(energy).encode(), digest_size=16)
-    for part in sorted(digest_of_tensor(tensor) for tensor in reachable(energy)[0]) + [digest_of_tensor(tensor) for tensor in points]:
-        whole.update(part)
-    return whole.hexdigest()
+__all__ = ["digest_of_tensor"]
 
 
 def digest_of_tensor(tensor: Tensor) -> bytes:

@@ -12,6 +12,7 @@ from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Info
 from composable_energy.sampling.trace import Trace
+from composable_energy.sampling.values import join_values
 
 __all__ = ["Recorder", "gathered"]
 
@@ -115,6 +116,7 @@ def gathered(record: Trace, ranks: Ranks) -> Trace:
         states=[group for part in parts for group in part.states],
         stopped=[some for part in parts for some in part.stopped],
         branch_shares=mean,
+        reference=tuple(join_values(values) for values in zip(*(part.reference for part in parts), strict=True)),
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in ("kept", "diverged", "diverged_at", "restarts")},
         **{name: steps(name) for name in ("energies", "acceptance", "points")},
     )

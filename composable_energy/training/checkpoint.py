@@ -11,13 +11,13 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from composable_energy.errors import FileFormatError, StorageError
+from composable_energy.files import digest_of
 
 __all__ = ["Checkpoints", "Saved", "check_fits"]
 
@@ -172,7 +172,7 @@ def _packed(saved: Saved, tensors: Mapping[str, Tensor]) -> bytes:
         "format": _FORMAT,
         "written_by": f"composable-energy {__version__}",
         "step": saved.step,
-        "digest": _digest(tensors),
+        "digest": digest_of(tensors),
         "told": saved.told,
     }
     return safetensors.torch.save(dict(tensors), {_KEY: json.dumps(told)})
@@ -195,21 +195,11 @@ def _unpacked(path: Path) -> Saved:
         )
     try:
         tensors = safetensors.torch.load(data)
-        if _digest(tensors) != told["digest"]:
+        if digest_of(tensors) != told["digest"]:
             raise _Damaged(f"{path} is damaged (its digest is another)")
         return Saved(told["step"], told["told"], tensors)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _Damaged(f"{path} is damaged ({error})") from None
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    from torch import uint8
-
-    whole = blake2b(digest_size=16)
-    for name in sorted(tensors):
-        whole.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        whole.update(tensors[name].reshape(-1).view(uint8).numpy().data)
-    return whole.hexdigest()
 
 
 def _replace(path: Path, data: bytes) -> None:
