@@ -207,7 +207,7 @@ def sample(
             bad = chains.diverged_at >= 0
             points, bad = (points, bad) if group is None else (group.rows(points), group.rows(bad))
             raise _error(energy, stop, _seen(points, asked), bad) from None
-        record = replace(run.trace(), reference=(run.values(),) if trace else ())
+        record = replace(run.trace(), reference=(run.reference(),) if trace else ())
         record.kept = _choose_best(chains, points, here, copies) + chains.own.start
         record.branch_shares = roster.branch_shares(points, record.kept) if trace else None
         drawn = points[(record.kept - chains.own.start).to(points.device)]

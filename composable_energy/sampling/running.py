@@ -114,6 +114,13 @@ class Run:
             self._now = self.chains.step, self._values(None)
         return self._now[1]
 
+    def reference(self) -> Values:
+        """Returns the values that a trace keeps: those of the states where they hold them, which costs nothing."""
+        chunks, evaluated = self.chains.chunks, self._now is not None and self._now[0] == self.chains.step
+        if evaluated or not chunks or not self.evaluator.as_states:
+            return self.values()
+        return Values.of_states([i for chunk in chunks for i in chunk.ids], [chunk.state for chunk in chunks])
+
     def _last_values(self) -> Values | None:
         """Returns the last values that are good, those of now if the energy still works."""
         before = self._now[1] if self._now else self._start

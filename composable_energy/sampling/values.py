@@ -13,7 +13,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling.roster import compact
 from composable_energy.sampling.rows import on_rows
-from composable_energy.sampling.sampler import Sampler, energy_and_gradient
+from composable_energy.sampling.sampler import Sampler, State, energy_and_gradient
 
 __all__ = ["Evaluator", "Values", "join_values"]
 
@@ -28,7 +28,7 @@ class Values:
         chains: The ids of the chains, with shape $(m,)$.
         x: The points, with shape $(m, *)$.
         energies: With shape $(m, L)$.
-        grads: The gradients, with shape $(m, L, *)$; not a number where the energy has none.
+        grads: The gradients, with shape $(m, L, *)$; not a number where none is known, and nothing is compared.
         evidence: With shape $(m, 1)$ where the evidence chooses among several chains, else $(m, 0)$.
     """
 
@@ -37,6 +37,14 @@ class Values:
     energies: Tensor
     grads: Tensor
     evidence: Tensor
+
+    @classmethod
+    def of_states(cls, chains: Sequence[int], states: Sequence[State]) -> Values:
+        """Returns what states of chains hold, for a sampler that binds no condition; gradients of zero alone are none."""
+        x, energies, grads = (torch.cat([getattr(state, name) for state in states]) for name in ("x", "energy", "grad"))
+        known = energies.isfinite() if grads.any() else torch.zeros_like(energies, dtype=torch.bool)
+        grads = torch.where(known.view(-1, *[1] * (x.ndim - 1)), grads, torch.nan)
+        return cls(torch.tensor(list(chains), dtype=torch.int64), x, energies[:, None], grads[:, None], energies.new_empty(len(x), 0))
 
     def of(self, chains: range) -> Values:
         """Returns those of some chains."""
@@ -83,6 +91,11 @@ class Evaluator:
             return Values(ids, x, x.new_empty(0, levels), x.new_empty(0, levels, *x.shape[1:]), x.new_empty(0, int(self.copies > 1)))
         return join_values([self._some(*part) for part in zip(ids.split(self.size), x.split(self.size), strict=True)])
 
+    @property
+    def as_states(self) -> bool:
+        """Whether states of the sampler hold the values, as far as they are compared."""
+        return self.copies == 1 and not self.sampler.binds & self.energy.conditions
+
     def difference(self, before: Values) -> str | None:
         """Returns where the energy is not what it was, as text; None if it is the same up to rounding."""
         if not len(before.x):
@@ -95,7 +108,8 @@ class Evaluator:
             ("evidence", before.evidence, now.evidence, near.amax(1, keepdim=True)),
         ):
             both = was.isfinite() & found.isfinite()
-            same = torch.where(both, (found - was).abs() <= tolerance, (was == found) | was.isnan() & found.isnan())
+            unknown = was.isnan() if name == "gradient" else was.isnan() & found.isnan()
+            same = torch.where(both, (found - was).abs() <= tolerance, (was == found) | unknown)
             if not same.all():
                 row, level, *_ = place = tuple((~same).nonzero()[0].tolist())
                 known = self._levels[level] if name != "evidence" else {}
