@@ -98,8 +98,9 @@ class SamplingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
     """Chains reached a non-finite energy or gradient.
 
     Attributes:
-        samples: The last finite points of all chains, with the shape that was asked for; nothing that was computed is lost.
-        diverged: Which chains diverged, with shape $(n,)$.
+        samples: The last finite points of all chains, with shape $(m, *)$. There are $m = n$ chains for $n$ points, or $m = nk$ with
+            `best_of=k`: the $k$ chains of a point stand one after another.
+        diverged: Which chains diverged, with shape $(m,)$.
         step: The step at which the first of them did.
     """
 

@@ -1,6 +1,6 @@
-"""A JSON file beside a file of tensors: it holds the SHA-256 of that file and a checksum of itself, so that damage to either is found.
+"""Files that detect damage: digests of tensors, and a JSON file beside a file of tensors.
 
-Who edits the JSON file by hand removes its line `checksum`.
+The JSON file holds the SHA-256 of the file of tensors and a checksum of itself. To edit it by hand, remove its line `checksum`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from composable_energy.errors import FileFormatError
 
-__all__ = ["LARGEST_CONFIG", "check_config", "config_bytes", "read_config", "read_tensors", "write_through"]
+__all__ = ["LARGEST_CONFIG", "check_config", "config_bytes", "digest_of", "read_config", "read_tensors", "write_through"]
 
 _TENSORS_DIGEST, _OWN_DIGEST = "tensors_sha256", "checksum"
 LARGEST_CONFIG = 64 * 2**20
 """Bytes that a JSON file may have."""
+
+
+def digest_of(tensors: Mapping[str, Tensor], metadata: object = None) -> str:
+    """Returns a digest of the content of a file, in hexadecimal digits.
+
+    Args:
+        tensors: Dense tensors by name. Names, dtypes, shapes and bits count, the order does not.
+        metadata: Plain data, as JSON has it; None adds nothing.
+    """
+    whole = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu()
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    if metadata is not None:
+        whole.update(json.dumps(metadata, sort_keys=True).encode())
+    return whole.hexdigest()
 
 
 def config_bytes(body: Mapping[str, Any], tensors: bytes) -> bytes:

@@ -163,9 +163,7 @@ def test_gradients_that_are_not_finite_are_treated_as_the_policy_says(sampler, p
 def test_a_trace_of_another_energy_is_told(sampler):
     _, trace = draw(sampler=sampler, trace=True)
     other = ce.as_energy(lambda x: (x - 3).square().sum(1) / 2, name="other")
-    with pytest.raises(
-        OptionError, match=r"another energy than other: where a chain stopped its energy was .* now. .* give them as `init`"
-    ):
+    with pytest.raises(OptionError, match=r"another energy than other: where chain 0 was, the energy was .* now. .* give them as `init`"):
         other.sample((3, 2), resume=trace, steps=1)
     wide = ce.as_energy(lambda x: x.square().sum(1) / 2)
     wide.event_shape = torch.Size([5])

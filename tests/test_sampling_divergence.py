@@ -202,12 +202,26 @@ class Decoder(nn.Module):
         return z[:, :1].expand(-1, 3)
 
 
-def test_what_the_error_carries_has_the_shape_that_was_asked_for():
+def test_what_the_error_carries_is_decoded_and_holds_every_chain():
     energy = Cliff()
     energy.event_shape, energy.decoder = torch.Size([2]), Decoder()  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(SamplingDiverged) as told:
         energy.sample((20, 3), sampler=Langevin(0.3), steps=50, seed=0, init=torch.zeros(20, 2), best_of=2)
-    assert told.value.samples.shape == (20, 3) and told.value.diverged.shape == (20,)
+    assert told.value.samples.shape == (40, 3) and told.value.diverged.shape == (40,)
+
+
+@pytest.mark.parametrize("size", [None, 5])
+def test_an_error_carries_all_copies_that_were_drawn(size):
+    """As many rows as chains, the copies of a point one after another, as where each is drawn for itself."""
+    start = torch.zeros(4, 2)
+    with pytest.raises(SamplingDiverged, match="2 of 12 chains") as told:
+        After(51, slice(1, 3)).sample((4, 2), sampler=Langevin(0.2), steps=100, seed=0, init=start, best_of=3)
+    assert told.value.diverged.nonzero().squeeze(1).tolist() == [1, 2]
+    before, after = (After(10**6).sample((12, 2), sampler=Langevin(0.2), steps=s, seed=0, init=torch.zeros(12, 2)) for s in (50, 51))
+    assert torch.equal(told.value.samples, torch.where(told.value.diverged[:, None], before, after))
+    with pytest.raises(SamplingDiverged) as told:
+        Cliff().sample((4, 2), sampler=Langevin(0.3), steps=50, seed=0, init=start, best_of=3, batch_size=size)
+    assert told.value.samples.shape == (12, 2) and len(told.value.samples.unique(dim=0)) == 12
 
 
 def test_the_best_of_several_is_one_that_did_not_diverge():

@@ -91,6 +91,17 @@ try:
     energies["hole"].sample((11, 3), seed=3, ranks=ranks, **hole, **long)
 except SamplingDiverged as error:
     out["error"] = [len(error.samples), error.diverged.any(), str(error).split(":")[-1]]
+try:
+    energies["hole"].sample((11, 3), seed=3, ranks=ranks, best_of=3, **{**hole, "step_size": 2.0, "steps": 1})
+except SamplingDiverged as error:
+    out["copies"] = [error.samples, error.diverged, str(error)]
+other = ce.as_energy(torch.distributions.Normal(torch.tensor([0.0, 0.0, 0.01], **double), 1.0))
+for name, call in (("checkpoint", {"checkpoint": f"{folder}/{ranks} langevin", "seed": 3, **calls["langevin"][1]}), ("trace", {})):
+    try:
+        given = call or {"resume": energies["plane"].sample((11, 3), seed=3, ranks=ranks, **walk, steps=2)[1], "steps": 2}
+        other.sample((11, 3), ranks=ranks, **given)
+    except ce.errors.OptionError as error:
+        out[f"other {name}"] = "another energy" in str(error)
 if ranks is None or distributed.get_rank() == 0:
     torch.save(out, f"{folder}/{ranks}.pt")
 if ranks is not None:
@@ -146,6 +157,9 @@ def compare(one, two, **tolerance):
         "stopped",
         "checkpoint",
         "error",
+        "copies",
+        "other checkpoint",
+        "other trace",
     ],
 )
 def test_two_processes_draw_what_one_does(drawn, name):
@@ -161,6 +175,15 @@ def test_scalars_are_those_of_all_processes(drawn):
     assert one[0].shape[0] < 11 and one[-1]["level"] == two[-1]["level"]
     for name in ("height", "mean"):
         assert two[-1][name] == pytest.approx(one[-1][name], abs=1e-6)  # in float32, and summed in another order
+
+
+def test_an_error_of_two_processes_carries_all_copies(drawn):
+    samples, diverged, message = load(drawn / "gather.pt")["copies"]
+    assert samples.shape == (33, 3) and diverged.shape == (33,) and diverged.any() and "of 33 chains" in message
+
+
+def test_two_processes_refuse_another_energy(drawn):
+    assert load(drawn / "gather.pt")["other checkpoint"] is True and load(drawn / "gather.pt")["other trace"] is True
 
 
 def test_networks_differ_by_rounding(drawn):

@@ -10,6 +10,7 @@ import inspect
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ from torch import Tensor
 
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, SamplingDiverged
+from composable_energy.files import digest_of
 from composable_energy.lifting import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.asking import Asked, ask, check_density, count, decode
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.checkpoint import Checkpoint, described
 from composable_energy.sampling.choosing import SamplerLike, choose, recommended_threads
-from composable_energy.sampling.digests import digest
 from composable_energy.sampling.freezing import frozen
 from composable_energy.sampling.pilots import tuned
 from composable_energy.sampling.ranks import Ranks, Share
@@ -39,10 +40,12 @@ from composable_energy.sampling.settings import (
     last_points,
     length,
     noise_kind,
+    resumed_from,
     seed_of,
     start_points,
 )
 from composable_energy.sampling.trace import Policy, Trace
+from composable_energy.sampling.values import Evaluator
 
 __all__ = ["sample"]
 
@@ -105,12 +108,14 @@ def sample(
         compile: Whether energies and gradients run through `torch.compile`: a first call takes seconds longer, each step less.
         checkpoint: A file that keeps the state of all chains. If it is there, the call goes on from it, and ends with the bits that it
             would have had; so the same line of a program may be killed and started again. It stays when all is done; with more `steps` it
-            goes on.
+            goes on. The file also keeps energies and gradients at the start of some chains and where all were when it was written. The
+            energy is evaluated there again, and another one is refused.
         checkpoint_every: How many seconds lie between two writings at least; 0 writes after each step.
         ranks: Under `torchrun`, the processes share the chains: with `"gather"` each returns all points, with `"shard"` its own. All of
             them make the same call. None draws alone.
         first_chain: The id of the first chain, for a call that draws a part of many.
-        resume: A trace to go on from: with as many more steps as asked for, the chains are those of one long run.
+        resume: A trace to go on from: with as many more steps as asked for, the chains are those of one long run. The energy must have
+            the same energies and gradients as before where the chains stopped.
         dtype: Of the points; that of `init`, else of the energy's tensors, else torch's default.
         device: Of the points; as for `dtype`.
         **options: The sampler's options.
@@ -119,11 +124,13 @@ def sample(
         The points, with shape $(n, *)$, or the pair of points and `Trace`.
 
     Raises:
-        OptionError: An option is unknown or out of range, or the terms recommend different settings.
+        OptionError: An option is unknown or out of range, the terms recommend different settings, or the checkpoint or the trace is of
+            another call or of another energy.
         ShapeError, DtypeError, DeviceError: What is asked for, the start and the energy do not fit.
         ExpressionError: A condition is not bound.
         UngroundedError: The energy has no lower bound.
-        SamplingDiverged: Chains diverged; the error carries what they had drawn.
+        FileFormatError: The checkpoint is damaged, or of another format.
+        SamplingDiverged: Chains diverged; the error carries the last finite points of all chains, those of each copy with `best_of`.
         PluginNotFound: No plug-in offers the sampler.
 
     Example:
@@ -133,6 +140,7 @@ def sample(
         torch.Size([100, 2])
     """
     began, energy = time.perf_counter(), as_energy(energy)
+    owner = energy  # the caller's own, for which a sampler keeps its tuning
     check_call(callback, checkpoint, checkpoint_every, progress=progress, latents=latents, allow_improper=allow_improper, compile=compile)
     steps = None if steps is None else count("steps", steps)
     burn_in = count("burn_in", burn_in, least=0)
@@ -158,13 +166,19 @@ def sample(
         total = asked.n * copies
         if first + total > 2**32:
             raise OptionError(f"The ids of chains stay below 2^32; got {total} from {first}.")
+        size = total if batch_size is None else count("batch_size", batch_size)
+        evaluator = Evaluator(energy, chosen, asked.n, copies, size)
         file = saved = None
         if checkpoint is not None:
             call = {"sampler": described(chosen), "seed": seed, "shape": asked.shape, "best_of": copies, "noise": kind, "trace": trace}
-            call |= {"burn_in": burn_in, "first_chain": first, "dtype": str(asked.dtype), "resumed_at": resume and resume.steps}
-            call |= {"energy": digest(energy), "init": start if start is None else digest(energy, start)}
+            call |= {"burn_in": burn_in, "first_chain": first, "dtype": str(asked.dtype), "event": asked.event}
+            call |= {"init": start if start is None else digest_of({"init": start}), "resumed": resumed_from(resume, group)}
             file = Checkpoint(checkpoint, checkpoint_every, call)
             saved = file.read() if group is None else group.first(file.read())
+        if saved is not None:
+            check_same_energy(evaluator, saved.reference(asked.device), group, checkpoint)
+        elif resume is not None:
+            check_same_energy(evaluator, resume.reference, group)
         key: int = secrets.randbits(63) if seed is None else seed
         if seed is None:
             key = saved.call["seed"] if saved else key if group is None else group.first(key)
@@ -174,8 +188,7 @@ def sample(
         like = torch.zeros(asked.event, dtype=asked.dtype, device=asked.device)
         given = chosen
         if resume is None:
-            chosen = tuned(chosen, energy, running, kind, like, start, asked.n)
-        size = total if batch_size is None else count("batch_size", batch_size)
+            chosen = tuned(chosen, owner, energy, running, kind, like, start, asked.n)
         root = Noise(key, range(first, first + total), kind=kind)
         roster = Roster(energy, running, chosen, root, like, total, copies, size, start, group)
         chains = Chains(roster, policy)
@@ -184,22 +197,20 @@ def sample(
         before = saved.trace(blank, chains.any_state()) if saved else None
         recorder = Recorder(bool(trace), every, burn_in, before)
         done = resume.steps if resume else 0
-        run = Run(chains, recorder, blank, file, group)
+        run = Run(chains, recorder, blank, evaluator, file, group)
         stop = None
         try:
             run.begin(before or resume)
-            if resume is not None and before is None:
-                check_same_energy(chains)
             run.go(done + length(chosen, steps, done), callback, progress)
         except Diverged as error:
             stop = error
         points, here = chains.finished()
         stop = stop if group is None else next((some for some in group.objects(stop) if some is not None), None)
         if stop is not None:
-            bad = (chains.diverged_at >= 0).view(-1, copies).any(1)
-            points, bad = (points[::copies], bad) if group is None else (group.rows(points[::copies]), group.rows(bad))
+            bad = chains.diverged_at >= 0
+            points, bad = (points, bad) if group is None else (group.rows(points), group.rows(bad))
             raise _error(energy, stop, _seen(points, asked), bad) from None
-        record = run.trace()
+        record = replace(run.trace(), reference=(run.reference(),) if trace else ())
         record.kept = _choose_best(chains, points, here, copies) + chains.own.start
         record.branch_shares = roster.branch_shares(points, record.kept) if trace else None
         drawn = points[(record.kept - chains.own.start).to(points.device)]

@@ -14,6 +14,7 @@ from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Info
 from composable_energy.sampling.states import weighted_mean
 from composable_energy.sampling.trace import Trace
+from composable_energy.sampling.values import join_values
 
 __all__ = ["Recorder", "gathered"]
 
@@ -118,6 +119,7 @@ def gathered(record: Trace, ranks: Ranks) -> Trace:
         stopped=[some for part in parts for some in part.stopped],
         branch_shares=mean,
         scalars=_scalars(parts),
+        reference=tuple(join_values(values) for values in zip(*(part.reference for part in parts), strict=True)),
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in ("kept", "diverged", "diverged_at", "restarts")},
         **{name: steps(name) for name in ("energies", "acceptance", "points")},
     )

@@ -11,13 +11,25 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy.files import digest_of
 from composable_energy.noise import Kind
 from composable_energy.sampling.asking import Asked, count, flag
-from composable_energy.sampling.chains import Chains
-from composable_energy.sampling.sampler import Sampler, energy_and_gradient
+from composable_energy.sampling.ranks import Ranks
+from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.trace import Trace
+from composable_energy.sampling.values import Evaluator, Values
 
-__all__ = ["check_call", "check_resume", "check_same_energy", "last_points", "length", "noise_kind", "seed_of", "start_points"]
+__all__ = [
+    "check_call",
+    "check_resume",
+    "check_same_energy",
+    "last_points",
+    "length",
+    "noise_kind",
+    "resumed_from",
+    "seed_of",
+    "start_points",
+]
 
 
 def check_call(callback: object, checkpoint: object, checkpoint_every: object, **flags: object) -> None:
@@ -101,20 +113,39 @@ def check_resume(resume: Trace, given: dict[str, Any], best_of: int, first_chain
         raise OptionError(f"A resumed call goes on as it began, {resume}: leave out {', '.join(wrong)}.")
 
 
-def check_same_energy(chains: Chains) -> None:
-    """Raises if chains that go on have other energies at their points than when they stopped.
+def resumed_from(resume: Trace | None, group: Ranks | None) -> str | None:
+    """Returns where a trace stopped, as text: after how many steps, and a digest of the points."""
+    if resume is None:
+        return None
+    points = {str(i): state.x for i, (_, _, state) in enumerate(resume.states)}
+    text = f"{resume.steps} steps, {digest_of(points)}"
+    return text if group is None else group.first(text)
+
+
+def check_same_energy(evaluator: Evaluator, reference: Sequence[Values], group: Ranks | None, checkpoint: str | Path | None = None) -> None:
+    """Raises if an energy has other values than before.
+
+    Args:
+        evaluator: Evaluates the energy.
+        reference: What it said before.
+        group: The processes that share the comparison.
+        checkpoint: The file that it is from; None for a trace.
 
     Raises:
-        OptionError: The trace is of another energy, or its weights have changed: a step would mix both.
+        OptionError: The energy is another one, or its weights have changed: a step would mix both.
     """
-    for chunk in chains.chunks[:1]:
-        if chains.sampler.binds & chunk.energy.conditions:
-            return  # the state has energies of a level, which only the sampler knows
-        was, now = chunk.state.energy, energy_and_gradient(chunk.energy, chunk.state.x)[0]
-        off = (now - was).abs() > torch.finfo(was.dtype).eps ** 0.5 * (1 + was.abs())
-        if bool((off | now.isnan()).any()):
-            row = int((off | now.isnan()).nonzero()[0])
-            raise OptionError(
-                f"The trace is of another energy than {chunk.energy}: where a chain stopped its energy was {was[row]:.6g} and is "
-                f"{now[row]:.6g} now. To start a new energy at the points of an old one give them as `init`."
-            )
+    own = range(evaluator.n) if group is None else group.own(evaluator.n)
+    chains = range(own.start * evaluator.copies, own.stop * evaluator.copies)
+    found = [evaluator.difference(values.of(chains)) for values in reference]
+    found = found if group is None else [text for texts in group.objects(found) for text in texts]
+    problem = next(filter(None, found), None)
+    if problem is not None and checkpoint is None:
+        raise OptionError(
+            f"The trace is of another energy than {evaluator.energy}: {problem}. To start this energy at the points of the trace give them "
+            "as `init`."
+        )
+    if problem is not None:
+        raise OptionError(
+            f"{checkpoint} belongs to a call of another energy than {evaluator.energy}: {problem}. Give another path, or delete it to "
+            "begin anew."
+        )

@@ -13,6 +13,7 @@ from composable_energy.sampling.sampler import Sampler, State
 
 if TYPE_CHECKING:
     from composable_energy.diagnostics import SamplingWarning, Summary
+    from composable_energy.sampling.values import Values
 
 __all__ = ["Policy", "Stopped", "Trace"]
 
@@ -59,6 +60,7 @@ class Trace:
         stopped: The chains that were stopped.
         branch_shares: For a mixture at the top of an expression, the mean share of each branch at the points that were returned, with
             shape $(K,)$; None for any other energy.
+        reference: Energies and gradients at points of the chains. A call that resumes the trace compares its energy with them.
     """
 
     seed: int
@@ -86,6 +88,7 @@ class Trace:
     states: list[tuple[tuple[int, ...], int, State]] = field(default_factory=list)
     stopped: list[Stopped] = field(default_factory=list)
     branch_shares: Tensor | None = None
+    reference: tuple[Values, ...] = ()
 
     def summary(self, burn_in: int | None = None) -> Summary:
         """Returns what was done, what came out, and what is wrong; it prints as a table.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import blake2b
 
 import torch
 from torch import Tensor, nn
 
 from composable_energy.errors import ExpressionError
 
-__all__ = ["digest_of", "inherited_mode", "modes_of", "same_bits", "tensors_of"]
+__all__ = ["inherited_mode", "modes_of", "same_bits", "tensors_of"]
 
 
 def tensors_of(module: nn.Module, label: str) -> dict[str, Tensor]:
@@ -40,11 +39,6 @@ def inherited_mode(modes: Mapping[str, bool], path: str) -> bool | None:
     while path not in modes and path:
         path = path.rpartition(".")[0]
     return modes.get(path)
-
-
-def digest_of(tensor: Tensor) -> bytes:
-    """Returns a digest of the bits of a dense tensor."""
-    return blake2b(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, digest_size=16).digest()
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

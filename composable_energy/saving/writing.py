@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +11,11 @@ from torch import Tensor, nn
 from composable_energy.algebra.node import common_recommendation
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
+from composable_energy.files import digest_of
 from composable_energy.identity import Origin, part_of, token_of, tokens_in
 from composable_energy.lifting import CallableEnergy
 from composable_energy.registry.making import entry_of
-from composable_energy.saving.modules import digest_of, modes_of, tensors_of
+from composable_energy.saving.modules import modes_of, tensors_of
 from composable_energy.saving.reading import CLASSES
 from composable_energy.saving.values import plain, plain_recommendation, refers
 
@@ -74,7 +74,7 @@ class _Writer:
         self._node_of: dict[Energy, int] = {}
         self._reference_of: dict[int, int] = {}
         self._name_of: dict[int, str] = {}
-        self._name_of_state: dict[Hashable, str] = {}
+        self._name_of_state: dict[str, str] = {}
         self._held: list[object] = []  # so that no id is given to another object
 
     def energy(self, energy: Energy) -> int:
@@ -115,7 +115,7 @@ class _Writer:
         """Writes a tensor of a module's state; equal ones, such as those of two copies of a base, are written once."""
         if tensor.layout != torch.strided:
             return self.tensor(tensor, hint)
-        key = tensor.dtype, tensor.shape, digest_of(tensor)
+        key = digest_of({"": tensor})
         if key not in self._name_of_state:
             self._name_of_state[key] = self.tensor(tensor, hint)
         return self._name_of_state[key]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
+from composable_energy.files import digest_of
 from composable_energy.noise import Noise
-from composable_energy.training.checkpoint import digest_of
 from composable_energy.training.fingerprints import Fingerprint, fingerprint_of
 from composable_energy.training.objective import Batch
 

@@ -11,15 +11,15 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from composable_energy.errors import FileFormatError, StorageError
+from composable_energy.files import digest_of
 
-__all__ = ["Checkpoints", "Saved", "check_fits", "digest_of"]
+__all__ = ["Checkpoints", "Saved", "check_fits"]
 
 _FORMAT = 2
 _KEY = "composable_energy_training"
@@ -196,23 +196,6 @@ def _unpacked(path: Path) -> Saved:
         return Saved(told["step"], told["told"], tensors)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _Damaged(f"{path} is damaged ({error})") from None
-
-
-def digest_of(tensors: Mapping[str, Tensor], before: str = "") -> str:
-    """Returns a digest of tensors and their names.
-
-    Args:
-        tensors: By name; their order does not matter.
-        before: A digest that goes into this one, so that a chain of digests covers everything that came before.
-    """
-    from torch import uint8
-
-    whole = blake2b(before.encode(), digest_size=16)
-    for name in sorted(tensors):
-        plain = tensors[name].detach().cpu().contiguous()
-        whole.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        whole.update(plain.reshape(-1).view(uint8).numpy().data)
-    return whole.hexdigest()
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -1,0 +1,261 @@
+"""Checkpoints, traces and kept tuning belong to an energy by its values: another energy is refused, or tuned anew."""
+
+import pytest
+import torch
+from composable_energy_mcmc import HMC, Annealed, ChEES, Langevin
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+import composable_energy as ce
+from composable_energy.errors import OptionError
+from composable_energy.sampling import Noise
+
+REFUSED = r"another energy than .*: where chain \d+ was, the (energy|gradient|evidence).* was .* and is .* now\. .*"
+SAMPLERS = {
+    "langevin": {"step_size": 0.1, "steps": 3},
+    "underdamped": {"step_size": 0.1, "steps": 3},
+    "mala": {"step_size": 0.1, "steps": 3},
+    "hmc": {"step_size": 0.1, "steps": 3},
+    "chees": {"tuning_steps": 10, "steps": 3},
+    "annealed": {"levels": 4},
+    "tempering": {"levels": 3, "mean": 0.0, "scale": 3.0, "steps": 3},
+    "smc": {"levels": 3, "mean": 0.0, "scale": 3.0},
+}
+
+
+def at(centre: float, scale: float = 1.0) -> ce.Energy:
+    return ce.as_energy(lambda x: ((x - centre) / scale).square().sum(1) / 2, name="normal")
+
+
+def draw(energy: ce.Energy, shape=(10, 2), **call):
+    return energy.sample(shape, **{"sampler": Langevin(0.1), "steps": 3, "seed": 0, **call})
+
+
+def refused(first: ce.Energy, second: ce.Energy, file, **call) -> None:
+    """Draws from one energy, and sees the checkpoint refused for another but not for the same."""
+    drawn = draw(first, checkpoint=file, **call)
+    before = file.read_bytes()
+    with pytest.raises(OptionError, match=REFUSED + "Give another path, or delete it to begin anew"):
+        draw(second, checkpoint=file, **call)
+    assert file.read_bytes() == before
+    assert torch.equal(draw(first, checkpoint=file, **call), drawn)
+
+
+# Checkpoints ------------------------------------------------------------------------------------------------------------------------------
+
+
+class Ring(ce.Energy):
+    def __init__(self, radius: float) -> None:
+        super().__init__()
+        self.radius = radius
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.norm(dim=1) - self.radius).square() * 4
+
+
+class Line(ce.Energy):
+    """An energy of two parameters that differ in their names alone."""
+
+    def __init__(self, first: float, second: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.tensor(first)), nn.Parameter(torch.tensor(second))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first * x[:, 0].square() + self.second * x[:, 1].square()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (at(0.0), at(50.0)),
+        (Ring(1.0), Ring(5.0)),
+        (ce.as_energy(Normal(torch.ones(2), 2.0)), ce.as_energy(Normal(torch.full((2,), 2.0), 1.0))),
+        (at(0.0) & 2 * at(1.0), at(1.0) & 2 * at(0.0)),
+        (Line(1.0, 2.0), Line(2.0, 1.0)),
+    ],
+    ids=["closure", "attribute", "swapped numbers", "swapped terms", "swapped parameters"],
+)
+def test_a_complete_checkpoint_of_another_energy_is_refused(tmp_path, sampler, first, second):
+    refused(first, second, tmp_path / "c", sampler=sampler, **{"steps": None, **SAMPLERS[sampler]})
+
+
+def test_a_broken_off_checkpoint_of_another_energy_is_refused(tmp_path):
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def stop(step, state, info):
+        if step == 3:
+            raise Stop
+
+    for every in (0, 3600):
+        call = {"steps": 9, "checkpoint": tmp_path / f"{every}", "checkpoint_every": every}
+        with pytest.raises(Stop):
+            draw(at(0.0), callback=stop, **call)
+        with pytest.raises(OptionError, match=REFUSED):
+            draw(at(50.0), **call)
+        assert torch.equal(draw(at(0.0), **call), draw(at(0.0), steps=9))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 3000])
+def test_a_weight_that_changed_by_one_percent_is_seen(tmp_path, dtype, size):
+    term = ce.as_energy(lambda x: (x - 1).square().sum(1) / 2 + x[:, 0].cos(), name="term")
+    base = at(0.0, 3.0)
+    refused(base & 0.1 * term, base & 0.101 * term, tmp_path / "c", shape=(5, size), dtype=dtype)
+
+
+def test_energies_that_differ_only_where_the_chains_came_to_are_told_apart(tmp_path):
+    def walled(height: float) -> ce.Energy:
+        return ce.as_energy(lambda x: -5 * x[:, 0] + height * (x[:, 0] - 1).relu().square(), name="walled")
+
+    for broken in (False, True):
+        call = {"init": torch.zeros(10, 2), "steps": 20}
+        call |= {"callback": lambda step, state, info: 1 / (15 - step)} if broken else {}
+        file = tmp_path / f"{broken}"
+        try:
+            draw(walled(10.0), checkpoint=file, **call)
+        except ZeroDivisionError:
+            assert broken
+        with pytest.raises(OptionError, match=REFUSED):
+            draw(walled(20.0), checkpoint=file, **call)
+
+
+class Tilted(ce.Energy):
+    """A bowl that tells a gradient of its own."""
+
+    def __init__(self, tilt: float) -> None:
+        super().__init__()
+        self.tilt = tilt
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.square().sum(1) / 2
+
+    def with_gradient(self, x: Tensor, **conditions) -> tuple[Tensor, Tensor]:
+        return self(x), x + self.tilt
+
+
+def test_a_gradient_that_changed_alone_is_seen(tmp_path):
+    refused(Tilted(0.0), Tilted(0.01), tmp_path / "c")
+    _, trace = draw(Tilted(0.0), trace=True)
+    with pytest.raises(OptionError, match=r"another energy than .*, the gradient was"):
+        Tilted(0.01).sample((10, 2), resume=trace, steps=1)
+
+
+@pytest.mark.parametrize("sampler", ["langevin", "annealed"])
+@pytest.mark.parametrize("size", [None, 30])
+def test_one_condition_of_many_chains_is_seen(tmp_path, sampler, size):
+    conditional = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, name="conditional")
+    y = torch.linspace(-1, 1, 100)
+    other = y.clone()
+    other[93] += 0.01
+    call = {"sampler": sampler, "batch_size": size, "shape": (100, 2), "steps": None, **SAMPLERS[sampler]}
+    refused(conditional.given(y=y), conditional.given(y=other), tmp_path / "c", **call)
+    _, trace = draw(conditional.given(y=y), trace=True, **call)
+    with pytest.raises(OptionError, match=REFUSED):
+        conditional.given(y=other).sample((100, 2), resume=trace, steps=1)
+
+
+def noisy(centre: float, low: float = 0.0) -> ce.Energy:
+    return ce.as_energy(lambda x, sigma: (x - centre + low * (sigma < 0.2)[:, None]).square().sum(1) / (2 * (1 + sigma**2)), name="noisy")
+
+
+@pytest.mark.parametrize("other", [noisy(0.01), noisy(0.0, low=0.01)], ids=["all levels", "low levels"])
+def test_energies_at_noise_levels_that_the_sampler_binds_are_compared(tmp_path, other):
+    call = {"sampler": Annealed(levels=4), "steps": None}
+    refused(noisy(0.0), other, tmp_path / "c", **call)
+    _, trace = draw(noisy(0.0), trace=True, **{**call, "steps": 2})
+    with pytest.raises(OptionError, match=REFUSED + "give them as `init`"):
+        other.sample((10, 2), resume=trace)
+    assert torch.equal(noisy(0.0).sample((10, 2), resume=trace), draw(noisy(0.0), **call))
+
+
+def test_the_evidence_that_chooses_among_several_chains_is_compared(tmp_path):
+    base, term = at(0.0), at(1.0)
+    relative, absolute = (base & term).relative_to(base), base & term
+    torch.testing.assert_close(relative(torch.ones(1, 2)), absolute(torch.ones(1, 2)))
+    refused(relative, absolute, tmp_path / "c", best_of=3)
+
+
+def test_a_checkpoint_of_another_trace_is_refused(tmp_path):
+    traces = [draw(at(0.0), trace=True, init=torch.full((10, 2), value))[1] for value in (0.0, 1.0)]
+    at(0.0).sample((10, 2), resume=traces[0], steps=3, checkpoint=tmp_path / "c")
+    with pytest.raises(OptionError, match=r"belongs to another call .resumed was"):
+        at(0.0).sample((10, 2), resume=traces[1], steps=3, checkpoint=tmp_path / "c")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sampler", ["langevin", "chees", "annealed"])
+def test_rounding_under_other_batch_sizes_is_the_same_energy(tmp_path, dtype, sampler):
+    def network() -> ce.Energy:
+        noise = Noise(0, range(200))
+        net = nn.Sequential(nn.Linear(200, 200), nn.Softplus(), nn.Linear(200, 200), nn.Softplus(), nn.Linear(200, 1)).to(dtype)
+        with torch.no_grad():
+            for stream, layer in enumerate((net[0], net[2])):
+                layer.weight.copy_(noise.normal(layer.weight, stream) / 10)
+                layer.bias.zero_()
+            net[4].weight.copy_(noise.normal(net[0].weight, 2)[:1])
+            net[4].bias.zero_()
+        return ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1) / 2, name="network")
+
+    call = {"sampler": sampler, "dtype": dtype, "shape": (67, 200), "checkpoint": tmp_path / "c", "steps": None, **SAMPLERS[sampler]}
+    x = draw(network(), **call)
+    for size in (1, 7, 64):
+        assert torch.equal(draw(network(), batch_size=size, **call), x)
+
+
+# Kept tuning ------------------------------------------------------------------------------------------------------------------------------
+
+
+class Bowl(ce.Energy):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / self.scale).square().sum(1) / 2
+
+
+@pytest.mark.parametrize("sampler", [HMC(tuning_steps=60), ChEES(tuning_steps=60)], ids=["hmc", "chees"])
+def test_a_sampler_is_tuned_anew_after_an_attribute_of_the_energy_changed(sampler):
+    energy, call = Bowl(1.0), {"sampler": sampler, "steps": 20, "trace": True}
+    _, wide = draw(energy, **call)
+    energy.scale = 0.01
+    x, narrow = draw(energy, **call)
+    assert narrow.acceptance.mean() > 0.4
+    assert narrow.sampler.step_size != wide.sampler.step_size
+    fresh, trace = draw(Bowl(0.01), **{**call, "sampler": type(sampler)(tuning_steps=60)})
+    assert trace.sampler.step_size == narrow.sampler.step_size and torch.equal(fresh, x)
+
+
+def test_tuning_is_kept_while_the_energy_is_the_same():
+    evaluations = 0
+
+    def counted(x: Tensor) -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        return x.square().sum(1) / 2
+
+    energy, sampler = ce.as_energy(counted), HMC(tuning_steps=60)
+    counts = []
+    for _ in range(2):
+        draw(energy, sampler=sampler, steps=1)
+        counts.append(evaluations)
+    assert counts[1] - counts[0] < counts[0] / 10
+
+
+def test_tuning_is_not_kept_for_an_energy_that_differs_where_the_pilots_came_to():
+    class Valley(ce.Energy):
+        """A slope that leads from the start to a bowl whose width may change."""
+
+        scale = 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            far = (x - 20).square().sum(1) / 2
+            return torch.where(x.amax(1) < 10, far, far / self.scale**2)
+
+    energy, sampler = Valley(), HMC(tuning_steps=100)
+    call = {"sampler": sampler, "steps": 5, "trace": True}
+    first = draw(energy, **call)[1].sampler
+    energy.scale = 0.5
+    assert draw(energy, **call)[1].sampler != first
