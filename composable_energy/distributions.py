@@ -2,74 +2,257 @@ r"""Torch distributions as energies: $E(x) = -\log p(x)$, infinite outside the s
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.distributions import Distribution, Transform
-from torch.distributions.transforms import _InverseTransform
+from torch import Tensor, nn
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    TransformedDistribution,
+    constraints,
+    transform_to,
+)
 
+from composable_energy.arguments import ARGUMENTS, mapped, parameters_in, rebuilt, tensors_in
 from composable_energy.energy import Energy, zeros
-from composable_energy.errors import OptionError
+from composable_energy.errors import LiftError, OptionError, ShapeError
 
 __all__ = ["DistributionEnergy"]
+
+LogProb = Callable[[Tensor], Tensor]
 
 
 class DistributionEnergy(Energy):
     r"""The energy $-\log p(x)$ of a torch distribution; axes of its batch shape are independent axes of a point.
 
+    Outside the support the energy is infinite and its gradient zero, so that other branches of a mixture keep theirs; a point that is NaN
+    has the energy NaN.
+
+    The parameters that the distribution was built from are parameters of the energy, under the names of the arguments (`loc`,
+    `component_distribution_loc`); the energy follows them. Other tensors are constants, which move with the energy.
+
     Args:
         distribution: The distribution; a point has its batch shape followed by its event shape. It is copied; its tensors are shared.
         name: How it is written; the class name of the distribution if empty.
+        event_shape: The shape of one point, which is known already; another one is an error.
+        decoder: For a density in the latent space of a decoder.
+
+    Raises:
+        LiftError: The distribution is discrete or has no support, or one of its tensors was computed from what is learnt.
+        ShapeError: `event_shape` is not the shape of a point.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> mean = torch.nn.Parameter(torch.zeros(2))
+        >>> energy = ce.as_energy(torch.distributions.Normal(mean, 1.0))
+        >>> [name for name, _ in energy.named_parameters()]
+        ['loc']
     """
 
-    def __init__(self, distribution: Distribution, *, name: str = "") -> None:
+    def __init__(
+        self,
+        distribution: Distribution,
+        *,
+        name: str = "",
+        event_shape: Sequence[int] | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(name, str):
             raise OptionError(f"name must be text, got {name!r}.")
+        _check_continuous(distribution)
         self.name = name or type(distribution).__name__
-        self.distribution = _unvalidated(distribution)
-        self.event_shape = distribution.batch_shape + distribution.event_shape
+        shape = self.event_shape = distribution.batch_shape + distribution.event_shape
+        if event_shape is not None and torch.Size(event_shape) != shape:
+            raise ShapeError(
+                f"A point of {self.name} has shape {tuple(shape)}, its batch shape followed by its event shape; got the "
+                f"event_shape {tuple(event_shape)}. Leave it out, or `expand` the distribution."
+            )
+        if decoder is not None:
+            self.decoder = decoder
+        self._learnt: dict[str, str] = {}  # the name of a parameter by the path of its argument
+        parameters = parameters_in(distribution)
+        for path, parameter in parameters.items():
+            self._learnt[path] = path.replace(".", "_")
+            self.register_parameter(self._learnt[path], parameter)
+        self._constant = _constant(distribution, parameters)
+        self._log_prob = None if self._learnt else _log_prob_of(self._constant)
+
+    @property
+    def distribution(self) -> Distribution:
+        """The distribution, with the parameters as they are now."""
+        if not self._learnt:
+            return self._constant
+        return rebuilt(self._constant, {path: getattr(self, name) for path, name in self._learnt.items()})
 
     def forward(self, x: Tensor) -> Tensor:
-        inside = self.distribution.support.check(x)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-        energies = torch.where(inside, -self.distribution.log_prob(x), torch.inf)
+        log_prob = self._log_prob or _log_prob_of(self.distribution)
+        energies = -log_prob(x)
         energies = energies.flatten(1).sum(1) if energies.ndim > 1 else energies
-        return energies + zeros(x) if x.requires_grad and not energies.requires_grad else energies  # a uniform one is flat, but samples
+        if not isinstance(log_prob, partial):  # defined everywhere
+            return energies
+        broken = x.isnan().flatten(1).any(1) if x.ndim > 1 else x.isnan()
+        energies = energies.masked_fill(energies == math.inf, math.inf).masked_fill(broken, math.nan)  # without a gradient
+        return energies + zeros(x) if x.requires_grad else energies  # a uniform one is flat, but samples
 
     def config(self) -> dict[str, Any]:
-        return {"distribution": self.distribution, "name": self.name}
+        decoder = {} if self.decoder is None else {"decoder": self.decoder}
+        return {"distribution": self.distribution, "name": self.name, **decoder}
 
+    # The one place where a module learns that it is moved or converted; `test_constants_move_with_the_energy` pins it.
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistributionEnergy:
-        self.distribution = _mapped(self.distribution, fn)
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        self._constant = mapped(self._constant, fn)
+        self._log_prob = None if self._learnt else _log_prob_of(self._constant)
+        return self
 
 
-def _unvalidated(distribution: Distribution) -> Distribution:
-    """A point outside the support has energy infinity and is no error; parts of a distribution check on their own account."""
-    result = copy.copy(distribution)
-    result._validate_args = False
-    for name, value in vars(result).items():
-        if isinstance(value, Distribution):
-            setattr(result, name, _unvalidated(value))
-    return result
+def _check_continuous(distribution: Distribution) -> None:
+    """Raises if points have no gradient, or nothing says where the density is."""
+    name, inner = type(distribution).__name__, distribution
+    while isinstance(inner, Independent | MixtureSameFamily | TransformedDistribution):
+        inner = inner.component_distribution if isinstance(inner, MixtureSameFamily) else inner.base_dist
+    try:
+        support: Any = inner.support
+    except NotImplementedError:
+        support = None
+    if support is None:
+        raise LiftError(f"{name} has no `support`, so an energy cannot be infinite outside; give the class one of torch's constraints.")
+    if support.is_discrete:
+        raise LiftError(
+            f"{name} is discrete: its points are numbers without a gradient, which samplers need. Draw them with its own `sample`, or "
+            "relax it (`RelaxedBernoulli`, `RelaxedOneHotCategorical`). For labels of points use `composable_energy.ClassifierEnergy`."
+        )
 
 
-def _mapped(holder: Any, fn: Callable[[Tensor], Tensor]) -> Any:
-    """Returns a copy of a distribution with a function applied to its tensors, also in the distributions and transforms inside."""
-    if isinstance(holder, _InverseTransform):  # does not survive a copy of its own; what it inverts does
-        return _mapped(holder.inv, fn).inv
-    result = copy.copy(holder)
-    for name, value in vars(result).items():
-        moved: Any = value
-        if isinstance(value, Distribution | Transform) and name != "_inv":
-            moved = _mapped(value, fn)
-        elif isinstance(value, list) and all(isinstance(item, Transform) for item in value):
-            moved = [_mapped(item, fn) for item in value]
-        elif isinstance(value, Tensor):
-            moved = fn(value)
-        if moved is not value:
-            setattr(result, name, moved)
-    return result
+def _constant(distribution: Distribution, parameters: dict[str, nn.Parameter]) -> Distribution:
+    """Returns the distribution without a graph, so that it can be copied."""
+    if not parameters:
+        return mapped(distribution, lambda tensor: tensor)
+    leaf = mapped(distribution, Tensor.detach)
+    return rebuilt(leaf, {path: parameter.detach() for path, parameter in parameters.items()})
+
+
+# Log densities that are safe outside the support: no point outside reaches the formulas, whose gradients would be NaN there. --------
+
+
+def _log_prob_of(distribution: Distribution) -> LogProb:
+    r"""Returns $\log p$ with $-\infty$ and gradient zero outside the support; a `partial` where that is not everything."""
+    if _everywhere(distribution):
+        return distribution.log_prob
+    if isinstance(distribution, Independent):
+        return partial(_summed, _log_prob_of(distribution.base_dist), distribution.reinterpreted_batch_ndims)
+    if isinstance(distribution, MixtureSameFamily):
+        return partial(_mixed, _log_prob_of(distribution.component_distribution), distribution)
+    log_prob: LogProb = distribution.log_prob
+    if type(distribution) is TransformedDistribution:
+        log_prob = partial(_transformed, _log_prob_of(distribution.base_dist), distribution)
+    return partial(_guarded, log_prob, distribution, _interior(distribution))
+
+
+def _everywhere(distribution: Distribution) -> bool:
+    """Whether a density is positive at all points, and its class is known not to validate them."""
+    if isinstance(distribution, Independent):
+        return _everywhere(distribution.base_dist)
+    if isinstance(distribution, MixtureSameFamily):
+        return _everywhere(distribution.component_distribution)
+    if type(distribution) is TransformedDistribution:
+        return _everywhere(distribution.base_dist) and all(_is_real(transform.codomain) for transform in distribution.transforms)
+    return type(distribution) in ARGUMENTS and _is_real(distribution.support)
+
+
+def _is_real(support: Any) -> bool:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.real
+
+
+def _summed(log_prob: LogProb, axes: int, x: Tensor) -> Tensor:
+    return _rightmost(log_prob(x), axes)
+
+
+def _mixed(log_prob: LogProb, mixture: MixtureSameFamily, x: Tensor) -> Tensor:
+    logs = log_prob(x.unsqueeze(-1 - len(mixture.event_shape)))
+    nowhere = (logs == -math.inf).all(-1)
+    logs = logs.masked_fill(nowhere.unsqueeze(-1), 0.0)  # the gradient of a sum of nothing but zeros is NaN
+    return torch.logsumexp(logs + mixture.mixture_distribution.logits.log_softmax(-1), -1).masked_fill(nowhere, -math.inf)
+
+
+def _transformed(log_prob: LogProb, distribution: TransformedDistribution, x: Tensor) -> Tensor:
+    """The formula of torch with another log density of what is transformed."""
+    total, axes = torch.zeros((), dtype=x.dtype, device=x.device), len(distribution.event_shape)
+    for transform in reversed(distribution.transforms):
+        domain, codomain = transform.domain.event_dim, transform.codomain.event_dim  # pyright: ignore[reportAttributeAccessIssue]
+        before: Any = transform.inv(x)
+        axes += domain - codomain
+        total = total - _rightmost(transform.log_abs_det_jacobian(before, x), axes - domain)
+        x = before
+    return total + _rightmost(log_prob(x), axes - len(distribution.base_dist.event_shape))
+
+
+def _rightmost(values: Tensor, axes: int) -> Tensor:
+    """Returns sums over the last axes."""
+    return values.flatten(-axes).sum(-1) if axes else values
+
+
+def _guarded(log_prob: LogProb, distribution: Distribution, interior: Tensor, x: Tensor) -> Tensor:
+    inside = _inside(distribution, x.detach())
+    axes = (...,) + (None,) * len(distribution.event_shape)
+    point = torch.where(inside[axes], x, interior)
+    logs = log_prob(point)
+    if point.requires_grad:  # a boundary may belong to the support, have density zero there and an infinite slope
+        nowhere = (logs == -math.inf)[axes]
+        point.register_hook(lambda gradient: gradient.masked_fill(nowhere, 0.0))
+    return torch.where(inside, logs, -math.inf)
+
+
+def _inside(distribution: Distribution, x: Tensor) -> Tensor:
+    """Returns whether points are in the support, with a shape that ends in the batch shape."""
+    if isinstance(distribution, Independent):
+        inside, axes = _inside(distribution.base_dist, x), distribution.reinterpreted_batch_ndims
+        return inside.flatten(-axes).all(-1) if axes else inside
+    if isinstance(distribution, MixtureSameFamily):
+        return _inside(distribution.component_distribution, x.unsqueeze(-1 - len(distribution.event_shape))).any(-1)
+    if type(distribution) is not TransformedDistribution:
+        return distribution.support.check(x)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    # The support of torch is the codomain of the last transform; that of a shifted uniform one is smaller.
+    checks: list[Tensor] = []
+    y: Any = x
+    for transform in reversed(distribution.transforms):
+        checks.append(transform.codomain.check(y))  # pyright: ignore[reportAttributeAccessIssue]
+        y = transform.inv(y)
+    checks.append(_inside(distribution.base_dist, y))
+    axes = x.ndim - len(distribution.event_shape)
+    inside = checks[0].flatten(axes).all(-1) if checks[0].ndim > axes else checks[0]
+    for check in checks[1:]:
+        inside = inside & (check.flatten(axes).all(-1) if check.ndim > axes else check)
+    return inside
+
+
+@torch.no_grad()
+def _interior(distribution: Distribution) -> Tensor:
+    """Returns a point inside the support, with batch and event shape."""
+    if isinstance(distribution, Independent):
+        return _interior(distribution.base_dist)
+    if isinstance(distribution, MixtureSameFamily):
+        return _interior(distribution.component_distribution).select(len(distribution.batch_shape), 0)
+    if type(distribution) is TransformedDistribution:
+        point: Any = _interior(distribution.base_dist)
+        for transform in distribution.transforms:
+            point = transform(point)
+        return point
+    try:
+        to_support = transform_to(distribution.support)
+    except NotImplementedError as error:
+        raise LiftError(
+            f"{type(distribution).__name__} has a support without a point that is known to be inside; tell torch how to reach it with "
+            f"`torch.distributions.transform_to.register({type(distribution.support).__name__})`."
+        ) from error
+    shape = to_support.inverse_shape(distribution.batch_shape + distribution.event_shape)
+    like = next((tensor for _, tensor in tensors_in(distribution).values() if tensor.is_floating_point()), torch.empty(0))
+    return to_support(like.new_zeros(shape))

@@ -20,6 +20,7 @@ __all__ = [
     "ExpressionError",
     "ExtraNotInstalled",
     "FileFormatError",
+    "LiftError",
     "NormalizerError",
     "OptionError",
     "PluginConflictError",
@@ -44,6 +45,10 @@ class ShapeError(ComposableEnergyError, ValueError):
 
 class DtypeError(ComposableEnergyError, TypeError):
     """Points have another dtype than the energy, or none that has a gradient."""
+
+
+class LiftError(ComposableEnergyError, TypeError):
+    """An object cannot be made an energy: a class, a discrete distribution, or one that computes with what is learnt."""
 
 
 class DeviceError(ComposableEnergyError, ValueError):

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+
+from composable_energy.arguments import ARGUMENTS, argument
 
 __all__ = ["Copies", "Origin", "Part", "born_from", "equal", "mark", "part_of", "same", "set_token", "token_of", "tokens_in"]
 
@@ -176,8 +177,8 @@ def _equal(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
         return list(a) == list(b) and all(_equal(a[key], b[key], seen) for key in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(_equal(x, y, seen) for x, y in zip(a, b, strict=True))
-    if isinstance(a, Distribution):  # which computes some attributes when they are first asked for
-        return all(_equal(vars(a)[name], vars(b)[name], seen) for name in vars(a).keys() & vars(b).keys())
+    if type(a) in ARGUMENTS:
+        return all(_equal(argument(a, name), argument(b, name), seen) for name in ARGUMENTS[type(a)][0])
     if hasattr(a, "__dict__") and not isinstance(a, set | frozenset):
         return _equal(vars(a), vars(b), seen)
     return bool(a == b)

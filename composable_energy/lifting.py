@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.distributions import Distribution
 from composable_energy.conditions import parameters_of
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
-from composable_energy.errors import OptionError
+from composable_energy.errors import LiftError, OptionError
 
 __all__ = ["CallableEnergy", "as_energy", "liftable"]
 
@@ -61,22 +62,27 @@ def as_energy(obj: Any, **options: Any) -> Energy:
 
     Args:
         obj: The object. A class is no energy; make an instance.
-        **options: Of `CallableEnergy`, such as `name` or `event_shape`; of a distribution its `name`. An energy takes none.
+        **options: Of `CallableEnergy`, such as `name`, `event_shape` and `decoder`; of `DistributionEnergy` for a distribution. An energy
+            takes none.
 
     Raises:
-        TypeError: The object cannot be lifted.
-        OptionError: It is an energy already, and there are options.
+        LiftError: The object cannot be made an energy: a class, a discrete distribution, or no callable at all.
+        OptionError: An option is unknown, or the object is an energy already and there are options.
+        ShapeError: The `event_shape` is not that of the distribution.
     """
     if isinstance(obj, Energy):
         if options:
             raise OptionError(f"{obj} is an energy already and takes no options, got {', '.join(options)}.")
         return obj
-    if isinstance(obj, Distribution):
-        return DistributionEnergy(obj, **options)
-    if liftable(obj):
-        return CallableEnergy(obj, **options)
-    got = f"the class {obj.__name__}; make an instance of it" if isinstance(obj, type) else type(obj).__name__
-    raise TypeError(f"An energy is a callable (B, *) -> (B,), a module or a torch distribution, got {got}.")
+    if not liftable(obj):
+        got = f"the class {obj.__name__}; make an instance of it" if isinstance(obj, type) else type(obj).__name__
+        raise LiftError(f"An energy is a callable (B, *) -> (B,), a module or a torch distribution, got {got}.")
+    cls: type[Any] = DistributionEnergy if isinstance(obj, Distribution) else CallableEnergy
+    _, *known = inspect.signature(cls).parameters
+    unknown = options.keys() - set(known)
+    if unknown:
+        raise OptionError(f"as_energy takes {', '.join(known)} for a {type(obj).__name__}, got {', '.join(sorted(unknown))}.")
+    return cls(obj, **options)
 
 
 def liftable(obj: object) -> bool:

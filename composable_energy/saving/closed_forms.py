@@ -6,47 +6,17 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, distributions
-from torch.distributions import Distribution, Transform
-from torch.distributions.transforms import _InverseTransform
+from torch import Tensor
+from torch.distributions import Distribution, TransformedDistribution
 
+from composable_energy.arguments import ARGUMENTS, argument, parameters_in, tensors_in
 from composable_energy.errors import ExpressionError
 from composable_energy.saving.modules import same_bits
 
 __all__ = ["arguments_of", "made"]
 
-# The class, then for each argument the attribute that holds it; an attribute in a pair is exact where the public one is computed.
-_ARGUMENTS: Mapping[type[Distribution], tuple[str | tuple[str, str], ...]] = {
-    distributions.Beta: ("concentration1", "concentration0"),
-    distributions.Categorical: ("logits",),
-    distributions.Cauchy: ("loc", "scale"),
-    distributions.Chi2: ("df",),
-    distributions.Dirichlet: ("concentration",),
-    distributions.Exponential: ("rate",),
-    distributions.FisherSnedecor: ("df1", "df2"),
-    distributions.Gamma: ("concentration", "rate"),
-    distributions.Gumbel: ("loc", "scale"),
-    distributions.HalfCauchy: ("scale",),
-    distributions.HalfNormal: ("scale",),
-    distributions.Independent: (("base_distribution", "base_dist"), "reinterpreted_batch_ndims"),
-    distributions.InverseGamma: ("concentration", "rate"),
-    distributions.Kumaraswamy: ("concentration1", "concentration0"),
-    distributions.Laplace: ("loc", "scale"),
-    distributions.LogNormal: ("loc", "scale"),
-    distributions.LowRankMultivariateNormal: ("loc", ("cov_factor", "_unbroadcasted_cov_factor"), ("cov_diag", "_unbroadcasted_cov_diag")),
-    distributions.MixtureSameFamily: (
-        ("mixture_distribution", "_mixture_distribution"),
-        ("component_distribution", "_component_distribution"),
-    ),
-    distributions.MultivariateNormal: ("loc", ("scale_tril", "_unbroadcasted_scale_tril")),
-    distributions.Normal: ("loc", "scale"),
-    distributions.Pareto: ("scale", "alpha"),
-    distributions.StudentT: ("df", "loc", "scale"),
-    distributions.Uniform: ("low", "high"),
-    distributions.VonMises: ("loc", "concentration"),
-    distributions.Weibull: ("scale", "concentration"),
-}
-_CLASSES: Mapping[str, type[Distribution]] = {cls.__name__: cls for cls in _ARGUMENTS}
+# What is made of transforms is code.
+_CLASSES: Mapping[str, type[Distribution]] = {cls.__name__: cls for cls in ARGUMENTS if cls is not TransformedDistribution}
 
 
 def arguments_of(distribution: Distribution) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
@@ -58,15 +28,29 @@ def arguments_of(distribution: Distribution) -> tuple[str, dict[str, Any], dict[
         ExpressionError: The class is not on the list.
     """
     cls = type(distribution)
-    if cls not in _ARGUMENTS:
+    if cls not in _CLASSES.values():
         raise ExpressionError(
             f"A {cls.__name__} cannot be saved; known are {', '.join(sorted(_CLASSES))}. Offer the energy as a plug-in that makes it, and "
             "take it from `composable_energy.get_energy`."
         )
-    pairs = [(name, name) if isinstance(name, str) else name for name in _ARGUMENTS[cls]]
-    arguments = {name: getattr(distribution, attribute) for name, attribute in pairs}
-    own, fresh = _tensors_in(distribution), _tensors_in(made(cls.__name__, arguments, {}))
-    exact = {path: tensor for path, (_, tensor) in own.items() if path in fresh and not same_bits(tensor, fresh[path][1])}
+    distribution = copy.copy(distribution)  # which keeps what its properties compute
+    learnt = {path: parameter for path, parameter in parameters_in(distribution).items() if "." not in path}
+    names = next(names for names in ARGUMENTS[cls] if learnt.keys() <= set(names))
+    arguments = {name: learnt.get(name, argument(distribution, name)) for name in names}
+    own, fresh = tensors_in(distribution), made(cls.__name__, arguments, {})
+    if fresh.batch_shape != distribution.batch_shape:
+        raise ExpressionError(
+            f"A {cls.__name__} of batch shape {tuple(distribution.batch_shape)} whose parameters give {tuple(fresh.batch_shape)} cannot be "
+            "saved; build it from parameters of the whole shape."
+        )
+    if learnt:
+        return cls.__name__, arguments, {}
+    again = tensors_in(fresh)
+    exact = {
+        path: tensor
+        for path, (_, tensor) in own.items()
+        if path in again and tensor.shape == again[path][1].shape and not same_bits(tensor, again[path][1])
+    }
     return cls.__name__, arguments, exact
 
 
@@ -82,25 +66,11 @@ def made(name: str, arguments: Mapping[str, Any], exact: Mapping[str, Any]) -> D
     if not all(isinstance(value, Tensor | Distribution) or type(value) is int for value in arguments.values()):
         raise ValueError(f"the distribution {name} has an argument of another type than tensor, number or distribution")
     result = _copied(cls(**arguments, validate_args=False))
-    places = _tensors_in(result)
+    places = tensors_in(result)
     for path, tensor in exact.items():
         if path not in places or not isinstance(tensor, Tensor) or tensor.shape != places[path][1].shape:
             raise ValueError(f"the distribution {name} has no tensor {path!r} of this shape")
         vars(places[path][0])[path.rpartition(".")[2]] = tensor
-    return result
-
-
-def _tensors_in(holder: Any, prefix: str = "") -> dict[str, tuple[Any, Tensor]]:
-    """Returns the tensors inside a distribution and what holds each, by path."""
-    result: dict[str, tuple[Any, Tensor]] = {}
-    for name, value in vars(holder).items():
-        if isinstance(value, Tensor) and name != "_param":  # one of the others again
-            result[prefix + name] = (holder, value)
-        elif isinstance(value, Distribution | Transform) and (name != "_inv" or isinstance(holder, _InverseTransform)):
-            result |= _tensors_in(value, f"{prefix}{name}.")
-        elif isinstance(value, list) and all(isinstance(item, Transform) for item in value):
-            for i, item in enumerate(value):
-                result |= _tensors_in(item, f"{prefix}{name}.{i}.")
     return result
 
 

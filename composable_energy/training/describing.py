@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from composable_energy.files import digest_of
 from composable_energy.training.objective import Objective, settings_of
 
 __all__ = ["described", "differences", "model_settings"]

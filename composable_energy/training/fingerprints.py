@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from composable_energy.files import digest_of
+
 __all__ = ["Fingerprint", "fingerprint_of"]
 
 _MOST = 2**28  # numbers of all rows together: a few seconds

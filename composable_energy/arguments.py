@@ -1,0 +1,247 @@
+"""Torch distributions by the arguments of their constructors: built again without validation, moved, or with parameters in place.
+
+Torch keeps broadcast copies of what a distribution was built from. An argument is a parameter if building the distribution again from
+that parameter gives the same graph of autograd with the same values; then whoever holds the parameter can build it again at any time.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, distributions, nn
+from torch.distributions import Distribution, ExpTransform, Transform, TransformedDistribution
+
+from composable_energy.errors import LiftError
+
+__all__ = ["ARGUMENTS", "argument", "mapped", "parameters_in", "rebuilt", "tensors_in"]
+
+# For each class the ways to build it: names of arguments. The first one is that of constants.
+ARGUMENTS: Mapping[type[Distribution], tuple[tuple[str, ...], ...]] = {
+    distributions.Beta: (("concentration1", "concentration0"),),
+    distributions.Categorical: (("logits",), ("probs",)),
+    distributions.Cauchy: (("loc", "scale"),),
+    distributions.Chi2: (("df",),),
+    distributions.Dirichlet: (("concentration",),),
+    distributions.Exponential: (("rate",),),
+    distributions.FisherSnedecor: (("df1", "df2"),),
+    distributions.Gamma: (("concentration", "rate"),),
+    distributions.Gumbel: (("loc", "scale"),),
+    distributions.HalfCauchy: (("scale",),),
+    distributions.HalfNormal: (("scale",),),
+    distributions.Independent: (("base_distribution", "reinterpreted_batch_ndims"),),
+    distributions.InverseGamma: (("concentration", "rate"),),
+    distributions.Kumaraswamy: (("concentration1", "concentration0"),),
+    distributions.Laplace: (("loc", "scale"),),
+    distributions.LogNormal: (("loc", "scale"),),
+    distributions.LowRankMultivariateNormal: (("loc", "cov_factor", "cov_diag"),),
+    distributions.MixtureSameFamily: (("mixture_distribution", "component_distribution"),),
+    distributions.MultivariateNormal: (("loc", "scale_tril"), ("loc", "covariance_matrix"), ("loc", "precision_matrix")),
+    distributions.Normal: (("loc", "scale"),),
+    distributions.Pareto: (("scale", "alpha"),),
+    distributions.StudentT: (("df", "loc", "scale"),),
+    distributions.Uniform: (("low", "high"),),
+    distributions.VonMises: (("loc", "concentration"),),
+    distributions.Weibull: (("scale", "concentration"),),
+    TransformedDistribution: (("base_distribution", "transforms"),),
+}
+_INVERSE: type[Transform] = type(ExpTransform().inv)
+_VIEWS = frozenset({"AsStridedBackward0", "ExpandBackward0", "SelectBackward0", "UnsqueezeBackward0"})
+_LARGEST_GRAPH = 64  # of torch's own constructors; a larger one is a computation of the caller's
+
+
+def argument(distribution: Distribution, name: str) -> Any:
+    """Returns the value of an argument as the distribution keeps it; a matrix that was broadcast over a batch is one matrix again."""
+    value = getattr(distribution, "base_dist" if name == "base_distribution" else name)
+    if name in ("scale_tril", "cov_factor", "cov_diag") and not value.requires_grad:
+        while value.ndim > 1 and len(value) > 1 and value.stride(0) == 0:
+            value = value[0]
+    return value
+
+
+def rebuilt(distribution: Distribution, tensors: Mapping[str, Tensor], prefix: str = "") -> Distribution:
+    """Returns a distribution with other tensors for some of its arguments, unvalidated.
+
+    Args:
+        distribution: Of a class with known arguments; parts without such a tensor are taken as they are.
+        tensors: By path, such as `loc` or `component_distribution.loc`.
+        prefix: Of the paths of this distribution.
+    """
+    own = {path.removeprefix(prefix).partition(".")[0] for path in tensors if path.startswith(prefix)}
+    if not own:
+        return distribution
+    names = next(names for names in ARGUMENTS[type(distribution)] if own <= set(names))
+    arguments = {}
+    for name in names:
+        value = argument(distribution, name)
+        inner = isinstance(value, Distribution)
+        arguments[name] = rebuilt(value, tensors, f"{prefix}{name}.") if inner else tensors.get(prefix + name, value)
+    result = type(distribution)(**arguments, validate_args=False)
+    return result if result.batch_shape == distribution.batch_shape else result.expand(distribution.batch_shape)
+
+
+def mapped(holder: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Returns a copy of a distribution, or of a transform, with a function applied to its tensors and to those inside.
+
+    Where its arguments are known it is built again, and checks no points. A categorical is not: its constructor normalises once more.
+    """
+    cls = type(holder)
+    if cls in ARGUMENTS and cls is not distributions.Categorical:
+        arguments = {name: _mapped_value(argument(holder, name), function) for name in ARGUMENTS[cls][0]}
+        return cls(**arguments, validate_args=False)
+    if isinstance(holder, _INVERSE):
+        return Inverse(mapped(holder.inv, function))
+    result, done = copy.copy(holder), {}
+    for name, value in vars(result).items():
+        moved = done[id(value)] if id(value) in done else done.setdefault(id(value), _mapped_value(value, function))
+        if moved is not value:
+            setattr(result, name, moved)
+    return result
+
+
+def _mapped_value(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Distribution | Transform):
+        return mapped(value, function)
+    if isinstance(value, list) and all(isinstance(item, Transform) for item in value):
+        return [mapped(item, function) for item in value]
+    return function(value) if isinstance(value, Tensor) else value
+
+
+class Inverse(Transform):
+    """The inverse of a transform, as `transform.inv`; a deep copy or pickle of that forgets what it inverts.
+
+    Args:
+        transform: The transform.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        self.transform = transform
+        self.domain: Any = transform.codomain
+        self.codomain: Any = transform.domain
+        self.bijective = transform.bijective
+
+    @property
+    def sign(self) -> Any:
+        return self.transform.sign
+
+    # Torch asks those who write a transform for `_call` and `_inverse`; `test_inverse_transforms_survive_a_copy` pins it.
+    def _call(self, x: Tensor) -> Tensor:
+        return self.transform.inv(x)  # pyright: ignore[reportReturnType]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.transform(y)  # pyright: ignore[reportReturnType]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return -self.transform.log_abs_det_jacobian(y, x)
+
+    def forward_shape(self, shape: Any) -> Any:
+        return self.transform.inverse_shape(shape)
+
+    def inverse_shape(self, shape: Any) -> Any:
+        return self.transform.forward_shape(shape)
+
+
+def tensors_in(holder: Any, prefix: str = "") -> dict[str, tuple[Any, Tensor]]:
+    """Returns the tensors inside a distribution and what holds each, by path; each tensor of a holder once."""
+    if isinstance(holder, _INVERSE):
+        return {} if holder.inv is None else tensors_in(holder.inv, f"{prefix}inv.")  # None in a deep copy
+    result: dict[str, tuple[Any, Tensor]] = {}
+    seen: set[int] = set()
+    for name, value in vars(holder).items():
+        if isinstance(value, Tensor) and id(value) not in seen:
+            seen.add(id(value))
+            result[prefix + name] = (holder, value)
+        elif isinstance(value, Distribution | Transform) and not (isinstance(value, _INVERSE) and value.inv is holder):
+            result |= tensors_in(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and all(isinstance(item, Transform) for item in value):
+            for i, item in enumerate(value):
+                result |= tensors_in(item, f"{prefix}{name}.{i}.")
+    return result
+
+
+def parameters_in(distribution: Distribution, prefix: str = "") -> dict[str, nn.Parameter]:
+    """Returns the parameters that a distribution was built from, by the path of the argument.
+
+    Raises:
+        LiftError: A tensor was computed from what is learnt, so that the distribution cannot follow it.
+    """
+    if not any(tensor.requires_grad for _, tensor in tensors_in(distribution).values()):
+        return {}
+    distribution = copy.copy(distribution)  # which keeps what its properties compute
+    for names in ARGUMENTS.get(type(distribution), ()):
+        values = {name: argument(distribution, name) for name in names}
+        parts = {name: value for name, value in values.items() if isinstance(value, Distribution)}
+        if parts and not _learnt_transforms(values.get("transforms", [])):
+            return {path: p for name, part in parts.items() for path, p in parameters_in(part, f"{prefix}{name}.").items()}
+        learnt = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.requires_grad}
+        for leaves in product(*(_leaves(value) for value in learnt.values())):
+            found = dict(zip(learnt, leaves, strict=True))
+            if found and _builds(type(distribution), {**values, **found}, values):
+                return {prefix + name: leaf for name, leaf in found.items()}
+    raise LiftError(
+        f"An energy cannot follow what this {type(distribution).__name__} is learnt by: a tensor was computed from others that require a "
+        "gradient or is no `nn.Parameter`, or these have changed since, or its class is none whose arguments are known. Build the "
+        "distribution from parameters themselves, call `.detach()` on the tensor to hold it constant, or lift a module whose `forward(x)` "
+        "builds the distribution and returns `-log_prob(x)`."
+    )
+
+
+def _builds(cls: type[Distribution], arguments: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether a class makes of its arguments what a distribution holds: equal values with an equal graph."""
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            fresh = cls(**arguments, validate_args=False)
+            pairs = [(getattr(fresh, name), value) for name, value in values.items() if isinstance(value, Tensor) and value.requires_grad]
+        return all(_graph(a) == _graph(b) and _same_numbers(a.expand_as(b), b) for a, b in pairs)
+    except (ValueError, RuntimeError, TypeError, IndexError):  # it does not even have the shape
+        return False
+
+
+def _same_numbers(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal; if they are views of a parameter, whether they are the same view."""
+    if isinstance(_graph(b), int):
+        strides = [[s for s, n in zip(t.stride(), t.shape, strict=True) if n > 1] for t in (a, b)]
+        return a.data_ptr() == b.data_ptr() and strides[0] == strides[1]
+    return torch.equal(a, b)
+
+
+def _learnt_transforms(transforms: list[Transform]) -> bool:
+    return any(tensor.requires_grad for transform in transforms for _, tensor in tensors_in(transform).values())
+
+
+def _leaves(tensor: Tensor) -> list[nn.Parameter]:
+    """Returns the parameters that a tensor was computed from; none if something else is among its leaves, or its graph is large."""
+    if tensor.is_leaf:
+        return [tensor] if isinstance(tensor, nn.Parameter) else []
+    nodes = list(_nodes(tensor))
+    leaves = {id(leaf): leaf for node in nodes if (leaf := getattr(node, "variable", None)) is not None}
+    small = len(nodes) < _LARGEST_GRAPH and len(leaves) <= 2
+    return list(leaves.values()) if small and all(isinstance(leaf, nn.Parameter) for leaf in leaves.values()) else []
+
+
+def _nodes(tensor: Tensor) -> Iterator[Any]:
+    todo: list[Any] = [tensor.grad_fn]
+    for _ in range(_LARGEST_GRAPH):
+        if todo:
+            node = todo.pop()
+            yield node
+            todo.extend(inner for inner, _ in node.next_functions if inner is not None)
+
+
+def _graph(tensor: Tensor) -> Any:
+    """Returns how a tensor was computed from its leaves, as nested tuples that can be compared.
+
+    Views do not count: once the parameter was written to, any view has `AsStridedBackward0` in their place.
+    """
+
+    def written(node: Any) -> Any:
+        if node is None or hasattr(node, "variable"):
+            return None if node is None else id(node.variable)
+        inner = tuple(written(part) for part, _ in node.next_functions)
+        return inner[0] if node.name() in _VIEWS else (node.name(), *inner)
+
+    return id(tensor) if tensor.is_leaf else written(tensor.grad_fn)
