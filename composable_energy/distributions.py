@@ -201,9 +201,12 @@ def _rightmost(values: Tensor, axes: int) -> Tensor:
 
 
 def _guarded(log_prob: LogProb, distribution: Distribution, interior: Tensor, x: Tensor) -> Tensor:
-    inside = _inside(distribution, x.detach())
     axes = (...,) + (None,) * len(distribution.event_shape)
+    inside = _inside(distribution, x.detach())
     point = torch.where(inside[axes], x, interior)
+    if distribution.support is constraints.positive_definite:  # whose check asks for symmetry alone while one matrix has none
+        inside = inside & _inside(distribution, point.detach())
+        point = torch.where(inside[axes], x, interior)
     logs = log_prob(point)
     if point.requires_grad:  # a boundary may belong to the support, have density zero there and an infinite slope
         nowhere = (logs == -math.inf)[axes]

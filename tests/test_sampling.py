@@ -192,7 +192,7 @@ def test_latent_energies_are_decoded_at_the_end():
 
 
 def test_an_image_energy_joins_latent_ones():
-    energy = Latent(Decoder()) & ce.as_energy(lambda image: image.square().flatten(1).sum(1))
+    energy = Latent(Decoder()) & ce.as_energy(lambda image: image.square().flatten(1).sum(1), event_shape=(3, 2, 2))
     x, trace = energy.sample((6, 3, 2, 2), sampler=Langevin(0.05), steps=4, seed=0, trace=1, batch_size=4)
     assert x.shape == (6, 3, 2, 2) and trace.points.shape == (4, 6, 4)
 
