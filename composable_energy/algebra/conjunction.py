@@ -45,6 +45,7 @@ class Conjunction(Node):
         self._bases = union_of_bases(self.terms)
         counted = {base.energy.key for base in self._bases}
         self._formulas, self._others = joined_events([t for t in self.terms if t.key not in counted], conjoin)
+        self._evidence_has_value = all(term.evidence_has_value for term in self._others)
 
     @property
     def formula(self) -> Formula | None:
@@ -56,7 +57,7 @@ class Conjunction(Node):
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         joint = [formula.energy(x, **conditions) for formula in self._formulas]
-        return add(joint + [term.evidence(x, **conditions) for term in self._others])
+        return add(joint + [term.evidence(x, **conditions) for term in self._others], signed=self._signed)
 
     def __str__(self) -> str:
         return " & ".join(written(term, self.precedence) for term in self.terms)

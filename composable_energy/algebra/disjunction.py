@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, add, joined_events, number, one_space, shared_bases, written
+from composable_energy.algebra.node import Node, Weight, add, joined_events, mixture, number, one_space, shared_bases, written
+from composable_energy.checks import check_value
 from composable_energy.energy import Energy, WeightedBase
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula, disjoin
@@ -32,7 +33,7 @@ class Disjunction(Node):
 
     Raises:
         OptionError: Weights are not positive and finite, or not one for each term.
-        ExpressionError: There are no terms, or they belong to two decoders.
+        ExpressionError: There are no terms, or they belong to two decoders, or one has no value.
         ShapeError: The terms take points of different shapes.
 
     Example:
@@ -57,6 +58,10 @@ class Disjunction(Node):
         self._bases = shared_bases(self.terms)
         self._formulas, self._others = ((), self.terms) if self.weighted else joined_events(self.terms, disjoin)
         self._branches = tuple(map(self._branch, (*self._formulas, *self._others)))
+        for term in self.terms:
+            check_value(term, "A mixture", evidence=True)
+            for base in self._branch(term)[1]:
+                check_value(base.energy, "A mixture")
 
     @property
     def formula(self) -> Formula | None:
@@ -76,9 +81,9 @@ class Disjunction(Node):
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         if self.weighted:
-            return -torch.logsumexp(-self.branches(x, **conditions), 0)
+            return mixture(self.branches(x, **conditions))
         branches = [_energies(branch, x, conditions) for branch in self._branches]
-        return branches[0] if len(branches) == 1 else -torch.logsumexp(-torch.stack(branches), 0)
+        return branches[0] if len(branches) == 1 else mixture(torch.stack(branches))
 
     def _branch(self, part: Formula | Energy) -> _Branch:
         bases = part.bases if isinstance(part, Energy) else () if part.base is None else (WeightedBase(part.base),)
@@ -95,7 +100,7 @@ class Disjunction(Node):
 def _energies(branch: _Branch, x: Tensor, conditions: dict[str, Any]) -> Tensor:
     part, bases = branch
     evidence = part.energy(x, **conditions) if isinstance(part, Formula) else part.evidence(x, **conditions)
-    return add([evidence, *(base(x, **conditions) for base in bases)])
+    return add([evidence, *(base(x, **conditions) for base in bases)], signed=isinstance(part, Energy) and part._signed)
 
 
 def _flat(term: Energy) -> Sequence[Energy]:

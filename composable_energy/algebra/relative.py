@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from composable_energy.algebra.node import Node, one_space, written
 from composable_energy.conditions import CHAINS, bound_rows, key_of, rows_for
-from composable_energy.energy import Energy, WeightedBase
+from composable_energy.energy import Energy, WeightedBase, less
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula
 from composable_energy.sharing import once
@@ -20,7 +20,8 @@ __all__ = ["Conditioned", "PulledBack", "Relative", "condition"]
 class Relative(Node):
     r"""An absolute energy with a base named: evidence $E - \text{base}$, the same density.
 
-    Conjunctions then count the base once: $\text{base} + \sum_i (E_i - \text{base})$, the corrected product of Du et al. (2023).
+    Conjunctions then count the base once: $\text{base} + \sum_i (E_i - \text{base})$, the corrected product of Du et al. (2023). The
+    evidence is 0 where the base is infinite, so that such a sum is infinite there.
     """
 
     def __init__(self, operand: Energy, base: Energy) -> None:
@@ -30,6 +31,11 @@ class Relative(Node):
             raise ExpressionError(f"{operand} is relative to {operand.bases[0].energy} already.")
         super().__init__(*one_space([operand, base]))
         self._bases = (WeightedBase(self.terms[1]),)
+        self._evidence_has_value = all(term.has_value for term in self.terms)
+
+    @property
+    def has_value(self) -> bool:
+        return self.terms[0].has_value
 
     @property
     def grounded(self) -> bool:
@@ -39,7 +45,7 @@ class Relative(Node):
         return self.terms[0](x, **conditions)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self.terms[0](x, **conditions) - once(self.terms[1], x, conditions)
+        return less(self.terms[0](x, **conditions), once(self.terms[1], x, conditions))
 
     def __str__(self) -> str:
         return f"{written(self.terms[0], 95)}.relative_to({self.terms[1]})"
@@ -109,6 +115,7 @@ class PulledBack(Node):
         self.event_shape = None
         self._conditions |= {"sigma"}
         self._decoders = (decoder,)
+        self._evidence_has_value = operand.has_value
 
     @property
     def grounded(self) -> bool:

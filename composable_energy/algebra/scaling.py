@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy.algebra.node import Node, Weight, keep_weight, number, one_space, shared_bases, written
-from composable_energy.energy import Energy, WeightedBase, scale
+from composable_energy.energy import Energy, WeightedBase, add, scale
 
 __all__ = ["Difference", "Sharpened", "Weighted"]
 
@@ -16,7 +16,8 @@ __all__ = ["Difference", "Sharpened", "Weighted"]
 class Weighted(Node):
     r"""A power of the density: $w E(x)$, or $E(x) / w$.
 
-    In a conjunction that shares its base, the base is counted once and the weight acts on the evidence; see `union_of_bases`.
+    In a conjunction that shares its base, the base is counted once and the weight acts on the evidence; see `union_of_bases`. Where $E$ is
+    infinite $0\, E$ is, too: the support stays.
 
     Args:
         operand: The energy.
@@ -31,6 +32,7 @@ class Weighted(Node):
         super().__init__(operand)
         keep_weight(self, weight)
         self.inverse = inverse
+        self._signed |= isinstance(weight, Tensor) or weight < 0
 
     @property
     def bases(self) -> tuple[WeightedBase, ...]:
@@ -69,6 +71,7 @@ class Sharpened(Node):
     def __init__(self, operand: Energy, weight: Weight) -> None:
         super().__init__(operand)
         keep_weight(self, weight)
+        self._signed |= isinstance(weight, Tensor) or weight < 0
         self._bases = operand.bases
 
     @property
@@ -89,7 +92,7 @@ class Sharpened(Node):
 class Difference(Node):
     r"""The raw quotient of two densities: $E_A(x) - E_B(x)$, a likelihood ratio. It is never grounded by itself.
 
-    Bases that both have cancel.
+    Bases that both have cancel. Where both energies are infinite the difference is.
     """
 
     precedence = 70
@@ -98,6 +101,8 @@ class Difference(Node):
         super().__init__(*one_space([left, right]))
         counts = [len(term.bases) for term in self.terms]
         self._cancels = counts == [len(shared_bases(self.terms))] * 2
+        self._signed = True
+        self._evidence_has_value = all(term.evidence_has_value if self._cancels else term.has_value for term in self.terms)
 
     @property
     def grounded(self) -> bool:
@@ -106,8 +111,10 @@ class Difference(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         left, right = self.terms
         if self._cancels:
-            return left.evidence(x, **conditions) - right.evidence(x, **conditions)
-        return left(x, **conditions) - right(x, **conditions)
+            above, below = left.evidence(x, **conditions), right.evidence(x, **conditions)
+        else:
+            above, below = left(x, **conditions), right(x, **conditions)
+        return add([above, -below], signed=True)
 
     def __str__(self) -> str:
         left, right = self.terms
