@@ -369,3 +369,14 @@ def test_a_constant_energy_with_weights_has_no_gradient():
     for energy in (Constant(), Constant() & Constant(), ce.as_energy(lambda x: x.detach().sum(1))):
         with pytest.raises(ExpressionError, match="no gradient at its points"):
             energy.with_gradient(torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("sampler", ["langevin", "underdamped", "annealed"])
+def test_samplers_that_need_no_values_draw_the_same_without_them(sampler):
+    options = {"langevin": {"step_size": 0.1}, "underdamped": {"step_size": 0.3}, "annealed": {"levels": 10}}[sampler]
+    assert not ce.get_sampler(sampler)(**options).needs_values
+    with_values, without = (
+        energy.sample((20, 1), sampler=sampler, seed=0, steps=10, **options)
+        for energy in (ce.as_energy(lambda x: (x - 3).square().sum(1) / 2), ce.ScoreEnergy(lambda x: 3 - x))
+    )
+    assert torch.equal(with_values, without)
