@@ -112,7 +112,7 @@ def test_a_score_is_drawn_alone_and_beside_a_broad_normal(score):
 @scores
 def test_a_mixture_of_scores_is_refused(score):
     with pytest.raises(ExpressionError, match=r"needs values.*has_value"):
-        score() | score(-3.0)
+        _ = score() | score(-3.0)
     with pytest.raises(ExpressionError, match="needs values"):
         ce.any_of(BROAD, score(), weights=[1.0, 2.0])
 
@@ -274,7 +274,7 @@ def test_the_default_sampler_of_a_score_asks_for_its_step(score):
 def test_samplers_of_gradients_alone_take_a_score():
     noisy = ce.ScoreEnergy(lambda x, sigma: (3 - x) / (1 + sigma.square()).view(-1, 1), event_shape=(1,))
     assert abs(noisy.sample(2000, seed=0).mean().item() - 3) < 0.2
-    assert abs(noisy.sample(2000, sampler="annealed", corrector=ce.get_sampler("langevin")(0.1), seed=0).mean().item() - 3) < 0.2
+    assert abs(noisy.sample(2000, sampler="annealed", corrector=ce.get_sampler("langevin")(step_size=0.1), seed=0).mean().item() - 3) < 0.2
     assert abs(Score().sample(2000, sampler="underdamped", step_size=0.3, steps=100, seed=0).mean().item() - 3) < 0.2
     with pytest.raises(ExpressionError, match="needs values"):
         noisy.sample(4, sampler="annealed", corrector="hmc", seed=0)
@@ -322,7 +322,7 @@ def test_an_energy_that_hides_a_score_is_refused():
 
 def test_a_relative_energy_may_have_no_value():
     class Guided(OwnRelative):
-        has_value = False
+        has_value = False  # pyright: ignore[reportAssignmentType]
 
         def with_gradient(self, x):
             return x.new_zeros(len(x)), x.detach() - 3

@@ -102,7 +102,7 @@ def test_a_temperature_that_is_learnt_has_no_nan_gradient():
     energies = (U / temperature)(POINTS)
     assert (energies[OUTSIDE] == math.inf).all()
     energies.sum().backward()
-    assert temperature.grad.isfinite()
+    assert temperature.grad is not None and temperature.grad.isfinite()
 
 
 def test_differences_keep_the_support_of_the_first():
