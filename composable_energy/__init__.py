@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from composable_energy.explain import Explanation
     from composable_energy.identity import Origin
     from composable_energy.inference import Inference
-    from composable_energy.lifting import CallableEnergy, DistributionEnergy, as_energy
+    from composable_energy.lifting import CallableEnergy, DistributionEnergy, ScoreEnergy, as_energy
     from composable_energy.normalizers import LogZ, calibrate, log_z
     from composable_energy.registry import (
         API_VERSION,
@@ -73,6 +73,7 @@ __all__ = [
     "RelativeEnergy",
     "RunningMoments",
     "SamplingWarning",
+    "ScoreEnergy",
     "Sharpened",
     "Weighted",
     "WeightedBase",

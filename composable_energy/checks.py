@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from composable_energy.errors import DeviceError, DtypeError, ShapeError
+from composable_energy.errors import DeviceError, DtypeError, ExpressionError, ShapeError
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
 
-__all__ = ["check_batch", "check_energies", "check_points", "check_weights"]
+__all__ = ["check_batch", "check_energies", "check_points", "check_value", "check_weights"]
 
 
 def check_points(energy: Energy, x: Tensor) -> None:
@@ -62,6 +62,34 @@ def check_energies(energy: Energy, energies: Tensor, x: Tensor) -> Tensor:
             f"{energy} returned energies of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},).{hint}"
         )
     return energies
+
+
+def check_value(energy: Energy, use: str, *, evidence: bool = False) -> None:
+    """Raises if an energy, or its evidence, has no value.
+
+    Args:
+        energy: The energy.
+        use: What needs the value, for the message.
+        evidence: Whether the evidence is enough.
+
+    Raises:
+        ExpressionError: It has none.
+    """
+    if energy.evidence_has_value if evidence else energy.has_value:
+        return
+    leaf = _valueless(energy)
+    which = f"{energy} has none" if leaf is energy else f"{energy} has none, because of {leaf}"
+    raise ExpressionError(
+        f"{use} needs values of an energy, and {which}: it has a gradient alone (`has_value` is False). `&`, weights and samplers that "
+        "follow gradients alone, such as `langevin`, take it; for anything else give it an energy whose gradient it is."
+    )
+
+
+def _valueless(energy: Energy) -> Energy:
+    """Returns the deepest term without value."""
+    parts = (*energy.terms, *(base.energy for base in energy.bases))
+    part = next((part for part in parts if not part.has_value), None)
+    return energy if part is None else _valueless(part)
 
 
 def _first_weight(module: nn.Module) -> Tensor | None:

@@ -23,7 +23,7 @@ from typing_extensions import Self
 from composable_energy.checks import check_energies, check_points
 from composable_energy.conditions import CHAINS, check_names, method_parameters, rows_for
 from composable_energy.errors import ExpressionError
-from composable_energy.gradients import gradient_of
+from composable_energy.gradients import Evaluation, OwnGradient, current, evaluating
 from composable_energy.identity import Origin, same, token_of
 from composable_energy.sharing import is_repeated, once, sharing
 
@@ -87,6 +87,7 @@ class Energy(nn.Module, ABC):
             also turns round.
         recommended: The sampler to use.
         no_complement: Why `~` makes no sense, for an energy that refuses it.
+        has_value: Whether the energy has values. False for one that knows its gradient alone, such as a score; it writes `with_gradient`.
         origin: How the registry made it; None if it did not.
         has_config: Whether the class has a `config()`.
     """
@@ -96,9 +97,11 @@ class Energy(nn.Module, ABC):
     name: str = ""
     recommended: Recommendation | None = None
     no_complement: str | None = None
+    has_value: bool = True
     origin: Origin | None = None
     has_config: ClassVar[bool] = False
     _event_shape: torch.Size | None = None
+    _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,16 +129,29 @@ class Energy(nn.Module, ABC):
             ShapeError: The points do not fit `event_shape`, or `forward` gave another shape than $(B,)$.
             DtypeError: The points are integers, or of another dtype than the energy's weights.
             DeviceError: The points are on another device than the energy's weights.
-            ExpressionError: A condition without default is not bound, or no term takes a condition of that name.
+            ExpressionError: A condition without default is not bound, no term takes a condition of that name, or the energy has no value.
         """
-        return check_energies(self, super().__call__(x, **self._own(x, conditions)), x)
+        known, kind = self._own(x, conditions), type(self)
+        if kind.with_gradient is Energy.with_gradient and kind.has_value is not False:
+            return check_energies(self, super().__call__(x, **known), x)
+        if self._takes_own_gradient(x):
+            return check_energies(self, OwnGradient.apply(x, self, known), x)  # pyright: ignore[reportArgumentType]
+        if not self.has_value and not self._is_evaluated():
+            raise ExpressionError(
+                f"{self} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or a sampler "
+                "that needs gradients alone, such as `langevin`."
+            )
+        return check_energies(self, super().__call__(x, **known), x)
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         """Returns the energies less those of the bases, with shape $(B,)$; all of it for an absolute energy."""
         return self(x, **conditions)
 
     def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        r"""Returns energies and $\nabla E$ with one pass, and keeps no graph; an energy that knows its gradient may do so itself.
+        r"""Returns energies and $\nabla E$ with one pass, and keeps no graph.
+
+        An energy that knows its gradient overrides it. Inside an expression the override is used as well: the gradient of the expression
+        follows by the chain rule. An energy without value returns zeros for the energies, and $\infty$ where a term of it is infinite.
 
         Args:
             x: The points, with shape $(B, *)$; they stay as they are.
@@ -150,14 +166,29 @@ class Energy(nn.Module, ABC):
         if torch.is_inference_mode_enabled():  # in which there are no gradients; asking costs less than leaving what one is not in
             with torch.inference_mode(False):
                 return self.with_gradient(x, **conditions)
-        with torch.enable_grad():
-            point = x.detach().requires_grad_()
+        if conditions:
+            conditions = {name: _normal(value) for name, value in conditions.items()}
+        evaluation = Evaluation(self)
+        with torch.enable_grad(), evaluating(evaluation):
+            point = _normal(x).detach().requires_grad_()
             energies = self(point, **conditions)
-            if energies.grad_fn is None:
-                raise ExpressionError(
-                    f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, a trip through NumPy)."
-                )
-            return energies.detach(), gradient_of(energies, point)
+            gradient = None
+            if energies.requires_grad:
+                # Of the sum, as gradients of vectors make torch import sympy, which takes half a second.
+                gradient = torch.autograd.grad(energies.sum(), point, allow_unused=True)[0]
+        if gradient is None:
+            raise ExpressionError(
+                f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, a trip through NumPy)."
+            )
+        energies = energies.detach()
+        if evaluation.valueless:
+            energies = torch.where(energies.isfinite(), 0.0, energies)
+        return energies, gradient
+
+    @property
+    def evidence_has_value(self) -> bool:
+        """Whether the evidence has values; that of an event has, even over a base without."""
+        return self.has_value
 
     @property
     def event_shape(self) -> torch.Size | None:
@@ -257,6 +288,32 @@ class Energy(nn.Module, ABC):
         A copy, a pickle or a loaded file equals what it was made from, also after a conversion to another precision.
         """
         return same(self, other)
+
+    def _takes_own_gradient(self, x: Tensor) -> bool:
+        """Whether the gradient by the points is wanted, and comes from this energy's `with_gradient`.
+
+        Raises:
+            ExpressionError: The energy has no value, and one that is made of it says that it has.
+        """
+        evaluation = current()
+        if evaluation is None or evaluation.root is self or not (x.requires_grad and torch.is_grad_enabled()):
+            return False
+        if not self.has_value:
+            evaluation.valueless = True
+            if evaluation.root.has_value:
+                raise ExpressionError(
+                    f"{evaluation.root} uses {self}, which has a gradient and no value: set `has_value = False` in "
+                    f"{type(evaluation.root).__name__} if its gradient is right without that value."
+                )
+        return True
+
+    def _is_evaluated(self) -> bool:
+        """Whether the `with_gradient` of `Energy` runs `forward` of this energy."""
+        evaluation = current()
+        if evaluation is None or evaluation.root is not self:
+            return False
+        evaluation.valueless = evaluation.valueless or not self.has_value
+        return True
 
     def _own(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
         """Checks the points; picks the conditions that the energy depends on."""
@@ -390,7 +447,7 @@ class Energy(nn.Module, ABC):
 class RelativeEnergy(Energy, ABC):
     r"""Abstract energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$; a subclass writes `bases` and `forward_evidence`.
 
-    The nodes of an expression are such energies; with no bases they are absolute.
+    The nodes of an expression are such energies; with no bases they are absolute. Where a base is infinite, so is the energy.
     """
 
     _repeated: tuple[Energy, ...] = ()  # sub-expressions that occur more than once
@@ -406,14 +463,25 @@ class RelativeEnergy(Energy, ABC):
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         with sharing(self._repeated):
-            total = self._checked_evidence(x, conditions)
-            for base in self.bases:
-                total = total + base(x, **conditions)
-        return total
+            return add([self._checked_evidence(x, conditions), *(base(x, **conditions) for base in self.bases)], signed=self._signed)
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         with sharing(self._repeated):
+            kind = type(self)
+            if kind.has_value is False or (kind.with_gradient is not Energy.with_gradient and self._takes_own_gradient(x)):
+                total = self(x, **conditions)
+                for base in self.bases:
+                    total = less(total, base(x, **conditions))
+                return total
             return self._checked_evidence(x, self._own(x, conditions))
+
+    @property
+    def has_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.evidence_has_value and all(base.energy.has_value for base in self.bases)
+
+    @property
+    def evidence_has_value(self) -> bool:
+        return type(self).has_value is not False  # pyright: ignore[reportUnnecessaryComparison]  (a class may say so)
 
     def _checked_evidence(self, x: Tensor, known: dict[str, Any]) -> Tensor:
         own = method_parameters(type(self).forward_evidence)
@@ -458,16 +526,51 @@ def known(energy: Energy, conditions: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def scale(weight: float | Tensor, energies: Tensor) -> Tensor:
-    """Returns the weighted energies; a weight tensor follows the energies to their device."""
-    if isinstance(weight, Tensor):
-        return weight.to(energies.device) * energies
-    return energies if weight == 1 else weight * energies
+    """Returns the weighted energies; a weight tensor follows the energies to their device.
+
+    What is infinite stays infinite at weight 0, and gives a learnable weight no gradient.
+    """
+    if not isinstance(weight, Tensor):
+        if weight == 0:
+            return torch.where(energies.isinf(), energies.detach(), 0.0 * energies)
+        return energies if weight == 1 else weight * energies
+    weight, infinite = weight.to(energies.device), energies.isinf()
+    limit = torch.where(weight.detach() < 0, -energies.detach(), energies.detach())
+    return torch.where(infinite, limit, weight * torch.where(infinite, 0.0, energies))
+
+
+def add(energies: Sequence[Tensor], *, signed: bool = False) -> Tensor:
+    r"""Returns the sum of energies of shape $(B,)$.
+
+    Args:
+        energies: The terms.
+        signed: Whether a term may be $-\infty$; the sum is $\infty$ wherever another term is.
+    """
+    total = energies[0]
+    for energy in energies[1:]:
+        total = total + energy
+    if not signed or len(energies) == 1:
+        return total
+    outside = energies[0] == torch.inf
+    for energy in energies[1:]:
+        outside = outside | (energy == torch.inf)
+    return torch.where(outside, torch.inf, total)
+
+
+def less(energies: Tensor, base: Tensor) -> Tensor:
+    r"""Returns energies less those of a base, both with shape $(B,)$; 0 where the base is infinite, as the base decides there."""
+    return torch.where(base.isinf(), 0.0, energies - base)
 
 
 def zeros(x: Tensor) -> Tensor:
     """Returns zeros with shape $(B,)$ whose gradient is zero, whatever the points are."""
     total = x.flatten(1).sum(1) if x.ndim > 1 else x
     return torch.where(torch.ones_like(total, dtype=torch.bool), torch.zeros_like(total), total)
+
+
+def _normal(value: Any) -> Any:
+    """Returns a tensor that autograd takes: a copy of one that was made in inference mode."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _tree(energy: Energy, shown: set[Energy] | None = None) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Conditioned, Disjunction, PulledBack
-from composable_energy.checks import check_batch, check_weights
+from composable_energy.checks import check_batch, check_value, check_weights
 from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, ShapeError
@@ -60,7 +60,11 @@ def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
         energy: The expression.
         x: Points of shape $(B, *)$; for a latent energy also what people see, if its decoder can encode.
         **conditions: Such as `sigma`, where they are not bound.
+
+    Raises:
+        ExpressionError: The energy has no value.
     """
+    check_value(energy, "`explain`")
     x = encoded(energy, x)
     with torch.no_grad(), sharing():
         whole = _node(energy, x, conditions)

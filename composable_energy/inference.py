@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from composable_energy.checks import check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, OptionError
 from composable_energy.explain import encoded
@@ -73,6 +74,7 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
     Raises:
         OptionError: The energy does not depend on a condition, or there are no candidates, or only one without a list around it.
         ContradictionError: No point fulfils the energy under any candidate. Where one fits none of the points, its probability is 0.
+        ExpressionError: The energy has no value.
     """
     unknown = over.keys() - energy.conditions
     if unknown or not over:
@@ -83,6 +85,7 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
         raise OptionError(f"Candidates are listed, as in over={{'y': [0, 1]}} or {{'y': range(10)}}, got {dict(over)}.") from error
     if not candidates:
         raise OptionError("Inference needs at least one candidate for each condition.")
+    check_value(energy, "`infer`")
     x = encoded(energy, x)
     with torch.no_grad(), sharing():  # a network that no candidate concerns is evaluated once
         found = [_energies(energy.given(**{n: _one_for_all(v) for n, v in c.items()}), x) for c in candidates]

@@ -13,9 +13,9 @@ from torch.distributions import Distribution
 from composable_energy.conditions import parameters_of
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
-from composable_energy.errors import LiftError, OptionError
+from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
 
-__all__ = ["CallableEnergy", "as_energy", "liftable"]
+__all__ = ["CallableEnergy", "ScoreEnergy", "as_energy", "liftable"]
 
 
 class CallableEnergy(Energy):
@@ -93,3 +93,35 @@ def liftable(obj: object) -> bool:
 def _name_of(function: Callable[..., Any]) -> str:
     name = getattr(function, "__name__", "") or type(function).__name__
     return "energy" if name == "<lambda>" else name
+
+
+class ScoreEnergy(CallableEnergy):
+    r"""The energy whose gradient is the negative of a score $\nabla_x \log p(x)$; it has no value.
+
+    `&`, weights, `-` and `|` of events take it, and samplers that follow gradients alone, such as `langevin`. Everything else refuses it.
+
+    Args:
+        function: The score: takes points of shape $(B, *)$ and gives $\nabla_x \log p(x)$ of the same shape. Its parameters after the
+            first are conditions.
+        name: How it is written; the function's own name if empty.
+        event_shape: The shape of one point, if it takes only one.
+        decoder: For a score in the latent space of a decoder.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> score = ce.ScoreEnergy(lambda x: 3 - x, event_shape=(1,))
+        >>> score.sample(1000, sampler="langevin", step_size=0.1, steps=200, seed=0).mean().round()
+        tensor(3.)
+    """
+
+    has_value = False
+
+    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
+        raise ExpressionError(f"{self} is a score, which has no value.")
+
+    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
+        score = super().forward(x.detach(), **self._own(x, conditions))
+        if not isinstance(score, Tensor) or score.shape != x.shape:
+            got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            raise ShapeError(f"The score {self} gave {got} for points of shape {tuple(x.shape)}; it has the shape of the points.")
+        return x.new_zeros(len(x)), -score.detach()

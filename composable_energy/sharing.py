@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from composable_energy.gradients import current
+
 __all__ = ["is_repeated", "once", "remembered", "shared", "sharing"]
 
 _REPEATED = "repeated"
@@ -51,8 +53,9 @@ def is_repeated(item: object) -> bool:
 def once(function: Callable[..., Any], x: Tensor, conditions: Mapping[str, Any], call: Callable[..., Any] | None = None) -> Any:
     """Returns `function(x, **conditions)`, remembered while an expression is evaluated.
 
-    It is another call if the points were changed in place, if a module has other weights (`torch.func.functional_call`), or with and
-    without gradients. A module in training mode is not remembered: its masks are to differ.
+    It is another call if the points were changed in place, if a module has other weights (`torch.func.functional_call`), with and
+    without gradients, and with and without those that energies compute themselves. A module in training mode is not remembered: its
+    masks are to differ.
 
     Args:
         function: What is called; one and the same object is one function.
@@ -82,7 +85,7 @@ def remembered(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) 
     memo = None if torch.compiler.is_compiling() else _MEMO.get()
     if memo is None:
         return compute()
-    key = (torch.is_grad_enabled(), *key)
+    key = (torch.is_grad_enabled(), current() is not None, *key)
     if key not in memo:
         memo[key] = compute(), holds
     return memo[key][0]

@@ -79,6 +79,21 @@ class Detached(Broken):
         return energies + x.detach()[:, 0] ** 3
 
 
+class Turned(Broken):
+    def with_gradient(self, x):
+        energies, gradient = super().with_gradient(x)
+        return energies, -gradient
+
+
+class Leaking(Broken):
+    """A score that depends on the other points."""
+
+    has_value = False
+
+    def with_gradient(self, x):
+        return x.new_zeros(len(x)), x.detach() - x.detach().mean(0)
+
+
 class Stubborn(Broken):
     def wrong(self, energies, x):
         return energies.double()
@@ -126,6 +141,8 @@ class Unbalanced(Broken):
         (Normalised, {"rows"}),
         (Ordered, {"rows"}),
         (Detached, {"gradient"}),
+        (Turned, {"gradient"}),
+        (Leaking, {"rows"}),
         (Stubborn, {"dtypes"}),
         (Mutating, {"input"}),
         (Random, {"randomness"}),
@@ -143,6 +160,10 @@ def test_a_broken_energy_is_caught(cls, failing):
 
 def test_a_bowl_of_the_same_class_conforms():
     check_energy(Broken(), POINTS)
+
+
+def test_an_energy_without_value_conforms_by_its_gradient():
+    check_energy(ce.ScoreEnergy(lambda x: 3 - x), POINTS)
 
 
 def fails(check: Check) -> bool:

@@ -45,6 +45,7 @@ class Conjunction(Node):
         self._formulas, others = joined_events([term for term in self.terms if not contains(self._bases, term)], conjoin)
         self._others = distinct(others)
         self._unsatisfiable |= any(formula.constant is False for formula in self._formulas)
+        self._evidence_has_value = all(term.evidence_has_value for term in self._others)
 
     @property
     def formula(self) -> Formula | None:
@@ -56,7 +57,8 @@ class Conjunction(Node):
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         joint = [formula.energy(x, **conditions) for formula in self._formulas]
-        return add(joint + [scale(count, evidence_of(term, x, conditions)) for term, count in self._others.items()])
+        others = [scale(count, evidence_of(term, x, conditions)) for term, count in self._others.items()]
+        return add(joint + others, signed=self._signed)
 
     def __str__(self) -> str:
         return join_written(self.terms, " & ", self.precedence)

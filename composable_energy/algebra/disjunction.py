@@ -18,10 +18,12 @@ from composable_energy.algebra.node import (
     flatten,
     join_written,
     joined_events,
+    mixture,
     number,
     one_space,
     shared_bases,
 )
+from composable_energy.checks import check_value
 from composable_energy.energy import Energy, WeightedBase, evidence_of
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula, disjoin
@@ -48,7 +50,7 @@ class Disjunction(Node):
 
     Raises:
         OptionError: Weights are not positive and finite, or not one for each term.
-        ExpressionError: There are no terms, or they belong to two decoders.
+        ExpressionError: There are no terms, or they belong to two decoders, or one has no value.
         ShapeError: The terms take points of different shapes.
 
     Example:
@@ -77,6 +79,10 @@ class Disjunction(Node):
         self._branches = tuple(map(self._branch, (*self._formulas, *(counts or self._others))))
         self._counts = (*[1] * len(self._formulas), *counts.values())  # of a mixture without weights
         self._unsatisfiable = all(term.unsatisfiable for term in distinct(self.terms))
+        for term in distinct(self.satisfiable_terms):
+            check_value(term, "A mixture", evidence=True)
+            for base in self._branch(term)[1]:
+                check_value(base.energy, "A mixture")
 
     def config(self) -> dict[str, Any]:
         return {"weights": self.weights, "log_z": self.log_z}
@@ -104,7 +110,7 @@ class Disjunction(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         counts = () if self.weighted else self._counts
         branches = [energies for energies in self._energies(self._branches, x, conditions, counts) if energies is not None]
-        return branches[0] if len(branches) == 1 else -torch.logsumexp(-torch.stack(branches), 0)
+        return branches[0] if len(branches) == 1 else mixture(torch.stack(branches))
 
     def _energies(
         self, branches: Sequence[_Branch], x: Tensor, conditions: dict[str, Any], counts: Sequence[int] = ()
@@ -136,7 +142,7 @@ def _energies_of(branch: _Branch, x: Tensor, conditions: dict[str, Any]) -> Tens
         return None
     try:
         evidence = part.energy(x, **conditions) if isinstance(part, Formula) else evidence_of(part, x, conditions)
-        return add([evidence, *(base(x, **conditions) for base in bases)])
+        return add([evidence, *(base(x, **conditions) for base in bases)], signed=isinstance(part, Energy) and part._signed)
     except ContradictionError:  # known only now, with the number of labels
         return None
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight, number, written
+from composable_energy.checks import check_value
 from composable_energy.energy import Energy, evidence_of, scale, zeros
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula, complement
@@ -37,7 +38,8 @@ class Negation(Node):
 
     Raises:
         OptionError: The mode is unknown or the weight not positive.
-        ExpressionError: `complement` of an energy that is no event, or an energy that refuses a complement.
+        ExpressionError: `complement` of an energy that is no event, `contrast` of one without value, or an energy that refuses a
+            complement.
     """
 
     precedence = 90
@@ -57,6 +59,10 @@ class Negation(Node):
         if not number(self.weight) > 0:
             raise OptionError(f"The weight of a negation is positive, got {number(self.weight)}.")
         self.offset = offset
+        if self.mode == "contrast":
+            check_value(operand, "A contrast", evidence=True)
+        self._evidence_has_value = self.mode == "complement" or operand.evidence_has_value
+        self._signed |= self.mode == "power"
         self._bases = operand.bases
         self._complement = complement(event) if self.mode == "complement" and event is not None else None
         always = self._complement is not None and self._complement.constant is False  # the operand holds

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
+from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase, add
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
 from composable_energy.events import Formula
 from composable_energy.identity import Copies, same
@@ -31,6 +31,7 @@ __all__ = [
     "join_written",
     "joined_events",
     "keep_weight",
+    "mixture",
     "number",
     "one_space",
     "shared_bases",
@@ -66,6 +67,8 @@ class Node(RelativeEnergy, ABC):
         self._bases: tuple[WeightedBase, ...] = ()
         self._unsatisfiable = any(term.unsatisfiable for term in operands)  # once, as a part may stand in many places
         self._decoders = tuple(term.decoder for term in operands if term.decoder is not None)[:1]
+        self._evidence_has_value = all(term.evidence_has_value for term in operands)  # kept, as a part may stand in many places
+        self._signed = any(term._signed for term in operands)
         self._opposite: Energy | weakref.ref[Energy] | None = None
         self._copies = Copies.inside(self)
         self._repeated = _repeated(self)
@@ -89,6 +92,10 @@ class Node(RelativeEnergy, ABC):
     @property
     def bases(self) -> tuple[WeightedBase, ...]:
         return self._bases
+
+    @property
+    def evidence_has_value(self) -> bool:
+        return self._evidence_has_value
 
     @property
     def decoder(self) -> nn.Module | None:
@@ -216,12 +223,11 @@ def joined_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], F
     return tuple(join(group) for group in groups), tuple(term for term in terms if term.formula is None)
 
 
-def add(energies: Sequence[Tensor]) -> Tensor:
-    """Returns the sum of energies of shape $(B,)$."""
-    total = energies[0]
-    for energy in energies[1:]:
-        total = total + energy
-    return total
+def mixture(branches: Tensor) -> Tensor:
+    r"""Returns $-\log \sum_k e^{-E_k}$ of energies with shape $(K, B)$; where all are infinite it is, and its gradient is zero."""
+    lowest = branches.detach().amin(0)
+    infinite = lowest.isinf()
+    return torch.where(infinite, lowest, -torch.logsumexp(-torch.where(infinite, 0.0, branches), 0))
 
 
 @contextmanager

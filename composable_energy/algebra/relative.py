@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from composable_energy.algebra.node import Node, divided_by, one_space, written
 from composable_energy.conditions import CHAINS, bound_rows, check_names, own_copy, rows_for, without_graph
-from composable_energy.energy import Energy, WeightedBase, evidence_of, known, value_of
+from composable_energy.energy import Energy, WeightedBase, evidence_of, known, less, value_of
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula
 from composable_energy.identity import token_of
@@ -23,7 +23,8 @@ __all__ = ["Conditioned", "PulledBack", "Relative", "condition"]
 class Relative(Node):
     r"""An absolute energy with a base named: evidence $E - \text{base}$, the same density.
 
-    Conjunctions then count the base once: $\text{base} + \sum_i (E_i - \text{base})$, the corrected product of Du et al. (2023).
+    Conjunctions then count the base once: $\text{base} + \sum_i (E_i - \text{base})$, the corrected product of Du et al. (2023). The
+    evidence is 0 where the base is infinite, so that such a sum is infinite there.
     """
 
     def __init__(self, operand: Energy, base: Energy) -> None:
@@ -34,6 +35,11 @@ class Relative(Node):
         super().__init__(*one_space([operand, base]))
         self._bases = (WeightedBase(self.terms[1]),)
         self._unsatisfiable = operand.unsatisfiable
+        self._evidence_has_value = all(term.has_value for term in self.terms)
+
+    @property
+    def has_value(self) -> bool:
+        return self.terms[0].has_value
 
     @property
     def grounded(self) -> bool:
@@ -45,7 +51,7 @@ class Relative(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         with divided_by(self):
             base = once(self.terms[1], x, known(self.terms[1], conditions))
-        return value_of(self.terms[0], x, conditions) - base
+        return less(value_of(self.terms[0], x, conditions), base)
 
     def __str__(self) -> str:
         return f"{written(self.terms[0], 95)}.relative_to({self.terms[1]})"
@@ -135,6 +141,7 @@ class PulledBack(Node):
         self.event_shape = None
         self._conditions |= {"sigma"}
         self._decoders = (decoder,)
+        self._evidence_has_value = operand.has_value
 
     def config(self) -> dict[str, Any]:
         return {"decoder": self.generator, "damping": self.damping}

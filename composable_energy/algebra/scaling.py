@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight, number, one_space, shared_bases, written
-from composable_energy.energy import Energy, WeightedBase, evidence_of, scale, value_of
+from composable_energy.energy import Energy, WeightedBase, add, evidence_of, scale, value_of
 
 __all__ = ["Difference", "Sharpened", "Weighted"]
 
@@ -16,7 +16,8 @@ __all__ = ["Difference", "Sharpened", "Weighted"]
 class Weighted(Node):
     r"""A power of the density: $w E(x)$, or $E(x) / w$.
 
-    In a conjunction that shares its base, the base is counted once and the weight acts on the evidence; see `union_of_bases`.
+    In a conjunction that shares its base, the base is counted once and the weight acts on the evidence; see `union_of_bases`. Where $E$ is
+    infinite $0\, E$ is, too: the support stays.
 
     Args:
         operand: The energy.
@@ -32,6 +33,7 @@ class Weighted(Node):
         keep_weight(self, weight)
         self._unsatisfiable = self._unsatisfiable and number(self.weight) >= 0
         self.inverse = inverse
+        self._signed |= isinstance(weight, Tensor) or weight < 0
 
     @property
     def bases(self) -> tuple[WeightedBase, ...]:
@@ -75,6 +77,7 @@ class Sharpened(Node):
         super().__init__(operand)
         keep_weight(self, weight)
         self._unsatisfiable = self._unsatisfiable and number(self.weight) >= 0
+        self._signed |= isinstance(weight, Tensor) or weight < 0
         self._bases = operand.bases
 
     def config(self) -> dict[str, Any]:
@@ -99,7 +102,7 @@ class Sharpened(Node):
 class Difference(Node):
     r"""The raw quotient of two densities: $E_A(x) - E_B(x)$, a likelihood ratio. It is never grounded by itself.
 
-    Bases that both have cancel.
+    Bases that both have cancel. Where both energies are infinite the difference is.
     """
 
     precedence = 70
@@ -109,6 +112,8 @@ class Difference(Node):
         counts = [len(term.bases) for term in self.terms]
         self._unsatisfiable = left.unsatisfiable
         self._cancels = counts == [len(shared_bases(self.terms))] * 2
+        self._signed = True
+        self._evidence_has_value = all(term.evidence_has_value if self._cancels else term.has_value for term in self.terms)
 
     @property
     def grounded(self) -> bool:
@@ -117,9 +122,9 @@ class Difference(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         left, right = self.terms
         of = evidence_of if self._cancels else value_of
-        energies = of(left, x, conditions)
+        above = of(left, x, conditions)
         with divided_by(self):
-            return energies - of(right, x, conditions)
+            return add([above, -of(right, x, conditions)], signed=True)
 
     def __str__(self) -> str:
         left, right = self.terms

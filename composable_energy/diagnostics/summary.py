@@ -76,7 +76,7 @@ def summarize(trace: Trace, burn_in: int | None) -> Summary:
     draws = judged(trace, burn_in)
     unchecked = _unchecked(draws)
     known = unchecked is None and trace.sampler.stationary
-    rows = judge(["energy"], draws.energies[:, :, None], known) if draws.energies.numel() else []
+    rows = judge(["energy"], draws.energies[:, :, None], known) if draws.energies.numel() and not draws.energies.isnan().all() else []
     shown, quantiles, told = list(rows), [], None
     if draws.points is not None and draws.points.numel():
         points = draws.points.flatten(2) if draws.points.ndim > 2 else draws.points[:, :, None]

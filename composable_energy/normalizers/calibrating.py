@@ -40,6 +40,7 @@ def calibrate(expression: Energy, *, seed: int | None = None, **options: Any) ->
         ContradictionError: No point fulfils the whole expression.
         NormalizerError: A branch has no estimate to rely on.
         UngroundedError: A branch has no density.
+        ExpressionError: A branch has no value.
 
     Example:
         >>> import torch, composable_energy as ce

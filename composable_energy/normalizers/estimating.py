@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from composable_energy.algebra import Conditioned
+from composable_energy.checks import check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, NormalizerError, OptionError, ShapeError
 from composable_energy.lifting import as_energy
@@ -117,7 +118,7 @@ def log_z(
         NormalizerError: The weights are too uneven for an estimate: less than 5% of the paths count.
         OptionError: An option is unknown or out of range, or the base is no Gaussian.
         ShapeError, DtypeError, DeviceError: Base, draws or `init` do not fit the energy.
-        ExpressionError: A condition is not bound, or has a row for each point.
+        ExpressionError: A condition is not bound, or has a row for each point, or the energy has no value.
         UngroundedError: The energy has no lower bound.
         SamplingDiverged: An energy on the way is not a number.
 
@@ -131,6 +132,7 @@ def log_z(
         Annealed importance sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008
     """
     energy = as_energy(energy)
+    check_value(energy, "`log_z`")
     particles, moves = count("particles", particles, least=16), count("moves", moves)
     levels = None if levels is None else count("levels", levels)
     size = particles if batch_size is None else count("batch_size", batch_size)

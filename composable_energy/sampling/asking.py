@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from composable_energy.checks import check_value
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, DeviceError, DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
@@ -114,15 +115,17 @@ def ask(
 
 
 def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> None:
-    """Raises if an energy has no value, or no density.
+    """Raises if an energy has no value that the sampler needs, or no density.
 
     Raises:
         ContradictionError: No point fulfils it, as far as structure tells.
-        ExpressionError: A condition is not bound.
+        ExpressionError: A condition is not bound, or the sampler needs values that the energy does not have.
         UngroundedError: The energy has no lower bound, as far as structure tells.
     """
     if energy.unsatisfiable:
         raise ContradictionError(f"No point fulfils {energy}: its probability is 0 whatever the networks say, so it has no density.")
+    if sampler.needs_values:
+        check_value(energy, f"The sampler {type(sampler).__name__.lower()}")
     missing = energy.required_conditions - sampler.binds - {CHAINS}
     if missing:
         ways = [f"`.at({name})` or the annealed sampler" if name == "sigma" else f"`.given({name}=...)`" for name in sorted(missing)]

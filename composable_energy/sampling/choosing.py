@@ -23,7 +23,7 @@ def choose(energy: Energy, sampler: SamplerLike | None, options: Mapping[str, An
     Args:
         energy: The energy to sample.
         sampler: A name, a class or an instance; None takes what the energy recommends, else `annealed` for an energy that needs a noise
-            level and `chees` for any other.
+            level, `langevin` for one without value and `chees` for any other.
         options: The sampler's options; they come before recommended ones.
         own: Names that `sample` takes itself, for the nearest name of a typo.
 
@@ -34,7 +34,13 @@ def choose(energy: Energy, sampler: SamplerLike | None, options: Mapping[str, An
     advice = None
     if sampler is None:
         advice = _advice(energy)
-        sampler = advice.sampler if advice else ("annealed" if "sigma" in energy.required_conditions else "chees")
+        default = "annealed" if "sigma" in energy.required_conditions else "chees" if energy.has_value else "langevin"
+        sampler = advice.sampler if advice else default
+        if sampler == "langevin" and not energy.has_value and "step_size" not in {**(advice.options if advice else {}), **options}:
+            raise OptionError(
+                f"{energy} has a gradient and no value, so no step size can be tuned for it: say `step_size=...` of the sampler langevin, "
+                "which follows gradients alone."
+            )
         options = {**(advice.options if advice else {}), **options}
     if isinstance(sampler, str):
         from composable_energy.registry import get_sampler

@@ -196,6 +196,14 @@ class CompiledEnergy(Energy):
         return self.energy.grounded
 
     @property
+    def has_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.energy.has_value
+
+    @property
+    def evidence_has_value(self) -> bool:
+        return self.energy.evidence_has_value
+
+    @property
     def key(self) -> Hashable:
         return self.energy.key
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from composable_energy.checks import check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.files import digest_of
@@ -26,6 +27,7 @@ from composable_energy.sampling.asking import Asked, ask, check_density, count, 
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.checkpoint import Checkpoint, described
 from composable_energy.sampling.choosing import SamplerLike, choose, recommended_threads
+from composable_energy.sampling.consistency import check_own_gradients
 from composable_energy.sampling.freezing import frozen
 from composable_energy.sampling.pilots import tuned
 from composable_energy.sampling.ranks import Ranks, Share
@@ -88,7 +90,7 @@ def sample(
         shape: $(n, *)$ with the shape of one point, or $n$ where the energy knows it. An energy in the latent space of a decoder is
             sampled there and decoded at the end: then it is the shape of decoded points.
         sampler: A name, a class or an instance. None takes what the energy recommends; else `annealed` for an energy that needs a noise
-            level `sigma`, and `chees`, which tunes itself, for any other.
+            level `sigma`, `langevin` for one without value, and `chees`, which tunes itself, for any other.
         steps: How many; the sampler's own number if None.
         init: Points to start at, with shape $(n, *)$, latent ones for a latent energy; they stay as they are.
         seed: The seed; None draws one, which the trace tells.
@@ -127,7 +129,8 @@ def sample(
         OptionError: An option is unknown or out of range, the terms recommend different settings, or the checkpoint or the trace is of
             another call or of another energy.
         ShapeError, DtypeError, DeviceError: What is asked for, the start and the energy do not fit.
-        ExpressionError: A condition is not bound.
+        ExpressionError: A condition is not bound, the sampler needs values that the energy does not have, or the values of an energy do
+            not fit its own `with_gradient`.
         UngroundedError: The energy has no lower bound.
         FileFormatError: The checkpoint is damaged, or of another format.
         SamplingDiverged: Chains diverged; the error carries the last finite points of all chains, those of each copy with `best_of`.
@@ -160,6 +163,8 @@ def sample(
 
     with torch.inference_mode(False), torch.no_grad(), frozen(energy, threads=recommended_threads(energy)):
         check_density(energy, chosen, allow_improper)
+        if copies > 1:
+            check_value(energy, "`best_of`", evidence=True)
         asked = ask(energy, shape, latents, init if resume is None else last_points(resume), dtype, device)
         start = start_points(init, asked)
         kind = noise_kind(noise or (resume.noise if resume else None), asked.device)
@@ -201,6 +206,8 @@ def sample(
         stop = None
         try:
             run.begin(before or resume)
+            if chosen.needs_values and chains.chunks:
+                check_own_gradients(chains.chunks[0].energy, chains.chunks[0].state.x, chosen.final_conditions(energy))
             run.go(done + length(chosen, steps, done), callback, progress)
         except Diverged as error:
             stop = error

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.ranks import Ranks
-from composable_energy.sampling.sampler import Info
+from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.states import weighted_mean
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.values import join_values
 
-__all__ = ["Recorder", "gathered"]
+__all__ = ["Recorder", "gathered", "shown"]
 
 
 class Recorder:
@@ -42,7 +42,7 @@ class Recorder:
         """Takes note of a step."""
         if not self.steps:
             return
-        self.energies.append(chains.spread(lambda state: state.energy))
+        self.energies.append(chains.spread(lambda state: shown(chains, state).energy))
         if info.acceptance is not None:
             self.rates.append(info.acceptance)
         for name, value in info.scalars.items():
@@ -90,6 +90,11 @@ class Recorder:
             return None
         first = self.before.chains.start
         return values[:, own.start - first : own.stop - first]
+
+
+def shown(chains: Chains, state: State) -> State:
+    """Returns a state as records and callbacks get it: its energies are not numbers where the energy has no value."""
+    return state if chains.roster.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
 
 
 def gathered(record: Trace, ranks: Ranks) -> Trace:

@@ -77,6 +77,14 @@ class _Rows(Energy):
         return self.energy.evidence(x, **{CHAINS: self.rows, **conditions})
 
     @property
+    def has_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.energy.has_value
+
+    @property
+    def evidence_has_value(self) -> bool:
+        return self.energy.evidence_has_value
+
+    @property
     def terms(self) -> tuple[Energy, ...]:
         return (self.energy,)
 

@@ -15,7 +15,7 @@ from composable_energy.errors import OptionError
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.checkpoint import Checkpoint
 from composable_energy.sampling.ranks import Ranks
-from composable_energy.sampling.recording import Recorder, gathered
+from composable_energy.sampling.recording import Recorder, gathered, shown
 from composable_energy.sampling.rows import has_rows
 from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.trace import Trace
@@ -142,7 +142,7 @@ class Run:
             return not chains.chunks and self.ranks is None
         if chains.stopped:
             info = replace(info, chains=sorted(i - chains.own.start for chunk in chains.chunks for i in chunk.ids))
-        over = not chains.chunks or _is_true(callback(chains.step, chains.state(), info))
+        over = not chains.chunks or _is_true(callback(chains.step, shown(chains, chains.state()), info))
         return over if self.ranks is None else all(self.ranks.objects(over))
 
     def _agree(self, due: bool) -> bool:

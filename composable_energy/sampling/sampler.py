@@ -88,6 +88,8 @@ class Sampler(ABC):
         total_steps: After how many there is nothing left to do; None for a chain that may go on for ever.
         binds: Conditions of an energy that the sampler binds itself, such as `sigma`.
         refused: Options that people may look for, with the reason why there are none.
+        needs_values: Whether the draws depend on energies, as where proposals are rejected; False for one that follows gradients alone,
+            which can then draw from an energy without value.
         gradients: How many gradients each chain takes at a step; None if that changes. A sampler with trajectories tells a scalar
             `leapfrogs` instead.
         stationary: Whether the chains settle on a density, so that later points of a chain are draws as well; not if there is a last step.
@@ -96,6 +98,7 @@ class Sampler(ABC):
     default_steps: ClassVar[int] = 1000
     binds: ClassVar[frozenset[str]] = frozenset()
     refused: ClassVar[Mapping[str, str]] = {}
+    needs_values: ClassVar[bool] = True
     gradients: ClassVar[int | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -47,7 +47,8 @@ class Trace:
         burn_in: How many steps passed before points were kept.
         seconds: How long the call took, tuning with it.
         kept: Which chains were returned, by their ids, with shape $(n,)$.
-        energies: The energies after each step, with shape (steps, $m$); not a number for chains that were dropped.
+        energies: The energies after each step, with shape (steps, $m$); not a number for chains that were dropped, and for an energy
+            without value.
         acceptance: The probability with which each proposal was accepted, with shape (steps, $m$); None if the sampler never rejects.
         scalars: What else the sampler reported of each step, numbers of all chains that took it; see `Info`.
         diverged: Which chains diverged, with shape $(m,)$.

@@ -47,13 +47,15 @@ def energy_checks(energy: EnergyOrMaker, x: Tensor) -> list[Check]:
     |---|---|
     | `shape` | energies have shape $(B,)$, are finite, and have the dtype and device of the points |
     | `rows` | the energy of a point does not depend on which others are in the batch, nor on their order |
-    | `gradient` | autograd agrees with finite differences in float64, and a point's energy has no gradient at another point |
+    | `gradient` | `with_gradient` agrees with finite differences in float64, and a point's energy has no gradient at another point |
     | `dtypes` | converted to float32 and float64 it gives energies of that dtype, which agree |
     | `input` | the points are not changed |
     | `randomness` | no random number is drawn, and a second call gives the same |
     | `copy`, `pickle`, `save` | a copy has the same energies to the bit, and weights of its own; lambdas cannot be pickled nor saved |
     | `evidence` | bases and evidence add up to the energy |
     | `algebra` | the laws of `&`, `|`, `~`, `*` and `-` hold with it as an operand |
+
+    Of an energy without value (`has_value` is False) the gradients are checked instead; `gradient`, `evidence` and `algebra` are skipped.
 
     Args:
         energy: The energy, or a function without arguments that makes it, called when a check runs.
@@ -75,7 +77,25 @@ def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyOrMaker, x:
     return check
 
 
+def _values(energy: Energy, x: Tensor) -> Tensor:
+    """Returns the energies, or the gradients of an energy without value."""
+    return energy(x) if energy.has_value else energy.with_gradient(x)[1]
+
+
+def _needs_value(energy: Energy) -> None:
+    if not energy.has_value:
+        raise SkipCheck(f"{energy} has no value")
+
+
 def _shape(energy: Energy, x: Tensor) -> None:
+    if not energy.has_value:
+        energies, gradient = energy.with_gradient(x)
+        assert not bool(energies.any()), f"without value, `with_gradient` returns zeros for the energies, got {energies.tolist()}"
+        assert energies.shape == (len(x),), f"energies have shape {tuple(energies.shape)}, expected ({len(x)},)"
+        what = f"{tuple(gradient.shape)}, {gradient.dtype} on {gradient.device}"
+        assert (gradient.shape, gradient.dtype, gradient.device) == (x.shape, x.dtype, x.device), f"gradients are {what}, unlike the points"
+        assert bool(gradient.isfinite().all()), "gradients are not finite"
+        return
     energies = energy(x)
     assert energies.shape == (len(x),), f"energies have shape {tuple(energies.shape)}, expected ({len(x)},)"
     assert energies.dtype == x.dtype, f"energies are {energies.dtype}, the points {x.dtype}"
@@ -85,17 +105,20 @@ def _shape(energy: Energy, x: Tensor) -> None:
 
 
 def _rows(energy: Energy, x: Tensor) -> None:
-    energies = energy(x)
-    close(torch.cat([energy(x[i : i + 1]) for i in range(len(x))]), energies, "alone and in a batch", network=energy)
-    close(energy(x.flip(0)), energies.flip(0), "in another order", network=energy)
-    close(energy(torch.cat([x[:1], 10 * x[1:] + 1]))[:1], energies[:1], "beside other points", factor=10, network=energy)
+    energies = _values(energy, x)
+    close(torch.cat([_values(energy, x[i : i + 1]) for i in range(len(x))]), energies, "alone and in a batch", network=energy)
+    close(_values(energy, x.flip(0)), energies.flip(0), "in another order", network=energy)
+    close(_values(energy, torch.cat([x[:1], 10 * x[1:] + 1]))[:1], energies[:1], "beside other points", factor=10, network=energy)
 
 
 def _gradient(energy: Energy, x: Tensor) -> None:
-    energy, x = copy.deepcopy(energy).double(), x.double().requires_grad_()
-    (gradient,) = torch.autograd.grad(energy(x).sum(), x)
-    (first,) = torch.autograd.grad(energy(x)[0], x)
-    assert not bool(first[1:].any()), "the energy of the first point has a gradient at the others"
+    _needs_value(energy)
+    energy, x = copy.deepcopy(energy).double(), x.double()
+    gradient, point = energy.with_gradient(x)[1], x.clone().requires_grad_()
+    energies = energy(point)
+    if energies.requires_grad:  # autograd need not be able to follow an energy that computes its gradient itself
+        (first,) = torch.autograd.grad(energies[0], point)
+        assert not bool(first[1:].any()), "the energy of the first point has a gradient at the others"
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for _ in range(4):
@@ -107,34 +130,34 @@ def _gradient(energy: Energy, x: Tensor) -> None:
             rounding = 100 * torch.finfo(torch.float64).eps * (1 + up.abs()) / step
             off = (slope - expected).abs() - 1e-4 * (1 + expected.abs()) - rounding
             worst = int(off.argmax())
-            assert off[worst] <= 0, f"autograd gives a slope of {expected[worst]:.6g}, finite differences {slope[worst]:.6g}"
+            assert off[worst] <= 0, f"`with_gradient` gives a slope of {expected[worst]:.6g}, finite differences {slope[worst]:.6g}"
 
 
 def _dtypes(energy: Energy, x: Tensor) -> None:
     results = {}
     for dtype in (torch.float32, torch.float64):
-        results[dtype] = copy.deepcopy(energy).to(dtype)(x.to(dtype))
+        results[dtype] = _values(copy.deepcopy(energy).to(dtype), x.to(dtype))
         assert results[dtype].dtype == dtype, f"points of {dtype} have energies of {results[dtype].dtype}"
     close(results[torch.float64].float(), results[torch.float32], "float32 and float64", factor=1000)
 
 
 def _input(energy: Energy, x: Tensor) -> None:
     before = x.clone()
-    energy(x)
+    _values(energy, x)
     assert torch.equal(x, before), "the points have been changed in place"
 
 
 def _randomness(energy: Energy, x: Tensor) -> None:
     states = torch.get_rng_state(), random.getstate()
-    first = energy(x)
+    first = _values(energy, x)
     assert torch.equal(torch.get_rng_state(), states[0]), "it draws random numbers from torch"
     assert random.getstate() == states[1], "it draws random numbers from Python's `random`"
-    assert torch.equal(energy(x), first), "a second call gives other energies"
+    assert torch.equal(_values(energy, x), first), "a second call gives other energies"
 
 
 def _copy(energy: Energy, x: Tensor) -> None:
     twin = copy.deepcopy(energy)
-    assert torch.equal(twin(x), energy(x)), "a deep copy has other energies"
+    assert torch.equal(_values(twin, x), _values(energy, x)), "a deep copy has other energies"
     shared = {id(p) for p in energy.parameters()} & {id(p) for p in twin.parameters()}
     assert not shared, "a deep copy shares weights with the original"
 
@@ -146,7 +169,7 @@ def _pickle(energy: Energy, x: Tensor) -> None:
         if _has_local_functions(energy):
             raise SkipCheck("a lambda or a function inside a function cannot be pickled") from error
         raise
-    assert torch.equal(pickle.loads(data)(x), energy(x)), "an unpickled copy has other energies"
+    assert torch.equal(_values(pickle.loads(data), x), _values(energy, x)), "an unpickled copy has other energies"
 
 
 def _save(energy: Energy, x: Tensor) -> None:
@@ -155,10 +178,11 @@ def _save(energy: Energy, x: Tensor) -> None:
             energy.save(Path(folder) / "energy")
         except ExpressionError as error:
             raise SkipCheck(str(error)) from error
-        assert torch.equal(load(Path(folder) / "energy")(x), energy(x)), "a saved and loaded copy has other energies"
+        assert torch.equal(_values(load(Path(folder) / "energy"), x), _values(energy, x)), "a saved and loaded copy has other energies"
 
 
 def _evidence(energy: Energy, x: Tensor) -> None:
+    _needs_value(energy)
     total = energy.evidence(x)
     assert total.shape == (len(x),), f"evidence has shape {tuple(total.shape)}, expected ({len(x)},)"
     for base in energy.bases:
@@ -167,6 +191,7 @@ def _evidence(energy: Energy, x: Tensor) -> None:
 
 
 def _algebra(energy: Energy, x: Tensor) -> None:
+    _needs_value(energy)
     algebra(energy, x)
     if energy.no_complement is None:
         assert negate(negate(energy)) is energy, "~~A is not A"

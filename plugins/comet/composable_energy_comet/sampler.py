@@ -44,6 +44,7 @@ class InnerDescent(Sampler):
     start_image: Tensor | None = field(default=None, repr=False)
 
     gradients: ClassVar[int | None] = 1
+    needs_values: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         whole("iterations", self.iterations)

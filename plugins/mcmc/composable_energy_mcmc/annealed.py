@@ -90,6 +90,10 @@ class Annealed(Sampler):
     def total_steps(self) -> int:
         return self.levels
 
+    @property
+    def needs_values(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return isinstance(self.corrector, Sampler) and self.corrector.needs_values
+
     def level(self, step: int) -> float:
         """Returns the noise level at a step, counted from 1."""
         return self.sigma_max * (self.sigma_min / self.sigma_max) ** ((step - 1) / (self.levels - 1))
@@ -195,7 +199,7 @@ class _Level(Energy):
     def __init__(self, energy: Energy, unit: float, heat: float, **conditions: float) -> None:
         super().__init__()
         self.energy, self.unit, self.heat, self.known = energy, unit, heat, conditions
-        self.event_shape = energy.event_shape
+        self.event_shape, self.has_value = energy.event_shape, energy.has_value
 
     def forward(self, x: Tensor) -> Tensor:
         return self.energy(self.unit * x, **self.known) / self.heat

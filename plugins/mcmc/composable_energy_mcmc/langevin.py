@@ -44,6 +44,7 @@ class Langevin(Sampler):
     max_gradient: float | None = None
 
     gradients: ClassVar[int] = 1
+    needs_values: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive("step_size", self.step_size)

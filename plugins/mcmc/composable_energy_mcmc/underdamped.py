@@ -53,6 +53,7 @@ class Underdamped(Sampler):
     temperature: float = 1.0
 
     gradients: ClassVar[int] = 1
+    needs_values: ClassVar[bool] = False
     refused: ClassVar[Mapping[str, str]] = {"clamp": "a point that is clamped keeps a momentum that points out of the box; use langevin."}
 
     def __post_init__(self) -> None:
