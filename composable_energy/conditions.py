@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.identity import equal
-from composable_energy.sharing import remembered
+from composable_energy.sharing import Shared, remembered
 
 __all__ = [
     "CHAINS",
@@ -49,10 +49,17 @@ def method_parameters(method: Callable[..., object]) -> Parameters:
     return _keyword_parameters(method, 2)
 
 
-def parameters_of(function: Callable[..., object]) -> Parameters:
-    """Returns the conditions of a module or function; not cached, as a cache would keep alive what a function holds."""
-    function = getattr(function, "_orig_mod", function)  # what `torch.compile` wrapped
-    return _keyword_parameters(function.forward if isinstance(function, nn.Module) else function, 1)
+def parameters_of(function: Callable[..., object], positional: int = 1) -> Parameters:
+    """Returns the conditions of a module or function; not cached, as a cache would keep alive what a function holds.
+
+    Args:
+        function: A module, or a function that is called with positional arguments and with conditions by name.
+        positional: How many positional arguments come first.
+    """
+    if isinstance(function, Shared):
+        function = function.module
+    function = getattr(function, "_orig_mod", function)  # torch's own name for what `torch.compile` wrapped; there is no public one
+    return _keyword_parameters(function.forward if isinstance(function, nn.Module) else function, positional)
 
 
 def _keyword_parameters(function: Callable[..., object], skip: int) -> Parameters:

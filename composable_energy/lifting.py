@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,12 @@ class CallableEnergy(Energy):
         name: How it is written; the function's own name if empty.
         event_shape: The shape of one point, if it takes only one.
         decoder: For an energy in the latent space of a decoder.
+        modules: Modules that the function is called with, as `function(x, *modules, **conditions)`. They become parts of the energy: its
+            parameters are theirs, and sampling evaluates copies in eval mode. Modules that a function captures are found as far as they
+            stand in its closure, its defaults, or globals that it names; name any others here.
+
+    Raises:
+        OptionError: One of `modules` is no module, or the function does not take as many.
     """
 
     def __init__(
@@ -35,10 +41,17 @@ class CallableEnergy(Energy):
         name: str = "",
         event_shape: tuple[int, ...] | None = None,
         decoder: nn.Module | None = None,
+        modules: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
+        wrong = [type(module).__name__ for module in modules if not isinstance(module, nn.Module)]
+        if wrong:
+            raise OptionError(f"modules takes modules that the function is called with, got {', '.join(wrong)}.")
         self.function = function
-        self._parameters_of_function = parameters_of(function)
+        self.arguments = nn.ModuleList(modules) if modules else ()
+        if modules:
+            _check_takes(function, len(modules))
+        self._parameters_of_function = parameters_of(function, 1 + len(modules))
         self.name = name or _name_of(function)
         if event_shape is not None:
             self.event_shape = torch.Size(event_shape)
@@ -54,7 +67,7 @@ class CallableEnergy(Energy):
         return self._parameters_of_function.required
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self.function(x, **conditions)
+        return self.function(x, *self.arguments, **conditions)
 
 
 def as_energy(obj: Any, **options: Any) -> Energy:
@@ -62,8 +75,8 @@ def as_energy(obj: Any, **options: Any) -> Energy:
 
     Args:
         obj: The object. A class is no energy; make an instance.
-        **options: Of `CallableEnergy`, such as `name`, `event_shape` and `decoder`; of `DistributionEnergy` for a distribution. An energy
-            takes none.
+        **options: Of `CallableEnergy`, such as `name`, `event_shape`, `decoder` and `modules`; of `DistributionEnergy` for a distribution.
+            An energy takes none.
 
     Raises:
         LiftError: The object cannot be made an energy: a class, a discrete distribution, or no callable at all.
@@ -88,6 +101,13 @@ def as_energy(obj: Any, **options: Any) -> Energy:
 def liftable(obj: object) -> bool:
     """Whether `as_energy` takes an object."""
     return isinstance(obj, Distribution) or (callable(obj) and not isinstance(obj, type))
+
+
+def _check_takes(function: Callable[..., Any], count: int) -> None:
+    try:
+        inspect.signature(function).bind_partial(*range(1 + count))
+    except TypeError as error:
+        raise OptionError(f"With {count} modules the function is called as f(x, *modules, **conditions): {error}.") from error
 
 
 def _name_of(function: Callable[..., Any]) -> str:

@@ -96,10 +96,10 @@ class Shared(nn.Module):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self._orig_mod = module  # the name by which wrapped modules are known, see `parameters_of`
+        self.module = module
 
     def forward(self, x: Tensor, **conditions: Any) -> Any:
-        return once(self._orig_mod, x, conditions)
+        return once(self.module, x, conditions)
 
 
 def shared(module: nn.Module) -> nn.Module:

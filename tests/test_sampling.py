@@ -3,6 +3,7 @@
 import functools
 import pickle
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -146,10 +147,11 @@ def test_chunks_get_their_own_rows_of_conditions():
 
 
 class Decoder(nn.Module):
+    seen: ClassVar[list[int]] = []  # of all copies: sampling decodes with one
+
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(4, 12), nn.BatchNorm1d(12), nn.Dropout(0.5))
-        self.seen: list[int] = []
 
     def forward(self, z: Tensor) -> Tensor:
         self.seen.append(len(z))
@@ -168,6 +170,7 @@ class Latent(ce.Energy):
 
 def test_latent_energies_are_decoded_at_the_end():
     decoder = Decoder()
+    decoder.seen.clear()
     decoder.train()
     energy = Latent(decoder)
     draw = functools.partial(energy.sample, sampler=Langevin(0.1), steps=3, seed=0)

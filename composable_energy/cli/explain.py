@@ -43,10 +43,9 @@ def run(asked: argparse.Namespace) -> int:
     black_to_white = value_range(asked)
     energy = at_level(read_expression(asked), asked.sigma)
     labels, points = _read([path.expanduser() for path in asked.files], energy, black_to_white)
-    from composable_energy.sampling import frozen
+    from composable_energy.sampling import twin
 
-    with frozen(energy):
-        explanation = energy.explain(points)
+    explanation = twin(energy).explain(points)
     if asked.json:
         print(json_text({"expression": str(energy), "points": labels, "terms": json_rows(explanation)}))
     else:

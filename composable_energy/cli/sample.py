@@ -65,7 +65,7 @@ def run(asked: argparse.Namespace) -> int:
     energy = read_expression(asked)
     if asked.sharpen is not None:
         energy = energy.sharpened(asked.sharpen)
-    from composable_energy.sampling import frozen
+    from composable_energy.sampling import twin
     from composable_energy.sampling.asking import ask
 
     target = asked.output.expanduser()
@@ -94,8 +94,7 @@ def run(asked: argparse.Namespace) -> int:
         write_grid(target, seen, black_to_white, about)
     else:
         write_array(target, seen)
-    with frozen(shown):
-        explanation = shown.explain(points)
+    explanation = twin(shown).explain(points)
     if asked.json:
         print(json_text({"file": str(target), **about, "n": len(seen), "seconds": seconds, "terms": json_rows(explanation)}))
         return 0
@@ -107,11 +106,10 @@ def run(asked: argparse.Namespace) -> int:
 def _decoded(energy: Energy, points: Tensor) -> Tensor:
     if energy.decoder is None or not len(points):
         return points
-    from composable_energy.sampling import frozen
+    from composable_energy.sampling import twin
     from composable_energy.sampling.asking import decode
 
-    with frozen(energy):
-        return decode(energy.decoder, points)
+    return decode(twin(energy.decoder), points)
 
 
 def _drawn(asked: int, seen: Tensor, trace: Trace) -> str:

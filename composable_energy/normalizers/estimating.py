@@ -20,9 +20,10 @@ from composable_energy.noise import Kind, Noise
 from composable_energy.normalizers.bars import bar, bootstrap, effective, log_mean
 from composable_energy.normalizers.gaussians import Gaussian, fitted, of_distribution
 from composable_energy.normalizers.paths import Path, pilot
-from composable_energy.sampling import Sampler, frozen, sample
+from composable_energy.sampling import Sampler, sample, twin
 from composable_energy.sampling.asking import ask, check_density, count
 from composable_energy.sampling.choosing import SamplerLike, choose, recommended_threads
+from composable_energy.sampling.threads import limited_threads
 
 __all__ = ["LogZ", "log_z"]
 
@@ -144,8 +145,9 @@ def log_z(
     chosen = choose(energy, sampler, options, ())
     _check_sampler(chosen)
     start = None if base is None else of_distribution(base)
-    with torch.inference_mode(False), torch.no_grad(), frozen(energy, threads=recommended_threads(energy)):
+    with torch.inference_mode(False), torch.no_grad(), limited_threads(recommended_threads(energy)):
         check_density(energy, chosen, allow_improper=False)
+        energy = twin(energy)
         _check_rows(energy)
         like = _like(energy, start, draws, init, event_shape, dtype, device)
         kind: Kind = noise or ("blocks" if like.device.type == "cpu" else "philox")

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from composable_energy.captures import tensors_of
 from composable_energy.checks import check_value
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, DeviceError, DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
-from composable_energy.sampling.freezing import reachable
 from composable_energy.sampling.sampler import Sampler
 
 __all__ = ["Asked", "ask", "check_density", "count", "decode", "flag"]
@@ -181,7 +181,8 @@ def _check_start(init: object, dtype: torch.dtype | None, device: torch.device |
 def _tensors(energy: Energy) -> list[Tensor]:
     """Weights first; else whatever the energy holds, such as the mean of a distribution."""
     own = [tensor for tensor in (*energy.parameters(), *energy.buffers()) if tensor.is_floating_point()]
-    return own or [tensor for tensor in reachable(energy)[0] if tensor.is_floating_point()]
+    found = own or [tensor for tensor in tensors_of(energy) if tensor.is_floating_point()]
+    return sorted(found, key=lambda tensor: not isinstance(tensor, nn.Parameter))
 
 
 def _decoded_shape(decoder: nn.Module, event: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Size:

@@ -10,40 +10,55 @@ A graph is for one shape of batch: each shape has its own, so that results do no
 from __future__ import annotations
 
 import math
+import threading
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from composable_energy.captures import tensors_of
 from composable_energy.conditions import CHAINS, rows_for
 from composable_energy.energy import Energy, WeightedBase
-from composable_energy.errors import OptionError
 from composable_energy.events import Formula
-from composable_energy.sampling.freezing import reachable
+from composable_energy.sampling.graphs import (
+    ANYTHING,
+    Both,
+    all_same,
+    close,
+    compile_graph,
+    copied,
+    first_line,
+    held_by,
+    require_compiler,
+    run,
+    same,
+    trace,
+)
+from composable_energy.twins import twin
 
-__all__ = ["CompiledEnergy", "compiled"]
-
-Both = Callable[..., tuple[Tensor, Tensor]]
+__all__ = ["CompiledEnergy", "compiled", "compiled_twin"]
 
 _SHAPES = 8  # so many graphs are worth their compilation; a call has two or three shapes: pilot chains, a chunk, the last chunk
 
-# Weights are constants: convolutions get them in the layout that they like best. Short loops are left to the C++ compiler, which
-# unrolls them: half the time for mixtures on a plane (benchmarks/composition.py).
-_OPTIONS: dict[str, Any] = {"freezing": True, "cpp.enable_loop_tail_vec": False}
+_ONE_AT_A_TIME = threading.RLock()  # tracing changes functions of torch for all threads
 
 
 def compiled(energy: Energy) -> Energy:
     """Returns the same energy, whose value and gradient run through `torch.compile`.
 
     The first call for each shape of a batch takes seconds, later ones in any process less; what is compiled is kept with the result, so
-    sample that several times to pay once. Weights count as constants: where they have changed it is compiled again. Numbers that are
-    attributes of an energy, such as a weight `w` of `w * A`, stay as they were.
+    sample that several times to pay once. Weights and numbers count as constants. Each call compares all that the energy holds with what
+    it held when it was compiled, by value, and compiles it again if something changed; `sample` does so once, and compares energies and
+    gradients at points as well. A call outside of `sample` does not see what changed elsewhere, such as an attribute of a class, or of an
+    object that a function captures.
 
     An energy that decides by the values of its points, draws random numbers, or leaves torch on its way runs as it is, and one
-    `RuntimeWarning` tells why. So it does without a gradient (`torch.no_grad`), and for more than 8 shapes.
+    `RuntimeWarning` tells why. So it does without a gradient (`torch.no_grad`), where parameters take gradients through `energy(x)`, and
+    for more than 8 shapes.
 
     Args:
         energy: The energy.
@@ -61,53 +76,94 @@ def compiled(energy: Energy) -> Energy:
     return energy if isinstance(energy, CompiledEnergy) else CompiledEnergy(energy)
 
 
-class _Graphs:
-    """The compiled functions by what they take, for weights that have been written to so often.
+def compiled_twin(energy: Energy, still: Energy) -> Energy:
+    """Returns the compiled form of an energy's twin; the energy keeps what is compiled for later twins.
 
-    Without a `__dict__`, so that what looks through an energy for tensors does not find those of a graph; a copy starts without any.
+    Args:
+        energy: The energy.
+        still: Its twin.
+    """
+    if isinstance(still, CompiledEnergy):
+        return still
+    return CompiledEnergy(still, vars(energy).setdefault("_compiled_graphs", _Graphs()))
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A compiled function, None for an energy that runs as it is, with what the energy said when it was made."""
+
+    function: Both | None
+    traced: torch.fx.GraphModule | None
+    inputs: tuple[Tensor, ...]
+    results: tuple[Tensor, Tensor]
+
+
+class _Graphs:
+    """The graphs of an energy and its twins by what they take, for the values that the energy held when they were made.
+
+    A copy of the energy starts without any.
     """
 
-    __slots__ = ("doubted", "functions", "versions", "weights")
+    __slots__ = ("by_inputs", "held", "warned")
 
     def __init__(self) -> None:
-        self.functions: dict[Hashable, Both | None] = {}
-        self.doubted: set[Hashable] = set()
-        self.weights: list[Tensor] = []
-        self.versions: list[int] | None = None  # None before the first call
+        self.by_inputs: dict[Hashable, _Graph] = {}
+        self.held: list[Any] = []
+        self.warned = False
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return _Graphs, ()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
 
 class CompiledEnergy(Energy):
-    """An energy with compiled functions for its value and gradient; see `compiled`."""
+    """An energy with compiled functions for its value and gradient; see `compiled`.
 
-    def __init__(self, energy: Energy) -> None:
+    Args:
+        energy: The energy.
+        graphs: Those that an energy keeps, for its twin, which nobody else changes.
+    """
+
+    def __init__(self, energy: Energy, graphs: _Graphs | None = None) -> None:
         super().__init__()
         self.energy = energy
         self.name, self.recommended, self.no_complement = energy.name, energy.recommended, energy.no_complement
         self.event_shape = energy.event_shape
-        self._graphs = _Graphs()
-        self._warned = False
+        self._graphs = graphs or _Graphs()
+        self._checked: dict[Hashable, _Graph] | None = None if graphs is None else {}
 
-    def doubt(self) -> None:
-        """Has each graph compared with the energy again."""
-        self._graphs.doubted = {key for key, function in self._graphs.functions.items() if function is not None}
+    def became_twin(self, original: CompiledEnergy) -> None:
+        """Shares the graphs of the energy whose twin this one is, and checks each of them once, as nobody else changes a twin."""
+        self._graphs, self._checked = original._graphs, {}
+
+    @property
+    def graphs(self) -> tuple[torch.fx.GraphModule, ...]:
+        """What has been compiled, one graph for each shape."""
+        return tuple(graph.traced for graph in self._graphs.by_inputs.values() if graph.traced is not None)
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        return _Compiled.apply(x, self, conditions) if torch.is_grad_enabled() and x.requires_grad else self.energy(x, **conditions)
+        if not (torch.is_grad_enabled() and x.requires_grad) or self._learns(conditions):
+            return self.energy(x, **conditions)
+        return _Compiled.apply(x, self, conditions)
 
     def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
         if type(x) is not Tensor:  # nothing that torch knows, or a stand-in while an expression around this one is compiled
             return self.energy.with_gradient(x, **conditions)
         known = self._tensors(x, conditions) if conditions else {}
-        function = self._function(x, known)
+        function = self._graph(x, known).function
         if function is None:
             return self.energy.with_gradient(x, **known)
-        return _run(function, (x.detach(), *known.values()))
+        return run(function, (x.detach(), *known.values()))
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return self.energy.evidence(x, **conditions) if self.bases else self(x, **conditions)
+
+    def _learns(self, conditions: dict[str, Any]) -> bool:
+        """Whether something besides the points takes gradients, which a compiled function does not give; nothing in a twin does."""
+        held = tensors_of(self.energy) if self._checked is None else []
+        return any(isinstance(value, Tensor) and value.requires_grad for value in (*held, *conditions.values()))
 
     def _tensors(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Tensor]:
         """Returns the conditions of the energy as inputs of a graph: all chunks share one, and all noise levels."""
@@ -119,51 +175,64 @@ class CompiledEnergy(Energy):
             known[name] = value if name == CHAINS else rows_for(name, value, x)
         return known
 
-    def _function(self, x: Tensor, known: dict[str, Tensor]) -> Both | None:
-        """Returns the compiled function for such points and conditions, None where the energy runs as it is."""
-        graphs = self._graphs
-        if [weight._version for weight in graphs.weights] != graphs.versions:
-            graphs.weights = [tensor for tensor in reachable(self.energy)[0] if not tensor.is_inference()]
-            graphs.functions, graphs.versions = {}, [weight._version for weight in graphs.weights]
-            graphs.doubted = set()
-        key = self.training, *((name, value.shape, value.stride(), value.dtype, value.device) for name, value in (("x", x), *known.items()))
-        if key in graphs.doubted:
-            graphs.doubted.discard(key)
-            if not self._agrees(graphs.functions[key], x, known):
-                graphs.functions = {}
-        if key not in graphs.functions:
-            graphs.functions[key] = self._made(x, known)
-        return graphs.functions[key]
+    def _graph(self, x: Tensor, known: dict[str, Tensor]) -> _Graph:
+        """Returns the graph for such points and conditions, made for the values that the energy holds now."""
+        inputs = {"x": x, **known}
+        shapes = tuple((name, value.shape, value.stride(), value.dtype, value.device) for name, value in inputs.items())
+        if self._checked is not None and shapes in self._checked:
+            return self._checked[shapes]
+        with _ONE_AT_A_TIME:
+            held, modes = held_by(self.energy, _Graphs)
+            graphs, key = self._graphs, (modes, shapes)
+            if not all_same(held, graphs.held):
+                graphs.by_inputs, graphs.held = {}, copied(held)
+            graph = graphs.by_inputs.get(key)
+            if graph is not None and self._checked is not None and not self._agrees(graph, known):
+                graphs.by_inputs, graph = {}, None
+            if graph is None:
+                graph = graphs.by_inputs[key] = self._made(x.detach(), known)
+            if self._checked is not None:
+                self._checked[shapes] = graph
+        return graph
 
-    def _agrees(self, function: Both | None, x: Tensor, known: dict[str, Tensor]) -> bool:
-        made = self.energy.with_gradient(x, **known) if function is None else _run(function, (x.detach(), *known.values()))
-        return all(_close(new, old) for new, old in zip(made, self.energy.with_gradient(x, **known), strict=True))
+    def _agrees(self, graph: _Graph, known: dict[str, Tensor]) -> bool:
+        """Whether the energy says what it said when the graph was made, to the rounding."""
+        made = self.energy.with_gradient(graph.inputs[0], **dict(zip(known, graph.inputs[1:], strict=True)))
+        rounding = 64 * torch.finfo(made[0].dtype).eps
+        return all(close(new, old, rounding) for new, old in zip(made, graph.results, strict=True))
 
-    def _made(self, x: Tensor, known: dict[str, Tensor]) -> Both | None:
+    def _made(self, x: Tensor, known: dict[str, Tensor]) -> _Graph:
         eager = self.energy.with_gradient(x, **known)  # an energy that fails says so itself; what it computes once it has computed
-        if len(self._graphs.functions) >= _SHAPES:
-            return self._told(f"there are more than {_SHAPES} shapes of batches; take a batch_size that divides the number of chains")
-        inputs = (x.detach(), *known.values())
+        now, before = held_by(self.energy, _Graphs)[0], self._graphs.held
+        if len(now) == len(before):  # a number that each evaluation changes, such as a counter, says nothing
+            self._graphs.held = [old if same(new, old) else ANYTHING for new, old in zip(now, before, strict=True)]
+        else:  # the first evaluation fills a cache
+            self._graphs.held = copied(now)
+        inputs = (x, *known.values())
+        as_it_is = _Graph(None, None, tuple(copied(list(inputs))), eager)
+        if len(self._graphs.by_inputs) >= _SHAPES:
+            return self._without(as_it_is, f"there are more than {_SHAPES} shapes of batches; take a batch_size that divides the chains")
         try:
-            graph = _traced(self.energy, x, known)
+            traced = trace(_apart(self.energy), x, known)
         except Exception as error:
-            return self._told(f"it cannot be traced ({_first_line(error)})")
-        if any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in graph.graph.nodes):
-            return self._told("it draws random numbers")
+            return self._without(as_it_is, f"it cannot be traced ({first_line(error)})")
+        if any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in traced.graph.nodes):
+            return self._without(as_it_is, "it draws random numbers")
         try:
-            function = _compiled(graph, inputs)
-            made = _run(function, inputs)
+            function = compile_graph(traced, inputs)
+            made = run(function, inputs)
         except Exception as error:
-            _require_compiler(x.device, error)
-            return self._told(f"the compiler fails on it ({_first_line(error)})")
-        if not all(_close(new, old) for new, old in zip(made, eager, strict=True)):
-            return self._told("it computes something else when it is compiled")
-        return function
+            require_compiler(x.device, error)
+            return self._without(as_it_is, f"the compiler fails on it ({first_line(error)})")
+        if not all(close(new, old, math.sqrt(torch.finfo(old.dtype).eps)) for new, old in zip(made, eager, strict=True)):
+            return self._without(as_it_is, "it computes something else when it is compiled")
+        return _Graph(function, traced, as_it_is.inputs, eager)
 
-    def _told(self, reason: str) -> None:
-        if not self._warned:
-            self._warned = True
+    def _without(self, graph: _Graph, reason: str) -> _Graph:
+        if not self._graphs.warned:
+            self._graphs.warned = True
             warnings.warn(f"{self} runs without torch.compile: {reason}.", RuntimeWarning, stacklevel=6)
+        return graph
 
     # What it says of itself is what the energy says -----------------------------------------------------------------------------------
 
@@ -208,11 +277,7 @@ class CompiledEnergy(Energy):
         return self.energy.key
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_graphs": _Graphs()}
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CompiledEnergy:
-        self._graphs.versions = None
-        return super()._apply(fn, recurse)
+        return {**self.__dict__, "_graphs": _Graphs(), "_checked": None}
 
     def __str__(self) -> str:
         return str(self.energy)
@@ -234,57 +299,9 @@ class _Compiled(torch.autograd.Function):
         return weights.view(-1, *[1] * (gradient.ndim - 1)) * gradient, None, None
 
 
-def _traced(energy: Energy, x: Tensor, known: dict[str, Tensor]) -> torch.fx.GraphModule:
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    def both(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
-        return energy.with_gradient(x, **dict(zip(known, values, strict=True)))
-
-    return make_fx(both, tracing_mode="fake", _allow_non_fake_inputs=True)(x.detach(), *known.values())
-
-
-def _run(function: Both, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """Always in the mode in which it was compiled; in another it would be compiled again."""
-    if not (torch.is_grad_enabled() or torch.is_inference_mode_enabled()):
-        return function(*inputs)
-    with torch.inference_mode(False), torch.no_grad():
-        return function(*inputs)
-
-
-def _compiled(graph: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Both:
-    """Compiles a graph, and runs it once."""
-    from torch._inductor import list_options
-
-    options = {name: value for name, value in _OPTIONS.items() if name in list_options()}  # those of this version
-    function = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the compiler, on what it uses itself
-        _run(function, inputs)
-    return function
-
-
-def _require_compiler(device: torch.device, cause: Exception) -> None:
-    """Raises if not even the simplest function can be compiled."""
-    x = torch.zeros(2, device=device)
-    try:
-        _compiled(torch.fx.symbolic_trace(lambda x: x.cos()), (x,))
-    except Exception as error:
-        needs = "a C++ compiler (Debian, Ubuntu: `apt install g++`; macOS: `xcode-select --install`)" if device.type == "cpu" else "Triton"
-        if " " in torch.__file__:
-            needs += f", and torch in a path without a space (it is in {torch.__file__})"
-        raise OptionError(
-            f"compile=True needs what torch.compile needs on {device.type}: {needs}. It fails on the simplest function here, with "
-            f"{_first_line(error)}. Install it, or leave out compile=True."
-        ) from cause
-
-
-def _close(new: Tensor, old: Tensor) -> bool:
-    """Whether two results differ by no more than the order of sums can make."""
-    tolerance = math.sqrt(torch.finfo(old.dtype).eps)
-    largest = old[old.isfinite()].abs().max().item() if bool(old.isfinite().any()) else 0.0
-    return torch.allclose(new, old, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def _apart(energy: Energy) -> Energy:
+    """Returns a twin in the modes of the energy: stand-ins of points never meet the caller's modules."""
+    copied = twin(energy)
+    for old, new in zip(energy.modules(), copied.modules(), strict=True):
+        new.training = old.training
+    return copied

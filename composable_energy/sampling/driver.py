@@ -28,7 +28,6 @@ from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.checkpoint import Checkpoint, described
 from composable_energy.sampling.choosing import SamplerLike, choose, recommended_threads
 from composable_energy.sampling.consistency import check_own_gradients
-from composable_energy.sampling.freezing import frozen
 from composable_energy.sampling.pilots import tuned
 from composable_energy.sampling.ranks import Ranks, Share
 from composable_energy.sampling.recording import Recorder, gathered
@@ -46,8 +45,10 @@ from composable_energy.sampling.settings import (
     seed_of,
     start_points,
 )
+from composable_energy.sampling.threads import limited_threads
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.values import Evaluator
+from composable_energy.twins import twin
 
 __all__ = ["sample"]
 
@@ -82,8 +83,9 @@ def sample(
 ) -> Any:
     r"""Draws points from $p(x) \propto e^{-E(x)}$.
 
-    Meanwhile the parameters of every module that the energy reaches are frozen and the modules are in eval mode; both are restored on
-    every exit, and the caller's random state stays as it is.
+    Evaluated is a twin of the energy, in eval mode and without gradients of its parameters (see `twin`). The caller's modules stay as they
+    are, so that several threads may sample one energy while another trains it. Noise is the sampler's own: random numbers that an energy
+    itself draws come from torch's global state.
 
     Args:
         energy: The energy, or what `as_energy` lifts.
@@ -143,7 +145,7 @@ def sample(
         torch.Size([100, 2])
     """
     began, energy = time.perf_counter(), as_energy(energy)
-    owner = energy  # the caller's own, for which a sampler keeps its tuning
+    owner = energy  # the caller's own, which keeps what is tuned and compiled for it
     check_call(callback, checkpoint, checkpoint_every, progress=progress, latents=latents, allow_improper=allow_improper, compile=compile)
     steps = None if steps is None else count("steps", steps)
     burn_in = count("burn_in", burn_in, least=0)
@@ -161,10 +163,11 @@ def sample(
         check_resume(resume, {"sampler": sampler, "init": init, "seed": seed, "noise": noise, **options}, best_of, first_chain, shape)
         chosen, copies, seed, first, shape = resume.sampler, resume.best_of, resume.seed, resume.first_chain, resume.shape
 
-    with torch.inference_mode(False), torch.no_grad(), frozen(energy, threads=recommended_threads(energy)):
+    with torch.inference_mode(False), torch.no_grad(), limited_threads(recommended_threads(energy)):
         check_density(energy, chosen, allow_improper)
         if copies > 1:
             check_value(energy, "`best_of`", evidence=True)
+        energy = twin(energy)
         asked = ask(energy, shape, latents, init if resume is None else last_points(resume), dtype, device)
         start = start_points(init, asked)
         kind = noise_kind(noise or (resume.noise if resume else None), asked.device)
@@ -189,7 +192,7 @@ def sample(
             key = saved.call["seed"] if saved else key if group is None else group.first(key)
         if file is not None:
             file.call["seed"] = key
-        running = _compiled(energy) if compile else energy
+        running = _compiled(owner, energy) if compile else energy
         like = torch.zeros(asked.event, dtype=asked.dtype, device=asked.device)
         given = chosen
         if resume is None:
@@ -228,10 +231,10 @@ def sample(
     return (drawn, record) if trace else drawn
 
 
-def _compiled(energy: Energy) -> Energy:
-    from composable_energy.sampling.keeping import kept  # late: torch's compiler is slow to import
+def _compiled(energy: Energy, still: Energy) -> Energy:
+    from composable_energy.sampling.compiling import compiled_twin  # late: torch's compiler is slow to import
 
-    return kept(energy)
+    return compiled_twin(energy, still)
 
 
 def _choose_best(chains: Chains, points: Tensor, here: Tensor, copies: int) -> Tensor:

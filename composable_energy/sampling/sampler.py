@@ -13,7 +13,8 @@ An author writes a frozen dataclass whose fields are the options:
             x = state.x + self.scale * noise.normal(state.x)
             return State(x, *energy_and_gradient(energy, x)), Info()
 
-The driver calls it under `torch.no_grad()` with frozen parameters, for some of the chains at a time, and looks after everything else.
+The driver calls it under `torch.no_grad()` with a twin of the energy, for some of the chains at a time, and looks after everything else.
+The twin is in eval mode, and its parameters take no gradients.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ import pickle
 import random
 import tempfile
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from composable_energy.algebra import negate
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
-from composable_energy.sampling import frozen
+from composable_energy.sampling import twin
 from composable_energy.saving import load
 from composable_energy.testing.checks import Check, SkipCheck, close, run
 from composable_energy.testing.laws import algebra
@@ -41,7 +42,7 @@ def check_energy(energy: EnergyOrMaker, x: Tensor, *, expected_failures: Mapping
 
 
 def energy_checks(energy: EnergyOrMaker, x: Tensor) -> list[Check]:
-    """Returns the checks of an energy, by name. Meanwhile it is in eval mode, without gradients of its weights.
+    """Returns the checks of an energy, by name. They take a twin of it, but those of copies and files, which put it in eval mode meanwhile.
 
     | name | what |
     |---|---|
@@ -71,10 +72,25 @@ def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyOrMaker, x:
         unbound = ", ".join(sorted(subject.required_conditions))
         assert not unbound, f"{unbound} must be bound before it can be checked, with `.given(...)` or `.at(...)`"
         assert len(x.unique(dim=0)) >= 3, "the checks need three points that differ"
-        with frozen(subject):
-            function(subject, x.detach().clone())
+        if function in (_copy, _pickle, _save):
+            with _in_eval_mode(subject):
+                function(subject, x.detach().clone())
+        else:
+            function(twin(subject), x.detach().clone())
 
     return check
+
+
+@contextmanager
+def _in_eval_mode(energy: Energy) -> Iterator[None]:
+    """The energy itself, where a copy is what is checked."""
+    training = [module for module in energy.modules() if module.training]
+    energy.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _values(energy: Energy, x: Tensor) -> Tensor:
@@ -156,9 +172,9 @@ def _randomness(energy: Energy, x: Tensor) -> None:
 
 
 def _copy(energy: Energy, x: Tensor) -> None:
-    twin = copy.deepcopy(energy)
-    assert torch.equal(_values(twin, x), _values(energy, x)), "a deep copy has other energies"
-    shared = {id(p) for p in energy.parameters()} & {id(p) for p in twin.parameters()}
+    copied = copy.deepcopy(energy)
+    assert torch.equal(_values(copied, x), _values(energy, x)), "a deep copy has other energies"
+    shared = {id(p) for p in energy.parameters()} & {id(p) for p in copied.parameters()}
     assert not shared, "a deep copy shares weights with the original"
 
 
@@ -178,7 +194,9 @@ def _save(energy: Energy, x: Tensor) -> None:
             energy.save(Path(folder) / "energy")
         except ExpressionError as error:
             raise SkipCheck(str(error)) from error
-        assert torch.equal(_values(load(Path(folder) / "energy"), x), _values(energy, x)), "a saved and loaded copy has other energies"
+        assert torch.equal(_values(load(Path(folder) / "energy").eval(), x), _values(energy, x)), (
+            "a saved and loaded copy has other energies"
+        )
 
 
 def _evidence(energy: Energy, x: Tensor) -> None:

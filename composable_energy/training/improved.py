@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
-from composable_energy.sampling import frozen
+from composable_energy.sampling import twin
 from composable_energy.sampling.asking import count
 from composable_energy.training.contrastive import contrast
 from composable_energy.training.inputs import conditions_of, energy_of, wide
@@ -110,8 +110,7 @@ class ImprovedContrastiveDivergence(Objective):
         drawn = self.negatives.draw(model, batch, conditions, self.negatives.steps - 1)
         energy = energy_of(model).given(**conditions) if conditions else energy_of(model)
         last = self._last_step(energy, drawn)
-        with frozen(energy):
-            kl = wide(energy(last)).mean()
+        kl = wide(twin(energy)(last)).mean()
         far = self._log_distance(last, drawn, batch)
         self.negatives.keep(drawn, last)
         value, scalars = contrast(model, batch.x, last.detach(), conditions, self.l2)

@@ -90,7 +90,7 @@ class Negatives:
             self.buffer = ReplayBuffer(self.capacity, place, self._start, **self._settings)
 
     def draw(self, model: nn.Module, batch: Batch, conditions: Mapping[str, Tensor], steps: int | None = None) -> Drawn:
-        """Draws a point for each row; parameters are frozen and modules in eval mode meanwhile.
+        """Draws a point for each row, from a twin of the model in eval mode.
 
         A chain that diverges does not end the training: a fresh start takes its place.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy.sampling import Noise, frozen
+from composable_energy.sampling import Noise, twin
 
 from .attention import AttentionEncoder
 from .conv import ConvEnergy
@@ -70,8 +70,9 @@ class Comet(nn.Module):
             OptionError: They are not in [0, 1].
         """
         self._check(x)
-        with torch.no_grad(), frozen(self.encoder):
-            return torch.cat([self.encoder(some) for some in x.split(_AT_ONCE)])
+        with torch.no_grad():
+            encoder = twin(self.encoder)
+            return torch.cat([encoder(some) for some in x.split(_AT_ONCE)])
 
     def decompose(self, x: Tensor) -> list[ce.Energy]:
         """Returns the parts of pictures: $K$ energies, each with one latent for each picture.
@@ -163,12 +164,12 @@ class Comet(nn.Module):
             ShapeError, DtypeError, OptionError: As `encode`.
             ExpressionError: The energy has no masks.
         """
-        z, noise = self.encode(x), Noise(seed, range(len(x))).child("start")
+        z, noise, energy = self.encode(x), Noise(seed, range(len(x))).child("start"), twin(self.energy)
         found = []
-        with torch.no_grad(), frozen(self.energy):
+        with torch.no_grad():
             for first in range(0, len(x), _AT_ONCE):
                 rows = slice(first, first + _AT_ONCE)
-                found.append(component_scores(self.energy, x[rows], z[rows], noise.for_chains(range(len(x))[rows]), read))
+                found.append(component_scores(energy, x[rows], z[rows], noise.for_chains(range(len(x))[rows]), read))
         return torch.cat(found)
 
     def masks(self, x: Tensor, merge: float | None = 0.6, read: str | None = None, seed: int = 0) -> Tensor:

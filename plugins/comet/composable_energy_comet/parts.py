@@ -10,7 +10,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling import Noise, frozen
+from composable_energy.sampling import Noise, twin
 
 from .component import ComponentEnergy
 from .conv import ConvEnergy
@@ -52,8 +52,8 @@ def pictures_of(energy: ComponentEnergy, z: Tensor, seed: int = 0) -> Tensor:
         z: Latents, with shape $(B, K, D)$.
         seed: Of the noise at the start.
     """
-    noise, found = Noise(seed, range(len(z))).child("start"), []
-    with torch.no_grad(), frozen(energy):
+    noise, found, energy = Noise(seed, range(len(z))).child("start"), [], twin(energy)
+    with torch.no_grad():
         for rows in torch.arange(len(z)).split(_AT_ONCE):
             some = z[rows]
             if isinstance(energy, QuadraticEnergy):
@@ -97,8 +97,7 @@ def _lowest(parts: Sequence[ce.Energy]) -> Tensor:
     with torch.no_grad():
         for part in parts:
             model = cast(QuadraticEnergy, part.terms[0])
-            with frozen(model):
-                wanted.append(model.wanted(_latents(part, rows)))
+            wanted.append(twin(model).wanted(_latents(part, rows)))
     return lowest(*(torch.cat(some, 1) for some in zip(*wanted, strict=True))).clamp(0, 1)
 
 

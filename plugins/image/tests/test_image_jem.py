@@ -12,7 +12,7 @@ def jem():
     torch.manual_seed(0)
     energy = ce.get_energy("jem", depth=10, width=1, size=8, labels=4).eval()
     with torch.no_grad():
-        energy.net._orig_mod.head.weight.mul_(10)  # so that labels differ  # pyright: ignore
+        energy.net.module.head.weight.mul_(10)  # so that labels differ  # pyright: ignore
     return energy
 
 
@@ -53,7 +53,7 @@ def test_a_label_that_there_is_not_is_told(jem):
 
 def test_an_expression_of_events_evaluates_the_net_once(jem, x):
     calls = []
-    jem.net._orig_mod.register_forward_hook(lambda *_: calls.append(1))
+    jem.net.module.register_forward_hook(lambda *_: calls.append(1))
     (jem.of(0) | ~jem.of([1, 2])).with_gradient(x)
     assert len(calls) == 1
 
@@ -69,7 +69,7 @@ def test_saved_events_share_their_net(jem, x, tmp_path):
 def test_images_are_read_as_twice_themselves_less_one(jem, x):
     """The paper's images are in [-1, 1]; the first layer sees those."""
     seen = []
-    jem.net._orig_mod.read.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    jem.net.module.read.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     jem(x)
     torch.testing.assert_close(seen[0], 2 * x - 1)
 

@@ -1,6 +1,7 @@
 """ChEES: what it tunes, that nothing depends on the chains that are drawn, and that a tuned sampler is not tuned again."""
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,13 +19,14 @@ F64 = torch.float64
 
 
 class Gaussian(ce.Energy):
-    """A Gaussian with a covariance, over all axes of a point; counts its evaluations."""
+    """A Gaussian with a covariance, over all axes of a point; counts its evaluations, those of its copies too."""
+
+    sizes: ClassVar[list[int]] = []
 
     def __init__(self, covariance: Tensor, event: tuple[int, ...] | None = None) -> None:
         super().__init__()
         self.precision = torch.linalg.inv(covariance)
         self.event_shape = torch.Size(event or (len(covariance),))
-        self.sizes: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.sizes.append(len(x))

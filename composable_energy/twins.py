@@ -1,0 +1,165 @@
+r"""Twins: copies of an energy that share its storage.
+
+Sampling runs on a twin, so that nothing of the caller's changes: neither modes, nor gradients, nor flags, at any moment. Several threads
+may then sample one energy while another trains it.
+
+A copy cannot enter a function. So functions are rebuilt around the twins of the modules that they capture directly (see `captures`).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from composable_energy.captures import PLAIN, attributes, check_methods, content, contents, holds_modules, named
+from composable_energy.errors import ComposableEnergyError, ExpressionError
+
+__all__ = ["twin"]
+
+T = TypeVar("T")
+
+_CODE = (types.FunctionType, types.MethodType)
+_ATTEMPTS = 20
+
+
+def twin(energy: T) -> T:
+    """Returns a copy in eval mode that shares the storage of all tensors; its parameters take no gradients.
+
+    The copy sees what is written into the tensors later, and nothing else that changes. It costs milliseconds, whatever the size of the
+    weights. Functions are rebuilt around the twins of modules that they capture directly. What an energy counts in attributes or
+    globals while it is evaluated, it counts in its twin.
+
+    Args:
+        energy: An energy, or any module.
+
+    Raises:
+        ExpressionError: A part cannot be copied, has parameters without values, or uses a module in training mode where no copy reaches it.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> from composable_energy.sampling import twin
+        >>> energy = ce.as_energy(torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Dropout(), torch.nn.Flatten(0)))
+        >>> energy.training, twin(energy).training
+        (True, False)
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            return _Twins().of(energy)
+        except _ChangedMeanwhile:
+            continue
+    raise ExpressionError(f"{energy} cannot be copied: another thread adds attributes to its modules all the time.")
+
+
+class _ChangedMeanwhile(Exception):  # noqa: N818  (never leaves this file)
+    """What is copied changed meanwhile."""
+
+
+class _Twins:
+    """The twins of one call; `memo` is that of `copy.deepcopy`."""
+
+    def __init__(self) -> None:
+        self.memo: dict[int, Any] = {}
+        self.spaces: dict[int, dict[str, Any]] = {}  # copies of the globals of functions
+
+    def of(self, value: Any) -> Any:
+        """Returns the twin of anything but a function."""
+        items = [item for item in contents(value) if not isinstance(item, PLAIN)]
+        for item in items:
+            if isinstance(item, Tensor):
+                self.memo.setdefault(id(item), _sharing_storage(item))
+        try:
+            for item in reversed(items):  # inner parts first, so that deep expressions need no deep recursion
+                if isinstance(item, nn.Module):
+                    copy.deepcopy(item, self.memo)
+            copied = copy.deepcopy(value, self.memo)
+        except ComposableEnergyError:
+            raise
+        except Exception as error:
+            if "changed size during iteration" in str(error):  # another thread has set a new attribute
+                raise _ChangedMeanwhile from error
+            raise ExpressionError(
+                f"Sampling runs on a copy, and {value} cannot be copied ({type(error).__name__}: {error}). Leave out what `copy.deepcopy` "
+                "cannot copy, or give the class of that part a `__deepcopy__`."
+            ) from error
+        functions = any(isinstance(item, types.FunctionType) for item in items)
+        for item in items:
+            known = self.memo.get(id(item))
+            if isinstance(item, nn.Module) and known is not None:
+                known.training = False
+                if hasattr(type(item), "became_twin"):
+                    known.became_twin(item)
+            if functions and known is not None and known is not item and not isinstance(item, (Tensor, *_CODE)):
+                self._replace(known)
+        for kind in {type(item) for item in items}:
+            check_methods(kind)
+        return self._replaced(copied)
+
+    def _replace(self, holder: Any) -> None:
+        """Replaces the functions that a copied object holds; a copy shares them with the original."""
+        if isinstance(holder, list):
+            holder[:] = map(self._replaced, holder)
+            return
+        for name, value in list((holder if isinstance(holder, dict) else attributes(holder)).items()):
+            if isinstance(value, types.FunctionType | functools.partial | tuple | set | frozenset):
+                new = self._replaced(value)
+                if new is value:
+                    continue
+                if isinstance(holder, dict):
+                    holder[name] = new
+                else:
+                    object.__setattr__(holder, name, new)  # also of a frozen dataclass
+
+    def _replaced(self, value: Any) -> Any:
+        """Returns a copied value with functions rebuilt, the same one if it has none that capture modules."""
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, functools.partial):
+            new = self._replaced(value.func)
+            return value if new is value.func else functools.partial(new, *value.args, **value.keywords)
+        if isinstance(value, tuple | set | frozenset):
+            made = [self._replaced(item) for item in value]
+            if any(new is not old for new, old in zip(made, value, strict=True)):
+                return type(value)(*made) if hasattr(value, "_fields") else type(value)(made)
+        return value
+
+    def _function(self, function: types.FunctionType) -> types.FunctionType:
+        if id(function) in self.memo:
+            return self.memo[id(function)]
+        if not holds_modules(function):
+            return function
+        space, used = function.__globals__, {name: value for name, value in named(function).items() if holds_modules(value)}
+        if used:
+            space = self.spaces[id(space)] = self.spaces.get(id(space)) or dict(space)
+        cells = [types.CellType() if holds_modules(content(cell)) else cell for cell in function.__closure__ or ()]
+        new = types.FunctionType(function.__code__, space, function.__name__, closure=tuple(cells))
+        self.memo[id(function)] = new  # before what it captures, which may be itself
+        self.memo.setdefault(id(self.memo), []).append(function)  # as `copy.deepcopy` keeps what its ids belong to
+        new.__defaults__ = None if function.__defaults__ is None else tuple(map(self._value, function.__defaults__))
+        new.__kwdefaults__ = {name: self._value(value) for name, value in (function.__kwdefaults__ or {}).items()}
+        new.__qualname__ = function.__qualname__
+        vars(new).update(vars(function))
+        space.update({name: self._value(value) for name, value in used.items()})
+        for cell, old in zip(cells, function.__closure__ or (), strict=True):
+            if cell is not old:
+                cell.cell_contents = self._value(old.cell_contents)
+        return new
+
+    def _value(self, value: Any) -> Any:
+        if not holds_modules(value):
+            return value
+        return self._function(value) if isinstance(value, types.FunctionType) else self.of(value)
+
+
+def _sharing_storage(tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, nn.Parameter):
+        return tensor.detach() if tensor.requires_grad else tensor
+    if nn.parameter.is_lazy(tensor):
+        raise ExpressionError("A lazy module has no weights before its first call: evaluate the energy once at points before sampling.")
+    own_class = type(tensor) is not nn.Parameter and issubclass(type(tensor), nn.Parameter)
+    new = tensor.detach().as_subclass(type(tensor)) if own_class else nn.Parameter(tensor.detach(), requires_grad=False)
+    vars(new).update(vars(tensor))
+    return new
