@@ -511,13 +511,13 @@ class RelativeEnergy(Energy, ABC):
 def value_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
     """Returns the energies of a term, evaluated once if the term occurs several times in the expression."""
     own = known(term, conditions)
-    return once(term, x, own) if is_repeated(term) else term(x, **own)
+    return once(term, x, own, always=True) if is_repeated(term) else term(x, **own)
 
 
 def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
     """Returns the evidence of a term, evaluated once if the term occurs several times in the expression."""
     own = known(term, conditions)
-    return once(term.evidence, x, own) if is_repeated(term) else term.evidence(x, **own)
+    return once(term.evidence, x, own, always=True) if is_repeated(term) else term.evidence(x, **own)
 
 
 def known(energy: Energy, conditions: Mapping[str, Any]) -> Mapping[str, Any]:

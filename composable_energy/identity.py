@@ -132,17 +132,23 @@ def same(a: object, b: object) -> bool:
         a: An energy, module or callable.
         b: Another.
     """
-    if a is b:
+    return _same(a, b, set())
+
+
+def _same(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
+    if a is b or (id(a), id(b)) in seen:
         return True
     if isinstance(a, nn.Module) and isinstance(b, nn.Module):
         if type(a) is not type(b):
             return False
+        seen.add((id(a), id(b)))  # a part that occurs again is compared once; if it differs, so does the whole
         terms, others = getattr(a, "terms", ()), getattr(b, "terms", ())
         if not terms and not others:
             return token_of(a) == token_of(b) and equal(a, b)
-        return len(terms) == len(others) and all(map(same, terms, others)) and equal(_own_values(a), _own_values(b))
+        pairs = zip(terms, others, strict=False)
+        return len(terms) == len(others) and all(_same(x, y, seen) for x, y in pairs) and equal(_own_values(a), _own_values(b))
     if isinstance(a, MethodType) and isinstance(b, MethodType):
-        return a.__func__ is b.__func__ and same(a.__self__, b.__self__)
+        return a.__func__ is b.__func__ and _same(a.__self__, b.__self__, seen)
     return equal(a, b)
 
 

@@ -50,24 +50,27 @@ def is_repeated(item: object) -> bool:
     return bool(memo) and id(item) in memo.get(_REPEATED, ())
 
 
-def once(function: Callable[..., Any], x: Tensor, conditions: Mapping[str, Any], call: Callable[..., Any] | None = None) -> Any:
+def once(
+    function: Callable[..., Any], x: Tensor, conditions: Mapping[str, Any], call: Callable[..., Any] | None = None, *, always: bool = False
+) -> Any:
     """Returns `function(x, **conditions)`, remembered while an expression is evaluated.
 
     It is another call if the points were changed in place, if a module has other weights (`torch.func.functional_call`), with and
-    without gradients, and with and without those that energies compute themselves. A module in training mode is not remembered: its
-    masks are to differ.
+    without gradients, and with and without those that energies compute themselves. A module in training mode is not remembered, as its
+    masks are to differ, unless it is one sub-expression that occurs several times.
 
     Args:
         function: What is called; one and the same object is one function.
         x: The points; one and the same tensor is the same points.
         conditions: The conditions, compared by identity.
         call: What computes it, if that is not `function` itself.
+        always: Whether to remember it in training mode, too.
     """
     call = call or function
     if torch.compiler.is_compiling():  # whose graph keeps no memo
         return call(x, **conditions)
     module = function.__self__ if isinstance(function, MethodType) else function
-    if getattr(module, "training", False) or x.is_inference():
+    if (getattr(module, "training", False) and not always) or x.is_inference():
         return call(x, **conditions)
     identity = (id(module), id(function.__func__)) if isinstance(function, MethodType) else id(module)
     key = identity, id(x), x._version, tuple((name, id(value)) for name, value in conditions.items()), _weights(module)

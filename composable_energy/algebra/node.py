@@ -7,6 +7,7 @@ import weakref
 from abc import ABC
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ __all__ = [
 
 Weight = float | Tensor
 
+_TEXTS: ContextVar[dict[Energy, str] | None] = ContextVar("texts", default=None)  # each part is written once
 _LONGEST = 20_000  # characters of an expression that are written
 
 
@@ -70,6 +72,8 @@ class Node(RelativeEnergy, ABC):
         self._evidence_has_value = all(term.evidence_has_value for term in operands)  # kept, as a part may stand in many places
         self._signed = any(term._signed for term in operands)
         self._opposite: Energy | weakref.ref[Energy] | None = None
+        shapes = (term.decoded_shape for term in operands)
+        self._decoded_shape = next((shape for shape in shapes if shape is not None), None)
         self._copies = Copies.inside(self)
         self._repeated = _repeated(self)
 
@@ -103,7 +107,7 @@ class Node(RelativeEnergy, ABC):
 
     @property
     def decoded_shape(self) -> torch.Size | None:
-        return next((term.decoded_shape for term in self.terms if term.decoded_shape is not None), None)
+        return self._decoded_shape
 
     @property
     def unsatisfiable(self) -> bool:
@@ -272,8 +276,17 @@ def number(weight: Weight) -> float:
 
 def written(energy: Energy, precedence: int) -> str:
     """Returns an operand as written inside a node, in parentheses where it binds less tightly."""
+    texts = _TEXTS.get()
+    if texts is None:
+        token = _TEXTS.set({})
+        try:
+            return written(energy, precedence)
+        finally:
+            _TEXTS.reset(token)
+    if energy not in texts:
+        texts[energy] = str(energy)
     own = energy.precedence if isinstance(energy, Node) else 100
-    return f"({energy})" if own < precedence else str(energy)
+    return f"({texts[energy]})" if own < precedence else texts[energy]
 
 
 def join_written(terms: Sequence[Energy], sign: str, precedence: int) -> str:

@@ -49,10 +49,9 @@ def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, floa
 
 
 def _has_own_gradient(module: torch.nn.Module) -> bool:
-    """Whether an energy or a part of it overrides `with_gradient`; networks are not searched."""
-    if isinstance(module, Energy) and type(module).with_gradient is not Energy.with_gradient:
-        return True
-    return any(_has_own_gradient(part) for part in module.children() if isinstance(part, Energy | torch.nn.ModuleList))
+    """Whether an energy or a part of it overrides `with_gradient`."""
+    energies = (part for part in module.modules() if isinstance(part, Energy))
+    return any(type(energy).with_gradient is not Energy.with_gradient for energy in energies)
 
 
 def _slopes(use: Use) -> tuple[Tensor, Tensor, Tensor]:
