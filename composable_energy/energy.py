@@ -516,6 +516,8 @@ def value_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
 
 def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
     """Returns the evidence of a term, evaluated once if the term occurs several times in the expression."""
+    if is_repeated(term) and not term.bases:  # then it is the value, which may be known
+        return value_of(term, x, conditions)
     own = known(term, conditions)
     return once(term.evidence, x, own, always=True) if is_repeated(term) else term.evidence(x, **own)
 
