@@ -88,8 +88,8 @@ class GaussianHead:
             OptionError: `high` is not above `low`.
             ShapeError: A shape does not fit `dims`.
         """
-        ends = {"low": self.points("low", low), "high": self.points("high", high)}
-        return IntervalEnergy(**self._config(self._text("between", low, high)), **ends)
+        config = self._config(self._text("between", low, high))
+        return IntervalEnergy(**config, low=self.points("low", low), high=self.points("high", high))
 
     def points(self, name: str, values: Numbers) -> Tensor:
         """Returns values with shape (n, dims); n is 1 for all chains."""

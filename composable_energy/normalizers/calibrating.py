@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from composable_energy.algebra import Conditioned, Disjunction, PulledBack, condition
 from composable_energy.energy import Energy
@@ -78,7 +79,7 @@ class _Calibration:
     """One call: what was made and estimated already, so that a node that stands in several places stays one."""
 
     options: Mapping[str, Any]
-    kept: set[Energy]
+    kept: set[nn.Module]
     made: list[tuple[Energy, Mapping[str, Any], Energy]] = field(default_factory=list)
     known: list[tuple[Energy, float]] = field(default_factory=list)
 
