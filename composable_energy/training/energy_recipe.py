@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -121,7 +122,7 @@ class EnergyRecipe(Recipe):
         table = self._table("model")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._table("training").get("seed", 0))
-            energy = _made("model", get_energy, table)
+            energy = _made("model", partial(get_energy, table.pop("name", "")), table)
         if "sampling" in self.settings:
             energy.recommended = Recommendation(*_sampler(self._table("sampling")))
         return energy
