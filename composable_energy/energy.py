@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from composable_energy.arithmetic import add, less, scale
 from composable_energy.checks import check_energies, check_points
 from composable_energy.conditions import CHAINS, check_names, method_parameters, rows_for
 from composable_energy.errors import ExpressionError
@@ -525,49 +526,6 @@ def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tenso
 def known(energy: Energy, conditions: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns those conditions that an energy depends on, of all that an expression passes to its terms."""
     return {name: conditions[name] for name in energy.conditions & conditions.keys()} if conditions else conditions
-
-
-def scale(weight: float | Tensor, energies: Tensor) -> Tensor:
-    """Returns the weighted energies; a weight tensor follows the energies to their device.
-
-    What is infinite stays infinite at weight 0, and gives a learnable weight no gradient.
-    """
-    if not isinstance(weight, Tensor):
-        if weight == 0:
-            return torch.where(energies.isinf(), energies.detach(), 0.0 * energies)
-        return energies if weight == 1 else weight * energies
-    weight, infinite = weight.to(energies.device), energies.isinf()
-    limit = torch.where(weight.detach() < 0, -energies.detach(), energies.detach())
-    return torch.where(infinite, limit, weight * torch.where(infinite, 0.0, energies))
-
-
-def add(energies: Sequence[Tensor], *, signed: bool = False) -> Tensor:
-    r"""Returns the sum of energies of shape $(B,)$.
-
-    Args:
-        energies: The terms.
-        signed: Whether a term may be $-\infty$; the sum is $\infty$ wherever another term is.
-    """
-    total = energies[0]
-    for energy in energies[1:]:
-        total = total + energy
-    if not signed or len(energies) == 1:
-        return total
-    outside = energies[0] == torch.inf
-    for energy in energies[1:]:
-        outside = outside | (energy == torch.inf)
-    return torch.where(outside, torch.inf, total)
-
-
-def less(energies: Tensor, base: Tensor) -> Tensor:
-    r"""Returns energies less those of a base, both with shape $(B,)$; 0 where the base is infinite, as the base decides there."""
-    return torch.where(base.isinf(), 0.0, energies - base)
-
-
-def zeros(x: Tensor) -> Tensor:
-    """Returns zeros with shape $(B,)$ whose gradient is zero, whatever the points are."""
-    total = x.flatten(1).sum(1) if x.ndim > 1 else x
-    return torch.where(torch.ones_like(total, dtype=torch.bool), torch.zeros_like(total), total)
 
 
 def _normal(value: Any) -> Any:

@@ -14,7 +14,20 @@ CORE = Path(ce.__file__).parent
 
 # Files stand in floors and import downwards only; those of one floor may import each other.
 FLOORS = [
-    {"errors", "arguments", "captures", "checks", "conditions", "files", "gradients", "identity", "noise", "sharing", "twins"},
+    {
+        "errors",
+        "arguments",
+        "arithmetic",
+        "captures",
+        "checks",
+        "conditions",
+        "files",
+        "gradients",
+        "identity",
+        "noise",
+        "sharing",
+        "twins",
+    },
     {"energy", "events", "lifting", "distributions", "algebra", "explain", "inference", "parsing"},
     {"sampling", "diagnostics"},
     {"normalizers"},

@@ -6,8 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, add, contains, distinct, flatten, join_written, joined_events, one_space, union_of_bases
-from composable_energy.energy import Energy, evidence_of, scale
+from composable_energy.algebra.node import Node, contains, distinct, flatten, joined_events, union_of_bases
+from composable_energy.algebra.spaces import one_space
+from composable_energy.algebra.writing import join_written
+from composable_energy.arithmetic import add, scale
+from composable_energy.energy import Energy, evidence_of
 from composable_energy.errors import ExpressionError
 from composable_energy.events import Formula, conjoin
 

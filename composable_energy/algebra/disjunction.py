@@ -9,20 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra.node import (
-    Node,
-    Weight,
-    add,
-    contains,
-    distinct,
-    flatten,
-    join_written,
-    joined_events,
-    mixture,
-    number,
-    one_space,
-    shared_bases,
-)
+from composable_energy.algebra.node import Node, Weight, contains, distinct, flatten, joined_events, number, shared_bases
+from composable_energy.algebra.spaces import one_space
+from composable_energy.algebra.writing import join_written
+from composable_energy.arithmetic import add, mixture
 from composable_energy.checks import check_value
 from composable_energy.energy import Energy, WeightedBase, evidence_of
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError

@@ -7,43 +7,35 @@ import weakref
 from abc import ABC
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from composable_energy.algebra.spaces import common_shape
 from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase, add
-from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
+from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
+from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula
 from composable_energy.identity import Copies, same
 
 __all__ = [
     "Node",
     "Weight",
-    "add",
     "common_recommendation",
     "contains",
     "distinct",
     "divided_by",
     "flatten",
-    "join_written",
     "joined_events",
     "keep_weight",
-    "mixture",
     "number",
-    "one_space",
     "shared_bases",
     "union_of_bases",
-    "written",
 ]
 
 Weight = float | Tensor
-
-_TEXTS: ContextVar[dict[Energy, str] | None] = ContextVar("texts", default=None)  # each part is written once
-_LONGEST = 20_000  # characters of an expression that are written
 
 
 class Node(RelativeEnergy, ABC):
@@ -64,7 +56,7 @@ class Node(RelativeEnergy, ABC):
         self._terms = tuple(operands)
         self._conditions = frozenset({CHAINS}).union(*(term.conditions for term in operands))
         self._required = frozenset().union(*(term.required_conditions for term in operands))
-        self.event_shape = _common_shape(operands)
+        self.event_shape = common_shape(operands)
         self.recommended = common_recommendation(operands)
         self._bases: tuple[WeightedBase, ...] = ()
         self._unsatisfiable = any(term.unsatisfiable for term in operands)  # once, as a part may stand in many places
@@ -163,29 +155,6 @@ def flatten(terms: Sequence[Energy], inner: Callable[[Energy], Sequence[Energy] 
     return result
 
 
-def one_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
-    """Returns terms in one space: energies of decoded points are pulled back into the latent space of the others.
-
-    Shapes decide which terms those are: a term with the shape of decoded points is pulled back, a term with the shape of latent
-    points, such as a prior, is not.
-
-    Raises:
-        ExpressionError: The terms have two different decoders, or shapes do not say in which space a term lives.
-        ShapeError: Their points have different shapes.
-    """
-    latent = [term for term in terms if term.decoder is not None]
-    for term in latent[1:]:
-        if not same(term.decoder, latent[0].decoder):
-            raise ExpressionError(
-                f"{latent[0]} and {term} live in the latent spaces of two decoders, {type(latent[0].decoder).__name__} and "
-                f"{type(term.decoder).__name__}; an expression has one. Join energies of one decoder, or energies of decoded points."
-            )
-    if latent:
-        terms = [_in_latent_space(term, latent) for term in terms]
-    _common_shape(terms)
-    return tuple(terms)
-
-
 def union_of_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
     """Returns each distinct base of the terms once.
 
@@ -225,13 +194,6 @@ def joined_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], F
         group = next((g for g in groups if g[0].same_base(formula)), None)
         groups.append([formula]) if group is None else group.append(formula)
     return tuple(join(group) for group in groups), tuple(term for term in terms if term.formula is None)
-
-
-def mixture(branches: Tensor) -> Tensor:
-    r"""Returns $-\log \sum_k e^{-E_k}$ of energies with shape $(K, B)$; where all are infinite it is, and its gradient is zero."""
-    lowest = branches.detach().amin(0)
-    infinite = lowest.isinf()
-    return torch.where(infinite, lowest, -torch.logsumexp(-torch.where(infinite, 0.0, branches), 0))
 
 
 @contextmanager
@@ -274,45 +236,6 @@ def number(weight: Weight) -> float:
     return float(weight.detach() if isinstance(weight, Tensor) else weight)
 
 
-def written(energy: Energy, precedence: int) -> str:
-    """Returns an operand as written inside a node, in parentheses where it binds less tightly."""
-    texts = _TEXTS.get()
-    if texts is None:
-        token = _TEXTS.set({})
-        try:
-            return written(energy, precedence)
-        finally:
-            _TEXTS.reset(token)
-    if energy not in texts:
-        texts[energy] = str(energy)
-    own = energy.precedence if isinstance(energy, Node) else 100
-    return f"({texts[energy]})" if own < precedence else texts[energy]
-
-
-def join_written(terms: Sequence[Energy], sign: str, precedence: int) -> str:
-    """Returns operands as written with a sign between them; the middle of a long text is left out."""
-    texts = {term: written(term, precedence) for term in distinct(terms)}
-    text = sign.join(texts[term] for term in terms)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
-
-
-def _in_latent_space(term: Energy, latent: Sequence[Energy]) -> Energy:
-    if term.decoder is not None:
-        return term
-    decoder: Any = latent[0].decoder
-    shape, below = term.event_shape, _common_shape(latent)
-    decoded = next((other.decoded_shape for other in latent if other.decoded_shape is not None), None)
-    is_latent = None if shape is None or below == decoded else shape == below if below is not None else shape != decoded
-    if is_latent is None:
-        of = "of unknown shape" if shape is None else f"of shape {tuple(shape)}, as both latent and decoded points are,"
-        raise ExpressionError(
-            f"{term} takes points {of} and joins {latent[0]}, which lives in the latent space of {type(decoder).__name__}. Does it take "
-            "latent or decoded points? For decoded points write `.pull_back(decoder)`, or set its `event_shape`; for latent points set its "
-            "`decoder`, as in `as_energy(..., decoder=decoder)`."
-        )
-    return term if is_latent else term.pull_back(decoder)
-
-
 def _repeated(root: Energy) -> tuple[Energy, ...]:
     """Returns the sub-expressions that occur more than once in an expression."""
     counts: dict[Energy, int] = {}
@@ -330,17 +253,6 @@ def _weigh_alike(a: WeightedBase, b: WeightedBase) -> bool:
     if isinstance(a.weight, Tensor) or isinstance(b.weight, Tensor):
         return [node.weighs_by for node in a.scaled_by] == [node.weighs_by for node in b.scaled_by]
     return a.weight == b.weight
-
-
-def _common_shape(terms: Sequence[Energy]) -> torch.Size | None:
-    known = [term for term in terms if term.event_shape is not None]
-    for term in known[1:]:
-        if term.event_shape != known[0].event_shape:
-            raise ShapeError(
-                f"{known[0]} takes points of shape {tuple(known[0].event_shape or ())} and {term} points of shape "
-                f"{tuple(term.event_shape or ())}; the terms of an expression take the same points."
-            )
-    return known[0].event_shape if known else None
 
 
 def common_recommendation(terms: Sequence[Energy]) -> Recommendation | None:

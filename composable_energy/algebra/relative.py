@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra.node import Node, divided_by, one_space, written
+from composable_energy.algebra.node import Node, divided_by
+from composable_energy.algebra.spaces import one_space
+from composable_energy.algebra.writing import written
+from composable_energy.arithmetic import less
 from composable_energy.conditions import CHAINS, bound_rows, check_names, own_copy, rows_for, without_graph
-from composable_energy.energy import Energy, WeightedBase, evidence_of, known, less, value_of
+from composable_energy.energy import Energy, WeightedBase, evidence_of, known, value_of
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula
 from composable_energy.identity import token_of

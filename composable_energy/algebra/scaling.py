@@ -7,8 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight, number, one_space, shared_bases, written
-from composable_energy.energy import Energy, WeightedBase, add, evidence_of, scale, value_of
+from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight, number, shared_bases
+from composable_energy.algebra.spaces import one_space
+from composable_energy.algebra.writing import written
+from composable_energy.arithmetic import add, scale
+from composable_energy.energy import Energy, WeightedBase, evidence_of, value_of
 
 __all__ = ["Difference", "Sharpened", "Weighted"]
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from composable_energy.arithmetic import zeros
 from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy, zeros
+from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError
 from composable_energy.events.cells import Cells, ChainLabels, Interval
 from composable_energy.events.diagram import Diagram, Table

@@ -1,0 +1,35 @@
+"""Expressions as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+
+from composable_energy.energy import Energy
+
+__all__ = ["join_written", "written"]
+
+_TEXTS: ContextVar[dict[Energy, str] | None] = ContextVar("texts", default=None)  # each part is written once
+_LONGEST = 20_000  # characters of an expression that are written
+
+
+def written(energy: Energy, precedence: int) -> str:
+    """Returns an operand as written inside a node, in parentheses where it binds less tightly."""
+    texts = _TEXTS.get()
+    if texts is None:
+        token = _TEXTS.set({})
+        try:
+            return written(energy, precedence)
+        finally:
+            _TEXTS.reset(token)
+    if energy not in texts:
+        texts[energy] = str(energy)
+    own: int = getattr(energy, "precedence", 100)
+    return f"({texts[energy]})" if own < precedence else texts[energy]
+
+
+def join_written(terms: Sequence[Energy], sign: str, precedence: int) -> str:
+    """Returns operands as written with a sign between them; the middle of a long text is left out."""
+    texts = {term: written(term, precedence) for term in dict.fromkeys(terms)}
+    text = sign.join(texts[term] for term in terms)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"

@@ -1,0 +1,60 @@
+r"""Arithmetic of energies with shape $(B,)$ that may be infinite: infinity stays infinity, and no gradient becomes NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["add", "less", "mixture", "scale", "zeros"]
+
+
+def scale(weight: float | Tensor, energies: Tensor) -> Tensor:
+    """Returns the weighted energies; a weight tensor follows the energies to their device.
+
+    What is infinite stays infinite at weight 0, and gives a learnable weight no gradient.
+    """
+    if not isinstance(weight, Tensor):
+        if weight == 0:
+            return torch.where(energies.isinf(), energies.detach(), 0.0 * energies)
+        return energies if weight == 1 else weight * energies
+    weight, infinite = weight.to(energies.device), energies.isinf()
+    limit = torch.where(weight.detach() < 0, -energies.detach(), energies.detach())
+    return torch.where(infinite, limit, weight * torch.where(infinite, 0.0, energies))
+
+
+def add(energies: Sequence[Tensor], *, signed: bool = False) -> Tensor:
+    r"""Returns the sum of energies of shape $(B,)$.
+
+    Args:
+        energies: The terms.
+        signed: Whether a term may be $-\infty$; the sum is $\infty$ wherever another term is.
+    """
+    total = energies[0]
+    for energy in energies[1:]:
+        total = total + energy
+    if not signed or len(energies) == 1:
+        return total
+    outside = energies[0] == torch.inf
+    for energy in energies[1:]:
+        outside = outside | (energy == torch.inf)
+    return torch.where(outside, torch.inf, total)
+
+
+def less(energies: Tensor, base: Tensor) -> Tensor:
+    r"""Returns energies less those of a base, both with shape $(B,)$; 0 where the base is infinite, as the base decides there."""
+    return torch.where(base.isinf(), 0.0, energies - base)
+
+
+def zeros(x: Tensor) -> Tensor:
+    """Returns zeros with shape $(B,)$ whose gradient is zero, whatever the points are."""
+    total = x.flatten(1).sum(1) if x.ndim > 1 else x
+    return torch.where(torch.ones_like(total, dtype=torch.bool), torch.zeros_like(total), total)
+
+
+def mixture(branches: Tensor) -> Tensor:
+    r"""Returns $-\log \sum_k e^{-E_k}$ of energies with shape $(K, B)$; where all are infinite it is, and its gradient is zero."""
+    lowest = branches.detach().amin(0)
+    infinite = lowest.isinf()
+    return torch.where(infinite, lowest, -torch.logsumexp(-torch.where(infinite, 0.0, branches), 0))
