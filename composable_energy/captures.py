@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import ExpressionError
 
-__all__ = ["PLAIN", "attributes", "check_methods", "content", "contents", "holds_modules", "named", "tensors_of"]
+__all__ = ["PLAIN", "attributes", "check_methods", "content", "contents", "holds_modules", "named", "slots", "tensors_of"]
 
 PLAIN = (str, bytes, int, float, complex, type(None), type, torch.dtype, torch.device, types.ModuleType, types.BuiltinFunctionType)
 _ITEMS = (list, tuple, set, frozenset)
@@ -72,14 +72,15 @@ def attributes(item: Any) -> dict[str, Any]:
         state = item.__getstate__()
         if isinstance(state, dict):
             return state
-    slots = _slots(cls)
-    return {**own, **{name: getattr(item, name) for name in slots if hasattr(item, name)}} if slots else own
+    names = slots(cls)
+    return {**own, **{name: getattr(item, name) for name in names if hasattr(item, name)}} if names else own
 
 
 @functools.lru_cache(maxsize=512)
-def _slots(cls: type) -> tuple[str, ...]:
+def slots(cls: type) -> tuple[str, ...]:
+    """Returns the names of the slots of a class."""
     found = [vars(base).get("__slots__", ()) for base in cls.__mro__]
-    names = [name for slots in found for name in ((slots,) if isinstance(slots, str) else slots)]
+    names = [name for some in found for name in ((some,) if isinstance(some, str) else some)]
     return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 

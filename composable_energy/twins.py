@@ -11,11 +11,12 @@ from __future__ import annotations
 import copy
 import functools
 import types
+from collections import OrderedDict
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from composable_energy.captures import PLAIN, attributes, check_methods, content, contents, holds_modules, named
+from composable_energy.captures import PLAIN, attributes, check_methods, content, contents, holds_modules, named, slots
 from composable_energy.errors import ComposableEnergyError, ExpressionError
 
 __all__ = ["twin"]
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 _CODE = (types.FunctionType, types.MethodType)
 _ATTEMPTS = 20
+_CONTAINERS = (dict, OrderedDict, list, set)  # of which a module has many that are empty
+_DEFAULTS = {"__reduce_ex__": object.__reduce_ex__, "__reduce__": object.__reduce__, "__setstate__": nn.Module.__setstate__}
 
 
 def twin(energy: T) -> T:
@@ -74,7 +77,7 @@ class _Twins:
         try:
             for item in reversed(items):  # inner parts first, so that deep expressions need no deep recursion
                 if isinstance(item, nn.Module):
-                    copy.deepcopy(item, self.memo)
+                    self._copy(item)
             copied = copy.deepcopy(value, self.memo)
         except ComposableEnergyError:
             raise
@@ -97,6 +100,22 @@ class _Twins:
         for kind in {type(item) for item in items}:
             check_methods(kind)
         return self._replaced(copied)
+
+    def _copy(self, module: nn.Module) -> None:
+        """Puts a copy of a module into the memo: as `copy.deepcopy` does, in half of the time for modules that are copied by default."""
+        cls = type(module)
+        if hasattr(cls, "__deepcopy__") or slots(cls) or any(getattr(cls, name) is not default for name, default in _DEFAULTS.items()):
+            copy.deepcopy(module, self.memo)
+        elif id(module) not in self.memo:
+            new = self.memo[id(module)] = cls.__new__(cls)
+            self.memo.setdefault(id(self.memo), []).append(module)
+            for name, value in list(attributes(module).items()):
+                if isinstance(value, PLAIN):
+                    vars(new)[name] = value
+                elif type(value) in _CONTAINERS and not value:
+                    vars(new)[name] = type(value)()
+                else:
+                    vars(new)[name] = copy.deepcopy(value, self.memo)
 
     def _replace(self, holder: Any) -> None:
         """Replaces the functions that a copied object holds; a copy shares them with the original."""
