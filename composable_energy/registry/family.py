@@ -15,8 +15,9 @@ class EnergyFamily(ABC):
     """Abstract family of energies that belong together, such as the attributes of one kind of picture.
 
     An entry point of the group `composable_energy.energies` may be a subclass. The registry makes one instance for each set of options
-    and keeps it, so that members share their base, decoder and heads by keeping them in the instance; expressions then count the base
-    once. Making an instance and listing members is cheap: weights are read by `load`.
+    and keeps it. Members that have their base, decoder and heads in common keep them in the instance. Each caller of `get_energy` gets
+    copies of its own. Copies of one base are the same energy as long as their numbers are equal, so that an expression over them counts
+    it once. Making an instance and listing members is cheap: weights are read by `load`.
 
     Example:
         >>> import composable_energy as ce
