@@ -92,7 +92,7 @@ try:
 except SamplingDiverged as error:
     out["error"] = [len(error.samples), error.diverged.any(), str(error).split(":")[-1]]
 try:
-    energies["hole"].sample((11, 3), seed=3, ranks=ranks, best_of=3, **{**hole, "step_size": 2.0, "steps": 1})
+    energies["hole"].sample((11, 3), seed=3, ranks=ranks, best_of=3, **{**hole, **long, "step_size": 2.0, "steps": 1})
 except SamplingDiverged as error:
     out["copies"] = [error.samples, error.diverged, str(error)]
 other = ce.as_energy(torch.distributions.Normal(torch.tensor([0.0, 0.0, 0.01], **double), 1.0))

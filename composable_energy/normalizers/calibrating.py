@@ -45,10 +45,10 @@ def calibrate(expression: Energy, *, seed: int | None = None, **options: Any) ->
 
     Example:
         >>> import torch, composable_energy as ce
-        >>> narrow, wide = (ce.as_energy(lambda x, s=s: (x / s).square().sum(1) / 2, event_shape=(2,)) for s in (0.5, 2.0))
+        >>> narrow, wide = (ce.as_energy(lambda x, s=s: (x / s).square().sum(1) / 2, event_shape=(2,)) for s in (0.6, 2.0))
         >>> mixture = ce.calibrate(narrow | wide, seed=0)
         >>> [round(z, 1) for z in mixture.log_z]
-        [0.5, 3.2]
+        [0.8, 3.2]
     """
     seed = secrets.randbits(63) if seed is None else seed
     expression = as_energy(expression)

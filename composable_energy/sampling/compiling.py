@@ -272,10 +272,6 @@ class CompiledEnergy(Energy):
     def evidence_has_value(self) -> bool:
         return self.energy.evidence_has_value
 
-    @property
-    def key(self) -> Hashable:
-        return self.energy.key
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_graphs": _Graphs(), "_checked": None}
 

@@ -16,7 +16,6 @@ P is the event that the position is within .2, so that `P & ... & P` is P; it is
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from common import WEIGHT, Claim, Heads, Options, accuracy, asked, near, renders
 from composable_energy_scenes import COLORS, judged
 from composable_energy_scenes.concepts import CODE
 from reporting import grid, main, show
-from torch import Tensor
+from torch import Tensor, nn
 
 import composable_energy as ce
 
@@ -42,7 +41,7 @@ def claims(options: Options, c: dict[str, Tensor], base: ce.Energy | None = None
 
     def other(k: int, apart: bool = False) -> Claim:
         logits = options.concepts.color().logits
-        event = ce.ClassifierEnergy(copy.copy(logits) if apart else logits, None, base, labels=len(COLORS)).given(y=others[k])
+        event = ce.ClassifierEnergy(nn.Sequential(logits) if apart else logits, None, base, labels=len(COLORS)).given(y=others[k])
         return Claim(event, lambda v: v.color == others[k], f"c{k + 1}")
 
     one_by_one, apart, together = position & ~other(0), position & ~other(0, True), other(0)
