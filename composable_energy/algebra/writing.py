@@ -23,7 +23,7 @@ def written(energy: Energy, precedence: int) -> str:
         finally:
             _TEXTS.reset(token)
     if energy not in texts:
-        texts[energy] = str(energy)
+        texts[energy] = _shortened(str(energy))
     own: int = getattr(energy, "precedence", 100)
     return f"({texts[energy]})" if own < precedence else texts[energy]
 
@@ -31,5 +31,8 @@ def written(energy: Energy, precedence: int) -> str:
 def join_written(terms: Sequence[Energy], sign: str, precedence: int) -> str:
     """Returns operands as written with a sign between them; the middle of a long text is left out."""
     texts = {term: written(term, precedence) for term in dict.fromkeys(terms)}
-    text = sign.join(texts[term] for term in terms)
+    return _shortened(sign.join(texts[term] for term in terms))
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
