@@ -93,7 +93,11 @@ class TestToml:
     def test_what_toml_has_a_form_for_is_read_as_it_was(self, value):
         assert read_toml(toml_text({"value": value}), "here") == {"value": value}
 
-    @pytest.mark.parametrize("value", [None, [1, None], {"a": {"b": None}}, object(), "\ud800"], ids=["none", "none in a list", "none in a table", "an object", "a lone surrogate"])
+    @pytest.mark.parametrize(
+        "value",
+        [None, [1, None], {"a": {"b": None}}, object(), "\ud800"],
+        ids=["none", "none in a list", "none in a table", "an object", "a lone surrogate"],
+    )
     def test_what_toml_has_no_form_for_is_refused(self, value):
         with pytest.raises(OptionError, match="cannot be written as TOML"):
             toml_text({"value": value})
