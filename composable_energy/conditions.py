@@ -110,7 +110,8 @@ def rows_for(name: str, value: object, x: Tensor, chains: slice | Tensor | None 
 def bound_rows(name: str, value: object, x: Tensor, chains: slice | Tensor | None) -> Tensor:
     """Returns `rows_for`, the same tensor for all that are bound to equal values in an expression."""
     known: list[tuple[object, Tensor]] = remembered(("rows", name, id(x), id(chains)), (x, chains), list)
-    rows = next((rows for other, rows in known if equal(other, value)), None)
+    # With the latest alone: thousands of candidates of `infer` would be compared in pairs.
+    rows = next((rows for other, rows in known[-16:] if equal(other, value)), None)
     if rows is None:
         rows = rows_for(name, value, x, chains)
         known.append((value, rows))
