@@ -179,10 +179,10 @@ def check_methods(kind: type) -> None:
     """Raises if methods of a class use a global module in training mode: a class is not copied."""
     for cls in kind.__mro__:
         if not f"{cls.__module__}.".startswith((*_FOREIGN, "composable_energy.")):
-            for method in vars(cls).values():
-                if isinstance(method, types.FunctionType):
-                    for name, value in named(method).items():
-                        _check_mode(method, name, value)
+            for name, method in vars(cls).items():
+                if isinstance(method, types.FunctionType) and name != "__init__":  # which is done
+                    for used, value in named(method).items():
+                        _check_mode(method, used, value)
 
 
 def _check_mode(function: Callable[..., Any], name: str, value: Any) -> None:

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -109,7 +110,8 @@ def rows_for(name: str, value: object, x: Tensor, chains: slice | Tensor | None 
 def bound_rows(name: str, value: object, x: Tensor, chains: slice | Tensor | None) -> Tensor:
     """Returns `rows_for`, the same tensor for all that are bound to equal values in an expression."""
     known: list[tuple[object, Tensor]] = remembered(("rows", name, id(x), id(chains)), (x, chains), list)
-    rows = next((rows for other, rows in known if equal(other, value)), None)
+    # With the latest alone: thousands of candidates of `infer` would be compared in pairs.
+    rows = next((rows for other, rows in known[-16:] if equal(other, value)), None)
     if rows is None:
         rows = rows_for(name, value, x, chains)
         known.append((value, rows))
@@ -138,7 +140,15 @@ def check_names(owner: object, given: Mapping[str, Any], accepted: Iterable[str]
 
 
 def own_copy(value: Any) -> Any:
-    """Returns a condition that later changes of the caller's tensor do not reach; a tensor that is learnt remains connected to it."""
+    """Returns a condition that later changes of the caller's object do not reach; a tensor that is learnt remains connected to it.
+
+    Arrays and lists of numbers become tensors, which can be compared.
+    """
+    if isinstance(value, np.ndarray | list | tuple):
+        try:
+            return torch.tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise OptionError(f"A condition is a number or a tensor, got {type(value).__name__}: {error}") from error
     if not isinstance(value, Tensor):
         return value
     return value.clone() if value.requires_grad else value.detach().clone()

@@ -438,6 +438,16 @@ def test_a_prior_is_not_pulled_back_by_accident():
         ce.as_energy(lambda x: x.sum(1)) & seen.pull_back(decoder)
 
 
+def test_a_prior_of_the_shape_of_decoded_points_is_not_pulled_back_in_silence():
+    decoder = torch.nn.Linear(2, 2, dtype=torch.float64)  # whose latent points may have any shape, as far as it says
+    prior, seen = (ce.as_energy(torch.distributions.Normal(torch.full((2,), mean), 1.0)) for mean in (0.0, 1.0))
+    for join in (lambda a, b: a & b, lambda a, b: b & a, lambda a, b: a | b):
+        with pytest.raises(ExpressionError, match=r"Does it take latent or decoded points\?"):
+            join(prior, seen.pull_back(decoder))
+    latent = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0), decoder=decoder)
+    torch.testing.assert_close((latent & seen.pull_back(decoder))(points()), prior(points()) + seen(decoder(points())))
+
+
 def test_two_decoders_in_one_tree_are_named():
     with pytest.raises(ExpressionError, match="Doubler and Doubler"):
         latent(Doubler()) | latent(Doubler())

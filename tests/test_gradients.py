@@ -124,6 +124,26 @@ def test_values_that_do_not_fit_the_own_gradient_are_refused():
                 expression.sample(50, sampler=sampler, steps=2, seed=0)
 
 
+@pytest.mark.parametrize(
+    "mixture",
+    [
+        lambda: Silent() | Silent(-3.0),
+        lambda: BROAD | (2 * Silent() & BROAD),
+        lambda: BROAD & ce.negate(Silent().relative_to(BROAD), "contrast"),
+    ],
+    ids=["of two", "inside", "contrast"],
+)
+def test_a_mixture_whose_values_do_not_fit_is_refused_by_samplers_of_gradients(mixture):
+    """The gradient of a mixture depends on the values of its branches."""
+    with pytest.raises(ExpressionError, match="do not fit its `with_gradient`"):
+        mixture().sample(50, **{**DRAWS, "steps": 1})
+
+
+def test_the_choice_among_several_chains_needs_values_that_fit():
+    with pytest.raises(ExpressionError, match="do not fit its `with_gradient`"):
+        Silent().sample(10, best_of=3, **{**DRAWS, "steps": 1})
+
+
 def test_right_values_of_an_own_gradient_are_accepted():
     draws = (Own(1.0) & Own(3.0)).sample((2000, 1), sampler="hmc", steps=60, seed=0, dtype=torch.float64)
     assert abs(draws.mean().item() - 2) < 5 * math.sqrt(0.5 / 2000)

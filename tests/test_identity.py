@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from torch import distributions as td
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import ExpressionError, PluginLoadError
+from composable_energy.errors import ExpressionError, OptionError, PluginLoadError
 from composable_energy.identity import Origin, born_from, equal, same, token_of
 
 X = torch.randn(5, 2, generator=torch.Generator().manual_seed(1))
@@ -301,6 +302,19 @@ def test_conditions_are_copied_when_they_are_bound():
     assert learnt.grad is not None
 
 
+@pytest.mark.parametrize("make", [lambda: np.zeros(5, np.float32), lambda: [0.0] * 5], ids=["array", "list"])
+def test_arrays_and_lists_are_copied_when_they_are_bound(make):
+    base, z = Noisy(0.3), make()
+    left, right = Ring(1.0).relative_to(base.at(z)), Ring(2.0).relative_to(base.at(make()))
+    before = left(X)
+    assert len((left & right).bases) == 1
+    z[0] = 3.0
+    assert torch.equal(left(X), before) and len((left & right).bases) == 1
+    assert len((Ring(1.0).relative_to(base.at(z)) & right).bases) == 2
+    with pytest.raises(OptionError, match="A condition is a number or a tensor, got list"):
+        base.at(["a"])
+
+
 def test_latents_that_become_different_are_two_bases():
     base, z, other = Noisy(0.3), torch.zeros(5), torch.zeros(5)
     left, right = Ring(1.0).relative_to(base.at(z)), Ring(2.0).relative_to(base.at(other))
@@ -447,3 +461,12 @@ def test_a_shared_sub_expression_is_evaluated_once(combine):
     assert Counted.calls <= 3 and twice.isfinite().all() == expected.isfinite().all() and gradient.shape == X.shape
     assert len(str(energy)) < 50_000 and len(repr(energy)) < 100_000
     check_same(combine(leaf), copy.deepcopy(combine(leaf)), "copied")
+
+
+@pytest.mark.parametrize("combine", [lambda e: e & e, lambda e: e | e, lambda e: ce.all_of(e, e, 0.5 * e)])
+def test_a_shared_sub_expression_is_drawn_without_counting_its_uses(combine):
+    """Whatever looks at each of the 2^40 uses would never end."""
+    energy: ce.Energy = Counted()
+    for _ in range(40):
+        energy = combine(energy)
+    assert energy.sample((2, 2), sampler="langevin", step_size=1e-30, steps=1, seed=0).isfinite().all()

@@ -197,6 +197,23 @@ def test_a_module_in_training_mode_that_no_copy_reaches_is_refused(way):
     energy.sample((5, 2), sampler=Langevin(0.1), steps=1)
 
 
+class TakesGlobal(ce.Energy):
+    """Makes a global network its own part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = GLOBAL
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).squeeze(1)
+
+
+def test_a_constructor_may_take_a_global_network():
+    assert GLOBAL.training
+    copied = twin(TakesGlobal())
+    assert GLOBAL.training and not copied.net.training
+
+
 class NamedLikeAGlobal(ce.Energy):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ def _in_latent_space(term: Energy, latent: Sequence[Energy]) -> Energy:
     decoder: Any = latent[0].decoder
     shape, below = term.event_shape, common_shape(latent)
     decoded = next((other.decoded_shape for other in latent if other.decoded_shape is not None), None)
-    is_latent = None if shape is None or below == decoded else shape == below if below is not None else shape != decoded
+    is_latent = None if shape is None or below == decoded else shape == below if below is not None else shape != decoded or None
     if is_latent is None:
         of = "of unknown shape" if shape is None else f"of shape {tuple(shape)}, as both latent and decoded points are,"
         raise ExpressionError(

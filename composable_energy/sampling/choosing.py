@@ -71,11 +71,12 @@ def recommended_threads(energy: Energy) -> int | None:
 def recommendations(energy: Energy) -> list[tuple[Energy, Recommendation]]:
     """Returns the distinct recommendations in an expression, each with the first energy that gives it."""
     found: list[tuple[Energy, Recommendation]] = []
-    todo = [energy]
-    while todo:
-        node = todo.pop(0)
+    todo, seen = [energy], {energy}  # a part that occurs again is asked once
+    for node in todo:
         if node.recommended is None:
-            todo += [*node.terms, *(base.energy for base in node.bases)]
+            parts = dict.fromkeys((*node.terms, *(base.energy for base in node.bases)))
+            todo += [part for part in parts if part not in seen]
+            seen.update(parts)
         elif all(node.recommended != other for _, other in found):
             found.append((node, node.recommended))
     return found

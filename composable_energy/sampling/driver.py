@@ -27,7 +27,7 @@ from composable_energy.sampling.asking import Asked, ask, check_density, count, 
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.checkpoint import Checkpoint, described
 from composable_energy.sampling.choosing import SamplerLike, choose, recommended_threads
-from composable_energy.sampling.consistency import check_own_gradients
+from composable_energy.sampling.consistency import check_own_gradients, mixes_values
 from composable_energy.sampling.pilots import tuned
 from composable_energy.sampling.ranks import Ranks, Share
 from composable_energy.sampling.recording import Recorder, gathered
@@ -209,7 +209,7 @@ def sample(
         stop = None
         try:
             run.begin(before or resume)
-            if chosen.needs_values and chains.chunks:
+            if (chosen.needs_values or copies > 1 or mixes_values(energy)) and chains.chunks:
                 check_own_gradients(chains.chunks[0].energy, chains.chunks[0].state.x, chosen.final_conditions(energy))
             run.go(done + length(chosen, steps, done), callback, progress)
         except Diverged as error:
