@@ -209,9 +209,10 @@ class TakesGlobal(ce.Energy):
 
 
 def test_a_constructor_may_take_a_global_network():
-    assert GLOBAL.training
+    GLOBAL.train()  # whatever other tests left
     copied = twin(TakesGlobal())
     assert GLOBAL.training and not copied.net.training
+    GLOBAL.eval()
 
 
 class NamedLikeAGlobal(ce.Energy):
