@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import ExpressionError
 
-__all__ = ["PLAIN", "attributes", "check_methods", "content", "contents", "holds_modules", "named", "slots", "tensors_of"]
+__all__ = ["PLAIN", "attributes", "check_methods", "content", "contents", "holds_modules", "is_data", "named", "slots", "tensors_of"]
 
 PLAIN = (str, bytes, int, float, complex, type(None), type, torch.dtype, torch.device, types.ModuleType, types.BuiltinFunctionType)
 _ITEMS = (list, tuple, set, frozenset)
@@ -50,7 +50,14 @@ def contents(root: object) -> Iterator[object]:
         yield item
 
 
+def is_data(item: Any) -> bool:
+    """Whether a container is long and begins with a plain value: it is neither searched nor copied."""
+    return isinstance(item, dict | list | tuple) and len(item) > _MANY and isinstance(next(iter(item)), PLAIN)
+
+
 def _inside(item: Any) -> list[Any]:
+    if is_data(item):
+        return []
     if isinstance(item, dict):
         return list(item.values())
     if isinstance(item, _ITEMS):

@@ -34,7 +34,7 @@ def check_batch(energy: Energy, x: Tensor) -> None:
         raise ShapeError(f"{energy} takes a batch of points of shape (B, *), got a single number; write `x.unsqueeze(0)`.")
 
 
-def check_weights(energy: Energy, module: nn.Module, x: Tensor) -> None:
+def check_weights(energy: object, module: nn.Module, x: Tensor) -> None:
     """Raises if points do not fit the dtype or device of the weights of an energy, or of a part of it."""
     weight = _first_weight(module)
     if weight is None:

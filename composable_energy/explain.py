@@ -15,7 +15,7 @@ from composable_energy.checks import check_batch, check_value, check_weights
 from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, ShapeError
-from composable_energy.sharing import sharing
+from composable_energy.sharing import remembered, sharing
 
 __all__ = ["Explanation", "explain"]
 
@@ -37,10 +37,15 @@ class Explanation:
     terms: tuple[Explanation, ...] = ()
 
     def rows(self, depth: int = 0) -> Iterator[tuple[int, Explanation]]:
-        """Yields each node below with its depth, in reading order."""
-        yield depth, self
-        for term in self.terms:
-            yield from term.rows(depth + 1)
+        """Yields each node below with its depth, in reading order; the terms of a part that occurs again are not repeated."""
+        seen: set[int] = set()
+        todo = [(depth, self)]
+        while todo:
+            level, row = todo.pop()
+            yield level, row
+            if id(row.terms) not in seen:
+                todo += [(level + 1, term) for term in reversed(row.terms)]
+                seen.add(id(row.terms))
 
     def __str__(self) -> str:
         lines = []
@@ -101,6 +106,12 @@ def encoded(energy: Energy, x: Tensor) -> Tensor:
 
 
 def _node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
+    """A part that occurs several times is explained once."""
+    key = "explanation", id(energy), id(x), tuple((name, id(value)) for name, value in conditions.items())
+    return remembered(key, (energy, x, conditions), lambda: _explained(energy, x, conditions))
+
+
+def _explained(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
     if isinstance(energy, Conditioned):
         bound = {name: rows_for(name, value, x) for name, value in energy.values.items()}
         inner = _node(energy.terms[0], x, {**conditions, **bound})

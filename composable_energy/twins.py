@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from composable_energy.captures import PLAIN, attributes, check_methods, content, contents, holds_modules, named, slots
+from composable_energy.captures import PLAIN, attributes, check_methods, content, contents, holds_modules, is_data, named, slots
 from composable_energy.errors import ComposableEnergyError, ExpressionError
 
 __all__ = ["twin"]
@@ -74,6 +74,8 @@ class _Twins:
         for item in items:
             if isinstance(item, Tensor):
                 self.memo.setdefault(id(item), _sharing_storage(item))
+            elif is_data(item):
+                self.memo.setdefault(id(item), item)
         try:
             for item in reversed(items):  # inner parts first, so that deep expressions need no deep recursion
                 if isinstance(item, nn.Module):

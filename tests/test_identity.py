@@ -16,7 +16,7 @@ from torch import distributions as td
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import ExpressionError, OptionError, PluginLoadError
+from composable_energy.errors import DtypeError, ExpressionError, OptionError, PluginLoadError
 from composable_energy.identity import Origin, born_from, equal, same, token_of
 
 X = torch.randn(5, 2, generator=torch.Generator().manual_seed(1))
@@ -389,6 +389,14 @@ def test_an_energy_by_name_is_the_callers_own():
     assert len((other & smiling).bases) == 2  # whose base was changed
 
 
+def test_terms_of_two_precisions_are_a_typed_error():
+    male, old = ce.get_energy("faces/male").double(), ce.get_energy("faces/old")
+    z = torch.randn(2, *old.event_shape)
+    for energy, points in ((male & old, z), (old & male, z.double())):
+        with pytest.raises(DtypeError, match=r"convert one with `\.to"):
+            energy(points)
+
+
 def test_an_option_may_be_called_name():
     class Named(ce.Energy):
         def __init__(self, name: str = "") -> None:
@@ -461,6 +469,7 @@ def test_a_shared_sub_expression_is_evaluated_once(combine):
     assert Counted.calls <= 3 and twice.isfinite().all() == expected.isfinite().all() and gradient.shape == X.shape
     assert len(str(energy)) < 50_000 and len(repr(energy)) < 100_000
     check_same(combine(leaf), copy.deepcopy(combine(leaf)), "copied")
+    assert len(str(energy.explain(X)).splitlines()) < 300
 
 
 @pytest.mark.parametrize("combine", [lambda e: e & e, lambda e: e | e, lambda e: ce.all_of(e, e, 0.5 * e)])

@@ -176,6 +176,8 @@ NUMBERS = st.sampled_from([0.0, 0.5, -1.5, torch.tensor(0.0), torch.tensor(-0.7)
 
 def join(children):
     def build(kind, a, b, weight):
+        if (a.decoder is None) != (b.decoder is None):  # both spaces have one shape here, so the caller says who lives where
+            a, b = (term if term.decoder is not None else term.pull_back(DECODER) for term in (a, b))
         match kind:
             case "and":
                 return a & b

@@ -514,3 +514,15 @@ def test_modules_that_are_handed_over_are_parts_of_the_energy():
         ce.as_energy(lambda x, a: x, modules=[3])
     with pytest.raises(OptionError, match="called as f"):
         ce.as_energy(lambda x: x.sum(1), modules=[first])
+
+
+def test_a_long_list_in_a_global_is_not_copied():
+    data = list(range(100_000))
+    holder, net = {"data": data, "other": nn.Linear(1, 1)}, nn.Linear(2, 1)
+
+    def energy(x):
+        return net(x).squeeze(1) + x.square().sum(1) + len(holder["data"])
+
+    copied = twin(ce.as_energy(energy)).function
+    captured = dict(zip(copied.__code__.co_freevars, (cell.cell_contents for cell in copied.__closure__), strict=True))
+    assert captured["net"] is not net and captured["holder"]["data"] is data

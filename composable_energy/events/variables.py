@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid
 
+from composable_energy.checks import check_weights
 from composable_energy.conditions import CHAINS, Parameters, bound_rows, own_copy, parameters_of, rows_for, without_graph
 from composable_energy.energy import Energy
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
@@ -110,6 +111,8 @@ class Variable(ABC):
             raise ExpressionError(f"{self} depends on {', '.join(sorted(missing))}, which is not bound: bind it with `.given(...)`.")
         rows = {name: bound_rows(name, value, x, chains) for name, value in self.bound.items()}
         rows |= {name: rows_for(name, conditions[name], x) for name in (names - self.bound.keys() - {CHAINS}) & conditions.keys()}
+        if isinstance(self.network, nn.Module):
+            check_weights(self, self.network, x)
         return once(self.network, x, rows)
 
     @abstractmethod
