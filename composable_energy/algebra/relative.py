@@ -180,7 +180,8 @@ def condition(energy: Energy, values: Mapping[str, Any]) -> Energy:
 
     Bound in the leaves, terms that become equal are counted as equal: `(A.at(1) & A).at(1)` is `A.at(1) & A.at(1)`.
     """
-    return _bound(energy, {name: own_copy(value) for name, value in values.items()}, {})
+    own = {name: list(value) if isinstance(value, list | tuple) else own_copy(value) for name, value in values.items()}  # a list of labels
+    return _bound(energy, own, {})
 
 
 def _bound(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Energy]) -> Energy:
