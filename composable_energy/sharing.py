@@ -24,7 +24,7 @@ _MEMO: ContextVar[dict[Any, Any] | None] = ContextVar("memo", default=None)
 
 
 class sharing:  # noqa: N801  (a context manager, as a class because that is cheap)
-    """A context in which evaluations are remembered; inside another it adds nothing.
+    """A context in which evaluations are remembered; inside another it adds its repeated parts alone.
 
     Args:
         repeated: Sub-expressions that occur more than once, whose evaluations `is_repeated` then says to remember.
@@ -36,8 +36,14 @@ class sharing:  # noqa: N801  (a context manager, as a class because that is che
         self.repeated = repeated
 
     def __enter__(self) -> None:
-        if not torch.compiler.is_compiling() and _MEMO.get() is None:
-            self._token = _MEMO.set({_REPEATED: {id(item) for item in self.repeated}} if self.repeated else {})
+        if torch.compiler.is_compiling():
+            return
+        memo = _MEMO.get()
+        if memo is None:
+            memo = {}
+            self._token = _MEMO.set(memo)
+        if self.repeated:
+            memo.setdefault(_REPEATED, set()).update(map(id, self.repeated))
 
     def __exit__(self, *_: object) -> None:
         if self._token is not None:
