@@ -116,7 +116,7 @@ class DensityEnergy(HeadEnergy):
     The $\log w_a$ are in it, so that `|` of two points weighs them rightly.
 
     Args:
-        network: As for `GaussianHead`.
+        network: `network(x, **conditions)` has shape (B, 2 dims), means and then log widths, or is a pair of both.
         base: What all $x$ look like.
         dims: How many numbers the network predicts.
         columns: Which columns of its output.
@@ -169,7 +169,7 @@ class IntervalEnergy(HeadEnergy):
     r"""The event that every axis lies in an interval: evidence $-\sum_a \log(\Phi(b_a) - \Phi(a_a))$ with ends in widths from the mean.
 
     Args:
-        network: As for `GaussianHead`.
+        network: `network(x, **conditions)` has shape (B, 2 dims), means and then log widths, or is a pair of both.
         base: What all $x$ look like.
         dims: How many numbers the network predicts.
         columns: Which columns of its output.

@@ -159,7 +159,7 @@ def _called(entry: Entry, obj: Any, options: dict[str, Any]) -> Any:
 def _shielded(entry: Entry, options: dict[str, Any], make: Callable[[], Any]) -> Any:
     """Makes an object; an error with options may be the caller's and passes, one without is the plug-in's."""
     try:
-        with torch.inference_mode(False):  # tensors of inference mode have no gradients for ever, and families are kept
+        with torch.inference_mode(False):  # tensors made in inference mode never have gradients, and families are kept
             return make()
     except ComposableEnergyError:
         raise

@@ -196,7 +196,7 @@ class CompiledEnergy(Energy):
         return graph
 
     def _agrees(self, graph: _Graph, known: dict[str, Tensor]) -> bool:
-        """Whether the energy says what it said when the graph was made, to the rounding."""
+        """Whether the energy still has the values that the graph was made for, up to rounding."""
         made = self.energy.with_gradient(graph.inputs[0], **dict(zip(known, graph.inputs[1:], strict=True)))
         rounding = 64 * torch.finfo(made[0].dtype).eps
         return all(close(new, old, rounding) for new, old in zip(made, graph.results, strict=True))

@@ -126,7 +126,7 @@ class Run:
         before = self._now[1] if self._now else self._start
         try:
             now = self.values()
-        except Exception:
+        except Exception:  # the energy itself may be what broke off the run, and its error is raised after the file is written
             return before
         return now if now.energies.isfinite().all() and now.grads.isfinite().all() else before
 

@@ -48,7 +48,7 @@ class Callback(ABC):  # noqa: B024  (each hook is there to be left out)
         """The run is over, and the model has its final weights."""
 
     def on_exit(self, trainer: Trainer) -> None:  # noqa: B027
-        """`fit` ends, with a report or with an error. Called last and for every callback, so that what `on_start` opened is closed."""
+        """Called last on every exit of `fit`, also after an error; closes what `on_start` opened."""
 
 
 class CSVLog(Callback):
