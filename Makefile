@@ -62,7 +62,7 @@ types: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --cov=composable_energy --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest -n $(WORKERS) --cov=composable_energy --cov=composable_energy_training --cov-report=term:skip-covered --cov-fail-under=95
 
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict --quiet --site-dir site

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from composable_energy_mcmc import Langevin
 from sampling import Convolutions, Mixture, Perceptron
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
@@ -29,6 +28,7 @@ from torch.nn import functional as F
 
 import composable_energy as ce
 from composable_energy.sampling import compiled, energy_and_gradient, sample
+from composable_energy_mcmc import Langevin
 
 Ways = dict[str, Callable[[], object]]
 STEP = 0.01

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from composable_energy_faces.draw import draw
-from composable_energy_faces.judge import features, frechet_distance
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.data import Pictures, Preparation
-from composable_energy.data.sheets import write_grid
-from composable_energy.training import (
+from composable_energy.grids import write_grid
+from composable_energy_faces.draw import draw
+from composable_energy_faces.judge import features, frechet_distance
+from composable_energy_image.data import Pictures, Preparation
+from composable_energy_training import (
     Augmentation,
     Callback,
     ContrastiveDivergence,

@@ -27,6 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
+from torch import Tensor
+
+import composable_energy as ce
 from composable_energy_faces.conditional import train_conditional
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distances
@@ -35,10 +39,6 @@ from composable_energy_faces.scores import ROWS, Row, expression, score
 from composable_energy_faces.stages import Run
 from composable_energy_image import CodeEnergy
 from composable_energy_image.code_energy import CodeNetwork
-from PIL import Image
-from torch import Tensor
-
-import composable_energy as ce
 
 RESULTS = Path(__file__).parent / "results"
 OF = ("", " of drawn sets", " of decoded sets")

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.training import (
+from composable_energy_training import (
     AttributeHeads,
     ContrastiveDivergence,
     CSVLog,

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from composable_energy_mcmc import HMC, SMC, Annealed, ChEES, Tempering
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy_mcmc import HMC, SMC, Annealed, ChEES, Tempering
 
 RESULTS = Path(__file__).parent / "results" / "multimodal.json"
 F64 = torch.float64

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from composable_energy_faces.draw import draw
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy_faces.draw import draw
 
 RESULTS = Path(__file__).parent / "results" / "out_of_distribution.json"
 COUNT, TRAINING, PATCH = 1_000, 5_000, 8

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+import composable_energy as ce
 from composable_energy_faces import draw
 from composable_energy_faces.export import export
 from composable_energy_faces.judge import features, frechet_distance
 from composable_energy_faces.scores import ROWS, Row, expression, score
-
-import composable_energy as ce
 
 RESULTS = Path(__file__).parent / "results"
 TARGETS = {"male & ~smiling": 0.93, "cpu_seconds": 1200, "male & new": 0.85, "seconds of new": 60}

@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from composable_energy_mcmc import HMC, MALA, ChEES
 from peers.effective import least_effective
 from peers.energies import Gaussian, Network, Pictures
 from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.sampling import compiled
+from composable_energy_mcmc import HMC, MALA, ChEES
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"
 CHAINS = 64

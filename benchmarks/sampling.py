@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from composable_energy_mcmc import Langevin
 from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.noise import Noise
 from composable_energy.sampling import sample
+from composable_energy_mcmc import Langevin
 
 
 class Mixture(ce.Energy):

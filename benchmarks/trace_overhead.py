@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from composable_energy_mcmc import Langevin
 from sampling import Convolutions, Mixture  # the energies of the benchmark beside this one
 
 import composable_energy as ce
 from composable_energy.sampling import sample
+from composable_energy_mcmc import Langevin
 
 RESULTS = Path(__file__).parent / "results" / "trace_overhead.json"
 MOST = 1.05

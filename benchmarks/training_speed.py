@@ -53,7 +53,7 @@ class Net(nn.Module):
 def ours(task: str, size: int, steps: int, between: Callable[[], None]) -> list[float]:
     """Returns the seconds of each step; `between` is called after each."""
     import composable_energy as ce
-    from composable_energy.training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Optimizer, Trainer
+    from composable_energy_training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Optimizer, Trainer
 
     class Leveled(ce.Energy):
         def __init__(self, net: nn.Module) -> None:
@@ -173,7 +173,6 @@ def peak(who: str, task: str, size: int) -> float:
 
     import composable_energy as ce
     import composable_energy.sampling
-    import composable_energy.training
 
     ce.get_sampler("langevin")
 

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Objective, Trainer, join, leave
+from composable_energy_training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Objective, Trainer, join, leave
 
 RESULTS = Path(__file__).parent / "results" / "two_hosts.json"
 HOSTS = ("energy-a", "energy-b")

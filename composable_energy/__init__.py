@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from composable_energy.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from composable_energy.algebra import (
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         API_VERSION,
         EnergyFamily,
         PluginRecord,
+        get,
         get_encoder,
         get_energy,
         get_family,
@@ -81,6 +82,7 @@ __all__ = [
     "any_of",
     "as_energy",
     "calibrate",
+    "get",
     "get_encoder",
     "get_energy",
     "get_family",
@@ -98,36 +100,49 @@ __all__ = [
     "shared",
 ]
 
-# The modules whose `__all__` the names above come from.
-_HOMES = (
-    "registry",
-    "energy",
-    "algebra",
-    "events",
-    "explain",
-    "identity",
-    "inference",
-    "distributions",
-    "lifting",
-    "normalizers",
-    "saving",
-    "sharing",
-    "diagnostics",
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "algebra": (
+            "Conditioned",
+            "Conjunction",
+            "Difference",
+            "Disjunction",
+            "Negation",
+            "PulledBack",
+            "Relative",
+            "Sharpened",
+            "Weighted",
+            "all_of",
+            "any_of",
+            "negate",
+        ),
+        "diagnostics": ("RunningMoments", "SamplingWarning"),
+        "distributions": ("DistributionEnergy",),
+        "energy": ("Energy", "Recommendation", "RelativeEnergy", "WeightedBase"),
+        "events": ("ClassifierEnergy", "GaussianHead"),
+        "explain": ("Explanation",),
+        "identity": ("Origin",),
+        "inference": ("Inference",),
+        "lifting": ("CallableEnergy", "ScoreEnergy", "as_energy"),
+        "normalizers": ("LogZ", "calibrate", "log_z"),
+        "registry": (
+            "API_VERSION",
+            "EnergyFamily",
+            "PluginRecord",
+            "get",
+            "get_encoder",
+            "get_energy",
+            "get_family",
+            "get_kernel",
+            "get_recipe",
+            "get_sampler",
+            "get_world",
+            "plugins",
+            "refresh",
+            "register",
+        ),
+        "saving": ("load", "save"),
+        "sharing": ("shared",),
+    },
 )
-
-
-def __getattr__(name: str) -> Any:
-    """Imports what a name needs at its first use: `composable-energy --help` does not wait for torch."""
-    if name in __all__:
-        for home in _HOMES:
-            module = importlib.import_module(f"{__name__}.{home}")
-            if name in module.__all__:
-                globals()[name] = getattr(module, name)
-                return globals()[name]
-    elif not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from composable_energy.training import Trainer
+from composable_energy_training import Trainer
 
 __all__ = ["train_in_float32"]
 

@@ -20,8 +20,9 @@ from PIL import Image
 import composable_energy as ce
 from composable_energy.cli import main, sample
 from composable_energy.cli.pictures import read_points
-from composable_energy.data.sheets import layout, write_grid
 from composable_energy.errors import ExpressionError, FileFormatError, PluginLoadError, ShapeError
+from composable_energy.grids import layout, write_grid
+from tests.strangers import install
 
 
 class Tiles(torch.nn.Module):
@@ -647,3 +648,31 @@ def test_reader_that_goes_away_is_no_error_in_process(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("builtins.print", gone)
     assert run("energies") == 141
+
+
+GREETING = """
+    from composable_energy.cli import Command
+
+    class Greet(Command):
+        summary = "greet somebody"
+
+        def add_arguments(self, parser):
+            parser.add_argument("name")
+
+        def run(self, arguments):
+            print(f"Hello {arguments.name}")
+            return 0
+"""
+
+
+def test_a_command_of_a_plugin(site, capsys):
+    commands = {"greet": "greeting:Greet", "broken": "no_such_module:Broken", "sample": "greeting:Greet"}
+    install(site, "acme-commands", {"commands": commands}, {"greeting": GREETING})
+    assert main(["greet", "Ada"]) == 0
+    assert capsys.readouterr().out == "Hello Ada\n"
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = capsys.readouterr().out
+    assert "greet somebody" in listed and "not usable" in listed and "draw from an expression" in listed
+    assert main(["broken"]) == 2
+    assert "no_such_module" in capsys.readouterr().err

@@ -6,7 +6,6 @@ import pytest
 import torch
 from baselines import Autoencoder, principal
 from comet_common import SLOW, Budget, fit, majority, strip
-from composable_energy_comet import Decomposition
 from factors import gathered, mean_and_error
 from slots import SlotAttention
 from swaps import Exchange, exchanged, isolation, shares
@@ -15,7 +14,8 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
-from composable_energy.training import Batch
+from composable_energy_comet import Decomposition
+from composable_energy_training import Batch
 
 
 def test_a_budget_of_steps_is_spent_to_the_step():

@@ -10,11 +10,11 @@ import reporting
 import table1
 import torch
 from common import Claim, Heads
+
+import composable_energy as ce
 from composable_energy_image import CodeEnergy, CodeHeads
 from composable_energy_scenes import Concepts, Verdict, weights
 from composable_energy_scenes.concepts import CODE, HEADS_WIDTH, SIGMAS
-
-import composable_energy as ce
 
 N = 400
 

@@ -8,9 +8,10 @@ import lesson
 import numpy as np
 import pytest
 import torch
-from composable_energy_scenes import COLORS, KINDS, Verdict
 from torch import nn
 from where_and_what import WHAT, WHERE, WhereAndWhat, silhouettes
+
+from composable_energy_scenes import COLORS, KINDS, Verdict
 
 
 def _disc(column: float, row: float, radius: float, color: tuple[float, float, float] = (0.9, 0.1, 0.1)) -> torch.Tensor:

@@ -8,13 +8,13 @@ import arviz_stats
 import numpy as np
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Descent, Langevin, Tempering, Underdamped
 from torch.distributions import Independent, Normal
 
 import composable_energy as ce
 from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import ExtraNotInstalled, OptionError, ShapeError
 from composable_energy.sampling import Trace
+from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Descent, Langevin, Tempering, Underdamped
 
 F64 = torch.float64
 

@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, Langevin
 from torch import Tensor
 
 import composable_energy as ce
 from composable_energy import RunningMoments
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Info, State, Trace
+from composable_energy_mcmc import HMC, MALA, Langevin
 
 F64 = torch.float64
 BOWL = ce.as_energy(lambda x: x.square().reshape(len(x), -1).sum(1) / 2, name="bowl")

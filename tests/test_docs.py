@@ -21,10 +21,10 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 PACKAGES = ["composable_energy", *sorted(p.parent.name for p in ROOT.glob("plugins/[!_]*/composable_energy_*/__init__.py"))]
 PUBLIC_MODULES = [
     "composable_energy",
-    *(
-        f"composable_energy.{m}"
-        for m in ("data", "diagnostics", "errors", "events", "kernels", "metrics", "registry", "sampling", "testing", "training")
-    ),
+    *(f"composable_energy.{m}" for m in ("diagnostics", "errors", "events", "kernels", "registry", "sampling", "testing")),
+    "composable_energy_comet.metrics",
+    "composable_energy_image.data",
+    "composable_energy_training",
 ]
 
 

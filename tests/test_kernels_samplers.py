@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
-from composable_energy_mcmc.mala import _log_ratio
-from composable_energy_mcmc.metric import Metric
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy.sampling import State
 from composable_energy.testing import Gaussian
+from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
+from composable_energy_mcmc.mala import _log_ratio
+from composable_energy_mcmc.metric import Metric
 from tests.test_kernels import Recorded, recorded  # noqa: F401  (a fixture)
 
 F64 = torch.float64

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import composable_energy as ce
+from composable_energy import registry
 from composable_energy.errors import OptionError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.registry import lookup
 from tests.strangers import GOOD_ENERGY, GOOD_SAMPLER, install, row
@@ -113,8 +114,8 @@ def test_registering_lasts_for_the_session_or_for_a_block(acme):
 
 
 def test_what_is_registered_keeps_the_contract_too():
-    with pytest.raises(OptionError, match="use one of energy, sampler, encoder, kernel, recipe, world"):
-        ce.register("energies", "x", lambda: None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(OptionError, match="use one of energy, sampler, encoder, kernel, command, kind"):
+        ce.register("energies", "x", lambda: None)
     with pytest.raises(PluginLoadError, match="a subclass of Sampler"):
         ce.register("sampler", "x", lambda: None)
     with pytest.raises(PluginLoadError, match="a-z"):
@@ -247,3 +248,34 @@ def test_one_value_from_two_distributions_is_no_conflict(acme):
     install(acme, "acme-again", {"energies": {"bowl": "stranger_a:Bowl"}})
     assert ce.get_energy("bowl").origin.entry == "bowl"
     assert {row("bowl", d).state for d in ("acme-energies", "acme-again")} == {"ok", "shadowed"}
+
+
+class Dataset:
+    """What entries of the kind `dataset` make."""
+
+    def __init__(self, size: int = 1) -> None:
+        self.size = size
+
+
+def test_a_package_declares_a_kind_of_its_own():
+    with pytest.raises(OptionError, match="Unknown kind of plug-in 'dataset'"):
+        ce.get("dataset", "rings")
+    with ce.register("kind", "dataset", Dataset), ce.register("dataset", "rings", Dataset), ce.register("dataset", "odd", lambda: 3):
+        assert ce.get("dataset", "rings", size=4).size == 4
+        assert ce.get("kind", "dataset") is Dataset
+        assert registry.names("dataset") == ["odd", "rings"]
+        assert ("composable_energy.datasets", "rings") in {(row.group, row.name) for row in ce.plugins()}
+        with pytest.raises(PluginLoadError, match="should make a Dataset, it made an object of type int"):
+            ce.get("dataset", "odd")
+        with pytest.raises(OptionError, match="sizes"):
+            ce.get("dataset", "rings", sizes=4)
+    with pytest.raises(PluginLoadError, match="the class that entries of the new kind make"):
+        ce.register("kind", "dataset", lambda: Dataset())
+
+
+def test_any_kind_is_asked_for_in_one_way():
+    assert ce.get("sampler", "langevin") is ce.get_sampler("langevin")
+    assert isinstance(ce.get("energy", "energy-unet"), ce.Energy)
+    assert ce.get("world", "tetris").name == "tetris"
+    with pytest.raises(OptionError, match="takes no options here; got step_size"):
+        ce.get("sampler", "langevin", step_size=1.0)

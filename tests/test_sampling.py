@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Langevin
 from torch import Tensor, nn
 
 import composable_energy as ce
@@ -22,6 +21,7 @@ from composable_energy.errors import (
 )
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, sample
 from composable_energy.sampling.settings import noise_kind
+from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Langevin
 
 F64 = torch.float64
 SAMPLERS = [Langevin(0.1), MALA(0.3), HMC(0.3, leapfrogs=4), Annealed(levels=30, corrector_steps=1)]

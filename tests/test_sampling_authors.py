@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
-from composable_energy_mcmc import MALA, SMC, ChEES, Langevin, Tempering
 from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import ShapeError
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
+from composable_energy_mcmc import MALA, SMC, ChEES, Langevin, Tempering
 
 
 class Bowl(ce.Energy):

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, Annealed, Langevin, Underdamped
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, DeviceError, DtypeError, OptionError, SamplingDiverged, ShapeError
+from composable_energy_mcmc import HMC, MALA, Annealed, Langevin, Underdamped
 
 BOWL = ce.as_energy(lambda x: x.square().sum(1) / 2, name="bowl")
 SAMPLERS = [Langevin(0.1), Underdamped(0.1), MALA(0.3), HMC(0.3, leapfrogs=3)]

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, Annealed, Langevin
 from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, SamplingDiverged
 from composable_energy.sampling import State
 from composable_energy.sampling.states import all_finite, finite_rows
+from composable_energy_mcmc import HMC, MALA, Annealed, Langevin
 
 NAN, INF = float("nan"), float("inf")
 

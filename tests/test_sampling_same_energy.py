@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from composable_energy_mcmc import HMC, Annealed, ChEES, Langevin
 from torch import Tensor, nn
 from torch.distributions import Normal
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
+from composable_energy_mcmc import HMC, Annealed, ChEES, Langevin
 
 REFUSED = r"another energy than .*: where chain \d+ was, the (energy|gradient|evidence).* was .* and is .* now\. .*"
 SAMPLERS = {

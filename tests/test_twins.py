@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from composable_energy_mcmc import HMC, Langevin
 from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.captures import tensors_of
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.sampling import twin
+from composable_energy_mcmc import HMC, Langevin
 
 
 def network() -> nn.Sequential:

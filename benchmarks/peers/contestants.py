@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from composable_energy_mcmc import HMC, Langevin
 from ebm import samplers as of_ebmkit
 from torch import Tensor
 from torchebm.core import BaseModel
@@ -23,6 +22,7 @@ from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics
 
 import composable_energy as ce
 from composable_energy.sampling import compiled
+from composable_energy_mcmc import HMC, Langevin
 from peers.energies import Case
 
 __all__ = ["BARE", "LEAPFROGS", "OURS", "hmc", "langevin"]

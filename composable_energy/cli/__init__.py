@@ -1,8 +1,8 @@
 """The command line: `composable-energy sample "male & ~smiling" -o grid.png`.
 
-Each command is a file with `add`, which says what it takes, and `run`, which returns the exit code: 0 all is well, 1 `doctor` found a
-failure, 2 bad input, 130 interrupted by Ctrl-C, 141 the reader of the output went away. Nothing here imports torch before the arguments
-are read.
+Each command is a `Command`: the library's own are files of this folder, others are entry points of the group
+`composable_energy.commands`. Exit codes: 0 success, 1 `doctor` found a failure, 2 bad input, 130 interrupted by Ctrl-C, 141 the reader of
+the output went away. Nothing here imports torch before the arguments are read.
 """
 
 from __future__ import annotations
@@ -10,15 +10,28 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from composable_energy import __version__
-from composable_energy.cli import doctor, energies, explain, plugins, recipes, render, sample, train
-from composable_energy.errors import ComposableEnergyError
+from composable_energy.cli.doctor import Doctor
+from composable_energy.cli.energies import Energies
+from composable_energy.cli.explain import Explain
+from composable_energy.cli.names import saved_in
+from composable_energy.cli.plugins import Plugins
+from composable_energy.cli.sample import Sample
+from composable_energy.cli.tables import json_text, table
+from composable_energy.errors import ComposableEnergyError, PluginLoadError
+from composable_energy.registry import Command, get, names
 
-__all__ = ["main"]
+__all__ = ["Command", "json_text", "main", "saved_in", "table"]
 
-_COMMANDS = (sample, explain, train, recipes, render, energies, plugins, doctor)
+_COMMANDS: Mapping[str, type[Command]] = {
+    "sample": Sample,
+    "explain": Explain,
+    "energies": Energies,
+    "plugins": Plugins,
+    "doctor": Doctor,
+}
 _BAD_INPUT, _INTERRUPTED, _NO_READER = 2, 130, 141
 
 
@@ -31,9 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments are not understood, or ask for help or the version.
     """
-    asked = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parsed = None
     try:
-        code = asked.run(asked)
+        parsed = _parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
+        code = parsed.run(parsed)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -42,13 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return _NO_READER
     except (ComposableEnergyError, OSError) as error:
-        if asked.traceback:
+        if parsed is not None and parsed.traceback:
             raise
         print(f"composable-energy: error: {error}", file=sys.stderr)
         return _BAD_INPUT
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
+    """Returns the parser of one command, or of all where none of that name is known."""
     debugging = argparse.ArgumentParser(add_help=False)
     debugging.add_argument(
         "--traceback",
@@ -63,8 +79,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"composable-energy {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        command.add(commands, [debugging])
+    known = [*_COMMANDS, *(name for name in names("command") if name not in _COMMANDS)]
+    for name in [wanted] if wanted in known else known:
+        try:
+            command = (_COMMANDS[name] if name in _COMMANDS else get("command", name))()
+        except PluginLoadError as error:
+            if name == wanted:
+                raise
+            commands.add_parser(name, help=f"not usable: {error}")
+            continue
+        sub = commands.add_parser(name, parents=[debugging], help=command.summary, description=command.description or command.summary)
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
     return parser
 
 

@@ -11,54 +11,54 @@ from typing import Any
 from composable_energy import __version__
 from composable_energy.cli.energies import listed
 from composable_energy.cli.tables import json_text, table
+from composable_energy.registry import Command
 
-__all__ = ["add", "run"]
+__all__ = ["Doctor"]
 
 _PACKAGES = ("torch", "numpy", "einops", "entrypoints", "safetensors", "tqdm", "pillow", "triton", "mujoco")
 _OPTIONAL = {"triton", "mujoco"}
 
 
-def add(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
-    """Adds the command's arguments."""
-    parser = commands.add_parser(
-        "doctor",
-        parents=parents,
-        help="check versions, devices and plug-ins",
-        description="Shows versions and devices, loads each plug-in, and exits with 1 if anything fails.",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+class Doctor(Command):
+    """`composable-energy doctor`: whether everything works here, for a bug report and for CI."""
 
+    summary = "check versions, devices and plug-ins"
+    description = "Shows versions and devices, loads each plug-in, and exits with 1 if anything fails."
 
-def run(asked: argparse.Namespace) -> int:
-    """Prints what was found; returns 1 if anything fails."""
-    from composable_energy.registry import plugins
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--json", action="store_true", help="print JSON")
 
-    rows = plugins(load=True)
-    entries = listed([row for row in rows if row.state == "ok"])
-    families = {entry.name: len(entry.members) for entry in entries if entry.members}
-    problems = [f"{entry.name}: {entry.error}" for entry in entries if entry.error]
-    versions = {"composable-energy": __version__, "python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
-    problems += [f"{row.qualified if row.name else row.distribution}: {row.error}" for row in rows if row.state in ("failed", "conflict")]
-    problems += [f"{name} is not installed; install composable-energy with its dependencies" for name in _missing(versions)]
-    if _version("composable-energy") is None:
-        problems.append("composable-energy is not installed, so its own plug-ins are not found; run `pip install -e .` in the checkout")
-    problems += _owned_twice({row.value.partition(":")[0].partition(".")[0] for row in rows if row.value} | {"composable_energy"})
-    devices, kernels = _devices(), _kernels(rows)
-    if asked.json:
-        told = {"versions": versions, "platform": platform.platform(), "devices": devices, "kernels": kernels, "families": families}
-        print(json_text({**told, "plugins": [vars(row) for row in rows], "problems": problems}))
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Prints what was found; returns 1 if anything fails."""
+        from composable_energy.registry import plugins
+
+        rows = plugins(load=True)
+        entries = listed([row for row in rows if row.state == "ok"])
+        families = {entry.name: len(entry.members) for entry in entries if entry.members}
+        problems = [f"{entry.name}: {entry.error}" for entry in entries if entry.error]
+        versions = {"composable-energy": __version__, "python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+        problems += [
+            f"{row.qualified if row.name else row.distribution}: {row.error}" for row in rows if row.state in ("failed", "conflict")
+        ]
+        problems += [f"{name} is not installed; install composable-energy with its dependencies" for name in _missing(versions)]
+        if _version("composable-energy") is None:
+            problems.append("composable-energy is not installed, so its own plug-ins are not found; run `pip install -e .` in the checkout")
+        problems += _owned_twice({row.value.partition(":")[0].partition(".")[0] for row in rows if row.value} | {"composable_energy"})
+        devices, kernels = _devices(), _kernels(rows)
+        if arguments.json:
+            told = {"versions": versions, "platform": platform.platform(), "devices": devices, "kernels": kernels, "families": families}
+            print(json_text({**told, "plugins": [vars(row) for row in rows], "problems": problems}))
+            return 1 if problems else 0
+        print(table(("package", "version"), [(name, version or "not installed") for name, version in versions.items()]))
+        print(f"\nplatform  {platform.platform()}\npython    {sys.executable}\ndevices   {', '.join(devices)}")
+        for name, state in kernels.items():
+            print(f"kernel    {name}: {state}")
+        print()
+        print(table(("plug-in", "offered by", "state"), [(_kind(row), row.distribution or "this session", row.state) for row in rows]))
+        for name, count in families.items():
+            print(f"family {name}: {count} members")
+        print("\n" + ("\n".join(f"Problem: {problem}" for problem in problems) if problems else "All is well."))
         return 1 if problems else 0
-    print(table(("package", "version"), [(name, version or "not installed") for name, version in versions.items()]))
-    print(f"\nplatform  {platform.platform()}\npython    {sys.executable}\ndevices   {', '.join(devices)}")
-    for name, state in kernels.items():
-        print(f"kernel    {name}: {state}")
-    print()
-    print(table(("plug-in", "offered by", "state"), [(_kind(row), row.distribution or "this session", row.state) for row in rows]))
-    for name, count in families.items():
-        print(f"family {name}: {count} members")
-    print("\n" + ("\n".join(f"Problem: {problem}" for problem in problems) if problems else "All is well."))
-    return 1 if problems else 0
 
 
 def _kind(row: Any) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from composable_energy.cli.tables import json_text
 from composable_energy.errors import ComposableEnergyError, PluginNotFound
+from composable_energy.registry import Command
 
 if TYPE_CHECKING:
     from composable_energy.registry import PluginRecord
 
-__all__ = ["add", "listed", "run"]
+__all__ = ["Energies", "listed"]
 
 
 @dataclass(frozen=True)
@@ -25,30 +26,30 @@ class Listed:
     error: str | None = None
 
 
-def add(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
-    """Adds the command's arguments."""
-    parser = commands.add_parser(
-        "energies", parents=parents, help="list the energies that have names", description="Lists energies and members of families."
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+class Energies(Command):
+    """`composable-energy energies`: what can stand in an expression."""
 
+    summary = "list the energies that have names"
+    description = "Lists energies and members of families."
 
-def run(asked: argparse.Namespace) -> int:
-    """Prints the entries; the modules of plug-ins are imported, weights are not read."""
-    from composable_energy.registry import plugins
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--json", action="store_true", help="print JSON")
 
-    entries = listed(plugins())
-    if asked.json:
-        print(json_text([vars(entry) for entry in entries]))
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Prints the entries; the modules of plug-ins are imported, weights are not read."""
+        from composable_energy.registry import plugins
+
+        entries = listed(plugins())
+        if arguments.json:
+            print(json_text([vars(entry) for entry in entries]))
+            return 0
+        if not entries:
+            print("There are no energies with names; `composable-energy plugins` shows what was found.")
+        for entry in entries:
+            print(f"{entry.name}  ({entry.distribution or 'this session'})" + (f"  failed: {entry.error}" if entry.error else ""))
+            for member in entry.members:
+                print(f"  {entry.name}/{member}")
         return 0
-    if not entries:
-        print("There are no energies with names; `composable-energy plugins` shows what was found.")
-    for entry in entries:
-        print(f"{entry.name}  ({entry.distribution or 'this session'})" + (f"  failed: {entry.error}" if entry.error else ""))
-        for member in entry.members:
-            print(f"  {entry.name}/{member}")
-    return 0
 
 
 def listed(rows: list[PluginRecord]) -> list[Listed]:

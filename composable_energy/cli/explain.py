@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from composable_energy.cli.names import add_expression, read_expression
 from composable_energy.cli.pictures import read_points
 from composable_energy.cli.tables import json_text
 from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
 from composable_energy.errors import ShapeError
+from composable_energy.registry import Command
 
 if TYPE_CHECKING:
     import torch
@@ -18,39 +19,38 @@ if TYPE_CHECKING:
 
     from composable_energy.energy import Energy
 
-__all__ = ["add", "run"]
+__all__ = ["Explain"]
 
 
-def add(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
-    """Adds the command's arguments."""
-    parser = commands.add_parser(
-        "explain",
-        parents=parents,
-        help="show the energy of each term at pictures",
-        description="Shows the energy of each term at pictures, and under | the share of each branch. Pictures are resized to what the "
-        "energy knows; a sheet that `sample` wrote as PNG is taken apart again.",
+class Explain(Command):
+    """`composable-energy explain EXPR FILE...`: what each term of an expression says of pictures or points."""
+
+    summary = "show the energy of each term at pictures"
+    description = (
+        "Shows the energy of each term at pictures, and under | the share of each branch. Pictures are resized to what the "
+        "energy knows; a sheet that `sample` wrote as PNG is taken apart again."
     )
-    add_expression(parser)
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="pictures, or numbers in .npy and .npz files")
-    add_range(parser)
-    add_sigma(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
 
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add_expression(parser)
+        parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="pictures, or numbers in .npy and .npz files")
+        add_range(parser)
+        add_sigma(parser)
+        parser.add_argument("--json", action="store_true", help="print JSON")
 
-def run(asked: argparse.Namespace) -> int:
-    """Reads the files and prints what the terms say of them."""
-    black_to_white = value_range(asked)
-    energy = at_level(read_expression(asked), asked.sigma)
-    labels, points = _read([path.expanduser() for path in asked.files], energy, black_to_white)
-    from composable_energy.sampling import twin
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Reads the files and prints what the terms say of them."""
+        black_to_white = value_range(arguments)
+        energy = at_level(read_expression(arguments), arguments.sigma)
+        labels, points = _read([path.expanduser() for path in arguments.files], energy, black_to_white)
+        from composable_energy.sampling import twin
 
-    explanation = twin(energy).explain(points)
-    if asked.json:
-        print(json_text({"expression": str(energy), "points": labels, "terms": json_rows(explanation)}))
-    else:
-        print(terms_table(explanation, labels))
-    return 0
+        explanation = twin(energy).explain(points)
+        if arguments.json:
+            print(json_text({"expression": str(energy), "points": labels, "terms": json_rows(explanation)}))
+        else:
+            print(terms_table(explanation, labels))
+        return 0
 
 
 def _read(files: list[Path], energy: Energy, black_to_white: tuple[float, float]) -> tuple[list[str], Tensor]:

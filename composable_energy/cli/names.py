@@ -45,12 +45,12 @@ def add_expression(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_expression(asked: argparse.Namespace) -> Energy:
+def read_expression(arguments: argparse.Namespace) -> Energy:
     """Returns the energy that the arguments of `add_expression` say."""
-    tree = parse_tree(asked.expression)
-    names = Names(asked.family)
+    tree = parse_tree(arguments.expression)
+    names = Names(arguments.family)
     located = {leaf.name: names.locate(leaf) for leaf in leaves(tree)}
-    energy, given = build(tree, lambda name: _load(located[name])), dict(asked.given)
+    energy, given = build(tree, lambda name: _load(located[name])), dict(arguments.given)
     unknown = sorted(given.keys() - energy.conditions)
     if unknown:
         known = f"it depends on {', '.join(sorted(energy.conditions))}" if energy.conditions else "it depends on none"

@@ -1,6 +1,6 @@
 """Points in files, and pictures back to points.
 
-A sheet that `composable_energy.data.sheets` made says in its own text how it is laid out; `read_points` then takes it apart again.
+A sheet that `composable_energy.grids` made says in its own text how it is laid out; `read_points` then takes it apart again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def check_target(path: Path, shape: tuple[int, ...]) -> None:
         raise OptionError(f"-o {path} is a folder; name a file.")
     if ending not in PICTURES:
         return
-    from composable_energy.data.sheets import is_picture
+    from composable_energy.grids import is_picture
 
     if not is_picture(shape):
         raise OptionError(f"Draws of shape {shape} are no pictures; write them as numbers, to a file that ends in .npy or .npz.")
@@ -70,7 +70,7 @@ def read_points(path: Path, shapes: list[tuple[int, ...]], value_range: tuple[fl
         raise FileFormatError(f"There is no file {str(path)!r}.")
     if path.suffix.lower() in ARRAYS:
         return _read_array(path, shapes)
-    from composable_energy.data.sheets import is_picture
+    from composable_energy.grids import is_picture
 
     pictures = [shape for shape in shapes if is_picture(shape)]
     if not pictures:
@@ -129,7 +129,7 @@ def _in_8_bits(picture: Image.Image) -> Image.Image:
 
 def _tiles(picture: Image.Image) -> list[Image.Image]:
     """The pictures on a sheet that says how it is laid out, else the one that it is."""
-    from composable_energy.data.sheets import KEY
+    from composable_energy.grids import KEY
 
     try:
         told = json.loads(picture.info[KEY])

@@ -13,6 +13,7 @@ from composable_energy.cli.pictures import PICTURES, check_target, write_array
 from composable_energy.cli.tables import json_text
 from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
 from composable_energy.errors import OptionError
+from composable_energy.registry import Command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from composable_energy.energy import Energy
     from composable_energy.sampling import Trace
 
-__all__ = ["add", "run"]
+__all__ = ["Sample"]
 
 _FLAGS = {"sampler", "steps", "seed", "batch_size", "best_of", "checkpoint"}
 _IN_PYTHON = {"shape", "init", "callback", "progress", "trace", "burn_in", "resume", "latents", "dtype", "device", "first_chain"}
@@ -28,79 +29,90 @@ _IN_PYTHON |= {"compile", "checkpoint_every", "ranks"}
 _WORDS = {"true": True, "false": False, "none": None}
 
 
-def add(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
-    """Adds the command's arguments."""
-    parser = commands.add_parser("sample", parents=parents, help="draw from an expression", description=__doc__)
-    add_expression(parser)
-    parser.add_argument("-n", type=int, default=16, metavar="N", help="how many to draw (default: 16)")
-    parser.add_argument("--seed", type=int, metavar="SEED", help="the same seed draws the same (default: a new one, which is printed)")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("samples.png"),
-        metavar="FILE",
-        help="a sheet of pictures (.png, .jpg, .webp) or numbers (.npy, .npz) (default: samples.png)",
-    )
-    parser.add_argument("--sampler", metavar="NAME", help="the sampler (default: what the energy recommends)")
-    parser.add_argument("--steps", type=int, metavar="N", help="how many steps (default: the sampler's own number)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="how many to advance together (default: all)")
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="keeps the state of a long run; the same command goes on from it when it was killed"
-    )
-    parser.add_argument(
-        "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="an option of the sampler; may be repeated"
-    )
-    parser.add_argument("--best-of", type=int, default=1, metavar="K", help="draw K for each, keep the one with the lowest evidence")
-    parser.add_argument("--sharpen", type=float, metavar="W", help="weigh the evidence: more obedient, less diverse for W above 1")
-    add_range(parser)
-    add_sigma(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+class Sample(Command):
+    """`composable-energy sample EXPR`: draws, and shows what each term says of them."""
 
+    summary = "draw from an expression"
 
-def run(asked: argparse.Namespace) -> int:
-    """Draws, writes the file, prints where it is and what the terms say."""
-    options, black_to_white = _options(asked.option), value_range(asked)
-    energy = read_expression(asked)
-    if asked.sharpen is not None:
-        energy = energy.sharpened(asked.sharpen)
-    from composable_energy.sampling import twin
-    from composable_energy.sampling.asking import ask
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add_expression(parser)
+        parser.add_argument("-n", type=int, default=16, metavar="N", help="how many to draw (default: 16)")
+        parser.add_argument("--seed", type=int, metavar="SEED", help="the same seed draws the same (default: a new one, which is printed)")
+        parser.add_argument(
+            "-o",
+            "--output",
+            type=Path,
+            default=Path("samples.png"),
+            metavar="FILE",
+            help="a sheet of pictures (.png, .jpg, .webp) or numbers (.npy, .npz) (default: samples.png)",
+        )
+        parser.add_argument("--sampler", metavar="NAME", help="the sampler (default: what the energy recommends)")
+        parser.add_argument("--steps", type=int, metavar="N", help="how many steps (default: the sampler's own number)")
+        parser.add_argument("--batch-size", type=int, metavar="N", help="how many to advance together (default: all)")
+        parser.add_argument(
+            "--checkpoint",
+            type=Path,
+            metavar="FILE",
+            help="keeps the state of a long run; the same command goes on from it when it was killed",
+        )
+        parser.add_argument(
+            "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="an option of the sampler; may be repeated"
+        )
+        parser.add_argument("--best-of", type=int, default=1, metavar="K", help="draw K for each, keep the one with the lowest evidence")
+        parser.add_argument("--sharpen", type=float, metavar="W", help="weigh the evidence: more obedient, less diverse for W above 1")
+        add_range(parser)
+        add_sigma(parser)
+        parser.add_argument("--json", action="store_true", help="print JSON")
 
-    target = asked.output.expanduser()
-    check_target(target, tuple(ask(energy, asked.n, False, None, None, None).shape[1:]))
-    shown = at_level(energy, asked.sigma)
-    start = time.perf_counter()
-    points, trace = energy.sample(
-        asked.n,
-        sampler=asked.sampler,
-        steps=asked.steps,
-        seed=asked.seed,
-        batch_size=asked.batch_size,
-        best_of=asked.best_of,
-        checkpoint=asked.checkpoint,
-        latents=True,
-        trace=True,
-        progress=sys.stderr.isatty(),
-        **options,
-    )
-    seen = _decoded(energy, points)
-    seconds = time.perf_counter() - start
-    about = {"expression": str(energy), "seed": trace.seed, "sampler": repr(trace.sampler), "steps": trace.steps, "best_of": trace.best_of}
-    if target.suffix.lower() in PICTURES:
-        from composable_energy.data.sheets import write_grid
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Draws, writes the file, prints where it is and what the terms say."""
+        options, black_to_white = _options(arguments.option), value_range(arguments)
+        energy = read_expression(arguments)
+        if arguments.sharpen is not None:
+            energy = energy.sharpened(arguments.sharpen)
+        from composable_energy.sampling import twin
+        from composable_energy.sampling.asking import ask
 
-        write_grid(target, seen, black_to_white, about)
-    else:
-        write_array(target, seen)
-    explanation = twin(shown).explain(points)
-    if asked.json:
-        print(json_text({"file": str(target), **about, "n": len(seen), "seconds": seconds, "terms": json_rows(explanation)}))
+        target = arguments.output.expanduser()
+        check_target(target, tuple(ask(energy, arguments.n, False, None, None, None).shape[1:]))
+        shown = at_level(energy, arguments.sigma)
+        start = time.perf_counter()
+        points, trace = energy.sample(
+            arguments.n,
+            sampler=arguments.sampler,
+            steps=arguments.steps,
+            seed=arguments.seed,
+            batch_size=arguments.batch_size,
+            best_of=arguments.best_of,
+            checkpoint=arguments.checkpoint,
+            latents=True,
+            trace=True,
+            progress=sys.stderr.isatty(),
+            **options,
+        )
+        seen = _decoded(energy, points)
+        seconds = time.perf_counter() - start
+        about = {
+            "expression": str(energy),
+            "seed": trace.seed,
+            "sampler": repr(trace.sampler),
+            "steps": trace.steps,
+            "best_of": trace.best_of,
+        }
+        if target.suffix.lower() in PICTURES:
+            from composable_energy.grids import write_grid
+
+            write_grid(target, seen, black_to_white, about)
+        else:
+            write_array(target, seen)
+        explanation = twin(shown).explain(points)
+        if arguments.json:
+            print(json_text({"file": str(target), **about, "n": len(seen), "seconds": seconds, "terms": json_rows(explanation)}))
+            return 0
+        drawn = f"{len(seen)} {_drawn(arguments.n, seen, trace)} of {energy}"
+        print(f"{target}: {drawn} in {seconds:.1f} s with {trace.sampler!r}, seed {trace.seed}")
+        print(f"\n{terms_table(explanation)}")
         return 0
-    print(f"{target}: {len(seen)} {_drawn(asked.n, seen, trace)} of {energy} in {seconds:.1f} s with {trace.sampler!r}, seed {trace.seed}")
-    print(f"\n{terms_table(explanation)}")
-    return 0
 
 
 def _decoded(energy: Energy, points: Tensor) -> Tensor:
@@ -112,9 +124,9 @@ def _decoded(energy: Energy, points: Tensor) -> Tensor:
     return decode(twin(energy.decoder), points)
 
 
-def _drawn(asked: int, seen: Tensor, trace: Trace) -> str:
+def _drawn(wanted: int, seen: Tensor, trace: Trace) -> str:
     best = f", each the best of {trace.best_of}," if trace.best_of > 1 else ""
-    fewer = f" (of {asked}; the others diverged)" if len(seen) < asked else ""
+    fewer = f" (of {wanted}; the others diverged)" if len(seen) < wanted else ""
     return f"{'draw' if len(seen) == 1 else 'draws'}{best}{fewer}"
 
 

@@ -43,20 +43,20 @@ def add_range(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def value_range(asked: argparse.Namespace) -> tuple[float, float]:
+def value_range(arguments: argparse.Namespace) -> tuple[float, float]:
     """Returns what `add_range` was given.
 
     Raises:
         OptionError: The values do not rise.
     """
-    low, high = asked.range
+    low, high = arguments.range
     if not -float("inf") < low < high < float("inf"):
         raise OptionError(f"--range takes two rising numbers, such as -1 1, got {low:g} {high:g}.")
     return low, high
 
 
 def at_level(energy: Energy, sigma: float | None) -> Energy:
-    """Returns an energy at a noise level, if it needs one or one is asked for.
+    """Returns an energy at a noise level, if it needs one or one is given.
 
     Raises:
         OptionError: The level is not positive, or the energy knows none.

@@ -1,7 +1,9 @@
-"""The registry of plug-ins: energies, samplers, encoders, kernels, recipes and worlds, found by entry points."""
+"""The registry of plug-ins: energies, samplers, encoders, kernels, commands and kinds of others, found by entry points."""
 
+from composable_energy.registry.command import Command
 from composable_energy.registry.family import EnergyFamily
 from composable_energy.registry.lookup import (
+    get,
     get_encoder,
     get_energy,
     get_family,
@@ -9,6 +11,7 @@ from composable_energy.registry.lookup import (
     get_recipe,
     get_sampler,
     get_world,
+    names,
     plugins,
     refresh,
     register,
@@ -17,8 +20,10 @@ from composable_energy.registry.records import API_VERSION, PluginRecord
 
 __all__ = [
     "API_VERSION",
+    "Command",
     "EnergyFamily",
     "PluginRecord",
+    "get",
     "get_encoder",
     "get_energy",
     "get_family",
@@ -26,6 +31,7 @@ __all__ = [
     "get_recipe",
     "get_sampler",
     "get_world",
+    "names",
     "plugins",
     "refresh",
     "register",

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from typing import Any
 
-from torch import nn
-
-from composable_energy.energy import Energy
 from composable_energy.errors import PluginLoadError
+from composable_energy.registry.command import Command
 from composable_energy.registry.family import EnergyFamily
-from composable_energy.registry.records import API_VERSION, Entry, Kind
+from composable_energy.registry.records import API_VERSION, Entry
 
 __all__ = ["broken", "check_entry", "check_made"]
 
 _NAME = re.compile(r"[a-z0-9_-]+")
 
 
-def check_entry(kind: Kind, entry: Entry, obj: Any) -> None:
+def check_entry(kind: str, entry: Entry, obj: Any) -> None:
     """Raises unless an entry's object keeps the contract.
 
     Args:
         kind: What it is to be.
         entry: The entry, for messages.
-        obj: The object: for samplers a subclass of `Sampler`, for energies one of `Energy` or `EnergyFamily` or a function that makes
-            one, for encoders, kernels, recipes and worlds a class or function.
+        obj: The object: for samplers and commands a subclass of `Sampler` or `Command`, for energies one of `Energy` or `EnergyFamily`
+            or a function that makes one, for a kind the class that its entries make, for all others a class or function.
 
     Raises:
         PluginLoadError: It is something else, was written for another contract, or lacks methods.
@@ -39,34 +38,36 @@ def check_entry(kind: Kind, entry: Entry, obj: Any) -> None:
         newer = isinstance(version, int) and version > API_VERSION
         way = "upgrade composable-energy" if newer else "upgrade the plug-in"
         raise broken(entry, f"it needs plug-in contract {version!r}, this composable-energy supports {supported}", way)
-    if kind == "sampler" and not (isinstance(obj, type) and issubclass(obj, _sampler())):
-        raise broken(entry, f"a plug-in of this group is a subclass of Sampler, got {_described(obj)}")
-    if kind == "energy" and isinstance(obj, type) and not issubclass(obj, Energy | EnergyFamily):
+    if kind in ("sampler", "command") and not (isinstance(obj, type) and issubclass(obj, _base_class(kind))):
+        raise broken(entry, f"a plug-in of this group is a subclass of {_base_class(kind).__name__}, got {_described(obj)}")
+    if kind == "energy" and isinstance(obj, type) and not issubclass(obj, (_base_class(kind), EnergyFamily)):
         raise broken(entry, f"a plug-in of this group is a subclass of Energy or EnergyFamily, got {_described(obj)}")
-    if not callable(obj) or isinstance(obj, nn.Module):
+    if kind == "kind" and not isinstance(obj, type):
+        raise broken(entry, f"a plug-in of this group is the class that entries of the new kind make, got {_described(obj)}")
+    if not callable(obj) or _is_module(obj):
         raise broken(entry, f"a plug-in of this group is a class or a function that makes an object, got {_described(obj)}")
-    if inspect.isabstract(obj):
+    if inspect.isabstract(obj) and kind != "kind":
         raise broken(entry, f"{_described(obj)} does not write {', '.join(sorted(getattr(obj, '__abstractmethods__', ())))}")
 
 
-def check_made(kind: Kind, entry: Entry, made: Any) -> Any:
+def check_made(entry: Entry, made: Any, required: type | None) -> Any:
     """Returns what an entry made, or raises if it is of the wrong type.
 
-    Raises:
-        PluginLoadError: An energy entry made no energy, an encoder entry no module, a kernel entry nothing with `available()`, a
-            recipe entry nothing with `run()`, a world entry no World.
-    """
-    from composable_energy.data import World
+    Args:
+        entry: The entry, for messages.
+        made: The object.
+        required: The class that it should have; None for a kernel, which needs a method `available`.
 
-    fits, what = {
-        "energy": (isinstance(made, Energy), "an Energy"),
-        "encoder": (isinstance(made, nn.Module), "an nn.Module"),
-        "kernel": (callable(getattr(made, "available", None)), "an object with a method `available`"),
-        "recipe": (callable(getattr(made, "run", None)), "a Recipe"),
-        "world": (isinstance(made, World), "a World"),
-    }[kind]
+    Raises:
+        PluginLoadError: It has another class.
+    """
+    if required is None:
+        fits, wanted = callable(getattr(made, "available", None)), "an object with a method `available`"
+    else:
+        name = f"nn.{required.__name__}" if required.__module__.startswith("torch.nn") else required.__name__
+        fits, wanted = isinstance(made, required), f"{'an' if name[0] in 'AEIOUn' else 'a'} {name}"
     if not fits:
-        raise broken(entry, f"it should make {what}, it made {_described(made)}")
+        raise broken(entry, f"it should make {wanted}, it made {_described(made)}")
     return made
 
 
@@ -79,10 +80,22 @@ def broken(entry: Entry, reason: str, way_out: str = "") -> PluginLoadError:
     return PluginLoadError(f"Plug-in {entry} in {entry.group} cannot be used: {reason}. To go on: {way_out}; all others keep working.")
 
 
-def _sampler() -> type:
-    from composable_energy.sampling import Sampler
+def _base_class(kind: str) -> type:
+    """Returns the class that entries of a kind derive from; the command line, which knows only commands, does not wait for torch."""
+    if kind == "command":
+        return Command
+    if kind == "sampler":
+        from composable_energy.sampling import Sampler
 
-    return Sampler
+        return Sampler
+    from composable_energy.energy import Energy
+
+    return Energy
+
+
+def _is_module(obj: Any) -> bool:
+    torch = sys.modules.get("torch")  # an object that is a module has imported it
+    return torch is not None and isinstance(obj, torch.nn.Module)
 
 
 def _described(obj: Any) -> str:

@@ -6,20 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError, PluginNotFound
 from composable_energy.registry.family import EnergyFamily
-from composable_energy.registry.records import GROUPS, Entry, Kind, PluginRecord
+from composable_energy.registry.records import Entry, PluginRecord, group_of
 from composable_energy.registry.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from composable_energy.data import World
     from composable_energy.energy import Energy
     from composable_energy.sampling import Sampler
-    from composable_energy.training import Recipe
 
 __all__ = [
     "REGISTRY",
     "Registration",
+    "get",
     "get_encoder",
     "get_energy",
     "get_family",
@@ -27,6 +26,7 @@ __all__ = [
     "get_recipe",
     "get_sampler",
     "get_world",
+    "names",
     "plugins",
     "refresh",
     "register",
@@ -34,6 +34,42 @@ __all__ = [
 
 REGISTRY = Registry()
 FAMILIES: dict[tuple[Any, str], EnergyFamily] = {}
+
+
+def get(kind: str, name: str, /, **options: Any) -> Any:
+    """Returns a plug-in of any kind by name.
+
+    A package declares a kind by an entry point of the group `composable_energy.kinds`: its name is the kind, its object the class whose
+    instances the entries of the group `composable_energy.<kind>s` make.
+
+    Args:
+        kind: Such as `energy`, `sampler`, `recipe`.
+        name: Of an entry, `objects`; with a distribution in front, `acme-worlds:objects`.
+        **options: What the entry takes.
+
+    Returns:
+        A class for samplers, commands and kinds; for all others what the entry makes with the options.
+
+    Raises:
+        OptionError: No package declares the kind, or the entry does not take an option.
+        PluginNotFound: No plug-in offers the name.
+        PluginConflictError: Several do.
+        PluginLoadError: The plug-in fails to load or breaks the contract.
+    """
+    if kind == "energy":
+        return get_energy(name, **options)
+    if kind == "encoder":
+        return get_encoder(name, **options)
+    _check_kind(kind)
+    entry = REGISTRY.entry(kind, name)
+    obj = REGISTRY.load(kind, entry)
+    if kind in ("sampler", "command", "kind"):
+        if options:
+            raise OptionError(f"A {kind} is a class, which takes no options here; got {', '.join(options)}.")
+        return obj
+    from composable_energy.registry.making import make
+
+    return make(kind, entry, obj, options)
 
 
 def get_energy(name: str, /, **options: Any) -> Energy:
@@ -110,21 +146,22 @@ def get_kernel(name: str, /) -> Any:
         PluginConflictError: Several do.
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """
-    return _made("kernel", name, {})
+    return get("kernel", name)
 
 
-def get_recipe(name: str, /) -> Recipe:
-    """Returns a recipe of training by name; `composable_energy.training.open_recipe` also takes a file.
+def get_recipe(name: str, /) -> Any:
+    """Returns a recipe of training by name, if a package declares recipes; `composable_energy_training.open_recipe` also takes a file.
 
     Raises:
+        OptionError: No package declares recipes.
         PluginNotFound: No plug-in offers the name.
         PluginConflictError: Several do.
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """
-    return _made("recipe", name, {})
+    return get("recipe", name)
 
 
-def get_world(name: str, /, **options: Any) -> World:
+def get_world(name: str, /, **options: Any) -> Any:
     """Returns a world by name: pictures whose content is known.
 
     Args:
@@ -135,9 +172,19 @@ def get_world(name: str, /, **options: Any) -> World:
         PluginNotFound: No plug-in offers the name.
         PluginConflictError: Several do.
         PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: It does not take an option.
+        OptionError: It does not take an option, or no package declares worlds.
     """
-    return _made("world", name, options)
+    return get("world", name, **options)
+
+
+def names(kind: str) -> list[str]:
+    """Returns the names of a kind of plug-in, sorted; those in conflict with their distributions. Nothing is imported.
+
+    Raises:
+        OptionError: No package declares the kind.
+    """
+    _check_kind(kind)
+    return REGISTRY.names(kind)
 
 
 def plugins(load: bool = False) -> list[PluginRecord]:
@@ -155,11 +202,11 @@ def refresh() -> None:
     FAMILIES.clear()
 
 
-def register(kind: Kind, name: str, obj: Any) -> Registration:
+def register(kind: str, name: str, obj: Any) -> Registration:
     """Makes an object known by name in this session; it comes before entry points of that name.
 
     Args:
-        kind: `energy`, `sampler`, `encoder`, `kernel`, `recipe` or `world`.
+        kind: Such as `energy`, `sampler`, `recipe`; `kind` declares a kind.
         name: The name, of a-z, 0-9, - and _.
         obj: What an entry point may be; for an energy also `lambda: energy`.
 
@@ -172,16 +219,15 @@ def register(kind: Kind, name: str, obj: Any) -> Registration:
     """
     from composable_energy.registry.contract import check_entry
 
-    if kind not in GROUPS:
-        raise OptionError(f"Unknown kind of plug-in {kind!r}; use one of {', '.join(GROUPS)}.")
-    check_entry(kind, Entry(GROUPS[kind], name, getattr(obj, "__qualname__", repr(obj))), obj)
+    _check_kind(kind)
+    check_entry(kind, Entry(group_of(kind), name, getattr(obj, "__qualname__", repr(obj))), obj)
     return Registration(kind, name, obj)
 
 
 class Registration:
     """What `register` returns: with `with`, the registry is as before at the end."""
 
-    def __init__(self, kind: Kind, name: str, obj: Any) -> None:
+    def __init__(self, kind: str, name: str, obj: Any) -> None:
         self._key = (kind, name)
         self._before = REGISTRY.registered.get(self._key)
         self._object = obj
@@ -199,11 +245,10 @@ class Registration:
         _forget_families(self._key[1])
 
 
-def _made(kind: Kind, name: str, options: dict[str, Any]) -> Any:
-    from composable_energy.registry.making import make
-
-    entry = REGISTRY.entry(kind, name)
-    return make(kind, entry, REGISTRY.load(kind, entry), options)
+def _check_kind(kind: str) -> None:
+    kinds = REGISTRY.kinds()
+    if kind not in kinds:
+        raise OptionError(f"Unknown kind of plug-in {kind!r}; use one of {', '.join(kinds)}.")
 
 
 def _forget_families(name: str) -> None:

@@ -18,10 +18,13 @@ from composable_energy.identity import Origin, born_from, mark
 from composable_energy.registry.contract import broken, check_made
 from composable_energy.registry.family import EnergyFamily
 from composable_energy.registry.lookup import FAMILIES, REGISTRY
-from composable_energy.registry.records import Entry, Kind
+from composable_energy.registry.records import Entry
 from composable_energy.registry.registry import listed, nearest
 
 __all__ = ["entry_of", "family_of", "is_family", "make", "make_encoder", "make_energy", "rebuild_object"]
+
+# What entries of the library's own kinds make; None for kernels, which need a method and no class.
+_REQUIRED: Mapping[str, type | None] = {"energy": Energy, "encoder": nn.Module, "kernel": None}
 
 
 def make_energy(name: str, options: dict[str, Any], copies: dict[int, Any]) -> Energy:
@@ -40,7 +43,7 @@ def make_energy(name: str, options: dict[str, Any], copies: dict[int, Any]) -> E
     return _own("energy", entry, energy, origin, copies)
 
 
-def _own(kind: Kind, entry: Entry, made: Any, origin: Origin, copies: dict[int, Any]) -> Any:
+def _own(kind: str, entry: Entry, made: Any, origin: Origin, copies: dict[int, Any]) -> Any:
     """Returns an object for one caller: a copy, unless its class has just made it. Modules among the options are not copied."""
     passed = set(_modules_in(origin.options))
     if type(made) is not REGISTRY.load(kind, entry):
@@ -72,7 +75,7 @@ def make_encoder(name: str, options: dict[str, Any]) -> nn.Module:
     return _own("encoder", entry, encoder, origin, {})
 
 
-def rebuild_object(kind: Kind, origin: Origin, copies: dict[int, Any]) -> nn.Module:
+def rebuild_object(kind: str, origin: Origin, copies: dict[int, Any]) -> nn.Module:
     """Returns an energy or encoder made as an origin says.
 
     Args:
@@ -134,12 +137,16 @@ def _member(entry: Entry, family: EnergyFamily, member: str | None) -> Energy:
     if member is not None and member not in family.members():
         name, known = f"{entry.name}/{member}", [f"{entry.name}/{m}" for m in family.members()]
         raise PluginNotFound(f"No energy {name!r} in the family {entry.name!r}.{nearest(name, known) or listed(known)}")
-    return check_made("energy", entry, _shielded(entry, {}, lambda: family.load(member)))
+    return _checked("energy", entry, _shielded(entry, {}, lambda: family.load(member)))
 
 
-def make(kind: Kind, entry: Entry, obj: Any, options: dict[str, Any]) -> Any:
+def make(kind: str, entry: Entry, obj: Any, options: dict[str, Any]) -> Any:
     """Returns what an entry makes of some options, checked."""
-    return check_made(kind, entry, _called(entry, obj, options))
+    return _checked(kind, entry, _called(entry, obj, options))
+
+
+def _checked(kind: str, entry: Entry, made: Any) -> Any:
+    return check_made(entry, made, _REQUIRED[kind] if kind in _REQUIRED else REGISTRY.load("kind", REGISTRY.entry("kind", kind)))
 
 
 def _called(entry: Entry, obj: Any, options: dict[str, Any]) -> Any:

@@ -1,25 +1,17 @@
-"""What the registry knows of plug-ins: one record for each entry point."""
+"""Records of plug-ins, one for each entry point, and the entry-point group of each kind."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["API_VERSION", "FIRST_PARTY", "GROUPS", "Entry", "Fault", "Kind", "PluginRecord", "State", "canonical"]
+__all__ = ["API_VERSION", "FIRST_PARTY", "KINDS", "Entry", "Fault", "PluginRecord", "State", "canonical", "group_of"]
 
-Kind = Literal["energy", "sampler", "encoder", "kernel", "recipe", "world"]
 State = Literal["not-loaded", "ok", "failed", "shadowed", "conflict"]
 
-GROUPS: Mapping[Kind, str] = {
-    "energy": "composable_energy.energies",
-    "sampler": "composable_energy.samplers",
-    "encoder": "composable_energy.encoders",
-    "kernel": "composable_energy.kernels",
-    "recipe": "composable_energy.recipes",
-    "world": "composable_energy.worlds",
-}
+KINDS = ("energy", "sampler", "encoder", "kernel", "command", "kind")
+"""The kinds of the library itself; a package declares more by entry points of the kind `kind`."""
 FIRST_PARTY = "composable-energy"
 API_VERSION = 1
 """Number of the contract. A breaking change gets a new number; a plug-in says by a class attribute `api_version` for which it was written
@@ -90,6 +82,11 @@ class PluginRecord:
     def qualified(self) -> str:
         """The form that always resolves: `distribution:name`."""
         return f"{self.distribution}:{self.name}" if self.distribution else self.name
+
+
+def group_of(kind: str) -> str:
+    """Returns the entry-point group of a kind: `composable_energy.samplers` for `sampler`."""
+    return "composable_energy.energies" if kind == "energy" else f"composable_energy.{kind}s"
 
 
 def canonical(distribution: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from composable_energy.errors import PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.registry.discovery import scan
-from composable_energy.registry.records import FIRST_PARTY, GROUPS, Entry, Fault, Kind, PluginRecord, State, canonical
+from composable_energy.registry.records import FIRST_PARTY, KINDS, Entry, Fault, PluginRecord, State, canonical, group_of
 
 __all__ = ["SWITCH", "Registry", "listed", "nearest"]
 
@@ -39,8 +39,8 @@ class Registry:
     `refresh()`: unset, all; a comma-separated list of distributions, theirs and composable-energy's own; empty, only its own.
     """
 
-    registered: dict[tuple[Kind, str], Any] = field(default_factory=dict)
-    _groups: dict[Kind, _Group] = field(default_factory=dict)
+    registered: dict[tuple[str, str], Any] = field(default_factory=dict)
+    _groups: dict[str, _Group] = field(default_factory=dict)
     _faults: dict[str, Fault] = field(default_factory=dict)
     _loaded: dict[Entry, Any] = field(default_factory=dict)
     _failed: dict[Entry, PluginLoadError] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Registry:
         """Forgets what was found and loaded, but not what was registered."""
         self._groups, self._faults, self._loaded, self._failed, self._warned = {}, {}, {}, {}, False
 
-    def entry(self, kind: Kind, name: str) -> Entry:
+    def entry(self, kind: str, name: str) -> Entry:
         """Returns the entry that a name stands for: `name`, or `distribution:name`.
 
         Raises:
@@ -58,7 +58,7 @@ class Registry:
             PluginConflictError: Several distributions offer different things under it.
         """
         if (kind, name) in self.registered:
-            return Entry(GROUPS[kind], name, _value_of(self.registered[kind, name]))
+            return Entry(group_of(kind), name, _value_of(self.registered[kind, name]))
         distribution, colon, bare = name.rpartition(":")
         group = self._group(kind)
         found = [e for e in group.entries if e.name == bare and (not colon or e.distribution == canonical(distribution))]
@@ -69,7 +69,7 @@ class Registry:
             raise self._not_found(kind, name, group)
         return found[0]
 
-    def load(self, kind: Kind, entry: Entry) -> Any:
+    def load(self, kind: str, entry: Entry) -> Any:
         """Returns the object of an entry, imported at the first call and checked.
 
         Raises:
@@ -88,20 +88,29 @@ class Registry:
                 raise
         return self._loaded[entry]
 
-    def names(self, kind: Kind) -> list[str]:
+    def names(self, kind: str) -> list[str]:
         """Returns the names of a kind, sorted; those in conflict with their distributions."""
         rows = [r for r in self.records([kind]) if r.group and r.state != "shadowed"]
         return sorted(r.qualified if r.state == "conflict" else r.name for r in rows)
 
-    def records(self, kinds: Iterable[Kind] = tuple(GROUPS), *, load: bool = False) -> list[PluginRecord]:
-        """Returns one record for each entry, and one for each distribution whose metadata cannot be read."""
-        rows = [record for kind in kinds for record in self._rows(kind, load)]
+    def kinds(self) -> tuple[str, ...]:
+        """Returns the kinds of plug-ins: the library's own, then those that packages declare."""
+        return (*KINDS, *(name for name in self.names("kind") if name not in KINDS))
+
+    def records(self, kinds: Iterable[str] | None = None, *, load: bool = False) -> list[PluginRecord]:
+        """Returns one record for each entry, and one for each distribution whose metadata cannot be read.
+
+        Args:
+            kinds: The kinds; None for all.
+            load: Whether to import each.
+        """
+        rows = [record for kind in (self.kinds() if kinds is None else kinds) for record in self._rows(kind, load)]
         return rows + [PluginRecord("", "", "", f.distribution, f.version, "failed", f.error) for f in self._faults.values()]
 
-    def _rows(self, kind: Kind, load: bool) -> Iterator[PluginRecord]:
+    def _rows(self, kind: str, load: bool) -> Iterator[PluginRecord]:
         for (known, name), obj in self.registered.items():
             if known == kind:
-                yield PluginRecord(GROUPS[kind], name, _value_of(obj), None, None, "ok")
+                yield PluginRecord(group_of(kind), name, _value_of(obj), None, None, "ok")
         entries = self._group(kind).entries
         for i, entry in enumerate(entries):
             if load and entry not in self._failed:
@@ -122,9 +131,9 @@ class Registry:
                 state, error = ("ok" if entry in self._loaded else "not-loaded"), None
             yield PluginRecord(entry.group, entry.name, entry.value, entry.distribution, entry.version, state, error)
 
-    def _group(self, kind: Kind) -> _Group:
+    def _group(self, kind: str) -> _Group:
         if kind not in self._groups:
-            entries, faults, cause = scan(GROUPS[kind])
+            entries, faults, cause = scan(group_of(kind))
             self._faults.update({fault.distribution: fault for fault in faults})
             if cause is not None and not self._warned:
                 self._warned = True
@@ -140,7 +149,7 @@ class Registry:
             self._groups[kind] = _Group(kept, [e for e in entries if e not in kept])
         return self._groups[kind]
 
-    def _not_found(self, kind: Kind, name: str, group: _Group) -> PluginNotFound:
+    def _not_found(self, kind: str, name: str, group: _Group) -> PluginNotFound:
         bare = name.rpartition(":")[2]
         left_out = [e for e in group.left_out if e.name == bare]
         if left_out:
@@ -162,7 +171,7 @@ def listed(known: Iterable[str]) -> str:
     return f" Known: {shown}." if known else " None is installed."
 
 
-def _imported(kind: Kind, entry: Entry) -> Any:
+def _imported(kind: str, entry: Entry) -> Any:
     from composable_energy.registry.contract import broken, check_entry
 
     module, _, attributes = entry.value.partition(":")

@@ -31,14 +31,14 @@ from typing import Any
 
 import torch
 from comet_common import CACHE, RESULTS, Budget, Scenes, about, fit, majority, objects, pooled, show, write
-from composable_energy_comet import AttentionEncoder, Comet, ConvEnergy, Decomposition, QuadraticEnergy, VectorEncoder, merged
 from objects import CLIP, TEST, THRESHOLDS, TRAIN, VALIDATION, floors
 from torch import Tensor
 from torch.nn import functional as F
 
-from composable_energy.metrics import adjusted_rand_index, territory_labels
 from composable_energy.sampling import Noise
-from composable_energy.training import Batch
+from composable_energy_comet import AttentionEncoder, Comet, ConvEnergy, Decomposition, QuadraticEnergy, VectorEncoder, merged
+from composable_energy_comet.metrics import adjusted_rand_index, territory_labels
+from composable_energy_training import Batch
 
 __all__ = ["ROWS", "Row", "fitted", "scored"]
 

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.data import render_to
+from composable_energy_image.data import render_to
 
 __all__ = [
     "CACHE",

@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from baselines import codes_of, pixels
 from comet_common import CACHE, PICTURES, RESULTS, Room, about, show, write
-from composable_energy_faces.draw import ATTRIBUTES, draw
 from factors import COMPONENTS, model_of
 from swaps import measured, picture
 from torch import Tensor
 
-from composable_energy.metrics import linear_r2
+from composable_energy_comet.metrics import linear_r2
+from composable_energy_faces.draw import ATTRIBUTES, draw
 
 __all__ = ["faces"]
 

@@ -38,12 +38,12 @@ from typing import Any
 import torch
 from baselines import Autoencoder, codes_of, encoder, pixels, principal, trained
 from comet_common import CACHE, RESULTS, Budget, Room, about, fit, room, show, write
-from composable_energy_comet import ConvEnergy, Decomposition, charbonnier
 from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.sampling import Noise
-from composable_energy.training import Batch
+from composable_energy_comet import ConvEnergy, Decomposition, charbonnier
+from composable_energy_training import Batch
 
 __all__ = ["FACTORS", "MODELS", "SQUARED", "gathered", "scored"]
 
@@ -156,7 +156,7 @@ def reconstructed(model: Any, images: Tensor) -> Tensor:
 
 def scored(encode: Callable[[Tensor], Tensor], data: Room, seed: int) -> dict[str, Any]:
     """Returns the scores of codes, raw and as principal components, and the R2 of each factor."""
-    from composable_energy.metrics import linear_r2
+    from composable_energy_comet.metrics import linear_r2
 
     train, test, grid = (codes_of(encode, images) for images in (data.train, data.test, data.grid))
     turn = principal(train[:FITTED])
@@ -170,7 +170,7 @@ def scored(encode: Callable[[Tensor], Tensor], data: Room, seed: int) -> dict[st
 
 
 def _three(grid: Tensor, test: Tensor, data: Room, seed: int) -> dict[str, float]:
-    from composable_energy.metrics import beta_vae_score, mean_correlation, mutual_information_gap
+    from composable_energy_comet.metrics import beta_vae_score, mean_correlation, mutual_information_gap
 
     return {
         "BetaVAE": 100 * float(beta_vae_score(grid, data.levels, pairs=PAIRS, seed=seed)),

@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 from comet_common import CACHE, PICTURES, RESULTS, Scenes, about, objects, room, show, strip, write
-from composable_energy_comet import Comet, InnerDescent, joined, load_comet
 from factors import model_of
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy_comet import Comet, InnerDescent, joined, load_comet
 
 WEIGHTS = (0.5, 1.0, 2.0)
 MANY, SHOWN = 64, 6

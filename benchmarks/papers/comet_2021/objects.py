@@ -31,14 +31,20 @@ from typing import Any
 
 import torch
 from comet_common import CACHE, PICTURES, RESULTS, Budget, Scenes, about, fit, objects, show, strip, write
-from composable_energy_comet import Comet, Decomposition, load_comet, merged, save_comet
-from composable_energy_comet.reading import READINGS
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.metrics import adjusted_rand_index, kmeans_labels, mean_segmentation_covering, quadrant_labels, territory_labels
 from composable_energy.sampling import Noise
-from composable_energy.training import Batch
+from composable_energy_comet import Comet, Decomposition, load_comet, merged, save_comet
+from composable_energy_comet.metrics import (
+    adjusted_rand_index,
+    kmeans_labels,
+    mean_segmentation_covering,
+    quadrant_labels,
+    territory_labels,
+)
+from composable_energy_comet.reading import READINGS
+from composable_energy_training import Batch
 
 __all__ = ["CLIP", "PLANS", "Stage", "fitted", "floors", "scored"]
 

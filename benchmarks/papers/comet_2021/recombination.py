@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 import torch
 from comet_common import CACHE, PICTURES, RESULTS, WORLDS, Budget, about, fit, majority, pooled, show, strip, write
-from composable_energy_comet import Comet
 from objects import PLANS, fitted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import composable_energy as ce
-from composable_energy.data import render_to
+from composable_energy_comet import Comet
+from composable_energy_image.data import render_to
 
 __all__ = ["Judge", "Pairs", "judged", "pairs_of", "swapped"]
 

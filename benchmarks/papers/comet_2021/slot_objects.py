@@ -25,7 +25,7 @@ from objects import TEST, TRAIN, floors
 from slots import SlotAttention, trained
 from torch import Tensor
 
-from composable_energy.metrics import adjusted_rand_index, mean_segmentation_covering, territory_labels
+from composable_energy_comet.metrics import adjusted_rand_index, mean_segmentation_covering, territory_labels
 
 __all__ = ["SECONDS", "scored"]
 

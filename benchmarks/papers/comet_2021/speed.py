@@ -28,14 +28,14 @@ from unittest import mock
 
 import torch
 from comet_common import RESULTS, about, show, write
-from composable_energy_comet import Comet, Decomposition, squared_error
-from composable_energy_comet import comet as untrained
-from composable_energy_comet.descent import SPREAD
 from torch import Tensor
 from torch.nn import functional as F
 
 from composable_energy.sampling import Noise
-from composable_energy.training import Batch
+from composable_energy_comet import Comet, Decomposition, squared_error
+from composable_energy_comet import comet as untrained
+from composable_energy_comet.descent import SPREAD
+from composable_energy_training import Batch
 
 __all__ = ["by_hand", "finding", "memory", "training"]
 

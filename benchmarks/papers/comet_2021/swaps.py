@@ -39,13 +39,13 @@ import numpy as np
 import torch
 from baselines import encoder
 from comet_common import CACHE, PICTURES, RESULTS, Budget, Room, about, fit, room, show, strip, write
-from composable_energy_comet import Comet, ConvEnergy, Decomposition
 from factors import COMPONENTS, FACTORS, MODELS, SQUARED, comet, kept, learnt, model_of, reconstructed
 from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy.training import Batch, Loss, Objective
+from composable_energy_comet import Comet, ConvEnergy, Decomposition
+from composable_energy_training import Batch, Loss, Objective
 
 __all__ = ["Exchange", "exchanged", "isolation", "shares"]
 

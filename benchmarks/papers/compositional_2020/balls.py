@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from composable_energy_scenes import COLORS, KINDS, SIZES, OneObject
 
-from composable_energy.data import Scenes
+from composable_energy_image.data import Scenes
+from composable_energy_scenes import COLORS, KINDS, SIZES, OneObject
 
 __all__ = ["PICTURES", "POSITIONS", "RATIOS", "SEEDS", "SIDE", "STEPS", "balls", "selected", "shown", "unseen"]
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from composable_energy_scenes import COLORS, KINDS, SIZES, Concepts, Judge, OneObject, Verdict, judged, load_concepts, load_judge
-from composable_energy_scenes.concepts import SAMPLING
-from composable_energy_scenes.weights import FOLDER
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy_scenes import COLORS, KINDS, SIZES, Concepts, Judge, OneObject, Verdict, judged, load_concepts, load_judge
+from composable_energy_scenes.concepts import SAMPLING
+from composable_energy_scenes.weights import FOLDER
 
 __all__ = [
     "RADIUS",

@@ -28,16 +28,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import Options, asked, drawn, near, share
+from reporting import grid, main, show
+from torch import Tensor, nn
+
+import composable_energy as ce
 from composable_energy_image import CodeHeads
 from composable_energy_scenes import COLORS, KINDS, OneObject, Verdict
 from composable_energy_scenes.concepts import SIGMAS
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.fitting import Fitting, encoded
-from reporting import grid, main, show
-from torch import Tensor, nn
-
-import composable_energy as ce
-from composable_energy.training import Batch, Loss, Objective, Optimizer, Trainer
+from composable_energy_training import Batch, Loss, Objective, Optimizer, Trainer
 
 CONCEPTS = ("position", "shape", "color")
 SEEDS = {"position": 51, "shape": 52, "color": 53}  # of the sets

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from balls import PICTURES, POSITIONS, RATIOS, SEEDS, STEPS, balls, unseen
 from common import Options
-from composable_energy_scenes import SIZES, Judge, judged
-from composable_energy_scenes.fitting import Fitting
 from lesson import CACHE, Lesson, condition, waves
 from reporting import grid, main, show
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy_scenes import SIZES, Judge, judged
+from composable_energy_scenes.fitting import Fitting
 
 SAMPLER = {
     "sampler": "annealed",

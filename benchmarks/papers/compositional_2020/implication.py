@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 from common import WEIGHT, Claim, Heads, Options, accuracy, asked, near, renders, share
-from composable_energy_scenes import COLORS, judged
-from composable_energy_scenes.concepts import CODE
 from reporting import grid, main, show
 from torch import Tensor, nn
 
 import composable_energy as ce
+from composable_energy_scenes import COLORS, judged
+from composable_energy_scenes.concepts import CODE
 
 OTHERS = len(COLORS) - 1
 EXACT = ("denied together", "by classifiers apart")  # those that are drawn at weight 1 as well

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 from common import Options, accuracy, renders, share
-from composable_energy_scenes import COLORS, KINDS, SIZES, Judge, OneObject, judged
-from composable_energy_scenes.fitting import Fitting
 from reporting import grid, main, show
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy_scenes import COLORS, KINDS, SIZES, Judge, OneObject, judged
+from composable_energy_scenes.fitting import Fitting
 
 CACHE = Path(__file__).parents[3] / ".cache" / "compositional-2020" / "regressor"
 LABELLED = 24_000

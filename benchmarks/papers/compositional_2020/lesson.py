@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from balls import POSITIONS, SEEDS, STEPS, balls, shown
-from composable_energy_image import CodeHeads
-from composable_energy_image.code_energy import CodeNetwork
-from composable_energy_scenes import SIZES
 from torch import Tensor, nn
 from where_and_what import WHAT, WHERE, Painting, WhereAndWhat, silhouettes
 
 import composable_energy as ce
-from composable_energy.data import Pictures, Scenes
-from composable_energy.training import Batch, DenoisingScoreMatching, Loss, Objective, Optimizer, Trainer, ValueHeads
+from composable_energy_image import CodeHeads
+from composable_energy_image.code_energy import CodeNetwork
+from composable_energy_image.data import Pictures, Scenes
+from composable_energy_scenes import SIZES
+from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective, Optimizer, Trainer, ValueHeads
 
 __all__ = ["CACHE", "LEVELS", "Holistic", "Lesson", "Part", "Reader", "Sum", "condition", "waves"]
 

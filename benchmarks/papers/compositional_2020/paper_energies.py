@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from composable_energy_image.diary import Diary
-from composable_energy_scenes import COLORS, KINDS, OneObject, weights
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.data import Scenes, open_scenes, render_to
-from composable_energy.training import ContrastiveDivergence, Optimizer, Trainer
+from composable_energy_image.data import Scenes, open_scenes, render_to
+from composable_energy_image.diary import Diary
+from composable_energy_scenes import COLORS, KINDS, OneObject, weights
+from composable_energy_training import ContrastiveDivergence, Optimizer, Trainer
 
 __all__ = ["CONCEPTS", "NOISE", "SETTINGS", "SIZE", "STEP", "WEIGHTS", "load", "numbers_of", "shown", "small", "train"]
 

@@ -19,8 +19,6 @@ from typing import Any
 
 import torch
 from common import Options, accuracy, free, near, renders, share
-from composable_energy_faces.judge import frechet_distance
-from composable_energy_scenes import COLORS, Verdict
 from paper_energies import SETTINGS, SIZE, load, numbers_of, shown, small, train
 from paper_rules import IMPLICATION, Method, bounded, either, expressions, named, no, of_codes, of_pixels
 from reporting import grid, main, show
@@ -28,6 +26,8 @@ from table1 import ROWS, conditions
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy_faces.judge import frechet_distance
+from composable_energy_scenes import COLORS, Verdict
 
 __all__ = ["run"]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from common import drawn
-from composable_energy_scenes import COLORS, Concepts
 from paper_energies import NOISE, SIZE, STEP, load, numbers_of, shown
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy_scenes import COLORS, Concepts
 
 __all__ = ["IMPLICATION", "Method", "bounded", "either", "expressions", "named", "no", "of_codes", "of_pixels"]
 

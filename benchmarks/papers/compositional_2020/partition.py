@@ -19,14 +19,14 @@ from typing import Any, cast
 
 import torch
 from common import SAMPLER, Options, accuracy, share
-from composable_energy_scenes import COLORS as NAMES
-from composable_energy_scenes.concepts import CODE
 from reporting import grid, main, show
 from torch import Tensor
 from torch.distributions import Normal
 
 import composable_energy as ce
 from composable_energy.algebra import Disjunction
+from composable_energy_scenes import COLORS as NAMES
+from composable_energy_scenes.concepts import CODE
 
 LEVEL = 1.0
 POINTS = ((-0.7, -0.6), (0.7, 0.6))

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from common import WEIGHT, Claim, Heads, Options, accuracy, free, renders, share
-from composable_energy_scenes import COLORS, KINDS, Verdict, judged
 from reporting import grid, main, show
 from torch import Tensor
+
+from composable_energy_scenes import COLORS, KINDS, Verdict, judged
 
 MARGIN = 0.15
 INFINITE = float("inf")

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from common import TOLERANCE, Options, share
-from composable_energy_scenes.detector import detected
-from composable_energy_scenes.presence import Presence
-from composable_energy_scenes.several import load_detector, load_several, several_objects
 from reporting import grid, main, show
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy_scenes.detector import detected
+from composable_energy_scenes.presence import Presence
+from composable_energy_scenes.several import load_detector, load_several, several_objects
 
 __all__ = ["asked_places", "conjunction", "matched", "run", "scores"]
 

@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 from common import SAMPLER, TOLERANCE, WEIGHT, Heads, Options, accuracy, asked, drawn, free, near, renders, share
-from composable_energy_scenes import Concepts, Verdict, judged
 from reporting import grid, main, show
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy_scenes import Concepts, Verdict, judged
 
 OUTSIDE = 0.5
 RULES = ("grounded", "heads", "grounded, weight 1", "weight 1")

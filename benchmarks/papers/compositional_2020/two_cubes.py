@@ -10,10 +10,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from common import Options, share
-from composable_energy_scenes.several import load_several, several_objects
 from reporting import grid, main, show
 from several_objects import matched
 from torch import Tensor
+
+from composable_energy_scenes.several import load_several, several_objects
 
 __all__ = ["PLACES", "peaks", "run"]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from composable_energy_image.picture_loss import picture_loss
 from torch import Tensor, nn
 
-from composable_energy.training import Batch, Loss, Objective
+from composable_energy_image.picture_loss import picture_loss
+from composable_energy_training import Batch, Loss, Objective
 
 __all__ = ["WHAT", "WHERE", "Painting", "WhereAndWhat"]
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from composable_energy_example import RandomWalk, Ring
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.testing import energy_checks, parametrize_with_checks, sampler_checks
+from composable_energy_example import RandomWalk, Ring
 
 POINTS = torch.tensor([[0.5, 0.1], [1.0, -1.0], [-0.3, 2.0], [0.2, 0.9]])
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
-from composable_energy.training import Batch, Loss, Objective
+from composable_energy_training import Batch, Loss, Objective
 
 from .comet import Comet
 from .conv import ConvEnergy

@@ -12,9 +12,9 @@ from typing import Any, cast
 import torch
 
 import composable_energy as ce
-from composable_energy.data import Pictures, open_pictures
 from composable_energy.errors import OptionError
-from composable_energy.training import CSVLog, Optimizer, Ranks, Recipe, Trainer, join
+from composable_energy_image.data import Pictures, open_pictures
+from composable_energy_training import CSVLog, Optimizer, Ranks, Recipe, Trainer, join
 
 from .comet import Comet
 from .making import load_comet, save_comet

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 import composable_energy as ce
-from composable_energy.data import Pictures
+from composable_energy_image.data import Pictures
 
 from .making import SHIPPED, load_comet, save_comet
 from .recipe import comet_recipe

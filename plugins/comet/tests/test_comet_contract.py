@@ -8,12 +8,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from composable_energy_comet import ConvEnergy, QuadraticEnergy, joined, load_comet, save_comet
-from composable_energy_comet.making import SHIPPED
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, FileFormatError, OptionError, ShapeError
 from composable_energy.testing import SkipCheck, energy_checks
+from composable_energy_comet import ConvEnergy, QuadraticEnergy, joined, load_comet, save_comet
+from composable_energy_comet.making import SHIPPED
 
 SIZE, PICTURES = 16, 4
 KINDS = [("comet", "conv"), ("comet", "quadratic"), ("comet-global", "conv"), ("comet-global", "quadratic")]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from composable_energy_comet import Comet, ConvEnergy, Decomposition, QuadraticEnergy, charbonnier, squared_error
-from composable_energy_comet.descent import SPREAD, descents
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
-from composable_energy.training import Batch, Optimizer, Trainer
+from composable_energy_comet import Comet, ConvEnergy, Decomposition, QuadraticEnergy, charbonnier, squared_error
+from composable_energy_comet.descent import SPREAD, descents
+from composable_energy_training import Batch, Optimizer, Trainer
 
 SIZE, ROWS = 16, 3
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from composable_energy_comet import component_scores, merged
 
 import composable_energy as ce
 from composable_energy.sampling import Noise
+from composable_energy_comet import component_scores, merged
 
 SIZE = 16
 

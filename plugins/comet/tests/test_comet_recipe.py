@@ -7,15 +7,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from composable_energy_comet import load_comet
-from composable_energy_comet.recipe import CometRecipe
-from composable_energy_comet.train import main, pictures
 
 import composable_energy as ce
 from composable_energy.cli import main as command
-from composable_energy.data import Pictures
 from composable_energy.errors import OptionError
-from composable_energy.training import open_recipe
+from composable_energy_comet import load_comet
+from composable_energy_comet.recipe import CometRecipe
+from composable_energy_comet.train import main, pictures
+from composable_energy_image.data import Pictures
+from composable_energy_training import open_recipe
 
 SMALL = {"data.size": 16, "quadratic.steps": 4, "conv.steps": 4, "model.components": 2, "training.checkpoint_every": 2}
 
@@ -104,7 +104,7 @@ def test_the_script_makes_a_model(tmp_path, capsys):
 
 def test_what_the_shipped_model_finds():
     """The masks of the model that comes with the package, on pictures that nothing was trained on, and far above quadrants (.78)."""
-    from composable_energy.metrics import adjusted_rand_index
+    from composable_energy_comet.metrics import adjusted_rand_index
 
     scenes = ce.get_world("colored-sprites", size=32).draw(48, seed=9, masks=True)
     x = torch.nn.functional.avg_pool2d(torch.from_numpy(scenes.images).float() / 255, 2)

@@ -1,10 +1,10 @@
 """The inner descent, by the kit that all samplers run: it draws nothing, so what asks for noise fails as it should."""
 
 import torch
-from composable_energy_comet import InnerDescent
 
 from composable_energy.sampling import Noise
 from composable_energy.testing import Check, parametrize_with_checks, sampler_checks
+from composable_energy_comet import InnerDescent
 
 CHECKS = sampler_checks(InnerDescent(30, step_size=0.1, clamp=(-4.0, 4.0)), steps=30)
 EXPECTED = {"seed": "it draws nothing", "noise": "it draws nothing", "moments": "it ends near the mode"}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from composable_energy_comet.silu import silu
 from torch.nn import functional as F
+
+from composable_energy_comet.silu import silu
 
 
 def points():

@@ -7,15 +7,15 @@ __all__ = ["one_condition", "train_conditional"]
 from collections.abc import Mapping
 
 import torch
-from composable_energy_image.code_energy import CodeNetwork
-from composable_energy_image.diary import Diary
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from composable_energy.noise import Noise
-from composable_energy.training import Batch, DenoisingScoreMatching, Loss, Objective, Optimizer, Trainer
+from composable_energy_image.code_energy import CodeNetwork
+from composable_energy_image.diary import Diary
+from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective, Optimizer, Trainer
 
 from .draw import ATTRIBUTES, HAIR_COLORS
 from .energies import Faces

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from composable_energy.data import Labels, Pictures
+from composable_energy_image.data import Labels, Pictures
 
 from .draw import ATTRIBUTES, HAIR_COLORS, draw
 from .networks import SIZE

@@ -12,9 +12,8 @@ __all__ = ["Faces"]
 from functools import cached_property
 from pathlib import Path
 
-from composable_energy_image import CodeEnergy, CodeHeads
-
 import composable_energy as ce
+from composable_energy_image import CodeEnergy, CodeHeads
 
 from . import weights
 from .draw import ATTRIBUTES, HAIR_COLORS

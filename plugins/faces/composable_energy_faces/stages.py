@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from composable_energy_image import CodeEnergy
-from composable_energy_image.base_and_attributes import BaseAndAttributes, base_and_attributes
-from composable_energy_image.diary import Diary, read_diary
-from composable_energy_image.naming import naming_loss
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.data import Pictures, Preparation
-from composable_energy.training import Batch, Loss, Objective, Optimizer, Trainer
+from composable_energy_image import CodeEnergy
+from composable_energy_image.base_and_attributes import BaseAndAttributes, base_and_attributes
+from composable_energy_image.data import Pictures, Preparation
+from composable_energy_image.diary import Diary, read_diary
+from composable_energy_image.naming import naming_loss
+from composable_energy_training import Batch, Loss, Objective, Optimizer, Trainer
 
 from . import weights
 from .data import SEEDS, draw_to

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from composable_energy_faces import draw
 
 import composable_energy as ce
 from composable_energy.testing import SkipCheck, energy_checks
+from composable_energy_faces import draw
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 
 

@@ -6,6 +6,9 @@ import copy
 
 import pytest
 import torch
+
+import composable_energy as ce
+from composable_energy.errors import FileFormatError, OptionError, PluginNotFound, ShapeError
 from composable_energy_faces import weights
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.energies import Faces
@@ -14,9 +17,6 @@ from composable_energy_faces.networks import Judge
 from composable_energy_faces.scores import ROWS, expression, score
 from composable_energy_image import Autoencoder, CodeHeads
 from composable_energy_image.code_energy import CodeNetwork
-
-import composable_energy as ce
-from composable_energy.errors import FileFormatError, OptionError, PluginNotFound, ShapeError
 
 
 @pytest.fixture(scope="module")

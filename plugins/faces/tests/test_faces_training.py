@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
+
+from composable_energy.noise import Noise
 from composable_energy_faces import card, data, stages, train, weights
 from composable_energy_faces.conditional import one_condition, train_conditional
 from composable_energy_faces.data import draw_to
@@ -12,11 +16,7 @@ from composable_energy_faces.draw import HAIR_COLORS, draw
 from composable_energy_faces.export import export, main
 from composable_energy_faces.stages import Run
 from composable_energy_image import stages as image_stages
-from PIL import Image
-from torch import nn
-
-from composable_energy.data import open_pictures
-from composable_energy.noise import Noise
+from composable_energy_image.data import open_pictures
 from tests.precision import train_in_float32
 
 

@@ -1,20 +1,29 @@
-"""Energies of images: the architectures of the papers, by name."""
+"""Images: networks of the papers by name, pictures with labels, rendered worlds, recipes."""
 
-from composable_energy_image.autoencoder import Autoencoder
-from composable_energy_image.code_energy import CodeEnergy
-from composable_energy_image.compositional import compositional_64, compositional_128
-from composable_energy_image.energy import ImageEnergy
-from composable_energy_image.heads import CodeHeads
-from composable_energy_image.igebm import igebm_dsprites, igebm_mnist, igebm_resnet32, igebm_resnet32_large, igebm_resnet32_wider
-from composable_energy_image.improved_cd import ImprovedCDEnergy
-from composable_energy_image.jem import JEM
-from composable_energy_image.unet import UNetEnergy
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from composable_energy.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from composable_energy_image.autoencoder import Autoencoder
+    from composable_energy_image.code_energy import CodeEnergy
+    from composable_energy_image.compositional import compositional_64, compositional_128
+    from composable_energy_image.energy import ImageEnergy
+    from composable_energy_image.energy_recipe import EnergyRecipe
+    from composable_energy_image.heads import CodeHeads
+    from composable_energy_image.igebm import igebm_dsprites, igebm_mnist, igebm_resnet32, igebm_resnet32_large, igebm_resnet32_wider
+    from composable_energy_image.improved_cd import ImprovedCDEnergy
+    from composable_energy_image.jem import JEM
+    from composable_energy_image.unet import UNetEnergy
 
 __all__ = [
     "JEM",
     "Autoencoder",
     "CodeEnergy",
     "CodeHeads",
+    "EnergyRecipe",
     "ImageEnergy",
     "ImprovedCDEnergy",
     "UNetEnergy",
@@ -26,3 +35,19 @@ __all__ = [
     "igebm_resnet32_large",
     "igebm_resnet32_wider",
 ]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "autoencoder": ("Autoencoder",),
+        "code_energy": ("CodeEnergy",),
+        "compositional": ("compositional_64", "compositional_128"),
+        "energy": ("ImageEnergy",),
+        "energy_recipe": ("EnergyRecipe",),
+        "heads": ("CodeHeads",),
+        "igebm": ("igebm_dsprites", "igebm_mnist", "igebm_resnet32", "igebm_resnet32_large", "igebm_resnet32_wider"),
+        "improved_cd": ("ImprovedCDEnergy",),
+        "jem": ("JEM",),
+        "unet": ("UNetEnergy",),
+    },
+)

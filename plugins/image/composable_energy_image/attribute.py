@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import composable_energy as ce
-from composable_energy.data import open_pictures
 from composable_energy.errors import OptionError
-from composable_energy.training import Recipe
 from composable_energy_image.attributes import accuracies, chosen, energies
 from composable_energy_image.code_energy import CodeEnergy
+from composable_energy_image.data import open_pictures
 from composable_energy_image.leaving import leave
 from composable_energy_image.stages import Stages
+from composable_energy_training import Recipe
 
 __all__ = ["Attribute", "attribute"]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.data import Labels, Pictures
 from composable_energy.errors import OptionError
 from composable_energy_image.code_energy import CodeEnergy
+from composable_energy_image.data import Labels, Pictures
 from composable_energy_image.heads import CodeHeads
 from composable_energy_image.naming import columns_of
 

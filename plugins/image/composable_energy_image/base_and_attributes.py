@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import cast
 
 import composable_energy as ce
-from composable_energy.data import Pictures, open_pictures
-from composable_energy.training import Recipe
 from composable_energy_image.attributes import accuracies, chosen, energies
 from composable_energy_image.autoencoder import check_picture
 from composable_energy_image.code_energy import CodeEnergy
+from composable_energy_image.data import Pictures, open_pictures
 from composable_energy_image.leaving import leave
 from composable_energy_image.stages import Stages
+from composable_energy_training import Recipe
 
 __all__ = ["BaseAndAttributes", "base_and_attributes"]
 

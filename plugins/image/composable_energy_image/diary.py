@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from composable_energy.training import Callback, Trainer
+from composable_energy_training import Callback, Trainer
 
 __all__ = ["Diary", "read_diary"]
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from composable_energy.training import Batch, Loss, Objective
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.naming import naming_loss
 from composable_energy_image.picture_loss import picture_loss
+from composable_energy_training import Batch, Loss, Objective
 
 __all__ = ["Reconstruction", "Repainting", "Reproduction"]
 

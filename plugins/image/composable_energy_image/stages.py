@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.data import Labels, Pictures, Preparation
-from composable_energy.training import AttributeHeads, DenoisingScoreMatching, Monitor, Objective, Optimizer, Ranks, Trainer, join
 from composable_energy_image.attributes import values_of
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.code_energy import CodeEnergy
+from composable_energy_image.data import Labels, Pictures, Preparation
 from composable_energy_image.diary import Diary, read_diary
 from composable_energy_image.heads import CodeHeads
 from composable_energy_image.naming import width_of
 from composable_energy_image.reconstruction import Reconstruction, Repainting, Reproduction
+from composable_energy_training import AttributeHeads, DenoisingScoreMatching, Monitor, Objective, Optimizer, Ranks, Trainer, join
 
 __all__ = ["Stages"]
 

@@ -7,25 +7,25 @@ import json
 
 import pytest
 import torch
-from composable_energy_image import Autoencoder, CodeEnergy, CodeHeads
-from composable_energy_image.attribute import attribute
-from composable_energy_image.attributes import accuracies, chosen, energies
-from composable_energy_image.base_and_attributes import base_and_attributes
-from composable_energy_image.code_energy import CodeNetwork
-from composable_energy_image.naming import columns_of, naming_loss, width_of
-from composable_energy_image.picture_loss import outline_weights, picture_loss
-from composable_energy_image.reconstruction import Reconstruction, Repainting, Reproduction
-from composable_energy_image.stages import Stages
 from PIL import Image
 from torch import nn
 
 import composable_energy as ce
 from composable_energy.cli import main
-from composable_energy.data import Labels, Pictures
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy.testing import SkipCheck, energy_checks
-from composable_energy.training import Batch
+from composable_energy_image import Autoencoder, CodeEnergy, CodeHeads
+from composable_energy_image.attribute import attribute
+from composable_energy_image.attributes import accuracies, chosen, energies
+from composable_energy_image.base_and_attributes import base_and_attributes
+from composable_energy_image.code_energy import CodeNetwork
+from composable_energy_image.data import Labels, Pictures
+from composable_energy_image.naming import columns_of, naming_loss, width_of
+from composable_energy_image.picture_loss import outline_weights, picture_loss
+from composable_energy_image.reconstruction import Reconstruction, Repainting, Reproduction
+from composable_energy_image.stages import Stages
+from composable_energy_training import Batch
 
 STAGES = ("autoencoder", "decoder", "base", "heads")
 SMALL = {

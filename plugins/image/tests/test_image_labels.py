@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from composable_energy_image.energy import number_features
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.testing.checks import close
+from composable_energy_image.energy import number_features
 
 CONDITIONAL = {
     "igebm-resnet32": {"width": 4, "size": 8},

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from composable_energy_mcmc import Langevin
 from PIL import Image
 
 import composable_energy as ce
-from composable_energy.training import ContrastiveDivergence, ImprovedContrastiveDivergence, JointEnergyClassifier, Recipe
+from composable_energy_image.data import open_pictures
+from composable_energy_mcmc import Langevin
+from composable_energy_training import ContrastiveDivergence, ImprovedContrastiveDivergence, JointEnergyClassifier, Recipe
 
 RANDOM = np.random.default_rng(0)
 OPTIMIZER = ("rate", "betas", "clip")
@@ -145,7 +146,7 @@ def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
 )
 def test_steps_of_papers_become_those_of_langevin(name: str, kind: type, sampler: Langevin, tmp_path: Path):
     recipe = ce.get_recipe(name).settled({**CHAINS, **CASES[name][1]})
-    trainer = recipe.trainer(ce.data.open_pictures(cifar10(tmp_path)))  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = recipe.trainer(open_pictures(cifar10(tmp_path)))
     trainer.fit()
     assert isinstance(trainer.objective, kind)
     objective = trainer.objective.marginal if isinstance(trainer.objective, JointEnergyClassifier) else trainer.objective

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from composable_energy_image.weights import read_weights, write_weights
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from composable_energy.errors import FileFormatError
+from composable_energy_image.weights import read_weights, write_weights
 
 
 def network(seed: int, width: int = 5) -> nn.Sequential:

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Langevin, Underdamped
 from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.sampling import Noise, State, energy_and_gradient
+from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Langevin, Underdamped
 
 F64 = torch.float64
 SPREAD = torch.tensor([0.2, 1.0, 3.0], dtype=F64)

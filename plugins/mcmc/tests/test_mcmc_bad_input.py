@@ -5,11 +5,11 @@ import re
 
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, ChEES, Descent, Langevin, Underdamped
-from composable_energy_mcmc.metric import Spread
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, SamplingDiverged
+from composable_energy_mcmc import HMC, MALA, ChEES, Descent, Langevin, Underdamped
+from composable_energy_mcmc.metric import Spread
 
 ADJUSTED = {"mala": MALA(tuning_steps=80), "hmc": HMC(tuning_steps=60, leapfrogs=8), "chees": ChEES(tuning_steps=80, max_leapfrogs=16)}
 BOWL = ce.as_energy(lambda x: x.square().sum(1) / 2)

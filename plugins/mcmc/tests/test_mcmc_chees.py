@@ -5,15 +5,15 @@ from typing import ClassVar
 
 import pytest
 import torch
-from composable_energy_mcmc import ChEES
-from composable_energy_mcmc.chees import _slope
-from composable_energy_mcmc.metric import Metric, Spread
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Noise
+from composable_energy_mcmc import ChEES
+from composable_energy_mcmc.chees import _slope
+from composable_energy_mcmc.metric import Metric, Spread
 
 F64 = torch.float64
 

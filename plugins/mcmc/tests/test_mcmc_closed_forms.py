@@ -5,9 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Langevin, Underdamped
-from composable_energy_mcmc.hamiltonian import leapfrog
-from composable_energy_mcmc.metric import Metric
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
@@ -16,6 +13,9 @@ from benchmarks import closed_forms
 from benchmarks.closed_forms import Effort, effective, measure
 from composable_energy.sampling import Info, Noise, sample
 from composable_energy.testing.invariance import stays_exact
+from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Langevin, Underdamped
+from composable_energy_mcmc.hamiltonian import leapfrog
+from composable_energy_mcmc.metric import Metric
 
 F64 = torch.float64
 

@@ -1,9 +1,9 @@
 """What every sampler keeps, by the kit that strangers' plug-ins run too."""
 
 import pytest
-from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Descent, Langevin, Tempering, Underdamped
 
 from composable_energy.testing import Check, parametrize_with_checks, sampler_checks
+from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Descent, Langevin, Tempering, Underdamped
 
 CHECKS = {
     "langevin": sampler_checks(Langevin(0.5), steps=60, variance=1 / (1 - 0.5 / 4)),

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from composable_energy_mcmc import Descent
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import composable_energy as ce
 from composable_energy.errors import SamplingDiverged
+from composable_energy_mcmc import Descent
 
 F64 = torch.float64
 

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
-from composable_energy_mcmc.hamiltonian import leapfrog, propose, van_der_corput
-from composable_energy_mcmc.metric import Metric
-from composable_energy_mcmc.metropolis import choose, sum_of_each
 from torch import Tensor
 
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
 from composable_energy.testing import SkipCheck, sampler_checks
 from composable_energy.testing.invariance import stays_exact
+from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
+from composable_energy_mcmc.hamiltonian import leapfrog, propose, van_der_corput
+from composable_energy_mcmc.metric import Metric
+from composable_energy_mcmc.metropolis import choose, sum_of_each
 
 # What the faults are built of -------------------------------------------------------------------------------------------------------------
 

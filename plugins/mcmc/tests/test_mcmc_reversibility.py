@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
-from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
-from composable_energy_mcmc.hamiltonian import leapfrog
-from composable_energy_mcmc.metric import Metric
-from composable_energy_mcmc.metropolis import choose, sum_of_each
 from scipy import stats
 
 import composable_energy as ce
 from composable_energy.sampling import Noise, State, energy_and_gradient
 from composable_energy.testing import Banana
+from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
+from composable_energy_mcmc.hamiltonian import leapfrog
+from composable_energy_mcmc.metric import Metric
+from composable_energy_mcmc.metropolis import choose, sum_of_each
 
 F64 = torch.float64
 METRICS = [

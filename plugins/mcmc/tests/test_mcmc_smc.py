@@ -5,7 +5,6 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from composable_energy_mcmc import SMC, smc
 from torch import Tensor
 from torch.distributions import Exponential, MultivariateNormal, Normal
 
@@ -13,6 +12,7 @@ import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, SamplingDiverged
 from composable_energy.sampling import Noise
 from composable_energy.testing import Gaussian
+from composable_energy_mcmc import SMC, smc
 
 F64 = torch.float64
 WEIGHTS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=F64)

@@ -4,9 +4,6 @@ import math
 
 import pytest
 import torch
-from composable_energy_mcmc import Tempering, tempering
-from composable_energy_mcmc.ladder import Ladder
-from composable_energy_mcmc.path import Base, state_at
 from torch import Tensor
 from torch.distributions import Exponential, MultivariateNormal
 
@@ -14,6 +11,9 @@ import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, SamplingDiverged, ShapeError
 from composable_energy.sampling import Noise
 from composable_energy.testing import Gaussian
+from composable_energy_mcmc import Tempering, tempering
+from composable_energy_mcmc.ladder import Ladder
+from composable_energy_mcmc.path import Base, state_at
 
 F64 = torch.float64
 WEIGHTS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=F64)

@@ -7,11 +7,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import cast
 
-from composable_energy_image import CodeEnergy, CodeHeads
 from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
+from composable_energy_image import CodeEnergy, CodeHeads
 
 from . import weights
 from .conditional import ConditionalEnergy

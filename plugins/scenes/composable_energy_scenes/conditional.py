@@ -6,12 +6,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-from composable_energy_image import CodeEnergy
-from composable_energy_image.code_energy import CodeNetwork
 from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
+from composable_energy_image import CodeEnergy
+from composable_energy_image.code_energy import CodeNetwork
 
 __all__ = ["ConditionalEnergy"]
 

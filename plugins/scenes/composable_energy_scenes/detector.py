@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composable_energy.errors import ShapeError
-from composable_energy.training import Batch, Loss, Objective
+from composable_energy_training import Batch, Loss, Objective
 
 __all__ = ["Detector", "Finding", "detected"]
 

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from composable_energy_image import CodeEnergy, CodeHeads
-from composable_energy_image.autoencoder import Autoencoder
-from composable_energy_image.diary import Diary, read_diary
-from composable_energy_image.reconstruction import Reconstruction, Repainting, Reproduction
 from torch import Tensor, nn
 
-from composable_energy.data import Pictures, Preparation
-from composable_energy.training import (
+from composable_energy_image import CodeEnergy, CodeHeads
+from composable_energy_image.autoencoder import Autoencoder
+from composable_energy_image.data import Pictures, Preparation
+from composable_energy_image.diary import Diary, read_diary
+from composable_energy_image.reconstruction import Reconstruction, Repainting, Reproduction
+from composable_energy_training import (
     AttributeHeads,
     Batch,
     DenoisingScoreMatching,

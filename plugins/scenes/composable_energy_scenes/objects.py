@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from composable_energy.data import Field, Scenes, World
 from composable_energy.errors import OptionError
+from composable_energy_image.data import Field, Scenes, World
 
 from .one_object import COLORS, PALETTE
 from .rendering import FLOOR_CELL, HEAD, KINDS, Camera, picture_size

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from composable_energy.data import Field, Scenes, World
+from composable_energy_image.data import Field, Scenes, World
 
 from .rendering import FLOOR_CELL, HEAD, KINDS, Camera, picture_size
 

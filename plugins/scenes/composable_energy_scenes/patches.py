@@ -10,11 +10,11 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from composable_energy_image.unet import UNet
 from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import ShapeError
+from composable_energy_image.unet import UNet
 
 __all__ = ["CHANNELS", "PATCHES", "PatchCoder", "PatchEnergy", "PatchNetwork"]
 

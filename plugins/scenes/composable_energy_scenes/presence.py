@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from composable_energy_image.unet import UNet
 from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.energy import WeightedBase
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy_image.unet import UNet
 
 from .patches import CHANNELS, PATCHES, levels
 

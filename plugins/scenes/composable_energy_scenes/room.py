@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from composable_energy.data import Field, Scenes, World
 from composable_energy.errors import OptionError
+from composable_energy_image.data import Field, Scenes, World
 
 from .rendering import FLOOR_CELL, HEAD, Camera, picture_size
 

@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from composable_energy.data import Field, Scenes, World
 from composable_energy.errors import OptionError
+from composable_energy_image.data import Field, Scenes, World
 
 from .colored_sprites import FULL_COLORS, TONES
 from .rendering import picture_size

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from composable_energy_image import CodeEnergy
 from composable_energy_image.autoencoder import Autoencoder
-from torch import Tensor
 
 from . import weights
 from .concepts import CODE, HEADS_WIDTH, SIGMAS

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from composable_energy_image.reconstruction import Reconstruction
 from torch import Tensor, nn
 
-from composable_energy.data import Pictures, Preparation
-from composable_energy.training import AttributeHeads, DenoisingScoreMatching
+from composable_energy_image.data import Pictures, Preparation
+from composable_energy_image.reconstruction import Reconstruction
+from composable_energy_training import AttributeHeads, DenoisingScoreMatching
 
 from . import several
 from .detector import Detector, Finding

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-from composable_energy_image.weights import read_weights, write_weights
 from torch import nn
+
+from composable_energy_image.weights import read_weights, write_weights
 
 __all__ = ["FOLDER", "read", "write"]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from composable_energy_image.autoencoder import Autoencoder
 from torch import Tensor, nn
 
-from composable_energy.data import Scenes, World, render_to
+from composable_energy_image.autoencoder import Autoencoder
+from composable_energy_image.data import Scenes, World, render_to
 
 from . import weights
 from .fitting import Fitting, encoded

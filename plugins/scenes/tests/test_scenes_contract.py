@@ -7,11 +7,11 @@ import json
 
 import pytest
 import torch
-from composable_energy_scenes import COLORS, KINDS, SceneFamily, judged, load_concepts, load_judge
-from composable_energy_scenes.weights import FOLDER
 
 import composable_energy as ce
 from composable_energy.testing import SkipCheck, energy_checks
+from composable_energy_scenes import COLORS, KINDS, SceneFamily, judged, load_concepts, load_judge
+from composable_energy_scenes.weights import FOLDER
 
 
 @pytest.fixture(scope="module")

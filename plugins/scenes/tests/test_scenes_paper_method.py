@@ -8,11 +8,11 @@ from typing import Any
 import paper_energies
 import pytest
 import torch
-from composable_energy_scenes import weights
 from paper_rules import IMPLICATION, Method, bounded, either, expressions, named, no
 from table1 import ROWS, conditions
 
 import composable_energy as ce
+from composable_energy_scenes import weights
 
 
 def bowl(center: float) -> ce.Energy:

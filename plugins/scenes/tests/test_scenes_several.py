@@ -8,11 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from composable_energy_scenes import fitting, train_several
-from composable_energy_scenes.detector import Detector, Finding, detected
-from composable_energy_scenes.patches import PatchCoder, PatchEnergy
-from composable_energy_scenes.presence import CELLS, PlaceHead, Presence, cell_of
-from composable_energy_scenes.several import Several, load_detector, load_several, told_of
 from several_objects import asked_places, conjunction, matched, scores
 from torch import nn
 from two_cubes import PLACES, STEPS, peaks
@@ -21,7 +16,12 @@ import composable_energy as ce
 from composable_energy.errors import ExtraNotInstalled, OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy.testing import SkipCheck, energy_checks
-from composable_energy.training import Batch
+from composable_energy_scenes import fitting, train_several
+from composable_energy_scenes.detector import Detector, Finding, detected
+from composable_energy_scenes.patches import PatchCoder, PatchEnergy
+from composable_energy_scenes.presence import CELLS, PlaceHead, Presence, cell_of
+from composable_energy_scenes.several import Several, load_detector, load_several, told_of
+from composable_energy_training import Batch
 from tests.precision import train_in_float32
 
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
+
+from composable_energy.errors import ExtraNotInstalled, FileFormatError
 from composable_energy_scenes import Concepts, fitting, load_judge, train, weights
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.one_object import OneObject
-
-from composable_energy.errors import ExtraNotInstalled, FileFormatError
 from tests.precision import train_in_float32
 
 

@@ -6,6 +6,10 @@ from functools import cache
 
 import numpy as np
 import pytest
+
+import composable_energy as ce
+from composable_energy.errors import DtypeError, ExtraNotInstalled, OptionError, ShapeError
+from composable_energy_image.data import Scenes, World
 from composable_energy_scenes import (
     COLORS,
     FULL_COLORS,
@@ -22,10 +26,6 @@ from composable_energy_scenes import (
     Tetris,
 )
 from composable_energy_scenes.sight import View, visible
-
-import composable_energy as ce
-from composable_energy.data import Scenes, World
-from composable_energy.errors import DtypeError, ExtraNotInstalled, OptionError, ShapeError
 
 RENDERED = ("one-object", "objects", "room")
 WORLDS = (*RENDERED, "sprites", "colored-sprites", "tetris")

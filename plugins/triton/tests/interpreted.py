@@ -6,13 +6,13 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from composable_energy_triton import TritonKernel, kernel
 
 import composable_energy as ce
 from composable_energy.kernels import Counter, Numbers, langevin_step
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise, philox
 from composable_energy.testing import Gaussian, kernel_checks, parametrize_with_checks
+from composable_energy_triton import TritonKernel, kernel
 
 SEEDS = [-1, 2**31 + 5, 2**63, 2**64 - 1]
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"

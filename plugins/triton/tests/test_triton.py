@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from composable_energy_triton import TritonKernel
 
 import composable_energy as ce
+from composable_energy_triton import TritonKernel
 
 triton = pytest.importorskip("triton", reason="Triton runs on Linux")
 HERE = Path(__file__).parent
@@ -28,9 +28,10 @@ def test_the_kernel_agrees_with_the_reference_under_the_interpreter():
 
 def _compiled(capability, dtype, rows, quads, gradients, momentum, types=None):
     """The kernel as it is compiled for a GPU, which need not be there."""
-    from composable_energy_triton.step import langevin
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+
+    from composable_energy_triton.step import langevin
 
     names, given = langevin.arg_names, types or {}
     constants = {"GRADIENTS": gradients, "MOMENTUM": momentum, "READ": True, "NOISE": True, "BOX": True, "ROWS": rows, "QUADS": quads}

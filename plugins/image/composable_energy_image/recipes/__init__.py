@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from composable_energy.training import Recipe, open_recipe
+from composable_energy_training import Recipe, open_recipe
 
 __all__ = [
     "cd_small",

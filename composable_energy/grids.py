@@ -1,0 +1,58 @@
+"""Grids of images: many images in one file, whose layout is stored in a text chunk of the PNG."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["CHANNELS", "KEY", "is_picture", "layout", "write_grid"]
+
+CHANNELS = (1, 3)
+KEY = "composable-energy"  # of the text chunk that holds the layout
+_GAP = 2
+
+
+def is_picture(shape: tuple[int, ...]) -> bool:
+    """Returns whether points of a shape are pictures: (1, H, W) grey or (3, H, W) in color."""
+    return len(shape) == 3 and shape[0] in CHANNELS
+
+
+def layout(n: int) -> tuple[int, int]:
+    """Returns rows and columns for n tiles: full if that is at most twice as wide as high, else square with some left empty."""
+    root = math.ceil(math.sqrt(n))
+    columns = next((c for c in range(root, math.isqrt(2 * n) + 1) if n % c == 0), root)
+    return math.ceil(n / columns), columns
+
+
+def write_grid(path: Path, images: Tensor, value_range: tuple[float, float], about: Mapping[str, Any]) -> None:
+    """Writes pictures beside each other, each once.
+
+    Args:
+        path: The file.
+        images: The pictures, with shape $(n, C, H, W)$.
+        value_range: The values that are black and white.
+        about: What a PNG file tells of itself.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    n, _, height, width = images.shape
+    rows, columns = layout(n)
+    sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
+    low, high = value_range
+    pixels = images.detach().cpu().float().sub(low).div(high - low).clamp(0, 1).mul(255).round().byte()
+    for i, tile in enumerate(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()):
+        row, column = divmod(i, columns)
+        sheet.paste(Image.fromarray(tile), (column * (width + _GAP), row * (height + _GAP)))
+    if path.suffix.lower() != ".png":
+        sheet.save(path)
+        return
+    text = PngInfo()
+    text.add_text(KEY, json.dumps({**about, "n": n, "columns": columns, "height": height, "width": width, "gap": _GAP}))
+    sheet.save(path, pnginfo=text)

@@ -1,0 +1,20 @@
+"""Metrics of decompositions: whether parts are objects, whether codes are factors, and what scores as well without learning anything."""
+
+from composable_energy_comet.metrics.correlation import mean_correlation
+from composable_energy_comet.metrics.floors import kmeans_labels, quadrant_labels, territory_labels
+from composable_energy_comet.metrics.information import mutual_information_gap
+from composable_energy_comet.metrics.pairs import beta_vae_score
+from composable_energy_comet.metrics.regression import linear_r2
+from composable_energy_comet.metrics.segmentation import adjusted_rand_index, mean_segmentation_covering
+
+__all__ = [
+    "adjusted_rand_index",
+    "beta_vae_score",
+    "kmeans_labels",
+    "linear_r2",
+    "mean_correlation",
+    "mean_segmentation_covering",
+    "mutual_information_gap",
+    "quadrant_labels",
+    "territory_labels",
+]

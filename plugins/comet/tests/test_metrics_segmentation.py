@@ -1,0 +1,187 @@
+"""Segmentation metrics are those of their definitions, by hand, by scikit-learn and by sets of pixels."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import adjusted_rand_score
+
+from composable_energy.errors import DtypeError, OptionError, ShapeError
+from composable_energy_comet import metrics
+
+METRICS = [metrics.adjusted_rand_index, metrics.mean_segmentation_covering]
+ari, covering = METRICS
+EACH = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.__name__)
+
+shapes = st.tuples(st.integers(0, 4), st.integers(1, 24))
+maps = shapes.flatmap(lambda shape: st.tuples(*[arrays(np.int64, shape, elements=st.integers(0, 4))] * 2))
+
+
+def pixel_sets(labels: np.ndarray) -> dict[int, set[int]]:
+    return {int(name): set(np.flatnonzero(labels == name)) for name in np.unique(labels)}
+
+
+def covering_of_sets(truth: np.ndarray, predicted: np.ndarray, foreground: bool) -> float:
+    """The definition, over sets of pixels."""
+    judged = [pixels for name, pixels in pixel_sets(truth).items() if name > 0 or not foreground]
+    best = [max(len(one & other) / len(one | other) for other in pixel_sets(predicted).values()) for one in judged]
+    return sum(best) / len(best) if best else math.nan
+
+
+@settings(max_examples=100, deadline=None)
+@given(maps, st.booleans())
+def test_the_index_is_that_of_scikit_learn(pair, foreground):
+    """Both are exact but for roundings of a few numbers below 1,000."""
+    truth, predicted = pair
+    for one, true, found in zip(ari(*pair, foreground=foreground).tolist(), truth, predicted, strict=True):
+        judged = true > 0 if foreground else np.full(true.shape, True)
+        if judged.any():
+            assert math.isclose(one, adjusted_rand_score(true[judged], found[judged]), rel_tol=1e-12, abs_tol=1e-12)
+        else:
+            assert math.isnan(one)
+
+
+@settings(max_examples=100, deadline=None)
+@given(maps, st.booleans())
+def test_the_covering_is_that_of_sets_of_pixels(pair, foreground):
+    expected = [covering_of_sets(*row, foreground) for row in zip(*pair, strict=True)]
+    np.testing.assert_allclose(covering(*pair, foreground=foreground).numpy(), expected, rtol=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(maps, st.permutations(range(5)), st.permutations(range(1, 5)), st.booleans(), st.randoms(use_true_random=False))
+def test_names_and_places_do_not_matter(pair, names, true_names, foreground, random):
+    """The background keeps its name, 0: it is the only one that means something."""
+    truth, predicted = (torch.as_tensor(one) for one in pair)
+    order = list(range(truth.shape[1]))
+    random.shuffle(order)
+    renamed = torch.tensor([0, *true_names])[truth][:, order], (torch.tensor(names)[predicted] * 1000 - 7)[:, order]
+    for metric in METRICS:
+        torch.testing.assert_close(
+            metric(*renamed, foreground=foreground), metric(truth, predicted, foreground=foreground), rtol=1e-12, atol=1e-12, equal_nan=True
+        )
+
+
+@settings(max_examples=50, deadline=None)
+@given(maps)
+def test_only_the_same_segments_score_1(pair):
+    truth, predicted = pair
+    same = torch.tensor([len(np.unique(both, axis=1).T) == len(np.unique(t)) == len(np.unique(p)) for both, t, p in triples(*pair)])
+    for metric in METRICS:
+        assert (metric(truth, truth) == 1).all()
+        assert torch.equal(metric(truth, predicted) == 1, same.bool())
+
+
+def triples(truth, predicted):
+    return ((np.stack([t, p]), t, p) for t, p in zip(truth, predicted, strict=True))
+
+
+def test_the_index_by_hand():
+    """Pairs of 6 pixels: 15; the truth joins 3, the prediction 1 + 6, both 3, so 3 * 7 / 15 by chance."""
+    truth, predicted = torch.tensor([[[0, 0, 1], [1, 2, 2]]]), torch.tensor([[[5, 5, 3], [3, 3, 3]]])
+    assert math.isclose(ari(truth, predicted).item(), (3 - 1.4) / (5 - 1.4), rel_tol=1e-15)
+
+
+def test_the_covering_by_hand():
+    """The object is 4 of 8 pixels and best met by 3 of them and one more: 3 / 5; the background by 3 that are in it: 3 / 4."""
+    truth, predicted = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]]), torch.tensor([[7, 7, 7, 8, 8, 8, 8, 9]])
+    assert covering(truth, predicted).item() == (3 / 5 + 3 / 4) / 2
+    assert covering(truth, predicted, foreground=True).item() == 3 / 5
+
+
+def test_what_is_predicted_for_the_background_counts_for_the_covering_only():
+    truth = torch.tensor([[0, 0, 0, 1, 1, 2, 2]])
+    spread, kept = torch.tensor([[1, 1, 2, 1, 1, 2, 2]]), torch.tensor([[0, 0, 0, 1, 1, 2, 2]])
+    assert ari(truth, spread, foreground=True).item() == ari(truth, kept, foreground=True).item() == 1
+    assert covering(truth, kept, foreground=True).item() == 1
+    assert math.isclose(covering(truth, spread, foreground=True).item(), (2 / 4 + 2 / 3) / 2)
+
+
+def test_one_segment_against_one_and_against_many():
+    one, many, single = torch.zeros(1, 6), torch.arange(6)[None], torch.tensor([[0, 0, 0, 1, 1, 1]])
+    one = one.long()
+    assert ari(one, one + 4).item() == 1 and ari(many, many.flip(1)).item() == 1
+    assert ari(one, single).item() == ari(single, one).item() == ari(one, many).item() == ari(many, one).item() == 0
+
+
+def test_a_foreground_of_no_pixel_is_not_judged_and_of_one_is_met():
+    truth, predicted = torch.tensor([[0, 0, 0], [0, 3, 0]]), torch.tensor([[0, 1, 2], [0, 1, 2]])
+    for metric in METRICS:
+        scores = metric(truth, predicted, foreground=True)
+        assert scores[0].isnan() and scores[1] == 1
+
+
+def test_segments_at_random_score_0_on_average():
+    """Over all orders the mean is 0; over 2,000 of them, within five standard errors of what they show."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.arange(4).repeat_interleave(torch.tensor([4, 9, 16, 35])).repeat(2000, 1)
+    order = torch.rand(truth.shape, generator=generator).argsort(1)
+    scores = ari(truth, (torch.arange(64) % 5)[order])
+    assert scores.mean().abs() < 5 * scores.std() / math.sqrt(len(scores))
+    assert scores.std() > 1e-3
+
+
+def test_no_digit_is_lost_in_large_pictures():
+    """Pairs of a million pixels do not fit float32, nor their products int64."""
+    labels = torch.arange(1024 * 1024).reshape(1, 1024, 1024)
+    halves = labels // (512 * 1024)
+    assert ari(halves, halves + 3).item() == 1 and ari(labels, labels.flip(1)).item() == 1
+    other = halves.clone()
+    other[0, 0, 0] = 1
+    n, half = 1024 * 1024, 512 * 1024
+    pairs = [k * (k - 1) // 2 for k in (half, half - 1, half + 1, n)]
+    r, s, both = 2 * pairs[0], pairs[1] + pairs[2], pairs[1] + pairs[0]
+    exact = (both * pairs[3] - r * s) / ((r + s) * pairs[3] / 2 - r * s)
+    assert math.isclose(ari(halves, other).item(), exact, rel_tol=1e-12)
+
+
+@EACH
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, np.uint8, np.int64])
+def test_maps_of_any_whole_numbers_and_of_either_library(metric, dtype):
+    truth, predicted = np.array([[[0, 0, 1], [1, 2, 2]]]), np.array([[[0, 1, 1], [1, 2, 2]]])
+    convert = (lambda x: torch.tensor(x, dtype=dtype)) if isinstance(dtype, torch.dtype) else (lambda x: x.astype(dtype))
+    expected = metric(torch.tensor(truth), torch.tensor(predicted))
+    assert torch.equal(metric(convert(truth), convert(predicted)), expected)
+    frozen = convert(truth)[:, ::-1] if not isinstance(dtype, torch.dtype) else convert(truth).flip(1)
+    if isinstance(frozen, np.ndarray):
+        frozen.flags.writeable = False
+    assert metric(frozen, frozen).item() == 1
+
+
+@EACH
+def test_no_picture_has_no_score(metric):
+    assert metric(torch.zeros(0, 4, 4, dtype=torch.int64), torch.zeros(0, 4, 4, dtype=torch.int64)).shape == (0,)
+    assert metric(torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0, dtype=torch.int64)).isnan().all()
+
+
+INTS = torch.zeros(2, 4, 4, dtype=torch.int64)
+
+
+@EACH
+@pytest.mark.parametrize(
+    ("truth", "predicted", "error", "told"),
+    [
+        (INTS, INTS[:1], ShapeError, r"\(2, 4, 4\) and \(1, 4, 4\)"),
+        (INTS, INTS.flatten(1), ShapeError, r"\(2, 4, 4\) and \(2, 16\)"),
+        (INTS[:, None], INTS[:, None], ShapeError, r"`truth`.*\(2, 1, 4, 4\); write `.squeeze\(1\)`"),
+        (INTS, torch.zeros(2, 3, 4, 4, dtype=torch.int64), ShapeError, r"`predicted`.*\(2, 3, 4, 4\)"),
+        (INTS[0, 0], INTS[0, 0], ShapeError, r"got \(4,\)"),
+        (INTS, INTS.float(), DtypeError, r"`predicted`.*torch.float32.*argmax"),
+        (INTS > 0, INTS, DtypeError, r"`truth`.*torch.bool.*long"),
+        (INTS.tolist(), INTS, DtypeError, "got list"),
+        (np.array([["a"]]), INTS, DtypeError, "array of <U1"),
+    ],
+)
+def test_mistakes_are_told_with_both_sides(metric, truth, predicted, error, told):
+    with pytest.raises(error, match=told):
+        metric(truth, predicted)
+
+
+@EACH
+def test_foreground_is_true_or_false(metric):
+    with pytest.raises(OptionError, match="True or False, got 'no'"):
+        metric(INTS, INTS, foreground="no")

@@ -1,0 +1,118 @@
+"""`composable-energy render WORLD -n N -o FOLDER`: pictures whose content is known, with labels and masks."""
+
+from __future__ import annotations
+
+import argparse
+import colorsys
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from composable_energy.cli import Command, json_text
+from composable_energy.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from composable_energy_image.data import Scenes
+
+__all__ = ["SHEET", "Render"]
+
+SHEET = "contact-sheet.png"
+_SHOWN = 64
+
+
+class Render(Command):
+    """`composable-energy render WORLD -n N -o FOLDER`: pictures whose content is known, with labels and masks."""
+
+    summary = "draw pictures of a world, with labels and masks"
+    description = (
+        "Draws pictures of a world into files, and a sheet of the first ones. The same command goes on where it was stopped. "
+        "`composable-energy plugins` lists the worlds."
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("world", metavar="WORLD", help="the name of a world, such as objects")
+        parser.add_argument("-n", type=int, required=True, metavar="N", help="how many pictures")
+        parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the files go")
+        parser.add_argument("--seed", type=int, default=0, metavar="SEED", help="which pictures: the same seed draws the same (default: 0)")
+        parser.add_argument("--size", type=int, metavar="PX", help="height and width of the pictures (default: that of the world)")
+        parser.add_argument(
+            "--option",
+            type=_option,
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="an option of the world: count=[2,4]; may be repeated",
+        )
+        parser.add_argument("--masks", action="store_true", help="also which pixels show which object")
+        parser.add_argument("--quiet", action="store_true", help="show no bar and no report")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Draws, writes the sheet, and prints what there is."""
+        folder: Path = arguments.output.expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise OptionError(f"-o {folder} is a file; name a folder.")
+        options = _options(arguments)
+        from composable_energy.registry import get_world
+        from composable_energy_image.data import render_to
+
+        world, start = get_world(arguments.world, **options), time.perf_counter()
+        try:
+            progress = not arguments.quiet and sys.stderr.isatty()
+            scenes = render_to(folder, world, arguments.n, arguments.seed, masks=arguments.masks, progress=progress)
+        except KeyboardInterrupt:
+            print(f"Stopped. What was drawn is in {folder}; the same command goes on from there.", file=sys.stderr)
+            raise
+        seconds = time.perf_counter() - start
+        if arguments.n:
+            _write_sheet(folder / SHEET, scenes, arguments.world)
+        shapes = {name: list(array.shape[1:]) for name, array in scenes.labels.items()}
+        if arguments.json:
+            print(json_text({"world": arguments.world, "folder": str(folder), "n": arguments.n, "labels": shapes, "seconds": seconds}))
+        elif not arguments.quiet:
+            shape = " x ".join(map(str, scenes.images.shape[1:]))
+            print(f"{folder}: {arguments.n} pictures of {arguments.world}, {shape}{', with masks' * arguments.masks}, in {seconds:.1f} s")
+            print(f"labels: {', '.join(shapes)}")
+            print(f"\nTo open them in Python:\n  from composable_energy_image.data import open_scenes\n  open_scenes({str(folder)!r})")
+        return 0
+
+
+def _write_sheet(path: Path, scenes: Scenes, world: str) -> None:
+    """Writes the first pictures; with masks, each with its own in colors beside it."""
+    import torch
+
+    from composable_energy.grids import write_grid
+
+    shown = torch.from_numpy(scenes.images[:_SHOWN].copy())
+    if scenes.masks is not None:
+        shown = torch.cat([shown.expand(-1, 3, -1, -1), _in_colors(torch.from_numpy(scenes.masks[:_SHOWN].copy()))], 3)
+    write_grid(path, shown, (0, 255), {"world": world})
+
+
+def _in_colors(masks: Tensor) -> Tensor:
+    import torch
+
+    hues = [(k * 0.618034 % 1, 0.55 + 0.45 * (k % 2), 1 - 0.3 * (k % 3 == 2)) for k in range(255)]  # neighbors differ
+    palette = torch.tensor([(0.0, 0.0, 0.0)] + [colorsys.hsv_to_rgb(*hue) for hue in hues]).mul(255).byte()
+    return palette[masks.long()].permute(0, 3, 1, 2)
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    from composable_energy_training.toml import read_value
+
+    said = [(name, None if text == "none" else read_value(text)) for name, text in arguments.option]
+    said += [("size", arguments.size)] if arguments.size is not None else []
+    options = dict(said)
+    if len(options) < len(said):
+        raise OptionError("An option is said twice.")
+    return options
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (equals and name.strip().isidentifier()):
+        raise argparse.ArgumentTypeError(f"an option is written NAME=VALUE, got {text!r}")
+    return name.strip(), value.strip()

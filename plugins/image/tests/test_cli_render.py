@@ -1,0 +1,142 @@
+"""`composable-energy render`: pictures of a world in a folder, a sheet to look at, and each mistake with its message."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import composable_energy as ce
+from composable_energy.cli import main
+from composable_energy_image.commands import render
+from composable_energy_image.data import open_scenes
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_pictures_labels_and_masks_are_in_the_folder(capsys: pytest.CaptureFixture[str]):
+    assert main(["render", "tetris", "-n", "20", "-o", "out/tetris", "--seed", "4", "--size", "28", "--masks"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("out/tetris: 20 pictures of tetris, 3 x 28 x 28, with masks, in ")
+    assert "labels: shape, color, cell" in told
+    scenes, drawn = open_scenes(Path("out/tetris")), ce.get_world("tetris", size=28).draw(20, seed=4, masks=True)
+    np.testing.assert_array_equal(scenes.images, drawn.images)
+    np.testing.assert_array_equal(scenes.masks, drawn.masks)
+    np.testing.assert_array_equal(scenes.labels["cell"], drawn.labels["cell"])
+    assert eval(told.splitlines()[-1].strip(), {"open_scenes": open_scenes}).images.shape == (20, 3, 28, 28)
+
+
+def tiles(path: Path, wide: int, high: int) -> np.ndarray:
+    """The tiles of a sheet whose columns are full, with shape (n, high, wide, 3)."""
+    sheet = np.asarray(Image.open(path).convert("RGB"))
+    rows = [sheet[top : top + high] for top in range(0, len(sheet), high + 2)]
+    return np.stack([row[:, left : left + wide] for row in rows for left in range(0, sheet.shape[1], wide + 2)])
+
+
+def test_the_sheet_shows_the_first_pictures():
+    assert main(["render", "sprites", "-n", "70", "-o", "out", "--quiet"]) == 0
+    drawn = ce.get_world("sprites").draw(64).images
+    np.testing.assert_array_equal(tiles(Path("out") / render.SHEET, 64, 64), drawn.transpose(0, 2, 3, 1).repeat(3, 3))
+
+
+def test_the_sheet_shows_each_mask_beside_its_picture():
+    assert main(["render", "tetris", "-n", "12", "-o", "out", "--masks", "--quiet"]) == 0
+    drawn = ce.get_world("tetris").draw(12, masks=True)
+    assert drawn.masks is not None
+    shown = tiles(Path("out") / render.SHEET, 70, 35)
+    np.testing.assert_array_equal(shown[:, :, :35], drawn.images.transpose(0, 2, 3, 1))
+    for mask, colored in zip(drawn.masks, shown[:, :, 35:], strict=True):
+        assert not colored[mask == 0].any()
+        own = [np.unique(colored[mask == k], axis=0) for k in (1, 2, 3)]
+        assert all(len(colors) == 1 for colors in own)
+        assert len(np.unique(np.concatenate(own), axis=0)) == 3
+
+
+def test_options_of_the_world_can_be_said():
+    assert main(["render", "colored-sprites", "-n", "5", "-o", "out", "--option", "count=[1,1]", "--quiet"]) == 0
+    assert open_scenes(Path("out")).labels["present"].tolist() == [[True]] * 5
+
+
+def test_json_tells_what_there_is(capsys: pytest.CaptureFixture[str]):
+    assert main(["render", "sprites", "-n", "0", "-o", "out", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["world"], told["folder"], told["n"]) == ("sprites", "out", 0)
+    assert told["labels"] == {"shape": [], "scale": [], "orientation": [2], "position": [2]}
+    assert not (Path("out") / render.SHEET).exists()
+
+
+def test_quiet_says_nothing(capfd: pytest.CaptureFixture[str]):
+    assert main(["render", "tetris", "-n", "2", "-o", "out", "--quiet"]) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert main(["render", "tetris", "-n", "3", "-o", "out"]) == 0
+    assert "3/3" in sys.stderr.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("composable_energy_image.data.render_to", interrupted)
+    assert main(["render", "tetris", "-n", "3", "-o", "out"]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tetri", "-n", "3", "-o", "out"], "No plug-in offers the world 'tetri'. Did you mean 'tetris'?"),
+        (["tetris", "-n", "-3", "-o", "out"], "n must be a whole number of at least 0, got -3"),
+        (["tetris", "-n", "3", "-o", "out", "--seed", "-1"], "seed must be a whole number of at least 0, got -1"),
+        (["tetris", "-n", "3", "-o", "out", "--size", "36"], "multiple of the number of cells, which is 5 or more; got 36 pixels"),
+        (["tetris", "-n", "3", "-o", "out", "--option", "count=3"], "got (count)"),
+        (["tetris", "-n", "3", "-o", "out", "--size", "35", "--option", "size=35"], "An option is said twice"),
+        (["tetris", "-n", "3", "-o", "file"], "-o file is a file; name a folder"),
+        (["tetris", "-n", "3", "-o", "other"], "holds other pictures: n 2 instead of 3"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_left_behind(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    Path("file").write_text("")
+    assert main(["render", "tetris", "-n", "2", "-o", "other", "--quiet"]) == 0
+    assert main(["render", *words]) == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    assert told.err.startswith("composable-energy: error: ") and message in told.err
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tetris", "-o", "out"], "required: -n"),
+        (["tetris", "-n", "2"], "required: -o"),
+        (["tetris", "-n", "two", "-o", "out"], "invalid int value: 'two'"),
+        (["tetris", "-n", "2", "-o", "out", "--option", "count"], "written NAME=VALUE, got 'count'"),
+    ],
+)
+def test_mistakes_in_the_arguments(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(["render", *words])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_plugins_lists_the_worlds(capsys: pytest.CaptureFixture[str]):
+    assert main(["plugins"]) == 0
+    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("worlds")]
+    assert {name for _, name in rows} >= {"colored-sprites", "objects", "one-object", "room", "sprites", "tetris"}

@@ -1,0 +1,285 @@
+"""`composable-energy train` and `recipes`: from pictures on the disk to draws, no line of Python, and each mistake with its message."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import composable_energy as ce
+from composable_energy.cli import main
+from composable_energy_faces.draw import ATTRIBUTES, draw
+from composable_energy_training import Recipe
+
+# Small enough for seconds: the network, its pictures, and the run.
+SMALL = ["data.size=16", "model.size=16", "model.width=4", "chains.steps=2", "objective.buffer=16", "training.batch_size=4"]
+
+
+def settings(changes: list[str]) -> list[str]:
+    return [word for change in changes for word in ("--set", change)]
+
+
+def train(*words: str, recipe: str = "cd-small", out: str = "out", changes: list[str] = SMALL) -> int:
+    said = {word.partition("=")[0] for word in words}
+    own = settings([change for change in changes if change.partition("=")[0] not in said])
+    return main(["train", "--recipe", recipe, "--data", "faces", "--out", out, *own, *words])
+
+
+def write(image: Tensor, path: Path) -> None:
+    Image.fromarray(image.permute(1, 2, 0).mul(255).round().byte().numpy()).save(path)
+
+
+@pytest.fixture(autouse=True)
+def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve drawn faces as a user would have them: pictures and a table."""
+    monkeypatch.chdir(tmp_path)
+    folder, drawn = Path("faces"), draw(12, size=16)
+    folder.mkdir()
+    lines = ["file," + ",".join(ATTRIBUTES)]
+    for i, (image, attributes) in enumerate(zip(drawn.images, drawn.attributes.tolist(), strict=True)):
+        write(image, folder / f"{i}.png")
+        lines.append(f"{i}.png," + ",".join(map(str, attributes)))
+    (folder / "attributes.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_faces_in_a_folder_become_an_energy_that_is_drawn_from(capsys: pytest.CaptureFixture[str]):
+    assert train("--steps", "3", "--seed", "1") == 0
+    told = capsys.readouterr().out
+    assert told.startswith("out/energy: cd-small in ")
+    energy = ce.load("out/energy")
+    assert energy.recommended == ce.Recommendation("langevin", {"step_size": 20.0, "temperature": 1.25e-6, "clamp": [0.0, 1.0]})
+    draws = energy.sample(2, steps=2, seed=0)
+    assert draws.shape == (2, 3, 16, 16)
+    assert 0 <= draws.min() < draws.max() <= 1
+    command = shlex.split(told.splitlines()[-1])
+    assert main([*command[1:], "-n", "2", "--steps", "2", "-o", "draws.png"]) == 0
+    assert Path("draws.png").is_file()
+
+
+def test_a_folder_of_celeba_becomes_a_conditional_energy(capsys: pytest.CaptureFixture[str]):
+    drawn = draw(8, size=64)
+    folder = Path("celeba/img_align_celeba")
+    folder.mkdir(parents=True)
+    rows = ["8", "Smiling Male"]
+    for i, (image, attributes) in enumerate(zip(drawn.images, drawn.attributes, strict=True), 1):
+        write(torch.nn.functional.interpolate(image[None], (218, 178))[0], folder / f"{i:06d}.jpg")
+        rows.append(f"{i:06d}.jpg " + " ".join("1" if attributes[ATTRIBUTES.index(name)] else "-1" for name in ("smiling", "male")))
+    Path("celeba/list_attr_celeba.txt").write_text("\n".join(rows) + "\n")
+    changes = ["data.size=32", "model.size=32", *SMALL[2:], "objective.condition=Male"]
+    words = ["train", "--recipe", "compositional-celeba", "--data", "celeba", "--out", "male", "--steps", "2", *settings(changes)]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert told.splitlines()[-1] == "  composable-energy sample ./male/energy --given y=0"
+    energy = ce.load("male/energy")
+    assert energy.given(y=1).sample(2, steps=2, seed=0).shape == (2, 3, 32, 32)
+    x = torch.rand(3, 3, 32, 32)
+    assert not torch.equal(energy(x, y=1), energy(x, y=0))
+    assert main(["sample", "./male/energy", "--given", "y=1", "-n", "2", "--steps", "2", "-o", "male.png"]) == 0
+    assert main(["sample", "./male/energy", "-n", "2", "--steps", "2", "-o", "male.png"]) == 2
+    assert "depends on y, which is not bound" in capsys.readouterr().err
+
+
+def test_the_same_command_goes_on_and_ends_as_if_nothing_had_happened():
+    assert train("--steps", "2") == 0
+    assert train("--steps", "4") == 0
+    assert train("--steps", "4", out="whole") == 0
+    x = torch.rand(3, 3, 16, 16)
+    assert torch.equal(ce.load("out/energy")(x), ce.load("whole/energy")(x))
+    assert not torch.equal(ce.load("out/energy")(x), torch.zeros(3))
+
+
+def test_a_run_documents_itself_and_what_it_wrote_is_a_recipe_again():
+    assert train("--steps", "2", "--limit", "10") == 0
+    assert train("--steps", "2", recipe="out/recipe.toml", out="again", changes=[]) == 0
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.equal(ce.load("out/energy")(x), ce.load("again/energy")(x))
+
+
+def test_a_file_of_ones_own_extends_a_recipe():
+    Path("mine.toml").write_text(
+        'extends = "cd-small"\n[data]\nsize = 16\n[model]\nsize = 16\nwidth = 4\n[chains]\nsteps = 1\n[objective]\nbuffer = 8\n'
+        "[training]\nsteps = 1\nbatch_size = 4\n"
+    )
+    assert train(recipe="mine.toml", changes=[]) == 0
+    assert ce.load("out/energy").event_shape == (3, 16, 16)
+
+
+def test_json_tells_where_the_energy_is(capsys: pytest.CaptureFixture[str]):
+    assert train("--steps", "1", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["recipe"], told["folder"], told["energies"]) == ("cd-small", "out/energy", [])
+    assert told["seconds"] > 0
+
+
+def test_quiet_says_nothing(capfd: pytest.CaptureFixture[str]):
+    assert train("--steps", "1", "--quiet") == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert train("--steps", "1") == 0
+    assert "1/1" in sys.stderr.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def interrupted(*_: object, **__: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("composable_energy_image.EnergyRecipe.run", interrupted)
+    assert train("--steps", "1") == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--recipe", "cd-smal"], "No plug-in offers the recipe 'cd-smal'. Did you mean 'cd-small'"),
+        (["--recipe", "mine.toml"], "There is no file"),
+        (["--data", "nowhere"], "there is nothing at 'nowhere'"),
+        (["--data", "empty"], "holds no pictures"),
+        (["--data", "broken"], "b.png cannot be read as a picture"),
+        (["--out", "faces/0.png"], "is a file; name a folder"),
+        (["--set", "optimizer.raet=1e-3"], "no setting 'optimizer.raet'. Did you mean 'rate'? Known: rate, betas"),
+        (["--set", "optimiser.rate=1e-3"], "Did you mean 'optimizer'? Known: augmentation, chains, data"),
+        (["--set", "training.ema=high"], "training.ema takes a number or none, got 'high'"),
+        (["--set", "optimizer.betas=[0.9]"], "optimizer.betas takes a list of 2"),
+        (["--set", "objective.start=normall"], "objective.start takes 'uniform' or 'normal'"),
+        (["--set", "objective.name=contrastive"], "no objective 'contrastive'. Did you mean 'contrastive-divergence'"),
+        (["--set", "model.name=igebm-mnits"], "Did you mean 'igebm-mnist'"),
+        (["--set", "model.size=0"], "size must be a whole number of at least 1"),
+        (["--set", "chains.noise=none"], "said by step and noise"),
+        (["--set", "chains.sampler=lengevin"], "No plug-in offers the sampler 'lengevin'"),
+        (["--set", "chains.step=-1"], "step must be positive"),
+        (["--set", "data.size=8"], "data.size"),
+        (["--set", "objective.condition=simling"], "did you mean 'smiling'?"),
+        (["--set", "objective.condition=smiling"], "smiling has 2 values, model.labels is None: set model.labels=2"),
+        (["--set", "model.labels=2"], "no attribute is named: set objective.condition"),
+        (["--steps", "0"], "steps must be 1 or more"),
+        (["--seed", "1", "--set", "training.seed=2"], "training.seed is said twice"),
+        (["--labels", "nowhere.csv"], "nowhere.csv"),
+        (["--limit", "0"], "limit must be a number of pictures"),
+        (["--device", "tpu9"], "There is no device 'tpu9' here, but cpu"),
+        (["--device", "cuda:99"], "There is no device 'cuda:99' here, but cpu"),
+        (["--set", "training.batch_size=32"], "buffer"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_is_left_behind(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    Path("empty").mkdir()
+    Path("broken").mkdir()
+    Path("broken/b.png").write_bytes(b"\x89PNG no more")
+    assert train(*words) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("composable-energy: error: ")
+    assert message in told.err
+    assert not Path("out/energy").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--data", "faces", "--out", "out"], "required: --recipe"),
+        (["train", "--recipe", "cd-small", "--data", "faces", "--out", "out", "--set", "rate"], "written TABLE.KEY=VALUE, got 'rate'"),
+        (["sample", "x", "--given", "y"], "written NAME=NUMBER, got 'y'"),
+        (["sample", "x", "--given", "y=red"], "written NAME=NUMBER"),
+    ],
+)
+def test_mistakes_in_the_arguments(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_with_another_run_is_refused(capsys: pytest.CaptureFixture[str]):
+    assert train("--steps", "1") == 0
+    assert train("--steps", "1", "--set", "optimizer.rate=1e-3") == 2
+    assert "out holds a run with other settings (optimizer.rate: there 0.0003, here 0.001)" in capsys.readouterr().err
+
+
+class Pair(Recipe):
+    """A recipe of two energies, which takes no time."""
+
+    def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
+        self.claim(out)
+        for name, mean in {"base": 0.0, "left": -1.0, "right": 1.0}.items():
+            ce.as_energy(torch.distributions.Normal(torch.full((2,), mean), 1.0), name=name).save(out / name)
+        return out
+
+
+def test_energies_in_a_folder_have_their_names(capsys: pytest.CaptureFixture[str]):
+    recipe = Pair("pair", "Two", "", "", "", {"training": {"steps": 1, "seed": 0}, "data": {"labels": None}})
+    with ce.register("recipe", "pair", lambda: recipe):
+        assert train(recipe="pair", changes=[]) == 0
+        command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+        assert command == ["composable-energy", "sample", "left & right", "--in", "./out"]
+        assert train("--json", recipe="pair", changes=[]) == 0
+        assert json.loads(capsys.readouterr().out)["energies"] == ["base", "left", "right"]
+    assert main(["sample", "left & 2 * right", "--in", "out", "-n", "50", "--steps", "50", "-o", "x.npy", "--seed", "0"]) == 0
+    assert main(["sample", "left & rihgt", "--in", "out", "-o", "x.npy"]) == 2
+    assert "did you mean `right`?" in capsys.readouterr().err
+    assert main(["sample", "left", "--in", "out", "--given", "y=1", "-o", "x.npy"]) == 2
+    assert "left has no condition y; it depends on none" in capsys.readouterr().err
+    assert main(["sample", "left", "--in", "./faces", "-o", "x.npy"]) == 2
+    assert "no sub-folder of './faces' holds a saved energy" in capsys.readouterr().err
+    assert main(["sample", "left", "--in", "out/left", "-o", "x.npy"]) == 2
+    assert "It is a saved energy itself" in capsys.readouterr().err
+    assert main(["sample", "left", "--in", "./nowhere", "-o", "x.npy"]) == 2
+    assert "there is no folder './nowhere'" in capsys.readouterr().err
+
+
+def test_recipes_lists_them_with_needs_and_costs(capsys: pytest.CaptureFixture[str]):
+    assert main(["recipes"]) == 0
+    told = capsys.readouterr().out
+    assert {"cd-small", "igebm-cifar10", "jem-cifar10"} <= set(told.splitlines())
+    assert "  needs: CIFAR-10 (binary version) and a GPU" in told.splitlines()
+
+    def broken() -> Recipe:
+        raise RuntimeError("no good")
+
+    with ce.register("recipe", "broken", broken):
+        assert main(["recipes", "--json"]) == 0
+        rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+        assert "no good" in rows["broken"]["error"]
+        assert rows["cd-small"].keys() == {"name", "about", "source", "needs", "cost"}
+        assert main(["recipes"]) == 0
+        assert "broken  failed: " in capsys.readouterr().out
+
+
+def test_recipes_shows_the_file_of_one(capsys: pytest.CaptureFixture[str]):
+    assert main(["recipes", "igebm-cifar10"]) == 0
+    told = capsys.readouterr().out
+    assert "step = 10.0              # x - step * gradient" in told
+    Path("shown.toml").write_text(told)
+    assert main(["recipes", "shown.toml", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert main(["recipes", "igebm-cifar10", "--json"]) == 0
+    assert shown["settings"] == json.loads(capsys.readouterr().out)["settings"]
+    assert shown["settings"]["optimizer"]["milestones"] == []
+
+
+def test_two_processes_train_one_energy():
+    words = ["train", "--recipe", "cd-small", "--data", "faces", "--steps", "2", *settings(SMALL)]
+    assert main([*words, "--out", "one"]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "composable_energy"]
+    path = os.pathsep.join(part for part in sys.path if part)
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *words, "--out", "two"], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("To draw from it") == 1
+    x = torch.rand(3, 3, 16, 16)
+    torch.testing.assert_close(ce.load("two/energy")(x), ce.load("one/energy")(x), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,301 @@
+"""Pictures with labels: what they hold, how they are divided, and what bad input gets."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from composable_energy.errors import DtypeError, OptionError, ShapeError
+from composable_energy.noise import Noise
+from composable_energy_image.data import Labels, Pictures, Preparation, open_pictures
+
+
+def some(count=10, channels=3, side=4, **labels):
+    images = torch.randint(0, 256, (count, channels, side, side), dtype=torch.uint8)
+    return Pictures.from_tensors(images, labels)
+
+
+class TestLabels:
+    @pytest.mark.parametrize(
+        ("words", "values", "names"),
+        [
+            (["0", "1", ""], [0, 1, -1], ("no", "yes")),
+            (["-1", "1", "1"], [0, 1, 1], ("no", "yes")),
+            (["Yes", "NO", " yes "], [1, 0, 1], ("no", "yes")),
+            (["True", "false"], [1, 0], ("no", "yes")),
+            (["1.0", "0.0", ""], [1, 0, -1], ("no", "yes")),  # integers beside empty cells, as pandas writes them
+            (["10", "9", "2"], [2, 1, 0], ("2", "9", "10")),
+            (["-1", "0", "1"], [0, 1, 2], ("-1", "0", "1")),
+            (["red", "blond", "", "red"], [1, 0, -1, 1], ("blond", "red")),
+            (["nan", "infinity", "1_2"], [2, 1, 0], ("1_2", "infinity", "nan")),
+        ],
+    )
+    def test_words_become_indices(self, words, values, names):
+        found = some(len(words), it=words).labels["it"]
+        assert found.values.tolist() == values
+        assert found.names == names
+        assert found.binary == (names == ("no", "yes"))
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [(["", ""], "empty"), (["1", "two"], "numbers such as '1' beside words such as 'two'"), (["0.5", "1"], "'0.5' is no integer")],
+    )
+    def test_words_that_are_no_labels(self, words, told):
+        with pytest.raises(OptionError, match=f"'it'.*{told}"):
+            some(len(words), it=words)
+
+    @pytest.mark.parametrize(
+        ("values", "names"),
+        [
+            (torch.tensor([True, False]), ("no", "yes")),
+            ([0, 1], ("no", "yes")),
+            (torch.tensor([-1, 3]), ("0", "1", "2", "3")),
+            (Labels(torch.tensor([1, -1]), ("cat", "dog")), ("cat", "dog")),
+        ],
+    )
+    def test_numbers_are_indices(self, values, names):
+        assert some(2, it=values).labels["it"].names == names
+
+    def test_bad_numbers(self):
+        with pytest.raises(DtypeError, match=r"'it'.*float32.*long"):
+            some(2, it=[0.5, 1.0])
+        with pytest.raises(DtypeError, match=r"'it'.*neither numbers nor words.*None"):
+            some(2, it=[1, None])
+        with pytest.raises(OptionError, match=r"'it'.*got -2 for picture 1"):
+            some(2, it=[0, -2])
+        with pytest.raises(OptionError, match=r"0 to 1, or -1 where unknown, got 2 for picture 0"):
+            Labels(torch.tensor([2]), ("no", "yes"))
+        with pytest.raises(OptionError, match="once"):
+            Labels(torch.tensor([0]), ("a", "a"))
+        with pytest.raises(ShapeError, match=r"\(N,\)"):
+            some(2, it=torch.zeros(2, 1, dtype=torch.int64))
+        with pytest.raises(DtypeError, match="int32"):
+            Labels(torch.zeros(2, dtype=torch.int32), ("a",))
+        with pytest.raises(ShapeError, match=r"2 pictures and 3 labels 'it'"):
+            some(2, it=[0, 1, 1])
+
+
+class TestPictures:
+    @given(st.integers(1, 6), st.sampled_from([1, 3]), st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**31))
+    @settings(max_examples=25, deadline=None)
+    def test_bytes_come_back(self, count, channels, height, width, seed):
+        images = torch.randint(0, 256, (count, channels, height, width), generator=torch.Generator().manual_seed(seed))
+        kept = Pictures.from_tensors(images.byte())
+        assert kept.event_shape == (channels, height, width)
+        shown = kept.images(torch.arange(count))
+        assert shown.dtype == torch.float32
+        assert torch.equal(shown, images / 255)
+        assert np.array_equal(Pictures.from_tensors(shown).pixels, kept.pixels)
+
+    def test_arrays_that_cannot_be_written_will_do(self):
+        images, labels = np.random.default_rng(0).random((3, 1, 2, 2)), np.array([0, 1, -1])
+        images.flags.writeable = labels.flags.writeable = False
+        found = Pictures.from_tensors(images, {"it": labels})
+        assert np.array_equal(found.pixels, np.rint(images.astype(np.float32) * 255))
+        assert found.labels["it"].values.tolist() == [0, 1, -1]
+
+    def test_rounds_to_the_nearest_byte(self):
+        images = torch.rand(20, 1, 8, 8)
+        assert (Pictures.from_tensors(images).images(torch.arange(20)) - images).abs().max() <= 0.5 / 255 + 1e-6
+
+    @given(st.data())
+    @settings(max_examples=50, deadline=None)
+    def test_take_of_take_is_indexing(self, data):
+        whole = pictures = some(12, side=2, it=list(range(12)))
+        expected = torch.arange(12)
+        for _ in range(3):
+            count = len(expected)
+            part = data.draw(st.slices(count) | st.lists(st.integers(-count, count - 1), min_size=1, max_size=9) if count else st.slices(0))
+            rows = list(range(count))[part] if isinstance(part, slice) else part
+            pictures = pictures.take(part if isinstance(part, slice) else torch.tensor(part))
+            expected = expected[torch.tensor(rows, dtype=torch.int64)]
+            assert len(pictures) == len(expected)
+            assert torch.equal(pictures.labels["it"].values, expected)
+        assert np.array_equal(pictures.pixels, whole.pixels[expected.numpy()])
+        index = torch.arange(len(expected))
+        assert torch.equal(pictures.images(index).mul(255).byte(), torch.from_numpy(pictures.pixels))
+
+    def test_take_copies_no_pixels_and_keeps_their_labels(self):
+        pixels = np.random.default_rng(0).integers(0, 256, (6, 1, 2, 2)).astype(np.uint8)
+        pictures = Pictures(pixels, {"it": Labels(torch.arange(6), tuple("abcdef"))})
+        chosen = pictures.take(torch.tensor([4, 1])).take(torch.tensor([True, False]))
+        assert torch.equal(chosen.images(torch.tensor([0])), pictures.images(torch.tensor([4])))
+        assert chosen.labels["it"].values.tolist() == [4]
+        pixels[4] = 7  # a copy would not see it
+        assert (chosen.pixels == 7).all()
+        for wrong in (torch.tensor([6]), torch.ones(5, dtype=torch.bool)):
+            with pytest.raises(IndexError):
+                pictures.take(wrong)
+        with pytest.raises(IndexError):
+            chosen.images(torch.tensor([1]))
+
+    @given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 2**63))
+    @settings(max_examples=50, deadline=None)
+    def test_split_is_a_partition_in_order(self, count, share, seed):
+        pictures = some(count, side=1, it=list(range(count)) if count > 2 else [0, 1])
+        if not 0 < round(share * count) < count:
+            with pytest.raises(OptionError, match="both parts"):
+                pictures.split(share, seed)
+            return
+        first, second = pictures.split(share, seed)
+        ids = [part.labels["it"].values for part in (first, second)]
+        assert len(first) == round(share * count)
+        assert torch.equal(torch.cat(ids).sort().values, torch.arange(count))
+        assert all(torch.equal(some, some.sort().values) for some in ids)
+        again, _ = pictures.split(share, seed)
+        assert torch.equal(again.labels["it"].values, ids[0])
+
+    def test_split_depends_on_the_seed_and_grows_with_the_share(self):
+        pictures = some(100, side=1, it=list(range(100)))
+        few, more, other = (
+            set(pictures.split(share, seed)[0].labels["it"].values.tolist()) for share, seed in ((0.3, 0), (0.5, 0), (0.5, 1))
+        )
+        assert few < more
+        assert more != other
+
+    def test_says_what_it_is(self):
+        assert repr(some(2, it=["cat", "dog"])) == "2 pictures of (3, 4, 4) from tensors, labels: it (cat, dog)"
+        assert repr(some(2)).endswith("no labels")
+
+    def test_variable(self):
+        pictures = some(4, smiling=[0, 1, 1, 0], same=[1, 1, 1, 1], part=[1, -1, -1, 1], none=[-1] * 4)
+        assert pictures.variable("smiling").values.tolist() == [0, 1, 1, 0]
+        for name, told in {
+            "smilling": "did you mean 'smiling'",
+            "zzz": "there are smiling, same, part, none",
+            "same": "'same' is 'yes' for all",
+            "part": "'yes'.*labels > 0",
+            "none": "unknown for all",
+        }.items():
+            with pytest.raises(OptionError, match=told):
+                pictures.variable(name)
+
+    @pytest.mark.parametrize(
+        ("images", "error", "told"),
+        [
+            (torch.rand(2, 4, 4), ShapeError, r"\(2, 4, 4\).*images\[:, None\]"),
+            (torch.rand(2, 5, 5, 3), ShapeError, "permute"),
+            (torch.rand(2, 4, 8, 8), ShapeError, "1 or 3 channels"),
+            (torch.rand(2, 3, 0, 8), ShapeError, "1 or 3 channels"),
+            (torch.full((2, 1, 2, 2), 255.0), OptionError, r"\[255, 255\]; write `images / 255`"),
+            (torch.full((2, 1, 2, 2), -1.0), OptionError, r"\(images \+ 1\) / 2"),
+            (torch.full((2, 1, 2, 2), math.nan), OptionError, "nan"),
+            (torch.full((2, 1, 2, 2), 7), DtypeError, "int64.*uint8"),
+        ],
+    )
+    def test_bad_images(self, images, error, told):
+        with pytest.raises(error, match=told):
+            Pictures.from_tensors(images)
+        with pytest.raises(error, match=told):
+            Pictures.from_tensors(images.numpy())
+
+    def test_pixels_that_are_no_bytes(self):
+        with pytest.raises(DtypeError, match=r"float64.*from_tensors"):
+            Pictures(np.zeros((1, 1, 2, 2)), {})
+
+
+class TestPreparation:
+    def noise(self, count, **options):
+        return Noise(seed=3, chains=range(count), step=2, **options)
+
+    @given(st.sets(st.integers(0, 39), min_size=1), st.sampled_from(["blocks", "philox"]), st.sampled_from(["none", "uniform", 0.1]))
+    @settings(max_examples=30, deadline=None)
+    def test_a_row_depends_on_its_chain_only(self, rows, kind, dequantize):
+        prepare, images = Preparation(flip=True, padding=2, dequantize=dequantize), torch.rand(40, 3, 6, 5)
+        noise, rows = self.noise(40, kind=kind), sorted(rows)
+        assert torch.equal(prepare(images, noise)[rows], prepare(images[rows], noise.for_chains(rows)))
+
+    def test_nothing_is_done_that_is_not_asked_for(self):
+        images = torch.rand(5, 1, 3, 3)
+        assert torch.equal(Preparation()(images, self.noise(5)), images)
+
+    def test_flips_half_of_the_rows(self):
+        images, count = torch.rand(4000, 1, 2, 3), 4000
+        kept = images.clone()
+        found = Preparation(flip=True)(images, self.noise(count))
+        assert torch.equal(images, kept)
+        flipped = (found == images.flip(-1)).flatten(1).all(1)
+        assert ((found == images).flatten(1).all(1) ^ flipped).all()
+        assert abs(flipped.float().mean() - 0.5) < 5 * math.sqrt(0.25 / count)
+
+    def test_uniform_dequantization_fills_the_step_of_each_byte(self):
+        bytes = torch.randint(0, 256, (2000, 1, 4, 4))
+        found = Preparation(dequantize="uniform")(bytes / 255, self.noise(2000)).double() * 256 - bytes
+        assert found.min() > -1e-4
+        assert found.max() < 1 + 1e-4
+        count = found.numel()
+        assert abs(found.mean() - 1 / 2) < 5 * math.sqrt(1 / 12 / count)
+        assert abs(found.var() - 1 / 12) < 5 * math.sqrt(1 / 180 / count)
+
+    def test_gaussian_dequantization_is_not_clamped(self):
+        images = torch.zeros(2000, 1, 4, 4)
+        found = Preparation(dequantize=0.2)(images, self.noise(2000))
+        count = found.numel()
+        assert torch.equal(images, torch.zeros_like(images))
+        assert abs(found.mean()) < 5 * 0.2 / math.sqrt(count)
+        assert abs(found.var() - 0.04) < 5 * 0.04 * math.sqrt(2 / count)
+
+    def test_shifts_evenly_and_independently_of_flips(self):
+        count, padding, side = 9000, 1, 5
+        place = torch.zeros(1, 1, side, side)
+        place[..., 2, 2] = 1
+        found = Preparation(padding=padding)(place.expand(count, -1, -1, -1), self.noise(count))
+        where = found.flatten(1).argmax(1)
+        counts = torch.bincount(where, minlength=side**2).reshape(side, side)[1:4, 1:4].float()
+        assert counts.sum() == count
+        assert (counts - count / 9).square().sum() / (count / 9) < 8 + 5 * 4  # chi-squared: mean 8, standard deviation 4
+        both = Preparation(padding=padding, flip=True)(torch.rand(1, 1, side, side).expand(count, -1, -1, -1), self.noise(count))
+        kinds = both.flatten(1).unique(dim=0, return_counts=True)[1]
+        assert len(kinds) == 18
+        assert (kinds - count / 18).square().sum() / (count / 18) < 17 + 5 * math.sqrt(34)
+
+    def test_what_comes_in_is_mirrored(self):
+        images = torch.rand(50, 3, 4, 4)
+        wide = torch.nn.functional.pad(images, (3, 3, 3, 3), mode="reflect")
+        crops = torch.stack([wide[..., y : y + 4, x : x + 4] for y in range(7) for x in range(7)], 1)
+        found = Preparation(padding=3)(images, self.noise(50))
+        assert (crops == found[:, None]).flatten(2).all(2).any(1).all()
+
+    def test_meets_no_other_use_of_the_noise(self):
+        images, noise = torch.zeros(100, 1, 8, 8), self.noise(100)
+        found = Preparation(dequantize=1.0)(images, noise).flatten()
+        for stream in range(6):
+            assert abs(torch.corrcoef(torch.stack([found, noise.normal(images, stream).flatten()]))[0, 1]) < 5 / math.sqrt(len(found))
+
+    def test_bad_options_and_images(self):
+        wrong: list[dict[str, Any]] = [{"dequantize": "gauss"}, {"dequantize": 0.0}, {"dequantize": True}, {"padding": -1}]
+        for options in wrong:
+            with pytest.raises(OptionError, match=f"{next(iter(options))} must be .*got {next(iter(options.values()))!r}"):
+                Preparation(**options)
+        with pytest.raises(DtypeError, match="uint8"):
+            Preparation()(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), self.noise(1))
+        with pytest.raises(ShapeError, match=r"\(2, 2\)"):
+            Preparation()(torch.zeros(2, 2), self.noise(2))
+        with pytest.raises(ShapeError, match="padding of 2"):
+            Preparation(padding=2)(torch.zeros(1, 1, 2, 2), self.noise(1))
+
+
+@given(st.integers(2, 6), st.sampled_from([1, 3]), st.integers(1, 5), st.data())
+@settings(max_examples=20, deadline=None)
+def test_tensors_go_to_a_file_and_back(tmp_path_factory, count, channels, side, data):
+    size = {"min_size": count, "max_size": count}
+    labels = {
+        "mark": torch.tensor(data.draw(st.lists(st.booleans(), **size))),
+        "digit": data.draw(st.lists(st.integers(-1, 9), **size)),
+        "hair": data.draw(st.lists(st.sampled_from(["red", "black", ""]), **size).filter(any)),
+    }
+    pictures = some(count, channels, side, **labels)
+    path = tmp_path_factory.mktemp("file") / "pictures.npz"
+    hair = pictures.labels["hair"]
+    words = np.array([*hair.names, ""])[hair.values.numpy()]
+    np.savez(path, images=pictures.pixels, mark=labels["mark"].numpy(), digit=np.array(labels["digit"]), hair=words)
+    again = open_pictures(path)
+    assert np.array_equal(again.pixels, pictures.pixels)
+    assert again.labels.keys() == pictures.labels.keys()
+    for name, expected in pictures.labels.items():
+        assert again.labels[name].names == expected.names
+        assert torch.equal(again.labels[name].values, expected.values)

@@ -1,0 +1,73 @@
+"""`composable-energy recipes`: what can be trained, and what it needs and costs."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from typing import Any
+
+from composable_energy.cli import Command, json_text
+from composable_energy.errors import ComposableEnergyError
+
+__all__ = ["Recipes"]
+
+_WIDTH = 100
+
+
+class Recipes(Command):
+    """`composable-energy recipes`: what can be trained, and what it needs and costs."""
+
+    summary = "list the recipes of training, or show one"
+    description = "Lists the recipes that `composable-energy train` knows, with what they need and cost; with a name shows its file."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("name", nargs="?", metavar="NAME", help="the recipe to show, or a file that ends in .toml")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Prints all recipes, or the file of one."""
+        if arguments.name is not None:
+            return _show(arguments)
+        rows = _rows()
+        if arguments.json:
+            print(json_text(rows))
+            return 0
+        if not rows:
+            print("There are no recipes; `composable-energy plugins` shows what was found.")
+        for row in rows:
+            print(f"{row['name']}" + (f"  failed: {row['error']}" if "error" in row else ""))
+            for key in ("about", "source", "needs", "cost"):
+                if row.get(key):
+                    label = "" if key == "about" else f"{key}: "
+                    print(textwrap.fill(f"{label}{row[key]}", _WIDTH, initial_indent="  ", subsequent_indent="    "))
+        return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from composable_energy_training import open_recipe
+
+    recipe = open_recipe(arguments.name)
+    if arguments.json:
+        print(json_text({**_told(recipe), "settings": recipe.written()}))
+    else:
+        print((recipe.text or recipe.toml()).rstrip("\n"))
+    return 0
+
+
+def _rows() -> list[dict[str, Any]]:
+    from composable_energy.registry import get_recipe, plugins
+
+    rows = []
+    for record in plugins():
+        if record.group != "composable_energy.recipes" or record.state == "shadowed":
+            continue
+        name = record.qualified if record.state == "conflict" else record.name
+        try:
+            rows.append({**_told(get_recipe(name)), "name": name})
+        except ComposableEnergyError as error:
+            rows.append({"name": name, "error": str(error)})
+    return rows
+
+
+def _told(recipe: Any) -> dict[str, Any]:
+    return {key: getattr(recipe, key) for key in ("name", "about", "source", "needs", "cost")}

@@ -1,0 +1,243 @@
+"""Two processes train the weights of one."""
+
+import os
+import signal
+import socket
+import time
+from functools import partial
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import composable_energy as ce
+from composable_energy.errors import FileFormatError, OptionError, SamplingDiverged
+from composable_energy_training import (
+    Callback,
+    ContrastiveDivergence,
+    DenoisingScoreMatching,
+    Loss,
+    Monitor,
+    Objective,
+    Ranks,
+    Trainer,
+    join,
+    leave,
+)
+from tests import processes
+from tests.processes import ended, needs_forkserver
+
+DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
+OBJECTIVES = {
+    "cd": lambda: ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=32),
+    "dsm": lambda: DenoisingScoreMatching(0.1, 1.0),
+}
+
+
+class Net(ce.Energy):
+    """With vectors of spectral normalization, which are buffers, and a parameter that no loss knows."""
+
+    def __init__(self, width):
+        super().__init__()
+        torch.manual_seed(0)
+        norm = nn.utils.parametrizations.spectral_norm
+        self.net = nn.Sequential(norm(nn.Linear(4, width)), nn.SiLU(), norm(nn.Linear(width, width)), nn.SiLU(), nn.Linear(width, 1))
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def forward(self, x, sigma=0.5):
+        sigma = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
+        return self.net(torch.cat([x, sigma[:, None]], 1)).squeeze(1)
+
+
+class Straying(Objective):
+    """Chains of row 5 diverge at step 7, and the gap opens at step 12 of the first attempt."""
+
+    def begin(self, model, place):
+        self.first = ce.sampling.Noise(place.seed, range(1)).child("objective").seed
+
+    def loss(self, model, batch):
+        energies = model(batch.x + batch.noise.normal(batch.x))
+        if batch.step == 7 and 5 in batch.noise.chains:
+            raise SamplingDiverged("Row 5 is gone.")
+        opened = float(batch.step >= 12 and batch.noise.seed == self.first)
+        return Loss(energies.square().mean(), {"gap": torch.tensor(opened)})
+
+
+class At(Callback):
+    """Does something after a step."""
+
+    def __init__(self, step, call):
+        self.step, self.call = step, call
+
+    def on_step(self, trainer, scalars):
+        if trainer.step == self.step:
+            self.call()
+
+
+def train(out, kind="cd", width=16, **options):
+    options = {"steps": 20, "batch_size": 8, "ema": 0.9, "checkpoint_every": 5, **options}
+    return Trainer(Net(width), OBJECTIVES[kind](), DATA, out=out, **options).fit()
+
+
+def start(folder, size, call, *args, **options):
+    """Starts as many processes as torchrun would, each with what it says at its end in a file."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+    started = []
+    for rank in range(size):
+        settings = {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if size > 1 else {}
+        errors = folder / f"errors{rank}.txt"
+        started.append(processes.start(f"Process {rank} of {size}", in_group, errors, settings, partial(call, *args, **options)))
+    return started
+
+
+def in_group(errors, settings, call):
+    os.dup2(os.open(errors, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)
+    os.environ.update(settings)
+    join(timeout=60)
+    call()
+    leave()
+
+
+def run(folder, size, call, *args, **options):
+    codes = ended(start(folder, size, call, *args, **options))
+    said = [(folder / f"errors{rank}.txt").read_text() for rank in range(size)]
+    assert codes == [0] * size and "find_unused_parameters" not in "".join(said), said
+
+
+def last(folder):
+    return safetensors.torch.load_file(sorted((folder / "checkpoints").iterdir())[-1])
+
+
+def equal(one, other):
+    a, b = last(one), last(other)
+    assert a.keys() == b.keys() and any(name.startswith("optimizer.") for name in a)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def train_all(folder, name):
+    for kind in OBJECTIVES:
+        train(folder / f"{name} {kind}", kind)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    run(folder / "said", 1, train_all, folder, "one")
+    run(folder / "said", 2, train_all, folder, "two")
+    return folder
+
+
+@needs_forkserver
+@pytest.mark.parametrize("kind", ["cd", "dsm"])
+def test_two_processes_train_the_weights_of_one(trained, kind):
+    equal(trained / f"one {kind}", trained / f"two {kind}")
+
+
+@needs_forkserver
+def test_chains_of_all_processes_are_in_one_checkpoint(trained):
+    one, two = (last(trained / name)["objective.slots"] for name in ("one cd", "two cd"))
+    assert len(two) == 32
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+
+
+@needs_forkserver
+def test_only_the_first_writes(trained):
+    names = [path.name for path in (trained / "two cd" / "checkpoints").iterdir()]
+    assert sorted(names) == [f"step-{step:08d}.safetensors" for step in (10, 15, 20)]
+
+
+def train_in_parts(accumulate, out):
+    """Without spectral normalization, whose vectors move with each pass."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
+    objective = ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=32)
+    options = {"steps": 8, "batch_size": 8, "accumulate": accumulate}
+    Trainer(ce.as_energy(net), objective, DATA, out=out, **options).fit()
+
+
+@needs_forkserver
+def test_parts_are_added_up_before_they_are_shared(tmp_path):
+    run(tmp_path, 1, train_in_parts, 1, tmp_path / "whole")
+    run(tmp_path, 2, train_in_parts, 2, tmp_path / "parts")
+    equal(tmp_path / "whole", tmp_path / "parts")
+
+
+def stray(out):
+    report = Trainer(Net(16), Straying(), DATA, monitor=Monitor(window=3), steps=20, batch_size=8, checkpoint_every=5, out=out).fit()
+    assert report.skipped == 1 and [(event.step, event.sign) for event in report.events] == [(13, "gap")]
+
+
+@needs_forkserver
+def test_processes_skip_and_go_back_together(tmp_path):
+    run(tmp_path, 1, stray, tmp_path / "one")
+    run(tmp_path, 2, stray, tmp_path / "two")
+    equal(tmp_path / "one", tmp_path / "two")
+
+
+@needs_forkserver
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_run_of_two_goes_on_with_another_number(trained, tmp_path, size):
+    assert ended(start(tmp_path, 2, train, tmp_path / "run", callbacks=[At(9, partial(os._exit, 9))]))[0] == 9
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step-00000005.safetensors"
+    run(tmp_path, size, train, tmp_path / "run")
+    equal(trained / "one cd", tmp_path / "run")
+
+
+def wait_while(sign):
+    sign.touch()
+    while sign.exists():
+        time.sleep(0.01)
+
+
+@needs_forkserver
+def test_a_lost_process_is_told_and_the_run_goes_on(trained, tmp_path):
+    """The second process is killed while the first waits at step 7; then the same call goes on."""
+    sign = tmp_path / "seven"
+    first, second = start(tmp_path, 2, train, tmp_path / "run", callbacks=[At(7, partial(wait_while, sign))])
+    until = time.monotonic() + 120
+    while not sign.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    second.kill()
+    assert ended([second]) == [-signal.SIGKILL]
+    sign.unlink()
+    assert ended([first]) == [1]
+    errors = (tmp_path / "errors0.txt").read_text()
+    assert "ProcessLost: Another process of this run was lost" in errors and "start the same command again" in errors
+    run(tmp_path, 2, train, tmp_path / "run")
+    equal(trained / "one cd", tmp_path / "run")
+
+
+def refuse(trained):
+    for out, told, width in (("two cd", "another model", 8), ("damaged", "No checkpoint is left", 16)):
+        with pytest.raises(FileFormatError, match=told):
+            train(trained / out, width=width)
+
+
+@needs_forkserver
+def test_an_error_of_the_first_is_an_error_of_all(trained):
+    (trained / "damaged" / "checkpoints").mkdir(parents=True)
+    (trained / "damaged" / "checkpoints" / "step-00000003.safetensors").write_bytes(b"x" * 50)
+    run(trained / "said", 2, refuse, trained)
+
+
+@pytest.mark.parametrize(("batch_size", "size", "accumulate"), [(9, 2, 1), (8, 2, 3), (0, 1, 1), (2, 4, 1)])
+def test_a_batch_must_be_divided_evenly(batch_size, size, accumulate):
+    with pytest.raises(
+        OptionError, match=f"multiple of the number of processes, {size}, times `accumulate`, {accumulate}; got {batch_size}"
+    ):
+        Ranks(0, size).own(batch_size, accumulate)
+
+
+def test_each_process_has_its_rows():
+    assert [Ranks(rank, 3).own(12, 2) for rank in range(3)] == [range(4), range(4, 8), range(8, 12)]
+
+
+def test_a_process_alone_joins_nobody(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert join() == Ranks(0, 1) and not torch.distributed.is_initialized()

@@ -1,0 +1,193 @@
+"""Value heads against the posterior of a linear Gaussian model, and labels that are numbers on their way to an energy."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import composable_energy as ce
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.noise import Noise
+from composable_energy_training import Batch, ContrastiveDivergence, DenoisingScoreMatching, Optimizer, Trainer, ValueHeads
+
+SLOPE, SPREAD = 1.5, 0.4  # x = SLOPE v + SPREAD noise, v standard normal
+
+
+def points(rows: int, dims: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Points and the numbers that made them."""
+    generator = torch.Generator().manual_seed(seed)
+    v = torch.randn(rows, dims, generator=generator, dtype=torch.float64)
+    return SLOPE * v + SPREAD * torch.randn(rows, dims, generator=generator, dtype=torch.float64), v
+
+
+def batch_of(x: Tensor, **labels: Tensor) -> Batch:
+    return Batch(x, labels, Noise(3, range(len(x)), 1))
+
+
+class Line(nn.Module):
+    """Means `gain * x` and log widths `log_width`, at all levels alike."""
+
+    def __init__(self, gain: float = 0.0, log_width: float = 0.0) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain, dtype=torch.float64))
+        self.log_width = nn.Parameter(torch.tensor(log_width, dtype=torch.float64))
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.cat([self.gain * x, self.log_width.expand_as(x)], 1)
+
+
+class Posterior(nn.Module):
+    """What is known of v at a noisy point, with factors that are 1 where it is right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.width = (nn.Parameter(torch.ones((), dtype=torch.float64)) for _ in range(2))
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        noise = SPREAD**2 + sigma[:, None] ** 2
+        mean = SLOPE / (SLOPE**2 + noise) * x
+        return torch.cat([self.gain * mean, ((noise / (SLOPE**2 + noise)).sqrt() * self.width).log().expand_as(x)], 1)
+
+
+def test_heads_become_the_posterior_of_a_linear_gaussian():
+    r"""With $x = a v + s \eta$ and a level $\sigma$, $v$ given $x$ has mean $a x / (a^2 + s^2 + \sigma^2)$."""
+    sigma, rows = 0.7, 20_000
+    x, v = points(rows)
+    model, objective = Line(), ValueHeads("v", 2, sigma, sigma)
+    solver = torch.optim.LBFGS(model.parameters(), max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        value = objective.loss(model, batch_of(x, v=v)).value
+        value.backward()
+        return value
+
+    solver.step(closure)  # pyright: ignore[reportArgumentType]
+    variance = SLOPE**2 + SPREAD**2 + sigma**2
+    width = math.sqrt((SPREAD**2 + sigma**2) / variance)
+    assert abs(model.gain.item() - SLOPE / variance) < 5 * width / math.sqrt(variance * 2 * rows)
+    assert abs(model.log_width.item() - math.log(width)) < 5 / math.sqrt(2 * 2 * rows)
+    scalars = objective.loss(model, batch_of(x, v=v)).scalars
+    assert abs(scalars["error"] - width) < 5 * width / math.sqrt(2 * 2 * rows)
+
+
+def test_the_posterior_is_best_at_all_levels_together():
+    """At the truth the slopes of the mean loss are zero, within five standard errors of the rows' own."""
+    rows, objective, model = 4_000, ValueHeads("v", 2, 0.05, 4.0), Posterior()
+    x, v = points(rows)
+    slopes = torch.autograd.grad(objective.loss(model, batch_of(x, v=v)).value, list(model.parameters()))
+    parts = [batch_of(x[k : k + 100], v=v[k : k + 100]) for k in range(0, rows, 100)]
+    each = torch.tensor([torch.autograd.grad(objective.loss(model, part).value, list(model.parameters())) for part in parts])
+    assert (torch.stack(slopes).abs() < 5 * each.std(0) / math.sqrt(len(parts))).all()
+    wrong = Posterior()
+    nn.init.constant_(wrong.gain, 0.8)
+    assert objective.loss(wrong, batch_of(x, v=v)).value > objective.loss(model, batch_of(x, v=v)).value
+
+
+def test_the_loss_is_the_evidence_of_the_energies_that_heads_become():
+    sigma, (x, v) = 0.3, points(50)
+    model = Line(0.4, -0.5)
+    loss = ValueHeads("v", 2, sigma, sigma).loss(model, batch_of(x, v=v))
+    noisy = x + sigma * Noise(3, range(50), 1).child("noise").normal(x)
+    head = ce.GaussianHead(lambda x: model(x, torch.full((len(x),), sigma)), dims=2)
+    assert torch.allclose(loss.value, head(v).evidence(noisy).mean() - math.log(2 * math.pi))
+    assert loss.scalars["likelihood"] == loss.value
+
+
+def test_rows_without_numbers_add_nothing():
+    x, v = points(40)
+    model, objective = Line(0.3, -0.2), ValueHeads("v", 2, 0.5, 0.5)
+    known = objective.loss(model, batch_of(x[:20], v=v[:20]))
+    lacking = v.clone()
+    lacking[20:, 0] = math.nan
+    some = objective.loss(model, batch_of(x, v=lacking))
+    assert torch.allclose(some.value, known.value / 2)
+    assert torch.allclose(some.scalars["error"], known.scalars["error"])
+    of_some, of_known = (torch.autograd.grad(loss.value, list(model.parameters())) for loss in (some, known))
+    assert torch.allclose(torch.stack(of_some), torch.stack(of_known) / 2)
+    none = objective.loss(model, batch_of(x, v=torch.full_like(v, math.nan)))
+    assert none.value == 0 and none.scalars["error"] == 0
+
+
+def test_one_number_needs_no_axis():
+    x, v = points(30, dims=1)
+    model, objective = Line(0.3, -0.2), ValueHeads("v", 1, 0.5, 1.0)
+    assert objective.loss(model, batch_of(x, v=v[:, 0])).value == objective.loss(model, batch_of(x, v=v)).value
+
+
+@pytest.mark.parametrize(
+    ("dims", "labels", "columns", "error", "message"),
+    [
+        (2, {"v": torch.zeros(4, 3)}, 4, ShapeError, r"v has shape \(4, 3\); expected \(4, 2\) for 2 numbers"),
+        (2, {"v": torch.zeros(4)}, 4, ShapeError, r"v has shape \(4, 1\); expected \(4, 2\)"),
+        (2, {"v": torch.zeros(4, 2)}, 2, ShapeError, r"The model returned shape \(4, 2\); expected \(4, 4\)"),
+        (2, {"w": torch.zeros(4, 2)}, 4, OptionError, "The data have no attribute v; they have w"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_told(dims, labels, columns, error, message):
+    with pytest.raises(error, match=message):
+        ValueHeads("v", dims, 0.1, 1.0).loss(_Zeros(columns), batch_of(torch.zeros(4, 5), **labels))
+
+
+@pytest.mark.parametrize(("dims", "levels", "message"), [(0, (0.1, 1.0), "dims must be"), (1, (1.0, 0.1), "sigma_min <= sigma_max")])
+def test_options_that_are_none_are_told(dims, levels, message):
+    with pytest.raises(OptionError, match=message):
+        ValueHeads("v", dims, *levels)
+
+
+class _Zeros(nn.Module):
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.columns = columns
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return x.new_zeros(len(x), self.columns)
+
+
+class Around(ce.Energy):
+    """Points of two numbers around a multiple of their condition, which is learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event_shape = (2,)
+        self.slope = nn.Parameter(torch.zeros(2))
+        self.seen: set[tuple[torch.dtype, int]] = set()
+
+    def forward(self, x: Tensor, y: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        self.seen.add((y.dtype, y.ndim))
+        level = torch.as_tensor(sigma, dtype=x.dtype)
+        y = y[:, None] if y.ndim == 1 else y
+        return (x - self.slope * y).square().sum(1) / (2 * (SPREAD**2 + level**2))
+
+
+@pytest.mark.parametrize("numbers", [1, 2])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        lambda: DenoisingScoreMatching(0.1, 1.0, condition="v"),
+        lambda: ContrastiveDivergence(steps=10, options={"step_size": 0.1}, persistent=False, condition="v", l2=0.0),
+    ],
+    ids=["denoising", "contrastive"],
+)
+def test_a_trained_energy_follows_numbers(objective, numbers):
+    """From data to energy by the trainer: the slope over a number, or over each of two, is that of the data."""
+    x, v = points(4_000)
+    x, v = x.float(), v.float()
+    if numbers == 1:
+        x = SLOPE * v[:, :1] + (x - SLOPE * v)
+    label = v[:, 0] if numbers == 1 else v
+    energy = Around()
+    rate = Optimizer(rate=0.05, decay=1.0)
+    Trainer(energy, objective(), (x, {"v": label}), steps=150, batch_size=200, optimizer=rate, monitor=None).fit()
+    assert energy.seen == {(torch.float32, numbers)}
+    assert (energy.slope - SLOPE).abs().max() < 0.1
+
+
+def test_a_number_that_is_unknown_is_told():
+    x, v = points(4)
+    v[2, 1] = math.nan
+    with pytest.raises(OptionError, match=r"Attribute v is unknown \(NaN\) for some rows"):
+        DenoisingScoreMatching(0.1, 1.0, condition="v").loss(Around().double(), batch_of(x, v=v))
