@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         any_of,
         negate,
     )
+    from composable_energy.catalog import EnergyFamily, get_encoder, get_energy, get_family
     from composable_energy.diagnostics import RunningMoments, SamplingWarning
     from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
     from composable_energy.events import ClassifierEnergy, GaussianHead
@@ -31,12 +32,8 @@ if TYPE_CHECKING:
     from composable_energy.normalizers import LogZ, calibrate, log_z
     from composable_energy.registry import (
         API_VERSION,
-        EnergyFamily,
         PluginRecord,
         get,
-        get_encoder,
-        get_energy,
-        get_family,
         get_kernel,
         get_recipe,
         get_sampler,
@@ -117,6 +114,7 @@ __getattr__, __dir__ = lazy_exports(
             "any_of",
             "negate",
         ),
+        "catalog": ("EnergyFamily", "get_encoder", "get_energy", "get_family"),
         "diagnostics": ("RunningMoments", "SamplingWarning"),
         "distributions": ("DistributionEnergy",),
         "energy": ("Energy", "Recommendation", "RelativeEnergy", "WeightedBase"),
@@ -128,12 +126,8 @@ __getattr__, __dir__ = lazy_exports(
         "normalizers": ("LogZ", "calibrate", "log_z"),
         "registry": (
             "API_VERSION",
-            "EnergyFamily",
             "PluginRecord",
             "get",
-            "get_encoder",
-            "get_energy",
-            "get_family",
             "get_kernel",
             "get_recipe",
             "get_sampler",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import composable_energy as ce
-from composable_energy.registry import lookup
+from composable_energy.registry import api
 
 GOOD_ENERGY = """
     import torch
@@ -88,7 +88,7 @@ def site(tmp_path, monkeypatch):
     """A folder on the path, and a registry that has seen nothing yet."""
     monkeypatch.delenv("COMPOSABLE_ENERGY_PLUGINS", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(lookup.REGISTRY, "registered", {})
+    monkeypatch.setattr(api.REGISTRY, "registered", {})
     ce.refresh()
     before = set(sys.modules)
     yield tmp_path

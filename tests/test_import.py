@@ -1,89 +1,12 @@
-"""Importing costs little and reaches only downwards."""
+"""Importing the library loads only what is needed; the layers themselves are checked by `lint-imports`."""
 
-import ast
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import composable_energy as ce
-
-CORE = Path(ce.__file__).parent
-
-# Files stand in floors and import downwards only; those of one floor may import each other.
-FLOORS = [
-    {
-        "errors",
-        "arguments",
-        "arithmetic",
-        "captures",
-        "checks",
-        "conditions",
-        "files",
-        "gradients",
-        "grids",
-        "identity",
-        "lazy",
-        "noise",
-        "sharing",
-        "twins",
-    },
-    {"energy", "events", "lifting", "distributions", "algebra", "explain", "inference", "parsing"},
-    {"sampling", "diagnostics"},
-    {"normalizers"},
-    {"registry"},
-    {"kernels", "saving"},
-    {"testing"},
-    {"cli", "__main__"},
-]
-FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
-# Methods of an energy, and drawing by a sampler's name, reach upwards when they are called.
-UPWARDS = {("energy.py", "sampling"), ("energy.py", "saving"), ("sampling/choosing.py", "registry")}
-FILES = sorted(path for path in CORE.rglob("*.py") if path != CORE / "__init__.py")
-
-
-def imported(code: ast.AST) -> set[str]:
-    """The modules that code imports, with full names."""
-    found = set()
-    for node in ast.walk(code):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports in the core are absolute"
-            found |= {node.module or ""} | (
-                {f"{node.module}.{a.name}" for a in node.names} if node.module == "composable_energy" else set()
-            )
-    return found
-
-
-def parts_of(modules: set[str]) -> set[str]:
-    """The parts of the core among modules."""
-    return {module.split(".")[1] for module in modules if module.startswith("composable_energy.")} & FLOOR.keys()
-
-
-def without_type_checking(code: ast.Module) -> ast.Module:
-    class Remove(ast.NodeTransformer):
-        def visit_If(self, node: ast.If):
-            return None if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" else self.generic_visit(node)
-
-    return Remove().visit(code)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CORE).as_posix())
-def test_floors_import_downwards(path):
-    place = path.relative_to(CORE)
-    part = place.parts[0].removesuffix(".py")
-    assert part in FLOOR, f"{place} stands on no floor: say on which in this test"
-    code = without_type_checking(ast.parse(path.read_text(encoding="utf-8")))
-    higher = {other for other in parts_of(imported(code)) if FLOOR[other] > FLOOR[part]}
-    assert {(place.as_posix(), other) for other in higher} <= UPWARDS
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CORE).as_posix())
-def test_the_core_knows_no_plugin(path):
-    assert not [module for module in imported(ast.parse(path.read_text(encoding="utf-8"))) if module.startswith("composable_energy_")]
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -8,7 +8,7 @@ import torch
 import torch._dynamo.testing
 
 import composable_energy as ce
-from composable_energy.errors import OptionError, PluginNotFound, ShapeError
+from composable_energy.errors import OptionError, PluginLoadError, PluginNotFound, ShapeError
 from composable_energy.kernels import Kernel, choosing, langevin_step, normal, operators
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise
@@ -239,10 +239,9 @@ class TestChoice:
         with pytest.raises(PluginNotFound, match=r"No plug-in offers the kernel 'tritn'\. Did you mean 'triton'"):
             self.step()
         monkeypatch.setenv(SWITCH, "other")
-        with (
-            ce.register("kernel", "other", type("Other", (), {"available": lambda self: True})),
-            pytest.raises(OptionError, match="takes no steps: it is a Other"),
-        ):
+        with pytest.raises(PluginLoadError, match="a subclass of Kernel, got the class Other"):
+            ce.register("kernel", "other", type("Other", (), {"available": lambda self: True}))
+        with ce.register("kernel", "other", lambda: 3), pytest.raises(PluginLoadError, match="should make a Kernel, it made"):
             self.step()
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

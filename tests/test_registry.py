@@ -11,7 +11,8 @@ import torch
 import composable_energy as ce
 from composable_energy import registry
 from composable_energy.errors import OptionError, PluginConflictError, PluginLoadError, PluginNotFound
-from composable_energy.registry import lookup
+from composable_energy.kernels import Kernel
+from composable_energy.registry import api
 from tests.strangers import GOOD_ENERGY, GOOD_SAMPLER, install, row
 
 
@@ -189,19 +190,31 @@ def test_loading_by_name_is_getting(acme):
 
 
 def test_encoders_and_kernels_have_names(site):
-    class Kernel:
-        def available(self) -> bool:
-            return False
+    class Slow(Kernel):
+        def available(self):
+            return False, "it is slow"
 
-    with ce.register("encoder", "linear", torch.nn.Linear), ce.register("kernel", "slow", Kernel):
+        def refusal(self, x):
+            return ""
+
+        def langevin_step(self, *arguments):
+            return arguments
+
+    with ce.register("encoder", "linear", torch.nn.Linear), ce.register("kernel", "slow", Slow):
         encoder = ce.get_encoder("linear", in_features=2, out_features=3)
         assert encoder(torch.ones(1, 2)).shape == (1, 3)
         assert encoder.origin == ce.Origin("linear", None, {"in_features": 2, "out_features": 3})
         assert copy.deepcopy(encoder).origin == encoder.origin
-        assert ce.get_kernel("slow").available() is False
-    with ce.register("kernel", "bad", dict), pytest.raises(PluginLoadError, match="`available`"):
+        assert ce.get_kernel("slow").available() == (False, "it is slow")
+    for kind, name in (("kernel", "Kernel"), ("encoder", "Module")):
+        with pytest.raises(PluginLoadError, match=f"a subclass of {name}, got the class dict"):
+            ce.register(kind, "bad", dict)
+    for kind, name in (("kernel", "Kernel"), ("encoder", "Module")):
+        with pytest.raises(PluginLoadError, match=f"a subclass of {name}, got the class dict"):
+            ce.register(kind, "bad", dict)
+    with ce.register("kernel", "bad", dict), pytest.raises(PluginLoadError, match="should make a Kernel"):
         ce.get_kernel("bad")
-    with ce.register("encoder", "bad", dict), pytest.raises(PluginLoadError, match=r"nn\.Module"):
+    with ce.register("encoder", "bad", dict), pytest.raises(PluginLoadError, match=r"should make an nn\.Module"):
         ce.get_encoder("bad")
 
 
@@ -241,7 +254,7 @@ def test_conflicts_name_the_forms_that_resolve(acme):
         ce.get_energy("bowl")
     assert ce.get_energy("beta-energies:bowl").origin.distribution == "beta-energies"
     assert row("bowl", "acme-energies").state == row("bowl", "beta-energies").state == "conflict"
-    assert "acme-energies:bowl" in lookup.REGISTRY.names("energy")
+    assert "acme-energies:bowl" in api.REGISTRY.names("energy")
 
 
 def test_one_value_from_two_distributions_is_no_conflict(acme):

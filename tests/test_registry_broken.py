@@ -7,8 +7,8 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import PluginConflictError, PluginLoadError
-from composable_energy.registry import discovery, lookup
-from composable_energy.registry.records import group_of
+from composable_energy.registry import api, discovery
+from composable_energy.registry.kinds import group_of
 from tests.strangers import GOOD_ENERGY, install, row
 
 BROKEN = {
@@ -117,7 +117,7 @@ def test_all_six_at_once(acme):
 
 def test_the_fallback_finds_what_entrypoints_finds(acme, monkeypatch):
     install(acme, "extras", {"energies": {"extra": "stranger_a:Bowl [fast,slow]"}})
-    groups = [group_of(kind) for kind in lookup.REGISTRY.kinds()]
+    groups = [group_of(kind) for kind in api.REGISTRY.kinds()]
     by_package = [discovery.scan(group) for group in groups]
     monkeypatch.setitem(__import__("sys").modules, "entrypoints", None)
     by_library = [discovery.scan(group) for group in groups]

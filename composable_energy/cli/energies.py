@@ -54,7 +54,7 @@ class Energies(Command):
 
 def listed(rows: list[PluginRecord]) -> list[Listed]:
     """Returns the entries of energies among plug-ins, with their members; weights are not read."""
-    from composable_energy.registry import get_family
+    from composable_energy.catalog import get_family
 
     found = []
     for row in rows:

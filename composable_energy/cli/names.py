@@ -134,7 +134,7 @@ class Names:
 
 
 def _members(family: str) -> tuple[str, ...]:
-    from composable_energy.registry import get_family
+    from composable_energy.catalog import get_family
 
     return get_family(family).members()
 

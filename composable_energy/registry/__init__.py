@@ -1,12 +1,7 @@
 """The registry of plug-ins: energies, samplers, encoders, kernels, commands and kinds of others, found by entry points."""
 
-from composable_energy.registry.command import Command
-from composable_energy.registry.family import EnergyFamily
-from composable_energy.registry.lookup import (
+from composable_energy.registry.api import (
     get,
-    get_encoder,
-    get_energy,
-    get_family,
     get_kernel,
     get_recipe,
     get_sampler,
@@ -16,17 +11,14 @@ from composable_energy.registry.lookup import (
     refresh,
     register,
 )
+from composable_energy.registry.command import Command
 from composable_energy.registry.records import API_VERSION, PluginRecord
 
 __all__ = [
     "API_VERSION",
     "Command",
-    "EnergyFamily",
     "PluginRecord",
     "get",
-    "get_encoder",
-    "get_energy",
-    "get_family",
     "get_kernel",
     "get_recipe",
     "get_sampler",

@@ -1,4 +1,4 @@
-"""Records of plug-ins, one for each entry point, and the entry-point group of each kind."""
+"""Records of plug-ins, one for each entry point."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["API_VERSION", "FIRST_PARTY", "KINDS", "Entry", "Fault", "PluginRecord", "State", "canonical", "group_of"]
+__all__ = ["API_VERSION", "FIRST_PARTY", "Entry", "Fault", "PluginRecord", "State", "canonical"]
 
 State = Literal["not-loaded", "ok", "failed", "shadowed", "conflict"]
 
-KINDS = ("energy", "sampler", "encoder", "kernel", "command", "kind")
-"""The kinds of the library itself; a package declares more by entry points of the kind `kind`."""
 FIRST_PARTY = "composable-energy"
 API_VERSION = 1
 """Number of the contract. A breaking change gets a new number; a plug-in says by a class attribute `api_version` for which it was written
@@ -82,11 +80,6 @@ class PluginRecord:
     def qualified(self) -> str:
         """The form that always resolves: `distribution:name`."""
         return f"{self.distribution}:{self.name}" if self.distribution else self.name
-
-
-def group_of(kind: str) -> str:
-    """Returns the entry-point group of a kind: `composable_energy.samplers` for `sampler`."""
-    return "composable_energy.energies" if kind == "energy" else f"composable_energy.{kind}s"
 
 
 def canonical(distribution: str) -> str:

@@ -1,31 +1,32 @@
-"""The registry: names to entries, entries to objects.
+"""The registry: finds entry points by kind and name, and loads their objects.
 
-Nothing is scanned before the first question, nothing is imported before it is named, and a plug-in that fails is a row in `plugins()`.
+Entry points are scanned at the first use, modules are imported when a name is requested, and a plug-in that fails is a row of `plugins()`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
-import importlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from composable_energy.errors import PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.errors import OptionError, PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.registry.contract import check_entry, plugin_error
 from composable_energy.registry.discovery import scan
-from composable_energy.registry.records import FIRST_PARTY, KINDS, Entry, Fault, PluginRecord, State, canonical, group_of
+from composable_energy.registry.kinds import KINDS, Kind, group_of, import_object
+from composable_energy.registry.records import FIRST_PARTY, Entry, Fault, PluginRecord, State, canonical
+from composable_energy.suggestions import listed, nearest
 
-__all__ = ["SWITCH", "Registry", "listed", "nearest"]
+__all__ = ["SWITCH", "Registry"]
 
 SWITCH = "COMPOSABLE_ENERGY_PLUGINS"
 
 
 @dataclass
 class _Group:
-    """The entries of one group, and those that the switch leaves out."""
+    """The entries of one group, and those that the environment variable excludes."""
 
     entries: list[Entry]
     left_out: list[Entry]
@@ -33,10 +34,14 @@ class _Group:
 
 @dataclass
 class Registry:
-    """Entries by kind and name, with what they turned out to be.
+    """Entry points by kind and name, and the objects that were loaded from them.
 
-    The environment variable `COMPOSABLE_ENERGY_PLUGINS` says whose plug-ins count, read at the first question and again after
-    `refresh()`: unset, all; a comma-separated list of distributions, theirs and composable-energy's own; empty, only its own.
+    The environment variable `COMPOSABLE_ENERGY_PLUGINS` selects distributions; it is read at the first use and after `refresh()`. Unset:
+    all. A comma-separated list: these and composable-energy itself. Empty: composable-energy alone.
+
+    Attributes:
+        registered: The objects of `register`, by kind and name.
+        families: The instances of families of energies, by entry and options; `composable_energy.catalog` fills it.
     """
 
     registered: dict[tuple[str, str], Any] = field(default_factory=dict)
@@ -44,10 +49,12 @@ class Registry:
     _faults: dict[str, Fault] = field(default_factory=dict)
     _loaded: dict[Entry, Any] = field(default_factory=dict)
     _failed: dict[Entry, PluginLoadError] = field(default_factory=dict)
+    families: dict[tuple[Entry, str], Any] = field(default_factory=dict)
     _warned: bool = False
 
     def refresh(self) -> None:
-        """Forgets what was found and loaded, but not what was registered."""
+        """Forgets what was found, loaded and built, but not what was registered."""
+        self.families.clear()
         self._groups, self._faults, self._loaded, self._failed, self._warned = {}, {}, {}, {}, False
 
     def entry(self, kind: str, name: str) -> Entry:
@@ -82,19 +89,42 @@ class Registry:
             raise PluginLoadError(str(known)) from known.__cause__
         if entry not in self._loaded:
             try:
-                self._loaded[entry] = _imported(kind, entry)
+                self._loaded[entry] = self._import(kind, entry)
             except PluginLoadError as error:
                 self._failed[entry] = error
                 raise
         return self._loaded[entry]
+
+    def _import(self, kind: str, entry: Entry) -> Any:
+        try:
+            obj = import_object(entry.value)
+        except (Exception, SystemExit) as error:  # whatever third-party code raises is the failure of this plug-in alone
+            raise plugin_error(entry, f"importing it raised {type(error).__name__}: {error}") from error
+        check_entry(self.kind(kind), entry, obj)
+        return obj
 
     def names(self, kind: str) -> list[str]:
         """Returns the names of a kind, sorted; those in conflict with their distributions."""
         rows = [r for r in self.records([kind]) if r.group and r.state != "shadowed"]
         return sorted(r.qualified if r.state == "conflict" else r.name for r in rows)
 
+    def kind(self, name: str) -> Kind:
+        """Returns a kind of plug-in by name.
+
+        Raises:
+            OptionError: No package declares it.
+            PluginLoadError: The class of the kind fails to load.
+        """
+        if name in KINDS:
+            return KINDS[name]
+        known = self.kinds()
+        if name not in known:
+            raise OptionError(f"Unknown kind of plug-in {name!r}; use one of {', '.join(known)}.")
+        required = self.load("kind", self.entry("kind", name))
+        return Kind("builder", (required,))
+
     def kinds(self) -> tuple[str, ...]:
-        """Returns the kinds of plug-ins: the library's own, then those that packages declare."""
+        """Returns the names of all kinds: the library's own, then those that packages declare."""
         return (*KINDS, *(name for name in self.names("kind") if name not in KINDS))
 
     def records(self, kinds: Iterable[str] | None = None, *, load: bool = False) -> list[PluginRecord]:
@@ -156,33 +186,6 @@ class Registry:
             return PluginNotFound(f"The {kind} {name!r} is offered by {left_out[0].distribution}, which {SWITCH} leaves out.")
         known = self.names(kind)
         return PluginNotFound(f"No plug-in offers the {kind} {name!r}.{nearest(name, known) or listed(known)}")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns ' Did you mean ...?' with the nearest names, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-
-
-def listed(known: Iterable[str]) -> str:
-    """Returns a sentence that lists names."""
-    known = list(known)
-    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
-    return f" Known: {shown}." if known else " None is installed."
-
-
-def _imported(kind: str, entry: Entry) -> Any:
-    from composable_energy.registry.contract import broken, check_entry
-
-    module, _, attributes = entry.value.partition(":")
-    try:
-        obj: Any = importlib.import_module(module)
-        for attribute in filter(None, attributes.split(".")):
-            obj = getattr(obj, attribute)
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does, it is this plug-in's failure and no one else's
-        raise broken(entry, f"importing it raised {type(error).__name__}: {error}") from error
-    check_entry(kind, entry, obj)
-    return obj
 
 
 def _value_of(obj: Any) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from composable_energy.catalog import get_energy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
-from composable_energy.registry import get_energy
 from composable_energy.saving import files
 from composable_energy.saving.reading import read_expression
 from composable_energy.saving.writing import write_expression

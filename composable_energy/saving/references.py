@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from composable_energy.catalog import rebuild_object
 from composable_energy.errors import FileFormatError
 from composable_energy.identity import Origin, set_token
-from composable_energy.registry.making import rebuild_object
 from composable_energy.saving.modules import inherited_mode, same_bits
 from composable_energy.saving.values import Source, unplain, unplain_recommendation
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.algebra.node import common_recommendation
+from composable_energy.catalog import entry_of
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.files import digest_of
 from composable_energy.identity import Origin, part_of, token_of, tokens_in
 from composable_energy.lifting import CallableEnergy
-from composable_energy.registry.making import entry_of
 from composable_energy.saving.modules import modes_of, tensors_of
 from composable_energy.saving.reading import CLASSES
 from composable_energy.saving.values import plain, plain_recommendation, refers

@@ -11,13 +11,14 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
+from composable_energy.catalog import get_energy
 from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.noise import Noise
-from composable_energy.registry import get_energy, get_sampler
-from composable_energy.registry.lookup import REGISTRY
-from composable_energy.registry.registry import listed, nearest
+from composable_energy.registry import get_sampler
+from composable_energy.registry.api import REGISTRY
 from composable_energy.saving import save
+from composable_energy.suggestions import listed, nearest
 from composable_energy_image.data import Pictures, Preparation, open_pictures
 from composable_energy_training.augmentation import Augmentation
 from composable_energy_training.callbacks import Callback, CSVLog, SampleSheet

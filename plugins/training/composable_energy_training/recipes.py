@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError
 from composable_energy.registry import get_recipe
-from composable_energy.registry.registry import listed, nearest
+from composable_energy.suggestions import listed, nearest
 from composable_energy_training.kinds import NONE, checked, kind_of
 from composable_energy_training.toml import flat, nested, read_toml, toml_text
 

@@ -1,27 +1,20 @@
-"""Asking for plug-ins by name."""
+"""Functions of the registry: get plug-ins by name, list them, register objects of a session."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from composable_energy.errors import OptionError, PluginNotFound
-from composable_energy.registry.family import EnergyFamily
-from composable_energy.registry.records import Entry, PluginRecord, group_of
+from composable_energy.errors import OptionError
+from composable_energy.registry.build import build
+from composable_energy.registry.contract import check_built, check_entry
+from composable_energy.registry.kinds import group_of, import_object
+from composable_energy.registry.records import Entry, PluginRecord
 from composable_energy.registry.registry import Registry
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from composable_energy.energy import Energy
-    from composable_energy.sampling import Sampler
 
 __all__ = [
     "REGISTRY",
     "Registration",
     "get",
-    "get_encoder",
-    "get_energy",
-    "get_family",
     "get_kernel",
     "get_recipe",
     "get_sampler",
@@ -33,7 +26,6 @@ __all__ = [
 ]
 
 REGISTRY = Registry()
-FAMILIES: dict[tuple[Any, str], EnergyFamily] = {}
 
 
 def get(kind: str, name: str, /, **options: Any) -> Any:
@@ -56,64 +48,19 @@ def get(kind: str, name: str, /, **options: Any) -> Any:
         PluginConflictError: Several do.
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """
-    if kind == "energy":
-        return get_energy(name, **options)
-    if kind == "encoder":
-        return get_encoder(name, **options)
-    _check_kind(kind)
+    rule = REGISTRY.kind(kind)
+    if rule.get:
+        return import_object(rule.get)(name, **options)
     entry = REGISTRY.entry(kind, name)
     obj = REGISTRY.load(kind, entry)
-    if kind in ("sampler", "command", "kind"):
-        if options:
-            raise OptionError(f"A {kind} is a class, which takes no options here; got {', '.join(options)}.")
-        return obj
-    from composable_energy.registry.making import make
-
-    return make(kind, entry, obj, options)
+    if rule.entry == "builder":
+        return check_built(rule, entry, build(entry, obj, options))
+    if options:
+        raise OptionError(f"A {kind} is a class, which takes no options here; got {', '.join(options)}.")
+    return obj
 
 
-def get_energy(name: str, /, **options: Any) -> Energy:
-    """Returns an energy by name; it belongs to the caller, and changes to it reach no other.
-
-    Members of one family, asked for together or apart, have equal parts, so that an expression counts their base once.
-
-    Args:
-        name: Of an entry, `bowl`; of a family's member, `faces/male`; with a distribution in front, `acme-energies:bowl`.
-        **options: What the entry takes. Those of a family go to the family, and are plain data.
-
-    Returns:
-        The energy, with `origin` set.
-
-    Raises:
-        PluginNotFound: No plug-in offers the name, or the family has no such member.
-        PluginConflictError: Several do.
-        PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: It does not take an option.
-    """
-    from composable_energy.registry.making import make_energy
-
-    return make_energy(name, options, {})
-
-
-def get_family(name: str, /, **options: Any) -> EnergyFamily:
-    """Returns a family of energies by name; its `members()` are what `get_energy("family/member")` takes.
-
-    Raises:
-        PluginNotFound: No plug-in offers the name, or it is no family.
-        PluginConflictError: Several do.
-        PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: It does not take an option.
-    """
-    from composable_energy.registry.making import family_of, is_family
-
-    entry = REGISTRY.entry("energy", name)
-    obj = REGISTRY.load("energy", entry)
-    if not is_family(obj):
-        raise PluginNotFound(f"The energy {name!r} is a single one and has no members.")
-    return family_of(entry, obj, options)
-
-
-def get_sampler(name: str, /) -> type[Sampler]:
+def get_sampler(name: str, /) -> type[Any]:
     """Returns a class of samplers by name.
 
     Raises:
@@ -121,21 +68,7 @@ def get_sampler(name: str, /) -> type[Sampler]:
         PluginConflictError: Several do.
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """
-    return REGISTRY.load("sampler", REGISTRY.entry("sampler", name))
-
-
-def get_encoder(name: str, /, **options: Any) -> nn.Module:
-    """Returns an encoder by name, with `origin` set; it belongs to the caller.
-
-    Raises:
-        PluginNotFound: No plug-in offers the name.
-        PluginConflictError: Several do.
-        PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: It does not take an option.
-    """
-    from composable_energy.registry.making import make_encoder
-
-    return make_encoder(name, options)
+    return get("sampler", name)
 
 
 def get_kernel(name: str, /) -> Any:
@@ -183,7 +116,7 @@ def names(kind: str) -> list[str]:
     Raises:
         OptionError: No package declares the kind.
     """
-    _check_kind(kind)
+    REGISTRY.kind(kind)
     return REGISTRY.names(kind)
 
 
@@ -197,13 +130,12 @@ def plugins(load: bool = False) -> list[PluginRecord]:
 
 
 def refresh() -> None:
-    """Forgets what was found, so that a plug-in installed since is seen; what `register` took stays."""
+    """Scans entry points again at the next use, so that newly installed plug-ins are found; objects of `register` stay."""
     REGISTRY.refresh()
-    FAMILIES.clear()
 
 
 def register(kind: str, name: str, obj: Any) -> Registration:
-    """Makes an object known by name in this session; it comes before entry points of that name.
+    """Registers an object under a name for this session; it takes precedence over entry points of that name.
 
     Args:
         kind: Such as `energy`, `sampler`, `recipe`; `kind` declares a kind.
@@ -211,21 +143,18 @@ def register(kind: str, name: str, obj: Any) -> Registration:
         obj: What an entry point may be; for an energy also `lambda: energy`.
 
     Returns:
-        A context manager that takes it back at the end; without `with` it stays.
+        A context manager that removes it at the end; without `with` it stays.
 
     Raises:
         OptionError: The kind is unknown.
         PluginLoadError: The object breaks the contract.
     """
-    from composable_energy.registry.contract import check_entry
-
-    _check_kind(kind)
-    check_entry(kind, Entry(group_of(kind), name, getattr(obj, "__qualname__", repr(obj))), obj)
+    check_entry(REGISTRY.kind(kind), Entry(group_of(kind), name, getattr(obj, "__qualname__", repr(obj))), obj)
     return Registration(kind, name, obj)
 
 
 class Registration:
-    """What `register` returns: with `with`, the registry is as before at the end."""
+    """A registration of `register`; as a context manager it restores the previous state on exit."""
 
     def __init__(self, kind: str, name: str, obj: Any) -> None:
         self._key = (kind, name)
@@ -245,12 +174,6 @@ class Registration:
         _forget_families(self._key[1])
 
 
-def _check_kind(kind: str) -> None:
-    kinds = REGISTRY.kinds()
-    if kind not in kinds:
-        raise OptionError(f"Unknown kind of plug-in {kind!r}; use one of {', '.join(kinds)}.")
-
-
 def _forget_families(name: str) -> None:
-    for key in [key for key in FAMILIES if key[0].name == name and key[0].distribution is None]:
-        del FAMILIES[key]
+    for key in [key for key in REGISTRY.families if key[0].name == name and key[0].distribution is None]:
+        del REGISTRY.families[key]

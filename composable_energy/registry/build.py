@@ -1,0 +1,57 @@
+"""Building of objects: calls what an entry point names with the options of the caller."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from composable_energy.errors import ComposableEnergyError, OptionError
+from composable_energy.registry.contract import plugin_error
+from composable_energy.registry.records import Entry
+
+__all__ = ["build", "guarded"]
+
+
+def build(entry: Entry, builder: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """Returns what a class or function of a plug-in builds.
+
+    Args:
+        entry: The entry point, for messages.
+        builder: The class or function.
+        options: Its arguments.
+
+    Raises:
+        OptionError: It does not take an option.
+        PluginLoadError: It fails without options.
+    """
+    try:
+        signature = inspect.signature(builder)
+    except (TypeError, ValueError):
+        signature = None
+    if signature is not None:
+        try:
+            signature.bind(**options)
+        except TypeError as error:
+            accepted = ", ".join(str(p) for p in signature.parameters.values()) or "no options"
+            raise OptionError(f"{entry.name!r} takes ({accepted}), got ({', '.join(options)}): {error}.") from error
+    return guarded(entry, options, lambda: builder(**options))
+
+
+def guarded(entry: Entry, options: Mapping[str, Any], function: Callable[[], Any]) -> Any:
+    """Calls a function of a plug-in; an error with options may be the caller's and passes, one without is the plug-in's.
+
+    Raises:
+        PluginLoadError: It fails without options.
+    """
+    import torch
+
+    try:
+        with torch.inference_mode(False):  # tensors created in inference mode can never require gradients
+            return function()
+    except ComposableEnergyError:
+        raise
+    except Exception as error:
+        if options:
+            raise
+        raise plugin_error(entry, f"making it raised {type(error).__name__}: {error}") from error

@@ -1,0 +1,23 @@
+"""Suggestions in error messages: the nearest known names, or all of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["listed", "nearest"]
+
+_SHOWN = 20
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns the sentence " Did you mean ...?" with the nearest names; an empty text if none is near."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def listed(known: Iterable[str]) -> str:
+    """Returns a sentence that lists the known names."""
+    known = list(known)
+    shown = ", ".join(known[:_SHOWN]) + (", ..." if len(known) > _SHOWN else "")
+    return f" Known: {shown}." if known else " None is installed."
