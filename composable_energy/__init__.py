@@ -21,9 +21,10 @@ if TYPE_CHECKING:
         any_of,
         negate,
     )
+    from composable_energy.bases import RelativeEnergy, WeightedBase
     from composable_energy.catalog import EnergyFamily, get_encoder, get_energy, get_family
     from composable_energy.diagnostics import RunningMoments, SamplingWarning
-    from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
+    from composable_energy.energy import Energy, Recommendation
     from composable_energy.events import ClassifierEnergy, GaussianHead
     from composable_energy.explain import Explanation
     from composable_energy.identity import Origin
@@ -117,7 +118,8 @@ __getattr__, __dir__ = lazy_exports(
         "catalog": ("EnergyFamily", "get_encoder", "get_energy", "get_family"),
         "diagnostics": ("RunningMoments", "SamplingWarning"),
         "distributions": ("DistributionEnergy",),
-        "energy": ("Energy", "Recommendation", "RelativeEnergy", "WeightedBase"),
+        "bases": ("RelativeEnergy", "WeightedBase"),
+        "energy": ("Energy", "Recommendation"),
         "events": ("ClassifierEnergy", "GaussianHead"),
         "explain": ("Explanation",),
         "identity": ("Origin",),

@@ -9,7 +9,6 @@ Operators, `sample` and `save` belong to the floors above; their imports stand i
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,21 +19,19 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from composable_energy.arithmetic import add, less, scale
-from composable_energy.checks import check_energies, check_points
+from composable_energy.checks import check_points
 from composable_energy.conditions import CHAINS, check_names, method_parameters, rows_for
 from composable_energy.errors import ExpressionError
-from composable_energy.gradients import Evaluation, OwnGradient, current, evaluating
+from composable_energy.gradients import evaluate, value_and_gradient
 from composable_energy.identity import Origin, same, token_of
-from composable_energy.sharing import is_repeated, once, sharing
 
 if TYPE_CHECKING:
-    from composable_energy.algebra import Weighted
+    from composable_energy.bases import WeightedBase
     from composable_energy.events import Formula
     from composable_energy.explain import Explanation
     from composable_energy.inference import Inference
 
-__all__ = ["Energy", "Recommendation", "RelativeEnergy", "WeightedBase"]
+__all__ = ["Energy", "Recommendation"]
 
 
 @dataclass(frozen=True)
@@ -53,28 +50,6 @@ class Recommendation:
     threads: int | None = None
 
 
-@dataclass(frozen=True)
-class WeightedBase:
-    """A base with its weight in a sum; call it for its weighted energies.
-
-    Args:
-        energy: The base.
-        scaled_by: The nodes `w * A` that stand around it; its weight is the product of their factors as they are now, for they may be
-            learnt.
-    """
-
-    energy: Energy
-    scaled_by: tuple[Weighted, ...] = ()
-
-    @property
-    def weight(self) -> float | Tensor:
-        """1 where nothing scales it."""
-        return math.prod(node.factor for node in self.scaled_by) if self.scaled_by else 1.0
-
-    def __call__(self, x: Tensor, **conditions: Any) -> Tensor:
-        return scale(self.weight, once(self.energy, x, known(self.energy, conditions)))
-
-
 class Energy(nn.Module, ABC):
     r"""Abstract energy $E$ of the density $p(x) \propto e^{-E(x)}$.
 
@@ -91,6 +66,7 @@ class Energy(nn.Module, ABC):
         has_value: Whether the energy has values. False for one that knows its gradient alone, such as a score; it writes `with_gradient`.
         origin: How the registry made it; None if it did not.
         has_config: Whether the class has a `config()`.
+        has_own_gradient: Whether the class overrides `with_gradient`.
     """
 
     __array_ufunc__ = None  # numpy scalars on the left yield to our operators
@@ -101,6 +77,7 @@ class Energy(nn.Module, ABC):
     has_value: bool = True
     origin: Origin | None = None
     has_config: ClassVar[bool] = False
+    has_own_gradient: ClassVar[bool] = False
     _event_shape: torch.Size | None = None
     _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
 
@@ -111,6 +88,7 @@ class Energy(nn.Module, ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.has_config = cls.has_config or "config" in vars(cls)
+        cls.has_own_gradient = cls.with_gradient is not Energy.with_gradient
 
     @abstractmethod
     def forward(self, x: Tensor, *args: Any, **conditions: Any) -> Tensor:
@@ -132,17 +110,7 @@ class Energy(nn.Module, ABC):
             DeviceError: The points are on another device than the energy's weights.
             ExpressionError: A condition without default is not bound, no term takes a condition of that name, or the energy has no value.
         """
-        known, kind = self._own(x, conditions), type(self)
-        if kind.with_gradient is Energy.with_gradient and kind.has_value is not False:
-            return check_energies(self, super().__call__(x, **known), x)
-        if self._takes_own_gradient(x):
-            return check_energies(self, OwnGradient.apply(x, self, known), x)  # pyright: ignore[reportArgumentType]
-        if not self.has_value and not self._is_evaluated():
-            raise ExpressionError(
-                f"{self} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or a sampler "
-                "that needs gradients alone, such as `langevin`."
-            )
-        return check_energies(self, super().__call__(x, **known), x)
+        return evaluate(self, x, self._check_input(x, conditions), super().__call__)
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         """Returns the energies less those of the bases, with shape $(B,)$; all of it for an absolute energy."""
@@ -164,27 +132,7 @@ class Energy(nn.Module, ABC):
         Raises:
             ExpressionError: The energies have no gradient.
         """
-        if torch.is_inference_mode_enabled():  # in which there are no gradients; asking costs less than leaving what one is not in
-            with torch.inference_mode(False):
-                return self.with_gradient(x, **conditions)
-        if conditions:
-            conditions = {name: _normal(value) for name, value in conditions.items()}
-        evaluation = Evaluation(self)
-        with torch.enable_grad(), evaluating(evaluation):
-            point = _normal(x).detach().requires_grad_()
-            energies = self(point, **conditions)
-            gradient = None
-            if energies.requires_grad:
-                # Of the sum, as gradients of vectors make torch import sympy, which takes half a second.
-                gradient = torch.autograd.grad(energies.sum(), point, allow_unused=True)[0]
-        if gradient is None:
-            raise ExpressionError(
-                f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, a trip through NumPy)."
-            )
-        energies = energies.detach()
-        if evaluation.valueless:
-            energies = torch.where(energies.isfinite(), 0.0, energies)
-        return energies, gradient
+        return value_and_gradient(self, x, conditions)
 
     @property
     def evidence_has_value(self) -> bool:
@@ -290,34 +238,8 @@ class Energy(nn.Module, ABC):
         """
         return same(self, other)
 
-    def _takes_own_gradient(self, x: Tensor) -> bool:
-        """Whether the gradient by the points is wanted, and comes from this energy's `with_gradient`.
-
-        Raises:
-            ExpressionError: The energy has no value, and one that is made of it says that it has.
-        """
-        evaluation = current()
-        if evaluation is None or evaluation.root is self or not (x.requires_grad and torch.is_grad_enabled()):
-            return False
-        if not self.has_value:
-            evaluation.valueless = True
-            if evaluation.root.has_value:
-                raise ExpressionError(
-                    f"{evaluation.root} uses {self}, which has a gradient and no value: set `has_value = False` in "
-                    f"{type(evaluation.root).__name__} if its gradient is right without that value."
-                )
-        return True
-
-    def _is_evaluated(self) -> bool:
-        """Whether the `with_gradient` of `Energy` runs `forward` of this energy."""
-        evaluation = current()
-        if evaluation is None or evaluation.root is not self:
-            return False
-        evaluation.valueless = evaluation.valueless or not self.has_value
-        return True
-
-    def _own(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
-        """Checks the points; picks the conditions that the energy depends on."""
+    def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
+        """Checks the points; returns the conditions that the energy depends on."""
         check_points(self, x)
         required = self.required_conditions
         if not (required or conditions):
@@ -442,113 +364,7 @@ class Energy(nn.Module, ABC):
         return self.name or type(self).__name__
 
     def __repr__(self) -> str:
-        return "\n".join(_tree(self))
-
-
-class RelativeEnergy(Energy, ABC):
-    r"""Abstract energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$; a subclass writes `bases` and `forward_evidence`.
-
-    The nodes of an expression are such energies; with no bases they are absolute. Where a base is infinite, so is the energy.
-    """
-
-    _repeated: tuple[Energy, ...] = ()  # sub-expressions that occur more than once
-
-    @property
-    @abstractmethod
-    def bases(self) -> tuple[WeightedBase, ...]:
-        """The bases with their weights, all distinct."""
-
-    @abstractmethod
-    def forward_evidence(self, x: Tensor, *args: Any, **conditions: Any) -> Tensor:
-        """Returns the evidence, with shape $(B,)$, of points with shape $(B, *)$."""
-
-    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        with sharing(self._repeated):
-            return add([self._checked_evidence(x, conditions), *(base(x, **conditions) for base in self.bases)], signed=self._signed)
-
-    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        with sharing(self._repeated):
-            kind = type(self)
-            if kind.has_value is False or (kind.with_gradient is not Energy.with_gradient and self._takes_own_gradient(x)):
-                total = self(x, **conditions)
-                for base in self.bases:
-                    total = less(total, base(x, **conditions))
-                return total
-            return self._checked_evidence(x, self._own(x, conditions))
-
-    @property
-    def has_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.evidence_has_value and all(base.energy.has_value for base in self.bases)
-
-    @property
-    def evidence_has_value(self) -> bool:
-        return type(self).has_value is not False  # pyright: ignore[reportUnnecessaryComparison]  (a class may say so)
-
-    def _checked_evidence(self, x: Tensor, known: dict[str, Any]) -> Tensor:
-        own = method_parameters(type(self).forward_evidence)
-        if not own.open:  # a leaf takes its own; a node takes all and passes them on
-            known = {name: value for name, value in known.items() if name in own.names}
-        return check_energies(self, self.forward_evidence(x, **known), x)
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        own = method_parameters(type(self).forward_evidence).names
-        return own.union(*(base.energy.conditions for base in self.bases))
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        own = method_parameters(type(self).forward_evidence).required
-        return own.union(*(base.energy.required_conditions for base in self.bases))
-
-    @property
-    def decoder(self) -> nn.Module | None:
-        return next((base.energy.decoder for base in self.bases if base.energy.decoder is not None), None)
-
-    @property
-    def grounded(self) -> bool:
-        return any(base.energy.grounded for base in self.bases)
-
-
-def value_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
-    """Returns the energies of a term, evaluated once if the term occurs several times in the expression."""
-    own = known(term, conditions)
-    return once(term, x, own, always=True) if is_repeated(term) else term(x, **own)
-
-
-def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
-    """Returns the evidence of a term, evaluated once if the term occurs several times in the expression."""
-    if is_repeated(term) and not term.bases:  # then it is the value, which may be known
-        return value_of(term, x, conditions)
-    own = known(term, conditions)
-    return once(term.evidence, x, own, always=True) if is_repeated(term) else term.evidence(x, **own)
-
-
-def known(energy: Energy, conditions: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns those conditions that an energy depends on, of all that an expression passes to its terms."""
-    return {name: conditions[name] for name in energy.conditions & conditions.keys()} if conditions else conditions
-
-
-def _normal(value: Any) -> Any:
-    """Returns a tensor that autograd takes: a copy of one that was made in inference mode."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
-
-
-def _tree(energy: Energy, shown: set[Energy] | None = None) -> list[str]:
-    """A sub-expression that occurs again is not drawn again."""
-    shown = set() if shown is None else shown
-    detail = energy.extra_repr() if energy.terms else f"{energy}" if energy.name else energy.extra_repr()
-    head = f"{type(energy).__name__}({detail})" if detail else type(energy).__name__
-    if energy in shown:
-        return [f"{head} (as above)"]
-    if energy.terms:
-        shown.add(energy)
-    lines = [head]
-    for i, term in enumerate(energy.terms):
-        last = i == len(energy.terms) - 1
-        head, rest = ("└─ ", "   ") if last else ("├─ ", "│  ")
-        first, *others = _tree(term, shown)
-        lines += [head + first, *(rest + line for line in others)]
-    return lines
+        return _algebra().tree(self)
 
 
 def _algebra() -> Any:

@@ -7,6 +7,7 @@ decoders follow by the chain rule. Outside of `with_gradient`, as in training, `
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from composable_energy.errors import ShapeError
+from composable_energy.checks import check_energies
+from composable_energy.errors import ExpressionError, ShapeError
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
 
-__all__ = ["Evaluation", "OwnGradient", "Use", "current", "evaluating", "recording", "wide"]
+__all__ = ["Use", "current", "evaluate", "recording", "uses_own_gradient", "value_and_gradient", "wide"]
 
 
 class Evaluation:
@@ -79,6 +81,94 @@ class recording:  # noqa: N801
 
     def __exit__(self, *_: object) -> None:
         _USES.reset(self._token)
+
+
+def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
+    """Returns the energies, with shape $(B,)$, of points with shape $(B, *)$.
+
+    Args:
+        energy: The energy.
+        x: The points.
+        conditions: The conditions that it depends on.
+        forward: Its `forward` with the hooks of the module.
+
+    Raises:
+        ShapeError, DtypeError: The energies are no floating tensor of shape $(B,)$.
+        ExpressionError: The energy has no value.
+    """
+    kind = type(energy)
+    if not kind.has_own_gradient and kind.has_value is not False:
+        return check_energies(energy, forward(x, **conditions), x)
+    if uses_own_gradient(energy, x):
+        return check_energies(energy, OwnGradient.apply(x, energy, conditions), x)  # pyright: ignore[reportArgumentType]
+    if not energy.has_value and not _is_root(energy):
+        raise ExpressionError(
+            f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or a sampler "
+            "that needs gradients alone, such as `langevin`."
+        )
+    return check_energies(energy, forward(x, **conditions), x)
+
+
+def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Returns energies, with shape $(B,)$, and gradients, with shape $(B, *)$, by autograd; see `Energy.with_gradient`.
+
+    Raises:
+        ExpressionError: The energies have no gradient.
+    """
+    if torch.is_inference_mode_enabled():  # gradients need it off; the check is cheaper than the context
+        with torch.inference_mode(False):
+            return value_and_gradient(energy, x, conditions)
+    if conditions:
+        conditions = {name: _outside_inference(value) for name, value in conditions.items()}
+    evaluation = Evaluation(energy)
+    with torch.enable_grad(), evaluating(evaluation):
+        point = _outside_inference(x).detach().requires_grad_()
+        energies = energy(point, **conditions)
+        gradient = None
+        if energies.requires_grad:
+            # Of the sum, as gradients of vectors make torch import sympy, which takes half a second.
+            gradient = torch.autograd.grad(energies.sum(), point, allow_unused=True)[0]
+    if gradient is None:
+        raise ExpressionError(
+            f"{energy} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, a trip through NumPy)."
+        )
+    energies = energies.detach()
+    if evaluation.valueless:
+        energies = torch.where(energies.isfinite(), 0.0, energies)
+    return energies, gradient
+
+
+def uses_own_gradient(energy: Energy, x: Tensor) -> bool:
+    """Returns whether the gradient by the points is needed, and comes from the energy's override of `with_gradient`.
+
+    Raises:
+        ExpressionError: The energy has no value, and an expression that contains it claims to have one.
+    """
+    evaluation = current()
+    if evaluation is None or evaluation.root is energy or not (x.requires_grad and torch.is_grad_enabled()):
+        return False
+    if not energy.has_value:
+        evaluation.valueless = True
+        if evaluation.root.has_value:
+            raise ExpressionError(
+                f"{evaluation.root} uses {energy}, which has a gradient and no value: set `has_value = False` in "
+                f"{type(evaluation.root).__name__} if its gradient is right without that value."
+            )
+    return True
+
+
+def _is_root(energy: Energy) -> bool:
+    """Returns whether `value_and_gradient` evaluates this energy."""
+    evaluation = current()
+    if evaluation is None or evaluation.root is not energy:
+        return False
+    evaluation.valueless = evaluation.valueless or not energy.has_value
+    return True
+
+
+def _outside_inference(value: Any) -> Any:
+    """Returns a copy of a tensor that was created in inference mode, which autograd refuses; any other value as it is."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def current() -> Evaluation | None:

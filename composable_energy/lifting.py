@@ -140,7 +140,7 @@ class ScoreEnergy(CallableEnergy):
         raise ExpressionError(f"{self} is a score, which has no value.")
 
     def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        score = super().forward(x.detach(), **self._own(x, conditions))
+        score = super().forward(x.detach(), **self._check_input(x, conditions))
         if not isinstance(score, Tensor) or score.shape != x.shape:
             got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise ShapeError(f"The score {self} gave {got} for points of shape {tuple(x.shape)}; it has the shape of the points.")

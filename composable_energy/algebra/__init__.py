@@ -7,6 +7,7 @@ from composable_energy.algebra.node import Node
 from composable_energy.algebra.operators import all_of, any_of, combine, cool, implies, negate, weigh
 from composable_energy.algebra.relative import Conditioned, PulledBack, Relative, condition
 from composable_energy.algebra.scaling import Difference, Sharpened, Weighted
+from composable_energy.algebra.writing import tree
 
 __all__ = [
     "Conditioned",
@@ -27,5 +28,6 @@ __all__ = [
     "cool",
     "implies",
     "negate",
+    "tree",
     "weigh",
 ]

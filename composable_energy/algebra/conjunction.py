@@ -10,7 +10,8 @@ from composable_energy.algebra.node import Node, contains, distinct, flatten, jo
 from composable_energy.algebra.spaces import one_space
 from composable_energy.algebra.writing import join_written
 from composable_energy.arithmetic import add, scale
-from composable_energy.energy import Energy, evidence_of
+from composable_energy.bases import evidence_of
+from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.events import Formula, conjoin
 

@@ -13,8 +13,9 @@ from composable_energy.algebra.node import Node, Weight, contains, distinct, fla
 from composable_energy.algebra.spaces import one_space
 from composable_energy.algebra.writing import join_written
 from composable_energy.arithmetic import add, mixture
+from composable_energy.bases import WeightedBase, evidence_of
 from composable_energy.checks import check_value
-from composable_energy.energy import Energy, WeightedBase, evidence_of
+from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula, disjoin
 

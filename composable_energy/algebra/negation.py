@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight, number
 from composable_energy.algebra.writing import written
 from composable_energy.arithmetic import scale, zeros
+from composable_energy.bases import evidence_of
 from composable_energy.checks import check_value
-from composable_energy.energy import Energy, evidence_of
+from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula, complement
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from composable_energy.algebra.spaces import common_shape
+from composable_energy.bases import RelativeEnergy, WeightedBase
 from composable_energy.conditions import CHAINS
-from composable_energy.energy import Energy, Recommendation, RelativeEnergy, WeightedBase
+from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula
 from composable_energy.identity import Copies, same
@@ -72,14 +73,14 @@ class Node(RelativeEnergy, ABC):
     def config(self) -> dict[str, Any]:
         return {}
 
-    def _own(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
+    def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
         pair = None if self._copies is None else self._copies.differ()
         if pair is not None:
             raise ExpressionError(
                 f"{self} was built over two copies of one {type(pair[0]).__name__} and counts them once, but their numbers differ now. "
                 "Build the expression again; or, to train both as one, build the terms over one object: `b = b.rebuild(base=a.base)`."
             )
-        return super()._own(x, conditions)
+        return super()._check_input(x, conditions)
 
     @property
     def terms(self) -> tuple[Energy, ...]:

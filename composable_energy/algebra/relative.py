@@ -13,8 +13,9 @@ from composable_energy.algebra.node import Node, divided_by
 from composable_energy.algebra.spaces import one_space
 from composable_energy.algebra.writing import written
 from composable_energy.arithmetic import less
+from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
 from composable_energy.conditions import CHAINS, bound_rows, check_names, own_copy, rows_for, without_graph
-from composable_energy.energy import Energy, WeightedBase, evidence_of, known, value_of
+from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula
 from composable_energy.identity import token_of
@@ -53,7 +54,7 @@ class Relative(Node):
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         with divided_by(self):
-            base = once(self.terms[1], x, known(self.terms[1], conditions))
+            base = once(self.terms[1], x, select_conditions(self.terms[1], conditions))
         return less(value_of(self.terms[0], x, conditions), base)
 
     def __str__(self) -> str:
@@ -95,7 +96,7 @@ class Conditioned(Node):
         chains = conditions.get(CHAINS)
         bound = {name: bound_rows(name, value, x, chains) for name, value in self.values.items()}
         term, conditions = self.terms[0], {**conditions, **bound}
-        return evidence_of(term, x, conditions) if term.bases else once(term, x, known(term, conditions))
+        return evidence_of(term, x, conditions) if term.bases else once(term, x, select_conditions(term, conditions))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Conditioned:
         self.values = {name: fn(value) if isinstance(value, Tensor) else value for name, value in self.values.items()}
@@ -185,7 +186,7 @@ def condition(energy: Energy, values: Mapping[str, Any]) -> Energy:
 
 
 def _bound(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Energy]) -> Energy:
-    own = known(energy, values)
+    own = select_conditions(energy, values)
     if not own:
         return energy
     if energy not in done:

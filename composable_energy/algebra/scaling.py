@@ -11,7 +11,8 @@ from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight
 from composable_energy.algebra.spaces import one_space
 from composable_energy.algebra.writing import written
 from composable_energy.arithmetic import add, scale
-from composable_energy.energy import Energy, WeightedBase, evidence_of, value_of
+from composable_energy.bases import WeightedBase, evidence_of, value_of
+from composable_energy.energy import Energy
 
 __all__ = ["Difference", "Sharpened", "Weighted"]
 

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 from composable_energy.energy import Energy
 
-__all__ = ["join_written", "written"]
+__all__ = ["join_written", "tree", "written"]
 
 _TEXTS: ContextVar[dict[Energy, str] | None] = ContextVar("texts", default=None)  # each part is written once
 _LONGEST = 20_000  # characters of an expression that are written
@@ -36,3 +36,24 @@ def join_written(terms: Sequence[Energy], sign: str, precedence: int) -> str:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+
+
+def tree(energy: Energy) -> str:
+    """Returns an expression as a tree with one line for each term; a sub-expression that occurs again is drawn once."""
+    return "\n".join(_branches(energy, set()))
+
+
+def _branches(energy: Energy, shown: set[Energy]) -> list[str]:
+    detail = energy.extra_repr() if energy.terms else f"{energy}" if energy.name else energy.extra_repr()
+    head = f"{type(energy).__name__}({detail})" if detail else type(energy).__name__
+    if energy in shown:
+        return [f"{head} (as above)"]
+    if energy.terms:
+        shown.add(energy)
+    lines = [head]
+    for i, term in enumerate(energy.terms):
+        last = i == len(energy.terms) - 1
+        head, rest = ("└─ ", "   ") if last else ("├─ ", "│  ")
+        first, *others = _branches(term, shown)
+        lines += [head + first, *(rest + line for line in others)]
+    return lines

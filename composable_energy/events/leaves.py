@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from composable_energy.bases import RelativeEnergy, WeightedBase
 from composable_energy.conditions import rows_for
-from composable_energy.energy import Energy, RelativeEnergy, WeightedBase
+from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.events.cells import ChainLabels
 from composable_energy.events.formula import Formula

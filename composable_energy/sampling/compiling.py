@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from composable_energy.bases import WeightedBase
 from composable_energy.captures import tensors_of
 from composable_energy.conditions import CHAINS, rows_for
-from composable_energy.energy import Energy, WeightedBase
+from composable_energy.energy import Energy
 from composable_energy.events import Formula
 from composable_energy.sampling.graphs import (
     ANYTHING,

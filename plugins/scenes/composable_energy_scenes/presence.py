@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.energy import WeightedBase
+from composable_energy.bases import WeightedBase
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy_image.unet import UNet
 

@@ -1,0 +1,130 @@
+r"""Relative energies $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$, and the evaluation of their terms.
+
+The bases $b$ say what all points look like, the evidence what one concept adds. The algebra counts each base once and combines evidences.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from composable_energy.arithmetic import add, less, scale
+from composable_energy.checks import check_energies
+from composable_energy.conditions import method_parameters
+from composable_energy.energy import Energy
+from composable_energy.gradients import uses_own_gradient
+from composable_energy.sharing import is_repeated, once, sharing
+
+if TYPE_CHECKING:
+    from composable_energy.algebra import Weighted
+
+__all__ = ["RelativeEnergy", "WeightedBase", "evidence_of", "select_conditions", "value_of"]
+
+
+@dataclass(frozen=True)
+class WeightedBase:
+    """A base with its weight in a sum; a call returns the weighted energies.
+
+    Args:
+        energy: The base.
+        scaled_by: The nodes `w * A` around it; the weight is the product of their current factors, which may be learnable.
+    """
+
+    energy: Energy
+    scaled_by: tuple[Weighted, ...] = ()
+
+    @property
+    def weight(self) -> float | Tensor:
+        """1 where nothing scales it."""
+        return math.prod(node.factor for node in self.scaled_by) if self.scaled_by else 1.0
+
+    def __call__(self, x: Tensor, **conditions: Any) -> Tensor:
+        return scale(self.weight, once(self.energy, x, select_conditions(self.energy, conditions)))
+
+
+class RelativeEnergy(Energy, ABC):
+    r"""Abstract energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$; a subclass writes `bases` and `forward_evidence`.
+
+    The nodes of an expression are such energies; with no bases they are absolute. Where a base is infinite, so is the energy.
+    """
+
+    _repeated: tuple[Energy, ...] = ()  # sub-expressions that occur more than once
+
+    @property
+    @abstractmethod
+    def bases(self) -> tuple[WeightedBase, ...]:
+        """The bases with their weights, all distinct."""
+
+    @abstractmethod
+    def forward_evidence(self, x: Tensor, *args: Any, **conditions: Any) -> Tensor:
+        """Returns the evidence, with shape $(B,)$, of points with shape $(B, *)$."""
+
+    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
+        with sharing(self._repeated):
+            return add([self._checked_evidence(x, conditions), *(base(x, **conditions) for base in self.bases)], signed=self._signed)
+
+    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        with sharing(self._repeated):
+            kind = type(self)
+            if kind.has_value is False or (kind.with_gradient is not Energy.with_gradient and uses_own_gradient(self, x)):
+                total = self(x, **conditions)
+                for base in self.bases:
+                    total = less(total, base(x, **conditions))
+                return total
+            return self._checked_evidence(x, self._check_input(x, conditions))
+
+    @property
+    def has_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.evidence_has_value and all(base.energy.has_value for base in self.bases)
+
+    @property
+    def evidence_has_value(self) -> bool:
+        return type(self).has_value is not False  # pyright: ignore[reportUnnecessaryComparison]  (a class may say so)
+
+    def _checked_evidence(self, x: Tensor, known: dict[str, Any]) -> Tensor:
+        own = method_parameters(type(self).forward_evidence)
+        if not own.open:  # a leaf takes its own; a node takes all and passes them on
+            known = {name: value for name, value in known.items() if name in own.names}
+        return check_energies(self, self.forward_evidence(x, **known), x)
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        own = method_parameters(type(self).forward_evidence).names
+        return own.union(*(base.energy.conditions for base in self.bases))
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        own = method_parameters(type(self).forward_evidence).required
+        return own.union(*(base.energy.required_conditions for base in self.bases))
+
+    @property
+    def decoder(self) -> nn.Module | None:
+        return next((base.energy.decoder for base in self.bases if base.energy.decoder is not None), None)
+
+    @property
+    def grounded(self) -> bool:
+        return any(base.energy.grounded for base in self.bases)
+
+
+def value_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
+    """Returns the energies of a term, evaluated once if the term occurs several times in the expression."""
+    own = select_conditions(term, conditions)
+    return once(term, x, own, always=True) if is_repeated(term) else term(x, **own)
+
+
+def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
+    """Returns the evidence of a term, evaluated once if the term occurs several times in the expression."""
+    if is_repeated(term) and not term.bases:  # then it is the value, which may be known
+        return value_of(term, x, conditions)
+    own = select_conditions(term, conditions)
+    return once(term.evidence, x, own, always=True) if is_repeated(term) else term.evidence(x, **own)
+
+
+def select_conditions(energy: Energy, conditions: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns those conditions that an energy depends on, of all that an expression passes to its terms."""
+    return {name: conditions[name] for name in energy.conditions & conditions.keys()} if conditions else conditions
