@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["add", "less", "mixture", "scale", "zeros"]
+__all__ = ["add", "less", "mixture", "scale", "unsqueeze_to", "zeros"]
 
 
 def scale(weight: float | Tensor, energies: Tensor) -> Tensor:
@@ -58,3 +58,8 @@ def mixture(branches: Tensor) -> Tensor:
     lowest = branches.detach().amin(0)
     infinite = lowest.isinf()
     return torch.where(infinite, lowest, -torch.logsumexp(-torch.where(infinite, 0.0, branches), 0))
+
+
+def unsqueeze_to(values: Tensor, x: Tensor) -> Tensor:
+    """Returns one value for each point, with shape $(B,)$, with as many axes as the points: $(B, 1, ..., 1)$."""
+    return values.view(-1, *[1] * (x.ndim - 1))

@@ -18,8 +18,8 @@ from torch.distributions import (
     transform_to,
 )
 
-from composable_energy.arguments import ARGUMENTS, mapped, parameters_in, rebuilt, tensors_in
 from composable_energy.arithmetic import zeros
+from composable_energy.distribution_arguments import ARGUMENTS, mapped, parameters_in, rebuilt, tensors_in
 from composable_energy.energy import Energy
 from composable_energy.errors import LiftError, OptionError, ShapeError
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from composable_energy.errors import FileFormatError
 
-__all__ = ["LARGEST_CONFIG", "check_config", "config_bytes", "digest_of", "read_config", "read_tensors", "write_through"]
+__all__ = ["LARGEST_CONFIG", "check_config", "config_bytes", "digest_of", "read_config", "read_tensors", "replace_file", "write_through"]
 
 _TENSORS_DIGEST, _OWN_DIGEST = "tensors_sha256", "checksum"
 LARGEST_CONFIG = 64 * 2**20
@@ -116,11 +117,31 @@ def read_tensors(path: Path, digest: str | None, config: str, *, unchecked: bool
 
 
 def write_through(path: Path, data: bytes) -> None:
-    """Writes a file to the disk itself."""
+    """Writes a file and waits until it is on the disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file atomically: whoever reads it, also after a crash, finds the old content or the new one.
+
+    The content is on the disk before the name is. Temporary files of several processes have different names.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
+    try:
+        write_through(fresh, data)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _bytes(path: Path, largest: int | None = None) -> bytes:

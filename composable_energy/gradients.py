@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.checks import check_energies
 from composable_energy.errors import ExpressionError, ShapeError
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
 
-__all__ = ["Use", "current", "evaluate", "recording", "uses_own_gradient", "value_and_gradient", "wide"]
+__all__ = ["Use", "current", "evaluate", "recording", "uses_own_gradient", "value_and_gradient"]
 
 
 class Evaluation:
@@ -201,10 +202,5 @@ class OwnGradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        weights = wide(weights, gradient)
+        weights = unsqueeze_to(weights, gradient)
         return torch.where(weights == 0, 0.0, weights * gradient), None, None
-
-
-def wide(values: Tensor, like: Tensor) -> Tensor:
-    """Returns one number for each point, with as many axes as points have."""
-    return values.view(-1, *[1] * (like.ndim - 1))

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.arguments import ARGUMENTS, argument
+from composable_energy.distribution_arguments import ARGUMENTS, argument
 
 __all__ = ["Copies", "Origin", "Part", "born_from", "equal", "mark", "part_of", "same", "set_token", "token_of", "tokens_in"]
 

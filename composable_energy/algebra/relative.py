@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from composable_energy.algebra.node import Node, divided_by
 from composable_energy.algebra.spaces import one_space
 from composable_energy.algebra.writing import written
-from composable_energy.arithmetic import less
+from composable_energy.arithmetic import less, unsqueeze_to
 from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
 from composable_energy.conditions import CHAINS, bound_rows, check_names, own_copy, rows_for, without_graph
 from composable_energy.energy import Energy
@@ -169,7 +169,7 @@ class PulledBack(Node):
         return energies / (1 + self.damping * sigma.to(x).square()) if self.damping else energies
 
     def _denoised(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.generator(x / (1 + sigma.to(x).square()).view(-1, *[1] * (x.ndim - 1)))
+        return self.generator(x / unsqueeze_to(1 + sigma.to(x).square(), x))
 
     def __str__(self) -> str:
         damping = f", damping={self.damping:g}" if self.damping else ""

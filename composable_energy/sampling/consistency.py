@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Disjunction, Negation, Weighted
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
-from composable_energy.gradients import Use, recording, wide
+from composable_energy.gradients import Use, recording
 
 __all__ = ["check_own_gradients", "mixes_values"]
 
@@ -64,7 +65,7 @@ def _slopes(use: Use) -> tuple[Tensor, Tensor, Tensor]:
     x, gradient, eps = use.x, use.gradient, torch.finfo(use.x.dtype).eps
     expected = gradient.reshape(len(x), -1).norm(dim=1)
     step = eps ** (1 / 3) * (1 + x.abs().max())
-    move = step * gradient / wide(expected.clamp_min(torch.finfo(x.dtype).tiny), x)
+    move = step * gradient / unsqueeze_to(expected.clamp_min(torch.finfo(x.dtype).tiny), x)
     with torch.no_grad():
         up, down = (use.energy(point, **use.conditions) for point in (x + move, x - move))
     rounding = 100 * eps * (1 + up.abs()) / step

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 
-from composable_energy.arguments import ARGUMENTS, argument, parameters_in, tensors_in
+from composable_energy.distribution_arguments import ARGUMENTS, argument, parameters_in, tensors_in
 from composable_energy.errors import ExpressionError
 from composable_energy.saving.modules import same_bits
 

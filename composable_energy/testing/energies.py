@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import negate
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import twin
@@ -139,7 +140,7 @@ def _gradient(energy: Energy, x: Tensor) -> None:
     with torch.no_grad():
         for _ in range(4):
             direction = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
-            direction /= direction.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+            direction /= unsqueeze_to(direction.flatten(1).norm(dim=1), x)
             step = 1e-5 * (1 + x.abs().max())
             up, down = energy(x + step * direction), energy(x - step * direction)
             slope, expected = (up - down) / (2 * step), (gradient * direction).flatten(1).sum(1)
