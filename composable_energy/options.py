@@ -44,9 +44,9 @@ def check_number(name: str, value: Any, *, above: float | None = None, least: fl
     Raises:
         OptionError: It is no finite number, or outside of the range.
     """
-    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if is_number and (above is None or value > above) and (least is None or value >= least) and value < below:
-        return float(value)
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if math.isfinite(number) and (above is None or number > above) and (least is None or number >= least) and number < below:
+        return number
     if below < math.inf:
         wanted = f"between {above:g} and {below:g}" if above is not None else f"from {least:g} to below {below:g}"
         raise OptionError(f"{name} must be a number {wanted}, got {value!r}.")

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.noise import Noise, philox
+from composable_energy.noise import Noise
+from composable_energy.philox import philox
 
 KINDS = ["blocks", "philox"]
 

@@ -10,7 +10,8 @@ import triton.language as tl
 import composable_energy as ce
 from composable_energy.kernels import Counter, Numbers, langevin_step
 from composable_energy.kernels.reference import reference_step
-from composable_energy.noise import Noise, philox
+from composable_energy.noise import Noise
+from composable_energy.philox import philox
 from composable_energy.testing import Gaussian, kernel_checks, parametrize_with_checks
 from composable_energy_triton import TritonKernel, kernel
 

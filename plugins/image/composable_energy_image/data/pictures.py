@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy.noise import philox
+from composable_energy.philox import philox
 from composable_energy_image.data.labels import Labels, labels_of_numbers, labels_of_words
 
 __all__ = ["CHANNELS", "Pictures", "to_bytes"]

@@ -1,0 +1,99 @@
+"""Blocks of noise: about 4,096 numbers that one state of torch's generator draws, with the state from NumPy's Philox 4x64-10."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from composable_energy.errors import OptionError
+
+__all__ = ["BlockBuffer", "BlockGenerator", "block_size", "blocks_of"]
+
+_BLOCK = 4096  # numbers, a power of two: large enough that seeding a generator costs little beside drawing
+_MOST_CHAINS = 2048
+_STATE = 624  # words of 32 bits in the state of torch's generator, a Mersenne twister
+_SEEDED_BY_5489 = [5489, 1301868182, 2938499221]  # its first words, known from its definition
+
+
+class BlockBuffer:
+    """The tensor into which the numbers of chains are drawn, and the parts of it that are whole blocks.
+
+    Attributes:
+        whole: All numbers, with shape $(B, *)$.
+        parts: The blocks that are drawn straight into it, one after another.
+        first: The number of the first of them.
+        rest: The first row that is in none of them.
+    """
+
+    __slots__ = ("first", "parts", "rest", "whole")
+
+    def __init__(self, chains: Sequence[int], event: torch.Size, dtype: torch.dtype) -> None:
+        self.whole = torch.empty((len(chains), *event), dtype=dtype)
+        self.parts, self.first, self.rest = [], 0, 0
+        size = block_size(event)
+        if isinstance(chains, range) and chains.step == 1 and chains.start % size == 0:
+            numbers = event.numel()
+            # torch fills a tensor by groups of 16 numbers, in order, so the first rows of a block may be drawn alone.
+            alone = len(chains) * numbers % 16 == 0 and size * numbers % 16 == 0
+            self.rest = len(chains) if alone else len(chains) // size * size
+            self.parts, self.first = list(self.whole[: self.rest].split(size)) if self.rest else [], chains.start // size
+
+
+class BlockGenerator:
+    """A generator of torch that is set to the state of a block.
+
+    `torch.Generator.manual_seed` uses 32 bits of a seed, so that two of some ten thousand steps would have the same noise. Here the state
+    itself is set, by `set_state`: the form of `get_state` is not documented by torch, so it is checked here, and pinned by a test.
+
+    Raises:
+        OptionError: This version of torch keeps the state in another form.
+    """
+
+    __slots__ = ("_bits", "_philox_state", "_state", "_words", "generator")
+
+    def __init__(self) -> None:
+        self.generator, self._bits = torch.Generator(), np.random.Philox(0)
+        self._philox_state, self._state = self._bits.state, self.generator.manual_seed(5489).get_state()
+        whole = self._state.numpy()
+        self._words = whole[24 : 24 + 8 * _STATE].view(np.uint64)  # each holds 32 bits, and all are used up: the next draw makes new ones
+        if len(whole) != 5056 or whole[8:24].view(np.uint32).tolist() != [1, 1, 0, 0] or self._words[:3].tolist() != _SEEDED_BY_5489:
+            raise OptionError(f"torch {torch.__version__} keeps the state of a generator in an unknown form: draw with noise='philox'.")
+
+    def seek(self, key: bytes, block: int) -> None:
+        """Moves to a block of the draw with a key of 16 bytes; `next_block` then returns its generator."""
+        state = self._philox_state["state"]
+        state["key"], state["counter"][0] = np.frombuffer(key, np.uint64), block * (_STATE // 8)  # a count makes 8 words
+        self._bits.state = self._philox_state
+
+    def next_block(self) -> torch.Generator:
+        """Returns the generator of this block, and moves to the next."""
+        self._words[:] = self._bits.random_raw(_STATE // 2).view(np.uint32)
+        self.generator.set_state(self._state)
+        return self.generator
+
+
+def block_size(event: torch.Size) -> int:
+    """Returns how many chains are in a block."""
+    return max(1, min(_MOST_CHAINS, _BLOCK // (1 << (max(1, event.numel()) - 1).bit_length())))
+
+
+def blocks_of(chains: range | tuple[int, ...], size: int, row: int) -> Iterator[tuple[int, Any, Any]]:
+    """Yields each block, from some row on, with the rows that it fills and where they are inside it."""
+    if isinstance(chains, range) and chains.step == 1:
+        chain = chains.start + row
+        while chain < chains.stop:
+            block, first = divmod(chain, size)
+            count = min(size - first, chains.stop - chain)
+            yield block, slice(row, row + count), slice(first, first + count)
+            row, chain = row + count, chain + count
+        return
+    groups: dict[int, tuple[list[int], list[int]]] = {}
+    for row, chain in enumerate(chains):
+        rows, inside = groups.setdefault(chain // size, ([], []))
+        rows.append(row)
+        inside.append(chain % size)
+    for block, (rows, inside) in groups.items():
+        yield block, rows, inside
