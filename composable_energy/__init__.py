@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from composable_energy.explain import Explanation
     from composable_energy.identity import Origin
     from composable_energy.inference import Inference
-    from composable_energy.lifting import CallableEnergy, DistributionEnergy, ScoreEnergy, as_energy
+    from composable_energy.lift import CallableEnergy, DistributionEnergy, ScoreEnergy, as_energy
+    from composable_energy.memo import shared
     from composable_energy.normalizers import LogZ, calibrate, log_z
     from composable_energy.registry import (
         API_VERSION,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
         register,
     )
     from composable_energy.saving import load, save
-    from composable_energy.sharing import shared
 
 __version__ = "0.1.0"
 
@@ -124,7 +124,7 @@ __getattr__, __dir__ = lazy_exports(
         "explain": ("Explanation",),
         "identity": ("Origin",),
         "inference": ("Inference",),
-        "lifting": ("CallableEnergy", "ScoreEnergy", "as_energy"),
+        "lift": ("CallableEnergy", "ScoreEnergy", "as_energy"),
         "normalizers": ("LogZ", "calibrate", "log_z"),
         "registry": (
             "API_VERSION",
@@ -139,6 +139,6 @@ __getattr__, __dir__ = lazy_exports(
             "register",
         ),
         "saving": ("load", "save"),
-        "sharing": ("shared",),
+        "memo": ("shared",),
     },
 )

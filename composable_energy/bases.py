@@ -18,7 +18,7 @@ from composable_energy.checks import check_energies
 from composable_energy.conditions import method_parameters
 from composable_energy.energy import Energy
 from composable_energy.gradients import uses_own_gradient
-from composable_energy.sharing import is_repeated, once, sharing
+from composable_energy.memo import is_repeated, once, sharing
 
 if TYPE_CHECKING:
     from composable_energy.algebra import Weighted

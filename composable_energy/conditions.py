@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.identity import equal
-from composable_energy.sharing import Shared, remembered
+from composable_energy.memo import Shared, remembered
 
 __all__ = [
     "CHAINS",

@@ -14,7 +14,7 @@ from composable_energy.checks import check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, OptionError
 from composable_energy.explain import encoded
-from composable_energy.sharing import sharing
+from composable_energy.memo import sharing
 
 __all__ = ["Inference", "infer"]
 

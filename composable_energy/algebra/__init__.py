@@ -6,8 +6,8 @@ from composable_energy.algebra.negation import Mode, Negation
 from composable_energy.algebra.node import Node
 from composable_energy.algebra.operators import all_of, any_of, combine, cool, implies, negate, weigh
 from composable_energy.algebra.relative import Conditioned, PulledBack, Relative, condition
-from composable_energy.algebra.scaling import Difference, Sharpened, Weighted
-from composable_energy.algebra.writing import tree
+from composable_energy.algebra.text import tree
+from composable_energy.algebra.weights import Difference, Sharpened, Weighted
 
 __all__ = [
     "Conditioned",

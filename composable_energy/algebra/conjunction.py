@@ -8,7 +8,7 @@ from torch import Tensor
 
 from composable_energy.algebra.node import Node, contains, distinct, flatten, joined_events, union_of_bases
 from composable_energy.algebra.spaces import one_space
-from composable_energy.algebra.writing import join_written
+from composable_energy.algebra.text import join_written
 from composable_energy.arithmetic import add, scale
 from composable_energy.bases import evidence_of
 from composable_energy.energy import Energy

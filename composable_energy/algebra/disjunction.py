@@ -11,7 +11,7 @@ from torch import Tensor
 
 from composable_energy.algebra.node import Node, Weight, contains, distinct, flatten, joined_events, number, shared_bases
 from composable_energy.algebra.spaces import one_space
-from composable_energy.algebra.writing import join_written
+from composable_energy.algebra.text import join_written
 from composable_energy.arithmetic import add, mixture
 from composable_energy.bases import WeightedBase, evidence_of
 from composable_energy.checks import check_value

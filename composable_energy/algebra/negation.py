@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight, number
-from composable_energy.algebra.writing import written
+from composable_energy.algebra.text import written
 from composable_energy.arithmetic import scale, zeros
 from composable_energy.bases import evidence_of
 from composable_energy.checks import check_value

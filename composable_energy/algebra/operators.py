@@ -13,10 +13,10 @@ from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.negation import Mode, Negation
 from composable_energy.algebra.node import Node, Weight, number
 from composable_energy.algebra.relative import Conditioned, PulledBack, condition
-from composable_energy.algebra.scaling import Sharpened, Weighted
+from composable_energy.algebra.weights import Sharpened, Weighted
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.lifting import as_energy, liftable
+from composable_energy.lift import as_energy, liftable
 
 __all__ = ["all_of", "any_of", "combine", "condition", "cool", "implies", "negate", "weigh"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from composable_energy.algebra.node import Node, divided_by
 from composable_energy.algebra.spaces import one_space
-from composable_energy.algebra.writing import written
+from composable_energy.algebra.text import written
 from composable_energy.arithmetic import less, unsqueeze_to
 from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
 from composable_energy.conditions import CHAINS, bound_rows, check_names, own_copy, rows_for, without_graph
@@ -19,7 +19,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula
 from composable_energy.identity import token_of
-from composable_energy.sharing import once
+from composable_energy.memo import once
 
 __all__ = ["Conditioned", "PulledBack", "Relative", "condition"]
 

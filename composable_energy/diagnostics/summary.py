@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from composable_energy.diagnostics.draws import Draws, judged
-from composable_energy.diagnostics.findings import SamplingWarning, findings
 from composable_energy.diagnostics.statistics import LEAST_DRAWS, MOST_CHAINS, Row, judge, screened
+from composable_energy.diagnostics.warnings import SamplingWarning, findings
 from composable_energy.sampling.sampler import Sampler
 
 if TYPE_CHECKING:

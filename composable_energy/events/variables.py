@@ -21,7 +21,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
 from composable_energy.events.cells import Cells, ChainLabels, Interval, IntervalCells, LabelCells
 from composable_energy.identity import equal, same, token_of
-from composable_energy.sharing import once
+from composable_energy.memo import once
 
 __all__ = ["LOG_WIDTHS", "Categorical", "Continuous", "Variable", "columns_of"]
 

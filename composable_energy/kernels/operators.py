@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from composable_energy.kernels.choosing import forced, kernel_for
+from composable_energy.kernels.dispatch import forced, kernel_for
 from composable_energy.kernels.kernel import Counter, Kernel, Numbers
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise

@@ -16,7 +16,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError
 from composable_energy.events import Formula
 from composable_energy.identity import equal, same
-from composable_energy.lifting import as_energy
+from composable_energy.lift import as_energy
 from composable_energy.normalizers.estimating import log_z
 
 __all__ = ["calibrate"]

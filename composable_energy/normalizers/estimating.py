@@ -15,7 +15,7 @@ from composable_energy.algebra import Conditioned
 from composable_energy.checks import check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, NormalizerError, OptionError, ShapeError
-from composable_energy.lifting import as_energy
+from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.normalizers.bars import bar, bootstrap, effective, log_mean
 from composable_energy.normalizers.gaussians import Gaussian, fitted, of_distribution

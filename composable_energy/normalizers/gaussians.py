@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from composable_energy.errors import OptionError
-from composable_energy.lifting import as_energy
+from composable_energy.lift import as_energy
 
 __all__ = ["Gaussian", "fitted", "of_distribution"]
 

@@ -22,7 +22,7 @@ a `ParseError` that shows its place:
 This file imports no torch, so that a command line can speak of a typo at once.
 """
 
-from composable_energy.parsing.building import build, parse, unknown_name
+from composable_energy.parsing.builder import build, parse, unknown_name
 from composable_energy.parsing.grammar import MAX_DEPTH, MAX_LENGTH, parse_tree
 from composable_energy.parsing.tree import Chain, Complement, Name, ParseError, Place, Scaled, Tree, leaves
 

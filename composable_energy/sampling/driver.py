@@ -21,7 +21,7 @@ from composable_energy.checks import check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.files import digest_of
-from composable_energy.lifting import as_energy
+from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.asking import Asked, ask, check_density, count, decode
 from composable_energy.sampling.chains import Chains

@@ -131,7 +131,7 @@ class Trace:
             ExtraNotInstalled: The extra `diagnostics` is not installed.
             ShapeError: Names or labels do not fit the points.
         """
-        from composable_energy.diagnostics.exchange import to_arviz
+        from composable_energy.diagnostics.arviz import to_arviz
 
         return to_arviz(self, name, dims, coords)
 

@@ -11,8 +11,8 @@ from composable_energy.catalog import get_energy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.saving import files
-from composable_energy.saving.reading import read_expression
-from composable_energy.saving.writing import write_expression
+from composable_energy.saving.reader import read_expression
+from composable_energy.saving.writer import write_expression
 
 __all__ = ["load", "save"]
 

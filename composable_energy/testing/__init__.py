@@ -14,7 +14,7 @@ continuous integration.
 from composable_energy.testing.checks import Check, SkipCheck
 from composable_energy.testing.energies import check_energy, energy_checks
 from composable_energy.testing.kernels import check_kernel, kernel_checks
-from composable_energy.testing.pytest_face import parametrize_with_checks
+from composable_energy.testing.pytest_integration import parametrize_with_checks
 from composable_energy.testing.samplers import check_sampler, sampler_checks
 from composable_energy.testing.targets import Banana, Gaussian
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.kernels import operators
-from composable_energy.kernels.choosing import forced, kernel_for
+from composable_energy.kernels.dispatch import forced, kernel_for
 from composable_energy.kernels.kernel import Counter, Numbers
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise

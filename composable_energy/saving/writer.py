@@ -14,9 +14,9 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.files import digest_of
 from composable_energy.identity import Origin, part_of, token_of, tokens_in
-from composable_energy.lifting import CallableEnergy
+from composable_energy.lift import CallableEnergy
 from composable_energy.saving.modules import modes_of, tensors_of
-from composable_energy.saving.reading import CLASSES
+from composable_energy.saving.reader import CLASSES
 from composable_energy.saving.values import plain, plain_recommendation, refers
 
 __all__ = ["write_expression"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight, number, shared_bases
 from composable_energy.algebra.spaces import one_space
-from composable_energy.algebra.writing import written
+from composable_energy.algebra.text import written
 from composable_energy.arithmetic import add, scale
 from composable_energy.bases import WeightedBase, evidence_of, value_of
 from composable_energy.energy import Energy
