@@ -18,7 +18,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError
 from composable_energy.events.cells import Cells, ChainLabels, Interval
 from composable_energy.events.diagram import Diagram, Table
-from composable_energy.events.expressions import Atom, Merge, Node
+from composable_energy.events.nodes import Atom, Merge, Node
 from composable_energy.events.variables import Categorical, Variable
 from composable_energy.identity import same
 
