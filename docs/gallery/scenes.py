@@ -3,8 +3,9 @@
 python docs/gallery/scenes.py
 """
 
-from composable_energy_scenes import load_concepts
 from faces import draw
+
+from composable_energy_scenes import load_concepts
 
 WEIGHT = 4
 
