@@ -11,7 +11,7 @@ from composable_energy.noise import Noise
 from composable_energy.sampling import State
 from composable_energy.testing import Gaussian
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
-from composable_energy_mcmc.mala import _log_ratio
+from composable_energy_mcmc.mala import langevin_log_ratio
 from composable_energy_mcmc.metric import Metric
 from tests.test_kernels import Recorded, recorded  # noqa: F401  (a fixture)
 
@@ -41,7 +41,7 @@ def test_malas_ratio_is_that_of_the_step_that_was_taken(dtype, spread):
     y = (x.to(F64) - step_size / 2 * here.to(F64) + math.sqrt(step_size) * xi).to(dtype)
     there = (here.to(F64) + 0.1 * xi).to(dtype)
     energies = torch.zeros(2000, dtype=torch.promote_types(dtype, torch.float32))
-    got = _log_ratio(State(x, energies, here), State(y, energies, there), step_size)
+    got = langevin_log_ratio(State(x, energies, here), State(y, energies, there), step_size)
     wide = [value.to(F64) for value in (x, y, here, there)]
 
     def log_density(start, grad, end):

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo whose trajectories are as long as the chains together find best."""
+"""Hamiltonian Monte Carlo with a trajectory length tuned by all chains together."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.kernels import normal
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy_mcmc.batch import finite_rows, flatten_points
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
-from composable_energy_mcmc.metric import IDENTITY, Metric, Spread, rows
+from composable_energy_mcmc.metric import IDENTITY, Metric, Spread
 from composable_energy_mcmc.metropolis import REFUSED, choose
 from composable_energy_mcmc.options import fraction, positive, whole
-from composable_energy_mcmc.tuning import DualAveraging, attempt, counts, first_length
+from composable_energy_mcmc.tuning import DualAveraging, find_first_length, try_step
 
 __all__ = ["ChEES"]
 
@@ -86,14 +87,14 @@ class ChEES(Sampler):
             return self
         sampler, state = replace(self, metric=self._metric), self.init(energy, x, noise)
         if isinstance(self.metric, Metric) or self.metric == "identity":
-            return _settled(sampler, energy, state, noise, self.tuning_steps)[0]
-        first, state = _settled(sampler, energy, state, noise.child("first"), self.tuning_steps // 2)
+            return _tune_trajectory(sampler, energy, state, noise, self.tuning_steps)[0]
+        first, state = _tune_trajectory(sampler, energy, state, noise.child("first"), self.tuning_steps // 2)
         spread, draws = Spread(self.metric, state.x), noise.child("draws")
         for draw in range(1, _DRAWS + 1):
-            state, _ = attempt(first, energy, state, draws.at(draw))
-            spread.add(state.x[counts(state)])
+            state, _ = try_step(first, energy, state, draws.at(draw))
+            spread.add(state.x[finite_rows(state)])
         sampler = replace(sampler, metric=spread.metric(x.dtype))
-        return _settled(sampler, energy, state, noise.child("second"), self.tuning_steps - self.tuning_steps // 2)[0]
+        return _tune_trajectory(sampler, energy, state, noise.child("second"), self.tuning_steps - self.tuning_steps // 2)[0]
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         self._metric.check(x)
@@ -117,13 +118,13 @@ class ChEES(Sampler):
         return self.metric if isinstance(self.metric, Metric) else IDENTITY
 
 
-def _settled(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int) -> tuple[ChEES, State]:
-    """Returns the sampler with its step size and trajectory, and where the pilot chains are then.
+def _tune_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int) -> tuple[ChEES, State]:
+    """Returns the sampler with a tuned step size and trajectory, and the state of the pilot chains after that.
 
-    The time has no lower bound here, only the number of leapfrogs has: a floor at the step, which is far too long at first, would lift it
-    over the first maximum of the criterion for good. Nor is its average fed back, which would slow it down.
+    The time has no lower bound; only the number of leapfrogs has. A lower bound of one step, which is far too long at first, would lift the
+    time over the first maximum of the criterion for good. The average of the time is not fed back, which would slow the ascent down.
     """
-    first = first_length(lambda length: replace(sampler, step_size=length, trajectory=length), energy, state, noise)
+    first = find_first_length(lambda length: replace(sampler, step_size=length, trajectory=length), energy, state, noise)
     averaging, search = DualAveraging(first), noise.child("search")
     log_time = averaged = math.log(first)
     square = 0.0
@@ -134,7 +135,7 @@ def _settled(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: 
         proposal, momentum, log_ratio, _ = trial.propose(energy, state, search.at(step))
         log_ratio = torch.where(proposal.energy.isfinite() & log_ratio.isfinite(), log_ratio, -torch.inf)
         acceptance = log_ratio.clamp(max=0).exp()
-        here = counts(state)
+        here = finite_rows(state)
         slope = _slope(sampler._metric, *(values[here] for values in (state.x, proposal.x, momentum, acceptance)))
         slope *= h * math.exp(log_time)
         if slope != 0.0:
@@ -147,22 +148,22 @@ def _settled(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: 
 
 
 def _rate(acceptance: Tensor, energies: Tensor) -> float:
-    """The harmonic mean of the acceptance, which few bad trajectories pull down.
+    """Returns the harmonic mean of the acceptance, which few bad trajectories pull down.
 
-    Those that end outside the support are counted by the mean of all, if that is lower: their harmonic mean is zero for any step.
+    Trajectories that end outside the support, where it is zero for any step, count by the arithmetic mean of all, if that is lower.
     """
     inside = acceptance[energies.isfinite()].double().clamp_min(_LEAST)
     return min(1 / (1 / inside).mean().item(), acceptance.mean().item()) if len(inside) else 0.0
 
 
 def _slope(metric: Metric, x: Tensor, end: Tensor, momentum: Tensor, acceptance: Tensor) -> float:
-    """The gradient of the criterion in log T, over h T; lost trajectories have no weight."""
+    """Returns the gradient of the criterion in log T, over h T; runaway trajectories have no weight."""
     good = acceptance > 0
     if not good.any():
         return 0.0
     weight = acceptance[good, None] / acceptance[good].sum()
-    before, after = (rows(metric.back(points)).to(weight) for points in (x, end[good]))
+    before, after = (flatten_points(metric.back(points)).to(weight) for points in (x, end[good]))
     before, after = (before - before.mean(0))[good], after - (weight * after).sum(0)
     change = after.square().sum(1) - before.square().sum(1)
-    slope = (weight[:, 0] * change * (after * rows(momentum[good]).to(weight)).sum(1)).sum().item()
+    slope = (weight[:, 0] * change * (after * flatten_points(momentum[good]).to(weight)).sum(1)).sum().item()
     return slope if math.isfinite(slope) else 0.0

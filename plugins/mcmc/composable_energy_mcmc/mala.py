@@ -14,11 +14,12 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.kernels import langevin_step
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
-from composable_energy_mcmc.metropolis import REFUSED, choose, sum_of_each
+from composable_energy_mcmc.batch import sum_of_each
+from composable_energy_mcmc.metropolis import REFUSED, choose
 from composable_energy_mcmc.options import fraction, positive, whole
-from composable_energy_mcmc.tuning import tuned
+from composable_energy_mcmc.tuning import tune_step_size
 
-__all__ = ["MALA"]
+__all__ = ["MALA", "langevin_log_ratio"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class MALA(Sampler):
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
         if self.step_size is not None:
             return self
-        return tuned(lambda length: replace(self, step_size=length**2), energy, x, noise, self.acceptance, self.tuning_steps)
+        return tune_step_size(lambda length: replace(self, step_size=length**2), energy, x, noise, self.acceptance, self.tuning_steps)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         return State(x, *energy_and_gradient(energy, x))
@@ -64,14 +65,14 @@ class MALA(Sampler):
         drift, scale = self.step_size / 2, math.sqrt(self.step_size)
         x = langevin_step(state.x, state.grad, noise=noise, drift=drift, scale=scale)
         proposal = State(x, *energy_and_gradient(energy, x))
-        log_ratio = state.energy - proposal.energy + _log_ratio(state, proposal, self.step_size)
+        log_ratio = state.energy - proposal.energy + langevin_log_ratio(state, proposal, self.step_size)
         return choose(state, proposal, log_ratio, noise, stream=1)
 
 
-def _log_ratio(state: State, proposal: State, step_size: float) -> Tensor:
-    """The logarithm of how likely the way back is beside the way here, with shape $(B,)$.
+def langevin_log_ratio(state: State, proposal: State, step_size: float) -> Tensor:
+    """Returns the logarithm of the density of the reverse proposal over that of the forward one, with shape $(B,)$.
 
-    From where the points are, and not from the noise: that is the step that was taken, also where it was rounded.
+    It is computed from the points, not from the noise, so that it holds for the step after rounding.
     """
     wide = torch.promote_types(state.x.dtype, torch.float32)
     x, y, here, there = (value.to(wide) for value in (state.x, proposal.x, state.grad, proposal.grad))

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import ShapeError
+from composable_energy_mcmc.batch import flatten_points
 
-__all__ = ["IDENTITY", "Metric", "Spread", "rows", "same_tensor"]
+__all__ = ["IDENTITY", "Metric", "Spread", "same_tensor"]
 
 _DENSE_AXES = 256  # above, products with a matrix cost more than most energies
 _DRAWS_PER_AXIS = 10
@@ -38,14 +39,14 @@ class Metric:
         if self.scale is None:
             return y
         scale = self.scale.to(y)
-        return y * scale if self.kind == "diagonal" else (rows(y) @ scale.T).view_as(y)
+        return y * scale if self.kind == "diagonal" else (flatten_points(y) @ scale.T).view_as(y)
 
     def gradient(self, grad: Tensor) -> Tensor:
         r"""Returns $S^\top \nabla E$, the gradient by whitened points."""
         if self.scale is None:
             return grad
         scale = self.scale.to(grad)
-        return grad * scale if self.kind == "diagonal" else (rows(grad) @ scale).view_as(grad)
+        return grad * scale if self.kind == "diagonal" else (flatten_points(grad) @ scale).view_as(grad)
 
     def back(self, x: Tensor) -> Tensor:
         r"""Returns $S^{-1} x$, in float32 at least."""
@@ -55,10 +56,10 @@ class Metric:
         scale = self.scale.to(x)
         if self.kind == "diagonal":
             return x / scale
-        return torch.linalg.solve_triangular(scale.T, rows(x), upper=True, left=False).view_as(x)
+        return torch.linalg.solve_triangular(scale.T, flatten_points(x), upper=True, left=False).view_as(x)
 
     def check(self, x: Tensor) -> None:
-        """Raises if points have another shape than those that the metric was made for.
+        """Raises if points have another shape than those that the metric was tuned for.
 
         Raises:
             ShapeError: They have.
@@ -82,7 +83,7 @@ IDENTITY = Metric()
 
 
 def same_tensor(one: Tensor | None, other: Tensor | None) -> bool:
-    """Whether two tensors, or None, have the same numbers, dtype and device."""
+    """Returns whether two tensors have the same numbers, dtype and device, or both are None."""
     if one is None or other is None:
         return one is other
     return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
@@ -98,7 +99,7 @@ class Spread:
 
     def __init__(self, kind: str, like: Tensor) -> None:
         self.kind, self.event = kind, like.shape[1:]
-        self.shift = rows(like).double().mean(0)  # sums of squares lose digits far from zero
+        self.shift = flatten_points(like).double().mean(0)  # sums of squares lose digits far from zero
         size = len(self.shift)
         self.wide = kind == "dense" or (kind == "auto" and 1 < size <= _DENSE_AXES)
         self.count, self.sum = 0, torch.zeros_like(self.shift)
@@ -106,7 +107,7 @@ class Spread:
 
     def add(self, x: Tensor) -> None:
         """Sees points with shape $(B, *)$."""
-        x = rows(x).double() - self.shift
+        x = flatten_points(x).double() - self.shift
         self.count += len(x)
         self.sum += x.sum(0)
         self.products += x.T @ x if self.wide else x.square().sum(0)
@@ -134,8 +135,3 @@ class Spread:
             if not failed and (self.kind == "dense" or pays):
                 return Metric((sd[:, None] * factor).to(dtype), self.event)
         return Metric(sd.view(self.event).to(dtype))
-
-
-def rows(x: Tensor) -> Tensor:
-    """Flattened points, also those that are single numbers."""
-    return x.flatten(1) if x.ndim > 1 else x[:, None]

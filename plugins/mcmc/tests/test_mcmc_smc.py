@@ -10,9 +10,8 @@ from torch.distributions import Exponential, MultivariateNormal, Normal
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, SamplingDiverged
-from composable_energy.sampling import Noise
 from composable_energy.testing import Gaussian
-from composable_energy_mcmc import SMC, smc
+from composable_energy_mcmc import SMC
 
 F64 = torch.float64
 WEIGHTS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=F64)
@@ -90,8 +89,8 @@ class LateWeights(SMC):
 
     def step(self, energy, state, noise):
         after, info = super().step(energy, state, noise)
-        before = self.ladder.levels[min(noise.step - 1, len(self.ladder.levels) - 1)]
-        gap = self.ladder.base.energy(after.x).double() - after.energy.double()
+        before = self.schedule.levels[min(noise.step - 1, len(self.schedule.levels) - 1)]
+        gap = self.schedule.base.energy(after.x).double() - after.energy.double()
         return replace(after, log_weight=state.log_weight + (info.scalars["b"] - before) * gap), info
 
 
@@ -184,7 +183,7 @@ def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():
     _, trace = energy.sample((10, 2), sampler=sampler, seed=0, trace=True)
     calls.clear()
     _, again = energy.sample((10, 2), sampler=trace.sampler, seed=0, trace=True)
-    assert again.sampler.ladder is trace.sampler.ladder and sum(calls) == 10 * (1 + 2 * 8)
+    assert again.sampler.schedule is trace.sampler.schedule and sum(calls) == 10 * (1 + 2 * 8)
     assert trace.scalars["b"][-4:] == [1.0] * 4
     _, alone = energy.sample((1, 2), sampler=trace.sampler, seed=0, trace=True)
     assert alone.scalars["log_z_se"][-1] == math.inf  # one chain says nothing of its error
@@ -193,10 +192,3 @@ def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():
     for options in ({"levels": 0}, {"kept": 1.0}, {"moves": 0}, {"mean": 0.0}):
         with pytest.raises(OptionError, match=next(iter(options))):
             SMC(**options)
-
-
-def test_systematic_resampling_gives_each_its_share_to_one():
-    weights = torch.rand(1000, dtype=F64, generator=torch.Generator().manual_seed(0)).square()
-    noise = Noise(0, range(1000))
-    counts = torch.bincount(smc.resampled(weights.log(), noise.uniform(weights)[0]), minlength=1000)
-    assert ((counts - weights / weights.sum() * 1000).abs() < 1).all() and counts.sum() == 1000
