@@ -86,9 +86,9 @@ def log_z(
     r"""Estimates $\log Z = \log \int e^{-E(x)}\, dx$.
 
     Annealed importance sampling: paths lead from a Gaussian of known integral, over many levels, to the density. From each draw of the
-    density, if there are any, a path leads back, and Bennett's acceptance ratio joins both directions, which is several times more precise. A
-    pilot run finds the levels and the step size at each, which are then fixed. An energy in the latent space of a decoder is integrated over
-    latent points.
+    density, if there are any, a path leads back; Bennett's acceptance ratio joins both directions, which is several times more precise. A
+    pilot run finds the levels and the step size at each, which are then fixed. An energy in the latent space of a decoder is integrated
+    over latent points.
 
     If no path reaches a mode, neither the estimate nor its error includes it: give a `base` that covers all modes, or `draws` or `init`
     from each.

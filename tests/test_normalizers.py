@@ -1,6 +1,7 @@
 """`log_z` and `calibrate`: right within the error that they report, the same for the same seed, and honest about what they cannot do."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -94,6 +95,11 @@ class TestValue:
             return y * x.square().sum(1) / 2
 
         close(ce.log_z(ce.as_energy(scaled).given(y=4.0), event_shape=(2,), seed=0), normaliser(0.5))
+
+    def test_the_estimator_is_a_plugin(self):
+        found = ce.LogZ(1.0, 0.1, 1.0, None, 1.0, 1, 16, 0)
+        with ce.register("estimator", "log-z", lambda energy, like, sampler, noise, **options: replace(found, particles=len(noise.chains))):
+            assert ce.log_z(gaussian(1.0), particles=99) == replace(found, particles=99)
 
     def test_mala_does_as_well(self):
         close(ce.log_z(gaussian(0.5), sampler="mala", moves=2, seed=0), normaliser(0.5))

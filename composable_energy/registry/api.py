@@ -56,7 +56,7 @@ def get(kind: str, name: str, /, **options: Any) -> Any:
     if rule.entry == "builder":
         return check_built(rule, entry, build(entry, obj, options))
     if options:
-        raise OptionError(f"A {kind} is a {rule.entry}, which takes no options here; got {', '.join(options)}.")
+        raise OptionError(f"The {kind} {name!r} is a {rule.entry}, which takes no options here; got {', '.join(options)}.")
     return obj
 
 

@@ -29,16 +29,15 @@ RUNAWAY = 1000.0  # an error of the energy that no trajectory recovers from
 class HMC(Sampler):
     r"""Hamiltonian Monte Carlo (Duane et al., 1987; Neal, 2011): leapfrog trajectories with fresh momentum, accepted or rejected.
 
-    The momentum has a number for each coordinate, over all axes but the first. A trajectory of $L$ leapfrog steps costs $L$ gradients, and
-    $L$ runs through $1, \dots, L_\text{max}$ in the order of van der Corput's sequence, the same for all chains: a fixed length can
-    resonate with the energy, so that chains turn back to where they were.
+    A trajectory of $L$ leapfrog steps costs $L$ gradients. $L$ runs through $1, \dots, L_\text{max}$ in the order of van der Corput's
+    sequence, the same for all chains, because a fixed length can resonate with the energy, so that chains return to where they were.
 
     Args:
         step_size: $\varepsilon > 0$, in units of $x$; None tunes it on pilot chains.
         leapfrogs: $L_\text{max}$, or $L$ itself without jitter.
-        jitter: Whether the length of trajectories changes.
+        jitter: Whether the length of trajectories varies.
         acceptance: The mean acceptance to tune for.
-        tuning_steps: How many steps the pilot chains take.
+        tuning_steps: The number of steps of the pilot chains.
 
     References:
         MCMC using Hamiltonian dynamics (Neal, 2011), https://arxiv.org/abs/1206.1901
@@ -119,11 +118,11 @@ def leapfrog(
         The end, the momentum there, and the highest energy on the way, with shape $(B,)$.
     """
     x, highest = state.x, state.energy
-    momentum = torch.add(momentum, metric.gradient(state.grad), alpha=-step_size / 2)
+    momentum = torch.add(momentum, metric.whiten_gradient(state.grad), alpha=-step_size / 2)
     for step in range(1, steps + 1):
-        x = torch.add(x, metric.forth(momentum), alpha=step_size)
+        x = torch.add(x, metric.unwhiten(momentum), alpha=step_size)
         energies, grad = energy_and_gradient(energy, x)
-        momentum = momentum.add_(metric.gradient(grad), alpha=-step_size if step < steps else -step_size / 2)
+        momentum = momentum.add_(metric.whiten_gradient(grad), alpha=-step_size if step < steps else -step_size / 2)
         highest = torch.fmax(highest, energies)
         state = State(x, energies, grad)
     return state, momentum, highest

@@ -24,9 +24,9 @@ __all__ = ["MALA", "langevin_log_ratio"]
 
 @dataclass(frozen=True)
 class MALA(Sampler):
-    r"""Metropolis-adjusted Langevin (Roberts & Tweedie, 1996): a Langevin step as a proposal, so that no bias is left.
+    r"""Metropolis-adjusted Langevin (Roberts & Tweedie, 1996): a Langevin step as a proposal, accepted or rejected, without bias.
 
-    One gradient a step, since that of the current point is kept. With $y = x - \tfrac{\lambda}{2} \nabla E(x) + \sqrt{\lambda}\, \xi$ the
+    A step costs one gradient; that of the current point is kept. With $y = x - \tfrac{\lambda}{2} \nabla E(x) + \sqrt{\lambda}\, \xi$ the
     logarithm of the acceptance ratio is
 
     $$E(x) - E(y) + \tfrac12 (\nabla E(x) + \nabla E(y)) \cdot \left(y - x + \tfrac{\lambda}{4} (\nabla E(x) - \nabla E(y))\right).$$
@@ -34,7 +34,7 @@ class MALA(Sampler):
     Args:
         step_size: $\lambda > 0$, in units of $x^2$; None tunes it on pilot chains.
         acceptance: The mean acceptance to tune for; .574 is best in many dimensions (Roberts & Rosenthal, 1998).
-        tuning_steps: How many steps the pilot chains take.
+        tuning_steps: The number of steps of the pilot chains.
     """
 
     step_size: float | None = None

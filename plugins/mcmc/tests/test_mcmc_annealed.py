@@ -30,19 +30,19 @@ class Plain(ce.Energy):
 class WrongUnits(Annealed):
     """Tells a corrector the energy in units of x, and gives it points in units of the level."""
 
-    def _seen(self, energy, step):
-        level = super()._seen(energy, step)
-        level.forward = lambda y: level.energy(level.unit * y, **level.known) / level.heat * level.unit
+    def level_energy(self, energy, step):
+        level = super().level_energy(energy, step)
+        level.forward = lambda y: level.energy(level.unit * y, **level.bound) / level.temperature * level.unit
         return level
 
 
 class SameNoise(Annealed):
     """Each step of the corrector at a level gets the noise of the first."""
 
-    def _corrected(self, energy, state, noise):
+    def correct(self, energy, state, noise):
         for _ in range(self.corrector_steps):
             one = Annealed(**{**vars(self), "corrector_steps": 1})
-            state, rates = one._corrected(energy, state, noise)
+            state, rates = one.correct(energy, state, noise)
         return state, rates
 
 
@@ -51,11 +51,11 @@ def worst(sampler: Annealed, energy: ce.Energy, steps: list[int], n: int = 20_00
     found = []
     for step in steps:
         noise = Noise(3, range(n)).at(step)
-        level = sampler._seen(energy, step)
-        sd = (SPREAD**2 + level.known["sigma"] ** 2).sqrt() if level.known else SPREAD * math.sqrt(level.heat)
+        level = sampler.level_energy(energy, step)
+        sd = (SPREAD**2 + level.bound["sigma"] ** 2).sqrt() if level.bound else SPREAD * math.sqrt(level.temperature)
         x = sd * noise.child("exact").normal(torch.zeros(n, 3, dtype=F64))
         with torch.no_grad():
-            state, _ = sampler._corrected(energy, State(x, energy(x, **level.known), x), noise)
+            state, _ = sampler.correct(energy, State(x, energy(x, **level.bound), x), noise)
         white = state.x / sd
         second = (white.T @ white / n - torch.eye(3, dtype=F64)) * math.sqrt(n)
         second[range(3), range(3)] /= math.sqrt(2)
@@ -81,7 +81,7 @@ def test_a_corrector_leaves_energies_and_gradients_in_units_of_points(energy):
     x = noise.normal(torch.zeros(50, 3, dtype=F64))
     sampler = Annealed(levels=9, corrector=HMC(0.1), temperature=0.7)
     with torch.no_grad():
-        state, _ = sampler._corrected(energy, State(x, x[:, 0], x), noise)
+        state, _ = sampler.correct(energy, State(x, x[:, 0], x), noise)
     known = {"sigma": sampler.level(3)} if isinstance(energy, Noisy) else {}
     energies, grad = energy_and_gradient(energy, state.x, **known)
     torch.testing.assert_close(state.energy, energies)
@@ -177,9 +177,9 @@ class Steep(ce.Energy):
 def test_a_gradient_that_is_too_long_is_cut_and_others_stay_as_they_are():
     x = torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
     sampler = Annealed(levels=5, max_gradient=1.5)
-    free, cut = (made._at(Steep(), x, 2) for made in (Annealed(levels=5), sampler))
+    free, cut = (one.init(Steep(), x, Noise(0, range(3))) for one in (Annealed(levels=5), sampler))
     assert torch.equal(cut.grad[1:], free.grad[1:]) and torch.equal(cut.energy, free.energy)
-    length = cut.grad[0].norm() * sampler.level(2)
+    length = cut.grad[0].norm() * sampler.level(1)
     torch.testing.assert_close(length, torch.tensor(1.5 * 2, dtype=F64))  # four coordinates
     torch.testing.assert_close(cut.grad[0] / cut.grad[0].norm(), free.grad[0] / free.grad[0].norm())
 

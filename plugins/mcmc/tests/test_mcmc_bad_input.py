@@ -9,7 +9,7 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, SamplingDiverged
 from composable_energy_mcmc import HMC, MALA, ChEES, Descent, Langevin, Underdamped
-from composable_energy_mcmc.metric import Spread
+from composable_energy_mcmc.metric import CovarianceEstimator
 
 ADJUSTED = {"mala": MALA(tuning_steps=80), "hmc": HMC(tuning_steps=60, leapfrogs=8), "chees": ChEES(tuning_steps=80, max_leapfrogs=16)}
 BOWL = ce.as_energy(lambda x: x.square().sum(1) / 2)
@@ -36,7 +36,7 @@ def test_a_start_outside_the_support_is_told(sampler):
 
 
 def test_a_metric_of_no_draws_is_none():
-    assert Spread("dense", torch.zeros(4, 3)).metric(torch.float32).kind == "identity"
+    assert CovarianceEstimator("dense", torch.zeros(4, 3)).metric(torch.float32).kind == "identity"
 
 
 @pytest.mark.parametrize("sampler", ["mala", "hmc", "chees"])

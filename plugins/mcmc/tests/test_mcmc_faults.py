@@ -244,7 +244,7 @@ class MomentumOfPoints(ChEES):
 
     def propose(self, energy, state, noise):
         count = math.ceil(van_der_corput(noise.step) * self.trajectory / self.step_size)
-        momentum = self.metric.forth(noise.normal(state.x))
+        momentum = self.metric.unwhiten(noise.normal(state.x))
         return *propose(energy, state, momentum, self.step_size, count, self.metric), count
 
 

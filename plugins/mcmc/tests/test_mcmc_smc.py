@@ -126,7 +126,7 @@ def test_points_without_a_density_have_no_weight():
     x, trace = half.sample((4000, 1), sampler=SMC(mean=0.0, scale=2.0), seed=0, dtype=F64, init=torch.ones(4000, 1, dtype=F64), trace=True)
     assert x.min() > 0 and abs(x.mean() - 0.5) < 5 * 0.5 / math.sqrt(4000)
     assert abs(trace.scalars["log_z"][-1] + math.log(2)) < 4 * trace.scalars["log_z_se"][-1] < 0.2
-    with pytest.raises(OptionError, match="no point there has a density"):
+    with pytest.raises(OptionError, match="no pilot point at level 0 has a density"):
         half.sample((4, 1), sampler=SMC(mean=-50.0, scale=1.0), init=torch.ones(4, 1))
 
 

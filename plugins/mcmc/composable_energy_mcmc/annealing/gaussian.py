@@ -73,11 +73,11 @@ class Gaussian:
 
     def from_standard(self, z: Tensor) -> Tensor:
         r"""Returns $\mu + S z$, with shape $(B, *)$."""
-        return self.mean + self.metric.forth(z)
+        return self.mean + self.metric.unwhiten(z)
 
     def standardize(self, x: Tensor) -> Tensor:
         r"""Returns $S^{-1} (x - \mu)$, with shape $(B, *)$."""
-        return self.metric.back(x - self.mean)
+        return self.metric.whiten(x - self.mean)
 
     def energy(self, x: Tensor) -> Tensor:
         """Returns the negative logarithm of the density, with shape $(B,)$."""
