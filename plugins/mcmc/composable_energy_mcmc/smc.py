@@ -17,7 +17,7 @@ from composable_energy_mcmc.annealing.gaussian import check_gaussian_options
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
 from composable_energy_mcmc.annealing.pilots import tune_schedule
 from composable_energy_mcmc.annealing.resampling import effective_sample_size, systematic_resample
-from composable_energy_mcmc.annealing.schedule import Schedule, Search
+from composable_energy_mcmc.annealing.schedule import Schedule
 from composable_energy_mcmc.hamiltonian import van_der_corput
 from composable_energy_mcmc.metropolis import REFUSED
 from composable_energy_mcmc.options import fraction, whole
@@ -100,8 +100,7 @@ class SMC(Sampler):
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
         if self.schedule is not None:
             return self
-        search = Search(keep=self.kept, acceptance=self.acceptance)
-        schedule, _ = tune_schedule(energy, x, noise, mean=self.mean, scale=self.scale, leapfrogs=self.leapfrogs, search=search)
+        schedule, _ = tune_schedule(energy, x, noise, self.mean, self.scale, self.leapfrogs, self.acceptance, keep=self.kept)
         count = max(_MIN_LEVELS, len(schedule.levels) - 1) if self.levels is None else self.levels
         return replace(self, schedule=schedule.respace(count + 1))
 

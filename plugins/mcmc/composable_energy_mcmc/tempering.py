@@ -18,7 +18,7 @@ from composable_energy.sampling import Info, Noise, Sampler, State, repeated
 from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
 from composable_energy_mcmc.annealing.pilots import tune_schedule
-from composable_energy_mcmc.annealing.schedule import Schedule, Search
+from composable_energy_mcmc.annealing.schedule import Schedule
 from composable_energy_mcmc.batch import expand_like
 from composable_energy_mcmc.hamiltonian import van_der_corput
 from composable_energy_mcmc.metropolis import REFUSED
@@ -92,8 +92,7 @@ class Tempering(Sampler):
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
         if self.schedule is not None:
             return self
-        search = Search(acceptance=self.acceptance)
-        schedule, points = tune_schedule(energy, x, noise, mean=self.mean, scale=self.scale, leapfrogs=self.leapfrogs, search=search)
+        schedule, points = tune_schedule(energy, x, noise, self.mean, self.scale, self.leapfrogs, self.acceptance)
         schedule = schedule.respace(self.levels or _limit_levels(len(schedule.levels)))
         for number in range(_ROUNDS):
             schedule = self._equalize_levels(schedule, energy, points, noise.child(f"round {number}"), final=number == _ROUNDS - 1)

@@ -15,7 +15,7 @@ from composable_energy_mcmc.annealing.bar import bennett_acceptance_ratio, boots
 from composable_energy_mcmc.annealing.gaussian import Gaussian, fit_gaussian, normal_energy
 from composable_energy_mcmc.annealing.path import geometric_energy
 from composable_energy_mcmc.annealing.resampling import effective_sample_size, systematic_resample
-from composable_energy_mcmc.annealing.schedule import Schedule, Search, next_level
+from composable_energy_mcmc.annealing.schedule import Schedule, next_level
 
 F64 = torch.float64
 
@@ -107,13 +107,13 @@ class TestSchedule:
     @pytest.mark.parametrize("dead", [0, 500])
     def test_the_next_level_keeps_the_share_of_the_effective_sample_size(self, dead):
         log_ratio = torch.cat([-10 * torch.randn(1000, dtype=F64).square(), torch.full((dead,), -torch.inf, dtype=F64)])
-        level = next_level(0.1, log_ratio, Search(keep=0.9))
+        support = 1000 / (1000 + dead)  # of all points fewer than that have a density, at any level
+        level = next_level(0.1, log_ratio, 0.9 * support, 1e-6)
         assert 0.1 < level < 1
         assert effective_sample_size((level - 0.1) * log_ratio) == pytest.approx(900, rel=1e-6)
-        assert next_level(0.1, 0 * log_ratio[:1000], Search()) == 1
-        if dead:  # of all points fewer than that have a density, at any level
-            least = next_level(0.1, log_ratio, Search(keep=0.9, keep_of_support=False, min_rise=1e-4))
-            assert least == pytest.approx(0.1 + 0.9e-4)
+        assert next_level(0.1, 0 * log_ratio[:1000], 0.9, 1e-6) == 1
+        if dead:
+            assert next_level(0.1, log_ratio, 0.9, 1e-4) == pytest.approx(0.1 + 1e-4)
 
 
 def test_both_directions_take_the_same_steps_in_the_opposite_order():

@@ -20,12 +20,11 @@ from composable_energy.errors import NormalizerError, OptionError, SamplingDiver
 from composable_energy.sampling import Noise
 from composable_energy_mcmc.annealing.gaussian import Gaussian, normal_energy
 from composable_energy_mcmc.annealing.path import geometric_energy
-from composable_energy_mcmc.annealing.schedule import Pilots, Schedule, Search, find_schedule
+from composable_energy_mcmc.annealing.schedule import Pilots, Schedule, find_schedule
 
 __all__ = ["Path", "tune_path"]
 
 _PILOTS = 256
-_SEARCH = Search(keep_of_support=False, min_rise=1e-4, gain=0.3, max_step_size=torch.inf, max_levels=500)
 _LEVELS_PER_PILOT_LEVEL = 4
 _MIN_LEVELS = 16
 _FIRST_STEP = 3  # the number of the pilots' first step, which selects its noise
@@ -148,9 +147,8 @@ def tune_path(path: Path, like: Tensor, noise: Noise, levels: int | None) -> Sch
         SamplingDiverged: An energy is not a number.
     """
     noise, given = noise.for_chains(range(_PILOTS)), path.sampler.step_size
-    search = replace(_SEARCH, acceptance=getattr(path.sampler, "acceptance", 0.8) if given is None else None)
     pilots = _PathPilots(path, noise.normal(like.expand(_PILOTS, *like.shape).contiguous()), noise)
-    schedule = find_schedule(pilots, path.base, noise, search, given)
+    schedule = find_schedule(pilots, path.base, noise, given)
     count = max(_MIN_LEVELS, _LEVELS_PER_PILOT_LEVEL * (len(schedule.levels) - 1)) if levels is None else levels
     return schedule.respace(count + 1)
 
@@ -170,10 +168,13 @@ class _Level(Energy):
 
 
 class _PathPilots(Pilots):
-    """Pilot points of a path."""
+    """Pilot points of a path; they tune the step size unless the sampler has one."""
+
+    keep_of_support, min_rise, max_levels, gain, max_step_size = False, 1e-4, 500, 0.3, torch.inf
 
     def __init__(self, path: Path, points: Tensor, noise: Noise) -> None:
         self.path, self.points, self.noise = path, points, noise
+        self.acceptance = getattr(path.sampler, "acceptance", 0.8) if path.sampler.step_size is None else None
 
     def log_density_ratio(self) -> Tensor:
         return self.path.log_density_ratio(self.points)

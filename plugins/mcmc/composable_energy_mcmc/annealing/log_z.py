@@ -50,11 +50,6 @@ def estimate_log_z(
         levels: The number of levels; None takes as many as pilots need.
         moves: The number of steps at each level.
         batch_size: How many points are evaluated together.
-
-    Raises:
-        NormalizerError: The weights are too uneven, or the pilots do not reach the density.
-        OptionError: The base is no Gaussian, the sampler has no `step_size` or never rejects, or points are too few or not finite.
-        SamplingDiverged: An energy on the path is not a number.
     """
     if not is_dataclass(sampler) or "step_size" not in {field.name for field in fields(sampler)}:
         raise OptionError(f"{sampler} has no option step_size that could be set for each level; take 'hmc' or 'mala'.")

@@ -13,7 +13,7 @@ from composable_energy.kernels import normal
 from composable_energy.sampling import Noise, State, has_rows
 from composable_energy_mcmc.annealing.gaussian import Gaussian, fit_gaussian
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
-from composable_energy_mcmc.annealing.schedule import Pilots, Schedule, Search, find_schedule
+from composable_energy_mcmc.annealing.schedule import Pilots, Schedule, find_schedule
 from composable_energy_mcmc.batch import finite_rows, select
 from composable_energy_mcmc.hamiltonian import HMC, van_der_corput
 from composable_energy_mcmc.tuning import try_step
@@ -29,11 +29,11 @@ def tune_schedule(
     energy: Energy,
     x: Tensor,
     noise: Noise,
-    *,
     mean: float | Tensor | None,
     scale: float | Tensor | None,
     leapfrogs: int,
-    search: Search,
+    acceptance: float,
+    keep: float = 0.9,
 ) -> tuple[Schedule, Tensor]:
     """Finds a schedule for points of an energy.
 
@@ -44,7 +44,8 @@ def tune_schedule(
         mean: The mean of the base, a number or a tensor with the shape of a point; None fits it together with the scale.
         scale: The standard deviation of the base, a number or a tensor with the shape of a point.
         leapfrogs: The length of the longest trajectory.
-        search: The settings of the search.
+        acceptance: The mean acceptance that step sizes are tuned for.
+        keep: The share of the effective sample size that survives from one level to the next.
 
     Returns:
         The schedule, and the pilot points at its end, with shape $(B, *)$.
@@ -57,7 +58,8 @@ def tune_schedule(
         base = _fit_base(energy, x, noise.child("base"), leapfrogs)
     else:
         base = Gaussian.from_options(mean, scale, x)
-    return _anneal(energy, base, x, noise.child("climb"), leapfrogs, search)
+    pilots = _HamiltonianPilots(energy, base, x, noise.child("climb"), leapfrogs, acceptance, keep)
+    return find_schedule(pilots, base, pilots.noise), pilots.points
 
 
 def _fit_base(energy: Energy, x: Tensor, noise: Noise, leapfrogs: int) -> Gaussian:
@@ -71,13 +73,10 @@ def _fit_base(energy: Energy, x: Tensor, noise: Noise, leapfrogs: int) -> Gaussi
     state = sampler.init(energy, x, local)
     for step in range(1, _SETTLING_STEPS + 1):
         state, _ = try_step(sampler, energy, state, local.at(1000 + step))
-    _, points = _anneal(energy, _widen(state.x, *_FIRST_FACTOR), x, noise.child("first"), leapfrogs, Search())
-    return _widen(points, *_FACTOR)
-
-
-def _anneal(energy: Energy, base: Gaussian, like: Tensor, noise: Noise, leapfrogs: int, search: Search) -> tuple[Schedule, Tensor]:
-    pilots = _HamiltonianPilots(energy, base, evaluate(energy, base.from_standard(noise.normal(like))), noise.child("moves"), leapfrogs)
-    return find_schedule(pilots, base, noise, search), pilots.points
+    wide = _widen(state.x, *_FIRST_FACTOR)
+    pilots = _HamiltonianPilots(energy, wide, x, noise.child("first"), leapfrogs)
+    find_schedule(pilots, wide, pilots.noise)
+    return _widen(pilots.points, *_FACTOR)
 
 
 def _widen(points: Tensor, factor: float, exponent: float) -> Gaussian:
@@ -88,8 +87,11 @@ def _widen(points: Tensor, factor: float, exponent: float) -> Gaussian:
 class _HamiltonianPilots(Pilots):
     """Pilot points that move by Hamiltonian Monte Carlo; those with conditions of their own are not resampled."""
 
-    def __init__(self, energy: Energy, base: Gaussian, state: State, noise: Noise, leapfrogs: int) -> None:
-        self.energy, self.base, self.state, self.noise, self.leapfrogs = energy, base, state, noise, leapfrogs
+    def __init__(
+        self, energy: Energy, base: Gaussian, like: Tensor, noise: Noise, leapfrogs: int, acceptance: float = 0.8, keep: float = 0.9
+    ) -> None:
+        self.energy, self.base, self.noise, self.leapfrogs, self.acceptance, self.keep = energy, base, noise, leapfrogs, acceptance, keep
+        self.state, self.moves = evaluate(energy, base.from_standard(noise.normal(like))), noise.child("moves")
 
     @property
     def points(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -104,7 +106,7 @@ class _HamiltonianPilots(Pilots):
             self.state = State(self.state.x[rows], self.state.energy[rows], self.state.grad[rows])
 
     def move(self, level: float, step_size: float, number: int) -> float:
-        noise, state, ones = self.noise.at(number + 1), self.state, torch.ones_like(self.state.energy)
+        noise, state, ones = self.moves.at(number + 1), self.state, torch.ones_like(self.state.energy)
         leapfrogs = math.ceil(van_der_corput(noise.step) * self.leapfrogs)
         log_uniform, momentum = noise.uniform(state.x, stream=1).log(), normal(state.x, noise)
         after, rates = hamiltonian_step(self.energy, self.base, state, level * ones, step_size * ones, momentum, leapfrogs, log_uniform)

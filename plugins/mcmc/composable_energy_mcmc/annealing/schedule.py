@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from composable_energy.sampling import Noise
 from composable_energy_mcmc.annealing.gaussian import Gaussian
 from composable_energy_mcmc.annealing.resampling import systematic_resample
 
-__all__ = ["Pilots", "Schedule", "Search", "find_schedule", "next_level"]
+__all__ = ["Pilots", "Schedule", "find_schedule", "next_level"]
 
 _MOVES = 3  # steps of the pilots at each level, during which their step size adapts
 _BISECTIONS = 40
@@ -69,9 +70,23 @@ class Pilots(ABC):
 
     Attributes:
         points: With shape $(B, *)$.
+        keep: The share of the effective sample size that survives from one level to the next.
+        keep_of_support: Whether `keep` is a share of the points that have a density, not of all points.
+        min_rise: The smallest rise to the next level, as a share of what is left to 1.
+        max_levels: The number of levels after which the search fails.
+        acceptance: The mean acceptance that step sizes are tuned for; None keeps the first step size.
+        gain: How fast the logarithm of the step size follows the acceptance.
+        max_step_size: The largest step size.
     """
 
     points: Tensor
+    keep: float = 0.9
+    keep_of_support: ClassVar[bool] = True
+    min_rise: ClassVar[float] = 0.0
+    max_levels: ClassVar[int] = 300
+    acceptance: float | None = 0.8
+    gain: ClassVar[float] = 0.5
+    max_step_size: ClassVar[float] = 4.0
 
     @abstractmethod
     def log_density_ratio(self) -> Tensor:
@@ -83,52 +98,22 @@ class Pilots(ABC):
 
     @abstractmethod
     def move(self, level: float, step_size: float, number: int) -> float:
-        """Takes a step at a level, and returns the mean acceptance.
-
-        Args:
-            level: The level.
-            step_size: The step size.
-            number: The number of the step, counted from 0 over all levels.
-        """
+        """Takes a step at a level and returns the mean acceptance; `number` counts the steps of all levels from 0."""
 
     @abstractmethod
     def failure(self, reason: str) -> Exception:
         """Returns the error to raise if the points do not reach the density."""
 
 
-@dataclass(frozen=True)
-class Search:
-    """Settings of the search for a schedule.
+def find_schedule(pilots: Pilots, base: Gaussian, noise: Noise, step_size: float | None = None) -> Schedule:
+    """Anneals pilot points from the base to the density and returns the levels and step sizes on the way.
 
-    Args:
-        keep: The share of the effective sample size that survives from one level to the next.
-        keep_of_support: Whether `keep` is a share of the points that have a density, not of all points.
-        min_rise: The smallest rise to the next level, as a share of what is left to 1.
-        acceptance: The mean acceptance that step sizes are tuned for; None keeps the first step size.
-        gain: How fast the logarithm of the step size follows the acceptance.
-        max_step_size: The largest step size.
-        max_levels: The number of levels after which the search fails.
-    """
-
-    keep: float = 0.9
-    keep_of_support: bool = True
-    min_rise: float = 0.0
-    acceptance: float | None = 0.8
-    gain: float = 0.5
-    max_step_size: float = 4.0
-    max_levels: int = 300
-
-
-def find_schedule(pilots: Pilots, base: Gaussian, noise: Noise, search: Search, step_size: float | None = None) -> Schedule:
-    """Returns a schedule found by annealing pilot points from the base to the density.
-
-    At each level the points are resampled, then move; the step size follows their acceptance.
+    At each level the points are resampled, then move, while the step size follows their acceptance.
 
     Args:
         pilots: Points of the base.
         base: The base.
         noise: The noise of the resampling.
-        search: The settings.
         step_size: The first step size; None takes $d^{-1/4} / 2$ for points with $d$ coordinates.
 
     Raises:
@@ -137,35 +122,34 @@ def find_schedule(pilots: Pilots, base: Gaussian, noise: Noise, search: Search, 
     size = 0.5 * max(1, pilots.points[0].numel()) ** -0.25 if step_size is None else step_size
     levels, sizes = [0.0], [size]
     while levels[-1] < 1:
-        if len(levels) > search.max_levels:
-            raise pilots.failure(f"after {search.max_levels} levels the pilot points have come to {levels[-1]:.3g} of 1")
+        if len(levels) > pilots.max_levels:
+            raise pilots.failure(f"after {pilots.max_levels} levels the pilot points have come to {levels[-1]:.3g} of 1")
         log_ratio = pilots.log_density_ratio()
         if log_ratio.max() == -torch.inf:
             raise pilots.failure(f"no pilot point at level {levels[-1]:.3g} has a density there")
-        level = next_level(levels[-1], log_ratio, search)
+        support = (log_ratio > -torch.inf).double().mean().item() if pilots.keep_of_support else 1.0
+        level = next_level(levels[-1], log_ratio, pilots.keep * support, max(pilots.min_rise * (1 - levels[-1]), _MIN_RISE))
         offset = noise.at(len(levels)).uniform(pilots.points, stream=2)[0]
         pilots.resample(systematic_resample((level - levels[-1]) * log_ratio, offset))
         for move in range(_MOVES):
             rate = pilots.move(level, size, (len(levels) - 1) * _MOVES + move)
-            if search.acceptance is not None:
-                size = min(size * math.exp(search.gain * (rate - search.acceptance)), search.max_step_size)
+            if pilots.acceptance is not None:
+                size = min(size * math.exp(pilots.gain * (rate - pilots.acceptance)), pilots.max_step_size)
         levels.append(level)
         sizes.append(size)
     return Schedule(base, tuple(levels), tuple(sizes))
 
 
-def next_level(level: float, log_ratio: Tensor, search: Search) -> float:
-    """Returns the highest level at which the weights keep the share `search.keep` of their effective sample size, by bisection.
+def next_level(level: float, log_ratio: Tensor, keep: float, min_rise: float) -> float:
+    """Returns the highest level at which the weights keep a share of their effective sample size, by bisection.
 
     Args:
         level: The level where the points are.
         log_ratio: $E_0 - E$ at the points, with shape $(B,)$.
-        search: The settings.
+        keep: The share.
+        min_rise: The smallest rise.
     """
     log_ratio = log_ratio - log_ratio.max()
-    keep = search.keep
-    if search.keep_of_support:
-        keep *= (log_ratio > -torch.inf).double().mean().item()  # no level keeps more than these
 
     def share(rise: float) -> float:
         weights = (rise * log_ratio).exp()
@@ -177,7 +161,7 @@ def next_level(level: float, log_ratio: Tensor, search: Search) -> float:
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if share(middle) >= keep else (low, middle)
-    return min(1.0, level + max(low, search.min_rise * (1 - level), _MIN_RISE))
+    return min(1.0, level + max(low, min_rise))
 
 
 def _interpolate(positions: Sequence[float], values: Sequence[float], at: float) -> float:
