@@ -115,11 +115,11 @@ def test_a_diagonal_metric_and_a_box_draw_the_truncated_density():
         (lambda: Langevin(0.1, metric="dense"), "metric must be a Metric, or a tensor of scales with the shape of a point, got 'dense'"),
     ],
 )
-def test_metrics_that_do_not_fit_are_told(make, message):
+def test_metrics_that_do_not_fit_are_reported(make, message):
     with pytest.raises(OptionError, match=message):
         make()
 
 
-def test_a_metric_of_another_shape_is_told():
+def test_a_metric_of_another_shape_is_reported():
     with pytest.raises(ShapeError, match=r"tuned for points of shape \(3,\), got \(2,\)"):
         Gaussian(torch.zeros(2)).sample(4, sampler=Langevin(0.1, metric=torch.ones(3)), steps=1)

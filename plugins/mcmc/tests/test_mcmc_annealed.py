@@ -143,7 +143,7 @@ def test_chunks_change_nothing_and_images_pass():
     torch.testing.assert_close(energy.sample((20, 3, 4, 4), sampler=sampler, seed=0, dtype=F64, batch_size=7), whole)
 
 
-def test_a_broken_energy_is_told():
+def test_a_broken_energy_is_reported():
     broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 8, torch.nan, 1.0) * x.square().sum(1) / 2)
     with pytest.raises(SamplingDiverged):
         broken.sample((50, 2), sampler=Annealed(levels=4, corrector=HMC(0.5)), seed=0, init=torch.zeros(50, 2))

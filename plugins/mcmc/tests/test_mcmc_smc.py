@@ -72,16 +72,16 @@ class LostMean(SMC):
     """Gives resampled points weight 1, and forgets what the mean was."""
 
     def couple(self, energy, state, noise):
-        after, told = super().couple(energy, state, noise)
-        return after if after is state else replace(after, log_weight=torch.zeros_like(state.log_weight)), told
+        after, scalars = super().couple(energy, state, noise)
+        return after if after is state else replace(after, log_weight=torch.zeros_like(state.log_weight)), scalars
 
 
 class FirstComers(SMC):
     """Resamples without weights."""
 
     def couple(self, energy, state, noise):
-        after, told = super().couple(energy, replace(state, log_weight=torch.zeros_like(state.log_weight)), noise)
-        return replace(after, log_weight=state.log_weight), told
+        after, scalars = super().couple(energy, replace(state, log_weight=torch.zeros_like(state.log_weight)), noise)
+        return replace(after, log_weight=state.log_weight), scalars
 
 
 class LateWeights(SMC):
@@ -130,7 +130,7 @@ def test_points_without_a_density_have_no_weight():
         half.sample((4, 1), sampler=SMC(mean=-50.0, scale=1.0), init=torch.ones(4, 1))
 
 
-def test_a_broken_energy_is_told_and_the_others_go_on():
+def test_a_broken_energy_is_reported_and_the_others_go_on():
     """A small part of the base lies where the energy is not a number; what was known of these chains is left out."""
     broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 4, torch.nan, 1.0) * x.square().sum(1) * 2)
     sampler = SMC(leapfrogs=3, mean=0.0, scale=1.5)

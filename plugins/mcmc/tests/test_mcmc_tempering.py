@@ -166,7 +166,7 @@ def test_outside_the_support_the_density_is_zero_though_the_base_reaches_there()
     assert x.min() > 0 and abs(x.mean() - 1) < 4 / math.sqrt(n)
 
 
-def test_a_broken_energy_that_only_hot_replicas_see_is_told():
+def test_a_broken_energy_that_only_hot_replicas_see_is_reported():
     broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 7, torch.nan, 1.0) * x.square().sum(1) * 5)
     assert broken.sample((20, 2), sampler="hmc", seed=0).norm(dim=1).max() < 2
     with pytest.raises(SamplingDiverged):
@@ -232,7 +232,7 @@ def test_options_that_make_no_sense(make, message):
         make()
 
 
-def test_a_base_that_does_not_fit_is_told():
+def test_a_base_that_does_not_fit_is_reported():
     with pytest.raises(ShapeError, match="mean and scale have shapes"):
         Gaussian(torch.zeros(2)).sample(4, sampler=Tempering(mean=torch.zeros(3), scale=1.0))
     far = ce.as_energy(Exponential(torch.ones(1)))
