@@ -158,7 +158,7 @@ def of_log_z(seeds: int) -> list[dict[str, Any]]:
             errors.append(told["log_z"][-1] - energy.log_z)
             scores.append(errors[-1] / told["log_z_se"][-1])
         spread = torch.tensor(scores).std().item() if seeds > 1 else math.nan
-        figures = {"error": _rms(errors), "sd_of_z": spread, "largest_z": max(map(abs, scores)), "levels": len(sampler.ladder.levels) - 1}
+        figures = {"error": _rms(errors), "sd_of_z": spread, "largest_z": max(map(abs, scores)), "levels": len(sampler.schedule.levels) - 1}
         name = f"smc, kept={sampler.kept}, moves={sampler.moves}"
         rows.append(_row(f"log_z {type(energy).__name__.lower()}", name, chains, energy.counted() // seeds, tuning, **figures))
     return rows

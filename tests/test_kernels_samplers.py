@@ -11,7 +11,7 @@ from composable_energy.noise import Noise
 from composable_energy.sampling import State
 from composable_energy.testing import Gaussian
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
-from composable_energy_mcmc.mala import _log_ratio
+from composable_energy_mcmc.mala import langevin_log_ratio
 from composable_energy_mcmc.metric import Metric
 from tests.test_kernels import Recorded, recorded  # noqa: F401  (a fixture)
 
@@ -41,7 +41,7 @@ def test_malas_ratio_is_that_of_the_step_that_was_taken(dtype, spread):
     y = (x.to(F64) - step_size / 2 * here.to(F64) + math.sqrt(step_size) * xi).to(dtype)
     there = (here.to(F64) + 0.1 * xi).to(dtype)
     energies = torch.zeros(2000, dtype=torch.promote_types(dtype, torch.float32))
-    got = _log_ratio(State(x, energies, here), State(y, energies, there), step_size)
+    got = langevin_log_ratio(State(x, energies, here), State(y, energies, there), step_size)
     wide = [value.to(F64) for value in (x, y, here, there)]
 
     def log_density(start, grad, end):
@@ -115,11 +115,11 @@ def test_a_diagonal_metric_and_a_box_draw_the_truncated_density():
         (lambda: Langevin(0.1, metric="dense"), "metric must be a Metric, or a tensor of scales with the shape of a point, got 'dense'"),
     ],
 )
-def test_metrics_that_do_not_fit_are_told(make, message):
+def test_metrics_that_do_not_fit_are_reported(make, message):
     with pytest.raises(OptionError, match=message):
         make()
 
 
-def test_a_metric_of_another_shape_is_told():
+def test_a_metric_of_another_shape_is_reported():
     with pytest.raises(ShapeError, match=r"tuned for points of shape \(3,\), got \(2,\)"):
         Gaussian(torch.zeros(2)).sample(4, sampler=Langevin(0.1, metric=torch.ones(3)), steps=1)

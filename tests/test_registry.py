@@ -115,7 +115,7 @@ def test_registering_lasts_for_the_session_or_for_a_block(acme):
 
 
 def test_what_is_registered_keeps_the_contract_too():
-    with pytest.raises(OptionError, match="use one of energy, sampler, encoder, kernel, command, kind"):
+    with pytest.raises(OptionError, match="use one of energy, sampler, encoder, kernel, estimator, command, kind"):
         ce.register("energies", "x", lambda: None)
     with pytest.raises(PluginLoadError, match="a subclass of Sampler"):
         ce.register("sampler", "x", lambda: None)
@@ -281,6 +281,21 @@ def test_a_package_declares_a_kind_of_its_own():
             ce.get("dataset", "rings", sizes=4)
     with pytest.raises(PluginLoadError, match="the class that entries of the new kind make"):
         ce.register("kind", "dataset", lambda: Dataset())
+
+
+def test_an_estimator_is_a_function_that_is_returned_as_it_is():
+    def estimate(energy):
+        return 1.0
+
+    with ce.register("estimator", "mine", estimate):
+        assert ce.get("estimator", "mine") is estimate
+        with pytest.raises(OptionError, match="'mine' is a function, which takes no options here; got seed"):
+            ce.get("estimator", "mine", seed=0)
+    with pytest.raises(PluginLoadError, match="a plug-in of this group is a function, got the class Bowls"):
+        ce.register("estimator", "mine", Bowls)
+    assert {"calibrate", "log-z"} <= set(registry.names("estimator"))
+    with pytest.raises(PluginNotFound, match="No plug-in offers the estimator 'log-zed'"):
+        ce.get("estimator", "log-zed")
 
 
 def test_any_kind_is_asked_for_in_one_way():

@@ -40,7 +40,7 @@ def get(kind: str, name: str, /, **options: Any) -> Any:
         **options: What the entry takes.
 
     Returns:
-        A class for samplers, commands and kinds; for all others what the entry makes with the options.
+        A class for samplers, commands and kinds, a function for estimators; for all others what the entry makes with the options.
 
     Raises:
         OptionError: No package declares the kind, or the entry does not take an option.
@@ -56,7 +56,7 @@ def get(kind: str, name: str, /, **options: Any) -> Any:
     if rule.entry == "builder":
         return check_built(rule, entry, build(entry, obj, options))
     if options:
-        raise OptionError(f"A {kind} is a class, which takes no options here; got {', '.join(options)}.")
+        raise OptionError(f"The {kind} {name!r} is a {rule.entry}, which takes no options here; got {', '.join(options)}.")
     return obj
 
 

@@ -31,6 +31,8 @@ def check_entry(kind: Kind, entry: Entry, obj: Any) -> None:
         raise plugin_error(entry, "its name has other characters than a-z, 0-9, - and _")
     _check_version(entry, obj)
     is_class = isinstance(obj, type)
+    if kind.entry == "function" and is_class:
+        raise plugin_error(entry, f"a plug-in of this group is a function, got {_described(obj)}")
     if kind.entry == "class" and not (is_class and issubclass(obj, kind.load_classes())):
         raise plugin_error(entry, f"a plug-in of this group is {_subclass_of(kind)}, got {_described(obj)}")
     if is_class and not issubclass(obj, kind.load_classes()):

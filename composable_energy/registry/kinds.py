@@ -19,13 +19,13 @@ class Kind:
     """A kind of plug-in.
 
     Args:
-        entry: What an entry point names: a `class` that is handed out as it is, or a `builder`, a class or function that is called with
-            options.
+        entry: What an entry point names: a `class` or a `function` that is handed out as it is, or a `builder`, a class or function that
+            is called with options.
         classes: The classes, or their paths `module:name`, from which a class derives; what a builder returns is an instance of the first.
         get: The path of the function that returns a plug-in of this kind by name; empty for the general rule.
     """
 
-    entry: Literal["class", "builder"]
+    entry: Literal["class", "function", "builder"]
     classes: tuple[str | type, ...]
     get: str = ""
 
@@ -41,6 +41,7 @@ KINDS: Mapping[str, Kind] = {
     "sampler": Kind("class", ("composable_energy.sampling:Sampler",)),
     "encoder": Kind("builder", ("torch.nn:Module",), get="composable_energy.catalog:get_encoder"),
     "kernel": Kind("builder", ("composable_energy.kernels:Kernel",)),
+    "estimator": Kind("function", ()),
     "command": Kind("class", ("composable_energy.registry.command:Command",)),
     "kind": Kind("class", ("builtins:object",)),
 }

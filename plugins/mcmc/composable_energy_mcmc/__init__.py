@@ -1,4 +1,4 @@
-"""Markov chain Monte Carlo for energies, underdamped and annealed Langevin among it, and gradient descent to their modes."""
+"""Samplers: Langevin, Hamiltonian Monte Carlo, annealing, replica exchange, sequential Monte Carlo, and descent to modes."""
 
 from composable_energy_mcmc.annealed import Annealed
 from composable_energy_mcmc.chees import ChEES

@@ -1,4 +1,4 @@
-"""Annealed sampling, from much noise to little."""
+"""Annealed Langevin: corrector steps at falling noise levels."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from composable_energy import Energy, get_sampler
 from composable_energy.errors import OptionError
 from composable_energy.kernels import langevin_step
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy_mcmc.batch import expand_like
 from composable_energy_mcmc.options import at_least, positive, whole
 
 __all__ = ["Annealed"]
@@ -24,34 +25,34 @@ class Annealed(Sampler):
     r"""Annealed Langevin: corrector steps at each noise level, and an ancestral step to the next.
 
     For an energy with the condition `sigma`, trained on points with noise of level $\sigma$ added. The levels fall geometrically from
-    `sigma_max` to `sigma_min`; the start is $N(0, (\sigma_\text{max}^2 + 1) I)$, which fits data of about unit variance. One step of the
-    driver is one level $s$ with the next level $n$:
+    `sigma_max` to `sigma_min`; chains start from $N(0, (\sigma_\text{max}^2 + 1) I)$, which fits data of about unit variance. One step of
+    the driver is one level $s$; the next level is $n$:
 
     $$x \leftarrow x - \delta s^2 \nabla E(x, s) + \sqrt{2 \delta T}\, s\, \xi \quad \text{(corrector, several times)}$$
     $$x \leftarrow x - (s^2 - n^2) \nabla E(x, s) + n \sqrt{(s^2 - n^2) T / s^2}\, \xi \quad \text{(ancestral)}$$
 
-    and at the last level $x \leftarrow x - s^2 \nabla E(x, s)$, the expected point without its noise. It costs
+    and at the last level $x \leftarrow x - s^2 \nabla E(x, s)$, the expected point without its noise. A run costs
     `levels * (corrector_steps + 1)` gradients.
 
     An energy without `sigma` is tempered instead: level $s$ is the temperature $(1 + s^2) T$, the last one $T$ itself, and each takes
     `corrector_steps + 1` Langevin steps $x \leftarrow x - \delta \nabla E(x) + \sqrt{2 \delta (1 + s^2) T}\, \xi$.
 
-    Another sampler may be the corrector: one that accepts and rejects brings no error of its own to a level, whatever its step. It sees
-    points in units of the level, $y = x / u$ with $u = s$, or $u = \sqrt{1 + s^2}$ for a tempered energy and 1 at its last level. So its
-    step $h$ is $h u$ in units of $x$, a Langevin step $\lambda$ is $\lambda u^2$, and what pilot chains tune at the first level serves all.
-    It begins anew at each level, with a gradient more.
+    Any other sampler may be the corrector; one that accepts and rejects adds no error at a level, whatever its step size. It moves points
+    in units of the level, $y = x / u$ with $u = s$, or $u = \sqrt{1 + s^2}$ for a tempered energy and 1 at its last level. So its step size
+    $h$ is $h u$ in units of $x$, a Langevin step $\lambda$ is $\lambda u^2$, and options tuned at the first level fit all levels. It is
+    initialised at each level, which costs one more gradient.
 
     Args:
-        levels: How many, at least 2.
+        levels: The number of noise levels, at least 2.
         sigma_max: The highest level.
         sigma_min: The lowest level.
         corrector_steps: Steps of the corrector at each level; 0 leaves the ancestral ones.
-        delta: $\delta$, the step of the built-in corrector in units of $s^2$.
+        delta: $\delta$, the step size of the built-in corrector in units of $s^2$.
         temperature: $T$.
-        corrector: Another sampler, or its name; None is Langevin's step above.
-        max_gradient: The longest that $s \lVert \nabla E(x, s) \rVert$ may be, over the root of the number of coordinates; a longer
-            gradient is cut to it, chain by chain. About 1 is usual, so that 3 changes nothing but what a steep term does far from where it
-            holds. It is for energies that know `sigma`; None leaves every gradient as it is.
+        corrector: Another sampler, or its name; None is the Langevin step above.
+        max_gradient: The largest $s \lVert \nabla E(x, s) \rVert$ of a chain, over the root of the number of coordinates; longer gradients
+            are scaled down to it. Its usual size is about 1, so 3 affects only points far out where a term is steep. It is for energies
+            with the condition `sigma`; None leaves all gradients as they are.
 
     References:
         Generative modeling by estimating gradients of the data distribution (Song & Ermon, 2019), https://arxiv.org/abs/1907.05600
@@ -107,30 +108,30 @@ class Annealed(Sampler):
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
         if not isinstance(self.corrector, Sampler):
             return self
-        level = self._seen(energy, 1)
+        level = self.level_energy(energy, 1)
         return replace(self, corrector=self.corrector.tune(level, x / level.unit, noise.child("corrector")))
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         if self.max_gradient is not None and "sigma" not in energy.conditions:
             raise OptionError(f"max_gradient is in units of the noise level, and {energy} does not depend on sigma: leave it out.")
-        return self._at(energy, x, 1)
+        return self._evaluate(energy, x, 1)
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         step, s, rates = noise.step, self.level(noise.step), None
         if isinstance(self.corrector, Sampler):
-            state, rates = self._corrected(energy, state, noise)
+            state, rates = self.correct(energy, state, noise)
         if "sigma" not in energy.conditions:
-            return self._tempered(energy, state, noise, rates)
+            return self._step_tempered(energy, state, noise, rates)
         for i in range(0 if self.corrector else self.corrector_steps):
-            state = self._at(energy, self._move(state, self.delta * s**2, math.sqrt(2 * self.delta) * s, noise, i), step)
+            state = self._evaluate(energy, self._langevin_move(state, self.delta * s**2, math.sqrt(2 * self.delta) * s, noise, i), step)
         if step >= self.levels:
             x = torch.add(state.x, state.grad, alpha=-(s**2))
         else:
             n = self.level(step + 1)
-            x = self._move(state, s**2 - n**2, n * math.sqrt(s**2 - n**2) / s, noise, self.corrector_steps)
-        return self._at(energy, x, min(step + 1, self.levels)), Info(rates, {"sigma": s})
+            x = self._langevin_move(state, s**2 - n**2, n * math.sqrt(s**2 - n**2) / s, noise, self.corrector_steps)
+        return self._evaluate(energy, x, min(step + 1, self.levels)), Info(rates, {"sigma": s})
 
-    def _at(self, energy: Energy, x: Tensor, step: int) -> State:
+    def _evaluate(self, energy: Energy, x: Tensor, step: int) -> State:
         if "sigma" not in energy.conditions:
             return State(x, *energy_and_gradient(energy, x))
         level = self.level(step)
@@ -138,20 +139,20 @@ class Annealed(Sampler):
         if self.max_gradient is None:
             return State(x, energies, gradients)
         longest = self.max_gradient * math.sqrt(max(1, x[0].numel())) / level
-        lengths = gradients.reshape(len(x), -1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+        lengths = expand_like(gradients.reshape(len(x), -1).norm(dim=1), x)
         return State(x, energies, gradients * (longest / lengths).clamp(max=1))
 
-    def _move(self, state: State, drift: float, scale: float, noise: Noise, stream: int) -> Tensor:
+    def _langevin_move(self, state: State, drift: float, scale: float, noise: Noise, stream: int) -> Tensor:
         return langevin_step(state.x, state.grad, noise=noise, drift=drift, scale=scale * math.sqrt(self.temperature), stream=stream)
 
-    def _tempered(self, energy: Energy, state: State, noise: Noise, rates: Tensor | None) -> tuple[State, Info]:
-        heat = self._heat(noise.step)
+    def _step_tempered(self, energy: Energy, state: State, noise: Noise, rates: Tensor | None) -> tuple[State, Info]:
+        factor = self._temperature_factor(noise.step)
         for i in range(0 if self.corrector else self.corrector_steps + 1):
-            x = self._move(state, self.delta, math.sqrt(2 * self.delta * heat), noise, i)
+            x = self._langevin_move(state, self.delta, math.sqrt(2 * self.delta * factor), noise, i)
             state = State(x, *energy_and_gradient(energy, x))
-        return state, Info(rates, {"temperature": heat * self.temperature})
+        return state, Info(rates, {"temperature": factor * self.temperature})
 
-    def _heat(self, step: int) -> float:
+    def _temperature_factor(self, step: int) -> float:
         return 1.0 if step >= self.levels else 1 + self.level(step) ** 2
 
     # Another corrector ----------------------------------------------------------------------------------------------------------------
@@ -166,43 +167,59 @@ class Annealed(Sampler):
         if not isinstance(corrector, Sampler):
             raise OptionError(f"corrector must be a sampler or the name of one, got {corrector!r}.")
         if corrector.total_steps is not None or type(corrector).couple is not Sampler.couple:
-            raise OptionError(f"{corrector} goes its own way from a start to an end: a corrector may stop after any step.")
+            raise OptionError(f"{corrector} has a last step or couples chains; a corrector must be able to stop after any step.")
         if getattr(corrector, "clamp", None) is not None:
-            raise OptionError("A corrector sees points in units of the level, so that `clamp` would be another box at each: leave it out.")
+            raise OptionError("A corrector moves points in units of the level, so that `clamp` would be another box at each: leave it out.")
         if self.corrector_steps == 0 or self.temperature == 0:
             raise OptionError("A corrector needs corrector_steps and a temperature above 0.")
         if self.max_gradient is not None:
             raise OptionError("max_gradient is for the built-in corrector; another one has rules of its own for steep energies.")
 
-    def _seen(self, energy: Energy, step: int) -> _Level:
-        """What a corrector sees at a step."""
+    def level_energy(self, energy: Energy, step: int) -> LevelEnergy:
+        """Returns the energy that another corrector follows at a step, counted from 1."""
         if "sigma" in energy.conditions:
-            return _Level(energy, self.level(step), self.temperature, sigma=self.level(step))
-        heat = self._heat(step)
-        return _Level(energy, math.sqrt(heat), heat * self.temperature)
+            return LevelEnergy(energy, self.level(step), self.temperature, sigma=self.level(step))
+        factor = self._temperature_factor(step)
+        return LevelEnergy(energy, math.sqrt(factor), factor * self.temperature)
 
-    def _corrected(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor | None]:
-        """Takes the steps of the corrector; and how likely it accepted, with shape (B,), if it may reject."""
-        level, corrector, rates = self._seen(energy, noise.step), cast(Sampler, self.corrector), []
+    def correct(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor | None]:
+        """Takes the steps of another corrector at one level.
+
+        Args:
+            energy: The energy.
+            state: The state; only its points count.
+            noise: The noise of the step, whose number selects the level.
+
+        Returns:
+            The state, and the mean acceptance of each chain, with shape $(B,)$; None if the corrector never rejects.
+        """
+        level, corrector, rates = self.level_energy(energy, noise.step), cast(Sampler, self.corrector), []
         inner = corrector.init(level, state.x / level.unit, noise.child("corrector starts"))
         own = noise.child("corrector")
         for i in range(self.corrector_steps):
             inner, info = corrector.step(level, inner, own.at((noise.step - 1) * self.corrector_steps + i + 1))
             rates.append(info.acceptance)
-        state = State(level.unit * inner.x, level.heat * inner.energy, level.heat / level.unit * inner.grad)
+        state = State(level.unit * inner.x, level.temperature * inner.energy, level.temperature / level.unit * inner.grad)
         return state, None if rates[0] is None else torch.stack(rates).mean(0)
 
 
-class _Level(Energy):
-    """An energy at a level, of points in its units, and over its temperature."""
+class LevelEnergy(Energy):
+    r"""The energy $E(u y, c) / T$ of points $y$ in units of a level.
 
-    def __init__(self, energy: Energy, unit: float, heat: float, **conditions: float) -> None:
+    Args:
+        energy: $E$.
+        unit: $u$.
+        temperature: $T$.
+        **bound: The conditions $c$.
+    """
+
+    def __init__(self, energy: Energy, unit: float, temperature: float, **bound: float) -> None:
         super().__init__()
-        self.energy, self.unit, self.heat, self.known = energy, unit, heat, conditions
+        self.energy, self.unit, self.temperature, self.bound = energy, unit, temperature, bound
         self.event_shape, self.has_value = energy.event_shape, energy.has_value
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.energy(self.unit * x, **self.known) / self.heat
+        return self.energy(self.unit * x, **self.bound) / self.temperature
 
     def __str__(self) -> str:
         return str(self.energy)

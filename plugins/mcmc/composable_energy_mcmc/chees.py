@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo whose trajectories are as long as the chains together find best."""
+"""Hamiltonian Monte Carlo with a trajectory length tuned by all chains together."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.kernels import normal
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy_mcmc.batch import finite_rows, flatten_points
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
-from composable_energy_mcmc.metric import IDENTITY, Metric, Spread, rows
+from composable_energy_mcmc.metric import IDENTITY, CovarianceEstimator, Metric
 from composable_energy_mcmc.metropolis import REFUSED, choose
 from composable_energy_mcmc.options import fraction, positive, whole
-from composable_energy_mcmc.tuning import DualAveraging, attempt, counts, first_length
+from composable_energy_mcmc.tuning import DualAveraging, find_first_length, try_step
 
-__all__ = ["ChEES"]
+__all__ = ["ChEES", "criterion_gradient"]
 
-_DRAWS = 60  # of each pilot chain, which the metric is made of
-_LEAST = 1e-8  # acceptance that the harmonic mean sees
+_DRAWS = 60  # of each pilot chain, for the estimate of the metric
+_LEAST = 1e-8  # the smallest acceptance in the harmonic mean
 _RATE, _FORGET, _MOST = 0.025, 0.95, 0.35  # of the ascent in log T
 
 
 @dataclass(frozen=True)
 class ChEES(Sampler):
-    r"""ChEES-HMC (Hoffman, Radul & Sountsov, 2021): leapfrog trajectories, accepted or rejected, that need no option.
+    r"""ChEES-HMC (Hoffman, Radul & Sountsov, 2021): Hamiltonian Monte Carlo that tunes all its options.
 
     A trajectory takes $L = \lceil h\, T / \varepsilon \rceil$ leapfrog steps, and as many gradients; $h$ runs through the sequence of
-    van der Corput, the same for all chains. Step $\varepsilon$, time $T$ and metric $S$ are tuned on pilot chains, whatever is drawn:
+    van der Corput, the same for all chains. Step size $\varepsilon$, time $T$ and metric $S$ are tuned on separate pilot chains:
     $\varepsilon$ by dual averaging, and $T$ by ascent of the mean square of the change of $\lVert y - \bar y \rVert^2$, the squared
     distance from the mean in whitened coordinates $y = S^{-1} x$. With acceptance $a_k$ and last momentum $p'_k$ of chain $k$ the gradient
     in $\log T$ is
@@ -40,17 +41,17 @@ class ChEES(Sampler):
     $$\sum_k a_k\, h\, T \left(\lVert y'_k - \bar y' \rVert^2 - \lVert y_k - \bar y \rVert^2\right)
     \langle y'_k - \bar y', p'_k \rangle \Big/ \sum_k a_k.$$
 
-    The sampler that has been tuned is `trace.sampler`: pass it again, and nothing is tuned twice.
+    `trace.sampler` is the tuned sampler; pass it again to skip the tuning.
 
     Args:
         step_size: $\varepsilon > 0$, in units of whitened points; None tunes it together with `trajectory`.
-        trajectory: $T > 0$, likewise.
-        metric: `"identity"`, `"diagonal"` or `"dense"` by the pooled draws of the pilot chains, `"auto"` for dense where that pays and
-            diagonal elsewhere; or a metric that was tuned before.
+        trajectory: $T > 0$, in units of whitened points; None tunes it together with `step_size`.
+        metric: `"identity"`; `"diagonal"` or `"dense"`, estimated from the pooled draws of the pilot chains; `"auto"`, which is dense where
+            that pays and diagonal elsewhere; or a metric that was tuned before.
         acceptance: The harmonic mean of the acceptance to tune for. At .65, which is best in many dimensions, a chain may stay for long in
             a narrow part of a curved energy.
-        max_leapfrogs: The largest $L$. The criterion may grow for ever, as on some funnels and bananas, so there is one.
-        tuning_steps: How many steps the pilot chains take for $\varepsilon$ and $T$; half of them before there is a metric.
+        max_leapfrogs: The largest $L$. It is needed where the criterion grows without bound, as on some funnels and bananas.
+        tuning_steps: The number of steps of the pilot chains for $\varepsilon$ and $T$; half of them precede the estimate of the metric.
 
     References:
         An adaptive-MCMC scheme for setting trajectory lengths in Hamiltonian Monte Carlo (Hoffman et al., 2021),
@@ -86,14 +87,14 @@ class ChEES(Sampler):
             return self
         sampler, state = replace(self, metric=self._metric), self.init(energy, x, noise)
         if isinstance(self.metric, Metric) or self.metric == "identity":
-            return _settled(sampler, energy, state, noise, self.tuning_steps)[0]
-        first, state = _settled(sampler, energy, state, noise.child("first"), self.tuning_steps // 2)
-        spread, draws = Spread(self.metric, state.x), noise.child("draws")
+            return _tune_trajectory(sampler, energy, state, noise, self.tuning_steps)[0]
+        first, state = _tune_trajectory(sampler, energy, state, noise.child("first"), self.tuning_steps // 2)
+        spread, draws = CovarianceEstimator(self.metric, state.x), noise.child("draws")
         for draw in range(1, _DRAWS + 1):
-            state, _ = attempt(first, energy, state, draws.at(draw))
-            spread.add(state.x[counts(state)])
+            state, _ = try_step(first, energy, state, draws.at(draw))
+            spread.add(state.x[finite_rows(state)])
         sampler = replace(sampler, metric=spread.metric(x.dtype))
-        return _settled(sampler, energy, state, noise.child("second"), self.tuning_steps - self.tuning_steps // 2)[0]
+        return _tune_trajectory(sampler, energy, state, noise.child("second"), self.tuning_steps - self.tuning_steps // 2)[0]
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         self._metric.check(x)
@@ -117,13 +118,13 @@ class ChEES(Sampler):
         return self.metric if isinstance(self.metric, Metric) else IDENTITY
 
 
-def _settled(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int) -> tuple[ChEES, State]:
-    """Returns the sampler with its step size and trajectory, and where the pilot chains are then.
+def _tune_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int) -> tuple[ChEES, State]:
+    """Returns the sampler with a tuned step size and trajectory, and the state of the pilot chains after that.
 
-    The time has no lower bound here, only the number of leapfrogs has: a floor at the step, which is far too long at first, would lift it
-    over the first maximum of the criterion for good. Nor is its average fed back, which would slow it down.
+    The time has no lower bound; only the number of leapfrogs has. A lower bound of one step, which is far too long at first, would lift the
+    time over the first maximum of the criterion for good. The average of the time is not fed back, which would slow the ascent down.
     """
-    first = first_length(lambda length: replace(sampler, step_size=length, trajectory=length), energy, state, noise)
+    first = find_first_length(lambda length: replace(sampler, step_size=length, trajectory=length), energy, state, noise)
     averaging, search = DualAveraging(first), noise.child("search")
     log_time = averaged = math.log(first)
     square = 0.0
@@ -134,8 +135,8 @@ def _settled(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: 
         proposal, momentum, log_ratio, _ = trial.propose(energy, state, search.at(step))
         log_ratio = torch.where(proposal.energy.isfinite() & log_ratio.isfinite(), log_ratio, -torch.inf)
         acceptance = log_ratio.clamp(max=0).exp()
-        here = counts(state)
-        slope = _slope(sampler._metric, *(values[here] for values in (state.x, proposal.x, momentum, acceptance)))
+        here = finite_rows(state)
+        slope = criterion_gradient(sampler._metric, *(values[here] for values in (state.x, proposal.x, momentum, acceptance)))
         slope *= h * math.exp(log_time)
         if slope != 0.0:
             square = _FORGET * square + (1 - _FORGET) * slope**2
@@ -147,22 +148,22 @@ def _settled(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: 
 
 
 def _rate(acceptance: Tensor, energies: Tensor) -> float:
-    """The harmonic mean of the acceptance, which few bad trajectories pull down.
+    """Returns the harmonic mean of the acceptance, which few bad trajectories pull down.
 
-    Those that end outside the support are counted by the mean of all, if that is lower: their harmonic mean is zero for any step.
+    Trajectories that end outside the support, where it is zero for any step, count by the arithmetic mean of all, if that is lower.
     """
     inside = acceptance[energies.isfinite()].double().clamp_min(_LEAST)
     return min(1 / (1 / inside).mean().item(), acceptance.mean().item()) if len(inside) else 0.0
 
 
-def _slope(metric: Metric, x: Tensor, end: Tensor, momentum: Tensor, acceptance: Tensor) -> float:
-    """The gradient of the criterion in log T, over h T; lost trajectories have no weight."""
+def criterion_gradient(metric: Metric, x: Tensor, end: Tensor, momentum: Tensor, acceptance: Tensor) -> float:
+    """Returns the gradient of the criterion in log T, over h T; runaway trajectories have no weight."""
     good = acceptance > 0
     if not good.any():
         return 0.0
     weight = acceptance[good, None] / acceptance[good].sum()
-    before, after = (rows(metric.back(points)).to(weight) for points in (x, end[good]))
+    before, after = (flatten_points(metric.whiten(points)).to(weight) for points in (x, end[good]))
     before, after = (before - before.mean(0))[good], after - (weight * after).sum(0)
     change = after.square().sum(1) - before.square().sum(1)
-    slope = (weight[:, 0] * change * (after * rows(momentum[good]).to(weight)).sum(1)).sum().item()
+    slope = (weight[:, 0] * change * (after * flatten_points(momentum[good]).to(weight)).sum(1)).sum().item()
     return slope if math.isfinite(slope) else 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
-from composable_energy_mcmc.metropolis import sum_of_each
+from composable_energy_mcmc.batch import expand_like, select, sum_of_each
 from composable_energy_mcmc.options import at_least, positive
 
-__all__ = ["Descending", "Descent"]
+__all__ = ["Descent", "DescentState"]
 
 
 @dataclass(frozen=True)
-class Descending(State):
+class DescentState(State):
     r"""A state with the step size $\eta$ of each chain, with shape $(B,)$."""
 
     rate: Tensor
@@ -25,12 +25,12 @@ class Descending(State):
 
 @dataclass(frozen=True)
 class Descent(Sampler):
-    r"""Gradient descent, $x' = x - \eta \nabla E(x)$: finds modes, and draws nothing.
+    r"""Gradient descent, $x' = x - \eta \nabla E(x)$: finds modes; it does not sample.
 
-    This is `langevin` at temperature 0, with $\eta = \lambda / 2$, at one gradient a step and without a step size to choose. Each chain has
-    its own: after a step $s$ that changes the gradient by $g$ it is $\eta = s \cdot g / g \cdot g$ (Barzilai & Borwein, 1988), so that
-    narrow valleys take tens of steps in place of thousands. A step that would raise the energy is not taken, and $\eta$ falls to a quarter:
-    energies never rise. A chain whose gradient has vanished rests, and steps cost nothing once all chains do.
+    It is `langevin` at temperature 0, with $\eta = \lambda / 2$, but needs no choice of a step size. Each chain has its own: after a step
+    $s$ that changes the gradient by $g$ it is $\eta = s \cdot g / g \cdot g$ (Barzilai & Borwein, 1988), so that narrow valleys take tens
+    of steps instead of thousands. A step that would raise the energy is rejected, and $\eta$ falls to a quarter. A step costs one gradient.
+    A chain whose gradient has vanished stays, and steps cost nothing once all chains have arrived.
 
     Args:
         step_size: $\eta > 0$ of the first step, in units of $x^2$.
@@ -50,29 +50,19 @@ class Descent(Sampler):
         positive("step_size", self.step_size)
         at_least("tolerance", self.tolerance, 0)
 
-    def init(self, energy: Energy, x: Tensor, noise: Noise) -> Descending:
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> DescentState:
         energies, grad = energy_and_gradient(energy, x)
-        return Descending(x, energies, grad, sum_of_each(grad).new_full((len(x),), self.step_size))
+        return DescentState(x, energies, grad, sum_of_each(grad).new_full((len(x),), self.step_size))
 
-    def step(self, energy: Energy, state: Descending, noise: Noise) -> tuple[Descending, Info]:
+    def step(self, energy: Energy, state: DescentState, noise: Noise) -> tuple[DescentState, Info]:
         moving = (state.grad.abs() > self.tolerance).reshape(len(state.x), -1).any(1)
         if not moving.any():
             return state, Info()
-        x = state.x - _wide(state.rate, state.x).to(state.x.dtype) * state.grad
+        x = state.x - expand_like(state.rate, state.x).to(state.x.dtype) * state.grad
         energies, grad = energy_and_gradient(energy, x)
-        taken = moving & ~(energies > state.energy)  # an energy that is not a number is taken, so that it is seen
-        bent, change = sum_of_each((x - state.x) * (grad - state.grad)), sum_of_each((grad - state.grad).square())
-        rate = torch.where(bent > 0, torch.minimum(bent / change, state.rate * 10), state.rate * 2)  # not a valley: go faster
-        rate = torch.where(taken, rate, torch.where(moving, state.rate / 4, state.rate)).clamp_min(torch.finfo(rate.dtype).tiny)
-        wide = _wide(taken, x)
-        following = replace(
-            state,
-            x=torch.where(wide, x, state.x),
-            energy=torch.where(taken, energies, state.energy),
-            grad=torch.where(wide, grad, state.grad),
-        )
-        return replace(following, rate=rate), Info()
-
-
-def _wide(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.ndim - 1))
+        accepted = moving & ~(energies > state.energy)  # an energy that is not a number is accepted, so that the driver finds it
+        curvature, change = sum_of_each((x - state.x) * (grad - state.grad)), sum_of_each((grad - state.grad).square())
+        rate = torch.where(curvature > 0, torch.minimum(curvature / change, state.rate * 10), state.rate * 2)
+        rate = torch.where(accepted, rate, torch.where(moving, state.rate / 4, state.rate)).clamp_min(torch.finfo(rate.dtype).tiny)
+        after = select(accepted, State(x, energies, grad), state)
+        return DescentState(after.x, after.energy, after.grad, rate), Info()

@@ -14,30 +14,30 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.kernels import normal
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.metric import IDENTITY, Metric
-from composable_energy_mcmc.metropolis import REFUSED, choose, sum_of_each
+from composable_energy_mcmc.metropolis import REFUSED, choose
 from composable_energy_mcmc.options import fraction, positive, whole
-from composable_energy_mcmc.tuning import tuned
+from composable_energy_mcmc.tuning import tune_step_size
 
-__all__ = ["HMC", "leapfrog", "propose", "van_der_corput"]
+__all__ = ["HMC", "RUNAWAY", "leapfrog", "propose", "van_der_corput"]
 
-_RUNAWAY = 1000.0  # an error of the energy after which a trajectory is lost anyway
+RUNAWAY = 1000.0  # an error of the energy that no trajectory recovers from
 
 
 @dataclass(frozen=True)
 class HMC(Sampler):
     r"""Hamiltonian Monte Carlo (Duane et al., 1987; Neal, 2011): leapfrog trajectories with fresh momentum, accepted or rejected.
 
-    The momentum has a number for each coordinate, over all axes but the first. A trajectory of $L$ leapfrog steps costs $L$ gradients, and
-    $L$ runs through $1, \dots, L_\text{max}$ in the order of van der Corput's sequence, the same for all chains: a fixed length can
-    resonate with the energy, so that chains turn back to where they were.
+    A trajectory of $L$ leapfrog steps costs $L$ gradients. $L$ runs through $1, \dots, L_\text{max}$ in the order of van der Corput's
+    sequence, the same for all chains, because a fixed length can resonate with the energy, so that chains return to where they were.
 
     Args:
         step_size: $\varepsilon > 0$, in units of $x$; None tunes it on pilot chains.
         leapfrogs: $L_\text{max}$, or $L$ itself without jitter.
-        jitter: Whether the length of trajectories changes.
+        jitter: Whether the length of trajectories varies.
         acceptance: The mean acceptance to tune for.
-        tuning_steps: How many steps the pilot chains take.
+        tuning_steps: The number of steps of the pilot chains.
 
     References:
         MCMC using Hamiltonian dynamics (Neal, 2011), https://arxiv.org/abs/1206.1901
@@ -64,7 +64,7 @@ class HMC(Sampler):
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
         if self.step_size is not None:
             return self
-        return tuned(lambda length: replace(self, step_size=length), energy, x, noise, self.acceptance, self.tuning_steps)
+        return tune_step_size(lambda length: replace(self, step_size=length), energy, x, noise, self.acceptance, self.tuning_steps)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         return State(x, *energy_and_gradient(energy, x))
@@ -81,14 +81,14 @@ class HMC(Sampler):
 def propose(
     energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY
 ) -> tuple[State, Tensor, Tensor]:
-    """Follows a trajectory, and weighs its end.
+    """Follows a trajectory, and returns its end with the acceptance ratio.
 
     Args:
-        energy: As for `leapfrog`, likewise the others.
+        energy: The energy.
         state: Where the trajectory begins.
-        momentum: The momentum there.
+        momentum: The momentum there, with shape $(B, *)$.
         step_size: The length of a step in time.
-        steps: How many.
+        steps: The number of steps, at least 1.
         metric: The units of the momentum.
 
     Returns:
@@ -97,37 +97,37 @@ def propose(
     before = state.energy + sum_of_each(momentum.square()) / 2
     proposal, momentum, highest = leapfrog(energy, state, momentum, step_size, steps, metric)
     log_ratio = before - proposal.energy - sum_of_each(momentum.square()) / 2
-    ran_away = (highest > before + _RUNAWAY) & ~log_ratio.isfinite()  # the step was too long; nothing says that the energy is broken
-    return proposal, momentum, torch.where(ran_away, -torch.inf, log_ratio)
+    runaway = (highest > before + RUNAWAY) & ~log_ratio.isfinite()  # the step was too long; the energy need not be broken
+    return proposal, momentum, torch.where(runaway, -torch.inf, log_ratio)
 
 
 def leapfrog(
     energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY
 ) -> tuple[State, Tensor, Tensor]:
-    """Follows Hamilton's equations; reversible, and keeps volumes.
+    """Integrates Hamilton's equations by the leapfrog scheme, which is reversible and preserves volume.
 
     Args:
         energy: The energy.
         state: Where the trajectory begins.
         momentum: The momentum there, with shape $(B, *)$; not changed in place.
         step_size: The length of a step in time.
-        steps: How many, at least 1.
+        steps: The number of steps, at least 1.
         metric: The units of the momentum.
 
     Returns:
         The end, the momentum there, and the highest energy on the way, with shape $(B,)$.
     """
     x, highest = state.x, state.energy
-    momentum = torch.add(momentum, metric.gradient(state.grad), alpha=-step_size / 2)
+    momentum = torch.add(momentum, metric.whiten_gradient(state.grad), alpha=-step_size / 2)
     for step in range(1, steps + 1):
-        x = torch.add(x, metric.forth(momentum), alpha=step_size)
+        x = torch.add(x, metric.unwhiten(momentum), alpha=step_size)
         energies, grad = energy_and_gradient(energy, x)
-        momentum = momentum.add_(metric.gradient(grad), alpha=-step_size if step < steps else -step_size / 2)
+        momentum = momentum.add_(metric.whiten_gradient(grad), alpha=-step_size if step < steps else -step_size / 2)
         highest = torch.fmax(highest, energies)
         state = State(x, energies, grad)
     return state, momentum, highest
 
 
 def van_der_corput(number: int) -> float:
-    """The digits of a number mirrored behind the point, base 2: 1/2, 1/4, 3/4, 1/8, ..."""
+    """Returns an element of van der Corput's sequence in base 2, counted from 1: 1/2, 1/4, 3/4, 1/8, ..."""
     return int(f"{number:b}"[::-1], 2) / (1 << number.bit_length())

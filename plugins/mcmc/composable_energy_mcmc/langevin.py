@@ -23,18 +23,19 @@ __all__ = ["Langevin"]
 class Langevin(Sampler):
     r"""Unadjusted Langevin: $x' = x - \tfrac{\lambda}{2} \nabla E(x) + \sqrt{\lambda T}\, \xi$ (Welling & Teh, 2011).
 
-    One gradient a step. Biased by its step size: on a Gaussian with variance $s^2$ its variance is $T s^2 / (1 - \lambda / 4 s^2)$.
+    A step costs one gradient. It is biased by the step size: on a Gaussian with variance $s^2$ its variance is
+    $T s^2 / (1 - \lambda / 4 s^2)$.
 
     Args:
         step_size: $\lambda > 0$, in units of $x^2$.
         temperature: $T \ge 0$; 0 is gradient descent.
         clamp: The lowest and the highest value of a coordinate, such as `(0, 1)` for images; None leaves points alone.
         metric: $S$ in $x' = x - \tfrac{\lambda}{2} S S^\top \nabla E(x) + \sqrt{\lambda T}\, S\, \xi$: a tensor of scales with the shape of
-            a point, such as standard deviations of data, or the metric of a `chees` that has been tuned; $\lambda$ is then in units of
-            whitened points, $S^{-1} x$. A dense one refuses `clamp`: points at a wall would have to be led back along $S S^\top$, and
-            draw from another density if they are led back straight.
-        max_gradient: The largest size of a coordinate of the gradient that is followed, as the networks of Du & Mordatch (2019) are
-            trained; larger ones are cut off, and what is drawn is then no longer the density. None follows all.
+            a point, such as standard deviations of data, or the metric of a tuned `chees`; $\lambda$ is then in units of whitened points,
+            $S^{-1} x$. A dense metric excludes `clamp`: a reflection at the wall would have to follow $S S^\top$, and clamping each
+            coordinate draws from another density.
+        max_gradient: The largest absolute value of a coordinate of the gradient; larger ones are clipped, as in the training of Du &
+            Mordatch (2019). Draws are then not from the density. None clips nothing.
     """
 
     step_size: float
@@ -56,18 +57,18 @@ class Langevin(Sampler):
         if self.max_gradient is not None:
             positive("max_gradient", self.max_gradient)
         if self.metric is not None:
-            object.__setattr__(self, "metric", _metric(self.metric))
+            object.__setattr__(self, "metric", _to_metric(self.metric))
             if self.clamp is not None and self._metric.kind == "dense":
                 raise OptionError("A dense metric and clamp draw from another density: take a diagonal metric, or leave one of them out.")
 
     @classmethod
     def from_step_and_noise(cls, step: float, noise: float, clamp: tuple[float, float] | None = None) -> Langevin:
-        r"""Returns the sampler of papers that give two numbers: $x' = x - \tfrac12 \text{step}\, \nabla E(x) + \text{noise}\, \xi$.
+        r"""Returns the sampler $x' = x - \tfrac12 \text{step}\, \nabla E(x) + \text{noise}\, \xi$, for papers that give these two numbers.
 
         Args:
             step: $\lambda$; a paper that writes $x - a \nabla E$ has $\lambda = 2 a$.
             noise: The standard deviation of the noise, $\sqrt{\lambda T}$.
-            clamp: As for the class.
+            clamp: The lowest and the highest value of a coordinate; None leaves points alone.
         """
         positive("step", step)
         at_least("noise", noise, 0)
@@ -87,8 +88,8 @@ class Langevin(Sampler):
         grad = state.grad if self.max_gradient is None else state.grad.clamp(-self.max_gradient, self.max_gradient)
         if self.metric is None:
             return langevin_step(state.x, grad, noise=noise, drift=drift, scale=scale, box=self.clamp)
-        whitened = langevin_step(state.x, self._metric.gradient(grad), noise=noise, drift=drift, scale=scale, keep=0.0)
-        x = state.x + self._metric.forth(whitened)
+        whitened = langevin_step(state.x, self._metric.whiten_gradient(grad), noise=noise, drift=drift, scale=scale, keep=0.0)
+        x = state.x + self._metric.unwhiten(whitened)
         return x if self.clamp is None else x.clamp_(*self.clamp)
 
     @property
@@ -100,7 +101,7 @@ class Langevin(Sampler):
         as it is, $\langle x \cdot \nabla E \rangle = T d + \tfrac{\lambda}{4} \langle \lVert \nabla E \rVert^2 \rangle$ exactly."""
         if self.clamp is not None or self.temperature == 0 or self.max_gradient is not None:
             return None
-        grad = state.grad if self.metric is None else self._metric.gradient(state.grad)
+        grad = state.grad if self.metric is None else self._metric.whiten_gradient(state.grad)
         return grad.reshape(len(state.x), -1).double().square().mean(1) * (self.step_size / (4 * self.temperature))
 
     @property
@@ -108,7 +109,7 @@ class Langevin(Sampler):
         return self.metric if isinstance(self.metric, Metric) else IDENTITY
 
 
-def _metric(given: object) -> Metric:
+def _to_metric(given: object) -> Metric:
     metric = Metric(given.detach().clone()) if isinstance(given, Tensor) else given
     if not isinstance(metric, Metric):
         raise OptionError(f"metric must be a Metric, or a tensor of scales with the shape of a point, got {given!r}.")

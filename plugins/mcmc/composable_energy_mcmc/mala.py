@@ -14,18 +14,19 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.kernels import langevin_step
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
-from composable_energy_mcmc.metropolis import REFUSED, choose, sum_of_each
+from composable_energy_mcmc.batch import sum_of_each
+from composable_energy_mcmc.metropolis import REFUSED, choose
 from composable_energy_mcmc.options import fraction, positive, whole
-from composable_energy_mcmc.tuning import tuned
+from composable_energy_mcmc.tuning import tune_step_size
 
-__all__ = ["MALA"]
+__all__ = ["MALA", "langevin_log_ratio"]
 
 
 @dataclass(frozen=True)
 class MALA(Sampler):
-    r"""Metropolis-adjusted Langevin (Roberts & Tweedie, 1996): a Langevin step as a proposal, so that no bias is left.
+    r"""Metropolis-adjusted Langevin (Roberts & Tweedie, 1996): a Langevin step as a proposal, accepted or rejected, without bias.
 
-    One gradient a step, since that of the current point is kept. With $y = x - \tfrac{\lambda}{2} \nabla E(x) + \sqrt{\lambda}\, \xi$ the
+    A step costs one gradient; that of the current point is kept. With $y = x - \tfrac{\lambda}{2} \nabla E(x) + \sqrt{\lambda}\, \xi$ the
     logarithm of the acceptance ratio is
 
     $$E(x) - E(y) + \tfrac12 (\nabla E(x) + \nabla E(y)) \cdot \left(y - x + \tfrac{\lambda}{4} (\nabla E(x) - \nabla E(y))\right).$$
@@ -33,7 +34,7 @@ class MALA(Sampler):
     Args:
         step_size: $\lambda > 0$, in units of $x^2$; None tunes it on pilot chains.
         acceptance: The mean acceptance to tune for; .574 is best in many dimensions (Roberts & Rosenthal, 1998).
-        tuning_steps: How many steps the pilot chains take.
+        tuning_steps: The number of steps of the pilot chains.
     """
 
     step_size: float | None = None
@@ -53,7 +54,7 @@ class MALA(Sampler):
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
         if self.step_size is not None:
             return self
-        return tuned(lambda length: replace(self, step_size=length**2), energy, x, noise, self.acceptance, self.tuning_steps)
+        return tune_step_size(lambda length: replace(self, step_size=length**2), energy, x, noise, self.acceptance, self.tuning_steps)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         return State(x, *energy_and_gradient(energy, x))
@@ -64,14 +65,14 @@ class MALA(Sampler):
         drift, scale = self.step_size / 2, math.sqrt(self.step_size)
         x = langevin_step(state.x, state.grad, noise=noise, drift=drift, scale=scale)
         proposal = State(x, *energy_and_gradient(energy, x))
-        log_ratio = state.energy - proposal.energy + _log_ratio(state, proposal, self.step_size)
+        log_ratio = state.energy - proposal.energy + langevin_log_ratio(state, proposal, self.step_size)
         return choose(state, proposal, log_ratio, noise, stream=1)
 
 
-def _log_ratio(state: State, proposal: State, step_size: float) -> Tensor:
-    """The logarithm of how likely the way back is beside the way here, with shape $(B,)$.
+def langevin_log_ratio(state: State, proposal: State, step_size: float) -> Tensor:
+    """Returns the logarithm of the density of the reverse proposal over that of the forward one, with shape $(B,)$.
 
-    From where the points are, and not from the noise: that is the step that was taken, also where it was rounded.
+    It is computed from the points, not from the noise, so that it holds for the step after rounding.
     """
     wide = torch.promote_types(state.x.dtype, torch.float32)
     x, y, here, there = (value.to(wide) for value in (state.x, proposal.x, state.grad, proposal.grad))

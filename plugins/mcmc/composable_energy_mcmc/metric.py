@@ -1,4 +1,4 @@
-"""Metrics: the units in which momenta are standard normal."""
+"""Metrics: linear maps that whiten points, and their estimate from draws."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import ShapeError
+from composable_energy_mcmc.batch import flatten_points
 
-__all__ = ["IDENTITY", "Metric", "Spread", "rows", "same_tensor"]
+__all__ = ["IDENTITY", "CovarianceEstimator", "Metric", "same_tensor"]
 
 _DENSE_AXES = 256  # above, products with a matrix cost more than most energies
 _DRAWS_PER_AXIS = 10
 
 
 class Metric:
-    r"""A linear map $S$ from whitened points to points, $x = S y$: none, one number for each coordinate, or a triangular matrix.
+    r"""A linear map $S$ from whitened points to points, $x = S y$: the identity, diagonal, or a triangular matrix.
 
     Args:
         scale: Standard deviations with the shape of a point, or the Cholesky factor of a covariance of flattened points; None is the
@@ -33,21 +34,21 @@ class Metric:
         self.event = scale.shape if event is None and scale is not None else event
         self.kind = "identity" if scale is None else "diagonal" if scale.shape == self.event else "dense"
 
-    def forth(self, y: Tensor) -> Tensor:
+    def unwhiten(self, y: Tensor) -> Tensor:
         """Returns $S y$."""
         if self.scale is None:
             return y
         scale = self.scale.to(y)
-        return y * scale if self.kind == "diagonal" else (rows(y) @ scale.T).view_as(y)
+        return y * scale if self.kind == "diagonal" else (flatten_points(y) @ scale.T).view_as(y)
 
-    def gradient(self, grad: Tensor) -> Tensor:
-        r"""Returns $S^\top \nabla E$, the gradient by whitened points."""
+    def whiten_gradient(self, grad: Tensor) -> Tensor:
+        r"""Returns $S^\top \nabla E$, the gradient with respect to whitened points."""
         if self.scale is None:
             return grad
         scale = self.scale.to(grad)
-        return grad * scale if self.kind == "diagonal" else (rows(grad) @ scale).view_as(grad)
+        return grad * scale if self.kind == "diagonal" else (flatten_points(grad) @ scale).view_as(grad)
 
-    def back(self, x: Tensor) -> Tensor:
+    def whiten(self, x: Tensor) -> Tensor:
         r"""Returns $S^{-1} x$, in float32 at least."""
         if self.scale is None:
             return x
@@ -55,10 +56,10 @@ class Metric:
         scale = self.scale.to(x)
         if self.kind == "diagonal":
             return x / scale
-        return torch.linalg.solve_triangular(scale.T, rows(x), upper=True, left=False).view_as(x)
+        return torch.linalg.solve_triangular(scale.T, flatten_points(x), upper=True, left=False).view_as(x)
 
     def check(self, x: Tensor) -> None:
-        """Raises if points have another shape than those that the metric was made for.
+        """Raises if points have another shape than those that the metric was tuned for.
 
         Raises:
             ShapeError: They have.
@@ -82,41 +83,41 @@ IDENTITY = Metric()
 
 
 def same_tensor(one: Tensor | None, other: Tensor | None) -> bool:
-    """Whether two tensors, or None, have the same numbers, dtype and device."""
+    """Returns whether two tensors have the same numbers, dtype and device, or both are None."""
     if one is None or other is None:
         return one is other
     return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
 
 
-class Spread:
-    """The variances of points that are seen one batch after another, and their covariance where that is small enough.
+class CovarianceEstimator:
+    """Estimates the variances of points from several batches, and their covariance if they have few enough coordinates.
 
     Args:
-        kind: `"diagonal"`, `"dense"`, or `"auto"` for whichever pays.
+        kind: `"diagonal"`; `"dense"`; `"auto"` for dense where that pays and diagonal elsewhere.
         like: Points, with shape $(B, *)$.
     """
 
     def __init__(self, kind: str, like: Tensor) -> None:
         self.kind, self.event = kind, like.shape[1:]
-        self.shift = rows(like).double().mean(0)  # sums of squares lose digits far from zero
+        self.shift = flatten_points(like).double().mean(0)  # sums of squares lose digits far from zero
         size = len(self.shift)
         self.wide = kind == "dense" or (kind == "auto" and 1 < size <= _DENSE_AXES)
         self.count, self.sum = 0, torch.zeros_like(self.shift)
         self.products = self.shift.new_zeros((size, size) if self.wide else (size,))
 
     def add(self, x: Tensor) -> None:
-        """Sees points with shape $(B, *)$."""
-        x = rows(x).double() - self.shift
+        """Adds points with shape $(B, *)$."""
+        x = flatten_points(x).double() - self.shift
         self.count += len(x)
         self.sum += x.sum(0)
         self.products += x.T @ x if self.wide else x.square().sum(0)
 
     def metric(self, dtype: torch.dtype) -> Metric:
-        """Returns the metric in which these points are white.
+        """Returns the metric that whitens the points.
 
-        A matrix pays where it takes away more of the condition number than its own errors put in: among all correlations of $d$
-        coordinates, estimated from $n$ draws, chance alone leaves a condition number of $((1 + q) / (1 - q))^2$ with $q = \\sqrt{d / n}$
-        (Marchenko & Pastur, 1967). The number of leapfrogs follows the root of the condition number, and is asked to halve.
+        A dense metric pays where it removes more of the condition number than its own errors add. The correlations of $d$ independent
+        coordinates, estimated from $n$ draws, have a condition number of $((1 + q) / (1 - q))^2$ with $q = \\sqrt{d / n}$ (Marchenko &
+        Pastur, 1967). The number of leapfrogs grows with the root of the condition number; a dense metric has to halve it.
         """
         dtype = torch.promote_types(dtype, torch.float32)
         if not self.count:
@@ -134,8 +135,3 @@ class Spread:
             if not failed and (self.kind == "dense" or pays):
                 return Metric((sd[:, None] * factor).to(dtype), self.event)
         return Metric(sd.view(self.event).to(dtype))
-
-
-def rows(x: Tensor) -> Tensor:
-    """Flattened points, also those that are single numbers."""
-    return x.flatten(1) if x.ndim > 1 else x[:, None]

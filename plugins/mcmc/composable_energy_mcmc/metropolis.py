@@ -1,4 +1,4 @@
-"""Accepting and rejecting proposals."""
+"""Accepts and rejects proposals."""
 
 from __future__ import annotations
 
@@ -7,24 +7,20 @@ from torch import Tensor
 
 from composable_energy.errors import DtypeError
 from composable_energy.sampling import Info, Noise, State
+from composable_energy_mcmc.batch import select
 
-__all__ = ["CLAMP", "REFUSED", "TEMPERATURE", "check_precision", "choose", "sum_of_each"]
+__all__ = ["CLAMP", "REFUSED", "TEMPERATURE", "check_precision", "choose"]
 
 CLAMP = "a clamped proposal has no density to accept it by; use langevin, or an energy that grows at the border."
 TEMPERATURE = "the density at temperature T is that of `energy / T`: sample that. At 0 there is none; `descent` finds modes."
 REFUSED = {"clamp": CLAMP, "temperature": TEMPERATURE}
 
 
-def sum_of_each(values: Tensor) -> Tensor:
-    """Returns sums over all axes but the first, with shape $(B,)$; in float32 at least."""
-    return values.reshape(len(values), -1).sum(1, dtype=torch.promote_types(values.dtype, torch.float32))
-
-
 def check_precision(state: State) -> None:
-    """Raises if points or energies are too coarse to accept by.
+    """Raises if points or energies have too little precision for an acceptance ratio.
 
     Raises:
-        DtypeError: They are: of half the precision of float32.
+        DtypeError: They have less than 32 bits.
     """
     coarse = next((values.dtype for values in (state.energy, state.x) if torch.finfo(values.dtype).bits < 32), None)
     if coarse is not None:
@@ -38,22 +34,19 @@ def choose(state: State, proposal: State, log_ratio: Tensor, noise: Noise, strea
     r"""Accepts proposals with probability $\min(1, e^r)$.
 
     Proposals of infinite energy have density 0 and are rejected. A ratio that is not a number compares false with anything, so such a
-    proposal is not rejected: the driver finds it in the state and reports it, where a rejection would hide a broken energy for ever.
+    proposal is accepted: the driver finds it in the state and reports it, whereas a rejection would hide a broken energy.
 
     Args:
-        state: Where the chains are.
-        proposal: Where they may go.
+        state: The current points.
+        proposal: The proposed points.
         log_ratio: $r$, with shape $(B,)$.
         noise: The noise of the step.
         stream: The stream of the uniform numbers.
 
     Raises:
-        DtypeError: Points or energies are too coarse to accept by.
+        DtypeError: Points or energies have less than 32 bits.
     """
     check_precision(proposal)
     log_ratio = torch.where(proposal.energy == torch.inf, -torch.inf, log_ratio)
     accepted = ~(log_ratio <= noise.uniform(state.x, stream).log())
-    wide = accepted.view(-1, *[1] * (state.x.ndim - 1))
-    x, grad = torch.where(wide, proposal.x, state.x), torch.where(wide, proposal.grad, state.grad)
-    energy = torch.where(accepted, proposal.energy, state.energy)
-    return State(x, energy, grad), Info(log_ratio.clamp(max=0).exp().nan_to_num_(0.0))
+    return select(accepted, proposal, state), Info(log_ratio.clamp(max=0).exp().nan_to_num_(0.0))

@@ -1,4 +1,4 @@
-"""Checks of options."""
+"""Checks of the options of samplers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def positive(name: str, value: object) -> None:
 
 
 def at_least(name: str, value: object, least: float) -> None:
-    """Raises unless a value is a finite number and not below the least."""
+    """Raises unless a value is a finite number and at least a minimum."""
     if not _is_number(value) or value < least:  # pyright: ignore[reportOperatorIssue]
         raise OptionError(f"{name} must be a number of at least {least}, got {value!r}.")
 
@@ -30,7 +30,7 @@ def fraction(name: str, value: object) -> None:
 
 
 def whole(name: str, value: object, least: int = 1) -> None:
-    """Raises unless a value is a whole number and not below the least."""
+    """Raises unless a value is a whole number and at least a minimum."""
     try:
         if isinstance(value, bool) or index(value) < least:  # pyright: ignore[reportArgumentType]
             raise TypeError

@@ -1,4 +1,4 @@
-"""Tempered sequential Monte Carlo: chains climb from a Gaussian to the energy, are resampled on the way, and weigh its normaliser."""
+"""Sequential Monte Carlo: chains anneal from a Gaussian to the energy, with weights and resampling, and estimate its normaliser."""
 
 from __future__ import annotations
 
@@ -13,56 +13,59 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.sampling import Info, Noise, Sampler, State, has_rows
+from composable_energy_mcmc.annealing.gaussian import check_gaussian_options
+from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
+from composable_energy_mcmc.annealing.pilots import tune_schedule
+from composable_energy_mcmc.annealing.resampling import effective_sample_size, systematic_resample
+from composable_energy_mcmc.annealing.schedule import Schedule
 from composable_energy_mcmc.hamiltonian import van_der_corput
-from composable_energy_mcmc.ladder import Ladder, between, check_base, climbed, fitted
 from composable_energy_mcmc.metropolis import REFUSED
 from composable_energy_mcmc.options import fraction, whole
-from composable_energy_mcmc.path import Base, follow, resampled, state_at
 
 __all__ = ["SMC", "Particles"]
 
-_FEWEST = 8
-_LAST = 3  # steps at the last level once all weights are equal, in which copies part
+_MIN_LEVELS = 8
+_LAST_STEPS = 3  # at the last level, after the resampling, so that copies separate
 
 
 @dataclass(frozen=True)
 class Particles(State):
-    """A state with weights and descent; points that have no density, and so no weight, have the energy of the base.
+    """A state with weights and ancestors; points without density, whose weight is 0, have the energy of the base.
 
     Args:
-        log_weight: With shape $(B,)$; the mean of the weights themselves is the estimate of $Z$.
-        eve: From which point of the base each has come, with shape $(B,)$.
+        log_weight: With shape $(B,)$; the mean of the weights is the estimate of $Z$.
+        ancestor: The index of the draw of the base that each point descends from, with shape $(B,)$.
     """
 
     log_weight: Tensor
-    eve: Tensor
+    ancestor: Tensor
 
 
 @dataclass(frozen=True)
 class SMC(Sampler):
     r"""Tempered sequential Monte Carlo (Neal, 2001; Del Moral, Doucet & Jasra, 2006): draws, and $\log Z$ with its standard error.
 
-    Chains begin at exact draws of a Gaussian $E_0$, wherever others would start, and climb the levels $0 = b_0 < \dots < b_J = 1$ of
-    $E_b = (1 - b)\, E_0 + b\, E$. At each their weights grow by the factor $e^{(b_j - b_{j-1})(E_0 - E)}$, and they take steps of
-    Hamiltonian Monte Carlo. Where fewer than half of the chains carry the weight, all are resampled; so they are at the last level, where
-    three more steps part the copies. A step of the driver is a level, and costs `moves` trajectories.
+    Chains start at exact draws of a Gaussian $E_0$, not at `init`, and go through the levels $0 = b_0 < \dots < b_J = 1$ of
+    $E_b = (1 - b)\, E_0 + b\, E$. At each level their weights grow by the factor $e^{(b_j - b_{j-1})(E_0 - E)}$, and they take steps of
+    Hamiltonian Monte Carlo. All chains are resampled when their effective number falls below half, and at the last level, where three more
+    steps separate the copies. A step of the driver is a level, and costs `moves` trajectories.
 
-    `trace.scalars` has `b`, the effective number of chains `ess`, and `log_z` with its standard error `log_z_se`, by the last of which
-    $Z = \int e^{-E}$ is known. The error is that of the weights of families, the chains that have come from one draw of $E_0$ (Lee &
-    Whiteley, 2018): they are independent but for resampling, which is even enough to be left out. It goes with $1 / \sqrt{B}$.
+    `trace.scalars` has the level `b`, the effective number of chains `ess`, and the estimate `log_z` of $\log \int e^{-E}$ with its
+    standard error `log_z_se`; the last ones are final. The error is that of the weights of families, the chains that descend from one draw
+    of $E_0$ (Lee & Whiteley, 2018), taken as independent, since systematic resampling adds little noise. It falls as $1 / \sqrt{B}$.
 
-    Chains meet, so draws depend on how many there are, all must have the same conditions, and none can start again alone; those that
-    diverge are left out of the weights. Levels and step sizes are tuned on pilot chains of their own, as for `Tempering`.
+    Resampling makes draws depend on the number of chains. All chains must have the same conditions, and none can restart alone; chains that
+    diverge are left out of the weights. Levels and step sizes are tuned on separate pilot chains, as in `Tempering`.
 
     Args:
-        levels: $J$; None takes as many as keep `kept` of the weights at each.
+        levels: $J$; None takes as many as keep the share `kept` of the weights at each.
         kept: The share of the effective number of chains that survives a level.
-        moves: How many trajectories a chain takes at each level.
-        leapfrogs: The longest trajectory; its length runs through $1, \dots$ to it, as for `hmc`.
-        mean: The mean of $E_0$, a number or a tensor with the shape of a point; None finds it with `scale`.
-        scale: Its standard deviation, likewise.
+        moves: The number of trajectories of a chain at each level.
+        leapfrogs: The longest trajectory; lengths run through $1, \dots$ to it, as in `hmc`.
+        mean: The mean of $E_0$, a number or a tensor with the shape of a point; None fits it together with `scale`.
+        scale: The standard deviation of $E_0$, a number or a tensor with the shape of a point.
         acceptance: The mean acceptance of trajectories to tune for.
-        ladder: What was tuned.
+        schedule: The tuned levels and step sizes; None tunes them.
 
     References:
         Variance estimation in the particle filter (Lee & Whiteley, 2018), https://doi.org/10.1093/biomet/asy028
@@ -75,7 +78,7 @@ class SMC(Sampler):
     mean: float | Tensor | None = None
     scale: float | Tensor | None = None
     acceptance: float = 0.8
-    ladder: Ladder | None = None
+    schedule: Schedule | None = None
 
     refused: ClassVar[Mapping[str, str]] = REFUSED
 
@@ -86,73 +89,74 @@ class SMC(Sampler):
         whole("moves", self.moves)
         whole("leapfrogs", self.leapfrogs)
         fraction("acceptance", self.acceptance)
-        check_base(self.mean, self.scale)
+        check_gaussian_options(self.mean, self.scale)
 
     @property
     def total_steps(self) -> int | None:
-        if self.ladder is not None:
-            return len(self.ladder.levels) - 1 + _LAST
-        return None if self.levels is None else self.levels + _LAST
+        if self.schedule is not None:
+            return len(self.schedule.levels) - 1 + _LAST_STEPS
+        return None if self.levels is None else self.levels + _LAST_STEPS
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
-        if self.ladder is not None:
+        if self.schedule is not None:
             return self
-        if self.mean is None or self.scale is None:
-            base = fitted(energy, x, noise.child("base"), self.leapfrogs)
-        else:
-            base = Base.of(self.mean, self.scale, x)
-        levels, lengths, _ = climbed(energy, base, x, noise.child("climb"), self.leapfrogs, self.acceptance, self.kept)
-        count = max(_FEWEST, len(levels) - 1) if self.levels is None else self.levels
-        logs = between([math.log(length) for length in lengths], count + 1)
-        return replace(self, ladder=Ladder(base, (*between(levels, count + 1)[:-1], 1.0), tuple(map(math.exp, logs))))
+        schedule, _ = tune_schedule(energy, x, noise, self.mean, self.scale, self.leapfrogs, self.acceptance, keep=self.kept)
+        count = max(_MIN_LEVELS, len(schedule.levels) - 1) if self.levels is None else self.levels
+        return replace(self, schedule=schedule.respace(count + 1))
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> Particles:
         if has_rows(energy):
             raise ExpressionError(f"SMC draws all chains from one density, and {energy} has a condition for each: bind one value for all.")
-        ladder = self._ladder
-        ladder.check(x)
-        base = ladder.base.to(x)
-        state = state_at(energy, base.points(noise.normal(x)))
-        lost = state.energy == torch.inf
-        energies = torch.where(lost, base.energy(state.x).to(state.energy), state.energy)
-        log_weight = torch.where(lost, -torch.inf, torch.zeros_like(energies, dtype=torch.float64))
+        schedule = self._tuned_schedule
+        schedule.check(x)
+        base = schedule.base.to(x)
+        state = evaluate(energy, base.from_standard(noise.normal(x)))
+        outside = state.energy == torch.inf
+        energies = torch.where(outside, base.energy(state.x).to(state.energy), state.energy)
+        log_weight = torch.where(outside, -torch.inf, torch.zeros_like(energies, dtype=torch.float64))
         return Particles(state.x, energies, state.grad, log_weight, torch.tensor(list(noise.chains), device=x.device))
 
     def step(self, energy: Energy, state: Particles, noise: Noise) -> tuple[Particles, Info]:
-        ladder, place = self._ladder, min(noise.step, len(self._ladder.levels) - 1)
-        base, before = ladder.base.to(state.x), ladder.levels[min(noise.step - 1, place)]
-        b, length = ladder.levels[place], ladder.step_sizes[place]
+        schedule = self._tuned_schedule
+        last, base = len(schedule.levels) - 1, schedule.base.to(state.x)
+        before, b = (schedule.levels[min(step, last)] for step in (noise.step - 1, noise.step))
         log_weight = state.log_weight + (b - before) * (base.energy(state.x).double() - state.energy.double())
-        points, rates = state, []
-        same = torch.ones_like(state.energy)
+        ones, points, rates = torch.ones_like(state.energy), state, []
+        levels, step_sizes = b * ones, schedule.step_sizes[min(noise.step, last)] * ones
         for move in range(self.moves):
             number = (noise.step - 1) * self.moves + move + 1
             own = noise.at(number)
-            count = math.ceil(van_der_corput(number) * self.leapfrogs)
+            leapfrogs = math.ceil(van_der_corput(number) * self.leapfrogs)
             log_uniform = own.uniform(state.x, stream=1).log()
-            points, rate = follow(energy, base, points, b * same, length * same, own.normal(state.x), count, log_uniform)
+            points, rate = hamiltonian_step(energy, base, points, levels, step_sizes, own.normal(state.x), leapfrogs, log_uniform)
             rates.append(rate)
-        return Particles(points.x, points.energy, points.grad, log_weight, state.eve), Info(torch.stack(rates).mean(0), {"b": b})
+        return Particles(points.x, points.energy, points.grad, log_weight, state.ancestor), Info(torch.stack(rates).mean(0), {"b": b})
 
     def couple(self, energy: Energy, state: Particles, noise: Noise) -> tuple[Particles, Mapping[str, float]]:
-        count, weight = len(state.x), torch.softmax(state.log_weight, 0)
+        count = len(state.x)
         log_z = (state.log_weight.logsumexp(0) - math.log(count)).item()
         if math.isnan(log_z) or log_z == -math.inf:
-            raise OptionError(f"No chain has come to where {energy} has a density: give the `mean` and `scale` of a Gaussian nearer to it.")
-        ess = 1 / weight.square().sum().item()
-        eves, family = state.eve.unique(return_inverse=True)
-        families = weight.new_zeros(len(eves)).index_add_(0, family, weight)
-        variance = (families.square().sum().item() * count - 1) / (count - 1) if count > 1 else math.inf
-        told = {"ess": ess, "log_z": log_z, "log_z_se": math.sqrt(max(variance, 0.0))}
-        arriving = noise.step == len(self._ladder.levels) - 1
-        if not arriving and ess >= count / 2:
-            return state, told
-        rows = resampled(state.log_weight, noise.uniform(state.x, stream=2)[0])
+            raise OptionError(f"No chain has reached a point where {energy} has a density: give `mean` and `scale` of a nearer Gaussian.")
+        ess = effective_sample_size(state.log_weight)
+        scalars = {"ess": ess, "log_z": log_z, "log_z_se": _standard_error(state)}
+        if noise.step != len(self._tuned_schedule.levels) - 1 and ess >= count / 2:
+            return state, scalars
+        rows = systematic_resample(state.log_weight, noise.uniform(state.x, stream=2)[0])
         equal = torch.full_like(state.log_weight, log_z)
-        return Particles(state.x[rows], state.energy[rows], state.grad[rows], equal, state.eve[rows]), told
+        return Particles(state.x[rows], state.energy[rows], state.grad[rows], equal, state.ancestor[rows]), scalars
 
     @property
-    def _ladder(self) -> Ladder:
-        if self.ladder is None:
-            raise OptionError("SMC has no ladder yet: let `sample` tune it.")
-        return self.ladder
+    def _tuned_schedule(self) -> Schedule:
+        if self.schedule is None:
+            raise OptionError("SMC has no schedule yet: let `sample` tune it.")
+        return self.schedule
+
+
+def _standard_error(state: Particles) -> float:
+    """Returns the standard error of the mean weight over the mean weight, by the variance between families."""
+    count, weight = len(state.x), torch.softmax(state.log_weight, 0)
+    if count == 1:
+        return math.inf
+    ancestors, family = state.ancestor.unique(return_inverse=True)
+    families = weight.new_zeros(len(ancestors)).index_add_(0, family, weight)
+    return math.sqrt(max((families.square().sum().item() * count - 1) / (count - 1), 0.0))

@@ -1,36 +1,39 @@
-"""Replica exchange: replicas at levels from a Gaussian to the energy, which trade places."""
+"""Replica exchange: replicas at levels from a Gaussian to the energy, which swap places."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import ClassVar
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Info, Noise, Sampler, State, repeated
+from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options
+from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
+from composable_energy_mcmc.annealing.pilots import tune_schedule
+from composable_energy_mcmc.annealing.schedule import Schedule
+from composable_energy_mcmc.batch import expand_like
 from composable_energy_mcmc.hamiltonian import van_der_corput
-from composable_energy_mcmc.ladder import Ladder, between, check_base, climbed, fitted
 from composable_energy_mcmc.metropolis import REFUSED
 from composable_energy_mcmc.options import fraction, whole
-from composable_energy_mcmc.path import Base, follow, state_at
 
-__all__ = ["Replicas", "Tempering"]
+__all__ = ["Replicas", "Tempering", "swap_replicas"]
 
-_ROUNDS, _SWEEPS = 3, 24  # of the pilots, to even out how often neighbours trade places
-_REJECTED = 0.3  # of the swaps between neighbours, where nobody says how many levels there are
-_FEWEST, _MOST = 4, 32
-_KEPT = 0.9
+_ROUNDS, _SWEEPS = 3, 24  # of the pilots, to give all pairs of neighbours the same swap rate
+_REJECTION = 0.3  # of a swap between neighbours, which decides the number of levels
+_MIN_LEVELS, _MAX_LEVELS = 4, 32
 
 
 @dataclass(frozen=True)
 class Replicas(State):
-    r"""A state of the replicas at the last level, with all of those that each chain has.
+    r"""A state of the replicas at the last level, with all replicas of each chain.
 
     Args:
         points: With shape $(B, K, *)$, from the base to the energy; `x` is the last of them.
@@ -45,26 +48,25 @@ class Replicas(State):
 
 @dataclass(frozen=True)
 class Tempering(Sampler):
-    r"""Replica exchange (Swendsen & Wang, 1986; Geyer, 1991): for modes that lie too far apart for any chain to walk between.
+    r"""Replica exchange (Swendsen & Wang, 1986; Geyer, 1991): for modes too far apart for a chain to move between them.
 
-    Each chain has $K$ replicas of its own at levels $0 = b_1 < \dots < b_K = 1$ of $E_b = (1 - b)\, E_0 + b\, E$, and draws are the last
-    one's. A step draws the first replica from the Gaussian $E_0$, moves each other by a trajectory of Hamiltonian Monte Carlo, and lets
-    neighbours trade places, first the even pairs, then the odd ones, with probability
-    $\min(1, e^{(b_i - b_j)(D_i - D_j)})$, $D = E - E_0$. It costs $(K - 1) L + 1$ gradients for a chain, evaluated $K - 1$ points of each
-    chain at a time. Chains do not meet.
+    Each chain has $K$ replicas at levels $0 = b_1 < \dots < b_K = 1$ of $E_b = (1 - b)\, E_0 + b\, E$; its draws are those of the last
+    replica. A step draws the first replica from the Gaussian $E_0$, moves each other by a trajectory of Hamiltonian Monte Carlo, and swaps
+    neighbours, first the even pairs, then the odd ones, with probability $\min(1, e^{(b_i - b_j)(D_i - D_j)})$, $D = E - E_0$. It costs
+    $(K - 1) L + 1$ gradients for a chain, evaluated for $K - 1$ points of each chain at a time. Chains are independent of each other.
 
-    `trace.scalars` has `swaps`, the mean probability that neighbours trade places, and `swaps[0]`, `swaps[1]`, ... of each pair of levels.
+    `trace.scalars` has `swaps`, the mean swap rate of neighbours, and `swaps[0]`, `swaps[1]`, ... of each pair of levels.
 
-    The Gaussian, the levels and a step size for each are tuned on pilot chains: the levels so that all neighbours trade equally often. The
-    sampler that was tuned is `trace.sampler`: pass it again, and nothing is tuned twice.
+    The Gaussian, the levels and a step size for each are tuned on pilot chains, the levels so that all neighbours have the same swap rate.
+    `trace.sampler` is the tuned sampler; pass it again to skip the tuning.
 
     Args:
-        levels: $K$; None takes as many as let seven of ten swaps happen.
-        leapfrogs: The longest trajectory; $L$ runs through $1, \dots$ to it, as for `hmc`.
-        mean: The mean of $E_0$, a number or a tensor with the shape of a point; None finds it with `scale`.
-        scale: Its standard deviation, likewise; it should reach all modes.
+        levels: $K$; None takes as many as give a swap rate of .7.
+        leapfrogs: The longest trajectory; $L$ runs through $1, \dots$ to it, as in `hmc`.
+        mean: The mean of $E_0$, a number or a tensor with the shape of a point; None fits it together with `scale`.
+        scale: The standard deviation of $E_0$, a number or a tensor with the shape of a point; it should reach all modes.
         acceptance: The mean acceptance of trajectories to tune for.
-        ladder: What was tuned.
+        schedule: The tuned levels and step sizes; None tunes them.
 
     References:
         Non-reversible parallel tempering (Syed et al., 2022), https://doi.org/10.1111/rssb.12464
@@ -75,7 +77,7 @@ class Tempering(Sampler):
     mean: float | Tensor | None = None
     scale: float | Tensor | None = None
     acceptance: float = 0.8
-    ladder: Ladder | None = None
+    schedule: Schedule | None = None
 
     default_steps: ClassVar[int] = 300
     refused: ClassVar[Mapping[str, str]] = REFUSED
@@ -85,138 +87,136 @@ class Tempering(Sampler):
             whole("levels", self.levels, 2)
         whole("leapfrogs", self.leapfrogs)
         fraction("acceptance", self.acceptance)
-        check_base(self.mean, self.scale)
+        check_gaussian_options(self.mean, self.scale)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
-        if self.ladder is not None:
+        if self.schedule is not None:
             return self
-        if self.mean is None or self.scale is None:
-            base = fitted(energy, x, noise.child("base"), self.leapfrogs)
-        else:
-            base = Base.of(self.mean, self.scale, x)
-        levels, lengths, points = climbed(energy, base, x, noise.child("climb"), self.leapfrogs, self.acceptance, _KEPT)
-        count = self.levels or max(_FEWEST, min(_MOST, len(levels)))
-        logs = [math.log(length) for length in lengths]
-        ladder = Ladder(base, tuple(between(levels, count)), tuple(math.exp(value) for value in between(logs, count)))
+        schedule, points = tune_schedule(energy, x, noise, self.mean, self.scale, self.leapfrogs, self.acceptance)
+        schedule = schedule.respace(self.levels or _limit_levels(len(schedule.levels)))
         for number in range(_ROUNDS):
-            ladder = self._evened(ladder, energy, points, noise.child(f"round {number}"), final=number == _ROUNDS - 1)
-        return replace(self, ladder=ladder)
+            schedule = self._equalize_levels(schedule, energy, points, noise.child(f"round {number}"), final=number == _ROUNDS - 1)
+        return replace(self, schedule=schedule)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> Replicas:
-        ladder = self._ladder
-        ladder.check(x)
-        state, count = state_at(energy, x), len(ladder.levels)
+        schedule = self._tuned_schedule
+        schedule.check(x)
+        state, count = evaluate(energy, x), len(schedule.levels)
         points, grads = (values[:, None].expand(-1, count, *x.shape[1:]).contiguous() for values in (x, state.grad))
         return Replicas(x, state.energy, state.grad, points, state.energy[:, None].expand(-1, count).contiguous(), grads)
 
     def step(self, energy: Energy, state: Replicas, noise: Noise) -> tuple[Replicas, Info]:
-        ladder = self._ladder
-        base = ladder.base.to(state.x)
-        b = torch.tensor(ladder.levels, dtype=state.energy.dtype, device=state.x.device)
-        moved, rates = self._moved(energy, ladder, base, b, state, noise)
-        moved, swaps = _traded(moved, base, b, noise)
-        broken = (moved.energies.isnan() | (moved.energies == -torch.inf)).any(1)
+        base = self._tuned_schedule.base.to(state.x)
+        b = torch.tensor(self._tuned_schedule.levels, dtype=state.energy.dtype, device=state.x.device)
+        state, rates = self._move_replicas(energy, self._tuned_schedule.step_sizes, base, b, state, noise)
+        state, swaps = swap_replicas(state, base, b, noise)
+        broken = (state.energies.isnan() | (state.energies == -torch.inf)).any(1)
         scalars = {"swaps": swaps.mean(1), **{f"swaps[{pair}]": rate for pair, rate in enumerate(swaps.unbind(1))}}
-        return replace(moved, energy=torch.where(broken, torch.nan, moved.energy)), Info(rates[:, -1], scalars)
+        return replace(state, energy=torch.where(broken, torch.nan, state.energy)), Info(rates[:, -1], scalars)
 
     @property
-    def _ladder(self) -> Ladder:
-        if self.ladder is None:
-            raise OptionError("Tempering has no ladder yet: let `sample` tune it.")
-        return self.ladder
+    def _tuned_schedule(self) -> Schedule:
+        if self.schedule is None:
+            raise OptionError("Tempering has no schedule yet: let `sample` tune it.")
+        return self.schedule
 
-    def _moved(self, energy: Energy, ladder: Ladder, base: Base, b: Tensor, state: Replicas, noise: Noise) -> tuple[Replicas, Tensor]:
-        """Moves all replicas at their levels, the first to a draw of its own; and how likely each other accepted, with shape (B, K - 1)."""
+    def _move_replicas(
+        self, energy: Energy, step_sizes: Sequence[float], base: Gaussian, b: Tensor, state: Replicas, noise: Noise
+    ) -> tuple[Replicas, Tensor]:
+        """Draws the first replica of each chain from the base and moves the others at their levels.
+
+        Returns:
+            The replicas, and the acceptance probability of each but the first, with shape $(B, K - 1)$.
+        """
         chains, count = state.energies.shape
         z = noise.normal(state.points)
-        first = state_at(energy, base.points(z[:, 0]))
+        first = evaluate(energy, base.from_standard(z[:, 0]))
         log_uniform = torch.special.log_ndtr(noise.normal(state.energies.to(b)[:, 1:], stream=1))
-        sizes = torch.tensor(ladder.step_sizes[1:], dtype=b.dtype, device=b.device)
-        rest, rates = follow(
+        x, energies, grads = (rearrange(v[:, 1:], "b k ... -> (b k) ...") for v in (state.points, state.energies, state.grads))
+        rest, rates = hamiltonian_step(
             repeated(energy, chains, count - 1),
             base,
-            State(state.points[:, 1:].flatten(0, 1), state.energies[:, 1:].flatten(), state.grads[:, 1:].flatten(0, 1)),
+            State(x, energies, grads),
             b[1:].repeat(chains),
-            sizes.repeat(chains),
-            z[:, 1:].flatten(0, 1),
+            torch.tensor(step_sizes[1:], dtype=b.dtype, device=b.device).repeat(chains),
+            rearrange(z[:, 1:], "b k ... -> (b k) ..."),
             math.ceil(van_der_corput(noise.step) * self.leapfrogs),
             log_uniform.flatten(),
         )
-        shape = (chains, count - 1)
-        return Replicas(
-            *(rest.x, rest.energy, rest.grad),
-            torch.cat([first.x[:, None], rest.x.view(*shape, *first.x.shape[1:])], 1),
-            torch.cat([first.energy[:, None], rest.energy.view(shape)], 1),
-            torch.cat([first.grad[:, None], rest.grad.view(*shape, *first.x.shape[1:])], 1),
-        ), rates.view(shape)
+        pairs = (first.x, rest.x), (first.energy, rest.energy), (first.grad, rest.grad)
+        replicas = (torch.cat([one[:, None], rearrange(others, "(b k) ... -> b k ...", b=chains)], 1) for one, others in pairs)
+        return Replicas(rest.x, rest.energy, rest.grad, *replicas), rates.view(chains, count - 1)
 
-    def _evened(self, ladder: Ladder, energy: Energy, x: Tensor, noise: Noise, *, final: bool) -> Ladder:
-        """Runs the pilots, and returns a ladder on which their swaps would have been rejected equally often, with better step sizes."""
-        trial = replace(self, ladder=ladder)
-        base, b = ladder.base.to(x), torch.tensor(ladder.levels, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-        state, lengths = trial.init(energy, x, noise), list(ladder.step_sizes)
+    def _equalize_levels(self, schedule: Schedule, energy: Energy, x: Tensor, noise: Noise, *, final: bool) -> Schedule:
+        """Runs pilot chains, and returns a schedule with equal swap rates by their figures, and with better step sizes.
+
+        Args:
+            schedule: The schedule so far.
+            energy: The energy.
+            x: Where the pilot chains start, with shape $(B, *)$.
+            noise: Their noise.
+            final: Whether this is the last round, which leaves the number of levels as it is.
+        """
+        trial = replace(self, schedule=schedule)
+        base, b = schedule.base.to(x), torch.tensor(schedule.levels, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        state, step_sizes = trial.init(energy, x, noise), list(schedule.step_sizes)
         swaps = torch.zeros(len(b) - 1, dtype=torch.float64, device=x.device)
         for sweep in range(1, _SWEEPS + 1):
             own = noise.at(sweep)
-            after, rates = trial._moved(energy, replace(ladder, step_sizes=tuple(lengths)), base, b, state, own)
-            state, swapped = _traded(_mended(after, state), base, b, own)
-            swaps += swapped.nan_to_num().mean(0)
+            after, rates = trial._move_replicas(energy, step_sizes, base, b, state, own)
+            state, swap_rates = swap_replicas(_keep_finite(after, state), base, b, own)
+            swaps += swap_rates.nan_to_num().mean(0)
             gain = sweep**-0.5
-            lengths[1:] = [
-                length * math.exp(gain * (rate - self.acceptance)) for length, rate in zip(lengths[1:], rates.mean(0).tolist(), strict=True)
-            ]
-        rejected = [0.0, *accumulate((1 - swaps / _SWEEPS).clamp_min(1e-3).tolist())]
+            for level, rate in enumerate(rates.mean(0).tolist(), start=1):
+                step_sizes[level] *= math.exp(gain * (rate - self.acceptance))
+        rejections = [0.0, *accumulate((1 - swaps / _SWEEPS).clamp_min(1e-3).tolist())]
         count = len(b)
         if self.levels is None and not final:
-            count = max(_FEWEST, min(_MOST, math.ceil(rejected[-1] / _REJECTED) + 1))
-        even = [rejected[-1] * i / (count - 1) for i in range(count)]
-        logs = [math.log(length) for length in lengths]
-        levels = [_interpolated(rejected, ladder.levels, place) for place in even]
-        return replace(
-            ladder,
-            levels=(0.0, *levels[1:-1], 1.0),
-            step_sizes=tuple(math.exp(_interpolated(rejected, logs, place)) for place in even),
-        )
+            count = _limit_levels(math.ceil(rejections[-1] / _REJECTION) + 1)
+        return replace(schedule, step_sizes=tuple(step_sizes)).respace(count, rejections)
 
 
-def _traded(state: Replicas, base: Base, b: Tensor, noise: Noise) -> tuple[Replicas, Tensor]:
-    """Lets neighbours trade places; and with what probability each pair does, with shape (B, K - 1)."""
+def swap_replicas(state: Replicas, base: Gaussian, b: Tensor, noise: Noise) -> tuple[Replicas, Tensor]:
+    """Swaps neighbouring replicas of each chain, the even pairs and then the odd ones.
+
+    Args:
+        state: The replicas.
+        base: The Gaussian at the first level.
+        b: The levels, with shape $(K,)$.
+        noise: The noise of the step.
+
+    Returns:
+        The replicas, and the swap probability of each pair, with shape $(B, K - 1)$.
+    """
     chains, count = state.energies.shape
-    gaps = state.energies.to(b) - base.energy(state.points.flatten(0, 1)).view(chains, count).to(b)
+    differences = state.energies.to(b) - base.energy(state.points.flatten(0, 1)).view(chains, count).to(b)
     order = torch.arange(count, device=b.device).repeat(chains, 1)
-    log_uniform = torch.special.log_ndtr(noise.normal(gaps[:, 1:], stream=2))
-    likely = torch.zeros_like(log_uniform)
+    log_uniform = torch.special.log_ndtr(noise.normal(differences[:, 1:], stream=2))
+    rates = torch.zeros_like(log_uniform)
     for first in (0, 1):
         low, high = slice(first, count - 1, 2), slice(first + 1, count, 2)
-        log_ratio = (b[low] - b[high]) * (gaps[:, low] - gaps[:, high])
-        likely[:, low] = log_ratio.clamp(max=0).exp()
+        log_ratio = (b[low] - b[high]) * (differences[:, low] - differences[:, high])
+        rates[:, low] = log_ratio.clamp(max=0).exp()
         swap = log_uniform[:, low] < log_ratio
-        for values in (gaps, order):
+        for values in (differences, order):
             left, right = values[:, low].clone(), values[:, high].clone()
             values[:, low], values[:, high] = torch.where(swap, right, left), torch.where(swap, left, right)
     rows = torch.arange(chains, device=b.device)[:, None]
     points, energies, grads = (values[rows, order] for values in (state.points, state.energies, state.grads))
-    return Replicas(points[:, -1], energies[:, -1], grads[:, -1], points, energies, grads), likely
+    return Replicas(points[:, -1], energies[:, -1], grads[:, -1], points, energies, grads), rates
 
 
-def _mended(after: Replicas, before: Replicas) -> Replicas:
-    """Pilots of which a replica has left the finite stay where they were; at the first level it may, and is never traded."""
+def _keep_finite(after: Replicas, before: Replicas) -> Replicas:
+    """Returns the chains of `after`, or of `before` where a replica became non-finite.
+
+    A first replica of infinite energy is kept, as it never swaps.
+    """
     rest = [values[:, 1:].reshape(len(values), -1) for values in (after.points, after.energies, after.grads)]
-    good = torch.stack([values.isfinite().all(1) for values in rest]).all(0) & ~after.energies[:, 0].isnan()
-    names = ("points", "energies", "grads")
-    if good.all():
-        return after
-    fine = good.nonzero().squeeze(1)
-    values = {name: getattr(before, name).clone() for name in names}
-    for name in names:
-        values[name][fine] = getattr(after, name)[fine]
-    return replace(before, **values)
+    finite = torch.stack([values.isfinite().all(1) for values in rest]).all(0) & ~after.energies[:, 0].isnan()
+    pairs = (after.points, before.points), (after.energies, before.energies), (after.grads, before.grads)
+    points, energies, grads = (torch.where(expand_like(finite, new), new, old) for new, old in pairs)
+    return replace(after, points=points, energies=energies, grads=grads)
 
 
-def _interpolated(places: list[float], values: tuple[float, ...] | list[float], at: float) -> float:
-    """A value between those at rising places."""
-    for i in range(1, len(places)):
-        if at <= places[i] or i == len(places) - 1:
-            share = (at - places[i - 1]) / (places[i] - places[i - 1])
-            return values[i - 1] + min(share, 1.0) * (values[i] - values[i - 1])
-    return values[-1]
+def _limit_levels(count: int) -> int:
+    return max(_MIN_LEVELS, min(_MAX_LEVELS, count))

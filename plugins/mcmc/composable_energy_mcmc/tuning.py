@@ -1,4 +1,4 @@
-"""Tuning a step size on pilot chains, by dual averaging."""
+"""Tunes a step size on pilot chains, by dual averaging."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.sampling import Noise, Sampler, State
+from composable_energy_mcmc.batch import finite_rows, select
 
-__all__ = ["DualAveraging", "attempt", "counts", "first_length", "tuned"]
+__all__ = ["DualAveraging", "find_first_length", "try_step", "tune_step_size"]
 
 _GAMMA, _OFFSET, _KAPPA = 0.05, 10.0, 0.75  # Hoffman & Gelman (2014)
 _TRIALS = 60
 
 
-def tuned(make: Callable[[float], Sampler], energy: Energy, x: Tensor, noise: Noise, acceptance: float, steps: int) -> Sampler:
-    r"""Returns a sampler whose mean acceptance on pilot chains is as asked for.
+def tune_step_size(make: Callable[[float], Sampler], energy: Energy, x: Tensor, noise: Noise, acceptance: float, steps: int) -> Sampler:
+    r"""Returns a sampler whose mean acceptance on pilot chains is a target.
 
     The logarithm of the length $\varepsilon$ of a step follows the dual averaging of Hoffman & Gelman (2014), with the mean acceptance
     over all pilot chains as its signal, so that a short run will do.
 
     Args:
-        make: Makes a sampler of a length.
+        make: Returns a sampler with a length.
         energy: The energy.
         x: Where the pilot chains start, with shape $(B, *)$.
         noise: Their noise.
-        acceptance: The mean acceptance to reach.
-        steps: How many steps they take.
+        acceptance: The target.
+        steps: The number of steps.
     """
     state = make(1.0).init(energy, x, noise)
-    averaging = DualAveraging(first_length(make, energy, state, noise))
+    averaging = DualAveraging(find_first_length(make, energy, state, noise))
     for step in range(1, steps + 1):
-        state, rate = attempt(make(averaging.length), energy, state, noise.at(_TRIALS + step))
+        state, rate = try_step(make(averaging.length), energy, state, noise.at(_TRIALS + step))
         averaging.add(acceptance - rate)
     return make(averaging.best)
 
@@ -54,7 +55,7 @@ class DualAveraging:
         self.centre, self.averaged, self.error, self.steps = math.log(10 * first), 0.0, 0.0, 0
 
     def add(self, error: float) -> None:
-        """Takes what was missing of the acceptance at the last length."""
+        """Updates the length by an error, the target less the acceptance at the last length."""
         self.steps += 1
         weight = 1 / (self.steps + _OFFSET)
         self.error = (1 - weight) * self.error + weight * error
@@ -65,7 +66,7 @@ class DualAveraging:
 
     @property
     def best(self) -> float:
-        """The length to keep: an average."""
+        """The average of the lengths, weighted towards the last."""
         return _exp(self.averaged)
 
 
@@ -73,29 +74,25 @@ def _exp(log_length: float) -> float:
     return math.exp(min(max(log_length, -60.0), 60.0))
 
 
-def first_length(make: Callable[[float], Sampler], energy: Energy, state: State, noise: Noise) -> float:
-    """A length that is accepted half the time at the start, to a factor of two."""
+def find_first_length(make: Callable[[float], Sampler], energy: Energy, state: State, noise: Noise) -> float:
+    """Returns a length with an acceptance of one half at the start, to a factor of two."""
     length = 0.1
-    up = attempt(make(length), energy, state, noise.at(1))[1] > 0.5
+    up = try_step(make(length), energy, state, noise.at(1))[1] > 0.5
     for trial in range(2, _TRIALS):
         following = length * 2 if up else length / 2
-        if (attempt(make(following), energy, state, noise.at(trial))[1] > 0.5) != up:
+        if (try_step(make(following), energy, state, noise.at(trial))[1] > 0.5) != up:
             return length if up else following
         length = following
     return length
 
 
-def attempt(sampler: Sampler, energy: Energy, state: State, noise: Noise) -> tuple[State, float]:
-    """Takes a step, and returns the mean acceptance of the chains that `counts`; those that leave the finite stay, as if rejected."""
+def try_step(sampler: Sampler, energy: Energy, state: State, noise: Noise) -> tuple[State, float]:
+    """Takes a step, and returns the next state with the mean acceptance; chains that become non-finite stay, as if rejected.
+
+    The mean is over chains that start from a finite state: one outside the support may never move, whatever the step.
+    """
     after, info = sampler.step(energy, state, noise)
-    good, counted = counts(after), counts(state)
+    finite, counted = finite_rows(after), finite_rows(state)
     rate = torch.ones_like(after.energy) if info.acceptance is None else info.acceptance
-    rate = torch.where(good, rate, 0.0)[counted].mean().item() if counted.any() else 0.0
-    wide = good.view(-1, *[1] * (after.x.ndim - 1))
-    x, grad = torch.where(wide, after.x, state.x), torch.where(wide, after.grad, state.grad)
-    return State(x, torch.where(good, after.energy, state.energy), grad), rate if math.isfinite(rate) else 0.0
-
-
-def counts(state: State) -> Tensor:
-    """Which chains tell of a step, with shape $(B,)$: one that started outside the support may never move, whatever the step."""
-    return state.energy.isfinite() & (state.grad.isfinite() & state.x.isfinite()).reshape(len(state.x), -1).all(1)
+    rate = torch.where(finite, rate, 0.0)[counted].mean().item() if counted.any() else 0.0
+    return select(finite, after, state), rate if math.isfinite(rate) else 0.0

@@ -14,11 +14,11 @@ from composable_energy.kernels import langevin_step, normal
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.options import at_least, positive
 
-__all__ = ["Moving", "Underdamped"]
+__all__ = ["MomentumState", "Underdamped"]
 
 
 @dataclass(frozen=True)
-class Moving(State):
+class MomentumState(State):
     """A state with a momentum for each coordinate, with shape $(B, *)$."""
 
     momentum: Tensor
@@ -26,14 +26,14 @@ class Moving(State):
 
 @dataclass(frozen=True)
 class Underdamped(Sampler):
-    r"""Underdamped Langevin in the splitting BAOAB (Leimkuhler & Matthews, 2013): points keep a momentum that friction slowly renews.
+    r"""Underdamped Langevin in the splitting BAOAB (Leimkuhler & Matthews, 2013): points have a momentum that friction slowly renews.
 
     With $c = e^{-\gamma h}$ a step is
 
     $$p \leftarrow p - \tfrac{h}{2} \nabla E(x), \quad x \leftarrow x + \tfrac{h}{2} p, \quad p \leftarrow c\, p + \sqrt{(1 - c^2) T}\, \xi,
     \quad x \leftarrow x + \tfrac{h}{2} p, \quad p \leftarrow p - \tfrac{h}{2} \nabla E(x)$$
 
-    and costs one gradient. It walks where Langevin's points diffuse, so it crosses long valleys in fewer steps. On a Gaussian with variance
+    and costs one gradient. Points keep their direction for a while, so they cross long valleys in fewer steps. On a Gaussian with variance
     $s^2$ its points are unbiased for every $h < 2 s$, and its momenta have the variance $T (1 - h^2 / 4 s^2)$; on other energies the bias
     is of the order of $h^2$.
 
@@ -61,14 +61,14 @@ class Underdamped(Sampler):
         positive("friction", self.friction)
         at_least("temperature", self.temperature, 0)
 
-    def init(self, energy: Energy, x: Tensor, noise: Noise) -> Moving:
-        return Moving(x, *energy_and_gradient(energy, x), normal(x, noise, math.sqrt(self.temperature)))
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> MomentumState:
+        return MomentumState(x, *energy_and_gradient(energy, x), normal(x, noise, math.sqrt(self.temperature)))
 
-    def step(self, energy: Energy, state: Moving, noise: Noise) -> tuple[Moving, Info]:
+    def step(self, energy: Energy, state: MomentumState, noise: Noise) -> tuple[MomentumState, Info]:
         half, kept = self.step_size / 2, math.exp(-self.friction * self.step_size)
         scale = math.sqrt((1 - kept**2) * self.temperature)
         x, momentum = langevin_step(
             state.x, state.grad, noise=noise, drift=half, scale=scale, keep=kept, momentum=state.momentum, move=half
         )
         energies, grad = energy_and_gradient(energy, x)
-        return Moving(x, energies, grad, momentum.add_(grad, alpha=-half)), Info()
+        return MomentumState(x, energies, grad, momentum.add_(grad, alpha=-half)), Info()

@@ -30,19 +30,19 @@ class Plain(ce.Energy):
 class WrongUnits(Annealed):
     """Tells a corrector the energy in units of x, and gives it points in units of the level."""
 
-    def _seen(self, energy, step):
-        level = super()._seen(energy, step)
-        level.forward = lambda y: level.energy(level.unit * y, **level.known) / level.heat * level.unit
+    def level_energy(self, energy, step):
+        level = super().level_energy(energy, step)
+        level.forward = lambda y: level.energy(level.unit * y, **level.bound) / level.temperature * level.unit
         return level
 
 
 class SameNoise(Annealed):
     """Each step of the corrector at a level gets the noise of the first."""
 
-    def _corrected(self, energy, state, noise):
+    def correct(self, energy, state, noise):
         for _ in range(self.corrector_steps):
             one = Annealed(**{**vars(self), "corrector_steps": 1})
-            state, rates = one._corrected(energy, state, noise)
+            state, rates = one.correct(energy, state, noise)
         return state, rates
 
 
@@ -51,11 +51,11 @@ def worst(sampler: Annealed, energy: ce.Energy, steps: list[int], n: int = 20_00
     found = []
     for step in steps:
         noise = Noise(3, range(n)).at(step)
-        level = sampler._seen(energy, step)
-        sd = (SPREAD**2 + level.known["sigma"] ** 2).sqrt() if level.known else SPREAD * math.sqrt(level.heat)
+        level = sampler.level_energy(energy, step)
+        sd = (SPREAD**2 + level.bound["sigma"] ** 2).sqrt() if level.bound else SPREAD * math.sqrt(level.temperature)
         x = sd * noise.child("exact").normal(torch.zeros(n, 3, dtype=F64))
         with torch.no_grad():
-            state, _ = sampler._corrected(energy, State(x, energy(x, **level.known), x), noise)
+            state, _ = sampler.correct(energy, State(x, energy(x, **level.bound), x), noise)
         white = state.x / sd
         second = (white.T @ white / n - torch.eye(3, dtype=F64)) * math.sqrt(n)
         second[range(3), range(3)] /= math.sqrt(2)
@@ -81,7 +81,7 @@ def test_a_corrector_leaves_energies_and_gradients_in_units_of_points(energy):
     x = noise.normal(torch.zeros(50, 3, dtype=F64))
     sampler = Annealed(levels=9, corrector=HMC(0.1), temperature=0.7)
     with torch.no_grad():
-        state, _ = sampler._corrected(energy, State(x, x[:, 0], x), noise)
+        state, _ = sampler.correct(energy, State(x, x[:, 0], x), noise)
     known = {"sigma": sampler.level(3)} if isinstance(energy, Noisy) else {}
     energies, grad = energy_and_gradient(energy, state.x, **known)
     torch.testing.assert_close(state.energy, energies)
@@ -143,7 +143,7 @@ def test_chunks_change_nothing_and_images_pass():
     torch.testing.assert_close(energy.sample((20, 3, 4, 4), sampler=sampler, seed=0, dtype=F64, batch_size=7), whole)
 
 
-def test_a_broken_energy_is_told():
+def test_a_broken_energy_is_reported():
     broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 8, torch.nan, 1.0) * x.square().sum(1) / 2)
     with pytest.raises(SamplingDiverged):
         broken.sample((50, 2), sampler=Annealed(levels=4, corrector=HMC(0.5)), seed=0, init=torch.zeros(50, 2))
@@ -155,8 +155,8 @@ def test_a_broken_energy_is_told():
         (lambda: Annealed(corrector=3), "corrector must be a sampler or the name of one, got 3"),
         (lambda: Annealed(corrector="langevin"), "'langevin' needs options"),
         (lambda: Annealed(corrector="nothing"), "nothing"),
-        (lambda: Annealed(corrector=Annealed()), "a corrector may stop after any step"),
-        (lambda: Annealed(corrector=SMC()), "a corrector may stop after any step"),
+        (lambda: Annealed(corrector=Annealed()), "a corrector must be able to stop after any step"),
+        (lambda: Annealed(corrector=SMC()), "a corrector must be able to stop after any step"),
         (lambda: Annealed(corrector=Langevin(0.1, clamp=(0, 1))), "another box at each"),
         (lambda: Annealed(corrector=HMC(), corrector_steps=0), "needs corrector_steps"),
         (lambda: Annealed(corrector=HMC(), temperature=0), "a temperature above 0"),
@@ -177,9 +177,9 @@ class Steep(ce.Energy):
 def test_a_gradient_that_is_too_long_is_cut_and_others_stay_as_they_are():
     x = torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
     sampler = Annealed(levels=5, max_gradient=1.5)
-    free, cut = (made._at(Steep(), x, 2) for made in (Annealed(levels=5), sampler))
+    free, cut = (one.init(Steep(), x, Noise(0, range(3))) for one in (Annealed(levels=5), sampler))
     assert torch.equal(cut.grad[1:], free.grad[1:]) and torch.equal(cut.energy, free.energy)
-    length = cut.grad[0].norm() * sampler.level(2)
+    length = cut.grad[0].norm() * sampler.level(1)
     torch.testing.assert_close(length, torch.tensor(1.5 * 2, dtype=F64))  # four coordinates
     torch.testing.assert_close(cut.grad[0] / cut.grad[0].norm(), free.grad[0] / free.grad[0].norm())
 

@@ -9,7 +9,7 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, SamplingDiverged
 from composable_energy_mcmc import HMC, MALA, ChEES, Descent, Langevin, Underdamped
-from composable_energy_mcmc.metric import Spread
+from composable_energy_mcmc.metric import CovarianceEstimator
 
 ADJUSTED = {"mala": MALA(tuning_steps=80), "hmc": HMC(tuning_steps=60, leapfrogs=8), "chees": ChEES(tuning_steps=80, max_leapfrogs=16)}
 BOWL = ce.as_energy(lambda x: x.square().sum(1) / 2)
@@ -30,13 +30,13 @@ def test_pilots_outside_the_support_do_not_spoil_the_step(sampler):
 
 
 @pytest.mark.parametrize("sampler", [*ADJUSTED.values(), ChEES(tuning_steps=4, metric="dense")], ids=[*ADJUSTED, "chees, dense"])
-def test_a_start_outside_the_support_is_told(sampler):
+def test_a_start_outside_the_support_is_reported(sampler):
     with pytest.raises(SamplingDiverged, match=r"5 of 5 chains .* at the start: check the energy there, or give `init`"):
         HALF.sample((5, 1), sampler=sampler, seed=0, init=torch.full((5, 1), -1.0, dtype=torch.float64))
 
 
 def test_a_metric_of_no_draws_is_none():
-    assert Spread("dense", torch.zeros(4, 3)).metric(torch.float32).kind == "identity"
+    assert CovarianceEstimator("dense", torch.zeros(4, 3)).metric(torch.float32).kind == "identity"
 
 
 @pytest.mark.parametrize("sampler", ["mala", "hmc", "chees"])
@@ -62,7 +62,7 @@ def test_energies_too_coarse_to_accept_by_are_refused(sampler, dtype):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0, -1, "0.1", None, True, torch.tensor(0.1)])
 @pytest.mark.parametrize("make", [Langevin, MALA, HMC, Underdamped, Descent, lambda value: ChEES(value, 1.0)])
-def test_step_sizes_that_are_none_are_told_with_their_value(make, value):
+def test_step_sizes_that_are_none_are_reported_with_their_value(make, value):
     if value is None and make in (MALA, HMC):
         return  # it is tuned
     with pytest.raises(OptionError, match=re.escape(f"got {value!r}") if value is not None else r"got None|give both of them"):
@@ -70,7 +70,7 @@ def test_step_sizes_that_are_none_are_told_with_their_value(make, value):
 
 
 @pytest.mark.parametrize("sampler", [MALA(0.3), HMC(0.3, 4), ChEES(0.3, 1.0)], ids=repr)
-def test_a_density_that_is_undefined_somewhere_is_told_and_drawn_once_it_is_zero_there(sampler):
+def test_a_density_that_is_undefined_somewhere_is_reported_and_drawn_once_it_is_zero_there(sampler):
     r"""$E = u^{1.5} - \tfrac12 \log u$, $u = x + \tfrac12$: not a number for $u < 0$, and no rejection may hide that."""
 
     def undefined(x):

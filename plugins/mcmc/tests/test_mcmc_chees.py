@@ -12,8 +12,8 @@ import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Noise
 from composable_energy_mcmc import ChEES
-from composable_energy_mcmc.chees import _slope
-from composable_energy_mcmc.metric import Metric, Spread
+from composable_energy_mcmc.chees import criterion_gradient
+from composable_energy_mcmc.metric import CovarianceEstimator, Metric
 
 F64 = torch.float64
 
@@ -55,11 +55,11 @@ METRICS = [
 def test_a_metric_goes_forth_and_back_and_its_gradient_is_that_of_whitened_points(metric):
     energy = Gaussian(rotated(6, 10.0), (2, 3))
     y = torch.randn(5, 2, 3, dtype=F64, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    x = metric.forth(y)
-    torch.testing.assert_close(metric.back(x), y)
+    x = metric.unwhiten(y)
+    torch.testing.assert_close(metric.whiten(x), y)
     (by_points,) = torch.autograd.grad(energy(x).sum(), x, retain_graph=True) if x is not y else (None,)
     (by_whitened,) = torch.autograd.grad(energy(x).sum(), y)
-    torch.testing.assert_close(metric.gradient(by_whitened if by_points is None else by_points), by_whitened)
+    torch.testing.assert_close(metric.whiten_gradient(by_whitened if by_points is None else by_points), by_whitened)
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "dense"])
@@ -67,16 +67,16 @@ def test_a_metric_makes_the_draws_that_it_was_made_of_white(kind):
     """Also far from zero, where squares have lost their digits, and beside a number that never moves."""
     factor = torch.diag(torch.tensor([1e-3, 1.0, 1e3, 1.0], dtype=F64)) if kind == "diagonal" else torch.linalg.cholesky(rotated(4, 50.0))
     x = Noise(0, range(5000)).normal(torch.zeros(5000, 4, dtype=F64)) @ factor.T + 1e6
-    spread = Spread(kind, x[:10].view(10, 2, 2))
+    spread = CovarianceEstimator(kind, x[:10].view(10, 2, 2))
     for some in x.view(-1, 100, 2, 2):
         spread.add(some)
     metric = spread.metric(F64)
-    y = metric.back(x.view(-1, 2, 2)).flatten(1)
+    y = metric.whiten(x.view(-1, 2, 2)).flatten(1)
     assert metric.kind == kind and metric.event == (2, 2)
     torch.testing.assert_close(y.var(0, correction=0), torch.ones(4, dtype=F64), rtol=1e-6, atol=0)
     if kind == "dense":
         torch.testing.assert_close(torch.cov(y.T, correction=0), torch.eye(4, dtype=F64), rtol=0, atol=1e-6)
-    stuck = Spread("auto", torch.ones(10, 3))
+    stuck = CovarianceEstimator("auto", torch.ones(10, 3))
     stuck.add(torch.ones(100, 3))
     assert stuck.metric(torch.float32).scale.tolist() == [1.0, 1.0, 1.0]
 
@@ -95,7 +95,7 @@ def test_a_metric_makes_the_draws_that_it_was_made_of_white(kind):
 )
 def test_a_matrix_is_taken_where_it_pays(covariance, draws, kind):
     x = Noise(0, range(draws)).normal(torch.zeros(draws, len(covariance), dtype=F64)) @ torch.linalg.cholesky(covariance).T
-    spread = Spread("auto", x)
+    spread = CovarianceEstimator("auto", x)
     spread.add(x)
     assert spread.metric(F64).kind == kind
 
@@ -117,12 +117,12 @@ def test_the_slope_of_the_criterion_is_its_derivative(time, metric):
         return (flow(time)[0].square().sum(1) - y.square().sum(1)).square().mean() / 4
 
     end, momentum = flow(time)
-    slope = _slope(metric, metric.forth(y), metric.forth(end), momentum, torch.ones(len(y), dtype=F64))
+    slope = criterion_gradient(metric, metric.unwhiten(y), metric.unwhiten(end), momentum, torch.ones(len(y), dtype=F64))
     derivative = (criterion(time + 1e-5) - criterion(time - 1e-5)) / 2e-5
     assert slope == pytest.approx(float(derivative), rel=1e-6)
     acceptance = torch.cat([torch.ones(4000, dtype=F64), torch.zeros(1, dtype=F64)])
-    lost = [torch.cat([values, torch.full((1, 3), math.inf, dtype=F64)]) for values in (metric.forth(end), momentum)]
-    assert math.isfinite(_slope(metric, metric.forth(torch.cat([y, y[:1]])), *lost, acceptance))
+    lost = [torch.cat([values, torch.full((1, 3), math.inf, dtype=F64)]) for values in (metric.unwhiten(end), momentum)]
+    assert math.isfinite(criterion_gradient(metric, metric.unwhiten(torch.cat([y, y[:1]])), *lost, acceptance))
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])

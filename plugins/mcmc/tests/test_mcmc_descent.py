@@ -67,7 +67,7 @@ def test_a_chain_that_rests_stays_while_others_go_on():
     assert x[0] == 0 and 0 < x[1] < 5
 
 
-def test_a_wall_is_stepped_back_from_and_a_broken_energy_is_told():
+def test_a_wall_is_stepped_back_from_and_a_broken_energy_is_reported():
     """Gamma's density rises to its mode and is zero below 0; the first step of this chain would leave the support."""
     gamma = ce.as_energy(torch.distributions.Gamma(torch.full((1,), 3.0, dtype=F64), 1.0))
     x = gamma.sample((1, 1), sampler=Descent(step_size=50.0), init=torch.full((1, 1), 9.0, dtype=F64))

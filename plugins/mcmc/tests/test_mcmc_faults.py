@@ -11,9 +11,10 @@ from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
 from composable_energy.testing import SkipCheck, sampler_checks
 from composable_energy.testing.invariance import stays_exact
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
+from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.hamiltonian import leapfrog, propose, van_der_corput
 from composable_energy_mcmc.metric import Metric
-from composable_energy_mcmc.metropolis import choose, sum_of_each
+from composable_energy_mcmc.metropolis import choose
 
 # What the faults are built of -------------------------------------------------------------------------------------------------------------
 
@@ -243,7 +244,7 @@ class MomentumOfPoints(ChEES):
 
     def propose(self, energy, state, noise):
         count = math.ceil(van_der_corput(noise.step) * self.trajectory / self.step_size)
-        momentum = self.metric.forth(noise.normal(state.x))
+        momentum = self.metric.unwhiten(noise.normal(state.x))
         return *propose(energy, state, momentum, self.step_size, count, self.metric), count
 
 

@@ -56,13 +56,13 @@ def test_momenta_and_proposals_run_over_all_axes_of_an_image(sampler):
     assert abs(norms.var() - 96) < 4 * 96 * math.sqrt(2 / 500 + 12 / 48 / 500)
 
 
-@pytest.mark.parametrize(("sampler", "asked"), [(MALA(), 0.574), (HMC(), 0.8), (MALA(acceptance=0.9), 0.9), (HMC(acceptance=0.6), 0.6)])
+@pytest.mark.parametrize(("sampler", "target"), [(MALA(), 0.574), (HMC(), 0.8), (MALA(acceptance=0.9), 0.9), (HMC(acceptance=0.6), 0.6)])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_tuning_reaches_the_acceptance_at_any_scale(sampler, asked, scale):
+def test_tuning_reaches_the_acceptance_at_any_scale(sampler, target, scale):
     energy, shape = ce.as_energy(lambda x: (x / scale).square().flatten(1).sum(1) / 2), (64, 10)
     _, trace = energy.sample(shape, sampler=sampler, steps=20, seed=3, init=torch.randn(shape) * scale, trace=True)
     assert trace.acceptance is not None
-    assert abs(trace.acceptance.mean() - asked) < 0.15
+    assert abs(trace.acceptance.mean() - target) < 0.15
     assert 0.1 < trace.sampler.step_size / (scale**2 if isinstance(sampler, MALA) else scale) < 4
 
 
@@ -83,7 +83,7 @@ def test_a_huge_step_is_rejected_and_a_tiny_one_accepted():
         assert trace.acceptance.mean() > 0.99
 
 
-def test_a_trajectory_that_runs_away_is_rejected_but_a_broken_energy_is_told():
+def test_a_trajectory_that_runs_away_is_rejected_but_a_broken_energy_is_reported():
     """x^8 overflows to infinity minus infinity far out; that is the step's fault, and the chain stays."""
     steep = ce.as_energy(lambda x: (x**8).sum(1) - (x**6).sum(1) * 1e-3)
     x, trace = steep.sample(
@@ -191,7 +191,7 @@ def test_annealed_keeps_a_level_that_is_bound():
         (lambda: Annealed(delta=0), "delta must be a positive number, got 0"),
     ],
 )
-def test_options_out_of_range_are_told(make, message):
+def test_options_out_of_range_are_reported(make, message):
     with pytest.raises(OptionError, match=message):
         make()
 
@@ -222,7 +222,7 @@ def test_underdamped_without_temperature_rolls_to_the_mode():
 
 
 @pytest.mark.parametrize("sampler", [MALA(), HMC(), ChEES()])
-def test_a_step_that_was_never_settled_is_told(sampler):
+def test_a_step_that_was_never_settled_is_reported(sampler):
     state = sampler.init(Bowl(), torch.zeros(2, 2), Noise(0, range(2)))
     with pytest.raises(OptionError, match="no step_size yet"):
         sampler.step(Bowl(), state, Noise(0, range(2), step=1))

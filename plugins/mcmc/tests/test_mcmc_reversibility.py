@@ -10,9 +10,10 @@ import composable_energy as ce
 from composable_energy.sampling import Noise, State, energy_and_gradient
 from composable_energy.testing import Banana
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
+from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.hamiltonian import leapfrog
 from composable_energy_mcmc.metric import Metric
-from composable_energy_mcmc.metropolis import choose, sum_of_each
+from composable_energy_mcmc.metropolis import choose
 
 F64 = torch.float64
 METRICS = [

@@ -10,9 +10,8 @@ from torch.distributions import Exponential, MultivariateNormal, Normal
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, SamplingDiverged
-from composable_energy.sampling import Noise
 from composable_energy.testing import Gaussian
-from composable_energy_mcmc import SMC, smc
+from composable_energy_mcmc import SMC
 
 F64 = torch.float64
 WEIGHTS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=F64)
@@ -73,16 +72,16 @@ class LostMean(SMC):
     """Gives resampled points weight 1, and forgets what the mean was."""
 
     def couple(self, energy, state, noise):
-        after, told = super().couple(energy, state, noise)
-        return after if after is state else replace(after, log_weight=torch.zeros_like(state.log_weight)), told
+        after, scalars = super().couple(energy, state, noise)
+        return after if after is state else replace(after, log_weight=torch.zeros_like(state.log_weight)), scalars
 
 
 class FirstComers(SMC):
     """Resamples without weights."""
 
     def couple(self, energy, state, noise):
-        after, told = super().couple(energy, replace(state, log_weight=torch.zeros_like(state.log_weight)), noise)
-        return replace(after, log_weight=state.log_weight), told
+        after, scalars = super().couple(energy, replace(state, log_weight=torch.zeros_like(state.log_weight)), noise)
+        return replace(after, log_weight=state.log_weight), scalars
 
 
 class LateWeights(SMC):
@@ -90,8 +89,8 @@ class LateWeights(SMC):
 
     def step(self, energy, state, noise):
         after, info = super().step(energy, state, noise)
-        before = self.ladder.levels[min(noise.step - 1, len(self.ladder.levels) - 1)]
-        gap = self.ladder.base.energy(after.x).double() - after.energy.double()
+        before = self.schedule.levels[min(noise.step - 1, len(self.schedule.levels) - 1)]
+        gap = self.schedule.base.energy(after.x).double() - after.energy.double()
         return replace(after, log_weight=state.log_weight + (info.scalars["b"] - before) * gap), info
 
 
@@ -127,11 +126,11 @@ def test_points_without_a_density_have_no_weight():
     x, trace = half.sample((4000, 1), sampler=SMC(mean=0.0, scale=2.0), seed=0, dtype=F64, init=torch.ones(4000, 1, dtype=F64), trace=True)
     assert x.min() > 0 and abs(x.mean() - 0.5) < 5 * 0.5 / math.sqrt(4000)
     assert abs(trace.scalars["log_z"][-1] + math.log(2)) < 4 * trace.scalars["log_z_se"][-1] < 0.2
-    with pytest.raises(OptionError, match="no point there has a density"):
+    with pytest.raises(OptionError, match="no pilot point at level 0 has a density"):
         half.sample((4, 1), sampler=SMC(mean=-50.0, scale=1.0), init=torch.ones(4, 1))
 
 
-def test_a_broken_energy_is_told_and_the_others_go_on():
+def test_a_broken_energy_is_reported_and_the_others_go_on():
     """A small part of the base lies where the energy is not a number; what was known of these chains is left out."""
     broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 4, torch.nan, 1.0) * x.square().sum(1) * 2)
     sampler = SMC(leapfrogs=3, mean=0.0, scale=1.5)
@@ -184,7 +183,7 @@ def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():
     _, trace = energy.sample((10, 2), sampler=sampler, seed=0, trace=True)
     calls.clear()
     _, again = energy.sample((10, 2), sampler=trace.sampler, seed=0, trace=True)
-    assert again.sampler.ladder is trace.sampler.ladder and sum(calls) == 10 * (1 + 2 * 8)
+    assert again.sampler.schedule is trace.sampler.schedule and sum(calls) == 10 * (1 + 2 * 8)
     assert trace.scalars["b"][-4:] == [1.0] * 4
     _, alone = energy.sample((1, 2), sampler=trace.sampler, seed=0, trace=True)
     assert alone.scalars["log_z_se"][-1] == math.inf  # one chain says nothing of its error
@@ -193,10 +192,3 @@ def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():
     for options in ({"levels": 0}, {"kept": 1.0}, {"moves": 0}, {"mean": 0.0}):
         with pytest.raises(OptionError, match=next(iter(options))):
             SMC(**options)
-
-
-def test_systematic_resampling_gives_each_its_share_to_one():
-    weights = torch.rand(1000, dtype=F64, generator=torch.Generator().manual_seed(0)).square()
-    noise = Noise(0, range(1000))
-    counts = torch.bincount(smc.resampled(weights.log(), noise.uniform(weights)[0]), minlength=1000)
-    assert ((counts - weights / weights.sum() * 1000).abs() < 1).all() and counts.sum() == 1000

@@ -12,8 +12,9 @@ from composable_energy.errors import DtypeError, OptionError, SamplingDiverged, 
 from composable_energy.sampling import Noise
 from composable_energy.testing import Gaussian
 from composable_energy_mcmc import Tempering, tempering
-from composable_energy_mcmc.ladder import Ladder
-from composable_energy_mcmc.path import Base, state_at
+from composable_energy_mcmc.annealing.gaussian import Gaussian as Base
+from composable_energy_mcmc.annealing.path import evaluate
+from composable_energy_mcmc.annealing.schedule import Schedule
 
 F64 = torch.float64
 WEIGHTS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=F64)
@@ -43,7 +44,7 @@ def test_modes_get_their_weights_from_one_start_and_tuning_is_in_the_budget(seed
     assert energy.count < 500_000
     assert (shares(trace.points) - WEIGHTS).square().mean().sqrt() <= 0.02
     pairs = [values[40:] for name, values in trace.scalars.items() if name.startswith("swaps[")]
-    assert len(pairs) == len(trace.sampler.ladder.levels) - 1 and min(sum(values) / len(values) for values in pairs) > 0.3
+    assert len(pairs) == len(trace.sampler.schedule.levels) - 1 and min(sum(values) / len(values) for values in pairs) > 0.3
     stuck = energy.sample((32, 2), sampler="hmc", init=start, steps=100, seed=seed)
     assert shares(stuck)[0] == 1
 
@@ -65,12 +66,12 @@ def law(level: float) -> tuple[Tensor, Tensor]:
 def worst_of_levels(steps: int = 8, n: int = 20_000) -> tuple[float, float]:
     """By how many standard errors means, variances and covariances of all levels are off, after steps from exact draws; and the swaps."""
     energy = Gaussian(*TARGET)
-    sampler = Tempering(leapfrogs=3, ladder=Ladder(BASE, LEVELS, (1.0, 0.5, 0.25, 0.18)))
+    sampler = Tempering(leapfrogs=3, schedule=Schedule(BASE, LEVELS, (1.0, 0.5, 0.25, 0.18)))
     noise = Noise(7, range(n))
     laws = [law(level) for level in LEVELS]
     z = noise.child("exact").normal(torch.zeros(n, len(LEVELS), 2, dtype=F64))
     points = torch.stack([mean + sd * z[:, i] for i, (mean, sd) in enumerate(laws)], 1)
-    flat = state_at(energy, points.flatten(0, 1))
+    flat = evaluate(energy, points.flatten(0, 1))
     with torch.no_grad():
         cold = sampler.init(energy, points[:, -1], noise)
         state = tempering.Replicas(cold.x, cold.energy, cold.grad, points, flat.energy.view(n, -1), flat.grad.view_as(points))
@@ -89,23 +90,23 @@ def test_exact_draws_of_all_levels_stay_exact():
 
 def backwards(state, base, b, noise):
     """Swaps by the reciprocal ratio."""
-    return TRADED(state, base, -b, noise)
+    return SWAP(state, base, -b, noise)
 
 
 def always(state, base, b, noise):
     """Swaps whatever the energies are."""
-    return TRADED(state, base, 0 * b, noise)
+    return SWAP(state, base, 0 * b, noise)
 
 
 def forgetful(state, base, b, noise):
     """Swaps points, and leaves energies and gradients where they were."""
-    after, likely = TRADED(state, base, b, noise)
-    return tempering.Replicas(after.x, state.energies[:, -1], state.grads[:, -1], after.points, state.energies, state.grads), likely
+    after, rates = SWAP(state, base, b, noise)
+    return tempering.Replicas(after.x, state.energies[:, -1], state.grads[:, -1], after.points, state.energies, state.grads), rates
 
 
 def without_base(state, base, b, noise):
     """Weighs the energy alone, as if levels were temperatures."""
-    return TRADED(state, Flat(base.mean, base.scale), b, noise)
+    return SWAP(state, Flat(base.mean, base.scale), b, noise)
 
 
 class Flat(Base):
@@ -113,12 +114,12 @@ class Flat(Base):
         return torch.zeros_like(x[:, 0])
 
 
-TRADED = tempering._traded
+SWAP = tempering.swap_replicas
 
 
 @pytest.mark.parametrize("fault", [backwards, always, forgetful, without_base])
 def test_planted_faults_of_swaps_are_found(fault, monkeypatch):
-    monkeypatch.setattr(tempering, "_traded", fault)
+    monkeypatch.setattr(tempering, "swap_replicas", fault)
     assert worst_of_levels()[0] > 4.5
 
 
@@ -165,7 +166,7 @@ def test_outside_the_support_the_density_is_zero_though_the_base_reaches_there()
     assert x.min() > 0 and abs(x.mean() - 1) < 4 / math.sqrt(n)
 
 
-def test_a_broken_energy_that_only_hot_replicas_see_is_told():
+def test_a_broken_energy_that_only_hot_replicas_see_is_reported():
     broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 7, torch.nan, 1.0) * x.square().sum(1) * 5)
     assert broken.sample((20, 2), sampler="hmc", seed=0).norm(dim=1).max() < 2
     with pytest.raises(SamplingDiverged):
@@ -203,15 +204,15 @@ def test_images_have_the_right_law_and_gradients_are_counted():
     assert abs(norms.mean() - 48) < 4 * math.sqrt(2 * 48 / 500)
 
 
-def test_a_ladder_that_was_tuned_is_kept_and_depends_on_the_energy_alone():
+def test_a_schedule_that_was_tuned_is_kept_and_depends_on_the_energy_alone():
     energy = Gaussian(torch.zeros(2))
     tuned = [
         energy.sample(n, sampler=Tempering(leapfrogs=3), steps=1, seed=0, batch_size=size, trace=True)[1].sampler
         for n, size in ((1, None), (70, 20))
     ]
-    assert tuned[0].ladder.levels == tuned[1].ladder.levels and tuned[0].ladder.step_sizes == tuned[1].ladder.step_sizes
+    assert tuned[0].schedule.levels == tuned[1].schedule.levels and tuned[0].schedule.step_sizes == tuned[1].schedule.step_sizes
     again = energy.sample(5, sampler=tuned[0], steps=1, seed=3, trace=True)[1].sampler
-    assert again.ladder is tuned[0].ladder
+    assert again.schedule is tuned[0].schedule
     with pytest.raises(ShapeError, match=r"tuned for points of shape \(2,\), got \(3,\)"):
         Gaussian(torch.zeros(3)).sample(5, sampler=tuned[0])
 
@@ -231,9 +232,9 @@ def test_options_that_make_no_sense(make, message):
         make()
 
 
-def test_a_base_that_does_not_fit_is_told():
+def test_a_base_that_does_not_fit_is_reported():
     with pytest.raises(ShapeError, match="mean and scale have shapes"):
         Gaussian(torch.zeros(2)).sample(4, sampler=Tempering(mean=torch.zeros(3), scale=1.0))
     far = ce.as_energy(Exponential(torch.ones(1)))
-    with pytest.raises(OptionError, match="no point there has a density"):
+    with pytest.raises(OptionError, match="no pilot point at level 0 has a density"):
         far.sample((4, 1), sampler=Tempering(mean=-50.0, scale=1.0), init=torch.ones(4, 1))

@@ -1,0 +1,193 @@
+r"""Annealed importance sampling from a Gaussian to a density, and back.
+
+All points are in standard coordinates of the base, $x = \mu + S z$, so that the base is standard normal and a step size has no unit.
+
+References:
+    Annealed importance sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.errors import NormalizerError, OptionError, SamplingDiverged
+from composable_energy.sampling import Noise
+from composable_energy_mcmc.annealing.gaussian import Gaussian, normal_energy
+from composable_energy_mcmc.annealing.path import geometric_energy
+from composable_energy_mcmc.annealing.schedule import Pilots, Schedule, find_schedule
+
+__all__ = ["Path", "tune_path"]
+
+_PILOTS = 256
+_LEVELS_PER_PILOT_LEVEL = 4
+_MIN_LEVELS = 16
+_FIRST_STEP = 3  # the number of the pilots' first step, which selects its noise
+
+
+@dataclass(frozen=True)
+class Path:
+    """A path from a Gaussian to a density.
+
+    Args:
+        energy: The energy of the density.
+        base: The Gaussian.
+        sampler: A dataclass with an option `step_size`, which accepts and rejects.
+        batch_size: How many points are evaluated together.
+        moves: How many steps of the sampler are taken at each level.
+    """
+
+    energy: Energy
+    base: Gaussian
+    sampler: Any
+    batch_size: int
+    moves: int
+
+    def energies(self, z: Tensor) -> Tensor:
+        """Returns the energies of the density in standard coordinates, with shape $(B,)$."""
+        return self.energy(self.base.from_standard(z)) - self.base.log_volume
+
+    def log_density_ratio(self, z: Tensor) -> Tensor:
+        """Returns $E_0 - E$, with shape $(B,)$ in float64.
+
+        Raises:
+            SamplingDiverged: An energy is not a number, or negative infinity.
+        """
+        energies = torch.cat([self.energies(some) for some in z.split(self.batch_size)])
+        log_ratio = normal_energy(z).double() - energies.double()
+        bad = log_ratio.isnan() | (log_ratio == torch.inf)
+        if bad.any():
+            raise SamplingDiverged(
+                f"{int(bad.sum())} of {len(bad)} points on the path to {self.energy} have an energy that is not a number: check the energy "
+                "there, or give a `base` or `init` nearer to its density.",
+                samples=self.base.from_standard(z),
+                diverged=bad,
+            )
+        return log_ratio
+
+    def move(self, z: Tensor, level: float, step_size: float, noise: Noise, steps: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Takes steps of the sampler at one level.
+
+        Args:
+            z: The points, with shape $(B, *)$.
+            level: The level.
+            step_size: The sampler's step size.
+            noise: The noise of the points.
+            steps: The numbers of the steps.
+
+        Returns:
+            The points, and the mean acceptance of each, with shape $(B,)$.
+
+        Raises:
+            OptionError: The sampler does not reject.
+        """
+        sampler, density, points, acceptance = replace(self.sampler, step_size=step_size), _Level(self, level), [], []
+        for rows in torch.arange(len(z)).split(self.batch_size):
+            first, last = int(rows[0]), int(rows[-1]) + 1
+            own = noise.for_chains(range(first, last))
+            state = sampler.init(density, z[first:last], own.at(steps[0]))
+            rates = []
+            for step in steps:
+                state, info = sampler.step(density, state, own.at(step))
+                if info.acceptance is None:
+                    raise OptionError(f"{sampler} never rejects, so its levels are not those of the path; take 'hmc' or 'mala'.")
+                rates.append(info.acceptance)
+            points.append(state.x)
+            acceptance.append(torch.stack(rates).mean(0))
+        return torch.cat(points), torch.cat(acceptance)
+
+    def log_weights(self, z: Tensor, schedule: Schedule, noise: Noise, *, reverse: bool = False) -> Tensor:
+        r"""Returns the log weights of paths, with shape $(B,)$ in float64; the mean weight estimates $Z$, and $1 / Z$ in reverse.
+
+        Both directions take the same steps at the same levels, in the opposite order.
+
+        Args:
+            z: Points of the Gaussian; of the density for the reverse direction.
+            schedule: The levels and step sizes.
+            noise: The noise of the paths.
+            reverse: Whether the paths lead from the density to the Gaussian.
+
+        Raises:
+            OptionError: Points where the reverse direction starts have density 0.
+            SamplingDiverged: An energy is not a number.
+        """
+        levels, last = schedule.levels, len(schedule.levels) - 1
+        total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
+        rises = range(1, last + 1)
+        for j in reversed(rises) if reverse else rises:
+            rise, log_ratio = levels[j] - levels[j - 1], self.log_density_ratio(z)
+            if reverse and log_ratio.isinf().any():
+                raise OptionError(
+                    f"{int(log_ratio.isinf().sum())} of {len(z)} draws have density 0 under {self.energy}, so they are none of its."
+                )
+            total = total + (-rise if reverse else rise) * log_ratio
+            at = j - 1 if reverse else j
+            if 0 < at < last:  # at either end the weight is complete
+                steps = range(at * self.moves, (at + 1) * self.moves)
+                z, _ = self.move(z, levels[at], schedule.step_sizes[at], noise, steps[::-1] if reverse else steps)
+        return total
+
+
+def tune_path(path: Path, like: Tensor, noise: Noise, levels: int | None) -> Schedule:
+    """Returns a schedule for a path, found by pilot points.
+
+    Args:
+        path: The path.
+        like: Zeros with the shape of one point.
+        noise: Noise of its own.
+        levels: The number of levels after the first; None takes four for each that the pilots needed, and 16 at least.
+
+    Raises:
+        NormalizerError: The pilots do not reach the density.
+        SamplingDiverged: An energy is not a number.
+    """
+    noise, given = noise.for_chains(range(_PILOTS)), path.sampler.step_size
+    pilots = _PathPilots(path, noise.normal(like.expand(_PILOTS, *like.shape).contiguous()), noise)
+    schedule = find_schedule(pilots, path.base, noise, given)
+    count = max(_MIN_LEVELS, _LEVELS_PER_PILOT_LEVEL * (len(schedule.levels) - 1)) if levels is None else levels
+    return schedule.respace(count + 1)
+
+
+class _Level(Energy):
+    """The energy at a level of a path, in standard coordinates."""
+
+    def __init__(self, path: Path, level: float) -> None:
+        super().__init__()
+        self.path, self.level = path, level
+
+    def forward(self, z: Tensor) -> Tensor:
+        return geometric_energy(self.level, normal_energy(z), self.path.energies(z))
+
+    def __str__(self) -> str:
+        return str(self.path.energy)
+
+
+class _PathPilots(Pilots):
+    """Pilot points of a path; they tune the step size unless the sampler has one."""
+
+    keep_of_support, min_rise, max_levels, gain, max_step_size = False, 1e-4, 500, 0.3, torch.inf
+
+    def __init__(self, path: Path, points: Tensor, noise: Noise) -> None:
+        self.path, self.points, self.noise = path, points, noise
+        self.acceptance = getattr(path.sampler, "acceptance", 0.8) if path.sampler.step_size is None else None
+
+    def log_density_ratio(self) -> Tensor:
+        return self.path.log_density_ratio(self.points)
+
+    def resample(self, rows: Tensor) -> None:
+        self.points = self.points[rows]
+
+    def move(self, level: float, step_size: float, number: int) -> float:
+        self.points, rates = self.path.move(self.points, level, step_size, self.noise, (_FIRST_STEP + number,))
+        return rates.nan_to_num().mean().item()
+
+    def failure(self, reason: str) -> NormalizerError:
+        return NormalizerError(
+            f"The path from the base to {self.path.energy} cannot be followed: {reason}. Give a `base`, `init` or `draws` nearer to its "
+            "density, or check that the energy has a lower bound."
+        )

@@ -1,0 +1,120 @@
+"""The estimator of `composable_energy.calibrate`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from composable_energy import Conditioned, Disjunction, Energy, PulledBack, log_z
+from composable_energy.errors import ContradictionError
+from composable_energy.events import Formula
+from composable_energy.identity import equal, same
+
+__all__ = ["calibrate_mixtures"]
+
+
+def calibrate_mixtures(expression: Energy, **options: Any) -> Energy:
+    r"""Returns an expression in which every mixture has an estimate of $\log Z$ of each branch.
+
+    Args:
+        expression: The expression; it stays as it is.
+        **options: Options of `log_z`, for every branch.
+
+    Raises:
+        ContradictionError: No point fulfils the whole expression.
+    """
+    if expression.unsatisfiable:
+        raise ContradictionError(f"No point fulfils {expression}: its probability is 0 whatever the networks say, so it has no density.")
+    leaves = [part for part in expression.modules() if isinstance(part, Energy) and not part.terms]
+    bases = {part for leaf in leaves for base in leaf.bases for part in base.energy.modules()}
+    return _Calibration(options, bases).calibrate(expression, _Context({}, expression.event_shape))
+
+
+@dataclass(frozen=True)
+class _Context:
+    """Where a part of an expression stands: the conditions bound around it, and the shape of a point where it is known."""
+
+    bound: Mapping[str, Any]
+    shape: torch.Size | None
+
+    def enter(self, node: Energy) -> _Context:
+        """Returns the context of the terms of a node."""
+        if isinstance(node, PulledBack):  # its term takes decoded points, and no noise level
+            return _Context({name: value for name, value in self.bound.items() if name != "sigma"}, None)
+        own = node.values if isinstance(node, Conditioned) else {}  # conditions bound further inside take precedence
+        return _Context({**self.bound, **own}, self.shape if node.event_shape is None else node.event_shape)
+
+
+@dataclass
+class _Calibration:
+    """One call; it keeps results, so that a node that occurs several times stays one node and is estimated once.
+
+    Args:
+        options: The options of `log_z`.
+        excluded: The parts of bases, which stay as they are.
+        results: Energies with their bound conditions and what they became.
+        estimates: Densities with their $\\log Z$.
+    """
+
+    options: Mapping[str, Any]
+    excluded: set[nn.Module]
+    results: list[tuple[Energy, Mapping[str, Any], Energy]] = field(default_factory=list)
+    estimates: list[tuple[Energy, float]] = field(default_factory=list)
+
+    def calibrate(self, energy: Energy, context: _Context) -> Energy:
+        """Returns an energy with its mixtures calibrated."""
+        if energy in self.excluded or not any(map(_is_mixture, energy.modules())):
+            return energy
+        for old, bound, new in self.results:
+            if old is energy and equal(bound, context.bound):
+                return new
+        inside = context.enter(energy)
+        terms = [self.calibrate(term, inside) for term in energy.terms]
+        new = energy
+        if isinstance(energy, Disjunction) and energy.formula is None:
+            new = self._calibrate_mixture(energy, terms, inside)
+        elif energy.has_config and any(term is not old for term, old in zip(terms, energy.terms, strict=True)):
+            new = energy.rebuild(*terms)
+        self.results.append((energy, context.bound, new))
+        return new
+
+    def _calibrate_mixture(self, node: Disjunction, terms: Sequence[Energy], context: _Context) -> Energy:
+        branches = list(terms) if node.weighted else _group_events(terms)
+        mixture = Disjunction(*branches, weights=node.weights, log_z=[self._estimate(branch, context) for branch in branches])
+        mixture.name, mixture.recommended, mixture.training = node.name, node.recommended, node.training
+        return mixture
+
+    def _estimate(self, branch: Energy, context: _Context) -> float:
+        if isinstance(branch, Disjunction) and branch.log_z is not None:  # a mixture of densities: the sum of its weights
+            return math.log(sum(branch.weights or [1.0] * len(branch.terms)))
+        density = branch.given(**{name: value for name, value in context.bound.items() if name in branch.conditions})
+        value = next((value for other, value in self.estimates if same(other, density)), None)
+        if value is None:
+            shape = context.shape if branch.event_shape is None else branch.event_shape
+            options = {**self.options, **({} if shape is None else {"event_shape": shape})}
+            try:
+                value = log_z(density, **options).value
+            except ContradictionError:  # its share is 0 whatever the number here
+                value = 0.0
+            self.estimates.append((density, value))
+        return value
+
+
+def _is_mixture(part: object) -> bool:
+    return isinstance(part, Disjunction) and part.formula is None
+
+
+def _group_events(terms: Sequence[Energy]) -> list[Energy]:
+    """Returns the densities that an unweighted mixture adds: events over one base together as one, and all others."""
+    groups: list[tuple[Formula, list[Energy]]] = []
+    for term in terms:
+        if term.formula is not None:
+            group = next((some for formula, some in groups if formula.same_base(term.formula)), None)
+            groups.append((term.formula, [term])) if group is None else group.append(term)
+    joined = [some[0] if len(some) == 1 else Disjunction(*some) for _, some in groups]
+    return [*joined, *(term for term in terms if term.formula is None)]

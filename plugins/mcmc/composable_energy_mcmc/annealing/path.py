@@ -1,0 +1,83 @@
+r"""The geometric path $E_b = (1 - b)\, E_0 + b\, E$ from a Gaussian $E_0$ at $b = 0$ to an energy $E$ at $b = 1$, and steps along it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.sampling import State, energy_and_gradient
+from composable_energy_mcmc.annealing.gaussian import Gaussian
+from composable_energy_mcmc.batch import expand_like, select, sum_of_each
+from composable_energy_mcmc.hamiltonian import RUNAWAY
+from composable_energy_mcmc.metropolis import check_precision
+
+__all__ = ["evaluate", "geometric_energy", "hamiltonian_step"]
+
+
+def geometric_energy(level: float | Tensor, at_base: Tensor, energies: Tensor) -> Tensor:
+    """Returns $(1 - b) E_0 + b E$, with shape $(B,)$; at either end the other energy has no influence, even if it is infinite.
+
+    Args:
+        level: $b$, one for all points or one for each.
+        at_base: $E_0$, with shape $(B,)$.
+        energies: $E$, with shape $(B,)$.
+    """
+    if not isinstance(level, Tensor):
+        return energies if level == 1 else at_base if level == 0 else (1 - level) * at_base + level * energies
+    return torch.where(level == 1, energies, torch.where(level == 0, at_base, (1 - level) * at_base + level * energies))
+
+
+def evaluate(energy: Energy, x: Tensor) -> State:
+    r"""Returns points with $E$ and $\nabla E$; where the energy is infinite the gradient is 0.
+
+    Raises:
+        DtypeError: Points or energies have less than 32 bits.
+    """
+    energies, grad = energy_and_gradient(energy, x)
+    state = State(x, energies, torch.where(expand_like(energies == torch.inf, x), 0.0, grad))
+    check_precision(state)
+    return state
+
+
+def hamiltonian_step(
+    energy: Energy, base: Gaussian, state: State, levels: Tensor, step_sizes: Tensor, momentum: Tensor, leapfrogs: int, log_uniform: Tensor
+) -> tuple[State, Tensor]:
+    r"""Takes a step of Hamiltonian Monte Carlo with each point at a level of its own; each leapfrog step costs one gradient of $E$.
+
+    Infinite energies and runaway trajectories are rejected. An energy that is not a number is accepted, so that the driver finds it.
+
+    Args:
+        energy: $E$.
+        base: $E_0$, with a diagonal scale.
+        state: The points, with shape $(N, *)$, and their $E$ and $\nabla E$.
+        levels: $b$, with shape $(N,)$.
+        step_sizes: With shape $(N,)$, in units of the base's scale.
+        momentum: Standard normal numbers, with shape $(N, *)$.
+        leapfrogs: How many leapfrog steps.
+        log_uniform: Logarithms of uniform numbers, with shape $(N,)$.
+
+    Returns:
+        The next points with their $E$ and $\nabla E$, and the acceptance probability of each proposal, with shape $(N,)$.
+    """
+    b, units = expand_like(levels, state.x), expand_like(step_sizes, state.x) * base.scale
+
+    def kick(here: State) -> Tensor:
+        base_gradient = (here.x - base.mean) / base.scale.square()
+        return ((1 - b) * base_gradient + b * here.grad).mul_(units)
+
+    def hamiltonian(here: State, momentum: Tensor) -> Tensor:
+        return geometric_energy(levels, base.energy(here.x), here.energy) + sum_of_each(momentum.square()) / 2
+
+    before, here, highest = hamiltonian(state, momentum), state, state.energy
+    momentum = torch.sub(momentum, kick(here), alpha=0.5)
+    for step in range(1, leapfrogs + 1):
+        x = torch.addcmul(here.x, units, momentum)
+        here = State(x, *energy_and_gradient(energy, x))
+        momentum.sub_(kick(here), alpha=1.0 if step < leapfrogs else 0.5)
+        highest = torch.fmax(highest, here.energy)
+    log_ratio = before - hamiltonian(here, momentum)
+    runaway = (levels * highest > before + RUNAWAY) & ~log_ratio.isfinite()
+    log_ratio = torch.where((here.energy == torch.inf) | runaway, -torch.inf, log_ratio)
+    accepted = ~(log_ratio <= log_uniform)
+    return select(accepted, here, state), log_ratio.clamp(max=0).exp().nan_to_num_(0.0)
