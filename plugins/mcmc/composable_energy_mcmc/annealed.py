@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy, get_sampler
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
 from composable_energy.kernels import langevin_step
+from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
-from composable_energy_mcmc.batch import expand_like
-from composable_energy_mcmc.options import at_least, positive, whole
 
 __all__ = ["Annealed"]
 
@@ -70,16 +70,16 @@ class Annealed(Sampler):
     binds: ClassVar[frozenset[str]] = frozenset({"sigma"})
 
     def __post_init__(self) -> None:
-        whole("levels", self.levels, 2)
-        positive("sigma_min", self.sigma_min)
-        positive("sigma_max", self.sigma_max)
+        check_integer("levels", self.levels, 2)
+        check_number("sigma_min", self.sigma_min, above=0)
+        check_number("sigma_max", self.sigma_max, above=0)
         if not self.sigma_min < self.sigma_max:
             raise OptionError(f"sigma_min must be below sigma_max, got {self.sigma_min} and {self.sigma_max}.")
-        whole("corrector_steps", self.corrector_steps, 0)
-        positive("delta", self.delta)
-        at_least("temperature", self.temperature, 0)
+        check_integer("corrector_steps", self.corrector_steps, 0)
+        check_number("delta", self.delta, above=0)
+        check_number("temperature", self.temperature, least=0)
         if self.max_gradient is not None:
-            positive("max_gradient", self.max_gradient)
+            check_number("max_gradient", self.max_gradient, above=0)
         if self.corrector is not None:
             self._check_corrector()
 
@@ -139,7 +139,7 @@ class Annealed(Sampler):
         if self.max_gradient is None:
             return State(x, energies, gradients)
         longest = self.max_gradient * math.sqrt(max(1, x[0].numel())) / level
-        lengths = expand_like(gradients.reshape(len(x), -1).norm(dim=1), x)
+        lengths = unsqueeze_to(gradients.reshape(len(x), -1).norm(dim=1), x)
         return State(x, energies, gradients * (longest / lengths).clamp(max=1))
 
     def _langevin_move(self, state: State, drift: float, scale: float, noise: Noise, stream: int) -> Tensor:

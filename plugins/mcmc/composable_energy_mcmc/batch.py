@@ -5,19 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.sampling import State
 
-__all__ = ["expand_like", "finite_rows", "flatten_points", "select", "sum_of_each"]
+__all__ = ["finite_rows", "flatten_points", "select", "sum_of_each"]
 
 
 def sum_of_each(values: Tensor) -> Tensor:
     """Returns sums over all axes but the first, with shape $(B,)$; in float32 at least."""
     return values.reshape(len(values), -1).sum(1, dtype=torch.promote_types(values.dtype, torch.float32))
-
-
-def expand_like(values: Tensor, x: Tensor) -> Tensor:
-    """Returns one number for each point, shape $(B,)$, with as many axes as the points, so that it broadcasts over their coordinates."""
-    return values.view(-1, *[1] * (x.ndim - 1))
 
 
 def flatten_points(x: Tensor) -> Tensor:
@@ -27,7 +23,7 @@ def flatten_points(x: Tensor) -> Tensor:
 
 def select(mask: Tensor, proposal: State, state: State) -> State:
     """Returns the rows of `proposal` where the mask, with shape $(B,)$, is true, and those of `state` elsewhere."""
-    wide = expand_like(mask, state.x)
+    wide = unsqueeze_to(mask, state.x)
     x, grad = torch.where(wide, proposal.x, state.x), torch.where(wide, proposal.grad, state.grad)
     return State(x, torch.where(mask, proposal.energy, state.energy), grad)
 

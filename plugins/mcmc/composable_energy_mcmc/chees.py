@@ -13,12 +13,12 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.kernels import normal
+from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.batch import finite_rows, flatten_points
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import IDENTITY, CovarianceEstimator, Metric
 from composable_energy_mcmc.metropolis import REFUSED, choose
-from composable_energy_mcmc.options import fraction, positive, whole
 from composable_energy_mcmc.tuning import DualAveraging, find_first_length, try_step
 
 __all__ = ["ChEES", "criterion_gradient"]
@@ -71,16 +71,16 @@ class ChEES(Sampler):
     def __post_init__(self) -> None:
         for name in ("step_size", "trajectory"):
             if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
+                check_number(name, getattr(self, name), above=0)
         if (self.step_size is None) != (self.trajectory is None):
             raise OptionError("step_size and trajectory are tuned together: give both of them, or neither.")
         if not isinstance(self.metric, Metric) and self.metric not in ("auto", "identity", "diagonal", "dense"):
             raise OptionError(f"metric must be 'auto', 'identity', 'diagonal', 'dense' or one that was tuned, got {self.metric!r}.")
         if self.step_size is not None and self.metric in ("diagonal", "dense"):
             raise OptionError(f"metric={self.metric!r} is estimated while step_size and trajectory are tuned: leave these out.")
-        fraction("acceptance", self.acceptance)
-        whole("max_leapfrogs", self.max_leapfrogs)
-        whole("tuning_steps", self.tuning_steps, 2)
+        check_number("acceptance", self.acceptance, above=0, below=1)
+        check_integer("max_leapfrogs", self.max_leapfrogs)
+        check_integer("tuning_steps", self.tuning_steps, 2)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
         if self.step_size is not None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
+from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.options import check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
-from composable_energy_mcmc.batch import expand_like, select, sum_of_each
-from composable_energy_mcmc.options import at_least, positive
+from composable_energy_mcmc.batch import select, sum_of_each
 
 __all__ = ["Descent", "DescentState"]
 
@@ -47,8 +48,8 @@ class Descent(Sampler):
     stationary: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        positive("step_size", self.step_size)
-        at_least("tolerance", self.tolerance, 0)
+        check_number("step_size", self.step_size, above=0)
+        check_number("tolerance", self.tolerance, least=0)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> DescentState:
         energies, grad = energy_and_gradient(energy, x)
@@ -58,7 +59,7 @@ class Descent(Sampler):
         moving = (state.grad.abs() > self.tolerance).reshape(len(state.x), -1).any(1)
         if not moving.any():
             return state, Info()
-        x = state.x - expand_like(state.rate, state.x).to(state.x.dtype) * state.grad
+        x = state.x - unsqueeze_to(state.rate, state.x).to(state.x.dtype) * state.grad
         energies, grad = energy_and_gradient(energy, x)
         accepted = moving & ~(energies > state.energy)  # an energy that is not a number is accepted, so that the driver finds it
         curvature, change = sum_of_each((x - state.x) * (grad - state.grad)), sum_of_each((grad - state.grad).square())

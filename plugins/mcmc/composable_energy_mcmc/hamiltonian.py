@@ -13,11 +13,11 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.kernels import normal
+from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.metropolis import REFUSED, choose
-from composable_energy_mcmc.options import fraction, positive, whole
 from composable_energy_mcmc.tuning import tune_step_size
 
 __all__ = ["HMC", "RUNAWAY", "leapfrog", "propose", "van_der_corput"]
@@ -54,12 +54,12 @@ class HMC(Sampler):
 
     def __post_init__(self) -> None:
         if self.step_size is not None:
-            positive("step_size", self.step_size)
-        whole("leapfrogs", self.leapfrogs)
+            check_number("step_size", self.step_size, above=0)
+        check_integer("leapfrogs", self.leapfrogs)
         if not isinstance(self.jitter, bool):
             raise OptionError(f"jitter must be True or False, got {self.jitter!r}.")
-        fraction("acceptance", self.acceptance)
-        whole("tuning_steps", self.tuning_steps)
+        check_number("acceptance", self.acceptance, above=0, below=1)
+        check_integer("tuning_steps", self.tuning_steps)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
         if self.step_size is not None:

@@ -12,9 +12,9 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.kernels import langevin_step
+from composable_energy.options import check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.metric import IDENTITY, Metric
-from composable_energy_mcmc.options import at_least, positive
 
 __all__ = ["Langevin"]
 
@@ -48,14 +48,14 @@ class Langevin(Sampler):
     needs_values: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        positive("step_size", self.step_size)
-        at_least("temperature", self.temperature, 0)
+        check_number("step_size", self.step_size, above=0)
+        check_number("temperature", self.temperature, least=0)
         if self.clamp is not None:
             if not isinstance(self.clamp, Sequence) or len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
                 raise OptionError(f"clamp must be (lowest, highest), got {self.clamp!r}.")
             object.__setattr__(self, "clamp", (float(self.clamp[0]), float(self.clamp[1])))
         if self.max_gradient is not None:
-            positive("max_gradient", self.max_gradient)
+            check_number("max_gradient", self.max_gradient, above=0)
         if self.metric is not None:
             object.__setattr__(self, "metric", _to_metric(self.metric))
             if self.clamp is not None and self._metric.kind == "dense":
@@ -70,8 +70,8 @@ class Langevin(Sampler):
             noise: The standard deviation of the noise, $\sqrt{\lambda T}$.
             clamp: The lowest and the highest value of a coordinate; None leaves points alone.
         """
-        positive("step", step)
-        at_least("noise", noise, 0)
+        check_number("step", step, above=0)
+        check_number("noise", noise, least=0)
         return cls(step, noise**2 / step, clamp)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:

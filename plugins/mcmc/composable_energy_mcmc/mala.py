@@ -13,10 +13,10 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.kernels import langevin_step
+from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
 from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.metropolis import REFUSED, choose
-from composable_energy_mcmc.options import fraction, positive, whole
 from composable_energy_mcmc.tuning import tune_step_size
 
 __all__ = ["MALA", "langevin_log_ratio"]
@@ -47,9 +47,9 @@ class MALA(Sampler):
 
     def __post_init__(self) -> None:
         if self.step_size is not None:
-            positive("step_size", self.step_size)
-        fraction("acceptance", self.acceptance)
-        whole("tuning_steps", self.tuning_steps)
+            check_number("step_size", self.step_size, above=0)
+        check_number("acceptance", self.acceptance, above=0, below=1)
+        check_integer("tuning_steps", self.tuning_steps)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
         if self.step_size is not None:

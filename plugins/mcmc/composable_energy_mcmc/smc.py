@@ -12,6 +12,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, has_rows
 from composable_energy_mcmc.annealing.gaussian import check_gaussian_options
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
@@ -20,7 +21,6 @@ from composable_energy_mcmc.annealing.resampling import effective_sample_size, s
 from composable_energy_mcmc.annealing.schedule import Schedule
 from composable_energy_mcmc.hamiltonian import van_der_corput
 from composable_energy_mcmc.metropolis import REFUSED
-from composable_energy_mcmc.options import fraction, whole
 
 __all__ = ["SMC", "Particles"]
 
@@ -84,11 +84,11 @@ class SMC(Sampler):
 
     def __post_init__(self) -> None:
         if self.levels is not None:
-            whole("levels", self.levels)
-        fraction("kept", self.kept)
-        whole("moves", self.moves)
-        whole("leapfrogs", self.leapfrogs)
-        fraction("acceptance", self.acceptance)
+            check_integer("levels", self.levels)
+        check_number("kept", self.kept, above=0, below=1)
+        check_integer("moves", self.moves)
+        check_integer("leapfrogs", self.leapfrogs)
+        check_number("acceptance", self.acceptance, above=0, below=1)
         check_gaussian_options(self.mean, self.scale)
 
     @property

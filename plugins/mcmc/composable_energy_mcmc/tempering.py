@@ -13,16 +13,16 @@ from einops import rearrange
 from torch import Tensor
 
 from composable_energy import Energy
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
+from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, repeated
 from composable_energy_mcmc.annealing.gaussian import Gaussian, check_gaussian_options
 from composable_energy_mcmc.annealing.path import evaluate, hamiltonian_step
 from composable_energy_mcmc.annealing.pilots import tune_schedule
 from composable_energy_mcmc.annealing.schedule import Schedule
-from composable_energy_mcmc.batch import expand_like
 from composable_energy_mcmc.hamiltonian import van_der_corput
 from composable_energy_mcmc.metropolis import REFUSED
-from composable_energy_mcmc.options import fraction, whole
 
 __all__ = ["Replicas", "Tempering", "swap_replicas"]
 
@@ -84,9 +84,9 @@ class Tempering(Sampler):
 
     def __post_init__(self) -> None:
         if self.levels is not None:
-            whole("levels", self.levels, 2)
-        whole("leapfrogs", self.leapfrogs)
-        fraction("acceptance", self.acceptance)
+            check_integer("levels", self.levels, 2)
+        check_integer("leapfrogs", self.leapfrogs)
+        check_number("acceptance", self.acceptance, above=0, below=1)
         check_gaussian_options(self.mean, self.scale)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
@@ -214,7 +214,7 @@ def _keep_finite(after: Replicas, before: Replicas) -> Replicas:
     rest = [values[:, 1:].reshape(len(values), -1) for values in (after.points, after.energies, after.grads)]
     finite = torch.stack([values.isfinite().all(1) for values in rest]).all(0) & ~after.energies[:, 0].isnan()
     pairs = (after.points, before.points), (after.energies, before.energies), (after.grads, before.grads)
-    points, energies, grads = (torch.where(expand_like(finite, new), new, old) for new, old in pairs)
+    points, energies, grads = (torch.where(unsqueeze_to(finite, new), new, old) for new, old in pairs)
     return replace(after, points=points, energies=energies, grads=grads)
 
 

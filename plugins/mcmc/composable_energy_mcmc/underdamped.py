@@ -11,8 +11,8 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.kernels import langevin_step, normal
+from composable_energy.options import check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
-from composable_energy_mcmc.options import at_least, positive
 
 __all__ = ["MomentumState", "Underdamped"]
 
@@ -57,9 +57,9 @@ class Underdamped(Sampler):
     refused: ClassVar[Mapping[str, str]] = {"clamp": "a point that is clamped keeps a momentum that points out of the box; use langevin."}
 
     def __post_init__(self) -> None:
-        positive("step_size", self.step_size)
-        positive("friction", self.friction)
-        at_least("temperature", self.temperature, 0)
+        check_number("step_size", self.step_size, above=0)
+        check_number("friction", self.friction, above=0)
+        check_number("temperature", self.temperature, least=0)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> MomentumState:
         return MomentumState(x, *energy_and_gradient(energy, x), normal(x, noise, math.sqrt(self.temperature)))

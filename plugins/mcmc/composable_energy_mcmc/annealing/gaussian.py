@@ -10,9 +10,9 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from composable_energy import as_energy
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy.options import check_number
 from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.metric import Metric, same_tensor
-from composable_energy_mcmc.options import at_least
 
 __all__ = ["Gaussian", "check_gaussian_options", "fit_gaussian", "normal_energy"]
 
@@ -128,7 +128,7 @@ def check_gaussian_options(mean: object, scale: object) -> None:
         raise OptionError("mean and scale of the base belong together: give both of them, or neither.")
     for name, value in (("mean", mean), ("scale", scale)):
         if value is not None and not isinstance(value, Tensor):
-            at_least(name, value, -math.inf)
+            check_number(name, value)
     if scale is not None and not bool((torch.as_tensor(scale) > 0).all()):
         raise OptionError(f"scale must be positive, got {scale}.")
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.sampling import State, energy_and_gradient
 from composable_energy_mcmc.annealing.gaussian import Gaussian
-from composable_energy_mcmc.batch import expand_like, select, sum_of_each
+from composable_energy_mcmc.batch import select, sum_of_each
 from composable_energy_mcmc.hamiltonian import RUNAWAY
 from composable_energy_mcmc.metropolis import check_precision
 
@@ -35,7 +36,7 @@ def evaluate(energy: Energy, x: Tensor) -> State:
         DtypeError: Points or energies have less than 32 bits.
     """
     energies, grad = energy_and_gradient(energy, x)
-    state = State(x, energies, torch.where(expand_like(energies == torch.inf, x), 0.0, grad))
+    state = State(x, energies, torch.where(unsqueeze_to(energies == torch.inf, x), 0.0, grad))
     check_precision(state)
     return state
 
@@ -60,7 +61,7 @@ def hamiltonian_step(
     Returns:
         The next points with their $E$ and $\nabla E$, and the acceptance probability of each proposal, with shape $(N,)$.
     """
-    b, units = expand_like(levels, state.x), expand_like(step_sizes, state.x) * base.scale
+    b, units = unsqueeze_to(levels, state.x), unsqueeze_to(step_sizes, state.x) * base.scale
 
     def kick(here: State) -> Tensor:
         base_gradient = (here.x - base.mean) / base.scale.square()
