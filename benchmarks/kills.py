@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing import forkserver
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import composable_energy as ce
 from benchmarks.harness import RESULTS, argument_parser, environment, latest_checkpoint, write_json
@@ -126,6 +128,7 @@ def run_child(context: BaseContext, kind: str, out: Path, steps: int, kill_after
 
 def _train_and_report(there: Any, kind: str, out: Path, steps: int) -> None:
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its default is a semaphore of the system, which a killed process leaves behind
     there.send("ready")
     train(kind, out, steps)
 

@@ -17,13 +17,13 @@ Blocks = Mapping[str, Callable[[], str]]
 _BLOCK = re.compile(r"<!-- (?!end -->)(.+?) -->.*?<!-- end -->", re.DOTALL)
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "---") -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "---:") -> str:
     """Returns a table.
 
     Args:
         head: Titles of the columns.
         rows: Cells of each row.
-        align: The rule below the title of each column but the first: `---:` aligns numbers to the right.
+        align: The rule below the title of each column but the first: right-aligned by default; `---` aligns text to the left.
     """
     lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
