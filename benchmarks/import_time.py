@@ -1,14 +1,13 @@
 """How long `import composable_energy` takes beside `import torch`, each in fresh processes, in turns.
 
-    python benchmarks/import_time.py --rounds 15
+    python -m benchmarks.import_time --rounds 15
 
-The ratio is of the least processor seconds, which other programs on the machine change little. The bare import does not wait for torch, so
-the honest figure is that of the import with every public name.
+The ratio is of the least processor seconds, which other programs on the machine change little. The bare import does not load torch, so the
+fair figure is that of the import with every public name.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -16,6 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
+
+from benchmarks.harness import argument_parser
 
 STATEMENTS = {
     "nothing": "pass",
@@ -29,7 +30,7 @@ STATEMENTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -59,6 +60,7 @@ def main() -> None:
 
 
 def processor_seconds() -> float:
+    """Returns the processor seconds of all finished child processes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
