@@ -199,11 +199,11 @@ def main() -> None:
     parser = argument_parser(__doc__, PATH)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--only", default="", help="rows whose `sampler: target` matches this pattern")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'sampler':13}{'target':30}{'pooled':>14}{'single':>14}{'sd':>6}{'se':>8}{'ESS':>8}{'gradients':>11}{'g/ESS':>8}{'s':>6}")
     done = []
-    for row in rows(arguments.seeds, arguments.only):
+    for row in rows(args.seeds, args.only):
         done.append(row)
         note = "" if row["passed"] else "  FAILS"
         if not row["required"]:
@@ -218,7 +218,7 @@ def main() -> None:
     failed = [row for row in required if not row["passed"]]
     seconds = sum(row["seconds"] for row in done)
     print(f"{len(required) - len(failed)} of {len(required)} within {POOLED} pooled and {SINGLE} single; {seconds:.0f} s.")
-    if arguments.write:
+    if args.write:
         kept = replace_rows(PATH, done, ("name", "target"))
         table = sorted(kept, key=lambda row: (row["name"], row["target"]))
         write_json(PATH, {**environment(), "command": "python -m benchmarks.closed_forms --write", "rows": table})

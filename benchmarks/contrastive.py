@@ -160,23 +160,23 @@ def main() -> None:
     parser.add_argument("run", choices=("monitored", "improved", "careless-monitored", "careless-unmonitored"))
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--minutes", type=float, default=60.0)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    folder = asked.out / asked.run
+    folder = args.out / args.run
     folder.mkdir(parents=True, exist_ok=True)
-    data = face_data(asked.out / "faces.npy")
+    data = face_data(args.out / "faces.npy")
     reference = features(enlarged(draw(2 * EVALUATED, seed=12, size=SIZE).images))
     other = features(enlarged(draw(EVALUATED, seed=13, size=SIZE).images))
-    curve = Curve(asked.run, folder / "curve.json", reference)
-    model = train(asked.run, folder, data, curve, asked.minutes)
+    curve = Curve(args.run, folder / "curve.json", reference)
+    model = train(args.run, folder, data, curve, args.minutes)
     model.recommended = ce.Recommendation("langevin", {"step_size": 2 * STEP, "temperature": NOISE**2 / (2 * STEP), "clamp": (0.0, 1.0)})
     model.save(folder / "energy")
-    if asked.write:
+    if args.write:
         results = read_json(PATH) if PATH.exists() else {}
         about = environment(**{"real against real": frechet_distance(other, reference)})
-        if careful(asked.run):
-            shutil.copy(folder / "chains.png", PATH.with_name(f"contrastive-{asked.run}.png"))
-        write_json(PATH, {**results, "about": about, asked.run: curve.rows})
+        if careful(args.run):
+            shutil.copy(folder / "chains.png", PATH.with_name(f"contrastive-{args.run}.png"))
+        write_json(PATH, {**results, "about": about, args.run: curve.rows})
 
 
 if __name__ == "__main__":

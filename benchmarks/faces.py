@@ -221,17 +221,17 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/faces"))
     parser.add_argument("--skip-plain", action="store_true", help="leave out the plain sums, which need a network of their own")
     parser.add_argument("--skip-timing", action="store_true")
-    options = parser.parse_args()
-    found = rules(None if options.skip_plain else options.cache)
-    report: dict[str, Any] = {**environment(), "samples": options.samples, "seed": options.seed, "classifier": classifier_accuracy()}
+    args = parser.parse_args()
+    found = rules(None if args.skip_plain else args.cache)
+    report: dict[str, Any] = {**environment(), "samples": args.samples, "seed": args.seed, "classifier": classifier_accuracy()}
     for name, right in report["classifier"].items():
         print(f"{name:<24}" + "".join(f"{key} {value:.4f}  " for key, value in right.items()))
-    report["rows"], images = compare_rows(found, options.samples, options.seed)
-    if not options.skip_timing:
+    report["rows"], images = compare_rows(found, args.samples, args.seed)
+    if not args.skip_timing:
         report["timings"] = timings(ce.get_energy("faces/male") & ~ce.get_energy("faces/smiling"))
         for entry in report["timings"]:
             print("{samples} samples on {threads} thread(s) beside {busy} busy programs: {seconds:.2f} s".format(**entry))
-    name = "faces" if options.seed == 0 else f"faces-seed-{options.seed}"
+    name = "faces" if args.seed == 0 else f"faces-seed-{args.seed}"
     write_json(RESULTS / f"{name}.json", report)
     save_picture(images, RESULTS / f"{name}.png")
 

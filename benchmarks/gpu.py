@@ -66,12 +66,12 @@ def main() -> int:
     """Measures everything; returns 1 if there is no GPU or a check fails."""
     parser = argument_parser(__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu checks this file at tiny sizes, and writes nothing")
-    asked = parser.parse_args()
-    plan = FULL if asked.device == "cuda" else TINY
-    if asked.device == "cuda" and not torch.cuda.is_available():
+    args = parser.parse_args()
+    plan = FULL if args.device == "cuda" else TINY
+    if args.device == "cuda" and not torch.cuda.is_available():
         print("There is no GPU here, so nothing was measured and nothing written; `--device cpu` checks this file.", file=sys.stderr)
         return 1
-    if asked.device == "cpu":
+    if args.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
     ready, reason = ce.get_kernel("triton").available()
     if not ready:
@@ -81,7 +81,7 @@ def main() -> int:
     torch.manual_seed(0)
     report: dict[str, Any] = {
         **environment(),
-        "hardware": torch.cuda.get_device_name() if asked.device == "cuda" else "the CPU, by an interpreter",
+        "hardware": torch.cuda.get_device_name() if args.device == "cuda" else "the CPU, by an interpreter",
         "cuda": torch.version.cuda,
     }
     print(f"{report['hardware']}, torch {report['torch']}\n\nParity")
@@ -93,7 +93,7 @@ def main() -> int:
         report[name] = part(plan)
     report["seconds"] = round(time.perf_counter() - begin)
     failed = [name for name, found in report["parity"].items() if found.startswith("FAILS")]
-    if asked.device == "cpu":
+    if args.device == "cpu":
         with tempfile.TemporaryDirectory() as folder:
             write(report, Path(folder))
         print("\nEverything ran but the compiler. Under an interpreter times mean nothing, so nothing was kept.")

@@ -33,10 +33,10 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     waited: dict[str, list[float]] = {name: [] for name in STATEMENTS}
     worked: dict[str, list[float]] = {name: [] for name in STATEMENTS}
-    for _ in range(arguments.rounds):
+    for _ in range(args.rounds):
         for name, statement in STATEMENTS.items():
             start, before = time.perf_counter(), processor_seconds()
             subprocess.run([sys.executable, "-c", statement], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -51,7 +51,7 @@ def main() -> None:
         }
         for name in STATEMENTS
     }
-    if arguments.json:
+    if args.json:
         print(json.dumps(rows, indent=1))
         return
     print(f"{'':24}" + "".join(f"{column:>18}" for column in rows["nothing"]))

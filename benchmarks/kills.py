@@ -185,15 +185,15 @@ def main() -> None:
     parser = argument_parser(__doc__, PATH)
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--steps", type=int, default=60)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        counts = measure(asked.kills, asked.steps, Path(folder))
+        counts = measure(args.kills, args.steps, Path(folder))
     print(f"\n{'objective':34}{'kills':>6}{'equal':>6}{'tensors':>9}")
     for kind, row in counts.items():
         print(f"{kind:34}{row['kills']:6}{row['equal']:6}{row['tensors']:9}")
-    if asked.write:
-        write_json(PATH, {**environment(steps=asked.steps, checkpoint_every=EVERY), "objectives": counts})
+    if args.write:
+        write_json(PATH, {**environment(steps=args.steps, checkpoint_every=EVERY), "objectives": counts})
 
 
 if __name__ == "__main__":

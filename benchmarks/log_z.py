@@ -103,7 +103,7 @@ def by_hmc(mixture: ce.Energy, seed: int) -> Tensor:
 
 
 def main() -> None:
-    asked = argument_parser(__doc__, PATH).parse_args()
+    args = argument_parser(__doc__, PATH).parse_args()
     torch.set_num_threads(1)
     wide = Normal(torch.zeros(2, dtype=torch.float64), torch.full((2,), 3.0, dtype=torch.float64))
     unit = Normal(torch.zeros(32, dtype=torch.float64), torch.ones(32, dtype=torch.float64))
@@ -131,7 +131,7 @@ def main() -> None:
     shares = [share(by_hmc, seed) for seed in range(REPEATS)]
     table["share of .7 after calibrate"] = {"mean": statistics.fmean(shares), "worst": max(abs(s - 0.7) for s in shares)}
     print(f"share of .7 after calibrate: {statistics.fmean(shares):.4f} on average, off by {max(abs(s - 0.7) for s in shares):.4f} at most")
-    if asked.write:
+    if args.write:
         write_json(PATH, {**environment(), "repeats": REPEATS, "rows": table})
 
 

@@ -157,14 +157,14 @@ def main() -> None:
     parser = argument_parser(__doc__, PATH)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--only", default="", help="targets whose name has this")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'target':15}{'sampler':28}{'chains':>6}{'gradients':>10}{'tuning':>10}")
     measures = {"modes": measure_modes, "funnel": measure_funnel, "log_z": measure_log_z}
-    rows = [row for name, measure in measures.items() if arguments.only in name for row in measure(arguments.seeds)]
-    if arguments.write:
+    rows = [row for name, measure in measures.items() if args.only in name for row in measure(args.seeds)]
+    if args.write:
         command = f"python -m benchmarks.multimodal {' '.join(sys.argv[1:])}"
-        write_json(PATH, {**environment(seeds=arguments.seeds), "command": command, "rows": rows})
+        write_json(PATH, {**environment(seeds=args.seeds), "command": command, "rows": rows})
 
 
 if __name__ == "__main__":

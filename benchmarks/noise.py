@@ -36,14 +36,14 @@ def measure(shape: tuple[int, ...]) -> dict[str, float]:
 
 
 def main() -> None:
-    asked = argument_parser(__doc__, PATH).parse_args()
+    args = argument_parser(__doc__, PATH).parse_args()
     torch.set_num_threads(1)
     rows = {}
     print(f"{'shape':20}{'randn':>12}{'added':>10}{'drawn':>10}{'philox':>10}")
     for shape in SHAPES:
         row = rows[str(shape)] = measure(shape)
         print(f"{shape!s:20}{row['randn_microseconds']:9.1f} us{row['added']:10.2f}{row['drawn']:10.2f}{row['philox']:10.2f}", flush=True)
-    if asked.write:
+    if args.write:
         write_json(PATH, {**environment(), "times_randn": rows})
 
 

@@ -103,17 +103,17 @@ def main() -> None:
     parser = argument_parser(__doc__, PATH)
     parser.add_argument("--energy", action="append", default=[], metavar="NAME=FOLDER", help="a saved energy of pixels; may be repeated")
     parser.add_argument("--base", type=Path, metavar="FOLDER", help="the saved base of base-and-attributes; the faces' own if not given")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    energies = {name: ce.load(Path(folder)).eval() for name, _, folder in (text.partition("=") for text in asked.energy)}
-    base = ce.load(asked.base) if asked.base else ce.load("faces")
+    energies = {name: ce.load(Path(folder)).eval() for name, _, folder in (text.partition("=") for text in args.energy)}
+    base = ce.load(args.base) if args.base else ce.load("faces")
     result: dict[str, dict[str, float]] = {}
     for name, (size, score) in scores(energies, base).items():
         inside = torch.cat([score(part) for part in draw(COUNT, seed=32, size=size).images.split(250)])
         outside = {kind: torch.cat([score(part) for part in images.split(250)]) for kind, images in others(size).items()}
         result[name] = {kind: auroc(inside, found) for kind, found in outside.items()}
         print(f"{name}: " + ", ".join(f"{kind} {value:.3f}" for kind, value in result[name].items()), flush=True)
-    if asked.write:
+    if args.write:
         write_json(PATH, {"about": environment(pictures=COUNT), **result})
 
 

@@ -76,27 +76,27 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of base-and-attributes")
-    options = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    faces, others, run, new = (options.work / name for name in ("faces", "new", "run", "run-new"))
+    faces, others, run, new = (args.work / name for name in ("faces", "new", "run", "run-new"))
     if not (faces / "attributes.csv").exists():
-        export(faces, options.pictures, seed=11, progress=True)
+        export(faces, args.pictures, seed=11, progress=True)
     if not (others / "attributes.csv").exists():
         export(others, 1000, seed=12, attributes=["smiling"])
-    report: dict[str, Any] = {**environment(), "pictures": options.pictures}
-    report |= {"samples": options.samples, "seed": options.seed, "settings": options.set, "targets": TARGETS}
-    report["base-and-attributes"] = train("base-and-attributes", faces, run, options.set)
+    report: dict[str, Any] = {**environment(), "pictures": args.pictures}
+    report |= {"samples": args.samples, "seed": args.seed, "settings": args.set, "targets": TARGETS}
+    report["base-and-attributes"] = train("base-and-attributes", faces, run, args.set)
     report["attribute"] = train("attribute", others, new, [f"model.base={run / 'base'}"])
     for name in ("base-and-attributes", "attribute"):
         print(name + ": {cpu_seconds:.0f} processor seconds, {seconds:.0f} by the clock".format(**report[name]))
     energies = {name: ce.load(run / name) for name in report["base-and-attributes"]["energies"]}
-    report["rows"] = evaluate(ROWS, energies, options.samples, options.seed)
+    report["rows"] = evaluate(ROWS, energies, args.samples, args.seed)
     some = [row for row in ROWS if row.text in ("male & smiling", "male & ~smiling")]
     print("with `smiling` from the new head:")
-    report["rows with the new attribute"] = evaluate(some, {**energies, "smiling": ce.load(new / "smiling")}, options.samples, options.seed)
-    report["frechet"] = quality(energies["base"], options.samples, options.seed)
+    report["rows with the new attribute"] = evaluate(some, {**energies, "smiling": ce.load(new / "smiling")}, args.samples, args.seed)
+    report["frechet"] = quality(energies["base"], args.samples, args.seed)
     print("Frechet distance to drawn faces: {samples:.2f} of samples, {drawn:.2f} of other drawn faces".format(**report["frechet"]))
-    if options.write:
+    if args.write:
         write_json(PATH, report)
 
 

@@ -149,20 +149,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="rows whose target and sampler have this")
     parser.add_argument("--peers", action="store_true", help="add the samplers of other libraries")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     one_processor()
     print(f"{'target':14}{'sampler':28}{'g/ESS':>9}{'least':>9}{'most':>9}{'ESS/s':>10}{'least':>10}{'most':>10}{'g/draw':>8}{'tuning':>8}")
     for target in targets():
-        chosen = [*ours(target), *(theirs(target) if arguments.peers else ())]
-        chosen = [(name, run) for name, run in chosen if arguments.only in f"{target.name} {name}"]
+        chosen = [*ours(target), *(theirs(target) if args.peers else ())]
+        chosen = [(name, run) for name, run in chosen if args.only in f"{target.name} {name}"]
         runs: dict[str, list[Figures]] = {name: [] for name, _ in chosen}
-        for seed in range(arguments.seeds):
+        for seed in range(args.seeds):
             for name, run in chosen:
                 runs[name].append({key: float(f"{v:.4g}") if not isinstance(v, str) else v for key, v in run(seed).items()})
         rows = [{"target": target.name, "sampler": name, **summary(found), "runs": found} for name, found in runs.items()]
         for row in rows:
             print(line(row), flush=True)
-        if arguments.write and rows:
+        if args.write and rows:
             write_json(PATH, {**environment(chains=CHAINS), "rows": replace_rows(PATH, rows, ("target", "sampler"))})
 
 

@@ -113,10 +113,10 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=200, help="pictures of each row, drawn three times")
     parser.add_argument("--measure", choices=(*BACKENDS, "numpy"), help=argparse.SUPPRESS)
     parser.add_argument("--keep", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.measure:
+    args = parser.parse_args()
+    if args.measure:
         try:
-            print(json.dumps(measure(asked.measure, asked.n, asked.keep)))
+            print(json.dumps(measure(args.measure, args.n, args.keep)))
         except ExtraNotInstalled as error:
             sys.exit(str(error))
         return
@@ -125,7 +125,7 @@ def main() -> None:
     rows, starts, missing = [], {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for backend in (*BACKENDS, "numpy"):
-            found = in_a_process(backend, asked.n, Path(folder))
+            found = in_a_process(backend, args.n, Path(folder))
             if isinstance(found, str):
                 missing[backend] = found
                 print(f"{backend} does not render here: {found}")
@@ -134,8 +134,8 @@ def main() -> None:
             starts[backend] = found["start_seconds"]
         agree = agreement(Path(folder)) if not missing.keys() & set(BACKENDS) else []
     print_rates(rows, agree)
-    if asked.write:
-        settings = environment("mujoco", "numpy", pictures=asked.n, repeats=REPEATS, cores=os.cpu_count())
+    if args.write:
+        settings = environment("mujoco", "numpy", pictures=args.n, repeats=REPEATS, cores=os.cpu_count())
         write_json(PATH, {"about": settings, "rows": rows, "start_seconds": starts, "agreement": agree, "missing": missing})
 
 

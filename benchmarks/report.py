@@ -161,9 +161,9 @@ def _met(met: bool) -> str:
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--speed", type=Path, help="the file of pytest-benchmark")
-    asked = parser.parse_args()
-    if asked.speed is not None:
-        write_json(RESULTS / "speed.json", condense(read_json(asked.speed)))
+    args = parser.parse_args()
+    if args.speed is not None:
+        write_json(RESULTS / "speed.json", condense(read_json(args.speed)))
     write_page(PAGE, blocks())
 
 

@@ -71,21 +71,21 @@ def measure(energy: ce.Energy, shape: tuple[int, ...], steps: int, rounds: int) 
 def main() -> None:
     parser = argument_parser(__doc__, PATH)
     parser.add_argument("--rounds", type=int, default=40)
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     cases = [
         ("mixture, 4096 points on a plane", Mixture(), (4096, 2), 100),
         ("convolutions, 16 images 3x32x32", Convolutions(), (16, 3, 32, 32), 20),
     ]
-    rows = {name: measure(energy, shape, steps, arguments.rounds) for name, energy, shape, steps in cases}
+    rows = {name: measure(energy, shape, steps, args.rounds) for name, energy, shape, steps in cases}
     for name, found in rows.items():
         print(f"{name:42}{'a step':>12}{'/ plain':>10}{'+-':>8}")
         for way, row in found.items():
             over = "  more than the goal" if row["ratio"] > MOST else ""
             print(f"  {way:40}{row['microseconds']:9.0f} us{row['ratio']:10.3f}{row['standard_error']:8.3f}{over}")
-    if arguments.write:
-        write_json(PATH, {**environment(), "rounds": arguments.rounds, "rows": rows})
+    if args.write:
+        write_json(PATH, {**environment(), "rounds": args.rounds, "rows": rows})
 
 
 if __name__ == "__main__":

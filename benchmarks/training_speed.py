@@ -207,15 +207,15 @@ def main() -> None:
     parser = argument_parser(__doc__, PATH)
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--memory", nargs=3, metavar=("WHO", "TASK", "SIZE"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    if asked.memory:
-        who, task, size = asked.memory
+    if args.memory:
+        who, task, size = args.memory
         print(peak(who, task, int(size)))
         return
-    result = speed(asked.turns)
-    if asked.write:
-        write_json(PATH, {"about": environment("ebmkit", "torchebm", turns=asked.turns, batch=BATCH, K=K), **result})
+    result = speed(args.turns)
+    if args.write:
+        write_json(PATH, {"about": environment("ebmkit", "torchebm", turns=args.turns, batch=BATCH, K=K), **result})
 
 
 if __name__ == "__main__":

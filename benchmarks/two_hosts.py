@@ -174,9 +174,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--dtype", default="float32", help=argparse.SUPPRESS)
     parser.add_argument("--slow", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.work:
-        work(asked.work, asked.out, asked.steps, asked.dtype, asked.slow)
+    args = parser.parse_args()
+    if args.work:
+        work(args.work, args.out, args.steps, args.dtype, args.slow)
         return
     if os.geteuid() != 0 or shutil.which("ip") is None:
         raise SystemExit("Two hosts on one machine need root and the program `ip`, to create network namespaces.")
@@ -184,13 +184,13 @@ def main() -> None:
         folder = Path(name)
         try:
             create_hosts()
-            report = {**environment(steps=asked.steps, cores=os.cpu_count()), **compare(folder, asked.steps)}
-            report["lost host"] = cut_cable(folder, asked.steps)
+            report = {**environment(steps=args.steps, cores=os.cpu_count()), **compare(folder, args.steps)}
+            report["lost host"] = cut_cable(folder, args.steps)
             print(json.dumps(report, indent=1))
         finally:
             for host in HOSTS:
                 subprocess.run(["ip", "netns", "delete", host], check=False, stderr=subprocess.DEVNULL)
-    if asked.write:
+    if args.write:
         write_json(PATH, report)
 
 
