@@ -18,8 +18,9 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from benchmarks.harness import ROOT, argument_parser
 from benchmarks.papers.write_pages import write_pages
+
+from benchmarks.harness import ROOT, argument_parser
 
 __all__ = ["STAGES", "main", "run"]
 

@@ -71,7 +71,7 @@ def run(options: Options) -> dict[str, Any]:
     forms |= {f"denied together, grounded in the {name}": claims(options, c, ground)["denied together"] for name, ground in grounds.items()}
     for name, claim in forms.items():
         for weight in (WEIGHT, 1.0) if name in EXACT else (WEIGHT,):
-            holds, images, attributes = claim.drawn(options, weight)
+            holds, images, attributes = claim.draw(options, weight)
             has = attributes.color == c["color"]
             place = near(attributes.position, c["position"])
             line = {"way": name, "weight": weight, "holds": holds, "chance": share(claim.holds(chance)), "color": share(has)}

@@ -129,13 +129,19 @@ def _nots(method: Method, options: Options, real: Tensor) -> tuple[list[dict[str
         return {first: share(one), second: share(other), f"Frechet of {first} {second}": far}
 
     def uncolored(energy: ce.Energy) -> dict[str, float]:
-        return evaluated(energy, "position", "& ~color", lambda attributes: (near(attributes.position, c["position"]), attributes.color != c["color"]))
+        return evaluated(
+            energy, "position", "& ~color", lambda attributes: (near(attributes.position, c["position"]), attributes.color != c["color"])
+        )
 
     def elsewhere(energy: ce.Energy) -> dict[str, float]:
-        return evaluated(energy, "~position", "& color", lambda attributes: (~near(attributes.position, c["position"]), attributes.color == c["color"]))
+        return evaluated(
+            energy, "~position", "& color", lambda attributes: (~near(attributes.position, c["position"]), attributes.color == c["color"])
+        )
 
     def implied(energy: ce.Energy) -> dict[str, float]:
-        return evaluated(energy, "position", "& color", lambda attributes: (near(attributes.position, c["position"]), attributes.color == c["color"]))
+        return evaluated(
+            energy, "position", "& color", lambda attributes: (near(attributes.position, c["position"]), attributes.color == c["color"])
+        )
 
     nots = [{"NOT": f"{a:g} E"} | uncolored(place & paper_not(color, a)) | elsewhere(paper_not(place, a) & color) for a in ALPHAS]
     nots.append(

@@ -77,8 +77,8 @@ def run(options: Options) -> dict[str, Any]:
     chance = evaluate(render(options.samples, options.seed)[0], options.evaluator)
     rows, pictures = [], []
     for claim in sorted(claims(Heads(options.concepts)), key=lambda claim: claim.depth):
-        holds, images, attributes = claim.drawn(options)
-        exact, _, _ = claim.drawn(options, 1.0)
+        holds, images, attributes = claim.draw(options)
+        exact, _, _ = claim.draw(options, 1.0)
         line = {
             "depth": claim.depth,
             "holds": holds,
