@@ -26,7 +26,9 @@ def parsed_table(key: str) -> dict[str, dict[str, dict[str, str]]]:
     table = {}
     for row in _read()[key]:
         cells = [CELL.fullmatch(row[str(number)]) for number in range(1, 6) if str(number) in row]
-        table[row["row"]] = {cell["part"]: {name: _strip(text) for name, text in cell.groupdict("").items()} for cell in cells if cell}
+        table[row["row"]] = {
+            cell["part"]: {name: _shorten(cell[name] or "") for name in ("value", "paper", "chance")} for cell in cells if cell
+        }
     return table
 
 
@@ -97,8 +99,8 @@ def _table(key: str) -> str:
     return markdown_table(["row", "part", "paper", "here", "chance", "Frechet", "mean size"], rows)
 
 
-def _strip(text: str) -> str:
-    return text.removeprefix("0") if text.startswith("0.") else text
+def _shorten(text: str) -> str:
+    return format_number(float(text), len(text.partition(".")[2])) if text else ""
 
 
 def _n(value: float) -> str:
