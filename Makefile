@@ -96,12 +96,12 @@ bench: bench-speed bench-quality
 
 bench-speed: $(PEERS_STAMP)
 	@mkdir -p .benchmarks
-	$(PEERS) -m pytest benchmarks --benchmark-json=.benchmarks/speed.json
-	$(PEERS) benchmarks/report.py --speed .benchmarks/speed.json
+	$(PEERS) -m pytest -c benchmarks/speed.ini benchmarks/test_speed.py --benchmark-json=.benchmarks/speed.json
+	$(PEERS) -m benchmarks.report --speed .benchmarks/speed.json
 
 bench-quality: $(PEERS_STAMP)
-	$(PEERS) benchmarks/quality.py --peers --write
-	$(PEERS) benchmarks/report.py
+	$(PEERS) -m benchmarks.quality --peers --write
+	$(PEERS) -m benchmarks.report
 
 # An environment of its own, which has what the others need as well: nothing of theirs comes near the environment of the tests.
 bench-peers: $(PEERS_STAMP)

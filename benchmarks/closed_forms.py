@@ -1,66 +1,57 @@
-"""Whether samplers draw from densities that are known: `python benchmarks/closed_forms.py --write`.
+"""Whether samplers draw from densities that are known: `python -m benchmarks.closed_forms --write`.
 
-It took 20 minutes of one core on a busy machine, a quarter of them `mala` on 100 coordinates; `--only` measures some rows anew.
+The whole benchmark takes some 20 minutes of one core, a quarter of them for `mala` on 100 coordinates; `--only` measures some rows again.
 
-Every sampler of the registry that accepts and rejects, on every target, with 20 seeds. Chains start where `sample` starts them by itself
-(the half-line excepted, where that would be outside), are forgotten for a burn-in, and followed. Each seed estimates the mean and the
-variance of each coordinate; the variance about the true mean. Standard errors come from the effective sample size of all chains of a seed
-(Geyer's monotone pairs, as in Stan), the truth from a formula or a sum over a fine grid. Required:
+Every sampler of the registry that accepts and rejects runs on every target with 20 seeds. Chains start where `sample` starts them by default
+(except on the half-line, where that could be outside), run a warm-up, and are then recorded. Each seed estimates the mean and the variance of
+each coordinate; the variance is about the true mean. Standard errors come from the effective sample size of all chains of a seed, the truth
+from a formula or from a sum over a fine grid. A row passes if
 
-- pooled over the seeds every estimate is within 4 standard errors;
-- no estimate of a single seed is beyond 5.
+- every estimate, pooled over the seeds, is within 4 standard errors, and
+- every estimate of a single seed is within 5.
 
-Of n independent normal numbers the largest is about `expected` in size; 4,000 of them, as for 100 coordinates, 3.7. `sd` is the root mean
-square of the single estimates' z: 1, if the standard errors are what they say. `se` is the largest pooled standard error of a variance,
-relative to it: what the test can see. Langevin and underdamped are held to the variance that their step gives on a Gaussian, by a formula,
-as an equality. The funnel is reported and required of nobody.
+The largest of n independent normal numbers has a typical size, `expected`: 3.7 for 4,000 of them, as on 100 coordinates. `sd` is the root mean
+square of the single estimates' z; it is 1 if the standard errors are right. `se` is the largest pooled standard error of a variance, relative
+to the variance: the resolution of the test. Langevin and underdamped have a known bias, so their variance is compared with the formula for
+their step size. The funnel is reported, and no sampler has to pass it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import platform
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import composable_energy as ce
+from benchmarks.closed_form_targets import F64, TARGETS, Target, gaussian, mixture
+from benchmarks.effective import effective
+from benchmarks.energies import CountingEnergy
+from benchmarks.harness import RESULTS, argument_parser, environment, replace_rows, write_json
 from composable_energy.errors import OptionError, PluginLoadError
 from composable_energy.sampling import Sampler
-from composable_energy.testing import Banana
 
-RESULTS = Path(__file__).parent / "results" / "closed_forms.json"
+__all__ = ["EFFORT", "EFFORTS", "TARGETS", "Effort", "effective", "estimates", "measure", "mixture", "rows", "unadjusted"]
+
+PATH = RESULTS / "closed_forms.json"
 POOLED, SINGLE = 4.0, 5.0  # standard errors
-F64 = torch.float64
-
-
-@dataclass(frozen=True)
-class Target:
-    """An energy with the mean and the variance of its coordinates, or of the first of them.
-
-    `size` is how many there are, if more; `start` draws points inside the support from a shape.
-    """
-
-    energy: ce.Energy
-    mean: Tensor
-    variance: Tensor
-    start: Callable[..., Tensor] | None = None
-    size: int = 0
-    required: bool = True
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a sampler runs; `every` is how many steps lie between points that are kept."""
+    """How long a sampler runs.
+
+    Args:
+        chains: Number of chains.
+        burn_in: Steps that are discarded.
+        steps: Steps that are recorded.
+        every: Steps between two points that are kept.
+        options: Options of the sampler.
+    """
 
     chains: int
     burn_in: int
@@ -69,90 +60,8 @@ class Effort:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-class Counted(ce.Energy):
-    """Counts how often points got a gradient."""
-
-    def __init__(self, energy: ce.Energy) -> None:
-        super().__init__()
-        self.energy, self.count = energy, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.count += len(x) * x.requires_grad
-        return self.energy(x)
-
-
-# Targets ---------------------------------------------------------------------------------------------------------------------------------
-
-
-def gaussian(size: int, condition: float = 1000.0, rotated: bool = True) -> Target:
-    """Variances about 1 in random directions, and a mean that no chain starts at."""
-    axes = torch.eye(size, dtype=F64)
-    if rotated:
-        axes = torch.linalg.qr(torch.randn(size, size, dtype=F64, generator=torch.Generator().manual_seed(size)))[0]
-    variances = torch.logspace(-math.log10(condition) / 2, math.log10(condition) / 2, size, dtype=F64)
-    precision, mean = (axes / variances) @ axes.T, torch.full((size,), 0.5, dtype=F64)
-    energy = ce.as_energy(lambda x: (((x - mean) @ precision) * (x - mean)).sum(1) / 2)
-    return Target(energy, mean, ((axes * variances) @ axes.T).diagonal())
-
-
-def mixture() -> Target:
-    weights, means = torch.tensor([0.3, 0.7], dtype=F64), torch.tensor([[-1.5, 0.0], [1.0, 0.8]], dtype=F64)
-    covariances = torch.tensor([[[0.5, 0.2], [0.2, 0.4]], [[0.8, -0.3], [-0.3, 0.3]]], dtype=F64)
-    energy = ce.as_energy(MixtureSameFamily(Categorical(weights), MultivariateNormal(means, covariances)))
-    mean = weights @ means
-    return Target(energy, mean, weights @ (covariances.diagonal(dim1=1, dim2=2) + means.square()) - mean.square())
-
-
-def half_line() -> Target:
-    r"""$E = u^{1.5} - \tfrac12 \log u$ with $u = x + \tfrac12$, which is not a number for $u < 0$; there the density is 0."""
-
-    def energy(x: Tensor) -> Tensor:
-        u = x[:, 0] + 0.5
-        return torch.where(u > 0, u**1.5 - u.log() / 2, torch.inf)
-
-    first, second = math.gamma(5 / 3), math.gamma(7 / 3)
-    mean, variance = torch.tensor([first - 0.5], dtype=F64), torch.tensor([second - first**2], dtype=F64)
-    return Target(ce.as_energy(energy), mean, variance, lambda shape: torch.rand(shape, dtype=F64))
-
-
-def expression() -> Target:
-    """Either of two, and not a third, which is told from the two."""
-
-    def normal(mean: list[float], covariance: list[list[float]]) -> ce.Energy:
-        return ce.as_energy(MultivariateNormal(torch.tensor(mean, dtype=F64), torch.tensor(covariance, dtype=F64)))
-
-    either = normal([-1.0, 0.0], [[1.0, 0.5], [0.5, 0.8]]) | 2 * normal([1.5, 0.5], [[1.2, 0.0], [0.0, 1.0]])
-    energy = either & ~normal([0.0, 0.5], [[0.6, 0.1], [0.1, 0.5]]).relative_to(either)
-    axis = torch.linspace(-10, 10, 1001, dtype=F64)
-    points = torch.cartesian_prod(axis, axis)
-    with torch.no_grad():
-        weight = torch.softmax(-energy(points), 0)
-    return Target(energy, weight @ points, weight @ (points - weight @ points).square())
-
-
-def banana() -> Target:
-    return Target(Banana(), torch.tensor([0.0, 1.0], dtype=F64), torch.tensor([1.0, 2.25], dtype=F64))
-
-
-def funnel() -> Target:
-    r"""$v \sim N(0, 9)$ and nine coordinates of variance $e^v$, which are too heavy in their tails to be looked at."""
-    energy = ce.as_energy(lambda x: x[:, 0].square() / 18 + 4.5 * x[:, 0] + (x[:, 1:].square().sum(1) * (-x[:, 0]).exp()) / 2)
-    return Target(energy, torch.zeros(1, dtype=F64), torch.full((1,), 9.0, dtype=F64), size=10, required=False)
-
-
-TARGETS: dict[str, Callable[[], Target]] = {
-    "gaussian, 2": lambda: gaussian(2),
-    "gaussian, 10": lambda: gaussian(10),
-    "gaussian, 100": lambda: gaussian(100),
-    "mixture": mixture,
-    "banana": banana,
-    "half-line": half_line,
-    "a | b & ~c": expression,
-    "funnel": funnel,
-}
-
-# Short, where nothing else is said; long enough to forget the start, and for some hundred effective draws of each seed. Where a chain can
-# stay for long in a narrow part (the arms of the banana, the end of the half-line) steps are shorter than by default.
+# Long enough to forget the start, and for some hundred effective draws of each seed. Steps are shorter than by default where a chain can
+# stay in a narrow part for long: the arms of the banana, the end of the half-line.
 EFFORT = Effort(200, 60, 120)
 EFFORTS: dict[tuple[str, str], Effort] = {
     ("mala", "gaussian, 2"): Effort(128, 5000, 5000, 25),
@@ -178,24 +87,6 @@ EFFORTS: dict[tuple[str, str], Effort] = {
 }
 
 
-# Measuring -------------------------------------------------------------------------------------------------------------------------------
-
-
-def effective(draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the effective sample sizes and the variances of some numbers, with shape (k,), of draws with shape (draws, chains, k)."""
-    n, chains, _ = draws.shape
-    means = draws.mean(0)
-    spectrum = torch.fft.rfft(draws - means, 1 << (2 * n - 1).bit_length(), dim=0)
-    covariance = torch.fft.irfft(spectrum * spectrum.conj(), dim=0)[:n].mean(1) / n
-    within, total = covariance[0] * n / (n - 1), covariance[0] + means.var(0)
-    correlation = 1 - (within - covariance) / total
-    correlation[0] = 1.0
-    pairs = correlation[: n // 2 * 2].unflatten(0, (-1, 2)).sum(1)
-    pairs = torch.where((pairs < 0).cumsum(0) > 0, 0.0, pairs).cummin(0).values  # Geyer's: positive, and falling
-    between = (2 * pairs.sum(0) - 1).clamp_min(1 / math.log10(chains * n))
-    return chains * n / between, total
-
-
 def estimates(draws: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the errors of mean and variance of each coordinate, their standard errors, and the effective sample sizes."""
     centred = draws[..., : len(target.mean)] - target.mean
@@ -205,50 +96,39 @@ def estimates(draws: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def expected_largest(n: int) -> float:
-    """The median of the largest of some independent normal numbers, in size."""
+    """Returns the median of the largest absolute value of n independent standard normal numbers."""
     return torch.special.ndtri(torch.tensor((1 + 0.5 ** (1 / n)) / 2, dtype=F64)).item()
 
 
 def measure(sampler: Sampler, target: Target, effort: Effort, seeds: int) -> dict[str, Any]:
+    """Returns the figures of a row."""
     began, known = time.process_time(), len(target.mean)
-    energy, size = Counted(target.energy), target.size or known
-    energy.event_shape = (size,)
-    errors, widths, sizes = [], [], []
+    size = target.size or known
+    energy = CountingEnergy(target.energy, size)
+    found = []
     for seed in range(seeds):
         torch.manual_seed(seed)
-        init = None if target.start is None else target.start((effort.chains, size))
         _, trace = energy.sample(
             effort.chains,
             sampler=sampler,
             steps=effort.burn_in + effort.steps,
             burn_in=effort.burn_in,
             trace=effort.every,
-            init=init,
+            init=None if target.start is None else target.start((effort.chains, size)),
             seed=seed,
             dtype=F64,
         )
-        found = estimates(trace.points, target)
-        for values, value in zip((errors, widths, sizes), found, strict=True):
-            values.append(value)
-    errors, widths, sizes = torch.stack(errors), torch.stack(widths), torch.stack(sizes)
-    z = errors / widths
-    width = widths.square().sum(0).sqrt() / seeds
-    pooled = errors.mean(0) / width
-    worst = {"pooled": pooled.abs().max().item(), "single": z.abs().max().item()}
+        found.append(estimates(trace.points, target))
+    errors, widths, sizes = (torch.stack(values) for values in zip(*found, strict=True))
+    gradients = energy.take_count()
     return {
-        "pooled": worst["pooled"],
-        "pooled_expected": expected_largest(pooled.numel()),
-        "single": worst["single"],
-        "single_expected": expected_largest(z.numel()),
-        "sd": z.square().mean().sqrt().item(),
-        "se": (width[known:] / target.variance).max().item(),
+        **scores(errors, widths, target),
         "least_effective": sizes.min().item(),
-        "gradients": energy.count / (effort.chains * seeds),
-        "gradients_per_effective": energy.count / sizes.amin(1).sum().item(),
+        "gradients": gradients / (effort.chains * seeds),
+        "gradients_per_effective": gradients / sizes.amin(1).sum().item(),
         "acceptance": float(trace.acceptance.mean()) if trace.acceptance is not None else None,
         "seconds": time.process_time() - began,
         "required": target.required,
-        "passed": worst["pooled"] < POOLED and worst["single"] < SINGLE,
         "sampler": repr(trace.sampler),
         "effort": vars(effort),
         "means": (errors.mean(0)[:known] + target.mean).tolist()[:10],
@@ -257,22 +137,44 @@ def measure(sampler: Sampler, target: Target, effort: Effort, seeds: int) -> dic
     }
 
 
+def scores(errors: Tensor, widths: Tensor, target: Target) -> dict[str, Any]:
+    """Returns the largest errors in standard errors, pooled and of single seeds, and whether they pass.
+
+    Args:
+        errors: Errors of means and variances, with shape (seeds, k).
+        widths: Their standard errors.
+        target: The target.
+    """
+    z, width = errors / widths, widths.square().sum(0).sqrt() / len(errors)
+    pooled = errors.mean(0) / width
+    worst, single = pooled.abs().max().item(), z.abs().max().item()
+    return {
+        "pooled": worst,
+        "pooled_expected": expected_largest(pooled.numel()),
+        "single": single,
+        "single_expected": expected_largest(z.numel()),
+        "sd": z.square().mean().sqrt().item(),
+        "se": (width[len(target.mean) :] / target.variance).max().item(),
+        "passed": worst < POOLED and single < SINGLE,
+    }
+
+
 def adjusted() -> Iterator[str]:
-    """The names of the samplers that accept and reject, and whose chains go on."""
+    """Yields the names of the samplers that accept and reject and have no last step."""
     bowl = ce.as_energy(lambda x: x.square().sum(1) / 2)
     for record in ce.plugins():
         if record.group != "composable_energy.samplers":
             continue
         try:
             _, trace = bowl.sample((2, 2), sampler=record.name, steps=1, seed=0, trace=True)
-        except (OptionError, PluginLoadError):  # it has options that must be said, or cannot be used here
+        except (OptionError, PluginLoadError):  # it has an option without a default, or cannot run here
             continue
         if trace.acceptance is not None and trace.sampler.total_steps is None:
             yield record.name
 
 
 def unadjusted() -> Iterator[tuple[str, str, Sampler, Target, Effort]]:
-    """Langevin and underdamped with the variances that their steps give."""
+    """Yields Langevin and underdamped samplers with the variances that follow from their step sizes."""
     target = gaussian(10, 10.0, rotated=False)
     for name, step_size, temperature in (("langevin", 0.3, 1.0), ("langevin", 0.6, 0.5), ("underdamped", 0.6, 1.0)):
         sampler = ce.get_sampler(name)(step_size=step_size, temperature=temperature)
@@ -281,6 +183,7 @@ def unadjusted() -> Iterator[tuple[str, str, Sampler, Target, Effort]]:
 
 
 def rows(seeds: int, only: str) -> Iterator[dict[str, Any]]:
+    """Yields the rows whose `sampler: target` matches a pattern."""
     for name in adjusted():
         for what, make in TARGETS.items():
             effort = EFFORTS.get((name, what), EFFORT)
@@ -292,43 +195,33 @@ def rows(seeds: int, only: str) -> Iterator[dict[str, Any]]:
             yield {"name": name, "target": what, **measure(sampler, target, effort, seeds)}
 
 
-def write(done: list[dict[str, Any]]) -> None:
-    """Replaces the rows that were measured, and keeps the others."""
-    measured = {(row["name"], row["target"]): row for row in done}
-    before = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    kept = [row for row in before if (row["name"], row["target"]) not in measured]
-    about = {"command": "python benchmarks/closed_forms.py --write", "python": platform.python_version(), "torch": torch.__version__}
-    rows = sorted(kept + done, key=lambda row: (row["name"], row["target"]))
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argument_parser(__doc__, PATH)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--only", default="", help="rows whose `sampler: target` matches this pattern")
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'sampler':13}{'target':30}{'pooled':>14}{'single':>14}{'sd':>6}{'se':>8}{'ESS':>8}{'gradients':>11}{'g/ESS':>8}{'s':>6}")
     done = []
-    for row in rows(arguments.seeds, arguments.only):
+    for row in rows(args.seeds, args.only):
         done.append(row)
-        verdict = "" if row["passed"] else "  FAILS"
+        note = "" if row["passed"] else "  FAILS"
         if not row["required"]:
-            verdict = f"  reported: v has mean {row['means'][0]:.2f} (0), variance {row['variances'][0]:.2f} (9)"
+            note = f"  reported: v has mean {row['means'][0]:.2f} (0), variance {row['variances'][0]:.2f} (9)"
         print(
             f"{row['name']:13}{row['target']:30}{row['pooled']:7.2f} ({row['pooled_expected']:.1f})"
             f"{row['single']:8.2f} ({row['single_expected']:.1f}){row['sd']:6.2f}{row['se']:8.4f}{row['least_effective']:8.0f}"
-            f"{row['gradients']:11.0f}{row['gradients_per_effective']:8.1f}{row['seconds']:6.0f}{verdict}",
+            f"{row['gradients']:11.0f}{row['gradients_per_effective']:8.1f}{row['seconds']:6.0f}{note}",
             flush=True,
         )
     required = [row for row in done if row["required"]]
     failed = [row for row in required if not row["passed"]]
     seconds = sum(row["seconds"] for row in done)
     print(f"{len(required) - len(failed)} of {len(required)} within {POOLED} pooled and {SINGLE} single; {seconds:.0f} s.")
-    if arguments.write:
-        write(done)
+    if args.write:
+        kept = replace_rows(PATH, done, ("name", "target"))
+        table = sorted(kept, key=lambda row: (row["name"], row["target"]))
+        write_json(PATH, {**environment(), "command": "python -m benchmarks.closed_forms --write", "rows": table})
     raise SystemExit(bool(failed))
 
 

@@ -1,69 +1,77 @@
-"""What composing and compiling cost: `python benchmarks/composition.py [TABLE...]`; writes
-`results/composition.json`.
+"""What composition and compilation cost: `python -m benchmarks.composition [TABLE ...]`; writes `results/composition.json`.
 
-CPU time on one thread, the best of several rounds in which all ways take turns, as a ratio to the first way of its table.
+Processor time on one thread, the least of several rounds in which all variants take turns, as a ratio to the first variant of each table.
 
-1. Langevin loops, noise included, over the bare gradient `autograd.grad(E(x).sum(), x)`: with the value and gradient compiled, with
-   the whole step compiled (noise passed in), and by `sample`.
+1. Langevin loops with noise, over the bare gradient `autograd.grad(E(x).sum(), x)`: with the value and gradient compiled, with the whole
+   step compiled (noise passed in), and by `sample`.
 2. Gradients of K terms of one architecture, over a Python loop over their networks.
 3. Gradients of a base with four heads on its features, over the base alone.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 import sys
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
-from sampling import Convolutions, Mixture, Perceptron
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 import composable_energy as ce
-from composable_energy.sampling import compiled, energy_and_gradient, sample
+from benchmarks.energies import Convolutions, Mixture, Perceptron, convolution_layers
+from benchmarks.harness import RESULTS, environment, least_seconds, read_json, write_json
+from composable_energy.sampling import compiled, energy_and_gradient, sample, twin
 from composable_energy_mcmc import Langevin
 
+PATH = RESULTS / "composition.json"
 Ways = dict[str, Callable[[], object]]
 STEP = 0.01
 
 
 def bare(energy: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The gradient as everyone writes it."""
+    """Returns the gradient by `autograd.grad`."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         return torch.autograd.grad(energy(x).sum(), x)[0]
 
 
-def ratios(ways: Ways, rounds: int = 40, seconds: float = 0.005) -> dict[str, float]:
-    """Returns the time of each way over that of the first, which is given in microseconds as `us`."""
-    times = {}
-    for name, way in ways.items():
-        way()
-        begin = time.process_time()
-        way()
-        times[name] = max(time.process_time() - begin, 1e-6)
-    counts = {name: max(1, int(seconds / duration)) for name, duration in times.items()}
-    best = dict.fromkeys(ways, math.inf)
-    for _ in range(rounds):
-        for name, way in ways.items():
-            begin = time.process_time()
-            for _ in range(counts[name]):
-                way()
-            best[name] = min(best[name], (time.process_time() - begin) / counts[name])
-    first = next(iter(best.values()))
-    return {"us": round(first * 1e6, 1), **{name: round(value / first, 3) for name, value in best.items()}}
+def ratios(ways: Ways, rounds: int = 40) -> dict[str, float]:
+    """Returns the time of each variant over the first one's; the first one's time in microseconds is under `us`."""
+    least = least_seconds(ways, rounds, seconds=0.005)
+    first = next(iter(least.values()))
+    return {"us": round(first * 1e6, 1), **{name: round(value / first, 3) for name, value in least.items()}}
+
+
+def compiled_twin(energy: ce.Energy) -> ce.Energy:
+    """Returns a compiled energy that compares its weights with those of the graph at the first call only."""
+    return twin(compiled(energy))
+
+
+def whole_step(energy: ce.Energy, points: Tensor) -> Callable[[], None]:
+    """Returns a function that takes a Langevin step which is one compiled function; noise is drawn outside of it."""
+    scale = math.sqrt(STEP)
+
+    def step(x: Tensor, gradient: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = x - STEP / 2 * gradient + scale * noise
+        return x, *energy_and_gradient(energy, x)
+
+    graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(points, points, points)
+    options = {"freezing": True, "cpp.enable_loop_tail_vec": False}
+    fast = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
+    state = [points, bare(energy, points)]
+
+    def run() -> None:
+        state[0], _, state[1] = fast(state[0], state[1], torch.randn(points.shape))
+
+    return run
 
 
 def loops(energy: ce.Energy, shape: tuple[int, ...]) -> dict[str, float]:
-    """Langevin loops over one energy."""
-    fast, scale = compiled(energy), math.sqrt(STEP)
+    """Returns the times of Langevin steps on one energy over that of a bare gradient."""
+    fast, scale = compiled_twin(energy), math.sqrt(STEP)
     points = sample(energy, shape, sampler=Langevin(STEP), steps=20, seed=0)
 
     def walk(gradient: Callable[[Tensor], Tensor]) -> Callable[[], None]:
@@ -74,20 +82,6 @@ def loops(energy: ce.Energy, shape: tuple[int, ...]) -> dict[str, float]:
 
         return step
 
-    def whole(x: Tensor, gradient: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = x - STEP / 2 * gradient + scale * noise
-        return x, *energy_and_gradient(energy, x)
-
-    graph = make_fx(whole, tracing_mode="fake", _allow_non_fake_inputs=True)(points, points, points)
-    options = {"freezing": True, "cpp.enable_loop_tail_vec": False}
-    whole_step = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
-    state = [points, bare(energy, points)]
-
-    def by_whole_steps() -> None:
-        state[0], _, state[1] = whole_step(state[0], state[1], torch.randn(shape))
-
-    few, many = 10, 10 + max(10, min(400, 2_000_000 // points.numel()))
-
     def run(energy: ce.Energy, steps: int) -> Callable[[], object]:
         return lambda: sample(energy, shape, sampler=Langevin(STEP), init=points, steps=steps, seed=0)
 
@@ -95,17 +89,18 @@ def loops(energy: ce.Energy, shape: tuple[int, ...]) -> dict[str, float]:
         "gradient": lambda: bare(energy.forward, points),
         "eager loop": walk(lambda x: bare(energy.forward, x)),
         "compiled loop": walk(lambda x: energy_and_gradient(fast, x)[1]),
-        "whole step compiled": by_whole_steps,
+        "whole step compiled": whole_step(energy, points),
     }
     result = ratios(ways)
-    for name, which in (("sample", energy), ("sample compiled", fast)):  # what a step costs, without what a call costs
+    few, many = 10, 10 + max(10, min(400, 2_000_000 // points.numel()))
+    for name, which in (("sample", energy), ("sample compiled", compiled(energy))):  # the difference leaves out what a call costs
         ends = ratios({"gradient": ways["gradient"], "few": run(which, few), "many": run(which, many)}, rounds=5)
         result[name] = round((ends["many"] - ends["few"]) / (many - few), 3)
     return result
 
 
 class Perceptrons(nn.Module):
-    """K perceptrons of one architecture as batched products of matrices."""
+    """The sum of K perceptrons of one architecture, by batched matrix products."""
 
     def __init__(self, nets: list[nn.Sequential]) -> None:
         super().__init__()
@@ -120,7 +115,7 @@ class Perceptrons(nn.Module):
 
 
 class GroupedConvolutions(nn.Module):
-    """K convolutional networks of one architecture as grouped convolutions."""
+    """The sum of K convolutional networks of one architecture, by grouped convolutions."""
 
     def __init__(self, nets: list[nn.Sequential]) -> None:
         super().__init__()
@@ -142,20 +137,17 @@ class Mean(nn.Module):
 
 
 def perceptron() -> nn.Sequential:
-    """2-64-64-1."""
+    """Returns a perceptron with layers 2-64-64-1."""
     return nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1), nn.Flatten(0))
 
 
 def convolutional() -> nn.Sequential:
-    """Three layers of 32 channels."""
-    layers: list[nn.Module] = []
-    for c_in in (3, 32, 32):
-        layers += [nn.Conv2d(c_in, 32, 3, padding=1), nn.SiLU()]
-    return nn.Sequential(*layers, Mean())
+    """Returns a network of three convolutions."""
+    return nn.Sequential(*convolution_layers(32), Mean())
 
 
 def terms(make: Callable[[], nn.Sequential], group: Callable[[list[nn.Sequential]], nn.Module], count: int, x: Tensor) -> dict[str, float]:
-    """Ways to evaluate the sum of K networks of one architecture."""
+    """Returns the times of several ways to evaluate the sum of K networks of one architecture."""
     nets = [make().eval().requires_grad_(False) for _ in range(count)]
     tree = ce.all_of(*(ce.as_energy(net) for net in nets)).eval()
     stacked, _ = stack_module_state(nets)
@@ -168,7 +160,7 @@ def terms(make: Callable[[], nn.Sequential], group: Callable[[list[nn.Sequential
     def mapped(x: Tensor) -> Tensor:
         return vmap(lambda state: functional_call(nets[0], state, (x,)))(stacked).sum(0)
 
-    fast, fast_group = compiled(tree), compiled(ce.as_energy(grouped).eval())
+    fast, fast_group = compiled_twin(tree), compiled_twin(ce.as_energy(grouped).eval())
     for other in (mapped, grouped):
         torch.testing.assert_close(bare(other, x), bare(loop, x), rtol=1e-3, atol=1e-5)
     for energy in (tree, fast, fast_group):
@@ -186,7 +178,7 @@ def terms(make: Callable[[], nn.Sequential], group: Callable[[list[nn.Sequential
 
 
 class OnFeatures(ce.Energy):
-    """A base on features."""
+    """A base that reads features."""
 
     def __init__(self, features: nn.Module, out: nn.Module) -> None:
         super().__init__()
@@ -197,7 +189,7 @@ class OnFeatures(ce.Energy):
 
 
 def heads(features: nn.Module, width: int, x: Tensor) -> dict[str, float]:
-    """A base alone, and with four heads on its features, shared or not."""
+    """Returns the times of a base alone and with four heads on its features, shared or not."""
 
     def build(features: nn.Module) -> tuple[ce.Energy, ce.Energy]:
         base = OnFeatures(features, nn.Linear(width, 1))
@@ -206,7 +198,7 @@ def heads(features: nn.Module, width: int, x: Tensor) -> dict[str, float]:
 
     base, tree = build(ce.shared(features))
     _, apart = build(features)
-    fast_base, fast = compiled(base), compiled(tree)
+    fast_base, fast = compiled_twin(base), compiled_twin(tree)
     result = ratios(
         {
             "base": lambda: bare(base, x),
@@ -218,21 +210,20 @@ def heads(features: nn.Module, width: int, x: Tensor) -> dict[str, float]:
     return {**result, "both compiled": both["heads"]}
 
 
-def write(table: str, row: str, values: dict[str, float]) -> None:
-    """Prints a row and keeps it."""
+def write_row(table: str, row: str, values: dict[str, float]) -> None:
+    """Prints a row and writes it into the file of results."""
     print(f"{row:34}" + "  ".join(f"{name} {value:g}" for name, value in values.items()), flush=True)
-    out = Path(__file__).parent / "results" / "composition.json"
-    results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    results["about"] = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine(), "threads": 1}
+    results = read_json(PATH) if PATH.exists() else {}
+    results["about"] = environment()
     results.setdefault(table, {})[row] = values
-    out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json(PATH, results)
 
 
 Rows = Iterator[tuple[str, dict[str, float]]]
 
 
 def all_loops() -> Rows:
-    """The first table."""
+    """Yields the rows of Langevin loops."""
     cases: dict[str, tuple[ce.Energy, tuple[int, ...]]] = {
         "mixture, 4096 points on a plane": (Mixture(), (4096, 2)),
         "mixture, 64 points on a plane": (Mixture(), (64, 2)),
@@ -244,7 +235,7 @@ def all_loops() -> Rows:
 
 
 def all_terms() -> Rows:
-    """The second table."""
+    """Yields the rows of terms of one architecture."""
     for count in (8, 2, 4):
         for n in (16, 64, 256, 4096):
             yield f"{count} perceptrons, {n} points", terms(perceptron, Perceptrons, count, torch.randn(n, 2))
@@ -252,7 +243,7 @@ def all_terms() -> Rows:
 
 
 def all_heads() -> Rows:
-    """The third table."""
+    """Yields the rows of heads on shared features."""
     wide = nn.Sequential(nn.Linear(64, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU())
     pooled = nn.Sequential(*convolutional()[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten())
     yield "convolutions, 16 images 3x32x32", heads(pooled, 32, torch.randn(16, 3, 32, 32))
@@ -268,7 +259,6 @@ TABLES = {
 
 
 def main() -> None:
-    """Measures the tables that are named, or all."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -276,7 +266,7 @@ def main() -> None:
             title, rows = TABLES[name]
             print(f"\n{title}")
             for row, values in rows():
-                write(name, row, values)
+                write_row(name, row, values)
 
 
 if __name__ == "__main__":

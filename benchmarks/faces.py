@@ -1,26 +1,22 @@
-r"""How well expressions of face energies obey, beside two rules that do not know what their terms have in common.
+r"""How often samples of face expressions have the requested attributes, by the library's rule and by two baselines.
 
-    python benchmarks/faces.py [--samples 1000] [--seed 0] [--cache .cache/faces] [--skip-plain] [--skip-timing]
+    python -m benchmarks.faces [--samples 1000] [--seed 0] [--cache .cache/faces] [--skip-plain] [--skip-timing]
 
 Prints tables and writes them, with a picture, to `benchmarks/results/`. All three rules use the same code, sampler, settings and seed:
 
-- **library**: the expression as the library means it: the base once, and the formula's exact evidence;
-- **base per concept**: each literal is a full energy of its own, base and evidence, and `&` adds them up, so the base counts once for
-  each literal;
+- **library**: the expression as the library defines it, the base once and the formula's exact evidence;
+- **base per concept**: each literal is a full energy, base and evidence, and `&` adds them, so the base counts once for each literal;
 - **plain sums**: energies E(x | c) of one conditional network, trained on the same codes with the size and the steps of the base; they
-  are added under `&`, mixed under `|`, and NOT is -0.01 E, the rule of Du, Li and Mordatch (2020). A row of nothing but NOTs is no
-  density by that rule; it gets E(x), without a condition, for its ground.
+  are added under `&`, mixed under `|`, and NOT is -0.01 E, the rule of Du, Li and Mordatch (2020). A row that consists of NOTs has no density
+  by that rule; the unconditional E(x) is added to it.
 
-The conditional network is no part of the package: it is trained at the first call, for half an hour of one core, and kept in the cache.
+The conditional network is no part of the package: the first call trains it, for half an hour of one core, and keeps it in the cache.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 import composable_energy as ce
+from benchmarks.harness import RESULTS, argument_parser, environment, write_json
 from composable_energy_faces.conditional import train_conditional
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distances
@@ -40,13 +37,12 @@ from composable_energy_faces.stages import Run
 from composable_energy_image import CodeEnergy
 from composable_energy_image.code_energy import CodeNetwork
 
-RESULTS = Path(__file__).parent / "results"
 OF = ("", " of drawn sets", " of decoded sets")
 Rule = Callable[[Row], ce.Energy]
 
 
 class Absolute(ce.Energy):
-    """A relative energy that hides its base, so that a sum counts the base again."""
+    """A relative energy without its base, so that a sum counts the base again."""
 
     def __init__(self, inner: ce.Energy) -> None:
         super().__init__()
@@ -55,12 +51,12 @@ class Absolute(ce.Energy):
         self.event_shape, self.recommended, self.name = inner.event_shape, inner.recommended, str(inner)
 
     def forward(self, x: Tensor, sigma: Tensor | float = SIGMA_MIN) -> Tensor:
-        """Returns base and evidence together."""
+        """Returns the sum of base and evidence."""
         return self.inner(x, sigma=sigma)
 
 
 class Conditional(ce.Energy):
-    """E(x | c) of the conditional network; no condition is E(x)."""
+    """E(x | c) of the conditional network; E(x) without a condition."""
 
     condition: Tensor
 
@@ -125,7 +121,7 @@ def compare(row: Row, found: dict[str, Rule], samples: int, seed: int) -> tuple[
 
 
 def drawn_like(row: Row, count: int, seed: int = 4) -> Tensor:
-    """Returns drawn faces with what a row asks for; alternatives take turns."""
+    """Returns drawn faces with the attributes of a row; its alternatives take turns."""
     share = -(-count // len(row.branches))
     parts = []
     for index, branch in enumerate(row.branches):
@@ -135,20 +131,20 @@ def drawn_like(row: Row, count: int, seed: int = 4) -> Tensor:
 
 
 def spread(sets: Sequence[Tensor]) -> dict[str, float]:
-    """Returns the smallest and the mean distance of a picture to the most similar one of its set."""
+    """Returns the smallest and the mean distance of a picture to the nearest other one of its set."""
     distances = torch.stack([nearest_distances(part) for part in sets])
     return {"smallest": float(distances.min()), "mean": float(distances.mean())}
 
 
 @torch.no_grad()
 def decoded(images: Tensor) -> Tensor:
-    """Returns pictures as the autoencoder gives them back."""
+    """Returns the autoencoder's reconstructions of pictures."""
     coder = ce.get_energy("faces").decoder
     return torch.cat([coder(coder.encode(part)) for part in images.split(250)])  # pyright: ignore
 
 
-def ceilings(count: int = 2000) -> dict[str, dict[str, float]]:
-    """Returns the judge's accuracy on drawn faces, on decoded ones, and on faces decoded from noisy codes."""
+def classifier_accuracy(count: int = 2000) -> dict[str, dict[str, float]]:
+    """Returns the accuracy of the classifier on drawn faces, on decoded ones, and on faces decoded from noisy codes."""
     faces = draw(count, seed=3)
     coder = ce.get_energy("faces").decoder
     with torch.no_grad():
@@ -161,14 +157,14 @@ def ceilings(count: int = 2000) -> dict[str, dict[str, float]]:
         }
     found = {}
     for name, images in sets.items():
-        verdict = judge(images)
-        right = (verdict.attributes == (faces.attributes > 0.5)).float().mean(0).tolist()
-        found[name] = dict(zip(ATTRIBUTES, right, strict=True)) | {"hair": float((verdict.hair == faces.hair).float().mean())}
+        found_labels = judge(images)
+        right = (found_labels.attributes == (faces.attributes > 0.5)).float().mean(0).tolist()
+        found[name] = dict(zip(ATTRIBUTES, right, strict=True)) | {"hair": float((found_labels.hair == faces.hair).float().mean())}
     return found
 
 
 def timings(energy: ce.Energy) -> list[dict[str, Any]]:
-    """Returns seconds for 16 and 1,000 samples, quiet and beside programs that keep every core busy, on one thread and on two."""
+    """Returns the seconds of 16 and 1,000 samples, on an idle machine and beside programs that use every core, on one thread and two."""
     found = []
     for busy in (0, os.cpu_count() or 1):
         others = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(busy)]
@@ -198,34 +194,14 @@ def save_picture(images: Tensor, path: Path, columns: int = 16) -> None:
     Image.fromarray(sheet.mul(255).round().byte().numpy()).save(path, optimize=True)
 
 
-def main() -> None:
-    """Runs the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0, help="of the samples; the sampler's setting was chosen at 0")
-    parser.add_argument("--cache", type=Path, default=Path(".cache/faces"))
-    parser.add_argument("--skip-plain", action="store_true", help="leave out the plain sums, which need a network of their own")
-    parser.add_argument("--skip-timing", action="store_true")
-    options = parser.parse_args()
-    found = rules(None if options.skip_plain else options.cache)
-    report: dict[str, Any] = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "samples": options.samples,
-        "seed": options.seed,
-    }
-    report["judge"] = ceilings()
-    for name, right in report["judge"].items():
-        print(f"{name:<24}" + "".join(f"{key} {value:.4f}  " for key, value in right.items()))
-    print(
-        f"\n{'expression':<38}{'target':>7}"
-        + "".join(f"{name:>18}" for name in found)
-        + "   free between   Frechet (drawn, decoded)   nearest, mean: samples, drawn, decoded"
-    )
-    report["rows"], sheets = {}, []
+def compare_rows(found: dict[str, Rule], samples: int, seed: int) -> tuple[dict[str, Any], Tensor]:
+    """Prints a line for each row and returns the scores of all, and a picture of some."""
+    rules = "".join(f"{name:>18}" for name in found)
+    print(f"\n{'expression':<38}{'target':>7}{rules}   free between   Frechet (drawn, decoded)   nearest, mean: samples, drawn, decoded")
+    rows, sheets = {}, []
     for row in ROWS:
-        scores, images = compare(row, found, options.samples, options.seed)
-        report["rows"][row.text] = {"target": row.target, **scores}
+        scores, images = compare(row, found, samples, seed)
+        rows[row.text] = {"target": row.target, **scores}
         if row.text.count("&") or "|" in row.text:
             sheets.append(images[:16])
         free, close = scores["library"]["free"].values(), scores["diversity"]
@@ -235,14 +211,29 @@ def main() -> None:
         line += "   " + "   ".join(f"{close[f'nearest{of}']['smallest']:.3f} {close[f'nearest{of}']['mean']:.3f}" for of in OF)
         branches = scores["library"]["branches"]
         print(line + ("   branches " + ", ".join(f"{share:.2f}" for share in branches) if len(branches) > 1 else ""), flush=True)
-    if not options.skip_timing:
+    return rows, torch.cat(sheets)
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, whole=True)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="of the samples; the settings of the sampler were chosen at 0")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/faces"))
+    parser.add_argument("--skip-plain", action="store_true", help="leave out the plain sums, which need a network of their own")
+    parser.add_argument("--skip-timing", action="store_true")
+    args = parser.parse_args()
+    found = rules(None if args.skip_plain else args.cache)
+    report: dict[str, Any] = {**environment(), "samples": args.samples, "seed": args.seed, "classifier": classifier_accuracy()}
+    for name, right in report["classifier"].items():
+        print(f"{name:<24}" + "".join(f"{key} {value:.4f}  " for key, value in right.items()))
+    report["rows"], images = compare_rows(found, args.samples, args.seed)
+    if not args.skip_timing:
         report["timings"] = timings(ce.get_energy("faces/male") & ~ce.get_energy("faces/smiling"))
         for entry in report["timings"]:
             print("{samples} samples on {threads} thread(s) beside {busy} busy programs: {seconds:.2f} s".format(**entry))
-    RESULTS.mkdir(exist_ok=True)
-    name = "faces" if options.seed == 0 else f"faces-seed-{options.seed}"
-    (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    save_picture(torch.cat(sheets), RESULTS / f"{name}.png")
+    name = "faces" if args.seed == 0 else f"faces-seed-{args.seed}"
+    write_json(RESULTS / f"{name}.json", report)
+    save_picture(images, RESULTS / f"{name}.png")
 
 
 if __name__ == "__main__":

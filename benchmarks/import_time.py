@@ -1,14 +1,13 @@
 """How long `import composable_energy` takes beside `import torch`, each in fresh processes, in turns.
 
-    python benchmarks/import_time.py --rounds 15
+    python -m benchmarks.import_time --rounds 15
 
-The ratio is of the least processor seconds, which other programs on the machine change little. The bare import does not wait for torch, so
-the honest figure is that of the import with every public name.
+The ratio is of the least processor seconds, which other programs on the machine change little. The bare import does not load torch, so the
+fair figure is that of the import with every public name.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -16,6 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
+
+from benchmarks.harness import argument_parser
 
 STATEMENTS = {
     "nothing": "pass",
@@ -29,13 +30,13 @@ STATEMENTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     waited: dict[str, list[float]] = {name: [] for name in STATEMENTS}
     worked: dict[str, list[float]] = {name: [] for name in STATEMENTS}
-    for _ in range(arguments.rounds):
+    for _ in range(args.rounds):
         for name, statement in STATEMENTS.items():
             start, before = time.perf_counter(), processor_seconds()
             subprocess.run([sys.executable, "-c", statement], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -50,7 +51,7 @@ def main() -> None:
         }
         for name in STATEMENTS
     }
-    if arguments.json:
+    if args.json:
         print(json.dumps(rows, indent=1))
         return
     print(f"{'':24}" + "".join(f"{column:>18}" for column in rows["nothing"]))
@@ -59,6 +60,7 @@ def main() -> None:
 
 
 def processor_seconds() -> float:
+    """Returns the processor seconds of all finished child processes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

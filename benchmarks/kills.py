@@ -1,30 +1,33 @@
-"""Kills training runs at random moments and compares what their restarts end with: `python benchmarks/kills.py [--kills N] [--write]`.
+"""Kills training runs at random moments and compares the weights after a restart: `python -m benchmarks.kills [--kills N] [--write]`.
 
-Each run, of one of the five objectives in turn, is killed once (SIGKILL) at a random moment of its training, then started again to its
-end. Model, averaged weights, moments of Adam, and chains must be those of a run that was never killed, bit by bit; so must the table
-`log.csv`, but for its times. `--write` puts the counts into `results/kills.json`.
+Each run, of one of five objectives in turn, is killed once (SIGKILL) at a random moment of its training, then started again and finished.
+Model, averaged weights, moments of Adam and chains must equal those of a run that was never killed, bit by bit, and so must the table
+`log.csv`, except for its times.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
+import multiprocessing
 import os
-import platform
 import random
-import signal
-import sys
+import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import composable_energy as ce
+from benchmarks.harness import RESULTS, argument_parser, environment, latest_checkpoint, write_json
 from composable_energy_training import (
     AttributeHeads,
     ContrastiveDivergence,
@@ -36,7 +39,8 @@ from composable_energy_training import (
     Trainer,
 )
 
-RESULTS = Path(__file__).parent / "results" / "kills.json"
+PATH = RESULTS / "kills.json"
+EVERY = 5  # steps between checkpoints
 CHAINS = {"steps": 5, "options": {"step_size": 0.1, "temperature": 1e-3, "clamp": (0, 1)}, "buffer": 128}
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "contrastive divergence": lambda: ContrastiveDivergence(**CHAINS),
@@ -48,6 +52,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
 
 
 def network() -> nn.Sequential:
+    """Returns a small network of points and a noise level."""
     torch.manual_seed(0)
     norm = nn.utils.parametrizations.spectral_norm
     down = norm(nn.Conv2d(2, 16, 3, 2, 1)), nn.SiLU(), nn.Dropout(0.1), norm(nn.Conv2d(16, 32, 3, 2, 1)), nn.SiLU()
@@ -55,12 +60,13 @@ def network() -> nn.Sequential:
 
 
 def with_level(x: Tensor, sigma: float | Tensor) -> Tensor:
+    """Returns pictures with the noise level as one more channel."""
     level = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
     return torch.cat([x, level[:, None, None, None].expand(-1, -1, *x.shape[2:])], 1)
 
 
 class Net(ce.Energy):
-    """An energy and a classifier at once, at a noise level."""
+    """A joint energy and classifier at a noise level."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,6 +80,8 @@ class Net(ce.Energy):
 
 
 class Heads(nn.Module):
+    """A classifier at a noise level."""
+
     def __init__(self) -> None:
         super().__init__()
         self.net = network()
@@ -83,36 +91,60 @@ class Heads(nn.Module):
 
 
 def train(kind: str, out: Path, steps: int) -> None:
+    """Trains a model by one of the objectives."""
     generator = torch.Generator().manual_seed(0)
     data = torch.rand(64, 1, 8, 8, generator=generator), {"class": torch.randint(3, (64,), generator=generator)}
-    options = {"steps": steps, "batch_size": 16, "ema": 0.99, "checkpoint_every": 5, "callbacks": [CSVLog(2)], "monitor": None}
+    options = {"steps": steps, "batch_size": 16, "ema": 0.99, "checkpoint_every": EVERY, "callbacks": [CSVLog(2)], "monitor": None}
     model = Heads() if kind == "attribute heads" else Net()
     Trainer(model, OBJECTIVES[kind](), data, out=out, **options).fit()
 
 
-def child(call: Callable[[], None], kill_after: float | None = None) -> bool:
-    """Calls something in a child of this process; returns whether it was killed before its end."""
-    number = os.fork()
-    if number == 0:
-        try:
-            call()
-            os._exit(0)
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        finally:
-            os._exit(1)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(number, signal.SIGKILL)
-    status = os.waitpid(number, 0)[1]
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+def run_child(context: BaseContext, kind: str, out: Path, steps: int, kill_after: float | None = None) -> bool:
+    """Trains in a process of its own; returns whether it was killed before its end.
+
+    Args:
+        context: Starts processes from a server with one thread: a fork of this process, which has threads of torch, may inherit a lock
+            that nobody releases.
+        kind: The objective.
+        out: The folder of the run.
+        steps: Steps of the training.
+        kill_after: Seconds from the start of the training after which the process is killed; never if None.
+    """
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_train_and_report, args=(there, kind, out, steps), daemon=True)
+    process.start()
+    there.close()
+    with here:
+        here.recv()  # the process has imported everything
+    process.join(kill_after)
+    killed = process.is_alive()
+    if killed:
+        process.kill()
+        process.join()
+    if process.exitcode and not killed:
         raise SystemExit("A run ended with an error.")
-    return os.WIFSIGNALED(status)
+    return killed
+
+
+def _train_and_report(there: Any, kind: str, out: Path, steps: int) -> None:
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its default is a semaphore of the system, which a killed process leaves behind
+    there.send("ready")
+    train(kind, out, steps)
+
+
+def start_forkserver() -> BaseContext:
+    """Starts the server that processes are forked from; it imports what trainings need, once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["safetensors.torch", "torch._dynamo", "composable_energy_training", "composable_energy_mcmc"])
+    os.environ["OMP_NUM_THREADS"] = "1"  # numpy's BLAS would start threads when it is imported
+    forkserver.ensure_running()
+    return context
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Names of what is not the same in two finished runs."""
-    ends = [load_file(sorted((out / "checkpoints").iterdir())[-1]) for out in (one, other)]
+    """Returns the names of the tensors, and of the table, that differ between two finished runs."""
+    ends = [load_file(latest_checkpoint(out)) for out in (one, other)]
     tables = []
     for out in (one, other):
         with (out / "log.csv").open() as file:
@@ -121,48 +153,47 @@ def differences(one: Path, other: Path) -> list[str]:
     return wrong + (["log.csv"] if tables[0] != tables[1] else [])
 
 
+def measure(kills: int, steps: int, folder: Path) -> dict[str, dict[str, Any]]:
+    """Kills runs and returns the counts of each objective."""
+    context, moments, kinds = start_forkserver(), random.Random(0), list(OBJECTIVES)
+    counts: dict[str, dict[str, Any]] = {kind: {"kills": 0, "equal": 0, "tensors": 0, "killed_at_steps": []} for kind in kinds}
+    took = {}
+    for kind in kinds:
+        began = time.monotonic()
+        run_child(context, kind, folder / kind, steps)
+        took[kind] = time.monotonic() - began
+        counts[kind]["tensors"] = len(load_file(latest_checkpoint(folder / kind)))
+    done = 0
+    while done < kills:
+        kind, out = kinds[done % len(kinds)], folder / f"killed {done}"
+        if not run_child(context, kind, out, steps, moments.uniform(0.02, 0.95) * took[kind]):  # it ended before the kill
+            shutil.rmtree(out)
+            took[kind] *= 0.9
+            continue
+        reached = max((int(path.stem[5:]) for path in (out / "checkpoints").glob("step-*")), default=0)
+        run_child(context, kind, out, steps)
+        wrong = differences(folder / kind, out)
+        counts[kind]["kills"] += 1
+        counts[kind]["equal"] += not wrong
+        counts[kind]["killed_at_steps"].append(reached)
+        done += 1
+        print(f"{done:3} {kind}: killed after the checkpoint of step {reached}, {wrong or 'equal'}", flush=True)
+    return counts
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    parser = argument_parser(__doc__, PATH)
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--write", action="store_true", help=f"put the counts into {RESULTS.name}")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    moments, kinds = random.Random(0), list(OBJECTIVES)
-    counts = {kind: {"kills": 0, "equal": 0, "tensors": 0, "killed_at_steps": []} for kind in kinds}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        took = {}
-        for kind in kinds:
-            train(kind, folder / "warm", 1)  # what is imported late, once and not in each child
-            for path in sorted((folder / "warm").rglob("*"), reverse=True):
-                path.unlink() if path.is_file() else path.rmdir()
-            began = time.monotonic()
-            child(lambda kind=kind: train(kind, folder / kind, asked.steps))
-            took[kind] = time.monotonic() - began
-            counts[kind]["tensors"] = len(load_file(sorted((folder / kind / "checkpoints").iterdir())[-1]))
-        done = 0
-        while done < asked.kills:
-            kind, out = kinds[done % len(kinds)], folder / f"killed {done}"
-            if not child(lambda: train(kind, out, asked.steps), moments.uniform(0.02, 0.95) * took[kind]):  # noqa: B023
-                for path in sorted(out.rglob("*"), reverse=True):
-                    path.unlink() if path.is_file() else path.rmdir()
-                took[kind] *= 0.9
-                continue  # it ended first
-            here = [int(path.stem[5:]) for path in (out / "checkpoints").glob("step-*")] if (out / "checkpoints").is_dir() else []
-            child(lambda: train(kind, out, asked.steps))  # noqa: B023
-            wrong = differences(folder / kind, out)
-            counts[kind]["kills"] += 1
-            counts[kind]["equal"] += not wrong
-            counts[kind]["killed_at_steps"].append(max(here, default=0))
-            done += 1
-            print(f"{done:3} {kind}: killed after the checkpoint of step {max(here, default=0)}, {wrong or 'equal'}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        counts = measure(args.kills, args.steps, Path(folder))
     print(f"\n{'objective':34}{'kills':>6}{'equal':>6}{'tensors':>9}")
-    for kind, told in counts.items():
-        print(f"{kind:34}{told['kills']:6}{told['equal']:6}{told['tensors']:9}")
-    if asked.write:
-        about = {"torch": torch.__version__, "machine": platform.machine(), "steps": asked.steps, "checkpoint_every": 5}
-        RESULTS.write_text(json.dumps({**about, "objectives": counts}, indent=1) + "\n")
+    for kind, row in counts.items():
+        print(f"{kind:34}{row['kills']:6}{row['equal']:6}{row['tensors']:9}")
+    if args.write:
+        write_json(PATH, {**environment(steps=args.steps, checkpoint_every=EVERY), "objectives": counts})
 
 
 if __name__ == "__main__":

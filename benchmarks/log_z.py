@@ -1,20 +1,17 @@
-"""How right `log_z` and `calibrate` are: `python benchmarks/log_z.py`.
+"""How accurate `log_z` and `calibrate` are: `python -m benchmarks.log_z --write`.
 
-Each row repeats an estimate with other seeds, and other draws where it takes some, and compares it with the truth: the root mean square
-error, the mean of the standard errors that were reported, the largest error in units of its own, and the gradients that one estimate takes,
-its pilot run among them. Then the shares of two Gaussians of different width, weighed .7 and .3, after `calibrate`. Double precision, one
-thread. Writes `benchmarks/results/log_z.json`.
+Each row repeats an estimate with other seeds, and with other draws where it uses some, and compares it with the truth: the root mean square
+error, the mean of the reported standard errors, the largest error in units of its own standard error, and the gradients of one estimate with
+its pilot run. The last row shows the shares of two Gaussians of different width, with weights .7 and .3, after `calibrate`. Double precision,
+one thread.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,9 +19,11 @@ from torch import Tensor
 from torch.distributions import Normal
 
 import composable_energy as ce
+from benchmarks.energies import CountingEnergy
+from benchmarks.harness import RESULTS, argument_parser, environment, write_json
 
 REPEATS = 20
-RESULTS = Path(__file__).parent / "results" / "log_z.json"
+PATH = RESULTS / "log_z.json"
 
 
 class Mixture(ce.Energy):
@@ -47,7 +46,7 @@ class Mixture(ce.Energy):
 
 
 class Correlated(ce.Energy):
-    """A Gaussian of 32 axes with variances from .1 to 10 along turned ones."""
+    """A Gaussian on 32 coordinates with variances from .1 to 10 along rotated axes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,38 +65,24 @@ class Correlated(ce.Energy):
         return (torch.randn(n, 32, dtype=torch.float64) * self.variances.sqrt()) @ self.axes.T
 
 
-@dataclass
-class Counter:
-    """Counts the points at which gradients were taken, while it wraps an energy."""
-
-    energy: ce.Energy
-    points: int = 0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        self.points += len(x) if x.requires_grad else 0
-        return self.energy(x)
-
-
 def measure(energy: Mixture | Correlated, draws: int, **options: Any) -> dict[str, float]:
     """Returns the figures of a row."""
-    errors, claimed, effective, spent = [], [], [], []
+    errors, reported, effective, spent = [], [], [], []
     begin = time.process_time()
     for seed in range(REPEATS):
         torch.manual_seed(seed)
-        counter = Counter(energy)
+        counting = CountingEnergy(energy, (energy.event_shape or (0,))[0])
         points = energy.draw(draws) if draws else None
-        found = ce.log_z(
-            ce.as_energy(counter, event_shape=tuple(energy.event_shape or ())), draws=points, seed=seed, dtype=torch.float64, **options
-        )
+        found = ce.log_z(counting, draws=points, seed=seed, dtype=torch.float64, **options)
         errors.append(found.value - energy.log_z())
-        claimed.append(found.standard_error)
+        reported.append(found.standard_error)
         effective.append(found.effective)
-        spent.append(counter.points)
+        spent.append(counting.take_count())
     return {
         "rmse": math.sqrt(statistics.fmean(error * error for error in errors)),
         "bias": statistics.fmean(errors),
-        "standard_error": statistics.fmean(claimed),
-        "worst_in_standard_errors": max(abs(e) / c for e, c in zip(errors, claimed, strict=True)),
+        "standard_error": statistics.fmean(reported),
+        "worst_in_standard_errors": max(abs(e) / c for e, c in zip(errors, reported, strict=True)),
         "effective": statistics.fmean(effective),
         "gradients": statistics.fmean(spent),
         "seconds": (time.process_time() - begin) / REPEATS,
@@ -105,7 +90,7 @@ def measure(energy: Mixture | Correlated, draws: int, **options: Any) -> dict[st
 
 
 def share(draw: Callable[[ce.Energy, int], Tensor], seed: int) -> float:
-    """Returns the share of the narrow one of two overlapping Gaussians, of widths .5 and 2, weighed .7 and .3."""
+    """Returns the share of the narrow one of two overlapping Gaussians with widths .5 and 2 and weights .7 and .3."""
     narrow, wide = (ce.as_energy(lambda x, s=s: (x / s).square().sum(1) / 2, name=f"width {s}", event_shape=(2,)) for s in (0.5, 2.0))
     mixture = ce.calibrate(ce.any_of(narrow, wide, weights=[0.7, 0.3]), seed=seed)
     first = mixture.explain(draw(mixture, seed)).terms[0].share
@@ -118,7 +103,7 @@ def by_hmc(mixture: ce.Energy, seed: int) -> Tensor:
 
 
 def main() -> None:
-    """Prints the table and writes the file."""
+    args = argument_parser(__doc__, PATH).parse_args()
     torch.set_num_threads(1)
     wide = Normal(torch.zeros(2, dtype=torch.float64), torch.full((2,), 3.0, dtype=torch.float64))
     unit = Normal(torch.zeros(32, dtype=torch.float64), torch.ones(32, dtype=torch.float64))
@@ -135,7 +120,7 @@ def main() -> None:
         "32 axes, unit base, 1024 draws, 100 levels": (correlated, 1024, {"base": unit, "levels": 100}),
     }
     table: dict[str, Any] = {}
-    print(f"{'':44}{'rmse':>8}{'bias':>9}{'claimed':>9}{'worst':>7}{'effective':>10}{'gradients':>11}{'seconds':>9}")
+    print(f"{'':44}{'rmse':>8}{'bias':>9}{'reported':>9}{'worst':>7}{'effective':>10}{'gradients':>11}{'seconds':>9}")
     for name, (energy, draws, options) in rows.items():
         row = table[name] = measure(energy, draws, **options)
         print(
@@ -146,8 +131,8 @@ def main() -> None:
     shares = [share(by_hmc, seed) for seed in range(REPEATS)]
     table["share of .7 after calibrate"] = {"mean": statistics.fmean(shares), "worst": max(abs(s - 0.7) for s in shares)}
     print(f"share of .7 after calibrate: {statistics.fmean(shares):.4f} on average, off by {max(abs(s - 0.7) for s in shares):.4f} at most")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"repeats": REPEATS, "torch": torch.__version__, "rows": table}, indent=2) + "\n", encoding="utf-8")
+    if args.write:
+        write_json(PATH, {**environment(), "repeats": REPEATS, "rows": table})
 
 
 if __name__ == "__main__":

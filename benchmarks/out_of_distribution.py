@@ -1,20 +1,18 @@
-"""Do trained energies tell drawn faces from other pictures? The area under the ROC curve of the energy as a score.
+"""The energy as a score that tells drawn faces from other pictures: the area under the ROC curve.
 
-    python benchmarks/out_of_distribution.py --energy NAME=FOLDER ... [--base FOLDER] [--write]
+    python -m benchmarks.out_of_distribution --energy NAME=FOLDER ... [--base FOLDER] [--write]
 
-1,000 drawn faces that nothing was trained on stand against as many pictures of uniform noise, of faces whose 8 x 8 patches were shuffled,
-and of sprites: discs, squares and triangles on a plain ground. 1 is perfect, .5 a coin, and below it the other pictures get the lower
-energy. `--energy` names energies of pixels; `--base` the base of `base-and-attributes`, whose score is the energy of the code, or the
-energy and the error of its reconstruction together.
+1,000 drawn faces that no training used are compared with as many pictures of uniform noise, of faces with shuffled 8 x 8 patches, and of
+sprites: discs, squares and triangles on a plain ground. 1 is perfect and .5 is chance; below .5 the other pictures have the lower energy.
+`--energy` names energies of pixels; `--base` the base of `base-and-attributes`, with two scores: the energy of the code, and that energy
+plus the error of the reconstruction.
 
-Two scores that need no density stand beside them: the distance to the nearest of 5,000 faces of the training set, and the reconstruction
-error of the autoencoder.
+Two scores without a density are baselines: the distance to the nearest of 5,000 faces of the training set, and the reconstruction error of
+the autoencoder.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,11 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import composable_energy as ce
+from benchmarks.harness import RESULTS, argument_parser, environment, write_json
 from composable_energy_faces.draw import draw
 
-RESULTS = Path(__file__).parent / "results" / "out_of_distribution.json"
+PATH = RESULTS / "out_of_distribution.json"
 COUNT, TRAINING, PATCH = 1_000, 5_000, 8
-ERROR = 0.05  # the standard deviation that a pixel of a reconstruction is given
+ERROR = 0.05  # the assumed standard deviation of a pixel of a reconstruction
 
 
 def sprites(count: int, size: int, generator: torch.Generator) -> Tensor:
@@ -48,13 +47,14 @@ def sprites(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Returns pictures whose patches have changed places, another way in each."""
+    """Returns pictures with shuffled patches, each in an order of its own."""
     patches = F.unfold(images, PATCH, stride=PATCH)
     order = torch.rand(len(images), patches.shape[2], generator=generator).argsort(1)
     return F.fold(patches.gather(2, order[:, None].expand_as(patches)), images.shape[2:], PATCH, stride=PATCH)
 
 
 def others(size: int) -> dict[str, Tensor]:
+    """Returns pictures that are no faces, by kind."""
     generator = torch.Generator().manual_seed(0)
     return {
         "uniform noise": torch.rand(COUNT, 3, size, size, generator=generator),
@@ -73,7 +73,8 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     return float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))
 
 
-def nearest(images: Tensor, size: int) -> Callable[[Tensor], Tensor]:
+def nearest(images: Tensor) -> Callable[[Tensor], Tensor]:
+    """Returns the score that is the distance to the nearest of some pictures."""
     known = images.flatten(1)
     return lambda x: torch.cdist(x.flatten(1), known).amin(1)
 
@@ -84,7 +85,7 @@ def scores(energies: dict[str, ce.Energy], base: ce.Energy | None) -> dict[str, 
     for name, energy in energies.items():
         size = int((energy.event_shape or (32,))[-1])
         found[name] = (size, energy)
-        found[f"distance to the nearest face, {size} pixels"] = (size, nearest(draw(TRAINING, seed=11, size=size).images, size))
+        found[f"distance to the nearest face, {size} pixels"] = (size, nearest(draw(TRAINING, seed=11, size=size).images))
     if base is not None and base.decoder is not None:
         coder = base.decoder
 
@@ -99,22 +100,21 @@ def scores(energies: dict[str, ce.Energy], base: ce.Energy | None) -> dict[str, 
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argument_parser(__doc__, PATH)
     parser.add_argument("--energy", action="append", default=[], metavar="NAME=FOLDER", help="a saved energy of pixels; may be repeated")
     parser.add_argument("--base", type=Path, metavar="FOLDER", help="the saved base of base-and-attributes; the faces' own if not given")
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    energies = {name: ce.load(Path(folder)).eval() for name, _, folder in (text.partition("=") for text in asked.energy)}
-    base = ce.load(asked.base) if asked.base else ce.load("faces")
+    energies = {name: ce.load(Path(folder)).eval() for name, _, folder in (text.partition("=") for text in args.energy)}
+    base = ce.load(args.base) if args.base else ce.load("faces")
     result: dict[str, dict[str, float]] = {}
     for name, (size, score) in scores(energies, base).items():
         inside = torch.cat([score(part) for part in draw(COUNT, seed=32, size=size).images.split(250)])
         outside = {kind: torch.cat([score(part) for part in images.split(250)]) for kind, images in others(size).items()}
         result[name] = {kind: auroc(inside, found) for kind, found in outside.items()}
         print(f"{name}: " + ", ".join(f"{kind} {value:.3f}" for kind, value in result[name].items()), flush=True)
-    if asked.write:
-        RESULTS.write_text(json.dumps({"about": {"pictures": COUNT, "torch": torch.__version__}, **result}, indent=1) + "\n")
+    if args.write:
+        write_json(PATH, {"about": environment(pictures=COUNT), **result})
 
 
 if __name__ == "__main__":

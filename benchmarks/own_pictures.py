@@ -1,19 +1,16 @@
-r"""An energy from a folder of pictures, from the command line: what it costs, and how well expressions of its attributes obey.
+r"""An energy of a folder of pictures, trained from the command line: its cost, and the accuracy of expressions of its attributes.
 
-    python benchmarks/own_pictures.py [--work .cache/own-pictures] [--samples 1000] [--set KEY=VALUE ...] [--write]
+    python -m benchmarks.own_pictures [--work .cache/own-pictures] [--samples 1000] [--set KEY=VALUE ...] [--write]
 
-Drawn faces stand for somebody's own pictures: 20,000 files of 64 x 64 pixels with a table. `base-and-attributes` is trained on them by one
-command, then `attribute` on 1,000 others of which `smiling` alone is known, and the judge of the faces says how often samples obey. It can
-be stopped at any time; the same command goes on. Processor seconds are those of both commands, reading the pictures and drawing the
-sheets of samples included; what was done between the last checkpoint and a kill is not in them.
+Drawn faces stand for a user's own pictures: 20,000 files of 64 x 64 pixels with a table. `base-and-attributes` is trained on them by one
+command, then `attribute` on 1,000 others with the label `smiling` alone, and the classifier of the faces evaluates the samples. A run that
+was stopped continues with the same command. Processor seconds are those of both commands, with reading the pictures and drawing the sheets
+of samples; work between the last checkpoint and a kill is not counted.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -25,31 +22,32 @@ from typing import Any
 import torch
 
 import composable_energy as ce
+from benchmarks.harness import RESULTS, argument_parser, environment, read_json, write_json
 from composable_energy_faces import draw
 from composable_energy_faces.export import export
 from composable_energy_faces.judge import features, frechet_distance
 from composable_energy_faces.scores import ROWS, Row, expression, score
 
-RESULTS = Path(__file__).parent / "results"
+PATH = RESULTS / "own_pictures.json"
 TARGETS = {"male & ~smiling": 0.93, "cpu_seconds": 1200, "male & new": 0.85, "seconds of new": 60}
 
 
 def train(recipe: str, data: Path, out: Path, settings: Sequence[str]) -> dict[str, Any]:
-    """Trains by the command line, unless that is done, and returns the report of the run and what it cost."""
+    """Trains by the command line, unless the run is finished; returns the report of the run and its cost."""
     cost = out.with_suffix(".json")
     if not cost.exists():
         command = [sys.executable, "-m", "composable_energy", "train", "--recipe", recipe, "--data", str(data), "--out", str(out)]
         command += [word for setting in settings for word in ("--set", setting)]
-        before = sum(json.loads(file.read_text())["cpu_seconds"] for file in out.glob("stages/*/diary.json"))
+        before = sum(read_json(file)["cpu_seconds"] for file in out.glob("stages/*/diary.json"))
         began, used = time.perf_counter(), _used()
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        told = {"cpu_seconds": before + _used() - used, "seconds": time.perf_counter() - began, "resumed": before > 0}
-        cost.write_text(json.dumps(told))
-    return {**json.loads((out / "report.json").read_text()), **json.loads(cost.read_text())}
+        figures = {"cpu_seconds": before + _used() - used, "seconds": time.perf_counter() - began, "resumed": before > 0}
+        write_json(cost, figures)
+    return {**read_json(out / "report.json"), **read_json(cost)}
 
 
-def judged(rows: Sequence[Row], energies: Mapping[str, ce.Energy], samples: int, seed: int) -> dict[str, Any]:
-    """Returns for each row the share of samples that obeys, and the range of the shares of what was not asked for."""
+def evaluate(rows: Sequence[Row], energies: Mapping[str, ce.Energy], samples: int, seed: int) -> dict[str, Any]:
+    """Returns for each row the share of samples with the requested attributes, and the shares of the attributes that are free."""
     found = {}
     for row in rows:
         result, _ = score(expression(row, energies), row, samples=samples, seed=seed)
@@ -60,7 +58,7 @@ def judged(rows: Sequence[Row], energies: Mapping[str, ce.Energy], samples: int,
 
 
 def quality(base: ce.Energy, samples: int, seed: int) -> dict[str, float]:
-    """Returns the Frechet distance of samples of the base to drawn faces, and that of drawn faces to others."""
+    """Returns the Frechet distances of samples of the base, and of other drawn faces, to drawn faces."""
     faces = draw(2 * samples, seed=3).images
     seen = [features(part) for part in (base.sample(samples, seed=seed), *faces.split(samples))]
     return {"samples": frechet_distance(seen[0], seen[1]), "drawn": frechet_distance(seen[2], seen[1])}
@@ -72,36 +70,34 @@ def _used() -> float:
 
 
 def main() -> None:
-    """Trains, judges and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__, PATH, whole=True)
     parser.add_argument("--work", type=Path, default=Path(".cache/own-pictures"), help="where pictures and runs are kept")
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of base-and-attributes")
-    parser.add_argument("--write", action="store_true", help="write results/own_pictures.json")
-    options = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    faces, others, run, new = (options.work / name for name in ("faces", "new", "run", "run-new"))
+    faces, others, run, new = (args.work / name for name in ("faces", "new", "run", "run-new"))
     if not (faces / "attributes.csv").exists():
-        export(faces, options.pictures, seed=11, progress=True)
+        export(faces, args.pictures, seed=11, progress=True)
     if not (others / "attributes.csv").exists():
         export(others, 1000, seed=12, attributes=["smiling"])
-    report: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version(), "pictures": options.pictures}
-    report |= {"samples": options.samples, "seed": options.seed, "settings": options.set, "targets": TARGETS}
-    report["base-and-attributes"] = train("base-and-attributes", faces, run, options.set)
+    report: dict[str, Any] = {**environment(), "pictures": args.pictures}
+    report |= {"samples": args.samples, "seed": args.seed, "settings": args.set, "targets": TARGETS}
+    report["base-and-attributes"] = train("base-and-attributes", faces, run, args.set)
     report["attribute"] = train("attribute", others, new, [f"model.base={run / 'base'}"])
     for name in ("base-and-attributes", "attribute"):
         print(name + ": {cpu_seconds:.0f} processor seconds, {seconds:.0f} by the clock".format(**report[name]))
     energies = {name: ce.load(run / name) for name in report["base-and-attributes"]["energies"]}
-    report["rows"] = judged(ROWS, energies, options.samples, options.seed)
-    asked = [row for row in ROWS if row.text in ("male & smiling", "male & ~smiling")]
+    report["rows"] = evaluate(ROWS, energies, args.samples, args.seed)
+    some = [row for row in ROWS if row.text in ("male & smiling", "male & ~smiling")]
     print("with `smiling` from the new head:")
-    report["rows with the new attribute"] = judged(asked, {**energies, "smiling": ce.load(new / "smiling")}, options.samples, options.seed)
-    report["frechet"] = quality(energies["base"], options.samples, options.seed)
+    report["rows with the new attribute"] = evaluate(some, {**energies, "smiling": ce.load(new / "smiling")}, args.samples, args.seed)
+    report["frechet"] = quality(energies["base"], args.samples, args.seed)
     print("Frechet distance to drawn faces: {samples:.2f} of samples, {drawn:.2f} of other drawn faces".format(**report["frechet"]))
-    if options.write:
-        (RESULTS / "own_pictures.json").write_text(json.dumps(report, indent=1) + "\n")
+    if args.write:
+        write_json(PATH, report)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How many pictures of each world one core draws in a second, and how far what draws agrees: `python benchmarks/rendering.py [--write]`.
+"""How many pictures of each world one core renders per second, and how far the renderers agree: `python -m benchmarks.rendering [--write]`.
 
-Every world at 64 and 128 pixels (those of a board at 70 and 126), with and without masks; those of MuJoCo by EGL and by OSMesa, each in a
-process of its own on one core. Seconds are those of the processor, so that other programs count little; labels are drawn and checked
-within them, starting what draws is not; the median of three runs counts. Of EGL and OSMesa the same pictures are compared: the largest
-difference in grey levels, the share of values that differ, and whether labels and masks are equal.
+Every world at 64 and 128 pixels (worlds on a board at 70 and 126), with and without masks; the worlds of MuJoCo by EGL and by OSMesa, each in
+a process of its own on one core. Times are processor seconds, so that other programs count little; they include drawing and checking the
+labels, and not the start of the renderer; the median of three runs counts. EGL and OSMesa render the same pictures, compared by the largest
+difference in grey levels, the share of values that differ, and the equality of labels and masks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,9 +22,10 @@ from typing import Any
 import numpy as np
 
 import composable_energy as ce
+from benchmarks.harness import RESULTS, argument_parser, environment, write_json
 from composable_energy.errors import ExtraNotInstalled
 
-RESULTS = Path(__file__).parent / "results" / "rendering.json"
+PATH = RESULTS / "rendering.json"
 RENDERED = ("one-object", "objects", "room")
 FLAT = {"sprites": (64, 128), "colored-sprites": (64, 128), "tetris": (70, 126)}
 BACKENDS = ("egl", "osmesa")
@@ -35,7 +35,7 @@ REPEATS = 3
 
 
 def measure(backend: str, n: int, keep: Path) -> dict[str, Any]:
-    """Draws what a back end draws; `numpy` stands for the worlds that need none."""
+    """Returns the rates of a renderer, and the seconds of its start; `numpy` stands for the worlds without a renderer."""
     rows, seconds = [], {}
     for name in FLAT if backend == "numpy" else RENDERED:
         for size in FLAT.get(name, (64, 128)):
@@ -60,10 +60,10 @@ def measure(backend: str, n: int, keep: Path) -> dict[str, Any]:
 
 
 def in_a_process(backend: str, n: int, keep: Path) -> dict[str, Any] | str:
-    """The same in a process of its own, because what draws is chosen once for each; or why it does not."""
+    """Returns the same from a new process, because a process has one renderer; or the reason why it failed."""
     variables = {**os.environ, "MUJOCO_GL": backend if backend != "numpy" else "", "LP_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     variables.pop("PYOPENGL_PLATFORM", None)
-    command = [sys.executable, __file__, "--measure", backend, "--keep", str(keep), "-n", str(n)]
+    command = [sys.executable, "-m", "benchmarks.rendering", "--measure", backend, "--keep", str(keep), "-n", str(n)]
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
     if done.returncode:
         return done.stderr.strip().splitlines()[-1]
@@ -71,7 +71,7 @@ def in_a_process(backend: str, n: int, keep: Path) -> dict[str, Any] | str:
 
 
 def agreement(keep: Path) -> list[dict[str, Any]]:
-    """How far the pictures of both back ends agree."""
+    """Returns the differences between the pictures of both renderers."""
     rows = []
     for path in sorted((keep / "egl").glob("*.npz")):
         with np.load(path) as one, np.load(keep / "osmesa" / path.name) as other:
@@ -91,32 +91,8 @@ def agreement(keep: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-n", type=int, default=200, help="pictures of each row, drawn three times")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/rendering.json")
-    parser.add_argument("--measure", choices=(*BACKENDS, "numpy"), help=argparse.SUPPRESS)
-    parser.add_argument("--keep", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.measure:
-        try:
-            print(json.dumps(measure(asked.measure, asked.n, asked.keep)))
-        except ExtraNotInstalled as error:
-            sys.exit(str(error))
-        return
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    rows, starts, missing = [], {}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        for backend in (*BACKENDS, "numpy"):
-            found = in_a_process(backend, asked.n, Path(folder))
-            if isinstance(found, str):
-                missing[backend] = found
-                print(f"{backend} does not draw here: {found}")
-                continue
-            rows += found["rows"]
-            starts[backend] = found["start_seconds"]
-        agree = agreement(Path(folder)) if not missing.keys() & set(BACKENDS) else []
+def print_rates(rows: list[dict[str, Any]], agree: list[dict[str, Any]]) -> None:
+    """Prints the table of rates and the differences between the renderers."""
     print(f"{'world':<18}{'pixels':>6}{'by':>8}{'pictures/s':>12}{'with masks':>12}")
     for row in rows:
         if not row["masks"]:
@@ -129,36 +105,38 @@ def main() -> None:
             f"labels and masks {'equal' if row['labels_and_masks_equal'] else 'DIFFER'}"
         )
     one = min((row["rate"] for row in rows if (row["world"], row["size"], row["masks"]) == ("one-object", 64, False)), default=0.0)
-    print(f"one object, 64 pixels: {one:.0f}/s on one core (at least {LEAST:.0f} are asked for)")
-    if asked.write:
-        told = {
-            "settings": {
-                "pictures": asked.n,
-                "repeats": REPEATS,
-                "seconds": "of the processor, labels included",
-                "mujoco": _version("mujoco"),
-            },
-            "machine": {
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "cores": os.cpu_count(),
-                "machine": platform.machine(),
-            },
-            "rows": rows,
-            "start_seconds": starts,
-            "agreement": agree,
-            "missing": missing,
-        }
-        RESULTS.write_text(json.dumps(told, indent=2) + "\n")
+    print(f"one object, 64 pixels: {one:.0f}/s on one core (at least {LEAST:.0f} is the goal)")
 
 
-def _version(package: str) -> str | None:
-    from importlib import metadata
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def main() -> None:
+    parser = argument_parser(__doc__, PATH, whole=True)
+    parser.add_argument("-n", type=int, default=200, help="pictures of each row, drawn three times")
+    parser.add_argument("--measure", choices=(*BACKENDS, "numpy"), help=argparse.SUPPRESS)
+    parser.add_argument("--keep", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        try:
+            print(json.dumps(measure(args.measure, args.n, args.keep)))
+        except ExtraNotInstalled as error:
+            sys.exit(str(error))
+        return
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    rows, starts, missing = [], {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for backend in (*BACKENDS, "numpy"):
+            found = in_a_process(backend, args.n, Path(folder))
+            if isinstance(found, str):
+                missing[backend] = found
+                print(f"{backend} does not render here: {found}")
+                continue
+            rows += found["rows"]
+            starts[backend] = found["start_seconds"]
+        agree = agreement(Path(folder)) if not missing.keys() & set(BACKENDS) else []
+    print_rates(rows, agree)
+    if args.write:
+        settings = environment("mujoco", "numpy", pictures=args.n, repeats=REPEATS, cores=os.cpu_count())
+        write_json(PATH, {"about": settings, "rows": rows, "start_seconds": starts, "agreement": agree, "missing": missing})
 
 
 if __name__ == "__main__":

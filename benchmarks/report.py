@@ -1,32 +1,29 @@
-"""Puts the figures of the benchmarks into `docs/benchmarks.md`, so that nobody types a number.
+"""Writes the figures of the benchmarks into the blocks of `docs/benchmarks.md`: `python -m benchmarks.report [--speed FILE]`.
 
-    python benchmarks/report.py [--speed FILE]
-
-`--speed` takes the file of `pytest benchmarks --benchmark-json=FILE`, keeps what matters in `results/speed.json`, and goes on. The page has
-pairs of markers, `<!-- NAME -->` and `<!-- end -->`; what stands between them is made from `results/speed.json` and `results/quality.json`.
+`--speed` takes the file of `pytest --benchmark-json=FILE` and writes its condensed form to `results/speed.json` first.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+from benchmarks.harness import RESULTS, ROOT, argument_parser, read_json, write_json
+from benchmarks.pages import markdown_table, short, write_page
+
+PAGE = ROOT / "docs" / "benchmarks.md"
 BARE, OURS, HAND = "bare gradient", "composable-energy", "loop by hand"
 PACKAGES = ("torch", "torchebm", "ebmkit", "blackjax", "jax", "numpy")
 MIXTURE, CONVOLUTIONS = "mixture on a plane, 4,096 chains", "3 convolutions, 16 pictures 3 x 32 x 32"
 
 
-def condensed(raw: dict[str, Any]) -> dict[str, Any]:
-    """Returns what matters of a file of pytest-benchmark: microseconds of a step by kind, case and contestant, one for each turn."""
+def condense(raw: dict[str, Any]) -> dict[str, Any]:
+    """Returns the condensed form of a file of pytest-benchmark: microseconds of a step by kind, case and implementation, one for each turn."""
     cases: dict[tuple[str, str], dict[str, Any]] = {}
     for entry in raw["benchmarks"]:
         info = entry["extra_info"]
@@ -41,18 +38,13 @@ def condensed(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def ratio(case: dict[str, Any], who: str, to: str) -> float:
-    """The median over turns of how much longer one takes than another."""
+    """Returns the median over turns of the ratio of two times."""
     pair = zip(case["who"][who]["microseconds"], case["who"][to]["microseconds"], strict=True)
     return statistics.median(one / other for one, other in pair)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def steps(speed: dict[str, Any], kind: str) -> str:
-    """The table of ratios to the bare gradient."""
+    """Returns the table of ratios to the bare gradient."""
     cases = [case for case in speed["cases"] if case["kind"] == kind]
     rows = [
         [f"**{who}**" if who.startswith(OURS) else who, *(f"{ratio(case, who, BARE):.2f}" for case in cases)]
@@ -61,11 +53,11 @@ def steps(speed: dict[str, Any], kind: str) -> str:
     ]
     unit = "gradient" if kind == "langevin" else "gradients of a trajectory"
     bare = [f"*bare {unit}, in microseconds*", *(f"*{statistics.median(case['who'][BARE]['microseconds']):,.0f}*" for case in cases)]
-    return table(["", *(case["case"] for case in cases)], [*rows, bare])
+    return markdown_table(["", *(case["case"] for case in cases)], [*rows, bare])
 
 
 def once(speed: dict[str, Any]) -> str:
-    """The table of what a call costs beside its steps."""
+    """Returns the table of the fixed cost of a call."""
     names = [who for who in speed["cases"][0]["who"] if who != BARE]
     chosen = [case for case in speed["cases"] if case["kind"] == "langevin" and case["case"] in (MIXTURE, CONVOLUTIONS)]
     rows = []
@@ -75,11 +67,11 @@ def once(speed: dict[str, Any]) -> str:
             row += [f"{statistics.median(case['who'][who]['single']) / 1e3:.2f} ms"]
         row += [f"{max(case['who'][who]['first'] for case in chosen):.1f} s" if "compiled" in who else ""]
         rows.append(row)
-    return table(["", *(f"{case['case']}: a call of one step" for case in chosen), "first call, with compiling"], rows)
+    return markdown_table(["", *(f"{case['case']}: a call of one step" for case in chosen), "first call, with compiling"], rows)
 
 
 def goals(speed: dict[str, Any]) -> str:
-    """The table of what the speed should be, and is."""
+    """Returns the table of goals and speeds."""
     cases = {(case["kind"], case["case"]): case for case in speed["cases"]}
     fast = f"{OURS}, compiled"
 
@@ -92,20 +84,20 @@ def goals(speed: dict[str, Any]) -> str:
         row("langevin", CONVOLUTIONS, fast, BARE, 1.0),
         row("langevin", MIXTURE, OURS, BARE, 1.15),
         row("langevin", MIXTURE, fast, BARE, 0.4),
-        *(row("langevin", MIXTURE, fast, rival, 1 / 2.5) for rival in (HAND, "torchebm", "ebmkit")),
-        *(row("langevin", MIXTURE, fast, f"{rival}, compiled", 1.0) for rival in (HAND, "torchebm", "ebmkit")),
-        *(row("langevin", case, OURS, rival, 1.0) for kind, case in cases if kind == "langevin" for rival in (HAND, "torchebm", "ebmkit")),
+        *(row("langevin", MIXTURE, fast, other, 1 / 2.5) for other in (HAND, "torchebm", "ebmkit")),
+        *(row("langevin", MIXTURE, fast, f"{other}, compiled", 1.0) for other in (HAND, "torchebm", "ebmkit")),
+        *(row("langevin", case, OURS, other, 1.0) for kind, case in cases if kind == "langevin" for other in (HAND, "torchebm", "ebmkit")),
         *(row("langevin", case, f"{OURS}, watched", OURS, 1.05) for kind, case in cases if kind == "langevin"),
         *(row("hmc", case, OURS, "ebmkit", 1.0) for kind, case in cases if kind == "hmc"),
         *(row("hmc", case, OURS, "torchebm", 0.5) for kind, case in cases if kind == "hmc"),
-        *(row("hmc", MIXTURE, fast, rival, 0.5) for rival in ("ebmkit", "torchebm")),
-        *(row("hmc", MIXTURE, fast, f"{rival}, compiled", 1.0) for rival in ("ebmkit", "torchebm")),
+        *(row("hmc", MIXTURE, fast, other, 0.5) for other in ("ebmkit", "torchebm")),
+        *(row("hmc", MIXTURE, fast, f"{other}, compiled", 1.0) for other in ("ebmkit", "torchebm")),
     ]
-    return table(["time of a step, one over the other", "at most", "is", "met"], rows)
+    return markdown_table(["time of a step, one over the other", "at most", "is", "met"], rows)
 
 
 def quality(found: dict[str, Any]) -> str:
-    """The tables of effective samples, one for each target."""
+    """Returns the tables of effective samples, one for each target."""
     parts = []
     for target in dict.fromkeys(row["target"] for row in found["rows"]):
         rows = [row for row in found["rows"] if row["target"] == target]
@@ -114,18 +106,20 @@ def quality(found: dict[str, Any]) -> str:
         lines = [
             [
                 f"**{row['sampler']}**" if _is_ours(row) else row["sampler"],
-                f"{_short(row['gradients_per_effective_sample'])} ({_short(row['least'])} to {_short(row['most'])})",
-                f"{_short(row['effective_samples_per_second'])} ({_short(row['least_per_second'])} to {_short(row['most_per_second'])})",
+                f"{short(row['gradients_per_effective_sample'])} ({short(row['least'])} to {short(row['most'])})",
+                f"{short(row['effective_samples_per_second'])} ({short(row['least_per_second'])} to {short(row['most_per_second'])})",
                 f"{best / row['effective_samples_per_second']:.2f}",
             ]
             for row in rows
         ]
-        parts.append(table(["", "gradients for an effective sample", "effective samples in a second", "our best / this"], lines) + "\n")
+        parts.append(
+            markdown_table(["", "gradients for an effective sample", "effective samples in a second", "our best / this"], lines) + "\n"
+        )
     return "\n".join(parts)
 
 
 def quality_goals(found: dict[str, Any]) -> str:
-    """The table of what the quality should be, and is."""
+    """Returns the table of goals and effective samples."""
     rows = {(row["target"], row["sampler"]): row for row in found["rows"]}
     lines = []
     for target, sampler, most in (("gaussian", "chees, metric='identity'", 28), ("gaussian", "chees", 8), ("banana", "chees", 200)):
@@ -133,23 +127,24 @@ def quality_goals(found: dict[str, Any]) -> str:
         lines.append([f"{target}, {sampler}: gradients for an effective sample", f"at most {most}", f"{cost:.1f}", _met(cost <= most)])
     for target in dict.fromkeys(target for target, _ in rows):
         ours = max(row["effective_samples_per_second"] for key, row in rows.items() if key[0] == target and _is_ours(row))
-        for rival, least in (("ebmkit", 3.0), ("torchebm", 3.0), ("BlackJAX", None if target in ("gaussian", "banana") else 1.0)):
-            theirs = [row["effective_samples_per_second"] for (of, who), row in rows.items() if of == target and who.startswith(rival)]
+        for other, least in (("ebmkit", 3.0), ("torchebm", 3.0), ("BlackJAX", None if target in ("gaussian", "banana") else 1.0)):
+            theirs = [row["effective_samples_per_second"] for (of, who), row in rows.items() if of == target and who.startswith(other)]
             if theirs:
                 share = ours / max(theirs)
                 goal = "no goal" if least is None else f"at least {least:g}"
                 lines.append(
                     [
-                        f"{target}: effective samples in a second, our best / best of {rival}",
+                        f"{target}: effective samples in a second, our best / best of {other}",
                         goal,
                         f"{share:.2f}",
                         "" if least is None else _met(share >= least),
                     ]
                 )
-    return table(["", "goal", "is", "met"], lines)
+    return markdown_table(["", "goal", "is", "met"], lines)
 
 
 def about(speed: dict[str, Any]) -> str:
+    """Returns the machine and the versions."""
     machine, versions = speed["machine"], speed["versions"]
     names = ", ".join(f"{name} {version}" for name, version in versions.items())
     return f"{machine['processor']}, {machine['processors']} processors, {machine['threads']} thread, {machine['system']}; {names}."
@@ -163,28 +158,19 @@ def _met(met: bool) -> str:
     return "yes" if met else "**no**"
 
 
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def filled(page: str, name: str, text: str) -> str:
-    """Returns a page with other text between a pair of markers."""
-    before, begin, rest = page.partition(f"<!-- {name} -->")
-    _, end, after = rest.partition("<!-- end -->")
-    if not end:
-        raise SystemExit(f"{PAGE.name} has no block {name!r}.")
-    return f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--speed", type=Path, help="the file of pytest-benchmark")
-    arguments = parser.parse_args()
-    if arguments.speed is not None:
-        found = condensed(json.loads(arguments.speed.read_text()))
-        (RESULTS / "speed.json").write_text(json.dumps(found, indent=1) + "\n")
-    speed, draws = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("speed", "quality"))
-    blocks: dict[str, Callable[[], str]] = {
+    args = parser.parse_args()
+    if args.speed is not None:
+        write_json(RESULTS / "speed.json", condense(read_json(args.speed)))
+    write_page(PAGE, blocks())
+
+
+def blocks() -> dict[str, Callable[[], str]]:
+    """Returns the functions of the blocks of the page."""
+    speed, draws = (read_json(RESULTS / f"{name}.json") for name in ("speed", "quality"))
+    return {
         "machine": lambda: about(speed),
         "langevin": lambda: steps(speed, "langevin"),
         "hmc": lambda: steps(speed, "hmc"),
@@ -193,10 +179,6 @@ def main() -> None:
         "quality": lambda: quality(draws),
         "quality goals": lambda: quality_goals(draws),
     }
-    page = PAGE.read_text(encoding="utf-8")
-    for name, make in blocks.items():
-        page = filled(page, name, make())
-    PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

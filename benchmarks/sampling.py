@@ -1,7 +1,7 @@
-"""What the driver costs beside the gradient: `python benchmarks/sampling.py`.
+"""What the driver of `sample` costs beside the gradient: `python -m benchmarks.sampling`.
 
-Each row has the CPU time of one bare `autograd.grad` of an energy, of a Langevin step in a loop by hand (gradient, `randn_like`, two sums;
-no checks, nothing restored, and chunks change the draws), and of a step by `sample`; the best of several alternating rounds, one thread.
+Each row has the processor time of one bare `autograd.grad` of an energy, of a Langevin step in a plain loop (gradient, `randn_like`, two
+additions; no checks, and draws that depend on the batch), and of a step of `sample`. The least of several rounds counts, on one thread.
 """
 
 from __future__ import annotations
@@ -12,49 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import composable_energy as ce
+from benchmarks.energies import Convolutions, Mixture, Perceptron
 from composable_energy.noise import Noise
 from composable_energy.sampling import sample
 from composable_energy_mcmc import Langevin
-
-
-class Mixture(ce.Energy):
-    """Eight Gaussians on a circle."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        angle = torch.arange(8) * torch.pi / 4
-        self.register_buffer("means", 3 * torch.stack([angle.cos(), angle.sin()], 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return -torch.logsumexp(-(x[:, None] - self.get_buffer("means")).square().sum(2) / 0.18, 1)
-
-
-class Convolutions(ce.Energy):
-    """Three layers."""
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for c_in, c_out in ((3, width), (width, width), (width, width)):
-            layers += [nn.Conv2d(c_in, c_out, 3, padding=1), nn.SiLU()]
-        self.net = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x).mean((2, 3)).sum(1) + x.square().flatten(1).sum(1) / 2
-
-
-class Perceptron(ce.Energy):
-    """Of the size of the latent energies that come with the faces."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(64, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x).squeeze(1) + x.square().sum(1) / 2
 
 
 def seconds(work: Callable[[], object], times: int) -> float:
@@ -66,17 +30,17 @@ def seconds(work: Callable[[], object], times: int) -> float:
 
 
 def measure(energy: ce.Energy, shape: tuple[int, ...], steps: int, rounds: int, step_size: float, **options: Any) -> list[float]:
-    """Returns the times of a bare gradient, of a step by hand and of a step by `sample`."""
+    """Returns the times of a bare gradient, of a step of a plain loop and of a step of `sample`."""
     for parameter in energy.parameters():
         parameter.requires_grad_(False)
     sampler = Langevin(step_size)
-    point = sample(energy, shape, sampler=sampler, steps=steps, seed=0)  # where the steps are: far points can be slower or faster
+    point = sample(energy, shape, sampler=sampler, steps=steps, seed=0)  # points of the density: far points can be slower or faster
 
     def gradient(x: Tensor = point) -> Tensor:
         x = x.detach().requires_grad_()
         return torch.autograd.grad(energy.forward(x).sum(), x)[0]
 
-    def by_hand() -> None:
+    def plain_loop() -> None:
         x = torch.randn(shape)
         for _ in range(steps):
             x = x - step_size / 2 * gradient(x) + math.sqrt(step_size) * torch.randn_like(x)
@@ -86,13 +50,12 @@ def measure(energy: ce.Energy, shape: tuple[int, ...], steps: int, rounds: int, 
 
     best = [float("inf")] * 3
     for _ in range(rounds):
-        times = seconds(gradient, steps), seconds(by_hand, 1) / steps, seconds(run, 1) / (steps + 1)  # the start takes a gradient too
+        times = seconds(gradient, steps), seconds(plain_loop, 1) / steps, seconds(run, 1) / (steps + 1)  # the start takes a gradient too
         best = [min(pair) for pair in zip(best, times, strict=True)]
     return best
 
 
 def main() -> None:
-    """Prints the table."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     cases: list[tuple[str, ce.Energy, tuple[int, ...], int, dict[str, Any]]] = [
@@ -104,7 +67,7 @@ def main() -> None:
         ("perceptron, 64 latents of 64, trace", Perceptron(), (64, 64), 300, {"trace": True}),
         ("perceptron, 64 latents of 64, philox", Perceptron(), (64, 64), 300, {"noise": "philox"}),
     ]
-    print(f"{'Langevin':42}{'gradient':>12}{'by hand':>12}{'sample':>12}{'/ gradient':>12}{'/ by hand':>12}")
+    print(f"{'Langevin':42}{'gradient':>12}{'plain loop':>12}{'sample':>12}{'/ gradient':>12}{'/ loop':>12}")
     for name, energy, shape, steps, options in cases:
         bare, hand, step = measure(energy, shape, steps, 9, 0.01, **options)
         print(f"{name:42}{bare * 1e6:9.0f} us{hand * 1e6:9.0f} us{step * 1e6:9.0f} us{step / bare:12.2f}{step / hand:12.2f}")

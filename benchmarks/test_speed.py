@@ -1,7 +1,7 @@
-"""The speed of samplers beside loops by hand and other libraries: `make bench`, or `pytest benchmarks --benchmark-json=FILE`.
+"""The speed of samplers beside plain loops and other libraries: `make bench`, or `pytest -c benchmarks/speed.ini benchmarks/test_speed.py`.
 
-Turns are the outer loop: every contestant runs once, then every one again, so that a machine whose speed drifts drifts for all. The time is
-that of the processor, with one thread. `report.py` makes ratios inside each turn, and takes their medians.
+Turns are the outer loop: every implementation runs once, then every one again, so that a slow minute of the machine is slow for all. Times are
+processor seconds of one thread. `report.py` computes ratios within each turn, and their medians.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from peers.contestants import LEAPFROGS, hmc, langevin
-from peers.energies import Case, case
+
+from benchmarks.peers.energies import Case, case
+from benchmarks.peers.implementations import LEAPFROGS, hmc, langevin
 
 KINDS: dict[str, Callable[[Case], Any]] = {"langevin": langevin, "hmc": hmc}
 CASES = [
@@ -31,8 +32,8 @@ CASES = [
 TURNS = 9
 
 
-@functools.lru_cache(maxsize=1)  # what was compiled for one case is in nobody's way in the next
-def contestants(kind: str, name: str) -> tuple[Case, Any]:
+@functools.lru_cache(maxsize=1)  # compiled code of one case does not disturb the next
+def implementations(kind: str, name: str) -> tuple[Case, Any]:
     torch.set_num_threads(1)
     torch.compiler.reset()
     chosen = case(name)
@@ -41,9 +42,9 @@ def contestants(kind: str, name: str) -> tuple[Case, Any]:
 
 @functools.lru_cache(maxsize=32)
 def ready(kind: str, name: str, who: str) -> tuple[Callable[[int], Any], float]:
-    """Returns a contestant that has run before, and how many seconds it took to come that far."""
+    """Returns an implementation after its first run, and the seconds of that run."""
     began = time.perf_counter()
-    run = contestants(kind, name)[1][who]()
+    run = implementations(kind, name)[1][who]()
     run(2)
     return run, time.perf_counter() - began
 
@@ -55,7 +56,7 @@ NAMES = {kind: list(make(case("gaussian-64"))) for kind, make in KINDS.items()}
     ("kind", "name", "turn", "who"), [(kind, name, turn, who) for kind, name in CASES for turn in range(TURNS) for who in NAMES[kind]]
 )
 def test_speed(benchmark: Any, kind: str, name: str, turn: int, who: str) -> None:
-    chosen = contestants(kind, name)[0]
+    chosen = implementations(kind, name)[0]
     run, first = ready(kind, name, who)
     steps = chosen.steps if kind == "langevin" else max(2, chosen.steps // LEAPFROGS)
     torch.manual_seed(turn)

@@ -1,36 +1,33 @@
-"""What it costs to watch a run: `python benchmarks/trace_overhead.py --write`.
+"""What it costs to observe a run: `python -m benchmarks.trace_overhead --write`.
 
-A step of Langevin with nothing on, beside the same with a trace, with running moments, and with those and a progress bar. Runs alternate,
-in an order that is shuffled in each round; told are the medians of the ratios to the plain run of the same round. Processor time, one
-thread. The bar is drawn into a file, since a terminal's own time is not ours.
+A step of Langevin alone, beside the same step with a trace, with running moments, and with both and a progress bar. Runs alternate in an
+order that is shuffled in each round. The figures are medians of the ratios to the plain run of the same round; processor time, one thread.
+The progress bar is written to memory, because the time of a terminal does not count.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import json
-import platform
 import random
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from sampling import Convolutions, Mixture  # the energies of the benchmark beside this one
 
 import composable_energy as ce
+from benchmarks.energies import Convolutions, Mixture
+from benchmarks.harness import RESULTS, argument_parser, environment, write_json
 from composable_energy.sampling import sample
 from composable_energy_mcmc import Langevin
 
-RESULTS = Path(__file__).parent / "results" / "trace_overhead.json"
+PATH = RESULTS / "trace_overhead.json"
 MOST = 1.05
 
 
 def ways() -> dict[str, dict[str, Any]]:
-    """Returns what is switched on, by name; made anew for each run, since moments are counted."""
+    """Returns the options of each variant by name; new ones for each run, because running moments have a state."""
     return {
         "plain": {},
         "progress": {"progress": True},
@@ -51,14 +48,14 @@ def seconds(energy: ce.Energy, shape: tuple[int, ...], steps: int, options: dict
 
 
 def measure(energy: ce.Energy, shape: tuple[int, ...], steps: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Returns the microseconds of a step and the ratio to the plain one, by what is switched on."""
+    """Returns the microseconds of a step of each variant and the ratio to the plain one."""
     names, times = list(ways()), {name: [] for name in ways()}
     order = random.Random(0)
     for round_ in range(rounds + 1):
         order.shuffle(names)
         for name in names:
             spent = seconds(energy, shape, steps, ways()[name])
-            if round_:  # the first one is to get warm
+            if round_:  # the first round is a warm-up
                 times[name].append(spent)
     ratios = {name: [a / b for a, b in zip(some, times["plain"], strict=True)] for name, some in times.items()}
     return {
@@ -72,27 +69,23 @@ def measure(energy: ce.Energy, shape: tuple[int, ...], steps: int, rounds: int) 
 
 
 def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argument_parser(__doc__, PATH)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     cases = [
         ("mixture, 4096 points on a plane", Mixture(), (4096, 2), 100),
         ("convolutions, 16 images 3x32x32", Convolutions(), (16, 3, 32, 32), 20),
     ]
-    rows = {name: measure(energy, shape, steps, arguments.rounds) for name, energy, shape, steps in cases}
+    rows = {name: measure(energy, shape, steps, args.rounds) for name, energy, shape, steps in cases}
     for name, found in rows.items():
         print(f"{name:42}{'a step':>12}{'/ plain':>10}{'+-':>8}")
         for way, row in found.items():
-            over = "  more than asked for" if row["ratio"] > MOST else ""
+            over = "  more than the goal" if row["ratio"] > MOST else ""
             print(f"  {way:40}{row['microseconds']:9.0f} us{row['ratio']:10.3f}{row['standard_error']:8.3f}{over}")
-    if arguments.write:
-        about = {"python": platform.python_version(), "torch": torch.__version__, "threads": 1, "rounds": arguments.rounds}
-        command = f"python benchmarks/trace_overhead.py --rounds {arguments.rounds} --write"
-        RESULTS.write_text(json.dumps({"command": command, **about, "rows": rows}, indent=1) + "\n")
+    if args.write:
+        write_json(PATH, {**environment(), "rounds": args.rounds, "rows": rows})
 
 
 if __name__ == "__main__":

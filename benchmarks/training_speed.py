@@ -1,24 +1,22 @@
-"""How fast a step of training is, and how much memory it takes, beside the trainers of ebmkit and torchebm.
+"""Speed and memory of a training step, beside the trainers of ebmkit and torchebm.
 
-    .venv/peers/bin/python benchmarks/training_speed.py [--write]
+    .venv/peers/bin/python -m benchmarks.training_speed [--write]
 
-The net is the same for all: convolutions with spectral norms and swish, 32 channels, for pictures of 32 and 64 pixels, batch 32, one
-thread. *Contrastive divergence*: 20 Langevin steps on the chains of a replay buffer of 10,000, penalty on squares, Adam. *Denoising*: score
-matching, the gradient of a gradient; torchebm has one noise level, the others many. Turns are the outer loop: each contestant makes a step,
-then each the next one, and ratios are medians over turns. Memory is what a process of its own takes at its peak above what it had before
-the trainer was made.
+All have the same network: convolutions with spectral norms and swish, 32 channels, for pictures of 32 and 64 pixels, batch 32, one thread.
+*Contrastive divergence*: 20 Langevin steps on the chains of a replay buffer of 10,000, a penalty on squares, Adam. *Denoising*: score
+matching, the gradient of a gradient; torchebm has one noise level, the others many. Turns are the outer loop: each implementation takes a
+step, then each the next one, and ratios are medians over turns. Memory is the peak of a process of its own above the value before the
+trainer was created.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,7 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-RESULTS = Path(__file__).parent / "results" / "training_speed.json"
+from benchmarks.harness import RESULTS, argument_parser, environment, peak_memory, write_json
+
+PATH = RESULTS / "training_speed.json"
 BATCH, K, BUFFER, STEP, NOISE = 32, 20, 10_000, 10.0, 0.005
 OURS, WHO = "composable-energy", ("composable-energy", "ebmkit", "torchebm")
 TASKS = [(task, size) for task in ("contrastive divergence", "denoising") for size in (32, 64)]
@@ -50,18 +50,28 @@ class Net(nn.Module):
         return self.layers(x).squeeze(1)
 
 
+class Leveled(nn.Module):
+    """A network that ignores the noise level."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.net(x)
+
+
 def ours(task: str, size: int, steps: int, between: Callable[[], None]) -> list[float]:
-    """Returns the seconds of each step; `between` is called after each."""
+    """Returns the seconds of each step of this library's trainer.
+
+    Args:
+        task: `contrastive divergence` or `denoising`.
+        size: Height and width of the pictures.
+        steps: Number of steps.
+        between: Called after each step.
+    """
     import composable_energy as ce
     from composable_energy_training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Optimizer, Trainer
-
-    class Leveled(ce.Energy):
-        def __init__(self, net: nn.Module) -> None:
-            super().__init__()
-            self.net = net
-
-        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-            return self.net(x)
 
     class Clock(Callback):
         def __init__(self) -> None:
@@ -76,19 +86,20 @@ def ours(task: str, size: int, steps: int, between: Callable[[], None]) -> list[
             self.began = time.process_time()
 
     if task == "denoising":
-        energy, objective = Leveled(Net(size)), DenoisingScoreMatching(0.05, 1.0)
+        energy, objective = ce.as_energy(Leveled(Net(size))), DenoisingScoreMatching(0.05, 1.0)
     else:
         energy = ce.as_energy(Net(size))
         options = {"step_size": 2 * STEP, "temperature": NOISE**2 / (2 * STEP), "clamp": (0.0, 1.0)}
         objective = ContrastiveDivergence(steps=K, sampler="langevin", options=options, buffer=BUFFER, l2=1.0)
     clock = Clock()
     data = torch.rand(2_000, 3, size, size)
-    settings = {"optimizer": Optimizer(rate=1e-4), "callbacks": [clock], "monitor": None}  # the others watch nothing
+    settings = {"optimizer": Optimizer(rate=1e-4), "callbacks": [clock], "monitor": None}  # the others monitor nothing
     Trainer(energy, objective, data, steps=steps, batch_size=BATCH, **settings).fit()
     return clock.seconds
 
 
 def ebmkit(task: str, size: int) -> Callable[[], Any]:
+    """Returns a step of the trainer of ebmkit."""
     from ebm.buffer import ReplayBuffer
     from ebm.losses import ContrastiveDivergence, MultiSigmaDenoisingScoreMatching
     from ebm.samplers import LangevinDynamics
@@ -105,6 +116,7 @@ def ebmkit(task: str, size: int) -> Callable[[], Any]:
 
 
 def torchebm(task: str, size: int) -> Callable[[], Any]:
+    """Returns a step of the trainer of torchebm."""
     from torchebm.core import BaseModel
     from torchebm.core.base_trainer import BaseTrainer
     from torchebm.losses import ContrastiveDivergence, DenoisingScoreMatching
@@ -128,45 +140,47 @@ def torchebm(task: str, size: int) -> Callable[[], Any]:
         loss = ContrastiveDivergence(
             model, sampler, k_steps=K, persistent=True, buffer_size=BUFFER, init_steps=0, new_sample_ratio=0.05, energy_reg_weight=1.0
         )
-        trainer = BaseTrainer(model, optimizer, lambda x, **_: loss(x)[0])  # 0.8.9's own trainer for this loss cannot be made: TypeError
+        trainer = BaseTrainer(model, optimizer, lambda x, **_: loss(x)[0])  # the trainer of 0.8.9 for this loss raises a TypeError
     model.train()
     return lambda: trainer.train_step(data[torch.randint(len(data), (BATCH,))])
 
 
 def speed(turns: int) -> dict[str, Any]:
+    """Returns the figures of all tasks."""
     result: dict[str, Any] = {}
     for task, size in TASKS:
-        rivals = {"ebmkit": ebmkit(task, size), "torchebm": torchebm(task, size)}
-        seconds: dict[str, list[float]] = {name: [] for name in rivals}
+        others = {"ebmkit": ebmkit(task, size), "torchebm": torchebm(task, size)}
+        seconds: dict[str, list[float]] = {name: [] for name in others}
 
-        def between(rivals: Any = rivals, seconds: Any = seconds) -> None:
-            for name, step in rivals.items():
+        def between(others: Any = others, seconds: Any = seconds) -> None:
+            for name, step in others.items():
                 began = time.process_time()
                 step()
                 seconds[name].append(time.process_time() - began)
 
         seconds[OURS] = ours(task, size, turns + 2, between)
         warm = {name: found[2:] for name, found in seconds.items()}
-        row = {name: {"images_per_second": BATCH / median(warm[name]), "memory_mb": memory(name, task, size)} for name in WHO}
-        for name in rivals:
+        row = {name: {"images_per_second": BATCH / median(warm[name]), "memory_mb": memory_of_process(name, task, size)} for name in WHO}
+        for name in others:
             row[name]["ours_is_faster_by"] = median(a / b for a, b in zip(warm[name], warm[OURS], strict=True))
         result[f"{task}, {size} pixels"] = row
-        print(f"{task}, {size} pixels: " + "; ".join(f"{name} {_told(row[name])}" for name in WHO), flush=True)
+        print(f"{task}, {size} pixels: " + "; ".join(f"{name} {_text(row[name])}" for name in WHO), flush=True)
     return result
 
 
-def _told(row: dict[str, float]) -> str:
+def _text(row: dict[str, float]) -> str:
     faster = f", ours {row['ours_is_faster_by']:.2f}x" if "ours_is_faster_by" in row else ""
     return f"{row['images_per_second']:.1f} images/s, {row['memory_mb']:.0f} MB{faster}"
 
 
-def memory(who: str, task: str, size: int) -> float:
-    command = [sys.executable, __file__, "--memory", who, task, str(size)]
+def memory_of_process(who: str, task: str, size: int) -> float:
+    """Returns the peak memory in MB, measured in a new process."""
+    command = [sys.executable, "-m", "benchmarks.training_speed", "--memory", who, task, str(size)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def peak(who: str, task: str, size: int) -> float:
-    """Megabytes that three steps take at the peak, with the libraries imported before."""
+    """Returns the MB that three steps take at the peak above the imported libraries."""
     import ebm  # noqa: F401
     import torchebm.losses
     import torchebm.samplers  # noqa: F401
@@ -179,36 +193,29 @@ def peak(who: str, task: str, size: int) -> float:
     layer = nn.Conv2d(3, 8, 3)
     layer(torch.rand(1, 3, 8, 8)).sum().backward()
     torch.optim.Adam(layer.parameters()).step()  # which imports much of torch
-    before = _peak()
+    before = peak_memory()
     if who == OURS:
         ours(task, size, 3, lambda: None)
     else:
         step = {"ebmkit": ebmkit, "torchebm": globals()["torchebm"]}[who](task, size)
         for _ in range(3):
             step()
-    return (_peak() - before) / 1024
-
-
-def _peak() -> int:
-    """Kilobytes of this program; `getrusage` would count those of the process that started it."""
-    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+    return peak_memory() - before
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argument_parser(__doc__, PATH)
     parser.add_argument("--turns", type=int, default=15)
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     parser.add_argument("--memory", nargs=3, metavar=("WHO", "TASK", "SIZE"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    if asked.memory:
-        who, task, size = asked.memory
+    if args.memory:
+        who, task, size = args.memory
         print(peak(who, task, int(size)))
         return
-    result = speed(asked.turns)
-    if asked.write:
-        about = {"torch": torch.__version__, "turns": asked.turns, "batch": BATCH, "K": K}
-        RESULTS.write_text(json.dumps({"about": about, **result}, indent=1) + "\n")
+    result = speed(args.turns)
+    if args.write:
+        write_json(PATH, {"about": environment("ebmkit", "torchebm", turns=args.turns, batch=BATCH, K=K), **result})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""Trains on two hosts, which are two network namespaces of this machine: `python benchmarks/two_hosts.py [--write]`, as root.
+"""Trains on two hosts, which are two network namespaces of this machine: `python -m benchmarks.two_hosts [--write]`, as root.
 
-A virtual cable joins the two; each host has its own address and nothing else, and starts its process by `torchrun` as on a machine of its
-own. What they train is compared with what one process trains on the same batches, and the throughput of both is told. Then the cable
-is cut in the middle of a run: the run must end with an error that says so, and the same command must end with the same weights.
-`--write` puts it into `results/two_hosts.json`.
+A virtual cable joins the two; each host has its own address and nothing else, and starts its process by `torchrun` as a separate machine would.
+The weights are compared with those of one process on the same batches, and the throughput of both is recorded. Then the cable is cut in the
+middle of a run: the run must end with an error about the lost process, and the same command must then end with the same weights.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -26,9 +24,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import composable_energy as ce
+from benchmarks.harness import RESULTS, argument_parser, environment, latest_checkpoint, read_json, write_json
 from composable_energy_training import Callback, ContrastiveDivergence, DenoisingScoreMatching, Objective, Trainer, join, leave
 
-RESULTS = Path(__file__).parent / "results" / "two_hosts.json"
+PATH = RESULTS / "two_hosts.json"
 HOSTS = ("energy-a", "energy-b")
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 OBJECTIVES: dict[str, Objective] = {
@@ -55,14 +54,14 @@ class Net(ce.Energy):
 
 
 class Slow(Callback):
-    """Time to cut the cable."""
+    """Slows a run down, so that there is time to cut the cable."""
 
     def on_step(self, trainer: Trainer, scalars: Any) -> None:
         time.sleep(0.3)
 
 
 def work(kind: str, out: Path, steps: int, dtype: str, slow: bool) -> None:
-    """What each process does."""
+    """Trains in one of the processes."""
     torch.set_num_threads(1)
     ranks = join(timeout=15)
     data = torch.rand(256, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -74,11 +73,12 @@ def work(kind: str, out: Path, steps: int, dtype: str, slow: bool) -> None:
 
 
 def call(*words: str) -> None:
+    """Runs a command."""
     subprocess.run(words, check=True)
 
 
-def cable() -> None:
-    """Makes the hosts, and joins them."""
+def create_hosts() -> None:
+    """Creates the hosts and joins them."""
     for host in HOSTS:
         call("ip", "netns", "add", host)
     call("ip", "link", "add", "cable", "netns", HOSTS[0], "type", "veth", "peer", "name", "cable", "netns", HOSTS[1])
@@ -88,13 +88,13 @@ def cable() -> None:
         call("ip", "-n", host, "link", "set", "cable", "up")
 
 
-def words(kind: str, out: Path, steps: int, dtype: str = "float32") -> list[str]:
-    """What starts `work`."""
-    return [__file__, "--work", kind, "--out", str(out), "--steps", str(steps), "--dtype", dtype]
+def arguments(kind: str, out: Path, steps: int, dtype: str = "float32") -> list[str]:
+    """Returns the arguments of Python that start `work`."""
+    return ["-m", "benchmarks.two_hosts", "--work", kind, "--out", str(out), "--steps", str(steps), "--dtype", dtype]
 
 
-def hosts(own: list[str]) -> list[subprocess.Popen[str]]:
-    """Starts both."""
+def start_hosts(own: list[str]) -> list[subprocess.Popen[str]]:
+    """Starts the processes of both hosts."""
     settings = {**os.environ, "GLOO_SOCKET_IFNAME": "cable", "OMP_NUM_THREADS": "1"}
     found = []
     for rank, host in enumerate(HOSTS):
@@ -106,16 +106,16 @@ def hosts(own: list[str]) -> list[subprocess.Popen[str]]:
 
 
 def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
-    """Waits for all; returns what they said."""
+    """Waits for all processes; returns their error output."""
     said = [process.communicate(timeout=1200)[1] for process in processes]
     if any(process.returncode for process in processes):
         raise SystemExit("\n".join(said))
     return said
 
 
-def apart(one: Path, other: Path) -> dict[str, float]:
-    """The largest differences of two checkpoints: of weights, averages, moments, chains."""
-    a, b = (load_file(sorted((out / "checkpoints").iterdir())[-1]) for out in (one, other))
+def largest_differences(one: Path, other: Path) -> dict[str, float]:
+    """Returns the largest differences between two checkpoints, by kind of tensor."""
+    a, b = (load_file(latest_checkpoint(out)) for out in (one, other))
     if a.keys() != b.keys():
         raise SystemExit("The checkpoints hold different tensors.")
     found: dict[str, float] = {}
@@ -126,66 +126,72 @@ def apart(one: Path, other: Path) -> dict[str, float]:
 
 
 def speed(out: Path) -> float:
-    return round(json.loads((out / "speed.json").read_text()), 1)
+    """Returns the images per second of a run."""
+    return round(read_json(out / "speed.json"), 1)
 
 
-def lost(folder: Path, steps: int) -> dict[str, Any]:
-    """Cuts the cable in the middle of a run, and starts it again."""
+def cut_cable(folder: Path, steps: int) -> dict[str, Any]:
+    """Cuts the cable in the middle of a run, then runs it again; returns the errors and the differences."""
     out = folder / "lost"
-    processes = hosts([*words("contrastive", out, steps), "--slow"])
+    processes = start_hosts([*arguments("contrastive", out, steps), "--slow"])
     while not (out / "checkpoints" / "step-00000005.safetensors").exists():
         time.sleep(0.05)
     began = time.monotonic()
     call("ip", "-n", HOSTS[1], "link", "set", "cable", "down")
     said = [process.communicate(timeout=600)[1] for process in processes]
-    told = [next((line.strip() for line in text.splitlines() if "ProcessLost:" in line), "") for text in said]
+    errors = [next((line.strip() for line in text.splitlines() if "ProcessLost:" in line), "") for text in said]
     seconds = time.monotonic() - began
     call("ip", "-n", HOSTS[1], "link", "set", "cable", "up")
-    finish(hosts(words("contrastive", out, steps)))
+    finish(start_hosts(arguments("contrastive", out, steps)))
     return {
         "ended_with_errors": [process.returncode != 0 for process in processes],
-        "told": [text.partition("ProcessLost: ")[2].partition(" (")[0] for text in told],
-        "seconds_until_told": round(seconds, 1),
-        "difference_after_restart": apart(folder / "one contrastive float32", out),
+        "errors": [text.partition("ProcessLost: ")[2].partition(" (")[0] for text in errors],
+        "seconds_until_error": round(seconds, 1),
+        "difference_after_restart": largest_differences(folder / "one contrastive float32", out),
     }
 
 
+def compare(folder: Path, steps: int) -> dict[str, Any]:
+    """Returns differences of weights and throughputs of each objective in both precisions."""
+    found: dict[str, Any] = {}
+    for kind in OBJECTIVES:
+        found[kind] = {}
+        for dtype in ("float32", "float64"):
+            one, two = folder / f"one {kind} {dtype}", folder / f"two {kind} {dtype}"
+            own = [sys.executable, *arguments(kind, one, steps, dtype)]
+            subprocess.run(own, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            finish(start_hosts(arguments(kind, two, steps, dtype)))
+            speeds = {"1": speed(one), "2": speed(two)}
+            found[kind][dtype] = {"largest_differences": largest_differences(one, two), "images_per_second": speeds}
+            print(kind, dtype, found[kind][dtype], flush=True)
+    return found
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    parser = argument_parser(__doc__, PATH)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--write", action="store_true", help=f"put the figures into {RESULTS.name}")
     parser.add_argument("--work", choices=OBJECTIVES, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--dtype", default="float32", help=argparse.SUPPRESS)
     parser.add_argument("--slow", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.work:
-        work(asked.work, asked.out, asked.steps, asked.dtype, asked.slow)
+    args = parser.parse_args()
+    if args.work:
+        work(args.work, args.out, args.steps, args.dtype, args.slow)
         return
     if os.geteuid() != 0 or shutil.which("ip") is None:
-        raise SystemExit("Two hosts on one machine need root and the program `ip`, to make network namespaces.")
-    told: dict[str, Any] = {"torch": torch.__version__, "cores": os.cpu_count(), "machine": platform.machine(), "steps": asked.steps}
+        raise SystemExit("Two hosts on one machine need root and the program `ip`, to create network namespaces.")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            cable()
-            for kind in OBJECTIVES:
-                told[kind] = {}
-                for dtype in ("float32", "float64"):
-                    one, two = folder / f"one {kind} {dtype}", folder / f"two {kind} {dtype}"
-                    own = [sys.executable, *words(kind, one, asked.steps, dtype)]
-                    subprocess.run(own, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-                    finish(hosts(words(kind, two, asked.steps, dtype)))
-                    told[kind][dtype] = {"largest_differences": apart(one, two), "images_per_second": {"1": speed(one), "2": speed(two)}}
-                    print(kind, dtype, told[kind][dtype], flush=True)
-            told["lost host"] = lost(folder, asked.steps)
-            told["load"] = round(os.getloadavg()[0], 1)
-            print(json.dumps(told, indent=1))
+            create_hosts()
+            report = {**environment(steps=args.steps, cores=os.cpu_count()), **compare(folder, args.steps)}
+            report["lost host"] = cut_cable(folder, args.steps)
+            print(json.dumps(report, indent=1))
         finally:
             for host in HOSTS:
                 subprocess.run(["ip", "netns", "delete", host], check=False, stderr=subprocess.DEVNULL)
-    if asked.write:
-        RESULTS.write_text(json.dumps(told, indent=1) + "\n")
+    if args.write:
+        write_json(PATH, report)
 
 
 if __name__ == "__main__":

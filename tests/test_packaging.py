@@ -59,12 +59,9 @@ def test_the_root_packs_the_packages_of_all_plugins():
 def test_tools_know_all_plugins():
     names = {f"plugins/{folder.name}" for folder in PLUGINS}
     pytest_options = PROJECT["tool"]["pytest"]["ini_options"]
-    known, typed = (
-        {path for path in paths if not path.startswith("benchmarks/")}
-        for paths in (pytest_options["pythonpath"], PROJECT["tool"]["pyright"]["extraPaths"])
-    )
+    known, typed = set(pytest_options["pythonpath"]), set(PROJECT["tool"]["pyright"]["extraPaths"])
     assert (known, typed) == ({"."} | names, names)
-    assert {path for path in pytest_options["testpaths"] if path != "tests"} == {f"{name}/tests" for name in names}
+    assert set(pytest_options["testpaths"]) == {"tests", "benchmarks/papers/tests"} | {f"{name}/tests" for name in names}
     assert {ROOT / path for path in PROJECT["tool"]["pyright"]["include"]} == set(PACKAGES)
 
 

@@ -1,1 +1,1 @@
-"""The energies, the libraries and the samplers that the benchmarks compare."""
+"""The energies, libraries and samplers of the comparisons."""

@@ -1,4 +1,4 @@
-"""The energies of the comparisons: a formula in plain torch, which everybody can sample, and the same as an energy of ours."""
+"""The energies of the comparisons, as formulas in plain torch and as energies of this library."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
+from benchmarks.energies import circle, convolution_layers, mixture_energy
 
 __all__ = ["Case", "Gaussian", "Network", "Pictures", "case"]
 
@@ -20,13 +21,13 @@ class Case:
     """One comparison of speed.
 
     Args:
-        title: How tables write it.
-        shape: That of the points.
-        steps: How many are timed together, so that what a call costs once is a small part.
+        title: Its name in tables.
+        shape: Shape of the points.
+        steps: Steps of one call; so many that the fixed cost of a call is a small part.
         step_size: $h$ of $x - h \\nabla E + \\sqrt{2 h} \\xi$.
         leapfrog: $\\varepsilon$ of a leapfrog.
         formula: The energy in plain torch, with shape $(B,)$.
-        energy: The same, as the library takes it.
+        energy: The same as an energy of this library.
     """
 
     title: str
@@ -41,13 +42,14 @@ class Case:
 class Mixture(nn.Module):
     """Eight Gaussians on a circle."""
 
+    means: Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        angle = torch.arange(8) * torch.pi / 4
-        self.register_buffer("means", 3 * torch.stack([angle.cos(), angle.sin()], 1))
+        self.register_buffer("means", circle())
 
     def forward(self, x: Tensor) -> Tensor:
-        return -torch.logsumexp(-(x[:, None] - self.get_buffer("means")).square().sum(2) / 0.18, 1)
+        return mixture_energy(x, self.means)
 
 
 class Gaussian(nn.Module):
@@ -63,21 +65,18 @@ class Gaussian(nn.Module):
 
 
 class Convolutions(nn.Module):
-    """Three layers on pictures of three colours, and a bowl."""
+    """Three convolutions of pictures with three colors, and a quadratic term."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for inputs in (3, width, width):
-            layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.SiLU()]
-        self.net = nn.Sequential(*layers)
+        self.net = convolution_layers(width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x).mean((2, 3)).sum(1) + x.square().flatten(1).sum(1) / 2
 
 
 class Network(nn.Module):
-    """A perceptron of 107,449 weights on 64 coordinates, and a bowl: a proper density, since the perceptron grows no faster than $|x|$."""
+    """A perceptron of 107,449 weights on 64 coordinates and a quadratic term, which makes the density proper."""
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
@@ -89,7 +88,7 @@ class Network(nn.Module):
 
 
 class Pictures(nn.Module):
-    """Three convolutions of 127,489 weights on pictures of 3 x 8 x 8, and a bowl."""
+    """Three convolutions of 127,489 weights on pictures of 3 x 8 x 8, and a quadratic term."""
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
@@ -104,7 +103,7 @@ class Pictures(nn.Module):
 
 
 class Composed(nn.Module):
-    """`(A | B) & C & ~D` written by hand."""
+    """`(A | B) & C & ~D` as a plain formula."""
 
     def __init__(self, terms: list[nn.Module]) -> None:
         super().__init__()

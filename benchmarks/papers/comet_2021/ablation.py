@@ -1,65 +1,67 @@
-r"""What makes components objects: the paper's ablation (its table 2) in its order, then what this package adds, one after the other.
+r"""What makes components objects: the paper's ablation (its table 2) in its order, then the additions of this package, one after the other.
 
-    pip install -e '.[scenes,metrics]' -e plugins/comet -c constraints.txt
-    python benchmarks/papers/comet_2021/ablation.py [--only ROW ...] [--seed N] [--seconds 60] [--data FOLDER] [--parts FOLDER]
-    python benchmarks/papers/comet_2021/ablation.py --gather [--write]
+    python -m benchmarks.papers.comet_2021.ablation [--only ROW ...] [--seed N] [--seconds 60] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.ablation --gather [--write]
 
-The first trains and scores, in one thread; figures go to the folder of parts, and what lies there is not done again. The second makes the
-table. Each row adds one change to the one above, and has the same seconds of one processor:
+The first trains and scores, in one thread; figures go to the folder of parts, and existing ones are used again. Both print the table. Each row
+adds one change to the row above, and has the same seconds of one processor:
 
-- `none`: the paper's vector encoder, 4 components of 64 numbers; an energy that knows no places; start at noise in [0, 1]; all 3 iterates;
-- `recurrent`: attention tells one component after another; `small latent`: 16 numbers; `position`: coordinates of the picture. That is the
+- `none`: the paper's vector encoder, 4 components of 64 numbers; an energy without coordinates; start at noise in [0, 1]; all 3 iterates;
+- `recurrent`: recurrent attention, one component after another; `small latent`: 16 numbers; `position`: coordinates of the picture. That is the
   published form, with 32 filters and 3 steps;
-- `image`: the start is the median picture with a little noise; `relative`: coordinates as seen from each component's attention, in place of
-  those of the picture; `random`: one iterate is drawn of 3; `warm`: the first half of the time trains quadratic energies, whose encoder
-  goes on with convolutional ones. `quadratic`: quadratic energies for all of the time, beside it; `fine`: with a grid of attention of 8 x 8
-  in place of 4 x 4; `inhibition`: whose looks turn away from what earlier ones saw; `clip`: with gradients cut to a norm of .05 in
-  place of 1, which they never reach; `cap`: with bounded logits, so that no look narrows to one cell before anything is learnt.
+- `image`: the start is the median picture with a little noise; `relative`: coordinates relative to each component's attention, in place of
+  those of the picture; `random`: one random iterate of 3; `warm`: the first half of the time trains quadratic energies, whose encoder the
+  convolutional energies continue with. `quadratic`: quadratic energies for all of the time; `fine`: attention over 8 x 8 cells in place of
+  4 x 4; `inhibition`: attention that avoids what earlier steps attended to; `clip`: gradients clipped to a norm of .05 in place of 1, which they
+  never reach; `cap`: bounded logits, so that attention does not narrow to one cell before anything is learned.
 
-Data: 12,000 colored sprites to train on (seed 1), averaged to 16 pixels; 128 (seed 2) choose between readings (`single`; `share` and
-`weight` where they are to be had) and thresholds of merging; 320 (seed 3) are scored once. Masks are the most frequent label of 2 x 2.
+Data: 12,000 colored sprites for training (seed 1), averaged to 16 pixels; 128 (seed 2) choose between readings (`single`; `share` and `weight`
+where available) and thresholds of merging; 320 (seed 3) are scored once. Masks are the most frequent label of 2 x 2.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from comet_common import CACHE, RESULTS, Budget, Scenes, about, fit, majority, objects, pooled, show, write
-from objects import CLIP, TEST, THRESHOLDS, TRAIN, VALIDATION, floors
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.harness import read_json
+from benchmarks.papers.comet_2021.objects import CLIP, TEST, THRESHOLDS, TRAIN, VALIDATION
+from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.segmentation import foreground_ari, segmentation_baselines
+from benchmarks.papers.comet_2021.training import Budget, fit
+from benchmarks.papers.comet_2021.worlds import Scenes, average_pixels, majority_labels, render_objects
+from benchmarks.papers.experiment import COMET, print_table, write_rounded
 from composable_energy.sampling import Noise
 from composable_energy_comet import AttentionEncoder, Comet, ConvEnergy, Decomposition, QuadraticEnergy, VectorEncoder, merged
 from composable_energy_comet.metrics import adjusted_rand_index, territory_labels
 from composable_energy_training import Batch
 
-__all__ = ["ROWS", "Row", "fitted", "scored"]
+__all__ = ["ROWS", "Row", "score", "train_row"]
 
 SIZE, COMPONENTS = 16, 4
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model and how it is trained.
+    """A model and its training.
 
     Attributes:
         encoder: `vector` or `attention`.
-        latent: Numbers of a component.
-        coordinates: Of the energy.
-        start: Of the descent.
-        iterates: Which are compared.
-        quadratic: The share of the time that trains quadratic energies first.
-        cells: Height and width of the grid that is attended to.
-        inhibition: Whether looks turn away from what earlier ones saw.
-        clip: The norm to which gradients are cut.
-        cap: The size of the logits of attention; None for no bound.
+        latent: Size of a component.
+        coordinates: Coordinates of the energy.
+        start: Start of the descent.
+        iterates: Iterates that the loss compares.
+        quadratic: Share of the time for quadratic energies, at the beginning.
+        cells: Height and width of the grid of attention.
+        inhibition: Whether attention avoids what earlier steps attended to.
+        clip: Largest norm of the gradients.
+        cap: Bound of the logits of attention; None for no bound.
     """
 
     encoder: str = "attention"
@@ -91,15 +93,15 @@ ROWS: Mapping[str, Row] = {
 }
 
 
-def sprites(n: int, split: str, data: Path) -> Scenes:
+def render_sprites(n: int, split: str, data: Path) -> Scenes:
     """Returns colored sprites averaged to 16 pixels."""
-    scenes = objects("sprites", n, split, data)
+    scenes = render_objects("sprites", n, split, data)
     shrink = scenes.images.shape[-1] // SIZE
-    return Scenes(pooled(scenes.images, shrink), majority(scenes.masks, shrink))
+    return Scenes(average_pixels(scenes.images, shrink), majority_labels(scenes.masks, shrink))
 
 
-def fitted(row: Row, images: Tensor, seconds: float, seed: int) -> tuple[Comet, dict[str, float]]:
-    """Returns the trained model of a row, and how many steps and seconds that took."""
+def train_row(row: Row, images: Tensor, seconds: float, seed: int) -> tuple[Comet, dict[str, float]]:
+    """Returns the trained model of a row, and the steps and seconds of the training."""
     torch.manual_seed(seed)
     pose = row.coordinates == "relative"
     if row.encoder == "vector":
@@ -110,19 +112,19 @@ def fitted(row: Row, images: Tensor, seconds: float, seed: int) -> tuple[Comet, 
     shared: dict[str, Any] = {"latent": row.latent, "coordinates": row.coordinates, "start": row.start}
     stages = ((QuadraticEnergy, row.quadratic), (ConvEnergy, 1 - row.quadratic))
     models = [(Comet(encoder, energy(SIZE, **shared)), share * seconds) for energy, share in stages if share]
-    told = {"steps": 0.0, "seconds": 0.0}
+    figures = {"steps": 0.0, "seconds": 0.0}
     for comet, time in models:
         comet.energy.set_image(images)
         budget, objective = Budget(time, clip=row.clip), Decomposition(iterates=row.iterates)  # pyright: ignore[reportArgumentType]
-        found = _trained(comet, objective, images, budget, seed)
-        told = {name: told[name] + found[name] for name in told}
-    return models[-1][0].eval(), told
+        found = _train(comet, objective, images, budget, seed)
+        figures = {name: figures[name] + found[name] for name in figures}
+    return models[-1][0].eval(), figures
 
 
-def scored(comet: Comet, validation: Scenes, test: Scenes) -> dict[str, Any]:
-    """Returns the scores on test pictures, with the reading and the threshold that were best on the validation pictures."""
+def score(comet: Comet, validation: Scenes, test: Scenes) -> dict[str, Any]:
+    """Returns the scores on test pictures, with the best reading and threshold on the validation pictures."""
     found = {
-        (read, threshold): _foreground(validation.masks, merged(scores, threshold))
+        (read, threshold): foreground_ari(validation.masks, merged(scores, threshold))
         for read, scores in readings(comet, validation.images).items()
         for threshold in THRESHOLDS
     }
@@ -136,18 +138,18 @@ def scored(comet: Comet, validation: Scenes, test: Scenes) -> dict[str, Any]:
         "error": float((rebuilt - test.images).square().mean()),
         "FG-ARI": float(each.nanmean()),
         "s.e.": float(each.std() / len(each) ** 0.5),
-        "unmerged": _foreground(test.masks, merged(scores[plain], None)),
-        "territory": _foreground(test.masks, territory_labels(labels)),
+        "unmerged": foreground_ari(test.masks, merged(scores[plain], None)),
+        "territory": foreground_ari(test.masks, territory_labels(labels)),
         "read": read,
         "merge": threshold,
     }
 
 
 def readings(comet: Comet, x: Tensor) -> dict[str, Tensor]:
-    """Returns scores of components at pixels by each way to read them; energies that know no places are read as `single` as well."""
+    """Returns scores of components at pixels by each reading; `single` works for energies without coordinates, too."""
     z, image = comet.encode(x), comet.energy.image
-    drawn = [comet.decode(z[:, k : k + 1].expand(-1, comet.components, -1)) for k in range(comet.components)]
-    alone = torch.stack(drawn, 1)
+    singles = [comet.decode(z[:, k : k + 1].expand(-1, comet.components, -1)) for k in range(comet.components)]
+    alone = torch.stack(singles, 1)
     away, off = (alone - image).abs().sum(2), (alone - x[:, None]).square().sum(2)
     found = {"single": F.avg_pool2d(away * (-off / 0.2).exp(), 3, 1, 1)}
     if isinstance(comet.energy, QuadraticEnergy):
@@ -157,18 +159,14 @@ def readings(comet: Comet, x: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def _trained(comet: Comet, objective: Decomposition, images: Tensor, budget: Budget, seed: int) -> dict[str, float]:
+def _train(comet: Comet, objective: Decomposition, images: Tensor, budget: Budget, seed: int) -> dict[str, float]:
     def loss(rows: Tensor, step: int) -> Tensor:
         return objective.loss(comet, Batch(images[rows], {}, Noise(seed, range(len(rows)), step))).value
 
     return fit(loss, comet.train().parameters(), len(images), budget, seed)
 
 
-def _foreground(masks: Tensor, labels: Tensor) -> float:
-    return float(adjusted_rand_index(masks, labels, foreground=True).nanmean())
-
-
-def gathered(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def summarize(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns a row for each model: means over seeds, and the foreground ARI of each."""
     rows = []
     for name in ROWS:
@@ -181,35 +179,32 @@ def gathered(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = experiment_parser("ablation", __doc__)
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--seconds", type=float, default=60.0, help="of one processor, for each training")
-    parser.add_argument("--gather", action="store_true", help="make the table of what is there")
-    parser.add_argument("--write", action="store_true", help="write the table into the repository")
-    parser.add_argument("--data", type=Path, default=CACHE, help="where renders are kept")
-    parser.add_argument("--parts", type=Path, default=CACHE / "ablation", help="where figures are kept")
-    asked = parser.parse_args(arguments)
+    parser.add_argument("--gather", action="store_true", help="train nothing, and print the table of what exists")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    test = sprites(TEST, "test", asked.data)
-    if not asked.gather:
-        images, validation = sprites(TRAIN, "train", asked.data).images, sprites(VALIDATION, "validation", asked.data)
-        for seed in asked.seed:
-            for name in asked.only:
-                target = asked.parts / f"{name.replace(' ', '-')}-{seed}.json"
+    test, parts = render_sprites(TEST, "test", args.data), args.parts / "ablation"
+    if not args.gather:
+        images, validation = render_sprites(TRAIN, "train", args.data).images, render_sprites(VALIDATION, "validation", args.data)
+        for seed in args.seed:
+            for name in args.only:
+                target = parts / f"{name.replace(' ', '-')}-{seed}.json"
                 if target.exists():
                     continue
-                comet, told = fitted(ROWS[name], images, asked.seconds, seed)
-                result = {"row": name, "seed": seed, **told, **scored(comet, validation, test)}
-                write(target, result)
-                show(f"{name}, seed {seed}", [result])
-    results = [json.loads(path.read_text()) for path in sorted(asked.parts.glob("*.json"))]
-    rows, ground = gathered(results), floors(test)
-    show("Ablation: means over seeds", rows)
-    show("Floors", [ground])
-    if asked.write:
-        told = about(size=SIZE, seconds=asked.seconds, train=TRAIN, test=TEST)
-        write(RESULTS / "ablation.json", {"about": told, "table": rows, "floors": ground, "runs": results})
+                comet, figures = train_row(ROWS[name], images, args.seconds, seed)
+                result = {"row": name, "seed": seed, **figures, **score(comet, validation, test)}
+                write_rounded(target, result)
+                print_table(f"{name}, seed {seed}", [result])
+    results = [read_json(path) for path in sorted(parts.glob("*.json"))]
+    rows, ground = summarize(results), segmentation_baselines(test)
+    print_table("Ablation: means over seeds", rows)
+    print_table("Baselines", [ground])
+    if args.write:
+        figures = {"table": rows, "baselines": ground, "runs": results}
+        COMET.write("ablation", figures, size=SIZE, seconds=args.seconds, train=TRAIN, test=TEST)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-r"""What users would otherwise take for factors: a beta-VAE, an autoencoder, principal components, and networks that learnt nothing.
+r"""Baselines for factors: a beta-VAE, an autoencoder, principal components, and untrained networks.
 
-All have the encoder that COMET has here: three convolutions of 4 x 4 with stride 2 and 32, 64, 64 channels, a layer of 256, and 64 numbers.
+All have the encoder of COMET: three convolutions of 4 x 4 with stride 2 and 32, 64, 64 channels, a layer of 256, and 64 numbers.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from comet_common import Budget, fit
 from torch import Tensor, nn
 
-__all__ = ["Autoencoder", "beta_vae", "codes_of", "encoder", "pixels", "principal", "trained"]
+from benchmarks.papers.comet_2021.training import Budget, fit
+
+__all__ = ["Autoencoder", "codes_of", "encoder", "fit_principal_components", "pixels", "train_autoencoder"]
 
 CODES = 64
 BATCH, RATE = 64, 2e-3
@@ -26,7 +27,7 @@ def encoder(outputs: int = CODES, channels: int = 3) -> nn.Sequential:
 
 
 def decoder(codes: int = CODES, channels: int = 3) -> nn.Sequential:
-    """Returns the mirror image of `encoder`, with pictures as its output, not cut off at 0 and 1."""
+    """Returns the mirror image of `encoder`; its pictures are not clipped to [0, 1]."""
     return nn.Sequential(
         *(nn.Linear(codes, 256), nn.SiLU(), nn.Linear(256, 1024), nn.SiLU(), nn.Unflatten(1, (64, 4, 4))),
         *(nn.ConvTranspose2d(64, 64, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.SiLU()),
@@ -39,9 +40,9 @@ class Autoencoder(nn.Module):
     $\beta \operatorname{KL}(q(z \mid x) \,\Vert\, \mathcal N(0, 1))$.
 
     Args:
-        beta: $\beta$; None for a plain autoencoder, whose code has no noise.
-        reconstruction: The error of an autoencoder, a function of its pictures and the true ones, which returns $(B,)$; squared and summed
-            if None.
+        beta: $\beta$; None for a plain autoencoder without noise.
+        reconstruction: The error of an autoencoder, a function of its pictures and the true ones with values of shape $(B,)$; the squared
+            error summed over pixels if None.
     """
 
     def __init__(self, beta: float | None = None, reconstruction: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
@@ -68,13 +69,8 @@ class Autoencoder(nn.Module):
         return ((self.decoder(z) - x).square().sum((1, 2, 3)) + self.beta * kl).mean()
 
 
-def beta_vae(beta: float) -> Autoencoder:
-    """Returns a beta-VAE."""
-    return Autoencoder(beta)
-
-
-def trained(model: Autoencoder, images: Tensor, seconds: float, seed: int, steps: int | None = None) -> dict[str, float]:
-    """Trains a model by `fit` on batches of 64 with no clip, and returns what that measured."""
+def train_autoencoder(model: Autoencoder, images: Tensor, seconds: float, seed: int, steps: int | None = None) -> dict[str, float]:
+    """Trains a model by `fit` on batches of 64 with no clip, and returns the figures of `fit`."""
     torch.manual_seed(seed)
     for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
@@ -94,14 +90,14 @@ def codes_of(encode: Callable[[Tensor], Tensor], images: Tensor, size: int = 256
         return torch.cat([encode(some).flatten(1) for some in images.split(size)])
 
 
-def principal(codes: Tensor, most: int = CODES) -> Callable[[Tensor], Tensor]:
+def fit_principal_components(codes: Tensor, most: int = CODES) -> Callable[[Tensor], Tensor]:
     """Returns the map to the principal components of some codes: they are centred and turned, but not scaled.
 
     Args:
         codes: With shape $(N, D)$.
-        most: How many components there are; $D$ of them if $D$ is less, and then the map is a rotation.
+        most: Number of components; $D$ if $D$ is less, and then the map is a rotation.
     """
     mean = codes.double().mean(0)
     values, axes = torch.linalg.eigh(torch.cov((codes.double() - mean).T))
-    kept = axes[:, values.argsort(descending=True)[:most]]
-    return lambda some: ((some.double() - mean) @ kept).to(some)
+    chosen = axes[:, values.argsort(descending=True)[:most]]
+    return lambda some: ((some.double() - mean) @ chosen).to(some)

@@ -1,77 +1,73 @@
-r"""Factors of drawn faces, without labels: what codes know of attributes, and what moves when one component of another face is put in.
+r"""Factors of drawn faces without labels: how much codes contain of attributes, and what changes when one component is swapped.
 
-    pip install -e '.[scenes,metrics]' -c constraints.txt
-    python benchmarks/papers/comet_2021/drawn_faces.py [--write] [--seed 0] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.drawn_faces [--write] [--seed 0] [--data FOLDER] [--parts FOLDER]
 
-8,000 faces of 32 pixels to train on (seed 1), 2,000 to test (seed 3), each with five attributes, fair coins that training does not see. The
-model is `comet-warm` of `factors.py`, with its networks, batches and seconds. Told are:
+8,000 training faces of 32 pixels (seed 1) and 2,000 test faces (seed 3), each with five attributes, independent with probability .5, which
+training does not use. The model is `comet-warm` of `factors.py`, with its networks, batches and seconds. The figures are
 
-- **R2** of each attribute, as 0 or 1, by least squares from the 64 numbers of a code and, beside it, from the 768 of pixels;
-- the **shares** of `swaps.py`: how much of an attribute's way from A to B each component goes.
+- **R2** of each attribute, as 0 or 1, by least squares from the 64 numbers of a code, and from the 768 of pixels as a baseline;
+- the **shares** of `swaps.py`: how much of an attribute's change from A to B each component causes.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
-from baselines import codes_of, pixels
-from comet_common import CACHE, PICTURES, RESULTS, Room, about, show, write
-from factors import COMPONENTS, model_of
-from swaps import measured, picture
 from torch import Tensor
 
+from benchmarks.papers.comet_2021.baselines import codes_of, pixels
+from benchmarks.papers.comet_2021.factors import COMPONENTS, load_model
+from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.swaps import measure, sheet
+from benchmarks.papers.comet_2021.worlds import Room
+from benchmarks.papers.experiment import COMET, print_table
 from composable_energy_comet.metrics import linear_r2
 from composable_energy_faces.draw import ATTRIBUTES, draw
 
-__all__ = ["faces"]
+__all__ = ["draw_faces"]
 
 SEEDS = {"train": (8000, 1), "test": (2000, 3)}
 
 
-def faces(data: Path) -> Room:
-    """Draws faces with their attributes, or reads them; there is no grid of all combinations."""
+def draw_faces(data: Path) -> Room:
+    """Draws faces with their attributes, or reads them; the grid is empty."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for name, (n, seed) in SEEDS.items():
-        kept = data / f"faces-{name}.pt"
-        if not kept.exists():
+        path = data / f"faces-{name}.pt"
+        if not path.exists():
             drawn = draw(n, seed=seed, size=32)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            torch.save((drawn.images.mul(255).round().byte(), drawn.attributes.float()), kept)
-        images, attributes = torch.load(kept)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save((drawn.images.mul(255).round().byte(), drawn.attributes.float()), path)
+        images, attributes = torch.load(path)
         found[name] = images.float() / 255, attributes
-    nothing = torch.empty(0)
-    return Room(*found["train"], *found["test"], nothing, nothing)
+    empty = torch.empty(0)
+    return Room(*found["train"], *found["test"], empty, empty)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = experiment_parser("faces", __doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, help="of each of the two trainings, instead of those of factors.py")
-    parser.add_argument("--data", type=Path, default=CACHE, help="where faces are kept")
-    parser.add_argument("--parts", type=Path, default=CACHE / "faces", help="where weights are kept")
-    parser.add_argument("--write", action="store_true", help="write figures and picture into the repository")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    data = faces(asked.data)
-    model, told = model_of("comet-warm", asked.seed, data.train, asked.parts, asked.seconds)
+    data = draw_faces(args.data)
+    model, figures = load_model("comet-warm", args.seed, data.train, args.parts / "faces", args.seconds)
     known = {
         name: linear_r2(codes_of(encode, data.train), data.train_factors, codes_of(encode, data.test), data.test_factors).tolist()
         for name, encode in (("codes", model.encode), ("pixels", pixels))
     }
     plain = float((data.test - model.energy.image).square().mean())
-    result = {"seed": asked.seed, **told, "error of the start": plain, "R2": known, **measured(model, data, asked.seed)}
+    result = {"seed": args.seed, **figures, "error of the start": plain, "R2": known, **measure(model, data, args.seed)}
     columns = [f"component {k + 1}" for k in range(COMPONENTS)]
-    show("Training", [{key: value for key, value in result.items() if not isinstance(value, list | dict)}])
+    print_table("Training", [{key: value for key, value in result.items() if not isinstance(value, list | dict)}])
     rows = zip(ATTRIBUTES, known["codes"], known["pixels"], result["matrix"], result["R2 of the regressor"], strict=True)
-    show(
-        "R2 of attributes, and the share of each one's way that a component goes",
+    print_table(
+        "R2 of attributes, and the share of each component",
         [{"attribute": name, "codes": a, "pixels": b, **dict(zip(columns, row, strict=True)), "reader": r} for name, a, b, row, r in rows],
     )
-    if asked.write:
-        write(RESULTS / "faces.json", about(attributes=ATTRIBUTES, **result))
-        write(PICTURES / "faces.png", picture({"comet": model}, data, 12))
+    if args.write:
+        COMET.write("faces", result, sheet({"comet": model}, data, 12), attributes=ATTRIBUTES)
 
 
 if __name__ == "__main__":

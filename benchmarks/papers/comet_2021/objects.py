@@ -1,68 +1,67 @@
-r"""Objects without labels: how well masks of components are those of the objects, on four worlds, beside the floors.
+r"""Objects without labels: how well the masks of components match those of the objects, on four worlds, beside baselines.
 
-    pip install -e '.[scenes,metrics]' -c constraints.txt
-    python benchmarks/papers/comet_2021/objects.py --only sprites-conv --seed 0 [--data FOLDER] [--parts FOLDER]
-    python benchmarks/papers/comet_2021/objects.py --gather [--write]
+    python -m benchmarks.papers.comet_2021.objects [--only sprites-conv] [--seed 0] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.objects --gather [--write]
 
-The first trains one model, in one thread, and scores it; weights and figures go to the folder of parts, and what lies there is not done
-again. Without `--only` all are done, for seeds 0 and 1. The second makes the table and the pictures of the parts that are there.
+The first trains and scores models in one thread, by default all of them for seeds 0 and 1; weights and figures go to the folder of parts, and
+existing ones are used again. Both print the table of all parts that exist.
 
-- **Data**: 12,000 pictures to train on (seed 1), 128 to choose how masks are read (seed 2), 320 to score (seed 3). Objects are rendered at
-  64 pixels and averaged to 16 or 32, with their shadows; a pixel belongs to the object that most of it shows.
+- **Data**: 12,000 training pictures (seed 1), 128 pictures that choose how masks are read (seed 2), 320 pictures for the scores (seed 3).
+  Objects are rendered at 64 pixels and averaged to 16 or 32, with their shadows; a pixel belongs to the object with most of its area.
 - **Training**: `Decomposition` with one random iterate of three; Adam at 1e-3, batches of 16, a tenth of the rate in the last 15 %, and
-  gradients cut to a norm of .05. A plan
-  is a chain of stages, each of which begins with the encoder of the one before; its seconds are those of all, of one processor. An encoder
-  that convolutional energies begin with learns at a twentieth of the rate, so that it keeps to what it found.
-- **Masks**: reading and threshold of merging are those with the highest foreground ARI on the 128; then the 320 are scored once. Without
-  merging the best reading is told in brackets. All-pixel ARI counts what is near the start (Otsu's threshold of |reconstruction - start|)
-  as background.
-- **Floors** on the same 320: k-means of colors with the true number of segments, four quadrants that look at no picture, and the territory
-  check: each pixel's most frequent component over the set, as one label map for all pictures.
+  gradients clipped to a norm of .05. A plan is a chain of stages, each with the encoder of the stage before; its seconds are those of all
+  stages, of one processor. An encoder that a convolutional energy starts with learns at a twentieth of the rate, which keeps what it learned.
+- **Masks**: the reading and the threshold of merging are those with the highest foreground ARI on the 128 pictures; then the 320 are scored
+  once. `unmerged` is the best reading without merging. All-pixel ARI counts the pixels near the start (Otsu's threshold of |reconstruction -
+  start|) as background.
+- **Baselines** on the same 320: k-means of colors with the true number of segments, four quadrants, which ignore the picture, and the
+  territories: each pixel's most frequent component over the set, as one label map for all pictures.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from comet_common import CACHE, PICTURES, RESULTS, Budget, Scenes, about, fit, objects, show, strip, write
 from torch import Tensor
 
 import composable_energy as ce
+from benchmarks.harness import read_json, write_json
+from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.segmentation import foreground_ari, otsu_threshold, segmentation_baselines
+from benchmarks.papers.comet_2021.training import Budget, fit
+from benchmarks.papers.comet_2021.worlds import Scenes, render_objects
+from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, load_comet, merged, save_comet
 from composable_energy_comet.metrics import (
     adjusted_rand_index,
-    kmeans_labels,
     mean_segmentation_covering,
-    quadrant_labels,
     territory_labels,
 )
 from composable_energy_comet.reading import READINGS
 from composable_energy_training import Batch
 
-__all__ = ["CLIP", "PLANS", "Stage", "fitted", "floors", "scored"]
+__all__ = ["CLIP", "PLANS", "TEST", "THRESHOLDS", "TRAIN", "VALIDATION", "Stage", "score", "train_plan"]
 
 TRAIN, VALIDATION, TEST = 12_000, 128, 320
-CLIP = 0.05  # a mean square has small gradients, .03 in the median: those of 1, which end what was learnt, are told by no larger limit
+CLIP = 0.05  # gradients of a mean square are small, .03 in the median; a larger limit would not stop the rare ones around 1
 THRESHOLDS = (None, 0.5, 0.6, 0.7, 0.8)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A training of a model whose encoder comes from another plan, or is new.
+    """The last training of a plan; the encoder is new or comes from another plan.
 
     Attributes:
-        world: What it is trained on.
-        seconds: How long.
-        after: The plan whose encoder it begins with; none if empty.
-        options: Of the model.
-        iterates: Which iterates are compared.
+        world: The training world.
+        seconds: Processor seconds.
+        after: The plan of the first encoder; a new encoder if empty.
+        options: Options of the model.
+        iterates: Iterates that the loss compares.
     """
 
     world: str
@@ -85,14 +84,14 @@ PLANS: Mapping[str, Stage] = {
 }
 
 
-def fitted(plan: str, seed: int, parts: Path, data: Path) -> tuple[Comet, dict[str, float]]:
-    """Returns the model of a plan and what its training cost; trains it if its folder is not there."""
+def train_plan(plan: str, seed: int, parts: Path, data: Path) -> tuple[Comet, dict[str, float]]:
+    """Returns the model of a plan and the cost of its training; trains it if it does not exist."""
     stage, folder = PLANS[plan], parts / f"{plan}-{seed}"
-    told = folder / "training.json"
-    if told.exists():
-        return load_comet(folder), json.loads(told.read_text())
-    before, cost = fitted(stage.after, seed, parts, data) if stage.after else (None, {"seconds_of_all": 0.0})
-    images = objects(stage.world, TRAIN, "train", data).images
+    costs = folder / "training.json"
+    if costs.exists():
+        return load_comet(folder), read_json(costs)
+    before, cost = train_plan(stage.after, seed, parts, data) if stage.after else (None, {"seconds_of_all": 0.0})
+    images = render_objects(stage.world, TRAIN, "train", data).images
     torch.manual_seed(seed)
     comet = ce.get_encoder("comet", **stage.options)
     if before is not None:
@@ -108,25 +107,25 @@ def fitted(plan: str, seed: int, parts: Path, data: Path) -> tuple[Comet, dict[s
     report = fit(loss, comet.parameters(), len(images), budget, seed, slow)
     report["seconds_of_all"] = cost["seconds_of_all"] + report["seconds"]
     save_comet(comet, folder)
-    told.write_text(json.dumps(report))
+    write_json(costs, report)
     return comet.eval(), report
 
 
-def scored(comet: Comet, validation: Scenes, test: Scenes) -> dict[str, Any]:
-    """Returns the scores of a model on test pictures, with the reading that was best on the validation pictures."""
+def score(comet: Comet, validation: Scenes, test: Scenes) -> dict[str, Any]:
+    """Returns the scores of a model on test pictures, with the best reading on the validation pictures."""
     readings = READINGS[type(comet.energy)]
     found = {}
     for read in readings:
         scores = comet.scores(validation.images, read)
         for threshold in THRESHOLDS:
-            found[read, threshold] = _foreground(validation.masks, merged(scores, threshold))
+            found[read, threshold] = foreground_ari(validation.masks, merged(scores, threshold))
     best, plain = max(found, key=lambda key: found[key]), max(((read, None) for read in readings), key=lambda key: found[key])
     read, threshold = best
     labels = comet.masks(test.images, threshold, read)
     unmerged = comet.masks(test.images, None, plain[0])
     rebuilt = comet.decode(comet.encode(test.images))
     away = (rebuilt - comet.energy.image).abs().sum(1)
-    whole = torch.where(away > otsu(away), labels + 1, 0)
+    whole = torch.where(away > otsu_threshold(away), labels + 1, 0)
     each = adjusted_rand_index(test.masks, labels, foreground=True)
     return {
         "read": read,
@@ -135,90 +134,66 @@ def scored(comet: Comet, validation: Scenes, test: Scenes) -> dict[str, Any]:
         "error": float((rebuilt - test.images).square().mean()),
         "FG-ARI": float(each.nanmean()),
         "s.e.": float(each.std() / len(each) ** 0.5),
-        "unmerged": _foreground(test.masks, unmerged),
+        "unmerged": foreground_ari(test.masks, unmerged),
         "all-pixel ARI": float(adjusted_rand_index(test.masks, whole).mean()),
         "mSC": float(mean_segmentation_covering(test.masks, whole).nanmean()),
         "FG-mSC": float(mean_segmentation_covering(test.masks, labels, foreground=True).nanmean()),
-        "territory": _foreground(test.masks, territory_labels(labels)),
+        "territory": foreground_ari(test.masks, territory_labels(labels)),
     }
 
 
-def floors(test: Scenes) -> dict[str, float]:
-    """Returns the floors that no model is needed for."""
-    counts = [int(masks.unique().numel()) for masks in test.masks]
-    colors, size = kmeans_labels(test.images, counts), test.images.shape[-1]
-    return {
-        "k-means": _foreground(test.masks, colors),
-        "k-means all-pixel": float(adjusted_rand_index(test.masks, colors).mean()),
-        "quadrants": _foreground(test.masks, quadrant_labels(len(test.masks), size)),
-    }
-
-
-def otsu(maps: Tensor) -> Tensor:
-    """Returns for each map the threshold that splits its values best (Otsu, 1979), with shape $(B, 1, 1)$."""
-    values = maps.flatten(1).sort(1).values
-    n = values.shape[1]
-    below = torch.arange(1, n + 1)
-    sums = values.cumsum(1)
-    means, others = sums / below, (sums[:, -1:] - sums) / (n - below).clamp(min=1)
-    between = (means - others).square() * below * (n - below)
-    return values.gather(1, between[:, :-1].argmax(1, keepdim=True))[:, :, None]
-
-
-def pictured(comet: Comet, test: Scenes, name: str) -> None:
-    """Writes rows: the picture, its reconstruction, its masks, each component alone, and with components of the next picture."""
+def write_sheet(comet: Comet, test: Scenes, name: str) -> None:
+    """Writes a picture with rows: pictures, reconstructions, masks, each component alone, and components of the next picture mixed in."""
     x = test.images[:6]
     parts, rebuilt, labels = comet.decompose(x), comet.decode(comet.encode(x)), comet.masks(x)
     colors = torch.tensor([[0.9, 0.3, 0.2], [0.2, 0.6, 0.9], [0.3, 0.8, 0.3], [0.9, 0.8, 0.2], [0.7, 0.4, 0.9]])
-    shown = (rebuilt - comet.energy.image).abs().sum(1)
-    masks = torch.where((shown > otsu(shown))[:, None], colors[labels].movedim(3, 1), 0.0)
+    away = (rebuilt - comet.energy.image).abs().sum(1)
+    masks = torch.where((away > otsu_threshold(away))[:, None], colors[labels].movedim(3, 1), 0.0)
     alone = [comet.recombine([part]) for part in parts]
     others = comet.decompose(x.roll(-1, 0))
     mixed = comet.recombine([parts[0], parts[1], others[0], others[1]])
     scale = 2 if x.shape[-1] >= 32 else 4
-    write(PICTURES / f"{name}.png", strip([x, rebuilt, masks, *alone, mixed], scale))
+    write_picture(COMET.pictures / f"{name}.png", arrange_rows([x, rebuilt, masks, *alone, mixed], scale))
 
 
-def _foreground(masks: Tensor, labels: Tensor) -> float:
-    return float(adjusted_rand_index(masks, labels, foreground=True).nanmean())
+def gather(parts: Path, data: Path, write: bool) -> None:
+    """Prints the table of all parts that exist, and writes it with the pictures."""
+    rows = [read_json(path) for path in sorted(parts.glob("*/scores.json"))]
+    worlds = {PLANS[row["plan"]].world for row in rows}
+    found = {world: segmentation_baselines(render_objects(world, TEST, "test", data)) for world in sorted(worlds)}
+    print_table("Objects", rows)
+    print_table("Baselines", [{"world": world, **values} for world, values in found.items()])
+    if write:
+        COMET.write("objects", {"rows": rows, "baselines": found}, train=TRAIN, test=TEST)
+        for plan, stage in PLANS.items():
+            if (parts / f"{plan}-0" / "training.json").exists():
+                write_sheet(load_comet(parts / f"{plan}-0"), render_objects(stage.world, TEST, "test", data), plan)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", choices=list(PLANS), help="one plan; all if not given")
-    parser.add_argument("--seed", type=int, help="one seed; 0 and 1 if not given")
-    parser.add_argument("--gather", action="store_true", help="make the table of what is there")
-    parser.add_argument("--write", action="store_true", help="write the table, and pictures")
-    parser.add_argument("--data", type=Path, default=CACHE, help="where renders are kept")
-    parser.add_argument("--parts", type=Path, default=CACHE / "objects", help="where models and figures are kept")
-    asked = parser.parse_args(arguments)
+    parser = experiment_parser("objects", __doc__)
+    parser.add_argument("--only", nargs="+", choices=list(PLANS), default=list(PLANS), metavar="PLAN", help=", ".join(PLANS))
+    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--gather", action="store_true", help="train nothing, and print the table of what exists")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    if not asked.gather:
-        for plan in [asked.only] if asked.only else PLANS:
-            for seed in (0, 1) if asked.seed is None else (asked.seed,):
-                _one(plan, seed, asked.parts, asked.data)
-        return
-    rows = [json.loads(path.read_text()) for path in sorted(asked.parts.glob("*/scores.json"))]
-    worlds = {PLANS[row["plan"]].world for row in rows}
-    found = {world: floors(objects(world, TEST, "test", asked.data)) for world in sorted(worlds)}
-    show("Objects", rows)
-    show("Floors", [{"world": world, **values} for world, values in found.items()])
-    if asked.write:
-        write(RESULTS / "objects.json", {"about": about(train=TRAIN, test=TEST), "rows": rows, "floors": found})
-        for plan, stage in PLANS.items():
-            if (asked.parts / f"{plan}-0" / "training.json").exists():
-                pictured(load_comet(asked.parts / f"{plan}-0"), objects(stage.world, TEST, "test", asked.data), plan)
+    parts = args.parts / "objects"
+    if not args.gather:
+        for plan in args.only:
+            for seed in args.seed:
+                _train_and_score(plan, seed, parts, args.data)
+    gather(parts, args.data, args.write)
 
 
-def _one(plan: str, seed: int, parts: Path, data: Path) -> None:
-    comet, cost = fitted(plan, seed, parts, data)
+def _train_and_score(plan: str, seed: int, parts: Path, data: Path) -> None:
+    comet, cost = train_plan(plan, seed, parts, data)
     target = parts / f"{plan}-{seed}" / "scores.json"
     if not target.exists():
         world = PLANS[plan].world
-        found = scored(comet, objects(world, VALIDATION, "validation", data), objects(world, TEST, "test", data))
+        found = score(comet, render_objects(world, VALIDATION, "validation", data), render_objects(world, TEST, "test", data))
         row = {"plan": plan, "seed": seed, "seconds": round(cost["seconds_of_all"]), "steps": cost["steps"], **found}
-        target.write_text(json.dumps(row))
-        show(f"{plan}, seed {seed}", [row])
+        write_json(target, row)
+        print_table(f"{plan}, seed {seed}", [row])
 
 
 if __name__ == "__main__":

@@ -1,43 +1,44 @@
-r"""Slot attention on the worlds with objects, what users would otherwise take, in the same time and scored in the same way.
+r"""Slot attention on the worlds with objects, a common alternative, with the same time and the same scores.
 
-    pip install -e '.[scenes,metrics]' -c constraints.txt
-    python benchmarks/papers/comet_2021/slot_objects.py --only sprites --seed 0 [--seconds N] [--data FOLDER] [--parts FOLDER]
-    python benchmarks/papers/comet_2021/slot_objects.py --gather [--write]
+    python -m benchmarks.papers.comet_2021.slot_objects [--only sprites] [--seed 0] [--seconds N] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.slot_objects --gather [--write]
 
-The first trains one model in one thread and scores it; figures go to the folder of parts, and what lies there is not done again. Without
-`--only` all worlds are done, for seeds 0 and 1. The second makes the table.
+The first trains and scores models in one thread, by default on all worlds for seeds 0 and 1; figures go to the folder of parts, and existing ones
+are used again. Both print the table of all parts that exist.
 
-There are 5 slots, one for the background, and the pictures, splits and seconds of `objects.py`. A pixel belongs to the slot whose mask is
-the largest there. Nothing is chosen on validation pictures. Rate 4e-4, as in the paper of slot attention, which trains 500,000 steps of 64.
+There are 5 slots, one for the background, and the pictures, splits and seconds of `objects.py`. A pixel belongs to the slot with the largest
+mask there. Nothing is chosen on validation pictures. The rate is 4e-4, as in the paper of slot attention, which trains 500,000 steps of 64.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from comet_common import CACHE, PICTURES, RESULTS, Scenes, about, objects, show, strip, write
-from objects import TEST, TRAIN, floors
-from slots import SlotAttention, trained
 from torch import Tensor
 
+from benchmarks.harness import read_json
+from benchmarks.papers.comet_2021.objects import TEST, TRAIN
+from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.segmentation import foreground_ari, segmentation_baselines
+from benchmarks.papers.comet_2021.slots import SlotAttention, train_slots
+from benchmarks.papers.comet_2021.worlds import Scenes, render_objects
+from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture, write_rounded
 from composable_energy_comet.metrics import adjusted_rand_index, mean_segmentation_covering, territory_labels
 
-__all__ = ["SECONDS", "scored"]
+__all__ = ["SECONDS", "score"]
 
 SLOTS = 5
 SECONDS: Mapping[str, float] = {"sprites": 350, "objects-16": 300}
-"""How long each world is trained: as long as COMET."""
+"""Seconds of training on each world, the same as for COMET."""
 
 
 @torch.no_grad()
-def scored(model: SlotAttention, test: Scenes) -> dict[str, Any]:
+def score(model: SlotAttention, test: Scenes) -> dict[str, Any]:
     """Returns the scores of masks on test pictures, and the error of reconstructions."""
-    torch.manual_seed(0)  # of where slots begin
+    torch.manual_seed(0)  # of the first slots
     found = [model(some) for some in test.images.split(64)]
     rebuilt, labels = (torch.cat(part) for part in zip(*((image, masks.argmax(1)) for image, masks in found), strict=True))
     each = adjusted_rand_index(test.masks, labels, foreground=True)
@@ -47,62 +48,61 @@ def scored(model: SlotAttention, test: Scenes) -> dict[str, Any]:
         "s.e.": float(each.std() / len(each) ** 0.5),
         "all-pixel ARI": float(adjusted_rand_index(test.masks, labels).mean()),
         "mSC": float(mean_segmentation_covering(test.masks, labels).nanmean()),
-        "territory": _foreground(test.masks, territory_labels(labels)),
+        "territory": foreground_ari(test.masks, territory_labels(labels)),
     }
 
 
-def _foreground(masks: Tensor, labels: Tensor) -> float:
-    return float(adjusted_rand_index(masks, labels, foreground=True).nanmean())
-
-
 @torch.no_grad()
-def pictured(model: SlotAttention, test: Scenes) -> Tensor:
-    """Returns rows of pictures: six of the test, their reconstructions, and each slot's share of them."""
+def sheet(model: SlotAttention, test: Scenes) -> Tensor:
+    """Returns a picture with rows: test pictures, reconstructions, and each slot's share of them."""
     x = test.images[:6]
     torch.manual_seed(0)
     colors, masks = model.decode(model.encode(x))
-    shown = colors * masks[:, :, None]
-    return strip([x, shown.sum(1), *shown.unbind(1)], 2 if x.shape[-1] >= 32 else 4)
+    parts = colors * masks[:, :, None]
+    return arrange_rows([x, parts.sum(1), *parts.unbind(1)], 2 if x.shape[-1] >= 32 else 4)
+
+
+def gather(parts: Path, data: Path, write: bool) -> None:
+    """Prints the table of all parts that exist, and writes it with the pictures."""
+    rows = [read_json(path) for path in sorted(parts.glob("*.json"))]
+    found = {world: segmentation_baselines(render_objects(world, TEST, "test", data)) for world in sorted({row["world"] for row in rows})}
+    print_table("Slot attention", rows)
+    print_table("Baselines", [{"world": world, **values} for world, values in found.items()])
+    if write:
+        COMET.write("slots", {"rows": rows, "baselines": found}, train=TRAIN, test=TEST, slots=SLOTS)
+        for world in found:
+            if (weights := parts / f"{world}-0.pt").exists():
+                test = render_objects(world, TEST, "test", data)
+                model = SlotAttention(SLOTS, test.images.shape[-1])
+                model.load_state_dict(torch.load(weights))
+                write_picture(COMET.pictures / f"slots-{world}.png", sheet(model.eval(), test))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", choices=list(SECONDS), help="one world; all if not given")
-    parser.add_argument("--seed", type=int, help="one seed; 0 and 1 if not given")
-    parser.add_argument("--seconds", type=float, help="of one processor, instead of what each world gets")
-    parser.add_argument("--gather", action="store_true", help="make the table of what is there")
-    parser.add_argument("--write", action="store_true", help="write the table, and pictures")
-    parser.add_argument("--data", type=Path, default=CACHE, help="where renders are kept")
-    parser.add_argument("--parts", type=Path, default=CACHE / "slots", help="where models and figures are kept")
-    asked = parser.parse_args(arguments)
+    parser = experiment_parser("slots", __doc__)
+    parser.add_argument("--only", nargs="+", choices=list(SECONDS), default=list(SECONDS), metavar="WORLD", help=", ".join(SECONDS))
+    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seconds", type=float, help="of one processor, instead of those of each world")
+    parser.add_argument("--gather", action="store_true", help="train nothing, and print the table of what exists")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    if not asked.gather:
-        for world in [asked.only] if asked.only else SECONDS:
-            for seed in (0, 1) if asked.seed is None else (asked.seed,):
-                _one(world, seed, SECONDS[world] if asked.seconds is None else asked.seconds, asked.parts, asked.data)
-    rows = [json.loads(path.read_text()) for path in sorted(asked.parts.glob("*.json"))]
-    found = {world: floors(objects(world, TEST, "test", asked.data)) for world in sorted({row["world"] for row in rows})}
-    show("Slot attention", rows)
-    show("Floors", [{"world": world, **values} for world, values in found.items()])
-    if asked.write:
-        write(RESULTS / "slots.json", {"about": about(train=TRAIN, test=TEST, slots=SLOTS), "rows": rows, "floors": found})
-        for world in found:
-            if (weights := asked.parts / f"{world}-0.pt").exists():
-                test = objects(world, TEST, "test", asked.data)
-                model = SlotAttention(SLOTS, test.images.shape[-1])
-                model.load_state_dict(torch.load(weights))
-                write(PICTURES / f"slots-{world}.png", pictured(model.eval(), test))
+    parts = args.parts / "slots"
+    if not args.gather:
+        for world in args.only:
+            for seed in args.seed:
+                _train_and_score(world, seed, SECONDS[world] if args.seconds is None else args.seconds, parts, args.data)
+    gather(parts, args.data, args.write)
 
 
-def _one(world: str, seed: int, seconds: float, parts: Path, data: Path) -> None:
+def _train_and_score(world: str, seed: int, seconds: float, parts: Path, data: Path) -> None:
     target = parts / f"{world}-{seed}.json"
     if target.exists():
         return
-    model, told = trained(objects(world, TRAIN, "train", data).images, SLOTS, seconds, seed)
-    result = {"world": world, "seed": seed, **told, **scored(model, objects(world, TEST, "test", data))}
-    write(target, result)
+    model, figures = train_slots(render_objects(world, TRAIN, "train", data).images, SLOTS, seconds, seed)
+    result = {"world": world, "seed": seed, **figures, **score(model, render_objects(world, TEST, "test", data))}
+    write_rounded(target, result)
     torch.save(model.state_dict(), target.with_suffix(".pt"))
-    show(f"{world}, seed {seed}", [result])
+    print_table(f"{world}, seed {seed}", [result])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 r"""Slot attention with a spatial broadcast decoder (Locatello et al., 2020), the usual choice for objects, in a size for one core.
 
-Pictures are 16 or 32 pixels. The encoder has four convolutions of 5 x 5 with 32 channels, the first with stride 2 at 32 pixels; slots have
+Pictures have 16 or 32 pixels. The encoder has four convolutions of 5 x 5 with 32 channels, the first with stride 2 at 32 pixels; slots have
 48 numbers and three iterations; the decoder starts at 8 x 8. The loss is the mean squared error; the masks are those of the decoder.
 
 References:
@@ -10,12 +10,12 @@ References:
 from __future__ import annotations
 
 import torch
-from comet_common import Budget, fit
 from torch import Tensor, nn
 
+from benchmarks.papers.comet_2021.training import Budget, fit
 from composable_energy.errors import OptionError
 
-__all__ = ["SlotAttention", "trained"]
+__all__ = ["SlotAttention", "train_slots"]
 
 WIDTH, HIDDEN, SMALL = 48, 96, 8
 
@@ -24,9 +24,9 @@ class SlotAttention(nn.Module):
     """Pictures to slots, and slots to pictures with masks.
 
     Args:
-        slots: How many, $K$.
+        slots: Number of slots, $K$.
         size: Height and width of the pictures, 16 or 32.
-        iterations: Of attention.
+        iterations: Iterations of attention.
 
     Raises:
         OptionError: Pictures have another size.
@@ -38,7 +38,7 @@ class SlotAttention(nn.Module):
     def __init__(self, slots: int = 5, size: int = 32, iterations: int = 3) -> None:
         super().__init__()
         if size not in (16, 32):
-            raise OptionError(f"Slot attention is built here for 16 or 32 pixels, got {size}.")
+            raise OptionError(f"Slot attention exists here for 16 or 32 pixels, got {size}.")
         self.slots, self.iterations, stride = slots, iterations, size // 16
         layers = [nn.Conv2d(3, 32, 5, stride, 2), nn.ReLU()]
         for _ in range(3):
@@ -52,10 +52,10 @@ class SlotAttention(nn.Module):
         self.update = nn.GRUCell(WIDTH, WIDTH)
         self.mlp = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, WIDTH))
         self.spread = nn.Conv2d(4, WIDTH, 1)
-        grow = [nn.ConvTranspose2d(WIDTH, 32, 4, 2, 1), nn.ReLU()]
+        upsample = [nn.ConvTranspose2d(WIDTH, 32, 4, 2, 1), nn.ReLU()]
         if size == 32:
-            grow += [nn.ConvTranspose2d(32, 32, 4, 2, 1), nn.ReLU()]
-        self.decoder = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, 1, 1), nn.ReLU(), *grow, nn.Conv2d(32, 4, 3, 1, 1))
+            upsample += [nn.ConvTranspose2d(32, 32, 4, 2, 1), nn.ReLU()]
+        self.decoder = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, 1, 1), nn.ReLU(), *upsample, nn.Conv2d(32, 4, 3, 1, 1))
         self.register_buffer("fine", edges(16), persistent=False)
         self.register_buffer("coarse", edges(SMALL), persistent=False)
 
@@ -64,7 +64,7 @@ class SlotAttention(nn.Module):
 
         Args:
             x: Pictures in [0, 1].
-            noise: Where slots begin, standard normal, with the shape of the slots; drawn by torch if None.
+            noise: First slots, standard normal, with the shape of the slots; drawn by torch if None.
         """
         tokens = self.tokens((self.features(x) + self.where(self.fine)).flatten(2).transpose(1, 2))
         keys, values = self.key(tokens), self.value(tokens)
@@ -97,25 +97,27 @@ class SlotAttention(nn.Module):
         return self(x)[1].argmax(1)
 
 
-def trained(images: Tensor, slots: int, seconds: float, seed: int = 0, steps: int | None = None) -> tuple[SlotAttention, dict[str, float]]:
-    """Trains slot attention with the paper's rate, 4e-4, on batches of 16, and returns what `fit` measured.
+def train_slots(
+    images: Tensor, slots: int, seconds: float, seed: int = 0, steps: int | None = None
+) -> tuple[SlotAttention, dict[str, float]]:
+    """Trains slot attention with the paper's rate, 4e-4, on batches of 16, and returns the model and the figures of `fit`.
 
     Args:
         images: In [0, 1], with shape $(N, 3, S, S)$.
-        slots: How many, with one for the background.
-        seconds: Of the processor.
-        seed: Of weights, order and noise.
+        slots: Number of slots, with one for the background.
+        seconds: Processor seconds.
+        seed: Seed of weights, batches and noise.
         steps: Instead of seconds.
     """
     torch.manual_seed(seed)
     model = SlotAttention(slots, images.shape[-1])
     budget = Budget(seconds=seconds, steps=steps, rate=4e-4)
-    told = fit(lambda rows, _: model.loss(images[rows]), model.parameters(), len(images), budget, seed)
-    return model.eval(), told
+    figures = fit(lambda rows, _: model.loss(images[rows]), model.parameters(), len(images), budget, seed)
+    return model.eval(), figures
 
 
 def edges(size: int) -> Tensor:
-    """Returns how far each place is from the four sides, with shape $(1, 4, S, S)$."""
+    """Returns the distances of each place from the four sides, with shape $(1, 4, S, S)$."""
     line = torch.linspace(0, 1, size)
     down, right = torch.meshgrid(line, line, indexing="ij")
     return torch.stack([right, down, 1 - right, 1 - down])[None]

@@ -1,17 +1,16 @@
-r"""How fast components are trained and found, and how much memory that takes, in one thread; K = 4, 32 pixels, batches of 16, 32 filters.
+r"""How fast components are trained and found, and the memory of the training: one thread, K = 4, 32 pixels, batches of 16, 32 filters.
 
-    pip install -e . -e plugins/comet -c constraints.txt
-    python benchmarks/papers/comet_2021/speed.py [--write] [--turns 9]
+    python -m benchmarks.papers.comet_2021.speed [--write] [--turns 9]
 
 - **A training step** is encoder, inner descent, loss, gradients and Adam. One random iterate is drawn uniformly from N, so its time is the
-  mean over all N. It stands beside all iterates with components evaluated together, and beside a loop written by hand as the released code
-  of the paper has it: all iterates, and for each a Python loop over k in which the energy sees one component; once with this package's
-  SiLU, whose second derivative is one formula, and once with torch's.
-- **Finding**: `decompose` gives energies of 16 pictures, `decode` pictures of them again, `masks` the masks.
-- **Memory**: what the largest resident memory of a process of its own grows by in three steps of training with N inner steps, the last
-  iterate drawn, which costs most; beside all iterates, and beside a gradient through all N steps.
+  mean over all N. Baselines are all iterates with the components evaluated together, and a plain loop like the released code of the paper: all
+  iterates, and for each a Python loop over k in which the energy evaluates one component; once with this package's SiLU, whose second
+  derivative is one formula, and once with torch's.
+- **Finding**: `decompose` returns energies of 16 pictures, `decode` pictures from them, `masks` the masks.
+- **Memory**: the growth of the largest resident memory of a new process in three steps of training with N inner steps and the last iterate,
+  which costs most; beside all iterates, and beside a gradient through all N steps.
 
-Times are seconds of one processor, medians over turns that take each way once, so that all see the same machine.
+Times are processor seconds, medians over turns with each variant once, so that a slow minute of the machine is slow for all.
 """
 
 from __future__ import annotations
@@ -23,21 +22,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from unittest import mock
 
 import torch
-from comet_common import RESULTS, about, show, write
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.harness import peak_memory
+from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.experiment import COMET, print_table
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, squared_error
-from composable_energy_comet import comet as untrained
+from composable_energy_comet import comet as create_comet
 from composable_energy_comet.descent import SPREAD
 from composable_energy_training import Batch
 
-__all__ = ["by_hand", "finding", "memory", "training"]
+__all__ = ["agreement", "finding", "memory", "plain_loop_loss", "training"]
 
 SIZE, COMPONENTS, ROWS, FILTERS = 32, 4, 16, 32
 STEPS = (3, 5)
@@ -49,13 +49,13 @@ WAYS: Mapping[str, Callable[[int], Decomposition]] = {
 }
 
 
-def model() -> tuple[Comet, Tensor]:
-    """Returns a model that learnt nothing, and pictures."""
+def untrained_model() -> tuple[Comet, Tensor]:
+    """Returns an untrained model, and pictures."""
     torch.manual_seed(0)
-    return untrained(SIZE, components=COMPONENTS, head="conv", filters=FILTERS), torch.rand(ROWS, 3, SIZE, SIZE)
+    return create_comet(SIZE, components=COMPONENTS, head="conv", filters=FILTERS), torch.rand(ROWS, 3, SIZE, SIZE)
 
 
-def by_hand(comet: Comet, x: Tensor, noise: Noise, iterations: int) -> Tensor:
+def plain_loop_loss(comet: Comet, x: Tensor, noise: Noise, iterations: int) -> Tensor:
     """Returns the loss of all iterates by plain loops over steps and components."""
     energy, z = comet.energy, comet.encoder(x)
     reached, losses = energy.begun(x, noise.child("start"), SPREAD), []
@@ -70,8 +70,8 @@ def by_hand(comet: Comet, x: Tensor, noise: Noise, iterations: int) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def last_of(iterations: int) -> dict[int, int]:
-    """Returns for each iterate a step of training in which it is the one drawn."""
+def steps_by_iterate(iterations: int) -> dict[int, int]:
+    """Returns for each iterate a training step that draws it."""
     found: dict[int, int] = {}
     for step in range(10_000):
         noise = Noise(0, range(1), step).child("iterate")
@@ -82,8 +82,8 @@ def last_of(iterations: int) -> dict[int, int]:
 
 
 def training(iterations: int, turns: int) -> dict[str, float]:
-    """Returns the seconds of a training step by each way, and how many times the random iterate is as fast as the others."""
-    comet, x = model()
+    """Returns the seconds of a training step by each variant, and the speed of the random iterate relative to the others."""
+    comet, x = untrained_model()
     adam = torch.optim.Adam(comet.parameters(), 1e-5, foreach=True)
 
     def step(loss: Callable[[Noise], Tensor], noise: Noise) -> float:
@@ -96,38 +96,38 @@ def training(iterations: int, turns: int) -> dict[str, float]:
     def ours(objective: Decomposition) -> Callable[[Noise], Tensor]:
         return lambda noise: objective.loss(comet, Batch(x, {}, noise)).value
 
-    def hand(noise: Noise) -> Tensor:
-        return by_hand(comet, x, noise, iterations)
+    def plain(noise: Noise) -> Tensor:
+        return plain_loop_loss(comet, x, noise, iterations)
 
-    drawn = last_of(iterations)
-    spent: dict[str, list[float]] = {name: [] for name in ("all, together", "loop by hand", "loop by hand, torch's SiLU")}
+    drawn = steps_by_iterate(iterations)
+    spent: dict[str, list[float]] = {name: [] for name in ("all, together", "plain loop", "plain loop, torch's SiLU")}
     each: dict[int, list[float]] = {end: [] for end in drawn}
     for turn in range(turns + 1):
         for end, number in drawn.items():
             each[end].append(step(ours(Decomposition(iterations)), Noise(0, range(ROWS), number)))
         noise = Noise(0, range(ROWS), turn)
         spent["all, together"].append(step(ours(Decomposition(iterations, iterates="all")), noise))
-        spent["loop by hand"].append(step(hand, noise))
+        spent["plain loop"].append(step(plain, noise))
         with mock.patch("composable_energy_comet.conv.silu", F.silu):
-            spent["loop by hand, torch's SiLU"].append(step(hand, noise))
+            spent["plain loop, torch's SiLU"].append(step(plain, noise))
     own = statistics.mean(statistics.median(times[1:]) for times in each.values())  # the first turn warms up
     others = {name: statistics.median(times[1:]) for name, times in spent.items()}
     return {"N": iterations, "one random": own, **others, **{f"{name}: times": seconds / own for name, seconds in others.items()}}
 
 
 def agreement(iterations: int) -> float:
-    """Returns how far the gradient of the loss by hand is from that of the package, relative to it, in double precision."""
-    comet, x = model()
+    """Returns the relative difference between the gradients of the plain loop and of the package, in double precision."""
+    comet, x = untrained_model()
     comet, x, noise = comet.double(), x.double(), Noise(0, range(ROWS), 1)
     weights = list(comet.parameters())
-    losses = Decomposition(iterations, iterates="all").loss(comet, Batch(x, {}, noise)).value, by_hand(comet, x, noise, iterations)
+    losses = Decomposition(iterations, iterates="all").loss(comet, Batch(x, {}, noise)).value, plain_loop_loss(comet, x, noise, iterations)
     own, other = (torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights, materialize_grads=True)]) for loss in losses)
     return float((own - other).norm() / own.norm())
 
 
 def finding(turns: int) -> dict[str, float]:
-    """Returns the seconds that 16 pictures take."""
-    comet, x = model()
+    """Returns the seconds for 16 pictures."""
+    comet, x = untrained_model()
     ways: Mapping[str, Callable[[], object]] = {
         "decompose": lambda: comet.decompose(x),
         "decompose and decode": lambda: comet.recombine(comet.decompose(x)),
@@ -143,49 +143,42 @@ def finding(turns: int) -> dict[str, float]:
 
 
 def memory(way: str, iterations: int) -> float:
-    """Returns by how many MB three steps of training raise the largest resident memory of this process, on Linux."""
-    comet, x = model()
-    adam, number = torch.optim.Adam(comet.parameters(), 1e-5), last_of(iterations)[iterations]
-    before = _largest()
+    """Returns the MB by which three training steps raise the largest resident memory of this process, on Linux."""
+    comet, x = untrained_model()
+    adam, number = torch.optim.Adam(comet.parameters(), 1e-5), steps_by_iterate(iterations)[iterations]
+    before = peak_memory()
     for _ in range(3):
         adam.zero_grad(set_to_none=True)
         WAYS[way](iterations).loss(comet, Batch(x, {}, Noise(0, range(ROWS), number))).value.backward()
         adam.step()
-    return _largest() - before
+    return peak_memory() - before
 
 
-def _largest() -> float:
-    """Returns the largest resident memory so far in MB; `getrusage` would count that of the process that started this one."""
-    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(told["VmHWM"].split()[0]) / 1024
-
-
-def _memory_of_its_own(way: str, iterations: int) -> float:
-    command = [sys.executable, __file__, "--memory", way, str(iterations)]
+def _memory_of_process(way: str, iterations: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.papers.comet_2021.speed", "--memory", way, str(iterations)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--turns", type=int, default=9, help="of which medians are taken")
-    parser.add_argument("--write", action="store_true", help="write the figures into the repository")
+    parser = experiment_parser("speed", __doc__)
+    parser.add_argument("--turns", type=int, default=9, help="turns of the medians")
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    if asked.memory:
-        print(json.dumps(memory(asked.memory[0], int(asked.memory[1]))))
+    if args.memory:
+        print(json.dumps(memory(args.memory[0], int(args.memory[1]))))
         return
-    steps = [training(n, asked.turns) for n in STEPS]
-    show("Seconds of a training step", steps)
+    steps = [training(n, args.turns) for n in STEPS]
+    print_table("Seconds of a training step", steps)
     off = max(agreement(n) for n in STEPS)
-    print(f"The gradient of the loop by hand is that of all iterates, to {off:.0e} of it.")
-    found = finding(asked.turns)
-    show("Seconds for 16 pictures", [found])
-    used = [{"inner steps": n, **{way: _memory_of_its_own(way, n) for way in WAYS}} for n in DEPTHS]
-    show("MB of training", used)
-    if asked.write:
-        told = about(size=SIZE, components=COMPONENTS, batch=ROWS, filters=FILTERS, turns=asked.turns)
-        write(RESULTS / "speed.json", {"about": told, "steps": steps, "agreement": off, "16 pictures": found, "MB": used})
+    print(f"The gradient of the plain loop differs from that of all iterates by {off:.0e} of it.")
+    found = finding(args.turns)
+    print_table("Seconds for 16 pictures", [found])
+    used = [{"inner steps": n, **{way: _memory_of_process(way, n) for way in WAYS}} for n in DEPTHS]
+    print_table("MB of training", used)
+    if args.write:
+        figures = {"steps": steps, "agreement": off, "16 pictures": found, "MB": used}
+        COMET.write("speed", figures, size=SIZE, components=COMPONENTS, batch=ROWS, filters=FILTERS, turns=args.turns)
 
 
 if __name__ == "__main__":

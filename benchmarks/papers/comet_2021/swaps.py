@@ -1,35 +1,33 @@
-r"""One component swapped between two rooms: which factors move with it, and what makes each factor move with one component alone.
+r"""One component swapped between two rooms: which factors change with it, and training that isolates factors in components.
 
-    pip install -e '.[scenes,metrics]' -c constraints.txt
-    python benchmarks/papers/comet_2021/swaps.py [--write] [--seed 0 1] [--seconds 150] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.swaps [--write] [--seed 0 1] [--seconds 150] [--data FOLDER] [--parts FOLDER]
 
-For 500 pairs of test pictures A, B, component k of A is replaced by that of B and decoded. A regressor reads the factors from pictures; it
-is fitted on the model's own reconstructions of 4,000 training pictures, for 20 s, and its R2 on those of test pictures is given. Entry
-(j, k) of the matrix is the share of factor j's way from A to B that component k goes: the slope $\langle m w \rangle / \langle w^2 \rangle$
-of the moves $m = f_j(\text{swap}_k) - f_j(A)$ over the whole ways $w = f_j(B) - f_j(A)$, all read from the model's own pictures. Rows sum
-to 1 if components add up.
+For 500 pairs of test pictures A, B, component k of A is replaced by that of B and decoded. A regressor reads the factors from pictures; it is
+fitted on the model's own reconstructions of 4,000 training pictures, for 20 s, and its R2 on those of test pictures is reported. Entry (j, k) of
+the matrix is the share of the change of factor j from A to B that component k causes: the slope $\langle m w \rangle / \langle w^2 \rangle$
+of the moves $m = f_j(\text{swap}_k) - f_j(A)$ over the whole changes $w = f_j(B) - f_j(A)$, all read from the model's own pictures. Rows sum to
+1 if components are additive.
 
-How well components isolate factors is scored from the rows $p(k \mid j)$, negative shares cut to 0 and rows scaled to sum to 1:
+How well components isolate factors is scored from the rows $p(k \mid j)$, with negative shares set to 0 and rows scaled to sum to 1:
 
 - **isolation**: the mutual information of factor and component, $\bigl(H(\bar p) - \langle H(p_j) \rangle_j\bigr) / \ln K$, each factor
   with the same weight. It is 0 if all factors are spread evenly, and also if one component has them all; seven in four reach .98;
-- **largest share**: the mean over factors; one component that has them all would reach 1, so it says nothing alone;
+- **largest share**: the mean over factors; one component that has them all would reach 1, so it means nothing alone;
 - **components used**: $e^{H(\bar p)}$, and **moved**: the mean number of factors of which a component has a share above a quarter;
-- **sum**: of a row, the mean over factors. Far from 1, components do not add up, and the other scores say little.
+- **sum**: of a row, the mean over factors. Far from 1, components are not additive, and the other scores mean little.
 
-The models have the same networks, start and budget, and see 8,000 pictures each:
+The models have the same networks, start and budget, and train on 8,000 pictures each:
 
 - **paper**: the objective of the paper, on 8,000 single pictures;
-- **told**: on 4,000 pairs that differ in one factor, `Exchange`: a picture is to come out of its partner's components and its own one of
-  the factor that differs. Which factor that is is told, its values are not. Components own lamp intensity; the lamp's place; camera x;
-  camera y and z;
-- **untold**: the same where nobody says what differs: it is taken to be the component whose latents are the furthest apart.
+- **labelled**: on 4,000 pairs that differ in one factor, `Exchange`: a picture is reconstruct from its partner's components and its own
+  component of the factor that differs. The label is the factor that differs, without its values. The components are assigned to lamp intensity,
+  the lamp's place, camera x, and camera y and z;
+- **unlabelled**: the same without labels; the component with the largest difference between the latents is taken as the one that differs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,33 +35,48 @@ from typing import Any
 
 import numpy as np
 import torch
-from baselines import encoder
-from comet_common import CACHE, PICTURES, RESULTS, Budget, Room, about, fit, room, show, strip, write
-from factors import COMPONENTS, FACTORS, MODELS, SQUARED, comet, kept, learnt, model_of, reconstructed
 from torch import Tensor, nn
 
 import composable_energy as ce
+from benchmarks.harness import read_json
+from benchmarks.papers.comet_2021.baselines import encoder
+from benchmarks.papers.comet_2021.factors import (
+    COMPONENTS,
+    FACTORS,
+    MODELS,
+    SQUARED,
+    create_comet,
+    load_model,
+    reconstruct,
+    train_comet,
+    train_or_load,
+)
+from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.training import Budget, fit
+from benchmarks.papers.comet_2021.worlds import Room, render_room
+from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_rounded
 from composable_energy.errors import OptionError
 from composable_energy_comet import Comet, ConvEnergy, Decomposition
 from composable_energy_training import Batch, Loss, Objective
 
-__all__ = ["Exchange", "exchanged", "isolation", "shares"]
+__all__ = ["Exchange", "exchange", "isolation", "shares"]
 
 OWNERS = (0, 1, 1, 1, 2, 3, 3)
-"""Which component each factor belongs to where that is told."""
+"""The component of each factor, for training with labels."""
 
 PAIRS, SWAPS, READ, READING = 4000, 500, 4000, 20.0
+KINDS = ("paper", "labelled", "unlabelled")
 
 
 class Exchange(Objective):
-    r"""The error of pictures that are decoded from their partner's components and one of their own, where both differ in one factor.
+    r"""The reconstruction error of pictures from their partner's components and one of their own; partners differ in one factor.
 
-    Rows 2i and 2i + 1 of a batch are partners. If component k holds what differs, and no other does, nothing is lost by the exchange.
+    Rows 2i and 2i + 1 of a batch are partners. The exchange loses nothing if one component alone holds the factor that differs.
 
     Args:
-        inner: How a picture is made of components, and compared.
-        owners: For each factor its component, with shape $(F,)$; a batch then has the label `changed`, the factor in which rows differ from
-            their partners. If None, the component that differs most is taken.
+        inner: The objective that decodes components and compares pictures.
+        owners: The component of each factor, with shape $(F,)$; batches then need the label `changed`, the factor in which rows differ from
+            their partners. If None, the component that differs most.
     """
 
     def __init__(self, inner: Decomposition, owners: Tensor | None = None) -> None:
@@ -73,7 +86,7 @@ class Exchange(Objective):
         """Returns the loss; its scalar is `error`.
 
         Raises:
-            OptionError: The model is no `Comet`.
+            OptionError: The model is not a `Comet`.
         """
         if not isinstance(model, Comet):
             raise OptionError(f"Exchange trains a Comet, got {type(model).__name__}.")
@@ -82,7 +95,7 @@ class Exchange(Objective):
             own = (z - z.view(-1, 2, *z.shape[1:]).flip(1).view_as(z)).detach().square().sum(2).argmax(1)
         else:
             own = self.owners[batch.labels["changed"].repeat_interleave(2)]
-        z = exchanged(z, own)
+        z = exchange(z, own)
         if isinstance(model.energy, ConvEnergy):
             value = self.inner.descent_loss(model.energy, z, batch.x, batch.noise)
         else:
@@ -90,8 +103,8 @@ class Exchange(Objective):
         return Loss(value, {"error": value.detach()})
 
 
-def exchanged(z: Tensor, own: Tensor) -> Tensor:
-    """Returns latents in which all components but one are the partner's, with shape $(2B, K, D)$.
+def exchange(z: Tensor, own: Tensor) -> Tensor:
+    """Returns latents with one component of each row and all others of its partner, with shape $(2B, K, D)$.
 
     Args:
         z: Rows 2i and 2i + 1 are partners, with shape $(2B, K, D)$.
@@ -103,19 +116,19 @@ def exchanged(z: Tensor, own: Tensor) -> Tensor:
 
 
 def shares(a: Tensor, b: Tensor, swapped: Tensor) -> Tensor:
-    """Returns which share of each factor's way from A to B each component goes, with shape $(F, K)$.
+    """Returns the share of each factor's change from A to B that each component causes, with shape $(F, K)$.
 
     Args:
         a: The factors of A, with shape $(N, F)$.
-        b: Those of B.
-        swapped: Those of A with component k of B, with shape $(N, K, F)$.
+        b: The factors of B.
+        swapped: The factors of A with component k of B, with shape $(N, K, F)$.
     """
     whole = b - a
     return (((swapped - a[:, None]) * whole[:, None]).sum(0) / whole.square().sum(0)).T
 
 
 def isolation(matrix: Tensor) -> dict[str, float]:
-    """Returns how well components, the columns of `shares`, isolate factors, its rows; see the head of this file."""
+    """Returns how well components, the columns of `shares`, isolate factors, its rows; see the module's docstring."""
     rows = matrix.clamp(min=0)
     rows = rows / rows.sum(1, keepdim=True).clamp(min=1e-12)
     used = _entropy(rows.mean(0))
@@ -132,31 +145,33 @@ def _entropy(p: Tensor) -> Tensor:
     return -(p * p.clamp(min=1e-12).log()).sum(-1)
 
 
-def pairs(data: Room, folder: Path) -> tuple[Tensor, Tensor]:
-    """Returns pictures in pairs that differ in one factor, with shape $(4000, 2, 3, 32, 32)$, and which, in turn, with shape $(4000,)$."""
-    changed, kept_at = torch.arange(PAIRS) % len(FACTORS), folder / "room-pairs.npy"
-    if not kept_at.exists():
+def render_pairs(data: Room, folder: Path) -> tuple[Tensor, Tensor]:
+    """Returns pictures in pairs that differ in one factor, with shape $(4000, 2, 3, 32, 32)$, and the factors in which they differ, with shape $(4000,)$."""
+    changed, path = torch.arange(PAIRS) % len(FACTORS), folder / "room-pairs.npy"
+    if not path.exists():
         factors = data.train_factors[:PAIRS].numpy().copy()
         factors[np.arange(PAIRS), changed] = np.random.default_rng(4).uniform(0, 1, PAIRS)
-        np.save(kept_at, ce.get_world("room", size=32).render({"factors": factors.astype("float32")}).images)
-    return torch.stack([data.train[:PAIRS], torch.from_numpy(np.load(kept_at)).float() / 255], 1), changed
+        np.save(path, ce.get_world("room", size=32).render({"factors": factors.astype("float32")}).images)
+    return torch.stack([data.train[:PAIRS], torch.from_numpy(np.load(path)).float() / 255], 1), changed
 
 
-def trained(kind: str, seed: int, data: Room, told: argparse.Namespace) -> tuple[Any, dict[str, float]]:
-    """Returns a COMET that was trained by one of the three ways, and what that measured."""
-    if kind == "paper" and told.seconds == MODELS["comet"]:
-        return model_of("comet", seed, data.train, told.parts)
-    model = comet("conv", seed)
+def train_kind(kind: str, seed: int, data: Room, args: argparse.Namespace) -> tuple[Any, dict[str, float]]:
+    """Returns a COMET that was trained in one of the three ways, and the figures of its training."""
+    parts = args.parts / "factors"
+    if kind == "paper" and args.seconds == MODELS["comet"]:
+        return load_model("comet", seed, data.train, parts)
+    model = create_comet("conv", seed)
     if kind == "paper":
-        return model, kept(told.parts / f"paper-{seed}-{told.seconds:.0f}.pt", model, lambda: learnt(model, data.train, told.seconds, seed))
-    images, changed = pairs(data, told.data)
-    objective = Exchange(SQUARED, torch.tensor(OWNERS) if kind == "told" else None)
-    path = told.parts / f"exchange-{kind}-{seed}-{told.seconds:.0f}.pt"
-    return model, kept(path, model, lambda: learnt(model, images, told.seconds, seed, objective, {"changed": changed}))
+        path = parts / f"paper-{seed}-{args.seconds:.0f}.pt"
+        return model, train_or_load(path, model, lambda: train_comet(model, data.train, args.seconds, seed))
+    images, changed = render_pairs(data, args.data)
+    objective = Exchange(SQUARED, torch.tensor(OWNERS) if kind == "labelled" else None)
+    path = parts / f"exchange-{kind}-{seed}-{args.seconds:.0f}.pt"
+    return model, train_or_load(path, model, lambda: train_comet(model, images, args.seconds, seed, objective, {"changed": changed}))
 
 
-def reader(images: Tensor, factors: Tensor, seed: int, seconds: float = READING) -> nn.Module:
-    """Returns a network that reads factors from pictures like these."""
+def train_regressor(images: Tensor, factors: Tensor, seed: int, seconds: float = READING) -> nn.Module:
+    """Returns a network that reads factors from such pictures."""
     torch.manual_seed(seed)
     network = encoder(factors.shape[1])
     fit(
@@ -175,30 +190,30 @@ def swapped(model: Any, a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([model.swap(a, b, k) for k in range(model.components)], 1)
 
 
-def measured(model: Any, data: Room, seed: int) -> dict[str, Any]:
+def measure(model: Any, data: Room, seed: int) -> dict[str, Any]:
     """Returns the matrix of shares, its scores, the R2 of the regressor, and the error of reconstructions."""
-    own, seen = reconstructed(model, data.train[:READ]), reconstructed(model, data.test)
-    read = reader(own, data.train_factors[:READ], seed)
+    own, rebuilt = reconstruct(model, data.train[:READ]), reconstruct(model, data.test)
+    read = train_regressor(own, data.train_factors[:READ], seed)
     with torch.no_grad():
-        found = read(seen)
-        half = len(seen) // 2
+        found = read(rebuilt)
+        half = len(rebuilt) // 2
         a, b = found[:SWAPS], found[half : half + SWAPS]
         mixed = swapped(model, data.test[:SWAPS], data.test[half : half + SWAPS])
         moved = read(mixed.flatten(0, 1)).unflatten(0, mixed.shape[:2])
     r2 = 1 - (found - data.test_factors).square().mean(0) / data.test_factors.var(0, unbiased=False)
     matrix = shares(a, b, moved)
     return {
-        "MSE": float((seen - data.test).square().mean()),
+        "MSE": float((rebuilt - data.test).square().mean()),
         **isolation(matrix),
         "matrix": matrix.tolist(),
         "R2 of the regressor": r2.tolist(),
     }
 
 
-def picture(models: Mapping[str, Any], data: Room, columns: int = 6) -> Tensor:
-    """Returns a strip for each model, one beside another: A, B, both reconstructed, and A with component 1, ... of B.
+def sheet(models: Mapping[str, Any], data: Room, columns: int = 6) -> Tensor:
+    """Returns rows for each model, one model beside another: A, B, both reconstructions, and A with component 1, ... of B.
 
-    Shown are those of the pairs whose factors differ most.
+    The pairs are those with the largest differences of factors.
     """
     half = len(data.test) // 2
     far = (data.test_factors[:SWAPS] - data.test_factors[half : half + SWAPS]).norm(dim=1).topk(columns).indices
@@ -207,38 +222,34 @@ def picture(models: Mapping[str, Any], data: Room, columns: int = 6) -> Tensor:
     for model in models.values():
         with torch.no_grad():
             rows = [a, b, model.decode(model.encode(a)), model.decode(model.encode(b)), *swapped(model, a, b).unbind(1)]
-        sheets.append(strip(rows))
+        sheets.append(arrange_rows(rows))
     return torch.cat([part for sheet in sheets for part in (sheet, torch.ones(3, sheet.shape[1], 24))][:-1], 2)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", nargs="+", choices=("paper", "told", "untold"), default=["paper", "told", "untold"])
+    parser = experiment_parser("swaps", __doc__)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--seconds", type=float, default=MODELS["comet"], help="of the processor, for each model")
-    parser.add_argument("--data", type=Path, default=CACHE, help="where pictures are rendered to")
-    parser.add_argument("--parts", type=Path, default=CACHE / "factors", help="where weights and figures of each run are kept")
-    parser.add_argument("--write", action="store_true", help="write figures and picture into the repository")
-    told = parser.parse_args()
-    data, runs, shown = room(told.data), [], {}
-    for kind in told.kinds:
-        for seed in told.seed:
-            model, trained_for = trained(kind, seed, data, told)
-            path = told.parts / f"swaps-{kind}-{seed}-{told.seconds:.0f}.json"
-            if not path.exists():
-                write(path, {"objective": kind, "seed": seed, **trained_for, **measured(model, data, seed)})
-            found = json.loads(path.read_text())
-            runs.append(found)
-            shown.setdefault(kind, model)
-            columns = [f"component {k + 1}" for k in range(COMPONENTS)]
-            rows = zip(FACTORS, found["matrix"], found["R2 of the regressor"], strict=True)
-            table = [{"factor": name, **dict(zip(columns, row, strict=True)), "R2 of the regressor": r2} for name, row, r2 in rows]
-            show(f"{kind}, seed {seed}: share of each factor's way that a component goes", table)
+    parser.add_argument("--seconds", type=float, default=MODELS["comet"], help="of one processor, for each model")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    data, runs, models = render_room(args.data), [], {}
+    for kind, seed in ((kind, seed) for kind in args.kinds for seed in args.seed):
+        model, figures = train_kind(kind, seed, data, args)
+        path = args.parts / "factors" / f"swaps-{kind}-{seed}-{args.seconds:.0f}.json"
+        if not path.exists():
+            write_rounded(path, {"objective": kind, "seed": seed, **figures, **measure(model, data, seed)})
+        found = read_json(path)
+        runs.append(found)
+        models.setdefault(kind, model)
+        columns = [f"component {k + 1}" for k in range(COMPONENTS)]
+        rows = zip(FACTORS, found["matrix"], found["R2 of the regressor"], strict=True)
+        table = [{"factor": name, **dict(zip(columns, row, strict=True)), "R2 of the regressor": r2} for name, row, r2 in rows]
+        print_table(f"{kind}, seed {seed}: share of each factor's change that a component causes", table)
     hidden = ("matrix", "R2 of the regressor")
-    show("Isolation", [{key: value for key, value in run.items() if key not in hidden} for run in runs])
-    if told.write:
-        write(RESULTS / "swaps.json", about(factors=FACTORS, owners=OWNERS, pairs=SWAPS, runs=runs))
-        write(PICTURES / "swaps.png", picture(shown, data))
+    print_table("Isolation", [{key: value for key, value in run.items() if key not in hidden} for run in runs])
+    if args.write:
+        COMET.write("swaps", {"runs": runs}, sheet(models, data), factors=FACTORS, owners=OWNERS, pairs=SWAPS)
 
 
 if __name__ == "__main__":

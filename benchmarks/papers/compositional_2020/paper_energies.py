@@ -1,8 +1,8 @@
 r"""The energies of the 2020 paper on `one-object`: one network of pixels for each concept, trained by contrastive divergence.
 
-Each is conditional, $E(x \mid y)$, and sees pictures of its own, in which all but its concept is random. Networks and budgets are small,
-for all of it has to run on one core: what differs from the paper is listed in `SETTINGS`. `paper_method.py --train FOLDER` trains them; a
-training that was stopped goes on.
+Each is conditional, $E(x \mid y)$, and has a training set of its own with all other attributes at random. Networks and budgets are small, so
+that everything runs on one core; `SETTINGS` lists the differences from the paper. `paper_method --train FOLDER` trains them, and continues a
+training that was stopped.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from composable_energy_image.diary import Diary
 from composable_energy_scenes import COLORS, KINDS, OneObject, weights
 from composable_energy_training import ContrastiveDivergence, Optimizer, Trainer
 
-__all__ = ["CONCEPTS", "NOISE", "SETTINGS", "SIZE", "STEP", "WEIGHTS", "load", "numbers_of", "shown", "small", "train"]
+__all__ = ["CONCEPTS", "NOISE", "SETTINGS", "SIZE", "STEP", "WEIGHTS", "condition_of", "enlarge", "load", "reduce", "train"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 CONCEPTS: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {"position": {"numbers": 2}, "color": {"labels": len(COLORS)}, "shape": {"labels": len(KINDS)}, "size": {"numbers": 1}}
 )
-"""What each network is told, in the order of their picture sets."""
+"""The condition of each network, in the order of their training sets."""
 
 SIZE = 32
 STEP, NOISE = 500.0, 0.005
@@ -65,36 +65,36 @@ def load(folder: Path = WEIGHTS) -> dict[str, ce.Energy]:
     return {concept: weights.read(network(concept), f"paper-{concept}", folder) for concept in CONCEPTS}
 
 
-def numbers_of(concept: str, values: Tensor) -> Tensor:
-    """Returns labels of the world as the networks take them: sizes as numbers in [-1, 1], the others as they are."""
+def condition_of(concept: str, values: Tensor) -> Tensor:
+    """Returns labels of the world as conditions of the networks: sizes in [-1, 1], the others unchanged."""
     return (values - 0.5) / 0.2 if concept == "size" else values
 
 
-def small(images: Tensor) -> Tensor:
-    """Returns pictures of 64 pixels at the size of the energies, as means of four pixels."""
+def reduce(images: Tensor) -> Tensor:
+    """Returns pictures of 64 pixels at the size of the energies, averaged over squares of four pixels."""
     return F.avg_pool2d(images, 2)
 
 
-def shown(images: Tensor) -> Tensor:
-    """Returns pictures of the energies at the size that the judge takes."""
+def enlarge(images: Tensor) -> Tensor:
+    """Returns pictures of the energies at the size that the evaluator takes."""
     return F.interpolate(images, size=64, mode="bilinear", align_corners=False)
 
 
 def train(folder: Path, steps: Mapping[str, int] = STEPS, *, to: Path = WEIGHTS, progress: bool = True) -> None:
-    """Trains the energies, each with checkpoints in a folder of its own, and writes their weights.
+    """Trains the energies and writes their weights; each has a folder of its own with checkpoints.
 
     Args:
-        folder: Of the runs; the pictures are drawn into `folder/scenes`, unless they are there.
-        steps: How many for each concept; those that are left out are not trained.
-        to: Where to write weights.
-        progress: Whether to show bars.
+        folder: The folder of the runs; the pictures are rendered into `folder/scenes`, unless they exist.
+        steps: Steps for each concept; concepts that are left out are not trained.
+        to: The folder for the weights.
+        progress: Whether to show progress bars.
     """
     scenes = _scenes(folder / "scenes", progress)
     for concept, count in steps.items():
         energy, first = network(concept), EACH * list(CONCEPTS).index(concept)
         rows = slice(first, first + EACH)
-        images = torch.cat([small(torch.from_numpy(part).float() / 255) for part in np.array_split(np.array(scenes.images[rows]), 16)])
-        values = numbers_of(concept, torch.from_numpy(np.array(scenes.labels[concept][rows])))
+        images = torch.cat([reduce(torch.from_numpy(part).float() / 255) for part in np.array_split(np.array(scenes.images[rows]), 16)])
+        values = condition_of(concept, torch.from_numpy(np.array(scenes.labels[concept][rows])))
         chains = {"step_size": 2 * STEP, "temperature": NOISE**2 / (2 * STEP), "clamp": (0.0, 1.0)}
         Trainer(
             energy,

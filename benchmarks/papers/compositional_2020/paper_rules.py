@@ -1,4 +1,4 @@
-r"""The 2020 paper's rules for NOT and OR, a NOT with a bound beside them, and the rows of its table by these rules."""
+r"""The 2020 paper's rules for NOT and OR, a bounded NOT beside them, and the rows of its table by these rules."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from common import drawn
-from paper_energies import NOISE, SIZE, STEP, load, numbers_of, shown
 from torch import Tensor
 
 import composable_energy as ce
+from benchmarks.papers.compositional_2020.claims import draw
+from benchmarks.papers.compositional_2020.paper_energies import NOISE, SIZE, STEP, condition_of, enlarge, load
 from composable_energy_scenes import COLORS, Concepts
 
-__all__ = ["IMPLICATION", "Method", "bounded", "either", "expressions", "named", "no", "of_codes", "of_pixels"]
+__all__ = ["IMPLICATION", "Method", "bounded_not", "energy_classifier", "expressions", "of_codes", "of_pixels", "paper_not", "paper_or"]
 
 IMPLICATION = "position & ~each other color"
 
 
-def no(energy: Any, alpha: float) -> ce.Energy:
+def paper_not(energy: Any, alpha: float) -> ce.Energy:
     r"""Returns the paper's NOT, $-\alpha E$, which has no lower bound."""
     return ce.negate(energy, mode="power", weight=alpha)
 
 
-def either(*energies: Any, scale: float, log_z: list[float] | None = None) -> ce.Energy:
-    r"""Returns the paper's OR, $-\log \sum_k e^{-s E_k - \log Z_k} / s$ with a scale $s$, and with no $\log Z_k$."""
+def paper_or(*energies: Any, scale: float, log_z: list[float] | None = None) -> ce.Energy:
+    r"""Returns the paper's OR, $-\log \sum_k e^{-s E_k - \log Z_k} / s$ with a scale $s$; the paper has no $\log Z_k$."""
     return ce.Disjunction(*(scale * energy for energy in energies), log_z=log_z) / scale
 
 
-def bounded(energy: Any, at: float, scale: float) -> ce.Energy:
-    r"""Returns a NOT with a bound, $\operatorname{softplus}(s (b - E)) / s$: it pushes a picture only until its energy is above $b$."""
+def bounded_not(energy: Any, at: float, scale: float) -> ce.Energy:
+    r"""Returns a bounded NOT, $\operatorname{softplus}(s (b - E)) / s$: it acts on a picture only until its energy is above $b$."""
     return ce.negate(scale * energy, mode="contrast", offset=scale * at) / scale
 
 
-def named(of: Callable[[Tensor], ce.Energy], classes: int, scale: float) -> ce.ClassifierEnergy:
-    r"""Returns the events of the classifier that conditional energies make, $p(k \mid x) \propto e^{-s E(x \mid k)}$; `~` of them is exact.
+def energy_classifier(of: Callable[[Tensor], ce.Energy], classes: int, scale: float) -> ce.ClassifierEnergy:
+    r"""Returns the classifier of conditional energies, $p(k \mid x) \propto e^{-s E(x \mid k)}$; `~` of its events is exact.
 
     Args:
-        of: The energy of a class, with shape $(1,)$.
-        classes: How many there are.
+        of: Returns the energy of a class, given with shape $(1,)$.
+        classes: Number of classes.
         scale: $s$.
     """
     energies = [of(torch.tensor([k])) for k in range(classes)]
@@ -48,13 +48,13 @@ def named(of: Callable[[Tensor], ce.Energy], classes: int, scale: float) -> ce.C
 
 @dataclass(frozen=True)
 class Method:
-    """Conditional energies, and how they are drawn from.
+    """Conditional energies with a sampler.
 
     Attributes:
-        of: For each concept, the energies of pictures of some values of it.
-        draw: Turns an energy, a number of pictures and a seed into pictures of 64 pixels.
-        alpha: How strongly NOT pushes.
-        scale: By what OR multiplies energies.
+        of: For each concept, a function from values to the energies of pictures with these values.
+        draw: A function from an energy, a number of pictures and a seed to pictures of 64 pixels.
+        alpha: The factor of NOT.
+        scale: The factor of energies under OR.
     """
 
     of: Mapping[str, Callable[[Tensor], ce.Energy]]
@@ -64,7 +64,7 @@ class Method:
 
 
 def of_pixels(chain: int, alpha: float, scale: float) -> Method:
-    """Returns the paper's method: energies of pixels, and chains of so many steps from uniform noise, in bfloat16 as in training."""
+    """Returns the paper's method: energies of pixels, and chains of a number of steps from uniform noise, in bfloat16 as in training."""
     energies = load()
     options = {"step_size": 2 * STEP, "temperature": NOISE**2 / (2 * STEP), "clamp": (0.0, 1.0)}
 
@@ -72,25 +72,25 @@ def of_pixels(chain: int, alpha: float, scale: float) -> Method:
         start = torch.rand(n, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
         settings = {"steps": chain, "init": start, "seed": seed, "batch_size": 125, "allow_improper": True, **options}
         with torch.autocast("cpu", torch.bfloat16):
-            return shown(energy.sample(n, sampler="langevin", **settings))
+            return enlarge(energy.sample(n, sampler="langevin", **settings))
 
     def bind(concept: str) -> Callable[[Tensor], ce.Energy]:
-        return lambda values: energies[concept].given(y=numbers_of(concept, values))
+        return lambda values: energies[concept].given(y=condition_of(concept, values))
 
     return Method({concept: bind(concept) for concept in energies}, draw, alpha, scale)
 
 
 def of_codes(concepts: Concepts, alpha: float) -> Method:
-    """Returns the paper's rules with conditional energies of codes that were trained by denoising; they are in units of log densities."""
+    """Returns the paper's rules with conditional energies of codes, trained by denoising, in units of log densities."""
     of = {"position": concepts.of_position, "color": concepts.of_color}
-    return Method(of, lambda energy, n, seed: drawn(energy, n, seed, allow_improper=True), alpha, 1.0)
+    return Method(of, lambda energy, n, seed: draw(energy, n, seed, allow_improper=True), alpha, 1.0)
 
 
 def expressions(method: Method, c: Mapping[str, Tensor]) -> dict[str, ce.Energy]:
     """Returns the rows of `table1`, and the implication, by the paper's rules.
 
     Args:
-        method: Its energies and how NOT and OR are made of them.
+        method: The energies, and the factors of NOT and OR.
         c: The conditions of `table1`.
     """
     place, color = method.of["position"](c["position"]), method.of["color"](c["color"])
@@ -101,13 +101,13 @@ def expressions(method: Method, c: Mapping[str, Tensor]) -> dict[str, ce.Energy]
         "color": color,
         "position": place,
         "position & color": place & color,
-        "position & ~color": place & no(color, method.alpha),
-        "~position & color": no(place, method.alpha) & color,
+        "position & ~color": place & paper_not(color, method.alpha),
+        "~position & color": paper_not(place, method.alpha) & color,
         "position1": here,
         "position1 & color1": here & color,
-        "position1 | position2": either(here, there, scale=method.scale),
-        "(position1 & color1) | (position2 & color2)": either(here & color, there & other, scale=method.scale),
-        IMPLICATION: ce.all_of(place, *(no(energy, method.alpha) for energy in rest)),
+        "position1 | position2": paper_or(here, there, scale=method.scale),
+        "(position1 & color1) | (position2 & color2)": paper_or(here & color, there & other, scale=method.scale),
+        IMPLICATION: ce.all_of(place, *(paper_not(energy, method.alpha) for energy in rest)),
     }
     if "shape" in method.of:
         shape, size = (method.of[concept](c[concept]) for concept in ("shape", "size"))

@@ -1,10 +1,10 @@
-r"""Expressions of expressions: how often pictures have what is asked for, from two operators deep to seven.
+r"""Expressions of expressions: the share of pictures that satisfy them, from two to seven nested operators.
 
-    python benchmarks/papers/compositional_2020/recursion.py [--write] [--samples 500] [--seed 11] [--weights FOLDER]
+    python -m benchmarks.papers.compositional_2020.recursion [--write] [--samples 500] [--seed 11] [--weights FOLDER]
 
-The paper shows pictures of such compositions without figures. Concepts were trained apart, each on pictures of its own; an expression of
-them is one formula, whose probability is exact however deep it is. Regions are asked for with a margin on both sides of the judge's border:
-`left` means x below -.15 where it is asked for, below 0 where it is judged, and what is neither left nor right is denied with `~`.
+The paper shows pictures of such compositions without figures. The concepts were trained separately, each on pictures of its own; an expression
+of them is one formula, with an exact probability at any depth. Regions are requested with a margin on both sides of the border: `left` requests
+x below -.15 and is correct for x below 0; `~` denies what is neither left nor right.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import WEIGHT, Claim, Heads, Options, accuracy, free, renders, share
-from reporting import grid, main, show
 from torch import Tensor
 
-from composable_energy_scenes import COLORS, KINDS, Verdict, judged
+from benchmarks.papers.compositional_2020.claims import WEIGHT, Claim, Heads
+from benchmarks.papers.compositional_2020.evaluation import Attributes, accuracy, evaluate, free_attributes, render, share
+from benchmarks.papers.compositional_2020.options import Options, run_experiment
+from benchmarks.papers.experiment import arrange_grid, print_table
+from composable_energy_scenes import COLORS, KINDS
 
 MARGIN = 0.15
 INFINITE = float("inf")
@@ -32,20 +34,20 @@ class Words:
     def __getattr__(self, name: str) -> Claim:
         heads = self._heads
         if name in COLORS:
-            return Claim(heads.color(COLORS.index(name)), lambda v: v.color == COLORS.index(name), name)
+            return Claim(heads.color(COLORS.index(name)), lambda found: found.color == COLORS.index(name), name)
         if name in KINDS:
-            return Claim(heads.shape(KINDS.index(name)), lambda v: v.shape == KINDS.index(name), name)
+            return Claim(heads.shape(KINDS.index(name)), lambda found: found.shape == KINDS.index(name), name)
         if name in ("large", "small"):
             low, high = (0.52, INFINITE) if name == "large" else (-INFINITE, 0.48)
-            return Claim(heads.size.between(low, high), lambda v: (v.size > 0.5) == (name == "large"), name)
+            return Claim(heads.size.between(low, high), lambda found: (found.size > 0.5) == (name == "large"), name)
         axis, up = {"left": (0, False), "right": (0, True), "close": (1, False), "far": (1, True)}[name]
         low, high = [-INFINITE, -INFINITE], [INFINITE, INFINITE]
         (low if up else high)[axis] = MARGIN if up else -MARGIN
         return Claim(heads.position.between(low, high), _on_side(axis, up), name)
 
 
-def _on_side(axis: int, up: bool) -> Callable[[Verdict], Tensor]:
-    return lambda v: (v.position[:, axis] > 0) == up
+def _on_side(axis: int, up: bool) -> Callable[[Attributes], Tensor]:
+    return lambda found: (found.position[:, axis] > 0) == up
 
 
 def claims(heads: Heads) -> list[Claim]:
@@ -70,19 +72,25 @@ def claims(heads: Heads) -> list[Claim]:
 
 def run(options: Options) -> dict[str, Any]:
     """Prints the table and returns its figures."""
-    known = accuracy(options.judge)
-    show("The judge on renders", [known])
-    chance = judged(renders(options.samples, options.seed)[0], options.judge)
-    found, pictures = [], []
-    for claim in sorted(claims(Heads(options.concepts)), key=lambda claim: claim.deep):
-        holds, images, seen = claim.drawn(options)
-        exact, _, _ = claim.drawn(options, 1.0)
-        line = {"deep": claim.deep, "holds": holds, "weight 1": exact, "chance": share(claim.holds(chance)), "size": free(seen)["size"]}
-        found.append(line | {"expression": claim.text[1:-1] if claim.text[0] == "(" else claim.text})
+    known = accuracy(options.evaluator)
+    print_table("Accuracy of the evaluator on renders", [known])
+    chance = evaluate(render(options.samples, options.seed)[0], options.evaluator)
+    rows, pictures = [], []
+    for claim in sorted(claims(Heads(options.concepts)), key=lambda claim: claim.depth):
+        holds, images, attributes = claim.draw(options)
+        exact, _, _ = claim.draw(options, 1.0)
+        line = {
+            "depth": claim.depth,
+            "holds": holds,
+            "weight 1": exact,
+            "chance": share(claim.holds(chance)),
+            "size": free_attributes(attributes)["size"],
+        }
+        rows.append(line | {"expression": claim.text[1:-1] if claim.text[0] == "(" else claim.text})
         pictures.append(images[:16])
-    show(f"Expressions of expressions, weight {WEIGHT:g}", found)
-    return {"judge": known, "weight": WEIGHT, "rows": found, "picture": grid(torch.cat(pictures))}
+    print_table(f"Expressions of expressions, weight {WEIGHT:g}", rows)
+    return {"evaluator": known, "weight": WEIGHT, "rows": rows, "picture": arrange_grid(torch.cat(pictures))}
 
 
 if __name__ == "__main__":
-    main("recursion", __doc__, run, samples=500)
+    run_experiment("recursion", __doc__, run, samples=500)

@@ -1,6 +1,8 @@
-"""Several objects: conjunctions of two and of three positions, each learnt from pictures of which one object is told.
+"""Several objects: conjunctions of two and of three positions, each trained on pictures with the label of one object.
 
-The paper shows such pictures and counts nothing. Here a detector looks for an object near each place that was asked for.
+    python -m benchmarks.papers.compositional_2020.several_objects [--write] [--samples 1000] [--seed 11] [--weights FOLDER]
+
+The paper shows such pictures without figures. Here a detector looks for an object near each requested place.
 """
 
 from __future__ import annotations
@@ -10,24 +12,23 @@ from operator import and_
 from typing import Any
 
 import torch
-from common import TOLERANCE, Options, share
-from reporting import grid, main, show
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy_scenes.detector import detected
-from composable_energy_scenes.presence import Presence
-from composable_energy_scenes.several import load_detector, load_several, several_objects
+from benchmarks.papers.compositional_2020.evaluation import TOLERANCE, share
+from benchmarks.papers.compositional_2020.options import Options, run_experiment
+from benchmarks.papers.experiment import arrange_grid, print_table
+from composable_energy_scenes import Presence, detected, load_detector, load_several, several_objects
 
-__all__ = ["asked_places", "conjunction", "matched", "run", "scores"]
+__all__ = ["conjunction", "match_objects", "requested_places", "run", "scores"]
 
 TARGETS = {2: 0.85, 3: 0.65}
 WEIGHTS = (1.0, 8.0)
-"""Of the evidence: the exact posterior, and what the table is judged by; chosen on seed 5."""
+"""Weights of the evidence: that of the exact posterior, and the one with goals, which was chosen on seed 5."""
 
 TRUTH_SEED = 3
-"""Of the renders by which the detector is judged."""
+"""Seed of the renders that test the detector."""
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -40,22 +41,22 @@ def run(options: Options) -> dict[str, Any]:
         rows.append({"objects": k, "pictures": "renders"} | scores(detected(truth[0], detector), truth[1]))
         through = several.base.coder(several.base.coder.encode(truth[0]))
         rows.append({"objects": k, "pictures": "renders, coded and decoded"} | scores(detected(through, detector), truth[1]))
-        places = asked_places(k, options.samples, options.seed)
+        places = requested_places(k, options.samples, options.seed)
         energy, images, found = conjunction(several.presence, places), truth[0], []
         for weight in WEIGHTS:
             images = energy.sharpened(weight).sample(options.samples, seed=options.seed)
             found = detected(images, detector)
-            told = scores(found, places)
-            rows.append({"objects": k, "pictures": f"sampled, weight {weight:g}", "target": TARGETS[k]} | told)
-            result[f"{k} objects, weight {weight:g}"] = told
+            figures = scores(found, places)
+            rows.append({"objects": k, "pictures": f"sampled, weight {weight:g}", "target": TARGETS[k]} | figures)
+            result[f"{k} objects, weight {weight:g}"] = figures
         rows.append({"objects": k, "pictures": "chance: places of another picture"} | scores(found, places.roll(1, 0)))
-        pictures.append(_marked(images[:32], places[:32]))
+        pictures.append(_add_maps(images[:32], places[:32]))
     free = several.base.sample(options.samples, seed=options.seed)
     counts = torch.tensor([len(one) for one in detected(free, detector)])
     shares = {str(k): share(counts == k) for k in range(6)}
-    show("Conjunctions of positions: all found within .4 on each axis, after matching", rows)
-    show("Objects in pictures of the base alone; of renders a quarter each have 1 to 4", [shares])
-    return {"rows": rows, "base": {"counts": shares}, "picture": grid(torch.cat(pictures))} | result
+    print_table("Conjunctions of positions: all found within .4 on each axis, after matching", rows)
+    print_table("Objects in pictures of the base alone; of renders a quarter each have 1 to 4", [shares])
+    return {"rows": rows, "base": {"counts": shares}, "picture": arrange_grid(torch.cat(pictures))} | result
 
 
 def conjunction(presence: Presence, places: Tensor) -> ce.Energy:
@@ -63,14 +64,14 @@ def conjunction(presence: Presence, places: Tensor) -> ce.Energy:
     return reduce(and_, [presence.near(place) for place in places.unbind(1)])
 
 
-def asked_places(k: int, n: int, seed: int) -> Tensor:
-    """Returns places that $k$ objects can have, with shape $(n, k, 2)$."""
+def requested_places(k: int, n: int, seed: int) -> Tensor:
+    """Returns places of $k$ objects of the world, with shape $(n, k, 2)$."""
     return torch.from_numpy(several_objects(count=(k, k)).labels(n, seed)["position"])
 
 
 def scores(found: list[Tensor], places: Tensor) -> dict[str, float]:
-    """Returns how often all objects, and each, are found where they were asked for, how far off, and how wrong their number is."""
-    near, off = zip(*(matched(some, asked) for some, asked in zip(found, places, strict=True)), strict=True)
+    """Returns how often all objects, and each, are found at their places, their mean error, and the error of their number."""
+    near, off = zip(*(match_objects(some, wanted) for some, wanted in zip(found, places, strict=True)), strict=True)
     near, off = torch.stack(near), torch.stack(off)
     counts = torch.tensor([len(some) for some in found]) - places.shape[1]
     return {
@@ -83,21 +84,21 @@ def scores(found: list[Tensor], places: Tensor) -> dict[str, float]:
     }
 
 
-def matched(found: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs objects with places, so that as many as can be are within the tolerance, and else as near as can be.
+def match_objects(found: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Matches objects with places, as many as possible within the tolerance, the others as near as possible.
 
     Args:
-        found: Where objects are, with shape $(m, 2)$.
-        asked: Where they should be, with shape $(k, 2)$.
+        found: Places of the objects, with shape $(m, 2)$.
+        wanted: Requested places, with shape $(k, 2)$.
 
     Returns:
-        Which places have an object within .4 on both axes, and how far each one's object is off, the mean of both axes, each with
-        shape $(k,)$.
+        Which places have an object within .4 on both axes, and the error of each place's object, the mean of both axes; each with shape
+        $(k,)$.
     """
-    apart = (asked[:, None] - found[None]).abs()
+    apart = (wanted[:, None] - found[None]).abs()
     far = apart.amax(2)
     places, objects = linear_sum_assignment((far + 100.0 * (far >= TOLERANCE)).numpy())
-    near, off = torch.zeros(len(asked), dtype=torch.bool), torch.full((len(asked),), torch.inf)
+    near, off = torch.zeros(len(wanted), dtype=torch.bool), torch.full((len(wanted),), torch.inf)
     near[places], off[places] = far[places, objects] < TOLERANCE, apart[places, objects].mean(1)
     return near, off
 
@@ -107,8 +108,8 @@ def _renders(k: int, n: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.labels["position"])
 
 
-def _marked(images: Tensor, places: Tensor) -> Tensor:
-    """Returns pictures with a small map of the places beneath: the floor from above, a point for each place."""
+def _add_maps(images: Tensor, places: Tensor) -> Tensor:
+    """Returns pictures with a small map of the places below: the floor from above, with a point for each place."""
     width = images.shape[3]
     maps = torch.full((len(images), 3, width // 2, width), 1.0)
     maps[..., 1:-1, width // 4 + 1 : -width // 4 - 1] = 0.85
@@ -121,4 +122,4 @@ def _marked(images: Tensor, places: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    main("several_objects", __doc__, run)
+    run_experiment("several_objects", __doc__, run)

@@ -1,19 +1,18 @@
-r"""Table 1 of the 2020 paper, and more: how often pictures have what an expression asks for, with random conditions for each picture.
+r"""Table 1 of the 2020 paper, with more rows: the share of pictures that have the requested attributes, with random conditions for each picture.
 
-    python benchmarks/papers/compositional_2020/table1.py [--write] [--samples 1000] [--seed 11] [--weights FOLDER]
+    python -m benchmarks.papers.compositional_2020.table1 [--write] [--samples 1000] [--seed 11] [--weights FOLDER]
 
-One draw of each picture and one setting for all rows. A position is right within .4 on both axes (the paper's rule), a size within .1;
-`joint` is the share of pictures that have all that was asked for. Positions are asked for within .2; negated ones are outside .5, so that
-they are outside .4 for the judge as well. In rows with `|` the two positions lie in opposite corners. Three rules share heads, sampler and
-seed:
+One draw of each picture and one setting for all rows. A position is correct within .4 on both axes (the paper's rule), a size within .1;
+`joint` is the share of pictures with all requested attributes. Positions are requested within .2; negated ones outside .5, so that they are
+outside the tolerance too. In rows with `|` the two positions are in opposite corners. The rules share heads, sampler and seed:
 
-- **grounded**, the headline: evidence of heads, sharpened by `WEIGHT`, over the conditional energy of one positive concept in place of the
+- **grounded**, the main rule: evidence of heads, sharpened by `WEIGHT`, over the conditional energy of one positive concept in place of the
   base: `(position(p) & color(c)).sharpened(w)` with heads whose base is `of_color(c)`; under `|`, the mixture of both;
-- **heads**: the same over the base, so that each concept is a head and nothing else;
+- **heads**: the same over the base, so that each concept is only a head;
 - **grounded, weight 1** and **weight 1**: both unsharpened; the latter is the exact posterior of base and heads.
 
-All but the first are scored on half of the pictures. The headline's rule, the weight and the sampler were chosen by the judge's scores on
-seeds 77, 101 and 102; the figures are of seed 11, where nothing was chosen.
+All but the first are evaluated on half of the pictures. The main rule, the weight and the sampler were chosen by the scores on seeds 77, 101
+and 102; the figures are of seed 11, which chose nothing.
 """
 
 from __future__ import annotations
@@ -23,12 +22,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from common import SAMPLER, TOLERANCE, WEIGHT, Heads, Options, accuracy, asked, drawn, free, near, renders, share
-from reporting import grid, main, show
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy_scenes import Concepts, Verdict, judged
+from benchmarks.papers.compositional_2020.claims import SAMPLER, WEIGHT, Heads, draw, random_conditions
+from benchmarks.papers.compositional_2020.evaluation import TOLERANCE, Attributes, accuracy, evaluate, free_attributes, near, render, share
+from benchmarks.papers.compositional_2020.options import Options, run_experiment
+from benchmarks.papers.experiment import arrange_grid, print_table
+from composable_energy_scenes import Concepts
 
 OUTSIDE = 0.5
 RULES = ("grounded", "heads", "grounded, weight 1", "weight 1")
@@ -43,24 +44,23 @@ class Row:
 
     Attributes:
         text: The expression.
-        build: Makes it of heads and conditions.
-        right: For each part of it which pictures have it; the first ones are the table's columns.
-        chance: What pictures get that nothing was asked of, for each column.
-        paper: The paper's figures for each column; None where it has none.
-        ground: Makes the conditional energy that takes the base's place; None where no positive concept stands outside of a negation.
-        branches: Whether the columns are alternatives.
+        build: Returns the energy from heads and conditions.
+        right: Returns which pictures have each part of the expression.
+        paper: The paper's figures for each part; None where it has none.
+        ground: Returns the conditional energy that replaces the base.
+        branches: Whether the parts are alternatives.
     """
 
     text: str
     build: Callable[[Heads, Conditions], ce.Energy]
-    right: Callable[[Verdict, Conditions], Scores]
+    right: Callable[[Attributes, Conditions], Scores]
     paper: tuple[float | None, ...]
     ground: Callable[[Concepts, Conditions], ce.Energy]
     branches: bool = False
 
-    def scores(self, seen: Verdict, c: Conditions) -> dict[str, float]:
-        """Returns the share of pictures with each part, and with all, or any if they are alternatives."""
-        right = self.right(seen, c)
+    def scores(self, found: Attributes, c: Conditions) -> dict[str, float]:
+        """Returns the share of pictures with each part, and with all, or with any if they are alternatives."""
+        right = self.right(found, c)
         parts = torch.stack(list(right.values()))
         joint = share(parts.any(0) if self.branches else parts.all(0))
         return {name: share(value) for name, value in right.items()} | ({} if len(right) == 1 else {"joint": joint})
@@ -151,15 +151,15 @@ ROWS = (
 
 
 def conditions(n: int, seed: int) -> Conditions:
-    """Returns those of every row: of `asked`, two positions in opposite corners, and another color."""
-    found = asked(n, seed)
+    """Returns the conditions of all rows: `random_conditions`, two positions in opposite corners, and another color."""
+    found = random_conditions(n, seed)
     random = torch.Generator().manual_seed(seed)
     corner = torch.rand(2, n, 2, generator=random) * 0.5 + 0.4
     other = torch.randint(1, 8, (n,), generator=random)
     return found | {"position1": -corner[0], "position2": corner[1], "color2": (found["color"] + other) % 8}
 
 
-def measured(row: Row, rule: str, c: Conditions, options: Options, **changes: Any) -> tuple[dict[str, Any], Tensor]:
+def measure(row: Row, rule: str, c: Conditions, options: Options, **changes: Any) -> tuple[dict[str, Any], Tensor]:
     """Returns a row's scores under a rule, and its pictures."""
     if rule != "grounded":
         options = replace(options, samples=options.samples // 2)
@@ -168,45 +168,45 @@ def measured(row: Row, rule: str, c: Conditions, options: Options, **changes: An
     heads = Heads(options.concepts, row.ground(options.concepts, c) if grounded else None)
     weight = changes.pop("weight", 1.0 if rule.endswith("weight 1") else WEIGHT)
     energy = row.build(heads, c).sharpened(weight)
-    images = drawn(energy, options.samples, options.seed, **changes)
-    seen = options.judged(images)
-    found = {"text": row.text, "scores": row.scores(seen, c), "free": free(seen)}
-    if "position" in row.right(seen, c):
+    images = draw(energy, options.samples, options.seed, **changes)
+    attributes = options.evaluate(images)
+    found = {"text": row.text, "scores": row.scores(attributes, c), "free": free_attributes(attributes)}
+    if "position" in row.right(attributes, c):
         wanted = c["position1"] if "position1" in row.text else c["position"]
-        found["position error"] = float((seen.position - wanted).abs().mean())
-        found["position within .4, Euclidean"] = share((seen.position - wanted).norm(dim=1) < TOLERANCE)
+        found["position error"] = float((attributes.position - wanted).abs().mean())
+        found["position within .4, Euclidean"] = share((attributes.position - wanted).norm(dim=1) < TOLERANCE)
     return found, images
 
 
 def run(options: Options, rules: Sequence[str] = RULES) -> dict[str, Any]:
     """Prints the table and returns its figures."""
     c = conditions(options.samples, options.seed)
-    known = accuracy(options.judge)
-    show("The judge on renders", [known])
-    images, _ = renders(options.samples, options.seed)
-    truth = judged(images, options.judge)
+    known = accuracy(options.evaluator)
+    print_table("Accuracy of the evaluator on renders", [known])
+    images, _ = render(options.samples, options.seed)
+    truth = evaluate(images, options.evaluator)
     chances = {row.text: row.scores(truth, c) for row in ROWS}
     tables: dict[str, list[dict[str, Any]]] = {}
     pictures: list[Tensor] = []
     for rule in rules:
         tables[rule] = []
         for row in ROWS:
-            found, images = measured(row, rule, c, options)
+            found, images = measure(row, rule, c, options)
             tables[rule].append(found)
             if rule == rules[0]:
                 pictures.append(images[:16])
-        show(f"Table 1, {rule}", [_line(row, found, chances[row.text]) for row, found in zip(ROWS, tables[rule], strict=True)])
-    freedom = [{"pictures": "renders", **free(truth)}, *({"pictures": r["text"], **r["free"]} for r in tables[rules[0]])]
-    show(f"What was not asked for, {rules[0]}", freedom)
+        print_table(f"Table 1, {rule}", [_line(row, found, chances[row.text]) for row, found in zip(ROWS, tables[rule], strict=True)])
+    freedom = [{"pictures": "renders", **free_attributes(truth)}, *({"pictures": r["text"], **r["free"]} for r in tables[rules[0]])]
+    print_table(f"Attributes that were not requested, {rules[0]}", freedom)
     settings = {**SAMPLER, "weight": WEIGHT, "negated position outside": OUTSIDE}
     return {
-        "judge": known,
+        "evaluator": known,
         "settings": settings,
         "paper": {row.text: row.paper for row in ROWS},
         "chance": chances,
-        "renders": free(truth),
+        "renders": free_attributes(truth),
         "rules": tables,
-        "picture": grid(torch.cat(pictures)),
+        "picture": arrange_grid(torch.cat(pictures)),
     }
 
 
@@ -219,4 +219,4 @@ def _line(row: Row, found: dict[str, Any], chance: dict[str, float]) -> dict[str
 
 
 if __name__ == "__main__":
-    main("table1", __doc__, run)
+    run_experiment("table1", __doc__, run)

@@ -1,6 +1,8 @@
-"""The energy map of two cubes: where the energy of a position is low in pictures of two, though it was told of one object of each picture.
+"""The energy map of two cubes: the energy of a position is low at both cubes, although training pictures have the label of one object each.
 
-The paper shows two such maps. Here the two highest maxima of the probability are compared with where the cubes stand.
+    python -m benchmarks.papers.compositional_2020.two_cubes [--write] [--samples 1000] [--seed 11] [--weights FOLDER]
+
+The paper shows two such maps. Here the two highest maxima of the probability are compared with the positions of the cubes.
 """
 
 from __future__ import annotations
@@ -9,18 +11,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import Options, share
-from reporting import grid, main, show
-from several_objects import matched
 from torch import Tensor
 
-from composable_energy_scenes.several import load_several, several_objects
+from benchmarks.papers.compositional_2020.evaluation import share
+from benchmarks.papers.compositional_2020.options import Options, run_experiment
+from benchmarks.papers.compositional_2020.several_objects import match_objects
+from benchmarks.papers.experiment import arrange_grid, print_table
+from composable_energy_scenes import load_several, several_objects
 
 __all__ = ["PLACES", "peaks", "run"]
 
 STEPS = 41
 PLACES = torch.cartesian_prod(*[torch.linspace(-1, 1, STEPS)] * 2).flip(1)
-"""Where the energy is asked for: a grid over the floor with steps of .05, rows from near to far."""
+"""Positions of the map: a grid over the floor with steps of .05, rows from near to far."""
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -31,19 +34,21 @@ def run(options: Options) -> dict[str, Any]:
     codes = torch.cat([several.base.coder.encode(part) for part in images.split(250)])
     energies = several.presence.map(codes, PLACES)
     tops = torch.stack([peaks(energy, 2) for energy in energies])
-    rows = [{"places": name} | told for name, told in (("energy map", _scores(tops, cubes)), ("chance", _scores(tops.roll(1, 0), cubes)))]
-    show("Two cubes: the two highest maxima within .4 of them on each axis (goal .90)", rows)
-    return {"rows": rows, "picture": grid(_maps(images[:32], energies[:32], tops[:32]))}
+    rows = [
+        {"places": name} | figures for name, figures in (("energy map", _scores(tops, cubes)), ("chance", _scores(tops.roll(1, 0), cubes)))
+    ]
+    print_table("Two cubes: the two highest maxima within .4 of them on each axis (goal .90)", rows)
+    return {"rows": rows, "picture": arrange_grid(_maps(images[:32], energies[:32], tops[:32]))}
 
 
 def peaks(energy: Tensor, k: int) -> Tensor:
-    """Returns the places of the k lowest local minima of an energy on the grid, with shape $(k, 2)$, the lowest first.
+    """Returns the k lowest local minima of an energy on the grid, with shape $(k, 2)$, the lowest first; NaN where there are fewer.
 
-    A minimum is no higher than its eight neighbors. Where there are fewer than k, the others are NaN.
+    A minimum is no higher than its eight neighbors.
 
     Args:
-        energy: Of `PLACES`, with shape $(P,)$.
-        k: How many.
+        energy: Energies at `PLACES`, with shape $(P,)$.
+        k: Number of minima.
     """
     floor = -energy.view(1, 1, STEPS, STEPS)
     high = floor.masked_fill(floor < F.max_pool2d(floor, 3, 1, 1), -torch.inf).flatten()
@@ -52,13 +57,13 @@ def peaks(energy: Tensor, k: int) -> Tensor:
 
 
 def _scores(tops: Tensor, cubes: Tensor) -> dict[str, float]:
-    pairs = [matched(found, asked) for found, asked in zip(tops.nan_to_num(9.0), cubes, strict=True)]
+    pairs = [match_objects(found, wanted) for found, wanted in zip(tops.nan_to_num(9.0), cubes, strict=True)]
     near, off = (torch.stack(parts) for parts in zip(*pairs, strict=True))
     return {"both": share(near.all(1)), "each": share(near), "error": float(off[near].mean())}
 
 
 def _maps(images: Tensor, energies: Tensor, tops: Tensor) -> Tensor:
-    """Returns pictures with the probability of each place beneath, the floor from above, far at the top; dots are the two maxima."""
+    """Returns pictures with the probability of each place below, the floor from above, far at the top; dots are the two maxima."""
     likely = (energies.amin(1, keepdim=True) - energies).exp().view(-1, 1, STEPS, STEPS).sqrt()
     likely = F.interpolate(likely.flip(2), size=images.shape[2:], mode="bilinear")
     maps = torch.cat([1 - likely, 1 - 0.6 * likely, 1 - 0.2 * likely], 1)
@@ -71,4 +76,4 @@ def _maps(images: Tensor, energies: Tensor, tops: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    main("two_cubes", __doc__, run)
+    run_experiment("two_cubes", __doc__, run)

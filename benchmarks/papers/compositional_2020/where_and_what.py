@@ -1,8 +1,8 @@
-r"""An autoencoder whose codes say apart where the object is and what it is, so that a thing can be painted where it was never seen.
+r"""An autoencoder that separates the place of an object from its appearance, so that it can paint objects at new places.
 
-A code has `WHERE` numbers that are measured and not learnt, the column of the middle of the silhouette and the row of its foot, and `WHAT`
-numbers that a network reads from a window which hangs on that foot. The decoder paints the window from *what* and puts it *where*. The
-silhouette is what differs from the median color; it needs one object on a plain floor, and no label.
+A code has `WHERE` numbers that are measured, not learned: the column of the middle of the silhouette and the row of its foot; and `WHAT` numbers
+that a network reads from a window above that foot. The decoder paints the window from *what* and puts it at *where*. The silhouette is the part
+of the picture that differs from the median color; it needs one object on a plain floor, and no label.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ class WhereAndWhat(nn.Module):
         down = [layer for a, b in strided for layer in (nn.Conv2d(a, b, 4, 2, 1), nn.SiLU())]
         self.read = nn.Sequential(*down, nn.Flatten(), nn.Linear(48 * 25, WHAT), nn.BatchNorm1d(WHAT, affine=False, momentum=0.02))
         self.unfold = nn.Sequential(nn.Linear(WHAT, 128), nn.SiLU(), nn.Linear(128, 64 * 25), nn.SiLU(), nn.Unflatten(1, (64, 5, 5)))
-        grown = ((64, 48), (48, 32))
-        up = [layer for a, b in grown for layer in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.SiLU())]
-        self.grow = nn.Sequential(*up, nn.Conv2d(32, 16, 3, 1, 1), nn.PixelShuffle(2))
+        widths = ((64, 48), (48, 32))
+        up = [layer for a, b in widths for layer in (nn.ConvTranspose2d(a, b, 4, 2, 1), nn.SiLU())]
+        self.decode_window = nn.Sequential(*up, nn.Conv2d(32, 16, 3, 1, 1), nn.PixelShuffle(2))
         self.floor = nn.Sequential(nn.Linear(WHAT, 32), nn.SiLU(), nn.Linear(32, 3))
 
-    def measure(self, where: Tensor) -> None:
-        """Takes the mean and spread of *where*, with shape $(N, 2)$, over the pictures that may be seen."""
+    def set_statistics(self, where: Tensor) -> None:
+        """Sets the mean and spread of *where*, with shape $(N, 2)$, over the training pictures."""
         self.middle.copy_(where.mean(0))
         self.spread.copy_(where.std(0))
 
     @torch.no_grad()
-    def settle(self, batches: Iterable[Tensor]) -> None:
-        """Gives *what* unit variance over all pictures that may be seen; while training, running statistics lag behind the weights."""
+    def normalize_what(self, batches: Iterable[Tensor]) -> None:
+        """Gives *what* unit variance over all training pictures; during training, running statistics lag behind the weights."""
         *layers, norm = self.read
         raw = torch.cat([nn.Sequential(*layers)(_cut(images, silhouettes(images)) * 2 - 1) for images in batches])
         norm.get_buffer("running_mean").copy_(raw.mean(0))
@@ -64,9 +64,9 @@ class WhereAndWhat(nn.Module):
         return torch.cat([(where - self.middle) / self.spread, self.read(_cut(images, where) * 2 - 1)], 1)
 
     def paint(self, codes: Tensor) -> Tensor:
-        """Returns pictures whose values may leave [0, 1], as training needs them."""
+        """Returns pictures without clipping to [0, 1], for training."""
         where, what = codes[:, :WHERE] * self.spread + self.middle, codes[:, WHERE:]
-        window = self.grow(self.unfold(what))
+        window = self.decode_window(self.unfold(what))
         colors, cover = _put(torch.cat([window[:, :3], window[:, 3:].sigmoid()], 1), where).split([3, 1], 1)
         return torch.lerp(self.floor(what)[:, :, None, None], colors, cover) / 2 + 0.5
 
@@ -76,10 +76,10 @@ class WhereAndWhat(nn.Module):
 
 
 class Painting(Objective):
-    """Pictures back from codes, the window's with noise on *what* so that near codes are near pictures; *what* is kept uncorrelated.
+    """Reconstruction from codes with noise on *what*, so that similar codes give similar pictures; *what* is kept uncorrelated.
 
     Args:
-        noise: Standard deviation of the noise, beside codes of unit variance.
+        noise: Standard deviation of the noise; codes have unit variance.
         decorrelation: Weight of the mean square of correlations.
     """
 
@@ -95,10 +95,9 @@ class Painting(Objective):
 
 @torch.no_grad()
 def silhouettes(images: Tensor) -> Tensor:
-    """Returns the column of the middle and the row of the foot of what differs from the median color, in [-1, 1], with shape $(B, 2)$.
+    """Returns the column of the middle and the row of the foot of silhouettes, in [-1, 1], with shape $(B, 2)$.
 
-    The foot is the row above which nine tenths of the silhouette lie: for a ball that is nearly where it touches the floor, whatever its
-    size.
+    The foot is the row above which nine tenths of the silhouette lie: nearly the point where a ball of any size touches the floor.
 
     Args:
         images: Pictures in [0, 1], with shape $(B, 3, S, S)$.
@@ -116,7 +115,7 @@ def silhouettes(images: Tensor) -> Tensor:
 
 
 def _cut(images: Tensor, where: Tensor) -> Tensor:
-    """Returns the windows, with shape $(B, 3, 40, 40)$, that hang on feet."""
+    """Returns the windows above the feet, with shape $(B, 3, 40, 40)$."""
     places = F.affine_grid(_frames(where, _WINDOW / _SIZE, 1.0), [len(images), 3, _WINDOW, _WINDOW], align_corners=False)
     return F.grid_sample(images, places, padding_mode="border", align_corners=False)
 

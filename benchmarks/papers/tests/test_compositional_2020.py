@@ -1,34 +1,30 @@
-"""The experiments of the 2020 paper: what they ask for and how they count, not how well anything is trained."""
+"""The experiments with the 2020 paper: their conditions and their scores, not the quality of any training."""
 
-import common
-import implication
-import inference
-import partition
 import pytest
-import recursion
-import reporting
-import table1
 import torch
-from common import Claim, Heads
 
 import composable_energy as ce
+from benchmarks.papers.compositional_2020 import implication, inference, partition, recursion, table1
+from benchmarks.papers.compositional_2020.claims import Claim, Heads, random_conditions
+from benchmarks.papers.compositional_2020.evaluation import Attributes, near, share
+from benchmarks.papers.compositional_2020.options import Options
 from composable_energy_image import CodeEnergy, CodeHeads
-from composable_energy_scenes import Concepts, Verdict, weights
+from composable_energy_scenes import Concepts, weights
 from composable_energy_scenes.concepts import CODE, HEADS_WIDTH, SIGMAS
 
 N = 400
 
 
-def seen(seed: int = 0) -> Verdict:
-    """What a judge may see: anything."""
+def random_attributes(seed: int = 0) -> Attributes:
+    """Returns random attributes."""
     random = torch.Generator().manual_seed(seed)
     place, size, light = torch.rand(N, 2, generator=random) * 2 - 1, torch.rand(N, generator=random), torch.randn(N, 2, generator=random)
-    return Verdict(place, size, light, torch.randint(3, (N,), generator=random), torch.randint(8, (N,), generator=random))
+    return Attributes(place, size, light, torch.randint(3, (N,), generator=random), torch.randint(8, (N,), generator=random))
 
 
 @pytest.fixture(scope="module")
 def concepts(tmp_path_factory) -> Concepts:
-    """Concepts that nothing was taught."""
+    """Untrained concepts."""
     folder, random = tmp_path_factory.mktemp("weights"), torch.Generator().manual_seed(0)
     base = CodeEnergy(64, code=CODE, sigma_min=SIGMAS[0], sigma_max=SIGMAS[1])
     weights.write(base.autoencoder, "autoencoder", folder)
@@ -41,17 +37,17 @@ def concepts(tmp_path_factory) -> Concepts:
     return Concepts(folder)
 
 
-def met(c: dict[str, torch.Tensor], which: int) -> Verdict:
-    """A judge that sees what was asked for: the first or the second alternative."""
+def requested(c: dict[str, torch.Tensor], which: int) -> Attributes:
+    """Returns the requested attributes: without alternatives, or of the first or the second one."""
     place, color = ((c["position"], c["color"]), (c["position1"], c["color"]), (c["position2"], c["color2"]))[which]
-    return Verdict(place, c["size"], torch.zeros(len(color), 2), c["shape"], color)
+    return Attributes(place, c["size"], torch.zeros(len(color), 2), c["shape"], color)
 
 
 class TestTable:
     def test_pictures_with_all_that_was_asked_for_score_one_in_every_row(self):
         c = table1.conditions(N, 5)
         for row in table1.ROWS:
-            alternatives = [row.right(met(c, which), c) for which in ((1, 2) if row.branches else (1,) if "1" in row.text else (0,))]
+            alternatives = [row.right(requested(c, which), c) for which in ((1, 2) if row.branches else (1,) if "1" in row.text else (0,))]
             positive = [torch.stack(list(parts.values())) for parts in alternatives]
             if "~" in row.text:
                 names = list(alternatives[0])
@@ -59,19 +55,19 @@ class TestTable:
             elif row.branches:
                 assert positive[0].sum() == positive[1].sum() == N and positive[0][0].all() and positive[1][1].all()
             else:
-                assert positive[0].all() and row.scores(met(c, 1 if "1" in row.text else 0), c)[list(alternatives[0])[-1]] == 1
+                assert positive[0].all() and row.scores(requested(c, 1 if "1" in row.text else 0), c)[list(alternatives[0])[-1]] == 1
 
     def test_joint_success_is_all_of_a_conjunction_and_any_of_a_disjunction(self):
-        c, verdict = table1.conditions(N, 5), seen()
+        c, found = table1.conditions(N, 5), random_attributes()
         rows = {row.text: row for row in table1.ROWS}
         both = rows["position & color"]
-        place, color = common.near(verdict.position, c["position"]), verdict.color == c["color"]
-        assert both.scores(verdict, c) == {
-            "position": common.share(place),
-            "color": common.share(color),
-            "joint": common.share(place & color),
+        place, color = near(found.position, c["position"]), found.color == c["color"]
+        assert both.scores(found, c) == {
+            "position": share(place),
+            "color": share(color),
+            "joint": share(place & color),
         }
-        either = rows["position1 | position2"].scores(verdict, c)
+        either = rows["position1 | position2"].scores(found, c)
         assert either["joint"] == pytest.approx(either["first"] + either["second"])  # the two never meet
 
     def test_conditions_are_those_of_the_paper(self):
@@ -94,49 +90,49 @@ class TestTable:
 
 
 class TestClaims:
-    def test_operators_act_on_the_energy_and_on_what_is_seen(self, concepts):
-        words, verdict = recursion.Words(Heads(concepts)), seen()
+    def test_operators_act_on_the_energy_and_on_its_meaning(self, concepts):
+        words, found = recursion.Words(Heads(concepts)), random_attributes()
         red, left = words.red, words.left
         for claim, holds, energy in (
-            (red & left, red.holds(verdict) & left.holds(verdict), red.energy & left.energy),
-            (red | left, red.holds(verdict) | left.holds(verdict), red.energy | left.energy),
-            (red >> left, ~red.holds(verdict) | left.holds(verdict), ~red.energy | left.energy),
-            (~red, ~red.holds(verdict), ~red.energy),
+            (red & left, red.holds(found) & left.holds(found), red.energy & left.energy),
+            (red | left, red.holds(found) | left.holds(found), red.energy | left.energy),
+            (red >> left, ~red.holds(found) | left.holds(found), ~red.energy | left.energy),
+            (~red, ~red.holds(found), ~red.energy),
         ):
             x = torch.randn(5, CODE, generator=torch.Generator().manual_seed(1))
-            assert torch.equal(claim.holds(verdict), holds) and 0 < holds.sum() < N
+            assert torch.equal(claim.holds(found), holds) and 0 < holds.sum() < N
             torch.testing.assert_close(claim.energy.evidence(x, sigma=0.5), energy.evidence(x, sigma=0.5))
-        assert (red & ~left).text == "(red & ~left)" and (red & ~left).deep == 2
+        assert (red & ~left).text == "(red & ~left)" and (red & ~left).depth == 2
 
     def test_expressions_of_expressions_are_neither_certain_nor_impossible(self, concepts):
         claims = recursion.claims(Heads(concepts))
-        assert {2, 3} < {claim.deep for claim in claims} and max(claim.deep for claim in claims) >= 6
+        assert {2, 3} < {claim.depth for claim in claims} and max(claim.depth for claim in claims) >= 6
         for claim in claims:
-            assert claim.energy.formula is not None and 0 < claim.holds(seen()).sum() < N
+            assert claim.energy.formula is not None and 0 < claim.holds(random_attributes()).sum() < N
 
     def test_seven_denials_are_the_eighth_color(self, concepts):
-        claims = implication.claims(common.Options(weights=concepts.folder), common.asked(5, 0))
+        claims = implication.claims(Options(weights=concepts.folder), random_conditions(5, 0))
         x = torch.randn(5, CODE, generator=torch.Generator().manual_seed(1))
         wanted = claims["P & c8, for comparison"].energy.evidence(x, sigma=0.5)
         for name in ("denied one by one", "denied together"):
             torch.testing.assert_close(claims[name].energy.evidence(x, sigma=0.5), wanted, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(claims["modus ponens, c8 & (c8 >> P)"].energy.evidence(x, sigma=0.5), wanted, rtol=1e-4, atol=1e-4)
         assert (claims["by classifiers apart"].energy.evidence(x, sigma=0.5) - wanted).abs().max() > 1e-3
-        c, verdict = common.asked(N, 0), seen()
-        both = common.near(verdict.position, c["position"]) & (verdict.color == c["color"])
-        many = implication.claims(common.Options(weights=concepts.folder), c)
+        c, found = random_conditions(N, 0), random_attributes()
+        both = near(found.position, c["position"]) & (found.color == c["color"])
+        many = implication.claims(Options(weights=concepts.folder), c)
         for name in list(many)[:5]:
-            assert torch.equal(many[name].holds(verdict), both), name
+            assert torch.equal(many[name].holds(found), both), name
 
 
-def test_evidence_that_is_added_up_is_a_joint_inference(concepts):
+def test_cumulative_inference_is_joint_inference(concepts):
     points = inference.grid_of(7)
     z = torch.randn(4, CODE, generator=torch.Generator().manual_seed(1))
     where = concepts.position()
     each = where.infer(z, over={"c": points}).log_probabilities
     for k in range(1, 5):
         together = where.infer(z[:k], over={"c": points}, joint=True)
-        torch.testing.assert_close(inference.added_up(each)[k - 1], together.probabilities[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(inference.cumulative_inference(each)[k - 1], together.probabilities[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_constant_is_what_calibration_finds():
@@ -146,28 +142,10 @@ def test_a_constant_is_what_calibration_finds():
     assert first - second == pytest.approx(-3.0, abs=0.05)
 
 
-def test_pictures_stand_side_by_side():
-    images = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 2, 2)
-    sheet = reporting.grid(images, 3)
-    assert sheet.shape == (3, 4, 6)
-    assert sheet[0, 0].tolist() == [0, 0, 1, 1, 2, 2] and sheet[2, 3].tolist() == [3, 3, 4, 4, 5, 5]
-
-
-def test_figures_and_tables(capsys, tmp_path, monkeypatch):
-    reporting.show("Title", [{"row": "a", "value": 0.98765}, {"row": "b", "more": [0.5, 2.0]}])
-    lines = ["Title", "row  value  more", "---  -----  ----------", "a    .988", "b           .500 2.000"]
-    assert capsys.readouterr().out.splitlines()[1:] == lines
-    monkeypatch.setattr(reporting, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(reporting, "PICTURES", tmp_path / "pictures")
-    reporting.write("some", {"a": (0.1234567, {"b": 1})}, torch.rand(3, 4, 6))
-    assert (tmp_path / "results" / "some.json").read_text().split() == ["{", '"a":', "[", "0.12346,", "{", '"b":', "1", "}", "]", "}"]
-    assert (tmp_path / "pictures" / "some.png").stat().st_size > 50
-
-
-def test_a_claim_is_drawn_and_judged(concepts, monkeypatch):
-    options = common.Options(3, 0, concepts.folder)
-    verdict = Verdict(torch.zeros(3, 2), torch.ones(3), torch.zeros(3, 2), torch.tensor([0, 1, 1]), torch.zeros(3, dtype=torch.long))
-    monkeypatch.setattr(common.Options, "judged", lambda self, images: verdict)
+def test_a_claim_is_drawn_and_evaluated(concepts, monkeypatch):
+    options = Options(3, 0, concepts.folder)
+    found = Attributes(torch.zeros(3, 2), torch.ones(3), torch.zeros(3, 2), torch.tensor([0, 1, 1]), torch.zeros(3, dtype=torch.long))
+    monkeypatch.setattr(Options, "evaluate", lambda self, images: found)
     claim = Claim(Heads(concepts).shape(1), lambda v: v.shape == 1, "sphere")
-    share, images, _ = claim.drawn(options, levels=2, corrector_steps=0)
-    assert share == pytest.approx(2 / 3) and images.shape == (3, 3, 64, 64)
+    holds, images, _ = claim.draw(options, levels=2, corrector_steps=0)
+    assert holds == pytest.approx(2 / 3) and images.shape == (3, 3, 64, 64)

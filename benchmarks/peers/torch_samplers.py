@@ -1,7 +1,7 @@
 """The samplers of ebmkit and torchebm in the comparison of quality.
 
-What they leave to their user, the step and the number of leapfrogs of HMC, is looked for on a grid by effective samples per second, at no
-charge. `ebmkit`'s NUTS and MALA tune themselves; their warm-up is left out of what is measured.
+They do not tune the step size and the number of leapfrogs of HMC, so both are chosen on a grid by effective samples per second; the search is
+not counted. `ebmkit`'s NUTS and MALA tune themselves; their warm-up is not counted.
 """
 
 from __future__ import annotations
@@ -18,32 +18,34 @@ from torch import Tensor
 from torchebm.core import BaseModel
 from torchebm.samplers import HamiltonianMonteCarlo
 
-from peers.effective import least_effective
+from benchmarks.effective import least_effective
 
-__all__ = ["rivals"]
+__all__ = ["samplers"]
 
 Energy = Callable[[Tensor], Tensor]
 Draw = Callable[[Energy, Tensor, int], Tensor]  # the draws of every step, with shape (steps, chains, d)
 
 
 class Torchebm(BaseModel):
+    """An energy in the form that torchebm takes."""
+
     def __init__(self, energy: Energy) -> None:
         super().__init__()
-        self.energy = [energy]  # in a list: a module would be registered, and looked at each step
+        self.energy = [energy]  # in a list, because a module would be registered and walked at each step
 
     def forward(self, x: Tensor) -> Tensor:
         return self.energy[0](x)
 
 
-def rivals(energy: Energy, start: Tensor, draws: int, steps: Sequence[float], leapfrogs: Sequence[int]) -> Iterator[tuple[str, Any]]:
-    """Yields names, and functions of a seed that return figures.
+def samplers(energy: Energy, start: Tensor, draws: int, steps: Sequence[float], leapfrogs: Sequence[int]) -> Iterator[tuple[str, Any]]:
+    """Yields samplers by name, as functions of a seed that return figures.
 
     Args:
         energy: The energy, in plain torch.
-        start: Where chains start, with shape (chains, d).
-        draws: How many are followed.
+        start: First points of the chains, with shape (chains, d).
+        draws: Recorded draws.
         steps: The step sizes of the grid.
-        leapfrogs: Its numbers of leapfrogs.
+        leapfrogs: The numbers of leapfrogs of the grid.
     """
     compiled = torch.compile(energy, dynamic=False)
     for suffix, evaluate in (("", energy), (", compiled", compiled)):
@@ -82,11 +84,11 @@ def _best(
     torch.manual_seed(seed)
     settled, tried = make(min(steps), max(leapfrogs))(plain, start, 100)[-1], min(draws, max(200, draws // 4))
     found = {
-        (step, count): _followed(make(step, count), fast, plain, settled, tried)["effective_samples_per_second"]
+        (step, count): _record(make(step, count), fast, plain, settled, tried)["effective_samples_per_second"]
         for step, count in itertools.product(steps, leapfrogs)
     }
     step, count = max(found, key=lambda key: found[key])
-    return _followed(make(step, count), fast, plain, settled, draws) | {"step_size": step, "leapfrogs": count}
+    return _record(make(step, count), fast, plain, settled, draws) | {"step_size": step, "leapfrogs": count}
 
 
 def _tuned(sampler: Any, fast: Energy, plain: Energy, start: Tensor, draws: int, seed: int) -> dict[str, Any]:
@@ -97,11 +99,11 @@ def _tuned(sampler: Any, fast: Energy, plain: Energy, start: Tensor, draws: int,
     def draw(energy: Energy, x: Tensor, n: int) -> Tensor:
         return sampler.sample(energy, x, steps=n, return_trajectory=True)[1:]
 
-    return _followed(draw, fast, plain, settled, draws) | {"step_size": sampler.step_size}
+    return _record(draw, fast, plain, settled, draws) | {"step_size": sampler.step_size}
 
 
-def _followed(draw: Draw, fast: Energy, plain: Energy, start: Tensor, draws: int) -> dict[str, Any]:
-    """Counts gradients over some draws, and times all of them."""
+def _record(draw: Draw, fast: Energy, plain: Energy, start: Tensor, draws: int) -> dict[str, Any]:
+    """Returns the figures: gradients counted over some draws, and the time of all of them."""
     gradients, counted = 0, 20
 
     def counting(x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Who takes part in the comparisons of speed, each as a function of the number of steps that returns the points at the end.
+"""The implementations in the comparison of speed, each a function of the number of steps that returns the last points.
 
-Everybody gets the same points to start at, the same step and the same energies, whose weights take no gradient. "Compiled" says how the
-energy runs: the loop by hand and the two libraries are given `torch.compile(formula)`, since they compile nothing themselves, and ours is
-`compiled(energy)`, which `sample(compile=True)` makes for one call. The HMC of `torchebm` fails on points of several axes, so its energies
-get flat ones and unflatten them. All return the points at the end alone.
+All get the same first points, step size and energies, whose weights take no gradient. "Compiled" means that the energy is compiled: the plain
+loop and the two other libraries get `torch.compile(formula)`, because they compile nothing themselves, and this library gets
+`compiled(energy)`, as `sample(compile=True)` does for one call. The HMC of `torchebm` fails on points with several axes, so it gets flat
+points and an energy that unflattens them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torchebm.core import BaseModel
 from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics
 
 import composable_energy as ce
+from benchmarks.peers.energies import Case
 from composable_energy.sampling import compiled
 from composable_energy_mcmc import HMC, Langevin
-from peers.energies import Case
 
 __all__ = ["BARE", "LEAPFROGS", "OURS", "hmc", "langevin"]
 
@@ -34,11 +34,11 @@ LEAPFROGS = 10
 
 
 class Torchebm(BaseModel):
-    """An energy as torchebm takes it."""
+    """An energy in the form that torchebm takes."""
 
     def __init__(self, energy: Energy, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.energy, self.event = [energy], shape[1:]  # in a list: a module would be registered, and looked at each step
+        self.energy, self.event = [energy], shape[1:]  # in a list, because a module would be registered and walked at each step
 
     def forward(self, x: Tensor) -> Tensor:
         return self.energy[0](x.unflatten(1, self.event))
@@ -50,7 +50,7 @@ def gradient(energy: Energy, x: Tensor) -> Tensor:
 
 
 def langevin(case: Case) -> dict[str, Callable[[], Run]]:
-    """Returns what makes each contestant of Langevin by name."""
+    """Returns functions that create each implementation of Langevin, by name."""
     h, start = case.step_size, _start(case)
 
     def bare(energy: Energy) -> Run:
@@ -102,7 +102,7 @@ def langevin(case: Case) -> dict[str, Callable[[], Run]]:
         "torchebm": lambda: torchebm(case.formula),
         "ebmkit": lambda: ebmkit(case.formula),
         OURS: lambda: ours(case.energy),
-        f"{OURS}, watched": lambda: _quiet(ours(case.energy, trace=True, progress=True)),
+        f"{OURS}, watched": lambda: _hide_bar(ours(case.energy, trace=True, progress=True)),
         "loop by hand, compiled": lambda: by_hand(_compiled(case)),
         "loop by hand, whole step compiled": whole_step,
         "torchebm, compiled": lambda: torchebm(_compiled(case)),
@@ -112,7 +112,7 @@ def langevin(case: Case) -> dict[str, Callable[[], Run]]:
 
 
 def hmc(case: Case) -> dict[str, Callable[[], Run]]:
-    """Returns what makes each contestant of HMC by name: as many leapfrogs for all, no jitter."""
+    """Returns functions that create each implementation of HMC, by name; all take the same number of leapfrogs, without jitter."""
     eps, start = case.leapfrog, _start(case)
 
     def bare(energy: Energy) -> Run:
@@ -150,7 +150,7 @@ def hmc(case: Case) -> dict[str, Callable[[], Run]]:
         "torchebm": lambda: torchebm(case.formula),
         "ebmkit": lambda: ebmkit(case.formula),
         OURS: lambda: ours(case.energy),
-        f"{OURS}, watched": lambda: _quiet(ours(case.energy, trace=True, progress=True)),
+        f"{OURS}, watched": lambda: _hide_bar(ours(case.energy, trace=True, progress=True)),
         "loop by hand, compiled": lambda: by_hand(_compiled(case)),
         "torchebm, compiled": lambda: torchebm(_compiled(case)),
         "ebmkit, compiled": lambda: ebmkit(_compiled(case)),
@@ -159,7 +159,7 @@ def hmc(case: Case) -> dict[str, Callable[[], Run]]:
 
 
 def _trajectory(energy: Energy, x: Tensor, eps: float) -> Tensor:
-    """The textbook's: one gradient more than leapfrogs, and the energies of both ends."""
+    """Returns the end of a textbook trajectory: one gradient more than leapfrogs, and the energies of both ends."""
 
     def both(x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
@@ -179,7 +179,7 @@ def _trajectory(energy: Energy, x: Tensor, eps: float) -> Tensor:
 
 
 def _start(case: Case) -> Tensor:
-    """Points where steps usually are: far ones can be slower or faster."""
+    """Returns points of the density: far points can be slower or faster."""
     return case.energy.sample(case.shape, sampler=Langevin(2 * case.step_size), steps=50, seed=0)
 
 
@@ -187,8 +187,8 @@ def _compiled(case: Case) -> Energy:
     return torch.compile(case.formula, dynamic=False)
 
 
-def _quiet(run: Run) -> Run:
-    """Runs with a progress bar that nobody sees."""
+def _hide_bar(run: Run) -> Run:
+    """Returns a run whose progress bar is written to memory."""
 
     def without_bar(steps: int) -> Tensor:
         with contextlib.redirect_stderr(io.StringIO()):

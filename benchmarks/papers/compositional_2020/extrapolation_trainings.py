@@ -1,4 +1,4 @@
-"""What is trained for extrapolation: an autoencoder, a base and two heads, and the baselines that are told position and size together."""
+"""The trainings of extrapolation: an autoencoder, a base and two heads, and baselines with position and size as conditions."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from balls import POSITIONS, SEEDS, STEPS, balls, shown
 from torch import Tensor, nn
-from where_and_what import WHAT, WHERE, Painting, WhereAndWhat, silhouettes
 
 import composable_energy as ce
+from benchmarks.papers.compositional_2020.balls import POSITIONS, SEEDS, STEPS, balls, training_pairs
+from benchmarks.papers.compositional_2020.where_and_what import WHAT, WHERE, Painting, WhereAndWhat, silhouettes
+from benchmarks.papers.experiment import COMPOSITIONAL
 from composable_energy_image import CodeHeads
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.data import Pictures, Scenes
 from composable_energy_scenes import SIZES
 from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective, Optimizer, Trainer, ValueHeads
 
-__all__ = ["CACHE", "LEVELS", "Holistic", "Lesson", "Part", "Reader", "Sum", "condition", "waves"]
+__all__ = ["CACHE", "LEVELS", "Holistic", "Part", "Reader", "Sum", "Trainings", "condition", "waves"]
 
 LEVELS = (0.02, 4.0)  # of noise
-CACHE = Path(__file__).parents[3] / ".cache" / "compositional-2020" / "extrapolation"
+CACHE = COMPOSITIONAL.cache / "extrapolation"
 
 
 class Part(ce.Energy):
-    """The energy of some numbers of a code; the rest is free."""
+    """The energy of some numbers of a code; the others are free."""
 
     def __init__(self, numbers: slice, decoder: WhereAndWhat, name: str) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Reader(nn.Module):
 
 
 class Sum(nn.Module):
-    """A head that adds what it reads from *where* and from *what*, so that it holds for pairs of both that it never saw."""
+    """A head that adds its readings of *where* and *what*, so that it generalizes to new pairs of both."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -75,15 +75,15 @@ class Holistic(ce.Energy):
         return self.net(x[:, self.numbers], sigma=sigma, condition=waves(y))
 
 
-class Answer(Objective):
-    """The paper's baseline, in codes: one answer to position and size, by least squares."""
+class LeastSquares(Objective):
+    """The paper's baseline, on codes: regression from position and size by least squares."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         return Loss((model(waves(batch.labels["y"])) - batch.x).square().mean())
 
 
 def waves(y: Tensor) -> Tensor:
-    """Returns what networks are told of positions and sizes with shape $(B, 3)$: numbers, sines and cosines, with shape $(B, 21)$."""
+    """Returns positions and sizes with shape $(B, 3)$ as inputs of networks: numbers, sines and cosines, with shape $(B, 21)$."""
     angles = [y * (math.pi / 2 * wave) for wave in (1, 2, 4)]
     return torch.cat([y, *(f(angle) for angle in angles for f in (torch.sin, torch.cos))], 1)
 
@@ -94,12 +94,12 @@ def scaled(size: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """All that is trained at a ratio.
+class Trainings:
+    """All trainings at a ratio.
 
     Attributes:
-        ratio: Of the positions that show all sizes.
-        seed: Of the trainings.
+        ratio: Share of the positions with all sizes.
+        seed: Seed of the trainings.
     """
 
     ratio: float
@@ -107,23 +107,23 @@ class Lesson:
 
     @cached_property
     def scenes(self) -> dict[str, Scenes]:
-        pairs = shown(self.ratio)
+        pairs = training_pairs(self.ratio)
         return {name: balls(len(pair), SEEDS[name], POSITIONS[pair[:, 0]], STEPS[pair[:, 1]]) for name, pair in pairs.items()}
 
     @cached_property
     def coder(self) -> WhereAndWhat:
         images = np.concatenate([scenes.images for scenes in self.scenes.values()])
         coder = self._fresh(WhereAndWhat)
-        coder.measure(torch.cat([silhouettes(part) for part in _parts(images)]))
+        coder.set_statistics(torch.cat([silhouettes(part) for part in _batches(images)]))
         self._fit("autoencoder", coder, Painting(), Pictures(images, {}, "balls"), 300, 64)
-        coder.settle(_parts(images))
+        coder.normalize_what(_batches(images))
         return coder
 
     @cached_property
     def codes(self) -> dict[str, Tensor]:
         coder = self.coder
         with torch.no_grad():
-            return {name: torch.cat([coder.encode(part) for part in _parts(scenes.images)]) for name, scenes in self.scenes.items()}
+            return {name: torch.cat([coder.encode(part) for part in _batches(scenes.images)]) for name, scenes in self.scenes.items()}
 
     @cached_property
     def base(self) -> ce.Energy:
@@ -143,7 +143,7 @@ class Lesson:
 
     @cached_property
     def tuned_position(self) -> ce.GaussianHead:
-        """The position energy if it is told the position in the size energy's pictures as well."""
+        """A position energy that is also trained on the positions of the size energy's pictures."""
         numbers = [torch.from_numpy(scenes.labels["position"]) for scenes in self.scenes.values()]
         data = torch.cat(list(self.codes.values())), {"position": torch.cat(numbers)}
         reader = self._fit("tuned-position", self._fresh(Sum, 4), ValueHeads("position", 2, *LEVELS), data, 600, decay=1e-2)
@@ -160,23 +160,23 @@ class Lesson:
         return self._holistic("holistic", slice(None), 1400, 232)
 
     @cached_property
-    def holistic_parts(self) -> ce.Energy:
-        """The same with *where* and *what* independent given position and size."""
+    def holistic_batches(self) -> ce.Energy:
+        """The holistic baseline with *where* and *what* independent given position and size."""
         return self._holistic("holistic-where", slice(0, WHERE), 700, 144) & self._holistic("holistic-what", slice(WHERE, None), 700, 144)
 
     @cached_property
     def answer(self) -> nn.Module:
-        return self._fit("answer", self._fresh(_answering), Answer(), self._told, 1400)
+        return self._fit("answer", self._fresh(_regression_network), LeastSquares(), self._labelled, 1400)
 
     @property
-    def _told(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """All codes, with position and size of each."""
+    def _labelled(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """All codes with their positions and sizes."""
         y = [condition(scenes.labels["position"], scenes.labels["size"]) for scenes in self.scenes.values()]
         return torch.cat(list(self.codes.values())), {"y": torch.cat(y)}
 
     def _holistic(self, name: str, numbers: slice, steps: int, width: int) -> Any:
         objective = DenoisingScoreMatching(*LEVELS, condition="y")
-        return self._fit(name, self._fresh(Holistic, numbers, self.coder, name, width), objective, self._told, steps)
+        return self._fit(name, self._fresh(Holistic, numbers, self.coder, name, width), objective, self._labelled, steps)
 
     def _fresh(self, make: Any, *options: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
@@ -192,14 +192,14 @@ class Lesson:
 
 
 def condition(position: np.ndarray, size: np.ndarray) -> Tensor:
-    """Returns what baselines are told, with shape $(B, 3)$."""
+    """Returns the condition of the baselines, with shape $(B, 3)$."""
     return torch.cat([torch.from_numpy(np.float32(position)), scaled(torch.from_numpy(np.float32(size)))[:, None]], 1)
 
 
-def _answering() -> nn.Module:
+def _regression_network() -> nn.Module:
     return nn.Sequential(nn.Linear(21, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, WHERE + WHAT))
 
 
-def _parts(images: np.ndarray) -> Iterator[Tensor]:
+def _batches(images: np.ndarray) -> Iterator[Tensor]:
     for first in range(0, len(images), 500):
         yield torch.from_numpy(images[first : first + 500]).float() / 255

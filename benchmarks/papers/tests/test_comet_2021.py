@@ -1,38 +1,39 @@
-"""The parts of the experiments of the 2021 paper that can be told by hand: budgets, masks made smaller, shares of a swap, tables."""
+"""The experiments with the 2021 paper: budgets, reduced masks, shares of a swap, tables."""
 
 import math
 
 import pytest
 import torch
-from baselines import Autoencoder, principal
-from comet_common import SLOW, Budget, fit, majority, strip
-from factors import gathered, mean_and_error
-from slots import SlotAttention
-from swaps import Exchange, exchanged, isolation, shares
 from torch import nn
 
 import composable_energy as ce
+from benchmarks.papers.comet_2021.baselines import Autoencoder, fit_principal_components
+from benchmarks.papers.comet_2021.factors import mean_and_error, summarize
+from benchmarks.papers.comet_2021.slots import SlotAttention
+from benchmarks.papers.comet_2021.swaps import Exchange, exchange, isolation, shares
+from benchmarks.papers.comet_2021.training import SLOW, Budget, fit
+from benchmarks.papers.comet_2021.worlds import majority_labels
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
 from composable_energy_comet import Decomposition
 from composable_energy_training import Batch
 
 
-def test_a_budget_of_steps_is_spent_to_the_step():
+def test_a_budget_of_steps_is_used_to_the_step():
     torch.manual_seed(0)
     seen, weight = [], nn.Parameter(torch.tensor(3.0))
-    told = fit(
+    figures = fit(
         lambda rows, step: (seen.append((rows, step)), weight.square())[1], [weight], 5, Budget(steps=40, warm_up=10, rate=0.1, batch=4)
     )
-    assert told["steps"] == 40 and [step for _, step in seen] == list(range(1, 41))
+    assert figures["steps"] == 40 and [step for _, step in seen] == list(range(1, 41))
     assert all(rows.shape == (4,) and 0 <= int(rows.min()) <= int(rows.max()) < 5 for rows, _ in seen)
-    assert weight.abs() < 3 and told["loss"] == pytest.approx(weight.square().item(), abs=0.5)
+    assert weight.abs() < 3 and figures["loss"] == pytest.approx(weight.square().item(), abs=0.5)
 
 
 def test_a_budget_of_seconds_ends():
     weight = nn.Parameter(torch.tensor(1.0))
-    told = fit(lambda rows, step: weight.square(), [weight], 3, Budget(seconds=0.05))
-    assert told["seconds"] >= 0.05 and told["steps"] >= 1
+    figures = fit(lambda rows, step: weight.square(), [weight], 3, Budget(seconds=0.05))
+    assert figures["seconds"] >= 0.05 and figures["steps"] >= 1
 
 
 def test_rates_rise_and_end_at_a_tenth():
@@ -45,36 +46,30 @@ def test_rates_fall_to_nothing_as_half_a_cosine():
     assert [round(budget.rate_at(step, step / 100), 4) for step in (5, 25, 50, 75, 100)] == [0.4969, 0.8536, 0.5, 0.1464, 0.0]
 
 
-def test_what_was_trained_before_learns_slowly():
+def test_parameters_that_were_trained_before_learn_slowly():
     """A step of Adam is as long as the rate, whatever the gradient."""
     new, old = torch.nn.Parameter(torch.tensor(3.0)), torch.nn.Parameter(torch.tensor(3.0))
     fit(lambda rows, step: new + 7 * old, [new, old], 3, Budget(steps=10, warm_up=0, rate=0.1, tail=0.0), slow=[old])
     torch.testing.assert_close(torch.stack([3 - new, 3 - old]), torch.tensor([1.0, SLOW]), rtol=1e-4, atol=0)
 
 
-def test_smaller_masks_have_what_most_pixels_have():
+def test_reduced_masks_have_the_most_frequent_label():
     masks = torch.tensor([[[0, 1, 2, 2], [1, 1, 0, 2], [0, 0, 3, 3], [3, 3, 0, 0]]])
-    assert majority(masks, 2).tolist() == [[[1, 2], [0, 0]]]  # ties go to the lowest
-    assert torch.equal(majority(masks, 1), masks)
+    assert majority_labels(masks, 2).tolist() == [[[1, 2], [0, 0]]]  # ties go to the lowest
+    assert torch.equal(majority_labels(masks, 1), masks)
 
 
-def test_strips_have_a_place_for_each_picture():
-    sheet = strip([torch.zeros(3, 3, 8, 8), torch.full((2, 3, 8, 8), 0.5)], scale=2, gap=2)
-    assert sheet.shape == (3, 2 * 18, 2 * 28)
-    assert sheet[0, 0, 0] == 0 and sheet[0, 20, 0] == 0.5 and sheet[0, 20, 40] == 1  # the second row has no third
-
-
-def test_principal_components_are_turned_and_not_scaled():
+def test_principal_components_are_rotated_and_not_scaled():
     torch.manual_seed(1)
     codes = torch.randn(300, 6) * torch.tensor([1.0, 5.0, 2.0, 0.1, 3.0, 0.5]) + 7
-    found = principal(codes)(codes)
+    found = fit_principal_components(codes)(codes)
     assert torch.allclose(torch.pdist(found), torch.pdist(codes), atol=1e-4)
     spread = found.var(0)
     assert bool((spread[:-1] >= spread[1:]).all()) and found.mean(0).abs().max() < 1e-4
-    assert principal(codes, 2)(codes).shape == (300, 2)
+    assert fit_principal_components(codes, 2)(codes).shape == (300, 2)
 
 
-def test_a_beta_vae_pays_for_what_it_tells():
+def test_a_beta_vae_adds_the_divergence_of_its_posterior():
     torch.manual_seed(2)
     x, model = torch.rand(4, 3, 32, 32), Autoencoder(beta=0.0)
     torch.manual_seed(3)
@@ -107,17 +102,17 @@ def test_isolation_needs_several_components():
 
 def test_partners_exchange_all_components_but_one():
     z = torch.arange(2 * 3.0).view(2, 3, 1)
-    assert exchanged(z, torch.tensor([1, 1])).flatten(1).tolist() == [[3.0, 1.0, 5.0], [0.0, 4.0, 2.0]]
+    assert exchange(z, torch.tensor([1, 1])).flatten(1).tolist() == [[3.0, 1.0, 5.0], [0.0, 4.0, 2.0]]
 
 
 @pytest.mark.parametrize("head", ["conv", "quadratic"])
 @pytest.mark.parametrize("owners", [None, torch.tensor([0, 2])])
-def test_an_exchange_between_equal_pictures_is_none(head, owners):
+def test_an_exchange_between_equal_pictures_changes_nothing(head, owners):
     torch.manual_seed(6)
     places = {"coordinates": "absolute"} if head == "quadratic" else {}
     model, inner = ce.get_encoder("comet-global", size=16, components=3, latent=4, head=head, **places), Decomposition(iterations=2)
     x, changed = torch.rand(4, 3, 16, 16).double(), {"changed": torch.tensor([0, 1])}
-    model = model.double()  # single precision does not tell latents of an untrained model apart
+    model = model.double()  # single precision does not separate latents of an untrained model
     equal = Batch(x[[0, 0, 1, 1]], changed, Noise(0, range(4), 1))
     assert Exchange(inner, owners).loss(model, equal).value == inner.loss(model, equal).value
     other = Batch(x, changed, Noise(0, range(4), 1))
@@ -137,7 +132,7 @@ def test_tables_have_means_and_standard_errors():
         {"model": "pixels", "seed": seed, "seconds": 0.0, "R2": 0.8 + 0.1 * seed, "raw": scores, "PCA 64": {**scores, "MIG": 20.0 + seed}}
         for seed in (0, 1)
     ]
-    (row,) = gathered(runs)
+    (row,) = summarize(runs)
     assert row["model"] == "pixels" and row["seeds"] == 2 and "MSE" not in row
     assert row["R2"] == pytest.approx((0.85, 0.05)) and row["MIG, PCA 64"] == pytest.approx((20.5, 0.5)) and row["MIG, raw"][0] == 10
 
@@ -155,6 +150,6 @@ def test_slots_are_a_set_whose_masks_share_each_pixel(size):
     assert seen.shape == (2, size, size) and 0 <= int(seen.min()) <= int(seen.max()) < 3
 
 
-def test_slots_are_made_for_two_sizes():
+def test_slots_exist_for_two_sizes():
     with pytest.raises(OptionError, match="16 or 32 pixels, got 64"):
         SlotAttention(3, 64)

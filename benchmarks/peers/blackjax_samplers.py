@@ -13,12 +13,12 @@ import numpy as np
 import optax
 from torch import nn
 
-from peers.effective import least_effective
+from benchmarks.effective import least_effective
 
-__all__ = ["banana", "gaussian", "network", "pictures", "rivals"]
+__all__ = ["banana", "gaussian", "network", "pictures", "samplers"]
 
 Array = Any
-Density = Callable[[Array], Array]  # the logarithm at one point
+Density = Callable[[Array], Array]  # the log density at one point
 _CHEES_TUNING, _NUTS_TUNING = 2000, 500
 
 
@@ -63,8 +63,8 @@ def _weights(layer: nn.Module) -> tuple[Array, Array]:
     return jnp.asarray(layer.weight.detach().numpy()), jnp.asarray(layer.bias.detach().numpy())  # pyright: ignore
 
 
-def rivals(log_density: Density, chains: int, size: int, draws: int) -> Iterator[tuple[str, Any]]:
-    """Yields names, and functions of a seed that return figures."""
+def samplers(log_density: Density, chains: int, size: int, draws: int) -> Iterator[tuple[str, Any]]:
+    """Yields samplers by name, as functions of a seed that return figures."""
     yield "BlackJAX ChEES", lambda seed: _chees(log_density, chains, size, draws, seed)
     yield "BlackJAX NUTS", lambda seed: _nuts(log_density, chains, size, draws // 4, seed)
 
@@ -75,7 +75,7 @@ def _chees(log_density: Density, chains: int, size: int, draws: int, seed: int) 
     tuning = blackjax.chees_adaptation(log_density, chains, target_acceptance_rate=0.651)
     (states, parameters), _ = tuning.run(tune, start, 0.1, optax.adam(0.025), _CHEES_TUNING)
     kernel = blackjax.dynamic_hmc(log_density, **parameters).step
-    return _followed(kernel, states, go, chains, draws)
+    return _record(kernel, states, go, chains, draws)
 
 
 def _nuts(log_density: Density, chains: int, size: int, draws: int, seed: int) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _nuts(log_density: Density, chains: int, size: int, draws: int, seed: int) -
     (_, parameters), _ = blackjax.window_adaptation(blackjax.nuts, log_density).run(tune, start[0], _NUTS_TUNING)
     algorithm = blackjax.nuts(log_density, **parameters)
     states, _, _ = _scan(algorithm.step, jax.vmap(algorithm.init)(start), begin, chains, 100)
-    return _followed(algorithm.step, states, go, chains, draws)
+    return _record(algorithm.step, states, go, chains, draws)
 
 
 def _scan(kernel: Any, states: Any, key: Array, chains: int, draws: int) -> tuple[Any, Array, Array]:
@@ -96,7 +96,7 @@ def _scan(kernel: Any, states: Any, key: Array, chains: int, draws: int) -> tupl
     return states, points, leapfrogs
 
 
-def _followed(kernel: Any, states: Any, key: Array, chains: int, draws: int) -> dict[str, Any]:
+def _record(kernel: Any, states: Any, key: Array, chains: int, draws: int) -> dict[str, Any]:
     run = jax.jit(lambda states, key: _scan(kernel, states, key, chains, draws)).lower(states, key).compile()
     began = time.process_time()
     _, points, leapfrogs = jax.block_until_ready(run(states, key))

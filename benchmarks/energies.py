@@ -1,0 +1,101 @@
+"""Energies that several benchmarks sample."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import composable_energy as ce
+
+__all__ = ["Convolutions", "CountingEnergy", "Mixture", "Perceptron", "circle", "convolution_layers", "mixture_energy"]
+
+
+def circle() -> Tensor:
+    """Returns the means of eight Gaussians on a circle, with shape $(8, 2)$."""
+    angle = torch.arange(8) * torch.pi / 4
+    return 3 * torch.stack([angle.cos(), angle.sin()], 1)
+
+
+def mixture_energy(x: Tensor, means: Tensor) -> Tensor:
+    """Returns the energy of a mixture of Gaussians with a standard deviation of .3, with shape $(B,)$."""
+    return -torch.logsumexp(-(x[:, None] - means).square().sum(2) / 0.18, 1)
+
+
+def convolution_layers(width: int) -> nn.Sequential:
+    """Returns three convolutions of pictures with three colors."""
+    layers: list[nn.Module] = []
+    for channels in (3, width, width):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
+class Mixture(ce.Energy):
+    """Eight Gaussians on a circle."""
+
+    means: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("means", circle())
+        self.event_shape = torch.Size([2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return mixture_energy(x, self.means)
+
+
+class Convolutions(ce.Energy):
+    r"""Three convolutions and $\lVert x \rVert^2 / 2$.
+
+    Args:
+        width: Channels of each layer.
+        size: Height and width of the pictures; any size if None.
+    """
+
+    def __init__(self, width: int = 32, size: int | None = None) -> None:
+        super().__init__()
+        self.net = convolution_layers(width)
+        self.event_shape = None if size is None else torch.Size([3, size, size])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).mean((2, 3)).sum(1) + x.square().flatten(1).sum(1) / 2
+
+
+class Perceptron(ce.Energy):
+    r"""Two hidden layers of 256 on 64 coordinates, and $\lVert x \rVert^2 / 2$: the size of the latent energies of the faces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(64, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1))
+        self.event_shape = torch.Size([64])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).squeeze(1) + x.square().sum(1) / 2
+
+
+class CountingEnergy(ce.Energy):
+    """An energy that counts the points at which a gradient was taken.
+
+    The count is a tensor, because sampling evaluates a twin, which shares the energy's tensors but not its other attributes.
+
+    Args:
+        energy: The energy, or a module that returns energies.
+        size: Number of coordinates.
+    """
+
+    counter: Tensor
+
+    def __init__(self, energy: nn.Module, size: int) -> None:
+        super().__init__()
+        self.energy, self.event_shape = energy, torch.Size([size])
+        self.register_buffer("counter", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            self.counter.add_(len(x))
+        return self.energy(x)
+
+    def take_count(self) -> int:
+        """Returns the count since the last call and sets it to 0."""
+        count = int(self.counter)
+        self.counter.zero_()
+        return count

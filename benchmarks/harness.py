@@ -1,0 +1,132 @@
+"""Shared parts of the benchmarks: arguments, timing, and files of results.
+
+Benchmarks are modules. Run them from the root of the checkout: `python -m benchmarks.NAME --help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = [
+    "RESULTS",
+    "ROOT",
+    "argument_parser",
+    "environment",
+    "latest_checkpoint",
+    "least_seconds",
+    "peak_memory",
+    "read_json",
+    "replace_rows",
+    "write_json",
+]
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def argument_parser(doc: str | None, path: Path | None = None, *, whole: bool = False) -> argparse.ArgumentParser:
+    """Returns a parser whose description is a module's docstring.
+
+    Args:
+        doc: The docstring.
+        path: The file of results; if given, the parser has the option `--write`.
+        whole: Whether `--help` shows the whole docstring; else its first line.
+    """
+    text = doc or ""
+    parser = argparse.ArgumentParser(
+        description=text if whole else text.partition("\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if path is not None:
+        parser.add_argument("--write", action="store_true", help=f"write {path.relative_to(ROOT)}")
+    return parser
+
+
+def environment(*packages: str, **settings: Any) -> dict[str, Any]:
+    """Returns settings together with versions and machine, which the figures depend on too.
+
+    Args:
+        packages: Packages whose versions are added; None for a package that is not installed.
+        settings: Settings of the benchmark.
+    """
+    versions = {name: _version(name) for name in packages}
+    about = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    return {**settings, **about, **versions, "machine": platform.machine()}
+
+
+def read_json(path: Path) -> Any:
+    """Returns the content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file; makes its folder if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Returns the rows of a file of results with some of them measured again.
+
+    Args:
+        path: The file of results; its rows are a list under `rows`.
+        rows: The new rows.
+        keys: The columns that identify a row.
+    """
+    new = {tuple(row[key] for key in keys) for row in rows}
+    before = read_json(path)["rows"] if path.exists() else []
+    return [*(row for row in before if tuple(row[key] for key in keys) not in new), *rows]
+
+
+def least_seconds(works: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, float]:
+    """Returns the least processor time of a repetition of each function, measured in turns.
+
+    Other programs on the machine change the least time little.
+
+    Args:
+        works: The functions by name. Each runs once before it is measured.
+        rounds: The number of turns.
+        seconds: The time that one turn of one function takes, approximately.
+    """
+    counts = {}
+    for name, work in works.items():
+        work()
+        begin = time.process_time()
+        work()
+        counts[name] = max(1, int(seconds / max(time.process_time() - begin, 1e-6)))
+    least = dict.fromkeys(works, float("inf"))
+    for _ in range(rounds):
+        for name, work in works.items():
+            begin = time.process_time()
+            for _ in range(counts[name]):
+                work()
+            least[name] = min(least[name], (time.process_time() - begin) / counts[name])
+    return least
+
+
+def peak_memory() -> float:
+    """Returns the largest resident memory of this process so far, in MB, on Linux.
+
+    `getrusage` would count the memory of the process that started this one too.
+    """
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def latest_checkpoint(run: Path) -> Path:
+    """Returns the last checkpoint of a training run."""
+    return max((run / "checkpoints").iterdir())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

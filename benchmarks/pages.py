@@ -1,0 +1,67 @@
+"""Pages of the documentation with figures from files of results.
+
+A page has blocks, `<!-- NAME -->` to `<!-- end -->`. The text between the two markers is generated, so that nobody types a figure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["Blocks", "block_names", "fill_page", "format_number", "markdown_table", "outside_blocks", "short", "write_page"]
+
+Blocks = Mapping[str, Callable[[], str]]
+"""Functions that return the text of each block by its name."""
+
+_BLOCK = re.compile(r"<!-- (?!end -->)(.+?) -->.*?<!-- end -->", re.DOTALL)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, align: str = "---:") -> str:
+    """Returns a table.
+
+    Args:
+        head: Titles of the columns.
+        rows: Cells of each row.
+        align: The rule below the title of each column but the first: right-aligned by default; `---` aligns text to the left.
+    """
+    lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def format_number(value: float, digits: int = 3) -> str:
+    """Returns a number with fixed digits after the point and no zero before it: .950, 1.000, -.240."""
+    text = f"{value:.{digits}f}"
+    return re.sub(r"^(-?)0\.", r"\1.", text)
+
+
+def short(value: float) -> str:
+    """Returns a number with one digit after the point if it is small, and with none if it is 100 or more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def fill_page(page: str, blocks: Blocks) -> str:
+    """Returns a page with the text of its blocks generated anew.
+
+    Raises:
+        ValueError: The page has a block without a function, or lacks a block.
+    """
+    found = block_names(page)
+    if sorted(found) != sorted(blocks):
+        raise ValueError(f"The page has the blocks {sorted(found)}, the functions are for {sorted(blocks)}; each needs the other.")
+    return _BLOCK.sub(lambda match: f"<!-- {match[1]} -->\n\n{blocks[match[1]]().strip()}\n\n<!-- end -->", page)
+
+
+def block_names(page: str) -> list[str]:
+    """Returns the names of the blocks of a page."""
+    return [match[1] for match in _BLOCK.finditer(page)]
+
+
+def outside_blocks(page: str) -> str:
+    """Returns the text of a page without its blocks."""
+    return _BLOCK.sub("", page)
+
+
+def write_page(path: Path, blocks: Blocks) -> None:
+    """Writes the blocks of a page."""
+    path.write_text(fill_page(path.read_text(encoding="utf-8"), blocks), encoding="utf-8")

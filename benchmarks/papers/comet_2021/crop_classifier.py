@@ -1,0 +1,164 @@
+r"""The classifier that evaluates recombined pictures: the shape and the color of an object at a place, or that there is none.
+
+It is a network of 15 x 15 crops, trained for 60 s on renders of seed 4, with rotations (except for tetris, where a rotated piece is another
+piece), blur and noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import composable_energy as ce
+from benchmarks.papers.comet_2021.training import Budget, fit
+from benchmarks.papers.comet_2021.worlds import WORLDS, average_pixels, majority_labels
+from composable_energy_image.data import render_to
+
+__all__ = ["HALF", "CropClassifier", "LabelledScenes", "centers", "classify", "crop", "load_classifier", "pad", "render_labelled"]
+
+PICTURES, SEED = 5_000, 4
+HALF = 7
+BLURRED = 0.5
+
+
+@dataclass(frozen=True)
+class LabelledScenes:
+    """Pictures with masks and labels of up to $M$ objects.
+
+    Attributes:
+        images: Pictures in [0, 1], with shape $(N, 3, S, S)$.
+        masks: Masks, with shape $(N, S, S)$.
+        shape: Shapes of the objects, with shape $(N, M)$; -1 for no object.
+        color: Their colors.
+    """
+
+    images: Tensor
+    masks: Tensor
+    shape: Tensor
+    color: Tensor
+
+
+def render_labelled(name: str, n: int, seed: int, data: Path) -> LabelledScenes:
+    """Renders pictures of a world with masks and labels, or reads them; hidden objects have the label -1."""
+    world, options, shrink = WORLDS[name]
+    scenes = render_to(data / f"{world}-{options['size']}-labelled-{seed}-{n}", ce.get_world(world, **options), n, seed, masks=True)
+    masks = majority_labels(torch.from_numpy(np.array(scenes.masks)).long(), shrink)
+    images = average_pixels(torch.from_numpy(np.array(scenes.images)).float() / 255, shrink)
+    shape, color = (torch.from_numpy(np.array(scenes.labels[field])).long() for field in ("shape", "color"))
+    visible = torch.stack([(masks == i + 1).flatten(1).any(1) for i in range(shape.shape[1])], 1)
+    return LabelledScenes(images, masks, shape.where(visible, -1), color.where(visible, -1))
+
+
+class CropClassifier(nn.Module):
+    """A network that classifies crops by shape and color; the last class of shapes is "nothing".
+
+    Args:
+        shapes: Number of shapes.
+        colors: Number of colors.
+    """
+
+    def __init__(self, shapes: int, colors: int) -> None:
+        super().__init__()
+        self.shapes, self.colors = shapes, colors
+        self.net = nn.Sequential(
+            *(nn.Conv2d(3, 32, 3, 1, 1), nn.SiLU(), nn.Conv2d(32, 48, 3, 2, 1), nn.SiLU(), nn.Conv2d(48, 64, 3, 2, 1), nn.SiLU()),
+            *(nn.Flatten(), nn.Linear(64 * 16, 128), nn.SiLU(), nn.Linear(128, shapes + 1 + colors)),
+        )
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns logits of shapes and of colors for crops with shape $(B, 3, 15, 15)$."""
+        outputs = self.net(crops * 2 - 1)
+        return outputs[:, : self.shapes + 1], outputs[:, self.shapes + 1 :]
+
+
+def crop(images: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    """Returns squares around places of pictures, with shape $(P, 3, 15, 15)$.
+
+    Args:
+        images: From `pad`.
+        rows: Indices of the pictures, with shape $(P,)$.
+        places: Rows and columns of the centers, integers with shape $(P, 2)$.
+    """
+    around = torch.arange(2 * HALF + 1)
+    down, right = places[:, :1] + around, places[:, 1:] + around
+    return images[rows[:, None, None], :, down[:, :, None], right[:, None]].permute(0, 3, 1, 2)
+
+
+def pad(images: Tensor) -> Tensor:
+    """Returns pictures with repeated borders, so that there are crops around each pixel."""
+    return F.pad(images, (HALF,) * 4, mode="replicate")
+
+
+def centers(masks: Tensor) -> Tensor:
+    """Returns the rounded centers of nonempty masks, with shape $(P, 2)$."""
+    line, weight = torch.arange(masks.shape[-1]).float(), masks.float()
+    total = weight.sum((1, 2))
+    return torch.stack([weight.sum(2) @ line / total, weight.sum(1) @ line / total], 1).round().long()
+
+
+def load_classifier(world: str, seconds: float, parts: Path, data: Path) -> CropClassifier:
+    """Returns the classifier of a world; trains it if it does not exist."""
+    path = parts / f"classifier-{world}.pt"
+    if not path.exists():
+        classifier = train_classifier(render_labelled(world, PICTURES, SEED, data), seconds, rotated=not world.startswith("tetris"))
+        parts.mkdir(parents=True, exist_ok=True)
+        torch.save({"shapes": classifier.shapes, "colors": classifier.colors, "weights": classifier.state_dict()}, path)
+    found = torch.load(path)
+    classifier = CropClassifier(found["shapes"], found["colors"])
+    classifier.load_state_dict(found["weights"])
+    return classifier.eval()
+
+
+def train_classifier(scenes: LabelledScenes, seconds: float, rotated: bool) -> CropClassifier:
+    """Returns a classifier that is trained on crops, three at objects for one at an empty place.
+
+    Args:
+        scenes: The training pictures.
+        seconds: Processor seconds.
+        rotated: Whether crops are rotated; right for worlds whose shapes do not change by rotation.
+    """
+    rows, which = (scenes.shape >= 0).nonzero(as_tuple=True)
+    places = centers(scenes.masks[rows] == which[:, None, None] + 1)
+    shapes, colors = int(scenes.shape.max()) + 1, int(scenes.color.max()) + 1
+    empty = torch.randint(scenes.masks.shape[-1], (len(rows), 2), generator=torch.Generator().manual_seed(0))
+    near = F.max_pool2d((scenes.masks > 0).float()[:, None], 5, 1, 2)[:, 0] > 0
+    free = ~near[rows, empty[:, 0], empty[:, 1]]
+    torch.manual_seed(0)
+    classifier, images = CropClassifier(shapes, colors), pad(scenes.images)
+
+    def loss(batch: Tensor, step: int) -> Tensor:
+        here = batch[: len(batch) * 3 // 4]
+        moved = (places[here] + torch.randint(-1, 2, (len(here), 2))).clamp(0, scenes.masks.shape[-1] - 1)
+        nothing = batch[len(here) :][free[batch[len(here) :]]]
+        x = crop(images, torch.cat([rows[here], rows[nothing]]), torch.cat([moved, empty[nothing]]))
+        shape, color = classifier(_augment(x, rotated))
+        truth = torch.cat([scenes.shape[rows[here], which[here]], torch.full((len(nothing),), shapes)])
+        return F.cross_entropy(shape, truth) + F.cross_entropy(color[: len(here)], scenes.color[rows[here], which[here]])
+
+    fit(loss, classifier.parameters(), len(rows), Budget(seconds, batch=64), 0)
+    return classifier.eval()
+
+
+def _augment(x: Tensor, rotated: bool) -> Tensor:
+    """Returns crops with noise, half of them blurred; optionally rotated by quarter turns and mirrored."""
+    if rotated:
+        x = torch.rot90(x, int(torch.randint(4, ())), (2, 3))
+        x = x.flip(3) if torch.rand(()) < 0.5 else x
+    line = torch.tensor([0.25, 0.5, 0.25])
+    kernel = (line[:, None] * line).expand(3, 1, 3, 3)
+    soft = F.conv2d(F.pad(x, (1,) * 4, mode="replicate"), kernel, groups=3)
+    x = torch.where(torch.rand(len(x), 1, 1, 1) < BLURRED, soft, x)
+    return x + 0.05 * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
+
+
+@torch.no_grad()
+def classify(classifier: CropClassifier, images: Tensor, rows: Tensor, places: Tensor, shape: Tensor, color: Tensor) -> dict[str, float]:
+    """Returns how often the classifier finds shapes, colors and both at places of pictures."""
+    shapes, colors = classifier(crop(pad(images), rows, places))
+    right, tone = shapes.argmax(1) == shape, (colors.argmax(1) == color) & (shapes.argmax(1) < classifier.shapes)
+    return {name: float(found.float().mean()) for name, found in (("shape", right), ("color", tone), ("both", right & tone))}

@@ -1,0 +1,117 @@
+"""The blocks about factors on the page of the 2021 paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.harness import read_json
+from benchmarks.pages import Blocks, format_number, markdown_table
+from benchmarks.papers.experiment import COMET
+
+__all__ = ["blocks"]
+
+SCORES = [(protocol, score) for protocol in ("raw", "PCA 64") for score in ("BetaVAE", "MIG", "MCC")]
+
+
+def blocks() -> Blocks:
+    """Returns the functions of these blocks."""
+    functions = (factors, factor_r2, factor_goals, swap_scores, faces, face_scores)
+    kinds = {f"swaps, {kind}": (lambda kind=kind: swap_matrix(kind)) for kind in ("paper", "labelled", "unlabelled")}
+    return {function.__name__.replace("_", " "): function for function in functions} | kinds
+
+
+def factors() -> str:
+    """Returns the table of scores, with the published ones below."""
+    rows = []
+    for row in _read("factors")["table"]:
+        cells = [_pair(row.get(name), digits) for name, digits in (("seconds", 0), ("MSE", 4), ("R2", 3))]
+        scores = [_pair(row[f"{score}, {protocol}"], 1) for protocol, score in SCORES]
+        rows.append([f"`{row['model']}`", str(row["seeds"]), *cells, *scores])
+    published = _read("published")["factors on Falcor3D"]
+    for name in ("COMET", "best beta-VAE of six, each score"):
+        scores = [str(published[name].get(protocol, {}).get(score, "")) for protocol, score in SCORES]
+        rows.append([f"paper, Falcor3D: {name}", str(published["seeds"]), "", "", "", *scores])
+    titles = [f"{score}, {protocol}" for protocol, score in SCORES]
+    return markdown_table(["model", "seeds", "seconds", "error", "$R^2$", *titles], rows)
+
+
+def factor_r2() -> str:
+    """Returns the table of R2 of each factor, of seed 0."""
+    runs = [run for run in _read("factors")["runs"] if run["seed"] == 0]
+    names = list(runs[0]["R2 of each"])
+    return markdown_table(["model", *names], [[f"`{run['model']}`", *(_n(run["R2 of each"][name]) for name in names)] for run in runs])
+
+
+def factor_goals() -> str:
+    """Returns the table of goals of the warm start."""
+    rows = []
+    for row in _read("factors")["goals"]:
+        digits = 3 if row["other"] < 1 else 1
+        rows.append([row["goal"], _n(row["comet-warm"], digits), _n(row["other"], digits), "yes" if row["holds"] else "**no**"])
+    return markdown_table(["goal", "`comet-warm`", "to compare", "reached"], rows)
+
+
+def swap_matrix(kind: str) -> str:
+    """Returns the shares of each component, of seed 0."""
+    result = _read("swaps")
+    (run,) = (run for run in result["runs"] if run["objective"] == kind and run["seed"] == 0)
+    return _matrix(result["about"]["factors"], run)
+
+
+def swap_scores() -> str:
+    """Returns the scores of all models with swaps."""
+    rows = [[run["objective"], str(run["seed"]), _n(run["MSE"], 4), *_isolation(run)] for run in _read("swaps")["runs"]]
+    return markdown_table(["training", "seed", "error", *ISOLATION.values()], rows)
+
+
+def faces() -> str:
+    """Returns the table of attributes of faces."""
+    result = _read("faces")
+    extra = [[_n(a, 2), _n(b, 2)] for a, b in zip(result["R2"]["codes"], result["R2"]["pixels"], strict=True)]
+    return _matrix(result["about"]["attributes"], result, ("$R^2$, codes", "$R^2$, pixels"), extra)
+
+
+def face_scores() -> str:
+    """Returns the scores of the faces' components."""
+    result = _read("faces")
+    head = ["error", "error of the median face", *ISOLATION.values()]
+    return markdown_table(head, [[_n(result["MSE"], 4), _n(result["error of the start"], 4), *_isolation(result)]])
+
+
+ISOLATION = {
+    "isolation": "isolation",
+    "largest share": "largest share",
+    "components used": "components used",
+    "moved": "moved",
+    "sum": "sum of a row",
+}
+
+
+def _isolation(run: dict[str, Any]) -> list[str]:
+    digits = {"components used": 1, "moved": 2, "sum": 2}
+    return [_n(run[name], digits.get(name, 3)) for name in ISOLATION]
+
+
+def _matrix(names: Sequence[str], run: dict[str, Any], titles: Sequence[str] = (), extra: Sequence[Sequence[str]] = ()) -> str:
+    rows = []
+    for number, (name, shares, r2) in enumerate(zip(names, run["matrix"], run["R2 of the regressor"], strict=True)):
+        cells = [f"**{_n(value, 2)}**" if value == max(shares) else _n(value, 2) for value in shares]
+        rows.append([name, *(extra[number] if extra else ()), *cells, _n(r2, 2)])
+    columns = [f"component {k + 1}" for k in range(len(run["matrix"][0]))]
+    return markdown_table(["factor", *titles, *columns, "regressor's $R^2$"], rows)
+
+
+def _pair(value: Sequence[float | None] | None, digits: int) -> str:
+    if value is None:
+        return ""
+    mean, error = value
+    return _n(mean or 0.0, digits) + ("" if error is None else f" ± {_n(error, digits)}")
+
+
+def _n(value: float, digits: int = 3) -> str:
+    return format_number(value, digits)
+
+
+def _read(name: str) -> dict[str, Any]:
+    return read_json(COMET.results / f"{name}.json")

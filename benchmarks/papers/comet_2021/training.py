@@ -1,0 +1,94 @@
+"""Training for a number of seconds of one processor."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["SLOW", "Budget", "fit"]
+
+SLOW = 0.05
+"""The share of the learning rate for parameters that were trained before: an encoder that convolutional energies start with."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The length and the settings of a training.
+
+    The learning rate of Adam rises linearly in the first `warm_up` steps. Then it is constant and a tenth in the last `tail` of the budget or, if
+    `cosine`, falls to 0 as half a cosine.
+
+    Args:
+        seconds: Processor seconds.
+        steps: Number of steps, instead of seconds.
+        rate: Learning rate.
+        warm_up: Steps of warm-up.
+        tail: Share of the budget with a tenth of the rate.
+        cosine: Whether the rate falls as half a cosine.
+        clip: Largest norm of the gradients.
+        batch: Size of a batch.
+    """
+
+    seconds: float = 150.0
+    steps: int | None = None
+    rate: float = 1e-3
+    warm_up: int = 200
+    tail: float = 0.15
+    cosine: bool = False
+    clip: float = 1.0
+    batch: int = 16
+
+    def spent(self, seconds: float, steps: int) -> float:
+        """Returns the share of the budget that is used."""
+        return seconds / self.seconds if self.steps is None else steps / self.steps
+
+    def rate_at(self, step: int, spent: float) -> float:
+        """Returns the learning rate of a step; the first step is 1."""
+        left = (1 + math.cos(math.pi * spent)) / 2 if self.cosine else 0.1 if spent >= 1 - self.tail else 1.0
+        return self.rate * min(1.0, step / max(self.warm_up, 1)) * left
+
+
+def fit(
+    loss: Callable[[Tensor, int], Tensor],
+    parameters: Iterable[nn.Parameter],
+    count: int,
+    budget: Budget,
+    seed: int = 0,
+    slow: Iterable[nn.Parameter] = (),
+) -> dict[str, float]:
+    """Trains by Adam on random batches until the budget is used.
+
+    Args:
+        loss: Returns the loss of a batch from its rows, with shape $(B,)$, and the step, which starts at 1.
+        parameters: The parameters to train.
+        count: Number of rows of the data.
+        budget: The budget.
+        seed: Seed of the batches.
+        slow: The parameters with `SLOW` of the learning rate.
+
+    Returns:
+        `steps`, processor `seconds`, and `loss`, the mean over the last tenth of the steps.
+    """
+    trained, known = [parameter for parameter in parameters if parameter.requires_grad], {id(parameter) for parameter in slow}
+    groups = [{"params": [one for one in trained if (id(one) in known) == late], "share": SLOW if late else 1.0} for late in (False, True)]
+    adam = torch.optim.Adam([group for group in groups if group["params"]], budget.rate, foreach=True)
+    generator = torch.Generator().manual_seed(seed)
+    started, steps, seconds, losses = time.process_time(), 0, 0.0, []
+    while (spent := budget.spent(seconds, steps)) < 1:
+        steps += 1
+        for group in adam.param_groups:
+            group["lr"] = group["share"] * budget.rate_at(steps, spent)
+        adam.zero_grad(set_to_none=True)
+        value = loss(torch.randint(count, (budget.batch,), generator=generator), steps)
+        value.backward()
+        nn.utils.clip_grad_norm_(trained, budget.clip, foreach=True)
+        adam.step()
+        losses.append(float(value.detach()))
+        seconds = time.process_time() - started
+    last = losses[-max(1, steps // 10) :]
+    return {"steps": steps, "seconds": seconds, "loss": sum(last) / len(last)}

@@ -1,0 +1,74 @@
+"""The command line of the experiments with the 2020 paper."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import argument_parser
+from benchmarks.papers.compositional_2020.evaluation import Attributes, Evaluator, evaluate, load_evaluator
+from benchmarks.papers.experiment import COMPOSITIONAL
+from composable_energy_scenes import Concepts, load_concepts
+from composable_energy_scenes.weights import FOLDER
+
+__all__ = ["Options", "run_experiment"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of an experiment.
+
+    Args:
+        samples: Pictures of each row.
+        seed: Seed of conditions and samples; settings were chosen on other seeds.
+        weights: The folder of weights.
+    """
+
+    samples: int = 1000
+    seed: int = 11
+    weights: Path = FOLDER
+
+    @cached_property
+    def concepts(self) -> Concepts:
+        """The energies of the concepts."""
+        return load_concepts(self.weights)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The network that evaluates pictures."""
+        return load_evaluator(self.weights)
+
+    def evaluate(self, images: Tensor) -> Attributes:
+        """Returns the attributes that the evaluator reads from pictures."""
+        return evaluate(images, self.evaluator)
+
+
+def run_experiment(name: str, doc: str | None, run: Callable[[Options], dict[str, Any]], **defaults: Any) -> None:
+    """Runs an experiment from the command line.
+
+    Args:
+        name: Name of its files.
+        doc: The text of `--help`.
+        run: Prints tables and returns the figures; a picture with shape $(3, H, W)$ may be under `picture`.
+        **defaults: Other defaults of `Options`.
+    """
+    default = Options(**defaults)
+    parser = argument_parser(doc, COMPOSITIONAL.results / f"{name}.json", whole=True)
+    parser.add_argument("--samples", type=int, default=default.samples, help=f"pictures of each row (default {default.samples})")
+    parser.add_argument("--seed", type=int, default=default.seed, help=f"of conditions and samples (default {default.seed})")
+    parser.add_argument("--weights", type=Path, default=default.weights, help="a folder of other weights than the package's")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    figures = run(Options(args.samples, args.seed, args.weights))
+    picture, seconds = figures.pop("picture", None), time.perf_counter() - started
+    print(f"\n{seconds:.0f} s")
+    if args.write:
+        COMPOSITIONAL.write(name, figures, picture, samples=args.samples, seed=args.seed, seconds=seconds)

@@ -1,0 +1,120 @@
+"""The base of all experiments of the papers: folders, tables, pictures, and files of results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.harness import RESULTS, ROOT, environment, write_json
+from benchmarks.pages import format_number
+
+__all__ = ["COMET", "COMPOSITIONAL", "Paper", "arrange_grid", "arrange_rows", "print_table", "write_picture", "write_rounded"]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The folders of a paper.
+
+    Attributes:
+        name: Name of the folders and of the page with its results.
+        root: The checkout.
+    """
+
+    name: str
+    root: Path = ROOT
+
+    @property
+    def results(self) -> Path:
+        """The folder of files of results."""
+        return self.root / RESULTS.relative_to(ROOT) / self.name
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of pictures for the documentation."""
+        return self.root / "docs" / "img" / self.name
+
+    @property
+    def cache(self) -> Path:
+        """The folder of renders and trained models."""
+        return self.root / ".cache" / self.name
+
+    def write(self, name: str, figures: Mapping[str, Any], picture: Tensor | None = None, **settings: Any) -> None:
+        """Writes the figures of an experiment as JSON, and its picture for the documentation.
+
+        Args:
+            name: Name of both files.
+            figures: The figures; floats are rounded to 5 digits after the point.
+            picture: The picture in [0, 1], with shape $(3, H, W)$.
+            settings: Settings of the experiment; they are written with the versions under `about`.
+        """
+        write_rounded(self.results / f"{name}.json", {"about": environment(**settings), **figures})
+        if picture is not None:
+            write_picture(self.pictures / f"{name}.png", picture)
+
+
+COMPOSITIONAL, COMET = Paper("compositional-2020"), Paper("comet-2021")
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a table; its columns are the keys of the rows, in the order in which they first appear."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [columns, *([_format(row.get(name, "")) for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    print("\n".join(["", title, lines[0], "  ".join("-" * width for width in widths), *lines[1:]]), flush=True)
+
+
+def write_rounded(path: Path, figures: Any) -> None:
+    """Writes JSON with floats rounded to 5 digits after the point."""
+    write_json(path, _round(figures))
+
+
+def write_picture(path: Path, picture: Tensor) -> None:
+    """Writes a picture in [0, 1], with shape $(3, H, W)$, as PNG with 256 colors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = picture.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    small = Image.fromarray(pixels).quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)  # others merge rare, bright colors
+    small.save(path, optimize=True)
+
+
+def arrange_grid(images: Tensor, columns: int = 16) -> Tensor:
+    """Returns pictures with shape $(B, 3, S, S)$ side by side, with shape $(3, H, W)$; an incomplete last row is left out."""
+    rows = images[: len(images) // columns * columns].unflatten(0, (-1, columns))
+    return rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+
+
+def arrange_rows(rows: Sequence[Tensor], scale: int = 2, gap: int = 2) -> Tensor:
+    """Returns rows of pictures as one picture with white gaps, with shape $(3, H, W)$.
+
+    Args:
+        rows: Pictures of each row, with shape $(n, 3, S, S)$; the number of pictures may differ.
+        scale: Enlargement.
+        gap: Pixels between pictures, before the enlargement.
+    """
+    size, most = rows[0].shape[-1], max(len(row) for row in rows)
+    sheet = torch.ones(3, len(rows) * (size + gap) - gap, most * (size + gap) - gap)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            top, left = i * (size + gap), j * (size + gap)
+            sheet[:, top : top + size, left : left + size] = image.detach().clamp(0, 1)
+    return sheet.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, float):
+        return format_number(value) if abs(value) >= 0.1 else f"{value:.3g}"
+    return " ".join(map(_format, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _round(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 5)
+    if isinstance(value, Mapping):
+        return {str(key): _round(part) for key, part in value.items()}
+    return [_round(part) for part in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,84 @@
+"""Runs all experiments of a paper, two at a time, and prints their tables.
+
+    pip install -e '.[scenes,metrics]' -c constraints.txt
+    python -m benchmarks.papers.run_all compositional_2020 [--write] [--jobs 2] [--only NAME ...]
+    python -m benchmarks.papers.run_all comet_2021 [--write] [--jobs 2] [--only NAME ...] [--data FOLDER] [--parts FOLDER]
+
+All other options are passed to each experiment. Each experiment is a process with one thread: its networks are so small that two threads
+would wait for each other. With `--write` the figures go to `benchmarks/results/` and the pictures to `docs/img/`; then the blocks of the
+page under `docs/results/` are written.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from benchmarks.papers.write_pages import write_pages
+
+from benchmarks.harness import ROOT, argument_parser
+
+__all__ = ["STAGES", "main", "run"]
+
+STAGES: Mapping[str, Sequence[Sequence[str]]] = {
+    "compositional_2020": (
+        (  # the longest first, so that no long one runs alone at the end
+            *("extrapolation", "continual", "paper_method", "table1", "several_objects"),
+            *("inference", "two_cubes", "implication", "recursion", "partition"),
+        ),
+    ),
+    "comet_2021": (
+        ("objects", "factors"),  # their models are used by the experiments of the next stage
+        ("swaps", "ablation", "slot_objects", "recombination", "mixed", "drawn_faces"),
+        ("speed",),  # alone, because it measures time
+    ),
+}
+"""The experiments of each paper; one stage runs after the other."""
+
+
+def run(paper: str, name: str, options: Sequence[str]) -> tuple[str, int, float, str]:
+    """Runs an experiment; returns its name, exit code, seconds, and output."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.papers.{paper}.{name}", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    return name, done.returncode, time.perf_counter() - started, done.stdout
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    names = [name for stages in STAGES.values() for stage in stages for name in stage]
+    parser = argument_parser(__doc__, whole=True)
+    parser.add_argument("paper", choices=STAGES)
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default 2)")
+    parser.add_argument("--write", action="store_true", help="write figures, pictures and the page into the repository")
+    args, options = parser.parse_known_args(arguments)
+    options += ["--write"] if args.write else []
+    started, failed, count = time.perf_counter(), [], 0
+    for stage in STAGES[args.paper]:
+        with ThreadPoolExecutor(args.jobs) as pool:
+            futures = [pool.submit(run, args.paper, name, options) for name in stage if name in args.only]
+            count += len(futures)
+            for future in as_completed(futures):
+                name, code, seconds, printed = future.result()
+                print(f"\n{'=' * 20} {name}: {seconds:.0f} s\n{printed.strip()}", flush=True)
+                if code:
+                    failed.append(name)
+    if args.write:
+        write_pages()
+    print(f"\n{count} experiments in {(time.perf_counter() - started) / 60:.1f} minutes; failed: {', '.join(failed) or 'none'}")
+    return len(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

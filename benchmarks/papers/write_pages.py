@@ -1,0 +1,31 @@
+"""Writes the figures of all files of results into the pages under `docs/results/`: `python -m benchmarks.papers.write_pages`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from benchmarks import training_page
+from benchmarks.harness import ROOT
+from benchmarks.pages import Blocks, write_page
+from benchmarks.papers.comet_2021 import page as comet_page
+from benchmarks.papers.compositional_2020 import page as compositional_page
+
+__all__ = ["FOLDER", "PAGES", "write_pages"]
+
+FOLDER = ROOT / "docs" / "results"
+PAGES: Mapping[str, Callable[[], Blocks]] = {
+    "comet-2021": comet_page.blocks,
+    "compositional-2020": compositional_page.blocks,
+    "training": training_page.blocks,
+}
+"""The blocks of each page by its name."""
+
+
+def write_pages() -> None:
+    """Writes the blocks of all pages."""
+    for name, blocks in PAGES.items():
+        write_page(FOLDER / f"{name}.md", blocks())
+
+
+if __name__ == "__main__":
+    write_pages()
