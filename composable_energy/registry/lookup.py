@@ -21,6 +21,7 @@ __all__ = [
     "get",
     "get_encoder",
     "get_energy",
+    "get_factory",
     "get_family",
     "get_kernel",
     "get_recipe",
@@ -93,6 +94,23 @@ def get_energy(name: str, /, **options: Any) -> Energy:
     from composable_energy.registry.making import make_energy
 
     return make_energy(name, options, {})
+
+
+def get_factory(kind: str, name: str, /) -> Any:
+    """Returns the class or function behind an entry, without calling it.
+
+    Args:
+        kind: Such as `energy`, `sampler`, `recipe`.
+        name: The name of an entry, as for `get`.
+
+    Raises:
+        OptionError: No package declares the kind.
+        PluginNotFound: No plug-in offers the name.
+        PluginConflictError: Several do.
+        PluginLoadError: The plug-in fails to load or breaks the contract.
+    """
+    _check_kind(kind)
+    return REGISTRY.load(kind, REGISTRY.entry(kind, name))
 
 
 def get_family(name: str, /, **options: Any) -> EnergyFamily:

@@ -215,7 +215,7 @@ class Pair(Recipe):
     """A recipe of two energies, which takes no time."""
 
     def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
-        self.claim(out)
+        self.save(out)
         for name, mean in {"base": 0.0, "left": -1.0, "right": 1.0}.items():
             ce.as_energy(torch.distributions.Normal(torch.full((2,), mean), 1.0), name=name).save(out / name)
         return out

@@ -37,7 +37,7 @@ NUMBERS = {
 @pytest.mark.parametrize("name", NUMBERS)
 def test_settings_are_those_of_the_papers(name: str):
     (steps, step, noise, most), optimizer, (l2, batch_size, fresh) = NUMBERS[name]
-    written = ce.get_recipe(name).written()
+    written = ce.get_recipe(name).resolved_settings()
     objective, chains, training = written["objective"], written["chains"], written["training"]
     assert (chains["steps"], chains["step"], chains["noise"], chains.get("max_gradient")) == (steps, step, noise, most)
     assert chains["clamp"] == (None if name.startswith("jem") else [0.0, 1.0])
@@ -121,7 +121,7 @@ def test_each_packaged_recipe_has_a_case():
 def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     write, changes = CASES[name]
     (tmp_path / "data").mkdir()
-    recipe = ce.get_recipe(name).settled({**(FEW if name == "denoising-small" else CHAINS), **changes})
+    recipe = ce.get_recipe(name).with_changes({**(FEW if name == "denoising-small" else CHAINS), **changes})
     untrained = recipe.energy()  # pyright: ignore[reportAttributeAccessIssue]
     out = recipe.run(write(tmp_path / "data"), tmp_path / "out")
     energy = ce.load(out)
@@ -145,7 +145,7 @@ def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     ],
 )
 def test_steps_of_papers_become_those_of_langevin(name: str, kind: type, sampler: Langevin, tmp_path: Path):
-    recipe = ce.get_recipe(name).settled({**CHAINS, **CASES[name][1]})
+    recipe = ce.get_recipe(name).with_changes({**CHAINS, **CASES[name][1]})
     trainer = recipe.trainer(open_pictures(cifar10(tmp_path)))
     trainer.fit()
     assert isinstance(trainer.objective, kind)
@@ -164,7 +164,7 @@ def test_jem_at_half_the_width_takes_the_same_steps():
 
 
 def test_folders_may_be_texts(tmp_path: Path):
-    recipe = ce.get_recipe("cd-small").settled({**CHAINS, **CASES["cd-small"][1]})
+    recipe = ce.get_recipe("cd-small").with_changes({**CHAINS, **CASES["cd-small"][1]})
     (tmp_path / "data").mkdir()
     out = recipe.run(str(pictures(tmp_path / "data")), str(tmp_path / "out"))
     assert out == tmp_path / "out" / "energy" and ce.load(out).event_shape is not None

@@ -40,7 +40,7 @@ device = "cpu"
 @dataclass(frozen=True)
 class Bowl(Recipe):
     def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
-        self.claim(out)
+        self.save(out)
         return out
 
 
@@ -143,7 +143,7 @@ def test_a_file_is_a_head_and_settings(bowl):
 
 
 def test_settling_changes_what_it_names_and_nothing_else(bowl):
-    settled = bowl.settled({"model.gain": 1, "data.labels": "faces.csv"}).with_steps(3)
+    settled = bowl.with_changes({"model.gain": 1, "data.labels": "faces.csv"}).with_steps(3)
     assert flat(settled.settings) == {**flat(bowl.settings), "model.gain": 1.0, "data.labels": "faces.csv", "training.steps": 3}
     assert isinstance(settled.settings["model"]["gain"], float)
     assert bowl.settings["training"]["steps"] == 10
@@ -151,13 +151,13 @@ def test_settling_changes_what_it_names_and_nothing_else(bowl):
 
 def test_the_word_none_is_none_only_where_a_setting_may_be_none(bowl, tmp_path):
     assert bowl.settings["data"]["labels"] is None and bowl.settings["data"]["limit"] is None
-    assert bowl.settled({"training.device": "none"}).settings["training"]["device"] is None
-    listed = bowl.settled({"data.labels": "faces.csv"}).settled({"data.labels": "none", "data.size": ["none", "a"]})
+    assert bowl.with_changes({"training.device": "none"}).settings["training"]["device"] is None
+    listed = bowl.with_changes({"data.labels": "faces.csv"}).with_changes({"data.labels": "none", "data.size": ["none", "a"]})
     assert listed.settings["data"] == {"labels": None, "limit": None, "size": ["none", "a"]}
     with pytest.raises(OptionError, match=r"model\.width takes a whole number, got 'none'"):
-        bowl.settled({"model.width": "none"})
+        bowl.with_changes({"model.width": "none"})
     (tmp_path / "named.toml").write_text('about = "none"\n[model]\nkind = "shell"\n')
-    named = Bowl.read(tmp_path / "named.toml").settled({"model.kind": "none"})
+    named = Bowl.read(tmp_path / "named.toml").with_changes({"model.kind": "none"})
     assert (named.about, named.settings) == ("none", {"model": {"kind": "none"}})
 
 
@@ -179,7 +179,7 @@ def test_an_empty_table_of_a_file_counts(tmp_path):
     assert "augmentation" not in open_recipe(tmp_path / "plain.toml").settings
     recipe = open_recipe(tmp_path / "mine.toml")
     assert recipe.settings["augmentation"] == {}
-    assert "augmentation" in recipe.written()
+    assert "augmentation" in recipe.resolved_settings()
     (tmp_path / "odd.toml").write_text('extends = "./plain.toml"\n[augmentatoin]\n')
     with pytest.raises(OptionError, match="no setting 'augmentatoin'"):
         open_recipe(tmp_path / "odd.toml")
@@ -209,7 +209,7 @@ def test_a_table_of_chains_says_how_many_steps(tmp_path):
 )
 def test_what_does_not_fit_is_told_with_what_does(bowl, key, value, said):
     with pytest.raises(OptionError, match=said):
-        bowl.settled({key: value})
+        bowl.with_changes({key: value})
 
 
 def test_a_file_may_extend_a_name_or_a_file(bowl, tmp_path):
@@ -252,15 +252,15 @@ def test_a_run_documents_itself_and_refuses_another(bowl, tmp_path):
     bowl.with_steps(20).run(tmp_path, out)
     assert Bowl.read(out / "recipe.toml").settings["training"]["steps"] == 20
     with pytest.raises(OptionError, match=r"other settings \(model\.width: there 4, here 5; training\.seed: there 0, here 1\)"):
-        bowl.settled({"model.width": 5, "training.seed": 1}).run(tmp_path, out)
+        bowl.with_changes({"model.width": 5, "training.seed": 1}).run(tmp_path, out)
     assert [path.name for path in out.iterdir()] == ["recipe.toml"]
 
 
 def test_paths_may_be_texts(bowl, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    bowl.claim("~/out")
+    bowl.save("~/out")
     assert Bowl.read("~/out/recipe.toml").settings == bowl.settings
-    assert bowl.settled({"data.labels": tmp_path / "faces.csv"}).settings["data"]["labels"] == str(tmp_path / "faces.csv")
+    assert bowl.with_changes({"data.labels": tmp_path / "faces.csv"}).settings["data"]["labels"] == str(tmp_path / "faces.csv")
 
 
 def test_an_entry_that_makes_no_recipe_is_refused():

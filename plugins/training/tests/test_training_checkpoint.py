@@ -25,7 +25,6 @@ from composable_energy_training import (
     Optimizer,
     Trainer,
 )
-from composable_energy_training import checkpoint as files
 from tests.processes import ended, needs_forkserver, start
 
 DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
@@ -55,8 +54,8 @@ OBJECTIVES = {
 class Fit(Objective):
     """Keeps something between steps: a sum of all that was seen, one row for each row of a batch."""
 
-    def begin(self, model, place):
-        self.sums, self.place = torch.zeros(place.batch_size)[place.rows.start : place.rows.stop], place
+    def begin(self, model, context):
+        self.sums, self.context = torch.zeros(context.batch_size)[context.rows.start : context.rows.stop], context
 
     def loss(self, model, batch):
         x = batch.x + 0.1 * batch.noise.normal(batch.x) + 0.01 * self.sums[:, None]
@@ -67,7 +66,7 @@ class Fit(Objective):
         return {"sums": self.sums}
 
     def restore(self, state):
-        self.sums.copy_(state["sums"][self.place.rows.start : self.place.rows.stop])
+        self.sums.copy_(state["sums"][self.context.rows.start : self.context.rows.stop])
 
 
 class Stop(Exception):  # noqa: N818
@@ -215,7 +214,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(tmp_path, monke
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
-        with pytest.raises(StorageError, match=r"step-00000010.*Make room.*step 5 is whole") as caught:
+        with pytest.raises(StorageError, match=r"step-00000010.*Free some space.*step 5 is intact") as caught:
             trainer(tmp_path).fit()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -225,7 +224,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(tmp_path, monke
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="No space left"):
         trainer(tmp_path).fit()
     assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
@@ -270,7 +269,27 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, kind):
 
 
 def die_writing(moment, out):
-    _die_at(moment)
+    """Trains, and kills its process while it writes the third checkpoint; each is synced twice, the file and then the folder."""
+    fsync, replace, synced = os.fsync, Path.replace, 0
+
+    def die_in_fsync(descriptor):
+        nonlocal synced
+        synced += 1
+        if synced == 5:
+            if moment == "write":
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(descriptor)
+
+    def die_in_replace(path, target):
+        if target.name == "step-00000010.safetensors":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(path, target)
+
+    if moment == "replace":
+        Path.replace = die_in_replace
+    else:
+        os.fsync = die_in_fsync
     trainer(out).fit()
 
 
@@ -283,28 +302,3 @@ def test_a_run_killed_while_it_writes_ends_with_the_same_bits(whole, tmp_path, m
     trainer(tmp_path).fit()
     same_files(whole, tmp_path)
     assert not any(name.endswith(".new") for name in names(tmp_path))
-
-
-def _die_at(moment):
-    real, count = files._replace, 0
-
-    def replace(path, data):
-        nonlocal count
-        count += 1
-        if count < 3:
-            return real(path, data)
-        fresh = path.with_name(f".{path.name}.new")
-        if moment == "write":
-            fresh.write_bytes(data[: len(data) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        def die(*_):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        if moment == "fsync":
-            files.os.fsync = die
-        else:
-            type(path).replace = die
-        return real(path, data)
-
-    files._replace = replace

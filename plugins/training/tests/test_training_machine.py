@@ -101,7 +101,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(no_bfloat16, tmp_path
 def test_no_recipe_asks_for_bfloat16_on_every_machine():
     recipe = open_recipe("base-and-attributes")
     assert recipe.settings["training"]["precision"] == "auto"
-    assert recipe.settled({"training.precision": "bfloat16"}).settings["training"]["precision"] == "bfloat16"
+    assert recipe.with_changes({"training.precision": "bfloat16"}).settings["training"]["precision"] == "bfloat16"
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -23,7 +23,7 @@ from composable_energy_training import (
     TensorBoard,
     Trainer,
 )
-from composable_energy_training.monitor import Watch
+from composable_energy_training.monitor import MonitorState
 
 DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
 SOON = {"window": 3, "limit": 3}
@@ -35,7 +35,7 @@ class Scripted(Objective):
     def __init__(self, script, fail=None):
         self.script, self.fail = script, fail or (lambda step, seed: None)
 
-    def begin(self, model, place):
+    def begin(self, model, context):
         self.count = torch.zeros(1)
 
     def loss(self, model, batch):
@@ -59,14 +59,14 @@ def _raise(error):
 
 class Noted(Callback):
     def __init__(self):
-        self.steps, self.rates, self.events = [], [], []
+        self.steps, self.rates, self.alerts = [], [], []
 
     def on_step(self, trainer, scalars):
         self.steps.append((trainer.attempt, trainer.step))
         self.rates.append(trainer.rate)
 
-    def on_event(self, trainer, event):
-        self.events.append(event)
+    def on_alert(self, trainer, alert):
+        self.alerts.append(alert)
 
 
 def table(folder):
@@ -85,7 +85,7 @@ def trainer(objective, monitor, **options):
 
 
 @pytest.mark.parametrize(
-    ("scalars", "sign"),
+    ("scalars", "cause"),
     [
         ({"gap": 0.6}, "gap"),
         ({"gap": -0.6}, "gap"),
@@ -99,28 +99,28 @@ def trainer(objective, monitor, **options):
         ({"diverged": 0.3}, "diverged"),
     ],
 )
-def test_signs_have_the_thresholds_of_the_papers(scalars, sign):
-    watch = Watch(Monitor(window=4))
-    events = [watch.see(step, scalars, True) for step in range(1, 5)]
-    assert events[:3] == [None] * 3  # no mean is judged before its window is full
-    assert (events[3] is None) if sign is None else (events[3].sign == sign and events[3].action == "rollback")
+def test_thresholds_are_those_of_the_papers(scalars, cause):
+    state = MonitorState(Monitor(window=4))
+    alerts = [state.update(step, scalars, True) for step in range(1, 5)]
+    assert alerts[:3] == [None] * 3  # a mean counts once its window is full
+    assert (alerts[3] is None) if cause is None else (alerts[3].cause == cause and alerts[3].action == "rollback")
 
 
 def test_means_run_over_their_window():
     """A single high value among low ones is below the threshold as a mean: 0.1 + (4 - 0.1) / 10 < 0.5."""
-    watch = Watch(Monitor(window=10))
+    state = MonitorState(Monitor(window=10))
     for step in range(1, 30):
-        assert watch.see(step, {"gap": 0.1}, True) is None
-    assert watch.see(30, {"gap": 4.0}, True) is None and watch.means["gap"] == pytest.approx(0.49)
-    assert watch.see(31, {"gap": 4.0}, True).sign == "gap"
+        assert state.update(step, {"gap": 0.1}, True) is None
+    assert state.update(30, {"gap": 4.0}, True) is None and state.means["gap"] == pytest.approx(0.49)
+    assert state.update(31, {"gap": 4.0}, True).cause == "gap"
 
 
-def test_what_a_watch_saw_is_plain_data():
-    watch = Watch(Monitor(window=2, gap=1.0))
+def test_the_state_of_a_monitor_survives_its_plain_data():
+    state = MonitorState(Monitor(window=2, gap=1.0))
     for step in range(1, 6):
-        watch.see(step, {"gap": step / 3}, step != 4)
-    again = Watch.of(watch.monitor, watch.told())
-    assert again == watch and again.events and again.skipped == 1
+        state.update(step, {"gap": step / 3}, step != 4)
+    again = MonitorState.from_dict(state.monitor, state.to_dict())
+    assert again == state and again.alerts and again.skipped == 1
 
 
 def test_the_rate_is_lowered_until_the_limit(tmp_path):
@@ -129,7 +129,7 @@ def test_the_rate_is_lowered_until_the_limit(tmp_path):
         trainer(Scripted({"gap": lambda step, seed: 2}), Monitor("lower", **SOON), out=tmp_path, callbacks=[noted]).fit()
     assert noted.steps == [(0, step) for step in range(1, 13)]
     assert noted.rates == pytest.approx([0.01 * 0.5 ** ((step - 1) // 3) for step in range(1, 13)])
-    assert [event.step for event in noted.events] == [3, 6, 9, 12] and [event.action for event in noted.events][-1] == "stop"
+    assert [alert.step for alert in noted.alerts] == [3, 6, 9, 12] and [alert.action for alert in noted.alerts][-1] == "stop"
     assert caught.value.step == 12 and caught.value.checkpoint.name == "step-00000010.safetensors" and caught.value.checkpoint.exists()
     assert str(caught.value.checkpoint) in str(caught.value)
 
@@ -144,7 +144,7 @@ def test_a_run_goes_back_with_other_random_numbers(tmp_path):
 
     going = trainer(Scripted({"gap": gap}), Monitor(**SOON), out=tmp_path, callbacks=[noted])
     report = going.fit()
-    assert [event.sign for event in report.events] == ["gap"] and report.steps == 20
+    assert [alert.cause for alert in report.alerts] == ["gap"] and report.steps == 20
     back = noted.steps.index((1, 6))
     assert noted.steps == [(0, step) for step in range(1, back + 1)] + [(1, step) for step in range(6, 21)]
     assert noted.rates[back - 1 : back + 1] == pytest.approx([0.01, 0.005])
@@ -182,7 +182,7 @@ def test_what_is_not_finite_never_reaches_the_weights(what):
     before = model.weight.detach().clone()
     bad = Scripted({}, lambda step, seed: what if step <= 4 else None)
     report = Trainer(model, bad, DATA, steps=4, batch_size=8, monitor=Monitor(nonfinite=5), callbacks=[noted]).fit()
-    assert report.skipped == 4 and torch.equal(model.weight, before) and report.events == ()
+    assert report.skipped == 4 and torch.equal(model.weight, before) and report.alerts == ()
     report = Trainer(model, bad, DATA, steps=6, batch_size=8, monitor=None).fit()
     assert report.skipped == 4 and model.weight.isfinite().all() and not torch.equal(model.weight, before)
 
@@ -209,9 +209,9 @@ def test_a_run_that_is_killed_around_its_rollback_ends_with_the_same_bits(tmp_pa
         first = []
 
         class Straying(Scripted):
-            def begin(self, model, place):
-                super().begin(model, place)
-                first.append(ce.sampling.Noise(place.seed, range(8)).child("objective").seed)
+            def begin(self, model, context):
+                super().begin(model, context)
+                first.append(ce.sampling.Noise(context.seed, range(8)).child("objective").seed)
 
         return Straying({"gap": lambda step, seed: 2 * (step >= 8 and seed == first[0])})
 
@@ -249,7 +249,7 @@ def test_a_table_has_a_row_for_every_so_many_steps(tmp_path):
 
 def test_a_table_of_others_is_left_alone(tmp_path):
     (tmp_path / "log.csv").write_text("time,value\n1,2\n")
-    with pytest.raises(ValueError, match="no table of a run"):
+    with pytest.raises(ValueError, match="is not the log of a run"):
         trainer(Scripted({}), None, out=tmp_path, callbacks=[CSVLog()]).fit()
     assert (tmp_path / "log.csv").read_text() == "time,value\n1,2\n"
 
@@ -327,8 +327,8 @@ def test_a_sheet_shows_draws_from_the_averaged_energy(tmp_path):
     ("sheet", "data", "told"),
     [
         (SampleSheet(chains=True), PICTURES, "keeps no chains"),
-        (SampleSheet(), PICTURES, "draws from an energy"),
-        (SampleSheet(of=lambda model: ce.as_energy(lambda x: x.square().sum(1))), DATA, "are no pictures"),
+        (SampleSheet(), PICTURES, "samples an energy"),
+        (SampleSheet(of=lambda model: ce.as_energy(lambda x: x.square().sum(1))), DATA, "are not pictures"),
     ],
 )
 def test_a_sheet_says_at_the_beginning_that_it_has_nothing_to_show(sheet, data, told, tmp_path):
@@ -346,6 +346,6 @@ def test_a_monitor_that_sees_nothing_changes_nothing(tmp_path):
     weights = []
     for monitor in (Monitor(**SOON), None):
         going = trainer(Scripted({"gap": lambda step, seed: 0.1}), monitor)
-        assert going.fit().events == ()
+        assert going.fit().alerts == ()
         weights.append(torch.cat([tensor.flatten() for tensor in going.model.state_dict().values()]))
     assert torch.equal(*weights)

@@ -53,8 +53,8 @@ class Net(ce.Energy):
 class Straying(Objective):
     """Chains of row 5 diverge at step 7, and the gap opens at step 12 of the first attempt."""
 
-    def begin(self, model, place):
-        self.first = ce.sampling.Noise(place.seed, range(1)).child("objective").seed
+    def begin(self, model, context):
+        self.first = ce.sampling.Noise(context.seed, range(1)).child("objective").seed
 
     def loss(self, model, batch):
         energies = model(batch.x + batch.noise.normal(batch.x))
@@ -170,7 +170,7 @@ def test_parts_are_added_up_before_they_are_shared(tmp_path):
 
 def stray(out):
     report = Trainer(Net(16), Straying(), DATA, monitor=Monitor(window=3), steps=20, batch_size=8, checkpoint_every=5, out=out).fit()
-    assert report.skipped == 1 and [(event.step, event.sign) for event in report.events] == [(13, "gap")]
+    assert report.skipped == 1 and [(alert.step, alert.cause) for alert in report.alerts] == [(13, "gap")]
 
 
 @needs_forkserver
@@ -231,11 +231,11 @@ def test_a_batch_must_be_divided_evenly(batch_size, size, accumulate):
     with pytest.raises(
         OptionError, match=f"multiple of the number of processes, {size}, times `accumulate`, {accumulate}; got {batch_size}"
     ):
-        Ranks(0, size).own(batch_size, accumulate)
+        Ranks(0, size).select_rows(batch_size, accumulate)
 
 
 def test_each_process_has_its_rows():
-    assert [Ranks(rank, 3).own(12, 2) for rank in range(3)] == [range(4), range(4, 8), range(8, 12)]
+    assert [Ranks(rank, 3).select_rows(12, 2) for rank in range(3)] == [range(4), range(4, 8), range(8, 12)]
 
 
 def test_a_process_alone_joins_nobody(monkeypatch):

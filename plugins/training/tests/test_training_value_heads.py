@@ -127,13 +127,13 @@ def test_one_number_needs_no_axis():
         (2, {"w": torch.zeros(4, 2)}, 4, OptionError, "The data have no attribute v; they have w"),
     ],
 )
-def test_numbers_that_do_not_fit_are_told(dims, labels, columns, error, message):
+def test_numbers_that_do_not_fit_are_reported(dims, labels, columns, error, message):
     with pytest.raises(error, match=message):
         ValueHeads("v", dims, 0.1, 1.0).loss(_Zeros(columns), batch_of(torch.zeros(4, 5), **labels))
 
 
 @pytest.mark.parametrize(("dims", "levels", "message"), [(0, (0.1, 1.0), "dims must be"), (1, (1.0, 0.1), "sigma_min <= sigma_max")])
-def test_options_that_are_none_are_told(dims, levels, message):
+def test_options_that_are_none_are_reported(dims, levels, message):
     with pytest.raises(OptionError, match=message):
         ValueHeads("v", dims, *levels)
 
@@ -186,7 +186,7 @@ def test_a_trained_energy_follows_numbers(objective, numbers):
     assert (energy.slope - SLOPE).abs().max() < 0.1
 
 
-def test_a_number_that_is_unknown_is_told():
+def test_a_number_that_is_unknown_is_reported():
     x, v = points(4)
     v[2, 1] = math.nan
     with pytest.raises(OptionError, match=r"Attribute v is unknown \(NaN\) for some rows"):
