@@ -16,7 +16,6 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, StorageError
 from composable_energy_training import (
-    Callback,
     ContrastiveDivergence,
     DenoisingScoreMatching,
     ImprovedContrastiveDivergence,
@@ -25,9 +24,9 @@ from composable_energy_training import (
     Optimizer,
     Trainer,
 )
+from plugins.training.tests.run_helpers import DATA, Stop, StopAt
 from tests.processes import ended, needs_forkserver, start
 
-DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
 STEPS = 24
 
 
@@ -67,19 +66,6 @@ class Fit(Objective):
 
     def restore(self, state):
         self.sums.copy_(state["sums"][self.context.rows.start : self.context.rows.stop])
-
-
-class Stop(Exception):  # noqa: N818
-    """Ends a run from outside."""
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.at = step
-
-    def on_step(self, trainer, scalars):
-        if trainer.step == self.at:
-            raise Stop
 
 
 def network(width=8):

@@ -1,87 +1,17 @@
-"""The monitor and the callbacks: runs that go astray on purpose, and what is told of them."""
+"""The monitor: runs that become unstable on purpose, and its actions."""
 
-import csv
 import math
-import re
 
 import pytest
 import torch
-from PIL import Image
-from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import ExtraNotInstalled, OptionError, SamplingDiverged, TrainingDiverged
-from composable_energy_training import (
-    Callback,
-    ContrastiveDivergence,
-    CSVLog,
-    Loss,
-    Monitor,
-    Objective,
-    Optimizer,
-    SampleSheet,
-    TensorBoard,
-    Trainer,
-)
+from composable_energy.errors import OptionError, SamplingDiverged, TrainingDiverged
+from composable_energy_training import CSVLog, Monitor, Trainer
 from composable_energy_training.monitor import MonitorState
+from plugins.training.tests.run_helpers import DATA, Noted, Scripted, Stop, StopAfter, network, read_log, trainer
 
-DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
 SOON = {"window": 3, "limit": 3}
-
-
-class Scripted(Objective):
-    """A quadratic loss that tells what a script says of each step, and counts its steps as state."""
-
-    def __init__(self, script, fail=None):
-        self.script, self.fail = script, fail or (lambda step, seed: None)
-
-    def begin(self, model, context):
-        self.count = torch.zeros(1)
-
-    def loss(self, model, batch):
-        self.count += 1
-        value = sum(parameter.square().sum() for parameter in model.parameters()) + 0 * batch.noise.normal(batch.x).sum()
-        what = self.fail(batch.step, batch.noise.seed)
-        if what is not None:
-            value = value * what if isinstance(what, float) else _raise(what)
-        return Loss(value, {name: torch.tensor(float(tell(batch.step, batch.noise.seed))) for name, tell in self.script.items()})
-
-    def state(self):
-        return {"count": self.count}
-
-    def restore(self, state):
-        self.count.copy_(state["count"])
-
-
-def _raise(error):
-    raise error
-
-
-class Noted(Callback):
-    def __init__(self):
-        self.steps, self.rates, self.alerts = [], [], []
-
-    def on_step(self, trainer, scalars):
-        self.steps.append((trainer.attempt, trainer.step))
-        self.rates.append(trainer.rate)
-
-    def on_alert(self, trainer, alert):
-        self.alerts.append(alert)
-
-
-def table(folder):
-    with (folder / "log.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def network():
-    torch.manual_seed(1)
-    return nn.Linear(3, 3)
-
-
-def trainer(objective, monitor, **options):
-    options = {"steps": 20, "batch_size": 8, "checkpoint_every": 5, "optimizer": Optimizer(rate=0.01), **options}
-    return Trainer(network(), objective, DATA, monitor=monitor, **options)
 
 
 @pytest.mark.parametrize(
@@ -193,18 +123,6 @@ def test_too_many_in_a_row_are_a_sign():
 
 
 def test_a_run_that_is_killed_around_its_rollback_ends_with_the_same_bits(tmp_path):
-    class Stop(Exception):  # noqa: N818
-        pass
-
-    class StopAt(Callback):
-        def __init__(self, count):
-            self.left = count
-
-        def on_step(self, trainer, scalars):
-            self.left -= 1
-            if not self.left:
-                raise Stop
-
     def objective():
         first = []
 
@@ -217,12 +135,12 @@ def test_a_run_that_is_killed_around_its_rollback_ends_with_the_same_bits(tmp_pa
 
     def run(folder, callbacks=()):
         trainer(objective(), Monitor(**SOON), out=folder, callbacks=[CSVLog(2), *callbacks], ema=0.9).fit()
-        return (folder / "checkpoints" / "step-00000020.safetensors").read_bytes(), [{**row, "seconds": ""} for row in table(folder)]
+        return (folder / "checkpoints" / "step-00000020.safetensors").read_bytes(), [{**row, "seconds": ""} for row in read_log(folder)]
 
     whole = run(tmp_path / "whole")
     for count in (7, 9, 11, 14, 19):
         with pytest.raises(Stop):
-            run(tmp_path / str(count), [StopAt(count)])
+            run(tmp_path / str(count), [StopAfter(count)])
         assert run(tmp_path / str(count)) == whole
     assert [row["step"] for row in whole[1] if row["event"]] == ["8"]
 
@@ -234,112 +152,6 @@ def test_a_run_that_is_killed_around_its_rollback_ends_with_the_same_bits(tmp_pa
 def test_bad_monitors(options):
     with pytest.raises(OptionError, match=next(iter(options))):
         Monitor(**options)
-
-
-# Callbacks ----------------------------------------------------------------------------------------------------------------------------
-
-
-def test_a_table_has_a_row_for_every_so_many_steps(tmp_path):
-    trainer(Scripted({"gap": lambda step, seed: step / 100}), Monitor(), out=tmp_path, callbacks=[CSVLog(4)], steps=10).fit()
-    rows = table(tmp_path)
-    assert [row["step"] for row in rows] == ["4", "8", "10"]
-    assert [float(row["gap"]) for row in rows] == pytest.approx([0.04, 0.08, 0.1])
-    assert list(rows[0]) == ["attempt", "step", "seconds", "rate", "loss", "gradient", "gap", "event"]
-
-
-def test_a_table_of_others_is_left_alone(tmp_path):
-    (tmp_path / "log.csv").write_text("time,value\n1,2\n")
-    with pytest.raises(ValueError, match="is not the log of a run"):
-        trainer(Scripted({}), None, out=tmp_path, callbacks=[CSVLog()]).fit()
-    assert (tmp_path / "log.csv").read_text() == "time,value\n1,2\n"
-
-
-@pytest.mark.parametrize("callback", [CSVLog(), SampleSheet()])
-def test_files_need_a_folder(callback):
-    with pytest.raises(OptionError, match="`out`"):
-        trainer(Scripted({}), None, callbacks=[callback]).fit()
-
-
-def test_numbers_of_callbacks_are_positive():
-    for make in (CSVLog, TensorBoard, SampleSheet):
-        with pytest.raises(OptionError, match="1 or more"):
-            make(0)
-
-
-def test_tensorboard_gets_curves(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    trainer(Scripted({"gap": lambda step, seed: step / 100}), Monitor(), out=tmp_path, callbacks=[TensorBoard(5)]).fit()
-    curves = EventAccumulator(str(tmp_path / "tensorboard"))
-    curves.Reload()
-    assert [point.step for point in curves.Scalars("gap")] == [5, 10, 15, 20]
-    assert [point.value for point in curves.Scalars("gap")] == pytest.approx([0.05, 0.1, 0.15, 0.2])
-
-
-def test_tensorboard_that_is_not_there_says_what_to_install(tmp_path, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ExtraNotInstalled, match=re.escape("composable-energy[tensorboard]")):
-        trainer(Scripted({}), None, out=tmp_path, callbacks=[TensorBoard()]).fit()
-
-
-class Darkness(ce.Energy):
-    """Prefers pictures of one gray, which is learnt."""
-
-    def __init__(self):
-        super().__init__()
-        self.gray = nn.Parameter(torch.tensor(0.2))
-
-    def forward(self, x):
-        return 20 * (x - self.gray).square().flatten(1).sum(1)
-
-
-PICTURES = torch.full((16, 1, 4, 4), 0.8)
-
-
-def test_a_sheet_shows_the_chains(tmp_path):
-    objective = ContrastiveDivergence(steps=2, options={"step_size": 0.01}, buffer=32, l2=0.0)
-    sheet = SampleSheet(5, 16)
-    training = Trainer(Darkness(), objective, PICTURES, steps=10, batch_size=8, out=tmp_path, callbacks=[sheet], monitor=None)
-    training.fit()
-    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["step-00000005.png", "step-00000010.png"]
-    with Image.open(tmp_path / "samples" / "step-00000010.png") as found:
-        assert found.size == (4 * 6 - 2, 4 * 6 - 2)
-        corner = found.getpixel((0, 0))[0] / 255
-    chain = objective.state()["slots"][0, 0, 0, 0].clamp(0, 1).item()
-    assert corner == pytest.approx(chain, abs=1 / 255)
-
-
-def test_a_sheet_shows_draws_from_the_averaged_energy(tmp_path):
-    """With a rate of nothing the energy stays at .2, and its cold draws are that gray."""
-    options = {"sampler": "langevin", "steps": 50, "step_size": 0.02, "temperature": 0.0}
-    sheet = SampleSheet(10, 4, chains=False, **options)
-    training = {"optimizer": Optimizer(rate=1e-9), "monitor": None, "ema": 0.9}
-    objective = ContrastiveDivergence(steps=1, options={"step_size": 0.01}, buffer=8, l2=0.0)
-    Trainer(Darkness(), objective, PICTURES, steps=10, batch_size=8, out=tmp_path, callbacks=[sheet], **training).fit()
-    with Image.open(tmp_path / "samples" / "step-00000010.png") as found:
-        assert found.getpixel((1, 1))[0] / 255 == pytest.approx(0.2, abs=1 / 255)
-
-
-@pytest.mark.parametrize(
-    ("sheet", "data", "told"),
-    [
-        (SampleSheet(chains=True), PICTURES, "keeps no chains"),
-        (SampleSheet(), PICTURES, "samples an energy"),
-        (SampleSheet(of=lambda model: ce.as_energy(lambda x: x.square().sum(1))), DATA, "are not pictures"),
-    ],
-)
-def test_a_sheet_says_at_the_beginning_that_it_has_nothing_to_show(sheet, data, told, tmp_path):
-    with pytest.raises(OptionError, match=told):
-        Trainer(network(), Scripted({}), data, steps=3, batch_size=8, out=tmp_path, callbacks=[sheet]).fit()
-
-
-def test_the_bar_shows_loss_gap_and_rate(capsys):
-    trainer(Scripted({"gap": lambda step, seed: 0.25}), None, progress=True).fit()
-    shown = capsys.readouterr().err
-    assert "20/20" in shown and "gap=0.25" in shown and "rate=0.01" in shown and "loss=" in shown
 
 
 def test_a_monitor_that_sees_nothing_changes_nothing(tmp_path):
