@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 import composable_energy as ce
-from composable_energy_image.data import open_pictures
+from composable_energy.errors import OptionError
+from composable_energy_image.data import Pictures, open_pictures
 from composable_energy_mcmc import Langevin
-from composable_energy_training import ContrastiveDivergence, ImprovedContrastiveDivergence, JointEnergyClassifier, Recipe
+from composable_energy_training import ContrastiveDivergence, ImprovedContrastiveDivergence, JointEnergyClassifier, Recipe, open_recipe
 
 RANDOM = np.random.default_rng(0)
 OPTIMIZER = ("rate", "betas", "clip")
@@ -173,3 +174,26 @@ def test_folders_may_be_texts(tmp_path: Path):
 def test_a_recipe_is_a_plugin_like_any_other():
     assert {record.name for record in ce.plugins() if record.group == "composable_energy.recipes"} >= set(CASES)
     assert isinstance(ce.get_recipe("composable-energy:cd-small"), Recipe)
+
+
+def test_an_empty_table_of_a_file_adds_its_defaults(tmp_path: Path):
+    text = (
+        'about = "An energy"\n[model]\nname = "igebm-mnist"\n[objective]\nname = "contrastive-divergence"\n[chains]\nsteps = 3\n'
+        "[training]\nsteps = 1\n"
+    )
+    (tmp_path / "plain.toml").write_text(text)
+    (tmp_path / "mine.toml").write_text('extends = "./plain.toml"\n[augmentation]\n')
+    assert "augmentation" not in open_recipe(tmp_path / "plain.toml").settings
+    recipe = open_recipe(tmp_path / "mine.toml")
+    assert recipe.settings["augmentation"] == {}
+    assert "augmentation" in recipe.resolved_settings()
+    (tmp_path / "odd.toml").write_text('extends = "./plain.toml"\n[augmentatoin]\n')
+    with pytest.raises(OptionError, match="no setting 'augmentatoin'"):
+        open_recipe(tmp_path / "odd.toml")
+
+
+def test_a_table_of_chains_needs_the_number_of_steps(tmp_path: Path):
+    (tmp_path / "mine.toml").write_text('[model]\nname = "igebm-mnist"\n[objective]\nname = "contrastive-divergence"\n[chains]\n')
+    pictures = Pictures(np.zeros((2, 1, 28, 28), np.uint8), {}, "nothing")
+    with pytest.raises(OptionError, match=r"\[chains\] .* lacks the number of steps"):
+        open_recipe(tmp_path / "mine.toml").trainer(pictures)  # pyright: ignore[reportAttributeAccessIssue]

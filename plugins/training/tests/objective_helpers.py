@@ -17,7 +17,7 @@ def cast(anything: Any) -> Any:
 
 
 class Bell(ce.Energy):
-    """A Gaussian with a mean and a precision that are learnt."""
+    """A Gaussian with learnable mean and precision."""
 
     def __init__(self, mean: float = 0.0, precision: float = 1.0, dtype=torch.float64) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Bell(ce.Energy):
 
 
 class Net(ce.Energy):
-    """A small network, with dropout that sampling must not see, for points of two numbers and perhaps a label."""
+    """A small network of two coordinates and an optional label, with dropout that sampling must not use."""
 
     def __init__(self, labels: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
@@ -62,6 +62,8 @@ def gradients(model, loss) -> tuple[Tensor, ...]:
 
 
 class Heads(nn.Module):
+    """A linear layer of points and levels."""
+
     def __init__(self, columns: int) -> None:
         super().__init__()
         with torch.random.fork_rng():
@@ -73,6 +75,8 @@ class Heads(nn.Module):
 
 
 class Joint(ce.Energy):
+    """An energy and classifier of three classes."""
+
     def __init__(self) -> None:
         super().__init__()
         self.net = Heads(3)

@@ -197,7 +197,7 @@ def test_two_processes_share_the_rows_of_one():
     assert torch.equal(whole.x, DATA[whole.labels["kind"]])
 
 
-def test_an_iterable_is_walked_through_again_and_advanced():
+def test_an_iterable_is_read_again_and_advanced():
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(DATA), batch_size=7, shuffle=True)
     options = (None, torch.device("cpu"), torch.float32)
     through = [BatchLoader(as_source(loader), 8, range(8), *options).load(0, step).x for step in (9,)]
@@ -208,7 +208,7 @@ def test_an_iterable_is_walked_through_again_and_advanced():
     same(train(data=loader)[0], train(data=loader)[0])
 
 
-def test_an_iterable_that_cannot_begin_anew_says_so():
+def test_an_iterable_that_cannot_start_again_is_reported():
     with pytest.raises(OptionError, match="did not start again"):
         train(data=iter([DATA]))
 
@@ -226,7 +226,7 @@ def test_preparation_is_keyed_by_rows():
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "told"),
+    ("options", "error", "message"),
     [
         ({"steps": 0}, OptionError, "steps"),
         ({"batch_size": 9, "accumulate": 2}, OptionError, "multiple"),
@@ -241,8 +241,8 @@ def test_preparation_is_keyed_by_rows():
         ({"model": nn.Flatten()}, OptionError, "nothing to train"),
     ],
 )
-def test_bad_calls_say_what_to_do(options, error, told):
-    with pytest.raises(error, match=told):
+def test_bad_calls_say_what_to_do(options, error, message):
+    with pytest.raises(error, match=message):
         train(**options)
 
 
@@ -255,7 +255,7 @@ def test_bad_settings_of_the_optimizer(options):
         Optimizer(**options)
 
 
-def test_the_report_tells_how_it_went():
+def test_the_report_has_steps_losses_and_speed():
     _, report = train(steps=5)
     assert report.steps == 5 and report.skipped == 0 and report.alerts == () and report.checkpoint is None
     assert math.isfinite(report.scalars["loss"]) and report.rows_per_second > 0

@@ -1,4 +1,4 @@
-"""Checkpoints: whatever ends a run, the same call goes on and ends with the bits that it would have had."""
+"""Checkpoints: however a run ends, the same call resumes it, and the result has the same bits as an uninterrupted run."""
 
 import errno
 import json
@@ -51,7 +51,7 @@ OBJECTIVES = {
 
 
 class Fit(Objective):
-    """Keeps something between steps: a sum of all that was seen, one row for each row of a batch."""
+    """An objective with state: a sum of all points, with one row for each row of a batch."""
 
     def begin(self, model, context):
         self.sums, self.context = torch.zeros(context.batch_size)[context.rows.start : context.rows.stop], context
@@ -101,7 +101,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 6, 23, 24])
-def test_a_run_goes_on_to_the_bit(whole, tmp_path, step):
+def test_a_resumed_run_has_the_same_bits(whole, tmp_path, step):
     with pytest.raises(Stop):
         trainer(tmp_path, callbacks=[StopAt(step)]).fit()
     again = trainer(tmp_path)
@@ -113,7 +113,7 @@ def test_a_run_goes_on_to_the_bit(whole, tmp_path, step):
     assert "objective.sums" in ended and "optimizer.0.weight.exp_avg_sq" in ended
 
 
-def test_a_finished_run_stays_as_it_is_and_may_be_prolonged(whole, tmp_path):
+def test_a_finished_run_is_unchanged_and_may_be_extended(whole, tmp_path):
     trainer(tmp_path, steps=10).fit()
     before = names(tmp_path)
     assert trainer(tmp_path, steps=10).fit().steps == 10 and names(tmp_path) == before
@@ -121,11 +121,11 @@ def test_a_finished_run_stays_as_it_is_and_may_be_prolonged(whole, tmp_path):
     same_files(whole, tmp_path)
 
 
-def test_the_last_are_kept(whole):
+def test_the_last_checkpoints_are_kept(whole):
     assert names(whole) == ["step-00000020.safetensors", "step-00000024.safetensors"]
 
 
-def test_a_damaged_checkpoint_is_left_out(whole, tmp_path):
+def test_a_damaged_checkpoint_is_skipped(whole, tmp_path):
     for cut in (
         lambda data: data[:-10],
         lambda data: data[:100],
@@ -150,7 +150,7 @@ def test_no_checkpoint_left_is_an_error(tmp_path):
         trainer(tmp_path).fit()
 
 
-def test_another_model_says_which_tensors_differ(whole):
+def test_tensors_of_another_model_are_reported(whole):
     with pytest.raises(FileFormatError, match=r"0\.weight was float32 \(8, 3\), is float32 \(9, 3\)"):
         trainer(whole, network(9)).fit()
     deeper = network().append(nn.Linear(3, 3))
@@ -159,7 +159,7 @@ def test_another_model_says_which_tensors_differ(whole):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"seed": 1}, "seed was 0, is 1"),
         ({"batch_size": 4}, "batch_size was 8, is 4"),
@@ -168,20 +168,20 @@ def test_another_model_says_which_tensors_differ(whole):
         ({"steps": 3}, "24 steps were made, 3"),
     ],
 )
-def test_another_call_says_what_differs(whole, options, told):
-    with pytest.raises(OptionError, match=told):
+def test_other_settings_are_reported(whole, options, message):
+    with pytest.raises(OptionError, match=message):
         trainer(whole, **options).fit()
 
 
-def test_another_version_says_so(whole, tmp_path):
+def test_another_format_is_reported(whole, tmp_path):
     with pytest.raises(Stop):
         trainer(tmp_path, callbacks=[StopAt(3)]).fit()
     path = tmp_path / "checkpoints" / "step-00000000.safetensors"
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    told = json.loads(header["__metadata__"]["composable_energy_training"])
-    header["__metadata__"]["composable_energy_training"] = json.dumps({**told, "format": 99, "written_by": "composable-energy 9"})
+    metadata = json.loads(header["__metadata__"]["composable_energy_training"])
+    header["__metadata__"]["composable_energy_training"] = json.dumps({**metadata, "format": 99, "written_by": "composable-energy 9"})
     fresh = json.dumps(header).encode()
     fresh += b" " * (-len(fresh) % 8)
     path.write_bytes(len(fresh).to_bytes(8, "little") + fresh + data[8 + length :])
@@ -190,8 +190,8 @@ def test_another_version_says_so(whole, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of processes")
-def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(tmp_path, monkeypatch):
-    """The limit is on the size of a file, which the system enforces in the middle of writing as a full disk does."""
+def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint_intact(tmp_path, monkeypatch):
+    """Limits the size of a file, so that writing fails halfway, as on a full disk."""
     import resource
 
     with pytest.raises(Stop):
@@ -217,7 +217,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(tmp_path, monke
 
 
 def in_child(call, *args, kill_after=None):
-    """Calls something in another process, kills that after some seconds if it still runs, and returns how it ended."""
+    """Calls a function in another process, kills it after some seconds if it still runs, and returns its exit code."""
     child = start("The run", call, *args)
     if kill_after is not None:
         time.sleep(kill_after)
@@ -282,7 +282,7 @@ def die_writing(moment, out):
 @needs_forkserver
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
 def test_a_run_killed_while_it_writes_ends_with_the_same_bits(whole, tmp_path, moment):
-    """It dies inside the writing of its third checkpoint: half of the file written, before it is on the disk, before its name."""
+    """Kills the run while it writes its third checkpoint: with half of the file written, before the sync, or before the rename."""
     assert in_child(die_writing, moment, tmp_path) == -signal.SIGKILL
     assert names(tmp_path)[-1] == "step-00000005.safetensors" and any(name.endswith(".new") for name in names(tmp_path))
     trainer(tmp_path).fit()

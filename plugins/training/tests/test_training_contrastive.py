@@ -64,11 +64,11 @@ def test_two_processes_give_the_gradients_of_one(settings):
     def run(share):
         model, objective = Net(labels=3), ContrastiveDivergence(**settings)
         objective.begin(model, context(rows, (2,), share))
-        told = []
+        results = []
         for step in (1, 2, 3):
             loss = objective.loss(model, batch_of(x[share.start : share.stop], step, share, kind=labels[share.start : share.stop]))
-            told.append([grad * len(share) / rows for grad in gradients(model, loss)])
-        return told
+            results.append([grad * len(share) / rows for grad in gradients(model, loss)])
+        return results
 
     whole, *shares = (run(share) for share in (range(rows), range(4), range(4, rows)))
     for of_all, of_one, of_other in zip(whole, *shares, strict=True):
@@ -76,15 +76,15 @@ def test_two_processes_give_the_gradients_of_one(settings):
             torch.testing.assert_close(one + other, grad, rtol=0, atol=1e-12)
 
 
-def test_a_restored_objective_goes_on_with_the_same_bits():
+def test_a_restored_objective_has_the_same_bits():
     x, model = data(6, 2), Net()
 
-    def begun():
+    def build():
         objective = ContrastiveDivergence(**LANGEVIN, buffer=20)
         objective.begin(model, context(6, (2,)))
         return objective
 
-    first, second = begun(), begun()
+    first, second = build(), build()
     for step in (1, 2, 3):
         first.loss(model, batch_of(x, step))
     second.restore({name: value.clone() for name, value in first.state().items()})
@@ -107,7 +107,7 @@ def test_chains_are_those_of_sample_without_dropout_and_the_model_is_as_before()
     assert not torch.equal(objective.loss(model, batch_of(x, 1)).value, objective.loss(model, batch_of(x, 2)).value)
 
 
-def test_the_loss_and_its_scalars_are_what_they_say():
+def test_the_loss_and_its_scalars_are_those_of_the_formula():
     model, x = Net(), data(4, 2)
     objective = ContrastiveDivergence(**LANGEVIN, buffer=4, fresh=0.0, l2=0.7)
     objective.begin(model, context(4, (2,)))
@@ -115,18 +115,18 @@ def test_the_loss_and_its_scalars_are_what_they_say():
     here, there = model(x), model(objective.state()["slots"])
     expected = (here - there).mean() + 0.7 * (here.square() + there.square()).mean()
     torch.testing.assert_close(loss.value, expected)
-    told = {"energy": here.mean(), "energy_negative": there.mean(), "gap": (there - here).mean()}
-    told |= {"magnitude": torch.cat([here, there]).abs().mean(), "diverged": torch.zeros((), dtype=torch.float64)}
-    assert loss.scalars.keys() == told.keys()
-    for name, value in told.items():
+    results = {"energy": here.mean(), "energy_negative": there.mean(), "gap": (there - here).mean()}
+    results |= {"magnitude": torch.cat([here, there]).abs().mean(), "diverged": torch.zeros((), dtype=torch.float64)}
+    assert loss.scalars.keys() == results.keys()
+    for name, value in results.items():
         torch.testing.assert_close(loss.scalars[name], value.detach())
 
 
-def test_acceptance_is_told_where_there_is_one():
+def test_acceptance_is_reported_for_samplers_that_reject():
     objective = ContrastiveDivergence(steps=2, sampler="mala", options={"step_size": 0.5}, buffer=4)
     objective.begin(Net(), context(4, (2,)))
     assert 0.5 < objective.loss(Net(), batch_of(data(4, 2))).scalars["acceptance"] <= 1
-    assert objective.loss(Cliff(-math.inf), batch_of(data(4, 2))).scalars["acceptance"] == 0  # processes tell the same whatever happens
+    assert objective.loss(Cliff(-math.inf), batch_of(data(4, 2))).scalars["acceptance"] == 0  # all processes report the same names
 
 
 class Cliff(ce.Energy):
@@ -141,7 +141,7 @@ class Cliff(ce.Energy):
 
 
 @pytest.mark.parametrize("edge", [0.5, -math.inf])
-def test_a_chain_that_diverges_starts_again_and_the_rest_goes_on(edge):
+def test_a_chain_that_diverges_starts_again_and_the_others_continue(edge):
     rows, model = 40, Cliff(edge)
     start = lambda like, noise: noise.uniform(like)[:, None] if noise.step == 0 else torch.full_like(like, -0.25)
     objective = ContrastiveDivergence(steps=1, options={"step_size": 1e-12}, buffer=rows, fresh=0.0, start=start)
@@ -150,7 +150,7 @@ def test_a_chain_that_diverges_starts_again_and_the_rest_goes_on(edge):
     loss = objective.loss(model, batch_of(torch.full((rows, 1), -0.1, dtype=torch.float64)))
     assert loss.scalars["diverged"] == lost.double().mean() > 0
     assert torch.equal(objective.state()["slots"][:, 0] == -0.25, lost)
-    assert loss.value.isfinite() == (edge > 0)  # with no finite energy anywhere it is for the monitor to act
+    assert loss.value.isfinite() == (edge > 0)  # without any finite energy the step is skipped
 
 
 def test_a_condition_binds_data_and_chains():
@@ -176,7 +176,7 @@ class Line(ce.Energy):
 
 @pytest.mark.parametrize("kind", [ContrastiveDivergence, ImprovedContrastiveDivergence])
 def test_a_condition_of_numbers_binds_each_chain_to_its_row(kind):
-    """Without noise a chain goes towards its row's own place by the factor 1 - step / 2 a step."""
+    """Without noise each step moves a chain towards its row's mean by the factor 1 - step / 2."""
     spot, x, model = data(4, 2, seed=1), data(4, 1), Line(0.5, -1.0)
     options = {"step_size": 0.4, "temperature": 0.0}
     objective = kind(steps=3, options=options, buffer=8, fresh=0.0, start=lambda like, noise: like + 5, condition="spot", l2=0.0)
@@ -209,8 +209,8 @@ def test_training_finds_how_points_follow_numbers():
     assert (torch.stack(found).mean(0) - best).abs().max() < 3 / math.sqrt(rows)
 
 
-def test_the_last_step_takes_no_gradient_and_changes_nothing():
-    """Chains of K steps cost K gradients, and are to the bit those that `sample` draws; also where some of them diverge."""
+def test_the_last_step_takes_no_gradient_and_gives_the_same_points():
+    """Chains of K steps cost K gradients, and have the bits of `sample`; also if some of them diverge."""
 
     class Counted(ce.Energy):
         calls = 0

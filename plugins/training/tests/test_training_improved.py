@@ -90,13 +90,13 @@ def test_the_improved_gradient_is_that_of_finite_differences():
 
 def test_without_its_terms_the_improved_objective_is_the_plain_one():
     x = data(6, 2)
-    told = []
+    results = []
     settings: dict[str, Any] = {**IMPROVED, "buffer": 30}
     for objective in (ImprovedContrastiveDivergence(**settings, kl=0.0, entropy=0.0), ContrastiveDivergence(**settings)):
         model = Net()
         objective.begin(model, context(6, (2,)))
-        told.append(gradients(model, objective.loss(model, batch_of(x))))
-    for improved, plain in zip(*told, strict=True):
+        results.append(gradients(model, objective.loss(model, batch_of(x))))
+    for improved, plain in zip(*results, strict=True):
         torch.testing.assert_close(improved, plain, rtol=0, atol=1e-13)
 
 
@@ -113,14 +113,14 @@ def test_two_processes_give_the_improved_gradients_of_one(condition):
     rows, x, labels = 6, data(6, 2), torch.arange(6) % 3
 
     def run(share):
-        model, told = Net(labels=3, dropout=0.0), []
+        model, results = Net(labels=3, dropout=0.0), []
         objective = ImprovedContrastiveDivergence(**{**IMPROVED, "fresh": 0.3}, buffer=31, entropy_after=0, condition=condition)
         objective.begin(model, context(rows, (2,), share))
         for step in (1, 2, 3):
             loss = objective.loss(model, batch_of(x[share.start : share.stop], step, share, kind=labels[share.start : share.stop]))
-            told += [grad * len(share) / rows for grad in gradients(model, loss)]
+            results += [grad * len(share) / rows for grad in gradients(model, loss)]
         assert model.training and all(parameter.requires_grad for parameter in model.parameters())
-        return told
+        return results
 
     for grad, one, other in zip(*(run(share) for share in (range(rows), range(2), range(2, rows))), strict=True):
         torch.testing.assert_close(one + other, grad, rtol=0, atol=1e-12)

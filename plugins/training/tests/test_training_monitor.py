@@ -64,8 +64,8 @@ def test_the_rate_is_lowered_until_the_limit(tmp_path):
     assert str(caught.value.checkpoint) in str(caught.value)
 
 
-def test_a_run_goes_back_with_other_random_numbers(tmp_path):
-    """With the seed of the first attempt the gap opens at step 8; with any other it stays shut."""
+def test_a_rollback_takes_other_random_numbers(tmp_path):
+    """The gap is large from step 8 on with the seed of the first attempt, and small with any other."""
     first, noted = [], Noted()
 
     def gap(step, seed):
@@ -78,10 +78,10 @@ def test_a_run_goes_back_with_other_random_numbers(tmp_path):
     back = noted.steps.index((1, 6))
     assert noted.steps == [(0, step) for step in range(1, back + 1)] + [(1, step) for step in range(6, 21)]
     assert noted.rates[back - 1 : back + 1] == pytest.approx([0.01, 0.005])
-    assert going.objective.count == 20  # the state went back as well
+    assert going.objective.count == 20  # the state was rolled back as well
 
 
-def test_a_run_without_a_folder_goes_back_too():
+def test_a_run_without_a_folder_rolls_back_too():
     noted, first = Noted(), []
 
     def gap(step, seed):
@@ -92,8 +92,8 @@ def test_a_run_without_a_folder_goes_back_too():
     assert (1, 6) in noted.steps
 
 
-def test_a_checkpoint_that_leads_astray_again_is_left_behind(tmp_path):
-    """Two attempts from step 10 fail, so the third begins at step 5."""
+def test_a_checkpoint_that_fails_twice_is_dropped(tmp_path):
+    """Two attempts from step 10 fail, so the third starts at step 5."""
     noted, seeds = Noted(), []
 
     def gap(step, seed):
@@ -106,7 +106,7 @@ def test_a_checkpoint_that_leads_astray_again_is_left_behind(tmp_path):
 
 
 @pytest.mark.parametrize("what", [math.nan, math.inf, SamplingDiverged("chains")])
-def test_what_is_not_finite_never_reaches_the_weights(what):
+def test_steps_that_are_not_finite_do_not_change_the_weights(what):
     noted = Noted()
     model = network()
     before = model.weight.detach().clone()
@@ -117,7 +117,7 @@ def test_what_is_not_finite_never_reaches_the_weights(what):
     assert report.skipped == 4 and model.weight.isfinite().all() and not torch.equal(model.weight, before)
 
 
-def test_too_many_in_a_row_are_a_sign():
+def test_too_many_skipped_steps_in_a_row_raise_an_alert():
     with pytest.raises(TrainingDiverged, match="not finite 3 times in a row"):
         trainer(Scripted({}, lambda step, seed: math.nan if step > 5 else None), Monitor("stop", nonfinite=3)).fit()
 
@@ -126,12 +126,12 @@ def test_a_run_that_is_killed_around_its_rollback_ends_with_the_same_bits(tmp_pa
     def objective():
         first = []
 
-        class Straying(Scripted):
+        class Unstable(Scripted):
             def begin(self, model, context):
                 super().begin(model, context)
                 first.append(ce.sampling.Noise(context.seed, range(8)).child("objective").seed)
 
-        return Straying({"gap": lambda step, seed: 2 * (step >= 8 and seed == first[0])})
+        return Unstable({"gap": lambda step, seed: 2 * (step >= 8 and seed == first[0])})
 
     def run(folder, callbacks=()):
         trainer(objective(), Monitor(**SOON), out=folder, callbacks=[CSVLog(2), *callbacks], ema=0.9).fit()
@@ -154,7 +154,7 @@ def test_bad_monitors(options):
         Monitor(**options)
 
 
-def test_a_monitor_that_sees_nothing_changes_nothing(tmp_path):
+def test_a_monitor_without_alerts_changes_nothing(tmp_path):
     weights = []
     for monitor in (Monitor(**SOON), None):
         going = trainer(Scripted({"gap": lambda step, seed: 0.1}), monitor)

@@ -124,12 +124,12 @@ class Single(Net):
 )
 def test_networks_may_compute_in_half_precision(objective):
     model, batch = Single(), batch_of(data(4, 2).float(), kind=torch.tensor([0, 1, 2, 1]))
-    told = []
+    results = []
     for half in (False, True):
         objective.begin(model, context(4, (2,), dtype=torch.float32))
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             loss = objective.loss(model, batch)
         assert loss.value.dtype == torch.float32
         assert all(value.shape == () and not value.requires_grad and value.isfinite() for value in loss.scalars.values())
-        told.append(torch.cat([grad.flatten() for grad in gradients(model, loss)]))
-    assert (told[0] - told[1]).norm() < 0.05 * told[0].norm()
+        results.append(torch.cat([grad.flatten() for grad in gradients(model, loss)]))
+    assert (results[0] - results[1]).norm() < 0.05 * results[0].norm()

@@ -1,4 +1,4 @@
-"""The replay buffer: no chain is lost or doubled, slots and fresh starts come with their probabilities, processes change nothing."""
+"""The replay buffer: no chain is lost or duplicated, slots and starts have their probabilities, on any number of processes."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ def context(batch_size, rows=None, seed=0):
 
 
 def numbered(like, noise):
-    """A start that tells which chain it is."""
+    """Returns starts that are the numbers of their chains."""
     return torch.tensor(noise.chains, dtype=like.dtype).view(-1, 1).expand_as(like).clone()
 
 
@@ -103,7 +103,7 @@ def test_processes_draw_and_keep_what_one_does(processes):
     assert torch.equal(torch.cat(shares), whole)
 
 
-def test_a_restored_buffer_goes_on_with_the_same_bits():
+def test_a_restored_buffer_has_the_same_bits():
     settings: dict[str, Any] = {"fresh": 0.3}
     first = ReplayBuffer(50, context(6), "uniform", **settings)
     for step in range(5):
@@ -174,7 +174,7 @@ def pictures(rows, size=16):
     return torch.stack(planes).expand(rows, 3, size, size).contiguous()
 
 
-def test_without_any_part_pictures_stay_as_they_are():
+def test_without_any_part_pictures_are_unchanged():
     x = pictures(3)
     assert torch.equal(Augmentation(**OFF)(x, rows_of(3, 0)), x)
 
@@ -188,8 +188,8 @@ def test_half_of_the_pictures_are_mirrored():
     assert abs(int(mirrored.sum()) - rows / 2) < 4 * math.sqrt(rows / 4)
 
 
-def test_a_crop_shows_the_share_of_the_area_that_it_says():
-    """Inside a ramp the slope of what is shown is the slope of the whole times the side of the crop."""
+def test_a_crop_has_the_requested_area():
+    """Inside a ramp the slope of a crop is the slope of the whole times the side of the crop."""
     rows, x = 400, pictures(400, 32)
     out = Augmentation(**{**OFF, "crop": (0.25, 0.25)})(x, rows_of(rows, 0))
     inner = out[..., 4:-4, 4:-4]
@@ -202,9 +202,9 @@ def test_a_crop_shows_the_share_of_the_area_that_it_says():
 
 def test_hue_and_saturation_keep_the_luma_and_colors_stay_in_the_box():
     x = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    turned = torch.einsum("bij,bjhw->bihw", hue_matrix(torch.linspace(-1, 1, 5), torch.linspace(0, 2, 5)), x)
-    torch.testing.assert_close(luma(turned), luma(x), rtol=0, atol=2e-3)  # the usual digits of YIQ: rows of I and Q sum to zero to .001
-    torch.testing.assert_close(turned[0], luma(x)[0].expand(3, 4, 4), rtol=0, atol=2e-3)  # saturation 0
+    rotated = torch.einsum("bij,bjhw->bihw", hue_matrix(torch.linspace(-1, 1, 5), torch.linspace(0, 2, 5)), x)
+    torch.testing.assert_close(luma(rotated), luma(x), rtol=0, atol=2e-3)  # the usual digits of YIQ: rows of I and Q sum to zero to .001
+    torch.testing.assert_close(rotated[0], luma(x)[0].expand(3, 4, 4), rtol=0, atol=2e-3)  # saturation 0
     out = Augmentation(**{**OFF, "jitter": 1.0, "box": (-1.0, 1.0)})(2 * x - 1, rows_of(5, 0))
     assert out.min() >= -1 and out.max() <= 1 and not torch.equal(out, 2 * x - 1)
 
@@ -217,7 +217,7 @@ def test_a_blur_keeps_the_mean_and_spreads_a_dot_by_its_variance():
     away = torch.arange(25.0) - 12
     spread = (out.sum(1) * away.square()).sum(1).clamp_min(0).sqrt()
     assert spread.max() <= 1.5 and spread.min() < 0.1
-    assert abs(spread.mean() - 0.75) < 4 * 1.5 / math.sqrt(12 * 200) + 0.05  # a narrow one on whole pixels is no blur at all
+    assert abs(spread.mean() - 0.75) < 4 * 1.5 / math.sqrt(12 * 200) + 0.05  # a narrow blur on whole pixels has no effect
 
 
 def test_each_picture_is_augmented_by_its_own_noise():

@@ -135,7 +135,7 @@ def test_another_objective_of_the_same_settings_is_refused(tmp_path):
 
 
 def test_networks_of_an_objective_count_by_value_but_the_model_itself_does_not(tmp_path):
-    """What is trained is in the checkpoint, so it may have any weights when the run goes on."""
+    """The trained weights are in the checkpoint, so the model may have any weights when the run resumes."""
     critic, model = network(), network()
     trainer(tmp_path, Fit(part=[critic, model]), model, steps=4).fit()
     other = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
@@ -159,16 +159,16 @@ def test_another_preparation_is_refused(tmp_path):
         trainer(tmp_path, data=images, preparation=Preparation(flip=False), **options).fit()
 
 
-def test_what_an_objective_keeps_is_no_setting(tmp_path):
-    """The same objective may be given to a second trainer of the run, as in a notebook."""
+def test_the_state_of_an_objective_is_not_a_setting(tmp_path):
+    """The same objective may be used in a second trainer of the run, as in a notebook."""
     objective = ContrastiveDivergence(**CHAINS)
     trainer(tmp_path, objective, Net(), steps=4).fit()
     assert trainer(tmp_path, objective, Net(), steps=8).fit().steps == 8
 
 
 @pytest.mark.parametrize("monitor", [None, Monitor(), Monitor(action="stop")], ids=["none", "rollback", "stop"])
-def test_without_a_folder_the_same_trainer_goes_on(monitor):
-    """With a monitor and without one: a second call goes on from the last checkpoint, here that of step 8."""
+def test_without_a_folder_the_same_trainer_resumes(monitor):
+    """With and without a monitor: a second call resumes from the last checkpoint, here that of step 8."""
     whole = trainer(None, monitor=monitor, ema=0.9)
     whole.fit()
     run = trainer(None, monitor=monitor, ema=0.9, callbacks=[StopAt(10)])
@@ -182,7 +182,7 @@ def test_without_a_folder_the_same_trainer_goes_on(monitor):
 
 
 @pytest.mark.parametrize("monitor", [None, Monitor()], ids=["none", "rollback"])
-def test_without_a_folder_a_run_may_be_prolonged(monitor):
+def test_without_a_folder_a_run_may_be_extended(monitor):
     whole, run = trainer(None, monitor=monitor), trainer(None, monitor=monitor, steps=8)
     whole.fit()
     run.fit()
