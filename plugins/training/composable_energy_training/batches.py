@@ -1,6 +1,6 @@
 """Batches by step: the rows of a step are a function of (seed, step) alone, so a run can resume at any step.
 
-Data with an index are shuffled anew in each epoch; a batch may end one epoch and begin the next. An iterable is read by every process, and
+Data with an index are shuffled again in each epoch; a batch may end one epoch and begin the next. An iterable is read by every process, and
 each takes its own rows.
 """
 
@@ -138,7 +138,7 @@ def as_source(data: Any) -> BatchSource:
 
 
 class IndexedSource(BatchSource):
-    """Rows with an index, shuffled anew in each epoch.
+    """Rows with an index, shuffled again in each epoch.
 
     Args:
         count: The number of rows.

@@ -29,7 +29,7 @@ class Checkpoint:
     """The content of a checkpoint.
 
     Args:
-        step: The number of steps that were made.
+        step: The number of steps taken.
         metadata: Plain data: the settings of the run, and the states of its monitor and of the gradient scaler.
         tensors: Tensors by name, such as `model.weight`.
     """

@@ -48,7 +48,7 @@ class CheckpointStore:
         """Saves a checkpoint and removes the oldest ones; returns its file. If writing fails, the last checkpoint stays intact.
 
         Args:
-            step: The number of steps that were made.
+            step: The number of steps taken.
             metadata: Plain data.
             parts: Tensors by the name of a part and their own name; values that are not tensors are left out.
 
@@ -97,7 +97,7 @@ class CheckpointStore:
         check_tensors(checkpoint.part("model"), model.state_dict(), str(name))
         wrong = list(list_differences(checkpoint.metadata["settings"], settings))
         if checkpoint.step > steps:
-            wrong.append(f"{checkpoint.step} steps were made, {steps} are requested")
+            wrong.append(f"{checkpoint.step} steps were taken, {steps} are requested")
         if wrong:
             more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
             raise OptionError(

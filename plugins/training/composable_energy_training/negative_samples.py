@@ -41,7 +41,7 @@ class NegativeSamples:
 
 
 class NegativeSampler:
-    """Draws negative samples for the rows of a batch, by chains that continue from step to step or start anew at each step.
+    """Draws negative samples for the rows of a batch, by chains that continue from step to step or start again at each step.
 
     Args:
         steps: Steps of a chain for each training step.

@@ -67,7 +67,7 @@ class Trainer:
         dtype: The dtype of the points; None for the model's own.
 
     Attributes:
-        step: The number of steps that were made.
+        step: The number of steps taken.
         rate: The learning rate of the last step.
         attempt: The number of rollbacks before that step.
         precision: The precision of the networks; `fit` resolves `"auto"`.

@@ -165,7 +165,7 @@ def test_tensors_of_another_model_are_reported(whole):
         ({"batch_size": 4}, "batch_size was 8, is 4"),
         ({"optimizer": Optimizer(rate=1.0)}, r"optimizer\.rate was 0\.0003, is 1\.0"),
         ({"ema": None}, "ema was 0.9"),
-        ({"steps": 3}, "24 steps were made, 3"),
+        ({"steps": 3}, "24 steps were taken, 3"),
     ],
 )
 def test_other_settings_are_reported(whole, options, message):
