@@ -67,7 +67,7 @@ def work(kind: str, out: Path, steps: int, dtype: str, slow: bool) -> None:
     data = torch.rand(256, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     options = {"steps": steps, "batch_size": 32, "ema": 0.99, "checkpoint_every": 5, "monitor": None}
     report = Trainer(Net().to(getattr(torch, dtype)), OBJECTIVES[kind], data, out=out, callbacks=[Slow()] if slow else [], **options).fit()
-    if ranks.first:
+    if ranks.is_first:
         (out / "speed.json").write_text(json.dumps(report.rows_per_second))
     leave()
 

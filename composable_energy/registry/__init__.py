@@ -2,6 +2,7 @@
 
 from composable_energy.registry.api import (
     get,
+    get_factory,
     get_kernel,
     get_recipe,
     get_sampler,
@@ -19,6 +20,7 @@ __all__ = [
     "Command",
     "PluginRecord",
     "get",
+    "get_factory",
     "get_kernel",
     "get_recipe",
     "get_sampler",

@@ -15,6 +15,7 @@ __all__ = [
     "REGISTRY",
     "Registration",
     "get",
+    "get_factory",
     "get_kernel",
     "get_recipe",
     "get_sampler",
@@ -58,6 +59,23 @@ def get(kind: str, name: str, /, **options: Any) -> Any:
     if options:
         raise OptionError(f"The {kind} {name!r} is a {rule.entry}, which takes no options here; got {', '.join(options)}.")
     return obj
+
+
+def get_factory(kind: str, name: str, /) -> Any:
+    """Returns the class or function behind an entry, without calling it.
+
+    Args:
+        kind: Such as `energy`, `sampler`, `recipe`.
+        name: The name of an entry, as for `get`.
+
+    Raises:
+        OptionError: No package declares the kind.
+        PluginNotFound: No plug-in offers the name.
+        PluginConflictError: Several do.
+        PluginLoadError: The plug-in fails to load or breaks the contract.
+    """
+    REGISTRY.kind(kind)
+    return REGISTRY.load(kind, REGISTRY.entry(kind, name))
 
 
 def get_sampler(name: str, /) -> type[Any]:

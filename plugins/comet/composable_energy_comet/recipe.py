@@ -40,14 +40,14 @@ class CometRecipe(Recipe):
     rebuilt to, and each component alone) and `report.json`. A stage of 0 steps is left out.
     """
 
-    def accepted(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        kinds = super().accepted(changes)
+    def setting_types(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        kinds = super().setting_types(changes)
         return {**kinds, **{key: float | None for key in _BOUNDS if key in kinds}}
 
     def with_steps(self, steps: int) -> CometRecipe:
         """Returns the recipe with so many steps in all, of which each stage has its share."""
         now = {name: self.settings[name]["steps"] for name in _STAGES}
-        return self.settled({f"{name}.steps": round(steps * own / max(1, sum(now.values()))) for name, own in now.items()})
+        return self.with_changes({f"{name}.steps": round(steps * own / max(1, sum(now.values()))) for name, own in now.items()})
 
     def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
         return self.train(open_pictures(data, progress=progress, **self.settings["data"]), out, progress=progress)
@@ -70,14 +70,14 @@ class CometRecipe(Recipe):
         for name in stages:
             one_of(f"{name}.reconstruction", self.settings[name]["reconstruction"], list(_ERRORS))
         ranks = join()
-        ranks.agreed(lambda: self.claim(out))
+        ranks.call_on_first(lambda: self.save(out))
         report: dict[str, dict[str, float]] = {}
         comet: Comet | None = None
         for name in stages:
             began = time.process_time()
-            comet = self._stage(name, pictures, out, comet, ranks, progress and ranks.first)
+            comet = self._stage(name, pictures, out, comet, ranks, progress and ranks.is_first)
             report[name] = {"steps": self.settings[name]["steps"], "cpu_seconds": round(time.process_time() - began, 1)}
-        ranks.agreed(lambda: _leave(cast(Comet, comet), pictures, out, report))
+        ranks.call_on_first(lambda: _leave(cast(Comet, comet), pictures, out, report))
         return out / "comet"
 
     def usage(self, folder: str | Path) -> str:
@@ -117,7 +117,7 @@ class CometRecipe(Recipe):
             progress=progress,
             device=device,
         ).fit()
-        ranks.agreed(lambda: save_comet(comet, out / name))
+        ranks.call_on_first(lambda: save_comet(comet, out / name))
         return comet
 
     def _model(self, name: str, pictures: Pictures, energy: Mapping[str, Any]) -> Comet:

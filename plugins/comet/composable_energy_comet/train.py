@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--install", action="store_true", help="copy the model into the package")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    recipe = comet_recipe().settled({**_SETTINGS, "conv.steps": options.steps})
+    recipe = comet_recipe().with_changes({**_SETTINGS, "conv.steps": options.steps})
     folder = recipe.train(pictures(options.count, SEED), options.out, progress=True)
     if options.install:
         save_comet(load_comet(folder), SHIPPED / "sprites", half=True)

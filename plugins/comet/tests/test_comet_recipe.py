@@ -29,7 +29,7 @@ def few():
 def test_recipes_are_found_by_name_and_make_their_models(name, few, tmp_path):
     recipe = open_recipe(name)
     assert isinstance(recipe, CometRecipe)
-    recipe = recipe.settled({**SMALL, "quadratic.batch_size": 4, "conv.batch_size": 4, "conv.filters": 4, "quadratic.filters": 4})
+    recipe = recipe.with_changes({**SMALL, "quadratic.batch_size": 4, "conv.batch_size": 4, "conv.filters": 4, "quadratic.filters": 4})
     folder = recipe.train(few, tmp_path / name)
     model = load_comet(folder)
     x = few.images(torch.arange(3))
@@ -58,10 +58,10 @@ def test_the_papers_recipe_has_its_settings():
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(few, tmp_path):
-    recipe = open_recipe("comet").settled(SMALL)
+    recipe = open_recipe("comet").with_changes(SMALL)
     whole = recipe.train(few, tmp_path / "whole")
-    recipe.settled({"conv.steps": 2}).train(few, tmp_path / "cut")
-    resumed = recipe.settled({"training.checkpoint_every": 2})
+    recipe.with_changes({"conv.steps": 2}).train(few, tmp_path / "cut")
+    resumed = recipe.with_changes({"training.checkpoint_every": 2})
     with pytest.raises(OptionError, match=r"conv.steps: there 2, here 4"):
         resumed.train(few, tmp_path / "cut")
     again = recipe.train(few, tmp_path / "whole")
@@ -71,7 +71,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(few, tmp_path):
 
 
 def test_the_second_stage_begins_with_the_encoder_of_the_first(few, tmp_path):
-    recipe = open_recipe("comet").settled({**SMALL, "conv.rate": 1e-12})
+    recipe = open_recipe("comet").with_changes({**SMALL, "conv.rate": 1e-12})
     recipe.train(few, tmp_path)
     first, second = load_comet(tmp_path / "quadratic"), load_comet(tmp_path / "comet")
     for name, value in first.encoder.state_dict().items():
@@ -88,13 +88,13 @@ def test_the_command_line_trains_from_a_file_of_pictures(tmp_path, capsys):
 
 def test_folders_may_be_texts(tmp_path):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8))
-    out = open_recipe("comet").settled(SMALL).run(str(tmp_path / "images.npy"), str(tmp_path / "run"))
+    out = open_recipe("comet").with_changes(SMALL).run(str(tmp_path / "images.npy"), str(tmp_path / "run"))
     assert out == tmp_path / "run" / "comet" and load_comet(str(out)).components == 2
 
 
 def test_nothing_to_train_is_named(few, tmp_path):
     with pytest.raises(OptionError, match=r"quadratic.steps and conv.steps are both 0"):
-        open_recipe("comet").settled({"quadratic.steps": 0, "conv.steps": 0}).train(few, tmp_path)
+        open_recipe("comet").with_changes({"quadratic.steps": 0, "conv.steps": 0}).train(few, tmp_path)
 
 
 def test_the_script_makes_a_model(tmp_path, capsys):
@@ -115,7 +115,7 @@ def test_what_the_shipped_model_finds():
 
 def test_pictures_of_any_kind_train(tmp_path):
     grey = Pictures(np.random.default_rng(1).integers(0, 255, (10, 1, 16, 16), dtype=np.uint8), {}, "grey")
-    recipe = open_recipe("comet-global").settled({**SMALL, "data.channels": 1})
+    recipe = open_recipe("comet-global").with_changes({**SMALL, "data.channels": 1})
     assert load_comet(recipe.train(grey, tmp_path)).energy.channels == 1
 
 
@@ -124,7 +124,7 @@ def _settings(options):
 
 
 def test_an_error_has_to_be_known(few, tmp_path):
-    recipe = open_recipe("comet").settled({**SMALL, "conv.reconstruction": "cubed"})
+    recipe = open_recipe("comet").with_changes({**SMALL, "conv.reconstruction": "cubed"})
     with pytest.raises(OptionError, match=r"conv.reconstruction must be one of 'squared', 'charbonnier', got 'cubed'"):
         recipe.train(few, tmp_path)
     assert not list(tmp_path.iterdir())  # it is told before the first stage

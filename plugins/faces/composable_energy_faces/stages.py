@@ -90,7 +90,7 @@ class Run:
         """Returns the recipe with the settings of the faces."""
         steps = {f"{stage}.steps": self._steps(count) for stage, count in _STEPS.items()}
         model = {"model.code": CODE, "model.sigma_min": SIGMA_MIN, "model.sigma_max": SIGMA_MAX}
-        return base_and_attributes().settled({"data.size": SIZE, "data.held_out": 0.0, **model, **steps})
+        return base_and_attributes().with_changes({"data.size": SIZE, "data.held_out": 0.0, **model, **steps})
 
     def reports(self) -> dict[str, dict[str, float]]:
         """Returns the steps, processor seconds and loss of each training."""

@@ -26,7 +26,7 @@ class Attribute(Recipe):
     """
 
     def with_steps(self, steps: int) -> Attribute:
-        return self.settled({"heads.steps": steps})
+        return self.with_changes({"heads.steps": steps})
 
     def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
         out = Path(out).expanduser()
@@ -41,11 +41,11 @@ class Attribute(Recipe):
             )
         learnt, held = stages.split(pictures)
         labels = chosen(learnt, table["attributes"])
-        stages.ranks.agreed(lambda: self.claim(out))
+        stages.ranks.call_on_first(lambda: self.save(out))
         heads = stages.heads(base, stages.encoded(coder, learnt, mirrored=table["flip"]), labels)
         found = list(energies(base, heads, labels))
         right = accuracies(heads, stages.encoded(coder, held), held.labels, labels)
-        stages.ranks.agreed(lambda: leave(out, found, stages.told(), right))
+        stages.ranks.call_on_first(lambda: leave(out, found, stages.told(), right))
         return out
 
     def _base(self) -> CodeEnergy:

@@ -34,7 +34,7 @@ class BaseAndAttributes(Recipe):
     def with_steps(self, steps: int) -> BaseAndAttributes:
         """Returns the recipe with so many steps in all, of which each stage has its share."""
         now = {name: self.settings[name]["steps"] for name in _STAGES}
-        return self.settled({f"{name}.steps": max(1, round(steps * own / sum(now.values()))) for name, own in now.items()})
+        return self.with_changes({f"{name}.steps": max(1, round(steps * own / sum(now.values()))) for name, own in now.items()})
 
     def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
         check_picture(self.settings["data"]["size"], self.settings["data"]["channels"])  # before many are read
@@ -65,7 +65,7 @@ class BaseAndAttributes(Recipe):
             channels, size, _ = pictures.event_shape
             options = {name: model[name] for name in ("code", "width", "blocks", "sigma_min", "sigma_max")}
             base = cast(CodeEnergy, ce.get_energy("code-base", size=size, channels=channels, **options)).to(stages.device)
-        stages.ranks.agreed(lambda: self.claim(out))
+        stages.ranks.call_on_first(lambda: self.save(out))
         coder = base.autoencoder
         stages.autoencoder(coder, learnt, labels)
         codes = stages.encoded(coder, learnt, mirrored=data["flip"])
@@ -76,7 +76,7 @@ class BaseAndAttributes(Recipe):
             found = list(energies(base, heads, labels))
             right = accuracies(heads, stages.encoded(coder, held), held.labels, labels)
         base.eval()
-        stages.ranks.agreed(lambda: leave(out, [base, *found], stages.told(), right))
+        stages.ranks.call_on_first(lambda: leave(out, [base, *found], stages.told(), right))
         return out
 
 

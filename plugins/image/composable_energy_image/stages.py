@@ -51,7 +51,7 @@ class Stages:
     def begin(cls, settings: Mapping[str, Mapping[str, Any]], out: Path, progress: bool) -> Stages:
         """Joins the processes of a run; the device is this one's unless the settings say another."""
         ranks, device = join(), settings["training"]["device"]
-        return cls(settings, out / "stages", torch.device(device or ranks.device), ranks, progress and ranks.first)
+        return cls(settings, out / "stages", torch.device(device or ranks.device), ranks, progress and ranks.is_first)
 
     def split(self, pictures: Pictures) -> tuple[Pictures, Pictures]:
         """Returns pictures to learn from, and those that nothing is trained on."""

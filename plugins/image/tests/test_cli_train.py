@@ -141,7 +141,7 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
 
     monkeypatch.setattr("composable_energy_image.EnergyRecipe.run", interrupted)
     assert train("--steps", "1") == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command resumes from it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -149,10 +149,10 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
     [
         (["--recipe", "cd-smal"], "No plug-in offers the recipe 'cd-smal'. Did you mean 'cd-small'"),
         (["--recipe", "mine.toml"], "There is no file"),
-        (["--data", "nowhere"], "there is nothing at 'nowhere'"),
+        (["--data", "nowhere"], "there is no file or folder 'nowhere'"),
         (["--data", "empty"], "holds no pictures"),
         (["--data", "broken"], "b.png cannot be read as a picture"),
-        (["--out", "faces/0.png"], "is a file; name a folder"),
+        (["--out", "faces/0.png"], "is a file; give a folder"),
         (["--set", "optimizer.raet=1e-3"], "no setting 'optimizer.raet'. Did you mean 'rate'? Known: rate, betas"),
         (["--set", "optimiser.rate=1e-3"], "Did you mean 'optimizer'? Known: augmentation, chains, data"),
         (["--set", "training.ema=high"], "training.ema takes a number or none, got 'high'"),
@@ -161,7 +161,7 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
         (["--set", "objective.name=contrastive"], "no objective 'contrastive'. Did you mean 'contrastive-divergence'"),
         (["--set", "model.name=igebm-mnits"], "Did you mean 'igebm-mnist'"),
         (["--set", "model.size=0"], "size must be a whole number of at least 1"),
-        (["--set", "chains.noise=none"], "said by step and noise"),
+        (["--set", "chains.noise=none"], "Set either step and noise"),
         (["--set", "chains.sampler=lengevin"], "No plug-in offers the sampler 'lengevin'"),
         (["--set", "chains.step=-1"], "step must be positive"),
         (["--set", "data.size=8"], "data.size"),
@@ -169,11 +169,11 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
         (["--set", "objective.condition=smiling"], "smiling has 2 values, model.labels is None: set model.labels=2"),
         (["--set", "model.labels=2"], "no attribute is named: set objective.condition"),
         (["--steps", "0"], "steps must be 1 or more"),
-        (["--seed", "1", "--set", "training.seed=2"], "training.seed is said twice"),
+        (["--seed", "1", "--set", "training.seed=2"], "training.seed is given twice"),
         (["--labels", "nowhere.csv"], "nowhere.csv"),
         (["--limit", "0"], "limit must be a number of pictures"),
-        (["--device", "tpu9"], "There is no device 'tpu9' here, but cpu"),
-        (["--device", "cuda:99"], "There is no device 'cuda:99' here, but cpu"),
+        (["--device", "tpu9"], "There is no device 'tpu9'; this machine has cpu"),
+        (["--device", "cuda:99"], "There is no device 'cuda:99'; this machine has cpu"),
         (["--set", "training.batch_size=32"], "buffer"),
     ],
 )
@@ -193,7 +193,7 @@ def test_mistakes_are_one_line_and_nothing_is_left_behind(words: list[str], mess
     ("words", "message"),
     [
         (["train", "--data", "faces", "--out", "out"], "required: --recipe"),
-        (["train", "--recipe", "cd-small", "--data", "faces", "--out", "out", "--set", "rate"], "written TABLE.KEY=VALUE, got 'rate'"),
+        (["train", "--recipe", "cd-small", "--data", "faces", "--out", "out", "--set", "rate"], "written as TABLE.KEY=VALUE, got 'rate'"),
         (["sample", "x", "--given", "y"], "written NAME=NUMBER, got 'y'"),
         (["sample", "x", "--given", "y=red"], "written NAME=NUMBER"),
     ],
@@ -208,14 +208,14 @@ def test_mistakes_in_the_arguments(words: list[str], message: str, capsys: pytes
 def test_a_folder_with_another_run_is_refused(capsys: pytest.CaptureFixture[str]):
     assert train("--steps", "1") == 0
     assert train("--steps", "1", "--set", "optimizer.rate=1e-3") == 2
-    assert "out holds a run with other settings (optimizer.rate: there 0.0003, here 0.001)" in capsys.readouterr().err
+    assert "out has a run with other settings (optimizer.rate: there 0.0003, here 0.001)" in capsys.readouterr().err
 
 
 class Pair(Recipe):
     """A recipe of two energies, which takes no time."""
 
     def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
-        self.claim(out)
+        self.save(out)
         for name, mean in {"base": 0.0, "left": -1.0, "right": 1.0}.items():
             ce.as_energy(torch.distributions.Normal(torch.full((2,), mean), 1.0), name=name).save(out / name)
         return out
@@ -280,6 +280,6 @@ def test_two_processes_train_one_energy():
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, *words, "--out", "two"], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("To draw from it") == 1
+    assert done.stdout.count("To sample it") == 1
     x = torch.rand(3, 3, 16, 16)
     torch.testing.assert_close(ce.load("two/energy")(x), ce.load("one/energy")(x), rtol=1e-5, atol=1e-6)

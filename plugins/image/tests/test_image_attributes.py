@@ -237,7 +237,7 @@ class TestRecipes:
         assert max(ratio) == pytest.approx(min(ratio), rel=0.05)
 
     def test_a_run_leaves_energies_that_compose(self, tmp_path):
-        recipe, pictures = base_and_attributes().settled(SMALL), pictures_of(40)
+        recipe, pictures = base_and_attributes().with_changes(SMALL), pictures_of(40)
         for some in pictures.labels.values():
             some.values[[3, 17]] = -1  # of two pictures nothing is known
         pictures.labels["left"].values[20:] = -1
@@ -260,7 +260,7 @@ class TestRecipes:
         assert (bright & ~left).sample(2, seed=0).shape == (2, 3, 16, 16)
 
     def test_what_was_killed_ends_with_the_same_bits(self, tmp_path, monkeypatch):
-        recipe, pictures = base_and_attributes().settled({**SMALL, "data.flip": True}), pictures_of(40)
+        recipe, pictures = base_and_attributes().with_changes({**SMALL, "data.flip": True}), pictures_of(40)
         whole = recipe.train(pictures, tmp_path / "whole")
         with monkeypatch.context() as patch:
             patch.setattr(Stages, "heads", lambda *_: 1 / 0)
@@ -272,16 +272,16 @@ class TestRecipes:
             assert first == second
 
     def test_other_settings_do_not_mix_with_a_run(self, tmp_path):
-        recipe, pictures = base_and_attributes().settled({**SMALL, "data.attributes": ["left"]}), pictures_of(24)
+        recipe, pictures = base_and_attributes().with_changes({**SMALL, "data.attributes": ["left"]}), pictures_of(24)
         recipe.train(pictures, tmp_path)
         with pytest.raises(OptionError, match=r"base\.rate"):
-            recipe.settled({"base.rate": 1e-4}).train(pictures, tmp_path)
+            recipe.with_changes({"base.rate": 1e-4}).train(pictures, tmp_path)
 
     def test_grey_pictures_without_labels_give_the_base_alone(self, tmp_path):
         images = pictures_of(20, size=32, channels=1).images(torch.arange(20))
         folder = write_folder(tmp_path / "data", Pictures.from_tensors(images))
         settings = {**SMALL, "data.size": 32, "data.channels": 1, "data.held_out": 0.0}
-        out = base_and_attributes().settled(settings).run(folder, tmp_path / "run")
+        out = base_and_attributes().with_changes(settings).run(folder, tmp_path / "run")
         assert ce.load(out / "base").sample(1, seed=0).shape == (1, 1, 32, 32)
         assert json.loads((out / "report.json").read_text())["energies"] == ["base"]
 
@@ -306,14 +306,14 @@ class TestRecipes:
 
     def test_folders_may_be_texts(self, tmp_path):
         data = str(write_folder(tmp_path / "data", pictures_of(40)))
-        run = base_and_attributes().settled({**SMALL, "data.size": 16, "data.attributes": ["left"]}).run(data, str(tmp_path / "run"))
+        run = base_and_attributes().with_changes({**SMALL, "data.size": 16, "data.attributes": ["left"]}).run(data, str(tmp_path / "run"))
         small = {"heads.steps": 3, "heads.batch_size": 8, "data.attributes": ["bright"], "model.base": run / "base"}
-        new = attribute().settled(small).run(data, str(tmp_path / "new"))
+        new = attribute().with_changes(small).run(data, str(tmp_path / "new"))
         assert len((ce.load(run / "left") & ce.load(new / "bright")).bases) == 1
 
     def test_a_size_that_does_not_fit_is_told_before_pictures_are_read(self, tmp_path):
         with pytest.raises(OptionError, match="multiple of 16 from 16 to 256, got 100"):
-            base_and_attributes().settled({"data.size": 100}).run(tmp_path / "nowhere", tmp_path / "out")
+            base_and_attributes().with_changes({"data.size": 100}).run(tmp_path / "nowhere", tmp_path / "out")
 
     def test_what_is_no_base_is_refused(self, tmp_path):
         data = write_folder(tmp_path / "data", pictures_of(4))
@@ -321,7 +321,7 @@ class TestRecipes:
             attribute().run(data, tmp_path / "out")
         ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).save(tmp_path / "bowl")
         with pytest.raises(OptionError, match="of another kind"):
-            attribute().settled({"model.base": str(tmp_path / "bowl")}).run(data, tmp_path / "out")
+            attribute().with_changes({"model.base": str(tmp_path / "bowl")}).run(data, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     def test_pictures_without_labels_have_no_new_attribute(self, tmp_path):
@@ -329,4 +329,4 @@ class TestRecipes:
         base.save(tmp_path / "base")
         data = write_folder(tmp_path / "data", Pictures.from_tensors(torch.rand(4, 3, 16, 16)))
         with pytest.raises(OptionError, match="CSV"):
-            attribute().settled({"model.base": str(tmp_path / "base")}).run(data, tmp_path / "out")
+            attribute().with_changes({"model.base": str(tmp_path / "base")}).run(data, tmp_path / "out")

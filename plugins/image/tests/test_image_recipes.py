@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 import composable_energy as ce
-from composable_energy_image.data import open_pictures
+from composable_energy.errors import OptionError
+from composable_energy_image.data import Pictures, open_pictures
 from composable_energy_mcmc import Langevin
-from composable_energy_training import ContrastiveDivergence, ImprovedContrastiveDivergence, JointEnergyClassifier, Recipe
+from composable_energy_training import ContrastiveDivergence, ImprovedContrastiveDivergence, JointEnergyClassifier, Recipe, open_recipe
 
 RANDOM = np.random.default_rng(0)
 OPTIMIZER = ("rate", "betas", "clip")
@@ -37,7 +38,7 @@ NUMBERS = {
 @pytest.mark.parametrize("name", NUMBERS)
 def test_settings_are_those_of_the_papers(name: str):
     (steps, step, noise, most), optimizer, (l2, batch_size, fresh) = NUMBERS[name]
-    written = ce.get_recipe(name).written()
+    written = ce.get_recipe(name).resolved_settings()
     objective, chains, training = written["objective"], written["chains"], written["training"]
     assert (chains["steps"], chains["step"], chains["noise"], chains.get("max_gradient")) == (steps, step, noise, most)
     assert chains["clamp"] == (None if name.startswith("jem") else [0.0, 1.0])
@@ -121,7 +122,7 @@ def test_each_packaged_recipe_has_a_case():
 def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     write, changes = CASES[name]
     (tmp_path / "data").mkdir()
-    recipe = ce.get_recipe(name).settled({**(FEW if name == "denoising-small" else CHAINS), **changes})
+    recipe = ce.get_recipe(name).with_changes({**(FEW if name == "denoising-small" else CHAINS), **changes})
     untrained = recipe.energy()  # pyright: ignore[reportAttributeAccessIssue]
     out = recipe.run(write(tmp_path / "data"), tmp_path / "out")
     energy = ce.load(out)
@@ -145,7 +146,7 @@ def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     ],
 )
 def test_steps_of_papers_become_those_of_langevin(name: str, kind: type, sampler: Langevin, tmp_path: Path):
-    recipe = ce.get_recipe(name).settled({**CHAINS, **CASES[name][1]})
+    recipe = ce.get_recipe(name).with_changes({**CHAINS, **CASES[name][1]})
     trainer = recipe.trainer(open_pictures(cifar10(tmp_path)))
     trainer.fit()
     assert isinstance(trainer.objective, kind)
@@ -164,7 +165,7 @@ def test_jem_at_half_the_width_takes_the_same_steps():
 
 
 def test_folders_may_be_texts(tmp_path: Path):
-    recipe = ce.get_recipe("cd-small").settled({**CHAINS, **CASES["cd-small"][1]})
+    recipe = ce.get_recipe("cd-small").with_changes({**CHAINS, **CASES["cd-small"][1]})
     (tmp_path / "data").mkdir()
     out = recipe.run(str(pictures(tmp_path / "data")), str(tmp_path / "out"))
     assert out == tmp_path / "out" / "energy" and ce.load(out).event_shape is not None
@@ -173,3 +174,26 @@ def test_folders_may_be_texts(tmp_path: Path):
 def test_a_recipe_is_a_plugin_like_any_other():
     assert {record.name for record in ce.plugins() if record.group == "composable_energy.recipes"} >= set(CASES)
     assert isinstance(ce.get_recipe("composable-energy:cd-small"), Recipe)
+
+
+def test_an_empty_table_of_a_file_adds_its_defaults(tmp_path: Path):
+    text = (
+        'about = "An energy"\n[model]\nname = "igebm-mnist"\n[objective]\nname = "contrastive-divergence"\n[chains]\nsteps = 3\n'
+        "[training]\nsteps = 1\n"
+    )
+    (tmp_path / "plain.toml").write_text(text)
+    (tmp_path / "mine.toml").write_text('extends = "./plain.toml"\n[augmentation]\n')
+    assert "augmentation" not in open_recipe(tmp_path / "plain.toml").settings
+    recipe = open_recipe(tmp_path / "mine.toml")
+    assert recipe.settings["augmentation"] == {}
+    assert "augmentation" in recipe.resolved_settings()
+    (tmp_path / "odd.toml").write_text('extends = "./plain.toml"\n[augmentatoin]\n')
+    with pytest.raises(OptionError, match="no setting 'augmentatoin'"):
+        open_recipe(tmp_path / "odd.toml")
+
+
+def test_a_table_of_chains_needs_the_number_of_steps(tmp_path: Path):
+    (tmp_path / "mine.toml").write_text('[model]\nname = "igebm-mnist"\n[objective]\nname = "contrastive-divergence"\n[chains]\n')
+    pictures = Pictures(np.zeros((2, 1, 28, 28), np.uint8), {}, "nothing")
+    with pytest.raises(OptionError, match=r"\[chains\] .* lacks the number of steps"):
+        open_recipe(tmp_path / "mine.toml").trainer(pictures)  # pyright: ignore[reportAttributeAccessIssue]

@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING
 from composable_energy.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from composable_energy_training.attributes import AttributeHeads
     from composable_energy_training.augmentation import Augmentation
     from composable_energy_training.callbacks import Callback, CSVLog, SampleSheet, TensorBoard
-    from composable_energy_training.contrastive import ContrastiveDivergence
-    from composable_energy_training.denoising import DenoisingScoreMatching
-    from composable_energy_training.improved import ImprovedContrastiveDivergence
-    from composable_energy_training.joint import JointEnergyClassifier
-    from composable_energy_training.monitor import Event, Monitor
-    from composable_energy_training.objective import Batch, Loss, Objective, Place
-    from composable_energy_training.optimizing import Optimizer
+    from composable_energy_training.contrastive_divergence import ContrastiveDivergence
+    from composable_energy_training.heads import AttributeHeads, ValueHeads
+    from composable_energy_training.improved_contrastive_divergence import ImprovedContrastiveDivergence
+    from composable_energy_training.joint_classifier import JointEnergyClassifier
+    from composable_energy_training.monitor import Alert, Monitor
+    from composable_energy_training.objective import Batch, Loss, Objective, RankContext
+    from composable_energy_training.optimizer import Optimizer
     from composable_energy_training.ranks import Ranks, join, leave
-    from composable_energy_training.recipes import Recipe, open_recipe
-    from composable_energy_training.replay import ReplayBuffer
-    from composable_energy_training.trainer import Report, Trainer
-    from composable_energy_training.values import ValueHeads
+    from composable_energy_training.recipe import Recipe, open_recipe
+    from composable_energy_training.replay_buffer import ReplayBuffer
+    from composable_energy_training.report import Report
+    from composable_energy_training.score_matching import DenoisingScoreMatching
+    from composable_energy_training.trainer import Trainer
 
 __all__ = [
+    "Alert",
     "AttributeHeads",
     "Augmentation",
     "Batch",
@@ -31,14 +32,13 @@ __all__ = [
     "Callback",
     "ContrastiveDivergence",
     "DenoisingScoreMatching",
-    "Event",
     "ImprovedContrastiveDivergence",
     "JointEnergyClassifier",
     "Loss",
     "Monitor",
     "Objective",
     "Optimizer",
-    "Place",
+    "RankContext",
     "Ranks",
     "Recipe",
     "ReplayBuffer",
@@ -55,20 +55,20 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "attributes": ("AttributeHeads",),
         "augmentation": ("Augmentation",),
         "callbacks": ("CSVLog", "Callback", "SampleSheet", "TensorBoard"),
-        "contrastive": ("ContrastiveDivergence",),
-        "denoising": ("DenoisingScoreMatching",),
-        "improved": ("ImprovedContrastiveDivergence",),
-        "joint": ("JointEnergyClassifier",),
-        "monitor": ("Event", "Monitor"),
-        "objective": ("Batch", "Loss", "Objective", "Place"),
-        "optimizing": ("Optimizer",),
+        "contrastive_divergence": ("ContrastiveDivergence",),
+        "heads": ("AttributeHeads", "ValueHeads"),
+        "improved_contrastive_divergence": ("ImprovedContrastiveDivergence",),
+        "joint_classifier": ("JointEnergyClassifier",),
+        "monitor": ("Alert", "Monitor"),
+        "objective": ("Batch", "Loss", "Objective", "RankContext"),
+        "optimizer": ("Optimizer",),
         "ranks": ("Ranks", "join", "leave"),
-        "recipes": ("Recipe", "open_recipe"),
-        "replay": ("ReplayBuffer",),
-        "trainer": ("Report", "Trainer"),
-        "values": ("ValueHeads",),
+        "recipe": ("Recipe", "open_recipe"),
+        "replay_buffer": ("ReplayBuffer",),
+        "report": ("Report",),
+        "score_matching": ("DenoisingScoreMatching",),
+        "trainer": ("Trainer",),
     },
 )

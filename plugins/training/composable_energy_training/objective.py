@@ -1,8 +1,8 @@
-r"""What training minimizes: an objective gives the loss of a model on a batch, and may keep something between steps.
+r"""The interface of a training objective: the loss of a model on a batch, and the state that it keeps between steps.
 
-A step of training works on one batch of $B$ rows, which several processes may share: each sees its own rows. All randomness of a step
-comes from the batch's `noise`, keyed by (seed, row, step), so the same weights come out whatever the number of processes, and after a
-kill and a restart.
+A training step works on one batch of $B$ rows. Several processes may share a batch; each computes its own rows. All randomness of a step
+comes from the batch's `noise`, which is keyed by (seed, row, step). So the weights do not depend on the number of processes, nor on
+interruptions of the run.
 """
 
 from __future__ import annotations
@@ -17,22 +17,34 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from composable_energy.energy import Energy
+from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 
-__all__ = ["Batch", "Loss", "Objective", "Place", "settings_of"]
+__all__ = [
+    "Batch",
+    "Loss",
+    "Objective",
+    "RankContext",
+    "as_float32",
+    "constructor_arguments",
+    "get_conditions",
+    "get_labels",
+    "require_energy",
+]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a process stands in a run.
+class RankContext:
+    """The part of a run that one process computes.
 
     Args:
-        batch_size: Rows of a batch, those of all processes together.
-        rows: The rows of this process, out of `range(batch_size)`.
+        batch_size: Rows of a batch, over all processes.
+        rows: The rows of this process, a part of `range(batch_size)`.
         event_shape: The shape of one point.
-        device: Of points and model.
-        dtype: Of points.
-        seed: Of the run.
+        device: The device of points and model.
+        dtype: The dtype of points.
+        seed: The seed of the run.
     """
 
     batch_size: int
@@ -45,13 +57,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees on one process, or a part of it where gradients are accumulated.
+    """The rows of one step on one process, or a part of them where gradients are accumulated.
 
     Args:
-        x: The points, with shape $(B, *)$, prepared: flipped, dequantized, on the model's device.
-        labels: Attributes by name: classes with shape $(B,)$, of int64, -1 where unknown; and numbers with shape $(B, *)$, of the dtype of
-            the points, NaN where unknown.
-        noise: Keyed noise; its chains are the rows' numbers in the whole batch, its step is the step of training.
+        x: The points, with shape $(B, *)$, on the model's device, after preparation such as flips and dequantization.
+        labels: Attributes by name. Classes are int64 with shape $(B,)$, -1 where unknown; numbers have the dtype of the points and shape
+            $(B, *)$, NaN where unknown.
+        noise: Keyed noise. Its chains are the row numbers in the whole batch, its step is the training step.
     """
 
     x: Tensor
@@ -60,12 +72,13 @@ class Batch:
 
     @property
     def step(self) -> int:
+        """The training step, from 1 on."""
         return self.noise.step
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of some rows, and what people and the monitor want to know of it.
+    """The loss of a batch, and scalars for logs and the monitor.
 
     Args:
         value: The mean over the rows, with shape $()$ and a graph.
@@ -77,53 +90,101 @@ class Loss:
 
 
 class Objective(ABC):
-    """Abstract objective. A subclass writes `loss`; one that keeps something between steps writes the rest as well.
+    """Abstract objective. A subclass implements `loss`, and the other methods if it keeps state between steps.
 
-    The arguments of its constructor are its settings: a checkpoint records them, and a run goes on under the same settings only.
+    The constructor's arguments are the settings of the objective. A checkpoint records them, and a run resumes only with the same settings.
     """
 
-    _given: tuple[tuple[Any, ...], dict[str, Any]]
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         objective = super().__new__(cls)
-        object.__setattr__(objective, "_given", (args, kwargs))  # of a frozen dataclass as well
+        object.__setattr__(objective, "_arguments", (args, kwargs))  # a subclass may be a frozen dataclass
         return objective
 
-    def begin(self, model: nn.Module, place: Place) -> None:  # noqa: B027  (most have nothing to get ready)
-        """Gets ready for a run; called once before the first step, and before `restore`.
+    def begin(self, model: nn.Module, context: RankContext) -> None:  # noqa: B027  (most objectives need no preparation)
+        """Prepares for a run. Called once, before the first step and before `restore`.
 
         Args:
-            model: What is trained.
-            place: The rows of this process.
+            model: The model that is trained.
+            context: The part of the run that this process computes.
         """
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss of a model on a batch.
+        """Returns the loss of a model on a batch, and updates the state of the objective, such as chains.
 
-        What the objective keeps, such as chains, changes here. The model is in training mode, its parameters ask for gradients, and both
-        are so again at the end.
+        The model is in training mode and its parameters require gradients; an implementation that changes either restores it.
         """
 
     def state(self) -> Mapping[str, Tensor]:
-        """Returns what is kept between steps, as tensors whose first axis is this process's share; joined in order they are the whole."""
+        """Returns the state as tensors whose first axis is this process's share; concatenated over processes they are the whole state."""
         return {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Takes over what `state` returned, joined over all processes; each takes its own share.
+        """Loads a state that `state` returned, concatenated over all processes; each process takes its own share.
 
         Raises:
-            FileFormatError: It is of another kind or size.
+            FileFormatError: The state has other names or shapes.
         """
 
 
-def settings_of(objective: Objective) -> dict[str, Any]:
-    """Returns the arguments of an objective's constructor by name.
+def constructor_arguments(objective: Objective) -> dict[str, Any]:
+    """Returns the constructor's arguments of an objective by name.
 
-    An attribute of the same name that is a number, a text or a truth value counts instead: it may have been changed since.
+    If an attribute of the same name is a number, text or bool, its present value is returned, since it may have been changed.
     """
-    args, kwargs = objective._given
+    args, kwargs = objective._arguments
     bound = inspect.signature(type(objective)).bind(*args, **kwargs)
     bound.apply_defaults()
     now = vars(objective)
     return {name: now[name] if isinstance(now.get(name), (bool, int, float, str)) else value for name, value in bound.arguments.items()}
+
+
+def require_energy(model: nn.Module) -> Energy:
+    """Returns the model if it is an energy.
+
+    Raises:
+        OptionError: It is not.
+    """
+    if not isinstance(model, Energy):
+        raise OptionError(
+            f"This objective trains an energy, got {type(model).__name__}: write a subclass of Energy, or convert it with `as_energy`."
+        )
+    return model
+
+
+def get_conditions(energy: Energy, batch: Batch, attribute: str | None) -> dict[str, Tensor]:
+    """Returns the conditions of an energy for the rows of a batch: the labels of an attribute as `y`, or nothing for None.
+
+    Raises:
+        OptionError: The energy does not depend on `y`, the data lack the attribute, or some rows have no label.
+    """
+    if attribute is None:
+        return {}
+    if "y" not in energy.conditions:
+        raise OptionError(
+            f"{energy} does not depend on y, so it cannot take {attribute}: give its `forward` a parameter y, or no condition."
+        )
+    y = get_labels(batch, attribute)
+    if bool((y.isnan() if y.is_floating_point() else y < 0).any()):
+        unknown = "NaN" if y.is_floating_point() else "-1"
+        raise OptionError(f"Attribute {attribute} is unknown ({unknown}) for some rows; a conditional energy needs it for every row.")
+    return {"y": y}
+
+
+def get_labels(batch: Batch, attribute: str) -> Tensor:
+    """Returns the labels of an attribute: classes with shape $(B,)$, or numbers with shape $(B, *)$.
+
+    Raises:
+        OptionError: The data lack the attribute.
+    """
+    if attribute not in batch.labels:
+        known = ", ".join(batch.labels) or "none"
+        raise OptionError(f"The data have no attribute {attribute}; they have {known}.")
+    return batch.labels[attribute]
+
+
+def as_float32(numbers: Tensor) -> Tensor:
+    """Returns numbers of half precision as float32, for means and squares; others unchanged."""
+    return numbers.float() if numbers.dtype in (torch.bfloat16, torch.float16) else numbers

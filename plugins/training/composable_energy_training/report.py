@@ -1,4 +1,4 @@
-"""What a run returns."""
+"""The report that `Trainer.fit` returns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from composable_energy_training.monitor import Event
+from composable_energy_training.monitor import Alert
 from composable_energy_training.precision import Precision
 
 __all__ = ["Report"]
@@ -14,23 +14,23 @@ __all__ = ["Report"]
 
 @dataclass(frozen=True)
 class Report:
-    """How a run went.
+    """The result of a run.
 
     Args:
-        steps: How many were made, by all calls together.
-        scalars: What the last step told.
-        skipped: Steps without effect, as something was not finite.
-        events: What the monitor saw.
-        seconds: How long this call took.
-        rows_per_second: Of this call, all processes together.
-        checkpoint: The last one; None without a folder.
-        precision: What networks computed in.
+        steps: The number of steps, over all calls.
+        scalars: The loss, the gradient norm and the objective's scalars at the last step.
+        skipped: The number of steps that were skipped since loss or gradient was not finite.
+        alerts: The alerts of the monitor.
+        seconds: The duration of this call.
+        rows_per_second: The speed of this call, over all processes.
+        checkpoint: The last checkpoint; None without a folder.
+        precision: The precision of the networks.
     """
 
     steps: int
     scalars: Mapping[str, float]
     skipped: int
-    events: tuple[Event, ...]
+    alerts: tuple[Alert, ...]
     seconds: float
     rows_per_second: float
     checkpoint: Path | None

@@ -1,4 +1,4 @@
-"""Settings as TOML: nested plain data, written by `tomli_w` and read by `tomllib`."""
+"""Settings as TOML, written by `tomli_w` and read by `tomllib`, and as flat mappings with dotted keys."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-__all__ = ["flat", "nested", "read_toml", "read_value", "toml_text"]
+__all__ = ["flatten", "parse_value", "read_toml", "to_toml", "unflatten"]
 
 
-def read_toml(text: str, where: str) -> dict[str, Any]:
+def read_toml(text: str, source: str) -> dict[str, Any]:
     """Returns the data of a TOML document.
 
     Args:
         text: The document.
-        where: What to call it in an error.
+        source: Its name, for the error.
 
     Raises:
         FileFormatError: It is not TOML.
@@ -30,14 +30,14 @@ def read_toml(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise FileFormatError(f"{where} is not TOML: {error}.") from error
+        raise FileFormatError(f"{source} is not TOML: {error}.") from error
 
 
-def toml_text(data: Mapping[str, Any]) -> str:
-    """Returns plain data as a TOML document, which `read_toml` reads back; tuples become lists.
+def to_toml(data: Mapping[str, Any]) -> str:
+    """Returns plain data as a TOML document that `read_toml` reads; tuples become lists.
 
     Raises:
-        OptionError: TOML has no form for a value, such as None.
+        OptionError: A value, such as None, has no form in TOML.
     """
     import tomli_w
 
@@ -49,41 +49,41 @@ def toml_text(data: Mapping[str, Any]) -> str:
         raise OptionError(f"The settings cannot be written as TOML: {error}.") from error
 
 
-def read_value(text: str) -> Any:
-    """Returns the value that a word of the command line writes as TOML, else the word itself; `[a, b]` is a list of words."""
+def parse_value(text: str) -> Any:
+    """Returns the value of a command-line word that is TOML, else the word itself; `[a, b]` is a list of words."""
     try:
         data = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         if text.startswith("[") and text.endswith("]"):
-            return [read_value(word.strip()) for word in text[1:-1].split(",") if word.strip()]
+            return [parse_value(word.strip()) for word in text[1:-1].split(",") if word.strip()]
         return text
     return text if data.keys() != {"value"} or isinstance(data["value"], date | time) else data["value"]
 
 
-def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested mappings as one, with dotted keys; a mapping with nothing in it stays as a value.
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested mappings as one mapping with dotted keys; an empty mapping stays a value.
 
     Raises:
-        OptionError: A key has a dot of its own.
+        OptionError: A key contains a dot.
     """
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in data.items():
         if "." in key:
-            raise OptionError(f"The key {prefix}{key} has a dot of its own; write a table within a table instead.")
-        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value})
-    return found
+            raise OptionError(f"The key {prefix}{key} contains a dot; write a table within a table instead.")
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value})
+    return flat
 
 
-def nested(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a mapping with dotted keys as nested ones; an empty mapping leaves a table as it is, or makes it."""
-    whole: dict[str, Any] = {}
+def unflatten(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a mapping with dotted keys as nested mappings; an empty mapping adds a table, or leaves it as it is."""
+    nested: dict[str, Any] = {}
     for dotted, value in data.items():
         *path, last = dotted.split(".")
-        inner = whole
+        inner = nested
         for key in path:
             inner = inner.setdefault(key, {})
         if isinstance(value, Mapping):
             inner.setdefault(last, {})
         else:
             inner[last] = value
-    return whole
+    return nested

@@ -1,8 +1,7 @@
-r"""The trainer: steps, averages, checkpoints, and a monitor, on one process or several.
+r"""The trainer: training steps, averaged weights, checkpoints and a monitor, in one process or several.
 
-The weights at step $t$ are a function of the call and the seed. All randomness is keyed by (seed, row, step), checkpoints are written at
-fixed steps, and hold everything; so whatever ends a run, the same call goes on and ends with the same bits on a CPU. A call with other
-settings or other data is refused.
+The weights at step $t$ are a function of the settings and the seed. All randomness is keyed by (seed, row, step), and a checkpoint holds
+the whole state. So an interrupted run resumes with the same bits on a CPU; with other settings or other data it is refused.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -21,22 +20,20 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, TrainingDiverged
 from composable_energy.noise import Noise
-from composable_energy_training.averaging import Average, check_decay
-from composable_energy_training.batches import Batches, rows_of
-from composable_energy_training.callbacks import Callback
-from composable_energy_training.checkpoint import Checkpoints, Saved
-from composable_energy_training.describing import described, model_settings
-from composable_energy_training.fingerprints import Fingerprint
-from composable_energy_training.keeping import Keeping, copy_
-from composable_energy_training.layout import channels_last
-from composable_energy_training.monitor import Event, Monitor, Watch, stopped
-from composable_energy_training.objective import Objective, Place
-from composable_energy_training.optimizing import Optimizer
-from composable_energy_training.precision import Precision, check_precision, settled_precision
-from composable_energy_training.progress import ProgressBar
+from composable_energy_training.batches import BatchLoader, as_source
+from composable_energy_training.callbacks import Callback, ProgressBar
+from composable_energy_training.checkpoint import Checkpoint
+from composable_energy_training.checkpoint_store import CheckpointStore
+from composable_energy_training.description import describe, describe_modules
+from composable_energy_training.ema import EMA, check_decay
+from composable_energy_training.fingerprint import Fingerprint
+from composable_energy_training.monitor import Alert, Monitor, MonitorState, stop_error
+from composable_energy_training.objective import Objective, RankContext
+from composable_energy_training.optimizer import Optimizer
+from composable_energy_training.precision import Precision, channels_last, check_precision, resolve_precision
 from composable_energy_training.ranks import Ranks
 from composable_energy_training.report import Report
-from composable_energy_training.stepping import Stepping
+from composable_energy_training.train_step import TrainStep
 
 __all__ = ["Report", "Trainer"]
 
@@ -47,35 +44,34 @@ class Trainer:
     r"""Trains a model.
 
     Args:
-        model: Any module that the objective takes. On a CPU the weights of its convolutions are channels last during `fit`, which is
-            faster; afterwards they have the memory format and the storage that they had before.
-        objective: What is minimized.
+        model: Any module that the objective accepts. On a CPU the weights of its convolutions are channels last during `fit`, which is
+            faster; afterwards they have their memory format and storage of before.
+        objective: The objective to minimize.
         data: Pictures, points with shape $(N, *)$, a pair of points and labels by name, or an iterable of batches of these.
-        steps: How many steps to make in all.
-        batch_size: Rows of a batch, those of all processes together.
-        out: The folder of the run; checkpoints are in `out/checkpoints`. None writes nothing.
-        seed: One for the run.
-        optimizer: How weights follow gradients.
-        ema: The share of the averaged weights that a step keeps, such as 0.999; None for no average.
-        precision: What networks compute in: `"float32"`, `"bfloat16"`, or, on CUDA, `"float16"`; or `"auto"`, which is bfloat16 where the
-            device has instructions for it and float32 elsewhere. A run that goes on keeps what it began with.
-        accumulate: How many parts a batch is cut into, one after another, to need less memory.
-        checkpoint_every: Steps from checkpoint to checkpoint.
-        keep: How many checkpoints to keep.
-        preparation: What is done to points before the model sees them: a function of (points, noise), such as
-            `composable_energy_image.data.Preparation`.
-        monitor: When a run has gone astray, and what to do then; None watches nothing.
-        callbacks: What is told of the run.
-        progress: Whether to show a bar.
-        device: Where to train; the model's own if None.
-        dtype: Of the points; the model's own if None.
+        steps: The total number of steps.
+        batch_size: Rows of a batch, over all processes.
+        out: The folder of the run, with checkpoints in `out/checkpoints`; None writes no files.
+        seed: The seed of the run.
+        optimizer: The optimizer.
+        ema: The decay of averaged weights, such as 0.999; None for no average.
+        precision: The precision of the networks: `"float32"`, `"bfloat16"`, or, on CUDA, `"float16"`; `"auto"` is bfloat16 where the device
+            has instructions for it and float32 elsewhere. A resumed run keeps its precision.
+        accumulate: The number of parts that a batch is split into, to save memory.
+        checkpoint_every: Steps between checkpoints.
+        keep: The number of checkpoints to keep.
+        preparation: A function of (points, noise) that prepares points for the model, such as `composable_energy_image.data.Preparation`.
+        monitor: Detects instability; None for no monitor.
+        callbacks: Callbacks of the run.
+        progress: Whether to show a progress bar.
+        device: The device of the training; None for the model's own.
+        dtype: The dtype of the points; None for the model's own.
 
     Attributes:
-        step: Steps that were made.
+        step: The number of steps taken.
         rate: The learning rate of the last step.
-        attempt: How often the run had gone back to a checkpoint before that step.
-        precision: What networks compute in; `"auto"` becomes the choice when `fit` begins.
-        place: Where this process stands in the run, from the beginning of `fit` on.
+        attempt: The number of rollbacks before that step.
+        precision: The precision of the networks; `fit` resolves `"auto"`.
+        context: The part of the run that this process computes; set by `fit`.
 
     Raises:
         OptionError: An option is out of range.
@@ -127,172 +123,177 @@ class Trainer:
         self.model, self.objective, self.steps, self.seed = model.to(self.device), objective, steps, seed
         self.optimizer, self.ema, self.accumulate = optimizer, ema, accumulate
         self.precision: Precision = precision
-        self._asked_precision: Precision = precision
+        self._requested_precision: Precision = precision
         self.checkpoint_every, self.monitor = checkpoint_every, monitor
         self.callbacks = (*callbacks, ProgressBar()) if progress else tuple(callbacks)
         self.out = None if out is None else Path(out).expanduser()
-        self.checkpoints = Checkpoints(None if self.out is None else self.out / "checkpoints", keep)
-        self.ranks = Ranks.of()
-        rows = rows_of(data)
-        own = self.ranks.own(batch_size, accumulate)
-        self._batches = Batches(rows, batch_size, own, preparation, self.device, self.dtype)
-        self._watch = Watch(monitor)
-        self._average: Average | None = None
-        self._model_settings = model_settings(self.model)
+        self.ranks = Ranks.current()
+        self.checkpoints = CheckpointStore(None if self.out is None else self.out / "checkpoints", keep, self.ranks)
+        source = as_source(data)
+        rows = self.ranks.select_rows(batch_size, accumulate)
+        self._loader = BatchLoader(source, batch_size, rows, preparation, self.device, self.dtype)
+        self._monitor_state = MonitorState(monitor)
+        self._ema: EMA | None = None
+        self._model_settings = describe_modules(self.model)
         self.step, self.rate, self.attempt = 0, 0.0, 0
 
     @property
     def averaged(self) -> nn.Module:
-        """The model with averaged weights; the model itself where none are averaged."""
-        return self.model if self._average is None else self._average.model
+        """The model with averaged weights; the model itself without an average."""
+        return self.model if self._ema is None else self._ema.model
 
     def __repr__(self) -> str:
-        task = f"{type(self.model).__name__}, {type(self.objective).__name__}, {self.steps} steps of {self._batches.batch_size} rows"
+        task = f"{type(self.model).__name__}, {type(self.objective).__name__}, {self.steps} steps of {self._loader.batch_size} rows"
         return f"Trainer({task}, {self.precision} on {self.device})"
 
     def fit(self) -> Report:
-        """Trains, or goes on from the last checkpoint; afterwards the model has averaged weights and is in eval mode.
+        """Trains, or resumes from the last checkpoint; afterwards the model has averaged weights and is in eval mode.
 
-        The last checkpoint is that of the folder; without one, that of the last call on this trainer, in memory. A run goes on if its
-        seed, batch size, optimizer, average, precision and preparation, the settings of its objective and of the modules of its model,
-        and the values of its data are as they were. The number of steps, the monitor, the callbacks and the device may change.
+        The last checkpoint is that of the folder, or, without a folder, that of the last call on this trainer, in memory. A run resumes if
+        seed, batch size, optimizer, average, precision, preparation, the settings of the objective and of the model's modules, and the
+        values of the data are unchanged. The number of steps, the monitor, the callbacks and the device may change.
 
         Raises:
             TrainingDiverged: The monitor stopped the run.
-            OptionError: The folder has the checkpoints of another call, or of other data.
-            FileFormatError: They are damaged, of another model, or of another version.
+            OptionError: The folder has checkpoints of a run with other settings or data.
+            FileFormatError: The checkpoints are damaged, of another model, or of another version.
             StorageError: A checkpoint could not be written.
             ProcessLost: Another process of the run has ended.
         """
-        with ExitStack() as closing:
-            for callback in self.callbacks if self.ranks.first else ():
-                closing.callback(callback.on_exit, self)
+        with ExitStack() as stack:
+            for callback in self.callbacks if self.ranks.is_first else ():
+                stack.callback(callback.on_exit, self)
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), channels_last(self.model):
                 report = self._run()
-            self._tell("on_end", report)
+            self._notify("on_end", report)
         return report
 
     def _run(self) -> Report:
-        fresh = self._begin()
-        began, first, scalars = time.monotonic(), self.step, {}
-        self._tell("on_start")
-        if fresh:
-            self._write()
+        resumed = self._begin()
+        start, first, scalars = time.monotonic(), self.step, {}
+        self._notify("on_start")
+        if not resumed:
+            self._save()
         while self.step < self.steps:
-            scalars = self._advance()
-        if self._average is not None:
-            copy_(self._average.model.state_dict(), self.model)
-        self.model.train(False)  # last: layers may get ready for evaluation, of the weights that they have now
-        seconds = time.monotonic() - began
-        speed = (self.step - first) * self._batches.batch_size / max(seconds, 1e-9)
-        events, path = tuple(self._watch.events), self.checkpoints.path(self.step)
-        return Report(self.step, scalars, self._watch.skipped, events, seconds, speed, path, self.precision)
+            scalars = self._take_step()
+        if self._ema is not None:
+            _copy_tensors(self._ema.model.state_dict(), self.model)
+        self.model.train(False)  # last, since layers may compute from the final weights here
+        seconds = time.monotonic() - start
+        speed = (self.step - first) * self._loader.batch_size / max(seconds, 1e-9)
+        alerts, path = tuple(self._monitor_state.alerts), self.checkpoints.path(self.step)
+        return Report(self.step, scalars, self._monitor_state.skipped, alerts, seconds, speed, path, self.precision)
 
     def _begin(self) -> bool:
-        """Gets all ready, and goes on from the last checkpoint; returns whether there was none."""
-        self.step, self.rate, self.attempt, self._watch = 0, 0.0, 0, Watch(self.monitor)
-        like, own = self._batches.at(self.seed, 1).x, self._batches.own
+        """Prepares the run and loads the last checkpoint; returns whether there was one."""
+        self.step, self.rate, self.attempt, self._monitor_state = 0, 0.0, 0, MonitorState(self.monitor)
+        example, rows = self._loader.load(self.seed, 1).x, self._loader.rows
         self.model.train()
-        self.place = Place(self._batches.batch_size, own, like.shape[1:], self.device, self.dtype, self.seed)
-        self._keeping = Keeping(self.checkpoints, self.ranks)
-        saved = self._keeping.read()
-        before = None if saved is None else saved.told["settings"]["precision"]
-        self.precision = self.ranks.agreed(lambda: settled_precision(self._asked_precision, self.device, before))
-        if self.ranks.first:
+        self.context = RankContext(self._loader.batch_size, rows, example.shape[1:], self.device, self.dtype, self.seed)
+        checkpoint = self.checkpoints.load()
+        previous = None if checkpoint is None else checkpoint.metadata["settings"]["precision"]
+        self.precision = self.ranks.call_on_first(lambda: resolve_precision(self._requested_precision, self.device, previous))
+        if self.ranks.is_first:
             _LOG.info("%r", self)
-        self._settings = self._described()
-        if saved is not None:
-            self._keeping.check(saved, self.model, self._settings, self.steps)
-            self.step = saved.step
+        self._settings = self._describe_settings()
+        if checkpoint is not None:
+            self.checkpoints.check_run(checkpoint, self.model, self._settings, self.steps)
+            self.step = checkpoint.step
             if self.out is not None:
-                self._keeping.check_data(saved, self._fingerprint, self._batches.rows.advice)
-        self.objective.begin(self.model, self.place)
-        self._stepping = Stepping(self.model, self.objective, self.optimizer, self.precision, self.accumulate, self.ranks, self.device)
-        self._average = None if self.ema is None else Average(self.model, self.ema)
-        if saved is not None:
-            self._restore(saved)
-            self._watch = Watch.of(self.monitor, saved.told["watch"])
-            self.attempt = self._watch.attempt
-        return saved is None
+                self.checkpoints.check_data(checkpoint, self._fingerprint, self._loader.source.advice)
+        self.objective.begin(self.model, self.context)
+        self._train_step = TrainStep(self.model, self.objective, self.optimizer, self.precision, self.accumulate, self.ranks, self.device)
+        self._ema = None if self.ema is None else EMA(self.model, self.ema)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+            self._monitor_state = MonitorState.from_dict(self.monitor, checkpoint.metadata["watch"])
+            self.attempt = self._monitor_state.attempt
+        return checkpoint is not None
 
-    def _advance(self) -> dict[str, float]:
-        """Makes a step, and what is due after it."""
-        step, self.attempt = self.step + 1, self._watch.attempt
-        self.rate = self.optimizer.rate_at(step, self.steps) * self._watch.factor
+    def _take_step(self) -> dict[str, float]:
+        """Takes a step, updates average, monitor and callbacks, and saves a checkpoint if one is due."""
+        step, self.attempt = self.step + 1, self._monitor_state.attempt
+        self.rate = self.optimizer.rate_at(step, self.steps) * self._monitor_state.factor
         seed = Noise(self.seed, range(1)).child(f"attempt {self.attempt}").seed if self.attempt else self.seed
-        scalars, finite = self._stepping(self._batches.at(seed, step), self.rate)
+        scalars, finite = self._train_step(self._loader.load(seed, step), self.rate)
         self.step = step
-        if finite and self._average is not None:
-            self._average.update(self.model, step)
-        event = self._watch.see(step, scalars, finite)
-        self._tell("on_step", scalars)
-        if event is not None:
-            self._act(event)
-        elif self._due:
-            self._write()
+        if finite and self._ema is not None:
+            self._ema.update(self.model, step)
+        alert = self._monitor_state.update(step, scalars, finite)
+        self._notify("on_step", scalars)
+        due = step % self.checkpoint_every == 0 or step == self.steps
+        if alert is not None:
+            self._act(alert, due)
+        elif due:
+            self._save()
         return scalars
 
-    @property
-    def _due(self) -> bool:
-        return self.step % self.checkpoint_every == 0 or self.step == self.steps
-
-    def _act(self, event: Event) -> None:
-        """Does what the monitor says."""
-        if self.ranks.first:
-            _LOG.warning("%s", event)
-        self._tell("on_event", event)
-        if event.action == "lower" and self._due:
-            self._write()
-        elif event.action == "rollback":
-            saved = self._keeping.back()
-            if saved is None:
+    def _act(self, alert: Alert, due: bool) -> None:
+        """Performs the action of an alert; saves a checkpoint that is due unless the run is rolled back or stopped."""
+        if self.ranks.is_first:
+            _LOG.warning("%s", alert)
+        self._notify("on_alert", alert)
+        if alert.action == "lower" and due:
+            self._save()
+        elif alert.action == "rollback":
+            checkpoint = self.checkpoints.roll_back()
+            if checkpoint is None:
                 raise TrainingDiverged(
-                    f"There is no checkpoint to go back to from step {self.step}: was the folder removed?", step=self.step
+                    f"There is no checkpoint to roll back to from step {self.step}: was the folder removed?", step=self.step
                 )
-            self._restore(saved)
-        elif event.action == "stop":
-            raise stopped(event, self._watch.acted, self._keeping.last())
+            self._restore(checkpoint)
+        elif alert.action == "stop":
+            raise stop_error(alert, self._monitor_state.acted, self.checkpoints.last_path())
 
-    def _write(self) -> None:
+    def _save(self) -> None:
+        """Saves a checkpoint. The names of its parts and metadata belong to the file format."""
         parts = {
             "model": self.model.state_dict(),
-            "average": {} if self._average is None else self._average.model.state_dict(),
-            "optimizer": self._stepping.state(),
-            "objective": self.ranks.joined(self.objective.state()),
+            "average": {} if self._ema is None else self._ema.model.state_dict(),
+            "optimizer": self._train_step.state(),
+            "objective": self.ranks.gather(self.objective.state()),
         }
-        data = None if self.out is None else self.ranks.agreed(lambda: asdict(self._fingerprint()))
-        told = {"settings": self._settings, "data": data, "watch": self._watch.told(), "scaler": self._stepping.scaler.state_dict()}
-        self._tell("on_checkpoint", self._keeping.write(self.step, told, parts))
+        data = None if self.out is None else self.ranks.call_on_first(lambda: asdict(self._fingerprint()))
+        scaler = self._train_step.scaler.state_dict()
+        metadata = {"settings": self._settings, "data": data, "watch": self._monitor_state.to_dict(), "scaler": scaler}
+        self._notify("on_checkpoint", self.checkpoints.save(self.step, metadata, parts))
 
-    def _restore(self, saved: Saved) -> None:
-        copy_(saved.under("model"), self.model)
-        if self._average is not None:
-            copy_(saved.under("average"), self._average.model)
-        self._stepping.restore(saved.under("optimizer"), dict(saved.told["scaler"]))
-        self.objective.restore({name: tensor.to(self.device) for name, tensor in saved.under("objective").items()})
-        self.step = saved.step
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        _copy_tensors(checkpoint.part("model"), self.model)
+        if self._ema is not None:
+            _copy_tensors(checkpoint.part("average"), self._ema.model)
+        self._train_step.restore(checkpoint.part("optimizer"), dict(checkpoint.metadata["scaler"]))
+        self.objective.restore({name: tensor.to(self.device) for name, tensor in checkpoint.part("objective").items()})
+        self.step = checkpoint.step
 
     def _fingerprint(self) -> Fingerprint:
-        return self._batches.rows.fingerprint(self.step, self._batches.batch_size)
+        return self._loader.source.fingerprint(self.step, self._loader.batch_size)
 
-    def _described(self) -> dict[str, Any]:
-        """What must be the same for a run to go on, as JSON gives it back."""
-        own = {id(tensor) for tensor in (*self.model.parameters(), *self.model.buffers())}
+    def _describe_settings(self) -> dict[str, Any]:
+        """Returns the settings that must be equal when a run resumes, as JSON returns them."""
+        trained = {id(tensor) for tensor in (*self.model.parameters(), *self.model.buffers())}
         settings = {
-            "objective": described(self.objective, own),
-            "preparation": described(self._batches.preparation, own),
+            "objective": describe(self.objective, trained),
+            "preparation": describe(self._loader.preparation, trained),
             "model": self._model_settings,
             "seed": self.seed,
-            "batch_size": self._batches.batch_size,
+            "batch_size": self._loader.batch_size,
             "optimizer": asdict(self.optimizer),
             "steps": self.steps if self.optimizer.decay else None,
             "ema": self.ema,
             "precision": self.precision,
-            "data": self._batches.rows.told(),
+            "data": self._loader.source.settings(),
         }
         return json.loads(json.dumps(settings))
 
-    def _tell(self, hook: str, *what: Any) -> None:
-        if self.ranks.first:
+    def _notify(self, hook: str, *arguments: Any) -> None:
+        if self.ranks.is_first:
             for callback in self.callbacks:
-                getattr(callback, hook)(self, *what)
+                getattr(callback, hook)(self, *arguments)
+
+
+def _copy_tensors(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Copies saved tensors into a model in place, so that other references to its tensors see the new values."""
+    for name, own in model.state_dict().items():
+        if isinstance(own, Tensor):
+            own.copy_(tensors[name])

@@ -9,8 +9,8 @@ from torch import nn
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy_training import Callback, Loss, Objective, Optimizer, Trainer
-from composable_energy_training.averaging import Average
-from composable_energy_training.batches import Batches, rows_of
+from composable_energy_training.batches import BatchLoader, as_source
+from composable_energy_training.ema import EMA
 
 DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
 
@@ -93,10 +93,10 @@ def test_the_model_ends_with_averaged_weights_in_eval_mode():
 
 def test_an_average_copies_buffers():
     model = nn.BatchNorm1d(3)
-    average = Average(model, 0.99)
+    ema = EMA(model, 0.99)
     model(DATA)
-    average.update(model, 1)
-    assert torch.equal(average.model.running_mean, model.running_mean) and average.model.running_mean.abs().sum() > 0
+    ema.update(model, 1)
+    assert torch.equal(ema.model.running_mean, model.running_mean) and ema.model.running_mean.abs().sum() > 0
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_clip_by_norm_is_that_of_torch():
     (model(DATA * 10).square().sum()).backward()
     grads = [parameter.grad.clone() for parameter in model.parameters()]
     settings = Optimizer(clip=0.3)
-    norm = settings.clip_(settings.of(list(model.parameters())))
+    norm = settings.clip_(settings.build(list(model.parameters())))
     torch.testing.assert_close(norm, torch.stack([grad.norm() for grad in grads]).norm())
     ours = [parameter.grad.clone() for parameter in model.parameters()]
     for parameter, grad in zip(model.parameters(), grads, strict=True):
@@ -132,7 +132,7 @@ def test_a_clip_by_norm_is_that_of_torch():
 def test_a_clip_by_adam_is_three_deviations_and_a_tenth():
     parameter = nn.Parameter(torch.zeros(3))
     settings = Optimizer(betas=(0.0, 0.9), clip="adam")
-    optimizer = settings.of([parameter])
+    optimizer = settings.build([parameter])
     parameter.grad = torch.tensor([5.0, -5.0, 0.05])
     settings.clip_(optimizer)
     torch.testing.assert_close(parameter.grad, torch.tensor([0.1, -0.1, 0.05]))
@@ -177,37 +177,39 @@ def test_bfloat16_computes_in_it_and_keeps_weights_in_float32():
 
 
 def test_every_row_comes_once_an_epoch_in_another_order():
-    batches = Batches(rows_of(torch.arange(40.0)[:, None]), 16, range(16), None, torch.device("cpu"), torch.float32)
-    dealt = torch.cat([batches.at(3, step).x[:, 0] for step in range(1, 6)])
+    batches = BatchLoader(as_source(torch.arange(40.0)[:, None]), 16, range(16), None, torch.device("cpu"), torch.float32)
+    dealt = torch.cat([batches.load(3, step).x[:, 0] for step in range(1, 6)])
     first, second = dealt[:40], dealt[40:]
     assert sorted(first.tolist()) == list(range(40)) and sorted(second.tolist()) == list(range(40))
     assert not torch.equal(first, second)
-    assert torch.equal(batches.at(3, 2).x, batches.at(3, 2).x) and torch.equal(batches.at(3, 2).x[:, 0], dealt[16:32])
-    assert not torch.equal(batches.at(4, 2).x, batches.at(3, 2).x)
+    assert torch.equal(batches.load(3, 2).x, batches.load(3, 2).x) and torch.equal(batches.load(3, 2).x[:, 0], dealt[16:32])
+    assert not torch.equal(batches.load(4, 2).x, batches.load(3, 2).x)
 
 
 def test_two_processes_share_the_rows_of_one():
-    rows = rows_of((DATA, {"kind": torch.arange(40)}))
-    whole, *parts = [Batches(rows, 8, own, None, torch.device("cpu"), torch.float32).at(0, 4) for own in (range(8), range(4), range(4, 8))]
+    rows = as_source((DATA, {"kind": torch.arange(40)}))
+    whole, *parts = [
+        BatchLoader(rows, 8, own, None, torch.device("cpu"), torch.float32).load(0, 4) for own in (range(8), range(4), range(4, 8))
+    ]
     assert torch.equal(whole.x, torch.cat([part.x for part in parts]))
     assert torch.equal(whole.labels["kind"], torch.cat([part.labels["kind"] for part in parts]))
     assert torch.equal(whole.noise.normal(whole.x)[4:], parts[1].noise.normal(parts[1].x))
     assert torch.equal(whole.x, DATA[whole.labels["kind"]])
 
 
-def test_an_iterable_is_walked_through_again_and_advanced():
+def test_an_iterable_is_read_again_and_advanced():
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(DATA), batch_size=7, shuffle=True)
     options = (None, torch.device("cpu"), torch.float32)
-    through = [Batches(rows_of(loader), 8, range(8), *options).at(0, step).x for step in (9,)]
-    walked = Batches(rows_of(loader), 8, range(8), *options)
-    steps = [walked.at(0, step).x for step in range(1, 10)]
-    assert torch.equal(steps[8], through[0]) and torch.equal(walked.at(0, 2).x, steps[1])
+    through = [BatchLoader(as_source(loader), 8, range(8), *options).load(0, step).x for step in (9,)]
+    walked = BatchLoader(as_source(loader), 8, range(8), *options)
+    steps = [walked.load(0, step).x for step in range(1, 10)]
+    assert torch.equal(steps[8], through[0]) and torch.equal(walked.load(0, 2).x, steps[1])
     assert sorted(map(tuple, torch.cat(steps[:5]).tolist())) == sorted(map(tuple, DATA.tolist()))
     same(train(data=loader)[0], train(data=loader)[0])
 
 
-def test_an_iterable_that_cannot_begin_anew_says_so():
-    with pytest.raises(OptionError, match="did not begin anew"):
+def test_an_iterable_that_cannot_start_again_is_reported():
+    with pytest.raises(OptionError, match="did not start again"):
         train(data=iter([DATA]))
 
 
@@ -215,16 +217,16 @@ def test_preparation_is_keyed_by_rows():
     def prepare(images, noise):
         return images + noise.uniform(images)[:, None]
 
-    x = Batches(rows_of(DATA), 8, range(4, 8), prepare, torch.device("cpu"), torch.float32).at(0, 2).x
-    whole = Batches(rows_of(DATA), 8, range(8), prepare, torch.device("cpu"), torch.float32).at(0, 2).x
+    x = BatchLoader(as_source(DATA), 8, range(4, 8), prepare, torch.device("cpu"), torch.float32).load(0, 2).x
+    whole = BatchLoader(as_source(DATA), 8, range(8), prepare, torch.device("cpu"), torch.float32).load(0, 2).x
     assert torch.equal(whole[4:], x)
-    raw = Batches(rows_of(DATA), 8, range(8), None, torch.device("cpu"), torch.float32).at(0, 2).x
+    raw = BatchLoader(as_source(DATA), 8, range(8), None, torch.device("cpu"), torch.float32).load(0, 2).x
     assert (whole - raw).min() > 0 and not torch.equal(whole[0] - raw[0], whole[1] - raw[1])
     assert Noise(0, range(8), 2).child("data").uniform(raw).allclose((whole - raw)[:, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "told"),
+    ("options", "error", "message"),
     [
         ({"steps": 0}, OptionError, "steps"),
         ({"batch_size": 9, "accumulate": 2}, OptionError, "multiple"),
@@ -239,8 +241,8 @@ def test_preparation_is_keyed_by_rows():
         ({"model": nn.Flatten()}, OptionError, "nothing to train"),
     ],
 )
-def test_bad_calls_say_what_to_do(options, error, told):
-    with pytest.raises(error, match=told):
+def test_bad_calls_say_what_to_do(options, error, message):
+    with pytest.raises(error, match=message):
         train(**options)
 
 
@@ -253,7 +255,7 @@ def test_bad_settings_of_the_optimizer(options):
         Optimizer(**options)
 
 
-def test_the_report_tells_how_it_went():
+def test_the_report_has_steps_losses_and_speed():
     _, report = train(steps=5)
-    assert report.steps == 5 and report.skipped == 0 and report.events == () and report.checkpoint is None
+    assert report.steps == 5 and report.skipped == 0 and report.alerts == () and report.checkpoint is None
     assert math.isfinite(report.scalars["loss"]) and report.rows_per_second > 0

@@ -1,4 +1,4 @@
-"""Checkpoints: whatever ends a run, the same call goes on and ends with the bits that it would have had."""
+"""Checkpoints: however a run ends, the same call resumes it, and the result has the same bits as an uninterrupted run."""
 
 import errno
 import json
@@ -16,7 +16,6 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, StorageError
 from composable_energy_training import (
-    Callback,
     ContrastiveDivergence,
     DenoisingScoreMatching,
     ImprovedContrastiveDivergence,
@@ -25,10 +24,9 @@ from composable_energy_training import (
     Optimizer,
     Trainer,
 )
-from composable_energy_training import checkpoint as files
+from plugins.training.tests.run_helpers import DATA, Stop, StopAt
 from tests.processes import ended, needs_forkserver, start
 
-DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
 STEPS = 24
 
 
@@ -53,10 +51,10 @@ OBJECTIVES = {
 
 
 class Fit(Objective):
-    """Keeps something between steps: a sum of all that was seen, one row for each row of a batch."""
+    """An objective with state: a sum of all points, with one row for each row of a batch."""
 
-    def begin(self, model, place):
-        self.sums, self.place = torch.zeros(place.batch_size)[place.rows.start : place.rows.stop], place
+    def begin(self, model, context):
+        self.sums, self.context = torch.zeros(context.batch_size)[context.rows.start : context.rows.stop], context
 
     def loss(self, model, batch):
         x = batch.x + 0.1 * batch.noise.normal(batch.x) + 0.01 * self.sums[:, None]
@@ -67,20 +65,7 @@ class Fit(Objective):
         return {"sums": self.sums}
 
     def restore(self, state):
-        self.sums.copy_(state["sums"][self.place.rows.start : self.place.rows.stop])
-
-
-class Stop(Exception):  # noqa: N818
-    """Ends a run from outside."""
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.at = step
-
-    def on_step(self, trainer, scalars):
-        if trainer.step == self.at:
-            raise Stop
+        self.sums.copy_(state["sums"][self.context.rows.start : self.context.rows.stop])
 
 
 def network(width=8):
@@ -116,7 +101,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 6, 23, 24])
-def test_a_run_goes_on_to_the_bit(whole, tmp_path, step):
+def test_a_resumed_run_has_the_same_bits(whole, tmp_path, step):
     with pytest.raises(Stop):
         trainer(tmp_path, callbacks=[StopAt(step)]).fit()
     again = trainer(tmp_path)
@@ -128,7 +113,7 @@ def test_a_run_goes_on_to_the_bit(whole, tmp_path, step):
     assert "objective.sums" in ended and "optimizer.0.weight.exp_avg_sq" in ended
 
 
-def test_a_finished_run_stays_as_it_is_and_may_be_prolonged(whole, tmp_path):
+def test_a_finished_run_is_unchanged_and_may_be_extended(whole, tmp_path):
     trainer(tmp_path, steps=10).fit()
     before = names(tmp_path)
     assert trainer(tmp_path, steps=10).fit().steps == 10 and names(tmp_path) == before
@@ -136,11 +121,11 @@ def test_a_finished_run_stays_as_it_is_and_may_be_prolonged(whole, tmp_path):
     same_files(whole, tmp_path)
 
 
-def test_the_last_are_kept(whole):
+def test_the_last_checkpoints_are_kept(whole):
     assert names(whole) == ["step-00000020.safetensors", "step-00000024.safetensors"]
 
 
-def test_a_damaged_checkpoint_is_left_out(whole, tmp_path):
+def test_a_damaged_checkpoint_is_skipped(whole, tmp_path):
     for cut in (
         lambda data: data[:-10],
         lambda data: data[:100],
@@ -165,7 +150,7 @@ def test_no_checkpoint_left_is_an_error(tmp_path):
         trainer(tmp_path).fit()
 
 
-def test_another_model_says_which_tensors_differ(whole):
+def test_tensors_of_another_model_are_reported(whole):
     with pytest.raises(FileFormatError, match=r"0\.weight was float32 \(8, 3\), is float32 \(9, 3\)"):
         trainer(whole, network(9)).fit()
     deeper = network().append(nn.Linear(3, 3))
@@ -174,29 +159,29 @@ def test_another_model_says_which_tensors_differ(whole):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"seed": 1}, "seed was 0, is 1"),
         ({"batch_size": 4}, "batch_size was 8, is 4"),
         ({"optimizer": Optimizer(rate=1.0)}, r"optimizer\.rate was 0\.0003, is 1\.0"),
         ({"ema": None}, "ema was 0.9"),
-        ({"steps": 3}, "24 steps were made, 3"),
+        ({"steps": 3}, "24 steps were taken, 3"),
     ],
 )
-def test_another_call_says_what_differs(whole, options, told):
-    with pytest.raises(OptionError, match=told):
+def test_other_settings_are_reported(whole, options, message):
+    with pytest.raises(OptionError, match=message):
         trainer(whole, **options).fit()
 
 
-def test_another_version_says_so(whole, tmp_path):
+def test_another_format_is_reported(whole, tmp_path):
     with pytest.raises(Stop):
         trainer(tmp_path, callbacks=[StopAt(3)]).fit()
     path = tmp_path / "checkpoints" / "step-00000000.safetensors"
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    told = json.loads(header["__metadata__"]["composable_energy_training"])
-    header["__metadata__"]["composable_energy_training"] = json.dumps({**told, "format": 99, "written_by": "composable-energy 9"})
+    metadata = json.loads(header["__metadata__"]["composable_energy_training"])
+    header["__metadata__"]["composable_energy_training"] = json.dumps({**metadata, "format": 99, "written_by": "composable-energy 9"})
     fresh = json.dumps(header).encode()
     fresh += b" " * (-len(fresh) % 8)
     path.write_bytes(len(fresh).to_bytes(8, "little") + fresh + data[8 + length :])
@@ -205,8 +190,8 @@ def test_another_version_says_so(whole, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of processes")
-def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(tmp_path, monkeypatch):
-    """The limit is on the size of a file, which the system enforces in the middle of writing as a full disk does."""
+def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint_intact(tmp_path, monkeypatch):
+    """Limits the size of a file, so that writing fails halfway, as on a full disk."""
     import resource
 
     with pytest.raises(Stop):
@@ -215,7 +200,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(tmp_path, monke
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
-        with pytest.raises(StorageError, match=r"step-00000010.*Make room.*step 5 is whole") as caught:
+        with pytest.raises(StorageError, match=r"step-00000010.*Free some space.*step 5 is intact") as caught:
             trainer(tmp_path).fit()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -225,14 +210,14 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(tmp_path, monke
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="No space left"):
         trainer(tmp_path).fit()
     assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
 
 
 def in_child(call, *args, kill_after=None):
-    """Calls something in another process, kills that after some seconds if it still runs, and returns how it ended."""
+    """Calls a function in another process, kills it after some seconds if it still runs, and returns its exit code."""
     child = start("The run", call, *args)
     if kill_after is not None:
         time.sleep(kill_after)
@@ -270,41 +255,36 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, kind):
 
 
 def die_writing(moment, out):
-    _die_at(moment)
+    """Trains, and kills its process while it writes the third checkpoint; each is synced twice, the file and then the folder."""
+    fsync, replace, synced = os.fsync, Path.replace, 0
+
+    def die_in_fsync(descriptor):
+        nonlocal synced
+        synced += 1
+        if synced == 5:
+            if moment == "write":
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(descriptor)
+
+    def die_in_replace(path, target):
+        if target.name == "step-00000010.safetensors":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(path, target)
+
+    if moment == "replace":
+        Path.replace = die_in_replace
+    else:
+        os.fsync = die_in_fsync
     trainer(out).fit()
 
 
 @needs_forkserver
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
 def test_a_run_killed_while_it_writes_ends_with_the_same_bits(whole, tmp_path, moment):
-    """It dies inside the writing of its third checkpoint: half of the file written, before it is on the disk, before its name."""
+    """Kills the run while it writes its third checkpoint: with half of the file written, before the sync, or before the rename."""
     assert in_child(die_writing, moment, tmp_path) == -signal.SIGKILL
     assert names(tmp_path)[-1] == "step-00000005.safetensors" and any(name.endswith(".new") for name in names(tmp_path))
     trainer(tmp_path).fit()
     same_files(whole, tmp_path)
     assert not any(name.endswith(".new") for name in names(tmp_path))
-
-
-def _die_at(moment):
-    real, count = files._replace, 0
-
-    def replace(path, data):
-        nonlocal count
-        count += 1
-        if count < 3:
-            return real(path, data)
-        fresh = path.with_name(f".{path.name}.new")
-        if moment == "write":
-            fresh.write_bytes(data[: len(data) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        def die(*_):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        if moment == "fsync":
-            files.os.fsync = die
-        else:
-            type(path).replace = die
-        return real(path, data)
-
-    files._replace = replace

@@ -1,4 +1,4 @@
-"""What a run takes from its machine and from its caller: a precision, a memory format, a line on the screen; and how it gives them back."""
+"""Precision, memory format and progress bar of a run, and what the caller finds afterwards."""
 
 import logging
 
@@ -20,10 +20,10 @@ class Denoise(Objective):
         self.dtypes, self.formats = set(), set()
 
     def loss(self, model, batch):
-        told = model(batch.x + 0.1 * batch.noise.normal(batch.x))
-        self.dtypes.add(told.dtype)
+        output = model(batch.x + 0.1 * batch.noise.normal(batch.x))
+        self.dtypes.add(output.dtype)
         self.formats.update(weight.is_contiguous(memory_format=CHANNELS_LAST) for weight in model.parameters() if weight.ndim == 4)
-        return Loss((told.float() - batch.x).square().mean())
+        return Loss((output.float() - batch.x).square().mean())
 
 
 class Fail(Callback):
@@ -71,7 +71,7 @@ def test_a_limit_on_instructions_counts(limit, precision, monkeypatch):
     assert native_precision(CPU, ["avx512_bf16"]) == precision
 
 
-def test_auto_takes_float32_without_bfloat16_and_says_so(no_bfloat16, caplog):
+def test_auto_is_float32_without_bfloat16_and_is_logged(no_bfloat16, caplog):
     run = trainer(precision="auto")
     with caplog.at_level(logging.INFO, logger="composable_energy_training"):
         report = run.fit()
@@ -84,8 +84,8 @@ def test_a_named_precision_is_kept_on_any_machine(no_bfloat16):
     assert run.fit().precision == "bfloat16" and run.objective.dtypes == {torch.bfloat16}
 
 
-def test_a_run_goes_on_in_the_precision_that_it_began_with(no_bfloat16, tmp_path):
-    """Begun where bfloat16 was chosen, it goes on so where float32 would be chosen."""
+def test_a_resumed_run_keeps_its_precision(no_bfloat16, tmp_path):
+    """A run that started in bfloat16 keeps it on a machine for which `auto` is float32."""
     whole = trainer(precision="bfloat16", out=tmp_path / "whole")
     whole.fit()
     with pytest.raises(ArithmeticError):
@@ -101,7 +101,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(no_bfloat16, tmp_path
 def test_no_recipe_asks_for_bfloat16_on_every_machine():
     recipe = open_recipe("base-and-attributes")
     assert recipe.settings["training"]["precision"] == "auto"
-    assert recipe.settled({"training.precision": "bfloat16"}).settings["training"]["precision"] == "bfloat16"
+    assert recipe.with_changes({"training.precision": "bfloat16"}).settings["training"]["precision"] == "bfloat16"
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -111,19 +111,19 @@ def test_the_model_keeps_its_memory_format_and_storage(memory_format, fails):
     weights = [model[0].weight, model[2].weight]
     before = [(weight.stride(), weight.data_ptr(), weight.detach().clone()) for weight in weights]
     run = trainer(model, callbacks=[Fail()] if fails else [])
-    assert [(weight.stride(), weight.data_ptr()) for weight in weights] == [(stride, place) for stride, place, _ in before]
+    assert [(weight.stride(), weight.data_ptr()) for weight in weights] == [(stride, pointer) for stride, pointer, _ in before]
     if fails:
         with pytest.raises(ArithmeticError):
             run.fit()
     else:
         run.fit()
-    assert run.objective.formats == {True}  # convolutions were fast meanwhile
-    for weight, (stride, place, values) in zip(weights, before, strict=True):
-        assert weight.stride() == stride and weight.data_ptr() == place
+    assert run.objective.formats == {True}  # channels last during the run
+    for weight, (stride, pointer, values) in zip(weights, before, strict=True):
+        assert weight.stride() == stride and weight.data_ptr() == pointer
         assert not torch.equal(weight, values)
 
 
-def test_whoever_shares_storage_with_the_model_sees_the_trained_weights():
+def test_tensors_that_share_storage_with_the_model_see_the_trained_weights():
     model = network()
     shared = model[0].weight.detach()
     trainer(model).fit()
@@ -155,11 +155,11 @@ def test_every_callback_is_closed_after_an_error():
 
 
 def test_a_progress_bar_is_closed_after_an_error(capsys):
-    """A closed bar ends its line; an open one leaves the cursor behind it."""
+    """A closed bar ends its line; an open one does not."""
     run = trainer(callbacks=[Fail()], progress=True)
     with pytest.raises(ArithmeticError):
         run.fit()
-    said = capsys.readouterr().err
-    assert "training" in said and said.endswith("\n")
+    shown = capsys.readouterr().err
+    assert "training" in shown and shown.endswith("\n")
     with pytest.raises(ArithmeticError):
-        trainer(callbacks=[Open(fail_at_start=True)], progress=True).fit()  # before the bar is there
+        trainer(callbacks=[Open(fail_at_start=True)], progress=True).fit()  # before the bar exists

@@ -1,4 +1,4 @@
-"""Two processes train the weights of one."""
+"""Several processes train the weights of one."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ OBJECTIVES = {
 
 
 class Net(ce.Energy):
-    """With vectors of spectral normalization, which are buffers, and a parameter that no loss knows."""
+    """A network with buffers, the vectors of spectral normalization, and an unused parameter."""
 
     def __init__(self, width):
         super().__init__()
@@ -50,11 +50,11 @@ class Net(ce.Energy):
         return self.net(torch.cat([x, sigma[:, None]], 1)).squeeze(1)
 
 
-class Straying(Objective):
-    """Chains of row 5 diverge at step 7, and the gap opens at step 12 of the first attempt."""
+class Unstable(Objective):
+    """Chains of row 5 diverge at step 7, and the gap is large at step 12 of the first attempt."""
 
-    def begin(self, model, place):
-        self.first = ce.sampling.Noise(place.seed, range(1)).child("objective").seed
+    def begin(self, model, context):
+        self.first = ce.sampling.Noise(context.seed, range(1)).child("objective").seed
 
     def loss(self, model, batch):
         energies = model(batch.x + batch.noise.normal(batch.x))
@@ -65,7 +65,7 @@ class Straying(Objective):
 
 
 class At(Callback):
-    """Does something after a step."""
+    """Calls a function after a step."""
 
     def __init__(self, step, call):
         self.step, self.call = step, call
@@ -81,7 +81,7 @@ def train(out, kind="cd", width=16, **options):
 
 
 def start(folder, size, call, *args, **options):
-    """Starts as many processes as torchrun would, each with what it says at its end in a file."""
+    """Starts processes as torchrun does; each writes its errors to a file."""
     folder.mkdir(exist_ok=True)
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -105,8 +105,8 @@ def in_group(errors, settings, call):
 
 def run(folder, size, call, *args, **options):
     codes = ended(start(folder, size, call, *args, **options))
-    said = [(folder / f"errors{rank}.txt").read_text() for rank in range(size)]
-    assert codes == [0] * size and "find_unused_parameters" not in "".join(said), said
+    output = [(folder / f"errors{rank}.txt").read_text() for rank in range(size)]
+    assert codes == [0] * size and "find_unused_parameters" not in "".join(output), output
 
 
 def last(folder):
@@ -128,8 +128,8 @@ def train_all(folder, name):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    run(folder / "said", 1, train_all, folder, "one")
-    run(folder / "said", 2, train_all, folder, "two")
+    run(folder / "output", 1, train_all, folder, "one")
+    run(folder / "output", 2, train_all, folder, "two")
     return folder
 
 
@@ -153,7 +153,7 @@ def test_only_the_first_writes(trained):
 
 
 def train_in_parts(accumulate, out):
-    """Without spectral normalization, whose vectors move with each pass."""
+    """Trains a network without spectral normalization, whose vectors change with each pass."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
     objective = ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=32)
@@ -162,19 +162,19 @@ def train_in_parts(accumulate, out):
 
 
 @needs_forkserver
-def test_parts_are_added_up_before_they_are_shared(tmp_path):
+def test_gradients_of_parts_are_summed_before_they_are_averaged(tmp_path):
     run(tmp_path, 1, train_in_parts, 1, tmp_path / "whole")
     run(tmp_path, 2, train_in_parts, 2, tmp_path / "parts")
     equal(tmp_path / "whole", tmp_path / "parts")
 
 
 def stray(out):
-    report = Trainer(Net(16), Straying(), DATA, monitor=Monitor(window=3), steps=20, batch_size=8, checkpoint_every=5, out=out).fit()
-    assert report.skipped == 1 and [(event.step, event.sign) for event in report.events] == [(13, "gap")]
+    report = Trainer(Net(16), Unstable(), DATA, monitor=Monitor(window=3), steps=20, batch_size=8, checkpoint_every=5, out=out).fit()
+    assert report.skipped == 1 and [(alert.step, alert.cause) for alert in report.alerts] == [(13, "gap")]
 
 
 @needs_forkserver
-def test_processes_skip_and_go_back_together(tmp_path):
+def test_processes_skip_and_roll_back_together(tmp_path):
     run(tmp_path, 1, stray, tmp_path / "one")
     run(tmp_path, 2, stray, tmp_path / "two")
     equal(tmp_path / "one", tmp_path / "two")
@@ -182,7 +182,7 @@ def test_processes_skip_and_go_back_together(tmp_path):
 
 @needs_forkserver
 @pytest.mark.parametrize("size", [1, 4])
-def test_a_run_of_two_goes_on_with_another_number(trained, tmp_path, size):
+def test_a_run_of_two_processes_resumes_with_another_number(trained, tmp_path, size):
     assert ended(start(tmp_path, 2, train, tmp_path / "run", callbacks=[At(9, partial(os._exit, 9))]))[0] == 9
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step-00000005.safetensors"
     run(tmp_path, size, train, tmp_path / "run")
@@ -196,8 +196,8 @@ def wait_while(sign):
 
 
 @needs_forkserver
-def test_a_lost_process_is_told_and_the_run_goes_on(trained, tmp_path):
-    """The second process is killed while the first waits at step 7; then the same call goes on."""
+def test_a_lost_process_is_reported_and_the_run_resumes(trained, tmp_path):
+    """Kills the second process while the first waits at step 7; then the same call resumes."""
     sign = tmp_path / "seven"
     first, second = start(tmp_path, 2, train, tmp_path / "run", callbacks=[At(7, partial(wait_while, sign))])
     until = time.monotonic() + 120
@@ -214,16 +214,16 @@ def test_a_lost_process_is_told_and_the_run_goes_on(trained, tmp_path):
 
 
 def refuse(trained):
-    for out, told, width in (("two cd", "another model", 8), ("damaged", "No checkpoint is left", 16)):
-        with pytest.raises(FileFormatError, match=told):
+    for out, message, width in (("two cd", "another model", 8), ("damaged", "No checkpoint is left", 16)):
+        with pytest.raises(FileFormatError, match=message):
             train(trained / out, width=width)
 
 
 @needs_forkserver
-def test_an_error_of_the_first_is_an_error_of_all(trained):
+def test_an_error_in_the_first_process_is_raised_in_all(trained):
     (trained / "damaged" / "checkpoints").mkdir(parents=True)
     (trained / "damaged" / "checkpoints" / "step-00000003.safetensors").write_bytes(b"x" * 50)
-    run(trained / "said", 2, refuse, trained)
+    run(trained / "output", 2, refuse, trained)
 
 
 @pytest.mark.parametrize(("batch_size", "size", "accumulate"), [(9, 2, 1), (8, 2, 3), (0, 1, 1), (2, 4, 1)])
@@ -231,11 +231,11 @@ def test_a_batch_must_be_divided_evenly(batch_size, size, accumulate):
     with pytest.raises(
         OptionError, match=f"multiple of the number of processes, {size}, times `accumulate`, {accumulate}; got {batch_size}"
     ):
-        Ranks(0, size).own(batch_size, accumulate)
+        Ranks(0, size).select_rows(batch_size, accumulate)
 
 
 def test_each_process_has_its_rows():
-    assert [Ranks(rank, 3).own(12, 2) for rank in range(3)] == [range(4), range(4, 8), range(8, 12)]
+    assert [Ranks(rank, 3).select_rows(12, 2) for rank in range(3)] == [range(4), range(4, 8), range(8, 12)]
 
 
 def test_a_process_alone_joins_nobody(monkeypatch):

@@ -1,4 +1,4 @@
-"""The replay buffer: no chain is lost or doubled, slots and fresh starts come with their probabilities, processes change nothing."""
+"""The replay buffer: no chain is lost or duplicated, slots and starts have their probabilities, on any number of processes."""
 
 import math
 from typing import Any
@@ -8,18 +8,19 @@ import torch
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
 from composable_energy.noise import Noise
-from composable_energy_training import Augmentation, Place, ReplayBuffer
+from composable_energy_training import Augmentation, RankContext, ReplayBuffer
+from composable_energy_training.augmentation import hue_matrix, luma
 
 SHAPE = torch.Size([3])
 bad: Any = "gaussian"
 
 
-def place(batch_size, rows=None, seed=0):
-    return Place(batch_size, rows or range(batch_size), SHAPE, torch.device("cpu"), torch.float32, seed)
+def context(batch_size, rows=None, seed=0):
+    return RankContext(batch_size, rows or range(batch_size), SHAPE, torch.device("cpu"), torch.float32, seed)
 
 
 def numbered(like, noise):
-    """A start that tells which chain it is."""
+    """Returns starts that are the numbers of their chains."""
     return torch.tensor(noise.chains, dtype=like.dtype).view(-1, 1).expand_as(like).clone()
 
 
@@ -28,7 +29,7 @@ def rows_of(batch_size, step, rows=None):
 
 
 def test_a_sampler_that_does_not_move_leaves_all_chains():
-    buffer = ReplayBuffer(103, place(10), numbered, fresh=0.0)
+    buffer = ReplayBuffer(103, context(10), numbered, fresh=0.0)
     before = buffer.state()["slots"].clone()
     assert before[:, 0].unique().numel() == 103
     for step in range(200):
@@ -39,7 +40,7 @@ def test_a_sampler_that_does_not_move_leaves_all_chains():
 
 
 def test_what_is_written_is_drawn_again_and_nothing_else_changes():
-    buffer = ReplayBuffer(40, place(4), numbered, fresh=0.0)
+    buffer = ReplayBuffer(40, context(4), numbered, fresh=0.0)
     expected = buffer.state()["slots"].clone()
     for step in range(100):
         slots, x = buffer.draw(rows_of(4, step))
@@ -50,7 +51,7 @@ def test_what_is_written_is_drawn_again_and_nothing_else_changes():
 
 
 def test_each_slot_of_a_lane_is_drawn_as_often():
-    buffer, steps = ReplayBuffer(17, place(5), numbered, fresh=0.0), 6000
+    buffer, steps = ReplayBuffer(17, context(5), numbered, fresh=0.0), 6000
     counts = torch.zeros(17)
     for step in range(steps):
         counts[buffer.draw(rows_of(5, step))[0]] += 1
@@ -67,7 +68,7 @@ def test_each_slot_of_a_lane_is_drawn_as_often():
 
 def test_the_share_of_fresh_starts():
     rows, steps, share = 8, 500, 0.2
-    buffer = ReplayBuffer(80, place(8), "normal", fresh=share)
+    buffer = ReplayBuffer(80, context(8), "normal", fresh=share)
     buffer.write(torch.arange(80), torch.full((80, 3), 100.0))
     new = sum(int((buffer.draw(rows_of(8, step))[1][:, 0] != 100).sum()) for step in range(steps))
     error = math.sqrt(rows * steps * share * (1 - share))
@@ -76,7 +77,7 @@ def test_the_share_of_fresh_starts():
 
 @pytest.mark.parametrize(("start", "mean", "variance", "fourth"), [("uniform", 0.5, 1 / 12, 1 / 80), ("normal", 0.0, 1.0, 3.0)])
 def test_starts_have_the_distribution_that_they_say(start, mean, variance, fourth):
-    slots = ReplayBuffer(20_000, place(10), start).state()["slots"].double()
+    slots = ReplayBuffer(20_000, context(10), start).state()["slots"].double()
     n = slots.numel()
     assert abs(slots.mean() - mean) < 4 * math.sqrt(variance / n)
     assert abs((slots - mean).square().mean() - variance) < 4 * math.sqrt((fourth - variance**2) / n)
@@ -88,7 +89,7 @@ def test_processes_draw_and_keep_what_one_does(processes):
     batch, capacity = 12, 61
 
     def run(rows):
-        buffer = ReplayBuffer(capacity, place(batch, rows), "uniform", fresh=0.3, augment=lambda x, noise: x + noise.normal(x))
+        buffer = ReplayBuffer(capacity, context(batch, rows), "uniform", fresh=0.3, augment=lambda x, noise: x + noise.normal(x))
         drawn = []
         for step in range(20):
             for part in (range(rows.start, rows.start + 1), range(rows.start + 1, rows.stop)):  # gradients accumulated over two parts
@@ -102,17 +103,17 @@ def test_processes_draw_and_keep_what_one_does(processes):
     assert torch.equal(torch.cat(shares), whole)
 
 
-def test_a_restored_buffer_goes_on_with_the_same_bits():
+def test_a_restored_buffer_has_the_same_bits():
     settings: dict[str, Any] = {"fresh": 0.3}
-    first = ReplayBuffer(50, place(6), "uniform", **settings)
+    first = ReplayBuffer(50, context(6), "uniform", **settings)
     for step in range(5):
         slots, x = first.draw(rows_of(6, step))
         first.write(slots, x + 1)
     kept = {name: value.clone() for name, value in first.state().items()}
-    halves = [ReplayBuffer(50, place(6, rows, seed=9), "uniform", **settings) for rows in (range(2), range(2, 6))]
+    halves = [ReplayBuffer(50, context(6, rows, seed=9), "uniform", **settings) for rows in (range(2), range(2, 6))]
     for half in halves:
         half.restore(kept)
-        slots, x = half.draw(rows_of(6, 5, half.place.rows))
+        slots, x = half.draw(rows_of(6, 5, half.context.rows))
         half.write(slots, x + 1)
     slots, x = first.draw(rows_of(6, 5))
     first.write(slots, x + 1)
@@ -120,7 +121,7 @@ def test_a_restored_buffer_goes_on_with_the_same_bits():
 
 
 def test_the_nearest_is_found_among_the_others_of_a_lane():
-    buffer = ReplayBuffer(50, place(5), "normal", fresh=0.0)
+    buffer = ReplayBuffer(50, context(5), "normal", fresh=0.0)
     slots, x = buffer.draw(rows_of(5, 3))
     chains = buffer.state()["slots"]
     nearest = buffer.nearest(x, slots, rows_of(5, 3))
@@ -135,30 +136,30 @@ def test_the_nearest_is_found_among_the_others_of_a_lane():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ReplayBuffer(7, place(8), "uniform"), "capacity is 7, the batch size 8"),
-        (lambda: ReplayBuffer(8, place(8), "uniform", fresh=1.5), "fresh is a probability, got 1.5"),
-        (lambda: ReplayBuffer(8, place(8), bad), "got 'gaussian'"),
-        (lambda: ReplayBuffer(80, place(8, range(4)), "uniform").draw(rows_of(8, 0)), "rows 0 to 3, got those from 0 to 7"),
+        (lambda: ReplayBuffer(7, context(8), "uniform"), "capacity is 7, the batch size 8"),
+        (lambda: ReplayBuffer(8, context(8), "uniform", fresh=1.5), "fresh is a probability and must be in .*, got 1.5"),
+        (lambda: ReplayBuffer(8, context(8), bad), "got 'gaussian'"),
+        (lambda: ReplayBuffer(80, context(8, range(4)), "uniform").draw(rows_of(8, 0)), "rows 0 to 3, got those from 0 to 7"),
         (
-            lambda: ReplayBuffer(15, place(8), "uniform").nearest(torch.zeros(8, 3), torch.arange(8), rows_of(8, 0)),
+            lambda: ReplayBuffer(15, context(8), "uniform").nearest(torch.zeros(8, 3), torch.arange(8), rows_of(8, 0)),
             "two slots for each row",
         ),
     ],
 )
-def test_bad_settings_are_told(make, message):
+def test_bad_settings_are_reported(make, message):
     with pytest.raises(OptionError, match=message):
         make()
 
 
-def test_a_start_of_another_shape_is_told():
+def test_a_start_of_another_shape_is_reported():
     with pytest.raises(ShapeError, match=r"\(8, 3\), got \(8, 1\)"):
-        ReplayBuffer(8, place(8), lambda like, noise: like[:, :1])
+        ReplayBuffer(8, context(8), lambda like, noise: like[:, :1])
 
 
 @pytest.mark.parametrize(("state", "got"), [({}, "none"), ({"slots": torch.zeros(9, 3)}, r"\(9, 3\)")])
 def test_another_buffers_slots_are_refused(state, got):
     with pytest.raises(FileFormatError, match=got):
-        ReplayBuffer(8, place(8), "uniform").restore(state)
+        ReplayBuffer(8, context(8), "uniform").restore(state)
 
 
 # Augmentation -------------------------------------------------------------------------------------------------------------------------
@@ -173,7 +174,7 @@ def pictures(rows, size=16):
     return torch.stack(planes).expand(rows, 3, size, size).contiguous()
 
 
-def test_without_any_part_pictures_stay_as_they_are():
+def test_without_any_part_pictures_are_unchanged():
     x = pictures(3)
     assert torch.equal(Augmentation(**OFF)(x, rows_of(3, 0)), x)
 
@@ -187,8 +188,8 @@ def test_half_of_the_pictures_are_mirrored():
     assert abs(int(mirrored.sum()) - rows / 2) < 4 * math.sqrt(rows / 4)
 
 
-def test_a_crop_shows_the_share_of_the_area_that_it_says():
-    """Inside a ramp the slope of what is shown is the slope of the whole times the side of the crop."""
+def test_a_crop_has_the_requested_area():
+    """Inside a ramp the slope of a crop is the slope of the whole times the side of the crop."""
     rows, x = 400, pictures(400, 32)
     out = Augmentation(**{**OFF, "crop": (0.25, 0.25)})(x, rows_of(rows, 0))
     inner = out[..., 4:-4, 4:-4]
@@ -200,12 +201,10 @@ def test_a_crop_shows_the_share_of_the_area_that_it_says():
 
 
 def test_hue_and_saturation_keep_the_luma_and_colors_stay_in_the_box():
-    from composable_energy_training.augmentation import _gray, _turn
-
     x = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    turned = torch.einsum("bij,bjhw->bihw", _turn(torch.linspace(-1, 1, 5), torch.linspace(0, 2, 5)), x)
-    torch.testing.assert_close(_gray(turned), _gray(x), rtol=0, atol=2e-3)  # the usual digits of YIQ: rows of I and Q sum to zero to .001
-    torch.testing.assert_close(turned[0], _gray(x)[0].expand(3, 4, 4), rtol=0, atol=2e-3)  # saturation 0
+    rotated = torch.einsum("bij,bjhw->bihw", hue_matrix(torch.linspace(-1, 1, 5), torch.linspace(0, 2, 5)), x)
+    torch.testing.assert_close(luma(rotated), luma(x), rtol=0, atol=2e-3)  # the usual digits of YIQ: rows of I and Q sum to zero to .001
+    torch.testing.assert_close(rotated[0], luma(x)[0].expand(3, 4, 4), rtol=0, atol=2e-3)  # saturation 0
     out = Augmentation(**{**OFF, "jitter": 1.0, "box": (-1.0, 1.0)})(2 * x - 1, rows_of(5, 0))
     assert out.min() >= -1 and out.max() <= 1 and not torch.equal(out, 2 * x - 1)
 
@@ -218,7 +217,7 @@ def test_a_blur_keeps_the_mean_and_spreads_a_dot_by_its_variance():
     away = torch.arange(25.0) - 12
     spread = (out.sum(1) * away.square()).sum(1).clamp_min(0).sqrt()
     assert spread.max() <= 1.5 and spread.min() < 0.1
-    assert abs(spread.mean() - 0.75) < 4 * 1.5 / math.sqrt(12 * 200) + 0.05  # a narrow one on whole pixels is no blur at all
+    assert abs(spread.mean() - 0.75) < 4 * 1.5 / math.sqrt(12 * 200) + 0.05  # a narrow blur on whole pixels has no effect
 
 
 def test_each_picture_is_augmented_by_its_own_noise():
@@ -232,13 +231,13 @@ def test_each_picture_is_augmented_by_its_own_noise():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"crop": (0.0, 1.0)}, "0 < least"),
-        ({"jitter": 2}, "between 0 and 1"),
+        ({"crop": (0.0, 1.0)}, "0 < smallest"),
+        ({"jitter": 2}, "jitter must be in"),
         ({"blur": -1}, "at least 0 pixels"),
         ({"box": (1, 0)}, "lowest"),
     ],
 )
-def test_bad_augmentations_are_told(settings, message):
+def test_bad_augmentations_are_reported(settings, message):
     with pytest.raises(OptionError, match=message):
         Augmentation(**settings)
     with pytest.raises(ShapeError, match=r"\(B, C, H, W\), got \(2, 3\)"):

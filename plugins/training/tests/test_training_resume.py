@@ -1,31 +1,25 @@
-"""What a run may go on with: the same settings, the same data by value, the same precision; everything else is refused."""
-
-import random
+"""Resuming with other settings of the objective, the model or the preparation: refused by name."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy_image.data import Pictures, Preparation
+from composable_energy_image.data import Preparation
 from composable_energy_mcmc import Langevin
 from composable_energy_training import (
     AttributeHeads,
     Augmentation,
-    Callback,
     ContrastiveDivergence,
     DenoisingScoreMatching,
-    Loss,
     Monitor,
-    Objective,
     Optimizer,
-    Trainer,
 )
+from plugins.training.tests.resume_helpers import Fit, network, same, trainer
+from plugins.training.tests.run_helpers import Stop, StopAt
 
-DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
 CHAINS = {"steps": 2, "options": {"step_size": 0.1, "temperature": 0.01}, "buffer": 64}
 
 
@@ -38,44 +32,6 @@ class Net(ce.Energy):
     def forward(self, x, sigma=0.5):
         sigma = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
         return self.net(torch.cat([x, sigma[:, None]], 1)).squeeze(1)
-
-
-class Fit(Objective):
-    """Mean squared error, with a setting of each kind: a number, a function, an object, another objective."""
-
-    def __init__(self, penalty=1.0, start=None, part=None):
-        self.penalty, self.start, self.part = penalty, start, part
-
-    def loss(self, model, batch):
-        return Loss((model(batch.x) - batch.x).square().mean() * self.penalty)
-
-
-class Stop(Exception):  # noqa: N818
-    """Ends a run from outside."""
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.at = step
-
-    def on_step(self, trainer, scalars):
-        if trainer.step == self.at:
-            raise Stop
-
-
-def network():
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def trainer(out, objective=None, model=None, data=DATA, **options):
-    options = {"steps": 12, "batch_size": 8, "checkpoint_every": 4, **options}
-    return Trainer(network() if model is None else model, objective or Fit(), data, out=out, **options)
-
-
-def same(one, other):
-    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
 
 
 class Scaled:
@@ -179,7 +135,7 @@ def test_another_objective_of_the_same_settings_is_refused(tmp_path):
 
 
 def test_networks_of_an_objective_count_by_value_but_the_model_itself_does_not(tmp_path):
-    """What is trained is in the checkpoint, so it may have any weights when the run goes on."""
+    """The trained weights are in the checkpoint, so the model may have any weights when the run resumes."""
     critic, model = network(), network()
     trainer(tmp_path, Fit(part=[critic, model]), model, steps=4).fit()
     other = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
@@ -203,100 +159,16 @@ def test_another_preparation_is_refused(tmp_path):
         trainer(tmp_path, data=images, preparation=Preparation(flip=False), **options).fit()
 
 
-def test_what_an_objective_keeps_is_no_setting(tmp_path):
-    """The same objective may be given to a second trainer of the run, as in a notebook."""
+def test_the_state_of_an_objective_is_not_a_setting(tmp_path):
+    """The same objective may be used in a second trainer of the run, as in a notebook."""
     objective = ContrastiveDivergence(**CHAINS)
     trainer(tmp_path, objective, Net(), steps=4).fit()
     assert trainer(tmp_path, objective, Net(), steps=8).fit().steps == 8
 
 
-def changed(data):
-    data = data.clone()
-    data[17, 1] += 0.25
-    return data
-
-
-def pictures(data):
-    return Pictures.from_tensors((data[:, :, None, None] % 1).expand(-1, -1, 4, 4))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda data: data, "a value of it has changed"),
-        (lambda data: (data, {"kind": torch.zeros(40)}), "a value of it has changed"),
-        (lambda data: DataLoader(torch.utils.data.TensorDataset(data), batch_size=7), "come out otherwise now"),
-        (lambda data: [data[:20], data[20:]], "come out otherwise now"),
-    ],
-    ids=["tensor", "pair", "loader", "list"],
-)
-def test_data_with_one_other_number_are_refused(tmp_path, make, message):
-    with pytest.raises(Stop):
-        trainer(tmp_path, data=make(DATA), callbacks=[StopAt(9)]).fit()
-    with pytest.raises(OptionError, match=f"trained on other data.*{message}"):
-        trainer(tmp_path, data=make(changed(DATA))).fit()
-    assert trainer(tmp_path, data=make(DATA)).fit().steps == 12
-
-
-def test_points_that_were_computed_anew_may_differ_by_rounding(tmp_path):
-    """As the codes of a network do on another device, or with another number of threads."""
-    trainer(tmp_path, steps=4).fit()
-    assert trainer(tmp_path, data=DATA * (1 + 1e-6)).fit().steps == 12
-
-
-def test_another_picture_of_the_same_name_is_refused(tmp_path):
-    model = nn.Conv2d(3, 3, 1)
-    trainer(tmp_path, model=model, data=pictures(DATA), steps=4).fit()
-    with pytest.raises(OptionError, match="trained on other data: a value of it has changed"):
-        trainer(tmp_path, model=model, data=pictures(changed(DATA))).fit()
-    assert trainer(tmp_path, model=model, data=pictures(DATA)).fit().steps == 12
-
-
-def test_other_labels_are_refused(tmp_path):
-    trainer(tmp_path, data=(DATA, {"kind": torch.zeros(40)}), steps=4).fit()
-    with pytest.raises(OptionError, match="trained on other data"):
-        trainer(tmp_path, data=(DATA, {"kind": torch.ones(40)})).fit()
-
-
-class Augmented(Dataset):
-    """Points with noise from a source of random numbers."""
-
-    def __init__(self, draw):
-        self.draw = draw
-
-    def __len__(self):
-        return len(DATA)
-
-    def __getitem__(self, index):
-        return DATA[index] + 0.1 * self.draw()
-
-
-def shuffled(draw):
-    return DataLoader(Augmented(draw), batch_size=7, shuffle=True)
-
-
-def test_a_loader_that_draws_from_torch_goes_on_to_the_bit(tmp_path):
-    """Its items are keyed by epoch and number, so they do not depend on what training draws between them."""
-    whole = trainer(tmp_path / "whole", data=shuffled(lambda: torch.rand(())))
-    whole.fit()
-    with pytest.raises(Stop):
-        trainer(tmp_path / "cut", data=shuffled(lambda: torch.rand(())), callbacks=[StopAt(10)]).fit()
-    again = trainer(tmp_path / "cut", data=shuffled(lambda: torch.rand(())))
-    again.fit()
-    same(whole.model, again.model)
-
-
-@pytest.mark.parametrize("draw", [lambda: float(np.random.rand()), random.random], ids=["numpy", "random"])
-def test_a_loader_that_draws_from_elsewhere_is_refused(tmp_path, draw):
-    with pytest.raises(Stop):
-        trainer(tmp_path, data=shuffled(draw), callbacks=[StopAt(10)]).fit()
-    with pytest.raises(OptionError, match=r"drawn at random .* Draw from torch's global generator, or key the draws by epoch and index"):
-        trainer(tmp_path, data=shuffled(draw)).fit()
-
-
 @pytest.mark.parametrize("monitor", [None, Monitor(), Monitor(action="stop")], ids=["none", "rollback", "stop"])
-def test_without_a_folder_the_same_trainer_goes_on(monitor):
-    """With a monitor and without one: a second call goes on from the last checkpoint, here that of step 8."""
+def test_without_a_folder_the_same_trainer_resumes(monitor):
+    """With and without a monitor: a second call resumes from the last checkpoint, here that of step 8."""
     whole = trainer(None, monitor=monitor, ema=0.9)
     whole.fit()
     run = trainer(None, monitor=monitor, ema=0.9, callbacks=[StopAt(10)])
@@ -310,7 +182,7 @@ def test_without_a_folder_the_same_trainer_goes_on(monitor):
 
 
 @pytest.mark.parametrize("monitor", [None, Monitor()], ids=["none", "rollback"])
-def test_without_a_folder_a_run_may_be_prolonged(monitor):
+def test_without_a_folder_a_run_may_be_extended(monitor):
     whole, run = trainer(None, monitor=monitor), trainer(None, monitor=monitor, steps=8)
     whole.fit()
     run.fit()

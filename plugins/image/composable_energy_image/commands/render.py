@@ -101,9 +101,9 @@ def _in_colors(masks: Tensor) -> Tensor:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    from composable_energy_training.toml import read_value
+    from composable_energy_training.toml import parse_value
 
-    said = [(name, None if text == "none" else read_value(text)) for name, text in arguments.option]
+    said = [(name, None if text == "none" else parse_value(text)) for name, text in arguments.option]
     said += [("size", arguments.size)] if arguments.size is not None else []
     options = dict(said)
     if len(options) < len(said):

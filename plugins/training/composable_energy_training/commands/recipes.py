@@ -1,4 +1,4 @@
-"""`composable-energy recipes`: what can be trained, and what it needs and costs."""
+"""`composable-energy recipes`: lists recipes with their needs and costs, or shows one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _WIDTH = 100
 
 
 class Recipes(Command):
-    """`composable-energy recipes`: what can be trained, and what it needs and costs."""
+    """`composable-energy recipes`: lists recipes with their needs and costs, or shows one."""
 
-    summary = "list the recipes of training, or show one"
-    description = "Lists the recipes that `composable-energy train` knows, with what they need and cost; with a name shows its file."
+    summary = "list the training recipes, or show one"
+    description = "Lists the recipes of `composable-energy train` with their needs and costs. With a name, shows the file of that recipe."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("name", nargs="?", metavar="NAME", help="the recipe to show, or a file that ends in .toml")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Prints all recipes, or the file of one."""
+        """Prints the list of recipes, or the file of one."""
         if arguments.name is not None:
             return _show(arguments)
         rows = _rows()
@@ -33,7 +33,7 @@ class Recipes(Command):
             print(json_text(rows))
             return 0
         if not rows:
-            print("There are no recipes; `composable-energy plugins` shows what was found.")
+            print("No recipes are installed; `composable-energy plugins` lists the plug-ins.")
         for row in rows:
             print(f"{row['name']}" + (f"  failed: {row['error']}" if "error" in row else ""))
             for key in ("about", "source", "needs", "cost"):
@@ -48,7 +48,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
     recipe = open_recipe(arguments.name)
     if arguments.json:
-        print(json_text({**_told(recipe), "settings": recipe.written()}))
+        print(json_text({**_summarize(recipe), "settings": recipe.resolved_settings()}))
     else:
         print((recipe.text or recipe.toml()).rstrip("\n"))
     return 0
@@ -63,11 +63,11 @@ def _rows() -> list[dict[str, Any]]:
             continue
         name = record.qualified if record.state == "conflict" else record.name
         try:
-            rows.append({**_told(get_recipe(name)), "name": name})
+            rows.append({**_summarize(get_recipe(name)), "name": name})
         except ComposableEnergyError as error:
             rows.append({"name": name, "error": str(error)})
     return rows
 
 
-def _told(recipe: Any) -> dict[str, Any]:
+def _summarize(recipe: Any) -> dict[str, Any]:
     return {key: getattr(recipe, key) for key in ("name", "about", "source", "needs", "cost")}

@@ -1,4 +1,4 @@
-"""`composable-energy train --recipe NAME --data FOLDER --out FOLDER`: an energy from pictures."""
+"""`composable-energy train --recipe NAME --data FOLDER --out FOLDER`: trains an energy on pictures."""
 
 from __future__ import annotations
 
@@ -18,58 +18,56 @@ _SETTINGS = {"labels": "data.labels", "limit": "data.limit", "seed": "training.s
 
 
 class Train(Command):
-    """`composable-energy train --recipe NAME --data FOLDER --out FOLDER`: an energy from pictures."""
+    """`composable-energy train --recipe NAME --data FOLDER --out FOLDER`: trains an energy on pictures."""
 
     summary = "train an energy on pictures"
     description = (
-        "Trains an energy by a recipe. The same command goes on where it was killed. `composable-energy recipes` lists them, "
+        "Trains an energy with a recipe. If it is interrupted, the same command resumes. `composable-energy recipes` lists the recipes, "
         "`composable-energy recipes NAME` shows the settings of one."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--recipe", required=True, metavar="NAME", help="the name of a recipe, or a file that ends in .toml")
-        parser.add_argument("--data", required=True, type=Path, metavar="FOLDER", help="the pictures, in any format that is known")
-        parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where checkpoints and the energy go")
-        parser.add_argument("--steps", type=int, metavar="N", help="how many steps (default: those of the recipe)")
+        parser.add_argument("--data", required=True, type=Path, metavar="FOLDER", help="the pictures, in any supported format")
+        parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the folder for checkpoints and the energy")
+        parser.add_argument("--steps", type=int, metavar="N", help="the number of steps (default: that of the recipe)")
         parser.add_argument(
             "--set",
-            type=_setting,
+            type=_parse_setting,
             action="append",
             default=[],
             metavar="KEY=VALUE",
-            help="changes a setting: optimizer.rate=1e-4; may be repeated",
+            help="change a setting, such as optimizer.rate=1e-4; may be repeated",
         )
         parser.add_argument(
-            "--labels", metavar="CSV", help="a table of attributes, for a folder of pictures (default: the one that lies in it)"
+            "--labels", metavar="CSV", help="a table of attributes, for a folder of pictures (default: the one in the folder)"
         )
-        parser.add_argument("--limit", type=int, metavar="N", help="at most so many pictures (default: all)")
-        parser.add_argument("--seed", type=int, metavar="SEED", help="the same seed trains the same (default: that of the recipe)")
+        parser.add_argument("--limit", type=int, metavar="N", help="the largest number of pictures (default: all)")
+        parser.add_argument("--seed", type=int, metavar="SEED", help="the seed (default: that of the recipe)")
         parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
-        parser.add_argument("--quiet", action="store_true", help="show no bar and no report")
+        parser.add_argument("--quiet", action="store_true", help="show no progress bar and no report")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Trains, and prints where the energy is and how to draw from it."""
+        """Trains, and prints the folder of the energy and a command that samples it."""
         data, out = arguments.data.expanduser(), arguments.out.expanduser()
         if not data.exists():
-            raise FileFormatError(f"--data: there is nothing at {str(data)!r}.")
+            raise FileFormatError(f"--data: there is no file or folder {str(data)!r}.")
         if out.exists() and not out.is_dir():
-            raise OptionError(f"--out {out} is a file; name a folder.")
+            raise OptionError(f"--out: {out} is a file; give a folder.")
         from composable_energy_training import open_recipe
         from composable_energy_training.ranks import join, leave
 
-        recipe = open_recipe(arguments.recipe).settled(_changes(arguments))
+        recipe = open_recipe(arguments.recipe).with_changes(_read_changes(arguments))
         _check_device(recipe.settings.get("training", {}).get("device"))
         if arguments.steps is not None:
             recipe = recipe.with_steps(arguments.steps)
-        first, start = join().first, time.perf_counter()
+        first, start = join().is_first, time.perf_counter()
         try:
             folder = recipe.run(data, out, progress=not arguments.quiet and sys.stderr.isatty())
         except KeyboardInterrupt:
             if first:
-                print(
-                    f"Stopped. What was done until the last checkpoint is in {out}; the same command goes on from there.", file=sys.stderr
-                )
+                print(f"Stopped. The last checkpoint is in {out}; the same command resumes from it.", file=sys.stderr)
             raise
         finally:
             leave()
@@ -77,36 +75,37 @@ class Train(Command):
         if first and arguments.json:
             print(json_text({"recipe": recipe.name, "folder": str(folder), "energies": list(saved_in(folder)), "seconds": seconds}))
         elif first and not arguments.quiet:
-            usage = recipe.usage(folder) or f"To draw from it:\n  {_command(folder)}"
+            usage = recipe.usage(folder) or f"To sample it:\n  {_sample_command(folder)}"
             print(f"{folder}: {recipe.name} in {seconds:.1f} s\n\n{usage}")
         return 0
 
 
-def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the arguments say, each once."""
-    from composable_energy_training.toml import read_value
+def _read_changes(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns the settings in the arguments, by dotted key."""
+    from composable_energy_training.toml import parse_value
 
-    said = [(key, read_value(text)) for key, text in arguments.set]
-    said += [(key, getattr(arguments, flag)) for flag, key in _SETTINGS.items() if getattr(arguments, flag) is not None]
-    changes = dict(said)
-    if len(changes) < len(said):
-        twice = next(key for key, _ in said if [key for key, _ in said].count(key) > 1)
-        raise OptionError(f"{twice} is said twice.")
+    given = [(key, parse_value(text)) for key, text in arguments.set]
+    given += [(key, getattr(arguments, flag)) for flag, key in _SETTINGS.items() if getattr(arguments, flag) is not None]
+    changes = dict(given)
+    if len(changes) < len(given):
+        keys = [key for key, _ in given]
+        raise OptionError(f"{next(key for key in keys if keys.count(key) > 1)} is given twice.")
     return changes
 
 
 def _check_device(device: Any) -> None:
+    """Raises OptionError if this machine does not have a device."""
     import torch
 
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *["mps"] * torch.backends.mps.is_available()]
-        raise OptionError(f"There is no device {device!r} here, but {', '.join(there)}. ({str(error).splitlines()[0]})") from error
+        found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *["mps"] * torch.backends.mps.is_available()]
+        raise OptionError(f"There is no device {device!r}; this machine has {', '.join(found)}. ({str(error).splitlines()[0]})") from error
 
 
-def _command(folder: Path) -> str:
-    """The line that draws from what lies in a folder."""
+def _sample_command(folder: Path) -> str:
+    """Returns the command that samples the energies in a folder."""
     import composable_energy as ce
 
     names = saved_in(folder)
@@ -120,8 +119,8 @@ def _command(folder: Path) -> str:
     return shlex.join(["composable-energy", "sample", expression, *(word for name in sorted(given) for word in ("--given", f"{name}=0"))])
 
 
-def _setting(text: str) -> tuple[str, str]:
+def _parse_setting(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not (equals and "." in key.strip()):
-        raise argparse.ArgumentTypeError(f"a setting is written TABLE.KEY=VALUE, got {text!r}")
+        raise argparse.ArgumentTypeError(f"a setting must be written as TABLE.KEY=VALUE, got {text!r}")
     return key.strip(), value.strip()

@@ -1,4 +1,4 @@
-r"""How weights follow gradients: Adam with a schedule of rates, and the clips of the papers."""
+"""Adam with a learning-rate schedule and gradient clipping."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from composable_energy.errors import OptionError
 
 __all__ = ["Optimizer"]
 
-_FLOOR = 0.01
+_LOWEST = 0.01
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    r"""Adam, or AdamW where weights decay.
+    r"""Adam, or AdamW if `weight_decay` is positive.
 
     Args:
         rate: The learning rate.
-        betas: $\beta_1, \beta_2$ of the moments; $\beta_1 = 0$, no momentum, is usual where negative points move with the weights.
-        weight_decay: Decoupled from the gradient, as in AdamW; 0 is plain Adam.
-        warm_up: Steps in which the rate rises linearly.
-        decay: The share of all steps, at their end, in which the rate falls linearly to 1% of itself.
-        milestones: Pairs of a step and a factor that the rate has from there on.
-        clip: The largest norm of all gradients together; or `"adam"`, which cuts each element off at $\pm(3 \sqrt{v} + 0.1)$ with Adam's
-            estimate $v$ of its second moment (Du & Mordatch, 2019); None cuts nothing off.
+        betas: $\beta_1, \beta_2$ of the moments. $\beta_1 = 0$, no momentum, is usual for contrastive divergence.
+        weight_decay: Decoupled weight decay as in AdamW; 0 is plain Adam.
+        warm_up: Steps of a linear warm-up from 0.
+        decay: The fraction of all steps, at the end, over which the rate falls linearly to 1%.
+        milestones: Pairs (step, factor): the rate is multiplied by the factor from that step on.
+        clip: The largest total norm of the gradients; or `"adam"`, which clips each element to $\pm(3 \sqrt{v} + 0.1)$ with Adam's
+            second-moment estimate $v$ (Du & Mordatch, 2019); None does not clip.
 
     Raises:
         OptionError: A value is out of range.
@@ -54,39 +54,39 @@ class Optimizer:
         if not self.warm_up >= 0:
             raise OptionError(f"warm_up must be 0 steps or more, got {self.warm_up!r}.")
         if not 0 <= self.decay <= 1:
-            raise OptionError(f"decay is a share of the steps and lies in [0, 1], got {self.decay!r}.")
+            raise OptionError(f"decay is a fraction of the steps and must be in [0, 1], got {self.decay!r}.")
         if not all(step > 0 and factor > 0 for step, factor in self.milestones):
-            raise OptionError(f"milestones are pairs of a step and a factor, both positive, got {self.milestones!r}.")
+            raise OptionError(f"milestones must be pairs (step, factor) of positive numbers, got {self.milestones!r}.")
         if self.clip is not None and self.clip != "adam" and (isinstance(self.clip, str) or not self.clip > 0):
             raise OptionError(f"clip must be a positive norm, 'adam' or None, got {self.clip!r}.")
 
-    def of(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Adam:
-        """Returns torch's optimizer of some parameters."""
+    def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Adam:
+        """Returns torch's optimizer for some parameters."""
         if self.weight_decay:
             return torch.optim.AdamW(parameters, self.rate, self.betas, weight_decay=self.weight_decay, foreach=True)
         return torch.optim.Adam(parameters, self.rate, self.betas, foreach=True)
 
     def rate_at(self, step: int, steps: int) -> float:
-        """Returns the rate of a step.
+        """Returns the learning rate of a step.
 
         Args:
-            step: From 1 on.
-            steps: How many the run has.
+            step: The step, from 1 on.
+            steps: The number of steps of the run.
         """
         rate = self.rate * min(1.0, step / self.warm_up) if self.warm_up else self.rate
         if self.decay:
-            rate *= max(_FLOOR, min(1.0, (steps - step) / (self.decay * steps)))
+            rate *= max(_LOWEST, min(1.0, (steps - step) / (self.decay * steps)))
         for milestone, factor in self.milestones:
             rate *= factor if step >= milestone else 1.0
         return rate
 
     def clip_(self, optimizer: torch.optim.Adam) -> Tensor:
-        """Clips gradients in place, and returns the norm that they had together, with shape $()$.
+        """Clips gradients in place and returns their total norm before clipping, with shape $()$.
 
-        Where the norm is not finite, the gradients are not to be used afterwards.
+        If the norm is not finite, the gradients must not be used.
 
         Args:
-            optimizer: What `of` returned.
+            optimizer: The optimizer that `build` returned.
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
         if isinstance(self.clip, (int, float)):
@@ -95,12 +95,12 @@ class Optimizer:
         norm = torch.stack(norms).norm() if norms else torch.zeros(())
         if self.clip == "adam":
             for parameter in parameters:
-                bound = self._bound(optimizer.state.get(parameter, {}), parameter)
+                bound = self._adam_bound(optimizer.state.get(parameter, {}), parameter)
                 torch.clamp(parameter.grad, -bound, bound, out=parameter.grad)
         return norm
 
-    def _bound(self, state: dict[str, Tensor], like: Tensor) -> Tensor:
-        """$3 \\sqrt{v} + 0.1$, where $v$ is 0 before the first step."""
+    def _adam_bound(self, state: dict[str, Tensor], like: Tensor) -> Tensor:
+        """Returns $3 \\sqrt{v} + 0.1$, where $v$ is 0 before the first step."""
         if not state:
             return torch.full_like(like, 0.1)
         corrected = state["exp_avg_sq"] / (1 - self.betas[1] ** state["step"].item())

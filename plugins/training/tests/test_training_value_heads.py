@@ -1,4 +1,4 @@
-"""Value heads against the posterior of a linear Gaussian model, and labels that are numbers on their way to an energy."""
+"""Value heads against the posterior of a linear Gaussian model, and energies conditioned on numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SLOPE, SPREAD = 1.5, 0.4  # x = SLOPE v + SPREAD noise, v standard normal
 
 
 def points(rows: int, dims: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Points and the numbers that made them."""
+    """Returns points and their numbers."""
     generator = torch.Generator().manual_seed(seed)
     v = torch.randn(rows, dims, generator=generator, dtype=torch.float64)
     return SLOPE * v + SPREAD * torch.randn(rows, dims, generator=generator, dtype=torch.float64), v
@@ -40,7 +40,7 @@ class Line(nn.Module):
 
 
 class Posterior(nn.Module):
-    """What is known of v at a noisy point, with factors that are 1 where it is right."""
+    """The exact posterior of v at a noisy point, with factors that are 1 at the optimum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def test_heads_become_the_posterior_of_a_linear_gaussian():
 
 
 def test_the_posterior_is_best_at_all_levels_together():
-    """At the truth the slopes of the mean loss are zero, within five standard errors of the rows' own."""
+    """At the optimum the gradient of the mean loss is zero, within five standard errors over rows."""
     rows, objective, model = 4_000, ValueHeads("v", 2, 0.05, 4.0), Posterior()
     x, v = points(rows)
     slopes = torch.autograd.grad(objective.loss(model, batch_of(x, v=v)).value, list(model.parameters()))
@@ -127,13 +127,13 @@ def test_one_number_needs_no_axis():
         (2, {"w": torch.zeros(4, 2)}, 4, OptionError, "The data have no attribute v; they have w"),
     ],
 )
-def test_numbers_that_do_not_fit_are_told(dims, labels, columns, error, message):
+def test_numbers_that_do_not_fit_are_reported(dims, labels, columns, error, message):
     with pytest.raises(error, match=message):
         ValueHeads("v", dims, 0.1, 1.0).loss(_Zeros(columns), batch_of(torch.zeros(4, 5), **labels))
 
 
 @pytest.mark.parametrize(("dims", "levels", "message"), [(0, (0.1, 1.0), "dims must be"), (1, (1.0, 0.1), "sigma_min <= sigma_max")])
-def test_options_that_are_none_are_told(dims, levels, message):
+def test_bad_options_are_reported(dims, levels, message):
     with pytest.raises(OptionError, match=message):
         ValueHeads("v", dims, *levels)
 
@@ -148,7 +148,7 @@ class _Zeros(nn.Module):
 
 
 class Around(ce.Energy):
-    """Points of two numbers around a multiple of their condition, which is learnt."""
+    """Points around a learnable multiple of their condition."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Around(ce.Energy):
     ids=["denoising", "contrastive"],
 )
 def test_a_trained_energy_follows_numbers(objective, numbers):
-    """From data to energy by the trainer: the slope over a number, or over each of two, is that of the data."""
+    """The trainer finds the slope of the data over one number, or over each of two."""
     x, v = points(4_000)
     x, v = x.float(), v.float()
     if numbers == 1:
@@ -186,7 +186,7 @@ def test_a_trained_energy_follows_numbers(objective, numbers):
     assert (energy.slope - SLOPE).abs().max() < 0.1
 
 
-def test_a_number_that_is_unknown_is_told():
+def test_an_unknown_number_is_reported():
     x, v = points(4)
     v[2, 1] = math.nan
     with pytest.raises(OptionError, match=r"Attribute v is unknown \(NaN\) for some rows"):

@@ -1,4 +1,4 @@
-"""One step: the losses of this process's rows, the gradients of all, and weights that follow them unless something is not finite."""
+"""One training step: the losses of this process's rows, gradients averaged over processes, and an update if all numbers are finite."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, SamplingDiverged
-from composable_energy_training.batches import parts_of
+from composable_energy_training.batches import split_batch
 from composable_energy_training.objective import Batch, Objective
-from composable_energy_training.optimizing import Optimizer
+from composable_energy_training.optimizer import Optimizer
 from composable_energy_training.precision import DTYPES, Precision, check_precision
 from composable_energy_training.ranks import Ranks
 
-__all__ = ["Stepping"]
+__all__ = ["TrainStep"]
 
 
-class Stepping:
-    """What makes the steps of a run.
+class TrainStep:
+    """Takes the training steps of a run.
 
     Args:
-        model: What is trained; its parameters that ask for gradients are.
-        objective: What is minimized.
-        optimizer: How weights follow gradients.
-        precision: What networks compute in, not `"auto"`; weights stay as they are.
-        accumulate: How many parts a batch is cut into, one after another, to need less memory.
+        model: The model; its parameters that require gradients are trained.
+        objective: The objective to minimize.
+        optimizer: The settings of the optimizer.
+        precision: The precision of the networks, not `"auto"`; weights keep their dtype.
+        accumulate: The number of parts that a batch is split into, to save memory.
         ranks: The processes that share a batch.
-        device: Of the model.
+        device: The device of the model.
 
     Raises:
-        OptionError: The precision is unknown, or not for this device, or nothing can be trained.
+        OptionError: The precision is unknown or the device does not support it, or no parameter requires gradients.
     """
 
     def __init__(
@@ -48,33 +48,33 @@ class Stepping:
         check_precision(precision, device)
         self.parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         if not self.parameters:
-            raise OptionError(f"{type(model).__name__} has no parameter that asks for a gradient: there is nothing to train.")
+            raise OptionError(f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train.")
         self.settings, self.accumulate, self.ranks, self.device = optimizer, accumulate, ranks, device
-        self.optimizer = optimizer.of(list(self.parameters.values()))
+        self.optimizer = optimizer.build(list(self.parameters.values()))
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-        self._losses = ranks.wrapped(_Losses(model, objective, precision, device))
+        self._losses = ranks.wrap(_LossModule(model, objective, precision, device))
 
     def __call__(self, batch: Batch, rate: float) -> tuple[dict[str, float], bool]:
-        """Makes a step.
+        """Takes a step.
 
         Args:
             batch: This process's rows.
             rate: The learning rate.
 
         Returns:
-            The means over all rows: the loss, the norm of the gradient, and what the objective tells; and whether all was finite. If not,
-            the weights are as they were.
+            The means over all rows of the loss, the gradient norm and the objective's scalars; and whether loss and gradient were finite.
+            If not, the weights are unchanged.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        told: list[dict[str, Tensor]] = []
-        for part, rows in enumerate(parts_of(batch, self.accumulate), 1):
-            with self.ranks.guarded(), nullcontext() if part == self.accumulate else self.ranks.later(self._losses):
-                self._seed(rows.noise.child(f"torch {rows.noise.step} {rows.noise.chains[0]}").seed)
-                value, scalars = self._losses(rows)
+        parts: list[dict[str, Tensor]] = []
+        for number, part in enumerate(split_batch(batch, self.accumulate), 1):
+            with self.ranks.detect_loss(), nullcontext() if number == self.accumulate else self.ranks.skip_sync(self._losses):
+                self._seed(part.noise.child(f"torch {part.noise.step} {part.noise.chains[0]}").seed)
+                value, scalars = self._losses(part)
                 self.scaler.scale(value / self.accumulate).backward()
-            told.append({"loss": value.detach().float(), **scalars})
+            parts.append({"loss": value.detach().float(), **scalars})
         self.scaler.unscale_(self.optimizer)
-        means = self._means(told, self.settings.clip_(self.optimizer).to(self.device))
+        means = self._means(parts, self.settings.clip_(self.optimizer).to(self.device))
         finite = math.isfinite(means["loss"]) and math.isfinite(means["gradient"])
         if finite:
             for group in self.optimizer.param_groups:
@@ -84,12 +84,12 @@ class Stepping:
         return means, finite
 
     def state(self) -> dict[str, Tensor]:
-        """Returns the moments by the names of their parameters."""
+        """Returns the state of the optimizer, by the names of parameters."""
         state = self.optimizer.state
         return {f"{name}.{key}": value for name, parameter in self.parameters.items() for key, value in state.get(parameter, {}).items()}
 
     def restore(self, tensors: dict[str, Tensor], scaler: dict[str, float]) -> None:
-        """Takes over what `state` returned, and the state of the scaler."""
+        """Loads the state of the optimizer that `state` returned, and the state of the gradient scaler."""
         self.optimizer.state.clear()
         for name, tensor in tensors.items():
             name, _, key = name.rpartition(".")
@@ -100,26 +100,26 @@ class Stepping:
             self.scaler.load_state_dict(scaler)
 
     def _seed(self, seed: int) -> None:
-        """Seeds what dropout asks. `torch.manual_seed` would note a stack for each call as long as no GPU was used, and keep it."""
+        """Seeds torch's generators, for dropout. `torch.manual_seed` would keep a stack trace of each call until a GPU is used."""
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _means(self, told: list[dict[str, Tensor]], norm: Tensor) -> dict[str, float]:
-        """Over parts and processes, with one wait for the device in a process that is alone."""
-        loss = self.ranks.mean(torch.stack([part["loss"] for part in told]).mean())
-        if self.ranks.size > 1 and not math.isfinite(loss):  # then processes may not tell the same
+    def _means(self, parts: list[dict[str, Tensor]], norm: Tensor) -> dict[str, float]:
+        """Averages scalars over parts and processes; a single process waits for the device once."""
+        loss = self.ranks.mean(torch.stack([part["loss"] for part in parts]).mean())
+        if self.ranks.size > 1 and not math.isfinite(loss):  # then the scalars of the processes may differ in name
             return {"loss": float(loss), "gradient": float(norm)}
-        names = sorted(set.intersection(*(set(part) for part in told)) - {"loss"})
+        names = sorted(set.intersection(*(set(part) for part in parts)) - {"loss"})
         if names:
-            scalars = self.ranks.mean(torch.stack([torch.stack([part[name].float() for part in told]).mean() for name in names]))
+            scalars = self.ranks.mean(torch.stack([torch.stack([part[name].float() for part in parts]).mean() for name in names]))
         else:
             scalars = loss.new_zeros(0)
         return dict(zip(["loss", "gradient", *names], torch.cat([loss.view(1), norm.view(1).to(loss), scalars]).tolist(), strict=True))
 
 
-class _Losses(nn.Module):
-    """The objective as a module, whose parameters are the model's: what DistributedDataParallel takes."""
+class _LossModule(nn.Module):
+    """The objective as a module with the model's parameters, as DistributedDataParallel needs it."""
 
     def __init__(self, model: nn.Module, objective: Objective, precision: Precision, device: torch.device) -> None:
         super().__init__()
@@ -127,12 +127,12 @@ class _Losses(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         try:
-            with self._context():
+            with self._autocast():
                 loss = self.objective.loss(self.model, batch)
             return loss.value, {name: value.detach() for name, value in loss.scalars.items()}
-        except SamplingDiverged:  # chains that are not finite end like a loss that is not: the step is skipped, and the monitor told
-            nothing = torch.stack([parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]).sum()
-            return nothing * math.nan, {}
+        except SamplingDiverged:  # a NaN loss with a graph: the step is skipped in all processes, and the monitor counts it
+            total = torch.stack([parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]).sum()
+            return total * math.nan, {}
 
-    def _context(self) -> AbstractContextManager[Any]:
+    def _autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.precision == "float32" else torch.autocast(self.device.type, DTYPES[self.precision])

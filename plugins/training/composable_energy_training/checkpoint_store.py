@@ -1,0 +1,187 @@
+"""The checkpoints of a run: the first process writes and reads them, all processes get their content, and the last few are kept."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from composable_energy.errors import FileFormatError, OptionError, StorageError
+from composable_energy_training.checkpoint import Checkpoint, DamagedCheckpoint, check_tensors, read_checkpoint, write_checkpoint
+from composable_energy_training.description import list_differences
+from composable_energy_training.fingerprint import Fingerprint
+from composable_energy_training.ranks import Ranks
+
+__all__ = ["CheckpointStore"]
+
+_NAME = re.compile(r"step-(\d{8,})\.safetensors")
+
+
+class CheckpointStore:
+    """Saves and loads the checkpoints of a run. All processes call its methods at the same time, except `path`.
+
+    Args:
+        folder: The folder of the files; None keeps only the last checkpoint, in memory.
+        keep: The number of files to keep.
+        ranks: The processes of the run.
+    """
+
+    def __init__(self, folder: Path | None, keep: int, ranks: Ranks) -> None:
+        self.folder, self.keep, self.ranks = folder, keep, ranks
+        self._last: Checkpoint | None = None
+        self._restored: int | None = None
+
+    def path(self, step: int) -> Path | None:
+        """Returns the file of a step; None without a folder."""
+        return None if self.folder is None else self.folder / f"step-{step:08d}.safetensors"
+
+    def last_path(self) -> Path | None:
+        """Returns the file of the last checkpoint, if there is one."""
+        steps = self.ranks.call_on_first(self._steps)
+        return self.path(steps[-1]) if steps else None
+
+    def save(self, step: int, metadata: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> Path | None:
+        """Saves a checkpoint and removes the oldest ones; returns its file. If writing fails, the last checkpoint stays intact.
+
+        Args:
+            step: The number of steps taken.
+            metadata: Plain data.
+            parts: Tensors by the name of a part and their own name; values that are not tensors are left out.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        tensors = {f"{part}.{name}": tensor for part, some in parts.items() for name, tensor in some.items() if isinstance(tensor, Tensor)}
+        return self.ranks.call_on_first(lambda: self._write(Checkpoint(step, metadata, tensors)))
+
+    def load(self) -> Checkpoint | None:
+        """Returns the last intact checkpoint; None if there is none. Damaged ones are removed with a warning.
+
+        Raises:
+            FileFormatError: All are damaged, or the last has the format of another version.
+        """
+        self._restored = None
+        return self._load()
+
+    def roll_back(self) -> Checkpoint | None:
+        """Returns the last checkpoint; the one before it if the run was rolled back to the last one already."""
+
+        def drop() -> None:
+            steps = self._steps()
+            if len(steps) > 1 and steps[-1] == self._restored:
+                self._remove(steps[-1])
+
+        self.ranks.call_on_first(drop)
+        checkpoint = self._load()
+        self._restored = None if checkpoint is None else checkpoint.step
+        return checkpoint
+
+    def check_run(self, checkpoint: Checkpoint, model: nn.Module, settings: Mapping[str, Any], steps: int) -> None:
+        """Raises if a checkpoint belongs to a run with other settings.
+
+        Args:
+            checkpoint: The checkpoint.
+            model: The model that is trained.
+            settings: The settings that must be equal, as JSON returns them.
+            steps: The requested number of steps.
+
+        Raises:
+            FileFormatError: The tensors of the model differ.
+            OptionError: The settings differ; the message has the old and the new values.
+        """
+        name = self.path(checkpoint.step) or "The last checkpoint"
+        check_tensors(checkpoint.part("model"), model.state_dict(), str(name))
+        wrong = list(list_differences(checkpoint.metadata["settings"], settings))
+        if checkpoint.step > steps:
+            wrong.append(f"{checkpoint.step} steps were taken, {steps} are requested")
+        if wrong:
+            more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+            raise OptionError(
+                f"{name} belongs to a run with other settings ({'; '.join(wrong[:6])}{more}): give another folder, or delete this one to "
+                "start again."
+            )
+
+    def check_data(self, checkpoint: Checkpoint, fingerprint: Callable[[], Fingerprint], advice: str) -> None:
+        """Raises if a checkpoint was trained on other data.
+
+        Args:
+            checkpoint: The checkpoint.
+            fingerprint: Returns the fingerprint of the data up to the step of the checkpoint; called in the first process only.
+            advice: How to resume, for the error.
+
+        Raises:
+            OptionError: The data differ.
+        """
+
+        def check() -> None:
+            if not fingerprint().matches(Fingerprint(**checkpoint.metadata["data"])):
+                raise OptionError(f"{self.path(checkpoint.step)} was trained on other data: {advice}")
+
+        self.ranks.call_on_first(check)
+
+    def _steps(self) -> list[int]:
+        """Returns the steps of all checkpoints, in order."""
+        if self.folder is None:
+            return [] if self._last is None else [self._last.step]
+        found = self.folder.glob("step-*.safetensors")
+        return sorted(int(match[1]) for path in found if (match := _NAME.fullmatch(path.name)))
+
+    def _write(self, checkpoint: Checkpoint) -> Path | None:
+        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.tensors.items()}
+        checkpoint = Checkpoint(checkpoint.step, checkpoint.metadata, tensors)
+        path = self.path(checkpoint.step)
+        if path is None:
+            self._last = checkpoint
+            return None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_checkpoint(path, checkpoint)
+        except OSError as error:
+            steps = self._steps()
+            intact = f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no other checkpoint yet"
+            raise StorageError(
+                f"The checkpoint {path} could not be written: {error.strerror or error}. Free some space or give another folder, and start "
+                f"the same command again; {intact}."
+            ) from error
+        for step in self._steps()[: -self.keep]:
+            self._remove(step)
+        return path
+
+    def _load(self) -> Checkpoint | None:
+        """Reads the last checkpoint in the first process, and broadcasts it."""
+        box: list[Checkpoint | None] = [None]
+
+        def read() -> tuple[int, Mapping[str, Any]] | None:
+            box[0] = self._read()
+            return None if box[0] is None else (box[0].step, box[0].metadata)
+
+        found = self.ranks.call_on_first(read)
+        if found is None:
+            return None
+        return Checkpoint(*found, self.ranks.broadcast({} if box[0] is None else box[0].tensors))
+
+    def _read(self) -> Checkpoint | None:
+        if self.folder is None:
+            return self._last
+        for path in self.folder.glob(".step-*.new"):  # left by a process that was killed while writing
+            path.unlink(missing_ok=True)
+        steps = self._steps()
+        for step in reversed(steps):
+            path = self.folder / f"step-{step:08d}.safetensors"
+            try:
+                return read_checkpoint(path)
+            except DamagedCheckpoint as error:
+                if step == steps[0]:
+                    raise FileFormatError(f"{error}. No checkpoint is left in {self.folder}: delete the folder to start again.") from error
+                warnings.warn(f"{error}; resuming from the one before it.", stacklevel=2)
+                path.unlink(missing_ok=True)
+        return None
+
+    def _remove(self, step: int) -> None:
+        path = self.path(step)
+        if path is not None:
+            path.unlink(missing_ok=True)

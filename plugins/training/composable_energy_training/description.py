@@ -1,0 +1,146 @@
+"""Descriptions of settings as plain data: recorded in a checkpoint, and compared when a run resumes.
+
+An objective is described by its constructor's arguments, another object by its attributes, a function by its code, defaults and captured
+variables, a tensor by a digest of its values. Globals that a function reads are not described.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import math
+import types
+from collections.abc import Collection, Iterator, Mapping, Set
+from dataclasses import fields, is_dataclass
+from hashlib import blake2b
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from composable_energy.files import digest_of
+from composable_energy_training.objective import Objective, constructor_arguments
+
+__all__ = ["describe", "describe_modules", "list_differences"]
+
+_DEPTH = 8
+_PLAIN = (bool, int, str, type(None))
+_SHALLOW = (*_PLAIN, float, Tensor, type, types.FunctionType, types.BuiltinFunctionType, torch.dtype)
+_STABLE = ("torch", "composable_energy")  # functions of these packages are described by name
+
+
+def describe(value: Any, trained: Collection[int] = (), path: tuple[int, ...] = ()) -> Any:
+    """Returns a description of a value as plain data; values with equal attributes have equal descriptions.
+
+    Args:
+        value: Any object.
+        trained: Ids of tensors that a checkpoint stores, so that their values are not described.
+        path: Ids of the objects that contain this one.
+    """
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, (torch.dtype, torch.device, PurePath, np.dtype, enum.Enum, bytes, complex)):
+        return str(value)
+    if isinstance(value, (np.ndarray, np.generic)) and np.asarray(value).dtype.kind in "biuf":
+        value = torch.as_tensor(np.array(value))
+    if isinstance(value, Tensor):
+        return "in the checkpoint" if id(value) in trained else _describe_tensor(value)
+    if isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)) or id(value) in path or len(path) >= _DEPTH:
+        return getattr(value, "__qualname__", type(value).__qualname__)
+
+    def inner(part: Any) -> Any:
+        return describe(part, trained, (*path, id(value)))
+
+    if isinstance(value, Mapping):
+        return {str(key): inner(part) for key, part in value.items()}
+    if isinstance(value, Set):
+        return sorted((inner(part) for part in value), key=repr)
+    if isinstance(value, (list, tuple)):
+        return [inner(part) for part in value]
+    if isinstance(value, functools.partial):
+        return {"partial": inner(value.func), "args": inner(value.args), **inner(value.keywords)}
+    if isinstance(value, types.MethodType):
+        return {"method": value.__name__, "of": inner(value.__self__)}
+    if isinstance(value, types.FunctionType):
+        return _describe_function(value, inner)
+    if isinstance(value, nn.Module) and not isinstance(value, Objective):
+        tensors = {**dict(value.named_parameters()), **dict(value.named_buffers())}
+        return {"modules": describe_modules(value), "tensors": inner(tensors)}
+    return {"class": type(value).__qualname__, **inner(_attributes(value))}
+
+
+def describe_modules(model: nn.Module) -> dict[str, Any]:
+    """Returns the class of each module by its name, and its public attributes that are numbers, texts, tensors, functions or lists.
+
+    Parameters and persistent buffers are left out, since a checkpoint stores them.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        public = {key: value for key, value in vars(module).items() if not key.startswith("_") and key != "training" and _is_shallow(value)}
+        state = {key for key in module.state_dict() if "." not in key}
+        unsaved = {key: value for key, value in module.named_buffers(recurse=False) if key not in state}
+        found[name or "root"] = {"class": type(module).__qualname__, **describe({**public, **unsaved})}
+    return found
+
+
+def list_differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Yields a text for each difference between two descriptions: a dotted name, the old value and the new one."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            dotted = f"{name}.{key}" if name else key
+            if key not in old:
+                yield f"{dotted} is new: {new[key]!r}"
+            elif key not in new:
+                yield f"{dotted} was {old[key]!r}, is gone"
+            else:
+                yield from list_differences(old[key], new[key], dotted)
+    elif old != new:
+        yield f"{name} was {old!r}, is {new!r}"
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    if isinstance(value, Objective):
+        return constructor_arguments(value)
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    slots = [name for base in type(value).__mro__ for name in _names(getattr(base, "__slots__", ())) if hasattr(value, name)]
+    return {**{name: getattr(value, name) for name in slots if name != "__weakref__"}, **getattr(value, "__dict__", {})}
+
+
+def _names(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _describe_function(function: types.FunctionType, inner: Any) -> Any:
+    package = (function.__module__ or "").partition(".")[0]
+    if package in _STABLE and not function.__closure__:
+        return function.__qualname__
+    captured = dict(zip(function.__code__.co_freevars, (_cell_content(cell) for cell in function.__closure__ or ()), strict=True))
+    defaults = {"defaults": function.__defaults__, **(function.__kwdefaults__ or {})}
+    description = {"function": function.__qualname__, "code": _digest_code(function.__code__), **inner(captured)}
+    return {**description, **inner(defaults)} if function.__defaults__ or function.__kwdefaults__ else description
+
+
+def _cell_content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # the variable is not assigned yet
+        return None
+
+
+def _digest_code(code: types.CodeType) -> str:
+    constants = [_digest_code(part) if isinstance(part, types.CodeType) else describe(part) for part in code.co_consts]
+    return blake2b(repr((code.co_code, code.co_names, constants)).encode(), digest_size=8).hexdigest()
+
+
+def _describe_tensor(tensor: Tensor) -> str:
+    dtype = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+    return f"{dtype} {tensor.tolist()!r}" if tensor.numel() <= 4 else f"{dtype} with digest {digest_of({'': tensor})[:16]}"
+
+
+def _is_shallow(value: Any) -> bool:
+    return all(map(_is_shallow, value)) if isinstance(value, (list, tuple)) else isinstance(value, _SHALLOW)

@@ -1,0 +1,49 @@
+r"""Exponential moving average of weights, $\bar\theta \leftarrow k \bar\theta + (1 - k) \theta$ after each step; it samples better than the
+last weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from composable_energy.errors import OptionError
+
+__all__ = ["EMA", "check_decay"]
+
+
+class EMA:
+    r"""Exponential moving average (EMA) of a model's parameters, in a copy of the model.
+
+    Buffers, such as the vectors of spectral normalization, are copied unchanged.
+
+    Args:
+        model: The model to average.
+        decay: The limit of $k = \min(\text{decay}, (1 + t) / (10 + t))$ at step $t$; the first weights are forgotten soon.
+
+    Raises:
+        OptionError: The decay is not in [0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        check_decay(decay)
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Updates the average with the model's weights after a step."""
+        keep = min(self.decay, (1 + step) / (10 + step))
+        averages, weights = ([parameter.detach() for parameter in one.parameters()] for one in (self.model, model))
+        if averages:
+            get_ema_multi_avg_fn(keep)(averages, weights, step)
+        for own, new in zip(self.model.buffers(), model.buffers(), strict=True):
+            own.copy_(new)
+
+
+def check_decay(decay: float) -> None:
+    """Raises OptionError unless a decay is in [0, 1)."""
+    if not 0 <= decay < 1:
+        raise OptionError(f"ema is the decay of averaged weights and must be in [0, 1), got {decay!r}.")

@@ -1,0 +1,158 @@
+r"""Improved contrastive divergence: also trains through the last step of the sampler."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.energy import Energy
+from composable_energy.errors import OptionError
+from composable_energy.noise import Noise
+from composable_energy.sampling import twin
+from composable_energy.sampling.asking import count
+from composable_energy_training.contrastive_divergence import contrast
+from composable_energy_training.negative_samples import NegativeSampler, NegativeSamples
+from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
+from composable_energy_training.replay_buffer import Start
+
+__all__ = ["ImprovedContrastiveDivergence"]
+
+
+class ImprovedContrastiveDivergence(Objective):
+    r"""Contrastive divergence with the term that it neglects: chains depend on the parameters as well (Du et al., 2021).
+
+    The last of $K$ Langevin steps keeps its graph,
+
+    $$x_K = \text{clamp}\bigl(x_{K-1} - \tfrac{\lambda}{2} \nabla E_\theta(x_{K-1}) + \sqrt{\lambda T}\, \xi\bigr),$$
+
+    and the loss of `ContrastiveDivergence` with negative samples $x_K$ gets the terms
+
+    $$\beta \langle E(x_K) \rangle - \gamma \langle \log \lVert x_K - n(x_K) \rVert \rangle.$$
+
+    Here the parameters of $E$ are constant, and gradients flow through $x_K$ alone: they move chains to low energies, and away from the
+    nearest other chain $n(x_K)$ of the buffer, an estimate of their entropy. A chain is compared with others of its row's lane, so that
+    the loss does not depend on the number of processes; the paper compares with any chains of the buffer.
+
+    Args:
+        steps: $K$.
+        options: Options of `langevin`: `step_size` $\lambda$, `temperature` $T$, `clamp`, `max_gradient`.
+        buffer: Slots of the replay buffer, over all processes; at least two for each row of a batch.
+        fresh: The probability that a row gets a new start instead of its chain.
+        start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise).
+        l2: The weight $\alpha$ of squared energies, see `ContrastiveDivergence`.
+        condition: An attribute of the data, classes or numbers, that becomes the condition `y` of the energy.
+        augment: A function of (points, noise) that is applied to chains of the buffer when they are drawn, such as an `Augmentation`.
+        kl: $\beta$.
+        entropy: $\gamma$.
+        among: The number of chains with which each is compared; all others of its lane if there are fewer.
+        entropy_after: The number of chains, drawn so far, after which the entropy term is used; before, the buffer holds mostly starts.
+
+    Raises:
+        OptionError: A number is out of range, or the start is unknown.
+
+    References:
+        Improved contrastive divergence training of energy based models (Du et al., 2021), https://arxiv.org/abs/2012.01316
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int,
+        options: Mapping[str, Any] | None = None,
+        buffer: int = 10_000,
+        fresh: float = 0.001,
+        start: Start = "uniform",
+        l2: float = 1.0,
+        condition: str | None = None,
+        augment: Callable[[Tensor, Noise], Tensor] | None = None,
+        kl: float = 1.0,
+        entropy: float = 0.3,
+        among: int = 100,
+        entropy_after: int = 1000,
+    ) -> None:
+        self.negatives = NegativeSampler(
+            steps=steps,
+            sampler="langevin",
+            options=options,
+            buffer=buffer,
+            fresh=fresh,
+            start=start,
+            augment=augment,
+            persistent=True,
+        )
+        for name, weight in {"l2": l2, "kl": kl, "entropy": entropy}.items():
+            if not weight >= 0:
+                raise OptionError(f"{name} must be at least 0, got {weight}.")
+        self.l2, self.condition, self.kl, self.entropy = l2, condition, kl, entropy
+        self.among, self.entropy_after = count("among", among), count("entropy_after", entropy_after, least=0)
+        self._batch_size = 0
+
+    def begin(self, model: nn.Module, context: RankContext) -> None:
+        self.negatives.begin(model, context)
+        if getattr(self.negatives.sampler, "metric", None) is not None:
+            raise OptionError("Improved contrastive divergence supports no metric: omit it from the options.")
+        self._batch_size = context.batch_size
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        r"""Returns the loss. Its scalars are those of `ContrastiveDivergence`, and the means `kl` of $E(x_K)$ in eval mode and
+        `log_distance` of $\log \lVert x_K - n(x_K) \rVert$.
+
+        Raises:
+            OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
+        """
+        conditions = get_conditions(require_energy(model), batch, self.condition)
+        samples = self.negatives.draw(model, batch, conditions, self.negatives.steps - 1)
+        energy = require_energy(model).given(**conditions) if conditions else require_energy(model)
+        last = self._take_last_step(energy, samples)
+        kl = as_float32(twin(energy)(last)).mean()
+        distance = self._log_distance(last, samples, batch)
+        self.negatives.keep(samples, last)
+        value, scalars = contrast(model, batch.x, last.detach(), conditions, self.l2)
+        value = value + self.kl * kl
+        if batch.step * self._batch_size > self.entropy_after:
+            value = value - self.entropy * distance
+        return Loss(value, {**scalars, **samples.scalars, "kl": kl.detach(), "log_distance": distance.detach()})
+
+    def state(self) -> Mapping[str, Tensor]:
+        return self.negatives.state()
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.negatives.restore(state)
+
+    def _take_last_step(self, energy: Energy, samples: NegativeSamples) -> Tensor:
+        """Takes the next Langevin step of the chains, with a graph."""
+        sampler: Any = self.negatives.sampler
+        with _eval_mode(energy), torch.enable_grad():
+            x = samples.x.detach().requires_grad_()
+            gradient = torch.autograd.grad(energy(x).sum(), x, create_graph=True)[0]
+        if sampler.max_gradient is not None:
+            gradient = gradient.clamp(-sampler.max_gradient, sampler.max_gradient)
+        xi = samples.noise.at(self.negatives.steps).normal(samples.x)
+        x = samples.x - sampler.step_size / 2 * gradient + math.sqrt(sampler.step_size * sampler.temperature) * xi
+        return x if sampler.clamp is None else x.clamp(*sampler.clamp)
+
+    def _log_distance(self, x: Tensor, samples: NegativeSamples, batch: Batch) -> Tensor:
+        """Returns the mean log distance of chains to their nearest neighbors; 0 without the entropy term."""
+        buffer = self.negatives.buffer
+        if buffer is None or samples.slots is None or not self.entropy:
+            return x.new_zeros(())
+        squared = (x - buffer.nearest(x, samples.slots, batch.noise, self.among)).flatten(1).square().sum(1)
+        return squared.clamp_min(torch.finfo(squared.dtype).tiny).log().mean() / 2
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Switches the modules of a model to eval mode; restores their modes on exit."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,107 @@
+r"""The joint energy-based model (JEM): one network is an energy of points and a classifier of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.noise import Noise
+from composable_energy.sampling.choosing import SamplerLike
+from composable_energy_training.contrastive_divergence import ContrastiveDivergence
+from composable_energy_training.heads import cross_entropy
+from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_labels
+from composable_energy_training.replay_buffer import Start
+
+__all__ = ["JointEnergyClassifier"]
+
+
+class JointEnergyClassifier(Objective):
+    r"""Contrastive divergence of an energy plus the cross entropy of a classifier (Grathwohl et al., 2020):
+
+    $$\langle E(x) - E(x') \rangle + \alpha \langle E(x)^2 + E(x')^2 \rangle - \beta \langle \log p(y \mid x) \rangle$$
+
+    The model has a method `logits(x)` with shape $(B, K)$, and $p(y \mid x) = \text{softmax}(\text{logits})_y$. In the paper the energy is
+    $E(x) = -\log \sum_y e^{\text{logits}_y}$ of the same network, called without a class. Rows with the label -1, unknown, add to the
+    divergence only.
+
+    Args:
+        steps: Steps of each chain for each training step; 20 in the paper.
+        sampler: The name, class or instance of a sampler.
+        options: Options of the sampler.
+        buffer: Slots of the replay buffer, over all processes; at least the batch size.
+        fresh: The probability that a row gets a new start instead of its chain.
+        start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise); for chains that do not persist also `"data"`.
+        l2: $\alpha$; 0 in the paper.
+        augment: A function of (points, noise) that is applied to chains of the buffer when they are drawn.
+        persistent: Whether chains continue from step to step.
+        label: The attribute of the data with the class.
+        weight: $\beta$; 1 in the paper.
+
+    Raises:
+        OptionError: A number is out of range, or the start is unknown.
+
+    References:
+        Your classifier is secretly an energy based model and you should treat it like one (Grathwohl et al., 2020),
+        https://arxiv.org/abs/1912.03263
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int,
+        sampler: SamplerLike = "langevin",
+        options: Mapping[str, Any] | None = None,
+        buffer: int = 10_000,
+        fresh: float = 0.05,
+        start: Start | Literal["data"] = "uniform",
+        l2: float = 0.0,
+        augment: Callable[[Tensor, Noise], Tensor] | None = None,
+        persistent: bool = True,
+        label: str = "class",
+        weight: float = 1.0,
+    ) -> None:
+        if not weight >= 0:
+            raise OptionError(f"weight must be at least 0, got {weight}.")
+        self.marginal = ContrastiveDivergence(
+            steps=steps,
+            sampler=sampler,
+            options=options,
+            buffer=buffer,
+            fresh=fresh,
+            start=start,
+            l2=l2,
+            augment=augment,
+            persistent=persistent,
+        )
+        self.label, self.weight = label, weight
+
+    def begin(self, model: nn.Module, context: RankContext) -> None:
+        if not callable(getattr(model, "logits", None)):
+            raise OptionError(f"The model needs a method `logits(x)` with shape (B, K); {type(model).__name__} has none.")
+        self.marginal.begin(model, context)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Returns the loss. Its scalars are those of `ContrastiveDivergence`, `cross_entropy`, the mean over all rows, and `accuracy`, the
+        share of known labels that are predicted.
+
+        Raises:
+            OptionError: The model is not an energy, the data lack the attribute, or a label is out of range.
+            ShapeError: The logits have another shape than $(B, K)$.
+        """
+        labels, divergence = get_labels(batch, self.label), self.marginal.loss(model, batch)
+        logits = model.logits(batch.x)  # pyright: ignore[reportCallIssue]
+        if logits.ndim != 2 or len(logits) != len(batch.x):
+            raise ShapeError(f"logits must have shape ({len(batch.x)}, K), got {tuple(logits.shape)}.")
+        total, correct, known = cross_entropy(as_float32(logits), labels, self.label)
+        mean = total / len(labels)
+        scalars = {"cross_entropy": mean.detach(), "accuracy": correct / known.clamp_min(1)}
+        return Loss(divergence.value + self.weight * mean, {**divergence.scalars, **scalars})
+
+    def state(self) -> Mapping[str, Tensor]:
+        return self.marginal.state()
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.marginal.restore(state)

@@ -1,0 +1,86 @@
+r"""Denoising score matching at many noise levels: trains the gradient of the energy at noisy points."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.errors import OptionError
+from composable_energy.noise import Noise
+from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_conditions, require_energy
+
+__all__ = ["DenoisingScoreMatching", "add_noise", "check_levels"]
+
+
+class DenoisingScoreMatching(Objective):
+    r"""The squared error of the gradient at noisy points as a prediction of the noise:
+
+    $$\bigl\langle \lvert \sigma \nabla E(x + \sigma \xi, \sigma) - \xi \rvert^2 / d \bigr\rangle$$
+
+    over points $x$ with $d$ coordinates, standard normal $\xi$, and $\log \sigma$ uniform between two levels. At each level the minimum is
+    the energy of the data with noise, $-\log (p * \mathcal N(0, \sigma^2))(x)$ up to a constant (Vincent, 2011), and all levels have equal
+    weight (Song & Ermon, 2019). No chains are needed. The energy takes `sigma`, and is sampled by `annealed` afterwards.
+
+    Args:
+        sigma_min: The lowest level, in units of the points.
+        sigma_max: The highest level.
+        condition: An attribute of the data that becomes the condition `y` of the energy.
+
+    Raises:
+        OptionError: The levels are not positive and in order.
+
+    References:
+        A connection between score matching and denoising autoencoders (Vincent, 2011).
+        Generative modeling by estimating gradients of the data distribution (Song & Ermon, 2019), https://arxiv.org/abs/1907.05600
+    """
+
+    def __init__(self, sigma_min: float, sigma_max: float, condition: str | None = None) -> None:
+        self.levels, self.condition = check_levels(sigma_min, sigma_max), condition
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Returns the loss. Its scalars are `error`, the loss itself, and `magnitude`, the mean absolute energy.
+
+        Raises:
+            OptionError: The model is not an energy or lacks the condition, or the data lack the attribute.
+        """
+        energy = require_energy(model)
+        if "sigma" not in energy.conditions:
+            raise OptionError(f"{energy} does not depend on the noise level: give its `forward` a parameter sigma.")
+        x, sigma, xi = add_noise(batch.x, self.levels, batch.noise)
+        with torch.enable_grad():
+            x.requires_grad_()
+            energies = energy(x, sigma=sigma, **get_conditions(energy, batch, self.condition))
+            gradient = torch.autograd.grad(energies.sum(), x, create_graph=True)[0]
+        error = as_float32(gradient * _expand_like(sigma, x) - xi).square().mean()
+        return Loss(error, {"error": error.detach(), "magnitude": as_float32(energies.detach()).abs().mean()})
+
+
+def check_levels(sigma_min: float, sigma_max: float) -> tuple[float, float]:
+    """Returns the lowest and the highest noise level as floats.
+
+    Raises:
+        OptionError: They are not positive, finite and in order.
+    """
+    if not 0 < sigma_min <= sigma_max < math.inf:
+        raise OptionError(f"Noise levels need 0 < sigma_min <= sigma_max, got {sigma_min} and {sigma_max}.")
+    return float(sigma_min), float(sigma_max)
+
+
+def add_noise(x: Tensor, levels: tuple[float, float], noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Returns noisy points $x + \sigma \xi$, their levels $\sigma$ with shape $(B,)$ and $\log \sigma$ uniform, and the noise $\xi$.
+
+    Args:
+        x: The points, with shape $(B, *)$.
+        levels: The lowest and the highest level.
+        noise: The keyed noise of the rows.
+    """
+    low, high = (math.log(level) for level in levels)
+    sigma = (noise.child("level").uniform(x) * (high - low) + low).exp().to(x.dtype)
+    xi = noise.child("noise").normal(x)
+    return torch.addcmul(x.detach(), _expand_like(sigma, x), xi), sigma, xi
+
+
+def _expand_like(sigma: Tensor, x: Tensor) -> Tensor:
+    return sigma.view(-1, *[1] * (x.ndim - 1))

@@ -1,0 +1,95 @@
+"""Objectives, callbacks and trainers for the tests of runs."""
+
+import csv
+
+import torch
+from torch import nn
+
+from composable_energy_training import Callback, Loss, Objective, Optimizer, Trainer
+
+DATA = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
+
+
+class Stop(Exception):  # noqa: N818
+    """Ends a run from outside."""
+
+
+class StopAt(Callback):
+    """Ends a run at a step."""
+
+    def __init__(self, step):
+        self.at = step
+
+    def on_step(self, trainer, scalars):
+        if trainer.step == self.at:
+            raise Stop
+
+
+class StopAfter(Callback):
+    """Ends a run after a number of steps, counted over all attempts."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def on_step(self, trainer, scalars):
+        self.left -= 1
+        if not self.left:
+            raise Stop
+
+
+class Noted(Callback):
+    """Records steps, rates and alerts."""
+
+    def __init__(self):
+        self.steps, self.rates, self.alerts = [], [], []
+
+    def on_step(self, trainer, scalars):
+        self.steps.append((trainer.attempt, trainer.step))
+        self.rates.append(trainer.rate)
+
+    def on_alert(self, trainer, alert):
+        self.alerts.append(alert)
+
+
+class Scripted(Objective):
+    """A quadratic loss with scalars by functions of (step, seed); its state counts the steps."""
+
+    def __init__(self, script, fail=None):
+        self.script, self.fail = script, fail or (lambda step, seed: None)
+
+    def begin(self, model, context):
+        self.count = torch.zeros(1)
+
+    def loss(self, model, batch):
+        self.count += 1
+        value = sum(parameter.square().sum() for parameter in model.parameters()) + 0 * batch.noise.normal(batch.x).sum()
+        what = self.fail(batch.step, batch.noise.seed)
+        if what is not None:
+            value = value * what if isinstance(what, float) else raise_error(what)
+        return Loss(value, {name: torch.tensor(float(scalar(batch.step, batch.noise.seed))) for name, scalar in self.script.items()})
+
+    def state(self):
+        return {"count": self.count}
+
+    def restore(self, state):
+        self.count.copy_(state["count"])
+
+
+def raise_error(error):
+    raise error
+
+
+def read_log(folder):
+    """Returns the rows of `log.csv`."""
+    with (folder / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Linear(3, 3)
+
+
+def trainer(objective, monitor, **options):
+    options = {"steps": 20, "batch_size": 8, "checkpoint_every": 5, "optimizer": Optimizer(rate=0.01), **options}
+    return Trainer(network(), objective, DATA, monitor=monitor, **options)

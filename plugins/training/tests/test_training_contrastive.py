@@ -1,0 +1,242 @@
+"""Contrastive divergence: gradients against closed forms, and equality between numbers of processes."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import composable_energy as ce
+from composable_energy.errors import OptionError
+from composable_energy.noise import Noise
+from composable_energy_training import Batch, ContrastiveDivergence, ImprovedContrastiveDivergence, RankContext
+from composable_energy_training.negative_samples import NegativeSampler
+from plugins.training.tests.objective_helpers import LANGEVIN, Bell, Net, batch_of, context, data, gradients
+
+
+def test_with_draws_of_the_model_the_gradient_is_that_of_the_likelihood():
+    """At the model N(mean, 1/p): dE/dmean = -p (x - mean) and dE/dlog p = p (x - mean)^2 / 2."""
+    rows, model = 20_000, Bell(0.5, 4.0)
+    exact = lambda like, noise: 0.5 + noise.normal(like) / 2
+    objective = ContrastiveDivergence(steps=2, sampler="mala", options={"step_size": 0.1}, start=exact, persistent=False, l2=0.0)
+    objective.begin(model, context(rows))
+    x = data(rows, 1) + 1
+    by_mean, by_precision = gradients(model, objective.loss(model, batch_of(x)))
+    of_data = -4 * (x - 0.5).mean(), 2 * (x - 0.5).square().mean()
+    assert abs(by_mean - (of_data[0] - 0)) < 4 * 2 / math.sqrt(rows)  # the standard deviation of p (x' - mean) is 2
+    assert abs(by_precision - (of_data[1] - 0.5)) < 4 * math.sqrt(0.5 / rows)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "settings"),
+    [
+        ("langevin", {"step_size": 0.05}, {"steps": 4}),
+        ("mala", {"step_size": 0.5}, {"steps": 3}),
+        ("hmc", {"step_size": 0.4, "leapfrogs": 3}, {"steps": 2}),
+        ("mala", {"step_size": 0.5}, {"steps": 3, "persistent": False, "start": "data"}),
+    ],
+)
+def test_training_finds_the_mean_and_the_variance_of_the_data(sampler, options, settings):
+    rows, model = 256, Bell()
+    x = 1.5 + 0.7 * data(rows, 1)
+    objective = ContrastiveDivergence(
+        sampler=sampler, options=options, buffer=rows, fresh=0.0, start=settings.pop("start", "normal"), l2=0.0, **settings
+    )
+    objective.begin(model, context(rows))
+    optimizer, found = torch.optim.Adam(model.parameters(), 0.05), []
+    for step in range(1, 241):
+        optimizer.zero_grad()
+        objective.loss(model, batch_of(x, step)).value.backward()
+        optimizer.step()
+        if step > 120:
+            found.append(torch.stack([model.mean.detach(), (-model.log_precision.detach()).exp()]))
+    mean, variance = torch.stack(found).mean(0)
+    assert abs(mean - x.mean()) < 2 * 0.7 / math.sqrt(rows)
+    assert abs(variance - x.var()) < 2 * 0.49 * math.sqrt(2 / rows)
+
+
+@pytest.mark.parametrize("settings", [{}, {"condition": "kind"}, {"persistent": False}, {"sampler": "mala"}], ids=str)
+def test_two_processes_give_the_gradients_of_one(settings):
+    rows, labels = 10, torch.arange(10) % 3
+    x = data(rows, 2)
+    settings = {**LANGEVIN, "buffer": 43, "fresh": 0.3, **settings}
+
+    def run(share):
+        model, objective = Net(labels=3), ContrastiveDivergence(**settings)
+        objective.begin(model, context(rows, (2,), share))
+        results = []
+        for step in (1, 2, 3):
+            loss = objective.loss(model, batch_of(x[share.start : share.stop], step, share, kind=labels[share.start : share.stop]))
+            results.append([grad * len(share) / rows for grad in gradients(model, loss)])
+        return results
+
+    whole, *shares = (run(share) for share in (range(rows), range(4), range(4, rows)))
+    for of_all, of_one, of_other in zip(whole, *shares, strict=True):
+        for grad, one, other in zip(of_all, of_one, of_other, strict=True):
+            torch.testing.assert_close(one + other, grad, rtol=0, atol=1e-12)
+
+
+def test_a_restored_objective_has_the_same_bits():
+    x, model = data(6, 2), Net()
+
+    def build():
+        objective = ContrastiveDivergence(**LANGEVIN, buffer=20)
+        objective.begin(model, context(6, (2,)))
+        return objective
+
+    first, second = build(), build()
+    for step in (1, 2, 3):
+        first.loss(model, batch_of(x, step))
+    second.restore({name: value.clone() for name, value in first.state().items()})
+    assert torch.equal(first.loss(model, batch_of(x, 4)).value, second.loss(model, batch_of(x, 4)).value)
+    assert all(torch.equal(value, second.state()[name]) for name, value in first.state().items())
+
+
+def test_chains_are_those_of_sample_without_dropout_and_the_model_is_as_before():
+    model, x = Net(dropout=0.5), data(4, 2)
+    objective = ContrastiveDivergence(**LANGEVIN, buffer=4, fresh=0.0)
+    objective.begin(model, context(4, (2,)))
+    began, batch = objective.state()["slots"].clone(), batch_of(x)
+    loss = objective.loss(model, batch)
+    assert model.training and all(part.training for part in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    seed = batch.noise.child("chains 1").seed
+    ended = model.sample((4, 2), sampler="langevin", steps=3, step_size=0.1, init=began, seed=seed)
+    assert torch.equal(objective.state()["slots"], ended)
+    assert not loss.scalars["energy"].requires_grad and loss.value.requires_grad
+    assert not torch.equal(objective.loss(model, batch_of(x, 1)).value, objective.loss(model, batch_of(x, 2)).value)
+
+
+def test_the_loss_and_its_scalars_are_those_of_the_formula():
+    model, x = Net(), data(4, 2)
+    objective = ContrastiveDivergence(**LANGEVIN, buffer=4, fresh=0.0, l2=0.7)
+    objective.begin(model, context(4, (2,)))
+    loss = objective.loss(model, batch_of(x))
+    here, there = model(x), model(objective.state()["slots"])
+    expected = (here - there).mean() + 0.7 * (here.square() + there.square()).mean()
+    torch.testing.assert_close(loss.value, expected)
+    results = {"energy": here.mean(), "energy_negative": there.mean(), "gap": (there - here).mean()}
+    results |= {"magnitude": torch.cat([here, there]).abs().mean(), "diverged": torch.zeros((), dtype=torch.float64)}
+    assert loss.scalars.keys() == results.keys()
+    for name, value in results.items():
+        torch.testing.assert_close(loss.scalars[name], value.detach())
+
+
+def test_acceptance_is_reported_for_samplers_that_reject():
+    objective = ContrastiveDivergence(steps=2, sampler="mala", options={"step_size": 0.5}, buffer=4)
+    objective.begin(Net(), context(4, (2,)))
+    assert 0.5 < objective.loss(Net(), batch_of(data(4, 2))).scalars["acceptance"] <= 1
+    assert objective.loss(Cliff(-math.inf), batch_of(data(4, 2))).scalars["acceptance"] == 0  # all processes report the same names
+
+
+class Cliff(ce.Energy):
+    """Not a number beyond an edge."""
+
+    def __init__(self, edge: float) -> None:
+        super().__init__()
+        self.slope, self.edge = nn.Parameter(torch.ones((), dtype=torch.float64)), edge
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x[:, 0] < self.edge, self.slope * x.square().sum(1), torch.nan)
+
+
+@pytest.mark.parametrize("edge", [0.5, -math.inf])
+def test_a_chain_that_diverges_starts_again_and_the_others_continue(edge):
+    rows, model = 40, Cliff(edge)
+    start = lambda like, noise: noise.uniform(like)[:, None] if noise.step == 0 else torch.full_like(like, -0.25)
+    objective = ContrastiveDivergence(steps=1, options={"step_size": 1e-12}, buffer=rows, fresh=0.0, start=start)
+    objective.begin(model, context(rows))
+    lost = objective.state()["slots"][:, 0] >= edge
+    loss = objective.loss(model, batch_of(torch.full((rows, 1), -0.1, dtype=torch.float64)))
+    assert loss.scalars["diverged"] == lost.double().mean() > 0
+    assert torch.equal(objective.state()["slots"][:, 0] == -0.25, lost)
+    assert loss.value.isfinite() == (edge > 0)  # without any finite energy the step is skipped
+
+
+def test_a_condition_binds_data_and_chains():
+    labels, x = torch.tensor([0, 1, 2, 1]), data(4, 2)
+    model = Net(labels=3)
+    objective = ContrastiveDivergence(**LANGEVIN, buffer=4, fresh=0.0, condition="kind", l2=0.0)
+    objective.begin(model, context(4, (2,)))
+    loss = objective.loss(model, batch_of(x, kind=labels))
+    torch.testing.assert_close(loss.value, (model(x, y=labels) - model(objective.state()["slots"], y=labels)).mean())
+
+
+class Line(ce.Energy):
+    """Points of one number around a plane over their condition, two numbers; its slopes are learnt."""
+
+    def __init__(self, *slopes: float) -> None:
+        super().__init__()
+        self.event_shape = (1,)
+        self.slopes = nn.Parameter(torch.tensor(slopes, dtype=torch.float64))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x[:, 0] - y @ self.slopes).square() / 2
+
+
+@pytest.mark.parametrize("kind", [ContrastiveDivergence, ImprovedContrastiveDivergence])
+def test_a_condition_of_numbers_binds_each_chain_to_its_row(kind):
+    """Without noise each step moves a chain towards its row's mean by the factor 1 - step / 2."""
+    spot, x, model = data(4, 2, seed=1), data(4, 1), Line(0.5, -1.0)
+    options = {"step_size": 0.4, "temperature": 0.0}
+    objective = kind(steps=3, options=options, buffer=8, fresh=0.0, start=lambda like, noise: like + 5, condition="spot", l2=0.0)
+    objective.begin(model, context(4))
+    loss = objective.loss(model, batch_of(x, spot=spot))
+    middle = spot @ model.slopes.detach()
+    expected = middle + 0.8**3 * (5 - middle)
+    slots = objective.state()["slots"][:, 0]
+    torch.testing.assert_close(slots[slots != 5], expected)  # one of each row's two slots
+    gap = ((expected - middle).square() - (x[:, 0] - middle).square()).mean() / 2
+    torch.testing.assert_close(loss.scalars["gap"], gap)
+    with pytest.raises(OptionError, match=r"spot is unknown \(NaN\)"):
+        objective.loss(model, batch_of(x, spot=spot.where(spot > 0, torch.nan)))
+
+
+def test_training_finds_how_points_follow_numbers():
+    rows, model = 256, Line(0.0, 0.0)
+    spot, noise = data(rows, 2, seed=1), data(rows, 1)
+    x = spot @ torch.tensor([[2.0], [-1.0]], dtype=torch.float64) + noise
+    objective = ContrastiveDivergence(steps=4, options={"step_size": 0.5}, buffer=rows, start="normal", condition="spot", l2=0.0)
+    objective.begin(model, context(rows))
+    optimizer, found = torch.optim.Adam(model.parameters(), 0.1), []
+    for step in range(1, 121):
+        optimizer.zero_grad()
+        objective.loss(model, batch_of(x, step, spot=spot)).value.backward()
+        optimizer.step()
+        if step > 60:
+            found.append(model.slopes.detach().clone())
+    best = torch.linalg.lstsq(spot, x).solution[:, 0]
+    assert (torch.stack(found).mean(0) - best).abs().max() < 3 / math.sqrt(rows)
+
+
+def test_the_last_step_takes_no_gradient_and_gives_the_same_points():
+    """Chains of K steps cost K gradients, and have the bits of `sample`; also if some of them diverge."""
+
+    class Counted(ce.Energy):
+        calls = 0
+
+        def with_gradient(self, x, **conditions):
+            Counted.calls += 1
+            return super().with_gradient(x, **conditions)
+
+        def forward(self, x):
+            return torch.where(x > 3, torch.nan, x.square()).sum(1) / 2
+
+    model, options = Counted(), {"step_size": 0.5}
+    for start in (0.0, 10.0):
+        rank_context = RankContext(6, range(2, 5), torch.Size([2]), torch.device("cpu"), torch.float32, 0)
+        x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+        x[1] += start
+        negatives = NegativeSampler(
+            steps=4, sampler="langevin", options=options, buffer=6, fresh=0, start="data", augment=None, persistent=False
+        )
+        negatives.begin(model, rank_context)
+        batch = Batch(x, {}, Noise(0, range(2, 5), 7))
+        Counted.calls = 0
+        samples = negatives.draw(model, batch, {})
+        assert Counted.calls == 4
+        expected = model.sample(
+            (3, 2), sampler="langevin", steps=4, init=x, seed=samples.noise.seed, first_chain=2, on_divergence="keep", **options
+        )
+        alive = torch.tensor([True, start == 0.0, True])
+        assert torch.equal(samples.x[alive], expected[alive])

@@ -1,0 +1,135 @@
+"""Errors of the objectives for bad input, and their results in half precision."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import composable_energy as ce
+from composable_energy.errors import OptionError
+from composable_energy_training import (
+    AttributeHeads,
+    ContrastiveDivergence,
+    DenoisingScoreMatching,
+    ImprovedContrastiveDivergence,
+    JointEnergyClassifier,
+)
+from plugins.training.tests.objective_helpers import (
+    IMPROVED,
+    LANGEVIN,
+    Bell,
+    Heads,
+    Joint,
+    Net,
+    batch_of,
+    cast,
+    context,
+    data,
+    gradients,
+    labelled,
+    prepare,
+    scattered,
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ContrastiveDivergence(steps=0), "steps must be at least 1, got 0"),
+        (lambda: ContrastiveDivergence(steps=cast(2.5)), "steps must be a whole number, got 2.5"),
+        (lambda: ContrastiveDivergence(steps=1, l2=-1), "l2 must be at least 0, got -1"),
+        (lambda: ContrastiveDivergence(steps=1, start=cast("gaussian")), "got 'gaussian'"),
+        (lambda: ContrastiveDivergence(steps=1, start="data"), "persistent=False"),
+        (lambda: prepare(ContrastiveDivergence(steps=1)), "langevin needs step_size"),
+        (lambda: prepare(ContrastiveDivergence(steps=1, options={"step": 1})), "langevin has no option step"),
+        (lambda: prepare(ContrastiveDivergence(**LANGEVIN, buffer=3)), "capacity is 3, the batch size 4"),
+        (lambda: prepare(ContrastiveDivergence(**LANGEVIN), nn.Linear(2, 1)), "trains an energy, got Linear"),
+        (lambda: ContrastiveDivergence(**LANGEVIN).loss(Net(), batch_of(data(4, 2))), "is not prepared"),
+        (
+            lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="hair")).loss(Net(3), labelled(0)),
+            "no attribute hair; they have kind",
+        ),
+        (lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Net(3), labelled(-1)), "kind is unknown"),
+        (lambda: prepare(ContrastiveDivergence(**LANGEVIN)).loss(Net(), scattered()), "must be consecutive"),
+    ],
+)
+def test_bad_input_is_reported(make, message):
+    with pytest.raises(OptionError, match=message):
+        make()
+
+
+def test_an_unknown_sampler_is_reported():
+    with pytest.raises(ce.errors.PluginNotFound, match="langvin"):
+        prepare(ContrastiveDivergence(steps=1, sampler="langvin"))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DenoisingScoreMatching(0.0, 1.0), "0 < sigma_min <= sigma_max, got 0.0 and 1.0"),
+        (lambda: AttributeHeads({"male": 2}, 2.0, 1.0), "got 2.0 and 1.0"),
+        (lambda: AttributeHeads({}, 0.1, 1.0), "at least one variable"),
+        (lambda: AttributeHeads({"male": 1}, 0.1, 1.0), "The number of values of male must be at least 2, got 1"),
+        (lambda: AttributeHeads({"hair": 2}, 0.1, 1.0).loss(Heads(1), labelled(0)), "no attribute hair; they have kind"),
+        (lambda: AttributeHeads({"kind": 2}, 0.1, 1.0).loss(Heads(1), labelled(0)), "kind has 2 values, from 0 to 1, .* from 0 to 2"),
+        (lambda: AttributeHeads({"kind": 3}, 0.1, 1.0).loss(Heads(3), labelled(-2)), "got labels from -2 to 2"),
+        (lambda: DenoisingScoreMatching(0.1, 1.0).loss(nn.Linear(2, 1), labelled(0)), "trains an energy, got Linear"),
+        (lambda: DenoisingScoreMatching(0.1, 1.0).loss(Net(), labelled(0)), "Net does not depend on the noise level"),
+        (lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Bell(), labelled(0)), "Bell does not depend on y"),
+        (lambda: ImprovedContrastiveDivergence(steps=1, kl=-1), "kl must be at least 0, got -1"),
+        (lambda: ImprovedContrastiveDivergence(steps=1, among=0), "among must be at least 1, got 0"),
+        (
+            lambda: prepare(ImprovedContrastiveDivergence(steps=1, options={"step_size": 1, "metric": torch.ones(2)})),
+            "supports no metric",
+        ),
+        (lambda: prepare(ImprovedContrastiveDivergence(**IMPROVED, buffer=7)).loss(Net(), labelled(0)), "two slots for each row, has 7"),
+        (lambda: prepare(JointEnergyClassifier(**LANGEVIN)), "needs a method `logits"),
+        (lambda: prepare(JointEnergyClassifier(**LANGEVIN), Joint()).loss(Joint(), labelled(0)), "no attribute class; they have kind"),
+        (lambda: prepare(JointEnergyClassifier(**LANGEVIN, label="kind"), Joint()).loss(Joint(), labelled(3)), "kind has 3 values"),
+        (lambda: JointEnergyClassifier(steps=1, weight=-1), "weight must be at least 0"),
+    ],
+)
+def test_bad_input_of_the_other_objectives_is_reported(make, message):
+    with pytest.raises(OptionError, match=message):
+        make()
+
+
+def test_logits_of_another_shape_are_reported():
+    with pytest.raises(ce.errors.ShapeError, match=r"male \(2\), hair \(3\) need logits of shape \(4, 4\), one .* got \(4, 5\)"):
+        AttributeHeads({"male": 2, "hair": 3}, 0.1, 1.0).loss(Heads(5), labelled(0))
+
+
+class Single(Net):
+    """A network of float32, with a noise level and logits."""
+
+    def __init__(self) -> None:
+        super().__init__(labels=3)
+        self.float()
+
+    def forward(self, x: Tensor, y: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
+        return super().forward(x, y) * (1 if sigma is None else sigma)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.layers(x) * torch.arange(3.0)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        ContrastiveDivergence(**LANGEVIN, condition="kind"),
+        ImprovedContrastiveDivergence(**LANGEVIN, entropy_after=0),
+        DenoisingScoreMatching(0.1, 1.0),
+        JointEnergyClassifier(**LANGEVIN, label="kind"),
+    ],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_networks_may_compute_in_half_precision(objective):
+    model, batch = Single(), batch_of(data(4, 2).float(), kind=torch.tensor([0, 1, 2, 1]))
+    results = []
+    for half in (False, True):
+        objective.begin(model, context(4, (2,), dtype=torch.float32))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = objective.loss(model, batch)
+        assert loss.value.dtype == torch.float32
+        assert all(value.shape == () and not value.requires_grad and value.isfinite() for value in loss.scalars.values())
+        results.append(torch.cat([grad.flatten() for grad in gradients(model, loss)]))
+    assert (results[0] - results[1]).norm() < 0.05 * results[0].norm()

@@ -1,0 +1,155 @@
+"""Recipes: settings in files that extend one another, checked before a run."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+import composable_energy as ce
+from composable_energy.errors import FileFormatError, OptionError, PluginLoadError, PluginNotFound
+from composable_energy_training import Recipe, open_recipe
+from composable_energy_training.toml import flatten
+
+TEXT = """
+about = "A bowl"
+source = "Nobody (2020)"
+needs = "nothing"
+cost = "no time"
+
+[data]
+labels = "none"
+limit = "none"
+size = [8, 8]
+
+[model]
+width = 4
+gain = 0.5
+sharp = true
+
+[training]
+steps = 10
+seed = 0
+device = "cpu"
+"""
+
+
+@dataclass(frozen=True)
+class Bowl(Recipe):
+    def run(self, data: Path, out: Path, *, progress: bool = False) -> Path:
+        self.save(out)
+        return out
+
+
+@pytest.fixture
+def bowl(tmp_path):
+    (tmp_path / "bowl.toml").write_text(TEXT)
+    return Bowl.read(tmp_path / "bowl.toml")
+
+
+def test_a_file_has_a_head_and_settings(bowl):
+    assert (bowl.name, bowl.about, bowl.source, bowl.needs, bowl.cost) == ("bowl", "A bowl", "Nobody (2020)", "nothing", "no time")
+    assert bowl.settings["model"] == {"width": 4, "gain": 0.5, "sharp": True}
+    assert bowl.text == TEXT
+
+
+def test_changes_leave_other_settings_alone(bowl):
+    changed = bowl.with_changes({"model.gain": 1, "data.labels": "faces.csv"}).with_steps(3)
+    assert flatten(changed.settings) == {**flatten(bowl.settings), "model.gain": 1.0, "data.labels": "faces.csv", "training.steps": 3}
+    assert isinstance(changed.settings["model"]["gain"], float)
+    assert bowl.settings["training"]["steps"] == 10
+
+
+def test_the_word_none_is_none_only_in_settings_that_may_be_none(bowl, tmp_path):
+    assert bowl.settings["data"]["labels"] is None and bowl.settings["data"]["limit"] is None
+    assert bowl.with_changes({"training.device": "none"}).settings["training"]["device"] is None
+    listed = bowl.with_changes({"data.labels": "faces.csv"}).with_changes({"data.labels": "none", "data.size": ["none", "a"]})
+    assert listed.settings["data"] == {"labels": None, "limit": None, "size": ["none", "a"]}
+    with pytest.raises(OptionError, match=r"model\.width takes a whole number, got 'none'"):
+        bowl.with_changes({"model.width": "none"})
+    (tmp_path / "named.toml").write_text('about = "none"\n[model]\nkind = "shell"\n')
+    named = Bowl.read(tmp_path / "named.toml").with_changes({"model.kind": "none"})
+    assert (named.about, named.settings) == ("none", {"model": {"kind": "none"}})
+
+
+def test_settings_survive_a_run(bowl, tmp_path):
+    settings = {**bowl.settings, "model": {**bowl.settings["model"], "layers": [{"width": 3}, {"width": 4}], "extra": {}, "name": "\x7f"}}
+    odd = replace(bowl, settings=settings)
+    odd.run(tmp_path, tmp_path / "out")
+    assert Bowl.read(tmp_path / "out" / "recipe.toml").settings == odd.settings
+    odd.run(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.widht", 8, r"no setting 'model\.widht'\. Did you mean 'width'\? Known: width, gain, sharp\."),
+        ("colour", 8, r"no setting 'colour'\. Known: data, model, training\."),
+        ("modle.width", 8, r"no setting 'modle\.width'\. Did you mean 'model'\? Known: data, model, training\."),
+        ("model.width", 8.5, r"model\.width takes a whole number, got 8\.5"),
+        ("model.width", True, "a whole number"),
+        ("model.gain", "much", "takes a number"),
+        ("model.sharp", 1, "true or false"),
+        ("data.size", 8, "a list in brackets"),
+        ("training.device", 0, "a text"),
+        ("training.steps", None, "a whole number"),
+    ],
+)
+def test_bad_settings_are_reported_with_the_known_ones(bowl, key, value, message):
+    with pytest.raises(OptionError, match=message):
+        bowl.with_changes({key: value})
+
+
+def test_a_file_may_extend_a_name_or_a_file(bowl, tmp_path):
+    (tmp_path / "wide.toml").write_text('extends = "bowl"\nabout = "A wide bowl"\n[model]\nwidth = 9\n')
+    (tmp_path / "widest.toml").write_text('extends = "wide.toml"\n[model]\nwidth = 99\n')
+    with ce.register("recipe", "bowl", lambda: bowl):
+        recipe = open_recipe(tmp_path / "widest.toml")
+        assert open_recipe("bowl").entry == recipe.entry == "bowl"
+    assert isinstance(recipe, Bowl)
+    assert (recipe.name, recipe.about, recipe.needs) == ("widest", "A wide bowl", "nothing")
+    assert flatten(recipe.settings) == {**flatten(bowl.settings), "model.width": 99}
+
+
+def test_bad_files_are_reported(tmp_path, bowl):
+    def write(text: str) -> Path:
+        (tmp_path / "mine.toml").write_text(text)
+        return tmp_path / "mine.toml"
+
+    with pytest.raises(FileFormatError, match="no file"):
+        open_recipe(tmp_path / "nothing.toml")
+    with pytest.raises(FileFormatError, match=r"mine\.toml is not TOML.*line 1"):
+        open_recipe(write("steps = = 3"))
+    with pytest.raises(FileFormatError, match=r"steps = 3 is in no table.*about, source, needs, cost, extends"):
+        open_recipe(write("steps = 3\n"))
+    with pytest.raises(FileFormatError, match="extends itself"):
+        open_recipe(write('extends = "./mine.toml"\n'))
+    with pytest.raises(PluginNotFound, match="the recipe 'bawl'"):
+        open_recipe(write('extends = "bawl"\n'))
+    with ce.register("recipe", "bowl", lambda: bowl), pytest.raises(OptionError, match=r"no setting 'model\.with'"):
+        open_recipe(write('extends = "bowl"\n[model]\nwith = 3\n'))
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(FileFormatError, match="UTF-8"):
+        open_recipe(tmp_path / "mine.toml")
+
+
+def test_a_run_saves_its_recipe_and_refuses_another(bowl, tmp_path):
+    out = tmp_path / "out"
+    bowl.run(tmp_path, out)
+    assert Bowl.read(out / "recipe.toml").settings == bowl.settings
+    bowl.with_steps(20).run(tmp_path, out)
+    assert Bowl.read(out / "recipe.toml").settings["training"]["steps"] == 20
+    with pytest.raises(OptionError, match=r"other settings \(model\.width: there 4, here 5; training\.seed: there 0, here 1\)"):
+        bowl.with_changes({"model.width": 5, "training.seed": 1}).run(tmp_path, out)
+    assert [path.name for path in out.iterdir()] == ["recipe.toml"]
+
+
+def test_paths_may_be_texts(bowl, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    bowl.save("~/out")
+    assert Bowl.read("~/out/recipe.toml").settings == bowl.settings
+    assert bowl.with_changes({"data.labels": tmp_path / "faces.csv"}).settings["data"]["labels"] == str(tmp_path / "faces.csv")
+
+
+def test_an_entry_of_another_class_is_refused():
+    with ce.register("recipe", "odd", lambda: 3), pytest.raises(PluginLoadError, match="should make a Recipe"):
+        ce.get_recipe("odd")
