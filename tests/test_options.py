@@ -7,6 +7,7 @@ import pytest
 
 from composable_energy.errors import OptionError
 from composable_energy.options import check_choice, check_flag, check_integer, check_number
+from composable_energy.suggestions import listed, nearest
 
 
 def test_values_in_range_are_returned():
@@ -44,3 +45,10 @@ def test_the_message_says_the_range():
         check_flag("progress", "no")
     with pytest.raises(OptionError, match=r"mode must be one of 'power', 'level', got 'powr'\. Did you mean 'power'\?"):
         check_choice("mode", "powr", ("power", "level"))
+
+
+def test_the_nearest_names_come_first_and_then_all():
+    known = ["rate", "decay"]
+    assert nearest("raet", known) + listed(known) == " Did you mean 'rate'? Known: rate, decay."
+    assert nearest("x", known) == "" and listed([]) == " None is installed."
+    assert listed(map(str, range(30))).endswith("18, 19, ....")

@@ -18,6 +18,7 @@ from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.noise import Noise
 from composable_energy.registry import get_factory, get_sampler
 from composable_energy.saving import save
+from composable_energy.suggestions import listed, nearest
 from composable_energy_image.data import Pictures, Preparation, open_pictures
 from composable_energy_training import (
     Augmentation,
@@ -35,7 +36,7 @@ from composable_energy_training import (
     Trainer,
     join,
 )
-from composable_energy_training.setting_types import get_parameters, suggest_names
+from composable_energy_training.setting_types import get_parameters
 from composable_energy_training.toml import flatten
 
 __all__ = ["EnergyRecipe", "energy_recipe"]
@@ -253,7 +254,7 @@ def _energy_factory(name: str) -> Callable[..., Any]:
 
 def _objective_class(name: str) -> type[Objective]:
     if name not in _OBJECTIVES:
-        raise OptionError(f"There is no objective {name!r}.{suggest_names(name, _OBJECTIVES)}")
+        raise OptionError(f"There is no objective {name!r}.{nearest(name, _OBJECTIVES)}{listed(_OBJECTIVES)}")
     return _OBJECTIVES[name]
 
 

@@ -6,7 +6,6 @@ Tensors are stored by name; everything else is JSON in the file's metadata, with
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy.errors import FileFormatError
-from composable_energy.files import digest_of, write_through
+from composable_energy.files import digest_of, replace_file
 
 __all__ = ["Checkpoint", "DamagedCheckpoint", "check_tensors", "read_checkpoint", "write_checkpoint"]
 
@@ -65,18 +64,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         _METADATA: checkpoint.metadata,
     }
     data = safetensors.torch.save(dict(checkpoint.tensors), {_KEY: json.dumps(header)})
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        write_through(fresh, data)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    replace_file(path, data)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import cached
 
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.noise import Noise
@@ -120,7 +121,7 @@ class NegativeSampler:
             scalars["acceptance"] = rates.nanmean().to(x)
         if diverged.any():  # a tensor on the CPU: no synchronization
             fresh = batch.x if self._start is None else draw_starts(self._start, torch.zeros_like(x), batch.noise.child("instead"))
-            x = torch.where(diverged.to(x.device).view(-1, *[1] * (x.ndim - 1)), fresh, x)
+            x = torch.where(unsqueeze_to(diverged.to(x.device), x), fresh, x)
         return NegativeSamples(x, noise, slots, scalars)
 
     def keep(self, samples: NegativeSamples, x: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError
+from composable_energy.files import replace_file
 from composable_energy.registry import get_recipe
-from composable_energy_training.setting_types import NONE, check_setting, suggest_names
+from composable_energy.suggestions import listed, nearest
+from composable_energy_training.setting_types import NONE, check_setting
 from composable_energy_training.toml import flatten, read_toml, to_toml, unflatten
 
 if TYPE_CHECKING:
@@ -155,10 +156,7 @@ class Recipe(ABC):
                 shown = "; ".join(f"{key}: there {old.get(key, NONE)!r}, here {new.get(key, NONE)!r}" for key in differ[:6])
                 more = f"; and {len(differ) - 6} more" if len(differ) > 6 else ""
                 raise OptionError(f"{out} has a run with other settings ({shown}{more}). Use those settings, or another folder.")
-        out.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_name(f".{_FILE}.{os.getpid()}")
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(file)
+        replace_file(file, text.encode())
 
 
 def open_recipe(name: str | Path) -> Recipe:
@@ -225,5 +223,6 @@ def _suggest(key: str, known: Mapping[str, Any]) -> str:
     table, _, last = key.rpartition(".")
     names = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == table]
     if names:
-        return suggest_names(last, names)
-    return suggest_names(table or key, sorted({other.partition(".")[0] for other in known}))
+        return nearest(last, names) + listed(names)
+    tables = sorted({other.partition(".")[0] for other in known})
+    return nearest(table or key, tables) + listed(tables)

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy_training.objective import RankContext
@@ -82,7 +83,7 @@ class ReplayBuffer:
             x = self.augment(x, noise.child("augment"))
         if self.fresh:
             new = noise.child("fresh").uniform(like) < self.fresh
-            x = torch.where(new.view(-1, *[1] * (x.ndim - 1)), self.starts(noise.child("start")), x)
+            x = torch.where(unsqueeze_to(new, x), self.starts(noise.child("start")), x)
         return slots, x
 
     def write(self, slots: Tensor, x: Tensor) -> None:
@@ -131,7 +132,7 @@ class ReplayBuffer:
             neighbors = self._slots[low[:, None] + lane - self.slot_range.start]
             squared = (neighbors - x[:, None]).flatten(2).square().sum(2)
             smallest, index = squared.min(1, keepdim=True)
-            closer = (smallest < distance).view(-1, *[1] * (x.ndim - 1))
+            closer = unsqueeze_to(smallest < distance, x)
             best = torch.where(closer, neighbors[torch.arange(len(x), device=x.device), index[:, 0]], best)
             distance = torch.minimum(smallest, distance)
         return best

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_conditions, require_energy
@@ -53,7 +54,7 @@ class DenoisingScoreMatching(Objective):
             x.requires_grad_()
             energies = energy(x, sigma=sigma, **get_conditions(energy, batch, self.condition))
             gradient = torch.autograd.grad(energies.sum(), x, create_graph=True)[0]
-        error = as_float32(gradient * _expand_like(sigma, x) - xi).square().mean()
+        error = as_float32(gradient * unsqueeze_to(sigma, x) - xi).square().mean()
         return Loss(error, {"error": error.detach(), "magnitude": as_float32(energies.detach()).abs().mean()})
 
 
@@ -79,8 +80,4 @@ def add_noise(x: Tensor, levels: tuple[float, float], noise: Noise) -> tuple[Ten
     low, high = (math.log(level) for level in levels)
     sigma = (noise.child("level").uniform(x) * (high - low) + low).exp().to(x.dtype)
     xi = noise.child("noise").normal(x)
-    return torch.addcmul(x.detach(), _expand_like(sigma, x), xi), sigma, xi
-
-
-def _expand_like(sigma: Tensor, x: Tensor) -> Tensor:
-    return sigma.view(-1, *[1] * (x.ndim - 1))
+    return torch.addcmul(x.detach(), unsqueeze_to(sigma, x), xi), sigma, xi

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from composable_energy.errors import OptionError
 
-__all__ = ["NONE", "check_setting", "get_parameters", "suggest_names"]
+__all__ = ["NONE", "check_setting", "get_parameters"]
 
 NONE = "none"
 """The text for None in a setting that may be None: TOML has no null, and an omitted setting has its default."""
@@ -57,14 +56,6 @@ def check_setting(key: str, value: Any, annotation: Any) -> Any:
     if not _fits(value, annotation):
         raise OptionError(f"{key} takes {_describe(annotation) or annotation}, got {value!r}.")
     return float(value) if type(value) is int and float in choices and int not in choices and Any not in choices else value
-
-
-def suggest_names(name: str, known: Iterable[str]) -> str:
-    """Returns a hint for an unknown name, for an error: the most similar names, and all known ones."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known)
-    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    return f"{hint} Known: {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}."
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from composable_energy.errors import OptionError
-from composable_energy_training.setting_types import check_setting, get_parameters, suggest_names
+from composable_energy_training.setting_types import check_setting, get_parameters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,3 @@ def test_values_become_plain_data(value, annotation, expected):
 def test_other_values_are_reported_with_the_type_in_words(value, annotation, words):
     with pytest.raises(OptionError, match=f"table.key takes {words}, got"):
         check_setting("table.key", value, annotation)
-
-
-def test_suggestions_have_the_similar_names_first():
-    assert suggest_names("raet", ["rate", "decay"]) == " Did you mean 'rate'? Known: rate, decay."
