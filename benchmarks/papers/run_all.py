@@ -18,9 +18,8 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from benchmarks.papers.write_pages import write_pages
-
 from benchmarks.harness import ROOT, argument_parser
+from benchmarks.papers.write_pages import write_pages
 
 __all__ = ["STAGES", "main", "run"]
 
