@@ -2,18 +2,18 @@
 
 The whole benchmark takes some 20 minutes of one core, a quarter of them for `mala` on 100 coordinates; `--only` measures some rows again.
 
-Every sampler of the registry that accepts and rejects runs on every target with 20 seeds. Chains start where `sample` starts them by default
-(except on the half-line, where that could be outside), run a warm-up, and are then recorded. Each seed estimates the mean and the variance of
-each coordinate; the variance is about the true mean. Standard errors come from the effective sample size of all chains of a seed, the truth
-from a formula or from a sum over a fine grid. A row passes if
+Every sampler of the registry that accepts and rejects runs on every target with 20 seeds. Chains start where `sample` starts them by
+default (except on the half-line, where that could be outside), run a warm-up, and are then recorded. Each seed estimates the mean and the
+variance of each coordinate; the variance is about the true mean. Standard errors come from the effective sample size of all chains of a
+seed, the truth from a formula or from a sum over a fine grid. A row passes if
 
 - every estimate, pooled over the seeds, is within 4 standard errors, and
 - every estimate of a single seed is within 5.
 
-The largest of n independent normal numbers has a typical size, `expected`: 3.7 for 4,000 of them, as on 100 coordinates. `sd` is the root mean
-square of the single estimates' z; it is 1 if the standard errors are right. `se` is the largest pooled standard error of a variance, relative
-to the variance: the resolution of the test. Langevin and underdamped have a known bias, so their variance is compared with the formula for
-their step size. The funnel is reported, and no sampler has to pass it.
+The largest of n independent normal numbers has a typical size, `expected`: 3.7 for 4,000 of them, as on 100 coordinates. `sd` is the root
+mean square of the single estimates' z; it is 1 if the standard errors are right. `se` is the largest pooled standard error of a variance,
+relative to the variance: the resolution of the test. Langevin and underdamped have a known bias, so their variance is compared with the
+formula for their step size. The funnel is reported, and no sampler has to pass it.
 """
 
 from __future__ import annotations

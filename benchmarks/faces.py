@@ -6,8 +6,8 @@ Prints tables and writes them, with a picture, to `benchmarks/results/`. All thr
 
 - **library**: the expression as the library defines it, the base once and the formula's exact evidence;
 - **base per concept**: each literal is a full energy, base and evidence, and `&` adds them, so the base counts once for each literal;
-- **plain sums**: energies E(x | c) of one conditional network, trained on the same codes with the size and the steps of the base; they
-  are added under `&`, mixed under `|`, and NOT is -0.01 E, the rule of Du, Li and Mordatch (2020). A row that consists of NOTs has no density
+- **plain sums**: energies E(x | c) of one conditional network, trained on the same codes with the size and the steps of the base; they are
+  added under `&`, mixed under `|`, and NOT is -0.01 E, the rule of Du, Li and Mordatch (2020). A row that consists of NOTs has no density
   by that rule; the unconditional E(x) is added to it.
 
 The conditional network is no part of the package: the first call trains it, for half an hour of one core, and keeps it in the cache.

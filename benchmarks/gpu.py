@@ -6,8 +6,8 @@
 3. *Loops*: `sample` with Langevin, eager and compiled, beside a plain loop, and beside torchebm and ebmkit where they are installed.
 4. *Composition*: gradients of eight terms of one architecture beside those of one.
 
-Times are medians of rounds that are measured in turns, by the clock of the device. Writes `benchmarks/results/gpu.json`, and `gpu.png` beside
-it where matplotlib is installed. Without a GPU it says so, writes nothing and exits with 1.
+Times are medians of rounds that are measured in turns, by the clock of the device. Writes `benchmarks/results/gpu.json`, and `gpu.png`
+beside it where matplotlib is installed. Without a GPU it says so, writes nothing and exits with 1.
 
 `--device cpu` runs the same lines at tiny sizes on the CPU, with the kernel under Triton's interpreter: a check of this code. It measures
 nothing and writes nothing.

@@ -1,9 +1,9 @@
 """How accurate `log_z` and `calibrate` are: `python -m benchmarks.log_z --write`.
 
-Each row repeats an estimate with other seeds, and with other draws where it uses some, and compares it with the truth: the root mean square
-error, the mean of the reported standard errors, the largest error in units of its own standard error, and the gradients of one estimate with
-its pilot run. The last row shows the shares of two Gaussians of different width, with weights .7 and .3, after `calibrate`. Double precision,
-one thread.
+Each row repeats an estimate with other seeds, and with other draws where it uses some, and compares it with the truth: the root mean
+square error, the mean of the reported standard errors, the largest error in units of its own standard error, and the gradients of one
+estimate with its pilot run. The last row shows the shares of two Gaussians of different width, with weights .7 and .3, after `calibrate`.
+Double precision, one thread.
 """
 
 from __future__ import annotations

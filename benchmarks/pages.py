@@ -6,12 +6,12 @@ A page has blocks, `<!-- NAME -->` to `<!-- end -->`. The text between the two m
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 __all__ = ["Blocks", "block_names", "fill_page", "format_number", "markdown_table", "outside_blocks", "short", "write_page"]
 
-Blocks = Mapping[str, Callable[[], str]]
+Blocks = dict[str, Callable[[], str]]
 """Functions that return the text of each block by its name."""
 
 _BLOCK = re.compile(r"<!-- (?!end -->)(.+?) -->.*?<!-- end -->", re.DOTALL)

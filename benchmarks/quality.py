@@ -4,10 +4,11 @@ Four targets. `gaussian` has 100 coordinates, a random rotation and variances fr
 $x_1 \\sim N(0, 1)$, $x_2 \\mid x_1 \\sim N(x_1^2, 1/4)$. `perceptron` (64 coordinates, 107,449 weights) and `convolutions` (192
 coordinates, 127,489 weights) are random networks plus a quadratic term, $E(x) = f(x) + \\lVert x \\rVert^2 / 2$, which makes them proper.
 
-64 chains start at normal points, run a warm-up of as many steps as they take to settle, and are then recorded. The effective sample size is
-the multi-chain one of Geyer and Stan, the least over all coordinates and over $x$ and $(x - \\bar x)^2$; gradients are those of the recorded
-part, each trajectory with its leapfrogs. The cost of tuning is a column of its own, and so are the effective samples per second of one
-processor. Several seeds, with the median and the range. Seeds are the outer loop, so that a slow minute of the machine is slow for all.
+64 chains start at normal points, run a warm-up of as many steps as they take to settle, and are then recorded. The effective sample size
+is the multi-chain one of Geyer and Stan, the least over all coordinates and over $x$ and $(x - \\bar x)^2$; gradients are those of the
+recorded part, each trajectory with its leapfrogs. The cost of tuning is a column of its own, and so are the effective samples per second
+of one processor. Several seeds, with the median and the range. Seeds are the outer loop, so that a slow minute of the machine is slow for
+all.
 
 `--peers` adds the samplers of ebmkit, torchebm and BlackJAX (`make bench` creates the environment that has them).
 """

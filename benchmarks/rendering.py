@@ -1,9 +1,9 @@
 """How many pictures of each world one core renders per second, and how far the renderers agree: `python -m benchmarks.rendering [--write]`.
 
-Every world at 64 and 128 pixels (worlds on a board at 70 and 126), with and without masks; the worlds of MuJoCo by EGL and by OSMesa, each in
-a process of its own on one core. Times are processor seconds, so that other programs count little; they include drawing and checking the
-labels, and not the start of the renderer; the median of three runs counts. EGL and OSMesa render the same pictures, compared by the largest
-difference in grey levels, the share of values that differ, and the equality of labels and masks.
+Every world at 64 and 128 pixels (worlds on a board at 70 and 126), with and without masks; the worlds of MuJoCo by EGL and by OSMesa, each
+in a process of its own on one core. Times are processor seconds, so that other programs count little; they include drawing and checking
+the labels, and not the start of the renderer; the median of three runs counts. EGL and OSMesa render the same pictures, compared by the
+largest difference in grey levels, the share of values that differ, and the equality of labels and masks.
 """
 
 from __future__ import annotations

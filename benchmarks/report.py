@@ -23,7 +23,7 @@ MIXTURE, CONVOLUTIONS = "mixture on a plane, 4,096 chains", "3 convolutions, 16 
 
 
 def condense(raw: dict[str, Any]) -> dict[str, Any]:
-    """Returns the condensed form of a file of pytest-benchmark: microseconds of a step by kind, case and implementation, one for each turn."""
+    """Returns the microseconds of a step by kind, case and implementation, one for each turn, from a file of pytest-benchmark."""
     cases: dict[tuple[str, str], dict[str, Any]] = {}
     for entry in raw["benchmarks"]:
         info = entry["extra_info"]

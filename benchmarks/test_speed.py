@@ -1,7 +1,7 @@
 """The speed of samplers beside plain loops and other libraries: `make bench`, or `pytest -c benchmarks/speed.ini benchmarks/test_speed.py`.
 
-Turns are the outer loop: every implementation runs once, then every one again, so that a slow minute of the machine is slow for all. Times are
-processor seconds of one thread. `report.py` computes ratios within each turn, and their medians.
+Turns are the outer loop: every implementation runs once, then every one again, so that a slow minute of the machine is slow for all. Times
+are processor seconds of one thread. `report.py` computes ratios within each turn, and their medians.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Trains on two hosts, which are two network namespaces of this machine: `python -m benchmarks.two_hosts [--write]`, as root.
 
-A virtual cable joins the two; each host has its own address and nothing else, and starts its process by `torchrun` as a separate machine would.
-The weights are compared with those of one process on the same batches, and the throughput of both is recorded. Then the cable is cut in the
-middle of a run: the run must end with an error about the lost process, and the same command must then end with the same weights.
+A virtual cable joins the two; each host has its own address and nothing else, and starts its process by `torchrun` as a separate machine
+would. The weights are compared with those of one process on the same batches, and the throughput of both is recorded. Then the cable is
+cut in the middle of a run: the run must end with an error about the lost process, and the same command must then end with the same
+weights.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The implementations in the comparison of speed, each a function of the number of steps that returns the last points.
 
-All get the same first points, step size and energies, whose weights take no gradient. "Compiled" means that the energy is compiled: the plain
-loop and the two other libraries get `torch.compile(formula)`, because they compile nothing themselves, and this library gets
+All get the same first points, step size and energies, whose weights take no gradient. "Compiled" means that the energy is compiled: the
+plain loop and the two other libraries get `torch.compile(formula)`, because they compile nothing themselves, and this library gets
 `compiled(energy)`, as `sample(compile=True)` does for one call. The HMC of `torchebm` fails on points with several axes, so it gets flat
 points and an energy that unflattens them.
 """

@@ -1,7 +1,7 @@
 """The samplers of ebmkit and torchebm in the comparison of quality.
 
-They do not tune the step size and the number of leapfrogs of HMC, so both are chosen on a grid by effective samples per second; the search is
-not counted. `ebmkit`'s NUTS and MALA tune themselves; their warm-up is not counted.
+They do not tune the step size and the number of leapfrogs of HMC, so both are chosen on a grid by effective samples per second; the search
+is not counted. `ebmkit`'s NUTS and MALA tune themselves; their warm-up is not counted.
 """
 
 from __future__ import annotations

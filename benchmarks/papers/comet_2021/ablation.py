@@ -3,20 +3,20 @@ r"""What makes components objects: the paper's ablation (its table 2) in its ord
     python -m benchmarks.papers.comet_2021.ablation [--only ROW ...] [--seed N] [--seconds 60] [--data FOLDER] [--parts FOLDER]
     python -m benchmarks.papers.comet_2021.ablation --gather [--write]
 
-The first trains and scores, in one thread; figures go to the folder of parts, and existing ones are used again. Both print the table. Each row
-adds one change to the row above, and has the same seconds of one processor:
+The first trains and scores, in one thread; figures go to the folder of parts, and existing ones are used again. Both print the table. Each
+row adds one change to the row above, and has the same seconds of one processor:
 
 - `none`: the paper's vector encoder, 4 components of 64 numbers; an energy without coordinates; start at noise in [0, 1]; all 3 iterates;
-- `recurrent`: recurrent attention, one component after another; `small latent`: 16 numbers; `position`: coordinates of the picture. That is the
-  published form, with 32 filters and 3 steps;
+- `recurrent`: recurrent attention, one component after another; `small latent`: 16 numbers; `position`: coordinates of the picture. That
+  is the published form, with 32 filters and 3 steps;
 - `image`: the start is the median picture with a little noise; `relative`: coordinates relative to each component's attention, in place of
   those of the picture; `random`: one random iterate of 3; `warm`: the first half of the time trains quadratic energies, whose encoder the
   convolutional energies continue with. `quadratic`: quadratic energies for all of the time; `fine`: attention over 8 x 8 cells in place of
-  4 x 4; `inhibition`: attention that avoids what earlier steps attended to; `clip`: gradients clipped to a norm of .05 in place of 1, which they
-  never reach; `cap`: bounded logits, so that attention does not narrow to one cell before anything is learned.
+  4 x 4; `inhibition`: attention that avoids what earlier steps attended to; `clip`: gradients clipped to a norm of .05 in place of 1,
+  which they never reach; `cap`: bounded logits, so that attention does not narrow to one cell before anything is learned.
 
-Data: 12,000 colored sprites for training (seed 1), averaged to 16 pixels; 128 (seed 2) choose between readings (`single`; `share` and `weight`
-where available) and thresholds of merging; 320 (seed 3) are scored once. Masks are the most frequent label of 2 x 2.
+Data: 12,000 colored sprites for training (seed 1), averaged to 16 pixels; 128 (seed 2) choose between readings (`single`; `share` and
+`weight` where available) and thresholds of merging; 320 (seed 3) are scored once. Masks are the most frequent label of 2 x 2.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def draw_faces(data: Path) -> Room:
 def main() -> None:
     parser = experiment_parser("faces", __doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, help="of each of the two trainings, instead of those of factors.py")
+    parser.add_argument("--seconds", type=float, help="of the training of the convolutional energy, instead of those of factors.py")
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = draw_faces(args.data)

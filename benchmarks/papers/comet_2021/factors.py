@@ -3,17 +3,18 @@ r"""Seven factors of the room: how much of them codes without labels contain, fo
     python -m benchmarks.papers.comet_2021.factors [--only comet-warm] [--seed 0] [--seconds 250] [--data FOLDER] [--parts FOLDER]
     python -m benchmarks.papers.comet_2021.factors --gather [--write]
 
-The first trains and scores models in one thread, by default all of them for seeds 0, 1 and 2; weights and figures go to the folder of parts, and
-existing ones are used again. The second prints the table of all parts that exist. The protocol:
+The first trains and scores models in one thread, by default all of them for seeds 0, 1 and 2; weights and figures go to the folder of
+parts, and existing ones are used again. The second prints the table of all parts that exist. The protocol:
 
 - **Data**: the world `room`, 32 x 32: 8,000 training pictures with random factors (seed 1), 2,000 test pictures (seed 3), and the grid of
   4 values (0, 1/3, 2/3, 1) of each of 7 factors, 16,384 pictures. Time is that of one processor, for training alone.
 - **Codes** have 64 numbers: for COMET the K = 4 components with d = 16 one after another, for the beta-VAE the mean of its posterior;
   pixels are the 768 numbers of pictures averaged to 16 x 16.
-- **Training**: Adam with batches of 16 for COMET and 64 for baselines; its rate falls to 0 as half a cosine, from 1e-3 with a descent, from
-  2e-3 without. COMET's error is `charbonnier`, that of the beta-VAE squared and summed, and the autoencoder is trained with either. The
-  convolutional energy of the warm start begins with the encoder of the quadratic one, which then learns at a twentieth of the rate. A
-  convolutional energy with a new encoder has a squared error and a rate of 1e-3 that is a tenth in the last 15 %, because it learns more so.
+- **Training**: Adam with batches of 16 for COMET and 64 for baselines; its rate falls to 0 as half a cosine, from 1e-3 with a descent,
+  from 2e-3 without. COMET's error is `charbonnier`, that of the beta-VAE squared and summed, and the autoencoder is trained with either.
+  The convolutional energy of the warm start begins with the encoder of the quadratic one, which then learns at a twentieth of the rate. A
+  convolutional energy with a new encoder has a squared error and a rate of 1e-3 that is a tenth in the last 15 %, because it learns more
+  so.
 - Each model is scored twice. **raw** takes codes as they are. **PCA 64** (the paper's protocol for COMET) takes principal components of
   the codes, fitted on the first 5,000 training pictures, centered and not scaled: for 64 numbers it is a rotation.
 - **BetaVAE** (Higgins et al., 2017), on the grid: 200 + 200 points for each factor, each the mean over 64 pairs that share the factor of

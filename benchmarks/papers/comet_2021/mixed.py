@@ -6,11 +6,11 @@ Components are energies, so a conjunction joins those of two models of the same 
 
 - **room**: `comet-warm` represents light and camera of the room as factors of the whole picture, `sprites-conv` objects on black. All
   components of both are joined, with a weight for those of the sprites.
-- **solids**: `objects-32-quadratic` represents solids under a lamp, `sprites-quadratic` sprites. All components of the first are joined with the
-  component of the largest sprite; true masks select that component.
+- **solids**: `objects-32-quadratic` represents solids under a lamp, `sprites-quadratic` sprites. All components of the first are joined
+  with the component of the largest sprite; true masks select that component.
 
-The figures are shares of the way from the picture of the first model alone to that of the sprites' model alone: outside of the sprites' masks,
-where the picture of the first model should remain, and inside, where the sprites should appear.
+The figures are shares of the way from the picture of the first model alone to that of the sprites' model alone: outside of the sprites'
+masks, where the picture of the first model should remain, and inside, where the sprites should appear.
 """
 
 from __future__ import annotations

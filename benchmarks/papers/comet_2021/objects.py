@@ -3,17 +3,18 @@ r"""Objects without labels: how well the masks of components match those of the 
     python -m benchmarks.papers.comet_2021.objects [--only sprites-conv] [--seed 0] [--data FOLDER] [--parts FOLDER]
     python -m benchmarks.papers.comet_2021.objects --gather [--write]
 
-The first trains and scores models in one thread, by default all of them for seeds 0 and 1; weights and figures go to the folder of parts, and
-existing ones are used again. Both print the table of all parts that exist.
+The first trains and scores models in one thread, by default all of them for seeds 0 and 1; weights and figures go to the folder of parts,
+and existing ones are used again. Both print the table of all parts that exist.
 
 - **Data**: 12,000 training pictures (seed 1), 128 pictures that choose how masks are read (seed 2), 320 pictures for the scores (seed 3).
   Objects are rendered at 64 pixels and averaged to 16 or 32, with their shadows; a pixel belongs to the object with most of its area.
 - **Training**: `Decomposition` with one random iterate of three; Adam at 1e-3, batches of 16, a tenth of the rate in the last 15 %, and
   gradients clipped to a norm of .05. A plan is a chain of stages, each with the encoder of the stage before; its seconds are those of all
-  stages, of one processor. An encoder that a convolutional energy starts with learns at a twentieth of the rate, which keeps what it learned.
-- **Masks**: the reading and the threshold of merging are those with the highest foreground ARI on the 128 pictures; then the 320 are scored
-  once. `unmerged` is the best reading without merging. All-pixel ARI counts the pixels near the start (Otsu's threshold of |reconstruction -
-  start|) as background.
+  stages, of one processor. An encoder that a convolutional energy starts with learns at a twentieth of the rate, which keeps what it
+  learned.
+- **Masks**: the reading and the threshold of merging are those with the highest foreground ARI on the 128 pictures; then the 320 are
+  scored once. `unmerged` is the best reading without merging. All-pixel ARI counts the pixels near the start (Otsu's threshold of
+  |reconstruction - start|) as background.
 - **Baselines** on the same 320: k-means of colors with the true number of segments, four quadrants, which ignore the picture, and the
   territories: each pixel's most frequent component over the set, as one label map for all pictures.
 """

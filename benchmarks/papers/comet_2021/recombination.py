@@ -4,16 +4,16 @@ r"""Components of two pictures in one: whether an object appears whose component
 
 The models are those of `objects.py`, which trains them if they do not exist.
 
-For 500 pairs of test pictures A, B (seed 3) an object of each is drawn, such that B's object is at least 2 pixels away from A's other objects.
-The components of an object are the component with most of its pixels, and those that the threshold of merging assigns to the same object. A's are
-replaced by B's, and the whole is decoded. True masks assign components to objects, and are not used otherwise.
+For 500 pairs of test pictures A, B (seed 3) an object of each is drawn, such that B's object is at least 2 pixels away from A's other
+objects. The components of an object are the component with most of its pixels, and those that the threshold of merging assigns to the same
+object. A's are replaced by B's, and the whole is decoded. True masks assign components to objects, and are not used otherwise.
 
 A classifier (`crop_classifier.py`) evaluates the place of B's object in five pictures:
 
 - `renders`: B itself, the accuracy of the classifier; `rebuilt`: B's reconstruction without a swap, the limit of the model;
 - `swapped`: A with the object of B; `kept`: A's other objects in the swapped pictures, at their places;
-- `before`: A itself at the place of B's object: the rate without a swap. `gone`: how often the classifier finds nothing in the swapped picture at
-  the place of A's object, where B's does not cover it.
+- `before`: A itself at the place of B's object: the rate without a swap. `gone`: how often the classifier finds nothing in the swapped
+  picture at the place of A's object, where B's does not cover it.
 """
 
 from __future__ import annotations

@@ -3,11 +3,12 @@ r"""Slot attention on the worlds with objects, a common alternative, with the sa
     python -m benchmarks.papers.comet_2021.slot_objects [--only sprites] [--seed 0] [--seconds N] [--data FOLDER] [--parts FOLDER]
     python -m benchmarks.papers.comet_2021.slot_objects --gather [--write]
 
-The first trains and scores models in one thread, by default on all worlds for seeds 0 and 1; figures go to the folder of parts, and existing ones
-are used again. Both print the table of all parts that exist.
+The first trains and scores models in one thread, by default on all worlds for seeds 0 and 1; figures go to the folder of parts, and
+existing ones are used again. Both print the table of all parts that exist.
 
-There are 5 slots, one for the background, and the pictures, splits and seconds of `objects.py`. A pixel belongs to the slot with the largest
-mask there. Nothing is chosen on validation pictures. The rate is 4e-4, as in the paper of slot attention, which trains 500,000 steps of 64.
+There are 5 slots, one for the background, and the pictures, splits and seconds of `objects.py`. A pixel belongs to the slot with the
+largest mask there. Nothing is chosen on validation pictures. The rate is 4e-4, as in the paper of slot attention, which trains 500,000
+steps of 64.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ r"""How fast components are trained and found, and the memory of the training: o
     python -m benchmarks.papers.comet_2021.speed [--write] [--turns 9]
 
 - **A training step** is encoder, inner descent, loss, gradients and Adam. One random iterate is drawn uniformly from N, so its time is the
-  mean over all N. Baselines are all iterates with the components evaluated together, and a plain loop like the released code of the paper: all
-  iterates, and for each a Python loop over k in which the energy evaluates one component; once with this package's SiLU, whose second
+  mean over all N. Baselines are all iterates with the components evaluated together, and a plain loop like the released code of the paper:
+  all iterates, and for each a Python loop over k in which the energy evaluates one component; once with this package's SiLU, whose second
   derivative is one formula, and once with torch's.
 - **Finding**: `decompose` returns energies of 16 pictures, `decode` pictures from them, `masks` the masks.
 - **Memory**: the growth of the largest resident memory of a new process in three steps of training with N inner steps and the last iterate,

@@ -2,11 +2,11 @@ r"""One component swapped between two rooms: which factors change with it, and t
 
     python -m benchmarks.papers.comet_2021.swaps [--write] [--seed 0 1] [--seconds 150] [--data FOLDER] [--parts FOLDER]
 
-For 500 pairs of test pictures A, B, component k of A is replaced by that of B and decoded. A regressor reads the factors from pictures; it is
-fitted on the model's own reconstructions of 4,000 training pictures, for 20 s, and its R2 on those of test pictures is reported. Entry (j, k) of
-the matrix is the share of the change of factor j from A to B that component k causes: the slope $\langle m w \rangle / \langle w^2 \rangle$
-of the moves $m = f_j(\text{swap}_k) - f_j(A)$ over the whole changes $w = f_j(B) - f_j(A)$, all read from the model's own pictures. Rows sum to
-1 if components are additive.
+For 500 pairs of test pictures A, B, component k of A is replaced by that of B and decoded. A regressor reads the factors from pictures; it
+is fitted on the model's own reconstructions of 4,000 training pictures, for 20 s, and its R2 on those of test pictures is reported. Entry
+(j, k) of the matrix is the share of the change of factor j from A to B that component k causes: the slope $\langle m w \rangle / \langle
+w^2 \rangle$ of the moves $m = f_j(\text{swap}_k) - f_j(A)$ over the whole changes $w = f_j(B) - f_j(A)$, all read from the model's own
+pictures. Rows sum to 1 if components are additive.
 
 How well components isolate factors is scored from the rows $p(k \mid j)$, with negative shares set to 0 and rows scaled to sum to 1:
 
@@ -20,8 +20,8 @@ The models have the same networks, start and budget, and train on 8,000 pictures
 
 - **paper**: the objective of the paper, on 8,000 single pictures;
 - **labelled**: on 4,000 pairs that differ in one factor, `Exchange`: a picture is reconstruct from its partner's components and its own
-  component of the factor that differs. The label is the factor that differs, without its values. The components are assigned to lamp intensity,
-  the lamp's place, camera x, and camera y and z;
+  component of the factor that differs. The label is the factor that differs, without its values. The components are assigned to lamp
+  intensity, the lamp's place, camera x, and camera y and z;
 - **unlabelled**: the same without labels; the component with the largest difference between the latents is taken as the one that differs.
 """
 
@@ -146,7 +146,7 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 def render_pairs(data: Room, folder: Path) -> tuple[Tensor, Tensor]:
-    """Returns pictures in pairs that differ in one factor, with shape $(4000, 2, 3, 32, 32)$, and the factors in which they differ, with shape $(4000,)$."""
+    """Returns pairs of pictures, with shape $(4000, 2, 3, 32, 32)$, and the one factor in which each differs, with shape $(4000,)$."""
     changed, path = torch.arange(PAIRS) % len(FACTORS), folder / "room-pairs.npy"
     if not path.exists():
         factors = data.train_factors[:PAIRS].numpy().copy()

@@ -20,8 +20,8 @@ SLOW = 0.05
 class Budget:
     """The length and the settings of a training.
 
-    The learning rate of Adam rises linearly in the first `warm_up` steps. Then it is constant and a tenth in the last `tail` of the budget or, if
-    `cosine`, falls to 0 as half a cosine.
+    The learning rate of Adam rises linearly in the first `warm_up` steps. Then it is constant, with a tenth in the last `tail` of the
+    budget; or it falls to 0 as half a cosine, if `cosine`.
 
     Args:
         seconds: Processor seconds.

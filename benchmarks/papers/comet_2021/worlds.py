@@ -1,7 +1,7 @@
 """The worlds of the experiments as tensors.
 
-Pictures are rendered once into the folder `--data` and read from there. Seed 1 of a world is for training, seed 2 for choosing settings, and
-seed 3 for scores.
+Pictures are rendered once into the folder `--data` and read from there. Seed 1 of a world is for training, seed 2 for choosing settings,
+and seed 3 for scores.
 """
 
 from __future__ import annotations

@@ -2,17 +2,17 @@ r"""Concepts that are learned one after the other (section 4.3 and table 2 of th
 
     python -m benchmarks.papers.compositional_2020.continual [--write] [--weights FOLDER]
 
-Three sets of pictures come one after the other, and each has one label: magenta cubes and their positions; magenta solids and their shapes;
-solids and their colors. Size, lamp and floor are random in all sets, and so are earlier attributes, without labels. After each set, pictures
-are drawn for all concepts so far together.
+Three sets of pictures come one after the other, and each has one label: magenta cubes and their positions; magenta solids and their
+shapes; solids and their colors. Size, lamp and floor are random in all sets, and so are earlier attributes, without labels. After each
+set, pictures are drawn for all concepts so far together.
 
 - **ours**: a head for each concept over one base; trained weights do not change later, which their digests show. Position and shape must
   generalize to colors that their sets lack, so a small network of outlines without colors is trained on the set, and the head learns its
   outputs on pictures of the base's training set. Colors are learned from their set itself.
 - **one network**: a conditional energy over the same codes, with position, shape and color as conditions, trained on set after set.
 
-Both use the package's autoencoder and base, which are trained on all pictures without labels; the paper's energies are trained on their sets
-alone. The first call trains, in 4 CPU-minutes, and keeps the models in `.cache/`.
+Both use the package's autoencoder and base, which are trained on all pictures without labels; the paper's energies are trained on their
+sets alone. The first call trains, in 4 CPU-minutes, and keeps the models in `.cache/`.
 """
 
 from __future__ import annotations

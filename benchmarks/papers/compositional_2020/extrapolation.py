@@ -2,11 +2,11 @@ r"""Sizes at positions where only one size was in the training set (section 4.4 
 
     python -m benchmarks.papers.compositional_2020.extrapolation [--write]
 
-Red balls at 20 x 20 positions in 20 sizes. A share of the positions, column by column from the near left corner, has all sizes; the others have
-only the largest. The position energy is trained on all positions with the largest size, the size energy on the share's positions with all sizes;
-autoencoder and base see the same pictures without labels. The test pairs are the other sizes at the other positions, or all pairs where the
-share is 1. The paper tunes its conjunction; the row *tuned* has a position energy that is trained on the positions of all these pictures. The
-baselines are trained with position and size of every picture of both sets.
+Red balls at 20 x 20 positions in 20 sizes. A share of the positions, column by column from the near left corner, has all sizes; the others
+have only the largest. The position energy is trained on all positions with the largest size, the size energy on the share's positions with
+all sizes; autoencoder and base see the same pictures without labels. The test pairs are the other sizes at the other positions, or all
+pairs where the share is 1. The paper tunes its conjunction; the row *tuned* has a position energy that is trained on the positions of all
+these pictures. The baselines are trained with position and size of every picture of both sets.
 
 All use codes that separate where and what (`where_and_what.py`). The base takes the two as independent, and the position energy reads only
 *where*; this is why they generalize to new pairs. The first call trains, in 8 CPU-minutes, and keeps the models in `.cache/`.

@@ -160,7 +160,7 @@ class Trainings:
         return self._holistic("holistic", slice(None), 1400, 232)
 
     @cached_property
-    def holistic_batches(self) -> ce.Energy:
+    def holistic_parts(self) -> ce.Energy:
         """The holistic baseline with *where* and *what* independent given position and size."""
         return self._holistic("holistic-where", slice(0, WHERE), 700, 144) & self._holistic("holistic-what", slice(WHERE, None), 700, 144)
 

@@ -2,8 +2,9 @@ r"""Implication in several forms: the color that follows when all others are den
 
     python -m benchmarks.papers.compositional_2020.implication [--write] [--samples 1000] [--seed 11] [--weights FOLDER]
 
-The paper requests a position, denies all colors but one, `(P & ~c1) & ... & (P & ~ck)`, and counts how often the last color appears: in .982 of
-the pictures with four denials of five colors. Here there are eight colors, so seven denials, with a random position and color for each picture.
+The paper requests a position, denies all colors but one, `(P & ~c1) & ... & (P & ~ck)`, and counts how often the last color appears: in
+.982 of the pictures with four denials of five colors. Here there are eight colors, so seven denials, with a random position and color for
+each picture.
 
 - **denied one by one**: the paper's term; events of one classifier form one formula, so that seven negations are `P & c8` exactly;
 - **denied together**: `P & ~(c1 | ... | c7)`, the same energy;
@@ -84,9 +85,7 @@ def run(options: Options) -> dict[str, Any]:
     with torch.no_grad():
         first, second = (few[name].energy.evidence(x, sigma=1.0) for name in ("denied one by one", "P & c8, for comparison"))
     apart = float((first - second).abs().max())
-    print(
-        f"\nThe evidence of seven denials, {float(second.mean()):.1f} on average, differs from that of the color itself by at most {apart:.1e}."
-    )
+    print(f"\nThe evidence of seven denials, {float(second.mean()):.1f} on average, and that of the color differ by at most {apart:.1e}.")
     result = {"evaluator": known, "rows": found, "paper": 0.982, "largest difference of evidence": apart}
     return result | {"picture": arrange_grid(torch.cat(pictures))}
 

@@ -7,11 +7,11 @@ Energies of images can be inverted: $p(c \mid x) \propto e^{-E(x \mid c)}$, and 
 
 - **heads**: `position().infer(images, over={"c": points})` with the evidence of the concept, trained on 24,000 pictures;
 - **conditional**: `of_position().infer(...)` with the energy $E(x \mid c)$, as in the paper: it has a free constant for each condition;
-- **supervised**: a network like the evaluator, trained on the same 24,000 pictures with all of their labels. The first call trains it, in some
-  four minutes of one core, and keeps it in `.cache/`.
+- **supervised**: a network like the evaluator, trained on the same 24,000 pictures with all of their labels. The first call trains it, in
+  some four minutes of one core, and keeps it in `.cache/`.
 
-Candidates form a grid, and the answer to a continuous question is the mean over it, `Inference.mean`. Several pictures share the position and
-have all else at random; the answers of the supervised network are averaged. 20 seeds with 50 positions each.
+Candidates form a grid, and the answer to a continuous question is the mean over it, `Inference.mean`. Several pictures share the position
+and have all else at random; the answers of the supervised network are averaged. 20 seeds with 50 positions each.
 """
 
 from __future__ import annotations

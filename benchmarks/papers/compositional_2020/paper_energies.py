@@ -1,8 +1,8 @@
 r"""The energies of the 2020 paper on `one-object`: one network of pixels for each concept, trained by contrastive divergence.
 
-Each is conditional, $E(x \mid y)$, and has a training set of its own with all other attributes at random. Networks and budgets are small, so
-that everything runs on one core; `SETTINGS` lists the differences from the paper. `paper_method --train FOLDER` trains them, and continues a
-training that was stopped.
+Each is conditional, $E(x \mid y)$, and has a training set of its own with all other attributes at random. Networks and budgets are small,
+so that everything runs on one core; `SETTINGS` lists the differences from the paper. `paper_method --train FOLDER` trains them, and
+continues a training that was stopped.
 """
 
 from __future__ import annotations

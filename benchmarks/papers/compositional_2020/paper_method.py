@@ -4,8 +4,8 @@ r"""Table 1 by the paper's method: energies of pixels by contrastive divergence,
     python -m benchmarks.papers.compositional_2020.paper_method --train FOLDER     (trains the energies first, or continues a training)
 
 After the table, it tests what NOT and OR of such energies need: $\alpha$ from .001 to 1, a bounded complement, and the complement of the
-classifier that the energies define; and the scale of the energies under the logsumexp, which is 100 in a line of the released code whose result
-the next line discards. Last come the same rules with conditional energies that were trained by denoising.
+classifier that the energies define; and the scale of the energies under the logsumexp, which is 100 in a line of the released code whose
+result the next line discards. Last come the same rules with conditional energies that were trained by denoising.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _nots(method: Method, options: Options, real: Tensor) -> tuple[list[dict[str
 
 
 def _bounds(concept: str) -> tuple[float, float]:
-    """Returns the energy halfway between pictures with the true value of a concept and with another one, and a scale for their difference."""
+    """Returns the mean of the energies for true and for wrong values of a concept, and a scale for their difference."""
     images, truth = render(1000, 21)
     values = condition_of(concept, truth[concept])
     with torch.no_grad():

@@ -2,13 +2,13 @@ r"""`A | B` of energies with different partition functions: the shares of the br
 
     python -m benchmarks.papers.compositional_2020.partition [--write] [--samples 1000] [--seed 11] [--weights FOLDER]
 
-An energy that is trained alone has a free constant. `A | B` adds $e^{-E_A}$ and $e^{-E_B}$, which assumes equal partition functions (equation 7
-of the paper). Here A and B are conditional energies of two positions, or of two colors, trained separately; then a constant is added to A, or A
-is sharpened. `any_of(A, B, weights=...)` requests shares, and `calibrate` estimates $\log Z$ of each branch by annealed importance sampling, on
-48 coordinates of codes at noise level 1, where positions are nearly decided and colors half decided.
+An energy that is trained alone has a free constant. `A | B` adds $e^{-E_A}$ and $e^{-E_B}$, which assumes equal partition functions
+(equation 7 of the paper). Here A and B are conditional energies of two positions, or of two colors, trained separately; then a constant is
+added to A, or A is sharpened. `any_of(A, B, weights=...)` requests shares, and `calibrate` estimates $\log Z$ of each branch by annealed
+importance sampling, on 48 coordinates of codes at noise level 1, where positions are nearly decided and colors half decided.
 
-Mixtures are drawn at that level by tempered sequential Monte Carlo, whose shares are those of the density. Annealing under the base turns the
-draws into pictures, and the evaluator assigns each to a branch; the shares are compared with those of each branch alone.
+Mixtures are drawn at that level by tempered sequential Monte Carlo, whose shares are those of the density. Annealing under the base turns
+the draws into pictures, and the evaluator assigns each to a branch; the shares are compared with those of each branch alone.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@ r"""Expressions of expressions: the share of pictures that satisfy them, from tw
 
     python -m benchmarks.papers.compositional_2020.recursion [--write] [--samples 500] [--seed 11] [--weights FOLDER]
 
-The paper shows pictures of such compositions without figures. The concepts were trained separately, each on pictures of its own; an expression
-of them is one formula, with an exact probability at any depth. Regions are requested with a margin on both sides of the border: `left` requests
-x below -.15 and is correct for x below 0; `~` denies what is neither left nor right.
+The paper shows pictures of such compositions without figures. The concepts were trained separately, each on pictures of its own; an
+expression of them is one formula, with an exact probability at any depth. Regions are requested with a margin on both sides of the border:
+`left` requests x below -.15 and is correct for x below 0; `~` denies what is neither left nor right.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""Table 1 of the 2020 paper, with more rows: the share of pictures that have the requested attributes, with random conditions for each picture.
+r"""Table 1 of the 2020 paper, with more rows: the share of pictures with the requested attributes, which are random for each picture.
 
     python -m benchmarks.papers.compositional_2020.table1 [--write] [--samples 1000] [--seed 11] [--weights FOLDER]
 
@@ -11,8 +11,8 @@ outside the tolerance too. In rows with `|` the two positions are in opposite co
 - **heads**: the same over the base, so that each concept is only a head;
 - **grounded, weight 1** and **weight 1**: both unsharpened; the latter is the exact posterior of base and heads.
 
-All but the first are evaluated on half of the pictures. The main rule, the weight and the sampler were chosen by the scores on seeds 77, 101
-and 102; the figures are of seed 11, which chose nothing.
+All but the first are evaluated on half of the pictures. The main rule, the weight and the sampler were chosen by the scores on seeds 77,
+101 and 102; the figures are of seed 11, which chose nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 r"""An autoencoder that separates the place of an object from its appearance, so that it can paint objects at new places.
 
-A code has `WHERE` numbers that are measured, not learned: the column of the middle of the silhouette and the row of its foot; and `WHAT` numbers
-that a network reads from a window above that foot. The decoder paints the window from *what* and puts it at *where*. The silhouette is the part
-of the picture that differs from the median color; it needs one object on a plain floor, and no label.
+A code has `WHERE` numbers that are measured, not learned: the column of the middle of the silhouette and the row of its foot; and `WHAT`
+numbers that a network reads from a window above that foot. The decoder paints the window from *what* and puts it at *where*. The
+silhouette is the part of the picture that differs from the median color; it needs one object on a plain floor, and no label.
 """
 
 from __future__ import annotations
