@@ -1,4 +1,4 @@
-"""The laws of expressions, over every leaf and every tree that the factories can build."""
+"""Laws of expressions, over every leaf and over random trees of the factories."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Sub-networks that terms share are evaluated once, forwards and backwards, and no result changes by it."""
+"""Shared sub-networks of terms: evaluated once, forward and backward, with unchanged results."""
 
 import threading
 import warnings

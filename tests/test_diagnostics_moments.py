@@ -1,4 +1,4 @@
-"""Running moments are those of all points that were passed, whatever the offset, the joining, the saving and what becomes of chains."""
+"""Running moments equal those of all points, with offsets, merges, saved states and diverged chains."""
 
 import io
 import math

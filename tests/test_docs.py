@@ -1,4 +1,4 @@
-"""The documentation tells the truth: its code runs, its API pages show every public name, its pictures have scripts."""
+"""Documentation: its code runs, its API pages list every public name, its pictures have scripts."""
 
 import doctest
 import importlib
@@ -13,6 +13,13 @@ import pytest
 import torch
 
 import composable_energy
+from composable_energy.cli import main
+from composable_energy.cli.doctor import Doctor
+from composable_energy.cli.energies import Energies
+from composable_energy.cli.explain import Explain
+from composable_energy.cli.plugins import Plugins
+from composable_energy.cli.sample import Sample
+from composable_energy.registry import get
 from tests.factories import COMPILES
 
 ROOT = Path(__file__).parent.parent
@@ -67,15 +74,16 @@ COMMANDS = sorted({line for page in PAGES for line in re.findall(r"^ {4}(?:\$ )?
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_the_command_line_takes_what_pages_show(line):
+def test_the_command_line_takes_what_pages_show(line, monkeypatch):
+    for command in (Sample, Explain, Energies, Plugins, Doctor, *(get("command", name) for name in ("recipes", "render", "train"))):
+        monkeypatch.setattr(command, "run", lambda command, arguments: 0)
     words = shlex.split(line, comments=True)
-    parser = importlib.import_module("composable_energy.cli")._parser()
     if words == ["--version"]:
         with pytest.raises(SystemExit) as stop:
-            parser.parse_args(words)
+            main(words)
         assert stop.value.code == 0
     else:
-        assert callable(parser.parse_args(words).run)
+        assert main(words) == 0
 
 
 class TestBlocks:

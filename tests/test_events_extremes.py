@@ -1,4 +1,4 @@
-"""Probabilities of 0 and 1 to the limits of float32: values and gradients stay finite, and gradients in a logit at most 1."""
+"""Events at probabilities near 0 and 1 in float32: finite values and gradients, and gradients of at most 1 in a logit."""
 
 import math
 import random

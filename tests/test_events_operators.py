@@ -1,4 +1,4 @@
-"""Boolean laws of events through the operators of energies."""
+"""Boolean laws of events through the operators of energies, and unsatisfiable parts."""
 
 import copy
 import math

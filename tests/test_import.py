@@ -1,4 +1,4 @@
-"""Importing costs little and reaches only downwards."""
+"""Import time and the layers of the core: imports go downwards only."""
 
 import ast
 import json

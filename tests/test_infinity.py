@@ -1,4 +1,4 @@
-"""Infinite energies: where a base or a term is infinite, an expression is infinite or finite, and never NaN, nor is its gradient."""
+"""Infinite energies: expressions are infinite or finite, never NaN, and so are their gradients."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Damaged, swapped, crafted and newer files: a typed error or an unchanged load, and nothing runs."""
+"""Loading of damaged, swapped, crafted and newer files: a typed error or an unchanged load, and no code runs."""
 
 import hashlib
 import json
@@ -8,23 +8,14 @@ import sys
 
 import pytest
 import torch
-from torch import distributions as td
 
 import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, PluginNotFound
-from tests.test_saving import X, normal, people, registered  # noqa: F401  (fixture)
+from tests.saving_energies import X, expressions, normal, people
+
+pytestmark = pytest.mark.usefixtures("saving_registry")
 
 FILES = ("config.json", "model.safetensors")
-
-
-def expressions() -> list[ce.Energy]:
-    male, old, red = people("male", "old", "hair=red")
-    mixture = td.MixtureSameFamily(td.Categorical(torch.tensor([0.1, 0.2])), td.MultivariateNormal(torch.ones(2, 2), torch.eye(2)))
-    return [
-        (male & ~old) | (red & 0.3 * normal()),
-        ce.any_of(normal(), ce.as_energy(mixture), weights=[0.2, 3.0]),
-        male.at(torch.rand(9)),
-    ]
 
 
 @pytest.fixture
