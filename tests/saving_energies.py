@@ -106,7 +106,7 @@ def people(*members: str, **options) -> list[ce.Energy]:
 
 
 def together(*members: str) -> list[ce.Energy]:
-    """Members over one base object, as who trains them has them."""
+    """Returns members over one base object, as training creates them."""
     first, *others = people(*members)
     return [first, *(other.rebuild(base=first.base, logits=first.logits) for other in others)]
 

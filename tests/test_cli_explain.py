@@ -27,9 +27,9 @@ def test_explain_resizes_pictures_and_shows_shares(capsys: pytest.CaptureFixture
     assert last.split()[0] == "toys"
     assert header.split() == ["energy", "of", "light.png", "dark.png", "share"]
     assert run("explain", "bright", "light.png", "dark.png", "--in", "toys", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["points"] == ["light.png", "dark.png"]
-    name = {term["expression"]: term["energy"] for term in told["terms"][1:]}
+    report = json.loads(capsys.readouterr().out)
+    assert report["points"] == ["light.png", "dark.png"]
+    name = {term["expression"]: term["energy"] for term in report["terms"][1:]}
     light = torch.full((1, 3, 16, 16), 240 / 255)
     expected = Toys().load("bright").explain(light).terms[1].energy.item()
     assert name["bright"][0] == pytest.approx(expected, abs=1e-5)
@@ -40,12 +40,12 @@ def test_explain_takes_a_sheet_apart_and_sums_up_many(capsys: pytest.CaptureFixt
     images = torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     write_grid(Path("sheet.png"), images, (0.0, 1.0), {})
     np.save("images.npy", (images * 255).round().numpy() / 255)
-    told = []
+    report = []
     for name in ("sheet.png", "images.npy"):
         assert run("explain", "bright", name, "--in", "toys", "--json") == 0
-        told.append(json.loads(capsys.readouterr().out)["terms"][0]["energy"])
-    assert len(told[0]) == 7
-    assert told[0] == pytest.approx(told[1], abs=1e-5)
+        report.append(json.loads(capsys.readouterr().out)["terms"][0]["energy"])
+    assert len(report[0]) == 7
+    assert report[0] == pytest.approx(report[1], abs=1e-5)
     assert run("explain", "bright", "sheet.png", "--in", "toys") == 0
     assert capsys.readouterr().out.splitlines()[0].split() == ["energy", "of", "mean", "lowest", "highest"]
 
@@ -57,9 +57,9 @@ def test_explain_takes_latents_and_noise_levels(capsys: pytest.CaptureFixture[st
     assert json.loads(capsys.readouterr().out)["terms"][0]["energy"] == [0.0]
     for options, sigma in ([], 0.05), (["--sigma", "2"], 2.0):
         assert run("explain", "toys/noisy", "two.npy", "--json", *options) == 0
-        told = json.loads(capsys.readouterr().out)
-        assert told["expression"] == f"noisy.at({sigma:g})"
-        assert told["terms"][0]["energy"] == pytest.approx([1 / (1 + sigma**2)])
+        report = json.loads(capsys.readouterr().out)
+        assert report["expression"] == f"noisy.at({sigma:g})"
+        assert report["terms"][0]["energy"] == pytest.approx([1 / (1 + sigma**2)])
 
 
 def test_infinite_energies_are_null_in_json(capsys: pytest.CaptureFixture[str]):

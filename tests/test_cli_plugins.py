@@ -24,13 +24,13 @@ def test_energies_lists_members_without_weights(capsys: pytest.CaptureFixture[st
         assert run("energies") == 0
         lines = capsys.readouterr().out.splitlines()
         assert run("energies", "--json") == 0
-    told = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    report = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert Toys.loaded == []
     assert {"toys  (this session)", "  toys/left=dark", "bowl  (this session)"} <= set(lines)
-    assert told["toys"]["members"] == list(Toys().members())
-    assert told["bowl"]["members"] == []
-    assert "making it raised OSError: unwritten weights" in told["unwritten"]["error"]
-    assert told["broken"]["error"] == "listing its members raised ZeroDivisionError: no members today"
+    assert report["toys"]["members"] == list(Toys().members())
+    assert report["bowl"]["members"] == []
+    assert "making it raised OSError: unwritten weights" in report["unwritten"]["error"]
+    assert report["broken"]["error"] == "listing its members raised ZeroDivisionError: no members today"
 
 
 def test_plugins_lists_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -61,11 +61,11 @@ def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 
 def test_doctor_is_well_where_all_is_well(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(metadata, "packages_distributions", lambda: {"composable_energy": ["composable-energy"]})
-    code, text, told = doctor(monkeypatch, capsys, record("mala"), record("toys", group="energies"))
-    assert code == 0 and told["problems"] == []
+    code, text, report = doctor(monkeypatch, capsys, record("mala"), record("toys", group="energies"))
+    assert code == 0 and report["problems"] == []
     assert text.rstrip().endswith("All is well.")
-    assert told["versions"]["torch"] == metadata.version("torch") and told["versions"]["composable-energy"] == ce.__version__
-    assert told["devices"][0].startswith("cpu (") and told["families"] == {"toys": 5}
+    assert report["versions"]["torch"] == metadata.version("torch") and report["versions"]["composable-energy"] == ce.__version__
+    assert report["devices"][0].startswith("cpu (") and report["families"] == {"toys": 5}
     assert "samplers mala" in text and "family toys: 5 members" in text
 
 
@@ -74,15 +74,15 @@ def test_doctor_reports_failures(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(metadata, "packages_distributions", lambda: twice)
     rows = [record("bad", "failed", "it raised"), record("two", "conflict", "also offered by b"), record("", "failed", "malformed", "", "")]
     with ce.register("energy", "broken", Broken):
-        code, text, told = doctor(monkeypatch, capsys, *rows, record("broken", group="energies"))
+        code, text, report = doctor(monkeypatch, capsys, *rows, record("broken", group="energies"))
     assert code == 1
-    assert told["problems"][0].endswith("listing its members raised ZeroDivisionError: no members today")
-    assert told["problems"][1:4] == ["acme:bad: it raised", "acme:two: also offered by b", "acme: malformed"]
-    assert told["problems"][4].startswith(
+    assert report["problems"][0].endswith("listing its members raised ZeroDivisionError: no members today")
+    assert report["problems"][1:4] == ["acme:bad: it raised", "acme:two: also offered by b", "acme: malformed"]
+    assert report["problems"][4].startswith(
         "the package composable_energy_mcmc is owned by composable-energy and composable-energy-mcmc: removing one deletes files"
     )
-    assert len(told["problems"]) == 5
-    assert all(f"Problem: {problem}" in text for problem in told["problems"])
+    assert len(report["problems"]) == 5
+    assert all(f"Problem: {problem}" in text for problem in report["problems"])
 
 
 def test_doctor_says_if_nothing_is_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -94,10 +94,10 @@ def test_doctor_says_if_nothing_is_installed(monkeypatch: pytest.MonkeyPatch, ca
         return real(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    code, _, told = doctor(monkeypatch, capsys)
+    code, _, report = doctor(monkeypatch, capsys)
     assert code == 1
-    assert told["problems"][0] == "einops is not installed; install composable-energy with its dependencies"
-    assert told["problems"][1].startswith("composable-energy is not installed, so its own plug-ins are not found")
+    assert report["problems"][0] == "einops is not installed; install composable-energy with its dependencies"
+    assert report["problems"][1].startswith("composable-energy is not installed, so its own plug-ins are not found")
 
 
 def test_kernels_that_cannot_run_here_are_no_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -113,9 +113,9 @@ def test_kernels_that_cannot_run_here_are_no_failure(monkeypatch: pytest.MonkeyP
     answers = {"acme:a": True, "acme:b": (False, "there is no GPU"), "acme:c": OSError("driver")}
     monkeypatch.setattr("composable_energy.registry.get_kernel", lambda name: Kernel(answers[name]))
     monkeypatch.setattr(metadata, "packages_distributions", dict)
-    code, text, told = doctor(monkeypatch, capsys, *(record(name, group="kernels") for name in "abc"))
+    code, text, report = doctor(monkeypatch, capsys, *(record(name, group="kernels") for name in "abc"))
     assert code == 0
-    assert told["kernels"] == {"acme:a": "ready", "acme:b": "not available here: there is no GPU", "acme:c": "OSError: driver"}
+    assert report["kernels"] == {"acme:a": "ready", "acme:b": "not available here: there is no GPU", "acme:c": "OSError: driver"}
     assert "kernel    acme:b: not available here: there is no GPU" in text
 
 

@@ -60,13 +60,13 @@ def test_sample_goes_on_from_a_checkpoint(capsys: pytest.CaptureFixture[str]):
 def test_sample_prints_json(capsys: pytest.CaptureFixture[str]):
     options = ["--option", "step_size=0.1", "--option", "temperature=0.5", "--best-of", "2", "--sharpen", "2", "--batch-size", "3"]
     assert run("sample", "bright | toys", "--in", "toys", "-n", "4", "--sampler", "langevin", "--steps", "4", "--json", *options) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["file"] == "samples.png" and Path("samples.png").is_file()
-    assert told["expression"] == "(bright | toys).sharpened(2)"
-    assert (told["n"], told["steps"], told["best_of"]) == (4, 4, 2)
-    assert told["sampler"].startswith("Langevin(step_size=0.1, temperature=0.5")
-    assert isinstance(told["seed"], int) and told["seconds"] > 0
-    whole, *terms = told["terms"]
+    report = json.loads(capsys.readouterr().out)
+    assert report["file"] == "samples.png" and Path("samples.png").is_file()
+    assert report["expression"] == "(bright | toys).sharpened(2)"
+    assert (report["n"], report["steps"], report["best_of"]) == (4, 4, 2)
+    assert report["sampler"].startswith("Langevin(step_size=0.1, temperature=0.5")
+    assert isinstance(report["seed"], int) and report["seconds"] > 0
+    whole, *terms = report["terms"]
     assert whole["depth"] == 0 and len(whole["energy"]) == 4
     assert whole["mean"] == pytest.approx(sum(whole["energy"]) / 4)
     assert {term["depth"] for term in terms} == {1, 2}
@@ -188,7 +188,7 @@ def test_a_folder_is_no_file(capsys: pytest.CaptureFixture[str]):
     assert "-o sheets.png is a folder; name a file." in capsys.readouterr().err
 
 
-def test_draws_that_diverge_are_told(capsys: pytest.CaptureFixture[str]):
+def test_diverged_draws_are_reported(capsys: pytest.CaptureFixture[str]):
     """Energies that are not a number to the right of 1: some chains get there, and --option reaches the driver."""
     cliff = ce.as_energy(lambda x: torch.where(x < 1, x.square(), torch.nan).sum(1), name="cliff", event_shape=(1,))
     arguments = ["cliff", "-n", "64", "--seed", "0", "--steps", "20", "--sampler", "langevin", "--option", "step_size=.5", "-o", "x.npy"]
@@ -210,7 +210,7 @@ def test_no_text_of_an_expression_gives_a_traceback(capsys: pytest.CaptureFixtur
     capsys.readouterr()
 
 
-def test_default_family_that_fails_is_told_only_where_it_is_needed(capsys: pytest.CaptureFixture[str]):
+def test_a_default_family_that_fails_is_reported_only_if_it_is_used(capsys: pytest.CaptureFixture[str]):
     with ce.register("energy", "faces", Unmade):
         assert run("sample", "toys/bright", "--steps", "1") == 0
         assert run("sample", "male & toys/bright") == 2

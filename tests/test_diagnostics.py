@@ -36,13 +36,13 @@ class TestSummary:
 
     def test_it_tells_what_was_done(self):
         trace = run(gaussian(1.0, 1.0), (8, 2), ChEES(0.5, 1.5), 30, best_of=2)
-        told = trace.summary().facts
+        facts = trace.summary().facts
         assert (
-            told["chains"] == "16" and told["draws"] == "15 of each chain: the later half of the steps" and told["best of"].startswith("2")
+            facts["chains"] == "16" and facts["draws"] == "15 of each chain: the later half of the steps" and facts["best of"].startswith("2")
         )
-        assert trace.seconds > 0 and told["steps"] == f"30, seed 0, {trace.seconds:.3g} s"
-        assert told["gradients"].startswith(f"{sum(trace.scalars['leapfrogs']) + 1:.0f} of each chain")
-        assert told["leapfrogs"].startswith("1 to 3") and "goal 0.75" in told["acceptance"]
+        assert trace.seconds > 0 and facts["steps"] == f"30, seed 0, {trace.seconds:.3g} s"
+        assert facts["gradients"].startswith(f"{sum(trace.scalars['leapfrogs']) + 1:.0f} of each chain")
+        assert facts["leapfrogs"].startswith("1 to 3") and "goal 0.75" in facts["acceptance"]
         trace = run(gaussian(1.0), (8, 1), Langevin(0.1), 30, burn_in=20)
         assert trace.summary().facts["draws"] == "10 of each chain: the steps after 20"
         rest = gaussian(1.0).sample((8, 1), resume=trace, steps=8, trace=True, burn_in=20)[1]

@@ -51,8 +51,8 @@ class TestWarnings:
     @pytest.mark.parametrize(("step_size", "what"), [(6.0, "a smaller `step_size` than 6"), (0.001, "a larger `step_size` than 0.001")])
     def test_acceptance_far_from_its_goal(self, step_size, what):
         trace = run(gaussian(1.0, 1.0), (16, 2), MALA(step_size), 100)
-        told = text(trace, "acceptance")
-        assert what in told and f"{trace.acceptance[50:].mean():.2g}, its goal 0.57" in told
+        message = text(trace, "acceptance")
+        assert what in message and f"{trace.acceptance[50:].mean():.2g}, its goal 0.57" in message
         assert "acceptance" not in kinds(run(gaussian(1.0, 1.0), (16, 2), MALA(), 100))
 
     def test_single_chains_that_are_stuck(self):
@@ -60,8 +60,8 @@ class TestWarnings:
         mode = ce.as_energy(Independent(Normal(torch.full((2,), 9.0, dtype=F64), 1e-3), 1))
         start = torch.randn(10, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
         start[[3, 7]] = 9.0
-        told = text(run(gaussian(1.0, 1.0) | mode, (10, 2), MALA(1.0), 100, init=start), "stuck")
-        assert "2 (chains 3, 7) of 10 chains accept less than 5%" in told
+        message = text(run(gaussian(1.0, 1.0) | mode, (10, 2), MALA(1.0), 100, init=start), "stuck")
+        assert "2 (chains 3, 7) of 10 chains accept less than 5%" in message
         assert "stuck" not in kinds(run(gaussian(1.0, 1.0), (10, 2), MALA(1.0), 100))
         assert "stuck" not in kinds(run(gaussian(1e-4, 1e-4), (10, 2), MALA(1.0), 100))  # all of them: that is the acceptance
 
@@ -69,16 +69,16 @@ class TestWarnings:
     def test_energies_that_still_fall(self, chains):
         far = torch.full((chains, 2), 20.0, dtype=F64)
         trace = run(gaussian(1.0, 1.0), (chains, 2), Langevin(0.005), 400, init=far)
-        told = text(trace, "drift")
+        message = text(trace, "drift")
         early, late = trace.energies[200:300].double().mean(), trace.energies[300:].double().mean()
-        assert "still falls" in told and (chains < 50 or f"from {early:.4g} to {late:.4g}" in told)
+        assert "still falls" in message and (chains < 50 or f"from {early:.4g} to {late:.4g}" in message)
         assert "drift" not in kinds(run(gaussian(1.0, 1.0), (chains, 2), Langevin(0.5), 400, init=far))
 
     def test_chains_that_do_not_agree(self):
         modes = ce.as_energy(lambda x: (x[:, 0].abs() - 5).square() * 2 + x[:, 1].square() / 2)
         trace = run(modes, (8, 2), HMC(0.4, leapfrogs=4), 400, **GOOD)
-        told = text(trace, "r_hat")
-        assert "for x[0]" in told and "start in all (`init=`)" in told and "ess" in kinds(trace)
+        message = text(trace, "r_hat")
+        assert "for x[0]" in message and "start in all (`init=`)" in message and "ess" in kinds(trace)
 
     def test_too_few_effective_draws(self):
         trace = run(gaussian(0.5, 1.0), (8, 2), HMC(0.7, leapfrogs=4), 40, trace=1)
@@ -115,7 +115,7 @@ class TestWarnings:
         assert "constant" not in kinds(run(ce.as_energy(lambda x: 0 * x.sum(1)), (4, 1), Langevin(0.1), 60, trace=1))
 
     def test_advice_depends_on_what_was_done(self):
-        """Who has a tuned step is not told to have it tuned, nor who took a sampler to take it."""
+        """The advice never suggests what was done already: a tuned step, or the sampler in use."""
         given = run(gaussian(1e-9, 1e-9), (16, 2), MALA(1.0), 40, init=torch.zeros(16, 2, dtype=F64))
         assert given.tuned == () and "leave it out" in text(given, "acceptance")
         tuned = run(gaussian(1.0, 1.0), (16, 2), MALA(tuning_steps=20), 30)

@@ -139,7 +139,7 @@ def test_api_pages_show_every_public_name(module):
     assert not missing, f"no page under docs/api shows {', '.join(f'{module}.{name}' for name in missing)}"
 
 
-def test_every_error_is_told_on_the_page_of_errors():
+def test_the_page_of_errors_lists_every_error():
     page = (DOCS / "errors.md").read_text()
     errors = importlib.import_module("composable_energy.errors")
     assert [name for name in errors.__all__ if f"`{name}`" not in page] == []

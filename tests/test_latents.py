@@ -112,7 +112,7 @@ class Linears(nn.Module):
         ([[0.0, 0.0, 0.0]], DtypeError, "takes a tensor of points, got list"),
     ],
 )
-def test_what_a_decoder_does_not_encode_is_told(x, error, message):
+def test_points_that_a_decoder_cannot_encode_are_errors(x, error, message):
     energy = latent(Linears())
     with pytest.raises(error, match=message):
         energy.explain(x)

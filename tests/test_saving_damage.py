@@ -96,7 +96,7 @@ def test_a_missing_file_is_named(saved, name):
         ce.load(saved[0])
 
 
-def test_a_folder_that_holds_no_energy_is_told(tmp_path):
+def test_a_folder_without_an_energy_is_an_error(tmp_path):
     with pytest.raises(FileFormatError, match=r"no config\.json"):
         ce.load(tmp_path)
     with pytest.raises(FileFormatError, match="holds no saved energy"):
@@ -128,7 +128,7 @@ def test_an_older_format_says_what_to_do(saved):
         ce.load(saved[0])
 
 
-def test_a_config_changed_by_hand_is_told_and_can_be_insisted_on(saved):
+def test_a_config_changed_by_hand_is_refused_unless_its_checksum_is_removed(saved):
     path = saved[0] / "config.json"
     path.write_text(path.read_text().replace('"weight": 0.3', '"weight": 0.4'))
     with pytest.raises(FileFormatError, match="remove its line `checksum`"):

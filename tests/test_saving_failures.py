@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monke
     assert [p.name for p in tmp_path.iterdir()] == ["saved"]
 
 
-def test_tensors_that_cannot_be_written_are_told(tmp_path):
+def test_tensors_that_cannot_be_written_are_errors(tmp_path):
     male = people("male")[0]
     male.logits.register_buffer("odd", torch.eye(2).to_sparse())
     with pytest.raises(ExpressionError, match="cannot be written"):

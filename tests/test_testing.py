@@ -175,7 +175,7 @@ def test_lambdas_are_excused_from_pickling_and_saving():
             checks[name]()
 
 
-def test_misuse_is_told():
+def test_misuse_is_an_error():
     with pytest.raises(AssertionError, match="sigma must be bound"):
         check_energy(LEAVES["noisy"].terms[0], POINTS)
     with pytest.raises(AssertionError, match="three points"):

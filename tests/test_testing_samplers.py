@@ -123,7 +123,7 @@ def test_exact_draws_of_the_banana_are_white():
     check_energy(target, POINTS.repeat(1, 2)[:, :2])
 
 
-def test_who_claims_to_be_exact_is_held_to_it():
+def test_a_sampler_that_claims_to_be_exact_must_be():
     """Unadjusted steps tell no acceptance, so they are only if somebody insists."""
     checks = {exact: next(c for c in sampler_checks(Walk(), exact=exact) if c.name == "exact") for exact in (None, False, True)}
     for exact in (None, False):
