@@ -1,4 +1,4 @@
-"""Draws rows of faces, one expression per row, with default settings and without selection.
+"""Draws rows of faces, one expression per row, with default settings, unselected.
 
 python docs/gallery/faces.py
 """

@@ -4,8 +4,8 @@
 
 The blocks of a page run in order, in one namespace. A comment with a reason before a
 block excludes it: `<!-- not run: needs a GPU -->`. A block of language `text` directly
-after a block is its expected output: words must be equal, numbers within 2 %. The module
-uses the standard library only, so that an environment with only the wheel can run it.
+after a block is its expected output: words must be equal, numbers within 2 %. Only the
+standard library is used, so that an environment with only the wheel can run it.
 """
 
 from __future__ import annotations
