@@ -85,6 +85,7 @@ def test_doctor_reports_failures(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert all(f"Problem: {problem}" in text for problem in report["problems"])
 
 
+@pytest.mark.slow
 def test_doctor_says_if_nothing_is_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     real = metadata.version
 

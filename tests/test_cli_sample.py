@@ -159,6 +159,7 @@ def test_values_of_options_are_numbers_words_or_truths():
     assert read == [3, -0.5, 0.001, True, None, "cosine"] and isinstance(read[0], int)
 
 
+@pytest.mark.slow
 def test_saved_folder_stands_in_an_expression(capsys: pytest.CaptureFixture[str]):
     """With the energies that it was made of, too: they share their base and decoder."""
     for folder in ("saved", "with space"):

@@ -33,6 +33,7 @@ class Shifted(nn.Module):
         return x.square().sum(1) + y
 
 
+@pytest.mark.slow
 def test_compiled_modules_keep_their_conditions(base):
     module, x = Shifted(), points()
     compiled = torch.compile(module, backend="eager")

@@ -63,6 +63,7 @@ class TestSummary:
         trace = run(energy, (5, 2), sampler, 7)
         assert trace.summary().facts["gradients"].split()[0] == str(sum(counts) // 5)
 
+    @pytest.mark.slow
     def test_a_burn_in_afterwards(self):
         trace = run(
             gaussian(0.5, 1.0), (8, 2), HMC(0.5, leapfrogs=6, acceptance=0.9), 600, init=torch.full((8, 2), 1e3, dtype=F64), trace=1

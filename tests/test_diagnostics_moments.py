@@ -35,6 +35,7 @@ def draw(moments: RunningMoments, energy=BOWL, shape=(7, 3), steps: int = 20, **
     return energy.sample(shape, steps=steps, callback=moments, **options)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chains", [False, True])
 @pytest.mark.parametrize("event", [(3,), (2, 4, 4), ()])
 def test_they_are_those_of_all_points(chains, event):
@@ -69,6 +70,7 @@ def test_which_steps_count():
     torch.testing.assert_close(moments.mean, trace.points.mean((0, 1)))
 
 
+@pytest.mark.slow
 def test_each_chain_gives_an_error_and_an_r_hat():
     """The standard error against the truth, and R-hat against its formula and against ArviZ's."""
     from arviz_stats.base import array_stats

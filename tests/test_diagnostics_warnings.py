@@ -33,6 +33,7 @@ class TestWarnings:
         trace = good()
         assert trace.warnings() == [] and str(trace.summary()).endswith("No warnings.")
 
+    @pytest.mark.slow
     def test_runs_from_the_density_seldom_drift(self):
         """The threshold is four standard errors: of 40 good runs none is far out by chance, at any number of chains."""
         start = torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
@@ -65,6 +66,7 @@ class TestWarnings:
         assert "stuck" not in kinds(run(gaussian(1.0, 1.0), (10, 2), MALA(1.0), 100))
         assert "stuck" not in kinds(run(gaussian(1e-4, 1e-4), (10, 2), MALA(1.0), 100))  # all of them: that is the acceptance
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("chains", [1, 6, 50])
     def test_energies_that_still_fall(self, chains):
         far = torch.full((chains, 2), 20.0, dtype=F64)
@@ -138,6 +140,7 @@ class TestWarnings:
         near = ce.as_energy(Independent(Normal(torch.full((2,), 1.0, dtype=F64), 1.0), 1))
         assert "branch" not in kinds(run(gaussian(1.0, 1.0) | near, (30, 2), MALA(1.0), 60))
 
+    @pytest.mark.slow
     def test_what_was_not_checked_is_said(self, monkeypatch):
         assert "There are 2 draws" in text(run(gaussian(1.0), (8, 1), MALA(1.0), 4), "unchecked")
         monkeypatch.setitem(sys.modules, "arviz_stats", None)

@@ -14,6 +14,7 @@ import composable_energy as ce
 from tests.distribution_values import BOTH, BOUNDED, F64, inside_points, t, total
 
 
+@pytest.mark.slow
 @BOTH
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**31), scale=st.sampled_from([0.1, 1.0, 10.0]))
@@ -39,6 +40,7 @@ def test_energy_and_gradient_are_those_of_log_prob_inside_and_infinity_and_zero_
         assert torch.equal(~outside, distribution.support.check(moved).all(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distribution", BOUNDED.values(), ids=BOUNDED)
 def test_a_mixture_has_the_gradient_of_the_other_branch_outside_the_support(distribution):
     energy = ce.as_energy(distribution)

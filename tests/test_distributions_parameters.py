@@ -79,6 +79,7 @@ def test_the_parameters_of_a_distribution_are_those_of_its_energy(distribution, 
     assert copies[0].float()(points.float()).dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_learnt_normal_follows_its_optimizer():
     torch.manual_seed(0)
     mean, scale = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.tensor(1.0))

@@ -51,6 +51,7 @@ def _modules() -> list[str]:
     return PACKAGES + [module.name for walk in walks for module in walk]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     if page.name == "speed.md" and not COMPILES:
@@ -59,6 +60,7 @@ def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     run_blocks.run(page, run_blocks.blocks(page))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", _modules())
 def test_the_examples_in_docstrings_show_what_comes_out(module):
     if module == "composable_energy_triton.step":

@@ -41,6 +41,7 @@ def same(left: Formula, right: Formula) -> None:
     torch.testing.assert_close(value(left), value(right), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_random_formulas_equal_enumeration(monkeypatch):
     rng, sizes, log_prob = random.Random(1), [], Diagram.log_prob
     monkeypatch.setattr(Diagram, "log_prob", lambda diagram, leaves: sizes.append(len(diagram.nodes)) or log_prob(diagram, leaves))
@@ -65,6 +66,7 @@ def test_only_a_whole_that_is_impossible_raises():
     assert raised > 10
 
 
+@pytest.mark.slow
 @LAW
 @given(trees, trees, trees)
 def test_lattice_laws(a, b, c):
@@ -77,6 +79,7 @@ def test_lattice_laws(a, b, c):
         same(one([A, other([B, C])]), other([one([A, B]), one([A, C])]))
 
 
+@pytest.mark.slow
 @LAW
 @given(trees, trees)
 def test_laws_of_the_complement(a, b):
@@ -104,6 +107,7 @@ def test_laws_of_the_complement(a, b):
     torch.testing.assert_close(value(either), -WORLD.probability(tree).log(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(trees)
 def test_copies_and_pickles_keep_values_to_the_bit(tree):
@@ -115,6 +119,7 @@ def test_copies_and_pickles_keep_values_to_the_bit(tree):
         assert len(joined.variables) == len(formula.variables)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(trees)
 def test_gradients_equal_finite_differences(tree):

@@ -44,6 +44,7 @@ def test_a_point_as_a_condition(x):
         free(x, c=torch.zeros(6))
 
 
+@pytest.mark.slow
 def test_which_point_fits_given_ones_is_the_heads_gaussian_and_costs_one_evaluation(x):
     network = Counting(4).eval()
     axis = torch.linspace(-8, 8, 81, dtype=torch.double)

@@ -40,6 +40,7 @@ def one_by_one(a):
     return chained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [chain, one_by_one, parity, pairs])
 def test_thirty_heads_compile_within_a_second(make):
     formula = make(heads(30))
@@ -77,6 +78,7 @@ def test_parity_of_thirty_fair_heads_is_a_half():
     torch.testing.assert_close(value(odd), torch.full((5,), math.log(2)).double())
 
 
+@pytest.mark.slow
 def test_long_chains_need_no_recursion():
     formula = heads(1)[0]
     parts = heads(1200)

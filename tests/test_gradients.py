@@ -49,6 +49,7 @@ class PlainRelative(OwnRelative):
         return x.flatten(1).sum(1).sin()
 
 
+@pytest.mark.slow
 def test_values_that_do_not_fit_the_own_gradient_are_refused():
     for expression in (Silent(), Silent() & BROAD, Silent().relative_to(BROAD), Silent() | BROAD):
         for sampler in ("hmc", "mala", None):
@@ -162,6 +163,7 @@ def test_a_gradient_of_another_shape_is_refused():
         (ce.ScoreEnergy(lambda x: x.sum(1)) & Own()).with_gradient(points())
 
 
+@pytest.mark.slow
 def test_rows_of_conditions_reach_an_own_gradient():
     score = ce.ScoreEnergy(lambda x, mean: mean.view(-1, 1) - x, name="score")
     means = torch.tensor([-4.0, 0.0, 4.0])

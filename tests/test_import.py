@@ -71,6 +71,7 @@ def without_type_checking(code: ast.Module) -> ast.Module:
     return Remove().visit(code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CORE).as_posix())
 def test_floors_import_downwards(path):
     place = path.relative_to(CORE)
@@ -93,6 +94,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [

@@ -56,6 +56,7 @@ def test_as_energy_says_what_it_takes(base):
         ce.as_energy(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lift", [ce.as_energy, lambda function: ce.ClassifierEnergy(function, 0)])
 def test_an_energy_that_is_gone_keeps_no_function_alive(lift):
     def function(x):

@@ -71,6 +71,7 @@ def python_tree(node: ast.AST) -> Tree | float:
 WORDS = ["a", "b", "c", "2", "0.5", "3", "(", ")", "~", "&", "|", ">>", "*", "/"]
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=20))
 def test_reads_what_python_reads(words: list[str]):
@@ -103,6 +104,7 @@ def _spaced(children: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 EXPRESSIONS = st.recursive(NAMES, _spaced, max_leaves=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(EXPRESSIONS)
 def test_tree_and_energy_read_back_as_they_are_written(text: str):
@@ -116,6 +118,7 @@ def test_tree_and_energy_read_back_as_they_are_written(text: str):
     torch.testing.assert_close(parse(str(energy), TOYS.__getitem__)(x), energy(x), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_gives_a_tree_or_a_typed_error(text: str):

@@ -226,6 +226,7 @@ def edits():
 EDITS = dict(edits())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", EDITS)
 def test_a_crafted_config_is_refused(saved, what):
     path = saved[0] / "config.json"

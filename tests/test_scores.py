@@ -90,6 +90,7 @@ def test_samplers_of_gradients_alone_take_a_score():
         noisy.sample(4, sampler="annealed", corrector="hmc", seed=0)
 
 
+@pytest.mark.slow
 def test_a_mixture_of_events_over_a_score_is_drawn_and_has_no_value():
     mixture = events_over(ce.ScoreEnergy(lambda x: -x, name="base", event_shape=(1,)))
     left, right = mixture.terms
@@ -103,6 +104,7 @@ def test_a_mixture_of_events_over_a_score_is_drawn_and_has_no_value():
     assert torch.allclose(E.evidence(points), torch.zeros(500), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_records_and_callbacks_of_a_score_have_no_energies():
     moments, energies = ce.RunningMoments(), []
 
