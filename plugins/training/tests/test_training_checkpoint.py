@@ -115,6 +115,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4, 5, 6, 23, 24])
 def test_a_run_goes_on_to_the_bit(whole, tmp_path, step):
     with pytest.raises(Stop):

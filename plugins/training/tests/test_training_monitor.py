@@ -123,6 +123,7 @@ def test_what_a_watch_saw_is_plain_data():
     assert again == watch and again.events and again.skipped == 1
 
 
+@pytest.mark.slow
 def test_the_rate_is_lowered_until_the_limit(tmp_path):
     noted = Noted()
     with pytest.raises(TrainingDiverged, match=r"step 12 after 3 actions: the mean gap over the last 3 steps is 2") as caught:

@@ -91,6 +91,7 @@ def test_with_draws_of_the_model_the_gradient_is_that_of_the_likelihood():
     assert abs(by_precision - (of_data[1] - 0.5)) < 4 * math.sqrt(0.5 / rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "options", "settings"),
     [
@@ -259,6 +260,7 @@ def test_a_condition_of_numbers_binds_each_chain_to_its_row(kind):
         objective.loss(model, batch_of(x, spot=spot.where(spot > 0, torch.nan)))
 
 
+@pytest.mark.slow
 def test_training_finds_how_points_follow_numbers():
     rows, model = 256, Line(0.0, 0.0)
     spot, noise = data(rows, 2, seed=1), data(rows, 1)
@@ -479,6 +481,7 @@ def test_denoising_is_least_at_the_density_of_the_data():
         assert DenoisingScoreMatching(low, high).loss(wrong, batch_of(mean + math.sqrt(variance) * data(rows, 1))).value > loss.value
 
 
+@pytest.mark.slow
 def test_denoising_learns_the_score_of_gaussian_data():
     rows, model = 2000, NoisyBell(0.0, 2.0)
     x = 1.2 + 0.6 * data(rows, 1)
