@@ -1,6 +1,6 @@
-# `make demo` draws sixteen faces, `make test` runs every check; both first make the environment that they need.
+# `make demo` samples 16 faces, `make test` runs all checks. Both first create a virtual environment.
 #
-# One environment, in the checkout, with the versions of constraints.txt; made again when those or pyproject.toml change.
+# The environment is in the checkout, with the versions of constraints.txt. It is created again if those or pyproject.toml change.
 # PYTHON picks the interpreter (3.10 or newer), VENV the folder.
 
 PYTHON ?= python3
@@ -14,30 +14,31 @@ PEERS_STAMP := $(PEERS_VENV)/installed
 PEERS := $(PEERS_VENV)/bin/python
 WORKERS ?= 2
 
-# The constraints hold in every installation, so that none of them brings another torch. A relative path, for checkouts in folders
-# whose names have spaces.
+# Every installation uses the constraints, so that none installs another torch. The path is relative, because the folder's name may have
+# spaces.
 INSTALL := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
-# Networks here are small: threads inside an operation cost more than they give, and far more on a busy machine.
+# The networks are small: threads inside an operation make them slower, especially on a busy machine.
 export OMP_NUM_THREADS ?= 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup demo test lint format types unit docs serve pictures wheel bench bench-peers bench-speed bench-quality clean
+.PHONY: help setup demo test test-fast lint format types unit docs serve pictures wheel bench bench-peers bench-speed bench-quality clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo      draw sixteen faces, male and not smiling, into demo.png; show the energy of each term"
-	@echo "make test      all of: lint types docs wheel unit"
-	@echo "make format    put the code into its format"
-	@echo "make serve     the documentation on a local port"
-	@echo "make pictures  draw the pictures of the documentation again"
-	@echo "make bench     measure speed and quality beside other libraries; write docs/benchmarks.md"
+	@echo "make demo       sample 16 faces, male and not smiling, into demo.png; print the energy of each term"
+	@echo "make test       run all checks: lint types docs wheel unit"
+	@echo "make test-fast  run the quick unit tests, in less than a minute on two cores"
+	@echo "make format     apply ruff's fixes and format"
+	@echo "make serve      serve the documentation locally"
+	@echo "make pictures   draw the pictures of the documentation again"
+	@echo "make bench      measure speed and quality of this and other libraries; write docs/benchmarks.md"
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "composable-energy needs Python 3.10 or newer, $(PYTHON) is older or missing; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@echo "Making the environment $(VENV) (torch is the large part of it)."
+	@echo "Creating the environment $(VENV) (torch is the largest download)."
 	@$(PYTHON) -m venv "$(VENV)" || { echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python $(INSTALL) hatchling editables
 	@$(BIN)/python $(INSTALL) --no-build-isolation -e ".[dev,docs,viz,diagnostics]"
@@ -47,7 +48,7 @@ demo: $(STAMP)
 	$(BIN)/composable-energy sample "male & ~smiling" -n 16 --seed 0 -o demo.png
 	$(BIN)/composable-energy explain "male & ~smiling" demo.png
 
-# Cheapest first; the unit tests last, so that their summary is the last word.
+# The unit tests run last, so that their summary is at the end of the output.
 test: lint types docs wheel unit
 
 lint: $(STAMP)
@@ -65,6 +66,10 @@ types: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --cov=composable_energy --cov=composable_energy_training --cov-report=term:skip-covered --cov-fail-under=95
 
+# The quick tests, for the inner loop.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict --quiet --site-dir site
 
@@ -74,9 +79,8 @@ serve: $(STAMP)
 pictures: $(STAMP)
 	for script in docs/gallery/*.py; do $(BIN)/python $$script || exit 1; done
 
-# A user's installation: an environment that has nothing but what the wheel's own metadata ask for, so a dependency that was not declared
-# is missed here. The dependencies (torch above all) stay between runs until pyproject.toml or constraints.txt change; the wheel is new
-# each time. `-I` keeps the checkout off the path: what runs is what was installed.
+# Tests the installation of a user, in an environment with only the declared dependencies of the wheel. The dependencies (mainly torch) are
+# kept between runs until pyproject.toml or constraints.txt change; the wheel is new each time. `-I` removes the checkout from the path.
 wheel: $(WHEEL_STAMP)
 	@rm -rf dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
@@ -91,7 +95,7 @@ $(WHEEL_STAMP): $(STAMP)
 	@$(WHEEL_VENV)/bin/python $(INSTALL) dist/*.whl
 	@touch $@
 
-# Everything is measured by one process after another, on one thread. The speed counts processor time.
+# Benchmarks run one process after another, on one thread. Speed is measured in processor time.
 bench: bench-speed bench-quality
 
 bench-speed: $(PEERS_STAMP)
@@ -103,13 +107,13 @@ bench-quality: $(PEERS_STAMP)
 	$(PEERS) -m benchmarks.quality --peers --write
 	$(PEERS) -m benchmarks.report
 
-# An environment of its own, which has what the others need as well: nothing of theirs comes near the environment of the tests.
+# A separate environment with the other libraries, so that they do not affect the environment of the tests.
 bench-peers: $(PEERS_STAMP)
 
 $(PEERS_STAMP): pyproject.toml constraints.txt benchmarks/requirements-peers.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "The benchmarks need Python 3.11 or newer, $(PYTHON) is older or missing; name one: make PYTHON=python3.12 bench" >&2; exit 1; }
-	@echo "Making the environment $(PEERS_VENV) (torch is the large part of it)."
+	@echo "Creating the environment $(PEERS_VENV) (torch is the largest download)."
 	@$(PYTHON) -m venv "$(PEERS_VENV)"
 	@$(PEERS) $(INSTALL) hatchling editables
 	@$(PEERS) $(INSTALL) --no-build-isolation -e ".[dev]" --requirement benchmarks/requirements-peers.txt

@@ -1,11 +1,16 @@
-"""What all tests share: one thread, the same seed before each test, no window from matplotlib."""
+"""Settings of all tests: one thread, a fixed seed before each test, no matplotlib windows."""
 
 import os
 
 import pytest
 import torch
 
-from tests.strangers import acme, site  # noqa: F401  (fixtures: a folder on the path with and without a plug-in)
+# Fixtures of all tests.
+from tests.factories import base  # noqa: F401
+from tests.identity_energies import identity_registry  # noqa: F401
+from tests.saving_energies import saving_registry  # noqa: F401
+from tests.third_party import acme, site  # noqa: F401
+from tests.toys import toys  # noqa: F401
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)
@@ -13,5 +18,5 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """A test that draws without a seed of its own draws the same each time."""
+    """Makes a test without its own seed reproducible."""
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Energies of every kind on a plane, in float64, and expressions built from them at random."""
+"""Energies of every kind on the plane, in float64, and random expressions of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ needs_compiler = pytest.mark.skipif(not COMPILES, reason="torch.compile fails wh
 
 
 class Affine(nn.Module):
-    """Logits or head outputs that are affine in the point; a module, so that it is deep-copied and pickled with its leaves."""
+    """Logits or head outputs that are affine in the point; a module, so that copies and pickles of its leaves include it."""
 
     def __init__(self, outputs: int, seed: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Network(nn.Module):
 
 
 class Ring(ce.Energy):
-    """An energy of one's own class."""
+    """An energy of a user-defined class."""
 
     def __init__(self, radius: float) -> None:
         super().__init__()
@@ -54,14 +54,14 @@ class Ring(ce.Energy):
 
 
 class Noisy(ce.Energy):
-    """A Gaussian with noise added: depends on the condition `sigma`."""
+    """A Gaussian plus noise, with the condition `sigma`."""
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         return x.square().sum(1) / (2 * (1 + sigma.to(x).square()))
 
 
 class Tilt(ce.RelativeEnergy):
-    """Evidence of one's own class, relative to a base."""
+    """A relative energy of a user-defined class."""
 
     def __init__(self, base: ce.Energy, slope: float) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def normal(mean: float, scale: float) -> MultivariateNormal:
 
 
 def leaves() -> dict[str, ce.Energy]:
-    """One of each kind of leaf; bases, heads and noise levels are shared as trained energies share them."""
+    """Returns one leaf of each kind; they share bases and heads, as trained energies do."""
     base = ce.as_energy(normal(0.0, 2.0), name="base")
     other = ce.as_energy(Network(), name="network")
     colours, male, head = Affine(4, 1), Affine(1, 2), ce.GaussianHead(Affine(4, 3), base, dims=2, name="position")
@@ -145,9 +145,19 @@ def _built(apply, *parts) -> ce.Energy:
 
 
 def expressions(max_leaves: int = 5) -> st.SearchStrategy[ce.Energy]:
-    """Leaves of every kind, and trees of them with every operator."""
+    """Returns a strategy for leaves of every kind and trees with every operator."""
     return st.recursive(st.sampled_from(sorted(LEAVES)).map(LEAVES.__getitem__), _join, max_leaves=max_leaves)
 
 
 def points(count: int = 5, seed: int = 0) -> Tensor:
     return torch.randn(count, 2, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
+
+
+@pytest.fixture
+def base() -> ce.Energy:
+    """A wide normal as the base of relative energies."""
+    return ce.as_energy(normal(0.0, 2.0), name="base")
+
+
+def quadratic(x: Tensor) -> Tensor:
+    return x.square().sum(1) / 2

@@ -23,6 +23,7 @@ def assert_same(energy, fast, x, **conditions):
         torch.testing.assert_close(new, old, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_an_expression_of_every_kind_runs_as_one_function_for_each_shape():
     event = (LEAVES["event"] | ~LEAVES["red"]) & LEAVES["warm"]
@@ -34,6 +35,7 @@ def test_an_expression_of_every_kind_runs_as_one_function_for_each_shape():
     assert (str(fast), fast.conditions, fast.grounded) == (str(energy), energy.conditions, energy.grounded)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_each_chunk_of_chains_gets_its_own_rows_from_the_same_function():
     head = ce.GaussianHead(Affine(4, 3), LEAVES["distribution"], dims=2)
@@ -47,6 +49,7 @@ def test_each_chunk_of_chains_gets_its_own_rows_from_the_same_function():
     assert len(fast.graphs) == 2
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_sampler_that_tunes_itself_draws_the_same():
     energy = ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=DTYPE), 1.0))
@@ -54,6 +57,7 @@ def test_a_sampler_that_tunes_itself_draws_the_same():
     torch.testing.assert_close(*draws)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_it_can_stand_in_an_expression():
     ring = compiled(LEAVES["ring"])
@@ -68,6 +72,7 @@ def test_it_can_stand_in_an_expression():
         torch.autograd.grad(gradient.sum(), x)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_changed_weights_count():
     class Scaled(ce.Energy):
@@ -110,6 +115,7 @@ class Stray(ce.Energy):
                 return x.square().sum(1) * len(self.way)
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize(
     ("way", "reason"),
@@ -132,6 +138,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_why_once(way, reason):
         torch.testing.assert_close(values, energy(torch.ones(3, 2)))
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_too_many_shapes_run_as_they_are():
     fast = compiled(LEAVES["ring"])
@@ -177,6 +184,7 @@ def test_nothing_is_left_behind():
     assert isinstance(compiled(fast := compiled(energy)), CompiledEnergy) and compiled(fast) is fast
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_compiler_is_told_what_to_install(tmp_path):
     code = """
         import torch, composable_energy as ce
@@ -224,6 +232,7 @@ def assert_draws_same(energy):
     torch.testing.assert_close(energy.sample((4, 2), compile=True, **OPTIONS), energy.sample((4, 2), **OPTIONS))
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_calls_keep_what_was_compiled_and_see_what_was_changed(tmp_path, monkeypatch):
     compilations, energy = Compilations(monkeypatch), Scaled()
@@ -262,6 +271,7 @@ class Squared(ce.Energy):
         return self.w * x.square().sum(1)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_replaced_and_changed_weights_and_numbers_count():
     energy = Squared()

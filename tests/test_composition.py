@@ -1,4 +1,4 @@
-"""Sub-networks that terms share are evaluated once, forwards and backwards, and no result changes by it."""
+"""Shared sub-networks of terms: evaluated once, forward and backward, with unchanged results."""
 
 import threading
 import warnings
@@ -136,6 +136,7 @@ def test_a_decoder_is_evaluated_once_for_all_that_it_shows():
     assert counts(energy, decoder, sigma=torch.rand(6, dtype=DTYPE)) == (1, 1)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_it_is_compiled_once_as_well():
     features = Counted(2, 8)
@@ -149,6 +150,7 @@ def test_it_is_compiled_once_as_well():
     torch.testing.assert_close(energy_and_gradient(fast, points(6)), plain, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_torch_compiles_expressions_as_one_graph():
     energy = (LEAVES["event"] | ~LEAVES["near"]) & LEAVES["relative"] & (LEAVES["density"] | 2 * LEAVES["ring"])
     expected = energy(points(6))  # the first call makes the diagrams

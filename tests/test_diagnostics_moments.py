@@ -1,4 +1,4 @@
-"""Running moments are those of all points that were passed, whatever the offset, the joining, the saving and what becomes of chains."""
+"""Running moments equal those of all points, with offsets, merges, saved states and diverged chains."""
 
 import io
 import math
@@ -19,7 +19,7 @@ BOWL = ce.as_energy(lambda x: x.square().reshape(len(x), -1).sum(1) / 2, name="b
 HOLE = ce.as_energy(lambda x: torch.where(x[:, 0] > 2, torch.nan, x.square().sum(1) / 2), name="hole")
 
 
-def told(moments: RunningMoments, *batches: Tensor, chains: list[list[int]] | None = None) -> RunningMoments:
+def record(moments: RunningMoments, *batches: Tensor, chains: list[list[int]] | None = None) -> RunningMoments:
     """Shows it points, as the driver does."""
     for step, x in enumerate(batches, 1):
         moments(step, State(x, x.flatten(1).sum(1), torch.zeros_like(x)), Info(chains=None if chains is None else chains[step - 1]))
@@ -35,6 +35,7 @@ def draw(moments: RunningMoments, energy=BOWL, shape=(7, 3), steps: int = 20, **
     return energy.sample(shape, steps=steps, callback=moments, **options)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chains", [False, True])
 @pytest.mark.parametrize("event", [(3,), (2, 4, 4), ()])
 def test_they_are_those_of_all_points(chains, event):
@@ -56,7 +57,7 @@ def test_and_of_the_energies():
 def test_no_digits_are_lost_far_from_zero(chains, dtype):
     """A mean of 100,000 standard deviations: sums of squares in float32 would have no digit left."""
     points = (normal(300, 50, 2) + 1e5).to(dtype)
-    moments = told(RunningMoments(chains=chains), *points)
+    moments = record(RunningMoments(chains=chains), *points)
     exact = points.double().flatten(0, 1)
     torch.testing.assert_close(moments.mean, exact.mean(0), rtol=1e-14, atol=0)
     torch.testing.assert_close(moments.variance, exact.var(0), rtol=1e-9, atol=1e-9)
@@ -69,6 +70,7 @@ def test_which_steps_count():
     torch.testing.assert_close(moments.mean, trace.points.mean((0, 1)))
 
 
+@pytest.mark.slow
 def test_each_chain_gives_an_error_and_an_r_hat():
     """The standard error against the truth, and R-hat against its formula and against ArviZ's."""
     from arviz_stats.base import array_stats
@@ -97,7 +99,7 @@ def test_two_ranks_joined_are_one(chains):
         torch.testing.assert_close(getattr(both, name), getattr(whole, name), rtol=1e-12, atol=1e-12)
     for empty in (RunningMoments(chains=chains).merge(first), first.merge(RunningMoments(chains=chains))):
         assert torch.equal(empty.mean, first.mean) and empty.count == 80
-    told(both, normal(9, 3))
+    record(both, normal(9, 3))
     assert both.count == 189 and first.count == 80  # a new one
 
 
@@ -120,11 +122,11 @@ def test_memory_does_not_grow():
         return sum(value.numel() for value in moments.state_dict().values() if isinstance(value, Tensor))
 
     for chains, most in ((False, 2 * 12 + 2), (True, 2 * 40 * 12 + 2 + 2 * 40)):
-        sizes = [size(told(RunningMoments(chains=chains), *normal(steps, 40, 12))) for steps in (2, 50)]
+        sizes = [size(record(RunningMoments(chains=chains), *normal(steps, 40, 12))) for steps in (2, 50)]
         assert sizes == [most, most]
-        waiting = told(RunningMoments(chains=chains), *normal(1000, 40, 12))._waiting
+        waiting = record(RunningMoments(chains=chains), *normal(1000, 40, 12))._waiting
         assert sum(x.numel() for x, _ in waiting) <= 65_536
-    assert size(told(RunningMoments(), normal(100_000, 12))) == 26
+    assert size(record(RunningMoments(), normal(100_000, 12))) == 26
 
 
 @pytest.mark.parametrize("policy", ["drop", "keep", "restart"])
@@ -152,25 +154,25 @@ def test_an_early_loss_and_a_late_start():
     """Chains that are gone before the first step that counts have no row."""
     moments = RunningMoments(burn_in=1, chains=True)
     x = normal(4, 5, 2)
-    told(moments, x[0], x[1, [0, 2, 4]], x[2, [2, 4]], x[3, [2, 4]], chains=[[*range(5)], [0, 2, 4], [2, 4], [2, 4]])
+    record(moments, x[0], x[1, [0, 2, 4]], x[2, [2, 4]], x[3, [2, 4]], chains=[[*range(5)], [0, 2, 4], [2, 4], [2, 4]])
     assert moments.count == 7
     torch.testing.assert_close(moments.chain_means, x[1:, [2, 4]].mean(0))
 
 
 def test_what_does_not_go():
-    moments = told(RunningMoments(), normal(4, 3))
+    moments = record(RunningMoments(), normal(4, 3))
     with pytest.raises(ShapeError, match=r"of shape \(3,\), got \(2,\)"):
-        told(moments, normal(4, 2))
+        record(moments, normal(4, 2))
     with pytest.raises(ShapeError, match=r"do not go with those of points of shape \(2,\)"):
-        moments.merge(told(RunningMoments(), normal(4, 2)))
+        moments.merge(record(RunningMoments(), normal(4, 2)))
     with pytest.raises(OptionError, match="the same `chains`"):
-        moments.merge(told(RunningMoments(chains=True), normal(4, 3)))
+        moments.merge(record(RunningMoments(chains=True), normal(4, 3)))
     with pytest.raises(OptionError, match=r"RunningMoments\(chains=True\)"):
         _ = moments.r_hat
     with pytest.raises(OptionError, match="No point was counted yet: take more than burn_in=9"):
         _ = RunningMoments(burn_in=9).mean
     with pytest.raises(OptionError, match="There were 4 chains, now there are 3"):
-        told(told(RunningMoments(chains=True), normal(4, 3)), normal(3, 3))
+        record(record(RunningMoments(chains=True), normal(4, 3)), normal(3, 3))
     for wrong in ({"every": 0}, {"burn_in": -1}, {"every": 1.5}):
         with pytest.raises(OptionError):
             RunningMoments(**wrong)

@@ -1,80 +1,21 @@
-"""Formulas of events: equal to enumeration, every Boolean law in value, contradictions named, sizes bounded."""
+"""Formulas of events: Boolean laws, values equal to enumeration, contradictions, copies."""
 
 import copy
-import itertools
 import math
 import pickle
 import random
-import time
-from functools import reduce
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
-from composable_energy.events import Categorical, Continuous, Formula, Interval, complement, conjoin, disjoin
+from composable_energy.events import Categorical, Formula, Interval, complement, conjoin, disjoin
+from composable_energy.events.diagram import Diagram
+from tests.formulas import COUNTS, WORLD, truth, value
 
-ENDS = (-math.inf, -0.7, 0.1, 0.6, 1.3, math.inf)
-COUNTS = (2, 2, 3, 8, 5)  # labels of each head (the first has one column), and cells of the continuous one
 LAW = settings(max_examples=200, deadline=None, derandomize=True)
-
-
-class World:
-    """Four classifiers and one continuous head, with the probability of each combination of their values."""
-
-    def __init__(self, seed: int = 0, points: int = 5) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.x = torch.randn(points, 3, generator=generator, dtype=torch.double)
-        widths = (1, 2, 3, 8, 2)
-        self.networks = [nn.Linear(3, width).double() for width in widths]
-        for network in self.networks:
-            network.weight.data = torch.randn(network.weight.shape, generator=generator, dtype=torch.double) * 2
-        self.networks[-1].weight.data *= 0.2
-        self.variables = [*(Categorical(network) for network in self.networks[:-1]), Continuous(self.networks[-1])]
-        with torch.no_grad():
-            odds, *logits, gaussian = (network(self.x) for network in self.networks)
-        mean, width = gaussian[:, :1], gaussian[:, 1:].clamp(-5, 1).exp()
-        below = 0.5 * torch.erfc((mean - torch.tensor(ENDS, dtype=torch.double)) / width / math.sqrt(2))
-        self.tables = [torch.cat([1 - odds.sigmoid(), odds.sigmoid()], 1), *(raw.softmax(1) for raw in logits), below.diff(dim=1)]
-
-    def atom(self, head: int, values: frozenset[int]) -> Formula:
-        if head < 4:
-            return Formula.atom(self.variables[head], values, f"h{head}{sorted(values)}")
-        return disjoin([Formula.atom(self.variables[4], Interval(ENDS[i], ENDS[i + 1]), f"cell{i}") for i in sorted(values)])
-
-    def probability(self, tree) -> torch.Tensor:
-        bits = truth(tree)
-        chosen = [values for i, values in enumerate(COMBINATIONS) if bits >> i & 1]
-        if not chosen:
-            return torch.zeros(len(self.x), dtype=torch.double)
-        return (
-            torch.stack([table[:, list(column)] for table, column in zip(self.tables, zip(*chosen, strict=True), strict=True)])
-            .prod(0)
-            .sum(1)
-        )
-
-    def build(self, tree) -> Formula:
-        if tree[0] == "atom":
-            return self.atom(*tree[1:])
-        parts = [self.build(part) for part in tree[1:]]
-        return complement(parts[0]) if tree[0] == "not" else (conjoin if tree[0] == "and" else disjoin)(parts)
-
-
-COMBINATIONS = list(itertools.product(*map(range, COUNTS)))
-BITS = {(head, v): sum(1 << i for i, c in enumerate(COMBINATIONS) if c[head] == v) for head, n in enumerate(COUNTS) for v in range(n)}
-ALL = (1 << len(COMBINATIONS)) - 1
-
-
-def truth(tree) -> int:
-    """The truth table of a tree: one bit for each combination of values."""
-    if tree[0] == "atom":
-        return sum(BITS[tree[1], value] for value in tree[2])
-    if tree[0] == "not":
-        return ALL ^ truth(tree[1])
-    return reduce(int.__and__ if tree[0] == "and" else int.__or__, map(truth, tree[1:]))
 
 
 def possible(tree) -> bool:
@@ -94,28 +35,20 @@ def random_tree(rng: random.Random, depth: int):
 
 
 trees = st.integers(0, 10**9).map(lambda seed: random_tree(random.Random(seed), 3))
-WORLD = World()
-
-
-def value(formula: Formula) -> torch.Tensor:
-    """The energy; infinite for a formula that has none, because its probability is 0."""
-    try:
-        return formula.energy(WORLD.x)
-    except ContradictionError:
-        return torch.full((len(WORLD.x),), math.inf, dtype=torch.double)
 
 
 def same(left: Formula, right: Formula) -> None:
     torch.testing.assert_close(value(left), value(right), rtol=1e-12, atol=1e-12)
 
 
-def test_random_formulas_equal_enumeration():
-    rng, sizes = random.Random(1), []
+@pytest.mark.slow
+def test_random_formulas_equal_enumeration(monkeypatch):
+    rng, sizes, log_prob = random.Random(1), [], Diagram.log_prob
+    monkeypatch.setattr(Diagram, "log_prob", lambda diagram, leaves: sizes.append(len(diagram.nodes)) or log_prob(diagram, leaves))
     for _ in range(300):
         tree = random_tree(rng, 4)
         formula = WORLD.build(tree)
         torch.testing.assert_close(value(formula), -WORLD.probability(tree).log(), rtol=1e-12, atol=1e-12)
-        sizes.append(len(formula._compile(tuple([None] * len(formula.variables)))[1].nodes))
     assert max(sizes) <= 40
 
 
@@ -133,6 +66,7 @@ def test_only_a_whole_that_is_impossible_raises():
     assert raised > 10
 
 
+@pytest.mark.slow
 @LAW
 @given(trees, trees, trees)
 def test_lattice_laws(a, b, c):
@@ -145,6 +79,7 @@ def test_lattice_laws(a, b, c):
         same(one([A, other([B, C])]), other([one([A, B]), one([A, C])]))
 
 
+@pytest.mark.slow
 @LAW
 @given(trees, trees)
 def test_laws_of_the_complement(a, b):
@@ -172,6 +107,7 @@ def test_laws_of_the_complement(a, b):
     torch.testing.assert_close(value(either), -WORLD.probability(tree).log(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(trees)
 def test_copies_and_pickles_keep_values_to_the_bit(tree):
@@ -183,6 +119,7 @@ def test_copies_and_pickles_keep_values_to_the_bit(tree):
         assert len(joined.variables) == len(formula.variables)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(trees)
 def test_gradients_equal_finite_differences(tree):
@@ -246,78 +183,6 @@ def test_ends_for_each_chain_need_one_order():
     with pytest.raises(ShapeError, match="chains and for"):
         conjoin([first, interval([0.5, 0.2, 0.1], [2.0, 2.0, 2.0])])
     assert conjoin([first, complement(interval([0.0, 0.1], [1.0, 1.1]))]).constant is False  # equal numbers in other tensors
-
-
-def heads(count: int) -> list[Formula]:
-    return [Formula.atom(Categorical(nn.Linear(3, 1).double()), {1}, f"a{i}") for i in range(count)]
-
-
-def chain(a):
-    return conjoin([*a[:15], disjoin(a[15:])])
-
-
-def parity(a):
-    odd = a[0]
-    for b in a[1:]:
-        odd = disjoin([conjoin([odd, complement(b)]), conjoin([complement(odd), b])])
-    return odd
-
-
-def pairs(a):
-    return disjoin([conjoin([a[i], a[i + 15]]) for i in range(15)])
-
-
-def one_by_one(a):
-    chained = a[0]
-    for i, b in enumerate(a[1:]):
-        chained = (conjoin if i % 2 else disjoin)([chained, b])
-    return chained
-
-
-@pytest.mark.parametrize("make", [chain, one_by_one, parity, pairs])
-def test_thirty_heads_compile_within_a_second(make):
-    formula = make(heads(30))
-    start = time.process_time()
-    assert str(Formula(formula.variables, formula.nodes)) == str(formula)
-    assert time.process_time() - start < 1
-    start = time.process_time()
-    assert formula.energy(torch.randn(64, 3, dtype=torch.double)).isfinite().all()
-    assert time.process_time() - start < 0.5
-
-
-def test_a_formula_in_a_bad_order_is_refused_with_its_size():
-    a = heads(40)
-    start = time.process_time()
-    with pytest.raises(ExpressionError, match="more than 50000 nodes"):
-        conjoin([disjoin(a), disjoin([conjoin([a[i], a[i + 20]]) for i in range(20)])])
-    assert time.process_time() - start < 2
-
-
-def test_a_table_has_a_limit():
-    from composable_energy.events.diagram import Table
-
-    table = Table(limit=5)
-    ors = table.either(table.node(0, (0, 1)), table.node(2, (0, 1)))
-    with pytest.raises(ExpressionError, match="more than 5 nodes"):
-        for level in range(3, 9):
-            ors = table.both(ors, table.node(level, (0, 1)))
-
-
-def test_parity_of_thirty_fair_heads_is_a_half():
-    networks = [nn.Linear(3, 1).double() for _ in range(30)]
-    for network in networks:
-        nn.init.zeros_(network.weight), nn.init.zeros_(network.bias)
-    odd = parity([Formula.atom(Categorical(network), {1}) for network in networks])
-    torch.testing.assert_close(value(odd), torch.full((5,), math.log(2)).double())
-
-
-def test_long_chains_need_no_recursion():
-    formula = heads(1)[0]
-    parts = heads(1200)
-    formula = conjoin([*parts[:600], disjoin(parts[600:])])
-    again = pickle.loads(pickle.dumps(copy.deepcopy(formula)))
-    assert torch.equal(value(again), value(formula))
-    assert len(str(formula)) < 250
 
 
 def test_what_bases_differ_makes_no_formula():

@@ -1,4 +1,4 @@
-"""Probabilities of 0 and 1 to the limits of float32: values and gradients stay finite, and gradients in a logit at most 1."""
+"""Events at probabilities near 0 and 1 in float32: finite values and gradients, and gradients of at most 1 in a logit."""
 
 import math
 import random
@@ -52,6 +52,7 @@ def extremes(rng: random.Random, rows: int = 16) -> torch.Tensor:
     return torch.tensor([rng.choices(LOGITS, k=16) for _ in range(rows)], requires_grad=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.integers(0, 10**9))
 def test_formulas_stay_finite(seed):
@@ -100,6 +101,7 @@ def test_an_interval_equals_its_integral(ends):
     assert single == pytest.approx(expected, rel=2e-4 if high - low < 1e-3 else 2e-6, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_half_lines_equal_the_distribution_function():
     mean = torch.linspace(-40, 40, 81, dtype=torch.double)
     width = torch.full_like(mean, 1.5)

@@ -1,4 +1,4 @@
-"""Boolean laws of events through the operators of energies."""
+"""Boolean laws of events through the operators of energies, and unsatisfiable parts."""
 
 import copy
 import math
@@ -56,6 +56,7 @@ def probability(energy: ce.Energy) -> torch.Tensor:
     return energy.evidence(X).neg().exp()
 
 
+@pytest.mark.slow
 def test_one_event_twice_is_one_event():
     same(A & A, A)
     same(A | A, A)
@@ -97,6 +98,7 @@ def test_implication():
     assert torch.equal((C[1] >> ~C[2]).evidence(X), torch.zeros(7).double())
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(FORMULAS, FORMULAS, FORMULAS)
 def test_laws_hold_between_any_events(a, b, c):
@@ -192,6 +194,7 @@ def test_a_density_of_zero_has_no_inverse():
                 assert not isinstance(caught.value, ContradictionError)
 
 
+@pytest.mark.slow
 def test_an_unsatisfiable_branch_has_the_share_zero():
     tree = (A & ~A & DENSITY) | DENSITY | (BASE & BASE)
     assert tree.branches(X)[0].isposinf().all() and tree.branches(X)[1:].isfinite().all()

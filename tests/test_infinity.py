@@ -1,4 +1,4 @@
-"""Infinite energies: where a base or a term is infinite, an expression is infinite or finite, and never NaN, nor is its gradient."""
+"""Infinite energies: expressions are infinite or finite, never NaN, and so are their gradients."""
 
 import math
 
@@ -211,6 +211,7 @@ def join(children):
 EXPRESSIONS = st.recursive(st.sampled_from(sorted(LEAVES)).map(LEAVES.__getitem__), join, max_leaves=6)
 
 
+@pytest.mark.slow
 @given(EXPRESSIONS)
 @settings(max_examples=300, deadline=None)
 def test_no_expression_of_bounded_energies_is_nan(energy):

@@ -137,6 +137,7 @@ class TestOperator:
         p = self.p if momentum else None
         torch.library.opcheck(operator, (self.x, [self.g], p, [1.0], 0.1, 0.1, 0.9, 0.2, -1.0, 1.0, -1, 3, 0, 0))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("seed", [-1, 2**31 + 5, 2**63, 2**64 - 1])
     def test_a_graph_that_is_compiled_holds_it(self, seed):
         """Steps count up: they are no constants, or each would be compiled again."""

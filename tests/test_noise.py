@@ -145,6 +145,7 @@ def test_uniform_numbers_are_uniform_inside_the_open_interval(kind, dtype):
     assert stats.kstest(uniform.double().numpy(), "uniform").pvalue > 1e-5
 
 
+@pytest.mark.slow
 def test_no_two_of_many_steps_and_blocks_have_the_same_noise():
     """Seeds of 32 bits, all that `torch.Generator.manual_seed` uses, gave two pairs of these steps the same noise."""
     noise, x = Noise(2, range(1)), torch.zeros(1, 2, dtype=torch.float64)

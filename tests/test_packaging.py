@@ -88,6 +88,7 @@ def test_dependencies_of_plugins_are_those_of_the_wheel():
         assert names(project(folder)["project"].get("dependencies", [])) <= own, folder.name
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_packages_and_metadata_only(wheel):
     heads = {name.split("/")[0] for name in wheel.namelist()}
     info = {head for head in heads if head.endswith(".dist-info")}
@@ -95,6 +96,7 @@ def test_the_wheel_holds_packages_and_metadata_only(wheel):
     assert [name for name in wheel.namelist() if re.search(r"(^|/)(tests?|plugins)/.*|(^|/)test_|conftest|\.pyc$|/\.", name)] == []
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_module_of_the_packages(wheel):
     sources = {
         f"{package.name}/{path.relative_to(package).as_posix()}"

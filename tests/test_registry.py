@@ -13,10 +13,10 @@ from composable_energy import registry
 from composable_energy.errors import OptionError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.kernels import Kernel
 from composable_energy.registry import api
-from tests.strangers import GOOD_ENERGY, GOOD_SAMPLER, install, row
+from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
 
 
-def test_a_strangers_energy_has_a_name(acme):
+def test_a_third_party_energy_has_a_name(acme):
     energy = ce.get_energy("bowl", scale=3)
     assert energy(torch.ones(2, 2)).tolist() == [3.0, 3.0]
     assert energy.origin == ce.Origin("bowl", None, {"scale": 3}, "acme-energies", "1.0")
@@ -25,8 +25,8 @@ def test_a_strangers_energy_has_a_name(acme):
     assert ce.get_energy("Acme_Energies:bowl")(torch.ones(1, 2)).item() == 1.0
 
 
-def test_a_strangers_sampler_has_a_name(site):
-    install(site, "acme-samplers", {"samplers": {"walk": "stranger_s:Walk"}}, {"stranger_s": GOOD_SAMPLER})
+def test_a_third_party_sampler_has_a_name(site):
+    install(site, "acme-samplers", {"samplers": {"walk": "third_party_s:Walk"}}, {"third_party_s": GOOD_SAMPLER})
     sampler = ce.get_sampler("walk")
     assert issubclass(sampler, ce.sampling.Sampler)
     energy = ce.as_energy(lambda x: x.square().sum(1) / 2)
@@ -34,19 +34,19 @@ def test_a_strangers_sampler_has_a_name(site):
 
 
 def test_listing_imports_nothing_and_loading_only_what_is_named(acme):
-    install(acme, "acme-other", {"energies": {"other": "stranger_b:Bowl"}}, {"stranger_b": GOOD_ENERGY})
+    install(acme, "acme-other", {"energies": {"other": "third_party_b:Bowl"}}, {"third_party_b": GOOD_ENERGY})
     assert row("bowl").state == row("other").state == "not-loaded"
-    assert "stranger_a" not in sys.modules
+    assert "third_party_a" not in sys.modules
     ce.get_energy("bowl")
     assert row("bowl").state == "ok"
     assert row("other").state == "not-loaded"
-    assert "stranger_b" not in sys.modules
+    assert "third_party_b" not in sys.modules
     assert {r.state for r in ce.plugins(load=True) if r.distribution in ("acme-energies", "acme-other")} == {"ok"}
 
 
 def test_a_scan_happens_once_and_refresh_sees_what_was_installed_since(acme):
     ce.plugins()
-    install(acme, "acme-late", {"energies": {"late": "stranger_late:Bowl"}}, {"stranger_late": GOOD_ENERGY})
+    install(acme, "acme-late", {"energies": {"late": "third_party_late:Bowl"}}, {"third_party_late": GOOD_ENERGY})
     with pytest.raises(PluginNotFound):
         ce.get_energy("late")
     ce.refresh()
@@ -71,8 +71,8 @@ def test_an_error_with_options_is_the_callers_and_one_without_the_plugins(site):
     install(
         site,
         "acme-picky",
-        {"energies": {"picky": "stranger_picky:picky"}},
-        {"stranger_picky": "def picky(scale=0.0):\n    raise ValueError('scale must be positive')\n"},
+        {"energies": {"picky": "third_party_picky:picky"}},
+        {"third_party_picky": "def picky(scale=0.0):\n    raise ValueError('scale must be positive')\n"},
     )
     with pytest.raises(ValueError, match=r"^scale must be positive$"):
         ce.get_energy("picky", scale=-1.0)
@@ -86,8 +86,8 @@ def test_an_error_with_options_is_the_callers_and_one_without_the_plugins(site):
     [(None, {"bowl", "other"}), ("acme-energies", {"bowl"}), ("Acme.Energies , acme_other", {"bowl", "other"}), ("", set())],
 )
 def test_the_switch_says_whose_plugins_count(acme, monkeypatch, switch, seen):
-    install(acme, "acme-other", {"energies": {"other": "stranger_b:Bowl"}}, {"stranger_b": GOOD_ENERGY})
-    install(acme, "composable-energy-not", {"energies": {"not-first-party": "stranger_b:Bowl"}})
+    install(acme, "acme-other", {"energies": {"other": "third_party_b:Bowl"}}, {"third_party_b": GOOD_ENERGY})
+    install(acme, "composable-energy-not", {"energies": {"not-first-party": "third_party_b:Bowl"}})
     if switch is not None:
         monkeypatch.setenv("COMPOSABLE_ENERGY_PLUGINS", switch)
     names = {r.name for r in ce.plugins()}
@@ -172,6 +172,7 @@ class Linears(ce.EnergyFamily):
         return ce.ClassifierEnergy(self.net, 1, name="left") & torch.distributions.Normal(torch.zeros(2), 1.0)
 
 
+@pytest.mark.slow
 def test_what_is_loaded_in_inference_mode_can_be_sampled_there_and_elsewhere(site, tmp_path):
     with ce.register("energy", "linears", Linears):
         with torch.inference_mode():
@@ -231,7 +232,7 @@ def test_importing_the_library_loads_no_plugin(acme):
         "import sys, composable_energy as ce\n"
         "assert 'entrypoints' not in sys.modules\n"
         "ce.plugins()\n"
-        "print([m for m in sys.modules if m.startswith(('stranger', 'composable_energy_', 'torch'))])\n"
+        "print([m for m in sys.modules if m.startswith(('third_party', 'composable_energy_', 'torch'))])\n"
     )
     path = f"{acme}:{':'.join(p for p in sys.path if p)}"
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True)
@@ -246,7 +247,7 @@ def test_entrypoints_is_named_in_one_file_only():
 
 
 def test_conflicts_name_the_forms_that_resolve(acme):
-    install(acme, "beta-energies", {"energies": {"bowl": "stranger_b:Bowl"}}, {"stranger_b": GOOD_ENERGY})
+    install(acme, "beta-energies", {"energies": {"bowl": "third_party_b:Bowl"}}, {"third_party_b": GOOD_ENERGY})
     with pytest.raises(PluginConflictError, match="'acme-energies:bowl' or 'beta-energies:bowl'"):
         ce.get_energy("bowl")
     assert ce.get_energy("beta-energies:bowl").origin.distribution == "beta-energies"
@@ -255,7 +256,7 @@ def test_conflicts_name_the_forms_that_resolve(acme):
 
 
 def test_one_value_from_two_distributions_is_no_conflict(acme):
-    install(acme, "acme-again", {"energies": {"bowl": "stranger_a:Bowl"}})
+    install(acme, "acme-again", {"energies": {"bowl": "third_party_a:Bowl"}})
     assert ce.get_energy("bowl").origin.entry == "bowl"
     assert {row("bowl", d).state for d in ("acme-energies", "acme-again")} == {"ok", "shadowed"}
 

@@ -9,31 +9,32 @@ import composable_energy as ce
 from composable_energy.errors import PluginConflictError, PluginLoadError
 from composable_energy.registry import api, discovery
 from composable_energy.registry.kinds import group_of
-from tests.strangers import GOOD_ENERGY, install, row
+from tests.third_party import GOOD_ENERGY, install, row
 
 BROKEN = {
-    "raises": ("stranger_raises:Bowl", "raise RuntimeError('no such driver')", "importing it raised RuntimeError: no such driver"),
-    "exits": ("stranger_exits:Bowl", "import sys; sys.exit(3)", "importing it raised SystemExit: 3"),
-    "missing": ("stranger_missing:Bawl", GOOD_ENERGY, "has no attribute 'Bawl'"),
-    "absent": ("stranger_absent.not_there:Bowl", "", "importing it raised ModuleNotFoundError"),
-    "wrong-type": ("stranger_wrong:Bowl", "class Bowl: pass", "a subclass of Energy or EnergyFamily, got the class Bowl"),
-    "not-callable": ("stranger_number:bowl", "bowl = 3", "makes an object, got an object of type int"),
-    "instance": ("stranger_instance:bowl", GOOD_ENERGY + "\n    bowl = Bowl()", "makes an object, got an object of type Bowl"),
+    "raises": ("third_party_raises:Bowl", "raise RuntimeError('no such driver')", "importing it raised RuntimeError: no such driver"),
+    "exits": ("third_party_exits:Bowl", "import sys; sys.exit(3)", "importing it raised SystemExit: 3"),
+    "missing": ("third_party_missing:Bawl", GOOD_ENERGY, "has no attribute 'Bawl'"),
+    "absent": ("third_party_absent.not_there:Bowl", "", "importing it raised ModuleNotFoundError"),
+    "wrong-type": ("third_party_wrong:Bowl", "class Bowl: pass", "a subclass of Energy or EnergyFamily, got the class Bowl"),
+    "not-callable": ("third_party_number:bowl", "bowl = 3", "makes an object, got an object of type int"),
+    "instance": ("third_party_instance:bowl", GOOD_ENERGY + "\n    bowl = Bowl()", "makes an object, got an object of type Bowl"),
     "abstract": (
-        "stranger_abstract:Half",
+        "third_party_abstract:Half",
         "import composable_energy as ce\nclass Half(ce.EnergyFamily):\n    def members(self): return ()",
         "does not write load",
     ),
     "newer": (
-        "stranger_newer:Bowl",
+        "third_party_newer:Bowl",
         GOOD_ENERGY + "\n    Bowl.api_version = 2",
         "needs plug-in contract 2, this composable-energy supports 1",
     ),
-    "nonsense": ("stranger_nonsense:Bowl", GOOD_ENERGY + "\n    Bowl.api_version = '1'", "needs plug-in contract '1'"),
-    "UpperCase": ("stranger_upper:Bowl", GOOD_ENERGY, "other characters than a-z"),
+    "nonsense": ("third_party_nonsense:Bowl", GOOD_ENERGY + "\n    Bowl.api_version = '1'", "needs plug-in contract '1'"),
+    "UpperCase": ("third_party_upper:Bowl", GOOD_ENERGY, "other characters than a-z"),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_one_has_its_row_and_the_others_work(acme, name):
     value, source, reason = BROKEN[name]
@@ -52,18 +53,19 @@ def test_a_broken_one_has_its_row_and_the_others_work(acme, name):
 
 
 def test_a_failed_import_is_told_again_and_not_tried_again(site):
-    counting = "import builtins\nbuiltins.stranger_tries = getattr(builtins, 'stranger_tries', 0) + 1\nraise RuntimeError('no')"
-    install(site, "broken", {"energies": {"bad": "stranger_counts:Bowl"}}, {"stranger_counts": counting})
+    counting = "import builtins\nbuiltins.third_party_tries = getattr(builtins, 'third_party_tries', 0) + 1\nraise RuntimeError('no')"
+    install(site, "broken", {"energies": {"bad": "third_party_counts:Bowl"}}, {"third_party_counts": counting})
     for _ in range(3):
         with pytest.raises(PluginLoadError, match="RuntimeError: no") as caught:
             ce.get_energy("bad")
         assert isinstance(caught.value.__cause__, RuntimeError)
     import builtins
 
-    assert builtins.stranger_tries == 1  # pyright: ignore[reportAttributeAccessIssue]
-    del builtins.stranger_tries  # pyright: ignore[reportAttributeAccessIssue]
+    assert builtins.third_party_tries == 1  # pyright: ignore[reportAttributeAccessIssue]
+    del builtins.third_party_tries  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
@@ -84,7 +86,8 @@ def test_malformed_metadata_of_an_unrelated_package_hides_nothing(acme, raw, rea
     assert issubclass(ce.get_sampler("hmc"), ce.sampling.Sampler)
 
 
-@pytest.mark.parametrize("value", ["not a value at all!", "stranger_a:Bowl:Bowl", "%(percent)s"])
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ["not a value at all!", "third_party_a:Bowl:Bowl", "%(percent)s"])
 def test_a_value_that_cannot_be_parsed_is_a_row(acme, value):
     install(acme, "odd", {"energies": {"odd": value}})
     with pytest.warns(RuntimeWarning):
@@ -93,12 +96,13 @@ def test_a_value_that_cannot_be_parsed_is_a_row(acme, value):
     assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
 
 
+@pytest.mark.slow
 def test_all_six_at_once(acme):
     for name in ("raises", "missing", "wrong-type", "newer"):
         value, source, _ = BROKEN[name]
         install(acme, f"broken-{name}", {"energies": {name: value}}, {value.split(":")[0]: source})
-    install(acme, "clash-a", {"energies": {"clash": "stranger_a:Bowl"}})
-    install(acme, "clash-b", {"energies": {"clash": "stranger_a:ring"}})
+    install(acme, "clash-a", {"energies": {"clash": "third_party_a:Bowl"}})
+    install(acme, "clash-b", {"energies": {"clash": "third_party_a:ring"}})
     install(acme, "unrelated", {}, raw="no section at all\n")
     with pytest.warns(RuntimeWarning):
         rows = ce.plugins(load=True)
@@ -115,8 +119,9 @@ def test_all_six_at_once(acme):
     assert {r.state for r in rows if r.distribution == "composable-energy"} == {"ok"}
 
 
+@pytest.mark.slow
 def test_the_fallback_finds_what_entrypoints_finds(acme, monkeypatch):
-    install(acme, "extras", {"energies": {"extra": "stranger_a:Bowl [fast,slow]"}})
+    install(acme, "extras", {"energies": {"extra": "third_party_a:Bowl [fast,slow]"}})
     groups = [group_of(kind) for kind in api.REGISTRY.kinds()]
     by_package = [discovery.scan(group) for group in groups]
     monkeypatch.setitem(__import__("sys").modules, "entrypoints", None)
@@ -126,10 +131,11 @@ def test_the_fallback_finds_what_entrypoints_finds(acme, monkeypatch):
     assert all(cause is None for *_, cause in by_package)
 
 
+@pytest.mark.slow
 def test_a_distribution_without_metadata_has_the_name_of_its_folder(acme):
     info = acme / "Bare_Bones-2.1.dist-info"
     info.mkdir()
-    (info / "entry_points.txt").write_text("[composable_energy.energies]\nbare = stranger_a:Bowl\n")
+    (info / "entry_points.txt").write_text("[composable_energy.energies]\nbare = third_party_a:Bowl\n")
     install(acme, "unrelated", {}, raw="no section at all\n")
     with pytest.warns(RuntimeWarning):
         assert (row("bare").distribution, row("bare").version) == ("bare-bones", "2.1")

@@ -54,6 +54,7 @@ def same(a, b):
 # Who else draws --------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["blocks", "philox"])
 @pytest.mark.parametrize("sampler", [*SAMPLERS, MALA(tuning_steps=10), HMC(tuning_steps=10)], ids=repr)
 def test_chunks_change_no_bit_of_elementwise_energies(sampler, noise):
@@ -65,6 +66,7 @@ def test_chunks_change_no_bit_of_elementwise_energies(sampler, noise):
     assert not torch.isclose(whole, draw(seed=5)).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_chunks_change_networks_by_the_rounding_of_a_product(sampler):
     draw = functools.partial(Network().sample, 70, sampler=sampler, steps=12, seed=4)
@@ -74,6 +76,7 @@ def test_chunks_change_networks_by_the_rounding_of_a_product(sampler):
         assert (draw(batch_size=size) - whole).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [*SAMPLERS, HMC(tuning_steps=10)], ids=repr)
 @pytest.mark.parametrize("size", [None, 7])
 def test_a_resumed_run_is_one_long_run(sampler, size):
@@ -214,6 +217,7 @@ def test_shapes_dtypes_and_starts_are_followed():
     assert single.shape == (3,)
 
 
+@pytest.mark.slow
 def test_the_trace_tells_what_was_done():
     x, trace = Bowl().sample((5, 3), sampler=MALA(0.5), steps=12, seed=3, trace=4, burn_in=3, batch_size=2)
     assert trace.energies.shape == trace.acceptance.shape == (12, 5)

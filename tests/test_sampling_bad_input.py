@@ -109,6 +109,7 @@ class Changing(ce.Energy):
         return self.change(energies) if self.left < 0 else energies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 @pytest.mark.parametrize(
     ("change", "error", "message"),
@@ -134,6 +135,7 @@ def test_an_energy_that_changes_its_output_is_told_and_leaves_what_was_drawn(sam
     assert seen[0] > 4 and seen[-1] == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["raise", "drop", "restart", "keep"])
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_gradients_that_are_not_finite_are_treated_as_the_policy_says(sampler, policy):

@@ -43,6 +43,7 @@ class After(ce.Energy):
 SAMPLERS = [Langevin(0.2), MALA(0.2), HMC(0.35, leapfrogs=1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["raise", "drop", "restart", "keep"])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("sampler", [*SAMPLERS, HMC(), Annealed(levels=3)], ids=repr)
@@ -75,6 +76,7 @@ def test_the_others_are_where_they_were_too():
     assert torch.equal(told.value.samples[[0, 3, 4]], after[[0, 3, 4]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [None, 7])
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_policies(sampler, size):
@@ -108,6 +110,7 @@ def test_policies(sampler, size):
     assert (started_trace.restarts > 0).tolist() == bad.tolist() and not (started[bad] == kept[bad]).any()
 
 
+@pytest.mark.slow
 def test_policies_do_not_depend_on_chunks():
     for policy in ("keep", "drop", "restart"):
         draws = [

@@ -142,6 +142,7 @@ def compare(one, two, **tolerance):
         assert one == two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -169,6 +170,7 @@ def test_two_processes_draw_what_one_does(drawn, name):
     compare(one, two, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_scalars_are_those_of_all_processes(drawn):
     one, two = (load(drawn / file)["telling"] for file in ("None.pt", "gather.pt"))
     compare(one[:-1], two[:-1], rtol=0, atol=0)

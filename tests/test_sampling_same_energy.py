@@ -64,6 +64,7 @@ class Line(ce.Energy):
         return self.first * x[:, 0].square() + self.second * x[:, 1].square()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(
     ("first", "second"),
@@ -170,6 +171,7 @@ def test_energies_at_noise_levels_that_the_sampler_binds_are_compared(tmp_path, 
     assert torch.equal(noisy(0.0).sample((10, 2), resume=trace), draw(noisy(0.0), **call))
 
 
+@pytest.mark.slow
 def test_the_evidence_that_chooses_among_several_chains_is_compared(tmp_path):
     base, term = at(0.0), at(1.0)
     relative, absolute = (base & term).relative_to(base), base & term
@@ -184,6 +186,7 @@ def test_a_checkpoint_of_another_trace_is_refused(tmp_path):
         at(0.0).sample((10, 2), resume=traces[1], steps=3, checkpoint=tmp_path / "c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sampler", ["langevin", "chees", "annealed"])
 def test_rounding_under_other_batch_sizes_is_the_same_energy(tmp_path, dtype, sampler):
@@ -216,6 +219,7 @@ class Bowl(ce.Energy):
         return (x / self.scale).square().sum(1) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [HMC(tuning_steps=60), ChEES(tuning_steps=60)], ids=["hmc", "chees"])
 def test_a_sampler_is_tuned_anew_after_an_attribute_of_the_energy_changed(sampler):
     energy, call = Bowl(1.0), {"sampler": sampler, "steps": 20, "trace": True}

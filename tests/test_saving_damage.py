@@ -1,4 +1,4 @@
-"""Damaged, swapped, crafted and newer files: a typed error or an unchanged load, and nothing runs."""
+"""Loading of damaged, swapped, crafted and newer files: a typed error or an unchanged load, and no code runs."""
 
 import hashlib
 import json
@@ -8,23 +8,14 @@ import sys
 
 import pytest
 import torch
-from torch import distributions as td
 
 import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, PluginNotFound
-from tests.test_saving import X, normal, people, registered  # noqa: F401  (fixture)
+from tests.saving_energies import X, expressions, normal, people
+
+pytestmark = pytest.mark.usefixtures("saving_registry")
 
 FILES = ("config.json", "model.safetensors")
-
-
-def expressions() -> list[ce.Energy]:
-    male, old, red = people("male", "old", "hair=red")
-    mixture = td.MixtureSameFamily(td.Categorical(torch.tensor([0.1, 0.2])), td.MultivariateNormal(torch.ones(2, 2), torch.eye(2)))
-    return [
-        (male & ~old) | (red & 0.3 * normal()),
-        ce.any_of(normal(), ce.as_energy(mixture), weights=[0.2, 3.0]),
-        male.at(torch.rand(9)),
-    ]
 
 
 @pytest.fixture
@@ -105,7 +96,7 @@ def test_a_missing_file_is_named(saved, name):
         ce.load(saved[0])
 
 
-def test_a_folder_that_holds_no_energy_is_told(tmp_path):
+def test_a_folder_without_an_energy_is_an_error(tmp_path):
     with pytest.raises(FileFormatError, match=r"no config\.json"):
         ce.load(tmp_path)
     with pytest.raises(FileFormatError, match="holds no saved energy"):
@@ -137,7 +128,7 @@ def test_an_older_format_says_what_to_do(saved):
         ce.load(saved[0])
 
 
-def test_a_config_changed_by_hand_is_told_and_can_be_insisted_on(saved):
+def test_a_config_changed_by_hand_is_refused_unless_its_checksum_is_removed(saved):
     path = saved[0] / "config.json"
     path.write_text(path.read_text().replace('"weight": 0.3', '"weight": 0.4'))
     with pytest.raises(FileFormatError, match="remove its line `checksum`"):
@@ -235,6 +226,7 @@ def edits():
 EDITS = dict(edits())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", EDITS)
 def test_a_crafted_config_is_refused(saved, what):
     path = saved[0] / "config.json"

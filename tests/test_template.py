@@ -45,6 +45,7 @@ def run(*command, cwd=None):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_template_works_by_name(environment):
     folder, python = environment
     program = """
@@ -64,6 +65,7 @@ print(points.shape, again.shape)
     assert run(python, "-I", "-W", "error", "-c", program, cwd=folder).strip() == "torch.Size([50, 2]) torch.Size([50, 2])"
 
 
+@pytest.mark.slow
 def test_the_template_passes_its_own_tests(environment):
     folder, python = environment
     options = ("-q", "-p", "no:cacheprovider", "--rootdir", folder, "-W", "error")

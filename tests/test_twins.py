@@ -154,6 +154,7 @@ def state_of(net: nn.Module) -> list:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("ends", ["well", "error", "interrupt"])
 def test_modules_stay_as_they_are_at_every_step(way, ends):
@@ -310,6 +311,7 @@ def test_a_thread_that_trains_gets_all_gradients_while_others_sample():
     assert not any(without) and net.training
 
 
+@pytest.mark.slow
 def test_eight_threads_draw_faces_while_a_ninth_trains_the_same_network():
     male, smiling = ce.load("faces/male"), ce.load("faces/smiling")
     energy = male & ~smiling
@@ -438,6 +440,7 @@ def test_one_function_has_one_twin():
     assert counts == [1]
 
 
+@pytest.mark.slow
 def test_a_parametrised_and_a_compiled_network_have_twins():
     torch.manual_seed(0)
     normed = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 1))

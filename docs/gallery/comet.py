@@ -1,4 +1,4 @@
-"""Draws sprites taken apart and put together again; nothing is picked.
+"""Draws decomposed and recombined sprites, without selection.
 
 python docs/gallery/comet.py
 """
@@ -23,12 +23,12 @@ def pictures(seed):
 
 
 def dark_on_the_right(x):
-    """Returns an energy that wants the right half dark."""
+    """Returns an energy that is low for a dark right half."""
     return 2 * x[..., 8:].flatten(1).sum(1)
 
 
 def rows(comet):
-    """Returns what is written above each row, and its pictures."""
+    """Returns the title and the pictures of each row."""
     x, y = pictures(5), pictures(6)
     alone = [part.sample(COLUMNS, seed=0) for part in comet.decompose(x)]
     parts, others = comet.decompose(x), comet.decompose(y)
@@ -46,14 +46,14 @@ def rows(comet):
 
 
 def strip(images):
-    """Returns pictures side by side on white, with shape (H, W, 3)."""
+    """Returns one image of the pictures side by side, with shape (H, W, 3)."""
     large = F.interpolate(images, scale_factor=ENLARGED)
     framed = F.pad(large, (0, GAP * ENLARGED), value=1.0)
     return torch.cat(list(framed), 2)[..., : -GAP * ENLARGED].permute(1, 2, 0)
 
 
 def draw(titled, path):
-    """Draws the rows, each under what it is."""
+    """Draws the rows with their titles."""
     figure, panels = plt.subplots(
         len(titled), 1, figsize=(9, 1.06 * len(titled)), layout="constrained"
     )

@@ -1,4 +1,4 @@
-"""Draws rows of faces, one expression a row, with default settings; nothing is picked.
+"""Draws rows of faces, one expression per row, with default settings, unselected.
 
 python docs/gallery/faces.py
 """
@@ -19,7 +19,7 @@ INK = "#303f9f"
 
 
 def rows():
-    """Returns the expressions, as energies write themselves."""
+    """Returns the energies by their printed expressions."""
     male, smiling, glasses, hat, old = (
         ce.load(f"faces/{name}")
         for name in ("male", "smiling", "glasses", "hat", "old")
@@ -35,7 +35,7 @@ def rows():
 
 
 def strip(images):
-    """Returns pictures side by side on white, with shape (H, W, 3)."""
+    """Returns one image of the pictures side by side, with shape (H, W, 3)."""
     sheet = torch.ones(3, SIZE, len(images) * (SIZE + GAP) - GAP)
     for i, image in enumerate(images):
         sheet[:, :, i * (SIZE + GAP) : i * (SIZE + GAP) + SIZE] = image
@@ -43,7 +43,7 @@ def strip(images):
 
 
 def draw(energies, path, seed=0):
-    """Draws a row for each energy, under the expression."""
+    """Draws a row for each energy, with its expression as title."""
     figure, panels = plt.subplots(
         len(energies), 1, figsize=(9, 1.18 * len(energies)), layout="constrained"
     )

@@ -1,4 +1,4 @@
-"""Draws the densities of the tutorial on the plane, from the tutorial's own energies.
+"""Draws the densities of the tutorial `plane.md` from the energies defined there.
 
 python docs/gallery/plane.py
 """
@@ -19,7 +19,7 @@ SHADES = LinearSegmentedColormap.from_list("shades", [PAPER, "#c5cae9", "#7986cb
 
 
 def tutorial():
-    """Returns what the blocks of the tutorial define."""
+    """Returns the names that the blocks of the tutorial define."""
     spec = importlib.util.spec_from_file_location(
         "run_blocks", DOCS / "scripts" / "run_blocks.py"
     )
@@ -33,7 +33,7 @@ def tutorial():
 
 
 def draw(energies, path, draws=220, extent=3.6):
-    """Draws a row of densities with some points from each."""
+    """Draws a row of densities with samples of each."""
     axis = torch.linspace(-extent, extent, 241)
     grid = torch.cartesian_prod(axis, axis)
     figure, panels = plt.subplots(

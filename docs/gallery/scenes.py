@@ -1,4 +1,4 @@
-"""Draws rows of scenes, one expression a row, at weight 4; nothing is picked.
+"""Draws rows of scenes, one expression per row, at weight 4 and without selection.
 
 python docs/gallery/scenes.py
 """
@@ -11,7 +11,7 @@ WEIGHT = 4
 
 
 def rows():
-    """Returns the expressions, as energies write themselves."""
+    """Returns the energies by their printed expressions."""
     scenes = load_concepts()
     left = scenes.position.near((-0.6, 0.0), 0.2)
     right = scenes.position.near((0.6, 0.0), 0.2)

@@ -1,4 +1,4 @@
-"""Draws the curves of the long runs and their chains at the end.
+"""Draws the training curves of the long runs and their final chains.
 
 python docs/gallery/training.py
 """
@@ -21,7 +21,7 @@ RUNS = {
 
 
 def main():
-    """Writes the picture."""
+    """Writes the image."""
     results = json.loads((RESULTS / "contrastive.json").read_text())
     figure, (curve, *sheets) = plt.subplots(
         1, 3, figsize=(11, 3.6), width_ratios=[1.3, 1, 1], layout="constrained"

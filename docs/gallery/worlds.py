@@ -1,4 +1,4 @@
-"""Draws the first pictures of each world, with masks below where there are objects.
+"""Draws the first pictures of each world, with the masks of objects below.
 
 python docs/gallery/worlds.py
 """
@@ -43,7 +43,7 @@ def rows():
 
 
 def draw(path):
-    """Writes the picture."""
+    """Writes the image."""
     found = list(rows())
     height, width = len(found) * (SIZE + GAP) - GAP, COLUMNS * (SIZE + GAP) - GAP
     sheet = Image.new("RGB", (NAMES + width, height), "white")

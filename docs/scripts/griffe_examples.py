@@ -1,4 +1,4 @@
-"""Shows `Example:` in a docstring as code; the parser knows the plural only."""
+"""Shows `Example:` in a docstring as code; the parser only supports `Examples:`."""
 
 import re
 from typing import Any

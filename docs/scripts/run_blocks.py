@@ -2,11 +2,10 @@
 
     python docs/scripts/run_blocks.py README.md --first
 
-The blocks of a page run in order and in one namespace. A block opts out by a comment
-with a reason on the line before it: `<!-- not run: needs a GPU -->`. A block of
-language `text` right after one shows what that one prints, and is compared: words as
-they are, numbers to 2 %. Standard library only, so that an environment which holds
-nothing but the installed wheel can run it.
+The blocks of a page run in order, in one namespace. A comment with a reason before a
+block excludes it: `<!-- not run: needs a GPU -->`. A block of language `text` directly
+after a block is its expected output: words must be equal, numbers within 2 %. Only the
+standard library is used, so that an environment with only the wheel can run it.
 """
 
 from __future__ import annotations
@@ -45,9 +44,9 @@ class Block:
 
     Attributes:
         code: The code, without the indentation of the fence.
-        line: Where it starts on the page, from 1.
-        reason: Why it does not run; None if it does.
-        shown: What the page says that it prints, if it says.
+        line: Line number of its start on the page, from 1.
+        reason: Why it does not run, or None.
+        shown: The expected output, or None.
     """
 
     code: str
@@ -84,17 +83,17 @@ def blocks(page: Path) -> list[Block]:
 
 
 def run(page: Path, found: list[Block]) -> dict[str, Any]:
-    """Runs blocks of a page in one namespace, and returns it.
+    """Runs the blocks of a page in one namespace and returns it.
 
-    Tracebacks have the line numbers of the page.
+    Tracebacks show the line numbers of the page.
 
     Raises:
-        AssertionError: A block prints something else than the page shows.
+        AssertionError: A block prints something different from the page.
     """
     module = types.ModuleType(f"page_{page.stem}")
     namespace = vars(module)
     sys.modules[module.__name__] = (
-        module  # as pickle and dataclasses expect of a class that the page defines
+        module  # pickle and dataclasses need it for classes of the page
     )
     for block in found:
         if block.reason is not None:

@@ -19,7 +19,8 @@ from composable_energy_comet import Decomposition
 from composable_energy_training import Batch
 
 
-def test_a_budget_of_steps_is_used_to_the_step():
+@pytest.mark.slow
+def test_a_budget_of_steps_is_spent_to_the_step():
     torch.manual_seed(0)
     seen, weight = [], nn.Parameter(torch.tensor(3.0))
     figures = fit(

@@ -78,6 +78,7 @@ class TestTable:
         assert torch.equal(c["position"], table1.conditions(2000, 1)["position"])
         assert not torch.equal(c["position"], table1.conditions(2000, 2)["position"])
 
+    @pytest.mark.slow
     def test_each_row_is_one_energy_with_a_condition_for_each_chain(self, concepts):
         c = table1.conditions(6, 0)
         x = torch.randn(6, CODE, generator=torch.Generator().manual_seed(1))

@@ -37,11 +37,13 @@ def checked(energy, points):
             check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "head"), KINDS)
 def test_parts_keep_the_contract(name, head, x):
     checked(made(name, head).decompose(x[:1])[1], x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"coordinates": "absolute", "start": "uniform"}, {"stem": "stride", "channels": 1}])
 def test_all_forms_of_the_convolutional_energy_keep_the_contract(options, x):
     comet = made(**options)
@@ -183,6 +185,7 @@ def test_parts_of_pictures_of_two_sizes_do_not_join(x):
         small.recombine([])
 
 
+@pytest.mark.slow
 def test_quadratic_parts_of_two_models_have_a_minimum_that_is_known(x):
     """There the slope of their conjunction is nothing, where it is not cut to [0, 1]."""
     first, second = made(head="quadratic").double(), made(head="quadratic", latent=5, filters=6).double()
@@ -227,6 +230,7 @@ def test_folders_that_are_no_models_are_named(tmp_path):
         load_comet(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["comet.json", "comet.safetensors"])
 def test_each_flipped_bit_is_an_error_or_changes_nothing(name, x, tmp_path):
     """The checksum, and JSON's white space, are what may differ without an effect."""

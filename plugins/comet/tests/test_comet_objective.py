@@ -52,6 +52,7 @@ def unrolled(comet, data, iterations, detached_before=0):
     return squared_error(moved, data.x).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"coordinates": "absolute", "start": "uniform"}, {"stem": "stride"}])
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_the_gradient_is_that_of_the_whole_loop_where_truncation_covers_it(options, iterations):
@@ -80,6 +81,7 @@ def test_all_iterates_are_the_mean_of_each():
     assert torch.allclose(together, torch.stack(alone).mean(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_one_random_iterate_has_the_gradient_of_all_on_average():
     """A thousand draws of which iterate is taken, at one start; every coordinate within four standard errors of the mean over all, but
     for as many as chance leaves outside of 1,800 (6e-5 each, so that two are expected at most)."""
@@ -146,6 +148,7 @@ def test_pictures_before_the_trained_step_have_no_graph():
     assert not any(x.requires_grad for x in descents(comet.energy, z, batch().x, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["conv", "quadratic"])
 def test_training_lowers_the_error(head):
     """Of pictures of one color each, met again and again."""

@@ -25,6 +25,7 @@ def few():
     return pictures(24, seed=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["comet", "comet-global", "comet-paper"])
 def test_recipes_are_found_by_name_and_make_their_models(name, few, tmp_path):
     recipe = open_recipe(name)
@@ -57,6 +58,7 @@ def test_the_papers_recipe_has_its_settings():
     assert settings["model"]["coordinates"] == "absolute" and settings["quadratic"]["steps"] == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(few, tmp_path):
     recipe = open_recipe("comet").with_changes(SMALL)
     whole = recipe.train(few, tmp_path / "whole")
@@ -70,6 +72,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(few, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_the_second_stage_begins_with_the_encoder_of_the_first(few, tmp_path):
     recipe = open_recipe("comet").with_changes({**SMALL, "conv.rate": 1e-12})
     recipe.train(few, tmp_path)
@@ -78,6 +81,7 @@ def test_the_second_stage_begins_with_the_encoder_of_the_first(few, tmp_path):
         assert torch.allclose(second.encoder.state_dict()[name], value, atol=1e-8), name
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_from_a_file_of_pictures(tmp_path, capsys):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 255, (12, 3, 16, 16), dtype=np.uint8).transpose(0, 2, 3, 1))
     options = [f"{key}={value}" for key, value in SMALL.items()]
@@ -86,6 +90,7 @@ def test_the_command_line_trains_from_a_file_of_pictures(tmp_path, capsys):
     assert "To take pictures apart with it, in Python:\n  composable_energy.get_encoder('comet', weights=" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_folders_may_be_texts(tmp_path):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8))
     out = open_recipe("comet").with_changes(SMALL).run(str(tmp_path / "images.npy"), str(tmp_path / "run"))

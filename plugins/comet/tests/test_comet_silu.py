@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -21,6 +22,7 @@ def derivatives(function):
     return found
 
 
+@pytest.mark.slow
 def test_values_and_derivatives_are_those_of_torch():
     for ours, theirs in zip(derivatives(silu), derivatives(F.silu), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
@@ -30,6 +32,7 @@ def test_second_derivatives_agree_with_finite_differences():
     assert torch.autograd.gradgradcheck(silu, (points(),))
 
 
+@pytest.mark.slow
 def test_it_is_mapped_over_rows_by_torch_func():
     x = points().detach()
     slopes = torch.func.vmap(torch.func.grad(silu))(x)

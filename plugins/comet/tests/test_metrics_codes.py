@@ -201,6 +201,7 @@ class TestRegression:
         expected = 1 - (left**2).sum(0) / ((factors[150:] - factors[150:].mean(0)) ** 2).sum(0).numpy()
         np.testing.assert_allclose(r2(codes[:150], factors[:150], codes[150:], factors[150:]).numpy(), expected, rtol=1e-9)
 
+    @pytest.mark.slow
     def test_a_linear_code_tells_all_and_noise_nothing(self):
         """What D columns of noise explain of N rows has a variance of D / N; on M new rows it adds -D / N, give or take its product
         with the factor, 2 sqrt(D / N M), and its own spread sqrt(2 D) / N."""

@@ -25,6 +25,7 @@ def scenes():
 
 
 class TestColors:
+    @pytest.mark.slow
     def test_segments_of_one_color_each_are_found(self):
         generator = torch.Generator().manual_seed(0)
         truth = torch.randint(3, (4, 8, 8), generator=generator)
@@ -127,6 +128,7 @@ class TestTerritory:
             territory(torch.zeros(2, 4, 4))
 
 
+@pytest.mark.slow
 def test_metrics_load_nothing_until_they_are_used():
     code = (
         "import sys, composable_energy; from composable_energy_comet import metrics;"

@@ -32,6 +32,7 @@ def covering_of_sets(truth: np.ndarray, predicted: np.ndarray, foreground: bool)
     return sum(best) / len(best) if best else math.nan
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(maps, st.booleans())
 def test_the_index_is_that_of_scikit_learn(pair, foreground):
@@ -52,6 +53,7 @@ def test_the_covering_is_that_of_sets_of_pixels(pair, foreground):
     np.testing.assert_allclose(covering(*pair, foreground=foreground).numpy(), expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(maps, st.permutations(range(5)), st.permutations(range(1, 5)), st.booleans(), st.randoms(use_true_random=False))
 def test_names_and_places_do_not_matter(pair, names, true_names, foreground, random):
@@ -125,6 +127,7 @@ def test_segments_at_random_score_0_on_average():
     assert scores.std() > 1e-3
 
 
+@pytest.mark.slow
 def test_no_digit_is_lost_in_large_pictures():
     """Pairs of a million pixels do not fit float32, nor their products int64."""
     labels = torch.arange(1024 * 1024).reshape(1, 1024, 1024)

@@ -84,6 +84,7 @@ def test_heads_read_the_attributes_of_pictures(faces, energies, drawn):
         assert (said == (drawn.attributes[:, index] > 0.5)).float().mean() > 0.98, name
 
 
+@pytest.mark.slow
 def test_codes_have_unit_variance_and_decode_to_the_same_face(faces, drawn):
     coder = faces.load(None).decoder
     codes = coder.encode(drawn.images)
@@ -106,6 +107,7 @@ def test_the_judge_is_right_about_drawn_faces(drawn):
         judge(torch.zeros(1, 3, 32, 32))
 
 
+@pytest.mark.slow
 def test_distances_tell_other_pictures_and_copies():
     first, second = draw(400, seed=12), draw(400, seed=13)
     serious = draw(400, seed=13, given={"smiling": 0, "male": 1})
@@ -117,6 +119,7 @@ def test_distances_tell_other_pictures_and_copies():
     assert (nearest_distances(torch.cat([first.images[:50], first.images[7:8]])) == 0).nonzero().flatten().tolist() == [7, 50]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["male & ~smiling", "(male & smiling) | (~male & glasses)", "hair=red & old & ~glasses"])
 def test_samples_obey(text, energies):
     """96 samples each; an acceptance test of 1,000 would be slow, so this asks for what 96 can show."""

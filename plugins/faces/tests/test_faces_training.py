@@ -72,6 +72,7 @@ def test_a_condition_tells_one_attribute_or_none():
     assert abs(kept[:, 5:].any(1).float().mean() - 0.125) < 5 * (0.125 * 0.875 / 2000) ** 0.5
 
 
+@pytest.mark.slow
 def test_the_command_makes_weights_and_a_card_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     """Every stage at a thousandth of the effort; the second call finds all done."""
     monkeypatch.setattr(data, "_PART", 60)
@@ -94,6 +95,7 @@ def test_the_command_makes_weights_and_a_card_and_goes_on_where_it_was(tmp_path,
     assert "must be positive" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_conditional_energy_learns_from_what_it_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "_PART", 60)
     network = train_conditional(Run(tmp_path, 0.0005)).double()

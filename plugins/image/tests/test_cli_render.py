@@ -97,6 +97,7 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "the same command goes on from there" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

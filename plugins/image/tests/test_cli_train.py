@@ -51,6 +51,7 @@ def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "attributes.csv").write_text("\n".join(lines) + "\n")
 
 
+@pytest.mark.slow
 def test_faces_in_a_folder_become_an_energy_that_is_drawn_from(capsys: pytest.CaptureFixture[str]):
     assert train("--steps", "3", "--seed", "1") == 0
     told = capsys.readouterr().out
@@ -65,6 +66,7 @@ def test_faces_in_a_folder_become_an_energy_that_is_drawn_from(capsys: pytest.Ca
     assert Path("draws.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_folder_of_celeba_becomes_a_conditional_energy(capsys: pytest.CaptureFixture[str]):
     drawn = draw(8, size=64)
     folder = Path("celeba/img_align_celeba")
@@ -88,6 +90,7 @@ def test_a_folder_of_celeba_becomes_a_conditional_energy(capsys: pytest.CaptureF
     assert "depends on y, which is not bound" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_ends_as_if_nothing_had_happened():
     assert train("--steps", "2") == 0
     assert train("--steps", "4") == 0
@@ -144,6 +147,7 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "the same command resumes from it" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -221,6 +225,7 @@ class Pair(Recipe):
         return out
 
 
+@pytest.mark.slow
 def test_energies_in_a_folder_have_their_names(capsys: pytest.CaptureFixture[str]):
     recipe = Pair("pair", "Two", "", "", "", {"training": {"steps": 1, "seed": 0}, "data": {"labels": None}})
     with ce.register("recipe", "pair", lambda: recipe):
@@ -272,6 +277,7 @@ def test_recipes_shows_the_file_of_one(capsys: pytest.CaptureFixture[str]):
     assert shown["settings"]["optimizer"]["milestones"] == []
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_energy():
     words = ["train", "--recipe", "cd-small", "--data", "faces", "--steps", "2", *settings(SMALL)]
     assert main([*words, "--out", "one"]) == 0

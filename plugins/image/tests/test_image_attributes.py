@@ -90,6 +90,7 @@ class TestNetworks:
         with pytest.raises(ShapeError, match=r"\(B, 3, 16, 16\), got \(2, 3, 32, 32\)"):
             Autoencoder(16).encode(torch.zeros(2, 3, 32, 32))
 
+    @pytest.mark.slow
     def test_before_training_the_base_is_that_of_normal_codes(self):
         z, sigma = torch.randn(5, 8), torch.tensor([0.05, 0.1, 1.0, 2.0, 4.0])
         expected = z.square().sum(1) / (1 + sigma.square()) / 2
@@ -236,6 +237,7 @@ class TestRecipes:
         ratio = [shared[stage]["steps"] / recipe.settings[stage]["steps"] for stage in STAGES]
         assert max(ratio) == pytest.approx(min(ratio), rel=0.05)
 
+    @pytest.mark.slow
     def test_a_run_leaves_energies_that_compose(self, tmp_path):
         recipe, pictures = base_and_attributes().with_changes(SMALL), pictures_of(40)
         for some in pictures.labels.values():
@@ -259,6 +261,7 @@ class TestRecipes:
         assert ce.any_of(*tints).evidence(z).abs().max() < 1e-5
         assert (bright & ~left).sample(2, seed=0).shape == (2, 3, 16, 16)
 
+    @pytest.mark.slow
     def test_what_was_killed_ends_with_the_same_bits(self, tmp_path, monkeypatch):
         recipe, pictures = base_and_attributes().with_changes({**SMALL, "data.flip": True}), pictures_of(40)
         whole = recipe.train(pictures, tmp_path / "whole")
@@ -271,12 +274,14 @@ class TestRecipes:
             first, second = ((folder / name / "model.safetensors").read_bytes() for folder in (whole, again))
             assert first == second
 
+    @pytest.mark.slow
     def test_other_settings_do_not_mix_with_a_run(self, tmp_path):
         recipe, pictures = base_and_attributes().with_changes({**SMALL, "data.attributes": ["left"]}), pictures_of(24)
         recipe.train(pictures, tmp_path)
         with pytest.raises(OptionError, match=r"base\.rate"):
             recipe.with_changes({"base.rate": 1e-4}).train(pictures, tmp_path)
 
+    @pytest.mark.slow
     def test_grey_pictures_without_labels_give_the_base_alone(self, tmp_path):
         images = pictures_of(20, size=32, channels=1).images(torch.arange(20))
         folder = write_folder(tmp_path / "data", Pictures.from_tensors(images))
@@ -285,6 +290,7 @@ class TestRecipes:
         assert ce.load(out / "base").sample(1, seed=0).shape == (1, 1, 32, 32)
         assert json.loads((out / "report.json").read_text())["energies"] == ["base"]
 
+    @pytest.mark.slow
     def test_the_command_line_from_a_folder_to_a_new_attribute(self, tmp_path, capsys):
         """Two runs without Python: a base with two attributes, and a third that joins it."""
         pictures = pictures_of(40)
@@ -304,6 +310,7 @@ class TestRecipes:
         assert torch.equal(bright(z := torch.randn(3, 8)), ce.load(tmp_path / "new-left" / "bright")(z))
         assert both.sample(2, seed=0).shape == (2, 3, 16, 16)
 
+    @pytest.mark.slow
     def test_folders_may_be_texts(self, tmp_path):
         data = str(write_folder(tmp_path / "data", pictures_of(40)))
         run = base_and_attributes().with_changes({**SMALL, "data.size": 16, "data.attributes": ["left"]}).run(data, str(tmp_path / "run"))

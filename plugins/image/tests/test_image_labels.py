@@ -31,6 +31,7 @@ def with_other_tables(energy: ce.Energy) -> ce.Energy:
     return energy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_at_the_start_all_labels_agree_with_the_energy_without_labels(name):
     energy, plain = conditional(name), conditional(name, labels=None)
@@ -78,6 +79,7 @@ def test_a_conditional_energy_says_what_it_depends_on():
         conditional("igebm-resnet32")(torch.rand(2, 3, 8, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_at_the_start_all_numbers_agree_with_the_energy_without_any(name):
     energy, plain = conditional(name, None, numbers=2), conditional(name, None)
@@ -105,6 +107,7 @@ def test_one_number_may_come_without_an_axis_of_its_own():
     close(energy(x, y=1), energy(x, y=1.0), "whole and real numbers", network=energy)
 
 
+@pytest.mark.slow
 def test_the_network_sees_numbers_and_waves_of_them():
     numbers = torch.tensor([[0.25, -0.5]])
     told = number_features(numbers, 2, torch.zeros(1))

@@ -118,6 +118,7 @@ def test_each_packaged_recipe_has_a_case():
         assert all((recipe.about, recipe.source, recipe.needs, recipe.cost, recipe.text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     write, changes = CASES[name]
@@ -137,6 +138,7 @@ def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     assert (tmp_path / "out" / "samples" / "step-00000002.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "sampler"),
     [

@@ -46,6 +46,7 @@ def trained(name: str, steps: int) -> ce.Energy:
     return energy.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_spectral_norms_are_at_most_one_after_50_steps(name):
     norms = spectral_norms(trained(name, 50))
@@ -53,6 +54,7 @@ def test_spectral_norms_are_at_most_one_after_50_steps(name):
     assert float(norms.max()) >= 1 - 1e-3  # they are bounded because they are normalized, not because they are small
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_every_convolution_of_the_paper_is_normalized(name):
     energy = ce.get_energy(name, **NETS[name])
@@ -85,6 +87,7 @@ def test_evaluation_moves_nothing_and_training_does():
     assert moved and all(key.endswith(("_u", "_v")) for key in moved)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_bounded_too():
     """An average of weights has other singular vectors than the weights it was copied from."""
     energy = trained("igebm-resnet32", 5)

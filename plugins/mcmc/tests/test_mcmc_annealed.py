@@ -68,6 +68,7 @@ def worst(sampler: Annealed, energy: ce.Energy, steps: list[int], n: int = 20_00
 CORRECTORS = [HMC(0.3, leapfrogs=6), MALA(0.08), ChEES(0.3, 1.5), HMC(0.25, leapfrogs=4, jitter=False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corrector", CORRECTORS, ids=repr)
 @pytest.mark.parametrize("energy", [Noisy(), Plain()], ids=str)
 def test_exact_draws_of_a_level_stay_exact(corrector, energy):
@@ -75,6 +76,7 @@ def test_exact_draws_of_a_level_stay_exact(corrector, energy):
     assert worst(Annealed(levels=9, corrector=corrector), energy, [1, 4, 7, 9]) < 4.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("energy", [Noisy(), Plain()], ids=str)
 def test_a_corrector_leaves_energies_and_gradients_in_units_of_points(energy):
     noise = Noise(0, range(50)).at(3)
@@ -88,11 +90,13 @@ def test_a_corrector_leaves_energies_and_gradients_in_units_of_points(energy):
     torch.testing.assert_close(state.grad, grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "energy"), [(WrongUnits, Noisy()), (SameNoise, Noisy()), (SameNoise, Plain())], ids=str)
 def test_planted_faults_are_found(fault, energy):
     assert worst(fault(levels=9, corrector=HMC(0.3, leapfrogs=6)), energy, [1, 4, 7]) > 4.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corrector", ["hmc", "mala", HMC(leapfrogs=6, acceptance=0.9), Underdamped(0.5), Langevin(0.1)], ids=str)
 def test_draws_of_a_whole_run_have_the_variance_that_the_last_level_leaves(corrector):
     r"""The last step takes the expected point without noise, so a width $w$ becomes $w^2 / \sqrt{w^2 + \sigma^2}$."""

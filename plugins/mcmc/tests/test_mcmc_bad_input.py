@@ -16,6 +16,7 @@ BOWL = ce.as_energy(lambda x: x.square().sum(1) / 2)
 HALF = ce.as_energy(torch.distributions.Exponential(torch.ones(1, dtype=torch.float64)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ADJUSTED.values(), ids=ADJUSTED)
 def test_pilots_outside_the_support_do_not_spoil_the_step(sampler):
     """Half of all starts are; were they counted as rejected, no step would be short enough."""
@@ -29,6 +30,7 @@ def test_pilots_outside_the_support_do_not_spoil_the_step(sampler):
         assert x.min() > 0 and abs(x.mean() - 1) < 5 / math.sqrt(200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [*ADJUSTED.values(), ChEES(tuning_steps=4, metric="dense")], ids=[*ADJUSTED, "chees, dense"])
 def test_a_start_outside_the_support_is_reported(sampler):
     with pytest.raises(SamplingDiverged, match=r"5 of 5 chains .* at the start: check the energy there, or give `init`"):
@@ -39,6 +41,7 @@ def test_a_metric_of_no_draws_is_none():
     assert CovarianceEstimator("dense", torch.zeros(4, 3)).metric(torch.float32).kind == "identity"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["mala", "hmc", "chees"])
 @pytest.mark.parametrize("temperature", [0, 0.0, 0.5, 1.0])
 def test_a_temperature_is_refused_with_the_way_to_it(sampler, temperature):
@@ -69,6 +72,7 @@ def test_step_sizes_that_are_none_are_reported_with_their_value(make, value):
         make(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [MALA(0.3), HMC(0.3, 4), ChEES(0.3, 1.0)], ids=repr)
 def test_a_density_that_is_undefined_somewhere_is_reported_and_drawn_once_it_is_zero_there(sampler):
     r"""$E = u^{1.5} - \tfrac12 \log u$, $u = x + \tfrac12$: not a number for $u < 0$, and no rejection may hide that."""

@@ -51,6 +51,7 @@ METRICS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS, ids=repr)
 def test_a_metric_goes_forth_and_back_and_its_gradient_is_that_of_whitened_points(metric):
     energy = Gaussian(rotated(6, 10.0), (2, 3))
@@ -125,6 +126,7 @@ def test_the_slope_of_the_criterion_is_its_derivative(time, metric):
     assert math.isfinite(criterion_gradient(metric, metric.unwhiten(torch.cat([y, y[:1]])), *lost, acceptance))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_tuning_finds_the_units(scale):
     """The criterion has its maximum near a quarter of a period for the mean length of a trajectory, half the longest one."""
@@ -137,6 +139,7 @@ def test_tuning_finds_the_units(scale):
     assert 0.7 < trace.acceptance.mean() < 0.95  # its harmonic mean is .75
 
 
+@pytest.mark.slow
 def test_correlations_are_taken_away_where_a_matrix_pays():
     """With it a trajectory has as many leapfrogs as if there were none."""
     energy, white = Gaussian(rotated(20, 100.0)), Gaussian(torch.eye(20, dtype=F64))
@@ -146,6 +149,7 @@ def test_correlations_are_taken_away_where_a_matrix_pays():
     assert ratios[0] < 1.5 * ratios[2] and ratios[1] > 3 * ratios[0]
 
 
+@pytest.mark.slow
 def test_tuning_depends_on_neither_the_number_of_chains_nor_their_chunks():
     found = []
     for n, size in ((1, None), (5, 2), (100, None)):
@@ -167,6 +171,7 @@ def test_a_tuned_sampler_is_not_tuned_again_and_takes_one_gradient_a_leapfrog():
     torch.testing.assert_close(rest, x)
 
 
+@pytest.mark.slow
 def test_a_tuned_metric_may_be_kept_for_another_energy():
     """Step and trajectory are tuned in its units."""
     metric = tuned(Gaussian(rotated(6, 30.0))).metric
@@ -184,6 +189,7 @@ def test_trajectories_have_at_most_as_many_leapfrogs_as_they_may():
     assert set(trace.scalars["leapfrogs"]) == {1}
 
 
+@pytest.mark.slow
 def test_draws_with_all_that_is_tuned_have_the_moments():
     """A product of Gaussians, one narrow and slanted, from a start far away; chains are independent."""
     n, covariance = 4000, torch.tensor([[1.0, 0.95], [0.95, 1.0]], dtype=F64)
@@ -198,6 +204,7 @@ def test_draws_with_all_that_is_tuned_have_the_moments():
     assert (z @ z.T / n - torch.eye(2, dtype=F64)).abs().max() < 4 * math.sqrt(2 / n)
 
 
+@pytest.mark.slow
 def test_tuning_goes_on_where_chains_leave_the_support():
     half = ce.as_energy(torch.distributions.Exponential(torch.ones(3)))
     _, trace = half.sample((64, 3), sampler="chees", steps=30, seed=0, init=torch.ones(64, 3), trace=True)

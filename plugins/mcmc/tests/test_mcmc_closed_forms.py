@@ -64,6 +64,7 @@ def integrated(energy: ce.Energy) -> tuple[Tensor, Tensor]:
 CHEES = ChEES(tuning_steps=100, max_leapfrogs=16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [MALA, HMC, CHEES], ids=["mala", "hmc", "chees"])
 @pytest.mark.parametrize("name", TARGETS)
 def test_moments_are_those_of_the_integral(name, sampler):
@@ -77,6 +78,7 @@ def test_moments_are_those_of_the_integral(name, sampler):
     assert ((products.mean(0) - covariance).abs() < 4 * products.std(0) / math.sqrt(n)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["hmc", "mala", CHEES], ids=["hmc", "mala", "chees"])
 @pytest.mark.parametrize("slope", [0.0, 3.0])
 def test_a_flat_density_ends_at_its_borders(slope, sampler):
@@ -101,11 +103,13 @@ EXACT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", EXACT, ids=repr)
 def test_exact_draws_of_a_banana_stay_exact(sampler):
     stays_exact(sample, sampler=sampler, seed=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [MALA(0.3), HMC(0.3, 6), ChEES(0.3, 1.5)], ids=["mala", "hmc", "chees"])
 @pytest.mark.parametrize("name", ["product", "mixture"])
 def test_exact_draws_of_an_expression_stay_exact(name, sampler):
@@ -126,6 +130,7 @@ def test_exact_draws_of_an_expression_stay_exact(name, sampler):
     assert (change.std(0) > 0.1).all() and (change.mean(0).abs() < 4.5 * change.std(0) / math.sqrt(n)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step_size", "temperature", "variance"), [(0.2, 1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 0.5, 2.0)])
 def test_langevin_is_biased_as_derived(step_size, temperature, variance):
     """A wrong factor of two is tens of errors away, a lucky seed is not 4."""
@@ -152,6 +157,7 @@ def z_of_underdamped(sampler, variance) -> tuple[float, float, float]:
     return (*(abs(float(value)) * math.sqrt(n) for value in squares), abs(float(product)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step_size", "friction", "temperature", "variance"), LAWS)
 def test_underdamped_is_biased_as_derived(step_size, friction, temperature, variance):
     assert max(z_of_underdamped(Underdamped(step_size, friction, temperature), variance)) < 4
@@ -180,6 +186,7 @@ def test_the_law_of_underdamped_finds_planted_faults(fault):
     assert max(z_of_underdamped(fault(0.5), 1.0)) > 4.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["product", "mixture", "not, by power", "not, by complement"])
 def test_underdamped_with_small_steps_has_the_moments_of_the_integral(name):
     """At this step the bias, of second order, is far below a standard error."""
@@ -237,6 +244,7 @@ SHORT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "target"), SHORT)
 def test_the_benchmark_of_closed_forms_passes_in_short(name, target):
     effort = SHORT[name, target]
@@ -251,6 +259,7 @@ def test_the_benchmark_of_biases_passes_in_short(which):
             assert measure(sampler, target, Effort(100, 60, 100), seeds=2)["passed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["mean", "variance"])
 def test_the_benchmark_fails_for_a_wrong_truth(fault):
     target, effort = closed_forms.mixture(), Effort(400, 40, 40)

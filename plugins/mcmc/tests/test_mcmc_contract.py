@@ -26,6 +26,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [Check(f"{name}: {check.name}", check.function) for name, checks in CHECKS.items() for check in checks], expected_failures=EXPECTED
 )

@@ -28,6 +28,7 @@ def test_a_narrow_valley_takes_tens_of_steps(scale):
     assert energy(x).max() < 1e-6 * trace.energies[0].min()
 
 
+@pytest.mark.slow
 def test_energies_never_rise_and_the_minimum_is_found():
     x, trace = ce.as_energy(valley).sample((50, 2), sampler="descent", seed=0, dtype=F64, trace=True)
     assert (trace.energies.diff(dim=0) <= 0).all()
@@ -45,6 +46,7 @@ def test_every_chain_of_an_expression_ends_in_a_mode():
     assert 50 < (x[:, 0] < 0).sum() < 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 2, 4, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_points_of_any_shape_and_dtype(shape, dtype):

@@ -294,17 +294,20 @@ def failing(sampler: Sampler) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_caught(name):
     fault, _, checks = FAULTS[name]
     assert failing(fault) >= set(checks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", {repr(right): right for _, right, _ in FAULTS.values()}.values(), ids=repr)
 def test_the_right_sampler_passes(sampler):
     assert failing(sampler) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [MALA(0.3), HMC(0.3, 8)], ids=repr)
 def test_the_right_sampler_stays_exact_at_other_seeds(sampler):
     for seed in range(1, 6):

@@ -31,6 +31,7 @@ def follow(x, momentum, step_size, steps, metric):
     return state.x, momentum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS, ids=repr)
 def test_trajectories_run_back(metric):
     there = follow(POINTS, MOMENTA, 0.1, 20, metric)
@@ -101,6 +102,7 @@ def p_of_balance(sampler, step) -> float:
     return float(stats.chi2.sf(float(((moves - moves.T).square() / both)[used].sum()), int(used.sum())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 2, 7])
 @pytest.mark.parametrize("sampler", [MALA(0.3), MALA(1.0), HMC(0.3, 8), HMC(0.6, 4, jitter=False), ChEES(0.4, 2.0)], ids=repr)
 def test_as_many_chains_go_back_as_there(sampler, step):

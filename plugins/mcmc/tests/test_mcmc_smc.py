@@ -40,6 +40,7 @@ def tuned(energy: ce.Energy, axes: int, sampler: SMC) -> SMC:
     return energy.sample((1, axes), sampler=sampler, steps=1, seed=1000, dtype=F64, trace=True)[1].sampler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_log_z_is_within_its_standard_errors_and_these_are_right(name):
     """Over independent runs z has mean 0 and standard deviation 1; the bounds are some of its own standard errors away."""
@@ -55,6 +56,7 @@ def test_log_z_is_within_its_standard_errors_and_these_are_right(name):
     assert torch.tensor(errors).square().mean().sqrt() < {"mixture": 0.12, "rotated": 0.4}[name]
 
 
+@pytest.mark.slow
 def test_points_have_equal_weights_at_the_end():
     n, energy = 4000, Four()
     x, trace = energy.sample((n, 2), sampler="smc", seed=0, dtype=F64, trace=True)
@@ -94,6 +96,7 @@ class LateWeights(SMC):
         return replace(after, log_weight=state.log_weight + (info.scalars["b"] - before) * gap), info
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [LostMean, FirstComers, LateWeights])
 def test_planted_faults_are_found(fault):
     """Each is many standard errors away in log Z or in the variance of a Gaussian."""
@@ -109,6 +112,7 @@ def test_planted_faults_are_found(fault):
     assert worst(fault(**{field.name: getattr(right, field.name) for field in fields(right)})) > 4.5
 
 
+@pytest.mark.slow
 def test_chunks_and_a_stop_change_nothing():
     energy = Gaussian(torch.ones(2, dtype=F64), 0.3)
     options = {"sampler": SMC(levels=4, leapfrogs=3, mean=0.0, scale=2.0), "seed": 2, "trace": True}
@@ -152,6 +156,7 @@ class Labelled(ce.Energy):
         return (x - y[:, None]).square().sum(1) * 2
 
 
+@pytest.mark.slow
 def test_chains_with_conditions_of_their_own_are_refused():
     base = ce.as_energy(Normal(torch.zeros(2), 1.0))
     with pytest.raises(ExpressionError, match="bind one value for all"):
@@ -160,6 +165,7 @@ def test_chains_with_conditions_of_their_own_are_refused():
     assert (x.mean(0) - 1.6).abs().max() < 5 * math.sqrt(0.2 / 500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(9,), (9, 1), (9, 2, 4, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_points_of_any_shape_and_dtype(shape, dtype):

@@ -136,6 +136,7 @@ class TestPresence:
         inferred = presence.infer(codes, over={"c": places}).log_probabilities
         assert torch.allclose(inferred, (-expected).log_softmax(1), atol=1e-3)
 
+    @pytest.mark.slow
     def test_it_keeps_the_contract(self, base, codes):
         presence = Presence(stirred(PlaceHead()), base)
         for check in energy_checks(presence.given(c=torch.tensor([[0.3, -0.2]])).at(0.5), codes):
@@ -247,6 +248,7 @@ def made(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_makes_all_weights_and_the_energies_read_them(made):
     first = {path.stem: path.read_bytes() for path in (made / "weights").glob("*.safetensors")}
     assert first.keys() == {"coder", "base", "place", "detector"}

@@ -50,6 +50,7 @@ def drawn(name: str) -> Scenes:
     return world(name).draw(24, seed=5, masks=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORLDS)
 def test_a_picture_is_a_function_of_seed_and_index(name):
     some = world(name).draw(3, seed=5, start=9, masks=True)
@@ -61,6 +62,7 @@ def test_a_picture_is_a_function_of_seed_and_index(name):
     assert not np.array_equal(world(name).draw(3, seed=6).images, drawn(name).images[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORLDS)
 def test_nothing_of_a_picture_stays_for_the_next(name):
     order = np.random.default_rng(0).permutation(24)
@@ -158,6 +160,7 @@ class TestSolids:
         assert set(told["present"].sum(1)) == {2, 3, 4}
         assert set(told["shape"][told["present"]]) == {KINDS.index("sphere")} and told["size"].max() == np.float32(0.3)
 
+    @pytest.mark.slow
     def test_shadows_only_darken(self):
         scenes = world("objects", size=64).draw(8, seed=4, masks=True)
         plain = world("objects", size=64, shadows=False).draw(8, seed=4, masks=True)

@@ -100,6 +100,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4, 5, 6, 23, 24])
 def test_a_resumed_run_has_the_same_bits(whole, tmp_path, step):
     with pytest.raises(Stop):

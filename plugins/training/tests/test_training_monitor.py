@@ -53,6 +53,7 @@ def test_the_state_of_a_monitor_survives_its_plain_data():
     assert again == state and again.alerts and again.skipped == 1
 
 
+@pytest.mark.slow
 def test_the_rate_is_lowered_until_the_limit(tmp_path):
     noted = Noted()
     with pytest.raises(TrainingDiverged, match=r"step 12 after 3 actions: the mean gap over the last 3 steps is 2") as caught:

@@ -1,4 +1,4 @@
-"""Plug-ins of strangers: distributions that are folders on the path, as an installer leaves them."""
+"""Third-party plug-ins for tests: distributions written to a folder on the path, as an installer leaves them."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def install(
     version: str = "1.0",
     raw: str | bytes | None = None,
 ) -> None:
-    """Writes a distribution's metadata and modules.
+    """Writes the metadata and modules of a distribution.
 
     Args:
         folder: A folder on the path.
-        name: Of the distribution.
+        name: Name of the distribution.
         groups: Entry points by group, the group without `composable_energy.`.
         modules: Source by module name.
-        version: Of the distribution.
-        raw: What `entry_points.txt` holds instead.
+        version: Version of the distribution.
+        raw: Content of `entry_points.txt`, in place of `groups`.
     """
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
@@ -78,14 +78,14 @@ def install(
 
 
 def row(name: str, distribution: str | None = None) -> ce.PluginRecord:
-    """Returns the one record of a name."""
+    """Returns the only record with this name."""
     (found,) = (r for r in ce.plugins() if r.name == name and (distribution is None or r.distribution == distribution))
     return found
 
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """A folder on the path, and a registry that has seen nothing yet."""
+    """A folder on the path, and an empty registry."""
     monkeypatch.delenv("COMPOSABLE_ENERGY_PLUGINS", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(api.REGISTRY, "registered", {})
@@ -93,13 +93,15 @@ def site(tmp_path, monkeypatch):
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
-        if name.startswith("stranger"):
+        if name.startswith("third_party"):
             del sys.modules[name]
     ce.refresh()
 
 
 @pytest.fixture
 def acme(site):
-    """The same with one distribution, of two energies."""
-    install(site, "acme-energies", {"energies": {"bowl": "stranger_a:Bowl", "ring": "stranger_a:ring"}}, {"stranger_a": GOOD_ENERGY})
+    """The same with one distribution that offers two energies."""
+    install(
+        site, "acme-energies", {"energies": {"bowl": "third_party_a:Bowl", "ring": "third_party_a:ring"}}, {"third_party_a": GOOD_ENERGY}
+    )
     return site

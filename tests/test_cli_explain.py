@@ -1,0 +1,159 @@
+"""Command `explain`, and reading and writing of contact sheets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import composable_energy as ce
+from composable_energy.cli.pictures import read_points
+from composable_energy.errors import FileFormatError, ShapeError
+from composable_energy.grids import layout, write_grid
+from tests.toys import Toys, run
+
+pytestmark = pytest.mark.usefixtures("toys")
+
+
+def test_explain_resizes_pictures_and_shows_shares(capsys: pytest.CaptureFixture[str]):
+    Image.new("L", (40, 30), 240).save("light.png")
+    Image.new("RGB", (5, 9), "black").save("dark.png")
+    assert run("explain", "bright | (left=dark & toys)", "light.png", "dark.png", "--in", "toys") == 0
+    header, *_, last = capsys.readouterr().out.splitlines()
+    assert last.split()[0] == "toys"
+    assert header.split() == ["energy", "of", "light.png", "dark.png", "share"]
+    assert run("explain", "bright", "light.png", "dark.png", "--in", "toys", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["points"] == ["light.png", "dark.png"]
+    name = {term["expression"]: term["energy"] for term in report["terms"][1:]}
+    light = torch.full((1, 3, 16, 16), 240 / 255)
+    expected = Toys().load("bright").explain(light).terms[1].energy.item()
+    assert name["bright"][0] == pytest.approx(expected, abs=1e-5)
+    assert name["bright"][1] > name["bright"][0] + 1
+
+
+def test_explain_takes_a_sheet_apart_and_sums_up_many(capsys: pytest.CaptureFixture[str]):
+    images = torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    write_grid(Path("sheet.png"), images, (0.0, 1.0), {})
+    np.save("images.npy", (images * 255).round().numpy() / 255)
+    report = []
+    for name in ("sheet.png", "images.npy"):
+        assert run("explain", "bright", name, "--in", "toys", "--json") == 0
+        report.append(json.loads(capsys.readouterr().out)["terms"][0]["energy"])
+    assert len(report[0]) == 7
+    assert report[0] == pytest.approx(report[1], abs=1e-5)
+    assert run("explain", "bright", "sheet.png", "--in", "toys") == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["energy", "of", "mean", "lowest", "highest"]
+
+
+def test_explain_takes_latents_and_noise_levels(capsys: pytest.CaptureFixture[str]):
+    np.save("one.npy", np.zeros(4))
+    np.save("two.npy", np.ones((1, 2)))
+    assert run("explain", "toys", "one.npy", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["terms"][0]["energy"] == [0.0]
+    for options, sigma in ([], 0.05), (["--sigma", "2"], 2.0):
+        assert run("explain", "toys/noisy", "two.npy", "--json", *options) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["expression"] == f"noisy.at({sigma:g})"
+        assert report["terms"][0]["energy"] == pytest.approx([1 / (1 + sigma**2)])
+
+
+def test_infinite_energies_are_null_in_json(capsys: pytest.CaptureFixture[str]):
+    uniform = ce.as_energy(torch.distributions.Uniform(torch.zeros(2), 1.0), name="box")
+    np.save("outside.npy", np.full(2, 9.0))
+    with ce.register("energy", "box", lambda: uniform):
+        assert run("explain", "box", "outside.npy", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["terms"][0]["energy"] == [None]
+
+
+@pytest.mark.parametrize(
+    ("expression", "name", "message"),
+    [
+        ("bright", "missing.png", "There is no file 'missing.png'."),
+        ("bright", "text.png", "text.png is no picture that can be read"),
+        ("bright", "text.npy", "text.npy is no array of numbers"),
+        ("bright", "pickled.npy", "pickled.npy is no array of numbers"),
+        ("bright", "five.npy", "five.npy has points of shape (5,); the energy takes (n, 3, 16, 16) or (n, 4)."),
+        ("plane", "grey.png", "grey.png is a picture, and the energy takes points of shape (2,); give them as an .npy file."),
+        ("shapeless", "grey.png", "shapeless does not say the shape of its points, so none can be read for it."),
+    ],
+)
+def test_mistakes_in_files(expression: str, name: str, message: str, capsys: pytest.CaptureFixture[str]):
+    Path("text.png").write_text("no picture")
+    Path("text.npy").write_text("no array")
+    np.save("pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save("five.npy", np.zeros(5))
+    Image.new("L", (4, 4)).save("grey.png")
+    assert run("explain", expression, name, "--in", "toys") == 2
+    assert f"composable-energy: error: {message}" in capsys.readouterr().err
+
+
+def test_pictures_and_latents_do_not_mix(capsys: pytest.CaptureFixture[str]):
+    np.save("latent.npy", np.zeros(4))
+    Image.new("L", (4, 4)).save("grey.png")
+    assert run("explain", "toys", "latent.npy", "grey.png") == 2
+    assert "latent.npy and grey.png have points of different shapes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(1, (1, 1)), (2, (1, 2)), (3, (2, 2)), (7, (3, 3)), (8, (2, 4)), (16, (4, 4)), (999, (27, 37))]
+)
+def test_layout_is_near_square(n: int, expected: tuple[int, int]):
+    assert layout(n) == expected
+
+
+def test_layout_holds_all_and_wastes_less_than_a_row():
+    for n in range(1, 500):
+        rows, columns = layout(n)
+        assert rows * columns - columns < n <= rows * columns
+        assert columns <= 2 * rows
+
+
+def test_sheet_holds_each_picture_once_in_order():
+    shades = torch.linspace(-1, 1, 5).view(5, 1, 1, 1).expand(5, 1, 4, 4)
+    write_grid(Path("shades.png"), shades, (-1.0, 1.0), {})
+    with Image.open("shades.png") as sheet:
+        seen = [sheet.convert("L").getpixel((i % 3 * 6 + 1, i // 3 * 6 + 1)) for i in range(6)]
+    assert seen == [0, 64, 128, 191, 255, 255]  # the last place is empty
+    assert torch.allclose(read_points(Path("shades.png"), [(1, 4, 4)], (-1.0, 1.0)).float(), shades, atol=1 / 255)
+
+
+def test_sheet_that_was_cut_is_one_picture():
+    write_grid(Path("sheet.png"), torch.rand(4, 3, 8, 8), (0.0, 1.0), {})
+    with Image.open("sheet.png") as sheet:
+        from PIL.PngImagePlugin import PngInfo
+
+        text = PngInfo()
+        text.add_text("composable-energy", sheet.info["composable-energy"])
+        sheet.crop((0, 0, 10, 10)).save("cut.png", pnginfo=text)
+        lying = PngInfo()
+        lying.add_text("composable-energy", json.dumps({"n": 10**15, "columns": 1, "height": 1, "width": 1, "gap": 0}))
+        sheet.save("lying.png", pnginfo=lying)
+    for name in ("cut.png", "lying.png"):
+        assert read_points(Path(name), [(3, 8, 8)], (0.0, 1.0)).shape == (1, 3, 8, 8)
+
+
+def test_grey_pictures_of_16_bits_are_scaled():
+    values = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
+    Image.fromarray(values).save("bits8.png")
+    Image.fromarray(values.astype(np.uint16) * 257).save("bits16.png")
+    for shape in ((1, 8, 8), (3, 8, 8)):
+        assert torch.equal(*(read_points(Path(name), [shape], (0.0, 1.0)) for name in ("bits8.png", "bits16.png")))
+
+
+def test_reading_says_what_is_wrong():
+    with pytest.raises(FileFormatError, match="There is no file"):
+        read_points(Path("nothing.npy"), [(2,)], (0.0, 1.0))
+    np.save("complex.npy", np.ones(2, dtype=complex))
+    with pytest.raises(FileFormatError, match=r"complex.npy is no array of numbers: Cannot cast array data from dtype\('complex128'\)"):
+        read_points(Path("complex.npy"), [(2,)], (0.0, 1.0))
+    for kind in (np.uint8, np.int64, np.float16, bool):
+        np.save("ones.npy", np.ones(2, dtype=kind))
+        assert read_points(Path("ones.npy"), [(2,)], (0.0, 1.0)).tolist() == [[1.0, 1.0]]
+    np.save("empty.npy", np.zeros((0, 2)))
+    with pytest.raises(ShapeError, match=r"points of shape \(0, 2\)"):
+        read_points(Path("empty.npy"), [(2,)], (0.0, 1.0))

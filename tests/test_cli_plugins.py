@@ -1,0 +1,148 @@
+"""Commands `energies`, `plugins` and `doctor`, and commands of plug-ins."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+
+import pytest
+
+import composable_energy as ce
+from composable_energy.cli import main
+from tests.third_party import install
+from tests.toys import Broken, Noisy, Toys, Unmade, run
+
+pytestmark = pytest.mark.usefixtures("toys")
+
+
+def test_energies_lists_members_without_weights(capsys: pytest.CaptureFixture[str]):
+    with (
+        ce.register("energy", "bowl", lambda: Noisy()),
+        ce.register("energy", "broken", Broken),
+        ce.register("energy", "unwritten", Unmade),
+    ):
+        assert run("energies") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert run("energies", "--json") == 0
+    report = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert Toys.loaded == []
+    assert {"toys  (this session)", "  toys/left=dark", "bowl  (this session)"} <= set(lines)
+    assert report["toys"]["members"] == list(Toys().members())
+    assert report["bowl"]["members"] == []
+    assert "making it raised OSError: unwritten weights" in report["unwritten"]["error"]
+    assert report["broken"]["error"] == "listing its members raised ZeroDivisionError: no members today"
+
+
+def test_plugins_lists_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    assert run("plugins") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["group", "name", "from", "offered", "by", "state"]
+    assert any(line.split()[:2] == ["samplers", "langevin"] for line in lines)
+    assert run("plugins", "--load", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr("composable_energy.registry.plugins", lambda load: [record("bad", "failed", "it raised")])
+    assert run("plugins") == 0
+    assert capsys.readouterr().out.endswith("\nacme:bad: it raised\n")
+    assert {"group", "name", "value", "distribution", "version", "state", "error"} == rows[0].keys()
+    assert next(row["state"] for row in rows if row["name"] == "langevin") == "ok"
+
+
+def record(name: str, state: str = "ok", error: str | None = None, group: str = "samplers", value: str = "composable_energy_mcmc:X"):
+    return ce.PluginRecord(f"composable_energy.{group}" if group else "", name, value, "acme", "1.0", state, error)  # pyright: ignore[reportArgumentType]
+
+
+def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *rows: ce.PluginRecord) -> tuple[int, str, dict]:
+    monkeypatch.setattr("composable_energy.registry.plugins", lambda load=False: list(rows))
+    code = run("doctor")
+    text = capsys.readouterr().out
+    assert run("doctor", "--json") == code
+    return code, text, json.loads(capsys.readouterr().out)
+
+
+def test_doctor_is_well_where_all_is_well(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: {"composable_energy": ["composable-energy"]})
+    code, text, report = doctor(monkeypatch, capsys, record("mala"), record("toys", group="energies"))
+    assert code == 0 and report["problems"] == []
+    assert text.rstrip().endswith("All is well.")
+    assert report["versions"]["torch"] == metadata.version("torch") and report["versions"]["composable-energy"] == ce.__version__
+    assert report["devices"][0].startswith("cpu (") and report["families"] == {"toys": 5}
+    assert "samplers mala" in text and "family toys: 5 members" in text
+
+
+def test_doctor_reports_failures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    twice = {"composable_energy_mcmc": ["composable-energy", "composable-energy-mcmc", "composable-energy"], "numpy": ["a", "b"]}
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: twice)
+    rows = [record("bad", "failed", "it raised"), record("two", "conflict", "also offered by b"), record("", "failed", "malformed", "", "")]
+    with ce.register("energy", "broken", Broken):
+        code, text, report = doctor(monkeypatch, capsys, *rows, record("broken", group="energies"))
+    assert code == 1
+    assert report["problems"][0].endswith("listing its members raised ZeroDivisionError: no members today")
+    assert report["problems"][1:4] == ["acme:bad: it raised", "acme:two: also offered by b", "acme: malformed"]
+    assert report["problems"][4].startswith(
+        "the package composable_energy_mcmc is owned by composable-energy and composable-energy-mcmc: removing one deletes files"
+    )
+    assert len(report["problems"]) == 5
+    assert all(f"Problem: {problem}" in text for problem in report["problems"])
+
+
+@pytest.mark.slow
+def test_doctor_says_if_nothing_is_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name in ("composable-energy", "einops"):
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    code, _, report = doctor(monkeypatch, capsys)
+    assert code == 1
+    assert report["problems"][0] == "einops is not installed; install composable-energy with its dependencies"
+    assert report["problems"][1].startswith("composable-energy is not installed, so its own plug-ins are not found")
+
+
+def test_kernels_that_cannot_run_here_are_no_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    class Kernel:
+        def __init__(self, answer: object) -> None:
+            self.answer = answer
+
+        def available(self) -> object:
+            if isinstance(self.answer, Exception):
+                raise self.answer
+            return self.answer
+
+    answers = {"acme:a": True, "acme:b": (False, "there is no GPU"), "acme:c": OSError("driver")}
+    monkeypatch.setattr("composable_energy.registry.get_kernel", lambda name: Kernel(answers[name]))
+    monkeypatch.setattr(metadata, "packages_distributions", dict)
+    code, text, report = doctor(monkeypatch, capsys, *(record(name, group="kernels") for name in "abc"))
+    assert code == 0
+    assert report["kernels"] == {"acme:a": "ready", "acme:b": "not available here: there is no GPU", "acme:c": "OSError: driver"}
+    assert "kernel    acme:b: not available here: there is no GPU" in text
+
+
+GREETING = """
+    from composable_energy.cli import Command
+
+    class Greet(Command):
+        summary = "greet somebody"
+
+        def add_arguments(self, parser):
+            parser.add_argument("name")
+
+        def run(self, arguments):
+            print(f"Hello {arguments.name}")
+            return 0
+"""
+
+
+def test_a_command_of_a_plugin(site, capsys):
+    commands = {"greet": "greeting:Greet", "broken": "no_such_module:Broken", "sample": "greeting:Greet"}
+    install(site, "acme-commands", {"commands": commands}, {"greeting": GREETING})
+    assert main(["greet", "Ada"]) == 0
+    assert capsys.readouterr().out == "Hello Ada\n"
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = capsys.readouterr().out
+    assert "greet somebody" in listed and "not usable" in listed and "draw from an expression" in listed
+    assert main(["broken"]) == 2
+    assert "no_such_module" in capsys.readouterr().err

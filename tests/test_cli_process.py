@@ -1,0 +1,87 @@
+"""Process behaviour of the command line: exit codes, tracebacks, progress, imports, closed pipes."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+import composable_energy as ce
+from composable_energy.errors import ExpressionError, PluginLoadError
+from tests.toys import python, run
+
+pytestmark = pytest.mark.usefixtures("toys")
+
+
+def test_interruption_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr("composable_energy.cli.sample.read_expression", lambda asked: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run("sample", "a") == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ExpressionError):
+        run("sample", "a &", "--traceback")
+    monkeypatch.setenv("COMPOSABLE_ENERGY_TRACEBACK", "1")
+    with pytest.raises(ExpressionError):
+        run("sample", "a &")
+
+
+def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert run("sample", "toys", "--steps", "3") == 0
+    assert "langevin" in screen.getvalue()
+
+
+def test_plugin_that_does_not_load_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def failing(name: str) -> ce.Energy:
+        raise PluginLoadError(f"{name} does not load")
+
+    monkeypatch.setattr(ce, "get_energy", failing)
+    assert run("sample", "toys/bright") == 2
+    assert "toys/bright does not load" in capsys.readouterr().err
+
+
+def test_module_runs_and_version_and_help_need_no_torch():
+    process = python("--version", stdout=subprocess.PIPE)
+    assert process.communicate(timeout=30) == (f"composable-energy {ce.__version__}\n", "")
+    code = (
+        "import sys\nfrom composable_energy.cli import main\n"
+        "for arguments in (['--help'], ['sample', '--help'], ['sample']):\n"
+        "    try: main(arguments)\n    except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False).returncode == 0
+
+
+def test_process_ends_with_the_code_and_a_clean_message():
+    process = python("sample", "male smiling", stdout=subprocess.PIPE)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert err.splitlines()[1:] == ["  male smiling", "       ^^^^^^^"]
+
+
+def test_reader_that_goes_away_is_no_error():
+    read, write = os.pipe()
+    process = python("plugins", "--json", stdout=write)
+    os.close(read)
+    os.close(write)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (141, "")
+
+
+def test_reader_that_goes_away_is_no_error_in_process(monkeypatch: pytest.MonkeyPatch):
+    def gone(*values: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", gone)
+    assert run("energies") == 141

@@ -1,0 +1,226 @@
+"""Command `sample`: output files, printed terms, options, and messages for invalid input."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import composable_energy as ce
+from composable_energy.cli.pictures import read_points
+from composable_energy.cli.sample import Sample
+from tests.toys import Noisy, Toys, Unmade, run
+
+pytestmark = pytest.mark.usefixtures("toys")
+
+
+def test_sample_writes_a_sheet_and_shows_the_terms(capsys: pytest.CaptureFixture[str]):
+    assert run("sample", "bright & ~left=dark", "--in", "toys", "-n", "6", "--seed", "1", "--steps", "5", "-o", "grid.png") == 0
+    out, err = capsys.readouterr()
+    first, _, header, *rows = out.splitlines()
+    assert (
+        first.startswith("grid.png: 6 draws of bright & ~left=dark in ")
+        and "Langevin(step_size=0.2" in first
+        and first.endswith(", seed 1")
+    )
+    assert header.split() == ["energy", "of", "mean", "lowest", "highest"]
+    assert rows[0].startswith("bright & ~left=dark  ")
+    assert [row.split()[0] for row in rows[1:]] == ["toys", "bright", "~left=dark", "left=dark"]
+    assert err == ""
+    with Image.open("grid.png") as sheet:
+        assert sheet.size == (3 * 16 + 4, 2 * 16 + 2)
+
+
+def test_same_seed_draws_the_same_and_the_sheet_reads_back():
+    for name in ("a.npy", "b.npy", "c.png"):
+        assert run("sample", "toys/bright", "--seed", "7", "--steps", "3", "-n", "5", "-o", name) == 0
+    assert run("sample", "toys/bright", "--seed", "8", "--steps", "3", "-n", "5", "-o", "d.npz") == 0
+    a, b, d = np.load("a.npy"), np.load("b.npy"), np.load("d.npz")["samples"]
+    assert a.shape == d.shape == (5, 3, 16, 16)
+    assert (a == b).all() and not (a == d).all()
+    tiles = read_points(Path("c.png"), [(3, 16, 16)], (0.0, 1.0))
+    assert np.abs(tiles.numpy() - a).max() <= 0.5 / 255 + 1e-6
+
+
+def test_sample_goes_on_from_a_checkpoint(capsys: pytest.CaptureFixture[str]):
+    command = ["sample", "toys/bright", "--steps", "6", "-n", "3", "--checkpoint", "run.safetensors", "--option", "step_size=0.1"]
+    command += ["--sampler", "langevin"]
+    assert run(*command, "-o", "a.npy") == run(*command, "-o", "b.npy") == 0  # no seed: that of the file
+    assert (np.load("a.npy") == np.load("b.npy")).all()
+    assert run(*command, "--seed", "1", "-o", "c.npy") == 2
+    assert "belongs to another call (seed was" in capsys.readouterr().err and not Path("c.npy").exists()
+
+
+def test_sample_prints_json(capsys: pytest.CaptureFixture[str]):
+    options = ["--option", "step_size=0.1", "--option", "temperature=0.5", "--best-of", "2", "--sharpen", "2", "--batch-size", "3"]
+    assert run("sample", "bright | toys", "--in", "toys", "-n", "4", "--sampler", "langevin", "--steps", "4", "--json", *options) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["file"] == "samples.png" and Path("samples.png").is_file()
+    assert report["expression"] == "(bright | toys).sharpened(2)"
+    assert (report["n"], report["steps"], report["best_of"]) == (4, 4, 2)
+    assert report["sampler"].startswith("Langevin(step_size=0.1, temperature=0.5")
+    assert isinstance(report["seed"], int) and report["seconds"] > 0
+    whole, *terms = report["terms"]
+    assert whole["depth"] == 0 and len(whole["energy"]) == 4
+    assert whole["mean"] == pytest.approx(sum(whole["energy"]) / 4)
+    assert {term["depth"] for term in terms} == {1, 2}
+
+
+def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[str]):
+    assert run("sample", "plane", "--in", "toys", "--sampler", "langevin", "--option", "step_size=.1", "--steps", "2", "-o", "x.npy") == 0
+    assert np.load("x.npy").shape == (16, 2)
+    assert run("sample", "plane", "--in", "toys", "-o", "x.png") == 2
+    assert "Draws of shape (2,) are no pictures; write them as numbers, to a file that ends in .npy or .npz." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["bright smiling"],
+            "Expected an operator, found `smiling`; join two terms by `&` or `|`, a weight and a term by `*`.\n  bri",
+        ),
+        (["bright & left=drak"], "Unknown name `left=drak`; did you mean `left=dark`?\n  bright & left=drak\n           ^^^^^^^^^\n"),
+        (["toys/brigt"], "Unknown name `toys/brigt`; did you mean `toys/bright`"),
+        (["toyz/bright"], "Unknown name `toyz/bright`; did you mean `toys/bright`"),
+        (["bright/2"], "Unknown name `bright/2`; a division has spaces around it: `bright / 2`."),
+        (["./nowhere"], "Unknown name `./nowhere`: there is no such folder."),
+        (["bright & ~bright"], "No point fulfils bright & ~bright"),
+        (["bright", "--in", "toyz"], "No plug-in offers the energy 'toyz'. Did you mean 'toys'?"),
+        (["bright", "-n", "0"], "shape is a positive number of points or (n, *shape), all positive, got 0."),
+        (["bright", "--sampler", "langevine"], "No plug-in offers the sampler 'langevine'. Did you mean 'langevin'?"),
+        (["bright", "--option", "step=2"], "langevin has no option step; it takes step_size"),
+        (["bright", "--option", "seed=2"], "--option seed: write --seed instead."),
+        (["bright", "--option", "init=2"], "--option init: this can be said in Python only."),
+        (["bright", "--option", "clamp=2", "--option", "clamp=3"], "--option: each name may be given once."),
+        (["bright", "--option", "step_size=big"], "step_size"),
+        (["bright", "--steps", "0"], "steps must be at least 1, got 0."),
+        (["bright", "--best-of", "0"], "best_of must be at least 1, got 0."),
+        (["bright", "-o", "a.gif"], "-o takes a file that ends in .png, .jpg, .jpeg, .webp, .npy, .npz, got 'a.gif'."),
+        (["bright", "-o", "no/a.png"], "-o no/a.png: there is no folder 'no'."),
+        (["bright", "--range", "1", "0"], "--range takes two rising numbers, such as -1 1, got 1 0."),
+        (["bright", "--sigma", "0.1"], "bright was not made for noise levels; leave out --sigma."),
+        (["noisy", "--sigma", "-1", "-o", "a.npy"], "--sigma is positive, got -1."),
+        (["shapeless", "-o", "a.npy"], "shapeless does not say the shape of its points"),
+        (["~plane", "-o", "a.npy"], "~plane has no lower bound"),
+    ],
+)
+def test_mistakes_in_sample(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    with_family = arguments if "--in" in arguments else [*arguments, "--in", "toys"]
+    assert run("sample", *with_family) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("composable-energy: error: ") and "Traceback" not in err
+    assert message in err
+    assert not list(Path().iterdir())  # nothing was written
+
+
+def test_a_typo_shows_before_any_weights_are_read(capsys: pytest.CaptureFixture[str]):
+    assert run("sample", "bright & nothing", "--in", "toys") == 2
+    assert Toys.loaded == []
+    capsys.readouterr()
+
+
+def test_one_name_is_one_energy():
+    """Else `A | ~A` would be two events."""
+    assert run("sample", "bright | ~toys/bright", "--in", "toys", "--steps", "1") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["smaple"], "invalid choice: 'smaple'"),
+        (["sample"], "the following arguments are required: EXPR"),
+        (["sample", "a", "-n", "many"], "invalid int value: 'many'"),
+        (["sample", "a", "--option", "step"], "an option is written NAME=VALUE, got 'step'"),
+        (["sample", "a", "--range", "1"], "argument --range: expected 2 arguments"),
+    ],
+)
+def test_mistakes_in_the_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_values_of_options_are_numbers_words_or_truths():
+    parser = argparse.ArgumentParser()
+    Sample().add_arguments(parser)
+    texts = ("3", "-0.5", "1e-3", "true", "None", "cosine")
+    words = [word for i, text in enumerate(texts) for word in ("--option", f"n{i}={text}")]
+    read = [value for _, value in parser.parse_args(["expression", *words]).option]
+    assert read == [3, -0.5, 0.001, True, None, "cosine"] and isinstance(read[0], int)
+
+
+@pytest.mark.slow
+def test_saved_folder_stands_in_an_expression(capsys: pytest.CaptureFixture[str]):
+    """With the energies that it was made of, too: they share their base and decoder."""
+    for folder in ("saved", "with space"):
+        (ce.get_energy("toys/bright") & ~ce.get_energy("toys/left=dark")).save(folder)
+    for name in ("./saved", "saved", f"'{Path('with space').absolute()}'"):
+        assert run("sample", f"{name} | toys/left=dark", "--steps", "1", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["expression"] == "bright & ~left=dark | left=dark"
+    assert run("sample", "./savd") == 2
+    assert "Unknown name `./savd`; did you mean `./saved`?" in capsys.readouterr().err
+    assert run("sample", "./nowhere") == 2
+    assert "Unknown name `./nowhere`: there is no such folder." in capsys.readouterr().err
+    Path("saved", "config.json").write_text("{")
+    assert run("sample", "./saved") == 2
+    assert capsys.readouterr().err.startswith("composable-energy: error: ")
+
+
+def test_other_formats_and_ranges():
+    assert run("sample", "toys", "--steps", "1", "-n", "3", "-o", "a.jpg", "--range", "-1", "1") == 0
+    with Image.open("a.jpg") as sheet:
+        assert sheet.size == (2 * 16 + 2, 2 * 16 + 2)
+        assert all(dark >= 110 for dark, _ in sheet.getextrema())  # values from 0 up are the lighter half
+
+
+def test_a_folder_is_no_file(capsys: pytest.CaptureFixture[str]):
+    Path("sheets.png").mkdir()
+    assert run("sample", "toys", "-o", "sheets.png") == 2
+    assert "-o sheets.png is a folder; name a file." in capsys.readouterr().err
+
+
+def test_diverged_draws_are_reported(capsys: pytest.CaptureFixture[str]):
+    """Energies that are not a number to the right of 1: some chains get there, and --option reaches the driver."""
+    cliff = ce.as_energy(lambda x: torch.where(x < 1, x.square(), torch.nan).sum(1), name="cliff", event_shape=(1,))
+    arguments = ["cliff", "-n", "64", "--seed", "0", "--steps", "20", "--sampler", "langevin", "--option", "step_size=.5", "-o", "x.npy"]
+    with ce.register("energy", "cliff", lambda: cliff):
+        assert run("sample", *arguments) == 2
+        assert "reached a non-finite point, energy or gradient of cliff" in capsys.readouterr().err
+        assert run("sample", *arguments, "--option", "on_divergence=drop") == 0
+    count = len(np.load("x.npy"))
+    assert 0 < count < 64
+    assert f"x.npy: {count} draws (of 64; the others diverged) of cliff in" in capsys.readouterr().out
+
+
+def test_no_text_of_an_expression_gives_a_traceback(capsys: pytest.CaptureFixture[str]):
+    draw = random.Random(0)
+    words = ["bright", "left=dark", "toys", "plane", "2", "-1", "&", "|", "~", ">>", "*", "/", "(", ")", "'", "x.y", "$"]
+    options = ["--in", "toys", "--steps", "1", "-n", "1", "-o", "x.npy", "--sampler", "langevin", "--option", "step_size=.1"]
+    codes = [run("sample", *options, "--", " ".join(draw.choices(words, k=draw.randint(1, 8)))) for _ in range(200)]
+    assert set(codes) == {0, 2}
+    capsys.readouterr()
+
+
+def test_a_default_family_that_fails_is_reported_only_if_it_is_used(capsys: pytest.CaptureFixture[str]):
+    with ce.register("energy", "faces", Unmade):
+        assert run("sample", "toys/bright", "--steps", "1") == 0
+        assert run("sample", "male & toys/bright") == 2
+    assert "making it raised OSError: unwritten weights" in capsys.readouterr().err
+
+
+def test_single_energy_has_no_members(capsys: pytest.CaptureFixture[str]):
+    with ce.register("energy", "bowl", Noisy):
+        assert run("sample", "bowl/2", "--in", "toys") == 2
+        assert "Unknown name `bowl/2`; a division has spaces around it: `bowl / 2`." in capsys.readouterr().err
+        assert run("sample", "bright", "--in", "bowl") == 2
+        assert "'bowl' is a single one and has no members." in capsys.readouterr().err

@@ -1,0 +1,120 @@
+"""Saving that fails: what cannot be saved is named, and the previous folder is kept."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributions as td
+from torch import nn
+
+import composable_energy as ce
+from composable_energy.errors import ExpressionError, FileFormatError
+from tests.saving_energies import Picture, Tempered, X, normal, people
+
+pytestmark = pytest.mark.usefixtures("saving_registry")
+
+
+@pytest.mark.parametrize(
+    ("energy", "message"),
+    [
+        (lambda: ce.as_energy(lambda x: x.sum(1)), "is a bare function and cannot be saved: code is not data"),
+        (lambda: ce.as_energy(nn.Linear(2, 1), name="net") & normal(), "net is a bare Linear"),
+        (lambda: ce.ClassifierEnergy(nn.Linear(2, 3), 1, normal()), "ClassifierEnergy.logits is a Linear that no plug-in made"),
+        (lambda: ce.ClassifierEnergy(lambda x: x, 1, normal()), "ClassifierEnergy.logits is a function"),
+        (lambda: Picture().pull_back(nn.Linear(2, 2)), "decoder is a Linear that no plug-in made"),
+        (lambda: Unlisted(), "has no `config"),
+        (lambda: Nameless(), "no plug-in offers its class Nameless"),
+        (lambda: ce.as_energy(td.RelaxedBernoulli(torch.tensor(1.0), torch.tensor([0.5]))), "A RelaxedBernoulli cannot be saved"),
+        (
+            lambda: ce.negate(normal(), "power", offset=float("inf")),
+            "finite",
+        ),
+        (
+            lambda: ce.get_energy("tempered", inner=normal(), scale=2.0).given() & Tempered(ce.as_energy(lambda x: x.sum(1)), 1.0),
+            "bare function",
+        ),
+    ],
+)
+def test_what_cannot_be_saved_is_named_and_nothing_written(energy, message, tmp_path):
+    with pytest.raises(ExpressionError, match=message):
+        energy().save(tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == [] or not (tmp_path / "saved").exists()
+
+
+class Unlisted(ce.Energy):
+    def forward(self, x):
+        return x.sum(1)
+
+
+class Nameless(Unlisted):
+    def config(self):
+        return {}
+
+
+def test_only_energies_are_saved(tmp_path):
+    with pytest.raises(TypeError, match="as_energy"):
+        ce.save(torch.zeros(2), tmp_path / "saved")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_save_replaces_a_save_and_nothing_else(tmp_path):
+    normal().save(tmp_path / "a" / "b")
+    normal(1.0).save(str(tmp_path / "a" / "b"))
+    assert ce.load(str(tmp_path / "a" / "b"))(X).equal(normal(1.0)(X))
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
+    (tmp_path / "empty").mkdir()
+    normal().save(tmp_path / "empty")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    (tmp_path / "a" / "b" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for place in ("mine", "a/b", "file"):
+        with pytest.raises(FileFormatError, match="choose"):
+            normal().save(tmp_path / place)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (other / name).write_text('{"model_type": "something else"}')
+    with pytest.raises(FileFormatError, match="something else"):
+        normal().save(other)
+
+
+def test_a_save_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+    from composable_energy.saving import files
+
+    normal().save(tmp_path / "saved")
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "config.json":
+            raise OSError("no space left on device")
+        path.write_bytes(data)
+
+    monkeypatch.setattr(files, "write_through", full)
+    with pytest.raises(OSError, match="no space"):
+        normal(1.0).save(tmp_path / "saved")
+    assert ce.load(tmp_path / "saved")(X).equal(normal()(X))
+    assert [p.name for p in tmp_path.iterdir()] == ["saved"]
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch):
+    normal().save(tmp_path / "saved")
+    rename = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if self.suffix == ".new":
+            raise PermissionError("denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(PermissionError):
+        normal(1.0).save(tmp_path / "saved")
+    assert ce.load(tmp_path / "saved")(X).equal(normal()(X))
+    assert [p.name for p in tmp_path.iterdir()] == ["saved"]
+
+
+def test_tensors_that_cannot_be_written_are_errors(tmp_path):
+    male = people("male")[0]
+    male.logits.register_buffer("odd", torch.eye(2).to_sparse())
+    with pytest.raises(ExpressionError, match="cannot be written"):
+        male.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
