@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from composable_energy.errors import DeviceError, DtypeError, ExpressionError, ShapeError
+from composable_energy.errors import DeviceError, DtypeError, ExpressionError, OptionError, ShapeError
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
 
-__all__ = ["check_batch", "check_energies", "check_points", "check_value", "check_weights"]
+__all__ = ["check_batch", "check_count", "check_energies", "check_flag", "check_points", "check_value", "check_weights"]
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """Returns an argument as a whole number.
+
+    Raises:
+        OptionError: It is no whole number, or below the least one.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = index(value)
+    except TypeError:
+        raise OptionError(f"{name} must be a whole number, got {value!r}.") from None
+    if number < least:
+        raise OptionError(f"{name} must be at least {least}, got {number}.")
+    return number
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises `OptionError` unless an argument is True or False: text such as 'no' would count as True."""
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} must be True or False, got {value!r}.")
 
 
 def check_points(energy: Energy, x: Tensor) -> None:

@@ -40,7 +40,7 @@ FLOORS = [
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 # Methods of an energy, and drawing by a sampler's name, reach upwards when they are called.
-UPWARDS = {("energy.py", "sampling"), ("energy.py", "saving"), ("sampling/choosing.py", "registry")}
+UPWARDS = {("energy.py", "sampling"), ("energy.py", "saving"), ("sampling/selection.py", "registry")}
 FILES = sorted(path for path in CORE.rglob("*.py") if path != CORE / "__init__.py")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from composable_energy.algebra import Conditioned
-from composable_energy.checks import check_value
+from composable_energy.checks import check_count, check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, NormalizerError, OptionError, ShapeError
 from composable_energy.lifting import as_energy
@@ -21,9 +21,9 @@ from composable_energy.normalizers.bars import bar, bootstrap, effective, log_me
 from composable_energy.normalizers.gaussians import Gaussian, fitted, of_distribution
 from composable_energy.normalizers.paths import Path, pilot
 from composable_energy.sampling import Sampler, sample, twin
-from composable_energy.sampling.asking import ask, check_density, count
-from composable_energy.sampling.choosing import SamplerLike, choose, recommended_threads
-from composable_energy.sampling.threads import limited_threads
+from composable_energy.sampling.context import evaluation_context
+from composable_energy.sampling.points import resolve_points
+from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
 
 __all__ = ["LogZ", "log_z"]
 
@@ -134,18 +134,18 @@ def log_z(
     """
     energy = as_energy(energy)
     check_value(energy, "`log_z`")
-    particles, moves = count("particles", particles, least=16), count("moves", moves)
-    levels = None if levels is None else count("levels", levels)
-    size = particles if batch_size is None else count("batch_size", batch_size)
-    seed = secrets.randbits(63) if seed is None else count("seed", seed, least=-(2**63)) % 2**64
+    particles, moves = check_count("particles", particles, least=16), check_count("moves", moves)
+    levels = None if levels is None else check_count("levels", levels)
+    size = particles if batch_size is None else check_count("batch_size", batch_size)
+    seed = secrets.randbits(63) if seed is None else check_count("seed", seed, least=-(2**63)) % 2**64
     if init is not None and (base is not None or draws is not None):
         raise OptionError("init starts the pilot run that the base is fitted to; with `base` or `draws` there is none.")
     if sampler == "hmc":
         options = {"leapfrogs": _LEAPFROGS, **options}
-    chosen = choose(energy, sampler, options, ())
+    chosen = resolve_sampler(energy, sampler, options)
     _check_sampler(chosen)
     start = None if base is None else of_distribution(base)
-    with torch.inference_mode(False), torch.no_grad(), limited_threads(recommended_threads(energy)):
+    with evaluation_context(energy):
         check_density(energy, chosen, allow_improper=False)
         energy = twin(energy)
         _check_rows(energy)
@@ -196,14 +196,14 @@ def _like(
     shapes += [tuple(energy.event_shape)] if energy.event_shape is not None else []
     if not shapes:
         raise ShapeError(f"{energy} does not say the shape of its points: give event_shape, base, draws or init.")
-    asked = ask(energy, (1, *shapes[0]), True, start, dtype, device)
+    asked = resolve_points(energy, (1, *shapes[0]), latents=True, start=start, dtype=dtype, device=device)
     if any(shape != tuple(asked.event) for shape in shapes):
         raise ShapeError(f"{energy} is integrated over points of one shape, got {' and '.join(map(str, dict.fromkeys(shapes)))}.")
-    return torch.zeros(asked.event, dtype=asked.dtype, device=asked.device)
+    return asked.zeros()
 
 
 def _checked(name: str, points: Tensor, like: Tensor) -> Tensor:
-    """Returns draws whose shape and dtype `ask` has checked."""
+    """Returns draws whose shape and dtype `resolve_points` has checked."""
     if len(points) < _FEWEST:
         raise OptionError(f"{name} has {len(points)} points; at least {_FEWEST} are of use.")
     if not points.isfinite().all():

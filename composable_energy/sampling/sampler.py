@@ -181,10 +181,6 @@ class Sampler(ABC):
         """
         return self
 
-    def finish(self, energy: Energy, state: State, noise: Noise) -> Tensor:
-        """Returns the points that the chains have drawn."""
-        return state.x
-
     def couple(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Mapping[str, float]]:
         """Lets chains meet after each step, as resampling does; a sampler that does not write this has independent chains.
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from composable_energy.checks import check_count
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling.asking import count
 from composable_energy_training.denoising import levels_of, noisy
 from composable_energy_training.inputs import labels_of, wide
 from composable_energy_training.objective import Batch, Loss, Objective
@@ -36,7 +36,7 @@ class AttributeHeads(Objective):
     def __init__(self, variables: Mapping[str, int], sigma_min: float, sigma_max: float) -> None:
         if not variables:
             raise OptionError("Attribute heads need at least one variable, such as {'smiling': 2}.")
-        self.variables = {name: count(f"The number of values of {name}", values, least=2) for name, values in variables.items()}
+        self.variables = {name: check_count(f"The number of values of {name}", values, least=2) for name, values in variables.items()}
         self.levels = levels_of(sigma_min, sigma_max)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import cached
 
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
-from composable_energy.sampling.choosing import SamplerLike
+from composable_energy.sampling.selection import SamplerLike
 from composable_energy_training.inputs import conditions_of, energy_of, wide
 from composable_energy_training.negatives import Negatives
 from composable_energy_training.objective import Batch, Loss, Objective, Place

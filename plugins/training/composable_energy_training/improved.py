@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from composable_energy.checks import check_count
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy.sampling import twin
-from composable_energy.sampling.asking import count
 from composable_energy_training.contrastive import contrast
 from composable_energy_training.inputs import conditions_of, energy_of, wide
 from composable_energy_training.negatives import Drawn, Negatives
@@ -90,7 +90,7 @@ class ImprovedContrastiveDivergence(Objective):
             if not weight >= 0:
                 raise OptionError(f"{name} must be at least 0, got {weight}.")
         self.l2, self.condition, self.kl, self.entropy = l2, condition, kl, entropy
-        self.among, self.entropy_after = count("among", among), count("entropy_after", entropy_after, least=0)
+        self.among, self.entropy_after = check_count("among", among), check_count("entropy_after", entropy_after, least=0)
         self._batch_size = 0
 
     def begin(self, model: nn.Module, place: Place) -> None:

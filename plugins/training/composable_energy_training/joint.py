@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.noise import Noise
-from composable_energy.sampling.choosing import SamplerLike
+from composable_energy.sampling.selection import SamplerLike
 from composable_energy_training.attributes import cross_entropy
 from composable_energy_training.contrastive import ContrastiveDivergence
 from composable_energy_training.inputs import labels_of, wide

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import cached
 
+from composable_energy.checks import check_count
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.noise import Noise
 from composable_energy.sampling import Sampler, Trace, sample
-from composable_energy.sampling.asking import count
-from composable_energy.sampling.choosing import SamplerLike, choose
-from composable_energy.sampling.settings import noise_kind
+from composable_energy.sampling.request import resolve_noise
+from composable_energy.sampling.selection import SamplerLike, resolve_sampler
 from composable_energy_training.inputs import energy_of
 from composable_energy_training.objective import Batch, Place
 from composable_energy_training.replay import ReplayBuffer, Start, fresh_points, start_of
@@ -69,7 +69,7 @@ class Negatives:
     ) -> None:
         if start == "data" and persistent:
             raise OptionError("Chains that persist need a start without data: 'uniform', 'normal' or a function; or take persistent=False.")
-        self.steps, self.capacity = count("steps", steps), count("buffer", buffer)
+        self.steps, self.capacity = check_count("steps", steps), check_count("buffer", buffer)
         self._start = None if start == "data" else start_of(start)
         self._asked = sampler, dict(options or {})
         self._settings = {"fresh": fresh, "augment": augment}
@@ -85,7 +85,7 @@ class Negatives:
             OptionError: The model is no energy, or options do not fit.
             PluginNotFound: No plug-in offers the sampler.
         """
-        self.sampler = choose(energy_of(model), *self._asked, own=())
+        self.sampler = resolve_sampler(energy_of(model), *self._asked)
         if self.persistent and self._start is not None:
             self.buffer = ReplayBuffer(self.capacity, place, self._start, **self._settings)
 
@@ -162,7 +162,7 @@ def _drawn(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps: int
         )
     for ids, _, state in trace.states if moves else ():
         chains = range(first, first + len(x)) if len(ids) == len(x) else tuple(first + i for i in ids)
-        points = sampler.move(state, Noise(noise.seed, chains, steps, noise_kind(None, x.device)))
+        points = sampler.move(state, Noise(noise.seed, chains, steps, resolve_noise(None, x.device)))
         if points is not None:
             x[torch.as_tensor(ids, device=x.device)] = points
     return x, trace

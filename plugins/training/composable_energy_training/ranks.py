@@ -116,7 +116,7 @@ class Ranks:
         if self.size == 1:
             return dict(own)
         with _lost_told():
-            return {name: Sharing(self.rank, self.size, "gather").rows(_there(tensor)) for name, tensor in own.items()}
+            return {name: Sharing(self.rank, self.size, "gather").gather_rows(_there(tensor)) for name, tensor in own.items()}
 
     def agreed(self, call: Callable[[], T]) -> T:
         """Calls something in the first process, and returns what it returned, or raises what it raised, in all of them."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from composable_energy.checks import check_count
 from composable_energy.errors import ShapeError
-from composable_energy.sampling.asking import count
 from composable_energy_training.denoising import levels_of, noisy
 from composable_energy_training.inputs import labels_of, wide
 from composable_energy_training.objective import Batch, Loss, Objective
@@ -37,7 +37,7 @@ class ValueHeads(Objective):
     """
 
     def __init__(self, name: str, dims: int, sigma_min: float, sigma_max: float) -> None:
-        self.name, self.dims, self.levels = name, count("dims", dims, least=1), levels_of(sigma_min, sigma_max)
+        self.name, self.dims, self.levels = name, check_count("dims", dims, least=1), levels_of(sigma_min, sigma_max)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the loss; its scalars are `likelihood`, the loss itself, and `error`, the root mean square of $v - f$.

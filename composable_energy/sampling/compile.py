@@ -24,7 +24,7 @@ from composable_energy.captures import tensors_of
 from composable_energy.conditions import CHAINS, rows_for
 from composable_energy.energy import Energy, WeightedBase
 from composable_energy.events import Formula
-from composable_energy.sampling.graphs import (
+from composable_energy.sampling.graph import (
     ANYTHING,
     Both,
     all_same,
