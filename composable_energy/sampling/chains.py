@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -26,17 +27,6 @@ class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public err
         super().__init__(step, reason)
         self.step = step
         self.reason = reason
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All chains after some step. States are never changed in place, so it holds them without a copy."""
-
-    step: int
-    chunks: list[Chunk]
-    stopped: list[Stopped]
-    diverged_at: Tensor
-    restarts: Tensor
 
 
 class Chains:
@@ -137,14 +127,11 @@ class Chains:
             raise stop
         return info
 
-    def snapshot(self) -> Snapshot:
-        """Returns all chains as they are, for `restore`."""
-        return Snapshot(self.step, [replace(chunk) for chunk in self.chunks], list(self.stopped), self.diverged_at, self.restarts)
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Restores the chains of a snapshot."""
-        self.step, self.chunks, self.stopped = snapshot.step, snapshot.chunks, snapshot.stopped
-        self.diverged_at, self.restarts = snapshot.diverged_at, snapshot.restarts
+    def snapshot(self) -> Chains:
+        """Returns the chains as they are now. Tensors are never changed in place, so it shares them."""
+        now = copy(self)
+        now.chunks, now.stopped = [replace(chunk) for chunk in self.chunks], list(self.stopped)
+        return now
 
     # Results --------------------------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError
 from composable_energy.files import digest_of, write_through
-from composable_energy.sampling.chains import Chains, Snapshot
+from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.loop import Observer, TraceRecorder
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.trace import Stopped, Trace, gather_trace
@@ -197,7 +197,7 @@ class CheckpointObserver(Observer):
         if error is None and chains.step > self.written:
             self._write(chains)
         elif error is not None and chains.layout.ranks is None:
-            self._write_before(chains, self.before)
+            self._write(self.before, self._last_finite(self.before))
 
     def values(self, chains: Chains) -> Values:
         """Returns energies and gradients at the current points of the chains that go on."""
@@ -205,18 +205,14 @@ class CheckpointObserver(Observer):
             self.last = chains.step, _values(self.evaluator, chains)
         return self.last[1]
 
-    def _write_before(self, chains: Chains, before: Snapshot) -> None:
-        """Writes the last whole step, with the last values that are finite: the energy itself may have broken off the loop."""
-        broken = chains.snapshot()
-        chains.restore(before)
-        good = self.last[1] if self.last else self.start
+    def _last_finite(self, chains: Chains) -> Values | None:
+        """Returns the last values that are finite, those of now unless the energy itself has broken off the loop."""
+        earlier = self.last[1] if self.last else self.start
         try:
             now = self.values(chains)
-            good = now if now.energies.isfinite().all() and now.grads.isfinite().all() else good
-        except Exception:
-            pass
-        self._write(chains, good)
-        chains.restore(broken)
+        except Exception:  # the error that broke off the loop is raised after the file is written
+            return earlier
+        return now if now.energies.isfinite().all() and now.grads.isfinite().all() else earlier
 
     def _write(self, chains: Chains, now: Values | None = None) -> None:
         began, ranks = time.monotonic(), chains.layout.ranks

@@ -214,7 +214,7 @@ def _result(
         points, diverged = (points, diverged) if ranks is None else (ranks.gather_rows(points), ranks.gather_rows(diverged))
         raise _diverged_error(request.energy, stop, request.points.decode(points), diverged) from None
     trace = recorder.trace(chains)
-    trace.kept = _select(request, chains, points, present) + first
+    trace.kept = _select(evaluator, chains, points, present) + first
     drawn = points[(trace.kept - first).to(points.device)]
     if request.trace:
         trace.reference = (final_reference(evaluator, chains),)
@@ -224,17 +224,12 @@ def _result(
     return request.points.decode(drawn), trace
 
 
-def _select(request: SampleRequest, chains: Chains, points: Tensor, present: Tensor) -> Tensor:
+def _select(evaluator: Evaluator, chains: Chains, points: Tensor, present: Tensor) -> Tensor:
     """Returns the places of the chains that are returned: of the copies of each point, the one with the lowest evidence."""
-    copies = request.best_of
+    copies = evaluator.copies
     if copies == 1:
         return present.nonzero().squeeze(1)
-    layout, conditions, parts = chains.layout, chains.sampler.final_conditions(request.energy), []
-    for ids in layout.batches():
-        some = points[ids.start - chains.own.start : ids.stop - chains.own.start]
-        bound = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
-        parts.append(layout.energy_of(ids).evidence(some, **bound))
-    evidence = torch.cat(parts).cpu()
+    evidence = evaluator.evidence(chains.own, points).cpu()
     evidence[~present | (chains.diverged_at >= 0) & (chains.restarts == 0) | evidence.isnan()] = float("inf")
     best = evidence.view(-1, copies).argmin(1) + torch.arange(0, len(points), copies)
     return best[present.view(-1, copies).any(1)]

@@ -102,6 +102,13 @@ class Evaluator:
             return Values(ids, x, x.new_empty(0, levels), x.new_empty(0, levels, *x.shape[1:]), x.new_empty(0, int(self.copies > 1)))
         return join_values([self._batch(*batch) for batch in zip(ids.split(self.batch_size), x.split(self.batch_size), strict=True)])
 
+    def evidence(self, chains: Sequence[int], x: Tensor) -> Tensor:
+        """Returns the evidence at points of chains, with shape $(m,)$, under the sampler's last conditions."""
+        last, parts = self.sampler.final_conditions(self.energy), []
+        for ids, some in zip(torch.tensor(list(chains)).split(self.batch_size), x.split(self.batch_size), strict=True):
+            parts.append(self._energy_of(ids).evidence(some, **_per_point(last, some)))
+        return torch.cat(parts)
+
     @property
     def states_hold_values(self) -> bool:
         """Whether states of the sampler hold all values that are compared."""
@@ -132,12 +139,13 @@ class Evaluator:
         return None
 
     def _batch(self, chains: Tensor, x: Tensor) -> Values:
-        energy = select_rows(self.energy, compact([chain // self.copies for chain in chains.tolist()]), self.rows)
-        pairs = [_energy_and_gradient(energy, x, conditions) for conditions in self._conditions()]
-        evidence = x.new_empty(len(x), 0)
-        if self.copies > 1:
-            evidence = energy.evidence(x, **_per_point(self.sampler.final_conditions(self.energy), x))[:, None]
-        return Values(chains, x, torch.stack([pair[0] for pair in pairs], 1), torch.stack([pair[1] for pair in pairs], 1), evidence)
+        energy = self._energy_of(chains)
+        energies, grads = zip(*(_energy_and_gradient(energy, x, conditions) for conditions in self._conditions()), strict=True)
+        evidence = self.evidence(chains.tolist(), x)[:, None] if self.copies > 1 else x.new_empty(len(x), 0)
+        return Values(chains, x, torch.stack(energies, 1), torch.stack(grads, 1), evidence)
+
+    def _energy_of(self, chains: Tensor) -> Energy:
+        return select_rows(self.energy, compact([chain // self.copies for chain in chains.tolist()]), self.rows)
 
     def _conditions(self) -> list[dict[str, float]]:
         """Returns the sets of conditions to compare under."""
