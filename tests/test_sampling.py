@@ -392,8 +392,8 @@ def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
         ({"init": torch.zeros(4, 2)}, ShapeError, r"init must have the shape \(3, 2\) of the points, got \(4, 2\)"),
         ({"init": torch.zeros(3, 2, dtype=torch.int64)}, DtypeError, "init must be a floating tensor, got torch.int64"),
         ({"init": [[0.0, 0.0]] * 3}, DtypeError, "init must be a floating tensor, got list"),
-        ({"init": torch.zeros(3, 2), "dtype": F64}, DtypeError, "init is torch.float32, asked for torch.float64"),
-        ({"init": torch.zeros(3, 2), "device": "meta"}, DeviceError, "init is on cpu, asked for meta"),
+        ({"init": torch.zeros(3, 2), "dtype": F64}, DtypeError, "init is torch.float32, requested is torch.float64"),
+        ({"init": torch.zeros(3, 2), "device": "meta"}, DeviceError, "init is on cpu, requested is meta"),
         ({"dtype": torch.int64}, DtypeError, "floating dtype, got torch.int64"),
     ],
 )

@@ -38,7 +38,7 @@ class Chains:
 
     Attributes:
         step: How many steps were taken.
-        chunks: The chains that go on.
+        chunks: The active chains.
         stopped: The chains that were stopped, at their last finite points.
         diverged_at: After how many steps each chain diverged first; -1 if it did not.
         restarts: How often each chain was restarted.
@@ -49,7 +49,7 @@ class Chains:
         self.sampler, self.own = layout.sampler, layout.own
         self.coupled = type(self.sampler).couple is not Sampler.couple
         if self.coupled and policy == "restart":
-            raise OptionError(f"Chains of {self.sampler} interact, so none can be restarted alone: take on_divergence='drop'.")
+            raise OptionError(f"Chains of {self.sampler} interact, so none can start again alone: take on_divergence='drop'.")
         self.step = 0
         self.chunks: list[Chunk] = []
         self.stopped: list[Stopped] = []
@@ -136,11 +136,11 @@ class Chains:
     # Results --------------------------------------------------------------------------------------------------------------------------
 
     def ids(self) -> list[int]:
-        """Returns the ids of the chains that go on, chunk by chunk."""
+        """Returns the ids of the active chains, chunk by chunk."""
         return [i for chunk in self.chunks for i in chunk.ids]
 
     def state(self) -> State:
-        """Returns the state of all chains that go on, in the order of their ids."""
+        """Returns the state of all active chains, in the order of their ids."""
         if len(self.chunks) == 1:
             return self.chunks[0].state
         ids = torch.tensor(self.ids())

@@ -200,7 +200,7 @@ class CheckpointObserver(Observer):
             self._write(self.before, self._last_finite(self.before))
 
     def values(self, chains: Chains) -> Values:
-        """Returns energies and gradients at the current points of the chains that go on."""
+        """Returns energies and gradients at the current points of the active chains."""
         if self.last is None or self.last[0] != chains.step:
             self.last = chains.step, _values(self.evaluator, chains)
         return self.last[1]

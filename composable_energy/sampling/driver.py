@@ -76,7 +76,7 @@ def sample(
         init: The start points, with shape $(n, *)$, latent ones for a latent energy; they are not changed.
         seed: The seed; None draws one, which the trace reports.
         progress: Whether to show a progress bar on stderr.
-        callback: A function that is called after each step with the step number, counted from 1, the state of the chains that go on, and
+        callback: A function that is called after each step with the step number, counted from 1, the state of the active chains, and
             the sampler's info. It stops the sampling by returning True or a tensor of True alone, such as `state.energy < 3`.
         trace: Whether to return a `Trace` as well. A number k also keeps the points of every k-th step.
         burn_in: The number of steps before points are kept.

@@ -99,7 +99,7 @@ class CallbackObserver(Observer):
     """Calls the user's callback, which stops the loop by True or by a tensor of True alone; with several processes all must agree.
 
     Args:
-        callback: A function of the step, the state of the chains that go on, and the info.
+        callback: A function of the step, the state of the active chains, and the info.
     """
 
     def __init__(self, callback: Callback) -> None:

@@ -130,9 +130,9 @@ def _check_start(init: object, dtype: torch.dtype | None, device: torch.device |
     if init.layout != torch.strided:
         raise DtypeError(f"init must be a dense tensor, got {init.layout}; use `.to_dense()`.")
     if dtype is not None and dtype != init.dtype:
-        raise DtypeError(f"init is {init.dtype}, asked for {dtype}; convert it with `.to(...)`.")
+        raise DtypeError(f"init is {init.dtype}, requested is {dtype}; convert it with `.to(...)`.")
     if device is not None and device.type != init.device.type:
-        raise DeviceError(f"init is on {init.device}, asked for {device}; move it with `.to(...)`.")
+        raise DeviceError(f"init is on {init.device}, requested is {device}; move it with `.to(...)`.")
 
 
 def _floating_tensors(energy: Energy) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -107,7 +107,7 @@ def resolve_request(arguments: Mapping[str, Any]) -> SampleRequest:
     burn_in = check_count("burn_in", call.burn_in, least=0)
     every = None if isinstance(call.trace, bool) else check_count("trace", call.trace)
     policy, ranks = _resolve_policy(call), Ranks.of(call.ranks)
-    sampler, best_of, seed, first, shape = _resolve_chains(call, arguments)
+    sampler, best_of, seed, first, shape = _resolve_chains(call, arguments.keys())
     check_density(call.energy, sampler, call.allow_improper)
     if best_of > 1:
         check_value(call.energy, "`best_of`", evidence=True)
@@ -207,11 +207,11 @@ def _resolve_policy(call: SimpleNamespace) -> Policy:
     return policy
 
 
-def _resolve_chains(call: SimpleNamespace, names: Iterable[str]) -> tuple[Sampler, int, int | None, int, int | Sequence[int]]:
+def _resolve_chains(call: SimpleNamespace, names: Set[str]) -> tuple[Sampler, int, int | None, int, int | Sequence[int]]:
     """Returns the sampler, `best_of`, the seed, the first chain and the shape, of the call or of the resumed trace."""
     resume, shape = call.resume, call.shape
     if resume is None:
-        sampler = resolve_sampler(call.energy, call.sampler, call.options, names)
+        sampler = resolve_sampler(call.energy, call.sampler, call.options, names - {"energy", "shape", "options"})
         best_of, seed = check_count("best_of", call.best_of), _resolve_seed(call.seed)
         return sampler, best_of, seed, check_count("first_chain", call.first_chain, least=0), shape
     if not isinstance(resume, Trace):

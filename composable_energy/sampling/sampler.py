@@ -68,8 +68,8 @@ class Info:
             one number for each chain, and the driver takes the mean over all chains without NaN, whatever the batches and processes; so a
             sampler takes no mean itself. Floats that differ between batches are averaged with the number of chains as weights. Other
             reductions, such as a maximum, belong to `Sampler.couple`.
-        chains: The ids, counted from 0, of the chains in the rows of the state, after some were stopped; None while all go on. The driver
-            fills it in for callbacks.
+        chains: The ids, counted from 0, of the chains in the rows of the state, after some were stopped; None while all are
+            active. The driver fills it in for callbacks.
     """
 
     acceptance: Tensor | None = None
@@ -187,7 +187,7 @@ class Sampler(ABC):
 
         Args:
             energy: The energy.
-            state: The state of all chains that go on, in the order of their ids, over all batches and processes.
+            state: The state of all active chains, in the order of their ids, over all batches and processes.
             noise: The noise of these chains at this step, of which `step` has used some streams.
 
         Returns:
