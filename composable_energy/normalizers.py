@@ -21,10 +21,12 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise
+from composable_energy.options import check_integer
 from composable_energy.registry import get
-from composable_energy.sampling.asking import ask, check_density, count
-from composable_energy.sampling.choosing import SamplerLike, choose, recommended_threads
-from composable_energy.sampling.threads import limited_threads
+from composable_energy.sampling import SamplerLike, resolve_sampler
+from composable_energy.sampling.context import evaluation_context
+from composable_energy.sampling.points import resolve_points
+from composable_energy.sampling.selection import check_density
 from composable_energy.twins import twin
 
 __all__ = ["LogZ", "calibrate", "log_z"]
@@ -134,16 +136,16 @@ def log_z(
     """
     energy = as_energy(energy)
     check_value(energy, "`log_z`")
-    particles, moves = count("particles", particles, least=16), count("moves", moves)
-    levels = None if levels is None else count("levels", levels)
-    size = particles if batch_size is None else count("batch_size", batch_size)
-    seed = secrets.randbits(63) if seed is None else count("seed", seed, least=-(2**63)) % 2**64
+    particles, moves = check_integer("particles", particles, least=16), check_integer("moves", moves)
+    levels = None if levels is None else check_integer("levels", levels)
+    size = particles if batch_size is None else check_integer("batch_size", batch_size)
+    seed = secrets.randbits(63) if seed is None else check_integer("seed", seed, least=-(2**63)) % 2**64
     if init is not None and (base is not None or draws is not None):
         raise OptionError("init starts the pilot run that the base is fitted to; with `base` or `draws` there is none.")
     if sampler == "hmc":
         options = {"leapfrogs": _LEAPFROGS, **options}
-    chosen = choose(energy, sampler, options, ())
-    with torch.inference_mode(False), torch.no_grad(), limited_threads(recommended_threads(energy)):
+    chosen = resolve_sampler(energy, sampler, options)
+    with evaluation_context(energy):
         check_density(energy, chosen, allow_improper=False)
         energy = twin(energy)
         _check_rows(energy)
@@ -216,7 +218,7 @@ def _zeros_like_point(
     shapes += [tuple(energy.event_shape)] if energy.event_shape is not None else []
     if not shapes:
         raise ShapeError(f"{energy} does not say the shape of its points: give event_shape, base, draws or init.")
-    request = ask(energy, (1, *shapes[0]), True, start, dtype, device)
+    request = resolve_points(energy, (1, *shapes[0]), latents=True, start=start, dtype=dtype, device=device)
     if any(shape != tuple(request.event) for shape in shapes):
         raise ShapeError(f"{energy} is integrated over points of one shape, got {' and '.join(map(str, dict.fromkeys(shapes)))}.")
     return torch.zeros(request.event, dtype=request.dtype, device=request.device)

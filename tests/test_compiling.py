@@ -14,7 +14,7 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, ShapeError
 from composable_energy.sampling import compiled, energy_and_gradient, twin
-from composable_energy.sampling.compiling import CompiledEnergy
+from composable_energy.sampling.compile import CompiledEnergy
 from tests.factories import DTYPE, LEAVES, Affine, Noisy, needs_compiler, points
 
 

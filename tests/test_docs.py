@@ -65,7 +65,7 @@ def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
 def test_the_examples_in_docstrings_show_what_comes_out(module):
     if module == "composable_energy_triton.step":
         pytest.importorskip("triton", reason="Triton runs on Linux")
-    if module == "composable_energy.sampling.compiling" and not COMPILES:
+    if module == "composable_energy.sampling.compile" and not COMPILES:
         pytest.skip("its example compiles, which fails where torch is installed in a path with a space")
     known = {"torch": torch, "ce": composable_energy}
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

@@ -35,61 +35,7 @@ def close(found: ce.LogZ, truth: float, errors: float = 4.0) -> None:
     assert found.standard_error < 0.1
 
 
-class TestEstimators:
-    def draws(self, n: int, m: int):
-        """Log weights of one step between two Gaussians of widths 1 and 2, shifted: log Z1/Z0 is log 2 + 5."""
-        energies = lambda x: x.square() / 2, lambda x: (x - 0.5).square() / 8 - 5
-        x, y = torch.randn(n, dtype=torch.float64), 0.5 + 2 * torch.randn(m, dtype=torch.float64)
-        return energies[0](x) - energies[1](x), energies[1](y) - energies[0](y)
-
-    @pytest.mark.parametrize(("n", "m"), [(4000, 4000), (4000, 1000), (500, 4000)])
-    def test_bar_has_the_sign_and_the_value(self, n, m):
-        forward, reverse = self.draws(n, m)
-        truth, error = 5 + math.log(2), bootstrap(forward, reverse, 0)
-        assert abs(bar(forward, reverse).item() - truth) < 4 * error < 0.25
-        assert bar(reverse, forward).item() == pytest.approx(-bar(forward, reverse).item(), abs=1e-9)
-        assert log_mean(forward).item() == pytest.approx(truth, abs=0.5)
-
-    @pytest.mark.slow
-    def test_the_bootstrap_tells_the_error(self):
-        pairs = [self.draws(400, 400) for _ in range(60)]
-        told = sum(bootstrap(f, r, 0) for f, r in pairs) / 60
-        assert told == pytest.approx(torch.stack([bar(f, r) for f, r in pairs]).std().item(), rel=0.3)
-
-    def test_order_means_nothing_and_paths_of_weight_0_count(self):
-        forward, reverse = self.draws(300, 200)
-        assert bar(forward.flip(0), reverse.flip(0)).item() == pytest.approx(bar(forward, reverse).item(), abs=1e-9)
-        half = torch.cat([forward, torch.full((300,), -torch.inf, dtype=torch.float64)])
-        assert log_mean(half).item() == pytest.approx(log_mean(forward).item() - math.log(2))
-        assert bar(half, reverse).isfinite()
-        assert effective(half) == pytest.approx(effective(forward) / 2)
-        assert effective(torch.full((5,), -torch.inf)) == 0
-
-
-class TestBase:
-    @pytest.mark.slow
-    @pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4)])
-    @pytest.mark.parametrize("count", [20, 400])
-    def test_what_is_fitted_turns_round_and_is_a_density(self, shape, count):
-        found = fitted(3 + 2 * torch.randn(count, *shape, dtype=torch.float64))
-        z = torch.randn(7, *shape, dtype=torch.float64)
-        torch.testing.assert_close(found.standard(found.points(z)), z)
-        if found.scale.ndim == 2 and found.scale.shape != found.mean.shape:
-            law = MultivariateNormal(found.mean.flatten(), scale_tril=found.scale)
-            expected = law.log_prob(found.points(z).flatten(1))
-        else:
-            expected = Normal(found.mean, found.scale).log_prob(found.points(z)).reshape(7, -1).sum(1)
-        torch.testing.assert_close(log_density(z) - found.log_volume, expected)
-
-    def test_points_that_say_nothing_are_refused(self):
-        with pytest.raises(OptionError, match="at least, got 3"):
-            fitted(torch.randn(3, 2))
-        with pytest.raises(OptionError, match="all the same in a coordinate"):
-            fitted(torch.ones(50, 2))
-
-
 class TestValue:
-    @pytest.mark.slow
     @pytest.mark.parametrize(("width", "shape"), [(0.2, (2,)), (5.0, ()), (1.0, (3, 4, 4))])
     def test_gaussians(self, width, shape):
         energy = gaussian(width, *shape) if shape else ce.as_energy(lambda x: (x / width).square() / 2, event_shape=())
@@ -99,7 +45,6 @@ class TestValue:
         one, other = (ce.log_z(lambda x, c=c: x.square().sum(1) / 2 + c, event_shape=(2,), seed=0).value for c in (0.0, 30.0))
         assert one - other == pytest.approx(30, abs=0.01)
 
-    @pytest.mark.slow
     def test_a_mixture_from_a_wide_base_and_back_from_draws(self):
         means = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]], dtype=torch.float64)
         shares = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
@@ -115,7 +60,6 @@ class TestValue:
         assert both.lower == one.value  # the same forward paths
         close(ce.log_z(energy, draws=draws, seed=0), truth)
 
-    @pytest.mark.slow
     def test_thirty_two_axes_of_condition_100(self):
         turn = torch.linalg.qr(torch.randn(32, 32, dtype=torch.float64))[0]
         variances = torch.logspace(-1, 1, 32, dtype=torch.float64)
@@ -126,14 +70,12 @@ class TestValue:
         unit = MultivariateNormal(torch.zeros(32, dtype=torch.float64), torch.eye(32, dtype=torch.float64))
         close(ce.log_z(energy, base=unit, draws=draws, particles=512, seed=0), truth)
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("law", [Uniform(torch.zeros(2), 1.0), Gamma(torch.full((2,), 3.0), 1.0)])
     def test_a_bounded_support(self, law):
         wide = Normal(law.mean, 1.5 * law.stddev)
         close(ce.log_z(law, base=wide, seed=0), 0.0)
         close(ce.log_z(law, base=wide, draws=law.sample((500,)), seed=0), 0.0)
 
-    @pytest.mark.slow
     def test_relative_energies_count_their_base(self):
         base = gaussian(2.0)
         concept = ce.as_energy(lambda x: base(x) + (x[:, 0] - 1).square() / 2, event_shape=(2,)).relative_to(base)
@@ -172,7 +114,6 @@ class TestLaws:
         assert ce.log_z(gaussian(1.0), **options, batch_size=50) == one
         assert ce.log_z(gaussian(1.0), **{**options, "seed": 4}).value != one.value
 
-    @pytest.mark.slow
     def test_the_callers_random_state_and_modules_stay(self):
         network = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.SiLU())
         energy = ce.as_energy(lambda x: network(x).sum(1) + x.square().sum(1), event_shape=(2,))
@@ -192,7 +133,6 @@ class TestErrors:
         with pytest.raises(NormalizerError, match=r"less than 5%.*levels=12"):
             ce.log_z(lambda x: (x - 1).square().sum(1) * 5, base=base, levels=3, seed=0)
 
-    @pytest.mark.slow
     def test_what_has_no_normaliser(self):
         with pytest.raises((NormalizerError, SamplingDiverged)):  # points that run away may overflow first
             ce.log_z(lambda x: -x.square().sum(1), base=Normal(torch.zeros(2), 1.0), particles=128, seed=0)
@@ -250,7 +190,6 @@ QUICK: dict[str, Any] = {"seed": 0, "particles": 256}
 
 
 class TestCalibrate:
-    @pytest.mark.slow
     def test_the_shares_are_those_of_the_weights(self):
         mixture = ce.calibrate(ce.any_of(gaussian(0.5), gaussian(2.0), weights=[0.7, 0.3]), seed=0)
         count = 20_000  # exact draws of the mixture of densities
@@ -263,7 +202,6 @@ class TestCalibrate:
         assert share is not None
         torch.testing.assert_close(trace.branch_shares, torch.stack([share.mean(), 1 - share.mean()]))
 
-    @pytest.mark.slow
     def test_terms_and_constants_in_any_order(self):
         A, B = gaussian(0.5), gaussian(2.0)
         forth, back = ce.calibrate(A | B, **QUICK), ce.calibrate(B | A, **QUICK)
@@ -275,7 +213,6 @@ class TestCalibrate:
         again = ce.calibrate(forth, **QUICK)
         assert isinstance(again, ce.Disjunction) and again.log_z == forth.log_z
 
-    @pytest.mark.slow
     def test_a_shared_base_is_part_of_each_density(self):
         base = gaussian(2.0)
         A, B = (ce.as_energy(lambda x, s=s: base(x) + (x / s).square().sum(1) / 2).relative_to(base) for s in (0.5, 1.0))
@@ -284,7 +221,6 @@ class TestCalibrate:
         expected = [normaliser((0.25 + 1 / s**2) ** -0.5) for s in (0.5, 1.0)]
         assert mixture.log_z == pytest.approx(expected, abs=0.05)
 
-    @pytest.mark.slow
     def test_every_mixture_in_a_tree_and_nothing_else(self):
         A, B, C = gaussian(0.5), gaussian(1.0), gaussian(2.0)
         weight = torch.nn.Parameter(torch.tensor(2.0))
@@ -298,14 +234,12 @@ class TestCalibrate:
         assert outer.weights == (1.0, 3.0) and outer.log_z == pytest.approx([math.log(2), normaliser(2.0)], abs=0.1)
         assert ce.calibrate(A & C).terms == (A, C)
 
-    @pytest.mark.slow
     def test_conditions_bound_around_a_mixture(self):
         scaled = ce.as_energy(lambda x, y: y * x.square().sum(1) / 2, event_shape=(2,))
         mixture = ce.calibrate((scaled | gaussian(2.0)).given(y=4.0), **QUICK)
         assert mixture.log_z == pytest.approx([normaliser(0.5), normaliser(2.0)], abs=0.1)
         assert torch.isfinite(mixture(torch.randn(3, 2))).all()
 
-    @pytest.mark.slow
     def test_events_are_exact_already(self):
         base = gaussian(1.0)
         logits = lambda x: torch.cat([x, -x[:, :1]], 1)
@@ -319,7 +253,6 @@ class TestCalibrate:
         assert mixed.log_z == pytest.approx([expected, normaliser(2.0)], abs=0.1)
         torch.testing.assert_close(mixed.terms[0](torch.ones(2, 2)), events(torch.ones(2, 2)))
 
-    @pytest.mark.slow
     def test_the_base_of_a_leaf_stays_the_base(self):
         base = gaussian(0.5) | gaussian(2.0)
         logits = lambda x: torch.cat([x, -x[:, :1]], 1)
@@ -329,7 +262,6 @@ class TestCalibrate:
         mixture = ce.calibrate(a | gaussian(1.0), **QUICK)
         assert isinstance(mixture, ce.Disjunction) and mixture.log_z and mixture.terms[0].bases[0].energy is base
 
-    @pytest.mark.slow
     def test_a_mixture_of_pictures_beside_latents(self):
         decoder = torch.nn.Linear(3, 2)
         pictures = gaussian(0.5) | gaussian(1.0)
@@ -341,7 +273,6 @@ class TestCalibrate:
         with pytest.raises(UngroundedError):
             ce.calibrate(gaussian(1.0) >> gaussian(2.0), **QUICK)
 
-    @pytest.mark.slow
     def test_it_is_saved_and_loaded(self, tmp_path):
         mixture = ce.calibrate(ce.as_energy(Normal(torch.zeros(2), 1.0)) | ce.as_energy(Normal(torch.zeros(2), 2.0)), **QUICK)
         mixture.save(tmp_path / "mixture")
@@ -349,7 +280,6 @@ class TestCalibrate:
 
 
 class TestBranchShares:
-    @pytest.mark.slow
     @pytest.mark.parametrize("options", [{}, {"batch_size": 3}, {"best_of": 2}])
     def test_conditions_of_each_chain_and_copies(self, options):
         near = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, event_shape=(2,)).given(y=torch.arange(10.0))

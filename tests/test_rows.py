@@ -6,7 +6,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.sampling import has_rows, repeated
-from composable_energy.sampling.rows import on_rows
+from composable_energy.sampling.wrappers import select_rows
 from composable_energy.testing import Gaussian
 
 
@@ -39,8 +39,8 @@ PLACE = ce.GaussianHead(lambda x: x, BASE, dims=1, name="place")
 def test_rows_are_found_anywhere_in_an_expression_and_repeated_for_several_points_of_a_chain(energy):
     x = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))
     expected = torch.stack([energy(x[:, k]) for k in range(3)], 1)
-    part = on_rows(energy, range(1, 3), 4)
-    picked = on_rows(energy, [2, 0], 4)
+    part = select_rows(energy, range(1, 3), 4)
+    picked = select_rows(energy, [2, 0], 4)
     assert has_rows(energy) and has_rows(part)
     torch.testing.assert_close(repeated(energy, 4, 3)(x.flatten(0, 1)).view(4, 3), expected)
     torch.testing.assert_close(repeated(part, 2, 3)(x[1:3].flatten(0, 1)).view(2, 3), expected[1:3])
@@ -52,5 +52,5 @@ def test_rows_are_found_anywhere_in_an_expression_and_repeated_for_several_point
 )
 def test_one_value_for_all_is_no_row(energy):
     x = torch.zeros(6, 2)
-    assert not has_rows(energy) and not has_rows(on_rows(energy, [0, 2], 4))
+    assert not has_rows(energy) and not has_rows(select_rows(energy, [0, 2], 4))
     assert repeated(energy, 2, 3)(x).shape == (6,)

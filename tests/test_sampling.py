@@ -20,7 +20,7 @@ from composable_energy.errors import (
     UngroundedError,
 )
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, sample
-from composable_energy.sampling.settings import noise_kind
+from composable_energy.sampling.request import resolve_noise
 from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Langevin
 
 F64 = torch.float64
@@ -326,7 +326,7 @@ def test_a_callback_stops_by_nothing_else():
 def test_a_sampler_of_noise_levels_is_not_recommended_at_a_level():
     energy = Bowl()
     energy.recommended = ce.Recommendation("annealed", {"levels": 5})
-    with pytest.raises(OptionError, match=r"judged with annealed\(levels=5\), which sets sigma itself, and here that is bound"):
+    with pytest.raises(OptionError, match=r"recommends annealed\(levels=5\), which sets sigma itself, and here that is bound"):
         (energy & energy).at(0.1).sample((2, 2))
     assert (energy & energy).at(0.1).sample((2, 2), sampler="hmc", steps=2).shape == (2, 2)
     assert (energy.at(0.1) & energy).sample((2, 2)).shape == (2, 2)
@@ -352,7 +352,7 @@ def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
     assert (a & b).sample((3, 2), steps=1, step_size=0.1, trace=True)[1].sampler == Langevin(0.1)
     c.name, c.recommended = "c", ce.Recommendation("hmc", {"leapfrogs": 2})
     with pytest.raises(
-        OptionError, match=r"different settings: .*Bowl was judged with langevin\(step_size=0.2\); c was .*hmc\(leapfrogs=2\)"
+        OptionError, match=r"different settings: .*Bowl recommends langevin\(step_size=0.2\); c recommends .*hmc\(leapfrogs=2\)"
     ):
         (a & b & c).sample((3, 2))
     assert (a & b & c).sample((3, 2), sampler=Langevin(0.1), steps=1).shape == (3, 2)
@@ -396,8 +396,8 @@ def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
         ({"init": torch.zeros(4, 2)}, ShapeError, r"init must have the shape \(3, 2\) of the points, got \(4, 2\)"),
         ({"init": torch.zeros(3, 2, dtype=torch.int64)}, DtypeError, "init must be a floating tensor, got torch.int64"),
         ({"init": [[0.0, 0.0]] * 3}, DtypeError, "init must be a floating tensor, got list"),
-        ({"init": torch.zeros(3, 2), "dtype": F64}, DtypeError, "init is torch.float32, asked for torch.float64"),
-        ({"init": torch.zeros(3, 2), "device": "meta"}, DeviceError, "init is on cpu, asked for meta"),
+        ({"init": torch.zeros(3, 2), "dtype": F64}, DtypeError, "init is torch.float32, requested is torch.float64"),
+        ({"init": torch.zeros(3, 2), "device": "meta"}, DeviceError, "init is on cpu, requested is meta"),
         ({"dtype": torch.int64}, DtypeError, "floating dtype, got torch.int64"),
     ],
 )
@@ -434,7 +434,7 @@ def test_an_energy_without_gradient_is_told():
 
 @dataclass(frozen=True)
 class Counting(Sampler):
-    """Uses all hooks, and a state with rows and a shared number of its own."""
+    """Uses hooks, and a state with rows and a shared number of its own."""
 
     shift: float | None = None
 
@@ -453,10 +453,6 @@ class Counting(Sampler):
         moved = Counted(x, *energy_and_gradient(energy, x), state.age + 1, state.total + 1)
         return moved, Info(scalars={"age": float(moved.total)})
 
-    def finish(self, energy, state, noise):
-        assert noise.step == int(state.total) + 1
-        return state.x + 1000 * state.age[:, None]
-
 
 @dataclass(frozen=True)
 class Counted(State):
@@ -464,11 +460,15 @@ class Counted(State):
     total: Tensor
 
 
-def test_samplers_may_have_a_start_a_tuning_a_finish_and_a_state_of_their_own():
+def test_samplers_may_have_a_start_a_tuning_and_a_state_of_their_own():
     first = Bowl().sample((5, 2), sampler=Counting(), steps=3, seed=0, batch_size=2)
-    torch.testing.assert_close(first, Noise(0, range(5)).child("start").normal(first) + 3103)
+    torch.testing.assert_close(first, Noise(0, range(5)).child("start").normal(first) + 103)
     _, trace = Bowl().sample((5, 2), sampler=Counting(), steps=2, seed=0, batch_size=3, trace=True)
     assert trace.sampler == Counting(1.0) and trace.scalars == {"age": [1.0, 2.0]}
+    assert [(len(ids), state.age.tolist(), float(state.total)) for ids, _, state in trace.states] == [
+        (3, [2.0] * 3, 2.0),
+        (2, [2.0] * 2, 2.0),
+    ]
     assert same(first, Bowl().sample((5, 2), resume=trace, steps=1, batch_size=4))
 
 
@@ -480,10 +480,10 @@ def test_the_best_of_several_resumes():
 
 
 def test_noise_is_philox_where_blocks_cannot_be_drawn():
-    assert noise_kind(None, torch.device("cuda")) == noise_kind("philox", torch.device("cuda")) == "philox"
-    assert noise_kind(None, torch.device("cpu")) == "blocks" and noise_kind("philox", torch.device("cpu")) == "philox"
+    assert resolve_noise(None, torch.device("cuda")) == resolve_noise("philox", torch.device("cuda")) == "philox"
+    assert resolve_noise(None, torch.device("cpu")) == "blocks" and resolve_noise("philox", torch.device("cpu")) == "philox"
     with pytest.raises(OptionError, match="'blocks' is drawn on the CPU, the points are on cuda"):
-        noise_kind("blocks", torch.device("cuda"))
+        resolve_noise("blocks", torch.device("cuda"))
 
 
 def test_an_error_inside_a_chunk_names_the_energy():

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import ComposableEnergyError, DeviceError, DtypeError, OptionError, SamplingDiverged, ShapeError
+from composable_energy.errors import (
+    ComposableEnergyError,
+    DeviceError,
+    DtypeError,
+    OptionError,
+    PluginNotFound,
+    SamplingDiverged,
+    ShapeError,
+)
 from composable_energy_mcmc import HMC, MALA, Annealed, Langevin, Underdamped
 
 BOWL = ce.as_energy(lambda x: x.square().sum(1) / 2, name="bowl")
@@ -188,3 +196,13 @@ def test_levels_of_noise_are_the_samplers_own_business():
     energy = ce.as_energy(lambda x, sigma: x.square().sum(1) / (2 * (1 + sigma**2)))
     _, trace = energy.sample((3, 2), sampler=Annealed(levels=5), steps=2, seed=0, trace=True)
     assert torch.equal(energy.sample((3, 2), resume=trace), energy.sample((3, 2), sampler=Annealed(levels=5), seed=0))
+
+
+def test_without_any_sampler_the_error_says_what_to_install(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("composable_energy.registry.registry.scan", lambda group: ([], [], None))
+        ce.refresh()
+        for sampler in (None, "langevin"):
+            with pytest.raises(PluginNotFound, match=r"No sampler is installed.*composable-energy-mcmc, or pass an instance"):
+                ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).sample((3, 2), sampler=sampler)
+    ce.refresh()

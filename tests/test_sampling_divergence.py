@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, SamplingDiverged
 from composable_energy.sampling import State
-from composable_energy.sampling.states import all_finite, finite_rows
+from composable_energy.sampling.layout import all_finite, finite_rows
 from composable_energy_mcmc import HMC, MALA, Annealed, Langevin
 
 NAN, INF = float("nan"), float("inf")

@@ -68,15 +68,15 @@ def _read(files: list[Path], energy: Energy, black_to_white: tuple[float, float]
 
 def _shapes(energy: Energy) -> list[tuple[int, ...]]:
     """Shapes that points may have: as they are seen, then latent."""
-    from composable_energy.sampling.asking import ask
+    from composable_energy.sampling.points import resolve_points
 
     if energy.event_shape is None:
         raise ShapeError(f"{energy} does not say the shape of its points, so none can be read for it.")
-    seen = tuple(ask(energy, 1, False, None, None, None).shape[1:])
+    seen = tuple(resolve_points(energy, 1).shape[1:])
     return list(dict.fromkeys([seen, tuple(energy.event_shape)]))
 
 
 def _dtype(energy: Energy) -> torch.dtype:
-    from composable_energy.sampling.asking import ask
+    from composable_energy.sampling.points import resolve_points
 
-    return ask(energy, 1, True, None, None, None).dtype
+    return resolve_points(energy, 1, latents=True).dtype

@@ -71,10 +71,10 @@ class Sample(Command):
         if arguments.sharpen is not None:
             energy = energy.sharpened(arguments.sharpen)
         from composable_energy.sampling import twin
-        from composable_energy.sampling.asking import ask
+        from composable_energy.sampling.points import resolve_points
 
         target = arguments.output.expanduser()
-        check_target(target, tuple(ask(energy, arguments.n, False, None, None, None).shape[1:]))
+        check_target(target, tuple(resolve_points(energy, arguments.n).shape[1:]))
         shown = at_level(energy, arguments.sigma)
         start = time.perf_counter()
         points, trace = energy.sample(
@@ -119,7 +119,7 @@ def _decoded(energy: Energy, points: Tensor) -> Tensor:
     if energy.decoder is None or not len(points):
         return points
     from composable_energy.sampling import twin
-    from composable_energy.sampling.asking import decode
+    from composable_energy.sampling.points import decode
 
     return decode(twin(energy.decoder), points)
 

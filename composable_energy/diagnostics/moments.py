@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling.asking import count
+from composable_energy.options import check_integer
 
 if TYPE_CHECKING:
     from composable_energy.sampling.sampler import Info, State
@@ -50,8 +50,8 @@ class RunningMoments:
     """
 
     def __init__(self, *, burn_in: int = 0, every: int = 1, chains: bool = False) -> None:
-        self.burn_in = count("burn_in", burn_in, least=0)
-        self.every = count("every", every)
+        self.burn_in = check_integer("burn_in", burn_in, least=0)
+        self.every = check_integer("every", every)
         self.chains = chains
         self.count = 0
         self.event: tuple[int, ...] | None = None

@@ -1,12 +1,11 @@
-"""Checkpoints of a running call: one safetensors file, replaced all or nothing, that the same call goes on from.
+"""Checkpoints of a running call: one safetensors file, replaced atomically, from which the same call continues.
 
-Nothing in it is code. Tensors stand by name; all else is JSON in the file's metadata, with a digest of both.
+Nothing in the file is code. Tensors have names; all else is JSON in the file's metadata, with a digest of both.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -17,103 +16,100 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError
-from composable_energy.files import digest_of
-from composable_energy.sampling.sampler import Sampler, State
-from composable_energy.sampling.trace import Stopped, Trace
-from composable_energy.sampling.values import Values
+from composable_energy.files import digest_of, write_through
+from composable_energy.sampling.chains import Chains
+from composable_energy.sampling.loop import Observer, TraceRecorder
+from composable_energy.sampling.sampler import Info, Sampler, State
+from composable_energy.sampling.trace import Stopped, Trace, gather_trace
+from composable_energy.sampling.values import Evaluator, Values
+from composable_energy.sampling.wrappers import has_rows
 
-__all__ = ["Checkpoint", "Saved", "described"]
+__all__ = ["CheckpointFile", "CheckpointObserver", "Saved", "describe", "final_reference"]
 
 _FORMAT = 2
 _KEY = "composable_energy_checkpoint"
 _ROWS = ("diverged_at", "restarts")  # one number for each chain
 _STEPS = ("energies", "acceptance", "points")  # one row for each step, where they are recorded
-_NUMBERS = (bool, int, float, str, type(None))
+_PLAIN = (bool, int, float, str, type(None))
+_START_CHAINS = 64  # chains whose values at the start are kept
+_MAX_SHARE = 1 / 20  # of the time, spent on writing
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds: the call that it belongs to, how far it came, and its tensors by name."""
+    """The content of a checkpoint.
+
+    Args:
+        call: The arguments of the call, as plain data.
+        record: The progress of the call, as plain data.
+        tensors: The tensors by name.
+    """
 
     call: Mapping[str, Any]
-    told: Mapping[str, Any]
+    record: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
     def trace(self, blank: Trace, like: State) -> Trace:
         """Returns the trace of the interrupted run.
 
         Args:
-            blank: What is known of the call from the beginning.
+            blank: A trace of the call without steps.
             like: Any state of the sampler.
         """
         tensors = {name: value if name in _ROWS else value.to(like.x.device) for name, value in self.tensors.items()}
-        states = [
-            (tuple(tensors[f"states.{i}.ids"].tolist()), attempt, self._state(f"states.{i}", like, numbers, tensors))
-            for i, (attempt, numbers) in enumerate(self.told["states"])
-        ]
-        stopped = [
-            Stopped(tuple(tensors[f"stopped.{i}.ids"].tolist()), self._state(f"stopped.{i}", like, numbers, tensors))
-            for i, numbers in enumerate(self.told["stopped"])
-        ]
+
+        def group(place: str, plain: Mapping[str, Any]) -> tuple[tuple[int, ...], State]:
+            names = [field.name for field in fields(like)]
+            missing = [name for name in names if name not in plain and f"{place}.{name}" not in tensors]
+            if missing:
+                raise FileFormatError(f"The checkpoint lacks {', '.join(missing)} of the state: another version of the sampler wrote it.")
+            values = {name: plain[name] if name in plain else tensors[f"{place}.{name}"] for name in names}
+            return tuple(tensors[f"{place}.ids"].tolist()), replace(like, **values)
+
+        groups = [(attempt, group(f"states.{i}", plain)) for i, (attempt, plain) in enumerate(self.record["states"])]
         found: dict[str, Any] = {name: tensors[name] for name in (*_ROWS, *_STEPS) if name in tensors}
-        told = {name: self.told[name] for name in ("steps", "batch_size", "scalars", "point_steps")}
-        found |= {"states": states, "stopped": stopped, "reference": self.reference(like.x.device)}
-        return replace(blank, chains=range(len(found["restarts"])), **found, **told)
+        found |= {name: self.record[name] for name in ("steps", "batch_size", "scalars", "point_steps")}
+        return replace(
+            blank,
+            chains=range(len(found["restarts"])),
+            states=[(ids, attempt, state) for attempt, (ids, state) in groups],
+            stopped=[Stopped(*group(f"stopped.{i}", plain)) for i, plain in enumerate(self.record["stopped"])],
+            reference=self.reference(like.x.device),
+            **found,
+        )
 
     def reference(self, device: torch.device) -> tuple[Values, ...]:
-        """Returns energies and gradients at points of the chains, by which the energy is recognised."""
+        """Returns energies and gradients at points of the chains, which identify the energy."""
         names = [field.name for field in fields(Values)]
-        parts = [[self.tensors[f"reference.{i}.{name}"] for name in names] for i in range(self.told["reference"])]
+        parts = [[self.tensors[f"reference.{i}.{name}"] for name in names] for i in range(self.record["reference"])]
         return tuple(Values(*part).to(device) for part in parts)
 
-    def _state(self, place: str, like: State, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> State:
-        names = [field.name for field in fields(like)]
-        missing = [name for name in names if name not in numbers and f"{place}.{name}" not in tensors]
-        if missing:
-            raise FileFormatError(f"The checkpoint lacks {', '.join(missing)} of the state: another version of the sampler wrote it.")
-        return replace(like, **{name: numbers[name] if name in numbers else tensors[f"{place}.{name}"] for name in names})
 
-
-class Checkpoint:
-    """A file that is written every so often.
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A checkpoint file of one call.
 
     Args:
-        path: Of the file; its folder is made.
-        seconds: How long to wait between two writings; 0 writes after each step.
-        call: What must agree for a call to be the same, as plain data.
+        path: The path of the file; its folder is created.
+        call: The arguments of the call, as plain data: a file of other arguments is refused.
     """
 
-    def __init__(self, path: str | Path, seconds: float, call: Mapping[str, Any]) -> None:
-        self.path = Path(path).expanduser()
-        self.seconds = seconds
-        self.call = dict(call)
-        self.next = time.monotonic() + seconds
+    path: Path
+    call: Mapping[str, Any]
 
-    @property
-    def due(self) -> bool:
-        return time.monotonic() >= self.next
-
-    def write(self, trace: Trace, began: float) -> None:
-        """Replaces the file; whatever happens meanwhile, either the old or the new one is there, whole.
-
-        Args:
-            trace: What to write.
-            began: When the work on it began, by the clock of `time.monotonic`.
+    def write(self, trace: Trace) -> None:
+        """Replaces the file atomically: after a crash either the old or the new one is there, whole.
 
         Raises:
-            ExpressionError: The sampler's state holds what a file cannot.
+            ExpressionError: The sampler's state holds an object that a file cannot.
         """
         import safetensors.torch
 
         tensors: dict[str, Tensor] = {name: getattr(trace, name) for name in (*_ROWS, *_STEPS) if getattr(trace, name) is not None}
-        states, stopped = [], []
-        for i, (ids, attempt, state) in enumerate(trace.states):
-            states.append((attempt, _put(tensors, f"states.{i}", ids, state)))
-        for i, some in enumerate(trace.stopped):
-            stopped.append(_put(tensors, f"stopped.{i}", some.chains, some.state))
         for i, values in enumerate(trace.reference):
             tensors |= {f"reference.{i}.{field.name}": getattr(values, field.name) for field in fields(values)}
-        told = {
+        states = [(attempt, _add_state(tensors, f"states.{i}", ids, state)) for i, (ids, attempt, state) in enumerate(trace.states)]
+        record = {
             "format": _FORMAT,
             "call": self.call,
             "steps": trace.steps,
@@ -121,30 +117,25 @@ class Checkpoint:
             "scalars": trace.scalars,
             "point_steps": trace.point_steps,
             "states": states,
-            "stopped": stopped,
+            "stopped": [_add_state(tensors, f"stopped.{i}", some.chains, some.state) for i, some in enumerate(trace.stopped)],
             "reference": len(trace.reference),
         }
         plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-        told = json.loads(json.dumps(told))  # as it will be read
-        data = safetensors.torch.save(plain, {_KEY: json.dumps({**told, "digest": digest_of(plain, told)})})
+        record = json.loads(json.dumps(record))  # as it will be read
+        data = safetensors.torch.save(plain, {_KEY: json.dumps({**record, "digest": digest_of(plain, record)})})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.path.with_name(f".{self.path.name}.new")
         try:
-            with fresh.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            write_through(fresh, data)
             fresh.replace(self.path)
         finally:
             fresh.unlink(missing_ok=True)
-        now = time.monotonic()
-        self.next = now + max(self.seconds, 20 * (now - began) if self.seconds else 0)  # at most a twentieth of the time goes here
 
     def read(self) -> Saved | None:
-        """Returns what the file holds; None if there is no file.
+        """Returns the content of the file; None if there is no file.
 
         Raises:
-            FileFormatError: The file is damaged, or none of ours.
+            FileFormatError: The file is damaged, or no checkpoint.
             OptionError: It belongs to another call.
         """
         if not self.path.exists():
@@ -153,9 +144,9 @@ class Checkpoint:
 
         try:
             with safe_open(self.path, "pt") as file:
-                told = json.loads(file.metadata()[_KEY])
+                record = json.loads(file.metadata()[_KEY])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (a file is no mapping)
-            number, there, digest = told["format"], told["call"], told.pop("digest", None)
+            number, there, digest = record["format"], record["call"], record.pop("digest", None)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"{self.path} is no checkpoint, or damaged ({error}): give another path, or delete it.") from None
         if number != _FORMAT:
@@ -163,48 +154,117 @@ class Checkpoint:
                 f"{self.path} has format {number}, this version of composable-energy reads format {_FORMAT}: finish the run with the "
                 "version that began it, or give another path, or delete it to begin anew."
             )
-        if digest != digest_of(tensors, told):
+        if digest != digest_of(tensors, record):
             raise FileFormatError(f"{self.path} is damaged (its digest is another): give another path, or delete it to begin anew.")
         here = json.loads(json.dumps(self.call))
         here = {**here, "seed": there["seed"]} if here["seed"] is None else here
         wrong = [f"{name} was {there.get(name)!r}, is {value!r}" for name, value in here.items() if there.get(name) != value]
         if wrong:
             raise OptionError(f"{self.path} belongs to another call ({'; '.join(wrong)}): give another path, or delete it to begin anew.")
-        return Saved(there, told, tensors)
+        return Saved(there, record, tensors)
 
 
-def described(sampler: Sampler) -> str:
-    """Returns a sampler as text that is the same in another process."""
-    return _described(sampler)
+class CheckpointObserver(Observer):
+    """Writes the state of all chains to a file every so often, at the end, and when the loop is broken off.
+
+    Args:
+        file: The file.
+        seconds: The least time between two writings, in seconds; 0 writes after each step.
+        recorder: Records the steps.
+        evaluator: Evaluates the energies and gradients that identify the energy.
+        start: Values of the interrupted run at the start; None evaluates them.
+    """
+
+    def __init__(self, file: CheckpointFile, seconds: float, recorder: TraceRecorder, evaluator: Evaluator, start: Values | None) -> None:
+        self.file, self.seconds, self.recorder, self.evaluator = file, seconds, recorder, evaluator
+        self.start = start
+        self.due = time.monotonic() + seconds
+        self.written = 0
+        self.last: tuple[int, Values] | None = None  # a step, and the values there
+
+    def on_start(self, chains: Chains) -> None:
+        limit = None if has_rows(self.evaluator.energy) else _START_CHAINS
+        self.start = _values(self.evaluator, chains, limit) if self.start is None else self.start.select(chains.own)
+        self.before, self.written = chains.snapshot(), chains.step
+
+    def on_step(self, chains: Chains, info: Info) -> None:
+        due, ranks = time.monotonic() >= self.due, chains.layout.ranks
+        if due if ranks is None else ranks.broadcast(due):
+            self._write(chains)
+        self.before = chains.snapshot()
+
+    def on_end(self, chains: Chains, error: BaseException | None) -> None:
+        if error is None and chains.step > self.written:
+            self._write(chains)
+        elif error is not None and chains.layout.ranks is None:
+            self._write(self.before, self._last_finite(self.before))
+
+    def values(self, chains: Chains) -> Values:
+        """Returns energies and gradients at the current points of the active chains."""
+        if self.last is None or self.last[0] != chains.step:
+            self.last = chains.step, _values(self.evaluator, chains)
+        return self.last[1]
+
+    def _last_finite(self, chains: Chains) -> Values | None:
+        """Returns the last values that are finite, those of now unless the energy itself has broken off the loop."""
+        earlier = self.last[1] if self.last else self.start
+        try:
+            now = self.values(chains)
+        except Exception:  # the error that broke off the loop is raised after the file is written
+            return earlier
+        return now if now.energies.isfinite().all() and now.grads.isfinite().all() else earlier
+
+    def _write(self, chains: Chains, now: Values | None = None) -> None:
+        began, ranks = time.monotonic(), chains.layout.ranks
+        reference = (self.start, self.values(chains) if now is None else now)
+        trace = replace(self.recorder.trace(chains), reference=tuple(values for values in reference if values is not None))
+        trace = trace if ranks is None else gather_trace(trace, ranks)
+        if ranks is None or ranks.rank == 0:
+            self.file.write(trace)
+        ended, self.written = time.monotonic(), chains.step
+        self.due = ended + (max(self.seconds, (ended - began) / _MAX_SHARE) if self.seconds else 0)
 
 
-def _described(value: Any) -> str:
+def final_reference(evaluator: Evaluator, chains: Chains) -> Values:
+    """Returns the values that a trace keeps: those of the states where they hold them, which costs nothing."""
+    if not chains.chunks or not evaluator.states_hold_values:
+        return _values(evaluator, chains)
+    return Values.of_states(chains.ids(), [chunk.state for chunk in chains.chunks])
+
+
+def describe(value: Any) -> str:
+    """Returns a sampler, or an option of one, as text that is the same in another process."""
     if isinstance(value, Tensor):
         return f"tensor {digest_of({'': value})}"
     if isinstance(value, (tuple, list)):
-        return f"({', '.join(map(_described, value))})"
+        return f"({', '.join(map(describe, value))})"
     if is_dataclass(value):
         own = {field.name: getattr(value, field.name) for field in fields(value)}
     elif isinstance(value, Sampler) or type(value).__repr__ is object.__repr__:
         own = {name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
     else:
         return repr(value)
-    return f"{type(value).__qualname__}({', '.join(f'{name}={_described(item)}' for name, item in own.items())})"
+    return f"{type(value).__qualname__}({', '.join(f'{name}={describe(item)}' for name, item in own.items())})"
 
 
-def _put(tensors: dict[str, Tensor], place: str, ids: Any, state: State) -> dict[str, Any]:
-    """Adds the tensors of a state, and returns the rest of it."""
+def _values(evaluator: Evaluator, chains: Chains, limit: int | None = None) -> Values:
+    points = [chunk.state.x for chunk in chains.chunks] or [chains.layout.zeros[None][:0]]
+    return evaluator.values(chains.ids()[:limit], torch.cat(points)[:limit])
+
+
+def _add_state(tensors: dict[str, Tensor], place: str, ids: Any, state: State) -> dict[str, Any]:
+    """Adds the tensors of a state, and returns its plain fields."""
     tensors[f"{place}.ids"] = torch.tensor(list(ids), dtype=torch.int64)
-    numbers: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
     for field in fields(state):
         value = getattr(state, field.name)
         if isinstance(value, Tensor):
             tensors[f"{place}.{field.name}"] = value
-        elif isinstance(value, _NUMBERS):
-            numbers[field.name] = value
+        elif isinstance(value, _PLAIN):
+            plain[field.name] = value
         else:
             raise ExpressionError(
                 f"{type(state).__name__}.{field.name} is a {type(value).__name__}: a checkpoint holds tensors, numbers and text; "
                 "make it one of these, or sample without `checkpoint`."
             )
-    return numbers
+    return plain

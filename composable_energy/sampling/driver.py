@@ -1,54 +1,33 @@
-r"""The driver: `sample` owns the loop, and everything around a step that authors of samplers need not think of.
-
-Chains are advanced step by step, all of them, in chunks of `batch_size` at each step; noise is keyed by chain and step, so that chunks,
-ranks and stops change nothing.
-"""
+"""The function `sample`: resolves a request, tunes the sampler, runs the loop, and returns points and trace."""
 
 from __future__ import annotations
 
-import inspect
-import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from composable_energy.checks import check_value
+from composable_energy.algebra import Disjunction
+from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
-from composable_energy.errors import OptionError, SamplingDiverged
-from composable_energy.files import digest_of
+from composable_energy.errors import SamplingDiverged
 from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise
-from composable_energy.sampling.asking import Asked, ask, check_density, count, decode
-from composable_energy.sampling.chains import Chains
-from composable_energy.sampling.checkpoint import Checkpoint, described
-from composable_energy.sampling.choosing import SamplerLike, choose, recommended_threads
-from composable_energy.sampling.consistency import check_own_gradients, mixes_values
-from composable_energy.sampling.pilots import tuned
-from composable_energy.sampling.ranks import Ranks, Share
-from composable_energy.sampling.recording import Recorder, gathered
-from composable_energy.sampling.roster import Diverged, Roster
-from composable_energy.sampling.running import Callback, Run
-from composable_energy.sampling.sampler import changed_options
-from composable_energy.sampling.settings import (
-    check_call,
-    check_resume,
-    check_same_energy,
-    last_points,
-    length,
-    noise_kind,
-    resumed_from,
-    seed_of,
-    start_points,
-)
-from composable_energy.sampling.threads import limited_threads
-from composable_energy.sampling.trace import Policy, Trace
-from composable_energy.sampling.values import Evaluator
-from composable_energy.twins import twin
+from composable_energy.sampling.chains import Chains, Diverged
+from composable_energy.sampling.checkpoint import CheckpointObserver, final_reference
+from composable_energy.sampling.context import evaluation_context
+from composable_energy.sampling.layout import Layout
+from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, Progress, SamplingLoop, TraceRecorder
+from composable_energy.sampling.ranks import Share
+from composable_energy.sampling.request import SampleRequest, resolve_request
+from composable_energy.sampling.sampler import Sampler, changed_options
+from composable_energy.sampling.selection import SamplerLike
+from composable_energy.sampling.trace import Policy, Trace, gather_trace
+from composable_energy.sampling.values import Evaluator, check_own_gradients, check_same_energy, mixes_values
+from composable_energy.sampling.warmup import tune_sampler
 
 __all__ = ["sample"]
 
@@ -83,45 +62,44 @@ def sample(
 ) -> Any:
     r"""Draws points from $p(x) \propto e^{-E(x)}$.
 
-    Evaluated is a twin of the energy, in eval mode and without gradients of its parameters (see `twin`). The caller's modules stay as they
-    are, so that several threads may sample one energy while another trains it. Noise is the sampler's own: random numbers that an energy
-    itself draws come from torch's global state.
+    Sampling evaluates a twin of the energy, in eval mode and without gradients of its parameters (see `twin`). The caller's modules do not
+    change, so several threads may sample one energy while another trains it. The sampler's noise is keyed by chain and step, so batches,
+    processes and interruptions do not change the draws; random numbers that an energy itself draws come from torch's global state.
 
     Args:
-        energy: The energy, or what `as_energy` lifts.
+        energy: The energy, or an object that `as_energy` lifts.
         shape: $(n, *)$ with the shape of one point, or $n$ where the energy knows it. An energy in the latent space of a decoder is
             sampled there and decoded at the end: then it is the shape of decoded points.
-        sampler: A name, a class or an instance. None takes what the energy recommends; else `annealed` for an energy that needs a noise
+        sampler: A name, a class or an instance. None takes the energy's recommendation; else `annealed` for an energy that needs a noise
             level `sigma`, `langevin` for one without value, and `chees`, which tunes itself, for any other.
-        steps: How many; the sampler's own number if None.
-        init: Points to start at, with shape $(n, *)$, latent ones for a latent energy; they stay as they are.
-        seed: The seed; None draws one, which the trace tells.
-        progress: Whether to show a bar on stderr.
-        callback: Called after each step with its number, counted from 1, the state of the chains that go on, and the sampler's
-            info; it stops the sampling by returning True, or a tensor of nothing else, as `state.energy < 3` does at last.
-        trace: Whether to return a `Trace` as well. A number k keeps the points of every k-th step, too.
-        burn_in: How many steps pass before points are kept.
+        steps: The number of steps; None takes the sampler's own number.
+        init: The start points, with shape $(n, *)$, latent ones for a latent energy; they are not changed.
+        seed: The seed; None draws one, which the trace reports.
+        progress: Whether to show a progress bar on stderr.
+        callback: A function that is called after each step with the step number, counted from 1, the state of the active chains, and
+            the sampler's info. It stops the sampling by returning True or a tensor of True alone, such as `state.energy < 3`.
+        trace: Whether to return a `Trace` as well. A number k also keeps the points of every k-th step.
+        burn_in: The number of steps before points are kept.
         batch_size: How many chains are evaluated together; all if None.
-        on_divergence: What becomes of a chain whose point, energy or gradient is not finite: `"raise"` stops all, `"drop"` returns fewer
-            points, `"restart"` starts the chain again with other noise and brings it to where the others are, `"keep"` returns its last
-            finite point; None is `"raise"`, or what the call did that `resume` goes on from.
-        noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None is blocks on the CPU and Philox elsewhere.
-        best_of: Draws this many for each point and returns the one with the lowest evidence.
-        latents: Whether to return latent points as they are.
+        on_divergence: The policy for a chain whose point, energy or gradient is not finite: `"raise"` stops the call, `"drop"` returns
+            fewer points, `"restart"` starts the chain again with other noise and advances it to the current step, `"keep"` returns its last
+            finite point. None takes the policy of the resumed trace, else `"raise"`.
+        noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None takes blocks on the CPU and Philox elsewhere.
+        best_of: The number of draws for each point, of which the one with the lowest evidence is returned.
+        latents: Whether to return latent points without decoding them.
         allow_improper: Whether to sample an energy without a lower bound.
-        compile: Whether energies and gradients run through `torch.compile`: a first call takes seconds longer, each step less.
-        checkpoint: A file that keeps the state of all chains. If it is there, the call goes on from it, and ends with the bits that it
-            would have had; so the same line of a program may be killed and started again. It stays when all is done; with more `steps` it
-            goes on. The file also keeps energies and gradients at the start of some chains and where all were when it was written. The
-            energy is evaluated there again, and another one is refused.
-        checkpoint_every: How many seconds lie between two writings at least; 0 writes after each step.
+        compile: Whether energies and gradients run through `torch.compile`: the first call takes seconds longer, each step less.
+        checkpoint: The path of a file that keeps the state of all chains. If the file exists, the call continues from it, and returns the
+            bits of an uninterrupted call. The file stays at the end; a call with more `steps` continues. It also holds energies and
+            gradients at points of the chains: the energy is evaluated there again, and another energy is refused.
+        checkpoint_every: The least time between two writings, in seconds; 0 writes after each step.
         ranks: Under `torchrun`, the processes share the chains: with `"gather"` each returns all points, with `"shard"` its own. All of
-            them make the same call. None draws alone.
-        first_chain: The id of the first chain, for a call that draws a part of many.
-        resume: A trace to go on from: with as many more steps as asked for, the chains are those of one long run. The energy must have
-            the same energies and gradients as before where the chains stopped.
-        dtype: Of the points; that of `init`, else of the energy's tensors, else torch's default.
-        device: Of the points; as for `dtype`.
+            them make the same call. None draws in this process alone.
+        first_chain: The id of the first chain, for a call that draws a part of many chains.
+        resume: A trace to continue, by `steps` more steps: the chains are those of one long run. The energy must have the same energies
+            and gradients as before where the chains stopped.
+        dtype: The dtype of the points; None takes that of `init`, else of the energy's tensors, else torch's default.
+        device: The device of the points; None follows the same order.
         **options: The sampler's options.
 
     Returns:
@@ -130,13 +108,13 @@ def sample(
     Raises:
         OptionError: An option is unknown or out of range, the terms recommend different settings, or the checkpoint or the trace is of
             another call or of another energy.
-        ShapeError, DtypeError, DeviceError: What is asked for, the start and the energy do not fit.
+        ShapeError, DtypeError, DeviceError: The request, the start points and the energy do not fit.
         ExpressionError: A condition is not bound, the sampler needs values that the energy does not have, or the values of an energy do
             not fit its own `with_gradient`.
         UngroundedError: The energy has no lower bound.
         FileFormatError: The checkpoint is damaged, or of another format.
         SamplingDiverged: Chains diverged; the error carries the last finite points of all chains, those of each copy with `best_of`.
-        PluginNotFound: No plug-in offers the sampler.
+        PluginNotFound: No plug-in offers the sampler, or none is installed.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -144,114 +122,132 @@ def sample(
         >>> bowl.sample((100, 2), seed=0).shape
         torch.Size([100, 2])
     """
-    began, energy = time.perf_counter(), as_energy(energy)
-    owner = energy  # the caller's own, which keeps what is tuned and compiled for it
-    check_call(callback, checkpoint, checkpoint_every, progress=progress, latents=latents, allow_improper=allow_improper, compile=compile)
-    steps = None if steps is None else count("steps", steps)
-    burn_in = count("burn_in", burn_in, least=0)
-    every = None if isinstance(trace, bool) else count("trace", trace)
-    policy = on_divergence or (resume.on_divergence if isinstance(resume, Trace) else "raise")
-    if policy not in ("raise", "drop", "restart", "keep"):
-        raise OptionError(f"on_divergence is 'raise', 'drop', 'restart' or 'keep', got {policy!r}.")
-    group = Ranks.of(ranks)
-    if resume is None:
-        chosen = choose(energy, sampler, options, _OWN)
-        copies = count("best_of", best_of)
-        seed = seed_of(seed)
-        first = count("first_chain", first_chain, least=0)
-    else:
-        check_resume(resume, {"sampler": sampler, "init": init, "seed": seed, "noise": noise, **options}, best_of, first_chain, shape)
-        chosen, copies, seed, first, shape = resume.sampler, resume.best_of, resume.seed, resume.first_chain, resume.shape
-
-    with torch.inference_mode(False), torch.no_grad(), limited_threads(recommended_threads(energy)):
-        check_density(energy, chosen, allow_improper)
-        if copies > 1:
-            check_value(energy, "`best_of`", evidence=True)
-        energy = twin(energy)
-        asked = ask(energy, shape, latents, init if resume is None else last_points(resume), dtype, device)
-        start = start_points(init, asked)
-        kind = noise_kind(noise or (resume.noise if resume else None), asked.device)
-        total = asked.n * copies
-        if first + total > 2**32:
-            raise OptionError(f"The ids of chains stay below 2^32; got {total} from {first}.")
-        size = total if batch_size is None else count("batch_size", batch_size)
-        evaluator = Evaluator(energy, chosen, asked.n, copies, size)
-        file = saved = None
-        if checkpoint is not None:
-            call = {"sampler": described(chosen), "seed": seed, "shape": asked.shape, "best_of": copies, "noise": kind, "trace": trace}
-            call |= {"burn_in": burn_in, "first_chain": first, "dtype": str(asked.dtype), "event": asked.event}
-            call |= {"init": start if start is None else digest_of({"init": start}), "resumed": resumed_from(resume, group)}
-            file = Checkpoint(checkpoint, checkpoint_every, call)
-            saved = file.read() if group is None else group.first(file.read())
-        if saved is not None:
-            check_same_energy(evaluator, saved.reference(asked.device), group, checkpoint)
-        elif resume is not None:
-            check_same_energy(evaluator, resume.reference, group)
-        key: int = secrets.randbits(63) if seed is None else seed
-        if seed is None:
-            key = saved.call["seed"] if saved else key if group is None else group.first(key)
-        if file is not None:
-            file.call["seed"] = key
-        running = _compiled(owner, energy) if compile else energy
-        like = torch.zeros(asked.event, dtype=asked.dtype, device=asked.device)
-        given = chosen
-        if resume is None:
-            chosen = tuned(chosen, owner, energy, running, kind, like, start, asked.n)
-        root = Noise(key, range(first, first + total), kind=kind)
-        roster = Roster(energy, running, chosen, root, like, total, copies, size, start, group)
-        chains = Chains(roster, policy)
-        settled = resume.tuned if resume else changed_options(given, chosen)
-        blank = Trace(key, kind, first, chosen, asked.shape, copies, policy, burn_in=burn_in, tuned=settled)
-        before = saved.trace(blank, chains.any_state()) if saved else None
-        recorder = Recorder(bool(trace), every, burn_in, before)
-        done = resume.steps if resume else 0
-        run = Run(chains, recorder, blank, evaluator, file, group)
+    energy = as_energy(energy)
+    arguments, began = dict(locals()), time.perf_counter()
+    with evaluation_context(energy):
+        request = resolve_request(arguments)
+        evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.best_of, request.batch_size)
+        check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
+        compiled = _compile(request) if compile else request.energy
+        tuned = tune_sampler(request, compiled)
+        chains = Chains(_layout(request, compiled, tuned), request.on_divergence)
+        recorder = _recorder(request, chains)
         stop = None
         try:
-            run.begin(before or resume)
-            if (chosen.needs_values or copies > 1 or mixes_values(energy)) and chains.chunks:
-                check_own_gradients(chains.chunks[0].energy, chains.chunks[0].state.x, chosen.final_conditions(energy))
-            run.go(done + length(chosen, steps, done), callback, progress)
+            _start(request, chains, recorder.before)
+            last_step = request.last_step(tuned)
+            SamplingLoop(chains, last_step, _observers(request, recorder, evaluator, last_step)).run()
         except Diverged as error:
             stop = error
-        points, here = chains.finished()
-        stop = stop if group is None else next((some for some in group.objects(stop) if some is not None), None)
-        if stop is not None:
-            bad = chains.diverged_at >= 0
-            points, bad = (points, bad) if group is None else (group.rows(points), group.rows(bad))
-            raise _error(energy, stop, _seen(points, asked), bad) from None
-        record = replace(run.trace(), reference=(run.reference(),) if trace else ())
-        record.kept = _choose_best(chains, points, here, copies) + chains.own.start
-        record.branch_shares = roster.branch_shares(points, record.kept) if trace else None
-        drawn = points[(record.kept - chains.own.start).to(points.device)]
-        if group is not None and group.share == "gather":
-            drawn, record = group.rows(drawn), gathered(record, group)
-        drawn = _seen(drawn, asked)
+        points, record = _result(request, chains, recorder, evaluator, stop)
     record.seconds = time.perf_counter() - began
-    return (drawn, record) if trace else drawn
+    return (points, record) if trace else points
 
 
-def _compiled(energy: Energy, still: Energy) -> Energy:
-    from composable_energy.sampling.compiling import compiled_twin  # late: torch's compiler is slow to import
+def _compile(request: SampleRequest) -> Energy:
+    from composable_energy.sampling.compile import compiled_twin  # late: torch's compiler is slow to import
 
-    return compiled_twin(energy, still)
+    return compiled_twin(request.owner, request.energy)
 
 
-def _choose_best(chains: Chains, points: Tensor, here: Tensor, copies: int) -> Tensor:
-    """Returns which chains are returned: of the copies of each point, that with the lowest evidence."""
+def _layout(request: SampleRequest, compiled: Energy, sampler: Sampler) -> Layout:
+    noise, points = Noise(request.seed, request.chains, kind=request.noise), request.points
+    return Layout(compiled, sampler, noise, points.zeros(), points.n, request.best_of, request.batch_size, request.init, request.ranks)
+
+
+def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
+    """Returns the recorder of the trace, with the record of an interrupted run."""
+    blank = Trace(
+        seed=request.seed,
+        noise=request.noise,
+        first_chain=request.chains.start,
+        sampler=chains.sampler,
+        shape=request.points.shape,
+        best_of=request.best_of,
+        on_divergence=request.on_divergence,
+        tuned=request.resume.tuned if request.resume else changed_options(request.sampler, chains.sampler),
+        burn_in=request.burn_in,
+    )
+    before = None
+    if request.saved is not None:
+        first = chains.own.start
+        before = request.saved.trace(blank, chains.layout.start(range(first, first + 1)).state)
+    return TraceRecorder(blank, steps=request.trace, every=request.every, before=before)
+
+
+def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None) -> None:
+    """Starts or continues the chains, and checks gradients against values where the draws depend on both."""
+    before = interrupted or request.resume
+    if before is None:
+        chains.start()
+    else:
+        chains.resume(before)
+    if chains.chunks and (chains.sampler.needs_values or request.best_of > 1 or mixes_values(request.energy)):
+        chunk = chains.chunks[0]
+        check_own_gradients(chunk.energy, chunk.state.x, chains.sampler.final_conditions(request.energy))
+
+
+def _observers(request: SampleRequest, recorder: TraceRecorder, evaluator: Evaluator, last_step: int) -> list[Observer]:
+    observers: list[Observer] = [recorder]
+    if request.progress and (request.ranks is None or request.ranks.rank == 0):
+        observers.append(Progress(last_step))
+    if request.callback is not None:
+        observers.append(CallbackObserver(request.callback))
+    if request.file is not None:
+        start = recorder.before.reference[0] if recorder.before else None
+        observers.append(CheckpointObserver(request.file, request.checkpoint_every, recorder, evaluator, start))
+    return observers
+
+
+def _result(
+    request: SampleRequest, chains: Chains, recorder: TraceRecorder, evaluator: Evaluator, stop: Diverged | None
+) -> tuple[Tensor, Trace]:
+    """Returns the points, decoded where they are latent, and the trace.
+
+    Raises:
+        SamplingDiverged: Chains of this or another process diverged, and the policy ends the sampling.
+    """
+    ranks, first, (points, present) = request.ranks, chains.own.start, chains.points()
+    stop = stop if ranks is None else next((some for some in ranks.gather(stop) if some is not None), None)
+    if stop is not None:
+        diverged = chains.diverged_at >= 0
+        points, diverged = (points, diverged) if ranks is None else (ranks.gather_rows(points), ranks.gather_rows(diverged))
+        raise _diverged_error(request.energy, stop, request.points.decode(points), diverged) from None
+    trace = recorder.trace(chains)
+    trace.kept = _select(evaluator, chains, points, present) + first
+    drawn = points[(trace.kept - first).to(points.device)]
+    if request.trace:
+        trace.reference = (final_reference(evaluator, chains),)
+        trace.branch_shares = _branch_shares(request, chains.sampler, drawn, trace.kept)
+    if ranks is not None and ranks.share == "gather":
+        drawn, trace = ranks.gather_rows(drawn), gather_trace(trace, ranks)
+    return request.points.decode(drawn), trace
+
+
+def _select(evaluator: Evaluator, chains: Chains, points: Tensor, present: Tensor) -> Tensor:
+    """Returns the places of the chains that are returned: of the copies of each point, the one with the lowest evidence."""
+    copies = evaluator.copies
     if copies == 1:
-        return here.nonzero().squeeze(1)
-    evidence = chains.roster.evidence(points).cpu()
-    evidence[~here | (chains.diverged_at >= 0) & (chains.restarts == 0) | evidence.isnan()] = float("inf")
+        return present.nonzero().squeeze(1)
+    evidence = evaluator.evidence(chains.own, points).cpu()
+    evidence[~present | (chains.diverged_at >= 0) & (chains.restarts == 0) | evidence.isnan()] = float("inf")
     best = evidence.view(-1, copies).argmin(1) + torch.arange(0, len(points), copies)
-    return best[here.view(-1, copies).any(1)]
+    return best[present.view(-1, copies).any(1)]
 
 
-def _seen(points: Tensor, asked: Asked) -> Tensor:
-    return points if asked.decoder is None else decode(asked.decoder, points)
+def _branch_shares(request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor) -> Tensor | None:
+    """Returns the mean share of each branch of a mixture at points of chains, with shape $(K,)$; None for another energy."""
+    if not isinstance(request.energy, Disjunction) or not len(chains):
+        return None
+    conditions, parts = sampler.final_conditions(request.energy), []
+    for ids, some in zip(chains.split(request.batch_size), points.split(request.batch_size), strict=True):
+        bound: dict[str, Tensor] = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
+        bound[CHAINS] = ids // request.best_of
+        parts.append(torch.softmax(-request.energy.branches(some, **bound), 0))
+    return torch.cat(parts, 1).mean(1)
 
 
-def _error(energy: Energy, stop: Diverged, samples: Tensor, bad: Tensor) -> SamplingDiverged:
+def _diverged_error(energy: Energy, stop: Diverged, samples: Tensor, diverged: Tensor) -> SamplingDiverged:
     ways = (
         "check the energy there, or give `init`"
         if stop.step == 0
@@ -259,12 +255,9 @@ def _error(energy: Energy, stop: Diverged, samples: Tensor, bad: Tensor) -> Samp
         "there, return `torch.where(inside, energy, torch.inf)`, which samplers that reject take for what it is"
     )
     return SamplingDiverged(
-        f"{int(bad.sum())} of {len(bad)} chains reached a non-finite point, energy or gradient of {energy} {stop.reason}: {ways}. "
-        "The error's `samples` are the last finite points.",
+        f"{int(diverged.sum())} of {len(diverged)} chains reached a non-finite point, energy or gradient of {energy} {stop.reason}: "
+        f"{ways}. The error's `samples` are the last finite points.",
         samples=samples,
-        diverged=bad,
+        diverged=diverged,
         step=stop.step,
     )
-
-
-_OWN = tuple(name for name, p in inspect.signature(sample).parameters.items() if p.kind is p.KEYWORD_ONLY)

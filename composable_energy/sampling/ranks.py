@@ -1,4 +1,4 @@
-"""Several processes that draw one set of chains, as `torchrun` starts them."""
+"""The processes that share the chains of a call, as `torchrun` starts them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a call. What its methods are given, all of them give at the same time.
+    """The processes of a call. Every method that communicates is called by all of them at the same time.
 
     Args:
-        rank: The number of this one.
-        size: How many there are.
-        share: Whether each returns all points or its own.
+        rank: The number of this process.
+        size: The number of processes.
+        share: Whether each process returns all points or its own.
     """
 
     rank: int
@@ -32,10 +32,10 @@ class Ranks:
 
     @classmethod
     def of(cls, share: Share | None) -> Ranks | None:
-        """Returns the processes that share the call; None for a process that draws alone.
+        """Returns the processes that share a call; None for a process that draws alone.
 
         Raises:
-            OptionError: Processes are asked for, and `torch.distributed` knows none.
+            OptionError: `share` is unknown, or `torch.distributed` is not initialised.
         """
         if share is None:
             return None
@@ -49,7 +49,7 @@ class Ranks:
         return cls(distributed.get_rank(), distributed.get_world_size(), share)
 
     def own(self, n: int) -> range:
-        """Returns which of `n` points this process draws; the numbers of two processes differ by at most one.
+        """Returns which of `n` points this process draws; two processes differ by at most one point.
 
         Raises:
             OptionError: There are fewer points than processes.
@@ -58,12 +58,11 @@ class Ranks:
             raise OptionError(f"{self.size} processes share {n} points: ask for as many at least.")
         return range(self.rank * n // self.size, (self.rank + 1) * n // self.size)
 
-    def rows(self, own: Tensor) -> Tensor:
+    def gather_rows(self, own: Tensor) -> Tensor:
         """Returns the rows of all processes one after another."""
-        counts = self.objects(len(own))
-        data = (
-            own.clone(memory_format=torch.contiguous_format).reshape(len(own), -1).view(torch.uint8)
-        )  # bytes: not every backend knows every dtype
+        counts = self.gather(len(own))
+        whole = own.clone(memory_format=torch.contiguous_format).reshape(len(own), -1)
+        data = whole.view(torch.uint8)  # not every backend takes every dtype, and all take bytes
         padded = data.new_zeros((max(counts), *data.shape[1:]))
         padded[: len(own)] = data
         parts = [torch.empty_like(padded) for _ in counts]
@@ -71,14 +70,14 @@ class Ranks:
         rows = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
         return rows.view(own.dtype).reshape(-1, *own.shape[1:])
 
-    def objects(self, own: T) -> list[T]:
-        """Returns what each process gave, in the order of their numbers."""
+    def gather(self, own: T) -> list[T]:
+        """Returns the objects of all processes, in the order of their numbers."""
         parts: list[Any] = [None] * self.size
         distributed.all_gather_object(parts, own)
         return parts
 
-    def first(self, own: T) -> T:
-        """Returns what the first process gave."""
+    def broadcast(self, own: T) -> T:
+        """Returns the object of the first process."""
         box: list[Any] = [own]
         distributed.broadcast_object_list(box)
         return box[0]

@@ -1,6 +1,6 @@
-r"""What a sampler is: `init` and `step`, and for some a start, a tuning, a meeting of chains and a finish of their own.
+r"""The interface of samplers: `init` and `step`, and optional hooks for the start, the tuning and the coupling of chains.
 
-An author writes a frozen dataclass whose fields are the options:
+A sampler is a frozen dataclass whose fields are its options:
 
     @dataclass(frozen=True)
     class Walk(Sampler):
@@ -13,8 +13,8 @@ An author writes a frozen dataclass whose fields are the options:
             x = state.x + self.scale * noise.normal(state.x)
             return State(x, *energy_and_gradient(energy, x)), Info()
 
-The driver calls it under `torch.no_grad()` with a twin of the energy, for some of the chains at a time, and looks after everything else.
-The twin is in eval mode, and its parameters take no gradients.
+The driver, the function `sample`, calls it under `torch.no_grad()` with a twin of the energy in eval mode, for some of the chains at a
+time. Batches, traces, checkpoints and divergence are the driver's.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ __all__ = ["Info", "Sampler", "State", "changed_options", "energy_and_gradient"]
 
 @dataclass(frozen=True)
 class State:
-    """What the next step needs, and a checkpoint keeps. A sampler that needs more adds fields.
+    """The state of chains, from which the next step continues and which a checkpoint keeps. A sampler that needs more adds fields.
 
     A tensor has one row for each chain, so that the driver can advance, stop and join some of the chains. A tensor that all chains share
     is a field with the metadata `per_chain=False`:
 
         scales: Tensor = field(metadata={"per_chain": False})
 
-    Tensors without axes, and anything that is no tensor, are shared as well. What is shared must not depend on the chains: where states are
-    joined, that of the first is kept. The driver raises `ShapeError` for a tensor whose first axis does not fit.
+    Tensors without axes and objects that are no tensors are shared as well. Shared fields must not depend on the chains: joined states
+    keep those of the first. The driver raises `ShapeError` for a tensor with another number of rows.
 
     Args:
         x: The points, with shape $(B, *)$.
-        energy: Their energies, with shape $(B,)$.
-        grad: The gradients there, with shape $(B, *)$; zeros in a sampler that needs none.
+        energy: The energies of the points, with shape $(B,)$.
+        grad: The gradients at the points, with shape $(B, *)$; zeros in a sampler that needs none.
     """
 
     x: Tensor
@@ -60,16 +60,16 @@ class State:
 
 @dataclass(frozen=True)
 class Info:
-    """What people want to know of a step.
+    """Diagnostics of a step.
 
     Args:
-        acceptance: The probability with which each proposal was accepted, with shape $(B,)$; None where nothing is ever rejected.
-        scalars: Anything else. A number is a setting that all chains share, such as the noise level. A tensor with shape $(B,)$ has a
-            number for each chain, of which the driver takes the mean, without those that are NaN. A trace and a callback get numbers that
-            are of all chains, whatever `batch_size` and ranks; so a sampler takes no mean itself. Numbers that differ between batches are
-            averaged with the number of chains as weights. What is no mean, such as a maximum, is the business of `Sampler.couple`.
-        chains: Which of the chains the rows of the state are, counted from 0, where some have been stopped; None while all go on. The
-            driver writes this, for callbacks.
+        acceptance: The probability with which each proposal was accepted, with shape $(B,)$; None if nothing is ever rejected.
+        scalars: Other numbers by name. A float is a setting that all chains share, such as the noise level. A tensor with shape $(B,)$ has
+            one number for each chain, and the driver takes the mean over all chains without NaN, whatever the batches and processes; so a
+            sampler takes no mean itself. Floats that differ between batches are averaged with the number of chains as weights. Other
+            reductions, such as a maximum, belong to `Sampler.couple`.
+        chains: The ids, counted from 0, of the chains in the rows of the state, after some were stopped; None while all are
+            active. The driver fills it in for callbacks.
     """
 
     acceptance: Tensor | None = None
@@ -80,20 +80,21 @@ class Info:
 class Sampler(ABC):
     """Abstract sampler. A subclass writes `init` and `step`, and is a frozen dataclass of its options.
 
-    Two samplers are equal if they have the same class and options of the same values, tensors and arrays among them; options that are
-    fields with `compare=False` do not count. A subclass gets this `__eq__`, and a `__hash__` that fits, in place of those that
-    `dataclass` would make, which cannot compare tensors. Objects in options compare by their own `__eq__`.
+    Two samplers are equal if they have the same class and options of the same values, tensors and arrays included; fields with
+    `compare=False` do not count. A subclass inherits this `__eq__` and a matching `__hash__`, because those of `dataclass` cannot compare
+    tensors. Other objects in options compare by their own `__eq__`.
 
     Attributes:
-        default_steps: How many steps are taken when nobody says.
-        total_steps: After how many there is nothing left to do; None for a chain that may go on for ever.
+        default_steps: The number of steps of a call that gives none.
+        total_steps: The length of the schedule; None for a chain without end.
         binds: Conditions of an energy that the sampler binds itself, such as `sigma`.
-        refused: Options that people may look for, with the reason why there are none.
-        needs_values: Whether the draws depend on energies, as where proposals are rejected; False for one that follows gradients alone,
-            which can then draw from an energy without value.
-        gradients: How many gradients each chain takes at a step; None if that changes. A sampler with trajectories tells a scalar
-            `leapfrogs` instead.
-        stationary: Whether the chains settle on a density, so that later points of a chain are draws as well; not if there is a last step.
+        refused: Names of options that users may expect, with the reason why they do not exist.
+        needs_values: Whether the draws depend on energies, as where proposals are rejected. A sampler that follows gradients alone sets it
+            to False, and can draw from an energy without value.
+        gradients: The number of gradients that each chain evaluates at a step; None if it varies. A sampler with trajectories reports a
+            scalar `leapfrogs` instead.
+        stationary: Whether the chains have a stationary density, so that later points of a chain are draws as well; by default, whether
+            there is no last step.
     """
 
     default_steps: ClassVar[int] = 1000
@@ -104,7 +105,7 @@ class Sampler(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # `dataclass` keeps methods that are in the class itself when it decorates it, which is after this.
+        # `dataclass` decorates the class after this, and keeps methods that the class itself has.
         if cls.__eq__ is Sampler.__eq__ and "__hash__" not in vars(cls):
             cls.__eq__, cls.__hash__ = Sampler.__eq__, Sampler.__hash__
 
@@ -126,31 +127,31 @@ class Sampler(ABC):
 
         Args:
             energy: The energy.
-            x: The points at the start, with shape $(B, *)$; the sampler may keep them.
+            x: The start points, with shape $(B, *)$; the state may hold them.
             noise: The noise of these chains at step 0.
         """
 
     @abstractmethod
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        """Returns the next state, and what happened.
+        """Returns the next state and its diagnostics.
 
-        A point of infinite energy has density 0, and rejecting it is right. An energy that is not a number must not be hidden by a
-        rejection: return it in the state, and the driver freezes the chain at its last finite point and reports it.
+        A point of infinite energy has density 0, and rejecting it is right. A rejection must not hide an energy that is NaN: return it in
+        the state, and the driver stops the chain at its last finite point and reports it.
 
         Args:
             energy: The energy.
-            state: The state that `init` or the last `step` returned; it is not changed in place.
+            state: The state that `init` or the last `step` returned; it must not be changed in place.
             noise: The noise of these chains at this step; `noise.step` counts from 1.
         """
 
     def move(self, state: State, noise: Noise) -> Tensor | None:
-        """Returns the points of the next state, for a sampler that needs nothing of the energy there to decide on them; else None.
+        """Returns the points of the next state if they do not depend on the energy there; else None.
 
-        Who needs the points of the last step alone saves a gradient by it.
+        It saves one gradient evaluation where only the final points are needed.
 
         Args:
-            state: As for `step`.
-            noise: As for `step`.
+            state: The state before the step.
+            noise: The noise of these chains at this step.
         """
         return None
 
@@ -163,7 +164,7 @@ class Sampler(ABC):
         return self.total_steps is None
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:
-        """Returns the points to start at; standard normal ones unless a sampler knows better.
+        """Returns the start points; standard normal ones by default.
 
         Args:
             like: Zeros with shape $(B, *)$.
@@ -172,54 +173,50 @@ class Sampler(ABC):
         return noise.normal(like)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
-        """Returns a sampler whose open options are settled, by a pilot run of some chains that does not depend on those that are drawn.
+        """Returns a sampler with all options set, tuned on pilot chains that do not depend on the chains of the call.
 
         Args:
             energy: The energy.
-            x: The points to start at.
+            x: The start points of the pilot chains, with shape $(B, *)$.
             noise: The noise of the pilot chains.
         """
         return self
 
-    def finish(self, energy: Energy, state: State, noise: Noise) -> Tensor:
-        """Returns the points that the chains have drawn."""
-        return state.x
-
     def couple(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Mapping[str, float]]:
-        """Lets chains meet after each step, as resampling does; a sampler that does not write this has independent chains.
+        """Couples all chains after each step, as resampling does; chains are independent if a sampler does not override it.
 
         Args:
             energy: The energy.
-            state: The state of all chains that go on, in the order of their ids, whatever the chunks and ranks.
-            noise: The noise of these chains at this step, of which `step` has drawn some streams already.
+            state: The state of all active chains, in the order of their ids, over all batches and processes.
+            noise: The noise of these chains at this step, of which `step` has used some streams.
 
         Returns:
-            A state with as many rows, the i-th for the i-th chain, and scalars of all chains that join those of the step.
+            A state with as many rows in the same order, and scalars of all chains in addition to those of the step.
         """
         return state, {}
 
     def bias(self, state: State) -> Tensor | None:
-        r"""Returns by how much the step makes points spread too far, told from where they are, with shape $(B,)$; None if not at all.
+        r"""Returns an estimate of the discretisation bias at the points of a state, with shape $(B,)$; None for an unbiased sampler.
 
-        It is the relative excess of $\langle x \cdot \nabla E \rangle$, which is $T$ times the number of coordinates for draws of the
-        density, and on a Gaussian that of the variance.
+        The bias is the relative excess of $\langle x \cdot \nabla E \rangle$, which is $T$ times the number of coordinates for draws of
+        the density; on a Gaussian it is the excess of the variance.
         """
         return None
 
     def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
-        """Returns the conditions under which the last points have their energy, for those that the sampler binds."""
+        """Returns the values at the last step of the conditions that the sampler binds."""
         return {}
 
 
 def changed_options(before: Sampler, after: Sampler) -> tuple[str, ...]:
-    """Returns the names of the options in which two samplers of one class differ, such as those that were tuned."""
+    """Returns the names of the options in which two samplers of one class differ, such as tuned ones."""
     if type(before) is not type(after) or not is_dataclass(before):
         return ()
     return tuple(f.name for f in fields(before) if not _equal(getattr(before, f.name), getattr(after, f.name)))
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Compares two options by value, where `==` of tensors and arrays gives one answer for each number."""
+    """Returns whether two options are equal by value; `==` of tensors and arrays compares their numbers one by one."""
     if one is other:
         return True
     if isinstance(one, Tensor) and isinstance(other, Tensor):
@@ -234,12 +231,12 @@ def _equal(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(_equal, one, other))
     try:
         return bool(one == other)
-    except (RuntimeError, ValueError):  # an object that holds tensors, and compares them number by number
+    except (RuntimeError, ValueError):  # an object that contains tensors, whose `==` has no single answer
         return False
 
 
 def _hash(value: Any) -> int:
-    """A hash that is the same for options that are equal."""
+    """Returns a hash of an option; equal options have equal hashes."""
     if isinstance(value, Tensor | np.ndarray):
         return hash((tuple(value.shape), str(value.dtype)))
     if isinstance(value, tuple):

@@ -1,28 +1,30 @@
-"""Traces: what a call of `sample` did, enough to do it again and to go on."""
+"""Traces: the record of a call of `sample`, enough to repeat it and to resume it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from composable_energy.sampling.layout import weighted_mean
+from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
+from composable_energy.sampling.values import Values, join_values
 
 if TYPE_CHECKING:
     from composable_energy.diagnostics import SamplingWarning, Summary
-    from composable_energy.sampling.values import Values
 
-__all__ = ["Policy", "Stopped", "Trace"]
+__all__ = ["Policy", "Stopped", "Trace", "gather_trace"]
 
 Policy = Literal["raise", "drop", "restart", "keep"]
 
 
 @dataclass(frozen=True)
 class Stopped:
-    """Chains that were stopped: their ids, and the state at their last finite points."""
+    """Chains that were stopped: their ids, and their state at the last finite points."""
 
     chains: tuple[int, ...] | range
     state: State
@@ -36,28 +38,27 @@ class Trace:
         seed: The seed, also when it was drawn.
         noise: The kind of noise.
         first_chain: The id of the first chain.
-        sampler: The sampler with the options it ran with, those that were tuned among them.
-        tuned: The names of the sampler's options that were settled on pilot chains.
-        steps: How many steps were taken since the start, those before a resume among them.
-        shape: The shape that was asked for.
-        best_of: How many draws there were for each that was returned.
-        on_divergence: What became of chains that diverged.
-        batch_size: How many chains were evaluated together.
-        chains: The ids, from 0, of the $m$ chains that this is about: all of them, or those of one process.
-        burn_in: How many steps passed before points were kept.
-        seconds: How long the call took, tuning with it.
-        kept: Which chains were returned, by their ids, with shape $(n,)$.
-        energies: The energies after each step, with shape (steps, $m$); not a number for chains that were dropped, and for an energy
-            without value.
+        sampler: The sampler with the options it ran with, tuned ones included.
+        tuned: The names of the sampler's options that pilot chains tuned.
+        steps: The number of steps since the start, those before a resume included.
+        shape: The requested shape.
+        best_of: The number of draws for each one that was returned.
+        on_divergence: The policy for chains that diverged.
+        batch_size: The number of chains that were evaluated together.
+        chains: The ids, from 0, of the $m$ chains of this record: all chains, or those of one process.
+        burn_in: The number of steps before points were kept.
+        seconds: The duration of the call, tuning included.
+        kept: The ids of the chains that were returned, with shape $(n,)$.
+        energies: The energies after each step, with shape (steps, $m$); NaN for chains that were dropped, and for an energy without value.
         acceptance: The probability with which each proposal was accepted, with shape (steps, $m$); None if the sampler never rejects.
-        scalars: What else the sampler reported of each step, numbers of all chains that took it; see `Info`.
-        diverged: Which chains diverged, with shape $(m,)$.
-        diverged_at: After how many steps they did, with shape $(m,)$; -1 for the others.
-        restarts: How often each chain was started again, with shape $(m,)$.
-        points: The points of every k-th step after the burn-in, with shape (draws, $m$, *), for `trace=k`; else None. Latents, for an
-            energy that lives in a latent space.
+        scalars: The other numbers that the sampler reported at each step, over all chains that took it; see `Info`.
+        diverged: Whether each chain diverged, with shape $(m,)$.
+        diverged_at: The number of steps after which each chain diverged, with shape $(m,)$; -1 for the others.
+        restarts: The number of restarts of each chain, with shape $(m,)$.
+        points: The points of every k-th step after the burn-in, with shape (draws, $m$, *), for `trace=k`; else None. Latent points, for an
+            energy of a latent space.
         point_steps: The steps of the points.
-        states: What the chains need to go on: their ids, how often they were started again, and the state.
+        states: What the chains need to continue: their ids, their number of restarts, and their state.
         stopped: The chains that were stopped.
         branch_shares: For a mixture at the top of an expression, the mean share of each branch at the points that were returned, with
             shape $(K,)$; None for any other energy.
@@ -92,13 +93,13 @@ class Trace:
     reference: tuple[Values, ...] = ()
 
     def summary(self, burn_in: int | None = None) -> Summary:
-        """Returns what was done, what came out, and what is wrong; it prints as a table.
+        """Returns a summary of the call with its warnings; it prints as a table.
 
-        Judged are the points that were kept. Without any it is the energies after the burn-in, or those of the later half of the steps
-        where there was none. Chains that diverged are left out.
+        It assesses the recorded points. Without any it assesses the energies after the burn-in, or those of the later half of the steps
+        if there was no burn-in. Chains that diverged are left out.
 
         Args:
-            burn_in: Leaves out so many steps, counted from the start of the chains; None leaves out no more than was left out already.
+            burn_in: The number of steps to leave out, counted from the start of the chains; None takes the burn-in of the call.
 
         Raises:
             OptionError: The burn-in leaves nothing.
@@ -108,19 +109,19 @@ class Trace:
         return summarize(self, burn_in)
 
     def warnings(self, burn_in: int | None = None) -> list[SamplingWarning]:
-        """Returns what is wrong: what was seen, and what to do.
+        """Returns the warnings of the summary: what was observed, and what to do.
 
         Args:
-            burn_in: As for `summary`.
+            burn_in: The number of steps to leave out, as for `summary`.
         """
         return list(self.summary(burn_in).warnings)
 
     def to_arviz(self, name: str = "x", dims: Sequence[str] | None = None, coords: Mapping[str, Sequence[Any]] | None = None) -> Any:
-        """Returns what ArviZ takes since its version 1: an `xarray.DataTree`; an older one converts it by `arviz.from_datatree`.
+        """Returns an `xarray.DataTree`, the format of ArviZ since version 1; older versions convert it by `arviz.from_datatree`.
 
         Its group `posterior` has the recorded points with the axes (chain, draw, *), if there are some, and `sample_stats` the rest: `lp`,
-        which is minus the energy, `diverging`, `acceptance_rate`, `step_size`, `n_steps` (leapfrogs) and what else the sampler told.
-        Chains have their ids, draws their steps. Chains that were dropped hold what is not a number.
+        which is minus the energy, `diverging`, `acceptance_rate`, `step_size`, `n_steps` (leapfrogs) and other scalars of the sampler.
+        Chains are labelled by their ids, draws by their steps. Chains that were dropped are NaN.
 
         Args:
             name: The name of the points.
@@ -170,5 +171,55 @@ class Trace:
 
 
 def _array(values: Tensor) -> Any:
-    """A NumPy array, of which there is none in bfloat16."""
+    """Returns a NumPy array; NumPy has no bfloat16."""
     return (values.float() if values.dtype == torch.bfloat16 else values).cpu().numpy()
+
+
+def gather_trace(trace: Trace, ranks: Ranks) -> Trace:
+    """Returns one trace of all chains from those of each process."""
+    parts = ranks.gather(trace)
+
+    def steps(name: str) -> Tensor | None:
+        """Joins chains side by side; the record of a process whose chains have all stopped is shorter, and filled with NaN."""
+        values = [getattr(part, name) for part in parts]
+        some = next((value for value in values if value is not None), None)
+        if some is None:
+            return None
+        longest, padded = max(len(value) for value in values if value is not None), []
+        for part, value in zip(parts, values, strict=True):
+            done = 0 if value is None else len(value)
+            blank = some.new_full((longest - done, len(part.chains) if longest else 0, *some.shape[2:]), float("nan"))
+            padded.append(blank if value is None else torch.cat([value, blank]) if len(blank) else value)
+        return torch.cat(padded, 1)
+
+    shares = [(part.branch_shares, len(part.kept)) for part in parts if part.branch_shares is not None]
+    total = sum(count for _, count in shares)
+    return replace(
+        parts[0],
+        chains=range(parts[0].chains.start, parts[-1].chains.stop),
+        states=[group for part in parts for group in part.states],
+        stopped=[some for part in parts for some in part.stopped],
+        branch_shares=torch.stack([share * (count / total) for share, count in shares]).sum(0) if shares else None,
+        scalars=_gather_scalars(parts),
+        reference=tuple(join_values(values) for values in zip(*(part.reference for part in parts), strict=True)),
+        **{name: torch.cat([getattr(part, name) for part in parts]) for name in ("kept", "diverged", "diverged_at", "restarts")},
+        **{name: steps(name) for name in ("energies", "acceptance", "points")},
+    )
+
+
+def _gather_scalars(parts: Sequence[Trace]) -> dict[str, list[float]]:
+    """Joins the scalars of the processes, weighted with the number of chains that took each step."""
+
+    def active(part: Trace, back: int) -> int:
+        """Returns how many chains of a process took the step that is the `back`-th from its end."""
+        step, at = part.steps - back + 1, part.diverged_at
+        return len(at) if part.on_divergence == "restart" else int(((at < 0) | (at >= step)).sum())
+
+    joined: dict[str, list[float]] = {}
+    for name in dict.fromkeys(name for part in parts for name in part.scalars):
+        known = [(part, part.scalars[name]) for part in parts if name in part.scalars]
+        joined[name] = [
+            weighted_mean([(active(part, len(values) - place), values[place]) for part, values in known if place < len(values)])
+            for place in range(max(len(values) for _, values in known))
+        ]
+    return joined

@@ -1,35 +1,41 @@
-"""Whether an energy is the same as before: energies and gradients at stored points, computed again and compared."""
+"""Checks of an energy's values: whether they are those of before, and whether the energy's own gradients fit them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from composable_energy.algebra import Disjunction, Negation, Weighted
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energy import Energy
-from composable_energy.errors import ExpressionError
-from composable_energy.sampling.roster import compact
-from composable_energy.sampling.rows import on_rows
+from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.gradients import Use, recording
+from composable_energy.sampling.layout import compact
+from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State, energy_and_gradient
+from composable_energy.sampling.wrappers import select_rows
 
-__all__ = ["Evaluator", "Values", "join_values"]
+__all__ = ["Evaluator", "Values", "check_own_gradients", "check_same_energy", "join_values", "mixes_values"]
 
-_LEVEL = 1.0  # where a condition that the sampler binds is compared, beside its last value
+_LEVEL = 1.0  # a second value, besides the last one, of a condition that the sampler binds
+_SLOPE_TOLERANCE = 0.1  # relative; finite differences in float32 are off by a few per cent where energies bend
 
 
 @dataclass(frozen=True)
 class Values:
-    """What an energy says at $m$ points of chains, under each of $L$ sets of conditions.
+    """Energies and gradients at $m$ points of chains, under each of $L$ sets of conditions.
 
     Args:
         chains: The ids of the chains, with shape $(m,)$.
         x: The points, with shape $(m, *)$.
-        energies: With shape $(m, L)$.
-        grads: The gradients, with shape $(m, L, *)$; not a number where none is known, and nothing is compared.
-        evidence: With shape $(m, 1)$ where the evidence chooses among several chains, else $(m, 0)$.
+        energies: The energies, with shape $(m, L)$.
+        grads: The gradients, with shape $(m, L, *)$; NaN where none is known, which is not compared.
+        evidence: The evidence, with shape $(m, 1)$ where it selects among several chains, else $(m, 0)$.
     """
 
     chains: Tensor
@@ -40,43 +46,49 @@ class Values:
 
     @classmethod
     def of_states(cls, chains: Sequence[int], states: Sequence[State]) -> Values:
-        """Returns what states of chains hold, for a sampler that binds no condition; gradients of zero alone are none."""
+        """Returns the values that states hold, for a sampler that binds no condition; gradients that are all zero count as unknown."""
         x, energies, grads = (torch.cat([getattr(state, name) for state in states]) for name in ("x", "energy", "grad"))
         known = energies.isfinite() if grads.any() else torch.zeros_like(energies, dtype=torch.bool)
-        grads = torch.where(known.view(-1, *[1] * (x.ndim - 1)), grads, torch.nan)
+        grads = torch.where(unsqueeze_to(known, x), grads, torch.nan)
         return cls(torch.tensor(list(chains), dtype=torch.int64), x, energies[:, None], grads[:, None], energies.new_empty(len(x), 0))
 
-    def of(self, chains: range) -> Values:
-        """Returns those of some chains."""
+    def select(self, chains: range) -> Values:
+        """Returns the values of some chains."""
         own = torch.tensor([i in chains for i in self.chains.tolist()], dtype=torch.bool)
-        return Values(*(tensor[own.to(tensor.device)] for tensor in self._tensors))
+        return Values(*(tensor[own.to(tensor.device)] for tensor in self._tensors()))
 
     def to(self, device: torch.device) -> Values:
-        """Returns them on a device."""
-        return Values(*(tensor.to(device) for tensor in self._tensors))
+        """Returns the values on a device."""
+        return Values(*(tensor.to(device) for tensor in self._tensors()))
 
-    @property
     def _tensors(self) -> list[Tensor]:
         return [getattr(self, field.name) for field in fields(self)]
 
 
+def join_values(parts: Sequence[Values]) -> Values:
+    """Returns values of several groups of chains as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Values(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Values)))
+
+
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates an energy at points of chains, and compares it with what it said before.
+    """Evaluates an energy at points of chains, and compares the values with earlier ones.
 
     Args:
         energy: The energy.
-        sampler: The sampler, which may bind conditions itself: these get its last value, and another.
-        n: How many rows bound conditions have.
+        sampler: The sampler. Conditions that it binds get two values: the last one of the sampler, and a fixed one.
+        rows: The number of rows of bound conditions.
         copies: How many chains share a row.
-        size: How many points are evaluated together.
+        batch_size: How many points are evaluated together.
     """
 
     energy: Energy
     sampler: Sampler
-    n: int
+    rows: int
     copies: int
-    size: int
+    batch_size: int
 
     def values(self, chains: Sequence[int], x: Tensor) -> Values:
         """Returns the values at points of chains.
@@ -87,50 +99,57 @@ class Evaluator:
         """
         ids = torch.tensor(list(chains), dtype=torch.int64)
         if not len(ids):
-            levels = len(self._levels)
+            levels = len(self._conditions())
             return Values(ids, x, x.new_empty(0, levels), x.new_empty(0, levels, *x.shape[1:]), x.new_empty(0, int(self.copies > 1)))
-        return join_values([self._some(*part) for part in zip(ids.split(self.size), x.split(self.size), strict=True)])
+        return join_values([self._batch(*batch) for batch in zip(ids.split(self.batch_size), x.split(self.batch_size), strict=True)])
+
+    def evidence(self, chains: Sequence[int], x: Tensor) -> Tensor:
+        """Returns the evidence at points of chains, with shape $(m,)$, under the sampler's last conditions."""
+        last, parts = self.sampler.final_conditions(self.energy), []
+        for ids, some in zip(torch.tensor(list(chains)).split(self.batch_size), x.split(self.batch_size), strict=True):
+            parts.append(self._energy_of(ids).evidence(some, **_per_point(last, some)))
+        return torch.cat(parts)
 
     @property
-    def as_states(self) -> bool:
-        """Whether states of the sampler hold the values, as far as they are compared."""
+    def states_hold_values(self) -> bool:
+        """Whether states of the sampler hold all values that are compared."""
         return self.copies == 1 and not self.sampler.binds & self.energy.conditions
 
     def difference(self, before: Values) -> str | None:
-        """Returns where the energy is not what it was, as text; None if it is the same up to rounding."""
+        """Describes the first value that changed by more than rounding; None if there is none."""
         if not len(before.x):
             return None
         now = self.values(before.chains.tolist(), before.x)
         near, close = _tolerances(before)
-        for name, was, found, tolerance in (
+        for name, old, new, tolerance in (
             ("energy", before.energies, now.energies, near),
             ("gradient", _flat(before.grads), _flat(now.grads), close),
             ("evidence", before.evidence, now.evidence, near.amax(1, keepdim=True)),
         ):
-            both = was.isfinite() & found.isfinite()
-            unknown = was.isnan() if name == "gradient" else was.isnan() & found.isnan()
-            same = torch.where(both, (found - was).abs() <= tolerance, (was == found) | unknown)
+            both = old.isfinite() & new.isfinite()
+            unknown = old.isnan() if name == "gradient" else old.isnan() & new.isnan()
+            same = torch.where(both, (new - old).abs() <= tolerance, (old == new) | unknown)
             if not same.all():
                 row, level, *_ = place = tuple((~same).nonzero()[0].tolist())
-                known = self._levels[level] if name != "evidence" else {}
-                under = "".join(f" at {condition}={value:.4g}" for condition, value in known.items())
-                old, new = _told_apart(was[place].item(), found[place].item())
-                return f"where chain {int(before.chains[row])} was, the {name}{under} was {old} and is {new} now"
+                bound = self._conditions()[level] if name != "evidence" else {}
+                under = "".join(f" at {condition}={value:.4g}" for condition, value in bound.items())
+                a, b = old[place].item(), new[place].item()
+                digits = next((digits for digits in (6, 9) if f"{a:.{digits}g}" != f"{b:.{digits}g}"), 17)
+                chain = int(before.chains[row])
+                return f"where chain {chain} was, the {name}{under} was {a:.{digits}g} and is {b:.{digits}g} now"
         return None
 
-    def _some(self, chains: Tensor, x: Tensor) -> Values:
-        rows = compact([chain // self.copies for chain in chains.tolist()])
-        energy = on_rows(self.energy, rows, self.n)
-        pairs = [_energy_and_gradient(energy, x, conditions) for conditions in self._levels]
-        evidence = x.new_empty(len(x), 0)
-        if self.copies > 1:
-            last = {name: x.new_full((len(x),), value) for name, value in self.sampler.final_conditions(self.energy).items()}
-            evidence = energy.evidence(x, **last)[:, None]
-        return Values(chains, x, torch.stack([pair[0] for pair in pairs], 1), torch.stack([pair[1] for pair in pairs], 1), evidence)
+    def _batch(self, chains: Tensor, x: Tensor) -> Values:
+        energy = self._energy_of(chains)
+        energies, grads = zip(*(_energy_and_gradient(energy, x, conditions) for conditions in self._conditions()), strict=True)
+        evidence = self.evidence(chains.tolist(), x)[:, None] if self.copies > 1 else x.new_empty(len(x), 0)
+        return Values(chains, x, torch.stack(energies, 1), torch.stack(grads, 1), evidence)
 
-    @property
-    def _levels(self) -> list[dict[str, float]]:
-        """The sets of conditions to compare under."""
+    def _energy_of(self, chains: Tensor) -> Energy:
+        return select_rows(self.energy, compact([chain // self.copies for chain in chains.tolist()]), self.rows)
+
+    def _conditions(self) -> list[dict[str, float]]:
+        """Returns the sets of conditions to compare under."""
         names = sorted(self.sampler.binds & self.energy.conditions)
         if not names:
             return [{}]
@@ -138,27 +157,101 @@ class Evaluator:
         return [{name: float(last.get(name, _LEVEL / 10)) for name in names}, dict.fromkeys(names, _LEVEL)]
 
 
-def join_values(parts: Sequence[Values]) -> Values:
-    """Returns values of several groups of chains as one."""
-    if len(parts) == 1:
-        return parts[0]
-    return Values(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Values)))
+def check_same_energy(evaluator: Evaluator, reference: Sequence[Values], ranks: Ranks | None, checkpoint: str | Path | None = None) -> None:
+    """Raises if an energy has other values than before.
+
+    Args:
+        evaluator: Evaluates the energy.
+        reference: The values of before.
+        ranks: The processes that share the comparison.
+        checkpoint: The file that holds the reference; None for a trace.
+
+    Raises:
+        OptionError: The energy is another one, or its weights have changed: a step would mix both.
+    """
+    own = range(evaluator.rows) if ranks is None else ranks.own(evaluator.rows)
+    chains = range(own.start * evaluator.copies, own.stop * evaluator.copies)
+    found = [evaluator.difference(values.select(chains)) for values in reference]
+    found = found if ranks is None else [text for texts in ranks.gather(found) for text in texts]
+    problem = next(filter(None, found), None)
+    if problem is not None and checkpoint is None:
+        raise OptionError(
+            f"The trace is of another energy than {evaluator.energy}: {problem}. To start this energy at the points of the trace give them "
+            "as `init`."
+        )
+    if problem is not None:
+        raise OptionError(
+            f"{checkpoint} belongs to a call of another energy than {evaluator.energy}: {problem}. Give another path, or delete it to "
+            "begin anew."
+        )
+
+
+def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, float]) -> None:
+    """Raises if a part of an expression overrides `with_gradient` by gradients that do not fit its values.
+
+    A sampler that accepts and rejects by values would draw from another density than one that follows gradients. The values are compared
+    at the points where the expression evaluates that energy, by a central difference along the gradient.
+
+    Args:
+        energy: The expression.
+        x: Points, with shape $(B, *)$.
+        conditions: One value for all points.
+
+    Raises:
+        ExpressionError: Values and gradients do not fit at more than half of the points.
+    """
+    if all(type(part).with_gradient is Energy.with_gradient for part in energy.modules() if isinstance(part, Energy)):
+        return
+    with recording() as uses:
+        Weighted(energy, 1.0).with_gradient(x, **_per_point(conditions, x))
+    for use in (use for use in uses if use.energy.has_value):
+        slope, expected, measurable = _slopes(use)
+        off = measurable & ~((slope - expected).abs() <= _SLOPE_TOLERANCE * torch.maximum(slope.abs(), expected))
+        if 2 * int(off.sum()) > int(measurable.sum()):
+            row = int(off.nonzero()[0])
+            raise ExpressionError(
+                f"The values of {use.energy} do not fit its `with_gradient`: along the gradient they change by {slope[row]:.4g}, it says "
+                f"{expected[row]:.4g}. Correct one of them; if `forward` has no meaning, set `has_value = False` in "
+                f"{type(use.energy).__name__} and take a sampler that follows gradients alone, such as `langevin`."
+            )
+
+
+def mixes_values(energy: Energy) -> bool:
+    """Returns whether the gradient of an expression depends on values of its terms, as that of a mixture does."""
+    return any(isinstance(part, Disjunction) or (isinstance(part, Negation) and part.mode == "contrast") for part in energy.modules())
+
+
+def _slopes(use: Use) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the slopes along the gradient by values and by the gradient, and where the rounding is small enough to compare them."""
+    x, gradient, eps = use.x, use.gradient, torch.finfo(use.x.dtype).eps
+    expected = gradient.reshape(len(x), -1).norm(dim=1)
+    step = eps ** (1 / 3) * (1 + x.abs().max())
+    move = step * gradient / unsqueeze_to(expected.clamp_min(torch.finfo(x.dtype).tiny), x)
+    with torch.no_grad():
+        up, down = (use.energy(point, **use.conditions) for point in (x + move, x - move))
+    rounding = 100 * eps * (1 + up.abs()) / step
+    slope = (up - down) / (2 * step)
+    return slope, expected, slope.isfinite() & expected.isfinite() & (expected > rounding / _SLOPE_TOLERANCE)
 
 
 def _energy_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     try:
         return energy_and_gradient(energy, x, **conditions)
-    except ExpressionError:  # no gradient, of which some samplers have no need
-        rows = {name: x.new_full((len(x),), value) for name, value in conditions.items()}
-        return energy(x, **rows), torch.full_like(x, torch.nan)
+    except ExpressionError:  # the energy has no gradient, and some samplers need none
+        return energy(x, **_per_point(conditions, x)), torch.full_like(x, torch.nan)
+
+
+def _per_point(conditions: Mapping[str, Any], x: Tensor) -> dict[str, Tensor]:
+    """Returns conditions with one value for all points as tensors with one row for each point."""
+    return {name: x.new_full((len(x),), value) for name, value in conditions.items()}
 
 
 def _tolerances(values: Values) -> tuple[Tensor, Tensor]:
     r"""Returns how far energies, with shape $(m, L)$, and gradients, with shape $(m, L, 1)$, may be from those of another batch size.
 
-    Both are relative: to $1 + |E| + \sum_i |x_i \partial_i E|$, which covers terms that cancel, and to the largest
-    $|\partial_i E|$ of the point. Beside that a gradient may differ by what changes no energy over the width of the points, and by the
-    rounding of larger ones that cancel near a minimum.
+    Both are relative: to $1 + |E| + \sum_i |x_i \partial_i E|$, which covers terms that cancel, and to the largest $|\partial_i E|$ of
+    the point. A gradient may also differ by what changes no energy over the width of the points, and by the rounding of larger ones that
+    cancel near a minimum.
     """
     size, grads = max(1, values.x[0].numel()), _flat(values.grads).nan_to_num(0, 0, 0).abs()
     eps = max(torch.finfo(tensor.dtype).eps for tensor in (values.x, values.energies, values.grads))
@@ -167,12 +260,6 @@ def _tolerances(values: Values) -> tuple[Tensor, Tensor]:
     near = rounding * (1 + values.energies.abs() + (x * grads).sum(2))
     close = rounding * (grads.amax(2) + 1 / x.amax().clamp_min(1)) + min(64 * eps, rounding) * grads.amax((0, 2))
     return near, close[..., None]
-
-
-def _told_apart(old: float, new: float) -> tuple[str, str]:
-    """Writes two numbers with as many digits as show that they differ."""
-    digits = next((digits for digits in (6, 9) if f"{old:.{digits}g}" != f"{new:.{digits}g}"), 17)
-    return f"{old:.{digits}g}", f"{new:.{digits}g}"
 
 
 def _flat(grads: Tensor) -> Tensor:

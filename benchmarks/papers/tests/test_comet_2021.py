@@ -19,8 +19,7 @@ from composable_energy_comet import Decomposition
 from composable_energy_training import Batch
 
 
-@pytest.mark.slow
-def test_a_budget_of_steps_is_spent_to_the_step():
+def test_a_budget_of_steps_is_used_to_the_step():
     torch.manual_seed(0)
     seen, weight = [], nn.Parameter(torch.tensor(3.0))
     figures = fit(

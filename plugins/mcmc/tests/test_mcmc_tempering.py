@@ -37,7 +37,6 @@ def shares(points: Tensor) -> Tensor:
     return torch.bincount(nearest, minlength=4) / len(nearest)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_modes_get_their_weights_from_one_start_and_tuning_is_in_the_budget(seed):
     energy, start = Four(), MEANS[:1].expand(32, 2).clone()
@@ -118,7 +117,6 @@ class Flat(Base):
 SWAP = tempering.swap_replicas
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", [backwards, always, forgetful, without_base])
 def test_planted_faults_of_swaps_are_found(fault, monkeypatch):
     monkeypatch.setattr(tempering, "swap_replicas", fault)
@@ -133,7 +131,6 @@ class Labelled(ce.Energy):
         return (x - y[:, None]).square().sum(1) * 2
 
 
-@pytest.mark.slow
 def test_each_chain_keeps_its_own_condition_whatever_the_chunks():
     y = torch.arange(400, dtype=F64) % 5
     energy = Labelled().given(y=y) & Gaussian(torch.zeros(2, dtype=F64), 5.0)
@@ -146,7 +143,6 @@ def test_each_chain_keeps_its_own_condition_whatever_the_chunks():
     assert (white.square().mean() - 1).abs() < 4 * math.sqrt(2 / 800)
 
 
-@pytest.mark.slow
 def test_moments_of_an_expression_are_those_of_the_integral():
     one = ce.as_energy(MultivariateNormal(torch.tensor([2.0, 0.0], dtype=F64), 0.25 * torch.eye(2, dtype=F64)))
     two = ce.as_energy(MultivariateNormal(torch.tensor([-2.0, 1.0], dtype=F64), 0.5 * torch.eye(2, dtype=F64)))
@@ -163,7 +159,6 @@ def test_moments_of_an_expression_are_those_of_the_integral():
     assert ((products.mean(0) - covariance).abs() < 4 * products.std(0) / math.sqrt(n)).all()
 
 
-@pytest.mark.slow
 def test_outside_the_support_the_density_is_zero_though_the_base_reaches_there():
     n = 2000
     half = ce.as_energy(Exponential(torch.ones(1, dtype=F64)))
@@ -171,8 +166,7 @@ def test_outside_the_support_the_density_is_zero_though_the_base_reaches_there()
     assert x.min() > 0 and abs(x.mean() - 1) < 4 / math.sqrt(n)
 
 
-@pytest.mark.slow
-def test_a_broken_energy_that_only_hot_replicas_see_is_told():
+def test_a_broken_energy_that_only_hot_replicas_see_is_reported():
     broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 7, torch.nan, 1.0) * x.square().sum(1) * 5)
     assert broken.sample((20, 2), sampler="hmc", seed=0).norm(dim=1).max() < 2
     with pytest.raises(SamplingDiverged):
@@ -181,7 +175,6 @@ def test_a_broken_energy_that_only_hot_replicas_see_is_told():
     assert x.shape == (20, 2) and x.norm(dim=1).max() < 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 2, 4, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_points_of_any_shape_and_dtype(shape, dtype):
@@ -196,7 +189,6 @@ def test_half_precision_is_refused():
             Gaussian(torch.zeros(2, dtype=torch.bfloat16)).sample(4, sampler=sampler, seed=0)
 
 
-@pytest.mark.slow
 def test_images_have_the_right_law_and_gradients_are_counted():
     calls = []
     energy = ce.as_energy(lambda x: calls.append(len(x)) or x.square().flatten(1).sum(1) / 2)
@@ -212,8 +204,7 @@ def test_images_have_the_right_law_and_gradients_are_counted():
     assert abs(norms.mean() - 48) < 4 * math.sqrt(2 * 48 / 500)
 
 
-@pytest.mark.slow
-def test_a_ladder_that_was_tuned_is_kept_and_depends_on_the_energy_alone():
+def test_a_schedule_that_was_tuned_is_kept_and_depends_on_the_energy_alone():
     energy = Gaussian(torch.zeros(2))
     tuned = [
         energy.sample(n, sampler=Tempering(leapfrogs=3), steps=1, seed=0, batch_size=size, trace=True)[1].sampler

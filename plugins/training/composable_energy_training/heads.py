@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling.asking import count
+from composable_energy.options import check_integer
 from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_labels
 from composable_energy_training.score_matching import add_noise, check_levels
 
@@ -37,7 +37,7 @@ class AttributeHeads(Objective):
     def __init__(self, variables: Mapping[str, int], sigma_min: float, sigma_max: float) -> None:
         if not variables:
             raise OptionError("Attribute heads need at least one variable, such as {'smiling': 2}.")
-        self.variables = {name: count(f"The number of values of {name}", values, least=2) for name, values in variables.items()}
+        self.variables = {name: check_integer(f"The number of values of {name}", values, least=2) for name, values in variables.items()}
         self.levels = check_levels(sigma_min, sigma_max)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
@@ -88,7 +88,7 @@ class ValueHeads(Objective):
     """
 
     def __init__(self, name: str, dims: int, sigma_min: float, sigma_max: float) -> None:
-        self.name, self.dims, self.levels = name, count("dims", dims, least=1), check_levels(sigma_min, sigma_max)
+        self.name, self.dims, self.levels = name, check_integer("dims", dims, least=1), check_levels(sigma_min, sigma_max)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the loss. Its scalars are `likelihood`, the loss itself, and `error`, the root mean square of $v - f$.

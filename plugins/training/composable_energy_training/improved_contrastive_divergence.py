@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
+from composable_energy.options import check_integer
 from composable_energy.sampling import twin
-from composable_energy.sampling.asking import count
 from composable_energy_training.contrastive_divergence import contrast
 from composable_energy_training.negative_samples import NegativeSampler, NegativeSamples
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
@@ -89,7 +89,7 @@ class ImprovedContrastiveDivergence(Objective):
             if not weight >= 0:
                 raise OptionError(f"{name} must be at least 0, got {weight}.")
         self.l2, self.condition, self.kl, self.entropy = l2, condition, kl, entropy
-        self.among, self.entropy_after = count("among", among), count("entropy_after", entropy_after, least=0)
+        self.among, self.entropy_after = check_integer("among", among), check_integer("entropy_after", entropy_after, least=0)
         self._batch_size = 0
 
     def begin(self, model: nn.Module, context: RankContext) -> None:

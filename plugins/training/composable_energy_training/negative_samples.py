@@ -14,10 +14,8 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.noise import Noise
-from composable_energy.sampling import Sampler, Trace, sample
-from composable_energy.sampling.asking import count
-from composable_energy.sampling.choosing import SamplerLike, choose
-from composable_energy.sampling.settings import noise_kind
+from composable_energy.options import check_integer
+from composable_energy.sampling import Sampler, SamplerLike, Trace, resolve_noise, resolve_sampler, sample
 from composable_energy_training.objective import Batch, RankContext, require_energy
 from composable_energy_training.replay_buffer import ReplayBuffer, Start, draw_starts, resolve_start
 
@@ -72,7 +70,7 @@ class NegativeSampler:
             raise OptionError(
                 "Persistent chains cannot start at data: set start to 'uniform', 'normal' or a function; or persistent=False."
             )
-        self.steps, self.capacity = count("steps", steps), count("buffer", buffer)
+        self.steps, self.capacity = check_integer("steps", steps), check_integer("buffer", buffer)
         self._start = None if start == "data" else resolve_start(start)
         self._sampler_request = sampler, dict(options or {})
         self._buffer_options = {"fresh": fresh, "augment": augment}
@@ -88,7 +86,7 @@ class NegativeSampler:
             OptionError: The model is not an energy, or an option does not fit.
             PluginNotFound: No plug-in offers the sampler.
         """
-        self.sampler = choose(require_energy(model), *self._sampler_request, own=())
+        self.sampler = resolve_sampler(require_energy(model), *self._sampler_request)
         if self.persistent and self._start is not None:
             self.buffer = ReplayBuffer(self.capacity, context, self._start, **self._buffer_options)
 
@@ -165,7 +163,7 @@ def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps
         )
     for ids, _, state in trace.states if moves else ():
         chains = range(first, first + len(x)) if len(ids) == len(x) else tuple(first + i for i in ids)
-        points = sampler.move(state, Noise(noise.seed, chains, steps, noise_kind(None, x.device)))
+        points = sampler.move(state, Noise(noise.seed, chains, steps, resolve_noise(None, x.device)))
         if points is not None:
             x[torch.as_tensor(ids, device=x.device)] = points
     return x, trace

@@ -117,7 +117,7 @@ class Ranks:
             return dict(tensors)
         with _detect_loss():
             ranks = SamplingRanks(self.rank, self.size, "gather")
-            return {name: ranks.rows(_to_backend(tensor)) for name, tensor in tensors.items()}
+            return {name: ranks.gather_rows(_to_backend(tensor)) for name, tensor in tensors.items()}
 
     def call_on_first(self, function: Callable[[], T]) -> T:
         """Calls a function in the first process; returns its result, or raises its error, in all processes."""

@@ -71,8 +71,7 @@ def test_a_limit_on_instructions_counts(limit, precision, monkeypatch):
     assert native_precision(CPU, ["avx512_bf16"]) == precision
 
 
-@pytest.mark.slow
-def test_auto_takes_float32_without_bfloat16_and_says_so(no_bfloat16, caplog):
+def test_auto_is_float32_without_bfloat16_and_is_logged(no_bfloat16, caplog):
     run = trainer(precision="auto")
     with caplog.at_level(logging.INFO, logger="composable_energy_training"):
         report = run.fit()

@@ -1,0 +1,119 @@
+"""Compiled graphs: the operations of an energy and its gradient as one function, and the values that an energy holds."""
+
+from __future__ import annotations
+
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.captures import PLAIN, contents
+from composable_energy.energy import Energy
+from composable_energy.errors import OptionError
+
+__all__ = ["ANYTHING", "Function", "all_same", "close", "compile_graph", "copied", "first_line", "held_by", "run", "same", "trace"]
+
+Function = Callable[..., tuple[Tensor, Tensor]]
+ANYTHING = object()  # equals every value
+
+# Weights are constants: convolutions get them in their preferred layout. Short loops are left to the C++ compiler, which unrolls them:
+# half the time for mixtures on a plane (benchmarks/composition.py).
+_OPTIONS: dict[str, Any] = {"freezing": True, "cpp.enable_loop_tail_vec": False}
+
+
+def held_by(energy: Energy, skip: type) -> tuple[list[Any], tuple[bool, ...]]:
+    """Returns the values that an energy holds, without objects of one class, and the modes of its modules, in a fixed order."""
+    values, modes = [], []
+    for item in contents(energy):
+        if isinstance(item, nn.Module):
+            modes.append(item.training)
+        if not isinstance(item, skip):
+            code = item.__code__ if isinstance(item, types.FunctionType) else None
+            values.append(item if isinstance(item, (Tensor, *PLAIN)) else code or type(item))
+    return values, tuple(modes)
+
+
+def copied(held: list[Any]) -> list[Any]:
+    """Returns held values with copies of the tensors, which may change in place."""
+    return [item.detach().clone() if isinstance(item, Tensor) else item for item in held]
+
+
+def all_same(held: list[Any], before: list[Any]) -> bool:
+    """Returns whether two lists of held values are equal."""
+    return len(held) == len(before) and all(map(same, held, before))
+
+
+def same(new: Any, old: Any) -> bool:
+    """Returns whether two held values are equal, tensors to the bit."""
+    if isinstance(new, Tensor) and old is not ANYTHING:
+        alike = isinstance(old, Tensor) and (new.dtype, new.device, new.shape) == (old.dtype, old.device, old.shape)
+        return alike and torch.equal(new.detach(), old)
+    return new is old or old is ANYTHING or (type(new) is type(old) and new == old)
+
+
+def close(new: Tensor, old: Tensor, tolerance: float) -> bool:
+    """Returns whether two results differ by no more than a share of the largest number."""
+    largest = old[old.isfinite()].abs().max().item() if bool(old.isfinite().any()) else 0.0
+    return torch.allclose(new, old, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
+
+
+def trace(energy: Energy, x: Tensor, conditions: dict[str, Tensor]) -> torch.fx.GraphModule:
+    """Returns the operations of an energy and its gradient at points and conditions of such shapes."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def function(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
+        return energy.with_gradient(x, **dict(zip(conditions, values, strict=True)))
+
+    # Fake tensors stand in for the points, while weights stay real; torch has no public name for that.
+    return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(x, *conditions.values())
+
+
+def run(function: Function, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Runs a compiled function in the mode in which it was compiled; in another mode torch would compile it again."""
+    if not (torch.is_grad_enabled() or torch.is_inference_mode_enabled()):
+        return function(*inputs)
+    with torch.inference_mode(False), torch.no_grad():
+        return function(*inputs)
+
+
+def compile_graph(graph: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tuple[Function, tuple[Tensor, Tensor]]:
+    """Returns a compiled graph, and its results at the inputs.
+
+    Raises:
+        OptionError: This machine has no compiler that works.
+    """
+    try:
+        return _compile_graph(graph, inputs)
+    except Exception as cause:
+        x = torch.zeros(2, device=inputs[0].device)
+        try:
+            _compile_graph(torch.fx.symbolic_trace(lambda x: x.cos()), (x,))
+        except Exception as error:
+            cpu = x.device.type == "cpu"
+            needs = "a C++ compiler (Debian, Ubuntu: `apt install g++`; macOS: `xcode-select --install`)" if cpu else "Triton"
+            if " " in torch.__file__:
+                needs += f", and torch in a path without a space (it is in {torch.__file__})"
+            raise OptionError(
+                f"compile=True needs what torch.compile needs on {x.device.type}: {needs}. It fails on the simplest function here, with "
+                f"{first_line(error)}. Install it, or leave out compile=True."
+            ) from cause
+        raise
+
+
+def first_line(error: Exception) -> str:
+    """Returns the class of an error and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _compile_graph(graph: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tuple[Function, Any]:
+    try:
+        function = torch.compile(graph, fullgraph=True, dynamic=False, options=_OPTIONS)
+    except RuntimeError:  # a version of torch without one of the options
+        function = torch.compile(graph, fullgraph=True, dynamic=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler warns about its own code
+        return function, run(function, inputs)

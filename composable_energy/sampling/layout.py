@@ -1,0 +1,180 @@
+"""The layout of a call's chains: their ids, their energy and noise, and the rows of a state that belong to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from composable_energy.energy import Energy
+from composable_energy.errors import ShapeError
+from composable_energy.noise import Noise
+from composable_energy.sampling.ranks import Ranks
+from composable_energy.sampling.sampler import Sampler, State
+from composable_energy.sampling.wrappers import select_rows
+
+__all__ = ["Chunk", "Ids", "Layout", "all_finite", "compact", "finite_rows", "join", "take", "weighted_mean"]
+
+Ids = tuple[int, ...] | range
+S = TypeVar("S", bound=State)
+
+
+@dataclass
+class Chunk:
+    """Chains that are advanced together: their ids, how often they were restarted, their energy, noise and state."""
+
+    ids: Ids
+    attempt: int
+    energy: Energy
+    noise: Noise
+    state: State
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The chains of a call, with ids from 0, and what each of them gets.
+
+    Args:
+        energy: The energy that the sampler gets, compiled or not.
+        sampler: The sampler.
+        noise: The noise of all chains at step 0.
+        zeros: Zeros with the shape of one point.
+        rows: The number of rows of bound conditions, one for each point that is returned.
+        copies: How many chains share a row.
+        batch_size: How many chains are advanced together.
+        init: The start points, one for each row; None lets the sampler choose.
+        ranks: The processes that share the chains.
+    """
+
+    energy: Energy
+    sampler: Sampler
+    noise: Noise
+    zeros: Tensor
+    rows: int
+    copies: int
+    batch_size: int
+    init: Tensor | None = None
+    ranks: Ranks | None = None
+
+    @cached_property
+    def own(self) -> range:
+        """The chains of this process."""
+        rows = range(self.rows) if self.ranks is None else self.ranks.own(self.rows)
+        return range(rows.start * self.copies, rows.stop * self.copies)
+
+    def batches(self) -> list[range]:
+        """Returns the chains of this process in batches."""
+        starts = range(self.own.start, self.own.stop, self.batch_size)
+        return [range(first, min(first + self.batch_size, self.own.stop)) for first in starts]
+
+    def places(self, ids: Sequence[int]) -> list[int]:
+        """Returns the places of chains among those of this process."""
+        return [i - self.own.start for i in ids]
+
+    def start(self, ids: Ids, attempt: int = 0) -> Chunk:
+        """Returns chains at their start.
+
+        Raises:
+            ShapeError: The sampler's state does not have one row for each chain.
+        """
+        energy, noise = self.energy_of(ids), self.noise_of(ids, attempt)
+        if self.init is None:
+            x = self.sampler.start(self.zeros.expand(len(ids), *self.zeros.shape).contiguous(), noise.child("start"))
+        else:
+            x = self.init[[i // self.copies for i in ids]]
+        state = self.sampler.init(energy, x, noise)
+        _per_chain(state)  # raises where the rows do not fit, with one chunk as with many
+        return Chunk(ids, attempt, energy, noise, state)
+
+    def chunk(self, ids: Ids, attempt: int, state: State) -> Chunk:
+        """Returns chains in a state."""
+        return Chunk(ids, attempt, self.energy_of(ids), self.noise_of(ids, attempt), state)
+
+    def energy_of(self, ids: Sequence[int]) -> Energy:
+        """Returns the energy of some chains, with their rows of bound conditions."""
+        return select_rows(self.energy, ids if self.copies == 1 else [i // self.copies for i in ids], self.rows)
+
+    def noise_of(self, ids: Ids, attempt: int) -> Noise:
+        """Returns the noise of some chains, a different one after each restart."""
+        noise, first = self.noise.child(f"restart {attempt}") if attempt else self.noise, self.noise.chains[0]
+        return noise.for_chains(range(ids.start + first, ids.stop + first) if isinstance(ids, range) else tuple(i + first for i in ids))
+
+    def scatter(self, parts: Sequence[tuple[Ids, Tensor]], fill: float) -> Tensor:
+        """Returns a tensor with a row for each chain of this process, from parts with their ids; missing chains hold the filling."""
+        own = self.own
+        if len(parts) == 1 and len(parts[0][0]) == len(own):
+            return parts[0][1]
+        out = parts[0][1].new_full((len(own), *parts[0][1].shape[1:]), fill)
+        for ids, values in parts:
+            out[slice(ids.start - own.start, ids.stop - own.start) if isinstance(ids, range) else self.places(ids)] = values
+        return out
+
+
+def compact(ids: list[int]) -> Ids:
+    """Returns ids, as a range if they are consecutive."""
+    if ids and ids == list(range(ids[0], ids[-1] + 1)):
+        return range(ids[0], ids[-1] + 1)
+    return tuple(ids)
+
+
+def take(state: S, rows: Tensor) -> S:
+    """Returns some rows of a state."""
+    return replace(state, **{name: value[rows] for name, value in _per_chain(state).items()})
+
+
+def join(states: Sequence[S], order: Tensor | None = None) -> S:
+    """Returns states one after another, with rows in the given order; shared fields come from the first state."""
+    if len(states) == 1 and order is None:
+        return states[0]
+    rows = {name: torch.cat([getattr(state, name) for state in states]) for name in _per_chain(states[0])}
+    return replace(states[0], **{name: value if order is None else value[order] for name, value in rows.items()})
+
+
+def all_finite(state: State) -> bool:
+    """Returns whether points, energies and gradients are finite; where they are it takes one pass and one synchronisation."""
+    if state.x.dtype in (torch.float32, torch.float64):
+        total = torch.dot(state.x.reshape(-1), state.grad.reshape(-1))  # 0 times infinity is not finite either
+        if math.isfinite(total.add_(state.energy.sum()).item()):
+            return True
+    return bool(finite_rows(state).all())
+
+
+def finite_rows(state: State) -> Tensor:
+    """Returns which chains have a finite point, energy and gradient, with shape $(B,)$."""
+    both = state.x.isfinite() & state.grad.isfinite()
+    return both.flatten(1).all(1) & state.energy.isfinite() if both.ndim > 1 else both & state.energy.isfinite()
+
+
+def weighted_mean(parts: Sequence[tuple[int, float]]) -> float:
+    """Returns the mean of (weight, number) pairs, without numbers that are NaN; equal numbers stay as they are, to the last bit."""
+    known = [(weight, value) for weight, value in parts if weight and not math.isnan(value)]
+    if not known:
+        return math.nan
+    if all(value == known[0][1] for _, value in known):
+        return known[0][1]
+    return sum(weight * value for weight, value in known) / sum(weight for weight, _ in known)
+
+
+def _per_chain(state: State) -> dict[str, Tensor]:
+    """Returns the tensors of a state that have one row for each chain.
+
+    Raises:
+        ShapeError: A tensor has another number of rows, and is not declared as shared.
+    """
+    found, count = {}, len(state.x)
+    for field in fields(state):
+        value = getattr(state, field.name)
+        if not isinstance(value, Tensor) or not value.ndim or not field.metadata.get("per_chain", True):
+            continue
+        if len(value) != count:
+            raise ShapeError(
+                f"{type(state).__name__}.{field.name} has shape {tuple(value.shape)} in a state of {count} chains: a tensor has one row "
+                f"for each chain. If all chains share it, write `{field.name}: Tensor = field(metadata={{'per_chain': False}})`."
+            )
+        found[field.name] = value
+    return found

@@ -1,0 +1,190 @@
+"""The sampling loop, and the observers that see each step: the trace, the progress bar and the user's callback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from composable_energy.errors import OptionError
+from composable_energy.sampling.chains import Chains
+from composable_energy.sampling.sampler import Info, State
+from composable_energy.sampling.trace import Trace
+
+__all__ = ["Callback", "CallbackObserver", "Observer", "Progress", "SamplingLoop", "TraceRecorder"]
+
+Callback = Callable[[int, State, Info], object]
+
+
+class Observer(Protocol):
+    """An observer of the sampling loop; a subclass overrides the methods it needs."""
+
+    def on_start(self, chains: Chains) -> None:
+        """Called before the first step."""
+
+    def on_step(self, chains: Chains, info: Info) -> bool | None:
+        """Called after each step; returning True stops the loop after this step."""
+
+    def on_end(self, chains: Chains, error: BaseException | None) -> None:
+        """Called after the last step, or with the error that broke off the loop."""
+
+
+@dataclass(frozen=True)
+class SamplingLoop:
+    """Advances chains step by step, and calls the observers in their order.
+
+    Args:
+        chains: The chains, which have started.
+        last_step: The number of the last step, counted from the start of the chains.
+        observers: The observers.
+    """
+
+    chains: Chains
+    last_step: int
+    observers: Sequence[Observer]
+
+    def run(self) -> None:
+        """Takes all steps, or fewer if an observer stops the loop or all chains of the call were stopped.
+
+        Raises:
+            OptionError: The chains took more steps already.
+            Diverged: Chains diverged, and the policy ends the sampling.
+        """
+        chains, error = self.chains, None
+        if chains.step > self.last_step:
+            raise OptionError(f"{chains.step} steps are done already, {self.last_step} were asked for in all: ask for at least as many.")
+        for observer in self.observers:
+            observer.on_start(chains)
+        try:
+            for _ in range(chains.step, self.last_step):
+                info = chains.advance()
+                stop = [observer.on_step(chains, info) for observer in self.observers]
+                if True in stop or not (chains.chunks or chains.layout.ranks):
+                    break
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            for observer in self.observers:
+                observer.on_end(chains, error)
+
+
+class Progress(Observer):
+    """Shows a progress bar on stderr.
+
+    Args:
+        last_step: The number of the last step.
+    """
+
+    def __init__(self, last_step: int) -> None:
+        self.last_step = last_step
+
+    def on_start(self, chains: Chains) -> None:
+        name = type(chains.sampler).__name__.lower()
+        self.bar = tqdm(total=self.last_step, initial=chains.step, file=sys.stderr, desc=name, leave=False)
+
+    def on_step(self, chains: Chains, info: Info) -> None:
+        self.bar.update()
+
+    def on_end(self, chains: Chains, error: BaseException | None) -> None:
+        self.bar.close()
+
+
+class CallbackObserver(Observer):
+    """Calls the user's callback, which stops the loop by True or by a tensor of True alone; with several processes all must agree.
+
+    Args:
+        callback: A function of the step, the state of the active chains, and the info.
+    """
+
+    def __init__(self, callback: Callback) -> None:
+        self.callback = callback
+
+    def on_step(self, chains: Chains, info: Info) -> bool:
+        if chains.stopped:
+            info = replace(info, chains=sorted(i - chains.own.start for i in chains.ids()))
+        over = not chains.chunks or _is_true(self.callback(chains.step, without_missing_values(chains, chains.state()), info))
+        return over if chains.layout.ranks is None else all(chains.layout.ranks.gather(over))
+
+
+class TraceRecorder(Observer):
+    """Records each step, and returns the trace.
+
+    Args:
+        blank: A trace of the call without steps.
+        every: Keeps the points of every k-th step after the burn-in; None keeps none.
+        before: The trace of an interrupted run of the same call.
+    """
+
+    def __init__(self, blank: Trace, *, steps: bool, every: int | None, before: Trace | None = None) -> None:
+        self.blank, self.steps, self.every, self.before = blank, steps, every, before
+        self.energies: list[Tensor] = []
+        self.acceptance: list[Tensor] = []
+        self.points: list[Tensor] = []
+        self.point_steps: list[int] = []
+        self.scalars: dict[str, list[Any]] = {}
+        self.first = 0
+
+    def on_start(self, chains: Chains) -> None:
+        self.first = chains.step
+
+    def on_step(self, chains: Chains, info: Info) -> None:
+        if not self.steps:
+            return
+        self.energies.append(chains.values(lambda state: without_missing_values(chains, state).energy))
+        if info.acceptance is not None:
+            self.acceptance.append(info.acceptance)
+        for name, value in info.scalars.items():
+            self.scalars.setdefault(name, []).append(value)
+        after = chains.step - self.blank.burn_in
+        if self.every is not None and after > 0 and after % self.every == 0:
+            self.points.append(chains.values(lambda state: state.x))
+            self.point_steps.append(chains.step)
+
+    def trace(self, chains: Chains) -> Trace:
+        """Returns the trace up to the current step of the chains; the record of a later step, which was broken off, is left out."""
+        trace = replace(
+            self.blank,
+            steps=chains.step,
+            chains=chains.own,
+            batch_size=chains.layout.batch_size,
+            states=[(tuple(chunk.ids), chunk.attempt, chunk.state) for chunk in chains.chunks],
+            stopped=list(chains.stopped),
+            diverged_at=chains.diverged_at,
+            diverged=chains.diverged_at >= 0,
+            restarts=chains.restarts,
+        )
+        if not self.steps:
+            return trace
+        done, kept = chains.step - self.first, [step for step in self.point_steps if step <= chains.step]
+        energies = self._joined("energies", self.energies[:done], chains.own)
+        trace.energies = trace.energies if energies is None else energies
+        trace.acceptance = self._joined("acceptance", self.acceptance[:done], chains.own)
+        trace.points = self._joined("points", self.points[: len(kept)], chains.own)
+        trace.point_steps = (self.before.point_steps if self.before else []) + kept
+        earlier = self.before.scalars if self.before else {}
+        names = dict.fromkeys([*earlier, *self.scalars])
+        trace.scalars = {name: [*earlier.get(name, []), *self.scalars.get(name, [])[:done]] for name in names}
+        return trace
+
+    def _joined(self, name: str, steps: Sequence[Tensor], own: range) -> Tensor | None:
+        """Returns the record of this run after that of the interrupted one, which may hold chains of other processes too."""
+        before = None if self.before is None else getattr(self.before, name)
+        parts = [] if self.before is None or before is None else [before[:, own.start - self.before.chains.start :][:, : len(own)]]
+        parts += [torch.stack(list(steps))] if steps else []
+        return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else None
+
+
+def without_missing_values(chains: Chains, state: State) -> State:
+    """Returns a state as traces and callbacks get it: the energies are NaN if the energy has no value."""
+    return state if chains.layout.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
+
+
+def _is_true(answer: Any) -> bool:
+    """Returns whether a callback returned True itself or a comparison that holds for all; other values mean nothing."""
+    return answer is True or (getattr(answer, "dtype", None) in (torch.bool, bool) and bool(answer.all()))

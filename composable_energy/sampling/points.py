@@ -1,0 +1,149 @@
+"""The requested points: their number, shape, dtype and device, checked before anything is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import index
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.captures import tensors_of
+from composable_energy.energy import Energy
+from composable_energy.errors import DeviceError, DtypeError, ShapeError
+
+__all__ = ["PointSpec", "decode", "resolve_points"]
+
+_DECODER_BATCH = 128
+
+
+@dataclass(frozen=True)
+class PointSpec:
+    """The number, shape, dtype and device of the requested points.
+
+    Args:
+        n: The number of points that are returned.
+        event: The shape of one point of the energy.
+        shape: The shape of the result: $(n, *)$, decoded if there is a decoder.
+        decoder: Decodes the points at the end; None for an energy of visible points, and where latents are requested.
+        dtype: The dtype of the points.
+        device: The device of the points.
+    """
+
+    n: int
+    event: torch.Size
+    shape: tuple[int, ...]
+    decoder: nn.Module | None
+    dtype: torch.dtype
+    device: torch.device
+
+    def zeros(self) -> Tensor:
+        """Returns one point of zeros, with the shape of an event."""
+        return torch.zeros(self.event, dtype=self.dtype, device=self.device)
+
+    def decode(self, points: Tensor) -> Tensor:
+        """Returns decoded points, or the points themselves if nothing decodes them."""
+        return points if self.decoder is None else decode(self.decoder, points)
+
+
+def resolve_points(
+    energy: Energy,
+    shape: int | Sequence[int],
+    *,
+    latents: bool = False,
+    start: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> PointSpec:
+    """Checks a requested shape, dtype and device against the energy and the start points.
+
+    Args:
+        energy: The energy.
+        shape: $(n, *)$ or $n$, as for `sample`.
+        latents: Whether points of a latent space stay as they are.
+        start: Points that the chains start from or continue at, if they are known.
+        dtype: The requested dtype; None takes that of `start`, else of the energy's tensors, else torch's default.
+        device: The requested device; None follows the same order.
+
+    Raises:
+        ShapeError: The shape is not positive, is unknown, or is not that of the energy.
+        DtypeError, DeviceError: The start is no floating tensor, or differs from `dtype` and `device`.
+    """
+    n, *given = _sizes(shape)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise DtypeError(f"dtype must be a dtype of torch, such as torch.float32, got {dtype!r}.")
+    device = None if device is None else _available_device(device)
+    if start is not None:
+        _check_start(start, dtype, device)
+        dtype, device = start.dtype, start.device
+    tensors = _floating_tensors(energy) if dtype is None or device is None else []
+    dtype = dtype or (tensors[0].dtype if tensors else torch.get_default_dtype())
+    device = device or (tensors[0].device if tensors else torch.get_default_device())
+    if not dtype.is_floating_point:
+        raise DtypeError(f"Points need a floating dtype, got {dtype}.")
+    decoder = None if latents else energy.decoder
+    event = energy.event_shape if energy.event_shape is not None or start is None else start.shape[1:]
+    if event is None:
+        if decoder is not None:
+            raise ShapeError(f"{energy} does not say the shape of its latent points; set its `event_shape`, or give `init`.")
+        if not isinstance(shape, Sequence):
+            raise ShapeError(f"{energy} does not say the shape of its points: ask for (n, *shape), got {n}.")
+        event = torch.Size(given)
+    visible = event if decoder is None else _decoded_shape(decoder, event, dtype, device)
+    if isinstance(shape, Sequence) and tuple(given) != tuple(visible):
+        owner = f"{type(decoder).__name__} decodes to" if decoder is not None else f"{'init' if energy.event_shape is None else energy} has"
+        hint = "; latents=True returns the points before they are decoded" if decoder is not None else ""
+        raise ShapeError(f"{owner} points of shape {tuple(visible)}: ask for {(n, *visible)} or {n}, got {(n, *given)}{hint}.")
+    return PointSpec(n, event, (n, *visible), decoder, dtype, device)
+
+
+def decode(decoder: nn.Module, points: Tensor) -> Tensor:
+    """Returns decoded points, computed in batches without a graph."""
+    with torch.no_grad():
+        return torch.cat([decoder(some) for some in points.split(_DECODER_BATCH)]).detach()
+
+
+def _sizes(shape: int | Sequence[int]) -> tuple[int, ...]:
+    try:
+        sizes = (index(shape),) if not isinstance(shape, Sequence) else tuple(index(size) for size in shape)
+    except TypeError:
+        raise ShapeError(f"shape is a number of points or (n, *shape), got {shape!r}.") from None
+    if isinstance(shape, bool) or not sizes or any(size < 1 for size in sizes):
+        raise ShapeError(f"shape is a positive number of points or (n, *shape), all positive, got {shape!r}.")
+    return sizes
+
+
+def _available_device(device: object) -> torch.device:
+    try:
+        place = torch.device(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        torch.empty(0, device=place)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:  # torch raises any of them for a missing device
+        raise DeviceError(f"device must be one that torch has here, such as 'cpu', got {device!r}.") from error
+    return place
+
+
+def _check_start(init: object, dtype: torch.dtype | None, device: torch.device | None) -> None:
+    if not isinstance(init, Tensor) or not init.is_floating_point():
+        got = f"{init.dtype}" if isinstance(init, Tensor) else type(init).__name__
+        raise DtypeError(f"init must be a floating tensor, got {got}.")
+    if init.layout != torch.strided:
+        raise DtypeError(f"init must be a dense tensor, got {init.layout}; use `.to_dense()`.")
+    if dtype is not None and dtype != init.dtype:
+        raise DtypeError(f"init is {init.dtype}, requested is {dtype}; convert it with `.to(...)`.")
+    if device is not None and device.type != init.device.type:
+        raise DeviceError(f"init is on {init.device}, requested is {device}; move it with `.to(...)`.")
+
+
+def _floating_tensors(energy: Energy) -> list[Tensor]:
+    """Returns the parameters and buffers, parameters first; without any, whatever the energy holds, such as the mean of a distribution."""
+    own = [tensor for tensor in (*energy.parameters(), *energy.buffers()) if tensor.is_floating_point()]
+    found = own or [tensor for tensor in tensors_of(energy) if tensor.is_floating_point()]
+    return sorted(found, key=lambda tensor: not isinstance(tensor, nn.Parameter))
+
+
+def _decoded_shape(decoder: nn.Module, event: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Size:
+    known = getattr(decoder, "event_shape", None)
+    if known is not None:
+        return torch.Size(known)
+    return decode(decoder, torch.zeros((1, *event), dtype=dtype, device=device)).shape[1:]

@@ -1,0 +1,244 @@
+"""The request of a call of `sample`: every argument checked and resolved before the first gradient, in one frozen object."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from numbers import Real
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.checks import check_value
+from composable_energy.energy import Energy
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.files import digest_of
+from composable_energy.noise import Kind
+from composable_energy.options import check_flag, check_integer
+from composable_energy.sampling.checkpoint import CheckpointFile, Saved, describe
+from composable_energy.sampling.loop import Callback
+from composable_energy.sampling.points import PointSpec, resolve_points
+from composable_energy.sampling.ranks import Ranks
+from composable_energy.sampling.sampler import Sampler
+from composable_energy.sampling.selection import check_density, resolve_sampler
+from composable_energy.sampling.trace import Policy, Trace
+from composable_energy.sampling.values import Values
+from composable_energy.twins import twin
+
+__all__ = ["SampleRequest", "resolve_noise", "resolve_request"]
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """A checked call of `sample`. Fields not listed here are the arguments of that name with their defaults filled in.
+
+    Args:
+        owner: The caller's energy, for which tunings and compiled functions are kept.
+        energy: Its twin, which is evaluated.
+        sampler: The sampler with its options, before it is tuned.
+        points: The requested points.
+        chains: The ids of all chains, which key the noise.
+        every: Keeps the points of every k-th step; None keeps none.
+        file: The checkpoint file; None without one.
+        saved: The content of the checkpoint file, if it exists.
+    """
+
+    owner: Energy
+    energy: Energy
+    sampler: Sampler
+    points: PointSpec
+    init: Tensor | None
+    best_of: int
+    batch_size: int
+    chains: range
+    seed: int
+    noise: Kind
+    on_divergence: Policy
+    steps: int | None
+    trace: bool
+    burn_in: int
+    every: int | None
+    ranks: Ranks | None
+    resume: Trace | None
+    progress: bool
+    callback: Callback | None
+    checkpoint_every: float
+    file: CheckpointFile | None = None
+    saved: Saved | None = None
+
+    @property
+    def reference(self) -> Sequence[Values]:
+        """The values of the energy in the call that is continued; none for a new call."""
+        if self.saved is not None:
+            return self.saved.reference(self.points.device)
+        return () if self.resume is None else self.resume.reference
+
+    def last_step(self, sampler: Sampler) -> int:
+        """Returns the number of the last step, counted from the start of the chains.
+
+        Raises:
+            OptionError: The schedule of the tuned sampler is shorter.
+        """
+        done, steps, total = self.resume.steps if self.resume else 0, self.steps, sampler.total_steps
+        if total is None:
+            return done + (sampler.default_steps if steps is None else steps)
+        steps = max(1, total - done) if steps is None else steps
+        if done + steps > total:
+            before = f"{done} are done, and " if done else ""
+            raise OptionError(f"{sampler} takes {total} steps: {before}{steps} were asked for.")
+        return done + steps
+
+
+def resolve_request(arguments: Mapping[str, Any]) -> SampleRequest:
+    """Checks and resolves the arguments of `sample`, and reads its checkpoint.
+
+    Args:
+        arguments: All arguments of `sample` by name.
+
+    Raises:
+        ComposableEnergyError: An argument is wrong; `sample` lists the classes.
+    """
+    call = SimpleNamespace(**arguments)
+    _check_types(call)
+    steps = None if call.steps is None else check_integer("steps", call.steps)
+    burn_in = check_integer("burn_in", call.burn_in, least=0)
+    every = None if isinstance(call.trace, bool) else check_integer("trace", call.trace)
+    policy, ranks = _resolve_policy(call), Ranks.of(call.ranks)
+    sampler, best_of, seed, first, shape = _resolve_chains(call, arguments.keys())
+    check_density(call.energy, sampler, call.allow_improper)
+    if best_of > 1:
+        check_value(call.energy, "`best_of`", evidence=True)
+    energy, resume = twin(call.energy), call.resume
+    known = call.init if resume is None else (resume.states[0][2].x if resume.states else resume.stopped[0].state.x)
+    points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
+    init = _start_points(call.init, points)
+    noise = resolve_noise(call.noise or (resume.noise if resume else None), points.device)
+    total = points.n * best_of
+    if first + total > 2**32:
+        raise OptionError(f"The ids of chains stay below 2^32; got {total} from {first}.")
+    request = SampleRequest(
+        owner=call.energy,
+        energy=energy,
+        sampler=sampler,
+        points=points,
+        init=init,
+        best_of=best_of,
+        batch_size=total if call.batch_size is None else check_integer("batch_size", call.batch_size),
+        chains=range(first, first + total),
+        seed=secrets.randbits(63) if seed is None else seed,
+        noise=noise,
+        on_divergence=policy,
+        steps=steps,
+        burn_in=burn_in,
+        trace=bool(call.trace),
+        every=every,
+        ranks=ranks,
+        resume=resume,
+        progress=call.progress,
+        callback=call.callback,
+        checkpoint_every=call.checkpoint_every,
+    )
+    return request if call.checkpoint is None and ranks is None else _share_and_restore(request, call, seed)
+
+
+def resolve_noise(kind: Any, device: torch.device) -> Kind:
+    """Returns the requested kind of noise, or the default of a device.
+
+    Raises:
+        OptionError: The kind is unknown, or not available on the device.
+    """
+    if kind not in (None, "blocks", "philox"):
+        raise OptionError(f"noise is 'blocks' or 'philox', got {kind!r}.")
+    if device.type == "cpu":
+        return kind or "blocks"
+    if kind == "blocks":
+        raise OptionError(f"noise='blocks' is drawn on the CPU, the points are on {device}: there it is 'philox'.")
+    return "philox"
+
+
+def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int | None) -> SampleRequest:
+    """Reads the checkpoint, and gives all processes one seed: the requested, the saved or a new one."""
+    ranks, resume, file, saved = request.ranks, request.resume, None, None
+    if call.checkpoint is not None:
+        resumed = None if resume is None else digest_of({str(i): state.x for i, (_, _, state) in enumerate(resume.states)})
+        resumed = None if resume is None else f"{resume.steps} steps, {resumed}"
+        described = {
+            "sampler": describe(request.sampler),
+            "seed": seed,
+            "shape": request.points.shape,
+            "best_of": request.best_of,
+            "noise": request.noise,
+            "trace": call.trace,
+            "burn_in": request.burn_in,
+            "first_chain": request.chains.start,
+            "dtype": str(request.points.dtype),
+            "event": request.points.event,
+            "init": None if request.init is None else digest_of({"init": request.init}),
+            "resumed": resumed if ranks is None else ranks.broadcast(resumed),
+        }
+        file = CheckpointFile(Path(call.checkpoint).expanduser(), described)
+        saved = file.read() if ranks is None else ranks.broadcast(file.read())
+    if seed is None:
+        seed = saved.call["seed"] if saved else request.seed if ranks is None else ranks.broadcast(request.seed)
+    if file is not None:
+        file = replace(file, call={**file.call, "seed": seed})
+    return replace(request, seed=seed, file=file, saved=saved)
+
+
+def _check_types(call: SimpleNamespace) -> None:
+    for name in ("progress", "latents", "allow_improper", "compile"):
+        check_flag(name, getattr(call, name))
+    if call.callback is not None and not callable(call.callback):
+        raise OptionError(f"callback must be a function of a step, a state and an info, got {call.callback!r}.")
+    if call.checkpoint is not None and not isinstance(call.checkpoint, str | Path):
+        raise OptionError(f"checkpoint must be the path of a file, got {call.checkpoint!r}.")
+    number = isinstance(call.checkpoint_every, Real) and not isinstance(call.checkpoint_every, bool)
+    if not number or not call.checkpoint_every >= 0:  # pyright: ignore[reportOperatorIssue]
+        raise OptionError(f"checkpoint_every must be a number of seconds, at least 0, got {call.checkpoint_every!r}.")
+
+
+def _resolve_policy(call: SimpleNamespace) -> Policy:
+    policy = call.on_divergence or (call.resume.on_divergence if isinstance(call.resume, Trace) else "raise")
+    if policy not in ("raise", "drop", "restart", "keep"):
+        raise OptionError(f"on_divergence is 'raise', 'drop', 'restart' or 'keep', got {policy!r}.")
+    return policy
+
+
+def _resolve_chains(call: SimpleNamespace, names: Set[str]) -> tuple[Sampler, int, int | None, int, int | Sequence[int]]:
+    """Returns the sampler, `best_of`, the seed, the first chain and the shape, of the call or of the resumed trace."""
+    resume, shape = call.resume, call.shape
+    if resume is None:
+        sampler = resolve_sampler(call.energy, call.sampler, call.options, names - {"energy", "shape", "options"})
+        best_of, seed = check_integer("best_of", call.best_of), _resolve_seed(call.seed)
+        return sampler, best_of, seed, check_integer("first_chain", call.first_chain, least=0), shape
+    if not isinstance(resume, Trace):
+        raise OptionError(f"resume takes the Trace that `sample(..., trace=True)` returned, got {type(resume).__name__}.")
+    given = {"sampler": call.sampler, "init": call.init, "seed": call.seed, "noise": call.noise, **call.options}
+    wrong = [name for name, value in given.items() if value is not None and value != getattr(resume, name, None)]
+    wrong += ["best_of"] * (call.best_of not in (1, resume.best_of)) + ["first_chain"] * (call.first_chain not in (0, resume.first_chain))
+    wrong += ["shape"] * (tuple(shape) != resume.shape if isinstance(shape, Sequence) else shape != resume.shape[0])
+    if wrong:
+        raise OptionError(f"A resumed call goes on as it began, {resume}: leave out {', '.join(wrong)}.")
+    return resume.sampler, resume.best_of, resume.seed, resume.first_chain, resume.shape
+
+
+def _resolve_seed(seed: Any) -> int | None:
+    """Returns a seed as 64 bits without sign, as torch takes negative seeds."""
+    if seed is None:
+        return None
+    number = check_integer("seed", seed, least=-(2**63))
+    if number >= 2**64:
+        raise OptionError(f"seed must be below 2^64, got {number}: another seed would draw the same.")
+    return number % 2**64
+
+
+def _start_points(init: Tensor | None, points: PointSpec) -> Tensor | None:
+    if init is None:
+        return None
+    if init.shape != (points.n, *points.event):
+        raise ShapeError(f"init must have the shape {(points.n, *points.event)} of the points, got {tuple(init.shape)}.")
+    return init.detach().clone()

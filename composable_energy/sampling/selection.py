@@ -1,0 +1,171 @@
+"""Selection of a sampler: by name, class or instance, by the energy's recommendation, or by default; and whether it fits the energy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass, replace
+from difflib import get_close_matches
+from inspect import Parameter, signature
+from typing import Any
+
+from composable_energy.checks import check_value
+from composable_energy.conditions import CHAINS
+from composable_energy.energy import Energy, Recommendation
+from composable_energy.errors import ContradictionError, ExpressionError, OptionError, PluginNotFound, UngroundedError
+from composable_energy.sampling.sampler import Sampler
+
+__all__ = ["SamplerLike", "check_density", "recommendations", "resolve_sampler"]
+
+SamplerLike = str | type[Sampler] | Sampler
+
+
+def resolve_sampler(energy: Energy, sampler: SamplerLike | None, options: Mapping[str, Any], arguments: Iterable[str] = ()) -> Sampler:
+    """Returns a sampler with its options.
+
+    Args:
+        energy: The energy to sample.
+        sampler: A name, a class or an instance; None takes the energy's recommendation, else `annealed` for an energy that needs a noise
+            level, `langevin` for one without value and `chees` for any other.
+        options: The sampler's options; they take precedence over recommended ones.
+        arguments: The names of the caller's own arguments, to suggest one for a misspelt option.
+
+    Raises:
+        OptionError: An option is unknown, missing or out of range; the terms recommend different settings, or one that does not fit.
+        PluginNotFound: No plug-in offers the name, or no sampler is installed.
+    """
+    if sampler is None:
+        name, found, options = _default(energy, options)
+    elif isinstance(sampler, str):
+        name, found = sampler, _sampler_class(sampler)
+    else:
+        name, found = (sampler if isinstance(sampler, type) else type(sampler)).__name__, sampler
+    if isinstance(found, Sampler):
+        if not options:
+            return found
+        if not is_dataclass(found):
+            raise OptionError(f"{name} is an instance with its options; give {', '.join(options)} to its constructor.")
+        _check_options(name, type(found), options, arguments, complete=False)
+        return replace(found, **options)
+    if not (isinstance(found, type) and issubclass(found, Sampler)):
+        raise OptionError(f"A sampler is a name, a subclass of Sampler or an instance of one, got {found!r}.")
+    _check_options(name, found, options, arguments, complete=True)
+    return found(**options)
+
+
+def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> None:
+    """Raises if the energy has no density, or no value where the sampler needs one.
+
+    Raises:
+        ContradictionError: The structure shows that no point fulfils it.
+        ExpressionError: A condition is not bound, or the sampler needs values that the energy does not have.
+        UngroundedError: The structure shows no lower bound.
+    """
+    if energy.unsatisfiable:
+        raise ContradictionError(f"No point fulfils {energy}: its probability is 0 whatever the networks say, so it has no density.")
+    if sampler.needs_values:
+        check_value(energy, f"The sampler {type(sampler).__name__.lower()}")
+    missing = energy.required_conditions - sampler.binds - {CHAINS}
+    if missing:
+        ways = [f"`.at({name})` or the annealed sampler" if name == "sigma" else f"`.given({name}=...)`" for name in sorted(missing)]
+        raise ExpressionError(f"{energy} depends on {', '.join(sorted(missing))}, which is not bound: bind with {' and '.join(ways)}.")
+    if not (energy.grounded or allow_improper):
+        culprit = _ungrounded_part(energy)
+        whole = f"{energy} has no lower bound" + ("" if culprit is energy else f", because nothing grounds {culprit}")
+        raise UngroundedError(
+            f"{whole}: its chains would run away. Join it with `&` to a grounded energy, such as a base that all points obey; or make it "
+            "relative to a base by `relative_to`, so that `~` is bounded (`negate(..., mode='complement')` or `'contrast'`); or insist "
+            "with allow_improper=True."
+        )
+
+
+def _ungrounded_part(energy: Energy) -> Energy:
+    """Returns the deepest term that grounds nothing, reached through ungrounded terms alone."""
+    term = next((term for term in energy.terms if not term.grounded), None)
+    return energy if term is None else _ungrounded_part(term)
+
+
+def recommendations(energy: Energy) -> list[tuple[Energy, Recommendation]]:
+    """Returns the distinct recommendations in an expression, each with the first energy that gives it."""
+    found: list[tuple[Energy, Recommendation]] = []
+    todo, seen = [energy], {energy}  # a part that occurs again is visited once
+    for node in todo:
+        if node.recommended is None:
+            parts = dict.fromkeys((*node.terms, *(base.energy for base in node.bases)))
+            todo += [part for part in parts if part not in seen]
+            seen.update(parts)
+        elif all(node.recommended != other for _, other in found):
+            found.append((node, node.recommended))
+    return found
+
+
+def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Sampler], dict[str, Any]]:
+    """Returns the name, class and options of the recommended sampler, else of the default one.
+
+    Raises:
+        OptionError: Two terms recommend different settings, the recommendation does not fit the expression, or a step size is missing.
+    """
+    found = recommendations(energy)
+    if len(found) > 1:
+        listed = "; ".join(f"{leaf} recommends {_written(advice)}" for leaf, advice in found)
+        raise OptionError(f"The terms of {energy} recommend different settings: {listed}. Say which with `sampler=` and its options.")
+    advice = found[0][1] if found else None
+    if advice is not None:
+        name, options = advice.sampler, {**advice.options, **options}
+    else:
+        name = "annealed" if "sigma" in energy.required_conditions else "chees" if energy.has_value else "langevin"
+    if name == "langevin" and not energy.has_value and "step_size" not in options:
+        raise OptionError(
+            f"{energy} has a gradient and no value, so no step size can be tuned for it: say `step_size=...` of the sampler langevin, "
+            "which follows gradients alone."
+        )
+    sampler = _sampler_class(name)
+    if advice is not None:  # it was tested on the energy itself, where its conditions were free
+        bound = sampler.binds - energy.conditions
+        if bound and any(bound & part.conditions for part in energy.modules() if isinstance(part, Energy)):
+            raise OptionError(
+                f"{energy} recommends {_written(advice)}, which sets {', '.join(sorted(bound))} itself, and here that is bound: leave it "
+                "unbound, or say another sampler, such as sampler='hmc'."
+            )
+    return name, sampler, dict(options)
+
+
+def _sampler_class(name: str) -> type[Sampler]:
+    from composable_energy.registry import get_sampler, names  # late: the registry checks what it loads by the class Sampler
+
+    try:
+        return get_sampler(name)
+    except PluginNotFound as error:
+        if names("sampler"):
+            raise
+        raise PluginNotFound(
+            f"No sampler is installed, and the sampler {name!r} is needed: install composable-energy-mcmc, or pass an instance of a "
+            "`Sampler` as `sampler=`."
+        ) from error
+
+
+def _written(advice: Recommendation) -> str:
+    return f"{advice.sampler}({', '.join(f'{name}={value}' for name, value in advice.options.items())})"
+
+
+def _check_options(name: str, sampler: type[Sampler], options: Mapping[str, Any], arguments: Iterable[str], *, complete: bool) -> None:
+    accepted = _accepted_options(sampler)
+    for option in options:
+        if option in accepted:
+            continue
+        if option in sampler.refused:
+            raise OptionError(f"{name} refuses {option}: {sampler.refused[option]}")
+        near = get_close_matches(option, [*accepted, *arguments], n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        listed = ", ".join(accepted) if accepted else "no options"
+        raise OptionError(f"{name} has no option {option}; it takes {listed}.{hint}")
+    missing = [option for option, required in accepted.items() if required and option not in options]
+    if complete and missing:
+        raise OptionError(f"{name} needs {', '.join(missing)}: say `{missing[0]}=...`.")
+
+
+def _accepted_options(sampler: type[Sampler]) -> dict[str, bool]:
+    """Returns the names of a sampler's options, and whether each is required."""
+    if is_dataclass(sampler):
+        return {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(sampler) if f.init}
+    own = list(signature(sampler).parameters.values())
+    return {p.name: p.default is Parameter.empty for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}

@@ -1,0 +1,126 @@
+"""Energies that wrap another one while sampling, such as an energy for some of the chains with their rows of the bound conditions."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.algebra import Conditioned
+from composable_energy.conditions import CHAINS
+from composable_energy.energy import Energy
+from composable_energy.events.leaves import HeadEnergy
+
+__all__ = ["EnergyWrapper", "has_rows", "repeated", "select_rows"]
+
+
+class EnergyWrapper(Energy, ABC):
+    """Abstract energy with the values, conditions and name of another one. A subclass changes how that one is evaluated.
+
+    Args:
+        energy: The wrapped energy.
+    """
+
+    def __init__(self, energy: Energy) -> None:
+        super().__init__()
+        self.energy = energy
+        self.event_shape = energy.event_shape
+
+    @property
+    def has_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.energy.has_value
+
+    @property
+    def evidence_has_value(self) -> bool:
+        return self.energy.evidence_has_value
+
+    @property
+    def terms(self) -> tuple[Energy, ...]:
+        return (self.energy,)
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        return self.energy.conditions
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        return self.energy.required_conditions
+
+    def __str__(self) -> str:
+        return str(self.energy)
+
+
+class _RowSelection(EnergyWrapper):
+    """An energy for some of the chains: each gets its own row of the bound conditions."""
+
+    def __init__(self, energy: Energy, rows: slice | Tensor) -> None:
+        super().__init__(energy)
+        self.rows = rows
+
+    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self.energy(x, **{CHAINS: self.rows, **conditions})
+
+    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
+        return self.energy.with_gradient(x, **{CHAINS: self.rows, **conditions})
+
+    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self.energy.evidence(x, **{CHAINS: self.rows, **conditions})
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        return self.energy.conditions - {CHAINS}
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        return self.energy.required_conditions - {CHAINS}
+
+
+def select_rows(energy: Energy, rows: Sequence[int], n: int) -> Energy:
+    """Returns an energy for points of some of the `n` rows of its bound conditions.
+
+    Args:
+        energy: The energy.
+        rows: The row of each point.
+        n: The number of rows.
+    """
+    if CHAINS not in energy.conditions or rows == range(n):
+        return energy
+    if isinstance(rows, range) and rows.step == 1:
+        return _RowSelection(energy, slice(rows.start, rows.stop))
+    return _RowSelection(energy, torch.tensor(list(rows)))
+
+
+def repeated(energy: Energy, n: int, times: int) -> Energy:
+    """Returns an energy for several points of each chain, for a sampler that gives its chains replicas.
+
+    Args:
+        energy: The sampler's energy, for one point of each of `n` chains.
+        n: The number of chains.
+        times: How many points each chain has, one after another.
+    """
+    if isinstance(energy, _RowSelection):
+        whole, rows = energy.energy, energy.rows
+        rows = torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+    elif CHAINS in energy.conditions:
+        whole, rows = energy, torch.arange(n)
+    else:
+        return energy
+    return _RowSelection(whole, rows.repeat_interleave(times))
+
+
+def has_rows(energy: Energy) -> bool:
+    """Returns whether chains have bound conditions of their own, so that no point of one chain may become that of another."""
+    if isinstance(energy, _RowSelection):
+        return has_rows(energy.energy)
+    if CHAINS not in energy.conditions:
+        return False
+    if isinstance(energy, HeadEnergy) and CHAINS in energy.head_conditions[0]:
+        return True
+    bound = energy.values.values() if isinstance(energy, Conditioned) else ()
+    if any(isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1 for value in bound):
+        return True
+    inside = [*energy.terms, *(base.energy for base in energy.bases)]
+    return not inside or any(has_rows(part) for part in inside)
