@@ -1,16 +1,16 @@
 """COMET: energies of the components of a picture, found without labels."""
 
-from .attention import AttentionEncoder
-from .comet import Comet
-from .component import ComponentEnergy
-from .conv import ConvEnergy
-from .making import comet, comet_global, load_comet, save_comet
-from .objective import Decomposition, charbonnier, squared_error
-from .parts import joined, recombined
-from .quadratic import QuadraticEnergy
-from .reading import component_scores, merged
-from .sampler import InnerDescent
-from .vectors import VectorEncoder
+from composable_energy_comet.attention import AttentionEncoder
+from composable_energy_comet.comet import Comet
+from composable_energy_comet.component import ComponentEnergy
+from composable_energy_comet.conv import ConvEnergy
+from composable_energy_comet.making import comet, comet_global, load_comet, save_comet
+from composable_energy_comet.objective import Decomposition, charbonnier, squared_error
+from composable_energy_comet.parts import joined, recombined
+from composable_energy_comet.quadratic import QuadraticEnergy
+from composable_energy_comet.reading import component_scores, merged
+from composable_energy_comet.sampler import InnerDescent
+from composable_energy_comet.vectors import VectorEncoder
 
 __all__ = [
     "AttentionEncoder",

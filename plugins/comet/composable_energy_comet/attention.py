@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composable_energy.errors import OptionError
-
-from .options import picture_size, positive, whole
-from .places import POSE, coordinates, pose_of
+from composable_energy_comet.options import picture_size, positive, whole
+from composable_energy_comet.places import POSE, coordinates, pose_of
 
 __all__ = ["AttentionEncoder"]
 

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.sampling import Noise, twin
-
-from .attention import AttentionEncoder
-from .conv import ConvEnergy
-from .options import whole
-from .parts import pictures_of, recombined
-from .quadratic import QuadraticEnergy
-from .reading import component_scores, merged
-from .vectors import VectorEncoder
+from composable_energy_comet.attention import AttentionEncoder
+from composable_energy_comet.conv import ConvEnergy
+from composable_energy_comet.options import whole
+from composable_energy_comet.parts import pictures_of, recombined
+from composable_energy_comet.quadratic import QuadraticEnergy
+from composable_energy_comet.reading import component_scores, merged
+from composable_energy_comet.vectors import VectorEncoder
 
 __all__ = ["Comet"]
 

@@ -14,10 +14,9 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.sampling import Noise
-
-from .options import one_of, picture_size, whole
-from .places import POSE
-from .places import coordinates as grid
+from composable_energy_comet.options import one_of, picture_size, whole
+from composable_energy_comet.places import POSE
+from composable_energy_comet.places import coordinates as grid
 
 __all__ = ["COORDINATES", "ComponentEnergy"]
 

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import composable_energy as ce
-
-from .component import ComponentEnergy
-from .options import one_of, positive, whole
-from .places import POSE, seen_from
-from .silu import silu
+from composable_energy_comet.component import ComponentEnergy
+from composable_energy_comet.options import one_of, positive, whole
+from composable_energy_comet.places import POSE, seen_from
+from composable_energy_comet.silu import silu
 
 __all__ = ["ConvEnergy"]
 

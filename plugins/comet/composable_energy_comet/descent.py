@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .conv import ConvEnergy
+from composable_energy_comet.conv import ConvEnergy
 
 __all__ = ["SPREAD", "descended", "descents", "stepped"]
 

@@ -10,13 +10,12 @@ import safetensors.torch
 
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import check_config, config_bytes, read_config, read_tensors, write_through
-
-from .attention import AttentionEncoder
-from .comet import Comet
-from .conv import ConvEnergy
-from .options import one_of
-from .quadratic import QuadraticEnergy
-from .vectors import VectorEncoder
+from composable_energy_comet.attention import AttentionEncoder
+from composable_energy_comet.comet import Comet
+from composable_energy_comet.conv import ConvEnergy
+from composable_energy_comet.options import one_of
+from composable_energy_comet.quadratic import QuadraticEnergy
+from composable_energy_comet.vectors import VectorEncoder
 
 __all__ = ["SHIPPED", "comet", "comet_global", "load_comet", "save_comet"]
 

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
+from composable_energy_comet.comet import Comet
+from composable_energy_comet.conv import ConvEnergy
+from composable_energy_comet.descent import SPREAD, descents, stepped
+from composable_energy_comet.options import one_of, whole
 from composable_energy_training import Batch, Loss, Objective
-
-from .comet import Comet
-from .conv import ConvEnergy
-from .descent import SPREAD, descents, stepped
-from .options import one_of, whole
 
 __all__ = ["Decomposition", "charbonnier", "squared_error"]
 

@@ -11,12 +11,11 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Noise, twin
-
-from .component import ComponentEnergy
-from .conv import ConvEnergy
-from .descent import SPREAD, descended
-from .quadratic import QuadraticEnergy, lowest
-from .sampler import InnerDescent
+from composable_energy_comet.component import ComponentEnergy
+from composable_energy_comet.conv import ConvEnergy
+from composable_energy_comet.descent import SPREAD, descended
+from composable_energy_comet.quadratic import QuadraticEnergy, lowest
+from composable_energy_comet.sampler import InnerDescent
 
 __all__ = ["joined", "pictures_of", "recombined"]
 

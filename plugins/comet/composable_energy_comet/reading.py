@@ -8,10 +8,9 @@ from torch.nn import functional as F
 
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import Noise
-
-from .conv import ConvEnergy
-from .descent import SPREAD, descended, stepped
-from .quadratic import QuadraticEnergy
+from composable_energy_comet.conv import ConvEnergy
+from composable_energy_comet.descent import SPREAD, descended, stepped
+from composable_energy_comet.quadratic import QuadraticEnergy
 
 __all__ = ["READINGS", "component_scores", "merged"]
 

@@ -13,14 +13,13 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
+from composable_energy_comet.comet import Comet
+from composable_energy_comet.making import load_comet, save_comet
+from composable_energy_comet.objective import Decomposition, charbonnier, squared_error
+from composable_energy_comet.options import one_of
+from composable_energy_comet.sheet import write_sheet
 from composable_energy_image.data import Pictures, open_pictures
 from composable_energy_training import CSVLog, Optimizer, Ranks, Recipe, Trainer, join
-
-from .comet import Comet
-from .making import load_comet, save_comet
-from .objective import Decomposition, charbonnier, squared_error
-from .options import one_of
-from .sheet import write_sheet
 
 __all__ = ["CometRecipe", "comet_global_recipe", "comet_paper_recipe", "comet_recipe"]
 

@@ -12,10 +12,9 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
-
-from .component import ComponentEnergy
-from .descent import SPREAD
-from .options import positive, whole
+from composable_energy_comet.component import ComponentEnergy
+from composable_energy_comet.descent import SPREAD
+from composable_energy_comet.options import positive, whole
 
 __all__ = ["InnerDescent"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .comet import Comet
+from composable_energy_comet.comet import Comet
 
 __all__ = ["sheet", "write_sheet"]
 

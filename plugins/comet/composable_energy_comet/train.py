@@ -19,10 +19,9 @@ import torch
 from torch.nn import functional as F
 
 import composable_energy as ce
+from composable_energy_comet.making import SHIPPED, load_comet, save_comet
+from composable_energy_comet.recipe import comet_recipe
 from composable_energy_image.data import Pictures
-
-from .making import SHIPPED, load_comet, save_comet
-from .recipe import comet_recipe
 
 __all__ = ["main", "pictures"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .options import one_of, picture_size, whole
+from composable_energy_comet.options import one_of, picture_size, whole
 
 __all__ = ["VectorEncoder"]
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["model_card", "scores_of"]
-
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import weights
-from .data import SEEDS
-from .draw import ATTRIBUTES, Drawn, draw
-from .energies import Faces
-from .judge import judge
-from .networks import Judge
-from .scores import ROWS, expression, score
-from .stages import JUDGE_FACES, TRAINING_FACES, Run
+from composable_energy_faces import weights
+from composable_energy_faces.data import SEEDS
+from composable_energy_faces.draw import ATTRIBUTES, Drawn, draw
+from composable_energy_faces.energies import Faces
+from composable_energy_faces.judge import judge
+from composable_energy_faces.networks import Judge
+from composable_energy_faces.scores import ROWS, expression, score
+from composable_energy_faces.stages import JUDGE_FACES, TRAINING_FACES, Run
+
+__all__ = ["model_card", "scores_of"]
 
 TEST_FACES = 2_000
 """How many faces, unseen by any network, tell how right the judge is."""

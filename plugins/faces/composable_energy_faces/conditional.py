@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["one_condition", "train_conditional"]
-
 from collections.abc import Mapping
 
 import torch
@@ -13,14 +11,15 @@ from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from composable_energy.noise import Noise
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
+from composable_energy_faces.energies import Faces
+from composable_energy_faces.networks import CODE, SIGMA_MAX, SIGMA_MIN
+from composable_energy_faces.stages import TRAINING_FACES, Run
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.diary import Diary
 from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective, Optimizer, Trainer
 
-from .draw import ATTRIBUTES, HAIR_COLORS
-from .energies import Faces
-from .networks import CODE, SIGMA_MAX, SIGMA_MIN
-from .stages import TRAINING_FACES, Run
+__all__ = ["one_condition", "train_conditional"]
 
 _WIDTH = len(ATTRIBUTES) + len(HAIR_COLORS)
 _STEPS = 20_000

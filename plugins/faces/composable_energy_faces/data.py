@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["SEEDS", "draw_to"]
-
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
+from composable_energy_faces.networks import SIZE
 from composable_energy_image.data import Labels, Pictures
 
-from .draw import ATTRIBUTES, HAIR_COLORS, draw
-from .networks import SIZE
+__all__ = ["SEEDS", "draw_to"]
 
 SEEDS = {"train": 1, "judge": 2, "test": 3}
 """Faces of different seeds never meet: the judge learns from other faces than the energies, and both are scored on a third set."""

@@ -9,17 +9,17 @@ drawn alone or among a million, and a new nuisance leaves all others as they wer
 
 from __future__ import annotations
 
-__all__ = ["ATTRIBUTES", "HAIR_COLORS", "Drawn", "draw"]
-
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .painting import Numbers
-from .portrait import paint_face
-from .threads import one_thread
+from composable_energy_faces.painting import Numbers
+from composable_energy_faces.portrait import paint_face
+from composable_energy_faces.threads import one_thread
+
+__all__ = ["ATTRIBUTES", "HAIR_COLORS", "Drawn", "draw"]
 
 ATTRIBUTES = ("male", "smiling", "glasses", "hat", "old")
 """The binary attributes, in the order of the columns; each is a fair coin, independent of the others."""

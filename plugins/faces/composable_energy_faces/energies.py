@@ -7,17 +7,16 @@ expression evaluates each once, whatever the number of attributes in it.
 
 from __future__ import annotations
 
-__all__ = ["Faces"]
-
 from functools import cached_property
 from pathlib import Path
 
 import composable_energy as ce
+from composable_energy_faces import weights
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
+from composable_energy_faces.networks import CODE, SIGMA_MAX, SIGMA_MIN, SIZE
 from composable_energy_image import CodeEnergy, CodeHeads
 
-from . import weights
-from .draw import ATTRIBUTES, HAIR_COLORS
-from .networks import CODE, SIGMA_MAX, SIGMA_MIN, SIZE
+__all__ = ["Faces"]
 
 
 class Faces(ce.EnergyFamily):

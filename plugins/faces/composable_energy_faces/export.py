@@ -7,8 +7,6 @@ The table is `attributes.csv`: the file, then 0 or 1 for each binary attribute, 
 
 from __future__ import annotations
 
-__all__ = ["export", "main"]
-
 import argparse
 import csv
 from collections.abc import Sequence
@@ -18,7 +16,9 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from .draw import ATTRIBUTES, HAIR_COLORS, Drawn, draw
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, Drawn, draw
+
+__all__ = ["export", "main"]
 
 _CHUNK = 500
 _NAMES = (*ATTRIBUTES, "hair")

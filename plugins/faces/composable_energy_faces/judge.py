@@ -9,8 +9,6 @@ r"""Scores pictures of faces with the judge, an image network that was trained o
 
 from __future__ import annotations
 
-__all__ = ["Verdict", "features", "frechet_distance", "judge", "load_judge", "nearest_distances"]
-
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,11 +16,12 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
+from composable_energy_faces.networks import SIZE, Judge
+from composable_energy_faces.threads import one_thread
+from composable_energy_faces.weights import read
 
-from .draw import ATTRIBUTES, HAIR_COLORS
-from .networks import SIZE, Judge
-from .threads import one_thread
-from .weights import read
+__all__ = ["Verdict", "features", "frechet_distance", "judge", "load_judge", "nearest_distances"]
 
 _CHUNK = 250
 

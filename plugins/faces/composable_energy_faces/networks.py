@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["CODE", "SIGMA_MAX", "SIGMA_MIN", "SIZE", "Judge"]
-
 import itertools
 
 from torch import Tensor, nn
+
+__all__ = ["CODE", "SIGMA_MAX", "SIGMA_MIN", "SIZE", "Judge"]
 
 SIZE = 64
 """Height and width of the pictures."""

@@ -6,13 +6,13 @@ itself smooths the edges, at any resolution.
 
 from __future__ import annotations
 
-__all__ = ["Canvas", "Numbers", "ellipse", "stroke"]
-
 import math
 import zlib
 
 import torch
 from torch import Tensor
+
+__all__ = ["Canvas", "Numbers", "ellipse", "stroke"]
 
 
 class Numbers:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["paint_face"]
-
 import torch
 from torch import Tensor
 
-from .painting import Canvas, Numbers, ellipse, stroke
+from composable_energy_faces.painting import Canvas, Numbers, ellipse, stroke
+
+__all__ = ["paint_face"]
 
 _HAIR = torch.tensor([[0.09, 0.09, 0.11], [0.37, 0.21, 0.10], [0.96, 0.82, 0.42], [0.85, 0.30, 0.09]])
 _SKIN = torch.tensor([[1.00, 0.87, 0.77], [0.96, 0.78, 0.62], [0.84, 0.62, 0.45], [0.66, 0.47, 0.34]])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["ROWS", "Literal", "Row", "expression", "score"]
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,10 +11,11 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
+from composable_energy_faces.judge import Verdict, judge
+from composable_energy_faces.networks import Judge
 
-from .draw import ATTRIBUTES, HAIR_COLORS
-from .judge import Verdict, judge
-from .networks import Judge
+__all__ = ["ROWS", "Literal", "Row", "expression", "score"]
 
 Literal = tuple[str, bool]
 """An attribute and whether it is wanted."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["JUDGE_FACES", "TRAINING_FACES", "Run"]
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -12,6 +10,10 @@ import torch
 from torch import nn
 
 import composable_energy as ce
+from composable_energy_faces import weights
+from composable_energy_faces.data import SEEDS, draw_to
+from composable_energy_faces.draw import ATTRIBUTES
+from composable_energy_faces.networks import CODE, SIGMA_MAX, SIGMA_MIN, SIZE, Judge
 from composable_energy_image import CodeEnergy
 from composable_energy_image.base_and_attributes import BaseAndAttributes, base_and_attributes
 from composable_energy_image.data import Pictures, Preparation
@@ -19,10 +21,7 @@ from composable_energy_image.diary import Diary, read_diary
 from composable_energy_image.naming import naming_loss
 from composable_energy_training import Batch, Loss, Objective, Optimizer, Trainer
 
-from . import weights
-from .data import SEEDS, draw_to
-from .draw import ATTRIBUTES
-from .networks import CODE, SIGMA_MAX, SIGMA_MIN, SIZE, Judge
+__all__ = ["JUDGE_FACES", "TRAINING_FACES", "Run"]
 
 TRAINING_FACES, JUDGE_FACES = 120_000, 24_000
 

@@ -6,12 +6,12 @@ scheduler's next turn, some milliseconds, at every operation; and the operations
 
 from __future__ import annotations
 
-__all__ = ["one_thread"]
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+__all__ = ["one_thread"]
 
 
 @contextmanager

@@ -9,8 +9,6 @@ keeps what it has in FOLDER; the same command after a kill goes on from there. T
 
 from __future__ import annotations
 
-__all__ = ["main"]
-
 import argparse
 import json
 import shutil
@@ -19,9 +17,11 @@ from pathlib import Path
 
 import torch
 
-from . import weights
-from .card import model_card, scores_of
-from .stages import Run
+from composable_energy_faces import weights
+from composable_energy_faces.card import model_card, scores_of
+from composable_energy_faces.stages import Run
+
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

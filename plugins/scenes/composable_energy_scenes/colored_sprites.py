@@ -9,9 +9,8 @@ import numpy as np
 
 from composable_energy.errors import OptionError
 from composable_energy_image.data import Field, Scenes, World
-
-from .rendering import picture_size
-from .sprites import SPRITES, inside
+from composable_energy_scenes.rendering import picture_size
+from composable_energy_scenes.sprites import SPRITES, inside
 
 __all__ = ["FULL_COLORS", "ColoredSprites"]
 

@@ -12,12 +12,11 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy_image import CodeEnergy, CodeHeads
-
-from . import weights
-from .conditional import ConditionalEnergy
-from .judge import Judge
-from .one_object import COLORS
-from .rendering import KINDS
+from composable_energy_scenes import weights
+from composable_energy_scenes.conditional import ConditionalEnergy
+from composable_energy_scenes.judge import Judge
+from composable_energy_scenes.one_object import COLORS
+from composable_energy_scenes.rendering import KINDS
 
 __all__ = ["CODE", "HEADS_WIDTH", "SAMPLING", "SIGMAS", "Concepts", "load_concepts", "load_judge"]
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import composable_energy as ce
 from composable_energy.errors import PluginNotFound
-
-from . import weights
-from .concepts import Concepts, load_concepts
-from .one_object import COLORS, SIZES
-from .rendering import KINDS
+from composable_energy_scenes import weights
+from composable_energy_scenes.concepts import Concepts, load_concepts
+from composable_energy_scenes.one_object import COLORS, SIZES
+from composable_energy_scenes.rendering import KINDS
 
 __all__ = ["SceneFamily"]
 

@@ -19,6 +19,10 @@ from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.data import Pictures, Preparation
 from composable_energy_image.diary import Diary, read_diary
 from composable_energy_image.reconstruction import Reconstruction, Repainting, Reproduction
+from composable_energy_scenes.conditional import ConditionalEnergy
+from composable_energy_scenes.judge import Judge
+from composable_energy_scenes.patches import PatchCoder
+from composable_energy_scenes.rendering import KINDS
 from composable_energy_training import (
     AttributeHeads,
     Batch,
@@ -29,11 +33,6 @@ from composable_energy_training import (
     Trainer,
     ValueHeads,
 )
-
-from .conditional import ConditionalEnergy
-from .judge import Judge
-from .patches import PatchCoder
-from .rendering import KINDS
 
 __all__ = ["Fitting", "Seen", "encoded"]
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.errors import ShapeError
-
-from .one_object import COLORS
-from .rendering import KINDS
+from composable_energy_scenes.one_object import COLORS
+from composable_energy_scenes.rendering import KINDS
 
 __all__ = ["Judge", "Verdict", "judged"]
 

@@ -14,8 +14,7 @@ import composable_energy as ce
 from composable_energy.energy import WeightedBase
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy_image.unet import UNet
-
-from .patches import CHANNELS, PATCHES, levels
+from composable_energy_scenes.patches import CHANNELS, PATCHES, levels
 
 __all__ = ["CELLS", "PlaceHead", "Presence", "cell_of"]
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from composable_energy.errors import OptionError
-
-from . import weights
-from .detector import Detector
-from .objects import Objects
-from .patches import PatchEnergy
-from .presence import PlaceHead, Presence
+from composable_energy_scenes import weights
+from composable_energy_scenes.detector import Detector
+from composable_energy_scenes.objects import Objects
+from composable_energy_scenes.patches import PatchEnergy
+from composable_energy_scenes.presence import PlaceHead, Presence
 
 __all__ = ["COUNT", "FOLDER", "SEVERAL_SIZES", "Several", "load_detector", "load_several", "several_objects", "told_of"]
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy_image.data import Field, Scenes, World
-
-from .rendering import picture_size
+from composable_energy_scenes.rendering import picture_size
 
 __all__ = ["SPRITES", "SPRITE_FACTORS", "Sprites", "inside"]
 

@@ -20,15 +20,14 @@ from torch import Tensor
 
 from composable_energy_image import CodeEnergy
 from composable_energy_image.autoencoder import Autoencoder
-
-from . import weights
-from .concepts import CODE, HEADS_WIDTH, SIGMAS
-from .conditional import ConditionalEnergy
-from .fitting import encoded
-from .judge import judged
-from .one_object import COLORS, OneObject
-from .rendering import KINDS
-from .workshop import Workshop, command
+from composable_energy_scenes import weights
+from composable_energy_scenes.concepts import CODE, HEADS_WIDTH, SIGMAS
+from composable_energy_scenes.conditional import ConditionalEnergy
+from composable_energy_scenes.fitting import encoded
+from composable_energy_scenes.judge import judged
+from composable_energy_scenes.one_object import COLORS, OneObject
+from composable_energy_scenes.rendering import KINDS
+from composable_energy_scenes.workshop import Workshop, command
 
 __all__ = ["SEEDS", "Making", "main"]
 
@@ -114,7 +113,7 @@ class Making:
     @torch.no_grad()
     def _accuracies(self, base: CodeEnergy) -> dict[str, float]:
         """Returns how right the heads are about renders that nothing was trained on: shares of classes, mean sizes of errors of numbers."""
-        from .concepts import Concepts
+        from composable_energy_scenes.concepts import Concepts
 
         concepts, scenes = Concepts(self.shop.trained), self.shop.rendered("test")
         codes, truth = encoded(base.autoencoder, scenes.images), _tensors(scenes.labels)
@@ -130,7 +129,7 @@ class Making:
     @torch.no_grad()
     def _scores(self) -> dict[str, dict[str, float]]:
         """Returns what the judge sees in renders, and in the same after the autoencoder, that nothing was trained on."""
-        from .concepts import Concepts, load_judge
+        from composable_energy_scenes.concepts import Concepts, load_judge
 
         scenes, concepts = self.shop.rendered("test"), Concepts(self.shop.trained)
         images, truth, judge = (

@@ -20,15 +20,14 @@ from torch import Tensor, nn
 
 from composable_energy_image.data import Pictures, Preparation
 from composable_energy_image.reconstruction import Reconstruction
+from composable_energy_scenes import several
+from composable_energy_scenes.detector import Detector, Finding
+from composable_energy_scenes.fitting import Seen, encoded
+from composable_energy_scenes.patches import PatchCoder, PatchEnergy
+from composable_energy_scenes.presence import CELLS, PlaceHead, cell_of
+from composable_energy_scenes.several import several_objects, told_of
+from composable_energy_scenes.workshop import Workshop, command
 from composable_energy_training import AttributeHeads, DenoisingScoreMatching
-
-from . import several
-from .detector import Detector, Finding
-from .fitting import Seen, encoded
-from .patches import PatchCoder, PatchEnergy
-from .presence import CELLS, PlaceHead, cell_of
-from .several import several_objects, told_of
-from .workshop import Workshop, command
 
 __all__ = ["SEEDS", "MakingSeveral", "main"]
 

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.data import Scenes, World, render_to
-
-from . import weights
-from .fitting import Fitting, encoded
-from .patches import PatchCoder
+from composable_energy_scenes import weights
+from composable_energy_scenes.fitting import Fitting, encoded
+from composable_energy_scenes.patches import PatchCoder
 
 __all__ = ["Workshop", "command"]
 
