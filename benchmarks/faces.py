@@ -36,7 +36,7 @@ from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distances
 from composable_energy_faces.networks import SIGMA_MIN
 from composable_energy_faces.scores import ROWS, Row, expression, score
-from composable_energy_faces.stages import Run
+from composable_energy_faces.training_run import Run
 from composable_energy_image import CodeEnergy
 from composable_energy_image.code_energy import CodeNetwork
 

@@ -40,7 +40,7 @@ def train(recipe: str, data: Path, out: Path, settings: Sequence[str]) -> dict[s
     if not cost.exists():
         command = [sys.executable, "-m", "composable_energy", "train", "--recipe", recipe, "--data", str(data), "--out", str(out)]
         command += [word for setting in settings for word in ("--set", setting)]
-        before = sum(json.loads(file.read_text())["cpu_seconds"] for file in out.glob("stages/*/diary.json"))
+        before = sum(json.loads(file.read_text())["cpu_seconds"] for file in out.glob("stages/*/costs.json"))
         began, used = time.perf_counter(), _used()
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         told = {"cpu_seconds": before + _used() - used, "seconds": time.perf_counter() - began, "resumed": before > 0}

@@ -5,7 +5,7 @@ r"""Pictures of parts that were learnt apart: sprites in a room, and a sprite am
 Models of the same size that never met. Their components are energies, so a conjunction joins them:
 
 - **room**: `comet-warm` knows the light and the camera of the room as factors of the whole picture, `sprites-conv` objects on black. All
-  parts of both are joined, and a weight says how much the sprites' count.
+  parts of both are join_parts, and a weight says how much the sprites' count.
 - **solids**: `objects-32-quadratic` knows solids under a lamp, `sprites-quadratic` sprites. All parts of the first are joined with the part
   of one sprite, the largest; true masks say which part that is.
 
@@ -26,7 +26,7 @@ from factors import model_of
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy_comet import Comet, InnerDescent, joined, load_comet
+from composable_energy_comet import Comet, InnerDescent, join_parts, load_comet
 
 WEIGHTS = (0.5, 1.0, 2.0)
 MANY, SHOWN = 64, 6
@@ -44,7 +44,7 @@ def in_room(rooms: Comet, sprites: Comet, room_images: Tensor, sprite_images: Te
         sprite_images: As many pictures of sprites.
         weight: Of the sprites' energies.
     """
-    expression = joined(rooms.decompose(room_images)) & weight * joined(sprites.decompose(sprite_images))
+    expression = join_parts(rooms.decompose(room_images)) & weight * join_parts(sprites.decompose(sprite_images))
     descent = InnerDescent(rooms.energy.iterations, start_image=rooms.energy.image)
     return expression.sample(len(room_images), sampler=descent, seed=0)
 

@@ -35,7 +35,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.sampling import Noise
-from composable_energy_comet import Comet, Decomposition, load_comet, merged, save_comet
+from composable_energy_comet import Comet, Decomposition, load_comet, merge_components, save_comet
 from composable_energy_comet.metrics import (
     adjusted_rand_index,
     kmeans_labels,
@@ -43,7 +43,7 @@ from composable_energy_comet.metrics import (
     quadrant_labels,
     territory_labels,
 )
-from composable_energy_comet.reading import READINGS
+from composable_energy_comet.masks import SCORE_METHODS
 from composable_energy_training import Batch
 
 __all__ = ["CLIP", "PLANS", "Stage", "fitted", "floors", "scored"]
@@ -114,12 +114,12 @@ def fitted(plan: str, seed: int, parts: Path, data: Path) -> tuple[Comet, dict[s
 
 def scored(comet: Comet, validation: Scenes, test: Scenes) -> dict[str, Any]:
     """Returns the scores of a model on test pictures, with the reading that was best on the validation pictures."""
-    readings = READINGS[type(comet.energy)]
+    readings = SCORE_METHODS[type(comet.energy)]
     found = {}
     for read in readings:
         scores = comet.scores(validation.images, read)
         for threshold in THRESHOLDS:
-            found[read, threshold] = _foreground(validation.masks, merged(scores, threshold))
+            found[read, threshold] = _foreground(validation.masks, merge_components(scores, threshold))
     best, plain = max(found, key=lambda key: found[key]), max(((read, None) for read in readings), key=lambda key: found[key])
     read, threshold = best
     labels = comet.masks(test.images, threshold, read)

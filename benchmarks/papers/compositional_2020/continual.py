@@ -36,7 +36,7 @@ from composable_energy_image import CodeHeads
 from composable_energy_scenes import COLORS, KINDS, OneObject, Verdict
 from composable_energy_scenes.concepts import SIGMAS
 from composable_energy_scenes.conditional import ConditionalEnergy
-from composable_energy_scenes.fitting import Fitting, encoded
+from composable_energy_scenes.network_trainer import Fitting, encoded
 from composable_energy_training import Batch, Loss, Objective, Optimizer, Trainer
 
 CONCEPTS = ("position", "shape", "color")

@@ -27,7 +27,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy_scenes import SIZES, Judge, judged
-from composable_energy_scenes.fitting import Fitting
+from composable_energy_scenes.network_trainer import Fitting
 
 SAMPLER = {
     "sampler": "annealed",

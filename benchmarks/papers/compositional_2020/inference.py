@@ -27,7 +27,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy_scenes import COLORS, KINDS, SIZES, Judge, OneObject, judged
-from composable_energy_scenes.fitting import Fitting
+from composable_energy_scenes.network_trainer import Fitting
 
 CACHE = Path(__file__).parents[3] / ".cache" / "compositional-2020" / "regressor"
 LABELLED = 24_000

@@ -18,7 +18,7 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy_scenes.detector import detected
 from composable_energy_scenes.presence import Presence
-from composable_energy_scenes.several import load_detector, load_several, several_objects
+from composable_energy_scenes.multi_object import load_detector, load_several, several_objects
 
 __all__ = ["asked_places", "conjunction", "matched", "run", "scores"]
 

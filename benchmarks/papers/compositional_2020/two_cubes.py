@@ -14,7 +14,7 @@ from reporting import grid, main, show
 from several_objects import matched
 from torch import Tensor
 
-from composable_energy_scenes.several import load_several, several_objects
+from composable_energy_scenes.multi_object import load_several, several_objects
 
 __all__ = ["PLACES", "peaks", "run"]
 

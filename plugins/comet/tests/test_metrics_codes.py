@@ -107,7 +107,9 @@ class TestPairs:
                 seen["test"] = points, shared
                 return 0.5
 
-        monkeypatch.setattr("composable_energy_comet.metrics.pairs.extra", lambda module: type("", (), {"LogisticRegression": Recorder}))
+        monkeypatch.setattr(
+            "composable_energy_comet.metrics.beta_vae.import_extra", lambda module: type("", (), {"LogisticRegression": Recorder})
+        )
         scales = torch.tensor([1.0, -3.0, 0.2, 50.0])
         assert beta_vae(GRID * scales, GRID, pairs=32, train=50, test=20, exactly_one=exactly_one) == 0.5
         deviation = GRID.double()[:, 0].std()
@@ -252,7 +254,7 @@ CODES = torch.zeros(256, 2)
         (CODES[:9], GRID, ShapeError, r"\(9, 2\) and \(256, 4\)"),
         (CODES[:, None], GRID, ShapeError, r"`codes`.*\(256, 1, 2\); write `.flatten\(1\)`"),
         (CODES, GRID[:, 0], ShapeError, r"`factors`.*\(256,\)"),
-        (CODES[:1], GRID[:1], ShapeError, r"two rows at least, got \(1, 2\)"),
+        (CODES[:1], GRID[:1], ShapeError, r"at least two rows, got \(1, 2\)"),
         (CODES[:, :0], GRID, ShapeError, r"\(256, 0\)"),
         (CODES.log(), GRID, OptionError, r"`codes` must be finite, got \[-inf, -inf\] in row 0"),
         (CODES, torch.cat([GRID, torch.full((256, 1), 3)], 1), OptionError, r"Column 4 of `factors` is 3 in all 256 rows"),
@@ -274,13 +276,13 @@ def test_levels_are_whole_numbers(metric):
 @pytest.mark.parametrize(
     ("metric", "options", "told"),
     [
-        (mig, {"bins": 1}, "bins must be at least 2, got 1"),
-        (mig, {"bins": 2.5}, "bins must be a whole number, got 2.5"),
-        (mig, {"points": 1}, "points must be at least 2, got 1"),
-        (mig, {"seed": -1}, "seed must be at least 0, got -1"),
-        (beta_vae, {"pairs": 0}, "pairs must be at least 1, got 0"),
-        (beta_vae, {"train": "many"}, "train must be a whole number, got 'many'"),
-        (beta_vae, {"test": True}, "test must be a whole number, got True"),
+        (mig, {"bins": 1}, "bins must be a whole number of at least 2, got 1"),
+        (mig, {"bins": 2.5}, "bins must be a whole number of at least 2, got 2.5"),
+        (mig, {"points": 1}, "points must be a whole number of at least 2, got 1"),
+        (mig, {"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+        (beta_vae, {"pairs": 0}, "pairs must be a whole number of at least 1, got 0"),
+        (beta_vae, {"train": "many"}, "train must be a whole number of at least 1, got 'many'"),
+        (beta_vae, {"test": True}, "test must be a whole number of at least 1, got True"),
     ],
 )
 def test_options_are_checked(metric, options, told):

@@ -14,9 +14,9 @@ from composable_energy.noise import Noise
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
 from composable_energy_faces.energies import Faces
 from composable_energy_faces.networks import CODE, SIGMA_MAX, SIGMA_MIN
-from composable_energy_faces.stages import TRAINING_FACES, Run
+from composable_energy_faces.training_run import TRAINING_FACES, Run
 from composable_energy_image.code_energy import CodeNetwork
-from composable_energy_image.diary import Diary
+from composable_energy_image.cost_log import CostLog
 from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective, Optimizer, Trainer
 
 __all__ = ["one_condition", "train_conditional"]
@@ -45,7 +45,7 @@ def train_conditional(run: Run) -> CodeNetwork:
         optimizer=Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=1e-4, warm_up=200, decay=0.7, clip=1.0),
         ema=0.999,
         monitor=None,
-        callbacks=[Diary()],
+        callbacks=[CostLog()],
         progress=True,
     ).fit()
     return network

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from composable_energy_faces.painting import Numbers
+from composable_energy_faces.canvas import Numbers
 from composable_energy_faces.portrait import paint_face
 from composable_energy_faces.threads import one_thread
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from composable_energy_faces.painting import Canvas, Numbers, ellipse, stroke
+from composable_energy_faces.canvas import Canvas, Numbers, ellipse, stroke
 
 __all__ = ["paint_face"]
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from composable_energy_faces import weights
-from composable_energy_faces.card import model_card, scores_of
-from composable_energy_faces.stages import Run
+from composable_energy_faces.model_card import model_card, scores_of
+from composable_energy_faces.training_run import Run
 
 __all__ = ["main"]
 

@@ -14,7 +14,7 @@ from composable_energy_faces.conditional import one_condition, train_conditional
 from composable_energy_faces.data import draw_to
 from composable_energy_faces.draw import HAIR_COLORS, draw
 from composable_energy_faces.export import export, main
-from composable_energy_faces.stages import Run
+from composable_energy_faces.training_run import Run
 from composable_energy_image import stages as image_stages
 from composable_energy_image.data import open_pictures
 from tests.precision import train_in_float32

@@ -10,8 +10,8 @@ from composable_energy.errors import OptionError
 from composable_energy_image.attributes import accuracies, chosen, energies
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.data import open_pictures
-from composable_energy_image.leaving import leave
-from composable_energy_image.stages import Stages
+from composable_energy_image.export import export_run
+from composable_energy_image.pipeline import AttributePipeline
 from composable_energy_training import Recipe
 
 __all__ = ["Attribute", "attribute"]
@@ -30,7 +30,7 @@ class Attribute(Recipe):
 
     def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
         out = Path(out).expanduser()
-        stages, table = Stages.begin(self.settings, out, progress), self.settings["data"]
+        stages, table = AttributePipeline.begin(self.settings, out, progress), self.settings["data"]
         base = self._base().to(stages.device)
         coder = base.autoencoder
         options = {name: table[name] for name in ("labels", "part", "limit", "strict", "cache")}
@@ -45,7 +45,7 @@ class Attribute(Recipe):
         heads = stages.heads(base, stages.encoded(coder, learnt, mirrored=table["flip"]), labels)
         found = list(energies(base, heads, labels))
         right = accuracies(heads, stages.encoded(coder, held), held.labels, labels)
-        stages.ranks.agreed(lambda: leave(out, found, stages.told(), right))
+        stages.ranks.agreed(lambda: export_run(out, found, stages.told(), right))
         return out
 
     def _base(self) -> CodeEnergy:

@@ -13,9 +13,9 @@ from composable_energy.errors import OptionError
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.data import Labels, Pictures
 from composable_energy_image.heads import CodeHeads
-from composable_energy_image.naming import columns_of
+from composable_energy_image.label_columns import label_columns
 
-__all__ = ["accuracies", "chosen", "energies", "values_of"]
+__all__ = ["accuracies", "chosen", "count_values", "energies"]
 
 _TAKEN = frozenset({"base", "stages", "samples.png", "report.json", "recipe.toml"})
 _NAME = re.compile(r"[^./\\\s][^/\\\n\r\0]*")
@@ -39,14 +39,14 @@ def chosen(pictures: Pictures, names: Sequence[str]) -> dict[str, Labels]:
     return found
 
 
-def values_of(labels: Mapping[str, Labels]) -> dict[str, int]:
+def count_values(labels: Mapping[str, Labels]) -> dict[str, int]:
     """Returns how many values each attribute has, by name."""
     return {name: len(some.names) for name, some in labels.items()}
 
 
 def energies(base: CodeEnergy, heads: CodeHeads, labels: Mapping[str, Labels]) -> Iterator[ce.ClassifierEnergy]:
     """Yields the energy of each attribute: `male` for one of no and yes, `hair=red` and so on for each value of any other."""
-    columns = columns_of(values_of(labels))
+    columns = label_columns(count_values(labels))
     for name, some in labels.items():
         for value, event in enumerate(_names(name, some), 1 if some.binary else 0):
             yield ce.ClassifierEnergy(heads, value, base, columns=columns[name], name=event)
@@ -63,7 +63,7 @@ def accuracies(heads: CodeHeads, codes: Tensor, truth: Mapping[str, Labels], lab
         labels: The attributes that the heads know.
     """
     logits, found = heads(codes).cpu(), {}
-    for name, columns in columns_of(values_of(labels)).items():
+    for name, columns in label_columns(count_values(labels)).items():
         some, known = logits[:, columns], truth[name].known
         said = some.argmax(1) if some.shape[1] > 1 else (some[:, 0] > 0).long()
         if known.any():

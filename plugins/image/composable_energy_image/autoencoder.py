@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy_image.options import whole
+from composable_energy_image.arguments import check_integer
 
 __all__ = ["Autoencoder", "check_picture"]
 
@@ -33,7 +33,7 @@ class Autoencoder(nn.Module):
     def __init__(self, size: int = 64, channels: int = 3, code: int = 64) -> None:
         super().__init__()
         check_picture(size, channels)
-        self.size, self.channels, self.code = size, channels, whole("code", code)
+        self.size, self.channels, self.code = size, channels, check_integer("code", code)
         left, halvings = size, 0
         while left >= 8:
             left, halvings = left // 2, halvings + 1
@@ -57,16 +57,16 @@ class Autoencoder(nn.Module):
         Raises:
             ShapeError: The pictures have another shape.
         """
-        return self.standardize(self.raw_codes(images))
+        return self.standardize(self.encode_raw(images))
 
-    def raw_codes(self, images: Tensor) -> Tensor:
+    def encode_raw(self, images: Tensor) -> Tensor:
         """Returns codes before they are standardized, with shape $(B, D)$; else as `encode`."""
         expected = (self.channels, self.size, self.size)
         if images.shape[1:] != expected:
             raise ShapeError(f"The autoencoder takes pictures of shape (B, {', '.join(map(str, expected))}), got {tuple(images.shape)}.")
         return self.encoder(images * 2 - 1)
 
-    def paint(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor) -> Tensor:
         """Returns pictures whose values may leave [0, 1], as training needs them."""
         h = self.unfold(codes).view(-1, 128, 4, 4)
         h = h + F.silu(self.at_4(h))
@@ -78,7 +78,7 @@ class Autoencoder(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Returns the pictures, in [0, 1] with shape $(B, C, S, S)$, of codes with shape $(B, D)$."""
-        return self.paint(codes).clamp(0, 1)
+        return self.decode(codes).clamp(0, 1)
 
 
 def check_picture(size: int, channels: int) -> None:

@@ -11,8 +11,8 @@ from composable_energy_image.attributes import accuracies, chosen, energies
 from composable_energy_image.autoencoder import check_picture
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.data import Pictures, open_pictures
-from composable_energy_image.leaving import leave
-from composable_energy_image.stages import Stages
+from composable_energy_image.export import export_run
+from composable_energy_image.pipeline import AttributePipeline
 from composable_energy_training import Recipe
 
 __all__ = ["BaseAndAttributes", "base_and_attributes"]
@@ -39,7 +39,7 @@ class BaseAndAttributes(Recipe):
     def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
         check_picture(self.settings["data"]["size"], self.settings["data"]["channels"])  # before many are read
         out = Path(out).expanduser()
-        stages = Stages.begin(self.settings, out, progress)
+        stages = AttributePipeline.begin(self.settings, out, progress)
         options = {name: self.settings["data"][name] for name in ("size", "channels", "labels", "part", "limit", "strict", "cache")}
         return self._run(open_pictures(data, progress=stages.progress, **options), stages, out)
 
@@ -55,9 +55,9 @@ class BaseAndAttributes(Recipe):
             OptionError: The folder holds another run, or a setting does not fit the pictures.
         """
         out = Path(out).expanduser()
-        return self._run(pictures, Stages.begin(self.settings, out, progress), out)
+        return self._run(pictures, AttributePipeline.begin(self.settings, out, progress), out)
 
-    def _run(self, pictures: Pictures, stages: Stages, out: Path) -> Path:
+    def _run(self, pictures: Pictures, stages: AttributePipeline, out: Path) -> Path:
         data, model = self.settings["data"], self.settings["model"]
         learnt, held = stages.split(pictures)
         labels = chosen(learnt, data["attributes"])
@@ -76,7 +76,7 @@ class BaseAndAttributes(Recipe):
             found = list(energies(base, heads, labels))
             right = accuracies(heads, stages.encoded(coder, held), held.labels, labels)
         base.eval()
-        stages.ranks.agreed(lambda: leave(out, [base, *found], stages.told(), right))
+        stages.ranks.agreed(lambda: export_run(out, [base, *found], stages.told(), right))
         return out
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
+from composable_energy_image.arguments import check_integer
 from composable_energy_image.autoencoder import Autoencoder
-from composable_energy_image.leveled import LeveledMLP, column
-from composable_energy_image.options import whole
+from composable_energy_image.noise_conditioning import NoiseConditionedMLP, column
 
 __all__ = ["CodeEnergy", "CodeNetwork"]
 
@@ -31,7 +31,7 @@ class CodeNetwork(ce.Energy):
     def __init__(self, code: int = 64, *, width: int = 256, blocks: int = 4, conditions: int = 0) -> None:
         super().__init__()
         self.event_shape = (code,)
-        self.net = LeveledMLP(code, code, width=width, blocks=blocks, conditions=conditions)
+        self.net = NoiseConditionedMLP(code, code, width=width, blocks=blocks, conditions=conditions)
 
     def forward(self, x: Tensor, sigma: Tensor | float, condition: Tensor | None = None) -> Tensor:
         """Returns energies with shape $(B,)$ of codes with shape $(B, D)$ at levels with shape $()$ or $(B,)$."""
@@ -81,7 +81,7 @@ class CodeEnergy(ce.Energy):
         if not 0 < sigma_min < sigma_max:
             raise OptionError(f"Noise levels are positive and sigma_min is the lower one, got {sigma_min!r} and {sigma_max!r}.")
         self.sigma_min, self.sigma_max, self.name = float(sigma_min), float(sigma_max), name
-        self.net = CodeNetwork(whole("code", code), width=whole("width", width), blocks=whole("blocks", blocks, 0))
+        self.net = CodeNetwork(check_integer("code", code), width=check_integer("width", width), blocks=check_integer("blocks", blocks, 0))
         self.decoder = Autoencoder(size, channels, code)
         self.event_shape = (code,)
         self.recommended = ce.Recommendation(

@@ -8,8 +8,8 @@ $x' = \text{clamp}(x - 100\, \nabla E + .005\, \xi)$.
 from __future__ import annotations
 
 import composable_energy as ce
-from composable_energy_image.drawing import noisy_steps
-from composable_energy_image.options import whole
+from composable_energy_image.arguments import check_integer
+from composable_energy_image.recommendation import recommend_langevin
 from composable_energy_image.residual import Block, ResidualEnergy
 
 __all__ = ["compositional_64", "compositional_128"]
@@ -38,7 +38,7 @@ def compositional_128(
         spectral_norm: Whether spectral norms are bounded by 1.
         dropout: The fraction of features that a block drops in training.
     """
-    w = whole("width", width)
+    w = check_integer("width", width)
     energy = ResidualEnergy(
         "compositional-128",
         [Block(w, True), Block(2 * w, True), Block(4 * w, True), Block(8 * w, True), Block(8 * w, True), Block(8 * w)],
@@ -51,7 +51,7 @@ def compositional_128(
         spectral_norm=spectral_norm,
         dropout=dropout,
     )
-    energy.recommended = noisy_steps(100, 0.005)
+    energy.recommended = recommend_langevin(100, 0.005)
     return energy
 
 
@@ -78,7 +78,7 @@ def compositional_64(
         spectral_norm: Whether spectral norms are bounded by 1.
         dropout: The fraction of features that a block drops in training.
     """
-    w = whole("width", width)
+    w = check_integer("width", width)
     energy = ResidualEnergy(
         "compositional-64",
         [Block(w, True), Block(2 * w, True), Block(2 * w, True), Block(2 * w), Block(4 * w, True)],
@@ -92,5 +92,5 @@ def compositional_64(
         spectral_norm=spectral_norm,
         dropout=dropout,
     )
-    energy.recommended = noisy_steps(100, 0.005)
+    energy.recommended = recommend_langevin(100, 0.005)
     return energy

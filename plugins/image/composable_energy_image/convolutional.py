@@ -11,9 +11,9 @@ import itertools
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from composable_energy_image.arguments import activation_of, check_integer
 from composable_energy_image.energy import ImageEnergy
 from composable_energy_image.layers import PerLabel, convolution, linear
-from composable_energy_image.options import activation_of, whole
 
 __all__ = ["ConvolutionalEnergy"]
 
@@ -49,7 +49,7 @@ class ConvolutionalEnergy(ImageEnergy):
         activation: str,
         spectral_norm: bool,
     ) -> None:
-        super().__init__(name, size=whole("size", size), channels=channels, labels=labels, numbers=numbers)
+        super().__init__(name, size=check_integer("size", size), channels=channels, labels=labels, numbers=numbers)
         self.activation = activation_of(activation)
         self.read = convolution(channels, widths[0], spectral=spectral_norm)
         self.halvings = nn.ModuleList(

@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy_image.options import whole
+from composable_energy_image.arguments import check_integer
 
 __all__ = ["ImageEnergy", "label_vectors", "number_features"]
 
@@ -53,10 +53,10 @@ class ImageEnergy(ce.Energy, ABC):
                 f"An energy is told a label or numbers, got labels={labels!r} and numbers={numbers!r}: train one energy for each, and join "
                 "them by `&`."
             )
-        self.labels = None if labels is None else whole("labels", labels)
-        self.numbers = None if numbers is None else whole("numbers", numbers)
+        self.labels = None if labels is None else check_integer("labels", labels)
+        self.numbers = None if numbers is None else check_integer("numbers", numbers)
         self.rows = self.labels if self.numbers is None else self.numbers * (1 + 2 * len(_WAVES))
-        self.event_shape = (whole("channels", channels), size, size)
+        self.event_shape = (check_integer("channels", channels), size, size)
 
     @abstractmethod
     def energies(self, x: Tensor, y: Tensor | None, **conditions: Any) -> Tensor:

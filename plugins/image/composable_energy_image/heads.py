@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from composable_energy_image.leveled import LeveledMLP, column
-from composable_energy_image.options import whole
+from composable_energy_image.arguments import check_integer
+from composable_energy_image.noise_conditioning import NoiseConditionedMLP, column
 
 __all__ = ["CodeHeads"]
 
@@ -29,8 +29,11 @@ class CodeHeads(nn.Module):
     def __init__(self, outputs: int, *, code: int = 64, width: int = 256, blocks: int = 2, sigma_min: float = 0.05) -> None:
         super().__init__()
         self.sigma_min = sigma_min
-        self.net = LeveledMLP(
-            whole("code", code), whole("outputs", outputs), width=whole("width", width), blocks=whole("blocks", blocks, 0)
+        self.net = NoiseConditionedMLP(
+            check_integer("code", code),
+            check_integer("outputs", outputs),
+            width=check_integer("width", width),
+            blocks=check_integer("blocks", blocks, 0),
         )
 
     def forward(self, z: Tensor, sigma: Tensor | float | None = None) -> Tensor:

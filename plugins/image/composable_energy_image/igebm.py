@@ -9,9 +9,9 @@ the temperature $.005^2 / 2 a$.
 from __future__ import annotations
 
 import composable_energy as ce
+from composable_energy_image.arguments import check_integer
 from composable_energy_image.convolutional import ConvolutionalEnergy
-from composable_energy_image.drawing import noisy_steps
-from composable_energy_image.options import whole
+from composable_energy_image.recommendation import recommend_langevin
 from composable_energy_image.residual import Block, ResidualEnergy
 
 __all__ = ["igebm_dsprites", "igebm_mnist", "igebm_resnet32", "igebm_resnet32_large", "igebm_resnet32_wider"]
@@ -40,7 +40,7 @@ def igebm_resnet32(
         spectral_norm: Whether spectral norms are bounded by 1.
         dropout: The fraction of features that a block drops in training.
     """
-    w = whole("width", width)
+    w = check_integer("width", width)
     blocks = [Block(w, True), Block(w), Block(2 * w, True), Block(2 * w), Block(2 * w, True), Block(2 * w)]
     return _drawn(
         ResidualEnergy(
@@ -83,7 +83,7 @@ def igebm_resnet32_large(
         spectral_norm: Whether spectral norms are bounded by 1.
         dropout: The fraction of features that a block drops in training.
     """
-    w = whole("width", width)
+    w = check_integer("width", width)
     return _drawn(
         ResidualEnergy(
             "igebm-resnet32-large",
@@ -128,7 +128,7 @@ def igebm_resnet32_wider(
     return _drawn(
         ResidualEnergy(
             "igebm-resnet32-wider",
-            _nine(whole("width", width)),
+            _nine(check_integer("width", width)),
             first=128,
             size=size,
             channels=channels,
@@ -165,7 +165,7 @@ def igebm_mnist(
         activation: `leaky-relu`, `relu` or `swish`.
         spectral_norm: Whether spectral norms are bounded by 1.
     """
-    w = whole("width", width)
+    w = check_integer("width", width)
     return ConvolutionalEnergy(
         "igebm-mnist",
         [64, w, 2 * w, 4 * w],
@@ -204,7 +204,7 @@ def igebm_dsprites(
         activation: `leaky-relu`, `relu` or `swish`.
         spectral_norm: Whether spectral norms are bounded by 1.
     """
-    w = whole("width", width)
+    w = check_integer("width", width)
     energy = ConvolutionalEnergy(
         "igebm-dsprites",
         [32, w, 2 * w, 2 * w, 2 * w],
@@ -229,5 +229,5 @@ def _nine(w: int) -> list[Block]:
 
 
 def _drawn(energy: ce.Energy, *, step: float, max_gradient: float | None = None) -> ce.Energy:
-    energy.recommended = noisy_steps(step, 0.005, max_gradient=max_gradient)
+    energy.recommended = recommend_langevin(step, 0.005, max_gradient=max_gradient)
     return energy

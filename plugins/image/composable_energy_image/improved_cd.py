@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d
 
 from composable_energy.errors import OptionError
-from composable_energy_image.drawing import noisy_steps
+from composable_energy_image.arguments import activation_of, check_integer, check_multiple
 from composable_energy_image.energy import ImageEnergy
 from composable_energy_image.layers import PerLabel, convolution
-from composable_energy_image.options import activation_of, multiple, whole
+from composable_energy_image.recommendation import recommend_langevin
 
 __all__ = ["ImprovedCDEnergy"]
 
@@ -83,11 +83,11 @@ class ImprovedCDEnergy(ImageEnergy):
         native = _SETTINGS[setting]
         size = native.size if size is None else size
         width = native.width if width is None else width
-        multiple("width", width, 4, "attention has an eighth of twice as many channels")
+        check_multiple("width", width, 4, "attention has an eighth of twice as many channels")
         if wide := [w for w in (width, 2 * width, 4 * width) if w > 128 and w % 32]:
             raise OptionError(f"width must make all numbers of channels above 128 multiples of 32, for group norms; {width} makes {wide}.")
         towers = native.towers if multiscale else native.towers[:1]
-        whole("size", size, max(2 ** (i + plan.count("d") - 1) for i, plan in enumerate(towers)) + 1)  # norms need two pixels
+        check_integer("size", size, max(2 ** (i + plan.count("d") - 1) for i, plan in enumerate(towers)) + 1)  # norms need two pixels
         super().__init__("improved-cd", size=size, channels=channels, labels=labels, numbers=numbers)
         self.towers = nn.ModuleList(
             _Tower(
@@ -101,7 +101,7 @@ class ImprovedCDEnergy(ImageEnergy):
             )
             for i, plan in enumerate(towers)
         )
-        self.recommended = noisy_steps(native.step, 0.001)
+        self.recommended = recommend_langevin(native.step, 0.001)
 
     def energies(self, x: Tensor, y: Tensor | None) -> Tensor:
         total = self.towers[0](x, y)

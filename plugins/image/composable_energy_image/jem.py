@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy_image.drawing import noisy_steps
-from composable_energy_image.options import activation_of, fraction, whole
+from composable_energy_image.arguments import activation_of, check_fraction, check_integer
+from composable_energy_image.recommendation import recommend_langevin
 
 __all__ = ["JEM", "WideResNet"]
 
@@ -55,9 +55,9 @@ class JEM(ce.Energy):
     ) -> None:
         super().__init__()
         self.name = "jem"
-        self.labels = whole("labels", labels, 2)
-        self.event_shape = (whole("channels", channels), whole("size", size), size)
-        self.recommended = noisy_steps(0.25, 0.005, clamp=None)
+        self.labels = check_integer("labels", labels, 2)
+        self.event_shape = (check_integer("channels", channels), check_integer("size", size), size)
+        self.recommended = recommend_langevin(0.25, 0.005, clamp=None)
         net = WideResNet(channels=channels, labels=labels, depth=depth, width=width, activation=activation, dropout=dropout)
         self.net = ce.shared(net)  # the energy and all events over it evaluate it once
 
@@ -95,9 +95,9 @@ class WideResNet(nn.Module):
 
     def __init__(self, *, channels: int, labels: int, depth: int, width: int, activation: str, dropout: float) -> None:
         super().__init__()
-        if whole("depth", depth) < 10 or (depth - 4) % 6:
+        if check_integer("depth", depth) < 10 or (depth - 4) % 6:
             raise OptionError(f"depth must be 10, 16, 22, 28 or another that is 4 more than a multiple of 6, got {depth}.")
-        w = 16 * whole("width", width)
+        w = 16 * check_integer("width", width)
         self.activation = activation_of(activation)
         self.read = nn.Conv2d(channels, 16, 3, padding=1)
         blocks, inputs = [], 16
@@ -118,7 +118,7 @@ class _Wide(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, activation: str, dropout: float) -> None:
         super().__init__()
         self.activation = activation_of(activation)
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(check_fraction("dropout", dropout))
         self.inner = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.outer = nn.Conv2d(outputs, outputs, 3, stride=stride, padding=1)
         self.skip = nn.Identity() if stride == 1 and inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride=stride)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from composable_energy_image.autoencoder import Autoencoder
-from composable_energy_image.naming import naming_loss
+from composable_energy_image.label_columns import label_loss
 from composable_energy_image.picture_loss import picture_loss
 from composable_energy_training import Batch, Loss, Objective
 
-__all__ = ["Reconstruction", "Repainting", "Reproduction"]
+__all__ = ["AutoencoderWithLabels", "DecoderOnly", "Reconstruction"]
 
 
-class Reproduction(nn.Module):
+class AutoencoderWithLabels(nn.Module):
     """The whole autoencoder, as it is trained, with a linear reading of the attributes from the code, which keeps them easy to read.
 
     Args:
@@ -40,12 +40,12 @@ class Reproduction(nn.Module):
             noise: What is added to the codes, with shape $(B, D)$.
         """
         coder = self.autoencoder
-        codes = coder.standardize(coder.raw_codes(_channels_last(images)).float())
+        codes = coder.standardize(coder.encode_raw(_channels_last(images)).float())
         noisy = codes + noise
-        return coder.paint(noisy), codes, codes[:, :0] if self.labels is None else self.labels(noisy)
+        return coder.decode(noisy), codes, codes[:, :0] if self.labels is None else self.labels(noisy)
 
 
-class Repainting(nn.Module):
+class DecoderOnly(nn.Module):
     """The decoder alone, as it is trained: the encoder stays as it is, and with it the codes.
 
     Args:
@@ -58,10 +58,10 @@ class Repainting(nn.Module):
         autoencoder.encoder.requires_grad_(False)
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns painted pictures, codes and no logits; see `Reproduction`."""
+        """Returns painted pictures, codes and no logits; see `AutoencoderWithLabels`."""
         with torch.no_grad():
             codes = self.autoencoder.encode(_channels_last(images)).float()
-        return self.autoencoder.paint(codes + noise), codes, codes[:, :0]
+        return self.autoencoder.decode(codes + noise), codes, codes[:, :0]
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -70,7 +70,7 @@ class Repainting(nn.Module):
 
 
 class Reconstruction(Objective):
-    r"""Pictures back from codes with noise, by a `Reproduction` or a `Repainting`.
+    r"""Pictures back from codes with noise, by a `AutoencoderWithLabels` or a `DecoderOnly`.
 
     The loss is `picture_loss`, plus the mean square of $Z^T Z / B - I$ for codes $Z$ with shape $(B, D)$, which keeps their numbers
     uncorrelated, plus the cross entropy of the attributes, a mean over those that are known.
@@ -98,7 +98,7 @@ class Reconstruction(Objective):
                 told["correlation"] = correlation.square().mean()
                 total = total + self.decorrelation * told["correlation"]
             if self.naming and self.variables:
-                told["naming"] = naming_loss(logits.float(), batch.labels, self.variables)
+                told["naming"] = label_loss(logits.float(), batch.labels, self.variables)
                 total = total + self.naming * told["naming"]
         return Loss(total, {name: value.detach() for name, value in told.items()})
 

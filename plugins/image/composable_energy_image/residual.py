@@ -15,9 +15,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from composable_energy_image.arguments import activation_of, check_fraction, check_multiple
 from composable_energy_image.energy import ImageEnergy
 from composable_energy_image.layers import PerLabel, convolution
-from composable_energy_image.options import activation_of, fraction, multiple
 
 __all__ = ["Block", "ResidualEnergy"]
 
@@ -65,7 +65,7 @@ class ResidualEnergy(ImageEnergy):
         dropout: float = 0.0,
     ) -> None:
         halvings = 2 ** sum(block.halves for block in blocks)
-        multiple("size", size, halvings, "it is halved by blocks and must stay whole")
+        check_multiple("size", size, halvings, "it is halved by blocks and must stay whole")
         super().__init__(name, size=size, channels=channels, labels=labels, numbers=numbers)
         self.pool = pool
         self.read = convolution(channels, first, spectral=spectral_norm)
@@ -92,7 +92,7 @@ class _Residual(nn.Module):
         outputs = block.channels
         self.halves = block.halves
         self.activation = activation_of(activation)
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(check_fraction("dropout", dropout))
         self.bias = PerLabel(inputs, rows, 0.0)
         self.inner = convolution(inputs, outputs, spectral=spectral)
         self.inner_bias = PerLabel(outputs, rows, 0.0)

@@ -15,8 +15,8 @@ from torch.nn.functional import interpolate
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
+from composable_energy_image.arguments import activation_of, check_fraction, check_integer, check_multiple
 from composable_energy_image.energy import ImageEnergy
-from composable_energy_image.options import activation_of, fraction, multiple, whole
 
 __all__ = ["UNet", "UNetEnergy"]
 
@@ -70,7 +70,7 @@ class UNetEnergy(ImageEnergy):
         sigma_min: float = 0.01,
         sigma_max: float = 10.0,
     ) -> None:
-        multiple("size", size, 2 ** (whole("levels", levels) - 1), "the U-Net halves it between its levels")
+        check_multiple("size", size, 2 ** (check_integer("levels", levels) - 1), "the U-Net halves it between its levels")
         super().__init__("energy-unet", size=size, channels=channels, labels=labels, numbers=numbers)
         if not 0 < sigma_min < sigma_max < math.inf or not 0 < data_std < math.inf:
             raise OptionError(
@@ -109,8 +109,8 @@ class UNet(nn.Module):
 
     def __init__(self, channels: int, rows: int | None, *, width: int, levels: int, blocks: int, activation: str, dropout: float) -> None:
         super().__init__()
-        whole("blocks", blocks)
-        widths = [whole("width", width) * min(2**i, 4) for i in range(levels)]
+        check_integer("blocks", blocks)
+        widths = [check_integer("width", width) * min(2**i, 4) for i in range(levels)]
         frequencies = torch.exp(torch.linspace(math.log(0.125), math.log(5.0), _FREQUENCIES))
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.embed = nn.Linear(2 * _FREQUENCIES, _EMBEDDED)
@@ -148,7 +148,7 @@ class _Block(nn.Module):
     def __init__(self, width: int, activation: str, dropout: float) -> None:
         super().__init__()
         self.activation = activation_of(activation)
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(check_fraction("dropout", dropout))
         self.film = nn.Linear(_EMBEDDED, 2 * width)
         self.inner = nn.Conv2d(width, width, 3, padding=1)
         self.outer = nn.Conv2d(width, width, 3, padding=1)

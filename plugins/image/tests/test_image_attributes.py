@@ -21,10 +21,10 @@ from composable_energy_image.attributes import accuracies, chosen, energies
 from composable_energy_image.base_and_attributes import base_and_attributes
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.data import Labels, Pictures
-from composable_energy_image.naming import columns_of, naming_loss, width_of
+from composable_energy_image.label_columns import count_columns, label_columns, label_loss
 from composable_energy_image.picture_loss import outline_weights, picture_loss
-from composable_energy_image.reconstruction import Reconstruction, Repainting, Reproduction
-from composable_energy_image.stages import Stages
+from composable_energy_image.pipeline import AttributePipeline
+from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
 from composable_energy_training import Batch
 
 STAGES = ("autoencoder", "decoder", "base", "heads")
@@ -156,21 +156,23 @@ class TestLosses:
 
     def test_unknown_attributes_do_not_count(self):
         variables = {"round": 2, "color": 3, "old": 2}
-        assert columns_of(variables) == {"round": slice(0, 1), "color": slice(1, 4), "old": slice(4, 5)} and width_of(variables) == 5
+        assert (
+            label_columns(variables) == {"round": slice(0, 1), "color": slice(1, 4), "old": slice(4, 5)} and count_columns(variables) == 5
+        )
         torch.manual_seed(0)
         logits = torch.randn(4, 5)
         labels = {"round": torch.tensor([1, 0, -1, 1]), "color": torch.tensor([2, -1, 0, -1]), "old": torch.full((4,), -1)}
         odds = torch.stack([logits[0, 0], -logits[1, 0], logits[3, 0]])
         first = -nn.functional.logsigmoid(odds).mean()
         second = -logits[[0, 2], 1:4].log_softmax(1)[[0, 1], [2, 0]].mean()
-        torch.testing.assert_close(naming_loss(logits, labels, variables), (first + second) / 3)
+        torch.testing.assert_close(label_loss(logits, labels, variables), (first + second) / 3)
 
     @pytest.mark.parametrize("whole", [True, False])
     def test_reconstruction_reaches_what_it_should(self, whole):
         torch.manual_seed(0)
         coder, pictures = Autoencoder(16, 3, 8), pictures_of(12)
         variables = {"bright": 2, "left": 2, "tint": 3}
-        model = Reproduction(coder, 5) if whole else Repainting(coder)
+        model = AutoencoderWithLabels(coder, 5) if whole else DecoderOnly(coder)
         weights = {"decorrelation": 0.05, "naming": 0.02} if whole else {}
         objective = Reconstruction(8, variables if whole else {}, noise=0.1, **weights)
         batch = Batch(
@@ -263,7 +265,7 @@ class TestRecipes:
         recipe, pictures = base_and_attributes().settled({**SMALL, "data.flip": True}), pictures_of(40)
         whole = recipe.train(pictures, tmp_path / "whole")
         with monkeypatch.context() as patch:
-            patch.setattr(Stages, "heads", lambda *_: 1 / 0)
+            patch.setattr(AttributePipeline, "heads", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 recipe.train(pictures, tmp_path / "killed")
         again = recipe.train(pictures, tmp_path / "killed")

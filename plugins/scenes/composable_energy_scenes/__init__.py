@@ -9,9 +9,9 @@ from composable_energy_scenes.judge import Judge, Verdict, judged
 from composable_energy_scenes.objects import Objects
 from composable_energy_scenes.one_object import COLORS, PALETTE, SIZES, OneObject
 from composable_energy_scenes.presence import Presence
-from composable_energy_scenes.rendering import KINDS
+from composable_energy_scenes.renderer import KINDS
 from composable_energy_scenes.room import ROOM_FACTORS, Room
-from composable_energy_scenes.several import Several, load_detector, load_several, several_objects
+from composable_energy_scenes.multi_object import Several, load_detector, load_several, several_objects
 from composable_energy_scenes.sprites import SPRITE_FACTORS, SPRITES, Sprites
 from composable_energy_scenes.tetris import PIECES, Tetris
 

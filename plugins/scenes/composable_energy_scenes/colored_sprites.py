@@ -9,7 +9,7 @@ import numpy as np
 
 from composable_energy.errors import OptionError
 from composable_energy_image.data import Field, Scenes, World
-from composable_energy_scenes.rendering import picture_size
+from composable_energy_scenes.renderer import picture_size
 from composable_energy_scenes.sprites import SPRITES, inside
 
 __all__ = ["FULL_COLORS", "ColoredSprites"]

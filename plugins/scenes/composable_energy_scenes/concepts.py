@@ -16,7 +16,7 @@ from composable_energy_scenes import weights
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.judge import Judge
 from composable_energy_scenes.one_object import COLORS
-from composable_energy_scenes.rendering import KINDS
+from composable_energy_scenes.renderer import KINDS
 
 __all__ = ["CODE", "HEADS_WIDTH", "SAMPLING", "SIGMAS", "Concepts", "load_concepts", "load_judge"]
 

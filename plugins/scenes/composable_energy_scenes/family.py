@@ -10,7 +10,7 @@ from composable_energy.errors import PluginNotFound
 from composable_energy_scenes import weights
 from composable_energy_scenes.concepts import Concepts, load_concepts
 from composable_energy_scenes.one_object import COLORS, SIZES
-from composable_energy_scenes.rendering import KINDS
+from composable_energy_scenes.renderer import KINDS
 
 __all__ = ["SceneFamily"]
 

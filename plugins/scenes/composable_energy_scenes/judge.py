@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import ShapeError
 from composable_energy_scenes.one_object import COLORS
-from composable_energy_scenes.rendering import KINDS
+from composable_energy_scenes.renderer import KINDS
 
 __all__ = ["Judge", "Verdict", "judged"]
 

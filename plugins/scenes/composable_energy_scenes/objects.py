@@ -11,8 +11,8 @@ import numpy as np
 from composable_energy.errors import OptionError
 from composable_energy_image.data import Field, Scenes, World
 from composable_energy_scenes.one_object import COLORS, PALETTE
-from composable_energy_scenes.rendering import FLOOR_CELL, HEAD, KINDS, Camera, picture_size
-from composable_energy_scenes.sight import View, visible
+from composable_energy_scenes.renderer import FLOOR_CELL, HEAD, KINDS, Camera, picture_size
+from composable_energy_scenes.projection import View, visible
 
 __all__ = ["Objects"]
 

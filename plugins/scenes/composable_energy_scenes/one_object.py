@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from composable_energy_image.data import Field, Scenes, World
-from composable_energy_scenes.rendering import FLOOR_CELL, HEAD, KINDS, Camera, picture_size
+from composable_energy_scenes.renderer import FLOOR_CELL, HEAD, KINDS, Camera, picture_size
 
 __all__ = ["COLORS", "PALETTE", "SIZES", "OneObject"]
 

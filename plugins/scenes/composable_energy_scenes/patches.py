@@ -59,7 +59,7 @@ class PatchCoder(nn.Module):
             raise ShapeError(f"Codes of patches are of pictures of shape (B, 3, {_PIXELS}, {_PIXELS}), got {tuple(images.shape)}.")
         return self.standardize(self.encoder(images * 2 - 1).float())
 
-    def paint(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor) -> Tensor:
         """Returns pictures whose values may leave [0, 1], as training needs them."""
         h = F.silu(self.read(codes))
         h = h + F.silu(self.at_8(h))
@@ -69,7 +69,7 @@ class PatchCoder(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Returns the pictures, in [0, 1] with shape $(B, 3, 64, 64)$, of codes with shape $(B, 4, 8, 8)$."""
-        return self.paint(codes).clamp(0, 1)
+        return self.decode(codes).clamp(0, 1)
 
 
 class PatchNetwork(ce.Energy):

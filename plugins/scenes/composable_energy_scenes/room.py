@@ -13,7 +13,7 @@ import numpy as np
 
 from composable_energy.errors import OptionError
 from composable_energy_image.data import Field, Scenes, World
-from composable_energy_scenes.rendering import FLOOR_CELL, HEAD, Camera, picture_size
+from composable_energy_scenes.renderer import FLOOR_CELL, HEAD, Camera, picture_size
 
 __all__ = ["ROOM_FACTORS", "Room"]
 

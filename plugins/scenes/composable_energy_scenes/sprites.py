@@ -12,7 +12,7 @@ import numpy as np
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy_image.data import Field, Scenes, World
-from composable_energy_scenes.rendering import picture_size
+from composable_energy_scenes.renderer import picture_size
 
 __all__ = ["SPRITES", "SPRITE_FACTORS", "Sprites", "inside"]
 

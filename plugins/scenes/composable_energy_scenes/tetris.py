@@ -10,7 +10,7 @@ import numpy as np
 from composable_energy.errors import OptionError
 from composable_energy_image.data import Field, Scenes, World
 from composable_energy_scenes.colored_sprites import FULL_COLORS, TONES
-from composable_energy_scenes.rendering import picture_size
+from composable_energy_scenes.renderer import picture_size
 
 __all__ = ["PIECES", "Tetris"]
 

@@ -23,11 +23,11 @@ from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_scenes import weights
 from composable_energy_scenes.concepts import CODE, HEADS_WIDTH, SIGMAS
 from composable_energy_scenes.conditional import ConditionalEnergy
-from composable_energy_scenes.fitting import encoded
+from composable_energy_scenes.network_trainer import encoded
 from composable_energy_scenes.judge import judged
 from composable_energy_scenes.one_object import COLORS, OneObject
-from composable_energy_scenes.rendering import KINDS
-from composable_energy_scenes.workshop import Workshop, command
+from composable_energy_scenes.renderer import KINDS
+from composable_energy_scenes.run_folder import Workshop, command
 
 __all__ = ["SEEDS", "Making", "main"]
 

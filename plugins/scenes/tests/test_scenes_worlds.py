@@ -25,7 +25,7 @@ from composable_energy_scenes import (
     Sprites,
     Tetris,
 )
-from composable_energy_scenes.sight import View, visible
+from composable_energy_scenes.projection import View, visible
 
 RENDERED = ("one-object", "objects", "room")
 WORLDS = (*RENDERED, "sprites", "colored-sprites", "tetris")

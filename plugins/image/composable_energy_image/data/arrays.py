@@ -12,7 +12,7 @@ import torch
 from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError, OptionError, ShapeError
 from composable_energy_image.data.labels import Labels, labels_of_numbers, labels_of_words
 from composable_energy_image.data.pictures import CHANNELS, to_bytes
-from composable_energy_image.data.sources import Request, Source, picture_of
+from composable_energy_image.data.source import Request, Source, picture_of
 
 if TYPE_CHECKING:
     from PIL import Image

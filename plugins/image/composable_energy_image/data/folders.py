@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from composable_energy.errors import FileFormatError
+from composable_energy_image.data.attribute_table import check_match, read_csv, text_of
 from composable_energy_image.data.labels import BINARY, Labels
-from composable_energy_image.data.sources import ENDINGS, Request, Source, named, opened
-from composable_energy_image.data.tables import check_match, read_csv, text_of
+from composable_energy_image.data.source import ENDINGS, Request, Source, named, opened
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -106,7 +106,7 @@ class World(ABC):
             OptionError: A number is not a whole one, or negative.
         """
         for name, value in (("n", n), ("seed", seed), ("start", start)):
-            whole(name, value)
+            check_integer(name, value)
         drawn = [self.one(_random(seed, index)) for index in range(start, start + n)]
         return {name: np.array([one[name] for one in drawn], field.dtype).reshape(n, *field.shape) for name, field in self.fields.items()}
 
@@ -155,7 +155,7 @@ class World(ABC):
         return f"{type(self).__name__}({self.size} pixels, labels: {', '.join(self.fields)})"
 
 
-def whole(name: str, value: object) -> None:
+def check_integer(name: str, value: object) -> None:
     """Raises `OptionError` unless a value is a whole number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
         raise OptionError(f"{name} must be a whole number of at least 0, got {value!r}.")

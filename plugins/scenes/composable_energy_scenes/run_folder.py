@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.data import Scenes, World, render_to
 from composable_energy_scenes import weights
-from composable_energy_scenes.fitting import Fitting, encoded
+from composable_energy_scenes.network_trainer import Fitting, encoded
 from composable_energy_scenes.patches import PatchCoder
 
 __all__ = ["Workshop", "command"]

@@ -7,7 +7,7 @@ import torch
 
 import composable_energy as ce
 from composable_energy.sampling import Noise
-from composable_energy_comet import component_scores, merged
+from composable_energy_comet import component_scores, merge_components
 
 SIZE = 16
 
@@ -25,13 +25,13 @@ def halves():
     energy.image.zero_()
     left = (torch.arange(SIZE) < SIZE // 2).float().expand(SIZE, SIZE)
 
-    def wanted(z):
+    def decode_targets(z):
         signs = z[..., 0][:, :, None, None, None]
         color = torch.where(signs > 0, torch.tensor([1.0, 0, 0])[:, None, None], torch.tensor([0, 0, 1.0])[:, None, None])
         weight = torch.where(signs > 0, left, 1 - left) * 8 - 4
         return color.expand(*z.shape[:2], 3, SIZE, SIZE), weight.expand(*z.shape[:2], 1, SIZE, SIZE)
 
-    energy.wanted = wanted
+    energy.decode_targets = decode_targets
     return energy, left
 
 
@@ -40,7 +40,7 @@ def test_readings_find_who_draws_what(read):
     energy, left = halves()
     z = torch.tensor([[[1.0], [-1.0]]])
     x = energy.minimum(z).clamp(0, 1)
-    labels = merged(component_scores(energy, x, z, Noise(0, range(1)), read), None)
+    labels = merge_components(component_scores(energy, x, z, Noise(0, range(1)), read), None)
     assert float((labels[0] == (1 - left).long()).float().mean()) > 0.85  # pixels beside the border are blurred by the box
 
 
@@ -59,8 +59,8 @@ def test_shares_add_up_to_the_way_that_the_descent_went():
 def test_components_with_like_scores_count_as_the_first():
     maps = torch.zeros(1, 4, 4, 4)
     maps[0, 0, :2], maps[0, 1, 2:], maps[0, 2, :2, :2], maps[0, 3, 2:] = 1.0, 1.0, 1.5, 0.9
-    assert merged(maps, None).unique().tolist() == [0, 1, 2]
-    labels = merged(maps, 0.6)
+    assert merge_components(maps, None).unique().tolist() == [0, 1, 2]
+    labels = merge_components(maps, 0.6)
     assert labels.unique().tolist() == [0, 1]
     assert labels[0, 0, 0] == 0 and labels[0, 3, 3] == 1
 

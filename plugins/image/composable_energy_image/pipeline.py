@@ -13,24 +13,24 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy_image.attributes import values_of
+from composable_energy_image.attributes import count_values
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.code_energy import CodeEnergy
+from composable_energy_image.cost_log import CostLog, read_costs
 from composable_energy_image.data import Labels, Pictures, Preparation
-from composable_energy_image.diary import Diary, read_diary
 from composable_energy_image.heads import CodeHeads
-from composable_energy_image.naming import width_of
-from composable_energy_image.reconstruction import Reconstruction, Repainting, Reproduction
+from composable_energy_image.label_columns import count_columns
+from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
 from composable_energy_training import AttributeHeads, DenoisingScoreMatching, Monitor, Objective, Optimizer, Ranks, Trainer, join
 
-__all__ = ["Stages"]
+__all__ = ["AttributePipeline"]
 
 _CHUNK = 500
 _CLIP, _WARM_UP = 1.0, 200
 
 
 @dataclass(frozen=True)
-class Stages:
+class AttributePipeline:
     """Several trainings.
 
     Args:
@@ -48,7 +48,7 @@ class Stages:
     progress: bool
 
     @classmethod
-    def begin(cls, settings: Mapping[str, Mapping[str, Any]], out: Path, progress: bool) -> Stages:
+    def begin(cls, settings: Mapping[str, Mapping[str, Any]], out: Path, progress: bool) -> AttributePipeline:
         """Joins the processes of a run; the device is this one's unless the settings say another."""
         ranks, device = join(), settings["training"]["device"]
         return cls(settings, out / "stages", torch.device(device or ranks.device), ranks, progress and ranks.first)
@@ -71,14 +71,14 @@ class Stages:
 
     def autoencoder(self, coder: Autoencoder, pictures: Pictures, labels: Mapping[str, Labels]) -> None:
         """Trains an autoencoder, then its decoder alone; the attributes help to find codes that tell them."""
-        table, variables = self.settings["autoencoder"], values_of(labels)
+        table, variables = self.settings["autoencoder"], count_values(labels)
         weights = {name: table[name] for name in ("noise", "decorrelation", "naming")}
         with self.seeded("labels"):
-            whole = Reproduction(coder, width_of(variables))
+            whole = AutoencoderWithLabels(coder, count_columns(variables))
         self._fit("autoencoder", whole, Reconstruction(coder.code, variables, **weights), pictures)
         self._standardize(coder, pictures)
         painting = Reconstruction(coder.code, {}, noise=self.settings["decoder"]["noise"])
-        self._fit("decoder", Repainting(coder), painting, pictures)
+        self._fit("decoder", DecoderOnly(coder), painting, pictures)
 
     @torch.no_grad()
     def encoded(self, coder: Autoencoder, pictures: Pictures, *, mirrored: bool = False) -> Tensor:
@@ -100,10 +100,10 @@ class Stages:
             codes: Those of pictures, and perhaps of their mirror images, with shape $(N, D)$ or $(2 N, D)$.
             labels: The attributes of the pictures.
         """
-        variables, model = values_of(labels), self.settings["model"]
+        variables, model = count_values(labels), self.settings["model"]
         with self.seeded("heads"):
             options = {"code": codes.shape[1], "width": model["heads_width"], "blocks": model["heads_blocks"]}
-            heads = ce.get_encoder("code-heads", outputs=width_of(variables), sigma_min=energy.sigma_min, **options)
+            heads = ce.get_encoder("code-heads", outputs=count_columns(variables), sigma_min=energy.sigma_min, **options)
         known = torch.stack([some.known for some in labels.values()]).any(0)
         times = len(codes) // len(known)
         told = {name: some.values[known].repeat(times) for name, some in labels.items()}
@@ -112,8 +112,8 @@ class Stages:
         return cast(CodeHeads, heads)
 
     def told(self) -> dict[str, dict[str, float]]:
-        """Returns for each stage what its `Diary` says."""
-        found = {name: read_diary(self.folder / name) for name in ("autoencoder", "decoder", "base", "heads")}
+        """Returns for each stage what its `CostLog` says."""
+        found = {name: read_costs(self.folder / name) for name in ("autoencoder", "decoder", "base", "heads")}
         return {name: told for name, told in found.items() if told}
 
     def _fit(self, name: str, model: nn.Module, objective: Objective, data: Any) -> None:
@@ -141,7 +141,7 @@ class Stages:
             keep=2,
             preparation=Preparation(flip=True) if pictures and self.settings["data"]["flip"] else None,
             monitor=Monitor(gap=None, magnitude=None, acceptance=None),  # these energies are of codes, and large
-            callbacks=[Diary()],
+            callbacks=[CostLog()],
             progress=self.progress,
             device=self.device,
         ).fit()
@@ -149,7 +149,7 @@ class Stages:
     @torch.no_grad()
     def _standardize(self, coder: Autoencoder, pictures: Pictures) -> None:
         """Sets the mean and variance of codes to those over all pictures: while training they trailed behind the weights."""
-        raw = torch.cat([coder.raw_codes(images) for images in self._parts(pictures)])
+        raw = torch.cat([coder.encode_raw(images) for images in self._parts(pictures)])
         coder.standardize.running_mean.copy_(raw.mean(0))  # pyright: ignore[reportOptionalMemberAccess]
         coder.standardize.running_var.copy_(raw.var(0))  # pyright: ignore[reportOptionalMemberAccess]
 

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LeveledMLP", "column"]
+__all__ = ["NoiseConditionedMLP", "column"]
 
 _FREQUENCIES, _EMBEDDED = 16, 128
 
 
-class LeveledMLP(nn.Module):
+class NoiseConditionedMLP(nn.Module):
     """A residual network that reads points and a noise level; its blocks are scaled and shifted by the level (FiLM).
 
     One level for the whole batch (the case when sampling) is embedded once.

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["columns_of", "naming_loss", "width_of"]
+__all__ = ["count_columns", "label_columns", "label_loss"]
 
 
-def columns_of(variables: Mapping[str, int]) -> dict[str, slice]:
+def label_columns(variables: Mapping[str, int]) -> dict[str, slice]:
     """Returns the columns of each attribute, one after another.
 
     Args:
@@ -24,12 +24,12 @@ def columns_of(variables: Mapping[str, int]) -> dict[str, slice]:
     return found
 
 
-def width_of(variables: Mapping[str, int]) -> int:
+def count_columns(variables: Mapping[str, int]) -> int:
     """Returns how many columns there are."""
     return sum(map(_width, variables.values()))
 
 
-def naming_loss(logits: Tensor, labels: Mapping[str, Tensor], variables: Mapping[str, int]) -> Tensor:
+def label_loss(logits: Tensor, labels: Mapping[str, Tensor], variables: Mapping[str, int]) -> Tensor:
     """Returns the cross entropy, in nats and as a mean over the attributes; a label of -1 is unknown and does not count.
 
     Args:
@@ -38,7 +38,7 @@ def naming_loss(logits: Tensor, labels: Mapping[str, Tensor], variables: Mapping
         variables: How many values each has, by name.
     """
     losses = []
-    for name, columns in columns_of(variables).items():
+    for name, columns in label_columns(variables).items():
         some, label = logits[:, columns], labels[name]
         some = torch.cat([torch.zeros_like(some), some], 1) if variables[name] == 2 else some
         each = F.cross_entropy(some, label.clamp(min=0), reduction="none") * (label >= 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy_image.data.labels import Labels, labels_of_words
-from composable_energy_image.data.sources import ENDINGS, named
+from composable_energy_image.data.source import ENDINGS, named
 
 __all__ = ["Table", "check_match", "read_csv", "text_of"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import composable_energy as ce
 
-__all__ = ["noisy_steps"]
+__all__ = ["recommend_langevin"]
 
 
-def noisy_steps(
+def recommend_langevin(
     step: float, noise: float, *, clamp: tuple[float, float] | None = (0.0, 1.0), max_gradient: float | None = None
 ) -> ce.Recommendation:
     r"""Returns the sampler of a paper's steps $x' = \text{clamp}(x - \text{step}\, \nabla E(x) + \text{noise}\, \xi)$.

@@ -1,4 +1,4 @@
-r"""The encoder of global factors: one vector for a picture, cut into the latents of its components."""
+r"""The encoder of global factors: one vector for a picture, split into the latents of its components."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composable_energy_comet.options import one_of, picture_size, whole
+from composable_energy_comet.coordinates import check_picture_size
+from composable_energy_image.arguments import check_choice, check_integer
 
 __all__ = ["VectorEncoder"]
 
 
 class VectorEncoder(nn.Module):
-    r"""Convolutions, then a vector of $K D$ numbers: the latents of light, camera or expression, which are at no place.
+    r"""Convolutions, then a vector of $K D$ numbers, for factors without a position such as light, camera or expression.
 
     Args:
-        size: $S$, height and width of pictures.
-        channels: Of pictures.
-        components: $K$.
-        latent: $D$, numbers of a component.
-        network: `"plain"`, three convolutions whose features stay where they are; or `"residual"`, the paper's, whose residual blocks end
-            in the mean over the picture.
-        filters: Of the first convolution.
+        size: Height and width $S$ of pictures.
+        channels: Channels of pictures.
+        components: Number of components $K$.
+        latent: Numbers $D$ in the latent of a component.
+        network: `"plain"`, three convolutions and a linear layer over all positions; or `"residual"`, the paper's residual blocks with mean
+            pooling.
+        filters: Channels of the first convolution.
 
     Raises:
         OptionError: An option is out of range.
@@ -43,11 +44,11 @@ class VectorEncoder(nn.Module):
         filters: int = 32,
     ) -> None:
         super().__init__()
-        size, filters, channels = picture_size(size), whole("filters", filters), whole("channels", channels)
-        self.components, self.latent = whole("components", components), whole("latent", latent)
+        size, filters, channels = check_picture_size(size), check_integer("filters", filters), check_integer("channels", channels)
+        self.components, self.latent = check_integer("components", components), check_integer("latent", latent)
         self.size, self.channels, self.network, self.filters = size, channels, network, filters
         numbers = self.components * self.latent
-        if one_of("network", network, ("plain", "residual")) == "plain":
+        if check_choice("network", network, ("plain", "residual")) == "plain":
             halved = (nn.Conv2d(channels, filters, 4, 2, 1), nn.Conv2d(filters, 64, 4, 2, 1), nn.Conv2d(64, 64, 4, 2, 1))
             self.net = nn.Sequential(
                 *(layer for convolution in halved for layer in (convolution, nn.SiLU())),
@@ -61,7 +62,7 @@ class VectorEncoder(nn.Module):
                 nn.Conv2d(channels, filters, 3, 1, 1),
                 nn.ReLU(),
                 *(_Halving(filters) for _ in range(3)),
-                _Mean(),
+                _MeanPool(),
                 nn.Linear(filters, 64),
                 nn.ReLU(),
                 nn.Linear(64, numbers),
@@ -77,12 +78,12 @@ class VectorEncoder(nn.Module):
 
     @property
     def numbers(self) -> int:
-        """How many numbers a component has."""
+        """$D$, the numbers in a component."""
         return self.latent
 
 
 class _Halving(nn.Module):
-    """A residual block that halves a picture."""
+    """A residual block that halves height and width."""
 
     def __init__(self, filters: int) -> None:
         super().__init__()
@@ -92,8 +93,8 @@ class _Halving(nn.Module):
         return F.avg_pool2d(torch.relu(x + self.second(torch.relu(self.first(x)))), 2)
 
 
-class _Mean(nn.Module):
-    """The mean over a picture."""
+class _MeanPool(nn.Module):
+    """The mean over all pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))

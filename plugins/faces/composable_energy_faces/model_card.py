@@ -15,7 +15,7 @@ from composable_energy_faces.energies import Faces
 from composable_energy_faces.judge import judge
 from composable_energy_faces.networks import Judge
 from composable_energy_faces.scores import ROWS, expression, score
-from composable_energy_faces.stages import JUDGE_FACES, TRAINING_FACES, Run
+from composable_energy_faces.training_run import JUDGE_FACES, TRAINING_FACES, Run
 
 __all__ = ["model_card", "scores_of"]
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from composable_energy.errors import FileFormatError, StorageError
-from composable_energy_image.data.world import Scenes, World, whole
+from composable_energy_image.data.world import Scenes, World, check_integer
 
 __all__ = ["PART", "open_scenes", "render_to"]
 
@@ -45,7 +45,7 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
     from tqdm import tqdm
 
     folder = Path(folder).expanduser()
-    whole("n", n)
+    check_integer("n", n)
     options = json.loads(json.dumps(world.options, default=str))
     told = {"world": world.name, "size": world.size, "options": options, "n": int(n), "seed": int(seed), "masks": masks}
     first = world.labels(min(n, _COMPARED), seed)

@@ -1,6 +1,6 @@
 r"""Makes the weights of the energies of several objects from nothing but seeds.
 
-    python -m composable_energy_scenes.train_several --out FOLDER [--effort 1.0] [--install]
+    python -m composable_energy_scenes.train_multi_object --out FOLDER [--effort 1.0] [--install]
 
 In order: render pictures of one to four objects, train without labels a coder of patches and a base energy of its codes, then the head
 of `Presence`, which is told of one object of each picture, and the detector on pictures of another seed, in which it is told of all.
@@ -22,11 +22,11 @@ from composable_energy_image.data import Pictures, Preparation
 from composable_energy_image.reconstruction import Reconstruction
 from composable_energy_scenes import several
 from composable_energy_scenes.detector import Detector, Finding
-from composable_energy_scenes.fitting import Seen, encoded
+from composable_energy_scenes.network_trainer import Seen, encoded
 from composable_energy_scenes.patches import PatchCoder, PatchEnergy
 from composable_energy_scenes.presence import CELLS, PlaceHead, cell_of
-from composable_energy_scenes.several import several_objects, told_of
-from composable_energy_scenes.workshop import Workshop, command
+from composable_energy_scenes.multi_object import several_objects, told_of
+from composable_energy_scenes.run_folder import Workshop, command
 from composable_energy_training import AttributeHeads, DenoisingScoreMatching
 
 __all__ = ["SEEDS", "MakingSeveral", "main"]
@@ -129,7 +129,7 @@ class _Copying(nn.Module):
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         codes = self.coder.encode(images.contiguous(memory_format=torch.channels_last))
         flat = codes.flatten(1)
-        return self.coder.paint(codes + noise.view_as(codes)), flat, flat[:, :0]
+        return self.coder.decode(codes + noise.view_as(codes)), flat, flat[:, :0]
 
 
 @torch.no_grad()
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Those of the command line, or None to read them.
     """
-    name = "composable_energy_scenes.train_several"
+    name = "composable_energy_scenes.train_multi_object"
     command(name, __doc__, lambda folder, effort: MakingSeveral(folder, effort).make(), several.FOLDER, arguments)
 
 

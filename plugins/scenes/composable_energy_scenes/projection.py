@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from composable_energy_scenes.rendering import KINDS
+from composable_energy_scenes.renderer import KINDS
 
 __all__ = ["View", "visible"]
 

@@ -20,7 +20,7 @@ from composable_energy_scenes import fitting, train_several
 from composable_energy_scenes.detector import Detector, Finding, detected
 from composable_energy_scenes.patches import PatchCoder, PatchEnergy
 from composable_energy_scenes.presence import CELLS, PlaceHead, Presence, cell_of
-from composable_energy_scenes.several import Several, load_detector, load_several, told_of
+from composable_energy_scenes.multi_object import Several, load_detector, load_several, told_of
 from composable_energy_training import Batch
 from tests.precision import train_in_float32
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from composable_energy.errors import FileFormatError
+from composable_energy_image.data.attribute_table import text_of
 from composable_energy_image.data.labels import Labels
-from composable_energy_image.data.sources import Request, Source, picture_of
-from composable_energy_image.data.tables import text_of
+from composable_energy_image.data.source import Request, Source, picture_of
 
 __all__ = ["is_cifar10", "is_cifar100", "is_idx", "read_cifar10", "read_cifar100", "read_idx"]
 

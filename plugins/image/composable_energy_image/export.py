@@ -11,12 +11,12 @@ from torch import Tensor
 
 import composable_energy as ce
 
-__all__ = ["leave"]
+__all__ = ["export_run"]
 
 _ROWS, _COLUMNS, _GAP = 16, 8, 2
 
 
-def leave(out: Path, energies: Sequence[ce.Energy], stages: Mapping[str, Mapping[str, float]], accuracy: Mapping[str, float]) -> None:
+def export_run(out: Path, energies: Sequence[ce.Energy], stages: Mapping[str, Mapping[str, float]], accuracy: Mapping[str, float]) -> None:
     """Writes what a run leaves.
 
     Args:

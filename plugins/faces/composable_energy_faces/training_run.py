@@ -17,8 +17,8 @@ from composable_energy_faces.networks import CODE, SIGMA_MAX, SIGMA_MIN, SIZE, J
 from composable_energy_image import CodeEnergy
 from composable_energy_image.base_and_attributes import BaseAndAttributes, base_and_attributes
 from composable_energy_image.data import Pictures, Preparation
-from composable_energy_image.diary import Diary, read_diary
-from composable_energy_image.naming import naming_loss
+from composable_energy_image.cost_log import CostLog, read_costs
+from composable_energy_image.label_columns import label_loss
 from composable_energy_training import Batch, Loss, Objective, Optimizer, Trainer
 
 __all__ = ["JUDGE_FACES", "TRAINING_FACES", "Run"]
@@ -72,7 +72,7 @@ class Run:
             precision="auto",
             preparation=Preparation(padding=2, dequantize=0.03),
             monitor=None,
-            callbacks=[Diary()],
+            callbacks=[CostLog()],
             progress=True,
         ).fit()
         weights.write(judge, "judge", self.trained)
@@ -94,7 +94,7 @@ class Run:
     def reports(self) -> dict[str, dict[str, float]]:
         """Returns the steps, processor seconds and loss of each training."""
         energies = self.folder / "energies" / "stages"
-        return {"judge": read_diary(self.folder / "judge")} | {stage: read_diary(energies / stage) for stage in _STEPS}
+        return {"judge": read_costs(self.folder / "judge")} | {stage: read_costs(energies / stage) for stage in _STEPS}
 
     def _steps(self, count: int) -> int:
         return max(5, round(count * self.effort))
@@ -105,4 +105,4 @@ class _Naming(Objective):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         variables = {**dict.fromkeys(ATTRIBUTES, 2), "hair": 4}
-        return Loss(naming_loss(model(batch.x).float(), batch.labels, variables))
+        return Loss(label_loss(model(batch.x).float(), batch.labels, variables))

@@ -9,20 +9,20 @@ from pathlib import Path
 
 from composable_energy_training import Callback, Trainer
 
-__all__ = ["Diary", "read_diary"]
+__all__ = ["CostLog", "read_costs"]
 
-_FILE = "diary.json"
+_FILE = "costs.json"
 _WINDOW = 200  # steps of a running loss
 
 
-class Diary(Callback):
+class CostLog(Callback):
     """Keeps the steps, the processor seconds and the running loss of a training, over all its calls, in the folder of the run."""
 
     def __init__(self) -> None:
         self._began, self._seconds, self._loss = time.process_time(), 0.0, 0.0
 
     def on_start(self, trainer: Trainer) -> None:
-        before = read_diary(_folder(trainer)) if trainer.step else {}
+        before = read_costs(_folder(trainer)) if trainer.step else {}
         self._seconds, self._loss = before.get("cpu_seconds", 0.0), before.get("loss", 0.0)
 
     def on_step(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:
@@ -36,7 +36,7 @@ class Diary(Callback):
         beside.replace(_folder(trainer) / _FILE)
 
 
-def read_diary(folder: Path) -> dict[str, float]:
+def read_costs(folder: Path) -> dict[str, float]:
     """Returns `steps`, `cpu_seconds` and `loss` of the training in a folder, as far as its last checkpoint; nothing if there is none."""
     file = folder / _FILE
     return json.loads(file.read_text()) if file.is_file() else {}

@@ -12,11 +12,11 @@ import torch
 
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy_image.data.arrays import is_npy, is_npz, read_npy, read_npz
-from composable_energy_image.data.caching import kept, write
+from composable_energy_image.data.cache import kept, write
+from composable_energy_image.data.cifar_mnist import is_cifar10, is_cifar100, is_idx, read_cifar10, read_cifar100, read_idx
 from composable_energy_image.data.folders import is_celeba, is_folder, read_celeba, read_folder
-from composable_energy_image.data.packed import is_cifar10, is_cifar100, is_idx, read_cifar10, read_cifar100, read_idx
 from composable_energy_image.data.pictures import CHANNELS, Pictures
-from composable_energy_image.data.sources import ENDINGS, Request, Source, decoded
+from composable_energy_image.data.source import ENDINGS, Request, Source, decoded
 
 __all__ = ["open_pictures"]
 

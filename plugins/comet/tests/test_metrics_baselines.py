@@ -65,10 +65,10 @@ class TestColors:
             ({"images": torch.full((2, 3, 8, 8), torch.nan)}, OptionError, "finite"),
             ({"counts": [3]}, ShapeError, "got 1 for 2"),
             ({"counts": torch.tensor([3.0, 3.0])}, DtypeError, "torch.float32"),
-            ({"counts": 0}, OptionError, "at least 1, got 0"),
-            ({"counts": "3"}, OptionError, "whole number, got '3'"),
-            ({"starts": 0}, OptionError, "starts must be at least 1, got 0"),
-            ({"seed": -1}, OptionError, "seed must be at least 0, got -1"),
+            ({"counts": 0}, OptionError, "counts must be a whole number of at least 1, got 0"),
+            ({"counts": "3"}, OptionError, "whole number of at least 1, got '3'"),
+            ({"starts": 0}, OptionError, "starts must be a whole number of at least 1, got 0"),
+            ({"seed": -1}, OptionError, "seed must be a whole number of at least 0, got -1"),
         ],
     )
     def test_mistakes_are_told(self, change, error, told):

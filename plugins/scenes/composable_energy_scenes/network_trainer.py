@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from composable_energy_image import CodeEnergy, CodeHeads
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.data import Pictures, Preparation
-from composable_energy_image.diary import Diary, read_diary
-from composable_energy_image.reconstruction import Reconstruction, Repainting, Reproduction
+from composable_energy_image.cost_log import CostLog, read_costs
+from composable_energy_image.reconstruction import Reconstruction, DecoderOnly, AutoencoderWithLabels
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.judge import Judge
 from composable_energy_scenes.patches import PatchCoder
-from composable_energy_scenes.rendering import KINDS
+from composable_energy_scenes.renderer import KINDS
 from composable_energy_training import (
     AttributeHeads,
     Batch,
@@ -84,14 +84,14 @@ class Fitting:
         with self.seeded("autoencoder"):
             coder = Autoencoder(images.shape[2], images.shape[1], code)
         whole = Reconstruction(code, {}, noise=noise, decorrelation=0.05)
-        self.fit("autoencoder", Reproduction(coder, 0), whole, pictures, steps, 96, 2e-3, ema=0.998, precision="auto")
+        self.fit("autoencoder", AutoencoderWithLabels(coder, 0), whole, pictures, steps, 96, 2e-3, ema=0.998, precision="auto")
         with torch.no_grad():
-            raw = torch.cat([coder.raw_codes(part) for part in _parts(images)])
+            raw = torch.cat([coder.encode_raw(part) for part in _parts(images)])
             coder.standardize.running_mean.copy_(raw.mean(0))  # pyright: ignore[reportOptionalMemberAccess]
             coder.standardize.running_var.copy_(raw.var(0))  # pyright: ignore[reportOptionalMemberAccess]
         if painting:
             decoder = Reconstruction(code, {}, noise=noise)
-            self.fit("decoder", Repainting(coder), decoder, pictures, painting, 96, 1e-3, ema=0.998, precision="auto")
+            self.fit("decoder", DecoderOnly(coder), decoder, pictures, painting, 96, 1e-3, ema=0.998, precision="auto")
         return coder.eval().requires_grad_(False)
 
     def base(self, energy: CodeEnergy, codes: Tensor, steps: int, refining: int = 0, name: str = "base") -> None:
@@ -132,7 +132,7 @@ class Fitting:
 
     def told(self) -> dict[str, dict[str, float]]:
         """Returns the steps, processor seconds and loss of each training."""
-        found = {folder.name: read_diary(folder) for folder in sorted(self.folder.iterdir()) if folder.is_dir()}
+        found = {folder.name: read_costs(folder) for folder in sorted(self.folder.iterdir()) if folder.is_dir()}
         return {name: told for name, told in found.items() if told}
 
     @contextmanager
@@ -192,7 +192,7 @@ class Fitting:
             keep=1,
             preparation=preparation,
             monitor=None,
-            callbacks=[Diary()],
+            callbacks=[CostLog()],
             progress=self.progress,
         ).fit()
 
