@@ -36,6 +36,7 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, Decomposition, load_comet, merge_components, save_comet
+from composable_energy_comet.masks import SCORE_METHODS
 from composable_energy_comet.metrics import (
     adjusted_rand_index,
     kmeans_labels,
@@ -43,7 +44,6 @@ from composable_energy_comet.metrics import (
     quadrant_labels,
     territory_labels,
 )
-from composable_energy_comet.masks import SCORE_METHODS
 from composable_energy_training import Batch
 
 __all__ = ["CLIP", "PLANS", "Stage", "fitted", "floors", "scored"]

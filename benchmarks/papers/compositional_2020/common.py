@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy_scenes import COLORS, KINDS, SIZES, Concepts, Judge, OneObject, Verdict, judged, load_concepts, load_judge
+from composable_energy_scenes import COLORS, KINDS, SIZES, Concepts, Judge, OneObject, Verdict, judge_images, load_concepts, load_judge
 from composable_energy_scenes.concepts import SAMPLING
 from composable_energy_scenes.weights import FOLDER
 
@@ -77,7 +77,7 @@ class Options:
 
     def judged(self, images: Tensor) -> Verdict:
         """Returns what the judge sees."""
-        return judged(images, self.judge)
+        return judge_images(images, self.judge)
 
 
 def drawn(energy: Any, n: int, seed: int, **changes: Any) -> Tensor:
@@ -174,7 +174,7 @@ def share(right: Tensor) -> float:
 def accuracy(judge: Judge, n: int = 2000) -> dict[str, float]:
     """Returns how the judge does on renders of a seed of their own."""
     images, truth = renders(n, JUDGED_SEED)
-    seen = judged(images, judge)
+    seen = judge_images(images, judge)
     return {
         "position within .4": share(near(seen.position, truth["position"])),
         "position error": float((seen.position - truth["position"]).abs().mean()),

@@ -26,8 +26,8 @@ from reporting import grid, main, show
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy_scenes import SIZES, Judge, judged
-from composable_energy_scenes.network_trainer import Fitting
+from composable_energy_scenes import SIZES, Judge, judge_images
+from composable_energy_scenes.network_trainer import NetworkTrainer
 
 SAMPLER = {
     "sampler": "annealed",
@@ -61,7 +61,7 @@ def rows(lesson: Lesson, options: Options, judge: Judge) -> Iterator[tuple[dict[
         "renders": torch.from_numpy(balls(n, options.seed, place, size).images).float() / 255,
     }
     for name, images in pictures.items():
-        found = judged(images, judge)
+        found = judge_images(images, judge)
         off = float((found.position - torch.from_numpy(place)).abs().mean())
         wrong = float((found.size - torch.from_numpy(size)).abs().mean())
         yield {"ratio": lesson.ratio, "": name, "position error": off, "size error": wrong, "sum": off + wrong}, images
@@ -71,7 +71,9 @@ def regressor() -> Judge:
     """Returns the judge of these balls: position and size of every kind, from seeds of its own."""
     n, random = PICTURES["judge"], np.random.default_rng(SEEDS["judge"])
     scenes = balls(n, SEEDS["judge"], random.uniform(-1, 1, (n, 2)), random.uniform(*SIZES, n))
-    return Fitting(CACHE, SEEDS["judge"]).judge(scenes.images, {name: torch.from_numpy(v) for name, v in scenes.labels.items()}, 800)
+    return NetworkTrainer(CACHE, SEEDS["judge"]).train_judge(
+        scenes.images, {name: torch.from_numpy(v) for name, v in scenes.labels.items()}, 800
+    )
 
 
 def run(options: Options) -> dict[str, Any]:

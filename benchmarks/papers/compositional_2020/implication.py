@@ -24,7 +24,7 @@ from reporting import grid, main, show
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy_scenes import COLORS, judged
+from composable_energy_scenes import COLORS, judge_images
 from composable_energy_scenes.concepts import CODE
 
 OTHERS = len(COLORS) - 1
@@ -62,7 +62,7 @@ def run(options: Options) -> dict[str, Any]:
     c = asked(options.samples, options.seed)
     known = accuracy(options.judge)
     show("The judge on renders", [known])
-    chance = judged(renders(options.samples, options.seed)[0], options.judge)
+    chance = judge_images(renders(options.samples, options.seed)[0], options.judge)
     found, pictures = [], []
     ways = claims(options, c)
     grounds = {"position": options.concepts.of_position(c["position"]), "color that is left": options.concepts.of_color(c["color"])}

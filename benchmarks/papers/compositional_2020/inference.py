@@ -26,8 +26,8 @@ from reporting import grid, main, show
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy_scenes import COLORS, KINDS, SIZES, Judge, OneObject, judged
-from composable_energy_scenes.network_trainer import Fitting
+from composable_energy_scenes import COLORS, KINDS, SIZES, Judge, OneObject, judge_images
+from composable_energy_scenes.network_trainer import NetworkTrainer
 
 CACHE = Path(__file__).parents[3] / ".cache" / "compositional-2020" / "regressor"
 LABELLED = 24_000
@@ -45,7 +45,7 @@ def grid_of(count: int) -> Tensor:
 def supervised() -> Judge:
     """Returns the network that is trained with the labels of the pictures that the heads learnt from."""
     scenes = OneObject().draw(LABELLED, 1)
-    return Fitting(CACHE).judge(scenes.images, {name: torch.from_numpy(value) for name, value in scenes.labels.items()}, STEPS)
+    return NetworkTrainer(CACHE).train_judge(scenes.images, {name: torch.from_numpy(value) for name, value in scenes.labels.items()}, STEPS)
 
 
 def angle(a: Tensor, b: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def single(options: Options, network: Judge) -> list[dict[str, Any]]:
     """Returns the errors of all ways, of each condition from one picture."""
     concepts = options.concepts
     images, truth = renders(options.samples, options.seed)
-    seen, points, coarse = judged(images, network), grid_of(FINE), grid_of(41)
+    seen, points, coarse = judge_images(images, network), grid_of(FINE), grid_of(41)
     sizes = torch.linspace(*SIZES, 81)[:, None]
     directions = torch.linspace(0, 2 * np.pi, 181)[:-1]
     directions = torch.stack([directions.cos(), directions.sin()], 1)
@@ -122,7 +122,7 @@ def together(options: Options, network: Judge, seed: int) -> dict[str, Tensor]:
     points = grid_of(FINE)
     each = options.concepts.position().infer(images, over={"c": points}).log_probabilities
     added = added_up(each.unflatten(0, (POSITIONS, MOST))) @ points
-    mean = judged(images, network).position.unflatten(0, (POSITIONS, MOST)).cumsum(1) / torch.arange(1, MOST + 1)[:, None]
+    mean = judge_images(images, network).position.unflatten(0, (POSITIONS, MOST)).cumsum(1) / torch.arange(1, MOST + 1)[:, None]
     return {name: (found - truth[:, None]).abs().mean((0, 2)) for name, found in (("heads", added), ("supervised", mean))}
 
 

@@ -17,7 +17,7 @@ from common import WEIGHT, Claim, Heads, Options, accuracy, free, renders, share
 from reporting import grid, main, show
 from torch import Tensor
 
-from composable_energy_scenes import COLORS, KINDS, Verdict, judged
+from composable_energy_scenes import COLORS, KINDS, Verdict, judge_images
 
 MARGIN = 0.15
 INFINITE = float("inf")
@@ -72,7 +72,7 @@ def run(options: Options) -> dict[str, Any]:
     """Prints the table and returns its figures."""
     known = accuracy(options.judge)
     show("The judge on renders", [known])
-    chance = judged(renders(options.samples, options.seed)[0], options.judge)
+    chance = judge_images(renders(options.samples, options.seed)[0], options.judge)
     found, pictures = [], []
     for claim in sorted(claims(Heads(options.concepts)), key=lambda claim: claim.deep):
         holds, images, seen = claim.drawn(options)

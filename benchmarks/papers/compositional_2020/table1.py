@@ -28,7 +28,7 @@ from reporting import grid, main, show
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy_scenes import Concepts, Verdict, judged
+from composable_energy_scenes import Concepts, Verdict, judge_images
 
 OUTSIDE = 0.5
 RULES = ("grounded", "heads", "grounded, weight 1", "weight 1")
@@ -184,7 +184,7 @@ def run(options: Options, rules: Sequence[str] = RULES) -> dict[str, Any]:
     known = accuracy(options.judge)
     show("The judge on renders", [known])
     images, _ = renders(options.samples, options.seed)
-    truth = judged(images, options.judge)
+    truth = judge_images(images, options.judge)
     chances = {row.text: row.scores(truth, c) for row in ROWS}
     tables: dict[str, list[dict[str, Any]]] = {}
     pictures: list[Tensor] = []

@@ -14,7 +14,7 @@ from reporting import grid, main, show
 from several_objects import matched
 from torch import Tensor
 
-from composable_energy_scenes.multi_object import load_several, several_objects
+from composable_energy_scenes.multi_object import load_multi_object, multi_object_world
 
 __all__ = ["PLACES", "peaks", "run"]
 
@@ -25,8 +25,8 @@ PLACES = torch.cartesian_prod(*[torch.linspace(-1, 1, STEPS)] * 2).flip(1)
 
 def run(options: Options) -> dict[str, Any]:
     """Prints the table and returns its figures."""
-    several = load_several(options.weights / "several")
-    scenes = several_objects(count=(2, 2), shapes=("box",)).draw(options.samples, options.seed)
+    several = load_multi_object(options.weights / "several")
+    scenes = multi_object_world(count=(2, 2), shapes=("box",)).draw(options.samples, options.seed)
     images, cubes = torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.labels["position"])
     codes = torch.cat([several.base.coder.encode(part) for part in images.split(250)])
     energies = several.presence.map(codes, PLACES)

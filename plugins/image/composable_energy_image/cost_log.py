@@ -1,4 +1,4 @@
-"""What a training cost, kept beside its checkpoints."""
+"""A training callback that records steps, processor seconds and loss beside the checkpoints."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from composable_energy_training import Callback, Trainer
 __all__ = ["CostLog", "read_costs"]
 
 _FILE = "costs.json"
-_WINDOW = 200  # steps of a running loss
+_WINDOW = 200  # steps of the running loss
 
 
 class CostLog(Callback):
-    """Keeps the steps, the processor seconds and the running loss of a training, over all its calls, in the folder of the run."""
+    """Records the steps, processor seconds and running loss of a training in its folder, accumulated over interruptions."""
 
     def __init__(self) -> None:
         self._began, self._seconds, self._loss = time.process_time(), 0.0, 0.0
@@ -31,13 +31,13 @@ class CostLog(Callback):
     def on_checkpoint(self, trainer: Trainer, path: Path | None) -> None:
         now = time.process_time()
         self._seconds, self._began = self._seconds + now - self._began, now
-        beside = _folder(trainer) / f".{_FILE}"
-        beside.write_text(json.dumps({"steps": trainer.step, "cpu_seconds": self._seconds, "loss": self._loss}))
-        beside.replace(_folder(trainer) / _FILE)
+        temporary = _folder(trainer) / f".{_FILE}"
+        temporary.write_text(json.dumps({"steps": trainer.step, "cpu_seconds": self._seconds, "loss": self._loss}))
+        temporary.replace(_folder(trainer) / _FILE)
 
 
 def read_costs(folder: Path) -> dict[str, float]:
-    """Returns `steps`, `cpu_seconds` and `loss` of the training in a folder, as far as its last checkpoint; nothing if there is none."""
+    """Returns `steps`, `cpu_seconds` and `loss` of a training at its last checkpoint; an empty dictionary if there is none."""
     file = folder / _FILE
     return json.loads(file.read_text()) if file.is_file() else {}
 

@@ -1,4 +1,4 @@
-"""Attributes as columns of logits: one column for two values, the log odds of the second; one column each for more."""
+"""Attributes as columns of logits: one column for two values, the log odds of the second; one column per value for more."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["count_columns", "label_columns", "label_loss"]
 
 
 def label_columns(variables: Mapping[str, int]) -> dict[str, slice]:
-    """Returns the columns of each attribute, one after another.
+    """Returns the columns of each attribute, in order.
 
     Args:
-        variables: How many values each has, by name.
+        variables: Number of values of each attribute, by name.
     """
     found, first = {}, 0
     for name, values in variables.items():
@@ -25,17 +25,17 @@ def label_columns(variables: Mapping[str, int]) -> dict[str, slice]:
 
 
 def count_columns(variables: Mapping[str, int]) -> int:
-    """Returns how many columns there are."""
+    """Returns the total number of columns."""
     return sum(map(_width, variables.values()))
 
 
 def label_loss(logits: Tensor, labels: Mapping[str, Tensor], variables: Mapping[str, int]) -> Tensor:
-    """Returns the cross entropy, in nats and as a mean over the attributes; a label of -1 is unknown and does not count.
+    """Returns the cross entropy in nats, averaged over attributes; labels of -1 are unknown and ignored.
 
     Args:
-        logits: With shape $(B, columns)$.
-        labels: By name, each with shape $(B,)$.
-        variables: How many values each has, by name.
+        logits: Logits with shape $(B, columns)$.
+        labels: Labels by name, each with shape $(B,)$.
+        variables: Number of values of each attribute, by name.
     """
     losses = []
     for name, columns in label_columns(variables).items():

@@ -1,4 +1,4 @@
-"""The trainings of a base and its attributes, one after another in one folder; each goes on where it was."""
+"""The training stages of a base and its attributes in one folder; each stage resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _CLIP, _WARM_UP = 1.0, 200
 
 @dataclass(frozen=True)
 class AttributePipeline:
-    """Several trainings.
+    """The stages `autoencoder`, `decoder`, `base` and `heads`, trained one after another.
 
     Args:
-        settings: Those of a recipe: a table for each stage, and `data`, `model` and `training`.
-        folder: Where each has a folder of its own.
-        device: Where to train.
+        settings: Settings of a recipe: a table for each stage, and `data`, `model` and `training`.
+        folder: Parent of the stages' folders.
+        device: Device of the training.
         ranks: The processes.
-        progress: Whether to show bars.
+        progress: Whether to show progress bars.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
@@ -48,56 +48,56 @@ class AttributePipeline:
     progress: bool
 
     @classmethod
-    def begin(cls, settings: Mapping[str, Mapping[str, Any]], out: Path, progress: bool) -> AttributePipeline:
-        """Joins the processes of a run; the device is this one's unless the settings say another."""
+    def open(cls, settings: Mapping[str, Mapping[str, Any]], out: Path, progress: bool) -> AttributePipeline:
+        """Joins the processes of a run. The device is that of the settings, or that of this process."""
         ranks, device = join(), settings["training"]["device"]
         return cls(settings, out / "stages", torch.device(device or ranks.device), ranks, progress and ranks.first)
 
     def split(self, pictures: Pictures) -> tuple[Pictures, Pictures]:
-        """Returns pictures to learn from, and those that nothing is trained on."""
+        """Returns the training pictures and the held-out pictures."""
         share = self.settings["data"]["held_out"]
         if not share:
             return pictures, pictures.take(slice(0))
-        held, learnt = pictures.split(share, self.settings["training"]["seed"])
-        return learnt, held
+        test, train = pictures.split(share, self.settings["training"]["seed"])
+        return train, test
 
     @contextmanager
-    def seeded(self, what: str) -> Iterator[None]:
-        """A context in which initial weights depend on the seed of the run and a name alone."""
+    def seeded(self, part: str) -> Iterator[None]:
+        """Seeds initial weights by the seed of the run and the name of a part, and restores the random state on exit."""
         with torch.random.fork_rng(devices=[]):
-            key = f"{self.settings['training']['seed']} {what}".encode()
+            key = f"{self.settings['training']['seed']} {part}".encode()
             torch.manual_seed(int.from_bytes(blake2b(key, digest_size=8).digest(), "little"))
             yield
 
-    def autoencoder(self, coder: Autoencoder, pictures: Pictures, labels: Mapping[str, Labels]) -> None:
-        """Trains an autoencoder, then its decoder alone; the attributes help to find codes that tell them."""
+    def train_autoencoder(self, coder: Autoencoder, pictures: Pictures, labels: Mapping[str, Labels]) -> None:
+        """Trains an autoencoder, then its decoder alone. The attributes are an auxiliary task, which keeps them readable from codes."""
         table, variables = self.settings["autoencoder"], count_values(labels)
         weights = {name: table[name] for name in ("noise", "decorrelation", "naming")}
         with self.seeded("labels"):
-            whole = AutoencoderWithLabels(coder, count_columns(variables))
-        self._fit("autoencoder", whole, Reconstruction(coder.code, variables, **weights), pictures)
+            model = AutoencoderWithLabels(coder, count_columns(variables))
+        self._fit("autoencoder", model, Reconstruction(coder.code, variables, **weights), pictures)
         self._standardize(coder, pictures)
-        painting = Reconstruction(coder.code, {}, noise=self.settings["decoder"]["noise"])
-        self._fit("decoder", DecoderOnly(coder), painting, pictures)
+        objective = Reconstruction(coder.code, {}, noise=self.settings["decoder"]["noise"])
+        self._fit("decoder", DecoderOnly(coder), objective, pictures)
 
     @torch.no_grad()
-    def encoded(self, coder: Autoencoder, pictures: Pictures, *, mirrored: bool = False) -> Tensor:
-        """Returns the codes of pictures, with shape $(N, D)$; with `mirrored`, those of their mirror images after them."""
-        codes = [coder.encode(images) for images in self._parts(pictures)]
+    def encode(self, coder: Autoencoder, pictures: Pictures, *, mirrored: bool = False) -> Tensor:
+        """Returns the codes of pictures, with shape $(N, D)$; with `mirrored`, followed by the codes of their mirror images."""
+        codes = [coder.encode(images) for images in self._chunks(pictures)]
         if mirrored:
-            codes += [coder.encode(images.flip(-1)) for images in self._parts(pictures)]
+            codes += [coder.encode(images.flip(-1)) for images in self._chunks(pictures)]
         return torch.cat(codes)
 
-    def base(self, energy: CodeEnergy, codes: Tensor) -> None:
-        """Trains a base on codes, with shape $(N, D)$."""
+    def train_base(self, energy: CodeEnergy, codes: Tensor) -> None:
+        """Trains a base on codes with shape $(N, D)$."""
         self._fit("base", energy.net, DenoisingScoreMatching(energy.sigma_min, energy.sigma_max), codes)
 
-    def heads(self, energy: CodeEnergy, codes: Tensor, labels: Mapping[str, Labels]) -> CodeHeads:
-        """Returns heads over a base, trained on what is known of codes.
+    def train_heads(self, energy: CodeEnergy, codes: Tensor, labels: Mapping[str, Labels]) -> CodeHeads:
+        """Returns heads over a base, trained on the codes with a known attribute.
 
         Args:
             energy: The base.
-            codes: Those of pictures, and perhaps of their mirror images, with shape $(N, D)$ or $(2 N, D)$.
+            codes: Codes of the pictures, followed or not by those of their mirror images, with shape $(N, D)$ or $(2 N, D)$.
             labels: The attributes of the pictures.
         """
         variables, model = count_values(labels), self.settings["model"]
@@ -106,15 +106,15 @@ class AttributePipeline:
             heads = ce.get_encoder("code-heads", outputs=count_columns(variables), sigma_min=energy.sigma_min, **options)
         known = torch.stack([some.known for some in labels.values()]).any(0)
         times = len(codes) // len(known)
-        told = {name: some.values[known].repeat(times) for name, some in labels.items()}
-        data = codes[known.repeat(times).to(codes.device)], told
+        values = {name: some.values[known].repeat(times) for name, some in labels.items()}
+        data = codes[known.repeat(times).to(codes.device)], values
         self._fit("heads", heads, AttributeHeads(variables, energy.sigma_min, energy.sigma_max), data)
         return cast(CodeHeads, heads)
 
-    def told(self) -> dict[str, dict[str, float]]:
-        """Returns for each stage what its `CostLog` says."""
+    def costs(self) -> dict[str, dict[str, float]]:
+        """Returns the steps, processor seconds and loss of each finished stage."""
         found = {name: read_costs(self.folder / name) for name in ("autoencoder", "decoder", "base", "heads")}
-        return {name: told for name, told in found.items() if told}
+        return {name: costs for name, costs in found.items() if costs}
 
     def _fit(self, name: str, model: nn.Module, objective: Objective, data: Any) -> None:
         table, training = self.settings[name], self.settings["training"]
@@ -148,11 +148,11 @@ class AttributePipeline:
 
     @torch.no_grad()
     def _standardize(self, coder: Autoencoder, pictures: Pictures) -> None:
-        """Sets the mean and variance of codes to those over all pictures: while training they trailed behind the weights."""
-        raw = torch.cat([coder.encode_raw(images) for images in self._parts(pictures)])
+        """Sets the mean and variance of codes to those over all pictures; the running averages of training lag behind the weights."""
+        raw = torch.cat([coder.encode_raw(images) for images in self._chunks(pictures)])
         coder.standardize.running_mean.copy_(raw.mean(0))  # pyright: ignore[reportOptionalMemberAccess]
         coder.standardize.running_var.copy_(raw.var(0))  # pyright: ignore[reportOptionalMemberAccess]
 
-    def _parts(self, pictures: Pictures) -> Iterator[Tensor]:
+    def _chunks(self, pictures: Pictures) -> Iterator[Tensor]:
         for rows in torch.arange(len(pictures), device=self.device).split(_CHUNK):
             yield pictures.images(rows)

@@ -1,4 +1,4 @@
-"""How the papers draw images: by noisy steps down the energy."""
+"""The papers' sampler for images: gradient descent with a little noise."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["recommend_langevin"]
 def recommend_langevin(
     step: float, noise: float, *, clamp: tuple[float, float] | None = (0.0, 1.0), max_gradient: float | None = None
 ) -> ce.Recommendation:
-    r"""Returns the sampler of a paper's steps $x' = \text{clamp}(x - \text{step}\, \nabla E(x) + \text{noise}\, \xi)$.
+    r"""Returns `langevin` with a paper's steps $x' = \text{clamp}(x - \text{step}\, \nabla E(x) + \text{noise}\, \xi)$.
 
-    Their noise is far below what their step needs at temperature 1: in terms of `langevin`, with $\lambda = 2\, \text{step}$, they draw at
-    the temperature $\text{noise}^2 / \lambda$, close to descent.
+    In terms of `langevin`, the step size is $\lambda = 2\, \text{step}$ and the temperature $\text{noise}^2 / \lambda$, far below 1, so the
+    chains nearly descend.
 
     Args:
-        step: In units of $x^2$.
-        noise: Its standard deviation, in units of $x$.
-        clamp: The lowest and highest value of a pixel; None leaves points alone.
-        max_gradient: The largest size of the gradient of a pixel that is followed; None follows all.
+        step: The factor of the gradient, in units of $x^2$.
+        noise: Standard deviation of the noise, in units of $x$.
+        clamp: The lowest and highest value of a pixel; None does not clamp.
+        max_gradient: Bound of the absolute gradient of a pixel; None for no bound.
     """
     options = {"step_size": 2 * step, "temperature": noise**2 / (2 * step), "clamp": clamp, "max_gradient": max_gradient}
     return ce.Recommendation("langevin", options)

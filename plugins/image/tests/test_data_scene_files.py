@@ -28,11 +28,11 @@ class Dots(World):
         self.size, self.corner, self.rendered = size, corner, 0
         self.fields = {"where": Field((2,), "int64", "row and column")}
 
-    def one(self, random):
+    def sample_labels(self, random):
         return {"where": random.integers(2 if self.corner else self.size, size=2)}
 
     def render(self, labels, *, masks=False):
-        where = self.checked(labels)["where"]
+        where = self.check_labels(labels)["where"]
         n = len(where)
         self.rendered += n
         found = np.zeros((n, self.size, self.size), np.uint8)
@@ -45,7 +45,7 @@ class Hidden(Dots):
 
     options = {"size": 8}
 
-    def one(self, random):
+    def sample_labels(self, random):
         return {"where": (0, 0)}
 
 

@@ -1,4 +1,4 @@
-"""The trained energies of pictures of one to four objects, and the detector that judges them."""
+"""The trained energies of pictures of one to four objects, and the detector that evaluates them."""
 
 from __future__ import annotations
 
@@ -14,27 +14,36 @@ from composable_energy_scenes.objects import Objects
 from composable_energy_scenes.patches import PatchEnergy
 from composable_energy_scenes.presence import PlaceHead, Presence
 
-__all__ = ["COUNT", "FOLDER", "SEVERAL_SIZES", "Several", "load_detector", "load_several", "several_objects", "told_of"]
+__all__ = [
+    "COUNT",
+    "FOLDER",
+    "MULTI_OBJECT_SIZES",
+    "MultiObjectEnergies",
+    "draw_labelled_positions",
+    "load_detector",
+    "load_multi_object",
+    "multi_object_world",
+]
 
 COUNT = (1, 4)
-"""The least and the largest number of objects of a picture."""
+"""The smallest and the largest number of objects in a picture."""
 
-SEVERAL_SIZES = (0.22, 0.30)
-"""The least and the largest half width of an object, in the units of positions."""
+MULTI_OBJECT_SIZES = (0.22, 0.30)
+"""The smallest and the largest half width of an object, in the units of positions."""
 
 FOLDER = weights.FOLDER / "several"
 
 
-class Several:
-    """Energies of pictures of one to four objects; weights are read when first asked for.
+class MultiObjectEnergies:
+    """Trained energies of pictures of one to four objects; weights are loaded on first use.
 
     Args:
-        folder: Where the weights lie.
+        folder: The folder of the weights.
 
     Example:
-        >>> from composable_energy_scenes import load_several
-        >>> several = load_several()
-        >>> images = (several.presence.near((-0.5, 0.3)) & several.presence.near((0.6, -0.2))).sample(4, seed=0)
+        >>> from composable_energy_scenes import load_multi_object
+        >>> objects = load_multi_object()
+        >>> images = (objects.presence.near((-0.5, 0.3)) & objects.presence.near((0.6, -0.2))).sample(4, seed=0)
     """
 
     def __init__(self, folder: Path = FOLDER) -> None:
@@ -50,14 +59,14 @@ class Several:
 
     @cached_property
     def presence(self) -> Presence:
-        """That an object stands near a place, the condition `c`."""
+        """The evidence that an object is near a position, the condition `c`."""
         return Presence(weights.read(PlaceHead(self.base.sigma_min), "place", self.folder), self.base)
 
 
 @cache
-def load_several(folder: Path = FOLDER) -> Several:
-    """Returns the trained energies; those of one folder are one object, so their expressions share a base."""
-    return Several(folder)
+def load_multi_object(folder: Path = FOLDER) -> MultiObjectEnergies:
+    """Returns the trained energies. Calls with one folder return the same object, so that expressions share a base."""
+    return MultiObjectEnergies(folder)
 
 
 @cache
@@ -66,23 +75,23 @@ def load_detector(folder: Path = FOLDER) -> Detector:
     return weights.read(Detector(), "detector", folder)
 
 
-def several_objects(**changes: object) -> Objects:
-    """Returns the world of these pictures, `Objects` with one to four of about one size, without shadows; or with other options."""
-    return Objects(**{"count": COUNT, "sizes": SEVERAL_SIZES, "shadows": False, **changes})  # pyright: ignore[reportArgumentType]
+def multi_object_world(**changes: object) -> Objects:
+    """Returns the world `Objects` with one to four objects of similar size and no shadows; keyword arguments override its options."""
+    return Objects(**{"count": COUNT, "sizes": MULTI_OBJECT_SIZES, "shadows": False, **changes})  # pyright: ignore[reportArgumentType]
 
 
-def told_of(present: np.ndarray, position: np.ndarray, seed: int) -> np.ndarray:
-    """Returns the position of one object of each picture, drawn by chance: all that training is told of it.
+def draw_labelled_positions(present: np.ndarray, position: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the position of one random object of each picture: the only label that training uses.
 
     Args:
-        present: Which objects there are, with shape $(N, K)$.
-        position: Their positions, with shape $(N, K, 2)$.
-        seed: Of the draw.
+        present: Whether each object exists, with shape $(N, K)$.
+        position: Positions of the objects, with shape $(N, K, 2)$.
+        seed: Seed of the draw.
 
     Raises:
         OptionError: A picture has no object.
     """
     if not present.any(1).all():
-        raise OptionError("Each picture needs an object of which to tell.")
+        raise OptionError("Each picture needs at least one object.")
     chance = np.random.default_rng([seed, 1]).random(present.shape)
     return position[np.arange(len(present)), np.where(present, chance, -1.0).argmax(1)]

@@ -1,6 +1,6 @@
-"""What a camera sees, by arithmetic: where points come to lie in a picture, and how many pixels of it show each solid.
+"""Camera projection and ray casting: the pixels of points, and the number of pixels that show each solid.
 
-Worlds use it to draw labels, so labels need nothing that renders and are the same whatever renders.
+Worlds use it to draw labels, so labels do not depend on a renderer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from composable_energy_scenes.renderer import KINDS
 
-__all__ = ["View", "visible"]
+__all__ = ["CameraView", "count_visible_pixels"]
 
 # Each solid is where some coordinates lie between planes and some within a quadric: the axes of either, in the order of KINDS.
 _SLABS = {"box": (0, 1, 2), "sphere": (), "cylinder": (2,)}
@@ -20,13 +20,13 @@ _FAR = 1e6
 
 
 @dataclass(frozen=True)
-class View:
-    """A camera with its right along the first axis, that looks away and down.
+class CameraView:
+    """A camera that looks along the second axis and down; its right is the first axis.
 
     Attributes:
-        position: Where it stands.
-        down: How far it looks down, in degrees.
-        angle: The angle between the upper and the lower edge of the picture, in degrees.
+        position: Position of the camera.
+        down: Tilt below the horizon, in degrees.
+        angle: Vertical field of view, in degrees.
     """
 
     position: tuple[float, float, float]
@@ -34,37 +34,37 @@ class View:
     angle: float
 
     def axes(self) -> np.ndarray:
-        """Returns the directions right, up and forward in the picture, as rows."""
+        """Returns the directions right, up and forward, as rows."""
         sine, cosine = np.sin(np.radians(self.down)), np.cos(np.radians(self.down))
         return np.array([[1.0, 0.0, 0.0], [0.0, sine, cosine], [0.0, cosine, -sine]])
 
     def xml(self) -> str:
-        """Returns the camera `c` of a MuJoCo model."""
+        """Returns the camera as XML of a MuJoCo model, with the name `c`."""
         right, up, _ = self.axes()
         return f'<camera name="c" pos="{_text(self.position)}" fovy="{self.angle}" xyaxes="{_text(right)} {_text(up)}"/>'
 
     def rays(self, size: int) -> np.ndarray:
-        """Returns the directions through the middles of the pixels, with shape $(S^2, 3)$, row after row from above."""
+        """Returns the directions through the centres of pixels, with shape $(S^2, 3)$, row by row from the top."""
         steps = (np.arange(size) + 0.5) / size * 2 - 1
         reach = np.tan(np.radians(self.angle / 2)) * steps
         right, up, forward = self.axes()
         return (forward + reach[None, :, None] * right - reach[:, None, None] * up).reshape(-1, 3)
 
     def pixels(self, points: np.ndarray, size: int) -> np.ndarray:
-        """Returns where points with shape $(*, 3)$ lie in a picture: columns and rows from its upper left corner, with shape $(*, 2)$."""
+        """Returns the columns and rows, with shape $(*, 2)$, of points with shape $(*, 3)$, from the upper left corner."""
         across, above, depth = np.moveaxis((points - np.array(self.position)) @ self.axes().T, -1, 0)
         reach = np.tan(np.radians(self.angle / 2)) * depth
         return np.stack([across / reach + 1, 1 - above / reach], -1) * size / 2
 
 
-def visible(view: View, kinds: np.ndarray, where: np.ndarray, halves: np.ndarray, size: int = 64) -> np.ndarray:
+def count_visible_pixels(view: CameraView, kinds: np.ndarray, where: np.ndarray, halves: np.ndarray, size: int = 64) -> np.ndarray:
     """Counts the pixels that show each of $K$ solids on the floor.
 
     Args:
         view: The camera.
-        kinds: Their classes in `KINDS`, with shape $(K,)$.
-        where: Their middles on the floor, with shape $(K, 2)$.
-        halves: Half of their heights and widths, with shape $(K,)$.
+        kinds: Classes of the solids in `KINDS`, with shape $(K,)$.
+        where: Centres on the floor, with shape $(K, 2)$.
+        halves: Half widths, which are also half heights, with shape $(K,)$.
         size: Height and width of the picture.
 
     Returns:
@@ -78,8 +78,8 @@ def visible(view: View, kinds: np.ndarray, where: np.ndarray, halves: np.ndarray
     return (nearest == np.arange(len(kinds))[:, None]).sum(1)
 
 
-def _entry(rays: np.ndarray, view: View, kind: str, middle: tuple[float, float, float], half: float) -> np.ndarray:
-    """How far along each ray a solid begins; `_FAR` where it is missed."""
+def _entry(rays: np.ndarray, view: CameraView, kind: str, middle: tuple[float, float, float], half: float) -> np.ndarray:
+    """Returns the distance along each ray at which it enters a solid; `_FAR` if it misses."""
     start = (np.array(view.position) - np.array(middle)) / half
     first, last = np.full(len(rays), -_FAR), np.full(len(rays), _FAR)
     rays = np.where(np.abs(rays) < 1e-9, 1e-9, rays) / half
@@ -89,8 +89,8 @@ def _entry(rays: np.ndarray, view: View, kind: str, middle: tuple[float, float, 
     if axes := list(_ROUND[kind]):
         a, b, c = (rays[:, axes] ** 2).sum(1), rays[:, axes] @ start[axes], start[axes] @ start[axes] - 1
         root = np.sqrt(np.maximum(b * b - a * c, 0))
-        met = b * b > a * c
-        first = np.where(met, np.maximum(first, (-b - root) / a), _FAR)
+        hits = b * b > a * c
+        first = np.where(hits, np.maximum(first, (-b - root) / a), _FAR)
         last = np.minimum(last, (root - b) / a)
     return np.where(first < last, first, _FAR)
 

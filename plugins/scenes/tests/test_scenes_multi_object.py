@@ -16,16 +16,16 @@ import composable_energy as ce
 from composable_energy.errors import ExtraNotInstalled, OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy.testing import SkipCheck, energy_checks
-from composable_energy_scenes import fitting, train_several
-from composable_energy_scenes.detector import Detector, Finding, detected
+from composable_energy_scenes import network_trainer, train_multi_object
+from composable_energy_scenes.detector import DetectionLoss, Detector, detect_objects
+from composable_energy_scenes.multi_object import MultiObjectEnergies, draw_labelled_positions, load_detector, load_multi_object
 from composable_energy_scenes.patches import PatchCoder, PatchEnergy
 from composable_energy_scenes.presence import CELLS, PlaceHead, Presence, cell_of
-from composable_energy_scenes.multi_object import Several, load_detector, load_several, told_of
 from composable_energy_training import Batch
 from tests.precision import train_in_float32
 
 
-class Table(nn.Module):
+class ConstantHead(nn.Module):
     """A head that gives the same logits whatever the code, plus a little of it."""
 
     def __init__(self, logits: torch.Tensor) -> None:
@@ -94,11 +94,11 @@ class TestPresence:
     def test_places_with_noise_are_told_by_cells(self):
         position = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.99, -0.99], [0.01, 0.01], [-3.0, 3.0]])
         assert cell_of(position).tolist() == [0, 255, 15, 8 * 16 + 8, 240]
-        middles = Presence(Table(torch.zeros(256)), PatchEnergy()).middles
+        middles = Presence(ConstantHead(torch.zeros(256)), PatchEnergy()).middles
         assert torch.equal(cell_of(middles), torch.arange(CELLS**2))
 
     def test_a_head_that_knows_nothing_is_no_evidence(self, base, codes):
-        presence = Presence(Table(torch.full((256,), 3.0)), base)
+        presence = Presence(ConstantHead(torch.full((256,), 3.0)), base)
         for place in ((0.0, 0.0), (-0.9, 0.4), (1.0, -1.0)):
             assert torch.allclose(presence.given(c=torch.tensor([place])).evidence(codes), torch.zeros(4), atol=1e-5)
 
@@ -106,7 +106,7 @@ class TestPresence:
         """By the formula with plain probabilities, in double precision."""
         generator = torch.Generator().manual_seed(2)
         logits, c, r = torch.randn(256, generator=generator).double(), torch.rand(4, 2, generator=generator).double() * 2 - 1, 0.3
-        presence = Presence(Table(logits), base, radius=r).double()
+        presence = Presence(ConstantHead(logits), base, radius=r).double()
         normal = torch.exp(-(c[:, None] - presence.middles).square().sum(2) / (2 * r**2)) / (2 * math.pi * r**2)
         expected = -torch.log((normal * logits.softmax(0)).sum(1) / (normal / 256).sum(1))
         assert torch.allclose(presence.given(c=c).evidence(codes.double()), expected)
@@ -117,9 +117,9 @@ class TestPresence:
         first, second = torch.tensor([[-0.5, 0.5]]), torch.tensor([[0.7, -0.3]])
         logits = torch.full((256,), -40.0)
         logits[cell_of(first)] = 0.0
-        one = Presence(Table(logits.clone()), base)
+        one = Presence(ConstantHead(logits.clone()), base)
         logits[cell_of(second)] = 0.0
-        two = Presence(Table(logits), base)
+        two = Presence(ConstantHead(logits), base)
         extra = two.given(c=first).evidence(codes) - one.given(c=first).evidence(codes)
         assert torch.allclose(extra, torch.full((4,), math.log(2)), atol=1e-4)
         both = conjunction(two, torch.cat([first, second])[None].expand(4, 2, 2))
@@ -144,7 +144,7 @@ class TestPresence:
 
     def test_the_head_is_evaluated_once_for_all_places(self, base, codes):
         calls = []
-        head = Table(torch.zeros(256)).eval()
+        head = ConstantHead(torch.zeros(256)).eval()
         head.register_forward_hook(lambda *_: calls.append(1))
         presence = Presence(head, base).eval()
         places = torch.rand(4, 3, 2)
@@ -153,9 +153,9 @@ class TestPresence:
 
     def test_mistakes_are_told(self, base, codes):
         with pytest.raises(OptionError, match="radius"):
-            Presence(Table(torch.zeros(256)), base, radius=0.0)
+            Presence(ConstantHead(torch.zeros(256)), base, radius=0.0)
         with pytest.raises(ShapeError, match="two numbers"):
-            Presence(Table(torch.zeros(256)), base).given(c=torch.zeros(1, 3))(codes)
+            Presence(ConstantHead(torch.zeros(256)), base).given(c=torch.zeros(1, 3))(codes)
 
 
 class TestDetector:
@@ -170,14 +170,14 @@ class TestDetector:
             told[:, 0] = -9.0
             told[[0, 9, 63], 0] = torch.tensor([1.0, 2.0, 0.5])  # cells of the corner, of its neighbor across, and of the far corner
             told[63, 1:] = 0.25
-        (found,) = detected(torch.rand(1, 3, 64, 64), detector)
+        (found,) = detect_objects(torch.rand(1, 3, 64, 64), detector)
         assert torch.allclose(found, torch.tensor([[-0.625, -0.625], [-0.875, -0.875], [0.9375, 0.9375]]))
         with torch.no_grad():
             told[0, 1:] = 0.5
-        (found,) = detected(torch.rand(1, 3, 64, 64), detector)
+        (found,) = detect_objects(torch.rand(1, 3, 64, 64), detector)
         assert torch.allclose(found, torch.tensor([[-0.625, -0.625], [0.9375, 0.9375]]))
         with pytest.raises(ShapeError, match="64, 64"):
-            detected(torch.rand(1, 3, 32, 32), detector)
+            detect_objects(torch.rand(1, 3, 32, 32), detector)
 
     def test_its_loss_is_least_for_the_truth(self):
         position = torch.tensor([[-0.6, -0.55, torch.nan, torch.nan], [0.1, 0.9, 0.9, -0.9]])
@@ -186,10 +186,10 @@ class TestDetector:
         places = torch.zeros(2, 64, 2)
         places[0, 9], places[1, 60], places[1, 7] = position[0, :2], position[1, :2], position[1, 2:]
         batch = Batch(torch.zeros(2, 1), {"position": position}, Noise(0, range(2)))
-        loss = Finding().loss(Answer(truth, places), batch).value
+        loss = DetectionLoss().loss(Answer(truth, places), batch).value
         assert loss < 1e-5
-        assert Finding().loss(Answer(truth.roll(1, 1), places), batch).value > 10
-        assert Finding().loss(Answer(truth, places + 0.1), batch).value > 0.4
+        assert DetectionLoss().loss(Answer(truth.roll(1, 1), places), batch).value > 10
+        assert DetectionLoss().loss(Answer(truth, places + 0.1), batch).value > 0.4
 
 
 class TestCounting:
@@ -227,11 +227,11 @@ class TestCounting:
     def test_one_object_of_each_picture_is_told(self):
         present = np.array([[True, False, False], [True, True, True]] * 500)
         position = np.arange(6000.0).reshape(1000, 3, 2)
-        told = told_of(present, position, 0)
+        told = draw_labelled_positions(present, position, 0)
         which = (told[:, 0] - position[:, 0, 0]) / 2
         assert (which[::2] == 0).all() and (np.bincount(which[1::2].astype(int)) > 120).all()
-        with pytest.raises(OptionError, match="needs an object"):
-            told_of(np.zeros((2, 3), bool), position[:2], 0)
+        with pytest.raises(OptionError, match="at least one object"):
+            draw_labelled_positions(np.zeros((2, 3), bool), position[:2], 0)
 
 
 @pytest.fixture(scope="module")
@@ -240,8 +240,8 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     try:
         with pytest.MonkeyPatch.context() as patch:
-            train_in_float32(patch, fitting)
-            train_several.main(["--out", str(folder), "--effort", "0.001"])
+            train_in_float32(patch, network_trainer)
+            train_multi_object.main(["--out", str(folder), "--effort", "0.001"])
     except ExtraNotInstalled as error:
         pytest.skip(str(error))
     return folder
@@ -250,16 +250,16 @@ def made(tmp_path_factory):
 def test_the_command_makes_all_weights_and_the_energies_read_them(made):
     first = {path.stem: path.read_bytes() for path in (made / "weights").glob("*.safetensors")}
     assert first.keys() == {"coder", "base", "place", "detector"}
-    several = Several(made / "weights")
+    several = MultiObjectEnergies(made / "weights")
     asked = conjunction(several.presence, asked_places(2, 3, 0)) & ~several.presence.near((0.0, 0.0))
     assert isinstance(asked, ce.Energy) and [part.energy for part in asked.bases] == [several.base]
     images = asked.sample(3, seed=0, levels=3)
-    assert images.shape == (3, 3, 64, 64) and len(detected(images, load_detector(made / "weights"))) == 3
+    assert images.shape == (3, 3, 64, 64) and len(detect_objects(images, load_detector(made / "weights"))) == 3
 
 
 def test_the_weights_that_are_shipped_are_those_of_these_networks():
-    several = load_several()
-    assert several is load_several() and several.base is several.presence.base
+    several = load_multi_object()
+    assert several is load_multi_object() and several.base is several.presence.base
     codes = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     assert several.presence.near((0.5, -0.5))(codes).isfinite().all()
-    assert len(detected(several.base.coder(codes), load_detector())) == 2
+    assert len(detect_objects(several.base.coder(codes), load_detector())) == 2

@@ -25,7 +25,8 @@ from composable_energy_scenes import (
     Sprites,
     Tetris,
 )
-from composable_energy_scenes.projection import View, visible
+from composable_energy_scenes.objects import VIEW
+from composable_energy_scenes.projection import CameraView, count_visible_pixels
 
 RENDERED = ("one-object", "objects", "room")
 WORLDS = (*RENDERED, "sprites", "colored-sprites", "tetris")
@@ -79,7 +80,7 @@ def test_pictures_labels_and_masks_have_the_shapes_that_the_world_says(name):
     for label, field in made.fields.items():
         values = scenes.labels[label]
         assert (values.shape, values.dtype) == ((24, *field.shape), np.dtype(field.dtype))
-        assert field.about and (not field.values or 0 <= values.min() <= values.max() < len(field.values))
+        assert field.description and (not field.values or 0 <= values.min() <= values.max() < len(field.values))
     assert made.draw(0).images.shape == (0, *scenes.images.shape[1:])
     assert made.draw(1).masks is None
 
@@ -106,7 +107,7 @@ def test_labels_are_spread_over_their_ranges():
 class TestSolids:
     """One object is where its label says and as large, and of several none is hidden."""
 
-    view = View((0.0, -3.5, 3.3), float(np.degrees(np.arctan2(0.67, 0.74))), 46.0)
+    view = CameraView((0.0, -3.5, 3.3), float(np.degrees(np.arctan2(0.67, 0.74))), 46.0)
 
     def test_the_middle_of_a_mask_is_the_projected_middle(self):
         scenes = world("one-object").draw(60, seed=8, masks=True)
@@ -131,15 +132,13 @@ class TestSolids:
         np.testing.assert_allclose((masks > 0).sum((1, 2)), area, rtol=0.03, atol=4)
 
     def test_what_labels_count_is_what_masks_show(self):
-        from composable_energy_scenes.objects import _VIEW
-
         scenes = world("objects").draw(60, seed=8, masks=True)
         assert scenes.masks is not None
         told = scenes.labels
         for i, mask in enumerate(scenes.masks):
             n = told["present"][i].sum()
             assert told["present"][i, :n].all() and not told["size"][i, n:].any()
-            counted = visible(_VIEW, told["shape"][i, :n], told["position"][i, :n], told["size"][i, :n])
+            counted = count_visible_pixels(VIEW, told["shape"][i, :n], told["position"][i, :n], told["size"][i, :n])
             shown = np.bincount(mask.ravel(), minlength=n + 1)
             assert len(shown) == n + 1 and shown[1:].min() >= 12
             np.testing.assert_allclose(shown[1:], counted, rtol=0.1, atol=6)
@@ -209,7 +208,7 @@ class TestRoom:
         assert len(np.unique(masks[0])) > 20
 
     def test_factors_beyond_their_range_are_refused(self):
-        with pytest.raises(OptionError, match=r"each in \[0, 1\], got 0.5 to 1.5"):
+        with pytest.raises(OptionError, match=r"each be in \[0, 1\], got 0.5 to 1.5"):
             Room().render({"factors": np.array([[0.5] * 6 + [1.5]])})
 
 
@@ -307,7 +306,7 @@ class TestTetris:
 
     def test_arrangements_that_cannot_be_are_refused(self):
         told = Tetris().labels(1, seed=1)
-        with pytest.raises(OptionError, match="beyond the board of 7 x 7"):
+        with pytest.raises(OptionError, match="outside the board of 7 x 7"):
             Tetris().render(told | {"cell": told["cell"] + 4})
         with pytest.raises(OptionError, match="overlap"):
             Tetris().render({"shape": np.zeros((1, 3), int), "color": np.array([[0, 1, 2]]), "cell": np.zeros((1, 3, 2), int)})
@@ -318,12 +317,12 @@ class TestTetris:
     [
         ({"shape": None}, OptionError, "missing or unknown: shape"),
         ({"weight": np.zeros(2)}, OptionError, "missing or unknown: weight"),
-        ({"scale": np.zeros(3)}, ShapeError, r"'scale' has shape \(N\), N = 2; got \(3,\)"),
-        ({"position": np.zeros((2, 3))}, ShapeError, r"'position' has shape \(N, 2\)"),
-        ({"shape": np.zeros(2)}, DtypeError, "'shape' is int64, got float64"),
-        ({"shape": np.array(["a", "b"])}, DtypeError, "'shape' is int64, got <U1"),
-        ({"shape": np.array([0, 3])}, OptionError, "'shape' is 0 to 2, got 0 to 3"),
-        ({"scale": np.array([0.5, np.nan])}, OptionError, "'scale' has values that are not finite"),
+        ({"scale": np.zeros(3)}, ShapeError, r"'scale' must have shape \(N\), N = 2; got \(3,\)"),
+        ({"position": np.zeros((2, 3))}, ShapeError, r"'position' must have shape \(N, 2\)"),
+        ({"shape": np.zeros(2)}, DtypeError, "'shape' must be int64, got float64"),
+        ({"shape": np.array(["a", "b"])}, DtypeError, "'shape' must be int64, got <U1"),
+        ({"shape": np.array([0, 3])}, OptionError, "'shape' must be 0 to 2, got 0 to 3"),
+        ({"scale": np.array([0.5, np.nan])}, OptionError, "'scale' must be finite"),
     ],
 )
 def test_labels_that_are_none_are_refused(changes, error, message):

@@ -1,4 +1,4 @@
-"""Pictures to learn from: the formats that they come in, their labels, and what is done to a batch before a network sees it."""
+"""Training data: readers of picture formats, labels, worlds, and the preparation of batches."""
 
 from composable_energy_image.data.formats import open_pictures
 from composable_energy_image.data.labels import Labels

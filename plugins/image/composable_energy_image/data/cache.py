@@ -1,4 +1,4 @@
-"""Decoded pictures in a file of bytes that is mapped, not read; it is used again while the originals and the settings stay the same."""
+"""A cache of decoded pictures: a memory-mapped file of bytes, valid while the original files and the settings stay the same."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ import numpy as np
 
 from composable_energy.errors import StorageError
 
-__all__ = ["kept", "write"]
+__all__ = ["read_cached", "write_cached"]
 
 _FORMAT = 1
 
 
-def kept(folder: Path, files: Sequence[Path], settings: Mapping[str, Any]) -> tuple[Path, np.ndarray | None]:
-    """Returns the file that belongs to some originals and settings, and its pictures; None if it is not there or damaged.
+def read_cached(folder: Path, files: Sequence[Path], settings: Mapping[str, Any]) -> tuple[Path, np.ndarray | None]:
+    """Returns the path of the cache file for some originals and settings, and its pictures; None if it is missing or damaged.
 
     Args:
-        folder: Where such files are.
-        files: The originals, whose paths, sizes and times count.
-        settings: What else counts, as plain data.
+        folder: The folder of the cache.
+        files: The originals; their paths, sizes and modification times are part of the key.
+        settings: Other parts of the key, as plain data.
     """
     digest = blake2b(json.dumps([_FORMAT, settings]).encode(), digest_size=12)
     for file in files:
-        about = file.stat()
-        digest.update(json.dumps([str(file.absolute()), about.st_size, about.st_mtime_ns]).encode())
+        status = file.stat()
+        digest.update(json.dumps([str(file.absolute()), status.st_size, status.st_mtime_ns]).encode())
     path = folder / f"pictures-{digest.hexdigest()}.npy"
     try:
         return path, np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception:  # none is there, or a damaged one
+    except Exception:  # missing or damaged
         return path, None
 
 
-def write(path: Path, count: int, pictures: Iterator[np.ndarray]) -> np.ndarray:
-    """Writes pictures one after the other and returns them mapped; a file that is there is whole, whatever happens meanwhile.
+def write_cached(path: Path, count: int, pictures: Iterator[np.ndarray]) -> np.ndarray:
+    """Writes pictures to a file atomically, and returns them memory-mapped.
 
-    Several processes may write the same file at once; the last one replaces what is equal.
+    Several processes may write the same file at once; their contents are equal, and the last one wins.
 
     Args:
-        path: Of the file; its folder is made.
-        count: How many there will be.
-        pictures: Bytes of shape $(C, H, W)$.
+        path: The file; its folder is created.
+        count: Number of pictures.
+        pictures: Pictures as bytes, with shape $(C, H, W)$.
 
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
@@ -56,7 +56,7 @@ def write(path: Path, count: int, pictures: Iterator[np.ndarray]) -> np.ndarray:
     fresh = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written as a file and mapped when whole: a map that meets a full disk kills the process.
+        # Written as a file and mapped when complete: a full disk under a writable map kills the process.
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".pictures-", suffix=".new", delete=False) as file:
             fresh = Path(file.name)
             np.lib.format.write_array_header_1_0(file, header)

@@ -1,4 +1,4 @@
-"""Worlds on disk: pictures and masks as files of bytes that are mapped into memory, labels beside them."""
+"""Rendered worlds on disk: memory-mapped files of pictures and masks, with their labels."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ from composable_energy_image.data.world import Scenes, World, check_integer
 __all__ = ["PART", "open_scenes", "render_to"]
 
 PART = 1_000
-"""Pictures that are drawn and vouched for together."""
+"""Pictures that are rendered and marked as done together."""
 
-_TOLD, _LABELS, _IMAGES, _MASKS = "world.json", "labels.npz", "images.npy", "masks.npy"
-_COMPARED = 16  # pictures whose labels tell whether a folder is of the same world with the same options
-_ADVICE = "Delete the folder and draw them again."
+_METADATA, _LABELS, _IMAGES, _MASKS = "world.json", "labels.npz", "images.npy", "masks.npy"
+_COMPARED = 16  # pictures whose labels are compared to detect another world or other options
+_ADVICE = "Delete the folder and render them again."
 
 
 def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks: bool = False, progress: bool = False) -> Scenes:
-    """Draws pictures of a seed into a folder, or goes on where it stopped, and returns them mapped from there.
+    """Renders pictures of a seed into a folder, resuming where an interrupted call stopped, and returns them memory-mapped.
 
-    The folder has `images.npy`, bytes with shape $(N, C, H, W)$; `masks.npy`, bytes with shape $(N, H, W)$, if asked for; `labels.npz`,
-    an array for each field; and `world.json`, which says what they are and how many are done.
+    The folder holds `images.npy`, bytes with shape $(N, C, H, W)$; with `masks`, `masks.npy`, bytes with shape $(N, H, W)$; `labels.npz`,
+    an array for each field; and `world.json`, the metadata and the number of finished pictures.
 
     Args:
-        folder: Where to.
-        world: What to draw.
-        n: How many pictures.
-        seed: Which.
-        masks: Whether masks are wanted.
-        progress: Whether to show a bar.
+        folder: The folder.
+        world: The world.
+        n: Number of pictures.
+        seed: Seed of the pictures.
+        masks: Whether to render masks.
+        progress: Whether to show a progress bar.
 
     Raises:
-        OptionError: A number is not a whole one, or negative.
-        FileFormatError: The folder holds other pictures, or files that cannot be gone on with.
-        StorageError: The disk is full, or does not let us write.
+        OptionError: A number is negative or not whole.
+        FileFormatError: The folder holds other pictures, or damaged files.
+        StorageError: The disk is full or not writable.
     """
     from tqdm import tqdm
 
     folder = Path(folder).expanduser()
-    check_integer("n", n)
+    check_integer("n", n, least=0)
     options = json.loads(json.dumps(world.options, default=str))
-    told = {"world": world.name, "size": world.size, "options": options, "n": int(n), "seed": int(seed), "masks": masks}
+    metadata = {"world": world.name, "size": world.size, "options": options, "n": int(n), "seed": int(seed), "masks": masks}
     first = world.labels(min(n, _COMPARED), seed)
-    done = _done(folder, told, first)
+    done = _count_done(folder, metadata, first)
     if done == n and done is not None:
         return open_scenes(folder)
-    with _storing(folder), ExitStack() as stack:
+    with _report_storage(folder), ExitStack() as stack:
         if done is None:
             folder.mkdir(parents=True, exist_ok=True)
             _write_labels(folder, first)
         shape = (n, world.channels, world.size, world.size)
-        pixels = stack.enter_context(_rows(folder / _IMAGES, shape, done))
-        regions = stack.enter_context(_rows(folder / _MASKS, (n, world.size, world.size), done)) if masks else None
+        pixels = stack.enter_context(_open_rows(folder / _IMAGES, shape, done))
+        regions = stack.enter_context(_open_rows(folder / _MASKS, (n, world.size, world.size), done)) if masks else None
         bar = stack.enter_context(tqdm(total=n, desc=world.name, unit="img", disable=not progress))
         parts: list[Mapping[str, np.ndarray]] = []
         for start in range(0, n, PART):
@@ -70,66 +70,69 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
                 if regions is not None and scenes.masks is not None:
                     _append(regions, scenes.masks)
                 if stop < n:
-                    _write(folder, told | {"done": stop})  # after the pictures, so it vouches for them
+                    _write_metadata(folder, metadata | {"done": stop})  # last, because it marks them as done
             bar.update(stop - start)
         _write_labels(folder, {name: np.concatenate([first[name][:0], *(part[name] for part in parts)]) for name in first})
-        _write(folder, told | {"done": n})
+        _write_metadata(folder, metadata | {"done": n})
     return open_scenes(folder)
 
 
 def open_scenes(folder: str | Path) -> Scenes:
-    """Returns the pictures of a folder that `render_to` finished; pixels and masks are mapped, not read.
+    """Opens the pictures of a folder that `render_to` finished; pixels and masks are memory-mapped.
 
     Raises:
-        FileFormatError: The folder holds none, or they are not finished, or damaged.
+        FileFormatError: The folder has no pictures, or they are unfinished or damaged.
     """
     folder = Path(folder).expanduser()
-    told = _read(folder)
-    if told is None or told["done"] != told["n"]:
-        state = "holds no rendered pictures" if told is None else f"has {told['done']} of {told['n']} pictures"
-        raise FileFormatError(f"The folder {folder} {state}: draw them with `composable-energy render WORLD -n N -o {folder}`.")
+    metadata = _read_metadata(folder)
+    if metadata is None or metadata["done"] != metadata["n"]:
+        state = "holds no rendered pictures" if metadata is None else f"has {metadata['done']} of {metadata['n']} pictures"
+        raise FileFormatError(f"The folder {folder} {state}: render them with `composable-energy render WORLD -n N -o {folder}`.")
+    n, size = metadata["n"], metadata["size"]
     found = Scenes(
-        _mapped(folder / _IMAGES, (told["n"], None, told["size"], told["size"])),
+        _open_array(folder / _IMAGES, (n, None, size, size)),
         _read_labels(folder),
-        _mapped(folder / _MASKS, (told["n"], told["size"], told["size"])) if told["masks"] else None,
+        _open_array(folder / _MASKS, (n, size, size)) if metadata["masks"] else None,
     )
-    if short := [name for name, array in found.labels.items() if len(array) != told["n"]]:
-        raise FileFormatError(f"{folder / _LABELS} has other than {told['n']} values of {', '.join(short)}. {_ADVICE}")
+    if wrong := [name for name, array in found.labels.items() if len(array) != n]:
+        raise FileFormatError(f"{folder / _LABELS} does not have {n} values of {', '.join(wrong)}. {_ADVICE}")
     return found
 
 
-def _done(folder: Path, told: Mapping[str, Any], first: Mapping[str, np.ndarray]) -> int | None:
-    """How many pictures a folder has of those that are asked for; None if nothing was begun."""
-    before = _read(folder)
-    if before is None:
+def _count_done(folder: Path, metadata: Mapping[str, Any], first: Mapping[str, np.ndarray]) -> int | None:
+    """Returns the number of finished pictures in a folder; None if there is no metadata."""
+    saved = _read_metadata(folder)
+    if saved is None:
         return None
-    there, asked = _flat(before), _flat(told)
-    said = [f"{name} {there[name]!r} instead of {asked[name]!r}" for name in asked if there.get(name, asked[name]) != asked[name]]
-    if not said:
-        saved = _read_labels(folder)
-        same = saved.keys() == first.keys() and all(_near(saved[name][:_COMPARED], array) for name, array in first.items())
-        said = [] if same else ["the labels differ, so the world was another"]
-    if said:
-        raise FileFormatError(f"The folder {folder} holds other pictures: {', '.join(said)}. Take another folder, or delete this one.")
-    return before["done"] if before["done"] == before["n"] else before["done"] // PART * PART
+    found, requested = _flatten(saved), _flatten(metadata)
+    differences = [f"{name} {found[name]!r} instead of {value!r}" for name, value in requested.items() if found.get(name, value) != value]
+    if not differences:
+        labels = _read_labels(folder)
+        same = labels.keys() == first.keys() and all(_is_close(labels[name][:_COMPARED], array) for name, array in first.items())
+        differences = [] if same else ["the labels differ, so the world is another"]
+    if differences:
+        raise FileFormatError(
+            f"The folder {folder} holds other pictures: {', '.join(differences)}. Use another folder, or delete this one."
+        )
+    return saved["done"] if saved["done"] == saved["n"] else saved["done"] // PART * PART
 
 
-def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {**told["options"], **{name: value for name, value in told.items() if name not in ("options", "done")}}
+def _flatten(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {**metadata["options"], **{name: value for name, value in metadata.items() if name not in ("options", "done")}}
 
 
-def _near(array: np.ndarray, other: np.ndarray) -> bool:
+def _is_close(array: np.ndarray, other: np.ndarray) -> bool:
     return array.shape == other.shape and np.allclose(array, other, atol=1e-5)
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
-    path = folder / _TOLD
+def _read_metadata(folder: Path) -> dict[str, Any] | None:
+    path = folder / _METADATA
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        numbers = [told[name] for name in ("size", "n", "seed", "done")]
-        if not (all(type(number) is int for number in numbers) and 0 <= told["done"] <= told["n"]):
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        numbers = [metadata[name] for name in ("size", "n", "seed", "done")]
+        if not (all(type(number) is int for number in numbers) and 0 <= metadata["done"] <= metadata["n"]):
             raise ValueError(f"its numbers are {numbers}")
-        return {"options": {}, **told, "world": str(told["world"]), "masks": bool(told["masks"])}
+        return {"options": {}, **metadata, "world": str(metadata["world"]), "masks": bool(metadata["masks"])}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -140,24 +143,24 @@ def _read_labels(folder: Path) -> dict[str, np.ndarray]:
     try:
         with (folder / _LABELS).open("rb") as file, np.load(file) as labels:
             return dict(labels)
-    except Exception as error:  # NumPy and zipfile raise what they like for a file that is none
+    except Exception as error:  # NumPy and zipfile do not document their errors for damaged files
         raise FileFormatError(f"Cannot read {folder / _LABELS}: {error}. {_ADVICE}") from error
 
 
-def _mapped(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
+def _open_array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r") if shape[0] else np.load(path)
     except (OSError, ValueError, EOFError) as error:
         raise FileFormatError(f"Cannot read {path}: {error}. {_ADVICE}") from error
-    wanted = tuple(found if asked is None else asked for asked, found in zip(shape, array.shape, strict=False))
-    if array.shape != wanted or array.dtype != np.uint8:
+    expected = tuple(found if length is None else length for length, found in zip(shape, array.shape, strict=False))
+    if array.shape != expected or array.dtype != np.uint8:
         raise FileFormatError(f"{path} has {array.dtype} with shape {array.shape}, expected bytes with shape {shape}. {_ADVICE}")
     return array
 
 
 @contextmanager
-def _rows(path: Path, shape: tuple[int, ...], done: int | None) -> Iterator[BinaryIO]:
-    """A file of an array of bytes, of which some rows are done, open for the others; what lies behind those that are done is cut off."""
+def _open_rows(path: Path, shape: tuple[int, ...], done: int | None) -> Iterator[BinaryIO]:
+    """Opens the file of an array of bytes to append rows; rows after those that are done are truncated."""
     if done is None:
         with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": "|u1"})
@@ -171,7 +174,7 @@ def _rows(path: Path, shape: tuple[int, ...], done: int | None) -> Iterator[Bina
     except (OSError, ValueError) as error:
         raise FileFormatError(f"Cannot read {path}: {error}. {_ADVICE}") from error
     if found != shape or kind != np.uint8 or path.stat().st_size < end:
-        raise FileFormatError(f"{path} has fewer than the {done} pictures that are done, or others. {_ADVICE}")
+        raise FileFormatError(f"{path} has fewer than the {done} finished pictures, or another shape. {_ADVICE}")
     with path.open("r+b") as file:
         file.truncate(end)
         file.seek(end)
@@ -184,25 +187,25 @@ def _append(file: BinaryIO, rows: np.ndarray) -> None:
 
 
 def _write_labels(folder: Path, labels: Mapping[str, np.ndarray]) -> None:
-    half = folder / f".{_LABELS}"
-    with half.open("wb") as file:
+    temporary = folder / f".{_LABELS}"
+    with temporary.open("wb") as file:
         np.savez(file, **labels)  # pyright: ignore[reportArgumentType]
-    half.replace(folder / _LABELS)
+    temporary.replace(folder / _LABELS)
 
 
-def _write(folder: Path, told: Mapping[str, object]) -> None:
-    half = folder / f".{_TOLD}"
-    half.write_text(json.dumps(told) + "\n", encoding="utf-8")
-    half.replace(folder / _TOLD)
+def _write_metadata(folder: Path, metadata: Mapping[str, object]) -> None:
+    temporary = folder / f".{_METADATA}"
+    temporary.write_text(json.dumps(metadata) + "\n", encoding="utf-8")
+    temporary.replace(folder / _METADATA)
 
 
 @contextmanager
-def _storing(folder: Path) -> Iterator[None]:
+def _report_storage(folder: Path) -> Iterator[None]:
     try:
         yield
     except FileFormatError:
         raise
     except OSError as error:
         raise StorageError(
-            f"Cannot write pictures to {folder}: {error}. Make room, or name another folder; the same call goes on."
+            f"Cannot write pictures to {folder}: {error}. Free some space, or use another folder; the same call resumes."
         ) from error
