@@ -28,7 +28,7 @@ import composable_energy as ce
 from composable_energy_faces import draw
 from composable_energy_faces.export import export
 from composable_energy_faces.judge import features, frechet_distance
-from composable_energy_faces.scores import ROWS, Row, expression, score
+from composable_energy_faces.scores import CRITERIA, Criterion, build_expression, score
 
 RESULTS = Path(__file__).parent / "results"
 TARGETS = {"male & ~smiling": 0.93, "cpu_seconds": 1200, "male & new": 0.85, "seconds of new": 60}
@@ -48,11 +48,11 @@ def train(recipe: str, data: Path, out: Path, settings: Sequence[str]) -> dict[s
     return {**json.loads((out / "report.json").read_text()), **json.loads(cost.read_text())}
 
 
-def judged(rows: Sequence[Row], energies: Mapping[str, ce.Energy], samples: int, seed: int) -> dict[str, Any]:
+def judged(rows: Sequence[Criterion], energies: Mapping[str, ce.Energy], samples: int, seed: int) -> dict[str, Any]:
     """Returns for each row the share of samples that obeys, and the range of the shares of what was not asked for."""
     found = {}
     for row in rows:
-        result, _ = score(expression(row, energies), row, samples=samples, seed=seed)
+        result, _ = score(build_expression(row, energies), row, samples=samples, seed=seed)
         found[row.text] = {"joint": result["joint"], "branches": result["branches"], "free": result["free"]}
         free = sorted(result["free"].values()) or [0.5]
         print(f"{row.text:<40}{result['joint']:>7.3f}   free between {free[0]:.2f} and {free[-1]:.2f}", flush=True)
@@ -94,8 +94,8 @@ def main() -> None:
     for name in ("base-and-attributes", "attribute"):
         print(name + ": {cpu_seconds:.0f} processor seconds, {seconds:.0f} by the clock".format(**report[name]))
     energies = {name: ce.load(run / name) for name in report["base-and-attributes"]["energies"]}
-    report["rows"] = judged(ROWS, energies, options.samples, options.seed)
-    asked = [row for row in ROWS if row.text in ("male & smiling", "male & ~smiling")]
+    report["rows"] = judged(CRITERIA, energies, options.samples, options.seed)
+    asked = [row for row in CRITERIA if row.text in ("male & smiling", "male & ~smiling")]
     print("with `smiling` from the new head:")
     report["rows with the new attribute"] = judged(asked, {**energies, "smiling": ce.load(new / "smiling")}, options.samples, options.seed)
     report["frechet"] = quality(energies["base"], options.samples, options.seed)

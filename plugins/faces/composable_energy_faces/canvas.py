@@ -1,7 +1,7 @@
-r"""Painting by signed distances, with numbers that are a function of their name.
+r"""Painting by signed distances, and random numbers keyed by name.
 
-A shape is a signed distance $d(x, y)$, negative inside, and its opacity is $\mathrm{clamp}(1/2 - d / \text{pixel}, 0, 1)$: the distance
-itself smooths the edges, at any resolution.
+A shape is a signed distance $d(x, y)$, negative inside, with opacity $\mathrm{clamp}(1/2 - d / \text{pixel}, 0, 1)$, which antialiases its
+edges at any resolution.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import zlib
 import torch
 from torch import Tensor
 
-__all__ = ["Canvas", "Numbers", "ellipse", "stroke"]
+__all__ = ["Canvas", "HashedRandom", "ellipse", "stroke"]
 
 
-class Numbers:
-    """The random numbers of some faces: a hash (splitmix64) of seed, index and name, so no state and no order."""
+class HashedRandom:
+    """Stateless random numbers of faces: a hash (splitmix64) of seed, index and name."""
 
     def __init__(self, seed: int, index: Tensor) -> None:
         self.count = len(index)
@@ -50,16 +50,16 @@ def _mix(bits: Tensor) -> Tensor:
 
 
 class Canvas:
-    """Pictures under work, and the face coordinates of their pixels."""
+    """A batch of pictures to paint on, and the face coordinates of their pixels."""
 
-    def __init__(self, numbers: Numbers, size: int) -> None:
+    def __init__(self, numbers: HashedRandom, size: int) -> None:
         line = (torch.arange(size) + 0.5) * (2 / size) - 1
         angle, scale = numbers.uniform("tilt", -0.10, 0.10), numbers.uniform("scale", 0.94, 1.06)
         across = (line.view(1, 1, -1) - numbers.uniform("shift x", -0.06, 0.06)) / scale
         down = (line.view(1, -1, 1) - numbers.uniform("shift y", -0.03, 0.06)) / scale
         self.x = across * angle.cos() + down * angle.sin()
         self.y = down * angle.cos() - across * angle.sin()
-        self.side = self.x.abs()  # the mirrored coordinate: one shape in it is two shapes, left and right
+        self.side = self.x.abs()  # mirrored coordinate: one shape in it paints both sides
         self.height = line.view(1, -1, 1)
         self.pixel = 2 / size / scale
         self.image = torch.zeros(numbers.count, 3, size, size)
@@ -70,13 +70,13 @@ class Canvas:
 
 
 def ellipse(x: Tensor, y: Tensor, width: Tensor | float, height: Tensor | float) -> Tensor:
-    """Signed distance, exact along the shorter axis, to an ellipse around the origin with these half axes."""
+    """Returns the signed distance to an ellipse around the origin with these half axes, exact along the shorter one."""
     smaller = torch.minimum(torch.as_tensor(width), torch.as_tensor(height))
     return ((x / width).square_().add_((y / height).square_()).sqrt_() - 1) * smaller
 
 
 def stroke(x: Tensor, y: Tensor, end: tuple[Tensor | float, Tensor | float], radius: Tensor | float) -> Tensor:
-    """Distance to a round stroke from the origin to `end`."""
+    """Returns the signed distance to a round stroke from the origin to `end`."""
     right, down = (torch.as_tensor(part) for part in end)
     along = ((x * right + y * down) / (right * right + down * down)).clamp_(0, 1)
     return ((x - along * right).square_() + (y - along * down).square_()).sqrt_() - radius
