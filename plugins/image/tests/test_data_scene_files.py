@@ -15,7 +15,7 @@ import pytest
 
 import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError, StorageError
-from composable_energy_image.data import Field, Scenes, World, open_scenes, render_to, rendered
+from composable_energy_image.data import Field, Scenes, World, open_scenes, render_to, scene_files
 
 
 class Dots(World):
@@ -60,7 +60,7 @@ class Stopped(Dots):
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(rendered, "PART", 10)
+    monkeypatch.setattr(scene_files, "PART", 10)
 
 
 def same(scenes: Scenes, other: Scenes) -> None:
@@ -87,7 +87,7 @@ def test_a_folder_holds_what_the_world_draws(tmp_path, n, masks):
 def test_drawing_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         render_to(tmp_path, Stopped(), 35, masks=True)
-    with pytest.raises(FileFormatError, match="has 20 of 35 pictures: draw them with `composable-energy render"):
+    with pytest.raises(FileFormatError, match="has 20 of 35 pictures: render them with `composable-energy render"):
         open_scenes(tmp_path)
     with (tmp_path / "images.npy").open("ab") as file:
         file.write(b"half of a picture")
@@ -100,16 +100,16 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from composable_energy_image.data import rendered
-from test_data_rendered import Dots
+from composable_energy_image.data import scene_files
+from test_data_scene_files import Dots
 
 class Slow(Dots):
     def render(self, labels, *, masks=False):
         print("part", flush=True)
         return super().render(labels, masks=masks)
 
-rendered.PART = 10
-rendered.render_to(Path({folder!r}), Slow(), 3_000, masks=True)
+scene_files.PART = 10
+scene_files.render_to(Path({folder!r}), Slow(), 3_000, masks=True)
 """
 
 
@@ -135,7 +135,7 @@ def test_a_killed_process_loses_nothing(tmp_path):
         (Dots(), 35, {"masks": True}, "masks False instead of True"),
         (Dots(9), 35, {}, "size 8 instead of 9"),
         (Dots(corner=True), 35, {}, "corner False instead of True"),
-        (Hidden(), 35, {}, "the labels differ, so the world was another"),
+        (Hidden(), 35, {}, "the labels differ, so the world is another"),
     ],
 )
 def test_other_pictures_are_left_alone(tmp_path, world, n, options, message):
@@ -208,7 +208,7 @@ def test_an_empty_folder_and_a_file_are_told(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="a disk that is always full")
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
     (tmp_path / "images.npy").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match=r"No space left on device.*Make room"):
+    with pytest.raises(StorageError, match=r"No space left on device.*Free some space"):
         render_to(tmp_path, Dots(), 35)
 
 
@@ -227,7 +227,7 @@ def test_a_world_of_ones_own_has_a_name():
             ce.get_world("dots", corners=True)
     with ce.register("world", "odd", lambda: 3), pytest.raises(PluginLoadError, match="should make a World, it made an object of type int"):
         ce.get_world("odd")
-    with pytest.raises(PluginLoadError, match="World does not write one, render"):
+    with pytest.raises(PluginLoadError, match="World does not write render, sample_labels"):
         ce.register("world", "bare", World)
 
 

@@ -126,4 +126,4 @@ def _damaged(path: Path, error: Exception) -> FileFormatError:
         return FileFormatError(
             f"{path} holds Python objects, which are never unpickled because that could run code: save plain numbers or words."
         )
-    return FileFormatError(f"{path} cannot be read ({error}): it is damaged or cut off. Write it again.")
+    return FileFormatError(f"{path} cannot be read ({error}): it is damaged or truncated. Write it again.")
