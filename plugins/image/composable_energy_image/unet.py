@@ -36,8 +36,8 @@ class UNetEnergy(ImageEnergy):
     Args:
         size: Height and width of an image, a multiple of 2 for each level of the U-Net but the first.
         channels: Channels of an image.
-        labels: How many labels there are; None for an unconditional energy.
-        numbers: How many numbers each image is told instead, such as 2 for a position; None for none.
+        labels: Number of labels; None for an unconditional energy.
+        numbers: Number of real conditions of each image, such as 2 for a position; None for none.
         width: Channels at full size; at each level twice as many, up to four times.
         levels: Sizes at which the U-Net works, each half of the one before.
         blocks: Residual blocks at each level, on the way down and on the way up.

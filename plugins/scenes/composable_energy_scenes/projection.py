@@ -13,7 +13,7 @@ from composable_energy_scenes.renderer import KINDS
 
 __all__ = ["CameraView", "count_visible_pixels"]
 
-# Each solid is where some coordinates lie between planes and some within a quadric: the axes of either, in the order of KINDS.
+# A solid is the intersection of slabs along some axes and a quadric over others.
 _SLABS = {"box": (0, 1, 2), "sphere": (), "cylinder": (2,)}
 _ROUND = {"box": (), "sphere": (0, 1, 2), "cylinder": (0, 1)}
 _FAR = 1e6

@@ -64,8 +64,7 @@ def beta_vae_score(
     """
     rows, levels = check_codes_and_factors(codes, factors, levels=True)
     pairs, train, test = (check_integer(name, value) for name, value in (("pairs", pairs), ("train", train), ("test", test)))
-    seed = check_integer("seed", seed, least=0)
-    count = levels.shape[1]
+    seed, count = check_integer("seed", seed, least=0), levels.shape[1]
     if count < 2:
         raise OptionError(f"The score needs two factors or more, got {count}.")
     regression = import_extra("sklearn.linear_model").LogisticRegression(max_iter=_ITERATIONS)
