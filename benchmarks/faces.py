@@ -32,13 +32,13 @@ from composable_energy_faces.conditional import train_conditional
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distances
 from composable_energy_faces.networks import SIGMA_MIN
-from composable_energy_faces.scores import ROWS, Row, expression, score
-from composable_energy_faces.stages import Run
+from composable_energy_faces.scores import CRITERIA, Criterion, build_expression, score
+from composable_energy_faces.training_run import TrainingRun
 from composable_energy_image import CodeEnergy
 from composable_energy_image.code_energy import CodeNetwork
 
 OF = ("", " of drawn sets", " of decoded sets")
-Rule = Callable[[Row], ce.Energy]
+Rule = Callable[[Criterion], ce.Energy]
 
 
 class Absolute(ce.Energy):
@@ -74,29 +74,29 @@ class Conditional(ce.Energy):
 
 def rules(cache: Path | None) -> dict[str, Rule]:
     """Returns the rules by name; the plain sums only if there is a cache for their network."""
-    names = {name for row in ROWS for branch in row.branches for name, _ in branch}
+    names = {name for row in CRITERIA for branch in row.branches for name, _ in branch}
     ours = {name: ce.get_energy(f"faces/{name}") for name in names}
     literals = {name: Absolute(energy) for name, energy in ours.items()}
     negated = {name: Absolute(~energy) for name, energy in ours.items()}
     found: dict[str, Rule] = {
-        "library": lambda row: expression(row, ours),
-        "base per concept": lambda row: expression(row, literals, lambda energy: negated[energy.name]),
+        "library": lambda row: build_expression(row, ours),
+        "base per concept": lambda row: build_expression(row, literals, lambda energy: negated[energy.name]),
     }
     if cache is not None:
-        net = train_conditional(Run(cache))
+        net = train_conditional(TrainingRun(cache))
         faces = ce.get_energy("faces")
         plain = {name: Conditional(net, faces, name) for name in names}  # pyright: ignore[reportArgumentType]
         ground = Conditional(net, faces)  # pyright: ignore[reportArgumentType]
 
-        def plain_sums(row: Row) -> ce.Energy:
-            energy = expression(row, plain, lambda term: ce.negate(term, "power", weight=0.01))  # pyright: ignore[reportArgumentType]
+        def plain_sums(row: Criterion) -> ce.Energy:
+            energy = build_expression(row, plain, lambda term: ce.negate(term, "power", weight=0.01))  # pyright: ignore[reportArgumentType]
             return energy if energy.grounded else energy & ground
 
         found["plain sums"] = plain_sums
     return found
 
 
-def compare(row: Row, found: dict[str, Rule], samples: int, seed: int) -> tuple[dict[str, Any], Tensor]:
+def compare(row: Criterion, found: dict[str, Rule], samples: int, seed: int) -> tuple[dict[str, Any], Tensor]:
     """Returns a row's scores under every rule with the diversity of the library's samples, and the library's pictures."""
     scores: dict[str, Any] = {}
     pictures = torch.empty(0)
@@ -120,7 +120,7 @@ def compare(row: Row, found: dict[str, Rule], samples: int, seed: int) -> tuple[
     return scores, pictures
 
 
-def drawn_like(row: Row, count: int, seed: int = 4) -> Tensor:
+def drawn_like(row: Criterion, count: int, seed: int = 4) -> Tensor:
     """Returns drawn faces with the attributes of a row; its alternatives take turns."""
     share = -(-count // len(row.branches))
     parts = []
@@ -199,7 +199,7 @@ def compare_rows(found: dict[str, Rule], samples: int, seed: int) -> tuple[dict[
     rules = "".join(f"{name:>18}" for name in found)
     print(f"\n{'expression':<38}{'target':>7}{rules}   free between   Frechet (drawn, decoded)   nearest, mean: samples, drawn, decoded")
     rows, sheets = {}, []
-    for row in ROWS:
+    for row in CRITERIA:
         scores, images = compare(row, found, samples, seed)
         rows[row.text] = {"target": row.target, **scores}
         if row.text.count("&") or "|" in row.text:

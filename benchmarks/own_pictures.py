@@ -26,7 +26,7 @@ from benchmarks.harness import RESULTS, argument_parser, environment, read_json,
 from composable_energy_faces import draw
 from composable_energy_faces.export import export
 from composable_energy_faces.judge import features, frechet_distance
-from composable_energy_faces.scores import ROWS, Row, expression, score
+from composable_energy_faces.scores import CRITERIA, Criterion, build_expression, score
 
 PATH = RESULTS / "own_pictures.json"
 TARGETS = {"male & ~smiling": 0.93, "cpu_seconds": 1200, "male & new": 0.85, "seconds of new": 60}
@@ -38,7 +38,7 @@ def train(recipe: str, data: Path, out: Path, settings: Sequence[str]) -> dict[s
     if not cost.exists():
         command = [sys.executable, "-m", "composable_energy", "train", "--recipe", recipe, "--data", str(data), "--out", str(out)]
         command += [word for setting in settings for word in ("--set", setting)]
-        before = sum(read_json(file)["cpu_seconds"] for file in out.glob("stages/*/diary.json"))
+        before = sum(read_json(file)["cpu_seconds"] for file in out.glob("stages/*/costs.json"))
         began, used = time.perf_counter(), _used()
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         figures = {"cpu_seconds": before + _used() - used, "seconds": time.perf_counter() - began, "resumed": before > 0}
@@ -46,11 +46,11 @@ def train(recipe: str, data: Path, out: Path, settings: Sequence[str]) -> dict[s
     return {**read_json(out / "report.json"), **read_json(cost)}
 
 
-def evaluate(rows: Sequence[Row], energies: Mapping[str, ce.Energy], samples: int, seed: int) -> dict[str, Any]:
+def evaluate(rows: Sequence[Criterion], energies: Mapping[str, ce.Energy], samples: int, seed: int) -> dict[str, Any]:
     """Returns for each row the share of samples with the requested attributes, and the shares of the attributes that are free."""
     found = {}
     for row in rows:
-        result, _ = score(expression(row, energies), row, samples=samples, seed=seed)
+        result, _ = score(build_expression(row, energies), row, samples=samples, seed=seed)
         found[row.text] = {"joint": result["joint"], "branches": result["branches"], "free": result["free"]}
         free = sorted(result["free"].values()) or [0.5]
         print(f"{row.text:<40}{result['joint']:>7.3f}   free between {free[0]:.2f} and {free[-1]:.2f}", flush=True)
@@ -90,8 +90,8 @@ def main() -> None:
     for name in ("base-and-attributes", "attribute"):
         print(name + ": {cpu_seconds:.0f} processor seconds, {seconds:.0f} by the clock".format(**report[name]))
     energies = {name: ce.load(run / name) for name in report["base-and-attributes"]["energies"]}
-    report["rows"] = evaluate(ROWS, energies, args.samples, args.seed)
-    some = [row for row in ROWS if row.text in ("male & smiling", "male & ~smiling")]
+    report["rows"] = evaluate(CRITERIA, energies, args.samples, args.seed)
+    some = [row for row in CRITERIA if row.text in ("male & smiling", "male & ~smiling")]
     print("with `smiling` from the new head:")
     report["rows with the new attribute"] = evaluate(some, {**energies, "smiling": ce.load(new / "smiling")}, args.samples, args.seed)
     report["frechet"] = quality(energies["base"], args.samples, args.seed)

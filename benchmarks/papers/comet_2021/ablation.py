@@ -38,7 +38,7 @@ from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.worlds import Scenes, average_pixels, majority_labels, render_objects
 from benchmarks.papers.experiment import COMET, print_table, write_rounded
 from composable_energy.sampling import Noise
-from composable_energy_comet import AttentionEncoder, Comet, ConvEnergy, Decomposition, QuadraticEnergy, VectorEncoder, merged
+from composable_energy_comet import AttentionEncoder, Comet, ConvEnergy, Decomposition, QuadraticEnergy, VectorEncoder, merge_components
 from composable_energy_comet.metrics import adjusted_rand_index, territory_labels
 from composable_energy_training import Batch
 
@@ -124,21 +124,21 @@ def train_row(row: Row, images: Tensor, seconds: float, seed: int) -> tuple[Come
 def score(comet: Comet, validation: Scenes, test: Scenes) -> dict[str, Any]:
     """Returns the scores on test pictures, with the best reading and threshold on the validation pictures."""
     found = {
-        (read, threshold): foreground_ari(validation.masks, merged(scores, threshold))
+        (read, threshold): foreground_ari(validation.masks, merge_components(scores, threshold))
         for read, scores in readings(comet, validation.images).items()
         for threshold in THRESHOLDS
     }
     read, threshold = max(found, key=lambda key: found[key])
     plain = max((key for key in found if key[1] is None), key=lambda key: found[key])[0]
     scores = readings(comet, test.images)
-    labels = merged(scores[read], threshold)
+    labels = merge_components(scores[read], threshold)
     each = adjusted_rand_index(test.masks, labels, foreground=True)
     rebuilt = comet.decode(comet.encode(test.images))
     return {
         "error": float((rebuilt - test.images).square().mean()),
         "FG-ARI": float(each.nanmean()),
         "s.e.": float(each.std() / len(each) ** 0.5),
-        "unmerged": foreground_ari(test.masks, merged(scores[plain], None)),
+        "unmerged": foreground_ari(test.masks, merge_components(scores[plain], None)),
         "territory": foreground_ari(test.masks, territory_labels(labels)),
         "read": read,
         "merge": threshold,

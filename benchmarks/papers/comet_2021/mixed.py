@@ -5,8 +5,8 @@ r"""Pictures of components from two models that were trained separately: sprites
 Components are energies, so a conjunction joins those of two models of the same size:
 
 - **room**: `comet-warm` represents light and camera of the room as factors of the whole picture, `sprites-conv` objects on black. All
-  components of both are joined, with a weight for those of the sprites.
-- **solids**: `objects-32-quadratic` represents solids under a lamp, `sprites-quadratic` sprites. All components of the first are joined
+  components of both are join_parts, with a weight for those of the sprites.
+- **solids**: `objects-32-quadratic` represents solids under a lamp, `sprites-quadratic` sprites. All components of the first are join_parts
   with the component of the largest sprite; true masks select that component.
 
 The figures are shares of the way from the picture of the first model alone to that of the sprites' model alone: outside of the sprites'
@@ -27,7 +27,7 @@ from benchmarks.papers.comet_2021.factors import load_model
 from benchmarks.papers.comet_2021.options import experiment_parser
 from benchmarks.papers.comet_2021.worlds import Scenes, render_objects, render_room
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
-from composable_energy_comet import Comet, InnerDescent, joined, load_comet
+from composable_energy_comet import Comet, InnerDescent, join_parts, load_comet
 
 WEIGHTS = (0.5, 1.0, 2.0)
 MANY, SHOWN = 64, 6
@@ -45,7 +45,7 @@ def in_room(rooms: Comet, sprites: Comet, room_images: Tensor, sprite_images: Te
         sprite_images: Pictures of sprites, with the same shape.
         weight: Weight of the sprites' energies.
     """
-    expression = joined(rooms.decompose(room_images)) & weight * joined(sprites.decompose(sprite_images))
+    expression = join_parts(rooms.decompose(room_images)) & weight * join_parts(sprites.decompose(sprite_images))
     descent = InnerDescent(rooms.energy.iterations, start_image=rooms.energy.image)
     return expression.sample(len(room_images), sampler=descent, seed=0)
 

@@ -37,13 +37,13 @@ from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.worlds import Scenes, render_objects
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 from composable_energy.sampling import Noise
-from composable_energy_comet import Comet, Decomposition, load_comet, merged, save_comet
+from composable_energy_comet import Comet, Decomposition, load_comet, merge_components, save_comet
+from composable_energy_comet.masks import SCORE_METHODS
 from composable_energy_comet.metrics import (
     adjusted_rand_index,
     mean_segmentation_covering,
     territory_labels,
 )
-from composable_energy_comet.reading import READINGS
 from composable_energy_training import Batch
 
 __all__ = ["CLIP", "PLANS", "TEST", "THRESHOLDS", "TRAIN", "VALIDATION", "Stage", "score", "train_plan"]
@@ -114,12 +114,12 @@ def train_plan(plan: str, seed: int, parts: Path, data: Path) -> tuple[Comet, di
 
 def score(comet: Comet, validation: Scenes, test: Scenes) -> dict[str, Any]:
     """Returns the scores of a model on test pictures, with the best reading on the validation pictures."""
-    readings = READINGS[type(comet.energy)]
+    readings = SCORE_METHODS[type(comet.energy)]
     found = {}
     for read in readings:
         scores = comet.scores(validation.images, read)
         for threshold in THRESHOLDS:
-            found[read, threshold] = foreground_ari(validation.masks, merged(scores, threshold))
+            found[read, threshold] = foreground_ari(validation.masks, merge_components(scores, threshold))
     best, plain = max(found, key=lambda key: found[key]), max(((read, None) for read in readings), key=lambda key: found[key])
     read, threshold = best
     labels = comet.masks(test.images, threshold, read)

@@ -38,7 +38,7 @@ from composable_energy_image import CodeHeads
 from composable_energy_scenes import COLORS, KINDS, OneObject
 from composable_energy_scenes.concepts import SIGMAS
 from composable_energy_scenes.conditional import ConditionalEnergy
-from composable_energy_scenes.fitting import Fitting, encoded
+from composable_energy_scenes.network_trainer import NetworkTrainer, encode_images
 from composable_energy_training import Batch, Loss, Objective, Optimizer, Trainer
 
 CONCEPTS = ("position", "shape", "color")
@@ -121,21 +121,21 @@ class Learner:
     def pool(self) -> tuple[Tensor, Tensor]:
         """Codes and outlines of pictures without labels."""
         images = OneObject().draw(POOL, POOL_SEED).images
-        return encoded(self.base.autoencoder, images), outlines(images)
+        return encode_images(self.base.autoencoder, images), outlines(images)
 
     @cached_property
     def sets(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Codes of each set, and its label."""
         sets = {concept: pictures(concept) for concept in CONCEPTS}
-        return {concept: (encoded(self.base.autoencoder, images), label) for concept, (images, label) in sets.items()}
+        return {concept: (encode_images(self.base.autoencoder, images), label) for concept, (images, label) in sets.items()}
 
     def head(self, concept: str) -> CodeHeads:
         """Returns the head of a concept, trained on its set."""
         codes, label = self.sets[concept] if concept == "color" else (self.pool[0], self._outline_labels(concept))
-        fitting = Fitting(self.folder)
+        trainer = NetworkTrainer(self.folder)
         if concept == "position":
-            return fitting.values(self.base, codes, label, concept, STEPS["head"])
-        return fitting.classes(self.base, codes, label, len(KINDS if concept == "shape" else COLORS), concept, STEPS["head"])
+            return trainer.train_regressor(self.base, codes, label, concept, STEPS["head"])
+        return trainer.train_classifier(self.base, codes, label, len(KINDS if concept == "shape" else COLORS), concept, STEPS["head"])
 
     def one_network(self, stage: int) -> ConditionalEnergy:
         """Returns the baseline after some of the sets."""
@@ -143,7 +143,7 @@ class Learner:
         for number, concept in enumerate(CONCEPTS[: stage + 1]):
             codes, label = self.sets[concept]
             energy.net.requires_grad_(True)
-            Fitting(self.folder).conditional(
+            NetworkTrainer(self.folder).train_conditional(
                 energy, codes, condition_vector({concept: label}), f"{number}-{concept}", SIGMAS, STEPS["one network"]
             )
         return energy
@@ -151,7 +151,7 @@ class Learner:
     def _outline_labels(self, concept: str) -> Tensor:
         """Returns the outputs on the pool of a network that was trained on the outlines of the set."""
         images, label = pictures(concept)
-        with Fitting(self.folder).seeded("onlooker"):
+        with NetworkTrainer(self.folder).seeded("onlooker"):
             network = OutlineNetwork(2 if concept == "position" else len(KINDS))
         optimizer = Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=1e-2, warm_up=50, decay=0.7, clip=1.0)
         options = {"out": self.folder / f"onlooker-{concept}", "optimizer": optimizer, "ema": 0.99, "keep": 1, "monitor": None}

@@ -28,7 +28,7 @@ from benchmarks.papers.compositional_2020.extrapolation_trainings import CACHE, 
 from benchmarks.papers.compositional_2020.options import Options, run_experiment
 from benchmarks.papers.experiment import arrange_grid, print_table
 from composable_energy_scenes import SIZES
-from composable_energy_scenes.fitting import Fitting
+from composable_energy_scenes.network_trainer import NetworkTrainer
 
 SAMPLER = {
     "sampler": "annealed",
@@ -72,7 +72,9 @@ def ball_evaluator() -> Evaluator:
     """Returns the evaluator of balls; it is trained on random positions and sizes."""
     n, random = PICTURES["evaluator"], np.random.default_rng(SEEDS["evaluator"])
     scenes = balls(n, SEEDS["evaluator"], random.uniform(-1, 1, (n, 2)), random.uniform(*SIZES, n))
-    return Fitting(CACHE, SEEDS["evaluator"]).judge(scenes.images, {name: torch.from_numpy(v) for name, v in scenes.labels.items()}, 800)
+    return NetworkTrainer(CACHE, SEEDS["evaluator"]).train_judge(
+        scenes.images, {name: torch.from_numpy(v) for name, v in scenes.labels.items()}, 800
+    )
 
 
 def run(options: Options) -> dict[str, Any]:

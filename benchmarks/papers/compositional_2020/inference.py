@@ -27,7 +27,7 @@ from benchmarks.papers.compositional_2020.evaluation import Evaluator, accuracy,
 from benchmarks.papers.compositional_2020.options import Options, run_experiment
 from benchmarks.papers.experiment import COMPOSITIONAL, arrange_grid, print_table
 from composable_energy_scenes import COLORS, KINDS, SIZES, OneObject
-from composable_energy_scenes.fitting import Fitting
+from composable_energy_scenes.network_trainer import NetworkTrainer
 
 CACHE = COMPOSITIONAL.cache / "regressor"
 LABELLED = 24_000
@@ -45,7 +45,7 @@ def grid_of(count: int) -> Tensor:
 def supervised_network() -> Evaluator:
     """Returns a network that is trained with all labels of the heads' training pictures."""
     scenes = OneObject().draw(LABELLED, 1)
-    return Fitting(CACHE).judge(scenes.images, {name: torch.from_numpy(value) for name, value in scenes.labels.items()}, STEPS)
+    return NetworkTrainer(CACHE).train_judge(scenes.images, {name: torch.from_numpy(value) for name, value in scenes.labels.items()}, STEPS)
 
 
 def angle(a: Tensor, b: Tensor) -> Tensor:

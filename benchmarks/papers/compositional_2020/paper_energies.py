@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy_image.cost_log import CostLog
 from composable_energy_image.data import Scenes, open_scenes, render_to
-from composable_energy_image.diary import Diary
 from composable_energy_scenes import COLORS, KINDS, OneObject, weights
 from composable_energy_training import ContrastiveDivergence, Optimizer, Trainer
 
@@ -108,7 +108,7 @@ def train(folder: Path, steps: Mapping[str, int] = STEPS, *, to: Path = WEIGHTS,
             precision="bfloat16",
             checkpoint_every=250,
             keep=1,
-            callbacks=[Diary()],
+            callbacks=[CostLog()],
             progress=progress,
         ).fit()
         weights.write(energy, f"paper-{concept}", to)

@@ -19,7 +19,7 @@ import composable_energy as ce
 from benchmarks.papers.compositional_2020.evaluation import TOLERANCE, share
 from benchmarks.papers.compositional_2020.options import Options, run_experiment
 from benchmarks.papers.experiment import arrange_grid, print_table
-from composable_energy_scenes import Presence, detected, load_detector, load_several, several_objects
+from composable_energy_scenes import Presence, detect_objects, load_detector, load_multi_object, multi_object_world
 
 __all__ = ["conjunction", "match_objects", "requested_places", "run", "scores"]
 
@@ -34,25 +34,25 @@ TRUTH_SEED = 3
 def run(options: Options) -> dict[str, Any]:
     """Prints the table and returns its figures."""
     folder = options.weights / "several"
-    several, detector = load_several(folder), load_detector(folder)
+    several, detector = load_multi_object(folder), load_detector(folder)
     rows, result, pictures = [], {}, []
     for k in TARGETS:
         truth = _renders(k, options.samples)
-        rows.append({"objects": k, "pictures": "renders"} | scores(detected(truth[0], detector), truth[1]))
+        rows.append({"objects": k, "pictures": "renders"} | scores(detect_objects(truth[0], detector), truth[1]))
         through = several.base.coder(several.base.coder.encode(truth[0]))
-        rows.append({"objects": k, "pictures": "renders, coded and decoded"} | scores(detected(through, detector), truth[1]))
+        rows.append({"objects": k, "pictures": "renders, coded and decoded"} | scores(detect_objects(through, detector), truth[1]))
         places = requested_places(k, options.samples, options.seed)
         energy, images, found = conjunction(several.presence, places), truth[0], []
         for weight in WEIGHTS:
             images = energy.sharpened(weight).sample(options.samples, seed=options.seed)
-            found = detected(images, detector)
+            found = detect_objects(images, detector)
             figures = scores(found, places)
             rows.append({"objects": k, "pictures": f"sampled, weight {weight:g}", "target": TARGETS[k]} | figures)
             result[f"{k} objects, weight {weight:g}"] = figures
         rows.append({"objects": k, "pictures": "chance: places of another picture"} | scores(found, places.roll(1, 0)))
         pictures.append(_add_maps(images[:32], places[:32]))
     free = several.base.sample(options.samples, seed=options.seed)
-    counts = torch.tensor([len(one) for one in detected(free, detector)])
+    counts = torch.tensor([len(one) for one in detect_objects(free, detector)])
     shares = {str(k): share(counts == k) for k in range(6)}
     print_table("Conjunctions of positions: all found within .4 on each axis, after matching", rows)
     print_table("Objects in pictures of the base alone; of renders a quarter each have 1 to 4", [shares])
@@ -66,7 +66,7 @@ def conjunction(presence: Presence, places: Tensor) -> ce.Energy:
 
 def requested_places(k: int, n: int, seed: int) -> Tensor:
     """Returns places of $k$ objects of the world, with shape $(n, k, 2)$."""
-    return torch.from_numpy(several_objects(count=(k, k)).labels(n, seed)["position"])
+    return torch.from_numpy(multi_object_world(count=(k, k)).labels(n, seed)["position"])
 
 
 def scores(found: list[Tensor], places: Tensor) -> dict[str, float]:
@@ -104,7 +104,7 @@ def match_objects(found: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _renders(k: int, n: int) -> tuple[Tensor, Tensor]:
-    scenes = several_objects(count=(k, k)).draw(n, TRUTH_SEED)
+    scenes = multi_object_world(count=(k, k)).draw(n, TRUTH_SEED)
     return torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.labels["position"])
 
 

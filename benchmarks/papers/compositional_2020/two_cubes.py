@@ -17,7 +17,7 @@ from benchmarks.papers.compositional_2020.evaluation import share
 from benchmarks.papers.compositional_2020.options import Options, run_experiment
 from benchmarks.papers.compositional_2020.several_objects import match_objects
 from benchmarks.papers.experiment import arrange_grid, print_table
-from composable_energy_scenes import load_several, several_objects
+from composable_energy_scenes import load_multi_object, multi_object_world
 
 __all__ = ["PLACES", "peaks", "run"]
 
@@ -28,8 +28,8 @@ PLACES = torch.cartesian_prod(*[torch.linspace(-1, 1, STEPS)] * 2).flip(1)
 
 def run(options: Options) -> dict[str, Any]:
     """Prints the table and returns its figures."""
-    several = load_several(options.weights / "several")
-    scenes = several_objects(count=(2, 2), shapes=("box",)).draw(options.samples, options.seed)
+    several = load_multi_object(options.weights / "several")
+    scenes = multi_object_world(count=(2, 2), shapes=("box",)).draw(options.samples, options.seed)
     images, cubes = torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.labels["position"])
     codes = torch.cat([several.base.coder.encode(part) for part in images.split(250)])
     energies = several.presence.map(codes, PLACES)

@@ -1,16 +1,16 @@
-"""COMET: energies of the components of a picture, found without labels."""
+"""COMET: unsupervised decomposition of pictures into components, each an energy."""
 
-from .attention import AttentionEncoder
-from .comet import Comet
-from .component import ComponentEnergy
-from .conv import ConvEnergy
-from .making import comet, comet_global, load_comet, save_comet
-from .objective import Decomposition, charbonnier, squared_error
-from .parts import joined, recombined
-from .quadratic import QuadraticEnergy
-from .reading import component_scores, merged
-from .sampler import InnerDescent
-from .vectors import VectorEncoder
+from composable_energy_comet.attention_encoder import AttentionEncoder
+from composable_energy_comet.comet import Comet
+from composable_energy_comet.component import ComponentEnergy
+from composable_energy_comet.conv import ConvEnergy
+from composable_energy_comet.factory import comet, comet_global, load_comet, save_comet
+from composable_energy_comet.masks import component_scores, merge_components
+from composable_energy_comet.objective import Decomposition, charbonnier, squared_error
+from composable_energy_comet.parts import join_parts, recombine_parts
+from composable_energy_comet.quadratic import QuadraticEnergy
+from composable_energy_comet.sampler import InnerDescent
+from composable_energy_comet.vector_encoder import VectorEncoder
 
 __all__ = [
     "AttentionEncoder",
@@ -25,10 +25,10 @@ __all__ = [
     "comet",
     "comet_global",
     "component_scores",
-    "joined",
+    "join_parts",
     "load_comet",
-    "merged",
-    "recombined",
+    "merge_components",
+    "recombine_parts",
     "save_comet",
     "squared_error",
 ]

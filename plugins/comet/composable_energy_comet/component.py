@@ -1,4 +1,4 @@
-r"""Energies of one component of a picture: what the convolutional and the quadratic one have in common.
+r"""The interface of energies of one component of a picture, which `ConvEnergy` and `QuadraticEnergy` implement.
 
 Notation: $x$ are pictures in [0, 1] with shape $(B, C, S, S)$, $z$ latents with shape $(B, K, D)$ of $K$ components, or $(B, D)$ of one.
 """
@@ -14,33 +14,31 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.sampling import Noise
-
-from .options import one_of, picture_size, whole
-from .places import POSE
-from .places import coordinates as grid
+from composable_energy_comet.coordinates import POSE, check_picture_size, coordinate_grid
+from composable_energy_image.arguments import check_choice, check_integer
 
 __all__ = ["COORDINATES", "ComponentEnergy"]
 
 COORDINATES = ("relative", "absolute", "none")
-"""What energies know of places: those seen from their component, those of the picture, or nothing."""
+"""The coordinates that an energy reads: relative to its component, those of the picture, or none."""
 
 
 class ComponentEnergy(ce.Energy, ABC):
-    r"""Abstract energy $E(x, z)$ of pictures in which there is a component $z$; a subclass writes `energies`.
+    r"""Abstract energy $E(x, z)$ of pictures that contain a component $z$. A subclass implements `energies`.
 
-    All components share the weights. Several at once, with shape $(B, K, D)$, count by their sum $\sum_k E(x, z_k)$, which costs less than
-    that of $K$ terms and is the same.
+    All components share the weights. Latents with shape $(B, K, D)$ give the sum $\sum_k E(x, z_k)$, at a lower cost than $K$ terms.
 
     Args:
-        name: By which the registry knows it.
-        size: $S$.
-        channels: $C$.
-        latent: Numbers of a component, without its pose.
-        coordinates: What it knows of places: `"relative"` to its component, whose pose is the end of $z$; `"absolute"`, or `"none"`.
-        start: Where descents begin: `"image"`, at one image with a little noise, or `"uniform"`, at noise in [0, 1].
+        name: Name in the registry.
+        size: Height and width $S$.
+        channels: Channels $C$.
+        latent: Numbers in the latent of a component, without its pose.
+        coordinates: The coordinates that the network reads: `"relative"` to the component, whose pose is the end of $z$; `"absolute"`; or
+            `"none"`.
+        start: The start of descents: `"image"`, one image plus a little noise, or `"uniform"`, noise in [0, 1].
 
     Attributes:
-        image: The image to start at, with shape $(C, S, S)$.
+        image: The start image, with shape $(C, S, S)$.
 
     Raises:
         OptionError: An option is out of range.
@@ -51,13 +49,13 @@ class ComponentEnergy(ce.Energy, ABC):
 
     def __init__(self, name: str, *, size: int, channels: int, latent: int, coordinates: str, start: str) -> None:
         super().__init__()
-        self.name, self.latent = name, whole("latent", latent)
-        self.size, self.channels = picture_size(size), whole("channels", channels)
+        self.name, self.latent = name, check_integer("latent", latent)
+        self.size, self.channels = check_picture_size(size), check_integer("channels", channels)
         self.event_shape = (channels, size, size)
-        self.coordinates = one_of("coordinates", coordinates, COORDINATES)
-        self.start = one_of("start", start, ("image", "uniform"))
+        self.coordinates = check_choice("coordinates", coordinates, COORDINATES)
+        self.start = check_choice("start", start, ("image", "uniform"))
         self.register_buffer("image", torch.full((channels, size, size), 0.5))
-        self.register_buffer("places", grid(size), persistent=False)
+        self.register_buffer("places", coordinate_grid(size), persistent=False)
 
     @abstractmethod
     def energies(self, x: Tensor, z: Tensor) -> Tensor:
@@ -73,14 +71,14 @@ class ComponentEnergy(ce.Energy, ABC):
 
         Args:
             x: Pictures, with shape $(B, C, S, S)$.
-            z: Latents, with shape $(B, K, D)$, or $(B, D)$ of one component.
+            z: Latents, with shape $(B, K, D)$, or $(B, D)$ for one component.
 
         Raises:
-            ShapeError: The latents are of other numbers.
-            DtypeError: They are no real numbers.
+            ShapeError: The latents have another size.
+            DtypeError: The latents are not floating.
         """
         if not z.is_floating_point():
-            raise DtypeError(f"z must be latents of a floating dtype, as `encode` gives them; got {z.dtype}.")
+            raise DtypeError(f"z must be latents of a floating dtype, as `encode` returns; got {z.dtype}.")
         if z.ndim not in (2, 3) or z.shape[-1] != self.numbers:
             raise ShapeError(
                 f"{self} takes latents z of {self.numbers} numbers, with shape (B, {self.numbers}) or (B, K, {self.numbers}); got "
@@ -89,42 +87,42 @@ class ComponentEnergy(ce.Energy, ABC):
         return self.energies(x, (z if z.ndim == 3 else z[:, None]).to(x.dtype)).sum(1)
 
     def set_image(self, images: Tensor) -> None:
-        """Takes the median of images, pixel by pixel, as that to start at.
+        """Sets the start image to the median of images, pixel by pixel.
 
         Args:
-            images: With shape $(N, C, S, S)$, in [0, 1].
+            images: Images in [0, 1], with shape $(N, C, S, S)$.
 
         Raises:
-            ShapeError: They are of another size.
-            OptionError: There is none, or they are not in [0, 1].
+            ShapeError: The images have another size.
+            OptionError: There is no image, or values lie outside [0, 1].
         """
         if images.shape[1:] != self.image.shape:
             raise ShapeError(f"{self} takes images of shape {tuple(self.image.shape)}, got {tuple(images.shape[1:])}.")
         if not len(images) or not 0 <= float(images.min()) <= float(images.max()) <= 1:
-            raise OptionError("The image to start at is the median of images in [0, 1]; got none, or others.")
+            raise OptionError("The start image is the median of images in [0, 1]; got no images, or values outside [0, 1].")
         self.image.copy_(images.median(0).values)
 
-    def begun(self, like: Tensor, noise: Noise, spread: float) -> Tensor:
-        """Returns pictures to start a descent at, with shape $(B, C, S, S)$.
+    def draw_start(self, like: Tensor, noise: Noise, spread: float) -> Tensor:
+        """Returns the start of a descent, with shape $(B, C, S, S)$.
 
         Args:
-            like: Pictures, for shape, dtype and device.
+            like: Pictures that set shape, dtype and device.
             noise: The noise of these pictures.
-            spread: The deviation of the noise on the image.
+            spread: Standard deviation of the noise that is added to the start image.
         """
         drawn = noise.normal(like)
         return torch.special.ndtr(drawn) if self.start == "uniform" else self.image.to(like) + spread * drawn
 
     @property
     def numbers(self) -> int:
-        """$D$, how many numbers a component has, with its pose."""
+        """$D$, the numbers in a component, with its pose."""
         return self.latent + POSE * (self.coordinates == "relative")
 
     def split(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns latents of all components, with shape $(B K, \\cdot)$, without and of their poses; None where they have none."""
+        """Returns the latents without their poses, and the poses, each with shape $(B K, \\cdot)$; None if there are no poses."""
         z = z.flatten(0, 1)
         return (z[:, : self.latent], z[:, self.latent :]) if self.coordinates == "relative" else (z, None)
 
     def shared_config(self) -> dict[str, Any]:
-        """Returns the arguments that all such energies have, for `config`."""
+        """Returns the constructor's arguments that all component energies share."""
         return {name: getattr(self, name) for name in ("size", "channels", "latent", "coordinates", "start")}

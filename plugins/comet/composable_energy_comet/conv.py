@@ -1,4 +1,4 @@
-r"""The energy of COMET: a small convolutional network that is told the latent of a component."""
+r"""The energy of COMET: a small convolutional network that is conditioned on the latent of a component."""
 
 from __future__ import annotations
 
@@ -9,34 +9,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import composable_energy as ce
-
-from .component import ComponentEnergy
-from .options import one_of, positive, whole
-from .places import POSE, seen_from
-from .silu import silu
+from composable_energy_comet.component import ComponentEnergy
+from composable_energy_comet.coordinates import POSE, relative_coordinates
+from composable_energy_comet.silu import silu
+from composable_energy_image.arguments import check_choice, check_integer, check_positive
 
 __all__ = ["ConvEnergy"]
 
 
 class ConvEnergy(ComponentEnergy):
-    r"""$E(x, z)$ by convolutions: three residual blocks whose gains and offsets are linear in $z$, the mean over the picture, and a number.
+    r"""$E(x, z)$ by convolutions: three residual blocks whose gains and offsets are linear in $z$, mean pooling, and a linear head.
 
-    With relative coordinates a second convolution beside the first reads where pixels are as seen from the component, $(g - p) / 2s$ and
-    $e^{-|g - p|^2 / 2 s^2}$ with the pose $(p, s)$; with absolute ones the first reads coordinates $g$ beside colors. What does not depend
-    on $z$ is computed once for all components of a picture.
+    With relative coordinates, a second convolution reads $(g - p) / 2s$ and $e^{-|g - p|^2 / 2 s^2}$ for pixels $g$ and the pose $(p, s)$.
+    With absolute coordinates, the first convolution reads $g$ beside the colors. Features that do not depend on $z$ are computed once for
+    all components of a picture.
 
-    A step of size 1 down the sum of components is what training made of it: the learnt size of a step is a scale of the energy, so energies
-    that were trained apart go down together.
+    The learnt step size is a scale of the energy. So the trained step size is 1, and energies that were trained apart descend together.
 
     Args:
         size: Height and width of pictures.
-        channels: Of pictures.
-        latent: Numbers of a component, without its pose.
-        filters: Of the first two blocks; the third has twice as many.
+        channels: Channels of pictures.
+        latent: Numbers in the latent of a component, without its pose.
+        filters: Channels of the first two blocks; the third has twice as many.
         coordinates: `"relative"`, `"absolute"` or `"none"`.
-        stem: How the first convolution halves a picture: `"pool"` after it, or by a `"stride"` of 2, which is cheaper.
-        step: The size of a step of the descent before training, which learns it.
-        iterations: Steps of the descent.
+        stem: How the first layer halves a picture: by `"pool"`, or by a `"stride"` of 2, which is cheaper.
+        step: Step size of the descent before training.
+        iterations: Number of steps of the descent.
         start: `"image"` or `"uniform"`.
 
     Raises:
@@ -44,7 +42,7 @@ class ConvEnergy(ComponentEnergy):
 
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A: 64 filters,
-        absolute coordinates, `start="uniform"`. Its normalization layers are made and never called, so there are none.
+        absolute coordinates, `start="uniform"`. The released code builds normalization layers and never calls them, so there are none here.
     """
 
     def __init__(
@@ -60,11 +58,11 @@ class ConvEnergy(ComponentEnergy):
         iterations: int = 3,
         start: Literal["image", "uniform"] = "image",
     ) -> None:
-        told = {"size": size, "channels": channels, "latent": latent, "coordinates": coordinates}
-        super().__init__("comet-conv", **told, start=start)
-        self.filters, self.step, self.iterations = whole("filters", filters), positive("step", step), whole("iterations", iterations)
+        super().__init__("comet-conv", size=size, channels=channels, latent=latent, coordinates=coordinates, start=start)
+        self.filters, self.iterations = check_integer("filters", filters), check_integer("iterations", iterations)
+        self.step = check_positive("step", step)
         self.recommended = ce.Recommendation("inner-descent", {"iterations": iterations}, threads=1)
-        self.stem = one_of("stem", stem, ("pool", "stride"))
+        self.stem = check_choice("stem", stem, ("pool", "stride"))
         reads = channels + 2 * (coordinates == "absolute")
         self.read = nn.Conv2d(reads, filters, 3, 1, 1) if stem == "pool" else nn.Conv2d(reads, filters, 4, 2, 1)
         if coordinates == "relative":
@@ -76,16 +74,16 @@ class ConvEnergy(ComponentEnergy):
         self.log_scale = nn.Parameter(torch.zeros(()))
 
     def energies(self, x: Tensor, z: Tensor) -> Tensor:
-        told, pose = self.split(z)
+        latent, pose = self.split(z)
         components = z.shape[1]
         h = self.read(torch.cat([x, self.places.expand(len(x), -1, -1, -1)], 1) if self.coordinates == "absolute" else x)
         if self.place is not None and pose is not None:
-            h = h.repeat_interleave(components, 0) + self.place(seen_from(pose, self.places))
+            h = h.repeat_interleave(components, 0) + self.place(relative_coordinates(pose, self.places))
         h = silu(h)
         if self.stem == "pool":
             h = F.avg_pool2d(h, 2)
         for block in self.blocks:
-            h = block(h, told)
+            h = block(h, latent)
         return self.step * self.log_scale.exp() * self.tell(h.mean((2, 3))).view(len(x), components)
 
     def config(self) -> dict[str, Any]:
@@ -99,12 +97,12 @@ class _Block(nn.Module):
         super().__init__()
         self.first, self.second = nn.Conv2d(filters, filters, 3, 1, 1), nn.Conv2d(filters, filters, 3, 1, 1)
         self.last = nn.Conv2d(filters, outputs, 3, 1, 1)
-        self.told = nn.Linear(latent, 4 * filters)
+        self.told = nn.Linear(latent, 4 * filters)  # saved weights use this name
         nn.init.normal_(self.second.weight, 0, 1e-5)
         nn.init.zeros_(self.second.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Returns features with shape $(B K, \\cdot, \\cdot, \\cdot)$; x has $B$ rows, if no component changed it yet, or $B K$."""
+        """Returns features with shape $(B K, \\cdot, \\cdot, \\cdot)$; x has $B$ rows, or $B K$."""
         gain, offset, gain2, offset2 = self.told(z)[:, :, None, None].chunk(4, 1)
         h = self.first(x)
         if len(h) != len(z):

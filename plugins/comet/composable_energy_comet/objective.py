@@ -1,4 +1,4 @@
-r"""COMET's objective: what a picture's own latents descend to is to be that picture."""
+r"""COMET's training objective: the inner descent from a picture's latents must reproduce the picture."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
+from composable_energy_comet.comet import Comet
+from composable_energy_comet.conv import ConvEnergy
+from composable_energy_comet.descent import SPREAD, descent_iterates, descent_step
+from composable_energy_image.arguments import check_choice, check_integer
 from composable_energy_training import Batch, Loss, Objective
-
-from .comet import Comet
-from .conv import ConvEnergy
-from .descent import SPREAD, descents, stepped
-from .options import one_of, whole
 
 __all__ = ["Decomposition", "charbonnier", "squared_error"]
 
-_WIDTH = 0.03  # of differences, in [0, 1], that count by their square
+_WIDTH = 0.03  # differences below it, in units of [0, 1], count quadratically
 
 
 def squared_error(reached: Tensor, x: Tensor) -> Tensor:
-    """Returns the mean square of the error of each picture, with shape $(B,)$."""
+    """Returns the mean squared error of each picture, with shape $(B,)$."""
     return (reached - x).square().flatten(1).mean(1)
 
 
 def charbonnier(reached: Tensor, x: Tensor) -> Tensor:
     r"""Returns the mean of $\sqrt{d^2 + w^2}$ over the differences $d$ of each picture, with $w = 0.03$, with shape $(B,)$.
 
-    Large differences, those of edges, count by their size and not by its square, so that small ones, such as those of light, count too.
+    Large differences, as at edges, count linearly, so that small ones, such as those of light, keep their influence.
 
     References:
         Two deterministic half-quadratic regularization algorithms for computed imaging (Charbonnier et al., 1994),
@@ -40,28 +39,28 @@ def charbonnier(reached: Tensor, x: Tensor) -> Tensor:
 
 
 class Decomposition(Objective):
-    r"""The error of the inner descent's pictures against the picture $x$ that was encoded:
+    r"""The reconstruction error of the inner descent, for the picture $x$ that was encoded:
 
     $$\Bigl\langle \ell\bigl(x_n - \nabla \sum_k E(x_n, z_k),\; x\bigr) \Bigr\rangle_n, \qquad z = \text{encode}(x)$$
 
-    Gradients of weights and latents go through the last `truncate` steps; pictures before them are constants. So the terms of the sum over
-    $n$ are independent, and one that is drawn uniformly gives the same gradient on average for the price of one: with 3 steps it is two
-    thirds cheaper, and memory does not grow with their number. An energy whose minimum is known needs no descent.
+    Gradients of weights and latents pass through the last `truncate` steps; earlier pictures are constants. So the terms of the sum over
+    $n$ are independent, and one uniformly drawn term has the same gradient on average. With 3 steps this saves two thirds of the time, and
+    memory does not grow with the number of steps. An energy with a closed-form minimum needs no descent.
 
     Args:
-        iterations: Steps of the descent; those of the energy if None.
-        iterates: Which iterates are compared: one at `"random"`, the same for all pictures of a batch; `"all"`, as the paper does; or the
+        iterations: Number of steps of the descent; that of the energy if None.
+        iterates: The iterates to compare: one at `"random"`, the same for all pictures of a batch; `"all"`, as in the paper; or the
             `"last"`.
-        truncate: How many steps the gradient goes through.
-        reconstruction: The error: a function of pictures that were reached and pictures, both $(B, C, S, S)$, which returns $(B,)$. What is
-            reached is not cut to [0, 1], so that what overshoots is pulled back.
+        truncate: Number of steps that the gradient passes through.
+        reconstruction: The error: a function of reconstructions and pictures, both with shape $(B, C, S, S)$, that returns shape $(B,)$.
+            Reconstructions are not clamped to [0, 1], so that overshooting is penalized.
 
     Raises:
         OptionError: An option is out of range.
 
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, equation 4 and
-        algorithm 1; drawing one iterate is ours.
+        algorithm 1; the random iterate is our addition.
     """
 
     def __init__(
@@ -71,18 +70,18 @@ class Decomposition(Objective):
         truncate: int = 1,
         reconstruction: Callable[[Tensor, Tensor], Tensor] = squared_error,
     ) -> None:
-        self.iterations = None if iterations is None else whole("iterations", iterations)
-        self.iterates, self.truncate = one_of("iterates", iterates, ("random", "all", "last")), whole("truncate", truncate)
+        self.iterations = None if iterations is None else check_integer("iterations", iterations)
+        self.iterates, self.truncate = check_choice("iterates", iterates, ("random", "all", "last")), check_integer("truncate", truncate)
         self.reconstruction = reconstruction
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss; its scalar is `error`, the loss itself.
+        """Returns the loss, with the loss itself as the scalar `error`.
 
         Raises:
-            OptionError: The model is no `Comet`.
+            OptionError: The model is not a `Comet`.
         """
         if not isinstance(model, Comet):
-            raise OptionError(f"Decomposition trains a Comet, which encodes pictures, got {type(model).__name__}.")
+            raise OptionError(f"Decomposition trains a Comet, got {type(model).__name__}.")
         with torch.enable_grad():
             z = model.encoder(batch.x)
             if isinstance(model.energy, ConvEnergy):
@@ -98,22 +97,22 @@ class Decomposition(Objective):
             energy: The energy.
             z: Latents with a graph, with shape $(B, K, D)$.
             x: The pictures, with shape $(B, C, S, S)$.
-            noise: Of the start, and of the iterate that is drawn.
+            noise: Noise of the start and of the random iterate.
         """
         iterations = energy.iterations if self.iterations is None else self.iterations
-        if self.iterates == "random":  # keyed by the step alone: the same for all parts and processes of a batch
+        if self.iterates == "random":  # keyed by the step alone, so that all parts and ranks of a batch draw the same
             drawn = noise.for_chains(range(1)).child("iterate").uniform(torch.zeros(1))
             ends = [1 + min(int(drawn.item() * iterations), iterations - 1)]
         else:
             ends = [iterations] if self.iterates == "last" else list(range(1, iterations + 1))
-        start = energy.begun(x, noise.child("start"), SPREAD)
-        before = list(descents(energy, z, start, max(0, ends[-1] - self.truncate)))
+        start = energy.draw_start(x, noise.child("start"), SPREAD)
+        before = list(descent_iterates(energy, z, start, max(0, ends[-1] - self.truncate)))
         errors = []
         for end in ends:
             first = max(0, end - self.truncate)
             reached = before[first]
             for n in range(first, end):
-                reached = stepped(energy, z, reached if n == first else reached.clamp(0, 1), graph=True)
+                reached = descent_step(energy, z, reached if n == first else reached.clamp(0, 1), graph=True)
             errors.append(self._error(reached, x))
         return torch.stack(errors).mean()
 

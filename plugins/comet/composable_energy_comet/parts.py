@@ -1,4 +1,4 @@
-"""Parts put together: components of one energy are evaluated at once, all else by `&`."""
+"""Recombines parts of pictures: components of one energy are evaluated together, everything else is joined by `&`."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Noise, twin
+from composable_energy_comet.component import ComponentEnergy
+from composable_energy_comet.conv import ConvEnergy
+from composable_energy_comet.descent import SPREAD, descend
+from composable_energy_comet.quadratic import QuadraticEnergy, joint_minimum
+from composable_energy_comet.sampler import InnerDescent
 
-from .component import ComponentEnergy
-from .conv import ConvEnergy
-from .descent import SPREAD, descended
-from .quadratic import QuadraticEnergy, lowest
-from .sampler import InnerDescent
+__all__ = ["decode_latents", "join_parts", "recombine_parts"]
 
-__all__ = ["joined", "pictures_of", "recombined"]
-
-_AT_ONCE = 64
+_BATCH = 64
 
 
-def joined(parts: Sequence[ce.Energy]) -> ce.Energy:
-    """Returns the conjunction of parts, in which those of one model are one term, evaluated together; its value is the same.
+def join_parts(parts: Sequence[ce.Energy]) -> ce.Energy:
+    """Returns the conjunction of parts, with the parts of one model as a single term; its value is the same, its cost lower.
 
     Args:
-        parts: Energies; those of a component energy, with `z` bound, are joined.
+        parts: Energies; those of a component energy, with `z` bound, become one term.
 
     Raises:
-        OptionError: There are none.
-        ShapeError: They are of several numbers of pictures.
+        OptionError: The sequence is empty.
+        ShapeError: The parts belong to different numbers of pictures.
     """
     if not parts:
-        raise OptionError("There are no parts to put together.")
-    rows = _pictures(parts)
+        raise OptionError("There are no parts to join.")
+    rows = _count_pictures(parts)
     by_energy: dict[int, list[ce.Energy]] = {}
     others = []
     for part in parts:
@@ -44,61 +43,61 @@ def joined(parts: Sequence[ce.Energy]) -> ce.Energy:
     return ce.all_of(*terms, *others)
 
 
-def pictures_of(energy: ComponentEnergy, z: Tensor, seed: int = 0) -> Tensor:
-    """Returns the pictures of latents, with shape $(B, C, S, S)$: the minimum where it is known, else the end of the descent.
+def decode_latents(energy: ComponentEnergy, z: Tensor, seed: int = 0) -> Tensor:
+    """Returns the pictures of latents, with shape $(B, C, S, S)$: the minimum if it has a closed form, else the end of the descent.
 
     Args:
-        energy: Their energy.
+        energy: The energy of components.
         z: Latents, with shape $(B, K, D)$.
-        seed: Of the noise at the start.
+        seed: Seed of the noise at the start.
     """
     noise, found, energy = Noise(seed, range(len(z))).child("start"), [], twin(energy)
     with torch.no_grad():
-        for rows in torch.arange(len(z)).split(_AT_ONCE):
+        for rows in torch.arange(len(z)).split(_BATCH):
             some = z[rows]
             if isinstance(energy, QuadraticEnergy):
                 found.append(energy.minimum(some).clamp(0, 1))
             elif isinstance(energy, ConvEnergy):
                 like = some.new_zeros(len(some), *energy.image.shape)
-                start = energy.begun(like, noise.for_chains(range(int(rows[0]), int(rows[-1]) + 1)), SPREAD)
-                found.append(descended(energy, some, start, energy.iterations))
+                start = energy.draw_start(like, noise.for_chains(range(int(rows[0]), int(rows[-1]) + 1)), SPREAD)
+                found.append(descend(energy, some, start, energy.iterations))
     return torch.cat(found)
 
 
-def recombined(parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
-    """Returns pictures of parts, with shape $(B, C, S, S)$, as `pictures_of` where they are of one model.
+def recombine_parts(parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
+    """Returns the pictures of parts, with shape $(B, C, S, S)$.
 
-    The minimum of quadratic energies is known, of several models too. Convolutional energies of several models, and whatever else joins
-    them, go down together by `inner-descent`; where quadratic ones are among them, by `descent`, to a minimum.
+    Parts of one model are decoded as by `decode_latents`. Parts of several quadratic energies have a joint minimum in closed form. Parts of
+    several convolutional energies descend together by `inner-descent`; any other mixture is minimized by `descent`.
 
     Args:
         parts: Energies of pictures, at least one of them a component of a model.
-        seed: Of the noise at the start.
+        seed: Seed of the noise at the start.
 
     Raises:
-        OptionError: There are none, or none of a model.
-        ShapeError: They are of several sizes, or of several numbers of pictures.
+        OptionError: There are no parts, or none of a model.
+        ShapeError: The parts belong to different sizes, or different numbers of pictures.
     """
-    whole = joined(parts)
-    models = [part for part in whole.modules() if isinstance(part, ComponentEnergy)]
+    joint = join_parts(parts)
+    models = [part for part in joint.modules() if isinstance(part, ComponentEnergy)]
     if not models:
         raise OptionError("None of the parts is a component of a model: sample their conjunction, `ce.all_of(*parts).sample(...)`.")
-    if _is_component(whole):
-        return pictures_of(models[0], _latents(whole, _pictures(parts)), seed)
+    if _is_component(joint):
+        return decode_latents(models[0], _latents(joint, _count_pictures(parts)), seed)
     if all(_is_component(part) and isinstance(part.terms[0], QuadraticEnergy) for part in parts):
-        return _lowest(parts)
+        return _quadratic_minimum(parts)
     iterations = [model.iterations for model in models if isinstance(model, ConvEnergy)]
     descent = InnerDescent(max(iterations)) if len(iterations) == len(models) else "descent"
-    return whole.sample(_pictures(parts), sampler=descent, seed=seed).clamp(0, 1)
+    return joint.sample(_count_pictures(parts), sampler=descent, seed=seed).clamp(0, 1)
 
 
-def _lowest(parts: Sequence[ce.Energy]) -> Tensor:
-    rows, wanted = _pictures(parts), []
+def _quadratic_minimum(parts: Sequence[ce.Energy]) -> Tensor:
+    rows, targets = _count_pictures(parts), []
     with torch.no_grad():
         for part in parts:
             model = cast(QuadraticEnergy, part.terms[0])
-            wanted.append(twin(model).wanted(_latents(part, rows)))
-    return lowest(*(torch.cat(some, 1) for some in zip(*wanted, strict=True))).clamp(0, 1)
+            targets.append(twin(model).decode_targets(_latents(part, rows)))
+    return joint_minimum(*(torch.cat(some, 1) for some in zip(*targets, strict=True))).clamp(0, 1)
 
 
 def _is_component(part: ce.Energy) -> bool:
@@ -111,9 +110,8 @@ def _latents(part: ce.Energy, rows: int) -> Tensor:
     return z.expand(rows, -1, -1)
 
 
-def _pictures(parts: Sequence[ce.Energy]) -> int:
-    """Returns how many pictures parts are of."""
+def _count_pictures(parts: Sequence[ce.Energy]) -> int:
     rows = {len(vars(part)["values"]["z"]) for part in parts if _is_component(part)} - {1}
     if len(rows) > 1:
-        raise ShapeError(f"Parts are of {' and '.join(map(str, sorted(rows)))} pictures: put parts together that are of equally many.")
+        raise ShapeError(f"Parts are of {' and '.join(map(str, sorted(rows)))} pictures: join parts of equally many pictures.")
     return rows.pop() if rows else 1

@@ -1,4 +1,4 @@
-r"""Quadratic energies: each component says what it wants at each pixel and how much, and the lowest sum of any of them is known."""
+r"""Quadratic energies: each component has a target color and a weight at each pixel, and any sum of them has its minimum in closed form."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import composable_energy as ce
+from composable_energy_comet.component import ComponentEnergy
+from composable_energy_comet.coordinates import POSE, coordinate_grid, relative_coordinates
+from composable_energy_image.arguments import check_choice, check_integer
 
-from .component import ComponentEnergy
-from .options import one_of, whole
-from .places import POSE, seen_from
-from .places import coordinates as grid
+__all__ = ["QuadraticEnergy", "joint_minimum"]
 
-__all__ = ["QuadraticEnergy", "lowest"]
-
-_CELLS = 8  # height and width of what the latent is spread over
+_CELLS = 8  # height and width of the decoder's first grid
 
 
-def lowest(pictures: Tensor, weights: Tensor) -> Tensor:
-    """Returns where the sum of quadratic energies is lowest, with shape $(B, C, S, S)$.
+def joint_minimum(pictures: Tensor, weights: Tensor) -> Tensor:
+    """Returns the minimum of a sum of quadratic energies, with shape $(B, C, S, S)$.
 
     Args:
-        pictures: What components want, with shape $(B, K, C, S, S)$; of one model or of several.
-        weights: The logarithms of how much, with shape $(B, K, 1, S, S)$.
+        pictures: Targets, with shape $(B, K, C, S, S)$, of one model or several.
+        weights: Log weights, with shape $(B, K, 1, S, S)$.
     """
     return (weights.softmax(1) * pictures).sum(1)
 
@@ -33,17 +31,17 @@ def lowest(pictures: Tensor, weights: Tensor) -> Tensor:
 class QuadraticEnergy(ComponentEnergy):
     r"""$E(x, z) = \tfrac12 \sum_p w_p(z)\, |x_p - r_p(z)|^2$, with weights $w > 0$ and pictures $r$ that are decoded from the latent.
 
-    The sum over components has its minimum at $x_p = \sum_k w_{kp} r_{kp} / \sum_k w_{kp}$: no loop, no second derivatives, and masks for
-    nothing, $w_{kp} / \sum_j w_{jp}$. So decoders with masks (MONet, IODINE, slot attention) are energies that `&` joins. The price is that
-    compositions are mask-like; a component that changes all of a picture, such as light, has to weigh all of it.
+    The sum over components has its minimum at $x_p = \sum_k w_{kp} r_{kp} / \sum_k w_{kp}$. So training needs no loop and no second
+    derivatives, and the masks are $w_{kp} / \sum_j w_{jp}$. Decoders with masks (MONet, IODINE, slot attention) are energies of this kind.
+    The price: compositions are mask-like, and a component that changes the whole picture, such as light, needs weight everywhere.
 
     Args:
         size: Height and width of pictures.
-        channels: Of pictures.
-        latent: Numbers of a component, without its pose.
-        filters: Of the decoder.
-        coordinates: `"relative"` or `"absolute"`; a decoder without would paint all pixels alike.
-        start: `"image"` or `"uniform"`: where descents begin that others join.
+        channels: Channels of pictures.
+        latent: Numbers in the latent of a component, without its pose.
+        filters: Channels of the decoder.
+        coordinates: `"relative"` or `"absolute"`. Without coordinates the decoder would paint all pixels alike.
+        start: `"image"` or `"uniform"`: the start of joint descents with other energies.
 
     Raises:
         OptionError: An option is out of range.
@@ -64,12 +62,11 @@ class QuadraticEnergy(ComponentEnergy):
         coordinates: Literal["relative", "absolute"] = "relative",
         start: Literal["image", "uniform"] = "image",
     ) -> None:
-        one_of("coordinates", coordinates, ("relative", "absolute"))
-        told = {"size": size, "channels": channels, "latent": latent, "coordinates": coordinates}
-        super().__init__("comet-quadratic", **told, start=start)
+        check_choice("coordinates", coordinates, ("relative", "absolute"))
+        super().__init__("comet-quadratic", size=size, channels=channels, latent=latent, coordinates=coordinates, start=start)
         self.recommended = ce.Recommendation("descent", {"step_size": 0.1}, threads=1)
-        self.filters = whole("filters", filters)
-        self.register_buffer("cells", grid(_CELLS), persistent=False)
+        self.filters = check_integer("filters", filters)
+        self.register_buffer("cells", coordinate_grid(_CELLS), persistent=False)
         self.spread = nn.Linear(latent, filters)
         self.place = nn.Conv2d(POSE if coordinates == "relative" else 2, filters, 1)
         self.mix = nn.Conv2d(filters, filters, 3, 1, 1)
@@ -79,19 +76,19 @@ class QuadraticEnergy(ComponentEnergy):
         self.grow = nn.Sequential(*(layer for one in growing for layer in (one, nn.ReLU())))
         self.paint = nn.Conv2d(32, channels + 1, 3, 1, 1)
 
-    def wanted(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the pictures that components want, with shape $(B, K, C, S, S)$, and log weights with shape $(B, K, 1, S, S)$.
+    def decode_targets(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the targets of components, with shape $(B, K, C, S, S)$, and log weights with shape $(B, K, 1, S, S)$.
 
         Args:
             z: Latents, with shape $(B, K, D)$.
         """
-        told, pose = self.split(z)
-        h = self.spread(told)[:, :, None, None] + self.place(self._cells(pose, len(told)))
-        painted = self.paint(self.grow(F.relu(self.mix(F.relu(h))))).unflatten(0, z.shape[:2])
-        return painted[:, :, :-1] + self.image, painted[:, :, -1:]
+        latent, pose = self.split(z)
+        h = self.spread(latent)[:, :, None, None] + self.place(self._coordinates(pose, len(latent)))
+        decoded = self.paint(self.grow(F.relu(self.mix(F.relu(h))))).unflatten(0, z.shape[:2])
+        return decoded[:, :, :-1] + self.image, decoded[:, :, -1:]
 
     def energies(self, x: Tensor, z: Tensor) -> Tensor:
-        pictures, weights = self.wanted(z)
+        pictures, weights = self.decode_targets(z)
         return (weights.exp() * (x[:, None] - pictures).square()).flatten(2).sum(2) / 2
 
     def minimum(self, z: Tensor) -> Tensor:
@@ -100,12 +97,12 @@ class QuadraticEnergy(ComponentEnergy):
         Args:
             z: Latents, with shape $(B, K, D)$.
         """
-        return lowest(*self.wanted(z))
+        return joint_minimum(*self.decode_targets(z))
 
     def config(self) -> dict[str, Any]:
         return {**self.shared_config(), "filters": self.filters}
 
-    def _cells(self, pose: Tensor | None, rows: int) -> Tensor:
+    def _coordinates(self, pose: Tensor | None, rows: int) -> Tensor:
         if pose is not None:
-            return seen_from(pose, self.cells)
+            return relative_coordinates(pose, self.cells)
         return self.cells.expand(rows, -1, -1, -1)

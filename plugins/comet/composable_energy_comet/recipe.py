@@ -1,4 +1,4 @@
-"""The recipes of COMET: pictures without labels to a model that decomposes them, by quadratic energies first."""
+"""The training recipes of COMET: from unlabelled pictures to a model that decomposes them."""
 
 from __future__ import annotations
 
@@ -13,31 +13,30 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
+from composable_energy_comet.comet import Comet
+from composable_energy_comet.factory import load_comet, save_comet
+from composable_energy_comet.objective import Decomposition, charbonnier, squared_error
+from composable_energy_comet.sheet import write_sheet
+from composable_energy_image.arguments import check_choice
 from composable_energy_image.data import Pictures, open_pictures
 from composable_energy_training import CSVLog, Optimizer, Ranks, Recipe, Trainer, join
-
-from .comet import Comet
-from .making import load_comet, save_comet
-from .objective import Decomposition, charbonnier, squared_error
-from .options import one_of
-from .sheet import write_sheet
 
 __all__ = ["CometRecipe", "comet_global_recipe", "comet_paper_recipe", "comet_recipe"]
 
 _STAGES = ("quadratic", "conv")
 _OBJECTIVE = ("iterates", "truncate")
 _ERRORS = {"squared": squared_error, "charbonnier": charbonnier}
-_TRAINED = ("steps", "batch_size", "rate")
-_BOUNDS = ("model.cap", "training.clip")  # numbers, or none
-_STARTED_WITH = 2_000  # pictures whose median is the start
+_TRAINING = ("steps", "batch_size", "rate")
+_BOUNDS = ("model.cap", "training.clip")  # a number, or none
+_MEDIAN_OF = 2_000  # pictures; their median is the start image
 
 
 @dataclass(frozen=True)
 class CometRecipe(Recipe):
-    """Trains a model with quadratic energies, which is quick, then one with convolutional energies that begins with its encoder.
+    """Trains a model with quadratic energies, which is fast, then one with convolutional energies that starts from its encoder.
 
-    The folder of a run has the model as `comet`, that of the first stage as `quadratic`, `decomposition.png` (pictures, what they are
-    rebuilt to, and each component alone) and `report.json`. A stage of 0 steps is left out.
+    The run folder holds the model as `comet`, the model of the first stage as `quadratic`, `decomposition.png` (pictures, reconstructions
+    and each component alone) and `report.json`. A stage of 0 steps is skipped.
     """
 
     def setting_types(self, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +44,7 @@ class CometRecipe(Recipe):
         return {**kinds, **{key: float | None for key in _BOUNDS if key in kinds}}
 
     def with_steps(self, steps: int) -> CometRecipe:
-        """Returns the recipe with so many steps in all, of which each stage has its share."""
+        """Returns the recipe with this number of steps in total, divided over the stages in proportion."""
         now = {name: self.settings[name]["steps"] for name in _STAGES}
         return self.with_changes({f"{name}.steps": round(steps * own / max(1, sum(now.values()))) for name, own in now.items()})
 
@@ -53,12 +52,12 @@ class CometRecipe(Recipe):
         return self.train(open_pictures(data, progress=progress, **self.settings["data"]), out, progress=progress)
 
     def train(self, pictures: Pictures, out: str | Path, *, progress: bool = False) -> Path:
-        """Trains on pictures that are open; else as `run`.
+        """Trains on pictures that are already open; otherwise as `run`.
 
         Args:
-            pictures: The data; labels are not looked at.
-            out: Where checkpoints and models go.
-            progress: Whether to show bars.
+            pictures: The data; labels are ignored.
+            out: Folder for checkpoints and models.
+            progress: Whether to show progress bars.
 
         Raises:
             OptionError: The folder holds another run, or a setting does not fit the pictures.
@@ -68,7 +67,7 @@ class CometRecipe(Recipe):
         if not stages:
             raise OptionError("There is nothing to train: quadratic.steps and conv.steps are both 0.")
         for name in stages:
-            one_of(f"{name}.reconstruction", self.settings[name]["reconstruction"], list(_ERRORS))
+            check_choice(f"{name}.reconstruction", self.settings[name]["reconstruction"], list(_ERRORS))
         ranks = join()
         ranks.call_on_first(lambda: self.save(out))
         report: dict[str, dict[str, float]] = {}
@@ -77,34 +76,32 @@ class CometRecipe(Recipe):
             began = time.process_time()
             comet = self._stage(name, pictures, out, comet, ranks, progress and ranks.is_first)
             report[name] = {"steps": self.settings[name]["steps"], "cpu_seconds": round(time.process_time() - began, 1)}
-        ranks.call_on_first(lambda: _leave(cast(Comet, comet), pictures, out, report))
+        ranks.call_on_first(lambda: _export(cast(Comet, comet), pictures, out, report))
         return out / "comet"
 
     def usage(self, folder: str | Path) -> str:
         name = self.settings["model"]["encoder"]
-        return (
-            f"To take pictures apart with it, in Python:\n  composable_energy.get_encoder({name!r}, weights={str(folder)!r}).decompose(x)"
-        )
+        return f"To decompose pictures with it, in Python:\n  composable_energy.get_encoder({name!r}, weights={str(folder)!r}).decompose(x)"
 
     def _stage(self, name: str, pictures: Pictures, out: Path, before: Comet | None, ranks: Ranks, progress: bool) -> Comet:
         table, training = dict(self.settings[name]), self.settings["training"]
-        trained = {key: table.pop(key) for key in _TRAINED}
+        options = {key: table.pop(key) for key in _TRAINING}
         error = _ERRORS[table.pop("reconstruction")]
         objective = Decomposition(**{key: table.pop(key) for key in _OBJECTIVE if key in table}, reconstruction=error)
         comet = self._model(name, pictures, table)
         device = torch.device(training["device"] or ranks.device)
         Trainer(
-            comet if before is None else _begun(comet, before),
+            comet if before is None else _take_encoder(comet, before),
             objective,
             pictures,
-            steps=trained["steps"],
-            batch_size=trained["batch_size"],
+            steps=options["steps"],
+            batch_size=options["batch_size"],
             out=out / "stages" / name,
             seed=training["seed"],
             optimizer=Optimizer(
-                rate=trained["rate"],
+                rate=options["rate"],
                 betas=(0.9, 0.999),
-                warm_up=min(200, trained["steps"] // 10),
+                warm_up=min(200, options["steps"] // 10),
                 decay=training["decay"],
                 clip=training["clip"],
             ),
@@ -112,7 +109,7 @@ class CometRecipe(Recipe):
             precision=training["precision"],
             checkpoint_every=training["checkpoint_every"],
             keep=2,
-            monitor=None,  # its limits are for gaps of energies, of which there are none here
+            monitor=None,  # its limits are for energy gaps, which this objective does not have
             callbacks=[CSVLog()],
             progress=progress,
             device=device,
@@ -127,7 +124,7 @@ class CometRecipe(Recipe):
             torch.manual_seed(seed)
             options = {"size": size, "channels": channels, "head": name, **model, **energy}
             comet = cast(Comet, ce.get_encoder(options.pop("encoder"), **options))
-        some = torch.linspace(0, len(pictures) - 1, min(len(pictures), _STARTED_WITH)).long()
+        some = torch.linspace(0, len(pictures) - 1, min(len(pictures), _MEDIAN_OF)).long()
         comet.energy.set_image(pictures.images(some))
         return comet
 
@@ -150,15 +147,15 @@ def comet_paper_recipe() -> CometRecipe:
 _RECIPES = Path(__file__).parent / "recipes"
 
 
-def _begun(comet: Comet, before: Comet) -> Comet:
+def _take_encoder(comet: Comet, before: Comet) -> Comet:
     comet.encoder.load_state_dict(before.encoder.state_dict())
     return comet
 
 
-def _leave(comet: Comet, pictures: Pictures, out: Path, report: Mapping[str, Any]) -> None:
+def _export(comet: Comet, pictures: Pictures, out: Path, report: Mapping[str, Any]) -> None:
     save_comet(comet, out / "comet")
-    seen = load_comet(out / "comet")
+    saved = load_comet(out / "comet")
     x = pictures.images(torch.arange(min(8, len(pictures)))).float()
-    write_sheet(seen, x, out / "decomposition.png")
-    error = float((seen.decode(seen.encode(x)) - x).square().mean())
+    write_sheet(saved, x, out / "decomposition.png")
+    error = float((saved.decode(saved.encode(x)) - x).square().mean())
     (out / "report.json").write_text(json.dumps({"stages": report, "error_of_8": error}, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The inner descent as a sampler, so that `(part & other).sample(16)` gives the pictures that training made of parts."""
+"""The inner descent as a sampler: `(part & other).sample(16)` decodes parts as training did."""
 
 from __future__ import annotations
 
@@ -12,27 +12,25 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
-
-from .component import ComponentEnergy
-from .descent import SPREAD
-from .options import positive, whole
+from composable_energy_comet.component import ComponentEnergy
+from composable_energy_comet.descent import SPREAD
+from composable_energy_image.arguments import check_integer, check_positive
 
 __all__ = ["InnerDescent"]
 
 
 @dataclass(frozen=True)
 class InnerDescent(Sampler):
-    r"""Some steps of gradient descent, $x' = x - \eta \nabla E(x)$, cut to a range: how pictures are made of components.
+    r"""Gradient descent $x' = x - \eta \nabla E(x)$ with a few clamped steps, which decodes components into pictures.
 
-    It draws nothing: the density is only a way to say which pictures are good, and a few steps from the start that training knew lead to
-    them. Chains begin, where no `init` is given, at the image that the energies of the expression begin at (the mean of theirs, where
-    several models are in it), with a little noise.
+    It does not sample the density: it minimizes the energy from the start that training used. Without `init`, chains start at the start
+    image of the expression's energies (the mean, if there are several models), plus a little noise.
 
     Args:
-        iterations: How many steps there are.
-        step_size: $\eta$; 1 is what training made of it.
-        clamp: The lowest and the highest value of a coordinate.
-        start_image: The image to begin at, with the shape of one point; that of the energies if None.
+        iterations: Number of steps.
+        step_size: Step size $\eta$; 1 is the trained step size.
+        clamp: Lowest and highest value of a coordinate.
+        start_image: The start, with the shape of one point; that of the energies if None.
 
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, algorithm 2.
@@ -47,8 +45,8 @@ class InnerDescent(Sampler):
     needs_values: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        whole("iterations", self.iterations)
-        positive("step_size", self.step_size)
+        check_integer("iterations", self.iterations)
+        check_positive("step_size", self.step_size)
         if not isinstance(self.clamp, Sequence) or len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
             raise OptionError(f"clamp must be (lowest, highest), got {self.clamp!r}.")
         object.__setattr__(self, "clamp", (float(self.clamp[0]), float(self.clamp[1])))
@@ -58,7 +56,7 @@ class InnerDescent(Sampler):
         return self.iterations
 
     def tune(self, energy: ce.Energy, x: Tensor, noise: Noise) -> InnerDescent:
-        """Returns the sampler with the image that the energies begin at; itself where one was given or there is none."""
+        """Returns the sampler with the start image of the energies; itself if one was given or there is none."""
         images = {id(part.image): part.image for part in energy.modules() if isinstance(part, ComponentEnergy) and part.start == "image"}
         if self.start_image is not None or not images:
             return self
@@ -74,11 +72,11 @@ class InnerDescent(Sampler):
         return State(x, *energy_and_gradient(energy, x))
 
     def step(self, energy: ce.Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        x = self._moved(state)
+        x = self._descend(state)
         return State(x, *energy_and_gradient(energy, x)), Info()
 
     def move(self, state: State, noise: Noise) -> Tensor:
-        return self._moved(state)
+        return self._descend(state)
 
-    def _moved(self, state: State) -> Tensor:
+    def _descend(self, state: State) -> Tensor:
         return torch.add(state.x, state.grad, alpha=-self.step_size).clamp_(*self.clamp)

@@ -1,36 +1,38 @@
-"""A sheet of decomposed pictures."""
+"""Contact sheets of decomposed pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .comet import Comet
+from composable_energy_comet.comet import Comet
+from composable_energy_image.sheets import tile_rows, write_rows
 
 __all__ = ["sheet", "write_sheet"]
 
-_GAP = 2
-
 
 def sheet(model: Comet, x: Tensor) -> Tensor:
-    """Returns rows of pictures below one another, with shape $(C, H, W)$: pictures, what they are rebuilt to, each component alone.
+    """Returns a sheet with shape $(C, H, W)$. Its rows are the pictures, their reconstructions, and each component alone.
 
     Args:
-        model: What decomposes them.
+        model: The model that decomposes them.
         x: Pictures, with shape $(B, C, S, S)$.
     """
-    z = model.encode(x)
-    rows = [x, model.decode(z), *(model.decode(z[:, k : k + 1]) for k in range(model.components))]
-    tiles = F.pad(torch.stack(rows), (0, _GAP, 0, _GAP), value=1.0)
-    return tiles.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    return tile_rows(_rows(model, x))
 
 
 def write_sheet(model: Comet, x: Tensor, path: Path) -> None:
-    """Writes the sheet as a PNG file; arguments as those of `sheet`."""
-    from PIL import Image
+    """Writes the sheet as a PNG file.
 
-    pixels = sheet(model, x).mul(255).round().byte().permute(1, 2, 0).cpu()
-    Image.fromarray(pixels.squeeze(-1).numpy()).save(path, optimize=True)
+    Args:
+        model: The model that decomposes them.
+        x: Pictures, with shape $(B, C, S, S)$.
+        path: The file.
+    """
+    write_rows(path, _rows(model, x))
+
+
+def _rows(model: Comet, x: Tensor) -> list[Tensor]:
+    z = model.encode(x)
+    return [x, model.decode(z), *(model.decode(z[:, k : k + 1]) for k in range(model.components))]

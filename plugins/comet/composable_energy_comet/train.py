@@ -1,10 +1,10 @@
-r"""Makes the model `sprites` from nothing but seeds.
+r"""Trains the model `sprites`, reproducibly from seeds.
 
     python -m composable_energy_comet.train --out FOLDER [--steps 6000] [--install]
 
-It draws 12,000 pictures of the world `colored-sprites`, averages them to 16 pixels, and trains the recipe `comet` on them without its
-quadratic stage, which sprites do not need. Checkpoints lie in FOLDER; the same command after a kill goes on from there.
-`--install` copies the model, in half precision, into the package.
+It renders 12,000 pictures of the world `colored-sprites`, averages them to 16 pixels, and trains the recipe `comet` without its quadratic
+stage, which sprites do not need. Checkpoints are in FOLDER; after an interruption, the same command resumes. `--install` copies the model,
+in half precision, into the package.
 """
 
 from __future__ import annotations
@@ -19,28 +19,27 @@ import torch
 from torch.nn import functional as F
 
 import composable_energy as ce
+from composable_energy_comet.factory import SHIPPED, load_comet, save_comet
+from composable_energy_comet.recipe import comet_recipe
 from composable_energy_image.data import Pictures
-
-from .making import SHIPPED, load_comet, save_comet
-from .recipe import comet_recipe
 
 __all__ = ["main", "pictures"]
 
-SIZE, DRAWN, SEED = 16, 32, 1
+SIZE, RENDERED, SEED = 16, 32, 1
 _COUNT = 12_000
 # What sprites do not need: a stage before, a fine grid, looks that turn away, bounded logits, and small gradients.
 _SETTINGS = {"data.size": SIZE, "quadratic.steps": 0, "model.cells": 4, "model.inhibition": False, "model.cap": None, "training.clip": 1.0}
 
 
 def pictures(n: int, seed: int) -> Pictures:
-    """Returns colored sprites, drawn at 32 pixels and averaged to 16.
+    """Returns pictures of `colored-sprites`, rendered at 32 pixels and averaged to 16.
 
     Args:
-        n: How many.
-        seed: Which.
+        n: Number of pictures.
+        seed: Seed of the world.
     """
-    drawn = torch.from_numpy(ce.get_world("colored-sprites", size=DRAWN).draw(n, seed=seed).images)
-    small = F.avg_pool2d(drawn.float(), DRAWN // SIZE).round().byte()
+    rendered = torch.from_numpy(ce.get_world("colored-sprites", size=RENDERED).draw(n, seed=seed).images)
+    small = F.avg_pool2d(rendered.float(), RENDERED // SIZE).round().byte()
     return Pictures(small.numpy(), {}, "colored sprites")
 
 
@@ -48,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        arguments: Those of the command line, or None to read them.
+        arguments: The arguments; those of the command line if None.
     """
     parser = argparse.ArgumentParser(prog="python -m composable_energy_comet.train", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where checkpoints and the model are kept")
-    parser.add_argument("--steps", type=int, default=6000, help="of training; 6000 if not given")
-    parser.add_argument("--count", type=int, default=_COUNT, help="pictures to train on; 12000 if not given")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder for checkpoints and the model")
+    parser.add_argument("--steps", type=int, default=6000, help="training steps (default: 6000)")
+    parser.add_argument("--count", type=int, default=_COUNT, help="training pictures (default: 12000)")
     parser.add_argument("--install", action="store_true", help="copy the model into the package")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

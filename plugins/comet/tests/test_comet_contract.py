@@ -12,8 +12,8 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, FileFormatError, OptionError, ShapeError
 from composable_energy.testing import SkipCheck, energy_checks
-from composable_energy_comet import ConvEnergy, QuadraticEnergy, joined, load_comet, save_comet
-from composable_energy_comet.making import SHIPPED
+from composable_energy_comet import ConvEnergy, QuadraticEnergy, join_parts, load_comet, save_comet
+from composable_energy_comet.factory import SHIPPED
 
 SIZE, PICTURES = 16, 4
 KINDS = [("comet", "conv"), ("comet", "quadratic"), ("comet-global", "conv"), ("comet-global", "quadratic")]
@@ -70,8 +70,8 @@ def test_components_together_are_the_sum_of_each(name, head, x):
     z, parts = comet.encode(x), comet.decompose(x)
     together, each = comet.energy(x, z=z), torch.stack([part(x) for part in parts])
     assert torch.allclose(together, each.sum(0), rtol=1e-4, atol=1e-5)
-    assert torch.allclose(joined(parts)(x), (parts[0] & parts[1] & parts[2])(x), rtol=1e-4, atol=1e-5)
-    assert len(joined([*parts, *made(name, head, filters=4).decompose(x)]).terms) == 2
+    assert torch.allclose(join_parts(parts)(x), (parts[0] & parts[1] & parts[2])(x), rtol=1e-4, atol=1e-5)
+    assert len(join_parts([*parts, *made(name, head, filters=4).decompose(x)]).terms) == 2
 
 
 @pytest.mark.parametrize("head", ["conv", "quadratic"])
@@ -86,7 +86,7 @@ def test_the_inner_descent_samples_what_decode_gives(x):
     """From the same start; the noise at the start has other keys."""
     comet = made(step=1e4)
     start = comet.energy.image.expand_as(x)
-    sampled = joined(comet.decompose(x)).sample(PICTURES, init=start, seed=0)
+    sampled = join_parts(comet.decompose(x)).sample(PICTURES, init=start, seed=0)
     again, z = start, comet.encode(x)
     for _ in range(comet.energy.iterations):
         point = again.clone().requires_grad_()
@@ -148,9 +148,9 @@ def test_pictures_that_do_not_fit_are_named(x):
         comet.decompose(torch.rand(4, 3, 32, 32))
     with pytest.raises(DtypeError, match=r"in \[0, 1\], got torch.uint8: write `x.float\(\) / 255`"):
         comet.encode((x * 255).byte())
-    with pytest.raises(OptionError, match=r"Pictures are in \[0, 1\], got 0 to 255"):
+    with pytest.raises(OptionError, match=r"Pictures must lie in \[0, 1\], got 0 to 255"):
         comet.encode((x > 0.5) * 255.0)
-    with pytest.raises(ShapeError, match="in pairs, got 4 and 2"):
+    with pytest.raises(ShapeError, match="as many pictures as each other, got 4 and 2"):
         comet.swap(x, x[:2], 0)
 
 
@@ -167,8 +167,8 @@ def test_options_that_do_not_fit_are_named():
         ({"head": "cubic"}, "head must be one of 'conv', 'quadratic', got 'cubic'"),
         ({"coordinates": "polar"}, "coordinates must be one of 'relative', 'absolute', got 'polar'"),
         ({"step": -1.0}, "step must be a positive number, got -1.0"),
-        ({"seen": 32}, "sees at most the 16 pixels that pictures have, got 32"),
-        ({"cells": 5}, "a half or a quarter of the 16 pixels that the encoder sees, got 5"),
+        ({"seen": 32}, "seen must be at most the size of pictures, 16, got 32"),
+        ({"cells": 5}, "a half or a quarter of the 16 pixels that the encoder reads, got 5"),
         ({"steps": 3}, "does not take these options"),
     ):
         with pytest.raises(OptionError, match=words):
@@ -181,7 +181,7 @@ def test_parts_of_pictures_of_two_sizes_do_not_join(x):
         small.decompose(x)[0] & large.decompose(torch.rand(PICTURES, 3, 32, 32))[0]
     with pytest.raises(ShapeError, match="Parts are of 2 and 4 pictures"):
         small.recombine([small.decompose(x)[0], small.decompose(x[:2])[0]])
-    with pytest.raises(OptionError, match="There are no parts"):
+    with pytest.raises(OptionError, match="There are no parts to join"):
         small.recombine([])
 
 
@@ -207,9 +207,9 @@ def test_latents_of_another_model_are_named(x):
 def test_masks_of_energies_that_have_none_are_refused(x):
     with pytest.raises(ExpressionError, match="has no masks: with coordinates='none'"):
         made("comet-global").masks(x)
-    with pytest.raises(ExpressionError, match="read by 'share' or 'single', got 'weight'"):
+    with pytest.raises(ExpressionError, match="supports the scores 'share' or 'single', got 'weight'"):
         made().scores(x, read="weight")
-    with pytest.raises(ExpressionError, match="read by 'weight' or 'single', got 'share'"):
+    with pytest.raises(ExpressionError, match="supports the scores 'weight' or 'single', got 'share'"):
         made(head="quadratic").scores(x, read="share")
 
 
@@ -253,8 +253,8 @@ def test_each_flipped_bit_is_an_error_or_changes_nothing(name, x, tmp_path):
 def test_a_folder_of_the_version_without_digests_is_read_with_a_warning(x, tmp_path):
     comet = made()
     save_comet(comet, tmp_path)
-    told = json.loads((tmp_path / "comet.json").read_text())
-    old = {"version": 1, "encoder": told["encoder"], "energy": told["energy"]}
+    config = json.loads((tmp_path / "comet.json").read_text())
+    old = {"version": 1, "encoder": config["encoder"], "energy": config["energy"]}
     (tmp_path / "comet.json").write_text(json.dumps(old))
     with pytest.warns(UserWarning, match="without digests"):
         again = load_comet(tmp_path)
@@ -266,19 +266,19 @@ def test_a_folder_of_the_version_without_digests_is_read_with_a_warning(x, tmp_p
 
 def test_the_file_of_options_may_be_edited_without_its_checksum(x, tmp_path):
     save_comet(made(iterations=2), tmp_path)
-    told = json.loads((tmp_path / "comet.json").read_text())
-    told["energy"]["iterations"] = 3
-    (tmp_path / "comet.json").write_text(json.dumps(told))
+    config = json.loads((tmp_path / "comet.json").read_text())
+    config["energy"]["iterations"] = 3
+    (tmp_path / "comet.json").write_text(json.dumps(config))
     with pytest.raises(FileFormatError, match="remove its line `checksum`"):
         load_comet(tmp_path)
-    del told["checksum"]
-    (tmp_path / "comet.json").write_text(json.dumps(told))
+    del config["checksum"]
+    (tmp_path / "comet.json").write_text(json.dumps(config))
     assert load_comet(tmp_path).energy.iterations == 3
 
 
 def test_the_model_of_the_package_has_digests():
-    told = json.loads((SHIPPED / "sprites" / "comet.json").read_text())
-    assert told["version"] == 2 and {"tensors_sha256", "checksum"} <= told.keys()
+    config = json.loads((SHIPPED / "sprites" / "comet.json").read_text())
+    assert config["version"] == 2 and {"tensors_sha256", "checksum"} <= config.keys()
     assert load_comet("sprites").components == 4
 
 

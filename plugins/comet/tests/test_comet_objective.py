@@ -9,7 +9,7 @@ import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, ConvEnergy, Decomposition, QuadraticEnergy, charbonnier, squared_error
-from composable_energy_comet.descent import SPREAD, descents
+from composable_energy_comet.descent import SPREAD, descent_iterates
 from composable_energy_training import Batch, Optimizer, Trainer
 
 SIZE, ROWS = 16, 3
@@ -41,7 +41,7 @@ def gradients(comet, value):
 def unrolled(comet, data, iterations, detached_before=0):
     """The loop written down without the library: all steps in one graph, but that nothing flows back beyond a step."""
     energy, z = comet.energy, comet.encoder(data.x)
-    x = energy.begun(data.x, data.noise.child("start"), SPREAD)
+    x = energy.draw_start(data.x, data.noise.child("start"), SPREAD)
     for n in range(iterations):
         held = z.detach() if n < detached_before else z
         point = (x.detach() if n <= detached_before else x).clone()
@@ -145,7 +145,7 @@ def test_pictures_before_the_trained_step_have_no_graph():
     comet = model()
     z = comet.encoder(batch().x)
     assert isinstance(comet.energy, ConvEnergy)
-    assert not any(x.requires_grad for x in descents(comet.energy, z, batch().x, 2))
+    assert not any(x.requires_grad for x in descent_iterates(comet.energy, z, batch().x, 2))
 
 
 @pytest.mark.slow
@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_named():
         Decomposition(iterates="first")  # pyright: ignore[reportArgumentType]
     with pytest.raises(OptionError, match="truncate must be a whole number of at least 1, got 0"):
         Decomposition(truncate=0)
-    with pytest.raises(OptionError, match="trains a Comet, which encodes pictures, got Linear"):
+    with pytest.raises(OptionError, match="trains a Comet, got Linear"):
         Decomposition().loss(torch.nn.Linear(1, 1), batch())
     encoder, energy = model().encoder, model(coordinates="absolute").energy
     with pytest.raises(OptionError, match="gives components of 6 numbers, the energy takes 3"):

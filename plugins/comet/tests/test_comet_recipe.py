@@ -36,8 +36,8 @@ def test_recipes_are_found_by_name_and_make_their_models(name, few, tmp_path):
     x = few.images(torch.arange(3))
     assert model.decode(model.encode(x)).shape == x.shape
     assert (tmp_path / name / "decomposition.png").exists()
-    told = json.loads((tmp_path / name / "report.json").read_text())
-    assert set(told["stages"]) == {"quadratic", "conv"}
+    report = json.loads((tmp_path / name / "report.json").read_text())
+    assert set(report["stages"]) == {"quadratic", "conv"}
 
 
 def test_the_papers_recipe_has_its_settings():
@@ -87,7 +87,7 @@ def test_the_command_line_trains_from_a_file_of_pictures(tmp_path, capsys):
     options = [f"{key}={value}" for key, value in SMALL.items()]
     command(["train", "--data", str(tmp_path / "images.npy"), "--recipe", "comet", "--out", str(tmp_path / "run"), *_settings(options)])
     assert load_comet(tmp_path / "run" / "comet").components == 2
-    assert "To take pictures apart with it, in Python:\n  composable_energy.get_encoder('comet', weights=" in capsys.readouterr().out
+    assert "To decompose pictures with it, in Python:\n  composable_energy.get_encoder('comet', weights=" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -132,4 +132,4 @@ def test_an_error_has_to_be_known(few, tmp_path):
     recipe = open_recipe("comet").with_changes({**SMALL, "conv.reconstruction": "cubed"})
     with pytest.raises(OptionError, match=r"conv.reconstruction must be one of 'squared', 'charbonnier', got 'cubed'"):
         recipe.train(few, tmp_path)
-    assert not list(tmp_path.iterdir())  # it is told before the first stage
+    assert not list(tmp_path.iterdir())  # the error comes before the first stage

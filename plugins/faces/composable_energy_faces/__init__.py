@@ -1,7 +1,7 @@
-"""Drawn faces with known attributes, and trained energies over them."""
+"""Drawn faces with known attributes, and trained energies of them."""
 
-from .draw import ATTRIBUTES, HAIR_COLORS, Drawn, draw
-from .energies import Faces
-from .judge import Verdict, judge
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, DrawnFaces, draw
+from composable_energy_faces.energies import Faces
+from composable_energy_faces.judge import Verdict, judge
 
-__all__ = ["ATTRIBUTES", "HAIR_COLORS", "Drawn", "Faces", "Verdict", "draw", "judge"]
+__all__ = ["ATTRIBUTES", "HAIR_COLORS", "DrawnFaces", "Faces", "Verdict", "draw", "judge"]

@@ -1,8 +1,6 @@
-"""The conditional energy E(x | c) of the comparison with earlier work; it is no part of the package's weights."""
+"""The conditional energy E(x | c) for the comparison with earlier work; it is not shipped."""
 
 from __future__ import annotations
-
-__all__ = ["one_condition", "train_conditional"]
 
 from collections.abc import Mapping
 
@@ -13,32 +11,33 @@ from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from composable_energy.noise import Noise
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
+from composable_energy_faces.energies import Faces
+from composable_energy_faces.networks import CODE, SIGMA_MAX, SIGMA_MIN
+from composable_energy_faces.training_run import TRAINING_FACES, TrainingRun
 from composable_energy_image.code_energy import CodeNetwork
-from composable_energy_image.diary import Diary
+from composable_energy_image.cost_log import CostLog
 from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective, Optimizer, Trainer
 
-from .draw import ATTRIBUTES, HAIR_COLORS
-from .energies import Faces
-from .networks import CODE, SIGMA_MAX, SIGMA_MIN
-from .stages import TRAINING_FACES, Run
+__all__ = ["keep_one_attribute", "train_conditional"]
 
 _WIDTH = len(ATTRIBUTES) + len(HAIR_COLORS)
 _STEPS = 20_000
 
 
-def train_conditional(run: Run) -> CodeNetwork:
-    """Trains a conditional energy with the size, the codes and the steps of the base, or only loads it if that is done.
+def train_conditional(run: TrainingRun) -> CodeNetwork:
+    """Trains a conditional energy with the size, codes and steps of the base, or loads it if it is trained already.
 
     Args:
-        run: Where files are kept.
+        run: The training run, for its folder and faces.
     """
-    codes, labels = _codes(run)
+    codes, labels = _encode_faces(run)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = CodeNetwork(CODE, conditions=_WIDTH)
     Trainer(
         network,
-        ToldOne(),
+        OneAttributeMatching(),
         (codes, labels),
         steps=max(5, round(_STEPS * run.effort)),
         batch_size=256,
@@ -46,14 +45,14 @@ def train_conditional(run: Run) -> CodeNetwork:
         optimizer=Optimizer(rate=2e-3, betas=(0.9, 0.999), weight_decay=1e-4, warm_up=200, decay=0.7, clip=1.0),
         ema=0.999,
         monitor=None,
-        callbacks=[Diary()],
+        callbacks=[CostLog()],
         progress=True,
     ).fit()
     return network
 
 
-class ToldOne(Objective):
-    """Denoising score matching of an energy that is told one attribute of each face, or none for a quarter of them."""
+class OneAttributeMatching(Objective):
+    """Denoising score matching, conditioned on one random attribute of each face, or none for a quarter of them."""
 
     def __init__(self) -> None:
         self._scores = DenoisingScoreMatching(SIGMA_MIN, SIGMA_MAX)
@@ -61,30 +60,30 @@ class ToldOne(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         coins = torch.stack([batch.labels[name] for name in ATTRIBUTES], 1) * 2 - 1
         truth = torch.cat([coins, one_hot(batch.labels["hair"], len(HAIR_COLORS))], 1).to(batch.x)
-        return self._scores.loss(model.given(condition=one_condition(truth, batch.noise)), batch)  # pyright: ignore[reportCallIssue]
+        return self._scores.loss(model.given(condition=keep_one_attribute(truth, batch.noise)), batch)  # pyright: ignore[reportCallIssue]
 
 
-def one_condition(truth: Tensor, noise: Noise) -> Tensor:
-    """Keeps one attribute of each face, or none for a quarter of them, and zeroes the others.
+def keep_one_attribute(truth: Tensor, noise: Noise) -> Tensor:
+    """Keeps one random attribute of each face, or none for a quarter of them, and sets the others to zero.
 
     Args:
-        truth: Five columns of -1 or 1 and four of a one-hot hair color, with shape $(B, 9)$.
-        noise: Which one.
+        truth: Five columns of -1 or 1 and a one-hot hair color of four, with shape $(B, 9)$.
+        noise: Noise of the choice.
     """
     pick = (noise.child("attribute").uniform(truth) * 6).long().clamp(max=5)[:, None]
     column = torch.tensor([[0, 1, 2, 3, 4, 5, 5, 5, 5]], device=truth.device)
-    told = noise.child("told").uniform(truth)[:, None] < 0.75
-    return truth * ((pick == column) & told)
+    keep = noise.child("told").uniform(truth)[:, None] < 0.75  # the label keys the random numbers
+    return truth * ((pick == column) & keep)
 
 
 @torch.no_grad()
-def _codes(run: Run) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Returns the codes of the training faces by the autoencoder that comes with the package, and their attributes."""
-    target, faces = run.folder / "codes.safetensors", run.drawn("train", TRAINING_FACES)
+def _encode_faces(run: TrainingRun) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Returns the codes of the training faces by the shipped autoencoder, and their attributes."""
+    target, faces = run.folder / "codes.safetensors", run.draw_faces("train", TRAINING_FACES)
     if not target.exists():
         coder = Faces().load(None).decoder
         codes = [coder.encode(faces.images(part)) for part in tqdm(torch.arange(len(faces)).split(500), desc="codes")]  # pyright: ignore
-        half = target.with_suffix(".half")
-        save_file({"codes": torch.cat(codes)}, half)
-        half.replace(target)
+        temporary = target.with_suffix(".half")
+        save_file({"codes": torch.cat(codes)}, temporary)
+        temporary.replace(target)
     return load_file(target)["codes"], {name: some.values for name, some in faces.labels.items()}

@@ -1,30 +1,29 @@
-"""The family `faces`: the energy of any face, and one energy for each attribute, over the code of a small autoencoder.
+"""The family `faces`: a base energy of faces, and one energy for each attribute, over the codes of a small autoencoder.
 
 `faces` is the base, an absolute energy. A member such as `faces/male` or `faces/hair=red` is an event over that base: its evidence is
-$-\\log p(\\text{attribute} \\mid z)$ at the noise level at hand. All members of a family share one base and one network of heads, so an
-expression evaluates each once, whatever the number of attributes in it.
+$-\\log p(\\text{attribute} \\mid z)$ at the current noise level. All members share one base and one network of heads, so an expression
+evaluates each once, for any number of attributes.
 """
 
 from __future__ import annotations
-
-__all__ = ["Faces"]
 
 from functools import cached_property
 from pathlib import Path
 
 import composable_energy as ce
+from composable_energy_faces import weights
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
+from composable_energy_faces.networks import CODE, SIGMA_MAX, SIGMA_MIN, SIZE
 from composable_energy_image import CodeEnergy, CodeHeads
 
-from . import weights
-from .draw import ATTRIBUTES, HAIR_COLORS
-from .networks import CODE, SIGMA_MAX, SIGMA_MIN, SIZE
+__all__ = ["Faces"]
 
 
 class Faces(ce.EnergyFamily):
-    """The trained face energies by name; weights are read once, when the first of them is asked for.
+    """The trained face energies by name; weights are loaded once, on first use.
 
     Args:
-        folder: Where the weights lie; None for those that come with the package.
+        folder: The folder of the weights; None for those of the package.
 
     Example:
         >>> import composable_energy as ce
@@ -35,7 +34,7 @@ class Faces(ce.EnergyFamily):
         self.folder = weights.FOLDER if folder is None else Path(folder)
 
     def members(self) -> tuple[str, ...]:
-        """Returns the names of the attributes; reads no weights."""
+        """Returns the names of the attributes, without loading weights."""
         return (*ATTRIBUTES, *(f"hair={color}" for color in HAIR_COLORS))
 
     def load(self, member: str | None) -> ce.Energy:
@@ -47,7 +46,7 @@ class Faces(ce.EnergyFamily):
         if member is None:
             return self.base
         if member not in self.members():
-            raise ce.errors.PluginNotFound(f"There is no face attribute {member!r}; there are {', '.join(self.members())}.")
+            raise ce.errors.PluginNotFound(f"There is no face attribute {member!r}; known are {', '.join(self.members())}.")
         index = self.members().index(member)
         binary = index < len(ATTRIBUTES)
         columns = slice(index, index + 1) if binary else slice(len(ATTRIBUTES), len(ATTRIBUTES) + len(HAIR_COLORS))

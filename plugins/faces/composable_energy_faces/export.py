@@ -1,13 +1,11 @@
-r"""Writes drawn faces to a folder as pictures with a table of attributes, as somebody's own pictures would lie there.
+r"""Exports drawn faces to a folder of pictures with a table of attributes, as an example of a user's own data.
 
     python -m composable_energy_faces.export --out FOLDER -n 20000 --seed 11
 
-The table is `attributes.csv`: the file, then 0 or 1 for each binary attribute, and the color of the hair in a word.
+The table `attributes.csv` has a column of file names, columns of 0 and 1 for binary attributes, and a column of hair colors.
 """
 
 from __future__ import annotations
-
-__all__ = ["export", "main"]
 
 import argparse
 import csv
@@ -18,7 +16,9 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from .draw import ATTRIBUTES, HAIR_COLORS, Drawn, draw
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, DrawnFaces, draw
+
+__all__ = ["export", "main"]
 
 _CHUNK = 500
 _NAMES = (*ATTRIBUTES, "hair")
@@ -28,15 +28,15 @@ def export(folder: Path, n: int, *, seed: int = 0, size: int = 64, attributes: S
     """Writes faces 0 to n - 1 of a seed to a folder.
 
     Args:
-        folder: Where to; made if it is not there.
-        n: How many.
-        seed: Which faces.
+        folder: The folder; it is created if it does not exist.
+        n: Number of faces.
+        seed: Seed of the faces.
         size: Height and width in pixels.
         attributes: The columns of the table.
-        progress: Whether to show a bar.
+        progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: There is no such attribute, or a number is out of range.
+        ValueError: An attribute is unknown, or a number is out of range.
     """
     unknown = set(attributes) - set(_NAMES)
     if unknown:
@@ -48,7 +48,7 @@ def export(folder: Path, n: int, *, seed: int = 0, size: int = 64, attributes: S
         for start in range(0, n, _CHUNK):
             faces = draw(min(_CHUNK, n - start), seed=seed, start=start, size=size)
             pixels = faces.images.mul(255).round_().byte().permute(0, 2, 3, 1).numpy()
-            truth = [_truth(faces, name) for name in attributes]
+            truth = [_column(faces, name) for name in attributes]
             for row, picture in enumerate(pixels):
                 name = f"face-{start + row:06d}.png"
                 Image.fromarray(picture).save(folder / name)
@@ -56,7 +56,7 @@ def export(folder: Path, n: int, *, seed: int = 0, size: int = 64, attributes: S
             bar.update(len(pixels))
 
 
-def _truth(faces: Drawn, name: str) -> list[Any]:
+def _column(faces: DrawnFaces, name: str) -> list[Any]:
     if name == "hair":
         return [HAIR_COLORS[color] for color in faces.hair.tolist()]
     return faces.attributes[:, ATTRIBUTES.index(name)].int().tolist()
@@ -66,12 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        arguments: Those of the command line, or None to read them.
+        arguments: The arguments; those of the command line if None.
     """
     parser = argparse.ArgumentParser(prog="python -m composable_energy_faces.export", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the pictures and the table go")
-    parser.add_argument("-n", type=int, default=1000, help="how many faces (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="which faces (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the pictures and the table")
+    parser.add_argument("-n", type=int, default=1000, help="number of faces (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the faces (default: %(default)s)")
     parser.add_argument("--size", type=int, default=64, help="height and width in pixels (default: %(default)s)")
     parser.add_argument("--attributes", nargs="+", default=_NAMES, choices=_NAMES, metavar="NAME", help=f"columns: {', '.join(_NAMES)}")
     options = parser.parse_args(arguments)

@@ -1,15 +1,13 @@
-r"""Scores pictures of faces with the judge, an image network that was trained on other faces and has no part in making these.
+r"""Scores pictures of faces with the judge, an image classifier that was trained on other faces and is not used in sampling.
 
-- *Accuracy*: the share of pictures in which the judge sees what was asked for.
+- *Accuracy*: the share of pictures with the requested attributes, according to the judge.
 - *Frechet distance* of two sets of pictures: that of Gaussians with the means and covariances of the judge's features,
-  $|\mu_1 - \mu_2|^2 + \mathrm{tr}(C_1 + C_2 - 2 (C_1 C_2)^{1/2})$ (Heusel et al., 2017, with our own features); 0 for the same distribution
-  and many pictures, so compare it with the distance of two drawn sets of the same size.
-- *Nearest distance*: of a picture to the most similar other one of its set, root mean square over pixels; copies betray a collapse.
+  $|\mu_1 - \mu_2|^2 + \mathrm{tr}(C_1 + C_2 - 2 (C_1 C_2)^{1/2})$ (Heusel et al., 2017, with our own features). It tends to 0 for equal
+  distributions and many pictures; compare it with the distance of two drawn sets of the same size.
+- *Nearest distance*: the root mean square distance of a picture to the most similar other one of its set; copies indicate a collapse.
 """
 
 from __future__ import annotations
-
-__all__ = ["Verdict", "features", "frechet_distance", "judge", "load_judge", "nearest_distances"]
 
 from dataclasses import dataclass
 from functools import cache
@@ -18,18 +16,19 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
+from composable_energy_faces.networks import SIZE, Judge
+from composable_energy_faces.threads import one_thread
+from composable_energy_faces.weights import read
 
-from .draw import ATTRIBUTES, HAIR_COLORS
-from .networks import SIZE, Judge
-from .threads import one_thread
-from .weights import read
+__all__ = ["Verdict", "features", "frechet_distance", "judge", "load_judge", "nearest_distances"]
 
 _CHUNK = 250
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge sees.
+    """The judge's predictions for pictures.
 
     Attributes:
         attributes: Whether each picture has each of `ATTRIBUTES`, with shape $(B, 5)$.
@@ -40,7 +39,7 @@ class Verdict:
     hair: Tensor
 
     def __getitem__(self, name: str) -> Tensor:
-        """Returns which pictures have an attribute, such as `male` or `hair=red`, with shape $(B,)$.
+        """Returns whether each picture has an attribute, such as `male` or `hair=red`, with shape $(B,)$.
 
         Raises:
             OptionError: There is no such attribute.
@@ -51,29 +50,29 @@ class Verdict:
         if color in HAIR_COLORS and color != name:
             return self.hair == HAIR_COLORS.index(color)
         known = ", ".join((*ATTRIBUTES, *(f"hair={color}" for color in HAIR_COLORS)))
-        raise OptionError(f"The judge knows no {name!r}; it knows {known}.")
+        raise OptionError(f"The judge does not predict {name!r}; it predicts {known}.")
 
 
 @cache
 def load_judge() -> Judge:
-    """Returns the trained judge; loaded once."""
+    """Returns the trained judge, which is loaded once."""
     return read(Judge(), "judge")
 
 
 @one_thread()
 @torch.no_grad()
 def judge(images: Tensor, network: Judge | None = None) -> Verdict:
-    """Returns what the judge sees in pictures with shape $(B, 3, 64, 64)$ and values in [0, 1].
+    """Returns the judge's predictions for pictures.
 
     Args:
-        images: The pictures.
-        network: Another judge than the package's.
+        images: Pictures in [0, 1], with shape $(B, 3, 64, 64)$.
+        network: The judge; that of the package if None.
 
     Raises:
         ShapeError: The pictures have another shape.
     """
     network = network or load_judge()
-    logits = torch.cat([network(_checked(part)) for part in images.split(_CHUNK)])
+    logits = torch.cat([network(_check_shape(part)) for part in images.split(_CHUNK)])
     return Verdict(logits[:, :5] > 0, logits[:, 5:].argmax(1))
 
 
@@ -82,14 +81,14 @@ def judge(images: Tensor, network: Judge | None = None) -> Verdict:
 def features(images: Tensor, network: Judge | None = None) -> Tensor:
     """Returns the judge's pooled features, with shape $(B, 96)$, of pictures with shape $(B, 3, 64, 64)$."""
     network = network or load_judge()
-    return torch.cat([network.features(_checked(part)) for part in images.split(_CHUNK)])
+    return torch.cat([network.features(_check_shape(part)) for part in images.split(_CHUNK)])
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Returns the Frechet distance of two sets of features, each with shape $(N, 96)$."""
     first, second = first.double(), second.double()
     covariances = torch.cov(first.T), torch.cov(second.T)
-    # The product of two covariances has real eigenvalues >= 0; rounding may leave a trace beside them.
+    # The product of two covariances has real eigenvalues >= 0, up to rounding.
     shared = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp(min=0).sqrt().sum()
     apart = (first.mean(0) - second.mean(0)).square().sum()
     return float(apart + covariances[0].trace() + covariances[1].trace() - 2 * shared)
@@ -97,14 +96,14 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
 @one_thread()
 def nearest_distances(images: Tensor) -> Tensor:
-    """Returns how far each picture is from the most similar other one, with shape $(B,)$, for pictures with shape $(B, 3, H, H)$."""
+    """Returns the distance of each picture to its nearest neighbor, with shape $(B,)$, for pictures with shape $(B, 3, H, H)$."""
     flat = images.flatten(1)
     distances = torch.cdist(flat, flat, compute_mode="use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
-    nearest = flat[distances.argmin(1)]  # found by products of matrices, which are fast but round; so measured again
+    nearest = flat[distances.argmin(1)]  # found by fast matrix products; measured again exactly
     return (flat - nearest).square().mean(1).sqrt()
 
 
-def _checked(images: Tensor) -> Tensor:
+def _check_shape(images: Tensor) -> Tensor:
     if images.shape[1:] != (3, SIZE, SIZE):
         raise ShapeError(f"The judge takes pictures of shape (B, 3, {SIZE}, {SIZE}), got {tuple(images.shape)}.")
     return images

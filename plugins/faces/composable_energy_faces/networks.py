@@ -1,12 +1,12 @@
-"""What the networks of the faces have in common, and the judge; the others are those of the recipe `base-and-attributes`."""
+"""The constants of the face networks, and the judge; the other networks are those of the recipe `base-and-attributes`."""
 
 from __future__ import annotations
-
-__all__ = ["CODE", "SIGMA_MAX", "SIGMA_MIN", "SIZE", "Judge"]
 
 import itertools
 
 from torch import Tensor, nn
+
+__all__ = ["CODE", "SIGMA_MAX", "SIGMA_MIN", "SIZE", "Judge"]
 
 SIZE = 64
 """Height and width of the pictures."""
@@ -15,11 +15,11 @@ CODE = 64
 """Numbers in a code."""
 
 SIGMA_MIN, SIGMA_MAX = 0.05, 4.0
-"""The noise levels that the energies know."""
+"""The lowest and the highest noise level of the energies."""
 
 
 class Judge(nn.Module):
-    """An image classifier that scores samples; it is trained on other faces, and no gradient of it is used to train or sample."""
+    """An image classifier that scores samples. It is trained on other faces, and its gradient is never used."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Judge(nn.Module):
         self.classify = nn.Sequential(nn.Flatten(), nn.Linear(96 * 4 * 4, 9))
 
     def features(self, images: Tensor) -> Tensor:
-        """Returns pooled features, with shape $(B, 96)$: what Frechet distances compare."""
+        """Returns pooled features with shape $(B, 96)$, for Frechet distances."""
         return self.body(images * 2 - 1).mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:

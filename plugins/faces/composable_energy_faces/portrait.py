@@ -1,13 +1,13 @@
-"""A face in layers, painted from back to front."""
+"""The layers of a face, painted from back to front."""
 
 from __future__ import annotations
-
-__all__ = ["paint_face"]
 
 import torch
 from torch import Tensor
 
-from .painting import Canvas, Numbers, ellipse, stroke
+from composable_energy_faces.canvas import Canvas, HashedRandom, ellipse, stroke
+
+__all__ = ["paint_face"]
 
 _HAIR = torch.tensor([[0.09, 0.09, 0.11], [0.37, 0.21, 0.10], [0.96, 0.82, 0.42], [0.85, 0.30, 0.09]])
 _SKIN = torch.tensor([[1.00, 0.87, 0.77], [0.96, 0.78, 0.62], [0.84, 0.62, 0.45], [0.66, 0.47, 0.34]])
@@ -16,11 +16,11 @@ _WHITE = torch.tensor([[0.98, 0.98, 0.97]])
 _GREY = torch.tensor([[0.86, 0.86, 0.88]])
 
 
-def paint_face(numbers: Numbers, attributes: Tensor, hair: Tensor, size: int) -> Tensor:
+def paint_face(numbers: HashedRandom, attributes: Tensor, hair: Tensor, size: int) -> Tensor:
     """Returns pictures of faces, in [0, 1] with shape $(B, 3, size, size)$.
 
     Args:
-        numbers: The nuisances of each face.
+        numbers: Random nuisance factors of each face.
         attributes: Male, smiling, glasses, hat and old, each 0 or 1, with shape $(B, 5)$.
         hair: Indices of hair colors, with shape $(B,)$.
         size: Height and width in pixels.
@@ -46,9 +46,9 @@ def paint_face(numbers: Numbers, attributes: Tensor, hair: Tensor, size: int) ->
 
 
 class _Portrait:
-    """The layers of a face; each paints itself on the canvas."""
+    """The layers of a face; each method paints one layer on the canvas."""
 
-    def __init__(self, canvas: Canvas, numbers: Numbers, attributes: Tensor, hair: Tensor) -> None:
+    def __init__(self, canvas: Canvas, numbers: HashedRandom, attributes: Tensor, hair: Tensor) -> None:
         self.canvas, self.numbers = canvas, numbers
         self.male, self.smiling, self.with_glasses, self.with_hat, self.old = (column.view(-1, 1, 1) for column in attributes.unbind(1))
         tone = numbers.uniform("skin tone", 0, len(_SKIN) - 1).flatten()
@@ -82,7 +82,7 @@ class _Portrait:
     def head(self) -> None:
         c = self.canvas
         c.paint(self.skin * 0.93, ellipse(c.side - self.head_width - 0.02, c.y - 0.03, 0.09, 0.14), self.male)
-        # Two outlines that differ at the jaw: a superellipse of exponent 3, and an ellipse that tapers to the chin.
+        # Two outlines that differ at the jaw: a superellipse of exponent 3, and an ellipse that narrows to the chin.
         low = (c.y.clamp(min=0) / self.head_height) ** 1.5
         across = c.side / (self.head_width * (1 - (0.02 + 0.28 * (1 - self.male)) * low))
         down = ((c.y - 0.02) / self.head_height).abs()

@@ -1,8 +1,6 @@
-"""Expressions by which face energies are scored, and the score: how often the judge sees what was asked for."""
+"""Scores face energies: the share of samples that satisfy an expression according to the judge."""
 
 from __future__ import annotations
-
-__all__ = ["ROWS", "Literal", "Row", "expression", "score"]
 
 import time
 from collections.abc import Callable, Mapping
@@ -13,23 +11,24 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
+from composable_energy_faces.judge import Verdict, judge
+from composable_energy_faces.networks import Judge
 
-from .draw import ATTRIBUTES, HAIR_COLORS
-from .judge import Verdict, judge
-from .networks import Judge
+__all__ = ["CRITERIA", "Criterion", "Literal", "build_expression", "score"]
 
 Literal = tuple[str, bool]
-"""An attribute and whether it is wanted."""
+"""An attribute, and whether it must hold."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """An expression to score.
+class Criterion:
+    """An expression, and the share of samples that must satisfy it.
 
     Attributes:
-        text: As it is written.
-        branches: Its disjunctive normal form: alternatives, each of literals that hold together.
-        target: The share of samples that must obey.
+        text: The expression.
+        branches: Its disjunctive normal form: alternatives, each a conjunction of literals.
+        target: The required share of samples.
     """
 
     text: str
@@ -37,70 +36,74 @@ class Row:
     target: float
 
     @property
-    def asked(self) -> frozenset[str]:
-        """The variables that it speaks of: binary attributes, and hair."""
+    def variables(self) -> frozenset[str]:
+        """The variables in the expression: binary attributes, and hair."""
         return frozenset(name.partition("=")[0] for branch in self.branches for name, _ in branch)
 
-    def obeyed(self, verdict: Verdict) -> Tensor:
-        """Returns which pictures obey, with shape $(B,)$."""
-        return torch.stack([self.obeyed_by_branch(verdict, index) for index in range(len(self.branches))]).any(0)
+    def satisfied(self, verdict: Verdict) -> Tensor:
+        """Returns whether each picture satisfies the expression, with shape $(B,)$."""
+        return torch.stack([self.branch_satisfied(verdict, index) for index in range(len(self.branches))]).any(0)
 
-    def obeyed_by_branch(self, verdict: Verdict, index: int) -> Tensor:
-        """Returns which pictures obey one alternative, with shape $(B,)$."""
+    def branch_satisfied(self, verdict: Verdict, index: int) -> Tensor:
+        """Returns whether each picture satisfies one alternative, with shape $(B,)$."""
         return torch.stack([verdict[name] == wanted for name, wanted in self.branches[index]]).all(0)
 
 
-def _parsed(text: str) -> tuple[Literal, ...]:
+def _parse(text: str) -> tuple[Literal, ...]:
     names = [name.strip() for name in text.split("&")]
     return tuple((name.removeprefix("~"), not name.startswith("~")) for name in names)
 
 
-ROWS = (
-    *(Row(name, (_parsed(name),), 0.98) for name in (*ATTRIBUTES, *(f"hair={color}" for color in HAIR_COLORS))),
-    Row("male & smiling", (_parsed("male & smiling"),), 0.95),
-    Row("male & ~smiling", (_parsed("male & ~smiling"),), 0.97),
-    Row("~male & glasses", (_parsed("~male & glasses"),), 0.98),
-    Row("~(male | hat)", (_parsed("~male & ~hat"),), 0.96),
-    Row("(male & smiling) | (~male & glasses)", (_parsed("male & smiling"), _parsed("~male & glasses")), 0.96),
-    Row("male & smiling & glasses & hat", (_parsed("male & smiling & glasses & hat"),), 0.93),
-    Row("hair=red & old & ~glasses", (_parsed("hair=red & old & ~glasses"),), 0.93),
+CRITERIA = (
+    *(Criterion(name, (_parse(name),), 0.98) for name in (*ATTRIBUTES, *(f"hair={color}" for color in HAIR_COLORS))),
+    Criterion("male & smiling", (_parse("male & smiling"),), 0.95),
+    Criterion("male & ~smiling", (_parse("male & ~smiling"),), 0.97),
+    Criterion("~male & glasses", (_parse("~male & glasses"),), 0.98),
+    Criterion("~(male | hat)", (_parse("~male & ~hat"),), 0.96),
+    Criterion("(male & smiling) | (~male & glasses)", (_parse("male & smiling"), _parse("~male & glasses")), 0.96),
+    Criterion("male & smiling & glasses & hat", (_parse("male & smiling & glasses & hat"),), 0.93),
+    Criterion("hair=red & old & ~glasses", (_parse("hair=red & old & ~glasses"),), 0.93),
 )
-"""The rows of the model card and the benchmark, with what is required of the shipped weights."""
+"""The expressions of the model card and the benchmark, with the requirements on the shipped weights."""
 
 
-def expression(row: Row, energies: Mapping[str, ce.Energy], negate: Callable[[ce.Energy], ce.Energy] = lambda e: ~e) -> ce.Energy:
-    """Returns a row's energy, as a disjunction of conjunctions of these energies or their negations."""
-    branches = [[energies[name] if wanted else negate(energies[name]) for name, wanted in branch] for branch in row.branches]
+def build_expression(
+    criterion: Criterion, energies: Mapping[str, ce.Energy], negate: Callable[[ce.Energy], ce.Energy] = lambda e: ~e
+) -> ce.Energy:
+    """Returns the energy of an expression, as a disjunction of conjunctions of energies or their negations."""
+    branches = [[energies[name] if wanted else negate(energies[name]) for name, wanted in branch] for branch in criterion.branches]
     return ce.any_of(*(ce.all_of(*branch) for branch in branches))
 
 
 def score(
-    energy: ce.Energy, row: Row, *, samples: int = 1000, seed: int = 0, network: Judge | None = None
+    energy: ce.Energy, criterion: Criterion, *, samples: int = 1000, seed: int = 0, network: Judge | None = None
 ) -> tuple[dict[str, Any], Tensor]:
-    """Samples with what the energy recommends and has the pictures judged.
+    """Samples an energy with its recommended sampler, and evaluates the pictures with the judge.
 
     Args:
-        energy: The row's energy.
-        row: What should hold.
-        samples: How many pictures.
-        seed: Of the sampling.
-        network: Another judge than the package's.
+        energy: The energy of the expression.
+        criterion: The expression.
+        samples: Number of samples.
+        seed: Seed of the sampling.
+        network: The judge; that of the package if None.
 
     Returns:
-        The score, as plain data: the share that obeys (`joint`) and obeys each alternative (`branches`), the share of every attribute
-        that was not asked for (`free`), and `seconds`; and the pictures, with shape $(samples, 3, 64, 64)$.
+        The score, as plain data, and the pictures, with shape $(samples, 3, 64, 64)$. The score has the share that satisfies the expression
+        (`joint`) and each alternative (`branches`), the share of each attribute outside the expression (`free`), and `seconds`.
     """
     started = time.perf_counter()
     images = energy.sample(samples, seed=seed)
     seconds = time.perf_counter() - started
     verdict = judge(images, network)
-    free = {name: float(verdict[name].float().mean()) for name in ATTRIBUTES if name not in row.asked}
+    free = {name: float(verdict[name].float().mean()) for name in ATTRIBUTES if name not in criterion.variables}
     result = {
-        "expression": row.text,
-        "joint": float(row.obeyed(verdict).float().mean()),
-        "branches": [float(row.obeyed_by_branch(verdict, index).float().mean()) for index in range(len(row.branches))],
+        "expression": criterion.text,
+        "joint": float(criterion.satisfied(verdict).float().mean()),
+        "branches": [float(criterion.branch_satisfied(verdict, index).float().mean()) for index in range(len(criterion.branches))],
         "free": free,
-        "hair": [] if "hair" in row.asked else [float((verdict.hair == index).float().mean()) for index in range(len(HAIR_COLORS))],
+        "hair": []
+        if "hair" in criterion.variables
+        else [float((verdict.hair == index).float().mean()) for index in range(len(HAIR_COLORS))],
         "seconds": seconds,
     }
     return result, images

@@ -1,22 +1,22 @@
-"""One thread for small operations.
+"""Limits small operations to one thread.
 
-An operation that two threads share ends when both are done. If another program holds the core of one of them, the other waits for the
-scheduler's next turn, some milliseconds, at every operation; and the operations here take microseconds.
+The operations here take microseconds. With two threads, each ends when both threads are done; if another program occupies a core, that
+takes until the scheduler's next turn, some milliseconds.
 """
 
 from __future__ import annotations
-
-__all__ = ["one_thread"]
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+__all__ = ["one_thread"]
+
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Runs operations on one thread meanwhile, and restores the number afterwards."""
+    """Sets the number of threads to one, and restores it on exit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

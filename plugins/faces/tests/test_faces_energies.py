@@ -14,7 +14,7 @@ from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.energies import Faces
 from composable_energy_faces.judge import Verdict, features, frechet_distance, judge, nearest_distances
 from composable_energy_faces.networks import Judge
-from composable_energy_faces.scores import ROWS, expression, score
+from composable_energy_faces.scores import CRITERIA, build_expression, score
 from composable_energy_image import Autoencoder, CodeHeads
 from composable_energy_image.code_energy import CodeNetwork
 
@@ -123,8 +123,8 @@ def test_distances_tell_other_pictures_and_copies():
 @pytest.mark.parametrize("text", ["male & ~smiling", "(male & smiling) | (~male & glasses)", "hair=red & old & ~glasses"])
 def test_samples_obey(text, energies):
     """96 samples each; an acceptance test of 1,000 would be slow, so this asks for what 96 can show."""
-    row = next(row for row in ROWS if row.text == text)
-    result, images = score(expression(row, energies), row, samples=96, seed=3)
+    row = next(row for row in CRITERIA if row.text == text)
+    result, images = score(build_expression(row, energies), row, samples=96, seed=3)
     assert images.shape == (96, 3, 64, 64)
     assert result["joint"] >= 0.88
     if len(row.branches) > 1:
@@ -132,13 +132,13 @@ def test_samples_obey(text, energies):
 
 
 def test_rows_say_what_they_ask():
-    row = next(row for row in ROWS if row.text.startswith("(male"))
-    assert row.asked == {"male", "smiling", "glasses"}
+    row = next(row for row in CRITERIA if row.text.startswith("(male"))
+    assert row.variables == {"male", "smiling", "glasses"}
     seen = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 1, 0, 0]]).bool()
     verdict = Verdict(seen, torch.zeros(3, dtype=torch.long))
-    assert row.obeyed(verdict).tolist() == [True, True, False]
-    assert row.obeyed_by_branch(verdict, 1).tolist() == [False, True, False]
-    assert next(row for row in ROWS if row.text == "~(male | hat)").obeyed(verdict).tolist() == [False, True, False]
+    assert row.satisfied(verdict).tolist() == [True, True, False]
+    assert row.branch_satisfied(verdict, 1).tolist() == [False, True, False]
+    assert next(row for row in CRITERIA if row.text == "~(male | hat)").satisfied(verdict).tolist() == [False, True, False]
 
 
 def test_weights_are_small_and_read_back_alike(tmp_path):

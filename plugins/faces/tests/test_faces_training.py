@@ -9,19 +9,19 @@ from PIL import Image
 from torch import nn
 
 from composable_energy.noise import Noise
-from composable_energy_faces import card, data, stages, train, weights
-from composable_energy_faces.conditional import one_condition, train_conditional
+from composable_energy_faces import data, model_card, train, training_run, weights
+from composable_energy_faces.conditional import keep_one_attribute, train_conditional
 from composable_energy_faces.data import draw_to
 from composable_energy_faces.draw import HAIR_COLORS, draw
 from composable_energy_faces.export import export, main
-from composable_energy_faces.stages import Run
-from composable_energy_image import stages as image_stages
+from composable_energy_faces.training_run import TrainingRun
+from composable_energy_image import pipeline
 from composable_energy_image.data import open_pictures
 from tests.precision import train_in_float32
 
 
 def test_files_give_back_the_drawn_faces(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_PART", 30)
+    monkeypatch.setattr(data, "PART", 30)
     faces = draw(60, seed=9)
     for _ in range(2):  # the second call finds them
         drawn = draw_to(tmp_path, 50, seed=9)
@@ -33,7 +33,7 @@ def test_files_give_back_the_drawn_faces(tmp_path, monkeypatch):
 
 
 def test_drawing_goes_on_where_it_was_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_PART", 20)
+    monkeypatch.setattr(data, "PART", 20)
     whole = draw_to(tmp_path / "whole", 40, seed=4).pixels.copy()
     draw_to(tmp_path / "killed", 40, seed=4)
     (tmp_path / "killed" / "part-001.safetensors").unlink()
@@ -64,7 +64,7 @@ def test_exported_faces_open_as_anybodys_pictures(tmp_path, capsys):
 def test_a_condition_tells_one_attribute_or_none():
     faces = draw(2000, seed=1, size=8)
     truth = torch.cat([faces.attributes * 2 - 1, nn.functional.one_hot(faces.hair, 4).float()], 1)
-    told = one_condition(truth, Noise(0, range(2000)))
+    told = keep_one_attribute(truth, Noise(0, range(2000)))
     assert (told.abs().sum(1) <= 1).all()
     kept = told != 0
     assert torch.equal(told[kept], truth[kept])
@@ -75,11 +75,11 @@ def test_a_condition_tells_one_attribute_or_none():
 @pytest.mark.slow
 def test_the_command_makes_weights_and_a_card_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     """Every stage at a thousandth of the effort; the second call finds all done."""
-    monkeypatch.setattr(data, "_PART", 60)
-    monkeypatch.setattr(card, "ROWS", card.ROWS[:1])
-    monkeypatch.setattr(card, "TEST_FACES", 20)
+    monkeypatch.setattr(data, "PART", 60)
+    monkeypatch.setattr(model_card, "CRITERIA", model_card.CRITERIA[:1])
+    monkeypatch.setattr(model_card, "TEST_FACES", 20)
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "package")
-    train_in_float32(monkeypatch, stages, image_stages)
+    train_in_float32(monkeypatch, training_run, pipeline)
     command = ["--out", str(tmp_path / "run"), "--effort", "0.001", "--samples", "2"]
     train.main(command)
     files = sorted((tmp_path / "run" / "weights").glob("*.safetensors"))
@@ -97,8 +97,8 @@ def test_the_command_makes_weights_and_a_card_and_goes_on_where_it_was(tmp_path,
 
 @pytest.mark.slow
 def test_the_conditional_energy_learns_from_what_it_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "_PART", 60)
-    network = train_conditional(Run(tmp_path, 0.0005)).double()
+    monkeypatch.setattr(data, "PART", 60)
+    network = train_conditional(TrainingRun(tmp_path, 0.0005)).double()
     codes, conditions = torch.randn(3, 64).double(), torch.eye(9)[:3].double()
     told, untold = (network(codes, sigma=0.5, condition=share * conditions) for share in (1, 0))
     assert (told != untold).all()

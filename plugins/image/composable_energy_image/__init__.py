@@ -1,4 +1,4 @@
-"""Images: networks of the papers by name, pictures with labels, rendered worlds, recipes."""
+"""Images: the papers' networks by name, labelled pictures, rendered worlds, training recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The autoencoder whose codes the energies of `base-and-attributes` are about."""
+"""The autoencoder of `base-and-attributes`, whose codes are the points of its energies."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy_image.options import whole
+from composable_energy_image.arguments import check_integer
 
-__all__ = ["Autoencoder", "check_picture"]
+__all__ = ["Autoencoder", "check_picture_shape"]
 
 _WIDTHS = (16, 16, 32, 64, 96, 128)
-"""Channels of the encoder, of which the smallest pictures take the last."""
+"""Channels of the encoder's layers. Smaller pictures need fewer layers, and use the last of these."""
 
 
 class Autoencoder(nn.Module):
-    r"""Pictures to codes of unit variance, and back.
+    r"""An autoencoder between pictures and codes of unit variance. Calling it decodes, as the decoder of a latent energy must.
 
-    Called on codes it returns pictures, as the decoder of a latent energy does. The encoder halves pictures until they have 4 to 7 pixels
-    on a side. Everything in the decoder happens at 16 x 16 or below, and the last layer writes blocks of pixels: that is what makes
-    it cheap. Blocks are 4 x 4 for 64 pixels; the larger, the coarser what the decoder can paint.
+    The encoder halves pictures until they have 4 to 7 pixels on a side. The decoder works at 16 x 16 or below and its last layer writes
+    blocks of pixels, which makes it cheap. Blocks are 4 x 4 for pictures of 64 pixels; larger blocks give coarser pictures.
 
     Args:
-        size: $S$, height and width of the pictures: a multiple of 16 from 16 to 256.
-        channels: $C$, 1 or 3.
-        code: $D$, numbers in a code.
+        size: Height and width $S$ of the pictures: a multiple of 16 from 16 to 256.
+        channels: Channels $C$, 1 or 3.
+        code: Numbers $D$ in a code.
 
     Raises:
         OptionError: An option is out of range.
@@ -32,8 +31,8 @@ class Autoencoder(nn.Module):
 
     def __init__(self, size: int = 64, channels: int = 3, code: int = 64) -> None:
         super().__init__()
-        check_picture(size, channels)
-        self.size, self.channels, self.code = size, channels, whole("code", code)
+        check_picture_shape(size, channels)
+        self.size, self.channels, self.code = size, channels, check_integer("code", code)
         left, halvings = size, 0
         while left >= 8:
             left, halvings = left // 2, halvings + 1
@@ -57,17 +56,17 @@ class Autoencoder(nn.Module):
         Raises:
             ShapeError: The pictures have another shape.
         """
-        return self.standardize(self.raw_codes(images))
+        return self.standardize(self.encode_raw(images))
 
-    def raw_codes(self, images: Tensor) -> Tensor:
-        """Returns codes before they are standardized, with shape $(B, D)$; else as `encode`."""
+    def encode_raw(self, images: Tensor) -> Tensor:
+        """Returns codes before standardization, with shape $(B, D)$; otherwise as `encode`."""
         expected = (self.channels, self.size, self.size)
         if images.shape[1:] != expected:
             raise ShapeError(f"The autoencoder takes pictures of shape (B, {', '.join(map(str, expected))}), got {tuple(images.shape)}.")
         return self.encoder(images * 2 - 1)
 
-    def paint(self, codes: Tensor) -> Tensor:
-        """Returns pictures whose values may leave [0, 1], as training needs them."""
+    def decode(self, codes: Tensor) -> Tensor:
+        """Returns pictures without clamping to [0, 1], as training needs them."""
         h = self.unfold(codes).view(-1, 128, 4, 4)
         h = h + F.silu(self.at_4(h))
         h = F.silu(self.to_8(h))
@@ -78,11 +77,11 @@ class Autoencoder(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Returns the pictures, in [0, 1] with shape $(B, C, S, S)$, of codes with shape $(B, D)$."""
-        return self.paint(codes).clamp(0, 1)
+        return self.decode(codes).clamp(0, 1)
 
 
-def check_picture(size: int, channels: int) -> None:
-    """Raises if no autoencoder takes pictures of this height and width and so many channels.
+def check_picture_shape(size: int, channels: int) -> None:
+    """Raises if the autoencoder does not support this height, width and number of channels.
 
     Raises:
         OptionError: It does not.

@@ -1,4 +1,4 @@
-"""The recipe `base-and-attributes`: labelled pictures to energies that stand in expressions, in minutes of one core."""
+"""The recipe `base-and-attributes`: from labelled pictures to energies for expressions, in minutes of one core."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import cast
 
 import composable_energy as ce
-from composable_energy_image.attributes import accuracies, chosen, energies
-from composable_energy_image.autoencoder import check_picture
+from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes
+from composable_energy_image.autoencoder import check_picture_shape
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.data import Pictures, open_pictures
-from composable_energy_image.leaving import leave
-from composable_energy_image.stages import Stages
+from composable_energy_image.export import export_run
+from composable_energy_image.pipeline import AttributePipeline
 from composable_energy_training import Recipe
 
 __all__ = ["BaseAndAttributes", "base_and_attributes"]
@@ -22,64 +22,64 @@ _STAGES = ("autoencoder", "decoder", "base", "heads")
 
 @dataclass(frozen=True)
 class BaseAndAttributes(Recipe):
-    """Trains an autoencoder of pictures, a base energy of its codes, and heads that name the attributes of codes.
+    """Trains an autoencoder of pictures, a base energy of its codes, and heads that classify the attributes of codes.
 
-    The folder of a run has `base`, a folder for each attribute (`male`; `hair=red` and so on where there are other values than no and
-    yes), the sheet `samples.png`, and `report.json`: steps, processor seconds and losses, and how often heads are right about pictures
-    that nothing was trained on. Pictures without labels give the base alone.
+    The run folder holds `base`, a folder for each attribute (`male`; `hair=red` and so on for attributes that are not binary), the contact
+    sheet `samples.png`, and `report.json` with steps, processor seconds, losses and the accuracy of heads on held-out pictures. Pictures
+    without labels give the base alone.
 
-    With several processes, batch statistics of the autoencoder's codes are those of each process; all else is as with one.
+    With several processes, batch statistics of the autoencoder's codes are computed per process; everything else is as with one.
     """
 
     def with_steps(self, steps: int) -> BaseAndAttributes:
-        """Returns the recipe with so many steps in all, of which each stage has its share."""
+        """Returns the recipe with this number of steps in total, divided over the stages in proportion."""
         now = {name: self.settings[name]["steps"] for name in _STAGES}
         return self.with_changes({f"{name}.steps": max(1, round(steps * own / sum(now.values()))) for name, own in now.items()})
 
     def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
-        check_picture(self.settings["data"]["size"], self.settings["data"]["channels"])  # before many are read
+        check_picture_shape(self.settings["data"]["size"], self.settings["data"]["channels"])  # before reading the pictures
         out = Path(out).expanduser()
-        stages = Stages.begin(self.settings, out, progress)
+        pipeline = AttributePipeline.open(self.settings, out, progress)
         options = {name: self.settings["data"][name] for name in ("size", "channels", "labels", "part", "limit", "strict", "cache")}
-        return self._run(open_pictures(data, progress=stages.progress, **options), stages, out)
+        return self._run(open_pictures(data, progress=pipeline.progress, **options), pipeline, out)
 
     def train(self, pictures: Pictures, out: str | Path, *, progress: bool = False) -> Path:
-        """Trains on pictures that are open; else as `run`.
+        """Trains on pictures that are already open; otherwise as `run`.
 
         Args:
-            pictures: The data, whose attributes are all learnt if the settings name none.
-            out: Where checkpoints and energies go.
-            progress: Whether to show bars.
+            pictures: The data. All attributes are learnt if the settings name none.
+            out: Folder for checkpoints and energies.
+            progress: Whether to show progress bars.
 
         Raises:
             OptionError: The folder holds another run, or a setting does not fit the pictures.
         """
         out = Path(out).expanduser()
-        return self._run(pictures, Stages.begin(self.settings, out, progress), out)
+        return self._run(pictures, AttributePipeline.open(self.settings, out, progress), out)
 
-    def _run(self, pictures: Pictures, stages: Stages, out: Path) -> Path:
+    def _run(self, pictures: Pictures, pipeline: AttributePipeline, out: Path) -> Path:
         data, model = self.settings["data"], self.settings["model"]
-        learnt, held = stages.split(pictures)
-        labels = chosen(learnt, data["attributes"])
-        with stages.seeded("base"):
+        train, test = pipeline.split(pictures)
+        labels = select_attributes(train, data["attributes"])
+        with pipeline.seeded("base"):
             channels, size, _ = pictures.event_shape
             options = {name: model[name] for name in ("code", "width", "blocks", "sigma_min", "sigma_max")}
-            base = cast(CodeEnergy, ce.get_energy("code-base", size=size, channels=channels, **options)).to(stages.device)
-        stages.ranks.call_on_first(lambda: self.save(out))
+            base = cast(CodeEnergy, ce.get_energy("code-base", size=size, channels=channels, **options)).to(pipeline.device)
+        pipeline.ranks.call_on_first(lambda: self.save(out))
         coder = base.autoencoder
-        stages.autoencoder(coder, learnt, labels)
-        codes = stages.encoded(coder, learnt, mirrored=data["flip"])
-        stages.base(base, codes)
-        found, right = [], {}
+        pipeline.train_autoencoder(coder, train, labels)
+        codes = pipeline.encode(coder, train, mirrored=data["flip"])
+        pipeline.train_base(base, codes)
+        energies, accuracy = [], {}
         if labels:
-            heads = stages.heads(base, codes, labels)
-            found = list(energies(base, heads, labels))
-            right = accuracies(heads, stages.encoded(coder, held), held.labels, labels)
+            heads = pipeline.train_heads(base, codes, labels)
+            energies = list(attribute_energies(base, heads, labels))
+            accuracy = measure_accuracy(heads, pipeline.encode(coder, test), test.labels, labels)
         base.eval()
-        stages.ranks.call_on_first(lambda: leave(out, [base, *found], stages.told(), right))
+        pipeline.ranks.call_on_first(lambda: export_run(out, [base, *energies], pipeline.costs(), accuracy))
         return out
 
 
 def base_and_attributes() -> BaseAndAttributes:
-    """Returns the recipe with the settings that are recommended."""
+    """Returns the recipe with its recommended settings."""
     return BaseAndAttributes.read(Path(__file__).parent / "recipes" / "base-and-attributes.toml")

@@ -1,4 +1,4 @@
-r"""The base of `base-and-attributes`: the energy of any picture, over codes of an autoencoder, at every noise level."""
+r"""The base of `base-and-attributes`: the energy of any picture, over codes of an autoencoder, at all noise levels."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
+from composable_energy_image.arguments import check_integer
 from composable_energy_image.autoencoder import Autoencoder
-from composable_energy_image.leveled import LeveledMLP, column
-from composable_energy_image.options import whole
+from composable_energy_image.noise_conditioning import NoiseConditionedMLP, level_column
 
 __all__ = ["CodeEnergy", "CodeNetwork"]
 
@@ -22,20 +22,20 @@ class CodeNetwork(ce.Energy):
     network $f$ has unit scale at every level, and before training $B$ is that of standard normal codes.
 
     Args:
-        code: $D$, numbers in a code.
+        code: Numbers $D$ in a code.
         width: Hidden units of $f$.
         blocks: Residual blocks of $f$.
-        conditions: Numbers in an optional condition.
+        conditions: Numbers in the optional condition.
     """
 
     def __init__(self, code: int = 64, *, width: int = 256, blocks: int = 4, conditions: int = 0) -> None:
         super().__init__()
         self.event_shape = (code,)
-        self.net = LeveledMLP(code, code, width=width, blocks=blocks, conditions=conditions)
+        self.net = NoiseConditionedMLP(code, code, width=width, blocks=blocks, conditions=conditions)
 
     def forward(self, x: Tensor, sigma: Tensor | float, condition: Tensor | None = None) -> Tensor:
         """Returns energies with shape $(B,)$ of codes with shape $(B, D)$ at levels with shape $()$ or $(B,)$."""
-        sigma = column(sigma, x)
+        sigma = level_column(sigma, x)
         scale = (1 + sigma * sigma).rsqrt()
         u = x * scale
         energy = u * (u / 2 + self.net(u, sigma, condition) / (sigma * scale))
@@ -45,22 +45,22 @@ class CodeNetwork(ce.Energy):
 class CodeEnergy(ce.Energy):
     r"""The energy of any picture at a noise level, $B(z, \sigma)$, over codes $z$ with shape $(B, D)$; its decoder is an autoencoder.
 
-    It recommends the sampler `annealed` with 100 gradients, which was chosen on drawn faces, and one thread, because these networks are so
-    small that two spend their time waiting for each other.
+    It recommends the sampler `annealed` with 100 gradients, a setting chosen on drawn faces, and one thread, because in networks this small
+    the synchronization of two threads costs more than they gain.
 
     Args:
-        size: $S$, height and width of the pictures: a multiple of 16 from 16 to 256.
-        channels: $C$, 1 or 3.
-        code: $D$.
+        size: Height and width $S$ of the pictures: a multiple of 16 from 16 to 256.
+        channels: Channels $C$, 1 or 3.
+        code: Numbers $D$ in a code.
         width: Hidden units.
         blocks: Residual blocks.
-        sigma_min: The lowest noise level, that where none is given: the density of the codes themselves.
-        sigma_max: The highest.
-        name: How it is written in an expression.
+        sigma_min: The lowest noise level, and the default: the density of the codes themselves.
+        sigma_max: The highest noise level.
+        name: The name in expressions.
 
     Attributes:
         sigma_min: The lowest noise level.
-        sigma_max: The highest.
+        sigma_max: The highest noise level.
 
     Raises:
         OptionError: An option is out of range.
@@ -79,9 +79,9 @@ class CodeEnergy(ce.Energy):
     ) -> None:
         super().__init__()
         if not 0 < sigma_min < sigma_max:
-            raise OptionError(f"Noise levels are positive and sigma_min is the lower one, got {sigma_min!r} and {sigma_max!r}.")
+            raise OptionError(f"Noise levels must satisfy 0 < sigma_min < sigma_max, got {sigma_min!r} and {sigma_max!r}.")
         self.sigma_min, self.sigma_max, self.name = float(sigma_min), float(sigma_max), name
-        self.net = CodeNetwork(whole("code", code), width=whole("width", width), blocks=whole("blocks", blocks, 0))
+        self.net = CodeNetwork(check_integer("code", code), width=check_integer("width", width), blocks=check_integer("blocks", blocks, 0))
         self.decoder = Autoencoder(size, channels, code)
         self.event_shape = (code,)
         self.recommended = ce.Recommendation(
@@ -92,7 +92,7 @@ class CodeEnergy(ce.Energy):
 
     @property
     def autoencoder(self) -> Autoencoder:
-        """The decoder, as what it is."""
+        """The decoder, with its type."""
         return cast(Autoencoder, self.decoder)
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:

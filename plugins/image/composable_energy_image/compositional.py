@@ -1,15 +1,16 @@
-r"""The nets of Compositional visual generation with energy based models (Du, Li & Mordatch, 2020), https://arxiv.org/abs/2004.06030.
+r"""The networks of Compositional visual generation with energy based models (Du, Li & Mordatch, 2020), https://arxiv.org/abs/2004.06030.
 
-They are residual nets as in the paper before, see `composable_energy_image.residual`, with swish. The paper trains one for each concept,
-conditional on the value of one attribute (`labels=2` for present and absent), and draws from sums of them with steps
+They are the residual networks of the paper before (`composable_energy_image.residual`), with swish. The paper trains one network per
+attribute, conditional on its value (`labels=2` for present and absent), and samples from sums of them with steps
 $x' = \text{clamp}(x - 100\, \nabla E + .005\, \xi)$.
 """
 
 from __future__ import annotations
 
 import composable_energy as ce
-from composable_energy_image.drawing import noisy_steps
-from composable_energy_image.options import whole
+from composable_energy_image.arguments import check_integer
+from composable_energy_image.energy import NetOptions
+from composable_energy_image.recommendation import recommend_langevin
 from composable_energy_image.residual import Block, ResidualEnergy
 
 __all__ = ["compositional_64", "compositional_128"]
@@ -26,32 +27,23 @@ def compositional_128(
     spectral_norm: bool = True,
     dropout: float = 0.0,
 ) -> ce.Energy:
-    """Returns the net for faces of 128 pixels: six residual blocks, five of which halve the size, and the sum over pixels.
+    """Builds the network for faces of 128 pixels: six residual blocks, five of which halve the size, and sum pooling.
 
     Args:
         size: Height and width, a multiple of 32.
         channels: Channels of an image.
-        labels: How many values the attribute has; None for an unconditional energy.
-        numbers: How many numbers each image is told instead, such as 2 for a position; None for none.
+        labels: Number of labels; None for an unconditional energy.
+        numbers: Number of real conditions of each image, such as 2 for a position; None for none.
         width: Channels of the first block; the last ones have eight times as many.
         activation: `leaky-relu`, `relu` or `swish`.
-        spectral_norm: Whether spectral norms are bounded by 1.
-        dropout: The fraction of features that a block drops in training.
+        spectral_norm: Whether to bound spectral norms by 1.
+        dropout: Fraction of features that a block drops in training.
     """
-    w = whole("width", width)
-    energy = ResidualEnergy(
-        "compositional-128",
-        [Block(w, True), Block(2 * w, True), Block(4 * w, True), Block(8 * w, True), Block(8 * w, True), Block(8 * w)],
-        first=w,
-        size=size,
-        channels=channels,
-        labels=labels,
-        numbers=numbers,
-        activation=activation,
-        spectral_norm=spectral_norm,
-        dropout=dropout,
-    )
-    energy.recommended = noisy_steps(100, 0.005)
+    w = check_integer("width", width)
+    blocks = [Block(w, True), Block(2 * w, True), Block(4 * w, True), Block(8 * w, True), Block(8 * w, True), Block(8 * w)]
+    options = NetOptions(size, channels, labels, numbers, activation, spectral_norm, dropout)
+    energy = ResidualEnergy("compositional-128", blocks, options, first=w)
+    energy.recommended = recommend_langevin(100, 0.005)
     return energy
 
 
@@ -66,31 +58,21 @@ def compositional_64(
     spectral_norm: bool = True,
     dropout: float = 0.0,
 ) -> ce.Energy:
-    """Returns the net for scenes of cubes of 64 pixels: five residual blocks, four of which halve the size, and the mean over pixels.
+    """Builds the network for scenes of cubes of 64 pixels: five residual blocks, four of which halve the size, and mean pooling.
 
     Args:
         size: Height and width, a multiple of 16.
         channels: Channels of an image.
-        labels: How many values the attribute has; None for an unconditional energy.
-        numbers: How many numbers each image is told instead, such as 2 for a position; None for none.
+        labels: Number of labels; None for an unconditional energy.
+        numbers: Number of real conditions of each image, such as 2 for a position; None for none.
         width: Channels of the first block; the last one has four times as many.
         activation: `leaky-relu`, `relu` or `swish`.
-        spectral_norm: Whether spectral norms are bounded by 1.
-        dropout: The fraction of features that a block drops in training.
+        spectral_norm: Whether to bound spectral norms by 1.
+        dropout: Fraction of features that a block drops in training.
     """
-    w = whole("width", width)
-    energy = ResidualEnergy(
-        "compositional-64",
-        [Block(w, True), Block(2 * w, True), Block(2 * w, True), Block(2 * w), Block(4 * w, True)],
-        first=w,
-        pool="mean",
-        size=size,
-        channels=channels,
-        labels=labels,
-        numbers=numbers,
-        activation=activation,
-        spectral_norm=spectral_norm,
-        dropout=dropout,
-    )
-    energy.recommended = noisy_steps(100, 0.005)
+    w = check_integer("width", width)
+    blocks = [Block(w, True), Block(2 * w, True), Block(2 * w, True), Block(2 * w), Block(4 * w, True)]
+    options = NetOptions(size, channels, labels, numbers, activation, spectral_norm, dropout)
+    energy = ResidualEnergy("compositional-64", blocks, options, first=w, pool="mean")
+    energy.recommended = recommend_langevin(100, 0.005)
     return energy

@@ -1,7 +1,7 @@
-r"""Plain convolutional nets, for images of one channel (Du & Mordatch, 2019, appendix), https://arxiv.org/abs/1903.08689.
+r"""Plain convolutional networks, for images of one channel (Du & Mordatch, 2019, appendix), https://arxiv.org/abs/1903.08689.
 
-A 3 x 3 convolution, then 4 x 4 ones with stride 2, each $a(g \cdot A(h + b))$ with an activation $a$ and with gain $g$ and bias $b$ for
-each channel and label, then a linear layer, and a linear head.
+A 3 x 3 convolution, then 4 x 4 convolutions with stride 2, each $a(g \cdot A(h + b))$ with activation $a$, gain $g$ and bias $b$ per
+channel and label, then a linear layer, and a linear head.
 """
 
 from __future__ import annotations
@@ -11,52 +11,36 @@ import itertools
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from composable_energy_image.energy import ImageEnergy
+from composable_energy_image.arguments import activation_of, check_integer
+from composable_energy_image.energy import ImageEnergy, NetOptions
 from composable_energy_image.layers import PerLabel, convolution, linear
-from composable_energy_image.options import activation_of, whole
 
 __all__ = ["ConvolutionalEnergy"]
 
 
 class ConvolutionalEnergy(ImageEnergy):
-    """See the module.
+    """The energy of a plain convolutional network; see the module.
 
     Args:
-        name: By which the registry knows it.
+        name: Name in the registry.
         widths: Channels of the first convolution, and of those that halve the size, rounding up.
-        dense: Numbers that the linear layer writes.
-        size: Height and width of an image.
-        channels: Channels of an image.
-        labels: How many labels there are; None for an unconditional energy.
-        numbers: How many numbers each image is told instead; None for none.
-        activation: `leaky-relu`, `relu` or `swish`.
-        spectral_norm: Whether spectral norms of all layers but the head are bounded by 1.
+        options: Options of the network. Spectral norms of all layers but the head are bounded; there is no dropout.
+        dense: Outputs of the linear layer.
 
     Raises:
-        OptionError: The net cannot take an option.
+        OptionError: An option is out of range.
     """
 
-    def __init__(
-        self,
-        name: str,
-        widths: list[int],
-        *,
-        dense: int,
-        size: int,
-        channels: int,
-        labels: int | None,
-        numbers: int | None = None,
-        activation: str,
-        spectral_norm: bool,
-    ) -> None:
-        super().__init__(name, size=whole("size", size), channels=channels, labels=labels, numbers=numbers)
-        self.activation = activation_of(activation)
-        self.read = convolution(channels, widths[0], spectral=spectral_norm)
+    def __init__(self, name: str, widths: list[int], options: NetOptions, *, dense: int) -> None:
+        size, channels, spectral = check_integer("size", options.size), options.channels, options.spectral_norm
+        super().__init__(name, size=size, channels=channels, labels=options.labels, numbers=options.numbers)
+        self.activation = activation_of(options.activation)
+        self.read = convolution(channels, widths[0], spectral=spectral)
         self.halvings = nn.ModuleList(
-            _Halving(inputs, outputs, rows=self.rows, spectral=spectral_norm) for inputs, outputs in itertools.pairwise(widths)
+            _Halving(inputs, outputs, rows=self.rows, spectral=spectral) for inputs, outputs in itertools.pairwise(widths)
         )
-        left = -(-size // 2 ** len(self.halvings))  # halving rounds up
-        self.dense = linear(widths[-1] * left**2, dense, spectral=spectral_norm)
+        side = -(-size // 2 ** len(self.halvings))  # halving rounds up
+        self.dense = linear(widths[-1] * side**2, dense, spectral=spectral)
         self.head = nn.Linear(dense, 1)
 
     def energies(self, x: Tensor, y: Tensor | None) -> Tensor:

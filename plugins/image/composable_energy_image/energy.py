@@ -1,13 +1,13 @@
-r"""What all energies of images have in common: the shape of their points, and the label or numbers that they may depend on.
+r"""The interface of energies of images, with an optional condition: a label, or real numbers.
 
-Notation: $x$ are images in [0, 1] with shape $(B, C, H, W)$ and $H = W$, $y$ what is told of them, $K$ how many labels or numbers.
+Notation: $x$ are images in [0, 1] with shape $(B, C, H, W)$ and $H = W$, $y$ is the condition, $K$ the number of labels or numbers.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,34 +15,46 @@ from torch.nn.functional import one_hot
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy_image.options import whole
+from composable_energy_image.arguments import check_integer
 
-__all__ = ["ImageEnergy", "label_vectors", "number_features"]
+__all__ = ["ImageEnergy", "NetOptions", "label_vectors", "number_features"]
 
 _WAVES = (1, 2, 4)
-"""Half periods of the waves of a number between -1 and 1."""
+"""Half periods of the sines and cosines of a number, over the range -1 to 1."""
+
+
+class NetOptions(NamedTuple):
+    """The options that the papers' networks share; see `igebm_resnet32` for their meaning."""
+
+    size: int
+    channels: int
+    labels: int | None
+    numbers: int | None
+    activation: str
+    spectral_norm: bool
+    dropout: float = 0.0
 
 
 class ImageEnergy(ce.Energy, ABC):
-    r"""Abstract energy of images; a subclass writes `energies`.
+    r"""Abstract energy of images. A subclass implements `energies`.
 
-    With `labels` it is conditional: $E(x, y)$, where `given(y=...)` binds one label for all images or one for each, as whole numbers
-    from 0 to $K - 1$, or as vectors of $K$ numbers, such as mixtures of labels. With `numbers` it is conditional on $K$ real numbers, such
-    as a position, of about the size of 1: `given(y=...)` binds one row for all images, with shape $(1, K)$, or one for each; waves of them
-    reach the network. With neither, it does not depend on `y`.
+    With `labels` the energy is conditional, $E(x, y)$: `given(y=...)` binds one label for all images or one for each, as integers from 0 to
+    $K - 1$, or as vectors of $K$ numbers, such as mixtures of labels. With `numbers` it is conditional on $K$ real numbers of order 1, such
+    as a position: `given(y=...)` binds one row for all images, with shape $(1, K)$, or one for each. The network reads the numbers and
+    sines and cosines of them. With neither, the energy does not depend on `y`.
 
     Args:
-        name: By which the registry knows it.
+        name: Name in the registry.
         size: Height and width of an image, in pixels.
         channels: Channels of an image.
-        labels: $K$ labels; None without.
-        numbers: $K$ numbers; None without.
+        labels: Number of labels $K$; None for none.
+        numbers: Number of real conditions $K$; None for none.
 
     Attributes:
-        rows: How long the vectors are by which the network is told of `y`; None if it is told nothing.
+        rows: Numbers in the condition that the network reads; None without a condition.
 
     Raises:
-        OptionError: An energy has both, labels and numbers.
+        OptionError: Both `labels` and `numbers` are given.
     """
 
     def __init__(self, name: str, *, size: int, channels: int, labels: int | None, numbers: int | None = None) -> None:
@@ -50,13 +62,13 @@ class ImageEnergy(ce.Energy, ABC):
         self.name = name
         if labels is not None and numbers is not None:
             raise OptionError(
-                f"An energy is told a label or numbers, got labels={labels!r} and numbers={numbers!r}: train one energy for each, and join "
-                "them by `&`."
+                f"An energy is conditioned on a label or on numbers, got labels={labels!r}, numbers={numbers!r}: train one energy "
+                "for each, and join them by `&`."
             )
-        self.labels = None if labels is None else whole("labels", labels)
-        self.numbers = None if numbers is None else whole("numbers", numbers)
+        self.labels = None if labels is None else check_integer("labels", labels)
+        self.numbers = None if numbers is None else check_integer("numbers", numbers)
         self.rows = self.labels if self.numbers is None else self.numbers * (1 + 2 * len(_WAVES))
-        self.event_shape = (whole("channels", channels), size, size)
+        self.event_shape = (check_integer("channels", channels), size, size)
 
     @abstractmethod
     def energies(self, x: Tensor, y: Tensor | None, **conditions: Any) -> Tensor:
@@ -64,8 +76,8 @@ class ImageEnergy(ce.Energy, ABC):
 
         Args:
             x: Images, with shape $(B, C, H, W)$.
-            y: What the network is told of them, with shape $(B, rows)$; None if nothing.
-            **conditions: Others, for an energy that says in `conditions` that it has some.
+            y: The condition, with shape $(B, rows)$; None for none.
+            **conditions: Other conditions, for an energy that lists them in `conditions`.
         """
 
     @property
@@ -77,9 +89,9 @@ class ImageEnergy(ce.Energy, ABC):
         return frozenset() if self.rows is None else frozenset({"y"})
 
     def forward(self, x: Tensor, y: Tensor | None = None, **conditions: Any) -> Tensor:
-        return self.energies(x, None if y is None else self._told(y, x), **conditions)
+        return self.energies(x, None if y is None else self._features(y, x), **conditions)
 
-    def _told(self, y: Tensor, x: Tensor) -> Tensor | None:
+    def _features(self, y: Tensor, x: Tensor) -> Tensor | None:
         if self.numbers is not None:
             return number_features(y, self.numbers, x)
         return None if self.labels is None else label_vectors(y, self.labels, x)
@@ -89,14 +101,14 @@ def label_vectors(y: Tensor, labels: int, x: Tensor) -> Tensor:
     """Returns labels as vectors with shape $(B, K)$.
 
     Args:
-        y: Whole numbers with shape $(B,)$, or vectors with shape $(B, K)$.
-        labels: How many there are, $K$.
-        x: The images, for the dtype.
+        y: Integers with shape $(B,)$, or vectors with shape $(B, K)$.
+        labels: Number of labels $K$.
+        x: The images, which set the dtype.
 
     Raises:
-        DtypeError: Labels are no whole numbers.
+        DtypeError: The labels are not integers.
         OptionError: A label is out of range.
-        ShapeError: Vectors have another length.
+        ShapeError: The vectors have another length.
     """
     if y.ndim == 1:
         if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
@@ -119,12 +131,12 @@ def number_features(y: Tensor, numbers: int, x: Tensor) -> Tensor:
 
     Args:
         y: Numbers, with shape $(B, K)$, or $(B,)$ where $K$ is 1.
-        numbers: How many there are, $K$.
-        x: The images, for the dtype.
+        numbers: Number of conditions $K$.
+        x: The images, which set the dtype.
 
     Raises:
-        DtypeError: They are no real numbers.
-        ShapeError: There are more or fewer.
+        DtypeError: They are not real numbers.
+        ShapeError: They have another shape.
     """
     if y.is_complex() or y.dtype == torch.bool:
         raise DtypeError(f"y must be real numbers, got {y.dtype}.")

@@ -1,9 +1,9 @@
-r"""The net of Improved contrastive divergence training of energy based models (Du et al., 2021), https://arxiv.org/abs/2012.01316.
+r"""The network of Improved contrastive divergence training of energy based models (Du et al., 2021), https://arxiv.org/abs/2012.01316.
 
-Three towers see the image at full, half and quarter size, and their energies are summed. A tower is a convolution, blocks, an activation,
-the mean over pixels, and a linear head. A block is twice [3 x 3 convolution, instance norm (group norm from 129 channels on), gain and bias
-of the label, activation], a skip, and where it halves the size, a convolution that may double the channels, the mean of 3 x 3 pixels with
-stride 2, and an activation. The norms are over one image, so the energy of an image does not depend on the others of its batch.
+Three towers read the image at full, half and quarter size; the energy is the sum of theirs. A tower is a convolution, blocks, an
+activation, mean pooling, and a linear head. A block is twice [3 x 3 convolution, instance norm (group norm above 128 channels), gain and
+bias of the label, activation] with a skip. A block that halves the size adds a convolution that may double the channels, the mean of 3 x 3
+pixels with stride 2, and an activation. Norms are per image, so the energy of an image does not depend on the rest of its batch.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d
 
 from composable_energy.errors import OptionError
-from composable_energy_image.drawing import noisy_steps
+from composable_energy_image.arguments import activation_of, check_integer, check_multiple
 from composable_energy_image.energy import ImageEnergy
 from composable_energy_image.layers import PerLabel, convolution
-from composable_energy_image.options import activation_of, multiple, whole
+from composable_energy_image.recommendation import recommend_langevin
 
 __all__ = ["ImprovedCDEnergy"]
 
 
-class _Setting(NamedTuple):
-    """A net of the paper. A tower is written as its first channels in units of the width, then the channels after each block, with `d`
-    where it halves the size."""
+class _Architecture(NamedTuple):
+    """A network of the paper. A tower is a string: its first channels in units of the width, then the channels after each block, followed
+    by `d` if the block halves the size."""
 
     size: int
     width: int
@@ -37,31 +37,33 @@ class _Setting(NamedTuple):
     step: float
 
 
-_SETTINGS: Mapping[str, _Setting] = MappingProxyType(
+_ARCHITECTURES: Mapping[str, _Architecture] = MappingProxyType(
     {
-        "cifar10": _Setting(32, 64, ("1 1 1d 1 2d 2 4d 4 8d", "1 1 1d 1 2d 2 4d", "1 1 1d 1 2d"), attention_after=4, step=100.0),
-        "celeba": _Setting(128, 128, ("1/2 1d 1d 1d 2d 2 4d 4 8d", "1 1d 1d 1d 2d 2d 4d", "1 1d 1d 1d 2d"), attention_after=6, step=500.0),
+        "cifar10": _Architecture(32, 64, ("1 1 1d 1 2d 2 4d 4 8d", "1 1 1d 1 2d 2 4d", "1 1 1d 1 2d"), attention_after=4, step=100.0),
+        "celeba": _Architecture(
+            128, 128, ("1/2 1d 1d 1d 2d 2 4d 4 8d", "1 1d 1d 1d 2d 2d 4d", "1 1d 1d 1d 2d"), attention_after=6, step=500.0
+        ),
     }
 )
 
 
 class ImprovedCDEnergy(ImageEnergy):
-    r"""See the module. Its sampler is that of the paper, steps $x' = \text{clamp}(x - a \nabla E + .001\, \xi)$.
+    r"""The energy of the module's network. It recommends the paper's sampler, steps $x' = \text{clamp}(x - a \nabla E + .001\, \xi)$.
 
     Args:
-        setting: `cifar10` or `celeba`, the paper's two nets.
+        setting: `cifar10` or `celeba`, the paper's two networks.
         size: Height and width, at least 9 for `cifar10`, and 65 for `celeba` (33 with one tower); None for 32 and 128.
         channels: Channels of an image.
-        labels: How many labels there are; None for an unconditional energy.
-        numbers: How many numbers each image is told instead, such as 2 for a position; None for none.
+        labels: Number of labels; None for an unconditional energy.
+        numbers: Number of real conditions of each image, such as 2 for a position; None for none.
         width: Channels of the first blocks; None for 64 and 128.
-        multiscale: Whether there are three towers, else one.
-        attention: Whether the first tower attends to itself, once.
+        multiscale: Whether to use three towers, or one.
+        attention: Whether the first tower has a self-attention layer.
         activation: `leaky-relu`, `relu` or `swish`.
-        spectral_norm: Whether spectral norms of the two convolutions of a block are bounded by 1; else their weights are standardized.
+        spectral_norm: Whether to bound spectral norms of the two convolutions of a block by 1; otherwise their weights are standardized.
 
     Raises:
-        OptionError: The net cannot take an option.
+        OptionError: An option is out of range.
     """
 
     def __init__(
@@ -78,16 +80,16 @@ class ImprovedCDEnergy(ImageEnergy):
         activation: str = "swish",
         spectral_norm: bool = True,
     ) -> None:
-        if setting not in _SETTINGS:
-            raise OptionError(f"setting must be one of {', '.join(_SETTINGS)}, got {setting!r}.")
-        native = _SETTINGS[setting]
+        if setting not in _ARCHITECTURES:
+            raise OptionError(f"setting must be one of {', '.join(_ARCHITECTURES)}, got {setting!r}.")
+        native = _ARCHITECTURES[setting]
         size = native.size if size is None else size
         width = native.width if width is None else width
-        multiple("width", width, 4, "attention has an eighth of twice as many channels")
+        check_multiple("width", width, 4, "attention has an eighth of twice as many channels")
         if wide := [w for w in (width, 2 * width, 4 * width) if w > 128 and w % 32]:
-            raise OptionError(f"width must make all numbers of channels above 128 multiples of 32, for group norms; {width} makes {wide}.")
+            raise OptionError(f"width must give multiples of 32 for all channels above 128, for group norms; {width} gives {wide}.")
         towers = native.towers if multiscale else native.towers[:1]
-        whole("size", size, max(2 ** (i + plan.count("d") - 1) for i, plan in enumerate(towers)) + 1)  # norms need two pixels
+        check_integer("size", size, max(2 ** (i + plan.count("d") - 1) for i, plan in enumerate(towers)) + 1)  # norms need two pixels
         super().__init__("improved-cd", size=size, channels=channels, labels=labels, numbers=numbers)
         self.towers = nn.ModuleList(
             _Tower(
@@ -101,7 +103,7 @@ class ImprovedCDEnergy(ImageEnergy):
             )
             for i, plan in enumerate(towers)
         )
-        self.recommended = noisy_steps(native.step, 0.001)
+        self.recommended = recommend_langevin(native.step, 0.001)
 
     def energies(self, x: Tensor, y: Tensor | None) -> Tensor:
         total = self.towers[0](x, y)
@@ -141,8 +143,8 @@ class _Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, halves: bool, *, rows: int | None, activation: str, spectral: bool) -> None:
         super().__init__()
         self.activation = activation_of(activation)
-        self.inner = _Part(inputs, rows=rows, spectral=spectral)
-        self.outer = _Part(inputs, rows=rows, spectral=spectral)
+        self.inner = _NormedConvolution(inputs, rows=rows, spectral=spectral)
+        self.outer = _NormedConvolution(inputs, rows=rows, spectral=spectral)
         self.halve = convolution(inputs, outputs, bias=True, spectral=False) if halves else None
 
     def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
@@ -150,8 +152,8 @@ class _Block(nn.Module):
         return h if self.halve is None else self.activation(_half(self.halve(h)))
 
 
-class _Part(nn.Module):
-    """A convolution, a norm over one image, and the label's gain and bias."""
+class _NormedConvolution(nn.Module):
+    """A convolution, a norm over one image, and the gain and bias of the label."""
 
     def __init__(self, width: int, *, rows: int | None, spectral: bool) -> None:
         super().__init__()
@@ -166,7 +168,7 @@ class _Part(nn.Module):
 
 
 class _Standardized(nn.Conv2d):
-    """A convolution with the weights of each output at mean 0 and standard deviation 1 (Qiao et al., 2019), arXiv:1903.10520."""
+    """A convolution whose weights of each output have mean 0 and standard deviation 1 (Qiao et al., 2019), arXiv:1903.10520."""
 
     def forward(self, h: Tensor) -> Tensor:
         deviation, mean = torch.std_mean(self.weight, (1, 2, 3), keepdim=True)
@@ -174,7 +176,7 @@ class _Standardized(nn.Conv2d):
 
 
 class _SelfAttention(nn.Module):
-    """Each pixel reads from all, by how well its query fits their keys (Zhang et al., 2018), arXiv:1805.08318; it starts with nothing."""
+    """Self-attention over pixels (Zhang et al., 2018), arXiv:1805.08318; its gain starts at zero."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-r"""A classifier that is an energy (Grathwohl et al., 2020), https://arxiv.org/abs/1912.03263.
+r"""JEM: a classifier as an energy (Grathwohl et al., 2020), https://arxiv.org/abs/1912.03263.
 
-A wide residual net gives logits $f_y(x)$, and with them $p(x, y) \propto e^{f_y(x)}$: the energy is $E(x) = -\log \sum_y e^{f_y(x)}$, and
-$p(y \mid x)$ is the softmax. So the events `jem.of(3)` are exact, and so is all logic of them.
+A wide residual network has logits $f_y(x)$, and defines $p(x, y) \propto e^{f_y(x)}$. The energy is $E(x) = -\log \sum_y e^{f_y(x)}$, and
+$p(y \mid x)$ is the softmax. So the events `jem.of(3)`, and all logic over them, are exact.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy_image.drawing import noisy_steps
-from composable_energy_image.options import activation_of, fraction, whole
+from composable_energy_image.arguments import activation_of, check_fraction, check_integer
+from composable_energy_image.recommendation import recommend_langevin
 
 __all__ = ["JEM", "WideResNet"]
 
 
 class JEM(ce.Energy):
-    r"""The energy $-\log \sum_y e^{f_y(x)}$ of a classifier: what all its images look like, whatever their label.
+    r"""The energy $-\log \sum_y e^{f_y(x)}$ of a classifier, for images of any label.
 
-    The paper draws with steps $x' = x - \nabla E + .01\, \xi$ of images in [-1, 1], which are a quarter and .005 for those in [0, 1] here.
+    The paper samples with steps $x' = x - \nabla E + .01\, \xi$ of images in [-1, 1]; for images in [0, 1] the factors are .25 and .005.
 
     Args:
         size: Height and width of an image.
         channels: Channels of an image.
-        labels: $K$, how many labels there are.
-        depth: Layers, 4 more than a multiple of 6.
-        width: How many times wider than 16, 32 and 64 channels.
+        labels: Number of labels $K$.
+        depth: Number of layers, 4 more than a multiple of 6.
+        width: Factor of the channels 16, 32 and 64.
         activation: `leaky-relu`, `relu` or `swish`.
-        dropout: The fraction of features that a block drops in training.
+        dropout: Fraction of features that a block drops in training.
 
     Raises:
-        OptionError: The net cannot take an option.
+        OptionError: An option is out of range.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -55,9 +55,9 @@ class JEM(ce.Energy):
     ) -> None:
         super().__init__()
         self.name = "jem"
-        self.labels = whole("labels", labels, 2)
-        self.event_shape = (whole("channels", channels), whole("size", size), size)
-        self.recommended = noisy_steps(0.25, 0.005, clamp=None)
+        self.labels = check_integer("labels", labels, 2)
+        self.event_shape = (check_integer("channels", channels), check_integer("size", size), size)
+        self.recommended = recommend_langevin(0.25, 0.005, clamp=None)
         net = WideResNet(channels=channels, labels=labels, depth=depth, width=width, activation=activation, dropout=dropout)
         self.net = ce.shared(net)  # the energy and all events over it evaluate it once
 
@@ -69,10 +69,10 @@ class JEM(ce.Energy):
         return self.net(x)
 
     def of(self, label: int | Iterable[int] | None = None) -> ce.Energy:
-        r"""Returns the energy of images with a label, $E(x) - \log p(y \mid x) = -f_y(x)$: an event over this energy.
+        r"""Returns the energy of images with a label, $E(x) - \log p(y \mid x) = -f_y(x)$, as an event over this energy.
 
         Args:
-            label: A label, several, or None: then it is the condition `y`, bound by `given(y=3)`.
+            label: A label, or several. With None the label is the condition `y`, bound by `given(y=3)`.
 
         Raises:
             OptionError: A label is not a whole number, or out of range.
@@ -82,22 +82,22 @@ class JEM(ce.Energy):
 
 
 class WideResNet(nn.Module):
-    """The logits of a wide residual net (Zagoruyko & Komodakis, 2016), https://arxiv.org/abs/1605.07146, without any norm.
+    """The logits of a wide residual network without normalization (Zagoruyko & Komodakis, 2016), https://arxiv.org/abs/1605.07146.
 
     Args:
         channels: Channels of an image.
-        labels: How many labels there are.
-        depth: Layers, 4 more than a multiple of 6.
-        width: How many times wider than 16, 32 and 64 channels.
+        labels: Number of labels.
+        depth: Number of layers, 4 more than a multiple of 6.
+        width: Factor of the channels 16, 32 and 64.
         activation: `leaky-relu`, `relu` or `swish`.
-        dropout: The fraction of features that a block drops in training.
+        dropout: Fraction of features that a block drops in training.
     """
 
     def __init__(self, *, channels: int, labels: int, depth: int, width: int, activation: str, dropout: float) -> None:
         super().__init__()
-        if whole("depth", depth) < 10 or (depth - 4) % 6:
-            raise OptionError(f"depth must be 10, 16, 22, 28 or another that is 4 more than a multiple of 6, got {depth}.")
-        w = 16 * whole("width", width)
+        if check_integer("depth", depth) < 10 or (depth - 4) % 6:
+            raise OptionError(f"depth must be 10, 16, 22, 28 or another number that is 4 more than a multiple of 6, got {depth}.")
+        w = 16 * check_integer("width", width)
         self.activation = activation_of(activation)
         self.read = nn.Conv2d(channels, 16, 3, padding=1)
         blocks, inputs = [], 16
@@ -109,7 +109,7 @@ class WideResNet(nn.Module):
         self.head = nn.Linear(inputs, labels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns logits with shape $(B, K)$ of images in [0, 1], which the net reads as $2 x - 1$."""
+        """Returns logits with shape $(B, K)$ of images in [0, 1]; the network reads $2 x - 1$."""
         h = self.blocks(self.read(2 * x - 1))
         return self.head(self.activation(h).mean((2, 3)))
 
@@ -118,7 +118,7 @@ class _Wide(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, activation: str, dropout: float) -> None:
         super().__init__()
         self.activation = activation_of(activation)
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(check_fraction("dropout", dropout))
         self.inner = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.outer = nn.Conv2d(outputs, outputs, 3, stride=stride, padding=1)
         self.skip = nn.Identity() if stride == 1 and inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride=stride)

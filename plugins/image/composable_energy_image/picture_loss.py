@@ -1,4 +1,4 @@
-"""How wrong a painted picture is: the outlines of each picture count as much as its areas, so that a mouth is not lost to a background."""
+"""A reconstruction loss that weighs outlines as much as areas, so that small features are not lost to the background."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _REACH = 2
 
 
 def outline_weights(images: Tensor) -> Tensor:
-    """Returns weights with shape $(B, 1, H, W)$: pixels within two of an edge weigh more, and all edges of a picture together the same.
+    """Returns weights with shape $(B, 1, H, W)$ that are higher within two pixels of an edge; all edges of a picture have a fixed total.
 
-    So a thin line counts as much as a broad background, and no label is needed to say where to look.
+    So a thin line counts as much as a broad background, without labels.
 
     Args:
         images: Pictures in [0, 1], with shape $(B, C, H, W)$.
@@ -35,24 +35,24 @@ def outline_weights(images: Tensor) -> Tensor:
     return 0.3 + 0.7 * near / (near.mean((1, 2, 3), keepdim=True) + 0.02)
 
 
-def picture_loss(painted: Tensor, images: Tensor) -> Tensor:
+def picture_loss(decoded: Tensor, images: Tensor) -> Tensor:
     r"""Returns $\langle w (|e| + 2 e^2) \rangle + \tfrac12 \langle w |\partial_x e| \rangle + \tfrac12 \langle w |\partial_y e| \rangle$.
 
-    Here $e$ is the error, $\partial$ the difference of neighbors, and $w$ are the `outline_weights`.
+    Here $e$ is the error, $\partial$ the difference of neighboring pixels, and $w$ are the `outline_weights`.
 
     Args:
-        painted: Pictures with shape $(B, C, H, W)$, which may leave [0, 1].
-        images: What they should be.
+        decoded: Reconstructions with shape $(B, C, H, W)$, which may leave [0, 1].
+        images: The targets.
     """
-    return _PictureLoss.apply(painted, images)  # pyright: ignore[reportReturnType]
+    return _PictureLoss.apply(decoded, images)  # pyright: ignore[reportReturnType]
 
 
 class _PictureLoss(torch.autograd.Function):
-    """With its gradient written down: autograd keeps a dozen maps as large as the pictures, and needs a tenth of a step's time for them."""
+    """The loss with an explicit gradient. Autograd would store a dozen maps of the size of the pictures, and be slower."""
 
     @staticmethod
-    def forward(ctx: Any, painted: Tensor, images: Tensor) -> Tensor:
-        weight, error = outline_weights(images), painted - images
+    def forward(ctx: Any, decoded: Tensor, images: Tensor) -> Tensor:
+        weight, error = outline_weights(images), decoded - images
         size = error.abs()
         gradient = torch.add(error.sign(), error, alpha=4).mul_(weight).div_(error.numel())
         loss = torch.addcmul(size, size, size, value=2).mul_(weight).mean()

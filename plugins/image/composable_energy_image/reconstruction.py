@@ -1,6 +1,6 @@
-r"""How the autoencoder is trained: pictures back from noisy codes, first all of it, then the decoder alone.
+r"""Training of the autoencoder: reconstruction from noisy codes, first the whole network, then the decoder alone.
 
-The noise makes nearby codes nearby pictures. In the second stage codes stay as they are and have less noise, so pictures become sharper.
+The noise makes nearby codes decode to similar pictures. In the second stage codes are fixed and have less noise, so pictures get sharper.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from composable_energy_image.autoencoder import Autoencoder
-from composable_energy_image.naming import naming_loss
+from composable_energy_image.label_columns import label_loss
 from composable_energy_image.picture_loss import picture_loss
 from composable_energy_training import Batch, Loss, Objective
 
-__all__ = ["Reconstruction", "Repainting", "Reproduction"]
+__all__ = ["AutoencoderWithLabels", "DecoderOnly", "Reconstruction"]
 
 
-class Reproduction(nn.Module):
-    """The whole autoencoder, as it is trained, with a linear reading of the attributes from the code, which keeps them easy to read.
+class AutoencoderWithLabels(nn.Module):
+    """The first stage's model: the whole autoencoder and a linear classifier of attributes, which keeps them linear in the code.
 
     Args:
-        autoencoder: What is trained.
-        columns: How many logits the attributes have together; 0 for no such reading.
+        autoencoder: The trained autoencoder.
+        columns: Number of logits of all attributes together; 0 for no classifier.
     """
 
     def __init__(self, autoencoder: Autoencoder, columns: int) -> None:
@@ -33,23 +33,23 @@ class Reproduction(nn.Module):
         self.labels = nn.Linear(autoencoder.code, columns) if columns else None
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns painted pictures, with shape $(B, C, S, S)$; codes, with shape $(B, D)$; and logits, with shape $(B, columns)$.
+        """Returns reconstructions with shape $(B, C, S, S)$, codes with shape $(B, D)$, and logits with shape $(B, columns)$.
 
         Args:
             images: Pictures, with shape $(B, C, S, S)$.
-            noise: What is added to the codes, with shape $(B, D)$.
+            noise: Noise to add to the codes, with shape $(B, D)$.
         """
         coder = self.autoencoder
-        codes = coder.standardize(coder.raw_codes(_channels_last(images)).float())
+        codes = coder.standardize(coder.encode_raw(_channels_last(images)).float())
         noisy = codes + noise
-        return coder.paint(noisy), codes, codes[:, :0] if self.labels is None else self.labels(noisy)
+        return coder.decode(noisy), codes, codes[:, :0] if self.labels is None else self.labels(noisy)
 
 
-class Repainting(nn.Module):
-    """The decoder alone, as it is trained: the encoder stays as it is, and with it the codes.
+class DecoderOnly(nn.Module):
+    """The second stage's model: the decoder alone, with a frozen encoder.
 
     Args:
-        autoencoder: What is trained; its encoder is frozen.
+        autoencoder: The trained autoencoder; its encoder is frozen.
     """
 
     def __init__(self, autoencoder: Autoencoder) -> None:
@@ -58,10 +58,10 @@ class Repainting(nn.Module):
         autoencoder.encoder.requires_grad_(False)
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns painted pictures, codes and no logits; see `Reproduction`."""
+        """Returns reconstructions, codes, and logits without columns; see `AutoencoderWithLabels`."""
         with torch.no_grad():
             codes = self.autoencoder.encode(_channels_last(images)).float()
-        return self.autoencoder.paint(codes + noise), codes, codes[:, :0]
+        return self.autoencoder.decode(codes + noise), codes, codes[:, :0]
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -70,17 +70,17 @@ class Repainting(nn.Module):
 
 
 class Reconstruction(Objective):
-    r"""Pictures back from codes with noise, by a `Reproduction` or a `Repainting`.
+    r"""The objective of an `AutoencoderWithLabels` or a `DecoderOnly`: reconstruction from codes with noise.
 
-    The loss is `picture_loss`, plus the mean square of $Z^T Z / B - I$ for codes $Z$ with shape $(B, D)$, which keeps their numbers
-    uncorrelated, plus the cross entropy of the attributes, a mean over those that are known.
+    The loss is `picture_loss`, plus the mean square of $Z^T Z / B - I$ for codes $Z$ with shape $(B, D)$, which decorrelates the numbers
+    of a code, plus the mean cross entropy of the known attributes.
 
     Args:
-        code: $D$, numbers in a code.
-        variables: How many values each attribute has, by name.
+        code: Numbers $D$ in a code.
+        variables: Number of values of each attribute, by name.
         noise: Standard deviation of the noise on codes, which have unit variance.
         decorrelation: Weight of the second term.
-        naming: Weight of the third.
+        naming: Weight of the cross entropy.
     """
 
     def __init__(self, code: int, variables: Mapping[str, int], *, noise: float, decorrelation: float = 0.0, naming: float = 0.0) -> None:
@@ -89,20 +89,20 @@ class Reconstruction(Objective):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         noise = batch.noise.normal(batch.x.new_empty(len(batch.x), self.code)) * self.noise
-        painted, codes, logits = model(batch.x, noise)
+        decoded, codes, logits = model(batch.x, noise)
         with torch.autocast(batch.x.device.type, enabled=False):
-            told = {"picture": picture_loss(painted.float().contiguous(), batch.x)}
-            total = told["picture"]
+            terms = {"picture": picture_loss(decoded.float().contiguous(), batch.x)}
+            total = terms["picture"]
             if self.decorrelation:
                 correlation = codes.T @ codes / len(codes) - torch.eye(codes.shape[1], device=codes.device)
-                told["correlation"] = correlation.square().mean()
-                total = total + self.decorrelation * told["correlation"]
+                terms["correlation"] = correlation.square().mean()
+                total = total + self.decorrelation * terms["correlation"]
             if self.naming and self.variables:
-                told["naming"] = naming_loss(logits.float(), batch.labels, self.variables)
-                total = total + self.naming * told["naming"]
-        return Loss(total, {name: value.detach() for name, value in told.items()})
+                terms["naming"] = label_loss(logits.float(), batch.labels, self.variables)
+                total = total + self.naming * terms["naming"]
+        return Loss(total, {name: value.detach() for name, value in terms.items()})
 
 
 def _channels_last(images: Tensor) -> Tensor:
-    """Convolutions are faster so."""
+    """Converts the memory format: convolutions are faster with channels last."""
     return images.contiguous(memory_format=torch.channels_last)

@@ -1,11 +1,11 @@
-r"""Residual nets: the energy of Du & Mordatch (2019), which later papers share.
+r"""Residual networks: the energy of Du & Mordatch (2019), which later papers share.
 
-A block reads $h$ and gives, with an activation $a$, spectrally normalised 3 x 3 convolutions $A_1$, $A_2$ and skip $S$ (the identity, or
-a third one where channels differ), and with gain $g$ and biases $b_1$, $b_2$ for each channel and label,
+A block maps $h$, with an activation $a$, spectrally normalized 3 x 3 convolutions $A_1$, $A_2$, a skip $S$ (the identity, or a third
+convolution if channels differ), and a gain $g$ and biases $b_1$, $b_2$ per channel and label, to
 
 $$a(\text{pool}(S h + g \cdot A_2(a(\text{dropout}(A_1(h + b_1))) + b_2)))$$
 
-where $A_2$ starts at zero and pooling, the mean of 2 x 2, is for blocks that halve the size.
+where $A_2$ starts at zero, and only blocks that halve the size pool, by the mean of 2 x 2 pixels.
 """
 
 from __future__ import annotations
@@ -15,68 +15,50 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from composable_energy_image.energy import ImageEnergy
+from composable_energy_image.arguments import activation_of, check_fraction, check_multiple
+from composable_energy_image.energy import ImageEnergy, NetOptions
 from composable_energy_image.layers import PerLabel, convolution
-from composable_energy_image.options import activation_of, fraction, multiple
 
 __all__ = ["Block", "ResidualEnergy"]
 
 
 class Block(NamedTuple):
-    """A residual block: channels that it writes, and whether it halves the size."""
+    """A residual block: its output channels, and whether it halves the size."""
 
     channels: int
     halves: bool = False
 
 
 class ResidualEnergy(ImageEnergy):
-    r"""A convolution, residual blocks, an activation, the sum (or mean) over pixels, and a linear head: see the module.
+    r"""The energy of a residual network: a convolution, residual blocks, an activation, pooling over pixels, and a linear head.
 
     Args:
-        name: By which the registry knows it.
+        name: Name in the registry.
         blocks: The residual blocks.
+        options: Options of the network. The size is a multiple of 2 for each block that halves it. The last activation, before pooling, is
+            ReLU instead of leaky ReLU, as in the paper.
         first: Channels of the first convolution.
-        pool: What is taken over pixels, `sum` or `mean`.
-        size: Height and width of an image, a multiple of 2 for each block that halves it.
-        channels: Channels of an image.
-        labels: How many labels there are; None for an unconditional energy.
-        numbers: How many numbers each image is told instead; None for none.
-        activation: `leaky-relu`, `relu` or `swish`; the last one before the sum is ReLU in place of the leaky one, as in the paper.
-        spectral_norm: Whether spectral norms of convolutions are bounded by 1.
-        dropout: The fraction of features that a block drops in training.
+        pool: The pooling over pixels, `sum` or `mean`.
 
     Raises:
-        OptionError: The net cannot take an option.
+        OptionError: An option is out of range.
     """
 
-    def __init__(
-        self,
-        name: str,
-        blocks: list[Block],
-        *,
-        first: int,
-        pool: str = "sum",
-        size: int,
-        channels: int,
-        labels: int | None,
-        numbers: int | None = None,
-        activation: str,
-        spectral_norm: bool,
-        dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, name: str, blocks: list[Block], options: NetOptions, *, first: int, pool: str = "sum") -> None:
+        size, channels, activation = options.size, options.channels, options.activation
         halvings = 2 ** sum(block.halves for block in blocks)
-        multiple("size", size, halvings, "it is halved by blocks and must stay whole")
-        super().__init__(name, size=size, channels=channels, labels=labels, numbers=numbers)
+        check_multiple("size", size, halvings, "it is halved by blocks and must stay whole")
+        super().__init__(name, size=size, channels=channels, labels=options.labels, numbers=options.numbers)
         self.pool = pool
-        self.read = convolution(channels, first, spectral=spectral_norm)
+        self.read = convolution(channels, first, spectral=options.spectral_norm)
         self.activation = activation_of(activation)
         self.last = activation_of("relu" if activation == "leaky-relu" else activation)
-        before = [first, *(block.channels for block in blocks)]
+        widths = [first, *(block.channels for block in blocks)]
         self.blocks = nn.ModuleList(
-            _Residual(inputs, block, rows=self.rows, activation=activation, spectral=spectral_norm, dropout=dropout)
-            for inputs, block in zip(before, blocks, strict=False)
+            _Residual(inputs, block, rows=self.rows, activation=activation, spectral=options.spectral_norm, dropout=options.dropout)
+            for inputs, block in zip(widths, blocks, strict=False)
         )
-        self.head = nn.Linear(before[-1], 1)
+        self.head = nn.Linear(widths[-1], 1)
 
     def energies(self, x: Tensor, y: Tensor | None) -> Tensor:
         h = self.activation(self.read(x))
@@ -92,7 +74,7 @@ class _Residual(nn.Module):
         outputs = block.channels
         self.halves = block.halves
         self.activation = activation_of(activation)
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(check_fraction("dropout", dropout))
         self.bias = PerLabel(inputs, rows, 0.0)
         self.inner = convolution(inputs, outputs, spectral=spectral)
         self.inner_bias = PerLabel(outputs, rows, 0.0)

@@ -1,4 +1,4 @@
-"""Reading and writing trained weights: safetensors, half precision on disk, single precision in memory."""
+"""Reads and writes trained weights: safetensors, half precision on disk, single precision in memory."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ def write_weights(network: nn.Module, part: str, folder: Path) -> None:
 
     Args:
         network: The network.
-        part: Its name.
-        folder: Where to write `part.safetensors`.
+        part: The name of the file, without its ending.
+        folder: The folder; it is created if it does not exist.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().half().contiguous() for name, value in network.named_parameters()}
     tensors |= {name: value for name, value in network.state_dict().items() if name not in tensors and value.is_floating_point()}
-    half = folder / f"{part}.half"
-    save_file(tensors, half, metadata={"part": part})
-    half.chmod(0o644)  # safetensors makes files that only their owner reads
-    half.replace(folder / f"{part}.safetensors")
+    temporary = folder / f"{part}.half"
+    save_file(tensors, temporary, metadata={"part": part})
+    temporary.chmod(0o644)  # safetensors creates files that only their owner can read
+    temporary.replace(folder / f"{part}.safetensors")
 
 
 def read_weights(network: Network, part: str, folder: Path, *, renamed: Mapping[str, str] | None = None) -> Network:
-    """Fills a network with weights, in single precision; returns it frozen and in eval mode.
+    """Loads weights into a network, in single precision; returns it frozen and in eval mode.
 
     Args:
-        network: A network of the kind that `write_weights` got.
-        part: Its name.
-        folder: Where `part.safetensors` lies.
-        renamed: What layers are called now, by the names that they had when the file was written.
+        network: A network of the same architecture as the saved one.
+        part: The name of the file, without its ending.
+        folder: The folder of `part.safetensors`.
+        renamed: Current names of layers, by their names in the file.
 
     Raises:
         FileFormatError: The file is missing or damaged, or belongs to another network.
     """
     path = folder / f"{part}.safetensors"
     try:
-        tensors = {_now(name, renamed or {}): value for name, value in load_file(path).items()}
+        tensors = {_rename(name, renamed or {}): value for name, value in load_file(path).items()}
     except (OSError, SafetensorError) as error:
-        raise FileFormatError(f"Cannot read the weights {path}: {error}. Install the package again, or train them anew.") from error
-    wanted = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
-    if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in wanted.items()}:
-        differing = sorted(name for name in tensors.keys() | wanted.keys() if name not in tensors or name not in wanted)
+        raise FileFormatError(f"Cannot read the weights {path}: {error}. Install the package again, or train again.") from error
+    expected = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
+    if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in expected.items()}:
+        differing = sorted(name for name in tensors.keys() | expected.keys() if name not in tensors or name not in expected)
         raise FileFormatError(f"The weights {path} are not those of {type(network).__name__}; differing: {differing or 'shapes'}.")
     with torch.no_grad():
-        for name, value in wanted.items():
+        for name, value in expected.items():
             value.copy_(tensors[name])
     return network.requires_grad_(False).eval()
 
 
-def _now(name: str, renamed: Mapping[str, str]) -> str:
+def _rename(name: str, renamed: Mapping[str, str]) -> str:
     layer, dot, rest = name.partition(".")
     return renamed.get(layer, layer) + dot + rest

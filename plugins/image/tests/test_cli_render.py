@@ -94,7 +94,7 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
 
     monkeypatch.setattr("composable_energy_image.data.render_to", interrupted)
     assert main(["render", "tetris", "-n", "3", "-o", "out"]) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -104,10 +104,10 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
         (["tetri", "-n", "3", "-o", "out"], "No plug-in offers the world 'tetri'. Did you mean 'tetris'?"),
         (["tetris", "-n", "-3", "-o", "out"], "n must be a whole number of at least 0, got -3"),
         (["tetris", "-n", "3", "-o", "out", "--seed", "-1"], "seed must be a whole number of at least 0, got -1"),
-        (["tetris", "-n", "3", "-o", "out", "--size", "36"], "multiple of the number of cells, which is 5 or more; got 36 pixels"),
+        (["tetris", "-n", "3", "-o", "out", "--size", "36"], "multiple of the number of cells, 5 or more; got 36 pixels"),
         (["tetris", "-n", "3", "-o", "out", "--option", "count=3"], "got (count)"),
-        (["tetris", "-n", "3", "-o", "out", "--size", "35", "--option", "size=35"], "An option is said twice"),
-        (["tetris", "-n", "3", "-o", "file"], "-o file is a file; name a folder"),
+        (["tetris", "-n", "3", "-o", "out", "--size", "35", "--option", "size=35"], "An option is given twice"),
+        (["tetris", "-n", "3", "-o", "file"], "-o file is a file; give a folder"),
         (["tetris", "-n", "3", "-o", "other"], "holds other pictures: n 2 instead of 3"),
     ],
 )

@@ -1,67 +1,26 @@
-"""A base and its attributes: their networks, what they learn from, and the recipes, from a folder of pictures to expressions."""
+"""The autoencoder, the base, heads and losses of a base and its attributes."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.cli import main
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy.testing import SkipCheck, energy_checks
 from composable_energy_image import Autoencoder, CodeEnergy, CodeHeads
-from composable_energy_image.attribute import attribute
-from composable_energy_image.attributes import accuracies, chosen, energies
-from composable_energy_image.base_and_attributes import base_and_attributes
+from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.data import Labels, Pictures
-from composable_energy_image.naming import columns_of, naming_loss, width_of
+from composable_energy_image.label_columns import count_columns, label_columns, label_loss
 from composable_energy_image.picture_loss import outline_weights, picture_loss
-from composable_energy_image.reconstruction import Reconstruction, Repainting, Reproduction
-from composable_energy_image.stages import Stages
+from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
 from composable_energy_training import Batch
-
-STAGES = ("autoencoder", "decoder", "base", "heads")
-SMALL = {
-    "model.code": 8,
-    "model.width": 16,
-    "model.blocks": 1,
-    "model.heads_width": 16,
-    "model.heads_blocks": 1,
-    "training.precision": "float32",
-    **{f"{stage}.steps": 3 for stage in STAGES},
-    **{f"{stage}.batch_size": 8 for stage in STAGES},
-}
-
-
-def pictures_of(count: int, size: int = 16, channels: int = 3, seed: int = 0) -> Pictures:
-    """A bright or a dark square on the left or on the right, in one of three colors."""
-    generator = torch.Generator().manual_seed(seed)
-    truth = {name: torch.randint(values, (count,), generator=generator) for name, values in (("bright", 2), ("left", 2), ("tint", 3))}
-    images = 0.4 + 0.1 * torch.rand(count, channels, size, size, generator=generator)
-    for image, bright, left, tint in zip(images, *truth.values(), strict=True):
-        start = 2 if left else size // 2
-        image[:, 4:-4, start : start + size // 2 - 2] = float(bright)
-        image[tint % channels, :3] = 1.0
-    words = {"tint": Labels(truth["tint"], ("blue", "green", "red"))}
-    return Pictures.from_tensors(images, {"bright": truth["bright"], "left": truth["left"], **words})
-
-
-def write_folder(folder, pictures: Pictures):
-    folder.mkdir()
-    lines = [",".join(["file", *pictures.labels])]
-    for row, pixels in enumerate(pictures.pixels):
-        Image.fromarray(pixels.transpose(1, 2, 0).squeeze()).save(folder / f"{row}.png")
-        lines.append(",".join([f"{row}.png", *(some.names[int(some.values[row])] for some in pictures.labels.values())]))
-    if pictures.labels:
-        (folder / "labels.csv").write_text("\n".join(lines))
-    return folder
+from plugins.image.tests.picture_files import pictures_of
 
 
 def stirred(module: nn.Module) -> nn.Module:
@@ -157,21 +116,23 @@ class TestLosses:
 
     def test_unknown_attributes_do_not_count(self):
         variables = {"round": 2, "color": 3, "old": 2}
-        assert columns_of(variables) == {"round": slice(0, 1), "color": slice(1, 4), "old": slice(4, 5)} and width_of(variables) == 5
+        assert (
+            label_columns(variables) == {"round": slice(0, 1), "color": slice(1, 4), "old": slice(4, 5)} and count_columns(variables) == 5
+        )
         torch.manual_seed(0)
         logits = torch.randn(4, 5)
         labels = {"round": torch.tensor([1, 0, -1, 1]), "color": torch.tensor([2, -1, 0, -1]), "old": torch.full((4,), -1)}
         odds = torch.stack([logits[0, 0], -logits[1, 0], logits[3, 0]])
         first = -nn.functional.logsigmoid(odds).mean()
         second = -logits[[0, 2], 1:4].log_softmax(1)[[0, 1], [2, 0]].mean()
-        torch.testing.assert_close(naming_loss(logits, labels, variables), (first + second) / 3)
+        torch.testing.assert_close(label_loss(logits, labels, variables), (first + second) / 3)
 
     @pytest.mark.parametrize("whole", [True, False])
     def test_reconstruction_reaches_what_it_should(self, whole):
         torch.manual_seed(0)
         coder, pictures = Autoencoder(16, 3, 8), pictures_of(12)
         variables = {"bright": 2, "left": 2, "tint": 3}
-        model = Reproduction(coder, 5) if whole else Repainting(coder)
+        model = AutoencoderWithLabels(coder, 5) if whole else DecoderOnly(coder)
         weights = {"decorrelation": 0.05, "naming": 0.02} if whole else {}
         objective = Reconstruction(8, variables if whole else {}, noise=0.1, **weights)
         batch = Batch(
@@ -194,24 +155,24 @@ class TestLosses:
 class TestAttributes:
     def test_an_attribute_with_one_value_is_named(self):
         pictures = Pictures.from_tensors(torch.rand(4, 3, 16, 16), {"round": [0, 1, 0, 1], "old": [1, 1, -1, 1]})
-        assert list(chosen(pictures, ["round"])) == ["round"]
+        assert list(select_attributes(pictures, ["round"])) == ["round"]
         for names in ([], ["old"]):
             with pytest.raises(OptionError, match="'old'"):
-                chosen(pictures, names)
+                select_attributes(pictures, names)
         with pytest.raises(OptionError, match="round"):
-            chosen(pictures, ["rund"])
+            select_attributes(pictures, ["rund"])
 
     @pytest.mark.parametrize("name", ["base", "stages", "a/b", ".hidden", ""])
     def test_a_name_that_no_folder_can_have_is_refused(self, name):
         pictures = Pictures.from_tensors(torch.rand(2, 3, 16, 16), {name: [0, 1]})
         with pytest.raises(OptionError, match="rename"):
-            chosen(pictures, [])
+            select_attributes(pictures, [])
 
     def test_names_and_columns_are_those_of_the_values(self):
         labels = {"old": Labels(torch.tensor([0, 1]), ("no", "yes")), "sex": Labels(torch.tensor([0, 1]), ("female", "male"))}
         labels["hair"] = Labels(torch.tensor([0, 1]), ("black", "red", "white"))
         base, heads = CodeEnergy(16, code=4, width=8, blocks=0), stirred(CodeHeads(5, code=4, width=8, blocks=0))
-        found = {energy.name: energy for energy in energies(base, heads, labels)}
+        found = {energy.name: energy for energy in attribute_energies(base, heads, labels)}
         assert list(found) == ["old", "sex=female", "sex=male", "hair=black", "hair=red", "hair=white"]
         z = torch.randn(6, 4)
         logits = heads(z)
@@ -226,114 +187,4 @@ class TestAttributes:
         said = (heads(codes)[:, 0] > 0).long()
         truth = {"old": Labels(torch.cat([said[:1], 1 - said[1:2], said[2:3], torch.tensor([-1])]), ("no", "yes"))}
         truth["hair"] = Labels(torch.full((4,), -1), ("black", "red", "white"))
-        assert accuracies(heads, codes, truth, labels) == pytest.approx({"old": 2 / 3})
-
-
-class TestRecipes:
-    def test_steps_are_shared_out(self):
-        recipe = base_and_attributes()
-        shared = recipe.with_steps(1000).settings
-        assert sum(shared[stage]["steps"] for stage in STAGES) == pytest.approx(1000, abs=2)
-        ratio = [shared[stage]["steps"] / recipe.settings[stage]["steps"] for stage in STAGES]
-        assert max(ratio) == pytest.approx(min(ratio), rel=0.05)
-
-    @pytest.mark.slow
-    def test_a_run_leaves_energies_that_compose(self, tmp_path):
-        recipe, pictures = base_and_attributes().with_changes(SMALL), pictures_of(40)
-        for some in pictures.labels.values():
-            some.values[[3, 17]] = -1  # of two pictures nothing is known
-        pictures.labels["left"].values[20:] = -1
-        out = recipe.train(pictures, tmp_path / "run")
-        names = ["base", "bright", "left", "tint=blue", "tint=green", "tint=red"]
-        assert sorted(path.name for path in out.iterdir()) == sorted([*names, "samples.png", "report.json", "recipe.toml", "stages"])
-        with Image.open(out / "samples.png") as sheet:
-            assert sheet.size == (8 * 18, len(names) * 18)
-        report = json.loads((out / "report.json").read_text())
-        assert report["energies"] == names and report["held_out_accuracy"].keys() == {"bright", "left", "tint"}
-        assert {stage: told["steps"] for stage, told in report["stages"].items()} == dict.fromkeys(STAGES, 3)
-        base, bright, left = (ce.load(out / name) for name in ("base", "bright", "left"))
-        assert len((bright & left & base).bases) == 1 and len((bright & left).formula.variables) == 2
-        assert bright.recommended == base.recommended and bright.recommended.sampler == "annealed"  # pyright: ignore
-        z = torch.randn(5, 8)
-        expected = base(z) + bright.evidence(z) + (~left).evidence(z)
-        torch.testing.assert_close((bright & ~left)(z), expected)
-        tints = [ce.load(out / f"tint={name}") for name in ("blue", "green", "red")]
-        assert ce.any_of(*tints).evidence(z).abs().max() < 1e-5
-        assert (bright & ~left).sample(2, seed=0).shape == (2, 3, 16, 16)
-
-    @pytest.mark.slow
-    def test_what_was_killed_ends_with_the_same_bits(self, tmp_path, monkeypatch):
-        recipe, pictures = base_and_attributes().with_changes({**SMALL, "data.flip": True}), pictures_of(40)
-        whole = recipe.train(pictures, tmp_path / "whole")
-        with monkeypatch.context() as patch:
-            patch.setattr(Stages, "heads", lambda *_: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                recipe.train(pictures, tmp_path / "killed")
-        again = recipe.train(pictures, tmp_path / "killed")
-        for name in ("base", "left"):
-            first, second = ((folder / name / "model.safetensors").read_bytes() for folder in (whole, again))
-            assert first == second
-
-    @pytest.mark.slow
-    def test_other_settings_do_not_mix_with_a_run(self, tmp_path):
-        recipe, pictures = base_and_attributes().with_changes({**SMALL, "data.attributes": ["left"]}), pictures_of(24)
-        recipe.train(pictures, tmp_path)
-        with pytest.raises(OptionError, match=r"base\.rate"):
-            recipe.with_changes({"base.rate": 1e-4}).train(pictures, tmp_path)
-
-    @pytest.mark.slow
-    def test_grey_pictures_without_labels_give_the_base_alone(self, tmp_path):
-        images = pictures_of(20, size=32, channels=1).images(torch.arange(20))
-        folder = write_folder(tmp_path / "data", Pictures.from_tensors(images))
-        settings = {**SMALL, "data.size": 32, "data.channels": 1, "data.held_out": 0.0}
-        out = base_and_attributes().with_changes(settings).run(folder, tmp_path / "run")
-        assert ce.load(out / "base").sample(1, seed=0).shape == (1, 1, 32, 32)
-        assert json.loads((out / "report.json").read_text())["energies"] == ["base"]
-
-    @pytest.mark.slow
-    def test_the_command_line_from_a_folder_to_a_new_attribute(self, tmp_path, capsys):
-        """Two runs without Python: a base with two attributes, and a third that joins it."""
-        pictures = pictures_of(40)
-        data = write_folder(tmp_path / "data", pictures)
-        sets = [word for key, value in SMALL.items() if key.split(".")[0] != "data" for word in ("--set", f"{key}={value}")]
-        command = ["train", "--recipe", "base-and-attributes", "--data", str(data), "--out", str(tmp_path / "run"), "--quiet"]
-        assert main([*command, *sets, "--set", "data.size=16", "--set", 'data.attributes=["left", "tint"]']) == 0
-        new = [*command[:2], "attribute", "--data", str(data), "--out", str(tmp_path / "new"), "--quiet"]
-        small = ["--steps", "3", "--set", "heads.batch_size=8", "--set", 'data.attributes=["bright"]']
-        for base in ("base", "left"):  # an attribute has the base in it
-            out = [*new[:6], str(tmp_path / f"new-{base}"), "--quiet"]
-            assert main([*out, *small, "--set", f"model.base={tmp_path / 'run' / base}"]) == 0
-        assert capsys.readouterr().err == ""
-        left, bright = ce.load(tmp_path / "run" / "left"), ce.load(tmp_path / "new-base" / "bright")
-        both = left & bright
-        assert len(both.bases) == len((both & left).bases) == 1
-        assert torch.equal(bright(z := torch.randn(3, 8)), ce.load(tmp_path / "new-left" / "bright")(z))
-        assert both.sample(2, seed=0).shape == (2, 3, 16, 16)
-
-    @pytest.mark.slow
-    def test_folders_may_be_texts(self, tmp_path):
-        data = str(write_folder(tmp_path / "data", pictures_of(40)))
-        run = base_and_attributes().with_changes({**SMALL, "data.size": 16, "data.attributes": ["left"]}).run(data, str(tmp_path / "run"))
-        small = {"heads.steps": 3, "heads.batch_size": 8, "data.attributes": ["bright"], "model.base": run / "base"}
-        new = attribute().with_changes(small).run(data, str(tmp_path / "new"))
-        assert len((ce.load(run / "left") & ce.load(new / "bright")).bases) == 1
-
-    def test_a_size_that_does_not_fit_is_told_before_pictures_are_read(self, tmp_path):
-        with pytest.raises(OptionError, match="multiple of 16 from 16 to 256, got 100"):
-            base_and_attributes().with_changes({"data.size": 100}).run(tmp_path / "nowhere", tmp_path / "out")
-
-    def test_what_is_no_base_is_refused(self, tmp_path):
-        data = write_folder(tmp_path / "data", pictures_of(4))
-        with pytest.raises(OptionError, match=r"model\.base=RUN/base"):
-            attribute().run(data, tmp_path / "out")
-        ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).save(tmp_path / "bowl")
-        with pytest.raises(OptionError, match="of another kind"):
-            attribute().with_changes({"model.base": str(tmp_path / "bowl")}).run(data, tmp_path / "out")
-        assert not (tmp_path / "out").exists()
-
-    def test_pictures_without_labels_have_no_new_attribute(self, tmp_path):
-        base = ce.get_energy("code-base", size=16, code=8, width=16, blocks=1)
-        base.save(tmp_path / "base")
-        data = write_folder(tmp_path / "data", Pictures.from_tensors(torch.rand(4, 3, 16, 16)))
-        with pytest.raises(OptionError, match="CSV"):
-            attribute().with_changes({"model.base": str(tmp_path / "base")}).run(data, tmp_path / "out")
+        assert measure_accuracy(heads, codes, truth, labels) == pytest.approx({"old": 2 / 3})

@@ -112,8 +112,8 @@ BAD = [
     ("igebm-resnet32", {"width": 0}, "width must be"),
     ("igebm-resnet32", {"labels": 0}, "labels must be"),
     ("igebm-resnet32", {"numbers": 2.0}, "numbers must be"),
-    ("igebm-mnist", {"labels": 3, "numbers": 2}, "a label or numbers"),
-    ("igebm-resnet32", {"activation": "gelu"}, "activation must be one of leaky-relu, relu, swish"),
+    ("igebm-mnist", {"labels": 3, "numbers": 2}, "a label or on numbers"),
+    ("igebm-resnet32", {"activation": "gelu"}, "activation must be one of 'leaky-relu', 'relu', 'swish'"),
     ("igebm-resnet32", {"dropout": 1.0}, "dropout must be a number from 0"),
     ("igebm-resnet32", {"depth": 3}, "takes"),
     ("igebm-mnist", {"size": "28"}, "size must be a whole number"),
@@ -127,7 +127,7 @@ BAD = [
     ("jem", {"depth": 27}, "depth must be 10, 16, 22, 28"),
     ("jem", {"labels": 1}, "labels must be a whole number of at least 2"),
     ("energy-unet", {"size": 30}, "size must be a multiple of 4"),
-    ("energy-unet", {"sigma_min": 2.0, "sigma_max": 1.0}, "sigma_min is the lower level"),
+    ("energy-unet", {"sigma_min": 2.0, "sigma_max": 1.0}, "0 < sigma_min < sigma_max"),
     ("energy-unet", {"blocks": 0}, "blocks must be"),
 ]
 

@@ -137,7 +137,7 @@ def test_numbers_that_make_no_sense_are_told(y, error, told):
 def test_an_energy_is_told_labels_or_numbers():
     assert conditional("energy-unet", None, numbers=2).required_conditions == {"y"}
     for name in CONDITIONAL:
-        with pytest.raises(OptionError, match="labels=3 and numbers=2"):
+        with pytest.raises(OptionError, match="labels=3, numbers=2"):
             conditional(name, 3, numbers=2)
     with pytest.raises(OptionError, match="numbers must be a whole number"):
         conditional("igebm-resnet32", None, numbers=0)

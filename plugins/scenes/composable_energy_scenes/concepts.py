@@ -12,12 +12,11 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy_image import CodeEnergy, CodeHeads
-
-from . import weights
-from .conditional import ConditionalEnergy
-from .judge import Judge
-from .one_object import COLORS
-from .rendering import KINDS
+from composable_energy_scenes import weights
+from composable_energy_scenes.conditional import ConditionalEnergy
+from composable_energy_scenes.judge import Judge
+from composable_energy_scenes.one_object import COLORS
+from composable_energy_scenes.renderer import KINDS
 
 __all__ = ["CODE", "HEADS_WIDTH", "SAMPLING", "SIGMAS", "Concepts", "load_concepts", "load_judge"]
 
@@ -28,7 +27,7 @@ HEADS_WIDTH = 192
 """Hidden units of a head."""
 
 SIGMAS = (0.05, 4.0)
-"""The noise levels that the energies know."""
+"""The lowest and the highest noise level of the energies."""
 
 SAMPLING = ce.Recommendation(
     sampler="annealed",
@@ -42,17 +41,17 @@ SAMPLING = ce.Recommendation(
     },
     threads=1,
 )
-"""How the energies are drawn from: 480 gradients. With 160 gradients (40 levels) many objects fade, since each level is left too early."""
+"""The recommended sampler: 480 gradients. With 160 gradients (40 levels) many objects fade, because chains do not mix at each level."""
 
 
 class Concepts:
-    """Energies of pictures of one object, each concept trained apart on pictures of its own; weights are read when first asked for.
+    """Energies of pictures of one object. Each concept was trained on pictures of its own; weights are loaded on first use.
 
-    `position`, `size` and `light` predict numbers: `position((0.2, 0.5))` is the density at a point, `position.near((0.2, 0.5), 0.2)` an
-    event with a complement. `color` and `shape` are events of classes. All are evidence over `base`, so an expression counts it once.
+    `position`, `size` and `light` are numbers: `position((0.2, 0.5))` is the density at a point, `position.near((0.2, 0.5), 0.2)` an event,
+    which has a complement. `color` and `shape` are events of classes. All are evidence over `base`, so an expression counts it once.
 
     Args:
-        folder: Where the weights lie.
+        folder: The folder of the weights.
 
     Example:
         >>> from composable_energy_scenes import load_concepts
@@ -75,29 +74,29 @@ class Concepts:
 
     @cached_property
     def position(self) -> ce.GaussianHead:
-        """Where the object is: two numbers in [-1, 1]."""
+        """The position of the object: two numbers in [-1, 1]."""
         return ce.GaussianHead(self._head("position", 4), self.base, dims=2, name="position")
 
     @cached_property
     def size(self) -> ce.GaussianHead:
-        """How large it is: a number in [.3, .7]."""
+        """The size of the object: a number in [.3, .7]."""
         return ce.GaussianHead(self._head("size", 2), self.base, dims=1, name="size")
 
     @cached_property
     def light(self) -> ce.GaussianHead:
-        """Where the lamp stands: cosine and sine of its azimuth."""
+        """The direction of the lamp: cosine and sine of its azimuth."""
         return ce.GaussianHead(self._head("light", 4), self.base, dims=2, name="light")
 
     def color(self, *values: int | str) -> ce.ClassifierEnergy:
-        """Returns the event that the color is one of a few, by names or numbers; none leaves it as the condition `y`."""
+        """Returns the event that the color is one of some, by names or indices; without any, the color is the condition `y`."""
         return self._event("color", self._colors, COLORS, values)
 
     def shape(self, *values: int | str) -> ce.ClassifierEnergy:
-        """Returns the event that the shape is one of a few, by names or numbers; none leaves it as the condition `y`."""
+        """Returns the event that the shape is one of some, by names or indices; without any, the shape is the condition `y`."""
         return self._event("shape", self._shapes, KINDS, values)
 
     def of_position(self, c: Sequence[float] | Tensor | None = None) -> ce.Energy:
-        """Returns the conditional energy of pictures with the object at `c`: (2,) for all chains, (n, 2) for each; None leaves `y`."""
+        """Returns the conditional energy given the position: (2,) for all chains, (n, 2) for each. None leaves the condition `y` free."""
         import torch
 
         if c is None:
@@ -106,10 +105,10 @@ class Concepts:
         return self._of_position.given(y=points if points.ndim == 2 else points[None])
 
     def of_color(self, value: int | str | Tensor | None = None) -> ce.Energy:
-        """Returns the conditional energy of pictures with an object of a color; a tensor has one for each chain; None leaves `y`."""
+        """Returns the conditional energy given the color, or a tensor of one color per chain. None leaves the condition `y` free."""
         if value is None:
             return self._of_color
-        return self._of_color.given(y=value if isinstance(value, Tensor) else _class("color", COLORS, value))
+        return self._of_color.given(y=value if isinstance(value, Tensor) else _class_index("color", COLORS, value))
 
     @cached_property
     def _colors(self) -> CodeHeads:
@@ -138,13 +137,13 @@ class Concepts:
         return weights.read(cast(CodeHeads, head), name, self.folder)
 
     def _event(self, name: str, head: CodeHeads, known: Sequence[str], values: tuple[int | str, ...]) -> ce.ClassifierEnergy:
-        label = [_class(name, known, value) for value in values] or None
+        label = [_class_index(name, known, value) for value in values] or None
         text = f"{name}={'|'.join(known[i] for i in label)}" if label else name
         return ce.ClassifierEnergy(head, label, self.base, labels=len(known), name=text)
 
 
 def load_concepts(folder: Path = weights.FOLDER) -> Concepts:
-    """Returns the trained concepts; those of one folder are one object, so their expressions share a base."""
+    """Returns the trained concepts. Calls with one folder return the same object, so that expressions share a base."""
     return _concepts(folder)
 
 
@@ -157,9 +156,9 @@ def load_judge(folder: Path = weights.FOLDER) -> Judge:
 _concepts = cache(Concepts)
 
 
-def _class(name: str, known: Sequence[str], value: int | str) -> int:
+def _class_index(name: str, known: Sequence[str], value: int | str) -> int:
     if isinstance(value, str) and value in known:
         return known.index(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(known):
         return value
-    raise OptionError(f"There is no {name} {value!r}; there are {', '.join(known)}, or 0 to {len(known) - 1}.")
+    raise OptionError(f"There is no {name} {value!r}; known are {', '.join(known)}, or 0 to {len(known) - 1}.")

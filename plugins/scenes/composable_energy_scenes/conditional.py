@@ -1,4 +1,4 @@
-r"""Conditional energies $E(z, \sigma \mid y)$ of codes: densities of their own, where heads are evidence over a base."""
+r"""Conditional energies $E(z, \sigma \mid y)$ of codes: absolute densities, unlike heads, which are evidence over a base."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from composable_energy_image.code_energy import CodeNetwork
 
 __all__ = ["ConditionalEnergy"]
 
-_WAVES = (1, 2, 4)  # half periods in the range of positions
+_WAVES = (1, 2, 4)  # half periods over the range of a number
 
 
 class ConditionalEnergy(ce.Energy):
-    r"""The energy of pictures of which one thing is told: $E(z, \sigma \mid y)$.
+    r"""The energy of pictures given a class or numbers: $E(z, \sigma \mid y)$.
 
-    It begins as a base that is told nothing, so that training has only to learn what the condition changes.
+    It starts as a copy of a base that ignores the condition, so that training only has to learn the effect of the condition.
 
     Args:
-        base: Where it begins; its decoder is shared.
-        classes: How many classes `y` has; 0 if it is numbers.
-        dims: How many numbers `y` has.
-        center: What each number has as its middle.
-        reach: How far it goes to both sides.
+        base: The base to copy; its decoder is shared.
+        classes: Number of classes of `y`; 0 if `y` is numbers.
+        dims: Number of numbers in `y`.
+        center: Centre of the range of each number.
+        reach: Half width of the range.
 
     Raises:
         OptionError: `y` has neither classes nor numbers, or both.
@@ -37,11 +37,11 @@ class ConditionalEnergy(ce.Energy):
     def __init__(self, base: CodeEnergy, *, classes: int = 0, dims: int = 0, center: float = 0.0, reach: float = 1.0) -> None:
         super().__init__()
         if (classes > 0) == (dims > 0):
-            raise OptionError(f"y has either classes or numbers: give one of both, got classes={classes} and dims={dims}.")
+            raise OptionError(f"y has either classes or numbers: give exactly one, got classes={classes} and dims={dims}.")
         self.classes, self.dims, self.center, self.reach, self.name = classes, dims, center, reach, "conditional"
         self.sigma_min, self.decoder, self.recommended = base.sigma_min, base.decoder, base.recommended
         self.event_shape = base.event_shape
-        self.net = _told(base.net, classes or dims * (1 + 2 * len(_WAVES)))
+        self.net = _add_conditions(base.net, classes or dims * (1 + 2 * len(_WAVES)))
 
     def forward(self, x: Tensor, y: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """Returns energies with shape $(B,)$ of codes with shape $(B, D)$ at levels with shape $()$ or $(B,)$.
@@ -61,13 +61,13 @@ class ConditionalEnergy(ce.Energy):
         return torch.cat([numbers, *(f(angle) for angle in angles for f in (torch.sin, torch.cos))], 1)
 
 
-def _told(network: CodeNetwork, conditions: int) -> CodeNetwork:
-    """Returns a copy of a network that is told some numbers more, which change nothing yet."""
+def _add_conditions(network: CodeNetwork, conditions: int) -> CodeNetwork:
+    """Returns a copy of a network with more inputs, whose weights are zero."""
     inner = network.net
-    told = CodeNetwork(inner.read.in_features, width=inner.read.out_features, blocks=len(inner.outer), conditions=conditions)
+    copy = CodeNetwork(inner.read.in_features, width=inner.read.out_features, blocks=len(inner.outer), conditions=conditions)
     with torch.no_grad():
         for name, value in inner.state_dict().items():
-            target = told.net.get_parameter(name)
+            target = copy.net.get_parameter(name)
             target.zero_()
             target[tuple(slice(0, length) for length in value.shape)] = value
-    return told
+    return copy

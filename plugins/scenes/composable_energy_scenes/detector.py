@@ -1,4 +1,4 @@
-"""The detector: a network that finds the objects of a picture; it judges pictures of several objects as `Judge` does those of one."""
+"""The detector: a network that locates the objects of a picture, to evaluate pictures of several objects."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from composable_energy.errors import ShapeError
 from composable_energy_training import Batch, Loss, Objective
 
-__all__ = ["Detector", "Finding", "detected"]
+__all__ = ["DetectionLoss", "Detector", "detect_objects"]
 
 _GRID = 8
-_CELL = 2 / _GRID  # objects stand further apart than a cell's diagonal, so that it holds one at most
+_CELL = 2 / _GRID  # objects are further apart than a cell's diagonal, so a cell holds at most one
 _CHUNK = 250
 _WIDTHS = (3, 24, 48, 64)
-_SEEN = 0.1  # an object at a corner of four cells may have a quarter in each; chosen on renders of seed 5
-_APART = 0.3
+_THRESHOLD = 0.1  # an object at a corner of four cells may have probability 1/4 in each; chosen on renders of seed 5
+_LEAST_DISTANCE = 0.3
 
 
 class Detector(nn.Module):
-    """A convolutional network that says of each cell of the floor whether an object stands there, and where in it; 273,968 weights."""
+    """A convolutional network that predicts, for each cell of the floor, whether it holds an object, and its position; 273,968 weights."""
 
     middles: Tensor
 
@@ -37,16 +37,16 @@ class Detector(nn.Module):
         self.register_buffer("middles", torch.stack([columns, rows], 2).flatten(0, 1), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns logits of objects in cells, with shape $(B, 64)$, and where these stand, with shape $(B, 64, 2)$."""
-        told = self.read(images * 2 - 1).unflatten(1, (_GRID**2, 3))
-        return told[..., 0], self.middles + _CELL * told[..., 1:]
+        """Returns logits of objects in cells, with shape $(B, 64)$, and positions of the objects, with shape $(B, 64, 2)$."""
+        output = self.read(images * 2 - 1).unflatten(1, (_GRID**2, 3))
+        return output[..., 0], self.middles + _CELL * output[..., 1:]
 
 
 @torch.no_grad()
-def detected(images: Tensor, detector: Detector) -> list[Tensor]:
-    """Returns the positions of the objects that a detector finds in each picture, with shape $(k, 2)$, the surest first.
+def detect_objects(images: Tensor, detector: Detector) -> list[Tensor]:
+    """Returns the positions of the objects in each picture, with shape $(k, 2)$, in order of confidence.
 
-    Of two closer than .3 only the surer counts: an object at the border of two cells may be seen in both.
+    Of two detections closer than .3 only the more confident counts, because an object at the border of two cells may be detected in both.
 
     Args:
         images: Pictures in [0, 1] with shape $(B, 3, 64, 64)$.
@@ -60,23 +60,23 @@ def detected(images: Tensor, detector: Detector) -> list[Tensor]:
     found = []
     for part in images.split(_CHUNK):
         logits, places = detector(part)
-        found += [_apart(places[i], logits[i].sigmoid()) for i in range(len(part))]
+        found += [_suppress(places[i], logits[i].sigmoid()) for i in range(len(part))]
     return found
 
 
-def _apart(places: Tensor, sure: Tensor) -> Tensor:
+def _suppress(places: Tensor, confidence: Tensor) -> Tensor:
+    """Non-maximum suppression."""
     kept: list[Tensor] = []
-    for i in sure.argsort(descending=True).tolist():
-        if sure[i] < _SEEN:
+    for i in confidence.argsort(descending=True).tolist():
+        if confidence[i] < _THRESHOLD:
             break
-        if all((places[i] - other).norm() >= _APART for other in kept):
+        if all((places[i] - other).norm() >= _LEAST_DISTANCE for other in kept):
             kept.append(places[i])
     return torch.stack(kept) if kept else places[:0]
 
 
-class Finding(Objective):
-    """The detector's: cross entropy of cells and distances of places, of all objects of a picture, which are the label `position`, padded
-    by NaN."""
+class DetectionLoss(Objective):
+    """The detector's objective: cross entropy of cells, plus the position error of all objects in the label `position`, padded with NaN."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         logits, places = model(batch.x)
@@ -85,8 +85,8 @@ class Finding(Objective):
         truth = position[row, which]
         column, line = ((truth + 1) / _CELL).long().clamp(0, _GRID - 1).unbind(1)
         cell = line * _GRID + column
-        here = torch.zeros_like(logits)
-        here[row, cell] = 1.0
-        crossed = F.binary_cross_entropy_with_logits(logits.float(), here, reduction="sum") / len(logits)
-        off = (places.float()[row, cell] - truth).abs().mean()
-        return Loss(crossed + 5 * off, {"cells": crossed.detach(), "off": off.detach()})
+        occupied = torch.zeros_like(logits)
+        occupied[row, cell] = 1.0
+        entropy = F.binary_cross_entropy_with_logits(logits.float(), occupied, reduction="sum") / len(logits)
+        error = (places.float()[row, cell] - truth).abs().mean()
+        return Loss(entropy + 5 * error, {"cells": entropy.detach(), "off": error.detach()})

@@ -1,4 +1,4 @@
-"""The family `scenes`: the energy of any picture of one object, and one energy for each thing that can be said of it in a word."""
+"""The family `scenes`: a base energy of pictures of one object, and named events over it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from pathlib import Path
 
 import composable_energy as ce
 from composable_energy.errors import PluginNotFound
-
-from . import weights
-from .concepts import Concepts, load_concepts
-from .one_object import COLORS, SIZES
-from .rendering import KINDS
+from composable_energy_scenes import weights
+from composable_energy_scenes.concepts import Concepts, load_concepts
+from composable_energy_scenes.one_object import COLORS, SIZES
+from composable_energy_scenes.renderer import KINDS
 
 __all__ = ["SceneFamily"]
 
@@ -21,13 +20,13 @@ _SIZES = {"small": -1, "large": 1}
 
 
 class SceneFamily(ce.EnergyFamily):
-    """The trained scene energies by name; weights are read once, when the first of them is asked for.
+    """The trained scene energies by name; weights are loaded once, on first use.
 
     `scenes` is the base. Members are events over it: `scenes/color=red`, `scenes/shape=box`, `scenes/left` (half of the floor),
-    `scenes/large` (half of the sizes) and so on. For events at any position or size take `composable_energy_scenes.load_concepts`.
+    `scenes/large` (half of the sizes) and so on. For events at any position or size use `composable_energy_scenes.load_concepts`.
 
     Args:
-        folder: Where the weights lie; None for those that come with the package.
+        folder: The folder of the weights; None for those of the package.
 
     Example:
         >>> import composable_energy as ce
@@ -38,7 +37,7 @@ class SceneFamily(ce.EnergyFamily):
         self._folder = weights.FOLDER if folder is None else Path(folder)
 
     def members(self) -> tuple[str, ...]:
-        """Returns the names of the events; reads no weights."""
+        """Returns the names of the events, without loading weights."""
         return (*(f"color={color}" for color in COLORS), *(f"shape={kind}" for kind in KINDS), *_PLACES, *_SIZES)
 
     def load(self, member: str | None) -> ce.Energy:
@@ -51,14 +50,14 @@ class SceneFamily(ce.EnergyFamily):
         if member is None:
             return concepts.base
         if member not in self.members():
-            raise PluginNotFound(f"Nothing in scenes is called {member!r}; there are {', '.join(self.members())}.")
+            raise PluginNotFound(f"The family scenes has no event {member!r}; known are {', '.join(self.members())}.")
         name, _, value = member.partition("=")
         if value:
             return concepts.color(value) if name == "color" else concepts.shape(value)
-        return _half(concepts, member)
+        return _half_space(concepts, member)
 
 
-def _half(concepts: Concepts, name: str) -> ce.Energy:
+def _half_space(concepts: Concepts, name: str) -> ce.Energy:
     if name in _SIZES:
         low, high = (-math.inf, _MIDDLE) if _SIZES[name] < 0 else (_MIDDLE, math.inf)
         event = concepts.size.between(low, high)

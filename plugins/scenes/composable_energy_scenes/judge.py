@@ -1,4 +1,4 @@
-"""The judge: a network of pictures that says what it sees in them; it is trained on renders of another seed than any energy."""
+"""The judge: a network that evaluates samples; it is trained on other renders than the energies."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.errors import ShapeError
+from composable_energy_scenes.one_object import COLORS
+from composable_energy_scenes.renderer import KINDS
 
-from .one_object import COLORS
-from .rendering import KINDS
-
-__all__ = ["Judge", "Verdict", "judged"]
+__all__ = ["Judge", "Verdict", "judge_images"]
 
 _CHUNK = 250
 _WIDTHS = (3, 24, 48, 64, 96)
@@ -22,11 +21,11 @@ _SIZE = 64
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge sees in pictures.
+    """The judge's predictions for pictures.
 
     Attributes:
-        position: With shape $(B, 2)$.
-        size: With shape $(B,)$.
+        position: Positions with shape $(B, 2)$.
+        size: Sizes with shape $(B,)$.
         light: Cosine and sine of the lamp's azimuth, with shape $(B, 2)$.
         shape: Classes with shape $(B,)$.
         color: Classes with shape $(B,)$.
@@ -40,7 +39,7 @@ class Verdict:
 
 
 class Judge(nn.Module):
-    """A convolutional network that reads position, size, light, shape and color from pictures of `one-object`; 187,136 weights."""
+    """A convolutional network that predicts position, size, light, shape and color of pictures of `one-object`; 187,136 weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,19 +54,23 @@ class Judge(nn.Module):
         return self.read(self.body(images * 2 - 1))
 
     def features(self, images: Tensor) -> Tensor:
-        """Returns pooled features with shape $(B, 96)$: what Frechet distances compare."""
+        """Returns pooled features with shape $(B, 96)$, for Frechet distances."""
         return self.body(images * 2 - 1).mean((2, 3))
 
 
 @torch.no_grad()
-def judged(images: Tensor, judge: Judge) -> Verdict:
-    """Returns what a judge sees in pictures in [0, 1] with shape $(B, 3, 64, 64)$.
+def judge_images(images: Tensor, judge: Judge) -> Verdict:
+    """Returns a judge's predictions for pictures.
+
+    Args:
+        images: Pictures in [0, 1] with shape $(B, 3, 64, 64)$.
+        judge: The judge.
 
     Raises:
         ShapeError: The pictures have another shape.
     """
     if images.shape[1:] != (3, _SIZE, _SIZE):
         raise ShapeError(f"The judge takes pictures of shape (B, 3, {_SIZE}, {_SIZE}), got {tuple(images.shape)}.")
-    told = torch.cat([judge(part) for part in images.split(_CHUNK)])
-    shape, color = told[:, 5:].split([len(KINDS), len(COLORS)], 1)
-    return Verdict(told[:, :2], told[:, 2], told[:, 3:5], shape.argmax(1), color.argmax(1))
+    output = torch.cat([judge(part) for part in images.split(_CHUNK)])
+    shape, color = output[:, 5:].split([len(KINDS), len(COLORS)], 1)
+    return Verdict(output[:, :2], output[:, 2], output[:, 3:5], shape.argmax(1), color.argmax(1))

@@ -1,7 +1,7 @@
-"""The world `one-object`: one solid on a floor, with a position, a size, a shape, a color, and a lamp that goes around it.
+"""The world `one-object`: one solid on a floor, with varying position, size, shape, color and lamp direction.
 
 Positions, sizes and the three shapes have the ranges of the scenes of Compositional Visual Generation with Energy Based Models (Du et al.,
-2020); colors are eight that are far from each other and from the floor, and the lamp's direction is a label.
+2020). There are eight colors, far from each other and from the floor, and the lamp's direction is a label.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from composable_energy_image.data import Field, Scenes, World
-
-from .rendering import FLOOR_CELL, HEAD, KINDS, Camera, picture_size
+from composable_energy_scenes.renderer import FLOOR_CELL, HEAD, KINDS, Camera, check_picture_size
 
 __all__ = ["COLORS", "PALETTE", "SIZES", "OneObject"]
 
@@ -36,7 +35,7 @@ PALETTE = np.array(
 """Red, green and blue of each of `COLORS`."""
 
 SIZES = (0.3, 0.7)
-"""The least and the largest half width of a solid, in the units of positions."""
+"""The smallest and the largest half width of a solid, in the units of positions."""
 
 _HEIGHT = np.radians(50)  # of the lamp above the floor
 _XML = f"""
@@ -67,19 +66,19 @@ class OneObject(World):
     name = "one-object"
     fields = MappingProxyType(
         {
-            "position": Field((2,), "float32", "the middle of the solid on the floor, right and away, each in [-1, 1]"),
-            "size": Field((), "float32", "half of its width, 0.3 to 0.7 in the units of positions"),
-            "shape": Field((), "int64", "its shape", KINDS),
-            "color": Field((), "int64", "its color", COLORS),
-            "light": Field((2,), "float32", "where the lamp stands: the cosine and sine of its azimuth, 0 on the right"),
-            "floor": Field((3,), "float32", "red, green and blue of the floor, 0.30 to 0.44"),
+            "position": Field((2,), "float32", "centre of the solid on the floor, right and away, each in [-1, 1]"),
+            "size": Field((), "float32", "half width, 0.3 to 0.7 in the units of positions"),
+            "shape": Field((), "int64", "shape", KINDS),
+            "color": Field((), "int64", "color", COLORS),
+            "light": Field((2,), "float32", "direction of the lamp: cosine and sine of its azimuth, 0 on the right"),
+            "floor": Field((3,), "float32", "color of the floor: red, green and blue, 0.30 to 0.44"),
         }
     )
 
     def __init__(self, size: int = 64) -> None:
-        self.size = picture_size(size)
+        self.size = check_picture_size(size)
 
-    def one(self, random: np.random.Generator) -> dict[str, object]:
+    def sample_labels(self, random: np.random.Generator) -> dict[str, object]:
         azimuth = random.uniform(0, 2 * np.pi)
         return {
             "light": (np.cos(azimuth), np.sin(azimuth)),
@@ -91,19 +90,19 @@ class OneObject(World):
         }
 
     def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
-        told = self.checked(labels)
-        n, camera = len(told["size"]), self._camera
+        values = self.check_labels(labels)
+        n, camera = len(values["size"]), self._camera
         solid, floor = camera.solid("solid"), camera.model.geom("floor").id
         images = np.empty((n, 3, self.size, self.size), np.uint8)
         found = np.empty((n, self.size, self.size), np.uint8) if masks else None
         for i in range(n):
-            camera.put(solid, told["shape"][i], told["position"][i], told["size"][i], PALETTE[told["color"][i]])
-            camera.model.geom_rgba[floor, :3] = told["floor"][i]
-            camera.light_from(told["light"][i], _HEIGHT)
+            camera.put(solid, values["shape"][i], values["position"][i], values["size"][i], PALETTE[values["color"][i]])
+            camera.model.geom_rgba[floor, :3] = values["floor"][i]
+            camera.light_from(values["light"][i], _HEIGHT)
             images[i] = camera.picture()
             if found is not None:
                 found[i] = camera.solids() == solid
-        return Scenes(images, told, found)
+        return Scenes(images, values, found)
 
     @cached_property
     def _camera(self) -> Camera:

@@ -1,19 +1,19 @@
-r"""Codes that keep their place: for each patch of 8 x 8 pixels a few numbers, and the energy of such codes.
+r"""Spatial codes: a few numbers for each patch of 8 x 8 pixels, and the energy of such codes.
 
-One code for a whole picture must spend its numbers on every combination of objects; here an object is coded where it stands, so that a
-picture of four costs no more than one of a single object.
+A single code for the whole picture has to represent every combination of objects. Here each object is encoded at its position, so pictures
+of four objects are as easy as those of one.
 """
 
 from __future__ import annotations
 
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import ShapeError
+from composable_energy_image.noise_conditioning import level_column
 from composable_energy_image.unet import UNet
 
 __all__ = ["CHANNELS", "PATCHES", "PatchCoder", "PatchEnergy", "PatchNetwork"]
@@ -28,9 +28,9 @@ _PIXELS = 8 * PATCHES
 
 
 class PatchCoder(nn.Module):
-    """Pictures of 64 x 64 to codes with shape (4, 8, 8), whose channels have unit variance, and back.
+    """An autoencoder between pictures of 64 x 64 and codes with shape (4, 8, 8) and unit variance per channel.
 
-    Called on codes it returns pictures, as the decoder of a latent energy does.
+    Calling it decodes, as the decoder of a latent energy must.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class PatchCoder(nn.Module):
 
     @property
     def numbers(self) -> int:
-        """How many numbers a code has."""
+        """The numbers in a code."""
         return CHANNELS * PATCHES**2
 
     def encode(self, images: Tensor) -> Tensor:
@@ -56,11 +56,11 @@ class PatchCoder(nn.Module):
             ShapeError: The pictures have another shape.
         """
         if images.shape[1:] != (3, _PIXELS, _PIXELS):
-            raise ShapeError(f"Codes of patches are of pictures of shape (B, 3, {_PIXELS}, {_PIXELS}), got {tuple(images.shape)}.")
+            raise ShapeError(f"The patch coder encodes pictures of shape (B, 3, {_PIXELS}, {_PIXELS}), got {tuple(images.shape)}.")
         return self.standardize(self.encoder(images * 2 - 1).float())
 
-    def paint(self, codes: Tensor) -> Tensor:
-        """Returns pictures whose values may leave [0, 1], as training needs them."""
+    def decode(self, codes: Tensor) -> Tensor:
+        """Returns pictures without clamping to [0, 1], as training needs them."""
         h = F.silu(self.read(codes))
         h = h + F.silu(self.at_8(h))
         h = F.silu(self.to_16(h))
@@ -69,7 +69,7 @@ class PatchCoder(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Returns the pictures, in [0, 1] with shape $(B, 3, 64, 64)$, of codes with shape $(B, 4, 8, 8)$."""
-        return self.paint(codes).clamp(0, 1)
+        return self.decode(codes).clamp(0, 1)
 
 
 class PatchNetwork(ce.Energy):
@@ -80,7 +80,7 @@ class PatchNetwork(ce.Energy):
 
     Args:
         width: Channels of the U-Net at 8 x 8; at 4 x 4 twice as many.
-        blocks: Its residual blocks at each size, down and up.
+        blocks: Residual blocks at each size, on the way down and on the way up.
     """
 
     def __init__(self, width: int = 48, blocks: int = 1) -> None:
@@ -90,7 +90,7 @@ class PatchNetwork(ce.Energy):
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Returns energies with shape $(B,)$ of codes with shape $(B, 4, 8, 8)$ at levels with shape $()$ or $(B,)$."""
-        level = levels(sigma, x)
+        level = level_column(sigma, x)
         scale = (1 + level * level).rsqrt()
         u = x * scale[:, :, None, None]
         return (u.square() / 2).flatten(1).sum(1) + (u * self.net(u, level)).flatten(1).sum(1) / (level * scale).squeeze(1)
@@ -100,9 +100,9 @@ class PatchEnergy(ce.Energy):
     """The energy of any picture at a noise level, over codes of its patches; its decoder is a `PatchCoder`.
 
     Args:
-        sigma_min: The lowest noise level, that where none is given.
-        sigma_max: The highest.
-        name: How it is written in an expression.
+        sigma_min: The lowest noise level, and the default.
+        sigma_max: The highest noise level.
+        name: The name in expressions.
     """
 
     def __init__(self, *, sigma_min: float = 0.05, sigma_max: float = 8.0, name: str = "several") -> None:
@@ -116,16 +116,9 @@ class PatchEnergy(ce.Energy):
 
     @property
     def coder(self) -> PatchCoder:
-        """The decoder, as what it is."""
+        """The decoder, with its type."""
         return cast(PatchCoder, self.decoder)
 
     def forward(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """Returns energies with shape $(B,)$ of codes with shape $(B, 4, 8, 8)$ at levels with shape $()$ or $(B,)$."""
         return self.net(x, sigma=self.sigma_min if sigma is None else sigma)
-
-
-def levels(sigma: Tensor | float, like: Tensor) -> Tensor:
-    """Returns noise levels as a column: $(1, 1)$ where all are one value, which networks then embed once, else $(B, 1)$."""
-    if isinstance(sigma, Tensor) and sigma.ndim == 1 and sigma.stride(0) == 0:
-        sigma = sigma[:1]
-    return torch.as_tensor(sigma, dtype=like.dtype, device=like.device).reshape(-1, 1)

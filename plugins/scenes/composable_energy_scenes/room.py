@@ -1,6 +1,6 @@
-"""The world `room`: one furnished room under a lamp and a camera that move; seven factors, after Falcor3D (Nie et al., 2020).
+"""The world `room`: a furnished room with a moving lamp and camera; seven factors, after Falcor3D (Nie et al., 2020).
 
-Falcor3D turns a light that is far away. Three numbers of a direction hold only two degrees of freedom, so here the lamp has a position.
+Falcor3D has a distant light. The three numbers of its direction have only two degrees of freedom, so here the lamp has a position.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import numpy as np
 
 from composable_energy.errors import OptionError
 from composable_energy_image.data import Field, Scenes, World
-
-from .rendering import FLOOR_CELL, HEAD, Camera, picture_size
+from composable_energy_scenes.renderer import FLOOR_CELL, HEAD, Camera, check_picture_size
 
 __all__ = ["ROOM_FACTORS", "Room"]
 
 ROOM_FACTORS = ("lamp intensity", "lamp x", "lamp y", "lamp z", "camera x", "camera y", "camera z")
-"""The factors, in their order: x is right, y away and z up."""
+"""The factors, in order: x is right, y away and z up."""
 
 _INTENSITY = (0.25, 1.0)
 _LAMP = np.array([[-1.5, 1.5], [-1.4, 1.0], [2.0, 3.2]])
@@ -45,7 +44,7 @@ _SOLIDS = (
     ("box", "0.45 0.30 0.18", "1.75 1.3 1.5", "0.4 0.55 0.03"),
     ("box", "0.40 0.26 0.15", "1.75 1.88 0.76", "0.4 0.03 0.76"),
     ("box", "0.40 0.26 0.15", "1.75 0.72 0.76", "0.4 0.03 0.76"),
-    ("box", "0.20 0.55 0.35", "1.7 1.5 1.19", "0.2 0.13 0.16"),  # what stands there
+    ("box", "0.20 0.55 0.35", "1.7 1.5 1.19", "0.2 0.13 0.16"),  # things on the shelf
     ("sphere", "0.80 0.80 0.30", "1.65 1.1 0.68", "0.15"),
     ("box", "0.75 0.35 0.55", "1.7 1.35 1.68", "0.14 0.25 0.15"),
     ("box", "0.85 0.55 0.30", "0.2 2.04 1.3", "0.5 0.02 0.36"),  # a picture
@@ -83,9 +82,9 @@ def _xml() -> str:
 
 
 class Room(World):
-    """A room whose furniture stays, and whose lamp and camera do not; the camera always looks at one point.
+    """A room with fixed furniture and a moving lamp and camera; the camera always looks at one point.
 
-    The masks have the solids of the room in their order: first the three walls, then the furniture; the floor is 0.
+    Masks number the solids in order: first the three walls, then the furniture; the floor is 0.
 
     Args:
         size: Height and width of the pictures.
@@ -98,33 +97,33 @@ class Room(World):
     fields = MappingProxyType({"factors": Field((len(ROOM_FACTORS),), "float32", f"{', '.join(ROOM_FACTORS)}, each in [0, 1]")})
 
     def __init__(self, size: int = 64) -> None:
-        self.size = picture_size(size)
+        self.size = check_picture_size(size)
 
-    def one(self, random: np.random.Generator) -> dict[str, object]:
+    def sample_labels(self, random: np.random.Generator) -> dict[str, object]:
         return {"factors": random.uniform(0, 1, len(ROOM_FACTORS))}
 
     def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
-        told = self.checked(labels)
-        factors = told["factors"]
+        values = self.check_labels(labels)
+        factors = values["factors"]
         if ((factors < 0) | (factors > 1)).any():
-            raise OptionError(f"The factors of the room are each in [0, 1], got {factors.min()} to {factors.max()}.")
+            raise OptionError(f"The factors of the room must each be in [0, 1], got {factors.min()} to {factors.max()}.")
         n, camera, model = len(factors), self._camera, self._camera.model
         solids = [camera.solid(f"solid{i}") for i in range(len(_SOLIDS))]
         images = np.empty((n, 3, self.size, self.size), np.uint8)
         found = np.empty((n, self.size, self.size), np.uint8) if masks else None
         for i in range(n):
             model.light_diffuse[0] = np.interp(factors[i, 0], (0, 1), _INTENSITY)
-            model.light_pos[0] = _between(_LAMP, factors[i, 1:4])
-            model.cam_pos[0] = _between(_CAMERA, factors[i, 4:7])
+            model.light_pos[0] = _interpolate(_LAMP, factors[i, 1:4])
+            model.cam_pos[0] = _interpolate(_CAMERA, factors[i, 4:7])
             images[i] = camera.picture()
             if found is not None:
                 found[i] = camera.mask(solids)
-        return Scenes(images, told, found)
+        return Scenes(images, values, found)
 
     @cached_property
     def _camera(self) -> Camera:
         return Camera(_xml(), self.size)
 
 
-def _between(ranges: np.ndarray, factors: np.ndarray) -> np.ndarray:
+def _interpolate(ranges: np.ndarray, factors: np.ndarray) -> np.ndarray:
     return ranges[:, 0] + factors * (ranges[:, 1] - ranges[:, 0])

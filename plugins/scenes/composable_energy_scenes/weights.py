@@ -1,4 +1,4 @@
-"""Where the weights of the concepts lie, and how they are read and written."""
+"""The shipped weights of the scene energies, and functions to read and write them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from composable_energy_image.weights import read_weights, write_weights
 __all__ = ["FOLDER", "read", "write"]
 
 FOLDER = Path(__file__).parent / "weights"
-"""Where the weights lie that come with the package."""
+"""The folder of the weights that come with the package."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -23,5 +23,5 @@ def write(network: nn.Module, part: str, folder: Path = FOLDER) -> None:
 
 
 def read(network: Network, part: str, folder: Path = FOLDER) -> Network:
-    """Fills a network with weights; see `read_weights`."""
+    """Loads weights into a network; see `read_weights`."""
     return read_weights(network, part, folder)

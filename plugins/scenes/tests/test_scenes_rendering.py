@@ -75,7 +75,7 @@ def test_egl_and_osmesa_draw_the_same(tmp_path):
 def test_osmesa_is_taken_where_egl_is_missing(tmp_path):
     needs_mujoco()
     done = python(HIDE.format(hidden={"EGL"}) + ONE, tmp_path)
-    if done.stdout.startswith("ExtraNotInstalled Nothing is installed"):
+    if done.stdout.startswith("ExtraNotInstalled No backend"):
         pytest.skip("OSMesa is not installed")
     assert (done.stdout, done.stderr) == ("(2, 3, 64, 64) osmesa\n", "")
 
@@ -85,10 +85,10 @@ def test_osmesa_is_taken_where_egl_is_missing(tmp_path):
 @pytest.mark.parametrize(
     ("before", "variables", "message"),
     [
-        (HIDE.format(hidden={"EGL", "OSMesa"}), {}, "ExtraNotInstalled Nothing is installed that draws without a screen."),
-        ("", {"MUJOCO_GL": "rubbish"}, "ExtraNotInstalled MuJoCo cannot draw by MUJOCO_GL=rubbish"),
-        ("import mujoco\n", {"DISPLAY": "", "WAYLAND_DISPLAY": ""}, "ExtraNotInstalled MuJoCo cannot draw by MUJOCO_GL= on linux"),
-        ("", {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "egl"}, "ExtraNotInstalled MuJoCo cannot draw by MUJOCO_GL=osmesa"),
+        (HIDE.format(hidden={"EGL", "OSMesa"}), {}, "ExtraNotInstalled No backend for off-screen rendering is installed."),
+        ("", {"MUJOCO_GL": "rubbish"}, "ExtraNotInstalled MuJoCo cannot render with MUJOCO_GL=rubbish"),
+        ("import mujoco\n", {"DISPLAY": "", "WAYLAND_DISPLAY": ""}, "ExtraNotInstalled MuJoCo cannot render with MUJOCO_GL= on linux"),
+        ("", {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "egl"}, "ExtraNotInstalled MuJoCo cannot render with MUJOCO_GL=osmesa"),
     ],
     ids=["nothing", "rubbish", "imported before", "contradiction"],
 )
@@ -102,7 +102,7 @@ def test_the_error_names_the_packages(tmp_path, before, variables, message):
 @pytest.mark.slow
 def test_the_error_names_the_extra(tmp_path):
     told = python("import sys\nsys.modules['mujoco'] = None\nimport os\nos.environ['MUJOCO_GL'] = 'egl'\n" + ONE, tmp_path).stdout
-    assert told.startswith("ExtraNotInstalled This world is drawn by MuJoCo: `pip install 'composable-energy[scenes]'`."), told
+    assert told.startswith("ExtraNotInstalled This world needs MuJoCo: `pip install 'composable-energy[scenes]'`."), told
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from composable_energy.errors import ExtraNotInstalled, FileFormatError
-from composable_energy_scenes import Concepts, fitting, load_judge, train, weights
+from composable_energy_scenes import Concepts, load_judge, network_trainer, train, weights
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.one_object import OneObject
 from tests.precision import train_in_float32
@@ -23,7 +23,7 @@ def made(tmp_path_factory):
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        train_in_float32(patch, fitting)
+        train_in_float32(patch, network_trainer)
         train.main(["--out", str(folder), "--effort", "0.001"])
     return folder
 
@@ -31,7 +31,7 @@ def made(tmp_path_factory):
 @pytest.mark.slow
 def test_the_command_makes_all_weights_and_finds_them_done(made, monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
-    train_in_float32(monkeypatch, fitting)
+    train_in_float32(monkeypatch, network_trainer)
     names = {"judge", "autoencoder", "base", "position", "size", "light", "color", "shape", "of_position", "of_color"}
     first = {path.stem: path.read_bytes() for path in (made / "weights").glob("*.safetensors")}
     assert first.keys() == names
@@ -63,7 +63,7 @@ def test_a_conditional_energy_begins_as_the_base_and_ends_as_another(made):
 
 def test_what_does_not_exist_is_told(made, tmp_path):
     concepts = Concepts(made / "weights")
-    with pytest.raises(ValueError, match="no color 'pink'; there are red"):
+    with pytest.raises(ValueError, match="no color 'pink'; known are red"):
         concepts.color("pink")
     with pytest.raises(ValueError, match="no shape 3"):
         concepts.shape(3)

@@ -1,4 +1,4 @@
-"""The mean correlation coefficient: whether each factor has a dimension of its own."""
+"""The mean correlation coefficient: whether each factor correlates with a dimension of its own."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError
-from composable_energy_comet.metrics.checking import Array, codes_and_factors, extra
+from composable_energy_comet.metrics.inputs import Array, check_codes_and_factors, import_extra
 
 __all__ = ["mean_correlation"]
 
 
 def mean_correlation(codes: Array, factors: Array, kind: str = "pearson") -> float:
-    r"""Mean correlation coefficient (MCC): codes and factors are matched one to one (Hyvarinen & Morioka, 2016).
+    r"""Returns the mean correlation coefficient (MCC) of dimensions and factors, matched one to one (Hyvarinen & Morioka, 2016).
 
     $$\mathrm{MCC} = \frac1F \max_\pi \sum_f |\rho(z_{\pi(f)}, v_f)|,$$
 
-    over all ways $\pi$ to give each factor a dimension of its own (the Hungarian method). With fewer dimensions than factors some get
-    none, and count 0, as does a constant dimension. (Published code fills up to a square with noise, whose correlation is 0 but for
-    $1 / \sqrt N$; zeros need no seed.)
+    over all injective assignments $\pi$ of dimensions to factors (the Hungarian method). With fewer dimensions than factors, unmatched
+    factors count 0, as does a constant dimension. (Published code pads with noise, whose correlation is of order $1 / \sqrt N$; zeros need
+    no seed.)
 
     Args:
-        codes: With shape $(N, D)$.
+        codes: Codes with shape $(N, D)$.
         factors: Numbers with shape $(N, F)$.
-        kind: `"pearson"`, or `"spearman"`: of the ranks, for which any increasing function of a factor is as good.
+        kind: `"pearson"`, or `"spearman"` for rank correlation, which is invariant to increasing functions.
 
     Returns:
         A number in [0, 1].
 
     Raises:
-        ShapeError: One is no table, or they have not as many rows.
-        DtypeError: One holds no numbers.
+        ShapeError: An argument is not a table, or the numbers of rows differ.
+        DtypeError: An argument does not hold real numbers.
         OptionError: A number is not finite, a factor is constant, or the kind is unknown.
         ExtraNotInstalled: SciPy is not installed.
 
@@ -42,10 +42,10 @@ def mean_correlation(codes: Array, factors: Array, kind: str = "pearson") -> flo
     References:
         Unsupervised feature extraction by time-contrastive learning (Hyvarinen & Morioka, 2016), https://arxiv.org/abs/1605.06336
     """
-    rows, values = codes_and_factors(codes, factors, levels=False)
+    rows, values = check_codes_and_factors(codes, factors, levels=False)
     if kind not in ("pearson", "spearman"):
         raise OptionError(f"kind must be 'pearson' or 'spearman', got {kind!r}.")
-    optimize = extra("scipy.optimize")
+    optimize = import_extra("scipy.optimize")
     if kind == "spearman":
         rows, values = _ranks(rows), _ranks(values)
     strength = (_standard(rows).T @ _standard(values)).abs()
@@ -54,12 +54,12 @@ def mean_correlation(codes: Array, factors: Array, kind: str = "pearson") -> flo
 
 
 def _standard(rows: Tensor) -> Tensor:
-    """Centred columns of length 1; of a constant one, zeros."""
+    """Returns centred columns of norm 1, and zeros for constant columns."""
     varies = rows.amax(0) > rows.amin(0)
     centred = torch.where(varies, rows - rows.mean(0), 0.0)
     return centred / torch.where(varies, centred.norm(dim=0), 1.0)
 
 
 def _ranks(rows: Tensor) -> Tensor:
-    """Equal numbers share the mean of their ranks."""
-    return torch.from_numpy(extra("scipy.stats").rankdata(rows.numpy(), axis=0))
+    """Returns ranks; ties share their mean rank."""
+    return torch.from_numpy(import_extra("scipy.stats").rankdata(rows.numpy(), axis=0))

@@ -1,4 +1,4 @@
-"""`composable-energy render WORLD -n N -o FOLDER`: pictures whose content is known, with labels and masks."""
+"""The command `composable-energy render WORLD -n N -o FOLDER`, which renders pictures of a world with labels and masks."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ _SHOWN = 64
 
 
 class Render(Command):
-    """`composable-energy render WORLD -n N -o FOLDER`: pictures whose content is known, with labels and masks."""
+    """The command `composable-energy render WORLD -n N -o FOLDER`, which renders pictures of a world with labels and masks."""
 
-    summary = "draw pictures of a world, with labels and masks"
+    summary = "render pictures of a world, with labels and masks"
     description = (
-        "Draws pictures of a world into files, and a sheet of the first ones. The same command goes on where it was stopped. "
+        "Renders pictures of a world into files, with a contact sheet of the first ones. After an interruption, the same command resumes. "
         "`composable-energy plugins` lists the worlds."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("world", metavar="WORLD", help="the name of a world, such as objects")
-        parser.add_argument("-n", type=int, required=True, metavar="N", help="how many pictures")
-        parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the files go")
-        parser.add_argument("--seed", type=int, default=0, metavar="SEED", help="which pictures: the same seed draws the same (default: 0)")
-        parser.add_argument("--size", type=int, metavar="PX", help="height and width of the pictures (default: that of the world)")
+        parser.add_argument("-n", type=int, required=True, metavar="N", help="number of pictures")
+        parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the files")
+        parser.add_argument("--seed", type=int, default=0, metavar="SEED", help="seed of the pictures (default: 0)")
+        parser.add_argument("--size", type=int, metavar="PX", help="height and width of the pictures (default: the world's)")
         parser.add_argument(
             "--option",
             type=_option,
             action="append",
             default=[],
             metavar="NAME=VALUE",
-            help="an option of the world: count=[2,4]; may be repeated",
+            help="an option of the world, such as count=[2,4]; may be repeated",
         )
-        parser.add_argument("--masks", action="store_true", help="also which pixels show which object")
-        parser.add_argument("--quiet", action="store_true", help="show no bar and no report")
+        parser.add_argument("--masks", action="store_true", help="also render a mask of the objects")
+        parser.add_argument("--quiet", action="store_true", help="show no progress and no report")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Draws, writes the sheet, and prints what there is."""
+        """Renders, writes the contact sheet, and prints a summary."""
         folder: Path = arguments.output.expanduser()
         if folder.exists() and not folder.is_dir():
-            raise OptionError(f"-o {folder} is a file; name a folder.")
+            raise OptionError(f"-o {folder} is a file; give a folder.")
         options = _options(arguments)
         from composable_energy.registry import get_world
         from composable_energy_image.data import render_to
@@ -64,7 +64,7 @@ class Render(Command):
             progress = not arguments.quiet and sys.stderr.isatty()
             scenes = render_to(folder, world, arguments.n, arguments.seed, masks=arguments.masks, progress=progress)
         except KeyboardInterrupt:
-            print(f"Stopped. What was drawn is in {folder}; the same command goes on from there.", file=sys.stderr)
+            print(f"Stopped. Finished pictures are in {folder}; the same command resumes.", file=sys.stderr)
             raise
         seconds = time.perf_counter() - start
         if arguments.n:
@@ -81,18 +81,18 @@ class Render(Command):
 
 
 def _write_sheet(path: Path, scenes: Scenes, world: str) -> None:
-    """Writes the first pictures; with masks, each with its own in colors beside it."""
+    """Writes the first pictures; with masks, each beside its mask in colors."""
     import torch
 
     from composable_energy.grids import write_grid
 
     shown = torch.from_numpy(scenes.images[:_SHOWN].copy())
     if scenes.masks is not None:
-        shown = torch.cat([shown.expand(-1, 3, -1, -1), _in_colors(torch.from_numpy(scenes.masks[:_SHOWN].copy()))], 3)
+        shown = torch.cat([shown.expand(-1, 3, -1, -1), _color_masks(torch.from_numpy(scenes.masks[:_SHOWN].copy()))], 3)
     write_grid(path, shown, (0, 255), {"world": world})
 
 
-def _in_colors(masks: Tensor) -> Tensor:
+def _color_masks(masks: Tensor) -> Tensor:
     import torch
 
     hues = [(k * 0.618034 % 1, 0.55 + 0.45 * (k % 2), 1 - 0.3 * (k % 3 == 2)) for k in range(255)]  # neighbors differ
@@ -103,16 +103,16 @@ def _in_colors(masks: Tensor) -> Tensor:
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     from composable_energy_training.toml import parse_value
 
-    said = [(name, None if text == "none" else parse_value(text)) for name, text in arguments.option]
-    said += [("size", arguments.size)] if arguments.size is not None else []
-    options = dict(said)
-    if len(options) < len(said):
-        raise OptionError("An option is said twice.")
+    given = [(name, None if text == "none" else parse_value(text)) for name, text in arguments.option]
+    given += [("size", arguments.size)] if arguments.size is not None else []
+    options = dict(given)
+    if len(options) < len(given):
+        raise OptionError("An option is given twice.")
     return options
 
 
 def _option(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (equals and name.strip().isidentifier()):
-        raise argparse.ArgumentTypeError(f"an option is written NAME=VALUE, got {text!r}")
+        raise argparse.ArgumentTypeError(f"an option must be written NAME=VALUE, got {text!r}")
     return name.strip(), value.strip()

@@ -1,4 +1,4 @@
-"""Arrays of numpy: `.npy`, mapped from the file, and `.npz` with `images` and an array of labels for each attribute."""
+"""Readers of NumPy files: `.npy`, memory-mapped, and `.npz` with `images` and an array of labels for each attribute."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError, OptionError, ShapeError
-from composable_energy_image.data.labels import Labels, labels_of_numbers, labels_of_words
+from composable_energy_image.data.labels import Labels, labels_from_numbers, labels_from_words
 from composable_energy_image.data.pictures import CHANNELS, to_bytes
-from composable_energy_image.data.sources import Request, Source, picture_of
+from composable_energy_image.data.source import PictureSource, ReadRequest, to_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,53 +23,53 @@ _IMAGES = "images"
 
 
 def is_npy(path: Path) -> bool:
-    """Whether a file has the ending of an array."""
+    """Returns whether a path is a `.npy` file."""
     return path.is_file() and path.suffix.lower() == ".npy"
 
 
 def is_npz(path: Path) -> bool:
-    """Whether a file has the ending of an archive of arrays."""
+    """Returns whether a path is a `.npz` file."""
     return path.is_file() and path.suffix.lower() == ".npz"
 
 
-def read_npy(request: Request) -> Source:
-    """An array of pictures without labels; bytes are mapped from the file, numbers in [0, 1] are rounded to bytes.
+def read_npy(request: ReadRequest) -> PictureSource:
+    """Reads an array of pictures without labels. Bytes are memory-mapped; numbers in [0, 1] are rounded to bytes.
 
     Raises:
-        FileFormatError: The file is damaged, or would have to be unpickled.
-        ShapeError: Its shape is none of $(N, H, W)$, $(N, H, W, C)$ and $(N, C, H, W)$.
-        DtypeError: Its numbers are neither bytes nor floating.
+        FileFormatError: The file is damaged, or needs unpickling.
+        ShapeError: The shape is none of $(N, H, W)$, $(N, H, W, C)$ and $(N, C, H, W)$.
+        DtypeError: The numbers are neither bytes nor floating.
     """
-    told = "an array of numpy"
-    request.without_labels(told)
-    request.among(("train",), f"{told} (open that of another part by its own path)")
+    description = "an array of numpy"
+    request.reject_labels(description)
+    request.check_part(("train",), f"{description} (open that of another part by its own path)")
     try:
         array = np.lib.format.open_memmap(request.path, mode="r")
-    except Exception as error:  # which ones a damaged file raises, numpy does not say: its header is parsed as Python
+    except Exception as error:  # NumPy does not document its errors for damaged files
         raise _damaged(request.path, error) from None
-    return _source(request.path, told, array, {})
+    return _source(request.path, description, array, {})
 
 
-def read_npz(request: Request) -> Source:
-    """An archive with `images` and labels by name; it is compressed or may be, so it is read into memory.
+def read_npz(request: ReadRequest) -> PictureSource:
+    """Reads an archive with `images` and labels by name into memory, because it may be compressed.
 
     Raises:
-        FileFormatError: The file is damaged, has no `images`, or would have to be unpickled.
-        ShapeError: A shape is no shape of pictures, or there are not as many labels as pictures.
-        DtypeError: Pictures are neither bytes nor floating, or labels have fractions.
+        FileFormatError: The file is damaged, has no `images`, or needs unpickling.
+        ShapeError: The pictures have another shape, or the number of labels differs.
+        DtypeError: Pictures are neither bytes nor floating, or labels are not whole numbers.
     """
-    told = "an archive of numpy"
-    request.without_labels(told)
-    request.among(("train",), f"{told} (open that of another part by its own path)")
+    description = "an archive of numpy"
+    request.reject_labels(description)
+    request.check_part(("train",), f"{description} (open that of another part by its own path)")
     try:
         if not zipfile.is_zipfile(request.path):
-            raise zipfile.BadZipFile("it is no archive")
+            raise zipfile.BadZipFile("it is not an archive")
         with request.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # as above
+    except Exception as error:  # NumPy does not document its errors for damaged files
         raise _damaged(request.path, error) from None
     if _IMAGES not in arrays:
-        raise FileFormatError(f"{request.path} has no array {_IMAGES!r}, but {', '.join(arrays) or 'none'}: name the pictures so.")
+        raise FileFormatError(f"{request.path} has no array {_IMAGES!r}, only {', '.join(arrays) or 'none'}: give the pictures this name.")
     images = arrays.pop(_IMAGES)
     labels = {}
     for name, values in arrays.items():
@@ -78,17 +78,17 @@ def read_npz(request: Request) -> Source:
         try:
             words = values.dtype.kind == "U"
             labels[name] = (
-                labels_of_words(values.tolist())
+                labels_from_words(values.tolist())
                 if words
-                else labels_of_numbers(torch.from_numpy(values.astype(values.dtype.newbyteorder("="))))
+                else labels_from_numbers(torch.from_numpy(values.astype(values.dtype.newbyteorder("="))))
             )
         except (TypeError, ComposableEnergyError) as error:
             kind = type(error) if isinstance(error, ComposableEnergyError) else DtypeError
             raise kind(f"{request.path}, labels {name!r}: {error}") from None
-    return _source(request.path, told, images, labels)
+    return _source(request.path, description, images, labels)
 
 
-def _source(path: Path, told: str, array: np.ndarray, labels: dict[str, Labels]) -> Source:
+def _source(path: Path, description: str, array: np.ndarray, labels: dict[str, Labels]) -> PictureSource:
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise DtypeError(f"{path} has pictures in {array.dtype}, expected uint8, or floating numbers in [0, 1]: convert it.")
     pixels = _channels_first(path, array)
@@ -97,15 +97,17 @@ def _source(path: Path, told: str, array: np.ndarray, labels: dict[str, Labels])
         return f"{path}, picture {row}"
 
     if array.dtype == np.uint8:
-        return Source(told, len(pixels), lambda row: picture_of(pixels[row]), name, [path], labels, lambda: pixels, pixels.shape[1:])
+        return PictureSource(
+            description, len(pixels), lambda row: to_image(pixels[row]), name, [path], labels, lambda: pixels, pixels.shape[1:]
+        )
 
     def picture(row: int) -> Image.Image:
         try:
-            return picture_of(to_bytes(torch.from_numpy(pixels[row].astype(np.float32))))
+            return to_image(to_bytes(torch.from_numpy(pixels[row].astype(np.float32))))
         except OptionError as error:
             raise OptionError(f"{name(row)}: {error}") from None
 
-    return Source(told, len(pixels), picture, name, [path], labels)
+    return PictureSource(description, len(pixels), picture, name, [path], labels)
 
 
 def _channels_first(path: Path, array: np.ndarray) -> np.ndarray:
@@ -122,6 +124,6 @@ def _channels_first(path: Path, array: np.ndarray) -> np.ndarray:
 def _damaged(path: Path, error: Exception) -> FileFormatError:
     if "allow_pickle" in str(error) or "Python objects" in str(error):
         return FileFormatError(
-            f"{path} holds Python objects, which are never unpickled as that could run code: save plain numbers or words."
+            f"{path} holds Python objects, which are never unpickled because that could run code: save plain numbers or words."
         )
-    return FileFormatError(f"{path} cannot be read ({error}): it is damaged or cut off. Write it again.")
+    return FileFormatError(f"{path} cannot be read ({error}): it is damaged or truncated. Write it again.")

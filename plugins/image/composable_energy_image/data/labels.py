@@ -1,4 +1,4 @@
-"""Labels: one attribute of all pictures, as indices with names; read from words and from numbers by the same rules everywhere."""
+"""Labels: one attribute of all pictures, as indices with names, and their conversion from words and numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 
-__all__ = ["BINARY", "Labels", "labels_of_numbers", "labels_of_words"]
+__all__ = ["BINARY", "Labels", "labels_from_numbers", "labels_from_words"]
 
 BINARY = ("no", "yes")
 _PAIRS = (("0", "1"), ("-1", "1"), ("no", "yes"), ("false", "true"))
@@ -22,12 +22,12 @@ class Labels:
 
     Attributes:
         values: Indices into `names`, int64 with shape $(N,)$; -1 where the value is unknown.
-        names: What the indices mean; a binary attribute has `("no", "yes")`.
+        names: Names of the values; `("no", "yes")` for a binary attribute.
 
     Raises:
-        ShapeError: `values` is no row of numbers.
-        DtypeError: It is not int64.
-        OptionError: A value is no index of a name, or a name stands twice.
+        ShapeError: `values` is not one-dimensional.
+        DtypeError: `values` is not int64.
+        OptionError: A value is not the index of a name, or a name occurs twice.
 
     Example:
         >>> import torch
@@ -40,27 +40,27 @@ class Labels:
 
     def __post_init__(self) -> None:
         if self.values.ndim != 1:
-            raise ShapeError(f"Labels have shape (N,), one number for each picture, got {tuple(self.values.shape)}.")
+            raise ShapeError(f"Labels must have shape (N,), one number for each picture, got {tuple(self.values.shape)}.")
         if self.values.dtype != torch.int64:
-            raise DtypeError(f"Labels are int64, got {self.values.dtype}; write `values.long()`.")
+            raise DtypeError(f"Labels must be int64, got {self.values.dtype}; write `values.long()`.")
         if len(set(self.names)) < len(self.names):
-            raise OptionError(f"Each name of a label stands once, got {', '.join(self.names)}.")
+            raise OptionError(f"Names of labels must be distinct, got {', '.join(self.names)}.")
         wrong = (self.values < -1) | (self.values >= len(self.names))
         if wrong.any():
             row = int(wrong.nonzero()[0])
             raise OptionError(
-                f"Labels with {len(self.names)} names are 0 to {len(self.names) - 1}, or -1 where unknown, "
+                f"Labels with {len(self.names)} names must be 0 to {len(self.names) - 1}, or -1 where unknown, "
                 f"got {int(self.values[row])} for picture {row}."
             )
 
     @property
     def binary(self) -> bool:
-        """Whether the attribute is one of no and yes."""
+        """Whether the attribute has the values no and yes."""
         return self.names == BINARY
 
     @property
     def known(self) -> Tensor:
-        """Where the value is known, with shape $(N,)$."""
+        """Whether each value is known, with shape $(N,)$."""
         return self.values >= 0
 
     def take(self, index: Tensor | slice) -> Labels:
@@ -68,50 +68,50 @@ class Labels:
         return Labels(self.values[index], self.names)
 
 
-def labels_of_words(words: Sequence[str]) -> Labels:
-    """Returns the labels that a column of text tells.
+def labels_from_words(words: Sequence[str]) -> Labels:
+    """Returns the labels in a column of text.
 
-    A column of 0 and 1, -1 and 1, no and yes, or false and true (in capitals or not) is binary. Any other is categorical: integers in
-    their order, words sorted. Empty is unknown. What spreadsheets make of integers beside empty cells, such as 1.0, counts as integer.
+    A column of 0 and 1, -1 and 1, no and yes, or false and true (in any case) is binary. Any other is categorical: integers in numeric
+    order, words sorted. Empty cells are unknown. Integers that a spreadsheet wrote as 1.0 count as integers.
 
     Raises:
-        OptionError: All are empty, some are numbers and others words, or a number is no integer.
+        OptionError: All cells are empty, numbers and words are mixed, or a number is not an integer.
     """
-    words = [_plain(word) for word in words]
+    words = [_normalize(word) for word in words]
     known = set(words) - {""}
     if not known:
-        raise OptionError("all values are empty: fill it, or leave it out.")
+        raise OptionError("all values are empty: fill the column, or leave it out.")
     for pair in _PAIRS:
         if {word.lower() for word in known} <= set(pair):
-            return _indexed([word.lower() for word in words], pair, BINARY)
+            return _to_labels([word.lower() for word in words], pair, BINARY)
     numbers = {word for word in known if _is_number(word)}
     if numbers and numbers != known:
-        raise OptionError(f"numbers such as {min(numbers)!r} beside words such as {min(known - numbers)!r}: write all as one of them.")
+        raise OptionError(f"numbers such as {min(numbers)!r} beside words such as {min(known - numbers)!r}: use only one of them.")
     broken = sorted(word for word in numbers if not _is_integer(word))
     if broken:
-        raise OptionError(f"{broken[0]!r} is no integer: an attribute has classes; write in which class each number falls.")
+        raise OptionError(f"{broken[0]!r} is not an integer: an attribute has classes, so write the class of each number.")
     names = tuple(sorted(known, key=int) if numbers else sorted(known))
-    return _indexed(words, names, names)
+    return _to_labels(words, names, names)
 
 
-def labels_of_numbers(values: Tensor) -> Labels:
-    """Returns the labels that integers or truth values tell.
+def labels_from_numbers(values: Tensor) -> Labels:
+    """Returns the labels in a tensor of integers or booleans.
 
-    Truth values and numbers of 0 and 1 are binary, others are indices into the names "0", "1" and so on; -1 is unknown.
+    Booleans, and integers of 0 and 1, are binary. Other integers are indices into the names "0", "1" and so on; -1 is unknown.
 
     Raises:
-        ShapeError: They are no row of numbers.
-        DtypeError: They are neither integers nor truth values.
-        OptionError: One is below -1.
+        ShapeError: The tensor is not one-dimensional.
+        DtypeError: The values are neither integers nor booleans.
+        OptionError: A value is below -1.
     """
     if values.is_floating_point() or values.is_complex():
-        raise DtypeError(f"Labels are integers or truth values, got {values.dtype}; write `labels.long()`.")
+        raise DtypeError(f"Labels must be integers or booleans, got {values.dtype}; write `labels.long()`.")
     values = values.detach().cpu().long()
     most = int(values.max()) if values.numel() else 0
     return Labels(values, BINARY if most <= 1 else tuple(map(str, range(most + 1))))
 
 
-def _plain(word: str) -> str:
+def _normalize(word: str) -> str:
     word = word.strip()
     if _is_number(word) and not _is_integer(word) and float(word).is_integer():
         return str(int(float(word)))
@@ -119,7 +119,7 @@ def _plain(word: str) -> str:
 
 
 def _is_number(word: str) -> bool:
-    """Whether a word is a number in digits; `float` takes "nan" and "1_2" too, which are words here."""
+    """Returns whether a word is a number in digits; unlike `float`, it rejects "nan" and "1_2"."""
     try:
         float(word)
     except ValueError:
@@ -131,6 +131,6 @@ def _is_integer(word: str) -> bool:
     return word.lstrip("+-").isdecimal() and _is_number(word)
 
 
-def _indexed(words: Sequence[str], known: Sequence[str], names: tuple[str, ...]) -> Labels:
-    place = {word: index for index, word in enumerate(known)} | {"": -1}
-    return Labels(torch.tensor([place[word] for word in words], dtype=torch.int64), names)
+def _to_labels(words: Sequence[str], known: Sequence[str], names: tuple[str, ...]) -> Labels:
+    index_of = {word: index for index, word in enumerate(known)} | {"": -1}
+    return Labels(torch.tensor([index_of[word] for word in words], dtype=torch.int64), names)

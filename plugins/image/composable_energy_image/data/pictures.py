@@ -1,4 +1,4 @@
-"""Pictures with labels, kept as bytes: a quarter of the memory of float32, and a file that is mapped need not fit in memory at all."""
+"""Labelled pictures stored as bytes: a quarter of the memory of float32, and memory-mapped files need not fit in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.philox import philox
-from composable_energy_image.data.labels import Labels, labels_of_numbers, labels_of_words
+from composable_energy_image.data.labels import Labels, labels_from_numbers, labels_from_words
 
 __all__ = ["CHANNELS", "Pictures", "to_bytes"]
 
@@ -20,21 +20,21 @@ CHANNELS = (1, 3)
 
 
 class Pictures:
-    """Pictures kept as bytes, with labels.
+    """Labelled pictures, stored as bytes.
 
     Args:
-        pixels: Bytes with shape $(N, C, H, W)$ in the memory or mapped from a file, with 1 or 3 channels.
-        labels: The attributes by name, one value for each picture.
-        origin: What they are and where they come from, in words.
-        rows: Which of the pixels are the pictures, as indices in order; None for all of them.
+        pixels: Bytes with shape $(N, C, H, W)$ and 1 or 3 channels, in memory or memory-mapped.
+        labels: Attributes by name, one value for each picture.
+        origin: A description of the pictures and their source.
+        rows: Indices of the pictures in `pixels`, in order; None for all of them.
 
     Attributes:
-        labels: The attributes by name.
-        origin: What they are and where they come from, in words.
+        labels: Attributes by name.
+        origin: A description of the pictures and their source.
 
     Raises:
-        ShapeError: The shape is another, or labels are not as many as pictures.
-        DtypeError: The pixels are no bytes.
+        ShapeError: The pixels have another shape, or the number of labels differs.
+        DtypeError: The pixels are not bytes.
 
     Example:
         >>> import torch
@@ -47,7 +47,7 @@ class Pictures:
 
     def __init__(self, pixels: np.ndarray, labels: Mapping[str, Labels], origin: str = "arrays", rows: Tensor | None = None) -> None:
         if pixels.dtype != np.uint8:
-            raise DtypeError(f"Pixels are uint8, got {pixels.dtype}; use `Pictures.from_tensors` for numbers in [0, 1].")
+            raise DtypeError(f"Pixels must be uint8, got {pixels.dtype}; use `Pictures.from_tensors` for numbers in [0, 1].")
         _check_shape(pixels.shape)
         self.labels = dict(labels)
         self.origin = origin
@@ -60,18 +60,17 @@ class Pictures:
     def from_tensors(
         cls, images: Tensor | np.ndarray, labels: Mapping[str, Tensor | np.ndarray | Sequence[Any] | Labels] | None = None
     ) -> Pictures:
-        """Returns pictures that are in the memory already.
+        """Returns pictures from tensors or arrays in memory.
 
-        Numbers in [0, 1] are rounded to the nearest of the 256 values that a byte has.
+        Numbers in [0, 1] are rounded to the nearest of 256 values.
 
         Args:
             images: Numbers in [0, 1] or bytes, with shape $(N, C, H, W)$ and 1 or 3 channels.
-            labels: Attributes by name, one value for each picture: truth values, integers with -1 where unknown, or words, read as in
-                a table.
+            labels: Attributes by name, one value for each picture: booleans, integers with -1 for unknown, or words as in a table.
 
         Raises:
-            ShapeError: The shape is another, or labels are not as many as pictures.
-            DtypeError: The images are integers other than bytes, or the labels have fractions.
+            ShapeError: The images have another shape, or the number of labels differs.
+            DtypeError: The images are integers other than bytes, or the labels are not whole numbers.
             OptionError: Numbers lie outside [0, 1], or a label is out of range.
         """
         _check_shape(tuple(images.shape))
@@ -79,15 +78,15 @@ class Pictures:
             pixels = images if images.dtype == np.uint8 else to_bytes(torch.tensor(images))
         else:
             pixels = images.detach().cpu().numpy() if images.dtype == torch.uint8 else to_bytes(images.detach())
-        return cls(pixels, {name: _labels(name, some) for name, some in (labels or {}).items()}, "tensors")
+        return cls(pixels, {name: _to_labels(name, some) for name, some in (labels or {}).items()}, "tensors")
 
     def __len__(self) -> int:
         return len(self._pixels) if self._rows is None else len(self._rows)
 
     def __repr__(self) -> str:
-        told = [f"{name} ({', '.join(some.names[:8])}{', ...' if len(some.names) > 8 else ''})" for name, some in self.labels.items()]
-        told = [*told[:4], f"{len(told) - 4} more"] if len(told) > 5 else told
-        labels = f"labels: {', '.join(told)}" if told else "no labels"
+        listed = [f"{name} ({', '.join(some.names[:8])}{', ...' if len(some.names) > 8 else ''})" for name, some in self.labels.items()]
+        listed = [*listed[:4], f"{len(listed) - 4} more"] if len(listed) > 5 else listed
+        labels = f"labels: {', '.join(listed)}" if listed else "no labels"
         return f"{len(self):,} pictures of {tuple(self.event_shape)} from {self.origin}, {labels}"
 
     @property
@@ -97,45 +96,45 @@ class Pictures:
 
     @property
     def pixels(self) -> np.ndarray:
-        """All bytes, with shape $(N, C, H, W)$; of a choice by index a copy, so take `images` of a few where they are many."""
+        """All bytes, with shape $(N, C, H, W)$. A subset by index is copied; use `images` for a few of many pictures."""
         return self._pixels if self._rows is None else self._pixels[self._rows.numpy()]
 
     def images(self, index: Tensor) -> Tensor:
-        """Returns some pictures in float32 in [0, 1], with shape $(B, C, H, W)$.
+        """Returns pictures by index in float32 in [0, 1], with shape $(B, C, H, W)$.
 
         Args:
-            index: Which, int64 with shape $(B,)$; the pictures are on its device.
+            index: Indices, int64 with shape $(B,)$; the result is on the same device.
 
         Raises:
-            IndexError: There is no such picture.
+            IndexError: An index is out of range.
         """
         rows = index.cpu() if self._rows is None else self._rows[index.cpu()]
         chosen = np.ascontiguousarray(self._pixels[rows.numpy()])
         return torch.from_numpy(chosen).to(index.device).float().div_(255)
 
     def take(self, index: Tensor | slice) -> Pictures:
-        """Returns some of the pictures, in the order of an index; no pixel is copied.
+        """Returns a subset of the pictures, in the order of the index, without copying pixels.
 
         Args:
-            index: A slice, indices as int64, or truth values, one for each picture.
+            index: A slice, indices as int64, or a boolean for each picture.
 
         Raises:
-            IndexError: There is no such picture.
+            IndexError: An index is out of range.
         """
         if isinstance(index, slice):
             index = torch.tensor(range(len(self))[index], dtype=torch.int64)
-        index = torch.arange(len(self))[index.cpu()]  # truth values, negative indices and those out of range as in torch
+        index = torch.arange(len(self))[index.cpu()]  # resolves booleans and negative indices, and checks the range
         labels = {name: some.take(index) for name, some in self.labels.items()}
         return Pictures(self._pixels, labels, self.origin, index if self._rows is None else self._rows[index])
 
     def split(self, share: float, seed: int = 0) -> tuple[Pictures, Pictures]:
-        """Returns a share of the pictures, chosen at random, and the others, both in their order here.
+        """Returns a random share of the pictures and the rest, both in their order here.
 
-        The same share and seed choose the same pictures in every version and on every machine, and a larger share holds a smaller one.
+        The same share and seed select the same pictures on every machine, and a larger share contains a smaller one.
 
         Args:
-            share: How much the first part gets, in (0, 1).
-            seed: Which choice.
+            share: The share of the first part, in (0, 1).
+            seed: Seed of the selection.
 
         Raises:
             OptionError: A part would be empty.
@@ -147,17 +146,17 @@ class Pictures:
         return self.take(order[:count].sort().values), self.take(order[count:].sort().values)
 
     def variable(self, name: str) -> Labels:
-        """Returns an attribute that can be learnt: it is there, and pictures differ in it.
+        """Returns the labels of an attribute that can be learnt: it exists, and its values vary.
 
         Args:
-            name: Of the attribute.
+            name: Name of the attribute.
 
         Raises:
             OptionError: There is no such attribute, or all known values are equal.
         """
         if name not in self.labels:
             near = get_close_matches(name, self.labels, n=3)
-            known = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(self.labels) or 'none'}."
+            known = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(self.labels) or 'none'}."
             raise OptionError(f"There is no attribute {name!r}: {known}")
         some = self.labels[name]
         found = some.values[some.known].unique()
@@ -165,7 +164,7 @@ class Pictures:
             what = f"is {some.names[int(found)]!r} for all pictures where it is known" if len(found) else "is unknown for all pictures"
             signs = some.binary and not some.known.all()
             hint = " Were the labels -1 and 1? As numbers -1 is unknown: write `labels > 0`." if signs else ""
-            raise OptionError(f"The attribute {name!r} {what}, so there is nothing to learn: add pictures of another value.{hint}")
+            raise OptionError(f"The attribute {name!r} {what}, so there is nothing to learn: add pictures with another value.{hint}")
         return some
 
 
@@ -178,13 +177,13 @@ def to_bytes(images: Tensor) -> np.ndarray:
     """
     if not images.is_floating_point():
         raise DtypeError(
-            f"Images are uint8, or floating in [0, 1], got {images.dtype}; for integers of 0 to 255 write `images.to(torch.uint8)`."
+            f"Images must be uint8, or floating in [0, 1], got {images.dtype}; for integers of 0 to 255 write `images.to(torch.uint8)`."
         )
     low, high = (float(images.min()), float(images.max())) if images.numel() else (0.0, 0.0)
     if not (low >= 0 and high <= 1):
         hints = {"write `(images + 1) / 2`": -1 <= low < 0 and high <= 1, "write `images / 255`": low >= 0 and high <= 255}
         hint = next((hint for hint, fits in hints.items() if fits), "scale them")
-        raise OptionError(f"Images lie in [0, 1], got [{low:.4g}, {high:.4g}]; {hint}.")
+        raise OptionError(f"Images must lie in [0, 1], got [{low:.4g}, {high:.4g}]; {hint}.")
     return images.float().mul(255).round_().to(torch.uint8).cpu().numpy()
 
 
@@ -192,22 +191,22 @@ def _check_shape(shape: tuple[int, ...]) -> None:
     if len(shape) != 4 or shape[1] not in CHANNELS or 0 in shape[2:]:
         hint = " Channels come second: write `images.permute(0, 3, 1, 2)`." if len(shape) == 4 and shape[3] in CHANNELS else ""
         hint = " Grey pictures have one channel: write `images[:, None]`." if len(shape) == 3 else hint
-        raise ShapeError(f"Pictures have shape (N, C, H, W) with 1 or 3 channels, got {tuple(shape)}.{hint}")
+        raise ShapeError(f"Pictures must have shape (N, C, H, W) with 1 or 3 channels, got {tuple(shape)}.{hint}")
 
 
-def _labels(name: str, some: Tensor | np.ndarray | Sequence[Any] | Labels) -> Labels:
+def _to_labels(name: str, some: Tensor | np.ndarray | Sequence[Any] | Labels) -> Labels:
     if isinstance(some, Labels):
         return some
     try:
         if not isinstance(some, Tensor) and len(some) and isinstance(some[0], str):
-            return labels_of_words([str(word) for word in some])
-        return labels_of_numbers(_tensor(some))
+            return labels_from_words([str(word) for word in some])
+        return labels_from_numbers(_to_tensor(some))
     except (ShapeError, DtypeError, OptionError) as error:
         raise type(error)(f"Labels {name!r}: {error}") from None
 
 
-def _tensor(some: Any) -> Tensor:
+def _to_tensor(some: Any) -> Tensor:
     try:
         return some if isinstance(some, Tensor) else torch.tensor(some)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DtypeError(f"they are neither numbers nor words ({error}); write -1, or an empty word, where one is unknown.") from None
+        raise DtypeError(f"they are neither numbers nor words ({error}); write -1, or an empty word, for unknown values.") from None

@@ -1,4 +1,4 @@
-"""What is done to pictures before a network sees them: flips, shifts and noise that hides the steps between bytes."""
+"""Random preparation of training pictures: flips, shifts and dequantization."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _FLIP, _DOWN, _ACROSS, _DEQUANTIZE = range(4)
 
 @dataclass(frozen=True)
 class Preparation:
-    r"""Random changes of a batch, each of which is off unless it is asked for.
+    r"""Random changes of a batch of pictures; each is off by default.
 
-    Each row is changed by the numbers of its own chain at the step of the noise: the same keys give the same pictures, however the
-    rows are divided over calls or processes. The numbers are those of the noise's child "preparation", so they meet no other use of it.
+    The changes of a row depend on the key of its chain and step only, so they do not depend on how rows are divided over calls or
+    processes. They use the noise's child "preparation", which is independent of other uses of the noise.
 
     Args:
-        flip: Whether to mirror a picture with probability 1/2, left to right.
-        dequantize: What to add, as bytes leave gaps that a density could fill with spikes. `"uniform"` fills each gap: a pixel
-            $x = k / 255$ becomes $(k + u) / 256$ with $u$ uniform in $[0, 1]$ (Du & Mordatch, 2019). A number is the standard
-            deviation of Gaussian noise, which may leave $[0, 1]$ (0.03 in JEM, Grathwohl et al., 2020). `"none"` adds nothing.
-        padding: By how many pixels to shift at most, in each direction; what comes in is mirrored at the border.
+        flip: Whether to mirror a picture, left to right, with probability 1/2.
+        dequantize: Noise that fills the gaps between byte values, where a density could have spikes. `"uniform"`: a pixel $x = k / 255$
+            becomes $(k + u) / 256$ with $u$ uniform in $[0, 1]$ (Du & Mordatch, 2019). A number: Gaussian noise of this standard deviation,
+            which may leave $[0, 1]$ (0.03 in JEM, Grathwohl et al., 2020). `"none"` adds nothing.
+        padding: Largest shift in pixels, in each direction; the border is filled by reflection.
 
     Raises:
         OptionError: An option is out of range.
@@ -59,15 +59,15 @@ class Preparation:
             raise OptionError(f"padding must be a number of pixels, 0 or more, got {self.padding!r}.")
 
     def __call__(self, images: Tensor, noise: Noise) -> Tensor:
-        """Returns the changed pictures; the given ones stay as they are.
+        """Returns the changed pictures, and leaves the given ones unchanged.
 
         Args:
             images: Pictures in $[0, 1]$, with shape $(B, C, H, W)$.
-            noise: Whose chains are the rows, at the step of the training.
+            noise: Noise with one chain per row, at the training step.
 
         Raises:
-            ShapeError: They are no pictures, not as many as chains, or no larger than the padding.
-            DtypeError: They are not floating.
+            ShapeError: The pictures have another shape, another number than the chains, or are no larger than the padding.
+            DtypeError: The pictures are not floating.
         """
         if images.ndim != 4 or min(images.shape[2:]) <= self.padding:
             larger = f" larger than the padding of {self.padding}" if self.padding else ""

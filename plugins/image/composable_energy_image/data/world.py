@@ -1,4 +1,4 @@
-"""What a world is: labels drawn from a seed, and pictures with masks of any labels."""
+"""The interface of worlds: they draw labels from a seed, and render pictures and masks of labels."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from typing import Any
 import numpy as np
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
+from composable_energy_image.arguments import check_integer
 
-__all__ = ["Field", "Scenes", "World", "whole"]
+__all__ = ["Field", "Scenes", "World"]
 
 
 @dataclass(frozen=True)
 class Field:
-    """A label of each picture.
+    """The declaration of a label.
 
     Attributes:
-        shape: Of one picture's value; () for a number.
+        shape: Shape of one picture's value; () for a number.
         dtype: `float32`, `int64` or `bool`.
-        about: What it says, with its unit and range.
-        values: The names of the classes 0, 1, ... of a label that has some.
+        description: Its meaning, with unit and range.
+        values: Names of the classes 0, 1, ... of a categorical label.
     """
 
     shape: tuple[int, ...]
     dtype: str
-    about: str
+    description: str
     values: tuple[str, ...] = ()
 
 
@@ -39,8 +40,8 @@ class Scenes:
 
     Attributes:
         images: Bytes with shape $(N, C, H, W)$.
-        labels: For each field of the world an array with shape $(N, *)$.
-        masks: Bytes with shape $(N, H, W)$: 0 for the background, $i$ for the $i$-th object; None if not asked for.
+        labels: An array with shape $(N, *)$ for each field of the world.
+        masks: Bytes with shape $(N, H, W)$: 0 for the background, $i$ for the $i$-th object; None if not requested.
     """
 
     images: np.ndarray
@@ -52,15 +53,15 @@ class Scenes:
 
 
 class World(ABC):
-    """Abstract world: a kind of picture whose content is known.
+    """Abstract world: a distribution of pictures with known labels.
 
-    Picture `i` of a seed has the same labels in whatever batch it is drawn.
+    The labels of picture `i` of a seed do not depend on the batch.
 
     Attributes:
-        name: Its name in the registry.
-        channels: $C$.
-        size: Height and width of its pictures.
-        fields: Its labels by name.
+        name: Name in the registry.
+        channels: Channels $C$ of the pictures.
+        size: Height and width of the pictures.
+        fields: Declarations of the labels, by name.
     """
 
     name: str
@@ -70,67 +71,67 @@ class World(ABC):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments of the constructor, as far as the world keeps them under their names; a folder of pictures is known by them."""
+        """The arguments of the constructor that are attributes of the same name; a folder of pictures is identified by them."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters if hasattr(self, name)}
 
     @abstractmethod
-    def one(self, random: np.random.Generator) -> Mapping[str, Any]:
-        """Returns the labels of one picture: for each field a value of its shape.
+    def sample_labels(self, random: np.random.Generator) -> Mapping[str, Any]:
+        """Returns the labels of one picture: a value for each field.
 
         Args:
-            random: The random numbers of this picture, which are nobody else's.
+            random: The random generator of this picture.
         """
 
     @abstractmethod
     def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
-        """Returns the pictures of labels: those that `labels` drew, or any others.
+        """Returns the pictures of given labels.
 
         Args:
             labels: An array for each field, with shape $(N, *)$.
-            masks: Whether masks are wanted.
+            masks: Whether to render masks.
 
         Raises:
             OptionError: A field is missing, or a value is out of range.
-            ShapeError: An array does not fit its field, or not the others.
+            ShapeError: An array does not have the shape of its field, or the length of the others.
         """
 
     def labels(self, n: int, seed: int = 0, start: int = 0) -> dict[str, np.ndarray]:
         """Returns the labels of pictures `start` to `start + n` of a seed.
 
         Args:
-            n: How many.
-            seed: Which; pictures of different seeds are independent.
-            start: The first.
+            n: Number of pictures.
+            seed: Seed; pictures of different seeds are independent.
+            start: Index of the first picture.
 
         Raises:
-            OptionError: A number is not a whole one, or negative.
+            OptionError: A number is negative or not whole.
         """
         for name, value in (("n", n), ("seed", seed), ("start", start)):
-            whole(name, value)
-        drawn = [self.one(_random(seed, index)) for index in range(start, start + n)]
+            check_integer(name, value, least=0)
+        drawn = [self.sample_labels(_generator(seed, index)) for index in range(start, start + n)]
         return {name: np.array([one[name] for one in drawn], field.dtype).reshape(n, *field.shape) for name, field in self.fields.items()}
 
     def draw(self, n: int, seed: int = 0, start: int = 0, *, masks: bool = False) -> Scenes:
         """Returns pictures `start` to `start + n` of a seed, with their labels.
 
         Args:
-            n: How many.
-            seed: Which; pictures of different seeds are independent.
-            start: The first.
-            masks: Whether masks are wanted.
+            n: Number of pictures.
+            seed: Seed; pictures of different seeds are independent.
+            start: Index of the first picture.
+            masks: Whether to render masks.
 
         Raises:
-            OptionError: A number is not a whole one, or negative.
+            OptionError: A number is negative or not whole.
         """
         return self.render(self.labels(n, seed, start), masks=masks)
 
-    def checked(self, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns labels as arrays of the types of their fields; for `render`.
+    def check_labels(self, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns labels as arrays with the dtypes of their fields, for `render`.
 
         Raises:
             OptionError: A field is missing or unknown, or a class is out of range.
-            ShapeError: An array does not fit its field, or not the others.
-            DtypeError: An array does not have numbers of its field's type.
+            ShapeError: An array does not have the shape of its field, or the length of the others.
+            DtypeError: An array cannot be converted to the dtype of its field.
         """
         if differing := sorted(labels.keys() ^ self.fields.keys()):
             raise OptionError(
@@ -141,25 +142,21 @@ class World(ABC):
         for name, field in self.fields.items():
             array = found[name]
             if array.shape != (n, *field.shape):
-                raise ShapeError(f"The label {name!r} has shape ({', '.join(map(str, ('N', *field.shape)))}), N = {n}; got {array.shape}.")
+                raise ShapeError(
+                    f"The label {name!r} must have shape ({', '.join(map(str, ('N', *field.shape)))}), N = {n}; got {array.shape}."
+                )
             if not np.can_cast(array.dtype, field.dtype, "same_kind"):
-                raise DtypeError(f"The label {name!r} is {field.dtype}, got {array.dtype}.")
+                raise DtypeError(f"The label {name!r} must be {field.dtype}, got {array.dtype}.")
             found[name] = array.astype(field.dtype, copy=False)
             if field.values and array.size and not 0 <= array.min() <= array.max() < len(field.values):
-                raise OptionError(f"The label {name!r} is 0 to {len(field.values) - 1}, got {array.min()} to {array.max()}.")
+                raise OptionError(f"The label {name!r} must be 0 to {len(field.values) - 1}, got {array.min()} to {array.max()}.")
             if field.dtype == "float32" and not np.isfinite(array).all():
-                raise OptionError(f"The label {name!r} has values that are not finite.")
+                raise OptionError(f"The label {name!r} must be finite, got NaN or infinity.")
         return found
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.size} pixels, labels: {', '.join(self.fields)})"
 
 
-def whole(name: str, value: object) -> None:
-    """Raises `OptionError` unless a value is a whole number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-        raise OptionError(f"{name} must be a whole number of at least 0, got {value!r}.")
-
-
-def _random(seed: int, index: int) -> np.random.Generator:
+def _generator(seed: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))

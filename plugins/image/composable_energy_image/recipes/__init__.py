@@ -1,4 +1,4 @@
-"""The settings of the papers as recipes by name, and small ones of our own; each is the TOML file of its name beside this module."""
+"""Recipes by name: the papers' settings, and small ones of our own. Each reads the TOML file of its name beside this module."""
 
 from __future__ import annotations
 

@@ -1,0 +1,195 @@
+"""Builds COMET models by name, saves them to folders and loads them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+
+from composable_energy.errors import FileFormatError, OptionError
+from composable_energy.files import check_config, config_bytes, read_config, read_tensors, write_through
+from composable_energy_comet.attention_encoder import AttentionEncoder
+from composable_energy_comet.comet import Comet
+from composable_energy_comet.conv import ConvEnergy
+from composable_energy_comet.quadratic import QuadraticEnergy
+from composable_energy_comet.vector_encoder import VectorEncoder
+from composable_energy_image.arguments import check_choice
+
+__all__ = ["SHIPPED", "comet", "comet_global", "load_comet", "save_comet"]
+
+SHIPPED = Path(__file__).parent / "weights"
+"""The folder of the models that come with the package."""
+
+_VERSION = 2  # version 1 had no digests
+_CONFIG, _TENSORS = "comet.json", "comet.safetensors"
+_ENERGIES = {"comet-conv": ConvEnergy, "comet-quadratic": QuadraticEnergy}
+_ENCODERS = {"attention": AttentionEncoder, "vector": VectorEncoder}
+
+
+def comet(
+    size: int = 32,
+    channels: int = 3,
+    *,
+    components: int = 4,
+    latent: int = 16,
+    head: Literal["conv", "quadratic"] = "conv",
+    coordinates: Literal["relative", "absolute"] = "relative",
+    filters: int | None = None,
+    encoder_filters: int = 32,
+    seen: int | None = None,
+    cells: int | None = None,
+    inhibition: bool = True,
+    cap: float | None = 8.0,
+    weights: str | None = None,
+    **energy: Any,
+) -> Comet:
+    """Returns a model that finds objects, by recurrent attention and an energy in coordinates relative to each component.
+
+    Args:
+        size: Height and width of pictures: 16, 32, 64, ...
+        channels: Channels of pictures.
+        components: Number of components of a picture: the largest number of objects, or one more.
+        latent: Numbers in the latent of a component, without its pose.
+        head: `"conv"`, the paper's energy, or `"quadratic"`, whose minimum has a closed form.
+        coordinates: `"relative"` to the component, or `"absolute"`, as in the paper.
+        filters: Channels of the energy; the energy's default if None.
+        encoder_filters: Channels of the encoder.
+        seen: Height and width that the encoder averages pictures to; `size` if None.
+        inhibition: Whether attention avoids places that earlier components attended to.
+        cap: Bound of the attention logits, so that attention does not collapse to one cell; None for no bound.
+        cells: Height and width of the attention grid; a quarter of `seen`, but at least 8, if None.
+        weights: Folder of a trained model, or the name of one that comes with the package. It sets every other option. None builds an
+            untrained model.
+        **energy: Other options of `ConvEnergy` or `QuadraticEnergy`, such as `iterations`, `step` and `start`.
+
+    Raises:
+        OptionError: An option is unknown or out of range.
+        FileFormatError: The folder is damaged, or holds something else.
+    """
+    if weights is not None:
+        return load_comet(weights)
+    shape = {"size": size, "channels": channels, "latent": latent}
+    options = {**shape, **({} if filters is None else {"filters": filters}), "coordinates": coordinates, **energy}
+    pose = check_choice("coordinates", coordinates, ("relative", "absolute")) == "relative"
+    encoder = {
+        **shape,
+        "components": components,
+        "pose": pose,
+        "filters": encoder_filters,
+        "seen": seen,
+        "cells": cells,
+        "inhibition": inhibition,
+        "cap": cap,
+    }
+    return _build("attention", encoder, f"comet-{check_choice('head', head, ('conv', 'quadratic'))}", options)
+
+
+def comet_global(
+    size: int = 32,
+    channels: int = 3,
+    *,
+    components: int = 4,
+    latent: int = 16,
+    head: Literal["conv", "quadratic"] = "conv",
+    network: Literal["plain", "residual"] = "plain",
+    filters: int | None = None,
+    weights: str | None = None,
+    **energy: Any,
+) -> Comet:
+    """Returns a model that finds factors of the whole picture, such as light and camera: one vector, split into components without a pose.
+
+    Args:
+        size: Height and width of pictures: 16, 32, 64, ...
+        channels: Channels of pictures.
+        components: Number of components of a picture.
+        latent: Numbers in the latent of a component.
+        head: `"conv"`, the paper's energy, or `"quadratic"`, whose minimum has a closed form.
+        network: The encoder: `"plain"`, or the paper's `"residual"`.
+        filters: Channels of the energy; the energy's default if None.
+        weights: Folder of a trained model. It sets every other option. None builds an untrained model.
+        **energy: Other options of `ConvEnergy` or `QuadraticEnergy`.
+
+    Raises:
+        OptionError: An option is unknown or out of range.
+        FileFormatError: The folder is damaged, or holds something else.
+    """
+    if weights is not None:
+        return load_comet(weights)
+    shape = {"size": size, "channels": channels, "latent": latent}
+    # The decoder of a quadratic energy is spatial: without coordinates it would paint every pixel alike.
+    spatial = {"stem": "stride", "coordinates": "none"} if head == "conv" else {"coordinates": "absolute"}
+    options = {**shape, **({} if filters is None else {"filters": filters}), **spatial, **energy}
+    encoder = {**shape, "components": components, "network": network}
+    return _build("vector", encoder, f"comet-{check_choice('head', head, ('conv', 'quadratic'))}", options)
+
+
+def save_comet(model: Comet, folder: str | Path, *, half: bool = False) -> None:
+    """Saves a model to a folder, for `load_comet`.
+
+    `comet.safetensors` holds the weights. `comet.json` holds the options, the SHA-256 of the weights and a checksum of itself, so damage
+    to either file is detected. To edit `comet.json` by hand, remove its line `checksum`.
+
+    Args:
+        model: The model.
+        folder: The folder; it is created if it does not exist.
+        half: Whether to store weights in half precision, for small files.
+    """
+    target = Path(folder).expanduser()
+    target.mkdir(parents=True, exist_ok=True)
+    kind = next(name for name, encoder in _ENCODERS.items() if isinstance(model.encoder, encoder))
+    config = {
+        "version": _VERSION,
+        "encoder": {"kind": kind, **model.encoder.config()},
+        "energy": {"kind": model.energy.name, **model.energy.config()},
+    }
+    tensors = {name: value.detach().half() if half else value.detach() for name, value in model.state_dict().items()}
+    data = safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()})
+    for name, content in ((_TENSORS, data), (_CONFIG, config_bytes(config, data))):
+        temporary = target / f".{name}"
+        write_through(temporary, content)
+        temporary.replace(target / name)
+
+
+def load_comet(weights: str | Path) -> Comet:
+    """Loads a trained model, in eval mode and single precision.
+
+    A folder of format version 1 has no digests. It is read with a warning, because damage to it may go unnoticed.
+
+    Args:
+        weights: The folder that `save_comet` or a recipe wrote, or the name of a model that comes with the package: `"sprites"`.
+
+    Raises:
+        FileFormatError: There is no such model, or it is damaged or of another version.
+    """
+    folder = Path(weights).expanduser()
+    if not (folder / _CONFIG).is_file() and (SHIPPED / str(weights) / _CONFIG).is_file():
+        folder = SHIPPED / str(weights)
+    if not (folder / _CONFIG).is_file():
+        names = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{_CONFIG}")))
+        raise FileFormatError(f"{str(weights)!r} is neither a folder with {_CONFIG} nor a model that comes with the package ({names}).")
+    config = read_config(folder / _CONFIG)
+    digest = check_config(config, folder / _CONFIG)
+    if config.get("version") not in (1, _VERSION):
+        raise FileFormatError(f"{folder} has format version {config.get('version')}, this package reads 1 and {_VERSION}.")
+    if config["version"] == 1:
+        warnings.warn(
+            f"{folder} has format version 1, without digests, so damage to it may go unnoticed; `save_comet` writes it anew with them.",
+            stacklevel=2,
+        )
+    tensors = read_tensors(folder / _TENSORS, digest, _CONFIG, unchecked=config["version"] == 1)
+    try:
+        encoder, energy = dict(config["encoder"]), dict(config["energy"])
+        model = _build(encoder.pop("kind"), encoder, energy.pop("kind"), energy)
+        model.load_state_dict({name: value.float() for name, value in tensors.items()})
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise FileFormatError(f"{folder} is damaged, or not the folder of a Comet: {error}.") from error
+    return model.eval()
+
+
+def _build(encoder: str, encoder_options: dict[str, Any], energy: str, energy_options: dict[str, Any]) -> Comet:
+    try:
+        return Comet(_ENCODERS[encoder](**encoder_options), _ENERGIES[energy](**energy_options))
+    except TypeError as error:
+        raise OptionError(f"{energy} does not take these options: {error}.") from error

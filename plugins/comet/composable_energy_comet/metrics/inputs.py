@@ -1,0 +1,115 @@
+"""Checks the arguments of metrics, and converts them to float64 or int64 on the CPU."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from composable_energy.errors import DtypeError, ExtraNotInstalled, OptionError, ShapeError
+
+__all__ = ["Array", "as_labels", "as_table", "as_tensor", "check_codes_and_factors", "import_extra"]
+
+Array: TypeAlias = Tensor | np.ndarray
+
+
+def import_extra(module: str) -> Any:
+    """Imports a module of the extra `metrics`.
+
+    Raises:
+        ExtraNotInstalled: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ExtraNotInstalled(
+            f"This metric needs {module.partition('.')[0]}, which is not installed: pip install 'composable-energy[metrics]'."
+        ) from error
+
+
+def as_tensor(name: str, values: Any) -> Tensor:
+    """Returns an array as a tensor without a graph on the CPU.
+
+    Raises:
+        DtypeError: It is not an array of numbers.
+    """
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biufc":
+        got = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
+        raise DtypeError(f"`{name}` must be a tensor or an array of numbers, got {got}; use torch.as_tensor.")
+    return torch.from_numpy(np.array(values))  # a copy: an array may be read-only or have negative strides
+
+
+def as_labels(name: str, values: Any) -> Tensor:
+    """Returns label maps as int64, with the same shape.
+
+    Raises:
+        DtypeError: The labels are not whole numbers.
+        ShapeError: The shape is neither $(B, H, W)$ nor $(B, P)$.
+    """
+    maps = as_tensor(name, values)
+    if maps.is_floating_point() or maps.is_complex() or maps.dtype == torch.bool:
+        raise DtypeError(
+            f"`{name}` must hold one whole number for each pixel, got {maps.dtype}; for scores (B, K, H, W) write `scores.argmax(1)`, "
+            "for one boolean mask `mask.long()`."
+        )
+    if maps.ndim not in (2, 3):
+        hint = "; write `.squeeze(1)`" if maps.ndim == 4 and maps.shape[1] == 1 else ""
+        raise ShapeError(f"`{name}` must have shape (B, H, W) or (B, P), one label for each pixel, got {tuple(maps.shape)}{hint}.")
+    return maps.long()
+
+
+def as_table(name: str, values: Any) -> Tensor:
+    """Returns a table with one row for each picture, as float64.
+
+    Raises:
+        DtypeError: It does not hold real numbers.
+        ShapeError: It is not a table, or has fewer than two rows or no column.
+        OptionError: A number is not finite.
+    """
+    rows = as_tensor(name, values)
+    if rows.is_complex() or rows.dtype == torch.bool:
+        raise DtypeError(f"`{name}` must hold real numbers, got {rows.dtype}; write `.double()`.")
+    if rows.ndim != 2 or len(rows) < 2 or not rows.shape[1]:
+        hint = "; write `.flatten(1)`" if rows.ndim > 2 else ""
+        raise ShapeError(f"`{name}` must be a table with one row for each picture, at least two rows, got {tuple(rows.shape)}{hint}.")
+    rows = rows.double()
+    if not rows.isfinite().all():
+        row = int((~rows.isfinite()).any(1).nonzero()[0])
+        raise OptionError(f"`{name}` must be finite, got {rows[row].tolist()[:8]} in row {row}.")
+    return rows
+
+
+def check_codes_and_factors(codes: Any, factors: Any, *, levels: bool) -> tuple[Tensor, Tensor]:
+    """Returns codes with shape $(N, D)$, and factors with shape $(N, F)$ without constant columns.
+
+    Args:
+        codes: The codes.
+        factors: The factors.
+        levels: Whether factors must be whole numbers, used as names of levels; they are returned as int64, $0$ to $L_f - 1$ in each column.
+
+    Raises:
+        ShapeError: An argument is not a table, or the numbers of rows differ.
+        DtypeError: An argument does not hold real numbers, or, with `levels`, the factors are not whole numbers.
+        OptionError: A number is not finite, or a factor is constant.
+    """
+    codes, raw = as_table("codes", codes), as_tensor("factors", factors)
+    if levels and (raw.is_floating_point() or raw.is_complex() or raw.dtype == torch.bool):
+        raise DtypeError(
+            f"`factors` must be whole numbers, one for each level, got {raw.dtype}; bin numbers in [0, 1] into four levels by "
+            "`(factors * 4).long().clamp(max=3)`."
+        )
+    rows = as_table("factors", factors)
+    if len(codes) != len(rows):
+        raise ShapeError(f"`codes` and `factors` must have one row for each picture, got {tuple(codes.shape)} and {tuple(rows.shape)}.")
+    constant = rows.amax(0) == rows.amin(0)
+    if constant.any():
+        column = int(constant.nonzero()[0])
+        raise OptionError(f"Column {column} of `factors` is {rows[0, column].item():g} in all {len(rows)} rows; leave it out.")
+    if levels:
+        rows = torch.stack([column.unique(return_inverse=True)[1] for column in raw.unbind(1)], 1)
+    return codes, rows

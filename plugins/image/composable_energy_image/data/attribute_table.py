@@ -1,0 +1,115 @@
+"""Tables of attributes: CSV files whose first column names pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from composable_energy.errors import FileFormatError, OptionError
+from composable_energy_image.data.labels import Labels, labels_from_words
+from composable_energy_image.data.source import ENDINGS, join_names
+
+__all__ = ["AttributeTable", "check_match", "read_csv", "read_text"]
+
+
+@dataclass(frozen=True)
+class AttributeTable:
+    """The rows of a table by the name of their picture, and the names of its columns."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: Mapping[str, Sequence[str]]
+
+    def labels(self, names: Sequence[str]) -> dict[str, Labels]:
+        """Returns the attributes of pictures by name; those of a picture without a row are unknown.
+
+        Raises:
+            FileFormatError: A column is empty, or mixes words and numbers.
+        """
+        unknown = ("",) * len(self.columns)
+        rows = [self.rows.get(name, unknown) for name in names]
+        found = {}
+        for column, name in enumerate(self.columns):
+            try:
+                found[name] = labels_from_words([row[column] for row in rows])
+            except OptionError as error:
+                raise FileFormatError(f"{self.path}, column {name!r}: {error}") from None
+        return found
+
+
+def read_csv(path: Path) -> AttributeTable:
+    """Reads a table: a line of column names, then one line per picture with its file name and its attributes.
+
+    The separator is a comma, a semicolon or a tab, whichever is most frequent in the first line.
+
+    Raises:
+        FileFormatError: The file is missing or has no columns or rows, a row has a wrong number of cells, or a picture has two rows.
+    """
+    lines = read_text(path).splitlines()
+    head = lines[0] if lines else ""
+    reader = csv.reader(lines, delimiter=max(",;\t", key=head.count), strict=True)
+    rows, line_of = {}, {}
+    try:
+        first, *columns = [name.strip() for name in next(reader, [])] or [""]
+        if not columns or "" in columns or len(set(columns)) < len(columns) or first.lower().endswith(ENDINGS):
+            raise FileFormatError(
+                f"{path}: the first line must name the columns, the file first and then each attribute once, as in "
+                f"'file,smiling,male', got {head[:80]!r}."
+            )
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            name = row[0].strip().replace("\\", "/").removeprefix("./")
+            if len(row) != len(columns) + 1:
+                raise FileFormatError(f"{path}, line {reader.line_num}: expected {len(columns) + 1} cells, found {len(row)}.")
+            if name in rows:
+                raise FileFormatError(f"{path}, line {reader.line_num}: {name} is already in line {line_of[name]}; keep one of them.")
+            rows[name], line_of[name] = row[1:], reader.line_num
+    except csv.Error as error:
+        raise FileFormatError(f"{path}, line {reader.line_num}: {error}.") from None
+    if not rows:
+        raise FileFormatError(f"{path} lists no picture: each line after the first needs a file name and its attributes.")
+    return AttributeTable(path, tuple(columns), rows)
+
+
+def check_match(path: Path, listed: Mapping[str, object], present: Sequence[str], folder: Path, strict: bool) -> None:
+    """Raises if a table and the files do not match, for example after an incomplete download.
+
+    Without `strict`, one matching name is enough.
+
+    Args:
+        path: The table.
+        listed: Rows of the table, by file name.
+        present: Names of the files.
+        folder: The folder of the files.
+        strict: Whether both must have the same names.
+    """
+    files = set(present)
+    missing = [name for name in listed if name not in files]
+    if missing and (strict or len(missing) == len(listed)):
+        raise FileFormatError(
+            f"{len(missing):,} of the {len(listed):,} pictures that {path} lists are not in {folder}: {join_names(missing)}. "
+            "File names are relative to that folder; add the pictures or delete the lines, or give strict=False to ignore such lines."
+        )
+    extra = [name for name in present if name not in listed]
+    if extra and strict:
+        raise FileFormatError(
+            f"{len(extra):,} of the {len(present):,} pictures in {folder} are not listed in {path}: {join_names(extra)}. "
+            "Add lines for them (an empty cell is unknown), or give strict=False to use them without labels."
+        )
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a file in UTF-8.
+
+    Raises:
+        FileFormatError: The file does not exist, or is not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise FileFormatError(f"{path} is not text in UTF-8: save it as CSV in UTF-8.") from None
+    except OSError as error:
+        raise FileFormatError(f"{path} cannot be read ({error.strerror}).") from None

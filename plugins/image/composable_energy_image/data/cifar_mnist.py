@@ -1,0 +1,149 @@
+"""Readers of packed data sets: the binary versions of CIFAR-10 and CIFAR-100, and the IDX files of MNIST and Fashion-MNIST."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from composable_energy.errors import FileFormatError
+from composable_energy_image.data.attribute_table import read_text
+from composable_energy_image.data.labels import Labels
+from composable_energy_image.data.source import PictureSource, ReadRequest, to_image
+
+__all__ = ["is_cifar10", "is_cifar100", "is_idx", "read_cifar10", "read_cifar100", "read_idx"]
+
+_PARTS = ("train", "test")
+_SIDE = 32
+_PIXELS = 3 * _SIDE * _SIDE
+_IDX = {"train": "train", "test": "t10k"}
+
+
+def is_cifar10(path: Path) -> bool:
+    """Returns whether a folder holds CIFAR-10, in any version."""
+    return (path / "batches.meta.txt").exists() or any(path.glob("data_batch_*")) or (path / "test_batch.bin").exists()
+
+
+def is_cifar100(path: Path) -> bool:
+    """Returns whether a folder holds CIFAR-100, in any version."""
+    return (path / "fine_label_names.txt").exists() or all((path / name).exists() for name in ("meta", "train", "test"))
+
+
+def read_cifar10(request: ReadRequest) -> PictureSource:
+    """Reads CIFAR-10: records of one label and 3,072 bytes, in five files for training and one for testing.
+
+    Raises:
+        FileFormatError: A file is missing or truncated, or a label has no name.
+    """
+    names = ["test_batch.bin"] if request.part == "test" else [f"data_batch_{number}.bin" for number in range(1, 6)]
+    return _read_cifar(request, "CIFAR-10", names, {"class": "batches.meta.txt"})
+
+
+def read_cifar100(request: ReadRequest) -> PictureSource:
+    """Reads CIFAR-100: records of a superclass, a class and 3,072 bytes.
+
+    Raises:
+        FileFormatError: A file is missing or truncated, or a label has no name.
+    """
+    return _read_cifar(
+        request, "CIFAR-100", [f"{request.part}.bin"], {"superclass": "coarse_label_names.txt", "class": "fine_label_names.txt"}
+    )
+
+
+def is_idx(path: Path) -> bool:
+    """Returns whether a folder holds pictures in the format of MNIST."""
+    return any(_find_idx_file(path, part, "images", 3) for part in _PARTS)
+
+
+def read_idx(request: ReadRequest) -> PictureSource:
+    """Reads IDX files, as of MNIST and Fashion-MNIST, plain or compressed by gzip; the names of the classes are digits.
+
+    Raises:
+        FileFormatError: A file is missing, truncated or of another type, or the number of labels differs.
+    """
+    description = "IDX files"
+    request.reject_labels(description)
+    part = request.check_part(_PARTS, description)
+    files = [_find_idx_file(request.path, part, "images", 3), _find_idx_file(request.path, part, "labels", 1)]
+    for file, stem in zip(files, (f"{_IDX[part]}-images-idx3-ubyte", f"{_IDX[part]}-labels-idx1-ubyte"), strict=True):
+        if file is None:
+            raise FileFormatError(f"{request.path} lacks {stem}, plain or with .gz: put it there.")
+    images, labels = (_read_idx_file(file, dimensions) for file, dimensions in zip(files, (3, 1), strict=True) if file is not None)
+    if len(images) != len(labels):
+        raise FileFormatError(
+            f"{files[0]} has {len(images):,} pictures and {files[1]} {len(labels):,} labels: they belong to different data sets."
+        )
+    values = torch.from_numpy(labels.astype(np.int64))
+    attribute = Labels(values, tuple(map(str, range(max(10, int(values.max()) + 1)))))
+    return _source(f"{description}, part {part}", images[:, None], [file for file in files if file is not None], {"class": attribute})
+
+
+def _read_cifar(request: ReadRequest, description: str, names: list[str], attributes: dict[str, str]) -> PictureSource:
+    request.reject_labels(description)
+    part = request.check_part(_PARTS, description)
+    record = len(attributes) + _PIXELS
+    batches, labels = [], {}
+    for name in names:
+        path = request.path / name
+        if not path.exists():
+            pickled = path.with_suffix("").exists()
+            hint = "the pickled version there could run code: use the binary version." if pickled else "unpack the archive again."
+            raise FileFormatError(f"{path} is missing: {hint}")
+        found = path.stat().st_size
+        if found == 0 or found % record:
+            raise FileFormatError(
+                f"{path} is truncated: expected {record:,} bytes for each picture, found {found:,} bytes, "
+                f"which are {found // record:,} pictures and {found % record:,} bytes. Download it again."
+            )
+        batches.append(np.memmap(path, np.uint8, "r").reshape(-1, record))
+    for column, (attribute, listing) in enumerate(attributes.items()):
+        words = tuple(line.strip() for line in read_text(request.path / listing).splitlines() if line.strip())
+        for name, batch in zip(names, batches, strict=True):
+            wrong = np.flatnonzero(batch[:, column] >= len(words))
+            if len(wrong):
+                value, row = int(batch[wrong[0], column]), int(wrong[0])
+                raise FileFormatError(f"{request.path / name}, picture {row}: label {value}, but {listing} has {len(words)} names.")
+        labels[attribute] = Labels(torch.from_numpy(np.concatenate([batch[:, column] for batch in batches]).astype(np.int64)), words)
+    pixels = [batch[:, len(attributes) :].reshape(-1, 3, _SIDE, _SIDE) for batch in batches]
+    return _source(f"{description}, part {part}", np.concatenate(pixels), [request.path / name for name in names], labels)
+
+
+def _source(description: str, pixels: np.ndarray, files: list[Path], labels: dict[str, Labels]) -> PictureSource:
+    def name(row: int) -> str:
+        return f"{description}, picture {row}"
+
+    return PictureSource(description, len(pixels), lambda row: to_image(pixels[row]), name, files, labels, lambda: pixels, pixels.shape[1:])
+
+
+def _find_idx_file(folder: Path, part: str, what: str, dimensions: int) -> Path | None:
+    stems = [f"{_IDX[part]}-{what}{dot}idx{dimensions}-ubyte" for dot in "-."]
+    return next((folder / name for stem in stems for name in (stem, f"{stem}.gz") if (folder / name).exists()), None)
+
+
+def _read_idx_file(path: Path, dimensions: int) -> np.ndarray:
+    """Reads an IDX file. Its header: two bytes 0, one byte 8, the number of dimensions, and each length in four bytes, big-endian."""
+    data = _decompress(path) if path.suffix == ".gz" else np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+    head = 4 * (dimensions + 1)
+    if len(data) < head or bytes(data[:4]) != bytes((0, 0, 8, dimensions)):
+        raise FileFormatError(
+            f"{path} is not an IDX file of bytes with {dimensions} dimensions, or is truncated: it starts with {bytes(data[:4])!r}."
+        )
+    shape = struct.unpack(f">{dimensions}I", bytes(data[4:head]))
+    expected = head + int(np.prod(shape, dtype=np.int64))
+    if len(data) != expected or 0 in shape:
+        lengths = " x ".join(map(str, shape))
+        raise FileFormatError(
+            f"{path} is damaged or truncated: expected {expected:,} bytes for {lengths}, found {len(data):,}. Download it again."
+        )
+    return data[head:].reshape(shape)
+
+
+def _decompress(path: Path) -> np.ndarray:
+    try:
+        return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)
+    except (EOFError, OSError, zlib.error) as error:
+        raise FileFormatError(f"{path} cannot be decompressed ({error}): it is damaged or truncated. Download it again.") from None

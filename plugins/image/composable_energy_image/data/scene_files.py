@@ -1,0 +1,211 @@
+"""Rendered worlds on disk: memory-mapped files of pictures and masks, with their labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from composable_energy.errors import FileFormatError, StorageError
+from composable_energy_image.data.world import Scenes, World, check_integer
+
+__all__ = ["PART", "open_scenes", "render_to"]
+
+PART = 1_000
+"""Pictures that are rendered and marked as done together."""
+
+_METADATA, _LABELS, _IMAGES, _MASKS = "world.json", "labels.npz", "images.npy", "masks.npy"
+_COMPARED = 16  # pictures whose labels are compared to detect another world or other options
+_ADVICE = "Delete the folder and render them again."
+
+
+def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks: bool = False, progress: bool = False) -> Scenes:
+    """Renders pictures of a seed into a folder, resuming where an interrupted call stopped, and returns them memory-mapped.
+
+    The folder holds `images.npy`, bytes with shape $(N, C, H, W)$; with `masks`, `masks.npy`, bytes with shape $(N, H, W)$; `labels.npz`,
+    an array for each field; and `world.json`, the metadata and the number of finished pictures.
+
+    Args:
+        folder: The folder.
+        world: The world.
+        n: Number of pictures.
+        seed: Seed of the pictures.
+        masks: Whether to render masks.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        OptionError: A number is negative or not whole.
+        FileFormatError: The folder holds other pictures, or damaged files.
+        StorageError: The disk is full or not writable.
+    """
+    from tqdm import tqdm
+
+    folder = Path(folder).expanduser()
+    check_integer("n", n, least=0)
+    options = json.loads(json.dumps(world.options, default=str))
+    metadata = {"world": world.name, "size": world.size, "options": options, "n": int(n), "seed": int(seed), "masks": masks}
+    first = world.labels(min(n, _COMPARED), seed)
+    done = _count_done(folder, metadata, first)
+    if done == n and done is not None:
+        return open_scenes(folder)
+    with _report_storage(folder), ExitStack() as stack:
+        if done is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_labels(folder, first)
+        shape = (n, world.channels, world.size, world.size)
+        pixels = stack.enter_context(_open_rows(folder / _IMAGES, shape, done))
+        regions = stack.enter_context(_open_rows(folder / _MASKS, (n, world.size, world.size), done)) if masks else None
+        bar = stack.enter_context(tqdm(total=n, desc=world.name, unit="img", disable=not progress))
+        parts: list[Mapping[str, np.ndarray]] = []
+        for start in range(0, n, PART):
+            stop = min(start + PART, n)
+            parts.append(world.labels(stop - start, seed, start))
+            if done is None or start >= done:
+                scenes = world.render(parts[-1], masks=masks)
+                _append(pixels, scenes.images)
+                if regions is not None and scenes.masks is not None:
+                    _append(regions, scenes.masks)
+                if stop < n:
+                    _write_metadata(folder, metadata | {"done": stop})  # last, because it marks them as done
+            bar.update(stop - start)
+        _write_labels(folder, {name: np.concatenate([first[name][:0], *(part[name] for part in parts)]) for name in first})
+        _write_metadata(folder, metadata | {"done": n})
+    return open_scenes(folder)
+
+
+def open_scenes(folder: str | Path) -> Scenes:
+    """Opens the pictures of a folder that `render_to` finished; pixels and masks are memory-mapped.
+
+    Raises:
+        FileFormatError: The folder has no pictures, or they are unfinished or damaged.
+    """
+    folder = Path(folder).expanduser()
+    metadata = _read_metadata(folder)
+    if metadata is None or metadata["done"] != metadata["n"]:
+        state = "holds no rendered pictures" if metadata is None else f"has {metadata['done']} of {metadata['n']} pictures"
+        raise FileFormatError(f"The folder {folder} {state}: render them with `composable-energy render WORLD -n N -o {folder}`.")
+    n, size = metadata["n"], metadata["size"]
+    found = Scenes(
+        _open_array(folder / _IMAGES, (n, None, size, size)),
+        _read_labels(folder),
+        _open_array(folder / _MASKS, (n, size, size)) if metadata["masks"] else None,
+    )
+    if wrong := [name for name, array in found.labels.items() if len(array) != n]:
+        raise FileFormatError(f"{folder / _LABELS} does not have {n} values of {', '.join(wrong)}. {_ADVICE}")
+    return found
+
+
+def _count_done(folder: Path, metadata: Mapping[str, Any], first: Mapping[str, np.ndarray]) -> int | None:
+    """Returns the number of finished pictures in a folder; None if there is no metadata."""
+    saved = _read_metadata(folder)
+    if saved is None:
+        return None
+    found, requested = _flatten(saved), _flatten(metadata)
+    differences = [f"{name} {found[name]!r} instead of {value!r}" for name, value in requested.items() if found.get(name, value) != value]
+    if not differences:
+        labels = _read_labels(folder)
+        same = labels.keys() == first.keys() and all(_is_close(labels[name][:_COMPARED], array) for name, array in first.items())
+        differences = [] if same else ["the labels differ, so the world is another"]
+    if differences:
+        raise FileFormatError(
+            f"The folder {folder} holds other pictures: {', '.join(differences)}. Use another folder, or delete this one."
+        )
+    return saved["done"] if saved["done"] == saved["n"] else saved["done"] // PART * PART
+
+
+def _flatten(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {**metadata["options"], **{name: value for name, value in metadata.items() if name not in ("options", "done")}}
+
+
+def _is_close(array: np.ndarray, other: np.ndarray) -> bool:
+    return array.shape == other.shape and np.allclose(array, other, atol=1e-5)
+
+
+def _read_metadata(folder: Path) -> dict[str, Any] | None:
+    path = folder / _METADATA
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        numbers = [metadata[name] for name in ("size", "n", "seed", "done")]
+        if not (all(type(number) is int for number in numbers) and 0 <= metadata["done"] <= metadata["n"]):
+            raise ValueError(f"its numbers are {numbers}")
+        return {"options": {}, **metadata, "world": str(metadata["world"]), "masks": bool(metadata["masks"])}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"Cannot read {path}: {type(error).__name__}: {error}. {_ADVICE}") from error
+
+
+def _read_labels(folder: Path) -> dict[str, np.ndarray]:
+    try:
+        with (folder / _LABELS).open("rb") as file, np.load(file) as labels:
+            return dict(labels)
+    except Exception as error:  # NumPy and zipfile do not document their errors for damaged files
+        raise FileFormatError(f"Cannot read {folder / _LABELS}: {error}. {_ADVICE}") from error
+
+
+def _open_array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r") if shape[0] else np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise FileFormatError(f"Cannot read {path}: {error}. {_ADVICE}") from error
+    expected = tuple(found if length is None else length for length, found in zip(shape, array.shape, strict=False))
+    if array.shape != expected or array.dtype != np.uint8:
+        raise FileFormatError(f"{path} has {array.dtype} with shape {array.shape}, expected bytes with shape {shape}. {_ADVICE}")
+    return array
+
+
+@contextmanager
+def _open_rows(path: Path, shape: tuple[int, ...], done: int | None) -> Iterator[BinaryIO]:
+    """Opens the file of an array of bytes to append rows; rows after those that are done are truncated."""
+    if done is None:
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": "|u1"})
+            yield file
+        return
+    try:
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            found, _, kind = np.lib.format.read_array_header_1_0(file)
+            end = file.tell() + done * int(np.prod(shape[1:]))
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"Cannot read {path}: {error}. {_ADVICE}") from error
+    if found != shape or kind != np.uint8 or path.stat().st_size < end:
+        raise FileFormatError(f"{path} has fewer than the {done} finished pictures, or another shape. {_ADVICE}")
+    with path.open("r+b") as file:
+        file.truncate(end)
+        file.seek(end)
+        yield file
+
+
+def _append(file: BinaryIO, rows: np.ndarray) -> None:
+    file.write(np.ascontiguousarray(rows).data)
+    file.flush()
+
+
+def _write_labels(folder: Path, labels: Mapping[str, np.ndarray]) -> None:
+    temporary = folder / f".{_LABELS}"
+    with temporary.open("wb") as file:
+        np.savez(file, **labels)  # pyright: ignore[reportArgumentType]
+    temporary.replace(folder / _LABELS)
+
+
+def _write_metadata(folder: Path, metadata: Mapping[str, object]) -> None:
+    temporary = folder / f".{_METADATA}"
+    temporary.write_text(json.dumps(metadata) + "\n", encoding="utf-8")
+    temporary.replace(folder / _METADATA)
+
+
+@contextmanager
+def _report_storage(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write pictures to {folder}: {error}. Free some space, or use another folder; the same call resumes."
+        ) from error

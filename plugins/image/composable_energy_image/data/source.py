@@ -1,0 +1,166 @@
+"""The interface between readers of formats and `open_pictures`, and the decoding of pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from composable_energy.errors import FileFormatError, OptionError, ShapeError
+from composable_energy_image.data.labels import Labels
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["ENDINGS", "PictureSource", "ReadRequest", "decode_pictures", "join_names", "open_image", "to_image"]
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_MODES = {1: "L", 3: "RGB"}
+_AHEAD = 256  # pictures decoded in parallel before the first is used
+
+
+@dataclass(frozen=True)
+class ReadRequest:
+    """The arguments of a reader: path, part of the data set, table of labels, and whether the table must match the files."""
+
+    path: Path
+    part: str = "train"
+    labels: Path | None = None
+    strict: bool = True
+    progress: bool = False
+
+    def reject_labels(self, description: str) -> None:
+        """Raises if a table of labels is given for a format with its own labels."""
+        if self.labels is not None:
+            raise OptionError(f"labels= applies to image folders; {self.path} is {description}, which holds its own labels.")
+
+    def check_part(self, parts: Sequence[str], description: str) -> str:
+        """Returns the part, and raises if it does not exist."""
+        if self.part not in parts:
+            raise OptionError(f"{self.path} is {description}, which has the parts {', '.join(parts)}, got part={self.part!r}.")
+        return self.part
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """Pictures that can be read one by one.
+
+    Attributes:
+        description: The format, in words.
+        count: Number of pictures.
+        picture: Returns a picture by its index, with mode L or RGB.
+        name: Returns the name of a picture by its index, for errors.
+        files: The files; a cache is valid while their names, sizes and modification times stay the same.
+        labels: Attributes by name.
+        array: Returns all pictures as bytes of shape $(N, C, H, W)$, if the files store them so.
+        shape: The shape $(C, H, W)$ of `array`.
+    """
+
+    description: str
+    count: int
+    picture: Callable[[int], Image.Image]
+    name: Callable[[int], str]
+    files: Sequence[Path]
+    labels: dict[str, Labels]
+    array: Callable[[], np.ndarray] | None = None
+    shape: tuple[int, ...] = ()
+
+
+def join_names(names: Sequence[str], most: int = 3) -> str:
+    """Returns the first names, and the number of the others, as text."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """Returns bytes of shape $(C, H, W)$ as an image."""
+    from PIL import Image
+
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
+def decode_pictures(
+    source: PictureSource, rows: Sequence[int], size: int | None, channels: int | None, progress: bool
+) -> Iterator[np.ndarray]:
+    """Yields pictures as bytes of shape $(C, H, W)$, all of one shape.
+
+    Args:
+        source: The pictures.
+        rows: Indices, in order.
+        size: Height and width; None keeps those of the files.
+        channels: 1 or 3; None for those of the first picture.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ShapeError: Pictures differ in size and `size` is None, or the first picture is grey and a later one is in color.
+        FileFormatError: A file is damaged.
+    """
+    from tqdm import tqdm
+
+    first: tuple[str, tuple[int, int], int] | None = None
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        tqdm(total=len(rows), desc=source.description, disable=not progress) as bar,
+    ):
+        for start in range(0, len(rows), _AHEAD):
+            some = rows[start : start + _AHEAD]
+            for row, picture in zip(some, pool.map(lambda row: _resize(source.picture(row), size), some), strict=True):
+                name = source.name(row)
+                found = len(picture.getbands())
+                first = first or (name, picture.size, channels or found)
+                if picture.size != first[1]:
+                    raise ShapeError(
+                        f"{first[0]} has {_times(first[1])} pixels and {name} {_times(picture.size)}: "
+                        "give size= to make all of them squares of one size."
+                    )
+                if channels is None and found > first[2]:
+                    raise ShapeError(f"{first[0]} is grey and {name} is in color: give channels=1 or channels=3.")
+                pixels = np.asarray(picture if found == first[2] else picture.convert(_MODES[first[2]]))
+                yield pixels[None] if first[2] == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+                bar.update()
+
+
+def open_image(path: Path) -> Image.Image:
+    """Opens the picture in a file, upright, with mode L or RGB and without transparency.
+
+    Raises:
+        FileFormatError: The file is damaged, or its pixels have 32 bits.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as picture:
+            ImageOps.exif_transpose(picture, in_place=True)
+            if picture.mode in ("I;16", "I;16L", "I;16B"):  # Pillow would clip these at 255
+                return Image.fromarray((np.asarray(picture).astype(np.uint32) // 257).astype(np.uint8))
+            if picture.mode == "P" and "transparency" in picture.info:  # Pillow warns about a direct conversion
+                return picture.convert("RGBA").convert("RGB")
+            if picture.mode in ("I", "F"):
+                raise FileFormatError(f"{path} has pixels of 32 bits, whose range is unknown: save it with 8 bits a channel.")
+            return picture.convert("L" if picture.mode in ("1", "L", "LA", "La") else "RGB")
+    except FileFormatError:
+        raise
+    except Exception as error:  # Pillow does not document its errors for damaged files
+        raise FileFormatError(f"{path} cannot be read as a picture ({error}): it is damaged or truncated. Replace or delete it.") from None
+
+
+def _resize(picture: Image.Image, size: int | None) -> Image.Image:
+    """Resizes the shorter side, then crops at the centre."""
+    if size is None or picture.size == (size, size):
+        return picture
+    from PIL import Image
+
+    width, height = picture.size
+    short = min(width, height)
+    width, height = max(size, round(width * size / short)), max(size, round(height * size / short))
+    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    left, top = (width - size) // 2, (height - size) // 2
+    return picture.crop((left, top, left + size, top + size))
+
+
+def _times(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -1,0 +1,158 @@
+"""The training stages of a base and its attributes in one folder; each stage resumes where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+import composable_energy as ce
+from composable_energy_image.attributes import count_values
+from composable_energy_image.autoencoder import Autoencoder
+from composable_energy_image.code_energy import CodeEnergy
+from composable_energy_image.cost_log import CostLog, read_costs
+from composable_energy_image.data import Labels, Pictures, Preparation
+from composable_energy_image.heads import CodeHeads
+from composable_energy_image.label_columns import count_columns
+from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
+from composable_energy_training import AttributeHeads, DenoisingScoreMatching, Monitor, Objective, Optimizer, Ranks, Trainer, join
+
+__all__ = ["AttributePipeline"]
+
+_CHUNK = 500
+_CLIP, _WARM_UP = 1.0, 200
+
+
+@dataclass(frozen=True)
+class AttributePipeline:
+    """The stages `autoencoder`, `decoder`, `base` and `heads`, trained one after another.
+
+    Args:
+        settings: Settings of a recipe: a table for each stage, and `data`, `model` and `training`.
+        folder: Parent of the stages' folders.
+        device: Device of the training.
+        ranks: The processes.
+        progress: Whether to show progress bars.
+    """
+
+    settings: Mapping[str, Mapping[str, Any]]
+    folder: Path
+    device: torch.device
+    ranks: Ranks
+    progress: bool
+
+    @classmethod
+    def open(cls, settings: Mapping[str, Mapping[str, Any]], out: Path, progress: bool) -> AttributePipeline:
+        """Joins the processes of a run. The device is that of the settings, or that of this process."""
+        ranks, device = join(), settings["training"]["device"]
+        return cls(settings, out / "stages", torch.device(device or ranks.device), ranks, progress and ranks.is_first)
+
+    def split(self, pictures: Pictures) -> tuple[Pictures, Pictures]:
+        """Returns the training pictures and the held-out pictures."""
+        share = self.settings["data"]["held_out"]
+        if not share:
+            return pictures, pictures.take(slice(0))
+        test, train = pictures.split(share, self.settings["training"]["seed"])
+        return train, test
+
+    @contextmanager
+    def seeded(self, part: str) -> Iterator[None]:
+        """Seeds initial weights by the seed of the run and the name of a part, and restores the random state on exit."""
+        with torch.random.fork_rng(devices=[]):
+            key = f"{self.settings['training']['seed']} {part}".encode()
+            torch.manual_seed(int.from_bytes(blake2b(key, digest_size=8).digest(), "little"))
+            yield
+
+    def train_autoencoder(self, coder: Autoencoder, pictures: Pictures, labels: Mapping[str, Labels]) -> None:
+        """Trains an autoencoder, then its decoder alone. The attributes are an auxiliary task, which keeps them readable from codes."""
+        table, variables = self.settings["autoencoder"], count_values(labels)
+        weights = {name: table[name] for name in ("noise", "decorrelation", "naming")}
+        with self.seeded("labels"):
+            model = AutoencoderWithLabels(coder, count_columns(variables))
+        self._fit("autoencoder", model, Reconstruction(coder.code, variables, **weights), pictures)
+        self._standardize(coder, pictures)
+        objective = Reconstruction(coder.code, {}, noise=self.settings["decoder"]["noise"])
+        self._fit("decoder", DecoderOnly(coder), objective, pictures)
+
+    @torch.no_grad()
+    def encode(self, coder: Autoencoder, pictures: Pictures, *, mirrored: bool = False) -> Tensor:
+        """Returns the codes of pictures, with shape $(N, D)$; with `mirrored`, followed by the codes of their mirror images."""
+        codes = [coder.encode(images) for images in self._chunks(pictures)]
+        if mirrored:
+            codes += [coder.encode(images.flip(-1)) for images in self._chunks(pictures)]
+        return torch.cat(codes)
+
+    def train_base(self, energy: CodeEnergy, codes: Tensor) -> None:
+        """Trains a base on codes with shape $(N, D)$."""
+        self._fit("base", energy.net, DenoisingScoreMatching(energy.sigma_min, energy.sigma_max), codes)
+
+    def train_heads(self, energy: CodeEnergy, codes: Tensor, labels: Mapping[str, Labels]) -> CodeHeads:
+        """Returns heads over a base, trained on the codes with a known attribute.
+
+        Args:
+            energy: The base.
+            codes: Codes of the pictures, followed or not by those of their mirror images, with shape $(N, D)$ or $(2 N, D)$.
+            labels: The attributes of the pictures.
+        """
+        variables, model = count_values(labels), self.settings["model"]
+        with self.seeded("heads"):
+            options = {"code": codes.shape[1], "width": model["heads_width"], "blocks": model["heads_blocks"]}
+            heads = ce.get_encoder("code-heads", outputs=count_columns(variables), sigma_min=energy.sigma_min, **options)
+        known = torch.stack([some.known for some in labels.values()]).any(0)
+        times = len(codes) // len(known)
+        values = {name: some.values[known].repeat(times) for name, some in labels.items()}
+        data = codes[known.repeat(times).to(codes.device)], values
+        self._fit("heads", heads, AttributeHeads(variables, energy.sigma_min, energy.sigma_max), data)
+        return cast(CodeHeads, heads)
+
+    def costs(self) -> dict[str, dict[str, float]]:
+        """Returns the steps, processor seconds and loss of each finished stage."""
+        found = {name: read_costs(self.folder / name) for name in ("autoencoder", "decoder", "base", "heads")}
+        return {name: costs for name, costs in found.items() if costs}
+
+    def _fit(self, name: str, model: nn.Module, objective: Objective, data: Any) -> None:
+        table, training = self.settings[name], self.settings["training"]
+        pictures = isinstance(data, Pictures)
+        Trainer(
+            model,
+            objective,
+            data,
+            steps=table["steps"],
+            batch_size=table["batch_size"],
+            out=self.folder / name,
+            seed=training["seed"],
+            optimizer=Optimizer(
+                rate=table["rate"],
+                betas=(0.9, 0.999),
+                weight_decay=table["weight_decay"],
+                warm_up=min(_WARM_UP, table["steps"] // 10),
+                decay=table["decay"],
+                clip=_CLIP,
+            ),
+            ema=table["ema"],
+            precision=training["precision"] if pictures else "float32",
+            checkpoint_every=training["checkpoint_every"],
+            keep=2,
+            preparation=Preparation(flip=True) if pictures and self.settings["data"]["flip"] else None,
+            monitor=Monitor(gap=None, magnitude=None, acceptance=None),  # these energies are of codes, and large
+            callbacks=[CostLog()],
+            progress=self.progress,
+            device=self.device,
+        ).fit()
+
+    @torch.no_grad()
+    def _standardize(self, coder: Autoencoder, pictures: Pictures) -> None:
+        """Sets the mean and variance of codes to those over all pictures; the running averages of training lag behind the weights."""
+        raw = torch.cat([coder.encode_raw(images) for images in self._chunks(pictures)])
+        coder.standardize.running_mean.copy_(raw.mean(0))  # pyright: ignore[reportOptionalMemberAccess]
+        coder.standardize.running_var.copy_(raw.var(0))  # pyright: ignore[reportOptionalMemberAccess]
+
+    def _chunks(self, pictures: Pictures) -> Iterator[Tensor]:
+        for rows in torch.arange(len(pictures), device=self.device).split(_CHUNK):
+            yield pictures.images(rows)

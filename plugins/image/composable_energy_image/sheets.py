@@ -1,0 +1,38 @@
+"""Contact sheets with a given layout: rows of pictures below one another. `composable_energy.grids` lays out pictures by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn.functional import pad
+
+__all__ = ["tile_rows", "write_rows"]
+
+_GAP = 2  # white pixels right of and below each picture
+
+
+def tile_rows(rows: Sequence[Tensor]) -> Tensor:
+    """Returns rows of pictures as one picture in [0, 1], with shape $(C, H, W)$.
+
+    Args:
+        rows: Pictures in [0, 1], each row with shape $(B, C, S, S)$.
+    """
+    tiles = pad(torch.stack(list(rows)), (0, _GAP, 0, _GAP), value=1.0)
+    return rearrange(tiles, "rows columns c h w -> c (rows h) (columns w)")
+
+
+def write_rows(path: Path, rows: Sequence[Tensor]) -> None:
+    """Writes rows of pictures as a PNG file.
+
+    Args:
+        path: The file.
+        rows: Pictures in [0, 1], each row with shape $(B, C, S, S)$.
+    """
+    from PIL import Image
+
+    pixels = rearrange(tile_rows(rows).mul(255).round().byte().cpu(), "c h w -> h w c")
+    Image.fromarray(pixels.squeeze(-1).numpy()).save(path, optimize=True)

@@ -1,0 +1,236 @@
+"""Image folders and CelebA, from small files, intact and damaged."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from composable_energy.errors import FileFormatError, OptionError, ShapeError
+from composable_energy_image.data import open_pictures
+from plugins.image.tests.picture_files import RANDOM, channels_first, random_pixels, save
+
+
+class TestFolder:
+    def folder(self, tmp_path, names=("a.png", "b.png", "c.png"), shape=(5, 4, 3)):
+        return np.stack([channels_first(save(tmp_path / name, random_pixels(*shape))) for name in names])
+
+    def test_subfolders_are_classes(self, tmp_path):
+        names = ("cat/1.png", "cat/deeper/2.bmp", "dog/1.PNG", "bird/9.png")
+        pixels = self.folder(tmp_path, names)
+        (tmp_path / "cat/notes.txt").write_text("no picture")
+        (tmp_path / "cat/._1.png").write_bytes(b"what macOS leaves behind")
+        found = open_pictures(tmp_path)
+        assert np.array_equal(found.pixels, pixels[[3, 0, 1, 2]])
+        assert found.labels["class"].names == ("bird", "cat", "dog")
+        assert found.variable("class").values.tolist() == [0, 1, 1, 2]
+        assert repr(found) == f"4 pictures of (3, 5, 4) from an image folder at {tmp_path}, labels: class (bird, cat, dog)"
+
+    def test_files_without_labels(self, tmp_path):
+        pixels = self.folder(tmp_path, ("a.png", "more/b.png"))
+        found = open_pictures(tmp_path)
+        assert np.array_equal(found.pixels, pixels)
+        assert found.labels == {}
+
+    @pytest.mark.parametrize("divider", [",", ";", "\t"])
+    def test_a_table_of_attributes(self, tmp_path, divider):
+        pixels = self.folder(tmp_path, ("a.png", "more/b.png", "more/c.png"))
+        lines = [
+            ["file", "smiling", "hair", "age"],
+            ["more\\c.png", "1", "red", ""],
+            ["./a.png", "-1", "black", "30"],
+            ["more/b.png", "", "", "4"],
+        ]
+        table = tmp_path / "attributes.csv"
+        table.write_text("\n\n".join(divider.join(line) for line in lines), encoding="utf-8-sig")
+        for found in (open_pictures(tmp_path), open_pictures(tmp_path, labels=table.rename(tmp_path.parent / f"{tmp_path.name}.csv"))):
+            assert np.array_equal(found.pixels, pixels)
+            message = {name: (some.values.tolist(), some.names) for name, some in found.labels.items()}
+            assert message == {
+                "smiling": ([0, -1, 1], ("no", "yes")),
+                "hair": ([0, -1, 1], ("black", "red")),
+                "age": ([1, 0, -1], ("4", "30")),
+            }
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "first line must name the columns"),
+            ("file\na.png", "first line must name the columns"),
+            ("a.png,1\nb.png,0\nc.png,1", "first line must name the columns"),
+            ("file,x,x\na.png,1,1", "first line must name the columns"),
+            ("file,x\n", "lists no picture"),
+            ("file,x\na.png,1\nb.png,0\nc.png", "line 4: expected 2 cells, found 1"),
+            ("file,x\na.png,1\nb.png,0\nc.png,1\na.png,1", "line 5: a.png is already in line 2"),
+            ("file,x\na.png,1\nb.png,0\nc.png,1\nd.png,1\ne.png,1", r"2 of the 5 pictures.*not in.*d.png, e.png.*strict=False"),
+            ("file,x\na.png,1", r"2 of the 3 pictures.*not listed in.*b.png, c.png.*strict=False"),
+            ("file,x\na.png,\nb.png,\nc.png,", "column 'x': all values are empty"),
+            ("file,x\na.png,1\nb.png,two\nc.png,3", "column 'x': numbers such as '1' beside words such as 'two'"),
+            ("file,x\na.png,0.5\nb.png,1\nc.png,3", "column 'x': '0.5' is not an integer"),
+            ('file,x\na.png,"1\nb.png,0\n', "line 3: unexpected end of data"),
+            ("\nfile,x\na.png,1\nb.png,0\nc.png,1", "first line must name the columns, .*got ''"),
+        ],
+    )
+    def test_bad_tables(self, tmp_path, text, message):
+        self.folder(tmp_path)
+        (tmp_path / "table.csv").write_text(text)
+        with pytest.raises(FileFormatError, match=message) as caught:
+            open_pictures(tmp_path)
+        assert "table.csv" in str(caught.value)
+
+    def test_a_table_may_differ_where_that_is_said(self, tmp_path):
+        self.folder(tmp_path)
+        table = tmp_path / "table.csv"
+        table.write_text("file,x\na.png,1\nb.png,0\nd.png,1")
+        assert open_pictures(tmp_path, strict=False).labels["x"].values.tolist() == [1, 0, -1]
+        table.write_text("file,x\nd.png,1")
+        with pytest.raises(FileFormatError, match="1 of the 1 pictures"):
+            open_pictures(tmp_path, strict=False)
+
+    def test_which_table(self, tmp_path):
+        self.folder(tmp_path)
+        for name in ("one.csv", "two.csv"):
+            (tmp_path / name).write_text(f"file,{name[:3]}\na.png,0\nb.png,1\nc.png,1")
+        with pytest.raises(FileFormatError, match=r"one.csv, two.csv: choose one by labels="):
+            open_pictures(tmp_path)
+        assert list(open_pictures(tmp_path, labels=tmp_path / "two.csv").labels) == ["two"]
+        with pytest.raises(FileFormatError, match=r"none.csv cannot be read \(No such file"):
+            open_pictures(tmp_path, labels=tmp_path / "none.csv")
+        (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(FileFormatError, match=r"bytes.csv is not text in UTF-8"):
+            open_pictures(tmp_path, labels=tmp_path / "bytes.csv")
+
+    @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp"])
+    @pytest.mark.parametrize("damage", ["empty", "cut", "other"])
+    def test_a_damaged_picture_is_named(self, tmp_path, ending, damage):
+        self.folder(tmp_path)
+        path = tmp_path / f"bad.{ending}"
+        save(path, random_pixels(40, 40, 3))
+        data = path.read_bytes()
+        path.write_bytes({"empty": b"", "cut": data[: len(data) // 2], "other": b"<html>not found</html>"}[damage])
+        with pytest.raises(FileFormatError, match=rf"bad\.{ending} cannot be read as a picture.*Replace or delete"):
+            open_pictures(tmp_path, size=4)
+
+    def test_sizes(self, tmp_path):
+        wide, high = save(tmp_path / "a.png", random_pixels(8, 20, 3)), save(tmp_path / "b.png", random_pixels(12, 6, 3))
+        with pytest.raises(ShapeError, match=r"a.png has 20 x 8 pixels and .*b.png 6 x 12: give size="):
+            open_pictures(tmp_path)
+        found = open_pictures(tmp_path, size=4).pixels
+        lanczos = Image.Resampling.LANCZOS
+        assert np.array_equal(found[0], channels_first(np.asarray(Image.fromarray(wide).resize((10, 4), lanczos))[:, 3:7]))
+        assert np.array_equal(found[1], channels_first(np.asarray(Image.fromarray(high).resize((4, 8), lanczos))[2:6]))
+
+    def test_a_square_of_the_right_size_stays_as_it_is(self, tmp_path):
+        pixels = self.folder(tmp_path, shape=(6, 6, 3))
+        assert np.array_equal(open_pictures(tmp_path, size=6).pixels, pixels)
+
+    def test_channels(self, tmp_path):
+        grey, color = save(tmp_path / "b.png", random_pixels(4, 4)), save(tmp_path / "c.png", random_pixels(4, 4, 3))
+        assert np.array_equal(open_pictures(tmp_path, limit=1).pixels[0], grey[None])
+        with pytest.raises(ShapeError, match=r"b.png is grey and .*c.png is in color: give channels="):
+            open_pictures(tmp_path)
+        found = open_pictures(tmp_path, channels=3).pixels
+        assert np.array_equal(found, np.stack([grey[None].repeat(3, 0), channels_first(color)]))
+        found = open_pictures(tmp_path, channels=1).pixels
+        assert np.array_equal(found, np.stack([grey, np.asarray(Image.fromarray(color).convert("L"))])[:, None])
+        save(tmp_path / "a.png", color)
+        assert np.array_equal(open_pictures(tmp_path).pixels[1], grey[None].repeat(3, 0))
+
+    def test_other_kinds_of_pixels(self, tmp_path):
+        color = random_pixels(4, 4, 4)
+        save(tmp_path / "alpha/a.png", color)
+        save(tmp_path / "deep/a.png", np.arange(16, dtype=np.uint16).reshape(4, 4) * 4369)
+        palette = Image.fromarray(color[..., :3]).quantize(8)
+        (tmp_path / "palette").mkdir()
+        palette.save(tmp_path / "palette/a.png")
+        palette.save(tmp_path / "palette/b.png", transparency=bytes(range(8)))
+        assert np.array_equal(open_pictures(tmp_path / "alpha").pixels[0], channels_first(color[..., :3]))
+        assert np.array_equal(open_pictures(tmp_path / "deep").pixels[0, 0], 17 * np.arange(16).reshape(4, 4))
+        for found in open_pictures(tmp_path / "palette").pixels:
+            assert np.array_equal(found, channels_first(np.asarray(palette.convert("RGB"))))
+        Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "alpha/b.bmp", format="tiff")
+        with pytest.raises(FileFormatError, match=r"b.bmp has pixels of 32 bits"):
+            open_pictures(tmp_path / "alpha")
+
+    def test_photographs_are_turned_upright(self, tmp_path):
+        about = Image.Exif()
+        about[0x0112] = 6  # the camera was turned: its right side is up
+        pixels = save(tmp_path / "a.png", random_pixels(4, 7, 3), exif=about)
+        assert np.array_equal(open_pictures(tmp_path).pixels[0], channels_first(np.rot90(pixels, -1)))
+
+    def test_linked_folders_count_once(self, tmp_path):
+        self.folder(tmp_path / "data", ("cat/1.png", "dog/1.png"))
+        (tmp_path / "data/again").symlink_to(tmp_path / "data", target_is_directory=True)
+        (tmp_path / "data/bird").symlink_to(tmp_path / "birds", target_is_directory=True)
+        self.folder(tmp_path, ("birds/1.png",))
+        assert open_pictures(tmp_path / "data").labels["class"].names == ("bird", "cat", "dog")
+
+
+class TestCelebA:
+    NAMES = ("Male", "Smiling", "Young")
+
+    def write(self, path, count=6, parts=(0, 0, 0, 1, 2, 2)):
+        names = [f"{number:06d}.jpg" for number in range(1, count + 1)]
+        values = RANDOM.choice([-1, 1], (count, 3))
+        for name in names:
+            save(path / "img_align_celeba" / name, random_pixels(218, 178, 3))
+        rows = [f"{name}  {' '.join(f'{value:2d}' for value in row)}" for name, row in zip(names, values, strict=True)]
+        (path / "list_attr_celeba.txt").write_text("\n".join([str(count), " ".join(self.NAMES) + " ", *rows]) + "\n")
+        if parts:
+            (path / "list_eval_partition.txt").write_text("".join(f"{n} {p}\n" for n, p in zip(names, parts, strict=True)))
+        return names, values
+
+    def test_pictures_and_attributes(self, tmp_path):
+        names, values = self.write(tmp_path)
+        for part, rows in (("train", slice(0, 3)), ("valid", slice(3, 4)), ("test", slice(4, 6))):
+            found = open_pictures(tmp_path, part=part)
+            middle = [channels_first(np.asarray(Image.open(tmp_path / "img_align_celeba" / name))[20:198]) for name in names[rows]]
+            assert np.array_equal(found.pixels, np.stack(middle))
+            assert found.event_shape == (3, 178, 178)
+            for column, name in enumerate(self.NAMES):
+                assert found.labels[name].names == ("no", "yes")
+                assert found.labels[name].values.tolist() == [int(value == 1) for value in values[rows, column]]
+
+    def test_resized_after_the_crop(self, tmp_path):
+        names, _ = self.write(tmp_path, parts=())
+        found = open_pictures(tmp_path, size=16, limit=1)
+        middle = Image.open(tmp_path / "img_align_celeba" / names[0]).crop((0, 20, 178, 198))
+        assert np.array_equal(found.pixels[0], channels_first(np.asarray(middle.resize((16, 16), Image.Resampling.LANCZOS))))
+        assert len(open_pictures(tmp_path, size=8)) == 6
+
+    def test_bad_lists(self, tmp_path):
+        names, _ = self.write(tmp_path)
+        path, parts = tmp_path / "list_attr_celeba.txt", tmp_path / "list_eval_partition.txt"
+        text, message = path.read_text(), parts.read_text()
+        for wrong, error in (
+            (text[: text.rindex(names[-1])], r"truncated: its first line says 6 pictures, found 5"),
+            (text[:-4], r"line 8: expected a file name and 3 values of 1 or -1, found 2"),
+            (text.replace(names[1], names[0]), r"line 4: 000001.jpg is listed twice"),
+            (text.replace(" -1", "  0"), r"values of 1 or -1"),
+            ("", "first line must be the number"),
+            (text.replace(names[2], "x.jpg"), r"1 of the 6 pictures.*not in.*x.jpg"),
+        ):
+            path.write_text(wrong)
+            with pytest.raises(FileFormatError, match=error) as caught:
+                open_pictures(tmp_path)
+            assert str(path) in str(caught.value)
+        path.write_text(text)
+        parts.write_text(message[: message.rindex(names[-1])])
+        with pytest.raises(FileFormatError, match=r"list_eval_partition.txt lists 5 pictures, .* 6: only one of them has 000006.jpg"):
+            open_pictures(tmp_path)
+        parts.write_text(message.replace("jpg 2", "jpg 3"))
+        with pytest.raises(FileFormatError, match=r"line 5: expected a file name and 0, 1 or 2"):
+            open_pictures(tmp_path)
+
+    def test_missing_things(self, tmp_path):
+        names, _ = self.write(tmp_path)
+        (tmp_path / "img_align_celeba" / names[0]).unlink()
+        with pytest.raises(FileFormatError, match=r"1 of the 6 pictures.*000001.jpg"):
+            open_pictures(tmp_path)
+        assert len(open_pictures(tmp_path, strict=False, size=8)) == 2
+        with pytest.raises(OptionError, match=r"parts train, valid, test, got part='eval'"):
+            open_pictures(tmp_path, part="eval")
+        (tmp_path / "list_eval_partition.txt").unlink()
+        with pytest.raises(OptionError, match=r"parts train, got part='test'"):
+            open_pictures(tmp_path, part="test", strict=False)
+        (tmp_path / "list_attr_celeba.txt").unlink()
+        with pytest.raises(FileFormatError, match=r"list_attr_celeba.txt is missing"):
+            open_pictures(tmp_path)

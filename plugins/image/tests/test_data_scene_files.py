@@ -1,0 +1,239 @@
+"""Worlds in folders: the same pictures however often drawing was stopped, and every folder that is not what was asked for told."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import composable_energy as ce
+from composable_energy.errors import FileFormatError, OptionError, PluginLoadError, StorageError
+from composable_energy_image.data import Field, Scenes, World, open_scenes, render_to, scene_files
+
+
+class Dots(World):
+    """One bright pixel."""
+
+    name = "dots"
+    channels = 1
+
+    def __init__(self, size: int = 8, corner: bool = False) -> None:
+        self.size, self.corner, self.rendered = size, corner, 0
+        self.fields = {"where": Field((2,), "int64", "row and column")}
+
+    def sample_labels(self, random):
+        return {"where": random.integers(2 if self.corner else self.size, size=2)}
+
+    def render(self, labels, *, masks=False):
+        where = self.check_labels(labels)["where"]
+        n = len(where)
+        self.rendered += n
+        found = np.zeros((n, self.size, self.size), np.uint8)
+        found[np.arange(n), where[:, 0], where[:, 1]] = 1
+        return Scenes(200 * found[:, None], {"where": where}, found if masks else None)
+
+
+class Hidden(Dots):
+    """Says of itself what it is not."""
+
+    options = {"size": 8}
+
+    def sample_labels(self, random):
+        return {"where": (0, 0)}
+
+
+class Stopped(Dots):
+    """Stops in the third part."""
+
+    def render(self, labels, *, masks=False):
+        if self.rendered >= 20:
+            raise KeyboardInterrupt
+        return super().render(labels, masks=masks)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(scene_files, "PART", 10)
+
+
+def same(scenes: Scenes, other: Scenes) -> None:
+    np.testing.assert_array_equal(scenes.images, other.images)
+    np.testing.assert_array_equal(scenes.labels["where"], other.labels["where"])
+    assert (scenes.masks is None) == (other.masks is None)
+    if scenes.masks is not None:
+        np.testing.assert_array_equal(scenes.masks, other.masks)
+
+
+@pytest.mark.parametrize("n", [0, 1, 10, 35])
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_folder_holds_what_the_world_draws(tmp_path, n, masks):
+    drawn = render_to(tmp_path / "new" / "dots", Dots(), n, seed=3, masks=masks)
+    same(drawn, Dots().draw(n, 3, masks=masks))
+    same(drawn, open_scenes(tmp_path / "new" / "dots"))
+    assert len(drawn) == n and drawn.images.dtype == np.uint8
+    assert n == 0 or isinstance(drawn.images, np.memmap)
+    again = Dots()
+    same(render_to(tmp_path / "new" / "dots", again, n, seed=3, masks=masks), drawn)
+    assert again.rendered == 0
+
+
+def test_drawing_goes_on_where_it_stopped(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        render_to(tmp_path, Stopped(), 35, masks=True)
+    with pytest.raises(FileFormatError, match="has 20 of 35 pictures: render them with `composable-energy render"):
+        open_scenes(tmp_path)
+    with (tmp_path / "images.npy").open("ab") as file:
+        file.write(b"half of a picture")
+    rest = Dots()
+    same(render_to(tmp_path, rest, 35, masks=True), Dots().draw(35, masks=True))
+    assert rest.rendered == 15
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from composable_energy_image.data import scene_files
+from test_data_scene_files import Dots
+
+class Slow(Dots):
+    def render(self, labels, *, masks=False):
+        print("part", flush=True)
+        return super().render(labels, masks=masks)
+
+scene_files.PART = 10
+scene_files.render_to(Path({folder!r}), Slow(), 3_000, masks=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_nothing(tmp_path):
+    folder = tmp_path / "dots"
+    code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder))
+    path = os.pathsep.join(part for part in sys.path if part)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}) as process:
+        assert process.stdout is not None
+        for _ in range(30):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    told = json.loads((folder / "world.json").read_text())
+    assert 280 <= told["done"] <= 3_000
+    same(render_to(folder, Dots(), 3_000, masks=True), Dots().draw(3_000, masks=True))
+
+
+@pytest.mark.parametrize(
+    ("world", "n", "options", "message"),
+    [
+        (Dots(), 36, {}, "n 35 instead of 36"),
+        (Dots(), 35, {"seed": 1}, "seed 0 instead of 1"),
+        (Dots(), 35, {"masks": True}, "masks False instead of True"),
+        (Dots(9), 35, {}, "size 8 instead of 9"),
+        (Dots(corner=True), 35, {}, "corner False instead of True"),
+        (Hidden(), 35, {}, "the labels differ, so the world is another"),
+    ],
+)
+def test_other_pictures_are_left_alone(tmp_path, world, n, options, message):
+    render_to(tmp_path, Dots(), 35)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileFormatError, match=f"holds other pictures: {message}"):
+        render_to(tmp_path, world, n, **options)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("name", ["images.npy", "masks.npy", "labels.npz", "world.json"])
+@pytest.mark.parametrize("damage", [half, Path.unlink, lambda path: path.write_bytes(b"")], ids=["half", "missing", "empty"])
+def test_damaged_files_are_told_and_not_gone_on_with(tmp_path, name, damage):
+    with pytest.raises(KeyboardInterrupt):
+        render_to(tmp_path, Stopped(), 35, masks=True)
+    for finished in (False, True):
+        if finished:
+            render_to(tmp_path, Dots(), 35, masks=True)
+        whole = (tmp_path / name).read_bytes()
+        damage(tmp_path / name)
+        if finished or name != "world.json":
+            with pytest.raises(FileFormatError):
+                open_scenes(tmp_path)
+        if (name, damage) == ("world.json", Path.unlink):  # then there is nothing that vouches for anything, and all is drawn anew
+            same(render_to(tmp_path, Dots(), 35, masks=True), Dots().draw(35, masks=True))
+            continue
+        with pytest.raises(FileFormatError, match=f"{name}.*(Delete the folder|holds other)"):
+            render_to(tmp_path, Dots(), 35, masks=True)
+        (tmp_path / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"n": 3}', '{"world": "dots", "size": 8, "n": 2, "seed": 0, "masks": false, "done": 3}'])
+def test_a_file_that_tells_nothing_is_told(tmp_path, text):
+    (tmp_path / "world.json").write_text(text)
+    with pytest.raises(FileFormatError, match=r"Cannot read .*world\.json"):
+        open_scenes(tmp_path)
+
+
+def test_arrays_of_another_kind_are_told(tmp_path):
+    render_to(tmp_path, Dots(), 35)
+    np.save(tmp_path / "images.npy", np.zeros((35, 1, 8, 8)))
+    with pytest.raises(FileFormatError, match=r"images\.npy has float64 with shape \(35, 1, 8, 8\)"):
+        open_scenes(tmp_path)
+    np.save(tmp_path / "images.npy", np.zeros((34, 1, 8, 8), np.uint8))
+    with pytest.raises(FileFormatError, match=r"shape \(34, 1, 8, 8\)"):
+        open_scenes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("n", "seed", "message"), [(-1, 0, "n must be"), (2.5, 0, "n must be"), (100.5, 0, "n must be"), (3, -1, "seed must be")]
+)
+def test_numbers_that_are_none_are_refused(tmp_path, n, seed, message):
+    with pytest.raises(OptionError, match=message):
+        render_to(tmp_path / "dots", Dots(), n, seed)
+    assert not (tmp_path / "dots").exists()
+
+
+def test_an_empty_folder_and_a_file_are_told(tmp_path):
+    with pytest.raises(FileFormatError, match="holds no rendered pictures"):
+        open_scenes(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises((FileFormatError, StorageError)):
+        render_to(tmp_path / "file", Dots(), 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a disk that is always full")
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    (tmp_path / "images.npy").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"No space left on device.*Free some space"):
+        render_to(tmp_path, Dots(), 35)
+
+
+def test_a_bar_shows_how_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    render_to(tmp_path, Dots(), 35, progress=True)
+    assert "dots" in sys.stderr.getvalue() and "35/35" in sys.stderr.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_world_of_ones_own_has_a_name():
+    with ce.register("world", "dots", Dots):
+        made = ce.get_world("dots", corner=True)
+        assert isinstance(made, Dots) and repr(made) == "Dots(8 pixels, labels: where)"
+        assert {(row.name, row.state) for row in ce.plugins() if row.group == "composable_energy.worlds"} >= {("dots", "ok")}
+        with pytest.raises(OptionError, match=r"corner: .*bool.* = False"):
+            ce.get_world("dots", corners=True)
+    with ce.register("world", "odd", lambda: 3), pytest.raises(PluginLoadError, match="should make a World, it made an object of type int"):
+        ce.get_world("odd")
+    with pytest.raises(PluginLoadError, match="World does not write render, sample_labels"):
+        ce.register("world", "bare", World)
+
+
+def test_folders_may_be_texts(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    drawn = render_to(str(tmp_path / "dots"), Dots(), 3)
+    assert np.array_equal(open_scenes(str(tmp_path / "dots")).images, drawn.images)
+    assert np.array_equal(open_scenes("~/dots").images, drawn.images)

@@ -1,0 +1,145 @@
+"""The recipes `base-and-attributes` and `attribute`, from a folder of pictures to expressions."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import composable_energy as ce
+from composable_energy.cli import main
+from composable_energy.errors import OptionError
+from composable_energy_image.attribute import attribute
+from composable_energy_image.base_and_attributes import base_and_attributes
+from composable_energy_image.data import Pictures
+from composable_energy_image.pipeline import AttributePipeline
+from plugins.image.tests.picture_files import pictures_of
+
+STAGES = ("autoencoder", "decoder", "base", "heads")
+SMALL = {
+    "model.code": 8,
+    "model.width": 16,
+    "model.blocks": 1,
+    "model.heads_width": 16,
+    "model.heads_blocks": 1,
+    "training.precision": "float32",
+    **{f"{stage}.steps": 3 for stage in STAGES},
+    **{f"{stage}.batch_size": 8 for stage in STAGES},
+}
+
+
+def write_folder(folder, pictures: Pictures):
+    folder.mkdir()
+    lines = [",".join(["file", *pictures.labels])]
+    for row, pixels in enumerate(pictures.pixels):
+        Image.fromarray(pixels.transpose(1, 2, 0).squeeze()).save(folder / f"{row}.png")
+        lines.append(",".join([f"{row}.png", *(some.names[int(some.values[row])] for some in pictures.labels.values())]))
+    if pictures.labels:
+        (folder / "labels.csv").write_text("\n".join(lines))
+    return folder
+
+
+class TestRecipes:
+    def test_steps_are_shared_out(self):
+        recipe = base_and_attributes()
+        shared = recipe.with_steps(1000).settings
+        assert sum(shared[stage]["steps"] for stage in STAGES) == pytest.approx(1000, abs=2)
+        ratio = [shared[stage]["steps"] / recipe.settings[stage]["steps"] for stage in STAGES]
+        assert max(ratio) == pytest.approx(min(ratio), rel=0.05)
+
+    def test_a_run_leaves_energies_that_compose(self, tmp_path):
+        recipe, pictures = base_and_attributes().with_changes(SMALL), pictures_of(40)
+        for some in pictures.labels.values():
+            some.values[[3, 17]] = -1  # of two pictures nothing is known
+        pictures.labels["left"].values[20:] = -1
+        out = recipe.train(pictures, tmp_path / "run")
+        names = ["base", "bright", "left", "tint=blue", "tint=green", "tint=red"]
+        assert sorted(path.name for path in out.iterdir()) == sorted([*names, "samples.png", "report.json", "recipe.toml", "stages"])
+        with Image.open(out / "samples.png") as sheet:
+            assert sheet.size == (8 * 18, len(names) * 18)
+        report = json.loads((out / "report.json").read_text())
+        assert report["energies"] == names and report["held_out_accuracy"].keys() == {"bright", "left", "tint"}
+        assert {stage: costs["steps"] for stage, costs in report["stages"].items()} == dict.fromkeys(STAGES, 3)
+        base, bright, left = (ce.load(out / name) for name in ("base", "bright", "left"))
+        assert len((bright & left & base).bases) == 1 and len((bright & left).formula.variables) == 2
+        assert bright.recommended == base.recommended and bright.recommended.sampler == "annealed"  # pyright: ignore
+        z = torch.randn(5, 8)
+        expected = base(z) + bright.evidence(z) + (~left).evidence(z)
+        torch.testing.assert_close((bright & ~left)(z), expected)
+        tints = [ce.load(out / f"tint={name}") for name in ("blue", "green", "red")]
+        assert ce.any_of(*tints).evidence(z).abs().max() < 1e-5
+        assert (bright & ~left).sample(2, seed=0).shape == (2, 3, 16, 16)
+
+    def test_what_was_killed_ends_with_the_same_bits(self, tmp_path, monkeypatch):
+        recipe, pictures = base_and_attributes().with_changes({**SMALL, "data.flip": True}), pictures_of(40)
+        whole = recipe.train(pictures, tmp_path / "whole")
+        with monkeypatch.context() as patch:
+            patch.setattr(AttributePipeline, "train_heads", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                recipe.train(pictures, tmp_path / "killed")
+        again = recipe.train(pictures, tmp_path / "killed")
+        for name in ("base", "left"):
+            first, second = ((folder / name / "model.safetensors").read_bytes() for folder in (whole, again))
+            assert first == second
+
+    def test_other_settings_do_not_mix_with_a_run(self, tmp_path):
+        recipe, pictures = base_and_attributes().with_changes({**SMALL, "data.attributes": ["left"]}), pictures_of(24)
+        recipe.train(pictures, tmp_path)
+        with pytest.raises(OptionError, match=r"base\.rate"):
+            recipe.with_changes({"base.rate": 1e-4}).train(pictures, tmp_path)
+
+    def test_grey_pictures_without_labels_give_the_base_alone(self, tmp_path):
+        images = pictures_of(20, size=32, channels=1).images(torch.arange(20))
+        folder = write_folder(tmp_path / "data", Pictures.from_tensors(images))
+        settings = {**SMALL, "data.size": 32, "data.channels": 1, "data.held_out": 0.0}
+        out = base_and_attributes().with_changes(settings).run(folder, tmp_path / "run")
+        assert ce.load(out / "base").sample(1, seed=0).shape == (1, 1, 32, 32)
+        assert json.loads((out / "report.json").read_text())["energies"] == ["base"]
+
+    def test_the_command_line_from_a_folder_to_a_new_attribute(self, tmp_path, capsys):
+        """Two runs without Python: a base with two attributes, and a third that joins it."""
+        pictures = pictures_of(40)
+        data = write_folder(tmp_path / "data", pictures)
+        sets = [word for key, value in SMALL.items() if key.split(".")[0] != "data" for word in ("--set", f"{key}={value}")]
+        command = ["train", "--recipe", "base-and-attributes", "--data", str(data), "--out", str(tmp_path / "run"), "--quiet"]
+        assert main([*command, *sets, "--set", "data.size=16", "--set", 'data.attributes=["left", "tint"]']) == 0
+        new = [*command[:2], "attribute", "--data", str(data), "--out", str(tmp_path / "new"), "--quiet"]
+        small = ["--steps", "3", "--set", "heads.batch_size=8", "--set", 'data.attributes=["bright"]']
+        for base in ("base", "left"):  # an attribute has the base in it
+            out = [*new[:6], str(tmp_path / f"new-{base}"), "--quiet"]
+            assert main([*out, *small, "--set", f"model.base={tmp_path / 'run' / base}"]) == 0
+        assert capsys.readouterr().err == ""
+        left, bright = ce.load(tmp_path / "run" / "left"), ce.load(tmp_path / "new-base" / "bright")
+        both = left & bright
+        assert len(both.bases) == len((both & left).bases) == 1
+        assert torch.equal(bright(z := torch.randn(3, 8)), ce.load(tmp_path / "new-left" / "bright")(z))
+        assert both.sample(2, seed=0).shape == (2, 3, 16, 16)
+
+    def test_folders_may_be_texts(self, tmp_path):
+        data = str(write_folder(tmp_path / "data", pictures_of(40)))
+        run = base_and_attributes().with_changes({**SMALL, "data.size": 16, "data.attributes": ["left"]}).run(data, str(tmp_path / "run"))
+        small = {"heads.steps": 3, "heads.batch_size": 8, "data.attributes": ["bright"], "model.base": run / "base"}
+        new = attribute().with_changes(small).run(data, str(tmp_path / "new"))
+        assert len((ce.load(run / "left") & ce.load(new / "bright")).bases) == 1
+
+    def test_a_size_that_does_not_fit_is_reported_before_pictures_are_read(self, tmp_path):
+        with pytest.raises(OptionError, match="multiple of 16 from 16 to 256, got 100"):
+            base_and_attributes().with_changes({"data.size": 100}).run(tmp_path / "nowhere", tmp_path / "out")
+
+    def test_what_is_no_base_is_refused(self, tmp_path):
+        data = write_folder(tmp_path / "data", pictures_of(4))
+        with pytest.raises(OptionError, match=r"model\.base=RUN/base"):
+            attribute().run(data, tmp_path / "out")
+        ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).save(tmp_path / "bowl")
+        with pytest.raises(OptionError, match="is neither"):
+            attribute().with_changes({"model.base": str(tmp_path / "bowl")}).run(data, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_pictures_without_labels_have_no_new_attribute(self, tmp_path):
+        base = ce.get_energy("code-base", size=16, code=8, width=16, blocks=1)
+        base.save(tmp_path / "base")
+        data = write_folder(tmp_path / "data", Pictures.from_tensors(torch.rand(4, 3, 16, 16)))
+        with pytest.raises(OptionError, match="CSV"):
+            attribute().with_changes({"model.base": str(tmp_path / "base")}).run(data, tmp_path / "out")

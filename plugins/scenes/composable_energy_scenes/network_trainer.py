@@ -1,0 +1,257 @@
+"""Training of the networks of scenes: one call per network, which resumes after an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from composable_energy_image import CodeEnergy, CodeHeads
+from composable_energy_image.autoencoder import Autoencoder
+from composable_energy_image.cost_log import CostLog, read_costs
+from composable_energy_image.data import Pictures, Preparation
+from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
+from composable_energy_scenes.conditional import ConditionalEnergy
+from composable_energy_scenes.judge import Judge
+from composable_energy_scenes.patches import PatchCoder
+from composable_energy_scenes.renderer import KINDS
+from composable_energy_training import (
+    AttributeHeads,
+    Batch,
+    DenoisingScoreMatching,
+    Loss,
+    Objective,
+    Optimizer,
+    Trainer,
+    ValueHeads,
+)
+
+__all__ = ["LabelledPictures", "NetworkTrainer", "encode_images"]
+
+_CHUNK = 500
+_NUMBERS = ("position", "size", "light")
+
+
+@dataclass(frozen=True)
+class NetworkTrainer:
+    """Trains networks in one folder with one seed.
+
+    Attributes:
+        folder: Parent of the folders of the trainings.
+        seed: Seed of all trainings.
+        effort: Factor of all numbers of steps.
+        progress: Whether to show progress bars.
+    """
+
+    folder: Path
+    seed: int = 0
+    effort: float = 1.0
+    progress: bool = False
+
+    def train_judge(self, images: np.ndarray, labels: dict[str, Tensor], steps: int = 4_000) -> Judge:
+        """Returns a judge trained on pictures with a little noise.
+
+        Args:
+            images: Bytes with shape $(N, 3, 64, 64)$.
+            labels: Labels of the world.
+            steps: Training steps.
+        """
+        with self.seeded("judge"):
+            judge = Judge()
+        data = Pictures(images, {}, "scenes"), labels
+        self.fit(
+            "judge", judge, _JudgeLoss(), LabelledPictures(*data), steps, 96, 3e-3, ema=0.998, preparation=Preparation(dequantize=0.03)
+        )
+        return judge.eval()
+
+    def train_autoencoder(self, images: np.ndarray, code: int, steps: int, decoder_steps: int, *, noise: float = 0.05) -> Autoencoder:
+        """Returns an autoencoder trained without labels: first the whole network, then the decoder alone.
+
+        Args:
+            images: Bytes with shape $(N, C, S, S)$.
+            code: Numbers in a code.
+            steps: Training steps of the whole network.
+            decoder_steps: Training steps of the decoder alone.
+            noise: Standard deviation of the noise on codes, which have unit variance.
+        """
+        pictures = Pictures(images, {}, "scenes")
+        with self.seeded("autoencoder"):
+            coder = Autoencoder(images.shape[2], images.shape[1], code)
+        objective = Reconstruction(code, {}, noise=noise, decorrelation=0.05)
+        self.fit("autoencoder", AutoencoderWithLabels(coder, 0), objective, pictures, steps, 96, 2e-3, ema=0.998, precision="auto")
+        with torch.no_grad():
+            raw = torch.cat([coder.encode_raw(part) for part in _chunks(images)])
+            coder.standardize.running_mean.copy_(raw.mean(0))  # pyright: ignore[reportOptionalMemberAccess]
+            coder.standardize.running_var.copy_(raw.var(0))  # pyright: ignore[reportOptionalMemberAccess]
+        if decoder_steps:
+            objective = Reconstruction(code, {}, noise=noise)
+            self.fit("decoder", DecoderOnly(coder), objective, pictures, decoder_steps, 96, 1e-3, ema=0.998, precision="auto")
+        return coder.eval().requires_grad_(False)
+
+    def train_base(self, energy: CodeEnergy, codes: Tensor, steps: int, refining: int = 0, name: str = "base") -> None:
+        """Trains a base on codes by denoising score matching. The gradient noise is large, so the last steps use four times the batch.
+
+        Args:
+            energy: The base.
+            codes: Codes with shape $(N, D)$.
+            steps: Steps with batches of 256.
+            refining: Steps with batches of 1,024 and half the learning rate.
+            name: Name of the training.
+        """
+        objective = DenoisingScoreMatching(energy.sigma_min, energy.sigma_max)
+        self.fit(name, energy.net, objective, codes, steps, 256, 2e-3, ema=0.999)
+        if refining:
+            self.fit(f"{name}_refined", energy.net, objective, codes, refining, 1024, 1e-3, ema=0.999)
+        energy.eval().requires_grad_(False)
+
+    def train_classifier(
+        self, base: CodeEnergy, codes: Tensor, label: Tensor, values: int, name: str, steps: int, width: int = 192
+    ) -> CodeHeads:
+        """Returns a head that classifies codes, trained at all noise levels."""
+        head = self._new_head(base, values, name, width)
+        objective = AttributeHeads({name: values}, base.sigma_min, base.sigma_max)
+        self.fit(name, head, objective, (codes, {name: label}), steps, 256, 2e-3, ema=0.998, decay=1e-2)
+        return head.eval().requires_grad_(False)
+
+    def train_regressor(self, base: CodeEnergy, codes: Tensor, numbers: Tensor, name: str, steps: int, width: int = 192) -> CodeHeads:
+        """Returns a head that predicts means and widths of numbers, trained at all noise levels."""
+        dims = numbers[:1].numel()
+        head = self._new_head(base, 2 * dims, name, width)
+        objective = ValueHeads(name, dims, base.sigma_min, base.sigma_max)
+        self.fit(name, head, objective, (codes, {name: numbers}), steps, 256, 2e-3, ema=0.998, decay=1e-2)
+        return head.eval().requires_grad_(False)
+
+    def train_conditional(
+        self, energy: ConditionalEnergy, codes: Tensor, y: Tensor, name: str, sigmas: tuple[float, float], steps: int
+    ) -> None:
+        """Trains a conditional energy on codes with conditions, by denoising score matching."""
+        self.fit(name, energy.net, _ConditionalMatching(energy, sigmas), (codes, {"y": y}), steps, 256, 2e-3, ema=0.999)
+        energy.eval().requires_grad_(False)
+
+    def costs(self) -> dict[str, dict[str, float]]:
+        """Returns the steps, processor seconds and loss of each training."""
+        found = {folder.name: read_costs(folder) for folder in sorted(self.folder.iterdir()) if folder.is_dir()}
+        return {name: costs for name, costs in found.items() if costs}
+
+    @contextmanager
+    def seeded(self, part: str) -> Iterator[None]:
+        """Seeds initial weights by the seed and the name of a part, and restores the random state on exit."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int.from_bytes(blake2b(f"{self.seed} {part}".encode(), digest_size=8).digest(), "little"))
+            yield
+
+    def _new_head(self, base: CodeEnergy, outputs: int, name: str, width: int) -> CodeHeads:
+        with self.seeded(name):
+            return CodeHeads(outputs, code=base.autoencoder.code, width=width, sigma_min=base.sigma_min)
+
+    def fit(
+        self,
+        name: str,
+        model: nn.Module,
+        objective: Objective,
+        data: Any,
+        steps: int,
+        batch: int,
+        rate: float,
+        *,
+        ema: float,
+        decay: float = 1e-4,
+        precision: Any = "float32",
+        preparation: Any = None,
+    ) -> None:
+        """Trains a model, or resumes its training.
+
+        Args:
+            name: Name of the training and its folder.
+            model: The model.
+            objective: The objective.
+            data: The data, as for `Trainer`.
+            steps: Training steps, before the factor `effort`.
+            batch: Batch size.
+            rate: Peak learning rate.
+            ema: Decay of the averaged weights.
+            decay: Weight decay.
+            precision: Precision of the computation.
+            preparation: Random changes of pictures.
+        """
+        steps = max(5, round(steps * self.effort))
+        Trainer(
+            model,
+            objective,
+            data,
+            steps=steps,
+            batch_size=batch,
+            out=self.folder / name,
+            seed=self.seed,
+            optimizer=Optimizer(rate=rate, betas=(0.9, 0.999), weight_decay=decay, warm_up=min(200, steps // 10), decay=0.7, clip=1.0),
+            ema=ema,
+            precision=precision,
+            checkpoint_every=500,
+            keep=1,
+            preparation=preparation,
+            monitor=None,
+            callbacks=[CostLog()],
+            progress=self.progress,
+        ).fit()
+
+
+@torch.no_grad()
+def encode_images(coder: Autoencoder | PatchCoder, images: np.ndarray) -> Tensor:
+    """Returns the codes of pictures, given as bytes with shape $(N, C, S, S)$; the shape is $(N, D)$, or that of patches."""
+    return torch.cat([coder.encode(part) for part in _chunks(images)])
+
+
+def _chunks(images: np.ndarray) -> Iterator[Tensor]:
+    for first in range(0, len(images), _CHUNK):
+        yield torch.from_numpy(np.array(images[first : first + _CHUNK])).float().div_(255)
+
+
+class LabelledPictures:
+    """Pictures with labels of any type; the labels of `Pictures` are classes.
+
+    Args:
+        pictures: The pictures.
+        labels: Values with shape $(N, *)$, by name.
+    """
+
+    def __init__(self, pictures: Pictures, labels: dict[str, Tensor]) -> None:
+        self.images, self._count = pictures.images, len(pictures)
+        self.labels = {name: _Values(values) for name, values in labels.items()}
+
+    def __len__(self) -> int:
+        return self._count
+
+
+@dataclass(frozen=True)
+class _Values:
+    values: Tensor
+
+
+class _JudgeLoss(Objective):
+    """The judge's objective: squared errors of numbers in units of their standard deviation, and cross entropies of classes."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        output = model(batch.x).float()
+        truth = torch.cat([batch.labels[name].reshape(len(output), -1) for name in _NUMBERS], 1)
+        spread = truth.new_tensor([0.58, 0.58, 0.115, 0.7, 0.7])
+        error = ((output[:, :5] - truth) / spread).square().mean()
+        shape, color = output[:, 5 : 5 + len(KINDS)], output[:, 5 + len(KINDS) :]
+        return Loss(error + 0.3 * (F.cross_entropy(shape, batch.labels["shape"]) + F.cross_entropy(color, batch.labels["color"])))
+
+
+class _ConditionalMatching(Objective):
+    """Denoising score matching of a conditional energy; the trained module is its network."""
+
+    def __init__(self, energy: ConditionalEnergy, sigmas: tuple[float, float]) -> None:
+        self._energy, self._scores = energy, DenoisingScoreMatching(*sigmas, condition="y")
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        return self._scores.loss(self._energy, batch)

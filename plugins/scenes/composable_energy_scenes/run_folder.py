@@ -1,0 +1,102 @@
+"""Run folders of the training commands: renders, codes, checkpoints and weights, and the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from composable_energy_image.autoencoder import Autoencoder
+from composable_energy_image.data import Scenes, World, render_to
+from composable_energy_scenes import weights
+from composable_energy_scenes.network_trainer import NetworkTrainer, encode_images
+from composable_energy_scenes.patches import PatchCoder
+
+__all__ = ["RunFolder", "run_command"]
+
+_WEIGHTS = "weights"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a training run. Every result is kept, so an interrupted run resumes.
+
+    Attributes:
+        folder: The folder.
+        world: The world to render.
+        seeds: Seeds of the renders, by their use.
+        counts: Numbers of renders, by their use.
+        effort: Factor of the training steps and, below 1, of the number of renders.
+        progress: Whether to show progress bars.
+    """
+
+    folder: Path
+    world: World
+    seeds: Mapping[str, int]
+    counts: Mapping[str, int]
+    effort: float = 1.0
+    progress: bool = True
+
+    @property
+    def weights(self) -> Path:
+        """The folder of finished weights."""
+        return self.folder / _WEIGHTS
+
+    @cached_property
+    def trainer(self) -> NetworkTrainer:
+        """The trainer, with its checkpoints in this folder."""
+        return NetworkTrainer(self.folder / "run", effort=self.effort, progress=self.progress)
+
+    def render(self, use: str) -> Scenes:
+        """Returns the renders for one use; the first call renders them."""
+        count = max(8, round(self.counts[use] * min(1.0, self.effort)))
+        return render_to(self.folder / use, self.world, count, self.seeds[use], progress=self.progress)
+
+    def encode(self, coder: Autoencoder | PatchCoder, use: str) -> Tensor:
+        """Returns the codes of the renders for one use; the first call encodes them."""
+        target = self.folder / f"codes-{use}.npy"
+        if not target.exists():
+            temporary = target.with_suffix(".half.npy")
+            np.save(temporary, encode_images(coder, self.render(use).images).numpy())
+            temporary.replace(target)
+        return torch.from_numpy(np.load(target))
+
+    def save(self, network: nn.Module, part: str) -> None:
+        """Writes finished weights."""
+        weights.write(network, part, self.weights)
+
+    def write_report(self, **scores: Any) -> None:
+        """Writes `report.json` with the costs of each training, and scores."""
+        (self.folder / "report.json").write_text(json.dumps({"trainings": self.trainer.costs()} | scores, indent=1) + "\n")
+
+
+def run_command(module: str, doc: str | None, train: Callable[[Path, float], None], home: Path, arguments: Sequence[str] | None) -> None:
+    """Runs a training command, with one thread.
+
+    Args:
+        module: The module that `python -m` runs.
+        doc: Its docstring; the first line is the description of `--help`.
+        train: Trains in a folder, with a given effort.
+        home: The folder to which `--install` copies weights and report.
+        arguments: The arguments; those of the command line if None.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=(doc or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the run folder; it needs 2 GB")
+    parser.add_argument("--effort", type=float, default=1.0, help="factor of the training steps (default: 1)")
+    parser.add_argument("--install", action="store_true", help="copy the weights into the package")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    train(options.out, options.effort)
+    if options.install:
+        home.mkdir(parents=True, exist_ok=True)
+        for path in [*(options.out / _WEIGHTS).glob("*.safetensors"), options.out / "report.json"]:
+            shutil.copy(path, home)
