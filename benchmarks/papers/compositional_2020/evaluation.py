@@ -14,7 +14,7 @@ from torch import Tensor
 from composable_energy_scenes import COLORS, KINDS, OneObject, load_judge
 from composable_energy_scenes import Judge as Evaluator
 from composable_energy_scenes import Verdict as Attributes
-from composable_energy_scenes import judged as evaluate
+from composable_energy_scenes import judge_images as evaluate
 
 __all__ = [
     "TOLERANCE",
