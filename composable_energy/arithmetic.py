@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["add", "less", "mixture", "scale", "unsqueeze_to", "zeros"]
+__all__ = ["add", "mixture", "scale", "subtract", "unsqueeze_to", "zeros"]
 
 
 def scale(weight: float | Tensor, energies: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def add(energies: Sequence[Tensor], *, signed: bool = False) -> Tensor:
     return torch.where(outside, torch.inf, total)
 
 
-def less(energies: Tensor, base: Tensor) -> Tensor:
+def subtract(energies: Tensor, base: Tensor) -> Tensor:
     r"""Returns energies less those of a base, both with shape $(B,)$; 0 where the base is infinite, as the base decides there."""
     return torch.where(base.isinf(), 0.0, energies - base)
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from composable_energy.arithmetic import add, less, scale
+from composable_energy.arithmetic import add, scale, subtract
 from composable_energy.checks import check_energies
 from composable_energy.conditions import method_parameters
 from composable_energy.energy import Energy
 from composable_energy.gradients import uses_own_gradient
-from composable_energy.memo import is_repeated, once, sharing
+from composable_energy.memo import evaluate_once, is_repeated, memo_scope
 
 if TYPE_CHECKING:
     from composable_energy.algebra import Weighted
@@ -44,7 +44,7 @@ class WeightedBase:
         return math.prod(node.factor for node in self.scaled_by) if self.scaled_by else 1.0
 
     def __call__(self, x: Tensor, **conditions: Any) -> Tensor:
-        return scale(self.weight, once(self.energy, x, select_conditions(self.energy, conditions)))
+        return scale(self.weight, evaluate_once(self.energy, x, select_conditions(self.energy, conditions)))
 
 
 class RelativeEnergy(Energy, ABC):
@@ -65,16 +65,16 @@ class RelativeEnergy(Energy, ABC):
         """Returns the evidence, with shape $(B,)$, of points with shape $(B, *)$."""
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        with sharing(self._repeated):
+        with memo_scope(self._repeated):
             return add([self._checked_evidence(x, conditions), *(base(x, **conditions) for base in self.bases)], signed=self._signed)
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        with sharing(self._repeated):
+        with memo_scope(self._repeated):
             kind = type(self)
             if kind.has_value is False or (kind.with_gradient is not Energy.with_gradient and uses_own_gradient(self, x)):
                 total = self(x, **conditions)
                 for base in self.bases:
-                    total = less(total, base(x, **conditions))
+                    total = subtract(total, base(x, **conditions))
                 return total
             return self._checked_evidence(x, self._check_input(x, conditions))
 
@@ -114,7 +114,7 @@ class RelativeEnergy(Energy, ABC):
 def value_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
     """Returns the energies of a term, evaluated once if the term occurs several times in the expression."""
     own = select_conditions(term, conditions)
-    return once(term, x, own, always=True) if is_repeated(term) else term(x, **own)
+    return evaluate_once(term, x, own, always=True) if is_repeated(term) else term(x, **own)
 
 
 def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
@@ -122,7 +122,7 @@ def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tenso
     if is_repeated(term) and not term.bases:  # then it is the value, which may be known
         return value_of(term, x, conditions)
     own = select_conditions(term, conditions)
-    return once(term.evidence, x, own, always=True) if is_repeated(term) else term.evidence(x, **own)
+    return evaluate_once(term.evidence, x, own, always=True) if is_repeated(term) else term.evidence(x, **own)
 
 
 def select_conditions(energy: Energy, conditions: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, PluginLoadError, PluginNotFound
-from composable_energy.identity import Origin, born_from, mark
+from composable_energy.identity import Origin, inherit_token, mark_origin
 from composable_energy.registry.api import REGISTRY
 from composable_energy.registry.build import build, guarded
 from composable_energy.registry.contract import check_built, plugin_error
@@ -108,7 +108,7 @@ def get_encoder(name: str, /, **options: Any) -> nn.Module:
     """
     entry = REGISTRY.entry("encoder", name)
     origin = Origin(entry.name, None, options, entry.distribution, entry.version)
-    with born_from(origin):
+    with inherit_token(origin):
         encoder = check_built(KINDS["encoder"], entry, build(entry, REGISTRY.load("encoder", entry), options))
     return _own_copy("encoder", entry, encoder, origin, {})
 
@@ -119,7 +119,7 @@ def _build_energy(name: str, options: dict[str, Any], copies: dict[int, Any]) ->
     entry = REGISTRY.entry("energy", found)
     obj = REGISTRY.load("energy", entry)
     origin = Origin(entry.name, member if slash else None, options, entry.distribution, entry.version)
-    with born_from(origin):
+    with inherit_token(origin):
         if _is_family(obj):
             energy = _member(entry, _family(entry, obj, options), origin.member)
         elif not slash:
@@ -139,7 +139,7 @@ def _own_copy(kind: str, entry: Entry, made: Any, origin: Origin, copies: dict[i
                 made = copy.deepcopy(made, copies)
         except Exception as error:
             raise plugin_error(entry, f"what it made cannot be copied ({type(error).__name__}: {error})") from error
-    mark(kind, made, origin, passed)
+    mark_origin(kind, made, origin, passed)
     return made
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.identity import equal
-from composable_energy.memo import Shared, remembered
+from composable_energy.memo import SharedModule, memoize
 
 __all__ = [
     "CHAINS",
@@ -57,7 +57,7 @@ def parameters_of(function: Callable[..., object], positional: int = 1) -> Param
         function: A module, or a function that is called with positional arguments and with conditions by name.
         positional: How many positional arguments come first.
     """
-    if isinstance(function, Shared):
+    if isinstance(function, SharedModule):
         function = function.module
     function = getattr(function, "_orig_mod", function)  # torch's own name for what `torch.compile` wrapped; there is no public one
     return _keyword_parameters(function.forward if isinstance(function, nn.Module) else function, positional)
@@ -109,7 +109,7 @@ def rows_for(name: str, value: object, x: Tensor, chains: slice | Tensor | None 
 
 def bound_rows(name: str, value: object, x: Tensor, chains: slice | Tensor | None) -> Tensor:
     """Returns `rows_for`, the same tensor for all that are bound to equal values in an expression."""
-    known: list[tuple[object, Tensor]] = remembered(("rows", name, id(x), id(chains)), (x, chains), list)
+    known: list[tuple[object, Tensor]] = memoize(("rows", name, id(x), id(chains)), (x, chains), list)
     # With the latest alone: thousands of candidates of `infer` would be compared in pairs.
     rows = next((rows for other, rows in known[-16:] if equal(other, value)), None)
     if rows is None:

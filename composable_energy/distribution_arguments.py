@@ -17,7 +17,7 @@ from torch.distributions import Distribution, ExpTransform, Transform, Transform
 
 from composable_energy.errors import LiftError
 
-__all__ = ["ARGUMENTS", "argument", "mapped", "parameters_in", "rebuilt", "tensors_in"]
+__all__ = ["ARGUMENTS", "argument", "map_tensors", "parameters_in", "rebuild", "tensors_in"]
 
 # For each class the ways to build it: names of arguments. The first one is that of constants.
 ARGUMENTS: Mapping[type[Distribution], tuple[tuple[str, ...], ...]] = {
@@ -62,7 +62,7 @@ def argument(distribution: Distribution, name: str) -> Any:
     return value
 
 
-def rebuilt(distribution: Distribution, tensors: Mapping[str, Tensor], prefix: str = "") -> Distribution:
+def rebuild(distribution: Distribution, tensors: Mapping[str, Tensor], prefix: str = "") -> Distribution:
     """Returns a distribution with other tensors for some of its arguments, unvalidated.
 
     Args:
@@ -78,35 +78,35 @@ def rebuilt(distribution: Distribution, tensors: Mapping[str, Tensor], prefix: s
     for name in names:
         value = argument(distribution, name)
         inner = isinstance(value, Distribution)
-        arguments[name] = rebuilt(value, tensors, f"{prefix}{name}.") if inner else tensors.get(prefix + name, value)
+        arguments[name] = rebuild(value, tensors, f"{prefix}{name}.") if inner else tensors.get(prefix + name, value)
     result = type(distribution)(**arguments, validate_args=False)
     return result if result.batch_shape == distribution.batch_shape else result.expand(distribution.batch_shape)
 
 
-def mapped(holder: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(holder: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """Returns a copy of a distribution, or of a transform, with a function applied to its tensors and to those inside.
 
     Where its arguments are known it is built again, and checks no points. A categorical is not: its constructor normalises once more.
     """
     cls = type(holder)
     if cls in ARGUMENTS and cls is not distributions.Categorical:
-        arguments = {name: _mapped_value(argument(holder, name), function) for name in ARGUMENTS[cls][0]}
+        arguments = {name: _map_value(argument(holder, name), function) for name in ARGUMENTS[cls][0]}
         return cls(**arguments, validate_args=False)
     if isinstance(holder, _INVERSE):
-        return Inverse(mapped(holder.inv, function))
+        return Inverse(map_tensors(holder.inv, function))
     result, done = copy.copy(holder), {}
     for name, value in vars(result).items():
-        moved = done[id(value)] if id(value) in done else done.setdefault(id(value), _mapped_value(value, function))
+        moved = done[id(value)] if id(value) in done else done.setdefault(id(value), _map_value(value, function))
         if moved is not value:
             setattr(result, name, moved)
     return result
 
 
-def _mapped_value(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def _map_value(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Distribution | Transform):
-        return mapped(value, function)
+        return map_tensors(value, function)
     if isinstance(value, list) and all(isinstance(item, Transform) for item in value):
-        return [mapped(item, function) for item in value]
+        return [map_tensors(item, function) for item in value]
     return function(value) if isinstance(value, Tensor) else value
 
 

@@ -19,7 +19,7 @@ from torch.distributions import (
 )
 
 from composable_energy.arithmetic import zeros
-from composable_energy.distribution_arguments import ARGUMENTS, mapped, parameters_in, rebuilt, tensors_in
+from composable_energy.distribution_arguments import ARGUMENTS, map_tensors, parameters_in, rebuild, tensors_in
 from composable_energy.energy import Energy
 from composable_energy.errors import LiftError, OptionError, ShapeError
 
@@ -89,7 +89,7 @@ class DistributionEnergy(Energy):
         """The distribution, with the parameters as they are now."""
         if not self._learnt:
             return self._constant
-        return rebuilt(self._constant, {path: getattr(self, name) for path, name in self._learnt.items()})
+        return rebuild(self._constant, {path: getattr(self, name) for path, name in self._learnt.items()})
 
     def forward(self, x: Tensor) -> Tensor:
         log_prob = self._log_prob or _log_prob_of(self.distribution)
@@ -108,7 +108,7 @@ class DistributionEnergy(Energy):
     # The one place where a module learns that it is moved or converted; `test_constants_move_with_the_energy` pins it.
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistributionEnergy:
         super()._apply(fn, recurse)
-        self._constant = mapped(self._constant, fn)
+        self._constant = map_tensors(self._constant, fn)
         self._log_prob = None if self._learnt else _log_prob_of(self._constant)
         return self
 
@@ -134,9 +134,9 @@ def _check_continuous(distribution: Distribution) -> None:
 def _constant(distribution: Distribution, parameters: dict[str, nn.Parameter]) -> Distribution:
     """Returns the distribution without a graph, so that it can be copied."""
     if not parameters:
-        return mapped(distribution, lambda tensor: tensor)
-    leaf = mapped(distribution, Tensor.detach)
-    return rebuilt(leaf, {path: parameter.detach() for path, parameter in parameters.items()})
+        return map_tensors(distribution, lambda tensor: tensor)
+    leaf = map_tensors(distribution, Tensor.detach)
+    return rebuild(leaf, {path: parameter.detach() for path, parameter in parameters.items()})
 
 
 # Log densities that are safe outside the support: no point outside reaches the formulas, whose gradients would be NaN there. --------

@@ -256,39 +256,39 @@ class Energy(nn.Module, ABC):
     # Operators ------------------------------------------------------------------------------------------------------------------------
 
     def __and__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().all_of, self, other)
+        return _algebra().apply_operator(_algebra().all_of, self, other)
 
     def __rand__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().all_of, other, self)
+        return _algebra().apply_operator(_algebra().all_of, other, self)
 
     def __or__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().any_of, self, other)
+        return _algebra().apply_operator(_algebra().any_of, self, other)
 
     def __ror__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().any_of, other, self)
+        return _algebra().apply_operator(_algebra().any_of, other, self)
 
     def __sub__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().Difference, self, other)
+        return _algebra().apply_operator(_algebra().Difference, self, other)
 
     def __rsub__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().Difference, other, self)
+        return _algebra().apply_operator(_algebra().Difference, other, self)
 
     def __rshift__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().implies, self, other)
+        return _algebra().apply_operator(_algebra().implies, self, other)
 
     def __rrshift__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().implies, other, self)
+        return _algebra().apply_operator(_algebra().implies, other, self)
 
     def __invert__(self) -> Energy:
         return _algebra().negate(self)
 
     def __mul__(self, weight: object) -> Energy:
-        return _algebra().weigh(self, weight)
+        return _algebra().scale_weight(self, weight)
 
     __rmul__ = __mul__
 
     def __truediv__(self, temperature: object) -> Energy:
-        return _algebra().cool(self, temperature)
+        return _algebra().scale_temperature(self, temperature)
 
     def __bool__(self) -> bool:
         raise TypeError("An energy has no truth value: write `A & B`, `A | B` and `~A`, not `A and B`, `A or B` and `not A`.")
@@ -305,7 +305,7 @@ class Energy(nn.Module, ABC):
         Raises:
             ExpressionError: No term takes a condition of that name, or it is bound already.
         """
-        return _algebra().condition(self, check_names(self, conditions, self.conditions))
+        return _algebra().bind_conditions(self, check_names(self, conditions, self.conditions))
 
     def bind(self, conditions: Mapping[str, Any]) -> Energy:
         """Returns a leaf with conditions bound that it depends on; `given` calls it for each leaf of an expression."""

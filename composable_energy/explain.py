@@ -15,7 +15,7 @@ from composable_energy.checks import check_batch, check_value, check_weights
 from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, ShapeError
-from composable_energy.memo import remembered, sharing
+from composable_energy.memo import memo_scope, memoize
 
 __all__ = ["Explanation", "explain"]
 
@@ -70,15 +70,15 @@ def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
         ExpressionError: The energy has no value.
     """
     check_value(energy, "`explain`")
-    x = encoded(energy, x)
-    with torch.no_grad(), sharing():
+    x = encode_points(energy, x)
+    with torch.no_grad(), memo_scope():
         whole = _node(energy, x, conditions)
         bases = tuple(Explanation(str(base.energy), base(x, **conditions)) for base in energy.bases)
         total = _values(lambda: energy(x, **conditions), x)
         return Explanation(str(energy), total, None, bases + (whole.terms or (whole,) * bool(bases)))
 
 
-def encoded(energy: Energy, x: Tensor) -> Tensor:
+def encode_points(energy: Energy, x: Tensor) -> Tensor:
     """Returns points of the space where an energy lives: as they are, or encoded by its decoder if they have the shape it decodes to.
 
     Raises:
@@ -108,7 +108,7 @@ def encoded(energy: Energy, x: Tensor) -> Tensor:
 def _node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
     """A part that occurs several times is explained once."""
     key = "explanation", id(energy), id(x), tuple((name, id(value)) for name, value in conditions.items())
-    return remembered(key, (energy, x, conditions), lambda: _explained(energy, x, conditions))
+    return memoize(key, (energy, x, conditions), lambda: _explained(energy, x, conditions))
 
 
 def _explained(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from composable_energy.distribution_arguments import ARGUMENTS, argument
 
-__all__ = ["Copies", "Origin", "Part", "born_from", "equal", "mark", "part_of", "same", "set_token", "token_of", "tokens_in"]
+__all__ = ["Copies", "Origin", "Part", "equal", "inherit_token", "mark_origin", "part_of", "same", "set_token", "token_of", "tokens_in"]
 
 _BIRTH: ContextVar[str | None] = ContextVar("birth", default=None)
 _TOKEN = "_identity_token"
@@ -94,7 +94,7 @@ def set_token(module: nn.Module, token: str) -> None:
 
 
 @contextmanager
-def born_from(origin: Origin) -> Iterator[None]:
+def inherit_token(origin: Origin) -> Iterator[None]:
     """A context in which new objects get the token of their origin: another process that makes the same ones gives them the same."""
     before = _BIRTH.set(origin.token)
     try:
@@ -103,7 +103,7 @@ def born_from(origin: Origin) -> Iterator[None]:
         _BIRTH.reset(before)
 
 
-def mark(kind: str, made: nn.Module, origin: Origin, foreign: set[nn.Module]) -> None:
+def mark_origin(kind: str, made: nn.Module, origin: Origin, foreign: set[nn.Module]) -> None:
     """Notes how an object and its parts were made.
 
     Args:

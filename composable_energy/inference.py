@@ -13,8 +13,8 @@ from torch import Tensor
 from composable_energy.checks import check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, OptionError
-from composable_energy.explain import encoded
-from composable_energy.memo import sharing
+from composable_energy.explain import encode_points
+from composable_energy.memo import memo_scope
 
 __all__ = ["Inference", "infer"]
 
@@ -86,8 +86,8 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
     if not candidates:
         raise OptionError("Inference needs at least one candidate for each condition.")
     check_value(energy, "`infer`")
-    x = encoded(energy, x)
-    with torch.no_grad(), sharing():  # a network that no candidate concerns is evaluated once
+    x = encode_points(energy, x)
+    with torch.no_grad(), memo_scope():  # a network that no candidate concerns is evaluated once
         found = [_energies(energy.given(**{n: _one_for_all(v) for n, v in c.items()}), x) for c in candidates]
         known = next((energies for energies in found if energies is not None), None)
         if known is None:

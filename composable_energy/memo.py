@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from composable_energy.gradients import current
 
-__all__ = ["is_repeated", "once", "remembered", "shared", "sharing"]
+__all__ = ["evaluate_once", "is_repeated", "memo_scope", "memoize", "shared"]
 
 _REPEATED = "repeated"
 _MEMO: ContextVar[dict[Any, Any] | None] = ContextVar("memo", default=None)
 
 
-class sharing:  # noqa: N801  (a context manager, as a class because that is cheap)
+class memo_scope:  # noqa: N801  (a context manager, as a class because that is cheap)
     """A context in which evaluations are remembered; inside another it adds its repeated parts alone.
 
     Args:
@@ -56,7 +56,7 @@ def is_repeated(item: object) -> bool:
     return bool(memo) and id(item) in memo.get(_REPEATED, ())
 
 
-def once(
+def evaluate_once(
     function: Callable[..., Any], x: Tensor, conditions: Mapping[str, Any], call: Callable[..., Any] | None = None, *, always: bool = False
 ) -> Any:
     """Returns `function(x, **conditions)`, remembered while an expression is evaluated.
@@ -81,10 +81,10 @@ def once(
     identity = (id(module), id(function.__func__)) if isinstance(function, MethodType) else id(module)
     # `_version` counts writes to a tensor; it is not public, and torch has no other counter (`test_identity.py` pins it).
     key = identity, id(x), x._version, tuple((name, id(value)) for name, value in conditions.items()), _weights(module)
-    return remembered(key, (function, x, conditions), lambda: call(x, **conditions))
+    return memoize(key, (function, x, conditions), lambda: call(x, **conditions))
 
 
-def remembered(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) -> Any:
+def memoize(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) -> Any:
     """Returns what `compute` gives, or gave for an equal key while the same expression is evaluated.
 
     Args:
@@ -101,7 +101,7 @@ def remembered(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) 
     return memo[key][0]
 
 
-class Shared(nn.Module):
+class SharedModule(nn.Module):
     """See `shared`."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -109,7 +109,7 @@ class Shared(nn.Module):
         self.module = module
 
     def forward(self, x: Tensor, **conditions: Any) -> Any:
-        return once(self.module, x, conditions)
+        return evaluate_once(self.module, x, conditions)
 
 
 def shared(module: nn.Module) -> nn.Module:
@@ -129,7 +129,7 @@ def shared(module: nn.Module) -> nn.Module:
         >>> (a & b).eval()(torch.zeros(5, 3)).shape
         torch.Size([5])
     """
-    return module if isinstance(module, Shared) else Shared(module)
+    return module if isinstance(module, SharedModule) else SharedModule(module)
 
 
 def _weights(module: object) -> tuple[int, ...]:

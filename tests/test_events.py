@@ -294,9 +294,9 @@ def test_a_formula_in_a_bad_order_is_refused_with_its_size():
 
 
 def test_a_table_has_a_limit():
-    from composable_energy.events.diagram import Table
+    from composable_energy.events.diagram import DiagramBuilder
 
-    table = Table(limit=5)
+    table = DiagramBuilder(limit=5)
     ors = table.either(table.node(0, (0, 1)), table.node(2, (0, 1)))
     with pytest.raises(ExpressionError, match="more than 5 nodes"):
         for level in range(3, 9):

@@ -17,7 +17,7 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, PluginLoadError
-from composable_energy.identity import Origin, born_from, equal, same, token_of
+from composable_energy.identity import Origin, equal, inherit_token, same, token_of
 
 X = torch.randn(5, 2, generator=torch.Generator().manual_seed(1))
 
@@ -111,11 +111,11 @@ class Builder:
     """Builds an expression; all of its objects are of one origin, so that values alone tell them apart."""
 
     def __post_init__(self) -> None:
-        with born_from(Origin("test")):
+        with inherit_token(Origin("test")):
             self.base = Noisy(0.5)
 
     def __call__(self, tree) -> ce.Energy:
-        with born_from(Origin("test")):
+        with inherit_token(Origin("test")):
             return self.built(tree)
 
     def head(self, number: float) -> nn.Module:

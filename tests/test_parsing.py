@@ -22,8 +22,8 @@ from composable_energy.parsing import (
     Complement,
     Name,
     ParseError,
-    Place,
     Scaled,
+    SourceSpan,
     Tree,
     build,
     leaves,
@@ -32,7 +32,7 @@ from composable_energy.parsing import (
     unknown_name,
 )
 
-NOWHERE = Place("", 0, 0)
+NOWHERE = SourceSpan("", 0, 0)
 
 
 def name(text: str) -> Name:
@@ -268,7 +268,7 @@ def test_unknown_name_has_the_nearest_and_its_place():
     with pytest.raises(ParseError, match=r"^Unknown name `bowl/2`; a division has spaces around it: `bowl / 2`\."):
         parse("bowl/2", TOYS.__getitem__, TOYS)
     with pytest.raises(ParseError, match=r"^Unknown name `zzz`; there are bowl, ring\.\n"):
-        raise unknown_name(Name("zzz", Place("zzz", 0, 3)), ["ring", "bowl"])
+        raise unknown_name(Name("zzz", SourceSpan("zzz", 0, 3)), ["ring", "bowl"])
     with pytest.raises(ParseError, match=r"^Unknown name `zzz`\.\n"):
         parse("zzz", TOYS.__getitem__)
 

@@ -22,8 +22,8 @@ from composable_energy.testing import (
     parametrize_with_checks,
     sampler_checks,
 )
-from composable_energy.testing.checks import close
-from composable_energy.testing.invariance import departures
+from composable_energy.testing.checks import assert_close
+from composable_energy.testing.invariance import measure_deviations
 from tests.factories import LEAVES
 
 POINTS = torch.tensor([[0.3, -1.2], [1.1, 0.4], [-0.7, 0.9], [2.0, 0.1]], dtype=torch.float64)
@@ -319,11 +319,11 @@ def test_the_known_target_is_what_it_says():
 def test_exact_draws_of_the_banana_are_white():
     target, n = Banana(), 20_000
     x = target.exact(Noise(0, range(n)))
-    errors, distance = departures(target.whitened(x))
+    errors, distance = measure_deviations(target.whitened(x))
     assert max(errors.values()) < 4.5 and distance < 2.47
-    errors, distance = departures(target.whitened(x) * 1.1)
+    errors, distance = measure_deviations(target.whitened(x) * 1.1)
     assert errors["first variance"] > 10 and errors["second variance"] > 10 and errors["correlation"] < 4.5 and distance > 2.47
-    assert all(departures(x * torch.nan)[0][name] == math.inf for name in errors)
+    assert all(measure_deviations(x * torch.nan)[0][name] == math.inf for name in errors)
     check_energy(target, POINTS.repeat(1, 2)[:, :2])
 
 
@@ -341,7 +341,7 @@ def test_rounding_is_that_of_as_many_terms_as_a_network_adds():
     """The square root of 40,000 terms times epsilon, and 50 epsilon where terms are few or not known."""
     large, small = torch.nn.Linear(200, 200, bias=False), torch.nn.Linear(2, 2)
     expected, epsilon = torch.ones(3), torch.finfo(torch.float32).eps
-    close(expected + 200 * epsilon, expected, "the same", network=large)
+    assert_close(expected + 200 * epsilon, expected, "the same", network=large)
     for network, terms in ((large, 800), (small, 200), (None, 200)):
         with pytest.raises(AssertionError, match="is rounding"):
-            close(expected + terms * epsilon, expected, "the same", network=network)
+            assert_close(expected + terms * epsilon, expected, "the same", network=network)

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, contains, distinct, flatten, joined_events, union_of_bases
-from composable_energy.algebra.spaces import one_space
-from composable_energy.algebra.text import join_written
+from composable_energy.algebra.node import Node, contains, distinct, flatten, join_events, union_of_bases
+from composable_energy.algebra.spaces import to_common_space
+from composable_energy.algebra.text import join_operands
 from composable_energy.arithmetic import add, scale
 from composable_energy.bases import evidence_of
 from composable_energy.energy import Energy
@@ -44,9 +44,9 @@ class Conjunction(Node):
     def __init__(self, *terms: Energy) -> None:
         if not terms:
             raise ExpressionError("A conjunction has at least one term.")
-        super().__init__(*one_space(flatten(terms, lambda term: term.terms if isinstance(term, Conjunction) else None)))
+        super().__init__(*to_common_space(flatten(terms, lambda term: term.terms if isinstance(term, Conjunction) else None)))
         self._bases = union_of_bases(self.terms)
-        self._formulas, others = joined_events([term for term in self.terms if not contains(self._bases, term)], conjoin)
+        self._formulas, others = join_events([term for term in self.terms if not contains(self._bases, term)], conjoin)
         self._others = distinct(others)
         self._unsatisfiable |= any(formula.constant is False for formula in self._formulas)
         self._evidence_has_value = all(term.evidence_has_value for term in self._others)
@@ -65,4 +65,4 @@ class Conjunction(Node):
         return add(joint + others, signed=self._signed)
 
     def __str__(self) -> str:
-        return join_written(self.terms, " & ", self.precedence)
+        return join_operands(self.terms, " & ", self.precedence)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, contains, distinct, flatten, joined_events, number, shared_bases
-from composable_energy.algebra.spaces import one_space
-from composable_energy.algebra.text import join_written
+from composable_energy.algebra.node import Node, Weight, contains, distinct, flatten, join_events, number, shared_bases
+from composable_energy.algebra.spaces import to_common_space
+from composable_energy.algebra.text import join_operands
 from composable_energy.arithmetic import add, mixture
 from composable_energy.bases import WeightedBase, evidence_of
 from composable_energy.checks import check_value
@@ -57,7 +57,7 @@ class Disjunction(Node):
         if not terms:
             raise ExpressionError("A disjunction has at least one term.")
         weighted = weights is not None or log_z is not None
-        super().__init__(*one_space(terms if weighted else flatten(terms, _inner)))
+        super().__init__(*to_common_space(terms if weighted else flatten(terms, _inner)))
         self.weighted = weighted
         self.weights = None if weights is None else _numbers(weights, "weights", len(terms))
         self.log_z = None if log_z is None else _numbers(log_z, "log_z", len(terms))
@@ -65,7 +65,7 @@ class Disjunction(Node):
             raise OptionError(f"The weights of a disjunction are positive and finite, got {list(self.weights or ())}.")
         self.satisfiable_terms = tuple(term for term in self.terms if not term.unsatisfiable) or self.terms
         self._bases = shared_bases(self.satisfiable_terms)
-        self._formulas, self._others = ((), self.terms) if self.weighted else joined_events(self.satisfiable_terms, disjoin)
+        self._formulas, self._others = ((), self.terms) if self.weighted else join_events(self.satisfiable_terms, disjoin)
         counts = distinct(() if self.weighted else self._others)
         self._branches = tuple(map(self._branch, (*self._formulas, *(counts or self._others))))
         self._counts = (*[1] * len(self._formulas), *counts.values())  # of a mixture without weights
@@ -122,7 +122,7 @@ class Disjunction(Node):
 
     def __str__(self) -> str:
         if not self.weighted:
-            return join_written(self.terms, " | ", self.precedence)
+            return join_operands(self.terms, " | ", self.precedence)
         weights = ", ".join(f"{weight:g}" for weight in self.weights or [1.0] * len(self.terms))
         return f"any_of({', '.join(map(str, self.terms))}, weights=[{weights}])"
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight, number
-from composable_energy.algebra.text import written
+from composable_energy.algebra.node import Node, Weight, dividing_by, number, set_weight
+from composable_energy.algebra.text import format_operand
 from composable_energy.arithmetic import scale, zeros
 from composable_energy.bases import evidence_of
 from composable_energy.checks import check_value
@@ -58,7 +58,7 @@ class Negation(Node):
             raise ExpressionError(f"~ of {operand}: {operand.no_complement}")
         if self.mode == "complement" and event is None:
             raise ExpressionError(f"{operand} is no event, so 1 - p(c | x) is not known; use mode 'contrast' or 'power'.")
-        keep_weight(self, _DEFAULT_WEIGHT[self.mode] if weight is None else weight)
+        set_weight(self, _DEFAULT_WEIGHT[self.mode] if weight is None else weight)
         if not number(self.weight) > 0:
             raise OptionError(f"The weight of a negation is positive, got {number(self.weight)}.")
         self.offset = offset
@@ -86,7 +86,7 @@ class Negation(Node):
         if self._complement is not None:
             return scale(self.weight, self._complement.energy(x, **conditions))
         if self.mode == "power":
-            with divided_by(self):
+            with dividing_by(self):
                 return scale(self.weight, -evidence_of(self.terms[0], x, conditions))
         try:
             return scale(self.weight, F.softplus(self.offset - evidence_of(self.terms[0], x, conditions)))
@@ -97,4 +97,4 @@ class Negation(Node):
         return f"mode={self.mode!r}" + (f", weight={number(self.weight):g}" if number(self.weight) != _DEFAULT_WEIGHT[self.mode] else "")
 
     def __str__(self) -> str:
-        return "~" + written(self.terms[0], self.precedence)
+        return "~" + format_operand(self.terms[0], self.precedence)

@@ -27,11 +27,11 @@ __all__ = [
     "common_recommendation",
     "contains",
     "distinct",
-    "divided_by",
+    "dividing_by",
     "flatten",
-    "joined_events",
-    "keep_weight",
+    "join_events",
     "number",
+    "set_weight",
     "shared_bases",
     "union_of_bases",
 ]
@@ -43,7 +43,7 @@ class Node(RelativeEnergy, ABC):
     """Abstract node: an energy made of energies.
 
     Args:
-        operands: The sub-expressions; they live in one space (see `one_space`).
+        operands: The sub-expressions; they live in one space (see `to_common_space`).
 
     Attributes:
         precedence: How tightly it binds when written; Python's order.
@@ -167,7 +167,7 @@ def union_of_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
         index = next((i for i, other in enumerate(found) if same(other.energy, base.energy)), None)
         if index is None:
             found.append(base)
-        elif not _weigh_alike(found[index], base):
+        elif not _same_weight(found[index], base):
             found[index] = WeightedBase(found[index].energy)
     return tuple(found)
 
@@ -177,7 +177,7 @@ def shared_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
     return tuple(
         base
         for base in terms[0].bases
-        if all(any(same(b.energy, base.energy) and _weigh_alike(b, base) for b in term.bases) for term in terms[1:])
+        if all(any(same(b.energy, base.energy) and _same_weight(b, base) for b in term.bases) for term in terms[1:])
     )
 
 
@@ -186,7 +186,7 @@ def contains(bases: Sequence[WeightedBase], energy: Energy) -> bool:
     return any(same(base.energy, energy) for base in bases)
 
 
-def joined_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], Formula]) -> tuple[tuple[Formula, ...], tuple[Energy, ...]]:
+def join_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], Formula]) -> tuple[tuple[Formula, ...], tuple[Energy, ...]]:
     """Returns one formula for the events over each base, and the terms that are no events."""
     groups: list[list[Formula]] = []
     for formula in (term.formula for term in terms):
@@ -198,7 +198,7 @@ def joined_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], F
 
 
 @contextmanager
-def divided_by(node: Node, power: Weight = -1.0) -> Iterator[None]:
+def dividing_by(node: Node, power: Weight = -1.0) -> Iterator[None]:
     """A context in which a node evaluates a density of which it takes a power; a negative power divides.
 
     Raises:
@@ -212,7 +212,7 @@ def divided_by(node: Node, power: Weight = -1.0) -> Iterator[None]:
         raise ExpressionError(f"{node} divides by a density that is 0 everywhere, so it has no value. {error}") from error
 
 
-def keep_weight(node: Node, weight: Weight) -> None:
+def set_weight(node: Node, weight: Weight) -> None:
     """Sets a node's weight: a parameter is learnt and saved with it, another tensor follows its device, a number is exact.
 
     Raises:
@@ -249,10 +249,10 @@ def _repeated(root: Energy) -> tuple[Energy, ...]:
     return tuple(term for term, count in counts.items() if count > 1)
 
 
-def _weigh_alike(a: WeightedBase, b: WeightedBase) -> bool:
+def _same_weight(a: WeightedBase, b: WeightedBase) -> bool:
     """Whether the weights are equal numbers, or made of the same tensors and so equal whatever they learn."""
     if isinstance(a.weight, Tensor) or isinstance(b.weight, Tensor):
-        return [node.weighs_by for node in a.scaled_by] == [node.weighs_by for node in b.scaled_by]
+        return [node.weight_key for node in a.scaled_by] == [node.weight_key for node in b.scaled_by]
     return a.weight == b.weight
 
 

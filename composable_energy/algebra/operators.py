@@ -12,13 +12,13 @@ from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.negation import Mode, Negation
 from composable_energy.algebra.node import Node, Weight, number
-from composable_energy.algebra.relative import Conditioned, PulledBack, condition
+from composable_energy.algebra.relative import Conditioned, PulledBack, bind_conditions
 from composable_energy.algebra.weights import Sharpened, Weighted
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.lift import as_energy, liftable
 
-__all__ = ["all_of", "any_of", "combine", "condition", "cool", "implies", "negate", "weigh"]
+__all__ = ["all_of", "any_of", "apply_operator", "bind_conditions", "implies", "negate", "scale_temperature", "scale_weight"]
 
 
 def all_of(*terms: Any) -> Energy:
@@ -72,20 +72,20 @@ def negate(energy: Any, mode: Mode | None = None, *, weight: Weight | None = Non
     return _complement(energy) if known is None else known
 
 
-def weigh(energy: Energy, weight: object) -> Any:
+def scale_weight(energy: Energy, weight: object) -> Any:
     """Returns `w * A` for a number or a 0-d tensor; NotImplemented for anything else."""
     if not _is_weight(weight):
         return NotImplemented
     return Weighted(energy, weight if isinstance(weight, Tensor) else float(weight))  # pyright: ignore[reportArgumentType]
 
 
-def cool(energy: Energy, temperature: object) -> Any:
+def scale_temperature(energy: Energy, temperature: object) -> Any:
     """Returns `A / T` for a number or a 0-d tensor; NotImplemented for anything else."""
     if not _is_weight(temperature):
         return NotImplemented
     if number(temperature) == 0:  # pyright: ignore[reportArgumentType]
         raise OptionError("A temperature is not zero; use gradient descent to find the lowest energy.")
-    return Weighted(energy, temperature, inverse=True) if isinstance(temperature, Tensor) else weigh(energy, 1 / temperature)  # pyright: ignore[reportOperatorIssue]
+    return Weighted(energy, temperature, inverse=True) if isinstance(temperature, Tensor) else scale_weight(energy, 1 / temperature)  # pyright: ignore[reportOperatorIssue]
 
 
 def _complement(energy: Energy) -> Energy:
@@ -106,7 +106,7 @@ def _complement(energy: Energy) -> Energy:
     return opposite
 
 
-def combine(build: Callable[..., Energy], left: object, right: object) -> Any:
+def apply_operator(build: Callable[..., Energy], left: object, right: object) -> Any:
     """Builds a node of two operands, at least one an energy; NotImplemented if the other cannot be lifted, so that Python says so."""
     if not (liftable(left) and liftable(right)):
         return NotImplemented

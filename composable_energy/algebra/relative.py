@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra.node import Node, divided_by
-from composable_energy.algebra.spaces import one_space
-from composable_energy.algebra.text import written
-from composable_energy.arithmetic import less, unsqueeze_to
+from composable_energy.algebra.node import Node, dividing_by
+from composable_energy.algebra.spaces import to_common_space
+from composable_energy.algebra.text import format_operand
+from composable_energy.arithmetic import subtract, unsqueeze_to
 from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
 from composable_energy.conditions import CHAINS, bound_rows, check_names, own_copy, rows_for, without_graph
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula
 from composable_energy.identity import token_of
-from composable_energy.memo import once
+from composable_energy.memo import evaluate_once
 
-__all__ = ["Conditioned", "PulledBack", "Relative", "condition"]
+__all__ = ["Conditioned", "PulledBack", "Relative", "bind_conditions"]
 
 
 class Relative(Node):
@@ -36,7 +36,7 @@ class Relative(Node):
             raise OptionError(f"base must be an energy, got {type(base).__name__}; lift it once with composable_energy.as_energy.")
         if operand.bases:
             raise ExpressionError(f"{operand} is relative to {operand.bases[0].energy} already.")
-        super().__init__(*one_space([operand, base]))
+        super().__init__(*to_common_space([operand, base]))
         self._bases = (WeightedBase(self.terms[1]),)
         self._unsatisfiable = operand.unsatisfiable
         self._evidence_has_value = all(term.has_value for term in self.terms)
@@ -53,12 +53,12 @@ class Relative(Node):
         return value_of(self.terms[0], x, conditions)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        with divided_by(self):
-            base = once(self.terms[1], x, select_conditions(self.terms[1], conditions))
-        return less(value_of(self.terms[0], x, conditions), base)
+        with dividing_by(self):
+            base = evaluate_once(self.terms[1], x, select_conditions(self.terms[1], conditions))
+        return subtract(value_of(self.terms[0], x, conditions), base)
 
     def __str__(self) -> str:
-        return f"{written(self.terms[0], 95)}.relative_to({self.terms[1]})"
+        return f"{format_operand(self.terms[0], 95)}.relative_to({self.terms[1]})"
 
 
 class Conditioned(Node):
@@ -75,7 +75,7 @@ class Conditioned(Node):
         self.values = {name: own_copy(value) for name, value in values.items()}
         self._conditions -= values.keys()
         self._required -= values.keys()
-        self._bases = tuple(WeightedBase(condition(base.energy, values), base.scaled_by) for base in operand.bases)
+        self._bases = tuple(WeightedBase(bind_conditions(base.energy, values), base.scaled_by) for base in operand.bases)
         self._formula = None if operand.formula is None else operand.formula.given(self.values)
         self._unsatisfiable |= self._formula is not None and self._formula.constant is False
 
@@ -96,7 +96,7 @@ class Conditioned(Node):
         chains = conditions.get(CHAINS)
         bound = {name: bound_rows(name, value, x, chains) for name, value in self.values.items()}
         term, conditions = self.terms[0], {**conditions, **bound}
-        return evidence_of(term, x, conditions) if term.bases else once(term, x, select_conditions(term, conditions))
+        return evidence_of(term, x, conditions) if term.bases else evaluate_once(term, x, select_conditions(term, conditions))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Conditioned:
         self.values = {name: fn(value) if isinstance(value, Tensor) else value for name, value in self.values.items()}
@@ -110,7 +110,7 @@ class Conditioned(Node):
 
     def __str__(self) -> str:
         call = f"at({_short(self.values['sigma'])})" if self.values.keys() == {"sigma"} else f"given({self.extra_repr()})"
-        return f"{written(self.terms[0], 95)}.{call}"
+        return f"{format_operand(self.terms[0], 95)}.{call}"
 
 
 class PulledBack(Node):
@@ -162,9 +162,9 @@ class PulledBack(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         sigma = conditions.pop("sigma", None)
         if sigma is None:
-            return value_of(self.terms[0], once(self.generator, x, {}), conditions)
+            return value_of(self.terms[0], evaluate_once(self.generator, x, {}), conditions)
         sigma = rows_for("sigma", sigma, x)
-        seen = once(self.generator, x, {"sigma": sigma}, self._denoised)
+        seen = evaluate_once(self.generator, x, {"sigma": sigma}, self._denoised)
         energies = value_of(self.terms[0], seen, conditions)
         return energies / (1 + self.damping * sigma.to(x).square()) if self.damping else energies
 
@@ -173,10 +173,10 @@ class PulledBack(Node):
 
     def __str__(self) -> str:
         damping = f", damping={self.damping:g}" if self.damping else ""
-        return f"{written(self.terms[0], 95)}.pull_back({type(self.generator).__name__}{damping})"
+        return f"{format_operand(self.terms[0], 95)}.pull_back({type(self.generator).__name__}{damping})"
 
 
-def condition(energy: Energy, values: Mapping[str, Any]) -> Energy:
+def bind_conditions(energy: Energy, values: Mapping[str, Any]) -> Energy:
     """Binds the conditions that an energy depends on, in its leaves; an energy that depends on none of them stays as it is.
 
     Bound in the leaves, terms that become equal are counted as equal: `(A.at(1) & A).at(1)` is `A.at(1) & A.at(1)`.

@@ -11,10 +11,10 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, ShapeError
 from composable_energy.identity import same
 
-__all__ = ["common_shape", "one_space"]
+__all__ = ["common_shape", "to_common_space"]
 
 
-def one_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
+def to_common_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
     """Returns terms in one space: energies of decoded points are pulled back into the latent space of the others.
 
     Shapes decide which terms those are: a term with the shape of decoded points is pulled back, a term with the shape of latent

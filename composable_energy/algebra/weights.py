@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight, number, shared_bases
-from composable_energy.algebra.spaces import one_space
-from composable_energy.algebra.text import written
+from composable_energy.algebra.node import Node, Weight, dividing_by, number, set_weight, shared_bases
+from composable_energy.algebra.spaces import to_common_space
+from composable_energy.algebra.text import format_operand
 from composable_energy.arithmetic import add, scale
 from composable_energy.bases import WeightedBase, evidence_of, value_of
 from composable_energy.energy import Energy
@@ -34,7 +34,7 @@ class Weighted(Node):
 
     def __init__(self, operand: Energy, weight: Weight, inverse: bool = False) -> None:
         super().__init__(operand)
-        keep_weight(self, weight)
+        set_weight(self, weight)
         self._unsatisfiable = self._unsatisfiable and number(self.weight) >= 0
         self.inverse = inverse
         self._signed |= isinstance(weight, Tensor) or weight < 0
@@ -52,7 +52,7 @@ class Weighted(Node):
         return {"weight": self.weight, "inverse": self.inverse}
 
     @property
-    def weighs_by(self) -> Hashable:
+    def weight_key(self) -> Hashable:
         """Equal for nodes whose factors are equal whatever they learn."""
         return id(self.weight) if isinstance(self.weight, Tensor) else self.weight, self.inverse
 
@@ -61,14 +61,14 @@ class Weighted(Node):
         return number(self.weight) > 0 and self.terms[0].grounded
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        with divided_by(self, self.weight):
+        with dividing_by(self, self.weight):
             return scale(self.factor, evidence_of(self.terms[0], x, conditions))
 
     def extra_repr(self) -> str:
         return f"weight={number(self.factor):g}"
 
     def __str__(self) -> str:
-        operand = written(self.terms[0], self.precedence)
+        operand = format_operand(self.terms[0], self.precedence)
         return f"{operand} / {_digits(self.weight)}" if self.inverse else f"{_digits(self.weight)} * {operand}"
 
 
@@ -79,7 +79,7 @@ class Sharpened(Node):
 
     def __init__(self, operand: Energy, weight: Weight) -> None:
         super().__init__(operand)
-        keep_weight(self, weight)
+        set_weight(self, weight)
         self._unsatisfiable = self._unsatisfiable and number(self.weight) >= 0
         self._signed |= isinstance(weight, Tensor) or weight < 0
         self._bases = operand.bases
@@ -93,14 +93,14 @@ class Sharpened(Node):
         return self.terms[0].grounded and (weight > 0 or (weight == 0 and bool(self.bases)))
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        with divided_by(self, self.weight):
+        with dividing_by(self, self.weight):
             return scale(self.weight, evidence_of(self.terms[0], x, conditions))
 
     def extra_repr(self) -> str:
         return f"weight={number(self.weight):g}"
 
     def __str__(self) -> str:
-        return f"{written(self.terms[0], 95)}.sharpened({number(self.weight):g})"
+        return f"{format_operand(self.terms[0], 95)}.sharpened({number(self.weight):g})"
 
 
 class Difference(Node):
@@ -112,7 +112,7 @@ class Difference(Node):
     precedence = 70
 
     def __init__(self, left: Energy, right: Energy) -> None:
-        super().__init__(*one_space([left, right]))
+        super().__init__(*to_common_space([left, right]))
         counts = [len(term.bases) for term in self.terms]
         self._unsatisfiable = left.unsatisfiable
         self._cancels = counts == [len(shared_bases(self.terms))] * 2
@@ -127,12 +127,12 @@ class Difference(Node):
         left, right = self.terms
         of = evidence_of if self._cancels else value_of
         above = of(left, x, conditions)
-        with divided_by(self):
+        with dividing_by(self):
             return add([above, -of(right, x, conditions)], signed=True)
 
     def __str__(self) -> str:
         left, right = self.terms
-        return f"{written(left, self.precedence)} - {written(right, self.precedence + 1)}"
+        return f"{format_operand(left, self.precedence)} - {format_operand(right, self.precedence + 1)}"
 
 
 def _digits(weight: Weight) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from composable_energy.diagnostics.statistics import extra
+from composable_energy.diagnostics.statistics import import_extra
 from composable_energy.errors import ShapeError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ __all__ = ["to_arviz"]
 
 def to_arviz(trace: Trace, name: str, dims: Sequence[str] | None, coords: Mapping[str, Sequence[Any]] | None) -> Any:
     """Returns a trace as a tree of data sets; see `Trace.to_arviz`."""
-    xarray = extra("xarray")
+    xarray = import_extra("xarray")
     record = trace.to_dict()
     stats, posterior = record["sample_stats"], record["posterior"]
     chains, draws = stats["lp"].shape

@@ -13,7 +13,7 @@ from composable_energy.errors import OptionError
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["Draws", "judged"]
+__all__ = ["Draws", "select_draws"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Draws:
     told: str
 
 
-def judged(trace: Trace, burn_in: int | None) -> Draws:
+def select_draws(trace: Trace, burn_in: int | None) -> Draws:
     """Returns the draws that were kept; without any, the steps after the burn-in, or the later half where there was none.
 
     A sampler with a last step has drawn at that one only.

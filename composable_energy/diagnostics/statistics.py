@@ -22,7 +22,7 @@ from torch import Tensor
 
 from composable_energy.errors import ExtraNotInstalled
 
-__all__ = ["LEAST_DRAWS", "MOST_CHAINS", "Row", "extra", "judge", "screened"]
+__all__ = ["LEAST_DRAWS", "MOST_CHAINS", "Row", "compute_statistics", "import_extra", "screen_coordinates"]
 
 LEAST_DRAWS = 4  # that ArviZ asks for
 MOST_CHAINS = 512  # that it gets
@@ -54,7 +54,7 @@ class Row:
     r_hat: float = math.nan
 
 
-def extra(module: str) -> Any:
+def import_extra(module: str) -> Any:
     """Imports a module of the extra `diagnostics`.
 
     Raises:
@@ -68,7 +68,7 @@ def extra(module: str) -> Any:
         ) from error
 
 
-def judge(names: Sequence[str], values: Tensor, by_arviz: bool) -> list[Row]:
+def compute_statistics(names: Sequence[str], values: Tensor, by_arviz: bool) -> list[Row]:
     """Returns the statistics of some numbers.
 
     Args:
@@ -81,8 +81,8 @@ def judge(names: Sequence[str], values: Tensor, by_arviz: bool) -> list[Row]:
     means, sds = values.mean((0, 1)).tolist(), values.flatten(0, 1).std(0).tolist() if several else [math.nan] * len(names)
     figures = [[math.nan] * 4 for _ in names]
     if by_arviz:
-        statistics = extra("arviz_stats.base").array_stats
-        array, axes = _some(values, 1, MOST_CHAINS).permute(1, 0, 2).numpy(), {"chain_axis": 0, "draw_axis": 1}
+        statistics = import_extra("arviz_stats.base").array_stats
+        array, axes = _thin(values, 1, MOST_CHAINS).permute(1, 0, 2).numpy(), {"chain_axis": 0, "draw_axis": 1}
         with np.errstate(all="ignore"):  # a coordinate that never moves has no R-hat
             columns = (
                 statistics.mcse(array, method="mean", **axes),
@@ -95,7 +95,7 @@ def judge(names: Sequence[str], values: Tensor, by_arviz: bool) -> list[Row]:
     return [Row(name, mean, sd, *some) for name, mean, sd, some in zip(names, means, sds, figures, strict=True)]
 
 
-def screened(values: Tensor) -> tuple[list[int], list[int]]:
+def screen_coordinates(values: Tensor) -> tuple[list[int], list[int]]:
     """Returns which coordinates stand for all, and which of the others look worst.
 
     Args:
@@ -108,7 +108,7 @@ def screened(values: Tensor) -> tuple[list[int], list[int]]:
         return list(range(coordinates)), []
     together = max(1, 4 * _MOST_NUMBERS // (draws * chains))
     worst = torch.cat([_split_r_hat(some) for some in values.split(together, 2)]).topk(_WORST).indices.tolist()
-    even = _even(coordinates, max(least, room - _WORST))
+    even = _even_indices(coordinates, max(least, room - _WORST))
     return even, [place for place in worst if place not in even]
 
 
@@ -122,10 +122,10 @@ def _split_r_hat(values: Tensor) -> Tensor:
     return torch.where(within > 0, between / within, torch.where(between > 0, torch.inf, 0.0))
 
 
-def _some(values: Tensor, axis: int, most: int) -> Tensor:
+def _thin(values: Tensor, axis: int, most: int) -> Tensor:
     count = values.shape[axis]
-    return values if count <= most else values.index_select(axis, torch.tensor(_even(count, most)))
+    return values if count <= most else values.index_select(axis, torch.tensor(_even_indices(count, most)))
 
 
-def _even(count: int, some: int) -> list[int]:
+def _even_indices(count: int, some: int) -> list[int]:
     return [place * count // some for place in range(some)]

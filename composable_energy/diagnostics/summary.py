@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from composable_energy.diagnostics.draws import Draws, judged
-from composable_energy.diagnostics.statistics import LEAST_DRAWS, MOST_CHAINS, Row, judge, screened
-from composable_energy.diagnostics.warnings import SamplingWarning, findings
+from composable_energy.diagnostics.draws import Draws, select_draws
+from composable_energy.diagnostics.statistics import LEAST_DRAWS, MOST_CHAINS, Row, compute_statistics, screen_coordinates
+from composable_energy.diagnostics.warnings import SamplingWarning, find_warnings
 from composable_energy.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -73,17 +73,21 @@ class Summary:
 
 def summarize(trace: Trace, burn_in: int | None) -> Summary:
     """Returns the summary of a trace; see `Trace.summary`."""
-    draws = judged(trace, burn_in)
+    draws = select_draws(trace, burn_in)
     unchecked = _unchecked(draws)
     known = unchecked is None and trace.sampler.stationary
-    rows = judge(["energy"], draws.energies[:, :, None], known) if draws.energies.numel() and not draws.energies.isnan().all() else []
+    rows = (
+        compute_statistics(["energy"], draws.energies[:, :, None], known)
+        if draws.energies.numel() and not draws.energies.isnan().all()
+        else []
+    )
     shown, quantiles, told = list(rows), [], None
     if draws.points is not None and draws.points.numel():
         points = draws.points.flatten(2) if draws.points.ndim > 2 else draws.points[:, :, None]
         event, total = draws.points.shape[2:], points.shape[2]
-        even, worst = screened(points)
+        even, worst = screen_coordinates(points)
         places = sorted({*even, *worst})
-        some = judge([_name(place, event) for place in places], points[:, :, places].cpu(), known)
+        some = compute_statistics([_name(place, event) for place in places], points[:, :, places].cpu(), known)
         rows += some
         if total <= _SHOWN:
             shown += some
@@ -91,7 +95,7 @@ def summarize(trace: Trace, burn_in: int | None) -> Summary:
             shown += sorted(some, key=lambda row: -row.r_hat if row.r_hat == row.r_hat else 0.0)[:_WORST]
             quantiles = _quantiles([row for place, row in zip(places, some, strict=True) if place in set(even)])
             told = f"{_WORST} worst of {total}" + (f"; quantiles over {len(even)} of them" if len(even) < total else "")
-    warnings = findings(trace, draws, rows, unchecked)
+    warnings = find_warnings(trace, draws, rows, unchecked)
     return Summary(repr(trace.sampler), _facts(trace, draws, told), shown, quantiles, warnings)
 
 
@@ -100,7 +104,7 @@ def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str
     facts = {
         "chains": f"{chains}" + (f", {chains - len(draws.chains)} of them diverged" if chains > len(draws.chains) else ""),
         "steps": f"{trace.steps}, seed {trace.seed}" + (f", {trace.seconds:.3g} s" if trace.seconds is not None else ""),
-        "draws": f"{len(draws.steps)} of each chain: {draws.told}",
+        "draws": f"{len(draws.steps)} of each chain: {draws.description}",
     }
     gradients = _gradients(trace)
     if gradients is not None:

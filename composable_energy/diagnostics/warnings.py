@@ -16,7 +16,7 @@ from composable_energy.diagnostics.statistics import LEAST_DRAWS, Row
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["SamplingWarning", "findings"]
+__all__ = ["SamplingWarning", "find_warnings"]
 
 _R_HAT = 1.01  # Vehtari et al. (2021), and ArviZ
 _ESS, _ESS_OF_A_CHAIN = 400, 100  # the same: 100 for each of four chains; of thousands of chains none needs so many
@@ -44,7 +44,7 @@ class SamplingWarning(UserWarning):
         return f"{self.kind}: {self.seen} {self.advice}"
 
 
-def findings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: str | None) -> list[SamplingWarning]:
+def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: str | None) -> list[SamplingWarning]:
     """Returns all that is wrong with a run.
 
     Args:

@@ -24,7 +24,7 @@ from torch import Tensor
 from composable_energy.errors import ExpressionError
 from composable_energy.events.normal import log_sum
 
-__all__ = ["FALSE", "NODE_LIMIT", "TRUE", "Diagram", "Table"]
+__all__ = ["FALSE", "NODE_LIMIT", "TRUE", "Diagram", "DiagramBuilder"]
 
 FALSE, TRUE = 0, 1
 
@@ -69,7 +69,7 @@ class Diagram:
         return rows[-1]
 
 
-class Table:
+class DiagramBuilder:
     """Nodes that are unique, and the operations that make new ones; a node is a number, and its children have smaller ones.
 
     Args:

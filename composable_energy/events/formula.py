@@ -17,8 +17,8 @@ from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError
 from composable_energy.events.cells import Cells, ChainLabels, Interval
-from composable_energy.events.diagram import Diagram, Table
-from composable_energy.events.expressions import Atom, Merge, Node
+from composable_energy.events.diagram import Diagram, DiagramBuilder
+from composable_energy.events.nodes import Atom, NodeMerger, Operation
 from composable_energy.events.variables import Categorical, Variable
 from composable_energy.identity import same
 
@@ -42,7 +42,9 @@ class Formula:
         complement_of: A formula of which it is the complement, and which tells whether it is constant; else it is compiled at once.
     """
 
-    def __init__(self, variables: tuple[Variable, ...], nodes: tuple[Atom | Node, ...], *, complement_of: Formula | None = None) -> None:
+    def __init__(
+        self, variables: tuple[Variable, ...], nodes: tuple[Atom | Operation, ...], *, complement_of: Formula | None = None
+    ) -> None:
         self.variables = variables
         self.nodes = nodes
         self._compiled: dict[tuple[int | None, ...], tuple[tuple[Cells, ...], Diagram]] = {}
@@ -73,7 +75,7 @@ class Formula:
         variables = [variable.given(conditions) for variable in self.variables]
         if all(new is old for new, old in zip(variables, self.variables, strict=True)):
             return self
-        merge = Merge()
+        merge = NodeMerger()
         places = [merge.variable(variable) for variable in variables]
         merge.append(self.nodes, places)
         return Formula(tuple(merge.variables), tuple(merge.nodes))
@@ -123,9 +125,10 @@ class Formula:
         if labels not in self._compiled:
             atoms = [node for node in self.nodes if isinstance(node, Atom)]
             cells = tuple(
-                variable.cut([atom.values for atom in atoms if atom.variable == i], labels[i]) for i, variable in enumerate(self.variables)
+                variable.partition([atom.values for atom in atoms if atom.variable == i], labels[i])
+                for i, variable in enumerate(self.variables)
             )
-            table, done = Table(what=self), []
+            table, done = DiagramBuilder(what=self), []
             for node in self.nodes:
                 if isinstance(node, Atom):
                     done.append(table.node(node.variable, tuple(int(inside) for inside in cells[node.variable].members(node.values))))
@@ -151,7 +154,7 @@ class Formula:
             elif node.operator == "not":
                 operand = self.nodes[node.operands[0]]
                 text = texts[node.operands[0]]
-                texts.append(f"~({text})" if isinstance(operand, Node) and operand.operator != "not" else f"~{text}")
+                texts.append(f"~({text})" if isinstance(operand, Operation) and operand.operator != "not" else f"~{text}")
             else:
                 sign = " & " if node.operator == "all" else " | "
                 parts = [f"({texts[i]})" if getattr(self.nodes[i], "operator", "not") != "not" else texts[i] for i in node.operands]
@@ -190,8 +193,8 @@ def disjoin(formulas: Iterable[Formula]) -> Formula:
 def complement(formula: Formula) -> Formula:
     """Returns the formula that holds where this one does not."""
     last = formula.nodes[-1]
-    undone = isinstance(last, Node) and last.operator == "not"
-    nodes = formula.nodes[:-1] if undone else (*formula.nodes, Node("not", (len(formula.nodes) - 1,)))
+    undone = isinstance(last, Operation) and last.operator == "not"
+    nodes = formula.nodes[:-1] if undone else (*formula.nodes, Operation("not", (len(formula.nodes) - 1,)))
     return Formula(formula.variables, nodes, complement_of=formula)
 
 
@@ -205,12 +208,12 @@ def _combine(operator: str, formulas: Iterable[Formula]) -> Formula:
                 f"{formulas[0]} is relative to {formulas[0].base} and {other} to {other.base}: events make one formula only over one base. "
                 "Give both the same base object."
             )
-    merge = Merge()
+    merge = NodeMerger()
     roots = [merge.append(f.nodes, [merge.variable(variable) for variable in f.variables]) for f in formulas]
     roots = list(dict.fromkeys(roots))
     if len(roots) == 1:
         return formulas[0]
-    merge.add(Node(operator, tuple(roots)))
+    merge.add(Operation(operator, tuple(roots)))
     return Formula(tuple(merge.variables), tuple(merge.nodes))
 
 

@@ -22,7 +22,7 @@ from composable_energy.events.variables import Continuous, columns_of
 
 __all__ = ["DensityEnergy", "GaussianHead", "IntervalEnergy"]
 
-Numbers = float | Sequence[float] | Tensor
+ArrayLike = float | Sequence[float] | Tensor
 
 
 class GaussianHead:
@@ -54,14 +54,14 @@ class GaussianHead:
             raise OptionError(f"dims must be at least 1, got {dims}.")
         self.network, self.base, self.dims, self.columns, self.name = network, base, dims, columns_of(columns), name
 
-    def __call__(self, c: Numbers | None = None) -> DensityEnergy:
+    def __call__(self, c: ArrayLike | None = None) -> DensityEnergy:
         """Returns the density at a point: shape (dims,) for all chains, or (n, dims) for each; None leaves it as the condition `c`."""
         if c is None:
             return DensityEnergy(**self._config(self.name))
         point = self.points("c", c)
         return DensityEnergy(**self._config(f"{self.name}({_short(point).strip('()')})" if self.name else ""), c=point)
 
-    def near(self, c: Numbers, r: Numbers) -> IntervalEnergy:
+    def near(self, c: ArrayLike, r: ArrayLike) -> IntervalEnergy:
         r"""Returns the event that every axis is within $c \pm r$.
 
         Args:
@@ -77,7 +77,7 @@ class GaussianHead:
             raise OptionError(f"r must be positive and finite, got {r}.")
         return IntervalEnergy(**self._config(self._text("near", c, r)), low=center - radius, high=center + radius)
 
-    def between(self, low: Numbers, high: Numbers) -> IntervalEnergy:
+    def between(self, low: ArrayLike, high: ArrayLike) -> IntervalEnergy:
         r"""Returns the event that every axis is between two ends, which may be infinite where they are the same for all chains.
 
         Args:
@@ -91,7 +91,7 @@ class GaussianHead:
         config = self._config(self._text("between", low, high))
         return IntervalEnergy(**config, low=self.points("low", low), high=self.points("high", high))
 
-    def points(self, name: str, values: Numbers) -> Tensor:
+    def points(self, name: str, values: ArrayLike) -> Tensor:
         """Returns values with shape (n, dims); n is 1 for all chains."""
         points = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float64)
         points = points if points.is_floating_point() else points.double()
@@ -106,7 +106,7 @@ class GaussianHead:
     def _config(self, name: str) -> dict[str, Any]:
         return {"network": self.network, "base": self.base, "dims": self.dims, "columns": self.columns, "name": name}
 
-    def _text(self, method: str, *values: Numbers) -> str:
+    def _text(self, method: str, *values: ArrayLike) -> str:
         return f"{self.name}.{method}({', '.join(map(_short, values))})" if self.name else ""
 
 
@@ -237,7 +237,7 @@ def _end(column: Tensor) -> End:
     return column.item() if len(column) == 1 else column
 
 
-def _short(values: Numbers) -> str:
+def _short(values: ArrayLike) -> str:
     """Returns numbers as a person writes them; per-chain ones by their count."""
     if not isinstance(values, Tensor):
         return f"{values}"

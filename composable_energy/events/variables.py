@@ -21,7 +21,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
 from composable_energy.events.cells import Cells, ChainLabels, Interval, IntervalCells, LabelCells
 from composable_energy.identity import equal, same, token_of
-from composable_energy.memo import once
+from composable_energy.memo import evaluate_once
 
 __all__ = ["LOG_WIDTHS", "Categorical", "Continuous", "Variable", "columns_of"]
 
@@ -113,7 +113,7 @@ class Variable(ABC):
         rows |= {name: rows_for(name, conditions[name], x) for name in (names - self.bound.keys() - {CHAINS}) & conditions.keys()}
         if isinstance(self.network, nn.Module):
             check_weights(self, self.network, x)
-        return once(self.network, x, rows)
+        return evaluate_once(self.network, x, rows)
 
     @abstractmethod
     def read(self, output: Any, x: Tensor) -> Any:
@@ -125,10 +125,10 @@ class Variable(ABC):
         """
 
     @abstractmethod
-    def cut(self, atoms: Sequence[Any], labels: int | None) -> Cells:
+    def partition(self, atoms: Sequence[Any], labels: int | None) -> Cells:
         """Returns the cells that atoms cut the variable into, given the number of labels if it is known and there are any."""
 
-    def merged(self, other: Any) -> Variable:
+    def merge(self, other: Any) -> Variable:
         """Returns what two variables of equal keys know together."""
         return self
 
@@ -174,10 +174,10 @@ class Categorical(Variable):
             raise ShapeError(f"{self} returned logits of {log_probs.shape[1]} labels; expected {self.labels}.")
         return log_probs
 
-    def cut(self, atoms: Sequence[frozenset[int] | ChainLabels], labels: int | None) -> LabelCells:
-        return LabelCells.of(atoms, labels)
+    def partition(self, atoms: Sequence[frozenset[int] | ChainLabels], labels: int | None) -> LabelCells:
+        return LabelCells.from_sets(atoms, labels)
 
-    def merged(self, other: Categorical) -> Categorical:
+    def merge(self, other: Categorical) -> Categorical:
         """Takes the number of labels from the one that knows it.
 
         Raises:
@@ -222,8 +222,8 @@ class Continuous(Variable):
             )
         return mean, log_width.clamp(*LOG_WIDTHS).exp()
 
-    def cut(self, atoms: Sequence[Interval], labels: int | None) -> IntervalCells:
-        return IntervalCells.of(atoms)
+    def partition(self, atoms: Sequence[Interval], labels: int | None) -> IntervalCells:
+        return IntervalCells.from_intervals(atoms)
 
 
 def columns_of(columns: slice | int | None) -> slice | None:

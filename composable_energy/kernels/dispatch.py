@@ -16,13 +16,13 @@ from composable_energy.kernels.kernel import Kernel
 from composable_energy.noise import Noise
 from composable_energy.registry.api import REGISTRY, get_kernel, plugins
 
-__all__ = ["SWITCH", "forced", "kernel_for"]
+__all__ = ["SWITCH", "forced_kernel", "kernel_for"]
 
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"
 _LOGGER = logging.getLogger("composable_energy.kernels")
 
 
-def forced() -> str | None:
+def forced_kernel() -> str | None:
     """Returns the name that the environment says; None if it says nothing."""
     return os.environ.get(SWITCH) or None
 
@@ -39,7 +39,7 @@ def kernel_for(x: Tensor, others: Sequence[Tensor], noise: Noise) -> Kernel | No
         OptionError: The kernel that the environment names cannot run, or cannot take this step.
         PluginNotFound: There is none of that name.
     """
-    name = forced()
+    name = forced_kernel()
     if name == "torch" or x.numel() == 0:
         return None
     if name is not None:
@@ -55,7 +55,7 @@ def kernel_for(x: Tensor, others: Sequence[Tensor], noise: Noise) -> Kernel | No
         if not reason:
             return kernel
         refusals.append(f"{name}: {reason}")
-    _tell(f"Steps on {x.device.type} run in torch, without a fused kernel ({'; '.join(refusals) or 'none is available'}).")
+    _log_once(f"Steps on {x.device.type} run in torch, without a fused kernel ({'; '.join(refusals) or 'none is available'}).")
     return None
 
 
@@ -91,17 +91,17 @@ def _available(registered: tuple[Any, ...]) -> tuple[tuple[str, Kernel], ...]:
         try:
             kernel = _named(record.qualified, registered)
         except ComposableEnergyError as error:
-            _tell(str(error))
+            _log_once(str(error))
             continue
         ready, reason = kernel.available()
         if ready:
             found.append((record.name, kernel))
         else:
-            _tell(f"The kernel {record.name!r} cannot run here: {reason}.")
+            _log_once(f"The kernel {record.name!r} cannot run here: {reason}.")
     return tuple(found)
 
 
 @cache
-def _tell(what: str) -> None:
+def _log_once(what: str) -> None:
     """Logs something once."""
     _LOGGER.warning(what)

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Counter", "Kernel", "Numbers"]
+__all__ = ["Counter", "Kernel", "StepCoefficients"]
 
 
-class Numbers(NamedTuple):
+class StepCoefficients(NamedTuple):
     r"""The numbers of a step, as in the formulas of `langevin_step`.
 
     Args:
@@ -69,7 +69,7 @@ class Kernel(ABC):
         x: Tensor,
         gradients: Sequence[Tensor],
         momentum: Tensor | None,
-        numbers: Numbers,
+        coefficients: StepCoefficients,
         counter: Counter,
         out: Tensor,
         out_momentum: Tensor | None,
@@ -83,7 +83,7 @@ class Kernel(ABC):
             x: The points.
             gradients: $g_k$; there may be none.
             momentum: The momentum; None for a step without.
-            numbers: The numbers.
+            coefficients: The coefficients.
             counter: Where the noise begins.
             out: Where the points go; `x` itself for a step in place.
             out_momentum: Where the momentum goes; `momentum` itself for a step in place.

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.kernels import operators
-from composable_energy.kernels.dispatch import forced, kernel_for
-from composable_energy.kernels.kernel import Counter, Numbers
+from composable_energy.kernels.dispatch import forced_kernel, kernel_for
+from composable_energy.kernels.kernel import Counter, StepCoefficients
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise
 
@@ -112,20 +112,20 @@ def langevin_step(
     if weights is None:
         weights = _ONE if len(gradients) == 1 else _ONE * len(gradients)
     low, high = (None, None) if box is None else box
-    numbers = Numbers(tuple(weights), drift, scale, keep, move, low, high)
-    _check(x, gradients, momentum, numbers, noise)
+    coefficients = StepCoefficients(tuple(weights), drift, scale, keep, move, low, high)
+    _check(x, gradients, momentum, coefficients, noise)
     if torch.compiler.is_compiling() and noise.kind == "philox" and isinstance(noise.chains, range) and noise.chains.step == 1:
-        moved, kick = _operator(x, gradients, momentum, numbers, _counter(noise, stream), inplace)
-    elif x.is_cpu and forced() is None:
-        moved, kick = reference_step(x, gradients, momentum, numbers, noise, stream, inplace)
+        moved, kick = _operator(x, gradients, momentum, coefficients, _counter(noise, stream), inplace)
+    elif x.is_cpu and forced_kernel() is None:
+        moved, kick = reference_step(x, gradients, momentum, coefficients, noise, stream, inplace)
     else:
         kernel = kernel_for(x, gradients if momentum is None else (*gradients, momentum), noise)
         if kernel is None:
-            moved, kick = reference_step(x, gradients, momentum, numbers, noise, stream, inplace)
+            moved, kick = reference_step(x, gradients, momentum, coefficients, noise, stream, inplace)
         elif inplace:
-            moved, kick = _operator(x, gradients, momentum, numbers, _counter(noise, stream), inplace)
+            moved, kick = _operator(x, gradients, momentum, coefficients, _counter(noise, stream), inplace)
         else:
-            moved, kick = operators.run(kernel, x, gradients, momentum, numbers, _counter(noise, stream), inplace)
+            moved, kick = operators.run(kernel, x, gradients, momentum, coefficients, _counter(noise, stream), inplace)
     return moved if kick is None else (moved, kick)
 
 
@@ -141,9 +141,9 @@ def normal(like: Tensor, noise: Noise, scale: float = 1.0, stream: int = 0) -> T
     return langevin_step(like, noise=noise, scale=scale, keep=0.0, stream=stream)
 
 
-def _check(x: Tensor, gradients: Sequence[Tensor], momentum: Tensor | None, numbers: Numbers, noise: Noise) -> None:
-    if len(numbers.weights) != len(gradients):
-        raise OptionError(f"There are {len(gradients)} gradients and {len(numbers.weights)} weights; give one for each.")
+def _check(x: Tensor, gradients: Sequence[Tensor], momentum: Tensor | None, coefficients: StepCoefficients, noise: Noise) -> None:
+    if len(coefficients.weights) != len(gradients):
+        raise OptionError(f"There are {len(gradients)} gradients and {len(coefficients.weights)} weights; give one for each.")
     shape = x.shape
     for gradient in gradients:
         if gradient.shape != shape:
@@ -159,9 +159,9 @@ def _counter(noise: Noise, stream: int) -> Counter:
 
 
 def _operator(
-    x: Tensor, gradients: Sequence[Tensor], momentum: Tensor | None, numbers: Numbers, counter: Counter, inplace: bool
+    x: Tensor, gradients: Sequence[Tensor], momentum: Tensor | None, coefficients: StepCoefficients, counter: Counter, inplace: bool
 ) -> tuple[Tensor, Tensor | None]:
-    given = (x, list(gradients), momentum, list(numbers.weights), *numbers[1:], operators.signed(counter.seed), *counter[1:])
+    given = (x, list(gradients), momentum, list(coefficients.weights), *coefficients[1:], operators.to_signed(counter.seed), *counter[1:])
     if inplace:
         operators.step_(*given)
         return x, momentum

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from composable_energy.algebra import Conditioned, Disjunction, PulledBack, condition
+from composable_energy.algebra import Conditioned, Disjunction, PulledBack, bind_conditions
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError
 from composable_energy.events import Formula
@@ -110,7 +110,7 @@ class _Calibration:
     def _log_z(self, branch: Energy, around: _Around) -> float:
         if isinstance(branch, Disjunction) and branch.log_z is not None:  # of densities: what its weights add up to
             return math.log(sum(branch.weights or [1.0] * len(branch.terms)))
-        density = condition(branch, around.bound)
+        density = bind_conditions(branch, around.bound)
         value = next((value for other, value in self.known if same(other, density)), None)
         if value is None:
             shape = around.shape if branch.event_shape is None else branch.event_shape

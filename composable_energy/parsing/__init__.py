@@ -24,7 +24,7 @@ This file imports no torch, so that a command line can speak of a typo at once.
 
 from composable_energy.parsing.builder import build, parse, unknown_name
 from composable_energy.parsing.grammar import MAX_DEPTH, MAX_LENGTH, parse_tree
-from composable_energy.parsing.tree import Chain, Complement, Name, ParseError, Place, Scaled, Tree, leaves
+from composable_energy.parsing.tree import Chain, Complement, Name, ParseError, Scaled, SourceSpan, Tree, leaves
 
 __all__ = [
     "MAX_DEPTH",
@@ -33,8 +33,8 @@ __all__ = [
     "Complement",
     "Name",
     "ParseError",
-    "Place",
     "Scaled",
+    "SourceSpan",
     "Tree",
     "build",
     "leaves",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, PluginNotFound
 from composable_energy.parsing.grammar import parse_tree
-from composable_energy.parsing.tree import Chain, Complement, Name, ParseError, Place, Scaled, Tree, leaves
+from composable_energy.parsing.tree import Chain, Complement, Name, ParseError, Scaled, SourceSpan, Tree, leaves
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
@@ -36,8 +36,8 @@ def build(tree: Tree, resolve: Callable[[str], Energy], names: Iterable[str] = (
     found: dict[str, Energy] = {}
     for leaf in leaves(tree):
         if leaf.name not in found:
-            found[leaf.name] = _resolved(leaf, resolve, names)
-    return _built(tree, found)
+            found[leaf.name] = _resolve(leaf, resolve, names)
+    return _build(tree, found)
 
 
 def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseError:
@@ -62,37 +62,37 @@ def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseErr
     return ParseError(f"Unknown name `{leaf.name}`{advice}", leaf.place)
 
 
-def _resolved(leaf: Name, resolve: Callable[[str], Energy], names: Iterable[str]) -> Energy:
+def _resolve(leaf: Name, resolve: Callable[[str], Energy], names: Iterable[str]) -> Energy:
     try:
         return resolve(leaf.name)
     except ParseError:
         raise
     except LookupError as error:
         if isinstance(error, ComposableEnergyError) and not isinstance(error, PluginNotFound):
-            _point(error, leaf.place)
+            _add_location(error, leaf.place)
             raise
         reason = str(error) if isinstance(error, ComposableEnergyError) else ""
         raise unknown_name(leaf, names, reason) from error
 
 
-def _built(tree: Tree, found: dict[str, Energy]) -> Energy:
+def _build(tree: Tree, found: dict[str, Energy]) -> Energy:
     match tree:
         case Name():
             return found[tree.name]
         case Complement():
-            operands = [_built(tree.operand, found)]
+            operands = [_build(tree.operand, found)]
         case Scaled():
-            operands = [_built(tree.operand, found)]
+            operands = [_build(tree.operand, found)]
         case Chain():
-            operands = [_built(term, found) for term in tree.terms]
+            operands = [_build(term, found) for term in tree.terms]
     try:
-        return _joined(tree, operands)
+        return _join(tree, operands)
     except ComposableEnergyError as error:
-        _point(error, tree.place)
+        _add_location(error, tree.place)
         raise
 
 
-def _joined(tree: Complement | Scaled | Chain, operands: list[Energy]) -> Energy:
+def _join(tree: Complement | Scaled | Chain, operands: list[Energy]) -> Energy:
     """Applies the operator; chains are built whole, since term by term would take the square of the time."""
     from composable_energy.algebra import all_of, any_of
 
@@ -109,6 +109,6 @@ def _joined(tree: Complement | Scaled | Chain, operands: list[Energy]) -> Energy
             return operands[0] >> operands[1]
 
 
-def _point(error: ComposableEnergyError, place: Place) -> None:
+def _add_location(error: ComposableEnergyError, place: SourceSpan) -> None:
     """Adds the place to an error's message; it keeps its class."""
     error.args = (f"{error}\n{place}", *error.args[1:])

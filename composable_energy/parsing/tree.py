@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from composable_energy.errors import ExpressionError
 
 __all__ = [
-    "ELSEWHERE",
+    "FOREIGN_SYNTAX",
     "NAME",
     "PATH",
     "PRECEDENCE",
@@ -19,8 +19,8 @@ __all__ = [
     "Number",
     "ParseError",
     "Part",
-    "Place",
     "Scaled",
+    "SourceSpan",
     "Tree",
     "leaves",
 ]
@@ -29,7 +29,7 @@ PRECEDENCE = {"|": 1, "&": 2, ">>": 3, "*": 4, "/": 4}
 COMPLEMENT = 5
 NAME = re.compile(r"[^\W\d]\w*(?:[-=/:]\w+)*")
 PATH = re.compile(r"\.{0,2}/[\w\-=/:.]+")
-ELSEWHERE = {
+FOREIGN_SYNTAX = {
     "and": "write `&`",
     "&&": "write `&`",
     "or": "write `|`",
@@ -50,7 +50,7 @@ ELSEWHERE = {
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceSpan:
     """A stretch of an expression's text, from character `start` to before `end`."""
 
     text: str
@@ -74,7 +74,7 @@ class ParseError(ExpressionError):
         place: Where.
     """
 
-    def __init__(self, message: str, place: Place) -> None:
+    def __init__(self, message: str, place: SourceSpan) -> None:
         super().__init__(f"{message}\n{place}" if place.text.strip() else message)
         self.place = place
 
@@ -84,11 +84,11 @@ class Name:
     """A name, which an energy stands for."""
 
     name: str
-    place: Place = field(compare=False, repr=False)
+    place: SourceSpan = field(compare=False, repr=False)
     depth: int = field(default=1, compare=False, repr=False)
 
     def __str__(self) -> str:
-        if (NAME.fullmatch(self.name) and self.name not in ELSEWHERE) or PATH.fullmatch(self.name):
+        if (NAME.fullmatch(self.name) and self.name not in FOREIGN_SYNTAX) or PATH.fullmatch(self.name):
             return self.name
         return f"'{self.name}'" if "'" not in self.name else f'"{self.name}"'
 
@@ -98,11 +98,11 @@ class Complement:
     """`~A`."""
 
     operand: Tree
-    place: Place = field(compare=False, repr=False)
+    place: SourceSpan = field(compare=False, repr=False)
     depth: int = field(default=1, compare=False, repr=False)
 
     def __str__(self) -> str:
-        return "~" + _written(self.operand, COMPLEMENT)
+        return "~" + _format_operand(self.operand, COMPLEMENT)
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,12 @@ class Scaled:
 
     weight: float
     operand: Tree
-    place: Place = field(compare=False, repr=False)
+    place: SourceSpan = field(compare=False, repr=False)
     depth: int = field(default=1, compare=False, repr=False)
 
     def __str__(self) -> str:
         short = f"{self.weight:g}"
-        return f"{short if float(short) == self.weight else repr(self.weight)} * {_written(self.operand, PRECEDENCE['*'] + 1)}"
+        return f"{short if float(short) == self.weight else repr(self.weight)} * {_format_operand(self.operand, PRECEDENCE['*'] + 1)}"
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,13 @@ class Chain:
 
     operator: str
     terms: tuple[Tree, ...]
-    place: Place = field(compare=False, repr=False)
+    place: SourceSpan = field(compare=False, repr=False)
     depth: int = field(default=1, compare=False, repr=False)
 
     def __str__(self) -> str:
         first, *others = self.terms
         own = PRECEDENCE[self.operator]
-        return f" {self.operator} ".join([_written(first, own), *(_written(term, own + 1) for term in others)])
+        return f" {self.operator} ".join([_format_operand(first, own), *(_format_operand(term, own + 1) for term in others)])
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Number:
     """A number on its way into a weight; a finished tree has none."""
 
     value: float
-    place: Place = field(compare=False, repr=False)
+    place: SourceSpan = field(compare=False, repr=False)
     depth: int = field(default=1, compare=False, repr=False)
 
 
@@ -159,7 +159,7 @@ def leaves(tree: Tree) -> Iterator[Name]:
             yield from leaves(tree.operand)
 
 
-def _written(tree: Tree, precedence: int) -> str:
+def _format_operand(tree: Tree, precedence: int) -> str:
     """Returns an operand as written inside a tree, in parentheses where it binds less tightly."""
     match tree:
         case Chain():

@@ -13,7 +13,7 @@ from composable_energy.distribution_arguments import ARGUMENTS, argument, parame
 from composable_energy.errors import ExpressionError
 from composable_energy.saving.modules import same_bits
 
-__all__ = ["arguments_of", "made"]
+__all__ = ["arguments_of", "build_distribution"]
 
 # What is made of transforms is code.
 _CLASSES: Mapping[str, type[Distribution]] = {cls.__name__: cls for cls in ARGUMENTS if cls is not TransformedDistribution}
@@ -37,7 +37,7 @@ def arguments_of(distribution: Distribution) -> tuple[str, dict[str, Any], dict[
     learnt = {path: parameter for path, parameter in parameters_in(distribution).items() if "." not in path}
     names = next(names for names in ARGUMENTS[cls] if learnt.keys() <= set(names))
     arguments = {name: learnt.get(name, argument(distribution, name)) for name in names}
-    own, fresh = tensors_in(distribution), made(cls.__name__, arguments, {})
+    own, fresh = tensors_in(distribution), build_distribution(cls.__name__, arguments, {})
     if fresh.batch_shape != distribution.batch_shape:
         raise ExpressionError(
             f"A {cls.__name__} of batch shape {tuple(distribution.batch_shape)} whose parameters give {tuple(fresh.batch_shape)} cannot be "
@@ -54,7 +54,7 @@ def arguments_of(distribution: Distribution) -> tuple[str, dict[str, Any], dict[
     return cls.__name__, arguments, exact
 
 
-def made(name: str, arguments: Mapping[str, Any], exact: Mapping[str, Any]) -> Distribution:
+def build_distribution(name: str, arguments: Mapping[str, Any], exact: Mapping[str, Any]) -> Distribution:
     """Returns a distribution of its class's name, its arguments, and the tensors that differ from what these make.
 
     Raises:

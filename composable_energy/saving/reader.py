@@ -25,7 +25,7 @@ from composable_energy.errors import ComposableEnergyError, FileFormatError, Plu
 from composable_energy.events import ClassifierEnergy, DensityEnergy, IntervalEnergy
 from composable_energy.identity import equal, set_token
 from composable_energy.saving.references import Reference, read_reference, read_references
-from composable_energy.saving.values import unplain, unplain_recommendation
+from composable_energy.saving.values import decode, decode_recommendation
 
 __all__ = ["CLASSES", "read_expression"]
 
@@ -99,17 +99,17 @@ class _Reader:
                 raise ValueError("it is not a node")
             name, config = data["class"], _dict(data["config"])
             if name == "reference":
-                energy = self._referred(config)
+                energy = self._resolve_reference(config)
             elif name == "made":
                 energy = self._energy(read_reference(config, self, self.tensors, self.where, {}).module)
             elif isinstance(name, str) and name in CLASSES:
-                energy = _built(CLASSES[name], [self.energy(term) for term in _list(data["terms"])], _dict(unplain(config, self)))
+                energy = _build_node(CLASSES[name], [self.energy(term) for term in _list(data["terms"])], _dict(decode(config, self)))
             else:
                 raise ValueError(f"its class {name!r} is not known")
             if "token" in data:
                 set_token(energy, _text(data["token"]))
             if "recommended" in data:
-                energy.recommended = unplain_recommendation(data["recommended"], self)
+                energy.recommended = decode_recommendation(data["recommended"], self)
             return energy
         except (PluginNotFound, PluginLoadError, PluginConflictError):
             raise
@@ -134,7 +134,7 @@ class _Reader:
             return self.tensors[name]
         return self._learnable.setdefault(name, nn.Parameter(self.tensors[name]))
 
-    def _referred(self, parts: Mapping[str, Any]) -> Energy:
+    def _resolve_reference(self, parts: Mapping[str, Any]) -> Energy:
         if parts.keys() != {"of"}:
             raise ValueError(f"a reference has the parts {sorted(parts)}")
         return self._energy(self.module(parts["of"]))
@@ -145,7 +145,7 @@ class _Reader:
         return module
 
 
-def _built(cls: type[Energy], terms: list[Energy], config: dict[str, Any]) -> Energy:
+def _build_node(cls: type[Energy], terms: list[Energy], config: dict[str, Any]) -> Energy:
     """Returns a node that describes itself as the file does; a constructor may take what it then reads differently."""
     energy = cls(*terms, **config)
     if not equal(energy.config(), config):

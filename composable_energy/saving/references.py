@@ -12,7 +12,7 @@ from composable_energy.catalog import rebuild_object
 from composable_energy.errors import FileFormatError
 from composable_energy.identity import Origin, set_token
 from composable_energy.saving.modules import inherited_mode, same_bits
-from composable_energy.saving.values import Source, unplain, unplain_recommendation
+from composable_energy.saving.values import Source, decode, decode_recommendation
 
 __all__ = ["Reference", "read_reference", "read_references"]
 
@@ -123,7 +123,7 @@ def read_reference(data: Any, source: Source, tensors: Mapping[str, Tensor], whe
     if not _all_of(modes, bool) or not _all_of(tokens, str):
         raise FileFormatError(f"{where}: the reference to {label} is malformed.")
     try:
-        more = {"recommended": unplain_recommendation(data["recommended"], source)} if "recommended" in data else {}
+        more = {"recommended": decode_recommendation(data["recommended"], source)} if "recommended" in data else {}
         module = rebuild_object(data["kind"], origin, copies)
         reference = Reference(module, {path: tensors[name] for path, name in names.items()}, modes, tokens, label, more)
         reference.restore()
@@ -137,7 +137,7 @@ def _origin(data: Mapping[str, Any], source: Source, where: str) -> Origin:
     if not isinstance(entry, str) or not all(text is None or isinstance(text, str) for text in (member, distribution, version)):
         raise FileFormatError(f"{where}: the reference to {entry!r} is malformed.")
     try:
-        options = unplain(data["options"], source)
+        options = decode(data["options"], source)
         if not isinstance(options, dict):
             raise ValueError("they are no names and values")
     except (ValueError, TypeError) as error:

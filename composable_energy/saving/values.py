@@ -13,7 +13,7 @@ from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import ExpressionError
 from composable_energy.saving import closed_forms
 
-__all__ = ["Sink", "Source", "plain", "plain_recommendation", "refers", "unplain", "unplain_recommendation"]
+__all__ = ["Sink", "Source", "decode", "decode_recommendation", "encode", "encode_recommendation", "has_references"]
 
 _DEEPEST = 24
 
@@ -34,7 +34,7 @@ class Source(Protocol):
     def module(self, reference: Any) -> nn.Module: ...
 
 
-def plain(value: Any, sink: Sink, hint: str) -> Any:
+def encode(value: Any, sink: Sink, hint: str) -> Any:
     """Returns a value as plain data.
 
     Args:
@@ -64,15 +64,15 @@ def plain(value: Any, sink: Sink, hint: str) -> Any:
             return {"$module": sink.module(value, hint)}
         case Distribution():
             name, arguments, exact = closed_forms.arguments_of(value)
-            return {"$distribution": [name, plain(arguments, sink, hint), plain(exact, sink, hint)]}
+            return {"$distribution": [name, encode(arguments, sink, hint), encode(exact, sink, hint)]}
         case list():
-            return [plain(item, sink, f"{hint}.{i}") for i, item in enumerate(value)]
+            return [encode(item, sink, f"{hint}.{i}") for i, item in enumerate(value)]
         case tuple():
-            return {"$tuple": [plain(item, sink, f"{hint}.{i}") for i, item in enumerate(value)]}
+            return {"$tuple": [encode(item, sink, f"{hint}.{i}") for i, item in enumerate(value)]}
         case slice():
-            return {"$slice": plain([value.start, value.stop, value.step], sink, hint)}
+            return {"$slice": encode([value.start, value.stop, value.step], sink, hint)}
         case Mapping() if all(isinstance(key, str) and not key.startswith("$") for key in value):
-            return {key: plain(item, sink, f"{hint}.{key}") for key, item in value.items()}
+            return {key: encode(item, sink, f"{hint}.{key}") for key, item in value.items()}
         case _:
             raise ExpressionError(
                 f"{hint} is a {type(value).__name__} and cannot be saved; numbers, texts, tensors, lists and dicts of them can, and so can "
@@ -80,14 +80,14 @@ def plain(value: Any, sink: Sink, hint: str) -> Any:
             )
 
 
-def refers(data: Any) -> bool:
+def has_references(data: Any) -> bool:
     """Whether plain data refer to energies or modules."""
     if isinstance(data, dict):
-        return not data.keys().isdisjoint({"$energy", "$module"}) or any(map(refers, data.values()))
-    return isinstance(data, list) and any(map(refers, data))
+        return not data.keys().isdisjoint({"$energy", "$module"}) or any(map(has_references, data.values()))
+    return isinstance(data, list) and any(map(has_references, data))
 
 
-def unplain(data: Any, source: Source, depth: int = 0) -> Any:
+def decode(data: Any, source: Source, depth: int = 0) -> Any:
     """Returns the value that plain data stand for.
 
     Raises:
@@ -96,12 +96,12 @@ def unplain(data: Any, source: Source, depth: int = 0) -> Any:
     if depth > _DEEPEST:
         raise ValueError("values are nested too deeply")
     if isinstance(data, list):
-        return [unplain(item, source, depth + 1) for item in data]
+        return [decode(item, source, depth + 1) for item in data]
     if not isinstance(data, dict):
         return data
     tags = [key for key in data if key.startswith("$")]
     if not tags:
-        return {key: unplain(item, source, depth + 1) for key, item in data.items()}
+        return {key: decode(item, source, depth + 1) for key, item in data.items()}
     if len(data) != 1:
         raise ValueError(f"{tags[0]} stands beside other keys")
     (tag, content), *_ = data.items()
@@ -113,15 +113,15 @@ def unplain(data: Any, source: Source, depth: int = 0) -> Any:
         case "$module", _:
             return source.module(content)
         case "$distribution", [str(name), dict(arguments), dict(exact)]:
-            return closed_forms.made(name, unplain(arguments, source, depth + 1), unplain(exact, source, depth + 1))
+            return closed_forms.build_distribution(name, decode(arguments, source, depth + 1), decode(exact, source, depth + 1))
         case "$tuple", list():
-            return tuple(unplain(content, source, depth + 1))
+            return tuple(decode(content, source, depth + 1))
         case "$slice", [start, stop, step] if all(end is None or type(end) is int for end in content):
             return slice(start, stop, step)
     raise ValueError(f"{tag} has a content that it cannot have")
 
 
-def plain_recommendation(recommended: Recommendation | None, sink: Sink, hint: str) -> Any:
+def encode_recommendation(recommended: Recommendation | None, sink: Sink, hint: str) -> Any:
     """Returns a recommended sampler as plain data.
 
     Raises:
@@ -129,11 +129,11 @@ def plain_recommendation(recommended: Recommendation | None, sink: Sink, hint: s
     """
     if recommended is None:
         return None
-    options = plain(dict(recommended.options), sink, f"{hint}.recommended")
+    options = encode(dict(recommended.options), sink, f"{hint}.recommended")
     return {"sampler": recommended.sampler, "options": options, "threads": recommended.threads}
 
 
-def unplain_recommendation(data: Any, source: Source) -> Recommendation | None:
+def decode_recommendation(data: Any, source: Source) -> Recommendation | None:
     """Returns the recommended sampler that plain data stand for.
 
     Raises:
@@ -145,7 +145,7 @@ def unplain_recommendation(data: Any, source: Source) -> Recommendation | None:
         raise ValueError("its recommended sampler is incomplete")
     if data["threads"] is not None and type(data["threads"]) is not int:
         raise ValueError(f"its number of threads is {data['threads']!r}")
-    options = unplain(data["options"], source)
+    options = decode(data["options"], source)
     if not isinstance(options, dict):
         raise ValueError("the options of its recommended sampler are no names and values")
     return Recommendation(data["sampler"], options, data["threads"])

@@ -17,7 +17,7 @@ from composable_energy.identity import Origin, part_of, token_of, tokens_in
 from composable_energy.lift import CallableEnergy
 from composable_energy.saving.modules import modes_of, tensors_of
 from composable_energy.saving.reader import CLASSES
-from composable_energy.saving.values import plain, plain_recommendation, refers
+from composable_energy.saving.values import encode, encode_recommendation, has_references
 
 __all__ = ["write_expression"]
 
@@ -31,7 +31,7 @@ def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]
     writer = _Writer()
     root = writer.energy(energy)
     groups = _groups(writer.references)
-    references = [{**reference.plain(), "group": group} for reference, group in zip(writer.references, groups, strict=True)]
+    references = [{**reference.encode(), "group": group} for reference, group in zip(writer.references, groups, strict=True)]
     return {"expression": str(energy), "references": references, "nodes": writer.nodes, "root": root}, writer.tensors
 
 
@@ -48,7 +48,7 @@ class _Reference:
     tokens: dict[str, str] = field(default_factory=dict)
     recommended: dict[str, Any] = field(default_factory=dict)  # empty where only parts are written, which recommend nothing
 
-    def plain(self) -> dict[str, Any]:
+    def encode(self) -> dict[str, Any]:
         own = self.origin
         return {
             "kind": self.kind,
@@ -91,8 +91,8 @@ class _Writer:
                 f"{hint} is a {type(module).__name__} that no plug-in made, so it cannot be saved. Make it a plug-in, with an entry point "
                 "or `composable_energy.register`, and take it from `get_energy` or `get_encoder`."
             )
-        options = plain(dict(part.origin.options), self, f"{part.origin}.options")
-        if refers(options):
+        options = encode(dict(part.origin.options), self, f"{part.origin}.options")
+        if has_references(options):
             raise ExpressionError(
                 f"{hint} is a part of {part.origin}, which was made of other energies or modules, and cannot be saved alone."
             )
@@ -123,28 +123,28 @@ class _Writer:
     def _node(self, energy: Energy) -> dict[str, Any]:
         name = type(energy).__name__
         if part_of(energy) is not None or CLASSES.get(name) is not type(energy):
-            return self._made(energy)
+            return self._encode_built(energy)
         terms = [self.energy(term) for term in energy.terms]
         hint = energy.name or name
-        config = {part: plain(value, self, f"{hint}.{part}") for part, value in energy.config().items()}
+        config = {part: encode(value, self, f"{hint}.{part}") for part, value in energy.config().items()}
         node = {"class": name, "terms": terms, "config": config}
         if not terms:
             node["token"] = token_of(energy)
         if energy.recommended is not None and energy.recommended != common_recommendation(energy.terms):
-            node["recommended"] = plain_recommendation(energy.recommended, self, hint)
+            node["recommended"] = encode_recommendation(energy.recommended, self, hint)
         return node
 
-    def _made(self, energy: Energy) -> dict[str, Any]:
+    def _encode_built(self, energy: Energy) -> dict[str, Any]:
         """What a plug-in made: a part of a reference, or a node of its own where its options hold other energies or modules."""
         part = part_of(energy)
         if part is not None and part.path:
             return {"class": "reference", "terms": [], "config": {"of": self.module(energy, str(energy))}}
         origin = _origin_by_class(energy) if part is None else part.origin
-        options = plain(dict(origin.options), self, f"{origin}.options")
-        if refers(options):
+        options = encode(dict(origin.options), self, f"{origin}.options")
+        if has_references(options):
             reference = _Reference("energy", origin, options)
             self._hold(reference, energy, "")
-            return {"class": "made", "terms": [], "config": reference.plain()}
+            return {"class": "made", "terms": [], "config": reference.encode()}
         index = self._reference("energy", origin, options)
         self._hold(self.references[index], energy, "")
         return {"class": "reference", "terms": [], "config": {"of": [index, ""]}}
@@ -161,7 +161,7 @@ class _Writer:
             return
         reference.holds.append(module)
         if isinstance(module, Energy) and not prefix:
-            reference.recommended = {"recommended": plain_recommendation(module.recommended, self, str(reference.origin))}
+            reference.recommended = {"recommended": encode_recommendation(module.recommended, self, str(reference.origin))}
         reference.modes |= modes_of(module, prefix)
         reference.tokens |= {f"{prefix}{path}".rstrip("."): token for path, token in tokens_in(module).items()}
         for path, tensor in tensors_of(module, str(reference.origin)).items():

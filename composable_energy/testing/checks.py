@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
 
-__all__ = ["Check", "SkipCheck", "close", "run", "validated"]
+__all__ = ["Check", "SkipCheck", "assert_close", "check_expected_failures", "run_checks"]
 
 
 class SkipCheck(Exception):  # noqa: N818  (no error: the check does not apply)
@@ -46,7 +46,7 @@ class Check:
         return self.name
 
 
-def run(checks: Iterable[Check], expected_failures: Mapping[str, str] | None = None) -> None:
+def run_checks(checks: Iterable[Check], expected_failures: Mapping[str, str] | None = None) -> None:
     """Runs all checks and tells of all that fail at once.
 
     Args:
@@ -59,7 +59,7 @@ def run(checks: Iterable[Check], expected_failures: Mapping[str, str] | None = N
         OptionError: A name in `expected_failures` is that of no check.
     """
     checks = list(checks)
-    expected = validated(checks, expected_failures)
+    expected = check_expected_failures(checks, expected_failures)
     failures = []
     for check in checks:
         try:
@@ -77,7 +77,7 @@ def run(checks: Iterable[Check], expected_failures: Mapping[str, str] | None = N
         raise AssertionError(f"{len(failures)} of {len(checks)} checks fail:\n{told}") from failures[0][1]
 
 
-def validated(checks: Iterable[Check], expected_failures: Mapping[str, str] | None) -> Mapping[str, str]:
+def check_expected_failures(checks: Iterable[Check], expected_failures: Mapping[str, str] | None) -> Mapping[str, str]:
     """Returns the expected failures.
 
     Raises:
@@ -91,7 +91,7 @@ def validated(checks: Iterable[Check], expected_failures: Mapping[str, str] | No
     return expected
 
 
-def close(a: Tensor, b: Tensor, what: str, *, factor: float = 1.0, network: nn.Module | None = None) -> None:
+def assert_close(a: Tensor, b: Tensor, what: str, *, factor: float = 1.0, network: nn.Module | None = None) -> None:
     r"""Asserts that two tensors agree to the rounding of their dtype.
 
     Processors add the terms of a sum in different orders, and the same processor does for batches of different sizes. With $n$ terms that

@@ -20,8 +20,8 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import twin
 from composable_energy.saving import load
-from composable_energy.testing.checks import Check, SkipCheck, close, run
-from composable_energy.testing.laws import algebra
+from composable_energy.testing.checks import Check, SkipCheck, assert_close, run_checks
+from composable_energy.testing.laws import assert_laws
 
 __all__ = ["check_energy", "energy_checks"]
 
@@ -39,7 +39,7 @@ def check_energy(energy: EnergyOrMaker, x: Tensor, *, expected_failures: Mapping
     Raises:
         AssertionError: It does not; the message has a line for each check that fails.
     """
-    run(energy_checks(energy, x), expected_failures)
+    run_checks(energy_checks(energy, x), expected_failures)
 
 
 def energy_checks(energy: EnergyOrMaker, x: Tensor) -> list[Check]:
@@ -123,9 +123,9 @@ def _shape(energy: Energy, x: Tensor) -> None:
 
 def _rows(energy: Energy, x: Tensor) -> None:
     energies = _values(energy, x)
-    close(torch.cat([_values(energy, x[i : i + 1]) for i in range(len(x))]), energies, "alone and in a batch", network=energy)
-    close(_values(energy, x.flip(0)), energies.flip(0), "in another order", network=energy)
-    close(_values(energy, torch.cat([x[:1], 10 * x[1:] + 1]))[:1], energies[:1], "beside other points", factor=10, network=energy)
+    assert_close(torch.cat([_values(energy, x[i : i + 1]) for i in range(len(x))]), energies, "alone and in a batch", network=energy)
+    assert_close(_values(energy, x.flip(0)), energies.flip(0), "in another order", network=energy)
+    assert_close(_values(energy, torch.cat([x[:1], 10 * x[1:] + 1]))[:1], energies[:1], "beside other points", factor=10, network=energy)
 
 
 def _gradient(energy: Energy, x: Tensor) -> None:
@@ -155,7 +155,7 @@ def _dtypes(energy: Energy, x: Tensor) -> None:
     for dtype in (torch.float32, torch.float64):
         results[dtype] = _values(copy.deepcopy(energy).to(dtype), x.to(dtype))
         assert results[dtype].dtype == dtype, f"points of {dtype} have energies of {results[dtype].dtype}"
-    close(results[torch.float64].float(), results[torch.float32], "float32 and float64", factor=1000)
+    assert_close(results[torch.float64].float(), results[torch.float32], "float32 and float64", factor=1000)
 
 
 def _input(energy: Energy, x: Tensor) -> None:
@@ -206,12 +206,12 @@ def _evidence(energy: Energy, x: Tensor) -> None:
     assert total.shape == (len(x),), f"evidence has shape {tuple(total.shape)}, expected ({len(x)},)"
     for base in energy.bases:
         total = total + base(x)
-    close(total, energy(x), "bases and evidence", factor=10)
+    assert_close(total, energy(x), "bases and evidence", factor=10)
 
 
 def _algebra(energy: Energy, x: Tensor) -> None:
     _needs_value(energy)
-    algebra(energy, x)
+    assert_laws(energy, x)
     if energy.no_complement is None:
         assert negate(negate(energy)) is energy, "~~A is not A"
 

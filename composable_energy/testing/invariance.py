@@ -15,14 +15,14 @@ from torch import Tensor
 from composable_energy.noise import Noise
 from composable_energy.testing.targets import Banana
 
-__all__ = ["departures", "stays_exact"]
+__all__ = ["assert_invariant", "measure_deviations"]
 
 _CHAINS, _STEPS = 20_000, 20
 _MOST_ERRORS = 4.5  # standard errors; a right sampler is beyond for one of the five in 1 of 30,000 seeds
 _MOST_DISTANCE = 2.47  # Kolmogorov's distance times the root of n; p = 1e-5
 
 
-def stays_exact(draw: Callable[..., Tensor], **options: Any) -> None:
+def assert_invariant(draw: Callable[..., Tensor], **options: Any) -> None:
     """Asserts that exact draws of the banana are exact draws after 20 steps.
 
     Args:
@@ -31,7 +31,7 @@ def stays_exact(draw: Callable[..., Tensor], **options: Any) -> None:
     """
     target = Banana()
     start = target.exact(Noise(0, range(_CHAINS)).child("exact draws"))
-    errors, distance = departures(target.whitened(draw(target, (_CHAINS, 2), init=start, steps=_STEPS, **options)))
+    errors, distance = measure_deviations(target.whitened(draw(target, (_CHAINS, 2), init=start, steps=_STEPS, **options)))
     worst = max(errors, key=lambda name: errors[name])
     assert errors[worst] < _MOST_ERRORS, (
         f"exact draws do not stay exact: after {_STEPS} steps the {worst} is {errors[worst]:.1f} standard errors off"
@@ -39,7 +39,7 @@ def stays_exact(draw: Callable[..., Tensor], **options: Any) -> None:
     assert distance < _MOST_DISTANCE, f"exact draws do not stay exact: after {_STEPS} steps Kolmogorov and Smirnov give p < 1e-5"
 
 
-def departures(white: Tensor) -> tuple[dict[str, float], float]:
+def measure_deviations(white: Tensor) -> tuple[dict[str, float], float]:
     r"""How far points are from standard normal ones.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any
 
-from composable_energy.testing.checks import Check, SkipCheck, validated
+from composable_energy.testing.checks import Check, SkipCheck, check_expected_failures
 
 __all__ = ["parametrize_with_checks"]
 
@@ -24,7 +24,7 @@ def parametrize_with_checks(checks: Iterable[Check], *, expected_failures: Mappi
     import pytest
 
     checks = list(checks)
-    expected = validated(checks, expected_failures)
+    expected = check_expected_failures(checks, expected_failures)
 
     def skipping(check: Check) -> Check:
         @wraps(check.function)

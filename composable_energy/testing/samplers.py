@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from composable_energy.energy import Energy
 from composable_energy.noise import Noise
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
-from composable_energy.testing.checks import Check, SkipCheck, close, run
-from composable_energy.testing.invariance import stays_exact
+from composable_energy.testing.checks import Check, SkipCheck, assert_close, run_checks
+from composable_energy.testing.invariance import assert_invariant
 from composable_energy.testing.targets import Banana, Gaussian
 
 __all__ = ["check_sampler", "sampler_checks"]
@@ -46,7 +46,7 @@ def check_sampler(
     Raises:
         AssertionError: It does not; the message has a line for each check that fails.
     """
-    run(sampler_checks(sampler, steps=steps, variance=variance, bias=bias, exact=exact), expected_failures)
+    run_checks(sampler_checks(sampler, steps=steps, variance=variance, bias=bias, exact=exact), expected_failures)
 
 
 def sampler_checks(
@@ -89,7 +89,7 @@ class _Subject:
     exact: bool | None
 
     def draw(self, energy: Energy, shape: tuple[int, ...], *, few: bool = True, **options: Any) -> Tensor:
-        steps = min(self.steps or 5, 5) if few and self.made.total_steps is None else self.steps
+        steps = min(self.steps or 5, 5) if few and self.instance.total_steps is None else self.steps
         return sample(energy, shape, sampler=self.sampler, steps=steps, **{"seed": 0, "batch_size": None, **options})
 
     @cached_property
@@ -97,7 +97,7 @@ class _Subject:
         """The sampler, with what it leaves open settled on a unit Gaussian."""
         noise = Noise(seed=0, chains=range(64)).child("pilot")
         with torch.no_grad():
-            return self.made.tune(_target(), noise.normal(torch.zeros(64, 2, dtype=torch.float64)), noise)
+            return self.instance.tune(_target(), noise.normal(torch.zeros(64, 2, dtype=torch.float64)), noise)
 
     @cached_property
     def rejects(self) -> bool:
@@ -111,7 +111,7 @@ class _Subject:
             return self.tuned.step(energy, self.tuned.init(energy, start, noise), noise.at(step))
 
     @property
-    def made(self) -> Sampler:
+    def instance(self) -> Sampler:
         if isinstance(self.sampler, Sampler):
             return self.sampler
         if isinstance(self.sampler, str):
@@ -171,7 +171,7 @@ def _exact(subject: _Subject) -> None:
         raise SkipCheck("it is not exact")
     if subject.exact is None and not subject.rejects:
         raise SkipCheck("it never rejects, so a step is not exact; `exact=True` insists")
-    stays_exact(sample, sampler=subject.sampler, seed=0)
+    assert_invariant(sample, sampler=subject.sampler, seed=0)
 
 
 def _noise(subject: _Subject) -> None:
@@ -184,19 +184,19 @@ def _noise(subject: _Subject) -> None:
 def _chunks(subject: _Subject) -> None:
     whole = subject.draw(_target(), (11, 2))
     for size in (1, 4):
-        close(subject.draw(_target(), (11, 2), batch_size=size), whole, f"batch_size {size} and all at once")
+        assert_close(subject.draw(_target(), (11, 2), batch_size=size), whole, f"batch_size {size} and all at once")
     if subject.rejects:  # so that each chain decides for itself
         options = {"sampler": subject.tuned, "steps": 20 if subject.tuned.total_steps is None else None, "seed": 0}
         parts, whole = (sample(Banana(), (40, 2), batch_size=size, **options) for size in (17, None))
-        close(parts, whole, "batch_size 17 and all at once")
+        assert_close(parts, whole, "batch_size 17 and all at once")
 
 
 def _resume(subject: _Subject) -> None:
-    if subject.made.total_steps is not None:
+    if subject.instance.total_steps is not None:
         raise SkipCheck("it has an end of its own")
     whole = sample(_target(), (5, 2), sampler=subject.sampler, steps=6, seed=0)
     _, trace = sample(_target(), (5, 2), sampler=subject.sampler, steps=2, seed=0, trace=True)
-    close(sample(_target(), (5, 2), steps=4, resume=trace), whole, "stopped and resumed, and at once")
+    assert_close(sample(_target(), (5, 2), steps=4, resume=trace), whole, "stopped and resumed, and at once")
 
 
 def _state(subject: _Subject) -> None:
@@ -211,14 +211,14 @@ def _state(subject: _Subject) -> None:
             assert not changed, f"a step changes {', '.join(changed)} of its state in place; return a new one"
             state = after
         energies, gradients = energy_and_gradient(energy, state.x)
-    close(state.energy, energies, "energies of the state and of its points", factor=10)
+    assert_close(state.energy, energies, "energies of the state and of its points", factor=10)
     if state.grad.any():  # a sampler that needs no gradients keeps zeros
-        close(state.grad, gradients, "gradients of the state and of its points", factor=10)
+        assert_close(state.grad, gradients, "gradients of the state and of its points", factor=10)
 
 
 def _gradients(subject: _Subject) -> None:
     network = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).double()
-    energy = _Networked(network)
+    energy = _NetworkEnergy(network)
     drawn = subject.draw(energy, (4, 2))
     assert drawn.grad_fn is None and not drawn.requires_grad, "draws carry a graph"
     assert all(p.grad is None for p in network.parameters()), "weights got a gradient"
@@ -234,12 +234,12 @@ def _input(subject: _Subject) -> None:
 def _modes(subject: _Subject) -> None:
     network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 1)).double().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    subject.draw(_Networked(network), (4, 2))
+    subject.draw(_NetworkEnergy(network), (4, 2))
     assert all(module.training for module in network.modules()), "modules are in eval mode afterwards"
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items()), "running statistics have changed"
 
 
-class _Networked(Gaussian):
+class _NetworkEnergy(Gaussian):
     """A Gaussian that a network bends."""
 
     def __init__(self, network: nn.Module) -> None:

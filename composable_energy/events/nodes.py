@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from composable_energy.events.cells import ChainLabels, Interval
 from composable_energy.events.variables import Variable
 
-__all__ = ["Atom", "Merge", "Node"]
+__all__ = ["Atom", "NodeMerger", "Operation"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,19 +27,19 @@ class Atom:
 
 
 @dataclass(frozen=True)
-class Node:
+class Operation:
     """`all`, `any` or `not` of earlier nodes."""
 
     operator: str
     operands: tuple[int, ...]
 
 
-class Merge:
+class NodeMerger:
     """Puts formulas together: equal variables and equal nodes become one."""
 
     def __init__(self) -> None:
         self.variables: list[Variable] = []
-        self.nodes: list[Atom | Node] = []
+        self.nodes: list[Atom | Operation] = []
         self._variables: dict[Hashable, list[int]] = {}
         self._nodes: dict[Hashable, int] = {}
 
@@ -52,10 +52,10 @@ class Merge:
             places.append(place)
             self.variables.append(variable)
         else:
-            self.variables[place] = self.variables[place].merged(variable)
+            self.variables[place] = self.variables[place].merge(variable)
         return place
 
-    def add(self, node: Atom | Node) -> int:
+    def add(self, node: Atom | Operation) -> int:
         """Adds a node; returns its place."""
         key = (node.variable, node.values) if isinstance(node, Atom) else (node.operator, frozenset(node.operands))
         place = self._nodes.setdefault(key, len(self.nodes))
@@ -63,12 +63,12 @@ class Merge:
             self.nodes.append(node)
         return place
 
-    def append(self, nodes: Sequence[Atom | Node], variables: Sequence[int]) -> int:
+    def append(self, nodes: Sequence[Atom | Operation], variables: Sequence[int]) -> int:
         """Adds the nodes of a formula, given the places of its variables; returns the place of its root."""
         places: list[int] = []
         for node in nodes:
             if isinstance(node, Atom):
                 places.append(self.add(Atom(variables[node.variable], node.values, node.name)))
             else:
-                places.append(self.add(Node(node.operator, tuple(places[i] for i in node.operands))))
+                places.append(self.add(Operation(node.operator, tuple(places[i] for i in node.operands))))
         return places[-1]
