@@ -69,7 +69,7 @@ def test_relative_to_gives_the_corrected_product(base):
     a, b, x = ce.as_energy(normal(1.0, 1.0)), ce.as_energy(normal(-1.0, 0.5)), points()
     product = a.relative_to(base) & b.relative_to(base)
     torch.testing.assert_close(product(x), a(x) + b(x) - base(x))
-    with pytest.raises(ExpressionError, match="relative to base already"):
+    with pytest.raises(ExpressionError, match="already relative to base"):
         Tilt(base, 1.0).relative_to(base)
 
 
@@ -97,7 +97,7 @@ def test_negate_takes_mode_weight_and_offset(base):
 def test_negate_refuses_what_has_no_meaning(base):
     with pytest.raises(OptionError, match="Unknown mode of negation 'maybe'"):
         ce.negate(base, "maybe")
-    with pytest.raises(ExpressionError, match="no event"):
+    with pytest.raises(ExpressionError, match="not an event"):
         ce.negate(Tilt(base, 1.0), "complement")
     with pytest.raises(OptionError, match="positive, got -1"):
         ce.negate(base, weight=-1.0)
@@ -190,7 +190,7 @@ def test_a_difference_keeps_the_gradients_of_weights_that_happen_to_be_equal(bas
 
 @pytest.mark.parametrize("weight", [math.nan, math.inf, "two", torch.tensor(math.nan), torch.tensor(1j), torch.ones(2)])
 def test_a_weight_is_a_finite_number(base, weight):
-    with pytest.raises(OptionError, match="A weight is"):
+    with pytest.raises(OptionError, match="A weight must be"):
         base.sharpened(weight)
     with pytest.raises(OptionError, match="positive and finite"):
         ce.any_of(base, quadratic, weights=[1, math.inf])
@@ -205,7 +205,7 @@ def test_functions_that_take_an_energy_lift_or_say_why_not(base):
 
 def test_as_energy_says_what_it_takes(base):
     assert ce.as_energy(base) is base
-    with pytest.raises(OptionError, match="base is an energy already and takes no options, got name"):
+    with pytest.raises(OptionError, match="base is already an energy and takes no options, got name"):
         ce.as_energy(base, name="another")
     with pytest.raises(TypeError, match="the class Linear; make an instance"):
         ce.as_energy(nn.Linear)
@@ -235,7 +235,7 @@ def test_all_of_and_any_of_take_many(base):
         ce.any_of(base, quadratic, weights=[1.0])
     with pytest.raises(OptionError, match="positive"):
         ce.any_of(base, quadratic, weights=[1.0, -1.0])
-    with pytest.raises(OptionError, match=r"a weight that is learnt stands at a term, as in `w \* A`"):
+    with pytest.raises(OptionError, match=r"for a learnable weight write `w \* A`"):
         ce.any_of(base, quadratic, weights=[1.0, nn.Parameter(torch.tensor(2.0))])
     calibrated = ce.Disjunction(base, ce.as_energy(quadratic), log_z=[0.0, math.log(2 * math.pi)])
     torch.testing.assert_close(calibrated(x), -torch.log((-base(x)).exp() + (-quadratic(x)).exp() / (2 * math.pi)))
@@ -345,9 +345,9 @@ def test_modules_of_torchscript_are_energies(base):
 def test_names_that_no_term_takes_are_errors(base):
     energy = ce.as_energy(lambda x, label, sigma=1.0: x.square().sum(1) + label, name="energy")
     x = points()
-    with pytest.raises(ExpressionError, match=r"energy takes no lable: did you mean label\?"):
+    with pytest.raises(ExpressionError, match=r"energy takes no lable. Did you mean 'label'\?"):
         energy.given(lable=3)
-    with pytest.raises(ExpressionError, match=r"takes no sgima: did you mean sigma\?"):
+    with pytest.raises(ExpressionError, match=r"takes no sgima. Did you mean 'sigma'\?"):
         energy(x, label=1, sgima=1.0)
     with pytest.raises(ExpressionError, match="takes no y"):
         (energy & base).evidence(x, label=1, y=3)
@@ -362,9 +362,9 @@ def test_a_second_binding_is_an_error():
     energy = ce.as_energy(lambda x, sigma: sigma * x.square().sum(1))
     other = ce.as_energy(lambda x, sigma: sigma + x.sum(1))
     x = points()
-    with pytest.raises(ExpressionError, match="takes no sigma: it is bound already"):
+    with pytest.raises(ExpressionError, match="takes no sigma. It is already bound"):
         energy.at(2.0).at(3.0)
-    with pytest.raises(ExpressionError, match="takes no sigma: it is bound already"):
+    with pytest.raises(ExpressionError, match="takes no sigma. It is already bound"):
         energy.at(2.0)(x, sigma=3.0)
     torch.testing.assert_close((energy.at(2.0) & other).at(3.0)(x), energy.at(2.0)(x) + other.at(3.0)(x))
 
@@ -378,12 +378,12 @@ def test_infer_finds_the_condition_behind_points():
     torch.testing.assert_close(found.probabilities, expected)
     together = energy.infer(x, over={"y": torch.tensor([0.0, 1.5])}, joint=True)
     assert together.probabilities.shape == (1, 2) and together.best[0]["y"] == 1.5
-    with pytest.raises(OptionError, match=r"asked to infer over \['z'\]"):
+    with pytest.raises(OptionError, match=r"got candidates of \['z'\]"):
         energy.infer(x, over={"z": [0.0]})
     with pytest.raises(OptionError, match="at least one candidate"):
         energy.infer(x, over={"y": []})
     for single in (1.0, torch.tensor(1.0)):
-        with pytest.raises(OptionError, match="Candidates are listed"):
+        with pytest.raises(OptionError, match="Candidates must be lists"):
             energy.infer(x, over={"y": single})  # pyright: ignore[reportArgumentType]
 
 
@@ -413,7 +413,7 @@ def test_an_energy_of_seen_points_is_pulled_back_to_the_latents():
     torch.testing.assert_close(seen.pull_back(decoder)(z), seen(decoder(z)))
     torch.testing.assert_close(seen.pull_back(decoder).at(0.5)(z), seen(decoder(z / 1.25)))
     torch.testing.assert_close(seen.pull_back(decoder, damping=20).at(0.5)(z), seen(decoder(z / 1.25)) / 6)
-    with pytest.raises(OptionError, match="damping must be at least 0"):
+    with pytest.raises(OptionError, match="damping must be a number of at least 0"):
         seen.pull_back(decoder, damping=-1)
 
 
@@ -434,7 +434,7 @@ def test_a_prior_is_not_pulled_back_by_accident():
         for tree in (prior & seen.pull_back(decoder), seen.pull_back(decoder) & prior):
             torch.testing.assert_close(tree(z), prior(z) + seen(decoder(z)))
             assert tree.decoder is decoder and tree.event_shape == (2,)
-    with pytest.raises(ExpressionError, match=r"Does it take latent or decoded points\?"):
+    with pytest.raises(ExpressionError, match="For decoded points write"):
         ce.as_energy(lambda x: x.sum(1)) & seen.pull_back(decoder)
 
 
@@ -442,7 +442,7 @@ def test_a_prior_of_the_shape_of_decoded_points_is_not_pulled_back_in_silence():
     decoder = torch.nn.Linear(2, 2, dtype=torch.float64)  # whose latent points may have any shape, as far as it says
     prior, seen = (ce.as_energy(torch.distributions.Normal(torch.full((2,), mean), 1.0)) for mean in (0.0, 1.0))
     for join in (lambda a, b: a & b, lambda a, b: b & a, lambda a, b: a | b):
-        with pytest.raises(ExpressionError, match=r"Does it take latent or decoded points\?"):
+        with pytest.raises(ExpressionError, match="For decoded points write"):
             join(prior, seen.pull_back(decoder))
     latent = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0), decoder=decoder)
     torch.testing.assert_close((latent & seen.pull_back(decoder))(points()), prior(points()) + seen(decoder(points())))
@@ -452,7 +452,7 @@ def test_two_decoders_in_one_tree_are_named():
     with pytest.raises(ExpressionError, match="Doubler and Doubler"):
         latent(Doubler()) | latent(Doubler())
     decoder = Doubler()
-    with pytest.raises(ExpressionError, match="lives in a latent space already"):
+    with pytest.raises(ExpressionError, match="is already an energy of latent points"):
         latent(decoder).pull_back(decoder)
 
 
@@ -487,7 +487,7 @@ class Linears(nn.Module):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (torch.zeros(2, 5), ShapeError, r"latent points of shape \(B, 2\) or what its decoder Linears encodes, .* shape \(2, 5\) is not"),
+        (torch.zeros(2, 5), ShapeError, r"latent points of shape \(B, 2\) or points that its decoder Linears can encode; .* shape \(2, 5\) failed"),
         (torch.zeros(2, 3, dtype=torch.int64), DtypeError, "floating dtype, got torch.int64; for images"),
         (torch.zeros(2, 3, dtype=torch.float64), DtypeError, "has torch.float32 weights, the points are torch.float64"),
         ([[0.0, 0.0, 0.0]], DtypeError, "takes a tensor of points, got list"),

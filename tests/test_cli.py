@@ -307,7 +307,7 @@ def test_single_energy_has_no_members(capsys: pytest.CaptureFixture[str]):
         assert run("sample", "bowl/2", "--in", "toys") == 2
         assert "Unknown name `bowl/2`; a division has spaces around it: `bowl / 2`." in capsys.readouterr().err
         assert run("sample", "bright", "--in", "bowl") == 2
-        assert "'bowl' is a single one and has no members." in capsys.readouterr().err
+        assert "'bowl' is not a family and has no members." in capsys.readouterr().err
 
 
 # explain ------------------------------------------------------------------------------------------------------------------------------

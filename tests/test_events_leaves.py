@@ -432,5 +432,5 @@ def test_a_candidate_that_makes_a_contradiction_has_the_probability_zero(x):
     zero, one = (ClassifierEnergy(network, label, base) for label in (0, 1))
     found = (zero.at(1.0) & one).infer(x, over={"sigma": [1.0, 2.0]})
     torch.testing.assert_close(found.probabilities, torch.tensor([[0.0, 1.0]] * 6).double())
-    with pytest.raises(ContradictionError, match="under any candidate"):
+    with pytest.raises(ContradictionError, match="for any candidate"):
         (zero.at(1.0) & one).infer(x, over={"sigma": [1.0, torch.tensor(1.0)]})

@@ -9,7 +9,7 @@ import torch._dynamo.testing
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, PluginLoadError, PluginNotFound, ShapeError
-from composable_energy.kernels import Kernel, choosing, langevin_step, normal, operators
+from composable_energy.kernels import Kernel, dispatch, langevin_step, normal, operators
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise
 from composable_energy.testing import check_kernel, kernel_checks
@@ -107,7 +107,7 @@ def test_a_step_can_be_differentiated(recorded):
     noise = Noise(0, range(3))
     with pytest.raises(OptionError, match="a gradient of the step itself"):
         langevin_step(x.float(), g.float(), noise=Noise(0, range(3), kind="philox"), drift=0.25, scale=1.0)
-    choosing.os.environ[SWITCH] = "torch"
+    dispatch.os.environ[SWITCH] = "torch"
     by_x, by_g = torch.autograd.grad(langevin_step(x, g, noise=noise, drift=0.25, scale=1.0, keep=0.5).sum(), (x, g))
     assert torch.equal(by_x, torch.full_like(x, 0.5)) and torch.equal(by_g, torch.full_like(x, -0.25))
 
@@ -254,9 +254,9 @@ class TestChoice:
         monkeypatch.delenv(SWITCH, raising=False)
         kernel, meta = Recorded(), torch.zeros(4, 3, device="meta")
         with ce.register("kernel", "recorded", lambda: kernel), caplog.at_level(logging.WARNING, "composable_energy.kernels"):
-            assert choosing.kernel_for(meta, [meta], self.noise) is kernel
+            assert dispatch.kernel_for(meta, [meta], self.noise) is kernel
             for _ in range(3):
-                assert choosing.kernel_for(meta.double(), [], self.noise) is None
+                assert dispatch.kernel_for(meta.double(), [], self.noise) is None
         told = [record.message for record in caplog.records]
         assert sum("run in torch, without a fused kernel (recorded: it takes no float64)" in line for line in told) == 1
 

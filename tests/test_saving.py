@@ -512,7 +512,7 @@ def test_an_unknown_plugin_names_who_wrote_it(site, tmp_path):
 
     shutil.rmtree(site / "acme_bowls-2.3.dist-info")
     ce.refresh()
-    with pytest.raises(PluginNotFound, match=r"'bowl' cannot be made here. It is from acme-bowls 2.3; install that"):
+    with pytest.raises(PluginNotFound, match=r"'bowl' cannot be built here. It is from acme-bowls 2.3; install that"):
         ce.load(tmp_path / "saved")
     with ce.register("energy", "bowl", normal):  # who registers the name says what to take
         assert ce.load(tmp_path / "saved")(X).equal((2 * normal())(X))

@@ -1,4 +1,4 @@
-"""The algebra of energies: nodes of expressions, and the rules by which operators build them."""
+"""The algebra of energies: the nodes of expressions, and the rules of operators."""
 
 from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.disjunction import Disjunction

@@ -1,4 +1,4 @@
-"""Expressions as text."""
+"""Text of expressions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from composable_energy.energy import Energy
 
 __all__ = ["format_operand", "join_operands", "tree"]
 
-_TEXTS: ContextVar[dict[Energy, str] | None] = ContextVar("texts", default=None)  # each part is written once
-_LONGEST = 20_000  # characters of an expression that are written
+_TEXTS: ContextVar[dict[Energy, str] | None] = ContextVar("texts", default=None)  # the texts of parts, formatted once
+_LONGEST = 20_000  # characters
 
 
 def format_operand(energy: Energy, precedence: int) -> str:
-    """Returns an operand as written inside a node, in parentheses where it binds less tightly."""
+    """Returns the text of an operand, in parentheses if its precedence is lower."""
     texts = _TEXTS.get()
     if texts is None:
         token = _TEXTS.set({})
@@ -29,7 +29,7 @@ def format_operand(energy: Energy, precedence: int) -> str:
 
 
 def join_operands(terms: Sequence[Energy], sign: str, precedence: int) -> str:
-    """Returns operands as written with a sign between them; the middle of a long text is left out."""
+    """Returns the texts of operands joined by an operator; the middle of a long text is left out."""
     texts = {term: format_operand(term, precedence) for term in dict.fromkeys(terms)}
     return _shortened(sign.join(texts[term] for term in terms))
 
@@ -39,7 +39,7 @@ def _shortened(text: str) -> str:
 
 
 def tree(energy: Energy) -> str:
-    """Returns an expression as a tree with one line for each term; a sub-expression that occurs again is drawn once."""
+    """Returns an expression as a tree with one line for each term; the terms of a repeated part are drawn once."""
     return "\n".join(_branches(energy, set()))
 
 

@@ -128,7 +128,7 @@ class LabelCells(Cells):
     groups: tuple[tuple[Label, ...], ...]
 
     @classmethod
-    def of(cls, sets: Iterable[frozenset[int] | ChainLabels], count: int | None) -> LabelCells:
+    def from_sets(cls, sets: Iterable[frozenset[int] | ChainLabels], count: int | None) -> LabelCells:
         """Cuts labels by sets of them.
 
         Raises:
@@ -192,7 +192,7 @@ class IntervalCells(Cells):
     ends: tuple[End, ...]
 
     @classmethod
-    def of(cls, intervals: Iterable[Interval]) -> IntervalCells:
+    def from_intervals(cls, intervals: Iterable[Interval]) -> IntervalCells:
         """Cuts the line at the ends of intervals.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.conditions import CHAINS, own_copy, rows_for
+from composable_energy.conditions import CHAINS, copy_condition, rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.events.cells import End, Interval
@@ -139,7 +139,7 @@ class DensityEnergy(HeadEnergy):
     ) -> None:
         super().__init__(base, name)
         self.network = network
-        self.register_buffer("c", None if c is None else own_copy(c))
+        self.register_buffer("c", None if c is None else copy_condition(c))
         self._variable = Continuous(network, base, columns_of(columns), dims=dims)
         self.no_complement = "a point has no complement: use `.near(c, r)`, whose complement is outside of r"
 

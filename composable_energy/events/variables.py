@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid
 
 from composable_energy.checks import check_weights
-from composable_energy.conditions import CHAINS, Parameters, bound_rows, own_copy, parameters_of, rows_for, without_graph
+from composable_energy.conditions import CHAINS, Parameters, bound_rows, copy_condition, detach_conditions, parameters_of, rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
 from composable_energy.events.cells import Cells, ChainLabels, Interval, IntervalCells, LabelCells
@@ -71,7 +71,7 @@ class Variable(ABC):
         return type(self) is type(other) and self.columns == other.columns and self.shares_network(other)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "bound": without_graph(self.bound)}
+        return {**vars(self), "bound": detach_conditions(self.bound)}
 
     @property
     def conditions(self) -> frozenset[str]:
@@ -92,7 +92,7 @@ class Variable(ABC):
             base = base.given(**{name: value for name, value in conditions.items() if name in base.conditions})
         if not own and base is self.base:
             return self
-        return replace(self, base=base, bound={**self.bound, **{name: own_copy(value) for name, value in own.items()}})
+        return replace(self, base=base, bound={**self.bound, **{name: copy_condition(value) for name, value in own.items()}})
 
     def evaluate(self, x: Tensor, conditions: Mapping[str, Any]) -> Any:
         """Returns the network's output.

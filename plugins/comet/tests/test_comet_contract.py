@@ -265,7 +265,7 @@ def test_the_file_of_options_may_be_edited_without_its_checksum(x, tmp_path):
     told = json.loads((tmp_path / "comet.json").read_text())
     told["energy"]["iterations"] = 3
     (tmp_path / "comet.json").write_text(json.dumps(told))
-    with pytest.raises(FileFormatError, match="remove its line `checksum`"):
+    with pytest.raises(FileFormatError, match="delete its line `checksum`"):
         load_comet(tmp_path)
     del told["checksum"]
     (tmp_path / "comet.json").write_text(json.dumps(told))
