@@ -345,9 +345,9 @@ def test_modules_of_torchscript_are_energies(base):
 def test_names_that_no_term_takes_are_errors(base):
     energy = ce.as_energy(lambda x, label, sigma=1.0: x.square().sum(1) + label, name="energy")
     x = points()
-    with pytest.raises(ExpressionError, match=r"energy takes no lable. Did you mean 'label'\?"):
+    with pytest.raises(ExpressionError, match=r"energy takes no lable\. Did you mean 'label'\?"):
         energy.given(lable=3)
-    with pytest.raises(ExpressionError, match=r"takes no sgima. Did you mean 'sigma'\?"):
+    with pytest.raises(ExpressionError, match=r"takes no sgima\. Did you mean 'sigma'\?"):
         energy(x, label=1, sgima=1.0)
     with pytest.raises(ExpressionError, match="takes no y"):
         (energy & base).evidence(x, label=1, y=3)
@@ -362,9 +362,9 @@ def test_a_second_binding_is_an_error():
     energy = ce.as_energy(lambda x, sigma: sigma * x.square().sum(1))
     other = ce.as_energy(lambda x, sigma: sigma + x.sum(1))
     x = points()
-    with pytest.raises(ExpressionError, match="takes no sigma. It is already bound"):
+    with pytest.raises(ExpressionError, match=r"takes no sigma\. It is already bound"):
         energy.at(2.0).at(3.0)
-    with pytest.raises(ExpressionError, match="takes no sigma. It is already bound"):
+    with pytest.raises(ExpressionError, match=r"takes no sigma\. It is already bound"):
         energy.at(2.0)(x, sigma=3.0)
     torch.testing.assert_close((energy.at(2.0) & other).at(3.0)(x), energy.at(2.0)(x) + other.at(3.0)(x))
 
@@ -487,7 +487,7 @@ class Linears(nn.Module):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (torch.zeros(2, 5), ShapeError, r"latent points of shape \(B, 2\) or points that its decoder Linears can encode; .* shape \(2, 5\) failed"),
+        (torch.zeros(2, 5), ShapeError, r"latent points of shape \(B, 2\) or points .* can encode; .* shape \(2, 5\) failed"),
         (torch.zeros(2, 3, dtype=torch.int64), DtypeError, "floating dtype, got torch.int64; for images"),
         (torch.zeros(2, 3, dtype=torch.float64), DtypeError, "has torch.float32 weights, the points are torch.float64"),
         ([[0.0, 0.0, 0.0]], DtypeError, "takes a tensor of points, got list"),

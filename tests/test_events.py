@@ -218,7 +218,7 @@ def test_labels_that_are_all_there_are():
     assert conjoin([complement(Formula.atom(known, {label})) for label in (0, 1)]).constant is False
     assert conjoin([complement(zero), complement(Formula.atom(known, {1}))]).constant is False  # one variable: what one knows, both know
     assert Formula.atom(known, {0, 1}).constant is True and Formula.atom(known, ()).constant is False
-    with pytest.raises(OptionError, match="Label 5 was asked for, but there are 2 labels"):
+    with pytest.raises(OptionError, match="Label 5 is out of range: there are 2 labels"):
         Formula.atom(known, {5})
     with pytest.raises(OptionError, match="there are 2 labels"):
         value(WORLD.atom(1, frozenset({5})))
@@ -296,11 +296,11 @@ def test_a_formula_in_a_bad_order_is_refused_with_its_size():
 def test_a_table_has_a_limit():
     from composable_energy.events.diagram import DiagramBuilder
 
-    table = DiagramBuilder(limit=5)
-    ors = table.either(table.node(0, (0, 1)), table.node(2, (0, 1)))
+    builder = DiagramBuilder(limit=5)
+    ors = builder.disjoin(builder.node(0, (0, 1)), builder.node(2, (0, 1)))
     with pytest.raises(ExpressionError, match="more than 5 nodes"):
         for level in range(3, 9):
-            ors = table.both(ors, table.node(level, (0, 1)))
+            ors = builder.conjoin(ors, builder.node(level, (0, 1)))
 
 
 def test_parity_of_thirty_fair_heads_is_a_half():

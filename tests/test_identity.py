@@ -441,7 +441,7 @@ def test_rebuilding_takes_other_terms_and_arguments():
     torch.testing.assert_close((2 * a).rebuild(weight=3.0)(X), 3 * a(X))
     assert Ring(1.0).rebuild(radius=2.0).equals(Ring(2.0)) is False  # another origin
     torch.testing.assert_close((a & b).rebuild(b, c)(X), b(X) + c(X))
-    with pytest.raises(ExpressionError, match="takes no wieght. Did you mean 'weight'"):
+    with pytest.raises(ExpressionError, match=r"takes no wieght\. Did you mean 'weight'"):
         (2 * a).rebuild(wieght=3.0)
     with pytest.raises(ExpressionError, match="has no `config"):
         c.rebuild(slope=2.0)

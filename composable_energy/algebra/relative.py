@@ -133,7 +133,7 @@ class PulledBack(Node):
         if operand.decoder is not None:
             raise ExpressionError(f"{operand} is already an energy of latent points, of the decoder {type(operand.decoder).__name__}.")
         if "sigma" in operand.required_conditions:
-            raise ExpressionError(f"{operand} depends on sigma, which is the noise of latent points here: bind it first, with `.at(sigma)`.")
+            raise ExpressionError(f"{operand} depends on sigma, here the noise of latent points: bind it first, with `.at(sigma)`.")
         super().__init__(operand)
         token_of(decoder)
         self.generator = decoder
