@@ -126,8 +126,8 @@ def _check_continuous(distribution: Distribution) -> None:
         raise LiftError(f"{name} has no `support`, so an energy cannot be infinite outside; give the class one of torch's constraints.")
     if support.is_discrete:
         raise LiftError(
-            f"{name} is discrete: its points have no gradient, which samplers need. Draw them with its own `sample`, or relax it "
-            "(`RelaxedBernoulli`, `RelaxedOneHotCategorical`). For labels of points use `composable_energy.ClassifierEnergy`."
+            f"{name} is discrete: its points are numbers without a gradient, which samplers need. Draw them with its own `sample`, or "
+            "relax it (`RelaxedBernoulli`, `RelaxedOneHotCategorical`). For labels of points use `composable_energy.ClassifierEnergy`."
         )
 
 

@@ -147,7 +147,7 @@ def replace_file(path: Path, data: bytes) -> None:
 def _read_bytes(path: Path, largest: int | None = None) -> bytes:
     try:
         if largest is not None and path.stat().st_size > largest:
-            raise FileFormatError(f"{path} has {path.stat().st_size} bytes; a config has at most {largest}.")
+            raise FileFormatError(f"{path} has {path.stat().st_size} bytes; a config has {largest} at most.")
         return path.read_bytes()
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read: {error.strerror or error}.") from error

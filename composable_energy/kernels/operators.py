@@ -1,6 +1,6 @@
-"""The step as operators of torch, so that `torch.compile` and autograd know what is written: the kernel of the device, by Philox noise.
+"""The step as torch operators with Philox noise, for `torch.compile` and autograd.
 
-Seeds are numbers of 64 bits, which operators take with a sign.
+Operators take seeds as signed numbers of 64 bits.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def step(
     chain: int,
     stream: int,
 ) -> list[Tensor]:
-    """Returns new points, and the new momentum if there is one."""
+    """Takes a step and returns the points, and the momentum if there is one."""
     coefficients = StepCoefficients(tuple(weights), drift, scale, keep, move, low, high)
     return _run(x, gradients, momentum, coefficients, Counter(seed % 2**64, step, chain, stream), inplace=False)
 
@@ -94,7 +94,7 @@ def run(
     counter: Counter,
     inplace: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Takes a step with a kernel, which sees numbers that stand in order; in place for tensors of which they do."""
+    """Takes a step with a kernel, which gets contiguous tensors; contiguous ones are written in place if requested."""
     x, momentum = x.contiguous(), None if momentum is None else momentum.contiguous()
     out = x if inplace else torch.empty_like(x)
     out_momentum = momentum if inplace or momentum is None else torch.empty_like(momentum)
@@ -103,7 +103,7 @@ def run(
 
 
 def to_signed(seed: int) -> int:
-    """Returns a seed, modulo 2^64, as a number with a sign."""
+    """Returns a seed, modulo 2^64, as a signed number."""
     return (seed + 2**63) % 2**64 - 2**63
 
 
@@ -113,8 +113,8 @@ def _run(
     noise = Noise(counter.seed, range(counter.chain, counter.chain + len(x)), counter.step, "philox")
     others = gradients if momentum is None else [*gradients, momentum]
     kernel = None if x.is_cpu and forced_kernel() is None else kernel_for(x, others, noise)
-    whole = not inplace or (x.is_contiguous() and (momentum is None or momentum.is_contiguous()))
-    if kernel is None or not whole:
+    contiguous = x.is_contiguous() and (momentum is None or momentum.is_contiguous())
+    if kernel is None or (inplace and not contiguous):
         moved, kick = reference_step(x, gradients, momentum, coefficients, noise, counter.stream, inplace)
     else:
         moved, kick = run(kernel, x, gradients, momentum, coefficients, counter, inplace)

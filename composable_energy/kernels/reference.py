@@ -1,4 +1,4 @@
-"""The step in torch: what every kernel is compared with, and what runs wherever there is none."""
+"""The reference implementation of the step in torch, used where no kernel runs and to check kernels."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def reference_step(
     stream: int,
     inplace: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Takes a step; see `langevin_step`. Half precision is widened, so that it is rounded once and not after each term."""
+    """Takes a step; see `langevin_step`. Half precision is computed in float32 and rounded once."""
     if x.dtype in (torch.bfloat16, torch.float16):
         wide = [gradient.float() for gradient in gradients]
         moved, kick = reference_step(x.float(), wide, None if momentum is None else momentum.float(), coefficients, noise, stream, True)
         if inplace:
             return x.copy_(moved), None if momentum is None or kick is None else momentum.copy_(kick)
         return moved.to(x.dtype), None if kick is None else kick.to(x.dtype)
-    if momentum is None and len(gradients) == 1 and coefficients.keep == 1.0 and not inplace:  # the step of most samplers, without detours
+    if momentum is None and len(gradients) == 1 and coefficients.keep == 1.0 and not inplace:  # most samplers, without extra passes
         x = _add_noise(torch.add(x, gradients[0], alpha=-coefficients.drift * coefficients.weights[0]), coefficients, noise, stream)
     elif momentum is None:
         x = _add_noise(_apply_force(x, gradients, coefficients, coefficients.keep, inplace), coefficients, noise, stream)
@@ -44,7 +44,7 @@ def reference_step(
 
 
 def _apply_force(start: Tensor, gradients: Sequence[Tensor], coefficients: StepCoefficients, keep: float, inplace: bool) -> Tensor:
-    """What is kept, less the gradients."""
+    """Returns `keep * start` minus the weighted gradients."""
     factors = [-coefficients.drift * weight for weight in coefficients.weights]
     if inplace:
         pushed = start.mul_(keep) if keep not in (0.0, 1.0) else start if keep else start.zero_()

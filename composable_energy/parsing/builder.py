@@ -1,4 +1,4 @@
-"""From a syntax tree to an energy: names are looked up, operators applied, and errors shown where they arise."""
+"""Building of energies from syntax trees; errors show their location."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["build", "parse", "unknown_name"]
 
 
 def parse(text: str, resolve: Callable[[str], Energy], names: Iterable[str] = ()) -> Energy:
-    """Returns the energy that an expression in text stands for.
+    """Returns the energy of an expression in text.
 
     Args:
-        text: The expression, as `male & ~smiling`.
-        resolve: Gives the energy of a name, once for each name; for an unknown one it raises a `LookupError`.
-        names: Names to propose where one is unknown.
+        text: The expression, such as `male & ~smiling`.
+        resolve: A function that returns the energy of a name, called once for each; for an unknown name it raises a `LookupError`.
+        names: Names to suggest for an unknown one.
 
     Raises:
-        ParseError: The text is no expression, or a name is unknown.
-        ExpressionError: The energies cannot be joined as written; the message shows where.
+        ParseError: The text is not an expression, or a name is unknown.
+        ExpressionError: The energies cannot be combined; the message shows the location.
     """
     return build(parse_tree(text), resolve, names)
 
 
 def build(tree: Tree, resolve: Callable[[str], Energy], names: Iterable[str] = ()) -> Energy:
-    """Returns the energy that a syntax tree stands for; the arguments and errors are those of `parse`."""
+    """Returns the energy of a syntax tree; see `parse` for the arguments and errors."""
     found: dict[str, Energy] = {}
     for leaf in leaves(tree):
         if leaf.name not in found:
@@ -41,12 +41,12 @@ def build(tree: Tree, resolve: Callable[[str], Energy], names: Iterable[str] = (
 
 
 def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseError:
-    """Returns the error for a name that nothing stands for, with the nearest names.
+    """Returns the error for an unknown name, with the nearest names.
 
     Args:
-        leaf: The name, with its place.
-        names: The names that there are.
-        reason: What whoever looked it up said; empty takes a list of names.
+        leaf: The name, with its location.
+        names: The known names.
+        reason: Why the look-up failed; empty for a list of names.
     """
     names = sorted(set(names))
     near = difflib.get_close_matches(leaf.name, names, n=3, cutoff=0.6)
@@ -93,7 +93,7 @@ def _build(tree: Tree, found: dict[str, Energy]) -> Energy:
 
 
 def _join(tree: Complement | Scaled | Chain, operands: list[Energy]) -> Energy:
-    """Applies the operator; chains are built whole, since term by term would take the square of the time."""
+    """Applies an operator to its operands. A chain is built at once: term by term takes quadratic time."""
     from composable_energy.algebra import all_of, any_of
 
     match tree:
@@ -110,5 +110,5 @@ def _join(tree: Complement | Scaled | Chain, operands: list[Energy]) -> Energy:
 
 
 def _add_location(error: ComposableEnergyError, place: SourceSpan) -> None:
-    """Adds the place to an error's message; it keeps its class."""
+    """Adds the location to the message of an error."""
     error.args = (f"{error}\n{place}", *error.args[1:])

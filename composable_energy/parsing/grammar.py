@@ -1,4 +1,4 @@
-"""From text to a syntax tree: recursive descent, with bounds on length and depth."""
+"""The parser of expressions: recursive descent, with limits on length and depth."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _WORD = re.compile(r"\w+|&&|\|\||->|=>|<<|\*\*|==|!=|.", re.DOTALL)
 
 
 def parse_tree(text: str) -> Tree:
-    """Returns the syntax tree of an expression, with every mistake of form found and no name looked up.
+    """Returns the syntax tree of an expression, without looking up names.
 
     Raises:
-        ParseError: The text is no expression, is longer than `MAX_LENGTH` characters or nested more than `MAX_DEPTH` deep.
+        ParseError: The text is not an expression, has more than `MAX_LENGTH` characters or is nested more than `MAX_DEPTH` deep.
     """
     if len(text) > MAX_LENGTH:
         raise ParseError(f"An expression has at most {MAX_LENGTH} characters, got {len(text)}.", SourceSpan(text, MAX_LENGTH, len(text)))
@@ -44,7 +44,7 @@ def parse_tree(text: str) -> Tree:
 
 
 class _Parser:
-    """Recursive descent over the text itself: what a character means depends on whether a term or an operator is due."""
+    """A recursive descent parser without tokens: the meaning of a character depends on whether a term or an operator is expected."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -113,7 +113,7 @@ class _Parser:
         return part
 
     def _operator(self) -> str:
-        """Returns the operator at the position, empty if there is none."""
+        """Returns the operator at the position; empty if there is none."""
         two = self.text[self.position : self.position + 2]
         if two in ("&&", "||", "**"):
             return ""

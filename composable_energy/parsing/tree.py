@@ -1,4 +1,4 @@
-"""Syntax trees of expressions, with the place in the text of each part, and the error that shows a place."""
+"""Syntax trees of expressions with locations in the text, and the error that shows them."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ FOREIGN_SYNTAX = {
     ".": "methods are called in Python, a name with a point is written in quotes",
     "=": "write `hair=red` without spaces",
 }
-"""What other languages write, and what to write here; none of it is a name."""
+"""Operators of other languages, with the advice for each; they are not names."""
 
 
 @dataclass(frozen=True)
 class SourceSpan:
-    """A stretch of an expression's text, from character `start` to before `end`."""
+    """A range of the text of an expression, from character `start` to before `end`."""
 
     text: str
     start: int
     end: int
 
     def __str__(self) -> str:
-        """Returns the line around the stretch, and carets below it."""
+        """Returns the text around the range, and carets below it."""
         first = max(0, self.start - 60)
         last = min(len(self.text), max(self.start + 60, first + 100))
         shown = "".join(c if c.isprintable() else " " for c in self.text[first:last])
@@ -68,10 +68,10 @@ class SourceSpan:
 
 
 class ParseError(ExpressionError):
-    """An expression is not written as it should be.
+    """The text of an expression is malformed.
 
     Attributes:
-        place: Where.
+        place: The location.
     """
 
     def __init__(self, message: str, place: SourceSpan) -> None:
@@ -81,7 +81,7 @@ class ParseError(ExpressionError):
 
 @dataclass(frozen=True)
 class Name:
-    """A name, which an energy stands for."""
+    """The name of an energy."""
 
     name: str
     place: SourceSpan = field(compare=False, repr=False)
@@ -95,7 +95,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Complement:
-    """`~A`."""
+    """The complement `~A`."""
 
     operand: Tree
     place: SourceSpan = field(compare=False, repr=False)
@@ -107,7 +107,7 @@ class Complement:
 
 @dataclass(frozen=True)
 class Scaled:
-    """`w * A`; `A / T` is that with w = 1 / T."""
+    """The weighted `w * A`; also `A / T`, with w = 1 / T."""
 
     weight: float
     operand: Tree
@@ -121,7 +121,7 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Chain:
-    """`A & B & ...`, `A | B | ...`, or `A >> B`, which has two terms."""
+    """The chain `A & B & ...` or `A | B | ...`, or the implication `A >> B`."""
 
     operator: str
     terms: tuple[Tree, ...]
@@ -136,7 +136,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Number:
-    """A number on its way into a weight; a finished tree has none."""
+    """A number, which becomes a weight; a complete tree has none."""
 
     value: float
     place: SourceSpan = field(compare=False, repr=False)
@@ -148,7 +148,7 @@ Part = Name | Complement | Scaled | Chain | Number
 
 
 def leaves(tree: Tree) -> Iterator[Name]:
-    """Yields the names of a tree with their places, in reading order."""
+    """Yields the names of a tree with their locations, in reading order."""
     match tree:
         case Name():
             yield tree
@@ -160,7 +160,7 @@ def leaves(tree: Tree) -> Iterator[Name]:
 
 
 def _format_operand(tree: Tree, precedence: int) -> str:
-    """Returns an operand as written inside a tree, in parentheses where it binds less tightly."""
+    """Returns the text of an operand, in parentheses if its precedence is lower."""
     match tree:
         case Chain():
             own = PRECEDENCE[tree.operator]

@@ -1,4 +1,4 @@
-"""Values as plain data: numbers and texts as they are, all else under a tag such as `{"$tensor": "mean"}`."""
+"""Encoding of values as JSON data; values other than numbers and texts have a tag, as in `{"$tensor": "mean"}`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEEPEST = 24
 
 
 class Sink(Protocol):
-    """What takes the things that are no plain data, and returns how they are referred to."""
+    """Stores tensors, energies and modules, and returns their names in the file."""
 
     def tensor(self, tensor: Tensor, hint: str) -> str: ...
     def energy(self, energy: Energy) -> int: ...
@@ -27,7 +27,7 @@ class Sink(Protocol):
 
 
 class Source(Protocol):
-    """What gives them back."""
+    """Returns tensors, energies and modules by their names in the file."""
 
     def tensor(self, name: Any, learnable: bool) -> Tensor: ...
     def energy(self, index: Any) -> Energy: ...
@@ -35,15 +35,15 @@ class Source(Protocol):
 
 
 def encode(value: Any, sink: Sink, hint: str) -> Any:
-    """Returns a value as plain data.
+    """Returns a value as JSON data.
 
     Args:
         value: Numbers, texts, lists, tuples, dicts, slices, tensors, distributions, energies and modules.
-        sink: Takes the tensors, energies and modules.
-        hint: What the value is, for messages and for the names of tensors.
+        sink: Stores tensors, energies and modules.
+        hint: The name of the value, for messages and for the names of tensors.
 
     Raises:
-        ExpressionError: It is something else, or a number that is not finite.
+        ExpressionError: The value has another type, or a number is not finite.
     """
     match value:
         case None | bool() | str():
@@ -52,7 +52,7 @@ def encode(value: Any, sink: Sink, hint: str) -> Any:
             return int(value)
         case float():
             if not math.isfinite(value):
-                raise ExpressionError(f"{hint} is {value} and cannot be saved; numbers are finite.")
+                raise ExpressionError(f"{hint} is {value} and cannot be saved; numbers must be finite.")
             return float(value)
         case nn.Parameter():
             return {"$parameter": sink.tensor(value, hint)}
@@ -76,22 +76,22 @@ def encode(value: Any, sink: Sink, hint: str) -> Any:
         case _:
             raise ExpressionError(
                 f"{hint} is a {type(value).__name__} and cannot be saved; numbers, texts, tensors, lists and dicts of them can, and so can "
-                "modules that a plug-in made (`composable_energy.get_energy`, `get_encoder`)."
+                "modules that a plug-in built (`composable_energy.get_energy`, `get_encoder`)."
             )
 
 
 def has_references(data: Any) -> bool:
-    """Whether plain data refer to energies or modules."""
+    """Returns whether encoded data contain energies or modules."""
     if isinstance(data, dict):
         return not data.keys().isdisjoint({"$energy", "$module"}) or any(map(has_references, data.values()))
     return isinstance(data, list) and any(map(has_references, data))
 
 
 def decode(data: Any, source: Source, depth: int = 0) -> Any:
-    """Returns the value that plain data stand for.
+    """Returns the value of encoded data.
 
     Raises:
-        ValueError: They stand for none, or are nested too deeply.
+        ValueError: The data are malformed or nested too deeply.
     """
     if depth > _DEEPEST:
         raise ValueError("values are nested too deeply")
@@ -103,7 +103,7 @@ def decode(data: Any, source: Source, depth: int = 0) -> Any:
     if not tags:
         return {key: decode(item, source, depth + 1) for key, item in data.items()}
     if len(data) != 1:
-        raise ValueError(f"{tags[0]} stands beside other keys")
+        raise ValueError(f"{tags[0]} is not the only key")
     (tag, content), *_ = data.items()
     match tag, content:
         case (("$tensor" | "$parameter"), str()):
@@ -118,14 +118,14 @@ def decode(data: Any, source: Source, depth: int = 0) -> Any:
             return tuple(decode(content, source, depth + 1))
         case "$slice", [start, stop, step] if all(end is None or type(end) is int for end in content):
             return slice(start, stop, step)
-    raise ValueError(f"{tag} has a content that it cannot have")
+    raise ValueError(f"{tag} has invalid content")
 
 
 def encode_recommendation(recommended: Recommendation | None, sink: Sink, hint: str) -> Any:
-    """Returns a recommended sampler as plain data.
+    """Returns a recommended sampler as JSON data.
 
     Raises:
-        ExpressionError: An option is no plain data.
+        ExpressionError: An option cannot be saved.
     """
     if recommended is None:
         return None
@@ -134,10 +134,10 @@ def encode_recommendation(recommended: Recommendation | None, sink: Sink, hint: 
 
 
 def decode_recommendation(data: Any, source: Source) -> Recommendation | None:
-    """Returns the recommended sampler that plain data stand for.
+    """Returns the recommended sampler of encoded data.
 
     Raises:
-        ValueError: They stand for none.
+        ValueError: The data are malformed.
     """
     if data is None:
         return None
@@ -147,5 +147,5 @@ def decode_recommendation(data: Any, source: Source) -> Recommendation | None:
         raise ValueError(f"its number of threads is {data['threads']!r}")
     options = decode(data["options"], source)
     if not isinstance(options, dict):
-        raise ValueError("the options of its recommended sampler are no names and values")
+        raise ValueError("the options of its recommended sampler are not a dict")
     return Recommendation(data["sampler"], options, data["threads"])

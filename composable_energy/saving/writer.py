@@ -1,4 +1,4 @@
-"""From an expression to a config and tensors."""
+"""Writing of expressions as a config and tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["write_expression"]
 
 
 def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Returns an expression as plain data, with nodes before those that use them and each once, and its tensors by name.
+    """Returns an expression as JSON data, with distinct nodes, operands first, and its tensors by name.
 
     Raises:
         ExpressionError: A term cannot be saved.
@@ -37,7 +37,7 @@ def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]
 
 @dataclass
 class _Reference:
-    """An object that the registry made: how, and what of it is written."""
+    """An object of the registry: its origin and the state that is written."""
 
     kind: str
     origin: Origin
@@ -46,7 +46,7 @@ class _Reference:
     modes: dict[str, bool] = field(default_factory=dict)
     tensors: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
-    recommended: dict[str, Any] = field(default_factory=dict)  # empty where only parts are written, which recommend nothing
+    recommended: dict[str, Any] = field(default_factory=dict)  # empty if only parts of the object are written
 
     def encode(self) -> dict[str, Any]:
         own = self.origin
@@ -65,7 +65,7 @@ class _Reference:
 
 
 class _Writer:
-    """Collects nodes, references and tensors; what is met again is the same one."""
+    """Collects distinct nodes, references and tensors; a `Sink`."""
 
     def __init__(self) -> None:
         self.nodes: list[dict[str, Any]] = []
@@ -75,7 +75,7 @@ class _Writer:
         self._reference_of: dict[int, int] = {}
         self._name_of: dict[int, str] = {}
         self._name_of_state: dict[str, str] = {}
-        self._held: list[object] = []  # so that no id is given to another object
+        self._held: list[object] = []  # kept alive, so that no id is reused
 
     def energy(self, energy: Energy) -> int:
         if energy not in self._node_of:
@@ -88,13 +88,13 @@ class _Writer:
         part = part_of(module)
         if part is None:
             raise ExpressionError(
-                f"{hint} is a {type(module).__name__} that no plug-in made, so it cannot be saved. Make it a plug-in, with an entry point "
-                "or `composable_energy.register`, and take it from `get_energy` or `get_encoder`."
+                f"{hint} is a {type(module).__name__} that no plug-in built, so it cannot be saved. Offer it as a plug-in, with an entry "
+                "point or `composable_energy.register`, and get it from `get_energy` or `get_encoder`."
             )
         options = encode(dict(part.origin.options), self, f"{part.origin}.options")
         if has_references(options):
             raise ExpressionError(
-                f"{hint} is a part of {part.origin}, which was made of other energies or modules, and cannot be saved alone."
+                f"{hint} is a part of {part.origin}, which has other energies or modules as options, and cannot be saved alone."
             )
         index = self._reference(part.kind, part.origin, options)
         self._hold(self.references[index], module, f"{part.path}." if part.path else "")
@@ -112,7 +112,7 @@ class _Writer:
         return self._name_of[id(tensor)]
 
     def _state(self, tensor: Tensor, hint: str) -> str:
-        """Writes a tensor of a module's state; equal ones, such as those of two copies of a base, are written once."""
+        """Stores a tensor of the state of a module; equal ones, such as those of two copies of a base, are stored once."""
         if tensor.layout != torch.strided:
             return self.tensor(tensor, hint)
         key = digest_of({"": tensor})
@@ -135,7 +135,7 @@ class _Writer:
         return node
 
     def _encode_built(self, energy: Energy) -> dict[str, Any]:
-        """What a plug-in made: a part of a reference, or a node of its own where its options hold other energies or modules."""
+        """Returns the node of an object of a plug-in: a reference, or its own node if its options contain energies or modules."""
         part = part_of(energy)
         if part is not None and part.path:
             return {"class": "reference", "terms": [], "config": {"of": self.module(energy, str(energy))}}
@@ -169,11 +169,11 @@ class _Writer:
 
 
 def _origin_by_class(energy: Energy) -> Origin:
-    """Returns how to make an energy that was not made by name, of a class that an entry point offers."""
+    """Returns the origin of an energy that was not built by name, from the entry point that offers its class."""
     if isinstance(energy, CallableEnergy):
         raise ExpressionError(
             f"{energy} is a bare {type(energy.function).__name__} and cannot be saved: code is not data. Offer it as a plug-in, with an "
-            "entry point or `composable_energy.register('energy', name, function_that_makes_it)`, and take it from `get_energy`."
+            "entry point or `composable_energy.register('energy', name, function_that_builds_it)`, and get it from `get_energy`."
         )
     config = energy.config()
     entry = entry_of(type(energy))
@@ -186,7 +186,7 @@ def _origin_by_class(energy: Energy) -> Origin:
 
 
 def _groups(references: list[_Reference]) -> list[int]:
-    """Returns for each reference the first one that it shares modules or tensors with, directly or through others."""
+    """Returns for each reference the first one with which it shares modules or tensors, directly or indirectly."""
     parent = list(range(len(references)))
     first: dict[int, int] = {}
 
