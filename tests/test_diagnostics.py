@@ -61,7 +61,7 @@ class TestWarnings:
         bad = int(trace.diverged.sum())
         assert f"{bad} of 40 chains" in text(trace, "diverged") and "dropped" in text(trace, "diverged")
         assert "`step_size` than 0.1" in text(trace, "diverged") and f"{bad} of them diverged" in str(trace.summary())
-        assert "started again" in text(run(hole, (40, 2), Langevin(0.1), 60, on_divergence="restart"), "diverged")
+        assert "restarted" in text(run(hole, (40, 2), Langevin(0.1), 60, on_divergence="restart"), "diverged")
 
     @pytest.mark.parametrize(("step_size", "what"), [(6.0, "a smaller `step_size` than 6"), (0.001, "a larger `step_size` than 0.001")])
     def test_acceptance_far_from_its_goal(self, step_size, what):
@@ -93,7 +93,7 @@ class TestWarnings:
         modes = ce.as_energy(lambda x: (x[:, 0].abs() - 5).square() * 2 + x[:, 1].square() / 2)
         trace = run(modes, (8, 2), HMC(0.4, leapfrogs=4), 400, **GOOD)
         told = text(trace, "r_hat")
-        assert "for x[0]" in told and "start in all (`init=`)" in told and "ess" in kinds(trace)
+        assert "for x[0]" in told and "start in all modes (`init=`)" in told and "ess" in kinds(trace)
 
     def test_too_few_effective_draws(self):
         trace = run(gaussian(0.5, 1.0), (8, 2), HMC(0.7, leapfrogs=4), 40, trace=1)
@@ -124,7 +124,7 @@ class TestWarnings:
         start = torch.tensor([[-1.0], [-2.0], [3.0]], dtype=F64)
         trace = run(flat, (3, 1), Underdamped(0.01, temperature=0.0), 60, init=start, trace=1)
         assert "2 (chains 0, 1) of 3 chains keep one point each" in text(trace, "constant")
-        assert "Look at the energy and its gradient" in text(trace, "constant")
+        assert "Check the energy and its gradient" in text(trace, "constant")
         moving = run(ce.as_energy(lambda x: 0 * x.sum(1)), (4, 1), Langevin(0.1), 60)
         assert "keep one energy each" in text(moving, "constant") and "keep points with `trace=1`" in text(moving, "constant")
         assert "constant" not in kinds(run(ce.as_energy(lambda x: 0 * x.sum(1)), (4, 1), Langevin(0.1), 60, trace=1))

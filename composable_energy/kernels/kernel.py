@@ -76,7 +76,7 @@ class Kernel(ABC):
     ) -> None:
         """Writes the points after a step, computed in at least float32 and rounded once.
 
-        All tensors are contiguous, have the shape $(B, *)$ with $B \\ge 1$, the dtype and the device of the points, and require no gradient.
+        All tensors are contiguous, have the shape $(B, *)$, dtype and device of the points, at least one row, and require no gradient.
 
         Args:
             x: The points.
