@@ -1,4 +1,4 @@
-"""What every energy keeps."""
+"""Checks of energies."""
 
 from __future__ import annotations
 
@@ -25,48 +25,48 @@ from composable_energy.testing.laws import assert_laws
 
 __all__ = ["check_energy", "energy_checks"]
 
-EnergyOrMaker = Energy | Callable[[], Energy]
+EnergyOrBuilder = Energy | Callable[[], Energy]
 
 
-def check_energy(energy: EnergyOrMaker, x: Tensor, *, expected_failures: Mapping[str, str] | None = None) -> None:
-    """Checks that an energy keeps what every energy keeps; see `energy_checks`.
+def check_energy(energy: EnergyOrBuilder, x: Tensor, *, expected_failures: Mapping[str, str] | None = None) -> None:
+    """Runs the checks of an energy; see `energy_checks`.
 
     Args:
-        energy: The energy, or a function without arguments that makes it.
-        x: Points where it is finite and smooth, with shape $(B, *)$, at least three that differ.
-        expected_failures: The names of checks that are known to fail, with the reasons; one that holds is told too.
+        energy: The energy, or a function without arguments that builds it.
+        x: At least three distinct points where it is finite and smooth, with shape $(B, *)$.
+        expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
 
     Raises:
-        AssertionError: It does not; the message has a line for each check that fails.
+        AssertionError: Checks fail; the message has a line for each.
     """
     run_checks(energy_checks(energy, x), expected_failures)
 
 
-def energy_checks(energy: EnergyOrMaker, x: Tensor) -> list[Check]:
-    """Returns the checks of an energy, by name. They take a twin of it, but those of copies and files, which put it in eval mode meanwhile.
+def energy_checks(energy: EnergyOrBuilder, x: Tensor) -> list[Check]:
+    """Returns the checks of an energy. They use a twin; checks of copies and files put the energy in eval mode meanwhile.
 
-    | name | what |
+    | name | what is checked |
     |---|---|
-    | `shape` | energies have shape $(B,)$, are finite, and have the dtype and device of the points |
-    | `rows` | the energy of a point does not depend on which others are in the batch, nor on their order |
-    | `gradient` | `with_gradient` agrees with finite differences in float64, and a point's energy has no gradient at another point |
-    | `dtypes` | converted to float32 and float64 it gives energies of that dtype, which agree |
+    | `shape` | energies are finite, with shape $(B,)$, and have the dtype and device of the points |
+    | `rows` | the energy of a point does not depend on the other points of the batch, nor on their order |
+    | `gradient` | `with_gradient` agrees with finite differences in float64; the energy of a point has no gradient at another point |
+    | `dtypes` | converted to float32 and float64 it returns energies of that dtype, which agree |
     | `input` | the points are not changed |
-    | `randomness` | no random number is drawn, and a second call gives the same |
-    | `copy`, `pickle`, `save` | a copy has the same energies to the bit, and weights of its own; lambdas cannot be pickled nor saved |
+    | `randomness` | no random number is drawn, and a second call returns the same |
+    | `copy`, `pickle`, `save` | a copy has the same energies to the bit and separate weights; lambdas cannot be pickled or saved |
     | `evidence` | bases and evidence add up to the energy |
     | `algebra` | the laws of `&`, `|`, `~`, `*` and `-` hold with it as an operand |
 
-    Of an energy without value (`has_value` is False) the gradients are checked instead; `gradient`, `evidence` and `algebra` are skipped.
+    For an energy without value (`has_value` is False) gradients are checked instead; `gradient`, `evidence` and `algebra` are skipped.
 
     Args:
-        energy: The energy, or a function without arguments that makes it, called when a check runs.
-        x: Points where it is finite and smooth, with shape $(B, *)$, at least three that differ.
+        energy: The energy, or a function without arguments that builds it, called when a check runs.
+        x: At least three distinct points where it is finite and smooth, with shape $(B, *)$.
     """
     return [Check(name, _bound(function, energy, x)) for name, function in _CHECKS.items()]
 
 
-def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyOrMaker, x: Tensor) -> Callable[[], None]:
+def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyOrBuilder, x: Tensor) -> Callable[[], None]:
     def check() -> None:
         subject = energy if isinstance(energy, Energy) else energy()
         assert isinstance(subject, Energy), f"a {type(subject).__name__} is no Energy; lift it with `composable_energy.as_energy`"
@@ -84,7 +84,7 @@ def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyOrMaker, x:
 
 @contextmanager
 def _in_eval_mode(energy: Energy) -> Iterator[None]:
-    """The energy itself, where a copy is what is checked."""
+    """A context with the energy itself in eval mode, for checks of copies."""
     training = [module for module in energy.modules() if module.training]
     energy.eval()
     try:
@@ -99,7 +99,7 @@ def _values(energy: Energy, x: Tensor) -> Tensor:
     return energy(x) if energy.has_value else energy.with_gradient(x)[1]
 
 
-def _needs_value(energy: Energy) -> None:
+def _require_value(energy: Energy) -> None:
     if not energy.has_value:
         raise SkipCheck(f"{energy} has no value")
 
@@ -129,11 +129,11 @@ def _rows(energy: Energy, x: Tensor) -> None:
 
 
 def _gradient(energy: Energy, x: Tensor) -> None:
-    _needs_value(energy)
+    _require_value(energy)
     energy, x = copy.deepcopy(energy).double(), x.double()
     gradient, point = energy.with_gradient(x)[1], x.clone().requires_grad_()
     energies = energy(point)
-    if energies.requires_grad:  # autograd need not be able to follow an energy that computes its gradient itself
+    if energies.requires_grad:  # an energy that overrides `with_gradient` may not support autograd
         (first,) = torch.autograd.grad(energies[0], point)
         assert not bool(first[1:].any()), "the energy of the first point has a gradient at the others"
     generator = torch.Generator().manual_seed(0)
@@ -201,7 +201,7 @@ def _save(energy: Energy, x: Tensor) -> None:
 
 
 def _evidence(energy: Energy, x: Tensor) -> None:
-    _needs_value(energy)
+    _require_value(energy)
     total = energy.evidence(x)
     assert total.shape == (len(x),), f"evidence has shape {tuple(total.shape)}, expected ({len(x)},)"
     for base in energy.bases:
@@ -210,7 +210,7 @@ def _evidence(energy: Energy, x: Tensor) -> None:
 
 
 def _algebra(energy: Energy, x: Tensor) -> None:
-    _needs_value(energy)
+    _require_value(energy)
     assert_laws(energy, x)
     if energy.no_complement is None:
         assert negate(negate(energy)) is energy, "~~A is not A"

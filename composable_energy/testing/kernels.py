@@ -1,4 +1,4 @@
-"""What every kernel of the fused step keeps."""
+"""Checks of kernels of the fused step."""
 
 from __future__ import annotations
 
@@ -35,39 +35,39 @@ def check_kernel(
     shapes: Sequence[tuple[int, ...]] = SHAPES,
     expected_failures: Mapping[str, str] | None = None,
 ) -> None:
-    """Checks that a kernel does what the reference does; see `kernel_checks`.
+    """Runs the checks of a kernel; see `kernel_checks`.
 
     Args:
         kernel: The kernel, or its name.
-        device: Where it runs.
-        shapes: Of the points to try.
-        expected_failures: The names of checks that are known to fail, with the reasons; one that holds is told too.
+        device: The device.
+        shapes: The shapes of points.
+        expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
 
     Raises:
-        AssertionError: It does not; the message has a line for each check that fails.
+        AssertionError: Checks fail; the message has a line for each.
     """
     run_checks(kernel_checks(kernel, device=device, shapes=shapes), expected_failures)
 
 
 def kernel_checks(kernel: str | Kernel, *, device: torch.device | str = "cpu", shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[Check]:
-    """Returns the checks of a kernel, by name. Each tries every dtype that the kernel does not refuse.
+    """Returns the checks of a kernel. They cover every dtype that the kernel does not refuse.
 
-    | name | what |
+    | name | what is checked |
     |---|---|
-    | `available` | it can run here, and takes float32 |
-    | `noise` | its normal numbers are those of Philox within 1e-6, relatively above 1, for any seed, step, chain and stream |
-    | `step` | points are those of the reference: within rounding in float32, within one unit in the last place of shorter dtypes |
-    | `momentum` | points and momenta, likewise |
+    | `available` | the kernel can run here, and takes float32 |
+    | `noise` | normal numbers agree with Philox within 1e-6 (relative above 1), for any seed, step, chain and stream |
+    | `step` | points agree with the reference within rounding in float32, and within one unit in the last place of shorter dtypes |
+    | `momentum` | points and momenta agree with the reference in the same way |
     | `inplace` | a step in place writes the same bits |
-    | `chains` | ten chains at once get the bits of four and of six |
-    | `inputs` | a step that is not in place leaves points, gradients and momentum as they were |
-    | `bounds` | nothing is written beside the results |
-    | `nan` | what is not a number stays so, also in a box, and harms no other number |
+    | `chains` | ten chains at once get the same bits as four and six chains |
+    | `inputs` | a step that is not in place does not change points, gradients and momentum |
+    | `bounds` | nothing is written outside of the results |
+    | `nan` | NaN stays NaN, also in a box, and affects no other number |
 
     Args:
         kernel: The kernel, or its name.
-        device: Where it runs.
-        shapes: Of the points to try.
+        device: The device.
+        shapes: The shapes of points.
     """
     subject = _Subject(_named(kernel) if isinstance(kernel, str) else kernel, torch.device(device), tuple(shapes))
     return [Check(name, _bound(function, subject)) for name, function in _CHECKS.items()]
@@ -111,7 +111,7 @@ class _Subject:
         return taken
 
     def cases(self) -> Iterator[tuple[tuple[int, ...], torch.dtype, Counter]]:
-        """Every shape in a dtype, with a counter of its own; each dtype has its turn."""
+        """Yields each shape with a dtype, in turn, and a counter."""
         dtypes = self.dtypes
         for i, shape in enumerate(self.shapes):
             yield shape, dtypes[i % len(dtypes)], Counter(_SEEDS[i % len(_SEEDS)], i, (0, 2**31 - 2, 2**32 - 400)[i % 3], i % 4)
@@ -196,7 +196,7 @@ def _inputs(subject: _Subject) -> None:
         points = subject.points((5, 37), torch.float32, coefficients, momentum)
         before = points.copy()
         subject.step(points, coefficients, Counter(0, 0, 0, 0))
-        assert all(torch.equal(a, b) for a, b in zip(points.all, before.all, strict=True)), "a step writes to what it was given"
+        assert all(torch.equal(a, b) for a, b in zip(points.all, before.all, strict=True)), "a step changes its input"
 
 
 def _bounds(subject: _Subject) -> None:
@@ -207,7 +207,7 @@ def _bounds(subject: _Subject) -> None:
         subject.kernel.langevin_step(points.x, points.gradients, points.momentum, _WALKS[0], Counter(0, 0, 0, 0), out, out_momentum)
         for some in memory:
             beside = torch.cat([some[:4096], some[4096 + count :]])
-            assert bool((beside == 7.0).all()), f"something is written beside points of shape {shape}"
+            assert bool((beside == 7.0).all()), f"something is written outside of points of shape {shape}"
 
 
 def _nan(subject: _Subject) -> None:
@@ -217,7 +217,7 @@ def _nan(subject: _Subject) -> None:
     (got,) = subject.step(points, coefficients, counter)
     wrong = torch.zeros(3, 5, dtype=torch.bool)
     wrong[0, 1] = wrong[2, 4] = True
-    assert torch.equal(got.isnan().cpu(), wrong), "numbers that are not any are hidden or spread"
+    assert torch.equal(got.isnan().cpu(), wrong), "NaN is removed or spreads"
 
 
 _CHECKS: Mapping[str, Callable[[_Subject], None]] = {

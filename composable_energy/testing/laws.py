@@ -1,4 +1,4 @@
-"""The laws of the algebra, with one energy as an operand beside two that are known."""
+"""The laws of the algebra, for one energy combined with two Gaussians."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def assert_laws(a: Energy, x: Tensor) -> None:
         x: Points, with shape $(B, *)$.
     """
     b, c = Gaussian(torch.zeros_like(x[0])), Gaussian(torch.ones_like(x[0]), 2.0)
-    b.decoder = c.decoder = a.decoder  # they live where the energy does
+    b.decoder = c.decoder = a.decoder  # in the same space
     at_a, at_b = a(x), b(x)
 
     assert_close((a & b)(x), at_a + at_b, "A & B is the sum", factor=10)

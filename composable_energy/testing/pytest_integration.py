@@ -1,4 +1,4 @@
-"""The face of the checks in pytest, which is imported nowhere else."""
+"""pytest integration of the checks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["parametrize_with_checks"]
 
 
 def parametrize_with_checks(checks: Iterable[Check], *, expected_failures: Mapping[str, str] | None = None) -> Callable[[Any], Any]:
-    """Makes one test of each check: the test function gets it as `check` and calls it.
+    """Returns a decorator for one test per check: the test function gets the argument `check` and calls it.
 
     Args:
         checks: The checks, such as `energy_checks(...)`.
         expected_failures: The names of checks that are known to fail, with the reasons; one that passes fails the test.
 
     Raises:
-        OptionError: A name in `expected_failures` is that of no check.
+        OptionError: A name in `expected_failures` is unknown.
     """
     import pytest
 

@@ -1,4 +1,4 @@
-"""What every sampler keeps."""
+"""Checks of samplers."""
 
 from __future__ import annotations
 
@@ -32,19 +32,18 @@ def check_sampler(
     exact: bool | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> None:
-    """Checks that a sampler keeps what every sampler keeps; see `sampler_checks`.
+    """Runs the checks of a sampler; see `sampler_checks`.
 
     Args:
         sampler: The sampler with its options, or its class or name.
-        steps: How many it needs to forget its start on a unit Gaussian; its own number if None.
-        variance: What it draws from a unit Gaussian with these options, if its step size biases it.
-        bias: How far the variance may be from that, relatively, beyond the noise of 4,000 draws.
-        exact: Whether one step leaves any density as it is; None takes it for granted of a sampler that tells an acceptance and has no
-            end of its own.
-        expected_failures: The names of checks that are known to fail, with the reasons; one that holds is told too.
+        steps: The number of steps to converge on a unit Gaussian; None for its default.
+        variance: The variance of its draws from a unit Gaussian, if its step size biases it.
+        bias: The relative tolerance of the variance, beyond the noise of 4,000 draws.
+        exact: Whether one step leaves any density invariant; None assumes it of a sampler with acceptance and without a fixed schedule.
+        expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
 
     Raises:
-        AssertionError: It does not; the message has a line for each check that fails.
+        AssertionError: Checks fail; the message has a line for each.
     """
     run_checks(sampler_checks(sampler, steps=steps, variance=variance, bias=bias, exact=exact), expected_failures)
 
@@ -52,29 +51,28 @@ def check_sampler(
 def sampler_checks(
     sampler: SamplerLike, *, steps: int | None = None, variance: float = 1.0, bias: float = 0.0, exact: bool | None = None
 ) -> list[Check]:
-    """Returns the checks of a sampler, by name. The targets are `Gaussian` and `Banana`.
+    """Returns the checks of a sampler. The targets are `Gaussian` and `Banana`.
 
-    | name | what |
+    | name | what is checked |
     |---|---|
-    | `seed` | one seed gives one draw, another seed another; the caller's random state stays |
-    | `shape` | draws have the shape that was asked for, and the dtype of the start |
+    | `seed` | the same seed gives the same draws, another seed others; the global random state does not change |
+    | `shape` | draws have the requested shape, and the dtype of the start |
     | `moments` | mean and variance of 4,000 draws from a unit Gaussian are within 5 standard errors |
     | `exact` | 20,000 exact draws are exact draws after 20 steps, by their moments and Kolmogorov's distance |
-    | `noise` | each chain and each step has noise of its own |
-    | `chunks` | the same draws whatever `batch_size` |
-    | `resume` | stopping and going on changes nothing |
-    | `state` | a step leaves the state that it got as it was, and returns the energies and gradients of its points |
-    | `gradients` | draws carry no graph, weights get no gradient and stay learnable |
+    | `noise` | each chain and each step has different noise |
+    | `chunks` | draws do not depend on `batch_size` |
+    | `resume` | stopping and resuming does not change draws |
+    | `state` | a step does not change its input state, and returns the energies and gradients of its points |
+    | `gradients` | draws have no graph, weights get no gradient and stay learnable |
     | `input` | the start is not changed |
-    | `modes` | modules in train mode are so afterwards, with the same running statistics |
+    | `modes` | modules stay in train mode, with the same running statistics |
 
     Args:
         sampler: The sampler with its options, or its class or name.
-        steps: How many it needs to forget its start on a unit Gaussian; its own number if None.
-        variance: What it draws from a unit Gaussian with these options, if its step size biases it.
-        bias: How far the variance may be from that, relatively, beyond the noise of 4,000 draws.
-        exact: Whether one step leaves any density as it is; None takes it for granted of a sampler that tells an acceptance and has no
-            end of its own.
+        steps: The number of steps to converge on a unit Gaussian; None for its default.
+        variance: The variance of its draws from a unit Gaussian, if its step size biases it.
+        bias: The relative tolerance of the variance, beyond the noise of 4,000 draws.
+        exact: Whether one step leaves any density invariant; None assumes it of a sampler with acceptance and without a fixed schedule.
     """
     subject = _Subject(sampler, steps, variance, bias, exact)
     return [Check(name, _bound(function, subject)) for name, function in _CHECKS.items()]
@@ -94,18 +92,18 @@ class _Subject:
 
     @cached_property
     def tuned(self) -> Sampler:
-        """The sampler, with what it leaves open settled on a unit Gaussian."""
+        """The sampler tuned on a unit Gaussian."""
         noise = Noise(seed=0, chains=range(64)).child("pilot")
         with torch.no_grad():
             return self.instance.tune(_target(), noise.normal(torch.zeros(64, 2, dtype=torch.float64)), noise)
 
     @cached_property
     def rejects(self) -> bool:
-        """Whether it tells an acceptance; only then it is safe on energies that grow faster than squares."""
+        """Whether it has an acceptance rate; only then it is stable on energies that grow faster than squares."""
         return self.step(_target(), torch.ones(3, 2, dtype=torch.float64), 1)[1].acceptance is not None
 
     def step(self, energy: Energy, start: Tensor, step: int) -> tuple[State, Info]:
-        """Returns what the tuned sampler makes of some points in one step."""
+        """Returns the result of one step of the tuned sampler from a start."""
         noise = Noise(seed=0, chains=range(len(start)))
         with torch.no_grad():
             return self.tuned.step(energy, self.tuned.init(energy, start, noise), noise.at(step))
@@ -135,7 +133,7 @@ def _seed(subject: _Subject) -> None:
         for seed, global_seed in ((1, 1), (1, 2), (2, 1)):
             before = torch.manual_seed(global_seed).get_state()
             draws.append(subject.draw(_target(), (6, 2), seed=seed, init=start))
-            assert torch.equal(torch.get_rng_state(), before), "the caller's random state has changed"
+            assert torch.equal(torch.get_rng_state(), before), "the global random state has changed"
     first, again, other = draws
     assert torch.equal(first, again), "one seed gives two draws: draw random numbers from `noise` only"
     assert not torch.equal(first, other), "two seeds give the same draws from one start"
@@ -146,7 +144,7 @@ def _shape(subject: _Subject) -> None:
         for event in ((1,), (2, 3)):
             target = Gaussian(torch.zeros(event, dtype=dtype))
             drawn = subject.draw(target, (3, *event))
-            assert drawn.shape == (3, *event), f"shape {tuple(drawn.shape)}, asked for {(3, *event)}"
+            assert drawn.shape == (3, *event), f"shape {tuple(drawn.shape)}, requested {(3, *event)}"
             assert drawn.dtype == dtype, f"{drawn.dtype} from an energy and a start of {dtype}"
     assert subject.draw(_target(), (1, 2)).shape == (1, 2), "a single chain"
 
@@ -166,18 +164,18 @@ def _moments(subject: _Subject) -> None:
 
 def _exact(subject: _Subject) -> None:
     if subject.tuned.total_steps is not None:
-        raise SkipCheck("it has an end of its own")
+        raise SkipCheck("it has a fixed schedule")
     if subject.exact is False or (subject.variance, subject.bias) != (1.0, 0.0):
         raise SkipCheck("it is not exact")
     if subject.exact is None and not subject.rejects:
-        raise SkipCheck("it never rejects, so a step is not exact; `exact=True` insists")
+        raise SkipCheck("it never rejects, so a step is not exact; use `exact=True` to check it anyway")
     assert_invariant(sample, sampler=subject.sampler, seed=0)
 
 
 def _noise(subject: _Subject) -> None:
     start = torch.full((64, 2), 0.5, dtype=torch.float64)
     (first, _), (second, _) = (subject.step(_target(), start, step) for step in (1, 2))
-    assert not torch.equal(first.x, second.x), "two steps get the same noise: take that of the step, `noise`"
+    assert not torch.equal(first.x, second.x), "two steps get the same noise: use the noise of the step, `noise`"
     assert len(first.x.unique(dim=0)) > 2, "all chains get the same noise: draw some for each row"
 
 
@@ -193,7 +191,7 @@ def _chunks(subject: _Subject) -> None:
 
 def _resume(subject: _Subject) -> None:
     if subject.instance.total_steps is not None:
-        raise SkipCheck("it has an end of its own")
+        raise SkipCheck("it has a fixed schedule")
     whole = sample(_target(), (5, 2), sampler=subject.sampler, steps=6, seed=0)
     _, trace = sample(_target(), (5, 2), sampler=subject.sampler, steps=2, seed=0, trace=True)
     assert_close(sample(_target(), (5, 2), steps=4, resume=trace), whole, "stopped and resumed, and at once")
@@ -240,7 +238,7 @@ def _modes(subject: _Subject) -> None:
 
 
 class _NetworkEnergy(Gaussian):
-    """A Gaussian that a network bends."""
+    """A Gaussian plus a bounded network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(torch.zeros(2, dtype=torch.float64))
