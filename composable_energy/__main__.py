@@ -1,4 +1,4 @@
-"""`python -m composable_energy` is `composable-energy`."""
+"""Runs the command line with `python -m composable_energy`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-r"""Arithmetic of energies with shape $(B,)$ that may be infinite: infinity stays infinity, and no gradient becomes NaN."""
+r"""Arithmetic of energies with shape $(B,)$ that may be infinite: infinities stay, and no gradient becomes NaN."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["add", "less", "mixture", "scale", "unsqueeze_to", "zeros"]
+__all__ = ["add", "mixture", "scale", "subtract", "unsqueeze_to", "zeros"]
 
 
 def scale(weight: float | Tensor, energies: Tensor) -> Tensor:
-    """Returns the weighted energies; a weight tensor follows the energies to their device.
+    """Returns weighted energies; a weight tensor moves to their device.
 
-    What is infinite stays infinite at weight 0, and gives a learnable weight no gradient.
+    Infinite energies stay infinite at weight 0, and give a learnable weight no gradient.
     """
     if not isinstance(weight, Tensor):
         if weight == 0:
@@ -42,24 +42,24 @@ def add(energies: Sequence[Tensor], *, signed: bool = False) -> Tensor:
     return torch.where(outside, torch.inf, total)
 
 
-def less(energies: Tensor, base: Tensor) -> Tensor:
-    r"""Returns energies less those of a base, both with shape $(B,)$; 0 where the base is infinite, as the base decides there."""
+def subtract(energies: Tensor, base: Tensor) -> Tensor:
+    r"""Returns energies minus those of a base, both with shape $(B,)$; 0 where the base is infinite."""
     return torch.where(base.isinf(), 0.0, energies - base)
 
 
 def zeros(x: Tensor) -> Tensor:
-    """Returns zeros with shape $(B,)$ whose gradient is zero, whatever the points are."""
+    """Returns zeros with shape $(B,)$ and zero gradient at any points, also infinite ones."""
     total = x.flatten(1).sum(1) if x.ndim > 1 else x
     return torch.where(torch.ones_like(total, dtype=torch.bool), torch.zeros_like(total), total)
 
 
 def mixture(branches: Tensor) -> Tensor:
-    r"""Returns $-\log \sum_k e^{-E_k}$ of energies with shape $(K, B)$; where all are infinite it is, and its gradient is zero."""
+    r"""Returns $-\log \sum_k e^{-E_k}$ of energies with shape $(K, B)$; where all are infinite it is infinite with zero gradient."""
     lowest = branches.detach().amin(0)
     infinite = lowest.isinf()
     return torch.where(infinite, lowest, -torch.logsumexp(-torch.where(infinite, 0.0, branches), 0))
 
 
 def unsqueeze_to(values: Tensor, x: Tensor) -> Tensor:
-    """Returns one value for each point, with shape $(B,)$, with as many axes as the points: $(B, 1, ..., 1)$."""
+    """Returns values of shape $(B,)$ reshaped to $(B, 1, ..., 1)$, with as many axes as the points."""
     return values.view(-1, *[1] * (x.ndim - 1))

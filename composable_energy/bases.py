@@ -1,6 +1,6 @@
 r"""Relative energies $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$, and the evaluation of their terms.
 
-The bases $b$ say what all points look like, the evidence what one concept adds. The algebra counts each base once and combines evidences.
+A base $b$ is a density shared by many concepts, the evidence is what one concept adds. The algebra counts each base once.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from composable_energy.arithmetic import add, less, scale
+from composable_energy.arithmetic import add, scale, subtract
 from composable_energy.checks import check_energies
 from composable_energy.conditions import method_parameters
 from composable_energy.energy import Energy
 from composable_energy.gradients import uses_own_gradient
-from composable_energy.memo import is_repeated, once, sharing
+from composable_energy.memo import evaluate_once, is_repeated, memo_scope
 
 if TYPE_CHECKING:
     from composable_energy.algebra import Weighted
@@ -28,11 +28,11 @@ __all__ = ["RelativeEnergy", "WeightedBase", "evidence_of", "select_conditions",
 
 @dataclass(frozen=True)
 class WeightedBase:
-    """A base with its weight in a sum; a call returns the weighted energies.
+    """A base with its weight in a sum; calling it returns weighted energies.
 
     Args:
         energy: The base.
-        scaled_by: The nodes `w * A` around it; the weight is the product of their current factors, which may be learnable.
+        scaled_by: The nodes `w * A` around it; the weight is the product of their factors, which may be learnable.
     """
 
     energy: Energy
@@ -40,17 +40,17 @@ class WeightedBase:
 
     @property
     def weight(self) -> float | Tensor:
-        """1 where nothing scales it."""
+        """The weight; 1 if nothing scales the base."""
         return math.prod(node.factor for node in self.scaled_by) if self.scaled_by else 1.0
 
     def __call__(self, x: Tensor, **conditions: Any) -> Tensor:
-        return scale(self.weight, once(self.energy, x, select_conditions(self.energy, conditions)))
+        return scale(self.weight, evaluate_once(self.energy, x, select_conditions(self.energy, conditions)))
 
 
 class RelativeEnergy(Energy, ABC):
-    r"""Abstract energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$; a subclass writes `bases` and `forward_evidence`.
+    r"""Abstract energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$; a subclass implements `bases` and `forward_evidence`.
 
-    The nodes of an expression are such energies; with no bases they are absolute. Where a base is infinite, so is the energy.
+    All nodes of an expression are relative energies, absolute ones without bases. Where a base is infinite, the energy is infinite.
     """
 
     _repeated: tuple[Energy, ...] = ()  # sub-expressions that occur more than once
@@ -65,16 +65,16 @@ class RelativeEnergy(Energy, ABC):
         """Returns the evidence, with shape $(B,)$, of points with shape $(B, *)$."""
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        with sharing(self._repeated):
+        with memo_scope(self._repeated):
             return add([self._checked_evidence(x, conditions), *(base(x, **conditions) for base in self.bases)], signed=self._signed)
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        with sharing(self._repeated):
+        with memo_scope(self._repeated):
             kind = type(self)
             if kind.has_value is False or (kind.with_gradient is not Energy.with_gradient and uses_own_gradient(self, x)):
                 total = self(x, **conditions)
                 for base in self.bases:
-                    total = less(total, base(x, **conditions))
+                    total = subtract(total, base(x, **conditions))
                 return total
             return self._checked_evidence(x, self._check_input(x, conditions))
 
@@ -84,13 +84,13 @@ class RelativeEnergy(Energy, ABC):
 
     @property
     def evidence_has_value(self) -> bool:
-        return type(self).has_value is not False  # pyright: ignore[reportUnnecessaryComparison]  (a class may say so)
+        return type(self).has_value is not False  # pyright: ignore[reportUnnecessaryComparison]  (a class may set it)
 
-    def _checked_evidence(self, x: Tensor, known: dict[str, Any]) -> Tensor:
+    def _checked_evidence(self, x: Tensor, conditions: dict[str, Any]) -> Tensor:
         own = method_parameters(type(self).forward_evidence)
-        if not own.open:  # a leaf takes its own; a node takes all and passes them on
-            known = {name: value for name, value in known.items() if name in own.names}
-        return check_energies(self, self.forward_evidence(x, **known), x)
+        if not own.open:  # a leaf takes its own conditions; a node takes all and passes them on
+            conditions = {name: value for name, value in conditions.items() if name in own.names}
+        return check_energies(self, self.forward_evidence(x, **conditions), x)
 
     @property
     def conditions(self) -> frozenset[str]:
@@ -114,17 +114,17 @@ class RelativeEnergy(Energy, ABC):
 def value_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
     """Returns the energies of a term, evaluated once if the term occurs several times in the expression."""
     own = select_conditions(term, conditions)
-    return once(term, x, own, always=True) if is_repeated(term) else term(x, **own)
+    return evaluate_once(term, x, own, always=True) if is_repeated(term) else term(x, **own)
 
 
 def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
     """Returns the evidence of a term, evaluated once if the term occurs several times in the expression."""
-    if is_repeated(term) and not term.bases:  # then it is the value, which may be known
+    if is_repeated(term) and not term.bases:  # the evidence is the value, which may be memoized
         return value_of(term, x, conditions)
     own = select_conditions(term, conditions)
-    return once(term.evidence, x, own, always=True) if is_repeated(term) else term.evidence(x, **own)
+    return evaluate_once(term.evidence, x, own, always=True) if is_repeated(term) else term.evidence(x, **own)
 
 
 def select_conditions(energy: Energy, conditions: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns those conditions that an energy depends on, of all that an expression passes to its terms."""
+    """Returns the conditions that an energy depends on, of those that an expression passes to its terms."""
     return {name: conditions[name] for name in energy.conditions & conditions.keys()} if conditions else conditions

@@ -1,7 +1,7 @@
-"""What an energy holds, and what its functions capture.
+"""The objects inside an energy, and those that its functions capture.
 
-What a function captures *directly* is found: in its closure, its defaults, and the globals that its code names. There is no walk through
-further globals or attributes; a module in training mode that is found behind one of them is refused, because no copy reaches it.
+A function captures *directly* what is in its closure, its defaults, and the globals that its code names. Further globals and attributes
+are not searched: a copy of the energy does not contain them, so a module in training mode there is refused.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _ITEMS = (list, tuple, set, frozenset)
 _HANDLED = (*PLAIN, *_ITEMS, dict, Tensor, nn.Module, types.FunctionType, functools.partial)
 _FOREIGN = ("torch.", "numpy.", "builtins.", "abc.", "functools.", "typing.")  # their code names no module of a user
 _GETSTATE = getattr(object, "__getstate__", None)  # since Python 3.11
-_MANY = 1000  # a captured container of more items is data
+_MANY = 1000  # a captured container with more items is data
 
 
 def tensors_of(energy: object) -> list[Tensor]:
-    """Returns the tensors that an energy holds or that its functions capture directly, each once."""
+    """Returns the tensors that an energy contains or that its functions capture directly, each once."""
     return [item for item in contents(energy) if isinstance(item, Tensor)]
 
 
 def contents(root: object) -> Iterator[object]:
-    """Yields an object and what it holds, in a fixed order: attributes, items, and what functions capture directly.
+    """Yields an object and the objects inside, in a fixed order: attributes, items, and what functions capture directly.
 
-    Plain values, such as numbers, are yielded wherever they stand, any other object once.
+    Plain values, such as numbers, are yielded at each occurrence, other objects once.
     """
-    seen: dict[int, object] = {}  # keeps what it has seen, so that no id is used twice
+    seen: dict[int, object] = {}  # keeps objects alive, so that no id is reused
     todo = [root]
     while todo:
         item = todo.pop()
@@ -51,7 +51,7 @@ def contents(root: object) -> Iterator[object]:
 
 
 def is_data(item: Any) -> bool:
-    """Whether a container is long and begins with a plain value: it is neither searched nor copied."""
+    """Returns whether a container is long and starts with a plain value; it is neither searched nor copied."""
     return isinstance(item, dict | list | tuple) and len(item) > _MANY and isinstance(next(iter(item)), PLAIN)
 
 
@@ -72,7 +72,7 @@ def _inside(item: Any) -> list[Any]:
 
 
 def attributes(item: Any) -> dict[str, Any]:
-    """Returns the attributes that a copy takes over."""
+    """Returns the attributes that a copy has."""
     cls = type(item)
     own = getattr(item, "__dict__", {})
     if _GETSTATE is not (reduced := getattr(cls, "__getstate__", None)) and reduced and not hasattr(cls, "__deepcopy__"):
@@ -92,11 +92,11 @@ def slots(cls: type) -> tuple[str, ...]:
 
 
 def holds_modules(value: Any, seen: set[int] | None = None) -> bool:
-    """Whether a captured value is a module, or a function or small container that holds one.
+    """Returns whether a captured value is a module, or a function or small container with one.
 
     Args:
         value: The value.
-        seen: Where the search has been.
+        seen: The ids of the values that were searched.
     """
     seen = set() if seen is None else seen
     if isinstance(value, nn.Module):
@@ -119,7 +119,7 @@ def holds_modules(value: Any, seen: set[int] | None = None) -> bool:
 
 
 def _captured(function: types.FunctionType) -> list[Any]:
-    """Returns what a function holds directly: its code, its closure, its defaults, and the globals that its code names."""
+    """Returns what a function captures directly: its closure, its defaults, and the globals that its code names."""
     if f"{function.__module__}.".startswith(_FOREIGN):
         return []
     cells = [content(cell) for cell in function.__closure__ or ()]
@@ -142,7 +142,7 @@ def _captured(function: types.FunctionType) -> list[Any]:
 
 
 def named(function: types.FunctionType) -> dict[str, Any]:
-    """Returns the globals that the code of a function names; of other functions those of the same file."""
+    """Returns the globals that the code of a function names, except functions of other files."""
     space, found = function.__globals__, {}
     for name in _names(function.__code__)[0]:
         value = space.get(name)
@@ -153,7 +153,7 @@ def named(function: types.FunctionType) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1024)
 def _names(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the globals that code reads, and all names in it, attributes too; with the functions inside, in a fixed order."""
+    """Returns the globals that code reads, and all names in it with attributes; also of inner functions, in a fixed order."""
     read = [str(step.argval) for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
     names = list(code.co_names)
     for constant in code.co_consts:
@@ -165,7 +165,7 @@ def _names(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def content(cell: types.CellType) -> Any:
-    """Returns what a cell of a closure holds; None if it is not bound yet."""
+    """Returns the content of a cell of a closure; None if it is not bound yet."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -173,7 +173,7 @@ def content(cell: types.CellType) -> Any:
 
 
 def _check_attributes(function: Callable[..., Any], value: Any, names: tuple[str, ...]) -> None:
-    """Raises if code uses a module in training mode as an attribute of what it captures: no copy of the energy holds that."""
+    """Raises if code uses a module in training mode through an attribute of a captured value; a copy of the energy does not contain it."""
     own = vars(value) if isinstance(value, type | types.ModuleType) else attributes(value)
     methods = [getattr(type(value), name, None) for name in ("__call__", *names)]
     inner = [name for method in methods if isinstance(method, types.FunctionType) for name in _names(method.__code__)[1]]
@@ -183,11 +183,11 @@ def _check_attributes(function: Callable[..., Any], value: Any, names: tuple[str
 
 
 def check_methods(kind: type) -> None:
-    """Raises if methods of a class use a global module in training mode: a class is not copied."""
+    """Raises if methods of a class use a global module in training mode; classes are not copied."""
     for cls in kind.__mro__:
         if not f"{cls.__module__}.".startswith((*_FOREIGN, "composable_energy.")):
             for name, method in vars(cls).items():
-                if isinstance(method, types.FunctionType) and name != "__init__":  # which is done
+                if isinstance(method, types.FunctionType) and name != "__init__":  # which has run
                     for used, value in named(method).items():
                         _check_mode(method, used, value)
 
@@ -196,8 +196,8 @@ def _check_mode(function: Callable[..., Any], name: str, value: Any) -> None:
     if isinstance(value, nn.Module):
         if any(module.training for module in value.modules()):
             raise ExpressionError(
-                f"{getattr(function, '__qualname__', function)} uses the module {name}, which is in training mode and which a copy of the "
-                f"energy does not hold. Call its `.eval()`, make it an attribute of the energy, or hand it to the function: "
+                f"{getattr(function, '__qualname__', function)} uses the module {name}, which is in training mode, and a copy of the "
+                f"energy does not contain it. Call its `.eval()`, make it an attribute of the energy, or pass it to the function: "
                 f"ce.as_energy(f, modules=[{name}]) calls f(x, {name}, **conditions)."
             )
     elif isinstance(value, dict | list | tuple) and len(value) <= _MANY:

@@ -1,4 +1,4 @@
-"""Energies and encoders by name: each caller gets an object of its own, marked with its origin."""
+"""Energies and encoders by name; each call returns a new object with its origin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, PluginLoadError, PluginNotFound
-from composable_energy.identity import Origin, born_from, mark
+from composable_energy.identity import Origin, inherit_token, mark_origin
 from composable_energy.registry.api import REGISTRY
 from composable_energy.registry.build import build, guarded
 from composable_energy.registry.contract import check_built, plugin_error
@@ -26,12 +26,11 @@ __all__ = ["EnergyFamily", "entry_of", "get_encoder", "get_energy", "get_family"
 
 
 class EnergyFamily(ABC):
-    """Abstract family of energies that belong together, such as the attributes of one kind of picture.
+    """Abstract family of related energies, such as the attributes of one kind of picture.
 
-    An entry point of the group `composable_energy.energies` may be a subclass. The registry makes one instance for each set of options
-    and keeps it. Members that have their base, decoder and heads in common keep them in the instance. Each caller of `get_energy` gets
-    copies of its own. Copies of one base are the same energy as long as their numbers are equal, so that an expression over them counts
-    it once. Making an instance and listing members is cheap: weights are read by `load`.
+    An entry point of the group `composable_energy.energies` may be a subclass. The registry builds and keeps one instance for each set of
+    options; it holds what its members share, such as base and decoder. `get_energy` returns copies. Copies of one base are the same
+    energy while their numbers are equal, so that an expression counts it once. Only `load` reads weights.
 
     Example:
         >>> import composable_energy as ce
@@ -49,11 +48,11 @@ class EnergyFamily(ABC):
 
     @abstractmethod
     def members(self) -> tuple[str, ...]:
-        """Returns the names of the members, without reading weights."""
+        """Returns the names of the members."""
 
     @abstractmethod
     def load(self, member: str | None) -> Energy:
-        """Returns a member's energy, or the family's own (its base) for None.
+        """Returns the energy of a member, or for None that of the family (its base).
 
         Args:
             member: One of `members()`, or None. A family without an energy of its own raises `PluginNotFound` for None.
@@ -61,90 +60,90 @@ class EnergyFamily(ABC):
 
 
 def get_energy(name: str, /, **options: Any) -> Energy:
-    """Returns an energy by name; it belongs to the caller, and changes to it reach no other.
+    """Returns a new energy by name; changes to it affect no other one.
 
-    Members of one family, asked for together or apart, have equal parts, so that an expression counts their base once.
+    Members of one family have equal bases, also from separate calls, so that an expression counts the base once.
 
     Args:
-        name: Of an entry, `bowl`; of a family's member, `faces/male`; with a distribution in front, `acme-energies:bowl`.
-        **options: What the entry takes. Those of a family go to the family, and are plain data.
+        name: An entry, `bowl`; a member of a family, `faces/male`; or an entry of a distribution, `acme-energies:bowl`.
+        **options: Options of the entry; those of a family must be plain data.
 
     Returns:
         The energy, with `origin` set.
 
     Raises:
         PluginNotFound: No plug-in offers the name, or the family has no such member.
-        PluginConflictError: Several do.
+        PluginConflictError: Several plug-ins offer it.
         PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: It does not take an option.
+        OptionError: The plug-in does not take an option.
     """
     return _build_energy(name, options, {})
 
 
 def get_family(name: str, /, **options: Any) -> EnergyFamily:
-    """Returns a family of energies by name; its `members()` are what `get_energy("family/member")` takes.
+    """Returns a family of energies by name; `get_energy("family/member")` takes its `members()`.
 
     Raises:
-        PluginNotFound: No plug-in offers the name, or it is no family.
-        PluginConflictError: Several do.
+        PluginNotFound: No plug-in offers the name, or it is not a family.
+        PluginConflictError: Several plug-ins offer it.
         PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: It does not take an option.
+        OptionError: The plug-in does not take an option.
     """
     entry = REGISTRY.entry("energy", name)
     obj = REGISTRY.load("energy", entry)
     if not _is_family(obj):
-        raise PluginNotFound(f"The energy {name!r} is a single one and has no members.")
+        raise PluginNotFound(f"The energy {name!r} is not a family and has no members.")
     return _family(entry, obj, options)
 
 
 def get_encoder(name: str, /, **options: Any) -> nn.Module:
-    """Returns an encoder by name, with `origin` set; it belongs to the caller.
+    """Returns a new encoder by name, with `origin` set.
 
     Raises:
         PluginNotFound: No plug-in offers the name.
-        PluginConflictError: Several do.
+        PluginConflictError: Several plug-ins offer it.
         PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: It does not take an option.
+        OptionError: The plug-in does not take an option.
     """
     entry = REGISTRY.entry("encoder", name)
     origin = Origin(entry.name, None, options, entry.distribution, entry.version)
-    with born_from(origin):
+    with inherit_token(origin):
         encoder = check_built(KINDS["encoder"], entry, build(entry, REGISTRY.load("encoder", entry), options))
-    return _own_copy("encoder", entry, encoder, origin, {})
+    return _copy_built("encoder", entry, encoder, origin, {})
 
 
 def _build_energy(name: str, options: dict[str, Any], copies: dict[int, Any]) -> Energy:
-    """Returns an energy by name, for one caller; `copies` is the memo of copies that were made for the same caller."""
+    """Returns a new energy by name; calls with one memo `copies` share their parts."""
     found, slash, member = name.partition("/")
     entry = REGISTRY.entry("energy", found)
     obj = REGISTRY.load("energy", entry)
     origin = Origin(entry.name, member if slash else None, options, entry.distribution, entry.version)
-    with born_from(origin):
+    with inherit_token(origin):
         if _is_family(obj):
             energy = _member(entry, _family(entry, obj, options), origin.member)
         elif not slash:
             energy = check_built(KINDS["energy"], entry, build(entry, obj, options))
         else:
-            raise PluginNotFound(f"The energy {found!r} has no members, so there is no {name!r}; ask for {found!r}.")
-    return _own_copy("energy", entry, energy, origin, copies)
+            raise PluginNotFound(f"The energy {found!r} has no members, so there is no {name!r}; use {found!r}.")
+    return _copy_built("energy", entry, energy, origin, copies)
 
 
-def _own_copy(kind: str, entry: Entry, made: Any, origin: Origin, copies: dict[int, Any]) -> Any:
-    """Returns an object for one caller: a copy, unless its class has just made it. Modules among the options are not copied."""
+def _copy_built(kind: str, entry: Entry, built: Any, origin: Origin, copies: dict[int, Any]) -> Any:
+    """Returns a copy of a built object, or the object if its class has just built it; modules among the options are not copied."""
     passed = set(_modules_in(origin.options))
-    if type(made) is not REGISTRY.load(kind, entry):
+    if type(built) is not REGISTRY.load(kind, entry):
         copies.update((id(module), module) for module in passed)
         try:
             with torch.inference_mode(False):
-                made = copy.deepcopy(made, copies)
+                built = copy.deepcopy(built, copies)
         except Exception as error:
-            raise plugin_error(entry, f"what it made cannot be copied ({type(error).__name__}: {error})") from error
-    mark(kind, made, origin, passed)
-    return made
+            raise plugin_error(entry, f"the object that it built cannot be copied ({type(error).__name__}: {error})") from error
+    mark_origin(kind, built, origin, passed)
+    return built
 
 
 def _modules_in(value: Any) -> Iterator[nn.Module]:
-    """Yields the modules in options, which are their caller's."""
+    """Yields the modules in options."""
     if isinstance(value, nn.Module):
         yield from value.modules()
     elif isinstance(value, Mapping | list | tuple):
@@ -153,18 +152,18 @@ def _modules_in(value: Any) -> Iterator[nn.Module]:
 
 
 def rebuild_object(kind: str, origin: Origin, copies: dict[int, Any]) -> nn.Module:
-    """Returns an energy or encoder made as an origin says.
+    """Returns an energy or encoder built again from its origin.
 
     Args:
         kind: `energy` or `encoder`.
-        origin: How it was made.
-        copies: The memo of the copies that were made for the same caller: what they share, this one shares, too.
+        origin: The entry and options.
+        copies: A memo; objects built with one memo share their parts.
 
     Raises:
-        PluginNotFound: The distribution that made it does not offer it here, and nothing is registered under the name.
-        PluginConflictError: Several do.
+        PluginNotFound: The distribution that built it does not offer it here, and nothing is registered under the name.
+        PluginConflictError: Several plug-ins offer it.
         PluginLoadError: The plug-in fails to load or breaks the contract.
-        OptionError: It does not take an option.
+        OptionError: The plug-in does not take an option.
     """
     name = origin.entry
     if origin.distribution is not None and (kind, name) not in REGISTRY.registered:
@@ -176,14 +175,14 @@ def rebuild_object(kind: str, origin: Origin, copies: dict[int, Any]) -> nn.Modu
             way = f"It was registered in the session that wrote it; use composable_energy.register({kind!r}, {name!r}, ...) here too"
         else:
             way = f"It is from {origin.distribution} {origin.version or '(unknown version)'}; install that"
-        raise PluginNotFound(f"The {kind} {str(origin)!r} cannot be made here. {way}. ({error})") from error
+        raise PluginNotFound(f"The {kind} {str(origin)!r} cannot be built here. {way}. ({error})") from error
     if kind == "encoder":
         return get_encoder(name, **dict(origin.options))
     return _build_energy(name if origin.member is None else f"{name}/{origin.member}", dict(origin.options), copies)
 
 
 def entry_of(cls: type[Energy]) -> Entry | None:
-    """Returns the entry that offers a class of energies; only entries of the class's own top-level package are imported to find out."""
+    """Returns the entry that offers a class of energies; imports only entries of the class's top-level package."""
     for record in REGISTRY.records(["energy"]):
         if record.state in ("failed", "shadowed") or record.value.split(":")[0].split(".")[0] != cls.__module__.split(".")[0]:
             continue
@@ -200,11 +199,11 @@ def _is_family(obj: Any) -> bool:
 
 
 def _family(entry: Entry, obj: Any, options: dict[str, Any]) -> EnergyFamily:
-    """Returns the one instance for an entry and options."""
+    """Returns the instance for an entry and options; there is one for each."""
     try:
         key = (entry, json.dumps(options, sort_keys=True))
     except (TypeError, ValueError) as error:
-        raise OptionError(f"Options of the family {entry.name!r} are plain data, got {options}.") from error
+        raise OptionError(f"Options of the family {entry.name!r} must be plain data, got {options}.") from error
     if key not in REGISTRY.families:
         REGISTRY.families.setdefault(key, build(entry, obj, options))
     return REGISTRY.families[key]
@@ -212,6 +211,6 @@ def _family(entry: Entry, obj: Any, options: dict[str, Any]) -> EnergyFamily:
 
 def _member(entry: Entry, family: EnergyFamily, member: str | None) -> Energy:
     if member is not None and member not in family.members():
-        name, known = f"{entry.name}/{member}", [f"{entry.name}/{m}" for m in family.members()]
-        raise PluginNotFound(f"No energy {name!r} in the family {entry.name!r}.{nearest(name, known) or listed(known)}")
+        name, names = f"{entry.name}/{member}", [f"{entry.name}/{m}" for m in family.members()]
+        raise PluginNotFound(f"No energy {name!r} in the family {entry.name!r}.{nearest(name, names) or listed(names)}")
     return check_built(KINDS["energy"], entry, guarded(entry, {}, lambda: family.load(member)))

@@ -1,4 +1,4 @@
-"""What an energy is given and what it returns: shapes, dtypes and devices, each mistake told with both sides."""
+"""Checks of the input and output of energies: shapes, dtypes and devices."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["check_batch", "check_energies", "check_points", "check_value", "chec
 
 
 def check_points(energy: Energy, x: Tensor) -> None:
-    """Raises if points are no batch, cannot have a gradient, or do not fit an energy's shape, dtype or device."""
+    """Raises if points are not a floating batch, or do not fit the shape, dtype or device of an energy."""
     check_batch(energy, x)
     if energy.event_shape is not None and x.shape[1:] != energy.event_shape:
         raise ShapeError(f"{energy} takes points of shape (B, {', '.join(map(str, energy.event_shape))}), got {tuple(x.shape)}.")
-    if not energy.terms:  # of a node each leaf checks its own weights
+    if not energy.terms:  # the leaves of a node check their own weights
         check_weights(energy, energy, x)
 
 
 def check_batch(energy: Energy, x: Tensor) -> None:
-    """Raises if points are no batch or cannot have a gradient."""
+    """Raises if points are not a batch of a floating dtype."""
     if not isinstance(x, Tensor):
         raise DtypeError(f"{energy} takes a tensor of points, got {type(x).__name__}; use torch.as_tensor.")
     if not x.is_floating_point():
@@ -35,7 +35,13 @@ def check_batch(energy: Energy, x: Tensor) -> None:
 
 
 def check_weights(energy: object, module: nn.Module, x: Tensor) -> None:
-    """Raises if points do not fit the dtype or device of the weights of an energy, or of a part of it."""
+    """Raises if points do not fit the dtype or device of the weights of a module.
+
+    Args:
+        energy: The energy, for the message.
+        module: The energy or a part of it.
+        x: The points.
+    """
     weight = _first_weight(module)
     if weight is None:
         return
@@ -46,11 +52,11 @@ def check_weights(energy: object, module: nn.Module, x: Tensor) -> None:
 
 
 def check_energies(energy: Energy, energies: Tensor, x: Tensor) -> Tensor:
-    """Returns the energies; a (B, 1) result beside a (B,) one would broadcast to (B, B) and still look like numbers.
+    """Returns the energies if they have shape (B,); (B, 1) would broadcast with (B,) to (B, B) without an error.
 
     Raises:
-        ShapeError: They have another shape than $(B,)$.
-        DtypeError: They are not a floating tensor.
+        ShapeError: The energies have another shape than $(B,)$.
+        DtypeError: The energies are not a floating tensor.
     """
     if not isinstance(energies, Tensor) or not energies.is_floating_point():
         got = energies.dtype if isinstance(energies, Tensor) else type(energies).__name__
@@ -69,31 +75,31 @@ def check_value(energy: Energy, use: str, *, evidence: bool = False) -> None:
 
     Args:
         energy: The energy.
-        use: What needs the value, for the message.
-        evidence: Whether the evidence is enough.
+        use: The operation that needs the value, for the message.
+        evidence: Whether a value of the evidence is enough.
 
     Raises:
-        ExpressionError: It has none.
+        ExpressionError: There is no value.
     """
     if energy.evidence_has_value if evidence else energy.has_value:
         return
-    leaf = _valueless(energy)
-    which = f"{energy} has none" if leaf is energy else f"{energy} has none, because of {leaf}"
+    leaf = _find_valueless(energy)
+    cause = "" if leaf is energy else f", because of {leaf}"
     raise ExpressionError(
-        f"{use} needs values of an energy, and {which}: it has a gradient alone (`has_value` is False). `&`, weights and samplers that "
-        "follow gradients alone, such as `langevin`, take it; for anything else give it an energy whose gradient it is."
+        f"{use} needs values of an energy, and {energy} has none{cause}: it has only a gradient (`has_value` is False). Use it with `&`, "
+        "weights and samplers that need only gradients, such as `langevin`; for anything else give the energy a value."
     )
 
 
-def _valueless(energy: Energy) -> Energy:
+def _find_valueless(energy: Energy) -> Energy:
     """Returns the deepest term without value."""
     parts = (*energy.terms, *(base.energy for base in energy.bases))
     part = next((part for part in parts if not part.has_value), None)
-    return energy if part is None else _valueless(part)
+    return energy if part is None else _find_valueless(part)
 
 
 def _first_weight(module: nn.Module) -> Tensor | None:
-    """The first floating parameter; `module.parameters()` would list and hash modules, at each evaluation."""
+    """Returns the first floating parameter; `module.parameters()` is slower, as it hashes all modules at each evaluation."""
     for parameter in module._parameters.values():
         if parameter is not None and parameter.is_floating_point():
             return parameter

@@ -1,17 +1,15 @@
-"""Conditions: what an energy depends on besides the point, such as a label `y` or a noise level `sigma`.
+"""Conditions of energies, such as a label `y` or a noise level `sigma`.
 
-A condition is a keyword parameter of `forward`. It reaches the energy as a tensor with one row for each point, whatever was bound:
-a number, a tensor of one row for all, or one row for each. Bound rows belong to chains, so a batch of some of the chains says which
-they are by the reserved condition `chains`.
+A condition is a keyword parameter of `forward`. The energy receives a tensor with one row for each point; a bound value is a number, a
+tensor with one row for all points, or one row for each chain. For a batch of some chains, the reserved condition `chains` selects rows.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,25 +17,30 @@ from torch import Tensor, nn
 
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.identity import equal
-from composable_energy.memo import Shared, remembered
+from composable_energy.memo import SharedModule, memoize
+from composable_energy.suggestions import nearest
+
+if TYPE_CHECKING:
+    from composable_energy.energy import Energy
 
 __all__ = [
     "CHAINS",
     "Parameters",
     "bound_rows",
+    "check_conditions",
     "check_names",
+    "copy_condition",
+    "detach_conditions",
     "method_parameters",
-    "own_copy",
     "parameters_of",
     "rows_for",
-    "without_graph",
 ]
 
 CHAINS = "chains"
 
 
 class Parameters(NamedTuple):
-    """The condition names of a function: all of them, those without a default, and whether it takes any other (`**conditions`)."""
+    """The conditions of a function: all names, those without a default, and whether it takes others (`**conditions`)."""
 
     names: frozenset[str]
     required: frozenset[str]
@@ -46,20 +49,20 @@ class Parameters(NamedTuple):
 
 @lru_cache(maxsize=512)
 def method_parameters(method: Callable[..., object]) -> Parameters:
-    """Returns the conditions of an unbound method, the parameters after `self` and the point."""
+    """Returns the conditions of an unbound method: the parameters after `self` and the points."""
     return _keyword_parameters(method, 2)
 
 
 def parameters_of(function: Callable[..., object], positional: int = 1) -> Parameters:
-    """Returns the conditions of a module or function; not cached, as a cache would keep alive what a function holds.
+    """Returns the conditions of a module or function. They are not cached: a cache would keep the function alive.
 
     Args:
-        function: A module, or a function that is called with positional arguments and with conditions by name.
-        positional: How many positional arguments come first.
+        function: A module or function.
+        positional: The number of its positional arguments, which are no conditions.
     """
-    if isinstance(function, Shared):
+    if isinstance(function, SharedModule):
         function = function.module
-    function = getattr(function, "_orig_mod", function)  # torch's own name for what `torch.compile` wrapped; there is no public one
+    function = getattr(function, "_orig_mod", function)  # the module inside `torch.compile`; there is no public name
     return _keyword_parameters(function.forward if isinstance(function, nn.Module) else function, positional)
 
 
@@ -77,13 +80,13 @@ def _keyword_parameters(function: Callable[..., object], skip: int) -> Parameter
 
 
 def rows_for(name: str, value: object, x: Tensor, chains: slice | Tensor | None = None) -> Tensor:
-    """Returns a bound condition as a tensor with one row for each point.
+    """Returns a condition as a tensor with one row for each point.
 
     Args:
-        name: The condition's name, for messages.
+        name: The name of the condition, for messages.
         value: A number, a 0-d tensor, or a tensor whose first axis is 1 or the number of chains.
         x: The points, with shape $(B, *)$; the result has their device and, if real, their dtype.
-        chains: Which chains the points are, when they are not all of them.
+        chains: The chains of the points; None if they are all chains.
 
     Raises:
         ShapeError: The first axis is neither 1 nor the number of chains.
@@ -108,39 +111,57 @@ def rows_for(name: str, value: object, x: Tensor, chains: slice | Tensor | None 
 
 
 def bound_rows(name: str, value: object, x: Tensor, chains: slice | Tensor | None) -> Tensor:
-    """Returns `rows_for`, the same tensor for all that are bound to equal values in an expression."""
-    known: list[tuple[object, Tensor]] = remembered(("rows", name, id(x), id(chains)), (x, chains), list)
-    # With the latest alone: thousands of candidates of `infer` would be compared in pairs.
-    rows = next((rows for other, rows in known[-16:] if equal(other, value)), None)
+    """Returns `rows_for`; within an expression, equal values share one tensor."""
+    cached: list[tuple[object, Tensor]] = memoize(("rows", name, id(x), id(chains)), (x, chains), list)
+    # Only the latest 16 are compared: `infer` binds thousands of candidates.
+    rows = next((rows for other, rows in cached[-16:] if equal(other, value)), None)
     if rows is None:
         rows = rows_for(name, value, x, chains)
-        known.append((value, rows))
+        cached.append((value, rows))
     return rows
 
 
-def check_names(owner: object, given: Mapping[str, Any], accepted: Iterable[str]) -> Mapping[str, Any]:
-    """Returns what is given, if all of its names are accepted.
-
-    Args:
-        owner: An energy, for the message.
-        given: Conditions or arguments by name.
-        accepted: The names that there are.
+def check_conditions(energy: Energy, conditions: dict[str, Any], x: Tensor) -> dict[str, Any]:
+    """Returns the conditions that an energy depends on, with one row for each point.
 
     Raises:
-        ExpressionError: A name is not among them.
+        ExpressionError: A condition is unknown, or one without default is missing.
+        ShapeError: A condition has neither one row nor one for each point.
+    """
+    required = energy.required_conditions
+    if not (required or conditions):
+        return conditions
+    check_names(energy, conditions, energy.conditions | {CHAINS})
+    missing = sorted(required - conditions.keys())
+    if missing:
+        ways = " or ".join(f"`.at({n})`" if n == "sigma" else f"`.given({n}=...)`" for n in missing)
+        raise ExpressionError(f"{energy} depends on {', '.join(missing)}, which is not bound: bind it with {ways}.")
+    own = energy.conditions & conditions.keys()
+    return {name: conditions[name] if name == CHAINS else rows_for(name, conditions[name], x) for name in own}
+
+
+def check_names(owner: object, given: Mapping[str, Any], accepted: Iterable[str]) -> Mapping[str, Any]:
+    """Returns conditions or arguments if all of their names are accepted.
+
+    Args:
+        owner: The energy, for the message.
+        given: Conditions or arguments by name.
+        accepted: The accepted names.
+
+    Raises:
+        ExpressionError: A name is not accepted.
     """
     unknown = sorted(set(given).difference(accepted))
     if unknown:
         names = sorted(set(accepted) - {CHAINS})
-        near = get_close_matches(unknown[0], names, n=1)
         bound = any(unknown[0] in getattr(part, "values", {}) for part in getattr(owner, "modules", tuple)())
-        way = f"did you mean {near[0]}?" if near else f"it takes {', '.join(names) or 'none'}."
-        raise ExpressionError(f"{owner} takes no {unknown[0]}: {'it is bound already.' if bound else way}")
+        hint = " It is already bound." if bound else nearest(unknown[0], names) or f" It takes {', '.join(names) or 'none'}."
+        raise ExpressionError(f"{owner} takes no {unknown[0]}.{hint}")
     return given
 
 
-def own_copy(value: Any) -> Any:
-    """Returns a condition that later changes of the caller's object do not reach; a tensor that is learnt remains connected to it.
+def copy_condition(value: Any) -> Any:
+    """Returns a copy of a condition; a learnable tensor stays connected to its original.
 
     Arrays and lists of numbers become tensors, which can be compared.
     """
@@ -154,6 +175,6 @@ def own_copy(value: Any) -> Any:
     return value.clone() if value.requires_grad else value.detach().clone()
 
 
-def without_graph(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns bound conditions as they are copied and pickled: tensors that were computed lose the graph behind them."""
+def detach_conditions(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns bound conditions for copying and pickling: computed tensors are detached."""
     return {name: value.detach() if isinstance(value, Tensor) and not value.is_leaf else value for name, value in values.items()}

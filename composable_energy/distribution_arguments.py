@@ -1,7 +1,7 @@
-"""Torch distributions by the arguments of their constructors: built again without validation, moved, or with parameters in place.
+"""Constructor arguments of torch distributions: to rebuild them without validation, on other devices, or from learnable parameters.
 
-Torch keeps broadcast copies of what a distribution was built from. An argument is a parameter if building the distribution again from
-that parameter gives the same graph of autograd with the same values; then whoever holds the parameter can build it again at any time.
+Torch keeps broadcast copies of the arguments. An argument is a learnable parameter if rebuilding the distribution from that parameter
+gives the same autograd graph with the same values.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.distributions import Distribution, ExpTransform, Transform, Transform
 
 from composable_energy.errors import LiftError
 
-__all__ = ["ARGUMENTS", "argument", "mapped", "parameters_in", "rebuilt", "tensors_in"]
+__all__ = ["ARGUMENTS", "argument", "map_tensors", "parameters_in", "rebuild", "tensors_in"]
 
-# For each class the ways to build it: names of arguments. The first one is that of constants.
+# The names of the arguments for each class; the first of several ways is used for constants.
 ARGUMENTS: Mapping[type[Distribution], tuple[tuple[str, ...], ...]] = {
     distributions.Beta: (("concentration1", "concentration0"),),
     distributions.Categorical: (("logits",), ("probs",)),
@@ -50,11 +50,11 @@ ARGUMENTS: Mapping[type[Distribution], tuple[tuple[str, ...], ...]] = {
 }
 _INVERSE: type[Transform] = type(ExpTransform().inv)
 _VIEWS = frozenset({"AsStridedBackward0", "ExpandBackward0", "SelectBackward0", "UnsqueezeBackward0"})
-_LARGEST_GRAPH = 64  # of torch's own constructors; a larger one is a computation of the caller's
+_LARGEST_GRAPH = 64  # nodes in graphs of torch's constructors; a larger graph is a computation of the caller
 
 
 def argument(distribution: Distribution, name: str) -> Any:
-    """Returns the value of an argument as the distribution keeps it; a matrix that was broadcast over a batch is one matrix again."""
+    """Returns the value of an argument; a matrix that was broadcast over a batch is one matrix again."""
     value = getattr(distribution, "base_dist" if name == "base_distribution" else name)
     if name in ("scale_tril", "cov_factor", "cov_diag") and not value.requires_grad:
         while value.ndim > 1 and len(value) > 1 and value.stride(0) == 0:
@@ -62,13 +62,13 @@ def argument(distribution: Distribution, name: str) -> Any:
     return value
 
 
-def rebuilt(distribution: Distribution, tensors: Mapping[str, Tensor], prefix: str = "") -> Distribution:
-    """Returns a distribution with other tensors for some of its arguments, unvalidated.
+def rebuild(distribution: Distribution, tensors: Mapping[str, Tensor], prefix: str = "") -> Distribution:
+    """Returns a distribution with some arguments replaced, without validation.
 
     Args:
-        distribution: Of a class with known arguments; parts without such a tensor are taken as they are.
-        tensors: By path, such as `loc` or `component_distribution.loc`.
-        prefix: Of the paths of this distribution.
+        distribution: A distribution of a class in `ARGUMENTS`.
+        tensors: The new arguments by path, such as `loc` or `component_distribution.loc`.
+        prefix: The prefix of the paths of this distribution.
     """
     own = {path.removeprefix(prefix).partition(".")[0] for path in tensors if path.startswith(prefix)}
     if not own:
@@ -78,40 +78,40 @@ def rebuilt(distribution: Distribution, tensors: Mapping[str, Tensor], prefix: s
     for name in names:
         value = argument(distribution, name)
         inner = isinstance(value, Distribution)
-        arguments[name] = rebuilt(value, tensors, f"{prefix}{name}.") if inner else tensors.get(prefix + name, value)
+        arguments[name] = rebuild(value, tensors, f"{prefix}{name}.") if inner else tensors.get(prefix + name, value)
     result = type(distribution)(**arguments, validate_args=False)
     return result if result.batch_shape == distribution.batch_shape else result.expand(distribution.batch_shape)
 
 
-def mapped(holder: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Returns a copy of a distribution, or of a transform, with a function applied to its tensors and to those inside.
+def map_tensors(holder: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Returns a copy of a distribution or transform with a function applied to all tensors inside.
 
-    Where its arguments are known it is built again, and checks no points. A categorical is not: its constructor normalises once more.
+    A distribution with known arguments is rebuilt without validation. A categorical is copied, as its constructor would normalise again.
     """
     cls = type(holder)
     if cls in ARGUMENTS and cls is not distributions.Categorical:
-        arguments = {name: _mapped_value(argument(holder, name), function) for name in ARGUMENTS[cls][0]}
+        arguments = {name: _map_value(argument(holder, name), function) for name in ARGUMENTS[cls][0]}
         return cls(**arguments, validate_args=False)
     if isinstance(holder, _INVERSE):
-        return Inverse(mapped(holder.inv, function))
+        return Inverse(map_tensors(holder.inv, function))
     result, done = copy.copy(holder), {}
     for name, value in vars(result).items():
-        moved = done[id(value)] if id(value) in done else done.setdefault(id(value), _mapped_value(value, function))
+        moved = done[id(value)] if id(value) in done else done.setdefault(id(value), _map_value(value, function))
         if moved is not value:
             setattr(result, name, moved)
     return result
 
 
-def _mapped_value(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def _map_value(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Distribution | Transform):
-        return mapped(value, function)
+        return map_tensors(value, function)
     if isinstance(value, list) and all(isinstance(item, Transform) for item in value):
-        return [mapped(item, function) for item in value]
+        return [map_tensors(item, function) for item in value]
     return function(value) if isinstance(value, Tensor) else value
 
 
 class Inverse(Transform):
-    """The inverse of a transform, as `transform.inv`; a deep copy or pickle of that forgets what it inverts.
+    """The inverse of a transform; unlike `transform.inv` it can be copied and pickled.
 
     Args:
         transform: The transform.
@@ -128,7 +128,7 @@ class Inverse(Transform):
     def sign(self) -> Any:
         return self.transform.sign
 
-    # Torch asks those who write a transform for `_call` and `_inverse`; `test_inverse_transforms_survive_a_copy` pins it.
+    # Subclasses of `Transform` implement `_call` and `_inverse`; `test_inverse_transforms_survive_a_copy` pins it.
     def _call(self, x: Tensor) -> Tensor:
         return self.transform.inv(x)  # pyright: ignore[reportReturnType]
 
@@ -146,7 +146,7 @@ class Inverse(Transform):
 
 
 def tensors_in(holder: Any, prefix: str = "") -> dict[str, tuple[Any, Tensor]]:
-    """Returns the tensors inside a distribution and what holds each, by path; each tensor of a holder once."""
+    """Returns the tensors inside a distribution by path, each with the object that holds it."""
     if isinstance(holder, _INVERSE):
         return {} if holder.inv is None else tensors_in(holder.inv, f"{prefix}inv.")  # None in a deep copy
     result: dict[str, tuple[Any, Tensor]] = {}
@@ -167,11 +167,11 @@ def parameters_in(distribution: Distribution, prefix: str = "") -> dict[str, nn.
     """Returns the parameters that a distribution was built from, by the path of the argument.
 
     Raises:
-        LiftError: A tensor was computed from what is learnt, so that the distribution cannot follow it.
+        LiftError: A tensor was computed from learnable tensors, so the distribution cannot be rebuilt from them.
     """
     if not any(tensor.requires_grad for _, tensor in tensors_in(distribution).values()):
         return {}
-    distribution = copy.copy(distribution)  # which keeps what its properties compute
+    distribution = copy.copy(distribution)  # its lazy properties are then cached in the copy
     for names in ARGUMENTS.get(type(distribution), ()):
         values = {name: argument(distribution, name) for name in names}
         parts = {name: value for name, value in values.items() if isinstance(value, Distribution)}
@@ -183,26 +183,26 @@ def parameters_in(distribution: Distribution, prefix: str = "") -> dict[str, nn.
             if found and _builds(type(distribution), {**values, **found}, values):
                 return {prefix + name: leaf for name, leaf in found.items()}
     raise LiftError(
-        f"An energy cannot follow what this {type(distribution).__name__} is learnt by: a tensor was computed from others that require a "
-        "gradient or is no `nn.Parameter`, or these have changed since, or its class is none whose arguments are known. Build the "
-        "distribution from parameters themselves, call `.detach()` on the tensor to hold it constant, or lift a module whose `forward(x)` "
-        "builds the distribution and returns `-log_prob(x)`."
+        f"An energy cannot follow the learnable tensors of this {type(distribution).__name__}: a tensor was computed from others that "
+        "require a gradient, is no `nn.Parameter` or has changed since, or the arguments of the class are unknown. Build the distribution "
+        "from parameters directly, call `.detach()` on the tensor to hold it constant, or lift a module whose `forward(x)` builds the "
+        "distribution and returns `-log_prob(x)`."
     )
 
 
 def _builds(cls: type[Distribution], arguments: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    """Whether a class makes of its arguments what a distribution holds: equal values with an equal graph."""
+    """Returns whether building a class from arguments gives these values with an equal graph."""
     try:
         with torch.inference_mode(False), torch.enable_grad():
             fresh = cls(**arguments, validate_args=False)
             pairs = [(getattr(fresh, name), value) for name, value in values.items() if isinstance(value, Tensor) and value.requires_grad]
         return all(_graph(a) == _graph(b) and _same_numbers(a.expand_as(b), b) for a, b in pairs)
-    except (ValueError, RuntimeError, TypeError, IndexError):  # it does not even have the shape
+    except (ValueError, RuntimeError, TypeError, IndexError):  # a wrong shape
         return False
 
 
 def _same_numbers(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal; if they are views of a parameter, whether they are the same view."""
+    """Returns whether two tensors are equal, or for views of a parameter whether they are the same view."""
     if isinstance(_graph(b), int):
         strides = [[s for s, n in zip(t.stride(), t.shape, strict=True) if n > 1] for t in (a, b)]
         return a.data_ptr() == b.data_ptr() and strides[0] == strides[1]
@@ -214,7 +214,7 @@ def _learnt_transforms(transforms: list[Transform]) -> bool:
 
 
 def _leaves(tensor: Tensor) -> list[nn.Parameter]:
-    """Returns the parameters that a tensor was computed from; none if something else is among its leaves, or its graph is large."""
+    """Returns the parameters that a tensor was computed from; none if it has other leaves or a large graph."""
     if tensor.is_leaf:
         return [tensor] if isinstance(tensor, nn.Parameter) else []
     nodes = list(_nodes(tensor))
@@ -233,15 +233,15 @@ def _nodes(tensor: Tensor) -> Iterator[Any]:
 
 
 def _graph(tensor: Tensor) -> Any:
-    """Returns how a tensor was computed from its leaves, as nested tuples that can be compared.
+    """Returns the autograd graph of a tensor as nested tuples that can be compared.
 
-    Views do not count: once the parameter was written to, any view has `AsStridedBackward0` in their place.
+    Views are left out: after an in-place write to the parameter, any view becomes `AsStridedBackward0`.
     """
 
-    def written(node: Any) -> Any:
+    def as_tuple(node: Any) -> Any:
         if node is None or hasattr(node, "variable"):
             return None if node is None else id(node.variable)
-        inner = tuple(written(part) for part, _ in node.next_functions)
+        inner = tuple(as_tuple(part) for part, _ in node.next_functions)
         return inner[0] if node.name() in _VIEWS else (node.name(), *inner)
 
-    return id(tensor) if tensor.is_leaf else written(tensor.grad_fn)
+    return id(tensor) if tensor.is_leaf else as_tuple(tensor.grad_fn)

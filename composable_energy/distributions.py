@@ -19,7 +19,7 @@ from torch.distributions import (
 )
 
 from composable_energy.arithmetic import zeros
-from composable_energy.distribution_arguments import ARGUMENTS, mapped, parameters_in, rebuilt, tensors_in
+from composable_energy.distribution_arguments import ARGUMENTS, map_tensors, parameters_in, rebuild, tensors_in
 from composable_energy.energy import Energy
 from composable_energy.errors import LiftError, OptionError, ShapeError
 
@@ -31,20 +31,20 @@ LogProb = Callable[[Tensor], Tensor]
 class DistributionEnergy(Energy):
     r"""The energy $-\log p(x)$ of a torch distribution; axes of its batch shape are independent axes of a point.
 
-    Outside the support the energy is infinite and its gradient zero, so that other branches of a mixture keep theirs; a point that is NaN
-    has the energy NaN.
+    Outside the support the energy is infinite with zero gradient, so that other branches of a mixture keep theirs. The energy of a NaN
+    point is NaN.
 
-    The parameters that the distribution was built from are parameters of the energy, under the names of the arguments (`loc`,
-    `component_distribution_loc`); the energy follows them. Other tensors are constants, which move with the energy.
+    Parameters that the distribution was built from become parameters of the energy, named like the arguments (`loc`,
+    `component_distribution_loc`). Other tensors are constants, which move with the energy.
 
     Args:
         distribution: The distribution; a point has its batch shape followed by its event shape. It is copied; its tensors are shared.
-        name: How it is written; the class name of the distribution if empty.
-        event_shape: The shape of one point, which is known already; another one is an error.
-        decoder: For a density in the latent space of a decoder.
+        name: The name in expressions; the class name of the distribution if empty.
+        event_shape: The shape of one point; it must be that of the distribution.
+        decoder: The decoder, for a density of latent points.
 
     Raises:
-        LiftError: The distribution is discrete or has no support, or one of its tensors was computed from what is learnt.
+        LiftError: The distribution is discrete or has no support, or one of its tensors was computed from learnable tensors.
         ShapeError: `event_shape` is not the shape of a point.
 
     Example:
@@ -86,35 +86,35 @@ class DistributionEnergy(Energy):
 
     @property
     def distribution(self) -> Distribution:
-        """The distribution, with the parameters as they are now."""
+        """The distribution with the current parameters."""
         if not self._learnt:
             return self._constant
-        return rebuilt(self._constant, {path: getattr(self, name) for path, name in self._learnt.items()})
+        return rebuild(self._constant, {path: getattr(self, name) for path, name in self._learnt.items()})
 
     def forward(self, x: Tensor) -> Tensor:
         log_prob = self._log_prob or _log_prob_of(self.distribution)
         energies = -log_prob(x)
         energies = energies.flatten(1).sum(1) if energies.ndim > 1 else energies
-        if not isinstance(log_prob, partial):  # defined everywhere
+        if not isinstance(log_prob, partial):  # positive everywhere
             return energies
         broken = x.isnan().flatten(1).any(1) if x.ndim > 1 else x.isnan()
         energies = energies.masked_fill(energies == math.inf, math.inf).masked_fill(broken, math.nan)  # without a gradient
-        return energies + zeros(x) if x.requires_grad else energies  # a uniform one is flat, but samples
+        return energies + zeros(x) if x.requires_grad else energies  # a uniform density also needs a (zero) gradient
 
     def config(self) -> dict[str, Any]:
         decoder = {} if self.decoder is None else {"decoder": self.decoder}
         return {"distribution": self.distribution, "name": self.name, **decoder}
 
-    # The one place where a module learns that it is moved or converted; `test_constants_move_with_the_energy` pins it.
+    # Torch calls it when a module is moved or converted; `test_constants_move_with_the_energy` pins it.
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistributionEnergy:
         super()._apply(fn, recurse)
-        self._constant = mapped(self._constant, fn)
+        self._constant = map_tensors(self._constant, fn)
         self._log_prob = None if self._learnt else _log_prob_of(self._constant)
         return self
 
 
 def _check_continuous(distribution: Distribution) -> None:
-    """Raises if points have no gradient, or nothing says where the density is."""
+    """Raises if a distribution is discrete or has no support."""
     name, inner = type(distribution).__name__, distribution
     while isinstance(inner, Independent | MixtureSameFamily | TransformedDistribution):
         inner = inner.component_distribution if isinstance(inner, MixtureSameFamily) else inner.base_dist
@@ -134,17 +134,17 @@ def _check_continuous(distribution: Distribution) -> None:
 def _constant(distribution: Distribution, parameters: dict[str, nn.Parameter]) -> Distribution:
     """Returns the distribution without a graph, so that it can be copied."""
     if not parameters:
-        return mapped(distribution, lambda tensor: tensor)
-    leaf = mapped(distribution, Tensor.detach)
-    return rebuilt(leaf, {path: parameter.detach() for path, parameter in parameters.items()})
+        return map_tensors(distribution, lambda tensor: tensor)
+    leaf = map_tensors(distribution, Tensor.detach)
+    return rebuild(leaf, {path: parameter.detach() for path, parameter in parameters.items()})
 
 
-# Log densities that are safe outside the support: no point outside reaches the formulas, whose gradients would be NaN there. --------
+# Log densities that are safe outside the support, where the gradients of torch's formulas may be NaN ------------------------------
 
 
 def _log_prob_of(distribution: Distribution) -> LogProb:
-    r"""Returns $\log p$ with $-\infty$ and gradient zero outside the support; a `partial` where that is not everything."""
-    if _everywhere(distribution):
+    r"""Returns $\log p$ with $-\infty$ and zero gradient outside the support; a `partial` if the support is not all points."""
+    if _is_positive(distribution):
         return distribution.log_prob
     if isinstance(distribution, Independent):
         return partial(_summed, _log_prob_of(distribution.base_dist), distribution.reinterpreted_batch_ndims)
@@ -156,14 +156,14 @@ def _log_prob_of(distribution: Distribution) -> LogProb:
     return partial(_guarded, log_prob, distribution, _interior(distribution))
 
 
-def _everywhere(distribution: Distribution) -> bool:
-    """Whether a density is positive at all points, and its class is known not to validate them."""
+def _is_positive(distribution: Distribution) -> bool:
+    """Returns whether a density is positive at all points, and its class is known not to validate them."""
     if isinstance(distribution, Independent):
-        return _everywhere(distribution.base_dist)
+        return _is_positive(distribution.base_dist)
     if isinstance(distribution, MixtureSameFamily):
-        return _everywhere(distribution.component_distribution)
+        return _is_positive(distribution.component_distribution)
     if type(distribution) is TransformedDistribution:
-        return _everywhere(distribution.base_dist) and all(_is_real(transform.codomain) for transform in distribution.transforms)
+        return _is_positive(distribution.base_dist) and all(_is_real(transform.codomain) for transform in distribution.transforms)
     return type(distribution) in ARGUMENTS and _is_real(distribution.support)
 
 
@@ -180,12 +180,12 @@ def _summed(log_prob: LogProb, axes: int, x: Tensor) -> Tensor:
 def _mixed(log_prob: LogProb, mixture: MixtureSameFamily, x: Tensor) -> Tensor:
     logs = log_prob(x.unsqueeze(-1 - len(mixture.event_shape)))
     nowhere = (logs == -math.inf).all(-1)
-    logs = logs.masked_fill(nowhere.unsqueeze(-1), 0.0)  # the gradient of a sum of nothing but zeros is NaN
+    logs = logs.masked_fill(nowhere.unsqueeze(-1), 0.0)  # the gradient of logsumexp is NaN if all terms are minus infinity
     return torch.logsumexp(logs + mixture.mixture_distribution.logits.log_softmax(-1), -1).masked_fill(nowhere, -math.inf)
 
 
 def _transformed(log_prob: LogProb, distribution: TransformedDistribution, x: Tensor) -> Tensor:
-    """The formula of torch with another log density of what is transformed."""
+    """Returns torch's formula with another log density of the base distribution."""
     total, axes = torch.zeros((), dtype=x.dtype, device=x.device), len(distribution.event_shape)
     for transform in reversed(distribution.transforms):
         domain, codomain = transform.domain.event_dim, transform.codomain.event_dim  # pyright: ignore[reportAttributeAccessIssue]
@@ -205,11 +205,11 @@ def _guarded(log_prob: LogProb, distribution: Distribution, interior: Tensor, x:
     axes = (...,) + (None,) * len(distribution.event_shape)
     inside = _inside(distribution, x.detach())
     point = torch.where(inside[axes], x, interior)
-    if distribution.support is constraints.positive_definite:  # whose check asks for symmetry alone while one matrix has none
+    if distribution.support is constraints.positive_definite:  # its check tests only symmetry if one matrix is not symmetric
         inside = inside & _inside(distribution, point.detach())
         point = torch.where(inside[axes], x, interior)
     logs = log_prob(point)
-    if point.requires_grad:  # a boundary may belong to the support, have density zero there and an infinite slope
+    if point.requires_grad:  # at a boundary in the support the density may be zero with an infinite slope
         nowhere = (logs == -math.inf)[axes]
         point.register_hook(lambda gradient: gradient.masked_fill(nowhere, 0.0))
     return torch.where(inside, logs, -math.inf)
@@ -224,7 +224,7 @@ def _inside(distribution: Distribution, x: Tensor) -> Tensor:
         return _inside(distribution.component_distribution, x.unsqueeze(-1 - len(distribution.event_shape))).any(-1)
     if type(distribution) is not TransformedDistribution:
         return distribution.support.check(x)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-    # The support of torch is the codomain of the last transform; that of a shifted uniform one is smaller.
+    # Torch's support is the codomain of the last transform; that of a shifted uniform distribution is smaller.
     checks: list[Tensor] = []
     y: Any = x
     for transform in reversed(distribution.transforms):
@@ -254,7 +254,7 @@ def _interior(distribution: Distribution) -> Tensor:
         to_support = transform_to(distribution.support)
     except NotImplementedError as error:
         raise LiftError(
-            f"{type(distribution).__name__} has a support without a point that is known to be inside; tell torch how to reach it with "
+            f"{type(distribution).__name__} has a support in which no point is known; register a transform to it with "
             f"`torch.distributions.transform_to.register({type(distribution.support).__name__})`."
         ) from error
     shape = to_support.inverse_shape(distribution.batch_shape + distribution.event_shape)

@@ -1,17 +1,15 @@
-r"""Energies: the interface, and what every energy can do.
+r"""The interface of energies.
 
-An energy $E(x)$ stands for the density $p(x) \propto e^{-E(x)}$ of points $x$. A batch of $B$ points has shape $(B, *)$, their energies
-have shape $(B,)$. Energies may be *relative*: $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$ with bases $b$, what all points look like,
-and the evidence of one concept; the algebra counts each base once and combines evidences.
+An energy $E(x)$ represents the density $p(x) \propto e^{-E(x)}$. A batch of $B$ points has shape $(B, *)$; their energies have shape
+$(B,)$. A *relative* energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$ has bases $b$, shared by many concepts, and the evidence of one.
 
-Operators, `sample` and `save` belong to the floors above; their imports stand inside the methods, the only ones that do.
+Operators, `sample`, `explain`, `infer` and `save` belong to upper layers, which these methods import when they are called.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,10 +18,11 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from composable_energy.checks import check_points
-from composable_energy.conditions import CHAINS, check_names, method_parameters, rows_for
+from composable_energy.conditions import check_conditions, check_names, method_parameters
 from composable_energy.errors import ExpressionError
 from composable_energy.gradients import evaluate, value_and_gradient
 from composable_energy.identity import Origin, same, token_of
+from composable_energy.recommendation import Recommendation
 
 if TYPE_CHECKING:
     from composable_energy.bases import WeightedBase
@@ -34,42 +33,25 @@ if TYPE_CHECKING:
 __all__ = ["Energy", "Recommendation"]
 
 
-@dataclass(frozen=True)
-class Recommendation:
-    """The sampler that a trained energy was judged with.
-
-    Args:
-        sampler: Its name.
-        options: Its options, by name.
-        threads: Threads inside an operation while sampling; None leaves them alone. Small networks are fastest on one, and with two a
-            busy machine makes them wait for each other at every operation.
-    """
-
-    sampler: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    threads: int | None = None
-
-
 class Energy(nn.Module, ABC):
     r"""Abstract energy $E$ of the density $p(x) \propto e^{-E(x)}$.
 
-    A subclass writes `forward(self, x)`, or `forward(self, x, sigma)` and the like where it depends on conditions, and is final: to
-    change an energy, wrap it. In its constructor it may set what it knows of itself:
+    A subclass implements `forward(self, x)`, with further parameters such as `sigma` if it depends on conditions. It is final: to change
+    an energy, wrap it. Its constructor may set:
 
     Attributes:
-        name: How it is written in an expression; the class name if empty.
-        event_shape: The shape of one point; None where it takes several.
-        decoder: What turns points of a latent space into what people see: `decoder(z)` has shape $(B, *)$; with a method `encode` it
-            also turns round.
+        name: The name in expressions; the class name if empty.
+        event_shape: The shape of one point; None if it takes several shapes.
+        decoder: The decoder of an energy of latent points: `decoder(z)` has shape $(B, *)$; a method `encode` is the way back.
         recommended: The sampler to use.
-        no_complement: Why `~` makes no sense, for an energy that refuses it.
-        has_value: Whether the energy has values. False for one that knows its gradient alone, such as a score; it writes `with_gradient`.
-        origin: How the registry made it; None if it did not.
+        no_complement: Why `~` is refused; None if it is not.
+        has_value: Whether the energy has values. False for one with a gradient only, such as a score, which overrides `with_gradient`.
+        origin: How the registry built it; None if it did not.
         has_config: Whether the class has a `config()`.
         has_own_gradient: Whether the class overrides `with_gradient`.
     """
 
-    __array_ufunc__ = None  # numpy scalars on the left yield to our operators
+    __array_ufunc__ = None  # numpy scalars on the left use our operators
 
     name: str = ""
     recommended: Recommendation | None = None
@@ -83,7 +65,7 @@ class Energy(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        token_of(self)  # given at birth, so that copies have the same
+        token_of(self)  # before any copy, so that copies have the same token
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -95,7 +77,7 @@ class Energy(nn.Module, ABC):
         """Returns the energies, with shape $(B,)$, of points with shape $(B, *)$."""
 
     def __call__(self, x: Tensor, **conditions: Any) -> Tensor:
-        """Checks points and conditions, evaluates `forward`, checks the energies.
+        """Evaluates `forward` and checks points, conditions and energies.
 
         Args:
             x: Points, with shape $(B, *)$.
@@ -105,25 +87,25 @@ class Energy(nn.Module, ABC):
             The energies, with shape $(B,)$.
 
         Raises:
-            ShapeError: The points do not fit `event_shape`, or `forward` gave another shape than $(B,)$.
-            DtypeError: The points are integers, or of another dtype than the energy's weights.
-            DeviceError: The points are on another device than the energy's weights.
-            ExpressionError: A condition without default is not bound, no term takes a condition of that name, or the energy has no value.
+            ShapeError: The points do not fit `event_shape`, or the energies do not have shape $(B,)$.
+            DtypeError: The points are integers, or have another dtype than the weights.
+            DeviceError: The points are on another device than the weights.
+            ExpressionError: A condition is missing or unknown, or the energy has no value.
         """
         return evaluate(self, x, self._check_input(x, conditions), super().__call__)
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        """Returns the energies less those of the bases, with shape $(B,)$; all of it for an absolute energy."""
+        """Returns the energies minus those of the bases, with shape $(B,)$; for an absolute energy the energies."""
         return self(x, **conditions)
 
     def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        r"""Returns energies and $\nabla E$ with one pass, and keeps no graph.
+        r"""Returns energies and $\nabla E$ in one pass, without a graph.
 
-        An energy that knows its gradient overrides it. Inside an expression the override is used as well: the gradient of the expression
-        follows by the chain rule. An energy without value returns zeros for the energies, and $\infty$ where a term of it is infinite.
+        Override it to compute the gradient without autograd; expressions then use the override by the chain rule. An energy without value
+        returns zeros for the energies, and $\infty$ where one of its terms is infinite.
 
         Args:
-            x: The points, with shape $(B, *)$; they stay as they are.
+            x: The points, with shape $(B, *)$.
             **conditions: One value for all points, or one row for each.
 
         Returns:
@@ -136,12 +118,12 @@ class Energy(nn.Module, ABC):
 
     @property
     def evidence_has_value(self) -> bool:
-        """Whether the evidence has values; that of an event has, even over a base without."""
+        """Whether the evidence has values; for events it has, even if the base has none."""
         return self.has_value
 
     @property
     def event_shape(self) -> torch.Size | None:
-        """The shape of one point; None where the energy takes several."""
+        """The shape of one point; None if the energy takes several shapes."""
         return self._event_shape
 
     @event_shape.setter
@@ -155,7 +137,7 @@ class Energy(nn.Module, ABC):
 
     @property
     def decoder(self) -> nn.Module | None:
-        """What turns points of a latent space into what people see; None for an energy of the seen points themselves."""
+        """The decoder of latent points; None for an energy of decoded points."""
         return self._modules.get("decoder")
 
     @decoder.setter
@@ -164,18 +146,18 @@ class Energy(nn.Module, ABC):
 
     @property
     def decoded_shape(self) -> torch.Size | None:
-        """The shape of one decoded point, for an energy of a latent space whose decoder has an `event_shape`; else None."""
+        """The shape of one decoded point, if the decoder has an `event_shape`."""
         shape = getattr(self.decoder, "event_shape", None)
         return None if shape is None else torch.Size(shape)
 
     @property
     def conditions(self) -> frozenset[str]:
-        """Names of the conditions that the energy depends on."""
+        """The names of the conditions that the energy depends on."""
         return method_parameters(type(self).forward).names
 
     @property
     def required_conditions(self) -> frozenset[str]:
-        """Those without a default, which must be bound before the energy has a value."""
+        """The names of the conditions without a default."""
         return method_parameters(type(self).forward).required
 
     @property
@@ -185,134 +167,119 @@ class Energy(nn.Module, ABC):
 
     @property
     def formula(self) -> Formula | None:
-        """The Boolean formula that an event stands for; None for any other energy."""
+        """The Boolean formula of an event; None for any other energy."""
         return None
 
     @property
     def grounded(self) -> bool:
-        r"""Whether $e^{-E}$ can be normalised, as far as structure tells."""
+        r"""Whether $e^{-E}$ can be normalised, as far as the structure shows."""
         return True
 
     @property
     def unsatisfiable(self) -> bool:
-        """Whether no point fulfils it, as far as structure tells: its probability is 0, so it has no energy and no density.
-
-        It can be combined; as a whole it raises `ContradictionError` where it is evaluated.
-        """
+        """Whether no point can fulfil it, as far as the structure shows. It can be combined; alone it raises `ContradictionError`."""
         if self.formula is not None and self.formula.constant is False:
             return True
         return any(part.unsatisfiable for part in (*self.terms, *(base.energy for base in self.bases)))
 
     def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments besides `terms`, by name: what describes, compares, saves and rebuilds the energy.
+        """Returns the constructor's arguments other than `terms`, by name; used to compare, save and rebuild the energy.
 
-        To be saved they must be plain data, tensors, energies, and modules that the registry made or that are parts of what it made.
+        Saving takes plain data, tensors, energies, and modules that the registry built.
 
         Raises:
-            ExpressionError: The class has no `config()`; then an energy can be saved only if the registry made it.
+            ExpressionError: The class has no `config()`; then only an energy that the registry built can be saved.
         """
         raise ExpressionError(
             f"{self} cannot be described: {type(self).__name__} has no `config()`. Give it one that returns its constructor's "
-            "arguments. To save it, also offer the class as a plug-in, or make the energy through `composable_energy.get_energy`."
+            "arguments. To save it, also offer the class as a plug-in, or build the energy with `composable_energy.get_energy`."
         )
 
     def rebuild(self, *terms: Energy, **changes: Any) -> Self:
-        """Returns an energy of the same class with other terms or other constructor arguments.
+        """Returns an energy of the same class with other terms or constructor arguments.
 
         Args:
-            *terms: The new terms, as many as there are now; none keeps those.
+            *terms: The new terms, as many as now; none keeps them.
             **changes: Arguments that replace those of `config()`, such as `base`.
 
         Raises:
-            ExpressionError: The class has no `config()`.
-            OptionError: The constructor does not take an argument.
+            ExpressionError: The class has no `config()`, or its constructor does not take an argument.
         """
         rebuilt = type(self)(*(terms or self.terms), **{**self.config(), **check_names(self, changes, self.config())})
         rebuilt.name, rebuilt.recommended, rebuilt.training = self.name, self.recommended, self.training
         return rebuilt
 
     def equals(self, other: Energy) -> bool:
-        """Returns whether two energies are the same: one class, description, terms, and equal numbers in all tensors.
+        """Returns whether class, `config()`, terms and the numbers in all tensors are equal.
 
-        A copy, a pickle or a loaded file equals what it was made from, also after a conversion to another precision.
+        A copy, also a pickled, saved or converted one, equals its original.
         """
         return same(self, other)
 
     def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
-        """Checks the points; returns the conditions that the energy depends on."""
+        """Checks the points and returns the conditions that the energy depends on."""
         check_points(self, x)
-        required = self.required_conditions
-        if not (required or conditions):
-            return conditions
-        check_names(self, conditions, self.conditions | {CHAINS})
-        missing = required - conditions.keys()
-        if missing:
-            names = ", ".join(sorted(missing))
-            ways = " or ".join(f"`.at({n})`" if n == "sigma" else f"`.given({n}=...)`" for n in sorted(missing))
-            raise ExpressionError(f"{self} depends on {names}, which is not bound: bind it with {ways}.")
-        own = self.conditions & conditions.keys()
-        return {name: conditions[name] if name == CHAINS else rows_for(name, conditions[name], x) for name in own}
+        return check_conditions(self, conditions, x)
 
     # Operators ------------------------------------------------------------------------------------------------------------------------
 
     def __and__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().all_of, self, other)
+        return _algebra().apply_operator(_algebra().all_of, self, other)
 
     def __rand__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().all_of, other, self)
+        return _algebra().apply_operator(_algebra().all_of, other, self)
 
     def __or__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().any_of, self, other)
+        return _algebra().apply_operator(_algebra().any_of, self, other)
 
     def __ror__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().any_of, other, self)
+        return _algebra().apply_operator(_algebra().any_of, other, self)
 
     def __sub__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().Difference, self, other)
+        return _algebra().apply_operator(_algebra().Difference, self, other)
 
     def __rsub__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().Difference, other, self)
+        return _algebra().apply_operator(_algebra().Difference, other, self)
 
     def __rshift__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().implies, self, other)
+        return _algebra().apply_operator(_algebra().implies, self, other)
 
     def __rrshift__(self, other: object) -> Energy:
-        return _algebra().combine(_algebra().implies, other, self)
+        return _algebra().apply_operator(_algebra().implies, other, self)
 
     def __invert__(self) -> Energy:
         return _algebra().negate(self)
 
     def __mul__(self, weight: object) -> Energy:
-        return _algebra().weigh(self, weight)
+        return _algebra().scale_weight(self, weight)
 
     __rmul__ = __mul__
 
     def __truediv__(self, temperature: object) -> Energy:
-        return _algebra().cool(self, temperature)
+        return _algebra().scale_temperature(self, temperature)
 
     def __bool__(self) -> bool:
         raise TypeError("An energy has no truth value: write `A & B`, `A | B` and `~A`, not `A and B`, `A or B` and `not A`.")
 
-    # What can be made of it -----------------------------------------------------------------------------------------------------------
+    # Derived energies, and methods of upper layers ------------------------------------------------------------------------------------
 
     def given(self, **conditions: Any) -> Energy:
-        """Returns the energy with conditions bound, such as `given(y=3)`.
+        """Returns the energy with conditions bound, such as `given(y=3)`; terms that do not depend on a condition ignore it.
 
         Args:
-            **conditions: Numbers or tensors; the first axis of a tensor is 1, for all points, or has one row for each. Tensors are copied.
-                Terms that do not depend on a condition ignore it.
+            **conditions: Numbers or tensors, which are copied; a tensor has a first axis of 1, or one row for each point.
 
         Raises:
-            ExpressionError: No term takes a condition of that name, or it is bound already.
+            ExpressionError: No term takes a condition of that name, or it is already bound.
         """
-        return _algebra().condition(self, check_names(self, conditions, self.conditions))
+        return _algebra().bind_conditions(self, check_names(self, conditions, self.conditions))
 
     def bind(self, conditions: Mapping[str, Any]) -> Energy:
-        """Returns a leaf with conditions bound that it depends on; `given` calls it for each leaf of an expression."""
+        """Returns a leaf with conditions bound; `given` calls it for each leaf that depends on them."""
         return _algebra().Conditioned(self, conditions)
 
     def at(self, sigma: float | Tensor) -> Energy:
-        """Returns the energy at a noise level, for those that were trained at many: $E(x, \\sigma)$."""
+        r"""Returns the energy $E(x, \sigma)$ at a noise level."""
         return self.given(sigma=sigma)
 
     def relative_to(self, base: Energy) -> Energy:
@@ -320,32 +287,31 @@ class Energy(nn.Module, ABC):
         return _algebra().Relative(self, base)
 
     def sharpened(self, weight: float | Tensor) -> Energy:
-        r"""Returns $\text{base} + w \cdot \text{evidence}$, known as guidance; 1 is the exact posterior."""
+        r"""Returns $\text{base} + w \cdot \text{evidence}$ (guidance); 1 is the exact posterior."""
         return _algebra().Sharpened(self, weight)
 
     def pull_back(self, decoder: nn.Module, damping: float = 0.0) -> Energy:
-        """Returns the energy $E(g(z))$ of points $z$ in the latent space of a decoder $g$; see `PulledBack` for noise and `damping`."""
+        """Returns the energy $E(g(z))$ of latent points $z$ of a decoder $g$; see `PulledBack` for noise levels and `damping`."""
         return _algebra().PulledBack(self, decoder, damping)
 
     def explain(self, x: Tensor, **conditions: Any) -> Explanation:
-        """Returns the energy of each term at $x$ and, under `|`, the share of each branch."""
+        """Returns the energy of each term at $x$, and the share of each branch of `|`."""
         from composable_energy.explain import explain
 
         return explain(self, x, **conditions)
 
     def infer(self, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor], *, joint: bool = False) -> Inference:
-        """Returns the distribution over conditions, given one or several $x$; see `composable_energy.inference.infer`."""
+        """Returns the distribution over conditions given $x$; see `composable_energy.inference.infer`."""
         from composable_energy.inference import infer
 
         return infer(self, x, over, joint=joint)
 
     def sample(self, shape: int | Sequence[int], **options: Any) -> Any:
-        r"""Draws points from the density.
+        r"""Draws points from the density; see `composable_energy.sampling.sample`.
 
         Args:
-            shape: $(n, *)$ with the shape of one point, or $n$ where the energy knows it.
-            **options: `sampler`, `steps`, `seed`, `init`, `progress`, `trace`, `batch_size` and all others of
-                `composable_energy.sampling.sample`, and those of the sampler.
+            shape: $(n, *)$ with the shape of one point, or $n$ if the energy has an `event_shape`.
+            **options: `sampler`, `steps`, `seed`, `init` and the other options of `sample`, and those of the sampler.
 
         Returns:
             The points, with shape $(n, *)$; with `trace` the pair of points and `Trace`.
@@ -355,7 +321,7 @@ class Energy(nn.Module, ABC):
         return sample(self, shape, **options)
 
     def save(self, folder: str | Path) -> None:
-        """Writes the expression and its weights to a folder that `composable_energy.load` reads."""
+        """Writes the expression and its weights to a folder for `composable_energy.load`."""
         from composable_energy.saving import save
 
         save(self, folder)

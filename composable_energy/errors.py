@@ -1,6 +1,6 @@
-"""Errors: what was asked, what was got, what to do.
+"""Errors. Messages say what was requested, what was found, and what to do.
 
-Each class is also the built-in error that fits, so `except ValueError` keeps working for callers who know nothing of this library.
+Each class derives from the matching built-in error, so `except ValueError` works.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class ComposableEnergyError(Exception):
-    """Root of every error that this library raises on purpose."""
+    """Base class of all errors of this library."""
 
 
 class ShapeError(ComposableEnergyError, ValueError):
@@ -44,15 +44,15 @@ class ShapeError(ComposableEnergyError, ValueError):
 
 
 class DtypeError(ComposableEnergyError, TypeError):
-    """Points have another dtype than the energy, or none that has a gradient."""
+    """Points have another dtype than the energy, or not a floating one."""
 
 
 class LiftError(ComposableEnergyError, TypeError):
-    """An object cannot be made an energy: a class, a discrete distribution, or one that computes with what is learnt."""
+    """An object cannot become an energy: a class, a discrete distribution, or a distribution with computed learnable tensors."""
 
 
 class DeviceError(ComposableEnergyError, ValueError):
-    """Points and energies live on different devices."""
+    """Points and energies are on different devices."""
 
 
 class OptionError(ComposableEnergyError, ValueError):
@@ -64,19 +64,19 @@ class ExpressionError(ComposableEnergyError, ValueError):
 
 
 class ContradictionError(ExpressionError):
-    """An expression that no point fulfils, such as `A & ~A`, was evaluated or sampled as a whole."""
+    """An expression that no point fulfils, such as `A & ~A`, was evaluated or sampled."""
 
 
 class UngroundedError(ExpressionError):
-    """A density without a normaliser was to be sampled: its energy has no lower bound."""
+    """An energy that cannot be normalised, because it has no lower bound, was sampled."""
 
 
 class NormalizerError(ComposableEnergyError, RuntimeError):
-    """The normaliser of a density cannot be estimated with what was given."""
+    """The normaliser of a density cannot be estimated."""
 
 
 class ExtraNotInstalled(ComposableEnergyError, ImportError):  # noqa: N818
-    """A package of an optional extra is needed and not installed."""
+    """A package of an optional extra is not installed."""
 
 
 class FileFormatError(ComposableEnergyError, ValueError):
@@ -84,10 +84,10 @@ class FileFormatError(ComposableEnergyError, ValueError):
 
 
 class StorageError(ComposableEnergyError, OSError):
-    """A file cannot be written: the disk is full, or does not let us."""
+    """A file cannot be written: the disk is full, or writing is not permitted."""
 
 
-class PluginNotFound(ComposableEnergyError, LookupError):  # noqa: N818  (the built-in names of its family end likewise)
+class PluginNotFound(ComposableEnergyError, LookupError):  # noqa: N818  (as `ModuleNotFoundError`)
     """No plug-in offers the name."""
 
 
@@ -103,10 +103,10 @@ class SamplingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
     """Chains reached a non-finite energy or gradient.
 
     Attributes:
-        samples: The last finite points of all chains, with shape $(m, *)$. There are $m = n$ chains for $n$ points, or $m = nk$ with
-            `best_of=k`: the $k$ chains of a point stand one after another.
+        samples: The last finite points of all chains, with shape $(m, *)$: $m = n$ chains for $n$ points, or $m = nk$ with `best_of=k`,
+            the $k$ chains of a point in sequence.
         diverged: Which chains diverged, with shape $(m,)$.
-        step: The step at which the first of them did.
+        step: The step at which the first chain diverged.
     """
 
     def __init__(self, message: str, *, samples: Tensor | None = None, diverged: Tensor | None = None, step: int = 0) -> None:
@@ -117,11 +117,11 @@ class SamplingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
 
 
 class TrainingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
-    """A run of training went astray, and its monitor stopped it.
+    """Training diverged, and the monitor stopped it.
 
     Attributes:
-        step: The step at which it was stopped.
-        checkpoint: The last checkpoint that is good; None if the run wrote none.
+        step: The step at which it stopped.
+        checkpoint: The last good checkpoint; None if there is none.
     """
 
     def __init__(self, message: str, *, step: int = 0, checkpoint: Path | None = None) -> None:
@@ -131,4 +131,4 @@ class TrainingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
 
 
 class ProcessLost(ComposableEnergyError, RuntimeError):  # noqa: N818
-    """Another process of a distributed run has ended or does not answer."""
+    """Another process of a distributed run has ended or does not respond."""

@@ -1,4 +1,4 @@
-"""What each term of an expression says of given points."""
+"""Explanations: the energy of each term of an expression at given points."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from composable_energy.checks import check_batch, check_value, check_weights
 from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, ShapeError
-from composable_energy.memo import remembered, sharing
+from composable_energy.memo import memo_scope, memoize
 
 __all__ = ["Explanation", "explain"]
 
@@ -25,10 +25,10 @@ class Explanation:
     """One node of an expression with its evidence, and the same for its terms.
 
     Attributes:
-        expression: The node as written.
-        energy: Its evidence (for a base: its energy) at each point, with shape $(B,)$; infinite where no point fulfils it.
-        share: Under `|`, the probability that a point came from this branch, with shape $(B,)$; None elsewhere.
-        terms: The bases of the whole expression first, then the terms.
+        expression: The text of the node.
+        energy: Its evidence (of a base its energy) at each point, with shape $(B,)$; infinite if it is unsatisfiable.
+        share: For a branch of `|`, the probability that a point came from it, with shape $(B,)$; else None.
+        terms: The bases of the whole expression, then the terms.
     """
 
     expression: str
@@ -37,7 +37,7 @@ class Explanation:
     terms: tuple[Explanation, ...] = ()
 
     def rows(self, depth: int = 0) -> Iterator[tuple[int, Explanation]]:
-        """Yields each node below with its depth, in reading order; the terms of a part that occurs again are not repeated."""
+        """Yields each node with its depth, in reading order; the terms of a repeated part are yielded once."""
         seen: set[int] = set()
         todo = [(depth, self)]
         while todo:
@@ -59,31 +59,31 @@ class Explanation:
 def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
     """Returns the energy of each term of an expression at given points.
 
-    What no point fulfils, such as `A & ~A`, has infinite energy here, as a term or as the whole, so that the terms show why.
+    An unsatisfiable expression, such as `A & ~A`, has infinite energy here instead of an error, so that its terms are shown.
 
     Args:
         energy: The expression.
-        x: Points of shape $(B, *)$; for a latent energy also what people see, if its decoder can encode.
-        **conditions: Such as `sigma`, where they are not bound.
+        x: Points of shape $(B, *)$; for a latent energy also decoded points, if its decoder can encode.
+        **conditions: Conditions that are not bound, such as `sigma`.
 
     Raises:
         ExpressionError: The energy has no value.
     """
     check_value(energy, "`explain`")
-    x = encoded(energy, x)
-    with torch.no_grad(), sharing():
-        whole = _node(energy, x, conditions)
+    x = encode_points(energy, x)
+    with torch.no_grad(), memo_scope():
+        whole = _explain_once(energy, x, conditions)
         bases = tuple(Explanation(str(base.energy), base(x, **conditions)) for base in energy.bases)
-        total = _values(lambda: energy(x, **conditions), x)
+        total = _evaluate(lambda: energy(x, **conditions), x)
         return Explanation(str(energy), total, None, bases + (whole.terms or (whole,) * bool(bases)))
 
 
-def encoded(energy: Energy, x: Tensor) -> Tensor:
-    """Returns points of the space where an energy lives: as they are, or encoded by its decoder if they have the shape it decodes to.
+def encode_points(energy: Energy, x: Tensor) -> Tensor:
+    """Returns points in the space of an energy; decoded points of a latent energy are encoded by its decoder.
 
     Raises:
-        ExpressionError: They must be encoded and the decoder cannot.
-        ShapeError, DtypeError, DeviceError: They are nothing that the decoder takes.
+        ExpressionError: The decoder cannot encode.
+        ShapeError, DtypeError, DeviceError: The decoder does not take these points.
     """
     check_batch(energy, x)
     if energy.decoder is None or energy.event_shape is None or x.shape[1:] == energy.event_shape:
@@ -92,7 +92,7 @@ def encoded(energy: Energy, x: Tensor) -> Tensor:
     if encode is None:
         raise ExpressionError(
             f"{energy} takes latent points of shape (B, {', '.join(map(str, energy.event_shape))}), got {tuple(x.shape)}, and its decoder "
-            f"{type(energy.decoder).__name__} has no `encode` that turns them round."
+            f"{type(energy.decoder).__name__} has no `encode`."
         )
     check_weights(energy, energy.decoder, x)
     try:
@@ -100,37 +100,38 @@ def encoded(energy: Energy, x: Tensor) -> Tensor:
             return encode(x)
     except RuntimeError as error:
         raise ShapeError(
-            f"{energy} takes latent points of shape (B, {', '.join(map(str, energy.event_shape))}) or what its decoder "
-            f"{type(energy.decoder).__name__} encodes, which a batch of shape {tuple(x.shape)} is not: {error}"
+            f"{energy} takes latent points of shape (B, {', '.join(map(str, energy.event_shape))}) or points that its decoder "
+            f"{type(energy.decoder).__name__} can encode; encoding a batch of shape {tuple(x.shape)} failed: {error}"
         ) from error
 
 
-def _node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
-    """A part that occurs several times is explained once."""
+def _explain_once(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
+    """Returns the explanation of a node; a repeated part is evaluated once."""
     key = "explanation", id(energy), id(x), tuple((name, id(value)) for name, value in conditions.items())
-    return remembered(key, (energy, x, conditions), lambda: _explained(energy, x, conditions))
+    return memoize(key, (energy, x, conditions), lambda: _explain_node(energy, x, conditions))
 
 
-def _explained(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
+def _explain_node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
+    own = _evaluate(lambda: energy.evidence(x, **conditions), x)
     if isinstance(energy, Conditioned):
         bound = {name: rows_for(name, value, x) for name, value in energy.values.items()}
-        inner = _node(energy.terms[0], x, {**conditions, **bound})
-        return Explanation(str(energy), _values(lambda: energy.evidence(x, **conditions), x), None, inner.terms)
-    own = _values(lambda: energy.evidence(x, **conditions), x)
+        inner = _explain_once(energy.terms[0], x, {**conditions, **bound})
+        return Explanation(str(energy), own, None, inner.terms)
     if isinstance(energy, PulledBack):  # its term takes decoded points
         return Explanation(str(energy), own)
     shares: list[Tensor | None] = [None] * len(energy.terms)
     if isinstance(energy, Disjunction):
-        with suppress(ContradictionError):  # of all branches
+        with suppress(ContradictionError):  # all branches are unsatisfiable
             shares = list(torch.softmax(-energy.branches(x, **conditions), 0))
     terms = []
     for term, share in zip(energy.terms, shares, strict=True):
-        node = _node(term, x, conditions)
+        node = _explain_once(term, x, conditions)
         terms.append(Explanation(node.expression, node.energy, share, node.terms))
     return Explanation(str(energy), own, None, tuple(terms))
 
 
-def _values(evaluate: Callable[[], Tensor], x: Tensor) -> Tensor:
+def _evaluate(evaluate: Callable[[], Tensor], x: Tensor) -> Tensor:
+    """Returns energies with shape $(B,)$; infinite if no point fulfils the expression."""
     try:
         return evaluate()
     except ContradictionError:

@@ -1,6 +1,6 @@
-"""Files that detect damage: digests of tensors, and a JSON file beside a file of tensors.
+"""Atomic files with digests: a JSON file beside a file of tensors.
 
-The JSON file holds the SHA-256 of the file of tensors and a checksum of itself. To edit it by hand, remove its line `checksum`.
+The JSON file contains the SHA-256 of the file of tensors and its own checksum. To edit it by hand, delete its line `checksum`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ __all__ = ["LARGEST_CONFIG", "check_config", "config_bytes", "digest_of", "read_
 
 _TENSORS_DIGEST, _OWN_DIGEST = "tensors_sha256", "checksum"
 LARGEST_CONFIG = 64 * 2**20
-"""Bytes that a JSON file may have."""
+"""The largest size of a JSON file, in bytes."""
 
 
 def digest_of(tensors: Mapping[str, Tensor], metadata: object = None) -> str:
-    """Returns a digest of the content of a file, in hexadecimal digits.
+    """Returns the hexadecimal digest of tensors and metadata.
 
     Args:
         tensors: Dense tensors by name. Names, dtypes, shapes and bits count, the order does not.
-        metadata: Plain data, as JSON has it; None adds nothing.
+        metadata: JSON data; None adds nothing.
     """
     whole = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
@@ -44,36 +44,36 @@ def digest_of(tensors: Mapping[str, Tensor], metadata: object = None) -> str:
 
 
 def config_bytes(body: Mapping[str, Any], tensors: bytes) -> bytes:
-    """Returns the JSON file: plain data and both digests.
+    """Returns the bytes of the JSON file: the data and both digests.
 
     Args:
-        body: Plain data, whose numbers are finite.
-        tensors: The file of tensors.
+        body: JSON data with finite numbers.
+        tensors: The bytes of the file of tensors.
     """
     body = {**body, _TENSORS_DIGEST: hashlib.sha256(tensors).hexdigest()}
     return (json.dumps({**body, _OWN_DIGEST: _checksum(body)}, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Returns the data of the JSON file, with its digests, which are not checked yet.
+    """Returns the data of the JSON file with its digests, which `check_config` checks.
 
     Raises:
-        FileFormatError: It cannot be read, or is not an object of JSON with finite numbers and unique keys.
+        FileFormatError: The file cannot be read, or is not a JSON object with finite numbers and unique keys.
     """
 
-    def finite(text: str) -> float:
+    def parse_finite(text: str) -> float:
         if not math.isfinite(number := float(text)):
             raise ValueError(f"{text} is no finite number")
         return number
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):
             raise ValueError("a key occurs twice")
         return dict(pairs)
 
-    data = _bytes(path, LARGEST_CONFIG)
+    data = _read_bytes(path, LARGEST_CONFIG)
     try:
-        config = json.loads(data, parse_float=finite, parse_constant=finite, object_pairs_hook=once)
+        config = json.loads(data, parse_float=parse_finite, parse_constant=parse_finite, object_pairs_hook=build_object)
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path} cannot be read: {error}.") from error
     if not isinstance(config, dict):
@@ -82,14 +82,14 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_config(config: dict[str, Any], path: Path) -> str | None:
-    """Takes both digests out of the data of a JSON file, checks its own, and returns that of the tensors, if there is one.
+    """Removes both digests from the data of a JSON file, checks its own, and returns that of the tensors, if there is one.
 
     Raises:
-        FileFormatError: The data are not those that were written.
+        FileFormatError: The data have changed since they were written.
     """
     checksum = config.pop(_OWN_DIGEST, None)
     if checksum is not None and checksum != _checksum(config):
-        raise FileFormatError(f"{path} was changed since it was written. If that was you, remove its line `{_OWN_DIGEST}`.")
+        raise FileFormatError(f"{path} has changed since it was written. If you edited it, delete its line `{_OWN_DIGEST}`.")
     return config.pop(_TENSORS_DIGEST, None)
 
 
@@ -100,14 +100,14 @@ def read_tensors(path: Path, digest: str | None, config: str, *, unchecked: bool
         path: The file.
         digest: Its SHA-256.
         config: The name of the JSON file, for the error.
-        unchecked: Whether the digest does not matter, for files of a version that had none.
+        unchecked: Whether to ignore the digest, for files of a version without one.
 
     Raises:
-        FileFormatError: The file is missing, damaged, or another than the digest's.
+        FileFormatError: The file is missing, damaged, or has another digest.
     """
     import safetensors.torch
 
-    data = _bytes(path)
+    data = _read_bytes(path)
     if not unchecked and hashlib.sha256(data).hexdigest() != digest:
         raise FileFormatError(f"{path} is not the file that {config} was written with: it is damaged, or from another folder.")
     try:
@@ -117,7 +117,7 @@ def read_tensors(path: Path, digest: str | None, config: str, *, unchecked: bool
 
 
 def write_through(path: Path, data: bytes) -> None:
-    """Writes a file and waits until it is on the disk."""
+    """Writes a file and syncs it to the disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -125,9 +125,9 @@ def write_through(path: Path, data: bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file atomically: whoever reads it, also after a crash, finds the old content or the new one.
+    """Writes a file atomically: after a crash it has its old or its new content.
 
-    The content is on the disk before the name is. Temporary files of several processes have different names.
+    The content is synced before the file is renamed. Temporary files of several processes have different names.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
@@ -144,7 +144,7 @@ def replace_file(path: Path, data: bytes) -> None:
             os.close(folder)
 
 
-def _bytes(path: Path, largest: int | None = None) -> bytes:
+def _read_bytes(path: Path, largest: int | None = None) -> bytes:
     try:
         if largest is not None and path.stat().st_size > largest:
             raise FileFormatError(f"{path} has {path.stat().st_size} bytes; a config has {largest} at most.")

@@ -1,8 +1,8 @@
-"""Energies that compute their gradient themselves, inside expressions.
+"""Gradients of expressions, also over energies that override `with_gradient`.
 
-`Energy.with_gradient` evaluates an expression and takes the gradient by autograd. While it does so, energies inside whose classes override
-`with_gradient` are evaluated by their override: `OwnGradient` is the node in the graph, and the rules for sums, weights, mixtures and
-decoders follow by the chain rule. Outside of `with_gradient`, as in training, `forward` is used.
+`Energy.with_gradient` evaluates an expression and computes its gradient by autograd. Terms whose classes override `with_gradient` are then
+evaluated by their override: `OwnGradient` is their node in the autograd graph, so sums, weights, mixtures and decoders follow by the chain
+rule. Outside of `with_gradient`, as in training, `forward` is used.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["Use", "current", "evaluate", "recording", "uses_own_gradient", "valu
 
 
 class Evaluation:
-    """One evaluation for a gradient.
+    """The state of one `with_gradient`.
 
     Args:
-        root: The energy whose `with_gradient` runs; it uses its `forward` even if its class has a `with_gradient` of its own.
+        root: The energy that is evaluated; it uses its `forward`, also if its class overrides `with_gradient`.
 
     Attributes:
-        valueless: Whether an energy without value took part.
+        valueless: Whether a term without value was evaluated.
     """
 
     __slots__ = ("root", "valueless")
@@ -45,7 +45,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Use:
-    """One use of an own gradient: the energy, the points with shape $(B, *)$, its conditions, and the gradient there."""
+    """A call of an override of `with_gradient`: the energy, the points with shape $(B, *)$, the conditions, and the gradient."""
 
     energy: Energy
     x: Tensor
@@ -57,8 +57,8 @@ _EVALUATION: ContextVar[Evaluation | None] = ContextVar("evaluation", default=No
 _USES: ContextVar[list[Use] | None] = ContextVar("uses", default=None)
 
 
-class evaluating:  # noqa: N801  (a context manager, as a class because that is cheap)
-    """A context with an evaluation for a gradient; with None, one without."""
+class evaluating:  # noqa: N801  (a class is the cheapest context manager)
+    """A context that sets the current evaluation; None for none."""
 
     __slots__ = ("_evaluation", "_token")
 
@@ -73,7 +73,7 @@ class evaluating:  # noqa: N801  (a context manager, as a class because that is 
 
 
 class recording:  # noqa: N801
-    """A context that returns a list of the own gradients that are used in it."""
+    """A context that lists the calls of overrides of `with_gradient` inside."""
 
     def __enter__(self) -> list[Use]:
         uses: list[Use] = []
@@ -90,11 +90,11 @@ def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Cal
     Args:
         energy: The energy.
         x: The points.
-        conditions: The conditions that it depends on.
+        conditions: Its conditions.
         forward: Its `forward` with the hooks of the module.
 
     Raises:
-        ShapeError, DtypeError: The energies are no floating tensor of shape $(B,)$.
+        ShapeError, DtypeError: The energies are not a floating tensor of shape $(B,)$.
         ExpressionError: The energy has no value.
     """
     kind = type(energy)
@@ -105,7 +105,7 @@ def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Cal
     if not energy.has_value and not _is_root(energy):
         raise ExpressionError(
             f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or a sampler "
-            "that needs gradients alone, such as `langevin`."
+            "that needs only gradients, such as `langevin`."
         )
     return check_energies(energy, forward(x, **conditions), x)
 
@@ -116,7 +116,7 @@ def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any])
     Raises:
         ExpressionError: The energies have no gradient.
     """
-    if torch.is_inference_mode_enabled():  # gradients need it off; the check is cheaper than the context
+    if torch.is_inference_mode_enabled():  # the check is cheaper than always entering the context
         with torch.inference_mode(False):
             return value_and_gradient(energy, x, conditions)
     if conditions:
@@ -127,12 +127,10 @@ def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any])
         energies = energy(point, **conditions)
         gradient = None
         if energies.requires_grad:
-            # Of the sum, as gradients of vectors make torch import sympy, which takes half a second.
+            # The sum, because gradients of vectors make torch import sympy, which takes half a second.
             gradient = torch.autograd.grad(energies.sum(), point, allow_unused=True)[0]
     if gradient is None:
-        raise ExpressionError(
-            f"{energy} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, a trip through NumPy)."
-        )
+        raise ExpressionError(f"{energy} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
     energies = energies.detach()
     if evaluation.valueless:
         energies = torch.where(energies.isfinite(), 0.0, energies)
@@ -140,10 +138,10 @@ def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any])
 
 
 def uses_own_gradient(energy: Energy, x: Tensor) -> bool:
-    """Returns whether the gradient by the points is needed, and comes from the energy's override of `with_gradient`.
+    """Returns whether an energy is evaluated by its override of `with_gradient`: as a term, when a gradient is needed.
 
     Raises:
-        ExpressionError: The energy has no value, and an expression that contains it claims to have one.
+        ExpressionError: The energy has no value, but the expression has `has_value` set.
     """
     evaluation = current()
     if evaluation is None or evaluation.root is energy or not (x.requires_grad and torch.is_grad_enabled()):
@@ -159,7 +157,7 @@ def uses_own_gradient(energy: Energy, x: Tensor) -> bool:
 
 
 def _is_root(energy: Energy) -> bool:
-    """Returns whether `value_and_gradient` evaluates this energy."""
+    """Returns whether this energy is the root of the current evaluation."""
     evaluation = current()
     if evaluation is None or evaluation.root is not energy:
         return False
@@ -168,17 +166,17 @@ def _is_root(energy: Energy) -> bool:
 
 
 def _outside_inference(value: Any) -> Any:
-    """Returns a copy of a tensor that was created in inference mode, which autograd refuses; any other value as it is."""
+    """Returns a copy of a tensor of inference mode, which autograd refuses; any other value as it is."""
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def current() -> Evaluation | None:
-    """Returns the evaluation for a gradient that runs in this thread; None outside of `with_gradient`."""
+    """Returns the evaluation of this thread; None outside of `with_gradient`."""
     return _EVALUATION.get()
 
 
 class OwnGradient(torch.autograd.Function):
-    """The energies of points with shape $(B, *)$, whose gradient is that of the energy's own `with_gradient`.
+    """The energies of points with shape $(B, *)$, with the gradient of an override of `with_gradient`.
 
     Raises:
         ShapeError: The gradient does not have the shape of the points.

@@ -1,4 +1,4 @@
-"""Grids of images: many images in one file, whose layout is stored in a text chunk of the PNG."""
+"""Grids of images in one file; a PNG file stores the layout in a text chunk."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
 __all__ = ["CHANNELS", "KEY", "is_picture", "layout", "write_grid"]
 
 CHANNELS = (1, 3)
-KEY = "composable-energy"  # of the text chunk that holds the layout
+KEY = "composable-energy"  # the text chunk of the layout
 _GAP = 2
 
 
 def is_picture(shape: tuple[int, ...]) -> bool:
-    """Returns whether points of a shape are pictures: (1, H, W) grey or (3, H, W) in color."""
+    """Returns whether points of a shape are images: (1, H, W) grey or (3, H, W) in color."""
     return len(shape) == 3 and shape[0] in CHANNELS
 
 
 def layout(n: int) -> tuple[int, int]:
-    """Returns rows and columns for n tiles: full if that is at most twice as wide as high, else square with some left empty."""
+    """Returns rows and columns for n tiles: a full grid if it is at most twice as wide as high, else a square with empty tiles."""
     root = math.ceil(math.sqrt(n))
     columns = next((c for c in range(root, math.isqrt(2 * n) + 1) if n % c == 0), root)
     return math.ceil(n / columns), columns
 
 
 def write_grid(path: Path, images: Tensor, value_range: tuple[float, float], about: Mapping[str, Any]) -> None:
-    """Writes pictures beside each other, each once.
+    """Writes images as a grid.
 
     Args:
         path: The file.
-        images: The pictures, with shape $(n, C, H, W)$.
-        value_range: The values that are black and white.
-        about: What a PNG file tells of itself.
+        images: The images, with shape $(n, C, H, W)$.
+        value_range: The values of black and white.
+        about: Metadata for a PNG file.
     """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo

@@ -1,8 +1,7 @@
-r"""Identity: whether two objects are one energy, one network, one decoder.
+r"""Identity: whether two objects are the same energy, network or decoder.
 
-Objects of one origin carry equal *tokens*, which survive `deepcopy`, pickling, `.to()`, saving and loading. Two objects are *the same*
-if they are one object, or if their tokens and their values are equal: a copy that was trained since is another energy. Nodes of an
-expression need no token; they are the same if their class, `config()` and terms are.
+A leaf has a *token*, which survives `deepcopy`, pickling, `.to()`, saving and loading. Two leaves are *the same* if their tokens and
+values are equal; a copy that was trained since is another energy. Two nodes are the same if class, `config()` and terms are.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from composable_energy.distribution_arguments import ARGUMENTS, argument
 
-__all__ = ["Copies", "Origin", "Part", "born_from", "equal", "mark", "part_of", "same", "set_token", "token_of", "tokens_in"]
+__all__ = ["Copies", "Origin", "Part", "equal", "inherit_token", "mark_origin", "part_of", "same", "set_token", "token_of", "tokens_in"]
 
 _BIRTH: ContextVar[str | None] = ContextVar("birth", default=None)
 _TOKEN = "_identity_token"
@@ -34,14 +33,14 @@ _NO_VALUES = frozenset({*vars(nn.Module()), _TOKEN, _PART, "origin", "name", "re
 
 @dataclass(frozen=True)
 class Origin:
-    """How the registry made an energy or encoder, so that it can be made again.
+    """The entry and options from which the registry built an energy or encoder, and can rebuild it.
 
     Attributes:
         entry: The name of the entry point.
-        member: Which member of a family; None for the family's own energy, or where there is no family.
-        options: What it was made with.
-        distribution: Who offers it; None for an object that `register` took.
-        version: The distribution's version.
+        member: The member of a family; None for the energy of the family, or without a family.
+        options: The options.
+        distribution: The distribution of the entry; None for a registered object.
+        version: The version of the distribution.
     """
 
     entry: str
@@ -52,7 +51,7 @@ class Origin:
 
     @property
     def token(self) -> str:
-        """The token of what an entry point makes: values tell its objects apart."""
+        """The token of all objects of an entry point; they differ by values."""
         return f"{self.distribution or ''}:{self.entry}"
 
     def __str__(self) -> str:
@@ -61,12 +60,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Part:
-    """A module inside an object that the registry made.
+    """A module inside an object that the registry built.
 
     Args:
-        kind: Of the object, `energy` or `encoder`.
-        origin: How it was made.
-        path: Dotted, from the object; empty for the object itself.
+        kind: The kind of the object, `energy` or `encoder`.
+        origin: The origin of the object.
+        path: The dotted path in the object; empty for the object itself.
     """
 
     kind: str
@@ -75,7 +74,7 @@ class Part:
 
 
 def token_of(module: nn.Module) -> str:
-    """Returns the token of a module; a module that has none gets one."""
+    """Returns the token of a module; a module without one gets a new one."""
     attributes = vars(module)
     if _TOKEN not in attributes:
         part = attributes.get(_PART)
@@ -84,18 +83,18 @@ def token_of(module: nn.Module) -> str:
 
 
 def tokens_in(module: nn.Module) -> dict[str, str]:
-    """Returns the tokens that a module and the modules inside have, by path."""
+    """Returns the existing tokens of a module and of the modules inside, by path."""
     return {path: vars(inner)[_TOKEN] for path, inner in module.named_modules() if _TOKEN in vars(inner)}
 
 
 def set_token(module: nn.Module, token: str) -> None:
-    """Gives a module the token that it had when it was saved."""
+    """Sets the token of a module, as it was saved."""
     vars(module)[_TOKEN] = token
 
 
 @contextmanager
-def born_from(origin: Origin) -> Iterator[None]:
-    """A context in which new objects get the token of their origin: another process that makes the same ones gives them the same."""
+def inherit_token(origin: Origin) -> Iterator[None]:
+    """A context in which new objects get the token of their origin, so that they have the same token in every process."""
     before = _BIRTH.set(origin.token)
     try:
         yield
@@ -103,30 +102,30 @@ def born_from(origin: Origin) -> Iterator[None]:
         _BIRTH.reset(before)
 
 
-def mark(kind: str, made: nn.Module, origin: Origin, foreign: set[nn.Module]) -> None:
-    """Notes how an object and its parts were made.
+def mark_origin(kind: str, built: nn.Module, origin: Origin, foreign: set[nn.Module]) -> None:
+    """Sets the origin of an object and of its parts.
 
     Args:
         kind: `energy` or `encoder`.
-        made: The object.
-        origin: How it was made.
+        built: The object.
+        origin: Its origin.
         foreign: Modules inside that the caller passed as options.
     """
-    made.origin = origin  # pyright: ignore[reportArgumentType]
-    for path, module in made.named_modules():
+    built.origin = origin  # pyright: ignore[reportArgumentType]
+    for path, module in built.named_modules():
         if module not in foreign:
             vars(module)[_PART] = Part(kind, origin, path)
 
 
 def part_of(module: nn.Module) -> Part | None:
-    """Returns what a module is a part of; None if the registry did not make it."""
+    """Returns the object that a module is a part of; None if the registry did not build it."""
     return vars(module).get(_PART)
 
 
 def same(a: object, b: object) -> bool:
-    """Returns whether two energies, networks or decoders are one, by token and value.
+    """Returns whether two energies, networks or decoders are the same, by token and value.
 
-    Floating tensors of two precisions are equal if they are at one of them, so converting one of two copies keeps them the same.
+    Floating tensors are compared at either of their precisions, so converting one of two copies keeps them the same.
 
     Args:
         a: An energy, module or callable.
@@ -141,7 +140,7 @@ def _same(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
     if isinstance(a, nn.Module) and isinstance(b, nn.Module):
         if type(a) is not type(b):
             return False
-        seen.add((id(a), id(b)))  # a part that occurs again is compared once; if it differs, so does the whole
+        seen.add((id(a), id(b)))  # a repeated part is compared once
         terms, others = getattr(a, "terms", ()), getattr(b, "terms", ())
         if not terms and not others:
             return token_of(a) == token_of(b) and equal(a, b)
@@ -153,9 +152,9 @@ def _same(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
 
 
 def equal(a: object, b: object) -> bool:
-    """Returns whether two objects have equal values: numbers, tensors, containers, modules, and objects made of them.
+    """Returns whether two objects have equal values: numbers, tensors, containers, modules, and objects with such attributes.
 
-    Functions are equal to themselves alone: what they compute cannot be compared.
+    A function is equal only to itself.
     """
     return _equal(a, b, set())
 
@@ -191,12 +190,12 @@ def _equal(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
 
 
 def _values_of(module: nn.Module) -> dict[str, Any]:
-    """What a module computes with: its own values and the modules inside."""
+    """Returns the values of a module and the modules inside."""
     return {**_own_values(module), "_modules": module._modules}
 
 
 def _own_values(module: nn.Module) -> dict[str, Any]:
-    """Its tensors, and its `config()` if it has one, else its attributes."""
+    """Returns the tensors of a module, and its `config()` or else its attributes."""
     attributes = vars(module)
     if getattr(type(module), "has_config", False):
         return {"config": module.config(), "_parameters": module._parameters, "_buffers": module._buffers}  # pyright: ignore[reportCallIssue]
@@ -218,11 +217,11 @@ def _same_numbers(a: Tensor, b: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Copies:
-    """Modules in an expression that are the same without being one object; the expression counts each such group once.
+    """Copies of the same module in an expression, which counts them once.
 
     Args:
-        pairs: Two copies each.
-        versions: The tensors of both at the last comparison, with their versions.
+        pairs: Pairs of copies.
+        versions: The tensors of all pairs at the last comparison, with their versions.
     """
 
     pairs: tuple[tuple[nn.Module, nn.Module], ...]
@@ -230,8 +229,8 @@ class Copies:
 
     @classmethod
     def inside(cls, root: nn.Module) -> Copies | None:
-        """Returns the copies inside a module; None if there are none, as nearly always."""
-        known: dict[tuple[type, str], list[nn.Module]] = {}
+        """Returns the copies inside a module; None if there are none, the usual case."""
+        groups: dict[tuple[type, str], list[nn.Module]] = {}
         pairs, seen, todo = [], set(), [root]
         while todo:
             module = todo.pop()
@@ -239,17 +238,17 @@ class Copies:
                 continue
             seen.add(module)
             if _TOKEN in vars(module) and not getattr(module, "terms", ()):
-                others = known.setdefault((type(module), token_of(module)), [])
+                others = groups.setdefault((type(module), token_of(module)), [])
                 twin = next((other for other in others if equal(other, module)), None)
                 if twin is not None:
                     pairs.append((twin, module))
-                    continue  # what is inside of both is equal, too
+                    continue  # the modules inside are equal, too
                 others.append(module)
             todo.extend(reversed(list(module.children())))
         return cls(tuple(pairs), []) if pairs else None
 
     def differ(self) -> tuple[nn.Module, nn.Module] | None:
-        """Returns a pair that is not equal any more; None while all are."""
+        """Returns a pair that is no longer equal; None if all are equal."""
         now = [state for pair in self.pairs for module in pair for state in _versions(module)]
         if now == self.versions:
             return None
@@ -260,10 +259,10 @@ class Copies:
 
 
 def _versions(module: nn.Module) -> Iterator[tuple[Any, ...]]:
-    """Yields what changes when a tensor is replaced or written to.
+    """Yields values that change when a tensor is replaced or written to.
 
-    `_version` is the only counter of writes that torch has; it is not public. Comparing all numbers at each evaluation would cost as
-    much as a small network. `test_identity.py` pins its meaning.
+    `_version` is torch's only counter of writes; it is not public, and `test_identity.py` pins its meaning. Comparing all numbers at each
+    evaluation would cost as much as a small network.
     """
     for tensor in (*module.parameters(), *module.buffers()):
         yield id(tensor), 0 if tensor.is_inference() else tensor._version

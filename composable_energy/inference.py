@@ -1,4 +1,4 @@
-r"""The other way round: which condition fits given points, $p(c \mid x) \propto e^{-E(x \mid c)}$."""
+r"""Inference of conditions from points: $p(c \mid x) \propto e^{-E(x \mid c)}$."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor
 from composable_energy.checks import check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, OptionError
-from composable_energy.explain import encoded
-from composable_energy.memo import sharing
+from composable_energy.explain import encode_points
+from composable_energy.memo import memo_scope
 
 __all__ = ["Inference", "infer"]
 
 
 @dataclass(frozen=True)
 class Inference:
-    """A distribution over candidates.
+    """A distribution over candidate conditions.
 
     Attributes:
-        candidates: The conditions that were compared, $K$ of them.
-        log_probabilities: With shape $(B, K)$, or $(1, K)$ for one condition behind all points.
+        candidates: The $K$ candidates.
+        log_probabilities: Their log probabilities, with shape $(B, K)$, or $(1, K)$ for one condition of all points.
     """
 
     candidates: tuple[Mapping[str, Any], ...]
@@ -33,7 +33,7 @@ class Inference:
 
     @property
     def probabilities(self) -> Tensor:
-        """With the shape of the log probabilities."""
+        """The probabilities, with the shape of the log probabilities."""
         return self.log_probabilities.exp()
 
     @property
@@ -42,15 +42,15 @@ class Inference:
         return [self.candidates[k] for k in self.log_probabilities.argmax(1).tolist()]
 
     def mean(self, name: str) -> Tensor:
-        """Returns the mean of a condition under the distribution of each row, with shape $(B, *)$; of numbers and points, not of labels.
+        """Returns the mean of a condition for each row, with shape $(B, *)$; for numbers and points, not for labels.
 
-        Its error is smaller than the distance between candidates, where they are no farther from each other than the data leave open.
+        If candidates are closer to each other than the width of the posterior, the error is smaller than their distance.
 
         Args:
             name: The condition.
 
         Raises:
-            OptionError: It was not inferred.
+            OptionError: The condition was not inferred.
         """
         if name not in self.candidates[0]:
             raise OptionError(f"{name} was not inferred; there is {', '.join(sorted(self.candidates[0]))}.")
@@ -61,48 +61,48 @@ class Inference:
 def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor], *, joint: bool = False) -> Inference:
     r"""Compares conditions by their energies at given points.
 
-    The prior over candidates is uniform, and an energy is taken at its word: the normalisers of $e^{-E(x \mid c)}$ count as equal for
-    all $c$, as they are for evidence and for a classifier.
+    The prior over candidates is uniform, and the normalisers of $e^{-E(x \mid c)}$ are assumed equal for all $c$, as they are for evidence
+    and for a classifier.
 
     Args:
         energy: An energy that depends on the conditions.
-        x: Points of shape $(B, *)$; for a latent energy also what people see, if its decoder can encode.
-        over: For each condition its candidates: numbers, or the rows of a tensor. Several conditions are combined in all ways. Points of
-            a continuous concept are the condition `c` of `GaussianHead()`, labels are the condition `y` of a classifier without a label.
-        joint: Whether one condition stands behind all points, whose energies are then added.
+        x: Points of shape $(B, *)$; for a latent energy also decoded points, if its decoder can encode.
+        over: The candidates of each condition: numbers, or the rows of a tensor. Several conditions are combined in all ways. Points of
+            a continuous concept are the condition `c` of `GaussianHead()`, labels the condition `y` of a classifier without a label.
+        joint: Whether all points have the same condition; their energies are then added.
 
     Raises:
-        OptionError: The energy does not depend on a condition, or there are no candidates, or only one without a list around it.
-        ContradictionError: No point fulfils the energy under any candidate. Where one fits none of the points, its probability is 0.
+        OptionError: The energy does not depend on a condition, or candidates are missing or not a list.
+        ContradictionError: No point fulfils the energy for any candidate. A candidate that no point fulfils has probability 0.
         ExpressionError: The energy has no value.
     """
     unknown = over.keys() - energy.conditions
     if unknown or not over:
-        raise OptionError(f"{energy} depends on {sorted(energy.conditions - {'chains'})}, asked to infer over {sorted(over)}.")
+        raise OptionError(f"{energy} depends on {sorted(energy.conditions - {'chains'})}; got candidates of {sorted(over)}.")
     try:
         candidates = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
     except TypeError as error:  # a single number
-        raise OptionError(f"Candidates are listed, as in over={{'y': [0, 1]}} or {{'y': range(10)}}, got {dict(over)}.") from error
+        raise OptionError(f"Candidates must be lists, as in over={{'y': [0, 1]}} or {{'y': range(10)}}, got {dict(over)}.") from error
     if not candidates:
         raise OptionError("Inference needs at least one candidate for each condition.")
     check_value(energy, "`infer`")
-    x = encoded(energy, x)
-    with torch.no_grad(), sharing():  # a network that no candidate concerns is evaluated once
-        found = [_energies(energy.given(**{n: _one_for_all(v) for n, v in c.items()}), x) for c in candidates]
-        known = next((energies for energies in found if energies is not None), None)
-        if known is None:
-            raise ContradictionError(f"No point fulfils {energy} under any candidate: each has the probability 0.")
-        energies = torch.stack([torch.full_like(known, torch.inf) if one is None else one for one in found], 1)
+    x = encode_points(energy, x)
+    with torch.no_grad(), memo_scope():  # a network that depends on no candidate is evaluated once
+        found = [_evaluate(energy.given(**{n: _as_row(v) for n, v in c.items()}), x) for c in candidates]
+        like = next((energies for energies in found if energies is not None), None)
+        if like is None:
+            raise ContradictionError(f"No point fulfils {energy} for any candidate: each has probability 0.")
+        energies = torch.stack([torch.full_like(like, torch.inf) if one is None else one for one in found], 1)
     energies = energies.sum(0, keepdim=True) if joint else energies
     return Inference(tuple(candidates), torch.log_softmax(-energies, 1))
 
 
-def _energies(energy: Energy, x: Tensor) -> Tensor | None:
+def _evaluate(energy: Energy, x: Tensor) -> Tensor | None:
     try:
         return energy(x)
     except ContradictionError:
         return None
 
 
-def _one_for_all(value: Any) -> Any:
+def _as_row(value: Any) -> Any:
     return value.unsqueeze(0) if isinstance(value, Tensor) and value.ndim > 0 else value

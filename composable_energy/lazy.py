@@ -1,4 +1,4 @@
-"""Lazy exports of a package: a name is imported at its first use, so that importing the package costs nothing."""
+"""Lazy exports of a package: names are imported at their first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lifting: any callable, module or distribution becomes an energy."""
+"""Lifting of callables, modules and distributions to energies."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class CallableEnergy(Energy):
     """The energy that a callable or module computes.
 
     Args:
-        function: Takes points of shape $(B, *)$ and gives energies of shape $(B,)$. Its parameters after the first are conditions.
-        name: How it is written; the function's own name if empty.
-        event_shape: The shape of one point, if it takes only one.
-        decoder: For an energy in the latent space of a decoder.
-        modules: Modules that the function is called with, as `function(x, *modules, **conditions)`. They become parts of the energy: its
-            parameters are theirs, and sampling evaluates copies in eval mode. Modules that a function captures are found as far as they
-            stand in its closure, its defaults, or globals that it names; name any others here.
+        function: A function of points of shape $(B, *)$ that returns energies of shape $(B,)$. Its other parameters are conditions.
+        name: The name in expressions; that of the function if empty.
+        event_shape: The shape of one point, if there is only one.
+        decoder: The decoder, for an energy of latent points.
+        modules: Modules that the function is called with, as `function(x, *modules, **conditions)`. They become parts of the energy, and
+            sampling evaluates copies in eval mode. Modules in the closure, the defaults, or globals that the function names are found
+            without this.
 
     Raises:
-        OptionError: One of `modules` is no module, or the function does not take as many.
+        OptionError: One of `modules` is not a module, or the function does not take as many.
     """
 
     def __init__(
@@ -71,21 +71,21 @@ class CallableEnergy(Energy):
 
 
 def as_energy(obj: Any, **options: Any) -> Energy:
-    """Returns an energy for an object: an energy itself, a callable, a module, or a distribution, whose energy is -log p.
+    """Returns an object as an energy: an energy itself, a callable, a module, or a distribution with energy -log p.
 
     Args:
-        obj: The object. A class is no energy; make an instance.
-        **options: Of `CallableEnergy`, such as `name`, `event_shape`, `decoder` and `modules`; of `DistributionEnergy` for a distribution.
-            An energy takes none.
+        obj: The object; an instance, not a class.
+        **options: Options of `CallableEnergy`, such as `name`, `event_shape`, `decoder` and `modules`; for a distribution, those of
+            `DistributionEnergy`. An energy takes none.
 
     Raises:
-        LiftError: The object cannot be made an energy: a class, a discrete distribution, or no callable at all.
-        OptionError: An option is unknown, or the object is an energy already and there are options.
+        LiftError: The object cannot become an energy: a class, a discrete distribution, or not a callable.
+        OptionError: An option is unknown, or the object is already an energy and there are options.
         ShapeError: The `event_shape` is not that of the distribution.
     """
     if isinstance(obj, Energy):
         if options:
-            raise OptionError(f"{obj} is an energy already and takes no options, got {', '.join(options)}.")
+            raise OptionError(f"{obj} is already an energy and takes no options, got {', '.join(options)}.")
         return obj
     if not liftable(obj):
         got = f"the class {obj.__name__}; make an instance of it" if isinstance(obj, type) else type(obj).__name__
@@ -99,7 +99,7 @@ def as_energy(obj: Any, **options: Any) -> Energy:
 
 
 def liftable(obj: object) -> bool:
-    """Whether `as_energy` takes an object."""
+    """Returns whether `as_energy` takes an object."""
     return isinstance(obj, Distribution) or (callable(obj) and not isinstance(obj, type))
 
 
@@ -116,16 +116,16 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 
 class ScoreEnergy(CallableEnergy):
-    r"""The energy whose gradient is the negative of a score $\nabla_x \log p(x)$; it has no value.
+    r"""An energy whose gradient is the negative of a score $\nabla_x \log p(x)$; it has no value.
 
-    `&`, weights, `-` and `|` of events take it, and samplers that follow gradients alone, such as `langevin`. Everything else refuses it.
+    It works with `&`, weights, `-` and `|` of events, and with samplers that need only gradients, such as `langevin`.
 
     Args:
-        function: The score: takes points of shape $(B, *)$ and gives $\nabla_x \log p(x)$ of the same shape. Its parameters after the
-            first are conditions.
-        name: How it is written; the function's own name if empty.
-        event_shape: The shape of one point, if it takes only one.
-        decoder: For a score in the latent space of a decoder.
+        function: The score: a function of points of shape $(B, *)$ that returns $\nabla_x \log p(x)$ of the same shape. Its other
+            parameters are conditions.
+        name: The name in expressions; that of the function if empty.
+        event_shape: The shape of one point, if there is only one.
+        decoder: The decoder, for a score of latent points.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -137,11 +137,11 @@ class ScoreEnergy(CallableEnergy):
     has_value = False
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        raise ExpressionError(f"{self} is a score, which has no value.")
+        raise ExpressionError(f"{self} is a score and has no value.")
 
     def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
         score = super().forward(x.detach(), **self._check_input(x, conditions))
         if not isinstance(score, Tensor) or score.shape != x.shape:
             got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-            raise ShapeError(f"The score {self} gave {got} for points of shape {tuple(x.shape)}; it has the shape of the points.")
+            raise ShapeError(f"The score {self} gave {got} for points of shape {tuple(x.shape)}; expected the shape of the points.")
         return x.new_zeros(len(x)), -score.detach()

@@ -1,8 +1,7 @@
-r"""Sub-networks that several terms share are evaluated once for each evaluation of an expression, forwards and backwards.
+r"""Memoization during the evaluation of an expression: sub-networks that several terms share are evaluated once.
 
-While an expression is evaluated, a memo keeps what bases, networks of events, decoders and modules that are `shared` gave for one and
-the same tensor of points. It ends with the evaluation, and belongs to the thread. Autograd then sees one tensor with several uses, so
-the way back is shared, too.
+A memo keeps the results of bases, networks of events, decoders and `shared` modules for each tensor of points. It belongs to the thread
+and ends with the evaluation. Autograd sees one tensor with several uses, so the backward pass is shared, too.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from torch import Tensor, nn
 
 from composable_energy.gradients import current
 
-__all__ = ["is_repeated", "once", "remembered", "shared", "sharing"]
+__all__ = ["evaluate_once", "is_repeated", "memo_scope", "memoize", "shared"]
 
 _REPEATED = "repeated"
 _MEMO: ContextVar[dict[Any, Any] | None] = ContextVar("memo", default=None)
 
 
-class sharing:  # noqa: N801  (a context manager, as a class because that is cheap)
-    """A context in which evaluations are remembered; inside another it adds its repeated parts alone.
+class memo_scope:  # noqa: N801  (a class is the cheapest context manager)
+    """A context in which evaluations are memoized; a nested one uses the memo of the outer one.
 
     Args:
-        repeated: Sub-expressions that occur more than once, whose evaluations `is_repeated` then says to remember.
+        repeated: Sub-expressions that occur more than once; see `is_repeated`.
     """
 
     _token: Token[Any] | None = None
@@ -51,29 +50,28 @@ class sharing:  # noqa: N801  (a context manager, as a class because that is che
 
 
 def is_repeated(item: object) -> bool:
-    """Returns whether a sub-expression occurs more than once in the expression that is being evaluated."""
+    """Returns whether a sub-expression occurs more than once in the expression under evaluation."""
     memo = None if torch.compiler.is_compiling() else _MEMO.get()
     return bool(memo) and id(item) in memo.get(_REPEATED, ())
 
 
-def once(
+def evaluate_once(
     function: Callable[..., Any], x: Tensor, conditions: Mapping[str, Any], call: Callable[..., Any] | None = None, *, always: bool = False
 ) -> Any:
-    """Returns `function(x, **conditions)`, remembered while an expression is evaluated.
+    """Returns `function(x, **conditions)`, memoized while an expression is evaluated.
 
-    It is another call if the points were changed in place, if a module has other weights (`torch.func.functional_call`), with and
-    without gradients, and with and without those that energies compute themselves. A module in training mode is not remembered, as its
-    masks are to differ, unless it is one sub-expression that occurs several times.
+    In-place changes of the points, other weights (`torch.func.functional_call`) and another gradient mode are separate calls. A module in
+    training mode is not memoized, so that its dropout masks differ, unless `always` is set.
 
     Args:
-        function: What is called; one and the same object is one function.
-        x: The points; one and the same tensor is the same points.
+        function: The function, compared by identity.
+        x: The points, compared by identity.
         conditions: The conditions, compared by identity.
-        call: What computes it, if that is not `function` itself.
-        always: Whether to remember it in training mode, too.
+        call: The function to call instead of `function`.
+        always: Whether to memoize in training mode, too; for a repeated sub-expression.
     """
     call = call or function
-    if torch.compiler.is_compiling():  # whose graph keeps no memo
+    if torch.compiler.is_compiling():  # a compiled graph has no memo
         return call(x, **conditions)
     module = function.__self__ if isinstance(function, MethodType) else function
     if (getattr(module, "training", False) and not always) or x.is_inference():
@@ -81,16 +79,16 @@ def once(
     identity = (id(module), id(function.__func__)) if isinstance(function, MethodType) else id(module)
     # `_version` counts writes to a tensor; it is not public, and torch has no other counter (`test_identity.py` pins it).
     key = identity, id(x), x._version, tuple((name, id(value)) for name, value in conditions.items()), _weights(module)
-    return remembered(key, (function, x, conditions), lambda: call(x, **conditions))
+    return memoize(key, (function, x, conditions), lambda: call(x, **conditions))
 
 
-def remembered(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) -> Any:
-    """Returns what `compute` gives, or gave for an equal key while the same expression is evaluated.
+def memoize(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) -> Any:
+    """Returns `compute()`, once for each key while an expression is evaluated.
 
     Args:
-        key: Of values, and of ids of what `holds`.
-        holds: What the key has ids of, so that none is given to another object.
-        compute: Takes no arguments.
+        key: Values, and ids of objects.
+        holds: Those objects, which are kept alive so that no id is reused.
+        compute: The function.
     """
     memo = None if torch.compiler.is_compiling() else _MEMO.get()
     if memo is None:
@@ -101,7 +99,7 @@ def remembered(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) 
     return memo[key][0]
 
 
-class Shared(nn.Module):
+class SharedModule(nn.Module):
     """See `shared`."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -109,17 +107,17 @@ class Shared(nn.Module):
         self.module = module
 
     def forward(self, x: Tensor, **conditions: Any) -> Any:
-        return once(self.module, x, conditions)
+        return evaluate_once(self.module, x, conditions)
 
 
 def shared(module: nn.Module) -> nn.Module:
-    """Returns a module that is evaluated once where several terms of an expression use it, such as the features under several heads.
+    """Returns a module that is evaluated once for all terms of an expression, such as the features under several heads.
 
-    Bases, networks of events and decoders are shared anyway; say it of a part inside of networks, before they are built. What it returns
-    must not be changed in place. In training mode each use is an evaluation of its own.
+    Bases, networks of events and decoders are shared without this; use it for a part of several networks, before they are built. Its
+    output must not be changed in place. In training mode each use is evaluated.
 
     Args:
-        module: Called with the points, or with what was made of them once.
+        module: A module that is called with the points, or with the output of another shared module.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -129,11 +127,11 @@ def shared(module: nn.Module) -> nn.Module:
         >>> (a & b).eval()(torch.zeros(5, 3)).shape
         torch.Size([5])
     """
-    return module if isinstance(module, Shared) else Shared(module)
+    return module if isinstance(module, SharedModule) else SharedModule(module)
 
 
 def _weights(module: object) -> tuple[int, ...]:
-    """Returns the ids of a module's parameters, in a quarter of the time of `parameters()`."""
+    """Returns the ids of the parameters of a module, four times as fast as `parameters()`."""
     found: list[int] = []
     seen: set[int] = set()
     todo = [module] if isinstance(module, nn.Module) else []

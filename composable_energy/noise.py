@@ -1,16 +1,15 @@
-r"""Keyed noise: what chain $i$ gets at step $t$ is a function of (seed, $i$, $t$, stream) and of nothing else.
+r"""Keyed noise: the noise of chain $i$ at step $t$ is a function of (seed, $i$, $t$, stream) only.
 
-A stream of random numbers depends on who drew before; a key does not. So the same chains come out whatever the number of chains drawn
-together, the number of ranks, a stop and a resume. There are two kinds.
+So the samples do not depend on the batch size, the number of ranks, or on stopping and resuming. There are two kinds.
 
-*Blocks*, the default on the CPU: chains are cut into blocks of about 4,096 numbers (one chain, or up to 2,048 small ones). Each block is
-drawn by a `torch.Generator` whose whole state comes from NumPy's Philox 4x64-10, with 128 bits of a hash of (seed, step, stream) as its
-key and the number of the block as its counter. A block is drawn whole, or as far as it is needed where that makes no difference. This
-costs 1.2 to 1.9 of one `torch.randn`, and more for less than 4,096 numbers; they may change with the version of torch.
+*Blocks*, the default on the CPU: chains are divided into blocks of about 4,096 numbers (one chain, or up to 2,048 small ones). Each block
+is drawn by a `torch.Generator` whose whole state comes from NumPy's Philox 4x64-10, with 128 bits of a hash of (seed, step, stream) as its
+key and the number of the block as its counter. This costs 1.2 to 1.9 times as much as `torch.randn`, more for less than 4,096 numbers;
+the numbers may change with the version of torch.
 
 *Philox*, always used on other devices: Philox 4x32-10 (Salmon et al., 2011), a counter-based generator with the counter
-(quad of numbers inside the event, step, chain, stream) and the seed as key. The same on every device, in every version; 6 to 15 times
-the cost of `torch.randn` on a CPU.
+(quad of numbers inside the event, step, chain, stream) and the seed as key. It is the same on every device and in every version, and costs
+6 to 15 times as much as `torch.randn` on a CPU.
 
 References:
     Parallel random numbers: as easy as 1, 2, 3 (Salmon et al., 2011), https://doi.org/10.1145/2063384.2063405
@@ -46,9 +45,9 @@ class Noise:
     r"""The noise of some chains at one step.
 
     Args:
-        seed: One for a call; taken modulo $2^{64}$.
+        seed: The seed, taken modulo $2^{64}$.
         chains: The ids of the chains, one for each row, below $2^{32}$.
-        step: The step, below $2^{32}$. By convention 0 is the start.
+        step: The step, below $2^{32}$; 0 is the start.
         kind: `"blocks"` or `"philox"`; points that are not on the CPU get Philox noise.
 
     Raises:
@@ -66,7 +65,7 @@ class Noise:
     chains: range | tuple[int, ...]
     step: int = 0
     kind: Kind = "blocks"
-    _memory: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # shared by what `at` returns; never saved
+    _memory: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # shared by all steps; not saved
 
     def __post_init__(self) -> None:
         if self.kind not in ("blocks", "philox"):
@@ -87,7 +86,7 @@ class Noise:
             step: The step, from 0 to $2^{32} - 1$.
 
         Raises:
-            OptionError: It is not.
+            OptionError: The step is out of range.
         """
         return Noise(self.seed, self.chains, step, self.kind, self._memory)
 
@@ -96,37 +95,37 @@ class Noise:
         return replace(self, chains=chains if isinstance(chains, range) else tuple(chains))
 
     def child(self, label: str) -> Noise:
-        """Returns independent noise for another purpose, such as a pilot run, with a seed made of this one's and a label."""
+        """Returns independent noise for another purpose, such as a pilot run; its seed is a hash of this seed and the label."""
         digest = blake2b(struct.pack("<Q", self.seed % 2**64) + label.encode(), digest_size=8).digest()
         shared = {key: value for key, value in self._memory.items() if isinstance(value, BlockGenerator)}
         return replace(self, seed=int.from_bytes(digest, "little"), _memory=shared)
 
     def normal(self, like: Tensor, stream: int = 0) -> Tensor:
-        """Returns standard normal numbers with the shape, dtype and device of some points.
+        """Returns standard normal numbers with the shape, dtype and device of points.
 
         Args:
             like: The points, with shape $(B, *)$, one row for each chain.
-            stream: Tells apart several draws at one step, such as a momentum and a proposal.
+            stream: The number of the draw at this step, such as 0 for a momentum and 1 for a proposal.
 
         Raises:
             OptionError: The stream is not a whole number from 0 to $2^{32} - 1$.
             ShapeError: There are not as many rows as chains.
         """
         self._check(like, stream)
-        if self._counted(like):
+        if self._uses_philox(like):
             return philox_normal(self.seed, self.step, self._ids(like), stream, like.shape[1:]).to(like.dtype)
         dtype = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
-        few = like.numel() <= _FEW  # then copying costs less than to find a place
-        drawn = self._blocks(like.shape[1:], dtype, stream, Tensor.normal_, again=few)
+        few = like.numel() <= _FEW  # copying costs less than a new tensor
+        drawn = self._draw_blocks(like.shape[1:], dtype, stream, Tensor.normal_, reuse=few)
         return drawn.to(like.dtype, copy=few)
 
     def add_normal_(self, x: Tensor, scale: float = 1.0, stream: int = 0) -> Tensor:
-        r"""Adds $s\, \xi$ to points in place, with the standard normal numbers $\xi$ of `normal`; cheaper than to get them first.
+        r"""Adds $s\, \xi$ to points in place, with the standard normal numbers $\xi$ of `normal`; cheaper than two operations.
 
         Args:
             x: The points, with shape $(B, *)$, one row for each chain.
             scale: $s$.
-            stream: As for `normal`.
+            stream: The number of the draw at this step.
 
         Returns:
             The points.
@@ -135,17 +134,17 @@ class Noise:
             OptionError: The stream is not a whole number from 0 to $2^{32} - 1$.
             ShapeError: There are not as many rows as chains.
         """
-        if self._counted(x) or x.dtype not in (torch.float32, torch.float64):
+        if self._uses_philox(x) or x.dtype not in (torch.float32, torch.float64):
             return x.add_(self.normal(x, stream), alpha=scale)
         self._check(x, stream)
-        return x.add_(self._blocks(x.shape[1:], x.dtype, stream, Tensor.normal_, again=True), alpha=scale)
+        return x.add_(self._draw_blocks(x.shape[1:], x.dtype, stream, Tensor.normal_, reuse=True), alpha=scale)
 
     def uniform(self, like: Tensor, stream: int = 0) -> Tensor:
         """Returns one number in (0, 1) for each chain, with shape $(B,)$, in float32, or in float64 for points of that dtype.
 
         Args:
             like: The points, with shape $(B, *)$, one row for each chain.
-            stream: Tells apart several draws at one step; shared with `normal`, so take another number than there.
+            stream: The number of the draw at this step; other than those of `normal`.
 
         Raises:
             OptionError: The stream is not a whole number from 0 to $2^{32} - 1$.
@@ -153,11 +152,11 @@ class Noise:
         """
         self._check(like, stream)
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        if self._counted(like):
+        if self._uses_philox(like):
             ids = self._ids(like)
             word = philox(self.seed, (torch.zeros_like(ids), self.step, ids, stream))[0]
             return to_unit(word).clamp_min_(2.0**-33).to(dtype)
-        return self._blocks(torch.Size(), dtype, stream, Tensor.uniform_).clamp_min_(2.0**-25)
+        return self._draw_blocks(torch.Size(), dtype, stream, Tensor.uniform_).clamp_min_(2.0**-25)
 
     def _check(self, like: Tensor, stream: int) -> None:
         if not _is_word(stream):
@@ -165,7 +164,7 @@ class Noise:
         if len(like) != len(self.chains):
             raise ShapeError(f"This is the noise of {len(self.chains)} chains, got {len(like)} points; use `noise.for_chains`.")
 
-    def _counted(self, like: Tensor) -> bool:
+    def _uses_philox(self, like: Tensor) -> bool:
         return self.kind == "philox" or like.device.type != "cpu"
 
     def _ids(self, like: Tensor) -> Tensor:
@@ -173,10 +172,10 @@ class Noise:
             return torch.arange(self.chains.start, self.chains.stop, self.chains.step, device=like.device)
         return torch.tensor(self.chains, dtype=torch.int64, device=like.device)
 
-    def _blocks(self, event: torch.Size, dtype: torch.dtype, stream: int, fill: Callable[..., Tensor], again: bool = False) -> Tensor:
-        """Draws by blocks; `again` says that the numbers are used up before the next draw."""
+    def _draw_blocks(self, event: torch.Size, dtype: torch.dtype, stream: int, fill: Callable[..., Tensor], reuse: bool = False) -> Tensor:
+        """Draws numbers by blocks; `reuse` returns a buffer that the next draw overwrites."""
         chains, key, generator = self.chains, _key(self.seed, self.step, stream), self._generator()
-        buffer = self._buffer(chains, event, dtype) if again and isinstance(chains, range) else BlockBuffer(chains, event, dtype)
+        buffer = self._buffer(chains, event, dtype) if reuse and isinstance(chains, range) else BlockBuffer(chains, event, dtype)
         out, next_block = buffer.whole, generator.next_block
         if buffer.parts:
             generator.seek(key, buffer.first)
@@ -184,14 +183,14 @@ class Noise:
             fill(part, generator=next_block())
         if buffer.rest == len(chains):
             return out
-        size, known = block_size(event), self._memory
+        size, memory = block_size(event), self._memory
         for block, rows, inside in blocks_of(chains, size, buffer.rest):
-            use, what = (fill, stream), (self.seed, self.step, block, event, dtype)  # several chunks of chains may share a block
-            found = known.get(use)
-            if found is None or found[0] != what:
+            use, key_of_block = (fill, stream), (self.seed, self.step, block, event, dtype)  # several chunks of chains may share a block
+            found = memory.get(use)
+            if found is None or found[0] != key_of_block:
                 generator.seek(key, block)
                 drawn = torch.empty((size, *event), dtype=dtype)
-                found = known[use] = (what, fill(drawn, generator=next_block()))
+                found = memory[use] = (key_of_block, fill(drawn, generator=next_block()))
             out[rows] = found[1][inside]
         return out
 
@@ -201,16 +200,16 @@ class Noise:
         return self._memory.get(thread) or self._memory.setdefault(thread, BlockGenerator())
 
     def _buffer(self, chains: range, event: torch.Size, dtype: torch.dtype) -> BlockBuffer:
-        """Returns the last buffer of this thread, if it fits. A new one would make a draw of few numbers 1.6 times as slow."""
-        what, thread = (chains, event, dtype, torch.is_inference_mode_enabled()), get_ident()
-        known = self._memory.get(thread)
-        if known is None or known[0] != what:
-            known = self._memory[thread] = (what, BlockBuffer(chains, event, dtype))
-        return known[1]
+        """Returns the last buffer of this thread, if it fits; a new one makes a draw of few numbers 1.6 times as slow."""
+        key, thread = (chains, event, dtype, torch.is_inference_mode_enabled()), get_ident()
+        found = self._memory.get(thread)
+        if found is None or found[0] != key:
+            found = self._memory[thread] = (key, BlockBuffer(chains, event, dtype))
+        return found[1]
 
 
 def _ends(chains: range | tuple[int, ...]) -> Sequence[int]:
-    """Returns ids among which are the least and the greatest."""
+    """Returns ids that include the least and the greatest."""
     return (chains[0], chains[-1]) if isinstance(chains, range) and chains else chains
 
 

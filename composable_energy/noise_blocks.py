@@ -1,4 +1,4 @@
-"""Blocks of noise: about 4,096 numbers that one state of torch's generator draws, with the state from NumPy's Philox 4x64-10."""
+"""Blocks of noise: about 4,096 numbers from torch's generator, with a state from NumPy's Philox 4x64-10."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from composable_energy.errors import OptionError
 
 __all__ = ["BlockBuffer", "BlockGenerator", "block_size", "blocks_of"]
 
-_BLOCK = 4096  # numbers, a power of two: large enough that seeding a generator costs little beside drawing
+_BLOCK = 4096  # numbers, a power of two: large enough that seeding the generator costs little
 _MOST_CHAINS = 2048
 _STATE = 624  # words of 32 bits in the state of torch's generator, a Mersenne twister
-_SEEDED_BY_5489 = [5489, 1301868182, 2938499221]  # its first words, known from its definition
+_SEEDED_BY_5489 = [5489, 1301868182, 2938499221]  # its first words, from its definition
 
 
 class BlockBuffer:
-    """The tensor into which the numbers of chains are drawn, and the parts of it that are whole blocks.
+    """A tensor for the noise of chains, and its parts that are whole blocks.
 
     Attributes:
         whole: All numbers, with shape $(B, *)$.
-        parts: The blocks that are drawn straight into it, one after another.
-        first: The number of the first of them.
-        rest: The first row that is in none of them.
+        parts: The blocks that are drawn directly into it, in order.
+        first: The number of the first of these blocks.
+        rest: The first row after them.
     """
 
     __slots__ = ("first", "parts", "rest", "whole")
@@ -36,20 +36,20 @@ class BlockBuffer:
         size = block_size(event)
         if isinstance(chains, range) and chains.step == 1 and chains.start % size == 0:
             numbers = event.numel()
-            # torch fills a tensor by groups of 16 numbers, in order, so the first rows of a block may be drawn alone.
+            # torch fills a tensor in order by groups of 16 numbers, so the first rows of a block can be drawn alone.
             alone = len(chains) * numbers % 16 == 0 and size * numbers % 16 == 0
             self.rest = len(chains) if alone else len(chains) // size * size
             self.parts, self.first = list(self.whole[: self.rest].split(size)) if self.rest else [], chains.start // size
 
 
 class BlockGenerator:
-    """A generator of torch that is set to the state of a block.
+    """A torch generator that is set to the state of a block.
 
-    `torch.Generator.manual_seed` uses 32 bits of a seed, so that two of some ten thousand steps would have the same noise. Here the state
-    itself is set, by `set_state`: the form of `get_state` is not documented by torch, so it is checked here, and pinned by a test.
+    `torch.Generator.manual_seed` uses 32 bits of a seed, so two of some ten thousand steps would have the same noise. So the whole state is
+    set with `set_state`. Its format is not documented by torch; it is checked here and pinned by a test.
 
     Raises:
-        OptionError: This version of torch keeps the state in another form.
+        OptionError: This version of torch has another format.
     """
 
     __slots__ = ("_bits", "_philox_state", "_state", "_words", "generator")
@@ -58,30 +58,30 @@ class BlockGenerator:
         self.generator, self._bits = torch.Generator(), np.random.Philox(0)
         self._philox_state, self._state = self._bits.state, self.generator.manual_seed(5489).get_state()
         whole = self._state.numpy()
-        self._words = whole[24 : 24 + 8 * _STATE].view(np.uint64)  # each holds 32 bits, and all are used up: the next draw makes new ones
+        self._words = whole[24 : 24 + 8 * _STATE].view(np.uint64)  # 32 bits each; the index says that the next draw needs new words
         if len(whole) != 5056 or whole[8:24].view(np.uint32).tolist() != [1, 1, 0, 0] or self._words[:3].tolist() != _SEEDED_BY_5489:
-            raise OptionError(f"torch {torch.__version__} keeps the state of a generator in an unknown form: draw with noise='philox'.")
+            raise OptionError(f"torch {torch.__version__} has an unknown format of generator states: use noise='philox'.")
 
     def seek(self, key: bytes, block: int) -> None:
         """Moves to a block of the draw with a key of 16 bytes; `next_block` then returns its generator."""
         state = self._philox_state["state"]
-        state["key"], state["counter"][0] = np.frombuffer(key, np.uint64), block * (_STATE // 8)  # a count makes 8 words
+        state["key"], state["counter"][0] = np.frombuffer(key, np.uint64), block * (_STATE // 8)  # each count gives 8 words
         self._bits.state = self._philox_state
 
     def next_block(self) -> torch.Generator:
-        """Returns the generator of this block, and moves to the next."""
+        """Returns the generator of this block and moves to the next."""
         self._words[:] = self._bits.random_raw(_STATE // 2).view(np.uint32)
         self.generator.set_state(self._state)
         return self.generator
 
 
 def block_size(event: torch.Size) -> int:
-    """Returns how many chains are in a block."""
+    """Returns the number of chains in a block."""
     return max(1, min(_MOST_CHAINS, _BLOCK // (1 << (max(1, event.numel()) - 1).bit_length())))
 
 
 def blocks_of(chains: range | tuple[int, ...], size: int, row: int) -> Iterator[tuple[int, Any, Any]]:
-    """Yields each block, from some row on, with the rows that it fills and where they are inside it."""
+    """Yields each block from a row on, with its rows in the batch and their places in the block."""
     if isinstance(chains, range) and chains.step == 1:
         chain = chains.start + row
         while chain < chains.stop:

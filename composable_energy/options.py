@@ -15,10 +15,10 @@ __all__ = ["check_choice", "check_flag", "check_integer", "check_number"]
 
 
 def check_integer(name: str, value: Any, least: int = 1) -> int:
-    """Returns an integer that is not below the least; NumPy's integers count.
+    """Returns an integer of at least `least`; NumPy integers are accepted.
 
     Raises:
-        OptionError: It is no integer, or below the least.
+        OptionError: The value is not an integer, or too small.
     """
     try:
         if isinstance(value, bool):
@@ -37,12 +37,12 @@ def check_number(name: str, value: Any, *, above: float | None = None, least: fl
     Args:
         name: The option, for the message.
         value: Its value.
-        above: An open lower end.
-        least: A closed lower end.
-        below: An open upper end.
+        above: An open lower bound.
+        least: A closed lower bound.
+        below: An open upper bound.
 
     Raises:
-        OptionError: It is no finite number, or outside of the range.
+        OptionError: The value is not a finite number, or out of range.
     """
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     if math.isfinite(number) and (above is None or number > above) and (least is None or number >= least) and number < below:
@@ -55,10 +55,10 @@ def check_number(name: str, value: Any, *, above: float | None = None, least: fl
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Returns True or False; a text such as 'no' would count as True.
+    """Returns a value that is True or False; texts such as 'no' are refused.
 
     Raises:
-        OptionError: It is neither.
+        OptionError: The value is neither.
     """
     if not isinstance(value, bool):
         raise OptionError(f"{name} must be True or False, got {value!r}.")
@@ -66,10 +66,10 @@ def check_flag(name: str, value: Any) -> bool:
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
-    """Returns one of some names.
+    """Returns a value that is one of the choices.
 
     Raises:
-        OptionError: It is none of them.
+        OptionError: It is not.
     """
     choices = tuple(choices)
     if value not in choices:

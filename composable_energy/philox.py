@@ -14,7 +14,7 @@ _WORD = 0xFFFFFFFF
 
 
 def philox(seed: int, counter: Sequence[int | Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    r"""Philox 4x32-10: four random words for each counter.
+    r"""Returns four random words for each counter.
 
     Args:
         seed: The key, of 64 bits.
@@ -26,7 +26,7 @@ def philox(seed: int, counter: Sequence[int | Tensor]) -> tuple[Tensor, Tensor, 
     a, b, c, d = counter
     low, high = seed & _WORD, (seed >> 32) & _WORD
     for _ in range(10):
-        # Products wrap modulo 2^64 and an arithmetic shift keeps their bits, so signed numbers will do.
+        # Products wrap modulo 2^64 and shifts keep their bits, so signed numbers can be used.
         left, right = a * 0xD2511F53, c * 0xCD9E8D57
         a, b, c, d = _high(right) ^ b ^ low, right & _WORD, _high(left) ^ d ^ high, left & _WORD
         low, high = (low + 0x9E3779B9) & _WORD, (high + 0xBB67AE85) & _WORD
@@ -34,12 +34,12 @@ def philox(seed: int, counter: Sequence[int | Tensor]) -> tuple[Tensor, Tensor, 
 
 
 def philox_normal(seed: int, step: int, chains: Tensor, stream: int, event: torch.Size) -> Tensor:
-    """Returns standard normal numbers in float32 with shape $(B, *)$: four from each counter, by the Box-Muller transform.
+    """Returns standard normal float32 numbers with shape $(B, *)$: four from each counter, by the Box-Muller transform.
 
     Args:
         seed: The key.
         step: The step.
-        chains: The ids, with shape $(B,)$; the result is on their device.
+        chains: The ids of the chains, with shape $(B,)$, on the device of the result.
         stream: The stream.
         event: The shape of one point.
     """
@@ -58,5 +58,5 @@ def _high(product: int | Tensor) -> int | Tensor:
 
 
 def to_unit(word: Tensor) -> Tensor:
-    """Returns random words as float32 in [0, 1), computed as in Triton, so that its kernels draw the same numbers."""
+    """Returns random words as float32 in [0, 1), computed as Triton does, so that its kernels draw the same numbers."""
     return torch.where(word >= 2**31, _WORD - word, word).float().mul_(4.6566127342e-10)

@@ -1,4 +1,4 @@
-"""Suggestions in error messages: the nearest known names, or all of them."""
+"""Suggestions in error messages: the nearest known names, or all names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHOWN = 20
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns the sentence " Did you mean ...?" with the nearest names; an empty text if none is near."""
+    """Returns the sentence " Did you mean ...?" with the nearest names; empty if no name is near."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
 

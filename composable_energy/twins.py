@@ -1,9 +1,9 @@
-r"""Twins: copies of an energy that share its storage.
+r"""Twins: copies of an energy in eval mode that share its storage.
 
-Sampling runs on a twin, so that nothing of the caller's changes: neither modes, nor gradients, nor flags, at any moment. Several threads
-may then sample one energy while another trains it.
+Sampling runs on a twin, so the modes, gradients and flags of the caller's modules never change. Several threads can sample one energy
+while another trains it.
 
-A copy cannot enter a function. So functions are rebuilt around the twins of the modules that they capture directly (see `captures`).
+`deepcopy` does not copy functions. So functions are rebuilt with twins of the modules that they capture directly (see `captures`).
 """
 
 from __future__ import annotations
@@ -25,22 +25,21 @@ T = TypeVar("T")
 
 _CODE = (types.FunctionType, types.MethodType)
 _ATTEMPTS = 20
-_CONTAINERS = (dict, OrderedDict, list, set)  # of which a module has many that are empty
+_CONTAINERS = (dict, OrderedDict, list, set)  # a module has many empty ones
 _DEFAULTS = {"__reduce_ex__": object.__reduce_ex__, "__reduce__": object.__reduce__, "__setstate__": nn.Module.__setstate__}
 
 
 def twin(energy: T) -> T:
-    """Returns a copy in eval mode that shares the storage of all tensors; its parameters take no gradients.
+    """Returns a copy in eval mode that shares the storage of all tensors; its parameters require no gradient.
 
-    The copy sees what is written into the tensors later, and nothing else that changes. It costs milliseconds, whatever the size of the
-    weights. Functions are rebuilt around the twins of modules that they capture directly. What an energy counts in attributes or
-    globals while it is evaluated, it counts in its twin.
+    Later writes to the tensors reach the copy, other changes do not. It costs milliseconds, whatever the size of the weights. Attributes
+    or globals that an energy changes while it is evaluated change in its twin.
 
     Args:
         energy: An energy, or any module.
 
     Raises:
-        ExpressionError: A part cannot be copied, has parameters without values, or uses a module in training mode where no copy reaches it.
+        ExpressionError: A part cannot be copied, has parameters without values, or uses a module in training mode that is not copied.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -54,26 +53,26 @@ def twin(energy: T) -> T:
             return _Twins().of(energy)
         except _ChangedMeanwhile:
             continue
-    raise ExpressionError(f"{energy} cannot be copied: another thread adds attributes to its modules all the time.")
+    raise ExpressionError(f"{energy} cannot be copied: another thread keeps adding attributes to its modules.")
 
 
 class _ChangedMeanwhile(Exception):  # noqa: N818  (never leaves this file)
-    """What is copied changed meanwhile."""
+    """The energy changed while it was copied."""
 
 
 class _Twins:
-    """The twins of one call; `memo` is that of `copy.deepcopy`."""
+    """The twins of one call; `memo` is the memo of `copy.deepcopy`."""
 
     def __init__(self) -> None:
         self.memo: dict[int, Any] = {}
         self.spaces: dict[int, dict[str, Any]] = {}  # copies of the globals of functions
 
     def of(self, value: Any) -> Any:
-        """Returns the twin of anything but a function."""
+        """Returns the twin of an object other than a function."""
         items = [item for item in contents(value) if not isinstance(item, PLAIN)]
         for item in items:
             if isinstance(item, Tensor):
-                self.memo.setdefault(id(item), _sharing_storage(item))
+                self.memo.setdefault(id(item), _share_storage(item))
             elif is_data(item):
                 self.memo.setdefault(id(item), item)
         try:
@@ -87,24 +86,24 @@ class _Twins:
             if "changed size during iteration" in str(error):  # another thread has set a new attribute
                 raise _ChangedMeanwhile from error
             raise ExpressionError(
-                f"Sampling runs on a copy, and {value} cannot be copied ({type(error).__name__}: {error}). Leave out what `copy.deepcopy` "
-                "cannot copy, or give the class of that part a `__deepcopy__`."
+                f"Sampling runs on a copy, and {value} cannot be copied ({type(error).__name__}: {error}). Remove parts that "
+                "`copy.deepcopy` cannot copy, or give their class a `__deepcopy__`."
             ) from error
         functions = any(isinstance(item, types.FunctionType) for item in items)
         for item in items:
-            known = self.memo.get(id(item))
-            if isinstance(item, nn.Module) and known is not None:
-                known.training = False
+            new = self.memo.get(id(item))
+            if isinstance(item, nn.Module) and new is not None:
+                new.training = False
                 if hasattr(type(item), "became_twin"):
-                    known.became_twin(item)
-            if functions and known is not None and known is not item and not isinstance(item, (Tensor, *_CODE)):
-                self._replace(known)
+                    new.became_twin(item)
+            if functions and new is not None and new is not item and not isinstance(item, (Tensor, *_CODE)):
+                self._replace_functions(new)
         for kind in {type(item) for item in items}:
             check_methods(kind)
-        return self._replaced(copied)
+        return self._rebuild(copied)
 
     def _copy(self, module: nn.Module) -> None:
-        """Puts a copy of a module into the memo: as `copy.deepcopy` does, in half of the time for modules that are copied by default."""
+        """Adds a copy of a module to the memo; twice as fast as `copy.deepcopy` for modules without hooks for copying."""
         cls = type(module)
         if hasattr(cls, "__deepcopy__") or slots(cls) or any(getattr(cls, name) is not default for name, default in _DEFAULTS.items()):
             copy.deepcopy(module, self.memo)
@@ -119,14 +118,14 @@ class _Twins:
                 else:
                     vars(new)[name] = copy.deepcopy(value, self.memo)
 
-    def _replace(self, holder: Any) -> None:
-        """Replaces the functions that a copied object holds; a copy shares them with the original."""
+    def _replace_functions(self, holder: Any) -> None:
+        """Replaces the functions in a copied object, which shares them with the original."""
         if isinstance(holder, list):
-            holder[:] = map(self._replaced, holder)
+            holder[:] = map(self._rebuild, holder)
             return
         for name, value in list((holder if isinstance(holder, dict) else attributes(holder)).items()):
             if isinstance(value, types.FunctionType | functools.partial | tuple | set | frozenset):
-                new = self._replaced(value)
+                new = self._rebuild(value)
                 if new is value:
                     continue
                 if isinstance(holder, dict):
@@ -134,17 +133,17 @@ class _Twins:
                 else:
                     object.__setattr__(holder, name, new)  # also of a frozen dataclass
 
-    def _replaced(self, value: Any) -> Any:
-        """Returns a copied value with functions rebuilt, the same one if it has none that capture modules."""
+    def _rebuild(self, value: Any) -> Any:
+        """Returns a copied value with rebuilt functions; the value itself if none of them captures modules."""
         if isinstance(value, types.FunctionType):
             return self._function(value)
         if isinstance(value, functools.partial):
-            new = self._replaced(value.func)
+            new = self._rebuild(value.func)
             return value if new is value.func else functools.partial(new, *value.args, **value.keywords)
         if isinstance(value, tuple | set | frozenset):
-            made = [self._replaced(item) for item in value]
-            if any(new is not old for new, old in zip(made, value, strict=True)):
-                return type(value)(*made) if hasattr(value, "_fields") else type(value)(made)
+            items = [self._rebuild(item) for item in value]
+            if any(new is not old for new, old in zip(items, value, strict=True)):
+                return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
         return value
 
     def _function(self, function: types.FunctionType) -> types.FunctionType:
@@ -157,8 +156,8 @@ class _Twins:
             space = self.spaces[id(space)] = self.spaces.get(id(space)) or dict(space)
         cells = [types.CellType() if holds_modules(content(cell)) else cell for cell in function.__closure__ or ()]
         new = types.FunctionType(function.__code__, space, function.__name__, closure=tuple(cells))
-        self.memo[id(function)] = new  # before what it captures, which may be itself
-        self.memo.setdefault(id(self.memo), []).append(function)  # as `copy.deepcopy` keeps what its ids belong to
+        self.memo[id(function)] = new  # before its captures, which may contain it
+        self.memo.setdefault(id(self.memo), []).append(function)  # kept alive, as `copy.deepcopy` does
         new.__defaults__ = None if function.__defaults__ is None else tuple(map(self._value, function.__defaults__))
         new.__kwdefaults__ = {name: self._value(value) for name, value in (function.__kwdefaults__ or {}).items()}
         new.__qualname__ = function.__qualname__
@@ -175,11 +174,11 @@ class _Twins:
         return self._function(value) if isinstance(value, types.FunctionType) else self.of(value)
 
 
-def _sharing_storage(tensor: Tensor) -> Tensor:
+def _share_storage(tensor: Tensor) -> Tensor:
     if not isinstance(tensor, nn.Parameter):
         return tensor.detach() if tensor.requires_grad else tensor
     if nn.parameter.is_lazy(tensor):
-        raise ExpressionError("A lazy module has no weights before its first call: evaluate the energy once at points before sampling.")
+        raise ExpressionError("A lazy module has no weights before its first call: evaluate the energy once before sampling.")
     own_class = type(tensor) is not nn.Parameter and issubclass(type(tensor), nn.Parameter)
     new = tensor.detach().as_subclass(type(tensor)) if own_class else nn.Parameter(tensor.detach(), requires_grad=False)
     vars(new).update(vars(tensor))

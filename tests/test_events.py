@@ -155,7 +155,7 @@ def test_labels_that_are_all_there_are():
     assert conjoin([complement(Formula.atom(known, {label})) for label in (0, 1)]).constant is False
     assert conjoin([complement(zero), complement(Formula.atom(known, {1}))]).constant is False  # one variable: what one knows, both know
     assert Formula.atom(known, {0, 1}).constant is True and Formula.atom(known, ()).constant is False
-    with pytest.raises(OptionError, match="Label 5 was asked for, but there are 2 labels"):
+    with pytest.raises(OptionError, match="Label 5 is out of range: there are 2 labels"):
         Formula.atom(known, {5})
     with pytest.raises(OptionError, match="there are 2 labels"):
         value(WORLD.atom(1, frozenset({5})))
@@ -183,6 +183,78 @@ def test_ends_for_each_chain_need_one_order():
     with pytest.raises(ShapeError, match="chains and for"):
         conjoin([first, interval([0.5, 0.2, 0.1], [2.0, 2.0, 2.0])])
     assert conjoin([first, complement(interval([0.0, 0.1], [1.0, 1.1]))]).constant is False  # equal numbers in other tensors
+
+
+def heads(count: int) -> list[Formula]:
+    return [Formula.atom(Categorical(nn.Linear(3, 1).double()), {1}, f"a{i}") for i in range(count)]
+
+
+def chain(a):
+    return conjoin([*a[:15], disjoin(a[15:])])
+
+
+def parity(a):
+    odd = a[0]
+    for b in a[1:]:
+        odd = disjoin([conjoin([odd, complement(b)]), conjoin([complement(odd), b])])
+    return odd
+
+
+def pairs(a):
+    return disjoin([conjoin([a[i], a[i + 15]]) for i in range(15)])
+
+
+def one_by_one(a):
+    chained = a[0]
+    for i, b in enumerate(a[1:]):
+        chained = (conjoin if i % 2 else disjoin)([chained, b])
+    return chained
+
+
+@pytest.mark.parametrize("make", [chain, one_by_one, parity, pairs])
+def test_thirty_heads_compile_within_a_second(make):
+    formula = make(heads(30))
+    start = time.process_time()
+    assert str(Formula(formula.variables, formula.nodes)) == str(formula)
+    assert time.process_time() - start < 1
+    start = time.process_time()
+    assert formula.energy(torch.randn(64, 3, dtype=torch.double)).isfinite().all()
+    assert time.process_time() - start < 0.5
+
+
+def test_a_formula_in_a_bad_order_is_refused_with_its_size():
+    a = heads(40)
+    start = time.process_time()
+    with pytest.raises(ExpressionError, match="more than 50000 nodes"):
+        conjoin([disjoin(a), disjoin([conjoin([a[i], a[i + 20]]) for i in range(20)])])
+    assert time.process_time() - start < 2
+
+
+def test_a_table_has_a_limit():
+    from composable_energy.events.diagram import DiagramBuilder
+
+    builder = DiagramBuilder(limit=5)
+    ors = builder.disjoin(builder.node(0, (0, 1)), builder.node(2, (0, 1)))
+    with pytest.raises(ExpressionError, match="more than 5 nodes"):
+        for level in range(3, 9):
+            ors = builder.conjoin(ors, builder.node(level, (0, 1)))
+
+
+def test_parity_of_thirty_fair_heads_is_a_half():
+    networks = [nn.Linear(3, 1).double() for _ in range(30)]
+    for network in networks:
+        nn.init.zeros_(network.weight), nn.init.zeros_(network.bias)
+    odd = parity([Formula.atom(Categorical(network), {1}) for network in networks])
+    torch.testing.assert_close(value(odd), torch.full((5,), math.log(2)).double())
+
+
+def test_long_chains_need_no_recursion():
+    formula = heads(1)[0]
+    parts = heads(1200)
+    formula = conjoin([*parts[:600], disjoin(parts[600:])])
+    again = pickle.loads(pickle.dumps(copy.deepcopy(formula)))
+    assert torch.equal(value(again), value(formula))
+    assert len(str(formula)) < 250
 
 
 def test_what_bases_differ_makes_no_formula():

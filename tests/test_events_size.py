@@ -61,13 +61,13 @@ def test_a_formula_in_a_bad_order_is_refused_with_its_size():
 
 
 def test_a_table_has_a_limit():
-    from composable_energy.events.diagram import Table
+    from composable_energy.events.diagram import DiagramBuilder
 
-    table = Table(limit=5)
-    ors = table.either(table.node(0, (0, 1)), table.node(2, (0, 1)))
+    builder = DiagramBuilder(limit=5)
+    ors = builder.either(builder.node(0, (0, 1)), builder.node(2, (0, 1)))
     with pytest.raises(ExpressionError, match="more than 5 nodes"):
         for level in range(3, 9):
-            ors = table.both(ors, table.node(level, (0, 1)))
+            ors = table.both(ors, builder.node(level, (0, 1)))
 
 
 def test_parity_of_thirty_fair_heads_is_a_half():

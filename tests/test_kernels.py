@@ -232,7 +232,7 @@ class TestChoice:
         ],
     )
     def test_a_kernel_that_was_asked_for_and_cannot_run_is_told(self, recorded, options, message):
-        with pytest.raises(OptionError, match=f"{SWITCH} asks for the kernel 'recorded', which cannot run here: .*{message}.*Unset it"):
+        with pytest.raises(OptionError, match=f"{SWITCH} names the kernel 'recorded', which cannot run here: .*{message}.*Unset it"):
             self.step(**options)
 
     def test_unknown_and_unfit_kernels_are_told(self, monkeypatch):
@@ -248,7 +248,7 @@ class TestChoice:
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_triton_without_a_gpu_is_told(self, monkeypatch):
         monkeypatch.setenv(SWITCH, "triton")
-        with pytest.raises(OptionError, match=r"asks for the kernel 'triton', which cannot run here: (torch finds no GPU|Triton is not)"):
+        with pytest.raises(OptionError, match=r"names the kernel 'triton', which cannot run here: (torch finds no GPU|Triton is not)"):
             self.step()
 
     def test_on_another_device_the_first_kernel_runs_that_does_not_refuse_and_torch_says_once_why(self, monkeypatch, caplog):

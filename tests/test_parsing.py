@@ -16,13 +16,41 @@ from composable_energy.parsing import (
     MAX_LENGTH,
     Name,
     ParseError,
-    Place,
+    SourceSpan,
     leaves,
     parse,
     parse_tree,
     unknown_name,
 )
-from tests.parsing_names import TOYS
+
+NOWHERE = SourceSpan("", 0, 0)
+
+
+def name(text: str) -> Name:
+    return Name(text, NOWHERE)
+
+
+def toys() -> dict[str, ce.Energy]:
+    """A base, events over it that share a head, and an energy of its own."""
+    base = ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=torch.float64), 1.0), name="base")
+
+    def head(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x[:, 0], x[:, 1], x.sum(1) / 2], 1)
+
+    def smile(x: torch.Tensor) -> torch.Tensor:
+        return 3 * x[:, :1]
+
+    return {
+        "base": base,
+        "hair=red": ce.ClassifierEnergy(head, 0, base, name="hair=red"),
+        "hair=black": ce.ClassifierEnergy(head, 1, base, name="hair=black"),
+        "toys/smiling": ce.ClassifierEnergy(smile, 1, base, name="toys/smiling"),
+        "bowl": ce.as_energy(lambda x: x.square().sum(1), name="bowl"),
+        "ring_2": ce.as_energy(lambda x: (x.norm(dim=1) - 1).square(), name="ring_2"),
+    }
+
+
+TOYS = toys()
 
 
 @pytest.mark.parametrize(
@@ -149,7 +177,7 @@ def test_unknown_name_has_the_nearest_and_its_place():
     with pytest.raises(ParseError, match=r"^Unknown name `bowl/2`; a division has spaces around it: `bowl / 2`\."):
         parse("bowl/2", TOYS.__getitem__, TOYS)
     with pytest.raises(ParseError, match=r"^Unknown name `zzz`; there are bowl, ring\.\n"):
-        raise unknown_name(Name("zzz", Place("zzz", 0, 3)), ["ring", "bowl"])
+        raise unknown_name(Name("zzz", SourceSpan("zzz", 0, 3)), ["ring", "bowl"])
     with pytest.raises(ParseError, match=r"^Unknown name `zzz`\.\n"):
         parse("zzz", TOYS.__getitem__)
 

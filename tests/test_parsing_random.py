@@ -16,8 +16,8 @@ from composable_energy.parsing import (
     Complement,
     Name,
     ParseError,
-    Place,
     Scaled,
+    SourceSpan,
     Tree,
     build,
     parse,
@@ -25,7 +25,7 @@ from composable_energy.parsing import (
 )
 from tests.parsing_names import TOYS
 
-NOWHERE = Place("", 0, 0)
+NOWHERE = SourceSpan("", 0, 0)
 
 
 def name(text: str) -> Name:

@@ -58,7 +58,7 @@ def test_an_unknown_name_tells_the_nearest(acme):
         ce.get_energy("bawl")
     with pytest.raises(PluginNotFound, match="no members"):
         ce.get_energy("bowl/deep")
-    with pytest.raises(PluginNotFound, match="is a single one"):
+    with pytest.raises(PluginNotFound, match="is not a family"):
         ce.get_family("bowl")
 
 

@@ -28,7 +28,7 @@ def draw(energy=BOWL, shape=(3, 2), **options):
 
 @pytest.mark.parametrize("seed", [1.0, 2.5, "1", b"1", True, False, [1], math.nan, 1j, torch.tensor(1.0), torch.tensor([1, 2])])
 def test_a_seed_that_is_no_whole_number_is_told(seed):
-    with pytest.raises(OptionError, match="seed must be a whole number, got "):
+    with pytest.raises(OptionError, match="seed must be a whole number of at least -9223372036854775808, got "):
         draw(seed=seed)
 
 
@@ -37,7 +37,7 @@ def test_a_seed_that_is_no_whole_number_is_told(seed):
     [
         (2**64, r"seed must be below 2\^64, got 18446744073709551616: another seed would draw the same"),
         (2**200, r"seed must be below 2\^64"),
-        (-(2**63) - 1, "seed must be at least -9223372036854775808, got -9223372036854775809"),
+        (-(2**63) - 1, "seed must be a whole number of at least -9223372036854775808, got -9223372036854775809"),
     ],
 )
 def test_a_seed_that_another_one_equals_is_told(seed, message):
@@ -56,14 +56,14 @@ def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"steps": "3"}, OptionError, "steps must be a whole number, got '3'"),
-        ({"steps": math.nan}, OptionError, "steps must be a whole number, got nan"),
-        ({"burn_in": None}, OptionError, "burn_in must be a whole number, got None"),
-        ({"batch_size": 2.5}, OptionError, r"batch_size must be a whole number, got 2.5"),
-        ({"best_of": True}, OptionError, "best_of must be a whole number, got True"),
-        ({"first_chain": "1"}, OptionError, "first_chain must be a whole number, got '1'"),
-        ({"trace": "yes"}, OptionError, "trace must be a whole number, got 'yes'"),
-        ({"trace": None}, OptionError, "trace must be a whole number, got None"),
+        ({"steps": "3"}, OptionError, "steps must be a whole number of at least 1, got '3'"),
+        ({"steps": math.nan}, OptionError, "steps must be a whole number of at least 1, got nan"),
+        ({"burn_in": None}, OptionError, "burn_in must be a whole number of at least 0, got None"),
+        ({"batch_size": 2.5}, OptionError, r"batch_size must be a whole number of at least 1, got 2.5"),
+        ({"best_of": True}, OptionError, "best_of must be a whole number of at least 1, got True"),
+        ({"first_chain": "1"}, OptionError, "first_chain must be a whole number of at least 0, got '1'"),
+        ({"trace": "yes"}, OptionError, "trace must be a whole number of at least 1, got 'yes'"),
+        ({"trace": None}, OptionError, "trace must be a whole number of at least 1, got None"),
         ({"progress": "no"}, OptionError, "progress must be True or False, got 'no'"),
         ({"latents": 1}, OptionError, "latents must be True or False, got 1"),
         ({"allow_improper": "no"}, OptionError, "allow_improper must be True or False, got 'no'"),

@@ -130,7 +130,181 @@ def test_loading_leaves_the_random_state(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.slow
+DISTRIBUTIONS = [
+    td.Normal(torch.zeros(2), 1.0),
+    td.Independent(td.Laplace(torch.zeros(2), torch.ones(2)), 1),
+    td.MultivariateNormal(torch.zeros(2), torch.tensor([[2.0, 0.3], [0.3, 1.0]])),
+    td.MultivariateNormal(torch.zeros(2), precision_matrix=torch.tensor([[2.0, 0.3], [0.3, 1.0]])),
+    td.LowRankMultivariateNormal(torch.zeros(2), torch.randn(2, 1), torch.ones(2)),
+    td.MixtureSameFamily(td.Categorical(torch.tensor([0.1, 0.2, 0.3])), td.Independent(td.Normal(torch.randn(3, 2), 1.0), 1)),
+    td.MixtureSameFamily(td.Categorical(logits=torch.randn(3)), td.MultivariateNormal(torch.randn(3, 2), torch.eye(2))),
+    *(cls(torch.randn(2), torch.rand(2) + 0.1) for cls in (td.Cauchy, td.Gumbel, td.Laplace, td.LogNormal, td.VonMises)),
+    *(
+        cls(torch.rand(2) + 0.1, torch.rand(2) + 0.1)
+        for cls in (td.Beta, td.Gamma, td.InverseGamma, td.Kumaraswamy, td.Weibull, td.FisherSnedecor)
+    ),
+    *(cls(torch.rand(2) + 0.1) for cls in (td.Chi2, td.Exponential, td.HalfNormal, td.HalfCauchy, td.Dirichlet)),
+    td.Pareto(torch.full((2,), 0.1), torch.rand(2) + 0.1),
+    td.StudentT(torch.tensor([3.0, 4.0]), torch.randn(2), torch.rand(2) + 0.1),
+    td.Uniform(torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 0.5])),
+]
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=lambda d: type(d).__name__)
+def test_a_distribution_comes_back(distribution, tmp_path):
+    x = X if not isinstance(distribution, td.Dirichlet) else X.softmax(1)
+    for dtype in (torch.float32, torch.float64):
+        energy = ce.as_energy(distribution, name="mine").to(dtype)
+        there_and_back(energy, tmp_path, x.to(dtype))
+        there_and_back(energy, tmp_path, x.to(dtype).sigmoid())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.recursive(
+        st.sampled_from(["male", "old", "hair=red", "normal"]),
+        lambda inner: st.tuples(st.sampled_from("&|>~*"), inner, inner),
+        max_leaves=6,
+    )
+)
+def test_random_expressions_come_back(tree):
+    import tempfile
+
+    def built(node) -> ce.Energy:
+        if isinstance(node, str):
+            return normal() if node == "normal" else people(node)[0]
+        operator, left, right = node[0], built(node[1]), built(node[2])
+        return {
+            "&": lambda: left & right,
+            "|": lambda: left | right,
+            ">": lambda: left >> right,
+            "~": lambda: ~left,
+            "*": lambda: 0.7 * right,
+        }[operator]()
+
+    with ce.register("energy", "people", Attributes), tempfile.TemporaryDirectory() as folder:
+        energy = built(tree)
+        there_and_back(energy | normal() if energy.unsatisfiable else energy, Path(folder))
+
+
+def test_an_unsatisfiable_expression_comes_back(tmp_path):
+    with ce.register("energy", "people", Attributes):
+        male, red = people("male", "hair=red")
+        never = (male & ~male) & red
+        ce.save(never, tmp_path / "never")
+        loaded = ce.load(tmp_path / "never")
+        assert loaded.unsatisfiable and repr(loaded) == repr(never)
+        with pytest.raises(ce.errors.ContradictionError):
+            loaded(X)
+        there_and_back(never | red, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("energy", "message"),
+    [
+        (lambda: ce.as_energy(lambda x: x.sum(1)), "is a bare function and cannot be saved: code is not data"),
+        (lambda: ce.as_energy(nn.Linear(2, 1), name="net") & normal(), "net is a bare Linear"),
+        (lambda: ce.ClassifierEnergy(nn.Linear(2, 3), 1, normal()), "ClassifierEnergy.logits is a Linear that no plug-in built"),
+        (lambda: ce.ClassifierEnergy(lambda x: x, 1, normal()), "ClassifierEnergy.logits is a function"),
+        (lambda: Picture().pull_back(nn.Linear(2, 2)), "decoder is a Linear that no plug-in built"),
+        (lambda: Unlisted(), "has no `config"),
+        (lambda: Nameless(), "no plug-in offers its class Nameless"),
+        (lambda: ce.as_energy(td.RelaxedBernoulli(torch.tensor(1.0), torch.tensor([0.5]))), "A RelaxedBernoulli cannot be saved"),
+        (
+            lambda: ce.negate(normal(), "power", offset=float("inf")),
+            "finite",
+        ),
+        (
+            lambda: ce.get_energy("tempered", inner=normal(), scale=2.0).given() & Tempered(ce.as_energy(lambda x: x.sum(1)), 1.0),
+            "bare function",
+        ),
+    ],
+)
+def test_what_cannot_be_saved_is_named_and_nothing_written(energy, message, tmp_path):
+    with pytest.raises(ExpressionError, match=message):
+        energy().save(tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == [] or not (tmp_path / "saved").exists()
+
+
+class Unlisted(ce.Energy):
+    def forward(self, x):
+        return x.sum(1)
+
+
+class Nameless(Unlisted):
+    def config(self):
+        return {}
+
+
+def test_only_energies_are_saved(tmp_path):
+    with pytest.raises(TypeError, match="as_energy"):
+        ce.save(torch.zeros(2), tmp_path / "saved")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_save_replaces_a_save_and_nothing_else(tmp_path):
+    normal().save(tmp_path / "a" / "b")
+    normal(1.0).save(str(tmp_path / "a" / "b"))
+    assert ce.load(str(tmp_path / "a" / "b"))(X).equal(normal(1.0)(X))
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
+    (tmp_path / "empty").mkdir()
+    normal().save(tmp_path / "empty")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    (tmp_path / "a" / "b" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for place in ("mine", "a/b", "file"):
+        with pytest.raises(FileFormatError, match="choose"):
+            normal().save(tmp_path / place)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (other / name).write_text('{"model_type": "something else"}')
+    with pytest.raises(FileFormatError, match="something else"):
+        normal().save(other)
+
+
+def test_a_save_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+    from composable_energy.saving import files
+
+    normal().save(tmp_path / "saved")
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "config.json":
+            raise OSError("no space left on device")
+        path.write_bytes(data)
+
+    monkeypatch.setattr(files, "write_through", full)
+    with pytest.raises(OSError, match="no space"):
+        normal(1.0).save(tmp_path / "saved")
+    assert ce.load(tmp_path / "saved")(X).equal(normal()(X))
+    assert [p.name for p in tmp_path.iterdir()] == ["saved"]
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch):
+    normal().save(tmp_path / "saved")
+    rename = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if self.suffix == ".new":
+            raise PermissionError("denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(PermissionError):
+        normal(1.0).save(tmp_path / "saved")
+    assert ce.load(tmp_path / "saved")(X).equal(normal()(X))
+    assert [p.name for p in tmp_path.iterdir()] == ["saved"]
+
+
+def test_tensors_that_cannot_be_written_are_told(tmp_path):
+    male = people("male")[0]
+    male.logits.register_buffer("odd", torch.eye(2).to_sparse())
+    with pytest.raises(ExpressionError, match="cannot be written"):
+        male.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 def test_a_new_process_has_the_same_bits(site, tmp_path):
     header = "import composable_energy as ce\nimport torch\nfrom torch import nn\n"
     family = header + inspect.getsource(Prior) + inspect.getsource(Attributes)
@@ -168,7 +342,7 @@ def test_an_unknown_plugin_names_who_wrote_it(site, tmp_path):
 
     shutil.rmtree(site / "acme_bowls-2.3.dist-info")
     ce.refresh()
-    with pytest.raises(PluginNotFound, match=r"'bowl' cannot be made here. It is from acme-bowls 2.3; install that"):
+    with pytest.raises(PluginNotFound, match=r"'bowl' cannot be built here. It is from acme-bowls 2.3; install that"):
         ce.load(tmp_path / "saved")
     with ce.register("energy", "bowl", normal):  # who registers the name says what to take
         assert ce.load(tmp_path / "saved")(X).equal((2 * normal())(X))

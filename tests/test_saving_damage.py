@@ -131,7 +131,7 @@ def test_an_older_format_says_what_to_do(saved):
 def test_a_config_changed_by_hand_is_refused_unless_its_checksum_is_removed(saved):
     path = saved[0] / "config.json"
     path.write_text(path.read_text().replace('"weight": 0.3', '"weight": 0.4'))
-    with pytest.raises(FileFormatError, match="remove its line `checksum`"):
+    with pytest.raises(FileFormatError, match="delete its line `checksum`"):
         ce.load(saved[0])
     config = json.loads(path.read_text())
     del config["checksum"]

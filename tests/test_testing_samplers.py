@@ -16,7 +16,7 @@ from composable_energy.testing import (
     check_sampler,
     sampler_checks,
 )
-from composable_energy.testing.invariance import departures
+from composable_energy.testing.invariance import measure_deviations
 
 POINTS = torch.tensor([[0.3, -1.2], [1.1, 0.4], [-0.7, 0.9], [2.0, 0.1]], dtype=torch.float64)
 
@@ -115,11 +115,11 @@ def test_the_known_target_is_what_it_says():
 def test_exact_draws_of_the_banana_are_white():
     target, n = Banana(), 20_000
     x = target.exact(Noise(0, range(n)))
-    errors, distance = departures(target.whitened(x))
+    errors, distance = measure_deviations(target.whitened(x))
     assert max(errors.values()) < 4.5 and distance < 2.47
-    errors, distance = departures(target.whitened(x) * 1.1)
+    errors, distance = measure_deviations(target.whitened(x) * 1.1)
     assert errors["first variance"] > 10 and errors["second variance"] > 10 and errors["correlation"] < 4.5 and distance > 2.47
-    assert all(departures(x * torch.nan)[0][name] == math.inf for name in errors)
+    assert all(measure_deviations(x * torch.nan)[0][name] == math.inf for name in errors)
     check_energy(target, POINTS.repeat(1, 2)[:, :2])
 
 

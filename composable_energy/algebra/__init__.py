@@ -1,11 +1,11 @@
-"""The algebra of energies: nodes of expressions, and the rules by which operators build them."""
+"""The algebra of energies: the nodes of expressions, and the rules of operators."""
 
 from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.negation import Mode, Negation
 from composable_energy.algebra.node import Node
-from composable_energy.algebra.operators import all_of, any_of, combine, cool, implies, negate, weigh
-from composable_energy.algebra.relative import Conditioned, PulledBack, Relative, condition
+from composable_energy.algebra.operators import all_of, any_of, apply_operator, implies, negate, scale_temperature, scale_weight
+from composable_energy.algebra.relative import Conditioned, PulledBack, Relative, bind_conditions
 from composable_energy.algebra.text import tree
 from composable_energy.algebra.weights import Difference, Sharpened, Weighted
 
@@ -23,11 +23,11 @@ __all__ = [
     "Weighted",
     "all_of",
     "any_of",
-    "combine",
-    "condition",
-    "cool",
+    "apply_operator",
+    "bind_conditions",
     "implies",
     "negate",
+    "scale_temperature",
+    "scale_weight",
     "tree",
-    "weigh",
 ]

@@ -1,4 +1,4 @@
-"""`A & B`: all terms hold."""
+"""Conjunctions `A & B`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, contains, distinct, flatten, joined_events, union_of_bases
-from composable_energy.algebra.spaces import one_space
-from composable_energy.algebra.text import join_written
+from composable_energy.algebra.node import Node, contains, distinct, flatten, join_events, union_of_bases
+from composable_energy.algebra.spaces import to_common_space
+from composable_energy.algebra.text import join_operands
 from composable_energy.arithmetic import add, scale
 from composable_energy.bases import evidence_of
 from composable_energy.energy import Energy
@@ -19,17 +19,16 @@ __all__ = ["Conjunction"]
 
 
 class Conjunction(Node):
-    r"""All terms hold: each distinct base once, plus the sum of evidences; for absolute energies $\sum_k E_k$ (Hinton, 1999).
+    r"""The conjunction of energies: each distinct base once, plus the sum of evidences; for absolute energies $\sum_k E_k$ (Hinton, 1999).
 
-    Events over one base are joined to a formula, whose evidence is $-\log P(\text{formula} \mid x)$. A term that is itself the base of
-    another adds nothing more. Conjunctions are flat: a term that is one gives its terms. Where a term is unsatisfiable, or events exclude
-    each other, the conjunction is unsatisfiable.
+    Events over one base become one formula with evidence $-\log P(\text{formula} \mid x)$. A term that is the base of another is counted
+    once. Nested conjunctions are flattened. A conjunction is unsatisfiable if a term is, or if events exclude each other.
 
     Args:
-        *terms: The energies, at least one.
+        *terms: One or more energies.
 
     Raises:
-        ExpressionError: There are no terms, or they belong to two decoders.
+        ExpressionError: There are no terms, or they have different decoders.
         ShapeError: The terms take points of different shapes.
 
     Example:
@@ -43,10 +42,10 @@ class Conjunction(Node):
 
     def __init__(self, *terms: Energy) -> None:
         if not terms:
-            raise ExpressionError("A conjunction has at least one term.")
-        super().__init__(*one_space(flatten(terms, lambda term: term.terms if isinstance(term, Conjunction) else None)))
+            raise ExpressionError("A conjunction needs at least one term.")
+        super().__init__(*to_common_space(flatten(terms, lambda term: term.terms if isinstance(term, Conjunction) else None)))
         self._bases = union_of_bases(self.terms)
-        self._formulas, others = joined_events([term for term in self.terms if not contains(self._bases, term)], conjoin)
+        self._formulas, others = join_events([term for term in self.terms if not contains(self._bases, term)], conjoin)
         self._others = distinct(others)
         self._unsatisfiable |= any(formula.constant is False for formula in self._formulas)
         self._evidence_has_value = all(term.evidence_has_value for term in self._others)
@@ -65,4 +64,4 @@ class Conjunction(Node):
         return add(joint + others, signed=self._signed)
 
     def __str__(self) -> str:
-        return join_written(self.terms, " & ", self.precedence)
+        return join_operands(self.terms, " & ", self.precedence)

@@ -1,4 +1,4 @@
-"""`A | B`: at least one term holds."""
+"""Disjunctions `A | B`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, contains, distinct, flatten, joined_events, number, shared_bases
-from composable_energy.algebra.spaces import one_space
-from composable_energy.algebra.text import join_written
+from composable_energy.algebra.node import Node, Weight, as_float, contains, distinct, flatten, join_events, shared_bases
+from composable_energy.algebra.spaces import to_common_space
+from composable_energy.algebra.text import join_operands
 from composable_energy.arithmetic import add, mixture
 from composable_energy.bases import WeightedBase, evidence_of
 from composable_energy.checks import check_value
@@ -21,27 +21,26 @@ from composable_energy.events import Formula, disjoin
 
 __all__ = ["Disjunction"]
 
-_Branch = tuple[Formula | Energy, tuple[WeightedBase, ...]]  # the second: its bases that other branches do not share
+_Branch = tuple[Formula | Energy, tuple[WeightedBase, ...]]  # a term, and its bases that are not shared by all branches
 
 
 class Disjunction(Node):
-    r"""At least one term holds: $-\log \sum_k w_k e^{-E_k - \log Z_k}$, a mixture of densities.
+    r"""The disjunction of energies, a mixture of densities: $-\log \sum_k w_k e^{-E_k - \log Z_k}$.
 
-    Bases that all terms share stand outside. Without weights, events over one base are joined to a formula, whose evidence is
-    $-\log P(\text{formula} \mid x)$, and disjunctions are flat: a term that is one gives its terms. Unsatisfiable terms are left out: their
-    share is 0.
+    Bases shared by all terms are factored out. Without weights, events over one base become one formula with evidence
+    $-\log P(\text{formula} \mid x)$, and nested disjunctions are flattened. Unsatisfiable terms have share 0.
 
     Attributes:
-        satisfiable_terms: The terms that are not left out; all of them if the disjunction itself is unsatisfiable.
+        satisfiable_terms: The terms that are satisfiable; all terms if the disjunction itself is unsatisfiable.
 
     Args:
-        *terms: The energies, at least one.
-        weights: Numbers $w_k > 0$, one for each term; 1 each if None. With weights every term is a density, events too.
+        *terms: One or more energies.
+        weights: Numbers $w_k > 0$, one for each term; 1 each if None. With weights, events are treated as densities.
         log_z: Estimates of $\log Z_k$, the logarithms of $\int e^{-E_k}$; 0 each if None.
 
     Raises:
         OptionError: Weights are not positive and finite, or not one for each term.
-        ExpressionError: There are no terms, or they belong to two decoders, or one has no value.
+        ExpressionError: There are no terms, they have different decoders, or one has no value.
         ShapeError: The terms take points of different shapes.
 
     Example:
@@ -55,20 +54,20 @@ class Disjunction(Node):
 
     def __init__(self, *terms: Energy, weights: Sequence[Weight] | None = None, log_z: Sequence[float] | None = None) -> None:
         if not terms:
-            raise ExpressionError("A disjunction has at least one term.")
+            raise ExpressionError("A disjunction needs at least one term.")
         weighted = weights is not None or log_z is not None
-        super().__init__(*one_space(terms if weighted else flatten(terms, _inner)))
+        super().__init__(*to_common_space(terms if weighted else flatten(terms, _nested_terms)))
         self.weighted = weighted
-        self.weights = None if weights is None else _numbers(weights, "weights", len(terms))
-        self.log_z = None if log_z is None else _numbers(log_z, "log_z", len(terms))
+        self.weights = None if weights is None else _as_floats(weights, "weights", len(terms))
+        self.log_z = None if log_z is None else _as_floats(log_z, "log_z", len(terms))
         if not all(0 < weight < math.inf for weight in self.weights or ()):
-            raise OptionError(f"The weights of a disjunction are positive and finite, got {list(self.weights or ())}.")
+            raise OptionError(f"The weights of a disjunction must be positive and finite, got {list(self.weights or ())}.")
         self.satisfiable_terms = tuple(term for term in self.terms if not term.unsatisfiable) or self.terms
         self._bases = shared_bases(self.satisfiable_terms)
-        self._formulas, self._others = ((), self.terms) if self.weighted else joined_events(self.satisfiable_terms, disjoin)
+        self._formulas, self._others = ((), self.terms) if self.weighted else join_events(self.satisfiable_terms, disjoin)
         counts = distinct(() if self.weighted else self._others)
         self._branches = tuple(map(self._branch, (*self._formulas, *(counts or self._others))))
-        self._counts = (*[1] * len(self._formulas), *counts.values())  # of a mixture without weights
+        self._counts = (*[1] * len(self._formulas), *counts.values())  # for a mixture without weights
         self._unsatisfiable = all(term.unsatisfiable for term in distinct(self.terms))
         for term in distinct(self.satisfiable_terms):
             check_value(term, "A mixture", evidence=True)
@@ -87,16 +86,16 @@ class Disjunction(Node):
         return all(term.grounded for term in distinct(self.satisfiable_terms))
 
     def branches(self, x: Tensor, **conditions: Any) -> Tensor:
-        r"""Returns the energies $E_k + \log Z_k - \log w_k$ of each term less the shared bases, with shape $(K, B)$.
+        r"""Returns the energies $E_k + \log Z_k - \log w_k$ of all terms minus the shared bases, with shape $(K, B)$.
 
-        Those of unsatisfiable terms are $\infty$.
+        Energies of unsatisfiable terms are $\infty$.
 
         Raises:
-            ContradictionError: No term can be fulfilled.
+            ContradictionError: All terms are unsatisfiable.
         """
         branches = self._energies([self._branch(term) for term in self.terms], x, conditions)
-        known = next(energies for energies in branches if energies is not None)
-        return torch.stack([torch.full_like(known, math.inf) if energies is None else energies for energies in branches])
+        like = next(energies for energies in branches if energies is not None)
+        return torch.stack([torch.full_like(like, math.inf) if energies is None else energies for energies in branches])
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         counts = () if self.weighted else self._counts
@@ -106,10 +105,10 @@ class Disjunction(Node):
     def _energies(
         self, branches: Sequence[_Branch], x: Tensor, conditions: dict[str, Any], counts: Sequence[int] = ()
     ) -> list[Tensor | None]:
-        """Returns the energies of branches, each of which stands for so many equal ones; None for those that no point fulfils."""
-        found = [_energies_of(branch, x, conditions) for branch in branches]
+        """Returns the energies of branches, each counted `counts` times; None for unsatisfiable branches."""
+        found = [_branch_energies(branch, x, conditions) for branch in branches]
         if all(energies is None for energies in found):
-            raise ContradictionError(f"No point fulfils {self}: the probability of each branch is 0 whatever the networks say.")
+            raise ContradictionError(f"No point fulfils {self}: each branch has probability 0, whatever the networks say.")
         shifts = [-math.log(count) for count in counts] or [0.0] * len(found)
         if self.weighted:
             weights, log_z = self.weights or [1.0] * len(found), self.log_z or [0.0] * len(found)
@@ -122,29 +121,30 @@ class Disjunction(Node):
 
     def __str__(self) -> str:
         if not self.weighted:
-            return join_written(self.terms, " | ", self.precedence)
+            return join_operands(self.terms, " | ", self.precedence)
         weights = ", ".join(f"{weight:g}" for weight in self.weights or [1.0] * len(self.terms))
         return f"any_of({', '.join(map(str, self.terms))}, weights=[{weights}])"
 
 
-def _energies_of(branch: _Branch, x: Tensor, conditions: dict[str, Any]) -> Tensor | None:
+def _branch_energies(branch: _Branch, x: Tensor, conditions: dict[str, Any]) -> Tensor | None:
+    """Returns the energies of a branch; None if it is unsatisfiable."""
     part, bases = branch
     if isinstance(part, Energy) and part.unsatisfiable:
         return None
     try:
         evidence = part.energy(x, **conditions) if isinstance(part, Formula) else evidence_of(part, x, conditions)
         return add([evidence, *(base(x, **conditions) for base in bases)], signed=isinstance(part, Energy) and part._signed)
-    except ContradictionError:  # known only now, with the number of labels
+    except ContradictionError:  # the number of labels is known only after evaluation
         return None
 
 
-def _inner(term: Energy) -> Sequence[Energy] | None:
+def _nested_terms(term: Energy) -> Sequence[Energy] | None:
     return term.terms if isinstance(term, Disjunction) and not term.weighted else None
 
 
-def _numbers(values: Sequence[Weight], name: str, count: int) -> tuple[float, ...]:
+def _as_floats(values: Sequence[Weight], name: str, count: int) -> tuple[float, ...]:
     if len(values) != count:
         raise OptionError(f"A disjunction of {count} terms takes {count} {name}, got {len(values)}.")
     if any(isinstance(value, Tensor) and value.requires_grad for value in values):
-        raise OptionError(f"The {name} of a disjunction are fixed numbers; a weight that is learnt stands at a term, as in `w * A`.")
-    return tuple(map(number, values))
+        raise OptionError(f"The {name} of a disjunction must be fixed numbers; for a learnable weight write `w * A` for a term.")
+    return tuple(map(as_float, values))

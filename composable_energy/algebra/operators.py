@@ -1,4 +1,4 @@
-"""What the operators build: checks of operands, and the rules that need no node of their own."""
+"""Operators: checks of operands, and rules that combine nodes."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from torch import Tensor
 from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.negation import Mode, Negation
-from composable_energy.algebra.node import Node, Weight, number
-from composable_energy.algebra.relative import Conditioned, PulledBack, condition
+from composable_energy.algebra.node import Node, Weight, as_float
+from composable_energy.algebra.relative import Conditioned, PulledBack, bind_conditions
 from composable_energy.algebra.weights import Sharpened, Weighted
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.lift import as_energy, liftable
 
-__all__ = ["all_of", "any_of", "combine", "condition", "cool", "implies", "negate", "weigh"]
+__all__ = ["all_of", "any_of", "apply_operator", "bind_conditions", "implies", "negate", "scale_temperature", "scale_weight"]
 
 
 def all_of(*terms: Any) -> Energy:
-    """Returns `A & B & ...`: all terms hold. A single term is returned as it is.
+    """Returns the conjunction `A & B & ...`; a single term is returned as it is.
 
     Args:
-        *terms: Energies, or what `as_energy` lifts.
+        *terms: Energies, or objects that `as_energy` takes.
     """
     lifted = [as_energy(term) for term in terms]
     return lifted[0] if len(lifted) == 1 else Conjunction(*lifted)
 
 
 def any_of(*terms: Any, weights: Sequence[Weight] | None = None) -> Energy:
-    """Returns `A | B | ...`: at least one term holds. A single term without weights is returned as it is.
+    """Returns the disjunction `A | B | ...`; a single term without weights is returned as it is.
 
     Args:
-        *terms: Energies, or what `as_energy` lifts.
+        *terms: Energies, or objects that `as_energy` takes.
         weights: Positive weights of the mixture, one for each term; 1 each if None.
     """
     lifted = [as_energy(term) for term in terms]
@@ -50,42 +50,42 @@ def implies(condition: Energy, conclusion: Energy) -> Energy:
 def negate(energy: Any, mode: Mode | None = None, *, weight: Weight | None = None, offset: float = 0.0) -> Energy:
     """Returns the complement of an energy; see `Negation` for the modes.
 
-    Without options it is `~energy`: `~~A` is `A`, `~(A & B)` is `~A | ~B`, `~(A | B)` is `~A & ~B`, and a complement passes through
-    `sharpened`, `given`, `at` and `pull_back`.
+    Without options it is `~energy`: `~~A` is `A`, `~(A & B)` is `~A | ~B`, `~(A | B)` is `~A & ~B`, and the operand of `sharpened`,
+    `given`, `at` and `pull_back` is negated.
 
     Args:
-        energy: The energy, or what `as_energy` lifts.
-        mode: `complement`, `contrast` or `power`; None takes the default of the kind of energy.
-        weight: How strongly, above 0; None takes 1, or .01 for `power`.
+        energy: The energy, or an object that `as_energy` takes.
+        mode: `complement`, `contrast` or `power`; None for the default of the energy.
+        weight: The weight, above 0; None for 1, or .01 for `power`.
         offset: For `contrast`, the evidence at which A and the base are equally likely.
 
     Raises:
         OptionError: The mode is unknown or the weight not positive.
-        ExpressionError: The energy has no complement of that kind.
+        ExpressionError: The energy has no complement in this mode.
     """
     energy = as_energy(energy)
     if mode is not None or weight is not None or offset != 0.0:
         return Negation(energy, mode, weight, offset)
     if isinstance(energy, Negation):
         return energy.terms[0]
-    known = energy.opposite if isinstance(energy, Node) else None
-    return _complement(energy) if known is None else known
+    existing = energy.opposite if isinstance(energy, Node) else None
+    return _complement(energy) if existing is None else existing
 
 
-def weigh(energy: Energy, weight: object) -> Any:
+def scale_weight(energy: Energy, weight: object) -> Any:
     """Returns `w * A` for a number or a 0-d tensor; NotImplemented for anything else."""
     if not _is_weight(weight):
         return NotImplemented
     return Weighted(energy, weight if isinstance(weight, Tensor) else float(weight))  # pyright: ignore[reportArgumentType]
 
 
-def cool(energy: Energy, temperature: object) -> Any:
+def scale_temperature(energy: Energy, temperature: object) -> Any:
     """Returns `A / T` for a number or a 0-d tensor; NotImplemented for anything else."""
     if not _is_weight(temperature):
         return NotImplemented
-    if number(temperature) == 0:  # pyright: ignore[reportArgumentType]
+    if as_float(temperature) == 0:  # pyright: ignore[reportArgumentType]
         raise OptionError("A temperature is not zero; use gradient descent to find the lowest energy.")
-    return Weighted(energy, temperature, inverse=True) if isinstance(temperature, Tensor) else weigh(energy, 1 / temperature)  # pyright: ignore[reportOperatorIssue]
+    return Weighted(energy, temperature, inverse=True) if isinstance(temperature, Tensor) else scale_weight(energy, 1 / temperature)  # pyright: ignore[reportOperatorIssue]
 
 
 def _complement(energy: Energy) -> Energy:
@@ -102,12 +102,12 @@ def _complement(energy: Energy) -> Energy:
             opposite = PulledBack(negate(energy.terms[0]), energy.generator, energy.damping)
         case _:
             return Negation(energy)
-    energy.remember_opposite(opposite)
+    energy.link_opposite(opposite)
     return opposite
 
 
-def combine(build: Callable[..., Energy], left: object, right: object) -> Any:
-    """Builds a node of two operands, at least one an energy; NotImplemented if the other cannot be lifted, so that Python says so."""
+def apply_operator(build: Callable[..., Energy], left: object, right: object) -> Any:
+    """Builds a node of two operands; returns NotImplemented if one cannot be lifted, so that Python raises the error."""
     if not (liftable(left) and liftable(right)):
         return NotImplemented
     return build(as_energy(left), as_energy(right))

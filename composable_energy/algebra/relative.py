@@ -1,42 +1,42 @@
-"""Energies seen from another side: relative to a base, under conditions, in a latent space."""
+"""Energies relative to a base, with bound conditions, or in a latent space."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra.node import Node, divided_by
-from composable_energy.algebra.spaces import one_space
-from composable_energy.algebra.text import written
-from composable_energy.arithmetic import less, unsqueeze_to
+from composable_energy.algebra.node import Node, dividing_by
+from composable_energy.algebra.spaces import to_common_space
+from composable_energy.algebra.text import format_operand
+from composable_energy.arithmetic import subtract, unsqueeze_to
 from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
-from composable_energy.conditions import CHAINS, bound_rows, check_names, own_copy, rows_for, without_graph
+from composable_energy.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula
 from composable_energy.identity import token_of
-from composable_energy.memo import once
+from composable_energy.memo import evaluate_once
+from composable_energy.options import check_number
 
-__all__ = ["Conditioned", "PulledBack", "Relative", "condition"]
+__all__ = ["Conditioned", "PulledBack", "Relative", "bind_conditions"]
 
 
 class Relative(Node):
-    r"""An absolute energy with a base named: evidence $E - \text{base}$, the same density.
+    r"""An absolute energy relative to a base: the same density, with evidence $E - \text{base}$.
 
-    Conjunctions then count the base once: $\text{base} + \sum_i (E_i - \text{base})$, the corrected product of Du et al. (2023). The
-    evidence is 0 where the base is infinite, so that such a sum is infinite there.
+    Conjunctions count the base once: $\text{base} + \sum_i (E_i - \text{base})$, the corrected product of Du et al. (2023). The evidence is
+    0 where the base is infinite, so such a sum is infinite there.
     """
 
     def __init__(self, operand: Energy, base: Energy) -> None:
         if not isinstance(base, Energy):
             raise OptionError(f"base must be an energy, got {type(base).__name__}; lift it once with composable_energy.as_energy.")
         if operand.bases:
-            raise ExpressionError(f"{operand} is relative to {operand.bases[0].energy} already.")
-        super().__init__(*one_space([operand, base]))
+            raise ExpressionError(f"{operand} is already relative to {operand.bases[0].energy}.")
+        super().__init__(*to_common_space([operand, base]))
         self._bases = (WeightedBase(self.terms[1]),)
         self._unsatisfiable = operand.unsatisfiable
         self._evidence_has_value = all(term.has_value for term in self.terms)
@@ -53,29 +53,29 @@ class Relative(Node):
         return value_of(self.terms[0], x, conditions)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        with divided_by(self):
-            base = once(self.terms[1], x, select_conditions(self.terms[1], conditions))
-        return less(value_of(self.terms[0], x, conditions), base)
+        with dividing_by(self):
+            base = evaluate_once(self.terms[1], x, select_conditions(self.terms[1], conditions))
+        return subtract(value_of(self.terms[0], x, conditions), base)
 
     def __str__(self) -> str:
-        return f"{written(self.terms[0], 95)}.relative_to({self.terms[1]})"
+        return f"{format_operand(self.terms[0], 95)}.relative_to({self.terms[1]})"
 
 
 class Conditioned(Node):
-    """An energy with conditions bound: `E.given(y=3)`, `E.at(0.1)`. It has its own copy of the tensors.
+    """An energy with conditions bound to copied values: `E.given(y=3)`, `E.at(0.1)`.
 
     Args:
         operand: The energy.
-        values: The conditions by name; the energy depends on each of them.
+        values: The conditions by name; the energy must depend on all of them.
     """
 
     def __init__(self, operand: Energy, values: Mapping[str, Any]) -> None:
         super().__init__(operand)
         check_names(operand, values, operand.conditions)
-        self.values = {name: own_copy(value) for name, value in values.items()}
+        self.values = {name: copy_condition(value) for name, value in values.items()}
         self._conditions -= values.keys()
         self._required -= values.keys()
-        self._bases = tuple(WeightedBase(condition(base.energy, values), base.scaled_by) for base in operand.bases)
+        self._bases = tuple(WeightedBase(bind_conditions(base.energy, values), base.scaled_by) for base in operand.bases)
         self._formula = None if operand.formula is None else operand.formula.given(self.values)
         self._unsatisfiable |= self._formula is not None and self._formula.constant is False
 
@@ -91,57 +91,53 @@ class Conditioned(Node):
         return self.terms[0].grounded
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self._formula is not None:  # in which variables that are the same now are one
+        if self._formula is not None:  # variables that became equal are merged in it
             return self._formula.energy(x, **conditions)
         chains = conditions.get(CHAINS)
         bound = {name: bound_rows(name, value, x, chains) for name, value in self.values.items()}
         term, conditions = self.terms[0], {**conditions, **bound}
-        return evidence_of(term, x, conditions) if term.bases else once(term, x, select_conditions(term, conditions))
+        return evidence_of(term, x, conditions) if term.bases else evaluate_once(term, x, select_conditions(term, conditions))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Conditioned:
         self.values = {name: fn(value) if isinstance(value, Tensor) else value for name, value in self.values.items()}
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "values": without_graph(self.values)}
+        return {**super().__getstate__(), "values": detach_conditions(self.values)}
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={_short(value)}" for name, value in self.values.items())
+        return ", ".join(f"{name}={_format_value(value)}" for name, value in self.values.items())
 
     def __str__(self) -> str:
-        call = f"at({_short(self.values['sigma'])})" if self.values.keys() == {"sigma"} else f"given({self.extra_repr()})"
-        return f"{written(self.terms[0], 95)}.{call}"
+        call = f"at({_format_value(self.values['sigma'])})" if self.values.keys() == {"sigma"} else f"given({self.extra_repr()})"
+        return f"{format_operand(self.terms[0], 95)}.{call}"
 
 
 class PulledBack(Node):
     r"""The energy $E(g(z))$ of points $z$ in the latent space of a decoder $g$.
 
-    At a noise level $\sigma$ it is evaluated at the denoised point, $w(\sigma)\, E(g(z / (1 + \sigma^2)))$ with
-    $w(\sigma) = 1 / (1 + d \sigma^2)$: the operand does not know noise itself.
+    The operand does not depend on noise, so at a noise level $\sigma$ it is evaluated at the denoised point:
+    $w(\sigma)\, E(g(z / (1 + \sigma^2)))$ with $w(\sigma) = 1 / (1 + d \sigma^2)$.
 
     Args:
         operand: The energy of decoded points.
         decoder: The decoder $g$.
-        damping: $d \ge 0$, how much the weight falls with the noise; 0 keeps the operand at its full weight.
+        damping: $d \ge 0$, how much the weight falls with the noise; 0 for full weight.
 
     Raises:
-        ExpressionError: The operand is an energy of latent points already, or needs a noise level.
+        ExpressionError: The operand is an energy of latent points, or needs a noise level.
         OptionError: The damping is negative.
     """
 
     def __init__(self, operand: Energy, decoder: nn.Module, damping: float = 0.0) -> None:
         if operand.decoder is not None:
-            raise ExpressionError(f"{operand} lives in a latent space already, that of {type(operand.decoder).__name__}.")
+            raise ExpressionError(f"{operand} is already an energy of latent points, of the decoder {type(operand.decoder).__name__}.")
         if "sigma" in operand.required_conditions:
-            raise ExpressionError(
-                f"{operand} depends on sigma, which a pulled-back energy takes for itself: bind it first, with `.at(sigma)`."
-            )
-        if not 0 <= damping < math.inf:
-            raise OptionError(f"damping must be at least 0 and finite, got {damping!r}.")
+            raise ExpressionError(f"{operand} depends on sigma, here the noise of latent points: bind it first, with `.at(sigma)`.")
         super().__init__(operand)
         token_of(decoder)
         self.generator = decoder
-        self.damping = damping
+        self.damping = check_number("damping", damping, least=0)
         self.event_shape = None
         self._conditions |= {"sigma"}
         self._decoders = (decoder,)
@@ -162,9 +158,9 @@ class PulledBack(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         sigma = conditions.pop("sigma", None)
         if sigma is None:
-            return value_of(self.terms[0], once(self.generator, x, {}), conditions)
+            return value_of(self.terms[0], evaluate_once(self.generator, x, {}), conditions)
         sigma = rows_for("sigma", sigma, x)
-        seen = once(self.generator, x, {"sigma": sigma}, self._denoised)
+        seen = evaluate_once(self.generator, x, {"sigma": sigma}, self._denoised)
         energies = value_of(self.terms[0], seen, conditions)
         return energies / (1 + self.damping * sigma.to(x).square()) if self.damping else energies
 
@@ -173,19 +169,20 @@ class PulledBack(Node):
 
     def __str__(self) -> str:
         damping = f", damping={self.damping:g}" if self.damping else ""
-        return f"{written(self.terms[0], 95)}.pull_back({type(self.generator).__name__}{damping})"
+        return f"{format_operand(self.terms[0], 95)}.pull_back({type(self.generator).__name__}{damping})"
 
 
-def condition(energy: Energy, values: Mapping[str, Any]) -> Energy:
-    """Binds the conditions that an energy depends on, in its leaves; an energy that depends on none of them stays as it is.
+def bind_conditions(energy: Energy, values: Mapping[str, Any]) -> Energy:
+    """Binds conditions in the leaves of an expression; parts that do not depend on them are kept.
 
-    Bound in the leaves, terms that become equal are counted as equal: `(A.at(1) & A).at(1)` is `A.at(1) & A.at(1)`.
+    So terms that become equal are counted as equal: `(A.at(1) & A).at(1)` is `A.at(1) & A.at(1)`.
     """
-    own = {name: list(value) if isinstance(value, list | tuple) else own_copy(value) for name, value in values.items()}  # a list of labels
-    return _bound(energy, own, {})
+    labels = (list, tuple)  # several labels of one event
+    own = {name: list(value) if isinstance(value, labels) else copy_condition(value) for name, value in values.items()}
+    return _bind_once(energy, own, {})
 
 
-def _bound(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Energy]) -> Energy:
+def _bind_once(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Energy]) -> Energy:
     own = select_conditions(energy, values)
     if not own:
         return energy
@@ -194,13 +191,13 @@ def _bound(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Energy]
             done[energy] = energy.bind(own)
         elif isinstance(energy, PulledBack) and "sigma" in own:
             rest = {name: value for name, value in own.items() if name != "sigma"}
-            done[energy] = Conditioned(_bound(energy, rest, {}), {"sigma": own["sigma"]})
+            done[energy] = Conditioned(_bind_once(energy, rest, {}), {"sigma": own["sigma"]})
         else:
-            done[energy] = energy.rebuild(*(_bound(term, own, done) for term in energy.terms))
+            done[energy] = energy.rebuild(*(_bind_once(term, own, done) for term in energy.terms))
     return done[energy]
 
 
-def _short(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{value.item():g}" if value.numel() == 1 else f"tensor{tuple(value.shape)}"
     return f"{value:g}" if isinstance(value, (int, float)) else repr(value)

@@ -1,4 +1,4 @@
-"""Expressions as text."""
+"""Text of expressions."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from contextvars import ContextVar
 
 from composable_energy.energy import Energy
 
-__all__ = ["join_written", "tree", "written"]
+__all__ = ["format_operand", "join_operands", "tree"]
 
-_TEXTS: ContextVar[dict[Energy, str] | None] = ContextVar("texts", default=None)  # each part is written once
-_LONGEST = 20_000  # characters of an expression that are written
+_TEXTS: ContextVar[dict[Energy, str] | None] = ContextVar("texts", default=None)  # the texts of parts, formatted once
+_LONGEST = 20_000  # characters
 
 
-def written(energy: Energy, precedence: int) -> str:
-    """Returns an operand as written inside a node, in parentheses where it binds less tightly."""
+def format_operand(energy: Energy, precedence: int) -> str:
+    """Returns the text of an operand, in parentheses if its precedence is lower."""
     texts = _TEXTS.get()
     if texts is None:
         token = _TEXTS.set({})
         try:
-            return written(energy, precedence)
+            return format_operand(energy, precedence)
         finally:
             _TEXTS.reset(token)
     if energy not in texts:
@@ -28,9 +28,9 @@ def written(energy: Energy, precedence: int) -> str:
     return f"({texts[energy]})" if own < precedence else texts[energy]
 
 
-def join_written(terms: Sequence[Energy], sign: str, precedence: int) -> str:
-    """Returns operands as written with a sign between them; the middle of a long text is left out."""
-    texts = {term: written(term, precedence) for term in dict.fromkeys(terms)}
+def join_operands(terms: Sequence[Energy], sign: str, precedence: int) -> str:
+    """Returns the texts of operands joined by an operator; the middle of a long text is left out."""
+    texts = {term: format_operand(term, precedence) for term in dict.fromkeys(terms)}
     return _shortened(sign.join(texts[term] for term in terms))
 
 
@@ -39,7 +39,7 @@ def _shortened(text: str) -> str:
 
 
 def tree(energy: Energy) -> str:
-    """Returns an expression as a tree with one line for each term; a sub-expression that occurs again is drawn once."""
+    """Returns an expression as a tree with one line for each term; the terms of a repeated part are drawn once."""
     return "\n".join(_branches(energy, set()))
 
 

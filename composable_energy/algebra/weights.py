@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, divided_by, keep_weight, number, shared_bases
-from composable_energy.algebra.spaces import one_space
-from composable_energy.algebra.text import written
+from composable_energy.algebra.node import Node, Weight, as_float, dividing_by, set_weight, shared_bases
+from composable_energy.algebra.spaces import to_common_space
+from composable_energy.algebra.text import format_operand
 from composable_energy.arithmetic import add, scale
 from composable_energy.bases import WeightedBase, evidence_of, value_of
 from composable_energy.energy import Energy
@@ -20,13 +20,13 @@ __all__ = ["Difference", "Sharpened", "Weighted"]
 class Weighted(Node):
     r"""A power of the density: $w E(x)$, or $E(x) / w$.
 
-    In a conjunction that shares its base, the base is counted once and the weight acts on the evidence; see `union_of_bases`. Where $E$ is
-    infinite $0\, E$ is, too: the support stays.
+    In a conjunction over the same base the base is counted once and the weight scales the evidence; see `union_of_bases`. Where $E$ is
+    infinite, $0\, E$ is infinite, too, so the support stays.
 
     Args:
         operand: The energy.
         weight: A number or a 0-d tensor, which may be learnable.
-        inverse: Whether the weight divides, as a temperature that is learnt does.
+        inverse: Whether to divide by the weight, for a learnable temperature.
     """
 
     precedence = 80
@@ -34,8 +34,8 @@ class Weighted(Node):
 
     def __init__(self, operand: Energy, weight: Weight, inverse: bool = False) -> None:
         super().__init__(operand)
-        keep_weight(self, weight)
-        self._unsatisfiable = self._unsatisfiable and number(self.weight) >= 0
+        set_weight(self, weight)
+        self._unsatisfiable = self._unsatisfiable and as_float(self.weight) >= 0
         self.inverse = inverse
         self._signed |= isinstance(weight, Tensor) or weight < 0
 
@@ -45,42 +45,42 @@ class Weighted(Node):
 
     @property
     def factor(self) -> Weight:
-        """What the energy is multiplied by, as it is now."""
+        """The current factor of the energy."""
         return 1 / self.weight if self.inverse else self.weight
 
     def config(self) -> dict[str, Any]:
         return {"weight": self.weight, "inverse": self.inverse}
 
     @property
-    def weighs_by(self) -> Hashable:
-        """Equal for nodes whose factors are equal whatever they learn."""
+    def weight_key(self) -> Hashable:
+        """A key that is equal for nodes whose factors stay equal in training."""
         return id(self.weight) if isinstance(self.weight, Tensor) else self.weight, self.inverse
 
     @property
     def grounded(self) -> bool:
-        return number(self.weight) > 0 and self.terms[0].grounded
+        return as_float(self.weight) > 0 and self.terms[0].grounded
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        with divided_by(self, self.weight):
+        with dividing_by(self, self.weight):
             return scale(self.factor, evidence_of(self.terms[0], x, conditions))
 
     def extra_repr(self) -> str:
-        return f"weight={number(self.factor):g}"
+        return f"weight={as_float(self.factor):g}"
 
     def __str__(self) -> str:
-        operand = written(self.terms[0], self.precedence)
-        return f"{operand} / {_digits(self.weight)}" if self.inverse else f"{_digits(self.weight)} * {operand}"
+        operand = format_operand(self.terms[0], self.precedence)
+        return f"{operand} / {_format_weight(self.weight)}" if self.inverse else f"{_format_weight(self.weight)} * {operand}"
 
 
 class Sharpened(Node):
-    r"""$\text{base} + w \cdot \text{evidence}$: a concept with more or less weight than its posterior; guidance in the literature."""
+    r"""An energy with weighted evidence: $\text{base} + w \cdot \text{evidence}$, known as guidance."""
 
     weight: Weight
 
     def __init__(self, operand: Energy, weight: Weight) -> None:
         super().__init__(operand)
-        keep_weight(self, weight)
-        self._unsatisfiable = self._unsatisfiable and number(self.weight) >= 0
+        set_weight(self, weight)
+        self._unsatisfiable = self._unsatisfiable and as_float(self.weight) >= 0
         self._signed |= isinstance(weight, Tensor) or weight < 0
         self._bases = operand.bases
 
@@ -89,30 +89,30 @@ class Sharpened(Node):
 
     @property
     def grounded(self) -> bool:
-        weight = number(self.weight)
+        weight = as_float(self.weight)
         return self.terms[0].grounded and (weight > 0 or (weight == 0 and bool(self.bases)))
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        with divided_by(self, self.weight):
+        with dividing_by(self, self.weight):
             return scale(self.weight, evidence_of(self.terms[0], x, conditions))
 
     def extra_repr(self) -> str:
-        return f"weight={number(self.weight):g}"
+        return f"weight={as_float(self.weight):g}"
 
     def __str__(self) -> str:
-        return f"{written(self.terms[0], 95)}.sharpened({number(self.weight):g})"
+        return f"{format_operand(self.terms[0], 95)}.sharpened({as_float(self.weight):g})"
 
 
 class Difference(Node):
-    r"""The raw quotient of two densities: $E_A(x) - E_B(x)$, a likelihood ratio. It is never grounded by itself.
+    r"""The quotient of two densities: $E_A(x) - E_B(x)$, a likelihood ratio. It is never grounded by itself.
 
-    Bases that both have cancel. Where both energies are infinite the difference is.
+    Common bases cancel. Where both energies are infinite, the difference is infinite.
     """
 
     precedence = 70
 
     def __init__(self, left: Energy, right: Energy) -> None:
-        super().__init__(*one_space([left, right]))
+        super().__init__(*to_common_space([left, right]))
         counts = [len(term.bases) for term in self.terms]
         self._unsatisfiable = left.unsatisfiable
         self._cancels = counts == [len(shared_bases(self.terms))] * 2
@@ -127,15 +127,15 @@ class Difference(Node):
         left, right = self.terms
         of = evidence_of if self._cancels else value_of
         above = of(left, x, conditions)
-        with divided_by(self):
+        with dividing_by(self):
             return add([above, -of(right, x, conditions)], signed=True)
 
     def __str__(self) -> str:
         left, right = self.terms
-        return f"{written(left, self.precedence)} - {written(right, self.precedence + 1)}"
+        return f"{format_operand(left, self.precedence)} - {format_operand(right, self.precedence + 1)}"
 
 
-def _digits(weight: Weight) -> str:
-    """A number is written so that it reads back as itself, a tensor shortly."""
-    short = f"{number(weight):g}"
+def _format_weight(weight: Weight) -> str:
+    """Returns the text of a weight: exact for a number, short for a tensor."""
+    short = f"{as_float(weight):g}"
     return short if isinstance(weight, Tensor) or float(short) == weight else repr(weight)

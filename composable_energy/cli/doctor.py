@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from composable_energy import __version__
-from composable_energy.cli.energies import listed
+from composable_energy.cli.energies import list_energies
 from composable_energy.cli.tables import json_text, table
 from composable_energy.registry import Command
 
@@ -33,7 +33,7 @@ class Doctor(Command):
         from composable_energy.registry import plugins
 
         rows = plugins(load=True)
-        entries = listed([row for row in rows if row.state == "ok"])
+        entries = list_energies([row for row in rows if row.state == "ok"])
         families = {entry.name: len(entry.members) for entry in entries if entry.members}
         problems = [f"{entry.name}: {entry.error}" for entry in entries if entry.error]
         versions = {"composable-energy": __version__, "python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}

@@ -13,11 +13,11 @@ from composable_energy.registry import Command
 if TYPE_CHECKING:
     from composable_energy.registry import PluginRecord
 
-__all__ = ["Energies", "listed"]
+__all__ = ["Energies", "list_energies"]
 
 
 @dataclass(frozen=True)
-class Listed:
+class EnergyEntry:
     """An entry with its members; an error where it does not load."""
 
     name: str
@@ -39,7 +39,7 @@ class Energies(Command):
         """Prints the entries; the modules of plug-ins are imported, weights are not read."""
         from composable_energy.registry import plugins
 
-        entries = listed(plugins())
+        entries = list_energies(plugins())
         if arguments.json:
             print(json_text([vars(entry) for entry in entries]))
             return 0
@@ -52,7 +52,7 @@ class Energies(Command):
         return 0
 
 
-def listed(rows: list[PluginRecord]) -> list[Listed]:
+def list_energies(rows: list[PluginRecord]) -> list[EnergyEntry]:
     """Returns the entries of energies among plug-ins, with their members; weights are not read."""
     from composable_energy.catalog import get_family
 
@@ -62,11 +62,11 @@ def listed(rows: list[PluginRecord]) -> list[Listed]:
             continue
         name = row.qualified if row.state == "conflict" else row.name
         try:
-            found.append(Listed(name, row.distribution, get_family(name).members()))
+            found.append(EnergyEntry(name, row.distribution, get_family(name).members()))
         except PluginNotFound:  # it is a single energy
-            found.append(Listed(name, row.distribution))
+            found.append(EnergyEntry(name, row.distribution))
         except ComposableEnergyError as error:
-            found.append(Listed(name, row.distribution, error=str(error)))
+            found.append(EnergyEntry(name, row.distribution, error=str(error)))
         except Exception as error:  # a stranger's code; the others are listed all the same
-            found.append(Listed(name, row.distribution, error=f"listing its members raised {type(error).__name__}: {error}"))
+            found.append(EnergyEntry(name, row.distribution, error=f"listing its members raised {type(error).__name__}: {error}"))
     return found

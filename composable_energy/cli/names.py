@@ -107,7 +107,7 @@ class Names:
         folder = Path(name).expanduser()
         if name.startswith(("/", "./", "../", "~")):
             if not folder.is_dir():
-                raise unknown_name(leaf, _beside(name, folder), "there is no such folder.")
+                raise unknown_name(leaf, _sibling_folders(name, folder), "there is no such folder.")
             return folder
         if name in self.members:
             return f"{self.family}/{name}" if self.folder is None else self.folder / name
@@ -160,7 +160,7 @@ def _condition(text: str) -> tuple[str, float]:
     raise argparse.ArgumentTypeError(f"a condition is written NAME=NUMBER, got {text!r}")
 
 
-def _beside(name: str, folder: Path) -> list[str]:
+def _sibling_folders(name: str, folder: Path) -> list[str]:
     """The folders beside one that does not exist, written as it was."""
     head = name[: name.rstrip("/").rindex("/") + 1] if "/" in name.rstrip("/") else ""
     with contextlib.suppress(OSError):

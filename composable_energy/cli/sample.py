@@ -109,7 +109,7 @@ class Sample(Command):
         if arguments.json:
             print(json_text({"file": str(target), **about, "n": len(seen), "seconds": seconds, "terms": json_rows(explanation)}))
             return 0
-        drawn = f"{len(seen)} {_drawn(arguments.n, seen, trace)} of {energy}"
+        drawn = f"{len(seen)} {_describe_draws(arguments.n, seen, trace)} of {energy}"
         print(f"{target}: {drawn} in {seconds:.1f} s with {trace.sampler!r}, seed {trace.seed}")
         print(f"\n{terms_table(explanation)}")
         return 0
@@ -124,7 +124,7 @@ def _decoded(energy: Energy, points: Tensor) -> Tensor:
     return decode(twin(energy.decoder), points)
 
 
-def _drawn(wanted: int, seen: Tensor, trace: Trace) -> str:
+def _describe_draws(wanted: int, seen: Tensor, trace: Trace) -> str:
     best = f", each the best of {trace.best_of}," if trace.best_of > 1 else ""
     fewer = f" (of {wanted}; the others diverged)" if len(seen) < wanted else ""
     return f"{'draw' if len(seen) == 1 else 'draws'}{best}{fewer}"

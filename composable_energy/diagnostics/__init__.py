@@ -1,4 +1,4 @@
-"""Diagnostics: whether the chains have arrived, what is wrong if they have not, and moments that need no trace."""
+"""Diagnostics of runs: convergence statistics, warnings, and running moments without a trace."""
 
 from composable_energy.diagnostics.moments import RunningMoments
 from composable_energy.diagnostics.statistics import Row

@@ -1,4 +1,4 @@
-"""Traces for ArviZ."""
+"""Export of traces to ArviZ."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from composable_energy.diagnostics.statistics import extra
+from composable_energy.diagnostics.statistics import import_extra
 from composable_energy.errors import ShapeError
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ __all__ = ["to_arviz"]
 
 
 def to_arviz(trace: Trace, name: str, dims: Sequence[str] | None, coords: Mapping[str, Sequence[Any]] | None) -> Any:
-    """Returns a trace as a tree of data sets; see `Trace.to_arviz`."""
-    xarray = extra("xarray")
+    """Returns a trace as an xarray `DataTree`; see `Trace.to_arviz`."""
+    xarray = import_extra("xarray")
     record = trace.to_dict()
     stats, posterior = record["sample_stats"], record["posterior"]
     chains, draws = stats["lp"].shape
@@ -32,12 +32,12 @@ def to_arviz(trace: Trace, name: str, dims: Sequence[str] | None, coords: Mappin
         wrong = {dim: len(labels) for dim, labels in (coords or {}).items() if len(labels) != sizes.get(dim)}
         if len(dims) != len(event) or len(sizes) < len(event) or {"chain", "draw"} & {*dims} or wrong:
             raise ShapeError(
-                f"`dims` names each axis of points of shape {event}, and `coords` labels each place along some of them; got dims={dims}"
+                f"`dims` names each axis of points of shape {event}, and `coords` labels each index of some of them; got dims={dims}"
                 + (f" and, for {', '.join(wrong)}, {list(wrong.values())} labels." if wrong else ".")
             )
         own = {dim: np.asarray(labels) for dim, labels in (coords or {}).items()}
-        places = {dim: np.arange(size) for dim, size in sizes.items()}
-        groups["posterior"] = xarray.Dataset({name: (("chain", "draw", *dims), posterior["x"])}, {**axes, **places, **own})
+        indices = {dim: np.arange(size) for dim, size in sizes.items()}
+        groups["posterior"] = xarray.Dataset({name: (("chain", "draw", *dims), posterior["x"])}, {**axes, **indices, **own})
     stats = {**stats, **{stat: np.broadcast_to(values, (chains, draws)) for stat, values in _scalars(trace, steps).items()}}
     groups["sample_stats"] = xarray.Dataset({stat: (("chain", "draw"), values) for stat, values in stats.items()}, axes)
     tree = xarray.DataTree.from_dict(groups)
@@ -48,7 +48,7 @@ def to_arviz(trace: Trace, name: str, dims: Sequence[str] | None, coords: Mappin
 
 
 def _scalars(trace: Trace, steps: Sequence[int]) -> dict[str, Any]:
-    """What is the same for all chains, with the names that ArviZ knows."""
+    """Returns the scalars of all chains, under ArviZ's names."""
     first = trace.steps - len(trace.energies) + 1
     found = {
         {"leapfrogs": "n_steps"}.get(name, name): np.array([values[step - first] for step in steps])

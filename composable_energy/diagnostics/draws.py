@@ -1,4 +1,4 @@
-"""The draws that are judged: which steps of a trace, and which of its chains."""
+"""Selection of the draws for diagnostics: steps and chains of a trace."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from composable_energy.errors import OptionError
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["Draws", "judged"]
+__all__ = ["Draws", "select_draws"]
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The draws of a trace that are judged, of the $c$ chains that never diverged.
+    """The draws of a trace for diagnostics, from the $c$ chains that never diverged.
 
     Args:
         steps: The $d$ steps, counted from 1.
-        chains: Their ids, with shape $(c,)$.
-        energies: With shape $(d, c)$, in float64.
-        points: With shape $(d, c, *)$; None if none were kept.
-        acceptance: The mean of each chain over all steps from the first draw on, with shape $(c,)$; None if nothing is ever rejected.
-        told: Which steps these are, in words.
+        chains: The ids of the chains, with shape $(c,)$.
+        energies: The energies, with shape $(d, c)$, in float64.
+        points: The points, with shape $(d, c, *)$; None if none were kept.
+        acceptance: The mean acceptance of each chain from the first draw on, with shape $(c,)$; None for a sampler that never rejects.
+        description: The steps in words.
     """
 
     steps: Sequence[int]
@@ -34,36 +34,36 @@ class Draws:
     energies: Tensor
     points: Tensor | None
     acceptance: Tensor | None
-    told: str
+    description: str
 
 
-def judged(trace: Trace, burn_in: int | None) -> Draws:
-    """Returns the draws that were kept; without any, the steps after the burn-in, or the later half where there was none.
+def select_draws(trace: Trace, burn_in: int | None) -> Draws:
+    """Returns the points that were kept; else the steps after the burn-in, or without burn-in the later half of the steps.
 
-    A sampler with a last step has drawn at that one only.
+    A sampler with a fixed schedule has draws at its last step only.
 
     Args:
         trace: The trace.
-        burn_in: Leaves out this many steps, counted from the start of the chains; None leaves that to the trace.
+        burn_in: The number of steps to leave out, from the start of the chains; None for that of the trace.
 
     Raises:
-        OptionError: The burn-in leaves nothing.
+        OptionError: The burn-in leaves no draws.
     """
     before = trace.steps - len(trace.energies)  # steps of earlier calls
     steps: Sequence[int]
     recorded = range(before + 1, trace.steps + 1)
     if not trace.sampler.stationary:
-        steps, told = recorded[-1:], "the last step; earlier ones are no draws"
+        steps, description = recorded[-1:], "the last step; earlier ones are no draws"
         points = trace.points[-1:] if trace.points is not None and trace.point_steps[-1:] == list(steps) else None
     elif trace.points is not None:
         rows = [row for row, step in enumerate(trace.point_steps) if step > (burn_in or 0)]
         steps = [trace.point_steps[row] for row in rows]
-        told = "the points that were kept"
+        description = "the points that were kept"
         points = trace.points[rows] if len(rows) < len(trace.points) else trace.points
     else:
         first = max(before, (trace.burn_in or before + len(recorded) // 2) if burn_in is None else burn_in)
         steps, points = recorded[first - before :], None
-        told = "the later half of the steps" if burn_in is None and not trace.burn_in else f"the steps after {first}"
+        description = "the later half of the steps" if burn_in is None and not trace.burn_in else f"the steps after {first}"
     if burn_in is not None and not len(steps):
         last = trace.point_steps[-1] if trace.point_steps else trace.steps
         raise OptionError(f"burn_in={burn_in} leaves nothing: the trace ends at step {last}.")
@@ -75,4 +75,4 @@ def judged(trace: Trace, burn_in: int | None) -> Draws:
         rates = rates[max(0, len(rates) - late) :].cpu()[:, chains].double().nanmean(0) if late and len(rates) else None
     if points is not None and len(chains) < points.shape[1]:
         points = points[:, chains.to(points.device)]
-    return Draws(steps, chains + trace.chains.start, energies, points, rates, told)
+    return Draws(steps, chains + trace.chains.start, energies, points, rates, description)

@@ -1,4 +1,4 @@
-"""Moments that are kept up to date while chains run, so that nothing else need be kept."""
+"""Running moments of the points of chains, without a trace."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ if TYPE_CHECKING:
 
 __all__ = ["RunningMoments"]
 
-_TOGETHER, _STEPS = 65_536, 32  # numbers and steps that wait for each other, so that a small energy does not wait for many small operations
+_BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
+_FIELDS = ("burn_in", "every", "chains", "count", "event")
 _TENSORS = ("_mean", "_square", "_energy_mean", "_energy_square", "_counts", "_ids")
 
 
 class RunningMoments:
-    r"""Mean and variance of all points that chains pass, without keeping any: a `callback` of `sample`.
+    r"""Running mean and variance of the points of all chains: a `callback` of `sample`.
 
-    With $n$ points behind it, of mean $\mu$ and sum of squares $S$ about that, $b$ more with $y_i = x_i - \mu$ make them
-    $\mu + \sum_i y_i / (n + b)$ and $S + \sum_i y_i^2 - (\sum_i y_i)^2 / (n + b)$, exactly (Welford, 1962; Chan et al., 1979). In float64
-    (float32 on devices without it), on the device of the points, some steps at a time, and without waiting for the device.
+    After $n$ points with mean $\mu$ and sum of squares $S$ about it, $b$ more points with $y_i = x_i - \mu$ change them to
+    $\mu + \sum_i y_i / (n + b)$ and $S + \sum_i y_i^2 - (\sum_i y_i)^2 / (n + b)$, exactly (Welford, 1962; Chan et al., 1979). This is
+    computed in float64 (float32 on devices without it), on the device of the points, several steps at once, without synchronization.
 
-    Chains that are dropped or stopped count until then. A call that goes on from another takes the same object.
+    Chains that are dropped or stopped count until then. To continue a run, pass the same object again.
 
     Args:
-        burn_in: How many steps pass before points count.
-        every: Counts the points of every so many steps.
-        chains: Whether to keep the moments of each chain as well; these give a standard error and an R-hat, and need the memory of four
-            times the points.
+        burn_in: The number of steps before points count.
+        every: Only every so many steps count.
+        chains: Whether to keep the moments of each chain, too; they give a standard error and an R-hat, and need as much memory as four
+            copies of the points.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -50,33 +51,33 @@ class RunningMoments:
     """
 
     def __init__(self, *, burn_in: int = 0, every: int = 1, chains: bool = False) -> None:
-        self.burn_in = check_integer("burn_in", burn_in, least=0)
+        self.burn_in = check_integer("burn_in", burn_in, 0)
         self.every = check_integer("every", every)
         self.chains = chains
         self.count = 0
         self.event: tuple[int, ...] | None = None
-        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._buffer: list[tuple[Tensor, Tensor]] = []
         self._rows: slice | Tensor = slice(None)
         self._mean = self._square = self._energy_mean = self._energy_square = self._counts = self._ids = torch.empty(0)
 
     def __call__(self, step: int, state: State, info: Info) -> None:
-        """Counts the points of a step."""
+        """Adds the points of a step."""
         if step <= self.burn_in or (step - self.burn_in) % self.every or not len(state.x):
             return
-        if self._waiting and len(self._waiting[0][0]) != len(state.x):
-            self._settle()
+        if self._buffer and len(self._buffer[0][0]) != len(state.x):
+            self._flush()
         if self.event is None:
-            self._begin(state)
+            self._initialize(state)
         elif self.event != tuple(state.x.shape[1:]):
             raise ShapeError(f"These are the moments of points of shape {self.event}, got {tuple(state.x.shape[1:])}; make new ones.")
-        if not self._waiting:
-            self._rows = self._places(len(state.x), info)
+        if not self._buffer:
+            self._rows = self._rows_of(len(state.x), info)
         self.count += len(state.x)
-        self._waiting.append((state.x, state.energy))  # not the gradient, whose memory the next one takes
-        if len(self._waiting) >= min(_STEPS, max(1, _TOGETHER // state.x.numel())):
-            self._settle()
+        self._buffer.append((state.x, state.energy))  # without the gradient, whose memory is reused
+        if len(self._buffer) >= min(_BUFFERED_STEPS, max(1, _BUFFERED_NUMBERS // state.x.numel())):
+            self._flush()
 
-    # What came out --------------------------------------------------------------------------------------------------------------------
+    # Results --------------------------------------------------------------------------------------------------------------------------
 
     @property
     def mean(self) -> Tensor:
@@ -102,39 +103,39 @@ class RunningMoments:
 
     @property
     def chain_means(self) -> Tensor:
-        """The mean of each chain that was there at all steps, with shape $(m, *)$."""
+        """The mean of each chain with all steps, with shape $(m, *)$."""
         return self._whole()[0].reshape(-1, *self._event())
 
     @property
     def chain_variances(self) -> Tensor:
-        """The variance of each chain that was there at all steps, with shape $(m, *)$."""
+        """The variance of each chain with all steps, with shape $(m, *)$."""
         return self._whole()[1].reshape(-1, *self._event())
 
     @property
     def standard_error(self) -> Tensor:
-        """The standard error of the mean, with the shape of a point, from the means of the chains, which are independent."""
+        """The standard error of the mean, with the shape of a point, from the means of independent chains."""
         means = self.chain_means
         return means.std(0) / math.sqrt(len(means))
 
     @property
     def r_hat(self) -> Tensor:
-        """The R-hat of Gelman and Rubin (1992), with the shape of a point; of whole chains and of values, not of halves and ranks."""
+        """The R-hat of Gelman and Rubin (1992), with the shape of a point; without splitting chains or ranking values."""
         within, between, steps = self.chain_variances.mean(0), self.chain_means.var(0), self._counts.max()
         return ((steps - 1) / steps + between / within).sqrt()
 
-    # Keeping and joining --------------------------------------------------------------------------------------------------------------
+    # Merging and saving ---------------------------------------------------------------------------------------------------------------
 
     def merge(self, other: RunningMoments) -> RunningMoments:
-        """Returns the moments of the points of both, such as those of two processes; the chains of the other are further chains.
+        """Returns the moments of the points of both, such as those of two processes with different chains.
 
         Raises:
-            ShapeError: They are of points of different shapes.
+            ShapeError: The shapes of points differ.
             OptionError: Only one of them has the moments of each chain.
         """
         if self.chains != other.chains:
             raise OptionError("One of these has the moments of each chain, the other has not: give both the same `chains`.")
-        self._settle()
-        other._settle()
+        self._flush()
+        other._flush()
         if other.event is None or self.event is None:
             return _copy(self if other.event is None else other)
         if self.event != other.event:
@@ -142,10 +143,10 @@ class RunningMoments:
         both, total = _copy(self), self.count + other.count
         pairs = [("_energy_mean", "_energy_square")] + [("_mean", "_square")] * (not self.chains)
         for mean, square in pairs:
-            further = getattr(other, mean).to(self._mean.device) - getattr(self, mean)
-            setattr(both, mean, getattr(self, mean) + further * (other.count / total))
-            apart = further.square() * (self.count * (other.count / total))
-            setattr(both, square, getattr(self, square) + getattr(other, square).to(self._mean.device) + apart)
+            shift = getattr(other, mean).to(self._mean.device) - getattr(self, mean)
+            setattr(both, mean, getattr(self, mean) + shift * (other.count / total))
+            between = shift.square() * (self.count * (other.count / total))
+            setattr(both, square, getattr(self, square) + getattr(other, square).to(self._mean.device) + between)
         if self.chains:
             for name in ("_mean", "_square", "_counts"):
                 setattr(both, name, torch.cat([getattr(self, name), getattr(other, name).to(self._mean.device)]))
@@ -154,15 +155,14 @@ class RunningMoments:
         return both
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what `load_state_dict` takes, and `torch.save` writes."""
-        self._settle()
-        plain = {name: getattr(self, name) for name in ("burn_in", "every", "chains", "count", "event")}
-        return {**plain, **{name: getattr(self, name).clone() for name in _TENSORS}}
+        """Returns the state, for `load_state_dict` and `torch.save`."""
+        self._flush()
+        return {**{name: getattr(self, name) for name in _FIELDS}, **{name: getattr(self, name).clone() for name in _TENSORS}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up what `state_dict` returned."""
-        self._waiting = []
-        for name in ("burn_in", "every", "chains", "count", "event"):
+        """Loads the result of `state_dict`."""
+        self._buffer = []
+        for name in _FIELDS:
             setattr(self, name, state[name])
         for name in _TENSORS:
             setattr(self, name, state[name].clone())
@@ -170,19 +170,19 @@ class RunningMoments:
     def __repr__(self) -> str:
         return f"RunningMoments({self.count} points" + (f" of shape {self.event})" if self.event is not None else ")")
 
-    # Inside ---------------------------------------------------------------------------------------------------------------------------
+    # Updates --------------------------------------------------------------------------------------------------------------------------
 
-    def _begin(self, state: State) -> None:
+    def _initialize(self, state: State) -> None:
         dtype = torch.float32 if state.x.device.type == "mps" else torch.float64
-        first = state.x.reshape(len(state.x), -1).to(dtype, copy=True)  # sums about points lose no digits
+        first = state.x.reshape(len(state.x), -1).to(dtype, copy=True)  # sums about a point lose no digits
         self.event = tuple(state.x.shape[1:])
         self._mean = first if self.chains else first[0].clone()
         self._square = torch.zeros_like(self._mean)
         self._energy_mean = state.energy[0].to(dtype, copy=True)
         self._energy_square = torch.zeros_like(self._energy_mean)
 
-    def _places(self, chains: int, info: Info) -> slice | Tensor:
-        """The rows of the chains that go on, among those of all chains."""
+    def _rows_of(self, chains: int, info: Info) -> slice | Tensor:
+        """Returns the rows of the current chains among all chains."""
         if not self.chains:
             return slice(None)
         if not len(self._counts):
@@ -194,14 +194,14 @@ class RunningMoments:
             raise OptionError(f"There were {len(self._counts)} chains, now there are {chains}: a new run takes new RunningMoments.")
         return torch.searchsorted(self._ids, torch.tensor(info.chains)).to(self._mean.device)
 
-    def _settle(self) -> None:
-        """Counts the points that wait."""
-        if not self._waiting:
+    def _flush(self) -> None:
+        """Adds the buffered points."""
+        if not self._buffer:
             return
-        waiting, self._waiting = self._waiting, []
-        steps, chains = len(waiting), len(waiting[0][0])
-        x = torch.stack([x.reshape(-1) for x, _ in waiting])
-        energies = torch.stack([energy for _, energy in waiting]).reshape(-1).to(self._mean.dtype, copy=True)
+        buffer, self._buffer = self._buffer, []
+        steps, chains = len(buffer), len(buffer[0][0])
+        x = torch.stack([x.reshape(-1) for x, _ in buffer])
+        energies = torch.stack([energy for _, energy in buffer]).reshape(-1).to(self._mean.dtype, copy=True)
         _add(self._energy_mean, self._energy_square, *_sums(energies, self._energy_mean), self.count)
         if not self.chains:
             sums = _sums(x.to(self._mean.dtype, copy=True), self._mean.repeat(chains))
@@ -214,7 +214,7 @@ class RunningMoments:
         self._counts[self._rows], self._mean[self._rows], self._square[self._rows] = counts, mean, square
 
     def _event(self) -> tuple[int, ...]:
-        self._settle()
+        self._flush()
         if self.event is None:
             raise OptionError(f"No point was counted yet: take more than burn_in={self.burn_in} steps, with this as the `callback`.")
         return self.event
@@ -229,7 +229,7 @@ class RunningMoments:
     def _whole(self) -> tuple[Tensor, Tensor]:
         self._event()
         if not self.chains:
-            raise OptionError("The moments of single chains are kept by RunningMoments(chains=True).")
+            raise OptionError("Moments of single chains need RunningMoments(chains=True).")
         whole = (self._counts == self._counts.max()).squeeze(1)
         return self._mean[whole], self._square[whole] / (self._counts[whole] - 1)
 
@@ -241,13 +241,13 @@ def _sums(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _add(mean: Tensor, square: Tensor, first: Tensor, second: Tensor, total: int | Tensor) -> None:
-    """Brings a mean and a sum of squares about it up to date by such sums of more numbers, which make it `total`; in place."""
+    """Updates a mean and a sum of squares about it in place, given the sums of new numbers and the new total."""
     change = first / total
     mean.add_(change)
     square.add_(second).sub_(change.mul_(first))
 
 
 def _copy(moments: RunningMoments) -> RunningMoments:
-    same = RunningMoments()
-    same.load_state_dict(moments.state_dict())
-    return same
+    copied = RunningMoments()
+    copied.load_state_dict(moments.state_dict())
+    return copied

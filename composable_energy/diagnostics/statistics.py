@@ -1,7 +1,7 @@
-r"""R-hat, effective sample sizes and standard errors of draws, by ArviZ.
+r"""R-hat, effective sample sizes and standard errors of draws, computed by ArviZ.
 
-Of points with very many coordinates not all are judged. Each gets the classic split R-hat, which costs one pass; the worst of those and
-some at even distances go to ArviZ, and of more chains than it can digest, some at even distances.
+If there are too many coordinates for ArviZ, all get the classic split R-hat in one pass; ArviZ gets the worst of them and some at even
+distances. If there are too many chains, it gets some at even distances.
 
 References:
     Rank-normalization, folding, and localization: an improved R-hat for assessing convergence of MCMC (Vehtari et al., 2021),
@@ -22,26 +22,26 @@ from torch import Tensor
 
 from composable_energy.errors import ExtraNotInstalled
 
-__all__ = ["LEAST_DRAWS", "MOST_CHAINS", "Row", "extra", "judge", "screened"]
+__all__ = ["LEAST_DRAWS", "MOST_CHAINS", "Row", "compute_statistics", "import_extra", "screen_coordinates"]
 
-LEAST_DRAWS = 4  # that ArviZ asks for
-MOST_CHAINS = 512  # that it gets
-_MOST_NUMBERS = 4_000_000  # that ArviZ gets, in about two seconds
+LEAST_DRAWS = 4  # ArviZ needs
+MOST_CHAINS = 512  # for ArviZ
+_MOST_NUMBERS = 4_000_000  # for ArviZ, about two seconds
 _COORDINATES = (8, 64)
 _WORST = 8
 
 
 @dataclass(frozen=True)
 class Row:
-    """The statistics of one number of a draw, such as a coordinate or the energy; not a number where they are unknown.
+    """The statistics of one quantity, such as a coordinate or the energy; NaN if unknown.
 
     Args:
-        name: Which.
+        name: The name of the quantity.
         mean: The mean over all draws.
         sd: The standard deviation.
         mcse: The standard error of the mean.
-        ess_bulk: The effective sample size, of the ranks.
-        ess_tail: The least effective sample size of the 5 % and the 95 % quantile.
+        ess_bulk: The effective sample size of the ranks.
+        ess_tail: The smaller effective sample size of the 5 % and the 95 % quantile.
         r_hat: The rank-normalised split R-hat.
     """
 
@@ -54,11 +54,11 @@ class Row:
     r_hat: float = math.nan
 
 
-def extra(module: str) -> Any:
+def import_extra(module: str) -> Any:
     """Imports a module of the extra `diagnostics`.
 
     Raises:
-        ExtraNotInstalled: It is not there.
+        ExtraNotInstalled: It is not installed.
     """
     try:
         return importlib.import_module(module)
@@ -68,21 +68,21 @@ def extra(module: str) -> Any:
         ) from error
 
 
-def judge(names: Sequence[str], values: Tensor, by_arviz: bool) -> list[Row]:
-    """Returns the statistics of some numbers.
+def compute_statistics(names: Sequence[str], values: Tensor, by_arviz: bool) -> list[Row]:
+    """Returns the statistics of some quantities.
 
     Args:
         names: Their names.
-        values: Their draws, with shape (draws, chains, numbers).
-        by_arviz: Whether ArviZ is there, and there are enough draws for it.
+        values: Their draws, with shape (draws, chains, quantities).
+        by_arviz: Whether to use ArviZ; it must be installed, with enough draws.
     """
     values = values.double()
     several = values[..., 0].numel() > 1
     means, sds = values.mean((0, 1)).tolist(), values.flatten(0, 1).std(0).tolist() if several else [math.nan] * len(names)
     figures = [[math.nan] * 4 for _ in names]
     if by_arviz:
-        statistics = extra("arviz_stats.base").array_stats
-        array, axes = _some(values, 1, MOST_CHAINS).permute(1, 0, 2).numpy(), {"chain_axis": 0, "draw_axis": 1}
+        statistics = import_extra("arviz_stats.base").array_stats
+        array, axes = _thin(values, 1, MOST_CHAINS).permute(1, 0, 2).numpy(), {"chain_axis": 0, "draw_axis": 1}
         with np.errstate(all="ignore"):  # a coordinate that never moves has no R-hat
             columns = (
                 statistics.mcse(array, method="mean", **axes),
@@ -95,8 +95,8 @@ def judge(names: Sequence[str], values: Tensor, by_arviz: bool) -> list[Row]:
     return [Row(name, mean, sd, *some) for name, mean, sd, some in zip(names, means, sds, figures, strict=True)]
 
 
-def screened(values: Tensor) -> tuple[list[int], list[int]]:
-    """Returns which coordinates stand for all, and which of the others look worst.
+def screen_coordinates(values: Tensor) -> tuple[list[int], list[int]]:
+    """Returns coordinates at even distances, and the worst of the others.
 
     Args:
         values: All draws, with shape (draws, chains, coordinates).
@@ -106,14 +106,14 @@ def screened(values: Tensor) -> tuple[list[int], list[int]]:
     room = max(least, min(most, _MOST_NUMBERS // max(1, draws * min(chains, MOST_CHAINS))))
     if coordinates <= room:
         return list(range(coordinates)), []
-    together = max(1, 4 * _MOST_NUMBERS // (draws * chains))
-    worst = torch.cat([_split_r_hat(some) for some in values.split(together, 2)]).topk(_WORST).indices.tolist()
-    even = _even(coordinates, max(least, room - _WORST))
-    return even, [place for place in worst if place not in even]
+    chunk = max(1, 4 * _MOST_NUMBERS // (draws * chains))
+    worst = torch.cat([_split_r_hat(some) for some in values.split(chunk, 2)]).topk(_WORST).indices.tolist()
+    even = _even_indices(coordinates, max(least, room - _WORST))
+    return even, [index for index in worst if index not in even]
 
 
 def _split_r_hat(values: Tensor) -> Tensor:
-    """The classic one, before ranks; 0 where nothing moves."""
+    """Returns the classic split R-hat without ranks, as a ratio of variances; 0 for constant coordinates."""
     half = len(values) // 2
     if half < 2:
         return values.new_zeros(values.shape[2], dtype=torch.float64)
@@ -122,10 +122,10 @@ def _split_r_hat(values: Tensor) -> Tensor:
     return torch.where(within > 0, between / within, torch.where(between > 0, torch.inf, 0.0))
 
 
-def _some(values: Tensor, axis: int, most: int) -> Tensor:
+def _thin(values: Tensor, axis: int, most: int) -> Tensor:
     count = values.shape[axis]
-    return values if count <= most else values.index_select(axis, torch.tensor(_even(count, most)))
+    return values if count <= most else values.index_select(axis, torch.tensor(_even_indices(count, most)))
 
 
-def _even(count: int, some: int) -> list[int]:
-    return [place * count // some for place in range(some)]
+def _even_indices(count: int, some: int) -> list[int]:
+    return [i * count // some for i in range(some)]

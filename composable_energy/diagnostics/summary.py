@@ -1,4 +1,4 @@
-"""A summary of a run: what was done, what came out, and what is wrong."""
+"""Summaries of runs: settings, statistics and warnings."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from composable_energy.diagnostics.draws import Draws, judged
-from composable_energy.diagnostics.statistics import LEAST_DRAWS, MOST_CHAINS, Row, judge, screened
-from composable_energy.diagnostics.warnings import SamplingWarning, findings
+from composable_energy.diagnostics.draws import Draws, select_draws
+from composable_energy.diagnostics.statistics import LEAST_DRAWS, MOST_CHAINS, Row, compute_statistics, screen_coordinates
+from composable_energy.diagnostics.warnings import SamplingWarning, find_warnings
 from composable_energy.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ _COLUMNS = [field.name for field in fields(Row)][1:]
 
 @dataclass(frozen=True)
 class Summary:
-    """What was done, what came out, and what is wrong; prints as a table.
+    """The summary of a run: settings, statistics and warnings; prints as a table.
 
     Args:
         title: The sampler with its options.
-        facts: What was done.
-        rows: The statistics of the energy and of coordinates; where there are many, of the worst.
-        quantiles: Where there are many: the quantiles of each statistic over the coordinates.
-        warnings: What is wrong.
+        facts: The settings and results by name.
+        rows: The statistics of the energy and of coordinates; of many coordinates the worst.
+        quantiles: For many coordinates, the quantiles of each statistic over them.
+        warnings: The warnings.
     """
 
     title: str
@@ -55,7 +56,7 @@ class Summary:
             table = [["", *_COLUMNS], *(_cells(row) for row in (*self.rows, *self.quantiles))]
             widths = [max(map(len, column)) for column in zip(*table, strict=True)]
             lines += ["", *("  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip() for cells in table)]
-        lines += ["", *(_wrapped(str(warning)) for warning in self.warnings)] if self.warnings else ["", "No warnings."]
+        lines += ["", *(_wrap(str(warning)) for warning in self.warnings)] if self.warnings else ["", "No warnings."]
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -73,26 +74,27 @@ class Summary:
 
 def summarize(trace: Trace, burn_in: int | None) -> Summary:
     """Returns the summary of a trace; see `Trace.summary`."""
-    draws = judged(trace, burn_in)
+    draws = select_draws(trace, burn_in)
     unchecked = _unchecked(draws)
-    known = unchecked is None and trace.sampler.stationary
-    rows = judge(["energy"], draws.energies[:, :, None], known) if draws.energies.numel() and not draws.energies.isnan().all() else []
-    shown, quantiles, told = list(rows), [], None
+    by_arviz = unchecked is None and trace.sampler.stationary
+    energies = draws.energies[:, :, None]
+    rows = compute_statistics(["energy"], energies, by_arviz) if energies.numel() and not energies.isnan().all() else []
+    shown, quantiles, coordinates = list(rows), [], None
     if draws.points is not None and draws.points.numel():
         points = draws.points.flatten(2) if draws.points.ndim > 2 else draws.points[:, :, None]
         event, total = draws.points.shape[2:], points.shape[2]
-        even, worst = screened(points)
-        places = sorted({*even, *worst})
-        some = judge([_name(place, event) for place in places], points[:, :, places].cpu(), known)
+        even, worst = screen_coordinates(points)
+        indices = sorted({*even, *worst})
+        some = compute_statistics([_name_coordinate(i, event) for i in indices], points[:, :, indices].cpu(), by_arviz)
         rows += some
         if total <= _SHOWN:
             shown += some
         else:
             shown += sorted(some, key=lambda row: -row.r_hat if row.r_hat == row.r_hat else 0.0)[:_WORST]
-            quantiles = _quantiles([row for place, row in zip(places, some, strict=True) if place in set(even)])
-            told = f"{_WORST} worst of {total}" + (f"; quantiles over {len(even)} of them" if len(even) < total else "")
-    warnings = findings(trace, draws, rows, unchecked)
-    return Summary(repr(trace.sampler), _facts(trace, draws, told), shown, quantiles, warnings)
+            quantiles = _quantiles([row for i, row in zip(indices, some, strict=True) if i in set(even)])
+            coordinates = f"{_WORST} worst of {total}" + (f"; quantiles over {len(even)} of them" if len(even) < total else "")
+    warnings = find_warnings(trace, draws, rows, unchecked)
+    return Summary(repr(trace.sampler), _facts(trace, draws, coordinates), shown, quantiles, warnings)
 
 
 def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str]:
@@ -100,7 +102,7 @@ def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str
     facts = {
         "chains": f"{chains}" + (f", {chains - len(draws.chains)} of them diverged" if chains > len(draws.chains) else ""),
         "steps": f"{trace.steps}, seed {trace.seed}" + (f", {trace.seconds:.3g} s" if trace.seconds is not None else ""),
-        "draws": f"{len(draws.steps)} of each chain: {draws.told}",
+        "draws": f"{len(draws.steps)} of each chain: {draws.description}",
     }
     gradients = _gradients(trace)
     if gradients is not None:
@@ -129,7 +131,7 @@ def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str
 
 
 def _gradients(trace: Trace) -> int | None:
-    """How many gradients each chain took, with that of the start; None if the sampler does not say."""
+    """Returns the number of gradients of each chain, with that of the start; None if it is unknown."""
     if "leapfrogs" in trace.scalars:
         counts = trace.scalars["leapfrogs"]
         return int(sum(counts)) + 1 if len(counts) == trace.steps else None
@@ -137,8 +139,9 @@ def _gradients(trace: Trace) -> int | None:
 
 
 def _unchecked(draws: Draws) -> str | None:
+    """Returns why R-hat cannot be computed, and what to do; None if it can."""
     if not len(draws.chains):
-        return "No chain went on to the end; see above."
+        return "No chain reached the end; see above."
     if len(draws.steps) < LEAST_DRAWS:
         return f"There are {len(draws.steps)} draws of each chain: take more `steps`, or keep more points with a smaller `trace=`."
     if importlib.util.find_spec("arviz_stats") is None:
@@ -146,11 +149,10 @@ def _unchecked(draws: Draws) -> str | None:
     return None
 
 
-def _name(place: int, event: torch.Size) -> str:
+def _name_coordinate(index: int, event: torch.Size) -> str:
     if not event:
         return "x"
-    sizes = [math.prod(event[axis + 1 :]) for axis in range(len(event))]
-    return f"x[{', '.join(str(place // size % length) for size, length in zip(sizes, event, strict=True))}]"
+    return f"x[{', '.join(str(i) for i in np.unravel_index(index, event))}]"
 
 
 def _quantiles(rows: Sequence[Row]) -> list[Row]:
@@ -159,7 +161,7 @@ def _quantiles(rows: Sequence[Row]) -> list[Row]:
     return [Row(f"x, {share:.0%}", *figures) for share, figures in zip(_QUANTILES, values.tolist(), strict=True)]
 
 
-def _wrapped(warning: str) -> str:
+def _wrap(warning: str) -> str:
     return textwrap.fill(warning, _WIDTH, initial_indent="! ", subsequent_indent="  ", break_on_hyphens=False)
 
 

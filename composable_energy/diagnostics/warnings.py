@@ -1,4 +1,4 @@
-"""What is wrong with a run: what was seen, and what to do."""
+"""Warnings about a run: the observation, and what to do."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from composable_energy.diagnostics.statistics import LEAST_DRAWS, Row
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["SamplingWarning", "findings"]
+__all__ = ["SamplingWarning", "find_warnings"]
 
 _R_HAT = 1.01  # Vehtari et al. (2021), and ArviZ
-_ESS, _ESS_OF_A_CHAIN = 400, 100  # the same: 100 for each of four chains; of thousands of chains none needs so many
+_ESS, _ESS_OF_A_CHAIN = 400, 100  # the same sources: 100 for each of four chains; with thousands of chains each needs fewer
 _LOST = 0.15  # acceptance below its goal
 _STUCK, _STUCK_STEPS = 0.05, 20
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS, _PAIRS = 4.0, 0.05, 20
 _BIAS = 0.1
-_SHARE, _LEAST_POINTS = 0.1, 20  # of a single point; of fewer points a rare branch need not have any
+_SHARE, _LEAST_POINTS = 0.1, 20  # the expected number of points in a branch; with fewer points a rare branch may have none
 
 
 class SamplingWarning(UserWarning):
-    """Something that is wrong with a run. Sampling emits none; `trace.warnings()` returns them, and `warnings.warn` takes each.
+    """A warning about a run. Sampling emits none; `trace.warnings()` returns them, and `warnings.warn` takes each.
 
     Args:
         kind: `"diverged"`, `"acceptance"`, `"constant"`, `"stuck"`, `"drift"`, `"r_hat"`, `"ess"`, `"bias"`, `"branch"` or `"unchecked"`.
-        seen: What was seen, with figures.
+        seen: The observation, with figures.
         advice: What to do.
     """
 
@@ -44,14 +44,14 @@ class SamplingWarning(UserWarning):
         return f"{self.kind}: {self.seen} {self.advice}"
 
 
-def findings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: str | None) -> list[SamplingWarning]:
-    """Returns all that is wrong with a run.
+def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: str | None) -> list[SamplingWarning]:
+    """Returns the warnings about a run.
 
     Args:
         trace: The trace.
         draws: Its draws.
-        rows: The statistics of these.
-        unchecked: Why there is neither R-hat nor an effective sample size, if there is not, and what to do.
+        rows: The statistics of the draws.
+        unchecked: Why R-hat and effective sample size are unknown, and what to do; None if they are known.
     """
     found = [*_diverged(trace), *_branch(trace)]
     if trace.sampler.stationary:
@@ -64,10 +64,10 @@ def findings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: str | N
 def _diverged(trace: Trace) -> Iterator[SamplingWarning]:
     bad = trace.diverged_at >= 0
     if bad.any():
-        became = {"restart": "and were started again", "drop": "and were dropped", "keep": "and stay at their last finite point"}
+        action = {"restart": "and were restarted", "drop": "and were dropped", "keep": "and stay at their last finite point"}
         seen = (
             f"{int(bad.sum())} of {len(bad)} chains reached a point, energy or gradient that is not finite, the first at step "
-            f"{int(trace.diverged_at[bad].min())}, {became.get(trace.on_divergence, 'which stopped all')}."
+            f"{int(trace.diverged_at[bad].min())}, {action.get(trace.on_divergence, 'which stopped all')}."
         )
         yield SamplingWarning("diverged", seen, f"Take a smaller {_length(trace)}; if that does not help, look at the energy there.")
 
@@ -86,7 +86,7 @@ def _acceptance(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
 
 
 def _constant(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
-    """Of some chains only where nothing is ever rejected: `_stuck` finds those that reject nearly all."""
+    """Finds constant chains. With rejections only if all are constant: `_stuck` finds single chains that reject nearly all steps."""
     count, chains = draws.energies.shape
     if count < LEAST_DRAWS:
         return
@@ -98,10 +98,10 @@ def _constant(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
     if draws.points is None and (rates is None or rates.mean() > _STUCK):
         advice = "The energy may be flat where they are: keep points with `trace=1`, which show whether chains move."
     else:
-        advice = _shorter(trace) if rates is not None else "Look at the energy and its gradient there, and at the options of the sampler."
-    who = f"All {chains} chains" if every else f"{_listed(draws, constant)} of {chains} chains"
-    what = "energy" if draws.points is None else "point"
-    seen = f"{who} keep one {what} each through {count} draws, so that R-hat and the effective sample size are not defined."
+        advice = _shorter(trace) if rates is not None else "Check the energy and its gradient there, and the options of the sampler."
+    subject = f"All {chains} chains" if every else f"{_list_chains(draws, constant)} of {chains} chains"
+    quantity = "energy" if draws.points is None else "point"
+    seen = f"{subject} keep one {quantity} each through {count} draws, so that R-hat and the effective sample size are not defined."
     yield SamplingWarning("constant", seen, advice)
 
 
@@ -113,15 +113,15 @@ def _stuck(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
         goal = " or a higher goal of `acceptance`" if _has(trace, "acceptance") else ""
         yield SamplingWarning(
             "stuck",
-            f"{_listed(draws, stuck)} of {len(stuck)} chains accept less than {_STUCK:.0%} of their steps, all together "
+            f"{_list_chains(draws, stuck)} of {len(stuck)} chains accept less than {_STUCK:.0%} of their steps, all chains together "
             f"{draws.acceptance.mean():.0%}.",
-            "They are where the energy is much narrower than elsewhere, or far from where others are: take a smaller "
+            "They are where the energy is much narrower than elsewhere, or far from the other chains: take a smaller "
             f"{_length(trace)}{goal}, or start them elsewhere with `init=`.",
         )
 
 
 def _drift(draws: Draws) -> Iterator[SamplingWarning]:
-    """Compares the halves of the draws, cut into pieces: the differences of pieces have a spread that knows their autocorrelation."""
+    """Compares the halves of the draws by pieces; the spread of the differences of pieces accounts for autocorrelation."""
     count, chains = draws.energies.shape
     pieces = math.ceil(_PAIRS / max(1, chains))
     size = count // (2 * pieces)
@@ -137,7 +137,7 @@ def _drift(draws: Draws) -> Iterator[SamplingWarning]:
             "drift",
             f"The mean energy still {way}, from {early.mean():.4g} to {late.mean():.4g} with a standard error of {error:.2g}, between the "
             f"halves of the steps {draws.steps[0]} to {draws.steps[-1]}.",
-            "The chains have not arrived: take more `steps` and a longer `burn_in`, or `init=` nearer to the density.",
+            "The chains have not converged: take more `steps` and a longer `burn_in`, or start nearer to the density with `init=`.",
         )
 
 
@@ -149,9 +149,9 @@ def _r_hat(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[Sampling
         more = f", and above {_R_HAT} for {len(bad)} of {len(rows)} numbers" if len(bad) > 1 else ""
         yield SamplingWarning(
             "r_hat",
-            f"R-hat is {bad[0].r_hat:.3f} for {bad[0].name}{more}; a chain is worth {worth:.2g} independent draws of that.",
-            "The chains do not agree yet. If they only are short (about 50 independent draws of each make 1.01), take more `steps`; if "
-            "they are on their way, a longer `burn_in`; if there are modes that none leaves, start in all (`init=`)"
+            f"R-hat is {bad[0].r_hat:.3f} for {bad[0].name}{more}; a chain is worth {worth:.2g} independent draws of it.",
+            "The chains do not agree yet. If they are short (1.01 needs about 50 independent draws of each), take more `steps`; if they "
+            "have not converged, a longer `burn_in`; if no chain leaves its mode, start in all modes (`init=`)"
             f"{_or_use(trace, ' or use {}', 'tempering')}.",
         )
 
@@ -162,12 +162,12 @@ def _ess(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWa
         return
     worst = min(known, key=lambda row: min(row.ess_bulk, row.ess_tail))
     least, chains = min(worst.ess_bulk, worst.ess_tail), draws.energies.shape[1]
-    asked = min(_ESS, _ESS_OF_A_CHAIN * chains)
-    if least < asked:
+    required = min(_ESS, _ESS_OF_A_CHAIN * chains)
+    if least < required:
         yield SamplingWarning(
             "ess",
-            f"{draws.energies.numel()} draws of {worst.name} are worth {least:.0f} independent ones, fewer than {asked}.",
-            f"Means and quantiles are rough: take more `steps` or more chains{_or_use(trace, ', or {}, which mixes faster', 'chees')}.",
+            f"{draws.energies.numel()} draws of {worst.name} are worth {least:.0f} independent ones, fewer than {required}.",
+            f"Means and quantiles are imprecise: take more `steps` or more chains{_or_use(trace, ', or {}, which mixes faster', 'chees')}.",
         )
 
 
@@ -182,9 +182,9 @@ def _bias(trace: Trace) -> Iterator[SamplingWarning]:
     if mean - 2 * error > _BIAS:
         yield SamplingWarning(
             "bias",
-            f"Steps are so long that points spread too far: where the density is Gaussian, variances are too large by {mean:.0%}, on "
-            "average over coordinates.",
-            f"Take a smaller {_length(trace)}; the excess falls in proportion. Or an exact sampler, `mala`.",
+            f"The step is so long that points spread too far: for a Gaussian density, variances are too large by {mean:.0%}, on average "
+            "over coordinates.",
+            f"Take a smaller {_length(trace)}; the excess is proportional to it. Or use an exact sampler, `mala`.",
         )
 
 
@@ -208,7 +208,7 @@ def _length(trace: Trace) -> str:
 
 
 def _shorter(trace: Trace) -> str:
-    """What to do where steps are too long: other things if the step has been tuned already."""
+    """Returns the advice for steps that are too long; it depends on whether the step was tuned."""
     if _tunable(trace):
         return f"Take a smaller {_length(trace)}, or leave it out so that it is tuned; give more steps to `burn_in`."
     if not trace.tuned:
@@ -225,7 +225,7 @@ def _shorter(trace: Trace) -> str:
 
 
 def _tunable(trace: Trace) -> bool:
-    """Whether the step was given, and would be tuned if it was left out."""
+    """Returns whether the step size was given, and would be tuned otherwise."""
     return "step_size" not in trace.tuned and any(f.name == "step_size" and f.default is None for f in _options(trace))
 
 
@@ -238,12 +238,12 @@ def _options(trace: Trace) -> Sequence[Field[Any]]:
 
 
 def _or_use(trace: Trace, text: str, *names: str) -> str:
-    """Returns a text with names of samplers, without that which was used; nothing if none is left."""
+    """Returns a text with names of samplers other than the one used; empty if there is none."""
     others = [f"`{name}`" for name in names if name != type(trace.sampler).__name__.lower()]
     return text.format(", ".join(others)) if others else ""
 
 
-def _listed(draws: Draws, some: Tensor) -> str:
-    """Returns how many chains these are, and the ids of the first."""
+def _list_chains(draws: Draws, some: Tensor) -> str:
+    """Returns the number of some chains, and the first ids."""
     ids = draws.chains[some].tolist()
     return f"{len(ids)} (chains {', '.join(map(str, ids[:5]))}{', ...' if len(ids) > 5 else ''})"

@@ -1,8 +1,8 @@
-r"""Cells: the classes of values of a variable that the atoms of a formula tell apart.
+r"""Cells: the partition of the values of a variable by the atoms of a formula.
 
-Labels that no atom tells apart form one cell, among them *the rest*, which no atom mentions. Intervals cut the line at their ends. A
-formula depends on a variable only through its cell, so a diagram has one edge for each cell. Labels and ends may differ between chains, but
-not which atoms overlap, so that one diagram serves all chains.
+Labels that occur in the same atoms form one cell; labels that occur in none form *the rest*. Intervals divide the line at their ends. A
+formula depends on a variable only through its cell, so a diagram has one edge for each cell. Labels and ends may differ between chains if
+the same atoms overlap in all chains, so that one diagram serves all chains.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Label = int | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    r"""The values between two ends; intervals with equal ends are equal, whatever their dtypes.
+    r"""The values between two ends; intervals are compared by value, whatever their dtypes.
 
     Args:
-        low: A number, or a tensor with one for each chain, with shape $(n,)$, which is copied; $-\infty$ for none.
-        high: Likewise; $\infty$ for none.
+        low: The lower end: a number, $-\infty$ for none, or a tensor of shape $(n,)$ with one for each chain, which is copied.
+        high: The upper end: a number, $\infty$ for none, or a tensor of shape $(n,)$ with one for each chain, which is copied.
     """
 
     low: End
@@ -48,7 +48,7 @@ class Interval:
 
     @cached_property
     def key(self) -> tuple[float | bytes, ...]:
-        """The ends by value; every floating dtype fits into float64."""
+        """The values of the ends, in float64."""
         return tuple(_bytes(end, torch.float64) if isinstance(end, Tensor) else end for end in (self.low, self.high))
 
     def __eq__(self, other: object) -> bool:
@@ -64,16 +64,16 @@ class Interval:
 
     @property
     def chained(self) -> bool:
-        """Whether it differs between chains."""
+        """Whether the interval differs between chains."""
         return any(isinstance(end, Tensor) for end in self.ends)
 
 
 @dataclass(frozen=True, eq=False)
 class ChainLabels:
-    """A label of each chain; equal labels are equal, whatever their dtypes.
+    """One label for each chain; compared by value, whatever the dtypes.
 
     Args:
-        labels: Whole numbers from 0 on, with shape $(n,)$, which are copied.
+        labels: Whole numbers of at least 0, with shape $(n,)$, which are copied.
     """
 
     labels: Tensor
@@ -83,7 +83,7 @@ class ChainLabels:
 
     @cached_property
     def key(self) -> bytes:
-        """The labels by value."""
+        """The values of the labels."""
         return _bytes(self.labels, torch.int64)
 
     def __eq__(self, other: object) -> bool:
@@ -94,45 +94,45 @@ class ChainLabels:
 
     @property
     def chained(self) -> bool:
-        """Whether it differs between chains."""
+        """Whether the labels differ between chains."""
         return True
 
 
 class Cells(ABC):
-    """Abstract partition of a variable's values."""
+    """Abstract partition of the values of a variable."""
 
     @abstractmethod
     def members(self, values: Any) -> tuple[bool, ...]:
-        """Returns for each cell whether it is part of an atom's values."""
+        """Returns for each cell whether the values of an atom contain it."""
 
     @abstractmethod
     def log_prob(self, reading: Any, cells: Sequence[int], x: Tensor, chains: slice | Tensor | None) -> Tensor:
         """Returns the log probabilities of a union of cells, with shape $(B,)$.
 
         Args:
-            reading: What the variable reads from its network's output.
-            cells: Which cells, ascending.
+            reading: The result of `Variable.read`.
+            cells: The indices of the cells, ascending.
             x: The points, with shape $(B, *)$.
-            chains: Which chains the points are, when they are not all of them.
+            chains: The chains of the points; None if they are all chains.
         """
 
 
 @dataclass(frozen=True)
 class LabelCells(Cells):
-    """Classes of labels.
+    """A partition of labels.
 
     Args:
-        groups: The labels of each cell, ascending; empty for the rest of an unknown number of labels.
+        groups: The labels of each cell, ascending; empty for the rest if the number of labels is unknown.
     """
 
     groups: tuple[tuple[Label, ...], ...]
 
     @classmethod
-    def of(cls, sets: Iterable[frozenset[int] | ChainLabels], count: int | None) -> LabelCells:
-        """Cuts labels by sets of them.
+    def from_sets(cls, sets: Iterable[frozenset[int] | ChainLabels], count: int | None) -> LabelCells:
+        """Returns the partition of labels by sets of labels.
 
         Raises:
-            OptionError: A set mentions a label that is not there.
+            OptionError: A label is out of range.
             ExpressionError: Labels are the same in some chains and not in others.
             ShapeError: Labels are for different numbers of chains.
         """
@@ -140,7 +140,7 @@ class LabelCells(Cells):
         mentioned: list[Label] = sorted(frozenset().union(*(s for s in sets if not isinstance(s, ChainLabels))))
         largest = max([*mentioned[-1:], *(int(s.labels.max()) for s in sets if isinstance(s, ChainLabels))], default=-1)
         if count is not None and largest >= count:
-            raise OptionError(f"Label {largest} was asked for, but there are {count} labels: 0 to {count - 1}.")
+            raise OptionError(f"Label {largest} is out of range: there are {count} labels, 0 to {count - 1}.")
         for s in sets:
             if isinstance(s, ChainLabels) and not any(_same(s.labels, label) for label in mentioned):
                 mentioned.append(s.labels)
@@ -172,7 +172,7 @@ class LabelCells(Cells):
         chosen = [self.groups[cell] for cell in cells]
         rest = () in chosen
         labels = [label for group in (self.groups if rest else chosen) for label in group if not (rest and group in chosen)]
-        columns = [rows_for("y", label, reading, chains).unsqueeze(1) for label in labels]  # those wanted, or all but the rest's others
+        columns = [rows_for("y", label, reading, chains).unsqueeze(1) for label in labels]  # with the rest: the labels to exclude
         if len(columns) == 1 and not rest:
             return reading.gather(1, columns[0]).squeeze(1)
         wanted = torch.full_like(reading, rest, dtype=torch.bool)
@@ -183,20 +183,20 @@ class LabelCells(Cells):
 
 @dataclass(frozen=True, eq=False)
 class IntervalCells(Cells):
-    """The pieces of a line between sorted ends.
+    """A partition of the line at sorted ends.
 
     Args:
-        ends: Ascending and all different.
+        ends: The ends, ascending and distinct.
     """
 
     ends: tuple[End, ...]
 
     @classmethod
-    def of(cls, intervals: Iterable[Interval]) -> IntervalCells:
-        """Cuts the line at the ends of intervals.
+    def from_intervals(cls, intervals: Iterable[Interval]) -> IntervalCells:
+        """Returns the partition of the line at the ends of intervals.
 
         Raises:
-            ExpressionError: Ends lie one way round in some chains and the other way round in others.
+            ExpressionError: The order of ends differs between chains.
             ShapeError: Ends are for different numbers of chains.
         """
         ends: list[End] = []
@@ -225,29 +225,29 @@ class IntervalCells(Cells):
 
 
 def compare(a: End, b: End) -> int:
-    """Returns -1, 0 or 1 where one end is below, at or above the other, the same in all chains.
+    """Returns -1, 0 or 1 if an end is below, at or above another in all chains.
 
     Raises:
-        ExpressionError: Not the same in all chains.
+        ExpressionError: The order differs between chains.
         ShapeError: The ends are for different numbers of chains.
     """
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
         return (a > b) - (a < b)
     first, second = (torch.as_tensor(end, dtype=torch.float64, device="cpu") for end in (a, b))
     if first.ndim and second.ndim and len(first) != len(second) and 1 not in (len(first), len(second)):
-        raise ShapeError(f"Interval ends for {len(first)} chains and for {len(second)} stand in one formula.")
+        raise ShapeError(f"A formula has interval ends for {len(first)} chains and for {len(second)}.")
     for order, holds in ((-1, first < second), (0, first == second), (1, first > second)):
         if bool(holds.all()):
             return order
     chains, below = max(first.numel(), second.numel()), int((first < second).sum())
     raise ExpressionError(
         f"Interval ends cross: one is below another in {below} chains of {chains} and not in the others. Intervals of one variable in a "
-        "formula need the same order in all chains: sample the chains of each order in a call of their own."
+        "formula need the same order in all chains: sample the chains of each order in a separate call."
     )
 
 
 def _bytes(values: Tensor, dtype: torch.dtype) -> bytes:
-    """Returns values as bytes, whose hash Python keeps; -0 becomes 0, to which it is equal."""
+    """Returns values as bytes, for comparing and hashing; -0 becomes 0."""
     return (values.to("cpu", dtype) + 0).numpy().tobytes()
 
 
@@ -256,21 +256,21 @@ def _has(values: frozenset[int] | ChainLabels, label: Label) -> bool:
 
 
 def _same(a: Label, b: Label) -> bool:
-    """Returns whether labels are the same, in all chains or in none.
+    """Returns whether labels are the same in all chains.
 
     Raises:
-        ExpressionError: In some.
+        ExpressionError: They are the same in some chains only.
         ShapeError: The labels are for different numbers of chains.
     """
     if isinstance(a, int) and isinstance(b, int):
         return a == b
     first, second = (torch.as_tensor(label, device="cpu") for label in (a, b))
     if first.ndim and second.ndim and len(first) != len(second):
-        raise ShapeError(f"Labels for {len(first)} chains and for {len(second)} stand in one formula.")
+        raise ShapeError(f"A formula has labels for {len(first)} chains and for {len(second)}.")
     same = first == second
     if bool(same.any()) and not bool(same.all()):
         raise ExpressionError(
-            f"Labels of one variable are the same in {int(same.sum())} chains of {len(same)} and differ in the others. A formula needs the "
-            "same in all chains: sample the chains of each kind in a call of their own."
+            f"Labels of one variable are the same in {int(same.sum())} chains of {len(same)} and differ in the others. In a formula they "
+            "must be the same in all chains or in none: sample the chains of each kind in a separate call."
         )
     return bool(same.all())

@@ -1,12 +1,12 @@
-r"""Decision diagrams: a formula compiled once, so that its probability is a few sums of positive terms.
+r"""Reduced ordered decision diagrams, the compiled form of formulas.
 
-A node asks for the cell of one variable and has an edge for each; variables are asked in one order along every path, equal nodes are one,
-and a node whose edges all lead to one child is left out. So a diagram is canonical: equal functions have the same diagram, and each
-Boolean law holds in value. As the cells of a variable exclude each other and variables are independent given $x$,
+A node tests one variable and has an edge for each of its cells. All paths test variables in one order, equal nodes are merged, and a node
+whose edges all lead to one child is left out. So a diagram is canonical: equal functions have the same diagram, and all Boolean laws hold
+in value. The cells of a variable exclude each other and variables are independent given $x$, so
 
 $$P(\text{node}) = \sum_{\text{cells}} P(\text{cell}) \, P(\text{child}),$$
 
-which is evaluated from the bottom up as a logsumexp.
+evaluated bottom-up in log space.
 
 Source: R. E. Bryant, "Graph-based algorithms for Boolean function manipulation" (1986); A. Srinivasan et al., "Algorithms for discrete
 function manipulation" (1990), for more than two edges.
@@ -24,12 +24,12 @@ from torch import Tensor
 from composable_energy.errors import ExpressionError
 from composable_energy.events.normal import log_sum
 
-__all__ = ["FALSE", "NODE_LIMIT", "TRUE", "Diagram", "Table"]
+__all__ = ["FALSE", "NODE_LIMIT", "TRUE", "Diagram", "DiagramBuilder"]
 
 FALSE, TRUE = 0, 1
 
 NODE_LIMIT = 50_000
-"""Formulas that need more nodes than this while they are compiled are refused."""
+"""The largest number of nodes of a formula while it is compiled."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Diagram:
     """A compiled formula.
 
     Args:
-        nodes: From the bottom up: level, and for each child other than false the child (a position in `nodes`, or -1 for true) and the
-            cells that lead there, ascending.
-        constant: The value of a formula that does not depend on anything; None for others.
+        nodes: The nodes, children first: the level (the index of the variable), and the edges other than to false: the child (an index in
+            `nodes`, or -1 for true) and its cells, ascending.
+        constant: The value of a constant formula; None for others.
     """
 
     nodes: tuple[tuple[int, tuple[tuple[int, tuple[int, ...]], ...]], ...]
@@ -47,47 +47,47 @@ class Diagram:
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """The levels that are asked for."""
+        """The levels of the nodes."""
         return tuple(sorted({level for level, _ in self.nodes}))
 
     def log_prob(self, log_prob: Callable[[int, tuple[int, ...]], Tensor]) -> Tensor:
         """Returns the log probabilities of the formula, with shape $(B,)$.
 
         Args:
-            log_prob: Returns the log probabilities of a union of cells, with shape $(B,)$, given the level and the cells.
+            log_prob: A function of a level and cells that returns the log probabilities of their union, with shape $(B,)$.
         """
-        known: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+        of_cells: dict[tuple[int, tuple[int, ...]], Tensor] = {}
         rows: list[Tensor] = []
         for level, edges in self.nodes:
             terms = []
             for child, cells in edges:
-                if (level, cells) not in known:
-                    known[level, cells] = log_prob(level, cells)
-                step = known[level, cells]
-                terms.append(step if child < 0 else step + rows[child])
+                if (level, cells) not in of_cells:
+                    of_cells[level, cells] = log_prob(level, cells)
+                edge = of_cells[level, cells]
+                terms.append(edge if child < 0 else edge + rows[child])
             rows.append(terms[0] if len(terms) == 1 else log_sum(torch.stack(terms), 0))
         return rows[-1]
 
 
-class Table:
-    """Nodes that are unique, and the operations that make new ones; a node is a number, and its children have smaller ones.
+class DiagramBuilder:
+    """Builds a diagram from unique nodes. A node is a number; its children have smaller numbers.
 
     Args:
         limit: The largest number of nodes.
-        what: What is compiled, for messages.
+        name: The formula, for messages.
     """
 
-    def __init__(self, limit: int = NODE_LIMIT, what: object = "This formula") -> None:
+    def __init__(self, limit: int = NODE_LIMIT, name: object = "This formula") -> None:
         self.limit = limit
-        self.what = what
-        self._levels: list[int] = [1 << 30, 1 << 30]  # the terminals stand below all
+        self.name = name
+        self._levels: list[int] = [1 << 30, 1 << 30]  # the terminals are below all levels
         self._children: list[tuple[int, ...]] = [(), ()]
         self._unique: dict[tuple[int, tuple[int, ...]], int] = {}
         self._memo: dict[tuple[int, int, int], int] = {}
         self._complements: dict[int, int] = {FALSE: TRUE, TRUE: FALSE}
 
     def node(self, level: int, children: tuple[int, ...]) -> int:
-        """Returns the node of a level with these children, one for each cell.
+        """Returns the node of a level with one child for each cell.
 
         Raises:
             ExpressionError: There are too many nodes.
@@ -105,16 +105,16 @@ class Table:
             self._unique[level, children] = found
         return found
 
-    def both(self, f: int, g: int) -> int:
-        """Returns the node that is true where both are."""
+    def conjoin(self, f: int, g: int) -> int:
+        """Returns the node that is true where both nodes are."""
         return self._apply(FALSE, f, g)
 
-    def either(self, f: int, g: int) -> int:
-        """Returns the node that is true where one is or both are."""
+    def disjoin(self, f: int, g: int) -> int:
+        """Returns the node that is true where at least one node is."""
         return self._apply(TRUE, f, g)
 
     def complement(self, f: int) -> int:
-        """Returns the node that is true where this one is not."""
+        """Returns the node that is true where this one is false."""
         done = self._complements
         for node in self._below(f):
             if node not in done:
@@ -123,7 +123,7 @@ class Table:
         return done[f]
 
     def diagram(self, root: int) -> Diagram:
-        """Returns the nodes that a root reaches, without the table."""
+        """Returns the diagram of the nodes that a root reaches."""
         if root in (FALSE, TRUE):
             return Diagram((), constant=root == TRUE)
         order = self._below(root)
@@ -138,11 +138,11 @@ class Table:
         return Diagram(tuple(nodes))
 
     def _apply(self, absorbing: int, f: int, g: int) -> int:
-        """Combines two nodes: `and` if false absorbs, `or` if true does. A stack of its own, as a chain may be longer than Python's."""
+        """Combines two nodes: `and` if false is absorbing, `or` if true is. Not recursive, as paths may exceed Python's stack."""
         memo, levels, kids = self._memo, self._levels, self._children
         neutral = 1 - absorbing
 
-        def known(a: int, b: int) -> int | None:
+        def look_up(a: int, b: int) -> int | None:
             if absorbing in (a, b):
                 return absorbing
             if a in (neutral, b):
@@ -154,7 +154,7 @@ class Table:
         stack = [(f, g)]
         while stack:
             a, b = stack[-1]
-            if known(a, b) is not None:
+            if look_up(a, b) is not None:
                 stack.pop()
                 continue
             level = min(levels[a], levels[b])
@@ -163,7 +163,7 @@ class Table:
             right: Sequence[int] = kids[b] if levels[b] == level else (b,) * width
             results, open_pairs = [], []
             for pair in zip(left, right, strict=True):
-                result = known(*pair)
+                result = look_up(*pair)
                 if result is None:
                     open_pairs.append(pair)
                 else:
@@ -175,16 +175,16 @@ class Table:
                 if len(memo) > 4 * self.limit:
                     raise self._too_large()
                 stack.pop()
-        return cast(int, known(f, g))  # known, or the loop would go on
+        return cast(int, look_up(f, g))  # not None at the end of the loop
 
     def _too_large(self) -> ExpressionError:
         return ExpressionError(
-            f"{self.what} needs a decision diagram of more than {self.limit} nodes. Write events that belong together next to each other, "
-            "or combine fewer of them."
+            f"{self.name} needs a decision diagram of more than {self.limit} nodes. Write related events next to each other, or combine "
+            "fewer of them."
         )
 
     def _below(self, root: int) -> list[int]:
-        """Returns a node and all below it but the terminals, ascending: children first."""
+        """Returns a node and all nodes below it except the terminals, children first."""
         seen, stack = {FALSE, TRUE}, [root]
         while stack:
             node = stack.pop()

@@ -1,8 +1,8 @@
-r"""Formulas: Boolean expressions of events, and $-\log P(\text{formula} \mid x)$.
+r"""Boolean formulas of events, and their energy $-\log P(\text{formula} \mid x)$.
 
-A formula is a flat list of nodes, operands before the nodes that use them and equal nodes once, so that copying and pickling need no
-recursion. It is compiled when it is made (see `composable_energy.events.diagram`), so that it is known whether it is constant. A formula
-that is never true is a formula like any other: it can be negated and combined. Only its energy does not exist.
+A formula is a flat list of distinct nodes, operands first, so that copying and pickling need no recursion. It is compiled when it is built
+(see `composable_energy.events.diagram`), which shows whether it is constant. A formula that is never true can be negated and combined; only
+its energy does not exist.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError
 from composable_energy.events.cells import Cells, ChainLabels, Interval
-from composable_energy.events.diagram import Diagram, Table
-from composable_energy.events.nodes import Atom, Merge, Node
+from composable_energy.events.diagram import Diagram, DiagramBuilder
+from composable_energy.events.nodes import Atom, NodeMerger, Operation
 from composable_energy.events.variables import Categorical, Variable
 from composable_energy.identity import same
 
@@ -26,23 +26,23 @@ __all__ = ["Formula", "complement", "conjoin", "disjoin"]
 
 
 class Formula:
-    """A Boolean formula over variables; immutable. Make one with `Formula.atom`, `conjoin`, `disjoin` and `complement`.
+    """An immutable Boolean formula over variables, built by `Formula.atom`, `conjoin`, `disjoin` and `complement`.
 
     Attributes:
-        conditions: Names of those that the networks take and that are not bound; `chains` if rows of a bound one belong to chains.
-        required_conditions: Those without a default.
-        variables: All different, in the order in which they first appear: the order of the decision diagram.
-        nodes: Operands before the nodes that use them; the last one is the formula.
-        constant: Whether it is always or never true, whatever the networks say; None if it depends on them. A number of labels that is
-            known only at the first call may make it constant later.
+        conditions: The names of the conditions of the networks that are not bound; with `chains` if a bound one has a row for each chain.
+        required_conditions: The names of those without a default.
+        constant: True or False if the formula is always or never true; None if it depends on the networks. It may become constant at
+            the first call, when the number of labels is known.
 
     Args:
-        variables: See above.
-        nodes: See above.
-        complement_of: A formula of which it is the complement, and which tells whether it is constant; else it is compiled at once.
+        variables: Distinct variables in the order of the decision diagram.
+        nodes: The nodes, operands first; the last one is the formula.
+        complement_of: The formula of which this one is the complement; it is then not compiled at once.
     """
 
-    def __init__(self, variables: tuple[Variable, ...], nodes: tuple[Atom | Node, ...], *, complement_of: Formula | None = None) -> None:
+    def __init__(
+        self, variables: tuple[Variable, ...], nodes: tuple[Atom | Operation, ...], *, complement_of: Formula | None = None
+    ) -> None:
         self.variables = variables
         self.nodes = nodes
         self._compiled: dict[tuple[int | None, ...], tuple[tuple[Cells, ...], Diagram]] = {}
@@ -50,8 +50,8 @@ class Formula:
         self.conditions = frozenset({CHAINS} if rows else ()).union(*(variable.conditions for variable in variables))
         self.required_conditions = frozenset().union(*(variable.required_conditions for variable in variables))
         self._networks = _networks(variables)
-        known = self._compile(self._labels)[1].constant if complement_of is None else complement_of.constant
-        self.constant: bool | None = known if complement_of is None or known is None else not known
+        constant = self._compile(self._labels)[1].constant if complement_of is None else complement_of.constant
+        self.constant: bool | None = constant if complement_of is None or constant is None else not constant
 
     @classmethod
     def atom(cls, variable: Variable, values: Iterable[int] | ChainLabels | Interval, name: str = "") -> Formula:
@@ -61,33 +61,32 @@ class Formula:
 
     @property
     def base(self) -> Energy | None:
-        """The one energy that all variables are relative to."""
+        """The base of all variables."""
         return self.variables[0].base
 
     def same_base(self, other: Formula) -> bool:
-        """Returns whether two formulas are relative to one energy, as those are that make one formula."""
+        """Returns whether two formulas have the same base, so that they can be combined."""
         return same(self.base, other.base)
 
     def given(self, conditions: Mapping[str, Any]) -> Formula:
-        """Returns the formula with conditions bound; unknown ones are left alone. Variables that differed may then be the same."""
+        """Returns the formula with conditions bound; unknown ones are ignored, and variables that become equal are merged."""
         variables = [variable.given(conditions) for variable in self.variables]
         if all(new is old for new, old in zip(variables, self.variables, strict=True)):
             return self
-        merge = Merge()
-        places = [merge.variable(variable) for variable in variables]
-        merge.append(self.nodes, places)
-        return Formula(tuple(merge.variables), tuple(merge.nodes))
+        merger = NodeMerger()
+        merger.add_formula(self.nodes, [merger.add_variable(variable) for variable in variables])
+        return Formula(tuple(merger.variables), tuple(merger.nodes))
 
     def energy(self, x: Tensor, **conditions: Any) -> Tensor:
         r"""Returns $-\log P(\text{formula} \mid x)$, with shape $(B,)$; each network is evaluated once.
 
         Args:
             x: Points, with shape $(B, *)$.
-            **conditions: For the networks, one value for all or one row for each point; `chains` says which chains the points are.
+            **conditions: Conditions of the networks, one value for all or one row for each point; `chains` are the chains of the points.
 
         Raises:
-            ContradictionError: The formula is never true, perhaps only with as many labels as there are.
-            OptionError: A label is not among those that there are.
+            ContradictionError: The formula is never true, perhaps because of the number of labels.
+            OptionError: A label is out of range.
             ExpressionError: A condition is missing.
         """
         counts = list(self._labels)
@@ -111,7 +110,7 @@ class Formula:
 
     @property
     def _labels(self) -> tuple[int | None, ...]:
-        """How many labels each variable has, as far as is known."""
+        """The number of labels of each variable; None if it is unknown."""
         return tuple(variable.labels if isinstance(variable, Categorical) else None for variable in self.variables)
 
     def _check_possible(self, diagram: Diagram) -> None:
@@ -119,25 +118,24 @@ class Formula:
             raise ContradictionError(f"No point fulfils {self}: its probability is 0 whatever the networks say, so it has no energy.")
 
     def _compile(self, labels: tuple[int | None, ...]) -> tuple[tuple[Cells, ...], Diagram]:
-        """Returns cells and diagram for these numbers of labels."""
+        """Returns cells and diagram for the number of labels of each variable."""
         if labels not in self._compiled:
             atoms = [node for node in self.nodes if isinstance(node, Atom)]
-            cells = tuple(
-                variable.cut([atom.values for atom in atoms if atom.variable == i], labels[i]) for i, variable in enumerate(self.variables)
-            )
-            table, done = Table(what=self), []
+            values = [[atom.values for atom in atoms if atom.variable == i] for i in range(len(self.variables))]
+            cells = tuple(variable.partition(values[i], labels[i]) for i, variable in enumerate(self.variables))
+            builder, done = DiagramBuilder(name=self), []
             for node in self.nodes:
                 if isinstance(node, Atom):
-                    done.append(table.node(node.variable, tuple(int(inside) for inside in cells[node.variable].members(node.values))))
+                    done.append(builder.node(node.variable, tuple(int(inside) for inside in cells[node.variable].members(node.values))))
                 elif node.operator == "not":
-                    done.append(table.complement(done[node.operands[0]]))
+                    done.append(builder.complement(done[node.operands[0]]))
                 else:
-                    combine = table.both if node.operator == "all" else table.either
+                    combine = builder.conjoin if node.operator == "all" else builder.disjoin
                     root = done[node.operands[-1]]
-                    for operand in reversed(node.operands[:-1]):  # from the last, whose variables mostly stand below
+                    for operand in reversed(node.operands[:-1]):  # from the last, whose variables are mostly on lower levels
                         root = combine(done[operand], root)
                     done.append(root)
-            self._compiled[labels] = cells, table.diagram(done[-1])
+            self._compiled[labels] = cells, builder.diagram(done[-1])
         return self._compiled[labels]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -151,7 +149,7 @@ class Formula:
             elif node.operator == "not":
                 operand = self.nodes[node.operands[0]]
                 text = texts[node.operands[0]]
-                texts.append(f"~({text})" if isinstance(operand, Node) and operand.operator != "not" else f"~{text}")
+                texts.append(f"~({text})" if isinstance(operand, Operation) and operand.operator != "not" else f"~{text}")
             else:
                 sign = " & " if node.operator == "all" else " | "
                 parts = [f"({texts[i]})" if getattr(self.nodes[i], "operator", "not") != "not" else texts[i] for i in node.operands]
@@ -164,10 +162,10 @@ class Formula:
 
 
 def conjoin(formulas: Iterable[Formula]) -> Formula:
-    """Returns the formula that holds where all do.
+    """Returns the conjunction of formulas.
 
     Args:
-        formulas: At least one, all over one base.
+        formulas: One or more formulas over one base.
 
     Raises:
         ExpressionError: The bases differ, or the formula is too large.
@@ -176,10 +174,10 @@ def conjoin(formulas: Iterable[Formula]) -> Formula:
 
 
 def disjoin(formulas: Iterable[Formula]) -> Formula:
-    """Returns the formula that holds where at least one does.
+    """Returns the disjunction of formulas.
 
     Args:
-        formulas: At least one, all over one base.
+        formulas: One or more formulas over one base.
 
     Raises:
         ExpressionError: The bases differ, or the formula is too large.
@@ -188,10 +186,10 @@ def disjoin(formulas: Iterable[Formula]) -> Formula:
 
 
 def complement(formula: Formula) -> Formula:
-    """Returns the formula that holds where this one does not."""
+    """Returns the complement of a formula."""
     last = formula.nodes[-1]
-    undone = isinstance(last, Node) and last.operator == "not"
-    nodes = formula.nodes[:-1] if undone else (*formula.nodes, Node("not", (len(formula.nodes) - 1,)))
+    negated = isinstance(last, Operation) and last.operator == "not"
+    nodes = formula.nodes[:-1] if negated else (*formula.nodes, Operation("not", (len(formula.nodes) - 1,)))
     return Formula(formula.variables, nodes, complement_of=formula)
 
 
@@ -202,20 +200,20 @@ def _combine(operator: str, formulas: Iterable[Formula]) -> Formula:
     for other in formulas[1:]:
         if not formulas[0].same_base(other):
             raise ExpressionError(
-                f"{formulas[0]} is relative to {formulas[0].base} and {other} to {other.base}: events make one formula only over one base. "
+                f"{formulas[0]} is relative to {formulas[0].base} and {other} to {other.base}: events of one formula must have one base. "
                 "Give both the same base object."
             )
-    merge = Merge()
-    roots = [merge.append(f.nodes, [merge.variable(variable) for variable in f.variables]) for f in formulas]
+    merger = NodeMerger()
+    roots = [merger.add_formula(f.nodes, [merger.add_variable(variable) for variable in f.variables]) for f in formulas]
     roots = list(dict.fromkeys(roots))
     if len(roots) == 1:
         return formulas[0]
-    merge.add(Node(operator, tuple(roots)))
-    return Formula(tuple(merge.variables), tuple(merge.nodes))
+    merger.add_node(Operation(operator, tuple(roots)))
+    return Formula(tuple(merger.variables), tuple(merger.nodes))
 
 
 def _networks(variables: Sequence[Variable]) -> tuple[int, ...]:
-    """Returns for each variable the first one with which it shares the evaluation of a network."""
+    """Returns for each variable the index of the first one with the same network and conditions."""
     first: list[int] = []
     result = []
     for i, variable in enumerate(variables):

@@ -1,4 +1,4 @@
-r"""Energies of a continuous concept: a head predicts a number with its width, $v \mid x \sim \mathcal N(f(x), w(x)^2)$ for each axis.
+r"""Gaussian heads of continuous concepts: $v \mid x \sim \mathcal N(f(x), w(x)^2)$ for each axis.
 
 A point $c$ has a density and no complement; `near` and `between` are events with exact tails.
 """
@@ -12,30 +12,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.conditions import CHAINS, own_copy, rows_for
+from composable_energy.conditions import CHAINS, copy_condition, rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.events.cells import End, Interval
 from composable_energy.events.formula import Formula, conjoin
 from composable_energy.events.leaves import HeadEnergy
 from composable_energy.events.variables import Continuous, columns_of
+from composable_energy.options import check_integer
 
 __all__ = ["DensityEnergy", "GaussianHead", "IntervalEnergy"]
 
-Numbers = float | Sequence[float] | Tensor
+ArrayLike = float | Sequence[float] | Tensor
 
 
 class GaussianHead:
-    r"""Makes energies of what a Gaussian head predicts: `head(c)`, `head.near(c, r)`, `head.between(low, high)`.
+    r"""Builds energies from the predictions of a Gaussian head: `head(c)`, `head.near(c, r)`, `head.between(low, high)`.
 
-    The axes count as independent given $x$. Log widths are clamped to $[-5, 1]$.
+    The axes are independent given $x$. Log widths are clamped to $[-5, 1]$.
 
     Args:
         network: `network(x, **conditions)` has shape (B, 2 dims), means and then log widths, or is a pair of both.
-        base: What all $x$ look like.
-        dims: How many numbers it predicts.
-        columns: Which columns of the output, for a network of several heads.
-        name: How its energies are written: `position(0.2, 0.5)`.
+        base: The base, the density of all $x$.
+        dims: The number of predicted values.
+        columns: The columns of the output, for a network of several heads.
+        name: The name in expressions, as in `position(0.2, 0.5)`.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -50,23 +51,21 @@ class GaussianHead:
     ) -> None:
         if not callable(network):
             raise OptionError(f"network must be a module or a function of x, got {type(network).__name__}.")
-        if dims < 1:
-            raise OptionError(f"dims must be at least 1, got {dims}.")
-        self.network, self.base, self.dims, self.columns, self.name = network, base, dims, columns_of(columns), name
+        self.network, self.base, self.dims, self.columns, self.name = network, base, check_integer("dims", dims), columns_of(columns), name
 
-    def __call__(self, c: Numbers | None = None) -> DensityEnergy:
-        """Returns the density at a point: shape (dims,) for all chains, or (n, dims) for each; None leaves it as the condition `c`."""
+    def __call__(self, c: ArrayLike | None = None) -> DensityEnergy:
+        """Returns the density at a point of shape (dims,) for all chains, or (n, dims) for each; None leaves it as the condition `c`."""
         if c is None:
             return DensityEnergy(**self._config(self.name))
         point = self.points("c", c)
-        return DensityEnergy(**self._config(f"{self.name}({_short(point).strip('()')})" if self.name else ""), c=point)
+        return DensityEnergy(**self._config(f"{self.name}({_format_values(point).strip('()')})" if self.name else ""), c=point)
 
-    def near(self, c: Numbers, r: Numbers) -> IntervalEnergy:
+    def near(self, c: ArrayLike, r: ArrayLike) -> IntervalEnergy:
         r"""Returns the event that every axis is within $c \pm r$.
 
         Args:
-            c: Shape (dims,) for all chains, or (n, dims) for each; a number is the same for all axes.
-            r: Likewise, positive.
+            c: The center, with shape (dims,) for all chains, or (n, dims) for each; a number applies to all axes.
+            r: The positive radius, with the same shapes.
 
         Raises:
             OptionError: A radius is not positive, or not finite.
@@ -77,12 +76,12 @@ class GaussianHead:
             raise OptionError(f"r must be positive and finite, got {r}.")
         return IntervalEnergy(**self._config(self._text("near", c, r)), low=center - radius, high=center + radius)
 
-    def between(self, low: Numbers, high: Numbers) -> IntervalEnergy:
-        r"""Returns the event that every axis is between two ends, which may be infinite where they are the same for all chains.
+    def between(self, low: ArrayLike, high: ArrayLike) -> IntervalEnergy:
+        r"""Returns the event that every axis is between two ends, which may be infinite if they are the same for all chains.
 
         Args:
-            low: Shape (dims,) for all chains, or (n, dims) for each; a number is the same for all axes.
-            high: Likewise, above `low`.
+            low: The lower ends, with shape (dims,) for all chains, or (n, dims) for each; a number applies to all axes.
+            high: The upper ends, with the same shapes.
 
         Raises:
             OptionError: `high` is not above `low`.
@@ -91,7 +90,7 @@ class GaussianHead:
         config = self._config(self._text("between", low, high))
         return IntervalEnergy(**config, low=self.points("low", low), high=self.points("high", high))
 
-    def points(self, name: str, values: Numbers) -> Tensor:
+    def points(self, name: str, values: ArrayLike) -> Tensor:
         """Returns values with shape (n, dims); n is 1 for all chains."""
         points = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float64)
         points = points if points.is_floating_point() else points.double()
@@ -106,23 +105,23 @@ class GaussianHead:
     def _config(self, name: str) -> dict[str, Any]:
         return {"network": self.network, "base": self.base, "dims": self.dims, "columns": self.columns, "name": name}
 
-    def _text(self, method: str, *values: Numbers) -> str:
-        return f"{self.name}.{method}({', '.join(map(_short, values))})" if self.name else ""
+    def _text(self, method: str, *values: ArrayLike) -> str:
+        return f"{self.name}.{method}({', '.join(map(_format_values, values))})" if self.name else ""
 
 
 class DensityEnergy(HeadEnergy):
     r"""The density at a point $c$: evidence $-\sum_a \log \mathcal N(c_a; f_a(x), w_a(x)^2)$.
 
-    The $\log w_a$ are in it, so that `|` of two points weighs them rightly.
+    It includes $\log w_a$, so that `|` of two points has the right shares.
 
     Args:
         network: `network(x, **conditions)` has shape (B, 2 dims), means and then log widths, or is a pair of both.
-        base: What all $x$ look like.
-        dims: How many numbers the network predicts.
-        columns: Which columns of its output.
-        c: The point, with shape (1, dims) for all chains or (n, dims) for each; None leaves it as the condition `c`, for which
-            `infer` compares points and `given` binds one.
-        name: How it is written in an expression.
+        base: The base, the density of all $x$.
+        dims: The number of predicted values.
+        columns: The columns of the output, for a network of several heads.
+        c: The point, with shape (1, dims) for all chains or (n, dims) for each; None leaves it as the condition `c` for `given` and
+            `infer`.
+        name: The name in expressions.
     """
 
     c: Tensor | None
@@ -139,9 +138,9 @@ class DensityEnergy(HeadEnergy):
     ) -> None:
         super().__init__(base, name)
         self.network = network
-        self.register_buffer("c", None if c is None else own_copy(c))
+        self.register_buffer("c", None if c is None else copy_condition(c))
         self._variable = Continuous(network, base, columns_of(columns), dims=dims)
-        self.no_complement = "a point has no complement: use `.near(c, r)`, whose complement is outside of r"
+        self.no_complement = "a point has no complement: use `.near(c, r)`, whose complement is the outside"
 
     @property
     def head_conditions(self) -> tuple[frozenset[str], frozenset[str]]:
@@ -162,7 +161,7 @@ class DensityEnergy(HeadEnergy):
         return {**_head_config(self, self._variable), "c": self.c}
 
     def extra_repr(self) -> str:
-        return "c=None" if self.c is None else f"c={_short(self.c)}"
+        return "c=None" if self.c is None else f"c={_format_values(self.c)}"
 
 
 class IntervalEnergy(HeadEnergy):
@@ -170,12 +169,12 @@ class IntervalEnergy(HeadEnergy):
 
     Args:
         network: `network(x, **conditions)` has shape (B, 2 dims), means and then log widths, or is a pair of both.
-        base: What all $x$ look like.
-        dims: How many numbers the network predicts.
-        columns: Which columns of its output.
-        low: The lower ends, with shape (1, dims) for all chains or (n, dims) for each; copied without their gradient.
+        base: The base, the density of all $x$.
+        dims: The number of predicted values.
+        columns: The columns of the output, for a network of several heads.
+        low: The lower ends, with shape (1, dims) for all chains or (n, dims) for each; copied without gradient.
         high: The upper ends, with the same shapes.
-        name: How it is written in an expression.
+        name: The name in expressions.
 
     Raises:
         OptionError: `high` is not above `low`, or an end that differs between chains is infinite.
@@ -200,7 +199,7 @@ class IntervalEnergy(HeadEnergy):
         if len({1, len(low), len(high)}) > 2:
             raise ShapeError(f"low is for {len(low)} chains and high for {len(high)}.")
         if not bool((low < high).all()):
-            raise OptionError(f"The upper end must be above the lower one, got {_short(low)} to {_short(high)}.")
+            raise OptionError(f"The upper end must be above the lower one, got {_format_values(low)} to {_format_values(high)}.")
         if any(len(end) > 1 and not bool(end.isfinite().all()) for end in (low, high)):
             raise OptionError("Ends that differ between chains must be finite.")
         self.network = network
@@ -226,7 +225,7 @@ class IntervalEnergy(HeadEnergy):
         return {**_head_config(self, self._formula.variables[0]), "low": self.low, "high": self.high}
 
     def extra_repr(self) -> str:
-        return f"low={_short(self.low)}, high={_short(self.high)}"
+        return f"low={_format_values(self.low)}, high={_format_values(self.high)}"
 
 
 def _head_config(energy: HeadEnergy, variable: Any) -> dict[str, Any]:
@@ -237,8 +236,8 @@ def _end(column: Tensor) -> End:
     return column.item() if len(column) == 1 else column
 
 
-def _short(values: Numbers) -> str:
-    """Returns numbers as a person writes them; per-chain ones by their count."""
+def _format_values(values: ArrayLike) -> str:
+    """Returns values as text; values of each chain as the number of chains."""
     if not isinstance(values, Tensor):
         return f"{values}"
     if values.ndim == 2 and len(values) > 1:

@@ -1,4 +1,4 @@
-r"""Energies that are events of a classifier: $E(x) = \text{base}(x) - \log p(\text{label} \mid x)$."""
+r"""Events of classifiers: $E(x) = \text{base}(x) - \log p(\text{label} \mid x)$."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["ClassifierEnergy", "HeadEnergy"]
 
 
 class HeadEnergy(RelativeEnergy, ABC):
-    """Abstract energy over one head: its base, what it takes over from it, and its evidence, which is that of a formula if it has one.
+    """Abstract energy of one head over a base.
 
     Args:
-        base: What all points look like; None for the evidence alone, which is not a density.
-        name: How it is written in an expression.
+        base: The base, the density of all points; None for the evidence alone, which is not a density.
+        name: The name in expressions.
     """
 
     def __init__(self, base: Energy | None, name: str) -> None:
@@ -46,7 +46,7 @@ class HeadEnergy(RelativeEnergy, ABC):
     @property
     @abstractmethod
     def head_conditions(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The conditions of the evidence: all of them, and those without a default."""
+        """The names of all conditions of the evidence, and of those without a default."""
 
     @property
     def conditions(self) -> frozenset[str]:
@@ -61,20 +61,20 @@ class HeadEnergy(RelativeEnergy, ABC):
 
 
 class ClassifierEnergy(HeadEnergy):
-    r"""The event that a classifier's label is one of a few: evidence $-\log \sum_{c \in \text{label}} p(c \mid x)$.
+    r"""The event that the label of a classifier is in a set: evidence $-\log \sum_{c \in \text{label}} p(c \mid x)$.
 
-    Events over the same `logits` object and columns are about one variable: `&`, `|`, `~` and `>>` of them, and of events over other
-    classifiers with the same base, are exact, see `composable_energy.events.Formula`.
+    Events with the same `logits` and columns are statements about one variable: `&`, `|`, `~` and `>>` of them, and of events of other
+    classifiers over the same base, are exact; see `composable_energy.events.Formula`.
 
     Args:
         logits: `logits(x, **conditions)` has shape (B, K); one column is the log odds of label 1 against label 0.
-        label: A label, several, or None: then it is the condition `y`, bound by `given(y=3)` or by `given(y=tensor)`, one for each chain.
-        base: What all $x$ look like; without it the energy is no density of its own.
-        columns: Which columns of the logits, for a network of several heads.
-        each: Instead of `label` one for each chain, whole numbers with shape $(n,)$, which are copied: what `given(y=tensor)` binds.
-        labels: How many labels there are; else known at the first call. Only if it is known can `unsatisfiable` tell beforehand that an
-            expression excludes all of them.
-        name: How it is written in an expression.
+        label: A label or several; None leaves it as the condition `y`, bound by `given(y=3)`, or `given(y=tensor)` for each chain.
+        base: The base, the density of all $x$; without it the energy is not a density.
+        columns: The columns of the logits, for a network of several heads.
+        each: In place of `label`, a label for each chain: whole numbers with shape $(n,)$, which are copied.
+        labels: The number of labels; if None it is found at the first call, and before that `unsatisfiable` cannot show that an
+            expression excludes all labels.
+        name: The name in expressions.
 
     Raises:
         OptionError: A label is not a whole number, or out of range.
@@ -104,9 +104,9 @@ class ClassifierEnergy(HeadEnergy):
             raise OptionError(f"logits must be a module or a function of x, got {type(logits).__name__}.")
         self.logits = logits
         self.columns = columns_of(columns)
-        self.labels = _labels_of(self.columns) if labels is None else labels
-        self.label = None if label is None else _label_set(label)
-        self.register_buffer("each", None if each is None else _labels_of_chains(each), persistent=False)
+        self.labels = _count_labels(self.columns) if labels is None else labels
+        self.label = None if label is None else _as_label_set(label)
+        self.register_buffer("each", None if each is None else _check_chain_labels(each), persistent=False)
         self._variable = Categorical(logits, base, self.columns, labels=self.labels)
         if label is not None and each is not None:
             raise OptionError("Give either `label`, for all chains, or `each`, a label for each chain.")
@@ -133,7 +133,7 @@ class ClassifierEnergy(HeadEnergy):
         if isinstance(y, Tensor) and y.ndim > 0 and y.shape != (1,):
             event = self._event(None, y, f"<{len(y)} chains>")
         else:
-            label = _label_set(y.item() if isinstance(y, Tensor) else y)
+            label = _as_label_set(y.item() if isinstance(y, Tensor) else y)
             event = self._event(label, None, ",".join(map(str, sorted(label))))
         rest = conditions if event.conditions & {"y"} else {name: value for name, value in conditions.items() if name != "y"}
         return event.bind(rest) if rest else event
@@ -164,7 +164,7 @@ class ClassifierEnergy(HeadEnergy):
         return f"label={labels[0]}" if len(labels) == 1 else f"label={{{', '.join(map(str, labels))}}}"
 
 
-def _label_set(label: Any) -> frozenset[int]:
+def _as_label_set(label: Any) -> frozenset[int]:
     try:
         values = label.flatten().tolist() if isinstance(label, Tensor) else list(label) if isinstance(label, Iterable) else [label]
         labels = frozenset(int(value) for value in values)
@@ -175,15 +175,15 @@ def _label_set(label: Any) -> frozenset[int]:
     return labels
 
 
-def _labels_of_chains(labels: Tensor) -> Tensor:
+def _check_chain_labels(labels: Tensor) -> Tensor:
     wrong = not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_complex() or labels.numel() == 0
     if wrong or bool((labels != labels.long()).any()) or bool((labels < 0).any()):
         raise OptionError(f"Labels of chains are whole numbers from 0 on, with shape (n,), got {labels!r}.")
     return labels.detach().to(torch.int64, copy=True)
 
 
-def _labels_of(columns: slice | None) -> int | None:
-    """How many labels are in a slice with both ends; one column has two."""
+def _count_labels(columns: slice | None) -> int | None:
+    """Returns the number of labels of a slice with both ends; one column has two labels."""
     if columns is None or columns.stop is None or (columns.start or 0) < 0 or columns.stop < 0:
         return None
     return {1: 2}.get(count := len(range(*columns.indices(columns.stop))), count)

@@ -1,4 +1,4 @@
-"""Nodes of formulas, and how the nodes of several are put together."""
+"""Nodes of formulas, and the merging of formulas."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from composable_energy.events.cells import ChainLabels, Interval
 from composable_energy.events.variables import Variable
 
-__all__ = ["Atom", "Merge", "Node"]
+__all__ = ["Atom", "NodeMerger", "Operation"]
 
 
 @dataclass(frozen=True, eq=False)
 class Atom:
-    """One variable has one of some values.
+    """The statement that a variable has one of some values.
 
     Args:
-        variable: Which one of a formula's.
-        values: Labels, a label of each chain, or an interval.
-        name: How it is written.
+        variable: The index of the variable in the formula.
+        values: Labels, a label for each chain, or an interval.
+        name: The text.
     """
 
     variable: int
@@ -27,48 +27,48 @@ class Atom:
 
 
 @dataclass(frozen=True)
-class Node:
-    """`all`, `any` or `not` of earlier nodes."""
+class Operation:
+    """The operation `all`, `any` or `not` of earlier nodes."""
 
     operator: str
     operands: tuple[int, ...]
 
 
-class Merge:
-    """Puts formulas together: equal variables and equal nodes become one."""
+class NodeMerger:
+    """Merges formulas: equal variables and equal nodes become one."""
 
     def __init__(self) -> None:
         self.variables: list[Variable] = []
-        self.nodes: list[Atom | Node] = []
+        self.nodes: list[Atom | Operation] = []
         self._variables: dict[Hashable, list[int]] = {}
         self._nodes: dict[Hashable, int] = {}
 
-    def variable(self, variable: Variable) -> int:
-        """Adds a variable; returns its place."""
-        places = self._variables.setdefault(variable.bucket, [])
-        place = next((place for place in places if self.variables[place].is_same(variable)), None)
-        if place is None:
-            place = len(self.variables)
-            places.append(place)
+    def add_variable(self, variable: Variable) -> int:
+        """Adds a variable and returns its index."""
+        candidates = self._variables.setdefault(variable.bucket, [])
+        index = next((i for i in candidates if self.variables[i].is_same(variable)), None)
+        if index is None:
+            index = len(self.variables)
+            candidates.append(index)
             self.variables.append(variable)
         else:
-            self.variables[place] = self.variables[place].merged(variable)
-        return place
+            self.variables[index] = self.variables[index].merge(variable)
+        return index
 
-    def add(self, node: Atom | Node) -> int:
-        """Adds a node; returns its place."""
+    def add_node(self, node: Atom | Operation) -> int:
+        """Adds a node and returns its index."""
         key = (node.variable, node.values) if isinstance(node, Atom) else (node.operator, frozenset(node.operands))
-        place = self._nodes.setdefault(key, len(self.nodes))
-        if place == len(self.nodes):
+        index = self._nodes.setdefault(key, len(self.nodes))
+        if index == len(self.nodes):
             self.nodes.append(node)
-        return place
+        return index
 
-    def append(self, nodes: Sequence[Atom | Node], variables: Sequence[int]) -> int:
-        """Adds the nodes of a formula, given the places of its variables; returns the place of its root."""
-        places: list[int] = []
+    def add_formula(self, nodes: Sequence[Atom | Operation], variables: Sequence[int]) -> int:
+        """Adds the nodes of a formula, given the indices of its variables, and returns the index of its root."""
+        indices: list[int] = []
         for node in nodes:
             if isinstance(node, Atom):
-                places.append(self.add(Atom(variables[node.variable], node.values, node.name)))
+                indices.append(self.add_node(Atom(variables[node.variable], node.values, node.name)))
             else:
-                places.append(self.add(Node(node.operator, tuple(places[i] for i in node.operands))))
-        return places[-1]
+                indices.append(self.add_node(Operation(node.operator, tuple(indices[i] for i in node.operands))))
+        return indices[-1]

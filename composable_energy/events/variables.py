@@ -1,7 +1,7 @@
-r"""Variables: what has exclusive values given $x$, such as the labels of a classifier or a number that a Gaussian head predicts.
+r"""Random variables given $x$: the label of a classifier, or a number that a Gaussian head predicts.
 
-A variable is a network with the conditions bound to it, the columns of its output that matter, and how they are read. Variables over one
-network and the same conditions share its evaluation; different variables count as independent given $x$.
+A variable is a network with bound conditions, the columns of its output, and their interpretation. Variables with one network and the
+same conditions share its evaluation; different variables are independent given $x$.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid
 
 from composable_energy.checks import check_weights
-from composable_energy.conditions import CHAINS, Parameters, bound_rows, own_copy, parameters_of, rows_for, without_graph
+from composable_energy.conditions import CHAINS, Parameters, bound_rows, copy_condition, detach_conditions, parameters_of, rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
 from composable_energy.events.cells import Cells, ChainLabels, Interval, IntervalCells, LabelCells
 from composable_energy.identity import equal, same, token_of
-from composable_energy.memo import once
+from composable_energy.memo import evaluate_once
 
 __all__ = ["LOG_WIDTHS", "Categorical", "Continuous", "Variable", "columns_of"]
 
 LOG_WIDTHS = (-5.0, 1.0)
-"""Where the log widths of a Gaussian head are clamped."""
+"""The range to which the log widths of a Gaussian head are clamped."""
 
 
 @dataclass(frozen=True, eq=False)
 class Variable(ABC):
-    """Abstract variable; immutable, and safe to copy and to pickle when its network is. It has its own copy of what is bound.
+    """Abstract variable; immutable.
 
     Args:
-        network: Called as `network(x, **conditions)` with those conditions that it takes.
-        base: The energy that events of the variable are relative to.
-        columns: Which columns of the output; None for all.
-        bound: Conditions that are bound already.
+        network: The network, called as `network(x, **conditions)` with the conditions that it takes.
+        base: The base of events of the variable.
+        columns: The columns of the output; None for all.
+        bound: The bound conditions, as copies.
 
     Attributes:
         parameters: The conditions that the network takes, bound or not.
@@ -53,53 +53,53 @@ class Variable(ABC):
         object.__setattr__(self, "parameters", parameters_of(self.network))
         owner = getattr(self.network, "__self__", self.network)
         if isinstance(owner, nn.Module):
-            token_of(owner)  # given at birth, so that copies have the same
+            token_of(owner)  # before any copy, so that copies have the same token
 
     @property
     def bucket(self) -> Hashable:
-        """Equal for variables that are the same; cheaper than `is_same`, which decides."""
+        """A hash key that is equal for variables that `is_same` finds the same."""
         owner = getattr(self.network, "__self__", self.network)
         columns = None if self.columns is None else (self.columns.start, self.columns.stop)
         return type(self), columns, token_of(owner) if isinstance(owner, nn.Module) else None
 
     def shares_network(self, other: Variable) -> bool:
-        """Returns whether one evaluation of the network serves both variables."""
+        """Returns whether two variables have the same network and bound conditions."""
         return self is other or (same(self.network, other.network) and equal(self.bound, other.bound))
 
     def is_same(self, other: Variable) -> bool:
-        """Returns whether both are one variable."""
+        """Returns whether two variables are the same."""
         return type(self) is type(other) and self.columns == other.columns and self.shares_network(other)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "bound": without_graph(self.bound)}
+        return {**vars(self), "bound": detach_conditions(self.bound)}
 
     @property
     def conditions(self) -> frozenset[str]:
-        """Names of the conditions that are not bound, and `chains` if a bound one has a row for each chain."""
+        """The names of the conditions that are not bound, with `chains` if a bound one has a row for each chain."""
         chains = {CHAINS} if any(isinstance(v, Tensor) and v.ndim > 0 and len(v) != 1 for v in self.bound.values()) else frozenset()
         return self.parameters.names.difference(self.bound).difference({CHAINS}) | chains
 
     @property
     def required_conditions(self) -> frozenset[str]:
-        """Those without a default."""
+        """The names of the conditions without a default that are not bound."""
         return self.parameters.required.difference(self.bound)
 
     def given(self, conditions: Mapping[str, Any]) -> Variable:
-        """Returns the variable with conditions bound, also in its base; those that neither takes are left alone."""
+        """Returns the variable with conditions bound, also in its base; unknown ones are ignored."""
         own = {name: value for name, value in conditions.items() if name in self.parameters.names and name not in self.bound}
         base = self.base
         if base is not None and base.conditions & conditions.keys():
             base = base.given(**{name: value for name, value in conditions.items() if name in base.conditions})
         if not own and base is self.base:
             return self
-        return replace(self, base=base, bound={**self.bound, **{name: own_copy(value) for name, value in own.items()}})
+        return replace(self, base=base, bound={**self.bound, **{name: copy_condition(value) for name, value in own.items()}})
 
     def evaluate(self, x: Tensor, conditions: Mapping[str, Any]) -> Any:
-        """Returns the network's output.
+        """Returns the output of the network.
 
         Args:
             x: Points, with shape $(B, *)$.
-            conditions: Those that are not bound, one value for all or one row for each point; others are ignored.
+            conditions: The conditions that are not bound, one value for all or one row for each point; others are ignored.
 
         Raises:
             ExpressionError: A condition without default is not bound.
@@ -113,23 +113,23 @@ class Variable(ABC):
         rows |= {name: rows_for(name, conditions[name], x) for name in (names - self.bound.keys() - {CHAINS}) & conditions.keys()}
         if isinstance(self.network, nn.Module):
             check_weights(self, self.network, x)
-        return once(self.network, x, rows)
+        return evaluate_once(self.network, x, rows)
 
     @abstractmethod
     def read(self, output: Any, x: Tensor) -> Any:
-        """Checks the network's output for points $x$ and returns what the cells' probabilities are made of.
+        """Checks the output of the network and returns the parameters of the distribution, for `Cells.log_prob`.
 
         Raises:
-            ShapeError: The output has another shape than it should.
+            ShapeError: The output has a wrong shape.
             DtypeError: The output is not a floating tensor.
         """
 
     @abstractmethod
-    def cut(self, atoms: Sequence[Any], labels: int | None) -> Cells:
-        """Returns the cells that atoms cut the variable into, given the number of labels if it is known and there are any."""
+    def partition(self, atoms: Sequence[Any], labels: int | None) -> Cells:
+        """Returns the cells of the values of atoms; `labels` is the number of labels, None if unknown or without labels."""
 
-    def merged(self, other: Any) -> Variable:
-        """Returns what two variables of equal keys know together."""
+    def merge(self, other: Any) -> Variable:
+        """Returns one variable for two that are the same, with what is known of both."""
         return self
 
     def _columns(self, output: object, x: Tensor) -> Tensor:
@@ -153,10 +153,10 @@ class Variable(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Categorical(Variable):
-    """The label that a classifier gives: its output are logits, of which one column is the log odds of label 1 against label 0.
+    """The label of a classifier. Its output is logits; one column is the log odds of label 1 against label 0.
 
     Args:
-        labels: How many there are, if known before the first call.
+        labels: The number of labels; None if it is unknown before the first call.
     """
 
     labels: int | None = None
@@ -174,27 +174,27 @@ class Categorical(Variable):
             raise ShapeError(f"{self} returned logits of {log_probs.shape[1]} labels; expected {self.labels}.")
         return log_probs
 
-    def cut(self, atoms: Sequence[frozenset[int] | ChainLabels], labels: int | None) -> LabelCells:
-        return LabelCells.of(atoms, labels)
+    def partition(self, atoms: Sequence[frozenset[int] | ChainLabels], labels: int | None) -> LabelCells:
+        return LabelCells.from_sets(atoms, labels)
 
-    def merged(self, other: Categorical) -> Categorical:
-        """Takes the number of labels from the one that knows it.
+    def merge(self, other: Categorical) -> Categorical:
+        """Returns the variable whose number of labels is known.
 
         Raises:
-            ExpressionError: They contradict each other.
+            ExpressionError: The numbers of labels differ.
         """
         if self.labels is not None and other.labels is not None and self.labels != other.labels:
-            raise ExpressionError(f"{self} stands in one expression with {self.labels} and with {other.labels} labels.")
+            raise ExpressionError(f"{self} occurs in one expression with {self.labels} and with {other.labels} labels.")
         return other if self.labels is None else self
 
 
 @dataclass(frozen=True, eq=False)
 class Continuous(Variable):
-    """A number that a head predicts with its width: one axis of its Gaussian.
+    """One axis of the prediction of a Gaussian head.
 
     Args:
-        axis: Which axis.
-        dims: How many the head has: its output has `dims` means and then `dims` log widths, or is a pair of both.
+        axis: The axis.
+        dims: The number of axes: the output has `dims` means and then `dims` log widths, or is a pair of both.
     """
 
     axis: int = 0
@@ -222,8 +222,8 @@ class Continuous(Variable):
             )
         return mean, log_width.clamp(*LOG_WIDTHS).exp()
 
-    def cut(self, atoms: Sequence[Interval], labels: int | None) -> IntervalCells:
-        return IntervalCells.of(atoms)
+    def partition(self, atoms: Sequence[Interval], labels: int | None) -> IntervalCells:
+        return IntervalCells.from_intervals(atoms)
 
 
 def columns_of(columns: slice | int | None) -> slice | None:

@@ -1,4 +1,4 @@
-"""Which kernel takes a step: that of the device, unless `COMPOSABLE_ENERGY_KERNEL` says which, and torch where it refuses."""
+"""Selection of the kernel for a step: that of the device, the one named by `COMPOSABLE_ENERGY_KERNEL`, or the torch reference."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from composable_energy.kernels.kernel import Kernel
 from composable_energy.noise import Noise
 from composable_energy.registry.api import REGISTRY, get_kernel, plugins
 
-__all__ = ["SWITCH", "forced", "kernel_for"]
+__all__ = ["SWITCH", "forced_kernel", "kernel_for"]
 
 SWITCH = "COMPOSABLE_ENERGY_KERNEL"
 _LOGGER = logging.getLogger("composable_energy.kernels")
 
 
-def forced() -> str | None:
-    """Returns the name that the environment says; None if it says nothing."""
+def forced_kernel() -> str | None:
+    """Returns the name of the kernel in the environment variable; None if it is not set."""
     return os.environ.get(SWITCH) or None
 
 
 def kernel_for(x: Tensor, others: Sequence[Tensor], noise: Noise) -> Kernel | None:
-    """Returns the kernel that takes a step; None for the reference.
+    """Returns the kernel for a step; None for the reference.
 
     Args:
         x: The points.
-        others: Gradients, and the momentum if there is one.
+        others: The gradients, and the momentum if there is one.
         noise: The noise.
 
     Raises:
-        OptionError: The kernel that the environment names cannot run, or cannot take this step.
-        PluginNotFound: There is none of that name.
+        OptionError: The kernel named by the environment variable cannot run, or refuses this step.
+        PluginNotFound: There is no kernel of that name.
     """
-    name = forced()
+    name = forced_kernel()
     if name == "torch" or x.numel() == 0:
         return None
     if name is not None:
@@ -47,7 +47,7 @@ def kernel_for(x: Tensor, others: Sequence[Tensor], noise: Noise) -> Kernel | No
         ready, reason = kernel.available()
         reason = _refusal(kernel, x, others, noise) if ready else reason
         if reason:
-            raise OptionError(f"{SWITCH} asks for the kernel {name!r}, which cannot run here: {reason}. Unset it, or set it to 'torch'.")
+            raise OptionError(f"{SWITCH} names the kernel {name!r}, which cannot run here: {reason}. Unset it, or set it to 'torch'.")
         return kernel
     refusals = []
     for name, kernel in _available(_registered()):
@@ -55,15 +55,15 @@ def kernel_for(x: Tensor, others: Sequence[Tensor], noise: Noise) -> Kernel | No
         if not reason:
             return kernel
         refusals.append(f"{name}: {reason}")
-    _tell(f"Steps on {x.device.type} run in torch, without a fused kernel ({'; '.join(refusals) or 'none is available'}).")
+    _log_once(f"Steps on {x.device.type} run in torch, without a fused kernel ({'; '.join(refusals) or 'none is available'}).")
     return None
 
 
 def _refusal(kernel: Kernel, x: Tensor, others: Sequence[Tensor], noise: Noise) -> str:
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *others)):
-        return "a gradient of the step itself is asked for"
+        return "a gradient of the step itself is needed"
     if x.device.type == "cpu" and noise.kind != "philox":
-        return f"it draws Philox noise, and the noise is {noise.kind!r}: say noise='philox'"
+        return f"it draws Philox noise, and the noise is {noise.kind!r}: use noise='philox'"
     if not isinstance(noise.chains, range) or noise.chains.step != 1:
         return "the ids of the chains are not consecutive"
     if any(other.dtype != x.dtype or other.device != x.device for other in others):
@@ -72,8 +72,8 @@ def _refusal(kernel: Kernel, x: Tensor, others: Sequence[Tensor], noise: Noise) 
 
 
 def _registered() -> tuple[Any, ...]:
-    """What a session registered, so that it is seen at once; entry points are looked up once."""
-    return tuple((name, made) for (kind, name), made in REGISTRY.registered.items() if kind == "kernel")
+    """Returns the kernels registered in this session, a key of the caches below: they are looked up again after each registration."""
+    return tuple((name, factory) for (kind, name), factory in REGISTRY.registered.items() if kind == "kernel")
 
 
 @cache
@@ -91,17 +91,16 @@ def _available(registered: tuple[Any, ...]) -> tuple[tuple[str, Kernel], ...]:
         try:
             kernel = _named(record.qualified, registered)
         except ComposableEnergyError as error:
-            _tell(str(error))
+            _log_once(str(error))
             continue
         ready, reason = kernel.available()
         if ready:
             found.append((record.name, kernel))
         else:
-            _tell(f"The kernel {record.name!r} cannot run here: {reason}.")
+            _log_once(f"The kernel {record.name!r} cannot run here: {reason}.")
     return tuple(found)
 
 
 @cache
-def _tell(what: str) -> None:
-    """Logs something once."""
-    _LOGGER.warning(what)
+def _log_once(message: str) -> None:
+    _LOGGER.warning(message)

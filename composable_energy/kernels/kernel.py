@@ -1,4 +1,4 @@
-"""What an implementation of the fused step is: one class with three methods."""
+"""The interface of implementations of the fused step."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Counter", "Kernel", "Numbers"]
+__all__ = ["Counter", "Kernel", "StepCoefficients"]
 
 
-class Numbers(NamedTuple):
-    r"""The numbers of a step, as in the formulas of `langevin_step`.
+class StepCoefficients(NamedTuple):
+    r"""The coefficients of a step, in the notation of `langevin_step`.
 
     Args:
         weights: $w_k$, one for each gradient.
         drift: $a$.
         scale: $s$; with 0 no noise is drawn.
         keep: $c$; with 0 and without momentum the points are not read.
-        move: $b$; only with a momentum.
-        low: The lowest value of a coordinate; None where there is none.
-        high: The highest.
+        move: $b$; used only with a momentum.
+        low: The lower bound of coordinates; None for none.
+        high: The upper bound of coordinates; None for none.
     """
 
     weights: tuple[float, ...]
@@ -34,7 +34,7 @@ class Numbers(NamedTuple):
 
 
 class Counter(NamedTuple):
-    """Where the Philox noise of a step begins. Row $i$ gets the counters (quad, step, chain + i, stream); four numbers from each.
+    """The first Philox counter of a step. Row $i$ has the counters (quad, step, chain + i, stream), with four numbers each.
 
     Args:
         seed: The key, from 0 to $2^{64} - 1$.
@@ -50,18 +50,18 @@ class Counter(NamedTuple):
 
 
 class Kernel(ABC):
-    """An implementation of `langevin_step` for some devices, offered by an entry point of the group `composable_energy.kernels`.
+    """Abstract implementation of `langevin_step` for some devices; an entry point of the group `composable_energy.kernels`.
 
-    It is called only for points that it does not refuse, and `check_kernel` compares it with the reference.
+    It is called only for points that it does not refuse. `check_kernel` compares it with the reference.
     """
 
     @abstractmethod
     def available(self) -> tuple[bool, str]:
-        """Returns whether it can run on this machine, and if not why; asked once."""
+        """Returns whether it can run on this machine, and if not the reason; called once."""
 
     @abstractmethod
     def refusal(self, x: Tensor) -> str:
-        """Returns why it cannot take points of this dtype and on this device, as in "it takes no float64"; empty if it can."""
+        """Returns why it refuses points of this dtype and device, such as "it takes no float64"; empty if it takes them."""
 
     @abstractmethod
     def langevin_step(
@@ -69,22 +69,21 @@ class Kernel(ABC):
         x: Tensor,
         gradients: Sequence[Tensor],
         momentum: Tensor | None,
-        numbers: Numbers,
+        coefficients: StepCoefficients,
         counter: Counter,
         out: Tensor,
         out_momentum: Tensor | None,
     ) -> None:
-        """Writes the points after a step; arithmetic in float32 at least, rounded once.
+        """Writes the points after a step, computed in at least float32 and rounded once.
 
-        All tensors are contiguous, with the shape $(B, *)$, dtype and device of the points, of which there is one at least, and need no
-        gradient.
+        All tensors are contiguous, have the shape $(B, *)$, dtype and device of the points, at least one row, and require no gradient.
 
         Args:
             x: The points.
-            gradients: $g_k$; there may be none.
-            momentum: The momentum; None for a step without.
-            numbers: The numbers.
-            counter: Where the noise begins.
-            out: Where the points go; `x` itself for a step in place.
-            out_momentum: Where the momentum goes; `momentum` itself for a step in place.
+            gradients: $g_k$; may be empty.
+            momentum: The momentum; None for a step without momentum.
+            coefficients: The coefficients.
+            counter: The first counter of the noise.
+            out: The output for points; `x` itself for a step in place.
+            out_momentum: The output for the momentum; `momentum` itself for a step in place.
         """

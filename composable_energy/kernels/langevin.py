@@ -1,4 +1,4 @@
-"""The fused step: one operation that every sampler calls, and the device decides which implementation runs."""
+"""The fused Langevin step of all samplers; its implementation depends on the device."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.kernels import operators
-from composable_energy.kernels.dispatch import forced, kernel_for
-from composable_energy.kernels.kernel import Counter, Numbers
+from composable_energy.kernels.dispatch import forced_kernel, kernel_for
+from composable_energy.kernels.kernel import Counter, StepCoefficients
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise
 
@@ -67,17 +67,17 @@ def langevin_step(
     stream: int = 0,
     inplace: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    r"""Takes a noisy step along gradients, in one pass over the points where there is a kernel for them.
+    r"""Takes a Langevin step, fused to one pass over the points if there is a kernel for them.
 
     $$x' = c\, x - a \sum_k w_k g_k + s\, \xi$$
 
-    and with a momentum $p$ two halves of a walk with the noise between them:
+    With a momentum $p$ it is an underdamped step:
 
     $$p \leftarrow p - a \sum_k w_k g_k, \quad x \leftarrow x + b\, p, \quad p \leftarrow c\, p + s\, \xi, \quad x \leftarrow x + b\, p.$$
 
-    On the CPU torch takes the step, with noise of any kind. On another device a kernel takes it that an entry point offers, Triton's on
-    CUDA, and torch where that refuses: for float64, chains whose ids are not consecutive, or a step that is differentiated; why is logged
-    once. Both draw the same Philox noise. The environment variable `COMPOSABLE_ENERGY_KERNEL` names a kernel that has to run, or `torch`.
+    On the CPU the step runs in torch, with any kind of noise. On other devices it runs in a kernel from an entry point (Triton on CUDA).
+    If the kernel refuses (float64, ids that are not consecutive, a differentiated step), it runs in torch with the same Philox noise, and
+    the reason is logged once. The environment variable `COMPOSABLE_ENERGY_KERNEL` forces a kernel, or `torch`.
 
     Args:
         x: The points, with shape $(B, *)$.
@@ -86,19 +86,19 @@ def langevin_step(
         scale: $s$; with 0 no noise is drawn.
         drift: $a$.
         weights: $w_k$, one for each gradient; 1 each if None.
-        keep: $c$; with 0 and without a momentum points are not read, so only their shape matters.
-        box: The lowest and the highest value of a coordinate, to which points are clamped at the end.
+        keep: $c$; with 0 and without momentum only the shape of the points is used.
+        box: The lower and upper bound of coordinates, to which points are clamped at the end.
         momentum: $p$, with the shape of the points.
         move: $b$.
-        stream: Tells apart several draws at one step.
+        stream: The number of the draw at this step.
         inplace: Whether to write to `x` and `momentum`.
 
     Returns:
-        The points, or with a momentum the pair of points and momentum.
+        The points; with a momentum, the pair of points and momentum.
 
     Raises:
         ShapeError: Points, gradients, momentum and chains do not fit.
-        OptionError: There are not as many weights as gradients, or the kernel that the environment names cannot run.
+        OptionError: The numbers of weights and gradients differ, or the forced kernel cannot run.
 
     Example:
         >>> import torch
@@ -112,38 +112,38 @@ def langevin_step(
     if weights is None:
         weights = _ONE if len(gradients) == 1 else _ONE * len(gradients)
     low, high = (None, None) if box is None else box
-    numbers = Numbers(tuple(weights), drift, scale, keep, move, low, high)
-    _check(x, gradients, momentum, numbers, noise)
+    coefficients = StepCoefficients(tuple(weights), drift, scale, keep, move, low, high)
+    _check(x, gradients, momentum, coefficients, noise)
     if torch.compiler.is_compiling() and noise.kind == "philox" and isinstance(noise.chains, range) and noise.chains.step == 1:
-        moved, kick = _operator(x, gradients, momentum, numbers, _counter(noise, stream), inplace)
-    elif x.is_cpu and forced() is None:
-        moved, kick = reference_step(x, gradients, momentum, numbers, noise, stream, inplace)
+        moved, kick = _operator(x, gradients, momentum, coefficients, _counter(noise, stream), inplace)
+    elif x.is_cpu and forced_kernel() is None:
+        moved, kick = reference_step(x, gradients, momentum, coefficients, noise, stream, inplace)
     else:
         kernel = kernel_for(x, gradients if momentum is None else (*gradients, momentum), noise)
         if kernel is None:
-            moved, kick = reference_step(x, gradients, momentum, numbers, noise, stream, inplace)
+            moved, kick = reference_step(x, gradients, momentum, coefficients, noise, stream, inplace)
         elif inplace:
-            moved, kick = _operator(x, gradients, momentum, numbers, _counter(noise, stream), inplace)
+            moved, kick = _operator(x, gradients, momentum, coefficients, _counter(noise, stream), inplace)
         else:
-            moved, kick = operators.run(kernel, x, gradients, momentum, numbers, _counter(noise, stream), inplace)
+            moved, kick = operators.run(kernel, x, gradients, momentum, coefficients, _counter(noise, stream), inplace)
     return moved if kick is None else (moved, kick)
 
 
 def normal(like: Tensor, noise: Noise, scale: float = 1.0, stream: int = 0) -> Tensor:
-    r"""Returns $s\, \xi$ with the shape of some points, such as a fresh momentum: `noise.normal` by a kernel where there is one.
+    r"""Returns $s\, \xi$ with the shape of points, such as a momentum: `noise.normal`, by a kernel if there is one.
 
     Args:
         like: The points, with shape $(B, *)$.
         noise: The noise of these chains at this step.
         scale: $s$.
-        stream: Tells apart several draws at one step.
+        stream: The number of the draw at this step.
     """
     return langevin_step(like, noise=noise, scale=scale, keep=0.0, stream=stream)
 
 
-def _check(x: Tensor, gradients: Sequence[Tensor], momentum: Tensor | None, numbers: Numbers, noise: Noise) -> None:
-    if len(numbers.weights) != len(gradients):
-        raise OptionError(f"There are {len(gradients)} gradients and {len(numbers.weights)} weights; give one for each.")
+def _check(x: Tensor, gradients: Sequence[Tensor], momentum: Tensor | None, coefficients: StepCoefficients, noise: Noise) -> None:
+    if len(coefficients.weights) != len(gradients):
+        raise OptionError(f"There are {len(gradients)} gradients and {len(coefficients.weights)} weights; give one for each.")
     shape = x.shape
     for gradient in gradients:
         if gradient.shape != shape:
@@ -159,11 +159,11 @@ def _counter(noise: Noise, stream: int) -> Counter:
 
 
 def _operator(
-    x: Tensor, gradients: Sequence[Tensor], momentum: Tensor | None, numbers: Numbers, counter: Counter, inplace: bool
+    x: Tensor, gradients: Sequence[Tensor], momentum: Tensor | None, coefficients: StepCoefficients, counter: Counter, inplace: bool
 ) -> tuple[Tensor, Tensor | None]:
-    given = (x, list(gradients), momentum, list(numbers.weights), *numbers[1:], operators.signed(counter.seed), *counter[1:])
+    args = (x, list(gradients), momentum, list(coefficients.weights), *coefficients[1:], operators.to_signed(counter.seed), *counter[1:])
     if inplace:
-        operators.step_(*given)
+        operators.step_(*args)
         return x, momentum
-    moved, *kick = operators.step(*given)
+    moved, *kick = operators.step(*args)
     return moved, kick[0] if kick else None

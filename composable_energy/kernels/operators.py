@@ -1,6 +1,6 @@
-"""The step as operators of torch, so that `torch.compile` and autograd know what is written: the kernel of the device, by Philox noise.
+"""The step as torch operators with Philox noise, for `torch.compile` and autograd.
 
-Seeds are numbers of 64 bits, which operators take with a sign.
+Operators take seeds as signed numbers of 64 bits.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from composable_energy.kernels.dispatch import forced, kernel_for
-from composable_energy.kernels.kernel import Counter, Kernel, Numbers
+from composable_energy.kernels.dispatch import forced_kernel, kernel_for
+from composable_energy.kernels.kernel import Counter, Kernel, StepCoefficients
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise
 
-__all__ = ["run", "signed", "step", "step_"]
+__all__ = ["run", "step", "step_", "to_signed"]
 
 _NUMBERS = (
     "float[] weights, float drift, float scale, float keep, float move, float? low, float? high, "
@@ -44,13 +44,13 @@ def step(
     chain: int,
     stream: int,
 ) -> list[Tensor]:
-    """Returns new points, and the new momentum if there is one."""
-    numbers = Numbers(tuple(weights), drift, scale, keep, move, low, high)
-    return _run(x, gradients, momentum, numbers, Counter(seed % 2**64, step, chain, stream), inplace=False)
+    """Takes a step and returns the points, and the momentum if there is one."""
+    coefficients = StepCoefficients(tuple(weights), drift, scale, keep, move, low, high)
+    return _run(x, gradients, momentum, coefficients, Counter(seed % 2**64, step, chain, stream), inplace=False)
 
 
 @step.register_fake
-def _(x: Tensor, gradients: list[Tensor], momentum: Tensor | None, *numbers: object) -> list[Tensor]:
+def _(x: Tensor, gradients: list[Tensor], momentum: Tensor | None, *coefficients: object) -> list[Tensor]:
     return [torch.empty_like(some, memory_format=torch.contiguous_format) for some in (x, momentum) if some is not None]
 
 
@@ -76,12 +76,12 @@ def step_(
     stream: int,
 ) -> None:
     """Takes a step in place."""
-    numbers = Numbers(tuple(weights), drift, scale, keep, move, low, high)
-    _run(x, gradients, momentum, numbers, Counter(seed % 2**64, step, chain, stream), inplace=True)
+    coefficients = StepCoefficients(tuple(weights), drift, scale, keep, move, low, high)
+    _run(x, gradients, momentum, coefficients, Counter(seed % 2**64, step, chain, stream), inplace=True)
 
 
 @step_.register_fake
-def _(x: Tensor, gradients: list[Tensor], momentum: Tensor | None, *numbers: object) -> None:
+def _(x: Tensor, gradients: list[Tensor], momentum: Tensor | None, *coefficients: object) -> None:
     return None
 
 
@@ -90,30 +90,32 @@ def run(
     x: Tensor,
     gradients: Sequence[Tensor],
     momentum: Tensor | None,
-    numbers: Numbers,
+    coefficients: StepCoefficients,
     counter: Counter,
     inplace: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Takes a step with a kernel, which sees numbers that stand in order; in place for tensors of which they do."""
+    """Takes a step with a kernel, which gets contiguous tensors; contiguous ones are written in place if requested."""
     x, momentum = x.contiguous(), None if momentum is None else momentum.contiguous()
     out = x if inplace else torch.empty_like(x)
     out_momentum = momentum if inplace or momentum is None else torch.empty_like(momentum)
-    kernel.langevin_step(x, [gradient.contiguous() for gradient in gradients], momentum, numbers, counter, out, out_momentum)
+    kernel.langevin_step(x, [gradient.contiguous() for gradient in gradients], momentum, coefficients, counter, out, out_momentum)
     return out, out_momentum
 
 
-def signed(seed: int) -> int:
-    """Returns a seed, modulo 2^64, as a number with a sign."""
+def to_signed(seed: int) -> int:
+    """Returns a seed, modulo 2^64, as a signed number."""
     return (seed + 2**63) % 2**64 - 2**63
 
 
-def _run(x: Tensor, gradients: list[Tensor], momentum: Tensor | None, numbers: Numbers, counter: Counter, inplace: bool) -> list[Tensor]:
+def _run(
+    x: Tensor, gradients: list[Tensor], momentum: Tensor | None, coefficients: StepCoefficients, counter: Counter, inplace: bool
+) -> list[Tensor]:
     noise = Noise(counter.seed, range(counter.chain, counter.chain + len(x)), counter.step, "philox")
     others = gradients if momentum is None else [*gradients, momentum]
-    kernel = None if x.is_cpu and forced() is None else kernel_for(x, others, noise)
-    whole = not inplace or (x.is_contiguous() and (momentum is None or momentum.is_contiguous()))
-    if kernel is None or not whole:
-        moved, kick = reference_step(x, gradients, momentum, numbers, noise, counter.stream, inplace)
+    kernel = None if x.is_cpu and forced_kernel() is None else kernel_for(x, others, noise)
+    contiguous = x.is_contiguous() and (momentum is None or momentum.is_contiguous())
+    if kernel is None or (inplace and not contiguous):
+        moved, kick = reference_step(x, gradients, momentum, coefficients, noise, counter.stream, inplace)
     else:
-        moved, kick = run(kernel, x, gradients, momentum, numbers, counter, inplace)
+        moved, kick = run(kernel, x, gradients, momentum, coefficients, counter, inplace)
     return [moved] if kick is None else [moved, kick]

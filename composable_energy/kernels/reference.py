@@ -1,4 +1,4 @@
-"""The step in torch: what every kernel is compared with, and what runs wherever there is none."""
+"""The reference implementation of the step in torch, used where no kernel runs and to check kernels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from composable_energy.kernels.kernel import Numbers
+from composable_energy.kernels.kernel import StepCoefficients
 from composable_energy.noise import Noise
 
 __all__ = ["reference_step"]
@@ -17,35 +17,35 @@ def reference_step(
     x: Tensor,
     gradients: Sequence[Tensor],
     momentum: Tensor | None,
-    numbers: Numbers,
+    coefficients: StepCoefficients,
     noise: Noise,
     stream: int,
     inplace: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Takes a step; see `langevin_step`. Half precision is widened, so that it is rounded once and not after each term."""
+    """Takes a step; see `langevin_step`. Half precision is computed in float32 and rounded once."""
     if x.dtype in (torch.bfloat16, torch.float16):
         wide = [gradient.float() for gradient in gradients]
-        moved, kick = reference_step(x.float(), wide, None if momentum is None else momentum.float(), numbers, noise, stream, True)
+        moved, kick = reference_step(x.float(), wide, None if momentum is None else momentum.float(), coefficients, noise, stream, True)
         if inplace:
             return x.copy_(moved), None if momentum is None or kick is None else momentum.copy_(kick)
         return moved.to(x.dtype), None if kick is None else kick.to(x.dtype)
-    if momentum is None and len(gradients) == 1 and numbers.keep == 1.0 and not inplace:  # the step of most samplers, without detours
-        x = _noisy(torch.add(x, gradients[0], alpha=-numbers.drift * numbers.weights[0]), numbers, noise, stream)
+    if momentum is None and len(gradients) == 1 and coefficients.keep == 1.0 and not inplace:  # most samplers, without extra passes
+        x = _add_noise(torch.add(x, gradients[0], alpha=-coefficients.drift * coefficients.weights[0]), coefficients, noise, stream)
     elif momentum is None:
-        x = _noisy(_pushed(x, gradients, numbers, numbers.keep, inplace), numbers, noise, stream)
+        x = _add_noise(_apply_force(x, gradients, coefficients, coefficients.keep, inplace), coefficients, noise, stream)
     else:
-        momentum = _pushed(momentum, gradients, numbers, 1.0, inplace)
-        x = x.add_(momentum, alpha=numbers.move) if inplace else torch.add(x, momentum, alpha=numbers.move)
-        momentum = _noisy(momentum.mul_(numbers.keep), numbers, noise, stream)
-        x = x.add_(momentum, alpha=numbers.move)
-    if numbers.low is not None:
-        x = x.clamp_(numbers.low, numbers.high)
+        momentum = _apply_force(momentum, gradients, coefficients, 1.0, inplace)
+        x = x.add_(momentum, alpha=coefficients.move) if inplace else torch.add(x, momentum, alpha=coefficients.move)
+        momentum = _add_noise(momentum.mul_(coefficients.keep), coefficients, noise, stream)
+        x = x.add_(momentum, alpha=coefficients.move)
+    if coefficients.low is not None:
+        x = x.clamp_(coefficients.low, coefficients.high)
     return x, momentum
 
 
-def _pushed(start: Tensor, gradients: Sequence[Tensor], numbers: Numbers, keep: float, inplace: bool) -> Tensor:
-    """What is kept, less the gradients."""
-    factors = [-numbers.drift * weight for weight in numbers.weights]
+def _apply_force(start: Tensor, gradients: Sequence[Tensor], coefficients: StepCoefficients, keep: float, inplace: bool) -> Tensor:
+    """Returns `keep * start` minus the weighted gradients."""
+    factors = [-coefficients.drift * weight for weight in coefficients.weights]
     if inplace:
         pushed = start.mul_(keep) if keep not in (0.0, 1.0) else start if keep else start.zero_()
     elif keep == 0.0:
@@ -59,5 +59,5 @@ def _pushed(start: Tensor, gradients: Sequence[Tensor], numbers: Numbers, keep: 
     return pushed
 
 
-def _noisy(x: Tensor, numbers: Numbers, noise: Noise, stream: int) -> Tensor:
-    return noise.add_normal_(x, numbers.scale, stream) if numbers.scale != 0.0 else x
+def _add_noise(x: Tensor, coefficients: StepCoefficients, noise: Noise, stream: int) -> Tensor:
+    return noise.add_normal_(x, coefficients.scale, stream) if coefficients.scale != 0.0 else x

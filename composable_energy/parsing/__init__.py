@@ -1,4 +1,4 @@
-r"""Expressions as text: `parse("male & ~smiling", resolve)`, a grammar of its own that runs nothing.
+r"""Parsing of expressions: `parse("male & ~smiling", resolve)`. Text is never executed.
 
     expression  = term, { operator, term }
     term        = { "~" }, ( name | number | "(", expression, ")" )
@@ -8,23 +8,22 @@ r"""Expressions as text: `parse("male & ~smiling", resolve)`, a grammar of its o
                 | a path that begins with "/", "./" or "../", of the same characters and "."
                 | anything between single or double quotes
 
-Precedence is Python's, from tight to loose: `~`, then `*` and `/`, then `>>`, then `&`, then `|`; all of them group from the left. Numbers
-are weights: `2 * smiling`, `smiling / 2`, and products of numbers such as `(1 / 3) * smiling`. A `/` without spaces belongs to the name
-(`faces/male`), so a division has spaces, parentheses or numbers around it.
+Precedence is Python's, from high to low: `~`, then `*` and `/`, then `>>`, then `&`, then `|`; all are left-associative. Numbers are
+weights: `2 * smiling`, `smiling / 2`, and products of numbers such as `(1 / 3) * smiling`. A `/` without spaces belongs to the name
+(`faces/male`), so a division needs spaces, parentheses or numbers around it.
 
-Syntax stands apart from building: `parse_tree` finds every mistake of form without an energy, `build` then asks for the names. A mistake is
-a `ParseError` that shows its place:
+`parse_tree` finds all syntax errors without an energy; `build` then looks up the names. A `ParseError` shows its location:
 
     Expected an operator, found `smiling`; join two terms by `&` or `|`.
       male smiling
            ^^^^^^^
 
-This file imports no torch, so that a command line can speak of a typo at once.
+Parsing does not import torch, so that the command line reports syntax errors at once.
 """
 
 from composable_energy.parsing.builder import build, parse, unknown_name
 from composable_energy.parsing.grammar import MAX_DEPTH, MAX_LENGTH, parse_tree
-from composable_energy.parsing.tree import Chain, Complement, Name, ParseError, Place, Scaled, Tree, leaves
+from composable_energy.parsing.tree import Chain, Complement, Name, ParseError, Scaled, SourceSpan, Tree, leaves
 
 __all__ = [
     "MAX_DEPTH",
@@ -33,8 +32,8 @@ __all__ = [
     "Complement",
     "Name",
     "ParseError",
-    "Place",
     "Scaled",
+    "SourceSpan",
     "Tree",
     "build",
     "leaves",

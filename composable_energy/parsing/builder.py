@@ -1,4 +1,4 @@
-"""From a syntax tree to an energy: names are looked up, operators applied, and errors shown where they arise."""
+"""Building of energies from syntax trees; errors show their location."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, PluginNotFound
 from composable_energy.parsing.grammar import parse_tree
-from composable_energy.parsing.tree import Chain, Complement, Name, ParseError, Place, Scaled, Tree, leaves
+from composable_energy.parsing.tree import Chain, Complement, Name, ParseError, Scaled, SourceSpan, Tree, leaves
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
@@ -17,36 +17,36 @@ __all__ = ["build", "parse", "unknown_name"]
 
 
 def parse(text: str, resolve: Callable[[str], Energy], names: Iterable[str] = ()) -> Energy:
-    """Returns the energy that an expression in text stands for.
+    """Returns the energy of an expression in text.
 
     Args:
-        text: The expression, as `male & ~smiling`.
-        resolve: Gives the energy of a name, once for each name; for an unknown one it raises a `LookupError`.
-        names: Names to propose where one is unknown.
+        text: The expression, such as `male & ~smiling`.
+        resolve: A function that returns the energy of a name, called once for each; for an unknown name it raises a `LookupError`.
+        names: Names to suggest for an unknown one.
 
     Raises:
-        ParseError: The text is no expression, or a name is unknown.
-        ExpressionError: The energies cannot be joined as written; the message shows where.
+        ParseError: The text is not an expression, or a name is unknown.
+        ExpressionError: The energies cannot be combined; the message shows the location.
     """
     return build(parse_tree(text), resolve, names)
 
 
 def build(tree: Tree, resolve: Callable[[str], Energy], names: Iterable[str] = ()) -> Energy:
-    """Returns the energy that a syntax tree stands for; the arguments and errors are those of `parse`."""
+    """Returns the energy of a syntax tree; see `parse` for the arguments and errors."""
     found: dict[str, Energy] = {}
     for leaf in leaves(tree):
         if leaf.name not in found:
-            found[leaf.name] = _resolved(leaf, resolve, names)
-    return _built(tree, found)
+            found[leaf.name] = _resolve(leaf, resolve, names)
+    return _build(tree, found)
 
 
 def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseError:
-    """Returns the error for a name that nothing stands for, with the nearest names.
+    """Returns the error for an unknown name, with the nearest names.
 
     Args:
-        leaf: The name, with its place.
-        names: The names that there are.
-        reason: What whoever looked it up said; empty takes a list of names.
+        leaf: The name, with its location.
+        names: The known names.
+        reason: Why the look-up failed; empty for a list of names.
     """
     names = sorted(set(names))
     near = difflib.get_close_matches(leaf.name, names, n=3, cutoff=0.6)
@@ -62,38 +62,38 @@ def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseErr
     return ParseError(f"Unknown name `{leaf.name}`{advice}", leaf.place)
 
 
-def _resolved(leaf: Name, resolve: Callable[[str], Energy], names: Iterable[str]) -> Energy:
+def _resolve(leaf: Name, resolve: Callable[[str], Energy], names: Iterable[str]) -> Energy:
     try:
         return resolve(leaf.name)
     except ParseError:
         raise
     except LookupError as error:
         if isinstance(error, ComposableEnergyError) and not isinstance(error, PluginNotFound):
-            _point(error, leaf.place)
+            _add_location(error, leaf.place)
             raise
         reason = str(error) if isinstance(error, ComposableEnergyError) else ""
         raise unknown_name(leaf, names, reason) from error
 
 
-def _built(tree: Tree, found: dict[str, Energy]) -> Energy:
+def _build(tree: Tree, found: dict[str, Energy]) -> Energy:
     match tree:
         case Name():
             return found[tree.name]
         case Complement():
-            operands = [_built(tree.operand, found)]
+            operands = [_build(tree.operand, found)]
         case Scaled():
-            operands = [_built(tree.operand, found)]
+            operands = [_build(tree.operand, found)]
         case Chain():
-            operands = [_built(term, found) for term in tree.terms]
+            operands = [_build(term, found) for term in tree.terms]
     try:
-        return _joined(tree, operands)
+        return _join(tree, operands)
     except ComposableEnergyError as error:
-        _point(error, tree.place)
+        _add_location(error, tree.place)
         raise
 
 
-def _joined(tree: Complement | Scaled | Chain, operands: list[Energy]) -> Energy:
-    """Applies the operator; chains are built whole, since term by term would take the square of the time."""
+def _join(tree: Complement | Scaled | Chain, operands: list[Energy]) -> Energy:
+    """Applies an operator to its operands. A chain is built at once: term by term takes quadratic time."""
     from composable_energy.algebra import all_of, any_of
 
     match tree:
@@ -109,6 +109,6 @@ def _joined(tree: Complement | Scaled | Chain, operands: list[Energy]) -> Energy
             return operands[0] >> operands[1]
 
 
-def _point(error: ComposableEnergyError, place: Place) -> None:
-    """Adds the place to an error's message; it keeps its class."""
+def _add_location(error: ComposableEnergyError, place: SourceSpan) -> None:
+    """Adds the location to the message of an error."""
     error.args = (f"{error}\n{place}", *error.args[1:])

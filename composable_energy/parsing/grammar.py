@@ -1,4 +1,4 @@
-"""From text to a syntax tree: recursive descent, with bounds on length and depth."""
+"""The parser of expressions: recursive descent, with limits on length and depth."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 
 from composable_energy.parsing.tree import (
-    ELSEWHERE,
+    FOREIGN_SYNTAX,
     NAME,
     PATH,
     PRECEDENCE,
@@ -16,8 +16,8 @@ from composable_energy.parsing.tree import (
     Number,
     ParseError,
     Part,
-    Place,
     Scaled,
+    SourceSpan,
     Tree,
 )
 
@@ -33,18 +33,18 @@ _WORD = re.compile(r"\w+|&&|\|\||->|=>|<<|\*\*|==|!=|.", re.DOTALL)
 
 
 def parse_tree(text: str) -> Tree:
-    """Returns the syntax tree of an expression, with every mistake of form found and no name looked up.
+    """Returns the syntax tree of an expression, without looking up names.
 
     Raises:
-        ParseError: The text is no expression, is longer than `MAX_LENGTH` characters or nested more than `MAX_DEPTH` deep.
+        ParseError: The text is not an expression, has more than `MAX_LENGTH` characters or is nested more than `MAX_DEPTH` deep.
     """
     if len(text) > MAX_LENGTH:
-        raise ParseError(f"An expression has at most {MAX_LENGTH} characters, got {len(text)}.", Place(text, MAX_LENGTH, len(text)))
+        raise ParseError(f"An expression has at most {MAX_LENGTH} characters, got {len(text)}.", SourceSpan(text, MAX_LENGTH, len(text)))
     return _Parser(text).whole()
 
 
 class _Parser:
-    """Recursive descent over the text itself: what a character means depends on whether a term or an operator is due."""
+    """A recursive descent parser without tokens: the meaning of a character depends on whether a term or an operator is expected."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -54,7 +54,7 @@ class _Parser:
 
     def whole(self) -> Tree:
         if self.position == len(self.text):
-            raise ParseError("Expected an expression, found nothing; write one such as `male & ~smiling`.", Place(self.text, 0, 0))
+            raise ParseError("Expected an expression, found nothing; write one such as `male & ~smiling`.", SourceSpan(self.text, 0, 0))
         part = self._expression(1)
         if self.position < len(self.text):
             raise self._unexpected("an operator")
@@ -65,7 +65,7 @@ class _Parser:
         while (operator := self._operator()) and PRECEDENCE[operator] >= lowest:
             self._take(self.position + len(operator))
             right = self._expression(PRECEDENCE[operator] + 1)
-            left = self._bounded(self._joined(left, operator, right))
+            left = self._check_depth(self._join(left, operator, right))
         return left
 
     def _term(self) -> Part:
@@ -83,7 +83,7 @@ class _Parser:
             place = self._take(match.end())
             return _number(float("".join(match[0].split())), place)
         match = NAME.match(self.text, at) or PATH.match(self.text, at)
-        if match is None or match[0] in ELSEWHERE:
+        if match is None or match[0] in FOREIGN_SYNTAX:
             raise self._unexpected("a name, a number, `~` or `(`")
         return Name(match[0], self._take(match.end()))
 
@@ -96,8 +96,8 @@ class _Parser:
         part = self._term()
         tree = self._energy(part, "`~` takes an energy, and this is a number")
         for sign in reversed(signs):
-            tree = Complement(tree, Place(self.text, sign.start, tree.place.end), tree.depth + 1)
-            self._bounded(tree)
+            tree = Complement(tree, SourceSpan(self.text, sign.start, tree.place.end), tree.depth + 1)
+            self._check_depth(tree)
         return tree
 
     def _group(self) -> Part:
@@ -113,14 +113,14 @@ class _Parser:
         return part
 
     def _operator(self) -> str:
-        """Returns the operator at the position, empty if there is none."""
+        """Returns the operator at the position; empty if there is none."""
         two = self.text[self.position : self.position + 2]
         if two in ("&&", "||", "**"):
             return ""
         return next((operator for operator in PRECEDENCE if two.startswith(operator)), "")
 
-    def _joined(self, left: Part, operator: str, right: Part) -> Part:
-        place = Place(self.text, left.place.start, right.place.end)
+    def _join(self, left: Part, operator: str, right: Part) -> Part:
+        place = SourceSpan(self.text, left.place.start, right.place.end)
         if operator in ("*", "/"):
             return self._scaled(left, operator, right, place)
         terms = [self._energy(part, f"`{operator}` joins energies, and this is a number") for part in (left, right)]
@@ -128,7 +128,7 @@ class _Parser:
             terms = [inner for term in terms for inner in _flat(term, operator)]
         return Chain(operator, tuple(terms), place, max(term.depth for term in terms) + 1)
 
-    def _scaled(self, left: Part, operator: str, right: Part, place: Place) -> Part:
+    def _scaled(self, left: Part, operator: str, right: Part, place: SourceSpan) -> Part:
         if operator == "/":
             if not isinstance(right, Number):
                 raise ParseError("`/` divides by a number, and this is an energy.", right.place)
@@ -149,13 +149,13 @@ class _Parser:
             raise ParseError(f"{otherwise}; a number is a weight, as in `2 * smiling`.", part.place)
         return part
 
-    def _bounded(self, part: Part) -> Part:
+    def _check_depth(self, part: Part) -> Part:
         if part.depth > MAX_DEPTH:
             raise self._too_deep(part.place)
         return part
 
-    def _take(self, end: int) -> Place:
-        place = Place(self.text, self.position, end)
+    def _take(self, end: int) -> SourceSpan:
+        place = SourceSpan(self.text, self.position, end)
         self.position = end
         self._skip()
         return place
@@ -164,27 +164,27 @@ class _Parser:
         match = _SPACE.match(self.text, self.position)
         self.position = match.end() if match else self.position
 
-    def _too_deep(self, place: Place) -> ParseError:
+    def _too_deep(self, place: SourceSpan) -> ParseError:
         return ParseError(f"An expression is nested at most {MAX_DEPTH} deep.", place)
 
     def _unexpected(self, expected: str) -> ParseError:
         match = _WORD.match(self.text, self.position)
         if match is None:
             advice = f"; the `(` at character {self.open[-1] + 1} is not closed." if self.open else "."
-            return ParseError(f"Expected {expected}, found the end{advice}", Place(self.text, len(self.text), len(self.text)))
+            return ParseError(f"Expected {expected}, found the end{advice}", SourceSpan(self.text, len(self.text), len(self.text)))
         found = match[0]
-        advice = ELSEWHERE.get(found, "")
+        advice = FOREIGN_SYNTAX.get(found, "")
         if not advice and "operator" in expected:
             if found == ")":
                 advice = "no `(` is open"
             elif found[0] in "~('\"" or found[0].isalnum() or found[0] == "_":
                 advice = "join two terms by `&` or `|`, a weight and a term by `*`"
-        place = Place(self.text, self.position, match.end())
+        place = SourceSpan(self.text, self.position, match.end())
         shown = f"`{found}`" if found.isprintable() else ascii(found)
         return ParseError(f"Expected {expected}, found {shown}{f'; {advice}' if advice else ''}.", place)
 
 
-def _number(value: float, place: Place) -> Number:
+def _number(value: float, place: SourceSpan) -> Number:
     if not math.isfinite(value):
         raise ParseError("A weight is a finite number.", place)
     return Number(value, place)

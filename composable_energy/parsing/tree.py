@@ -1,4 +1,4 @@
-"""Syntax trees of expressions, with the place in the text of each part, and the error that shows a place."""
+"""Syntax trees of expressions with locations in the text, and the error that shows them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from composable_energy.errors import ExpressionError
 
 __all__ = [
-    "ELSEWHERE",
+    "FOREIGN_SYNTAX",
     "NAME",
     "PATH",
     "PRECEDENCE",
@@ -19,8 +19,8 @@ __all__ = [
     "Number",
     "ParseError",
     "Part",
-    "Place",
     "Scaled",
+    "SourceSpan",
     "Tree",
     "leaves",
 ]
@@ -29,7 +29,7 @@ PRECEDENCE = {"|": 1, "&": 2, ">>": 3, "*": 4, "/": 4}
 COMPLEMENT = 5
 NAME = re.compile(r"[^\W\d]\w*(?:[-=/:]\w+)*")
 PATH = re.compile(r"\.{0,2}/[\w\-=/:.]+")
-ELSEWHERE = {
+FOREIGN_SYNTAX = {
     "and": "write `&`",
     "&&": "write `&`",
     "or": "write `|`",
@@ -46,19 +46,19 @@ ELSEWHERE = {
     ".": "methods are called in Python, a name with a point is written in quotes",
     "=": "write `hair=red` without spaces",
 }
-"""What other languages write, and what to write here; none of it is a name."""
+"""Operators of other languages, with the advice for each; they are not names."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A stretch of an expression's text, from character `start` to before `end`."""
+class SourceSpan:
+    """A range of the text of an expression, from character `start` to before `end`."""
 
     text: str
     start: int
     end: int
 
     def __str__(self) -> str:
-        """Returns the line around the stretch, and carets below it."""
+        """Returns the text around the range, and carets below it."""
         first = max(0, self.start - 60)
         last = min(len(self.text), max(self.start + 60, first + 100))
         shown = "".join(c if c.isprintable() else " " for c in self.text[first:last])
@@ -68,78 +68,78 @@ class Place:
 
 
 class ParseError(ExpressionError):
-    """An expression is not written as it should be.
+    """The text of an expression is malformed.
 
     Attributes:
-        place: Where.
+        place: The location.
     """
 
-    def __init__(self, message: str, place: Place) -> None:
+    def __init__(self, message: str, place: SourceSpan) -> None:
         super().__init__(f"{message}\n{place}" if place.text.strip() else message)
         self.place = place
 
 
 @dataclass(frozen=True)
 class Name:
-    """A name, which an energy stands for."""
+    """The name of an energy."""
 
     name: str
-    place: Place = field(compare=False, repr=False)
+    place: SourceSpan = field(compare=False, repr=False)
     depth: int = field(default=1, compare=False, repr=False)
 
     def __str__(self) -> str:
-        if (NAME.fullmatch(self.name) and self.name not in ELSEWHERE) or PATH.fullmatch(self.name):
+        if (NAME.fullmatch(self.name) and self.name not in FOREIGN_SYNTAX) or PATH.fullmatch(self.name):
             return self.name
         return f"'{self.name}'" if "'" not in self.name else f'"{self.name}"'
 
 
 @dataclass(frozen=True)
 class Complement:
-    """`~A`."""
+    """The complement `~A`."""
 
     operand: Tree
-    place: Place = field(compare=False, repr=False)
+    place: SourceSpan = field(compare=False, repr=False)
     depth: int = field(default=1, compare=False, repr=False)
 
     def __str__(self) -> str:
-        return "~" + _written(self.operand, COMPLEMENT)
+        return "~" + _format_operand(self.operand, COMPLEMENT)
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """`w * A`; `A / T` is that with w = 1 / T."""
+    """The weighted `w * A`; also `A / T`, with w = 1 / T."""
 
     weight: float
     operand: Tree
-    place: Place = field(compare=False, repr=False)
+    place: SourceSpan = field(compare=False, repr=False)
     depth: int = field(default=1, compare=False, repr=False)
 
     def __str__(self) -> str:
         short = f"{self.weight:g}"
-        return f"{short if float(short) == self.weight else repr(self.weight)} * {_written(self.operand, PRECEDENCE['*'] + 1)}"
+        return f"{short if float(short) == self.weight else repr(self.weight)} * {_format_operand(self.operand, PRECEDENCE['*'] + 1)}"
 
 
 @dataclass(frozen=True)
 class Chain:
-    """`A & B & ...`, `A | B | ...`, or `A >> B`, which has two terms."""
+    """The chain `A & B & ...` or `A | B | ...`, or the implication `A >> B`."""
 
     operator: str
     terms: tuple[Tree, ...]
-    place: Place = field(compare=False, repr=False)
+    place: SourceSpan = field(compare=False, repr=False)
     depth: int = field(default=1, compare=False, repr=False)
 
     def __str__(self) -> str:
         first, *others = self.terms
         own = PRECEDENCE[self.operator]
-        return f" {self.operator} ".join([_written(first, own), *(_written(term, own + 1) for term in others)])
+        return f" {self.operator} ".join([_format_operand(first, own), *(_format_operand(term, own + 1) for term in others)])
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number on its way into a weight; a finished tree has none."""
+    """A number, which becomes a weight; a complete tree has none."""
 
     value: float
-    place: Place = field(compare=False, repr=False)
+    place: SourceSpan = field(compare=False, repr=False)
     depth: int = field(default=1, compare=False, repr=False)
 
 
@@ -148,7 +148,7 @@ Part = Name | Complement | Scaled | Chain | Number
 
 
 def leaves(tree: Tree) -> Iterator[Name]:
-    """Yields the names of a tree with their places, in reading order."""
+    """Yields the names of a tree with their locations, in reading order."""
     match tree:
         case Name():
             yield tree
@@ -159,8 +159,8 @@ def leaves(tree: Tree) -> Iterator[Name]:
             yield from leaves(tree.operand)
 
 
-def _written(tree: Tree, precedence: int) -> str:
-    """Returns an operand as written inside a tree, in parentheses where it binds less tightly."""
+def _format_operand(tree: Tree, precedence: int) -> str:
+    """Returns the text of an operand, in parentheses if its precedence is lower."""
     match tree:
         case Chain():
             own = PRECEDENCE[tree.operator]

@@ -1,4 +1,4 @@
-"""Saving expressions: `config.json` with the expression as a tree, `model.safetensors` with each tensor once. Nothing is unpickled."""
+"""Saving and loading of expressions: `config.json` with the tree, `model.safetensors` with each tensor once. Nothing is unpickled."""
 
 from composable_energy.saving.api import load, save
 

@@ -1,4 +1,4 @@
-"""`save` and `load`."""
+"""The functions `save` and `load`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["load", "save"]
 
 
 def save(energy: Energy, folder: str | Path) -> None:
-    """Writes an expression and its tensors to a folder, all or nothing.
+    """Writes an expression and its tensors to a folder, atomically.
 
-    What a plug-in made is written as its name, options and tensors; closed forms and events over parts of it as themselves.
+    Objects of plug-ins are written as name, options and tensors; nodes, distributions and events as their `config()`.
 
     Args:
         energy: The expression.
         folder: A new or empty folder, or one that `save` wrote, which is replaced.
 
     Raises:
-        ExpressionError: A term cannot be saved, such as a bare function; nothing is written then.
+        ExpressionError: A term cannot be saved, such as a bare function; nothing is written.
         FileFormatError: The folder holds other files.
 
     Example:
@@ -50,24 +50,24 @@ def save(energy: Energy, folder: str | Path) -> None:
 def load(folder_or_name: str | Path, /, **options: Any) -> Energy:
     """Returns a saved expression, or an energy by name.
 
-    Nothing is unpickled, and no module is imported but the entry points of installed plug-ins that the expression names.
+    Nothing is unpickled; only entry points of installed plug-ins that the expression names are imported.
 
     Args:
-        folder_or_name: A folder that `save` wrote, or what `get_energy` takes, such as `faces/male`. A folder with a `config.json` comes
-            first.
-        **options: For a name, what `get_energy` takes.
+        folder_or_name: A folder that `save` wrote, or a name for `get_energy`, such as `faces/male`. A folder with a `config.json` takes
+            precedence.
+        **options: Options of `get_energy`, for a name.
 
     Raises:
-        FileFormatError: The files are missing, corrupt, truncated, do not belong together or are of a newer version.
-        PluginNotFound: No plug-in offers a name; for a saved expression it says which distribution wrote it.
+        FileFormatError: The files are missing, corrupt, truncated, do not belong together or have another format.
+        PluginNotFound: No plug-in offers a name; for a saved expression the message names the distribution that wrote it.
         PluginLoadError: A plug-in fails to load.
-        OptionError: A plug-in does not take an option, or a folder is given any.
+        OptionError: A plug-in does not take an option, or there are options for a folder.
     """
     folder = Path(folder_or_name).expanduser()
     if (folder / files.CONFIG).is_file():
         if options:
             raise OptionError(f"{folder} holds a saved energy, which takes no options; got {', '.join(options)}.")
-        with torch.inference_mode(False):  # whose tensors could not be sampled
+        with torch.inference_mode(False):  # tensors of inference mode cannot be sampled
             return read_expression(*files.read(folder), where=str(folder))
     if isinstance(folder_or_name, Path) or folder_or_name.startswith((".", "/", "~")) or "\\" in folder_or_name:
         raise FileFormatError(f"{folder} holds no saved energy: there is no {files.CONFIG}.")

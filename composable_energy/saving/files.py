@@ -1,6 +1,6 @@
-"""The two files of a saved energy: written all or nothing, read with nothing taken on trust.
+"""The two files of a saved energy, written atomically and checked when read.
 
-`config.json` holds the SHA-256 of `model.safetensors`, and a checksum of itself; who edits it by hand removes the line `checksum`.
+`config.json` contains the SHA-256 of `model.safetensors` and its own checksum. To edit it by hand, delete its line `checksum`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ TENSORS = "model.safetensors"
 
 
 def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Writes both files to a folder beside it, then puts that in place.
+    """Writes both files to a temporary folder and renames it.
 
     Args:
         folder: A new or empty folder, or one with a saved energy.
-        config: Plain data.
-        tensors: By name.
+        config: JSON data.
+        tensors: The tensors by name.
 
     Raises:
         FileFormatError: The folder holds other files, or is a file.
@@ -46,12 +46,7 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
         data = safetensors.torch.save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
     except Exception as error:
         raise ExpressionError(f"The tensors cannot be written: {error}") from error
-    body = {
-        "format": FORMAT,
-        "written_by": f"composable-energy {__version__}",
-        **config,
-    }
-    text = config_bytes(body, data)
+    text = config_bytes({"format": FORMAT, "written_by": f"composable-energy {__version__}", **config}, data)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = (folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.{part}" for part in ("new", "old"))
     try:
@@ -73,16 +68,16 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Returns the config without what only guards it, and the tensors by name.
+    """Returns the config without format, version and digests, and the tensors by name.
 
     Raises:
-        FileFormatError: A file is missing, corrupt, truncated, newer, or not the other's partner.
+        FileFormatError: A file is missing, corrupt, truncated or of another format, or the files do not belong together.
     """
     config = read_config(folder / CONFIG)
     version = config.get("format")
     writer = config.get("written_by", "an unknown version")
     if type(version) is not int or version < 1:
-        raise FileFormatError(f"{folder / CONFIG} is no saved energy: it has no format number.")
+        raise FileFormatError(f"{folder / CONFIG} is not a saved energy: it has no format number.")
     if version < FORMAT:
         raise FileFormatError(
             f"{folder / CONFIG} has format {version}, written by {writer}; this version reads format {FORMAT}. Load it with the "
@@ -93,23 +88,23 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{folder / CONFIG} has format {version}, written by {writer}; this version reads format {FORMAT}: upgrade composable-energy."
         )
     digest = check_config(config, folder / CONFIG)
-    plain = {key: value for key, value in config.items() if key not in ("format", "written_by")}
-    return plain, read_tensors(folder / TENSORS, digest, CONFIG)
+    body = {key: value for key, value in config.items() if key not in ("format", "written_by")}
+    return body, read_tensors(folder / TENSORS, digest, CONFIG)
 
 
 def _check_target(folder: Path) -> None:
     if folder.is_dir():
         names = {entry.name for entry in folder.iterdir()}
-        if names == {CONFIG, TENSORS} and _is_ours(folder / CONFIG):
+        if names == {CONFIG, TENSORS} and _is_saved_energy(folder / CONFIG):
             return
         if names:
             shown = ", ".join(sorted(names)[:5])
-            raise FileFormatError(f"{folder} holds something else than a saved energy ({shown}); choose a new or an empty folder.")
+            raise FileFormatError(f"{folder} holds something else than a saved energy ({shown}); choose a new or empty folder.")
     elif folder.exists():
         raise FileFormatError(f"{folder} is a file; choose a folder.")
 
 
-def _is_ours(path: Path) -> bool:
+def _is_saved_energy(path: Path) -> bool:
     try:
         return str(json.loads(path.read_bytes()).get("written_by", "")).startswith("composable-energy")
     except (ValueError, AttributeError, RecursionError):

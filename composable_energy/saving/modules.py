@@ -1,4 +1,4 @@
-"""What a file holds of a module: its tensors, and whether each module inside is in train mode."""
+"""The saved state of a module: its tensors, and the train mode of the modules inside."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ __all__ = ["inherited_mode", "modes_of", "same_bits", "tensors_of"]
 
 
 def tensors_of(module: nn.Module, label: str) -> dict[str, Tensor]:
-    """Returns the tensors of a module's state by path.
+    """Returns the tensors in the state of a module, by path.
 
     Raises:
-        ExpressionError: Something in its state is no tensor.
+        ExpressionError: The state contains something other than tensors.
     """
     state = module.state_dict(keep_vars=True)
     for path, value in state.items():
         if not isinstance(value, Tensor):
-            raise ExpressionError(f"{label} has a state {path} that is a {type(value).__name__} and no tensor, and cannot be saved.")
+            raise ExpressionError(f"{label} cannot be saved: its state {path} is a {type(value).__name__}, not a tensor.")
     return state
 
 
 def modes_of(module: nn.Module, prefix: str = "") -> dict[str, bool]:
-    """Returns whether modules are in train mode: the module itself, and those inside that differ from what they are in."""
+    """Returns the train mode of a module, and of the modules inside that differ from their parents."""
     result = {prefix.rstrip("."): module.training}
     for path, inner in module.named_modules():
         if path and inherited_mode(result, prefix + path) != inner.training:
@@ -35,14 +35,14 @@ def modes_of(module: nn.Module, prefix: str = "") -> dict[str, bool]:
 
 
 def inherited_mode(modes: Mapping[str, bool], path: str) -> bool | None:
-    """Returns whether a module is in train mode, where only those that differ from what they are in have an entry."""
+    """Returns the train mode of a module in the result of `modes_of`: its own, or that of the nearest parent."""
     while path not in modes and path:
         path = path.rpartition(".")[0]
     return modes.get(path)
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal to the bit; a NaN is equal to itself."""
+    """Returns whether two tensors are equal to the bit."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     a, b = (t.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for t in (a, b))

@@ -1,9 +1,9 @@
-"""From a config and tensors to an expression."""
+"""Reading of expressions from a config and tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,11 @@ from composable_energy.errors import ComposableEnergyError, FileFormatError, Plu
 from composable_energy.events import ClassifierEnergy, DensityEnergy, IntervalEnergy
 from composable_energy.identity import equal, set_token
 from composable_energy.saving.references import Reference, read_reference, read_references
-from composable_energy.saving.values import unplain, unplain_recommendation
+from composable_energy.saving.values import decode, decode_recommendation
 
 __all__ = ["CLASSES", "read_expression"]
+
+T = TypeVar("T")
 
 CLASSES: Mapping[str, type[Energy]] = {
     cls.__name__: cls
@@ -47,23 +49,23 @@ CLASSES: Mapping[str, type[Energy]] = {
         IntervalEnergy,
     )
 }
-"""What a file may name besides plug-ins; each is written and made by its `config()`."""
+"""The classes that a file may name besides plug-ins; they are written and built by their `config()`."""
 
 _KEYS = {"class", "terms", "config", "token", "recommended"}
 _MOST = 100_000
 
 
 def read_expression(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str) -> Energy:
-    """Returns the expression that a config describes; the random state stays as it is.
+    """Returns the expression of a config; the random state does not change.
 
     Args:
-        config: Plain data; nothing of it is taken on trust.
-        tensors: By name.
-        where: What is read, for messages.
+        config: JSON data, which is checked.
+        tensors: The tensors by name.
+        where: The folder, for messages.
 
     Raises:
-        FileFormatError: The config describes none.
-        PluginNotFound: It names a plug-in that is not installed.
+        FileFormatError: The config is malformed.
+        PluginNotFound: A plug-in is not installed.
         PluginLoadError: A plug-in fails to load.
     """
     if config.keys() != {"expression", "references", "nodes", "root"}:
@@ -83,7 +85,7 @@ def read_expression(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *,
 
 
 class _Reader:
-    """Gives energies, modules and tensors by what the config calls them."""
+    """Resolves the names of energies, modules and tensors in a config; a `Source`."""
 
     def __init__(self, tensors: Mapping[str, Tensor], where: str) -> None:
         self.tensors = tensors
@@ -97,24 +99,25 @@ class _Reader:
         try:
             if not isinstance(data, dict) or not {"class", "terms", "config"} <= data.keys() <= _KEYS:
                 raise ValueError("it is not a node")
-            name, config = data["class"], _dict(data["config"])
+            name, config = data["class"], _check_type(data["config"], dict)
             if name == "reference":
-                energy = self._referred(config)
+                energy = self._resolve_reference(config)
             elif name == "made":
                 energy = self._energy(read_reference(config, self, self.tensors, self.where, {}).module)
             elif isinstance(name, str) and name in CLASSES:
-                energy = _built(CLASSES[name], [self.energy(term) for term in _list(data["terms"])], _dict(unplain(config, self)))
+                terms = [self.energy(term) for term in _check_type(data["terms"], list)]
+                energy = _build_node(CLASSES[name], terms, _check_type(decode(config, self), dict))
             else:
                 raise ValueError(f"its class {name!r} is not known")
             if "token" in data:
-                set_token(energy, _text(data["token"]))
+                set_token(energy, _check_type(data["token"], str))
             if "recommended" in data:
-                energy.recommended = unplain_recommendation(data["recommended"], self)
+                energy.recommended = decode_recommendation(data["recommended"], self)
             return energy
         except (PluginNotFound, PluginLoadError, PluginConflictError):
             raise
         except (ComposableEnergyError, ValueError, TypeError, RuntimeError, LookupError, AttributeError) as error:
-            raise FileFormatError(f"{self.where}: node {index} cannot be made: {error}.") from error
+            raise FileFormatError(f"{self.where}: node {index} cannot be built: {error}.") from error
 
     def energy(self, index: Any) -> Energy:
         if type(index) is not int or not 0 <= index < len(self.nodes):
@@ -134,38 +137,26 @@ class _Reader:
             return self.tensors[name]
         return self._learnable.setdefault(name, nn.Parameter(self.tensors[name]))
 
-    def _referred(self, parts: Mapping[str, Any]) -> Energy:
+    def _resolve_reference(self, parts: Mapping[str, Any]) -> Energy:
         if parts.keys() != {"of"}:
             raise ValueError(f"a reference has the parts {sorted(parts)}")
         return self._energy(self.module(parts["of"]))
 
     def _energy(self, module: nn.Module) -> Energy:
         if not isinstance(module, Energy):
-            raise ValueError(f"it refers to a {type(module).__name__}, which is no energy")
+            raise ValueError(f"it refers to a {type(module).__name__}, which is not an energy")
         return module
 
 
-def _built(cls: type[Energy], terms: list[Energy], config: dict[str, Any]) -> Energy:
-    """Returns a node that describes itself as the file does; a constructor may take what it then reads differently."""
+def _build_node(cls: type[Energy], terms: list[Energy], config: dict[str, Any]) -> Energy:
+    """Builds a node and checks that its `config()` is that of the file, since constructors may convert arguments."""
     energy = cls(*terms, **config)
     if not equal(energy.config(), config):
-        raise ValueError(f"a {cls.__name__} of this config describes itself otherwise")
+        raise ValueError(f"a {cls.__name__} of this config has another config")
     return energy
 
 
-def _text(data: Any) -> str:
-    if not isinstance(data, str):
-        raise ValueError(f"a {type(data).__name__} stands where text should")
-    return data
-
-
-def _dict(data: Any) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise ValueError(f"a {type(data).__name__} stands where names and values should")
-    return data
-
-
-def _list(data: Any) -> list[Any]:
-    if not isinstance(data, list):
-        raise ValueError(f"a {type(data).__name__} stands where a list should")
+def _check_type(data: Any, kind: type[T]) -> T:
+    if not isinstance(data, kind):
+        raise ValueError(f"expected a {kind.__name__}, got a {type(data).__name__}")
     return data

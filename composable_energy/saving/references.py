@@ -1,4 +1,4 @@
-"""What the registry made, made again from what a file says of it."""
+"""References to objects of the registry, which are rebuilt from their origin and get their saved state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from composable_energy.catalog import rebuild_object
 from composable_energy.errors import FileFormatError
 from composable_energy.identity import Origin, set_token
 from composable_energy.saving.modules import inherited_mode, same_bits
-from composable_energy.saving.values import Source, unplain, unplain_recommendation
+from composable_energy.saving.values import Source, decode, decode_recommendation
 
 __all__ = ["Reference", "read_reference", "read_references"]
 
@@ -21,15 +21,15 @@ _KEYS = frozenset({"kind", "entry", "member", "options", "distribution", "versio
 
 @dataclass
 class Reference:
-    """An object that the registry made, with what a file holds of it.
+    """A rebuilt object with its saved state.
 
     Args:
         module: The object.
-        tensors: The file's tensors, by their path in the object.
-        modes: Whether a module is in train mode, by its path; it holds for what is inside unless that has its own.
+        tensors: The saved tensors, by path in the object.
+        modes: The train mode of modules by path; it applies to the modules inside unless they have their own.
         tokens: The tokens of the object and of modules inside, by path.
-        label: What it is, for messages.
-        attributes: Attributes of the object that the file holds as well.
+        label: The name, for messages.
+        attributes: Other saved attributes of the object.
     """
 
     module: nn.Module
@@ -43,7 +43,7 @@ class Reference:
         """Returns a module inside the object.
 
         Raises:
-            ValueError: There is none.
+            ValueError: There is no module at the path.
         """
         found = dict(self.module.named_modules(remove_duplicate=False)).get(path)
         if found is None:
@@ -51,18 +51,18 @@ class Reference:
         return found
 
     def restore(self) -> None:
-        """Takes over all that the file holds.
+        """Loads the saved state into the object.
 
         Raises:
-            ValueError: The object lacks a tensor of the file, or has it in another shape.
+            ValueError: The object lacks a saved tensor, or has it in another shape.
         """
         own = self.module.state_dict(keep_vars=True)
         for path, tensor in self.tensors.items():
             if path not in own or own[path].shape != tensor.shape:
                 here = f"the shape {tuple(own[path].shape)}" if path in own else "no such tensor"
                 raise ValueError(
-                    f"{self.label} was written with a tensor {path} of shape {tuple(tensor.shape)}; what is installed (version "
-                    f"{getattr(self.module.origin, 'version', None)}) has {here}. Install the version that wrote it"
+                    f"{self.label} was written with a tensor {path} of shape {tuple(tensor.shape)}; the installed version "
+                    f"({getattr(self.module.origin, 'version', None)}) has {here}. Install the version that wrote it"
                 )
         for name, value in self.attributes.items():
             setattr(self.module, name, value)
@@ -81,10 +81,10 @@ class Reference:
 
 
 def read_references(data: Sequence[Any], source: Source, tensors: Mapping[str, Tensor], where: str) -> list[Reference]:
-    """Returns the objects that a config refers to; those of one group share their parts.
+    """Returns the references of a config; those of one group share their parts.
 
     Raises:
-        FileFormatError: A reference is malformed, or its tensors do not fit what the plug-in makes.
+        FileFormatError: A reference is malformed, or its tensors do not fit the object of the plug-in.
         PluginNotFound: A plug-in is not installed.
         PluginLoadError: A plug-in fails to load.
     """
@@ -99,17 +99,17 @@ def read_references(data: Sequence[Any], source: Source, tensors: Mapping[str, T
 
 
 def read_reference(data: Any, source: Source, tensors: Mapping[str, Tensor], where: str, copies: dict[int, Any]) -> Reference:
-    """Returns an object as the file says.
+    """Returns one reference with its saved state.
 
     Args:
-        data: The reference.
-        source: Gives the values of its options.
-        tensors: Those of the file, by name.
-        where: What is read, for messages.
+        data: The JSON data of the reference.
+        source: Resolves tensors, energies and modules in its options.
+        tensors: The tensors of the file, by name.
+        where: The folder, for messages.
         copies: The memo of copies of its group.
 
     Raises:
-        FileFormatError: The reference is malformed, or its tensors do not fit what the plug-in makes.
+        FileFormatError: The reference is malformed, or its tensors do not fit the object of the plug-in.
         PluginNotFound: A plug-in is not installed.
         PluginLoadError: A plug-in fails to load.
     """
@@ -123,7 +123,7 @@ def read_reference(data: Any, source: Source, tensors: Mapping[str, Tensor], whe
     if not _all_of(modes, bool) or not _all_of(tokens, str):
         raise FileFormatError(f"{where}: the reference to {label} is malformed.")
     try:
-        more = {"recommended": unplain_recommendation(data["recommended"], source)} if "recommended" in data else {}
+        more = {"recommended": decode_recommendation(data["recommended"], source)} if "recommended" in data else {}
         module = rebuild_object(data["kind"], origin, copies)
         reference = Reference(module, {path: tensors[name] for path, name in names.items()}, modes, tokens, label, more)
         reference.restore()
@@ -137,9 +137,9 @@ def _origin(data: Mapping[str, Any], source: Source, where: str) -> Origin:
     if not isinstance(entry, str) or not all(text is None or isinstance(text, str) for text in (member, distribution, version)):
         raise FileFormatError(f"{where}: the reference to {entry!r} is malformed.")
     try:
-        options = unplain(data["options"], source)
+        options = decode(data["options"], source)
         if not isinstance(options, dict):
-            raise ValueError("they are no names and values")
+            raise ValueError("they are not a dict")
     except (ValueError, TypeError) as error:
         raise FileFormatError(f"{where}: the options of {entry!r} cannot be read: {error}.") from error
     return Origin(entry, member, options, distribution, version)

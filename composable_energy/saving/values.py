@@ -1,4 +1,4 @@
-"""Values as plain data: numbers and texts as they are, all else under a tag such as `{"$tensor": "mean"}`."""
+"""Encoding of values as JSON data; values other than numbers and texts have a tag, as in `{"$tensor": "mean"}`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import ExpressionError
 from composable_energy.saving import closed_forms
 
-__all__ = ["Sink", "Source", "plain", "plain_recommendation", "refers", "unplain", "unplain_recommendation"]
+__all__ = ["Sink", "Source", "decode", "decode_recommendation", "encode", "encode_recommendation", "has_references"]
 
 _DEEPEST = 24
 
 
 class Sink(Protocol):
-    """What takes the things that are no plain data, and returns how they are referred to."""
+    """Stores tensors, energies and modules, and returns their names in the file."""
 
     def tensor(self, tensor: Tensor, hint: str) -> str: ...
     def energy(self, energy: Energy) -> int: ...
@@ -27,23 +27,23 @@ class Sink(Protocol):
 
 
 class Source(Protocol):
-    """What gives them back."""
+    """Returns tensors, energies and modules by their names in the file."""
 
     def tensor(self, name: Any, learnable: bool) -> Tensor: ...
     def energy(self, index: Any) -> Energy: ...
     def module(self, reference: Any) -> nn.Module: ...
 
 
-def plain(value: Any, sink: Sink, hint: str) -> Any:
-    """Returns a value as plain data.
+def encode(value: Any, sink: Sink, hint: str) -> Any:
+    """Returns a value as JSON data.
 
     Args:
         value: Numbers, texts, lists, tuples, dicts, slices, tensors, distributions, energies and modules.
-        sink: Takes the tensors, energies and modules.
-        hint: What the value is, for messages and for the names of tensors.
+        sink: Stores tensors, energies and modules.
+        hint: The name of the value, for messages and for the names of tensors.
 
     Raises:
-        ExpressionError: It is something else, or a number that is not finite.
+        ExpressionError: The value has another type, or a number is not finite.
     """
     match value:
         case None | bool() | str():
@@ -52,7 +52,7 @@ def plain(value: Any, sink: Sink, hint: str) -> Any:
             return int(value)
         case float():
             if not math.isfinite(value):
-                raise ExpressionError(f"{hint} is {value} and cannot be saved; numbers are finite.")
+                raise ExpressionError(f"{hint} is {value} and cannot be saved; numbers must be finite.")
             return float(value)
         case nn.Parameter():
             return {"$parameter": sink.tensor(value, hint)}
@@ -64,46 +64,46 @@ def plain(value: Any, sink: Sink, hint: str) -> Any:
             return {"$module": sink.module(value, hint)}
         case Distribution():
             name, arguments, exact = closed_forms.arguments_of(value)
-            return {"$distribution": [name, plain(arguments, sink, hint), plain(exact, sink, hint)]}
+            return {"$distribution": [name, encode(arguments, sink, hint), encode(exact, sink, hint)]}
         case list():
-            return [plain(item, sink, f"{hint}.{i}") for i, item in enumerate(value)]
+            return [encode(item, sink, f"{hint}.{i}") for i, item in enumerate(value)]
         case tuple():
-            return {"$tuple": [plain(item, sink, f"{hint}.{i}") for i, item in enumerate(value)]}
+            return {"$tuple": [encode(item, sink, f"{hint}.{i}") for i, item in enumerate(value)]}
         case slice():
-            return {"$slice": plain([value.start, value.stop, value.step], sink, hint)}
+            return {"$slice": encode([value.start, value.stop, value.step], sink, hint)}
         case Mapping() if all(isinstance(key, str) and not key.startswith("$") for key in value):
-            return {key: plain(item, sink, f"{hint}.{key}") for key, item in value.items()}
+            return {key: encode(item, sink, f"{hint}.{key}") for key, item in value.items()}
         case _:
             raise ExpressionError(
                 f"{hint} is a {type(value).__name__} and cannot be saved; numbers, texts, tensors, lists and dicts of them can, and so can "
-                "modules that a plug-in made (`composable_energy.get_energy`, `get_encoder`)."
+                "modules that a plug-in built (`composable_energy.get_energy`, `get_encoder`)."
             )
 
 
-def refers(data: Any) -> bool:
-    """Whether plain data refer to energies or modules."""
+def has_references(data: Any) -> bool:
+    """Returns whether encoded data contain energies or modules."""
     if isinstance(data, dict):
-        return not data.keys().isdisjoint({"$energy", "$module"}) or any(map(refers, data.values()))
-    return isinstance(data, list) and any(map(refers, data))
+        return not data.keys().isdisjoint({"$energy", "$module"}) or any(map(has_references, data.values()))
+    return isinstance(data, list) and any(map(has_references, data))
 
 
-def unplain(data: Any, source: Source, depth: int = 0) -> Any:
-    """Returns the value that plain data stand for.
+def decode(data: Any, source: Source, depth: int = 0) -> Any:
+    """Returns the value of encoded data.
 
     Raises:
-        ValueError: They stand for none, or are nested too deeply.
+        ValueError: The data are malformed or nested too deeply.
     """
     if depth > _DEEPEST:
         raise ValueError("values are nested too deeply")
     if isinstance(data, list):
-        return [unplain(item, source, depth + 1) for item in data]
+        return [decode(item, source, depth + 1) for item in data]
     if not isinstance(data, dict):
         return data
     tags = [key for key in data if key.startswith("$")]
     if not tags:
-        return {key: unplain(item, source, depth + 1) for key, item in data.items()}
+        return {key: decode(item, source, depth + 1) for key, item in data.items()}
     if len(data) != 1:
-        raise ValueError(f"{tags[0]} stands beside other keys")
+        raise ValueError(f"{tags[0]} is not the only key")
     (tag, content), *_ = data.items()
     match tag, content:
         case (("$tensor" | "$parameter"), str()):
@@ -113,31 +113,31 @@ def unplain(data: Any, source: Source, depth: int = 0) -> Any:
         case "$module", _:
             return source.module(content)
         case "$distribution", [str(name), dict(arguments), dict(exact)]:
-            return closed_forms.made(name, unplain(arguments, source, depth + 1), unplain(exact, source, depth + 1))
+            return closed_forms.build_distribution(name, decode(arguments, source, depth + 1), decode(exact, source, depth + 1))
         case "$tuple", list():
-            return tuple(unplain(content, source, depth + 1))
+            return tuple(decode(content, source, depth + 1))
         case "$slice", [start, stop, step] if all(end is None or type(end) is int for end in content):
             return slice(start, stop, step)
-    raise ValueError(f"{tag} has a content that it cannot have")
+    raise ValueError(f"{tag} has invalid content")
 
 
-def plain_recommendation(recommended: Recommendation | None, sink: Sink, hint: str) -> Any:
-    """Returns a recommended sampler as plain data.
+def encode_recommendation(recommended: Recommendation | None, sink: Sink, hint: str) -> Any:
+    """Returns a recommended sampler as JSON data.
 
     Raises:
-        ExpressionError: An option is no plain data.
+        ExpressionError: An option cannot be saved.
     """
     if recommended is None:
         return None
-    options = plain(dict(recommended.options), sink, f"{hint}.recommended")
+    options = encode(dict(recommended.options), sink, f"{hint}.recommended")
     return {"sampler": recommended.sampler, "options": options, "threads": recommended.threads}
 
 
-def unplain_recommendation(data: Any, source: Source) -> Recommendation | None:
-    """Returns the recommended sampler that plain data stand for.
+def decode_recommendation(data: Any, source: Source) -> Recommendation | None:
+    """Returns the recommended sampler of encoded data.
 
     Raises:
-        ValueError: They stand for none.
+        ValueError: The data are malformed.
     """
     if data is None:
         return None
@@ -145,7 +145,7 @@ def unplain_recommendation(data: Any, source: Source) -> Recommendation | None:
         raise ValueError("its recommended sampler is incomplete")
     if data["threads"] is not None and type(data["threads"]) is not int:
         raise ValueError(f"its number of threads is {data['threads']!r}")
-    options = unplain(data["options"], source)
+    options = decode(data["options"], source)
     if not isinstance(options, dict):
-        raise ValueError("the options of its recommended sampler are no names and values")
+        raise ValueError("the options of its recommended sampler are not a dict")
     return Recommendation(data["sampler"], options, data["threads"])

@@ -1,4 +1,4 @@
-"""From an expression to a config and tensors."""
+"""Writing of expressions as a config and tensors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from composable_energy.identity import Origin, part_of, token_of, tokens_in
 from composable_energy.lift import CallableEnergy
 from composable_energy.saving.modules import modes_of, tensors_of
 from composable_energy.saving.reader import CLASSES
-from composable_energy.saving.values import plain, plain_recommendation, refers
+from composable_energy.saving.values import encode, encode_recommendation, has_references
 
 __all__ = ["write_expression"]
 
 
 def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Returns an expression as plain data, with nodes before those that use them and each once, and its tensors by name.
+    """Returns an expression as JSON data, with distinct nodes, operands first, and its tensors by name.
 
     Raises:
         ExpressionError: A term cannot be saved.
@@ -31,13 +31,13 @@ def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]
     writer = _Writer()
     root = writer.energy(energy)
     groups = _groups(writer.references)
-    references = [{**reference.plain(), "group": group} for reference, group in zip(writer.references, groups, strict=True)]
+    references = [{**reference.encode(), "group": group} for reference, group in zip(writer.references, groups, strict=True)]
     return {"expression": str(energy), "references": references, "nodes": writer.nodes, "root": root}, writer.tensors
 
 
 @dataclass
 class _Reference:
-    """An object that the registry made: how, and what of it is written."""
+    """An object of the registry: its origin and the state that is written."""
 
     kind: str
     origin: Origin
@@ -46,9 +46,9 @@ class _Reference:
     modes: dict[str, bool] = field(default_factory=dict)
     tensors: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
-    recommended: dict[str, Any] = field(default_factory=dict)  # empty where only parts are written, which recommend nothing
+    recommended: dict[str, Any] = field(default_factory=dict)  # empty if only parts of the object are written
 
-    def plain(self) -> dict[str, Any]:
+    def encode(self) -> dict[str, Any]:
         own = self.origin
         return {
             "kind": self.kind,
@@ -65,7 +65,7 @@ class _Reference:
 
 
 class _Writer:
-    """Collects nodes, references and tensors; what is met again is the same one."""
+    """Collects distinct nodes, references and tensors; a `Sink`."""
 
     def __init__(self) -> None:
         self.nodes: list[dict[str, Any]] = []
@@ -75,7 +75,7 @@ class _Writer:
         self._reference_of: dict[int, int] = {}
         self._name_of: dict[int, str] = {}
         self._name_of_state: dict[str, str] = {}
-        self._held: list[object] = []  # so that no id is given to another object
+        self._held: list[object] = []  # kept alive, so that no id is reused
 
     def energy(self, energy: Energy) -> int:
         if energy not in self._node_of:
@@ -88,13 +88,13 @@ class _Writer:
         part = part_of(module)
         if part is None:
             raise ExpressionError(
-                f"{hint} is a {type(module).__name__} that no plug-in made, so it cannot be saved. Make it a plug-in, with an entry point "
-                "or `composable_energy.register`, and take it from `get_energy` or `get_encoder`."
+                f"{hint} is a {type(module).__name__} that no plug-in built, so it cannot be saved. Offer it as a plug-in, with an entry "
+                "point or `composable_energy.register`, and get it from `get_energy` or `get_encoder`."
             )
-        options = plain(dict(part.origin.options), self, f"{part.origin}.options")
-        if refers(options):
+        options = encode(dict(part.origin.options), self, f"{part.origin}.options")
+        if has_references(options):
             raise ExpressionError(
-                f"{hint} is a part of {part.origin}, which was made of other energies or modules, and cannot be saved alone."
+                f"{hint} is a part of {part.origin}, which has other energies or modules as options, and cannot be saved alone."
             )
         index = self._reference(part.kind, part.origin, options)
         self._hold(self.references[index], module, f"{part.path}." if part.path else "")
@@ -112,7 +112,7 @@ class _Writer:
         return self._name_of[id(tensor)]
 
     def _state(self, tensor: Tensor, hint: str) -> str:
-        """Writes a tensor of a module's state; equal ones, such as those of two copies of a base, are written once."""
+        """Stores a tensor of the state of a module; equal ones, such as those of two copies of a base, are stored once."""
         if tensor.layout != torch.strided:
             return self.tensor(tensor, hint)
         key = digest_of({"": tensor})
@@ -123,28 +123,28 @@ class _Writer:
     def _node(self, energy: Energy) -> dict[str, Any]:
         name = type(energy).__name__
         if part_of(energy) is not None or CLASSES.get(name) is not type(energy):
-            return self._made(energy)
+            return self._encode_built(energy)
         terms = [self.energy(term) for term in energy.terms]
         hint = energy.name or name
-        config = {part: plain(value, self, f"{hint}.{part}") for part, value in energy.config().items()}
+        config = {part: encode(value, self, f"{hint}.{part}") for part, value in energy.config().items()}
         node = {"class": name, "terms": terms, "config": config}
         if not terms:
             node["token"] = token_of(energy)
         if energy.recommended is not None and energy.recommended != common_recommendation(energy.terms):
-            node["recommended"] = plain_recommendation(energy.recommended, self, hint)
+            node["recommended"] = encode_recommendation(energy.recommended, self, hint)
         return node
 
-    def _made(self, energy: Energy) -> dict[str, Any]:
-        """What a plug-in made: a part of a reference, or a node of its own where its options hold other energies or modules."""
+    def _encode_built(self, energy: Energy) -> dict[str, Any]:
+        """Returns the node of an object of a plug-in: a reference, or its own node if its options contain energies or modules."""
         part = part_of(energy)
         if part is not None and part.path:
             return {"class": "reference", "terms": [], "config": {"of": self.module(energy, str(energy))}}
         origin = _origin_by_class(energy) if part is None else part.origin
-        options = plain(dict(origin.options), self, f"{origin}.options")
-        if refers(options):
+        options = encode(dict(origin.options), self, f"{origin}.options")
+        if has_references(options):
             reference = _Reference("energy", origin, options)
             self._hold(reference, energy, "")
-            return {"class": "made", "terms": [], "config": reference.plain()}
+            return {"class": "made", "terms": [], "config": reference.encode()}
         index = self._reference("energy", origin, options)
         self._hold(self.references[index], energy, "")
         return {"class": "reference", "terms": [], "config": {"of": [index, ""]}}
@@ -161,7 +161,7 @@ class _Writer:
             return
         reference.holds.append(module)
         if isinstance(module, Energy) and not prefix:
-            reference.recommended = {"recommended": plain_recommendation(module.recommended, self, str(reference.origin))}
+            reference.recommended = {"recommended": encode_recommendation(module.recommended, self, str(reference.origin))}
         reference.modes |= modes_of(module, prefix)
         reference.tokens |= {f"{prefix}{path}".rstrip("."): token for path, token in tokens_in(module).items()}
         for path, tensor in tensors_of(module, str(reference.origin)).items():
@@ -169,11 +169,11 @@ class _Writer:
 
 
 def _origin_by_class(energy: Energy) -> Origin:
-    """Returns how to make an energy that was not made by name, of a class that an entry point offers."""
+    """Returns the origin of an energy that was not built by name, from the entry point that offers its class."""
     if isinstance(energy, CallableEnergy):
         raise ExpressionError(
             f"{energy} is a bare {type(energy.function).__name__} and cannot be saved: code is not data. Offer it as a plug-in, with an "
-            "entry point or `composable_energy.register('energy', name, function_that_makes_it)`, and take it from `get_energy`."
+            "entry point or `composable_energy.register('energy', name, function_that_builds_it)`, and get it from `get_energy`."
         )
     config = energy.config()
     entry = entry_of(type(energy))
@@ -186,7 +186,7 @@ def _origin_by_class(energy: Energy) -> Origin:
 
 
 def _groups(references: list[_Reference]) -> list[int]:
-    """Returns for each reference the first one that it shares modules or tensors with, directly or through others."""
+    """Returns for each reference the first one with which it shares modules or tensors, directly or indirectly."""
     parent = list(range(len(references)))
     first: dict[int, int] = {}
 

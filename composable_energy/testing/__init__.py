@@ -1,4 +1,4 @@
-"""The conformance kit: what every energy, sampler and kernel keeps, as checks that first-party plug-ins and strangers' run alike.
+"""The conformance kit: checks of energies, samplers and kernels for first-party and third-party plug-ins.
 
     def test_bowl():
         check_energy(Bowl(), torch.randn(8, 2))
@@ -7,8 +7,8 @@
     def test_walk(check):
         check()
 
-The checks say what is wrong by an `AssertionError`, and need no test runner. A new release may add checks: pin the version in your
-continuous integration.
+A failed check raises an `AssertionError`; no test runner is needed. A new release may add checks: pin the version in your continuous
+integration.
 """
 
 from composable_energy.testing.checks import Check, SkipCheck

@@ -1,4 +1,4 @@
-"""Named checks, and running all of them."""
+"""Named checks, and functions that run them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
 
-__all__ = ["Check", "SkipCheck", "close", "run", "validated"]
+__all__ = ["Check", "SkipCheck", "assert_close", "check_expected_failures", "run_checks"]
 
 
-class SkipCheck(Exception):  # noqa: N818  (no error: the check does not apply)
-    """A check does not apply; the message says why."""
+class SkipCheck(Exception):  # noqa: N818  (not an error: the check does not apply)
+    """A check does not apply; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to check; call it.
+    """A named check; call it to run it.
 
     Args:
-        name: By which it can be expected to fail.
-        function: Raises `AssertionError` if what is checked does not hold, and `SkipCheck` if it does not apply.
+        name: The name, for `expected_failures`.
+        function: A function that raises `AssertionError` if the check fails, and `SkipCheck` if it does not apply.
     """
 
     name: str
@@ -32,8 +32,8 @@ class Check:
         """Runs the check.
 
         Raises:
-            AssertionError: It does not hold; any other error on the way is one too.
-            SkipCheck: It does not apply.
+            AssertionError: The check fails, or raises any other error.
+            SkipCheck: The check does not apply.
         """
         try:
             self.function()
@@ -46,20 +46,19 @@ class Check:
         return self.name
 
 
-def run(checks: Iterable[Check], expected_failures: Mapping[str, str] | None = None) -> None:
-    """Runs all checks and tells of all that fail at once.
+def run_checks(checks: Iterable[Check], expected_failures: Mapping[str, str] | None = None) -> None:
+    """Runs all checks and reports all failures at once.
 
     Args:
         checks: The checks.
-        expected_failures: The names of checks that are known to fail, with the reasons. One that does not fail is told too, so that the
-            list stays true.
+        expected_failures: The names of checks that are known to fail, with the reasons. One that passes is reported as a failure.
 
     Raises:
-        AssertionError: A check fails, or one that was expected to fail does not.
-        OptionError: A name in `expected_failures` is that of no check.
+        AssertionError: A check fails, or one that was expected to fail passes.
+        OptionError: A name in `expected_failures` is unknown.
     """
     checks = list(checks)
-    expected = validated(checks, expected_failures)
+    expected = check_expected_failures(checks, expected_failures)
     failures = []
     for check in checks:
         try:
@@ -73,15 +72,15 @@ def run(checks: Iterable[Check], expected_failures: Mapping[str, str] | None = N
             if check.name in expected:
                 failures.append((check.name, AssertionError(f"holds now; take it off expected_failures ({expected[check.name]})")))
     if failures:
-        told = "\n".join(f"  {name}: {error}" for name, error in failures)
-        raise AssertionError(f"{len(failures)} of {len(checks)} checks fail:\n{told}") from failures[0][1]
+        lines = "\n".join(f"  {name}: {error}" for name, error in failures)
+        raise AssertionError(f"{len(failures)} of {len(checks)} checks fail:\n{lines}") from failures[0][1]
 
 
-def validated(checks: Iterable[Check], expected_failures: Mapping[str, str] | None) -> Mapping[str, str]:
+def check_expected_failures(checks: Iterable[Check], expected_failures: Mapping[str, str] | None) -> Mapping[str, str]:
     """Returns the expected failures.
 
     Raises:
-        OptionError: A name is that of no check.
+        OptionError: A name is unknown.
     """
     expected = expected_failures or {}
     names = [check.name for check in checks]
@@ -91,18 +90,18 @@ def validated(checks: Iterable[Check], expected_failures: Mapping[str, str] | No
     return expected
 
 
-def close(a: Tensor, b: Tensor, what: str, *, factor: float = 1.0, network: nn.Module | None = None) -> None:
+def assert_close(a: Tensor, b: Tensor, what: str, *, factor: float = 1.0, network: nn.Module | None = None) -> None:
     r"""Asserts that two tensors agree to the rounding of their dtype.
 
-    Processors add the terms of a sum in different orders, and the same processor does for batches of different sizes. With $n$ terms that
-    changes the sum by about $\sqrt n\, \epsilon$ of its magnitude. A network adds at least as many terms as it has parameters.
+    The order of the terms of a sum depends on the processor and on the size of the batch. With $n$ terms it changes the sum by about
+    $\sqrt n\, \epsilon$ of its magnitude. A network adds at least as many terms as it has parameters.
 
     Args:
-        a: What was got.
-        b: What was expected, with the same shape.
-        what: For the message.
-        factor: How much more rounding than $50 \epsilon$ is allowed.
-        network: What computed them, if it was evaluated in batches of different sizes or in different ways.
+        a: The actual values.
+        b: The expected values, with the same shape.
+        what: The name of the values, for the message.
+        factor: The tolerance in units of $50 \epsilon$.
+        network: The network that computed them, if it was evaluated in batches of different sizes or in different ways.
     """
     import torch
 

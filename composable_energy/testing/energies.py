@@ -1,4 +1,4 @@
-"""What every energy keeps."""
+"""Checks of energies."""
 
 from __future__ import annotations
 
@@ -20,53 +20,53 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import twin
 from composable_energy.saving import load
-from composable_energy.testing.checks import Check, SkipCheck, close, run
-from composable_energy.testing.laws import algebra
+from composable_energy.testing.checks import Check, SkipCheck, assert_close, run_checks
+from composable_energy.testing.laws import assert_laws
 
 __all__ = ["check_energy", "energy_checks"]
 
-EnergyOrMaker = Energy | Callable[[], Energy]
+EnergyOrBuilder = Energy | Callable[[], Energy]
 
 
-def check_energy(energy: EnergyOrMaker, x: Tensor, *, expected_failures: Mapping[str, str] | None = None) -> None:
-    """Checks that an energy keeps what every energy keeps; see `energy_checks`.
+def check_energy(energy: EnergyOrBuilder, x: Tensor, *, expected_failures: Mapping[str, str] | None = None) -> None:
+    """Runs the checks of an energy; see `energy_checks`.
 
     Args:
-        energy: The energy, or a function without arguments that makes it.
-        x: Points where it is finite and smooth, with shape $(B, *)$, at least three that differ.
-        expected_failures: The names of checks that are known to fail, with the reasons; one that holds is told too.
+        energy: The energy, or a function without arguments that builds it.
+        x: At least three distinct points where it is finite and smooth, with shape $(B, *)$.
+        expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
 
     Raises:
-        AssertionError: It does not; the message has a line for each check that fails.
+        AssertionError: Checks fail; the message has a line for each.
     """
-    run(energy_checks(energy, x), expected_failures)
+    run_checks(energy_checks(energy, x), expected_failures)
 
 
-def energy_checks(energy: EnergyOrMaker, x: Tensor) -> list[Check]:
-    """Returns the checks of an energy, by name. They take a twin of it, but those of copies and files, which put it in eval mode meanwhile.
+def energy_checks(energy: EnergyOrBuilder, x: Tensor) -> list[Check]:
+    """Returns the checks of an energy. They use a twin; checks of copies and files put the energy in eval mode meanwhile.
 
-    | name | what |
+    | name | what is checked |
     |---|---|
-    | `shape` | energies have shape $(B,)$, are finite, and have the dtype and device of the points |
-    | `rows` | the energy of a point does not depend on which others are in the batch, nor on their order |
-    | `gradient` | `with_gradient` agrees with finite differences in float64, and a point's energy has no gradient at another point |
-    | `dtypes` | converted to float32 and float64 it gives energies of that dtype, which agree |
+    | `shape` | energies are finite, with shape $(B,)$, and have the dtype and device of the points |
+    | `rows` | the energy of a point does not depend on the other points of the batch, nor on their order |
+    | `gradient` | `with_gradient` agrees with finite differences in float64; the energy of a point has no gradient at another point |
+    | `dtypes` | converted to float32 and float64 it returns energies of that dtype, which agree |
     | `input` | the points are not changed |
-    | `randomness` | no random number is drawn, and a second call gives the same |
-    | `copy`, `pickle`, `save` | a copy has the same energies to the bit, and weights of its own; lambdas cannot be pickled nor saved |
+    | `randomness` | no random number is drawn, and a second call returns the same |
+    | `copy`, `pickle`, `save` | a copy has the same energies to the bit and separate weights; lambdas cannot be pickled or saved |
     | `evidence` | bases and evidence add up to the energy |
     | `algebra` | the laws of `&`, `|`, `~`, `*` and `-` hold with it as an operand |
 
-    Of an energy without value (`has_value` is False) the gradients are checked instead; `gradient`, `evidence` and `algebra` are skipped.
+    For an energy without value (`has_value` is False) gradients are checked instead; `gradient`, `evidence` and `algebra` are skipped.
 
     Args:
-        energy: The energy, or a function without arguments that makes it, called when a check runs.
-        x: Points where it is finite and smooth, with shape $(B, *)$, at least three that differ.
+        energy: The energy, or a function without arguments that builds it, called when a check runs.
+        x: At least three distinct points where it is finite and smooth, with shape $(B, *)$.
     """
     return [Check(name, _bound(function, energy, x)) for name, function in _CHECKS.items()]
 
 
-def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyOrMaker, x: Tensor) -> Callable[[], None]:
+def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyOrBuilder, x: Tensor) -> Callable[[], None]:
     def check() -> None:
         subject = energy if isinstance(energy, Energy) else energy()
         assert isinstance(subject, Energy), f"a {type(subject).__name__} is no Energy; lift it with `composable_energy.as_energy`"
@@ -84,7 +84,7 @@ def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyOrMaker, x:
 
 @contextmanager
 def _in_eval_mode(energy: Energy) -> Iterator[None]:
-    """The energy itself, where a copy is what is checked."""
+    """A context with the energy itself in eval mode, for checks of copies."""
     training = [module for module in energy.modules() if module.training]
     energy.eval()
     try:
@@ -99,7 +99,7 @@ def _values(energy: Energy, x: Tensor) -> Tensor:
     return energy(x) if energy.has_value else energy.with_gradient(x)[1]
 
 
-def _needs_value(energy: Energy) -> None:
+def _require_value(energy: Energy) -> None:
     if not energy.has_value:
         raise SkipCheck(f"{energy} has no value")
 
@@ -123,17 +123,17 @@ def _shape(energy: Energy, x: Tensor) -> None:
 
 def _rows(energy: Energy, x: Tensor) -> None:
     energies = _values(energy, x)
-    close(torch.cat([_values(energy, x[i : i + 1]) for i in range(len(x))]), energies, "alone and in a batch", network=energy)
-    close(_values(energy, x.flip(0)), energies.flip(0), "in another order", network=energy)
-    close(_values(energy, torch.cat([x[:1], 10 * x[1:] + 1]))[:1], energies[:1], "beside other points", factor=10, network=energy)
+    assert_close(torch.cat([_values(energy, x[i : i + 1]) for i in range(len(x))]), energies, "alone and in a batch", network=energy)
+    assert_close(_values(energy, x.flip(0)), energies.flip(0), "in another order", network=energy)
+    assert_close(_values(energy, torch.cat([x[:1], 10 * x[1:] + 1]))[:1], energies[:1], "beside other points", factor=10, network=energy)
 
 
 def _gradient(energy: Energy, x: Tensor) -> None:
-    _needs_value(energy)
+    _require_value(energy)
     energy, x = copy.deepcopy(energy).double(), x.double()
     gradient, point = energy.with_gradient(x)[1], x.clone().requires_grad_()
     energies = energy(point)
-    if energies.requires_grad:  # autograd need not be able to follow an energy that computes its gradient itself
+    if energies.requires_grad:  # an energy that overrides `with_gradient` may not support autograd
         (first,) = torch.autograd.grad(energies[0], point)
         assert not bool(first[1:].any()), "the energy of the first point has a gradient at the others"
     generator = torch.Generator().manual_seed(0)
@@ -155,7 +155,7 @@ def _dtypes(energy: Energy, x: Tensor) -> None:
     for dtype in (torch.float32, torch.float64):
         results[dtype] = _values(copy.deepcopy(energy).to(dtype), x.to(dtype))
         assert results[dtype].dtype == dtype, f"points of {dtype} have energies of {results[dtype].dtype}"
-    close(results[torch.float64].float(), results[torch.float32], "float32 and float64", factor=1000)
+    assert_close(results[torch.float64].float(), results[torch.float32], "float32 and float64", factor=1000)
 
 
 def _input(energy: Energy, x: Tensor) -> None:
@@ -201,17 +201,17 @@ def _save(energy: Energy, x: Tensor) -> None:
 
 
 def _evidence(energy: Energy, x: Tensor) -> None:
-    _needs_value(energy)
+    _require_value(energy)
     total = energy.evidence(x)
     assert total.shape == (len(x),), f"evidence has shape {tuple(total.shape)}, expected ({len(x)},)"
     for base in energy.bases:
         total = total + base(x)
-    close(total, energy(x), "bases and evidence", factor=10)
+    assert_close(total, energy(x), "bases and evidence", factor=10)
 
 
 def _algebra(energy: Energy, x: Tensor) -> None:
-    _needs_value(energy)
-    algebra(energy, x)
+    _require_value(energy)
+    assert_laws(energy, x)
     if energy.no_complement is None:
         assert negate(negate(energy)) is energy, "~~A is not A"
 

@@ -1,6 +1,6 @@
-"""Whether a sampler leaves a density as it is: exact draws that it moves are exact draws again.
+"""Checks that a sampler leaves a density invariant: exact draws remain exact draws after some steps.
 
-Nothing has to be forgotten and chains are independent, so standard errors are exact and a fault of a few hundredths is seen at once.
+There is no burn-in and chains are independent, so standard errors are exact and errors of a few hundredths are detected.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from torch import Tensor
 from composable_energy.noise import Noise
 from composable_energy.testing.targets import Banana
 
-__all__ = ["departures", "stays_exact"]
+__all__ = ["assert_invariant", "measure_deviations"]
 
 _CHAINS, _STEPS = 20_000, 20
-_MOST_ERRORS = 4.5  # standard errors; a right sampler is beyond for one of the five in 1 of 30,000 seeds
-_MOST_DISTANCE = 2.47  # Kolmogorov's distance times the root of n; p = 1e-5
+_MOST_ERRORS = 4.5  # standard errors; a correct sampler exceeds it for one of the five moments in 1 of 30,000 seeds
+_MOST_DISTANCE = 2.47  # Kolmogorov's distance times the square root of n; p = 1e-5
 
 
-def stays_exact(draw: Callable[..., Tensor], **options: Any) -> None:
-    """Asserts that exact draws of the banana are exact draws after 20 steps.
+def assert_invariant(draw: Callable[..., Tensor], **options: Any) -> None:
+    """Asserts that exact draws from `Banana` are exact draws after 20 steps.
 
     Args:
-        draw: Draws as `sample` does: from an energy, a shape, `steps`, `init` and other options.
-        **options: Those.
+        draw: A function with the arguments of `sample`: an energy, a shape, `steps`, `init` and other options.
+        **options: The other options.
     """
     target = Banana()
     start = target.exact(Noise(0, range(_CHAINS)).child("exact draws"))
-    errors, distance = departures(target.whitened(draw(target, (_CHAINS, 2), init=start, steps=_STEPS, **options)))
+    errors, distance = measure_deviations(target.whitened(draw(target, (_CHAINS, 2), init=start, steps=_STEPS, **options)))
     worst = max(errors, key=lambda name: errors[name])
     assert errors[worst] < _MOST_ERRORS, (
         f"exact draws do not stay exact: after {_STEPS} steps the {worst} is {errors[worst]:.1f} standard errors off"
@@ -39,15 +39,15 @@ def stays_exact(draw: Callable[..., Tensor], **options: Any) -> None:
     assert distance < _MOST_DISTANCE, f"exact draws do not stay exact: after {_STEPS} steps Kolmogorov and Smirnov give p < 1e-5"
 
 
-def departures(white: Tensor) -> tuple[dict[str, float], float]:
-    r"""How far points are from standard normal ones.
+def measure_deviations(white: Tensor) -> tuple[dict[str, float], float]:
+    r"""Returns the deviations of points from a standard normal distribution.
 
     Args:
         white: Points, with shape $(n, 2)$.
 
     Returns:
-        By how many standard errors each of five moments is off, and the larger Kolmogorov distance of the two coordinates times
-        $\sqrt n$, which is above 2.47 in 1 of 100,000 cases.
+        The deviations of five moments in standard errors, and the larger Kolmogorov distance of the two coordinates times $\sqrt n$,
+        which is above 2.47 in 1 of 100,000 cases.
     """
     n = len(white)
     first, second = white.double().T

@@ -1,4 +1,4 @@
-"""What every kernel of the fused step keeps."""
+"""Checks of kernels of the fused step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from composable_energy.kernels import Counter, Kernel, Numbers
+from composable_energy.kernels import Counter, Kernel, StepCoefficients
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise
-from composable_energy.testing.checks import Check, SkipCheck, run
+from composable_energy.testing.checks import Check, SkipCheck, run_checks
 
 __all__ = ["check_kernel", "kernel_checks"]
 
@@ -19,13 +19,13 @@ SHAPES = ((1, 1), (3, 2), (7, 3), (2, 4), (5,), (300, 2), (4, 3, 5, 7), (3, 770)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _SEEDS = (0, 1, 16, 2**31 + 5, 2**32, 2**63, 2**64 - 1)
 _FORMS = (
-    Numbers((1.0,), 0.3, 0.7, 1.0, 0.0, None, None),
-    Numbers((), 0.0, 1.0, 0.0, 0.0, None, None),
-    Numbers((1.0,), 0.3, 0.0, 1.0, 0.0, None, None),
-    Numbers((0.5, -2.0, 1.0), 0.1, 0.7, 0.9, 0.0, -0.5, 0.75),
-    Numbers((0.25,) * 9, 0.1, 0.7, 0.0, 0.0, None, None),
+    StepCoefficients((1.0,), 0.3, 0.7, 1.0, 0.0, None, None),
+    StepCoefficients((), 0.0, 1.0, 0.0, 0.0, None, None),
+    StepCoefficients((1.0,), 0.3, 0.0, 1.0, 0.0, None, None),
+    StepCoefficients((0.5, -2.0, 1.0), 0.1, 0.7, 0.9, 0.0, -0.5, 0.75),
+    StepCoefficients((0.25,) * 9, 0.1, 0.7, 0.0, 0.0, None, None),
 )
-_WALKS = (Numbers((1.0,), 0.3, 0.7, 0.9, 0.2, None, None), Numbers((0.5, -2.0), 0.3, 0.0, 1.0, 0.2, -1.0, 1.0))
+_WALKS = (StepCoefficients((1.0,), 0.3, 0.7, 0.9, 0.2, None, None), StepCoefficients((0.5, -2.0), 0.3, 0.0, 1.0, 0.2, -1.0, 1.0))
 
 
 def check_kernel(
@@ -35,39 +35,39 @@ def check_kernel(
     shapes: Sequence[tuple[int, ...]] = SHAPES,
     expected_failures: Mapping[str, str] | None = None,
 ) -> None:
-    """Checks that a kernel does what the reference does; see `kernel_checks`.
+    """Runs the checks of a kernel; see `kernel_checks`.
 
     Args:
         kernel: The kernel, or its name.
-        device: Where it runs.
-        shapes: Of the points to try.
-        expected_failures: The names of checks that are known to fail, with the reasons; one that holds is told too.
+        device: The device.
+        shapes: The shapes of points.
+        expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
 
     Raises:
-        AssertionError: It does not; the message has a line for each check that fails.
+        AssertionError: Checks fail; the message has a line for each.
     """
-    run(kernel_checks(kernel, device=device, shapes=shapes), expected_failures)
+    run_checks(kernel_checks(kernel, device=device, shapes=shapes), expected_failures)
 
 
 def kernel_checks(kernel: str | Kernel, *, device: torch.device | str = "cpu", shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[Check]:
-    """Returns the checks of a kernel, by name. Each tries every dtype that the kernel does not refuse.
+    """Returns the checks of a kernel. They cover every dtype that the kernel does not refuse.
 
-    | name | what |
+    | name | what is checked |
     |---|---|
-    | `available` | it can run here, and takes float32 |
-    | `noise` | its normal numbers are those of Philox within 1e-6, relatively above 1, for any seed, step, chain and stream |
-    | `step` | points are those of the reference: within rounding in float32, within one unit in the last place of shorter dtypes |
-    | `momentum` | points and momenta, likewise |
+    | `available` | the kernel can run here, and takes float32 |
+    | `noise` | normal numbers agree with Philox within 1e-6 (relative above 1), for any seed, step, chain and stream |
+    | `step` | points agree with the reference within rounding in float32, and within one unit in the last place of shorter dtypes |
+    | `momentum` | points and momenta agree with the reference in the same way |
     | `inplace` | a step in place writes the same bits |
-    | `chains` | ten chains at once get the bits of four and of six |
-    | `inputs` | a step that is not in place leaves points, gradients and momentum as they were |
-    | `bounds` | nothing is written beside the results |
-    | `nan` | what is not a number stays so, also in a box, and harms no other number |
+    | `chains` | ten chains at once get the same bits as four and six chains |
+    | `inputs` | a step that is not in place does not change points, gradients and momentum |
+    | `bounds` | nothing is written outside of the results |
+    | `nan` | NaN stays NaN, also in a box, and affects no other number |
 
     Args:
         kernel: The kernel, or its name.
-        device: Where it runs.
-        shapes: Of the points to try.
+        device: The device.
+        shapes: The shapes of points.
     """
     subject = _Subject(_named(kernel) if isinstance(kernel, str) else kernel, torch.device(device), tuple(shapes))
     return [Check(name, _bound(function, subject)) for name, function in _CHECKS.items()]
@@ -111,29 +111,29 @@ class _Subject:
         return taken
 
     def cases(self) -> Iterator[tuple[tuple[int, ...], torch.dtype, Counter]]:
-        """Every shape in a dtype, with a counter of its own; each dtype has its turn."""
+        """Yields each shape with a dtype, in turn, and a counter."""
         dtypes = self.dtypes
         for i, shape in enumerate(self.shapes):
             yield shape, dtypes[i % len(dtypes)], Counter(_SEEDS[i % len(_SEEDS)], i, (0, 2**31 - 2, 2**32 - 400)[i % 3], i % 4)
 
-    def points(self, shape: tuple[int, ...], dtype: torch.dtype, numbers: Numbers, momentum: bool = False) -> _Points:
+    def points(self, shape: tuple[int, ...], dtype: torch.dtype, coefficients: StepCoefficients, momentum: bool = False) -> _Points:
         generator = torch.Generator().manual_seed(sum(shape))
-        drawn = [torch.randn(shape, generator=generator).to(self.device, dtype) for _ in range(len(numbers.weights) + 2)]
+        drawn = [torch.randn(shape, generator=generator).to(self.device, dtype) for _ in range(len(coefficients.weights) + 2)]
         return _Points(drawn[0], drawn[2:], drawn[1] if momentum else None)
 
-    def step(self, points: _Points, numbers: Numbers, counter: Counter, inplace: bool = False) -> list[Tensor]:
+    def step(self, points: _Points, coefficients: StepCoefficients, counter: Counter, inplace: bool = False) -> list[Tensor]:
         out = points.x if inplace else torch.full_like(points.x, 7.0)
         out_momentum = points.momentum if inplace or points.momentum is None else torch.full_like(points.x, 7.0)
-        self.kernel.langevin_step(points.x, points.gradients, points.momentum, numbers, counter, out, out_momentum)
+        self.kernel.langevin_step(points.x, points.gradients, points.momentum, coefficients, counter, out, out_momentum)
         return [out] if out_momentum is None else [out, out_momentum]
 
-    def expected(self, points: _Points, numbers: Numbers, counter: Counter) -> list[Tensor]:
+    def expected(self, points: _Points, coefficients: StepCoefficients, counter: Counter) -> list[Tensor]:
         noise = Noise(counter.seed, range(counter.chain, counter.chain + len(points.x)), counter.step, "philox")
-        new = reference_step(points.x, points.gradients, points.momentum, numbers, noise, counter.stream, False)
+        new = reference_step(points.x, points.gradients, points.momentum, coefficients, noise, counter.stream, False)
         return [some for some in new if some is not None]
 
 
-def _near(got: Tensor, expected: Tensor, what: str, rounding: float = 4e-6) -> None:
+def _assert_near(got: Tensor, expected: Tensor, what: str, rounding: float = 4e-6) -> None:
     spacing = torch.finfo(expected.dtype).eps if expected.dtype in (torch.bfloat16, torch.float16) else 0.0
     off = (got.double() - expected.double()).abs()
     allowed = rounding * expected.double().abs().clamp_min(1.0) + spacing * expected.double().abs()
@@ -148,36 +148,36 @@ def _available(subject: _Subject) -> None:
 
 
 def _noise(subject: _Subject) -> None:
-    numbers, x = _FORMS[1], torch.zeros(3, 770, device=subject.device)
+    coefficients, x = _FORMS[1], torch.zeros(3, 770, device=subject.device)
     for i, seed in enumerate(_SEEDS):
         counter = Counter(seed, (1, 16, 2**31 + 7, 2**32 - 1)[i % 4], (5, 2**31 - 1, 2**32 - 3)[i % 3], (0, 1, 2**31)[i % 3])
         points = _Points(x, [], None)
-        (got,), (expected,) = subject.step(points, numbers, counter), subject.expected(points, numbers, counter)
-        _near(got, expected, f"the noise of {counter}", 1e-6)
+        (got,), (expected,) = subject.step(points, coefficients, counter), subject.expected(points, coefficients, counter)
+        _assert_near(got, expected, f"the noise of {counter}", 1e-6)
 
 
 def _step(subject: _Subject) -> None:
     for shape, dtype, counter in subject.cases():
-        for numbers in _FORMS:
-            points = subject.points(shape, dtype, numbers)
-            (got,), (expected,) = subject.step(points, numbers, counter), subject.expected(points, numbers, counter)
-            _near(got, expected, f"points of shape {shape} and {dtype} after {numbers}")
+        for coefficients in _FORMS:
+            points = subject.points(shape, dtype, coefficients)
+            (got,), (expected,) = subject.step(points, coefficients, counter), subject.expected(points, coefficients, counter)
+            _assert_near(got, expected, f"points of shape {shape} and {dtype} after {coefficients}")
 
 
 def _momentum(subject: _Subject) -> None:
     for shape, dtype, counter in subject.cases():
-        for numbers in _WALKS:
-            points = subject.points(shape, dtype, numbers, momentum=True)
-            results = zip(subject.step(points, numbers, counter), subject.expected(points, numbers, counter), strict=True)
+        for coefficients in _WALKS:
+            points = subject.points(shape, dtype, coefficients, momentum=True)
+            results = zip(subject.step(points, coefficients, counter), subject.expected(points, coefficients, counter), strict=True)
             for name, (got, expected) in zip(("points", "momenta"), results, strict=True):
-                _near(got, expected, f"{name} of shape {shape} and {dtype} after {numbers}")
+                _assert_near(got, expected, f"{name} of shape {shape} and {dtype} after {coefficients}")
 
 
 def _inplace(subject: _Subject) -> None:
     for dtype in subject.dtypes:
-        for numbers, momentum in ((_FORMS[3], False), (_WALKS[0], True)):
-            points, counter = subject.points((5, 37), dtype, numbers, momentum), Counter(3, 4, 5, 6)
-            new, written = subject.step(points, numbers, counter), subject.step(points.copy(), numbers, counter, inplace=True)
+        for coefficients, momentum in ((_FORMS[3], False), (_WALKS[0], True)):
+            points, counter = subject.points((5, 37), dtype, coefficients, momentum), Counter(3, 4, 5, 6)
+            new, written = subject.step(points, coefficients, counter), subject.step(points.copy(), coefficients, counter, inplace=True)
             assert all(torch.equal(a, b) for a, b in zip(new, written, strict=True)), f"a step of {dtype} in place differs"
 
 
@@ -192,11 +192,11 @@ def _chains(subject: _Subject) -> None:
 
 
 def _inputs(subject: _Subject) -> None:
-    for numbers, momentum in ((_FORMS[3], False), (_WALKS[0], True)):
-        points = subject.points((5, 37), torch.float32, numbers, momentum)
+    for coefficients, momentum in ((_FORMS[3], False), (_WALKS[0], True)):
+        points = subject.points((5, 37), torch.float32, coefficients, momentum)
         before = points.copy()
-        subject.step(points, numbers, Counter(0, 0, 0, 0))
-        assert all(torch.equal(a, b) for a, b in zip(points.all, before.all, strict=True)), "a step writes to what it was given"
+        subject.step(points, coefficients, Counter(0, 0, 0, 0))
+        assert all(torch.equal(a, b) for a, b in zip(points.all, before.all, strict=True)), "a step changes its input"
 
 
 def _bounds(subject: _Subject) -> None:
@@ -207,17 +207,17 @@ def _bounds(subject: _Subject) -> None:
         subject.kernel.langevin_step(points.x, points.gradients, points.momentum, _WALKS[0], Counter(0, 0, 0, 0), out, out_momentum)
         for some in memory:
             beside = torch.cat([some[:4096], some[4096 + count :]])
-            assert bool((beside == 7.0).all()), f"something is written beside points of shape {shape}"
+            assert bool((beside == 7.0).all()), f"something is written outside of points of shape {shape}"
 
 
 def _nan(subject: _Subject) -> None:
-    numbers, counter = _FORMS[3], Counter(0, 0, 0, 0)
-    points = subject.points((3, 5), torch.float32, numbers)
+    coefficients, counter = _FORMS[3], Counter(0, 0, 0, 0)
+    points = subject.points((3, 5), torch.float32, coefficients)
     points.x[0, 1], points.gradients[0][2, 4] = torch.nan, torch.nan
-    (got,) = subject.step(points, numbers, counter)
+    (got,) = subject.step(points, coefficients, counter)
     wrong = torch.zeros(3, 5, dtype=torch.bool)
     wrong[0, 1] = wrong[2, 4] = True
-    assert torch.equal(got.isnan().cpu(), wrong), "numbers that are not any are hidden or spread"
+    assert torch.equal(got.isnan().cpu(), wrong), "NaN is removed or spreads"
 
 
 _CHECKS: Mapping[str, Callable[[_Subject], None]] = {

@@ -1,4 +1,4 @@
-"""The laws of the algebra, with one energy as an operand beside two that are known."""
+"""The laws of the algebra, for one energy combined with two Gaussians."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 from composable_energy.algebra import negate
 from composable_energy.energy import Energy
-from composable_energy.testing.checks import close
+from composable_energy.testing.checks import assert_close
 from composable_energy.testing.targets import Gaussian
 
-__all__ = ["algebra"]
+__all__ = ["assert_laws"]
 
 
-def algebra(a: Energy, x: Tensor) -> None:
+def assert_laws(a: Energy, x: Tensor) -> None:
     """Asserts the laws of `&`, `|`, `~`, `*` and `-`.
 
     Args:
@@ -21,24 +21,24 @@ def algebra(a: Energy, x: Tensor) -> None:
         x: Points, with shape $(B, *)$.
     """
     b, c = Gaussian(torch.zeros_like(x[0])), Gaussian(torch.ones_like(x[0]), 2.0)
-    b.decoder = c.decoder = a.decoder  # they live where the energy does
+    b.decoder = c.decoder = a.decoder  # in the same space
     at_a, at_b = a(x), b(x)
 
-    close((a & b)(x), at_a + at_b, "A & B is the sum", factor=10)
-    close((a & b)(x), (b & a)(x), "A & B is B & A", factor=10)
-    close(((a & b) & c)(x), (a & (b & c))(x), "& is associative", factor=10)
+    assert_close((a & b)(x), at_a + at_b, "A & B is the sum", factor=10)
+    assert_close((a & b)(x), (b & a)(x), "A & B is B & A", factor=10)
+    assert_close(((a & b) & c)(x), (a & (b & c))(x), "& is associative", factor=10)
 
     mixed = -torch.logaddexp(-at_a, -at_b)
-    close((a | b)(x), mixed, "A | B is the mixture", factor=10)
-    close((a | b)(x), (b | a)(x), "A | B is B | A", factor=10)
-    close(((a | b) | c)(x), (a | (b | c))(x), "| is associative", factor=10)
+    assert_close((a | b)(x), mixed, "A | B is the mixture", factor=10)
+    assert_close((a | b)(x), (b | a)(x), "A | B is B | A", factor=10)
+    assert_close(((a | b) | c)(x), (a | (b | c))(x), "| is associative", factor=10)
 
     assert torch.equal((1 * a)(x), at_a), "1 * A is not A"
-    close((2 * a)(x), 2 * at_a, "2 * A is twice A")
-    close((a / 2)(x), at_a / 2, "A / 2 is half of A")
-    close((a - b)(x), at_a - at_b, "A - B is the difference", factor=10)
+    assert_close((2 * a)(x), 2 * at_a, "2 * A is twice A")
+    assert_close((a / 2)(x), at_a / 2, "A / 2 is half of A")
+    assert_close((a - b)(x), at_a - at_b, "A - B is the difference", factor=10)
     assert not bool((a - a)(x).any()), "A - A is not 0"
 
     if a.no_complement is None:
-        close((~(a & b))(x), (negate(a) | negate(b))(x), "~(A & B) is ~A | ~B", factor=10)
-        close((~(a | b))(x), (negate(a) & negate(b))(x), "~(A | B) is ~A & ~B", factor=10)
+        assert_close((~(a & b))(x), (negate(a) | negate(b))(x), "~(A & B) is ~A | ~B", factor=10)
+        assert_close((~(a | b))(x), (negate(a) & negate(b))(x), "~(A | B) is ~A & ~B", factor=10)

@@ -1,4 +1,4 @@
-"""The face of the checks in pytest, which is imported nowhere else."""
+"""pytest integration of the checks."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any
 
-from composable_energy.testing.checks import Check, SkipCheck, validated
+from composable_energy.testing.checks import Check, SkipCheck, check_expected_failures
 
 __all__ = ["parametrize_with_checks"]
 
 
 def parametrize_with_checks(checks: Iterable[Check], *, expected_failures: Mapping[str, str] | None = None) -> Callable[[Any], Any]:
-    """Makes one test of each check: the test function gets it as `check` and calls it.
+    """Returns a decorator for one test per check: the test function gets the argument `check` and calls it.
 
     Args:
         checks: The checks, such as `energy_checks(...)`.
         expected_failures: The names of checks that are known to fail, with the reasons; one that passes fails the test.
 
     Raises:
-        OptionError: A name in `expected_failures` is that of no check.
+        OptionError: A name in `expected_failures` is unknown.
     """
     import pytest
 
     checks = list(checks)
-    expected = validated(checks, expected_failures)
+    expected = check_expected_failures(checks, expected_failures)
 
     def skipping(check: Check) -> Check:
         @wraps(check.function)

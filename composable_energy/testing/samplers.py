@@ -1,4 +1,4 @@
-"""What every sampler keeps."""
+"""Checks of samplers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from composable_energy.energy import Energy
 from composable_energy.noise import Noise
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
-from composable_energy.testing.checks import Check, SkipCheck, close, run
-from composable_energy.testing.invariance import stays_exact
+from composable_energy.testing.checks import Check, SkipCheck, assert_close, run_checks
+from composable_energy.testing.invariance import assert_invariant
 from composable_energy.testing.targets import Banana, Gaussian
 
 __all__ = ["check_sampler", "sampler_checks"]
@@ -32,49 +32,47 @@ def check_sampler(
     exact: bool | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> None:
-    """Checks that a sampler keeps what every sampler keeps; see `sampler_checks`.
+    """Runs the checks of a sampler; see `sampler_checks`.
 
     Args:
         sampler: The sampler with its options, or its class or name.
-        steps: How many it needs to forget its start on a unit Gaussian; its own number if None.
-        variance: What it draws from a unit Gaussian with these options, if its step size biases it.
-        bias: How far the variance may be from that, relatively, beyond the noise of 4,000 draws.
-        exact: Whether one step leaves any density as it is; None takes it for granted of a sampler that tells an acceptance and has no
-            end of its own.
-        expected_failures: The names of checks that are known to fail, with the reasons; one that holds is told too.
+        steps: The number of steps to converge on a unit Gaussian; None for its default.
+        variance: The variance of its draws from a unit Gaussian, if its step size biases it.
+        bias: The relative tolerance of the variance, beyond the noise of 4,000 draws.
+        exact: Whether one step leaves any density invariant; None assumes it of a sampler with acceptance and without a fixed schedule.
+        expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
 
     Raises:
-        AssertionError: It does not; the message has a line for each check that fails.
+        AssertionError: Checks fail; the message has a line for each.
     """
-    run(sampler_checks(sampler, steps=steps, variance=variance, bias=bias, exact=exact), expected_failures)
+    run_checks(sampler_checks(sampler, steps=steps, variance=variance, bias=bias, exact=exact), expected_failures)
 
 
 def sampler_checks(
     sampler: SamplerLike, *, steps: int | None = None, variance: float = 1.0, bias: float = 0.0, exact: bool | None = None
 ) -> list[Check]:
-    """Returns the checks of a sampler, by name. The targets are `Gaussian` and `Banana`.
+    """Returns the checks of a sampler. The targets are `Gaussian` and `Banana`.
 
-    | name | what |
+    | name | what is checked |
     |---|---|
-    | `seed` | one seed gives one draw, another seed another; the caller's random state stays |
-    | `shape` | draws have the shape that was asked for, and the dtype of the start |
+    | `seed` | the same seed gives the same draws, another seed others; the global random state does not change |
+    | `shape` | draws have the requested shape, and the dtype of the start |
     | `moments` | mean and variance of 4,000 draws from a unit Gaussian are within 5 standard errors |
     | `exact` | 20,000 exact draws are exact draws after 20 steps, by their moments and Kolmogorov's distance |
-    | `noise` | each chain and each step has noise of its own |
-    | `chunks` | the same draws whatever `batch_size` |
-    | `resume` | stopping and going on changes nothing |
-    | `state` | a step leaves the state that it got as it was, and returns the energies and gradients of its points |
-    | `gradients` | draws carry no graph, weights get no gradient and stay learnable |
+    | `noise` | each chain and each step has different noise |
+    | `chunks` | draws do not depend on `batch_size` |
+    | `resume` | stopping and resuming does not change draws |
+    | `state` | a step does not change its input state, and returns the energies and gradients of its points |
+    | `gradients` | draws have no graph, weights get no gradient and stay learnable |
     | `input` | the start is not changed |
-    | `modes` | modules in train mode are so afterwards, with the same running statistics |
+    | `modes` | modules stay in train mode, with the same running statistics |
 
     Args:
         sampler: The sampler with its options, or its class or name.
-        steps: How many it needs to forget its start on a unit Gaussian; its own number if None.
-        variance: What it draws from a unit Gaussian with these options, if its step size biases it.
-        bias: How far the variance may be from that, relatively, beyond the noise of 4,000 draws.
-        exact: Whether one step leaves any density as it is; None takes it for granted of a sampler that tells an acceptance and has no
-            end of its own.
+        steps: The number of steps to converge on a unit Gaussian; None for its default.
+        variance: The variance of its draws from a unit Gaussian, if its step size biases it.
+        bias: The relative tolerance of the variance, beyond the noise of 4,000 draws.
+        exact: Whether one step leaves any density invariant; None assumes it of a sampler with acceptance and without a fixed schedule.
     """
     subject = _Subject(sampler, steps, variance, bias, exact)
     return [Check(name, _bound(function, subject)) for name, function in _CHECKS.items()]
@@ -89,29 +87,29 @@ class _Subject:
     exact: bool | None
 
     def draw(self, energy: Energy, shape: tuple[int, ...], *, few: bool = True, **options: Any) -> Tensor:
-        steps = min(self.steps or 5, 5) if few and self.made.total_steps is None else self.steps
+        steps = min(self.steps or 5, 5) if few and self.instance.total_steps is None else self.steps
         return sample(energy, shape, sampler=self.sampler, steps=steps, **{"seed": 0, "batch_size": None, **options})
 
     @cached_property
     def tuned(self) -> Sampler:
-        """The sampler, with what it leaves open settled on a unit Gaussian."""
+        """The sampler tuned on a unit Gaussian."""
         noise = Noise(seed=0, chains=range(64)).child("pilot")
         with torch.no_grad():
-            return self.made.tune(_target(), noise.normal(torch.zeros(64, 2, dtype=torch.float64)), noise)
+            return self.instance.tune(_target(), noise.normal(torch.zeros(64, 2, dtype=torch.float64)), noise)
 
     @cached_property
     def rejects(self) -> bool:
-        """Whether it tells an acceptance; only then it is safe on energies that grow faster than squares."""
+        """Whether it has an acceptance rate; only then it is stable on energies that grow faster than squares."""
         return self.step(_target(), torch.ones(3, 2, dtype=torch.float64), 1)[1].acceptance is not None
 
     def step(self, energy: Energy, start: Tensor, step: int) -> tuple[State, Info]:
-        """Returns what the tuned sampler makes of some points in one step."""
+        """Returns the result of one step of the tuned sampler from a start."""
         noise = Noise(seed=0, chains=range(len(start)))
         with torch.no_grad():
             return self.tuned.step(energy, self.tuned.init(energy, start, noise), noise.at(step))
 
     @property
-    def made(self) -> Sampler:
+    def instance(self) -> Sampler:
         if isinstance(self.sampler, Sampler):
             return self.sampler
         if isinstance(self.sampler, str):
@@ -135,7 +133,7 @@ def _seed(subject: _Subject) -> None:
         for seed, global_seed in ((1, 1), (1, 2), (2, 1)):
             before = torch.manual_seed(global_seed).get_state()
             draws.append(subject.draw(_target(), (6, 2), seed=seed, init=start))
-            assert torch.equal(torch.get_rng_state(), before), "the caller's random state has changed"
+            assert torch.equal(torch.get_rng_state(), before), "the global random state has changed"
     first, again, other = draws
     assert torch.equal(first, again), "one seed gives two draws: draw random numbers from `noise` only"
     assert not torch.equal(first, other), "two seeds give the same draws from one start"
@@ -146,7 +144,7 @@ def _shape(subject: _Subject) -> None:
         for event in ((1,), (2, 3)):
             target = Gaussian(torch.zeros(event, dtype=dtype))
             drawn = subject.draw(target, (3, *event))
-            assert drawn.shape == (3, *event), f"shape {tuple(drawn.shape)}, asked for {(3, *event)}"
+            assert drawn.shape == (3, *event), f"shape {tuple(drawn.shape)}, requested {(3, *event)}"
             assert drawn.dtype == dtype, f"{drawn.dtype} from an energy and a start of {dtype}"
     assert subject.draw(_target(), (1, 2)).shape == (1, 2), "a single chain"
 
@@ -166,37 +164,37 @@ def _moments(subject: _Subject) -> None:
 
 def _exact(subject: _Subject) -> None:
     if subject.tuned.total_steps is not None:
-        raise SkipCheck("it has an end of its own")
+        raise SkipCheck("it has a fixed schedule")
     if subject.exact is False or (subject.variance, subject.bias) != (1.0, 0.0):
         raise SkipCheck("it is not exact")
     if subject.exact is None and not subject.rejects:
-        raise SkipCheck("it never rejects, so a step is not exact; `exact=True` insists")
-    stays_exact(sample, sampler=subject.sampler, seed=0)
+        raise SkipCheck("it never rejects, so a step is not exact; use `exact=True` to check it anyway")
+    assert_invariant(sample, sampler=subject.sampler, seed=0)
 
 
 def _noise(subject: _Subject) -> None:
     start = torch.full((64, 2), 0.5, dtype=torch.float64)
     (first, _), (second, _) = (subject.step(_target(), start, step) for step in (1, 2))
-    assert not torch.equal(first.x, second.x), "two steps get the same noise: take that of the step, `noise`"
+    assert not torch.equal(first.x, second.x), "two steps get the same noise: use the noise of the step, `noise`"
     assert len(first.x.unique(dim=0)) > 2, "all chains get the same noise: draw some for each row"
 
 
 def _chunks(subject: _Subject) -> None:
     whole = subject.draw(_target(), (11, 2))
     for size in (1, 4):
-        close(subject.draw(_target(), (11, 2), batch_size=size), whole, f"batch_size {size} and all at once")
+        assert_close(subject.draw(_target(), (11, 2), batch_size=size), whole, f"batch_size {size} and all at once")
     if subject.rejects:  # so that each chain decides for itself
         options = {"sampler": subject.tuned, "steps": 20 if subject.tuned.total_steps is None else None, "seed": 0}
         parts, whole = (sample(Banana(), (40, 2), batch_size=size, **options) for size in (17, None))
-        close(parts, whole, "batch_size 17 and all at once")
+        assert_close(parts, whole, "batch_size 17 and all at once")
 
 
 def _resume(subject: _Subject) -> None:
-    if subject.made.total_steps is not None:
-        raise SkipCheck("it has an end of its own")
+    if subject.instance.total_steps is not None:
+        raise SkipCheck("it has a fixed schedule")
     whole = sample(_target(), (5, 2), sampler=subject.sampler, steps=6, seed=0)
     _, trace = sample(_target(), (5, 2), sampler=subject.sampler, steps=2, seed=0, trace=True)
-    close(sample(_target(), (5, 2), steps=4, resume=trace), whole, "stopped and resumed, and at once")
+    assert_close(sample(_target(), (5, 2), steps=4, resume=trace), whole, "stopped and resumed, and at once")
 
 
 def _state(subject: _Subject) -> None:
@@ -211,14 +209,14 @@ def _state(subject: _Subject) -> None:
             assert not changed, f"a step changes {', '.join(changed)} of its state in place; return a new one"
             state = after
         energies, gradients = energy_and_gradient(energy, state.x)
-    close(state.energy, energies, "energies of the state and of its points", factor=10)
+    assert_close(state.energy, energies, "energies of the state and of its points", factor=10)
     if state.grad.any():  # a sampler that needs no gradients keeps zeros
-        close(state.grad, gradients, "gradients of the state and of its points", factor=10)
+        assert_close(state.grad, gradients, "gradients of the state and of its points", factor=10)
 
 
 def _gradients(subject: _Subject) -> None:
     network = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).double()
-    energy = _Networked(network)
+    energy = _NetworkEnergy(network)
     drawn = subject.draw(energy, (4, 2))
     assert drawn.grad_fn is None and not drawn.requires_grad, "draws carry a graph"
     assert all(p.grad is None for p in network.parameters()), "weights got a gradient"
@@ -234,13 +232,13 @@ def _input(subject: _Subject) -> None:
 def _modes(subject: _Subject) -> None:
     network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 1)).double().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    subject.draw(_Networked(network), (4, 2))
+    subject.draw(_NetworkEnergy(network), (4, 2))
     assert all(module.training for module in network.modules()), "modules are in eval mode afterwards"
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items()), "running statistics have changed"
 
 
-class _Networked(Gaussian):
-    """A Gaussian that a network bends."""
+class _NetworkEnergy(Gaussian):
+    """A Gaussian plus a bounded network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(torch.zeros(2, dtype=torch.float64))

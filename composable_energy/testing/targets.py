@@ -1,4 +1,4 @@
-"""Energies whose density is known."""
+"""Energies with a known density, the targets of checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Banana", "Gaussian"]
 
 
 class Gaussian(Energy):
-    r"""$E(x, \sigma) = \lVert x - \mu \rVert^2 / 2 (s^2 + \sigma^2)$: a Gaussian, with noise added at a level $\sigma$.
+    r"""A Gaussian with noise of level $\sigma$: $E(x, \sigma) = \lVert x - \mu \rVert^2 / 2 (s^2 + \sigma^2)$.
 
     Args:
         mean: $\mu$, with the shape of one point.
@@ -33,7 +33,7 @@ class Gaussian(Energy):
 
 
 class Banana(Energy):
-    r"""$x_1 \sim N(0, 1)$, $x_2 \mid x_1 \sim N(x_1^2, 1/4)$: bent, with gradients that are large at the ends of trajectories."""
+    r"""A curved density with large gradients in its tails: $x_1 \sim N(0, 1)$, $x_2 \mid x_1 \sim N(x_1^2, 1/4)$."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,10 +44,10 @@ class Banana(Energy):
         return (first.square() + second.square()) / 2
 
     def exact(self, noise: Noise, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Returns independent exact draws, with shape $(B, 2)$, one for each chain of some noise."""
+        """Returns independent exact draws, with shape $(B, 2)$, one for each chain of the noise."""
         first, second = noise.normal(torch.zeros(len(noise.chains), 2, dtype=dtype)).T
         return torch.stack([first, first.square() + second / 2], 1)
 
     def whitened(self, x: Tensor) -> Tensor:
-        """Returns what is standard normal where points are exact draws: $x_1$ and $2 (x_2 - x_1^2)$, with shape $(B, 2)$."""
+        """Returns $x_1$ and $2 (x_2 - x_1^2)$, with shape $(B, 2)$; of exact draws they are standard normal."""
         return torch.stack([x[:, 0], 2 * (x[:, 1] - x[:, 0].square())], 1)

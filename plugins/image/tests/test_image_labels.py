@@ -7,7 +7,7 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
-from composable_energy.testing.checks import close
+from composable_energy.testing.checks import assert_close
 from composable_energy_image.energy import number_features
 
 CONDITIONAL = {
@@ -38,7 +38,7 @@ def test_at_the_start_all_labels_agree_with_the_energy_without_labels(name):
     x = torch.rand(3, *plain.event_shape)  # pyright: ignore[reportOptionalIterable]
     expected = plain(x)
     for y in (0, 2, torch.tensor([0, 1, 2]), torch.eye(3), torch.tensor([[0.2, 0.3, -4.0]])):
-        close(energy(x, y=y), expected, "with a label and without", network=energy)
+        assert_close(energy(x, y=y), expected, "with a label and without", network=energy)
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
@@ -46,8 +46,8 @@ def test_whole_labels_are_one_hot_vectors_and_make_a_difference(name):
     energy = with_other_tables(conditional(name))
     x = torch.rand(1, *energy.event_shape).expand(3, -1, -1, -1)  # pyright: ignore[reportOptionalIterable]
     each = energy(x, y=torch.tensor([0, 1, 2]))
-    close(energy(x, y=torch.eye(3)), each, "one-hot vectors and numbers", network=energy)
-    close(torch.cat([energy.given(y=label)(x[:1]) for label in range(3)]), each, "alone and in a batch", network=energy)
+    assert_close(energy(x, y=torch.eye(3)), each, "one-hot vectors and numbers", network=energy)
+    assert_close(torch.cat([energy.given(y=label)(x[:1]) for label in range(3)]), each, "alone and in a batch", network=energy)
     assert len(each.unique()) == 3
 
 
@@ -85,7 +85,7 @@ def test_at_the_start_all_numbers_agree_with_the_energy_without_any(name):
     energy, plain = conditional(name, None, numbers=2), conditional(name, None)
     x = torch.rand(3, *plain.event_shape)  # pyright: ignore[reportOptionalIterable]
     for y in (torch.rand(3, 2), torch.tensor([[0.3, -0.7]])):
-        close(energy(x, y=y), plain(x), "with numbers and without", network=energy)
+        assert_close(energy(x, y=y), plain(x), "with numbers and without", network=energy)
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
@@ -94,17 +94,17 @@ def test_numbers_make_a_difference_row_by_row(name):
     x = torch.rand(1, *energy.event_shape).expand(3, -1, -1, -1)  # pyright: ignore[reportOptionalIterable]
     y = torch.tensor([[0.1, 0.9], [-0.4, 0.2], [-0.4, 0.3]])
     each = energy(x, y=y)
-    close(torch.cat([energy.given(y=row[None])(x[:1]) for row in y]), each, "alone and in a batch", network=energy)
-    close(energy(x, y=y.double()), each, "numbers of another dtype", network=energy)
+    assert_close(torch.cat([energy.given(y=row[None])(x[:1]) for row in y]), each, "alone and in a batch", network=energy)
+    assert_close(energy(x, y=y.double()), each, "numbers of another dtype", network=energy)
     assert len(each.unique()) == 3
 
 
 def test_one_number_may_come_without_an_axis_of_its_own():
     energy = with_other_tables(conditional("igebm-resnet32", None, numbers=1))
     x, y = torch.rand(2, 3, 8, 8), torch.tensor([0.3, -1.0])
-    close(energy(x, y=y[:, None]), energy(x, y=y), "with an axis and without", network=energy)
-    close(energy(x[:1], y=0.3), energy(x, y=y)[:1], "alone and in a batch", network=energy)
-    close(energy(x, y=1), energy(x, y=1.0), "whole and real numbers", network=energy)
+    assert_close(energy(x, y=y[:, None]), energy(x, y=y), "with an axis and without", network=energy)
+    assert_close(energy(x[:1], y=0.3), energy(x, y=y)[:1], "alone and in a batch", network=energy)
+    assert_close(energy(x, y=1), energy(x, y=1.0), "whole and real numbers", network=energy)
 
 
 @pytest.mark.slow

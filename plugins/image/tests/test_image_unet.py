@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.testing.checks import close
+from composable_energy.testing.checks import assert_close
 
 
 def unet(**options: object) -> ce.Energy:
@@ -18,8 +18,8 @@ def test_before_training_it_is_that_of_normal_pixels():
     energy, x = unet(data_std=0.3), torch.rand(4, 1, 8, 8)
     for sigma in (0.01, 0.5, 10.0):
         expected = ((x - 0.5).square() / (2 * (0.3**2 + sigma**2))).flatten(1).sum(1)
-        close(energy.at(sigma)(x), expected, "a normal's", network=energy)
-    close(energy(x), energy.at(0.01)(x), "without a level and at the lowest", network=energy)
+        assert_close(energy.at(sigma)(x), expected, "a normal's", network=energy)
+    assert_close(energy(x), energy.at(0.01)(x), "without a level and at the lowest", network=energy)
 
 
 def test_the_gradient_has_the_scale_of_noise_at_every_level():
@@ -43,7 +43,7 @@ def test_levels_may_differ_within_a_batch():
             parameter.add_(0.1 * torch.randn_like(parameter))
     x, sigma = torch.rand(3, 1, 8, 8), torch.tensor([0.05, 0.5, 5.0])
     each = torch.cat([energy.at(float(s))(x[i : i + 1]) for i, s in enumerate(sigma)])
-    close(energy.at(sigma)(x), each, "alone and in a batch", network=energy)
+    assert_close(energy.at(sigma)(x), each, "alone and in a batch", network=energy)
 
 
 @pytest.mark.slow

@@ -34,8 +34,8 @@ from plugins.training.tests.objective_helpers import (
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ContrastiveDivergence(steps=0), "steps must be at least 1, got 0"),
-        (lambda: ContrastiveDivergence(steps=cast(2.5)), "steps must be a whole number, got 2.5"),
+        (lambda: ContrastiveDivergence(steps=0), "steps must be a whole number of at least 1, got 0"),
+        (lambda: ContrastiveDivergence(steps=cast(2.5)), "steps must be a whole number of at least 1, got 2.5"),
         (lambda: ContrastiveDivergence(steps=1, l2=-1), "l2 must be at least 0, got -1"),
         (lambda: ContrastiveDivergence(steps=1, start=cast("gaussian")), "got 'gaussian'"),
         (lambda: ContrastiveDivergence(steps=1, start="data"), "persistent=False"),
@@ -68,7 +68,7 @@ def test_an_unknown_sampler_is_reported():
         (lambda: DenoisingScoreMatching(0.0, 1.0), "0 < sigma_min <= sigma_max, got 0.0 and 1.0"),
         (lambda: AttributeHeads({"male": 2}, 2.0, 1.0), "got 2.0 and 1.0"),
         (lambda: AttributeHeads({}, 0.1, 1.0), "at least one variable"),
-        (lambda: AttributeHeads({"male": 1}, 0.1, 1.0), "The number of values of male must be at least 2, got 1"),
+        (lambda: AttributeHeads({"male": 1}, 0.1, 1.0), "The number of values of male must be a whole number of at least 2, got 1"),
         (lambda: AttributeHeads({"hair": 2}, 0.1, 1.0).loss(Heads(1), labelled(0)), "no attribute hair; they have kind"),
         (lambda: AttributeHeads({"kind": 2}, 0.1, 1.0).loss(Heads(1), labelled(0)), "kind has 2 values, from 0 to 1, .* from 0 to 2"),
         (lambda: AttributeHeads({"kind": 3}, 0.1, 1.0).loss(Heads(3), labelled(-2)), "got labels from -2 to 2"),
@@ -76,7 +76,7 @@ def test_an_unknown_sampler_is_reported():
         (lambda: DenoisingScoreMatching(0.1, 1.0).loss(Net(), labelled(0)), "Net does not depend on the noise level"),
         (lambda: prepare(ContrastiveDivergence(**LANGEVIN, condition="kind")).loss(Bell(), labelled(0)), "Bell does not depend on y"),
         (lambda: ImprovedContrastiveDivergence(steps=1, kl=-1), "kl must be at least 0, got -1"),
-        (lambda: ImprovedContrastiveDivergence(steps=1, among=0), "among must be at least 1, got 0"),
+        (lambda: ImprovedContrastiveDivergence(steps=1, among=0), "among must be a whole number of at least 1, got 0"),
         (
             lambda: prepare(ImprovedContrastiveDivergence(steps=1, options={"step_size": 1, "metric": torch.ones(2)})),
             "supports no metric",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.kernels import Counter, Kernel, Numbers
+from composable_energy.kernels import Counter, Kernel, StepCoefficients
 
 __all__ = ["TritonKernel"]
 
@@ -48,7 +48,7 @@ class TritonKernel(Kernel):
         x: Tensor,
         gradients: Sequence[Tensor],
         momentum: Tensor | None,
-        numbers: Numbers,
+        coefficients: StepCoefficients,
         counter: Counter,
         out: Tensor,
         out_momentum: Tensor | None,
@@ -59,7 +59,7 @@ class TritonKernel(Kernel):
         quads = min(_TILE, triton.next_power_of_2(triton.cdiv(size, 4)))
         height = min(_TILE // quads, triton.next_power_of_2(rows))
         grid = (triton.cdiv(rows, height) * triton.cdiv(size, 4 * quads),)
-        low, high = (0.0, 0.0) if numbers.low is None or numbers.high is None else (numbers.low, numbers.high)
+        low, high = (0.0, 0.0) if coefficients.low is None or coefficients.high is None else (coefficients.low, coefficients.high)
         seed = (counter.seed & 0xFFFFFFFF, counter.seed >> 32)
         with torch.cuda.device_of(x):
             self._step[grid](
@@ -68,11 +68,11 @@ class TritonKernel(Kernel):
                 tuple(gradients) or (x,),
                 out,
                 out if out_momentum is None else out_momentum,
-                tuple(map(float, numbers.weights)) or (0.0,),
-                float(numbers.drift),
-                float(numbers.scale),
-                float(numbers.keep),
-                float(numbers.move),
+                tuple(map(float, coefficients.weights)) or (0.0,),
+                float(coefficients.drift),
+                float(coefficients.scale),
+                float(coefficients.keep),
+                float(coefficients.move),
                 float(low),
                 float(high),
                 *(_signed(word) for word in (*seed, counter.step, counter.chain, counter.stream)),
@@ -80,9 +80,9 @@ class TritonKernel(Kernel):
                 size,
                 GRADIENTS=len(gradients),
                 MOMENTUM=momentum is not None,
-                READ=numbers.keep != 0.0,
-                NOISE=numbers.scale != 0.0,
-                BOX=numbers.low is not None,
+                READ=coefficients.keep != 0.0,
+                NOISE=coefficients.scale != 0.0,
+                BOX=coefficients.low is not None,
                 ROWS=height,
                 QUADS=quads,
             )

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 import composable_energy as ce
-from composable_energy.kernels import Counter, Numbers, langevin_step
+from composable_energy.kernels import Counter, StepCoefficients, langevin_step
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise
 from composable_energy.philox import philox
@@ -64,11 +64,11 @@ def test_odd_shapes(index):
     noise = Noise(counter.seed, range(counter.chain, counter.chain + shape[0]), counter.step, "philox")
     x = torch.zeros(shape)
     out = torch.empty_like(x)
-    taken.langevin_step(x, [], None, Numbers((), 0.0, 1.0, 0.0, 0.0, None, None), counter, out, None)
+    taken.langevin_step(x, [], None, StepCoefficients((), 0.0, 1.0, 0.0, 0.0, None, None), counter, out, None)
     assert (out - noise.normal(x, counter.stream)).abs().max() <= 1e-6
     dtype = (torch.float32, torch.bfloat16, torch.float16)[index % 3]
     x, p, *g = (noise.at(step).normal(x, 1).to(dtype) for step in range(2 + index % 3))
-    numbers = Numbers((0.5, -1.5)[: len(g)], 0.3, 0.7, 0.9, 0.2, -1.0 if index % 2 else None, 1.5)
+    numbers = StepCoefficients((0.5, -1.5)[: len(g)], 0.3, 0.7, 0.9, 0.2, -1.0 if index % 2 else None, 1.5)
     out, out_momentum = torch.empty_like(x), torch.empty_like(x)
     taken.langevin_step(x, g, p, numbers, counter, out, out_momentum)
     expected = reference_step(x, g, p, numbers, noise, counter.stream, False)
@@ -85,7 +85,7 @@ def test_tiles_change_nothing(tile, monkeypatch):
         monkeypatch.setattr(kernel, "_TILE", size)
         x = torch.linspace(-1, 1, 5 * 37).view(5, 37)
         out = torch.empty_like(x)
-        TritonKernel().langevin_step(x, [x], None, Numbers((1.0,), 0.3, 0.7, 1.0, 0.0, -1.0, 1.0), Counter(1, 2, 3, 4), out, None)
+        TritonKernel().langevin_step(x, [x], None, StepCoefficients((1.0,), 0.3, 0.7, 1.0, 0.0, -1.0, 1.0), Counter(1, 2, 3, 4), out, None)
         results.append(out)
     assert torch.equal(*results)
 
