@@ -74,12 +74,12 @@ def test_infinite_energies_are_null_in_json(capsys: pytest.CaptureFixture[str]):
     ("expression", "name", "message"),
     [
         ("bright", "missing.png", "There is no file 'missing.png'."),
-        ("bright", "text.png", "text.png is no picture that can be read"),
-        ("bright", "text.npy", "text.npy is no array of numbers"),
-        ("bright", "pickled.npy", "pickled.npy is no array of numbers"),
+        ("bright", "text.png", "text.png cannot be read as an image"),
+        ("bright", "text.npy", "text.npy is not an array of numbers"),
+        ("bright", "pickled.npy", "pickled.npy is not an array of numbers"),
         ("bright", "five.npy", "five.npy has points of shape (5,); the energy takes (n, 3, 16, 16) or (n, 4)."),
-        ("plane", "grey.png", "grey.png is a picture, and the energy takes points of shape (2,); give them as an .npy file."),
-        ("shapeless", "grey.png", "shapeless does not say the shape of its points, so none can be read for it."),
+        ("plane", "grey.png", "grey.png is an image, and the energy takes points of shape (2,); give them as an .npy file."),
+        ("shapeless", "grey.png", "shapeless has no event_shape, so no points can be read for it."),
     ],
 )
 def test_mistakes_in_files(expression: str, name: str, message: str, capsys: pytest.CaptureFixture[str]):
@@ -149,7 +149,7 @@ def test_reading_says_what_is_wrong():
     with pytest.raises(FileFormatError, match="There is no file"):
         read_points(Path("nothing.npy"), [(2,)], (0.0, 1.0))
     np.save("complex.npy", np.ones(2, dtype=complex))
-    with pytest.raises(FileFormatError, match=r"complex.npy is no array of numbers: Cannot cast array data from dtype\('complex128'\)"):
+    with pytest.raises(FileFormatError, match=r"complex.npy is not an array of numbers: Cannot cast array data from dtype\('complex128'\)"):
         read_points(Path("complex.npy"), [(2,)], (0.0, 1.0))
     for kind in (np.uint8, np.int64, np.float16, bool):
         np.save("ones.npy", np.ones(2, dtype=kind))

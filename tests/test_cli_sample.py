@@ -76,7 +76,7 @@ def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[st
     assert run("sample", "plane", "--in", "toys", "--sampler", "langevin", "--option", "step_size=.1", "--steps", "2", "-o", "x.npy") == 0
     assert np.load("x.npy").shape == (16, 2)
     assert run("sample", "plane", "--in", "toys", "-o", "x.png") == 2
-    assert "Draws of shape (2,) are no pictures; write them as numbers, to a file that ends in .npy or .npz." in capsys.readouterr().err
+    assert "Draws of shape (2,) are not images; write them to a file that ends in .npy or .npz." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -97,16 +97,16 @@ def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[st
         (["bright", "--sampler", "langevine"], "No plug-in offers the sampler 'langevine'. Did you mean 'langevin'?"),
         (["bright", "--option", "step=2"], "langevin has no option step; it takes step_size"),
         (["bright", "--option", "seed=2"], "--option seed: write --seed instead."),
-        (["bright", "--option", "init=2"], "--option init: this can be said in Python only."),
+        (["bright", "--option", "init=2"], "--option init: this option works in Python only."),
         (["bright", "--option", "clamp=2", "--option", "clamp=3"], "--option: each name may be given once."),
         (["bright", "--option", "step_size=big"], "step_size"),
         (["bright", "--steps", "0"], "steps must be a whole number of at least 1, got 0."),
         (["bright", "--best-of", "0"], "best_of must be a whole number of at least 1, got 0."),
         (["bright", "-o", "a.gif"], "-o takes a file that ends in .png, .jpg, .jpeg, .webp, .npy, .npz, got 'a.gif'."),
         (["bright", "-o", "no/a.png"], "-o no/a.png: there is no folder 'no'."),
-        (["bright", "--range", "1", "0"], "--range takes two rising numbers, such as -1 1, got 1 0."),
-        (["bright", "--sigma", "0.1"], "bright was not made for noise levels; leave out --sigma."),
-        (["noisy", "--sigma", "-1", "-o", "a.npy"], "--sigma is positive, got -1."),
+        (["bright", "--range", "1", "0"], "--range takes two increasing numbers, such as -1 1, got 1 0."),
+        (["bright", "--sigma", "0.1"], "bright does not depend on a noise level; leave out --sigma."),
+        (["noisy", "--sigma", "-1", "-o", "a.npy"], "--sigma must be a positive number, got -1.0."),
         (["shapeless", "-o", "a.npy"], "shapeless does not say the shape of its points"),
         (["~plane", "-o", "a.npy"], "~plane has no lower bound"),
     ],
@@ -223,4 +223,4 @@ def test_single_energy_has_no_members(capsys: pytest.CaptureFixture[str]):
         assert run("sample", "bowl/2", "--in", "toys") == 2
         assert "Unknown name `bowl/2`; a division has spaces around it: `bowl / 2`." in capsys.readouterr().err
         assert run("sample", "bright", "--in", "bowl") == 2
-        assert "'bowl' is a single one and has no members." in capsys.readouterr().err
+        assert "'bowl' is not a family and has no members." in capsys.readouterr().err

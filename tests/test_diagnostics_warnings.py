@@ -47,7 +47,7 @@ class TestWarnings:
         bad = int(trace.diverged.sum())
         assert f"{bad} of 40 chains" in text(trace, "diverged") and "dropped" in text(trace, "diverged")
         assert "`step_size` than 0.1" in text(trace, "diverged") and f"{bad} of them diverged" in str(trace.summary())
-        assert "started again" in text(run(hole, (40, 2), Langevin(0.1), 60, on_divergence="restart"), "diverged")
+        assert "restarted" in text(run(hole, (40, 2), Langevin(0.1), 60, on_divergence="restart"), "diverged")
 
     @pytest.mark.parametrize(("step_size", "what"), [(6.0, "a smaller `step_size` than 6"), (0.001, "a larger `step_size` than 0.001")])
     def test_acceptance_far_from_its_goal(self, step_size, what):
@@ -111,7 +111,7 @@ class TestWarnings:
         start = torch.tensor([[-1.0], [-2.0], [3.0]], dtype=F64)
         trace = run(flat, (3, 1), Underdamped(0.01, temperature=0.0), 60, init=start, trace=1)
         assert "2 (chains 0, 1) of 3 chains keep one point each" in text(trace, "constant")
-        assert "Look at the energy and its gradient" in text(trace, "constant")
+        assert "Check the energy and its gradient" in text(trace, "constant")
         moving = run(ce.as_energy(lambda x: 0 * x.sum(1)), (4, 1), Langevin(0.1), 60)
         assert "keep one energy each" in text(moving, "constant") and "keep points with `trace=1`" in text(moving, "constant")
         assert "constant" not in kinds(run(ce.as_energy(lambda x: 0 * x.sum(1)), (4, 1), Langevin(0.1), 60, trace=1))

@@ -64,10 +64,10 @@ def test_a_table_has_a_limit():
     from composable_energy.events.diagram import DiagramBuilder
 
     builder = DiagramBuilder(limit=5)
-    ors = builder.either(builder.node(0, (0, 1)), builder.node(2, (0, 1)))
+    ors = builder.disjoin(builder.node(0, (0, 1)), builder.node(2, (0, 1)))
     with pytest.raises(ExpressionError, match="more than 5 nodes"):
         for level in range(3, 9):
-            ors = table.both(ors, builder.node(level, (0, 1)))
+            ors = builder.conjoin(ors, builder.node(level, (0, 1)))
 
 
 def test_parity_of_thirty_fair_heads_is_a_half():

@@ -32,7 +32,7 @@ def test_an_energy_of_seen_points_is_pulled_back_to_the_latents():
     torch.testing.assert_close(seen.pull_back(decoder)(z), seen(decoder(z)))
     torch.testing.assert_close(seen.pull_back(decoder).at(0.5)(z), seen(decoder(z / 1.25)))
     torch.testing.assert_close(seen.pull_back(decoder, damping=20).at(0.5)(z), seen(decoder(z / 1.25)) / 6)
-    with pytest.raises(OptionError, match="damping must be at least 0"):
+    with pytest.raises(OptionError, match="damping must be a number of at least 0"):
         seen.pull_back(decoder, damping=-1)
 
 
@@ -53,7 +53,7 @@ def test_a_prior_is_not_pulled_back_by_accident():
         for tree in (prior & seen.pull_back(decoder), seen.pull_back(decoder) & prior):
             torch.testing.assert_close(tree(z), prior(z) + seen(decoder(z)))
             assert tree.decoder is decoder and tree.event_shape == (2,)
-    with pytest.raises(ExpressionError, match=r"Does it take latent or decoded points\?"):
+    with pytest.raises(ExpressionError, match="For decoded points write"):
         ce.as_energy(lambda x: x.sum(1)) & seen.pull_back(decoder)
 
 
@@ -61,7 +61,7 @@ def test_a_prior_of_the_shape_of_decoded_points_is_not_pulled_back_in_silence():
     decoder = torch.nn.Linear(2, 2, dtype=torch.float64)  # whose latent points may have any shape, as far as it says
     prior, seen = (ce.as_energy(torch.distributions.Normal(torch.full((2,), mean), 1.0)) for mean in (0.0, 1.0))
     for join in (lambda a, b: a & b, lambda a, b: b & a, lambda a, b: a | b):
-        with pytest.raises(ExpressionError, match=r"Does it take latent or decoded points\?"):
+        with pytest.raises(ExpressionError, match="For decoded points write"):
             join(prior, seen.pull_back(decoder))
     latent = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0), decoder=decoder)
     torch.testing.assert_close((latent & seen.pull_back(decoder))(points()), prior(points()) + seen(decoder(points())))
@@ -71,7 +71,7 @@ def test_two_decoders_in_one_tree_are_named():
     with pytest.raises(ExpressionError, match="Doubler and Doubler"):
         latent(Doubler()) | latent(Doubler())
     decoder = Doubler()
-    with pytest.raises(ExpressionError, match="lives in a latent space already"):
+    with pytest.raises(ExpressionError, match="is already an energy of latent points"):
         latent(decoder).pull_back(decoder)
 
 
@@ -106,7 +106,7 @@ class Linears(nn.Module):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (torch.zeros(2, 5), ShapeError, r"latent points of shape \(B, 2\) or what its decoder Linears encodes, .* shape \(2, 5\) is not"),
+        (torch.zeros(2, 5), ShapeError, r"latent points of shape \(B, 2\) or points .* can encode; .* shape \(2, 5\) failed"),
         (torch.zeros(2, 3, dtype=torch.int64), DtypeError, "floating dtype, got torch.int64; for images"),
         (torch.zeros(2, 3, dtype=torch.float64), DtypeError, "has torch.float32 weights, the points are torch.float64"),
         ([[0.0, 0.0, 0.0]], DtypeError, "takes a tensor of points, got list"),

@@ -48,7 +48,7 @@ def test_functions_that_take_an_energy_lift_or_say_why_not(base):
 
 def test_as_energy_says_what_it_takes(base):
     assert ce.as_energy(base) is base
-    with pytest.raises(OptionError, match="base is an energy already and takes no options, got name"):
+    with pytest.raises(OptionError, match="base is already an energy and takes no options, got name"):
         ce.as_energy(base, name="another")
     with pytest.raises(TypeError, match="the class Linear; make an instance"):
         ce.as_energy(nn.Linear)

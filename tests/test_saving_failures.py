@@ -19,9 +19,9 @@ pytestmark = pytest.mark.usefixtures("saving_registry")
     [
         (lambda: ce.as_energy(lambda x: x.sum(1)), "is a bare function and cannot be saved: code is not data"),
         (lambda: ce.as_energy(nn.Linear(2, 1), name="net") & normal(), "net is a bare Linear"),
-        (lambda: ce.ClassifierEnergy(nn.Linear(2, 3), 1, normal()), "ClassifierEnergy.logits is a Linear that no plug-in made"),
+        (lambda: ce.ClassifierEnergy(nn.Linear(2, 3), 1, normal()), "ClassifierEnergy.logits is a Linear that no plug-in built"),
         (lambda: ce.ClassifierEnergy(lambda x: x, 1, normal()), "ClassifierEnergy.logits is a function"),
-        (lambda: Picture().pull_back(nn.Linear(2, 2)), "decoder is a Linear that no plug-in made"),
+        (lambda: Picture().pull_back(nn.Linear(2, 2)), "decoder is a Linear that no plug-in built"),
         (lambda: Unlisted(), "has no `config"),
         (lambda: Nameless(), "no plug-in offers its class Nameless"),
         (lambda: ce.as_energy(td.RelaxedBernoulli(torch.tensor(1.0), torch.tensor([0.5]))), "A RelaxedBernoulli cannot be saved"),

@@ -266,9 +266,9 @@ def test_a_folder_of_the_version_without_digests_is_read_with_a_warning(x, tmp_p
 
 def test_the_file_of_options_may_be_edited_without_its_checksum(x, tmp_path):
     save_comet(made(iterations=2), tmp_path)
-    told = json.loads((tmp_path / "comet.json").read_text())
-    told["energy"]["iterations"] = 3
-    (tmp_path / "comet.json").write_text(json.dumps(told))
+    config = json.loads((tmp_path / "comet.json").read_text())
+    config["energy"]["iterations"] = 3
+    (tmp_path / "comet.json").write_text(json.dumps(config))
     with pytest.raises(FileFormatError, match="delete its line `checksum`"):
         load_comet(tmp_path)
     del config["checksum"]
