@@ -165,7 +165,7 @@ def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[st
     assert run("sample", "plane", "--in", "toys", "--sampler", "langevin", "--option", "step_size=.1", "--steps", "2", "-o", "x.npy") == 0
     assert np.load("x.npy").shape == (16, 2)
     assert run("sample", "plane", "--in", "toys", "-o", "x.png") == 2
-    assert "Draws of shape (2,) are no pictures; write them as numbers, to a file that ends in .npy or .npz." in capsys.readouterr().err
+    assert "Draws of shape (2,) are not images; write them to a file that ends in .npy or .npz." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -186,16 +186,16 @@ def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[st
         (["bright", "--sampler", "langevine"], "No plug-in offers the sampler 'langevine'. Did you mean 'langevin'?"),
         (["bright", "--option", "step=2"], "langevin has no option step; it takes step_size"),
         (["bright", "--option", "seed=2"], "--option seed: write --seed instead."),
-        (["bright", "--option", "init=2"], "--option init: this can be said in Python only."),
+        (["bright", "--option", "init=2"], "--option init: this option works in Python only."),
         (["bright", "--option", "clamp=2", "--option", "clamp=3"], "--option: each name may be given once."),
         (["bright", "--option", "step_size=big"], "step_size"),
         (["bright", "--steps", "0"], "steps must be at least 1, got 0."),
         (["bright", "--best-of", "0"], "best_of must be at least 1, got 0."),
         (["bright", "-o", "a.gif"], "-o takes a file that ends in .png, .jpg, .jpeg, .webp, .npy, .npz, got 'a.gif'."),
         (["bright", "-o", "no/a.png"], "-o no/a.png: there is no folder 'no'."),
-        (["bright", "--range", "1", "0"], "--range takes two rising numbers, such as -1 1, got 1 0."),
-        (["bright", "--sigma", "0.1"], "bright was not made for noise levels; leave out --sigma."),
-        (["noisy", "--sigma", "-1", "-o", "a.npy"], "--sigma is positive, got -1."),
+        (["bright", "--range", "1", "0"], "--range takes two increasing numbers, such as -1 1, got 1 0."),
+        (["bright", "--sigma", "0.1"], "bright does not depend on a noise level; leave out --sigma."),
+        (["noisy", "--sigma", "-1", "-o", "a.npy"], "--sigma must be a positive number, got -1.0."),
         (["shapeless", "-o", "a.npy"], "shapeless does not say the shape of its points"),
         (["~plane", "-o", "a.npy"], "~plane has no lower bound"),
     ],
@@ -368,12 +368,12 @@ def test_infinite_energies_are_null_in_json(capsys: pytest.CaptureFixture[str]):
     ("expression", "name", "message"),
     [
         ("bright", "missing.png", "There is no file 'missing.png'."),
-        ("bright", "text.png", "text.png is no picture that can be read"),
-        ("bright", "text.npy", "text.npy is no array of numbers"),
-        ("bright", "pickled.npy", "pickled.npy is no array of numbers"),
+        ("bright", "text.png", "text.png cannot be read as an image"),
+        ("bright", "text.npy", "text.npy is not an array of numbers"),
+        ("bright", "pickled.npy", "pickled.npy is not an array of numbers"),
         ("bright", "five.npy", "five.npy has points of shape (5,); the energy takes (n, 3, 16, 16) or (n, 4)."),
-        ("plane", "grey.png", "grey.png is a picture, and the energy takes points of shape (2,); give them as an .npy file."),
-        ("shapeless", "grey.png", "shapeless does not say the shape of its points, so none can be read for it."),
+        ("plane", "grey.png", "grey.png is an image, and the energy takes points of shape (2,); give them as an .npy file."),
+        ("shapeless", "grey.png", "shapeless has no event_shape, so no points can be read for it."),
     ],
 )
 def test_mistakes_in_files(expression: str, name: str, message: str, capsys: pytest.CaptureFixture[str]):
@@ -446,7 +446,7 @@ def test_reading_says_what_is_wrong():
     with pytest.raises(FileFormatError, match="There is no file"):
         read_points(Path("nothing.npy"), [(2,)], (0.0, 1.0))
     np.save("complex.npy", np.ones(2, dtype=complex))
-    with pytest.raises(FileFormatError, match=r"complex.npy is no array of numbers: Cannot cast array data from dtype\('complex128'\)"):
+    with pytest.raises(FileFormatError, match=r"complex.npy is not an array of numbers: Cannot cast array data from dtype\('complex128'\)"):
         read_points(Path("complex.npy"), [(2,)], (0.0, 1.0))
     for kind in (np.uint8, np.int64, np.float16, bool):
         np.save("ones.npy", np.ones(2, dtype=kind))
