@@ -90,7 +90,7 @@ class Sample(Command):
             progress=sys.stderr.isatty(),
             **options,
         )
-        seen = _decoded(energy, points)
+        seen = _decode(energy, points)
         seconds = time.perf_counter() - start
         about = {
             "expression": str(energy),
@@ -115,7 +115,7 @@ class Sample(Command):
         return 0
 
 
-def _decoded(energy: Energy, points: Tensor) -> Tensor:
+def _decode(energy: Energy, points: Tensor) -> Tensor:
     if energy.decoder is None or not len(points):
         return points
     from composable_energy.sampling import twin
