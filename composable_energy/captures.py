@@ -17,7 +17,18 @@ from torch import Tensor, nn
 
 from composable_energy.errors import ExpressionError
 
-__all__ = ["PLAIN", "attributes", "check_methods", "content", "contents", "holds_modules", "is_data", "named", "slots", "tensors_of"]
+__all__ = [
+    "PLAIN",
+    "attributes",
+    "check_methods",
+    "content",
+    "contents",
+    "holds_modules",
+    "is_data",
+    "named_globals",
+    "slots",
+    "tensors_of",
+]
 
 PLAIN = (str, bytes, int, float, complex, type(None), type, torch.dtype, torch.device, types.ModuleType, types.BuiltinFunctionType)
 _ITEMS = (list, tuple, set, frozenset)
@@ -63,7 +74,7 @@ def _inside(item: Any) -> list[Any]:
     if isinstance(item, _ITEMS):
         return list(item)
     if isinstance(item, types.FunctionType):
-        return _captured(item)
+        return _direct_captures(item)
     if isinstance(item, types.MethodType):
         return [item.__self__]
     if isinstance(item, functools.partial):
@@ -118,12 +129,12 @@ def holds_modules(value: Any, seen: set[int] | None = None) -> bool:
     return any(holds_modules(item, seen) for item in inside)
 
 
-def _captured(function: types.FunctionType) -> list[Any]:
+def _direct_captures(function: types.FunctionType) -> list[Any]:
     """Returns what a function captures directly: its closure, its defaults, and the globals that its code names."""
     if f"{function.__module__}.".startswith(_FOREIGN):
         return []
     cells = [content(cell) for cell in function.__closure__ or ()]
-    values = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *named(function).values()]
+    values = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *named_globals(function).values()]
     names = _names(function.__code__)[1]
     found: list[Any] = []
     for value in values:
@@ -141,7 +152,7 @@ def _captured(function: types.FunctionType) -> list[Any]:
     return found
 
 
-def named(function: types.FunctionType) -> dict[str, Any]:
+def named_globals(function: types.FunctionType) -> dict[str, Any]:
     """Returns the globals that the code of a function names, except functions of other files."""
     space, found = function.__globals__, {}
     for name in _names(function.__code__)[0]:
@@ -188,7 +199,7 @@ def check_methods(kind: type) -> None:
         if not f"{cls.__module__}.".startswith((*_FOREIGN, "composable_energy.")):
             for name, method in vars(cls).items():
                 if isinstance(method, types.FunctionType) and name != "__init__":  # which has run
-                    for used, value in named(method).items():
+                    for used, value in named_globals(method).items():
                         _check_mode(method, used, value)
 
 

@@ -147,13 +147,13 @@ def _log_prob_of(distribution: Distribution) -> LogProb:
     if _is_positive(distribution):
         return distribution.log_prob
     if isinstance(distribution, Independent):
-        return partial(_summed, _log_prob_of(distribution.base_dist), distribution.reinterpreted_batch_ndims)
+        return partial(_independent_log_prob, _log_prob_of(distribution.base_dist), distribution.reinterpreted_batch_ndims)
     if isinstance(distribution, MixtureSameFamily):
-        return partial(_mixed, _log_prob_of(distribution.component_distribution), distribution)
+        return partial(_mixture_log_prob, _log_prob_of(distribution.component_distribution), distribution)
     log_prob: LogProb = distribution.log_prob
     if type(distribution) is TransformedDistribution:
-        log_prob = partial(_transformed, _log_prob_of(distribution.base_dist), distribution)
-    return partial(_guarded, log_prob, distribution, _interior(distribution))
+        log_prob = partial(_transformed_log_prob, _log_prob_of(distribution.base_dist), distribution)
+    return partial(_guard_support, log_prob, distribution, _interior(distribution))
 
 
 def _is_positive(distribution: Distribution) -> bool:
@@ -173,18 +173,18 @@ def _is_real(support: Any) -> bool:
     return support is constraints.real
 
 
-def _summed(log_prob: LogProb, axes: int, x: Tensor) -> Tensor:
+def _independent_log_prob(log_prob: LogProb, axes: int, x: Tensor) -> Tensor:
     return _rightmost(log_prob(x), axes)
 
 
-def _mixed(log_prob: LogProb, mixture: MixtureSameFamily, x: Tensor) -> Tensor:
+def _mixture_log_prob(log_prob: LogProb, mixture: MixtureSameFamily, x: Tensor) -> Tensor:
     logs = log_prob(x.unsqueeze(-1 - len(mixture.event_shape)))
     nowhere = (logs == -math.inf).all(-1)
     logs = logs.masked_fill(nowhere.unsqueeze(-1), 0.0)  # the gradient of logsumexp is NaN if all terms are minus infinity
     return torch.logsumexp(logs + mixture.mixture_distribution.logits.log_softmax(-1), -1).masked_fill(nowhere, -math.inf)
 
 
-def _transformed(log_prob: LogProb, distribution: TransformedDistribution, x: Tensor) -> Tensor:
+def _transformed_log_prob(log_prob: LogProb, distribution: TransformedDistribution, x: Tensor) -> Tensor:
     """Returns torch's formula with another log density of the base distribution."""
     total, axes = torch.zeros((), dtype=x.dtype, device=x.device), len(distribution.event_shape)
     for transform in reversed(distribution.transforms):
@@ -201,7 +201,7 @@ def _rightmost(values: Tensor, axes: int) -> Tensor:
     return values.flatten(-axes).sum(-1) if axes else values
 
 
-def _guarded(log_prob: LogProb, distribution: Distribution, interior: Tensor, x: Tensor) -> Tensor:
+def _guard_support(log_prob: LogProb, distribution: Distribution, interior: Tensor, x: Tensor) -> Tensor:
     axes = (...,) + (None,) * len(distribution.event_shape)
     inside = _inside(distribution, x.detach())
     point = torch.where(inside[axes], x, interior)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from composable_energy.captures import PLAIN, attributes, check_methods, content, contents, holds_modules, is_data, named, slots
+from composable_energy.captures import PLAIN, attributes, check_methods, content, contents, holds_modules, is_data, named_globals, slots
 from composable_energy.errors import ComposableEnergyError, ExpressionError
 
 __all__ = ["twin"]
@@ -151,7 +151,7 @@ class _Twins:
             return self.memo[id(function)]
         if not holds_modules(function):
             return function
-        space, used = function.__globals__, {name: value for name, value in named(function).items() if holds_modules(value)}
+        space, used = function.__globals__, {name: value for name, value in named_globals(function).items() if holds_modules(value)}
         if used:
             space = self.spaces[id(space)] = self.spaces.get(id(space)) or dict(space)
         cells = [types.CellType() if holds_modules(content(cell)) else cell for cell in function.__closure__ or ()]

@@ -15,6 +15,7 @@ from composable_energy.checks import check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula, complement
+from composable_energy.options import check_choice
 
 __all__ = ["Mode", "Negation"]
 
@@ -52,8 +53,7 @@ class Negation(Node):
         super().__init__(operand)
         event = operand.formula
         self.mode: Mode = mode or ("complement" if event is not None else "contrast" if operand.bases else "power")
-        if self.mode not in _DEFAULT_WEIGHT:
-            raise OptionError(f"Unknown mode of negation {mode!r}; use one of {', '.join(_DEFAULT_WEIGHT)}.")
+        check_choice("mode", self.mode, _DEFAULT_WEIGHT)
         if mode is None and operand.no_complement is not None:
             raise ExpressionError(f"~ of {operand}: {operand.no_complement}")
         if self.mode == "complement" and event is None:

@@ -69,7 +69,7 @@ class Node(RelativeEnergy, ABC):
         shapes = (term.decoded_shape for term in operands)
         self._decoded_shape = next((shape for shape in shapes if shape is not None), None)
         self._copies = Copies.inside(self)
-        self._repeated = _repeated(self)
+        self._repeated = _find_repeated(self)
 
     def config(self) -> dict[str, Any]:
         return {}
@@ -243,7 +243,7 @@ def as_float(weight: Weight) -> float:
     return float(weight.detach() if isinstance(weight, Tensor) else weight)
 
 
-def _repeated(root: Energy) -> tuple[Energy, ...]:
+def _find_repeated(root: Energy) -> tuple[Energy, ...]:
     """Returns the sub-expressions that occur more than once in an expression."""
     counts: dict[Energy, int] = {}
     todo = [root]

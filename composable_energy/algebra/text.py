@@ -23,7 +23,7 @@ def format_operand(energy: Energy, precedence: int) -> str:
         finally:
             _TEXTS.reset(token)
     if energy not in texts:
-        texts[energy] = _shortened(str(energy))
+        texts[energy] = _shorten(str(energy))
     own: int = getattr(energy, "precedence", 100)
     return f"({texts[energy]})" if own < precedence else texts[energy]
 
@@ -31,10 +31,10 @@ def format_operand(energy: Energy, precedence: int) -> str:
 def join_operands(terms: Sequence[Energy], sign: str, precedence: int) -> str:
     """Returns the texts of operands joined by an operator; the middle of a long text is left out."""
     texts = {term: format_operand(term, precedence) for term in dict.fromkeys(terms)}
-    return _shortened(sign.join(texts[term] for term in terms))
+    return _shorten(sign.join(texts[term] for term in terms))
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 

@@ -1,8 +1,7 @@
 """The command line: `composable-energy sample "male & ~smiling" -o grid.png`.
 
-Each command is a `Command`: the library's own are files of this folder, others are entry points of the group
-`composable_energy.commands`. Exit codes: 0 success, 1 `doctor` found a failure, 2 bad input, 130 interrupted by Ctrl-C, 141 the reader of
-the output went away. Nothing here imports torch before the arguments are read.
+Each command is a `Command`, in this folder or an entry point of the group `composable_energy.commands`. Exit codes: 0 success, 1 `doctor`
+found a problem, 2 bad input, 130 interrupted by Ctrl-C, 141 broken pipe. Torch is not imported before the arguments are parsed.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code.
 
     Args:
-        arguments: The arguments; None takes those of the process.
+        arguments: The arguments; None for those of the process.
 
     Raises:
-        SystemExit: The arguments are not understood, or ask for help or the version.
+        SystemExit: The arguments are invalid, or request help or the version.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     parsed = None
@@ -64,17 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
-    """Returns the parser of one command, or of all where none of that name is known."""
+    """Returns the parser of one command; of all commands if the name is unknown."""
     debugging = argparse.ArgumentParser(add_help=False)
     debugging.add_argument(
         "--traceback",
         action="store_true",
         default=bool(os.environ.get("COMPOSABLE_ENERGY_TRACEBACK")),
-        help="show where an error comes from; also with COMPOSABLE_ENERGY_TRACEBACK=1",
+        help="show the traceback of an error; also with COMPOSABLE_ENERGY_TRACEBACK=1",
     )
     parser = argparse.ArgumentParser(
         prog="composable-energy",
-        description="Combine energy-based models with logic, and draw from what they say together.",
+        description="Combine energy-based models with logic, and sample from the combination.",
         epilog='Put expressions in quotes: composable-energy sample "male & ~smiling" -n 16 --seed 0 -o grid.png',
     )
     parser.add_argument("--version", action="version", version=f"composable-energy {__version__}")
@@ -95,8 +94,8 @@ def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
 
 
 def _drop_output() -> None:
-    """Sends what is still to be written nowhere, so that closing the output at exit does not fail again."""
+    """Redirects the output to the null device, so that closing it at exit does not fail again."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # no real file, as under a test
+    except (OSError, ValueError):  # not a real file, as in tests
         return

@@ -1,4 +1,4 @@
-"""`composable-energy doctor`: whether everything works here, for a bug report and for CI."""
+"""The command `doctor`: checks of the installation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OPTIONAL = {"triton", "mujoco"}
 
 
 class Doctor(Command):
-    """`composable-energy doctor`: whether everything works here, for a bug report and for CI."""
+    """The command `composable-energy doctor`: checks of the installation, for bug reports and CI."""
 
     summary = "check versions, devices and plug-ins"
     description = "Shows versions and devices, loads each plug-in, and exits with 1 if anything fails."
@@ -29,14 +29,14 @@ class Doctor(Command):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Prints what was found; returns 1 if anything fails."""
+        """Prints versions, devices, plug-ins and problems; returns 1 if there is a problem."""
         from composable_energy.registry import plugins
 
         rows = plugins(load=True)
         entries = list_energies([row for row in rows if row.state == "ok"])
         families = {entry.name: len(entry.members) for entry in entries if entry.members}
-        problems = [f"{entry.name}: {entry.error}" for entry in entries if entry.error]
         versions = {"composable-energy": __version__, "python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
+        problems = [f"{entry.name}: {entry.error}" for entry in entries if entry.error]
         problems += [
             f"{row.qualified if row.name else row.distribution}: {row.error}" for row in rows if row.state in ("failed", "conflict")
         ]
@@ -46,8 +46,8 @@ class Doctor(Command):
         problems += _owned_twice({row.value.partition(":")[0].partition(".")[0] for row in rows if row.value} | {"composable_energy"})
         devices, kernels = _devices(), _kernels(rows)
         if arguments.json:
-            told = {"versions": versions, "platform": platform.platform(), "devices": devices, "kernels": kernels, "families": families}
-            print(json_text({**told, "plugins": [vars(row) for row in rows], "problems": problems}))
+            report = {"versions": versions, "platform": platform.platform(), "devices": devices, "kernels": kernels, "families": families}
+            print(json_text({**report, "plugins": [vars(row) for row in rows], "problems": problems}))
             return 1 if problems else 0
         print(table(("package", "version"), [(name, version or "not installed") for name, version in versions.items()]))
         print(f"\nplatform  {platform.platform()}\npython    {sys.executable}\ndevices   {', '.join(devices)}")
@@ -85,24 +85,24 @@ def _devices() -> list[str]:
 
 
 def _kernels(rows: list[Any]) -> dict[str, str]:
-    """What each kernel says of this machine; one that cannot run here is no failure."""
+    """Returns the state of each kernel on this machine; an unavailable one is no problem."""
     from composable_energy.registry import get_kernel
 
-    told = {}
+    states = {}
     for row in rows:
         if row.group == "composable_energy.kernels" and row.state == "ok":
             try:
                 answer = get_kernel(row.qualified).available()
-            except Exception as error:  # a stranger's code
-                told[row.qualified] = f"{type(error).__name__}: {error}"
+            except Exception as error:  # third-party code
+                states[row.qualified] = f"{type(error).__name__}: {error}"
                 continue
             ready, reason = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
-            told[row.qualified] = "ready" if ready else f"not available here{f': {reason}' if reason else ''}"
-    return told
+            states[row.qualified] = "ready" if ready else f"not available here{f': {reason}' if reason else ''}"
+    return states
 
 
 def _owned_twice(packages: set[str]) -> list[str]:
-    """Packages whose files two distributions own: removing one deletes the other's."""
+    """Returns a problem for each package with two distributions: removing one deletes files of the other."""
     owners = metadata.packages_distributions()
     return [
         f"the package {package} is owned by {' and '.join(sorted(set(owners[package])))}: removing one deletes files of the other; "

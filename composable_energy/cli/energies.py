@@ -1,4 +1,4 @@
-"""`composable-energy energies`: what can stand in an expression."""
+"""The command `energies`: the names for expressions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Energies", "list_energies"]
 
 @dataclass(frozen=True)
 class EnergyEntry:
-    """An entry with its members; an error where it does not load."""
+    """An entry with its members, or the error if it does not load."""
 
     name: str
     distribution: str | None
@@ -27,16 +27,16 @@ class EnergyEntry:
 
 
 class Energies(Command):
-    """`composable-energy energies`: what can stand in an expression."""
+    """The command `composable-energy energies`: the names for expressions."""
 
-    summary = "list the energies that have names"
+    summary = "list the names of energies"
     description = "Lists energies and members of families."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Prints the entries; the modules of plug-ins are imported, weights are not read."""
+        """Prints the entries; imports plug-ins, without reading weights."""
         from composable_energy.registry import plugins
 
         entries = list_energies(plugins())
@@ -53,7 +53,7 @@ class Energies(Command):
 
 
 def list_energies(rows: list[PluginRecord]) -> list[EnergyEntry]:
-    """Returns the entries of energies among plug-ins, with their members; weights are not read."""
+    """Returns the entries of energies with their members, without reading weights."""
     from composable_energy.catalog import get_family
 
     found = []
@@ -63,10 +63,10 @@ def list_energies(rows: list[PluginRecord]) -> list[EnergyEntry]:
         name = row.qualified if row.state == "conflict" else row.name
         try:
             found.append(EnergyEntry(name, row.distribution, get_family(name).members()))
-        except PluginNotFound:  # it is a single energy
+        except PluginNotFound:  # not a family
             found.append(EnergyEntry(name, row.distribution))
         except ComposableEnergyError as error:
             found.append(EnergyEntry(name, row.distribution, error=str(error)))
-        except Exception as error:  # a stranger's code; the others are listed all the same
+        except Exception as error:  # third-party code; the other entries are still listed
             found.append(EnergyEntry(name, row.distribution, error=f"listing its members raised {type(error).__name__}: {error}"))
     return found

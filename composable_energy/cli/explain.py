@@ -1,4 +1,4 @@
-"""`composable-energy explain EXPR FILE...`: what each term of an expression says of pictures or points."""
+"""The command `explain`: the energy of each term of an expression at given images or points."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ __all__ = ["Explain"]
 
 
 class Explain(Command):
-    """`composable-energy explain EXPR FILE...`: what each term of an expression says of pictures or points."""
+    """The command `composable-energy explain EXPR FILE...`: the energy of each term at images or points."""
 
-    summary = "show the energy of each term at pictures"
+    summary = "show the energy of each term at images"
     description = (
-        "Shows the energy of each term at pictures, and under | the share of each branch. Pictures are resized to what the "
-        "energy knows; a sheet that `sample` wrote as PNG is taken apart again."
+        "Shows the energy of each term at images, and the share of each branch of |. Images are resized to the shape of the "
+        "energy; a PNG grid that `sample` wrote is split into its images."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_expression(parser)
-        parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="pictures, or numbers in .npy and .npz files")
+        parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="images, or arrays in .npy and .npz files")
         add_range(parser)
         add_sigma(parser)
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Reads the files and prints what the terms say of them."""
+        """Reads the files and prints the energies of the terms."""
         black_to_white = value_range(arguments)
         energy = at_level(read_expression(arguments), arguments.sigma)
         labels, points = _read([path.expanduser() for path in arguments.files], energy, black_to_white)
@@ -54,7 +54,7 @@ class Explain(Command):
 
 
 def _read(files: list[Path], energy: Energy, black_to_white: tuple[float, float]) -> tuple[list[str], Tensor]:
-    """Returns the points of all files, and where each comes from."""
+    """Returns a label for each point and the points of all files."""
     import torch
 
     shapes, dtype = _shapes(energy), _dtype(energy)
@@ -67,11 +67,11 @@ def _read(files: list[Path], energy: Energy, black_to_white: tuple[float, float]
 
 
 def _shapes(energy: Energy) -> list[tuple[int, ...]]:
-    """Shapes that points may have: as they are seen, then latent."""
+    """Returns the possible shapes of points: decoded, then latent."""
     from composable_energy.sampling.points import resolve_points
 
     if energy.event_shape is None:
-        raise ShapeError(f"{energy} does not say the shape of its points, so none can be read for it.")
+        raise ShapeError(f"{energy} has no event_shape, so no points can be read for it.")
     seen = tuple(resolve_points(energy, 1).shape[1:])
     return list(dict.fromkeys([seen, tuple(energy.event_shape)]))
 

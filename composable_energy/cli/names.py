@@ -1,18 +1,18 @@
-"""What a name in an expression stands for: a member of the family or folder at hand, a plug-in's energy, or a saved folder.
+"""Names in expressions: members of the current family or folder, energies of plug-ins, and saved folders.
 
-Everything is located before anything is loaded, so that a typo in the last name does not wait for the weights of the first.
+All names are located before weights are loaded, so that a misspelt name is reported at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.parsing import Name, build, leaves, parse_tree, unknown_name
+from composable_energy.suggestions import nearest_names
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
@@ -24,7 +24,7 @@ _CONFIG = "config.json"
 
 
 def add_expression(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that say which energy."""
+    """Adds the arguments of an expression."""
     parser.add_argument(
         "expression", metavar="EXPR", help="such as 'male & ~smiling', of names, & | ~ >>, weights (2 * smiling, smiling / 2), parentheses"
     )
@@ -32,8 +32,8 @@ def add_expression(parser: argparse.ArgumentParser) -> None:
         "--in",
         dest="family",
         metavar="FAMILY",
-        help=f"the family whose members names stand for (default: {DEFAULT_FAMILY}), or a folder whose sub-folders are saved energies; "
-        "FAMILY/NAME and saved folders always work",
+        help=f"the family of the names (default: {DEFAULT_FAMILY}), or a folder with saved energies as sub-folders; FAMILY/NAME and saved "
+        "folders always work",
     )
     parser.add_argument(
         "--given",
@@ -41,12 +41,12 @@ def add_expression(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="binds a condition of the energy, such as y=3, the label of a conditional one; may be repeated",
+        help="bind a condition of the energy, such as the label y=3; may be repeated",
     )
 
 
 def read_expression(arguments: argparse.Namespace) -> Energy:
-    """Returns the energy that the arguments of `add_expression` say."""
+    """Returns the energy of the arguments of `add_expression`."""
     tree = parse_tree(arguments.expression)
     names = Names(arguments.family)
     located = {leaf.name: names.locate(leaf) for leaf in leaves(tree)}
@@ -66,15 +66,14 @@ def saved_in(folder: Path) -> tuple[str, ...]:
 
 
 class Names:
-    """The names that there are.
+    """The known names.
 
     Args:
-        family: The family whose members can be written alone, or a folder whose sub-folders are; None takes `DEFAULT_FAMILY` if it is
-            there.
+        family: The family, or the folder of saved energies, whose members need no prefix; None for `DEFAULT_FAMILY` if it exists.
 
     Raises:
-        PluginNotFound: There is no such family, and no such folder.
-        FileFormatError: The folder holds no saved energies.
+        PluginNotFound: There is no such family or folder.
+        FileFormatError: The folder has no saved energies.
     """
 
     def __init__(self, family: str | None = None) -> None:
@@ -83,7 +82,7 @@ class Names:
         self.entries = {form for row in plugins() if row.group == "composable_energy.energies" for form in (row.name, row.qualified)}
         self.family = family or DEFAULT_FAMILY
         self.members: tuple[str, ...] = ()
-        self._unlisted: ComposableEnergyError | None = None
+        self._default_error: ComposableEnergyError | None = None
         self.folder = None if family is None or family in self.entries else _folder(family)
         if self.folder is not None:
             self.members = saved_in(self.folder)
@@ -94,14 +93,14 @@ class Names:
         except ComposableEnergyError as error:
             if family is not None:
                 raise
-            self._unlisted = error  # of the default family; an expression may do without
+            self._default_error = error  # raised only if an expression needs the default family
 
     def locate(self, leaf: Name) -> str | Path:
-        """Returns the full name or the folder that a name stands for.
+        """Returns the full name or the folder of a name.
 
         Raises:
-            ParseError: It stands for nothing; the message has the nearest names and the place.
-            PluginLoadError: It may stand for a member of the default family, which does not load.
+            ParseError: The name is unknown; the message has the nearest names and the location.
+            PluginLoadError: The name may be in the default family, which does not load.
         """
         name = leaf.name
         folder = Path(name).expanduser()
@@ -119,15 +118,15 @@ class Names:
                 return name
         if (folder / _CONFIG).is_file():
             return folder
-        if self._unlisted is not None and not slash:
-            raise self._unlisted
-        raise unknown_name(leaf, self._known(entry if slash else None), "no plug-in offers an energy." * (not self.entries))
+        if self._default_error is not None and not slash:
+            raise self._default_error
+        raise unknown_name(leaf, self._candidates(entry if slash else None), "no plug-in offers an energy." * (not self.entries))
 
-    def _known(self, entry: str | None) -> list[str]:
-        """Names to propose; whole names of an entry's members only if the name looks like one."""
+    def _candidates(self, entry: str | None) -> list[str]:
+        """Returns names to suggest, with the members of entries near to the one of the unknown name."""
         known = [*self.members, *self.entries]
         if entry is not None:
-            for near in difflib.get_close_matches(entry, self.entries, n=2):
+            for near in nearest_names(entry, self.entries, 2):
                 with contextlib.suppress(ComposableEnergyError):
                     known += [f"{near}/{member}" for member in _members(near)]
         return known
@@ -140,7 +139,7 @@ def _members(family: str) -> tuple[str, ...]:
 
 
 def _folder(family: str) -> Path | None:
-    """The folder that is meant, if one is."""
+    """Returns the folder of saved energies; None if it is not a folder."""
     folder = Path(family).expanduser()
     if folder.is_dir():
         if saved_in(folder):
@@ -161,14 +160,14 @@ def _condition(text: str) -> tuple[str, float]:
 
 
 def _sibling_folders(name: str, folder: Path) -> list[str]:
-    """The folders beside one that does not exist, written as it was."""
+    """Returns the folders beside one that does not exist, with the same prefix."""
     head = name[: name.rstrip("/").rindex("/") + 1] if "/" in name.rstrip("/") else ""
     with contextlib.suppress(OSError):
         return [f"{head}{other.name}" for other in folder.parent.iterdir() if other.is_dir()]
     return []
 
 
-def _load(place: str | Path) -> Energy:
+def _load(source: str | Path) -> Energy:
     import composable_energy as ce
 
-    return ce.get_energy(place) if isinstance(place, str) else ce.load(place)
+    return ce.get_energy(source) if isinstance(source, str) else ce.load(source)

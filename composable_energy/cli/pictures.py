@@ -1,6 +1,6 @@
-"""Points in files, and pictures back to points.
+"""Reading and writing of points: images, grids of images, and arrays.
 
-A sheet that `composable_energy.grids` made says in its own text how it is laid out; `read_points` then takes it apart again.
+`read_points` splits a PNG grid of `composable_energy.grids` by the layout in its text chunk.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 def check_target(path: Path, shape: tuple[int, ...]) -> None:
-    """Raises before anything is drawn if points of a shape cannot be written to a file.
+    """Raises if points of a shape cannot be written to a file; called before sampling.
 
     Raises:
-        OptionError: The ending of the file is unknown, its folder missing, or the points are no pictures.
+        OptionError: The suffix of the file is unknown, its folder is missing, or the points are not images.
     """
     ending = path.suffix.lower()
     if ending not in PICTURES + ARRAYS:
@@ -40,11 +40,11 @@ def check_target(path: Path, shape: tuple[int, ...]) -> None:
     from composable_energy.grids import is_picture
 
     if not is_picture(shape):
-        raise OptionError(f"Draws of shape {shape} are no pictures; write them as numbers, to a file that ends in .npy or .npz.")
+        raise OptionError(f"Draws of shape {shape} are not images; write them to a file that ends in .npy or .npz.")
 
 
 def write_array(path: Path, points: Tensor) -> None:
-    """Writes points as numbers: one array, under the name `samples` in an .npz file."""
+    """Writes points as an array, named `samples` in an .npz file."""
     import numpy as np
 
     values = points.detach().cpu().numpy()
@@ -58,13 +58,13 @@ def read_points(path: Path, shapes: list[tuple[int, ...]], value_range: tuple[fl
     """Returns the points in a file, with shape (n, *shape).
 
     Args:
-        path: A picture, a sheet that `write_grid` made as PNG, or an .npy or .npz file of one point or many.
-        shapes: The shapes that points may have: as they are seen, or latent.
-        value_range: The values that are black and white.
+        path: An image, a PNG grid of `write_grid`, or an .npy or .npz file of one or several points.
+        shapes: The possible shapes of points: decoded or latent.
+        value_range: The values of black and white.
 
     Raises:
         FileFormatError: The file is missing or cannot be read.
-        ShapeError: What is in it does not fit.
+        ShapeError: Its content has another shape.
     """
     if not path.is_file():
         raise FileFormatError(f"There is no file {str(path)!r}.")
@@ -74,7 +74,7 @@ def read_points(path: Path, shapes: list[tuple[int, ...]], value_range: tuple[fl
 
     pictures = [shape for shape in shapes if is_picture(shape)]
     if not pictures:
-        raise ShapeError(f"{path} is a picture, and the energy takes points of shape {shapes[0]}; give them as an .npy file.")
+        raise ShapeError(f"{path} is an image, and the energy takes points of shape {shapes[0]}; give them as an .npy file.")
     return _read_picture(path, pictures[0], value_range)
 
 
@@ -88,8 +88,8 @@ def _read_array(path: Path, shapes: list[tuple[int, ...]]) -> Tensor:
             with loaded:
                 loaded = loaded["samples" if "samples" in loaded.files else loaded.files[0]]
         points = torch.from_numpy(np.asarray(loaded).astype(np.float64, casting="same_kind"))
-    except Exception as error:  # numpy raises what it likes for a file that is none
-        raise FileFormatError(f"{path} is no array of numbers: {error}.") from error
+    except Exception as error:  # numpy raises various errors for other files
+        raise FileFormatError(f"{path} is not an array of numbers: {error}.") from error
     for shape in shapes:
         if points.shape == shape:
             return points.unsqueeze(0)
@@ -108,8 +108,8 @@ def _read_picture(path: Path, shape: tuple[int, ...], value_range: tuple[float, 
         with Image.open(path) as file:
             file.load()
             tiles = _tiles(file)
-    except Exception as error:  # pillow raises what it likes for a file that is no picture
-        raise FileFormatError(f"{path} is no picture that can be read: {error}.") from error
+    except Exception as error:  # pillow raises various errors for other files
+        raise FileFormatError(f"{path} cannot be read as an image: {error}.") from error
     channels, height, width = shape
     fitted = [_in_8_bits(tile).convert(_MODES[channels]).resize((width, height), Image.Resampling.LANCZOS) for tile in tiles]
     values = np.stack([np.asarray(tile, dtype=np.float64).reshape(height, width, channels) for tile in fitted])
@@ -118,7 +118,7 @@ def _read_picture(path: Path, shape: tuple[int, ...], value_range: tuple[float, 
 
 
 def _in_8_bits(picture: Image.Image) -> Image.Image:
-    """Grey pictures of 16 bits with their values scaled, which Pillow would cut off at 255."""
+    """Scales the values of grey images of 16 bits, which Pillow would clip at 255."""
     if not picture.mode.startswith("I"):
         return picture
     import numpy as np
@@ -128,12 +128,12 @@ def _in_8_bits(picture: Image.Image) -> Image.Image:
 
 
 def _tiles(picture: Image.Image) -> list[Image.Image]:
-    """The pictures on a sheet that says how it is laid out, else the one that it is."""
+    """Returns the images of a grid with a layout in its text chunk, else the image itself."""
     from composable_energy.grids import KEY
 
     try:
-        told = json.loads(picture.info[KEY])
-        n, columns, height, width, gap = (int(told[key]) for key in ("n", "columns", "height", "width", "gap"))
+        grid = json.loads(picture.info[KEY])
+        n, columns, height, width, gap = (int(grid[key]) for key in ("n", "columns", "height", "width", "gap"))
     except (KeyError, TypeError, ValueError):
         return [picture]
     across, down = width + gap, height + gap
@@ -142,6 +142,6 @@ def _tiles(picture: Image.Image) -> list[Image.Image]:
         or columns * across - gap != picture.width
         or -(-n // columns) * down - gap != picture.height
     ):
-        return [picture]  # it was cut or scaled since
+        return [picture]  # it was cropped or resized
     corners = [(i % columns * across, i // columns * down) for i in range(n)]
     return [picture.crop((x, y, x + width, y + height)) for x, y in corners]

@@ -1,4 +1,4 @@
-"""`composable-energy plugins`: who offers which energies, samplers, encoders, kernels, recipes and worlds."""
+"""The command `plugins`: the installed plug-ins."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["Plugins"]
 
 
 class Plugins(Command):
-    """`composable-energy plugins`: who offers which energies, samplers, encoders, kernels, recipes and worlds."""
+    """The command `composable-energy plugins`: the installed plug-ins and their distributions."""
 
     summary = "list the plug-ins"
     description = "Lists the plug-ins that were found, without importing them."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--load", action="store_true", help="import each, and say whether it works")
+        parser.add_argument("--load", action="store_true", help="import each plug-in and show whether it loads")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Prints one row for each plug-in, and below it why those that fail do."""
+        """Prints a row for each plug-in, and the errors of those that fail."""
         from composable_energy.registry import plugins
 
         rows = plugins(load=arguments.load)

@@ -1,4 +1,4 @@
-"""`composable-energy sample EXPR`: draws, and shows what each term says of them."""
+"""The command `sample`: draws from an expression."""
 
 from __future__ import annotations
 
@@ -30,42 +30,42 @@ _WORDS = {"true": True, "false": False, "none": None}
 
 
 class Sample(Command):
-    """`composable-energy sample EXPR`: draws, and shows what each term says of them."""
+    """The command `composable-energy sample EXPR`: draws from an expression and shows the energy of each term."""
 
     summary = "draw from an expression"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_expression(parser)
-        parser.add_argument("-n", type=int, default=16, metavar="N", help="how many to draw (default: 16)")
-        parser.add_argument("--seed", type=int, metavar="SEED", help="the same seed draws the same (default: a new one, which is printed)")
+        parser.add_argument("-n", type=int, default=16, metavar="N", help="number of draws (default: 16)")
+        parser.add_argument("--seed", type=int, metavar="SEED", help="the seed (default: a new one, which is printed)")
         parser.add_argument(
             "-o",
             "--output",
             type=Path,
             default=Path("samples.png"),
             metavar="FILE",
-            help="a sheet of pictures (.png, .jpg, .webp) or numbers (.npy, .npz) (default: samples.png)",
+            help="a grid of images (.png, .jpg, .webp) or an array (.npy, .npz) (default: samples.png)",
         )
-        parser.add_argument("--sampler", metavar="NAME", help="the sampler (default: what the energy recommends)")
-        parser.add_argument("--steps", type=int, metavar="N", help="how many steps (default: the sampler's own number)")
-        parser.add_argument("--batch-size", type=int, metavar="N", help="how many to advance together (default: all)")
+        parser.add_argument("--sampler", metavar="NAME", help="the sampler (default: the one that the energy recommends)")
+        parser.add_argument("--steps", type=int, metavar="N", help="number of steps (default: that of the sampler)")
+        parser.add_argument("--batch-size", type=int, metavar="N", help="number of chains that run together (default: all)")
         parser.add_argument(
             "--checkpoint",
             type=Path,
             metavar="FILE",
-            help="keeps the state of a long run; the same command goes on from it when it was killed",
+            help="file for the state of a long run; the same command resumes from it",
         )
         parser.add_argument(
             "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="an option of the sampler; may be repeated"
         )
         parser.add_argument("--best-of", type=int, default=1, metavar="K", help="draw K for each, keep the one with the lowest evidence")
-        parser.add_argument("--sharpen", type=float, metavar="W", help="weigh the evidence: more obedient, less diverse for W above 1")
+        parser.add_argument("--sharpen", type=float, metavar="W", help="weight of the evidence (guidance); less diverse for W above 1")
         add_range(parser)
         add_sigma(parser)
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Draws, writes the file, prints where it is and what the terms say."""
+        """Draws, writes the file, and prints the energies of the terms."""
         options, black_to_white = _options(arguments.option), value_range(arguments)
         energy = read_expression(arguments)
         if arguments.sharpen is not None:
@@ -90,7 +90,7 @@ class Sample(Command):
             progress=sys.stderr.isatty(),
             **options,
         )
-        seen = _decoded(energy, points)
+        seen = _decode(energy, points)
         seconds = time.perf_counter() - start
         about = {
             "expression": str(energy),
@@ -115,7 +115,7 @@ class Sample(Command):
         return 0
 
 
-def _decoded(energy: Energy, points: Tensor) -> Tensor:
+def _decode(energy: Energy, points: Tensor) -> Tensor:
     if energy.decoder is None or not len(points):
         return points
     from composable_energy.sampling import twin
@@ -138,7 +138,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """Reads a number, true, false or none; anything else is a word."""
+    """Returns text as a number, True, False or None, if it is one."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     for number in (int, float):
@@ -155,7 +155,7 @@ def _options(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if name in _FLAGS:
             raise OptionError(f"--option {name}: write --{name.replace('_', '-')} instead.")
         if name in _IN_PYTHON:
-            raise OptionError(f"--option {name}: this can be said in Python only.")
+            raise OptionError(f"--option {name}: this option works in Python only.")
     if len(options) < len(pairs):
         raise OptionError("--option: each name may be given once.")
     return options

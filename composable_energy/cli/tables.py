@@ -1,4 +1,4 @@
-"""What commands print: aligned tables for people, JSON for programs."""
+"""Output of commands: aligned tables and JSON."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["json_text", "table"]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:
-    """Returns rows in columns under a header.
+    """Returns a table with aligned columns.
 
     Args:
         header: The names of the columns.
         rows: The cells; None is empty.
-        right: The columns to align on the right, as numbers are.
+        right: The indices of right-aligned columns.
     """
     cells = [list(header)] + [["" if cell is None else str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
@@ -28,13 +28,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequen
 
 
 def json_text(value: Any) -> str:
-    """Returns JSON, with null for numbers that JSON does not have."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    """Returns JSON with null for numbers that are not finite."""
+    return json.dumps(_replace_nonfinite(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _replace_nonfinite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: _replace_nonfinite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [_replace_nonfinite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""What the terms of an expression say of points, as a table and as JSON."""
+"""Explanations as tables and JSON, and the options that they need."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy.cli.tables import table
 from composable_energy.errors import OptionError
+from composable_energy.options import check_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,36 +23,36 @@ _SHOWN = 6
 
 
 def add_sigma(parser: argparse.ArgumentParser) -> None:
-    """Adds the option that says at which noise level energies are shown."""
+    """Adds the option for the noise level of the energies that are shown."""
     parser.add_argument(
         "--sigma",
         type=float,
         metavar="S",
-        help=f"noise level at which energies are shown (default: the energy's own, else the lowest of its sampler, else {_LOWEST})",
+        help=f"noise level of the energies that are shown (default: that of the energy, else the lowest of its sampler, else {_LOWEST})",
     )
 
 
 def add_range(parser: argparse.ArgumentParser) -> None:
-    """Adds the option that says which values are black and white."""
+    """Adds the option for the values of black and white."""
     parser.add_argument(
         "--range",
         type=float,
         nargs=2,
         default=(0.0, 1.0),
         metavar=("LOW", "HIGH"),
-        help="the values that are black and white in pictures (default: 0 1)",
+        help="the values of black and white in images (default: 0 1)",
     )
 
 
 def value_range(arguments: argparse.Namespace) -> tuple[float, float]:
-    """Returns what `add_range` was given.
+    """Returns the values of black and white.
 
     Raises:
-        OptionError: The values do not rise.
+        OptionError: The values are not increasing.
     """
     low, high = arguments.range
     if not -float("inf") < low < high < float("inf"):
-        raise OptionError(f"--range takes two rising numbers, such as -1 1, got {low:g} {high:g}.")
+        raise OptionError(f"--range takes two increasing numbers, such as -1 1, got {low:g} {high:g}.")
     return low, high
 
 
@@ -59,13 +60,12 @@ def at_level(energy: Energy, sigma: float | None) -> Energy:
     """Returns an energy at a noise level, if it needs one or one is given.
 
     Raises:
-        OptionError: The level is not positive, or the energy knows none.
+        OptionError: The level is not positive, or the energy does not depend on one.
     """
     if sigma is not None:
-        if not 0 < sigma < float("inf"):
-            raise OptionError(f"--sigma is positive, got {sigma:g}.")
+        check_number("--sigma", sigma, above=0)
         if "sigma" not in energy.conditions:
-            raise OptionError(f"{energy} was not made for noise levels; leave out --sigma.")
+            raise OptionError(f"{energy} does not depend on a noise level; leave out --sigma.")
         return energy.at(sigma)
     if "sigma" not in energy.required_conditions:
         return energy
@@ -78,7 +78,7 @@ def terms_table(explanation: Explanation, labels: Sequence[str] = ()) -> str:
 
     Args:
         explanation: The terms.
-        labels: What to call the points. With labels of up to six points each gets a column; else their mean, lowest and highest do.
+        labels: The names of the points. Up to six named points have a column each; else there are their mean, lowest and highest energy.
     """
     rows = list(explanation.rows())
     each = 0 < len(labels) <= _SHOWN

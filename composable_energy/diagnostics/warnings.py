@@ -79,7 +79,7 @@ def _acceptance(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
     mean = draws.acceptance.mean().item()
     seen = f"The mean acceptance is {mean:.2g}, its goal {goal:.2g}."
     if mean < goal - _LOST:
-        yield SamplingWarning("acceptance", seen, _shorter(trace))
+        yield SamplingWarning("acceptance", seen, _advise_shorter_step(trace))
     elif 1 - mean < (1 - goal) / 4:
         leave = ", or leave it out so that it is tuned" if _tunable(trace) else ""
         yield SamplingWarning("acceptance", seen, f"Take a larger {_length(trace)}{leave}: steps this short mix slowly.")
@@ -98,7 +98,9 @@ def _constant(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
     if draws.points is None and (rates is None or rates.mean() > _STUCK):
         advice = "The energy may be flat where they are: keep points with `trace=1`, which show whether chains move."
     else:
-        advice = _shorter(trace) if rates is not None else "Check the energy and its gradient there, and the options of the sampler."
+        advice = (
+            _advise_shorter_step(trace) if rates is not None else "Check the energy and its gradient there, and the options of the sampler."
+        )
     subject = f"All {chains} chains" if every else f"{_list_chains(draws, constant)} of {chains} chains"
     quantity = "energy" if draws.points is None else "point"
     seen = f"{subject} keep one {quantity} each through {count} draws, so that R-hat and the effective sample size are not defined."
@@ -207,7 +209,7 @@ def _length(trace: Trace) -> str:
     return f"`step_size` than {value:.3g}" if isinstance(value, float) else "step"
 
 
-def _shorter(trace: Trace) -> str:
+def _advise_shorter_step(trace: Trace) -> str:
     """Returns the advice for steps that are too long; it depends on whether the step was tuned."""
     if _tunable(trace):
         return f"Take a smaller {_length(trace)}, or leave it out so that it is tuned; give more steps to `burn_in`."

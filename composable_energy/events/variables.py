@@ -133,10 +133,10 @@ class Variable(ABC):
         return self
 
     def _columns(self, output: object, x: Tensor) -> Tensor:
-        output = self._checked(output, x)
+        output = self._check_output(output, x)
         return output if self.columns is None else output[:, self.columns]
 
-    def _checked(self, output: object, x: Tensor) -> Tensor:
+    def _check_output(self, output: object, x: Tensor) -> Tensor:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             got = output.dtype if isinstance(output, Tensor) else type(output).__name__
             raise DtypeError(f"{self} must return a floating tensor, got {got}.")
@@ -165,7 +165,7 @@ class Categorical(Variable):
         """Returns log probabilities, with shape (B, labels)."""
         logits = self._columns(output, x)
         if logits.shape[1] == 0:
-            raise ShapeError(f"{self} returned {tuple(self._checked(output, x).shape)}, which has no columns {self.columns}.")
+            raise ShapeError(f"{self} returned {tuple(self._check_output(output, x).shape)}, which has no columns {self.columns}.")
         if logits.shape[1] == 1:
             log_probs = torch.cat([logsigmoid(-logits), logsigmoid(logits)], 1)
         else:
@@ -211,7 +211,7 @@ class Continuous(Variable):
     def read_all(self, output: object, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the means and widths of all axes, each with shape (B, dims)."""
         if isinstance(output, Sequence) and len(output) == 2:
-            mean, log_width = (self._checked(part, x) for part in output)
+            mean, log_width = (self._check_output(part, x) for part in output)
         else:
             both = self._columns(output, x)
             mean, log_width = both[:, : self.dims], both[:, self.dims :]

@@ -43,14 +43,14 @@ def kernel_for(x: Tensor, others: Sequence[Tensor], noise: Noise) -> Kernel | No
     if name == "torch" or x.numel() == 0:
         return None
     if name is not None:
-        kernel = _named(name, _registered())
+        kernel = _load_kernel(name, _registered_kernels())
         ready, reason = kernel.available()
         reason = _refusal(kernel, x, others, noise) if ready else reason
         if reason:
             raise OptionError(f"{SWITCH} names the kernel {name!r}, which cannot run here: {reason}. Unset it, or set it to 'torch'.")
         return kernel
     refusals = []
-    for name, kernel in _available(_registered()):
+    for name, kernel in _available(_registered_kernels()):
         reason = _refusal(kernel, x, others, noise)
         if not reason:
             return kernel
@@ -71,13 +71,13 @@ def _refusal(kernel: Kernel, x: Tensor, others: Sequence[Tensor], noise: Noise) 
     return kernel.refusal(x)
 
 
-def _registered() -> tuple[Any, ...]:
+def _registered_kernels() -> tuple[Any, ...]:
     """Returns the kernels registered in this session, a key of the caches below: they are looked up again after each registration."""
     return tuple((name, factory) for (kind, name), factory in REGISTRY.registered.items() if kind == "kernel")
 
 
 @cache
-def _named(name: str, registered: tuple[Any, ...]) -> Kernel:
+def _load_kernel(name: str, registered: tuple[Any, ...]) -> Kernel:
     return get_kernel(name)
 
 
@@ -89,7 +89,7 @@ def _available(registered: tuple[Any, ...]) -> tuple[tuple[str, Kernel], ...]:
         if record.group != "composable_energy.kernels" or record.state == "shadowed":
             continue
         try:
-            kernel = _named(record.qualified, registered)
+            kernel = _load_kernel(record.qualified, registered)
         except ComposableEnergyError as error:
             _log_once(str(error))
             continue

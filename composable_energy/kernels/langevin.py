@@ -114,19 +114,30 @@ def langevin_step(
     low, high = (None, None) if box is None else box
     coefficients = StepCoefficients(tuple(weights), drift, scale, keep, move, low, high)
     _check(x, gradients, momentum, coefficients, noise)
-    if torch.compiler.is_compiling() and noise.kind == "philox" and isinstance(noise.chains, range) and noise.chains.step == 1:
-        moved, kick = _operator(x, gradients, momentum, coefficients, _counter(noise, stream), inplace)
-    elif x.is_cpu and forced_kernel() is None:
-        moved, kick = reference_step(x, gradients, momentum, coefficients, noise, stream, inplace)
-    else:
-        kernel = kernel_for(x, gradients if momentum is None else (*gradients, momentum), noise)
-        if kernel is None:
-            moved, kick = reference_step(x, gradients, momentum, coefficients, noise, stream, inplace)
-        elif inplace:
-            moved, kick = _operator(x, gradients, momentum, coefficients, _counter(noise, stream), inplace)
-        else:
-            moved, kick = operators.run(kernel, x, gradients, momentum, coefficients, _counter(noise, stream), inplace)
+    moved, kick = _dispatch(x, gradients, momentum, coefficients, noise, stream, inplace)
     return moved if kick is None else (moved, kick)
+
+
+def _dispatch(
+    x: Tensor,
+    gradients: Sequence[Tensor],
+    momentum: Tensor | None,
+    coefficients: StepCoefficients,
+    noise: Noise,
+    stream: int,
+    inplace: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Runs the step by the operator, a kernel or the reference; returns points and momentum."""
+    if torch.compiler.is_compiling() and noise.kind == "philox" and isinstance(noise.chains, range) and noise.chains.step == 1:
+        return _run_operator(x, gradients, momentum, coefficients, _counter(noise, stream), inplace)
+    if x.is_cpu and forced_kernel() is None:
+        return reference_step(x, gradients, momentum, coefficients, noise, stream, inplace)
+    kernel = kernel_for(x, gradients if momentum is None else (*gradients, momentum), noise)
+    if kernel is None:
+        return reference_step(x, gradients, momentum, coefficients, noise, stream, inplace)
+    if inplace:
+        return _run_operator(x, gradients, momentum, coefficients, _counter(noise, stream), inplace)
+    return operators.run(kernel, x, gradients, momentum, coefficients, _counter(noise, stream), inplace)
 
 
 def normal(like: Tensor, noise: Noise, scale: float = 1.0, stream: int = 0) -> Tensor:
@@ -158,7 +169,7 @@ def _counter(noise: Noise, stream: int) -> Counter:
     return Counter(noise.seed % 2**64, noise.step, noise.chains[0] if noise.chains else 0, stream)
 
 
-def _operator(
+def _run_operator(
     x: Tensor, gradients: Sequence[Tensor], momentum: Tensor | None, coefficients: StepCoefficients, counter: Counter, inplace: bool
 ) -> tuple[Tensor, Tensor | None]:
     args = (x, list(gradients), momentum, list(coefficients.weights), *coefficients[1:], operators.to_signed(counter.seed), *counter[1:])

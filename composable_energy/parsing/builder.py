@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, PluginNotFound
 from composable_energy.parsing.grammar import parse_tree
 from composable_energy.parsing.tree import Chain, Complement, Name, ParseError, Scaled, SourceSpan, Tree, leaves
+from composable_energy.suggestions import nearest_names
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
@@ -49,7 +49,7 @@ def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseErr
         reason: Why the look-up failed; empty for a list of names.
     """
     names = sorted(set(names))
-    near = difflib.get_close_matches(leaf.name, names, n=3, cutoff=0.6)
+    near = nearest_names(leaf.name, names)
     head, _, last = leaf.name.rpartition("/")
     if head in names and last.isdecimal():
         advice = f"; a division has spaces around it: `{head} / {last}`."

@@ -81,7 +81,7 @@ class _Parser:
             return Name(match[0][1:-1], place)
         if match := _NUMBER.match(self.text, at):
             place = self._take(match.end())
-            return _number(float("".join(match[0].split())), place)
+            return _as_number(float("".join(match[0].split())), place)
         match = NAME.match(self.text, at) or PATH.match(self.text, at)
         if match is None or match[0] in FOREIGN_SYNTAX:
             raise self._unexpected("a name, a number, `~` or `(`")
@@ -122,25 +122,25 @@ class _Parser:
     def _join(self, left: Part, operator: str, right: Part) -> Part:
         place = SourceSpan(self.text, left.place.start, right.place.end)
         if operator in ("*", "/"):
-            return self._scaled(left, operator, right, place)
+            return self._scale(left, operator, right, place)
         terms = [self._energy(part, f"`{operator}` joins energies, and this is a number") for part in (left, right)]
         if operator != ">>":
             terms = [inner for term in terms for inner in _flat(term, operator)]
         return Chain(operator, tuple(terms), place, max(term.depth for term in terms) + 1)
 
-    def _scaled(self, left: Part, operator: str, right: Part, place: SourceSpan) -> Part:
+    def _scale(self, left: Part, operator: str, right: Part, place: SourceSpan) -> Part:
         if operator == "/":
             if not isinstance(right, Number):
                 raise ParseError("`/` divides by a number, and this is an energy.", right.place)
             if right.value == 0:
                 raise ParseError("A temperature is not zero.", right.place)
             if isinstance(left, Number):
-                return _number(left.value / right.value, place)
-            right = _number(1 / right.value, right.place)
+                return _as_number(left.value / right.value, place)
+            right = _as_number(1 / right.value, right.place)
         weight, operand = (left, right) if isinstance(left, Number) else (right, left)
         if isinstance(weight, Number):
             if isinstance(operand, Number):
-                return _number(weight.value * operand.value, place)
+                return _as_number(weight.value * operand.value, place)
             return Scaled(weight.value, operand, place, operand.depth + 1)
         raise ParseError("`*` takes a number and an energy, and these are two energies; join them by `&`.", place)
 
@@ -184,7 +184,7 @@ class _Parser:
         return ParseError(f"Expected {expected}, found {shown}{f'; {advice}' if advice else ''}.", place)
 
 
-def _number(value: float, place: SourceSpan) -> Number:
+def _as_number(value: float, place: SourceSpan) -> Number:
     if not math.isfinite(value):
         raise ParseError("A weight is a finite number.", place)
     return Number(value, place)

@@ -69,11 +69,11 @@ def kernel_checks(kernel: str | Kernel, *, device: torch.device | str = "cpu", s
         device: The device.
         shapes: The shapes of points.
     """
-    subject = _Subject(_named(kernel) if isinstance(kernel, str) else kernel, torch.device(device), tuple(shapes))
+    subject = _Subject(_load_kernel(kernel) if isinstance(kernel, str) else kernel, torch.device(device), tuple(shapes))
     return [Check(name, _bound(function, subject)) for name, function in _CHECKS.items()]
 
 
-def _named(name: str) -> Kernel:
+def _load_kernel(name: str) -> Kernel:
     from composable_energy.registry import get_kernel
 
     return get_kernel(name)

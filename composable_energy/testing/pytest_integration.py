@@ -26,7 +26,7 @@ def parametrize_with_checks(checks: Iterable[Check], *, expected_failures: Mappi
     checks = list(checks)
     expected = check_expected_failures(checks, expected_failures)
 
-    def skipping(check: Check) -> Check:
+    def skip_in_pytest(check: Check) -> Check:
         @wraps(check.function)
         def function() -> None:
             try:
@@ -41,4 +41,4 @@ def parametrize_with_checks(checks: Iterable[Check], *, expected_failures: Mappi
             return []
         return [pytest.mark.xfail(raises=AssertionError, reason=expected[check.name], strict=True)]
 
-    return pytest.mark.parametrize("check", [pytest.param(skipping(check), id=check.name, marks=marks(check)) for check in checks])
+    return pytest.mark.parametrize("check", [pytest.param(skip_in_pytest(check), id=check.name, marks=marks(check)) for check in checks])
