@@ -51,7 +51,7 @@ class RunningMoments:
     """
 
     def __init__(self, *, burn_in: int = 0, every: int = 1, chains: bool = False) -> None:
-        self.burn_in = check_integer("burn_in", burn_in, 0)
+        self.burn_in = check_integer("burn_in", burn_in, least=0)
         self.every = check_integer("every", every)
         self.chains = chains
         self.count = 0
