@@ -124,7 +124,7 @@ def test_memory_does_not_grow():
     for chains, most in ((False, 2 * 12 + 2), (True, 2 * 40 * 12 + 2 + 2 * 40)):
         sizes = [size(record(RunningMoments(chains=chains), *normal(steps, 40, 12))) for steps in (2, 50)]
         assert sizes == [most, most]
-        waiting = record(RunningMoments(chains=chains), *normal(1000, 40, 12))._waiting
+        waiting = record(RunningMoments(chains=chains), *normal(1000, 40, 12))._buffer
         assert sum(x.numel() for x, _ in waiting) <= 65_536
     assert size(record(RunningMoments(), normal(100_000, 12))) == 26
 

@@ -80,7 +80,7 @@ class TestWarnings:
         modes = ce.as_energy(lambda x: (x[:, 0].abs() - 5).square() * 2 + x[:, 1].square() / 2)
         trace = run(modes, (8, 2), HMC(0.4, leapfrogs=4), 400, **GOOD)
         message = text(trace, "r_hat")
-        assert "for x[0]" in message and "start in all (`init=`)" in message and "ess" in kinds(trace)
+        assert "for x[0]" in message and "start in all modes (`init=`)" in message and "ess" in kinds(trace)
 
     def test_too_few_effective_draws(self):
         trace = run(gaussian(0.5, 1.0), (8, 2), HMC(0.7, leapfrogs=4), 40, trace=1)
