@@ -90,7 +90,8 @@ def draw_row(axes, y, row, sizes):
         label = name.removeprefix(f"{CORE}_").strip("_")
         label = label.replace("_", "\n") if len(label) > 9 else label
         center = {"ha": "center", "va": "center"}
-        axes.text(middle, y + 3.3, label, fontsize=6.5, color=INK, **center)
+        size = 6.5 if max(map(len, label.split("\n"))) < 10 else 4.5
+        axes.text(middle, y + 3.3, label, fontsize=size, color=INK, **center)
         axes.text(
             middle, y + 0.9, f"{sizes[name]:,}", fontsize=5, color="#555", **center
         )
