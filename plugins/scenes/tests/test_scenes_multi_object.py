@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from several_objects import asked_places, conjunction, matched, scores
 from torch import nn
-from two_cubes import PLACES, STEPS, peaks
 
 import composable_energy as ce
+from benchmarks.papers.compositional_2020.several_objects import conjunction, match_objects, requested_places, scores
+from benchmarks.papers.compositional_2020.two_cubes import PLACES, STEPS, peaks
 from composable_energy.errors import ExtraNotInstalled, OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy.testing import SkipCheck, energy_checks
@@ -197,9 +197,9 @@ class TestCounting:
     def test_as_many_places_as_can_be_have_an_object(self):
         """The nearest object of the first place is the only one of the second."""
         asked = torch.tensor([[0.0, 0.0], [0.6, 0.0]])
-        near, off = matched(torch.tensor([[0.3, 0.0], [-0.35, 0.1]]), asked)
+        near, off = match_objects(torch.tensor([[0.3, 0.0], [-0.35, 0.1]]), asked)
         assert near.tolist() == [True, True] and torch.allclose(off, torch.tensor([0.225, 0.15]))
-        near, _ = matched(torch.tensor([[0.3, 0.0], [0.0, 0.41]]), asked)
+        near, _ = match_objects(torch.tensor([[0.3, 0.0], [0.0, 0.41]]), asked)
         assert near.sum() == 1
 
     def test_missing_and_extra_objects(self):
@@ -211,10 +211,10 @@ class TestCounting:
         assert scores([asked[0][:0]] * 3, asked)["all found"] == 0
 
     def test_asked_places_fit_on_the_floor_and_differ(self):
-        places = asked_places(3, 20, 5)
+        places = requested_places(3, 20, 5)
         assert places.shape == (20, 3, 2) and places.abs().max() <= 1
         assert min(torch.pdist(some).min() for some in places) > 0.4
-        assert torch.equal(places, asked_places(3, 20, 5)) and not torch.equal(places, asked_places(3, 20, 6))
+        assert torch.equal(places, requested_places(3, 20, 5)) and not torch.equal(places, requested_places(3, 20, 6))
 
     def test_peaks_are_local_minima_of_the_energy(self):
         def bowl(x, y, width):
@@ -253,7 +253,7 @@ def test_the_command_makes_all_weights_and_the_energies_read_them(made):
     first = {path.stem: path.read_bytes() for path in (made / "weights").glob("*.safetensors")}
     assert first.keys() == {"coder", "base", "place", "detector"}
     several = MultiObjectEnergies(made / "weights")
-    asked = conjunction(several.presence, asked_places(2, 3, 0)) & ~several.presence.near((0.0, 0.0))
+    asked = conjunction(several.presence, requested_places(2, 3, 0)) & ~several.presence.near((0.0, 0.0))
     assert isinstance(asked, ce.Energy) and [part.energy for part in asked.bases] == [several.base]
     images = asked.sample(3, seed=0, levels=3)
     assert images.shape == (3, 3, 64, 64) and len(detect_objects(images, load_detector(made / "weights"))) == 3

@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import paper_energies
 import pytest
 import torch
-from paper_rules import IMPLICATION, Method, bounded, either, expressions, named, no
-from table1 import ROWS, conditions
 
 import composable_energy as ce
+from benchmarks.papers.compositional_2020 import paper_energies
+from benchmarks.papers.compositional_2020.paper_rules import (
+    IMPLICATION,
+    Method,
+    bounded_not,
+    energy_classifier,
+    expressions,
+    paper_not,
+    paper_or,
+)
+from benchmarks.papers.compositional_2020.table1 import ROWS, conditions
 from composable_energy_scenes import weights
 
 
@@ -26,28 +34,28 @@ def slope(energy: ce.Energy, x: float) -> float:
 def test_or_is_an_and_of_energies_that_are_small_and_an_or_of_large_ones():
     """The gradient is a mean of the branches' gradients, here x + 2 and x - 2, whose weights differ only where scaled energies do."""
     left, right = bowl(-2.0), bowl(2.0)
-    assert slope(either(left, right, scale=1e-4), 0.5) == pytest.approx(slope(left & right, 0.5) / 2, abs=1e-3)
-    assert slope(either(left, right, scale=1e4), 0.5) == pytest.approx(slope(right, 0.5))
-    even = either(left, right, scale=1.0, log_z=[2.0, 0.0])  # at .5 the left energy is higher by 2, and by 2 more with log Z
+    assert slope(paper_or(left, right, scale=1e-4), 0.5) == pytest.approx(slope(left & right, 0.5) / 2, abs=1e-3)
+    assert slope(paper_or(left, right, scale=1e4), 0.5) == pytest.approx(slope(right, 0.5))
+    even = paper_or(left, right, scale=1.0, log_z=[2.0, 0.0])  # at .5 the left energy is higher by 2, and by 2 more with log Z
     share = 1 / (1 + torch.tensor(4.0).exp())
     assert slope(even, 0.5) == pytest.approx(float(share * 2.5 + (1 - share) * -1.5))
 
 
 def test_the_bounded_complement_ends_where_the_energy_is_high():
     energy = bowl(0.0)
-    less = bounded(energy, at=8.0, scale=5.0)
+    less = bounded_not(energy, at=8.0, scale=5.0)
     assert slope(less, 1.0) == pytest.approx(-slope(energy, 1.0), rel=1e-6)  # far below 8, as -E
     assert abs(slope(less, 5.0)) < 1e-6  # far above
     x = torch.linspace(-9, 9, 50, dtype=torch.float64)[:, None]
     assert bool((less(x) >= 0).all())
-    assert slope(no(energy, 0.1), 5.0) == pytest.approx(-0.5)
+    assert slope(paper_not(energy, 0.1), 5.0) == pytest.approx(-0.5)
 
 
 @pytest.mark.slow
 def test_not_of_the_classifier_that_energies_make_is_exact():
     """Two unit Gaussians at -2 and 2: the probability of the left one is sigmoid(-4 x s)."""
     spots = torch.tensor([-2.0, 2.0], dtype=torch.float64)
-    event = named(lambda k: bowl(float(spots[k])), 2, 0.5)
+    event = energy_classifier(lambda k: bowl(float(spots[k])), 2, 0.5)
     x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
     torch.testing.assert_close((~event.given(y=0))(x), -torch.nn.functional.logsigmoid(2 * x[:, 0]))
     torch.testing.assert_close((~event.given(y=torch.tensor([0, 1, 0, 1, 0])))(x)[1], -torch.nn.functional.logsigmoid(-2 * x[1, 0]))
