@@ -364,11 +364,19 @@ def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
         (
             {"stepsize": 0.1, "step_size": 0.1},
             OptionError,
-            "no option stepsize; it takes step_size, temperature, clamp, metric, max_gradient. Did you mean step_size",
+            "no option stepsize; it takes step_size, temperature, clamp, metric, max_gradient, max_bias. Did you mean step_size",
         ),
         ({"step_size": 0.1, "batch_siz": 2}, OptionError, "Did you mean batch_size"),
-        ({"step_size": 0.1, "zzz": 2}, OptionError, "no option zzz; it takes step_size, temperature, clamp, metric, max_gradient.$"),
-        ({}, OptionError, "Langevin needs step_size: say `step_size=...`"),
+        (
+            {"step_size": 0.1, "zzz": 2},
+            OptionError,
+            "no option zzz; it takes step_size, .*, max_bias.$",
+        ),
+        (
+            {"sampler": Langevin(temperature=0.0)},
+            OptionError,
+            "At temperature 0 there is no bias to tune a step size for",
+        ),
         ({"sampler": Still, "speed": 2}, OptionError, "Still has no option speed; it takes scale"),
         ({"sampler": Still(), "scale": 2}, OptionError, "Still is an instance with its options; give scale to its constructor"),
         ({"sampler": 3}, OptionError, "A sampler is a name, a subclass of Sampler or an instance of one, got 3"),
@@ -443,7 +451,7 @@ class Counting(Sampler):
 
     def tune(self, energy, x, noise):
         assert x.shape == (64, 2) and (x > 90).all() and len(noise.chains) == 64
-        return replace(self, shift=float(energy(x).mean() * 0 + 1))
+        return replace(self, shift=float(energy(x).mean() * 0 + 1)), x
 
     def init(self, energy, x, noise):
         return Counted(x, *energy_and_gradient(energy, x), torch.zeros(len(x)), torch.zeros(()))

@@ -145,7 +145,7 @@ class Chains:
             return self.chunks[0].state
         ids = torch.tensor(self.ids())
         in_order = bool((ids.diff() > 0).all())
-        return join([chunk.state for chunk in self.chunks], None if in_order else ids.argsort().to(self.layout.zeros.device))
+        return join([chunk.state for chunk in self.chunks], None if in_order else ids.argsort().to(self.layout.starts.zeros.device))
 
     def values(self, of: Callable[[State], Tensor], fill: float = float("nan")) -> Tensor:
         """Returns a value of each chain of this process, with shape $(m, *)$; the filling for dropped chains."""
@@ -241,7 +241,7 @@ class Chains:
         everyone = compact(ids)
         state, scalars = self.sampler.couple(self.layout.energy_of(everyone), state, self.layout.noise_of(everyone, 0).at(self.step))
         for chunk in self.chunks:
-            rows = torch.tensor([bisect_left(ids, i) for i in chunk.ids], device=self.layout.zeros.device)
+            rows = torch.tensor([bisect_left(ids, i) for i in chunk.ids], device=self.layout.starts.zeros.device)
             chunk.state = state if len(rows) == len(ids) else take(state, rows)
         return scalars
 

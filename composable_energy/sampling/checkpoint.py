@@ -248,7 +248,7 @@ def describe(value: Any) -> str:
 
 
 def _values(evaluator: Evaluator, chains: Chains, limit: int | None = None) -> Values:
-    points = [chunk.state.x for chunk in chains.chunks] or [chains.layout.zeros[None][:0]]
+    points = [chunk.state.x for chunk in chains.chunks] or [chains.layout.starts.zeros[None][:0]]
     return evaluator.values(chains.ids()[:limit], torch.cat(points)[:limit])
 
 

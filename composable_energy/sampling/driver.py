@@ -25,6 +25,7 @@ from composable_energy.sampling.ranks import Share
 from composable_energy.sampling.request import SampleRequest, resolve_request
 from composable_energy.sampling.sampler import Sampler, changed_options
 from composable_energy.sampling.selection import SamplerLike
+from composable_energy.sampling.starts import PilotResult, Starts
 from composable_energy.sampling.trace import Policy, Trace, gather_trace
 from composable_energy.sampling.values import Evaluator, check_own_gradients, check_same_energy, mixes_values
 from composable_energy.sampling.warmup import tune_sampler
@@ -129,8 +130,8 @@ def sample(
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.best_of, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
         compiled = _compile(request) if compile else request.energy
-        tuned = tune_sampler(request, compiled)
-        chains = Chains(_layout(request, compiled, tuned), request.on_divergence)
+        tuned, pilots = tune_sampler(request, compiled)
+        chains = Chains(_layout(request, compiled, tuned, pilots), request.on_divergence)
         recorder = _recorder(request, chains)
         stop = None
         try:
@@ -150,9 +151,10 @@ def _compile(request: SampleRequest) -> Energy:
     return compiled_twin(request.owner, request.energy)
 
 
-def _layout(request: SampleRequest, compiled: Energy, sampler: Sampler) -> Layout:
+def _layout(request: SampleRequest, compiled: Energy, sampler: Sampler, pilots: PilotResult | None) -> Layout:
     noise, points = Noise(request.seed, request.chains, kind=request.noise), request.points
-    return Layout(compiled, sampler, noise, points.zeros(), points.n, request.best_of, request.batch_size, request.init, request.ranks)
+    starts = Starts(sampler, points.zeros(), request.best_of, request.init, pilots)
+    return Layout(compiled, sampler, noise, starts, points.n, request.best_of, request.batch_size, request.ranks)
 
 
 def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:

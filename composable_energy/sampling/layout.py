@@ -16,6 +16,7 @@ from composable_energy.errors import ShapeError
 from composable_energy.noise import Noise
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
+from composable_energy.sampling.starts import Starts
 from composable_energy.sampling.wrappers import select_rows
 
 __all__ = ["Chunk", "Ids", "Layout", "all_finite", "compact", "finite_rows", "join", "take", "weighted_mean"]
@@ -43,22 +44,20 @@ class Layout:
         energy: The energy that the sampler gets, compiled or not.
         sampler: The sampler.
         noise: The noise of all chains at step 0.
-        zeros: Zeros with the shape of one point.
+        starts: The start points.
         rows: The number of rows of bound conditions, one for each point that is returned.
         copies: How many chains share a row.
         batch_size: How many chains are advanced together.
-        init: The start points, one for each row; None lets the sampler choose.
         ranks: The processes that share the chains.
     """
 
     energy: Energy
     sampler: Sampler
     noise: Noise
-    zeros: Tensor
+    starts: Starts
     rows: int
     copies: int
     batch_size: int
-    init: Tensor | None = None
     ranks: Ranks | None = None
 
     @cached_property
@@ -83,11 +82,7 @@ class Layout:
             ShapeError: The sampler's state does not have one row for each chain.
         """
         energy, noise = self.energy_of(ids), self.noise_of(ids, attempt)
-        if self.init is None:
-            x = self.sampler.start(self.zeros.expand(len(ids), *self.zeros.shape).contiguous(), noise.child("start"))
-        else:
-            x = self.init[[i // self.copies for i in ids]]
-        state = self.sampler.init(energy, x, noise)
+        state = self.sampler.init(energy, self.starts.points(ids, energy, noise), noise)
         _per_chain(state)  # raises where the rows do not fit, with one chunk as with many
         return Chunk(ids, attempt, energy, noise, state)
 

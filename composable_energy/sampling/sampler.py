@@ -172,15 +172,34 @@ class Sampler(ABC):
         """
         return noise.normal(like)
 
-    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
-        """Returns a sampler with all options set, tuned on pilot chains that do not depend on the chains of the call.
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
+        """Returns a sampler with all options set, tuned on pilot chains, and their last points.
+
+        The pilot chains do not depend on the chains of the call.
 
         Args:
             energy: The energy.
             x: The start points of the pilot chains, with shape $(B, *)$.
             noise: The noise of the pilot chains.
         """
-        return self
+        return self, x
+
+    def approach(self, energy: Energy, x: Tensor, noise: Noise, level: float | None) -> tuple[Tensor, Tensor]:
+        """Moves start points in a tail of the density to where pilot chains arrived; by default no point moves.
+
+        A tuned sampler calls for it: steps that suit the bulk of a density are often rejected in its tails. What happens to a chain must
+        not depend on the other chains.
+
+        Args:
+            energy: The energy.
+            x: The start points, with shape $(B, *)$.
+            noise: The noise of these chains.
+            level: An energy above those of the pilot chains; points above it are in a tail. None if the energies of chains do not compare.
+
+        Returns:
+            The points, with shape $(B, *)$, and which of them arrived, with shape $(B,)$.
+        """
+        return x, torch.ones(len(x), dtype=torch.bool, device=x.device)
 
     def couple(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Mapping[str, float]]:
         """Couples all chains after each step, as resampling does; chains are independent if a sampler does not override it.

@@ -102,7 +102,7 @@ def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Samp
     """Returns the name, class and options of the recommended sampler, else of the default one.
 
     Raises:
-        OptionError: Two terms recommend different settings, the recommendation does not fit the expression, or a step size is missing.
+        OptionError: Two terms recommend different settings, or the recommendation does not fit the expression.
     """
     found = recommendations(energy)
     if len(found) > 1:
@@ -113,11 +113,6 @@ def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Samp
         name, options = advice.sampler, {**advice.options, **options}
     else:
         name = "annealed" if "sigma" in energy.required_conditions else "chees" if energy.has_value else "langevin"
-    if name == "langevin" and not energy.has_value and "step_size" not in options:
-        raise OptionError(
-            f"{energy} has a gradient and no value, so no step size can be tuned for it: say `step_size=...` of the sampler langevin, "
-            "which follows gradients alone."
-        )
     sampler = _sampler_class(name)
     if advice is not None:  # it was tested on the energy itself, where its conditions were free
         bound = sampler.binds - energy.conditions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,21 +12,24 @@ from composable_energy.energy import Energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.request import SampleRequest
 from composable_energy.sampling.sampler import Sampler
+from composable_energy.sampling.starts import PilotResult
 from composable_energy.sampling.values import Evaluator, Values
-from composable_energy.sampling.wrappers import EnergyWrapper, select_rows
+from composable_energy.sampling.wrappers import has_rows, select_rows
 
 __all__ = ["tune_sampler"]
 
 _PILOTS = 64
+_MARGIN = 3.0
 _MEMORY = "_tuned_for"
 
 
-def tune_sampler(request: SampleRequest, compiled: Energy) -> Sampler:
-    """Returns the requested sampler with all options set, by a run of pilot chains.
+def tune_sampler(request: SampleRequest, compiled: Energy) -> tuple[Sampler, PilotResult | None]:
+    """Returns the requested sampler with all options set, and where the pilot chains arrived; None if nothing was tuned.
 
-    Their noise has a fixed seed. So the options follow from the sampler, the energy and the start points alone: not from the seed of the
-    draws, their number, chunks or ranks. The sampler keeps them for each energy, as long as its energies and gradients are the same where
-    the pilots started and ended. A tuning that evaluates no energy is not kept, and the sampler of a resumed trace is tuned already.
+    The noise of the pilots has a fixed seed. So the options follow from the sampler, the energy and the start points alone: not from the
+    seed of the draws, their number, chunks or ranks. The sampler keeps them for each energy, as long as its energies and gradients are the
+    same where the pilots started and arrived. A tuning that does not move the pilots is not kept, and the sampler of a resumed trace is
+    tuned already.
 
     Args:
         request: The request.
@@ -35,59 +37,55 @@ def tune_sampler(request: SampleRequest, compiled: Energy) -> Sampler:
     """
     sampler, points, init = request.sampler, request.points, request.init
     if type(sampler).tune is Sampler.tune or request.resume is not None:
-        return sampler
+        return sampler, None
     noise = Noise(0, range(_PILOTS), kind=request.noise).child("pilot")
     rows = [i % points.n for i in range(_PILOTS)]
     zeros = points.zeros()
     x = sampler.start(zeros.expand(_PILOTS, *zeros.shape).contiguous(), noise.child("start")) if init is None else init[rows]
     memory, evaluator = _memory(sampler), Evaluator(request.energy, sampler, points.n, 1, _PILOTS)
     known = memory.get(request.owner)
-    if known is not None and known.kind == request.noise and known.starts_at(x) and evaluator.difference(known.values) is None:
-        return known.sampler
-    recorded = _RecordedEnergy(compiled, x)
-    found = sampler.tune(select_rows(recorded, rows, points.n), x, noise)
-    if recorded.last is not None:
-        memory[request.owner] = _Tuning(request.noise, evaluator.values([*rows, *rows], torch.cat([x, recorded.last])), found)
-    return found
+    if known is not None and known.fits(sampler, request.noise, x) and evaluator.difference(known.values) is None:
+        return known.sampler, known.pilots
+    energy = select_rows(compiled, rows, points.n)
+    found, arrived = sampler.tune(energy, x, noise)
+    if arrived is x:
+        return found, None
+    values = evaluator.values([*rows, *rows], torch.cat([x, arrived]))
+    tuning = memory[request.owner] = _Tuning(request.noise, values, found, _pilot_result(values, has_rows(energy)))
+    if type(found).approach is not Sampler.approach:  # a later call with the tuned sampler starts its chains in the same way
+        _memory(found)[request.owner] = tuning
+    return found, tuning.pilots
+
+
+def _pilot_result(values: Values, has_rows: bool) -> PilotResult | None:
+    """Returns where the pilots of finite energy arrived; None if there are none.
+
+    Draws of the density should not count as starts in a tail. So the level is well above the highest energy of the pilots.
+    """
+    points, energies = values.x[_PILOTS:], values.energies[_PILOTS:, 0]
+    finite = energies.isfinite() & points.flatten(1).isfinite().all(1) if points.ndim > 1 else energies.isfinite() & points.isfinite()
+    if not finite.any():
+        return None
+    energies = energies[finite]
+    level = energies.max() + _MARGIN * (energies.max() - energies.median())
+    return PilotResult(points[finite], None if has_rows else level.item())
 
 
 @dataclass(frozen=True)
 class _Tuning:
-    """The tuned sampler for an energy, with the kind of noise and the energy's values at points of the pilots."""
+    """The tuned sampler for an energy, with the kind of noise, the energy's values at points of the pilots, and where these arrived."""
 
     kind: Kind
     values: Values
     sampler: Sampler
+    pilots: PilotResult | None
 
-    def starts_at(self, x: Tensor) -> bool:
+    def fits(self, sampler: Sampler, kind: Kind, x: Tensor) -> bool:
+        """Returns whether this is the tuning of a sampler from the start points; where nothing is left to tune, from any start points."""
         start = self.values.x[:_PILOTS]
-        return (start.dtype, start.device, start.shape) == (x.dtype, x.device, x.shape) and torch.equal(start, x)
-
-
-class _RecordedEnergy(EnergyWrapper):
-    """An energy that keeps the points of the pilots where it was evaluated last; None before it is evaluated."""
-
-    def __init__(self, energy: Energy, start: Tensor) -> None:
-        super().__init__(energy)
-        self.start = start
-        self.last: Tensor | None = None
-
-    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        self._record(x)
-        return self.energy(x, **conditions)
-
-    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        self._record(x)
-        return self.energy.with_gradient(x, **conditions)
-
-    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self.energy.evidence(x, **conditions)
-
-    def _record(self, x: Tensor) -> None:
-        if len(x) == _PILOTS:  # otherwise points of replicas, whose chains are unknown
-            self.last = x.detach().clone()
-        elif self.last is None:
-            self.last = self.start
+        if (self.kind, start.dtype, start.device, start.shape) != (kind, x.dtype, x.device, x.shape):
+            return False
+        return sampler is self.sampler or torch.equal(start, x)
 
 
 class _Memory(WeakKeyDictionary[Energy, _Tuning]):

@@ -95,7 +95,7 @@ class _Subject:
         """The sampler tuned on a unit Gaussian."""
         noise = Noise(seed=0, chains=range(64)).child("pilot")
         with torch.no_grad():
-            return self.instance.tune(_target(), noise.normal(torch.zeros(64, 2, dtype=torch.float64)), noise)
+            return self.instance.tune(_target(), noise.normal(torch.zeros(64, 2, dtype=torch.float64)), noise)[0]
 
     @cached_property
     def rejects(self) -> bool:

@@ -55,12 +55,12 @@ class InnerDescent(Sampler):
     def total_steps(self) -> int:
         return self.iterations
 
-    def tune(self, energy: ce.Energy, x: Tensor, noise: Noise) -> InnerDescent:
+    def tune(self, energy: ce.Energy, x: Tensor, noise: Noise) -> tuple[InnerDescent, Tensor]:
         """Returns the sampler with the start image of the energies; itself if one was given or there is none."""
         images = {id(part.image): part.image for part in energy.modules() if isinstance(part, ComponentEnergy) and part.start == "image"}
         if self.start_image is not None or not images:
-            return self
-        return replace(self, start_image=torch.stack([image.detach() for image in images.values()]).mean(0))
+            return self, x
+        return replace(self, start_image=torch.stack([image.detach() for image in images.values()]).mean(0)), x
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:
         low, high = self.clamp

@@ -16,8 +16,11 @@ from composable_energy.errors import OptionError
 from composable_energy.kernels import langevin_step
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy_mcmc.langevin import Langevin
 
 __all__ = ["Annealed"]
+
+_DELTA = 0.1  # in units of the square of the noise level
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Annealed(Sampler):
         sigma_max: The highest level.
         sigma_min: The lowest level.
         corrector_steps: Steps of the corrector at each level; 0 leaves the ancestral ones.
-        delta: $\delta$, the step size of the built-in corrector in units of $s^2$.
+        delta: $\delta$, the step size of the built-in corrector in units of $s^2$; None is .1, and for a tempered energy half the step size
+            that `langevin` tunes.
         temperature: $T$.
         corrector: Another sampler, or its name; None is the Langevin step above.
         max_gradient: The largest $s \lVert \nabla E(x, s) \rVert$ of a chain, over the root of the number of coordinates; longer gradients
@@ -62,7 +66,7 @@ class Annealed(Sampler):
     sigma_max: float = 4.0
     sigma_min: float = 0.05
     corrector_steps: int = 3
-    delta: float = 0.1
+    delta: float | None = None
     temperature: float = 1.0
     corrector: Sampler | str | None = None
     max_gradient: float | None = None
@@ -76,7 +80,8 @@ class Annealed(Sampler):
         if not self.sigma_min < self.sigma_max:
             raise OptionError(f"sigma_min must be below sigma_max, got {self.sigma_min} and {self.sigma_max}.")
         check_integer("corrector_steps", self.corrector_steps, 0)
-        check_number("delta", self.delta, above=0)
+        if self.delta is not None:
+            check_number("delta", self.delta, above=0)
         check_number("temperature", self.temperature, least=0)
         if self.max_gradient is not None:
             check_number("max_gradient", self.max_gradient, above=0)
@@ -105,11 +110,16 @@ class Annealed(Sampler):
     def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
         return {"sigma": self.sigma_min} if "sigma" in energy.conditions else {}
 
-    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if not isinstance(self.corrector, Sampler):
-            return self
+            if self.delta is not None or "sigma" in energy.conditions or self.temperature == 0:
+                return self, x
+            langevin, points = Langevin(temperature=self.temperature).tune(energy, x, noise)
+            return replace(self, delta=(cast(Langevin, langevin).step_size or 0.0) / 2), points
         level = self.level_energy(energy, 1)
-        return replace(self, corrector=self.corrector.tune(level, x / level.unit, noise.child("corrector")))
+        start = x / level.unit
+        corrector, points = self.corrector.tune(level, start, noise.child("corrector"))
+        return replace(self, corrector=corrector), x if points is start else points * level.unit
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         if self.max_gradient is not None and "sigma" not in energy.conditions:
@@ -122,8 +132,9 @@ class Annealed(Sampler):
             state, rates = self.correct(energy, state, noise)
         if "sigma" not in energy.conditions:
             return self._step_tempered(energy, state, noise, rates)
+        delta = _DELTA if self.delta is None else self.delta
         for i in range(0 if self.corrector else self.corrector_steps):
-            state = self._evaluate(energy, self._langevin_move(state, self.delta * s**2, math.sqrt(2 * self.delta) * s, noise, i), step)
+            state = self._evaluate(energy, self._langevin_move(state, delta * s**2, math.sqrt(2 * delta) * s, noise, i), step)
         if step >= self.levels:
             x = torch.add(state.x, state.grad, alpha=-(s**2))
         else:
@@ -146,9 +157,9 @@ class Annealed(Sampler):
         return langevin_step(state.x, state.grad, noise=noise, drift=drift, scale=scale * math.sqrt(self.temperature), stream=stream)
 
     def _step_tempered(self, energy: Energy, state: State, noise: Noise, rates: Tensor | None) -> tuple[State, Info]:
-        factor = self._temperature_factor(noise.step)
+        factor, delta = self._temperature_factor(noise.step), _DELTA if self.delta is None else self.delta
         for i in range(0 if self.corrector else self.corrector_steps + 1):
-            x = self._langevin_move(state, self.delta, math.sqrt(2 * self.delta * factor), noise, i)
+            x = self._langevin_move(state, delta, math.sqrt(2 * delta * factor), noise, i)
             state = State(x, *energy_and_gradient(energy, x))
         return state, Info(rates, {"temperature": factor * self.temperature})
 

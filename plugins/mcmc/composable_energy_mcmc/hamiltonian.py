@@ -15,6 +15,7 @@ from composable_energy.errors import OptionError
 from composable_energy.kernels import normal
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy_mcmc.approach import approach
 from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.metropolis import REFUSED, choose
@@ -61,10 +62,14 @@ class HMC(Sampler):
         check_number("acceptance", self.acceptance, above=0, below=1)
         check_integer("tuning_steps", self.tuning_steps)
 
-    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.step_size is not None:
-            return self
+            return self, x
         return tune_step_size(lambda length: replace(self, step_size=length), energy, x, noise, self.acceptance, self.tuning_steps)
+
+    def approach(self, energy: Energy, x: Tensor, noise: Noise, level: float | None) -> tuple[Tensor, Tensor]:
+        state, arrived = approach(energy, x, noise, level=level, step_size=self.step_size or 0.1)
+        return state.x, arrived
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         return State(x, *energy_and_gradient(energy, x))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,7 +14,9 @@ from composable_energy.errors import OptionError
 from composable_energy.kernels import langevin_step
 from composable_energy.options import check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy_mcmc.approach import approach
 from composable_energy_mcmc.metric import IDENTITY, Metric
+from composable_energy_mcmc.unadjusted import tune_unadjusted
 
 __all__ = ["Langevin"]
 
@@ -27,7 +29,7 @@ class Langevin(Sampler):
     $T s^2 / (1 - \lambda / 4 s^2)$.
 
     Args:
-        step_size: $\lambda > 0$, in units of $x^2$.
+        step_size: $\lambda > 0$, in units of $x^2$; None tunes it on pilot chains, so that `max_bias` holds.
         temperature: $T \ge 0$; 0 is gradient descent.
         clamp: The lowest and the highest value of a coordinate, such as `(0, 1)` for images; None leaves points alone.
         metric: $S$ in $x' = x - \tfrac{\lambda}{2} S S^\top \nabla E(x) + \sqrt{\lambda T}\, S\, \xi$: a tensor of scales with the shape of
@@ -36,20 +38,24 @@ class Langevin(Sampler):
             coordinate draws from another density.
         max_gradient: The largest absolute value of a coordinate of the gradient; larger ones are clipped, as in the training of Du &
             Mordatch (2019). Draws are then not from the density. None clips nothing.
+        max_bias: The relative excess of the variance to tune for: that of a Gaussian, along the coordinate with the steepest gradients.
     """
 
-    step_size: float
+    step_size: float | None = None
     temperature: float = 1.0
     clamp: tuple[float, float] | None = None
     metric: Metric | Tensor | None = None
     max_gradient: float | None = None
+    max_bias: float = 0.05
 
     gradients: ClassVar[int] = 1
     needs_values: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_number("step_size", self.step_size, above=0)
+        if self.step_size is not None:
+            check_number("step_size", self.step_size, above=0)
         check_number("temperature", self.temperature, least=0)
+        check_number("max_bias", self.max_bias, above=0, below=1)
         if self.clamp is not None:
             if not isinstance(self.clamp, Sequence) or len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
                 raise OptionError(f"clamp must be (lowest, highest), got {self.clamp!r}.")
@@ -74,6 +80,20 @@ class Langevin(Sampler):
         check_number("noise", noise, least=0)
         return cls(step, noise**2 / step, clamp)
 
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
+        if self.step_size is not None:
+            return self, x
+        if self.temperature == 0:
+            raise OptionError("At temperature 0 there is no bias to tune a step size for: give `step_size`, or use descent.")
+        found, points = tune_unadjusted(energy, x, noise, max_bias=self.max_bias, temperature=self.temperature, metric=self._metric)
+        return replace(self, step_size=found), points
+
+    def approach(self, energy: Energy, x: Tensor, noise: Noise, level: float | None) -> tuple[Tensor, Tensor]:
+        if not energy.has_value or self.temperature != 1:
+            return super().approach(energy, x, noise, level)
+        state, arrived = approach(energy, x, noise, level=level, metric=self._metric)
+        return state.x, arrived
+
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         if self.metric is not None:
             self._metric.check(x)
@@ -84,6 +104,8 @@ class Langevin(Sampler):
         return State(x, *energy_and_gradient(energy, x)), Info()
 
     def move(self, state: State, noise: Noise) -> Tensor:
+        if self.step_size is None:
+            raise OptionError("Langevin has no step_size yet: give one, or let `sample` tune it.")
         drift, scale = self.step_size / 2, math.sqrt(self.step_size * self.temperature)
         grad = state.grad if self.max_gradient is None else state.grad.clamp(-self.max_gradient, self.max_gradient)
         if self.metric is None:
@@ -99,7 +121,7 @@ class Langevin(Sampler):
     def bias(self, state: State) -> Tensor | None:
         r"""Returns $\lambda \lVert \nabla E \rVert^2 / 4 T d$ of points with $d$ coordinates: since the mean of $\lVert x \rVert^2$ stays
         as it is, $\langle x \cdot \nabla E \rangle = T d + \tfrac{\lambda}{4} \langle \lVert \nabla E \rVert^2 \rangle$ exactly."""
-        if self.clamp is not None or self.temperature == 0 or self.max_gradient is not None:
+        if self.step_size is None or self.clamp is not None or self.temperature == 0 or self.max_gradient is not None:
             return None
         grad = state.grad if self.metric is None else self._metric.whiten_gradient(state.grad)
         return grad.reshape(len(state.x), -1).double().square().mean(1) * (self.step_size / (4 * self.temperature))

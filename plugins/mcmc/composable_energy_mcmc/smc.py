@@ -97,12 +97,12 @@ class SMC(Sampler):
             return len(self.schedule.levels) - 1 + _LAST_STEPS
         return None if self.levels is None else self.levels + _LAST_STEPS
 
-    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.schedule is not None:
-            return self
-        schedule, _ = tune_schedule(energy, x, noise, self.mean, self.scale, self.leapfrogs, self.acceptance, keep=self.kept)
+            return self, x
+        schedule, points = tune_schedule(energy, x, noise, self.mean, self.scale, self.leapfrogs, self.acceptance, keep=self.kept)
         count = max(_MIN_LEVELS, len(schedule.levels) - 1) if self.levels is None else self.levels
-        return replace(self, schedule=schedule.respace(count + 1))
+        return replace(self, schedule=schedule.respace(count + 1)), points
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> Particles:
         if has_rows(energy):

@@ -89,14 +89,14 @@ class Tempering(Sampler):
         check_number("acceptance", self.acceptance, above=0, below=1)
         check_gaussian_options(self.mean, self.scale)
 
-    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> Sampler:
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.schedule is not None:
-            return self
+            return self, x
         schedule, points = tune_schedule(energy, x, noise, self.mean, self.scale, self.leapfrogs, self.acceptance)
         schedule = schedule.respace(self.levels or _limit_levels(len(schedule.levels)))
         for number in range(_ROUNDS):
             schedule = self._equalize_levels(schedule, energy, points, noise.child(f"round {number}"), final=number == _ROUNDS - 1)
-        return replace(self, schedule=schedule)
+        return replace(self, schedule=schedule), points
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> Replicas:
         schedule = self._tuned_schedule

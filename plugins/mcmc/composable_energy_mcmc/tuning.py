@@ -10,6 +10,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.sampling import Noise, Sampler, State
+from composable_energy_mcmc.approach import approach
 from composable_energy_mcmc.batch import finite_rows, select
 
 __all__ = ["DualAveraging", "find_first_length", "try_step", "tune_step_size"]
@@ -18,11 +19,13 @@ _GAMMA, _OFFSET, _KAPPA = 0.05, 10.0, 0.75  # Hoffman & Gelman (2014)
 _TRIALS = 60
 
 
-def tune_step_size(make: Callable[[float], Sampler], energy: Energy, x: Tensor, noise: Noise, acceptance: float, steps: int) -> Sampler:
-    r"""Returns a sampler whose mean acceptance on pilot chains is a target.
+def tune_step_size(
+    make: Callable[[float], Sampler], energy: Energy, x: Tensor, noise: Noise, acceptance: float, steps: int
+) -> tuple[Sampler, Tensor]:
+    r"""Returns a sampler whose mean acceptance on pilot chains is a target, and the last points of these chains.
 
-    The logarithm of the length $\varepsilon$ of a step follows the dual averaging of Hoffman & Gelman (2014), with the mean acceptance
-    over all pilot chains as its signal, so that a short run will do.
+    The chains leave the tails first. Then the logarithm of the length $\varepsilon$ of a step follows the dual averaging of Hoffman & Gelman
+    (2014), with the mean acceptance over all pilot chains as its signal, so that a short run will do.
 
     Args:
         make: Returns a sampler with a length.
@@ -32,12 +35,12 @@ def tune_step_size(make: Callable[[float], Sampler], energy: Energy, x: Tensor, 
         acceptance: The target.
         steps: The number of steps.
     """
-    state = make(1.0).init(energy, x, noise)
+    state, _ = approach(energy, x, noise.child("approach"))
     averaging = DualAveraging(find_first_length(make, energy, state, noise))
     for step in range(1, steps + 1):
         state, rate = try_step(make(averaging.length), energy, state, noise.at(_TRIALS + step))
         averaging.add(acceptance - rate)
-    return make(averaging.best)
+    return make(averaging.best), state.x
 
 
 class DualAveraging:

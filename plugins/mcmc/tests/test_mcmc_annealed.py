@@ -157,7 +157,6 @@ def test_a_broken_energy_is_reported():
     ("make", "message"),
     [
         (lambda: Annealed(corrector=3), "corrector must be a sampler or the name of one, got 3"),
-        (lambda: Annealed(corrector="langevin"), "'langevin' needs options"),
         (lambda: Annealed(corrector="nothing"), "nothing"),
         (lambda: Annealed(corrector=Annealed()), "a corrector must be able to stop after any step"),
         (lambda: Annealed(corrector=SMC()), "a corrector must be able to stop after any step"),

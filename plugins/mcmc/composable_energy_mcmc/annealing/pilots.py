@@ -69,7 +69,7 @@ def _fit_base(energy: Energy, x: Tensor, noise: Noise, leapfrogs: int) -> Gaussi
     to the density and find other modes; the result has their mean and a bit more than their spread.
     """
     local = noise.child("local")
-    sampler = HMC(leapfrogs=leapfrogs, tuning_steps=_SETTLING_STEPS).tune(energy, x, local)
+    sampler, x = HMC(leapfrogs=leapfrogs, tuning_steps=_SETTLING_STEPS).tune(energy, x, local)
     state = sampler.init(energy, x, local)
     for step in range(1, _SETTLING_STEPS + 1):
         state, _ = try_step(sampler, energy, state, local.at(1000 + step))

@@ -1,0 +1,80 @@
+"""Start points of chains: the caller's or the sampler's, moved to where the pilot chains of a tuned sampler arrived."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.diagnostics.warnings import SamplingWarning
+from composable_energy.energy import Energy
+from composable_energy.noise import Noise
+from composable_energy.sampling.sampler import Sampler
+
+__all__ = ["PilotResult", "Starts"]
+
+_FEW = 0.01  # of the chains, which are not worth a warning
+
+
+@dataclass(frozen=True)
+class PilotResult:
+    """Where pilot chains arrived.
+
+    Args:
+        points: Their last points of finite energy, with shape $(m, *)$.
+        level: An energy above theirs: a chain that starts above it is in a tail. None if chains have conditions of their own, whose
+            energies do not compare.
+    """
+
+    points: Tensor
+    level: float | None
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The start points of chains, which depend on the chain, not on the other chains of a batch.
+
+    Args:
+        sampler: The sampler, which proposes start points if the caller gives none.
+        zeros: Zeros with the shape of one point.
+        copies: How many chains share a row of `init`.
+        init: The caller's start points, one for each row; None lets the sampler choose.
+        pilots: Where pilot chains arrived; None leaves all start points as they are.
+    """
+
+    sampler: Sampler
+    zeros: Tensor
+    copies: int
+    init: Tensor | None = None
+    pilots: PilotResult | None = None
+
+    def points(self, ids: Sequence[int], energy: Energy, noise: Noise) -> Tensor:
+        """Returns the start points, with shape $(B, *)$.
+
+        Points in a tail are moved by the sampler. A chain that it cannot bring to the bulk starts where a pilot chain
+        arrived.
+
+        Args:
+            ids: The chains.
+            energy: Their energy.
+            noise: Their noise at step 0.
+        """
+        if self.init is None:
+            x = self.sampler.start(self.zeros.expand(len(ids), *self.zeros.shape).contiguous(), noise.child("start"))
+        else:
+            x = self.init[[i // self.copies for i in ids]]
+        if self.pilots is None:
+            return x
+        x, arrived = self.sampler.approach(energy, x, noise.child("approach"), self.pilots.level)
+        if arrived.all() or self.pilots.level is None:
+            return x
+        lost = int((~arrived).sum())
+        if self.init is not None and lost > _FEW * len(ids):
+            seen = f"{lost} of {len(ids)} chains did not come from `init` to where the pilot chains have their energies."
+            warnings.warn(SamplingWarning("start", seen, "They start from points of the pilot chains: check `init`."), stacklevel=2)
+        chosen = torch.tensor([i % len(self.pilots.points) for i in ids], device=x.device)
+        return torch.where(unsqueeze_to(arrived, x), x, self.pilots.points[chosen])

@@ -1,0 +1,65 @@
+"""The way of chains from a tail of the density to its bulk, where steps that were tuned in the bulk are rejected."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.kernels import normal
+from composable_energy.sampling import Noise, State, energy_and_gradient
+from composable_energy_mcmc.batch import finite_rows, select, sum_of_each
+from composable_energy_mcmc.metric import IDENTITY, Metric
+
+__all__ = ["approach"]
+
+_STEPS = 200
+_LONGER, _SHORTER = 1.25, 0.5  # in balance at an acceptance of three quarters
+_PROGRESS, _PATIENCE = 0.5, 10  # a chain that loses less energy in ten steps has arrived
+
+
+def approach(
+    energy: Energy, x: Tensor, noise: Noise, *, level: float | None = None, metric: Metric = IDENTITY, step_size: float = 0.1
+) -> tuple[State, Tensor]:
+    """Moves points to where their energies stop falling, by Metropolis-adjusted Langevin steps with a step size for each chain.
+
+    Accepted steps lengthen the following ones, rejected steps shorten them. Noise and acceptance keep a chain from the narrow modes of a
+    density that carry no probability, which pure descent would find. At most 200 gradients are evaluated.
+
+    Args:
+        energy: The energy.
+        x: The points, with shape $(B, *)$.
+        noise: Their noise.
+        level: Chains arrive where their energy is at most this; None lets each stop when its energy falls no more.
+        metric: The units of steps.
+        step_size: The first step size, in units of whitened points.
+
+    Returns:
+        The state of the chains, and which of them arrived, with shape $(B,)$.
+    """
+    state = State(x, *energy_and_gradient(energy, x))
+    lengths, lowest = torch.full_like(state.energy, step_size), state.energy
+    since = torch.zeros_like(lengths)
+    moving = finite_rows(state) if level is None else finite_rows(state) & (state.energy > level)
+    for step in range(1, _STEPS + 1):
+        if not moving.any():
+            break
+        proposal, log_ratio = _propose(energy, state, noise.at(step), unsqueeze_to(lengths, x), metric)
+        accepted = moving & finite_rows(proposal) & (noise.at(step).uniform(x, stream=1).log() < log_ratio)
+        state = select(accepted, proposal, state)
+        lengths = lengths * torch.where(accepted, _LONGER, _SHORTER)
+        since = torch.where(state.energy < lowest - _PROGRESS, 0.0, since + 1)
+        lowest = torch.where(since == 0, state.energy, lowest)
+        moving = moving & ((since < _PATIENCE) if level is None else (state.energy > level))
+    return state, finite_rows(state) & ((since >= _PATIENCE) if level is None else (state.energy <= level))
+
+
+def _propose(energy: Energy, state: State, noise: Noise, lengths: Tensor, metric: Metric) -> tuple[State, Tensor]:
+    """Returns the end of one leapfrog step of each chain, and the logarithm of its acceptance ratio, with shape $(B,)$."""
+    momentum = normal(state.x, noise)
+    half = momentum - lengths / 2 * metric.whiten_gradient(state.grad)
+    x = state.x + metric.unwhiten(lengths * half)
+    proposal = State(x, *energy_and_gradient(energy, x))
+    end = half - lengths / 2 * metric.whiten_gradient(proposal.grad)
+    return proposal, state.energy - proposal.energy + sum_of_each(momentum.square() - end.square()) / 2

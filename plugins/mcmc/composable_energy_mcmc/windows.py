@@ -1,0 +1,181 @@
+"""Windows of adaptation: pilot chains tune the step size, the metric and the length of trajectories of `chees`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.sampling import Noise, State
+from composable_energy_mcmc.batch import finite_rows, flatten_points
+from composable_energy_mcmc.metric import CovarianceEstimator, Metric
+from composable_energy_mcmc.metropolis import choose
+from composable_energy_mcmc.tuning import DualAveraging, find_first_length
+
+if TYPE_CHECKING:
+    from composable_energy_mcmc.chees import ChEES
+
+__all__ = ["adapt_metric", "choose_trajectory", "gradients_per_draw"]
+
+_STEPS, _WINDOWS = 32, 3  # of a window, and the fewest windows
+_TRAJECTORY, _LEAPFROGS = 1.5, 16  # about a quarter of a period of whitened points; and the most leapfrogs of a window
+_ERRORS, _FACTOR = 3.0, 1.6  # within which mean energies and scales count as the same
+_TRIAL = 8  # steps, a cycle of trajectory lengths
+_BETTER, _TRIALS = 0.95, 2  # a longer trajectory has to save 5 %; the search ends after two that do not
+_LEAST = 1e-8  # the smallest acceptance in the harmonic mean
+
+
+def adapt_metric(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[ChEES, State]:
+    """Tunes the step size and the metric, in windows, until energies and scales stay the same.
+
+    Args:
+        sampler: The sampler.
+        energy: The energy.
+        state: The pilot chains.
+        noise: Their noise.
+
+    Returns:
+        The sampler, and the pilot chains after that.
+    """
+    kind = None if isinstance(sampler.metric, Metric) or sampler.metric == "identity" else sampler.metric
+    sampler, stable, left, number = replace(sampler, metric=sampler.whitening), False, sampler.tuning_steps, 0
+    while True:
+        number += 1
+        trajectory = None if number == 1 and kind is not None else _TRAJECTORY
+        window = _adapt_step_size(sampler, energy, state, noise.child(f"window {number}"), min(left, _STEPS), trajectory, kind)
+        state, left, stable, before = window.state, left - _STEPS, window.stable, stable
+        metric = None if window.points is None else window.points.metric(state.x.dtype)
+        same = metric is None or _scale_ratio(metric, sampler.whitening) < _FACTOR
+        if left <= 0 or (number >= _WINDOWS and stable and before and same):
+            return replace(sampler, step_size=window.step_size, trajectory=_TRAJECTORY), state
+        sampler = sampler if metric is None else replace(sampler, metric=metric)
+
+
+def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[ChEES, State]:
+    """Tunes the trajectory to the fewest gradients for an effective draw.
+
+    Args:
+        sampler: The sampler with its step size and metric.
+        energy: The energy.
+        state: The pilot chains.
+        noise: Their noise.
+
+    Returns:
+        The sampler, and the pilot chains after that.
+    """
+    step_size = sampler.step_size or 0.0
+    best, least, worse, leapfrogs = sampler, math.inf, 0, min(2, sampler.max_leapfrogs)
+    while leapfrogs <= sampler.max_leapfrogs and worse < _TRIALS:
+        trial = replace(sampler, trajectory=leapfrogs * step_size)
+        cost, state = gradients_per_draw(trial, energy, state, noise.child(f"{leapfrogs} leapfrogs"))
+        better = cost < _BETTER * least
+        best, least, worse = (trial, cost, 0) if better else (best, least, worse + 1)
+        leapfrogs *= 2
+    return best, state
+
+
+def gradients_per_draw(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int = _TRIAL) -> tuple[float, State]:
+    r"""Returns how many gradients each chain needs for an effective draw, and the state of the chains after the trial.
+
+    The lag-one correlations $\rho_j$ of the coordinates of whitened points and of their squares are estimated over all chains from mean
+    square differences, which are precise where correlations are near 1. The cost is $\bar L \langle (1 + \rho_j) / (1 - \rho_j) \rangle$.
+
+    Args:
+        sampler: The sampler with all options.
+        energy: The energy.
+        state: The chains, near their stationary density.
+        noise: Their noise.
+        steps: The number of steps.
+    """
+    points, gradients = [state.x], 0
+    for step in range(1, steps + 1):
+        state, _, count = _take_step(sampler, energy, state, noise.at(step))
+        points.append(state.x)
+        gradients += count
+    x = torch.stack([flatten_points(sampler.whitening.whiten(some)).double() for some in points])
+    x = x[:, x.isfinite().all(2).all(0)]
+    x = x - x.mean((0, 1))
+    values = torch.cat([x, x.square()], 2)
+    values = values - values.mean((0, 1))
+    change = (values.diff(dim=0).square().mean((0, 1)) / (2 * values.square().mean((0, 1)))).clamp(1e-6, 1)  # 1 - rho
+    cost = gradients / steps * ((2 - change) / change).mean().item()
+    return (cost if math.isfinite(cost) else math.inf), state
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The result of a window: the pilot chains, the tuned step size, the points of its second half, and whether energies stay the same."""
+
+    state: State
+    step_size: float
+    points: CovarianceEstimator | None
+    stable: bool
+
+
+def _adapt_step_size(
+    sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int, trajectory: float | None, kind: str | None
+) -> _Window:
+    """Runs a window. Trajectories last the given time, with as many leapfrogs as a window allows; None stands for that many leapfrogs."""
+
+    def trial(length: float) -> ChEES:
+        longest = _LEAPFROGS * length
+        return replace(sampler, step_size=length, trajectory=longest if trajectory is None else min(trajectory, longest))
+
+    def first_trial(length: float) -> ChEES:
+        return replace(sampler, step_size=length, trajectory=length)
+
+    averaging = DualAveraging(find_first_length(first_trial, energy, state, noise.child("first")))
+    points, energies = None if kind is None else CovarianceEstimator(kind, state.x), []
+    for step in range(1, steps + 1):
+        here = finite_rows(state)
+        state, rates, _ = _take_step(trial(averaging.length), energy, state, noise.at(step))
+        averaging.add(sampler.acceptance - _mean_rate(rates[here]))
+        energies.append(state.energy)
+        if points is not None and step > steps // 2:
+            points.add(state.x[finite_rows(state)])
+    return _Window(state, averaging.best, points, _is_stable(energies))
+
+
+def _take_step(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, int]:
+    """Takes a step; returns the state, the acceptance with NaN outside the support, and the number of leapfrogs.
+
+    Chains that would become non-finite stay, as if rejected.
+    """
+    proposal, _, log_ratio, count = sampler.propose(energy, state, noise)
+    log_ratio = torch.where(finite_rows(proposal) & log_ratio.isfinite(), log_ratio, -torch.inf)
+    state, info = choose(state, proposal, log_ratio, noise, stream=1)
+    rates = log_ratio.clamp(max=0).exp() if info.acceptance is None else info.acceptance
+    return state, torch.where(proposal.energy.isfinite(), rates, torch.nan), count
+
+
+def _mean_rate(rates: Tensor) -> float:
+    """Returns the harmonic mean of the acceptance, which few bad trajectories pull down.
+
+    Trajectories that end outside the support, where it is zero for any step, count by the arithmetic mean of all, if that is lower.
+    """
+    inside = rates[~rates.isnan()].double().clamp_min(_LEAST)
+    return min(1 / (1 / inside).mean().item(), rates.nan_to_num(0.0).mean().item()) if len(inside) else 0.0
+
+
+def _is_stable(energies: list[Tensor]) -> bool:
+    """Returns whether the mean energy is the same in the third and in the last quarter of a window, within errors over chains."""
+    quarter = max(1, len(energies) // 4)
+    change = torch.stack(energies[-quarter:]).mean(0) - torch.stack(energies[-2 * quarter : -quarter] or energies[:1]).mean(0)
+    change = change[change.isfinite()].double()
+    if len(change) < 2:
+        return True
+    return bool(change.mean().abs() <= _ERRORS * change.std() / math.sqrt(len(change)))
+
+
+def _scale_ratio(metric: Metric, before: Metric) -> float:
+    """Returns the largest ratio of standard deviations, or its inverse, of points of one metric that another whitens."""
+    scale = metric.scale
+    if scale is None:
+        return math.inf
+    axes = scale if metric.kind == "dense" else torch.diag(scale.flatten())
+    sd = flatten_points(before.whiten(axes.T.reshape(-1, *(metric.event or ())))).double().norm(dim=0)
+    return max(sd.max().item(), 1 / max(sd.min().item(), 1e-300))
