@@ -24,8 +24,8 @@ def tune_step_size(
 ) -> tuple[Sampler, Tensor]:
     r"""Returns a sampler whose mean acceptance on pilot chains is a target, and the last points of these chains.
 
-    The chains leave the tails first. Then the logarithm of the length $\varepsilon$ of a step follows the dual averaging of Hoffman & Gelman
-    (2014), with the mean acceptance over all pilot chains as its signal, so that a short run will do.
+    The chains leave the tails first. Then the logarithm of the length $\varepsilon$ of a step follows the dual averaging of Hoffman &
+    Gelman (2014), with the mean acceptance over all pilot chains as its signal, so that a short run will do.
 
     Args:
         make: Returns a sampler with a length.
