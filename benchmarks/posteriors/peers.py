@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import blackjax
@@ -25,6 +26,7 @@ NUTS_CHAINS, NUTS_WARM_UP, NUTS_DRAWS = 4, 1000, 1000  # as NumPyro's examples
 CHEES_CHAINS, CHEES_WARM_UP, CHEES_DRAWS = 64, 1000, 100  # the draws of this library's default
 Figures = dict[str, Any]
 TOLERANCE = 1e-5
+WORTH_COMPILING = 5000  # draws above which compilation does not matter
 
 
 def check_agreement(target: Target) -> float:
@@ -49,9 +51,8 @@ def check_agreement(target: Target) -> float:
 def draw_nuts(name: str, size: int, chains: int, draws: int, warm_up: int, acceptance: float) -> tuple[Tensor, int]:
     """Returns draws of NUTS in float64 with shape (draws, chains, d), and the number of divergent transitions among them."""
     with jax.enable_x64(True):
-        mcmc, _, _ = _nuts(name, size, chains, draws, warm_up, 0, acceptance)
-        points = np.array(mcmc.get_samples(group_by_chain=True), dtype=np.float64)
-        return torch.from_numpy(points).transpose(0, 1).contiguous(), int(mcmc.get_extra_fields()["diverging"].sum())
+        run = _nuts(name, size, chains, draws, warm_up, 0, acceptance)
+    return run.points, run.divergences
 
 
 def measure_peers(target: Target, reference: Reference, seed: int, figures: Callable[..., Figures]) -> Iterator[Figures]:
@@ -63,41 +64,51 @@ def measure_peers(target: Target, reference: Reference, seed: int, figures: Call
         seed: The seed.
         figures: Returns the figures of a row, as `run.figures`.
     """
-    for title, draw in (("NumPyro NUTS", _measured_nuts), ("BlackJAX ChEES", _measured_chees)):
-        points, tuning, recorded, seconds = draw(target, seed)
-        values = target.statistics(points.flatten(0, 1)).unflatten(0, points.shape[:2])
-        found = figures(values, reference, tuning + recorded, recorded, seconds)
+    for title in ("NumPyro NUTS", "BlackJAX ChEES"):
+        if title == "NumPyro NUTS":
+            run = _nuts(target.name, target.dimension, NUTS_CHAINS, NUTS_DRAWS, NUTS_WARM_UP, seed, 0.8)
+        else:
+            run = _chees(target.name, target.dimension, seed)
+        values = target.statistics(run.points.flatten(0, 1)).unflatten(0, run.points.shape[:2])
+        found = figures(values, reference, run.tuning + run.recorded, run.recorded, run.seconds)
         yield {"row": target.name, "sampler": title, "seed": seed, "start": "default", "draws": len(values), **found, "warnings": []}
 
 
-def _nuts(name: str, size: int, chains: int, draws: int, warm_up: int, seed: int, acceptance: float) -> tuple[Any, int, float]:
-    """Returns the run, the gradients of the warm-up, and the processor seconds without compilation."""
+@dataclass(frozen=True)
+class _Run:
+    """Draws with shape (draws, chains, d), gradients of warm-up and draws, divergent transitions, and processor seconds."""
+
+    points: Tensor
+    tuning: int
+    recorded: int
+    divergences: int
+    seconds: float
+
+
+def _nuts(name: str, size: int, chains: int, draws: int, warm_up: int, seed: int, acceptance: float) -> _Run:
+    """Runs chains in turns. The first is run twice, and timed without compilation."""
     density = jax_density(name)
     kernel = NUTS(potential_fn=lambda x: -density(x), target_accept_prob=acceptance)
-    mcmc = MCMC(kernel, num_warmup=warm_up, num_samples=draws, num_chains=chains, chain_method="vectorized", progress_bar=False)
-    start = jax.random.normal(jax.random.key(seed + 1), (chains, size))
-    fields = ("num_steps", "diverging")
-    mcmc.warmup(jax.random.PRNGKey(seed), init_params=start, extra_fields=fields, collect_warmup=True)  # compiles
-    mcmc._last_state = mcmc._warmup_state = None
-    began = time.process_time()
-    mcmc.warmup(jax.random.PRNGKey(seed), init_params=start, extra_fields=fields, collect_warmup=True)
-    gradients = int(mcmc.get_extra_fields()["num_steps"].sum())
-    mcmc.run(mcmc.post_warmup_state.rng_key, extra_fields=fields)
-    jax.block_until_ready(mcmc.get_samples())
-    return mcmc, gradients, time.process_time() - began
+    mcmc = MCMC(kernel, num_warmup=warm_up, num_samples=draws, progress_bar=False)
+    starts, fields = jax.random.normal(jax.random.key(seed), (chains, size)), ("num_steps", "diverging")
+    points, counts = [], [0, 0, 0]
+    began = 0.0
+    for chain in range(-1 if draws < WORTH_COMPILING else 0, chains):
+        if chain <= 0:
+            began, points, counts = time.process_time(), [], [0, 0, 0]
+        mcmc.warmup(jax.random.PRNGKey(100 * seed + chain), init_params=starts[chain], extra_fields=fields, collect_warmup=True)
+        counts[0] += int(mcmc.get_extra_fields()["num_steps"].sum())
+        mcmc.run(jax.random.PRNGKey(100 * seed + chain + 50), extra_fields=fields)
+        counts[1] += int(mcmc.get_extra_fields()["num_steps"].sum())
+        counts[2] += int(mcmc.get_extra_fields()["diverging"].sum())
+        points.append(torch.from_numpy(np.array(mcmc.get_samples(), dtype=np.float64)))
+    return _Run(torch.stack(points, 1), *counts, time.process_time() - began)
 
 
-def _measured_nuts(target: Target, seed: int) -> tuple[Tensor, int, int, float]:
-    mcmc, tuning, seconds = _nuts(target.name, target.dimension, NUTS_CHAINS, NUTS_DRAWS, NUTS_WARM_UP, seed, 0.8)
-    points = np.array(mcmc.get_samples(group_by_chain=True), dtype=np.float64)
-    recorded = int(mcmc.get_extra_fields()["num_steps"].sum())
-    return torch.from_numpy(points).transpose(0, 1).contiguous(), tuning, recorded, seconds
-
-
-def _measured_chees(target: Target, seed: int) -> tuple[Tensor, int, int, float]:
-    density = jax_density(target.name)
+def _chees(name: str, size: int, seed: int) -> _Run:
+    density = jax_density(name)
     begin, tune, go = jax.random.split(jax.random.key(seed), 3)
-    start = jax.random.normal(begin, (CHEES_CHAINS, target.dimension))
+    start = jax.random.normal(begin, (CHEES_CHAINS, size))
     adaptation = blackjax.chees_adaptation(density, CHEES_CHAINS)
 
     def run(start: Any, tune: Any, go: Any) -> tuple[Any, Any, Any]:
@@ -115,4 +126,4 @@ def _measured_chees(target: Target, seed: int) -> tuple[Tensor, int, int, float]
     began = time.process_time()
     points, leapfrogs, tuning = jax.block_until_ready(compiled(start, tune, go))
     seconds = time.process_time() - began
-    return torch.from_numpy(np.array(points, dtype=np.float64)), int(tuning.sum()), int(leapfrogs.sum()), seconds
+    return _Run(torch.from_numpy(np.array(points, dtype=np.float64)), int(tuning.sum()), int(leapfrogs.sum()), 0, seconds)

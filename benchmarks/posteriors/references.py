@@ -1,8 +1,8 @@
 """Writes the references of the posteriors: `python -m benchmarks.posteriors.references [--rows NAME ...]`.
 
 Closed forms and quadratures where there are some; else NUTS of NumPyro in float64, 4 chains of 10,000 draws after 2,000 of warm-up, in the
-environment of `make bench-peers`. What is kept are means and standard deviations of the statistics with standard errors from effective sample
-sizes, and quantiles, not draws. Before it draws, the script compares the log densities in torch and in JAX at random points.
+environment of `make bench-peers`. The files have means, standard deviations and quantiles of the statistics, with standard errors from
+effective sample sizes, but no draws. Before it draws, the script compares the log densities in torch and in JAX at random points.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def nuts_reference(target: Target, acceptance: float) -> Reference:
         "divergences": divergences,
         "drawn": source.name,
     }
-    about |= {"r_hat": r_hat(values), "ess": least_effective(values), "torch_and_jax_differ": agreement}
+    about |= {"divergences": divergences, "r_hat": r_hat(values), "ess": least_effective(values), "torch_and_jax_differ": agreement}
     levels = torch.tensor(QUANTILES, dtype=torch.float64)
     quantiles = torch.stack([some.quantile(levels) for some in values.flatten(0, 1).T], 1)
     found = [some.tolist() for some in moments(values)]

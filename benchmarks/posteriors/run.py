@@ -1,13 +1,13 @@
 """Draws each posterior by the defaults of `sample`, and compares with the references: `python -m benchmarks.posteriors`.
 
-Each row is one call `as_energy(f, event_shape=(d,)).sample(64, seed=s, trace=1)`: 64 chains, default sampler, steps and options. All points that
-the trace kept are pooled. Errors are in standard deviations of the reference, the largest over all statistics; standard errors come from
-effective sample sizes over chains. A row is right if each mean is within .1 sd, or 4 standard errors, and each sd within 5 %, or 4 standard
-errors. It is undecided where a standard error exceeds .05 sd.
+Each row is one call `as_energy(f, event_shape=(d,)).sample(64, seed=s, trace=1)`: 64 chains, default sampler, steps and options. All
+points that the trace kept are pooled. Errors are in standard deviations of the reference, the largest over all statistics; standard errors
+come from effective sample sizes over chains. A row is right if each mean is within .1 sd, or 4 standard errors, and each sd within 5 %, or
+4 standard errors. It is undecided where a standard error exceeds .05 sd.
 
-The starts: `default` gives none; `zeros` starts all chains at 0; `far` starts each coordinate 10 sds from its mean, to a random side. Warnings
-are those that the call emits and those of its trace. Gradients are points at which the energy was evaluated: all of the call, tuning included,
-and those after the first recorded step, per least effective draw of any statistic and its square.
+The starts: `default` gives none; `zeros` starts all chains at 0; `far` starts each coordinate 10 sds from its mean, to a random side.
+Warnings are those that the call emits and those of its trace. Gradients are points at which the energy was evaluated: all of the call,
+tuning included, and those after the first recorded step, per least effective draw of any statistic and its square.
 
 `--peers` also runs NumPyro's NUTS and BlackJAX' ChEES (the environment of `make bench-peers`). A few rows, quickly:
 
