@@ -165,7 +165,7 @@ _DENSITIES: Mapping[str, Callable[[], Density]] = {
     "lotka-volterra": lotka_volterra,
     "dirichlet": dirichlet_multinomial,
     "banana-2": lambda: banana(1, 0.5),
-    "banana-10": lambda: banana(5, 0.3),
+    "banana-10": lambda: banana(5, 0.5),
     "torus": torus,
     "funnel": lambda: funnel,
     "modes": lambda: far_modes,

@@ -14,6 +14,7 @@ __all__ = ["OURS", "PAGE", "accuracy_table", "cost_table", "print_rows", "verdic
 
 OURS = "composable-energy"
 PAGE = ROOT / "docs" / "results" / "posteriors.md"
+_LEAST = 100  # effective draws, below which costs mean little
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -67,7 +68,7 @@ def cost_table(rows: Rows) -> str:
         for column in ("gradients_per_effective", "all_gradients_per_effective", "seconds_per_effective"):
             for sampler in samplers:
                 found = [row for row in rows if (row["row"], row["sampler"], row["start"]) == (name, sampler, "default")]
-                known = [row for row in found if "error" not in row and verdict(row) == "right"]
+                known = [row for row in found if verdict(row) in ("right", "undecided") and row["ess"] >= _LEAST]
                 factor = 1000 if column.startswith("seconds") else 1
                 cells.append(short(factor * statistics.median(row[column] for row in known)) if known else "-" if found else "")
         lines.append(cells)

@@ -24,7 +24,7 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
     "lotka-volterra": lotka_volterra,
     "dirichlet": dirichlet_multinomial,
     "banana-2": partial(banana, 1, 0.5),
-    "banana-10": partial(banana, 5, 0.3),
+    "banana-10": partial(banana, 5, 0.5),
     "torus": torus,
     "funnel": funnel,
     "modes": far_modes,
