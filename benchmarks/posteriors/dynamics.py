@@ -11,25 +11,25 @@ from torch import Tensor
 
 from benchmarks.posteriors.target import Target, log_normal
 
-__all__ = ["CENTER", "LOG_NOISE", "SPREAD", "lotka_volterra", "populations", "runge_kutta"]
+__all__ = ["BETWEEN", "CENTER", "LOG_NOISE", "SPAN", "SPREAD", "STEPS", "lotka_volterra", "populations", "runge_kutta"]
 
 # Medians of the priors of birth, predation, death, growth and both first populations, and their sds in the logarithm.
 CENTER, SPREAD = (0.6, 0.03, 0.8, 0.025, 25.0, 8.0), (0.4, 0.4, 0.4, 0.4, 0.5, 0.5)
 LOG_NOISE = (-1.5, 0.5)
 _TRUE = (0.55, 0.028, 0.84, 0.026, 30.0, 5.0)
-_SPAN, _STEPS, _BETWEEN = 12.0, 40, 4
+SPAN, STEPS, BETWEEN = 12.0, 40, 4  # of time, of the integrator, and between two observations
 
 
 def runge_kutta(rates: Callable[[Any], Any], y: Any) -> list[Any]:
     """Returns the state at ten times; the classical method with a fixed step, on any kind of array."""
-    h, kept = _SPAN / _STEPS, []
-    for step in range(1, _STEPS + 1):
+    h, kept = SPAN / STEPS, []
+    for step in range(1, STEPS + 1):
         a = rates(y)
         b = rates(y + h / 2 * a)
         c = rates(y + h / 2 * b)
         d = rates(y + h * c)
         y = y + h / 6 * (a + 2 * (b + c) + d)
-        if step % _BETWEEN == 0:
+        if step % BETWEEN == 0:
             kept.append(y)
     return kept
 

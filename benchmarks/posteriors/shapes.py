@@ -104,7 +104,7 @@ def torus() -> Target:
         return of_angles(x[:, ::2], x[:, 1::2])
 
     def closed_form() -> ClosedForm:
-        line = (torch.arange(1500, dtype=torch.float64) + 0.5) * (2 * torch.pi / 1500) - torch.pi
+        line = (torch.arange(800, dtype=torch.float64) + 0.5) * (2 * torch.pi / 800) - torch.pi
         angles = torch.cartesian_prod(line, line)
         cos, sin = angles.cos(), angles.sin()
         share = terms(cos, sin).logsumexp(1).softmax(0)[:, None]
@@ -114,7 +114,7 @@ def torus() -> Target:
         first, second = _radius_moments()
         center = first * torch.stack([mean[:2], mean[2:4]], 1).flatten()
         squares = second * torch.stack([(share * cos.square()).sum(0), (share * sin.square()).sum(0)], 1).flatten()
-        return ClosedForm(mean, sd, center, (squares - center.square()).sqrt(), "quadrature with 1,500 x 1,500 angles")
+        return ClosedForm(mean, sd, center, (squares - center.square()).sqrt(), "quadrature with 800 x 800 angles")
 
     names = (*numbered("cos", 2), *numbered("sin", 2), *numbered("share", 4))
     about = {"closed_form": closed_form, "origin": (1.0, 0.0, 1.0, 0.0)}
