@@ -37,10 +37,10 @@ def nuts_reference(target: Target, acceptance: float) -> Reference:
     """Returns a reference by NUTS, of the target itself or of the one whose draws map to it."""
     from benchmarks.posteriors.peers import check_agreement, draw_nuts  # needs JAX
 
-    source = get_target(target.reference) if target.reference else target
-    agreement = {name: check_agreement(get_target(name)) for name in dict.fromkeys((source.name, target.name))}
+    drawn = get_target(target.reference) if target.reference else target
+    agreement = {name: check_agreement(get_target(name)) for name in dict.fromkeys((drawn.name, target.name))}
     began = time.perf_counter()
-    points, divergences = draw_nuts(source.name, source.dimension, CHAINS, DRAWS, WARM_UP, acceptance)
+    points, divergences = draw_nuts(drawn.name, drawn.dimension, CHAINS, DRAWS, WARM_UP, acceptance)
     seconds = time.perf_counter() - began
     flat = points.flatten(0, 1)
     flat = flat if target.from_reference is None else target.from_reference(flat)
@@ -52,16 +52,16 @@ def nuts_reference(target: Target, acceptance: float) -> Reference:
         "warm_up": WARM_UP,
         "acceptance": acceptance,
         "divergences": divergences,
-        "drawn": source.name,
+        "drawn": drawn.name,
     }
     about |= {"divergences": divergences, "r_hat": r_hat(values), "ess": least_effective(values), "torch_and_jax_differ": agreement}
     levels = torch.tensor(QUANTILES, dtype=torch.float64)
     quantiles = torch.stack([some.quantile(levels) for some in values.flatten(0, 1).T], 1)
-    found = [some.tolist() for some in moments(values)]
-    spread = coordinates.std((0, 1)).tolist()
-    names = {str(level): row.tolist() for level, row in zip(QUANTILES, quantiles, strict=True)}
-    center = coordinates.mean((0, 1)).tolist()
-    return Reference(target.name, list(target.names), *found, center, spread, "NUTS of NumPyro", names, about)
+    mean, sd, mean_error, sd_error = (some.tolist() for some in moments(values))
+    center, scale = coordinates.mean((0, 1)).tolist(), coordinates.std((0, 1)).tolist()
+    by_level = {str(level): row.tolist() for level, row in zip(QUANTILES, quantiles, strict=True)}
+    source = "NUTS of NumPyro"
+    return Reference(target.name, list(target.names), mean, sd, mean_error, sd_error, center, scale, source, by_level, about)
 
 
 def r_hat(values: Tensor) -> float:
