@@ -1,0 +1,5 @@
+"""`python -m benchmarks.posteriors`."""
+
+from benchmarks.posteriors.run import main
+
+main()

@@ -1,0 +1,42 @@
+"""All targets of the suite by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from benchmarks.posteriors.dynamics import lotka_volterra
+from benchmarks.posteriors.hierarchies import dirichlet_multinomial, eight_schools, gaussian_process, mixture
+from benchmarks.posteriors.regressions import horseshoe, logistic, poisson
+from benchmarks.posteriors.shapes import banana, far_modes, funnel, torus
+from benchmarks.posteriors.target import Target
+
+__all__ = ["TARGETS", "get_target"]
+
+TARGETS: Mapping[str, Callable[[], Target]] = {
+    "schools": partial(eight_schools, centered=False),
+    "schools-centered": partial(eight_schools, centered=True),
+    "logistic": logistic,
+    "poisson": poisson,
+    "gp": gaussian_process,
+    "mixture": mixture,
+    "horseshoe": horseshoe,
+    "lotka-volterra": lotka_volterra,
+    "dirichlet": dirichlet_multinomial,
+    "banana-2": partial(banana, 1, 0.5),
+    "banana-10": partial(banana, 5, 0.5),
+    "torus": torus,
+    "funnel": funnel,
+    "modes": far_modes,
+}
+
+
+def get_target(name: str) -> Target:
+    """Returns a target by name.
+
+    Raises:
+        ValueError: There is none of this name.
+    """
+    if name not in TARGETS:
+        raise ValueError(f"There is no target {name!r}; the targets are {', '.join(TARGETS)}.")
+    return TARGETS[name]()
