@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.checks import check_energies
-from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.errors import ExpressionError, ShapeError, note_evaluation
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
@@ -52,6 +52,8 @@ class Use:
     conditions: dict[str, Any]
     gradient: Tensor
 
+
+_NUMPY = "Can't call numpy() on Tensor that requires grad"
 
 _EVALUATION: ContextVar[Evaluation | None] = ContextVar("evaluation", default=None)
 _USES: ContextVar[list[Use] | None] = ContextVar("uses", default=None)
@@ -98,16 +100,22 @@ def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Cal
         ExpressionError: The energy has no value.
     """
     kind = type(energy)
-    if not kind.has_own_gradient and kind.has_value is not False:
+    try:
+        if not kind.has_own_gradient and kind.has_value is not False:
+            return check_energies(energy, forward(x, **conditions), x)
+        if uses_own_gradient(energy, x):
+            return check_energies(energy, OwnGradient.apply(x, energy, conditions), x)  # pyright: ignore[reportArgumentType]
+        if not energy.has_value and not _is_root(energy):
+            raise ExpressionError(
+                f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or a sampler "
+                "that needs only gradients, such as `langevin`."
+            )
         return check_energies(energy, forward(x, **conditions), x)
-    if uses_own_gradient(energy, x):
-        return check_energies(energy, OwnGradient.apply(x, energy, conditions), x)  # pyright: ignore[reportArgumentType]
-    if not energy.has_value and not _is_root(energy):
-        raise ExpressionError(
-            f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or a sampler "
-            "that needs only gradients, such as `langevin`."
-        )
-    return check_energies(energy, forward(x, **conditions), x)
+    except Exception as error:
+        if isinstance(error, RuntimeError) and _NUMPY in str(error):
+            raise ExpressionError(f"{energy} calls NumPy, which has no gradient: compute it with torch alone.") from error
+        note_evaluation(error, energy, tuple(x.shape))
+        raise
 
 
 def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

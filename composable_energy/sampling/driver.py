@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.checkpoint import CheckpointObserver, final_reference
 from composable_energy.sampling.context import evaluation_context
+from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
 from composable_energy.sampling.layout import Layout
 from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, Progress, SamplingLoop, TraceRecorder
 from composable_energy.sampling.ranks import Share
@@ -46,6 +48,8 @@ def sample(
     burn_in: int = 0,
     batch_size: int | None = None,
     on_divergence: Policy | None = None,
+    on_error: Literal["reject", "raise"] = "reject",
+    warn: bool = True,
     noise: Kind | None = None,
     best_of: int = 1,
     latents: bool = False,
@@ -84,6 +88,10 @@ def sample(
         on_divergence: The policy for a chain whose point, energy or gradient is not finite: `"raise"` stops the call, `"drop"` returns
             fewer points, `"restart"` starts the chain again with other noise and advances it to the current step, `"keep"` returns its last
             finite point. None takes the policy of the resumed trace, else `"raise"`.
+        on_error: What happens where the function of an energy raises an exception at some of the points, as a Cholesky decomposition that
+            fails: `"reject"` gives these points infinite energy, counts them (`trace.errors`) and warns at the end; `"raise"` stops. An
+            exception at all points, a `TypeError` and errors of this library are always raised.
+        warn: Whether to emit a `SamplingWarning` if chains stood still or clearly did not converge; see the page on diagnostics.
         noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None takes blocks on the CPU and Philox elsewhere.
         best_of: The number of draws for each point, of which the one with the lowest evidence is returned.
         latents: Whether to return latent points without decoding them.
@@ -128,8 +136,11 @@ def sample(
         request = resolve_request(arguments)
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.best_of, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
-        compiled = _compile(request) if compile else request.energy
-        tuned = tune_sampler(request, compiled)
+        compiled, faults = _compile(request) if compile else request.energy, Faults()
+        if request.on_error == "reject":
+            compiled = GuardedEnergy(compiled, request.energy, faults)
+        with noted(lambda: f"{_name(request.sampler)} was being tuned, by 64 pilot chains of shape {(64, *request.points.event)}."):
+            tuned = tune_sampler(_guarded(request, faults), compiled)
         chains = Chains(_layout(request, compiled, tuned), request.on_divergence)
         recorder = _recorder(request, chains)
         stop = None
@@ -139,9 +150,19 @@ def sample(
             SamplingLoop(chains, last_step, _observers(request, recorder, evaluator, last_step)).run()
         except Diverged as error:
             stop = error
-        points, record = _result(request, chains, recorder, evaluator, stop)
+        points, record = _result(request, chains, recorder, evaluator, stop, faults)
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
+
+
+def _guarded(request: SampleRequest, faults: Faults) -> SampleRequest:
+    """Returns a request for the tuning, which also evaluates the energy at rejected points."""
+    guarded = GuardedEnergy(request.energy, request.energy, faults) if request.on_error == "reject" else request.energy
+    return replace(request, energy=guarded)
+
+
+def _name(sampler: Sampler) -> str:
+    return type(sampler).__name__.lower()
 
 
 def _compile(request: SampleRequest) -> Energy:
@@ -200,7 +221,7 @@ def _observers(request: SampleRequest, recorder: TraceRecorder, evaluator: Evalu
 
 
 def _result(
-    request: SampleRequest, chains: Chains, recorder: TraceRecorder, evaluator: Evaluator, stop: Diverged | None
+    request: SampleRequest, chains: Chains, recorder: TraceRecorder, evaluator: Evaluator, stop: Diverged | None, faults: Faults
 ) -> tuple[Tensor, Trace]:
     """Returns the points, decoded where they are latent, and the trace.
 
@@ -212,8 +233,9 @@ def _result(
     if stop is not None:
         diverged = chains.diverged_at >= 0
         points, diverged = (points, diverged) if ranks is None else (ranks.gather_rows(points), ranks.gather_rows(diverged))
-        raise _diverged_error(request.energy, stop, request.points.decode(points), diverged) from None
+        raise _diverged_error(request.energy, stop, request.points.decode(points), diverged, faults) from None
     trace = recorder.trace(chains)
+    trace.errors, trace.first_error = faults.points, faults.first
     trace.kept = _select(evaluator, chains, points, present) + first
     drawn = points[(trace.kept - first).to(points.device)]
     if request.trace:
@@ -247,7 +269,7 @@ def _branch_shares(request: SampleRequest, sampler: Sampler, points: Tensor, cha
     return torch.cat(parts, 1).mean(1)
 
 
-def _diverged_error(energy: Energy, stop: Diverged, samples: Tensor, diverged: Tensor) -> SamplingDiverged:
+def _diverged_error(energy: Energy, stop: Diverged, samples: Tensor, diverged: Tensor, faults: Faults) -> SamplingDiverged:
     ways = (
         "check the energy there, or give `init`"
         if stop.step == 0
@@ -256,7 +278,8 @@ def _diverged_error(energy: Energy, stop: Diverged, samples: Tensor, diverged: T
     )
     return SamplingDiverged(
         f"{int(diverged.sum())} of {len(diverged)} chains reached a non-finite point, energy or gradient of {energy} {stop.reason}: "
-        f"{ways}. The error's `samples` are the last finite points.",
+        f"{ways}. The error's `samples` are the last finite points."
+        + (f" At {faults.points} points the energy raised an exception, first {faults.first}" if faults.points else ""),
         samples=samples,
         diverged=diverged,
         step=stop.step,

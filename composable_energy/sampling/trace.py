@@ -62,6 +62,9 @@ class Trace:
         stopped: The chains that were stopped.
         branch_shares: For a mixture at the top of an expression, the mean share of each branch at the points that were returned, with
             shape $(K,)$; None for any other energy.
+        errors: At how many points the function of the energy raised an exception, pilot chains included; they count as points of infinite
+            energy.
+        first_error: The first of these exceptions, as text.
         reference: Energies and gradients at points of the chains. A call that resumes the trace compares its energy with them.
     """
 
@@ -90,6 +93,8 @@ class Trace:
     states: list[tuple[tuple[int, ...], int, State]] = field(default_factory=list)
     stopped: list[Stopped] = field(default_factory=list)
     branch_shares: Tensor | None = None
+    errors: int = 0
+    first_error: str = ""
     reference: tuple[Values, ...] = ()
 
     def summary(self, burn_in: int | None = None) -> Summary:
@@ -201,6 +206,8 @@ def gather_trace(trace: Trace, ranks: Ranks) -> Trace:
         stopped=[some for part in parts for some in part.stopped],
         branch_shares=torch.stack([share * (count / total) for share, count in shares]).sum(0) if shares else None,
         scalars=_gather_scalars(parts),
+        errors=sum(part.errors for part in parts),
+        first_error=next((part.first_error for part in parts if part.first_error), ""),
         reference=tuple(join_values(values) for values in zip(*(part.reference for part in parts), strict=True)),
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in ("kept", "diverged", "diverged_at", "restarts")},
         **{name: steps(name) for name in ("energies", "acceptance", "points")},

@@ -18,7 +18,7 @@ from composable_energy.gradients import Use, recording
 from composable_energy.sampling.layout import compact
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State, energy_and_gradient
-from composable_energy.sampling.wrappers import select_rows
+from composable_energy.sampling.wrappers import EnergyWrapper, select_rows
 
 __all__ = ["Evaluator", "Values", "check_own_gradients", "check_same_energy", "join_values", "mixes_values"]
 
@@ -200,11 +200,12 @@ def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, floa
     Raises:
         ExpressionError: Values and gradients do not fit at more than half of the points.
     """
-    if all(type(part).with_gradient is Energy.with_gradient for part in energy.modules() if isinstance(part, Energy)):
+    parts = [part for part in energy.modules() if isinstance(part, Energy) and not isinstance(part, EnergyWrapper)]
+    if all(type(part).with_gradient is Energy.with_gradient for part in parts):
         return
     with recording() as uses:
         Weighted(energy, 1.0).with_gradient(x, **_per_point(conditions, x))
-    for use in (use for use in uses if use.energy.has_value):
+    for use in (use for use in uses if use.energy.has_value and not isinstance(use.energy, EnergyWrapper)):
         slope, expected, measurable = _slopes(use)
         off = measurable & ~((slope - expected).abs() <= _SLOPE_TOLERANCE * torch.maximum(slope.abs(), expected))
         if 2 * int(off.sum()) > int(measurable.sum()):
