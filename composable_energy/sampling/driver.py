@@ -11,8 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Disjunction
-from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import SamplingDiverged
 from composable_energy.lift import as_energy
@@ -20,13 +18,15 @@ from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.checkpoint import CheckpointObserver, final_reference
 from composable_energy.sampling.context import evaluation_context
+from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points
 from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
 from composable_energy.sampling.layout import Layout
 from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, Progress, SamplingLoop, TraceRecorder
 from composable_energy.sampling.ranks import Share
 from composable_energy.sampling.request import SampleRequest, resolve_request
 from composable_energy.sampling.sampler import Sampler, changed_options
-from composable_energy.sampling.selection import SamplerLike
+from composable_energy.sampling.selection import SamplerLike, recommendations
+from composable_energy.sampling.shares import branch_shares, formula_probability
 from composable_energy.sampling.trace import Policy, Trace, gather_trace
 from composable_energy.sampling.values import Evaluator, check_own_gradients, check_same_energy, mixes_values
 from composable_energy.sampling.warmup import tune_sampler
@@ -143,16 +143,24 @@ def sample(
             tuned = tune_sampler(_guarded(request, faults), compiled)
         chains = Chains(_layout(request, compiled, tuned), request.on_divergence)
         recorder = _recorder(request, chains)
-        stop = None
+        stop = observer = None
         try:
             _start(request, chains, recorder.before)
             last_step = request.last_step(tuned)
-            SamplingLoop(chains, last_step, _observers(request, recorder, evaluator, last_step)).run()
+            observer = ConvergenceObserver(last_step, judge=not _is_recommended(request.owner, sampler, steps))
+            SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step), observer]).run()
         except Diverged as error:
             stop = error
         points, record = _result(request, chains, recorder, evaluator, stop, faults)
+        if request.warn and observer is not None:
+            emit_warnings([*observer.warnings(chains), *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
+
+
+def _is_recommended(energy: Energy, sampler: SamplerLike | None, steps: int | None) -> bool:
+    """Returns whether sampler and number of steps are those that the energy was evaluated with; such chains need not converge."""
+    return sampler is None and steps is None and bool(recommendations(energy))
 
 
 def _guarded(request: SampleRequest, faults: Faults) -> SampleRequest:
@@ -238,9 +246,10 @@ def _result(
     trace.errors, trace.first_error = faults.points, faults.first
     trace.kept = _select(evaluator, chains, points, present) + first
     drawn = points[(trace.kept - first).to(points.device)]
+    trace.formula_probability = formula_probability(request, chains.sampler, drawn, trace.kept)
     if request.trace:
         trace.reference = (final_reference(evaluator, chains),)
-        trace.branch_shares = _branch_shares(request, chains.sampler, drawn, trace.kept)
+        trace.branch_shares = branch_shares(request, chains.sampler, drawn, trace.kept)
     if ranks is not None and ranks.share == "gather":
         drawn, trace = ranks.gather_rows(drawn), gather_trace(trace, ranks)
     return request.points.decode(drawn), trace
@@ -255,18 +264,6 @@ def _select(evaluator: Evaluator, chains: Chains, points: Tensor, present: Tenso
     evidence[~present | (chains.diverged_at >= 0) & (chains.restarts == 0) | evidence.isnan()] = float("inf")
     best = evidence.view(-1, copies).argmin(1) + torch.arange(0, len(points), copies)
     return best[present.view(-1, copies).any(1)]
-
-
-def _branch_shares(request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor) -> Tensor | None:
-    """Returns the mean share of each branch of a mixture at points of chains, with shape $(K,)$; None for another energy."""
-    if not isinstance(request.energy, Disjunction) or not len(chains):
-        return None
-    conditions, parts = sampler.final_conditions(request.energy), []
-    for ids, some in zip(chains.split(request.batch_size), points.split(request.batch_size), strict=True):
-        bound: dict[str, Tensor] = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
-        bound[CHAINS] = ids // request.best_of
-        parts.append(torch.softmax(-request.energy.branches(some, **bound), 0))
-    return torch.cat(parts, 1).mean(1)
 
 
 def _diverged_error(energy: Energy, stop: Diverged, samples: Tensor, diverged: Tensor, faults: Faults) -> SamplingDiverged:
