@@ -45,7 +45,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Use:
-    """A call of an override of `with_gradient`: the energy, the points with shape $(B, *)$, the conditions, and the gradient."""
+    """A call of an energy whose gradient is not that of autograd: the energy, the points with shape $(B, *)$, conditions and gradient."""
 
     energy: Energy
     x: Tensor
@@ -57,6 +57,7 @@ _NUMPY = "Can't call numpy() on Tensor that requires grad"
 
 _EVALUATION: ContextVar[Evaluation | None] = ContextVar("evaluation", default=None)
 _USES: ContextVar[list[Use] | None] = ContextVar("uses", default=None)
+_CONSTANT: ContextVar[list[Use] | None] = ContextVar("constant", default=None)
 
 
 class evaluating:  # noqa: N801  (a class is the cheapest context manager)
@@ -75,15 +76,22 @@ class evaluating:  # noqa: N801  (a class is the cheapest context manager)
 
 
 class recording:  # noqa: N801
-    """A context that lists the calls of overrides of `with_gradient` inside."""
+    """A context that lists the calls inside of overrides of `with_gradient`, or of energies that autograd finds constant.
+
+    Args:
+        constant: Whether to list the latter.
+    """
+
+    def __init__(self, *, constant: bool = False) -> None:
+        self._uses = _CONSTANT if constant else _USES
 
     def __enter__(self) -> list[Use]:
         uses: list[Use] = []
-        self._token = _USES.set(uses)
+        self._token = self._uses.set(uses)
         return uses
 
     def __exit__(self, *_: object) -> None:
-        _USES.reset(self._token)
+        self._uses.reset(self._token)
 
 
 def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
@@ -102,7 +110,10 @@ def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Cal
     kind = type(energy)
     try:
         if not kind.has_own_gradient and kind.has_value is not False:
-            return check_energies(energy, forward(x, **conditions), x)
+            energies = check_energies(energy, forward(x, **conditions), x)
+            if x.requires_grad and not energies.requires_grad:
+                _note_detached(energy, x, conditions)
+            return energies
         if uses_own_gradient(energy, x):
             return check_energies(energy, OwnGradient.apply(x, energy, conditions), x)  # pyright: ignore[reportArgumentType]
         if not energy.has_value and not _is_root(energy):
@@ -116,6 +127,12 @@ def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Cal
             raise ExpressionError(f"{energy} calls NumPy, which has no gradient: compute it with torch alone.") from error
         note_evaluation(error, energy, tuple(x.shape))
         raise
+
+
+def _note_detached(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> None:
+    uses = _CONSTANT.get()
+    if uses is not None and not energy.terms:
+        uses.append(Use(energy, x.detach(), conditions, torch.zeros_like(x)))
 
 
 def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

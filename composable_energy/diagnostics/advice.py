@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from composable_energy.sampling.sampler import Sampler
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["SamplingWarning", "advise_shorter_step", "has_option", "is_tunable", "length_of", "list_ids", "or_use"]
+__all__ = ["SamplingWarning", "advise_shorter_step", "has_option", "is_tunable", "length_of", "list_ids", "longer_burn_in", "or_use"]
 
 
 class SamplingWarning(UserWarning):
@@ -39,7 +39,7 @@ def length_of(sampler: Sampler) -> str:
 
 def advise_shorter_step(trace: Trace) -> str:
     """Returns the advice for steps that are too long; it depends on whether the step was tuned, and on the burn-in."""
-    burn_in = f"give more than {trace.burn_in} steps to `burn_in`" if trace.burn_in else "give some steps to `burn_in`"
+    burn_in = f"take {longer_burn_in(trace)}"
     if is_tunable(trace):
         return f"Take a smaller {length_of(trace.sampler)}, or leave it out so that it is tuned; {burn_in}."
     if not trace.tuned:
@@ -53,6 +53,11 @@ def advise_shorter_step(trace: Trace) -> str:
         "The step was tuned on pilot chains, where the energy is less narrow than here: start where the density is (`init=`), "
         f"{burn_in}, or take {' or '.join(way for option, way in ways.items() if has_option(trace.sampler, option))}."
     )
+
+
+def longer_burn_in(trace: Trace) -> str:
+    """Returns the advice to take more steps before the draws."""
+    return f"a longer `burn_in` than {trace.burn_in}" if trace.burn_in else "a `burn_in`"
 
 
 def is_tunable(trace: Trace) -> bool:

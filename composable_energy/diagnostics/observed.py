@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from composable_energy.sampling.sampler import Sampler
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["find_point_warnings", "warn_of_disagreement", "warn_of_drift", "warn_of_still_chains"]
+__all__ = ["LARGEST_BIAS", "find_point_warnings", "warn_of_bias", "warn_of_disagreement", "warn_of_drift", "warn_of_still_chains"]
 
+LARGEST_BIAS = 0.1  # of variances
 _PROBABLE = 0.25  # the mean probability of a formula at its draws, below which it is reported
 
 
@@ -20,13 +21,13 @@ def warn_of_still_chains(sampler: Sampler, ids: Sequence[int], count: int, steps
     """Returns the warning about chains that did not move."""
     every = len(ids) == count
     who = f"All {count} chains" if every else f"{list_ids(ids)} of {count} chains"
+    ways = f"The energy is much narrower there than where the step was chosen: take a smaller {length_of(sampler)}, or start elsewhere with"
     return SamplingWarning(
         "constant" if every else "stuck",
-        f"{who} did not move in the last {steps} steps: they are still near where they started, and are no draws."
-        if every
-        else f"{who} did not move in the last {steps} steps.",
-        f"The energy is much narrower there than where the step was chosen: take a smaller {length_of(sampler)}, or start elsewhere "
-        "with `init=`; `descent` finds such points.",
+        f"{who} did not move in the last {steps} steps, so their points are where they started, and no draws.",
+        f"{ways} `init=`, such as the points that `descent` finds."
+        if sampler.needs_values
+        else "Check the energy and its gradient there, and the options of the sampler.",
     )
 
 
@@ -73,3 +74,13 @@ def find_point_warnings(trace: Trace) -> list[SamplingWarning]:
             )
         )
     return found
+
+
+def warn_of_bias(sampler: Sampler, excess: float) -> SamplingWarning:
+    """Returns the warning about steps of an unadjusted sampler that are too long."""
+    return SamplingWarning(
+        "bias",
+        f"The step is so long that points spread too far: for a Gaussian density, variances are too large by {excess:.0%}, on average over "
+        "coordinates.",
+        f"Take a smaller {length_of(sampler)}; the excess is proportional to it. Or use an exact sampler, `mala`.",
+    )

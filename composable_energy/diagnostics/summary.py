@@ -76,7 +76,7 @@ class Summary:
 def summarize(trace: Trace, burn_in: int | None) -> Summary:
     """Returns the summary of a trace; see `Trace.summary`."""
     draws = select_draws(trace, burn_in)
-    unchecked = _unchecked(draws)
+    unchecked = _unchecked(trace, draws)
     by_arviz = unchecked is None and trace.sampler.stationary
     energies = draws.energies[:, :, None]
     rows = compute_statistics(["energy"], energies, by_arviz) if energies.numel() and not energies.isnan().all() else []
@@ -145,10 +145,14 @@ def _gradients(trace: Trace) -> int | None:
     return None if trace.sampler.gradients is None else trace.steps * trace.sampler.gradients + 1
 
 
-def _unchecked(draws: Draws) -> str | None:
+def _unchecked(trace: Trace, draws: Draws) -> str | None:
     """Returns why R-hat cannot be computed, and what to do; None if it can."""
     if not len(draws.chains):
         return "No chain reached the end; see above."
+    if not trace.alike:
+        return (
+            "Chains have conditions of their own, and so densities of their own: draw each condition with several chains to compare them."
+        )
     if len(draws.steps) < LEAST_DRAWS:
         return f"There are {len(draws.steps)} draws of each chain: take more `steps`, or keep more points with a smaller `trace=`."
     if importlib.util.find_spec("arviz_stats") is None:

@@ -7,10 +7,20 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from composable_energy.diagnostics.advice import SamplingWarning, advise_shorter_step, has_option, is_tunable, length_of, list_ids, or_use
+from composable_energy.diagnostics.advice import (
+    SamplingWarning,
+    advise_shorter_step,
+    has_option,
+    is_tunable,
+    length_of,
+    list_ids,
+    longer_burn_in,
+    or_use,
+)
 from composable_energy.diagnostics.draws import Draws
-from composable_energy.diagnostics.observed import find_point_warnings
+from composable_energy.diagnostics.observed import LARGEST_BIAS, find_point_warnings, warn_of_bias
 from composable_energy.diagnostics.statistics import LEAST_DRAWS, Row
 
 if TYPE_CHECKING:
@@ -23,7 +33,6 @@ _R_HAT = 1.1  # Gelman et al. (2013): a chain is worth about ten independent dra
 _LOST = 0.15  # acceptance below its goal
 _STUCK, _STUCK_STEPS = 0.05, 20
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS, _PAIRS = 4.0, 0.05, 20
-_BIAS = 0.1
 _SHARE, _LEAST_POINTS = 0.1, 20  # the expected number of points in a branch; with fewer points a rare branch may have none
 
 
@@ -38,10 +47,11 @@ def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: st
     """
     found = [*_diverged(trace), *find_point_warnings(trace), *_branch(trace)]
     if trace.sampler.stationary:
-        found += [*_acceptance(trace, draws), *_constant(trace, draws), *_stuck(trace, draws), *_bias(trace), *_drift(draws)]
+        found += [*_acceptance(trace, draws), *_constant(trace, draws), *_stuck(trace, draws), *_bias(trace), *_drift(trace, draws)]
         found += [*_r_hat(trace, draws, rows), *_ess(trace, draws, rows)]
         found += [SamplingWarning("unchecked", "R-hat and the effective sample size are not known.", unchecked)] if unchecked else []
-    return found
+    known = {warning.kind for warning in found}
+    return found + [warning for warning in trace.observed if warning.kind not in known]
 
 
 def _diverged(trace: Trace) -> Iterator[SamplingWarning]:
@@ -52,7 +62,9 @@ def _diverged(trace: Trace) -> Iterator[SamplingWarning]:
             f"{int(bad.sum())} of {len(bad)} chains reached a point, energy or gradient that is not finite, the first at step "
             f"{int(trace.diverged_at[bad].min())}, {action.get(trace.on_divergence, 'which stopped all')}."
         )
-        yield SamplingWarning("diverged", seen, f"Take a smaller {length_of(trace.sampler)}; if that does not help, look at the energy there.")
+        yield SamplingWarning(
+            "diverged", seen, f"Take a smaller {length_of(trace.sampler)}; if that does not help, look at the energy there."
+        )
 
 
 def _acceptance(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
@@ -70,13 +82,12 @@ def _acceptance(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
 
 
 def _constant(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
-    """Finds constant chains: R-hat does not see them, as it is not defined for them, or is finite beside chains that move."""
+    """Finds constant chains, for which R-hat is not defined. Single chains that reject nearly all steps are `_stuck`."""
     count, chains = draws.energies.shape
-    if count < LEAST_DRAWS:
-        return
-    values = draws.energies[:, :, None] if draws.points is None else draws.points.cpu().reshape(count, chains, -1)
-    constant, rates = (values == values[:1]).all(2).all(0), draws.acceptance
+    constant, rates = _constant_chains(draws), draws.acceptance
     every = bool(constant.all())
+    if not every and rates is not None:
+        constant &= rates >= _STUCK
     if not constant.any() or not (every or draws.steps[-1] - draws.steps[0] >= _STUCK_STEPS):
         return
     if draws.points is None and (rates is None or rates.mean() > _STUCK):
@@ -91,22 +102,35 @@ def _constant(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
     yield SamplingWarning("constant", seen, advice)
 
 
+def _constant_chains(draws: Draws) -> Tensor:
+    """Returns which chains keep one point, or one energy where no points were kept, with shape $(c,)$; none of too few draws."""
+    count, chains = draws.energies.shape
+    if count < LEAST_DRAWS:
+        return torch.zeros(chains, dtype=torch.bool)
+    values = draws.energies[:, :, None] if draws.points is None else draws.points.cpu().reshape(count, chains, -1)
+    return (values == values[:1]).all(2).all(0)
+
+
 def _stuck(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
     if draws.acceptance is None or not len(draws.acceptance) or draws.steps[-1] - draws.steps[0] < _STUCK_STEPS:
         return
     stuck = draws.acceptance < _STUCK
-    if stuck.any():
-        goal = " or a higher goal of `acceptance`" if has_option(trace.sampler, "acceptance") else ""
-        yield SamplingWarning(
-            "stuck",
-            f"{f'All {len(stuck)}' if stuck.all() else f'{list_ids(draws.chains[stuck].tolist())} of {len(stuck)}'} chains accept less than {_STUCK:.0%} of their steps, all chains together "
-            f"{draws.acceptance.mean():.0%}.",
-            "They are where the energy is much narrower than elsewhere, or far from the other chains: take a smaller "
-            f"{length_of(trace.sampler)}{goal}, or start them elsewhere with `init=`.",
-        )
+    if not stuck.any() or _constant_chains(draws).all():
+        return
+    if stuck.all():
+        yield SamplingWarning("stuck", f"All {len(stuck)} chains accept less than {_STUCK:.0%} of their steps.", advise_shorter_step(trace))
+        return
+    goal = " or a higher goal of `acceptance`" if has_option(trace.sampler, "acceptance") else ""
+    yield SamplingWarning(
+        "stuck",
+        f"{list_ids(draws.chains[stuck].tolist())} of {len(stuck)} chains accept less than {_STUCK:.0%} of their steps, all chains together "
+        f"{draws.acceptance.mean():.0%}.",
+        "They are where the energy is much narrower than elsewhere, or far from the other chains: take a smaller "
+        f"{length_of(trace.sampler)}{goal}, or start them elsewhere with `init=`.",
+    )
 
 
-def _drift(draws: Draws) -> Iterator[SamplingWarning]:
+def _drift(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
     """Compares the halves of the draws by pieces; the spread of the differences of pieces accounts for autocorrelation."""
     count, chains = draws.energies.shape
     pieces = math.ceil(_PAIRS / max(1, chains))
@@ -123,7 +147,8 @@ def _drift(draws: Draws) -> Iterator[SamplingWarning]:
             "drift",
             f"The mean energy still {way}, from {early.mean():.4g} to {late.mean():.4g} with a standard error of {error:.2g}, between the "
             f"halves of the steps {draws.steps[0]} to {draws.steps[-1]}.",
-            "The chains have not converged: take more `steps` and a longer `burn_in`, or start nearer to the density with `init=`.",
+            f"The chains have not converged: take more `steps` than {trace.steps} and {longer_burn_in(trace)}, or start nearer to the density "
+            "with `init=`.",
         )
 
 
@@ -139,12 +164,11 @@ def _r_hat(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[Sampling
     if bad:
         worth = min(bad[0].ess_bulk, bad[0].ess_tail) / chains
         more = f", and above {threshold:.3g} for {len(bad)} of {len(rows)} numbers" if len(bad) > 1 else ""
-        burn_in = f"a longer `burn_in` than {trace.burn_in}" if trace.burn_in else "a `burn_in`"
         yield SamplingWarning(
             "r_hat",
             f"R-hat is {bad[0].r_hat:.3f} for {bad[0].name}, where {chains} chains of {_ESS} independent draws in all have {threshold:.3g}"
             f"{more}; a chain is worth {worth:.2g} independent draws of it.",
-            f"The chains do not agree: take more `steps` than {trace.steps} and {burn_in}; if no chain leaves its mode, start in all modes "
+            f"The chains do not agree: take more `steps` than {trace.steps} and {longer_burn_in(trace)}; if no chain leaves its mode, start in all modes "
             f"(`init=`){or_use(trace.sampler, ' or use {}', 'tempering')}.",
         )
 
@@ -169,16 +193,10 @@ def _bias(trace: Trace) -> Iterator[SamplingWarning]:
     known = [part for part in parts if part is not None]
     if not known or len(known) < len(parts):
         return
-    excess = torch.cat(known).double()
-    mean = excess.mean().item()
-    error = mean * math.sqrt(2 / max(1, sum(state.x.numel() for *_, state in trace.states)))
-    if mean - 2 * error > _BIAS:
-        yield SamplingWarning(
-            "bias",
-            f"The step is so long that points spread too far: for a Gaussian density, variances are too large by {mean:.0%}, on average "
-            "over coordinates.",
-            f"Take a smaller {length_of(trace.sampler)}; the excess is proportional to it. Or use an exact sampler, `mala`.",
-        )
+    excess = torch.cat(known).double().mean().item()
+    count, numbers = sum(len(part) for part in known), sum(state.x.numel() for *_, state in trace.states)
+    if excess * (1 - 2 * math.sqrt(2 / max(1, numbers))) > LARGEST_BIAS and count:
+        yield warn_of_bias(trace.sampler, excess)
 
 
 def _branch(trace: Trace) -> Iterator[SamplingWarning]:

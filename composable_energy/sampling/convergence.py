@@ -12,6 +12,7 @@ from torch import Tensor
 
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.loop import Observer
+from composable_energy.sampling.wrappers import has_rows
 
 if TYPE_CHECKING:
     from composable_energy.diagnostics import SamplingWarning
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ConvergenceObserver", "emit_warnings", "warn_of_points"]
 
-_LEAST_STEPS, _LEAST_CHAINS = 10, 16  # of a quarter of the steps; for the standard error of a drift
+_LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a quarter of the steps; for the standard error of a drift
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
 _NUMBERS = 16  # coordinates, or sums of coordinates with random signs
 _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
-_R_HAT = 1.3  # a chain is worth fewer than about 1.5 independent draws in a quarter of the steps
+_R_HAT = 1.7  # a chain is worth about two independent draws in all steps
 
 
 class ConvergenceObserver(Observer):
@@ -32,7 +33,8 @@ class ConvergenceObserver(Observer):
 
     The later half of the steps is divided into two quarters. Each chain has a mean and a variance in each of them, of the energy and of up
     to 16 coordinates or sums of coordinates. They give a drift with its standard error over the chains, and the split R-hat. Fewer than
-    40 steps permit no judgement, except of chains that never move. Diverged chains and runs that a callback ends are not judged.
+    80 steps permit no judgement, except of chains that never move. Diverged chains and runs that a callback ends are not judged,
+    and chains with conditions of their own are not compared.
 
     Args:
         last_step: The number of the last step.
@@ -71,7 +73,13 @@ class ConvergenceObserver(Observer):
 
     def warnings(self, chains: Chains) -> list[SamplingWarning]:
         """Returns what is wrong, at most one warning; none for a sampler without a stationary density."""
-        from composable_energy.diagnostics.observed import warn_of_disagreement, warn_of_drift, warn_of_still_chains
+        from composable_energy.diagnostics.observed import (
+            LARGEST_BIAS,
+            warn_of_bias,
+            warn_of_disagreement,
+            warn_of_drift,
+            warn_of_still_chains,
+        )
 
         if not chains.sampler.stationary or not len(self.end):
             return []
@@ -86,9 +94,10 @@ class ConvergenceObserver(Observer):
         drift, r_hat = early.drift(late), early.r_hat(late)
         if len(chains.own) >= _LEAST_CHAINS and drift.max() > 1:
             return [warn_of_drift(chains.sampler, early.name(drift), (self.middle, self.last_step))]
-        if r_hat.max() > _R_HAT:
+        if r_hat.max() > _R_HAT and not has_rows(chains.layout.energy):
             return [warn_of_disagreement(chains.sampler, early.name(r_hat), r_hat.max().item(), (self.middle, self.last_step))]
-        return []
+        excess, error = _excess(chains), (2 / len(chains.own)) ** 0.5
+        return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * error) else []
 
     def _still_chains(self, step: int) -> tuple[Tensor, int]:
         """Returns which chains did not move, with shape $(m,)$, and over how many steps: all chains, or single ones over many steps."""
@@ -185,6 +194,13 @@ def emit_warnings(found: Iterable[SamplingWarning]) -> None:
         frame, level = frame.f_back, level + 1
     for warning in found:
         warnings.warn(warning, stacklevel=level)
+
+
+def _excess(chains: Chains) -> float:
+    """Returns the relative excess of variances by the length of steps, where the sampler estimates it; 0 for an unbiased one."""
+    parts = [chains.sampler.bias(chunk.state) for chunk in chains.chunks]
+    known = [part for part in parts if part is not None]
+    return torch.cat(known).mean().item() if known and len(known) == len(parts) else 0.0
 
 
 def _equal_rows(one: Tensor, other: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from composable_energy.energy import Energy
 from composable_energy.errors import SamplingDiverged
+from composable_energy.gradients import recording
 from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.chains import Chains, Diverged
@@ -28,8 +29,9 @@ from composable_energy.sampling.sampler import Sampler, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations
 from composable_energy.sampling.shares import branch_shares, formula_probability
 from composable_energy.sampling.trace import Policy, Trace, gather_trace
-from composable_energy.sampling.values import Evaluator, check_own_gradients, check_same_energy, mixes_values
+from composable_energy.sampling.values import Evaluator, check_detached, check_own_gradients, check_same_energy, mixes_values
 from composable_energy.sampling.warmup import tune_sampler
+from composable_energy.sampling.wrappers import has_rows
 
 __all__ = ["sample"]
 
@@ -152,8 +154,9 @@ def sample(
         except Diverged as error:
             stop = error
         points, record = _result(request, chains, recorder, evaluator, stop, faults)
-        if request.warn and observer is not None:
-            emit_warnings([*observer.warnings(chains), *warn_of_points(record)])
+        record.observed = tuple(observer.warnings(chains)) if observer is not None else ()
+        if request.warn:
+            emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
 
@@ -196,6 +199,7 @@ def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
         on_divergence=request.on_divergence,
         tuned=request.resume.tuned if request.resume else changed_options(request.sampler, chains.sampler),
         burn_in=request.burn_in,
+        alike=not has_rows(request.energy),
     )
     before = None
     if request.saved is not None:
@@ -208,7 +212,9 @@ def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None) ->
     """Starts or continues the chains, and checks gradients against values where the draws depend on both."""
     before = interrupted or request.resume
     if before is None:
-        chains.start()
+        with recording(constant=True) as uses:
+            chains.start()
+        check_detached(uses)
     else:
         chains.resume(before)
     if chains.chunks and (chains.sampler.needs_values or request.best_of > 1 or mixes_values(request.energy)):

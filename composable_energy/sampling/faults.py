@@ -93,7 +93,7 @@ class GuardedEnergy(EnergyWrapper):
                     continue
             except _PROGRAM:
                 raise
-            except Exception:  # noqa: S110  (the rows are halved below)
+            except Exception:
                 pass
             if len(rows) > 1:
                 todo += rows.chunk(2)
