@@ -118,8 +118,8 @@ def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Cal
             return check_energies(energy, OwnGradient.apply(x, energy, conditions), x)  # pyright: ignore[reportArgumentType]
         if not energy.has_value and not _is_root(energy):
             raise ExpressionError(
-                f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or a sampler "
-                "that needs only gradients, such as `langevin`."
+                f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or a "
+                "sampler that needs only gradients, such as `langevin`."
             )
         return check_energies(energy, forward(x, **conditions), x)
     except Exception as error:

@@ -150,9 +150,7 @@ def _unchecked(trace: Trace, draws: Draws) -> str | None:
     if not len(draws.chains):
         return "No chain reached the end; see above."
     if not trace.alike:
-        return (
-            "Chains have conditions of their own, and so densities of their own: draw each condition with several chains to compare them."
-        )
+        return "Chains have conditions and densities of their own: draw each condition by itself with several chains."
     if len(draws.steps) < LEAST_DRAWS:
         return f"There are {len(draws.steps)} draws of each chain: take more `steps`, or keep more points with a smaller `trace=`."
     if importlib.util.find_spec("arviz_stats") is None:

@@ -123,8 +123,8 @@ def _stuck(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
     goal = " or a higher goal of `acceptance`" if has_option(trace.sampler, "acceptance") else ""
     yield SamplingWarning(
         "stuck",
-        f"{list_ids(draws.chains[stuck].tolist())} of {len(stuck)} chains accept less than {_STUCK:.0%} of their steps, all chains together "
-        f"{draws.acceptance.mean():.0%}.",
+        f"{list_ids(draws.chains[stuck].tolist())} of {len(stuck)} chains accept less than {_STUCK:.0%} of their steps, all chains "
+        f"together {draws.acceptance.mean():.0%}.",
         "They are where the energy is much narrower than elsewhere, or far from the other chains: take a smaller "
         f"{length_of(trace.sampler)}{goal}, or start them elsewhere with `init=`.",
     )
@@ -147,8 +147,8 @@ def _drift(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
             "drift",
             f"The mean energy still {way}, from {early.mean():.4g} to {late.mean():.4g} with a standard error of {error:.2g}, between the "
             f"halves of the steps {draws.steps[0]} to {draws.steps[-1]}.",
-            f"The chains have not converged: take more `steps` than {trace.steps} and {longer_burn_in(trace)}, or start nearer to the density "
-            "with `init=`.",
+            f"The chains have not converged: take more `steps` than {trace.steps} and {longer_burn_in(trace)}, or start nearer to the "
+            "density with `init=`.",
         )
 
 
@@ -168,8 +168,8 @@ def _r_hat(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[Sampling
             "r_hat",
             f"R-hat is {bad[0].r_hat:.3f} for {bad[0].name}, where {chains} chains of {_ESS} independent draws in all have {threshold:.3g}"
             f"{more}; a chain is worth {worth:.2g} independent draws of it.",
-            f"The chains do not agree: take more `steps` than {trace.steps} and {longer_burn_in(trace)}; if no chain leaves its mode, start in all modes "
-            f"(`init=`){or_use(trace.sampler, ' or use {}', 'tempering')}.",
+            f"The chains do not agree: take more `steps` than {trace.steps} and {longer_burn_in(trace)}; if no chain leaves its mode, "
+            f"start in all modes (`init=`){or_use(trace.sampler, ' or use {}', 'tempering')}.",
         )
 
 
@@ -184,7 +184,8 @@ def _ess(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWa
         yield SamplingWarning(
             "ess",
             f"{draws.energies.numel()} draws of {worst.name} are worth {least:.0f} independent ones, fewer than {required}.",
-            f"Means and quantiles are imprecise: take more `steps` or more chains{or_use(trace.sampler, ', or {}, which mixes faster', 'chees')}.",
+            "Means and quantiles are imprecise: take more `steps` or more chains"
+            f"{or_use(trace.sampler, ', or {}, which mixes faster', 'chees')}.",
         )
 
 
@@ -208,6 +209,7 @@ def _branch(trace: Trace) -> Iterator[SamplingWarning]:
         yield SamplingWarning(
             "branch",
             f"No point of {len(trace.kept)} is in branch {', '.join(map(str, empty))} of the {len(shares)} of the mixture, counted from 0.",
-            f"If it should have some: start chains there with `init=`{or_use(trace.sampler, ', or use levels ({})', 'tempering', 'annealed')}; "
-            "`ce.calibrate` makes the weights of branches comparable.",
+            "If it should have some: start chains there with `init=`"
+            f"{or_use(trace.sampler, ', or use levels ({})', 'tempering', 'annealed')}; `ce.calibrate` makes the weights of branches "
+            "comparable.",
         )

@@ -1,4 +1,4 @@
-"""A check of convergence for every call of `sample`, with or without a trace: running moments of chains over the later half of the steps."""
+"""A check of convergence for every call of `sample`, with or without a trace, by running moments of the chains."""
 
 from __future__ import annotations
 
