@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from composable_energy.errors import DeviceError, DtypeError, ExpressionError, ShapeError
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
 
-__all__ = ["check_batch", "check_energies", "check_points", "check_value", "check_weights"]
+__all__ = ["advise_output", "check_batch", "check_energies", "check_points", "check_value", "check_weights"]
 
 
 def check_points(energy: Energy, x: Tensor) -> None:
     """Raises if points are not a floating batch, or do not fit the shape, dtype or device of an energy."""
     check_batch(energy, x)
     if energy.event_shape is not None and x.shape[1:] != energy.event_shape:
-        raise ShapeError(f"{energy} takes points of shape (B, {', '.join(map(str, energy.event_shape))}), got {tuple(x.shape)}.")
+        raise ShapeError(
+            f"{energy} takes points of shape (B, {', '.join(map(str, energy.event_shape))}), got {tuple(x.shape)}."
+            f"{_advise_latents(energy, x)}"
+        )
     if not energy.terms:  # the leaves of a node check their own weights
         check_weights(energy, energy, x)
+
+
+def _advise_latents(energy: Energy, x: Tensor) -> str:
+    """Returns how to score decoded points by an energy of latent ones, after a space; empty if they are no decoded points."""
+    decoder = energy.decoder
+    if decoder is None or (energy.decoded_shape is not None and energy.decoded_shape != x.shape[1:]):
+        return ""
+    if callable(getattr(decoder, "encode", None)):
+        return " It is an energy of latent points; for decoded ones write `E(E.decoder.encode(x))`, which scores their reconstruction."
+    return f" It is an energy of latent points of {type(decoder).__name__}, which has no `encode`, so decoded points have no energy."
 
 
 def check_batch(energy: Energy, x: Tensor) -> None:
@@ -60,14 +75,46 @@ def check_energies(energy: Energy, energies: Tensor, x: Tensor) -> Tensor:
     """
     if not isinstance(energies, Tensor) or not energies.is_floating_point():
         got = energies.dtype if isinstance(energies, Tensor) else type(energies).__name__
-        raise DtypeError(f"{energy} must return a floating tensor of energies, got {got}.")
+        raise DtypeError(f"{energy} must return a floating tensor of energies, got {got}.{advise_output(energies)}")
     if energies.shape != x.shape[:1]:
-        hint = " If it ends in a layer of one output, add `.squeeze(-1)`." if energies.shape == (len(x), 1) else ""
-        hint = hint or (" Sum over the axes of each point, not over the batch." if energies.ndim == 0 else "")
         raise ShapeError(
-            f"{energy} returned energies of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},).{hint}"
+            f"{energy} returned energies of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},)."
+            f"{_advise_shape(energies, len(x))}"
         )
     return energies
+
+
+def advise_output(output: object) -> str:
+    """Returns what to write where a model returns something else than a floating tensor, after a space; empty if there is no advice."""
+    name = next((name for name in ("logits", "loss", "last_hidden_state") if isinstance(getattr(output, name, None), Tensor)), None)
+    if name is not None:
+        return f" It has `.{name}`: write a function that returns a number for each point from `model(x).{name}`."
+    if isinstance(output, Mapping):
+        key = next((key for key, value in output.items() if isinstance(value, Tensor)), "energy")
+        return f" Choose one of its entries, {', '.join(map(repr, output))}: `lambda x: model(x)[{key!r}]`."
+    if isinstance(output, Sequence) and any(isinstance(part, Tensor) for part in output):
+        shapes = ", ".join(str(tuple(part.shape)) if isinstance(part, Tensor) else type(part).__name__ for part in output)
+        return f" Choose one of its parts, which are {shapes}: `lambda x: model(x)[0]`."
+    if isinstance(output, Distribution):
+        return " For the energy of points under it write `lambda x: -distribution(...).log_prob(x)`."
+    if type(output).__module__.partition(".")[0] == "numpy":
+        return " NumPy and `.item()` cut gradients: compute with torch alone, and return a tensor of shape (B,)."
+    if isinstance(output, float | int):
+        return " `.item()` and `float(...)` cut gradients: return a tensor of shape (B,), one number for each point."
+    if isinstance(output, Tensor):
+        return " Return `.float()`, or compute with floating numbers throughout: whole numbers and truth values have no gradient."
+    return " Does the function lack a `return`?" if output is None else ""
+
+
+def _advise_shape(energies: Tensor, count: int) -> str:
+    if energies.shape == (count, 1):
+        return " If it ends in a layer of one output, add `.squeeze(-1)`."
+    if energies.ndim == 0:
+        return " Sum over the axes of each point, not over the batch."
+    if energies.ndim > 1 and len(energies) == count:
+        what = "the energy of a label is `ce.ClassifierEnergy(model, label)`, " if energies.ndim == 2 else ""
+        return f" Each point needs one number: {what}a sum over the axes of a point is `.flatten(1).sum(1)`."
+    return ""
 
 
 def check_value(energy: Energy, use: str, *, evidence: bool = False) -> None:

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.checks import check_energies
-from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.errors import ExpressionError, ShapeError, note_evaluation
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
@@ -45,7 +45,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Use:
-    """A call of an override of `with_gradient`: the energy, the points with shape $(B, *)$, the conditions, and the gradient."""
+    """A call of an energy whose gradient is not that of autograd: the energy, the points with shape $(B, *)$, conditions and gradient."""
 
     energy: Energy
     x: Tensor
@@ -53,8 +53,11 @@ class Use:
     gradient: Tensor
 
 
+_NUMPY = "Can't call numpy() on Tensor that requires grad"
+
 _EVALUATION: ContextVar[Evaluation | None] = ContextVar("evaluation", default=None)
 _USES: ContextVar[list[Use] | None] = ContextVar("uses", default=None)
+_CONSTANT: ContextVar[list[Use] | None] = ContextVar("constant", default=None)
 
 
 class evaluating:  # noqa: N801  (a class is the cheapest context manager)
@@ -73,15 +76,22 @@ class evaluating:  # noqa: N801  (a class is the cheapest context manager)
 
 
 class recording:  # noqa: N801
-    """A context that lists the calls of overrides of `with_gradient` inside."""
+    """A context that lists the calls inside of overrides of `with_gradient`, or of energies that autograd finds constant.
+
+    Args:
+        constant: Whether to list the latter.
+    """
+
+    def __init__(self, *, constant: bool = False) -> None:
+        self._uses = _CONSTANT if constant else _USES
 
     def __enter__(self) -> list[Use]:
         uses: list[Use] = []
-        self._token = _USES.set(uses)
+        self._token = self._uses.set(uses)
         return uses
 
     def __exit__(self, *_: object) -> None:
-        _USES.reset(self._token)
+        self._uses.reset(self._token)
 
 
 def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
@@ -98,16 +108,31 @@ def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Cal
         ExpressionError: The energy has no value.
     """
     kind = type(energy)
-    if not kind.has_own_gradient and kind.has_value is not False:
+    try:
+        if not kind.has_own_gradient and kind.has_value is not False:
+            energies = check_energies(energy, forward(x, **conditions), x)
+            if x.requires_grad and not energies.requires_grad:
+                _note_detached(energy, x, conditions)
+            return energies
+        if uses_own_gradient(energy, x):
+            return check_energies(energy, OwnGradient.apply(x, energy, conditions), x)  # pyright: ignore[reportArgumentType]
+        if not energy.has_value and not _is_root(energy):
+            raise ExpressionError(
+                f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or a "
+                "sampler that needs only gradients, such as `langevin`."
+            )
         return check_energies(energy, forward(x, **conditions), x)
-    if uses_own_gradient(energy, x):
-        return check_energies(energy, OwnGradient.apply(x, energy, conditions), x)  # pyright: ignore[reportArgumentType]
-    if not energy.has_value and not _is_root(energy):
-        raise ExpressionError(
-            f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or a sampler "
-            "that needs only gradients, such as `langevin`."
-        )
-    return check_energies(energy, forward(x, **conditions), x)
+    except Exception as error:
+        if isinstance(error, RuntimeError) and _NUMPY in str(error):
+            raise ExpressionError(f"{energy} calls NumPy, which has no gradient: compute it with torch alone.") from error
+        note_evaluation(error, energy, tuple(x.shape))
+        raise
+
+
+def _note_detached(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> None:
+    uses = _CONSTANT.get()
+    if uses is not None and not energy.terms:
+        uses.append(Use(energy, x.detach(), conditions, torch.zeros_like(x)))
 
 
 def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

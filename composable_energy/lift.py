@@ -89,7 +89,7 @@ def as_energy(obj: Any, **options: Any) -> Energy:
         return obj
     if not liftable(obj):
         got = f"the class {obj.__name__}; make an instance of it" if isinstance(obj, type) else type(obj).__name__
-        raise LiftError(f"An energy is a callable (B, *) -> (B,), a module or a torch distribution, got {got}.")
+        raise LiftError(f"An energy is a callable (B, *) -> (B,), a module or a torch distribution, got {got}.{_advise(obj)}")
     cls: type[Any] = DistributionEnergy if isinstance(obj, Distribution) else CallableEnergy
     _, *known = inspect.signature(cls).parameters
     unknown = options.keys() - set(known)
@@ -99,8 +99,34 @@ def as_energy(obj: Any, **options: Any) -> Energy:
 
 
 def liftable(obj: object) -> bool:
-    """Returns whether `as_energy` takes an object."""
-    return isinstance(obj, Distribution) or (callable(obj) and not isinstance(obj, type))
+    """Returns whether `as_energy` takes an object; not a distribution of another library, whose call is not its energy."""
+    if isinstance(obj, Distribution | nn.Module):
+        return True
+    return callable(obj) and not isinstance(obj, type) and _log_density_of(obj) is None
+
+
+def _log_density_of(obj: object) -> str | None:
+    """Returns the method of an object that gives log densities: of scikit-learn, SciPy, or another library of distributions."""
+    if isinstance(obj, type):
+        return None
+    return next((name for name in ("log_prob", "score_samples", "logpdf", "logpmf") if callable(getattr(obj, name, None))), None)
+
+
+def _advise(obj: object) -> str:
+    """Returns what to write instead of a distribution of another library, after a space; empty for anything else."""
+    method = _log_density_of(obj)
+    if method == "log_prob":
+        return (
+            f" Its log density is `log_prob`: if that takes and returns tensors of torch, write `as_energy(lambda x: -obj.{method}(x))`; "
+            "else take the distribution of the same name in `torch.distributions`."
+        )
+    if method is not None:
+        return (
+            f" Its log density, `{method}`, is computed by NumPy, without a gradient. To evaluate it at points, write "
+            f"`as_energy(lambda x: -torch.as_tensor(obj.{method}(x.numpy())))`; to sample it, write the density in torch, such as a "
+            "distribution of `torch.distributions` with the same parameters."
+        )
+    return ""
 
 
 def _check_takes(function: Callable[..., Any], count: int) -> None:
@@ -111,7 +137,8 @@ def _check_takes(function: Callable[..., Any], count: int) -> None:
 
 
 def _name_of(function: Callable[..., Any]) -> str:
-    name = getattr(function, "__name__", "") or type(function).__name__
+    function = getattr(function, "func", None) or getattr(function, "_orig_mod", function)  # of functools.partial, of torch.compile
+    name = getattr(function, "__name__", "") or getattr(function, "original_name", "") or type(function).__name__
     return "energy" if name == "<lambda>" else name
 
 

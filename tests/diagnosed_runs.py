@@ -14,7 +14,7 @@ def gaussian(*sd: float) -> ce.Energy:
 
 
 def run(energy: ce.Energy, shape, sampler, steps: int, **options) -> Trace:
-    return energy.sample(shape, sampler=sampler, steps=steps, **{"seed": 0, "trace": True, **options})[1]
+    return energy.sample(shape, sampler=sampler, steps=steps, **{"seed": 0, "trace": True, "warn": False, **options})[1]
 
 
 def kinds(trace: Trace, burn_in: int | None = None) -> set[str]:

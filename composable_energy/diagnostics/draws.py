@@ -26,6 +26,7 @@ class Draws:
         energies: The energies, with shape $(d, c)$, in float64.
         points: The points, with shape $(d, c, *)$; None if none were kept.
         acceptance: The mean acceptance of each chain from the first draw on, with shape $(c,)$; None for a sampler that never rejects.
+        mean_acceptance: The mean of all these acceptances that the sampler tunes for, `Sampler.mean_acceptance`; None as above.
         description: The steps in words.
     """
 
@@ -34,6 +35,7 @@ class Draws:
     energies: Tensor
     points: Tensor | None
     acceptance: Tensor | None
+    mean_acceptance: float | None
     description: str
 
 
@@ -69,10 +71,12 @@ def select_draws(trace: Trace, burn_in: int | None) -> Draws:
         raise OptionError(f"burn_in={burn_in} leaves nothing: the trace ends at step {last}.")
     chains = (trace.diverged_at < 0).nonzero().squeeze(1)
     energies = trace.energies[[step - before - 1 for step in steps]].cpu()[:, chains].double()
-    rates = trace.acceptance
+    rates, mean = trace.acceptance, None
     if rates is not None:
         late = trace.steps - steps[0] + 1 if len(steps) else 0
-        rates = rates[max(0, len(rates) - late) :].cpu()[:, chains].double().nanmean(0) if late and len(rates) else None
+        rates = rates[max(0, len(rates) - late) :].cpu()[:, chains].double() if late and len(rates) and len(chains) else None
+        if rates is not None:
+            mean, rates = trace.sampler.mean_acceptance(rates), rates.nanmean(0)
     if points is not None and len(chains) < points.shape[1]:
         points = points[:, chains.to(points.device)]
-    return Draws(steps, chains + trace.chains.start, energies, points, rates, description)
+    return Draws(steps, chains + trace.chains.start, energies, points, rates, mean, description)

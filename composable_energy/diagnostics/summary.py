@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from composable_energy.diagnostics.advice import SamplingWarning
 from composable_energy.diagnostics.draws import Draws, select_draws
 from composable_energy.diagnostics.statistics import LEAST_DRAWS, MOST_CHAINS, Row, compute_statistics, screen_coordinates
-from composable_energy.diagnostics.warnings import SamplingWarning, find_warnings
+from composable_energy.diagnostics.warnings import find_warnings
 from composable_energy.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Summary:
 def summarize(trace: Trace, burn_in: int | None) -> Summary:
     """Returns the summary of a trace; see `Trace.summary`."""
     draws = select_draws(trace, burn_in)
-    unchecked = _unchecked(draws)
+    unchecked = _unchecked(trace, draws)
     by_arviz = unchecked is None and trace.sampler.stationary
     energies = draws.energies[:, :, None]
     rows = compute_statistics(["energy"], energies, by_arviz) if energies.numel() and not energies.isnan().all() else []
@@ -111,8 +112,10 @@ def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str
     if draws.acceptance is not None and len(draws.acceptance):
         low, high = draws.acceptance.min().item(), draws.acceptance.max().item()
         goal = getattr(trace.sampler, "acceptance", None)
-        facts["acceptance"] = f"{draws.acceptance.mean():.2g}, of single chains {low:.2g} to {high:.2g}" + (
-            f" (goal {goal:.2g})" if isinstance(goal, float) else ""
+        mean, tuned_for = draws.acceptance.mean().item(), draws.mean_acceptance
+        other = tuned_for is not None and abs(tuned_for - mean) > 0.005
+        facts["acceptance"] = f"{mean:.2g}, of single chains {low:.2g} to {high:.2g}" + (
+            f" (goal {goal:.2g}{f' of a mean that is {tuned_for:.2g}' if other else ''})" if isinstance(goal, float) else ""
         )
     for name, values in trace.scalars.items():
         if values:
@@ -121,6 +124,10 @@ def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str
         facts["restarts"] = f"{int(trace.restarts.sum())}, of {int((trace.restarts > 0).sum())} chains"
     if trace.branch_shares is not None:
         facts["branch shares"] = "  ".join(f"{share:.3f}" for share in trace.branch_shares.tolist())
+    if trace.formula_probability is not None:
+        facts["P(formula)"] = f"{trace.formula_probability:.3g} at the draws, by the classifiers"
+    if trace.errors:
+        facts["errors"] = f"at {trace.errors} points, which were rejected"
     if trace.best_of > 1:
         facts["best of"] = f"{trace.best_of}: the points that were returned are no exact draws"
     if len(draws.chains) > MOST_CHAINS:
@@ -138,10 +145,12 @@ def _gradients(trace: Trace) -> int | None:
     return None if trace.sampler.gradients is None else trace.steps * trace.sampler.gradients + 1
 
 
-def _unchecked(draws: Draws) -> str | None:
+def _unchecked(trace: Trace, draws: Draws) -> str | None:
     """Returns why R-hat cannot be computed, and what to do; None if it can."""
     if not len(draws.chains):
         return "No chain reached the end; see above."
+    if not trace.alike:
+        return "Chains have conditions and densities of their own: draw each condition by itself with several chains."
     if len(draws.steps) < LEAST_DRAWS:
         return f"There are {len(draws.steps)} draws of each chain: take more `steps`, or keep more points with a smaller `trace=`."
     if importlib.util.find_spec("arviz_stats") is None:

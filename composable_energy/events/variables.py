@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid
 
-from composable_energy.checks import check_weights
+from composable_energy.checks import advise_output, check_weights
 from composable_energy.conditions import CHAINS, Parameters, bound_rows, copy_condition, detach_conditions, parameters_of, rows_for
 from composable_energy.energy import Energy
-from composable_energy.errors import DtypeError, ExpressionError, ShapeError
+from composable_energy.errors import DtypeError, ExpressionError, ShapeError, note_evaluation
 from composable_energy.events.cells import Cells, ChainLabels, Interval, IntervalCells, LabelCells
 from composable_energy.identity import equal, same, token_of
 from composable_energy.memo import evaluate_once
@@ -113,7 +113,11 @@ class Variable(ABC):
         rows |= {name: rows_for(name, conditions[name], x) for name in (names - self.bound.keys() - {CHAINS}) & conditions.keys()}
         if isinstance(self.network, nn.Module):
             check_weights(self, self.network, x)
-        return evaluate_once(self.network, x, rows)
+        try:
+            return evaluate_once(self.network, x, rows)
+        except Exception as error:
+            note_evaluation(error, self, tuple(x.shape))
+            raise
 
     @abstractmethod
     def read(self, output: Any, x: Tensor) -> Any:
@@ -139,7 +143,7 @@ class Variable(ABC):
     def _check_output(self, output: object, x: Tensor) -> Tensor:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             got = output.dtype if isinstance(output, Tensor) else type(output).__name__
-            raise DtypeError(f"{self} must return a floating tensor, got {got}.")
+            raise DtypeError(f"{self} must return a floating tensor, got {got}.{advise_output(output)}")
         if output.ndim == 1 and len(output) == len(x):
             output = output.unsqueeze(1)
         if output.ndim != 2 or len(output) != len(x):

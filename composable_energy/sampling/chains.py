@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy.sampling.faults import noted
 from composable_energy.sampling.layout import Chunk, Ids, Layout, all_finite, compact, finite_rows, join, take, weighted_mean
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.trace import Policy, Stopped, Trace
@@ -55,6 +56,7 @@ class Chains:
         self.stopped: list[Stopped] = []
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
         self.restarts = torch.zeros(len(self.own), dtype=torch.int64)
+        self._noted = noted(self._doing)
 
     # Steps ----------------------------------------------------------------------------------------------------------------------------
 
@@ -64,7 +66,8 @@ class Chains:
         Raises:
             Diverged: Energies at the start are not finite, for all chains or under the policy "raise".
         """
-        self.chunks = [self.layout.start(ids) for ids in self.layout.batches()]
+        with self._noted:
+            self.chunks = [self.layout.start(ids) for ids in self.layout.batches()]
         if all(all_finite(chunk.state) for chunk in self.chunks):
             return
         good = torch.cat([finite_rows(chunk.state) for chunk in self.chunks]).cpu()
@@ -111,7 +114,8 @@ class Chains:
         diverged: list[Chunk | None] = []
         for chunk in self.chunks:
             before, ids = chunk.state, chunk.ids
-            chunk.state, info = self.sampler.step(chunk.energy, before, chunk.noise.at(self.step))
+            with self._noted:
+                chunk.state, info = self.sampler.step(chunk.energy, before, chunk.noise.at(self.step))
             infos.append((ids, info))
             diverged.append(self._split_diverged(chunk, before))
         stop = None
@@ -161,6 +165,10 @@ class Chains:
         if self.policy == "drop":
             present[self.layout.places([i for some in self.stopped for i in some.chains])] = False
         return self.layout.scatter(parts, 0.0), present
+
+    def _doing(self) -> str:
+        shape = (min(self.layout.batch_size, len(self.own)), *self.layout.zeros.shape)
+        return f"{type(self.sampler).__name__.lower()} was at step {self.step}, with chains of shape {shape} in a batch."
 
     # Divergence -----------------------------------------------------------------------------------------------------------------------
 

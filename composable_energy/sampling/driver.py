@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Disjunction
-from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import SamplingDiverged
+from composable_energy.gradients import recording
 from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.checkpoint import CheckpointObserver, final_reference
 from composable_energy.sampling.context import evaluation_context
+from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points
+from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
 from composable_energy.sampling.layout import Layout
 from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, Progress, SamplingLoop, TraceRecorder
 from composable_energy.sampling.ranks import Share
 from composable_energy.sampling.request import SampleRequest, resolve_request
 from composable_energy.sampling.sampler import Sampler, changed_options
-from composable_energy.sampling.selection import SamplerLike
+from composable_energy.sampling.selection import SamplerLike, recommendations
+from composable_energy.sampling.shares import branch_shares, formula_probability
 from composable_energy.sampling.starts import PilotResult, Starts
 from composable_energy.sampling.trace import Policy, Trace, gather_trace
-from composable_energy.sampling.values import Evaluator, check_own_gradients, check_same_energy, mixes_values
+from composable_energy.sampling.values import Evaluator, check_detached, check_own_gradients, check_same_energy, mixes_values
 from composable_energy.sampling.warmup import tune_sampler
+from composable_energy.sampling.wrappers import has_rows
 
 __all__ = ["sample"]
 
@@ -47,6 +51,8 @@ def sample(
     burn_in: int = 0,
     batch_size: int | None = None,
     on_divergence: Policy | None = None,
+    on_error: Literal["reject", "raise"] = "reject",
+    warn: bool = True,
     noise: Kind | None = None,
     best_of: int = 1,
     latents: bool = False,
@@ -85,6 +91,10 @@ def sample(
         on_divergence: The policy for a chain whose point, energy or gradient is not finite: `"raise"` stops the call, `"drop"` returns
             fewer points, `"restart"` starts the chain again with other noise and advances it to the current step, `"keep"` returns its last
             finite point. None takes the policy of the resumed trace, else `"raise"`.
+        on_error: What happens where the function of an energy raises an exception at some of the points, as a Cholesky decomposition that
+            fails: `"reject"` gives these points infinite energy, counts them (`trace.errors`) and warns at the end; `"raise"` stops. An
+            exception at all points, a `TypeError` and errors of this library are always raised.
+        warn: Whether to emit a `SamplingWarning` if chains stood still or clearly did not converge; see the page on diagnostics.
         noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None takes blocks on the CPU and Philox elsewhere.
         best_of: The number of draws for each point, of which the one with the lowest evidence is returned.
         latents: Whether to return latent points without decoding them.
@@ -129,20 +139,42 @@ def sample(
         request = resolve_request(arguments)
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.best_of, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
-        compiled = _compile(request) if compile else request.energy
-        tuned, pilots = tune_sampler(request, compiled)
+        compiled, faults = _compile(request) if compile else request.energy, Faults()
+        if request.on_error == "reject":
+            compiled = GuardedEnergy(compiled, request.energy, faults)
+        with noted(lambda: f"{_name(request.sampler)} was being tuned, by 64 pilot chains of shape {(64, *request.points.event)}."):
+            tuned, pilots = tune_sampler(_guarded(request, faults), compiled)
         chains = Chains(_layout(request, compiled, tuned, pilots), request.on_divergence)
         recorder = _recorder(request, chains)
-        stop = None
+        stop = observer = None
         try:
             _start(request, chains, recorder.before)
             last_step = request.last_step(tuned)
-            SamplingLoop(chains, last_step, _observers(request, recorder, evaluator, last_step)).run()
+            observer = ConvergenceObserver(last_step, judge=not _is_recommended(request.owner, sampler, steps))
+            SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step), observer]).run()
         except Diverged as error:
             stop = error
-        points, record = _result(request, chains, recorder, evaluator, stop)
+        points, record = _result(request, chains, recorder, evaluator, stop, faults)
+        record.observed = tuple(observer.warnings(chains)) if observer is not None else ()
+        if request.warn:
+            emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
+
+
+def _is_recommended(energy: Energy, sampler: SamplerLike | None, steps: int | None) -> bool:
+    """Returns whether sampler and number of steps are those that the energy was evaluated with; such chains need not converge."""
+    return sampler is None and steps is None and bool(recommendations(energy))
+
+
+def _guarded(request: SampleRequest, faults: Faults) -> SampleRequest:
+    """Returns a request for the tuning, which also evaluates the energy at rejected points."""
+    guarded = GuardedEnergy(request.energy, request.energy, faults) if request.on_error == "reject" else request.energy
+    return replace(request, energy=guarded)
+
+
+def _name(sampler: Sampler) -> str:
+    return type(sampler).__name__.lower()
 
 
 def _compile(request: SampleRequest) -> Energy:
@@ -169,6 +201,7 @@ def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:
         on_divergence=request.on_divergence,
         tuned=request.resume.tuned if request.resume else changed_options(request.sampler, chains.sampler),
         burn_in=request.burn_in,
+        alike=not has_rows(request.energy),
     )
     before = None
     if request.saved is not None:
@@ -181,7 +214,9 @@ def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None) ->
     """Starts or continues the chains, and checks gradients against values where the draws depend on both."""
     before = interrupted or request.resume
     if before is None:
-        chains.start()
+        with recording(constant=True) as uses:
+            chains.start()
+        check_detached(uses)
     else:
         chains.resume(before)
     if chains.chunks and (chains.sampler.needs_values or request.best_of > 1 or mixes_values(request.energy)):
@@ -202,7 +237,7 @@ def _observers(request: SampleRequest, recorder: TraceRecorder, evaluator: Evalu
 
 
 def _result(
-    request: SampleRequest, chains: Chains, recorder: TraceRecorder, evaluator: Evaluator, stop: Diverged | None
+    request: SampleRequest, chains: Chains, recorder: TraceRecorder, evaluator: Evaluator, stop: Diverged | None, faults: Faults
 ) -> tuple[Tensor, Trace]:
     """Returns the points, decoded where they are latent, and the trace.
 
@@ -214,13 +249,15 @@ def _result(
     if stop is not None:
         diverged = chains.diverged_at >= 0
         points, diverged = (points, diverged) if ranks is None else (ranks.gather_rows(points), ranks.gather_rows(diverged))
-        raise _diverged_error(request.energy, stop, request.points.decode(points), diverged) from None
+        raise _diverged_error(request.energy, stop, request.points.decode(points), diverged, faults) from None
     trace = recorder.trace(chains)
+    trace.errors, trace.first_error = faults.points, faults.first
     trace.kept = _select(evaluator, chains, points, present) + first
     drawn = points[(trace.kept - first).to(points.device)]
+    trace.formula_probability = formula_probability(request, chains.sampler, drawn, trace.kept)
     if request.trace:
         trace.reference = (final_reference(evaluator, chains),)
-        trace.branch_shares = _branch_shares(request, chains.sampler, drawn, trace.kept)
+        trace.branch_shares = branch_shares(request, chains.sampler, drawn, trace.kept)
     if ranks is not None and ranks.share == "gather":
         drawn, trace = ranks.gather_rows(drawn), gather_trace(trace, ranks)
     return request.points.decode(drawn), trace
@@ -237,19 +274,7 @@ def _select(evaluator: Evaluator, chains: Chains, points: Tensor, present: Tenso
     return best[present.view(-1, copies).any(1)]
 
 
-def _branch_shares(request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor) -> Tensor | None:
-    """Returns the mean share of each branch of a mixture at points of chains, with shape $(K,)$; None for another energy."""
-    if not isinstance(request.energy, Disjunction) or not len(chains):
-        return None
-    conditions, parts = sampler.final_conditions(request.energy), []
-    for ids, some in zip(chains.split(request.batch_size), points.split(request.batch_size), strict=True):
-        bound: dict[str, Tensor] = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
-        bound[CHAINS] = ids // request.best_of
-        parts.append(torch.softmax(-request.energy.branches(some, **bound), 0))
-    return torch.cat(parts, 1).mean(1)
-
-
-def _diverged_error(energy: Energy, stop: Diverged, samples: Tensor, diverged: Tensor) -> SamplingDiverged:
+def _diverged_error(energy: Energy, stop: Diverged, samples: Tensor, diverged: Tensor, faults: Faults) -> SamplingDiverged:
     ways = (
         "check the energy there, or give `init`"
         if stop.step == 0
@@ -258,7 +283,8 @@ def _diverged_error(energy: Energy, stop: Diverged, samples: Tensor, diverged: T
     )
     return SamplingDiverged(
         f"{int(diverged.sum())} of {len(diverged)} chains reached a non-finite point, energy or gradient of {energy} {stop.reason}: "
-        f"{ways}. The error's `samples` are the last finite points.",
+        f"{ways}. The error's `samples` are the last finite points."
+        + (f" At {faults.points} points the energy raised an exception, first {faults.first}" if faults.points else ""),
         samples=samples,
         diverged=diverged,
         step=stop.step,

@@ -67,6 +67,8 @@ class SampleRequest:
     progress: bool
     callback: Callback | None
     checkpoint_every: float
+    on_error: str = "reject"
+    warn: bool = True
     file: CheckpointFile | None = None
     saved: Saved | None = None
 
@@ -141,6 +143,8 @@ def resolve_request(arguments: Mapping[str, Any]) -> SampleRequest:
         progress=call.progress,
         callback=call.callback,
         checkpoint_every=call.checkpoint_every,
+        on_error=call.on_error,
+        warn=call.warn,
     )
     return request if call.checkpoint is None and ranks is None else _share_and_restore(request, call, seed)
 
@@ -190,8 +194,10 @@ def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int 
 
 
 def _check_types(call: SimpleNamespace) -> None:
-    for name in ("progress", "latents", "allow_improper", "compile"):
+    for name in ("progress", "latents", "allow_improper", "compile", "warn"):
         check_flag(name, getattr(call, name))
+    if call.on_error not in ("reject", "raise"):
+        raise OptionError(f"on_error is 'reject' or 'raise', got {call.on_error!r}.")
     if call.callback is not None and not callable(call.callback):
         raise OptionError(f"callback must be a function of a step, a state and an info, got {call.callback!r}.")
     if call.checkpoint is not None and not isinstance(call.checkpoint, str | Path):

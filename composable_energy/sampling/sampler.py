@@ -222,6 +222,13 @@ class Sampler(ABC):
         """
         return None
 
+    def mean_acceptance(self, acceptance: Tensor) -> float:
+        """Returns the mean of acceptances with shape (steps, chains) that the option `acceptance` is the goal of; the arithmetic one.
+
+        Diagnostics compare it with the goal.
+        """
+        return acceptance.nanmean().item()
+
     def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
         """Returns the values at the last step of the conditions that the sampler binds."""
         return {}

@@ -62,6 +62,12 @@ class Trace:
         stopped: The chains that were stopped.
         branch_shares: For a mixture at the top of an expression, the mean share of each branch at the points that were returned, with
             shape $(K,)$; None for any other energy.
+        formula_probability: For events, the mean of P(formula | x) at the points that were returned, by the heads; None without events.
+        alike: Whether all chains have one density; not if each has bound conditions of its own.
+        errors: At how many points the function of the energy raised an exception, pilot chains included; they count as points of infinite
+            energy.
+        first_error: The first of these exceptions, as text.
+        observed: What `sample` warned about convergence; None of it depends on what the trace records.
         reference: Energies and gradients at points of the chains. A call that resumes the trace compares its energy with them.
     """
 
@@ -90,6 +96,11 @@ class Trace:
     states: list[tuple[tuple[int, ...], int, State]] = field(default_factory=list)
     stopped: list[Stopped] = field(default_factory=list)
     branch_shares: Tensor | None = None
+    formula_probability: float | None = None
+    alike: bool = True
+    errors: int = 0
+    first_error: str = ""
+    observed: tuple[SamplingWarning, ...] = ()
     reference: tuple[Values, ...] = ()
 
     def summary(self, burn_in: int | None = None) -> Summary:
@@ -194,6 +205,7 @@ def gather_trace(trace: Trace, ranks: Ranks) -> Trace:
 
     shares = [(part.branch_shares, len(part.kept)) for part in parts if part.branch_shares is not None]
     total = sum(count for _, count in shares)
+    known = [(len(part.kept), part.formula_probability) for part in parts if part.formula_probability is not None]
     return replace(
         parts[0],
         chains=range(parts[0].chains.start, parts[-1].chains.stop),
@@ -201,6 +213,10 @@ def gather_trace(trace: Trace, ranks: Ranks) -> Trace:
         stopped=[some for part in parts for some in part.stopped],
         branch_shares=torch.stack([share * (count / total) for share, count in shares]).sum(0) if shares else None,
         scalars=_gather_scalars(parts),
+        formula_probability=weighted_mean(known) if known else None,
+        errors=sum(part.errors for part in parts),
+        observed=tuple({warning.kind: warning for part in parts for warning in part.observed}.values()),
+        first_error=next((part.first_error for part in parts if part.first_error), ""),
         reference=tuple(join_values(values) for values in zip(*(part.reference for part in parts), strict=True)),
         **{name: torch.cat([getattr(part, name) for part in parts]) for name in ("kept", "diverged", "diverged_at", "restarts")},
         **{name: steps(name) for name in ("energies", "acceptance", "points")},

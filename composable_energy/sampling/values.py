@@ -18,9 +18,9 @@ from composable_energy.gradients import Use, recording
 from composable_energy.sampling.layout import compact
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State, energy_and_gradient
-from composable_energy.sampling.wrappers import select_rows
+from composable_energy.sampling.wrappers import EnergyWrapper, select_rows
 
-__all__ = ["Evaluator", "Values", "check_own_gradients", "check_same_energy", "join_values", "mixes_values"]
+__all__ = ["Evaluator", "Values", "check_detached", "check_own_gradients", "check_same_energy", "join_values", "mixes_values"]
 
 _LEVEL = 1.0  # a second value, besides the last one, of a condition that the sampler binds
 _SLOPE_TOLERANCE = 0.1  # relative; finite differences in float32 are off by a few per cent where energies bend
@@ -200,11 +200,12 @@ def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, floa
     Raises:
         ExpressionError: Values and gradients do not fit at more than half of the points.
     """
-    if all(type(part).with_gradient is Energy.with_gradient for part in energy.modules() if isinstance(part, Energy)):
+    parts = [part for part in energy.modules() if isinstance(part, Energy) and not isinstance(part, EnergyWrapper)]
+    if all(type(part).with_gradient is Energy.with_gradient for part in parts):
         return
     with recording() as uses:
         Weighted(energy, 1.0).with_gradient(x, **_per_point(conditions, x))
-    for use in (use for use in uses if use.energy.has_value):
+    for use in (use for use in uses if use.energy.has_value and not isinstance(use.energy, EnergyWrapper)):
         slope, expected, measurable = _slopes(use)
         off = measurable & ~((slope - expected).abs() <= _SLOPE_TOLERANCE * torch.maximum(slope.abs(), expected))
         if 2 * int(off.sum()) > int(measurable.sum()):
@@ -213,6 +214,32 @@ def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, floa
                 f"The values of {use.energy} do not fit its `with_gradient`: along the gradient they change by {slope[row]:.4g}, it says "
                 f"{expected[row]:.4g}. Correct one of them; if `forward` has no meaning, set `has_value = False` in "
                 f"{type(use.energy).__name__} and take a sampler that follows gradients alone, such as `langevin`."
+            )
+
+
+def check_detached(uses: Sequence[Use]) -> None:
+    """Raises if an energy that autograd finds constant changes with its points: expressions would lack its gradient without a word.
+
+    Walls and steps, which are constant nearly everywhere, are right.
+
+    Args:
+        uses: The calls of such energies.
+
+    Raises:
+        ExpressionError: The values change at more than half of the points.
+    """
+    for use in {use.energy: use for use in uses}.values():
+        x, eps = use.x, torch.finfo(use.x.dtype).eps
+        way = torch.arange(x[0].numel()).cos().to(x).reshape(x.shape[1:]) * (eps ** (1 / 3) * (1 + x.abs().max()))
+        with torch.no_grad():
+            values = torch.stack([use.energy(x + far * way, **use.conditions) for far in (-3, -1, 1, 3)])
+        known = values.isfinite().all(0)
+        before, after = ((values[i] - values[i + 1]).abs() > 100 * eps * (1 + values[i].abs()) for i in (0, 2))
+        changed = known & before & after  # a step at the point itself is between them
+        if 2 * int(changed.sum()) > int(known.sum()):
+            raise ExpressionError(
+                f"{use.energy} changes with its points, but its result has no gradient: it is computed under `torch.no_grad`, detached, or "
+                "made a new tensor of numbers. Compute it with torch operations on the points throughout."
             )
 
 

@@ -100,6 +100,10 @@ class ChEES(Sampler):
         state, info = choose(state, proposal, log_ratio, noise, stream=1)
         return state, replace(info, scalars={"leapfrogs": count})
 
+    def mean_acceptance(self, acceptance: Tensor) -> float:
+        """Returns the mean over steps of the harmonic mean over chains, which the tuning brings to its goal."""
+        return (1 / (1 / acceptance.clamp_min(_LEAST)).nanmean(1)).nanmean().item()
+
     def propose(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, Tensor, int]:
         """Returns the end of a trajectory, the momentum there, the logarithm of the acceptance ratio, and the number of leapfrogs."""
         if self.step_size is None or self.trajectory is None:

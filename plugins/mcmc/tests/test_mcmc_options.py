@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import DtypeError, OptionError, SamplingDiverged
 from composable_energy.sampling import Noise, energy_and_gradient
 from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Descent, Langevin, Underdamped
@@ -77,7 +78,8 @@ def test_tuning_depends_on_neither_the_number_of_chains_nor_their_chunks(sampler
 
 def test_a_huge_step_is_rejected_and_a_tiny_one_accepted():
     for sampler, small in ((MALA(50.0), 1e-4), (HMC(20.0, leapfrogs=3), 1e-3)):
-        _, trace = Bowl().sample((200, 4), sampler=sampler, steps=5, seed=0, trace=True)
+        with pytest.warns(SamplingWarning, match="All 200 chains did not move"):
+            _, trace = Bowl().sample((200, 4), sampler=sampler, steps=5, seed=0, trace=True)
         assert trace.acceptance.mean() < 0.01
         _, trace = Bowl().sample((200, 4), sampler=replace(sampler, step_size=small), steps=5, seed=0, trace=True)
         assert trace.acceptance.mean() > 0.99

@@ -1,0 +1,207 @@
+"""A check of convergence for every call of `sample`, with or without a trace, by running moments of the chains."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from composable_energy.sampling.chains import Chains
+from composable_energy.sampling.loop import Observer
+from composable_energy.sampling.wrappers import has_rows
+
+if TYPE_CHECKING:
+    from composable_energy.diagnostics import SamplingWarning
+    from composable_energy.sampling.trace import Trace
+
+__all__ = ["ConvergenceObserver", "emit_warnings", "warn_of_points"]
+
+_LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a quarter of the steps; for the standard error of a drift
+_LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
+_NUMBERS = 16  # coordinates, or sums of coordinates with random signs
+_BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
+_DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
+_R_HAT = 1.7  # a chain is worth about two independent draws in all steps
+
+
+class ConvergenceObserver(Observer):
+    r"""Finds chains that stand still, that drift, or that do not agree.
+
+    The later half of the steps is divided into two quarters. Each chain has a mean and a variance in each of them, of the energy and of up
+    to 16 coordinates or sums of coordinates. They give a drift with its standard error over the chains, and the split R-hat. Fewer than
+    80 steps permit no judgement, except of chains that never move. Diverged chains and runs that a callback ends are not judged,
+    and chains with conditions of their own are not compared.
+
+    Args:
+        last_step: The number of the last step.
+        judge: Whether drift and R-hat are judged; else only chains that stand still.
+    """
+
+    def __init__(self, last_step: int, *, judge: bool) -> None:
+        self.last_step, self.judge = last_step, judge
+        self.first = self.middle = self.turn = 0
+        self.start = self.halfway = self.end = torch.empty(0)
+        self.moments: list[_Moments] = []
+        self._buffer: list[tuple[Tensor, Tensor]] = []
+
+    def on_start(self, chains: Chains) -> None:
+        self.first = chains.step
+        quarter = (self.last_step - self.first) // 4
+        self.middle, self.turn = self.last_step - 2 * quarter, self.last_step - quarter
+        self.start = self.halfway = chains.points()[0] if chains.chunks else self.start
+        if self.judge and quarter >= _LEAST_STEPS and len(chains.own) > 1 and chains.sampler.stationary:
+            self.moments = [_Moments(chains.layout.energy.has_value) for _ in range(2)]
+
+    def on_step(self, chains: Chains, info: object) -> None:
+        step = chains.step
+        if step < self.middle or not chains.chunks:
+            return
+        if step == self.middle:
+            self.halfway = chains.points()[0]
+        elif self.moments:
+            self._add(chains, step)
+
+    def on_end(self, chains: Chains, error: BaseException | None) -> None:
+        self._buffer = []
+        if error is not None or chains.step < self.last_step or not chains.chunks:
+            self.moments = []
+        self.end = chains.points()[0] if chains.chunks and error is None else self.start[:0]
+
+    def warnings(self, chains: Chains) -> list[SamplingWarning]:
+        """Returns what is wrong, at most one warning; none for a sampler without a stationary density."""
+        from composable_energy.diagnostics.observed import (
+            LARGEST_BIAS,
+            warn_of_bias,
+            warn_of_disagreement,
+            warn_of_drift,
+            warn_of_still_chains,
+        )
+
+        if not chains.sampler.stationary or not len(self.end):
+            return []
+        active = chains.diverged_at < 0
+        still, steps = self._still_chains(chains.step)
+        still &= active
+        if still.any():
+            return [warn_of_still_chains(chains.sampler, (still.nonzero().flatten() + chains.own.start).tolist(), len(still), steps)]
+        if not self.moments or not active.all():
+            return []
+        early, late = self.moments
+        drift, r_hat = early.drift(late), early.r_hat(late)
+        if len(chains.own) >= _LEAST_CHAINS and drift.max() > 1:
+            return [warn_of_drift(chains.sampler, early.name(drift), (self.middle, self.last_step))]
+        if r_hat.max() > _R_HAT and not has_rows(chains.layout.energy):
+            return [warn_of_disagreement(chains.sampler, early.name(r_hat), r_hat.max().item(), (self.middle, self.last_step))]
+        excess, error = _excess(chains), (2 / len(chains.own)) ** 0.5
+        return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * error) else []
+
+    def _still_chains(self, step: int) -> tuple[Tensor, int]:
+        """Returns which chains did not move, with shape $(m,)$, and over how many steps: all chains, or single ones over many steps."""
+        if step - self.middle >= _LEAST_MOVES:
+            return _equal_rows(self.halfway, self.end), step - self.middle
+        still, steps = _equal_rows(self.start, self.end), step - self.first
+        enough = bool(still.all()) and len(still) * steps >= _LEAST_MOVES
+        return still & enough, steps
+
+    def _add(self, chains: Chains, step: int) -> None:
+        if len(chains.chunks) == 1:
+            x, energy = chains.chunks[0].state.x, chains.chunks[0].state.energy
+        else:
+            x, energy = chains.points()[0], chains.values(lambda state: state.energy)
+        if len(x) != len(chains.own):
+            self.moments = []
+            return
+        self._buffer.append((x, energy))
+        if step in (self.turn, self.last_step) or len(self._buffer) >= min(_BUFFERED_STEPS, _BUFFERED_NUMBERS // max(1, x.numel())):
+            self.moments[step > self.turn].add(self._buffer)
+            self._buffer = []
+
+
+class _Moments:
+    """Running means and variances of each chain, by the update of Chan et al. (1979) for several steps at once."""
+
+    def __init__(self, has_value: bool) -> None:
+        self.has_value = has_value
+        self.count = 0
+        self.event: tuple[int, ...] = ()
+        self.mean = self.square = torch.empty(0)
+
+    def add(self, steps: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Adds points with shape $(m, *)$ and energies with shape $(m,)$ of some steps."""
+        values, count = self._numbers(steps), len(steps)
+        mean = values.mean(0)
+        square = (values - mean).square().sum(0)
+        if self.count:
+            shift, total = mean - self.mean, self.count + count
+            self.mean = self.mean + shift * (count / total)
+            self.square = self.square + square + shift.square() * (self.count * count / total)
+        else:
+            self.mean, self.square = mean, square
+        self.count += count
+
+    def drift(self, late: _Moments) -> Tensor:
+        """Returns how far the mean over all chains moved, over the largest that chance and a small bias explain, for each number."""
+        change, deviation = late.mean - self.mean, self._within(late).sqrt()
+        error = change.std(0) / len(change) ** 0.5
+        return (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
+
+    def r_hat(self, late: _Moments) -> Tensor:
+        """Returns the split R-hat of each number."""
+        within = ((self.square + late.square) / (self.count + late.count - 2)).mean(0)
+        between = torch.cat([self.mean, late.mean]).var(0)
+        return (1 - 1 / self.count + between / within).sqrt().nan_to_num(0.0)
+
+    def name(self, figures: Tensor) -> str:
+        """Returns the name of the number with the largest figure."""
+        index = int(figures.argmax()) - self.has_value
+        if index < 0:
+            return "the energy"
+        size = torch.Size(self.event).numel()
+        return f"coordinate {index}" if size <= _NUMBERS else "a sum of coordinates"
+
+    def _within(self, late: _Moments) -> Tensor:
+        """Returns the variance over both quarters and all chains."""
+        means = torch.cat([self.mean, late.mean])
+        return ((self.square + late.square) / (self.count + late.count)).mean(0) + means.var(0)
+
+    def _numbers(self, steps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Returns the energy and coordinates, or sums of them, with shape (steps, m, numbers)."""
+        x = torch.stack([some for some, _ in steps]).reshape(len(steps), len(steps[0][0]), -1)
+        self.event, size = tuple(steps[0][0].shape[1:]), x.shape[2]
+        wide = torch.float32 if x.device.type == "mps" else torch.float64
+        if size > _NUMBERS:
+            signs = torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1).to(x)
+            x = torch.stack([(x[..., i::_NUMBERS] * signs[i::_NUMBERS]).sum(-1) for i in range(_NUMBERS)], -1)
+        energies = torch.stack([energy for _, energy in steps])[..., None]
+        return torch.cat([energies.to(wide), x.to(wide)], -1) if self.has_value else x.to(wide)
+
+
+def warn_of_points(trace: Trace) -> list[SamplingWarning]:
+    """Returns the warnings about exceptions of the energy, and about draws that hardly show a formula."""
+    from composable_energy.diagnostics.observed import find_point_warnings
+
+    return find_point_warnings(trace) if trace.errors or trace.formula_probability is not None else []
+
+
+def emit_warnings(found: Iterable[SamplingWarning]) -> None:
+    """Emits warnings at the line that called this package."""
+    package, frame, level = __name__.partition(".")[0], sys._getframe(1), 2
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        frame, level = frame.f_back, level + 1
+    for warning in found:
+        warnings.warn(warning, stacklevel=level)
+
+
+def _excess(chains: Chains) -> float:
+    """Returns the relative excess of variances by the length of steps, where the sampler estimates it; 0 for an unbiased one."""
+    parts = [chains.sampler.bias(chunk.state) for chunk in chains.chunks]
+    known = [part for part in parts if part is not None]
+    return torch.cat(known).mean().item() if known and len(known) == len(parts) else 0.0
+
+
+def _equal_rows(one: Tensor, other: Tensor) -> Tensor:
+    return (one == other).reshape(len(one), -1).all(1).cpu()

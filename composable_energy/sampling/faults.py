@@ -1,0 +1,152 @@
+"""Points where the function of an energy raises: each counts as a point of infinite energy, so that samplers reject it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.conditions import CHAINS
+from composable_energy.energy import Energy
+from composable_energy.errors import ComposableEnergyError, add_note
+from composable_energy.sampling.wrappers import EnergyWrapper
+
+__all__ = ["Faults", "GuardedEnergy", "noted"]
+
+_PROGRAM = (ComposableEnergyError, TypeError, NameError, AttributeError, ImportError, NotImplementedError, MemoryError)
+_PROGRAM += (torch.cuda.OutOfMemoryError,)
+
+
+@dataclass
+class Faults:
+    """The exceptions that an energy raised at single points.
+
+    Args:
+        points: At how many points, those of pilot chains included.
+        first: The type and text of the first exception.
+    """
+
+    points: int = 0
+    first: str = ""
+
+    def add(self, count: int, error: Exception) -> None:
+        """Counts points, and keeps the first exception."""
+        self.points += count
+        text = str(error).strip().partition("\n")[0]
+        self.first = self.first or f"{type(error).__name__}: {text[:200]}"
+
+
+class GuardedEnergy(EnergyWrapper):
+    r"""An energy that is $\infty$, with gradient 0, at points where the wrapped one raises an exception.
+
+    After an exception the batch is halved until the points that raise are found. Exceptions about the program are raised at once: errors of
+    this library, `TypeError` and its like, and whatever is raised at all points, unless the energy still works where it worked first.
+
+    Args:
+        energy: The energy, compiled or not.
+        plain: The same energy, not compiled, for parts of a batch.
+        faults: Counts the points.
+    """
+
+    def __init__(self, energy: Energy, plain: Energy, faults: Faults) -> None:
+        super().__init__(energy)
+        self.plain = plain
+        self.faults = faults
+        self._known: tuple[Tensor, Mapping[str, Any]] | None = None
+
+    def forward(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self._evaluate("__call__", x, conditions)
+
+    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
+        return self._evaluate("with_gradient", x, conditions)
+
+    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        return self._evaluate("evidence", x, conditions)
+
+    def _evaluate(self, method: str, x: Tensor, conditions: Mapping[str, Any]) -> Any:
+        try:
+            found = getattr(self.energy, method)(x, **conditions)
+        except Exception as error:
+            if isinstance(error, _PROGRAM) or not len(x):
+                raise
+            return self._evaluate_apart(getattr(self.plain, method), x, conditions, error)
+        if self._known is None and len(x):
+            self._known = x[:1].clone(), self._rows_of(x, conditions, torch.zeros(1, dtype=torch.int64))
+        return found
+
+    def _evaluate_apart(self, function: Callable[..., Any], x: Tensor, conditions: Mapping[str, Any], error: Exception) -> Any:
+        """Evaluates the points that raise nothing, by halves of the batch.
+
+        Raises:
+            Exception: The given error, if all points raise and so does one where the energy worked before.
+        """
+        parts: list[tuple[Tensor, Any]] = []
+        todo = [torch.arange(len(x))]
+        while todo:
+            rows = todo.pop()
+            try:
+                if len(rows) < len(x):
+                    parts.append((rows, function(x[rows.to(x.device)], **self._rows_of(x, conditions, rows))))
+                    continue
+            except _PROGRAM:
+                raise
+            except Exception:
+                pass
+            if len(rows) > 1:
+                todo += rows.chunk(2)
+        if not parts and not self._works(function):
+            raise error
+        self.faults.add(len(x) - sum(len(rows) for rows, _ in parts), error)
+        found = [values if isinstance(values, tuple) else (values,) for _, values in parts]
+        energies = (found[0][0] if found else x).new_full((len(x),), torch.inf)
+        grads = torch.zeros_like(x)
+        for (rows, _), (values, *grad) in zip(parts, found, strict=True):
+            energies[rows.to(x.device)] = values
+            if grad:
+                grads[rows.to(x.device)] = grad[0]
+        return (energies, grads) if function.__name__ == "with_gradient" else energies
+
+    def _works(self, function: Callable[..., Any]) -> bool:
+        if self._known is None:
+            return False
+        x, conditions = self._known
+        try:
+            function(x, **conditions)
+        except Exception:
+            return False
+        return True
+
+    def _rows_of(self, x: Tensor, conditions: Mapping[str, Any], rows: Tensor) -> Mapping[str, Any]:
+        """Returns the conditions of some rows of a batch; the chains of a whole batch are those of all conditions with rows."""
+        chosen = {name: value[rows.to(value.device)] if _has_rows(value, len(x)) else value for name, value in conditions.items()}
+        chains = conditions.get(CHAINS)
+        if isinstance(chains, slice):
+            chosen[CHAINS] = torch.arange(chains.start, chains.stop)[rows]
+        elif chains is None and CHAINS in self.energy.conditions:
+            chosen[CHAINS] = rows
+        return chosen
+
+
+class noted:  # noqa: N801  (a context that is entered at each step)
+    """A context that notes on an exception from somebody else's code what was being done.
+
+    Args:
+        what: Returns the note.
+    """
+
+    def __init__(self, what: Callable[[], str]) -> None:
+        self.what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, ComposableEnergyError):
+            add_note(error, self.what())
+
+
+def _has_rows(value: Any, count: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == count
