@@ -26,6 +26,7 @@ from composable_energy.sampling.request import SampleRequest, resolve_request
 from composable_energy.sampling.sampler import Sampler, changed_options
 from composable_energy.sampling.selection import SamplerLike
 from composable_energy.sampling.trace import Policy, Trace, gather_trace
+from composable_energy.sampling.unconstrained import visible_energy, warn_of_rounding
 from composable_energy.sampling.values import Evaluator, check_own_gradients, check_same_energy, mixes_values
 from composable_energy.sampling.warmup import tune_sampler
 
@@ -63,7 +64,8 @@ def sample(
     r"""Draws points from $p(x) \propto e^{-E(x)}$.
 
     Sampling evaluates a twin of the energy, in eval mode and without gradients of its parameters (see `twin`). The caller's modules do not
-    change, so several threads may sample one energy while another trains it. The sampler's noise is keyed by chain and step, so batches,
+    change, so several threads may sample one energy while another trains it. An energy with a support is sampled in unconstrained coordinates,
+    with the logarithm of their change of volume; points are given and returned in the support. The sampler's noise is keyed by chain and step, so batches,
     processes and interruptions do not change the draws; random numbers that an energy itself draws come from torch's global state.
 
     Args:
@@ -73,11 +75,11 @@ def sample(
         sampler: A name, a class or an instance. None takes the energy's recommendation; else `annealed` for an energy that needs a noise
             level `sigma`, `langevin` for one without value, and `chees`, which tunes itself, for any other.
         steps: The number of steps; None takes the sampler's own number.
-        init: The start points, with shape $(n, *)$, latent ones for a latent energy; they are not changed.
+        init: The start points, with shape $(n, *)$, in the support, and latent ones for a latent energy; they are not changed.
         seed: The seed; None draws one, which the trace reports.
         progress: Whether to show a progress bar on stderr.
         callback: A function that is called after each step with the step number, counted from 1, the state of the active chains, and
-            the sampler's info. It stops the sampling by returning True or a tensor of True alone, such as `state.energy < 3`.
+            the sampler's info. Points and energies are those of the support, gradients those of its unconstrained coordinates. It stops the sampling by returning True or a tensor of True alone, such as `state.energy < 3`.
         trace: Whether to return a `Trace` as well. A number k also keeps the points of every k-th step.
         burn_in: The number of steps before points are kept.
         batch_size: How many chains are evaluated together; all if None.
@@ -106,7 +108,7 @@ def sample(
         The points, with shape $(n, *)$, or the pair of points and `Trace`.
 
     Raises:
-        OptionError: An option is unknown or out of range, the terms recommend different settings, or the checkpoint or the trace is of
+        OptionError: An option is unknown or out of range, a start point is outside the support, the terms recommend different settings, or the checkpoint or the trace is of
             another call or of another energy.
         ShapeError, DtypeError, DeviceError: The request, the start points and the energy do not fit.
         ExpressionError: A condition is not bound, the sampler needs values that the energy does not have, or the values of an energy do
@@ -214,6 +216,7 @@ def _result(
         points, diverged = (points, diverged) if ranks is None else (ranks.gather_rows(points), ranks.gather_rows(diverged))
         raise _diverged_error(request.energy, stop, request.points.decode(points), diverged) from None
     trace = recorder.trace(chains)
+    trace.points = None if trace.points is None else request.points.constrain(trace.points)
     trace.kept = _select(evaluator, chains, points, present) + first
     drawn = points[(trace.kept - first).to(points.device)]
     if request.trace:
@@ -221,6 +224,7 @@ def _result(
         trace.branch_shares = _branch_shares(request, chains.sampler, drawn, trace.kept)
     if ranks is not None and ranks.share == "gather":
         drawn, trace = ranks.gather_rows(drawn), gather_trace(trace, ranks)
+    warn_of_rounding(request.energy, drawn)
     return request.points.decode(drawn), trace
 
 
@@ -237,13 +241,14 @@ def _select(evaluator: Evaluator, chains: Chains, points: Tensor, present: Tenso
 
 def _branch_shares(request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor) -> Tensor | None:
     """Returns the mean share of each branch of a mixture at points of chains, with shape $(K,)$; None for another energy."""
-    if not isinstance(request.energy, Disjunction) or not len(chains):
+    energy, points = visible_energy(request.energy, points)
+    if not isinstance(energy, Disjunction) or not len(chains):
         return None
     conditions, parts = sampler.final_conditions(request.energy), []
     for ids, some in zip(chains.split(request.batch_size), points.split(request.batch_size), strict=True):
         bound: dict[str, Tensor] = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
         bound[CHAINS] = ids // request.best_of
-        parts.append(torch.softmax(-request.energy.branches(some, **bound), 0))
+        parts.append(torch.softmax(-energy.branches(some, **bound), 0))
     return torch.cat(parts, 1).mean(1)
 
 
