@@ -22,7 +22,7 @@ __all__ = ["CallableEnergy", "ScoreEnergy", "as_energy", "liftable"]
 
 
 class CallableEnergy(Energy):
-    """The energy that a callable or module computes.
+    r"""The energy that a callable or module computes.
 
     Args:
         function: A function of points of shape $(B, *)$ that returns energies of shape $(B,)$. Its other parameters are conditions.

@@ -1,8 +1,8 @@
 r"""Supports: the sets where densities live, as constraints of `torch.distributions`.
 
-A support is a `torch.distributions.constraints.Constraint`, or None for all of $\mathbb{R}^n$. It describes one point, and leading axes that
-it does not use are independent: `positive` on points of shape (3, 4) is 12 half-lines, `simplex` is 3 simplexes. `circle` and `sphere` are
-supports that torch lacks. Open and closed ends are not distinguished, since a boundary has probability 0.
+A support is a `torch.distributions.constraints.Constraint`, or None for all of $\mathbb{R}^n$. It describes one point, and leading axes
+that it does not use are independent: `positive` on points of shape (3, 4) is 12 half-lines, `simplex` is 3 simplexes. `circle` and
+`sphere` are supports that torch lacks. Open and closed ends are not distinguished, since a boundary has probability 0.
 """
 
 from __future__ import annotations
@@ -264,9 +264,9 @@ def format_support(support: Support) -> str:
 
 
 def _format_bound(bound: Bound) -> str:
-    if isinstance(bound, Tensor) and bound.numel() > 4:
-        return f"tensor{tuple(bound.shape)}"
-    return str([float(f"{value:.4g}") for value in bound.flatten().tolist()]) if isinstance(bound, Tensor) and bound.ndim else f"{float(bound):.4g}"
+    if not isinstance(bound, Tensor) or bound.ndim == 0:
+        return f"{float(bound):.4g}"
+    return f"tensor{tuple(bound.shape)}" if bound.numel() > 4 else f"[{', '.join(f'{value:.4g}' for value in bound.flatten().tolist())}]"
 
 
 def map_support(support: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -104,8 +104,8 @@ def warn_of_rounding(energy: Energy, u: Tensor) -> None:
     share = (energy.coordinates.rounding(u) > _FAR).double().mean().item()
     if share > _SHARE:
         warnings.warn(
-            f"{share:.2%} of the points of {energy} lie so close to the boundary of its support, {format_support(energy.energy.support)}, that "
-            f"{u.dtype} cannot tell them from it, and their share is too small: sample in dtype=torch.float64, with parameters in it.",
+            f"{share:.2%} of the points of {energy} are so close to the boundary of its support, {format_support(energy.energy.support)}, "
+            f"that {u.dtype} cannot tell them from it, and their share is too small: sample in dtype=torch.float64, with parameters in it.",
             SupportWarning,
             stacklevel=4,
         )
