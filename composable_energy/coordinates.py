@@ -3,8 +3,9 @@ r"""Unconstrained coordinates of supports: maps $x = T(u)$ from $\mathbb{R}^k$ w
 If $x$ has the density $e^{-E(x)}$ on the support, then $u$ has the density $e^{-E(T(u)) + v(u)}$, where $v = \log \lvert \det dT/du \rvert$
 for a bijection. On a circle or sphere, $T(u) = u / \lVert u \rVert$ forgets the radius, and $e^v$ contains a density of it.
 
-Supports of torch use torch's bijections where these are exact. Intervals and simplexes have their own: torch clips a simplex at the rounding
-of 1, in float32 a fifth of the mass of a Dirichlet(.1), and has no bijection for triangular and positive definite matrices.
+Intervals, simplexes and matrices have coordinates of their own. Torch's simplex is clipped at the rounding of 1, in float32 a fifth of
+the mass of a Dirichlet(.1); its intervals cannot be open at one end of some coordinates; and it has no bijection for triangular and
+positive definite matrices. Other supports use `biject_to`.
 """
 
 from __future__ import annotations
@@ -284,7 +285,7 @@ def _line(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _log_radial(radius: Tensor, size: int) -> Tensor:
-    r"""Returns the logarithm of a density over $\mathbb{R}^n$, up to the direction: the radius has a chi distribution with $n + 2$ degrees."""
+    r"""Returns the logarithm of the density of a vector given its direction; its radius is chi distributed with $n + 2$ degrees."""
     degrees = size + _EXTRA
     constant = (degrees / 2 - 1) * math.log(2) + math.lgamma(degrees / 2)
     return _EXTRA * radius.log() - radius.square() / 2 - constant

@@ -43,19 +43,14 @@ def _hull(support: Support, axis: int) -> Support:
 def _image(distribution: TransformedDistribution) -> Support:
     """Returns the image of an interval under transforms of single numbers; else the codomain of the last transform."""
     found: Any = ends_of(support_of(distribution.base_dist))
-    scalar = all(transform.bijective and transform.domain.event_dim == transform.codomain.event_dim == 0 for transform in distribution.transforms)  # pyright: ignore
-    if found is None or not scalar:
+    transforms: list[Any] = distribution.transforms
+    if found is None or not all(some.bijective and some.domain.event_dim == some.codomain.event_dim == 0 for some in transforms):
         return plain(distribution.support)  # pyright: ignore[reportArgumentType]
     like = next((end for end in found if isinstance(end, Tensor)), torch.zeros(()))
     low, high = (torch.as_tensor(end, dtype=like.dtype, device=like.device) for end in found)
-    for transform in distribution.transforms:
-        low, high = _image_of_end(transform, low), _image_of_end(transform, high)
-        low, high = torch.minimum(low, high), torch.maximum(low, high)
+    for transform in transforms:
+        ends: Any = transform(low), transform(high)
+        low, high = torch.minimum(*ends), torch.maximum(*ends)
     if bool((low.isnan() | high.isnan()).any()):
         return plain(distribution.support)  # pyright: ignore[reportArgumentType]
     return interval(low, high)
-
-
-def _image_of_end(transform: Any, end: Tensor) -> Tensor:
-    """Returns the image of an end of an interval, also of an infinite one."""
-    return transform(end)

@@ -233,7 +233,8 @@ class Energy(nn.Module, ABC):
         return same(self, other)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._support = map_support(self._support, fn)  # its ends may be tensors
+        if self._support is not None:  # its ends may be tensors
+            self._support = map_support(self._support, fn)
         return super()._apply(fn, recurse)
 
     def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:

@@ -85,8 +85,8 @@ def as_energy(obj: Any, **options: Any) -> Energy:
 
     Args:
         obj: The object; an instance, not a class.
-        **options: Options of `CallableEnergy`, such as `name`, `event_shape`, `support`, `decoder` and `modules`; for a distribution, those of
-            `DistributionEnergy`. An energy takes none.
+        **options: Options of `CallableEnergy`, such as `name`, `event_shape`, `support`, `decoder` and `modules`; for a distribution,
+            those of `DistributionEnergy`. An energy takes none.
 
     Raises:
         LiftError: The object cannot become an energy: a class, a discrete distribution, or not a callable.

@@ -48,7 +48,9 @@ CONTINUOUS = {
     td.Wishart: td.Wishart(t(5.0).squeeze(), torch.tensor([[1.0, 0.3], [0.3, 0.5]], dtype=F64)),
 }
 if hasattr(td, "GeneralizedPareto"):  # since torch 2.7
-    CONTINUOUS[td.GeneralizedPareto] = td.GeneralizedPareto(*(t(*pair).float() for pair in ((0.0, 1.0), (1.0, 2.0), (0.1, -0.5))))  # float32 only
+    CONTINUOUS[td.GeneralizedPareto] = td.GeneralizedPareto(
+        *(t(*pair).float() for pair in ((0.0, 1.0), (1.0, 2.0), (0.1, -0.5)))
+    )  # float32 only
 DISCRETE = {
     td.Bernoulli: td.Bernoulli(t(0.3)),
     td.Binomial: td.Binomial(5, t(0.3)),

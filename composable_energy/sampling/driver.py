@@ -64,9 +64,11 @@ def sample(
     r"""Draws points from $p(x) \propto e^{-E(x)}$.
 
     Sampling evaluates a twin of the energy, in eval mode and without gradients of its parameters (see `twin`). The caller's modules do not
-    change, so several threads may sample one energy while another trains it. An energy with a support is sampled in unconstrained coordinates,
-    with the logarithm of their change of volume; points are given and returned in the support. The sampler's noise is keyed by chain and step, so batches,
+    change, so several threads may sample one energy while another trains it. The sampler's noise is keyed by chain and step, so batches,
     processes and interruptions do not change the draws; random numbers that an energy itself draws come from torch's global state.
+
+    An energy with a support is sampled in unconstrained coordinates, with the logarithm of their change of volume. Points are given and
+    returned in the support.
 
     Args:
         energy: The energy, or an object that `as_energy` lifts.
@@ -79,7 +81,8 @@ def sample(
         seed: The seed; None draws one, which the trace reports.
         progress: Whether to show a progress bar on stderr.
         callback: A function that is called after each step with the step number, counted from 1, the state of the active chains, and
-            the sampler's info. Points and energies are those of the support, gradients those of its unconstrained coordinates. It stops the sampling by returning True or a tensor of True alone, such as `state.energy < 3`.
+            the sampler's info. Points and energies are those of the support, gradients those of its unconstrained coordinates. It stops
+            the sampling by returning True or a tensor of True alone, such as `state.energy < 3`.
         trace: Whether to return a `Trace` as well. A number k also keeps the points of every k-th step.
         burn_in: The number of steps before points are kept.
         batch_size: How many chains are evaluated together; all if None.
@@ -108,8 +111,8 @@ def sample(
         The points, with shape $(n, *)$, or the pair of points and `Trace`.
 
     Raises:
-        OptionError: An option is unknown or out of range, a start point is outside the support, the terms recommend different settings, or the checkpoint or the trace is of
-            another call or of another energy.
+        OptionError: An option is unknown or out of range, a start point is outside the support, the terms recommend different settings, or
+            the checkpoint or the trace is of another call or of another energy.
         ShapeError, DtypeError, DeviceError: The request, the start points and the energy do not fit.
         ExpressionError: A condition is not bound, the sampler needs values that the energy does not have, or the values of an energy do
             not fit its own `with_gradient`.

@@ -86,13 +86,13 @@ def coordinates_of_start(energy: Energy, coordinates: Coordinates | None, init: 
     if coordinates is None:
         return init
     inside = contains(energy.support, init)
-    u = coordinates.inverse(torch.where(unsqueeze_to(inside, init), init, coordinates.points(init.new_full((1, *coordinates.shape), 0.1))[0]))
+    middle = coordinates.points(init.new_full((1, *coordinates.shape), 0.1))[0]
+    u = coordinates.inverse(torch.where(unsqueeze_to(inside, init), init, middle))
     outside = ~(inside & u.isfinite().reshape(len(u), -1).all(1))
     if outside.any():
-        row = int(outside.nonzero()[0])
         raise OptionError(
-            f"{int(outside.sum())} of {len(init)} start points are not inside the support of {energy}, {format_support(energy.support)}; the "
-            f"first is init[{row}]. Move them inside, also from its boundary, or leave init out."
+            f"{int(outside.sum())} of {len(init)} start points are not inside the support of {energy}, {format_support(energy.support)}; "
+            f"the first is init[{int(outside.nonzero()[0])}]. Move them inside, also from its boundary, or leave init out."
         )
     return u
 
