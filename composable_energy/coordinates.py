@@ -129,8 +129,12 @@ class _Interval(Coordinates):
 
     def __init__(self, event: Sequence[int], low: Tensor, high: Tensor) -> None:
         super().__init__(event, event)
-        if torch.broadcast_shapes(low.shape, high.shape, self.event) != self.event:
-            raise ShapeError(f"The ends of an interval have shapes {tuple(low.shape)} and {tuple(high.shape)}, the points {tuple(event)}.")
+        try:
+            low, high = low.expand(self.event), high.expand(self.event)
+        except RuntimeError as error:
+            raise ShapeError(
+                f"The ends of an interval have the shapes {tuple(low.shape)} and {tuple(high.shape)}, the points {tuple(event)}."
+            ) from error
         self.below, self.above = low.isfinite(), high.isfinite()
         self.low, self.high = torch.where(self.below, low, 0.0), torch.where(self.above, high, 0.0)
         self.width = torch.where(self.below & self.above, self.high - self.low, 1.0)
@@ -149,7 +153,6 @@ class _Interval(Coordinates):
 
     def inverse(self, x: Tensor) -> Tensor:
         both, one = self.below & self.above, self.below ^ self.above
-        x = torch.maximum(torch.minimum(x, self.most), self.least)
         logistic = torch.where(both, x - self.low, 1.0).log() - torch.where(both, self.high - x, 1.0).log()
         half = torch.where(one, torch.where(self.below, x - self.low, self.high - x), 1.0).log()
         return torch.where(both, logistic, torch.where(one, half, x))

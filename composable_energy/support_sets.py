@@ -74,8 +74,8 @@ def unite(terms: Sequence[tuple[object, Support]], *, one_number: bool) -> Suppo
         if alike and includes(support, found):
             owner, found = other, support
             continue
-        hull = _hull(found, support) if one_number else None
-        if hull is None:
+        hull = _hull(found, support) if one_number else ...
+        if hull is ...:
             raise ExpressionError(
                 f"{owner} lives on {format_support(found)} and {other} on {format_support(support)}; their mixture cannot be sampled, as "
                 "neither support includes the other. Give it one that holds both, as in `(A | B).on(...)`."
@@ -84,11 +84,11 @@ def unite(terms: Sequence[tuple[object, Support]], *, one_number: bool) -> Suppo
     return found
 
 
-def _hull(a: Support, b: Support) -> Support:
-    """Returns the union of two intervals of numbers that overlap; None for other supports."""
+def _hull(a: Support, b: Support) -> Support | EllipsisType:
+    """Returns the union of two intervals of numbers that overlap; an ellipsis for other supports."""
     one, other = ends_of(a), ends_of(b)
     if one is None or other is None or not _all(_larger(one[0], other[0]) <= _smaller(one[1], other[1])):
-        return None
+        return ...
     return interval(_smaller(one[0], other[0]), _larger(one[1], other[1]))
 
 
@@ -115,7 +115,8 @@ def same_support(a: Support, b: Support) -> bool:
     if _is_joined(a):
         pairs = _pairs(a, b)
         return bool(pairs) and all(same_support(*pair) for pair in pairs)
-    return a is b or vars(a) == vars(b)
+    pairs = [(value, vars(b).get(name)) for name, value in vars(a).items()]
+    return all(torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x == y for x, y in pairs)
 
 
 def is_full(support: Support) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import Constraint
 
-from composable_energy.errors import OptionError
+from composable_energy.errors import ExpressionError, OptionError
 
 __all__ = [
     "Support",
@@ -219,11 +219,11 @@ def arguments_of(support: Constraint) -> tuple[str, list[Any]]:
     """Returns the name and arguments of a support, for `build_support`.
 
     Raises:
-        OptionError: It is a constraint of another package.
+        ExpressionError: It is a constraint of another package.
     """
     name = name_of(support)
     if name is None:
-        raise OptionError(f"The support {type(support).__name__} is not one of the library, so it cannot be written to a file.")
+        raise ExpressionError(f"The support {type(support).__name__} is not one of torch's or this library's, so it cannot be saved.")
     if name in _SINGLE:
         return name, []
     names = ("lower_bound", "upper_bound", "base_constraint", "reinterpreted_batch_ndims", "cseq", "dim", "lengths")

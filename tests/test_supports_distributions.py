@@ -34,7 +34,9 @@ CONTINUOUS = {
     td.LogisticNormal: td.LogisticNormal(t(0.0, 1.0), t(1.0, 2.0)),
     td.LogNormal: td.LogNormal(t(0.0, 1.0), t(1.0, 0.5)),
     td.LowRankMultivariateNormal: td.LowRankMultivariateNormal(t(0.0, 1.0), torch.ones(2, 1, dtype=F64), t(1.0, 2.0)),
-    td.MixtureSameFamily: td.MixtureSameFamily(td.Categorical(t(0.3, 0.7)), td.Gamma(t(2.0, 3.0), t(1.0, 2.0))),
+    td.MixtureSameFamily: td.MixtureSameFamily(
+        td.Categorical(t(0.3, 0.7)), td.Independent(td.Gamma(2 * torch.eye(2, dtype=F64) + 1, t(1.0, 2.0)), 1)
+    ),
     td.MultivariateNormal: td.MultivariateNormal(t(0.0, 1.0), torch.tensor([[2.0, 0.9], [0.9, 1.0]], dtype=F64)),
     td.Normal: td.Normal(t(0.0, 1.0), t(1.0, 2.0)),
     td.Pareto: td.Pareto(t(0.5, 1.0), t(3.0, 5.0)),
@@ -48,9 +50,8 @@ CONTINUOUS = {
     td.Wishart: td.Wishart(t(5.0).squeeze(), torch.tensor([[1.0, 0.3], [0.3, 0.5]], dtype=F64)),
 }
 if hasattr(td, "GeneralizedPareto"):  # since torch 2.7
-    CONTINUOUS[td.GeneralizedPareto] = td.GeneralizedPareto(
-        *(t(*pair).float() for pair in ((0.0, 1.0), (1.0, 2.0), (0.1, -0.5)))
-    )  # float32 only
+    pairs = ((0.0, 1.0), (1.0, 2.0), (0.1, -0.5))
+    CONTINUOUS[td.GeneralizedPareto] = td.GeneralizedPareto(*(t(*pair).float() for pair in pairs))  # torch's takes float32 only
 DISCRETE = {
     td.Bernoulli: td.Bernoulli(t(0.3)),
     td.Binomial: td.Binomial(5, t(0.3)),
@@ -85,8 +86,9 @@ def test_default_draws_have_the_quantiles_and_moments_of_the_distribution(distri
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Wishart warns of singular matrices
         torch.manual_seed(0)
-        if isinstance(distribution, td.LKJCholesky):  # torch draws its third row from another density; correlations have a closed form
+        if isinstance(distribution, td.LKJCholesky):  # torch draws its third row from another density
             drawn = (drawn @ drawn.mT)[:, [1, 2, 2], [0, 0, 1]]
+            # Each correlation has a closed form.
             reference = 2 * td.Beta(t(2.0, 2.0, 2.0), t(2.0, 2.0, 2.0)).sample((REFERENCE,)) - 1
         else:
             reference = distribution.sample((REFERENCE,))

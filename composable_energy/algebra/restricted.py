@@ -83,7 +83,7 @@ class Inside(Energy):
         self.support, self.event_shape = support, event_shape
 
     def config(self) -> dict[str, Any]:
-        return {"support": self.support, "event_shape": self.event_shape}
+        return {"support": self.support, "event_shape": None if self.event_shape is None else tuple(self.event_shape)}
 
     @property
     def grounded(self) -> bool:

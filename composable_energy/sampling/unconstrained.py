@@ -78,10 +78,10 @@ def visible_state(energy: Energy, state: State) -> State:
 
 
 def coordinates_of_start(energy: Energy, coordinates: Coordinates | None, init: Tensor) -> Tensor:
-    """Returns the coordinates of start points.
+    """Returns the coordinates of start points, or other given points.
 
     Raises:
-        OptionError: A start point is not inside the support.
+        OptionError: A point is not inside the support.
     """
     if coordinates is None:
         return init
@@ -91,8 +91,8 @@ def coordinates_of_start(energy: Energy, coordinates: Coordinates | None, init: 
     outside = ~(inside & u.isfinite().reshape(len(u), -1).all(1))
     if outside.any():
         raise OptionError(
-            f"{int(outside.sum())} of {len(init)} start points are not inside the support of {energy}, {format_support(energy.support)}; "
-            f"the first is init[{int(outside.nonzero()[0])}]. Move them inside, also from its boundary, or leave init out."
+            f"{int(outside.sum())} of {len(init)} given points are not inside the support of {energy}, {format_support(energy.support)}; the "
+            f"first is number {int(outside.nonzero()[0])}. Move them inside, also from its boundary, or leave them out."
         )
     return u
 
