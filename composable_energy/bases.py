@@ -19,6 +19,8 @@ from composable_energy.conditions import method_parameters
 from composable_energy.energy import Energy
 from composable_energy.gradients import uses_own_gradient
 from composable_energy.memo import evaluate_once, is_repeated, memo_scope
+from composable_energy.support_sets import intersect
+from composable_energy.supports import Support
 
 if TYPE_CHECKING:
     from composable_energy.algebra import Weighted
@@ -101,6 +103,11 @@ class RelativeEnergy(Energy, ABC):
     def required_conditions(self) -> frozenset[str]:
         own = method_parameters(type(self).forward_evidence).required
         return own.union(*(base.energy.required_conditions for base in self.bases))
+
+    @property
+    def support(self) -> Support:
+        bases = [(base.energy, base.energy.support) for base in self.bases]
+        return intersect(bases) if bases else None
 
     @property
     def decoder(self) -> nn.Module | None:

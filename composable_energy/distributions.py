@@ -20,8 +20,10 @@ from torch.distributions import (
 
 from composable_energy.arithmetic import zeros
 from composable_energy.distribution_arguments import ARGUMENTS, map_tensors, parameters_in, rebuild, tensors_in
+from composable_energy.distribution_supports import support_of
 from composable_energy.energy import Energy
 from composable_energy.errors import LiftError, OptionError, ShapeError
+from composable_energy.supports import Support
 
 __all__ = ["DistributionEnergy"]
 
@@ -90,6 +92,10 @@ class DistributionEnergy(Energy):
         if not self._learnt:
             return self._constant
         return rebuild(self._constant, {path: getattr(self, name) for path, name in self._learnt.items()})
+
+    @property
+    def support(self) -> Support:
+        return support_of(self.distribution)
 
     def forward(self, x: Tensor) -> Tensor:
         log_prob = self._log_prob or _log_prob_of(self.distribution)

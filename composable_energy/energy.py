@@ -9,7 +9,7 @@ Operators, `sample`, `explain`, `infer` and `save` belong to upper layers, which
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +23,7 @@ from composable_energy.errors import ExpressionError
 from composable_energy.gradients import evaluate, value_and_gradient
 from composable_energy.identity import Origin, same, token_of
 from composable_energy.recommendation import Recommendation
+from composable_energy.supports import Support, check_support, map_support
 
 if TYPE_CHECKING:
     from composable_energy.bases import WeightedBase
@@ -42,6 +43,7 @@ class Energy(nn.Module, ABC):
     Attributes:
         name: The name in expressions; the class name if empty.
         event_shape: The shape of one point; None if it takes several shapes.
+        support: Where the density lives, as a constraint of `torch.distributions`; None for all of $\mathbb{R}^n$.
         decoder: The decoder of an energy of latent points: `decoder(z)` has shape $(B, *)$; a method `encode` is the way back.
         recommended: The sampler to use.
         no_complement: Why `~` is refused; None if it is not.
@@ -61,6 +63,7 @@ class Energy(nn.Module, ABC):
     has_config: ClassVar[bool] = False
     has_own_gradient: ClassVar[bool] = False
     _event_shape: torch.Size | None = None
+    _support: Support = None
     _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
 
     def __init__(self) -> None:
@@ -129,6 +132,19 @@ class Energy(nn.Module, ABC):
     @event_shape.setter
     def event_shape(self, shape: Sequence[int] | None) -> None:
         self._event_shape = None if shape is None else torch.Size(shape)
+
+    @property
+    def support(self) -> Support:
+        """The set where the density lives; None for all of R^n. Sampling runs in its unconstrained coordinates.
+
+        Raises:
+            ExpressionError: The supports of the terms have no known intersection or union.
+        """
+        return self._support
+
+    @support.setter
+    def support(self, support: Support) -> None:
+        self._support = check_support(support)
 
     @property
     def bases(self) -> tuple[WeightedBase, ...]:
@@ -216,6 +232,11 @@ class Energy(nn.Module, ABC):
         """
         return same(self, other)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if self._support is not None:  # its ends may be tensors
+            self._support = map_support(self._support, fn)
+        return super()._apply(fn, recurse)
+
     def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
         """Checks the points and returns the conditions that the energy depends on."""
         check_points(self, x)
@@ -281,6 +302,10 @@ class Energy(nn.Module, ABC):
     def at(self, sigma: float | Tensor) -> Energy:
         r"""Returns the energy $E(x, \sigma)$ at a noise level."""
         return self.given(sigma=sigma)
+
+    def on(self, support: Support) -> Energy:
+        r"""Returns the energy on a support, such as `constraints.positive`; it is $\infty$ outside."""
+        return _algebra().Restricted(self, support)
 
     def relative_to(self, base: Energy) -> Energy:
         r"""Returns the same density with evidence $E - \text{base}$, so that an expression counts the base once."""

@@ -30,6 +30,7 @@ __all__ = [
     "SamplingDiverged",
     "ShapeError",
     "StorageError",
+    "SupportWarning",
     "TrainingDiverged",
     "UngroundedError",
     "add_note",
@@ -132,6 +133,10 @@ class TrainingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
         super().__init__(message)
         self.step = step
         self.checkpoint = checkpoint
+
+
+class SupportWarning(UserWarning):
+    """Points lie so close to the boundary of a support that their dtype cannot tell them from it."""
 
 
 class ProcessLost(ComposableEnergyError, RuntimeError):  # noqa: N818

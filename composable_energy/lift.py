@@ -10,16 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.conditions import parameters_of
+from composable_energy.coordinates import evaluate_inside, interior
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
+from composable_energy.supports import Support, contains
 
 __all__ = ["CallableEnergy", "ScoreEnergy", "as_energy", "liftable"]
 
 
 class CallableEnergy(Energy):
-    """The energy that a callable or module computes.
+    r"""The energy that a callable or module computes.
 
     Args:
         function: A function of points of shape $(B, *)$ that returns energies of shape $(B,)$. Its other parameters are conditions.
@@ -29,9 +32,11 @@ class CallableEnergy(Energy):
         modules: Modules that the function is called with, as `function(x, *modules, **conditions)`. They become parts of the energy, and
             sampling evaluates copies in eval mode. Modules in the closure, the defaults, or globals that the function names are found
             without this.
+        support: Where the density lives, such as `torch.distributions.constraints.positive`; None for all of $\mathbb{R}^n$. The energy is
+            infinite outside, and the function is not evaluated there.
 
     Raises:
-        OptionError: One of `modules` is not a module, or the function does not take as many.
+        OptionError: The support is no continuous constraint, one of `modules` is not a module, or the function does not take as many.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class CallableEnergy(Energy):
         event_shape: tuple[int, ...] | None = None,
         decoder: nn.Module | None = None,
         modules: Sequence[nn.Module] = (),
+        support: Support = None,
     ) -> None:
         super().__init__()
         wrong = [type(module).__name__ for module in modules if not isinstance(module, nn.Module)]
@@ -57,6 +63,8 @@ class CallableEnergy(Energy):
             self.event_shape = torch.Size(event_shape)
         if decoder is not None:
             self.decoder = decoder
+        if support is not None:
+            self.support = support
 
     @property
     def conditions(self) -> frozenset[str]:
@@ -67,7 +75,9 @@ class CallableEnergy(Energy):
         return self._parameters_of_function.required
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        return self.function(x, *self.arguments, **conditions)
+        if self.support is None:
+            return self.function(x, *self.arguments, **conditions)
+        return evaluate_inside(self.support, x, lambda points: self.function(points, *self.arguments, **conditions))
 
 
 def as_energy(obj: Any, **options: Any) -> Energy:
@@ -75,8 +85,8 @@ def as_energy(obj: Any, **options: Any) -> Energy:
 
     Args:
         obj: The object; an instance, not a class.
-        **options: Options of `CallableEnergy`, such as `name`, `event_shape`, `decoder` and `modules`; for a distribution, those of
-            `DistributionEnergy`. An energy takes none.
+        **options: Options of `CallableEnergy`, such as `name`, `event_shape`, `support`, `decoder` and `modules`; for a distribution,
+            those of `DistributionEnergy`. An energy takes none.
 
     Raises:
         LiftError: The object cannot become an energy: a class, a discrete distribution, or not a callable.
@@ -153,6 +163,8 @@ class ScoreEnergy(CallableEnergy):
         name: The name in expressions; that of the function if empty.
         event_shape: The shape of one point, if there is only one.
         decoder: The decoder, for a score of latent points.
+        modules: Modules that the function is called with, as for `CallableEnergy`.
+        support: Where the density lives; None for all of $\mathbb{R}^n$.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -167,8 +179,15 @@ class ScoreEnergy(CallableEnergy):
         raise ExpressionError(f"{self} is a score and has no value.")
 
     def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        score = super().forward(x.detach(), **self._check_input(x, conditions))
+        point, own = x.detach(), self._check_input(x, conditions)
+        inside = contains(self.support, point)
+        if self.support is not None:
+            point = torch.where(unsqueeze_to(inside, x), point, interior(self.support, x))
+        score = self.function(point, *self.arguments, **own)
         if not isinstance(score, Tensor) or score.shape != x.shape:
             got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise ShapeError(f"The score {self} gave {got} for points of shape {tuple(x.shape)}; expected the shape of the points.")
-        return x.new_zeros(len(x)), -score.detach()
+        gradient = -score.detach()
+        if self.support is None:
+            return x.new_zeros(len(x)), gradient
+        return torch.where(inside, 0.0, torch.inf).to(x), torch.where(unsqueeze_to(inside, x), gradient, 0.0)

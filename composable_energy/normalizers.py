@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,8 +25,11 @@ from composable_energy.options import check_integer
 from composable_energy.registry import get
 from composable_energy.sampling import SamplerLike, resolve_sampler
 from composable_energy.sampling.context import evaluation_context
-from composable_energy.sampling.points import resolve_points
+from composable_energy.sampling.points import PointSpec, resolve_points
 from composable_energy.sampling.selection import check_density
+from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
+from composable_energy.support_sets import is_full
+from composable_energy.supports import format_support
 from composable_energy.twins import twin
 
 __all__ = ["LogZ", "calibrate", "log_z"]
@@ -89,8 +92,9 @@ def log_z(
 
     Annealed importance sampling: paths lead from a Gaussian of known integral, over many levels, to the density. From each draw of the
     density, if there are any, a path leads back; Bennett's acceptance ratio joins both directions, which is several times more precise. A
-    pilot run finds the levels and the step size at each, which are then fixed. An energy in the latent space of a decoder is integrated
-    over latent points.
+    pilot run finds the levels and the step size at each, which are then fixed. An energy with a support is integrated over it, without a
+    `base` in its unconstrained coordinates; a sphere has its surface, a simplex all but its last coordinate. An energy in the
+    latent space of a decoder is integrated over latent points.
 
     If no path reaches a mode, neither the estimate nor its error includes it: give a `base` that covers all modes, or `draws` or `init`
     from each.
@@ -149,7 +153,9 @@ def log_z(
         check_density(energy, chosen, allow_improper=False)
         energy = twin(energy)
         _check_rows(energy)
-        like = _zeros_like_point(energy, base, draws, init, event_shape, dtype, device)
+        points = _points(energy, base, draws, init, event_shape, dtype, device)
+        energy, draws, init = _unconstrained(energy, points, base, draws, init)
+        like = points.zeros()
         kind: Kind = noise or ("blocks" if like.device.type == "cpu" else "philox")
         return get("estimator", "log-z")(
             energy,
@@ -199,7 +205,7 @@ def calibrate(expression: Energy, *, seed: int | None = None, **options: Any) ->
     return get("estimator", "calibrate")(as_energy(expression), seed=seed, **options)
 
 
-def _zeros_like_point(
+def _points(
     energy: Energy,
     base: Distribution | None,
     draws: Tensor | None,
@@ -207,8 +213,8 @@ def _zeros_like_point(
     event_shape: Sequence[int] | None,
     dtype: torch.dtype | None,
     device: torch.device | str | None,
-) -> Tensor:
-    """Returns zeros with the shape, dtype and device of one point, from all that have a shape."""
+) -> PointSpec:
+    """Returns the shape, dtype and device of the points, from all that have a shape."""
     if base is not None and not isinstance(base, Distribution):
         raise OptionError(f"base is a Normal or one MultivariateNormal of torch.distributions, got {type(base).__name__}.")
     start = draws if draws is not None else init
@@ -221,7 +227,22 @@ def _zeros_like_point(
     request = resolve_points(energy, (1, *shapes[0]), latents=True, start=start, dtype=dtype, device=device)
     if any(shape != tuple(request.event) for shape in shapes):
         raise ShapeError(f"{energy} is integrated over points of one shape, got {' and '.join(map(str, dict.fromkeys(shapes)))}.")
-    return torch.zeros(request.event, dtype=request.dtype, device=request.device)
+    if base is not None and is_full(energy.support):  # a Gaussian over points: the energy is infinite outside of its support
+        return replace(request, coordinates=None)
+    return request
+
+
+def _unconstrained(
+    energy: Energy, points: PointSpec, base: Distribution | None, draws: Tensor | None, init: Tensor | None
+) -> tuple[Energy, Tensor | None, Tensor | None]:
+    """Returns the energy in the coordinates of its support, where the integral is the same, with draws and start points in them."""
+    coordinates = points.coordinates
+    if coordinates is None:
+        return energy, draws, init
+    if base is not None:
+        raise OptionError(f"base is a Gaussian over points, and {energy} lives on {format_support(energy.support)}: leave it out.")
+    draws, init = (None if x is None else coordinates_of_start(energy, coordinates, x) for x in (draws, init))
+    return UnconstrainedEnergy(energy, coordinates), draws, init
 
 
 def _check_rows(energy: Energy) -> None:

@@ -6,6 +6,7 @@ from composable_energy.algebra.negation import Mode, Negation
 from composable_energy.algebra.node import Node
 from composable_energy.algebra.operators import all_of, any_of, apply_operator, implies, negate, scale_temperature, scale_weight
 from composable_energy.algebra.relative import Conditioned, PulledBack, Relative, bind_conditions
+from composable_energy.algebra.restricted import Inside, Restricted, inside
 from composable_energy.algebra.text import tree
 from composable_energy.algebra.weights import Difference, Sharpened, Weighted
 
@@ -14,11 +15,13 @@ __all__ = [
     "Conjunction",
     "Difference",
     "Disjunction",
+    "Inside",
     "Mode",
     "Negation",
     "Node",
     "PulledBack",
     "Relative",
+    "Restricted",
     "Sharpened",
     "Weighted",
     "all_of",
@@ -26,6 +29,7 @@ __all__ = [
     "apply_operator",
     "bind_conditions",
     "implies",
+    "inside",
     "negate",
     "scale_temperature",
     "scale_weight",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,8 @@ from composable_energy.bases import evidence_of
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.events import Formula, conjoin
+from composable_energy.support_sets import intersect
+from composable_energy.supports import Support
 
 __all__ = ["Conjunction"]
 
@@ -57,6 +60,10 @@ class Conjunction(Node):
     @property
     def grounded(self) -> bool:
         return any(term.grounded for term in distinct(self.terms))
+
+    def join_supports(self, supports: Sequence[Support]) -> Support:
+        bases = [(base.energy, base.energy.support) for base in self._bases]
+        return intersect([*zip(self.terms, supports, strict=True), *bases])
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         joint = [formula.energy(x, **conditions) for formula in self._formulas]

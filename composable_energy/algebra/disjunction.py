@@ -18,6 +18,8 @@ from composable_energy.checks import check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula, disjoin
+from composable_energy.support_sets import unite
+from composable_energy.supports import Support
 
 __all__ = ["Disjunction"]
 
@@ -84,6 +86,10 @@ class Disjunction(Node):
     @property
     def grounded(self) -> bool:
         return all(term.grounded for term in distinct(self.satisfiable_terms))
+
+    def join_supports(self, supports: Sequence[Support]) -> Support:
+        pairs = [(term, support) for term, support in zip(self.terms, supports, strict=True) if term in self.satisfiable_terms]
+        return unite(pairs, one_number=self.event_shape is not None and self.event_shape.numel() == 1)
 
     def branches(self, x: Tensor, **conditions: Any) -> Tensor:
         r"""Returns the energies $E_k + \log Z_k - \log w_k$ of all terms minus the shared bases, with shape $(K, B)$.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor
@@ -16,6 +17,8 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula, complement
 from composable_energy.options import check_choice
+from composable_energy.support_sets import intersect, is_full
+from composable_energy.supports import Support
 
 __all__ = ["Mode", "Negation"]
 
@@ -77,6 +80,13 @@ class Negation(Node):
     @property
     def formula(self) -> Formula | None:
         return self._complement if not isinstance(self.weight, Tensor) and self.weight == 1 else None
+
+    def join_supports(self, supports: Sequence[Support]) -> Support:
+        """Returns the support of the bases; else the space of the operand, as "not in (0, 1)" holds at 2, and on no other simplex."""
+        if self.mode == "power":  # the quotient by a density has no value where that is 0
+            return supports[0]
+        bases = [(base.energy, base.energy.support) for base in self._bases]
+        return intersect(bases) if bases else None if is_full(supports[0]) else supports[0]
 
     @property
     def grounded(self) -> bool:

@@ -20,6 +20,7 @@ from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula
 from composable_energy.identity import Copies, same
+from composable_energy.supports import Support
 
 __all__ = [
     "Node",
@@ -114,6 +115,14 @@ class Node(RelativeEnergy, ABC):
     @property
     def required_conditions(self) -> frozenset[str]:
         return self._required
+
+    @property
+    def support(self) -> Support:
+        return _find_support(self)
+
+    def join_supports(self, supports: Sequence[Support]) -> Support:
+        """Returns the support of a density from those of the terms; that of the first term by default."""
+        return supports[0]
 
     @property
     def opposite(self) -> Energy | None:
@@ -253,6 +262,20 @@ def _find_repeated(root: Energy) -> tuple[Energy, ...]:
                 todo.append(term)
             counts[term] = counts.get(term, 0) + count
     return tuple(term for term, count in counts.items() if count > 1)
+
+
+def _find_support(root: Energy) -> Support:
+    """Returns the support of an expression; each part is visited once."""
+    found: dict[Energy, Support] = {}
+    todo = [root]
+    while todo:
+        missing = [term for term in todo[-1].terms if term not in found]
+        if missing:
+            todo += missing
+            continue
+        energy = todo.pop()
+        found[energy] = energy.join_supports([found[term] for term in energy.terms]) if isinstance(energy, Node) else energy.support
+    return found[root]
 
 
 def _same_weight(a: WeightedBase, b: WeightedBase) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from composable_energy.events import Formula
 from composable_energy.identity import token_of
 from composable_energy.memo import evaluate_once
 from composable_energy.options import check_number
+from composable_energy.supports import Support
 
 __all__ = ["Conditioned", "PulledBack", "Relative", "bind_conditions"]
 
@@ -154,6 +155,9 @@ class PulledBack(Node):
     @property
     def grounded(self) -> bool:
         return self.terms[0].grounded
+
+    def join_supports(self, supports: Sequence[Support]) -> Support:
+        return None
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         sigma = conditions.pop("sigma", None)

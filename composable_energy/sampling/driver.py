@@ -30,6 +30,7 @@ from composable_energy.sampling.selection import SamplerLike, recommendations
 from composable_energy.sampling.shares import branch_shares, formula_probability
 from composable_energy.sampling.starts import PilotResult, Starts
 from composable_energy.sampling.trace import Policy, Trace, gather_trace
+from composable_energy.sampling.unconstrained import warn_of_rounding
 from composable_energy.sampling.values import Evaluator, check_detached, check_own_gradients, check_same_energy, mixes_values
 from composable_energy.sampling.warmup import tune_sampler
 from composable_energy.sampling.wrappers import has_rows
@@ -73,6 +74,9 @@ def sample(
     change, so several threads may sample one energy while another trains it. The sampler's noise is keyed by chain and step, so batches,
     processes and interruptions do not change the draws; random numbers that an energy itself draws come from torch's global state.
 
+    An energy with a support is sampled in unconstrained coordinates, with the logarithm of their change of volume. Points are given and
+    returned in the support.
+
     Args:
         energy: The energy, or an object that `as_energy` lifts.
         shape: $(n, *)$ with the shape of one point, or $n$ where the energy knows it. An energy in the latent space of a decoder is
@@ -80,11 +84,12 @@ def sample(
         sampler: A name, a class or an instance. None takes the energy's recommendation; else `annealed` for an energy that needs a noise
             level `sigma`, `langevin` for one without value, and `chees`, which tunes itself, for any other.
         steps: The number of steps; None takes the sampler's own number.
-        init: The start points, with shape $(n, *)$, latent ones for a latent energy; they are not changed.
+        init: The start points, with shape $(n, *)$, in the support, and latent ones for a latent energy; they are not changed.
         seed: The seed; None draws one, which the trace reports.
         progress: Whether to show a progress bar on stderr.
         callback: A function that is called after each step with the step number, counted from 1, the state of the active chains, and
-            the sampler's info. It stops the sampling by returning True or a tensor of True alone, such as `state.energy < 3`.
+            the sampler's info. Points and energies are those of the support, gradients those of its unconstrained coordinates. It stops
+            the sampling by returning True or a tensor of True alone, such as `state.energy < 3`.
         trace: Whether to return a `Trace` as well. A number k also keeps the points of every k-th step.
         burn_in: The number of steps before points are kept.
         batch_size: How many chains are evaluated together; all if None.
@@ -117,8 +122,8 @@ def sample(
         The points, with shape $(n, *)$, or the pair of points and `Trace`.
 
     Raises:
-        OptionError: An option is unknown or out of range, the terms recommend different settings, or the checkpoint or the trace is of
-            another call or of another energy.
+        OptionError: An option is unknown or out of range, a start point is outside the support, the terms recommend different settings, or
+            the checkpoint or the trace is of another call or of another energy.
         ShapeError, DtypeError, DeviceError: The request, the start points and the energy do not fit.
         ExpressionError: A condition is not bound, the sampler needs values that the energy does not have, or the values of an energy do
             not fit its own `with_gradient`.
@@ -252,6 +257,7 @@ def _result(
         raise _diverged_error(request.energy, stop, request.points.decode(points), diverged, faults) from None
     trace = recorder.trace(chains)
     trace.errors, trace.first_error = faults.points, faults.first
+    trace.points = None if trace.points is None else request.points.constrain(trace.points)
     trace.kept = _select(evaluator, chains, points, present) + first
     drawn = points[(trace.kept - first).to(points.device)]
     trace.formula_probability = formula_probability(request, chains.sampler, drawn, trace.kept)
@@ -260,6 +266,7 @@ def _result(
         trace.branch_shares = branch_shares(request, chains.sampler, drawn, trace.kept)
     if ranks is not None and ranks.share == "gather":
         drawn, trace = ranks.gather_rows(drawn), gather_trace(trace, ranks)
+    warn_of_rounding(request.energy, drawn)
     return request.points.decode(drawn), trace
 
 

@@ -15,6 +15,7 @@ from composable_energy.errors import OptionError
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.trace import Trace
+from composable_energy.sampling.unconstrained import visible_state
 
 __all__ = ["Callback", "CallbackObserver", "Observer", "Progress", "SamplingLoop", "TraceRecorder"]
 
@@ -143,7 +144,7 @@ class TraceRecorder(Observer):
             self.scalars.setdefault(name, []).append(value)
         after = chains.step - self.blank.burn_in
         if self.every is not None and after > 0 and after % self.every == 0:
-            self.points.append(chains.values(lambda state: state.x))
+            self.points.append(chains.values(lambda state: state.x))  # as in a checkpoint; `sample` shows the points of the support
             self.point_steps.append(chains.step)
 
     def trace(self, chains: Chains) -> Trace:
@@ -181,7 +182,8 @@ class TraceRecorder(Observer):
 
 
 def without_missing_values(chains: Chains, state: State) -> State:
-    """Returns a state as traces and callbacks get it: the energies are NaN if the energy has no value."""
+    """Returns a state as traces and callbacks get it: points of the support, and energies that are NaN if the energy has no value."""
+    state = visible_state(chains.layout.energy, state)
     return state if chains.layout.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.captures import tensors_of
+from composable_energy.coordinates import Coordinates, coordinates_of
 from composable_energy.energy import Energy
 from composable_energy.errors import DeviceError, DtypeError, ShapeError
 
@@ -29,6 +30,7 @@ class PointSpec:
         decoder: Decodes the points at the end; None for an energy of visible points, and where latents are requested.
         dtype: The dtype of the points.
         device: The device of the points.
+        coordinates: The coordinates that chains use; None for those of the points themselves.
     """
 
     n: int
@@ -37,13 +39,23 @@ class PointSpec:
     decoder: nn.Module | None
     dtype: torch.dtype
     device: torch.device
+    coordinates: Coordinates | None = None
 
     def zeros(self) -> Tensor:
-        """Returns one point of zeros, with the shape of an event."""
-        return torch.zeros(self.event, dtype=self.dtype, device=self.device)
+        """Returns zeros, with the shape of one point of a chain."""
+        shape = self.event if self.coordinates is None else self.coordinates.shape
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
+    def constrain(self, points: Tensor) -> Tensor:
+        """Returns the points of the support for points of chains, with any number of first axes."""
+        if self.coordinates is None:
+            return points
+        first = points.shape[: points.ndim - len(self.coordinates.shape)]
+        return self.coordinates.points(points.reshape(-1, *self.coordinates.shape))[0].reshape(*first, *self.event)
 
     def decode(self, points: Tensor) -> Tensor:
-        """Returns decoded points, or the points themselves if nothing decodes them."""
+        """Returns the points that the caller sees, for points of chains: in the support, and decoded if there is a decoder."""
+        points = self.constrain(points)
         return points if self.decoder is None else decode(self.decoder, points)
 
 
@@ -95,7 +107,7 @@ def resolve_points(
         owner = f"{type(decoder).__name__} decodes to" if decoder is not None else f"{'init' if energy.event_shape is None else energy} has"
         hint = "; latents=True returns the points before they are decoded" if decoder is not None else ""
         raise ShapeError(f"{owner} points of shape {tuple(visible)}: ask for {(n, *visible)} or {n}, got {(n, *given)}{hint}.")
-    return PointSpec(n, event, (n, *visible), decoder, dtype, device)
+    return PointSpec(n, event, (n, *visible), decoder, dtype, device, coordinates_of(energy.support, event, dtype, device))
 
 
 def decode(decoder: nn.Module, points: Tensor) -> Tensor:

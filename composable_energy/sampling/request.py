@@ -26,6 +26,7 @@ from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace
+from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
 from composable_energy.sampling.values import Values
 from composable_energy.twins import twin
 
@@ -38,7 +39,7 @@ class SampleRequest:
 
     Args:
         owner: The caller's energy, for which tunings and compiled functions are kept.
-        energy: Its twin, which is evaluated.
+        energy: Its twin, which is evaluated, in unconstrained coordinates if it has a support.
         sampler: The sampler with its options, before it is tuned.
         points: The requested points.
         chains: The ids of all chains, which key the noise.
@@ -116,8 +117,12 @@ def resolve_request(arguments: Mapping[str, Any]) -> SampleRequest:
         check_value(call.energy, "`best_of`", evidence=True)
     energy, resume = twin(call.energy), call.resume
     known = call.init if resume is None else (resume.states[0][2].x if resume.states else resume.stopped[0].state.x)
+    if resume is not None and energy.support is not None:  # the trace has the coordinates of its points
+        known = known.new_empty((0, *(shape[1:] if energy.event_shape is None else energy.event_shape)))
     points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
-    init = _start_points(call.init, points)
+    init = _start_points(energy, call.init, points)
+    if points.coordinates is not None:
+        energy = UnconstrainedEnergy(energy, points.coordinates)
     noise = resolve_noise(call.noise or (resume.noise if resume else None), points.device)
     total = points.n * best_of
     if first + total > 2**32:
@@ -242,9 +247,9 @@ def _resolve_seed(seed: Any) -> int | None:
     return number % 2**64
 
 
-def _start_points(init: Tensor | None, points: PointSpec) -> Tensor | None:
+def _start_points(energy: Energy, init: Tensor | None, points: PointSpec) -> Tensor | None:
     if init is None:
         return None
     if init.shape != (points.n, *points.event):
         raise ShapeError(f"init must have the shape {(points.n, *points.event)} of the points, got {tuple(init.shape)}.")
-    return init.detach().clone()
+    return coordinates_of_start(energy, points.coordinates, init.detach().clone())

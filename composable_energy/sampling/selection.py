@@ -13,6 +13,7 @@ from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError, PluginNotFound, UngroundedError
 from composable_energy.sampling.sampler import Sampler
+from composable_energy.supports import empty
 
 __all__ = ["SamplerLike", "check_density", "recommendations", "resolve_sampler"]
 
@@ -56,12 +57,14 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
     """Raises if the energy has no density, or no value where the sampler needs one.
 
     Raises:
-        ContradictionError: The structure shows that no point fulfils it.
+        ContradictionError: The structure or the supports shows that no point fulfils it.
         ExpressionError: A condition is not bound, or the sampler needs values that the energy does not have.
         UngroundedError: The structure shows no lower bound.
     """
     if energy.unsatisfiable:
         raise ContradictionError(f"No point fulfils {energy}: its probability is 0 whatever the networks say, so it has no density.")
+    if energy.support is empty:
+        raise ContradictionError(f"No point fulfils {energy}: the supports of its terms have none in common.")
     if sampler.needs_values:
         check_value(energy, f"The sampler {type(sampler).__name__.lower()}")
     missing = energy.required_conditions - sampler.binds - {CHAINS}

@@ -14,13 +14,14 @@ from composable_energy.energy import Energy
 from composable_energy.events import Formula, conjoin
 from composable_energy.sampling.request import SampleRequest
 from composable_energy.sampling.sampler import Sampler
+from composable_energy.sampling.unconstrained import visible_energy
 
 __all__ = ["branch_shares", "formula_probability", "stated_formulas"]
 
 
 def branch_shares(request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor) -> Tensor | None:
     """Returns the mean share of each branch of a mixture at points of chains, with shape $(K,)$; None for another energy."""
-    energy = request.energy
+    energy, points = visible_energy(request.energy, points)
     if not isinstance(energy, Disjunction) or not len(chains):
         return None
     return _at_points(lambda x, bound: torch.softmax(-energy.branches(x, **bound), 0), request, sampler, points, chains).mean(1)
@@ -28,7 +29,8 @@ def branch_shares(request: SampleRequest, sampler: Sampler, points: Tensor, chai
 
 def formula_probability(request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor) -> float | None:
     r"""Returns the mean of $P(\text{formula} \mid x)$ at points of chains, by the heads themselves; None without events."""
-    formulas = stated_formulas(request.energy)
+    energy, points = visible_energy(request.energy, points)
+    formulas = stated_formulas(energy)
     if not formulas or not len(chains):
         return None
 

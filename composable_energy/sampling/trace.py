@@ -58,7 +58,8 @@ class Trace:
         points: The points of every k-th step after the burn-in, with shape (draws, $m$, *), for `trace=k`; else None. Latent points, for an
             energy of a latent space.
         point_steps: The steps of the points.
-        states: What the chains need to continue: their ids, their number of restarts, and their state.
+        states: What the chains need to continue: their ids, their number of restarts, and their state, for an energy with a support in
+            unconstrained coordinates.
         stopped: The chains that were stopped.
         branch_shares: For a mixture at the top of an expression, the mean share of each branch at the points that were returned, with
             shape $(K,)$; None for any other energy.

@@ -8,10 +8,12 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
 
 from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import ExpressionError
 from composable_energy.saving import closed_forms
+from composable_energy.supports import arguments_of, build_support
 
 __all__ = ["Sink", "Source", "decode", "decode_recommendation", "encode", "encode_recommendation", "has_references"]
 
@@ -38,7 +40,7 @@ def encode(value: Any, sink: Sink, hint: str) -> Any:
     """Returns a value as JSON data.
 
     Args:
-        value: Numbers, texts, lists, tuples, dicts, slices, tensors, distributions, energies and modules.
+        value: Numbers, texts, lists, tuples, dicts, slices, tensors, distributions, supports, energies and modules.
         sink: Stores tensors, energies and modules.
         hint: The name of the value, for messages and for the names of tensors.
 
@@ -65,6 +67,9 @@ def encode(value: Any, sink: Sink, hint: str) -> Any:
         case Distribution():
             name, arguments, exact = closed_forms.arguments_of(value)
             return {"$distribution": [name, encode(arguments, sink, hint), encode(exact, sink, hint)]}
+        case Constraint():
+            name, arguments = arguments_of(value)
+            return {"$support": [name, encode(arguments, sink, hint)]}
         case list():
             return [encode(item, sink, f"{hint}.{i}") for i, item in enumerate(value)]
         case tuple():
@@ -114,6 +119,8 @@ def decode(data: Any, source: Source, depth: int = 0) -> Any:
             return source.module(content)
         case "$distribution", [str(name), dict(arguments), dict(exact)]:
             return closed_forms.build_distribution(name, decode(arguments, source, depth + 1), decode(exact, source, depth + 1))
+        case "$support", [str(name), list(arguments)]:
+            return build_support(name, decode(arguments, source, depth + 1))
         case "$tuple", list():
             return tuple(decode(content, source, depth + 1))
         case "$slice", [start, stop, step] if all(end is None or type(end) is int for end in content):

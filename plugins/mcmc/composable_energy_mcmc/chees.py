@@ -22,6 +22,8 @@ from composable_energy_mcmc.windows import adapt_metric, choose_trajectory
 
 __all__ = ["ChEES"]
 
+_LEAST = 1e-8  # the smallest acceptance in the harmonic mean
+
 
 @dataclass(frozen=True)
 class ChEES(Sampler):

@@ -1,0 +1,298 @@
+r"""Unconstrained coordinates of supports: maps $x = T(u)$ from $\mathbb{R}^k$ with the logarithm of their change of volume.
+
+If $x$ has the density $e^{-E(x)}$ on the support, then $u$ has the density $e^{-E(T(u)) + v(u)}$, where $v = \log \lvert \det dT/du \rvert$
+for a bijection. On a circle or sphere, $T(u) = u / \lVert u \rVert$ forgets the radius, and $e^v$ contains a density of it.
+
+Intervals, simplexes and matrices have coordinates of their own. Torch's simplex is clipped at the rounding of 1, in float32 a fifth of
+the mass of a Dirichlet(.1); its intervals cannot be open at one end of some coordinates; and it has no bijection for triangular and
+positive definite matrices. Other supports use `biject_to`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+from torch.nn import functional as F
+
+from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.supports import Support, contains, ends_of, format_support, map_support, name_of, plain
+
+__all__ = ["Coordinates", "coordinates_of", "evaluate_inside", "interior"]
+
+_EXTRA = 2  # degrees of freedom of the radius, so that the gradient at the origin has a finite variance
+
+
+class Coordinates(ABC):
+    """Abstract coordinates of the points of a support.
+
+    Args:
+        event: The shape of a point.
+        shape: The shape of its coordinates.
+    """
+
+    def __init__(self, event: Sequence[int], shape: Sequence[int]) -> None:
+        self.event = torch.Size(event)
+        self.shape = torch.Size(shape)
+
+    @abstractmethod
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the points, with shape $(B, *)$, and the logarithms $v$ of the change of volume, with shape $(B,)$."""
+
+    @abstractmethod
+    def inverse(self, x: Tensor) -> Tensor:
+        """Returns the coordinates of points of the support; on a circle or sphere those with a typical radius."""
+
+    def rounding(self, u: Tensor) -> Tensor:
+        """Returns how far from coordinates those of their rounded points are, with shape $(B,)$."""
+        return (self.inverse(self.points(u)[0]) - u).abs().nan_to_num(math.inf).reshape(len(u), -1).amax(1)
+
+
+def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, device: torch.device) -> Coordinates | None:
+    """Returns the coordinates of a support for points of a shape; None for all of R^n.
+
+    Raises:
+        ShapeError, OptionError: The support is for points of another shape, or has no coordinates.
+    """
+    support = map_support(plain(support), lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype))
+    if support is None:
+        return None
+    if len(event) < (support.event_dim if not isinstance(support, constraints.cat | constraints.stack) else 1):
+        raise ShapeError(f"The support {format_support(support)} is for points of {support.event_dim} axes at least, got {tuple(event)}.")
+    ends = ends_of(support)
+    if ends is not None:
+        return _Interval(event, *(torch.as_tensor(end, dtype=dtype, device=device) for end in ends))
+    if isinstance(support, constraints.cat | constraints.stack):
+        return _Parts(support, event, dtype, device)
+    match name_of(support):
+        case "circle":
+            return _Angles(event)
+        case "sphere":
+            return _Directions(event)
+        case "simplex":
+            return _Simplex(event)
+        case "lower_triangular" | "lower_cholesky" | "positive_definite" | "positive_semidefinite":
+            return _Triangular(event, str(name_of(support)))
+    return _Bijection(support, event)
+
+
+def interior(support: Support, x: Tensor) -> Tensor:
+    """Returns one point inside a support, with the shape, dtype and device of points with shape $(B, *)$ and a first axis of 1."""
+    coordinates = coordinates_of(support, x.shape[1:], x.dtype, x.device)
+    if coordinates is None:
+        return torch.zeros_like(x[:1])
+    return coordinates.points(x.new_full((1, *coordinates.shape), 0.1))[0]  # at 0 a radius has no direction
+
+
+def evaluate_inside(support: Support, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    r"""Returns energies that are $\infty$ with zero gradient outside a support, where the function gets a point inside instead.
+
+    Args:
+        support: The support.
+        x: The points, with shape $(B, *)$.
+        function: The energies, with shape $(B,)$, of points inside.
+    """
+    inside = contains(support, x.detach())
+    energies = function(torch.where(unsqueeze_to(inside, x), x, interior(support, x)))
+    if energies.shape != inside.shape:  # the caller reports it
+        return energies
+    broken = x.isnan().flatten(1).any(1) if x.ndim > 1 else x.isnan()
+    return torch.where(inside, energies, torch.inf).masked_fill(broken, torch.nan)
+
+
+class _Bijection(Coordinates):
+    """The bijection that torch registers for a constraint."""
+
+    def __init__(self, support: Any, event: Sequence[int]) -> None:
+        try:
+            self.transform: Any = biject_to(support)
+        except NotImplementedError as error:
+            raise OptionError(f"No coordinates are known for the support {format_support(support)}.") from error
+        super().__init__(event, self.transform.inverse_shape(torch.Size(event)))
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.transform(u)
+        return x, _total(self.transform.log_abs_det_jacobian(u, x))
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return self.transform.inv(x)
+
+
+class _Interval(Coordinates):
+    """Logistic coordinates of an interval, exponential ones of a half-line, and points themselves where both ends are infinite."""
+
+    def __init__(self, event: Sequence[int], low: Tensor, high: Tensor) -> None:
+        super().__init__(event, event)
+        try:
+            low, high = low.expand(self.event), high.expand(self.event)
+        except RuntimeError as error:
+            raise ShapeError(
+                f"The ends of an interval have the shapes {tuple(low.shape)} and {tuple(high.shape)}, the points {tuple(event)}."
+            ) from error
+        self.below, self.above = low.isfinite(), high.isfinite()
+        self.low, self.high = torch.where(self.below, low, 0.0), torch.where(self.above, high, 0.0)
+        self.width = torch.where(self.below & self.above, self.high - self.low, 1.0)
+        self.least = torch.where(self.below, torch.nextafter(low, torch.full_like(low, math.inf)), -math.inf)
+        self.most = torch.where(self.above, torch.nextafter(high, torch.full_like(high, -math.inf)), math.inf)
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        both, one = self.below & self.above, self.below ^ self.above
+        grown = torch.where(one, u, 0.0).exp()
+        share = torch.where(both, u, 0.0)
+        logistic = torch.where(u < 0, self.low + self.width * share.sigmoid(), self.high - self.width * (-share).sigmoid())
+        half = torch.where(self.below, self.low + grown, self.high - grown)
+        x = torch.where(both, logistic, torch.where(one, half, u))
+        volume = torch.where(both, self.width.log() + F.logsigmoid(share) + F.logsigmoid(-share), torch.where(one, u, 0.0))
+        return torch.maximum(torch.minimum(x, self.most), self.least), _total(volume)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        both, one = self.below & self.above, self.below ^ self.above
+        logistic = torch.where(both, x - self.low, 1.0).log() - torch.where(both, self.high - x, 1.0).log()
+        half = torch.where(one, torch.where(self.below, x - self.low, self.high - x), 1.0).log()
+        return torch.where(both, logistic, torch.where(one, half, x))
+
+
+class _Simplex(Coordinates):
+    """Stick-breaking: each coordinate is the logit of a share of what the earlier ones leave, 0 at equal shares."""
+
+    def __init__(self, event: Sequence[int]) -> None:
+        super().__init__(event, (*event[:-1], event[-1] - 1))
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        logit = u - self._offset(u)
+        taken, left = F.logsigmoid(logit), F.logsigmoid(-logit)
+        before = F.pad(left.cumsum(-1), [1, 0])
+        log_x = before + F.pad(taken, [0, 1])
+        return log_x.exp(), _total(log_x[..., :-1] + left)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        after = x.flip(-1).cumsum(-1).flip(-1)[..., 1:]
+        logit = x[..., :-1].log() - after.log()
+        return logit + self._offset(logit)
+
+    def _offset(self, u: Tensor) -> Tensor:
+        return torch.arange(u.shape[-1], 0, -1, dtype=u.dtype, device=u.device).log()
+
+
+class _Directions(Coordinates):
+    r"""Directions $u / \lVert u \rVert$ of vectors whose radius has a chi distribution."""
+
+    def __init__(self, event: Sequence[int]) -> None:
+        super().__init__(event, event)
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        radius = u.norm(dim=-1, keepdim=True)
+        return u / radius, _total(_log_radial(radius.squeeze(-1), u.shape[-1]))
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return x * math.sqrt(x.shape[-1] - 1 + _EXTRA)
+
+    def rounding(self, u: Tensor) -> Tensor:
+        return u.new_zeros(len(u))
+
+
+class _Angles(Coordinates):
+    """Angles of vectors in the plane, which have the last axis of the coordinates."""
+
+    def __init__(self, event: Sequence[int]) -> None:
+        super().__init__(event, (*event, 2))
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.atan2(u[..., 1], u[..., 0])
+        return torch.where(x >= math.pi, -math.pi, x), _total(_log_radial(u.norm(dim=-1), 2))
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return torch.stack([x.cos(), x.sin()], -1) * math.sqrt(1 + _EXTRA)
+
+    def rounding(self, u: Tensor) -> Tensor:
+        return u.new_zeros(len(u))
+
+
+class _Triangular(Coordinates):
+    """Entries of a triangular matrix $L$ row by row, with logarithms on a positive diagonal; $L L^T$ for a positive definite matrix."""
+
+    def __init__(self, event: Sequence[int], name: str) -> None:
+        size = event[-1]
+        if event[-2] != size:
+            raise ShapeError(f"The support {name} is for square matrices, got {tuple(event)}.")
+        super().__init__(event, (*event[:-2], size * (size + 1) // 2))
+        self.size, self.positive, self.squared = size, name != "lower_triangular", name.startswith("positive")
+        self.scale = 0.5 if self.squared else 1.0  # variances, not standard deviations, are exponentials
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        rows, columns = torch.tril_indices(self.size, self.size, device=u.device)
+        lower = u.new_zeros((*u.shape[:-1], self.size**2)).index_copy(-1, rows * self.size + columns, u)
+        lower = lower.unflatten(-1, (self.size, self.size))
+        logs = lower.diagonal(dim1=-2, dim2=-1)
+        if not self.positive:
+            return lower, _total(torch.zeros_like(logs))
+        lower = lower.tril(-1) + torch.diag_embed((self.scale * logs).exp())
+        if not self.squared:
+            return lower, _total(logs)
+        powers = torch.arange(self.size, 0, -1, dtype=u.dtype, device=u.device)
+        return lower @ lower.mT, _total((1 + powers) * self.scale * logs)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        lower = torch.linalg.cholesky(x) if self.squared else x
+        if self.positive:
+            lower = lower.tril(-1) + torch.diag_embed(lower.diagonal(dim1=-2, dim2=-1).log() / self.scale)
+        rows, columns = torch.tril_indices(self.size, self.size, device=x.device)
+        return lower[..., rows, columns]
+
+
+class _Parts(Coordinates):
+    """The coordinates of the parts of a `cat` or `stack`, one after another in a vector."""
+
+    def __init__(self, support: Any, event: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+        self.stacked = isinstance(support, constraints.stack)
+        self.axis = support.dim if support.dim < 0 else support.dim - len(event)
+        if not -len(event) <= self.axis < 0:
+            raise ShapeError(f"The support {format_support(support)} joins along axis {support.dim}, the points have shape {tuple(event)}.")
+        self.lengths = [1] * len(support.cseq) if self.stacked else list(support.lengths)
+        if sum(self.lengths) != event[self.axis]:
+            raise ShapeError(f"The support {format_support(support)} has length {sum(self.lengths)}, the points have shape {tuple(event)}.")
+        before, after = list(event[: self.axis]), list(event[self.axis :][1:])
+        middle: list[list[int]] = [[] if self.stacked else [length] for length in self.lengths]
+        self.parts = [
+            coordinates_of(part, before + own + after, dtype, device) or _Interval(before + own + after, *_line(dtype, device))
+            for part, own in zip(support.cseq, middle, strict=True)
+        ]
+        self.sizes = [part.shape.numel() for part in self.parts]
+        super().__init__(event, (sum(self.sizes),))
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        found = [part.points(values) for part, values in self._split(u)]
+        join = torch.stack if self.stacked else torch.cat
+        return join([x for x, _ in found], self.axis), torch.stack([volume for _, volume in found]).sum(0)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        some = x.unbind(self.axis) if self.stacked else x.split(self.lengths, self.axis)
+        return torch.cat([part.inverse(values).reshape(len(x), -1) for part, values in zip(self.parts, some, strict=True)], 1)
+
+    def rounding(self, u: Tensor) -> Tensor:
+        return torch.stack([part.rounding(values) for part, values in self._split(u)]).amax(0)
+
+    def _split(self, u: Tensor) -> list[tuple[Coordinates, Tensor]]:
+        some = zip(self.parts, u.split(self.sizes, -1), strict=True)
+        return [(part, values.reshape(len(u), *part.shape)) for part, values in some]
+
+
+def _line(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    return tuple(torch.tensor(end, dtype=dtype, device=device) for end in (-math.inf, math.inf))  # pyright: ignore[reportReturnType]
+
+
+def _log_radial(radius: Tensor, size: int) -> Tensor:
+    r"""Returns the logarithm of the density of a vector given its direction; its radius is chi distributed with $n + 2$ degrees."""
+    degrees = size + _EXTRA
+    constant = (degrees / 2 - 1) * math.log(2) + math.lgamma(degrees / 2)
+    return _EXTRA * radius.log() - radius.square() / 2 - constant
+
+
+def _total(values: Tensor) -> Tensor:
+    return values.flatten(1).sum(1) if values.ndim > 1 else values

@@ -1,0 +1,111 @@
+r"""An energy with a support in unconstrained coordinates, $E(T(u)) - \log \lvert \det dT/du \rvert$, as chains see it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.coordinates import Coordinates
+from composable_energy.energy import Energy
+from composable_energy.errors import OptionError, SupportWarning
+from composable_energy.sampling.sampler import State
+from composable_energy.sampling.wrappers import EnergyWrapper
+from composable_energy.supports import contains, format_support
+
+__all__ = ["UnconstrainedEnergy", "coordinates_of_start", "visible_energy", "visible_state", "warn_of_rounding"]
+
+_FAR = 0.5  # in coordinates: a density there is off by a factor of about e^.5
+_SHARE = 1e-3  # of the points that may be so far off
+
+
+class UnconstrainedEnergy(EnergyWrapper):
+    r"""The energy $E(T(u)) - v(u)$ of coordinates $u$; see `composable_energy.coordinates`.
+
+    Where $T(u)$ overflows, the energy is infinite. The evidence is that of $E$, without $v$.
+
+    Args:
+        energy: The energy $E$.
+        coordinates: The coordinates of its support.
+    """
+
+    def __init__(self, energy: Energy, coordinates: Coordinates) -> None:
+        super().__init__(energy)
+        self.coordinates = coordinates
+        self.event_shape = coordinates.shape
+
+    def forward(self, u: Tensor, **conditions: Any) -> Tensor:
+        good, x, volume = self._points(u)
+        energies = torch.where(good, self.energy(x, **conditions) - volume, torch.inf)
+        return energies.masked_fill(u.isnan().flatten(1).any(1), torch.nan) if u.ndim > 1 else energies
+
+    def evidence(self, u: Tensor, **conditions: Any) -> Tensor:
+        good, x, _ = self._points(u)
+        return torch.where(good, self.energy.evidence(x, **conditions), torch.inf)
+
+    def _points(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns where points and volumes are finite, and points and volumes that are finite everywhere, with finite gradients."""
+        with torch.no_grad():
+            x, volume = self.coordinates.points(u)
+            good = volume.isfinite() & (x.isfinite().flatten(1).all(1) if x.ndim > 1 else x.isfinite())
+        return good, *self.coordinates.points(torch.where(unsqueeze_to(good, u), u, 0.1))
+
+
+def visible_energy(energy: Energy, x: Tensor) -> tuple[Energy, Tensor]:
+    """Returns an energy and points without the coordinates that chains use."""
+    if isinstance(energy, UnconstrainedEnergy):
+        return energy.energy, energy.coordinates.points(x)[0]
+    return energy, x
+
+
+def visible_state(energy: Energy, state: State) -> State:
+    """Returns a state with the points of the support and their energies; the gradient stays that of the chains' coordinates.
+
+    Args:
+        energy: The energy that the chains see, which may be compiled.
+        state: Their state.
+    """
+    while isinstance(energy, EnergyWrapper):
+        if isinstance(energy, UnconstrainedEnergy):
+            x, volume = energy.coordinates.points(state.x)
+            return replace(state, x=x, energy=state.energy + volume)
+        energy = energy.energy
+    return state
+
+
+def coordinates_of_start(energy: Energy, coordinates: Coordinates | None, init: Tensor) -> Tensor:
+    """Returns the coordinates of start points, or other given points.
+
+    Raises:
+        OptionError: A point is not inside the support.
+    """
+    if coordinates is None:
+        return init
+    inside = contains(energy.support, init)
+    middle = coordinates.points(init.new_full((1, *coordinates.shape), 0.1))[0]
+    u = coordinates.inverse(torch.where(unsqueeze_to(inside, init), init, middle))
+    outside = ~(inside & u.isfinite().reshape(len(u), -1).all(1))
+    if outside.any():
+        raise OptionError(
+            f"{int(outside.sum())} of {len(init)} given points are not inside the support of {energy}, {format_support(energy.support)}; "
+            f"the first is number {int(outside.nonzero()[0])}. Move them inside, also from its boundary, or leave them out."
+        )
+    return u
+
+
+def warn_of_rounding(energy: Energy, u: Tensor) -> None:
+    """Warns if points lie where numbers of their dtype are too far apart for the density, such as close to 1 in float32."""
+    if not isinstance(energy, UnconstrainedEnergy) or not len(u):
+        return
+    share = (energy.coordinates.rounding(u) > _FAR).double().mean().item()
+    if share > _SHARE:
+        warnings.warn(
+            f"{share:.2%} of the points of {energy} are so close to the boundary of its support, {format_support(energy.energy.support)}, "
+            f"that {u.dtype} cannot tell them from it, and their share is too small: sample in dtype=torch.float64, with parameters in it.",
+            SupportWarning,
+            stacklevel=4,
+        )
