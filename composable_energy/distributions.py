@@ -22,6 +22,7 @@ from composable_energy.arithmetic import zeros
 from composable_energy.distribution_arguments import ARGUMENTS, map_tensors, parameters_in, rebuild, tensors_in
 from composable_energy.energy import Energy
 from composable_energy.errors import LiftError, OptionError, ShapeError
+from composable_energy.estimate import Estimate
 
 __all__ = ["DistributionEnergy"]
 
@@ -90,6 +91,10 @@ class DistributionEnergy(Energy):
         if not self._learnt:
             return self._constant
         return rebuild(self._constant, {path: getattr(self, name) for path, name in self._learnt.items()})
+
+    @property
+    def log_normalizer(self) -> Estimate:
+        return Estimate(0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         log_prob = self._log_prob or _log_prob_of(self.distribution)

@@ -140,8 +140,16 @@ class ScoreEnergy(CallableEnergy):
         raise ExpressionError(f"{self} is a score and has no value.")
 
     def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        score = super().forward(x.detach(), **self._check_input(x, conditions))
+        return x.new_zeros(len(x)), -self.predict(x.detach(), **conditions).detach()
+
+    def predict(self, x: Tensor, **conditions: Any) -> Tensor:
+        """Returns the scores that the model gives, with the shape of the points and with the graph of its parameters.
+
+        Raises:
+            ShapeError: The model gives another shape.
+        """
+        score = super().forward(x, **self._check_input(x, conditions))
         if not isinstance(score, Tensor) or score.shape != x.shape:
             got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise ShapeError(f"The score {self} gave {got} for points of shape {tuple(x.shape)}; expected the shape of the points.")
-        return x.new_zeros(len(x)), -score.detach()
+        return score

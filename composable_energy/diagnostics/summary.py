@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from composable_energy.algebra import describe_shares
 from composable_energy.diagnostics.draws import Draws, select_draws
 from composable_energy.diagnostics.statistics import LEAST_DRAWS, MOST_CHAINS, Row, compute_statistics, screen_coordinates
 from composable_energy.diagnostics.warnings import SamplingWarning, find_warnings
@@ -121,6 +122,8 @@ def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str
         facts["restarts"] = f"{int(trace.restarts.sum())}, of {int((trace.restarts > 0).sum())} chains"
     if trace.branch_shares is not None:
         facts["branch shares"] = "  ".join(f"{share:.3f}" for share in trace.branch_shares.tolist())
+        if trace.shares is not None:
+            facts["branch shares"] += f" ({describe_shares(trace.shares)})"
     if trace.best_of > 1:
         facts["best of"] = f"{trace.best_of}: the points that were returned are no exact draws"
     if len(draws.chains) > MOST_CHAINS:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Disjunction
+from composable_energy.algebra import Disjunction, estimate_levels, warn_of_shares
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import SamplingDiverged
@@ -126,6 +126,8 @@ def sample(
     arguments, began = dict(locals()), time.perf_counter()
     with evaluation_context(energy):
         request = resolve_request(arguments)
+        warn_of_shares(energy)
+        estimate_levels(request.energy, request.points.zeros(), request.sampler.final_conditions(request.energy))
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.best_of, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
         compiled = _compile(request) if compile else request.energy
@@ -218,6 +220,7 @@ def _result(
     drawn = points[(trace.kept - first).to(points.device)]
     if request.trace:
         trace.reference = (final_reference(evaluator, chains),)
+        trace.shares = request.energy.shares if isinstance(request.energy, Disjunction) else None
         trace.branch_shares = _branch_shares(request, chains.sampler, drawn, trace.kept)
     if ranks is not None and ranks.share == "gather":
         drawn, trace = ranks.gather_rows(drawn), gather_trace(trace, ranks)

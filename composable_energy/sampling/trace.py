@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from composable_energy.algebra import Shares
 from composable_energy.sampling.layout import weighted_mean
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
@@ -62,6 +63,7 @@ class Trace:
         stopped: The chains that were stopped.
         branch_shares: For a mixture at the top of an expression, the mean share of each branch at the points that were returned, with
             shape $(K,)$; None for any other energy.
+        shares: What these shares are: `exact`, `calibrated`, `chosen`, `normalised` or `unknown`; None for any other energy.
         reference: Energies and gradients at points of the chains. A call that resumes the trace compares its energy with them.
     """
 
@@ -90,6 +92,7 @@ class Trace:
     states: list[tuple[tuple[int, ...], int, State]] = field(default_factory=list)
     stopped: list[Stopped] = field(default_factory=list)
     branch_shares: Tensor | None = None
+    shares: Shares | None = None
     reference: tuple[Values, ...] = ()
 
     def summary(self, burn_in: int | None = None) -> Summary:
