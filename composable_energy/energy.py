@@ -90,6 +90,11 @@ class Energy(nn.Module, ABC):
         cls.has_config = cls.has_config or "config" in vars(cls)
         cls.has_own_gradient = cls.with_gradient is not Energy.with_gradient
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module) and callable(getattr(Energy, name, None)):  # the method would hide the module
+            raise ExpressionError(f"`{name}` is a method of energies, so a module of {type(self).__name__} needs another name.")
+        super().__setattr__(name, value)
+
     @abstractmethod
     def forward(self, x: Tensor, *args: Any, **conditions: Any) -> Tensor:
         """Returns the energies, with shape $(B,)$, of points with shape $(B, *)$."""

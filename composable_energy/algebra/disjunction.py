@@ -90,7 +90,7 @@ class Disjunction(Node):
 
     @property
     def shares(self) -> Shares:
-        """What the shares of the branches are: `exact`, `calibrated`, `chosen`, `normalised` or `unknown`; see `shares_of`."""
+        """What the shares of the branches are: `exact`, `calibrated`, `chosen`, `known` or `unknown`; see `shares_of`."""
         return shares_of(self)
 
     @property

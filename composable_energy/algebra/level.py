@@ -73,15 +73,17 @@ class LevelEstimate(Estimate):
 
 
 class Level:
-    """The level of one energy, estimated at its first use; an expression and its twins share it.
+    r"""The level of one energy, estimated at its first use; an expression and its twins share it.
 
     Args:
         quantile: $q$.
+        temperature: $\tau$.
         estimate: An earlier estimate.
     """
 
-    def __init__(self, quantile: float, estimate: LevelEstimate | None = None) -> None:
+    def __init__(self, quantile: float, temperature: float, estimate: LevelEstimate | None = None) -> None:
         self.quantile = quantile
+        self.temperature = temperature
         self.estimate = estimate
         self._versions: tuple[tuple[Tensor, ...], tuple[int, ...]] | None = None
 
@@ -99,7 +101,7 @@ class Level:
         if self.estimate is None or not (fixed or self._is_current(energy, x)):
             if torch.compiler.is_compiling():
                 raise ExpressionError(f"The level of {energy} is not estimated yet: evaluate the expression once before compiling it.")
-            self.estimate = _outside_of_evaluations(lambda: _estimate(energy, self.quantile, x))
+            self.estimate = _outside_of_evaluations(lambda: _estimate(energy, self.quantile, self.temperature, x))
             self._versions = _versions(energy)
         return self.estimate.value
 
@@ -143,7 +145,7 @@ def _outside_of_evaluations(compute: Callable[[], T]) -> T:
             torch.set_num_threads(threads)
 
 
-def _estimate(energy: Energy, quantile: float, x: Tensor) -> LevelEstimate:
+def _estimate(energy: Energy, quantile: float, temperature: float, x: Tensor) -> LevelEstimate:
     _check_conditions(energy)
     try:
         points, evidence, drift = _draw(energy, quantile, x)
@@ -163,7 +165,25 @@ def _estimate(energy: Energy, quantile: float, x: Tensor) -> LevelEstimate:
             LevelWarning,
             stacklevel=2,
         )
+    middle = _raise_for_flat(ordered, middle, quantile, temperature)
     return LevelEstimate(middle, error, *(values[:_KEPT].double().cpu().numpy() for values in (points, evidence)))
+
+
+def _raise_for_flat(evidence: Tensor, level: float, quantile: float, temperature: float) -> float:
+    """Returns the level, raised until the complement excludes the draws themselves, up to a share of $2 (1 - q)$.
+
+    The energies of a flat density, such as a uniform one, are hardly below their quantile, so the border must lie above them.
+    """
+    low, high, share = level, level, min(2 * (1 - quantile), 1 - quantile / 2)
+    for _ in range(60):
+        if torch.sigmoid((evidence - high) / temperature).mean() <= share:
+            break
+        low, high = high, high + temperature
+    for _ in range(30 if high > level else 0):
+        middle = (low + high) / 2
+        passes = bool(torch.sigmoid((evidence - middle) / temperature).mean() <= share)
+        low, high = (low, middle) if passes else (middle, high)
+    return high
 
 
 def _draw(energy: Energy, quantile: float, x: Tensor) -> tuple[Tensor, Tensor, float | None]:

@@ -37,10 +37,11 @@ class Negation(Node):
     |---|---|---|
     | `complement` | $-w \log(1 - P(c \mid x))$, exact | events |
     | `contrast` | $w\, \mathrm{softplus}(b - e)$: $x$ came from the base and not from A; bounded below | other relative energies |
-    | `level` | $w\, \mathrm{softplus}((L_q - e) / \tau)$: $x$ is outside the region of a share $q$ of A; bounded below | absolute energies |
+    | `level` | $w\, \mathrm{softplus}((L_q - e) / \tau)$: $x$ is outside of a share $q$ of A; bounded below | absolute energies |
     | `power` | $-w\, e$, the rule of Du et al. (2020, section 3.3), $w = .01$; unbounded | none |
 
-    The level $L_q$ is the $q$-quantile of $e$ at draws of A. It is estimated at the first evaluation or the first `sample`, from pilot
+    The level $L_q$ is the $q$-quantile of $e$ at draws of A; for a flat density it is higher, so that at most a share of $2 (1 - q)$ of the
+    draws of A passes. It is estimated at the first evaluation or the first `sample`, from pilot
     draws by the default sampler of A with a fixed seed, or from exact draws of a distribution. It is estimated again after A has changed
     by more than the standard error. It is a constant in gradients. `config()`, copies and saved files contain it.
 
@@ -104,7 +105,7 @@ class Negation(Node):
         self.quantile = check_number("quantile", quantile, above=0, below=1)
         self.temperature = check_number("temperature", temperature, above=0)
         self.given_level = None if level is None else check_number("level", level)
-        self._level = Level(self.quantile, None if estimate is None else LevelEstimate.from_config(estimate))
+        self._level = Level(self.quantile, self.temperature, None if estimate is None else LevelEstimate.from_config(estimate))
         self._checked: bool | None = None  # None outside of twins, which check once whether the level is current
         options = (quantile, temperature, level, estimate)
         if self.mode != "level" and options != (_QUANTILE, _TEMPERATURE, None, None):
@@ -150,8 +151,8 @@ class Negation(Node):
         try:
             if self.mode == "contrast":
                 return scale(self.weight, F.softplus(self.offset - evidence_of(operand, x, conditions)))
-            level = self._find_level(x, conditions)
-            return scale(self.weight, F.softplus((level - evidence_of(operand, x, conditions)) / self.temperature))
+            evidence = evidence_of(operand, x, conditions)  # first: its errors are about these points, not about pilot draws
+            return scale(self.weight, F.softplus((self._find_level(x, conditions) - evidence) / self.temperature))
         except ContradictionError:
             return zeros(x)
 

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
 
 from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.negation import Negation
-from composable_energy.algebra.node import contains
 from composable_energy.algebra.relative import Conditioned
 from composable_energy.algebra.weights import Sharpened, Weighted
 from composable_energy.energy import Energy
 from composable_energy.estimate import Estimate
+from composable_energy.identity import same
 
 if TYPE_CHECKING:
     from composable_energy.algebra.disjunction import Disjunction
 
 __all__ = ["Shares", "describe_shares", "mixture_normalizer", "shares_of"]
 
-Shares = Literal["exact", "calibrated", "chosen", "normalised", "unknown"]
-_Factor = Literal["probability", "density", "unknown"]
+Shares = Literal["exact", "calibrated", "chosen", "known", "unknown"]
 _TEXTS = {
     "exact": "exact",
     "calibrated": "calibrated",
     "chosen": "as weighted, not calibrated",
-    "normalised": "of normalised densities",
+    "known": "of densities with known constants",
     "unknown": "arbitrary: normalisers are unknown, see composable_energy.calibrate",
 }
 
@@ -35,16 +36,16 @@ def shares_of(mixture: Disjunction) -> Shares:
 
     Returns:
         `exact` for a formula of events and for a single branch; `calibrated` with estimates of the normalisers; `chosen` with given weights
-        alone; `normalised` if no branch has an unknown constant; else `unknown`.
+        alone; `known` if the branches have no unknown constant, or the same one; else `unknown`.
     """
-    branches = set(mixture.satisfiable_terms)
+    branches = tuple(dict.fromkeys(mixture.satisfiable_terms))
     if mixture.formula is not None or len(branches) == 1:
         return "exact"
     if mixture.log_z is not None:
         return "calibrated"
     if mixture.weights is not None:
         return "chosen"
-    return "normalised" if all(_is_normalized(branch, mixture) for branch in branches) else "unknown"
+    return "known" if _have_equal_constants(branches) else "unknown"
 
 
 def describe_shares(shares: Shares) -> str:
@@ -74,35 +75,40 @@ def mixture_normalizer(mixture: Disjunction) -> Estimate | None:
     return Estimate(highest + math.log(sum(parts)), error)
 
 
-def _is_normalized(branch: Energy, mixture: Disjunction) -> bool:
-    """Returns whether the density of a branch has no unknown constant: a normalised density or none, times probabilities."""
+def _have_equal_constants(branches: Sequence[Energy]) -> bool:
+    """Returns whether the densities of branches have no unknown constant, or all the same, as those of `C & ~A` and `C & ~B` have."""
+    first, *others = (_unknown_factors(branch) for branch in branches)
+    for other in others:
+        rest = list(other)
+        for factor in first:
+            match = next((i for i, some in enumerate(rest) if same(factor, some)), None)
+            if match is None:
+                return False
+            rest.pop(match)
+        if rest:
+            return False
+    return True
+
+
+def _unknown_factors(branch: Energy) -> list[Energy]:
+    """Returns the factors of a density whose integrals decide its constant; none for one normalised density times probabilities."""
     if branch.log_normalizer is not None:
-        return True
-    own = [_kind(base.energy) for base in branch.bases if not contains(mixture.bases, base.energy)]
-    return _product([_evidence_kind(branch), *own]) != "unknown"
+        return []
+    factors = [*_evidence_factors(branch), *(base.energy for base in branch.bases)]
+    if any(isinstance(base.weight, Tensor) or base.weight != 1 for base in branch.bases):
+        return [branch]
+    return [] if len(factors) == 1 and factors[0].log_normalizer is not None else factors
 
 
-def _evidence_kind(energy: Energy) -> _Factor:
+def _evidence_factors(energy: Energy) -> list[Energy]:
+    """Returns the factors of $e^{-evidence}$ that are no probabilities."""
     if energy.formula is not None or energy.evidence_normalized:
-        return "probability"
+        return []
     match energy:
-        case Negation():
-            return "unknown" if energy.mode == "power" else "probability"
+        case Negation() if energy.mode != "power":
+            return []
         case Conjunction():
-            return _product(map(_evidence_kind, energy.concepts))
-        case Conditioned():
-            return _evidence_kind(energy.terms[0])
-        case Sharpened() | Weighted():
-            return "probability" if _evidence_kind(energy.terms[0]) == "probability" else "unknown"
-    return "unknown" if energy.bases else _kind(energy)
-
-
-def _kind(energy: Energy) -> _Factor:
-    return "unknown" if energy.log_normalizer is None else "density"
-
-
-def _product(factors: Iterable[_Factor]) -> _Factor:
-    found = list(factors)
-    if "unknown" in found or found.count("density") > 1:  # a product of densities has another integral
-        return "unknown"
-    return "density" if "density" in found else "probability"
+            return [factor for term in energy.concepts for factor in _evidence_factors(term)]
+        case Conditioned() | Sharpened() | Weighted():
+            return [energy] if _evidence_factors(energy.terms[0]) else []
+    return [energy]

@@ -63,7 +63,7 @@ class Trace:
         stopped: The chains that were stopped.
         branch_shares: For a mixture at the top of an expression, the mean share of each branch at the points that were returned, with
             shape $(K,)$; None for any other energy.
-        shares: What these shares are: `exact`, `calibrated`, `chosen`, `normalised` or `unknown`; None for any other energy.
+        shares: What these shares are: `exact`, `calibrated`, `chosen`, `known` or `unknown`; None for any other energy.
         reference: Energies and gradients at points of the chains. A call that resumes the trace compares its energy with them.
     """
 
