@@ -1,9 +1,9 @@
 """Negation and exclusive or of five densities on the plane: `python -m benchmarks.negation --write`.
 
 For each ordered pair, `A & ~B` by the mode `level` is drawn with the default sampler. The figure is the share of draws in the region that
-holds 95 % of B, beside the truth by quadrature of the stated formula on a grid, and beside the truths by `level` with the temperature .1 and by the
-modes `power` and `contrast` (relative to a wide Gaussian). For each pair, `A ^ B` is calibrated and drawn with tempering; the figure is the
-share of draws in exactly one of the two regions. Deviations are in binomial standard errors of the draws.
+holds 95 % of B, beside the truth by quadrature of the stated formula on a grid, and beside the truths by `level` with the temperature .1
+(`narrow`), by `power`, and by `contrast` (relative to a wide Gaussian). For each pair, `A ^ B` is calibrated and drawn with tempering; the
+figure is the share of draws in exactly one of the two regions. Deviations are in binomial standard errors of the draws.
 """
 
 from __future__ import annotations

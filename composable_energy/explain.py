@@ -78,7 +78,7 @@ def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
         whole = _explain_once(energy, x, conditions)
         bases = tuple(Explanation(str(base.energy), base(x, **conditions)) for base in energy.bases)
         total = _evaluate(lambda: energy(x, **conditions), x)
-        return Explanation(str(energy), total, None, bases + (whole.terms or (whole,) * bool(bases)))
+        return Explanation(str(energy), total, None, bases + (whole.terms or (whole,) * bool(bases)), whole.note)
 
 
 def encode_points(energy: Energy, x: Tensor) -> Tensor:
