@@ -23,6 +23,7 @@ from composable_energy.distribution_arguments import ARGUMENTS, map_tensors, par
 from composable_energy.distribution_supports import support_of
 from composable_energy.energy import Energy
 from composable_energy.errors import LiftError, OptionError, ShapeError
+from composable_energy.estimate import Estimate
 from composable_energy.supports import Support
 
 __all__ = ["DistributionEnergy"]
@@ -96,6 +97,10 @@ class DistributionEnergy(Energy):
     @property
     def support(self) -> Support:
         return support_of(self.distribution)
+
+    @property
+    def log_normalizer(self) -> Estimate:
+        return Estimate(0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         log_prob = self._log_prob or _log_prob_of(self.distribution)

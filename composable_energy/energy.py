@@ -20,8 +20,10 @@ from typing_extensions import Self
 from composable_energy.checks import check_points
 from composable_energy.conditions import check_conditions, check_names, method_parameters
 from composable_energy.errors import ExpressionError
+from composable_energy.estimate import Estimate
 from composable_energy.gradients import evaluate, value_and_gradient
 from composable_energy.identity import Origin, same, token_of
+from composable_energy.operator_methods import operator_pair, refuse_arithmetic, refuse_truth
 from composable_energy.recommendation import Recommendation
 from composable_energy.supports import Support, check_support, map_support
 
@@ -32,6 +34,18 @@ if TYPE_CHECKING:
     from composable_energy.inference import Inference
 
 __all__ = ["Energy", "Recommendation"]
+
+
+def _algebra() -> Any:
+    from composable_energy import algebra
+
+    return algebra
+
+
+def _density() -> Any:
+    from composable_energy import density
+
+    return density
 
 
 class Energy(nn.Module, ABC):
@@ -46,22 +60,26 @@ class Energy(nn.Module, ABC):
         support: Where the density lives, as a constraint of `torch.distributions`; None for all of $\mathbb{R}^n$.
         decoder: The decoder of an energy of latent points: `decoder(z)` has shape $(B, *)$; a method `encode` is the way back.
         recommended: The sampler to use.
+        evidence_normalized: Whether the evidence is minus the logarithm of a probability or a density, without an unknown constant.
         no_complement: Why `~` is refused; None if it is not.
         has_value: Whether the energy has values. False for one with a gradient only, such as a score, which overrides `with_gradient`.
         origin: How the registry built it; None if it did not.
         has_config: Whether the class has a `config()`.
         has_own_gradient: Whether the class overrides `with_gradient`.
+        derived: The entries of `config()` that follow from the others, and are not compared.
     """
 
     __array_ufunc__ = None  # numpy scalars on the left use our operators
 
     name: str = ""
     recommended: Recommendation | None = None
+    evidence_normalized: bool = False
     no_complement: str | None = None
     has_value: bool = True
     origin: Origin | None = None
     has_config: ClassVar[bool] = False
     has_own_gradient: ClassVar[bool] = False
+    derived: ClassVar[frozenset[str]] = frozenset()
     _event_shape: torch.Size | None = None
     _support: Support = None
     _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
@@ -74,6 +92,11 @@ class Energy(nn.Module, ABC):
         super().__init_subclass__(**kwargs)
         cls.has_config = cls.has_config or "config" in vars(cls)
         cls.has_own_gradient = cls.with_gradient is not Energy.with_gradient
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module) and callable(getattr(Energy, name, None)):  # the method would hide the module
+            raise ExpressionError(f"`{name}` is a method of energies, so a module of {type(self).__name__} needs another name.")
+        super().__setattr__(name, value)
 
     @abstractmethod
     def forward(self, x: Tensor, *args: Any, **conditions: Any) -> Tensor:
@@ -150,6 +173,11 @@ class Energy(nn.Module, ABC):
     def bases(self) -> tuple[WeightedBase, ...]:
         """The energies that this one is relative to; none for an absolute energy."""
         return ()
+
+    @property
+    def log_normalizer(self) -> Estimate | None:
+        r"""The logarithm of $Z = \int e^{-E(x)}\, dx$ with its standard error; None if it is not known."""
+        return None
 
     @property
     def decoder(self) -> nn.Module | None:
@@ -244,29 +272,13 @@ class Energy(nn.Module, ABC):
 
     # Operators ------------------------------------------------------------------------------------------------------------------------
 
-    def __and__(self, other: object) -> Energy:
-        return _algebra().apply_operator(_algebra().all_of, self, other)
-
-    def __rand__(self, other: object) -> Energy:
-        return _algebra().apply_operator(_algebra().all_of, other, self)
-
-    def __or__(self, other: object) -> Energy:
-        return _algebra().apply_operator(_algebra().any_of, self, other)
-
-    def __ror__(self, other: object) -> Energy:
-        return _algebra().apply_operator(_algebra().any_of, other, self)
-
-    def __sub__(self, other: object) -> Energy:
-        return _algebra().apply_operator(_algebra().Difference, self, other)
-
-    def __rsub__(self, other: object) -> Energy:
-        return _algebra().apply_operator(_algebra().Difference, other, self)
-
-    def __rshift__(self, other: object) -> Energy:
-        return _algebra().apply_operator(_algebra().implies, self, other)
-
-    def __rrshift__(self, other: object) -> Energy:
-        return _algebra().apply_operator(_algebra().implies, other, self)
+    __and__, __rand__ = operator_pair(_algebra, "all_of")
+    __or__, __ror__ = operator_pair(_algebra, "any_of")
+    __xor__, __rxor__ = operator_pair(_algebra, "one_of")
+    __sub__, __rsub__ = operator_pair(_algebra, "Difference")
+    __rshift__, __rrshift__ = operator_pair(_algebra, "implies")
+    __add__ = __radd__ = __neg__ = __pos__ = __pow__ = refuse_arithmetic
+    __bool__ = refuse_truth
 
     def __invert__(self) -> Energy:
         return _algebra().negate(self)
@@ -278,9 +290,6 @@ class Energy(nn.Module, ABC):
 
     def __truediv__(self, temperature: object) -> Energy:
         return _algebra().scale_temperature(self, temperature)
-
-    def __bool__(self) -> bool:
-        raise TypeError("An energy has no truth value: write `A & B`, `A | B` and `~A`, not `A and B`, `A or B` and `not A`.")
 
     # Derived energies, and methods of upper layers ------------------------------------------------------------------------------------
 
@@ -319,6 +328,23 @@ class Energy(nn.Module, ABC):
         """Returns the energy $E(g(z))$ of latent points $z$ of a decoder $g$; see `PulledBack` for noise levels and `damping`."""
         return _algebra().PulledBack(self, decoder, damping)
 
+    def log_prob(self, x: Tensor, log_z: Any = None, **conditions: Any) -> Tensor:
+        r"""Returns $\log p(x) = -E(x) - \log Z$, with shape $(B,)$.
+
+        Args:
+            x: Points, with shape $(B, *)$.
+            log_z: A number or the result of `composable_energy.log_z`; None takes `log_normalizer`.
+            **conditions: One value for all points, or one row for each.
+
+        Raises:
+            NormalizerError: $\log Z$ is not known.
+        """
+        return _density().log_prob(self, x, log_z, **conditions)
+
+    def score(self, x: Tensor, *, create_graph: bool = False, **conditions: Any) -> Tensor:
+        r"""Returns the score $\nabla_x \log p(x) = -\nabla E(x)$, with shape $(B, *)$; with `create_graph` it can be differentiated."""
+        return _density().score(self, x, create_graph=create_graph, **conditions)
+
     def explain(self, x: Tensor, **conditions: Any) -> Explanation:
         """Returns the energy of each term at $x$, and the share of each branch of `|`."""
         from composable_energy.explain import explain
@@ -356,9 +382,3 @@ class Energy(nn.Module, ABC):
 
     def __repr__(self) -> str:
         return _algebra().tree(self)
-
-
-def _algebra() -> Any:
-    from composable_energy import algebra
-
-    return algebra

@@ -20,8 +20,11 @@ __all__ = [
     "ExpressionError",
     "ExtraNotInstalled",
     "FileFormatError",
+    "LevelWarning",
     "LiftError",
+    "MixtureWarning",
     "NormalizerError",
+    "OperatorError",
     "OptionError",
     "PluginConflictError",
     "PluginLoadError",
@@ -66,6 +69,10 @@ class OptionError(ComposableEnergyError, ValueError):
 
 class ExpressionError(ComposableEnergyError, ValueError):
     """An expression cannot be built, parsed or evaluated as written."""
+
+
+class OperatorError(ExpressionError, TypeError):
+    """An operator that energies do not have was used, such as `+`; the message names the one to use."""
 
 
 class ContradictionError(ExpressionError):
@@ -189,3 +196,11 @@ def note_evaluation(error: Exception, energy: object, shape: tuple[int, ...]) ->
         error.__cause__ = EvaluationNote(text)
     else:
         add_note(error, text)
+
+
+class LevelWarning(UserWarning):
+    """The level of a negation may be wrong: the draws that it is estimated from may not have converged."""
+
+
+class MixtureWarning(UserWarning):
+    """A mixture of densities with unknown normalisers was sampled, so the shares of its branches are arbitrary."""

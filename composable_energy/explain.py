@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Conditioned, Disjunction, PulledBack
+from composable_energy.algebra import Conditioned, Disjunction, Negation, PulledBack, describe_shares
 from composable_energy.checks import check_batch, check_value, check_weights
 from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
@@ -29,12 +29,14 @@ class Explanation:
         energy: Its evidence (of a base its energy) at each point, with shape $(B,)$; infinite if it is unsatisfiable.
         share: For a branch of `|`, the probability that a point came from it, with shape $(B,)$; else None.
         terms: The bases of the whole expression, then the terms.
+        note: The mode of a negation and its level, or what the shares of a mixture are; empty for any other node.
     """
 
     expression: str
     energy: Tensor
     share: Tensor | None = None
     terms: tuple[Explanation, ...] = ()
+    note: str = ""
 
     def rows(self, depth: int = 0) -> Iterator[tuple[int, Explanation]]:
         """Yields each node with its depth, in reading order; the terms of a repeated part are yielded once."""
@@ -52,7 +54,8 @@ class Explanation:
         for depth, row in self.rows():
             share = "" if row.share is None else f"  share {row.share.mean():.3f}"
             values = " ".join(f"{value:9.3f}" for value in row.energy[:8].tolist()) + (" ..." if len(row.energy) > 8 else "")
-            lines.append(f"{'  ' * depth + row.expression:40} {values}{share}")
+            note = f"  ({row.note})" if row.note else ""
+            lines.append(f"{'  ' * depth + row.expression:40} {values}{share}{note}")
         return "\n".join(lines)
 
 
@@ -75,7 +78,7 @@ def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
         whole = _explain_once(energy, x, conditions)
         bases = tuple(Explanation(str(base.energy), base(x, **conditions)) for base in energy.bases)
         total = _evaluate(lambda: energy(x, **conditions), x)
-        return Explanation(str(energy), total, None, bases + (whole.terms or (whole,) * bool(bases)))
+        return Explanation(str(energy), total, None, bases + (whole.terms or (whole,) * bool(bases)), whole.note)
 
 
 def encode_points(energy: Energy, x: Tensor) -> Tensor:
@@ -116,7 +119,7 @@ def _explain_node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Expl
     if isinstance(energy, Conditioned):
         bound = {name: rows_for(name, value, x) for name, value in energy.values.items()}
         inner = _explain_once(energy.terms[0], x, {**conditions, **bound})
-        return Explanation(str(energy), own, None, inner.terms)
+        return Explanation(str(energy), own, None, inner.terms, inner.note)
     if isinstance(energy, PulledBack):  # its term takes decoded points
         return Explanation(str(energy), own)
     shares: list[Tensor | None] = [None] * len(energy.terms)
@@ -126,8 +129,14 @@ def _explain_node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Expl
     terms = []
     for term, share in zip(energy.terms, shares, strict=True):
         node = _explain_once(term, x, conditions)
-        terms.append(Explanation(node.expression, node.energy, share, node.terms))
-    return Explanation(str(energy), own, None, tuple(terms))
+        terms.append(replace(node, share=share))
+    return Explanation(str(energy), own, None, tuple(terms), _note(energy))
+
+
+def _note(energy: Energy) -> str:
+    if isinstance(energy, Negation):
+        return energy.extra_repr()
+    return f"shares {describe_shares(energy.shares)}" if isinstance(energy, Disjunction) else ""
 
 
 def _evaluate(evaluate: Callable[[], Tensor], x: Tensor) -> Tensor:

@@ -179,15 +179,21 @@ class ScoreEnergy(CallableEnergy):
         raise ExpressionError(f"{self} is a score and has no value.")
 
     def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        point, own = x.detach(), self._check_input(x, conditions)
+        point = x.detach()
+        if self.support is None:
+            return x.new_zeros(len(x)), -self.predict(point, **conditions).detach()
         inside = contains(self.support, point)
-        if self.support is not None:
-            point = torch.where(unsqueeze_to(inside, x), point, interior(self.support, x))
-        score = self.function(point, *self.arguments, **own)
+        score = self.predict(torch.where(unsqueeze_to(inside, x), point, interior(self.support, x)), **conditions).detach()
+        return torch.where(inside, 0.0, torch.inf).to(x), torch.where(unsqueeze_to(inside, x), -score, 0.0)
+
+    def predict(self, x: Tensor, **conditions: Any) -> Tensor:
+        """Returns the scores that the model gives, with the shape of the points and with the graph of its parameters.
+
+        Raises:
+            ShapeError: The model gives another shape.
+        """
+        score = self.function(x, *self.arguments, **self._check_input(x, conditions))
         if not isinstance(score, Tensor) or score.shape != x.shape:
             got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise ShapeError(f"The score {self} gave {got} for points of shape {tuple(x.shape)}; expected the shape of the points.")
-        gradient = -score.detach()
-        if self.support is None:
-            return x.new_zeros(len(x)), gradient
-        return torch.where(inside, 0.0, torch.inf).to(x), torch.where(unsqueeze_to(inside, x), gradient, 0.0)
+        return score

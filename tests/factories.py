@@ -110,6 +110,18 @@ def leaves() -> dict[str, ce.Energy]:
 LEAVES = leaves()
 
 
+def complement(a: ce.Energy) -> ce.Energy:
+    """Returns `~a`; with a given level where it would need draws, which take a second each and which random trees may not have."""
+    found = ~a
+    todo = [found]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, ce.Negation) and part.mode == "level" and part.level is None:
+            return ce.negate(a, mode="level", level=2.0)
+        todo += part.terms
+    return found
+
+
 def _join(children: st.SearchStrategy[ce.Energy]) -> st.SearchStrategy[ce.Energy]:
     def apply(operation: str, a: ce.Energy, b: ce.Energy, weight: float) -> ce.Energy:
         match operation:
@@ -118,11 +130,11 @@ def _join(children: st.SearchStrategy[ce.Energy]) -> st.SearchStrategy[ce.Energy
             case "or":
                 return a | b
             case "implies":
-                return a >> b
+                return complement(a) | b
             case "minus":
                 return a - b
             case "not":
-                return ~a
+                return complement(a)
             case "weigh":
                 return weight * a
             case "sharpen":

@@ -64,7 +64,9 @@ def test_each_kind_of_energy_has_its_own_complement(base):
     p = (-event.evidence(x)).exp()
     torch.testing.assert_close((~event).evidence(x), -torch.log(1 - p))
     torch.testing.assert_close((~relative).evidence(x), nn.functional.softplus(-relative.evidence(x)))
-    torch.testing.assert_close((~absolute)(x), -0.01 * absolute(x))
+    torch.testing.assert_close(ce.negate(absolute, "power")(x), -0.01 * absolute(x))
+    torch.testing.assert_close(ce.negate(absolute, level=1.5)(x), nn.functional.softplus((1.5 - absolute(x)) / 0.25))
+    assert (~absolute).config()["mode"] == "level"
 
 
 def test_negate_takes_mode_weight_and_offset(base):

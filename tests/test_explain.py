@@ -38,4 +38,4 @@ def test_str_is_the_expression():
 
 def test_repr_is_the_tree():
     a, b = (ce.as_energy(quadratic, name=name) for name in "ab")
-    assert repr(a & ~b) == "Conjunction\n├─ CallableEnergy(a)\n└─ Negation(mode='power')\n   └─ CallableEnergy(b)"
+    assert repr(a & ~b) == "Conjunction\n├─ CallableEnergy(a)\n└─ Negation(mode='level')\n   └─ CallableEnergy(b)"

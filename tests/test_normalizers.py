@@ -254,7 +254,7 @@ class TestCalibrate:
         torch.testing.assert_close(mixed.terms[0](torch.ones(2, 2)), events(torch.ones(2, 2)))
 
     def test_the_base_of_a_leaf_stays_the_base(self):
-        base = gaussian(0.5) | gaussian(2.0)
+        base = ce.any_of(gaussian(0.5), gaussian(2.0), weights=[1.0, 1.0])
         logits = lambda x: torch.cat([x, -x[:, :1]], 1)
         a, b = (ce.ClassifierEnergy(logits, k, base, labels=3) for k in (0, 1))
         for tree in (base & a, a | b, 2 * a):
@@ -283,7 +283,7 @@ class TestBranchShares:
     @pytest.mark.parametrize("options", [{}, {"batch_size": 3}, {"best_of": 2}])
     def test_conditions_of_each_chain_and_copies(self, options):
         near = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, event_shape=(2,)).given(y=torch.arange(10.0))
-        mixture = near | gaussian(2.0)
+        mixture = ce.any_of(near, gaussian(2.0), weights=[1.0, 1.0])
         x, trace = mixture.sample(10, sampler="hmc", steps=5, seed=0, trace=True, init=torch.ones(10, 2), **options)
         share = mixture.explain(x).terms[1].share
         assert share is not None

@@ -41,7 +41,7 @@ def test_words_in_place_of_operators_are_refused(base):
 
 def test_functions_that_take_an_energy_lift_or_say_why_not(base):
     x = points()
-    torch.testing.assert_close(ce.negate(quadratic)(x), -0.01 * quadratic(x))
+    torch.testing.assert_close(ce.negate(quadratic, "power")(x), -0.01 * quadratic(x))
     with pytest.raises(OptionError, match=r"base must be an energy, got function; lift it once"):
         base.relative_to(quadratic)
 

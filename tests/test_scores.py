@@ -45,7 +45,7 @@ def events_over(base: ce.Energy) -> ce.Energy:
 @scores
 def test_evaluation_without_value_names_the_term_and_the_way_out(score):
     x = torch.zeros(2, 1)
-    for expression in (score(), score() & BROAD, 2 * score(), BROAD - score(), score().relative_to(BROAD), ~score()):
+    for expression in (score(), score() & BROAD, 2 * score(), BROAD - score(), score().relative_to(BROAD), ce.negate(score(), "power")):
         assert not expression.has_value
         with pytest.raises(ExpressionError, match=r"(score|Score) has a gradient and no value.*with_gradient"):
             expression(x)
@@ -68,6 +68,7 @@ def test_samplers_and_estimators_that_need_values_refuse(score):
         lambda: ce.calibrate(events_over(score()), seed=0),
         lambda: ce.ScoreEnergy(lambda x, y: x * y, event_shape=(1,)).infer(x, over={"y": [1.0]}),
         lambda: ~score().relative_to(BROAD),
+        lambda: ~score(),
         lambda: BROAD.relative_to(score()) | BROAD,
     ):
         with pytest.raises(ExpressionError, match="needs values"):
@@ -123,10 +124,10 @@ def test_an_energy_that_hides_a_score_is_refused():
     class Hiding(ce.Energy):
         def __init__(self) -> None:
             super().__init__()
-            self.score = Score()
+            self.inner = Score()
 
         def forward(self, x):
-            return self.score(x).exp()
+            return self.inner(x).exp()
 
     with pytest.raises(ExpressionError, match=r"uses Score.*has_value = False"):
         Hiding().with_gradient(torch.zeros(2, 1))

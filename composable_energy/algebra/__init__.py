@@ -4,9 +4,11 @@ from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.negation import Mode, Negation
 from composable_energy.algebra.node import Node
-from composable_energy.algebra.operators import all_of, any_of, apply_operator, implies, negate, scale_temperature, scale_weight
+from composable_energy.algebra.operators import all_of, any_of, apply_operator, implies, negate, one_of, scale_temperature, scale_weight
+from composable_energy.algebra.preparation import estimate_levels, warn_of_shares
 from composable_energy.algebra.relative import Conditioned, PulledBack, Relative, bind_conditions
 from composable_energy.algebra.restricted import Inside, Restricted, inside
+from composable_energy.algebra.shares import Shares, describe_shares
 from composable_energy.algebra.text import tree
 from composable_energy.algebra.weights import Difference, Sharpened, Weighted
 
@@ -22,16 +24,21 @@ __all__ = [
     "PulledBack",
     "Relative",
     "Restricted",
+    "Shares",
     "Sharpened",
     "Weighted",
     "all_of",
     "any_of",
     "apply_operator",
     "bind_conditions",
+    "describe_shares",
+    "estimate_levels",
     "implies",
     "inside",
     "negate",
+    "one_of",
     "scale_temperature",
     "scale_weight",
     "tree",
+    "warn_of_shares",
 ]

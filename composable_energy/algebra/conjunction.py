@@ -30,6 +30,9 @@ class Conjunction(Node):
     Args:
         *terms: One or more energies.
 
+    Attributes:
+        concepts: The terms that are not the base of another.
+
     Raises:
         ExpressionError: There are no terms, or they have different decoders.
         ShapeError: The terms take points of different shapes.
@@ -48,6 +51,7 @@ class Conjunction(Node):
             raise ExpressionError("A conjunction needs at least one term.")
         super().__init__(*to_common_space(flatten(terms, lambda term: term.terms if isinstance(term, Conjunction) else None)))
         self._bases = union_of_bases(self.terms)
+        self.concepts = tuple(term for term in self.terms if not contains(self._bases, term)) or self.terms
         self._formulas, others = join_events([term for term in self.terms if not contains(self._bases, term)], conjoin)
         self._others = distinct(others)
         self._unsatisfiable |= any(formula.constant is False for formula in self._formulas)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra.node import Node, Weight, as_float, contains, distinct, flatten, join_events, shared_bases
+from composable_energy.algebra.shares import Shares, mixture_normalizer, shares_of
 from composable_energy.algebra.spaces import to_common_space
 from composable_energy.algebra.text import join_operands
 from composable_energy.arithmetic import add, mixture
@@ -17,6 +18,7 @@ from composable_energy.bases import WeightedBase, evidence_of
 from composable_energy.checks import check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
+from composable_energy.estimate import Estimate
 from composable_energy.events import Formula, disjoin
 from composable_energy.support_sets import unite
 from composable_energy.supports import Support
@@ -39,6 +41,7 @@ class Disjunction(Node):
         *terms: One or more energies.
         weights: Numbers $w_k > 0$, one for each term; 1 each if None. With weights, events are treated as densities.
         log_z: Estimates of $\log Z_k$, the logarithms of $\int e^{-E_k}$; 0 each if None.
+        log_z_errors: The standard errors of the estimates; None if they are not known.
 
     Raises:
         OptionError: Weights are not positive and finite, or not one for each term.
@@ -54,7 +57,13 @@ class Disjunction(Node):
 
     precedence = 50
 
-    def __init__(self, *terms: Energy, weights: Sequence[Weight] | None = None, log_z: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        *terms: Energy,
+        weights: Sequence[Weight] | None = None,
+        log_z: Sequence[float] | None = None,
+        log_z_errors: Sequence[float] | None = None,
+    ) -> None:
         if not terms:
             raise ExpressionError("A disjunction needs at least one term.")
         weighted = weights is not None or log_z is not None
@@ -62,6 +71,7 @@ class Disjunction(Node):
         self.weighted = weighted
         self.weights = None if weights is None else _as_floats(weights, "weights", len(terms))
         self.log_z = None if log_z is None else _as_floats(log_z, "log_z", len(terms))
+        self.log_z_errors = None if log_z_errors is None else _as_floats(log_z_errors, "log_z_errors", len(terms))
         if not all(0 < weight < math.inf for weight in self.weights or ()):
             raise OptionError(f"The weights of a disjunction must be positive and finite, got {list(self.weights or ())}.")
         self.satisfiable_terms = tuple(term for term in self.terms if not term.unsatisfiable) or self.terms
@@ -77,7 +87,17 @@ class Disjunction(Node):
                 check_value(base.energy, "A mixture")
 
     def config(self) -> dict[str, Any]:
-        return {"weights": self.weights, "log_z": self.log_z}
+        errors = {} if self.log_z_errors is None else {"log_z_errors": self.log_z_errors}
+        return {"weights": self.weights, "log_z": self.log_z, **errors}
+
+    @property
+    def shares(self) -> Shares:
+        """What the shares of the branches are: `exact`, `calibrated`, `chosen`, `known` or `unknown`; see `shares_of`."""
+        return shares_of(self)
+
+    @property
+    def log_normalizer(self) -> Estimate | None:
+        return mixture_normalizer(self)
 
     @property
     def formula(self) -> Formula | None:

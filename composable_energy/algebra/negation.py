@@ -1,29 +1,35 @@
-"""Negations `~A`, in three modes."""
+"""Negations `~A`, in four modes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import Self
 
+from composable_energy.algebra.level import Level, LevelEstimate
 from composable_energy.algebra.node import Node, Weight, as_float, dividing_by, set_weight
 from composable_energy.algebra.text import format_operand
 from composable_energy.arithmetic import scale, zeros
 from composable_energy.bases import evidence_of
 from composable_energy.checks import check_value
+from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
+from composable_energy.estimate import Estimate
 from composable_energy.events import Formula, complement
-from composable_energy.options import check_choice
+from composable_energy.identity import same
+from composable_energy.options import check_choice, check_number
 from composable_energy.support_sets import intersect, is_full
 from composable_energy.supports import Support
 
 __all__ = ["Mode", "Negation"]
 
-Mode = Literal["complement", "contrast", "power"]
-_DEFAULT_WEIGHT = {"complement": 1.0, "contrast": 1.0, "power": 0.01}
+Mode = Literal["complement", "contrast", "level", "power"]
+_DEFAULT_WEIGHT = {"complement": 1.0, "contrast": 1.0, "level": 1.0, "power": 0.01}
+_QUANTILE, _TEMPERATURE = 0.95, 0.25
 
 
 class Negation(Node):
@@ -33,7 +39,13 @@ class Negation(Node):
     |---|---|---|
     | `complement` | $-w \log(1 - P(c \mid x))$, exact | events |
     | `contrast` | $w\, \mathrm{softplus}(b - e)$: $x$ came from the base and not from A; bounded below | other relative energies |
-    | `power` | $-w\, e$, the rule of Du et al. (2020, section 3.3), $w = .01$; unbounded | absolute energies |
+    | `level` | $w\, \mathrm{softplus}((L_q - e) / \tau)$: $x$ is outside of a share $q$ of A; bounded below | absolute energies |
+    | `power` | $-w\, e$, the rule of Du et al. (2020, section 3.3), $w = .01$; unbounded | none |
+
+    The level $L_q$ is the $q$-quantile of $e$ at draws of A; for a flat density it is higher, so that at most a share of $2 (1 - q)$ of the
+    draws of A passes. It is estimated at the first evaluation or the first `sample`, from pilot
+    draws by the default sampler of A with a fixed seed, or from exact draws of a distribution. It is estimated again after A has changed
+    by more than the standard error. It is a constant in gradients. `config()`, copies and saved files contain it.
 
     The complement of an unsatisfiable operand has evidence 0; with the mode `power` evaluating it is an error.
 
@@ -42,31 +54,48 @@ class Negation(Node):
         mode: The mode; None for the default.
         weight: $w > 0$; None for 1, or .01 for `power`.
         offset: $b$, for `contrast`: the evidence at which A and the base are equally likely.
+        quantile: $q$ between 0 and 1, for `level`.
+        temperature: $\tau > 0$, for `level`: the width of the border, in units of energy.
+        level: $L_q$, for `level`, if it is known; None to estimate it.
+        estimate: The content of an earlier estimate, from `config()`.
 
     Raises:
-        OptionError: The mode is unknown or the weight not positive.
-        ExpressionError: The mode is `complement` and A is not an event, the mode is `contrast` and A has no value, or A has no
-            complement.
+        OptionError: The mode is unknown, or a number is out of range.
+        ExpressionError: The mode is `complement` and A is not an event, the mode is `contrast` or `level` and A has no value, or A has no
+            complement. At the first evaluation: the mode is `level` and A cannot be sampled.
     """
 
     precedence = 90
+    derived: ClassVar[frozenset[str]] = frozenset({"estimate"})
     weight: Weight
 
-    def __init__(self, operand: Energy, mode: Mode | None = None, weight: Weight | None = None, offset: float = 0.0) -> None:
+    def __init__(
+        self,
+        operand: Energy,
+        mode: Mode | None = None,
+        weight: Weight | None = None,
+        offset: float = 0.0,
+        *,
+        quantile: float = _QUANTILE,
+        temperature: float = _TEMPERATURE,
+        level: float | None = None,
+        estimate: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(operand)
         event = operand.formula
-        self.mode: Mode = mode or ("complement" if event is not None else "contrast" if operand.bases else "power")
+        self.mode: Mode = mode or _default_mode(operand)
         check_choice("mode", self.mode, _DEFAULT_WEIGHT)
         if mode is None and operand.no_complement is not None:
             raise ExpressionError(f"~ of {operand}: {operand.no_complement}")
         if self.mode == "complement" and event is None:
-            raise ExpressionError(f"{operand} is not an event, so 1 - p(c | x) is unknown; use mode 'contrast' or 'power'.")
+            raise ExpressionError(f"{operand} is not an event, so 1 - p(c | x) is unknown; use mode 'level', 'contrast' or 'power'.")
         set_weight(self, _DEFAULT_WEIGHT[self.mode] if weight is None else weight)
         if not as_float(self.weight) > 0:
             raise OptionError(f"The weight of a negation must be positive, got {as_float(self.weight)}.")
         self.offset = offset
-        if self.mode == "contrast":
-            check_value(operand, "A contrast", evidence=True)
+        self._set_level(quantile, temperature, level, estimate)
+        if self.mode in ("contrast", "level"):
+            check_value(operand, f"The negation of {operand} by {self.mode}", evidence=True)
         self._evidence_has_value = self.mode == "complement" or operand.evidence_has_value
         self._signed |= self.mode == "power"
         self._bases = operand.bases
@@ -74,8 +103,37 @@ class Negation(Node):
         always = self._complement is not None and self._complement.constant is False  # the operand is always true
         self._unsatisfiable = always or any(base.energy.unsatisfiable for base in self._bases)
 
+    def _set_level(self, quantile: float, temperature: float, level: float | None, estimate: Mapping[str, Any] | None) -> None:
+        self.quantile = check_number("quantile", quantile, above=0, below=1)
+        self.temperature = check_number("temperature", temperature, above=0)
+        self.given_level = None if level is None else check_number("level", level)
+        self._level = Level(self.quantile, self.temperature, None if estimate is None else LevelEstimate.from_config(estimate))
+        self._checked: bool | None = None  # None outside of twins, which check once whether the level is current
+        options = (quantile, temperature, level, estimate)
+        if self.mode != "level" and options != (_QUANTILE, _TEMPERATURE, None, None):
+            raise OptionError(f"quantile, temperature and level are options of the mode 'level', and the mode is {self.mode!r}.")
+
+    @property
+    def level(self) -> Estimate | None:
+        r"""The level $L_q$ with its standard error; None before it is estimated, and for the other modes."""
+        return self._level.estimate if self.given_level is None else Estimate(self.given_level)
+
     def config(self) -> dict[str, Any]:
-        return {"mode": self.mode, "weight": self.weight, "offset": self.offset}
+        config = {"mode": self.mode, "weight": self.weight, "offset": self.offset}
+        if self.mode != "level":
+            return config
+        found = self._level.estimate
+        numbers = {"quantile": self.quantile, "temperature": self.temperature, "level": self.given_level}
+        return {**config, **numbers, "estimate": None if found is None else found.config()}
+
+    def rebuild(self, *terms: Energy, **changes: Any) -> Self:
+        if self.mode == "level" and terms and not same(terms[0], self.terms[0]):
+            changes = {"estimate": None, **changes}
+        return super().rebuild(*terms, **changes)
+
+    def became_twin(self, original: Negation) -> None:
+        """Shares the level with the energy that this one is a twin of; `twin` calls it."""
+        self._level, self._checked = original._level, False
 
     @property
     def formula(self) -> Formula | None:
@@ -93,19 +151,58 @@ class Negation(Node):
         return self.mode != "power" and any(base.energy.grounded for base in self.bases)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        operand = self.terms[0]
         if self._complement is not None:
             return scale(self.weight, self._complement.energy(x, **conditions))
         if self.mode == "power":
             with dividing_by(self):
-                return scale(self.weight, -evidence_of(self.terms[0], x, conditions))
+                return scale(self.weight, -evidence_of(operand, x, conditions))
         try:
-            return scale(self.weight, F.softplus(self.offset - evidence_of(self.terms[0], x, conditions)))
+            if self.mode == "contrast":
+                return scale(self.weight, F.softplus(self.offset - evidence_of(operand, x, conditions)))
+            evidence = evidence_of(operand, x, conditions)  # first: its errors are about these points, not about pilot draws
+            return scale(self.weight, F.softplus((self._find_level(x, conditions) - evidence) / self.temperature))
         except ContradictionError:
             return zeros(x)
 
+    def _find_level(self, x: Tensor, conditions: Mapping[str, Any]) -> float:
+        if self.given_level is not None:
+            return self.given_level
+        operand = self.terms[0]
+        free = sorted(operand.conditions & conditions.keys() - {CHAINS})
+        if free:
+            raise ExpressionError(
+                f"{self} needs the level of {operand}, and it depends on {', '.join(free)}, which is not bound: bind it inside, as in "
+                f"`~A.given({free[0]}=...)`, or take another mode of `negate`: 'power', 'contrast' for `A.relative_to(base)`, or "
+                "'complement' for an event."
+            )
+        value = self._level.value(operand, x, fixed=bool(self._checked))
+        if self._checked is False:
+            self._checked = True
+        return value
+
     def extra_repr(self) -> str:
-        weight = as_float(self.weight)
-        return f"mode={self.mode!r}" + (f", weight={weight:g}" if weight != _DEFAULT_WEIGHT[self.mode] else "")
+        return f"mode={self.mode!r}{self._options()}" + ("" if self.mode != "level" or self.level is None else f", level={self.level}")
+
+    def _options(self) -> str:
+        """Returns the options that are not the default, other than the mode and the level."""
+        weight, text = as_float(self.weight), ""
+        if weight != _DEFAULT_WEIGHT[self.mode]:
+            text += f", weight={weight:g}"
+        if self.offset:
+            text += f", offset={self.offset:g}"
+        if self.quantile != _QUANTILE:
+            text += f", quantile={self.quantile:g}"
+        if self.temperature != _TEMPERATURE:
+            text += f", temperature={self.temperature:g}"
+        return text
 
     def __str__(self) -> str:
+        options = self._options() + ("" if self.given_level is None else f", level={self.given_level:g}")
+        if self.mode != _default_mode(self.terms[0]) or options:
+            return f"negate({self.terms[0]}, mode={self.mode!r}{options})"
         return "~" + format_operand(self.terms[0], self.precedence)
+
+
+def _default_mode(operand: Energy) -> Mode:
+    return "complement" if operand.formula is not None else "contrast" if operand.bases else "level"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
@@ -17,8 +18,10 @@ from composable_energy.algebra.weights import Sharpened, Weighted
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.lift import as_energy, liftable
+from composable_energy.options import check_flag
+from composable_energy.registry import get
 
-__all__ = ["all_of", "any_of", "apply_operator", "bind_conditions", "implies", "negate", "scale_temperature", "scale_weight"]
+__all__ = ["all_of", "any_of", "apply_operator", "bind_conditions", "implies", "negate", "one_of", "scale_temperature", "scale_weight"]
 
 
 def all_of(*terms: Any) -> Energy:
@@ -31,15 +34,34 @@ def all_of(*terms: Any) -> Energy:
     return lifted[0] if len(lifted) == 1 else Conjunction(*lifted)
 
 
-def any_of(*terms: Any, weights: Sequence[Weight] | None = None) -> Energy:
+def any_of(*terms: Any, weights: Sequence[Weight] | None = None, calibrate: bool = False, **options: Any) -> Energy:
     """Returns the disjunction `A | B | ...`; a single term without weights is returned as it is.
 
     Args:
         *terms: Energies, or objects that `as_energy` takes.
         weights: Positive weights of the mixture, one for each term; 1 each if None.
+        calibrate: Whether to estimate the normaliser of each branch now, so that the weights are the shares of the branches; see
+            `composable_energy.calibrate`.
+        **options: With `calibrate`, its options, such as `seed` and `event_shape`.
+
+    Raises:
+        OptionError: There are options without `calibrate`.
     """
+    if options and not check_flag("calibrate", calibrate):
+        raise OptionError(
+            f"any_of takes weights, and options of `composable_energy.calibrate` with calibrate=True; got {', '.join(options)}."
+        )
     lifted = [as_energy(term) for term in terms]
-    return lifted[0] if len(lifted) == 1 and weights is None else Disjunction(*lifted, weights=weights)
+    mixture = lifted[0] if len(lifted) == 1 and weights is None else Disjunction(*lifted, weights=weights)
+    if not check_flag("calibrate", calibrate):
+        return mixture
+    seed = options.pop("seed", None)
+    return get("estimator", "calibrate")(mixture, seed=secrets.randbits(63) if seed is None else seed, **options)
+
+
+def one_of(left: Energy, right: Energy) -> Energy:
+    """Returns `A ^ B`, which is `(A & ~B) | (~A & B)`."""
+    return any_of(all_of(left, negate(right)), all_of(negate(left), right))
 
 
 def implies(condition: Energy, conclusion: Energy) -> Energy:
@@ -47,25 +69,40 @@ def implies(condition: Energy, conclusion: Energy) -> Energy:
     return any_of(negate(condition), conclusion)
 
 
-def negate(energy: Any, mode: Mode | None = None, *, weight: Weight | None = None, offset: float = 0.0) -> Energy:
+def negate(
+    energy: Any,
+    mode: Mode | None = None,
+    *,
+    weight: Weight | None = None,
+    offset: float = 0.0,
+    quantile: float | None = None,
+    temperature: float | None = None,
+    level: float | None = None,
+) -> Energy:
     """Returns the complement of an energy; see `Negation` for the modes.
 
-    Without options it is `~energy`: `~~A` is `A`, `~(A & B)` is `~A | ~B`, `~(A | B)` is `~A & ~B`, and the operand of `sharpened`,
-    `given`, `at` and `pull_back` is negated.
+    Without options it is `~energy`: `~~A` is `A`, and `~(A | B)` is `~A & ~B`. For relative energies and events `~(A & B)` is `~A | ~B`,
+    and the operand of `sharpened`, `given` and `at` is negated. A conjunction with an absolute density has a level of its own, because
+    the draws of `A & B` need not be where those of A or of B are.
 
     Args:
         energy: The energy, or an object that `as_energy` takes.
-        mode: `complement`, `contrast` or `power`; None for the default of the energy.
+        mode: `complement`, `contrast`, `level` or `power`; None for the default of the energy.
         weight: The weight, above 0; None for 1, or .01 for `power`.
         offset: For `contrast`, the evidence at which A and the base are equally likely.
+        quantile: For `level`, the share of the draws of A in the region that is excluded; None for .95.
+        temperature: For `level`, the width of its border in units of energy; None for .25.
+        level: For `level`, the energy at the border, if it is known; None to estimate it from draws of A.
 
     Raises:
-        OptionError: The mode is unknown or the weight not positive.
+        OptionError: The mode is unknown, or a number is out of range.
         ExpressionError: The energy has no complement in this mode.
     """
     energy = as_energy(energy)
-    if mode is not None or weight is not None or offset != 0.0:
-        return Negation(energy, mode, weight, offset)
+    numbers = {"quantile": quantile, "temperature": temperature, "level": level}
+    numbers = {name: value for name, value in numbers.items() if value is not None}
+    if mode is not None or weight is not None or offset != 0.0 or numbers:
+        return Negation(energy, mode, weight, offset, **numbers)
     if isinstance(energy, Negation):
         return energy.terms[0]
     existing = energy.opposite if isinstance(energy, Node) else None
@@ -90,20 +127,30 @@ def scale_temperature(energy: Energy, temperature: object) -> Any:
 
 def _complement(energy: Energy) -> Energy:
     match energy:
-        case Conjunction():
-            opposite = Disjunction(*map(negate, energy.terms))
+        case Conjunction() if not _has_level(energy):
+            opposite = Disjunction(*map(negate, energy.concepts))
         case Disjunction() if not energy.weighted:
             opposite = Conjunction(*map(negate, energy.satisfiable_terms))
-        case Sharpened():
+        case Sharpened() if energy.bases:
             opposite = Sharpened(negate(energy.terms[0]), energy.weight)
-        case Conditioned():
+        case Conditioned() if energy.bases or energy.formula is not None:
             opposite = Conditioned(negate(energy.terms[0]), energy.values)
         case PulledBack():
             opposite = PulledBack(negate(energy.terms[0]), energy.generator, energy.damping)
+        case Conjunction():
+            return Negation(energy, "level")
         case _:
             return Negation(energy)
     energy.link_opposite(opposite)
     return opposite
+
+
+def _has_level(energy: Conjunction) -> bool:
+    """Returns whether the complement of a conjunction is one of where its own draws are: if a term is an absolute density.
+
+    A conjunction that cannot be sampled, such as `~A & ~B`, has no such place; its complement is `A | B`.
+    """
+    return energy.grounded and any(term.formula is None and not term.bases and not isinstance(term, Negation) for term in energy.concepts)
 
 
 def apply_operator(build: Callable[..., Energy], left: object, right: object) -> Any:

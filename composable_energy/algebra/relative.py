@@ -16,6 +16,7 @@ from composable_energy.bases import WeightedBase, evidence_of, select_conditions
 from composable_energy.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.estimate import Estimate
 from composable_energy.events import Formula
 from composable_energy.identity import token_of
 from composable_energy.memo import evaluate_once
@@ -49,6 +50,10 @@ class Relative(Node):
     @property
     def grounded(self) -> bool:
         return self.terms[0].grounded
+
+    @property
+    def log_normalizer(self) -> Estimate | None:
+        return self.terms[0].log_normalizer
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         return value_of(self.terms[0], x, conditions)
@@ -90,6 +95,10 @@ class Conditioned(Node):
     @property
     def grounded(self) -> bool:
         return self.terms[0].grounded
+
+    @property
+    def log_normalizer(self) -> Estimate | None:
+        return self.terms[0].log_normalizer
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         if self._formula is not None:  # variables that became equal are merged in it

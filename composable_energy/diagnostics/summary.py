@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from composable_energy.algebra import describe_shares
 from composable_energy.diagnostics.advice import SamplingWarning
 from composable_energy.diagnostics.draws import Draws, select_draws
 from composable_energy.diagnostics.statistics import LEAST_DRAWS, MOST_CHAINS, Row, compute_statistics, screen_coordinates
@@ -128,6 +129,8 @@ def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str
         facts["P(formula)"] = f"{trace.formula_probability:.3g} at the draws, by the classifiers"
     if trace.errors:
         facts["errors"] = f"at {trace.errors} points, which were rejected"
+        if trace.shares is not None:
+            facts["branch shares"] += f" ({describe_shares(trace.shares)})"
     if trace.best_of > 1:
         facts["best of"] = f"{trace.best_of}: the points that were returned are no exact draws"
     if len(draws.chains) > MOST_CHAINS:

@@ -124,6 +124,7 @@ class DensityEnergy(HeadEnergy):
         name: The name in expressions.
     """
 
+    evidence_normalized = True
     c: Tensor | None
 
     def __init__(

@@ -2,13 +2,13 @@ r"""Parsing of expressions: `parse("male & ~smiling", resolve)`. Text is never e
 
     expression  = term, { operator, term }
     term        = { "~" }, ( name | number | "(", expression, ")" )
-    operator    = "*" | "/" | ">>" | "&" | "|"
+    operator    = "*" | "/" | ">>" | "&" | "^" | "|"
     number      = [ "+" | "-" ], digits with an optional point and exponent: 2, .5, 1e-3
     name        = words of letters, digits and "_", joined by "-", "=", "/" or ":"; the first begins with no digit
                 | a path that begins with "/", "./" or "../", of the same characters and "."
                 | anything between single or double quotes
 
-Precedence is Python's, from high to low: `~`, then `*` and `/`, then `>>`, then `&`, then `|`; all are left-associative. Numbers are
+Precedence is Python's, from high to low: `~`, then `*` and `/`, then `>>`, `&`, `^` and `|`; all are left-associative. Numbers are
 weights: `2 * smiling`, `smiling / 2`, and products of numbers such as `(1 / 3) * smiling`. A `/` without spaces belongs to the name
 (`faces/male`), so a division needs spaces, parentheses or numbers around it.
 

@@ -105,6 +105,8 @@ def _join(tree: Complement | Scaled | Chain, operands: list[Energy]) -> Energy:
             return all_of(*operands)
         case Chain(operator="|"):
             return any_of(*operands)
+        case Chain(operator="^"):
+            return operands[0] ^ operands[1]
         case _:
             return operands[0] >> operands[1]
 

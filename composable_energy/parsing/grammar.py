@@ -124,7 +124,7 @@ class _Parser:
         if operator in ("*", "/"):
             return self._scale(left, operator, right, place)
         terms = [self._energy(part, f"`{operator}` joins energies, and this is a number") for part in (left, right)]
-        if operator != ">>":
+        if operator in ("&", "|"):
             terms = [inner for term in terms for inner in _flat(term, operator)]
         return Chain(operator, tuple(terms), place, max(term.depth for term in terms) + 1)
 

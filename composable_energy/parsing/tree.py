@@ -25,8 +25,8 @@ __all__ = [
     "leaves",
 ]
 
-PRECEDENCE = {"|": 1, "&": 2, ">>": 3, "*": 4, "/": 4}
-COMPLEMENT = 5
+PRECEDENCE = {"|": 1, "^": 2, "&": 3, ">>": 4, "*": 5, "/": 5}
+COMPLEMENT = 6
 NAME = re.compile(r"[^\W\d]\w*(?:[-=/:]\w+)*")
 PATH = re.compile(r"\.{0,2}/[\w\-=/:.]+")
 FOREIGN_SYNTAX = {
@@ -34,6 +34,7 @@ FOREIGN_SYNTAX = {
     "&&": "write `&`",
     "or": "write `|`",
     "||": "write `|`",
+    "xor": "write `^`",
     "not": "write `~`",
     "!": "write `~`",
     "->": "write `>>`",
@@ -42,7 +43,6 @@ FOREIGN_SYNTAX = {
     "+": "write `&` to join two concepts",
     "-": "write `& ~` to exclude a concept; a difference of energies is made in Python",
     "**": "write `2 * A` for a power of the density",
-    "^": "write `(A & ~B) | (~A & B)`",
     ".": "methods are called in Python, a name with a point is written in quotes",
     "=": "write `hair=red` without spaces",
 }

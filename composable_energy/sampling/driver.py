@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from composable_energy.algebra import Disjunction, estimate_levels, warn_of_shares
 from composable_energy.energy import Energy
 from composable_energy.errors import SamplingDiverged
 from composable_energy.gradients import recording
@@ -30,7 +31,7 @@ from composable_energy.sampling.selection import SamplerLike, recommendations
 from composable_energy.sampling.shares import branch_shares, formula_probability
 from composable_energy.sampling.starts import PilotResult, Starts
 from composable_energy.sampling.trace import Policy, Trace, gather_trace
-from composable_energy.sampling.unconstrained import warn_of_rounding
+from composable_energy.sampling.unconstrained import visible_energy, warn_of_rounding
 from composable_energy.sampling.values import Evaluator, check_detached, check_own_gradients, check_same_energy, mixes_values
 from composable_energy.sampling.warmup import tune_sampler
 from composable_energy.sampling.wrappers import has_rows
@@ -142,6 +143,8 @@ def sample(
     arguments, began = dict(locals()), time.perf_counter()
     with evaluation_context(energy):
         request = resolve_request(arguments)
+        warn_of_shares(energy)
+        estimate_levels(request.energy, request.points.zeros(), request.sampler.final_conditions(request.energy))
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.best_of, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
         compiled, faults = _compile(request) if compile else request.energy, Faults()
@@ -264,6 +267,7 @@ def _result(
     if request.trace:
         trace.reference = (final_reference(evaluator, chains),)
         trace.branch_shares = branch_shares(request, chains.sampler, drawn, trace.kept)
+        trace.shares = whole.shares if isinstance(whole := visible_energy(request.energy, drawn)[0], Disjunction) else None
     if ranks is not None and ranks.share == "gather":
         drawn, trace = ranks.gather_rows(drawn), gather_trace(trace, ranks)
     warn_of_rounding(request.energy, drawn)

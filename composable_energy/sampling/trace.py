@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from composable_energy.algebra import Shares
 from composable_energy.sampling.layout import weighted_mean
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
@@ -69,6 +70,7 @@ class Trace:
             energy.
         first_error: The first of these exceptions, as text.
         observed: What `sample` warned about convergence; None of it depends on what the trace records.
+        shares: What these shares are: `exact`, `calibrated`, `chosen`, `known` or `unknown`; None for any other energy.
         reference: Energies and gradients at points of the chains. A call that resumes the trace compares its energy with them.
     """
 
@@ -102,6 +104,7 @@ class Trace:
     errors: int = 0
     first_error: str = ""
     observed: tuple[SamplingWarning, ...] = ()
+    shares: Shares | None = None
     reference: tuple[Values, ...] = ()
 
     def summary(self, burn_in: int | None = None) -> Summary:

@@ -36,14 +36,15 @@ class Slope(torch.nn.Module):
 EVENT = ce.ClassifierEnergy(Slope(), 1, base=A)
 TARGETS = {
     "product": A & B,
-    "mixture": A | 2 * B,
+    "mixture": ce.any_of(A, 2 * B, weights=[1, 1]),
     "mixture inside one distribution": ce.as_energy(
         MixtureSameFamily(
             Categorical(torch.tensor([0.3, 0.7], dtype=F64)),
             MultivariateNormal(torch.tensor([[-1.0, 0.0], [1.0, 0.5]], dtype=F64), torch.eye(2, dtype=F64)),
         )
     ),
-    "not, by power": A & ~B,
+    "not, by level": A & ~B,
+    "not, by power": A & ce.negate(B, mode="power"),
     "not, by a stronger power": A & ce.negate(B, mode="power", weight=0.1),
     "not, by contrast": A & ~B.relative_to(A),
     "not, by complement": A & ~EVENT,

@@ -147,7 +147,7 @@ def test_moments_of_an_expression_are_those_of_the_integral():
     one = ce.as_energy(MultivariateNormal(torch.tensor([2.0, 0.0], dtype=F64), 0.25 * torch.eye(2, dtype=F64)))
     two = ce.as_energy(MultivariateNormal(torch.tensor([-2.0, 1.0], dtype=F64), 0.5 * torch.eye(2, dtype=F64)))
     wide = ce.as_energy(MultivariateNormal(torch.tensor([-0.5, 0.0], dtype=F64), 4 * torch.eye(2, dtype=F64)))
-    energy, n = (one | 2 * two) & wide, 2000
+    energy, n = ce.any_of(one, 2 * two, weights=[1, 1]) & wide, 2000
     axis = torch.linspace(-7, 7, 401, dtype=F64)
     grid = torch.cartesian_prod(axis, axis)
     weight = torch.softmax(-energy(grid), 0)

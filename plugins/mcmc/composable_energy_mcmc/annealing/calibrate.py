@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from composable_energy import Conditioned, Disjunction, Energy, PulledBack, log_z
 from composable_energy.errors import ContradictionError
+from composable_energy.estimate import Estimate
 from composable_energy.events import Formula
 from composable_energy.identity import equal, same
 
@@ -64,7 +64,7 @@ class _Calibration:
     options: Mapping[str, Any]
     excluded: set[nn.Module]
     results: list[tuple[Energy, Mapping[str, Any], Energy]] = field(default_factory=list)
-    estimates: list[tuple[Energy, float]] = field(default_factory=list)
+    estimates: list[tuple[Energy, Estimate]] = field(default_factory=list)
 
     def calibrate(self, energy: Energy, context: _Context) -> Energy:
         """Returns an energy with its mixtures calibrated."""
@@ -85,22 +85,25 @@ class _Calibration:
 
     def _calibrate_mixture(self, node: Disjunction, terms: Sequence[Energy], context: _Context) -> Energy:
         branches = list(terms) if node.weighted else _group_events(terms)
-        mixture = Disjunction(*branches, weights=node.weights, log_z=[self._estimate(branch, context) for branch in branches])
+        found = [self._estimate(branch, context) for branch in branches]
+        values, errors = ([getattr(estimate, name) for estimate in found] for name in ("value", "standard_error"))
+        mixture = Disjunction(*branches, weights=node.weights, log_z=values, log_z_errors=errors)
         mixture.name, mixture.recommended, mixture.training = node.name, node.recommended, node.training
         return mixture
 
-    def _estimate(self, branch: Energy, context: _Context) -> float:
-        if isinstance(branch, Disjunction) and branch.log_z is not None:  # a mixture of densities: the sum of its weights
-            return math.log(sum(branch.weights or [1.0] * len(branch.terms)))
+    def _estimate(self, branch: Energy, context: _Context) -> Estimate:
+        if branch.log_normalizer is not None:  # a closed form, or a calibrated mixture
+            return branch.log_normalizer
         density = branch.given(**{name: value for name, value in context.bound.items() if name in branch.conditions})
         value = next((value for other, value in self.estimates if same(other, density)), None)
         if value is None:
             shape = context.shape if branch.event_shape is None else branch.event_shape
             options = {**self.options, **({} if shape is None else {"event_shape": shape})}
             try:
-                value = log_z(density, **options).value
+                found = log_z(density, **options)
+                value = Estimate(found.value, found.standard_error)
             except ContradictionError:  # its share is 0 whatever the number here
-                value = 0.0
+                value = Estimate(0.0)
             self.estimates.append((density, value))
         return value
 

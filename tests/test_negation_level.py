@@ -1,0 +1,222 @@
+"""Negation by level: the complement of where the draws of a density are."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.distributions import Independent, MultivariateNormal, Uniform
+
+import composable_energy as ce
+from composable_energy.errors import ExpressionError, OptionError, UngroundedError
+
+F64 = torch.float64
+CENTRE = torch.tensor([2.0, 0.0], dtype=F64)
+X = torch.randn(6, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
+
+
+def gaussian(mean: Tensor = CENTRE) -> ce.Energy:
+    return ce.as_energy(MultivariateNormal(mean, torch.eye(2, dtype=F64)), name="gaussian")
+
+
+def ring(x: Tensor) -> Tensor:
+    return 8 * (x.norm(dim=1) - 2).square()
+
+
+RING = ce.as_energy(ring, name="ring", event_shape=(2,))
+
+
+class Shifted(ce.Energy):
+    """A Gaussian with a learnable constant and centre; `~` of it needs a sampler."""
+
+    def __init__(self, constant: float = 0.0) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(torch.tensor(constant, dtype=F64))
+        self.mean = nn.Parameter(CENTRE.clone())
+        self.event_shape = torch.Size([2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean).square().sum(1) / 2 + self.constant
+
+
+def level_of(energy: ce.Energy) -> ce.Negation:
+    negation = ~energy
+    assert isinstance(negation, ce.Negation)
+    negation(X)
+    return negation
+
+
+def test_the_level_of_a_gaussian_is_its_quantile():
+    """E - E(mean) of a Gaussian on the plane is exponential, so that the quantile is -log(1 - q)."""
+    least = gaussian()(CENTRE[None]).item()
+    for q in (0.5, 0.95):
+        negation = ce.negate(gaussian(), mode="level", quantile=q)
+        negation(X)
+        assert negation.level is not None
+        assert abs(negation.level.value - least + math.log(1 - q)) < 4 * negation.level.standard_error
+        assert negation.level.standard_error == pytest.approx(math.sqrt(q / (1 - q) / 65_536), rel=0.2)
+
+
+@pytest.mark.slow
+def test_the_level_of_an_energy_comes_from_its_default_sampler():
+    negation = level_of(Shifted())
+    assert negation.level is not None
+    assert abs(negation.level.value + math.log(0.05)) < 4 * negation.level.standard_error < 0.4
+    expected = nn.functional.softplus((negation.level.value - Shifted()(X)) / 0.25)
+    torch.testing.assert_close(negation(X), expected)
+
+
+@pytest.mark.slow
+def test_a_constant_in_the_energy_changes_nothing():
+    torch.testing.assert_close(level_of(Shifted(100.0))(X), level_of(Shifted())(X), rtol=1e-9, atol=1e-9)
+
+
+def test_quantile_and_temperature_are_options():
+    border = ce.negate(RING, mode="level", level=1.0, temperature=2.0)
+    torch.testing.assert_close(border(X), nn.functional.softplus((1.0 - RING(X)) / 2.0))
+    assert border.equals(ce.negate(RING, level=1.0, temperature=2.0))
+    for wrong in ({"quantile": 1.0}, {"quantile": 0.0}, {"temperature": 0.0}, {"level": math.nan}):
+        with pytest.raises(OptionError):
+            ce.negate(RING, **wrong)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(OptionError, match="options of the mode 'level', and the mode is 'power'"):
+        ce.negate(RING, mode="power", quantile=0.5)
+
+
+@pytest.mark.slow
+def test_not_keeps_out_of_where_the_other_density_lives():
+    """Draws of `ring & ~gaussian` against quadrature of the formula."""
+    energy, n = RING & ~gaussian(), 4000
+    axis = torch.linspace(-5, 5, 501, dtype=F64)
+    grid = torch.cartesian_prod(axis, axis)
+    weight = torch.softmax(-energy(grid), 0)
+    inside = (grid - CENTRE).square().sum(1) <= -2 * math.log(0.05)
+    truth = weight[inside].sum().item()
+    points = energy.sample((n, 2), seed=0, dtype=F64)
+    share = ((points - CENTRE).square().sum(1) <= -2 * math.log(0.05)).double().mean().item()
+    assert truth < 0.05
+    assert abs(share - truth) < 4 * math.sqrt(truth / n)
+
+
+def test_a_flat_density_is_excluded_too():
+    box = ce.as_energy(Independent(Uniform(torch.zeros(2, dtype=F64), torch.ones(2, dtype=F64)), 1), name="box")
+    inside, outside = torch.full((1, 2), 0.5, dtype=F64), torch.full((1, 2), 1.5, dtype=F64)
+    passes = (-(~box)(torch.cat([inside, outside]))).exp()
+    assert passes[0] < 0.101 and passes[1] == 1
+
+
+def test_laws_that_hold():
+    a, b = gaussian(), RING
+    assert ~~a is a and (~~(a | b)).equals(a | b)
+    assert (~(a | b)).equals(~a & ~b)
+    assert (~(~a & ~b)).equals(a | b)
+    assert (a >> b).equals(~a | b)
+    torch.testing.assert_close((b & (~a | ~gaussian(-CENTRE)))(X), ((b & ~a) | (b & ~gaussian(-CENTRE)))(X))
+    torch.testing.assert_close((a ^ gaussian(-CENTRE))(X), (gaussian(-CENTRE) ^ a)(X))
+
+
+def test_the_complement_of_a_product_is_that_of_its_own_draws():
+    """De Morgan's law does not hold for it: the draws of a product need not be where those of its factors are."""
+    product = gaussian(CENTRE) & gaussian(-CENTRE)
+    negation = ce.negate(product, level=product(torch.zeros(1, 2, dtype=F64)).item() + 3)
+    assert isinstance(~product, ce.Negation) and (~product).config()["mode"] == "level"
+    at_zero = torch.zeros(1, 2, dtype=F64)
+    assert negation(at_zero) > 10
+    assert (~gaussian(CENTRE) | ~gaussian(-CENTRE))(at_zero) < 10
+
+
+@pytest.mark.slow
+def test_copies_twins_and_files_keep_the_level(tmp_path):
+    negation = ~gaussian()
+    untouched = copy.deepcopy(negation)
+    values = negation(X)
+    assert negation.equals(untouched) and copy.deepcopy(negation).equals(negation)
+    for again in (copy.deepcopy(negation), pickle.loads(pickle.dumps(negation)), negation.rebuild(gaussian())):
+        assert torch.equal(again(X), values)
+    (RING.__class__, gaussian() & negation)[1].save(tmp_path / "not")
+    loaded = ce.load(tmp_path / "not")
+    assert torch.equal(loaded.terms[1](X), values) and loaded.terms[1].level.value == negation.level.value
+    assert copy.deepcopy(negation).float()(X.float()).dtype == torch.float32
+
+
+@pytest.mark.slow
+def test_the_first_sampling_estimates_the_level_for_good():
+    energy = RING & ~Shifted()
+    negation = energy.terms[1]
+    assert isinstance(negation, ce.Negation) and negation.level is None
+    energy.sample((10, 2), steps=2, seed=0, dtype=F64)
+    found = negation.level
+    assert found is not None
+    energy.sample((10, 2), steps=2, seed=0, dtype=F64)
+    assert negation.level is found
+
+
+@pytest.mark.slow
+def test_a_changed_energy_gets_a_new_level():
+    energy = Shifted()
+    negation = level_of(energy)
+    before, values = negation.level, negation(X)
+    with torch.no_grad():
+        energy.constant += 1e-6
+    assert torch.allclose(negation(X), values, atol=1e-4) and negation.level is before
+    with torch.no_grad():
+        energy.constant += 50.0
+    torch.testing.assert_close(negation(X), values, rtol=1e-4, atol=1e-4)
+    assert negation.level.value == pytest.approx(before.value + 50, abs=0.01)
+
+
+@pytest.mark.slow
+def test_the_gradient_is_that_of_the_formula():
+    negation = level_of(Shifted())
+    assert torch.autograd.gradcheck(lambda x: negation(x), (X.clone().requires_grad_(),))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.floats(-3, 3), st.floats(0.05, 2.0))
+def test_it_is_bounded_below_and_needs_no_finite_energy(level, temperature):
+    walls = ce.as_energy(lambda x: torch.where(x[:, 0] > 0, x.square().sum(1), torch.inf), name="walls")
+    energies, gradient = ce.negate(walls, level=level, temperature=temperature).with_gradient(X)
+    assert (energies >= 0).all() and gradient.isfinite().all()
+    assert not energies[X[:, 0] <= 0].any()
+
+
+def test_alone_it_is_not_grounded_and_beside_a_density_it_is():
+    assert (RING & ~gaussian()).grounded and not (~gaussian()).grounded
+    with pytest.raises(UngroundedError):
+        (~gaussian()).sample((3, 2))
+
+
+def test_what_cannot_be_sampled_is_refused_with_the_other_modes():
+    labelled = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1), name="labelled", event_shape=(2,))
+    rows = labelled.given(y=torch.arange(6.0, dtype=F64))
+    for energy, reason in ((gaussian() - RING, "UngroundedError"), (rows, "it has 6 rows of y")):
+        with pytest.raises(ExpressionError, match=rf"cannot be sampled \({reason}.*'power'.*'contrast'.*'complement'"):
+            (~energy)(X)
+    with pytest.raises(ExpressionError, match=r"depends on y, which is not bound.*'power'.*'contrast'.*'complement'"):
+        (~labelled)(X, y=torch.ones(6, dtype=F64))
+
+
+@pytest.mark.slow
+def test_a_bound_condition_has_a_level():
+    labelled = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, name="labelled", event_shape=(2,))
+    for energy in (~labelled.given(y=1.0), (~labelled).given(y=1.0)):
+        assert abs(energy(torch.ones(1, 2, dtype=F64)).item() - 4 * 2.996) < 4
+        assert not energy(torch.full((1, 2), 9.0, dtype=F64)).round(decimals=6).any()
+
+
+def test_texts_show_the_mode():
+    assert str(RING & ~gaussian()) == "ring & ~gaussian"
+    assert str(ce.negate(RING, "power")) == "negate(ring, mode='power')"
+    assert str(ce.negate(RING, quantile=0.5)) == "negate(ring, mode='level', quantile=0.5)"
+    negation = ~gaussian()
+    assert "mode='level'" in repr(negation)
+    rows = {row.expression: row.note for _, row in (RING & negation).explain(X).rows()}
+    assert rows["~gaussian"].startswith("mode='level', level=")
+
+
+def test_a_loaded_negation_keeps_the_mode_of_its_file(tmp_path):
+    (gaussian() & ce.negate(gaussian(), "power")).save(tmp_path / "old")
+    assert ce.load(tmp_path / "old").terms[1].mode == "power"
