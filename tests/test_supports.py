@@ -408,7 +408,7 @@ def test_a_resumed_and_a_checkpointed_call_continue_in_the_coordinates(tmp_path)
     energy = ce.as_energy(lambda x: -x.log().sum(1), support=constraints.simplex)
     options = {**SHORT, "seed": 0, "trace": 5, "init": torch.full((8, 3), 1 / 3, dtype=F64)}
     whole, trace = energy.sample((8, 3), **options)
-    first, half = energy.sample((8, 3), **{**options, "steps": 15})
+    _, half = energy.sample((8, 3), **{**options, "steps": 15})
     assert torch.equal(energy.sample((8, 3), resume=half, steps=15, trace=5)[0], whole)
     file = tmp_path / "run"
     energy.sample((8, 3), **{**options, "steps": 15}, checkpoint=file)

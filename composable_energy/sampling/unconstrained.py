@@ -91,8 +91,8 @@ def coordinates_of_start(energy: Energy, coordinates: Coordinates | None, init: 
     outside = ~(inside & u.isfinite().reshape(len(u), -1).all(1))
     if outside.any():
         raise OptionError(
-            f"{int(outside.sum())} of {len(init)} given points are not inside the support of {energy}, {format_support(energy.support)}; the "
-            f"first is number {int(outside.nonzero()[0])}. Move them inside, also from its boundary, or leave them out."
+            f"{int(outside.sum())} of {len(init)} given points are not inside the support of {energy}, {format_support(energy.support)}; "
+            f"the first is number {int(outside.nonzero()[0])}. Move them inside, also from its boundary, or leave them out."
         )
     return u
 
