@@ -1,7 +1,8 @@
 r"""Unconstrained coordinates of supports: maps $x = T(u)$ from $\mathbb{R}^k$ with the logarithm of their change of volume.
 
 If $x$ has the density $e^{-E(x)}$ on the support, then $u$ has the density $e^{-E(T(u)) + v(u)}$, where $v = \log \lvert \det dT/du \rvert$
-for a bijection. On a circle or sphere, $T(u) = u / \lVert u \rVert$ forgets the radius, and $e^v$ contains a density of it.
+for a bijection. On a sphere, $T(u) = u / \lVert u \rVert$ forgets the radius, and $e^v$ contains a density of it; on a circle it forgets
+the number of turns. Then $e^v$ has the integral 1 over what is forgotten, so that the integral of the density stays the same.
 
 Intervals, simplexes and matrices have coordinates of their own. Torch's simplex is clipped at the rounding of 1, in float32 a fifth of
 the mass of a Dirichlet(.1); its intervals cannot be open at one end of some coordinates; and it has no bijection for triangular and
@@ -26,7 +27,7 @@ from composable_energy.supports import Support, contains, ends_of, format_suppor
 
 __all__ = ["Coordinates", "coordinates_of", "evaluate_inside", "interior"]
 
-_EXTRA = 2  # degrees of freedom of the radius, so that the gradient at the origin has a finite variance
+_TURNS = 3  # of the window of angles
 
 
 class Coordinates(ABC):
@@ -47,7 +48,7 @@ class Coordinates(ABC):
 
     @abstractmethod
     def inverse(self, x: Tensor) -> Tensor:
-        """Returns the coordinates of points of the support; on a circle or sphere those with a typical radius."""
+        """Returns the coordinates of points of the support; on a sphere those with a typical radius."""
 
     def rounding(self, u: Tensor) -> Tensor:
         """Returns how far from coordinates those of their rounded points are, with shape $(B,)$."""
@@ -169,7 +170,8 @@ class _Simplex(Coordinates):
         taken, left = F.logsigmoid(logit), F.logsigmoid(-logit)
         before = F.pad(left.cumsum(-1), [1, 0])
         log_x = before + F.pad(taken, [0, 1])
-        return log_x.exp(), _total(log_x[..., :-1] + left)
+        least = torch.finfo(u.dtype).smallest_normal  # a density may be infinite at 0
+        return log_x.exp().clamp_min(least), _total(log_x[..., :-1] + left)
 
     def inverse(self, x: Tensor) -> Tensor:
         after = x.flip(-1).cumsum(-1).flip(-1)[..., 1:]
@@ -191,24 +193,29 @@ class _Directions(Coordinates):
         return u / radius, _total(_log_radial(radius.squeeze(-1), u.shape[-1]))
 
     def inverse(self, x: Tensor) -> Tensor:
-        return x * math.sqrt(x.shape[-1] - 1 + _EXTRA)
+        return x * math.sqrt(_degrees(x.shape[-1]) - 1)
 
     def rounding(self, u: Tensor) -> Tensor:
         return u.new_zeros(len(u))
 
 
 class _Angles(Coordinates):
-    """Angles of vectors in the plane, which have the last axis of the coordinates."""
+    r"""Numbers $u$ on the line that are angles modulo $2\pi$, in a smooth window so that their density has an integral.
+
+    The window $h(u) = (\sigma(u + 3\pi) - \sigma(u - 3\pi)) / 3$, with the logistic $\sigma$, fulfils $\sum_k h(x + 2\pi k) = 1$ for all x.
+    So the angles have exactly the density on the circle. Near the starts $h$ is flat: chains that stay at one turn are right, too.
+    """
 
     def __init__(self, event: Sequence[int]) -> None:
-        super().__init__(event, (*event, 2))
+        super().__init__(event, event)
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        x = torch.atan2(u[..., 1], u[..., 0])
-        return torch.where(x >= math.pi, -math.pi, x), _total(_log_radial(u.norm(dim=-1), 2))
+        end = _TURNS * math.pi
+        window = F.logsigmoid(u + end) + F.logsigmoid(end - u) + math.log1p(-math.exp(-2 * end)) - math.log(_TURNS)
+        return torch.remainder(u + math.pi, 2 * math.pi) - math.pi, _total(window)
 
     def inverse(self, x: Tensor) -> Tensor:
-        return torch.stack([x.cos(), x.sin()], -1) * math.sqrt(1 + _EXTRA)
+        return torch.remainder(x + math.pi, 2 * math.pi) - math.pi
 
     def rounding(self, u: Tensor) -> Tensor:
         return u.new_zeros(len(u))
@@ -287,11 +294,16 @@ def _line(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     return tuple(torch.tensor(end, dtype=dtype, device=device) for end in (-math.inf, math.inf))  # pyright: ignore[reportReturnType]
 
 
+def _degrees(size: int) -> int:
+    """Returns the degrees of freedom of a radius; with fewer than 3 the gradient near the origin has no finite variance."""
+    return max(size, 3)
+
+
 def _log_radial(radius: Tensor, size: int) -> Tensor:
-    r"""Returns the logarithm of the density of a vector given its direction; its radius is chi distributed with $n + 2$ degrees."""
-    degrees = size + _EXTRA
+    """Returns the logarithm of the density of a vector given its direction, relative to the surface; its radius is chi distributed."""
+    degrees = _degrees(size)
     constant = (degrees / 2 - 1) * math.log(2) + math.lgamma(degrees / 2)
-    return _EXTRA * radius.log() - radius.square() / 2 - constant
+    return (degrees - size) * radius.log() - radius.square() / 2 - constant
 
 
 def _total(values: Tensor) -> Tensor:

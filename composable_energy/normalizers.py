@@ -92,9 +92,9 @@ def log_z(
 
     Annealed importance sampling: paths lead from a Gaussian of known integral, over many levels, to the density. From each draw of the
     density, if there are any, a path leads back; Bennett's acceptance ratio joins both directions, which is several times more precise. A
-    pilot run finds the levels and the step size at each, which are then fixed. An energy with a support is integrated over it, without a
-    `base` in its unconstrained coordinates; a sphere has its surface, a simplex all but its last coordinate. An energy in the
-    latent space of a decoder is integrated over latent points.
+    pilot run finds the levels and the step size at each, which are then fixed. An energy in the latent space of a decoder is integrated
+    over latent points. One with a support is integrated over it, in its unconstrained coordinates if there is no `base`; the measure is
+    the surface of a sphere, and the volume of all coordinates of a simplex but the last.
 
     If no path reaches a mode, neither the estimate nor its error includes it: give a `base` that covers all modes, or `draws` or `init`
     from each.

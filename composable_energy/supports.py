@@ -122,7 +122,7 @@ def check_support(support: Any) -> Support:
     return plain(support)
 
 
-def plain(support: Support) -> Support:
+def plain(support: Any) -> Support:
     """Returns a support without `independent` around it, whose axes are independent anyway; None for all of R^n."""
     while isinstance(support, constraints.independent | _MIXTURE):
         support = support.base_constraint

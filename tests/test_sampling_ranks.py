@@ -56,6 +56,7 @@ energies = {
     "network": ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1) / 2),
     "hole": ce.as_energy(lambda x: torch.where(x[:, 0] > 1.2, torch.nan, x.square().sum(1) / 2)),
 }
+energies["shares"] = ce.as_energy(torch.distributions.Dirichlet(torch.tensor([2.0, 3.0, 1.0], dtype=torch.float64)))
 energies["mixture"] = energies["plane"] | ce.as_energy(torch.distributions.Normal(torch.ones(3, dtype=torch.float64), 0.5))
 double = {"dtype": torch.float64}
 long = {"sampler": "langevin", "step_size": 0.2}
@@ -67,6 +68,7 @@ calls = {
     "annealed": ("plane", {"sampler": "annealed", "levels": 8, "trace": True}),
     "mixture": ("mixture", {"sampler": "mala", "steps": 20, "trace": True}),
     "smc": ("mixture", {"sampler": "smc", "levels": 6, "trace": True, "batch_size": 4}),
+    "support": ("shares", {"sampler": "hmc", "step_size": 0.3, "leapfrogs": 3, "steps": 6, "trace": 2, "batch_size": 4}),
     "drop": ("hole", {**hole, **long, "on_divergence": "drop", "trace": True}),
     "restart": ("hole", {**hole, **long, "on_divergence": "restart", "trace": 2}),
     "coupled": ("plane", {"sampler": Mixing(), "steps": 8, "trace": True, "batch_size": 3}),
@@ -78,7 +80,7 @@ for name, (energy, call) in calls.items():
     points, trace = energies[energy].sample((11, 3), seed=3, ranks=ranks, **call)
     out[name] = [points, trace.energies, trace.acceptance, trace.points, trace.kept, trace.diverged_at, trace.restarts]
     out[name] += [trace.branch_shares, trace.steps, trace.scalars]
-    if name in ("langevin", "drop", "coupled"):
+    if name in ("langevin", "support", "drop", "coupled"):
         more = {key: call[key] for key in ("batch_size",) if key in call}
         out[name + " on"] = energies[energy].sample((11, 3), resume=trace, steps=5, ranks=ranks, **more)
 
@@ -150,6 +152,8 @@ def compare(one, two, **tolerance):
         "langevin on",
         "annealed",
         "mixture",
+        "support",
+        "support on",
         "drop",
         "drop on",
         "restart",

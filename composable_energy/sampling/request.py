@@ -118,7 +118,7 @@ def resolve_request(arguments: Mapping[str, Any]) -> SampleRequest:
     energy, resume = twin(call.energy), call.resume
     known = call.init if resume is None else (resume.states[0][2].x if resume.states else resume.stopped[0].state.x)
     if resume is not None and energy.support is not None:  # the trace has the coordinates of its points
-        known = known.new_empty((0, *(shape[1:] if energy.event_shape is None else energy.event_shape)))
+        known = known.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
     points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
     init = _start_points(energy, call.init, points)
     if points.coordinates is not None:
