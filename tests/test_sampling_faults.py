@@ -57,8 +57,10 @@ class TestProposalsThatRaise:
             return (x[:, 0] - y) * 50
 
         low = torch.arange(6, dtype=F64)
-        x, trace = ce.as_energy(shifted).given(y=low).sample(
-            (6, 1), sampler=MALA(4e-4), steps=60, init=low[:, None] + 0.01, seed=0, trace=True, warn=False
+        x, trace = (
+            ce.as_energy(shifted)
+            .given(y=low)
+            .sample((6, 1), sampler=MALA(4e-4), steps=60, init=low[:, None] + 0.01, seed=0, trace=True, warn=False)
         )
         assert trace.errors > 0 and ((x[:, 0] >= low) & (x[:, 0] < low + 0.5)).all()
 
