@@ -54,9 +54,8 @@ class TestConvergence:
         for sampler, steps in ((Annealed(levels=100), 100), (Descent(), 100)):
             modes(8.0).sample((64, 2), sampler=sampler, steps=steps, seed=0)
         centred = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2).given(y=torch.arange(64.0) * 10)
-        _, trace = centred.sample(
-            (64, 2), sampler=MALA(1.0), steps=200, init=torch.arange(64.0)[:, None].expand(64, 2) * 10, seed=0, trace=1
-        )
+        start = torch.arange(64.0)[:, None].expand(64, 2) * 10
+        _, trace = centred.sample((64, 2), sampler=MALA(1.0), steps=200, init=start, seed=0, trace=1)
         assert kinds(trace) == {"unchecked"} and "Chains have conditions and densities" in str(trace.summary())
 
     def test_the_sampler_that_an_energy_recommends_is_not_judged(self):

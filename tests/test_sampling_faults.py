@@ -65,7 +65,7 @@ class TestProposalsThatRaise:
         assert trace.errors > 0 and ((x[:, 0] >= low) & (x[:, 0] < low + 0.5)).all()
 
     def test_a_sampler_that_cannot_reject_reports_a_divergence(self):
-        with pytest.raises(SamplingDiverged, match="the energy raised an exception, first .*LinAlgError"):
+        with pytest.raises(SamplingDiverged, match=r"the energy raised an exception, first .*LinAlgError"):
             HALF.sample((40, 1), sampler=Langevin(0.5), steps=50, init=ONES[:40], seed=0)
 
     def test_on_error_raise_stops_and_says_where(self):
@@ -125,7 +125,7 @@ class TestOutputs:
             ce.as_energy(function)(torch.zeros(4, 2))
 
     def test_logits_of_a_classifier(self):
-        with pytest.raises(DtypeError, match="It has `.logits`"):
+        with pytest.raises(DtypeError, match=r"It has `\.logits`"):
             ce.ClassifierEnergy(lambda x: Output(x), 0)(torch.zeros(4, 2))
 
     def test_functions_without_a_gradient(self):
