@@ -18,7 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.checks import check_energies
-from composable_energy.errors import ExpressionError, ShapeError, note_evaluation
+from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.notes import note_evaluation
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy

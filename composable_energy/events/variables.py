@@ -18,10 +18,11 @@ from torch.nn.functional import log_softmax, logsigmoid
 from composable_energy.checks import advise_output, check_weights
 from composable_energy.conditions import CHAINS, Parameters, bound_rows, copy_condition, detach_conditions, parameters_of, rows_for
 from composable_energy.energy import Energy
-from composable_energy.errors import DtypeError, ExpressionError, ShapeError, note_evaluation
+from composable_energy.errors import DtypeError, ExpressionError, ShapeError
 from composable_energy.events.cells import Cells, ChainLabels, Interval, IntervalCells, LabelCells
 from composable_energy.identity import equal, same, token_of
 from composable_energy.memo import evaluate_once
+from composable_energy.notes import note_evaluation
 
 __all__ = ["LOG_WIDTHS", "Categorical", "Continuous", "Variable", "columns_of"]
 

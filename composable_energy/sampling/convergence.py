@@ -25,7 +25,7 @@ _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains togethe
 _NUMBERS = 16  # coordinates, or sums of coordinates with random signs
 _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
-_R_HAT = 1.7  # a chain is worth about two independent draws in all steps
+_R_HAT = 1.7  # all steps are about four times the relaxation time, so that 2 % of the distance of the start are left
 
 
 class ConvergenceObserver(Observer):
@@ -50,7 +50,7 @@ class ConvergenceObserver(Observer):
 
     def on_start(self, chains: Chains) -> None:
         self.first = chains.step
-        quarter = (self.last_step - self.first) // 4
+        quarter = min(self.last_step // 4, (self.last_step - self.first) // 2)  # of all steps, those of a resumed call included
         self.middle, self.turn = self.last_step - 2 * quarter, self.last_step - quarter
         self.start = self.halfway = chains.points()[0] if chains.chunks else self.start
         if self.judge and quarter >= _LEAST_STEPS and len(chains.own) > 1 and chains.sampler.stationary:

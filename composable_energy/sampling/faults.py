@@ -11,7 +11,8 @@ from torch import Tensor
 
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
-from composable_energy.errors import ComposableEnergyError, add_note
+from composable_energy.errors import ComposableEnergyError
+from composable_energy.notes import add_note
 from composable_energy.sampling.wrappers import EnergyWrapper
 
 __all__ = ["Faults", "GuardedEnergy", "noted"]

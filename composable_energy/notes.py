@@ -1,0 +1,57 @@
+"""Notes on exceptions from other people's code: which energy was evaluated where."""
+
+from __future__ import annotations
+
+from composable_energy.errors import ComposableEnergyError
+
+__all__ = ["EvaluationNote", "add_note", "note_evaluation"]
+
+_TERM, _TEXT = "_composable_energy_term", "_composable_energy_note"  # attributes of an exception that passed through an energy
+
+
+class EvaluationNote(Exception):  # noqa: N818  (a note, which Python 3.10 shows as the cause of an exception)
+    """A note about an exception: which energy was evaluated where."""
+
+
+def add_note(error: BaseException, text: str) -> None:
+    """Adds a line to the traceback of an exception, whose type stays; on Python 3.10 as its cause.
+
+    Args:
+        error: The exception.
+        text: The note.
+    """
+    if hasattr(error, "add_note"):
+        error.add_note(text)  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        before = error.__cause__
+        if before is None or isinstance(before, EvaluationNote):
+            error.__cause__ = EvaluationNote(f"{before}\n{text}" if before else text)
+
+
+def note_evaluation(error: Exception, energy: object, shape: tuple[int, ...]) -> None:
+    """Notes on an exception from a user's function which term of which expression was evaluated, and at how many points.
+
+    The energies that an exception passes through call it one after another: the first is the term, the last the expression. Errors of this
+    library name their energy already.
+
+    Args:
+        error: The exception.
+        energy: The energy that it leaves.
+        shape: The shape of the points.
+    """
+    if isinstance(error, ComposableEnergyError):
+        return
+    term, before = getattr(error, _TERM, None), getattr(error, _TEXT, None)
+    if term is None:
+        term = str(energy)
+        setattr(error, _TERM, term)
+    whole = "" if str(energy) == term else f", a term of {energy},"
+    text = f"This happened in the energy {term}{whole} at points of shape {shape}."
+    setattr(error, _TEXT, text)
+    notes = getattr(error, "__notes__", None)
+    if notes is not None and before in notes:
+        notes[notes.index(before)] = text
+    elif before is not None and isinstance(error.__cause__, EvaluationNote):
+        error.__cause__ = EvaluationNote(text)
+    else:
+        add_note(error, text)
