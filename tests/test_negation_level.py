@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.distributions import Independent, MultivariateNormal, Normal, Uniform
+from torch.distributions import Independent, MultivariateNormal, Uniform
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, OptionError, UngroundedError
