@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import composable_energy as ce
+from tests.factories import complement
 
 SIZE = 1.0
 
@@ -186,7 +187,7 @@ def join(children):
             case "minus":
                 return a - b
             case "not":
-                return ~a
+                return complement(a)
             case "power":
                 return ce.negate(a, "power")
             case "weigh":
