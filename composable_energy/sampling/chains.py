@@ -167,7 +167,7 @@ class Chains:
         return self.layout.scatter(parts, 0.0), present
 
     def _doing(self) -> str:
-        shape = (min(self.layout.batch_size, len(self.own)), *self.layout.zeros.shape)
+        shape = (min(self.layout.batch_size, len(self.own)), *self.layout.starts.zeros.shape)
         return f"{type(self.sampler).__name__.lower()} was at step {self.step}, with chains of shape {shape} in a batch."
 
     # Divergence -----------------------------------------------------------------------------------------------------------------------
