@@ -213,7 +213,7 @@ def test_texts_show_the_mode():
     assert str(ce.negate(RING, quantile=0.5)) == "negate(ring, mode='level', quantile=0.5)"
     negation = ~gaussian()
     assert "mode='level'" in repr(negation)
-    rows = dict((row.expression, row.note) for _, row in (RING & negation).explain(X).rows())
+    rows = {row.expression: row.note for _, row in (RING & negation).explain(X).rows()}
     assert rows["~gaussian"].startswith("mode='level', level=")
 
 

@@ -99,7 +99,7 @@ def negate(
         ExpressionError: The energy has no complement in this mode.
     """
     energy = as_energy(energy)
-    numbers = {"quantile": quantile, "temperature": temperature, "level": level}
+    numbers: dict[str, Any] = {"quantile": quantile, "temperature": temperature, "level": level}
     numbers = {name: value for name, value in numbers.items() if value is not None}
     if mode is not None or weight is not None or offset != 0.0 or numbers:
         return Negation(energy, mode, weight, offset, **numbers)
