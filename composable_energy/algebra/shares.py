@@ -27,7 +27,7 @@ _TEXTS = {
     "calibrated": "calibrated",
     "chosen": "as weighted, not calibrated",
     "known": "of densities with known constants",
-    "unknown": "arbitrary: normalisers are unknown, see composable_energy.calibrate",
+    "unknown": "arbitrary, not calibrated",
 }
 
 
