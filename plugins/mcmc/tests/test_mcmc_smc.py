@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Exponential, MultivariateNormal, Normal
+from torch.distributions import MultivariateNormal, Normal
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, SamplingDiverged
