@@ -399,6 +399,13 @@ def test_a_support_of_another_package_is_not_saved(tmp_path):
         wall.save(tmp_path / "wall")
 
 
+def test_descent_finds_the_minimum_of_the_energy_not_of_its_coordinates():
+    energy = ce.as_energy(td.Gamma(t(3.0), t(1.0)))
+    x, trace = energy.sample(3, sampler="descent", seed=0, trace=True)
+    torch.testing.assert_close(x, torch.full_like(x, 2.0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(trace.energies[-1], energy(x))
+
+
 def test_batches_conditions_and_chunks_give_the_same_draws():
     energy = ce.as_energy(lambda x, rate: (rate[:, None] * x - x.log()).sum(1), support=constraints.positive, event_shape=(2,))
     bound = energy.given(rate=torch.arange(1.0, 13.0))

@@ -122,7 +122,7 @@ def resolve_request(arguments: Mapping[str, Any]) -> SampleRequest:
     points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
     init = _start_points(energy, call.init, points)
     if points.coordinates is not None:
-        energy = UnconstrainedEnergy(energy, points.coordinates)
+        energy = UnconstrainedEnergy(energy, points.coordinates, volume=not sampler.minimizes)
     noise = resolve_noise(call.noise or (resume.noise if resume else None), points.device)
     total = points.n * best_of
     if first + total > 2**32:

@@ -31,16 +31,19 @@ class UnconstrainedEnergy(EnergyWrapper):
     Args:
         energy: The energy $E$.
         coordinates: The coordinates of its support.
+        volume: Whether to subtract $v$; without it the minima are those of $E$.
     """
 
-    def __init__(self, energy: Energy, coordinates: Coordinates) -> None:
+    def __init__(self, energy: Energy, coordinates: Coordinates, *, volume: bool = True) -> None:
         super().__init__(energy)
         self.coordinates = coordinates
+        self.volume = volume
         self.event_shape = coordinates.shape
 
     def forward(self, u: Tensor, **conditions: Any) -> Tensor:
         good, x, volume = self._points(u)
-        energies = torch.where(good, self.energy(x, **conditions) - volume, torch.inf)
+        energies = self.energy(x, **conditions)
+        energies = torch.where(good, energies - volume if self.volume else energies, torch.inf)
         return energies.masked_fill(u.isnan().flatten(1).any(1), torch.nan) if u.ndim > 1 else energies
 
     def evidence(self, u: Tensor, **conditions: Any) -> Tensor:
@@ -72,7 +75,7 @@ def visible_state(energy: Energy, state: State) -> State:
     while isinstance(energy, EnergyWrapper):
         if isinstance(energy, UnconstrainedEnergy):
             x, volume = energy.coordinates.points(state.x)
-            return replace(state, x=x, energy=state.energy + volume)
+            return replace(state, x=x, energy=state.energy + volume if energy.volume else state.energy)
         energy = energy.energy
     return state
 

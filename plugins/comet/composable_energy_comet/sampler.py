@@ -43,6 +43,7 @@ class InnerDescent(Sampler):
 
     gradients: ClassVar[int | None] = 1
     needs_values: ClassVar[bool] = False
+    minimizes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_integer("iterations", self.iterations)

@@ -46,6 +46,7 @@ class Descent(Sampler):
 
     default_steps: ClassVar[int] = 500
     stationary: ClassVar[bool] = False
+    minimizes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number("step_size", self.step_size, above=0)
