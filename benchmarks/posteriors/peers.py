@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.posteriors.accuracy import Reference
 from benchmarks.posteriors.jax_densities import jax_density
+from benchmarks.posteriors.table import NUTS
 from benchmarks.posteriors.target import Target
 
 __all__ = ["check_agreement", "draw_nuts", "measure_peers"]
@@ -63,8 +64,8 @@ def measure_peers(target: Target, reference: Reference, seed: int, figures: Call
         seed: The seed.
         figures: Returns the figures of a row, as `run.figures`.
     """
-    for title in ("NumPyro NUTS", "BlackJAX ChEES"):
-        if title == "NumPyro NUTS":
+    for title in (NUTS, "BlackJAX ChEES"):
+        if title == NUTS:
             run = _nuts(target.name, target.dimension, NUTS_CHAINS, NUTS_DRAWS, NUTS_WARM_UP, seed, 0.8)
         else:
             run = _chees(target.name, target.dimension, seed)

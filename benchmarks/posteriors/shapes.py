@@ -59,7 +59,7 @@ def far_modes() -> Target:
     return Target("modes", "8 far modes", 2, log_density, names, statistics, solved=False, closed_form=closed_form)
 
 
-def banana(pairs: int, width: float) -> Target:
+def banana(pairs: int, width: float, *, solved: bool = True) -> Target:
     """Pairs of $a \\sim N(0, 1)$ and $b \\mid a \\sim N(a^2, w)$; first all $a$, then all $b$."""
 
     def log_density(x: Tensor) -> Tensor:
@@ -73,7 +73,8 @@ def banana(pairs: int, width: float) -> Target:
 
     names = (*numbered("a", pairs), *numbered("b", pairs))
     size = 2 * pairs
-    return Target(f"banana-{size}", f"banana, {size}-d", size, log_density, names, lambda x: x, closed_form=closed_form)
+    about = {"closed_form": closed_form, "solved": solved}
+    return Target(f"banana-{size}", f"banana, {size}-d", size, log_density, names, lambda x: x, **about)
 
 
 def torus() -> Target:

@@ -10,9 +10,9 @@ from benchmarks.harness import ROOT
 from benchmarks.pages import markdown_table, short, write_page
 from benchmarks.posteriors.targets import get_target
 
-__all__ = ["OURS", "PAGE", "accuracy_table", "cost_table", "print_rows", "verdict", "write_table"]
+__all__ = ["NUTS", "OURS", "PAGE", "accuracy_table", "cost_table", "print_rows", "verdict", "write_table"]
 
-OURS = "composable-energy"
+OURS, NUTS = "composable-energy", "NumPyro NUTS"
 PAGE = ROOT / "docs" / "results" / "posteriors.md"
 _LEAST = 100  # effective draws, below which costs mean little
 Rows = Sequence[Mapping[str, Any]]
@@ -42,21 +42,26 @@ def print_rows(rows: Rows, *, head: bool = True) -> None:
 
 
 def accuracy_table(rows: Rows) -> str:
-    """Returns the table of errors of the defaults: the worst of all seeds for each start."""
+    """Returns the table of errors of the defaults: the worst of all seeds for each start, beside the verdicts on NUTS."""
     lines = []
     for name in dict.fromkeys(row["row"] for row in rows if row["sampler"] == OURS):
         mine = [row for row in rows if row["row"] == name and row["sampler"] == OURS]
+        nuts = _verdicts([row for row in rows if row["row"] == name and row["sampler"] == NUTS])
         for start in dict.fromkeys(row["start"] for row in mine):
             some = [row for row in mine if row["start"] == start]
             done = [row for row in some if "error" not in row]
-            worst = max((abs(row["mean"]) for row in done), default=None)
-            ratios = [row["ratio"] for row in done]
-            verdicts = [verdict(row) for row in some]
-            cells = ["-", "-"] if worst is None else [f"{worst:.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"]
-            counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in dict.fromkeys(verdicts))
+            cells = ["-", "-"]
+            if done:
+                ratios = [row["ratio"] for row in done]
+                cells = [f"{max(abs(row['mean']) for row in done):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"]
             warned = f"{sum(bool(row['warnings']) or 'error' in row for row in some)} of {len(some)}"
-            lines.append([get_target(name).title, start, *cells, counts, warned])
-    return markdown_table(["posterior", "start", "mean error, sd", "sd ratio", "verdict", "warned"], lines)
+            lines.append([get_target(name).title, start, *cells, _verdicts(some), warned, nuts])
+    return markdown_table(["posterior", "start", "mean error, sd", "sd ratio", "verdict", "warned", NUTS], lines)
+
+
+def _verdicts(rows: Rows) -> str:
+    found = [verdict(row) for row in rows]
+    return ", ".join(f"{found.count(kind)} {kind}" for kind in dict.fromkeys(found))
 
 
 def cost_table(rows: Rows) -> str:
