@@ -113,14 +113,18 @@ def repeated(energy: Energy, n: int, times: int) -> Energy:
 
 def has_rows(energy: Energy) -> bool:
     """Returns whether chains have bound conditions of their own, so that no point of one chain may become that of another."""
-    if isinstance(energy, _RowSelection):
-        return has_rows(energy.energy)
-    if CHAINS not in energy.conditions:
-        return False
-    if isinstance(energy, HeadEnergy) and CHAINS in energy.head_conditions[0]:
-        return True
-    bound = energy.values.values() if isinstance(energy, Conditioned) else ()
-    if any(isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1 for value in bound):
-        return True
-    inside = [*energy.terms, *(base.energy for base in energy.bases)]
-    return not inside or any(has_rows(part) for part in inside)
+    seen: set[Energy] = set()  # a shared part is searched once
+    todo = [energy.energy if isinstance(energy, _RowSelection) else energy]
+    while todo:
+        part = todo.pop()
+        if part in seen or CHAINS not in part.conditions:
+            continue
+        seen.add(part)
+        if isinstance(part, HeadEnergy) and CHAINS in part.head_conditions[0]:
+            return True
+        bound = part.values.values() if isinstance(part, Conditioned) else ()
+        inside = [*part.terms, *(base.energy for base in part.bases)]
+        if not inside or any(isinstance(value, Tensor) and value.ndim > 0 and len(value) != 1 for value in bound):
+            return True
+        todo += inside
+    return False
