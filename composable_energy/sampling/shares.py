@@ -45,20 +45,30 @@ def stated_formulas(energy: Energy) -> tuple[Formula, ...]:
 
     Branches of a mixture of other energies state nothing about all points.
     """
-    if energy.formula is not None:
-        return () if energy.formula.constant else (energy.formula,)
-    if isinstance(energy, Weighted | Sharpened):
-        return stated_formulas(energy.terms[0]) if as_float(energy.weight) > 0 else ()
-    if not isinstance(energy, Conjunction):
-        return ()
     found: list[Formula] = []
-    for formula in (formula for term in energy.terms for formula in stated_formulas(term)):
-        place = next((i for i, other in enumerate(found) if other.same_base(formula)), None)
-        if place is None:
-            found.append(formula)
-        else:
-            found[place] = conjoin([found[place], formula])
+    seen: set[Energy] = set()  # a shared part states its formula once
+    todo = [energy]
+    while todo:
+        part = todo.pop()
+        if part in seen:
+            continue
+        seen.add(part)
+        if part.formula is not None:
+            _add_formula(found, part.formula)
+        elif isinstance(part, Conjunction) or (isinstance(part, Weighted | Sharpened) and as_float(part.weight) > 0):
+            todo += reversed(part.terms)
     return tuple(found)
+
+
+def _add_formula(found: list[Formula], formula: Formula) -> None:
+    """Adds a formula to those that hold together, in place; one for each base."""
+    if formula.constant:
+        return
+    for i, other in enumerate(found):
+        if other.same_base(formula):
+            found[i] = conjoin([other, formula])
+            return
+    found.append(formula)
 
 
 def _at_points(
