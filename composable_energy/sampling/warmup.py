@@ -51,8 +51,9 @@ def tune_sampler(request: SampleRequest, compiled: Energy) -> tuple[Sampler, Pil
     if arrived is x:
         return found, None
     values = evaluator.values([*rows, *rows], torch.cat([x, arrived]))
-    tuning = memory[request.owner] = _Tuning(request.noise, values, found, _pilot_result(values, has_rows(energy)))
-    if type(found).approach is not Sampler.approach:  # a later call with the tuned sampler starts its chains in the same way
+    approaches = type(found).approach is not Sampler.approach
+    tuning = memory[request.owner] = _Tuning(request.noise, values, found, _pilot_result(values, has_rows(energy)) if approaches else None)
+    if approaches:  # a later call with the tuned sampler starts its chains in the same way
         _memory(found)[request.owner] = tuning
     return found, tuning.pilots
 
