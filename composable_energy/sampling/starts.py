@@ -17,7 +17,7 @@ from composable_energy.sampling.sampler import Sampler
 
 __all__ = ["PilotResult", "Starts"]
 
-_FEW = 0.01  # of the chains, which are not worth a warning
+_MANY = 0.5  # of the chains: then `init` is far from the density
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Starts:
         if arrived.all() or self.pilots.level is None:
             return x
         lost = int((~arrived).sum())
-        if self.init is not None and lost > _FEW * len(ids):
+        if self.init is not None and lost > _MANY * len(ids):
             seen = f"{lost} of {len(ids)} chains did not come from `init` to where the pilot chains have their energies."
             warnings.warn(SamplingWarning("start", seen, "They start from points of the pilot chains: check `init`."), stacklevel=2)
         return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, ids))

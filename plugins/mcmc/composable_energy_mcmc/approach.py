@@ -17,7 +17,7 @@ __all__ = ["approach", "redraw_outliers"]
 _STEPS = 200
 _LONGER, _SHORTER = 1.25, 0.5  # in balance at an acceptance of three quarters
 _PROGRESS, _PATIENCE = 0.5, 10  # a chain that loses less energy in ten steps has arrived
-_OUTLIER = 10.0  # times the range of the lowest quarter of the energies, and energies, above this quarter
+_RANGES, _MARGIN = 5.0, 8.0  # above the lower quartile: ranges of the lowest quarter, and nats
 
 
 def approach(
@@ -59,7 +59,7 @@ def approach(
 def redraw_outliers(energy: Energy, state: State, noise: Noise) -> State:
     r"""Moves pilot chains with outlying energies, such as those stuck in a tail, to points of others.
 
-    With the lowest energy $E_0$ and the lower quartile $E_1$, energies above $E_1 + 10\, (E_1 - E_0) + 10$ are outlying. The lowest quarter
+    With the lowest energy $E_0$ and the lower quartile $E_1$, energies above $E_1 + 5\, (E_1 - E_0) + 8$ are outlying. The lowest quarter
     decides, because any number of chains may be stuck.
 
     Args:
@@ -71,7 +71,7 @@ def redraw_outliers(energy: Energy, state: State, noise: Noise) -> State:
     if has_rows(energy) or not here.any():
         return state
     low, quarter = state.energy[here].double().quantile(torch.tensor([0.0, 0.25], dtype=torch.float64, device=state.x.device))
-    good = here & (state.energy <= quarter + _OUTLIER * (quarter - low) + _OUTLIER)
+    good = here & (state.energy <= quarter + _RANGES * (quarter - low) + _MARGIN)
     if good.all():
         return state
     places = good.nonzero().squeeze(1)
