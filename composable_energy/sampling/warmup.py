@@ -50,7 +50,7 @@ def tune_sampler(request: SampleRequest, compiled: Energy) -> tuple[Sampler, Pil
     found, arrived = sampler.tune(energy, x, noise)
     if arrived is x:
         return found, None
-    values = evaluator.values([*rows, *rows], torch.cat([x, arrived]))
+    values = evaluator.values([*rows, *rows], torch.cat([x, arrived.to(x.dtype)]))
     approaches = type(found).approach is not Sampler.approach
     tuning = memory[request.owner] = _Tuning(request.noise, values, found, _pilot_result(values, has_rows(energy)) if approaches else None)
     if approaches:  # a later call with the tuned sampler starts its chains in the same way

@@ -91,7 +91,7 @@ class Mixing:
     """How fast chains mix.
 
     Args:
-        cost: Gradients of each chain for an effective draw; infinite if the chains say nothing.
+        cost: Gradients of each chain for an effective draw of that coordinate; infinite if the chains say nothing.
         longest: The longest correlation time of a coordinate or its square, in steps.
         state: The chains after the trial.
     """
@@ -105,7 +105,7 @@ def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, s
     r"""Returns how fast chains mix.
 
     The lag-one correlations $\rho_j$ of the coordinates of whitened points and of their squares are estimated over all chains from mean
-    square differences, which are precise where correlations are near 1. The cost is $\bar L \langle (1 + \rho_j) / (1 - \rho_j) \rangle$.
+    square differences, which are precise where correlations are near 1. The cost is $\bar L \max_j (1 + \rho_j) / (1 - \rho_j)$.
 
     Args:
         sampler: The sampler with all options.
@@ -126,8 +126,8 @@ def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, s
     values = values - values.mean((0, 1))
     change = (values.diff(dim=0).square().mean((0, 1)) / (2 * values.square().mean((0, 1)))).clamp(1e-6, 1)  # 1 - rho
     times = (2 - change) / change
-    known = bool(times.isfinite().all()) and len(times) > 0
-    return Mixing(gradients / steps * times.max().item(), times.max().item(), state) if known else Mixing(math.inf, math.inf, state)
+    longest = times.max().item() if len(times) and times.isfinite().all() else math.inf
+    return Mixing(gradients / steps * longest, longest, state)
 
 
 @dataclass(frozen=True)
