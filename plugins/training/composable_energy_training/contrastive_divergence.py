@@ -33,7 +33,7 @@ class ContrastiveDivergence(Objective):
 
     Args:
         steps: Steps of each chain for each training step.
-        sampler: The name, class or instance of a sampler. Set its step size: otherwise it is tuned at each training step.
+        sampler: The name, class or instance of a sampler. It needs a step size, or it would be tuned at each training step.
         options: Options of the sampler.
         buffer: Slots of the replay buffer, over all processes; at least the batch size.
         fresh: The probability that a row gets a new start instead of its chain.

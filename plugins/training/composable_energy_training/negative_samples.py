@@ -83,10 +83,14 @@ class NegativeSampler:
         """Builds the sampler, and fills the buffer with starts.
 
         Raises:
-            OptionError: The model is not an energy, or an option does not fit.
+            OptionError: The model is not an energy, an option does not fit, or the sampler has no step size.
             PluginNotFound: No plug-in offers the sampler.
         """
-        self.sampler = resolve_sampler(require_energy(model), *self._sampler_request)
+        sampler = resolve_sampler(require_energy(model), *self._sampler_request)
+        if getattr(sampler, "step_size", 1.0) is None:
+            name = type(sampler).__name__.lower()
+            raise OptionError(f"{name} needs step_size, or it would be tuned again at each training step: options={{'step_size': ...}}.")
+        self.sampler = sampler
         if self.persistent and self._start is not None:
             self.buffer = ReplayBuffer(self.capacity, context, self._start, **self._buffer_options)
 
