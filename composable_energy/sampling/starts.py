@@ -17,7 +17,7 @@ from composable_energy.sampling.sampler import Sampler
 
 __all__ = ["PilotResult", "Starts"]
 
-_FEW = 0.01  # of the chains, which are not worth a warning
+_MANY = 0.5  # of the chains: then `init` is far from the density
 
 
 @dataclass(frozen=True)
@@ -55,26 +55,30 @@ class Starts:
     def points(self, ids: Sequence[int], energy: Energy, noise: Noise) -> Tensor:
         """Returns the start points, with shape $(B, *)$.
 
-        Points in a tail are moved by the sampler. A chain that it cannot bring to the bulk starts where a pilot chain
-        arrived.
+        Without `init` chains start where pilot chains arrived, and the sampler takes them on from there. Points of `init` in a tail are
+        moved by the sampler; a chain that it cannot bring to the bulk starts where a pilot chain arrived.
 
         Args:
             ids: The chains.
             energy: Their energy.
             noise: Their noise at step 0.
         """
-        if self.init is None:
+        if self.init is not None:
+            x = self.init[[i // self.copies for i in ids]]
+        elif self.pilots is None or self.pilots.level is None:
             x = self.sampler.start(self.zeros.expand(len(ids), *self.zeros.shape).contiguous(), noise.child("start"))
         else:
-            x = self.init[[i // self.copies for i in ids]]
+            x = self._points_of_pilots(self.pilots, ids)
         if self.pilots is None:
             return x
         x, arrived = self.sampler.approach(energy, x, noise.child("approach"), self.pilots.level)
         if arrived.all() or self.pilots.level is None:
             return x
         lost = int((~arrived).sum())
-        if self.init is not None and lost > _FEW * len(ids):
+        if self.init is not None and lost > _MANY * len(ids):
             seen = f"{lost} of {len(ids)} chains did not come from `init` to where the pilot chains have their energies."
             warnings.warn(SamplingWarning("start", seen, "They start from points of the pilot chains: check `init`."), stacklevel=2)
-        chosen = torch.tensor([i % len(self.pilots.points) for i in ids], device=x.device)
-        return torch.where(unsqueeze_to(arrived, x), x, self.pilots.points[chosen])
+        return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, ids))
+
+    def _points_of_pilots(self, pilots: PilotResult, ids: Sequence[int]) -> Tensor:
+        return pilots.points[torch.tensor([i % len(pilots.points) for i in ids], device=pilots.points.device)]

@@ -19,7 +19,7 @@ from composable_energy.sampling.wrappers import has_rows, select_rows
 __all__ = ["tune_sampler"]
 
 _PILOTS = 64
-_MARGIN = 3.0
+_NEARLY_ALL = 0.97
 _MEMORY = "_tuned_for"
 
 
@@ -51,8 +51,9 @@ def tune_sampler(request: SampleRequest, compiled: Energy) -> tuple[Sampler, Pil
     if arrived is x:
         return found, None
     values = evaluator.values([*rows, *rows], torch.cat([x, arrived]))
-    tuning = memory[request.owner] = _Tuning(request.noise, values, found, _pilot_result(values, has_rows(energy)))
-    if type(found).approach is not Sampler.approach:  # a later call with the tuned sampler starts its chains in the same way
+    approaches = type(found).approach is not Sampler.approach
+    tuning = memory[request.owner] = _Tuning(request.noise, values, found, _pilot_result(values, has_rows(energy)) if approaches else None)
+    if approaches:  # a later call with the tuned sampler starts its chains in the same way
         _memory(found)[request.owner] = tuning
     return found, tuning.pilots
 
@@ -60,14 +61,15 @@ def tune_sampler(request: SampleRequest, compiled: Energy) -> tuple[Sampler, Pil
 def _pilot_result(values: Values, has_rows: bool) -> PilotResult | None:
     """Returns where the pilots of finite energy arrived; None if there are none.
 
-    Draws of the density should not count as starts in a tail. So the level is well above the highest energy of the pilots.
+    Draws of the density should not count as starts in a tail, nor should few pilots that are still in a tail raise the level. So it is
+    above the energies of nearly all pilots, by twice their distance from the median.
     """
     points, energies = values.x[_PILOTS:], values.energies[_PILOTS:, 0]
     finite = energies.isfinite() & points.flatten(1).isfinite().all(1) if points.ndim > 1 else energies.isfinite() & points.isfinite()
     if not finite.any():
         return None
-    energies = energies[finite]
-    level = energies.max() + _MARGIN * (energies.max() - energies.median())
+    energies = energies[finite].double()
+    level = energies.quantile(_NEARLY_ALL) + 2 * (energies.quantile(_NEARLY_ALL) - energies.median())
     return PilotResult(points[finite], None if has_rows else level.item())
 
 

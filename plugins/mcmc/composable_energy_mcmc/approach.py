@@ -8,15 +8,16 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.kernels import normal
-from composable_energy.sampling import Noise, State, energy_and_gradient
+from composable_energy.sampling import Noise, State, energy_and_gradient, has_rows
 from composable_energy_mcmc.batch import finite_rows, select, sum_of_each
 from composable_energy_mcmc.metric import IDENTITY, Metric
 
-__all__ = ["approach"]
+__all__ = ["approach", "redraw_outliers"]
 
 _STEPS = 200
 _LONGER, _SHORTER = 1.25, 0.5  # in balance at an acceptance of three quarters
 _PROGRESS, _PATIENCE = 0.5, 10  # a chain that loses less energy in ten steps has arrived
+_RANGES, _MARGIN = 5.0, 8.0  # above the lower quartile: ranges of the lowest quarter, and nats
 
 
 def approach(
@@ -53,6 +54,29 @@ def approach(
         lowest = torch.where(since == 0, state.energy, lowest)
         moving = moving & ((since < _PATIENCE) if level is None else (state.energy > level))
     return state, finite_rows(state) & ((since >= _PATIENCE) if level is None else (state.energy <= level))
+
+
+def redraw_outliers(energy: Energy, state: State, noise: Noise) -> State:
+    r"""Moves pilot chains with outlying energies, such as those stuck in a tail, to points of others.
+
+    With the lowest energy $E_0$ and the lower quartile $E_1$, energies above $E_1 + 5\, (E_1 - E_0) + 8$ are outlying. The lowest quarter
+    decides, because any number of chains may be stuck.
+
+    Args:
+        energy: The energy. If chains have conditions of their own, whose energies do not compare, none moves.
+        state: The chains.
+        noise: Their noise.
+    """
+    here = finite_rows(state)
+    if has_rows(energy) or not here.any():
+        return state
+    low, quarter = state.energy[here].double().quantile(torch.tensor([0.0, 0.25], dtype=torch.float64, device=state.x.device))
+    good = here & (state.energy <= quarter + _RANGES * (quarter - low) + _MARGIN)
+    if good.all():
+        return state
+    places = good.nonzero().squeeze(1)
+    chosen = places[(noise.uniform(state.x, stream=2) * len(places)).long().clamp_max(len(places) - 1)]
+    return select(good, state, State(state.x[chosen], state.energy[chosen], state.grad[chosen]))
 
 
 def _propose(energy: Energy, state: State, noise: Noise, lengths: Tensor, metric: Metric) -> tuple[State, Tensor]:

@@ -14,11 +14,11 @@ from composable_energy.errors import OptionError
 from composable_energy.kernels import normal
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
-from composable_energy_mcmc.approach import approach
+from composable_energy_mcmc.approach import approach, redraw_outliers
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.metropolis import REFUSED, choose
-from composable_energy_mcmc.windows import adapt_metric, choose_trajectory
+from composable_energy_mcmc.windows import adapt_metric, choose_trajectory, take_step
 
 __all__ = ["ChEES"]
 
@@ -39,6 +39,7 @@ class ChEES(Sampler):
       successive points: $\bar L \cdot \frac{1}{2d} \sum_j \frac{1 + \rho_j}{1 - \rho_j}$ over coordinates and their squares. ChEES ascends
       the gradient of a criterion of the distance from the mean instead, which finds the nearest maximum and does not see motion around
       a ring.
+    - Chains take `warmup` steps before the first one that counts: twice the longest correlation time $(1 + \rho_j) / (1 - \rho_j)$.
 
     `trace.sampler` is the tuned sampler; pass it again to skip the tuning.
 
@@ -51,6 +52,7 @@ class ChEES(Sampler):
             a narrow part of a curved energy.
         max_leapfrogs: The largest $L$. It is needed where the criterion grows without bound, as on some funnels and bananas.
         tuning_steps: The largest number of steps of the pilot chains for $\varepsilon$ and $S$.
+        warmup: The number of steps of each chain before the first one; None tunes it together with `step_size`.
 
     References:
         An adaptive-MCMC scheme for setting trajectory lengths in Hamiltonian Monte Carlo (Hoffman et al., 2021),
@@ -63,6 +65,7 @@ class ChEES(Sampler):
     acceptance: float = 0.75
     max_leapfrogs: int = 64
     tuning_steps: int = 320
+    warmup: int | None = None
 
     default_steps: ClassVar[int] = 100
     refused: ClassVar[Mapping[str, str]] = REFUSED
@@ -80,17 +83,22 @@ class ChEES(Sampler):
         check_number("acceptance", self.acceptance, above=0, below=1)
         check_integer("max_leapfrogs", self.max_leapfrogs)
         check_integer("tuning_steps", self.tuning_steps, 2)
+        if self.warmup is not None:
+            check_integer("warmup", self.warmup, 0)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.step_size is not None:
             return self, x
         state, _ = approach(energy, x, noise.child("approach"), metric=self.whitening)
+        state = redraw_outliers(energy, state, noise.child("redraw"))
         sampler, state = adapt_metric(self, energy, state, noise.child("metric"))
         sampler, state = choose_trajectory(sampler, energy, state, noise.child("trajectory"))
         return sampler, state.x
 
     def approach(self, energy: Energy, x: Tensor, noise: Noise, level: float | None) -> tuple[Tensor, Tensor]:
         state, arrived = approach(energy, x, noise, level=level, metric=self.whitening)
+        for step in range(1, (self.warmup or 0) + 1):
+            state, _, _ = take_step(self, energy, state, noise.child("warmup").at(step))
         return state.x, arrived
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:

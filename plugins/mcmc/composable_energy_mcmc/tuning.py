@@ -10,7 +10,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.sampling import Noise, Sampler, State
-from composable_energy_mcmc.approach import approach
+from composable_energy_mcmc.approach import approach, redraw_outliers
 from composable_energy_mcmc.batch import finite_rows, select
 
 __all__ = ["DualAveraging", "find_first_length", "try_step", "tune_step_size"]
@@ -36,6 +36,7 @@ def tune_step_size(
         steps: The number of steps.
     """
     state, _ = approach(energy, x, noise.child("approach"))
+    state = redraw_outliers(energy, state, noise.child("redraw"))
     averaging = DualAveraging(find_first_length(make, energy, state, noise))
     for step in range(1, steps + 1):
         state, rate = try_step(make(averaging.length), energy, state, noise.at(_TRIALS + step))

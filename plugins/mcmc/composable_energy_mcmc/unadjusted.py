@@ -11,7 +11,7 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.kernels import normal
 from composable_energy.sampling import Noise, State, energy_and_gradient
-from composable_energy_mcmc.approach import approach
+from composable_energy_mcmc.approach import approach, redraw_outliers
 from composable_energy_mcmc.batch import finite_rows, flatten_points, select
 from composable_energy_mcmc.metric import IDENTITY, Metric
 
@@ -45,6 +45,7 @@ def tune_unadjusted(
     state = State(x, *energy_and_gradient(energy, x))
     if energy.has_value and temperature == 1:
         state, _ = approach(energy, x, noise.child("approach"), metric=metric)
+        state = redraw_outliers(energy, state, noise.child("redraw"))
     if not finite_rows(state).any():
         return _FALLBACK, state.x
     curvature, squares = _probe_curvature(energy, state, metric), []

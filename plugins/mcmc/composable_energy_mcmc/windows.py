@@ -11,6 +11,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.sampling import Noise, State
+from composable_energy_mcmc.approach import redraw_outliers
 from composable_energy_mcmc.batch import finite_rows, flatten_points
 from composable_energy_mcmc.metric import CovarianceEstimator, Metric
 from composable_energy_mcmc.metropolis import choose
@@ -19,13 +20,14 @@ from composable_energy_mcmc.tuning import DualAveraging, find_first_length
 if TYPE_CHECKING:
     from composable_energy_mcmc.chees import ChEES
 
-__all__ = ["adapt_metric", "choose_trajectory", "gradients_per_draw"]
+__all__ = ["adapt_metric", "choose_trajectory", "measure_mixing", "take_step"]
 
 _STEPS, _WINDOWS = 32, 3  # of a window, and the fewest windows
 _TRAJECTORY, _LEAPFROGS = 1.5, 16  # about a quarter of a period of whitened points; and the most leapfrogs of a window
 _ERRORS, _FACTOR = 3.0, 1.6  # within which mean energies and scales count as the same
 _TRIAL = 8  # steps, a cycle of trajectory lengths
 _BETTER, _TRIALS = 0.95, 2  # a longer trajectory has to save 5 %; the search ends after two that do not
+_CORRELATION_TIMES, _LONGEST_WARMUP = 2, 50  # steps of the warm-up of chains
 _LEAST = 1e-8  # the smallest acceptance in the harmonic mean
 
 
@@ -47,7 +49,8 @@ def adapt_metric(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> 
         number += 1
         trajectory = None if number == 1 and kind is not None else _TRAJECTORY
         window = _adapt_step_size(sampler, energy, state, noise.child(f"window {number}"), min(left, _STEPS), trajectory, kind)
-        state, left, stable, before = window.state, left - _STEPS, window.stable, stable
+        state = redraw_outliers(energy, window.state, noise.child(f"redraw {number}"))
+        left, stable, before = left - _STEPS, window.stable, stable
         metric = None if window.points is None else window.points.metric(state.x.dtype)
         same = metric is None or _scale_ratio(metric, sampler.whitening) < _FACTOR
         if left <= 0 or (number >= _WINDOWS and stable and before and same):
@@ -56,7 +59,7 @@ def adapt_metric(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> 
 
 
 def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[ChEES, State]:
-    """Tunes the trajectory to the fewest gradients for an effective draw.
+    """Tunes the trajectory to the fewest gradients for an effective draw, and the warm-up by the longest correlation time.
 
     Args:
         sampler: The sampler with its step size and metric.
@@ -71,15 +74,33 @@ def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise
     best, least, worse, leapfrogs = sampler, math.inf, 0, min(2, sampler.max_leapfrogs)
     while leapfrogs <= sampler.max_leapfrogs and worse < _TRIALS:
         trial = replace(sampler, trajectory=leapfrogs * step_size)
-        cost, state = gradients_per_draw(trial, energy, state, noise.child(f"{leapfrogs} leapfrogs"))
-        better = cost < _BETTER * least
-        best, least, worse = (trial, cost, 0) if better else (best, least, worse + 1)
+        mixing = measure_mixing(trial, energy, state, noise.child(f"{leapfrogs} leapfrogs"))
+        better, state = mixing.cost < _BETTER * least, mixing.state
+        if better:
+            warmup = min(math.ceil(_CORRELATION_TIMES * mixing.longest), _LONGEST_WARMUP) if sampler.warmup is None else sampler.warmup
+            best, least = replace(trial, warmup=warmup), mixing.cost
+        worse = 0 if better else worse + 1
         leapfrogs *= 2
     return best, state
 
 
-def gradients_per_draw(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int = _TRIAL) -> tuple[float, State]:
-    r"""Returns how many gradients each chain needs for an effective draw, and the state of the chains after the trial.
+@dataclass(frozen=True)
+class Mixing:
+    """How fast chains mix.
+
+    Args:
+        cost: Gradients of each chain for an effective draw; infinite if the chains say nothing.
+        longest: The longest correlation time of a coordinate or its square, in steps.
+        state: The chains after the trial.
+    """
+
+    cost: float
+    longest: float
+    state: State
+
+
+def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int = _TRIAL) -> Mixing:
+    r"""Returns how fast chains mix.
 
     The lag-one correlations $\rho_j$ of the coordinates of whitened points and of their squares are estimated over all chains from mean
     square differences, which are precise where correlations are near 1. The cost is $\bar L \langle (1 + \rho_j) / (1 - \rho_j) \rangle$.
@@ -93,7 +114,7 @@ def gradients_per_draw(sampler: ChEES, energy: Energy, state: State, noise: Nois
     """
     points, gradients = [state.x], 0
     for step in range(1, steps + 1):
-        state, _, count = _take_step(sampler, energy, state, noise.at(step))
+        state, _, count = take_step(sampler, energy, state, noise.at(step))
         points.append(state.x)
         gradients += count
     x = torch.stack([flatten_points(sampler.whitening.whiten(some)).double() for some in points])
@@ -102,8 +123,9 @@ def gradients_per_draw(sampler: ChEES, energy: Energy, state: State, noise: Nois
     values = torch.cat([x, x.square()], 2)
     values = values - values.mean((0, 1))
     change = (values.diff(dim=0).square().mean((0, 1)) / (2 * values.square().mean((0, 1)))).clamp(1e-6, 1)  # 1 - rho
-    cost = gradients / steps * ((2 - change) / change).mean().item()
-    return (cost if math.isfinite(cost) else math.inf), state
+    times = (2 - change) / change
+    known = bool(times.isfinite().all()) and len(times) > 0
+    return Mixing(gradients / steps * times.mean().item(), times.max().item(), state) if known else Mixing(math.inf, math.inf, state)
 
 
 @dataclass(frozen=True)
@@ -132,7 +154,7 @@ def _adapt_step_size(
     points, energies = None if kind is None else CovarianceEstimator(kind, state.x), []
     for step in range(1, steps + 1):
         here = finite_rows(state)
-        state, rates, _ = _take_step(trial(averaging.length), energy, state, noise.at(step))
+        state, rates, _ = take_step(trial(averaging.length), energy, state, noise.at(step))
         averaging.add(sampler.acceptance - _mean_rate(rates[here]))
         energies.append(state.energy)
         if points is not None and step > steps // 2:
@@ -140,7 +162,7 @@ def _adapt_step_size(
     return _Window(state, averaging.best, points, _is_stable(energies))
 
 
-def _take_step(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, int]:
+def take_step(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, int]:
     """Takes a step; returns the state, the acceptance with NaN outside the support, and the number of leapfrogs.
 
     Chains that would become non-finite stay, as if rejected.

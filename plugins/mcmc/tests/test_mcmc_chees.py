@@ -13,7 +13,7 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Noise, State, energy_and_gradient
 from composable_energy_mcmc import ChEES
 from composable_energy_mcmc.metric import CovarianceEstimator, Metric
-from composable_energy_mcmc.windows import gradients_per_draw
+from composable_energy_mcmc.windows import measure_mixing
 
 F64 = torch.float64
 
@@ -110,7 +110,7 @@ def test_the_cost_of_a_draw_is_that_of_exact_flows_of_a_gaussian(metric, traject
     x = metric.unwhiten(Noise(0, range(n)).normal(torch.zeros(n, 2, dtype=F64)))
     sampler = ChEES(0.01, trajectory, metric, max_leapfrogs=1000)
     with torch.no_grad():
-        cost, _ = gradients_per_draw(sampler, energy, State(x, *energy_and_gradient(energy, x)), Noise(1, range(n)), steps)
+        cost = measure_mixing(sampler, energy, State(x, *energy_and_gradient(energy, x)), Noise(1, range(n)), steps).cost
     fractions = torch.tensor([1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8, 1 / 16])
     leapfrogs = (fractions * trajectory / 0.01).ceil()
     cosines = torch.cos(0.01 * leapfrogs)
