@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
 
+from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.level import Level, LevelEstimate
 from composable_energy.algebra.node import Node, Weight, as_float, dividing_by, set_weight
 from composable_energy.algebra.text import format_operand
@@ -25,7 +26,7 @@ from composable_energy.options import check_choice, check_number
 from composable_energy.support_sets import intersect, is_full
 from composable_energy.supports import Support
 
-__all__ = ["Mode", "Negation"]
+__all__ = ["Mode", "Negation", "has_level"]
 
 Mode = Literal["complement", "contrast", "level", "power"]
 _DEFAULT_WEIGHT = {"complement": 1.0, "contrast": 1.0, "level": 1.0, "power": 0.01}
@@ -204,5 +205,17 @@ class Negation(Node):
         return "~" + format_operand(self.terms[0], self.precedence)
 
 
+def has_level(conjunction: Conjunction) -> bool:
+    """Returns whether the complement of a conjunction is one of where its own draws are: if a term is an absolute density.
+
+    A conjunction that cannot be sampled, such as `~A & ~B`, has no such place; its complement is `A | B`.
+    """
+    terms = conjunction.concepts
+    return conjunction.grounded and any(term.formula is None and not term.bases and not isinstance(term, Negation) for term in terms)
+
+
 def _default_mode(operand: Energy) -> Mode:
-    return "complement" if operand.formula is not None else "contrast" if operand.bases else "level"
+    if operand.formula is not None:
+        return "complement"
+    absolute = not operand.bases or isinstance(operand, Conjunction) and has_level(operand)
+    return "level" if absolute else "contrast"

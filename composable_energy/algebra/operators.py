@@ -11,7 +11,7 @@ from torch import Tensor
 
 from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.disjunction import Disjunction
-from composable_energy.algebra.negation import Mode, Negation
+from composable_energy.algebra.negation import Mode, Negation, has_level
 from composable_energy.algebra.node import Node, Weight, as_float
 from composable_energy.algebra.relative import Conditioned, PulledBack, bind_conditions
 from composable_energy.algebra.weights import Sharpened, Weighted
@@ -127,7 +127,7 @@ def scale_temperature(energy: Energy, temperature: object) -> Any:
 
 def _complement(energy: Energy) -> Energy:
     match energy:
-        case Conjunction() if not _has_level(energy):
+        case Conjunction() if not has_level(energy):
             opposite = Disjunction(*map(negate, energy.concepts))
         case Disjunction() if not energy.weighted:
             opposite = Conjunction(*map(negate, energy.satisfiable_terms))
@@ -137,20 +137,10 @@ def _complement(energy: Energy) -> Energy:
             opposite = Conditioned(negate(energy.terms[0]), energy.values)
         case PulledBack():
             opposite = PulledBack(negate(energy.terms[0]), energy.generator, energy.damping)
-        case Conjunction():
-            return Negation(energy, "level")
         case _:
             return Negation(energy)
     energy.link_opposite(opposite)
     return opposite
-
-
-def _has_level(energy: Conjunction) -> bool:
-    """Returns whether the complement of a conjunction is one of where its own draws are: if a term is an absolute density.
-
-    A conjunction that cannot be sampled, such as `~A & ~B`, has no such place; its complement is `A | B`.
-    """
-    return energy.grounded and any(term.formula is None and not term.bases and not isinstance(term, Negation) for term in energy.concepts)
 
 
 def apply_operator(build: Callable[..., Energy], left: object, right: object) -> Any:

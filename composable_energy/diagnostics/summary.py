@@ -124,13 +124,12 @@ def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str
     if trace.restarts.any():
         facts["restarts"] = f"{int(trace.restarts.sum())}, of {int((trace.restarts > 0).sum())} chains"
     if trace.branch_shares is not None:
-        facts["branch shares"] = "  ".join(f"{share:.3f}" for share in trace.branch_shares.tolist())
+        what = "" if trace.shares is None else f" ({describe_shares(trace.shares)})"
+        facts["branch shares"] = "  ".join(f"{share:.3f}" for share in trace.branch_shares.tolist()) + what
     if trace.formula_probability is not None:
         facts["P(formula)"] = f"{trace.formula_probability:.3g} at the draws, by the classifiers"
     if trace.errors:
         facts["errors"] = f"at {trace.errors} points, which were rejected"
-        if trace.shares is not None:
-            facts["branch shares"] += f" ({describe_shares(trace.shares)})"
     if trace.best_of > 1:
         facts["best of"] = f"{trace.best_of}: the points that were returned are no exact draws"
     if len(draws.chains) > MOST_CHAINS:

@@ -22,6 +22,7 @@ __all__ = ["ConvergenceObserver", "emit_warnings", "warn_of_points"]
 
 _LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a quarter of the steps; for the standard error of a drift
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
+_STILL = 0.01  # of the chains, which change a mean by less than its standard error for a few thousand
 _NUMBERS = 16  # coordinates, or sums of coordinates with random signs
 _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
@@ -86,7 +87,7 @@ class ConvergenceObserver(Observer):
         active = chains.diverged_at < 0
         still, steps = self._still_chains(chains.step)
         still &= active
-        if still.any():
+        if still.sum() > _STILL * len(still):
             return [warn_of_still_chains(chains.sampler, (still.nonzero().flatten() + chains.own.start).tolist(), len(still), steps)]
         if not self.moments or not active.all():
             return []

@@ -68,7 +68,7 @@ class Starts:
         elif self.pilots is None or self.pilots.level is None:
             x = self.sampler.start(self.zeros.expand(len(ids), *self.zeros.shape).contiguous(), noise.child("start"))
         else:
-            x = self._points_of_pilots(self.pilots, ids)
+            x = self._points_of_pilots(self.pilots, noise.chains)
         if self.pilots is None:
             return x
         x, arrived = self.sampler.approach(energy, x, noise.child("approach"), self.pilots.level)
@@ -78,7 +78,7 @@ class Starts:
         if self.init is not None and lost > _MANY * len(ids):
             seen = f"{lost} of {len(ids)} chains did not come from `init` to where the pilot chains have their energies."
             warnings.warn(SamplingWarning("start", seen, "They start from points of the pilot chains: check `init`."), stacklevel=2)
-        return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, ids))
+        return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, noise.chains))
 
-    def _points_of_pilots(self, pilots: PilotResult, ids: Sequence[int]) -> Tensor:
-        return pilots.points[torch.tensor([i % len(pilots.points) for i in ids], device=pilots.points.device)]
+    def _points_of_pilots(self, pilots: PilotResult, chains: Sequence[int]) -> Tensor:
+        return pilots.points[torch.tensor([i % len(pilots.points) for i in chains], device=pilots.points.device)]

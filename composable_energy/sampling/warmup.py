@@ -50,7 +50,7 @@ def tune_sampler(request: SampleRequest, compiled: Energy) -> tuple[Sampler, Pil
     found, arrived = sampler.tune(energy, x, noise)
     if arrived is x:
         return found, None
-    values = evaluator.values([*rows, *rows], torch.cat([x, arrived]))
+    values = evaluator.values([*rows, *rows], torch.cat([x, arrived.to(x.dtype)]))
     approaches = type(found).approach is not Sampler.approach
     tuning = memory[request.owner] = _Tuning(request.noise, values, found, _pilot_result(values, has_rows(energy)) if approaches else None)
     if approaches:  # a later call with the tuned sampler starts its chains in the same way
@@ -62,14 +62,14 @@ def _pilot_result(values: Values, has_rows: bool) -> PilotResult | None:
     """Returns where the pilots of finite energy arrived; None if there are none.
 
     Draws of the density should not count as starts in a tail, nor should few pilots that are still in a tail raise the level. So it is
-    above the energies of nearly all pilots, by twice their distance from the median.
+    above the energies of nearly all pilots, by their distance from the median.
     """
     points, energies = values.x[_PILOTS:], values.energies[_PILOTS:, 0]
     finite = energies.isfinite() & points.flatten(1).isfinite().all(1) if points.ndim > 1 else energies.isfinite() & points.isfinite()
     if not finite.any():
         return None
     energies = energies[finite].double()
-    level = energies.quantile(_NEARLY_ALL) + 2 * (energies.quantile(_NEARLY_ALL) - energies.median())
+    level = 2 * energies.quantile(_NEARLY_ALL) - energies.median()
     return PilotResult(points[finite], None if has_rows else level.item())
 
 

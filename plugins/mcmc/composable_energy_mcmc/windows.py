@@ -26,7 +26,7 @@ _STEPS, _WINDOWS = 32, 3  # of a window, and the fewest windows
 _TRAJECTORY, _LEAPFROGS = 1.5, 16  # about a quarter of a period of whitened points; and the most leapfrogs of a window
 _ERRORS, _FACTOR = 3.0, 1.6  # within which mean energies and scales count as the same
 _TRIAL = 8  # steps, a cycle of trajectory lengths
-_BETTER, _TRIALS = 0.95, 2  # a longer trajectory has to save 5 %; the search ends after two that do not
+_COSTLIER, _TRIALS = 1.2, 2  # a longer trajectory may cost a fifth more; the search ends after two that cost more
 _CORRELATION_TIMES, _LONGEST_WARMUP = 2, 50  # steps of the warm-up of chains
 _LEAST = 1e-8  # the smallest acceptance in the harmonic mean
 
@@ -61,6 +61,8 @@ def adapt_metric(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> 
 def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[ChEES, State]:
     """Tunes the trajectory to the fewest gradients for an effective draw, and the warm-up by the longest correlation time.
 
+    Of two trajectories with nearly equal costs it takes the longer one: a short trial sees less of the slow motion of short ones.
+
     Args:
         sampler: The sampler with its step size and metric.
         energy: The energy.
@@ -75,10 +77,10 @@ def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise
     while leapfrogs <= sampler.max_leapfrogs and worse < _TRIALS:
         trial = replace(sampler, trajectory=leapfrogs * step_size)
         mixing = measure_mixing(trial, energy, state, noise.child(f"{leapfrogs} leapfrogs"))
-        better, state = mixing.cost < _BETTER * least, mixing.state
+        better, state = mixing.cost < _COSTLIER * least, mixing.state
         if better:
             warmup = min(math.ceil(_CORRELATION_TIMES * mixing.longest), _LONGEST_WARMUP) if sampler.warmup is None else sampler.warmup
-            best, least = replace(trial, warmup=warmup), mixing.cost
+            best, least = replace(trial, warmup=warmup), min(mixing.cost, least)
         worse = 0 if better else worse + 1
         leapfrogs *= 2
     return best, state
@@ -89,7 +91,7 @@ class Mixing:
     """How fast chains mix.
 
     Args:
-        cost: Gradients of each chain for an effective draw; infinite if the chains say nothing.
+        cost: Gradients of each chain for an effective draw of that coordinate; infinite if the chains say nothing.
         longest: The longest correlation time of a coordinate or its square, in steps.
         state: The chains after the trial.
     """
@@ -103,7 +105,7 @@ def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, s
     r"""Returns how fast chains mix.
 
     The lag-one correlations $\rho_j$ of the coordinates of whitened points and of their squares are estimated over all chains from mean
-    square differences, which are precise where correlations are near 1. The cost is $\bar L \langle (1 + \rho_j) / (1 - \rho_j) \rangle$.
+    square differences, which are precise where correlations are near 1. The cost is $\bar L \max_j (1 + \rho_j) / (1 - \rho_j)$.
 
     Args:
         sampler: The sampler with all options.
@@ -124,8 +126,8 @@ def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, s
     values = values - values.mean((0, 1))
     change = (values.diff(dim=0).square().mean((0, 1)) / (2 * values.square().mean((0, 1)))).clamp(1e-6, 1)  # 1 - rho
     times = (2 - change) / change
-    known = bool(times.isfinite().all()) and len(times) > 0
-    return Mixing(gradients / steps * times.mean().item(), times.max().item(), state) if known else Mixing(math.inf, math.inf, state)
+    longest = times.max().item() if len(times) and times.isfinite().all() else math.inf
+    return Mixing(gradients / steps * longest, longest, state)
 
 
 @dataclass(frozen=True)

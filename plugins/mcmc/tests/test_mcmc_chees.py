@@ -12,6 +12,7 @@ import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Noise, State, energy_and_gradient
 from composable_energy_mcmc import ChEES
+from composable_energy_mcmc.hamiltonian import van_der_corput
 from composable_energy_mcmc.metric import CovarianceEstimator, Metric
 from composable_energy_mcmc.windows import measure_mixing
 
@@ -104,7 +105,10 @@ def test_a_matrix_is_taken_where_it_pays(covariance, draws, kind):
 @pytest.mark.parametrize("metric", [Metric(), Metric(torch.tensor([1.0, 2.0], dtype=F64))], ids=repr)
 @pytest.mark.parametrize("trajectory", [0.5, 1.5])
 def test_the_cost_of_a_draw_is_that_of_exact_flows_of_a_gaussian(metric, trajectory):
-    r"""Coordinates turn by $h T$ in whitened units: their lag-one correlation is $\cos h T$, that of their squares $\cos^2 h T$."""
+    r"""Coordinates turn by $h T$ in whitened units: their lag-one correlation is $\cos h T$, that of their squares $\cos^2 h T$.
+
+    The slowest of them decides.
+    """
     energy = Gaussian(metric.unwhiten(torch.eye(2, dtype=F64)).square())
     n, steps = 20_000, 8
     x = metric.unwhiten(Noise(0, range(n)).normal(torch.zeros(n, 2, dtype=F64)))
@@ -114,8 +118,8 @@ def test_the_cost_of_a_draw_is_that_of_exact_flows_of_a_gaussian(metric, traject
     fractions = torch.tensor([1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8, 1 / 16])
     leapfrogs = (fractions * trajectory / 0.01).ceil()
     cosines = torch.cos(0.01 * leapfrogs)
-    expected = sum((1 + rho.mean()) / (1 - rho.mean()) for rho in (cosines, cosines.square())) / 2
-    assert cost == pytest.approx(float(expected * leapfrogs.mean()), rel=0.02)
+    expected = max((1 + rho.mean()) / (1 - rho.mean()) for rho in (cosines, cosines.square()))
+    assert cost == pytest.approx(float(expected * leapfrogs.mean()), rel=0.03)
 
 
 @pytest.mark.slow
@@ -157,7 +161,9 @@ def test_a_tuned_sampler_is_not_tuned_again_and_takes_one_gradient_a_leapfrog():
     assert "metric=Metric('dense', (2, 3))" in repr(trace.sampler)
     energy.sizes.clear()
     x, again = energy.sample(9, sampler=trace.sampler, steps=20, seed=1, trace=True)
-    assert energy.sizes.count(9) == 2 + sum(again.scalars["leapfrogs"])  # one for the energies at the start, to find tails
+    longest = trace.sampler.trajectory / trace.sampler.step_size
+    warmup = sum(math.ceil(van_der_corput(step) * longest) for step in range(1, trace.sampler.warmup + 1))
+    assert energy.sizes.count(9) == 2 + warmup + sum(again.scalars["leapfrogs"])  # one for the energies at the start, to find tails
     assert len(energy.sizes) == energy.sizes.count(9) + energy.sizes.count(64) and energy.sizes.count(64) <= 4  # the energy is the same
     assert again.sampler is trace.sampler and again.sampler == trace.sampler
     rest = energy.sample(9, sampler=trace.sampler, resume=energy.sample(9, sampler=trace.sampler, steps=5, seed=1, trace=True)[1], steps=15)
