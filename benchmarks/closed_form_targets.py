@@ -76,7 +76,8 @@ def expression() -> Target:
     def normal(mean: list[float], covariance: list[list[float]]) -> ce.Energy:
         return ce.as_energy(MultivariateNormal(torch.tensor(mean, dtype=F64), torch.tensor(covariance, dtype=F64)))
 
-    either = normal([-1.0, 0.0], [[1.0, 0.5], [0.5, 0.8]]) | 2 * normal([1.5, 0.5], [[1.2, 0.0], [0.0, 1.0]])
+    parts = normal([-1.0, 0.0], [[1.0, 0.5], [0.5, 0.8]]), 2 * normal([1.5, 0.5], [[1.2, 0.0], [0.0, 1.0]])
+    either = ce.any_of(*parts, weights=[1, 1])  # the shares are as they are
     energy = either & ~normal([0.0, 0.5], [[0.6, 0.1], [0.1, 0.5]]).relative_to(either)
     axis = torch.linspace(-10, 10, 1001, dtype=F64)
     points = torch.cartesian_prod(axis, axis)

@@ -54,6 +54,10 @@ class Coordinates(ABC):
         """Returns how far from coordinates those of their rounded points are, with shape $(B,)$."""
         return (self.inverse(self.points(u)[0]) - u).abs().nan_to_num(math.inf).reshape(len(u), -1).amax(1)
 
+    def features(self, u: Tensor) -> Tensor:
+        """Returns numbers that are equal for equal points and continuous, with shape $(B, *)$, to compare chains by."""
+        return u
+
 
 def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, device: torch.device) -> Coordinates | None:
     """Returns the coordinates of a support for points of a shape; None for all of R^n.
@@ -220,6 +224,9 @@ class _Angles(Coordinates):
     def rounding(self, u: Tensor) -> Tensor:
         return u.new_zeros(len(u))
 
+    def features(self, u: Tensor) -> Tensor:
+        return torch.cat([u.cos(), u.sin()], -1) if u.ndim > 1 else torch.stack([u.cos(), u.sin()], -1)
+
 
 class _Triangular(Coordinates):
     """Entries of a triangular matrix $L$ row by row, with logarithms on a positive diagonal; $L L^T$ for a positive definite matrix."""
@@ -284,6 +291,9 @@ class _Parts(Coordinates):
 
     def rounding(self, u: Tensor) -> Tensor:
         return torch.stack([part.rounding(values) for part, values in self._split(u)]).amax(0)
+
+    def features(self, u: Tensor) -> Tensor:
+        return torch.cat([part.features(values).reshape(len(u), -1) for part, values in self._split(u)], 1)
 
     def _split(self, u: Tensor) -> list[tuple[Coordinates, Tensor]]:
         some = zip(self.parts, u.split(self.sizes, -1), strict=True)

@@ -202,6 +202,8 @@ def test_diverged_draws_are_reported(capsys: pytest.CaptureFixture[str]):
     assert f"x.npy: {count} draws (of 64; the others diverged) of cliff in" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore::composable_energy.diagnostics.SamplingWarning")  # one step shows no formula
+@pytest.mark.filterwarnings("ignore::composable_energy.errors.MixtureWarning")
 def test_no_text_of_an_expression_gives_a_traceback(capsys: pytest.CaptureFixture[str]):
     draw = random.Random(0)
     words = ["bright", "left=dark", "toys", "plane", "2", "-1", "&", "|", "~", ">>", "*", "/", "(", ")", "'", "x.y", "$"]

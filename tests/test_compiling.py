@@ -40,7 +40,7 @@ def test_an_expression_of_every_kind_runs_as_one_function_for_each_shape():
 def test_each_chunk_of_chains_gets_its_own_rows_from_the_same_function():
     head = ce.GaussianHead(Affine(4, 3), LEAVES["distribution"], dims=2)
     energy = LEAVES["red"] & head(points(6)) & Noisy().given(sigma=torch.linspace(0.1, 2, 6, dtype=DTYPE))
-    options = {"seed": 3, "sampler": "langevin", "step_size": 0.05, "steps": 20, "dtype": DTYPE}
+    options = {"seed": 3, "sampler": "langevin", "step_size": 0.05, "steps": 20, "dtype": DTYPE, "warn": False}
     torch.testing.assert_close(energy.sample((6, 2), compile=True, batch_size=2, **options), energy.sample((6, 2), **options))
     fast = compiled(energy)
     fast.sample((6, 2), batch_size=2, **options)

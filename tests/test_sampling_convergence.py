@@ -76,13 +76,16 @@ class TestConvergence:
 
 class TestThresholds:
     def test_readme_s_example_has_no_warning(self):
-        """ChEES tunes a harmonic mean, which is below the arithmetic one; 50 draws of each of 100 chains are many."""
+        """50 draws of each of 100 chains are many."""
         ring = ce.as_energy(lambda x: 8 * (x.norm(dim=1) - 2).square())
         right = ce.as_energy(Normal(torch.tensor([2.0, 0.0]), 1.0))
         _, trace = (ring & right).sample((100, 2), seed=0, trace=True)
-        assert trace.warnings() == [] and "of a mean that is" in trace.summary().facts["acceptance"]
+        assert trace.warnings() == []
 
     def test_the_mean_that_is_tuned(self):
+        """ChEES tunes a harmonic mean, which is below the arithmetic one."""
+        _, trace = ce.as_energy(Normal(torch.zeros(20), 1.0)).sample((100, 20), seed=0, trace=True)
+        assert trace.warnings() == [] and "of a mean that is" in trace.summary().facts["acceptance"]
         rates = torch.tensor([[0.5, 1.0], [0.25, 0.75]], dtype=F64)
         assert ChEES().mean_acceptance(rates) == pytest.approx((2 / 3 + 0.375) / 2)
         assert MALA().mean_acceptance(rates) == pytest.approx(0.625)

@@ -15,6 +15,7 @@ from composable_energy.sampling.loop import Observer
 from composable_energy.sampling.wrappers import has_rows
 
 if TYPE_CHECKING:
+    from composable_energy.coordinates import Coordinates
     from composable_energy.diagnostics import SamplingWarning
     from composable_energy.sampling.trace import Trace
 
@@ -40,10 +41,11 @@ class ConvergenceObserver(Observer):
     Args:
         last_step: The number of the last step.
         judge: Whether drift and R-hat are judged; else only chains that stand still.
+        coordinates: The coordinates that chains use; None for those of the points.
     """
 
-    def __init__(self, last_step: int, *, judge: bool) -> None:
-        self.last_step, self.judge = last_step, judge
+    def __init__(self, last_step: int, *, judge: bool, coordinates: Coordinates | None = None) -> None:
+        self.last_step, self.judge, self.coordinates = last_step, judge, coordinates
         self.first = self.middle = self.turn = 0
         self.start = self.halfway = self.end = torch.empty(0)
         self.moments: list[_Moments] = []
@@ -116,7 +118,7 @@ class ConvergenceObserver(Observer):
         if len(x) != len(chains.own):
             self.moments = []
             return
-        self._buffer.append((x, energy))
+        self._buffer.append((x if self.coordinates is None else self.coordinates.features(x), energy))
         if step in (self.turn, self.last_step) or len(self._buffer) >= min(_BUFFERED_STEPS, _BUFFERED_NUMBERS // max(1, x.numel())):
             self.moments[step > self.turn].add(self._buffer)
             self._buffer = []

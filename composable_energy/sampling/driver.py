@@ -158,7 +158,8 @@ def sample(
         try:
             _start(request, chains, recorder.before)
             last_step = request.last_step(tuned)
-            observer = ConvergenceObserver(last_step, judge=not _is_recommended(request.owner, sampler, steps))
+            judge = not _is_recommended(request.owner, sampler, steps)
+            observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates)
             SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step), observer]).run()
         except Diverged as error:
             stop = error

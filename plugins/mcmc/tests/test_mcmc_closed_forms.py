@@ -137,7 +137,7 @@ def test_langevin_is_biased_as_derived(step_size, temperature, variance):
     """A wrong factor of two is tens of errors away, a lucky seed is not 4."""
     n = 20_000
     energy = gaussian([0.0, 0.0], [[variance, 0.0], [0.0, variance]])
-    x = energy.sample((n, 2), sampler=Langevin(step_size, temperature), steps=80, seed=2, dtype=F64)
+    x = energy.sample((n, 2), sampler=Langevin(step_size, temperature), steps=80, seed=2, dtype=F64, warn=False)
     expected = temperature * variance / (1 - step_size / (4 * variance))
     assert abs(x.square().mean() - expected) < 4 * expected / math.sqrt(n)
 
@@ -192,7 +192,7 @@ def test_the_law_of_underdamped_finds_planted_faults(fault):
 def test_underdamped_with_small_steps_has_the_moments_of_the_integral(name):
     """At this step the bias, of second order, is far below a standard error."""
     n = 4000
-    x = TARGETS[name].sample((n, 2), sampler=Underdamped(0.1), steps=150, seed=1, dtype=F64)
+    x = TARGETS[name].sample((n, 2), sampler=Underdamped(0.1), steps=150, seed=1, dtype=F64, warn=False)  # slow chains
     mean, covariance = integrated(TARGETS[name])
     assert ((x.mean(0) - mean).abs() < 4 * (covariance.diagonal() / n).sqrt()).all()
     products = (x - mean)[:, :, None] * (x - mean)[:, None, :]

@@ -160,6 +160,7 @@ def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps
             allow_improper=True,
             on_divergence="keep",
             trace=True,
+            warn=False,  # negative samples come from short chains
         )
     for ids, _, state in trace.states if moves else ():
         chains = range(first, first + len(x)) if len(ids) == len(x) else tuple(first + i for i in ids)

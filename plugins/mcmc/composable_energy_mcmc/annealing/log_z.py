@@ -104,6 +104,7 @@ def _run_pilots(energy: Energy, like: Tensor, init: Tensor | None, sampler: Samp
         batch_size=min(batch_size, count),
         noise=noise.kind,
         latents=True,
+        warn=False,  # the estimate has a standard error of its own
         dtype=like.dtype,
         device=like.device,
     )
