@@ -24,6 +24,7 @@ PICTURE = ROOT / "docs" / "img" / "architecture.png"
 PAGE = ROOT / "docs" / "architecture.md"
 INK, CORE_FILL, PACKAGE_FILL = "#303f9f", "#e8eaf6", "#fff3e0"
 WIDTH, HEIGHT, GAP, PAD = 100.0, 5.2, 0.7, 1.1
+LONGEST_ROW, LETTERS = 9, 6.5  # boxes; points of a letter by its share of a box
 # Bands of layers from top to bottom, with the first name of each.
 BANDS = {
     "packages": "composable_energy_comet",
@@ -90,7 +91,9 @@ def draw_row(axes, y, row, sizes):
         label = name.removeprefix(f"{CORE}_").strip("_")
         label = label.replace("_", "\n") if len(label) > 9 else label
         center = {"ha": "center", "va": "center"}
-        size = 6.5 if max(map(len, label.split("\n"))) < 10 else 4.5
+        longest = max(map(len, label.split("\n")))
+        largest = 5.6 if "\n" in label else 6.5
+        size = min(largest, LETTERS * width / longest)
         axes.text(middle, y + 3.3, label, fontsize=size, color=INK, **center)
         axes.text(
             middle, y + 0.9, f"{sizes[name]:,}", fontsize=5, color="#555", **center
@@ -104,8 +107,8 @@ def draw(groups, sizes, counts):
     band = {name: title for title, names in groups.items() for name in names}
     y, middles = 0.0, {}
     for title, names in groups.items():
-        half = -(-len(names) // 2) if len(names) > 7 else len(names)
-        rows = [names[i : i + half] for i in range(0, len(names), half)]
+        count = -(-len(names) // -(-len(names) // LONGEST_ROW))
+        rows = [names[i : i + count] for i in range(0, len(names), count)]
         height = len(rows) * (HEIGHT + GAP) - GAP
         frame = FancyBboxPatch(
             (0, y - height),
