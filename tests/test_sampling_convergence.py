@@ -74,6 +74,30 @@ class TestConvergence:
             BOWL.sample((4, 2), warn="no")
 
 
+class TestStarts:
+    """Most start points lie on a plateau, which chains do not leave."""
+
+    init = torch.cat([torch.randn(30, 2, generator=torch.Generator().manual_seed(0)), torch.full((98, 2), 300.0)])
+
+    @staticmethod
+    def sample(**options):
+        def energy(x):
+            bowl = x.square().sum(1) / 2
+            return torch.where(bowl < 40, bowl, 40 + 0.001 * (bowl - 40).clamp(min=1e-9).sqrt())
+
+        return ce.as_energy(energy, event_shape=(2,)).sample(128, seed=0, init=TestStarts.init, trace=1, **options)
+
+    def test_chains_that_do_not_arrive_start_at_pilots_with_a_warning(self):
+        with pytest.warns(SamplingWarning, match=r"start: 98 of 128 chains did not come from `init`.*check `init`, or leave it out"):
+            _, trace = self.sample()
+        assert [warning.kind for warning in trace.warnings()] == ["start"]
+        assert abs(trace.points.square().mean().item() - 1) < 0.05
+
+    def test_no_warning_on_request(self):
+        _, trace = self.sample(warn=False)
+        assert "start" in kinds(trace)
+
+
 class TestThresholds:
     def test_readme_s_example_has_no_warning(self):
         """50 draws of each of 100 chains are many."""

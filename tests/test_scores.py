@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.errors import ExpressionError
 from composable_energy.sampling import energy_and_gradient
 from tests.gradient_energies import BROAD, DRAWS, OwnRelative, Score
 

@@ -332,7 +332,9 @@ def test_four_modes_on_a_torus_have_their_weights():
     modes, weights = t(-2.5, 2.9, 0.6, -1.0).view(2, 2), t(0.4, 0.6)
     angles = td.MixtureSameFamily(td.Categorical(weights.expand(2, 2)), td.VonMises(modes, torch.full_like(modes, 6.0)))
     n = 4000
-    drawn = ce.as_energy(angles).sample(n, seed=0, sampler="hmc", step_size=0.3, leapfrogs=8, steps=300, warn=False)  # few chains change modes
+    drawn = ce.as_energy(angles).sample(
+        n, seed=0, sampler="hmc", step_size=0.3, leapfrogs=8, steps=300, warn=False
+    )  # few chains change modes
     nearest = (drawn[:, :, None] - modes).cos().argmax(2)  # the modes of an angle are far apart
     counts = torch.bincount(2 * nearest[:, 0] + nearest[:, 1], minlength=4) / n
     shares = torch.outer(weights, weights).flatten()

@@ -217,5 +217,5 @@ def has_level(conjunction: Conjunction) -> bool:
 def _default_mode(operand: Energy) -> Mode:
     if operand.formula is not None:
         return "complement"
-    absolute = not operand.bases or isinstance(operand, Conjunction) and has_level(operand)
+    absolute = not operand.bases or (isinstance(operand, Conjunction) and has_level(operand))
     return "level" if absolute else "contrast"

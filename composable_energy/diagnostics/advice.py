@@ -17,8 +17,8 @@ class SamplingWarning(UserWarning):
     """A warning about a run. `trace.warnings()` returns all; `sample` emits those that are clear without a trace.
 
     Args:
-        kind: `"diverged"`, `"errors"`, `"formula"`, `"acceptance"`, `"constant"`, `"stuck"`, `"drift"`, `"r_hat"`, `"ess"`, `"bias"`,
-            `"branch"` or `"unchecked"`.
+        kind: `"start"`, `"diverged"`, `"errors"`, `"formula"`, `"acceptance"`, `"constant"`, `"stuck"`, `"drift"`, `"r_hat"`, `"ess"`,
+            `"bias"`, `"branch"` or `"unchecked"`.
         seen: The observation, with figures.
         advice: What to do.
     """

@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from composable_energy.sampling.sampler import Sampler
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["LARGEST_BIAS", "find_point_warnings", "warn_of_bias", "warn_of_disagreement", "warn_of_drift", "warn_of_still_chains"]
+__all__ = [
+    "LARGEST_BIAS",
+    "find_point_warnings",
+    "warn_of_bias",
+    "warn_of_disagreement",
+    "warn_of_drift",
+    "warn_of_starts",
+    "warn_of_still_chains",
+]
 
 LARGEST_BIAS = 0.1  # of variances
 _PROBABLE = 0.25  # the mean probability of a formula at its draws, below which it is reported
@@ -28,6 +36,15 @@ def warn_of_still_chains(sampler: Sampler, ids: Sequence[int], count: int, steps
         f"{ways} `init=`, such as the points that `descent` finds."
         if sampler.needs_values
         else "Check the energy and its gradient there, and the options of the sampler.",
+    )
+
+
+def warn_of_starts(lost: int, count: int) -> SamplingWarning:
+    """Returns the warning about chains that did not get from their start points to the density."""
+    return SamplingWarning(
+        "start",
+        f"{lost} of {count} chains did not come from `init` to where the pilot chains have their energies.",
+        "They started from points of the pilot chains: check `init`, or leave it out.",
     )
 
 

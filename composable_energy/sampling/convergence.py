@@ -23,6 +23,7 @@ __all__ = ["ConvergenceObserver", "emit_warnings", "warn_of_points"]
 
 _LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a quarter of the steps; for the standard error of a drift
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
+_MANY = 0.5  # of the chains: then `init` is far from the density
 _STILL = 0.01  # of the chains, which change a mean by less than its standard error for a few thousand
 _NUMBERS = 16  # coordinates, or sums of coordinates with random signs
 _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
@@ -75,7 +76,19 @@ class ConvergenceObserver(Observer):
         self.end = chains.points()[0] if chains.chunks and error is None else self.start[:0]
 
     def warnings(self, chains: Chains) -> list[SamplingWarning]:
-        """Returns what is wrong, at most one warning; none for a sampler without a stationary density."""
+        """Returns what is wrong with the start points, and at most one warning about the chains.
+
+        A sampler without a stationary density is not judged.
+        """
+        from composable_energy.diagnostics.observed import warn_of_starts
+
+        if not chains.sampler.stationary or not len(self.end):
+            return []
+        lost = len(chains.layout.starts.lost)
+        starts = [warn_of_starts(lost, len(chains.own))] if lost > _MANY * len(chains.own) else []
+        return [*starts, *self._judge(chains)]
+
+    def _judge(self, chains: Chains) -> list[SamplingWarning]:
         from composable_energy.diagnostics.observed import (
             LARGEST_BIAS,
             warn_of_bias,
@@ -84,8 +97,6 @@ class ConvergenceObserver(Observer):
             warn_of_still_chains,
         )
 
-        if not chains.sampler.stationary or not len(self.end):
-            return []
         active = chains.diverged_at < 0
         still, steps = self._still_chains(chains.step)
         still &= active

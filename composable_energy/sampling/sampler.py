@@ -95,6 +95,8 @@ class Sampler(ABC):
             do not change the energy.
         gradients: The number of gradients that each chain evaluates at a step; None if it varies. A sampler with trajectories reports a
             scalar `leapfrogs` instead.
+        starts_at_pilots: Whether chains without `init` start where the pilot chains of `tune` arrived. Then `approach` has to take chains
+            with the same start apart.
         stationary: Whether the chains have a stationary density, so that later points of a chain are draws as well; by default, whether
             there is no last step.
     """
@@ -105,6 +107,7 @@ class Sampler(ABC):
     needs_values: ClassVar[bool] = True
     minimizes: ClassVar[bool] = False
     gradients: ClassVar[int | None] = None
+    starts_at_pilots: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.diagnostics.warnings import SamplingWarning
 from composable_energy.energy import Energy
 from composable_energy.noise import Noise
 from composable_energy.sampling.sampler import Sampler
 
 __all__ = ["PilotResult", "Starts"]
-
-_MANY = 0.5  # of the chains: then `init` is far from the density
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,9 @@ class Starts:
         copies: How many chains share a row of `init`.
         init: The caller's start points, one for each row; None lets the sampler choose.
         pilots: Where pilot chains arrived; None leaves all start points as they are.
+
+    Attributes:
+        lost: The chains that the sampler could not bring from `init` to the bulk.
     """
 
     sampler: Sampler
@@ -51,12 +50,13 @@ class Starts:
     copies: int
     init: Tensor | None = None
     pilots: PilotResult | None = None
+    lost: set[int] = field(default_factory=set, init=False)
 
     def points(self, ids: Sequence[int], energy: Energy, noise: Noise) -> Tensor:
         """Returns the start points, with shape $(B, *)$.
 
-        Without `init` chains start where pilot chains arrived, and the sampler takes them on from there. Points of `init` in a tail are
-        moved by the sampler; a chain that it cannot bring to the bulk starts where a pilot chain arrived.
+        Without `init` they are those of the sampler, or where pilot chains arrived. The sampler moves points in a tail; a chain that it
+        cannot bring to the bulk starts where a pilot chain arrived.
 
         Args:
             ids: The chains.
@@ -65,7 +65,7 @@ class Starts:
         """
         if self.init is not None:
             x = self.init[[i // self.copies for i in ids]]
-        elif self.pilots is None or self.pilots.level is None:
+        elif self.pilots is None or self.pilots.level is None or not self.sampler.starts_at_pilots:
             x = self.sampler.start(self.zeros.expand(len(ids), *self.zeros.shape).contiguous(), noise.child("start"))
         else:
             x = self._points_of_pilots(self.pilots, noise.chains)
@@ -74,10 +74,7 @@ class Starts:
         x, arrived = self.sampler.approach(energy, x, noise.child("approach"), self.pilots.level)
         if arrived.all() or self.pilots.level is None:
             return x
-        lost = int((~arrived).sum())
-        if self.init is not None and lost > _MANY * len(ids):
-            seen = f"{lost} of {len(ids)} chains did not come from `init` to where the pilot chains have their energies."
-            warnings.warn(SamplingWarning("start", seen, "They start from points of the pilot chains: check `init`."), stacklevel=2)
+        self.lost.update(chain for chain, here in zip(noise.chains, arrived.tolist(), strict=True) if not here)
         return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, noise.chains))
 
     def _points_of_pilots(self, pilots: PilotResult, chains: Sequence[int]) -> Tensor:

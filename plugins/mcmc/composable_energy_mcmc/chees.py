@@ -68,6 +68,7 @@ class ChEES(Sampler):
 
     default_steps: ClassVar[int] = 100
     refused: ClassVar[Mapping[str, str]] = REFUSED
+    starts_at_pilots: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("step_size", "trajectory"):

@@ -26,7 +26,9 @@ _STEPS, _WINDOWS = 32, 3  # of a window, and the fewest windows
 _TRAJECTORY, _LEAPFROGS = 1.5, 16  # about a quarter of a period of whitened points; and the most leapfrogs of a window
 _ERRORS, _FACTOR = 3.0, 1.6  # within which mean energies and scales count as the same
 _TRIAL = 8  # steps, a cycle of trajectory lengths
-_COSTLIER, _TRIALS = 1.2, 2  # a longer trajectory may cost a fifth more; the search ends after two that cost more
+_SLOW = 6.0  # steps: a short trial is sure of correlation times below that
+_COSTLIER, _CHEAPER = 1.2, 0.95  # of the cost so far: what a longer trajectory may cost after a slow one, and after a fast one
+_TRIALS = 2  # the search ends after two that cost more
 _CORRELATION_TIMES, _LONGEST_WARMUP = 2, 50  # steps of the warm-up of chains
 _LEAST = 1e-8  # the smallest acceptance in the harmonic mean
 
@@ -61,7 +63,8 @@ def adapt_metric(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> 
 def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[ChEES, State]:
     """Tunes the trajectory to the fewest gradients for an effective draw, and the warm-up by the longest correlation time.
 
-    Of two trajectories with nearly equal costs it takes the longer one: a short trial sees less of the slow motion of short ones.
+    Where chains are slow, it takes the longer one of two trajectories with nearly equal costs: a short trial sees less of the slow motion
+    of short ones.
 
     Args:
         sampler: The sampler with its step size and metric.
@@ -73,16 +76,18 @@ def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise
         The sampler, and the pilot chains after that.
     """
     step_size = sampler.step_size or 0.0
-    best, least, worse, leapfrogs = sampler, math.inf, 0, min(2, sampler.max_leapfrogs)
+    best, found, least, worse, leapfrogs = sampler, None, math.inf, 0, min(2, sampler.max_leapfrogs)
     while leapfrogs <= sampler.max_leapfrogs and worse < _TRIALS:
         trial = replace(sampler, trajectory=leapfrogs * step_size)
         mixing = measure_mixing(trial, energy, state, noise.child(f"{leapfrogs} leapfrogs"))
-        better, state = mixing.cost < _COSTLIER * least, mixing.state
+        slow = found is None or found.longest > _SLOW
+        better, state = mixing.cost < (_COSTLIER if slow else _CHEAPER) * least, mixing.state
         if better:
-            warmup = min(math.ceil(_CORRELATION_TIMES * mixing.longest), _LONGEST_WARMUP) if sampler.warmup is None else sampler.warmup
-            best, least = replace(trial, warmup=warmup), min(mixing.cost, least)
+            best, found, least = trial, mixing, min(mixing.cost, least)
         worse = 0 if better else worse + 1
         leapfrogs *= 2
+    if found is not None and sampler.warmup is None:
+        best = replace(best, warmup=math.ceil(min(_CORRELATION_TIMES * found.longest, _LONGEST_WARMUP)))
     return best, state
 
 
