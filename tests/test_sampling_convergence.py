@@ -98,6 +98,14 @@ class TestStarts:
         assert "start" in kinds(trace)
 
 
+def test_the_tuning_shows_its_progress(capfd):
+    BOWL.sample((4, 2), steps=2, seed=0, progress=True)
+    assert "tuning chees" in capfd.readouterr().err
+    BOWL.sample((4, 2), sampler=HMC(0.5), steps=2, seed=0, progress=True)
+    shown = capfd.readouterr().err
+    assert "hmc" in shown
+
+
 class TestThresholds:
     def test_readme_s_example_has_no_warning(self):
         """50 draws of each of 100 chains are many."""

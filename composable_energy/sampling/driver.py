@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,8 @@ from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points
 from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
 from composable_energy.sampling.layout import Layout
-from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, Progress, SamplingLoop, TraceRecorder
+from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, SamplingLoop, TraceRecorder
+from composable_energy.sampling.progress import Progress, tuning_progress
 from composable_energy.sampling.ranks import Share
 from composable_energy.sampling.request import SampleRequest, resolve_request
 from composable_energy.sampling.sampler import Sampler, changed_options
@@ -150,8 +152,7 @@ def sample(
         compiled, faults = _compile(request) if compile else request.energy, Faults()
         if request.on_error == "reject":
             compiled = GuardedEnergy(compiled, request.energy, faults)
-        with noted(lambda: f"{_name(request.sampler)} was being tuned, by 64 pilot chains of shape {(64, *request.points.event)}."):
-            tuned, pilots = tune_sampler(_guarded(request, faults), compiled)
+        tuned, pilots = _tune(request, compiled, faults)
         chains = Chains(_layout(request, compiled, tuned, pilots), request.on_divergence)
         recorder = _recorder(request, chains)
         stop = observer = None
@@ -176,10 +177,14 @@ def _is_recommended(energy: Energy, sampler: SamplerLike | None, steps: int | No
     return sampler is None and steps is None and bool(recommendations(energy))
 
 
-def _guarded(request: SampleRequest, faults: Faults) -> SampleRequest:
-    """Returns a request for the tuning, which also evaluates the energy at rejected points."""
-    guarded = GuardedEnergy(request.energy, request.energy, faults) if request.on_error == "reject" else request.energy
-    return replace(request, energy=guarded)
+def _tune(request: SampleRequest, compiled: Energy, faults: Faults) -> tuple[Sampler, PilotResult | None]:
+    """Tunes the sampler on pilot chains, which also reject points where the energy raises."""
+    if request.on_error == "reject":
+        request = replace(request, energy=GuardedEnergy(request.energy, request.energy, faults))
+    progress = tuning_progress(compiled, request.sampler) if _shows_progress(request) else nullcontext(compiled)
+    what = f"{_name(request.sampler)} was being tuned, by 64 pilot chains of shape {(64, *request.points.event)}."
+    with progress as energy, noted(lambda: what):
+        return tune_sampler(request, energy)
 
 
 def _name(sampler: Sampler) -> str:
@@ -233,9 +238,13 @@ def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None) ->
         check_own_gradients(chunk.energy, chunk.state.x, chains.sampler.final_conditions(request.energy))
 
 
+def _shows_progress(request: SampleRequest) -> bool:
+    return request.progress and (request.ranks is None or request.ranks.rank == 0)
+
+
 def _observers(request: SampleRequest, recorder: TraceRecorder, evaluator: Evaluator, last_step: int) -> list[Observer]:
     observers: list[Observer] = [recorder]
-    if request.progress and (request.ranks is None or request.ranks.rank == 0):
+    if _shows_progress(request):
         observers.append(Progress(last_step))
     if request.callback is not None:
         observers.append(CallbackObserver(request.callback))

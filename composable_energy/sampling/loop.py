@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from composable_energy.errors import OptionError
 from composable_energy.sampling.chains import Chains
@@ -17,7 +15,7 @@ from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.unconstrained import visible_state
 
-__all__ = ["Callback", "CallbackObserver", "Observer", "Progress", "SamplingLoop", "TraceRecorder"]
+__all__ = ["Callback", "CallbackObserver", "Observer", "SamplingLoop", "TraceRecorder"]
 
 Callback = Callable[[int, State, Info], object]
 
@@ -73,27 +71,6 @@ class SamplingLoop:
         finally:
             for observer in self.observers:
                 observer.on_end(chains, error)
-
-
-class Progress(Observer):
-    """Shows a progress bar on stderr.
-
-    Args:
-        last_step: The number of the last step.
-    """
-
-    def __init__(self, last_step: int) -> None:
-        self.last_step = last_step
-
-    def on_start(self, chains: Chains) -> None:
-        name = type(chains.sampler).__name__.lower()
-        self.bar = tqdm(total=self.last_step, initial=chains.step, file=sys.stderr, desc=name, leave=False)
-
-    def on_step(self, chains: Chains, info: Info) -> None:
-        self.bar.update()
-
-    def on_end(self, chains: Chains, error: BaseException | None) -> None:
-        self.bar.close()
 
 
 class CallbackObserver(Observer):
