@@ -98,14 +98,18 @@ def counts_data() -> np.ndarray:
 
 
 def dirichlet_multinomial() -> Target:
-    """Counts whose shares vary among groups; the coordinates are the log concentration and three log ratios of the mean shares."""
+    """Counts whose shares vary among groups; the coordinates are the log concentration and three log ratios of the mean shares.
+
+    The differences of logarithms of gamma functions need float64: for a large concentration they have an error of thousands in float32.
+    """
     counts = torch.from_numpy(counts_data())
 
-    def log_density(x: Tensor) -> Tensor:
+    def log_density(points: Tensor) -> Tensor:
+        x = points.double()
         log_shares, y = _log_shares(x), counts.to(x)
         total, alpha = x[:, :1].exp(), (x[:, :1] + log_shares).exp()[:, None]
         groups = torch.lgamma(total) - torch.lgamma(total + y.sum(1)) + (torch.lgamma(alpha + y) - torch.lgamma(alpha)).sum(2)
-        return groups.sum(1) + log_shares.sum(1) + log_normal(x[:, 0], 2.0, 1.0)  # a uniform prior of the shares
+        return (groups.sum(1) + log_shares.sum(1) + log_normal(x[:, 0], 2.0, 1.0)).to(points)  # a uniform prior of the shares
 
     def statistics(x: Tensor) -> Tensor:
         return torch.cat([x[:, :1], _log_shares(x).exp()], 1)
