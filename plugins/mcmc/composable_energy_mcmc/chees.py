@@ -45,8 +45,8 @@ class ChEES(Sampler):
         trajectory: $T > 0$, in units of whitened points; None tunes it together with `step_size`.
         metric: `"identity"`; `"diagonal"` or `"dense"`, estimated from the pooled draws of the pilot chains; `"auto"`, which is dense where
             that pays and diagonal elsewhere; or a metric that was tuned before.
-        acceptance: The harmonic mean of the acceptance to tune for, with rates below .05 counted as .05. At .65, which is best in many dimensions, a chain may stay for long in
-            a narrow part of a curved energy.
+        acceptance: The harmonic mean of the acceptance to tune for, with rates below .05 counted as .05. At .65, which is best in many
+            dimensions, a chain may stay for long in a narrow part of a curved energy.
         max_leapfrogs: The largest $L$. It is needed where the criterion grows without bound, as on some funnels and bananas.
         tuning_steps: The largest number of steps of the pilot chains for $\varepsilon$ and $S$.
         warmup: The number of steps of each chain before the first one; None tunes it together with `step_size`.
