@@ -66,7 +66,7 @@ def test_the_level_of_an_energy_comes_from_its_default_sampler():
     negation = level_of(Shifted())
     assert negation.level is not None
     assert abs(negation.level.value + math.log(0.05)) < 4 * negation.level.standard_error < 0.4
-    expected = nn.functional.softplus((negation.level.value - Shifted()(X)) / 0.25)
+    expected = nn.functional.softplus((negation.level.value - Shifted()(X)) / 0.1)
     torch.testing.assert_close(negation(X), expected)
 
 

@@ -91,7 +91,7 @@ def negate(
         weight: The weight, above 0; None for 1, or .01 for `power`.
         offset: For `contrast`, the evidence at which A and the base are equally likely.
         quantile: For `level`, the share of the draws of A in the region that is excluded; None for .95.
-        temperature: For `level`, the width of its border in units of energy; None for .25.
+        temperature: For `level`, the width of its border in units of energy; None for .1.
         level: For `level`, the energy at the border, if it is known; None to estimate it from draws of A.
 
     Raises:
