@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
+from composable_energy.options import check_integer
 from composable_energy.sampling import Noise, twin
 from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.conv import ConvEnergy
@@ -17,7 +18,6 @@ from composable_energy_comet.masks import component_scores, merge_components
 from composable_energy_comet.parts import decode_latents, recombine_parts
 from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.vector_encoder import VectorEncoder
-from composable_energy_image.arguments import check_integer
 
 __all__ = ["Comet"]
 
