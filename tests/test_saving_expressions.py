@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import distributions as td
+from torch import nn
 
 import composable_energy as ce
-from tests.saving_energies import WEIGHT, Attributes, Picture, Tempered, X, normal, people, there_and_back, together
+from tests.saving_energies import WEIGHT, Attributes, Mean, Picture, Tempered, X, normal, people, there_and_back, together
 
 pytestmark = pytest.mark.usefixtures("saving_registry")
 
@@ -137,6 +138,20 @@ def test_random_expressions_come_back(tree):
     with ce.register("energy", "people", Attributes), tempfile.TemporaryDirectory() as folder:
         energy = built(tree)
         there_and_back(energy | normal() if energy.unsatisfiable else energy, Path(folder))
+
+
+def test_a_node_of_a_plugin_comes_back(tmp_path, saving_registry):
+    male, red = people("male", "hair=red")
+    power = nn.Parameter(torch.tensor(0.4))
+    loaded = there_and_back(Mean(male & normal(), red, power=power) & ~red, tmp_path)
+    assert type(loaded.terms[0]) is Mean and isinstance(loaded.terms[0].power, nn.Parameter)
+
+
+def test_a_node_whose_config_lacks_a_tensor_is_refused(tmp_path, saving_registry):
+    node = Mean(normal(), normal(1.0))
+    node.register_buffer("shift", torch.zeros(2))
+    with pytest.raises(ce.errors.ExpressionError, match=r"`config\(\)` lacks its tensor shift"):
+        ce.save(node, tmp_path / "saved")
 
 
 def test_an_unsatisfiable_expression_comes_back(tmp_path):

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
-from composable_energy.sampling import Info, Noise, Sampler, State
+from composable_energy.sampling import Info, Noise, Sampler, State, unsqueeze_to
 
 __all__ = ["RandomWalk"]
 
