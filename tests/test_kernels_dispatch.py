@@ -80,7 +80,7 @@ class TestChoice:
         monkeypatch.setenv(SWITCH, "other")
         with pytest.raises(PluginLoadError, match="a subclass of Kernel, got the class Other"):
             ce.register("kernel", "other", type("Other", (), {"available": lambda self: True}))
-        with ce.register("kernel", "other", lambda: 3), pytest.raises(PluginLoadError, match="should make a Kernel, it made"):
+        with ce.register("kernel", "other", lambda: 3), pytest.raises(PluginLoadError, match="should return a Kernel, but returned"):
             self.step()
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

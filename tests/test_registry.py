@@ -1,4 +1,4 @@
-"""Plug-ins by name: found late, loaded alone, checked, and told apart."""
+"""Plug-ins by name: found at first use, loaded one by one, checked, and conflicts reported."""
 
 import subprocess
 import sys
@@ -119,7 +119,10 @@ def test_what_is_registered_keeps_the_contract_too():
         ce.register("energy", "No Name", lambda: None)
     with pytest.raises(PluginLoadError, match="makes an object"):
         ce.register("energy", "x", ce.as_energy(torch.sum))
-    with ce.register("energy", "x", lambda: torch.nn.Linear(1, 1)), pytest.raises(PluginLoadError, match="should make an Energy, it made"):
+    with (
+        ce.register("energy", "x", lambda: torch.nn.Linear(1, 1)),
+        pytest.raises(PluginLoadError, match="should return an Energy, but returned"),
+    ):
         ce.get_energy("x")
 
 

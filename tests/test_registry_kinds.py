@@ -1,4 +1,4 @@
-"""Kinds of plug-ins, those of other packages included."""
+"""Kinds of plug-ins, including those that other packages declare."""
 
 import copy
 
@@ -31,9 +31,9 @@ def test_encoders_and_kernels_have_names(site):
     for kind, name in (("kernel", "Kernel"), ("encoder", "Module")):
         with pytest.raises(PluginLoadError, match=f"a subclass of {name}, got the class dict"):
             ce.register(kind, "bad", dict)
-    with ce.register("kernel", "bad", lambda: 3), pytest.raises(PluginLoadError, match="should make a Kernel"):
+    with ce.register("kernel", "bad", lambda: 3), pytest.raises(PluginLoadError, match="should return a Kernel"):
         ce.get_kernel("bad")
-    with ce.register("encoder", "bad", lambda: 3), pytest.raises(PluginLoadError, match=r"should make an nn\.Module"):
+    with ce.register("encoder", "bad", lambda: 3), pytest.raises(PluginLoadError, match=r"should return an nn\.Module"):
         ce.get_encoder("bad")
 
 
@@ -52,7 +52,7 @@ def test_a_package_declares_a_kind_of_its_own():
         assert ce.get("kind", "dataset") is Dataset
         assert registry.names("dataset") == ["odd", "rings"]
         assert ("composable_energy.datasets", "rings") in {(row.group, row.name) for row in ce.plugins()}
-        with pytest.raises(PluginLoadError, match="should make a Dataset, it made an object of type int"):
+        with pytest.raises(PluginLoadError, match="should return a Dataset, but returned an object of type int"):
             ce.get("dataset", "odd")
         with pytest.raises(OptionError, match="sizes"):
             ce.get("dataset", "rings", sizes=4)

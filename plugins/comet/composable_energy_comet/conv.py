@@ -42,7 +42,7 @@ class ConvEnergy(ComponentEnergy):
 
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A: 64 filters,
-        absolute coordinates, `start="uniform"`. The released code builds normalization layers and never calls them, so there are none here.
+        absolute coordinates, `start="uniform"`. The released code never calls its normalization layers, so this network has none.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Metrics of codes are those of their definitions: tables by hand, scikit-learn, and every matching there is."""
+"""Metrics of codes equal their definitions: tables computed by hand, scikit-learn, and all matchings."""
 
 import math
 import sys

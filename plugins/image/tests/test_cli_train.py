@@ -1,4 +1,4 @@
-"""`composable-energy train` and `recipes`: from pictures on the disk to draws, no line of Python, and each mistake with its message."""
+"""`composable-energy train` and `recipes`: from pictures on disk to samples, and messages for invalid input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults planted into the samplers, each caught by a check that the test kit ships, which the right sampler passes."""
+"""Samplers with planted faults: a check of the test kit catches each, and the correct sampler passes."""
 
 import pytest
 import torch

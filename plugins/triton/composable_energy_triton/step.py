@@ -99,5 +99,5 @@ def langevin(
     else:
         x = noise - force
     if BOX:
-        x = tl.where(x < low, low, tl.where(x > high, high, x))  # what is not a number stays so
+        x = tl.where(x < low, low, tl.where(x > high, high, x))  # NaN stays NaN
     tl.store(out_ptr + place, x.to(out_ptr.dtype.element_ty), inside)

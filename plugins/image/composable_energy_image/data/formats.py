@@ -28,7 +28,7 @@ class _Format:
     read: Callable[[ReadRequest], PictureSource]
 
 
-# In the order in which they are tried: an image folder is what holds pictures and is nothing else.
+# In the order of detection: an image folder is any folder of pictures without another format.
 _FORMATS = {
     "npy": _Format(is_npy, read_npy),
     "npz": _Format(is_npz, read_npz),
