@@ -112,7 +112,7 @@ def test_numbers_of_numpy_and_torch_are_weights(base):
         base * torch.ones(2)
     with pytest.raises(TypeError):
         base * True
-    with pytest.raises(OptionError, match="not zero"):
+    with pytest.raises(OptionError, match="not be zero"):
         base / 0
 
 

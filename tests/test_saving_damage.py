@@ -144,8 +144,8 @@ def nodes(config, kind):
     return [node for node in config["nodes"] if node["class"] == kind]
 
 
-def edits():
-    """Configs that a person or an attacker could have written, by what is wrong with them."""
+def edits_of_nodes():
+    """Malformed nodes that a person or an attacker could have written, by their defect."""
     yield "an unknown key", lambda c: c.update(extra=1)
     yield "no nodes", lambda c: c.update(nodes=[])
     yield "nodes of another type", lambda c: c.update(nodes={"0": 1})
@@ -193,6 +193,10 @@ def edits():
         "a distribution with other tensors",
         lambda c: nodes(c, "DistributionEnergy")[0]["config"]["distribution"]["$distribution"][2].update(__class__=1),
     )
+
+
+def edits_of_references():
+    """Malformed references, tokens and recommendations, by their defect."""
     yield "a part that is not there", lambda c: nodes(c, "reference")[0]["config"].update(of=[0, "evil.path"])
     yield "a part that is no energy", lambda c: nodes(c, "reference")[0]["config"].update(of=[0, "logits"])
     yield "a reference that is not there", lambda c: nodes(c, "reference")[0]["config"].update(of=[99, ""])
@@ -223,7 +227,7 @@ def edits():
     yield "threads of another type", lambda c: c["nodes"][-1].update(recommended={"sampler": "hmc", "options": {}, "threads": "1"})
 
 
-EDITS = dict(edits())
+EDITS = {**dict(edits_of_nodes()), **dict(edits_of_references())}
 
 
 @pytest.mark.slow

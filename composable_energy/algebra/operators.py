@@ -121,7 +121,7 @@ def scale_temperature(energy: Energy, temperature: object) -> Any:
     if not _is_weight(temperature):
         return NotImplemented
     if as_float(temperature) == 0:  # pyright: ignore[reportArgumentType]
-        raise OptionError("A temperature is not zero; use gradient descent to find the lowest energy.")
+        raise OptionError("A temperature must not be zero; use gradient descent to find the lowest energy.")
     return Weighted(energy, temperature, inverse=True) if isinstance(temperature, Tensor) else scale_weight(energy, 1 / temperature)  # pyright: ignore[reportOperatorIssue]
 
 

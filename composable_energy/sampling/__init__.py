@@ -1,5 +1,6 @@
-"""Sampling: the driver `sample`, and what an author of a sampler needs."""
+"""Sampling: the driver `sample`, and the classes and functions for authors of samplers."""
 
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.noise import Noise
 from composable_energy.sampling.compile import compiled
 from composable_energy.sampling.driver import sample
@@ -25,4 +26,5 @@ __all__ = [
     "resolve_sampler",
     "sample",
     "twin",
+    "unsqueeze_to",
 ]
