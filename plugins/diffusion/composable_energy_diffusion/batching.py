@@ -61,16 +61,19 @@ def batched_gradient(
 def _bound_values(root: Energy, energy: Energy) -> list[Mapping[str, Any]]:
     """Returns the conditions that are bound where a leaf occurs in an expression, without those of which each chain has its own."""
     found: list[Mapping[str, Any]] = []
-    todo, seen = [root], {root}
-    for node in todo:
-        parts = (*node.terms, *(base.energy for base in node.bases))
-        if any(part is energy for part in parts):
-            values = node.values if isinstance(node, Conditioned) else {}
-            complete = energy.required_conditions <= values.keys() | {"sigma"}
-            if complete and not any(isinstance(value, Tensor) and value.ndim > 0 and len(value) > 1 for value in values.values()):
-                found.append(values)
-        todo += [part for part in dict.fromkeys(parts) if part not in seen]
-        seen.update(parts)
+    todo: list[tuple[Energy, Mapping[str, Any]]] = [(root, {})]
+    seen: set[tuple[Energy, tuple[tuple[str, int], ...]]] = set()
+    for node, outer in todo:
+        values = {**outer, **node.values} if isinstance(node, Conditioned) else outer
+        for part in dict.fromkeys((*node.terms, *(base.energy for base in node.bases))):
+            if part is energy:
+                complete = energy.required_conditions <= values.keys() | {"sigma"}
+                if complete and not any(isinstance(value, Tensor) and value.ndim > 0 and len(value) > 1 for value in values.values()):
+                    found.append({name: value for name, value in values.items() if name in energy.conditions})
+            key = part, tuple((name, id(value)) for name, value in values.items())
+            if key not in seen:
+                seen.add(key)
+                todo.append((part, values))
     return found
 
 

@@ -86,11 +86,12 @@ def log_likelihood(
     check_points(energy, x)
     probes, exact = check_integer("probes", probes), check_flag("exact", exact)
     path = ODE(check_integer("levels", levels, 2), sigma_max, sigma_min)
+    if not len(x):
+        return LogLikelihood(x.new_zeros(0), x.new_zeros(0), 0)
     with torch.no_grad():
         model, kind, size = twin(energy), resolve_noise(None, x.device), x[:1].numel()
-        pilots = x.new_zeros(64, *x.shape[1:])
-        path, _ = path.tune(model, pilots, Noise(0, range(64), kind=kind).child("pilot"))
         noise, point = Noise(seed, range(len(x)), kind=kind).child("directions"), x.detach()
+        path, _ = path.tune(model, torch.zeros_like(point), noise.child("start"))
         directions = _coordinates(point) if exact else (torch.where(noise.normal(point, i) < 0, -1.0, 1.0).to(x) for i in range(probes))
         last, logs = _flow(model, point, list(directions), path.sigma_range, levels)
         variance = path.sigma_range[1] ** 2 + 1
@@ -99,14 +100,13 @@ def log_likelihood(
     evaluations = 4 * (levels - 1) * (1 + 2 * len(logs)) + 1
     if exact:
         return LogLikelihood(top + logs.sum(0), torch.zeros_like(top), evaluations)
-    return LogLikelihood(
-        top + logs.mean(0), logs.std(0) / math.sqrt(probes) if probes > 1 else torch.full_like(top, torch.nan), evaluations
-    )
+    error = logs.std(0) / math.sqrt(probes) if probes > 1 else torch.full_like(top, torch.nan)
+    return LogLikelihood(top + logs.mean(0), error, evaluations)
 
 
 def _coordinates(x: Tensor) -> Iterator[Tensor]:
     """Returns the unit vectors, each with shape $(B, *)$."""
-    for i in range(x[0].numel() if len(x) else 0):
+    for i in range(x[0].numel()):
         unit = torch.zeros_like(x)
         unit.view(len(x), -1)[:, i] = 1
         yield unit
