@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from composable_energy import Energy
@@ -31,7 +32,7 @@ class LevelSampler(Sampler, ABC):
 
     The levels are $\sigma_i = \bigl(\sigma_\text{max}^{1/\rho} + \tfrac{i - 1}{N - 1} (\sigma_\text{min}^{1/\rho} -
     \sigma_\text{max}^{1/\rho})\bigr)^\rho$ (Karras et al., 2022). One step of the driver is one level, and the last one ends without noise.
-    Chains start from $N(0, (\sigma_\text{max}^2 + 1) I)$, which fits data of about unit variance.
+    Chains start from $N(m, (\sigma_\text{max}^2 + 1) I)$, which fits data with the mean $m$ and about unit variance.
 
     Args:
         levels: $N$, at least 2.
@@ -39,12 +40,14 @@ class LevelSampler(Sampler, ABC):
             its recommendation, else 20.
         sigma_min: The lowest level; None as above, else .01.
         rho: $\rho$; more levels are low for a higher one.
+        mean: $m$, a number or a tensor with the shape of one point; None for the denoised point at the highest level.
     """
 
     levels: int = 40
     sigma_max: float | None = None
     sigma_min: float | None = None
     rho: float = 7.0
+    mean: Tensor | float | None = None
 
     binds: ClassVar[frozenset[str]] = frozenset({"sigma"})
     needs_values: ClassVar[bool] = False
@@ -55,6 +58,8 @@ class LevelSampler(Sampler, ABC):
         for name in ("sigma_min", "sigma_max"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above=0)
+        if self.mean is not None and not isinstance(self.mean, Tensor):
+            check_number("mean", self.mean)
         low, high = self.sigma_range
         if not low < high:
             raise OptionError(f"sigma_min must be below sigma_max, got {low:g} and {high:g}.")
@@ -79,7 +84,8 @@ class LevelSampler(Sampler, ABC):
         return (high + (step - 1) / (self.levels - 1) * (low - high)) ** self.rho
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:
-        return noise.normal(like).mul_(math.sqrt(self.sigma_range[1] ** 2 + 1))
+        x = noise.normal(like).mul_(math.sqrt(self.sigma_range[1] ** 2 + 1))
+        return x if self.mean is None else x + torch.as_tensor(self.mean).to(x)
 
     def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
         return {"sigma": self.sigma_range[0]}
@@ -89,24 +95,25 @@ class LevelSampler(Sampler, ABC):
         low, high = _known_range(energy)
         low, high = (known if given is None else given for given, known in ((self.sigma_min, low), (self.sigma_max, high)))
         tuned = replace(self, sigma_min=low, sigma_max=high)
-        tuned._check_start(energy, tuned.start(x, noise))
-        return tuned, x
+        mean = tuned._mean_of_data(energy, tuned.start(x, noise))
+        return replace(tuned, mean=mean) if self.mean is None else tuned, x
 
-    def _check_start(self, energy: Energy, x: Tensor) -> None:
-        """Warns if the gradient at the highest level is not that of the Gaussian that chains start from."""
+    def _mean_of_data(self, energy: Energy, x: Tensor) -> Tensor:
+        """Returns the mean of the denoised points at the highest level; warns if the gradient there is not that of a wide Gaussian."""
         if not has_rows(energy):
             x = x[: max(1, _COORDINATES // max(1, x[0].numel()))]  # a batch of many pictures may be large
         top = self.level(1)
         _, gradient = energy_and_gradient(energy, x, sigma=top)
         slope = ((x * gradient).sum() / x.square().sum()).item() * (top**2 + 1)
         if abs(slope - 1) < _TOLERANCE:
-            return
+            return torch.add(x, gradient, alpha=-(top**2)).mean(0)
         seen = f"At the highest noise level, {top:g}, the gradient of {energy} is {slope:.2g} times that of the Gaussian of the start."
         advice = (
             "So the draws do not follow its density. If its terms count a base more than once, express concepts relative to one base: "
             "`A.relative_to(base) & B.relative_to(base)`. If the data are wide, raise sigma_max, or scale them."
         )
         warnings.warn(SamplingWarning("start", seen, advice), stacklevel=2)
+        return torch.zeros_like(x[0])
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         self._check(energy)

@@ -35,6 +35,7 @@ class ODE(LevelSampler):
         sigma_max: The highest level; None for that of the models.
         sigma_min: The lowest level; None for that of the models.
         rho: $\rho$; see `LevelSampler`.
+        mean: The mean of the data, from which chains start; None for the denoised point at the highest level.
 
     References:
         Elucidating the design space of diffusion-based generative models (Karras et al., 2022), https://arxiv.org/abs/2206.00364

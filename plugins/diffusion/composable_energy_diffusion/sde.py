@@ -44,6 +44,7 @@ class SDE(LevelSampler):
         sigma_max: The highest level; None for that of the models.
         sigma_min: The lowest level; None for that of the models.
         rho: $\rho$; see `LevelSampler`.
+        mean: The mean of the data, from which chains start; None for the denoised point at the highest level.
         eta: $\eta$, from 0 to 1.
         order: 1 or 2.
 
