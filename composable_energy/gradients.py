@@ -24,7 +24,7 @@ from composable_energy.notes import note_evaluation
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
 
-__all__ = ["Use", "current", "evaluate", "recording", "uses_own_gradient", "value_and_gradient"]
+__all__ = ["Use", "current", "evaluate", "evaluating_together", "recording", "uses_own_gradient", "value_and_gradient"]
 
 
 class Evaluation:
@@ -161,6 +161,15 @@ def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any])
     if evaluation.valueless:
         energies = torch.where(energies.isfinite(), 0.0, energies)
     return energies, gradient
+
+
+def evaluating_together(root: Energy) -> evaluating:
+    """Returns a context in which energies are evaluated as terms of an expression, so that terms with their own gradient use it.
+
+    Args:
+        root: An energy that has them as its terms.
+    """
+    return evaluating(Evaluation(root))
 
 
 def uses_own_gradient(energy: Energy, x: Tensor) -> bool:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import composable_energy as ce
+from composable_energy.errors import ExpressionError
+from composable_energy.sampling import energies_and_gradients
 from composable_energy.testing import check_energy
 from composable_energy_diffusion import PARAMETRISATIONS, DiffusionEnergy, clean_of, noise_of, output_of
 from plugins.diffusion.tests.mixture_models import F64, PROCESSES, Mixture, mixture, network
@@ -139,6 +141,19 @@ def test_concepts_beside_other_terms_and_levels_are_batched_where_they_can_be():
     own = torch.stack([net.score(x, 1.0, i % 3)[i] for i in range(7)])
     torch.testing.assert_close(-found, own + net.score(x, 1.0, 0) - base)
     assert sum(net.calls) == 7 + 14
+
+
+def test_several_energies_of_one_network_are_evaluated_together():
+    net, E = concepts()
+    leaves = [E.given(y=0), E.given(y=1), E, ce.as_energy(lambda x: x.square().sum(1) / 2)]
+    found = energies_and_gradients(leaves, points(), sigma=2.0)
+    assert net.calls == [21]
+    for leaf, (energies, gradient) in zip(leaves, found, strict=True):
+        conditions = {"sigma": torch.full((7,), 2.0, dtype=F64)} if leaf.conditions else {}
+        alone = leaf.with_gradient(points(), **conditions)
+        torch.testing.assert_close((energies, gradient), alone)
+    with pytest.raises(ExpressionError, match="no gradient"):
+        energies_and_gradients([ce.as_energy(lambda x: x.detach().sum(1))], points())
 
 
 def test_training_mode_does_not_batch():
