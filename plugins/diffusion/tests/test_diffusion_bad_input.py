@@ -80,8 +80,8 @@ def test_what_needs_a_value_is_refused():
     for refused in (
         lambda: concept.sample(3, sampler="hmc", seed=0),
         lambda: E.given(y=1).sample(3, sampler="mala", seed=0),
-        lambda: ~concept,
-        lambda: concept | E.concept(y=2),
+        lambda: (E.concept(y=2) & ~concept).sample(3, sampler="ode", seed=0),
+        lambda: (concept | E.concept(y=2)).sample(3, sampler="sde", seed=0),
         lambda: E.at(1.0)(torch.zeros(2, 1)),
     ):
         with pytest.raises(ExpressionError, match=r"values|has a gradient and no value"):

@@ -28,6 +28,15 @@ def test_exact_divergences_give_the_likelihood_of_mixtures(process, d):
     assert found.evaluations == 4 * 39 * (1 + 2 * d) + 1
 
 
+@pytest.mark.slow
+def test_likelihoods_in_32_dimensions_are_within_002_nats():
+    law = mixture(32, seed=5)
+    E = ce.as_energy(lambda x, sigma: -law.log_prob(x, sigma), event_shape=(32,))
+    x = law.draw(12)
+    expected = law.log_prob(x, torch.zeros(12, dtype=F64))
+    assert (log_likelihood(E, x, exact=True, **ENDS).values - expected).abs().max() < 0.02
+
+
 @pytest.mark.parametrize("d", [1, 32])
 def test_random_signs_are_exact_for_independent_coordinates(d):
     """The divergence of a Gaussian with independent coordinates has no variance under random signs."""
