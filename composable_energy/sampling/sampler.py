@@ -242,6 +242,10 @@ class Sampler(ABC):
         """Returns the values at the last step of the conditions that the sampler binds."""
         return {}
 
+    def middle_conditions(self, energy: Energy) -> Mapping[str, Any]:
+        """Returns the values at another step, where energies are compared, too; 1 for a condition that is not there."""
+        return {}
+
 
 def changed_options(before: Sampler, after: Sampler) -> tuple[str, ...]:
     """Returns the names of the options in which two samplers of one class differ, such as tuned ones."""

@@ -88,15 +88,23 @@ class LevelSampler(Sampler, ABC):
         return x if self.mean is None else x + torch.as_tensor(self.mean).to(x)
 
     def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
-        return {"sigma": self.sigma_range[0]}
+        return {"sigma": self._with_range(energy).sigma_range[0]}
+
+    def middle_conditions(self, energy: Energy) -> Mapping[str, Any]:
+        return {"sigma": math.sqrt(math.prod(self._with_range(energy).sigma_range))}
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[LevelSampler, Tensor]:
         self._check(energy)
-        low, high = _known_range(energy)
-        low, high = (known if given is None else given for given, known in ((self.sigma_min, low), (self.sigma_max, high)))
-        tuned = replace(self, sigma_min=low, sigma_max=high)
+        tuned = self._with_range(energy)
         mean = tuned._mean_of_data(energy, tuned.start(x, noise))
         return replace(tuned, mean=mean) if self.mean is None else tuned, x
+
+    def _with_range(self, energy: Energy) -> LevelSampler:
+        """Returns the sampler with the levels that the models of an expression know."""
+        if self.sigma_min is not None and self.sigma_max is not None:
+            return self
+        low, high = _known_range(energy)
+        return replace(self, sigma_min=self.sigma_min or low, sigma_max=self.sigma_max or high)
 
     def _mean_of_data(self, energy: Energy, x: Tensor) -> Tensor:
         """Returns the mean of the denoised points at the highest level; warns if the gradient there is not that of a wide Gaussian."""

@@ -130,6 +130,20 @@ def test_levels_are_those_that_all_models_know():
     assert trace.sampler.level(1) == pytest.approx(6.0)
 
 
+@pytest.mark.parametrize("ends", [(0.02, 0.5), (2.0, 30.0)])
+@pytest.mark.parametrize("sampler", ["ode", "sde"])
+def test_models_of_few_levels_are_evaluated_inside_of_them_alone(ends, sampler, tmp_path):
+    """Also where the energy is compared with that of a trace or checkpoint."""
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        return x * t[:, None] / (1 + t[:, None] ** 2)
+
+    E = DiffusionEnergy(model, VarianceExploding(*ends), event_shape=(1,))
+    whole = E.sample(20, sampler=sampler, seed=0, checkpoint=tmp_path / "run")
+    _, trace = E.sample(20, sampler=sampler, seed=0, steps=10, trace=True)
+    torch.testing.assert_close(E.sample(20, resume=trace), whole)
+
+
 def test_what_the_samplers_refuse():
     bowl = ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(1,))
     for name in ("ode", "sde"):
@@ -155,3 +169,17 @@ def test_terms_that_count_their_base_twice_warn():
         (a & b).sample(3, sampler="ode", seed=0)
     base = Gaussian(torch.tensor([0.0]))
     (a.relative_to(base) & b.relative_to(base)).sample(3, sampler="ode", seed=0)
+
+
+def test_each_chain_may_have_its_own_class():
+    means = torch.tensor([3.0, -3.0, 0.0], dtype=F64)
+
+    def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return t[:, None] * (x - means[y][:, None]) / (1 + t[:, None] ** 2)
+
+    E = DiffusionEnergy(model, "ve", unconditional={"y": 2}, event_shape=(1,))
+    labels = torch.arange(200) % 2
+    for sampler in ("ode", "sde"):
+        whole, parts = (E.concept(y=labels).sample(200, sampler=sampler, seed=0, dtype=F64, batch_size=size) for size in (None, 33))
+        torch.testing.assert_close(whole, parts)
+        assert abs(whole[labels == 0].mean() - 3) < 0.5 and abs(whole[labels == 1].mean() + 3) < 0.5
