@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from composable_energy.energy import Energy
     from composable_energy.energy_function import EnergyFunction
 
-__all__ = ["Use", "current", "evaluate", "recording", "uses_own_gradient", "value_and_gradient"]
+__all__ = ["Use", "current", "evaluate", "evaluating_together", "recording", "uses_own_gradient", "value_and_gradient"]
 
 
 class Evaluation:
@@ -162,6 +162,15 @@ def value_and_gradient(energy: EnergyFunction, x: Tensor, conditions: Mapping[st
     if evaluation.valueless:
         energies = torch.where(energies.isfinite(), 0.0, energies)
     return energies, gradient
+
+
+def evaluating_together(root: Energy) -> evaluating:
+    """Returns a context in which energies are evaluated as terms of an expression, so that terms with their own gradient use it.
+
+    Args:
+        root: An energy that has them as its terms.
+    """
+    return evaluating(Evaluation(root))
 
 
 def uses_own_gradient(energy: EnergyFunction, x: Tensor) -> bool:

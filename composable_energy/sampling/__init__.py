@@ -5,7 +5,7 @@ from composable_energy.noise import Noise
 from composable_energy.sampling.compile import compiled
 from composable_energy.sampling.driver import sample
 from composable_energy.sampling.request import resolve_noise
-from composable_energy.sampling.sampler import Info, Sampler, State, energy_and_gradient
+from composable_energy.sampling.sampler import Info, Sampler, State, energies_and_gradients, energy_and_gradient
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.wrappers import has_rows, repeated
@@ -19,6 +19,7 @@ __all__ = [
     "State",
     "Trace",
     "compiled",
+    "energies_and_gradients",
     "energy_and_gradient",
     "has_rows",
     "repeated",
