@@ -52,7 +52,9 @@ def _assert_laws_of_negation(a: Energy, b: Energy, x: Tensor) -> None:
     level = a.evidence(x).detach().median().item()
     if math.isfinite(level):
         expected = softplus((level - a.evidence(x)) / 0.5)
-        assert_close(negate(a, level=level, temperature=0.5, mode="level").evidence(x), expected, "~A by its level is a softplus", factor=10)
+        assert_close(
+            negate(a, level=level, temperature=0.5, mode="level").evidence(x), expected, "~A by its level is a softplus", factor=10
+        )
     if a.bases:
         other = b.relative_to(a.bases[0].energy)
         assert_close((~(a & other))(x), (negate(a) | negate(other))(x), "~(A & B) is ~A | ~B", factor=10)

@@ -37,13 +37,16 @@ def batched_gradient(
         gradient: Returns the gradients at points under conditions.
     """
     evaluation = current()
-    if evaluation is None or evaluation.root is energy or not x.requires_grad or torch.compiler.is_compiling():
+    if evaluation is None or not x.requires_grad or torch.compiler.is_compiling():
+        return None
+    root = evaluation.root
+    if root is energy or not isinstance(root, Energy):
         return None
     sigma = conditions["sigma"]
 
     def compute() -> list[tuple[Conditions, Tensor]]:
         uses = [conditions]
-        for values in _bound_values(evaluation.root, energy):
+        for values in _bound_values(root, energy):
             rows = check(x, {"sigma": sigma, **values})
             if torch.equal(rows["sigma"], sigma) and _alike(rows, conditions) and not any(_same(rows, use) for use in uses):
                 uses.append(rows)
