@@ -43,7 +43,7 @@ TARGETS = {
             MultivariateNormal(torch.tensor([[-1.0, 0.0], [1.0, 0.5]], dtype=F64), torch.eye(2, dtype=F64)),
         )
     ),
-    "not, by level": A & ~B,
+    "not, by level": A & ce.negate(B, "level", temperature=0.25),
     "not, by power": A & ce.negate(B, mode="power"),
     "not, by a stronger power": A & ce.negate(B, mode="power", weight=0.1),
     "not, by contrast": A & ~B.relative_to(A),
