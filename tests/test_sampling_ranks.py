@@ -152,6 +152,7 @@ def compare(one, two, **tolerance):
         "langevin on",
         "annealed",
         "mixture",
+        "smc",
         "support",
         "support on",
         "drop",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from benchmarks.posteriors.dynamics import BETWEEN, CENTER, LOG_NOISE, SPAN, SPREAD, STEPS, populations
 from benchmarks.posteriors.hierarchies import SCHOOLS, counts_data, gp_data, mixture_data
+from benchmarks.posteriors.measured_data import breast_cancer_data, diabetes_data
 from benchmarks.posteriors.regressions import horseshoe_data, logistic_data, poisson_data
 from benchmarks.posteriors.shapes import TORUS_MODES, TORUS_SHARES
 
@@ -32,8 +33,8 @@ def schools(centered: bool) -> Density:
     return log_density
 
 
-def logistic() -> Density:
-    features, labels = (jnp.asarray(values) for values in logistic_data())
+def logistic(data: tuple[Array, Array]) -> Density:
+    features, labels = (jnp.asarray(values) for values in data)
 
     def log_density(x: Array) -> Array:
         logits = x[0] + features @ x[1:]
@@ -62,6 +63,18 @@ def horseshoe() -> Density:
         residuals = outcomes - features @ (z * tau * shrunk)
         prior = -z @ z / 2 + jnp.sum(x[12:24] - jnp.log(1 + local**2)) + x[24] - jnp.log(0.1) - jnp.log(1 + (tau / 0.1) ** 2)
         return prior - sigma**2 / 2 + x[25] - residuals @ residuals / (2 * sigma**2) - 60 * x[25]
+
+    return log_density
+
+
+def diabetes() -> Density:
+    features, outcomes = (jnp.asarray(values) for values in diabetes_data())
+
+    def log_density(x: Array) -> Array:
+        sigma, nu = jnp.exp(x[11]), jnp.exp(x[12])
+        errors = jax.scipy.stats.t.logpdf(outcomes, nu, x[0] + features @ x[1:11], sigma)
+        prior = -x[:11] @ x[:11] / 2 + x[11] - sigma**2 / 2 + jax.scipy.stats.gamma.logpdf(nu, 2.0, scale=10.0) + x[12]
+        return prior + errors.sum()
 
     return log_density
 
@@ -164,11 +177,13 @@ def far_modes(x: Array) -> Array:
 _DENSITIES: Mapping[str, Callable[[], Density]] = {
     "schools": lambda: schools(False),
     "schools-centered": lambda: schools(True),
-    "logistic": logistic,
+    "logistic": lambda: logistic(logistic_data()),
     "poisson": poisson,
     "gp": gaussian_process,
     "mixture": mixture,
     "horseshoe": horseshoe,
+    "breast-cancer": lambda: logistic(breast_cancer_data()),
+    "diabetes": diabetes,
     "lotka-volterra": lotka_volterra,
     "dirichlet": dirichlet_multinomial,
     "banana-2": lambda: banana(1, 0.5),

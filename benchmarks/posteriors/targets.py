@@ -7,6 +7,7 @@ from functools import partial
 
 from benchmarks.posteriors.dynamics import lotka_volterra
 from benchmarks.posteriors.hierarchies import dirichlet_multinomial, eight_schools, gaussian_process, mixture
+from benchmarks.posteriors.measured_data import breast_cancer, diabetes
 from benchmarks.posteriors.regressions import horseshoe, logistic, poisson
 from benchmarks.posteriors.shapes import banana, far_modes, funnel, torus
 from benchmarks.posteriors.target import Target
@@ -21,6 +22,8 @@ TARGETS: Mapping[str, Callable[[], Target]] = {
     "gp": gaussian_process,
     "mixture": mixture,
     "horseshoe": horseshoe,
+    "breast-cancer": breast_cancer,
+    "diabetes": diabetes,
     "lotka-volterra": lotka_volterra,
     "dirichlet": dirichlet_multinomial,
     "banana-2": partial(banana, 1, 0.5, solved=False),
