@@ -7,6 +7,7 @@ from composable_energy.sampling.request import resolve_noise
 from composable_energy.sampling.sampler import Info, Sampler, State, energy_and_gradient
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler
 from composable_energy.sampling.trace import Trace
+from composable_energy.sampling.unconstrained import plain_energy
 from composable_energy.sampling.wrappers import has_rows, repeated
 from composable_energy.twins import twin
 
@@ -20,6 +21,7 @@ __all__ = [
     "compiled",
     "energy_and_gradient",
     "has_rows",
+    "plain_energy",
     "repeated",
     "resolve_noise",
     "resolve_sampler",

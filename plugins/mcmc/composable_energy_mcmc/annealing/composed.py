@@ -1,0 +1,128 @@
+r"""The densities $q_\sigma$ of an expression at noise levels, as functions $F$ of the log densities of its leaves, and their derivatives."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.algebra import noise_leaves
+from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.conditions import rows_for
+from composable_energy.errors import ExpressionError
+from composable_energy.gradients import substituting
+from composable_energy.sampling import energy_and_gradient, has_rows, plain_energy
+from composable_energy_mcmc.annealing.gaussian import Gaussian
+
+__all__ = ["ComposedDensity", "Derivatives", "fit_gaussians"]
+
+
+class Derivatives(NamedTuple):
+    r"""The value and derivatives of $\log q = F(l_1, \dots, l_M, z)$ at points.
+
+    Args:
+        value: $F$, with shape $(B,)$.
+        slopes: $F_i = \partial F / \partial l_i$, with shape $(B, M)$.
+        curvatures: $F_{ij}$, with shape $(B, M, M)$.
+        pull: $\partial F / \partial z$ at fixed $l$, with shape $(B, *)$.
+    """
+
+    value: Tensor
+    slopes: Tensor
+    curvatures: Tensor
+    pull: Tensor
+
+
+class ComposedDensity:
+    r"""$\log q_\sigma = -E(\cdot, \sigma)$ as a function $F$ of the log densities $l_i$ of the leaves of $E$, and of a point $z$.
+
+    Leaves depend on the noise level. Other terms, such as a network that was trained without noise, are evaluated at $z$, the denoised point.
+
+    Args:
+        energy: The expression $E$, as a sampler gets it.
+
+    Attributes:
+        leaves: The leaves.
+        known: Which leaves have values, with shape $(M,)$.
+        has_others: Whether there are terms other than the leaves.
+
+    Raises:
+        ExpressionError: No term depends on a noise level, chains have conditions of their own, the density lives on a support, or a term
+            has neither a value nor noise levels.
+    """
+
+    def __init__(self, energy: Energy) -> None:
+        if has_rows(energy):
+            raise ExpressionError(f"All chains of feynman-kac have one density, and {energy} has a condition for each: bind one for all.")
+        self.energy = plain_energy(energy)
+        if self.energy is None or self.energy.support is not None:
+            raise ExpressionError(f"feynman-kac draws densities on all of R^n, and {energy} has a support: take `smc` or `chees`.")
+        self.leaves, others = noise_leaves(self.energy)
+        if not self.leaves:
+            raise ExpressionError(
+                f"feynman-kac follows noise levels, and no term of {energy} depends on `sigma`, or all have it bound: leave it unbound, or take "
+                "another sampler, such as `smc`."
+            )
+        blind = next((part for part in others if not part.evidence_has_value), None)
+        if blind is not None:
+            raise ExpressionError(f"{blind} has neither a value nor the condition `sigma`, so nothing can weigh it: give it one of them.")
+        self.known = torch.tensor([leaf.has_value for leaf in self.leaves])
+        self.has_others = bool(others)
+
+    def scores(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        r"""Returns the values $-E_i$ of the leaves, with shape $(B, M)$ and 0 where there is none, and $\nabla l_i$, with shape $(B, M, *)$."""
+        pairs = [energy_and_gradient(leaf, x, **self._at(leaf, x, sigma)) for leaf in self.leaves]
+        values, gradients = zip(*pairs, strict=True)
+        return -torch.stack(values, 1).double(), -torch.stack(gradients, 1)
+
+    def derivatives(self, log_densities: Tensor, z: Tensor, sigma: float) -> Derivatives:
+        """Returns $F$ and its derivatives.
+
+        Args:
+            log_densities: $l$, with shape $(B, M)$.
+            z: The points where terms without noise levels are evaluated, with shape $(B, *)$.
+            sigma: The noise level.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            l, z = log_densities.detach().clone().requires_grad_(), z.detach().clone().requires_grad_()
+            value = self._evaluate(l, z, sigma)
+            pull = torch.autograd.grad(value.sum(), z, retain_graph=True, allow_unused=True)[0] if self.has_others else None
+            slopes = torch.autograd.grad(value.sum(), l, create_graph=True)[0]
+            curvatures = slopes.new_zeros(len(l), l.shape[1], l.shape[1])
+            for i, total in enumerate(slopes.sum(0) if slopes.requires_grad else ()):
+                row = torch.autograd.grad(total, l, retain_graph=True, allow_unused=True)[0] if total.requires_grad else None
+                if row is not None:
+                    curvatures[:, i] = row
+        pull = torch.zeros_like(z) if pull is None else pull
+        return Derivatives(value.detach(), slopes.detach(), curvatures.detach(), pull.detach())
+
+    def _evaluate(self, log_densities: Tensor, z: Tensor, sigma: float) -> Tensor:
+        with substituting(dict(zip(self.leaves, (-log_densities).unbind(1), strict=True))):
+            return -self.energy(z, **self._at(self.energy, z, sigma)).double()
+
+    @staticmethod
+    def _at(energy: Energy, x: Tensor, sigma: float) -> dict[str, Tensor]:
+        return {"sigma": rows_for("sigma", sigma, x)}
+
+
+def fit_gaussians(density: ComposedDensity, x: Tensor, sigma: float, spread: float) -> tuple[Gaussian, ...]:
+    r"""Returns a Gaussian for each leaf at a high noise level, by linear regression of its score on each coordinate.
+
+    Args:
+        density: The expression.
+        x: Draws of $N(0, (\sigma^2 + v^2) I)$, with shape $(B, *)$.
+        sigma: $\sigma$.
+        spread: $v$; a coordinate whose score is not a falling function of it counts as one of $N(0, \sigma^2 + v^2)$.
+    """
+    scores, x = density.scores(x, sigma)[1].double(), x.double()
+    centred = x - x.mean(0)
+    found = []
+    for score in scores.unbind(1):
+        slope = (centred * score).mean(0) / centred.square().mean(0)
+        good = -slope * sigma**2 > 0.1  # a narrower Gaussian than the noise has a slope of at most -1 / sigma^2
+        variance = torch.where(good, -1 / slope, sigma**2 + spread**2)
+        mean = torch.where(good, x.mean(0) + variance * score.mean(0), 0.0)
+        found.append(Gaussian(mean, variance.sqrt()))
+    return tuple(found)
