@@ -43,7 +43,7 @@ def noise_leaves(energy: Energy) -> NoiseLeaves:
         bases = [base.energy for base in part.bases]
         if isinstance(part, _FUNCTIONS_OF_TERMS):
             parts = [*part.terms, *bases]
-        elif "sigma" in part.conditions and not (bases and part.has_value) and not isinstance(part, PulledBack | Restricted):
+        elif "sigma" in part.conditions and not (bases and part.evidence_has_value) and not isinstance(part, PulledBack | Restricted):
             leaves[part], parts = None, []
         else:
             others[part], parts = None, bases

@@ -195,8 +195,8 @@ class FeynmanKac(Sampler):
         if not self.weighted:
             return state, {}
         count, log_weight = len(state.x), state.log_weight
-        share = torch.softmax(log_weight, 0)
-        drift = (share[:, None] * state.residual).sum(0)
+        share = torch.softmax(log_weight, 0)[:, None] * state.slopes.abs()  # a leaf is followed well where it counts
+        drift = (share * state.residual).sum(0) / share.sum(0).clamp_min(torch.finfo(share.dtype).tiny)
         log_weight = log_weight + (state.slopes * drift).sum(1)
         log_z = (log_weight.logsumexp(0) - math.log(count)).item()
         if not math.isfinite(log_z):
