@@ -1,8 +1,8 @@
 """Expressions of scores drawn by `feynman-kac`, beside quadrature: `python -m benchmarks.score_expressions --write`.
 
-The leaves are closed-form mixtures of Gaussians of which the sampler sees the scores alone. On the plane, ten expressions over a base and seven
-concepts: the shares of the quadrants with weights and without, the latter being the sum of scores of composed diffusion, beside quadrature. Then
-three expressions in 2 to 64 dimensions, whose true shares come from products of Gaussians and from importance weights below 1 of exact draws.
+The leaves are closed-form mixtures of Gaussians of which the sampler sees the scores alone. On the plane, ten expressions over a base and
+seven concepts: the shares of the quadrants with weights, and without, which is the sum of scores of composed diffusion, beside quadrature.
+Then three expressions in 2 to 64 dimensions, whose true shares come from products of Gaussians, and from weights below 1 of exact draws.
 Errors are the largest of the four quadrants, of the mean over seeds. Double precision, one thread.
 """
 
@@ -129,7 +129,8 @@ def over_dimensions() -> dict[str, Any]:
             "(A & B) | (C & ~B)": ((A & B) | (C & ~B), parts[0] * both + parts[1] * only),
         }
         for name, (energy, truth) in targets.items():
-            row = rows.setdefault(name, {})[str(dimensions)] = {"truth": truth.tolist()}
+            row: dict[str, Any] = {"truth": truth.tolist()}
+            rows.setdefault(name, {})[str(dimensions)] = row
             for variant, sampler in VARIANTS.items():
                 row[variant] = draw(energy, dimensions, sampler, truth, CHAINS // 2)
                 print(f"{name:20}{dimensions:4}  {variant:28}{_written(row[variant])}", flush=True)

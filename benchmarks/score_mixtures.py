@@ -33,7 +33,7 @@ class Mixture:
     @classmethod
     def of(cls, means: Sequence[Sequence[float]], width: float | Sequence[float], shares: Sequence[float] | None = None) -> Mixture:
         count = len(means)
-        widths = [width] * count if isinstance(width, float) else list(width)
+        widths = list(width) if isinstance(width, Sequence) else [width] * count
         return cls(*(torch.tensor(values, dtype=F64) for values in (means, widths, shares or [1 / count] * count)))
 
     def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State
-from composable_energy_mcmc.annealing.composed import ComposedDensity, fit_gaussians
+from composable_energy_mcmc.annealing.composed import ComposedDensity, combine, fit_gaussians, products, rise
 from composable_energy_mcmc.annealing.gaussian import Gaussian, normal_energy
 from composable_energy_mcmc.annealing.resampling import effective_sample_size, systematic_resample
 from composable_energy_mcmc.batch import sum_of_each
@@ -57,13 +57,14 @@ class WeightedParticles(State):
 
 @dataclass(frozen=True)
 class FeynmanKac(Sampler):
-    r"""Feynman-Kac correctors: draws any expression over energies with noise levels, also where these are known by their scores alone.
+    r"""Feynman-Kac correctors: draws any expression over energies with noise levels, also if only their scores are known.
 
-    The leaves of the expression are densities $p_{i,\sigma}$ of data with noise of level $\sigma$ added, and $s_i = \nabla \log p_{i,\sigma}$.
-    The expression is a function $F$ of their log densities, $\log q_\sigma = F(l_1, \dots, l_M)$: $l_A + l_B - l_0$ for `A & B` over a base,
-    $\log(e^{l_A} + e^{l_B})$ for `A | B`, $l_A - \mathrm{softplus}(l_B - l_0)$ for `A & ~B`, and so on for nested ones. The score of the
-    expression, $s_q = \sum_i F_i s_i$, is not that of data with noise, so that following it alone draws another density. Weights correct it.
-    From level $s$ to the next level $n$, with $d = s^2 - n^2$ and $\rho = (s^2 + v^2) / (n^2 + v^2)$,
+    The leaves of the expression are densities $p_{i,\sigma}$ of data with noise of level $\sigma$, with scores
+    $s_i = \nabla \log p_{i,\sigma}$. The expression is a function $F$ of their log densities, $\log q_\sigma = F(l_1, \dots, l_M)$:
+    $l_A + l_B - l_0$ for `A & B` over a base, $\log(e^{l_A} + e^{l_B})$ for `A | B`, $l_A - \mathrm{softplus}(l_B - l_0)$ for `A & ~B`,
+    and so on for nested ones. Its score $s_q = \sum_i F_i s_i$ is not that of data with noise, so points that follow it alone have
+    another density. Weights correct it. From level $s$ to the next level $n$, with $d = s^2 - n^2$ and
+    $\rho = (s^2 + v^2) / (n^2 + v^2)$,
 
     $$\Delta = d\, s_q + \sqrt{d / \rho}\; \xi, \qquad x \leftarrow x + \Delta$$
     $$l_i \leftarrow l_i + \rho \bigl( \langle s_i, \Delta \rangle - \tfrac d2 \lvert s_i \rvert^2 \bigr)
@@ -71,25 +72,26 @@ class FeynmanKac(Sampler):
     $$\log w \leftarrow \log w + \tfrac{\rho d}{2} \Bigl( \sum_{ij} F_{ij} \langle s_i, s_j \rangle + \lvert s_q \rvert^2
       - \sum_i F_i \lvert s_i \rvert^2 \Bigr) + \bigl( \sum_i F_i - 1 \bigr) c$$
 
-    where $F_i$ and $F_{ij}$ are derivatives of $F$ by automatic differentiation, and $c$ is the mean of the last two terms of $l_i$. Neither
-    divergences of networks nor values are needed: the divergence of $s_q$, which the reverse diffusion of $q$ would need, cancels that of
-    the $s_i$ (Skreta et al., 2025, for products and guidance; the decision record 23 has the general form). The factor $\rho$ makes a step
-    exact for a Gaussian with the standard deviation $v$, and tends to 1 with fine levels. Log densities begin at a Gaussian for each leaf,
+    for points with $D$ coordinates. $F_i$ and $F_{ij}$ are derivatives of $F$ by automatic differentiation, and $c$ is the mean of the
+    last two terms of $l_i$. Neither divergences of networks nor values are needed: the divergence of $s_q$ cancels those of the $s_i$
+    (Skreta et al., 2025, for products and guidance; decision record 23 has the general form). The factor $\rho$ makes a step exact for a
+    Gaussian with standard deviation $v$, and tends to 1 with fine levels. Log densities begin as those of a Gaussian for each leaf,
     fitted to its score at the highest level, so that mixtures of scores have the right shares without an estimate of $\log Z$.
 
-    All chains are resampled when the effective number falls below a share, and before the last level. At each level, `corrector_steps`
+    All chains are resampled when their effective number falls below a share, and before the last level. At each level, `corrector_steps`
     Langevin steps bring the points nearer to $q_\sigma$ (Du et al., 2023), with log densities carried along by
     $l_i(x') - l_i(x) \approx \tfrac12 \langle s_i(x) + s_i(x'), x' - x \rangle$.
 
-    Log densities of leaves with values are those, up to the change of their constant from level to level, which all chains estimate
-    together: the density is the one that the expression has at the last level. Terms without noise levels, as a classifier or an
-    observation, are evaluated at the denoised point $x + s^2 \sum_i F_i s_i$, and enter the weights by the change of their values. At the
-    last step points move to their denoised places, as in `annealed`.
+    A leaf with values has the log density $-E_i$. How its constant changes from level to level is estimated from all chains, so that the
+    density is that of the expression at the last level. Terms without noise levels, such as a classifier or an observation, are evaluated
+    at the denoised point $x + s^2 \sum_i F_i s_i$, and enter the weights by the change of their values. At the last step the points move
+    to their denoised places, as in `annealed`.
 
-    A run costs `levels * (corrector_steps + 1) + 2` gradients of each leaf. `trace.scalars` has the noise level `sigma`, the effective number
-    of chains `ess`, the number of first points that the chains descend from, `ancestors`, and the estimate `log_z` of the logarithm of the
-    integral of $q$, with leaves that are normalised. A collapse of the weights warns. It comes with many dimensions, and with evidence
-    sharpened by large factors. Resampling makes draws depend on the number of chains; `init` is not used.
+    A run costs about `levels * (corrector_steps + 1)` gradients of each leaf. `trace.scalars` has the noise level `sigma`, the effective
+    number of chains `ess`, the number of first points that the chains descend from, `ancestors`, and `log_z`, the estimate of the
+    logarithm of $\int q$, where the leaves are normalised. A collapse of the weights warns. It comes with evidence that is sharpened by
+    large factors, and with many dimensions in which the leaves differ. Resampling makes draws depend on the number of chains; `init` is
+    not used.
 
     Args:
         levels: The number of noise levels, at least 2, falling geometrically.
@@ -223,14 +225,14 @@ class FeynmanKac(Sampler):
         d, low, size, score = s**2 - n**2, n**2 + self.spread**2, state.x[0].numel(), -state.grad
         rho = 1 + d / low
         change = torch.add(d * score, noise.normal(state.x), alpha=math.sqrt(d / rho))
-        rises = _products(state.scores, change[:, None]) - d / 2 * _products(state.scores, state.scores)
+        rises = products(state.scores, change[:, None]) - d / 2 * products(state.scores, state.scores)
         common = size / 2 * math.log(rho) - sum_of_each(change.double().square()) / (2 * low)
         mean_common = size / 2 * (math.log(rho) - d / rho / low) - sum_of_each(score.double().square()) * d**2 / (2 * low)
         log_weight = state.log_weight + rho * d / 2 * state.potential + (state.slopes.sum(1) - 1) * mean_common
         after, old = self._move(density, state, state.x + change, n, state.log_density + rho * rises + common[:, None])
         if density.has_others:
-            pull = score - _combine(state.slopes, state.scores)
-            log_weight = log_weight + _rise(old, after.value) - rho * _products(pull[:, None], change[:, None])[:, 0]
+            pull = score - combine(state.slopes, state.scores)
+            log_weight = log_weight + rise(old, after.value) - rho * products(pull[:, None], change[:, None])[:, 0]
         residual = torch.where(density.known.to(old.device), after.log_density - state.log_density - rho * rises - common[:, None], 0.0)
         return replace(after, log_weight=log_weight, residual=residual) if self.weighted else after
 
@@ -254,7 +256,7 @@ class FeynmanKac(Sampler):
         """
         values, scores = density.scores(x, level)
         if log_density is None:
-            log_density = state.log_density + _products(state.scores + scores, (x - state.x)[:, None]) / 2
+            log_density = state.log_density + products(state.scores + scores, (x - state.x)[:, None]) / 2
         log_density = torch.where(density.known.to(x.device), values, log_density)
         return self._settle(density, replace(state, x=x, scores=scores, log_density=log_density), level)
 
@@ -263,20 +265,20 @@ class FeynmanKac(Sampler):
         found = density.derivatives(state.log_density, state.seen, level)
         old, seen = found.value, state.seen
         if density.has_others:
-            seen = state.x + level**2 * _combine(found.slopes, state.scores)
+            seen = state.x + level**2 * combine(found.slopes, state.scores)
             found = density.derivatives(state.log_density, seen, level)
         shrink = self.spread**2 / (level**2 + self.spread**2)  # the slope of the denoised point
-        score = torch.add(_combine(found.slopes, state.scores), found.pull, alpha=shrink)
+        score = torch.add(combine(found.slopes, state.scores), found.pull, alpha=shrink)
         flat = state.scores.flatten(2).double() if state.scores.ndim > 2 else state.scores[..., None].double()
-        products = flat @ flat.mT
-        squares = sum_of_each(score.double().square()) - (found.slopes * products.diagonal(dim1=1, dim2=2)).sum(1)
+        gram = flat @ flat.mT
+        squares = sum_of_each(score.double().square()) - (found.slopes * gram.diagonal(dim1=1, dim2=2)).sum(1)
         energies = torch.zeros_like(found.value) if not density.known.all() else -found.value
         state = replace(
             state,
             energy=energies.to(state.x),
             grad=-score,
             slopes=found.slopes,
-            potential=(found.curvatures * products).sum((1, 2)) + squares,
+            potential=(found.curvatures * gram).sum((1, 2)) + squares,
             seen=seen,
             value=found.value,
         )
@@ -293,19 +295,3 @@ class FeynmanKac(Sampler):
                 ),
                 stacklevel=2,
             )
-
-
-def _combine(slopes: Tensor, scores: Tensor) -> Tensor:
-    r"""Returns $\sum_i F_i s_i$, with the shape of points."""
-    return (slopes.to(scores).view(*slopes.shape, *[1] * (scores.ndim - 2)) * scores).sum(1)
-
-
-def _products(left: Tensor, right: Tensor) -> Tensor:
-    r"""Returns inner products of vectors with shape $(B, M, *)$, with shape $(B, M)$."""
-    products = left.double() * right.double()
-    return products.reshape(*products.shape[:2], -1).sum(2)
-
-
-def _rise(before: Tensor, after: Tensor) -> Tensor:
-    """Returns how much a log density has risen; where it is 0 now its logarithm has fallen by infinity, where it was 0 nothing counts."""
-    return torch.where(after == -torch.inf, -torch.inf, torch.where(before == -torch.inf, 0.0, after - before))

@@ -1,4 +1,4 @@
-r"""The densities $q_\sigma$ of an expression at noise levels, as functions $F$ of the log densities of its leaves, and their derivatives."""
+r"""The density of an expression at a noise level, $\log q = F(l_1, \dots, l_M)$ of its leaves' log densities, and derivatives of $F$."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.algebra import noise_leaves
-from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.conditions import rows_for
 from composable_energy.errors import ExpressionError
 from composable_energy.gradients import substituting
 from composable_energy.sampling import energy_and_gradient, has_rows, plain_energy
 from composable_energy_mcmc.annealing.gaussian import Gaussian
 
-__all__ = ["ComposedDensity", "Derivatives", "fit_gaussians"]
+__all__ = ["ComposedDensity", "Derivatives", "combine", "fit_gaussians", "products", "rise"]
 
 
 class Derivatives(NamedTuple):
@@ -38,7 +37,7 @@ class Derivatives(NamedTuple):
 class ComposedDensity:
     r"""$\log q_\sigma = -E(\cdot, \sigma)$ as a function $F$ of the log densities $l_i$ of the leaves of $E$, and of a point $z$.
 
-    Leaves depend on the noise level. Other terms, such as a network that was trained without noise, are evaluated at $z$, the denoised point.
+    Leaves depend on the noise level. Other terms, such as a network that was trained without noise, are evaluated at $z$.
 
     Args:
         energy: The expression $E$, as a sampler gets it.
@@ -56,14 +55,15 @@ class ComposedDensity:
     def __init__(self, energy: Energy) -> None:
         if has_rows(energy):
             raise ExpressionError(f"All chains of feynman-kac have one density, and {energy} has a condition for each: bind one for all.")
-        self.energy = plain_energy(energy)
-        if self.energy is None or self.energy.support is not None:
+        plain = plain_energy(energy)
+        if plain is None or plain.support is not None:
             raise ExpressionError(f"feynman-kac draws densities on all of R^n, and {energy} has a support: take `smc` or `chees`.")
-        self.leaves, others = noise_leaves(self.energy)
+        self.energy = plain
+        self.leaves, others = noise_leaves(plain)
         if not self.leaves:
             raise ExpressionError(
-                f"feynman-kac follows noise levels, and no term of {energy} depends on `sigma`, or all have it bound: leave it unbound, or take "
-                "another sampler, such as `smc`."
+                f"feynman-kac follows noise levels, and no term of {energy} depends on `sigma`, or all have it bound: leave it unbound, "
+                "or take another sampler, such as `smc`."
             )
         blind = next((part for part in others if not part.evidence_has_value), None)
         if blind is not None:
@@ -72,7 +72,7 @@ class ComposedDensity:
         self.has_others = bool(others)
 
     def scores(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        r"""Returns the values $-E_i$ of the leaves, with shape $(B, M)$ and 0 where there is none, and $\nabla l_i$, with shape $(B, M, *)$."""
+        r"""Returns $-E_i$, 0 for a leaf without values, with shape $(B, M)$, and the scores $-\nabla E_i$, with shape $(B, M, *)$."""
         pairs = [energy_and_gradient(leaf, x, **self._at(leaf, x, sigma)) for leaf in self.leaves]
         values, gradients = zip(*pairs, strict=True)
         return -torch.stack(values, 1).double(), -torch.stack(gradients, 1)
@@ -86,13 +86,13 @@ class ComposedDensity:
             sigma: The noise level.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            l, z = log_densities.detach().clone().requires_grad_(), z.detach().clone().requires_grad_()
-            value = self._evaluate(l, z, sigma)
+            at, z = log_densities.detach().clone().requires_grad_(), z.detach().clone().requires_grad_()
+            value = self._evaluate(at, z, sigma)
             pull = torch.autograd.grad(value.sum(), z, retain_graph=True, allow_unused=True)[0] if self.has_others else None
-            slopes = torch.autograd.grad(value.sum(), l, create_graph=True)[0]
-            curvatures = slopes.new_zeros(len(l), l.shape[1], l.shape[1])
+            slopes = torch.autograd.grad(value.sum(), at, create_graph=True)[0]
+            curvatures = slopes.new_zeros(*at.shape, at.shape[1])
             for i, total in enumerate(slopes.sum(0) if slopes.requires_grad else ()):
-                row = torch.autograd.grad(total, l, retain_graph=True, allow_unused=True)[0] if total.requires_grad else None
+                row = torch.autograd.grad(total, at, retain_graph=True, allow_unused=True)[0] if total.requires_grad else None
                 if row is not None:
                     curvatures[:, i] = row
         pull = torch.zeros_like(z) if pull is None else pull
@@ -126,3 +126,19 @@ def fit_gaussians(density: ComposedDensity, x: Tensor, sigma: float, spread: flo
         mean = torch.where(good, x.mean(0) + variance * score.mean(0), 0.0)
         found.append(Gaussian(mean, variance.sqrt()))
     return tuple(found)
+
+
+def combine(slopes: Tensor, scores: Tensor) -> Tensor:
+    r"""Returns $\sum_i F_i s_i$, with the shape of points."""
+    return (slopes.to(scores).view(*slopes.shape, *[1] * (scores.ndim - 2)) * scores).sum(1)
+
+
+def products(left: Tensor, right: Tensor) -> Tensor:
+    r"""Returns inner products of vectors with shape $(B, M, *)$, with shape $(B, M)$."""
+    products = left.double() * right.double()
+    return products.reshape(*products.shape[:2], -1).sum(2)
+
+
+def rise(before: Tensor, after: Tensor) -> Tensor:
+    """Returns how much a log density has risen; where it is 0 now its logarithm has fallen by infinity, where it was 0 nothing counts."""
+    return torch.where(after == -torch.inf, -torch.inf, torch.where(before == -torch.inf, 0.0, after - before))
