@@ -1,9 +1,10 @@
 """Expressions of scores drawn by `feynman-kac`, beside quadrature: `python -m benchmarks.score_expressions --write`.
 
 The leaves are closed-form mixtures of Gaussians of which the sampler sees the scores alone. On the plane, ten expressions over a base and
-seven concepts: the shares of the quadrants with weights, and without, which is the sum of scores of composed diffusion, beside quadrature.
-Then three expressions in 2 to 64 dimensions, whose true shares come from products of Gaussians, and from weights below 1 of exact draws.
-Errors are the largest of the four quadrants, of the mean over seeds. Double precision, one thread.
+seven concepts: the shares of the quadrants with weights, and without, which is the sum of scores of composed diffusion, beside quadrature;
+and those of `annealed`, which gets the values of the leaves as well. Then three expressions in 2 to 64 dimensions, whose true shares come
+from products of Gaussians, and from weights below 1 of exact draws. Errors are the largest of the four quadrants, of the mean over seeds.
+Double precision, one thread.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, argument_parser, environment, write_json
+from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
+from benchmarks.pages import Blocks, format_number, markdown_table, write_page
 from benchmarks.score_mixtures import Mixture, expressions, quadrant_shares, quadrants
-from composable_energy_mcmc import FeynmanKac
+from composable_energy.errors import MixtureWarning
+from composable_energy.sampling import Sampler
+from composable_energy_mcmc import Annealed, FeynmanKac
 
 PATH = RESULTS / "score_expressions.json"
+PAGE = ROOT / "docs" / "results" / "score-expressions.md"
 SEEDS, CHAINS = range(3), 4000
 DIMENSIONS = (2, 4, 8, 16, 32, 64)
 VARIANTS = {
@@ -33,12 +38,13 @@ VARIANTS = {
 F64 = torch.float64
 
 
-def draw(energy: ce.Energy, dimensions: int, sampler: FeynmanKac, truth: Tensor, chains: int = CHAINS) -> dict[str, Any]:
+def draw(energy: ce.Energy, dimensions: int, sampler: Sampler, truth: Tensor, chains: int = CHAINS) -> dict[str, Any]:
     """Returns shares and their errors over the seeds, the lowest effective share of chains, and seconds a run."""
     shares, effective, log_z, begin = [], [], [], time.process_time()
     for seed in SEEDS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ce.SamplingWarning)
+            warnings.simplefilter("ignore", MixtureWarning)  # the energies are minus log densities
             x, trace = energy.sample((chains, dimensions), sampler=sampler, seed=seed, dtype=F64, trace=True)
         shares.append(quadrants(x))
         effective.append(min(trace.scalars.get("ess", [chains])) / chains)
@@ -66,6 +72,8 @@ def on_the_plane() -> dict[str, Any]:
         for variant in ("weighted", "unweighted"):
             rows[name][variant] = row = draw(energy, 2, VARIANTS[variant], truth)
             print(f"{name:34}{variant:12}{_written(row)}", flush=True)
+        rows[name]["annealed"] = row = draw(with_values[name], 2, Annealed(), truth)
+        print(f"{name:34}{'annealed':12}{_written(row)}", flush=True)
     return rows
 
 
@@ -137,6 +145,41 @@ def over_dimensions() -> dict[str, Any]:
     return rows
 
 
+def blocks() -> Blocks:
+    """Returns the functions of the tables of the page."""
+    found = read_json(PATH)
+
+    def shares(row: Sequence[float]) -> str:
+        return " ".join(format_number(share) for share in row)
+
+    def plane() -> str:
+        rows = []
+        for name, row in found["plane"].items():
+            weighted, others = row["weighted"], [row[variant] for variant in ("unweighted", "annealed")]
+            kept = format_number(weighted["lowest_ess"], 2)
+            errors = [format_number(one["error"]) for one in (weighted, *others)]
+            texts = [shares(one) for one in (row["truth"], weighted["shares"], others[0]["shares"])]
+            rows.append([f"`{name}`".replace("|", "\\|"), *texts, *errors, kept])
+        head = ["expression", "quadrature", "weights", "no weights", "error", "no weights", "`annealed`", "lowest ESS"]
+        return markdown_table(head, rows)
+
+    def dimensions() -> str:
+        rows = []
+        for name, by_size in found["dimensions"].items():
+            for label, variant, figure in (
+                ("error", "weighted", "error"),
+                ("error, no weights", "unweighted", "error"),
+                ("lowest ESS", "weighted", "lowest_ess"),
+                ("lowest ESS, no corrector", "weighted, without corrector", "lowest_ess"),
+            ):
+                digits = 2 if figure == "lowest_ess" else 3
+                cells = [format_number(row[variant][figure], digits) for row in by_size.values()]
+                rows.append([f"`{name}`".replace("|", "\\|"), label, *cells])
+        return markdown_table(["expression", "", *map(str, DIMENSIONS)], rows)
+
+    return {"plane": plane, "dimensions": dimensions}
+
+
 def _written(row: dict[str, Any]) -> str:
     return f"error {row['error']:.3f}, {row['worst_in_standard_errors']:5.1f} s.e., ess {row['lowest_ess']:.2f}, {row['seconds']:.1f} s"
 
@@ -147,6 +190,7 @@ def main() -> None:
     found = {"plane": on_the_plane(), "dimensions": over_dimensions()}
     if args.write:
         write_json(PATH, {**environment(), "chains": CHAINS, "seeds": len(SEEDS), **found})
+        write_page(PAGE, blocks())
 
 
 if __name__ == "__main__":

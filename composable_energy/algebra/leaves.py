@@ -11,6 +11,7 @@ from composable_energy.algebra.relative import PulledBack, Relative
 from composable_energy.algebra.restricted import Restricted
 from composable_energy.algebra.weights import Difference, Sharpened, Weighted
 from composable_energy.energy import Energy
+from composable_energy.events.leaves import HeadEnergy
 
 __all__ = ["NoiseLeaves", "noise_leaves"]
 
@@ -27,6 +28,12 @@ class NoiseLeaves(NamedTuple):
 
     leaves: tuple[Energy, ...]
     others: tuple[Energy, ...]
+
+    @property
+    def others_take_noise(self) -> bool:
+        """Whether one of the other parts depends on the noise level itself, as a classifier of points with noise."""
+        own = (part.head_conditions[0] if isinstance(part, HeadEnergy) else part.conditions for part in self.others)
+        return any("sigma" in names for names in own)
 
 
 def noise_leaves(energy: Energy) -> NoiseLeaves:

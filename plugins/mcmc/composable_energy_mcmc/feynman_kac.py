@@ -173,7 +173,7 @@ class FeynmanKac(Sampler):
             torch.tensor(list(noise.chains), device=x.device),
             1.0,
         )
-        shrunk = x * (self.spread / math.hypot(self.sigma_max, self.spread)) ** 2
+        shrunk = x * (self.spread / math.hypot(self.sigma_max, self.spread)) ** 2 if density.denoises else x
         state, _ = self._settle(density, replace(blank, seen=shrunk), self.sigma_max)
         scale = math.hypot(self.sigma_max, self.spread)
         log_weight = state.value + normal_energy(wide / scale, x[0].numel() * math.log(scale))
@@ -265,9 +265,9 @@ class FeynmanKac(Sampler):
         found = density.derivatives(state.log_density, state.seen, level)
         old, seen = found.value, state.seen
         if density.has_others:
-            seen = state.x + level**2 * combine(found.slopes, state.scores)
+            seen = state.x + level**2 * combine(found.slopes, state.scores) if density.denoises else state.x
             found = density.derivatives(state.log_density, seen, level)
-        shrink = self.spread**2 / (level**2 + self.spread**2)  # the slope of the denoised point
+        shrink = self.spread**2 / (level**2 + self.spread**2) if density.denoises else 1.0  # the slope of the denoised point
         score = torch.add(combine(found.slopes, state.scores), found.pull, alpha=shrink)
         flat = state.scores.flatten(2).double() if state.scores.ndim > 2 else state.scores[..., None].double()
         gram = flat @ flat.mT

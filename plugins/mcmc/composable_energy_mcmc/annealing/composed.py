@@ -46,6 +46,7 @@ class ComposedDensity:
         leaves: The leaves.
         known: Which leaves have values, with shape $(M,)$.
         has_others: Whether there are terms other than the leaves.
+        denoises: Whether $z$ is the denoised point; else it is the point itself, since other terms depend on the noise level.
 
     Raises:
         ExpressionError: No term depends on a noise level, chains have conditions of their own, the density lives on a support, or a term
@@ -59,7 +60,8 @@ class ComposedDensity:
         if plain is None or plain.support is not None:
             raise ExpressionError(f"feynman-kac draws densities on all of R^n, and {energy} has a support: take `smc` or `chees`.")
         self.energy = plain
-        self.leaves, others = noise_leaves(plain)
+        parts = noise_leaves(plain)
+        self.leaves, others = parts
         if not self.leaves:
             raise ExpressionError(
                 f"feynman-kac follows noise levels, and no term of {energy} depends on `sigma`, or all have it bound: leave it unbound, "
@@ -70,6 +72,7 @@ class ComposedDensity:
             raise ExpressionError(f"{blind} has neither a value nor the condition `sigma`, so nothing can weigh it: give it one of them.")
         self.known = torch.tensor([leaf.has_value for leaf in self.leaves])
         self.has_others = bool(others)
+        self.denoises = not parts.others_take_noise
 
     def scores(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         r"""Returns $-E_i$, 0 for a leaf without values, with shape $(B, M)$, and the scores $-\nabla E_i$, with shape $(B, M, *)$."""
