@@ -14,45 +14,16 @@ from torch import Tensor
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State
-from composable_energy_mcmc.annealing.composed import ComposedDensity, combine, fit_gaussians, products, rise
+from composable_energy.sampling import Info, Noise, Sampler
+from composable_energy_mcmc.annealing.composed import ComposedDensity, WeightedParticles, combine, fit_gaussians, products, rise
 from composable_energy_mcmc.annealing.gaussian import Gaussian, normal_energy
 from composable_energy_mcmc.annealing.resampling import effective_sample_size, systematic_resample
 from composable_energy_mcmc.batch import sum_of_each
 
-__all__ = ["FeynmanKac", "WeightedParticles"]
+__all__ = ["FeynmanKac"]
 
 _COLLAPSED, _FEWEST = 0.1, 8  # a share of the effective number of chains, and the number from which it says something
 _LAST_STEPS = 3  # at the last level, after the resampling, so that copies separate
-
-
-@dataclass(frozen=True)
-class WeightedParticles(State):
-    r"""A state with weights, and with the log densities and scores of the leaves.
-
-    Args:
-        log_weight: With shape $(B,)$; the mean of the weights is the estimate of $Z$.
-        log_density: The log densities $l_i$ of the leaves, with shape $(B, M)$.
-        scores: Their gradients, with shape $(B, M, *)$.
-        slopes: $F_i$, with shape $(B, M)$.
-        potential: $\sum_{ij} F_{ij} \langle s_i, s_j \rangle + \lvert s_q \rvert^2 - \sum_i F_i \lvert s_i \rvert^2$, with shape $(B,)$.
-        seen: The points where terms without noise levels are evaluated, with shape $(B, *)$.
-        value: $F$, with shape $(B,)$.
-        residual: What log densities with values changed by more than the scores say, with shape $(B, M)$.
-        ancestor: The index of the first point that each point descends from, with shape $(B,)$.
-        lowest: The lowest share of the effective sample size so far, one number for all points.
-    """
-
-    log_weight: Tensor
-    log_density: Tensor
-    scores: Tensor
-    slopes: Tensor
-    potential: Tensor
-    seen: Tensor
-    value: Tensor
-    residual: Tensor
-    ancestor: Tensor
-    lowest: float
 
 
 @dataclass(frozen=True)
@@ -163,19 +134,27 @@ class FeynmanKac(Sampler):
         density, gaussians = ComposedDensity(energy), self._gaussians
         if len(gaussians) != len(density.leaves):
             raise OptionError(f"There are {len(gaussians)} Gaussians for the {len(density.leaves)} leaves of {energy}: leave them out.")
-        x = self.start(x, noise)
+        x, scale = self.start(x, noise), math.hypot(self.sigma_max, self.spread)
         values, scores = density.scores(x, self.sigma_max)
         wide = x.double()
         starts = torch.stack([-gaussian.to(wide).energy(wide) for gaussian in gaussians], 1)
-        log_density = torch.where(density.known.to(x.device), values, starts)
+        zeros = torch.zeros_like(starts)
         blank = WeightedParticles(
-            *(x, x, x, starts[:, 0], log_density, scores, starts, starts[:, 0], x, starts[:, 0], torch.zeros_like(starts)),
-            torch.tensor(list(noise.chains), device=x.device),
-            1.0,
+            x=x,
+            energy=zeros[:, 0],
+            grad=x,
+            log_weight=zeros[:, 0],
+            log_density=torch.where(density.known.to(x.device), values, starts),
+            scores=scores,
+            slopes=zeros,
+            potential=zeros[:, 0],
+            seen=x * (self.spread / scale) ** 2 if density.denoises else x,
+            value=zeros[:, 0],
+            residual=zeros,
+            ancestor=torch.tensor(list(noise.chains), device=x.device),
+            lowest=1.0,
         )
-        shrunk = x * (self.spread / math.hypot(self.sigma_max, self.spread)) ** 2 if density.denoises else x
-        state, _ = self._settle(density, replace(blank, seen=shrunk), self.sigma_max)
-        scale = math.hypot(self.sigma_max, self.spread)
+        state, _ = self._settle(density, blank, self.sigma_max)
         log_weight = state.value + normal_energy(wide / scale, x[0].numel() * math.log(scale))
         return replace(state, log_weight=log_weight if self.weighted else torch.zeros_like(log_weight))
 

@@ -2,6 +2,7 @@ r"""The density of an expression at a noise level, $\log q = F(l_1, \dots, l_M)$
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,10 +13,39 @@ from composable_energy.algebra import noise_leaves
 from composable_energy.conditions import rows_for
 from composable_energy.errors import ExpressionError
 from composable_energy.gradients import substituting
-from composable_energy.sampling import energy_and_gradient, has_rows, plain_energy
+from composable_energy.sampling import State, energy_and_gradient, has_rows, plain_energy
 from composable_energy_mcmc.annealing.gaussian import Gaussian
 
-__all__ = ["ComposedDensity", "Derivatives", "combine", "fit_gaussians", "products", "rise"]
+__all__ = ["ComposedDensity", "Derivatives", "WeightedParticles", "combine", "fit_gaussians", "products", "rise"]
+
+
+@dataclass(frozen=True)
+class WeightedParticles(State):
+    r"""A state with weights, and with the log densities and scores of the leaves.
+
+    Args:
+        log_weight: With shape $(B,)$; the mean of the weights is the estimate of $Z$.
+        log_density: The log densities $l_i$ of the leaves, with shape $(B, M)$.
+        scores: Their gradients, with shape $(B, M, *)$.
+        slopes: $F_i$, with shape $(B, M)$.
+        potential: $\sum_{ij} F_{ij} \langle s_i, s_j \rangle + \lvert s_q \rvert^2 - \sum_i F_i \lvert s_i \rvert^2$, with shape $(B,)$.
+        seen: The points where terms without noise levels are evaluated, with shape $(B, *)$.
+        value: $F$, with shape $(B,)$.
+        residual: What log densities with values changed by more than the scores say, with shape $(B, M)$.
+        ancestor: The index of the first point that each point descends from, with shape $(B,)$.
+        lowest: The lowest share of the effective sample size so far, one number for all points.
+    """
+
+    log_weight: Tensor
+    log_density: Tensor
+    scores: Tensor
+    slopes: Tensor
+    potential: Tensor
+    seen: Tensor
+    value: Tensor
+    residual: Tensor
+    ancestor: Tensor
+    lowest: float
 
 
 class Derivatives(NamedTuple):
