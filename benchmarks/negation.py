@@ -1,8 +1,8 @@
 """Negation and exclusive or of five densities on the plane: `python -m benchmarks.negation --write`.
 
 For each ordered pair, `A & ~B` by the mode `level` is drawn with the default sampler. The figure is the share of draws in the region that
-holds 95 % of B, beside the truth by quadrature of the stated formula on a grid, and beside the truths by `level` with the temperature .1
-(`narrow`), by `power`, and by `contrast` (relative to a wide Gaussian). For each pair, `A ^ B` is calibrated and drawn with tempering; the
+holds 95 % of B, beside the truth by quadrature of the stated formula on a grid, and beside the truths by `level` with the temperature .25
+(`soft`), by `power`, and by `contrast` (relative to a wide Gaussian). For each pair, `A ^ B` is calibrated and drawn with tempering; the
 figure is the share of draws in exactly one of the two regions. Deviations are in binomial standard errors of the draws.
 """
 
@@ -69,8 +69,8 @@ def region(energy: ce.Energy, quantile: float = 0.95) -> float:
 def modes(a: ce.Energy, b: ce.Energy) -> dict[str, ce.Energy]:
     """Returns `A & ~B` by each mode."""
     wide = ce.as_energy(torch.distributions.MultivariateNormal(torch.zeros(2, dtype=F64), 9 * torch.eye(2, dtype=F64)), name="wide")
-    narrow = a & ce.negate(b, "level", temperature=0.1)
-    return {"level": a & ~b, "narrow": narrow, "power": a & ce.negate(b, "power"), "contrast": a & ~b.relative_to(wide)}
+    soft = a & ce.negate(b, "level", temperature=0.25)
+    return {"level": a & ~b, "soft": soft, "power": a & ce.negate(b, "power"), "contrast": a & ~b.relative_to(wide)}
 
 
 def measure_not(chains: int, seed: int) -> list[dict[str, Any]]:

@@ -61,5 +61,5 @@ def mixture(branches: Tensor) -> Tensor:
 
 
 def unsqueeze_to(values: Tensor, x: Tensor) -> Tensor:
-    """Returns values of shape $(B,)$ reshaped to $(B, 1, ..., 1)$, with as many axes as the points."""
+    """Returns values with shape $(B,)$ as $(B, 1, ..., 1)$, with as many axes as the points, for broadcasting."""
     return values.view(-1, *[1] * (x.ndim - 1))

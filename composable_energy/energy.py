@@ -1,35 +1,24 @@
-r"""The interface of energies.
-
-An energy $E(x)$ represents the density $p(x) \propto e^{-E(x)}$. A batch of $B$ points has shape $(B, *)$; their energies have shape
-$(B,)$. A *relative* energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$ has bases $b$, shared by many concepts, and the evidence of one.
+r"""The class `Energy`: operators, derived energies and sampling of an energy.
 
 Operators, `sample`, `explain`, `infer` and `save` belong to upper layers, which these methods import when they are called.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from composable_energy.checks import check_points
-from composable_energy.conditions import check_conditions, check_names, method_parameters
+from composable_energy.conditions import check_names
+from composable_energy.energy_function import EnergyFunction
 from composable_energy.errors import ExpressionError
-from composable_energy.estimate import Estimate
-from composable_energy.gradients import evaluate, value_and_gradient
-from composable_energy.identity import Origin, same, token_of
 from composable_energy.operator_methods import operator_pair, refuse_arithmetic, refuse_truth
 from composable_energy.recommendation import Recommendation
-from composable_energy.supports import Support, check_support, map_support
+from composable_energy.supports import Support
 
 if TYPE_CHECKING:
-    from composable_energy.bases import WeightedBase
-    from composable_energy.events import Formula
     from composable_energy.explain import Explanation
     from composable_energy.inference import Inference
 
@@ -48,7 +37,7 @@ def _density() -> Any:
     return density
 
 
-class Energy(nn.Module, ABC):
+class Energy(EnergyFunction):
     r"""Abstract energy $E$ of the density $p(x) \propto e^{-E(x)}$.
 
     A subclass implements `forward(self, x)`, with further parameters such as `sigma` if it depends on conditions. It is final: to change
@@ -71,212 +60,10 @@ class Energy(nn.Module, ABC):
 
     __array_ufunc__ = None  # numpy scalars on the left use our operators
 
-    name: str = ""
-    recommended: Recommendation | None = None
-    evidence_normalized: bool = False
-    no_complement: str | None = None
-    has_value: bool = True
-    origin: Origin | None = None
-    has_config: ClassVar[bool] = False
-    has_own_gradient: ClassVar[bool] = False
-    derived: ClassVar[frozenset[str]] = frozenset()
-    _event_shape: torch.Size | None = None
-    _support: Support = None
-    _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
-
-    def __init__(self) -> None:
-        super().__init__()
-        token_of(self)  # before any copy, so that copies have the same token
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.has_config = cls.has_config or "config" in vars(cls)
-        cls.has_own_gradient = cls.with_gradient is not Energy.with_gradient
-
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, nn.Module) and callable(getattr(Energy, name, None)):  # the method would hide the module
             raise ExpressionError(f"`{name}` is a method of energies, so a module of {type(self).__name__} needs another name.")
         super().__setattr__(name, value)
-
-    @abstractmethod
-    def forward(self, x: Tensor, *args: Any, **conditions: Any) -> Tensor:
-        """Returns the energies, with shape $(B,)$, of points with shape $(B, *)$."""
-
-    def __call__(self, x: Tensor, **conditions: Any) -> Tensor:
-        """Evaluates `forward` and checks points, conditions and energies.
-
-        Args:
-            x: Points, with shape $(B, *)$.
-            **conditions: One value for all points, or one row for each.
-
-        Returns:
-            The energies, with shape $(B,)$.
-
-        Raises:
-            ShapeError: The points do not fit `event_shape`, or the energies do not have shape $(B,)$.
-            DtypeError: The points are integers, or have another dtype than the weights.
-            DeviceError: The points are on another device than the weights.
-            ExpressionError: A condition is missing or unknown, or the energy has no value.
-        """
-        return evaluate(self, x, self._check_input(x, conditions), super().__call__)
-
-    def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        """Returns the energies minus those of the bases, with shape $(B,)$; for an absolute energy the energies."""
-        return self(x, **conditions)
-
-    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        r"""Returns energies and $\nabla E$ in one pass, without a graph.
-
-        Override it to compute the gradient without autograd; expressions then use the override by the chain rule. An energy without value
-        returns zeros for the energies, and $\infty$ where one of its terms is infinite.
-
-        Args:
-            x: The points, with shape $(B, *)$.
-            **conditions: One value for all points, or one row for each.
-
-        Returns:
-            The energies, with shape $(B,)$, and the gradients, with shape $(B, *)$.
-
-        Raises:
-            ExpressionError: The energies have no gradient.
-        """
-        return value_and_gradient(self, x, conditions)
-
-    @property
-    def evidence_has_value(self) -> bool:
-        """Whether the evidence has values; for events it has, even if the base has none."""
-        return self.has_value
-
-    @property
-    def needs_log_densities(self) -> bool:
-        """Whether its gradient depends on values that its terms lack, as that of a mixture of scores does.
-
-        Such an energy can be drawn only by a sampler that carries the log densities of the terms along.
-        """
-        return False
-
-    @property
-    def event_shape(self) -> torch.Size | None:
-        """The shape of one point; None if the energy takes several shapes."""
-        return self._event_shape
-
-    @event_shape.setter
-    def event_shape(self, shape: Sequence[int] | None) -> None:
-        self._event_shape = None if shape is None else torch.Size(shape)
-
-    @property
-    def support(self) -> Support:
-        """The set where the density lives; None for all of R^n. Sampling runs in its unconstrained coordinates.
-
-        Raises:
-            ExpressionError: The supports of the terms have no known intersection or union.
-        """
-        return self._support
-
-    @support.setter
-    def support(self, support: Support) -> None:
-        self._support = check_support(support)
-
-    @property
-    def bases(self) -> tuple[WeightedBase, ...]:
-        """The energies that this one is relative to; none for an absolute energy."""
-        return ()
-
-    @property
-    def log_normalizer(self) -> Estimate | None:
-        r"""The logarithm of $Z = \int e^{-E(x)}\, dx$ with its standard error; None if it is not known."""
-        return None
-
-    @property
-    def decoder(self) -> nn.Module | None:
-        """The decoder of latent points; None for an energy of decoded points."""
-        return self._modules.get("decoder")
-
-    @decoder.setter
-    def decoder(self, module: nn.Module | None) -> None:
-        self._modules["decoder"] = module
-
-    @property
-    def decoded_shape(self) -> torch.Size | None:
-        """The shape of one decoded point, if the decoder has an `event_shape`."""
-        shape = getattr(self.decoder, "event_shape", None)
-        return None if shape is None else torch.Size(shape)
-
-    @property
-    def conditions(self) -> frozenset[str]:
-        """The names of the conditions that the energy depends on."""
-        return method_parameters(type(self).forward).names
-
-    @property
-    def required_conditions(self) -> frozenset[str]:
-        """The names of the conditions without a default."""
-        return method_parameters(type(self).forward).required
-
-    @property
-    def terms(self) -> tuple[Energy, ...]:
-        """The sub-expressions; none for a leaf."""
-        return ()
-
-    @property
-    def formula(self) -> Formula | None:
-        """The Boolean formula of an event; None for any other energy."""
-        return None
-
-    @property
-    def grounded(self) -> bool:
-        r"""Whether $e^{-E}$ can be normalised, as far as the structure shows."""
-        return True
-
-    @property
-    def unsatisfiable(self) -> bool:
-        """Whether no point can fulfil it, as far as the structure shows. It can be combined; alone it raises `ContradictionError`."""
-        if self.formula is not None and self.formula.constant is False:
-            return True
-        return any(part.unsatisfiable for part in (*self.terms, *(base.energy for base in self.bases)))
-
-    def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments other than `terms`, by name; used to compare, save and rebuild the energy.
-
-        Saving takes plain data, tensors, energies, and modules that the registry built.
-
-        Raises:
-            ExpressionError: The class has no `config()`; then only an energy that the registry built can be saved.
-        """
-        raise ExpressionError(
-            f"{self} cannot be described: {type(self).__name__} has no `config()`. Give it one that returns its constructor's "
-            "arguments. To save it, also offer the class as a plug-in, or build the energy with `composable_energy.get_energy`."
-        )
-
-    def rebuild(self, *terms: Energy, **changes: Any) -> Self:
-        """Returns an energy of the same class with other terms or constructor arguments.
-
-        Args:
-            *terms: The new terms, as many as now; none keeps them.
-            **changes: Arguments that replace those of `config()`, such as `base`.
-
-        Raises:
-            ExpressionError: The class has no `config()`, or its constructor does not take an argument.
-        """
-        rebuilt = type(self)(*(terms or self.terms), **{**self.config(), **check_names(self, changes, self.config())})
-        rebuilt.name, rebuilt.recommended, rebuilt.training = self.name, self.recommended, self.training
-        return rebuilt
-
-    def equals(self, other: Energy) -> bool:
-        """Returns whether class, `config()`, terms and the numbers in all tensors are equal.
-
-        A copy, also a pickled, saved or converted one, equals its original.
-        """
-        return same(self, other)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        if self._support is not None:  # its ends may be tensors
-            self._support = map_support(self._support, fn)
-        return super()._apply(fn, recurse)
-
-    def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
-        """Checks the points and returns the conditions that the energy depends on."""
-        check_points(self, x)
-        return check_conditions(self, conditions, x)
 
     # Operators ------------------------------------------------------------------------------------------------------------------------
 
@@ -384,9 +171,6 @@ class Energy(nn.Module, ABC):
         from composable_energy.saving import save
 
         save(self, folder)
-
-    def __str__(self) -> str:
-        return self.name or type(self).__name__
 
     def __repr__(self) -> str:
         return _algebra().tree(self)

@@ -139,7 +139,7 @@ class TrainingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
 
 
 class SupportWarning(UserWarning):
-    """Points lie so close to the boundary of a support that their dtype cannot tell them from it."""
+    """Points are so close to the boundary of a support that their dtype rounds them to it."""
 
 
 class ProcessLost(ComposableEnergyError, RuntimeError):  # noqa: N818

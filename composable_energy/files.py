@@ -5,6 +5,7 @@ The JSON file contains the SHA-256 of the file of tensors and its own checksum. 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -19,7 +20,17 @@ from torch import Tensor
 
 from composable_energy.errors import FileFormatError
 
-__all__ = ["LARGEST_CONFIG", "check_config", "config_bytes", "digest_of", "read_config", "read_tensors", "replace_file", "write_through"]
+__all__ = [
+    "LARGEST_CONFIG",
+    "check_config",
+    "config_bytes",
+    "digest_of",
+    "read_config",
+    "read_tensors",
+    "remove_leftovers",
+    "replace_file",
+    "write_through",
+]
 
 _TENSORS_DIGEST, _OWN_DIGEST = "tensors_sha256", "checksum"
 LARGEST_CONFIG = 64 * 2**20
@@ -142,6 +153,12 @@ def replace_file(path: Path, data: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Deletes the temporary files of `replace_file` that killed processes left; for a file that one process writes."""
+    for fresh in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        fresh.unlink(missing_ok=True)
 
 
 def _read_bytes(path: Path, largest: int | None = None) -> bytes:

@@ -23,8 +23,19 @@ from composable_energy.notes import note_evaluation
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
+    from composable_energy.energy_function import EnergyFunction
 
-__all__ = ["Use", "current", "evaluate", "recording", "substituted", "substituting", "uses_own_gradient", "value_and_gradient"]
+__all__ = [
+    "Use",
+    "current",
+    "evaluate",
+    "evaluating_together",
+    "recording",
+    "substituted",
+    "substituting",
+    "uses_own_gradient",
+    "value_and_gradient",
+]
 
 
 class Evaluation:
@@ -39,7 +50,7 @@ class Evaluation:
 
     __slots__ = ("root", "valueless")
 
-    def __init__(self, root: Energy) -> None:
+    def __init__(self, root: EnergyFunction) -> None:
         self.root = root
         self.valueless = False
 
@@ -48,7 +59,7 @@ class Evaluation:
 class Use:
     """A call of an energy whose gradient is not that of autograd: the energy, the points with shape $(B, *)$, conditions and gradient."""
 
-    energy: Energy
+    energy: EnergyFunction
     x: Tensor
     conditions: dict[str, Any]
     gradient: Tensor
@@ -122,7 +133,7 @@ def substituted() -> Mapping[Any, Tensor] | None:
     return _SUBSTITUTES.get()
 
 
-def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
+def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
     """Returns the energies, with shape $(B,)$, of points with shape $(B, *)$.
 
     Args:
@@ -159,13 +170,13 @@ def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Cal
         raise
 
 
-def _note_detached(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> None:
+def _note_detached(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any]) -> None:
     uses = _CONSTANT.get()
     if uses is not None and not energy.terms:
         uses.append(Use(energy, x.detach(), conditions, torch.zeros_like(x)))
 
 
-def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def value_and_gradient(energy: EnergyFunction, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Returns energies, with shape $(B,)$, and gradients, with shape $(B, *)$, by autograd; see `Energy.with_gradient`.
 
     Raises:
@@ -192,7 +203,16 @@ def value_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any])
     return energies, gradient
 
 
-def uses_own_gradient(energy: Energy, x: Tensor) -> bool:
+def evaluating_together(root: Energy) -> evaluating:
+    """Returns a context in which energies are evaluated as terms of an expression, so that terms with their own gradient use it.
+
+    Args:
+        root: An energy that has them as its terms.
+    """
+    return evaluating(Evaluation(root))
+
+
+def uses_own_gradient(energy: EnergyFunction, x: Tensor) -> bool:
     """Returns whether an energy is evaluated by its override of `with_gradient`: as a term, when a gradient is needed.
 
     Raises:
@@ -211,7 +231,7 @@ def uses_own_gradient(energy: Energy, x: Tensor) -> bool:
     return True
 
 
-def _is_root(energy: Energy) -> bool:
+def _is_root(energy: EnergyFunction) -> bool:
     """Returns whether this energy is the root of the current evaluation."""
     evaluation = current()
     if evaluation is None or evaluation.root is not energy:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from composable_energy.files import replace_file
+
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
-__all__ = ["CHANNELS", "KEY", "is_picture", "layout", "write_grid"]
+__all__ = ["CHANNELS", "KEY", "is_picture", "layout", "write_grid", "write_image"]
 
 CHANNELS = (1, 3)
 KEY = "composable-energy"  # the text chunk of the layout
@@ -50,9 +54,15 @@ def write_grid(path: Path, images: Tensor, value_range: tuple[float, float], abo
     for i, tile in enumerate(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()):
         row, column = divmod(i, columns)
         sheet.paste(Image.fromarray(tile), (column * (width + _GAP), row * (height + _GAP)))
-    if path.suffix.lower() != ".png":
-        sheet.save(path)
-        return
     text = PngInfo()
     text.add_text(KEY, json.dumps({**about, "n": n, "columns": columns, "height": height, "width": width, "gap": _GAP}))
-    sheet.save(path, pnginfo=text)
+    write_image(path, sheet, **({"pnginfo": text} if path.suffix.lower() == ".png" else {}))
+
+
+def write_image(path: Path, image: Image.Image, **options: Any) -> None:
+    """Writes an image of Pillow atomically, in the format of the path's suffix."""
+    from PIL import Image
+
+    file = BytesIO()
+    image.save(file, Image.registered_extensions()[path.suffix.lower()], **options)
+    replace_file(path, file.getvalue())

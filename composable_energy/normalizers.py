@@ -145,7 +145,7 @@ def log_z(
     size = particles if batch_size is None else check_integer("batch_size", batch_size)
     seed = secrets.randbits(63) if seed is None else check_integer("seed", seed, least=-(2**63)) % 2**64
     if init is not None and (base is not None or draws is not None):
-        raise OptionError("init starts the pilot run that the base is fitted to; with `base` or `draws` there is none.")
+        raise OptionError("init is the start of a pilot run, which `base` and `draws` replace: leave it out.")
     if sampler == "hmc":
         options = {"leapfrogs": _LEAPFROGS, **options}
     chosen = resolve_sampler(energy, sampler, options)
@@ -172,7 +172,7 @@ def log_z(
 
 
 def calibrate(expression: Energy, *, seed: int | None = None, **options: Any) -> Energy:
-    r"""Returns an expression whose mixtures give each branch the share of draws that its weight says.
+    r"""Returns an expression whose mixtures draw from each branch in proportion to its weight.
 
     `A | B` adds $e^{-E_A}$ and $e^{-E_B}$, so a constant added to one energy changes its share, and so does the width of its density.
     Calibration estimates $\log Z$ of each branch of every mixture, for the whole density of the branch with its base; then
@@ -223,7 +223,7 @@ def _points(
     shapes += [tuple(start.shape[1:])] if isinstance(start, Tensor) else []
     shapes += [tuple(energy.event_shape)] if energy.event_shape is not None else []
     if not shapes:
-        raise ShapeError(f"{energy} does not say the shape of its points: give event_shape, base, draws or init.")
+        raise ShapeError(f"The shape of the points of {energy} is unknown: give event_shape, base, draws or init.")
     request = resolve_points(energy, (1, *shapes[0]), latents=True, start=start, dtype=dtype, device=device)
     if any(shape != tuple(request.event) for shape in shapes):
         raise ShapeError(f"{energy} is integrated over points of one shape, got {' and '.join(map(str, dict.fromkeys(shapes)))}.")

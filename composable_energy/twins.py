@@ -32,7 +32,7 @@ _DEFAULTS = {"__reduce_ex__": object.__reduce_ex__, "__reduce__": object.__reduc
 def twin(energy: T) -> T:
     """Returns a copy in eval mode that shares the storage of all tensors; its parameters require no gradient.
 
-    Later writes to the tensors reach the copy, other changes do not. It costs milliseconds, whatever the size of the weights. Attributes
+    Later writes to the tensors reach the copy, other changes do not. It takes milliseconds for weights of any size. Attributes
     or globals that an energy changes while it is evaluated change in its twin.
 
     Args:

@@ -8,6 +8,7 @@ from torch import distributions as td
 from torch import nn
 
 import composable_energy as ce
+from composable_energy.algebra import Node, to_common_space, value_of
 
 X = torch.randn(9, 2, generator=torch.Generator().manual_seed(3))
 
@@ -63,6 +64,24 @@ class Tempered(ce.Energy):
         return {"inner": self.inner, "scale": self.scale.detach()}
 
 
+class Mean(Node):
+    """A node of one's own, with a learnable power."""
+
+    def __init__(self, *terms: ce.Energy, power: torch.Tensor | float = 1.0) -> None:
+        super().__init__(*to_common_space(terms))
+        self.power = power
+
+    @property
+    def grounded(self) -> bool:
+        return all(term.grounded for term in self.terms)
+
+    def forward_evidence(self, x: torch.Tensor, **conditions) -> torch.Tensor:
+        return self.power * sum(value_of(term, x, conditions) for term in self.terms) / len(self.terms)
+
+    def config(self):
+        return {"power": self.power}
+
+
 class Picture(ce.Energy):
     """An energy of decoded points."""
 
@@ -85,6 +104,7 @@ def saving_registry(site):
         ce.register("energy", "people", Attributes),
         ce.register("energy", "tempered", Tempered),
         ce.register("energy", "picture", Picture),
+        ce.register("energy", "mean", Mean),
         ce.register("encoder", "linear", nn.Linear),
     ):
         yield

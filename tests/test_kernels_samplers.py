@@ -13,7 +13,6 @@ from composable_energy.testing import Gaussian
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
 from composable_energy_mcmc.mala import langevin_log_ratio
 from composable_energy_mcmc.metric import Metric
-from tests.test_kernels import Recorded, recorded  # noqa: F401  (a fixture)
 
 F64 = torch.float64
 
@@ -23,7 +22,7 @@ F64 = torch.float64
     [Langevin(0.1), Langevin(0.1, metric=torch.ones(3)), MALA(0.1), Underdamped(0.1), HMC(0.2, leapfrogs=2), ChEES(0.2, 0.5)],
     ids=lambda sampler: type(sampler).__name__,
 )
-def test_every_sampler_takes_its_noise_by_the_step(sampler, recorded):  # noqa: F811
+def test_every_sampler_takes_its_noise_by_the_step(sampler, recorded):
     target = Gaussian(torch.zeros(3))
     start = torch.zeros(5, 3)
     target.sample((5, 3), sampler=sampler, steps=4, seed=1, noise="philox", init=start)

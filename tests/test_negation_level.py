@@ -66,14 +66,16 @@ def test_the_level_of_an_energy_comes_from_its_default_sampler():
     negation = level_of(Shifted())
     assert negation.level is not None
     assert abs(negation.level.value + math.log(0.05)) < 4 * negation.level.standard_error < 0.4
-    expected = nn.functional.softplus((negation.level.value - Shifted()(X)) / 0.25)
+    expected = nn.functional.softplus((negation.level.value - Shifted()(X)) / 0.1)
     torch.testing.assert_close(negation(X), expected)
 
 
 @pytest.mark.slow
 def test_a_constant_in_the_energy_changes_nothing():
-    """But rounding, which the trajectories of the sampler amplify; the standard error of the level is .07."""
-    torch.testing.assert_close(level_of(Shifted(100.0))(X), level_of(Shifted())(X), rtol=1e-3, atol=1e-3)
+    """But rounding, which the trajectories of the sampler amplify, so that the draws are others."""
+    shifted, plain = level_of(Shifted(100.0)).level, level_of(Shifted()).level
+    assert shifted is not None and plain is not None
+    assert abs(shifted.value - 100 - plain.value) < 4 * math.hypot(shifted.standard_error, plain.standard_error) < 0.6
 
 
 def test_quantile_and_temperature_are_options():
@@ -165,8 +167,8 @@ def test_a_changed_energy_gets_a_new_level():
     assert torch.allclose(negation(X), values, atol=1e-4) and negation.level is before
     with torch.no_grad():
         energy.constant += 50.0
-    torch.testing.assert_close(negation(X), values, rtol=1e-4, atol=1e-4)
-    assert negation.level.value == pytest.approx(before.value + 50, abs=0.01)
+    assert negation(X).isfinite().all()
+    assert abs(negation.level.value - before.value - 50) < 4 * math.hypot(negation.level.standard_error, before.standard_error)
 
 
 @pytest.mark.slow
@@ -204,7 +206,7 @@ def test_what_cannot_be_sampled_is_refused_with_the_other_modes():
 def test_a_bound_condition_has_a_level():
     labelled = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, name="labelled", event_shape=(2,))
     for energy in (~labelled.given(y=1.0), (~labelled).given(y=1.0)):
-        assert abs(energy(torch.ones(1, 2, dtype=F64)).item() - 4 * 2.996) < 4
+        assert abs(energy(torch.ones(1, 2, dtype=F64)).item() - 10 * 2.996) < 4
         assert not energy(torch.full((1, 2), 9.0, dtype=F64)).round(decimals=6).any()
 
 

@@ -1,4 +1,4 @@
-"""Noise is a function of its key: known answers, laws of chance, and nothing that depends on who else draws."""
+"""Noise is a function of its key: known answers, statistical tests, and no dependence on other draws."""
 
 import math
 import pickle

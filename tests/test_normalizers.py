@@ -1,4 +1,4 @@
-"""`log_z` and `calibrate`: right within the error that they report, the same for the same seed, and honest about what they cannot do."""
+"""`log_z` and `calibrate`: correct within the reported error, reproducible, and errors where no estimate is possible."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Exclusive or, operators that teach, what shares are known, log densities and scores."""
+"""Exclusive or, errors of missing operators, known shares, log densities and scores."""
 
 import math
 import warnings

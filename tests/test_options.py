@@ -1,4 +1,4 @@
-"""Checks of options return the value, or name the option, what it must be and what was given."""
+"""Checks of options return the value, or raise an error with the option, its range and the value."""
 
 import math
 

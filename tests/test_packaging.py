@@ -1,4 +1,4 @@
-"""The wheel is what it says: the core and each first-party plug-in, their entry points, and nothing else."""
+"""The wheel contains the core, each first-party plug-in and their entry points, and nothing else."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A broken plug-in is a row with its error; everything else keeps working."""
+"""A broken plug-in is reported with its error; everything else keeps working."""
 
 import re
 
@@ -22,7 +22,7 @@ BROKEN = {
     "abstract": (
         "third_party_abstract:Half",
         "import composable_energy as ce\nclass Half(ce.EnergyFamily):\n    def members(self): return ()",
-        "does not write load",
+        "does not implement load",
     ),
     "newer": (
         "third_party_newer:Bowl",
@@ -30,7 +30,7 @@ BROKEN = {
         "needs plug-in contract 2, this composable-energy supports 1",
     ),
     "nonsense": ("third_party_nonsense:Bowl", GOOD_ENERGY + "\n    Bowl.api_version = '1'", "needs plug-in contract '1'"),
-    "UpperCase": ("third_party_upper:Bowl", GOOD_ENERGY, "other characters than a-z"),
+    "UpperCase": ("third_party_upper:Bowl", GOOD_ENERGY, "characters other than a-z"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What an author of a sampler may rely on: scalars of all chains, states with rows and shared tensors, samplers that compare."""
+"""Guarantees for authors of samplers: scalars of all chains, states with rows and shared tensors, comparison of samplers."""
 
 import copy
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""Bad input to `sample`: typed errors that say what was got, and nothing that was drawn is lost."""
+"""Bad input to `sample`: typed errors with the value, and no draw is lost."""
 
 import math
 

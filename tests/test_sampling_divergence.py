@@ -1,4 +1,4 @@
-"""Chains that leave the finite: stopped at their last finite point, told, and treated by four policies."""
+"""Chains that diverge: stopped at their last finite point, reported, and handled by four policies."""
 
 import pytest
 import torch

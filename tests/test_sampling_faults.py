@@ -1,4 +1,4 @@
-"""Functions of other people: proposals that raise, models that return something else, distributions of other libraries."""
+"""Third-party functions: proposals that raise, models with other outputs, distributions of other libraries."""
 
 import functools
 import warnings

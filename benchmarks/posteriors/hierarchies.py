@@ -98,13 +98,16 @@ def counts_data() -> np.ndarray:
 
 
 def dirichlet_multinomial() -> Target:
-    """Counts whose shares vary among groups; the coordinates are the log concentration and three log ratios of the mean shares."""
+    """Counts whose shares vary among groups; the coordinates are the log concentration and three log ratios of the mean shares.
+
+    Ratios of gamma functions are products: the difference of two large logarithms would have an error of thousands in float32.
+    """
     counts = torch.from_numpy(counts_data())
 
     def log_density(x: Tensor) -> Tensor:
-        log_shares, y = _log_shares(x), counts.to(x)
-        total, alpha = x[:, :1].exp(), (x[:, :1] + log_shares).exp()[:, None]
-        groups = torch.lgamma(total) - torch.lgamma(total + y.sum(1)) + (torch.lgamma(alpha + y) - torch.lgamma(alpha)).sum(2)
+        log_shares, y = _log_shares(x), counts.to(x.device)
+        log_total, log_alpha = x[:, :1], (x[:, :1] + log_shares)[:, None]
+        groups = _log_rising(log_alpha, y).sum(2) - _log_rising(log_total, y.sum(1))
         return groups.sum(1) + log_shares.sum(1) + log_normal(x[:, 0], 2.0, 1.0)  # a uniform prior of the shares
 
     def statistics(x: Tensor) -> Tensor:
@@ -112,6 +115,13 @@ def dirichlet_multinomial() -> Target:
 
     names = ("log_concentration", *numbered("share", 4))
     return Target("dirichlet", "Dirichlet-multinomial", 4, log_density, names, statistics)
+
+
+def _log_rising(log_a: Tensor, n: Tensor) -> Tensor:
+    r"""Returns $\log \Gamma(a + n) - \log \Gamma(a) = \sum_{i < n} \log(a + i)$."""
+    i = torch.arange(int(n.max()), device=n.device)
+    terms = torch.logaddexp(log_a[..., None], i.to(log_a).log())
+    return torch.where(i < n[..., None], terms, 0.0).sum(-1)
 
 
 def _log_shares(x: Tensor) -> Tensor:

@@ -10,8 +10,10 @@ from composable_energy.algebra.preparation import estimate_levels, warn_of_share
 from composable_energy.algebra.relative import Conditioned, PulledBack, Relative, bind_conditions
 from composable_energy.algebra.restricted import Inside, Restricted, inside
 from composable_energy.algebra.shares import Shares, describe_shares
+from composable_energy.algebra.spaces import to_common_space
 from composable_energy.algebra.text import tree
 from composable_energy.algebra.weights import Difference, Sharpened, Weighted
+from composable_energy.bases import value_of
 
 __all__ = [
     "Conditioned",
@@ -42,6 +44,8 @@ __all__ = [
     "one_of",
     "scale_temperature",
     "scale_weight",
+    "to_common_space",
     "tree",
+    "value_of",
     "warn_of_shares",
 ]

@@ -133,7 +133,7 @@ class Disjunction(Node):
         """Returns the energies of branches, each counted `counts` times; None for unsatisfiable branches."""
         found = [_branch_energies(branch, x, conditions) for branch in branches]
         if all(energies is None for energies in found):
-            raise ContradictionError(f"No point fulfils {self}: each branch has probability 0, whatever the networks say.")
+            raise ContradictionError(f"No point fulfils {self}: each branch has probability 0 for any output of the networks.")
         shifts = [-math.log(count) for count in counts] or [0.0] * len(found)
         if self.weighted:
             weights, log_z = self.weights or [1.0] * len(found), self.log_z or [0.0] * len(found)

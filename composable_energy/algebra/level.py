@@ -151,22 +151,27 @@ def _estimate(energy: Energy, quantile: float, temperature: float, x: Tensor) ->
         points, evidence, drift = _draw(energy, quantile, x)
     except (ComposableEnergyError, RuntimeError) as error:
         raise _refusal(energy, f"{type(error).__name__}: {error}") from error
-    ordered, count = evidence.double().sort().values, len(evidence)
-    if not bool(ordered.isfinite().all()):
-        raise _refusal(energy, f"{int((~ordered.isfinite()).sum())} of {count} draws have no finite energy")
-    # The ranks of a quantile are binomial, so the order statistics one deviation apart give its standard error.
-    rank, deviation = quantile * count, math.sqrt(count * quantile * (1 - quantile))
-    low, middle, high = (ordered[min(max(math.ceil(r) - 1, 0), count - 1)].item() for r in (rank - deviation, rank, rank + deviation))
-    error = (high - low) / 2
-    if drift is not None and abs(drift) > _DRIFT * max(error, 1e-12):
+    if not evidence.isfinite().all():
+        raise _refusal(energy, f"{int((~evidence.isfinite()).sum())} of {len(evidence)} draws have no finite energy")
+    if drift is not None and abs(drift.value) > _DRIFT * max(drift.standard_error, 1e-12):
         warnings.warn(
-            f"The level of {energy} moved by {drift:.3g} in the last quarter of the pilot run, its standard error is {error:.2g}: the run "
-            "may not have converged. Give the level: `negate(A, mode='level', level=...)`.",
+            f"The {quantile:.0%} quantile of {energy} moved by {drift.value:.3g} in the last quarter of the pilot run, with a standard "
+            f"error of {drift.standard_error:.2g}: the run may not have converged. Give the level: `negate(A, mode='level', level=...)`.",
             LevelWarning,
             stacklevel=2,
         )
-    middle = _raise_for_flat(ordered, middle, quantile, temperature)
-    return LevelEstimate(middle, error, *(values[:_KEPT].double().cpu().numpy() for values in (points, evidence)))
+    found = _find_quantile(evidence, quantile)
+    level = _raise_for_flat(evidence.double(), found.value, quantile, temperature)
+    return LevelEstimate(level, found.standard_error, *(values[:_KEPT].double().cpu().numpy() for values in (points, evidence)))
+
+
+def _find_quantile(values: Tensor, quantile: float) -> Estimate:
+    """Returns a quantile of independent numbers with its standard error."""
+    ordered, count = values.double().sort().values, len(values)
+    # The ranks of a quantile are binomial, so the order statistics one deviation apart give its standard error.
+    rank, deviation = quantile * count, math.sqrt(count * quantile * (1 - quantile))
+    low, middle, high = (ordered[min(max(math.ceil(r) - 1, 0), count - 1)].item() for r in (rank - deviation, rank, rank + deviation))
+    return Estimate(middle, (high - low) / 2)
 
 
 def _raise_for_flat(evidence: Tensor, level: float, quantile: float, temperature: float) -> float:
@@ -186,8 +191,8 @@ def _raise_for_flat(evidence: Tensor, level: float, quantile: float, temperature
     return high
 
 
-def _draw(energy: Energy, quantile: float, x: Tensor) -> tuple[Tensor, Tensor, float | None]:
-    """Returns draws, their evidence, and how far the level moved in the last quarter of the run, if that is known."""
+def _draw(energy: Energy, quantile: float, x: Tensor) -> tuple[Tensor, Tensor, Estimate | None]:
+    """Returns draws, their evidence, and how far the quantile of energies moved in the last quarter of the run, if that is known."""
     shape = x.shape[1:]
     if isinstance(energy, DistributionEnergy):
         points = _exact_draws(energy.distribution, max(_KEPT, min(_EXACT_DRAWS, _NUMBERS // max(1, shape.numel()))))
@@ -198,8 +203,8 @@ def _draw(energy: Energy, quantile: float, x: Tensor) -> tuple[Tensor, Tensor, f
     points, trace = energy.sample((count, *shape), seed=_SEED, latents=True, trace=True, dtype=x.dtype, device=x.device)
     drift = None
     if trace.sampler.stationary and energy.has_value and len(trace.energies) >= 4:
-        before, after = (trace.energies[i].double().quantile(quantile).item() for i in (3 * len(trace.energies) // 4, -1))
-        drift = after - before
+        before, after = (_find_quantile(trace.energies[i], quantile) for i in (3 * len(trace.energies) // 4, -1))
+        drift = Estimate(after.value - before.value, math.hypot(before.standard_error, after.standard_error))
     return points, twin(energy).evidence(points), drift
 
 

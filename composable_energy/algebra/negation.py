@@ -30,7 +30,7 @@ __all__ = ["Mode", "Negation", "has_level"]
 
 Mode = Literal["complement", "contrast", "level", "power"]
 _DEFAULT_WEIGHT = {"complement": 1.0, "contrast": 1.0, "level": 1.0, "power": 0.01}
-_QUANTILE, _TEMPERATURE = 0.95, 0.25
+_QUANTILE, _TEMPERATURE = 0.95, 0.1
 
 
 class Negation(Node):

@@ -1,4 +1,4 @@
-"""The abstract node of expressions, and what its subclasses derive from their operands."""
+"""The abstract node of expressions, with the properties that follow from its operands."""
 
 from __future__ import annotations
 
@@ -44,6 +44,9 @@ Weight = float | Tensor
 
 class Node(RelativeEnergy, ABC):
     """Abstract node: an energy composed of energies.
+
+    A subclass implements `forward_evidence` and `grounded`; it overrides `bases` if it has any, and `join_supports` if the supports of its
+    terms may differ. `terms` are positional arguments of its constructor, and `config()` returns the others.
 
     Args:
         operands: The sub-expressions, in one space (see `to_common_space`).

@@ -91,7 +91,7 @@ def negate(
         weight: The weight, above 0; None for 1, or .01 for `power`.
         offset: For `contrast`, the evidence at which A and the base are equally likely.
         quantile: For `level`, the share of the draws of A in the region that is excluded; None for .95.
-        temperature: For `level`, the width of its border in units of energy; None for .25.
+        temperature: For `level`, the width of its border in units of energy; None for .1.
         level: For `level`, the energy at the border, if it is known; None to estimate it from draws of A.
 
     Raises:
@@ -121,7 +121,7 @@ def scale_temperature(energy: Energy, temperature: object) -> Any:
     if not _is_weight(temperature):
         return NotImplemented
     if as_float(temperature) == 0:  # pyright: ignore[reportArgumentType]
-        raise OptionError("A temperature is not zero; use gradient descent to find the lowest energy.")
+        raise OptionError("A temperature must not be zero; use gradient descent to find the lowest energy.")
     return Weighted(energy, temperature, inverse=True) if isinstance(temperature, Tensor) else scale_weight(energy, 1 / temperature)  # pyright: ignore[reportOperatorIssue]
 
 

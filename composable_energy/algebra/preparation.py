@@ -36,7 +36,7 @@ def estimate_levels(energy: Energy, point: Tensor, conditions: Mapping[str, floa
     try:
         with torch.no_grad():
             energy(x, **values)
-    except ContradictionError:  # no point fulfils it, which the first step says
+    except ContradictionError:  # the first step reports that no point fulfils it
         return
 
 

@@ -76,7 +76,7 @@ class Inside(Energy):
         OptionError: It is no continuous constraint.
     """
 
-    no_complement = "what lies outside of a wall has no lower bound on its size; lift a function that is infinite inside."
+    no_complement = "the outside of a wall may have infinite volume; lift a function that is infinite inside."
 
     def __init__(self, support: Support, event_shape: Sequence[int] | None = None) -> None:
         super().__init__()

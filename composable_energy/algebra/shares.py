@@ -33,7 +33,7 @@ _TEXTS = {
 
 
 def shares_of(mixture: Disjunction) -> Shares:
-    """Returns what the shares of the branches of a mixture are.
+    """Returns how the shares of the branches of a mixture are determined.
 
     Returns:
         `exact` for a formula of events and for a single branch; `calibrated` with estimates of the normalisers; `chosen` with given weights
@@ -50,7 +50,7 @@ def shares_of(mixture: Disjunction) -> Shares:
 
 
 def describe_shares(shares: Shares) -> str:
-    """Returns in words what the shares of a mixture are, for tables."""
+    """Returns a text that describes the shares of a mixture, for tables."""
     return _TEXTS[shares]
 
 

@@ -160,7 +160,7 @@ def _condition(text: str) -> tuple[str, float]:
 
 
 def _sibling_folders(name: str, folder: Path) -> list[str]:
-    """Returns the folders beside one that does not exist, with the same prefix."""
+    """Returns existing folders whose path has the same parent and prefix as a missing one."""
     head = name[: name.rstrip("/").rindex("/") + 1] if "/" in name.rstrip("/") else ""
     with contextlib.suppress(OSError):
         return [f"{head}{other.name}" for other in folder.parent.iterdir() if other.is_dir()]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,11 +48,14 @@ def write_array(path: Path, points: Tensor) -> None:
     """Writes points as an array, named `samples` in an .npz file."""
     import numpy as np
 
-    values = points.detach().cpu().numpy()
+    from composable_energy.files import replace_file
+
+    values, file = points.detach().cpu().numpy(), BytesIO()
     if path.suffix.lower() == ".npz":
-        np.savez_compressed(path, samples=values)
+        np.savez_compressed(file, samples=values)
     else:
-        np.save(path, values)
+        np.save(file, values)
+    replace_file(path, file.getvalue())
 
 
 def read_points(path: Path, shapes: list[tuple[int, ...]], value_range: tuple[float, float]) -> Tensor:

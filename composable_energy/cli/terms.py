@@ -1,4 +1,4 @@
-"""Explanations as tables and JSON, and the options that they need."""
+"""Tables and JSON of explanations, and their command-line options."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from composable_energy.diagnostics.statistics import import_extra
 from composable_energy.errors import ShapeError
+from composable_energy.extras import import_extra
 
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
@@ -18,7 +18,7 @@ __all__ = ["to_arviz"]
 
 def to_arviz(trace: Trace, name: str, dims: Sequence[str] | None, coords: Mapping[str, Sequence[Any]] | None) -> Any:
     """Returns a trace as an xarray `DataTree`; see `Trace.to_arviz`."""
-    xarray = import_extra("xarray")
+    xarray = import_extra("xarray", "diagnostics")
     record = trace.to_dict()
     stats, posterior = record["sample_stats"], record["posterior"]
     chains, draws = stats["lp"].shape

@@ -1,4 +1,4 @@
-"""Warnings that `sample` itself emits, about what its observer saw and what the final points say."""
+"""Warnings of `sample`, from its record of the run and from the final points."""
 
 from __future__ import annotations
 

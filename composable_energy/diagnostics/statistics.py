@@ -10,19 +10,17 @@ References:
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from composable_energy.errors import ExtraNotInstalled
+from composable_energy.extras import import_extra
 
-__all__ = ["LEAST_DRAWS", "MOST_CHAINS", "Row", "compute_statistics", "import_extra", "screen_coordinates"]
+__all__ = ["LEAST_DRAWS", "MOST_CHAINS", "Row", "compute_statistics", "screen_coordinates"]
 
 LEAST_DRAWS = 4  # ArviZ needs
 MOST_CHAINS = 512  # for ArviZ
@@ -54,20 +52,6 @@ class Row:
     r_hat: float = math.nan
 
 
-def import_extra(module: str) -> Any:
-    """Imports a module of the extra `diagnostics`.
-
-    Raises:
-        ExtraNotInstalled: It is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ExtraNotInstalled(
-            f"This needs {module.partition('.')[0]}, which is not installed: pip install 'composable-energy[diagnostics]'."
-        ) from error
-
-
 def compute_statistics(names: Sequence[str], values: Tensor, by_arviz: bool) -> list[Row]:
     """Returns the statistics of some quantities.
 
@@ -81,7 +65,7 @@ def compute_statistics(names: Sequence[str], values: Tensor, by_arviz: bool) -> 
     means, sds = values.mean((0, 1)).tolist(), values.flatten(0, 1).std(0).tolist() if several else [math.nan] * len(names)
     figures = [[math.nan] * 4 for _ in names]
     if by_arviz:
-        statistics = import_extra("arviz_stats.base").array_stats
+        statistics = import_extra("arviz_stats.base", "diagnostics").array_stats
         array, axes = _thin(values, 1, MOST_CHAINS).permute(1, 0, 2).numpy(), {"chain_axis": 0, "draw_axis": 1}
         with np.errstate(all="ignore"):  # a coordinate that never moves has no R-hat
             columns = (

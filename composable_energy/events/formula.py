@@ -115,7 +115,7 @@ class Formula:
 
     def _check_possible(self, diagram: Diagram) -> None:
         if diagram.constant is False:
-            raise ContradictionError(f"No point fulfils {self}: its probability is 0 whatever the networks say, so it has no energy.")
+            raise ContradictionError(f"No point fulfils {self}: its probability is 0 for any output of the networks, so it has no energy.")
 
     def _compile(self, labels: tuple[int | None, ...]) -> tuple[tuple[Cells, ...], Diagram]:
         """Returns cells and diagram for the number of labels of each variable."""

@@ -77,7 +77,7 @@ class _Parser:
         if match := _QUOTED.match(self.text, at):
             place = self._take(match.end())
             if not match[0][1:-1].strip():
-                raise ParseError("A name between quotes is not empty.", place)
+                raise ParseError("The name between the quotes is empty.", place)
             return Name(match[0][1:-1], place)
         if match := _NUMBER.match(self.text, at):
             place = self._take(match.end())
@@ -131,9 +131,9 @@ class _Parser:
     def _scale(self, left: Part, operator: str, right: Part, place: SourceSpan) -> Part:
         if operator == "/":
             if not isinstance(right, Number):
-                raise ParseError("`/` divides by a number, and this is an energy.", right.place)
+                raise ParseError("`/` divides by a number, but this is an energy.", right.place)
             if right.value == 0:
-                raise ParseError("A temperature is not zero.", right.place)
+                raise ParseError("A temperature must not be zero.", right.place)
             if isinstance(left, Number):
                 return _as_number(left.value / right.value, place)
             right = _as_number(1 / right.value, right.place)
@@ -142,7 +142,7 @@ class _Parser:
             if isinstance(operand, Number):
                 return _as_number(weight.value * operand.value, place)
             return Scaled(weight.value, operand, place, operand.depth + 1)
-        raise ParseError("`*` takes a number and an energy, and these are two energies; join them by `&`.", place)
+        raise ParseError("`*` takes a number and an energy, but both of these are energies; join them by `&`.", place)
 
     def _energy(self, part: Part, otherwise: str) -> Tree:
         if isinstance(part, Number):
@@ -186,7 +186,7 @@ class _Parser:
 
 def _as_number(value: float, place: SourceSpan) -> Number:
     if not math.isfinite(value):
-        raise ParseError("A weight is a finite number.", place)
+        raise ParseError("A weight must be finite.", place)
     return Number(value, place)
 
 

@@ -32,8 +32,8 @@ REGISTRY = Registry()
 def get(kind: str, name: str, /, **options: Any) -> Any:
     """Returns a plug-in of any kind by name.
 
-    A package declares a kind by an entry point of the group `composable_energy.kinds`: its name is the kind, its object the class whose
-    instances the entries of the group `composable_energy.<kind>s` make.
+    A package declares a kind by an entry point of the group `composable_energy.kinds`, which has the name of the kind and names a class.
+    Entries of the group `composable_energy.<kind>s` then build instances of that class.
 
     Args:
         kind: Such as `energy`, `sampler`, `recipe`.

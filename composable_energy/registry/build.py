@@ -14,7 +14,7 @@ __all__ = ["build", "guarded"]
 
 
 def build(entry: Entry, builder: Callable[..., Any], options: Mapping[str, Any]) -> Any:
-    """Returns what a class or function of a plug-in builds.
+    """Calls a class or function of a plug-in with options, and returns the object.
 
     Args:
         entry: The entry point, for messages.
@@ -39,7 +39,7 @@ def build(entry: Entry, builder: Callable[..., Any], options: Mapping[str, Any])
 
 
 def guarded(entry: Entry, options: Mapping[str, Any], function: Callable[[], Any]) -> Any:
-    """Calls a function of a plug-in; an error with options may be the caller's and passes, one without is the plug-in's.
+    """Calls a function of a plug-in. With options, an error may be the caller's mistake and is raised as it is.
 
     Raises:
         PluginLoadError: It fails without options.

@@ -11,7 +11,7 @@ __all__ = ["Command"]
 class Command(ABC):
     """Abstract command of `composable-energy`; an entry point of the group `composable_energy.commands` names a subclass.
 
-    `composable-energy --help` imports the module of each command: import what is slow, such as torch, in `run`.
+    `composable-energy --help` imports the module of each command: import slow modules, such as torch, in `run`.
 
     Attributes:
         summary: What the command does, in one line.

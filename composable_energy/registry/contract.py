@@ -1,4 +1,4 @@
-"""The contract of plug-ins: checks of what an entry point names, and of what it builds."""
+"""Checks that the object of an entry point, and the object that it builds, keep the contract of plug-ins."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_entry(kind: Kind, entry: Entry, obj: Any) -> None:
         PluginLoadError: It is of the wrong type, was written for another version of the contract, or lacks methods.
     """
     if not _NAME.fullmatch(entry.name):
-        raise plugin_error(entry, "its name has other characters than a-z, 0-9, - and _")
+        raise plugin_error(entry, "its name has characters other than a-z, 0-9, - and _")
     _check_version(entry, obj)
     is_class = isinstance(obj, type)
     if kind.entry == "function" and is_class:
@@ -40,7 +40,7 @@ def check_entry(kind: Kind, entry: Entry, obj: Any) -> None:
     if not callable(obj) or _is_module(obj):
         raise plugin_error(entry, f"a plug-in of this group is a class or a function that makes an object, got {_described(obj)}")
     if inspect.isabstract(obj) and kind.classes != ("builtins:object",):
-        raise plugin_error(entry, f"{_described(obj)} does not write {', '.join(sorted(getattr(obj, '__abstractmethods__', ())))}")
+        raise plugin_error(entry, f"{_described(obj)} does not implement {', '.join(sorted(getattr(obj, '__abstractmethods__', ())))}")
 
 
 def check_built(kind: Kind, entry: Entry, built: Any) -> Any:
@@ -53,17 +53,17 @@ def check_built(kind: Kind, entry: Entry, built: Any) -> Any:
     if not isinstance(built, required):
         name = f"nn.{required.__name__}" if required.__module__.startswith("torch.nn") else required.__name__
         article = "an" if name[0] in "AEIOUn" else "a"
-        raise plugin_error(entry, f"it should make {article} {name}, it made {_described(built)}")
+        raise plugin_error(entry, f"it should return {article} {name}, but returned {_described(built)}")
     return built
 
 
 def plugin_error(entry: Entry, reason: str, way_out: str = "") -> PluginLoadError:
     """Returns the error of a plug-in that breaks the contract or does not load."""
     if entry.distribution is None:
-        return PluginLoadError(f"{entry} in {entry.group} cannot be used: {reason}.{f' To go on: {way_out}.' if way_out else ''}")
+        return PluginLoadError(f"{entry} in {entry.group} cannot be used: {reason}.{f' To continue: {way_out}.' if way_out else ''}")
     others = f"upgrade or uninstall {entry.distribution}, or leave it out with COMPOSABLE_ENERGY_PLUGINS"
     way_out = f"{way_out}, {others}" if way_out else others
-    return PluginLoadError(f"Plug-in {entry} in {entry.group} cannot be used: {reason}. To go on: {way_out}; all others keep working.")
+    return PluginLoadError(f"Plug-in {entry} in {entry.group} cannot be used: {reason}. To continue: {way_out}; all others keep working.")
 
 
 def _check_version(entry: Entry, obj: Any) -> None:
@@ -83,7 +83,7 @@ def _subclass_of(kind: Kind) -> str:
 
 
 def _is_module(obj: Any) -> bool:
-    torch = sys.modules.get("torch")  # whoever made a module has imported it
+    torch = sys.modules.get("torch")  # without torch there is no module
     return torch is not None and isinstance(obj, torch.nn.Module)
 
 

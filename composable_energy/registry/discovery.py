@@ -1,7 +1,7 @@
 """Finding entry points: the one file that uses the `entrypoints` package, with the standard library as fallback.
 
-`entrypoints` stops at the first malformed file, also that of a package that has nothing to do with us, and drops an entry whose value it
-cannot parse. Then the standard library reads each distribution for itself, so that one bad file hides nothing but itself.
+`entrypoints` stops at the first malformed file, even one of an unrelated package, and drops entries that it cannot parse. In these cases
+the standard library reads the distributions one by one, so that a bad file hides only its own entries.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _distributions() -> Iterator[tuple[metadata.Distribution, str, str | None]]:
             name, version = distribution.metadata["Name"], distribution.version
         except Exception:
             name, version = None, None
-        if not name:  # the folder's name says as much: my_package-1.0.dist-info
+        if not name:  # the name of the folder has both: my_package-1.0.dist-info
             stem = Path(str(getattr(distribution, "_path", "unknown"))).stem
             name, _, version = stem.partition("-")
         name = canonical(name)

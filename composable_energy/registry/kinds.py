@@ -1,4 +1,4 @@
-"""Kinds of plug-ins: what an entry point of each kind names, and what it builds.
+"""Kinds of plug-ins: the classes of the objects that entry points of each kind name or build.
 
 The classes are given by their paths and imported at first use: the registry lies below energies and samplers, and listing plug-ins does
 not wait for torch.

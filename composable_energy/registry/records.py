@@ -12,8 +12,8 @@ State = Literal["not-loaded", "ok", "failed", "shadowed", "conflict"]
 
 FIRST_PARTY = "composable-energy"
 API_VERSION = 1
-"""Number of the contract. A breaking change gets a new number; a plug-in says by a class attribute `api_version` for which it was written
-(1 if it does not), and that number and the one before are accepted."""
+"""Number of the contract. A breaking change gets a new number. The class attribute `api_version` of a plug-in is the number
+that it was written for, 1 by default; the current number and the previous one are accepted."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Entry:
 
     Args:
         group: Such as `composable_energy.energies`.
-        name: The name that people ask for.
+        name: The name for `get`.
         value: `module:object`.
         distribution: The canonical name of the distribution; None for an object that `register` took.
-        version: Its version, if its metadata says.
+        version: Its version; None if its metadata has none.
     """
 
     group: str
@@ -46,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Fault:
-    """A distribution whose entry points cannot be read as they should be."""
+    """A distribution with entry points that cannot be read."""
 
     distribution: str
     version: str | None
@@ -59,13 +59,13 @@ class PluginRecord:
 
     Attributes:
         group: Its entry-point group; empty for a distribution whose metadata cannot be read.
-        name: The name that people ask for.
+        name: The name for `get`.
         value: `module:object`.
-        distribution: Who offers it; None for an object that `register` took.
+        distribution: The distribution that offers it; None for an object that `register` took.
         version: The distribution's version.
         state: `not-loaded`; `ok`: loaded, keeps the contract; `failed`; `shadowed`: hidden by `register` or the same as an entry of
             another distribution; `conflict`: another distribution offers something else under the name.
-        error: Why it failed, or what stands in its way.
+        error: Why it failed, or what hides it.
     """
 
     group: str
@@ -83,5 +83,5 @@ class PluginRecord:
 
 
 def canonical(distribution: str) -> str:
-    """Returns the one spelling of a distribution's name: `My_Package` and `my.package` are `my-package`."""
+    """Returns the normalised name of a distribution: `My_Package` and `my.package` become `my-package`."""
     return re.sub(r"[-_.]+", "-", distribution).lower()

@@ -1,6 +1,6 @@
 """The registry: finds entry points by kind and name, and loads their objects.
 
-Entry points are scanned at the first use, modules are imported when a name is requested, and a plug-in that fails is a row of `plugins()`.
+Entry points are scanned at the first use, modules are imported when a name is requested, and `plugins()` reports the plug-ins that fail.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Registry:
         """Returns the object of an entry, imported at the first call and checked.
 
         Raises:
-            PluginLoadError: The import fails or the object breaks the contract; again at each call, without another import.
+            PluginLoadError: The import fails or the object breaks the contract; later calls raise it without another import.
         """
         if entry.distribution is None:
             return self.registered[kind, entry.name]
@@ -98,7 +98,7 @@ class Registry:
     def _import(self, kind: str, entry: Entry) -> Any:
         try:
             obj = import_object(entry.value)
-        except (Exception, SystemExit) as error:  # whatever third-party code raises is the failure of this plug-in alone
+        except (Exception, SystemExit) as error:  # third-party code may raise anything, and must not stop other plug-ins
             raise plugin_error(entry, f"importing it raised {type(error).__name__}: {error}") from error
         check_entry(self.kind(kind), entry, obj)
         return obj

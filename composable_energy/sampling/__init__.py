@@ -1,10 +1,11 @@
-"""Sampling: the driver `sample`, and what an author of a sampler needs."""
+"""Sampling: the driver `sample`, and the classes and functions for authors of samplers."""
 
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.noise import Noise
 from composable_energy.sampling.compile import compiled
 from composable_energy.sampling.driver import sample
 from composable_energy.sampling.request import resolve_noise
-from composable_energy.sampling.sampler import Info, Sampler, State, energy_and_gradient
+from composable_energy.sampling.sampler import Info, Sampler, State, energies_and_gradients, energy_and_gradient
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.unconstrained import plain_energy
@@ -19,6 +20,7 @@ __all__ = [
     "State",
     "Trace",
     "compiled",
+    "energies_and_gradients",
     "energy_and_gradient",
     "has_rows",
     "plain_energy",
@@ -27,4 +29,5 @@ __all__ = [
     "resolve_sampler",
     "sample",
     "twin",
+    "unsqueeze_to",
 ]

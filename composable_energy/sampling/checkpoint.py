@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError
-from composable_energy.files import digest_of, write_through
+from composable_energy.files import digest_of, remove_leftovers, replace_file
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.loop import Observer, TraceRecorder
 from composable_energy.sampling.sampler import Info, Sampler, State
@@ -123,13 +123,7 @@ class CheckpointFile:
         plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
         record = json.loads(json.dumps(record))  # as it will be read
         data = safetensors.torch.save(plain, {_KEY: json.dumps({**record, "digest": digest_of(plain, record)})})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.path.with_name(f".{self.path.name}.new")
-        try:
-            write_through(fresh, data)
-            fresh.replace(self.path)
-        finally:
-            fresh.unlink(missing_ok=True)
+        replace_file(self.path, data)
 
     def read(self) -> Saved | None:
         """Returns the content of the file; None if there is no file.
@@ -138,6 +132,7 @@ class CheckpointFile:
             FileFormatError: The file is damaged, or no checkpoint.
             OptionError: It belongs to another call.
         """
+        remove_leftovers(self.path)
         if not self.path.exists():
             return None
         from safetensors import SafetensorError, safe_open

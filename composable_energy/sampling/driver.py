@@ -300,8 +300,8 @@ def _diverged_error(energy: Energy, stop: Diverged, samples: Tensor, diverged: T
     ways = (
         "check the energy there, or give `init`"
         if stop.step == 0
-        else "take a smaller step, or say what becomes of such chains with on_divergence='drop', 'restart' or 'keep'; if the density is 0 "
-        "there, return `torch.where(inside, energy, torch.inf)`, which samplers that reject take for what it is"
+        else "take a smaller step, or choose what happens to such chains by on_divergence='drop', 'restart' or 'keep'; if the density is 0 "
+        "there, return `torch.where(inside, energy, torch.inf)`, and use a sampler with a Metropolis test"
     )
     return SamplingDiverged(
         f"{int(diverged.sum())} of {len(diverged)} chains reached a non-finite point, energy or gradient of {energy} {stop.reason}: "

@@ -62,7 +62,7 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
         UngroundedError: The structure shows no lower bound.
     """
     if energy.unsatisfiable:
-        raise ContradictionError(f"No point fulfils {energy}: its probability is 0 whatever the networks say, so it has no density.")
+        raise ContradictionError(f"No point fulfils {energy}: its probability is 0 for any output of the networks, so it has no density.")
     if energy.support is empty:
         raise ContradictionError(f"No point fulfils {energy}: the supports of its terms have none in common.")
     if sampler.needs_values:

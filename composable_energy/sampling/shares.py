@@ -1,4 +1,4 @@
-"""What the final points say about an expression: the shares of branches, and the probability of formulas of events."""
+"""Shares of branches and probabilities of formulas of events, estimated from the final points."""
 
 from __future__ import annotations
 

@@ -154,8 +154,8 @@ class Evaluator:
         names = sorted(self.sampler.binds & self.energy.conditions)
         if not names:
             return [{}]
-        last = self.sampler.final_conditions(self.energy)
-        return [{name: float(last.get(name, _LEVEL / 10)) for name in names}, dict.fromkeys(names, _LEVEL)]
+        last, middle = self.sampler.final_conditions(self.energy), self.sampler.middle_conditions(self.energy)
+        return [{name: float(found.get(name, level)) for name in names} for found, level in ((last, _LEVEL / 10), (middle, _LEVEL))]
 
 
 def check_same_energy(evaluator: Evaluator, reference: Sequence[Values], ranks: Ranks | None, checkpoint: str | Path | None = None) -> None:

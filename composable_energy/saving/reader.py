@@ -26,6 +26,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError, FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.events import ClassifierEnergy, DensityEnergy, IntervalEnergy
 from composable_energy.identity import equal, set_token
+from composable_energy.registry import get_factory
 from composable_energy.saving.references import Reference, read_reference, read_references
 from composable_energy.saving.values import decode, decode_recommendation
 
@@ -108,9 +109,11 @@ class _Reader:
                 energy = self._resolve_reference(config)
             elif name == "made":
                 energy = self._energy(read_reference(config, self, self.tensors, self.where, {}).module)
-            elif isinstance(name, str) and name in CLASSES:
+            elif isinstance(name, str) and (name in CLASSES or name == "plugin"):
+                cls = CLASSES[name] if name in CLASSES else _load_class(config)
+                options = config if name in CLASSES else config["options"]
                 terms = [self.energy(term) for term in _check_type(data["terms"], list)]
-                energy = _build_node(CLASSES[name], terms, _check_type(decode(config, self), dict))
+                energy = _build_node(cls, terms, _check_type(decode(options, self), dict))
             else:
                 raise ValueError(f"its class {name!r} is not known")
             if "token" in data:
@@ -150,6 +153,16 @@ class _Reader:
         if not isinstance(module, Energy):
             raise ValueError(f"it refers to a {type(module).__name__}, which is not an energy")
         return module
+
+
+def _load_class(config: Mapping[str, Any]) -> type[Energy]:
+    """Returns the class of a plug-in's node, from its entry point."""
+    if config.keys() != {"entry", "options"}:
+        raise ValueError(f"a node of a plug-in has the parts {sorted(config)}")
+    cls = get_factory("energy", _check_type(config["entry"], str))
+    if not (isinstance(cls, type) and issubclass(cls, Energy)):
+        raise ValueError(f"the entry point {config['entry']!r} is not a class of energies")
+    return cls
 
 
 def _build_node(cls: type[Energy], terms: list[Energy], config: dict[str, Any]) -> Energy:

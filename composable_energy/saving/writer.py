@@ -15,6 +15,7 @@ from composable_energy.errors import ExpressionError
 from composable_energy.files import digest_of
 from composable_energy.identity import Origin, part_of, token_of, tokens_in
 from composable_energy.lift import CallableEnergy
+from composable_energy.registry.records import Entry
 from composable_energy.saving.modules import modes_of, tensors_of
 from composable_energy.saving.reader import CLASSES
 from composable_energy.saving.values import encode, encode_recommendation, has_references
@@ -122,12 +123,17 @@ class _Writer:
 
     def _node(self, energy: Energy) -> dict[str, Any]:
         name = type(energy).__name__
-        if part_of(energy) is not None or CLASSES.get(name) is not type(energy):
+        own = CLASSES.get(name) is type(energy)
+        if part_of(energy) is not None or not (own or energy.terms):
             return self._encode_built(energy)
-        terms = [self.energy(term) for term in energy.terms]
         hint = energy.name or name
         config = {part: encode(value, self, f"{hint}.{part}") for part, value in energy.config().items()}
+        if not own and has_references(config):
+            return self._encode_built(energy)
+        terms = [self.energy(term) for term in energy.terms]
         node = {"class": name, "terms": terms, "config": config}
+        if not own:
+            node |= {"class": "plugin", "config": {"entry": _entry_of_node(energy), "options": config}}
         if not terms:
             node["token"] = token_of(energy)
         if energy.recommended is not None and energy.recommended != common_recommendation(energy.terms):
@@ -175,14 +181,29 @@ def _origin_by_class(energy: Energy) -> Origin:
             f"{energy} is a bare {type(energy.function).__name__} and cannot be saved: code is not data. Offer it as a plug-in, with an "
             "entry point or `composable_energy.register('energy', name, function_that_builds_it)`, and get it from `get_energy`."
         )
-    config = energy.config()
+    config, entry = energy.config(), _entry_by_class(energy)
+    return Origin(entry.name, None, config, entry.distribution, entry.version)
+
+
+def _entry_by_class(energy: Energy) -> Entry:
     entry = entry_of(type(energy))
     if entry is None:
         raise ExpressionError(
             f"{energy} cannot be saved: no plug-in offers its class {type(energy).__qualname__}. Offer it with an entry point or "
             "`composable_energy.register`."
         )
-    return Origin(entry.name, None, config, entry.distribution, entry.version)
+    return entry
+
+
+def _entry_of_node(energy: Energy) -> str:
+    """Returns the entry point of a plug-in's node, whose tensors are those of its terms and of its `config()`."""
+    parts = (*energy.terms, *(value for value in energy.config().values() if isinstance(value, nn.Module)))
+    known = {id(tensor) for part in parts for tensor in (*part.parameters(), *part.buffers())}
+    known |= {id(value) for value in energy.config().values()}
+    for name, tensor in (*energy.named_parameters(), *energy.named_buffers()):
+        if id(tensor) not in known:
+            raise ExpressionError(f"{energy} cannot be saved: `config()` lacks its tensor {name}. Return the tensor itself.")
+    return _entry_by_class(energy).qualified
 
 
 def _groups(references: list[_Reference]) -> list[int]:

@@ -51,8 +51,10 @@ def _assert_laws_of_negation(a: Energy, b: Energy, x: Tensor) -> None:
     assert (~(a | b)).equals(negate(a) & negate(b)), "~(A | B) is not ~A & ~B"
     level = a.evidence(x).detach().median().item()
     if math.isfinite(level):
-        expected = softplus((level - a.evidence(x)) / 0.25)
-        assert_close(negate(a, level=level, mode="level").evidence(x), expected, "~A by its level is a softplus", factor=10)
+        expected = softplus((level - a.evidence(x)) / 0.5)
+        assert_close(
+            negate(a, level=level, temperature=0.5, mode="level").evidence(x), expected, "~A by its level is a softplus", factor=10
+        )
     if a.bases:
         other = b.relative_to(a.bases[0].energy)
         assert_close((~(a & other))(x), (negate(a) | negate(other))(x), "~(A & B) is ~A | ~B", factor=10)

@@ -29,7 +29,7 @@ def main():
     panels = {
         f"ring & ~right, {name}": energy
         for name, energy in modes(ring, right).items()
-        if name != "narrow"
+        if name != "soft"
     }
     panels["ring ^ right"] = ring ^ right
     axis = torch.linspace(-4, 4.5, 301, dtype=torch.float64)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.sampling import Info, Noise, Sampler, State
+from composable_energy.sampling import Info, Noise, Sampler, State, unsqueeze_to
 
 __all__ = ["RandomWalk"]
 
@@ -39,5 +39,5 @@ class RandomWalk(Sampler):
         energies = energy(proposal)
         acceptance = (state.energy - energies).exp().clamp(max=1.0)
         keep = noise.uniform(state.x, stream=1) >= acceptance  # not `accept`: an energy that is not a number must stay visible
-        x = torch.where(keep.view(-1, *[1] * (state.x.ndim - 1)), state.x, proposal)
+        x = torch.where(unsqueeze_to(keep, state.x), state.x, proposal)
         return State(x, torch.where(keep, state.energy, energies), state.grad), Info(acceptance)

@@ -1,4 +1,4 @@
-"""The plug-in keeps what every plug-in keeps, and is found by name."""
+"""Tests of the plug-in: the conformance kit, and the names of its entry points."""
 
 import pytest
 import torch

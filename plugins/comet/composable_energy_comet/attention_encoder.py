@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composable_energy.errors import OptionError
+from composable_energy.options import check_integer, check_number
 from composable_energy_comet.coordinates import POSE, check_picture_size, coordinate_grid, estimate_pose
-from composable_energy_image.arguments import check_integer, check_positive
 
 __all__ = ["AttentionEncoder"]
 
@@ -78,7 +78,7 @@ class AttentionEncoder(nn.Module):
         if count not in (self.seen // 2, self.seen // 4):
             raise OptionError(f"cells must be a half or a quarter of the {self.seen} pixels that the encoder reads, got {cells!r}.")
         self.components, self.pose, self.inhibition = check_integer("components", components), pose, inhibition
-        self.cap = None if cap is None else check_positive("cap", cap)
+        self.cap = None if cap is None else check_number("cap", cap, above=0)
         self.look = nn.Sequential(
             nn.Conv2d(check_integer("channels", channels) + 2, filters, 3, 2, 1),
             nn.SiLU(),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
+from composable_energy.options import check_integer
 from composable_energy.sampling import Noise, twin
 from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.conv import ConvEnergy
@@ -17,7 +18,6 @@ from composable_energy_comet.masks import component_scores, merge_components
 from composable_energy_comet.parts import decode_latents, recombine_parts
 from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.vector_encoder import VectorEncoder
-from composable_energy_image.arguments import check_integer
 
 __all__ = ["Comet"]
 
@@ -82,7 +82,7 @@ class Comet(nn.Module):
             x: Pictures, with shape $(B, C, S, S)$.
 
         Raises:
-            ShapeError, DtypeError, OptionError: As for `encode`.
+            ShapeError, DtypeError, OptionError: See `encode`.
         """
         return [self.energy.given(z=z) for z in self.encode(x).unbind(1)]
 
@@ -123,7 +123,7 @@ class Comet(nn.Module):
             seed: Seed of the noise at the start.
 
         Raises:
-            ShapeError, DtypeError, OptionError: As for `encode`; or `y` has another length, or there is no such component.
+            ShapeError, DtypeError, OptionError: See `encode`; or `y` has another length, or there is no such component.
         """
         (mixed, others), indices = self._encode_pair(x, y), self._check_components(k)
         mixed[:, indices] = others[:, indices]
@@ -140,7 +140,7 @@ class Comet(nn.Module):
             seed: Seed of the noise at the start, the same for all points.
 
         Raises:
-            ShapeError, DtypeError, OptionError: As for `swap`; or n is below 2.
+            ShapeError, DtypeError, OptionError: See `swap`; or n is below 2.
         """
         (own, others), indices, n = self._encode_pair(x, y), self._check_components(k), check_integer("n", n, 2)
         found = []
@@ -159,7 +159,7 @@ class Comet(nn.Module):
             seed: Seed of the noise at the start.
 
         Raises:
-            ShapeError, DtypeError, OptionError: As for `encode`.
+            ShapeError, DtypeError, OptionError: See `encode`.
             ExpressionError: The energy has no masks.
         """
         z, noise, energy = self.encode(x), Noise(seed, range(len(x))).child("start"), twin(self.energy)
@@ -181,7 +181,7 @@ class Comet(nn.Module):
             seed: Seed of the noise at the start.
 
         Raises:
-            ShapeError, DtypeError, OptionError, ExpressionError: As for `scores`.
+            ShapeError, DtypeError, OptionError, ExpressionError: See `scores`.
         """
         return merge_components(self.scores(x, read, seed), merge)
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
+from composable_energy.options import check_choice, check_integer
 from composable_energy.sampling import Noise
 from composable_energy_comet.coordinates import POSE, check_picture_size, coordinate_grid
-from composable_energy_image.arguments import check_choice, check_integer
 
 __all__ = ["COORDINATES", "ComponentEnergy"]
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import composable_energy as ce
+from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_comet.component import ComponentEnergy
 from composable_energy_comet.coordinates import POSE, relative_coordinates
 from composable_energy_comet.silu import silu
-from composable_energy_image.arguments import check_choice, check_integer, check_positive
 
 __all__ = ["ConvEnergy"]
 
@@ -42,7 +42,7 @@ class ConvEnergy(ComponentEnergy):
 
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A: 64 filters,
-        absolute coordinates, `start="uniform"`. The released code builds normalization layers and never calls them, so there are none here.
+        absolute coordinates, `start="uniform"`. The released code never calls its normalization layers, so this network has none.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ConvEnergy(ComponentEnergy):
     ) -> None:
         super().__init__("comet-conv", size=size, channels=channels, latent=latent, coordinates=coordinates, start=start)
         self.filters, self.iterations = check_integer("filters", filters), check_integer("iterations", iterations)
-        self.step = check_positive("step", step)
+        self.step = check_number("step", step, above=0)
         self.recommended = ce.Recommendation("inner-descent", {"iterations": iterations}, threads=1)
         self.stem = check_choice("stem", stem, ("pool", "stride"))
         reads = channels + 2 * (coordinates == "absolute")

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import safetensors.torch
 
 from composable_energy.errors import FileFormatError, OptionError
-from composable_energy.files import check_config, config_bytes, read_config, read_tensors, write_through
+from composable_energy.files import check_config, config_bytes, read_config, read_tensors, replace_file
+from composable_energy.options import check_choice
 from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.conv import ConvEnergy
 from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.vector_encoder import VectorEncoder
-from composable_energy_image.arguments import check_choice
 
 __all__ = ["SHIPPED", "comet", "comet_global", "load_comet", "save_comet"]
 
@@ -137,7 +137,6 @@ def save_comet(model: Comet, folder: str | Path, *, half: bool = False) -> None:
         half: Whether to store weights in half precision, for small files.
     """
     target = Path(folder).expanduser()
-    target.mkdir(parents=True, exist_ok=True)
     kind = next(name for name, encoder in _ENCODERS.items() if isinstance(model.encoder, encoder))
     config = {
         "version": _VERSION,
@@ -147,9 +146,7 @@ def save_comet(model: Comet, folder: str | Path, *, half: bool = False) -> None:
     tensors = {name: value.detach().half() if half else value.detach() for name, value in model.state_dict().items()}
     data = safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()})
     for name, content in ((_TENSORS, data), (_CONFIG, config_bytes(config, data))):
-        temporary = target / f".{name}"
-        write_through(temporary, content)
-        temporary.replace(target / name)
+        replace_file(target / name, content)
 
 
 def load_comet(weights: str | Path) -> Comet:

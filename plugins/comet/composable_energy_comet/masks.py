@@ -96,5 +96,5 @@ def _decode_each(energy: ConvEnergy | QuadraticEnergy, z: Tensor, start: Tensor)
     each = rearrange(z, "b k d -> (b k) 1 d")
     if isinstance(energy, QuadraticEnergy):
         return energy.minimum(each).unflatten(0, z.shape[:2])
-    repeated = each.expand(-1, z.shape[1], -1)  # so that one component moves the picture as far as all did together
+    repeated = each.expand(-1, z.shape[1], -1)  # K copies of each component move the picture as far as K components
     return descend(energy, repeated, start.repeat_interleave(z.shape[1], 0), energy.iterations).unflatten(0, z.shape[:2])

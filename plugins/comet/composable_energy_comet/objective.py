@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
+from composable_energy.options import check_choice, check_integer
 from composable_energy.sampling import Noise
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.conv import ConvEnergy
 from composable_energy_comet.descent import SPREAD, descent_iterates, descent_step
-from composable_energy_image.arguments import check_choice, check_integer
 from composable_energy_training import Batch, Loss, Objective
 
 __all__ = ["Decomposition", "charbonnier", "squared_error"]

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import composable_energy as ce
+from composable_energy.options import check_choice, check_integer
 from composable_energy_comet.component import ComponentEnergy
 from composable_energy_comet.coordinates import POSE, coordinate_grid, relative_coordinates
-from composable_energy_image.arguments import check_choice, check_integer
 
 __all__ = ["QuadraticEnergy", "joint_minimum"]
 

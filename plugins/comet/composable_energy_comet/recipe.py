@@ -13,11 +13,12 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
+from composable_energy.files import replace_file
+from composable_energy.options import check_choice
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.factory import load_comet, save_comet
 from composable_energy_comet.objective import Decomposition, charbonnier, squared_error
 from composable_energy_comet.sheet import write_sheet
-from composable_energy_image.arguments import check_choice
 from composable_energy_image.data import Pictures, open_pictures
 from composable_energy_training import CSVLog, Optimizer, Ranks, Recipe, Trainer, join
 
@@ -158,4 +159,4 @@ def _export(comet: Comet, pictures: Pictures, out: Path, report: Mapping[str, An
     x = pictures.images(torch.arange(min(8, len(pictures)))).float()
     write_sheet(saved, x, out / "decomposition.png")
     error = float((saved.decode(saved.encode(x)) - x).square().mean())
-    (out / "report.json").write_text(json.dumps({"stages": report, "error_of_8": error}, indent=1) + "\n", encoding="utf-8")
+    replace_file(out / "report.json", f"{json.dumps({'stages': report, 'error_of_8': error}, indent=1)}\n".encode())

@@ -27,7 +27,7 @@ __all__ = ["main", "pictures"]
 
 SIZE, RENDERED, SEED = 16, 32, 1
 _COUNT = 12_000
-# What sprites do not need: a stage before, a fine grid, looks that turn away, bounded logits, and small gradients.
+# Options that sprites do not need: the quadratic stage, a fine grid, inhibition, bounded logits, smaller gradients.
 _SETTINGS = {"data.size": SIZE, "quadratic.steps": 0, "model.cells": 4, "model.inhibition": False, "model.cap": None, "training.clip": 1.0}
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from composable_energy.options import check_choice, check_integer
 from composable_energy_comet.coordinates import check_picture_size
-from composable_energy_image.arguments import check_choice, check_integer
 
 __all__ = ["VectorEncoder"]
 

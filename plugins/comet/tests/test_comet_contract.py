@@ -1,4 +1,4 @@
-"""COMET's energies, parts, sampler and encoders keep what all plug-ins keep; its errors say what to do."""
+"""The conformance kit on COMET's energies, parts, sampler and encoders, and errors for bad options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks on pictures whose components are known, because the energy was made by hand."""
+"""Masks of pictures with known components, from energies built by hand."""
 
 from __future__ import annotations
 

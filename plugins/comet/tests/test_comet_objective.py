@@ -1,4 +1,4 @@
-"""The inner descent's gradient is that of the loop it stands for, and one random iterate stands for all."""
+"""The gradient of the inner descent equals that of the full loop, and that of one random iterate has the same mean."""
 
 from __future__ import annotations
 

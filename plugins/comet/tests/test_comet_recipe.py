@@ -1,4 +1,4 @@
-"""The recipes train, go on where they were stopped, and leave models that load."""
+"""The recipes train, resume after an interruption, and write models that load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inner descent, by the kit that all samplers run: it draws nothing, so what asks for noise fails as it should."""
+"""The conformance kit on the inner descent, which draws no noise, so the checks of noise are expected to fail."""
 
 import torch
 

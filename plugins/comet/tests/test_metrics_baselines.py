@@ -1,4 +1,4 @@
-"""Floors see no objects: k-means sees colors, quadrants nothing, territories only where labels are frequent."""
+"""Baselines see no objects: k-means sees colors, quadrants see nothing, territories see only frequent labels."""
 
 import subprocess
 import sys

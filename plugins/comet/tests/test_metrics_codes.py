@@ -1,4 +1,4 @@
-"""Metrics of codes are those of their definitions: tables by hand, scikit-learn, and every matching there is."""
+"""Metrics of codes equal their definitions: tables computed by hand, scikit-learn, and all matchings."""
 
 import math
 import sys
@@ -105,7 +105,7 @@ class TestPairs:
                 return 0.5
 
         monkeypatch.setattr(
-            "composable_energy_comet.metrics.beta_vae.import_extra", lambda module: type("", (), {"LogisticRegression": Recorder})
+            "composable_energy_comet.metrics.beta_vae.import_extra", lambda module, extra: type("", (), {"LogisticRegression": Recorder})
         )
         scales = torch.tensor([1.0, -3.0, 0.2, 50.0])
         assert beta_vae(GRID * scales, GRID, pairs=32, train=50, test=20, exactly_one=exactly_one) == 0.5

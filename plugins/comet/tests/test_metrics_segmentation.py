@@ -1,4 +1,4 @@
-"""Segmentation metrics are those of their definitions, by hand, by scikit-learn and by sets of pixels."""
+"""Segmentation metrics equal their definitions: computed by hand, by scikit-learn and by sets of pixels."""
 
 import math
 

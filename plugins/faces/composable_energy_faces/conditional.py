@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from tqdm import tqdm
 
+from composable_energy.files import replace_file
 from composable_energy.noise import Noise
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
 from composable_energy_faces.energies import Faces
@@ -83,7 +84,5 @@ def _encode_faces(run: TrainingRun) -> tuple[Tensor, Mapping[str, Tensor]]:
     if not target.exists():
         coder = Faces().load(None).decoder
         codes = [coder.encode(faces.images(part)) for part in tqdm(torch.arange(len(faces)).split(500), desc="codes")]  # pyright: ignore
-        temporary = target.with_suffix(".half")
-        save_file({"codes": torch.cat(codes)}, temporary)
-        temporary.replace(target)
+        replace_file(target, save({"codes": torch.cat(codes)}))
     return load_file(target)["codes"], {name: some.values for name, some in faces.labels.items()}

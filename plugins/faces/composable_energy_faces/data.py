@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tqdm import tqdm
 
+from composable_energy.files import replace_file
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.networks import SIZE
 from composable_energy_image.data import Labels, Pictures
@@ -41,9 +42,8 @@ def draw_to(folder: Path, count: int, seed: int) -> Pictures:
         faces = draw(PART, seed=seed, start=index * PART)
         pixels[index * PART : (index + 1) * PART] = faces.images.mul(255).round_().byte().numpy()
         pixels.flush()
-        temporary = name.with_suffix(".half")
-        save_file({"attributes": faces.attributes.byte(), "hair": faces.hair.byte()}, temporary)
-        temporary.replace(name)  # last, because it marks the pictures as done
+        # last, because the file marks the pictures as done
+        replace_file(name, save({"attributes": faces.attributes.byte(), "hair": faces.hair.byte()}))
     truth = [load_file(name) for name in labels]
     attributes, hair = (torch.cat([part[key] for part in truth]).long() for key in ("attributes", "hair"))
     binary = {name: Labels(attributes[:, column].contiguous(), ("no", "yes")) for column, name in enumerate(ATTRIBUTES)}

@@ -1,7 +1,7 @@
 """Limits small operations to one thread.
 
-The operations here take microseconds. With two threads, each ends when both threads are done; if another program occupies a core, that
-takes until the scheduler's next turn, some milliseconds.
+The operations here take microseconds. With two threads an operation waits for the slower one; if another program occupies a core, that
+takes several milliseconds.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from composable_energy.files import replace_file
 from composable_energy_faces import weights
 from composable_energy_faces.model_card import build_model_card, evaluate_run
 from composable_energy_faces.training_run import TrainingRun
@@ -44,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = TrainingRun(options.out, options.effort)
     run.train()
     scores = evaluate_run(run, options.samples)
-    (run.folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
-    (run.folder / "MODEL_CARD.md").write_text(build_model_card(run, scores))
+    replace_file(run.folder / "scores.json", f"{json.dumps(scores, indent=1)}\n".encode())
+    replace_file(run.folder / "MODEL_CARD.md", build_model_card(run, scores).encode())
     if options.install:
         weights.FOLDER.mkdir(exist_ok=True)
         for path in run.weights.glob("*.safetensors"):

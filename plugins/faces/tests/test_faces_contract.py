@@ -1,4 +1,4 @@
-"""The conformance kit over the face energies, as any plug-in runs it."""
+"""The conformance kit on the face energies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The drawer: the same seed gives the same faces however they are asked for, and attributes are fair and independent coins."""
+"""Drawn faces: a seed gives the same faces in any order and number, and attributes are independent with probability 1/2."""
 
 from __future__ import annotations
 

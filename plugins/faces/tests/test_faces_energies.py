@@ -1,4 +1,4 @@
-"""The family: names without weights, shared parts, weights that are checked, and pictures that the judge finds to obey."""
+"""The family `faces`: names without weights, shared parts, damaged weights, and samples that the judge accepts."""
 
 from __future__ import annotations
 

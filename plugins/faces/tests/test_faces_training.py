@@ -1,4 +1,4 @@
-"""Training: faces are drawn once, a condition tells one attribute, and the command makes weights, stage by stage."""
+"""Training of faces: drawn once, conditioned on one attribute, and weights written stage by stage."""
 
 from __future__ import annotations
 

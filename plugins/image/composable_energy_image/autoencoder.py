@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy_image.arguments import check_integer
+from composable_energy.options import check_integer
 
 __all__ = ["Autoencoder", "check_picture_shape"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy_image.arguments import check_integer
+from composable_energy.options import check_integer
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.noise_conditioning import NoiseConditionedMLP, level_column
 

@@ -8,7 +8,7 @@ $x' = \text{clamp}(x - 100\, \nabla E + .005\, \xi)$.
 from __future__ import annotations
 
 import composable_energy as ce
-from composable_energy_image.arguments import check_integer
+from composable_energy.options import check_integer
 from composable_energy_image.energy import NetOptions
 from composable_energy_image.recommendation import recommend_langevin
 from composable_energy_image.residual import Block, ResidualEnergy

@@ -11,7 +11,8 @@ import itertools
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from composable_energy_image.arguments import activation_of, check_integer
+from composable_energy.options import check_integer
+from composable_energy_image.arguments import activation_of
 from composable_energy_image.energy import ImageEnergy, NetOptions
 from composable_energy_image.layers import PerLabel, convolution, linear
 

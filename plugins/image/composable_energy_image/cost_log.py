@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from composable_energy.files import replace_file
 from composable_energy_training import Callback, Trainer
 
 __all__ = ["CostLog", "read_costs"]
@@ -31,9 +32,8 @@ class CostLog(Callback):
     def on_checkpoint(self, trainer: Trainer, path: Path | None) -> None:
         now = time.process_time()
         self._seconds, self._began = self._seconds + now - self._began, now
-        temporary = _folder(trainer) / f".{_FILE}"
-        temporary.write_text(json.dumps({"steps": trainer.step, "cpu_seconds": self._seconds, "loss": self._loss}))
-        temporary.replace(_folder(trainer) / _FILE)
+        costs = {"steps": trainer.step, "cpu_seconds": self._seconds, "loss": self._loss}
+        replace_file(_folder(trainer) / _FILE, json.dumps(costs).encode())
 
 
 def read_costs(folder: Path) -> dict[str, float]:

@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy_image.arguments import check_integer
+from composable_energy.options import check_integer
 
 __all__ = ["ImageEnergy", "NetOptions", "label_vectors", "number_features"]
 

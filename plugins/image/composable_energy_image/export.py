@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import composable_energy as ce
+from composable_energy.files import replace_file
 from composable_energy_image.sheets import write_rows
 
 __all__ = ["export_run"]
@@ -32,4 +33,4 @@ def export_run(out: Path, energies: Sequence[ce.Energy], stages: Mapping[str, Ma
         "cpu_seconds": sum(stage["cpu_seconds"] for stage in stages.values()),
         "held_out_accuracy": accuracy,
     }
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    replace_file(out / "report.json", f"{json.dumps(report, indent=1)}\n".encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from composable_energy_image.arguments import check_integer
+from composable_energy.options import check_integer
 from composable_energy_image.noise_conditioning import NoiseConditionedMLP, level_column
 
 __all__ = ["CodeHeads"]

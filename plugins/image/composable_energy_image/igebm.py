@@ -9,7 +9,7 @@ $= 2 a$ and temperature $.005^2 / 2 a$.
 from __future__ import annotations
 
 import composable_energy as ce
-from composable_energy_image.arguments import check_integer
+from composable_energy.options import check_integer
 from composable_energy_image.convolutional import ConvolutionalEnergy
 from composable_energy_image.energy import NetOptions
 from composable_energy_image.recommendation import recommend_langevin

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy_image.arguments import activation_of, check_fraction, check_integer
+from composable_energy.options import check_integer, check_number
+from composable_energy_image.arguments import activation_of
 from composable_energy_image.recommendation import recommend_langevin
 
 __all__ = ["JEM", "WideResNet"]
@@ -118,7 +119,7 @@ class _Wide(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, activation: str, dropout: float) -> None:
         super().__init__()
         self.activation = activation_of(activation)
-        self.dropout = nn.Dropout(check_fraction("dropout", dropout))
+        self.dropout = nn.Dropout(check_number("dropout", dropout, least=0, below=1))
         self.inner = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.outer = nn.Conv2d(outputs, outputs, 3, stride=stride, padding=1)
         self.skip = nn.Identity() if stride == 1 and inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride=stride)

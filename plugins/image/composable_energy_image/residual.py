@@ -15,7 +15,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from composable_energy_image.arguments import activation_of, check_fraction, check_multiple
+from composable_energy.options import check_number
+from composable_energy_image.arguments import activation_of, check_multiple
 from composable_energy_image.energy import ImageEnergy, NetOptions
 from composable_energy_image.layers import PerLabel, convolution
 
@@ -74,7 +75,7 @@ class _Residual(nn.Module):
         outputs = block.channels
         self.halves = block.halves
         self.activation = activation_of(activation)
-        self.dropout = nn.Dropout(check_fraction("dropout", dropout))
+        self.dropout = nn.Dropout(check_number("dropout", dropout, least=0, below=1))
         self.bias = PerLabel(inputs, rows, 0.0)
         self.inner = convolution(inputs, outputs, spectral=spectral)
         self.inner_bias = PerLabel(outputs, rows, 0.0)

@@ -10,6 +10,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
+from composable_energy.grids import write_image
+
 __all__ = ["tile_rows", "write_rows"]
 
 _GAP = 2  # white pixels right of and below each picture
@@ -35,4 +37,4 @@ def write_rows(path: Path, rows: Sequence[Tensor]) -> None:
     from PIL import Image
 
     pixels = rearrange(tile_rows(rows).mul(255).round().byte().cpu(), "c h w -> h w c")
-    Image.fromarray(pixels.squeeze(-1).numpy()).save(path, optimize=True)
+    write_image(path, Image.fromarray(pixels.squeeze(-1).numpy()), optimize=True)

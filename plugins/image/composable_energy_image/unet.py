@@ -15,7 +15,8 @@ from torch.nn.functional import interpolate
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy_image.arguments import activation_of, check_fraction, check_integer, check_multiple
+from composable_energy.options import check_integer, check_number
+from composable_energy_image.arguments import activation_of, check_multiple
 from composable_energy_image.energy import ImageEnergy
 from composable_energy_image.noise_conditioning import EMBEDDING, embed_level, frequency_table, level_column
 
@@ -147,7 +148,7 @@ class _Block(nn.Module):
     def __init__(self, width: int, activation: str, dropout: float) -> None:
         super().__init__()
         self.activation = activation_of(activation)
-        self.dropout = nn.Dropout(check_fraction("dropout", dropout))
+        self.dropout = nn.Dropout(check_number("dropout", dropout, least=0, below=1))
         self.film = nn.Linear(_HIDDEN, 2 * width)
         self.inner = nn.Conv2d(width, width, 3, padding=1)
         self.outer = nn.Conv2d(width, width, 3, padding=1)

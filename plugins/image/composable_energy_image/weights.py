@@ -8,10 +8,11 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from composable_energy.errors import FileFormatError
+from composable_energy.files import replace_file
 
 __all__ = ["read_weights", "write_weights"]
 
@@ -26,13 +27,9 @@ def write_weights(network: nn.Module, part: str, folder: Path) -> None:
         part: The name of the file, without its ending.
         folder: The folder; it is created if it does not exist.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().half().contiguous() for name, value in network.named_parameters()}
     tensors |= {name: value for name, value in network.state_dict().items() if name not in tensors and value.is_floating_point()}
-    temporary = folder / f"{part}.half"
-    save_file(tensors, temporary, metadata={"part": part})
-    temporary.chmod(0o644)  # safetensors creates files that only their owner can read
-    temporary.replace(folder / f"{part}.safetensors")
+    replace_file(folder / f"{part}.safetensors", save(tensors, {"part": part}))
 
 
 def read_weights(network: Network, part: str, folder: Path, *, renamed: Mapping[str, str] | None = None) -> Network:

@@ -1,4 +1,4 @@
-"""`composable-energy render`: pictures of a world in a folder, a sheet to look at, and each mistake with its message."""
+"""`composable-energy render`: pictures of a world in a folder, a contact sheet, and messages for invalid input."""
 
 from __future__ import annotations
 

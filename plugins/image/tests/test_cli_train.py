@@ -1,4 +1,4 @@
-"""`composable-energy train` and `recipes`: from pictures on the disk to draws, no line of Python, and each mistake with its message."""
+"""`composable-energy train` and `recipes`: from pictures on disk to samples, and messages for invalid input."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
         (["--set", "objective.condition=simling"], "did you mean 'smiling'?"),
         (["--set", "objective.condition=smiling"], "smiling has 2 values, model.labels is None: set model.labels=2"),
         (["--set", "model.labels=2"], "no attribute is named: set objective.condition"),
-        (["--steps", "0"], "steps must be 1 or more"),
+        (["--steps", "0"], "steps must be a whole number of at least 1"),
         (["--seed", "1", "--set", "training.seed=2"], "training.seed is given twice"),
         (["--labels", "nowhere.csv"], "nowhere.csv"),
         (["--limit", "0"], "limit must be a number of pictures"),

@@ -1,4 +1,4 @@
-"""Pictures with labels: what they hold, how they are divided, and what bad input gets."""
+"""Labelled pictures: content, subsets and splits, and errors for bad input."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Worlds in folders: the same pictures however often drawing was stopped, and every folder that is not what was asked for told."""
+"""Worlds in folders: interrupted rendering gives the same pictures, and other worlds, options and damage are refused."""
 
 from __future__ import annotations
 
@@ -226,9 +226,12 @@ def test_a_world_of_ones_own_has_a_name():
         assert {(row.name, row.state) for row in ce.plugins() if row.group == "composable_energy.worlds"} >= {("dots", "ok")}
         with pytest.raises(OptionError, match=r"corner: .*bool.* = False"):
             ce.get_world("dots", corners=True)
-    with ce.register("world", "odd", lambda: 3), pytest.raises(PluginLoadError, match="should make a World, it made an object of type int"):
+    with (
+        ce.register("world", "odd", lambda: 3),
+        pytest.raises(PluginLoadError, match="should return a World, but returned"),
+    ):
         ce.get_world("odd")
-    with pytest.raises(PluginLoadError, match="World does not write render, sample_labels"):
+    with pytest.raises(PluginLoadError, match="World does not implement render, sample_labels"):
         ce.register("world", "bare", World)
 
 

@@ -1,4 +1,4 @@
-"""What every energy keeps, by the kit that strangers' plug-ins run too; and what options it refuses."""
+"""The conformance kit on all image energies, and the options that they refuse."""
 
 import copy
 

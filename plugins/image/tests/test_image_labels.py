@@ -1,4 +1,4 @@
-"""Labels and numbers: what they do, and what is told of those that make no sense."""
+"""Conditional networks: the effect of labels and numbers, and errors for invalid ones."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The parameters of every net, counted by hand, layer by layer, from the papers' descriptions; and the nets at their native size."""
+"""Parameter counts of all networks, computed by hand from the papers, and the networks at their native size."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Spectral norms: bounded after training, still while evaluating, and no obstacle to copies and pickles."""
+"""Spectral norms: bounded after training, unchanged by evaluation, and kept by copies and pickles."""
 
 import copy
 import pickle

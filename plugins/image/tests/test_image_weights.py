@@ -1,4 +1,4 @@
-"""Weights on disk: half precision there, single precision in memory, and no file is taken for another network's."""
+"""Weights on disk: half precision in the file, single precision in memory, and files of other networks are refused."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from composable_energy_mcmc.tuning import DualAveraging, find_first_length
 if TYPE_CHECKING:
     from composable_energy_mcmc.chees import ChEES
 
-__all__ = ["adapt_metric", "choose_trajectory", "measure_mixing", "take_step"]
+__all__ = ["LEAST_ACCEPTANCE", "adapt_metric", "choose_trajectory", "measure_mixing", "take_step"]
 
 _STEPS, _WINDOWS = 32, 3  # of a window, and the fewest windows
 _TRAJECTORY, _LEAPFROGS = 1.5, 16  # about a quarter of a period of whitened points; and the most leapfrogs of a window
@@ -30,7 +30,7 @@ _SLOW = 6.0  # steps: a short trial is sure of correlation times below that
 _COSTLIER, _CHEAPER = 1.2, 0.95  # of the cost so far: what a longer trajectory may cost after a slow one, and after a fast one
 _TRIALS = 2  # the search ends after two that cost more
 _CORRELATION_TIMES, _LONGEST_WARMUP = 2, 50  # steps of the warm-up of chains
-_LEAST = 1e-8  # the smallest acceptance in the harmonic mean
+LEAST_ACCEPTANCE = 0.05  # the smallest acceptance in the harmonic mean, or one bad trajectory would decide
 
 
 def adapt_metric(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[ChEES, State]:
@@ -186,7 +186,7 @@ def _mean_rate(rates: Tensor) -> float:
 
     Trajectories that end outside the support, where it is zero for any step, count by the arithmetic mean of all, if that is lower.
     """
-    inside = rates[~rates.isnan()].double().clamp_min(_LEAST)
+    inside = rates[~rates.isnan()].double().clamp_min(LEAST_ACCEPTANCE)
     return min(1 / (1 / inside).mean().item(), rates.nan_to_num(0.0).mean().item()) if len(inside) else 0.0
 
 

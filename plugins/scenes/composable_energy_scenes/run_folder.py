@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from composable_energy.files import replace_file
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.data import Scenes, World, render_to
 from composable_energy_scenes import weights
@@ -65,9 +67,9 @@ class RunFolder:
         """Returns the codes of the renders for one use; the first call encodes them."""
         target = self.folder / f"codes-{use}.npy"
         if not target.exists():
-            temporary = target.with_suffix(".half.npy")
-            np.save(temporary, encode_images(coder, self.render(use).images).numpy())
-            temporary.replace(target)
+            file = BytesIO()
+            np.save(file, encode_images(coder, self.render(use).images).numpy())
+            replace_file(target, file.getvalue())
         return torch.from_numpy(np.load(target))
 
     def save(self, network: nn.Module, part: str) -> None:
@@ -76,7 +78,8 @@ class RunFolder:
 
     def write_report(self, **scores: Any) -> None:
         """Writes `report.json` with the costs of each training, and scores."""
-        (self.folder / "report.json").write_text(json.dumps({"trainings": self.trainer.costs()} | scores, indent=1) + "\n")
+        report = {"trainings": self.trainer.costs()} | scores
+        replace_file(self.folder / "report.json", f"{json.dumps(report, indent=1)}\n".encode())
 
 
 def run_command(module: str, doc: str | None, train: Callable[[Path, float], None], home: Path, arguments: Sequence[str] | None) -> None:

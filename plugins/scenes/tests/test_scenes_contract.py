@@ -1,4 +1,4 @@
-"""The conformance kit over the scene energies, as any plug-in runs it, and what their names stand for."""
+"""The conformance kit on the scene energies, and the meaning of their names."""
 
 from __future__ import annotations
 

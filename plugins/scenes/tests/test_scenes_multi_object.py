@@ -1,4 +1,4 @@
-"""Several objects: codes of patches, the evidence of a place, the detector, and how experiments count."""
+"""Several objects: codes of patches, the evidence of a position, the detector, and the counts of experiments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The re-run of the 2020 paper's method: its NOT and OR, and trainings that go on."""
+"""The method of the 2020 paper: its NOT and OR, and trainings that resume."""
 
 from __future__ import annotations
 

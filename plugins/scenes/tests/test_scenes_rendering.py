@@ -1,4 +1,4 @@
-"""What draws: found by itself, told when it is missing, and the same pictures whichever it is."""
+"""Backends for rendering: found automatically, reported when missing, and equal in their pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: worlds are rendered once, the command makes all weights, and each network is of the kind that the concepts read."""
+"""Training of scenes: worlds are rendered once, and the command writes each network in the format that the concepts read."""
 
 from __future__ import annotations
 

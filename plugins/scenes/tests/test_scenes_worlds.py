@@ -1,4 +1,4 @@
-"""The worlds: labels in their ranges, pictures that show what labels say, and the same whatever was drawn before."""
+"""The worlds: labels in range, pictures that agree with their labels, and no dependence on earlier draws."""
 
 from __future__ import annotations
 

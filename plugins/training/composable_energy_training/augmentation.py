@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.noise import Noise
 
@@ -80,7 +81,9 @@ class Augmentation:
 
     def _apply_jitter(self, x: Tensor, noise: Noise) -> Tensor:
         low, high = self.box
-        brightness, contrast, saturation = (_expand(1 + 0.8 * self.jitter * (2 * noise.uniform(x, i) - 1), x) for i in range(3))
+        brightness, contrast, saturation = (
+            unsqueeze_to(1 + 0.8 * self.jitter * (2 * noise.uniform(x, i) - 1), x).to(x.dtype) for i in range(3)
+        )
         x = (x - low) / (high - low) * brightness
         x = torch.lerp(luma(x).mean((2, 3), keepdim=True), x, contrast)
         if x.shape[1] == 3:
@@ -97,10 +100,6 @@ class Augmentation:
         for kernel, pad in ((weights[:, None, None, :], (reach, reach, 0, 0)), (weights[:, None, :, None], (0, 0, reach, reach))):
             planes = F.conv2d(F.pad(planes, pad, mode="replicate"), kernel, groups=planes.shape[1])
         return planes.view_as(x)
-
-
-def _expand(factors: Tensor, x: Tensor) -> Tensor:
-    return factors.to(x.dtype).view(-1, 1, 1, 1)
 
 
 def luma(x: Tensor) -> Tensor:

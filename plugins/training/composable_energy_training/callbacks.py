@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from composable_energy.energy import Energy
 from composable_energy.errors import ExtraNotInstalled, FileFormatError, OptionError
+from composable_energy.files import replace_file
 from composable_energy.grids import is_picture, write_grid
+from composable_energy.options import check_integer
 from composable_energy_training.monitor import Alert
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ class CSVLog(Callback):
     """
 
     def __init__(self, every: int = 10) -> None:
-        self.every = _check_positive(every)
+        self.every = check_integer("every", every)
         self._names: list[str] = []
         self._scalars: Mapping[str, float] = {}
         self._path = Path()
@@ -88,9 +90,7 @@ class CSVLog(Callback):
             raise FileFormatError(f"{self._path} is not the log of a run: move it away.")
         here = (trainer.attempt, trainer.step)
         kept = [line for line in lines[1:] if (int((row := next(csv.reader([line])))[0]), int(row[1])) <= here]
-        fresh = self._path.with_name(f".{self._path.name}.new")
-        fresh.write_text("".join(f"{line}\n" for line in (*lines[:1], *kept)), encoding="utf-8")
-        fresh.replace(self._path)
+        replace_file(self._path, "".join(f"{line}\n" for line in (*lines[:1], *kept)).encode())
 
     def on_step(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:
         self._scalars = scalars
@@ -123,7 +123,7 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, every: int = 10) -> None:
-        self.every = _check_positive(every)
+        self.every = check_integer("every", every)
         self._writer: Any = None
 
     def on_start(self, trainer: Trainer) -> None:
@@ -184,7 +184,7 @@ class SampleSheet(Callback):
         value_range: tuple[float, float] = (0.0, 1.0),
         **options: Any,
     ) -> None:
-        self.every, self.n = _check_positive(every), _check_positive(n)
+        self.every, self.n = check_integer("every", every), check_integer("n", n)
         self.chains, self.of, self.value_range, self.options = chains, of, value_range, options
 
     def on_start(self, trainer: Trainer) -> None:
@@ -251,12 +251,6 @@ class ProgressBar(Callback):
     def on_exit(self, trainer: Trainer) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-def _check_positive(number: int) -> int:
-    if not number >= 1:
-        raise OptionError(f"A number of steps or pictures must be 1 or more, got {number!r}.")
-    return number
 
 
 def _folder(trainer: Trainer, content: str) -> Path:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from composable_energy.errors import OptionError
+from composable_energy.options import check_number
 
-__all__ = ["EMA", "check_decay"]
+__all__ = ["EMA"]
 
 
 class EMA:
@@ -28,8 +28,7 @@ class EMA:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        check_decay(decay)
-        self.decay = decay
+        self.decay = check_number("ema", decay, least=0, below=1)
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -41,9 +40,3 @@ class EMA:
             get_ema_multi_avg_fn(keep)(averages, weights, step)
         for own, new in zip(self.model.buffers(), model.buffers(), strict=True):
             own.copy_(new)
-
-
-def check_decay(decay: float) -> None:
-    """Raises OptionError unless a decay is in [0, 1)."""
-    if not 0 <= decay < 1:
-        raise OptionError(f"ema is the decay of averaged weights and must be in [0, 1), got {decay!r}.")

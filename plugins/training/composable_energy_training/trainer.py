@@ -18,14 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.errors import OptionError, TrainingDiverged
+from composable_energy.errors import TrainingDiverged
 from composable_energy.noise import Noise
+from composable_energy.options import check_integer, check_number
 from composable_energy_training.batches import BatchLoader, as_source
 from composable_energy_training.callbacks import Callback, ProgressBar
 from composable_energy_training.checkpoint import Checkpoint
 from composable_energy_training.checkpoint_store import CheckpointStore
 from composable_energy_training.description import describe, describe_modules
-from composable_energy_training.ema import EMA, check_decay
+from composable_energy_training.ema import EMA
 from composable_energy_training.fingerprint import Fingerprint
 from composable_energy_training.monitor import Alert, Monitor, MonitorState, stop_error
 from composable_energy_training.objective import Objective, RankContext
@@ -112,14 +113,13 @@ class Trainer:
         dtype: torch.dtype | None = None,
     ) -> None:
         for name, value in (("steps", steps), ("checkpoint_every", checkpoint_every), ("keep", keep)):
-            if not value >= 1:
-                raise OptionError(f"{name} must be 1 or more, got {value!r}.")
+            check_integer(name, value)
         first = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.zeros(()))
         self.device = first.device if device is None else torch.device(device)
         self.dtype = first.dtype if dtype is None else dtype
         check_precision(precision, self.device)
         if ema is not None:
-            check_decay(ema)
+            check_number("ema", ema, least=0, below=1)
         self.model, self.objective, self.steps, self.seed = model.to(self.device), objective, steps, seed
         self.optimizer, self.ema, self.accumulate = optimizer, ema, accumulate
         self.precision: Precision = precision

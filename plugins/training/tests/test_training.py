@@ -1,4 +1,4 @@
-"""The trainer: what a step does to weights, by closed forms and by equalities between runs."""
+"""The trainer: the effect of a step on the weights, by closed forms and by equal runs."""
 
 import math
 

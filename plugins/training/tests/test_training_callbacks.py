@@ -36,7 +36,7 @@ def test_files_need_a_folder(callback):
 
 def test_numbers_of_callbacks_are_positive():
     for make in (CSVLog, TensorBoard, SampleSheet):
-        with pytest.raises(OptionError, match="1 or more"):
+        with pytest.raises(OptionError, match="every must be a whole number of at least 1"):
             make(0)
 
 

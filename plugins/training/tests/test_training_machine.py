@@ -1,4 +1,4 @@
-"""Precision, memory format and progress bar of a run, and what the caller finds afterwards."""
+"""Precision, memory format and progress bar of a run, and the caller's settings after it."""
 
 import logging
 

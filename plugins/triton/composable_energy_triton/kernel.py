@@ -1,4 +1,4 @@
-"""The kernel as the core calls it: what it takes, how it cuts the points into tiles, and its launch."""
+"""The kernel of the entry point: the inputs that it accepts, its tiles, and its launch."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ __all__ = ["langevin"]
 
 @triton.jit
 def _pair(first, second):
-    """Two normal numbers of two words, by the transform of Box and Muller; 31 bits of each make a uniform number."""
+    """Returns two normal numbers from two random words, by the Box-Muller transform; 31 bits of each word make a uniform number."""
     first, second = first.to(tl.int32, bitcast=True), second.to(tl.int32, bitcast=True)
     near = tl.where(first < 0, -first - 1, first).to(tl.float32) * 4.6566127342e-10
     angle = tl.where(second < 0, -second - 1, second).to(tl.float32) * 4.6566127342e-10 * 6.283185307179586
@@ -28,6 +28,19 @@ def _pair(first, second):
     sine = tl.where((quarter & 2) == 2, -sine, sine)
     cosine = tl.where(((quarter + 1) & 2) == 2, -cosine, cosine)
     return radius * cosine, radius * sine
+
+
+@triton.jit
+def _normal(seed_low, seed_high, step, chain, stream, row, first, ROWS: tl.constexpr, QUADS: tl.constexpr):
+    """Returns the normal numbers of a tile; one counter gives those of a quad."""
+    zero = tl.zeros((ROWS, QUADS), tl.uint32)
+    seed = (seed_high.to(tl.uint32, bitcast=True).to(tl.uint64) << 32) | seed_low.to(tl.uint32, bitcast=True).to(tl.uint64)
+    quad = zero + (first + tl.arange(0, QUADS)).to(tl.uint32)[None, :]
+    id = zero + (chain.to(tl.uint32, bitcast=True) + row.to(tl.uint32))[:, None]
+    a, b, c, d = tl.philox(seed, quad, zero + step.to(tl.uint32, bitcast=True), id, zero + stream.to(tl.uint32, bitcast=True))
+    first_pair, second_pair = _pair(a, b), _pair(c, d)
+    even, odd = tl.interleave(first_pair[0], second_pair[0]), tl.interleave(first_pair[1], second_pair[1])
+    return tl.interleave(even, odd)
 
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "step", "chain", "stream"])
@@ -79,14 +92,7 @@ def langevin(
 
     noise = tl.zeros((ROWS, 4 * QUADS), tl.float32)
     if NOISE:
-        zero = tl.zeros((ROWS, QUADS), tl.uint32)
-        seed = (seed_high.to(tl.uint32, bitcast=True).to(tl.uint64) << 32) | seed_low.to(tl.uint32, bitcast=True).to(tl.uint64)
-        quad = zero + (first + tl.arange(0, QUADS)).to(tl.uint32)[None, :]
-        id = zero + (chain.to(tl.uint32, bitcast=True) + row.to(tl.uint32))[:, None]
-        a, b, c, d = tl.philox(seed, quad, zero + step.to(tl.uint32, bitcast=True), id, zero + stream.to(tl.uint32, bitcast=True))
-        first_pair, second_pair = _pair(a, b), _pair(c, d)
-        even, odd = tl.interleave(first_pair[0], second_pair[0]), tl.interleave(first_pair[1], second_pair[1])
-        noise = scale * tl.interleave(even, odd)
+        noise = scale * _normal(seed_low, seed_high, step, chain, stream, row, first, ROWS, QUADS)
 
     if MOMENTUM:
         momentum = tl.load(momentum_ptr + place, inside, 0.0).to(tl.float32) - force
@@ -99,5 +105,5 @@ def langevin(
     else:
         x = noise - force
     if BOX:
-        x = tl.where(x < low, low, tl.where(x > high, high, x))  # what is not a number stays so
+        x = tl.where(x < low, low, tl.where(x > high, high, x))  # NaN stays NaN
     tl.store(out_ptr + place, x.to(out_ptr.dtype.element_ty), inside)

@@ -1,4 +1,4 @@
-"""The Triton plug-in, without a GPU: under the interpreter in a process of its own, compiled for GPUs, and what it says of itself."""
+"""The Triton plug-in without a GPU: run by the interpreter in a process of its own, compiled for GPUs, and its refusals."""
 
 import os
 import subprocess

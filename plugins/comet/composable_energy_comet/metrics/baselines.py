@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy_comet.metrics.inputs import Array, as_labels, as_tensor, import_extra
-from composable_energy_image.arguments import check_integer
+from composable_energy.extras import import_extra
+from composable_energy.options import check_integer
+from composable_energy_comet.metrics.inputs import Array, as_labels, as_tensor
 
 __all__ = ["kmeans_labels", "quadrant_labels", "territory_labels"]
 
@@ -48,7 +49,7 @@ def kmeans_labels(images: Array, counts: int | Sequence[int] | Array, seed: int 
     if not pictures.isfinite().all():
         raise OptionError("`images` must be finite, got NaN or infinity.")
     seed, starts, numbers = check_integer("seed", seed, least=0), check_integer("starts", starts), _check_counts(counts, len(pictures))
-    kmeans = import_extra("sklearn.cluster").KMeans
+    kmeans = import_extra("sklearn.cluster", "metrics").KMeans
     found = torch.zeros(len(pictures), *pictures.shape[2:], dtype=torch.int64)
     for i, (picture, segments) in enumerate(zip(pictures, numbers, strict=True)):
         colors = picture.flatten(1).T.double().numpy()

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError
-from composable_energy_comet.metrics.inputs import Array, check_codes_and_factors, import_extra
-from composable_energy_image.arguments import check_integer
+from composable_energy.extras import import_extra
+from composable_energy.options import check_integer
+from composable_energy_comet.metrics.inputs import Array, check_codes_and_factors
 
 __all__ = ["beta_vae_score"]
 
@@ -67,7 +68,7 @@ def beta_vae_score(
     seed, count = check_integer("seed", seed, least=0), levels.shape[1]
     if count < 2:
         raise OptionError(f"The score needs two factors or more, got {count}.")
-    regression = import_extra("sklearn.linear_model").LogisticRegression(max_iter=_ITERATIONS)
+    regression = import_extra("sklearn.linear_model", "metrics").LogisticRegression(max_iter=_ITERATIONS)
     varies = rows.amax(0) > rows.amin(0)
     rows = torch.where(varies, (rows - rows.mean(0)) / torch.where(varies, rows.std(0), 1.0), 0.0)
     generator = torch.Generator().manual_seed(seed)

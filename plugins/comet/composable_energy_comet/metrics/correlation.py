@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError
-from composable_energy_comet.metrics.inputs import Array, check_codes_and_factors, import_extra
+from composable_energy.extras import import_extra
+from composable_energy_comet.metrics.inputs import Array, check_codes_and_factors
 
 __all__ = ["mean_correlation"]
 
@@ -45,7 +46,7 @@ def mean_correlation(codes: Array, factors: Array, kind: str = "pearson") -> flo
     rows, values = check_codes_and_factors(codes, factors, levels=False)
     if kind not in ("pearson", "spearman"):
         raise OptionError(f"kind must be 'pearson' or 'spearman', got {kind!r}.")
-    optimize = import_extra("scipy.optimize")
+    optimize = import_extra("scipy.optimize", "metrics")
     if kind == "spearman":
         rows, values = _ranks(rows), _ranks(values)
     strength = (_standard(rows).T @ _standard(values)).abs()
@@ -62,4 +63,4 @@ def _standard(rows: Tensor) -> Tensor:
 
 def _ranks(rows: Tensor) -> Tensor:
     """Returns ranks; ties share their mean rank."""
-    return torch.from_numpy(import_extra("scipy.stats").rankdata(rows.numpy(), axis=0))
+    return torch.from_numpy(import_extra("scipy.stats", "metrics").rankdata(rows.numpy(), axis=0))

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from composable_energy.errors import DtypeError, ExtraNotInstalled, OptionError, ShapeError
+from composable_energy.errors import DtypeError, OptionError, ShapeError
 
-__all__ = ["Array", "as_labels", "as_table", "as_tensor", "check_codes_and_factors", "import_extra"]
+__all__ = ["Array", "as_labels", "as_table", "as_tensor", "check_codes_and_factors"]
 
 Array: TypeAlias = Tensor | np.ndarray
-
-
-def import_extra(module: str) -> Any:
-    """Imports a module of the extra `metrics`.
-
-    Raises:
-        ExtraNotInstalled: It is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ExtraNotInstalled(
-            f"This metric needs {module.partition('.')[0]}, which is not installed: pip install 'composable-energy[metrics]'."
-        ) from error
 
 
 def as_tensor(name: str, values: Any) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from composable_energy.options import check_integer
 from composable_energy_comet.metrics.inputs import Array, check_codes_and_factors
-from composable_energy_image.arguments import check_integer
 
 __all__ = ["mutual_information_gap"]
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from composable_energy.errors import FileFormatError, OptionError
+from composable_energy.options import check_integer
 from composable_energy_image.data.arrays import is_npy, is_npz, read_npy, read_npz
 from composable_energy_image.data.cache import read_cached, write_cached
 from composable_energy_image.data.cifar_mnist import is_cifar10, is_cifar100, is_idx, read_cifar10, read_cifar100, read_idx
@@ -27,7 +28,7 @@ class _Format:
     read: Callable[[ReadRequest], PictureSource]
 
 
-# In the order in which they are tried: an image folder is what holds pictures and is nothing else.
+# In the order of detection: an image folder is any folder of pictures without another format.
 _FORMATS = {
     "npy": _Format(is_npy, read_npy),
     "npz": _Format(is_npz, read_npz),
@@ -81,8 +82,9 @@ def open_pictures(
         DtypeError: An array holds neither bytes nor floating numbers.
         StorageError: The cache cannot be written.
     """
-    _check_count("size", size, "pixels, 1 or more, or None to keep the size of the files")
-    _check_count("limit", limit, "pictures, 1 or more, or None for all")
+    for option, value in (("size", size), ("limit", limit)):
+        if value is not None:
+            check_integer(option, value)
     if channels not in (None, *CHANNELS):
         raise OptionError(f"channels must be 1 (grey), 3 (color), or None for those of the first picture, got {channels!r}.")
     where = Path(path).expanduser()
@@ -94,11 +96,6 @@ def open_pictures(
     index = torch.tensor(rows)
     found = {name: some if count == source.count else some.take(index) for name, some in source.labels.items()}
     return Pictures(pixels, found, f"{source.description} at {where}", index if subset else None)
-
-
-def _check_count(option: str, value: int | None, unit: str) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise OptionError(f"{option} must be a number of {unit}, got {value!r}.")
 
 
 def _find_format(path: Path, format: str | None) -> _Format:

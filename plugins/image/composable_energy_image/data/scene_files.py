@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from composable_energy.errors import FileFormatError, StorageError
+from composable_energy.files import replace_file
 from composable_energy_image.data.world import Scenes, World, check_integer
 
 __all__ = ["PART", "open_scenes", "render_to"]
@@ -187,16 +189,13 @@ def _append(file: BinaryIO, rows: np.ndarray) -> None:
 
 
 def _write_labels(folder: Path, labels: Mapping[str, np.ndarray]) -> None:
-    temporary = folder / f".{_LABELS}"
-    with temporary.open("wb") as file:
-        np.savez(file, **labels)  # pyright: ignore[reportArgumentType]
-    temporary.replace(folder / _LABELS)
+    file = BytesIO()
+    np.savez(file, **labels)  # pyright: ignore[reportArgumentType]
+    replace_file(folder / _LABELS, file.getvalue())
 
 
 def _write_metadata(folder: Path, metadata: Mapping[str, object]) -> None:
-    temporary = folder / f".{_METADATA}"
-    temporary.write_text(json.dumps(metadata) + "\n", encoding="utf-8")
-    temporary.replace(folder / _METADATA)
+    replace_file(folder / _METADATA, f"{json.dumps(metadata)}\n".encode())
 
 
 @contextmanager

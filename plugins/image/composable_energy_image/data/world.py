@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy_image.arguments import check_integer
+from composable_energy.options import check_integer
 
 __all__ = ["Field", "Scenes", "World"]
 

@@ -29,7 +29,7 @@ def calibrate_mixtures(expression: Energy, **options: Any) -> Energy:
         ContradictionError: No point fulfils the whole expression.
     """
     if expression.unsatisfiable:
-        raise ContradictionError(f"No point fulfils {expression}: its probability is 0 whatever the networks say, so it has no density.")
+        raise ContradictionError(f"No point fulfils {expression}: its probability is 0, so it has no density.")
     leaves = [part for part in expression.modules() if isinstance(part, Energy) and not part.terms]
     bases = {part for leaf in leaves for base in leaf.bases for part in base.energy.modules()}
     return _Calibration(options, bases).calibrate(expression, _Context({}, expression.event_shape))

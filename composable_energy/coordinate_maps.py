@@ -1,0 +1,218 @@
+r"""Maps $x = T(u)$ from $\mathbb{R}^k$ to intervals, simplexes, spheres, circles and matrices, with their change of volume.
+
+Torch clips its simplex at the rounding of 1, which in float32 is a fifth of the mass of a Dirichlet(.1). Its intervals cannot be open at
+one end of some coordinates, and it has no bijection for triangular and positive definite matrices. Other supports use `biject_to`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to
+from torch.nn import functional as F
+
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.supports import format_support
+
+__all__ = ["Angles", "Bijection", "Coordinates", "Directions", "Interval", "Simplex", "Triangular"]
+
+_TURNS = 3  # of the window of angles
+
+
+class Coordinates(ABC):
+    """Abstract coordinates of the points of a support.
+
+    Args:
+        event: The shape of a point.
+        shape: The shape of its coordinates.
+    """
+
+    def __init__(self, event: Sequence[int], shape: Sequence[int]) -> None:
+        self.event = torch.Size(event)
+        self.shape = torch.Size(shape)
+
+    @abstractmethod
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the points, with shape $(B, *)$, and the logarithms $v$ of the change of volume, with shape $(B,)$."""
+
+    @abstractmethod
+    def inverse(self, x: Tensor) -> Tensor:
+        """Returns the coordinates of points of the support; on a sphere those with a typical radius."""
+
+    def rounding(self, u: Tensor) -> Tensor:
+        """Returns how far from coordinates those of their rounded points are, with shape $(B,)$."""
+        return (self.inverse(self.points(u)[0]) - u).abs().nan_to_num(math.inf).reshape(len(u), -1).amax(1)
+
+    def features(self, u: Tensor) -> Tensor:
+        """Returns numbers that are equal for equal points and continuous, with shape $(B, *)$, to compare chains by."""
+        return u
+
+
+class Bijection(Coordinates):
+    """The bijection that torch registers for a constraint."""
+
+    def __init__(self, support: Any, event: Sequence[int]) -> None:
+        try:
+            self.transform: Any = biject_to(support)
+        except NotImplementedError as error:
+            raise OptionError(f"No coordinates are known for the support {format_support(support)}.") from error
+        super().__init__(event, self.transform.inverse_shape(torch.Size(event)))
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.transform(u)
+        return x, _total(self.transform.log_abs_det_jacobian(u, x))
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return self.transform.inv(x)
+
+
+class Interval(Coordinates):
+    """Logistic coordinates of an interval, exponential ones of a half-line, and points themselves where both ends are infinite."""
+
+    def __init__(self, event: Sequence[int], low: Tensor, high: Tensor) -> None:
+        super().__init__(event, event)
+        try:
+            low, high = low.expand(self.event), high.expand(self.event)
+        except RuntimeError as error:
+            raise ShapeError(
+                f"The ends of an interval have the shapes {tuple(low.shape)} and {tuple(high.shape)}, the points {tuple(event)}."
+            ) from error
+        self.below, self.above = low.isfinite(), high.isfinite()
+        self.low, self.high = torch.where(self.below, low, 0.0), torch.where(self.above, high, 0.0)
+        self.width = torch.where(self.below & self.above, self.high - self.low, 1.0)
+        self.least = torch.where(self.below, torch.nextafter(low, torch.full_like(low, math.inf)), -math.inf)
+        self.most = torch.where(self.above, torch.nextafter(high, torch.full_like(high, -math.inf)), math.inf)
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        both, one = self.below & self.above, self.below ^ self.above
+        grown = torch.where(one, u, 0.0).exp()
+        share = torch.where(both, u, 0.0)
+        logistic = torch.where(u < 0, self.low + self.width * share.sigmoid(), self.high - self.width * (-share).sigmoid())
+        half = torch.where(self.below, self.low + grown, self.high - grown)
+        x = torch.where(both, logistic, torch.where(one, half, u))
+        volume = torch.where(both, self.width.log() + F.logsigmoid(share) + F.logsigmoid(-share), torch.where(one, u, 0.0))
+        return torch.maximum(torch.minimum(x, self.most), self.least), _total(volume)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        both, one = self.below & self.above, self.below ^ self.above
+        logistic = torch.where(both, x - self.low, 1.0).log() - torch.where(both, self.high - x, 1.0).log()
+        half = torch.where(one, torch.where(self.below, x - self.low, self.high - x), 1.0).log()
+        return torch.where(both, logistic, torch.where(one, half, x))
+
+
+class Simplex(Coordinates):
+    """Stick-breaking: each coordinate is the logit of a share of what the earlier ones leave, 0 at equal shares."""
+
+    def __init__(self, event: Sequence[int]) -> None:
+        super().__init__(event, (*event[:-1], event[-1] - 1))
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        logit = u - self._offset(u)
+        taken, left = F.logsigmoid(logit), F.logsigmoid(-logit)
+        before = F.pad(left.cumsum(-1), [1, 0])
+        log_x = before + F.pad(taken, [0, 1])
+        least = torch.finfo(u.dtype).smallest_normal  # a density may be infinite at 0
+        return log_x.exp().clamp_min(least), _total(log_x[..., :-1] + left)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        after = x.flip(-1).cumsum(-1).flip(-1)[..., 1:]
+        logit = x[..., :-1].log() - after.log()
+        return logit + self._offset(logit)
+
+    def _offset(self, u: Tensor) -> Tensor:
+        return torch.arange(u.shape[-1], 0, -1, dtype=u.dtype, device=u.device).log()
+
+
+class Directions(Coordinates):
+    r"""Directions $u / \lVert u \rVert$ of vectors whose radius has a chi distribution."""
+
+    def __init__(self, event: Sequence[int]) -> None:
+        super().__init__(event, event)
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        radius = u.norm(dim=-1, keepdim=True)
+        return u / radius, _total(_log_radial(radius.squeeze(-1), u.shape[-1]))
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return x * math.sqrt(_degrees(x.shape[-1]) - 1)
+
+    def rounding(self, u: Tensor) -> Tensor:
+        return u.new_zeros(len(u))
+
+
+class Angles(Coordinates):
+    r"""Numbers $u$ on the line that are angles modulo $2\pi$, in a smooth window so that their density has an integral.
+
+    The window $h(u) = (\sigma(u + 3\pi) - \sigma(u - 3\pi)) / 3$, with the logistic $\sigma$, fulfils $\sum_k h(x + 2\pi k) = 1$ for all x.
+    So the angles have exactly the density on the circle. Near the starts $h$ is flat: chains that stay at one turn are right, too.
+    """
+
+    def __init__(self, event: Sequence[int]) -> None:
+        super().__init__(event, event)
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        end = _TURNS * math.pi
+        window = F.logsigmoid(u + end) + F.logsigmoid(end - u) + math.log1p(-math.exp(-2 * end)) - math.log(_TURNS)
+        return torch.remainder(u + math.pi, 2 * math.pi) - math.pi, _total(window)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return torch.remainder(x + math.pi, 2 * math.pi) - math.pi
+
+    def rounding(self, u: Tensor) -> Tensor:
+        return u.new_zeros(len(u))
+
+    def features(self, u: Tensor) -> Tensor:
+        return torch.cat([u.cos(), u.sin()], -1) if u.ndim > 1 else torch.stack([u.cos(), u.sin()], -1)
+
+
+class Triangular(Coordinates):
+    """Entries of a triangular matrix $L$ row by row, with logarithms on a positive diagonal; $L L^T$ for a positive definite matrix."""
+
+    def __init__(self, event: Sequence[int], name: str) -> None:
+        size = event[-1]
+        if event[-2] != size:
+            raise ShapeError(f"The support {name} is for square matrices, got {tuple(event)}.")
+        super().__init__(event, (*event[:-2], size * (size + 1) // 2))
+        self.size, self.positive, self.squared = size, name != "lower_triangular", name.startswith("positive")
+        self.scale = 0.5 if self.squared else 1.0  # variances, not standard deviations, are exponentials
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        rows, columns = torch.tril_indices(self.size, self.size, device=u.device)
+        lower = u.new_zeros((*u.shape[:-1], self.size**2)).index_copy(-1, rows * self.size + columns, u)
+        lower = lower.unflatten(-1, (self.size, self.size))
+        logs = lower.diagonal(dim1=-2, dim2=-1)
+        if not self.positive:
+            return lower, _total(torch.zeros_like(logs))
+        lower = lower.tril(-1) + torch.diag_embed((self.scale * logs).exp())
+        if not self.squared:
+            return lower, _total(logs)
+        powers = torch.arange(self.size, 0, -1, dtype=u.dtype, device=u.device)
+        return lower @ lower.mT, _total((1 + powers) * self.scale * logs)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        lower = torch.linalg.cholesky(x) if self.squared else x
+        if self.positive:
+            lower = lower.tril(-1) + torch.diag_embed(lower.diagonal(dim1=-2, dim2=-1).log() / self.scale)
+        rows, columns = torch.tril_indices(self.size, self.size, device=x.device)
+        return lower[..., rows, columns]
+
+
+def _degrees(size: int) -> int:
+    """Returns the degrees of freedom of a radius; with fewer than 3 the gradient near the origin has no finite variance."""
+    return max(size, 3)
+
+
+def _log_radial(radius: Tensor, size: int) -> Tensor:
+    """Returns the logarithm of the density of a vector given its direction, relative to the surface; its radius is chi distributed."""
+    degrees = _degrees(size)
+    constant = (degrees / 2 - 1) * math.log(2) + math.lgamma(degrees / 2)
+    return (degrees - size) * radius.log() - radius.square() / 2 - constant
+
+
+def _total(values: Tensor) -> Tensor:
+    return values.flatten(1).sum(1) if values.ndim > 1 else values

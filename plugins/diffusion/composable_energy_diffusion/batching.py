@@ -1,0 +1,89 @@
+"""One call of a network for all of its concepts in an expression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.algebra import Conditioned
+from composable_energy.gradients import current
+from composable_energy.memo import memoize
+
+__all__ = ["batched_gradient"]
+
+Conditions = Mapping[str, Tensor]
+
+
+def batched_gradient(
+    energy: Energy,
+    x: Tensor,
+    conditions: Conditions,
+    check: Callable[[Tensor, dict[str, Any]], Conditions],
+    gradient: Callable[[Tensor, Conditions], Tensor],
+) -> Tensor | None:
+    """Returns the gradient of a leaf from a batch with all conditions under which the expression evaluates it; None if it stands alone.
+
+    The expression is that of the current `with_gradient`. Conditions with one row for each chain are not batched.
+
+    Args:
+        energy: The leaf.
+        x: The points, with shape $(B, *)$.
+        conditions: The checked conditions of this call, among them `sigma`.
+        check: Checks conditions and returns one row for each point.
+        gradient: Returns the gradients at points under conditions.
+    """
+    evaluation = current()
+    if evaluation is None or not x.requires_grad or torch.compiler.is_compiling():
+        return None
+    root = evaluation.root
+    if root is energy or not isinstance(root, Energy):
+        return None
+    sigma = conditions["sigma"]
+
+    def compute() -> list[tuple[Conditions, Tensor]]:
+        uses = [conditions]
+        for values in _bound_values(root, energy):
+            rows = check(x, {"sigma": sigma, **values})
+            if torch.equal(rows["sigma"], sigma) and _alike(rows, conditions) and not any(_same(rows, use) for use in uses):
+                uses.append(rows)
+        point = x.detach()
+        if len(uses) == 1:
+            return [(conditions, gradient(point, conditions))]
+        joined = {name: torch.cat([use[name] for use in uses]) for name in conditions}
+        return list(zip(uses, gradient(torch.cat([point] * len(uses)), joined).chunk(len(uses)), strict=True))
+
+    # `_version` counts writes to a tensor; the memo of the expression ends with its evaluation.
+    results = memoize(("batched", id(energy), id(x), x._version, id(sigma)), (energy, x, sigma), compute)
+    return next((found for use, found in results if _same(use, conditions)), None)
+
+
+def _bound_values(root: Energy, energy: Energy) -> list[Mapping[str, Any]]:
+    """Returns the conditions that are bound where a leaf occurs in an expression, without those of which each chain has its own."""
+    found: list[Mapping[str, Any]] = []
+    todo: list[tuple[Energy, Mapping[str, Any]]] = [(root, {})]
+    seen: set[tuple[Energy, tuple[tuple[str, int], ...]]] = set()
+    for node, outer in todo:
+        values = {**outer, **node.values} if isinstance(node, Conditioned) else outer
+        for part in dict.fromkeys((*node.terms, *(base.energy for base in node.bases))):
+            if part is energy:
+                complete = energy.required_conditions <= values.keys() | {"sigma"}
+                if complete and not any(isinstance(value, Tensor) and value.ndim > 0 and len(value) > 1 for value in values.values()):
+                    found.append({name: value for name, value in values.items() if name in energy.conditions})
+            key = part, tuple((name, id(value)) for name, value in values.items())
+            if key not in seen:
+                seen.add(key)
+                todo.append((part, values))
+    return found
+
+
+def _alike(some: Conditions, others: Conditions) -> bool:
+    """Returns whether rows of conditions can be joined."""
+    return some.keys() == others.keys() and all((v.shape, v.dtype) == (others[name].shape, others[name].dtype) for name, v in some.items())
+
+
+def _same(some: Conditions, others: Conditions) -> bool:
+    return _alike(some, others) and all(v is others[name] or torch.equal(v, others[name]) for name, v in some.items())

@@ -1,0 +1,188 @@
+"""A diffusion model as an energy at noise levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy import Energy
+from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.conditions import check_names, parameters_of
+from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
+from composable_energy.options import check_choice
+from composable_energy_diffusion.batching import batched_gradient
+from composable_energy_diffusion.parametrisations import PARAMETRISATIONS, noise_of
+from composable_energy_diffusion.schedule import Schedule
+from composable_energy_diffusion.schedules import schedule_of
+
+__all__ = ["DiffusionEnergy"]
+
+_VALUES = "energy"  # the parametrisation of a model that returns energies
+_READY: ContextVar[tuple[Energy, Tensor] | None] = ContextVar("ready", default=None)
+
+
+class DiffusionEnergy(Energy):
+    r"""The energy of a diffusion model at a noise level, $E(y, \sigma) = -\log p_\sigma(y)$ with $p_\sigma = p_0 * N(0, \sigma^2 I)$.
+
+    The model is called as `model(x_t, t, **conditions)` with $x_t = a\, y$, where the scale $a$ and the time $t$ are those of the schedule
+    at $\sigma$. Its output gives the gradient $\nabla_y E = \hat\epsilon / \sigma$. There is no value, so samplers that accept and reject
+    refuse the energy, unless the parametrisation is `energy`: then the model returns $-\log p_t(x_t)$ up to a constant, with shape $(B,)$.
+
+    `E.concept(y=3)` is relative to the unconditional model. Concepts of one model that occur in an expression are evaluated by one call of
+    the network, with a batch that holds all of them, in eval mode (as `sample` does).
+
+    Args:
+        model: A module or function of points with shape $(B, *)$, times with shape $(B,)$, and conditions.
+        schedule: A schedule, its name, or a mapping with `name` and options.
+        parametrisation: What the model returns: `epsilon`, `x0`, `v`, `flow`, `score`, `edm` or `energy`.
+        unconditional: Values of conditions for calls that give none, such as the null class: `{"y": 10}`.
+        name: The name in expressions.
+        event_shape: The shape of one point, if there is only one.
+        decoder: The decoder, for a model of latent points.
+
+    Raises:
+        LiftError: The model is not callable.
+        OptionError: A name is unknown, or the parametrisation does not fit the schedule.
+
+    References:
+        Compositional visual generation with composable diffusion models (Liu et al., 2022), https://arxiv.org/abs/2206.01714
+
+    Example:
+        >>> import torch
+        >>> E = DiffusionEnergy(lambda x, t: x / (1 + t[:, None] ** 2) ** 0.5, "ve", "score", event_shape=(2,))
+        >>> E.conditions, E.has_value
+        (frozenset({'sigma'}), False)
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Tensor],
+        schedule: Schedule | str | Mapping[str, Any] = "vp-discrete",
+        parametrisation: str = "epsilon",
+        *,
+        unconditional: Mapping[str, Any] | None = None,
+        name: str = "",
+        event_shape: Sequence[int] | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if not callable(model) or isinstance(model, type):
+            raise LiftError(f"model must be a module or function of points and times, got {model!r}.")
+        self.model, self.schedule = model, schedule_of(schedule)
+        self.parametrisation = check_choice("parametrisation", parametrisation, (*PARAMETRISATIONS, _VALUES))
+        if parametrisation != _VALUES:
+            PARAMETRISATIONS[parametrisation](self.schedule, torch.ones(1))  # whether it fits the schedule
+        self.has_value = parametrisation == _VALUES
+        self._taken = parameters_of(model, 2)
+        given = dict(unconditional or {})
+        self.unconditional = dict(check_names(name or "The model", given, self._names))
+        self.name = name or (type(model).__name__ if isinstance(model, nn.Module) else "diffusion")
+        if event_shape is not None:
+            self.event_shape = torch.Size(event_shape)
+        if decoder is not None:
+            self.decoder = decoder
+
+    @property
+    def _names(self) -> frozenset[str]:
+        return self._taken.names - {"sigma"}
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        return self._names | {"sigma"}
+
+    @property
+    def required_conditions(self) -> frozenset[str]:
+        return (self._taken.required - self.unconditional.keys()) | {"sigma"}
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The least and the greatest noise level that the model knows."""
+        return self.schedule.sigma_range
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "schedule": self.schedule.config(),
+            "parametrisation": self.parametrisation,
+            "unconditional": self.unconditional,
+            "name": self.name,
+            "event_shape": None if self.event_shape is None else tuple(self.event_shape),
+            "decoder": self.decoder,
+        }
+
+    def concept(self, **conditions: Any) -> Energy:
+        """Returns the energy with conditions bound, relative to the unconditional model.
+
+        Args:
+            **conditions: The conditions of the concept, such as `y=3`.
+
+        Raises:
+            ExpressionError: The model takes no condition of that name, or there are no values for the unconditional model.
+        """
+        missing = sorted(self.required_conditions - {"sigma"})
+        if missing:
+            raise ExpressionError(
+                f"The unconditional model of {self} is not known, as it needs {', '.join(missing)}: give the values of no concept, such as "
+                f"`unconditional={{{missing[0]!r}: 0}}`, or make a base of your own and write `E.given(...).relative_to(base)`."
+            )
+        return self.given(**conditions).relative_to(self)
+
+    def __call__(self, x: Tensor, **conditions: Any) -> Tensor:
+        if self.has_value or self.training:
+            return super().__call__(x, **conditions)
+        gradient = batched_gradient(self, x, self._check_input(x, conditions), self._check_input, self._gradient)
+        token = _READY.set(None if gradient is None else (self, gradient))
+        try:
+            return super().__call__(x, **conditions)
+        finally:
+            _READY.reset(token)
+
+    def forward(self, x: Tensor, sigma: Tensor, **conditions: Any) -> Tensor:
+        if not self.has_value:
+            raise ExpressionError(f"{self} is a diffusion model with the output {self.parametrisation}, and has no value.")
+        return self.predict(x, sigma, **conditions)
+
+    def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
+        if self.has_value:
+            return super().with_gradient(x, **conditions)
+        ready = _READY.get()
+        if ready is not None and ready[0] is self:
+            return x.new_zeros(len(x)), ready[1]
+        return x.new_zeros(len(x)), self._gradient(x.detach(), self._check_input(x, conditions))
+
+    def predict(self, x: Tensor, sigma: Tensor, **conditions: Any) -> Tensor:
+        r"""Returns what the model gives for points $y$ at noise levels, with the graph of its weights.
+
+        Args:
+            x: The points $y = x_t / a$, with shape $(B, *)$.
+            sigma: The noise levels, with shape $(B,)$.
+            **conditions: The conditions of the model.
+
+        Raises:
+            OptionError: A noise level is outside of the schedule.
+            ShapeError: The model returns no tensor.
+        """
+        low, high = self.sigma_range
+        if bool(((sigma < low * (1 - 1e-4)) | (sigma > high * (1 + 1e-4))).any()):
+            raise OptionError(
+                f"{self} knows the noise levels from {low:.4g} to {high:.4g} of its schedule {self.schedule.name}, "
+                f"got {sigma.min():.4g} to {sigma.max():.4g}."
+            )
+        sigma = sigma.clamp(low, high)
+        output = self.model(unsqueeze_to(self.schedule.scale(sigma), x) * x, self.schedule.time(sigma), **conditions)
+        if not isinstance(output, Tensor):
+            raise ShapeError(f"The model of {self} gave a {type(output).__name__}; return the tensor alone, such as `output.sample`.")
+        return output
+
+    def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
+        return super()._check_input(x, {**self.unconditional, **conditions})
+
+    def _gradient(self, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
+        with torch.no_grad():
+            sigma = conditions["sigma"]
+            noise = noise_of(self.predict(x, **conditions), x, sigma, self.parametrisation, self.schedule)
+            return noise / unsqueeze_to(sigma, x)

@@ -1,0 +1,62 @@
+"""The probability flow, by Heun's method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.sampling import Info, Noise, State, energy_and_gradient
+from composable_energy_diffusion.levels import LevelSampler
+
+__all__ = ["ODE"]
+
+
+@dataclass(frozen=True)
+class ODE(LevelSampler):
+    r"""The probability flow $dx / d\sigma = \sigma \nabla E(x, \sigma)$ by Heun's method, from a random start and without noise on the way.
+
+    For an energy with the condition `sigma`. A step from level $s$ to the next level $n$ is of second order,
+
+    $$x' = x + (n - s)\, s\, \nabla E(x, s), \qquad
+    x \leftarrow x + \tfrac{n - s}{2} \bigl(s\, \nabla E(x, s) + n\, \nabla E(x', n)\bigr),$$
+
+    and the last one takes the expected point without its noise, $x \leftarrow x - s^2 \nabla E(x, s)$. A run evaluates `2 * levels - 1`
+    gradients; the scalar `evaluations` counts them.
+
+    The draws of one diffusion model follow its density, up to the size of the steps. Those of an expression follow the flow of
+    its gradients, which is that of its density only approximately: noised products are not products of noised densities.
+
+    Args:
+        levels: The number $N$ of noise levels, at least 2.
+        sigma_max: The highest level; None for that of the models.
+        sigma_min: The lowest level; None for that of the models.
+        rho: $\rho$; see `LevelSampler`.
+        mean: The mean of the data, from which chains start; None for the denoised point at the highest level.
+
+    References:
+        Elucidating the design space of diffusion-based generative models (Karras et al., 2022), https://arxiv.org/abs/2206.00364
+    """
+
+    levels: int = 30
+
+    gradients: ClassVar[int | None] = 2
+
+    def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        step, s = noise.step, self.level(noise.step)
+        if step >= self.levels:
+            return self.evaluate(energy, self._last(state, s), step), Info(scalars={"sigma": s, "evaluations": 2.0 * step - 1})
+        n = self.level(step + 1)
+        guess = torch.add(state.x, state.grad, alpha=(n - s) * s)
+        _, slope = energy_and_gradient(energy, guess, sigma=n)
+        x = torch.add(state.x, state.grad, alpha=(n - s) / 2 * s).add_(slope, alpha=(n - s) / 2 * n)
+        return self.evaluate(energy, x, step + 1), Info(scalars={"sigma": s, "evaluations": 2.0 * step})
+
+    def move(self, state: State, noise: Noise) -> Tensor | None:
+        return self._last(state, self.level(noise.step)) if noise.step >= self.levels else None
+
+    def _last(self, state: State, s: float) -> Tensor:
+        return torch.add(state.x, state.grad, alpha=-(s**2))

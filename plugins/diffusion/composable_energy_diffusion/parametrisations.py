@@ -1,0 +1,114 @@
+r"""What a diffusion model returns, and the noise and the clean point that follow from it.
+
+Each kind of output is a mixture $p\, x_0 + q\, \epsilon$ of the clean point and the noise in $x_t = a\, x_0 + s\, \epsilon$. These are two
+linear equations, so that every kind gives
+
+$$\hat\epsilon = \frac{a\, \text{output} - p\, x_t}{a q - s p}, \qquad \hat x_0 = \frac{q\, x_t - s\, \text{output}}{a q - s p},$$
+
+and the gradient of the energy of $y = x_t / a$ at the noise level $\sigma = s / a$ is $\hat\epsilon / \sigma = (y - \hat x_0) / \sigma^2$.
+
+| name | output |
+|---|---|
+| `epsilon` | the noise $\epsilon$ |
+| `x0` | the clean point $x_0$ |
+| `v` | $a\, \epsilon - s\, x_0$ (Salimans & Ho, 2022, https://arxiv.org/abs/2202.00512) |
+| `flow` | the velocity of the schedule, $a'(t)\, x_0 + s'(t)\, \epsilon$; $\epsilon - x_0$ for `RectifiedFlow` |
+| `score` | $\nabla_{x_t} \log p_t(x_t) = -\epsilon / s$ |
+| `edm` | the raw network of the schedule `EDM`, $(x_0 - d^2 a^2 y) / (\sigma d a)$ with $a = 1 / \sqrt{\sigma^2 + d^2}$ |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.options import check_choice
+from composable_energy_diffusion.schedule import Schedule
+from composable_energy_diffusion.schedules import EDM
+
+__all__ = ["PARAMETRISATIONS", "clean_of", "noise_of", "output_of"]
+
+
+def _velocity(schedule: Schedule, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    return schedule.rates(sigma)
+
+
+def _raw(schedule: Schedule, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    if not isinstance(schedule, EDM):
+        raise OptionError(f"The parametrisation edm is that of the schedule edm, got the schedule {schedule.name}.")
+    a = schedule.scale(sigma)
+    return sigma * a / schedule.data_std, -schedule.data_std * a
+
+
+PARAMETRISATIONS: Mapping[str, Callable[[Schedule, Tensor], tuple[Tensor, Tensor]]] = {
+    "epsilon": lambda schedule, sigma: (torch.zeros_like(sigma), torch.ones_like(sigma)),
+    "x0": lambda schedule, sigma: (torch.ones_like(sigma), torch.zeros_like(sigma)),
+    "v": lambda schedule, sigma: (-sigma * schedule.scale(sigma), schedule.scale(sigma)),
+    "flow": _velocity,
+    "score": lambda schedule, sigma: (torch.zeros_like(sigma), -1 / (sigma * schedule.scale(sigma))),
+    "edm": _raw,
+}
+
+
+def noise_of(output: Tensor, x: Tensor, sigma: Tensor, parametrisation: str, schedule: Schedule) -> Tensor:
+    r"""Returns $\hat\epsilon$, with shape $(B, *)$.
+
+    Args:
+        output: What the model returned, with shape $(B, *)$.
+        x: The points $y = x_0 + \sigma \epsilon$, with shape $(B, *)$.
+        sigma: The noise levels, with shape $(B,)$.
+        parametrisation: The kind of output.
+        schedule: The noise schedule.
+
+    Raises:
+        OptionError: The parametrisation is unknown, or does not fit the schedule.
+        ShapeError: The output does not have the shape of the points.
+    """
+    p, q = _mixture(parametrisation, schedule, sigma)
+    _check_shape(output, x)
+    scale = 1 / (q - sigma * p)  # the equations divided by a: y = x0 + sigma epsilon
+    return unsqueeze_to(scale, x) * output - unsqueeze_to(scale * p, x) * x
+
+
+def clean_of(output: Tensor, x: Tensor, sigma: Tensor, parametrisation: str, schedule: Schedule) -> Tensor:
+    r"""Returns $\hat x_0$, with shape $(B, *)$; see `noise_of` for the arguments and errors."""
+    p, q = _mixture(parametrisation, schedule, sigma)
+    _check_shape(output, x)
+    scale = 1 / (q - sigma * p)
+    return unsqueeze_to(scale * q, x) * x - unsqueeze_to(scale * sigma, x) * output
+
+
+def output_of(clean: Tensor, noise: Tensor, sigma: Tensor, parametrisation: str, schedule: Schedule) -> Tensor:
+    r"""Returns the output of a model that predicts these clean points and noises, with shape $(B, *)$; the target of its training.
+
+    Args:
+        clean: $x_0$, with shape $(B, *)$.
+        noise: $\epsilon$, with shape $(B, *)$.
+        sigma: The noise levels, with shape $(B,)$.
+        parametrisation: The kind of output.
+        schedule: The noise schedule.
+
+    Raises:
+        OptionError: The parametrisation is unknown, or does not fit the schedule.
+        ShapeError: The noises do not have the shape of the clean points.
+    """
+    p, q = _mixture(parametrisation, schedule, sigma)
+    _check_shape(noise, clean)
+    return unsqueeze_to(p, clean) * clean + unsqueeze_to(q, clean) * noise
+
+
+def _mixture(parametrisation: str, schedule: Schedule, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    return PARAMETRISATIONS[check_choice("parametrisation", parametrisation, PARAMETRISATIONS)](schedule, sigma)
+
+
+def _check_shape(output: Tensor, x: Tensor) -> None:
+    if output.shape != x.shape:
+        twice = output.ndim == x.ndim > 1 and output.shape[1] == 2 * x.shape[1] and output.shape[2:] == x.shape[2:]
+        hint = " If the second half of its channels is a variance, return the first half alone." if twice else ""
+        raise ShapeError(
+            f"The model gave {tuple(output.shape)} for points of shape {tuple(x.shape)}; expected the shape of the points.{hint}"
+        )

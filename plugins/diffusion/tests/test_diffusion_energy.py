@@ -1,0 +1,215 @@
+"""A diffusion model is the same energy in every parametrisation and schedule, and composes by base and evidence."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import composable_energy as ce
+from composable_energy.errors import ExpressionError
+from composable_energy.sampling import energies_and_gradients
+from composable_energy.testing import check_energy
+from composable_energy_diffusion import PARAMETRISATIONS, DiffusionEnergy, clean_of, noise_of, output_of
+from plugins.diffusion.tests.mixture_models import F64, PROCESSES, Mixture, mixture, network
+
+PAIRS = [(p, s) for p in PARAMETRISATIONS for s in PROCESSES if p != "edm" or s == "edm"]
+
+
+def sigmas(schedule, fractions: Tensor) -> Tensor:
+    low, high = schedule.sigma_range
+    return low * (high / low) ** (0.001 + 0.998 * fractions)
+
+
+@pytest.mark.parametrize(("parametrisation", "process"), PAIRS)
+@settings(max_examples=8, deadline=None)
+@given(d=st.sampled_from([1, 2, 8, 32]), seed=st.integers(0, 2**16))
+def test_every_parametrisation_and_schedule_gives_the_gradient_of_the_noised_density(parametrisation, process, d, seed):
+    schedule, path, time_scale = PROCESSES[process]
+    law = mixture(d, seed)
+    E = DiffusionEnergy(network(law, path, parametrisation, time_scale), schedule, parametrisation)
+    g = torch.Generator().manual_seed(seed)
+    sigma = sigmas(schedule, torch.rand(6, generator=g, dtype=F64))
+    x = law.draw(6, seed) + sigma[:, None] * torch.randn(6, d, generator=g, dtype=F64)
+    x.requires_grad_()
+    expected = torch.autograd.grad(-law.log_prob(x, sigma).sum(), x)[0]
+    energies, gradient = E.with_gradient(x, sigma=sigma)
+    assert not energies.any()
+    assert ((gradient - expected).norm(dim=1) < 1e-5 * expected.norm(dim=1)).all()
+
+
+@pytest.mark.parametrize(("parametrisation", "process"), PAIRS)
+@given(seed=st.integers(0, 2**16))
+@settings(max_examples=10, deadline=None)
+def test_outputs_and_predictions_convert_into_each_other(parametrisation, process, seed):
+    schedule, _, _ = PROCESSES[process]
+    g = torch.Generator().manual_seed(seed)
+    clean, noise = torch.randn(2, 5, 3, 2, generator=g, dtype=F64)
+    sigma = sigmas(schedule, torch.rand(5, generator=g, dtype=F64))
+    x = clean + sigma.view(-1, 1, 1) * noise
+    output = output_of(clean, noise, sigma, parametrisation, schedule)
+    torch.testing.assert_close(noise_of(output, x, sigma, parametrisation, schedule), noise, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(clean_of(output, x, sigma, parametrisation, schedule), clean, rtol=1e-7, atol=1e-7)
+
+
+class Concepts(nn.Module):
+    """An exact model of clean points of three Gaussians, and of a wide one for `y = 3`; it lists the sizes of its batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means = nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.5], [0.2, 0.1]], dtype=F64))
+        self.register_buffer("variances", torch.tensor([1.0, 0.5, 2.0, 4.0], dtype=F64))
+        self.calls: list[int] = []
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        self.calls.append(len(x))
+        shrink = self.variances[y] / (self.variances[y] + t**2)
+        return self.means[y] + shrink[:, None] * (x - self.means[y])
+
+    def score(self, x: Tensor, sigma: float, y: int) -> Tensor:
+        return -(x - self.means[y].detach()) / (self.variances[y] + sigma**2)
+
+    def log_prob(self, x: Tensor, sigma: float, y: int) -> Tensor:
+        variance = self.variances[y] + sigma**2
+        return -(x - self.means[y].detach()).square().sum(1) / (2 * variance) - torch.log(2 * math.pi * variance)
+
+
+def concepts() -> tuple[Concepts, DiffusionEnergy]:
+    net = Concepts()
+    return net, ce.get_energy("diffusion", model=net, schedule="ve", parametrisation="x0", unconditional={"y": 3}, event_shape=(2,)).eval()
+
+
+def points(n: int = 7) -> Tensor:
+    return 2 * torch.randn(n, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+
+
+def expressions(E: DiffusionEnergy):
+    a, b, c = (E.concept(y=k) for k in range(3))
+
+    def no(term: ce.Energy) -> ce.Energy:
+        return ce.negate(term, mode="power", weight=1.0)
+
+    return {  # the expression, and the weights of the evidence of each class
+        "concept": (a, (1, 0, 0)),
+        "and": (a & b & c, (1, 1, 1)),
+        "guidance": (a.sharpened(5), (5, 0, 0)),
+        "and not": ((a & no(b)).sharpened(5), (5, -5, 0)),
+        "weights": (a.sharpened(2) & 0.3 * c, (2, 0, 0.3)),
+    }
+
+
+@pytest.mark.parametrize("name", ["concept", "and", "guidance", "and not", "weights"])
+@pytest.mark.parametrize("sigma", [0.02, 1.0, 30.0])
+def test_composition_is_guidance_by_base_and_evidence(name, sigma):
+    net, E = concepts()
+    expression, weights = expressions(E)[name]
+    x = points()
+    base = net.score(x, sigma, 3)
+    expected = base + sum(w * (net.score(x, sigma, y) - base) for y, w in enumerate(weights))
+    for found in (expression.with_gradient(x, sigma=sigma)[1], expression.at(sigma).with_gradient(x)[1]):
+        torch.testing.assert_close(-found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["and", "guidance", "and not"])
+def test_a_gradient_evaluates_the_network_once(name):
+    """Each concept and the base is a part of one batch."""
+    net, E = concepts()
+    expression, weights = expressions(E)[name]
+    for call in (lambda: expression.with_gradient(points(), sigma=2.0), lambda: expression.at(2.0).with_gradient(points())):
+        net.calls.clear()
+        call()
+        assert net.calls == [7 * (1 + sum(w != 0 for w in weights))]
+
+
+def test_concepts_beside_other_terms_and_levels_are_batched_where_they_can_be():
+    net, E = concepts()
+    x, a, b = points(), E.concept(y=0), E.concept(y=1)
+    (a & b & ce.as_energy(lambda x: x.square().sum(1))).with_gradient(x, sigma=1.0)
+    assert net.calls == [21]
+    net.calls.clear()
+    mixed = E.given(y=0).at(1.0) & E.given(y=1).at(2.0)  # two levels are two calls
+    found = mixed.with_gradient(x)[1]
+    assert net.calls == [7, 7]
+    torch.testing.assert_close(-found, net.score(x, 1.0, 0) + net.score(x, 2.0, 1))
+    rows = E.concept(y=torch.arange(7) % 3) & a  # a class for each point
+    net.calls.clear()
+    found = rows.with_gradient(x, sigma=1.0)[1]
+    base = net.score(x, 1.0, 3)
+    own = torch.stack([net.score(x, 1.0, i % 3)[i] for i in range(7)])
+    torch.testing.assert_close(-found, own + net.score(x, 1.0, 0) - base)
+    assert sum(net.calls) == 7 + 14
+
+
+def test_several_energies_of_one_network_are_evaluated_together():
+    net, E = concepts()
+    leaves = [E.given(y=0), E.given(y=1), E, ce.as_energy(lambda x: x.square().sum(1) / 2)]
+    found = energies_and_gradients(leaves, points(), sigma=2.0)
+    assert net.calls == [21]
+    for leaf, (energies, gradient) in zip(leaves, found, strict=True):
+        conditions = {"sigma": torch.full((7,), 2.0, dtype=F64)} if leaf.conditions else {}
+        alone = leaf.with_gradient(points(), **conditions)
+        torch.testing.assert_close((energies, gradient), alone)
+    with pytest.raises(ExpressionError, match="no gradient"):
+        energies_and_gradients([ce.as_energy(lambda x: x.detach().sum(1))], points())
+
+
+def test_training_mode_does_not_batch():
+    """So that the dropout masks of concepts differ."""
+    net, E = concepts()
+    (E.concept(y=0) & E.concept(y=1)).train().with_gradient(points(), sigma=1.0)
+    assert set(net.calls) == {7}
+
+
+def with_values() -> tuple[Concepts, DiffusionEnergy]:
+    net = Concepts()
+
+    def model(x: Tensor, t: Tensor, y: Tensor, net: Concepts = net) -> Tensor:
+        return -torch.stack([net.log_prob(x, t, k) for k in range(4)], 1).gather(1, y[:, None])[:, 0]
+
+    return net, DiffusionEnergy(model, "ve", "energy", unconditional={"y": 3}, event_shape=(2,))
+
+
+@pytest.mark.parametrize("sigma", [0.1, 3.0])
+def test_a_model_with_energies_has_values_and_negation_by_contrast(sigma):
+    net, E = with_values()
+    a, b = E.concept(y=0), E.concept(y=1)
+    x = points().requires_grad_()
+    ratio = net.log_prob(x, sigma, 1) - net.log_prob(x, sigma, 3)
+    expected = -net.log_prob(x, sigma, 0) + F.softplus(ratio)
+    gradient = torch.autograd.grad(expected.sum(), x)[0]
+    expression = a & ~b
+    assert expression.has_value
+    energies, found = expression.with_gradient(x, sigma=sigma)
+    torch.testing.assert_close(energies, expected.detach())
+    torch.testing.assert_close(found, gradient)
+    stronger = expression.sharpened(5).with_gradient(x, sigma=sigma)[1]
+    base = -net.score(x.detach(), sigma, 3)
+    torch.testing.assert_close(stronger, base + 5 * (gradient - base))
+
+
+def test_energies_and_concepts_pass_the_kit():
+    x = torch.randn(8, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
+    unregistered = {"save": "its model was not built by the registry"}
+    _, E = concepts()
+    check_energy(E.at(1.0), x, expected_failures=unregistered)
+    check_energy(E.concept(y=1).at(1.0), x, expected_failures=unregistered)
+
+
+@given(d=st.sampled_from([1, 3, 32]), seed=st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_the_product_and_quotient_of_gaussian_models_have_the_closed_form(d, seed):
+    """One component each: N(m, v) with noise is N(m, v + sigma^2), and products and powers stay Gaussian."""
+    schedule, path, _ = PROCESSES["vp"]
+    one, two, base = (mixture(d, seed + k, components=1) for k in range(3))
+    A, B, C = (DiffusionEnergy(network(law, path, "v"), schedule, "v", name=name) for law, name in ((one, "A"), (two, "B"), (base, "C")))
+    sigma, x = torch.full((5,), 0.7, dtype=F64), one.draw(5, seed)
+
+    def gradient(law: Mixture) -> Tensor:
+        return (x - law.means[0]) / (law.sds[0] ** 2 + 0.49)
+
+    found = (A.relative_to(C) & ce.negate(B.relative_to(C), mode="power", weight=2.0)).with_gradient(x, sigma=sigma)[1]
+    torch.testing.assert_close(found, gradient(one) - 2 * (gradient(two) - gradient(base)), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close((A & B).with_gradient(x, sigma=sigma)[1], gradient(one) + gradient(two), rtol=1e-8, atol=1e-8)

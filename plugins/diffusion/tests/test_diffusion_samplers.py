@@ -1,0 +1,185 @@
+"""The samplers along noise levels: the kit, moments within the stated bias, and orders of convergence."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import composable_energy as ce
+from composable_energy.diagnostics import SamplingWarning
+from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.sampling import Noise
+from composable_energy.testing import Check, Gaussian, parametrize_with_checks, sampler_checks
+from composable_energy_diffusion import ODE, SDE, DiffusionEnergy, VarianceExploding
+from plugins.diffusion.tests.mixture_models import F64, PROCESSES, mixture, network
+
+CHECKS = {
+    "ode": sampler_checks(ODE(), bias=0.05),
+    "sde": sampler_checks(SDE(), bias=0.05),
+    "sde, first order": sampler_checks(SDE(order=1), bias=0.15),
+    "sde, no noise": sampler_checks(SDE(eta=0.0), bias=0.05),
+}
+EXPECTED = {f"{name}: state": "it needs a noise level, which the energy of this check does not have" for name in CHECKS} | {
+    f"{name}: {check}": "it draws nothing after the start" for name in ("ode", "sde, no noise") for check in ("seed", "noise")
+}
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [Check(f"{name}: {check.name}", check.function) for name, checks in CHECKS.items() for check in checks], expected_failures=EXPECTED
+)
+def test_samplers_keep_what_samplers_keep(check: Check) -> None:
+    check()
+
+
+@pytest.mark.parametrize("sampler", [ODE(levels=5), SDE(levels=5), SDE(levels=5, order=1)], ids=str)
+def test_a_step_returns_the_state_of_its_points_and_changes_none(sampler):
+    energy, noise = Gaussian(torch.zeros(2, dtype=F64)), Noise(seed=0, chains=range(50))
+    with torch.no_grad():
+        state = sampler.init(energy, sampler.start(torch.zeros(50, 2, dtype=F64), noise), noise)
+        for step in range(1, 6):
+            before = state.x.clone(), state.grad.clone()
+            after, info = sampler.step(energy, state, noise.at(step))
+            assert torch.equal(before[0], state.x) and torch.equal(before[1], state.grad)
+            sigma = sampler.level(min(step + 1, 5))
+            torch.testing.assert_close(after.grad, energy.with_gradient(after.x, sigma=sigma)[1])
+            assert info.scalars["sigma"] == sampler.level(step)
+            state = after
+
+
+@pytest.mark.parametrize("d", [1, 8, 32])
+@pytest.mark.parametrize(("sampler", "process"), [("ode", "vp"), ("ode", "flow"), ("sde", "edm"), ("sde", "vp-discrete")])
+def test_moments_of_mixtures_are_within_the_stated_bias(sampler, process, d):
+    """Means within .05 and variances within 8 per cent, besides the noise of 4,000 draws."""
+    schedule, path, time_scale = PROCESSES[process]
+    law = mixture(d, seed=d)
+    E = DiffusionEnergy(network(law, path, "epsilon", time_scale), schedule, "epsilon", event_shape=(d,))
+    x = E.sample(4000, sampler=sampler, seed=0, dtype=F64)
+    mean = (law.weights[:, None] * law.means).sum(0)
+    variance = (law.weights[:, None] * (law.sds[:, None] ** 2 + (law.means - mean) ** 2)).sum(0)
+    assert ((x.mean(0) - mean).abs() < 0.05 + 4.5 * (variance / 4000).sqrt()).all()
+    assert ((x.var(0) / variance - 1).abs() < 0.08 + 4.5 * math.sqrt(2 / 4000)).all()
+
+
+def guided() -> tuple[ce.Energy, ce.Energy]:
+    """Two concepts that shift N(0, 1) to means of 1 and -.5, so that every product and power of evidence is a Gaussian of variance 1."""
+    means = torch.tensor([1.0, -0.5, 0.0], dtype=F64)
+
+    def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return t[:, None] * (x - means[y][:, None]) / (1 + t[:, None] ** 2)
+
+    E = DiffusionEnergy(model, VarianceExploding(0.01, 80), unconditional={"y": 2}, event_shape=(1,))
+    return E.concept(y=0), E.concept(y=1)
+
+
+@pytest.mark.parametrize("sampler", ["ode", "sde"])
+def test_guidance_draws_its_closed_form(sampler):
+    a, b = guided()
+    no_b = ce.negate(b, mode="power", weight=1.0)
+    for expression, mean in ((a & b, 0.5), (a.sharpened(3), 3.0), ((a & no_b).sharpened(2), 3.0)):
+        x = expression.sample(4000, sampler=sampler, seed=1, dtype=F64)
+        assert abs(x.mean().item() - mean) < 0.05 + 4.5 / math.sqrt(4000)
+        assert abs(x.var().item() - 1) < 0.05 + 4.5 * math.sqrt(2 / 4000)
+
+
+def error(sampler: ODE | SDE) -> float:
+    r"""The relative error of the flow of N(0, 1): exact is $x \sqrt{1 / (1 + \sigma^2)}$, up to the last level."""
+    start = torch.full((1, 1), 7.0, dtype=F64)
+    x = Gaussian(torch.zeros(1, dtype=F64)).sample((1, 1), sampler=sampler, init=start, dtype=F64, seed=0)
+    high, low = sampler.level(1), sampler.level(sampler.levels)
+    return abs(x.item() / (7 * math.sqrt((1 + low**2) / (1 + high**2)) / (1 + low**2)) - 1)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "order"), [(ODE, {}, 2), (SDE, {"eta": 0.0}, 2), (SDE, {"eta": 0.0, "order": 1}, 1)], ids=str
+)
+def test_errors_fall_with_the_order_of_the_method(sampler, options, order):
+    coarse, fine = (error(sampler(levels=n, sigma_max=20.0, sigma_min=0.01, **options)) for n in (81, 161))
+    assert 2 ** (order - 0.35) < coarse / fine < 2 ** (order + 0.35)
+
+
+def test_a_run_reports_its_evaluations():
+    calls = []
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        calls.append(len(x))
+        return x * t[:, None] / (1 + t[:, None] ** 2)
+
+    E = DiffusionEnergy(model, "ve", event_shape=(1,))
+    for sampler, expected in ((ODE(levels=9), 17), (SDE(levels=9), 9)):
+        calls.clear()
+        _, trace = E.sample(5, sampler=sampler, seed=0, trace=True)
+        assert trace.scalars["evaluations"][-1] == expected
+        calls.clear()
+        E.sample(5, sampler=trace.sampler, seed=0)
+        assert expected <= calls.count(5) <= expected + 1  # one more may be a check of the energy
+
+
+def test_levels_are_those_that_all_models_know():
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        return x * t[:, None] / (1 + t[:, None] ** 2)
+
+    wide, narrow = (DiffusionEnergy(model, VarianceExploding(*ends), event_shape=(1,)) for ends in ((0.001, 90.0), (0.02, 30.0)))
+    for options, expected in (({}, (0.02, 30.0)), ({"sigma_max": 5.0}, (0.02, 5.0))):
+        _, trace = wide.relative_to(narrow).sample(3, sampler="ode", seed=0, trace=True, **options)
+        assert (trace.sampler.level(30), trace.sampler.level(1)) == pytest.approx(expected)
+    closed = Gaussian(torch.zeros(1))
+    closed.recommended = ce.Recommendation("annealed", {"sigma_max": 6.0})
+    _, trace = closed.sample(3, sampler="sde", seed=0, trace=True)
+    assert trace.sampler.level(1) == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("ends", [(0.02, 0.5), (2.0, 30.0)])
+@pytest.mark.parametrize("sampler", ["ode", "sde"])
+def test_models_of_few_levels_are_evaluated_inside_of_them_alone(ends, sampler, tmp_path):
+    """Also where the energy is compared with that of a trace or checkpoint."""
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        return x * t[:, None] / (1 + t[:, None] ** 2)
+
+    E = DiffusionEnergy(model, VarianceExploding(*ends), event_shape=(1,))
+    whole = E.sample(20, sampler=sampler, seed=0, checkpoint=tmp_path / "run")
+    _, trace = E.sample(20, sampler=sampler, seed=0, steps=10, trace=True)
+    torch.testing.assert_close(E.sample(20, resume=trace), whole)
+
+
+def test_what_the_samplers_refuse():
+    bowl = ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(1,))
+    for name in ("ode", "sde"):
+        with pytest.raises(ExpressionError, match=rf"sampler {name} follows noise levels, .* does not depend on sigma: use another"):
+            bowl.sample(3, sampler=name, seed=0)
+    for wrong in ({"levels": 1}, {"rho": 0}, {"sigma_min": 1.0, "sigma_max": 0.5}, {"sigma_min": 30.0}, {"sigma_max": -1}):
+        with pytest.raises(OptionError):
+            ODE(**wrong)
+    for wrong in ({"eta": 1.5}, {"eta": -0.1}, {"order": 3}, {"order": 0}):
+        with pytest.raises(OptionError):
+            SDE(**wrong)
+    noisy = Gaussian(torch.zeros(1))
+    with pytest.raises(OptionError, match="takes 4 steps"):
+        noisy.sample(3, sampler=ODE(levels=4), steps=5, seed=0)
+    apart = [DiffusionEnergy(lambda x, t: x, VarianceExploding(*ends), event_shape=(1,)) for ends in ((0.1, 0.5), (0.6, 3.0))]
+    with pytest.raises(OptionError, match="no noise level in common"):
+        (apart[0] & apart[1]).sample(3, sampler="ode", seed=0)
+
+
+def test_terms_that_count_their_base_twice_warn():
+    a, b = (Gaussian(torch.tensor([m])) for m in (1.0, -1.0))
+    with pytest.warns(SamplingWarning, match=r"is 2 times that of the Gaussian .*relative to one base"):
+        (a & b).sample(3, sampler="ode", seed=0)
+    base = Gaussian(torch.tensor([0.0]))
+    (a.relative_to(base) & b.relative_to(base)).sample(3, sampler="ode", seed=0)
+
+
+def test_each_chain_may_have_its_own_class():
+    means = torch.tensor([3.0, -3.0, 0.0], dtype=F64)
+
+    def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return t[:, None] * (x - means[y][:, None]) / (1 + t[:, None] ** 2)
+
+    E = DiffusionEnergy(model, "ve", unconditional={"y": 2}, event_shape=(1,))
+    labels = torch.arange(200) % 2
+    for sampler in ("ode", "sde"):
+        whole, parts = (E.concept(y=labels).sample(200, sampler=sampler, seed=0, dtype=F64, batch_size=size) for size in (None, 33))
+        torch.testing.assert_close(whole, parts)
+        assert abs(whole[labels == 0].mean() - 3) < 0.5 and abs(whole[labels == 1].mean() + 3) < 0.5

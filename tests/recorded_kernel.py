@@ -1,0 +1,50 @@
+"""A kernel that records its calls."""
+
+import pytest
+import torch
+import torch._dynamo.testing
+
+import composable_energy as ce
+from composable_energy.kernels import Kernel
+from composable_energy.kernels.reference import reference_step
+from composable_energy.noise import Noise
+
+SWITCH = "COMPOSABLE_ENERGY_KERNEL"
+F64 = torch.float64
+
+
+class Recorded(Kernel):
+    """The reference as a kernel, which says how often it ran."""
+
+    def __init__(self) -> None:
+        self.calls = []
+
+    def available(self):
+        return True, ""
+
+    def refusal(self, x):
+        return "it takes no float64" if x.dtype == F64 else ""
+
+    def langevin_step(self, x, gradients, momentum, numbers, counter, out, out_momentum):
+        tensors = [x, *gradients, out, *(t for t in (momentum, out_momentum) if t is not None)]
+        assert all(t.is_contiguous() and t.shape == x.shape and t.dtype == x.dtype for t in tensors)
+        self.calls.append(counter)
+        noise = Noise(counter.seed, range(counter.chain, counter.chain + len(x)), counter.step, "philox")
+        new = reference_step(x, gradients, momentum, numbers, noise, counter.stream, False)
+        for place, value in zip((out, out_momentum), new, strict=True):
+            if place is not None:
+                place.copy_(value)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """The kernel that the environment names."""
+    kernel = Recorded()
+    monkeypatch.setenv(SWITCH, "recorded")
+    with ce.register("kernel", "recorded", lambda: kernel):
+        yield kernel
+
+
+def points(*shape, count=1, dtype=F64):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(shape, generator=generator, dtype=F64).to(dtype) for _ in range(count)]

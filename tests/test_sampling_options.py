@@ -1,0 +1,190 @@
+"""Options of `sample`: the sampler, what the energy recommends, and errors for what does not fit."""
+
+import pytest
+import torch
+
+import composable_energy as ce
+from composable_energy.errors import (
+    DeviceError,
+    DtypeError,
+    ExpressionError,
+    OptionError,
+    ShapeError,
+    UngroundedError,
+)
+from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
+from composable_energy.sampling.request import resolve_noise
+from composable_energy_mcmc import HMC, Annealed, ChEES, Langevin
+from tests.sampling_energies import F64, Bowl, Decoder
+
+
+class Still(Sampler):
+    """Not a dataclass; stays where it is."""
+
+    default_steps = 2
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    def init(self, energy, x, noise):
+        return State(x * self.scale, *energy_and_gradient(energy, x))
+
+    def step(self, energy, state, noise):
+        return state, Info()
+
+
+def named(monkeypatch, **samplers):
+    import composable_energy.registry as registry
+
+    monkeypatch.setattr(registry, "get_sampler", samplers.__getitem__)
+
+
+def test_a_sampler_is_a_name_a_class_or_an_instance(monkeypatch):
+    named(monkeypatch, langevin=Langevin)
+    draws = [
+        Bowl().sample((3, 2), sampler="langevin", step_size=0.3, steps=3, seed=0),
+        Bowl().sample((3, 2), sampler=Langevin, step_size=0.3, steps=3, seed=0),
+        Bowl().sample((3, 2), sampler=Langevin(0.3), steps=3, seed=0),
+        Bowl().sample((3, 2), sampler=Langevin(0.1), step_size=0.3, steps=3, seed=0),
+    ]
+    assert all(torch.equal(draw, draws[0]) for draw in draws)
+    x = torch.ones(3, 2)
+    assert torch.equal(Bowl().sample((3, 2), sampler=Still, scale=2.0, init=x), 2 * x)
+    assert torch.equal(Bowl().sample((3, 2), sampler=Still(3.0), init=x), 3 * x)
+
+
+def test_a_sampler_of_noise_levels_is_not_recommended_at_a_level():
+    energy = Bowl()
+    energy.recommended = ce.Recommendation("annealed", {"levels": 5})
+    with pytest.raises(OptionError, match=r"recommends annealed\(levels=5\), which sets sigma itself, and here that is bound"):
+        (energy & energy).at(0.1).sample((2, 2))
+    assert (energy & energy).at(0.1).sample((2, 2), sampler="hmc", steps=2).shape == (2, 2)
+    assert (energy.at(0.1) & energy).sample((2, 2)).shape == (2, 2)
+    plain = ce.as_energy(lambda x: x.square().sum(1))
+    plain.recommended = energy.recommended
+    assert plain.sample((2, 2)).shape == (2, 2)
+
+
+def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
+    named(monkeypatch, langevin=Langevin, chees=ChEES, hmc=HMC, annealed=Annealed)
+    trace = Bowl().sample((3, 2), steps=1, trace=True)[1]
+    assert isinstance(trace.sampler, ChEES) and trace.sampler.step_size is not None
+    needs = ce.as_energy(lambda x, sigma: x.square().sum(1) / (1 + sigma**2))
+    assert isinstance(needs.sample((3, 2), trace=True)[1].sampler, Annealed)
+    a, b, c = Bowl(), Bowl(), Bowl()
+    a.recommended = ce.Recommendation("langevin", {"step_size": 0.2}, threads=3)
+    threads = []
+    x, trace = (a & b).sample((3, 2), steps=2, seed=0, trace=True, callback=lambda *_: threads.append(torch.get_num_threads()))
+    assert trace.sampler == Langevin(0.2) and threads == [3, 3] and torch.get_num_threads() == 1
+    (a & b).sample((3, 2), sampler=Langevin(0.1), steps=1, seed=0, callback=lambda *_: threads.append(torch.get_num_threads()))
+    assert threads[-1] == 3  # they are a matter of the networks, whatever the sampler
+    assert torch.equal(x, (a & b).sample((3, 2), sampler=Langevin(0.2), steps=2, seed=0))
+    assert (a & b).sample((3, 2), steps=1, step_size=0.1, trace=True)[1].sampler == Langevin(0.1)
+    c.name, c.recommended = "c", ce.Recommendation("hmc", {"leapfrogs": 2})
+    with pytest.raises(
+        OptionError, match=r"different settings: .*Bowl recommends langevin\(step_size=0.2\); c recommends .*hmc\(leapfrogs=2\)"
+    ):
+        (a & b & c).sample((3, 2))
+    assert (a & b & c).sample((3, 2), sampler=Langevin(0.1), steps=1).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"stepsize": 0.1, "step_size": 0.1},
+            OptionError,
+            "no option stepsize; it takes step_size, temperature, clamp, metric, max_gradient, max_bias. Did you mean step_size",
+        ),
+        ({"step_size": 0.1, "batch_siz": 2}, OptionError, "Did you mean batch_size"),
+        (
+            {"step_size": 0.1, "zzz": 2},
+            OptionError,
+            "no option zzz; it takes step_size, .*, max_bias.$",
+        ),
+        (
+            {"sampler": Langevin(temperature=0.0)},
+            OptionError,
+            "At temperature 0 there is no bias to tune a step size for",
+        ),
+        ({"sampler": Still, "speed": 2}, OptionError, "Still has no option speed; it takes scale"),
+        ({"sampler": Still(), "scale": 2}, OptionError, "Still is an instance with its options; give scale to its constructor"),
+        ({"sampler": 3}, OptionError, "A sampler is a name, a subclass of Sampler or an instance of one, got 3"),
+        ({"sampler": dict}, OptionError, "A sampler is a name"),
+        ({"steps": 0}, OptionError, "steps must be a whole number of at least 1, got 0"),
+        ({"steps": 2.5}, OptionError, "steps must be a whole number of at least 1, got 2.5"),
+        ({"steps": True}, OptionError, "steps must be a whole number of at least 1, got True"),
+        ({"batch_size": 0}, OptionError, "batch_size must be a whole number of at least 1"),
+        ({"best_of": 0}, OptionError, "best_of must be a whole number of at least 1"),
+        ({"burn_in": -1}, OptionError, "burn_in must be a whole number of at least 0"),
+        ({"trace": 0}, OptionError, "trace must be a whole number of at least 1"),
+        ({"first_chain": -1}, OptionError, "first_chain must be a whole number of at least 0"),
+        ({"first_chain": 2**32 - 1}, OptionError, r"ids of chains stay below 2\^32"),
+        ({"seed": "x"}, OptionError, "seed must be a whole number of at least -9223372036854775808, got 'x'"),
+        ({"noise": "torch"}, OptionError, "noise is 'blocks' or 'philox', got 'torch'"),
+        ({"on_divergence": "ignore"}, OptionError, "on_divergence is 'raise', 'drop', 'restart' or 'keep', got 'ignore'"),
+        ({"shape": 0}, ShapeError, "positive number of points .* got 0"),
+        ({"shape": (0, 2)}, ShapeError, r"all positive, got \(0, 2\)"),
+        ({"shape": ()}, ShapeError, "positive number of points"),
+        ({"shape": 2.5}, ShapeError, "a number of points or .* got 2.5"),
+        ({"shape": "ab"}, ShapeError, "a number of points or .* got 'ab'"),
+        ({"shape": True}, ShapeError, "positive number of points"),
+        ({"shape": 3}, ShapeError, r"Bowl does not say the shape of its points: ask for \(n, \*shape\), got 3"),
+        ({"init": torch.zeros(3, 3)}, ShapeError, r"init has points of shape \(3,\)"),
+        ({"init": torch.zeros(4, 2)}, ShapeError, r"init must have the shape \(3, 2\) of the points, got \(4, 2\)"),
+        ({"init": torch.zeros(3, 2, dtype=torch.int64)}, DtypeError, "init must be a floating tensor, got torch.int64"),
+        ({"init": [[0.0, 0.0]] * 3}, DtypeError, "init must be a floating tensor, got list"),
+        ({"init": torch.zeros(3, 2), "dtype": F64}, DtypeError, "init is torch.float32, requested is torch.float64"),
+        ({"init": torch.zeros(3, 2), "device": "meta"}, DeviceError, "init is on cpu, requested is meta"),
+        ({"dtype": torch.int64}, DtypeError, "floating dtype, got torch.int64"),
+    ],
+)
+def test_what_does_not_fit_is_told(options, error, message):
+    options = {"shape": (3, 2), "sampler": Langevin, **options}
+    if options["sampler"] is Langevin and "needs" not in message and "step_size" not in options:
+        options["step_size"] = 0.1
+    with pytest.raises(error, match=message):
+        Bowl().sample(options.pop("shape"), **options)
+
+
+def test_densities_that_are_none_are_told():
+    bowl, tilt = Bowl(), ce.as_energy(lambda x: x.square().sum(1))
+    with pytest.raises(UngroundedError, match=r"nothing grounds ~Bowl.* `&`.*relative_to.*allow_improper=True"):
+        (2 * ~bowl).sample((3, 2), sampler=Langevin(0.1))
+    with pytest.raises(UngroundedError, match="has no lower bound"):
+        (bowl - tilt).sample((3, 2), sampler=Langevin(0.1))
+    assert (~bowl).sample((3, 2), sampler=Langevin(0.1), steps=3, allow_improper=True).shape == (3, 2)
+    needs = ce.as_energy(lambda x, sigma, y: x.square().sum(1))
+    with pytest.raises(
+        ExpressionError, match=r"depends on sigma, y, which is not bound: bind .*\.at\(sigma\).* or the annealed .*given\(y="
+    ):
+        needs.sample((3, 2), sampler=Langevin(0.1))
+    with pytest.raises(ExpressionError, match="depends on y"):
+        needs.sample((3, 2), sampler=Annealed())
+    with pytest.raises(ShapeError, match="latent points; set its `event_shape`"):
+        ce.as_energy(lambda image: image.flatten(1).sum(1)).pull_back(Decoder()).sample(3, sampler=Langevin(0.1))
+
+
+def test_an_energy_without_gradient_is_told():
+    with pytest.raises(ExpressionError, match="has no gradient at its points: it is constant, or detaches"):
+        ce.as_energy(lambda x: x.detach().square().sum(1)).sample((3, 2), sampler=Langevin(0.1))
+
+
+def test_noise_is_philox_where_blocks_cannot_be_drawn():
+    assert resolve_noise(None, torch.device("cuda")) == resolve_noise("philox", torch.device("cuda")) == "philox"
+    assert resolve_noise(None, torch.device("cpu")) == "blocks" and resolve_noise("philox", torch.device("cpu")) == "philox"
+    with pytest.raises(OptionError, match="'blocks' is drawn on the CPU, the points are on cuda"):
+        resolve_noise("blocks", torch.device("cuda"))
+
+
+def test_an_error_inside_a_chunk_names_the_energy():
+    energy = ce.as_energy(lambda x, c: c.square().sum(1), name="flat").given(c=torch.zeros(4, 2))
+    with pytest.raises(ExpressionError, match=r"^flat.given\(c=.*has no gradient"):
+        energy.sample((4, 2), sampler=Langevin(0.1), batch_size=3)
+
+
+def test_what_is_no_energy_is_lifted_or_told():
+    drawn = sample(lambda x: x.square().sum(1) / 2, (3, 2), sampler=Langevin(0.1), steps=2, seed=0)
+    assert torch.equal(drawn, Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2, seed=0))
+    with pytest.raises(TypeError, match="An energy is a callable"):
+        sample(3, (3, 2))

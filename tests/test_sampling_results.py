@@ -1,0 +1,129 @@
+"""What `sample` returns: decoded points, shapes and dtypes, the trace, the best of several, callbacks."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+import composable_energy as ce
+from composable_energy.errors import (
+    ShapeError,
+)
+from composable_energy.sampling import Info, State
+from composable_energy_mcmc import HMC, MALA, Annealed, Langevin
+from tests.sampling_energies import F64, Bowl, Decoder, Latent, Network
+
+
+def test_latent_energies_are_decoded_at_the_end():
+    decoder = Decoder()
+    decoder.seen.clear()
+    decoder.train()
+    energy = Latent(decoder)
+    draw = functools.partial(energy.sample, sampler=Langevin(0.1), steps=3, seed=0)
+    x, z = draw(300), draw(300, latents=True)
+    assert x.shape == (300, 3, 2, 2) and z.shape == (300, 4) and not x.requires_grad
+    assert decoder.seen == [1, 128, 128, 44]
+    assert torch.equal(draw((300, 3, 2, 2)), x) and torch.equal(draw((300, 4), latents=True), z)
+    decoder.eval()
+    with torch.no_grad():
+        assert torch.allclose(decoder(z), x, atol=1e-6)
+    decoder.event_shape = torch.Size([3, 2, 2])
+    decoder.seen.clear()
+    assert draw(2).shape == (2, 3, 2, 2) and decoder.seen == [2]
+    with pytest.raises(
+        ShapeError, match=r"decodes to points of shape \(3, 2, 2\): ask for \(5, 3, 2, 2\) or 5, got \(5, 3, 4, 4\); latents"
+    ):
+        draw((5, 3, 4, 4))
+    with pytest.raises(ShapeError, match=r"Latent has points of shape \(4,\)"):
+        draw((5, 3, 2, 2), latents=True)
+    with pytest.raises(ShapeError, match=r"init must have the shape \(5, 4\)"):
+        draw(5, init=torch.zeros(4, 4))
+
+
+def test_an_image_energy_joins_latent_ones():
+    energy = Latent(Decoder()) & ce.as_energy(lambda image: image.square().flatten(1).sum(1), event_shape=(3, 2, 2))
+    x, trace = energy.sample((6, 3, 2, 2), sampler=Langevin(0.05), steps=4, seed=0, trace=1, batch_size=4)
+    assert x.shape == (6, 3, 2, 2) and trace.points.shape == (4, 6, 4)
+
+
+def test_shapes_dtypes_and_starts_are_followed():
+    sampler, energy = Langevin(0.1), Bowl()
+    init = torch.randn(3, 2, dtype=F64, requires_grad=True)
+    before = init.detach().clone()
+    x = energy.sample((3, 2), sampler=sampler, steps=3, seed=0, init=init)
+    assert x.dtype == F64 and not x.requires_grad and torch.equal(init.detach(), before) and init.grad is None
+    assert torch.equal(x, energy.sample(3, sampler=sampler, steps=3, seed=0, init=init))
+    assert energy.sample(torch.Size([3, 2]), sampler=sampler, steps=1, dtype=torch.float16).dtype == torch.float16
+    assert ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=F64), 1.0)).sample(3, sampler=sampler, steps=1).dtype == F64
+    assert Network(torch.float32).sample(3, sampler=sampler, steps=1).dtype == torch.float32
+    single = energy.sample((3,), sampler=sampler, steps=1)
+    assert single.shape == (3,)
+
+
+@pytest.mark.slow
+def test_the_trace_tells_what_was_done():
+    x, trace = Bowl().sample((5, 3), sampler=MALA(0.5), steps=12, seed=3, trace=4, burn_in=3, batch_size=2)
+    assert trace.energies.shape == trace.acceptance.shape == (12, 5)
+    torch.testing.assert_close(trace.energies[-1], Bowl()(x))
+    assert trace.point_steps == [7, 11] and trace.points.shape == (2, 5, 3)
+    torch.testing.assert_close(trace.energies[10], Bowl()(trace.points[1]))
+    assert (trace.seed, trace.noise, trace.steps, trace.shape, trace.best_of) == (3, "blocks", 12, (5, 3), 1)
+    assert trace.kept.tolist() == [0, 1, 2, 3, 4] and not trace.diverged.any()
+    assert repr(trace).startswith("Trace(MALA(step_size=0.5") and repr(trace).endswith("seed=3, steps=12, shape=(5, 3))")
+    record = trace.to_dict()
+    assert record["posterior"]["x"].shape == (5, 2, 3)
+    assert {name: array.shape for name, array in record["sample_stats"].items()} == dict.fromkeys(
+        ("lp", "diverging", "acceptance_rate"), (5, 2)
+    )
+    assert record["attrs"]["seed"] == 3 and "MALA" in record["attrs"]["sampler"]
+    _, trace = Bowl().sample((5, 3), sampler=Langevin(0.5), steps=12, trace=True)
+    assert trace.points is None and trace.acceptance is None
+    assert trace.to_dict()["posterior"] == {} and trace.to_dict()["sample_stats"]["lp"].shape == (5, 12)
+
+
+def test_the_best_of_several_has_the_lowest_evidence():
+    base = Bowl()
+    energy = base & ce.as_energy(lambda x: 0.5 * x.square().sum(1) + (x[:, 0] - 1).square()).relative_to(base)
+    x, trace = energy.sample((6, 2), sampler=HMC(0.3), steps=10, seed=0, best_of=4, trace=1)
+    everything = trace.points[-1]
+    evidence = energy.evidence(everything).view(6, 4)
+    assert trace.kept.tolist() == (evidence.argmin(1) + torch.arange(0, 24, 4)).tolist()
+    assert torch.equal(x, everything[trace.kept]) and trace.best_of == 4
+    assert torch.equal(x, energy.sample((6, 2), sampler=HMC(0.3), steps=10, seed=0, best_of=4, batch_size=5))
+
+
+def test_the_best_of_noise_levels_is_judged_at_the_last():
+    x, trace = Bowl().sample((3, 2), sampler=Annealed(levels=4), seed=0, best_of=5, trace=1)
+    chosen = Bowl()(trace.points[-1], sigma=0.05).view(3, 5).amin(1)
+    torch.testing.assert_close(Bowl()(x, sigma=0.05), chosen)
+
+
+def test_a_callback_sees_all_chains_and_stops_early(capsys):
+    seen = []
+
+    def callback(step: int, state: State, info: Info) -> bool:
+        seen.append((step, state.x.shape, info.acceptance.shape))
+        torch.testing.assert_close(state.energy, Bowl()(state.x))
+        return step == 4
+
+    x, trace = Bowl().sample((5, 3), sampler=MALA(0.5), steps=12, seed=3, callback=callback, batch_size=2, trace=True, progress=True)
+    assert seen == [(step, (5, 3), (5,)) for step in (1, 2, 3, 4)]
+    assert trace.steps == 4 and torch.equal(x, Bowl().sample((5, 3), sampler=MALA(0.5), steps=4, seed=3))
+    printed = capsys.readouterr()
+    assert printed.out == "" and "mala" in printed.err
+    Bowl().sample((5, 3), sampler=MALA(0.5), steps=2)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "answer", [lambda now: now == 4, lambda now: torch.tensor(now == 4), lambda now: torch.full((3,), now == 4), np.float64(4).__eq__]
+)
+def test_a_callback_stops_by_whatever_a_comparison_gives(answer):
+    _, trace = Bowl().sample((3, 2), sampler=Langevin(0.1), steps=9, trace=True, callback=lambda step, state, info: answer(step))
+    assert trace.steps == 4
+
+
+def test_a_callback_stops_by_nothing_else():
+    _, trace = Bowl().sample((3, 2), sampler=Langevin(0.1), steps=3, trace=True, callback=lambda step, state, info: state.energy)
+    assert trace.steps == 3
