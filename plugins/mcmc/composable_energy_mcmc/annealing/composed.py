@@ -13,7 +13,7 @@ from composable_energy.algebra import noise_leaves
 from composable_energy.conditions import rows_for
 from composable_energy.errors import ExpressionError
 from composable_energy.gradients import substituting
-from composable_energy.sampling import State, energy_and_gradient, has_rows, plain_energy
+from composable_energy.sampling import State, energies_and_gradients, has_rows, plain_energy
 from composable_energy_mcmc.annealing.gaussian import Gaussian
 
 __all__ = ["ComposedDensity", "Derivatives", "WeightedParticles", "combine", "fit_gaussians", "products", "rise"]
@@ -106,7 +106,7 @@ class ComposedDensity:
 
     def scores(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         r"""Returns $-E_i$, 0 for a leaf without values, with shape $(B, M)$, and the scores $-\nabla E_i$, with shape $(B, M, *)$."""
-        pairs = [energy_and_gradient(leaf, x, **self._at(leaf, x, sigma)) for leaf in self.leaves]
+        pairs = energies_and_gradients(self.leaves, x, sigma=sigma)
         values, gradients = zip(*pairs, strict=True)
         return -torch.stack(values, 1).double(), -torch.stack(gradients, 1)
 
