@@ -163,7 +163,7 @@ class ScoreEnergy(CallableEnergy):
         name: The name in expressions; that of the function if empty.
         event_shape: The shape of one point, if there is only one.
         decoder: The decoder, for a score of latent points.
-        modules: Modules that the function is called with, as for `CallableEnergy`.
+        modules: Modules that the function uses; see `CallableEnergy`.
         support: Where the density lives; None for all of $\mathbb{R}^n$.
 
     Example:

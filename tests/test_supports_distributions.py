@@ -82,7 +82,8 @@ def test_a_discrete_distribution_is_refused(distribution):
 @pytest.mark.slow
 @pytest.mark.parametrize("distribution", CONTINUOUS.values(), ids=lambda some: type(some).__name__)
 def test_default_draws_have_the_quantiles_and_moments_of_the_distribution(distribution):
-    drawn = ce.as_energy(distribution).sample(DRAWS, seed=1)
+    slow = isinstance(distribution, td.Cauchy)  # chains leave tails of infinite variance slowly, and `sample` may say so
+    drawn = ce.as_energy(distribution).sample(DRAWS, seed=1, warn=not slow)
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Wishart warns of singular matrices
         torch.manual_seed(0)

@@ -17,7 +17,6 @@ __all__ = [
     "warn_of_bias",
     "warn_of_disagreement",
     "warn_of_drift",
-    "warn_of_starts",
     "warn_of_still_chains",
 ]
 
@@ -36,15 +35,6 @@ def warn_of_still_chains(sampler: Sampler, ids: Sequence[int], count: int, steps
         f"{ways} `init=`, such as the points that `descent` finds."
         if sampler.needs_values
         else "Check the energy and its gradient there, and the options of the sampler.",
-    )
-
-
-def warn_of_starts(lost: int, count: int) -> SamplingWarning:
-    """Returns the warning about chains that did not get from their start points to the density."""
-    return SamplingWarning(
-        "start",
-        f"{lost} of {count} chains did not come from `init` to where the pilot chains have their energies.",
-        "They started from points of the pilot chains: check `init`, or leave it out.",
     )
 
 

@@ -121,6 +121,8 @@ def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str
     for name, values in trace.scalars.items():
         if values:
             facts[name] = f"{min(values):.3g} to {max(values):.3g}, at last {values[-1]:.3g}"
+    if trace.relocated:
+        facts["starts"] = f"{trace.relocated} chains did not get from `init` to the density; they started where pilot chains ended"
     if trace.restarts.any():
         facts["restarts"] = f"{int(trace.restarts.sum())}, of {int((trace.restarts > 0).sum())} chains"
     if trace.branch_shares is not None:

@@ -1,4 +1,4 @@
-"""A check of convergence for every call of `sample`, with or without a trace, by running moments of the chains."""
+"""A check of convergence for every call of `sample`, with or without a trace: it needs means and variances, not the points of all steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ __all__ = ["ConvergenceObserver", "emit_warnings", "warn_of_points"]
 
 _LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a quarter of the steps; for the standard error of a drift
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
-_MANY = 0.5  # of the chains: then `init` is far from the density
 _STILL = 0.01  # of the chains, which change a mean by less than its standard error for a few thousand
 _NUMBERS = 16  # coordinates, or sums of coordinates with random signs
 _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
@@ -76,17 +75,8 @@ class ConvergenceObserver(Observer):
         self.end = chains.points()[0] if chains.chunks and error is None else self.start[:0]
 
     def warnings(self, chains: Chains) -> list[SamplingWarning]:
-        """Returns what is wrong with the start points, and at most one warning about the chains.
-
-        A sampler without a stationary density is not judged.
-        """
-        from composable_energy.diagnostics.observed import warn_of_starts
-
-        if not chains.sampler.stationary or not len(self.end):
-            return []
-        lost = len(chains.layout.starts.lost)
-        starts = [warn_of_starts(lost, len(chains.own))] if lost > _MANY * len(chains.own) else []
-        return [*starts, *self._judge(chains)]
+        """Returns at most one warning; none about a sampler without a stationary density."""
+        return self._judge(chains) if chains.sampler.stationary and len(self.end) else []
 
     def _judge(self, chains: Chains) -> list[SamplingWarning]:
         from composable_energy.diagnostics.observed import (

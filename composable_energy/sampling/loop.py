@@ -136,6 +136,7 @@ class TraceRecorder(Observer):
             diverged_at=chains.diverged_at,
             diverged=chains.diverged_at >= 0,
             restarts=chains.restarts,
+            relocated=len(chains.layout.starts.relocated),
         )
         if not self.steps:
             return trace

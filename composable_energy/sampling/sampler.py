@@ -209,7 +209,7 @@ class Sampler(ABC):
             level: An energy above those of the pilot chains; points above it are in a tail. None if the energies of chains do not compare.
 
         Returns:
-            The points, with shape $(B, *)$, and which of them arrived, with shape $(B,)$.
+            The points, with shape $(B, *)$, and which of them reached the bulk of the density, with shape $(B,)$.
         """
         return x, torch.ones(len(x), dtype=torch.bool, device=x.device)
 

@@ -42,7 +42,7 @@ class Starts:
         pilots: Where pilot chains arrived; None leaves all start points as they are.
 
     Attributes:
-        lost: The chains that the sampler could not bring from `init` to the bulk.
+        relocated: The chains that the sampler could not bring from `init` to the bulk of the density.
     """
 
     sampler: Sampler
@@ -50,7 +50,7 @@ class Starts:
     copies: int
     init: Tensor | None = None
     pilots: PilotResult | None = None
-    lost: set[int] = field(default_factory=set, init=False)
+    relocated: set[int] = field(default_factory=set, init=False)
 
     def points(self, ids: Sequence[int], energy: Energy, noise: Noise) -> Tensor:
         """Returns the start points, with shape $(B, *)$.
@@ -74,7 +74,7 @@ class Starts:
         x, arrived = self.sampler.approach(energy, x, noise.child("approach"), self.pilots.level)
         if arrived.all() or self.pilots.level is None:
             return x
-        self.lost.update(chain for chain, here in zip(noise.chains, arrived.tolist(), strict=True) if not here)
+        self.relocated.update(chain for chain, here in zip(noise.chains, arrived.tolist(), strict=True) if not here)
         return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, noise.chains))
 
     def _points_of_pilots(self, pilots: PilotResult, chains: Sequence[int]) -> Tensor:

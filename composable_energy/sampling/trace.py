@@ -56,6 +56,7 @@ class Trace:
         diverged: Whether each chain diverged, with shape $(m,)$.
         diverged_at: The number of steps after which each chain diverged, with shape $(m,)$; -1 for the others.
         restarts: The number of restarts of each chain, with shape $(m,)$.
+        relocated: How many chains the sampler could not bring from `init` to the density; they started where pilot chains ended.
         points: The points of every k-th step after the burn-in, with shape (draws, $m$, *), for `trace=k`; else None. Latent points, for an
             energy of a latent space.
         point_steps: The steps of the points.
@@ -70,7 +71,7 @@ class Trace:
             energy.
         first_error: The first of these exceptions, as text.
         observed: What `sample` warned about convergence; None of it depends on what the trace records.
-        shares: What these shares are: `exact`, `calibrated`, `chosen`, `known` or `unknown`; None for any other energy.
+        shares: The status of the branch shares: `exact`, `calibrated`, `chosen`, `known` or `unknown`; None for any other energy.
         reference: Energies and gradients at points of the chains. A call that resumes the trace compares its energy with them.
     """
 
@@ -94,6 +95,7 @@ class Trace:
     diverged: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
     diverged_at: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     restarts: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    relocated: int = 0
     points: Tensor | None = None
     point_steps: list[int] = field(default_factory=list)
     states: list[tuple[tuple[int, ...], int, State]] = field(default_factory=list)
@@ -219,6 +221,7 @@ def gather_trace(trace: Trace, ranks: Ranks) -> Trace:
         scalars=_gather_scalars(parts),
         formula_probability=weighted_mean(known) if known else None,
         errors=sum(part.errors for part in parts),
+        relocated=sum(part.relocated for part in parts),
         observed=tuple({warning.kind: warning for part in parts for warning in part.observed}.values()),
         first_error=next((part.first_error for part in parts if part.first_error), ""),
         reference=tuple(join_values(values) for values in zip(*(part.reference for part in parts), strict=True)),

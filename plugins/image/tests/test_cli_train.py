@@ -175,7 +175,7 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
         (["--steps", "0"], "steps must be a whole number of at least 1"),
         (["--seed", "1", "--set", "training.seed=2"], "training.seed is given twice"),
         (["--labels", "nowhere.csv"], "nowhere.csv"),
-        (["--limit", "0"], "limit must be a number of pictures"),
+        (["--limit", "0"], "limit must be a whole number of at least 1"),
         (["--device", "tpu9"], "There is no device 'tpu9'; this machine has cpu"),
         (["--device", "cuda:99"], "There is no device 'cuda:99'; this machine has cpu"),
         (["--set", "training.batch_size=32"], "buffer"),

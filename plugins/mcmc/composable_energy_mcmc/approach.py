@@ -37,7 +37,7 @@ def approach(
         step_size: The first step size, in units of whitened points.
 
     Returns:
-        The state of the chains, and which of them arrived, with shape $(B,)$.
+        The state of the chains, and which of them reached the bulk of the density, with shape $(B,)$.
     """
     state = State(x, *energy_and_gradient(energy, x))
     lengths, lowest = torch.full_like(state.energy, step_size), state.energy

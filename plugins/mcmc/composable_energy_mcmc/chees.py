@@ -22,6 +22,8 @@ from composable_energy_mcmc.windows import LEAST_ACCEPTANCE, adapt_metric, choos
 
 __all__ = ["ChEES"]
 
+_ROUNDING = 1e-6  # of a ratio: without it the last bit of a step size could add a leapfrog
+
 
 @dataclass(frozen=True)
 class ChEES(Sampler):
@@ -117,7 +119,7 @@ class ChEES(Sampler):
         if self.step_size is None or self.trajectory is None:
             raise OptionError("ChEES has no step_size yet: give it with a trajectory, or let `sample` tune both.")
         ratio = min(max(self.trajectory / self.step_size, 1.0), self.max_leapfrogs)
-        count = math.ceil(van_der_corput(noise.step) * ratio)
+        count = math.ceil(van_der_corput(noise.step) * ratio - _ROUNDING)
         return *propose(energy, state, normal(state.x, noise), self.step_size, count, self.whitening), count
 
     @property

@@ -17,6 +17,7 @@ __all__ = ["DualAveraging", "find_first_length", "try_step", "tune_step_size"]
 
 _GAMMA, _OFFSET, _KAPPA = 0.05, 10.0, 0.75  # Hoffman & Gelman (2014)
 _TRIALS = 60
+_GRID = 1024  # lengths in a factor of e
 
 
 def tune_step_size(
@@ -75,7 +76,8 @@ class DualAveraging:
 
 
 def _exp(log_length: float) -> float:
-    return math.exp(min(max(log_length, -60.0), 60.0))
+    """Returns a length on a grid of .1 %: else rounding would grow from step to step, by way of the acceptance."""
+    return math.exp(min(max(round(log_length * _GRID) / _GRID, -60.0), 60.0))
 
 
 def find_first_length(make: Callable[[float], Sampler], energy: Energy, state: State, noise: Noise) -> float:
