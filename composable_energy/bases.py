@@ -17,7 +17,7 @@ from composable_energy.arithmetic import add, scale, subtract
 from composable_energy.checks import check_energies
 from composable_energy.conditions import method_parameters
 from composable_energy.energy import Energy
-from composable_energy.gradients import uses_own_gradient
+from composable_energy.gradients import substituted, uses_own_gradient
 from composable_energy.memo import evaluate_once, is_repeated, memo_scope
 from composable_energy.support_sets import intersect
 from composable_energy.supports import Support
@@ -72,8 +72,9 @@ class RelativeEnergy(Energy, ABC):
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         with memo_scope(self._repeated):
-            kind = type(self)
-            if kind.has_value is False or (kind.with_gradient is not Energy.with_gradient and uses_own_gradient(self, x)):
+            kind, given = type(self), substituted()
+            whole = kind.has_value is False or (given is not None and self in given)
+            if whole or (kind.with_gradient is not Energy.with_gradient and uses_own_gradient(self, x)):
                 total = self(x, **conditions)
                 for base in self.bases:
                     total = subtract(total, base(x, **conditions))

@@ -133,10 +133,17 @@ def check_value(energy: Energy, use: str, *, evidence: bool = False) -> None:
         return
     leaf = _find_valueless(energy)
     cause = "" if leaf is energy else f", because of {leaf}"
+    ways = "with `|` and `~` the sampler `feynman-kac`, which carries log densities along the noise levels; " if has_levels(energy) else ""
     raise ExpressionError(
         f"{use} needs values of an energy, and {energy} has none{cause}: it has only a gradient (`has_value` is False). Use it with `&`, "
-        "weights and samplers that need only gradients, such as `langevin`; for anything else give the energy a value."
+        f"weights and samplers that need only gradients, such as `langevin`; {ways}for anything else give the energy a value."
     )
+
+
+def has_levels(energy: Energy) -> bool:
+    """Returns whether all parts without value depend on a noise level, along which a sampler can carry their log densities."""
+    parts = [part for part in (*energy.terms, *(base.energy for base in energy.bases)) if not part.has_value]
+    return all(map(has_levels, parts)) if parts else "sigma" in energy.conditions
 
 
 def _find_valueless(energy: Energy) -> Energy:

@@ -109,6 +109,14 @@ class EnergyFunction(nn.Module, ABC):
         return self.has_value
 
     @property
+    def needs_log_densities(self) -> bool:
+        """Whether its gradient depends on values that its terms lack, as that of a mixture of scores does.
+
+        Such an energy can be drawn only by a sampler that carries the log densities of the terms along.
+        """
+        return False
+
+    @property
     def event_shape(self) -> torch.Size | None:
         """The shape of one point; None if the energy takes several shapes."""
         return self._event_shape

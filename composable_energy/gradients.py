@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from composable_energy.energy import Energy
     from composable_energy.energy_function import EnergyFunction
 
-__all__ = ["Use", "current", "evaluate", "evaluating_together", "recording", "uses_own_gradient", "value_and_gradient"]
+__all__ = [
+    "Use",
+    "current",
+    "evaluate",
+    "evaluating_together",
+    "recording",
+    "substituted",
+    "substituting",
+    "uses_own_gradient",
+    "value_and_gradient",
+]
 
 
 class Evaluation:
@@ -60,6 +70,7 @@ _NUMPY = "Can't call numpy() on Tensor that requires grad"
 _EVALUATION: ContextVar[Evaluation | None] = ContextVar("evaluation", default=None)
 _USES: ContextVar[list[Use] | None] = ContextVar("uses", default=None)
 _CONSTANT: ContextVar[list[Use] | None] = ContextVar("constant", default=None)
+_SUBSTITUTES: ContextVar[Mapping[Any, Tensor] | None] = ContextVar("substitutes", default=None)
 
 
 class evaluating:  # noqa: N801  (a class is the cheapest context manager)
@@ -96,6 +107,32 @@ class recording:  # noqa: N801
         self._uses.reset(self._token)
 
 
+class substituting:  # noqa: N801
+    """A context in which some energies have given values at all points, so that an expression is a function of these values.
+
+    It gives a value to energies that have none, such as scores. Terms that need values do not refuse energies without one inside of it.
+
+    Args:
+        energies: The values of energies, each with shape $(B,)$.
+    """
+
+    __slots__ = ("_energies", "_token")
+
+    def __init__(self, energies: Mapping[Energy, Tensor]) -> None:
+        self._energies = energies
+
+    def __enter__(self) -> None:
+        self._token: Token[Mapping[Any, Tensor] | None] = _SUBSTITUTES.set(self._energies)
+
+    def __exit__(self, *_: object) -> None:
+        _SUBSTITUTES.reset(self._token)
+
+
+def substituted() -> Mapping[Any, Tensor] | None:
+    """Returns the given values of energies; None outside of `substituting`."""
+    return _SUBSTITUTES.get()
+
+
 def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
     """Returns the energies, with shape $(B,)$, of points with shape $(B, *)$.
 
@@ -109,7 +146,9 @@ def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forw
         ShapeError, DtypeError: The energies are not a floating tensor of shape $(B,)$.
         ExpressionError: The energy has no value.
     """
-    kind = type(energy)
+    kind, given = type(energy), _SUBSTITUTES.get()
+    if given and energy in given:
+        return given[energy]
     try:
         if not kind.has_own_gradient and kind.has_value is not False:
             energies = check_energies(energy, forward(x, **conditions), x)

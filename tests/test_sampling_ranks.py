@@ -18,6 +18,7 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import SamplingDiverged
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
+from composable_energy_mcmc import FeynmanKac
 from torch import distributed
 
 torch.set_num_threads(1)
@@ -58,6 +59,8 @@ energies = {
 }
 energies["shares"] = ce.as_energy(torch.distributions.Dirichlet(torch.tensor([2.0, 3.0, 1.0], dtype=torch.float64)))
 energies["mixture"] = energies["plane"] | ce.as_energy(torch.distributions.Normal(torch.ones(3, dtype=torch.float64), 0.5))
+one, two = (ce.ScoreEnergy(lambda x, sigma, c=c: (c - x) / (1 + sigma[:, None] ** 2), name=f"at {c}") for c in (-1.0, 1.0))
+energies["scores"] = one | two & one
 double = {"dtype": torch.float64}
 long = {"sampler": "langevin", "step_size": 0.2}
 hole = {"steps": 12, "init": torch.zeros(11, 3)}
@@ -68,6 +71,7 @@ calls = {
     "annealed": ("plane", {"sampler": "annealed", "levels": 8, "trace": True}),
     "mixture": ("mixture", {"sampler": "mala", "steps": 20, "trace": True}),
     "smc": ("mixture", {"sampler": "smc", "levels": 6, "trace": True, "batch_size": 4}),
+    "scores": ("scores", {"sampler": FeynmanKac(levels=6, sigma_min=0.5), "trace": True, "batch_size": 4, **double}),
     "support": ("shares", {"sampler": "hmc", "step_size": 0.3, "leapfrogs": 3, "steps": 6, "trace": 2, "batch_size": 4}),
     "drop": ("hole", {**hole, **long, "on_divergence": "drop", "trace": True}),
     "restart": ("hole", {**hole, **long, "on_divergence": "restart", "trace": 2}),
@@ -153,6 +157,7 @@ def compare(one, two, **tolerance):
         "annealed",
         "mixture",
         "smc",
+        "scores",
         "support",
         "support on",
         "drop",

@@ -2,6 +2,7 @@
 
 from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.disjunction import Disjunction
+from composable_energy.algebra.leaves import NoiseLeaves, noise_leaves
 from composable_energy.algebra.negation import Mode, Negation
 from composable_energy.algebra.node import Node
 from composable_energy.algebra.operators import all_of, any_of, apply_operator, implies, negate, one_of, scale_temperature, scale_weight
@@ -23,6 +24,7 @@ __all__ = [
     "Mode",
     "Negation",
     "Node",
+    "NoiseLeaves",
     "PulledBack",
     "Relative",
     "Restricted",
@@ -38,6 +40,7 @@ __all__ = [
     "implies",
     "inside",
     "negate",
+    "noise_leaves",
     "one_of",
     "scale_temperature",
     "scale_weight",

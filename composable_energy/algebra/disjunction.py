@@ -15,7 +15,6 @@ from composable_energy.algebra.spaces import to_common_space
 from composable_energy.algebra.text import join_operands
 from composable_energy.arithmetic import add, mixture
 from composable_energy.bases import WeightedBase, evidence_of
-from composable_energy.checks import check_value
 from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.estimate import Estimate
@@ -82,9 +81,7 @@ class Disjunction(Node):
         self._counts = (*[1] * len(self._formulas), *counts.values())  # for a mixture without weights
         self._unsatisfiable = all(term.unsatisfiable for term in distinct(self.terms))
         for term in distinct(self.satisfiable_terms):
-            check_value(term, "A mixture", evidence=True)
-            for base in self._branch(term)[1]:
-                check_value(base.energy, "A mixture")
+            self.need_values("A mixture", [term, *(base.energy for base in self._branch(term)[1])])
 
     def config(self) -> dict[str, Any]:
         errors = {} if self.log_z_errors is None else {"log_z_errors": self.log_z_errors}
@@ -119,11 +116,13 @@ class Disjunction(Node):
         Raises:
             ContradictionError: All terms are unsatisfiable.
         """
+        self.check_values("A mixture")
         branches = self._energies([self._branch(term) for term in self.terms], x, conditions)
         like = next(energies for energies in branches if energies is not None)
         return torch.stack([torch.full_like(like, math.inf) if energies is None else energies for energies in branches])
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        self.check_values("A mixture")
         counts = () if self.weighted else self._counts
         branches = [energies for energies in self._energies(self._branches, x, conditions, counts) if energies is not None]
         return branches[0] if len(branches) == 1 else mixture(torch.stack(branches))

@@ -95,9 +95,11 @@ class Negation(Node):
             raise OptionError(f"The weight of a negation must be positive, got {as_float(self.weight)}.")
         self.offset = offset
         self._set_level(quantile, temperature, level, estimate)
-        if self.mode in ("contrast", "level"):
-            check_value(operand, f"The negation of {operand} by {self.mode}", evidence=True)
         self._evidence_has_value = self.mode == "complement" or operand.evidence_has_value
+        if self.mode == "level":
+            check_value(operand, f"The negation of {operand} by level", evidence=True)
+        elif self.mode == "contrast":
+            self.need_values(f"The negation of {operand} by contrast", [operand])
         self._signed |= self.mode == "power"
         self._bases = operand.bases
         self._complement = complement(event) if self.mode == "complement" and event is not None else None
@@ -158,6 +160,7 @@ class Negation(Node):
         if self.mode == "power":
             with dividing_by(self):
                 return scale(self.weight, -evidence_of(operand, x, conditions))
+        self.check_values(f"The negation of {operand} by {self.mode}")
         try:
             if self.mode == "contrast":
                 return scale(self.weight, F.softplus(self.offset - evidence_of(operand, x, conditions)))

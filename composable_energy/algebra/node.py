@@ -15,10 +15,12 @@ from typing_extensions import Self
 
 from composable_energy.algebra.spaces import common_shape
 from composable_energy.bases import RelativeEnergy, WeightedBase
+from composable_energy.checks import check_value, has_levels
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError
 from composable_energy.events import Formula
+from composable_energy.gradients import substituted
 from composable_energy.identity import Copies, same
 from composable_energy.supports import Support
 
@@ -69,6 +71,8 @@ class Node(RelativeEnergy, ABC):
         self._decoders = tuple(term.decoder for term in operands if term.decoder is not None)[:1]
         self._evidence_has_value = all(term.evidence_has_value for term in operands)
         self._signed = any(term._signed for term in operands)
+        self._valueless: tuple[Energy, ...] = ()  # terms and bases whose values this node itself needs, and that have none
+        self._needs_log_densities = any(term.needs_log_densities for term in operands)
         self._opposite: Energy | weakref.ref[Energy] | None = None
         shapes = (term.decoded_shape for term in operands)
         self._decoded_shape = next((shape for shape in shapes if shape is not None), None)
@@ -98,6 +102,37 @@ class Node(RelativeEnergy, ABC):
     @property
     def evidence_has_value(self) -> bool:
         return self._evidence_has_value
+
+    @property
+    def needs_log_densities(self) -> bool:
+        return self._needs_log_densities
+
+    def need_values(self, use: str, energies: Iterable[Energy]) -> None:
+        """Notes terms or bases whose values this node needs. Those of scores with noise levels can be carried along the levels.
+
+        Args:
+            use: What needs the values, for the message.
+            energies: The terms, of which the evidence is needed, and bases.
+
+        Raises:
+            ExpressionError: One has no value, and is no expression of scores with noise levels.
+        """
+        lacking = tuple(energy for energy in energies if not energy.evidence_has_value)
+        for energy in lacking:
+            if not has_levels(energy):
+                check_value(energy, use, evidence=True)
+        self._valueless += lacking
+        self._needs_log_densities |= bool(lacking)
+        self._evidence_has_value = self._evidence_has_value and not lacking
+
+    def check_values(self, use: str) -> None:
+        """Raises if a value is needed that no sampler carries now.
+
+        Raises:
+            ExpressionError: It is.
+        """
+        if self._valueless and substituted() is None:
+            check_value(self._valueless[0], use, evidence=True)
 
     @property
     def decoder(self) -> nn.Module | None:

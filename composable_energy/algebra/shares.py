@@ -12,6 +12,7 @@ from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.negation import Negation
 from composable_energy.algebra.relative import Conditioned
 from composable_energy.algebra.weights import Sharpened, Weighted
+from composable_energy.checks import has_levels
 from composable_energy.energy import Energy
 from composable_energy.estimate import Estimate
 from composable_energy.identity import same
@@ -94,7 +95,8 @@ def _unknown_factors(branch: Energy) -> list[Energy]:
     """Returns the factors of a density whose integrals decide its constant; none for one normalised density times probabilities."""
     if branch.log_normalizer is not None:
         return []
-    factors = [*_evidence_factors(branch), *(base.energy for base in branch.bases)]
+    bases = (base.energy for base in branch.bases)
+    factors = [*_evidence_factors(branch), *(base for base in bases if base.has_value or not has_levels(base))]
     if any(isinstance(base.weight, Tensor) or base.weight != 1 for base in branch.bases):
         return [branch]
     return [] if len(factors) == 1 and factors[0].log_normalizer is not None else factors
@@ -103,6 +105,8 @@ def _unknown_factors(branch: Energy) -> list[Energy]:
 def _evidence_factors(energy: Energy) -> list[Energy]:
     """Returns the factors of $e^{-evidence}$ that are no probabilities."""
     if energy.formula is not None or energy.evidence_normalized:
+        return []
+    if not energy.evidence_has_value and has_levels(energy):  # log densities that are carried along noise levels are normalised
         return []
     match energy:
         case Negation() if energy.mode != "power":

@@ -8,6 +8,7 @@ from composable_energy.sampling.request import resolve_noise
 from composable_energy.sampling.sampler import Info, Sampler, State, energies_and_gradients, energy_and_gradient
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler
 from composable_energy.sampling.trace import Trace
+from composable_energy.sampling.unconstrained import plain_energy
 from composable_energy.sampling.wrappers import has_rows, repeated
 from composable_energy.twins import twin
 
@@ -22,6 +23,7 @@ __all__ = [
     "energies_and_gradients",
     "energy_and_gradient",
     "has_rows",
+    "plain_energy",
     "repeated",
     "resolve_noise",
     "resolve_sampler",

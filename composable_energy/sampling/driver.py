@@ -233,7 +233,8 @@ def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None) ->
         check_detached(uses)
     else:
         chains.resume(before)
-    if chains.chunks and (chains.sampler.needs_values or request.best_of > 1 or mixes_values(request.energy)):
+    by_values = chains.sampler.needs_values or request.best_of > 1 or mixes_values(request.energy)
+    if chains.chunks and by_values and not request.energy.needs_log_densities:
         chunk = chains.chunks[0]
         check_own_gradients(chunk.energy, chunk.state.x, chains.sampler.final_conditions(request.energy))
 

@@ -94,6 +94,8 @@ class Sampler(ABC):
         refused: Names of options that users may expect, with the reason why they do not exist.
         needs_values: Whether the draws depend on energies, as where proposals are rejected. A sampler that follows gradients alone sets it
             to False, and can draw from an energy without value.
+        carries_log_densities: Whether it carries the log densities of scores along noise levels, and so draws energies with
+            `needs_log_densities`.
         minimizes: Whether it looks for points of low energy instead of draws of the density. Then unconstrained coordinates of a support
             do not change the energy.
         gradients: The number of gradients that each chain evaluates at a step; None if it varies. A sampler with trajectories reports a
@@ -108,6 +110,7 @@ class Sampler(ABC):
     binds: ClassVar[frozenset[str]] = frozenset()
     refused: ClassVar[Mapping[str, str]] = {}
     needs_values: ClassVar[bool] = True
+    carries_log_densities: ClassVar[bool] = False
     minimizes: ClassVar[bool] = False
     gradients: ClassVar[int | None] = None
     starts_at_pilots: ClassVar[bool] = False

@@ -67,6 +67,8 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
         raise ContradictionError(f"No point fulfils {energy}: the supports of its terms have none in common.")
     if sampler.needs_values:
         check_value(energy, f"The sampler {type(sampler).__name__.lower()}")
+    if energy.needs_log_densities and not sampler.carries_log_densities:
+        check_value(energy, f"The sampler {type(sampler).__name__.lower()}")
     missing = energy.required_conditions - sampler.binds - {CHAINS}
     if missing:
         ways = [f"`.at({name})` or the annealed sampler" if name == "sigma" else f"`.given({name}=...)`" for name in sorted(missing)]

@@ -22,7 +22,7 @@ __all__ = ["branch_shares", "formula_probability", "stated_formulas"]
 def branch_shares(request: SampleRequest, sampler: Sampler, points: Tensor, chains: Tensor) -> Tensor | None:
     """Returns the mean share of each branch of a mixture at points of chains, with shape $(K,)$; None for another energy."""
     energy, points = visible_energy(request.energy, points)
-    if not isinstance(energy, Disjunction) or not len(chains):
+    if not isinstance(energy, Disjunction) or energy.needs_log_densities or not len(chains):
         return None
     return _at_points(lambda x, bound: torch.softmax(-energy.branches(x, **bound), 0), request, sampler, points, chains).mean(1)
 

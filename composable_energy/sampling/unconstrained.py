@@ -17,7 +17,7 @@ from composable_energy.sampling.sampler import State
 from composable_energy.sampling.wrappers import EnergyWrapper
 from composable_energy.supports import contains, format_support
 
-__all__ = ["UnconstrainedEnergy", "coordinates_of_start", "visible_energy", "visible_state", "warn_of_rounding"]
+__all__ = ["UnconstrainedEnergy", "coordinates_of_start", "plain_energy", "visible_energy", "visible_state", "warn_of_rounding"]
 
 _FAR = 0.5  # in coordinates: a density there is off by a factor of about e^.5
 _SHARE = 1e-3  # of the points that may be so far off
@@ -63,6 +63,18 @@ def visible_energy(energy: Energy, x: Tensor) -> tuple[Energy, Tensor]:
     if isinstance(energy, UnconstrainedEnergy):
         return energy.energy, energy.coordinates.points(x)[0]
     return energy, x
+
+
+def plain_energy(energy: Energy) -> Energy | None:
+    """Returns the expression inside of an energy that a sampler gets; None if chains move in other coordinates.
+
+    Compiled energies and guards against exceptions are left out.
+    """
+    while isinstance(energy, EnergyWrapper):
+        if isinstance(energy, UnconstrainedEnergy):
+            return None
+        energy = energy.energy
+    return energy
 
 
 def visible_state(energy: Energy, state: State) -> State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from composable_energy.algebra import Disjunction, Negation, Weighted
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
-from composable_energy.gradients import Use, recording
+from composable_energy.gradients import Use, recording, substituting
 from composable_energy.sampling.layout import compact
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State, energy_and_gradient
@@ -263,7 +264,8 @@ def _slopes(use: Use) -> tuple[Tensor, Tensor, Tensor]:
 
 def _energy_and_gradient(energy: Energy, x: Tensor, conditions: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     try:
-        return energy_and_gradient(energy, x, **conditions)
+        with substituting({}) if energy.needs_log_densities else nullcontext():  # values of scores count as 0, which identifies them too
+            return energy_and_gradient(energy, x, **conditions)
     except ExpressionError:  # the energy has no gradient, and some samplers need none
         return energy(x, **_per_point(conditions, x)), torch.full_like(x, torch.nan)
 

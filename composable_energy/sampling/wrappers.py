@@ -38,6 +38,10 @@ class EnergyWrapper(Energy, ABC):
         return self.energy.evidence_has_value
 
     @property
+    def needs_log_densities(self) -> bool:
+        return self.energy.needs_log_densities
+
+    @property
     def terms(self) -> tuple[Energy, ...]:
         return (self.energy,)
 

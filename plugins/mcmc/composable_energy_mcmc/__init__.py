@@ -3,6 +3,7 @@
 from composable_energy_mcmc.annealed import Annealed
 from composable_energy_mcmc.chees import ChEES
 from composable_energy_mcmc.descent import Descent
+from composable_energy_mcmc.feynman_kac import FeynmanKac
 from composable_energy_mcmc.hamiltonian import HMC
 from composable_energy_mcmc.langevin import Langevin
 from composable_energy_mcmc.mala import MALA
@@ -10,4 +11,4 @@ from composable_energy_mcmc.smc import SMC
 from composable_energy_mcmc.tempering import Tempering
 from composable_energy_mcmc.underdamped import Underdamped
 
-__all__ = ["HMC", "MALA", "SMC", "Annealed", "ChEES", "Descent", "Langevin", "Tempering", "Underdamped"]
+__all__ = ["HMC", "MALA", "SMC", "Annealed", "ChEES", "Descent", "FeynmanKac", "Langevin", "Tempering", "Underdamped"]

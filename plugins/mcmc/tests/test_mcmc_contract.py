@@ -3,7 +3,7 @@
 import pytest
 
 from composable_energy.testing import Check, parametrize_with_checks, sampler_checks
-from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Descent, Langevin, Tempering, Underdamped
+from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Descent, FeynmanKac, Langevin, Tempering, Underdamped
 
 CHECKS = {
     "langevin": sampler_checks(Langevin(0.5), steps=60, variance=1 / (1 - 0.5 / 4)),
@@ -18,11 +18,13 @@ CHECKS = {
     "annealed, corrected": sampler_checks(Annealed(levels=5, sigma_min=0.5, corrector=HMC(0.6, leapfrogs=4)), variance=1 / (1 + 0.25)),
     "tempering": sampler_checks(Tempering(levels=4, leapfrogs=3, mean=0.0, scale=3.0), steps=40, exact=False),  # only all levels are exact
     "smc": sampler_checks(SMC(leapfrogs=3, mean=0.0, scale=2.0)),
+    "feynman-kac": sampler_checks(FeynmanKac(levels=20)),
 }
 EXPECTED = {
     "descent: seed": "it draws nothing",
     "descent: noise": "it draws nothing",
     "descent: moments": "it ends in the mode",
+    "feynman-kac: state": "it draws no energy whose noise level is bound",
 }
 
 
@@ -35,7 +37,7 @@ def test_samplers_keep_what_samplers_keep(check: Check) -> None:
 
 
 def test_there_are_checks() -> None:
-    assert len(CHECKS) == 12 and all(len(checks) > 5 for checks in CHECKS.values())
+    assert len(CHECKS) == 13 and all(len(checks) > 5 for checks in CHECKS.values())
     with pytest.raises(AssertionError, match="moments"):
         from composable_energy.testing import check_sampler
 

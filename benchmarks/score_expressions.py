@@ -1,0 +1,197 @@
+"""Expressions of scores drawn by `feynman-kac`, beside quadrature: `python -m benchmarks.score_expressions --write`.
+
+The leaves are closed-form mixtures of Gaussians of which the sampler sees the scores alone. On the plane, ten expressions over a base and
+seven concepts: the shares of the quadrants with weights, and without, which is the sum of scores of composed diffusion, beside quadrature;
+and those of `annealed`, which gets the values of the leaves as well. Then three expressions in 2 to 64 dimensions, whose true shares come
+from products of Gaussians, and from weights below 1 of exact draws. Errors are the largest of the four quadrants, of the mean over seeds.
+Double precision, one thread.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import composable_energy as ce
+from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
+from benchmarks.pages import Blocks, format_number, markdown_table, write_page
+from benchmarks.score_mixtures import Mixture, expressions, quadrant_shares, quadrants
+from composable_energy.errors import MixtureWarning
+from composable_energy.sampling import Sampler
+from composable_energy_mcmc import Annealed, FeynmanKac
+
+PATH = RESULTS / "score_expressions.json"
+PAGE = ROOT / "docs" / "results" / "score-expressions.md"
+SEEDS, CHAINS = range(3), 4000
+DIMENSIONS = (2, 4, 8, 16, 32, 64)
+VARIANTS = {
+    "weighted": FeynmanKac(),
+    "weighted, without corrector": FeynmanKac(corrector_steps=0),
+    "unweighted": FeynmanKac(weighted=False),
+}
+F64 = torch.float64
+
+
+def draw(energy: ce.Energy, dimensions: int, sampler: Sampler, truth: Tensor, chains: int = CHAINS) -> dict[str, Any]:
+    """Returns shares and their errors over the seeds, the lowest effective share of chains, and seconds a run."""
+    shares, effective, log_z, begin = [], [], [], time.process_time()
+    for seed in SEEDS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ce.SamplingWarning)
+            warnings.simplefilter("ignore", MixtureWarning)  # the energies are minus log densities
+            x, trace = energy.sample((chains, dimensions), sampler=sampler, seed=seed, dtype=F64, trace=True)
+        shares.append(quadrants(x))
+        effective.append(min(trace.scalars.get("ess", [chains])) / chains)
+        log_z.append(trace.scalars.get("log_z", [math.nan])[-1])
+    seconds = (time.process_time() - begin) / len(SEEDS)
+    found = torch.stack(shares)
+    lowest = min(effective)
+    errors = (truth * (1 - truth) / (chains * lowest)).sqrt()
+    return {
+        "shares": found.mean(0).tolist(),
+        "error": (found.mean(0) - truth).abs().max().item(),
+        "worst_in_standard_errors": ((found - truth).abs() / errors).max().item(),
+        "lowest_ess": lowest,
+        "log_z": sum(log_z) / len(log_z),
+        "seconds": seconds,
+    }
+
+
+def on_the_plane() -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    with_values = expressions(values=True)
+    for name, energy in expressions(values=False).items():
+        truth, log_z = quadrant_shares(with_values[name])
+        rows[name] = {"truth": truth.tolist(), "log_z": log_z}
+        for variant in ("weighted", "unweighted"):
+            rows[name][variant] = row = draw(energy, 2, VARIANTS[variant], truth)
+            print(f"{name:34}{variant:12}{_written(row)}", flush=True)
+        rows[name]["annealed"] = row = draw(with_values[name], 2, Annealed(), truth)
+        print(f"{name:34}{'annealed':12}{_written(row)}", flush=True)
+    return rows
+
+
+def leaves(dimensions: int) -> dict[str, Mixture]:
+    """Returns a base and three concepts that differ in place along two axes, and in width along all."""
+
+    def mixture(means: Sequence[tuple[float, float]], width: float) -> Mixture:
+        return Mixture.of([[*mean, *[0.0] * (dimensions - 2)] for mean in means], width)
+
+    return {
+        "base": mixture([(0, 0)], 1.3),
+        "A": mixture([(1.5, 0), (-1.5, 0)], 1.0),
+        "B": mixture([(1.5, 1.0), (0, -2)], 1.0),
+        "C": mixture([(-1.5, 0.5)], 1.1),
+    }
+
+
+def product(found: dict[str, Mixture], a: str, b: str) -> tuple[Tensor, float]:
+    r"""Returns the shares of the quadrants of $p_a p_b / p_0$ and its $\log Z$, from products of Gaussians."""
+    base, one, two = found["base"], found[a], found[b]
+    logs, shares = [], []
+    normal = torch.distributions.Normal(0.0, 1.0)
+    for m, s, v in zip(one.means, one.shares, one.widths, strict=True):
+        for n, t, w in zip(two.means, two.shares, two.widths, strict=True):
+            precision = 1 / v**2 + 1 / w**2 - 1 / base.widths[0] ** 2
+            centre = (m / v**2 + n / w**2) / precision
+            exponent = m.square().sum() / v**2 + n.square().sum() / w**2 - precision * centre.square().sum()
+            size = len(m) / 2 * torch.log(base.widths[0] ** 2 / (v**2 * w**2 * precision))
+            logs.append(s.log() + t.log() + size - exponent / 2)
+            right, up = normal.cdf(centre[:2] * precision.sqrt())
+            shares.append(torch.stack([(1 - right) * (1 - up), (1 - right) * up, right * (1 - up), right * up]))
+    logs = torch.stack(logs)
+    return (torch.softmax(logs, 0)[:, None] * torch.stack(shares)).sum(0), logs.logsumexp(0).item()
+
+
+def without(found: dict[str, Mixture], a: str, b: str, count: int = 400_000) -> tuple[Tensor, float]:
+    r"""Returns the shares of the quadrants of $p_a p_0 / (p_0 + p_b)$ and its $\log Z$, by exact draws of $a$."""
+    generator, leaf, none = torch.Generator().manual_seed(0), found[a], torch.zeros(1, dtype=F64)
+    weights, sums = torch.zeros(4, dtype=F64), 0
+    for _ in range(10):
+        rows = torch.multinomial(leaf.shares, count // 10, True, generator=generator)
+        x = leaf.means[rows] + leaf.widths[rows, None] * torch.randn(len(rows), leaf.means.shape[1], dtype=F64, generator=generator)
+        kept = torch.sigmoid(found["base"].log_density(x, none) - found[b].log_density(x, none))
+        weights.index_add_(0, (2 * (x[:, 0] > 0) + (x[:, 1] > 0)).long(), kept)
+        sums += len(x)
+    return weights / weights.sum(), math.log(weights.sum().item() / sums)
+
+
+def over_dimensions() -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for dimensions in DIMENSIONS:
+        found = leaves(dimensions)
+        energies = {name: leaf.energy(name, values=False) for name, leaf in found.items()}
+        A, B, C = (energies[name].relative_to(energies["base"]) for name in "ABC")
+        both, log_both = product(found, "A", "B")
+        only, log_only = without(found, "C", "B")
+        parts = torch.softmax(torch.tensor([log_both, log_only], dtype=F64), 0)
+        targets = {
+            "A & B": (A & B, both),
+            "A & ~B": (A & ~B, without(found, "A", "B")[0]),
+            "(A & B) | (C & ~B)": ((A & B) | (C & ~B), parts[0] * both + parts[1] * only),
+        }
+        for name, (energy, truth) in targets.items():
+            row: dict[str, Any] = {"truth": truth.tolist()}
+            rows.setdefault(name, {})[str(dimensions)] = row
+            for variant, sampler in VARIANTS.items():
+                row[variant] = draw(energy, dimensions, sampler, truth, CHAINS // 2)
+                print(f"{name:20}{dimensions:4}  {variant:28}{_written(row[variant])}", flush=True)
+    return rows
+
+
+def blocks() -> Blocks:
+    """Returns the functions of the tables of the page."""
+    found = read_json(PATH)
+
+    def shares(row: Sequence[float]) -> str:
+        return " ".join(format_number(share) for share in row)
+
+    def plane() -> str:
+        rows = []
+        for name, row in found["plane"].items():
+            weighted, others = row["weighted"], [row[variant] for variant in ("unweighted", "annealed")]
+            kept = format_number(weighted["lowest_ess"], 2)
+            errors = [format_number(one["error"]) for one in (weighted, *others)]
+            texts = [shares(one) for one in (row["truth"], weighted["shares"], others[0]["shares"])]
+            rows.append([f"`{name}`".replace("|", "\\|"), *texts, *errors, kept])
+        head = ["expression", "quadrature", "weights", "no weights", "error", "no weights", "`annealed`", "lowest ESS"]
+        return markdown_table(head, rows)
+
+    def dimensions() -> str:
+        rows = []
+        for name, by_size in found["dimensions"].items():
+            for label, variant, figure in (
+                ("error", "weighted", "error"),
+                ("error, no weights", "unweighted", "error"),
+                ("lowest ESS", "weighted", "lowest_ess"),
+                ("lowest ESS, no corrector", "weighted, without corrector", "lowest_ess"),
+            ):
+                digits = 2 if figure == "lowest_ess" else 3
+                cells = [format_number(row[variant][figure], digits) for row in by_size.values()]
+                rows.append([f"`{name}`".replace("|", "\\|"), label, *cells])
+        return markdown_table(["expression", "", *map(str, DIMENSIONS)], rows)
+
+    return {"plane": plane, "dimensions": dimensions}
+
+
+def _written(row: dict[str, Any]) -> str:
+    return f"error {row['error']:.3f}, {row['worst_in_standard_errors']:5.1f} s.e., ess {row['lowest_ess']:.2f}, {row['seconds']:.1f} s"
+
+
+def main() -> None:
+    args = argument_parser(__doc__, PATH).parse_args()
+    torch.set_num_threads(1)
+    found = {"plane": on_the_plane(), "dimensions": over_dimensions()}
+    if args.write:
+        write_json(PATH, {**environment(), "chains": CHAINS, "seeds": len(SEEDS), **found})
+        write_page(PAGE, blocks())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+r"""The density of an expression at a noise level, $\log q = F(l_1, \dots, l_M)$ of its leaves' log densities, and derivatives of $F$."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy
+from composable_energy.algebra import noise_leaves
+from composable_energy.conditions import rows_for
+from composable_energy.errors import ExpressionError
+from composable_energy.gradients import substituting
+from composable_energy.sampling import State, energies_and_gradients, has_rows, plain_energy
+from composable_energy_mcmc.annealing.gaussian import Gaussian
+
+__all__ = ["ComposedDensity", "Derivatives", "WeightedParticles", "combine", "fit_gaussians", "products", "rise"]
+
+
+@dataclass(frozen=True)
+class WeightedParticles(State):
+    r"""A state with weights, and with the log densities and scores of the leaves.
+
+    Args:
+        log_weight: With shape $(B,)$; the mean of the weights is the estimate of $Z$.
+        log_density: The log densities $l_i$ of the leaves, with shape $(B, M)$.
+        scores: Their gradients, with shape $(B, M, *)$.
+        slopes: $F_i$, with shape $(B, M)$.
+        potential: $\sum_{ij} F_{ij} \langle s_i, s_j \rangle + \lvert s_q \rvert^2 - \sum_i F_i \lvert s_i \rvert^2$, with shape $(B,)$.
+        seen: The points where terms without noise levels are evaluated, with shape $(B, *)$.
+        value: $F$, with shape $(B,)$.
+        residual: What log densities with values changed by more than the scores say, with shape $(B, M)$.
+        ancestor: The index of the first point that each point descends from, with shape $(B,)$.
+        lowest: The lowest share of the effective sample size so far, one number for all points.
+    """
+
+    log_weight: Tensor
+    log_density: Tensor
+    scores: Tensor
+    slopes: Tensor
+    potential: Tensor
+    seen: Tensor
+    value: Tensor
+    residual: Tensor
+    ancestor: Tensor
+    lowest: float
+
+
+class Derivatives(NamedTuple):
+    r"""The value and derivatives of $\log q = F(l_1, \dots, l_M, z)$ at points.
+
+    Args:
+        value: $F$, with shape $(B,)$.
+        slopes: $F_i = \partial F / \partial l_i$, with shape $(B, M)$.
+        curvatures: $F_{ij}$, with shape $(B, M, M)$.
+        pull: $\partial F / \partial z$ at fixed $l$, with shape $(B, *)$.
+    """
+
+    value: Tensor
+    slopes: Tensor
+    curvatures: Tensor
+    pull: Tensor
+
+
+class ComposedDensity:
+    r"""$\log q_\sigma = -E(\cdot, \sigma)$ as a function $F$ of the log densities $l_i$ of the leaves of $E$, and of a point $z$.
+
+    Leaves depend on the noise level. Other terms, such as a network that was trained without noise, are evaluated at $z$.
+
+    Args:
+        energy: The expression $E$, as a sampler gets it.
+
+    Attributes:
+        leaves: The leaves.
+        known: Which leaves have values, with shape $(M,)$.
+        has_others: Whether there are terms other than the leaves.
+        denoises: Whether $z$ is the denoised point; else it is the point itself, since other terms depend on the noise level.
+
+    Raises:
+        ExpressionError: No term depends on a noise level, chains have conditions of their own, the density lives on a support, or a term
+            has neither a value nor noise levels.
+    """
+
+    def __init__(self, energy: Energy) -> None:
+        if has_rows(energy):
+            raise ExpressionError(f"All chains of feynman-kac have one density, and {energy} has a condition for each: bind one for all.")
+        plain = plain_energy(energy)
+        if plain is None or plain.support is not None:
+            raise ExpressionError(f"feynman-kac draws densities on all of R^n, and {energy} has a support: take `smc` or `chees`.")
+        self.energy = plain
+        parts = noise_leaves(plain)
+        self.leaves, others = parts
+        if not self.leaves:
+            raise ExpressionError(
+                f"feynman-kac follows noise levels, and no term of {energy} depends on `sigma`, or all have it bound: leave it unbound, "
+                "or take another sampler, such as `smc`."
+            )
+        blind = next((part for part in others if not part.evidence_has_value), None)
+        if blind is not None:
+            raise ExpressionError(f"{blind} has neither a value nor the condition `sigma`, so nothing can weigh it: give it one of them.")
+        self.known = torch.tensor([leaf.has_value for leaf in self.leaves])
+        self.has_others = bool(others)
+        self.denoises = not parts.others_take_noise
+
+    def scores(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        r"""Returns $-E_i$, 0 for a leaf without values, with shape $(B, M)$, and the scores $-\nabla E_i$, with shape $(B, M, *)$."""
+        pairs = energies_and_gradients(self.leaves, x, sigma=sigma)
+        values, gradients = zip(*pairs, strict=True)
+        return -torch.stack(values, 1).double(), -torch.stack(gradients, 1)
+
+    def derivatives(self, log_densities: Tensor, z: Tensor, sigma: float) -> Derivatives:
+        """Returns $F$ and its derivatives.
+
+        Args:
+            log_densities: $l$, with shape $(B, M)$.
+            z: The points where terms without noise levels are evaluated, with shape $(B, *)$.
+            sigma: The noise level.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            at, z = log_densities.detach().clone().requires_grad_(), z.detach().clone().requires_grad_()
+            value = self._evaluate(at, z, sigma)
+            pull = torch.autograd.grad(value.sum(), z, retain_graph=True, allow_unused=True)[0] if self.has_others else None
+            slopes = torch.autograd.grad(value.sum(), at, create_graph=True)[0]
+            curvatures = slopes.new_zeros(*at.shape, at.shape[1])
+            for i, total in enumerate(slopes.sum(0) if slopes.requires_grad else ()):
+                row = torch.autograd.grad(total, at, retain_graph=True, allow_unused=True)[0] if total.requires_grad else None
+                if row is not None:
+                    curvatures[:, i] = row
+        pull = torch.zeros_like(z) if pull is None else pull
+        return Derivatives(value.detach(), slopes.detach(), curvatures.detach(), pull.detach())
+
+    def _evaluate(self, log_densities: Tensor, z: Tensor, sigma: float) -> Tensor:
+        with substituting(dict(zip(self.leaves, (-log_densities).unbind(1), strict=True))):
+            return -self.energy(z, **self._at(self.energy, z, sigma)).double()
+
+    @staticmethod
+    def _at(energy: Energy, x: Tensor, sigma: float) -> dict[str, Tensor]:
+        return {"sigma": rows_for("sigma", sigma, x)}
+
+
+def fit_gaussians(density: ComposedDensity, x: Tensor, sigma: float, spread: float) -> tuple[Gaussian, ...]:
+    r"""Returns a Gaussian for each leaf at a high noise level, by linear regression of its score on each coordinate.
+
+    Args:
+        density: The expression.
+        x: Draws of $N(0, (\sigma^2 + v^2) I)$, with shape $(B, *)$.
+        sigma: $\sigma$.
+        spread: $v$; a coordinate whose score is not a falling function of it counts as one of $N(0, \sigma^2 + v^2)$.
+    """
+    scores, x = density.scores(x, sigma)[1].double(), x.double()
+    centred = x - x.mean(0)
+    found = []
+    for score in scores.unbind(1):
+        slope = (centred * score).mean(0) / centred.square().mean(0)
+        good = -slope * sigma**2 > 0.1  # a narrower Gaussian than the noise has a slope of at most -1 / sigma^2
+        variance = torch.where(good, -1 / slope, sigma**2 + spread**2)
+        mean = torch.where(good, x.mean(0) + variance * score.mean(0), 0.0)
+        found.append(Gaussian(mean, variance.sqrt()))
+    return tuple(found)
+
+
+def combine(slopes: Tensor, scores: Tensor) -> Tensor:
+    r"""Returns $\sum_i F_i s_i$, with the shape of points."""
+    return (slopes.to(scores).view(*slopes.shape, *[1] * (scores.ndim - 2)) * scores).sum(1)
+
+
+def products(left: Tensor, right: Tensor) -> Tensor:
+    r"""Returns inner products of vectors with shape $(B, M, *)$, with shape $(B, M)$."""
+    products = left.double() * right.double()
+    return products.reshape(*products.shape[:2], -1).sum(2)
+
+
+def rise(before: Tensor, after: Tensor) -> Tensor:
+    """Returns how much a log density has risen; where it is 0 now its logarithm has fallen by infinity, where it was 0 nothing counts."""
+    return torch.where(after == -torch.inf, -torch.inf, torch.where(before == -torch.inf, 0.0, after - before))

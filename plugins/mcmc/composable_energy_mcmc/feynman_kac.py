@@ -1,0 +1,276 @@
+"""Feynman-Kac sampling: weighted particles follow an expression down the noise levels, by the scores of its leaves alone."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy, SamplingWarning
+from composable_energy.errors import OptionError
+from composable_energy.options import check_integer, check_number
+from composable_energy.sampling import Info, Noise, Sampler
+from composable_energy_mcmc.annealing.composed import ComposedDensity, WeightedParticles, combine, fit_gaussians, products, rise
+from composable_energy_mcmc.annealing.gaussian import Gaussian, normal_energy
+from composable_energy_mcmc.annealing.resampling import effective_sample_size, systematic_resample
+from composable_energy_mcmc.batch import sum_of_each
+
+__all__ = ["FeynmanKac"]
+
+_COLLAPSED, _FEWEST = 0.1, 8  # a share of the effective number of chains, and the number from which it says something
+_LAST_STEPS = 3  # at the last level, after the resampling, so that copies separate
+
+
+@dataclass(frozen=True)
+class FeynmanKac(Sampler):
+    r"""Feynman-Kac correctors: draws any expression over energies with noise levels, also if only their scores are known.
+
+    The leaves of the expression are densities $p_{i,\sigma}$ of data with noise of level $\sigma$, with scores
+    $s_i = \nabla \log p_{i,\sigma}$. The expression is a function $F$ of their log densities, $\log q_\sigma = F(l_1, \dots, l_M)$:
+    $l_A + l_B - l_0$ for `A & B` over a base, $\log(e^{l_A} + e^{l_B})$ for `A | B`, $l_A - \mathrm{softplus}(l_B - l_0)$ for `A & ~B`,
+    and so on for nested ones. Its score $s_q = \sum_i F_i s_i$ is not that of data with noise, so points that follow it alone have
+    another density. Weights correct it. From level $s$ to the next level $n$, with $d = s^2 - n^2$ and
+    $\rho = (s^2 + v^2) / (n^2 + v^2)$,
+
+    $$\Delta = d\, s_q + \sqrt{d / \rho}\; \xi, \qquad x \leftarrow x + \Delta$$
+    $$l_i \leftarrow l_i + \rho \bigl( \langle s_i, \Delta \rangle - \tfrac d2 \lvert s_i \rvert^2 \bigr)
+      - \tfrac{\lvert \Delta \rvert^2}{2 (n^2 + v^2)} + \tfrac D2 \log \rho$$
+    $$\log w \leftarrow \log w + \tfrac{\rho d}{2} \Bigl( \sum_{ij} F_{ij} \langle s_i, s_j \rangle + \lvert s_q \rvert^2
+      - \sum_i F_i \lvert s_i \rvert^2 \Bigr) + \bigl( \sum_i F_i - 1 \bigr) c$$
+
+    for points with $D$ coordinates. $F_i$ and $F_{ij}$ are derivatives of $F$ by automatic differentiation, and $c$ is the mean of the
+    last two terms of $l_i$. Neither divergences of networks nor values are needed: the divergence of $s_q$ cancels those of the $s_i$
+    (Skreta et al., 2025, for products and guidance; decision record 23 has the general form). The factor $\rho$ makes a step exact for a
+    Gaussian with standard deviation $v$, and tends to 1 with fine levels. Log densities begin as those of a Gaussian for each leaf,
+    fitted to its score at the highest level, so that mixtures of scores have the right shares without an estimate of $\log Z$.
+
+    All chains are resampled when their effective number falls below a share, and before the last level. At each level, `corrector_steps`
+    Langevin steps bring the points nearer to $q_\sigma$ (Du et al., 2023), with log densities carried along by
+    $l_i(x') - l_i(x) \approx \tfrac12 \langle s_i(x) + s_i(x'), x' - x \rangle$.
+
+    A leaf with values has the log density $-E_i$. How its constant changes from level to level is estimated from all chains, so that the
+    density is that of the expression at the last level. Terms without noise levels, such as a classifier or an observation, are evaluated
+    at the denoised point $x + s^2 \sum_i F_i s_i$, and enter the weights by the change of their values. At the last step the points move
+    to their denoised places, as in `annealed`.
+
+    A run costs about `levels * (corrector_steps + 1)` gradients of each leaf. `trace.scalars` has the noise level `sigma`, the effective
+    number of chains `ess`, the number of first points that the chains descend from, `ancestors`, and `log_z`, the estimate of the
+    logarithm of $\int q$, where the leaves are normalised. A collapse of the weights warns. It comes with evidence that is sharpened by
+    large factors, and with many dimensions in which the leaves differ. Resampling makes draws depend on the number of chains; `init` is
+    not used.
+
+    Args:
+        levels: The number of noise levels, at least 2, falling geometrically.
+        sigma_max: The highest level: several times the width of the data.
+        sigma_min: The lowest level: smaller than the details that count.
+        corrector_steps: Langevin steps at each level.
+        delta: Their step size, in units of $s^2$.
+        spread: $v$, the standard deviation of the data, about.
+        resample_below: The share of the effective number of chains below which they are resampled.
+        weighted: Whether to weigh; without, the draws are those of the summed scores.
+        gaussians: Gaussians of the leaves at the highest level; None fits them to pilot points.
+
+    References:
+        Feynman-Kac correctors in diffusion (Skreta et al., 2025), https://arxiv.org/abs/2503.02819
+        The superposition of diffusion models using the Ito density estimator (Skreta et al., 2024), https://arxiv.org/abs/2412.17762
+        Reduce, reuse, recycle (Du et al., 2023), https://arxiv.org/abs/2302.11552
+    """
+
+    levels: int = 100
+    sigma_max: float = 10.0
+    sigma_min: float = 0.02
+    corrector_steps: int = 1
+    delta: float = 0.1
+    spread: float = 1.0
+    resample_below: float = 0.5
+    weighted: bool = True
+    gaussians: tuple[Gaussian, ...] | None = None
+
+    needs_values: ClassVar[bool] = False
+    carries_log_densities: ClassVar[bool] = True
+    binds: ClassVar[frozenset[str]] = frozenset({"sigma"})
+
+    def __post_init__(self) -> None:
+        check_integer("levels", self.levels, 2)
+        check_number("sigma_min", self.sigma_min, above=0)
+        check_number("sigma_max", self.sigma_max, above=0)
+        if not self.sigma_min < self.sigma_max:
+            raise OptionError(f"sigma_min must be below sigma_max, got {self.sigma_min} and {self.sigma_max}.")
+        check_integer("corrector_steps", self.corrector_steps, 0)
+        check_number("delta", self.delta, above=0, below=1)
+        check_number("spread", self.spread, above=0)
+        check_number("resample_below", self.resample_below, least=0)
+
+    @property
+    def default_steps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.levels
+
+    @property
+    def total_steps(self) -> int:
+        return self.levels
+
+    def level(self, step: int) -> float:
+        """Returns the noise level at a step, counted from 1."""
+        return self.sigma_max * (self.sigma_min / self.sigma_max) ** ((step - 1) / (self.levels - 1))
+
+    def final_conditions(self, energy: Energy) -> Mapping[str, Any]:
+        return {"sigma": self.sigma_min}
+
+    def start(self, like: Tensor, noise: Noise) -> Tensor:
+        return noise.normal(like).mul_(math.hypot(self.sigma_max, self.spread))
+
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
+        if self.gaussians is not None:
+            return self, x
+        points = self.start(torch.zeros_like(x), noise)
+        return replace(self, gaussians=fit_gaussians(ComposedDensity(energy), points, self.sigma_max, self.spread)), x
+
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> WeightedParticles:
+        density, gaussians = ComposedDensity(energy), self._gaussians
+        if len(gaussians) != len(density.leaves):
+            raise OptionError(f"There are {len(gaussians)} Gaussians for the {len(density.leaves)} leaves of {energy}: leave them out.")
+        x, scale = self.start(x, noise), math.hypot(self.sigma_max, self.spread)
+        values, scores = density.scores(x, self.sigma_max)
+        wide = x.double()
+        starts = torch.stack([-gaussian.to(wide).energy(wide) for gaussian in gaussians], 1)
+        zeros = torch.zeros_like(starts)
+        blank = WeightedParticles(
+            x=x,
+            energy=zeros[:, 0],
+            grad=x,
+            log_weight=zeros[:, 0],
+            log_density=torch.where(density.known.to(x.device), values, starts),
+            scores=scores,
+            slopes=zeros,
+            potential=zeros[:, 0],
+            seen=x * (self.spread / scale) ** 2 if density.denoises else x,
+            value=zeros[:, 0],
+            residual=zeros,
+            ancestor=torch.tensor(list(noise.chains), device=x.device),
+            lowest=1.0,
+        )
+        state, _ = self._settle(density, blank, self.sigma_max)
+        log_weight = state.value + normal_energy(wide / scale, x[0].numel() * math.log(scale))
+        return replace(state, log_weight=log_weight if self.weighted else torch.zeros_like(log_weight))
+
+    def step(self, energy: Energy, state: WeightedParticles, noise: Noise) -> tuple[WeightedParticles, Info]:
+        density, step = ComposedDensity(energy), noise.step
+        s, n = (self.level(min(number, self.levels)) for number in (step, step + 1))
+        count = self.corrector_steps
+        if step < self.levels:
+            state = self._descend(density, state, s, n, noise)
+        else:
+            count = max(count, _LAST_STEPS) if self.weighted else count
+        for number in range(1, count + 1):
+            state = self._correct(density, state, n, noise.normal(state.x, stream=2 * number))
+        if step >= self.levels:
+            state, _ = self._move(density, state, torch.sub(state.x, state.grad, alpha=n**2), n)
+        return state, Info(scalars={"sigma": s})
+
+    def couple(self, energy: Energy, state: WeightedParticles, noise: Noise) -> tuple[WeightedParticles, Mapping[str, float]]:
+        if not self.weighted:
+            return state, {}
+        count, log_weight = len(state.x), state.log_weight
+        share = torch.softmax(log_weight, 0)[:, None] * state.slopes.abs()  # a leaf is followed well where it counts
+        drift = (share * state.residual).sum(0) / share.sum(0).clamp_min(torch.finfo(share.dtype).tiny)
+        log_weight = log_weight + (state.slopes * drift).sum(1)
+        log_z = (log_weight.logsumexp(0) - math.log(count)).item()
+        if not math.isfinite(log_z):
+            raise OptionError(f"No chain has reached a point where {energy} has a density: take more chains, or a higher `sigma_max`.")
+        ess = effective_sample_size(log_weight)
+        state = replace(state, log_weight=log_weight, lowest=min(state.lowest, ess / count), residual=torch.zeros_like(state.residual))
+        scalars = {"ess": ess, "ancestors": float(len(state.ancestor.unique())), "log_z": log_z}
+        if noise.step == self.levels:
+            self._warn(state, energy)
+        if noise.step != self.levels - 1 and ess >= count * self.resample_below:
+            return state, scalars
+        rows = systematic_resample(log_weight, noise.uniform(state.x, stream=1)[0])
+        taken = {name: value[rows] for name, value in vars(state).items() if isinstance(value, Tensor)}
+        return replace(state, **{**taken, "log_weight": torch.full_like(log_weight, log_z)}), scalars
+
+    @property
+    def _gaussians(self) -> tuple[Gaussian, ...]:
+        if self.gaussians is None:
+            raise OptionError("FeynmanKac has no Gaussians for the highest level yet: let `sample` tune it.")
+        return self.gaussians
+
+    def _descend(self, density: ComposedDensity, state: WeightedParticles, s: float, n: float, noise: Noise) -> WeightedParticles:
+        """Moves points from level $s$ to level $n$, with their weights and log densities."""
+        d, low, size, score = s**2 - n**2, n**2 + self.spread**2, state.x[0].numel(), -state.grad
+        rho = 1 + d / low
+        change = torch.add(d * score, noise.normal(state.x), alpha=math.sqrt(d / rho))
+        rises = products(state.scores, change[:, None]) - d / 2 * products(state.scores, state.scores)
+        common = size / 2 * math.log(rho) - sum_of_each(change.double().square()) / (2 * low)
+        mean_common = size / 2 * (math.log(rho) - d / rho / low) - sum_of_each(score.double().square()) * d**2 / (2 * low)
+        log_weight = state.log_weight + rho * d / 2 * state.potential + (state.slopes.sum(1) - 1) * mean_common
+        after, old = self._move(density, state, state.x + change, n, state.log_density + rho * rises + common[:, None])
+        if density.has_others:
+            pull = score - combine(state.slopes, state.scores)
+            log_weight = log_weight + rise(old, after.value) - rho * products(pull[:, None], change[:, None])[:, 0]
+        residual = torch.where(density.known.to(old.device), after.log_density - state.log_density - rho * rises - common[:, None], 0.0)
+        return replace(after, log_weight=log_weight, residual=residual) if self.weighted else after
+
+    def _correct(self, density: ComposedDensity, state: WeightedParticles, level: float, xi: Tensor) -> WeightedParticles:
+        """Takes a Langevin step at a level; it is exact for a Gaussian with the standard deviation `spread`."""
+        length = self.delta * level**2
+        scale = math.sqrt(2 * length - length**2 / (level**2 + self.spread**2))
+        return self._move(density, state, torch.add(state.x - length * state.grad, xi, alpha=scale), level)[0]
+
+    def _move(
+        self, density: ComposedDensity, state: WeightedParticles, x: Tensor, level: float, log_density: Tensor | None = None
+    ) -> tuple[WeightedParticles, Tensor]:
+        """Returns the state at other points, and $F$ there with terms without noise levels evaluated where they were before.
+
+        Args:
+            density: The expression.
+            state: The state.
+            x: The points.
+            level: Their noise level.
+            log_density: Their log densities, where these have no values; None for points at the level of the state.
+        """
+        values, scores = density.scores(x, level)
+        if log_density is None:
+            log_density = state.log_density + products(state.scores + scores, (x - state.x)[:, None]) / 2
+        log_density = torch.where(density.known.to(x.device), values, log_density)
+        return self._settle(density, replace(state, x=x, scores=scores, log_density=log_density), level)
+
+    def _settle(self, density: ComposedDensity, state: WeightedParticles, level: float) -> tuple[WeightedParticles, Tensor]:
+        """Returns a state with $F$ and its derivatives at its points and log densities, and $F$ with the old `seen`."""
+        found = density.derivatives(state.log_density, state.seen, level)
+        old, seen = found.value, state.seen
+        if density.has_others:
+            seen = state.x + level**2 * combine(found.slopes, state.scores) if density.denoises else state.x
+            found = density.derivatives(state.log_density, seen, level)
+        shrink = self.spread**2 / (level**2 + self.spread**2) if density.denoises else 1.0  # the slope of the denoised point
+        score = torch.add(combine(found.slopes, state.scores), found.pull, alpha=shrink)
+        flat = state.scores.flatten(2).double() if state.scores.ndim > 2 else state.scores[..., None].double()
+        gram = flat @ flat.mT
+        squares = sum_of_each(score.double().square()) - (found.slopes * gram.diagonal(dim1=1, dim2=2)).sum(1)
+        energies = torch.zeros_like(found.value) if not density.known.all() else -found.value
+        state = replace(
+            state,
+            energy=energies.to(state.x),
+            grad=-score,
+            slopes=found.slopes,
+            potential=(found.curvatures * gram).sum((1, 2)) + squares,
+            seen=seen,
+            value=found.value,
+        )
+        return state, old
+
+    def _warn(self, state: WeightedParticles, energy: Energy) -> None:
+        if state.lowest < _COLLAPSED and len(state.x) >= _FEWEST:
+            warnings.warn(
+                SamplingWarning(
+                    "ess",
+                    f"The weights of {energy} collapsed: at a level {len(state.x)} chains were worth {state.lowest * len(state.x):.1f}.",
+                    "Draw more chains, take more `levels`, or less sharpened terms; `weighted=False` with more `corrector_steps`, or "
+                    "`annealed`, draw without weights.",
+                ),
+                stacklevel=2,
+            )

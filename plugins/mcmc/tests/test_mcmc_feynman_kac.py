@@ -1,0 +1,203 @@
+"""Feynman-Kac sampling: shares, moments and log Z of expressions of scores, beside quadrature and closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal, constraints
+
+import composable_energy as ce
+from benchmarks.score_mixtures import EXPRESSIONS, LEAVES, Mixture, expressions, quadrant_shares, quadrants
+from composable_energy.errors import ExpressionError, MixtureWarning, OptionError
+from composable_energy.sampling import Trace
+from composable_energy.testing import Gaussian
+from composable_energy_mcmc import FeynmanKac
+
+F64 = torch.float64
+FAST = FeynmanKac(corrector_steps=0)
+
+
+def drawn(energy: ce.Energy, sampler: FeynmanKac = FAST, chains: int = 2000, seed: int = 0, axes: int = 2) -> tuple[Tensor, Trace]:
+    return energy.sample((chains, axes), sampler=sampler, seed=seed, dtype=F64, trace=True)
+
+
+def gap(energy: ce.Energy, truth: Tensor, sampler: FeynmanKac = FAST, chains: int = 2000) -> float:
+    """The largest error of the shares of the quadrants, in standard errors of the lowest effective number of chains."""
+    x, trace = drawn(energy, sampler, chains)
+    effective = min(trace.scalars.get("ess", [chains]))
+    return ((quadrants(x) - truth).abs() / (truth * (1 - truth) / effective).sqrt()).max().item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_expressions_of_scores_have_the_shares_of_quadrature(name):
+    truth, log_z = quadrant_shares(expressions(values=True)[name], count=400)
+    energy = expressions(values=False)[name]
+    assert not energy.has_value
+    x, trace = drawn(energy)
+    effective = min(trace.scalars["ess"])
+    assert effective > 0.4 * len(x)
+    assert ((quadrants(x) - truth).abs() < 4 * (truth * (1 - truth) / effective).sqrt()).all()
+    assert abs(trace.scalars["log_z"][-1] - log_z) < 0.1
+
+
+@pytest.mark.slow
+def test_without_weights_the_shares_are_those_of_summed_scores():
+    """The same product is many standard errors away: the weights matter, and the test can tell."""
+    truth, _ = quadrant_shares(expressions(values=True)["A & B"], count=400)
+    assert gap(expressions(values=False)["A & B"], truth, FeynmanKac(corrector_steps=0, weighted=False)) > 15
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::composable_energy.errors.MixtureWarning")  # energies have constants, and these are right
+def test_correctors_and_values_give_the_same_density():
+    for name in ("A & ~B", "(A & B) | (C & ~B)"):
+        with_values = expressions(values=True)[name]
+        truth, _ = quadrant_shares(with_values, count=400)
+        assert gap(expressions(values=False)[name], truth, FeynmanKac()) < 4
+        assert gap(with_values, truth) < 4
+
+
+def test_one_gaussian_is_drawn_exactly_even_with_few_levels():
+    """The step is exact for a Gaussian with the width `spread`; only the last level of noise and its denoising are left."""
+    sampler = FeynmanKac(levels=6, sigma_min=0.1, corrector_steps=2)
+    energy = Mixture.of([[0.7, -0.4]], 1.0).energy("one", values=False)
+    x, trace = drawn(energy, sampler, 8000)
+    assert (x.mean(0) - torch.tensor([0.7, -0.4])).abs().max() < 5 / math.sqrt(8000)
+    assert (x.var(0) - 1 / (1 + 0.1**2)).abs().max() < 5 * math.sqrt(2 / 8000)
+    assert min(trace.scalars["ess"]) > 0.99 * 8000 and abs(trace.scalars["log_z"][-1]) < 0.02
+
+
+@pytest.mark.parametrize("constant", [0.0, 7.0])
+def test_shares_of_energies_are_those_of_the_expression_at_the_last_level(constant):
+    """A constant that vanishes with the noise changes nothing; at the last level it counts as in any expression."""
+    left, right = Mixture.of([[-2.0]], 0.5), Mixture.of([[2.0]], 0.5)
+    one = ce.as_energy(lambda x, sigma: constant * sigma / (1 + sigma) - left.log_density(x, sigma), name="left", event_shape=(1,))
+    two = ce.as_energy(lambda x, sigma: -right.log_density(x, sigma) - math.log(3), name="right", event_shape=(1,))
+    mixture = ce.any_of(one, two, weights=[1.0, 1.0])
+    x, trace = drawn(mixture, chains=3000, axes=1)
+    expected = math.exp(-constant * 0.02 / 1.02)
+    expected = expected / (expected + 3)
+    assert abs((x < 0).double().mean() - expected) < 5 * math.sqrt(3 / 16 / min(trace.scalars["ess"]))
+
+
+def test_a_mixture_of_scores_with_noise_levels_needs_no_normaliser():
+    one, two = (Mixture.of([[mean]], width).energy(str(mean), values=False) for mean, width in ((-2.0, 0.3), (2.0, 1.0)))
+    x, trace = drawn(one | two, axes=1)  # a MixtureWarning would be an error here
+    assert abs((x < 0).double().mean() - (0.5 + Normal(2.0, 1.0).cdf(torch.tensor(0.0)).item() / 2)) < 4 * 0.5 / math.sqrt(2000)
+    assert trace.scalars["log_z"][-1] == pytest.approx(math.log(2), abs=0.02) and trace.branch_shares is None
+    with pytest.warns(MixtureWarning):
+        drawn(one | Gaussian(torch.ones(1, dtype=F64)), FeynmanKac(levels=20), axes=1)
+
+
+def test_terms_without_noise_levels_are_weighed():
+    """A Gaussian times a steep logistic event and a quadratic observation, whose moments are known by quadrature."""
+    base = Mixture.of([[0.0]], 1.0).energy("base", values=False)
+    event = ce.ClassifierEnergy(lambda x: torch.cat([-3 * x, 3 * x], 1), 1, base, labels=2)
+    seen = ce.as_energy(lambda x: 2 * (x - 0.5).square().sum(1), event_shape=(1,))
+    grid = torch.linspace(-6, 6, 4001, dtype=F64)
+    for energy, log_density in (
+        (base & seen, -grid.square() / 2 - 2 * (grid - 0.5).square()),
+        (~event, -grid.square() / 2 + torch.nn.functional.logsigmoid(-6 * grid)),
+        (event & seen, -grid.square() / 2 - 2 * (grid - 0.5).square() + torch.nn.functional.logsigmoid(6 * grid)),
+    ):
+        p = torch.softmax(log_density, 0)
+        mean, second = (p * grid).sum(), (p * grid.square()).sum()
+        x, trace = drawn(energy, FeynmanKac(levels=60), 3000, axes=1)
+        error = 4 * ((second - mean.square()) / min(trace.scalars["ess"])).sqrt()
+        assert (x.mean() - mean).abs() < error + 0.02
+        assert (x.square().mean() / second - 1).abs() < 0.15
+
+
+def test_chunks_and_a_stop_change_nothing():
+    energy, sampler = expressions(values=False)["A & B"], FeynmanKac(levels=12, sigma_min=0.3)
+    options = {"sampler": sampler, "seed": 2, "dtype": F64, "trace": True}
+    whole, trace = energy.sample((60, 2), **options)
+    parts, chunked = energy.sample((60, 2), batch_size=17, **options)
+    torch.testing.assert_close(parts, whole)
+    assert chunked.scalars["log_z"] == pytest.approx(trace.scalars["log_z"])
+    _, begun = energy.sample((60, 2), steps=5, **options)
+    assert torch.equal(energy.sample((60, 2), resume=begun), whole)
+    assert not torch.equal(energy.sample((60, 2), **{**options, "seed": 3})[0], whole)
+
+
+def test_a_checkpoint_continues_a_mixture_of_scores(tmp_path):
+    energy, file = expressions(values=False)["A | B"], tmp_path / "run"
+    options = {"sampler": FeynmanKac(levels=8, sigma_min=0.5), "seed": 1, "dtype": F64}
+    whole = energy.sample((20, 2), **options)
+    energy.sample((20, 2), checkpoint=file, steps=3, **options)
+    assert torch.equal(energy.sample((20, 2), checkpoint=file, **options), whole)
+    with pytest.raises(OptionError, match="another energy"):
+        expressions(values=False)["A & B"].sample((20, 2), checkpoint=file, **options)
+
+
+def test_each_leaf_is_evaluated_once_at_a_move():
+    calls = {}
+
+    def counted(name: str) -> ce.Energy:
+        leaf = LEAVES[name]
+
+        def score(x, sigma):
+            calls[name] = calls.get(name, 0) + len(x)
+            return leaf.score(x, sigma)
+
+        return ce.ScoreEnergy(score, name=name, event_shape=(2,))
+
+    base = counted("base")
+    A, B = (counted(name).relative_to(base) for name in "AB")
+    tuned = drawn((A & B) | (A & ~B), FeynmanKac(levels=6, sigma_min=0.5), 10)[1].sampler
+    calls.clear()
+    energy = (A & B) | (A & ~B)
+    energy.sample((10, 2), sampler=tuned, seed=0, dtype=F64)
+    assert calls == dict.fromkeys(("base", "A", "B"), 10 * (1 + 5 * 2 + 3 + 1))
+
+
+def test_the_collapse_of_weights_warns():
+    """A score sharpened 20 times in 16 coordinates."""
+    wide, narrow = (Mixture.of([[0.0] * 16], width) for width in (2.0, 0.5))
+    energy = narrow.energy("narrow", values=False).relative_to(wide.energy("wide", values=False)).sharpened(20)
+    with pytest.warns(ce.SamplingWarning, match=r"ess: The weights of .* collapsed"):
+        drawn(energy, FeynmanKac(levels=20), 100, axes=16)
+
+
+def test_bad_input_is_refused():
+    one = Mixture.of([[0.0]], 1.0).energy("one", values=False)
+    plain = ce.as_energy(lambda x: x.square().sum(1), event_shape=(1,))
+    blind = ce.ScoreEnergy(lambda x: -x, name="blind", event_shape=(1,))
+    labelled = ce.ScoreEnergy(lambda x, sigma, y: (y[:, None] - x) / (1 + sigma[:, None] ** 2), name="labelled", event_shape=(1,))
+    positive = ce.as_energy(lambda x, sigma: (x + sigma[:, None]).sum(1), support=constraints.positive, event_shape=(1,))
+    for energy, message in (
+        (plain, "no term .* depends on `sigma`"),
+        (one.at(0.1), "no term .* depends on `sigma`"),
+        (one & blind, "blind has neither a value nor the condition `sigma`"),
+        (one & labelled.given(y=torch.arange(4.0)), "bind one for all"),
+        (positive, "has a support"),
+    ):
+        with pytest.raises(ExpressionError, match=message):
+            energy.sample((4, 1), sampler=FAST, seed=0)
+    for options in ({"levels": 1}, {"sigma_min": 20.0}, {"corrector_steps": -1}, {"delta": 1.0}, {"spread": 0.0}, {"resample_below": -1.0}):
+        with pytest.raises(OptionError, match=next(iter(options))):
+            FeynmanKac(**options)
+    with pytest.raises(OptionError, match="none can start again alone"):
+        one.sample((4, 1), sampler=FAST, seed=0, on_divergence="restart")
+    tuned = drawn(one, FeynmanKac(levels=3), 4, axes=1)[1].sampler
+    with pytest.raises(OptionError, match="1 Gaussians for the 2 leaves"):
+        (one | Mixture.of([[1.0]], 1.0).energy("two", values=False)).sample((4, 1), sampler=tuned, seed=0)
+
+
+def test_other_samplers_and_direct_evaluation_refuse_mixtures_of_scores():
+    one, two = (Mixture.of([[mean]], 1.0).energy(f"at {mean}", values=False) for mean in (-2.0, 2.0))
+    base = Mixture.of([[0.0]], 3.0).energy("base", values=False)
+    x = torch.zeros(3, 1, dtype=F64)
+    for energy in (one | two, one.relative_to(base) & ~two.relative_to(base), (one | two) & base):
+        assert energy.needs_log_densities and not energy.has_value
+        for sampler in ("annealed", "langevin"):
+            with pytest.raises(ExpressionError, match=r"needs values.*`feynman-kac`"):
+                energy.sample((4, 1), sampler=sampler, seed=0)
+        with pytest.raises(ExpressionError, match="needs values"):
+            energy.with_gradient(x, sigma=0.1)
+        with pytest.raises(ExpressionError):
+            energy(x, sigma=0.1)
+    with pytest.raises(ExpressionError, match="needs values"):
+        ce.negate(one)  # the level of a density is an energy
