@@ -25,6 +25,7 @@ _LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a quarter of the steps; for the stand
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
 _STILL = 0.01  # of the chains, which change a mean by less than its standard error for a few thousand
 _NUMBERS = 16  # coordinates, or sums of coordinates with random signs
+_OBSERVED_STEPS = 32  # of each quarter, at least: more change nothing where it counts, as steps of slow chains are alike
 _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
 _R_HAT = 1.7  # all steps are about four times the relaxation time, so that 2 % of the distance of the start are left
@@ -33,10 +34,10 @@ _R_HAT = 1.7  # all steps are about four times the relaxation time, so that 2 % 
 class ConvergenceObserver(Observer):
     r"""Finds chains that stand still, that drift, or that do not agree.
 
-    The later half of the steps is divided into two quarters. Each chain has a mean and a variance in each of them, of the energy and of up
-    to 16 coordinates or sums of coordinates. They give a drift with its standard error over the chains, and the split R-hat. Fewer than
-    80 steps permit no judgement, except of chains that never move. Diverged chains and runs that a callback ends are not judged,
-    and chains with conditions of their own are not compared.
+    The later half of the steps is divided into two quarters. Each chain has a mean and a variance over 32 to 63 steps of each quarter, of
+    the energy and of up to 16 coordinates or sums of coordinates. They give a drift with its standard error over the chains, and the split
+    R-hat. Fewer than 80 steps permit no judgement, except of chains that never move. Diverged chains and runs that a callback ends are not
+    judged, and chains with conditions of their own are not compared.
 
     Args:
         last_step: The number of the last step.
@@ -47,6 +48,7 @@ class ConvergenceObserver(Observer):
     def __init__(self, last_step: int, *, judge: bool, coordinates: Coordinates | None = None) -> None:
         self.last_step, self.judge, self.coordinates = last_step, judge, coordinates
         self.first = self.middle = self.turn = 0
+        self.every = 1
         self.start = self.halfway = self.end = torch.empty(0)
         self.moments: list[_Moments] = []
         self._buffer: list[tuple[Tensor, Tensor]] = []
@@ -54,6 +56,8 @@ class ConvergenceObserver(Observer):
     def on_start(self, chains: Chains) -> None:
         self.first = chains.step
         quarter = min(self.last_step // 4, (self.last_step - self.first) // 2)  # of all steps, those of a resumed call included
+        self.every = max(1, quarter // _OBSERVED_STEPS)
+        quarter -= quarter % self.every
         self.middle, self.turn = self.last_step - 2 * quarter, self.last_step - quarter
         self.start = self.halfway = chains.points()[0] if chains.chunks else self.start
         if self.judge and quarter >= _LEAST_STEPS and len(chains.own) > 1 and chains.sampler.stationary:
@@ -65,7 +69,7 @@ class ConvergenceObserver(Observer):
             return
         if step == self.middle:
             self.halfway = chains.points()[0]
-        elif self.moments:
+        elif self.moments and (step - self.middle) % self.every == 0:
             self._add(chains, step)
 
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
@@ -133,6 +137,7 @@ class _Moments:
         self.count = 0
         self.event: tuple[int, ...] = ()
         self.mean = self.square = torch.empty(0)
+        self.signs = torch.empty(0)
 
     def add(self, steps: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Adds points with shape $(m, *)$ and energies with shape $(m,)$ of some steps."""
@@ -178,8 +183,11 @@ class _Moments:
         self.event, size = tuple(steps[0][0].shape[1:]), x.shape[2]
         wide = torch.float32 if x.device.type == "mps" else torch.float64
         if size > _NUMBERS:
-            signs = torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1).to(x)
-            x = torch.stack([(x[..., i::_NUMBERS] * signs[i::_NUMBERS]).sum(-1) for i in range(_NUMBERS)], -1)
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            if not len(self.signs):
+                signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
+                self.signs = (signs * (torch.arange(size)[:, None] % _NUMBERS == torch.arange(_NUMBERS))).to(x)
+            x = x @ self.signs
         energies = torch.stack([energy for _, energy in steps])[..., None]
         return torch.cat([energies.to(wide), x.to(wide)], -1) if self.has_value else x.to(wide)
 
