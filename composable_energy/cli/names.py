@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.parsing import Name, build, leaves, parse_tree, unknown_name
-from composable_energy.registry.loaders import Located, find_loader
+from composable_energy.registry.schemes import Located, find_loader
 from composable_energy.suggestions import nearest_names
 
 if TYPE_CHECKING:
@@ -182,5 +182,5 @@ def _load(source: str | Path | Located) -> Energy:
     import composable_energy as ce
 
     if isinstance(source, Located):
-        return source.load({})
+        return source.load()
     return ce.get_energy(source) if isinstance(source, str) else ce.load(source)

@@ -43,6 +43,7 @@ KINDS: Mapping[str, Kind] = {
     "kernel": Kind("builder", ("composable_energy.kernels:Kernel",)),
     "estimator": Kind("function", ()),
     "loader": Kind("function", ()),
+    "publisher": Kind("function", ()),
     "command": Kind("class", ("composable_energy.registry.command:Command",)),
     "kind": Kind("class", ("builtins:object",)),
 }

@@ -1,4 +1,4 @@
-"""The functions `save` and `load`."""
+"""The functions `save`, `load` and `push`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from composable_energy.catalog import get_energy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
-from composable_energy.registry.loaders import find_loader
+from composable_energy.registry.schemes import find_loader, find_publisher
 from composable_energy.saving import files
 from composable_energy.saving.reader import read_expression
 from composable_energy.saving.writer import write_expression
 
-__all__ = ["load", "save"]
+__all__ = ["load", "push", "save"]
 
 
 def save(energy: Energy, folder: str | Path) -> None:
@@ -74,7 +74,7 @@ def load(source: str | Path, /, **options: Any) -> Energy:
             return read_expression(*files.read(folder), where=str(folder))
     located = None if isinstance(source, Path) or folder.is_dir() else find_loader(source)
     if located is not None:
-        return located.load(options)
+        return located.load(**options)
     if isinstance(source, Path) or source.startswith((".", "/", "~")) or "\\" in source or source[1:2] == ":":
         raise FileFormatError(f"{folder} holds no saved energy: there is no {files.CONFIG}.")
     try:
@@ -82,3 +82,27 @@ def load(source: str | Path, /, **options: Any) -> Energy:
     except PluginNotFound as error:
         where = f"no {files.CONFIG} in the folder {str(folder)!r}" if folder.is_dir() else f"no folder {str(folder)!r}"
         raise PluginNotFound(f"{error} There is {where} either.") from error
+
+
+def push(energy: Energy, location: str, /, **options: Any) -> str:
+    """Uploads an expression and its tensors to a location that others can load from, such as a repository of a hub.
+
+    Args:
+        energy: The expression.
+        location: `scheme:location` for the publisher that a plug-in offers under the name of the scheme, such as `hf:owner/name`; a
+            location without a scheme is for the publisher `default`, the Hugging Face hub.
+        **options: Options of the publisher.
+
+    Returns:
+        The location of what was uploaded, for `load`.
+
+    Raises:
+        ExpressionError: A term cannot be saved, such as a bare function; nothing is uploaded.
+        PluginNotFound: No plug-in offers the scheme.
+        PluginConflictError: Several plug-ins offer it.
+        PluginLoadError: A plug-in fails to load.
+        OptionError: The publisher does not take an option.
+    """
+    if not isinstance(energy, Energy):
+        raise TypeError(f"push takes an energy, got {type(energy).__name__}; lift it with composable_energy.as_energy.")
+    return find_publisher(location).push(energy, **options)
