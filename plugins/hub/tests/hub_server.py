@@ -131,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
             lines = [json.loads(line) for line in body.splitlines()]
             changes = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"}
             commit = repository.commit(revision, changes)
-            return self._json({"commitUrl": f"{self.hub.url}/{name}/commit/{commit}", "commitOid": commit})
+            return self._json({"commitUrl": f"https://huggingface.co/{name}/commit/{commit}", "commitOid": commit})
         found = repository.files_at(revision)
         if found is None:
             return self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")

@@ -158,7 +158,7 @@ def test_pickles_are_refused(hub, load, config, tmp_path):
     hub.add("owner/old", {**config, "pytorch_model.bin": pickle.dumps(print), "vae/weights.pt": b""})
     with pytest.raises(FileFormatError, match=r"has only pickled weights \(pytorch_model\.bin, vae/weights\.pt\)"):
         load("hf:owner/old")
-    assert [path for path in tmp_path.rglob("*.bin")] == [] and not any("bin" in request for request in hub.requests)
+    assert list(tmp_path.rglob("*.bin")) == [] and not any("bin" in request for request in hub.requests)
 
 
 def test_other_models_are_refused_before_their_weights_are_downloaded(hub, load):
@@ -197,7 +197,7 @@ def test_a_file_that_was_damaged_in_the_cache_is_fetched_again(load, push, tmp_p
 
 def test_a_failing_server_is_reported(hub, load):
     hub.failing = True
-    with pytest.raises(HubError, match="The hub failed for hf:owner/bowl: .*500"):
+    with pytest.raises(HubError, match=r"The hub failed for hf:owner/bowl: .*500"):
         load("hf:owner/bowl")
 
 
