@@ -36,7 +36,7 @@ def test_a_scheme_finds_the_loader(bowls: Path):
     assert str(energy) == "owner/name@v1*2.0"
     assert energy(torch.ones(1, 2)).item() == 2.0
     assert str(ce.load("acme-bowls:bowl:here")) == "here*1.0"
-    assert names("loader") == ["bowl"]
+    assert {"bowl", "hf"} <= set(names("loader"))
     assert {("composable_energy.loaders", "bowl", "ok")} <= {(r.group, r.name, r.state) for r in ce.plugins(load=True)}
 
 
@@ -72,8 +72,8 @@ def test_a_folder_or_a_path_is_no_scheme(bowls: Path, tmp_path: Path, monkeypatc
 def test_an_unknown_scheme_lists_the_installed_ones(bowls: Path):
     with ce.register("loader", "zoo", lambda location: None):
         for name, message in (
-            ("bowls:x", r"No plug-in offers the loader 'bowls'\. Did you mean 'bowl'\? Known: bowl, zoo\."),
-            ("https://host/name", r"No plug-in offers the loader 'https'\. Known: bowl, zoo\."),
+            ("bowls:x", r"No plug-in offers the loader 'bowls'\. Did you mean 'bowl'\? Known: bowl, .*zoo\."),
+            ("https://host/name", r"No plug-in offers the loader 'https'\. Known: bowl, .*zoo\."),
             ("acme-bowls:zoo:x", r"No plug-in offers the loader 'acme-bowls:zoo'\."),
         ):
             with pytest.raises(PluginNotFound, match=message):
@@ -131,7 +131,7 @@ def test_the_command_line_takes_locations(bowls: Path, tmp_path: Path, monkeypat
     assert "owner/name@v1.0*1.0" in capsys.readouterr().out
     assert run("sample", "bowl:x & bowls:y", *options) == 2
     err = capsys.readouterr().err
-    assert "Unknown name `bowls:y`: No plug-in offers the loader 'bowls'. Did you mean 'bowl'? Known: bowl." in err
+    assert "Unknown name `bowls:y`: No plug-in offers the loader 'bowls'. Did you mean 'bowl'? Known: bowl, " in err
     assert "\n  bowl:x & bowls:y\n           ^^^^^^^\n" in err
     assert run("plugins") == 0
     assert any(line.split()[:2] == ["loaders", "bowl"] for line in capsys.readouterr().out.splitlines())

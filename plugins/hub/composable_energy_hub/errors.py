@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy_hub.location import Location, client
@@ -48,14 +49,16 @@ def translated(place: Location, *, offline: bool = False) -> Iterator[None]:
         raise known from error
 
 
-def _translate(error: BaseException, place: Location, offline: bool) -> ComposableEnergyError | None:
+def _translate(error: Any, place: Location, offline: bool) -> ComposableEnergyError | None:
     """Returns the error of this library; None for one that is not of the hub, such as a full disk."""
-    hub, kinds = client(), client().errors
-    name, revision = place.repository, place.revision
+    kinds, name, offline_mode = client().errors, place.repository, client().constants.HF_HUB_OFFLINE
+    absent = isinstance(error, kinds.LocalEntryNotFoundError)
+    if absent and isinstance(error.__cause__, kinds.HfHubHTTPError):
+        return _translate(error.__cause__, place, offline)
     if isinstance(error, kinds.HFValidationError):
         return OptionError(f"{place} is no location of the hub: write hf:owner/name or hf:owner/name@revision ({_first_line(error)}).")
     if isinstance(error, kinds.RevisionNotFoundError):
-        return HubNotFoundError(f"{name} has no revision {revision!r}: name a branch, a tag or a whole commit hash.")
+        return HubNotFoundError(f"{name} has no revision {place.revision!r}: name a branch, a tag or a whole commit hash.")
     if isinstance(error, kinds.GatedRepoError):
         return HubAccessError(f"{name} is gated: ask for access on its page, then {_LOG_IN}.")
     if isinstance(error, kinds.RepositoryNotFoundError):
@@ -64,20 +67,16 @@ def _translate(error: BaseException, place: Location, offline: bool) -> Composab
         )
     if isinstance(error, kinds.LocalTokenNotFoundError):
         return HubAccessError(f"There is no token for {name}: {_LOG_IN}.")
-    if isinstance(error, kinds.OfflineModeIsEnabled) or (
-        isinstance(error, kinds.LocalEntryNotFoundError) and (offline or hub.constants.HF_HUB_OFFLINE)
-    ):
-        switch = "local_files_only is set" if offline else "HF_HUB_OFFLINE is set"
-        return HubConnectionError(f"{place} is needed from the hub, and {switch}: load it once with a connection, or unset that.")
-    if isinstance(error, kinds.LocalEntryNotFoundError):
-        if isinstance(error.__cause__, kinds.HfHubHTTPError):
-            return _translate(error.__cause__, place, offline)
-        return HubConnectionError(f"The hub cannot be reached, and the cache has no {place}: {_first_line(error.__cause__ or error)}")
+    if isinstance(error, kinds.OfflineModeIsEnabled) or (absent and (offline or offline_mode)):
+        switch = "local_files_only" if offline else "HF_HUB_OFFLINE"
+        return HubConnectionError(f"{place} is needed from the hub, and {switch} is set: use it once with a connection, or unset that.")
     if isinstance(error, kinds.HfHubHTTPError):
         status = error.response.status_code
         if status in (401, 403):
             return HubAccessError(f"The hub refuses {name} to you (status {status}): {_LOG_IN} of an account with access.")
         return HubError(f"The hub failed for {place}: {_first_line(error)}")
+    if absent:
+        return HubConnectionError(f"The hub cannot be reached, and the cache has no {place}: {_first_line(error.__cause__ or error)}")
     if isinstance(error, (kinds.HTTPError, ConnectionError)):
         return HubConnectionError(f"The hub cannot be reached for {place}: {_first_line(error)}")
     return None

@@ -109,7 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/api/repos/create":
             self._create(json.loads(body))
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/(tree|revision|preupload|commit|branch)/(.+))?", path):
-            self._model(*match.groups(), body)
+            name, action, revision = match.groups()
+            self._model(name, action, revision, body)
         else:
             self._error(404, "", f"There is no endpoint {path}")
 
