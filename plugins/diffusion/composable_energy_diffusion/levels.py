@@ -16,7 +16,7 @@ from composable_energy import Energy
 from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Noise, Sampler, State, energy_and_gradient, has_rows
+from composable_energy.sampling import Noise, Sampler, State, has_rows, level_gradient
 
 __all__ = ["LevelSampler"]
 
@@ -111,7 +111,7 @@ class LevelSampler(Sampler, ABC):
         if not has_rows(energy):
             x = x[: max(1, _COORDINATES // max(1, x[0].numel()))]  # a batch of many pictures may be large
         top = self.level(1)
-        _, gradient = energy_and_gradient(energy, x, sigma=top)
+        gradient = level_gradient(energy, x, top).grad
         slope = ((x * gradient).sum() / x.square().sum()).item() * (top**2 + 1)
         if abs(slope - 1) < _TOLERANCE:
             return torch.add(x, gradient, alpha=-(top**2)).mean(0)
@@ -129,7 +129,7 @@ class LevelSampler(Sampler, ABC):
 
     def evaluate(self, energy: Energy, x: Tensor, step: int) -> State:
         """Returns the state at points at the level of a step."""
-        return State(x, *energy_and_gradient(energy, x, sigma=self.level(min(step, self.levels))))
+        return State(x, *level_gradient(energy, x, self.level(min(step, self.levels)))[:2])
 
     def _check(self, energy: Energy) -> None:
         if "sigma" not in energy.conditions:
