@@ -7,13 +7,14 @@ from typing import NamedTuple
 from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.negation import Negation
+from composable_energy.algebra.node import as_float
 from composable_energy.algebra.relative import PulledBack, Relative
 from composable_energy.algebra.restricted import Restricted
 from composable_energy.algebra.weights import Difference, Sharpened, Weighted
 from composable_energy.energy import Energy
 from composable_energy.events.leaves import HeadEnergy
 
-__all__ = ["NoiseLeaves", "noise_leaves"]
+__all__ = ["NoiseLeaves", "noise_leaves", "weakens_evidence"]
 
 _SUMS = (Conjunction, Relative, Weighted, Sharpened, Difference)
 _FUNCTIONS_OF_TERMS = (*_SUMS, Disjunction, Negation)
@@ -62,6 +63,15 @@ def noise_leaves(energy: Energy) -> NoiseLeaves:
     mixtures = [part for part in seen if isinstance(part, _FUNCTIONS_OF_TERMS) and not isinstance(part, _SUMS)] if plain else []
     additive = all(plain.isdisjoint(mixture.modules()) for mixture in mixtures)
     return NoiseLeaves(tuple(leaves), tuple(others), additive)
+
+
+def weakens_evidence(energy: Energy) -> bool:
+    """Returns whether an expression with noise levels takes a power below 1 of a density or of evidence.
+
+    At a noise level such a power is far from the density of the data with noise, and correctors do not make up for it.
+    """
+    powers = (part for part in energy.modules() if isinstance(part, Weighted | Sharpened) and "sigma" in part.conditions)
+    return any(0 < as_float(part.factor if isinstance(part, Weighted) else part.weight) < 1 for part in powers)
 
 
 def _takes_noise(part: Energy) -> bool:

@@ -18,10 +18,11 @@ from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, LevelGradient, Noise, Sampler, State, energy_and_gradient, level_gradient
 from composable_energy_mcmc.langevin import Langevin
 
-__all__ = ["Annealed"]
+__all__ = ["GUIDED_STEPS", "Annealed"]
 
 _DELTA = 0.1  # in units of the square of the noise level
-_GUIDED_STEPS = 1  # at a level, of a corrector that follows terms without noise levels; see decision record 24
+GUIDED_STEPS = 1
+"""Corrector steps at a level, at most, for an expression with terms without noise levels; see decision record 24."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Annealed(Sampler):
         if "sigma" not in energy.conditions:
             return self._step_tempered(energy, state, noise, rates)
         delta = _DELTA if self.delta is None else self.delta
-        count = 0 if self.corrector else min(self.corrector_steps, _GUIDED_STEPS if isinstance(state, _Guided) else self.corrector_steps)
+        count = 0 if self.corrector else min(self.corrector_steps, GUIDED_STEPS if isinstance(state, _Guided) else self.corrector_steps)
         for i in range(count):
             state = self._evaluate(energy, self._langevin_move(state, delta * s**2, math.sqrt(2 * delta) * s, noise, i), step)
         if step >= self.levels:

@@ -15,6 +15,7 @@ from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler
+from composable_energy_mcmc.annealed import GUIDED_STEPS
 from composable_energy_mcmc.annealing.composed import ComposedDensity, WeightedParticles, combine, fit_gaussians, products, rise
 from composable_energy_mcmc.annealing.gaussian import Gaussian, normal_energy
 from composable_energy_mcmc.annealing.resampling import effective_sample_size, systematic_resample
@@ -23,6 +24,7 @@ from composable_energy_mcmc.batch import sum_of_each
 __all__ = ["FeynmanKac"]
 
 _COLLAPSED, _FEWEST = 0.1, 8  # a share of the effective number of chains, and the number from which it says something
+_ENOUGH = 64
 _LAST_STEPS = 3  # at the last level, after the resampling, so that copies separate
 
 
@@ -162,7 +164,7 @@ class FeynmanKac(Sampler):
     def step(self, energy: Energy, state: WeightedParticles, noise: Noise) -> tuple[WeightedParticles, Info]:
         density, step = ComposedDensity(energy), noise.step
         s, n = (self.level(min(number, self.levels)) for number in (step, step + 1))
-        count = self.corrector_steps
+        count = min(self.corrector_steps, GUIDED_STEPS) if density.has_plain else self.corrector_steps
         if step < self.levels:
             state = self._descend(density, state, s, n, noise)
         else:
@@ -278,6 +280,10 @@ class FeynmanKac(Sampler):
         )
 
     def _warn(self, state: WeightedParticles, energy: Energy) -> None:
+        few = len(state.x) < _FEWEST and len(ComposedDensity(energy).leaves) + ComposedDensity(energy).has_others > 1
+        if self.weighted is None and few:
+            seen = f"Weights correct the draws of {energy} only among the chains of a call, and this one has {len(state.x)}."
+            warnings.warn(SamplingWarning("ess", seen, f"Draw {_ENOUGH} chains or more, and take some of them."), stacklevel=2)
         if state.lowest < _COLLAPSED and len(state.x) >= _FEWEST:
             seen = f"The weights of {energy} collapsed: at a level {len(state.x)} chains were worth {state.lowest * len(state.x):.1f}"
             what = "." if state.weighted else ", and from there on the draws follow correctors alone."
