@@ -3,7 +3,8 @@ r"""Whether draws of face expressions have the shares that the expressions say, 
     python -m benchmarks.faces_shares [--samples 500] [--seeds 10 11 12] [--rows NAME ...] [--write]
 
 The exact share of a row is an importance estimate: codes of drawn faces are draws of the base, and their weights are
-$e^{-\text{evidence}}$ at the lowest noise level. The judge, which no sampler sees, says which pictures have an attribute. Settings were chosen at the seeds 0 and 1.
+$e^{-\text{evidence}}$ at the lowest noise level. The judge, which no sampler sees, says which pictures have an attribute. Settings were
+chosen at the seeds 0 and 1.
 
 - **default**: the sampler that a call without `sampler=` takes;
 - **annealed**: correctors and ancestral steps, without weights;

@@ -260,7 +260,7 @@ class FeynmanKac(Sampler):
         """Returns a state with $F$ and its derivatives at its points and log densities."""
         seen, pull = state.seen, None
         if density.has_plain:
-            seen, found, pull = density.denoise(state.log_density, state.scores, state.x, level, seen)
+            seen, found, pull = density.denoise(state.log_density, state.scores, state.x, level)
         else:
             found = density.derivatives(state.log_density, state.x, level, seen)
         score = combine(found.slopes, state.scores) + found.direct

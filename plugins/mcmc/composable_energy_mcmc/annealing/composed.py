@@ -83,7 +83,6 @@ class ComposedDensity:
         known: Which leaves have values, with shape $(M,)$.
         has_others: Whether there are terms other than the leaves.
         has_plain: Whether some of them do not depend on the noise level.
-        additive: Whether these add to $F$.
 
     Raises:
         ExpressionError: No term depends on a noise level, chains have conditions of their own, the density lives on a support, or a term
@@ -98,7 +97,7 @@ class ComposedDensity:
             raise ExpressionError(f"feynman-kac draws densities on all of R^n, and {energy} has a support: take `smc` or `chees`.")
         self.energy = plain
         parts = noise_leaves(plain)
-        self.leaves, others, self.additive = parts
+        self.leaves, others = parts.leaves, parts.others
         if not self.leaves:
             raise ExpressionError(
                 f"feynman-kac follows noise levels, and no term of {energy} depends on `sigma`, or all have it bound: leave it unbound, "
@@ -147,28 +146,31 @@ class ComposedDensity:
         with torch.no_grad():
             return self._evaluate(log_densities, x.clone(), sigma, z)
 
-    def denoise(self, log_densities: Tensor, scores: Tensor, x: Tensor, sigma: float, z: Tensor) -> tuple[Tensor, Derivatives, Tensor]:
-        r"""Evaluates terms without noise levels at the denoised points of the other terms.
+    def denoise(self, log_densities: Tensor, scores: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, Derivatives, Tensor]:
+        r"""Evaluates terms without noise levels at the denoised points of the other terms, as `sampling.level_gradient` does.
 
         Args:
             log_densities: $l$, with shape $(B, M)$.
             scores: The scores of the leaves, with shape $(B, M, *)$.
             x: The points, with shape $(B, *)$.
             sigma: The noise level $\sigma$.
-            z: The denoised points of before, which weigh the branches of a mixture.
 
         Returns:
             The denoised points, the derivatives there, and the share of terms without noise levels in the score of the expression.
         """
-        before = self.derivatives(log_densities, x, sigma, None if self.additive else z)
-        score = combine(before.slopes, scores) + before.direct
-        seen = torch.add(x, score, alpha=sigma**2)
-        found = self.derivatives(log_densities, x, sigma, seen)
+
+        def others(densities: Tensor, s: Tensor, at: Tensor) -> Tensor:
+            found = self.derivatives(densities, at, sigma, None)
+            return combine(found.slopes, s) + found.direct
 
         def gradient_at(near: Tensor) -> Tensor:
-            direct = self.derivatives(log_densities, near, sigma, None if self.additive else z).direct
-            return -combine(before.slopes, self.scores(near, sigma)[1]) - direct
+            values, new = self.scores(near, sigma)
+            carried = log_densities + products(scores + new, (near - x)[:, None]) / 2
+            return -others(torch.where(self.known.to(x.device), values, carried), new, near)
 
+        score = others(log_densities, scores, x)
+        seen = torch.add(x, score, alpha=sigma**2)
+        found = self.derivatives(log_densities, x, sigma, seen)
         return seen, found, denoised_pull(x, found.denoised, -score, sigma, gradient_at)
 
     def _evaluate(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor | None) -> Tensor:
