@@ -2,23 +2,25 @@ r"""Gradients at noise levels of expressions that also have terms without noise 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import NoiseLeaves, noise_leaves
+from composable_energy.algebra import NoiseLeaves, noise_leaves, weakens_evidence
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.conditions import rows_for
 from composable_energy.denoised import denoising
+from composable_energy.diagnostics.advice import SamplingWarning
 from composable_energy.energy import Energy
 from composable_energy.gradients import evaluating_together
 from composable_energy.sampling.sampler import energy_and_gradient
 from composable_energy.sampling.unconstrained import plain_energy
 from composable_energy.sampling.wrappers import chains_of
 
-__all__ = ["LevelGradient", "denoised_pull", "has_plain_terms", "level_gradient"]
+__all__ = ["LevelGradient", "denoised_pull", "has_plain_terms", "level_gradient", "warn_of_weak_evidence"]
 
 _STEP = 0.01  # of a finite difference, in units of the noise level
 
@@ -112,6 +114,19 @@ def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient 
         plain = energies - without[0]
     grad = direct + denoised_pull(x, slope, without[1], sigma, lambda near: mixed.evaluate(near, sigma, None)[1])
     return LevelGradient(energies, grad, plain, slope) if mixed.parts.additive else LevelGradient(energies, grad)
+
+
+def warn_of_weak_evidence(energy: Energy, sampler: str) -> None:
+    """Warns that a sampler without weights does not draw the density of an expression with powers below 1.
+
+    Args:
+        energy: The energy, as a sampler gets it.
+        sampler: The name of the sampler.
+    """
+    if "sigma" in energy.conditions and weakens_evidence(energy):
+        seen = f"{energy} takes a power below 1 of a density, which {sampler} does not follow along noise levels: modes get wrong shares."
+        advice = "Use `feynman-kac`, which weighs its chains; a call without `sampler=` takes it for trained energies."
+        warnings.warn(SamplingWarning("weak", seen, advice), stacklevel=3)
 
 
 def denoised_pull(x: Tensor, slope: Tensor, gradient: Tensor, sigma: float, gradient_at: Callable[[Tensor], Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from composable_energy import Energy
 from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Noise, Sampler, State, has_rows, level_gradient
+from composable_energy.sampling import Noise, Sampler, State, has_rows, level_gradient, warn_of_weak_evidence
 
 __all__ = ["LevelSampler"]
 
@@ -95,6 +95,7 @@ class LevelSampler(Sampler, ABC):
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[LevelSampler, Tensor]:
         self._check(energy)
+        warn_of_weak_evidence(energy, type(self).__name__.lower())
         tuned = self._with_range(energy)
         mean = tuned._mean_of_data(energy, tuned.start(x, noise))
         return replace(tuned, mean=mean) if self.mean is None else tuned, x

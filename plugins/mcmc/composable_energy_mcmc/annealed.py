@@ -15,7 +15,16 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
 from composable_energy.kernels import langevin_step
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, LevelGradient, Noise, Sampler, State, energy_and_gradient, level_gradient
+from composable_energy.sampling import (
+    Info,
+    LevelGradient,
+    Noise,
+    Sampler,
+    State,
+    energy_and_gradient,
+    level_gradient,
+    warn_of_weak_evidence,
+)
 from composable_energy_mcmc.langevin import Langevin
 
 __all__ = ["GUIDED_STEPS", "Annealed"]
@@ -117,6 +126,7 @@ class Annealed(Sampler):
         return {"sigma": self.sigma_min} if "sigma" in energy.conditions else {}
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
+        warn_of_weak_evidence(energy, "annealed")
         if not isinstance(self.corrector, Sampler):
             if self.delta is not None or "sigma" in energy.conditions or self.temperature == 0:
                 return self, x

@@ -56,25 +56,27 @@ class FeynmanKac(Sampler):
     $l_i(x') - l_i(x) \approx \tfrac12 \langle s_i(x) + s_i(x'), x' - x \rangle$.
 
     A leaf with values has the log density $-E_i$. How its constant changes from level to level is estimated from all chains, so that the
-    density is that of the expression at the last level. Terms without noise levels, such as a classifier or an observation, are evaluated
-    at the denoised point $x + s^2 \sum_i F_i s_i$, and enter the weights by the change of their values. At the last step the points move
-    to their denoised places, as in `annealed`.
+    density is that of the expression at the last level. Evidence with values enters the weights by how much it changes from level to level.
+    Terms without noise levels, such as a network of pictures or an observation, are evaluated at the denoised point of the other terms (see
+    `composable_energy.sampling.level_gradient`). At the last step the points move to their denoised places, as in `annealed`.
 
     A run costs about `levels * (corrector_steps + 1)` gradients of each leaf. `trace.scalars` has the noise level `sigma`, the effective
     number of chains `ess`, the number of first points that the chains descend from, `ancestors`, and `log_z`, the estimate of the
     logarithm of $\int q$, where the leaves are normalised. A collapse of the weights warns. It comes with evidence that is sharpened by
-    large factors, and with many dimensions in which the leaves differ. Resampling makes draws depend on the number of chains; `init` is
+    large factors, and with many dimensions in which the leaves differ. Weights that collapse are dropped: from there on the draws follow the
+    correctors alone, and `weighted` in `trace.scalars` is 0. Resampling makes draws depend on the number of chains; `init` is
     not used.
 
     Args:
         levels: The number of noise levels, at least 2, falling geometrically.
         sigma_max: The highest level: several times the width of the data.
         sigma_min: The lowest level: smaller than the details that count.
-        corrector_steps: Langevin steps at each level.
+        corrector_steps: Langevin steps at each level; one at most with terms without noise levels.
         delta: Their step size, in units of $s^2$.
         spread: $v$, the standard deviation of the data, about.
         resample_below: The share of the effective number of chains below which they are resampled.
-        weighted: Whether to weigh; without, the draws are those of the summed scores.
+        weighted: Whether to weigh; False follows the summed scores and correctors alone. None weighs until the effective number of chains
+            falls below a tenth of them.
         gaussians: Gaussians of the leaves at the highest level; None fits them to pilot points.
 
     References:

@@ -126,12 +126,12 @@ class ComposedDensity:
             z: The denoised points, with the same shape; None leaves terms without noise levels out.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            at, *points = (None if one is None else one.detach().clone().requires_grad_() for one in (log_densities, x, z))
-            assert at is not None
-            value = self._evaluate(at, points[0], sigma, points[1])
+            at, point = (one.detach().clone().requires_grad_() for one in (log_densities, x))
+            points = point, None if z is None else z.detach().clone().requires_grad_()
+            value = self._evaluate(at, point, sigma, points[1])
             pulls = [torch.zeros_like(x), torch.zeros_like(x)]
-            for i, point in enumerate(points if self.has_others else ()):
-                found = None if point is None else torch.autograd.grad(value.sum(), point, retain_graph=True, allow_unused=True)[0]
+            for i, where in enumerate(points if self.has_others else ()):
+                found = None if where is None else torch.autograd.grad(value.sum(), where, retain_graph=True, allow_unused=True)[0]
                 pulls[i] = pulls[i] if found is None else found.detach()
             slopes = torch.autograd.grad(value.sum(), at, create_graph=True)[0]
             curvatures = slopes.new_zeros(*at.shape, at.shape[1])
