@@ -55,7 +55,8 @@ def test_plain_parts_add_unless_a_mixture_or_a_negation_is_around_them():
 def test_powers_below_one_weaken_evidence():
     for weak in (A.sharpened(0.3), 0.5 * A & B, (A / 2.0) | B):
         assert weakens_evidence(weak)
-    for other in (A, A & ~B, A.sharpened(3), 2.0 * A & B, A & 0.5 * plain):
+    decoded = ce.as_energy(lambda x: x.square().sum(1), event_shape=(2,)).pull_back(torch.nn.Linear(1, 2))
+    for other in (A, A & ~B, A.sharpened(3), 2.0 * A & B, A & 0.5 * plain, 0.5 * decoded):
         assert not weakens_evidence(other)
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
+from composable_energy.errors import ExpressionError
 from composable_energy.sampling import energy_and_gradient, has_plain_terms, level_gradient
 
 F64 = torch.float64
@@ -127,3 +128,9 @@ def test_rows_of_bound_conditions_stay_with_their_chains():
     for i in (0, 17, 39):
         one = level_gradient(mixture & labelled.given(y=rows[i]), X[i : i + 1], SIGMA).grad
         torch.testing.assert_close(whole[i : i + 1], one)
+
+
+def test_a_term_without_a_gradient_is_refused_beside_plain_terms():
+    detached = ce.as_energy(lambda x, sigma: (x.detach() ** 2).sum(1) + sigma, name="detached", event_shape=(2,))
+    with pytest.raises(ExpressionError, match="detached changes with its points, but its result has no gradient"):
+        (wide & detached & bowl).sample((4, 2), sampler="annealed", seed=0, dtype=F64)

@@ -71,7 +71,8 @@ def weakens_evidence(energy: Energy) -> bool:
     At a noise level such a power is far from the density of the data with noise, and correctors do not make up for it.
     """
     powers = (part for part in energy.modules() if isinstance(part, Weighted | Sharpened) and "sigma" in part.conditions)
-    return any(0 < as_float(part.factor if isinstance(part, Weighted) else part.weight) < 1 for part in powers)
+    weak = [part for part in powers if 0 < as_float(part.factor if isinstance(part, Weighted) else part.weight) < 1]
+    return any(noise_leaves(part).leaves for part in weak)
 
 
 def _takes_noise(part: Energy) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.checks import check_points
 from composable_energy.options import check_flag, check_integer
-from composable_energy.sampling import Noise, energy_and_gradient, resolve_noise, twin
+from composable_energy.sampling import Noise, energy_and_gradient, level_gradient, resolve_noise, twin
 from composable_energy_diffusion.ode import ODE
 
 __all__ = ["LogLikelihood", "log_likelihood"]
@@ -134,7 +134,7 @@ def _slopes(energy: Energy, x: Tensor, sigma: float, directions: Sequence[Tensor
     h = sigma * _STEP.get(x.dtype, 0.03)
     found = []
     for v in directions:
-        (_, above), (_, below) = (energy_and_gradient(energy, torch.add(x, v, alpha=sign * h), sigma=sigma) for sign in (1, -1))
+        above, below = (level_gradient(energy, torch.add(x, v, alpha=sign * h), sigma).grad for sign in (1, -1))
         found.append((v * (above - below)).flatten(1).sum(1) * (sigma**2 / (2 * h)))
-    _, gradient = energy_and_gradient(energy, x, sigma=sigma)
+    gradient = level_gradient(energy, x, sigma).grad
     return sigma**2 * gradient, torch.stack(found)

@@ -144,7 +144,7 @@ class ComposedDensity:
     def value(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor) -> Tensor:
         """Returns $F$, with shape $(B,)$; the arguments are those of `derivatives`."""
         with torch.no_grad():
-            return self._evaluate(log_densities, x.clone(), sigma, z)
+            return self._evaluate(log_densities, x, sigma, z)
 
     def denoise(self, log_densities: Tensor, scores: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, Derivatives, Tensor]:
         r"""Evaluates terms without noise levels at the denoised points of the other terms, as `sampling.level_gradient` does.
