@@ -67,7 +67,7 @@ def process_of(scheduler: Any) -> tuple[Schedule, str]:
 def _betas(name: str, signal: torch.Tensor) -> tuple[float, ...]:
     """Returns the rates of a process from its products $a_k^2$, which also contain rescaled and shifted schedules."""
     signal = signal.double().cpu()
-    signal = signal[signal > 1e-7]  # a last step without signal has no finite noise level
+    signal = signal[signal > 0]  # a last step without signal has no finite noise level
     before = torch.cat([signal.new_ones(1), signal[:-1]])
     betas = 1 - signal / before
     if len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
