@@ -3,8 +3,8 @@ r"""Trains a pipeline of diffusers on drawn faces of 32 pixels, and the judge of
     python -m composable_energy_faces.train_small_faces --out FOLDER [--effort 1.0] [--install]
 
 The network is a `UNet2DModel` that takes a class; it predicts $v$ under the cosine schedule of 1,000 steps. A face counts for one of its
-five attributes, chosen at random, or for the class of any face in a fifth of all cases. It takes three quarters of an hour of one core. The command
-can be stopped at any time, and resumes when called again. `--install` copies the pipeline and the judge into the package.
+five attributes, chosen at random, or for the class of any face in a fifth of all cases. It takes three quarters of an hour of one core.
+The command can be stopped at any time, and resumes when called again. `--install` copies the pipeline and the judge into the package.
 """
 
 from __future__ import annotations
