@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         refresh,
         register,
     )
-    from composable_energy.saving import load, save
+    from composable_energy.saving import load, push, save
 
 __version__ = "0.1.0"
 
@@ -98,6 +98,7 @@ __all__ = [
     "log_z",
     "negate",
     "plugins",
+    "push",
     "refresh",
     "register",
     "save",
@@ -147,7 +148,7 @@ __getattr__, __dir__ = lazy_exports(
             "refresh",
             "register",
         ),
-        "saving": ("load", "save"),
+        "saving": ("load", "push", "save"),
         "memo": ("shared",),
     },
 )

@@ -1,6 +1,6 @@
 r"""The class `Energy`: operators, derived energies and sampling of an energy.
 
-Operators, `sample`, `explain`, `infer` and `save` belong to upper layers, which these methods import when they are called.
+Operators, `sample`, `explain`, `infer`, `save` and `push` belong to upper layers, which these methods import when they are called.
 """
 
 from __future__ import annotations
@@ -171,6 +171,12 @@ class Energy(EnergyFunction):
         from composable_energy.saving import save
 
         save(self, folder)
+
+    def push(self, location: str, **options: Any) -> str:
+        """Uploads the expression and its weights, such as to `owner/name` on a hub; see `composable_energy.saving.push`."""
+        from composable_energy.saving import push
+
+        return push(self, location, **options)
 
     def __repr__(self) -> str:
         return _algebra().tree(self)

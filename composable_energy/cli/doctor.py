@@ -15,8 +15,8 @@ from composable_energy.registry import Command
 
 __all__ = ["Doctor"]
 
-_PACKAGES = ("torch", "numpy", "einops", "entrypoints", "safetensors", "tqdm", "pillow", "triton", "mujoco")
-_OPTIONAL = {"triton", "mujoco"}
+_PACKAGES = ("torch", "numpy", "einops", "entrypoints", "safetensors", "tqdm", "pillow", "triton", "mujoco", "huggingface-hub")
+_OPTIONAL = {"triton", "mujoco", "huggingface-hub"}
 
 
 class Doctor(Command):

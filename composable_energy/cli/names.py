@@ -1,4 +1,4 @@
-"""Names in expressions: members of the current family or folder, energies of plug-ins, and saved folders.
+"""Names in expressions: members of the current family or folder, energies of plug-ins, saved folders, and locations with a scheme.
 
 All names are located before weights are loaded, so that a misspelt name is reported at once.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.parsing import Name, build, leaves, parse_tree, unknown_name
+from composable_energy.registry.schemes import Located, find_loader
 from composable_energy.suggestions import nearest_names
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ _CONFIG = "config.json"
 def add_expression(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of an expression."""
     parser.add_argument(
-        "expression", metavar="EXPR", help="such as 'male & ~smiling', of names, & | ~ >>, weights (2 * smiling, smiling / 2), parentheses"
+        "expression",
+        metavar="EXPR",
+        help="such as 'male & ~smiling', of names, & | ~ >>, weights (2 * smiling, smiling / 2), parentheses; quote a location inside: "
+        "\"'hf:owner/name@v1' & male\"",
     )
     parser.add_argument(
         "--in",
@@ -95,12 +99,13 @@ class Names:
                 raise
             self._default_error = error  # raised only if an expression needs the default family
 
-    def locate(self, leaf: Name) -> str | Path:
-        """Returns the full name or the folder of a name.
+    def locate(self, leaf: Name) -> str | Path | Located:
+        """Returns the full name, the folder or the location of a name.
 
         Raises:
             ParseError: The name is unknown; the message has the nearest names and the location.
             PluginLoadError: The name may be in the default family, which does not load.
+            PluginConflictError: Several plug-ins offer the scheme of a location.
         """
         name = leaf.name
         folder = Path(name).expanduser()
@@ -118,9 +123,15 @@ class Names:
                 return name
         if (folder / _CONFIG).is_file():
             return folder
+        reason = "no plug-in offers an energy." * (not self.entries)
+        try:
+            if located := find_loader(name):
+                return located
+        except PluginNotFound as error:
+            reason = str(error)
         if self._default_error is not None and not slash:
             raise self._default_error
-        raise unknown_name(leaf, self._candidates(entry if slash else None), "no plug-in offers an energy." * (not self.entries))
+        raise unknown_name(leaf, self._candidates(entry if slash else None), reason)
 
     def _candidates(self, entry: str | None) -> list[str]:
         """Returns names to suggest, with the members of entries near to the one of the unknown name."""
@@ -167,7 +178,9 @@ def _sibling_folders(name: str, folder: Path) -> list[str]:
     return []
 
 
-def _load(source: str | Path) -> Energy:
+def _load(source: str | Path | Located) -> Energy:
     import composable_energy as ce
 
+    if isinstance(source, Located):
+        return source.load()
     return ce.get_energy(source) if isinstance(source, str) else ce.load(source)

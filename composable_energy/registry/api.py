@@ -41,7 +41,8 @@ def get(kind: str, name: str, /, **options: Any) -> Any:
         **options: What the entry takes.
 
     Returns:
-        A class for samplers, commands and kinds, a function for estimators; for all others what the entry makes with the options.
+        A class for samplers, commands and kinds, a function for estimators, loaders and publishers; for all others what the entry
+        makes with the options.
 
     Raises:
         OptionError: No package declares the kind, or the entry does not take an option.

@@ -10,7 +10,7 @@ from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.registry.contract import plugin_error
 from composable_energy.registry.records import Entry
 
-__all__ = ["build", "guarded"]
+__all__ = ["build", "check_options", "guarded"]
 
 
 def build(entry: Entry, builder: Callable[..., Any], options: Mapping[str, Any]) -> Any:
@@ -25,17 +25,25 @@ def build(entry: Entry, builder: Callable[..., Any], options: Mapping[str, Any])
         OptionError: It does not take an option.
         PluginLoadError: It fails without options.
     """
+    check_options(entry, builder, options)
+    return guarded(entry, options, lambda: builder(**options))
+
+
+def check_options(entry: Entry, builder: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raises unless a class or function of a plug-in takes the options.
+
+    Raises:
+        OptionError: It does not take an option.
+    """
     try:
         signature = inspect.signature(builder)
     except (TypeError, ValueError):
-        signature = None
-    if signature is not None:
-        try:
-            signature.bind(**options)
-        except TypeError as error:
-            accepted = ", ".join(str(p) for p in signature.parameters.values()) or "no options"
-            raise OptionError(f"{entry.name!r} takes ({accepted}), got ({', '.join(options)}): {error}.") from error
-    return guarded(entry, options, lambda: builder(**options))
+        return
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        accepted = ", ".join(str(p) for p in signature.parameters.values()) or "no options"
+        raise OptionError(f"{entry.name!r} takes ({accepted}), got ({', '.join(options)}): {error}.") from error
 
 
 def guarded(entry: Entry, options: Mapping[str, Any], function: Callable[[], Any]) -> Any:

@@ -103,6 +103,11 @@ class Registry:
         check_entry(self.kind(kind), entry, obj)
         return obj
 
+    def distributions(self, kind: str) -> set[str]:
+        """Returns the names of the distributions that offer a kind, with those that the environment variable excludes."""
+        group = self._group(kind)
+        return {entry.distribution for entry in (*group.entries, *group.left_out) if entry.distribution}
+
     def names(self, kind: str) -> list[str]:
         """Returns the names of a kind, sorted; those in conflict with their distributions."""
         rows = [r for r in self.records([kind]) if r.group and r.state != "shadowed"]

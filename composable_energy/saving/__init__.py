@@ -1,5 +1,5 @@
 """Saving and loading of expressions: `config.json` with the tree, `model.safetensors` with each tensor once. Nothing is unpickled."""
 
-from composable_energy.saving.api import load, save
+from composable_energy.saving.api import load, push, save
 
-__all__ = ["load", "save"]
+__all__ = ["load", "push", "save"]

@@ -1,4 +1,4 @@
-"""The functions `save` and `load`."""
+"""The functions `save`, `load` and `push`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from composable_energy.catalog import get_energy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
+from composable_energy.registry.schemes import find_loader, find_publisher
 from composable_energy.saving import files
 from composable_energy.saving.reader import read_expression
 from composable_energy.saving.writer import write_expression
 
-__all__ = ["load", "save"]
+__all__ = ["load", "push", "save"]
 
 
 def save(energy: Energy, folder: str | Path) -> None:
@@ -47,32 +48,61 @@ def save(energy: Energy, folder: str | Path) -> None:
     files.write(Path(folder), config, tensors)
 
 
-def load(folder_or_name: str | Path, /, **options: Any) -> Energy:
-    """Returns a saved expression, or an energy by name.
+def load(source: str | Path, /, **options: Any) -> Energy:
+    """Returns a saved expression, an energy by name, or what a loader finds at a location.
 
     Nothing is unpickled; only entry points of installed plug-ins that the expression names are imported.
 
     Args:
-        folder_or_name: A folder that `save` wrote, or a name for `get_energy`, such as `faces/male`. A folder with a `config.json` takes
-            precedence.
-        **options: Options of `get_energy`, for a name.
+        source: A folder that `save` wrote; a name for `get_energy`, such as `faces/male`; or `scheme:location`, such as
+            `hf:owner/name`, for the loader that a plug-in offers under the name of the scheme. A folder takes precedence. A `Path` and a
+            single letter before the colon, a drive of Windows, are never a scheme.
+        **options: Options of `get_energy` for a name, of the loader for a location.
 
     Raises:
         FileFormatError: The files are missing, corrupt, truncated, do not belong together or have another format.
-        PluginNotFound: No plug-in offers a name; for a saved expression the message names the distribution that wrote it.
+        PluginNotFound: No plug-in offers a name or scheme; for a saved expression the message names the distribution that wrote it.
+        PluginConflictError: Several plug-ins offer it.
         PluginLoadError: A plug-in fails to load.
         OptionError: A plug-in does not take an option, or there are options for a folder.
     """
-    folder = Path(folder_or_name).expanduser()
+    folder = Path(source).expanduser()
     if (folder / files.CONFIG).is_file():
         if options:
             raise OptionError(f"{folder} holds a saved energy, which takes no options; got {', '.join(options)}.")
         with torch.inference_mode(False):  # tensors of inference mode cannot be sampled
             return read_expression(*files.read(folder), where=str(folder))
-    if isinstance(folder_or_name, Path) or folder_or_name.startswith((".", "/", "~")) or "\\" in folder_or_name:
+    located = None if isinstance(source, Path) or folder.is_dir() else find_loader(source)
+    if located is not None:
+        return located.load(**options)
+    if isinstance(source, Path) or source.startswith((".", "/", "~")) or "\\" in source or source[1:2] == ":":
         raise FileFormatError(f"{folder} holds no saved energy: there is no {files.CONFIG}.")
     try:
-        return get_energy(folder_or_name, **options)
+        return get_energy(source, **options)
     except PluginNotFound as error:
         where = f"no {files.CONFIG} in the folder {str(folder)!r}" if folder.is_dir() else f"no folder {str(folder)!r}"
         raise PluginNotFound(f"{error} There is {where} either.") from error
+
+
+def push(energy: Energy, location: str, /, **options: Any) -> str:
+    """Uploads an expression and its tensors to a location that others can load from, such as a repository of a hub.
+
+    Args:
+        energy: The expression.
+        location: `scheme:location` for the publisher that a plug-in offers under the name of the scheme, such as `hf:owner/name`; a
+            location without a scheme is for the publisher `default`, the Hugging Face hub.
+        **options: Options of the publisher.
+
+    Returns:
+        The location of what was uploaded, for `load`.
+
+    Raises:
+        ExpressionError: A term cannot be saved, such as a bare function; nothing is uploaded.
+        PluginNotFound: No plug-in offers the scheme.
+        PluginConflictError: Several plug-ins offer it.
+        PluginLoadError: A plug-in fails to load.
+        OptionError: The publisher does not take an option.
+    """
+    if not isinstance(energy, Energy):
+        raise TypeError(f"push takes an energy, got {type(energy).__name__}; lift it with composable_energy.as_energy.")
+    return find_publisher(location).push(energy, **options)

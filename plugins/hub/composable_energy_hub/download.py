@@ -1,0 +1,112 @@
+"""Loading of energies from the hub. Two files are downloaded, `config.json` and `model.safetensors`; no code and no pickle is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import composable_energy as ce
+from composable_energy.errors import FileFormatError
+from composable_energy.files import read_config
+from composable_energy_hub.errors import HubError, translated
+from composable_energy_hub.location import Location, client
+
+__all__ = ["CONFIG", "TENSORS", "load"]
+
+CONFIG, TENSORS = "config.json", "model.safetensors"
+_PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
+_SHOWN = 5
+
+
+def load(
+    location: str,
+    *,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    endpoint: str | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> ce.Energy:
+    """Returns an energy from a repository of the hub: what `ce.load("hf:owner/name@revision")` calls.
+
+    Only `config.json` and `model.safetensors` are downloaded, the second one only if the first is of this library. They are read by
+    `ce.load`, which executes no code of the repository. Tokens, cache and offline mode are those of `huggingface_hub`: `HF_TOKEN`,
+    `HF_HOME`, `HF_HUB_OFFLINE`.
+
+    Args:
+        location: `owner/name`, or `owner/name@revision` with a branch, a tag or a commit hash.
+        token: A token; None for that of the login or of `HF_TOKEN`, False for none.
+        cache_dir: The cache; None for that of `HF_HOME`.
+        endpoint: The address of the hub; None for that of `HF_ENDPOINT`.
+        local_files_only: Whether to use the cache alone.
+        force_download: Whether to download files that the cache has.
+
+    Raises:
+        HubNotFoundError: The hub has no such repository or revision.
+        HubAccessError: The repository is gated or private.
+        HubConnectionError: The hub cannot be reached, or is switched off, and the cache has no such files.
+        HubError: The hub failed.
+        FileFormatError: The repository has only pickled weights, has no energy of this library, or the files are damaged.
+        PluginNotFound: The energy needs a plug-in that is not installed.
+        OptionError: The location is malformed.
+        ExtraNotInstalled: `huggingface_hub` is not installed.
+    """
+    place, hub = Location.parse(location), client()
+    options: dict[str, Any] = {
+        "token": token,
+        "cache_dir": cache_dir,
+        "endpoint": endpoint,
+        "local_files_only": local_files_only,
+        "force_download": force_download,
+        "library_name": "composable-energy",
+        "library_version": ce.__version__,
+    }
+
+    def fetch(revision: str | None, *files: str) -> Path:
+        """Returns the folder of a commit in the cache, with those of the files that the repository has."""
+        with translated(place, offline=local_files_only):
+            return Path(hub.snapshot_download(place.repository, revision=revision, allow_patterns=list(files), **options))
+
+    folder = fetch(place.revision, CONFIG)
+    with _naming(place, folder.name):
+        ours = (folder / CONFIG).is_file() and "written_by" in read_config(folder / CONFIG)
+    if not ours or not (fetch(folder.name, CONFIG, TENSORS) / TENSORS).is_file():
+        raise _no_energy(place, token, endpoint)
+    with _naming(place, folder.name):
+        return ce.load(folder)
+
+
+@contextlib.contextmanager
+def _naming(place: Location, commit: str) -> Iterator[None]:
+    """Adds to errors of files where they are from."""
+    try:
+        yield
+    except FileFormatError as error:
+        raise FileFormatError(
+            f"{error} The files are those of {place}, commit {commit}; if they were damaged on the way, load with force_download=True."
+        ) from error
+
+
+def _no_energy(place: Location, token: bool | str | None, endpoint: str | None) -> FileFormatError:
+    """Returns the error for a repository without a saved energy."""
+    files: list[str] = []
+    with contextlib.suppress(HubError), translated(place):  # offline, the message is without names of files
+        api = client().HfApi(endpoint=endpoint, token=token, library_name="composable-energy", library_version=ce.__version__)
+        files = api.list_repo_files(place.repository, revision=place.revision)
+    suffixes = {PurePosixPath(file).suffix for file in files}
+    pickles = [file for file in files if PurePosixPath(file).suffix in _PICKLES]
+    if pickles and ".safetensors" not in suffixes:
+        return FileFormatError(
+            f"{place} has only pickled weights ({_listed(pickles)}). Reading a pickle can run any code, so nothing of it was downloaded. "
+            "Ask its authors for safetensors; or read the model yourself, build an energy with composable_energy.as_energy, and push that."
+        )
+    found = f"; it has {_listed(files)}" if files else ""
+    return FileFormatError(
+        f"{place} holds no energy of composable-energy{found}. One is written by `E.push(...)`: a {CONFIG} with its format and a {TENSORS}."
+    )
+
+
+def _listed(files: list[str]) -> str:
+    return ", ".join(files[:_SHOWN]) + (f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else "")

@@ -1,0 +1,279 @@
+"""Energies on the hub, against a stand-in server: pushing, loading, revisions, the cache, and refusals."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+
+import composable_energy as ce
+from composable_energy.errors import ExpressionError, ExtraNotInstalled, FileFormatError, OptionError, PluginNotFound
+from composable_energy_hub import HubAccessError, HubConnectionError, HubError, HubNotFoundError
+from plugins.hub.tests.hub_server import Hub, running
+from tests.third_party import acme, site  # noqa: F401
+
+
+class Shifted(ce.Energy):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x - torch.as_tensor(y)).square().sum(1)
+
+
+X = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+
+
+def gaussian(mean: float) -> ce.Energy:
+    return ce.as_energy(torch.distributions.Normal(torch.full((2,), mean), 1.0))
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running() as hub:
+        yield hub
+
+
+@pytest.fixture
+def load(hub: Hub, tmp_path: Path) -> Callable[..., ce.Energy]:
+    """Returns `ce.load` with the stand-in server, a cache of its own and no token."""
+
+    def load(location: str, **options: object) -> ce.Energy:
+        return ce.load(location, **{"endpoint": hub.url, "cache_dir": tmp_path / "cache", "token": False, **options})
+
+    return load
+
+
+@pytest.fixture
+def push(hub: Hub) -> Callable[..., str]:
+    """Returns `E.push` as a function, with the stand-in server and its token."""
+    return lambda energy, location, **options: energy.push(location, **{"endpoint": hub.url, "token": hub.token, **options})
+
+
+def test_what_is_pushed_is_loaded(hub, load, push):
+    energy = gaussian(0.0) & ~gaussian(1.0) & 2 * gaussian(3.0)
+    place = push(energy, "owner/bowl")
+    commit = hub.repositories["owner/bowl"].branches["main"]
+    assert place == f"hf:owner/bowl@{commit}"
+    for location in ("hf:owner/bowl", "hf:owner/bowl@main", place):
+        loaded = load(location)
+        assert loaded.equals(energy) and torch.equal(loaded(X), energy(X))
+
+
+def test_a_scheme_may_be_written_and_the_owner_left_out(hub, push):
+    assert push(gaussian(0.0), "hf:owner/bowl").startswith("hf:owner/bowl@")
+    assert push(gaussian(0.0), "bowl").startswith("hf:writer/bowl@")
+    with pytest.raises(PluginNotFound, match=r"No plug-in offers the publisher 'hg'\. Known: default, hf\."):
+        push(gaussian(0.0), "hg:owner/bowl")
+
+
+def test_an_older_revision_stays(hub, load, push):
+    old, new = push(gaussian(0.0), "owner/bowl"), push(gaussian(1.0), "owner/bowl")
+    push(gaussian(2.0), "owner/bowl@trial")
+    for location, mean in ((old, 0.0), (new, 1.0), ("hf:owner/bowl", 1.0), ("hf:owner/bowl@trial", 2.0)):
+        assert torch.equal(load(location)(X), gaussian(mean)(X))
+
+
+def test_only_json_and_safetensors_are_written_and_read(hub, load, push, tmp_path):
+    push(gaussian(0.0), "owner/bowl")
+    repository = hub.repositories["owner/bowl"]
+    assert set(repository.files_at("main")[1]) == {"README.md", "config.json", "model.safetensors"}
+    repository.commit("main", {"pytorch_model.bin": pickle.dumps(print), "modeling.py": b"raise SystemExit", "x.safetensors": b""})
+    load("hf:owner/bowl")
+    fetched = {request.rpartition("/")[2] for request in hub.requests if request.startswith("GET") and "/resolve/" in request}
+    assert fetched == {"config.json", "model.safetensors"}
+    assert {path.name for path in (tmp_path / "cache").rglob("*") if path.parent.parent.name == "snapshots"} == fetched
+
+
+def test_a_second_load_reads_the_cache(hub, load, push):
+    place = push(gaussian(0.0), "owner/bowl")
+    load(place)
+    hub.requests.clear()
+    load(place)
+    load("hf:owner/bowl")
+    assert not any("/resolve/" in request for request in hub.requests)
+
+
+def test_after_a_first_load_no_server_is_needed(hub, load, push, monkeypatch):
+    place = push(gaussian(0.0), "owner/bowl")
+    load("hf:owner/bowl")
+    for options in ({"local_files_only": True}, {"endpoint": "http://127.0.0.1:9"}):
+        for location in (place, "hf:owner/bowl"):
+            assert torch.equal(load(location, **options)(X), gaussian(0.0)(X))
+    hub.failing = True
+    load("hf:owner/bowl")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    load("hf:owner/bowl")
+
+
+def test_without_a_server_and_a_cache_the_way_out_is_said(hub, load, push, monkeypatch):
+    push(gaussian(0.0), "owner/bowl")
+    with pytest.raises(HubConnectionError, match="hf:owner/bowl is needed from the hub, and local_files_only is set"):
+        load("hf:owner/bowl", local_files_only=True)
+    with pytest.raises(HubConnectionError, match="The hub cannot be reached, and the cache has no hf:owner/bowl"):
+        load("hf:owner/bowl", endpoint="http://127.0.0.1:9")
+    with pytest.raises(HubConnectionError, match="The hub cannot be reached for hf:owner/bowl"):
+        push(gaussian(0.0), "owner/bowl", endpoint="http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for call in (lambda: load("hf:owner/bowl"), lambda: push(gaussian(0.0), "owner/bowl")):
+        with pytest.raises(HubConnectionError, match="hf:owner/bowl is needed from the hub, and HF_HUB_OFFLINE is set"):
+            call()
+
+
+def test_a_missing_name_or_revision_is_named(load, push):
+    push(gaussian(0.0), "owner/bowl")
+    with pytest.raises(HubNotFoundError, match=r"The hub has no owner/bowls, or does not show it to you: .*`hf auth login`"):
+        load("hf:owner/bowls")
+    with pytest.raises(HubNotFoundError, match="owner/bowl has no revision 'v2': name a branch, a tag or a whole commit hash"):
+        load("hf:owner/bowl@v2")
+
+
+@pytest.mark.parametrize("location", ["@v1", "owner/bowl@", "a/b/c", "owner/bo wl", "owner/bowl..x"])
+def test_a_malformed_location_is_refused(load, push, location):
+    with pytest.raises(OptionError, match="is no location of the hub: write hf:owner/name or hf:owner/name@revision"):
+        load(f"hf:{location}")
+    with pytest.raises(OptionError, match="is no location of the hub"):
+        push(gaussian(0.0), location)
+
+
+def test_access_is_asked_for(hub, load, push):
+    push(gaussian(0.0), "owner/bowl")
+    hub.repositories["owner/bowl"].gated = True
+    with pytest.raises(HubAccessError, match="owner/bowl is gated: ask for access on its page, then log in with `hf auth login`"):
+        load("hf:owner/bowl")
+    assert torch.equal(load("hf:owner/bowl", token=hub.token)(X), gaussian(0.0)(X))
+    with pytest.raises(HubAccessError, match=r"The hub refuses owner/bowl to you \(status 403\)"):
+        push(gaussian(1.0), "owner/bowl", token=False)
+    with pytest.raises(HubAccessError, match=r"The hub refuses owner/new to you \(status 401\)"):
+        push(gaussian(1.0), "owner/new", token=False)
+
+
+@pytest.mark.parametrize("config", [{}, {"config.json": b'{"model_type": "bert"}'}])
+def test_pickles_are_refused(hub, load, config, tmp_path):
+    hub.add("owner/old", {**config, "pytorch_model.bin": pickle.dumps(print), "vae/weights.pt": b""})
+    with pytest.raises(FileFormatError, match=r"has only pickled weights \(pytorch_model\.bin, vae/weights\.pt\)"):
+        load("hf:owner/old")
+    assert list(tmp_path.rglob("*.bin")) == [] and not any("bin" in request for request in hub.requests)
+
+
+def test_other_models_are_refused_before_their_weights_are_downloaded(hub, load):
+    hub.add("owner/bert", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"large"})
+    hub.add("owner/empty", {".gitattributes": b""})
+    for name in ("bert", "empty"):
+        with pytest.raises(FileFormatError, match=f"hf:owner/{name} holds no energy of composable-energy; it has "):
+            load(f"hf:owner/{name}")
+    assert not any(request.startswith("GET") and "safetensors" in request for request in hub.requests)
+
+
+def test_damaged_files_are_refused(hub, load, push):
+    push(gaussian(0.0), "owner/bowl")
+    repository = hub.repositories["owner/bowl"]
+    files = dict(repository.files_at("main")[1])
+    half = files["model.safetensors"][:-4]
+    for name, data, message in (
+        ("model.safetensors", half, r"is not the file that config\.json was written with"),
+        ("config.json", files["config.json"][:-9], r"config\.json cannot be read"),
+        ("config.json", files["config.json"].replace(b"Normal", b"Laplace"), r"config\.json has changed"),
+    ):
+        commit = repository.commit("main", {**files, name: data})
+        with pytest.raises(FileFormatError, match=rf"{message}(?s:.*)The files are those of hf:owner/bowl, commit {commit}"):
+            load("hf:owner/bowl")
+
+
+def test_a_file_that_was_damaged_in_the_cache_is_fetched_again(load, push, tmp_path):
+    push(gaussian(0.0), "owner/bowl")
+    load("hf:owner/bowl")
+    (weights,) = (tmp_path / "cache").rglob("snapshots/*/model.safetensors")
+    weights.resolve().write_bytes(b"damaged")
+    with pytest.raises(FileFormatError, match="load with force_download=True"):
+        load("hf:owner/bowl")
+    assert torch.equal(load("hf:owner/bowl", force_download=True)(X), gaussian(0.0)(X))
+
+
+def test_a_failing_server_is_reported(hub, load):
+    hub.failing = True
+    with pytest.raises(HubError, match=r"The hub failed for hf:owner/bowl: .*500"):
+        load("hf:owner/bowl")
+
+
+def test_what_cannot_be_saved_is_not_pushed(hub, push):
+    with pytest.raises(ExpressionError, match="cannot be saved"):
+        push(ce.as_energy(lambda x: x.square().sum(1)), "owner/bowl")
+    with pytest.raises(TypeError, match="push takes an energy, got function"):
+        ce.push(lambda x: x, "owner/bowl")  # pyright: ignore[reportArgumentType]
+    assert hub.requests == []
+
+
+def test_the_extra_is_named_where_it_is_missing(load, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ExtraNotInstalled, match=r"pip install 'composable-energy\[hub\]'"):
+        load("hf:owner/bowl")
+
+
+def card_of(hub: Hub, name: str) -> huggingface_hub.ModelCard:
+    found = hub.repositories[name].files_at("main")
+    assert found is not None
+    return huggingface_hub.ModelCard(found[1]["README.md"].decode())
+
+
+def test_the_card_says_what_the_energy_is(hub, push):
+    energy = gaussian(0.0) & ~gaussian(1.0)
+    energy.recommended = ce.Recommendation("hmc", {"leapfrogs": 7})
+    push(energy, "owner/bowl", license="mit", tags=["toy"], description="A bowl: *round*.")
+    card = card_of(hub, "owner/bowl")
+    assert card.data.to_dict() == {
+        "library_name": "composable-energy",
+        "license": "mit",
+        "tags": ["composable-energy", "energy-based-model", "toy"],
+    }
+    for text in (
+        "# bowl\n",
+        "A bowl: *round*.",
+        "```text\nNormal & ~Normal\n```",
+        'E = ce.load("hf:owner/bowl")\nx = E.sample(16, seed=0)',
+        "| shape of a point | `(2,)` |",
+        "| recommended sampler | `hmc`, `leapfrogs=7` |",
+        "├─ DistributionEnergy(Normal)",
+        "`composable-energy[hub]`. Nothing is unpickled",
+    ):
+        assert text in card.text
+
+
+def test_the_card_shows_conditions_supports_and_missing_bounds(hub, push):
+    with ce.register("energy", "shifted", Shifted):
+        push(ce.get_energy("shifted"), "owner/label")
+    push(-1.0 * gaussian(0.0), "owner/hill")
+    push(ce.as_energy(torch.distributions.Gamma(torch.ones(2), 1.0)), "owner/gamma")
+    label, hill, gamma = (card_of(hub, f"owner/{name}").text for name in ("label", "hill", "gamma"))
+    assert "| conditions | `y` |" in label and "E = E.given(y=...)" in label
+    assert "it has no lower bound by itself" in hill and "E.sample" not in hill
+    assert "| support | `positive` |" in gamma or "| support | `nonnegative` |" in gamma
+
+
+def test_the_card_names_the_distributions_that_are_needed(hub, push, acme):  # noqa: F811
+    push(ce.load("acme-energies:bowl") & gaussian(0.0), "owner/bowl")
+    assert "This needs `composable-energy[hub]` and `acme-energies`." in card_of(hub, "owner/bowl").text
+
+
+@pytest.mark.slow
+def test_the_environment_and_the_command_line(hub, tmp_path):
+    """`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` do what they do for the hub's own library."""
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": hub.token}
+    script = "import torch, composable_energy as ce; ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).push('owner/bowl')"
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=tmp_path)
+    command = [sys.executable, "-m", "composable_energy", "sample", "'hf:owner/bowl@main' & 2 * hf:owner/bowl", "-n", "3", "--seed", "0"]
+    command += ["--sampler", "langevin", "--option", "step_size=.1", "--steps", "2", "-o"]
+    subprocess.run([*command, "a.npy"], check=True, env=environment, cwd=tmp_path)
+    environment |= {"HF_HUB_OFFLINE": "1"}
+    hub.failing = True
+    subprocess.run([*command, "b.npy"], check=True, env=environment, cwd=tmp_path)
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+    command[4] = "hf:owner/other"
+    failed = subprocess.run([*command, "c.npy"], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert "hf:owner/other is needed from the hub, and HF_HUB_OFFLINE is set" in failed.stderr and "Traceback" not in failed.stderr
