@@ -228,9 +228,9 @@ def test_concepts_are_guidance(text):
     torch.testing.assert_close(found, base + 4 * (one - two), rtol=1e-4, atol=1e-5)
 
 
-def test_two_calls_have_one_base(folder, classes):
+def test_two_calls_have_one_base(classes):
     location = classes.config()["location"]
-    a, b = (load_pipeline(location, class_label=label, unconditional=4) for label in (0, 1))
+    a, b = (ce.load(f"diffusers:{location}", class_label=label, unconditional=4) for label in (0, 1))
     together, x = a & b, points(classes)
     assert len(together.bases) == 1
     expected = (classes.concept(class_label=0) & classes.concept(class_label=1)).with_gradient(x, sigma=1.0)[1]
