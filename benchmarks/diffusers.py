@@ -3,12 +3,12 @@ r"""Expressions over a pipeline of diffusers, by this library and as published: 
 The pipeline is that of drawn faces at 32 pixels, a `UNet2DModel` with a class for each attribute, for its absence, and for any face
 (`python -m composable_energy_faces.train_small_faces`). Each cell is the share of 500 samples that satisfy the expression, according to a
 judge of small faces: the network of the faces' judge, trained again on faces of its own seed at 32 pixels with a little noise; pictures are
-doubled in size for it. All rules get the same network and the same weight of evidence; the sum of the evaluations is in the last column.
+doubled in size for it. All rules of the pipeline get the same network, in channels last, and all but the third the same weight of evidence.
 
 - **classes**: `~smiling` is the class "not smiling"; `sde`.
 - **negation**: `~smiling` is the negative of the evidence of "smiling", `ce.negate(..., mode="power", weight=1.0)`; `sde`.
 - **bounded**: `~smiling` is the negation by contrast, drawn by `feynman-kac`, which needs no values.
-- **published**: $\epsilon + \sum_i w_i (\epsilon_i - \epsilon)$ with negative weights for NOT (Liu et al., 2022), drawn by DDIM of diffusers.
+- **published**: $\epsilon + \sum_i w_i (\epsilon_i - \epsilon)$ with negative weights for NOT (Liu et al., 2022); DDIM of diffusers.
 - **our faces**: the same expressions over `faces/...`, pictures of 64 pixels reduced to 32, with their recommended sampler.
 """
 
@@ -33,7 +33,7 @@ from composable_energy_faces.small_faces import ANY_FACE, PIPELINE, class_of, ju
 PATH = RESULTS / "diffusers.json"
 PAGE = ROOT / "docs" / "results" / "diffusers.md"
 LEVELS, WEIGHT, SEED = 30, 2.0, 0
-CHUNK = 100
+CHUNK = 20  # pictures that are evaluated together, with all concepts: larger batches do not fit into the cache
 
 ROWS = (
     Criterion("male & ~smiling", ((("male", True), ("smiling", False)),), 0.95),
@@ -46,7 +46,8 @@ Drawn = tuple[Tensor, float]  # pictures in [0, 1], and the evaluations of the n
 
 def pipeline() -> Any:
     """Returns the pipeline of small faces as an energy."""
-    return ce.load(f"diffusers:{PIPELINE}", unconditional=ANY_FACE)
+    faces: Any = ce.load(f"diffusers:{PIPELINE}", unconditional=ANY_FACE)
+    return faces.to(memory_format=torch.channels_last)
 
 
 def by_classes(row: Criterion, count: int) -> Drawn:
@@ -65,7 +66,7 @@ def by_negation(row: Criterion, count: int) -> Drawn:
 
 
 def by_levels(energy: ce.Energy, count: int) -> Drawn:
-    images, trace = energy.sample(count, sampler="sde", levels=LEVELS, seed=SEED, trace=True)
+    images, trace = energy.sample(count, sampler="sde", levels=LEVELS, seed=SEED, batch_size=CHUNK, trace=True)
     return images, trace.scalars["evaluations"][-1]
 
 
@@ -74,7 +75,7 @@ def bounded(row: Criterion, count: int) -> Drawn:
     terms = [faces.concept(class_label=class_of(name)) for name, _ in row.branches[0]]
     signed = [term if wanted else ~term for term, (_, wanted) in zip(terms, row.branches[0], strict=True)]
     options = {"levels": LEVELS, "sigma_max": 50.0, "sigma_min": 0.03, "spread": 0.5}
-    return ce.all_of(*signed).sample(count, sampler="feynman-kac", seed=SEED, **options), 2.0 * LEVELS
+    return ce.all_of(*signed).sample(count, sampler="feynman-kac", seed=SEED, batch_size=CHUNK, **options), 2.0 * LEVELS
 
 
 @torch.no_grad()
@@ -82,8 +83,8 @@ def published(row: Criterion, count: int) -> Drawn:
     """Adds predictions of the network, in chunks, as the published code does."""
     from diffusers import DDIMScheduler, DDPMPipeline
 
-    own = DDPMPipeline.from_pretrained(PIPELINE)
-    scheduler = DDIMScheduler.from_config(own.scheduler.config)
+    own = DDPMPipeline.from_pretrained(PIPELINE, low_cpu_mem_usage=False)
+    scheduler, unet = DDIMScheduler.from_config(own.scheduler.config), own.unet.to(memory_format=torch.channels_last)
     weights = torch.tensor([WEIGHT if wanted else -WEIGHT for _, wanted in row.branches[0]])[:, None, None, None, None]
     labels = torch.tensor([ANY_FACE, *(class_of(name) for name, _ in row.branches[0])])
     generator, parts = torch.Generator().manual_seed(SEED), []
@@ -93,7 +94,7 @@ def published(row: Criterion, count: int) -> Drawn:
         scheduler.set_timesteps(LEVELS)
         for t in scheduler.timesteps:
             classes = labels.repeat_interleave(n)
-            base, *terms = own.unet(x.repeat(len(labels), 1, 1, 1), t, class_labels=classes).sample.chunk(len(labels))
+            base, *terms = unet(x.repeat(len(labels), 1, 1, 1), t, class_labels=classes).sample.chunk(len(labels))
             x = scheduler.step(base + (weights * (torch.stack(terms) - base)).sum(0), t, x).prev_sample
         parts.append((x / 2 + 0.5).clamp(0, 1))
     return torch.cat(parts), float(LEVELS)

@@ -3,7 +3,7 @@ r"""Trains a pipeline of diffusers on drawn faces of 32 pixels, and the judge of
     python -m composable_energy_faces.train_small_faces --out FOLDER [--effort 1.0] [--install]
 
 The network is a `UNet2DModel` that takes a class; it predicts $v$ under the cosine schedule of 1,000 steps. A face counts for one of its
-five attributes, chosen at random, or for the class of any face in a fifth of all cases. It takes half an hour of one core.
+five attributes, chosen at random, or for the class of any face in a fifth of all cases. It takes three quarters of an hour of one core.
 The command can be stopped at any time, and resumes when called again. `--install` copies the pipeline and the judge into the package.
 """
 
@@ -37,7 +37,7 @@ from composable_energy_training import Batch, Loss, Objective, Optimizer, Traine
 __all__ = ["ClassDiffusion", "main", "small_scheduler", "small_unet", "train_pipeline", "train_small_judge"]
 
 _FACES, _JUDGE_FACES = 40_000, 16_000
-_STEPS, _JUDGE_STEPS = 3_400, 800
+_STEPS, _JUDGE_STEPS = 5_000, 800
 _WITHOUT_CLASS = 0.2
 
 
