@@ -243,7 +243,7 @@ def test_samplers_take_expressions_of_pipelines(sampler, classes):
     no_b = ~b if sampler == "feynman-kac" else ce.negate(b, mode="power", weight=1.0)
     levels = {"levels": 4, "sigma_max": 10.0, "sigma_min": 0.05}
     x = (a & no_b).sample(3, sampler=sampler, seed=0, warn=False, **levels)
-    assert x.shape == (3, 3, 8, 8) and x.isfinite().all() and (x >= 0).all() and (x <= 1).all()
+    assert x.shape == (3, 3, 8, 8) == a.sample(3, seed=0, levels=3).shape and x.isfinite().all() and (x >= 0).all() and (x <= 1).all()
 
 
 def test_latents_are_decoded_by_the_autoencoder(text):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy import Energy
+from composable_energy import Energy, Recommendation
 from composable_energy.catalog import get_energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.suggestions import nearest
@@ -26,7 +26,7 @@ class PipelineEnergy(DiffusionEnergy):
     `E.concept("a dog")` is the energy of a prompt and `E.concept(class_label=3)` that of a class, both relative to the unconditional model.
     Prompts are encoded by the pipeline's own tokenizer and text encoder. The network, the schedule and what the network predicts are read
     from the pipeline. Points are those of the network: pixels in [-1, 1], or latents of the autoencoder; samples are decoded to pictures in
-    [0, 1], unless `latents=True`. A safety checker is neither loaded nor applied.
+    [0, 1], unless `latents=True`. The recommended sampler is `sde` with 40 levels. A safety checker is neither loaded nor applied.
 
     Args:
         location: A folder that `save_pretrained` wrote, or `owner/name` of the hub.
@@ -72,6 +72,7 @@ class PipelineEnergy(DiffusionEnergy):
             event_shape=network.event_shape,
             decoder=decoder_of(pipeline, network),
         )
+        self.recommended = Recommendation("sde", {"levels": 40})
         self.labels: dict[str, int] = dict(getattr(pipeline, "labels", None) or {})
         self._pipeline: Any = pipeline if isinstance(network, PromptNetwork) else None
         self.requires_grad_(False).eval()
