@@ -123,8 +123,23 @@ def test_the_gradient_of_a_prompt_is_what_the_scheduler_says(text):
     pipeline = own(text)
     for prompt in ("a dog", "", "a dog on a leash in the rain at night"):
         tokens = pipeline.encode_prompt(prompt, "cpu", 1, False)[0].expand(3, -1, -1)
-        conditions = {"prompt": text.encode(prompt)} if prompt else {}
+        conditions = text.encode(prompt) if prompt else {}
         check_gradients(text, pipeline, lambda x, t, tokens=tokens: pipeline.unet(x, t, tokens).sample, **conditions)
+
+
+def test_the_gradient_of_a_prompt_with_sizes_is_what_the_scheduler_says(folder):
+    energy = load_pipeline(str(tiny_pipelines.text_with_sizes(folder / "xl")))
+    pipeline, sizes = own(energy), torch.tensor([[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]]).expand(3, -1)
+    tokens, _, summary, _ = pipeline.encode_prompt("a dog", device="cpu", do_classifier_free_guidance=False)
+
+    def call(x: Tensor, t: Tensor, scale: int) -> Tensor:
+        added = {"text_embeds": scale * summary.expand(3, -1), "time_ids": sizes}
+        return pipeline.unet(x, t, scale * tokens.expand(3, -1, -1), added_cond_kwargs=added).sample
+
+    check_gradients(energy, pipeline, lambda x, t: call(x, t, 1), **energy.encode("a dog"))
+    check_gradients(energy, pipeline, lambda x, t: call(x, t, 0))  # zeros stand for no prompt
+    (energy.concept("a dog") & energy.concept("a cat")).save(folder / "saved")
+    assert ce.load(folder / "saved").equals(energy.concept("a dog") & energy.concept("a cat"))
 
 
 def own(energy: PipelineEnergy) -> Any:
@@ -222,7 +237,7 @@ def test_an_expression_evaluates_the_network_once(text, classes):
 def test_concepts_are_guidance(text):
     a, b, x = text.concept("a dog"), text.concept("a leash"), points(text)
     base = text.with_gradient(x, sigma=2.0)[1]
-    one, two = (text.given(prompt=text.encode(prompt)).with_gradient(x, sigma=2.0)[1] - base for prompt in ("a dog", "a leash"))
+    one, two = (text.given(**text.encode(prompt)).with_gradient(x, sigma=2.0)[1] - base for prompt in ("a dog", "a leash"))
     assert one.norm() > 0.01 * base.norm() < 100 * two.norm()
     found = (a & ce.negate(b, mode="power", weight=1.0)).sharpened(4).with_gradient(x, sigma=2.0)[1]
     torch.testing.assert_close(found, base + 4 * (one - two), rtol=1e-4, atol=1e-5)

@@ -90,6 +90,31 @@ def text(folder: Path, scheduler: Any = None, **options: Any) -> Path:
     return folder
 
 
+def text_with_sizes(folder: Path) -> Path:
+    """Saves a pipeline like Stable Diffusion XL: two text encoders, and a UNet that takes sizes."""
+    from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    tokens = tokenizer(folder.with_name(f"{folder.name}-tokens"))
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 16}
+    config = CLIPTextConfig(vocab_size=len(tokens), max_position_embeddings=12, bos_token_id=0, eos_token_id=1, **sizes)
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    common = {name: UNET[name] for name in ("sample_size", "block_out_channels", "layers_per_block", "norm_num_groups")}
+    added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64}
+    pipeline = StableDiffusionXLPipeline(
+        vae=autoencoder(),
+        text_encoder=seeded(CLIPTextModel, config=config),
+        text_encoder_2=seeded(CLIPTextModelWithProjection, config=config),
+        tokenizer=tokens,
+        tokenizer_2=tokens,
+        unet=seeded(UNet2DConditionModel, **common, **blocks, **added, attention_head_dim=2, cross_attention_dim=32),
+        scheduler=DDIMScheduler(**STABLE),
+        add_watermarker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
 def tokenizer(folder: Path) -> Any:
     """Returns a CLIP tokenizer of lower-case letters, from files that are written here."""
     from transformers import CLIPTokenizer

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from composable_energy import Energy, Recommendation
@@ -57,7 +56,7 @@ class PipelineEnergy(DiffusionEnergy):
         schedule, parametrisation = process_of(pipeline.scheduler)
         null: dict[str, Any] = {}
         if isinstance(network, PromptNetwork):
-            null = {"prompt": _encode(pipeline, "" if unconditional is None else unconditional)}
+            null = network.encode_none(pipeline) if unconditional is None else network.encode(pipeline, unconditional)
         elif isinstance(network, ClassNetwork):
             label = network.null_class if unconditional is None else unconditional
             null = {} if label is None else {"class_label": _check_class(network, label)}
@@ -93,13 +92,18 @@ class PipelineEnergy(DiffusionEnergy):
         """
         if name is not None:
             conditions = {"class_label" if self.labels else "prompt": name, **conditions}
-        return super().concept(**{key: self._condition(key, value) for key, value in conditions.items()})
+        if "class_label" in conditions and isinstance(self.model, ClassNetwork):
+            conditions["class_label"] = self._label(self.model, conditions["class_label"])
+        if "prompt" in conditions and not isinstance(conditions["prompt"], Tensor):
+            conditions |= self.encode(conditions["prompt"])
+        return super().concept(**conditions)
 
-    def encode(self, prompt: str) -> Tensor:
-        """Returns what the network takes for a prompt, with shape $(1, L, D)$, for `E.given(prompt=...)`.
+    def encode(self, prompt: str) -> dict[str, Tensor]:
+        """Returns the conditions of a prompt, for `E.given(**E.encode("a dog"))`: tensors with one row.
 
         Raises:
             ExpressionError: The pipeline has no text.
+            OptionError: The prompt is no text.
         """
         if not isinstance(self.model, PromptNetwork):
             ways = "`class_label=`" if isinstance(self.model, ClassNetwork) else "no condition"
@@ -107,18 +111,15 @@ class PipelineEnergy(DiffusionEnergy):
         if self._pipeline is None:  # a copy, which is without it
             own = self._options
             self._pipeline = read_pipeline(own["location"], revision=own["revision"], variant=own["variant"], dtype=own["dtype"])
-        return _encode(self._pipeline, prompt).to(next(self.parameters()).device)
+        device = next(self.parameters()).device
+        return {name: value.to(device) for name, value in self.model.encode(self._pipeline, prompt).items()}
 
-    def _condition(self, key: str, value: Any) -> Any:
-        if key == "prompt" and not isinstance(value, Tensor):
-            return self.encode(value)
-        if key == "class_label" and isinstance(self.model, ClassNetwork):
-            if isinstance(value, str):
-                if value not in self.labels:
-                    raise OptionError(f"{self} has no class {value!r}.{nearest(value, self.labels) or ' Give its number.'}")
-                value = self.labels[value]
-            _check_class(self.model, value)
-        return value
+    def _label(self, network: ClassNetwork, label: Any) -> Any:
+        if isinstance(label, str):
+            if label not in self.labels:
+                raise OptionError(f"{self} has no class {label!r}.{nearest(label, self.labels) or ' Give its number.'}")
+            label = self.labels[label]
+        return _check_class(network, label)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_pipeline": None}  # tokenizers are slow to copy, and samplers need none
@@ -168,13 +169,3 @@ def _check_class(network: ClassNetwork, label: Any) -> Any:
     except (TypeError, RuntimeError) as error:
         raise OptionError(f"class_label must be a whole number, got {label!r}.") from error
     return label
-
-
-@torch.no_grad()
-def _encode(pipeline: Any, prompt: Any) -> Tensor:
-    if not isinstance(prompt, str):
-        raise OptionError(f"A prompt must be a text, got {prompt!r}.")
-    missing = [name for name in ("tokenizer", "text_encoder") if pipeline.components.get(name) is None]
-    if missing or not hasattr(pipeline, "encode_prompt"):
-        raise OptionError(f"{type(pipeline).__name__} has no {' and '.join(missing) or '`encode_prompt`'}, so it cannot encode a prompt.")
-    return pipeline.encode_prompt(prompt, pipeline.device, 1, False)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,17 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
 
-__all__ = ["ClassNetwork", "Latents", "Network", "Pixels", "PlainNetwork", "PromptNetwork", "decoder_of", "network_of"]
+__all__ = [
+    "ClassNetwork",
+    "Latents",
+    "Network",
+    "Pixels",
+    "PlainNetwork",
+    "PromptNetwork",
+    "SizedPromptNetwork",
+    "decoder_of",
+    "network_of",
+]
 
 
 class Network(nn.Module, ABC):
@@ -78,6 +88,55 @@ class PromptNetwork(Network):
     def forward(self, x: Tensor, t: Tensor, prompt: Tensor) -> Tensor:
         return self.predict(x, t, encoder_hidden_states=prompt)
 
+    def encode(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
+        """Returns the conditions of a prompt, each with one row, by the tokenizer and the text encoder of a pipeline.
+
+        Raises:
+            OptionError: The prompt is no text, or the pipeline has no text encoder.
+        """
+        return {"prompt": self._encoded(pipeline, prompt)[0]}
+
+    def encode_none(self, pipeline: Any) -> dict[str, Tensor]:
+        """Returns the conditions of no prompt: those of the empty one."""
+        return self.encode(pipeline, "")
+
+    @torch.no_grad()
+    def _encoded(self, pipeline: Any, prompt: str) -> Any:
+        if not isinstance(prompt, str):
+            raise OptionError(f"A prompt must be a text, got {prompt!r}.")
+        missing = [name for name in ("tokenizer", "text_encoder") if pipeline.components.get(name) is None]
+        if missing or not hasattr(pipeline, "encode_prompt"):
+            raise OptionError(f"{type(pipeline).__name__} has no {' and '.join(missing) or 'encode_prompt'}, so it cannot encode a prompt.")
+        return pipeline.encode_prompt(prompt, device=pipeline.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+
+
+class SizedPromptNetwork(PromptNetwork):
+    """A network that also takes a summary of the text and the size of the picture, as that of Stable Diffusion XL.
+
+    Args:
+        model: The network of diffusers.
+        sizes: The size of the original, the corner of the crop, and the size of the picture: six numbers.
+    """
+
+    sizes: Tensor
+
+    def __init__(self, model: nn.Module, sizes: Sequence[int]) -> None:
+        super().__init__(model)
+        self.register_buffer("sizes", torch.tensor([sizes], dtype=next(model.parameters()).dtype), persistent=False)
+
+    def forward(self, x: Tensor, t: Tensor, prompt: Tensor, summary: Tensor) -> Tensor:
+        added = {"text_embeds": summary, "time_ids": self.sizes.expand(len(x), -1)}
+        return self.predict(x, t, encoder_hidden_states=prompt, added_cond_kwargs=added)
+
+    def encode(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
+        found = self._encoded(pipeline, prompt)
+        return {"prompt": found[0], "summary": found[2]}
+
+    def encode_none(self, pipeline: Any) -> dict[str, Tensor]:
+        found = super().encode_none(pipeline)
+        zeros = pipeline.config.get("force_zeros_for_empty_prompt")
+        return {name: torch.zeros_like(value) for name, value in found.items()} if zeros else found
+
 
 def network_of(pipeline: Any) -> Network:
     """Returns the network of a pipeline.
@@ -96,10 +155,10 @@ def network_of(pipeline: Any) -> Network:
             f"The {part} of {type(pipeline).__name__} is a {name}; known are {known}. To use it anyway, pass a function of points, times "
             "and conditions that calls it to ce.get_energy('diffusion', model=...)."
         )
-    return _KNOWN[name](model)
+    return _KNOWN[name](pipeline, model)
 
 
-def _unet(model: Any) -> Network:
+def _unet(pipeline: Any, model: Any) -> Network:
     config = model.config
     if config["num_class_embeds"] is not None and config["class_embed_type"] is None:
         return ClassNetwork(model, config["num_class_embeds"], None)
@@ -107,13 +166,18 @@ def _unet(model: Any) -> Network:
     return PlainNetwork(model)
 
 
-def _conditional_unet(model: Any) -> Network:
-    fields = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
-    _check(model, dict.fromkeys(fields))
-    return PromptNetwork(model)
+def _conditional_unet(pipeline: Any, model: Any) -> Network:
+    _check(model, dict.fromkeys(("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")))
+    if model.config["addition_embed_type"] != "text_time":
+        _check(model, {"addition_embed_type": None})
+        return PromptNetwork(model)
+    summary = pipeline.text_encoder_2.config.projection_dim
+    _check(model, {"projection_class_embeddings_input_dim": 6 * model.config["addition_time_embed_dim"] + summary})
+    side = model.config["sample_size"] * pipeline.vae_scale_factor
+    return SizedPromptNetwork(model, (side, side, 0, 0, side, side))
 
 
-def _dit(model: Any) -> Network:
+def _dit(pipeline: Any, model: Any) -> Network:
     classes = model.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.num_embeddings
     count = model.config["num_embeds_ada_norm"]
     return ClassNetwork(model, classes, count if classes > count else None)
