@@ -88,7 +88,7 @@ class PromptNetwork(Network):
     def forward(self, x: Tensor, t: Tensor, prompt: Tensor) -> Tensor:
         return self.predict(x, t, encoder_hidden_states=prompt)
 
-    def encode(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
+    def encode(self, pipeline: Any, prompt: object) -> dict[str, Tensor]:
         """Returns the conditions of a prompt, each with one row, by the tokenizer and the text encoder of a pipeline.
 
         Raises:
@@ -101,7 +101,7 @@ class PromptNetwork(Network):
         return self.encode(pipeline, "")
 
     @torch.no_grad()
-    def _encoded(self, pipeline: Any, prompt: str) -> Any:
+    def _encoded(self, pipeline: Any, prompt: object) -> Any:
         if not isinstance(prompt, str):
             raise OptionError(f"A prompt must be a text, got {prompt!r}.")
         missing = [name for name in ("tokenizer", "text_encoder") if pipeline.components.get(name) is None]
@@ -128,7 +128,7 @@ class SizedPromptNetwork(PromptNetwork):
         added = {"text_embeds": summary, "time_ids": self.sizes.expand(len(x), -1)}
         return self.predict(x, t, encoder_hidden_states=prompt, added_cond_kwargs=added)
 
-    def encode(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
+    def encode(self, pipeline: Any, prompt: object) -> dict[str, Tensor]:
         found = self._encoded(pipeline, prompt)
         return {"prompt": found[0], "summary": found[2]}
 
