@@ -32,7 +32,7 @@ from composable_energy_faces.small_faces import ANY_FACE, PIPELINE, class_of, ju
 
 PATH = RESULTS / "diffusers.json"
 PAGE = ROOT / "docs" / "results" / "diffusers.md"
-LEVELS, WEIGHT, SEED = 30, 2.0, 0
+LEVELS, WEIGHT, SEED = 20, 3.0, 0
 CHUNK = 20  # pictures that are evaluated together, with all concepts: larger batches do not fit into the cache
 
 ROWS = (

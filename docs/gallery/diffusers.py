@@ -49,10 +49,10 @@ def draw(energies, path):
         len(energies), 1, figsize=(9, 1.18 * len(energies)), layout="constrained"
     )
     for panel, (text, energy) in zip(panels, energies.items(), strict=True):
-        images = energy.sharpened(2).sample(COLUMNS, sampler="sde", levels=30, seed=0)
+        images = energy.sharpened(3).sample(COLUMNS, sampler="sde", levels=20, seed=0)
         panel.imshow(strip(images), interpolation="nearest")
         panel.set_title(
-            f"({text}).sharpened(2)",
+            f"({text}).sharpened(3)",
             loc="left",
             fontfamily="monospace",
             fontsize=10.5,
