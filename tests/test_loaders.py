@@ -123,6 +123,29 @@ def test_what_a_loader_does_wrong_is_said(bowls: Path):
         ce.register("loader", "bad", dict)
 
 
+def test_a_publisher_is_found_by_its_scheme():
+    kept: dict[str, ce.Energy] = {}
+
+    def publish(energy: ce.Energy, location: str, *, tag: str = "") -> str:
+        kept[location] = energy
+        return f"box:{location}{tag}"
+
+    energy = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+    with ce.register("publisher", "box", publish), ce.register("publisher", "default", publish), ce.register("loader", "box", kept.get):
+        assert energy.push("box:here", tag="@1") == "box:here@1"
+        assert ce.push(energy, "owner/name") == "box:owner/name"
+        assert kept == {"here": energy, "owner/name": energy}
+        assert ce.load("box:here") is energy
+        with pytest.raises(OptionError, match=r"'box' takes \(tag: .*\), got \(private\)"):
+            energy.push("box:here", private=True)
+        with pytest.raises(OptionError, match="needs a location"):
+            energy.push("box:")
+        with pytest.raises(PluginNotFound, match=r"No plug-in offers the publisher 'bok'\. Did you mean 'box'\? Known: box, default"):
+            energy.push("bok:here")
+    with ce.register("publisher", "box", lambda energy, location: None), pytest.raises(PluginLoadError, match="should return a location"):
+        energy.push("box:here")
+
+
 def test_the_command_line_takes_locations(bowls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.chdir(tmp_path)
     options = ["--sampler", "langevin", "--option", "step_size=.1", "--steps", "2", "-n", "3", "-o", "x.npy"]

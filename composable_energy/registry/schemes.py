@@ -82,7 +82,10 @@ def find_loader(text: str) -> Located | None:
         PluginNotFound: No plug-in offers the scheme.
         PluginConflictError: Several do.
     """
-    name, distribution = text.partition("/")[0], text.partition(":")[0]
+    distribution, colon, _ = text.partition(":")
+    if not colon:
+        return None
+    name = text.partition("/")[0]
     if any(name == row.qualified for row in REGISTRY.records(["energy"])):
         return None
     if distribution in REGISTRY.distributions("energy") - REGISTRY.distributions("loader") and not _offers("loader", distribution):

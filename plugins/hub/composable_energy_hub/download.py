@@ -73,7 +73,12 @@ def load(
     with _naming(place, folder.name):
         ours = (folder / CONFIG).is_file() and "written_by" in read_config(folder / CONFIG)
     if not ours or not (fetch(folder.name, CONFIG, TENSORS) / TENSORS).is_file():
-        raise _no_energy(place, token, endpoint)
+        files: list[str] = []
+        if not local_files_only:
+            with contextlib.suppress(HubError), translated(place):  # offline, the message is without names of files
+                api = hub.HfApi(endpoint=endpoint, token=token)
+                files = api.list_repo_files(place.repository, revision=folder.name)
+        raise _no_energy(place, files)
     with _naming(place, folder.name):
         return ce.load(folder)
 
@@ -89,12 +94,8 @@ def _naming(place: Location, commit: str) -> Iterator[None]:
         ) from error
 
 
-def _no_energy(place: Location, token: bool | str | None, endpoint: str | None) -> FileFormatError:
-    """Returns the error for a repository without a saved energy."""
-    files: list[str] = []
-    with contextlib.suppress(HubError), translated(place):  # offline, the message is without names of files
-        api = client().HfApi(endpoint=endpoint, token=token, library_name="composable-energy", library_version=ce.__version__)
-        files = api.list_repo_files(place.repository, revision=place.revision)
+def _no_energy(place: Location, files: list[str]) -> FileFormatError:
+    """Returns the error for a repository without a saved energy, whose files may be unknown."""
     suffixes = {PurePosixPath(file).suffix for file in files}
     pickles = [file for file in files if PurePosixPath(file).suffix in _PICKLES]
     if pickles and ".safetensors" not in suffixes:

@@ -168,6 +168,10 @@ def test_other_models_are_refused_before_their_weights_are_downloaded(hub, load)
         with pytest.raises(FileFormatError, match=f"hf:owner/{name} holds no energy of composable-energy; it has "):
             load(f"hf:owner/{name}")
     assert not any(request.startswith("GET") and "safetensors" in request for request in hub.requests)
+    hub.requests.clear()
+    with pytest.raises(FileFormatError, match=r"hf:owner/bert holds no energy of composable-energy\. One is written by"):
+        load("hf:owner/bert", local_files_only=True)
+    assert hub.requests == []
 
 
 def test_damaged_files_are_refused(hub, load, push):
