@@ -1,18 +1,32 @@
-"""Entry points for a checkout that is not installed: tests find plug-ins by name as they do after `pip install -e .`."""
+"""Settings of all tests: one thread, a fixed seed before each test, no matplotlib windows, and entry points for a checkout.
+
+In a checkout that is not installed, tests find plug-ins by name as they do after `pip install -e .`.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Makes a test without its own seed reproducible."""
+    torch.manual_seed(0)
 
 
 def pytest_configure(config: pytest.Config) -> None:
