@@ -173,6 +173,9 @@ class Negation(Node):
         if self.given_level is not None:
             return self.given_level
         operand = self.terms[0]
+        known = operand.known_level(self.quantile)
+        if known is not None:
+            return known
         free = sorted(operand.conditions & conditions.keys() - {CHAINS})
         if free:
             raise ExpressionError(
