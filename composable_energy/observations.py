@@ -1,4 +1,4 @@
-"""Terms for what was observed or is preferred. The classes are plug-ins, the energies `observed` and `reward`; these functions find them."""
+"""Terms for what was observed or is preferred: functions that build the energies `observed` and `reward` of a plug-in."""
 
 from __future__ import annotations
 

@@ -149,7 +149,11 @@ def decode_recommendation(data: Any, source: Source) -> Recommendation | None:
     """
     if data is None:
         return None
-    if not isinstance(data, dict) or data.keys() - {"precedence"} != {"sampler", "options", "threads"} or not isinstance(data["sampler"], str):
+    if (
+        not isinstance(data, dict)
+        or data.keys() - {"precedence"} != {"sampler", "options", "threads"}
+        or not isinstance(data["sampler"], str)
+    ):
         raise ValueError("its recommended sampler is incomplete")
     if data["threads"] is not None and type(data["threads"]) is not int:
         raise ValueError(f"its number of threads is {data['threads']!r}")

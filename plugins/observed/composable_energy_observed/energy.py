@@ -13,8 +13,8 @@ from composable_energy.checks import advise_output
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_flag
 from composable_energy.sampling import twin
-from composable_energy_observed.noises import Noise, noise_of
 from composable_energy_observed.interface import Operator
+from composable_energy_observed.noises import Noise, noise_of
 from composable_energy_observed.operators import description_of, operator_of
 
 __all__ = ["ObservedEnergy"]
@@ -24,9 +24,9 @@ class ObservedEnergy(Energy):
     r"""Evidence for a measurement, $E(x) = -\log p(y \mid A x)$; for Gaussian noise $\lVert A x - y \rVert^2 / 2 \sigma^2$ + const.
 
     With a base it is the posterior of an inverse problem: `faces & ce.observed(half, mask, 0.05)`. It has no base of its own and grounds
-    nothing. Beside energies of latent points it is evaluated at the decoded ones. The constants make it a probability density of $y$, so
-    that `observed(y, A) | observed(y, B)` weighs two instruments rightly. `~` of a measurement with Gaussian noise excludes the points whose
-    misfit is within the 95 % quantile of the noise; for other noise give `ce.negate(..., level=...)`.
+    nothing. Beside energies of latent points it is evaluated at the decoded ones. The constants make it a probability density of $y$,
+    so that `observed(y, A) | observed(y, B)` weighs two instruments rightly. `~` of a measurement with Gaussian noise excludes the points
+    whose misfit is within the 95 % quantile of the noise; for other noise give `ce.negate(..., level=...)`.
 
     It recommends `chees`, which is exact where values exist.
 
@@ -153,8 +153,8 @@ def _check_operator(energy: ObservedEnergy, generator: torch.Generator) -> None:
         raise ExpressionError(f"The {what} of the operator of {energy} is not finite at a point of numbers in [0, 1). {ways}")
     if gradient is None or not bool(gradient.any()):
         raise ExpressionError(
-            f"The operator of {energy} has no gradient at a point of numbers in [0, 1): it rounds or compares them. {ways} Points are weighed "
-            "without a gradient by `ce.reward(f, differentiable=False)`."
+            f"The operator of {energy} has no gradient at a point of numbers in [0, 1): it rounds or compares them. {ways} Points are "
+            "weighed without a gradient by `ce.reward(f, differentiable=False)`."
         )
     with torch.no_grad():
         again = energy.predict(x)

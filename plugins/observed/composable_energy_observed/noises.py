@@ -186,7 +186,8 @@ def noise_of(noise: Noise | float | Tensor | str | Mapping[str, Any] | None) -> 
     missing = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in options]
     unknown = sorted(options.keys() - known.keys())
     if missing or unknown:
-        raise OptionError(f"The noise {name} takes {', '.join(known)}: {'unknown' if unknown else 'missing'} {', '.join(unknown or missing)}.")
+        found = f"unknown {', '.join(unknown)}" if unknown else f"missing {', '.join(missing)}"
+        raise OptionError(f"The noise {name} takes {', '.join(known)}; {found}.")
     return NOISES[name](**options)
 
 

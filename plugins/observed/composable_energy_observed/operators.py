@@ -16,6 +16,7 @@ from composable_energy_observed.pictures import Blur, Downsample, Radon
 
 __all__ = ["OPERATORS", "Chain", "Identity", "Linear", "Mask", "description_of", "operator_of"]
 
+
 class Identity(Operator):
     """The point itself."""
 

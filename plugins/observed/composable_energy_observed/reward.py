@@ -98,8 +98,8 @@ class RewardEnergy(Energy):
         reward = self.function(x, **conditions)
         if x.requires_grad and torch.is_grad_enabled() and isinstance(reward, Tensor) and not reward.requires_grad:
             raise ExpressionError(
-                f"{self} has no gradient: it detaches, compares or rounds its points. Say `ce.reward(r, beta, differentiable=False)`, which "
-                "samples by weights."
+                f"{self} has no gradient: it detaches, compares or rounds its points. Say `ce.reward(r, beta, differentiable=False)`, "
+                "which samples by weights."
             )
         return -self.beta * reward
 

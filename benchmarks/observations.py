@@ -1,0 +1,228 @@
+"""Posteriors of measured faces: coverage, PSNR beside baselines, and composition: `python -m benchmarks.observations --write`.
+
+The truths are draws of the model itself, so that intervals of the exact posterior cover them at their nominal rate: the test is calibrated.
+For each operator and truth, 19 chains of the default sampler start apart from the truth and take 20 steps; the interval from the lowest to
+the highest of 19 independent draws covers a new one in 90 % of cases. Tuning is done for the first truth of each operator, and kept.
+
+Baselines: DPS, diffusion posterior sampling (Chung et al., 2023) in the latent space, whose one option is chosen on two other truths; and
+the least-squares projection on the range of the decoder. Results are kept after each problem; a second run continues.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import composable_energy as ce
+from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
+from benchmarks.pages import Blocks, format_number, markdown_table, write_page
+from composable_energy_faces import judge
+from composable_energy_observed import Blur, Downsample, Mask, Operator
+
+PATH = RESULTS / "observations.json"
+PICTURES = RESULTS / "observations.safetensors"
+PAGE = ROOT / "docs" / "results" / "observations.md"
+SIZE, NOISE, DRAWS, STEPS = 64, 0.05, 19, 20
+SHAPE = (3, SIZE, SIZE)
+SCALES = (0.03, 0.1, 0.3, 1.0)  # of DPS
+
+
+def operators() -> dict[str, Operator]:
+    """Returns the four instruments: the upper half, 16 x 16 pixels, a blur, and 10 % of the pixels."""
+    half = torch.zeros(SHAPE, dtype=torch.bool)
+    half[:, : SIZE // 2] = True
+    some = torch.rand(1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) < 0.1
+    return {"half": Mask(half), "16 x 16": Downsample(4), "blur": Blur(3.0), "10 %": Mask(some.expand(SHAPE))}
+
+
+def truths(base: ce.Energy, count: int) -> Tensor:
+    """Returns exact draws of the model, as latent points: those of the annealed sampler, moved on by one that accepts and rejects."""
+    start = base.sample(max(count, 64), seed=1, latents=True)
+    moved: Tensor = base.sample(max(count, 64), init=start, sampler="chees", seed=2, steps=50, latents=True)
+    return moved[:count]
+
+
+def measure(base: ce.Energy, operator: Operator, z: Tensor, index: int) -> tuple[Tensor, Tensor, ce.Energy]:
+    """Returns the picture of a truth, what was measured, and its evidence."""
+    truth = decode(base, z[index : index + 1])
+    generator = torch.Generator().manual_seed(100 + index)
+    clean = operator(truth)
+    y = (clean + NOISE * torch.randn(clean.shape, generator=generator))[0]
+    return truth[0], y, ce.observed(y, operator, NOISE)
+
+
+@torch.no_grad()
+def decode(base: ce.Energy, z: Tensor) -> Tensor:
+    decoder: Any = base.decoder
+    return decoder(z)
+
+
+def psnr(picture: Tensor, truth: Tensor) -> float:
+    return float(-10 * (picture - truth).square().mean().log10())
+
+
+def dps(base: ce.Energy, operator: Operator, y: Tensor, scale: float, count: int = 4, levels: int = 100) -> Tensor:
+    """Returns draws of DPS: ancestral steps down the noise levels, and after each a step against the gradient of the residual norm."""
+    decoder: Any = base.decoder
+    sigmas = torch.logspace(torch.tensor(4.0).log10(), torch.tensor(0.05).log10(), levels)
+    generator = torch.Generator().manual_seed(7)
+    z = (sigmas[0] ** 2 + 1).sqrt() * torch.randn(count, 64, generator=generator)
+    for sigma, below in zip(sigmas, [*sigmas[1:], torch.tensor(0.0)], strict=True):
+        z = z.detach().requires_grad_()
+        clean = z + sigma**2 * base.score(z, create_graph=True, sigma=sigma.item())
+        residual = (operator(decoder(clean)) - y).flatten(1).norm(dim=1).sum()
+        (slope,) = torch.autograd.grad(residual, z)
+        share = (below / sigma) ** 2
+        mean = share * z.detach() + (1 - share) * clean.detach()
+        z = mean + (1 - share).sqrt() * below * torch.randn(z.shape, generator=generator) - scale * slope
+    return decode(base, z.detach())
+
+
+def project(base: ce.Energy, operator: Operator, y: Tensor, steps: int = 300) -> Tensor:
+    """Returns the picture of the decoder that fits the measurement best, without a prior."""
+    decoder: Any = base.decoder
+    z = torch.zeros(1, 64, requires_grad=True)
+    optimizer = torch.optim.Adam([z], 0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (operator(decoder(z)) - y).square().sum().backward()
+        optimizer.step()
+    return decode(base, z.detach())[0]
+
+
+def posterior(energy: ce.Energy, seed: int, tuned: Any) -> tuple[Tensor, Any, float]:
+    """Returns independent latent draws, the tuned sampler, and the processor time without tuning."""
+    if tuned is None:
+        tuned = energy.sample(DRAWS, seed=seed, steps=1, trace=True, warn=False)[1].sampler
+    begin = time.process_time()
+    draws = energy.sample(DRAWS, seed=seed, steps=STEPS, sampler=tuned, latents=True, warn=False)
+    return draws, tuned, time.process_time() - begin
+
+
+Solved = tuple[dict[str, Any], Any, dict[str, Tensor]]
+
+
+def solve(base: ce.Energy, name: str, operator: Operator, z: Tensor, index: int, tuned: Any, scale: float) -> Solved:
+    """Returns the figures of one problem, the tuned sampler, and pictures."""
+    truth, y, seen = measure(base, operator, z, index)
+    draws, tuned, seconds = posterior(base & seen, index, tuned)
+    pictures = decode(base, draws)
+    low, high = pictures.amin(0), pictures.amax(0)
+    inside, free = (low <= truth) & (truth <= high), high > low
+    guided, projected = dps(base, operator, y, scale), project(base, operator, y)
+    misfit = (operator(pictures) - y).square().mean().sqrt() / NOISE
+    row = {
+        "operator": name,
+        "truth": index,
+        "coverage": inside[free].float().mean().item(),
+        "latent coverage": ((draws.amin(0) <= z[index]) & (z[index] <= draws.amax(0))).float().mean().item(),
+        "psnr of the mean": psnr(pictures.mean(0), truth),
+        "psnr of a draw": sum(psnr(picture, truth) for picture in pictures) / DRAWS,
+        "psnr of dps": sum(psnr(picture, truth) for picture in guided) / len(guided),
+        "psnr of projection": psnr(projected, truth),
+        "misfit": misfit.item(),
+        "misfit of dps": ((operator(guided) - y).square().mean().sqrt() / NOISE).item(),
+        "seconds": seconds,
+    }
+    shown = {"truth": truth, "y": _shown(operator, y), "mean": pictures.mean(0), "spread": (4 * pictures.std(0)).clamp(max=1)}
+    shown |= {"dps": guided[0], "projection": projected, **{f"draw {i}": pictures[i] for i in range(3)}}
+    return row, tuned, {f"{name}/{key}": value for key, value in shown.items()}
+
+
+def choose_scale(base: ce.Energy, operator: Operator, z: Tensor) -> float:
+    """Returns the scale of DPS with the highest PSNR on two truths."""
+    problems = [measure(base, operator, z, index) for index in range(2)]
+
+    def score(scale: float) -> float:
+        return sum(psnr(dps(base, operator, y, scale, 1).nan_to_num()[0], truth) for truth, y, _ in problems)
+
+    return max(SCALES, key=score)
+
+
+def compose(base: ce.Energy, operator: Operator, z: Tensor, index: int, tuned: Any) -> list[dict[str, Any]]:
+    """Returns the judge's verdicts on draws with an attribute that the upper half does not show, and without it."""
+    smiling, (_, _, seen) = ce.load("faces/smiling"), measure(base, operator, z, index)
+    rows = []
+    for wanted, energy in ((True, smiling & seen), (False, ~smiling & seen), (None, base & seen)):
+        draws, _, _ = posterior(energy, index, tuned)
+        smiles = judge(decode(base, draws))["smiling"].float().mean().item()
+        rows.append({"truth": index, "smiling": wanted, "share": smiles})
+    return rows
+
+
+def _shown(operator: Operator, y: Tensor) -> Tensor:
+    """Returns a measurement as a picture."""
+    if not isinstance(operator, Mask):
+        return torch.nn.functional.interpolate(y[None], SIZE)[0].clamp(0, 1)
+    picture = torch.full(SHAPE, 0.5)
+    picture[operator.mask] = y.clamp(0, 1)
+    return picture
+
+
+def blocks(results: dict[str, Any]) -> Blocks:
+    def table() -> str:
+        lines = []
+        for name in operators():
+            rows = [row for row in results["rows"] if row["operator"] == name]
+            mean: Callable[[str], float] = lambda key, rows=rows: sum(row[key] for row in rows) / len(rows)  # noqa: E731
+            spread = torch.tensor([row["coverage"] for row in rows]).std().item() / len(rows) ** 0.5
+            columns = ("psnr of the mean", "psnr of a draw", "psnr of dps", "psnr of projection", "misfit", "misfit of dps")
+            figures = [f"{mean(key):.1f}" if key.startswith("psnr") else f"{mean(key):.2f}" for key in columns]
+            covered = f"{format_number(mean('coverage'))} ± {format_number(spread)}"
+            lines.append([name, str(len(rows)), covered, format_number(mean("latent coverage")), *figures, f"{mean('seconds'):.0f}"])
+        head = ["", "truths", "coverage", "of codes", "mean", "draw", "DPS", "projection", "misfit", "of DPS", "seconds"]
+        return markdown_table(head, lines)
+
+    def composed() -> str:
+        lines = []
+        for wanted, name in ((True, "`smiling & seen`"), (False, "`~smiling & seen`"), (None, "`faces & seen`")):
+            rows = [row["share"] for row in results["composed"] if row["smiling"] is wanted]
+            lines.append([name, str(len(rows) * DRAWS), format_number(sum(rows) / len(rows))])
+        return markdown_table(["", "draws", "smiling, by the judge"], lines)
+
+    return {"table": table, "composed": composed}
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, PATH)
+    parser.add_argument("--truths", type=int, default=12)
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    results = read_json(PATH) if PATH.exists() else {"rows": [], "composed": [], "scales": {}}
+    if not args.page:
+        run(results, args)
+    if args.page or args.write:
+        write_page(PAGE, blocks(results))
+
+
+def run(results: dict[str, Any], args: Any) -> None:
+    base, shown = ce.load("faces"), {}
+    z = truths(base, args.truths + 2)
+    for name, operator in operators().items():
+        if name not in results["scales"]:
+            results["scales"][name] = choose_scale(base, operator, z[args.truths :])
+        tuned = None
+        for index in range(args.truths):
+            if any(row["operator"] == name and row["truth"] == index for row in results["rows"]):
+                continue
+            row, tuned, pictures = solve(base, name, operator, z, index, tuned, results["scales"][name])
+            results["rows"].append(row)
+            shown |= pictures if index == 0 else {}
+            if name == "half" and index < 4:
+                results["composed"] += compose(base, operator, z, index, tuned)
+            print({key: value if isinstance(value, str) else round(value, 3) for key, value in row.items()}, flush=True)
+            if args.write:
+                command = "python -m benchmarks.observations --write"
+                write_json(PATH, {**environment(truths=args.truths, noise=NOISE, draws=DRAWS, steps=STEPS), "command": command, **results})
+        if args.write and shown:
+            save_file({key: (value.clamp(0, 1) * 255).round().to(torch.uint8).contiguous() for key, value in shown.items()}, PICTURES)
+
+
+if __name__ == "__main__":
+    main()
