@@ -1,8 +1,8 @@
 """Posteriors of measured faces: coverage, PSNR beside baselines, and composition: `python -m benchmarks.observations --write`.
 
 The truths are draws of the model itself, so that intervals of the exact posterior cover them at their nominal rate: the test is calibrated.
-For each operator and truth, 19 chains of the default sampler start apart from the truth and take 20 steps; the interval from the lowest to
-the highest of 19 independent draws covers a new one in 90 % of cases. Tuning is done for the first truth of each operator, and kept.
+For each operator and truth, 19 chains are drawn by the default sampler and options, with 20 steps; the interval from the lowest to the
+highest of 19 independent draws covers a new one in 90 % of cases.
 
 Baselines: DPS, diffusion posterior sampling (Chung et al., 2023) in the latent space, whose one option is chosen on two other truths; and
 the least-squares projection on the range of the decoder. Results are kept after each problem; a second run continues.
@@ -10,12 +10,13 @@ the least-squares projection on the range of the decoder. Results are kept after
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import composable_energy as ce
@@ -37,7 +38,7 @@ def operators() -> dict[str, Operator]:
     half = torch.zeros(SHAPE, dtype=torch.bool)
     half[:, : SIZE // 2] = True
     some = torch.rand(1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) < 0.1
-    return {"half": Mask(half), "16 x 16": Downsample(4), "blur": Blur(3.0), "10 %": Mask(some.expand(SHAPE))}
+    return {"16 x 16": Downsample(4), "10 %": Mask(some.expand(SHAPE)), "blur": Blur(3.0), "half": Mask(half)}
 
 
 def truths(base: ce.Energy, count: int) -> Tensor:
@@ -95,22 +96,21 @@ def project(base: ce.Energy, operator: Operator, y: Tensor, steps: int = 300) ->
     return decode(base, z.detach())[0]
 
 
-def posterior(energy: ce.Energy, seed: int, tuned: Any) -> tuple[Tensor, Any, float]:
-    """Returns independent latent draws, the tuned sampler, and the processor time without tuning."""
-    if tuned is None:
-        tuned = energy.sample(DRAWS, seed=seed, steps=1, trace=True, warn=False)[1].sampler
+def posterior(energy: ce.Energy, seed: int) -> tuple[Tensor, list[str], float]:
+    """Returns latent draws of the default sampler, the kinds of its warnings, and the processor time."""
     begin = time.process_time()
-    draws = energy.sample(DRAWS, seed=seed, steps=STEPS, sampler=tuned, latents=True, warn=False)
-    return draws, tuned, time.process_time() - begin
+    draws, trace = energy.sample(DRAWS, seed=seed, steps=STEPS, latents=True, trace=True, warn=False)
+    return draws, sorted({warning.kind for warning in trace.warnings()}), time.process_time() - begin
 
 
-Solved = tuple[dict[str, Any], Any, dict[str, Tensor]]
+Solved = tuple[dict[str, Any], dict[str, Tensor]]
 
 
-def solve(base: ce.Energy, name: str, operator: Operator, z: Tensor, index: int, tuned: Any, scale: float) -> Solved:
-    """Returns the figures of one problem, the tuned sampler, and pictures."""
+def solve(base: ce.Energy, name: str, operator: Operator, z: Tensor, index: int, scale: float) -> Solved:
+    """Returns the figures of one problem, and pictures."""
     truth, y, seen = measure(base, operator, z, index)
-    draws, tuned, seconds = posterior(base & seen, index, tuned)
+    draws, warned, seconds = posterior(base & seen, index)
+    above = (base & seen)(draws) - (base & seen)(z[index : index + 1])
     pictures = decode(base, draws)
     low, high = pictures.amin(0), pictures.amax(0)
     inside, free = (low <= truth) & (truth <= high), high > low
@@ -127,11 +127,13 @@ def solve(base: ce.Energy, name: str, operator: Operator, z: Tensor, index: int,
         "psnr of projection": psnr(projected, truth),
         "misfit": misfit.item(),
         "misfit of dps": ((operator(guided) - y).square().mean().sqrt() / NOISE).item(),
+        "energy above that of the truth": [float(f"{value:.4g}") for value in above.detach().tolist()],
+        "warnings": warned,
         "seconds": seconds,
     }
     shown = {"truth": truth, "y": _shown(operator, y), "mean": pictures.mean(0), "spread": (4 * pictures.std(0)).clamp(max=1)}
     shown |= {"dps": guided[0], "projection": projected, **{f"draw {i}": pictures[i] for i in range(3)}}
-    return row, tuned, {f"{name}/{key}": value for key, value in shown.items()}
+    return row, {f"{name}/{key}": value for key, value in shown.items()}
 
 
 def choose_scale(base: ce.Energy, operator: Operator, z: Tensor) -> float:
@@ -144,12 +146,12 @@ def choose_scale(base: ce.Energy, operator: Operator, z: Tensor) -> float:
     return max(SCALES, key=score)
 
 
-def compose(base: ce.Energy, operator: Operator, z: Tensor, index: int, tuned: Any) -> list[dict[str, Any]]:
+def compose(base: ce.Energy, operator: Operator, z: Tensor, index: int) -> list[dict[str, Any]]:
     """Returns the judge's verdicts on draws with an attribute that the upper half does not show, and without it."""
     smiling, (_, _, seen) = ce.load("faces/smiling"), measure(base, operator, z, index)
     rows = []
     for wanted, energy in ((True, smiling & seen), (False, ~smiling & seen), (None, base & seen)):
-        draws, _, _ = posterior(energy, index, tuned)
+        draws, _, _ = posterior(energy, index)
         smiles = judge(decode(base, draws))["smiling"].float().mean().item()
         rows.append({"truth": index, "smiling": wanted, "share": smiles})
     return rows
@@ -191,10 +193,13 @@ def blocks(results: dict[str, Any]) -> Blocks:
 def main() -> None:
     parser = argument_parser(__doc__, PATH)
     parser.add_argument("--truths", type=int, default=12)
+    parser.add_argument("--composed", type=int, default=4)
     parser.add_argument("--page", action="store_true", help="only write the page")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    results = read_json(PATH) if PATH.exists() else {"rows": [], "composed": [], "scales": {}}
+    kept = read_json(PATH) if PATH.exists() else {}
+    results: dict[str, Any] = {"rows": [], "composed": [], "scales": {}}
+    results |= {key: kept[key] for key in results if key in kept}
     if not args.page:
         run(results, args)
     if args.page or args.write:
@@ -202,26 +207,32 @@ def main() -> None:
 
 
 def run(results: dict[str, Any], args: Any) -> None:
-    base, shown = ce.load("faces"), {}
-    z = truths(base, args.truths + 2)
-    for name, operator in operators().items():
+    base = ce.load("faces")
+    shown: dict[str, Tensor] = load_file(PICTURES) if PICTURES.exists() else {}
+    z, used = truths(base, args.truths + 2), operators()
+    for index, name in itertools.product(range(args.truths), used):
+        if any(row["operator"] == name and row["truth"] == index for row in results["rows"]):
+            continue
         if name not in results["scales"]:
-            results["scales"][name] = choose_scale(base, operator, z[args.truths :])
-        tuned = None
-        for index in range(args.truths):
-            if any(row["operator"] == name and row["truth"] == index for row in results["rows"]):
-                continue
-            row, tuned, pictures = solve(base, name, operator, z, index, tuned, results["scales"][name])
-            results["rows"].append(row)
-            shown |= pictures if index == 0 else {}
-            if name == "half" and index < 4:
-                results["composed"] += compose(base, operator, z, index, tuned)
-            print({key: value if isinstance(value, str) else round(value, 3) for key, value in row.items()}, flush=True)
-            if args.write:
-                command = "python -m benchmarks.observations --write"
-                write_json(PATH, {**environment(truths=args.truths, noise=NOISE, draws=DRAWS, steps=STEPS), "command": command, **results})
-        if args.write and shown:
-            save_file({key: (value.clamp(0, 1) * 255).round().to(torch.uint8).contiguous() for key, value in shown.items()}, PICTURES)
+            results["scales"][name] = choose_scale(base, used[name], z[args.truths :])
+        row, pictures = solve(base, name, used[name], z, index, results["scales"][name])
+        results["rows"].append(row)
+        print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
+        if index == 0:
+            shown |= {key: (value.clamp(0, 1) * 255).round().to(torch.uint8).contiguous() for key, value in pictures.items()}
+        _write(results, shown, args)
+    for index in range(args.composed):
+        if not any(row["truth"] == index for row in results["composed"]):
+            results["composed"] += compose(base, used["half"], z, index)
+            print(results["composed"][-3:], flush=True)
+            _write(results, shown, args)
+
+
+def _write(results: dict[str, Any], shown: dict[str, Tensor], args: Any) -> None:
+    if args.write:
+        about = environment(truths=args.truths, noise=NOISE, draws=DRAWS, steps=STEPS)
+        write_json(PATH, {**about, "command": "python -m benchmarks.observations --write", **results})
+        save_file(shown, PICTURES)
 
 
 if __name__ == "__main__":
