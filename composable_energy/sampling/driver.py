@@ -84,8 +84,9 @@ def sample(
         energy: The energy, or an object that `as_energy` lifts.
         shape: $(n, *)$ with the shape of one point, or $n$ where the energy knows it. An energy in the latent space of a decoder is
             sampled there and decoded at the end: then it is the shape of decoded points.
-        sampler: A name, a class or an instance. None takes the energy's recommendation; else `annealed` for an energy that needs a noise
-            level `sigma`, `langevin` for one without value, and `chees`, which tunes itself, for any other.
+        sampler: A name, a class or an instance. None takes the energy's recommendation, with `feynman-kac` in place of `annealed` where
+            evidence is weakened; else `annealed` for an energy that needs a noise level `sigma`, `langevin` for one without value, and
+            `chees`, which tunes itself, for any other.
         steps: The number of steps; None takes the sampler's own number.
         init: The start points, with shape $(n, *)$, in the support, and latent ones for a latent energy; they are not changed.
         seed: The seed; None draws one, which the trace reports.
