@@ -54,7 +54,7 @@ class _Mixed(NamedTuple):
         with torch.inference_mode(False), torch.enable_grad(), evaluating_together(self.expression):
             point = x.detach().clone().requires_grad_()
             z = None if denoised is None else denoised.detach().clone().requires_grad_()
-            with denoising(point, z):
+            with denoising(point, z, sigma):
                 energies = self.expression(point, **conditions)
             found = torch.autograd.grad(energies.sum(), [point] if z is None else [point, z], allow_unused=True)
         direct, *rest = (torch.zeros_like(x) if gradient is None else gradient for gradient in found)
@@ -91,7 +91,7 @@ def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient 
 
     The product with $\nabla^2 E_n$ is a difference of two gradients, so that scores have it too. For Gaussian data and linear $E_p$ the
     result is the gradient of the density with noise. Else it ignores how much the data vary around the denoised point, which vanishes with
-    the noise. Inside of a mixture, terms are evaluated at the denoised point of the same expression without them.
+    the noise; terms may allow for it by `composable_energy.denoised.denoised_level`, as observations do. Inside of a mixture, terms are evaluated at the denoised point of the same expression without them.
 
     Args:
         energy: The energy, as a sampler gets it.
