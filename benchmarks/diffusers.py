@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
+from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, replace_rows, write_json
 from benchmarks.pages import Blocks, format_number, markdown_table, write_page
 from composable_energy_faces import draw
 from composable_energy_faces.judge import features, frechet_distance
@@ -179,18 +179,17 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), help="the others keep their figures")
     args: argparse.Namespace = parser.parse_args()
     torch.set_num_threads(1)
-    before = read_json(PATH)["rows"] if PATH.exists() else []
-    rows = [row for row in before if row["rule"] not in args.rules]
+    accuracy = judge_accuracy()
     for rule in args.rules:
         for row in ROWS:
             if rule in ("negation", "bounded") and all(wanted for _, wanted in row.branches[0]):
                 continue  # the same as by classes
-            rows.append(measure(rule, row, args.samples)[0])
-            print(rows[-1], flush=True)
+            found = measure(rule, row, args.samples)[0]
+            print(found, flush=True)
             if args.write:
                 settings = {"samples": args.samples, "levels": LEVELS, "weight": WEIGHT, "seed": SEED}
-                content = {**environment("diffusers", **settings), "command": "python -m benchmarks.diffusers --write", "rows": rows}
-                write_json(PATH, {**content, "judge": judge_accuracy()})
+                content = {**environment("diffusers", **settings), "command": "python -m benchmarks.diffusers --write"}
+                write_json(PATH, {**content, "judge": accuracy, "rows": replace_rows(PATH, [found], ("rule", "row"))})
     if args.write:
         write_page(PAGE, blocks())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar, Token
 
+import torch
 from torch import Tensor
 
 __all__ = ["denoised_level", "denoising", "is_denoised", "is_left_out", "seen"]
@@ -36,9 +37,13 @@ class denoising:  # noqa: N801
         _CURRENT.reset(self._token)
 
 
+def _current() -> tuple[Tensor, Tensor | None] | None:
+    return None if torch.compiler.is_compiling() else _CURRENT.get()  # `torch.compile` cannot trace a context variable
+
+
 def seen(x: Tensor) -> Tensor:
     """Returns the points where a term without noise levels is evaluated; without gradient where such terms are left out."""
-    current = _CURRENT.get()
+    current = _current()
     if current is None or current[0] is not x:
         return x
     return x.detach() if current[1] is None else current[1]
@@ -46,13 +51,13 @@ def seen(x: Tensor) -> Tensor:
 
 def is_left_out(x: Tensor) -> bool:
     """Returns whether terms without noise levels count as 0 at these points."""
-    current = _CURRENT.get()
+    current = _current()
     return current is not None and current[0] is x and current[1] is None
 
 
 def is_denoised(x: Tensor) -> bool:
     """Returns whether terms without noise levels have points of their own, or are left out."""
-    current = _CURRENT.get()
+    current = _current()
     return current is not None and current[0] is x
 
 

@@ -257,8 +257,8 @@ def test_samplers_take_expressions_of_pipelines(sampler, classes):
     a, b = classes.concept(class_label=0), classes.concept(class_label=1)
     no_b = ~b if sampler == "feynman-kac" else ce.negate(b, mode="power", weight=1.0)
     levels = {"levels": 4, "sigma_max": 10.0, "sigma_min": 0.05}
-    x = (a & no_b).sample(3, sampler=sampler, seed=0, warn=False, **levels)
-    assert x.shape == (3, 3, 8, 8) == a.sample(3, seed=0, levels=3).shape and x.isfinite().all() and (x >= 0).all() and (x <= 1).all()
+    x = (a & no_b).sample(8, sampler=sampler, seed=0, warn=False, **levels)  # weights need some chains
+    assert x.shape == (8, 3, 8, 8) == a.sample(8, seed=0, levels=3).shape and x.isfinite().all() and (x >= 0).all() and (x <= 1).all()
 
 
 def test_latents_are_decoded_by_the_autoencoder(text):

@@ -1,6 +1,6 @@
 """Draws rows of small faces from a pipeline of diffusers, without selection.
 
-python docs/gallery/diffusers.py
+python docs/gallery/pipelines.py
 """
 
 import matplotlib as mpl
