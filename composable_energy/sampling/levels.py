@@ -91,7 +91,8 @@ def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient 
 
     The product with $\nabla^2 E_n$ is a difference of two gradients, so that scores have it too. For Gaussian data and linear $E_p$ the
     result is the gradient of the density with noise. Else it ignores how much the data vary around the denoised point, which vanishes with
-    the noise; terms may allow for it by `composable_energy.denoised.denoised_level`, as observations do. Inside of a mixture, terms are evaluated at the denoised point of the same expression without them.
+    the noise; terms may allow for it by `composable_energy.denoised.denoised_level`, as observations do. Inside of a mixture, terms are
+    evaluated at the denoised point of the same expression without them.
 
     Args:
         energy: The energy, as a sampler gets it.

@@ -1,4 +1,4 @@
-"""Draws measured faces, their posteriors and baselines, for the first truth of the benchmark.
+"""Draws measured faces, posteriors and baselines: the first truth of the benchmark.
 
 python -m benchmarks.observations --write
 python docs/gallery/observations.py
