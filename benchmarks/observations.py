@@ -195,8 +195,10 @@ def blocks(results: dict[str, Any]) -> Blocks:
         lines = []
         for name in operators():
             rows = [row for row in results["rows"] if row["operator"] == name]
+            if not rows:
+                continue
             mean: Callable[[str], float] = lambda key, rows=rows: sum(row[key] for row in rows) / len(rows)  # noqa: E731
-            spread = torch.tensor([row["coverage"] for row in rows]).std().item() / len(rows) ** 0.5
+            spread = torch.tensor([row["coverage"] for row in rows]).std(correction=min(1, len(rows) - 1)).item() / len(rows) ** 0.5
             columns = (
                 "psnr of the mean",
                 "psnr of a draw",
@@ -231,6 +233,8 @@ def blocks(results: dict[str, Any]) -> Blocks:
         for name in ("half", "8 x 8"):
             for wanted, text in ((True, "`smiling & seen`"), (False, "`~smiling & seen`"), (None, "`faces & seen`")):
                 rows = [row["share"] for row in results["composed"] if row["smiling"] is wanted and row["operator"] == name]
+                if not rows:
+                    continue
                 lines.append([name, text, str(len(rows) * COMPOSED), format_number(sum(rows) / len(rows))])
         return markdown_table(["", "expression", "draws", "smiling, by the judge"], lines)
 

@@ -37,7 +37,7 @@ class denoising:  # noqa: N801
         _CURRENT.reset(self._token)
 
 
-def _current() -> tuple[Tensor, Tensor | None] | None:
+def _current() -> tuple[Tensor, Tensor | None, float | None] | None:
     return None if torch.compiler.is_compiling() else _CURRENT.get()  # `torch.compile` cannot trace a context variable
 
 
@@ -63,5 +63,5 @@ def is_denoised(x: Tensor) -> bool:
 
 def denoised_level() -> tuple[Tensor, float] | None:
     """Returns the denoised points where terms without noise levels are evaluated now, and the noise level; None if there is none."""
-    current = _CURRENT.get()
+    current = _current()
     return None if current is None or current[1] is None or current[2] is None else (current[1], current[2])

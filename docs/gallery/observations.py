@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "benchmarks" / "results" / "observations.safetensors"
-ROWS = ("half", "16 x 16", "blur", "10 %")
+ROWS = ("16 x 16", "10 %", "blur", "half")
 COLUMNS = {
     "truth": "truth",
     "y": "measured",
@@ -29,18 +29,23 @@ COLUMNS = {
 
 
 def draw(pictures, path):
-    """Draws a row for each instrument."""
+    """Draws a row for each instrument that was measured."""
+    rows = [row for row in ROWS if f"{row}/truth" in pictures]
     figure, panels = plt.subplots(
-        len(ROWS), len(COLUMNS), figsize=(9, 4.3), layout="constrained"
+        len(rows),
+        len(COLUMNS),
+        figsize=(9, 1.1 * len(rows) + 0.2),
+        layout="constrained",
+        squeeze=False,
     )
-    for row, line in zip(ROWS, panels, strict=True):
+    for row, line in zip(rows, panels, strict=True):
         for (key, title), panel in zip(COLUMNS.items(), line, strict=True):
             panel.imshow(pictures[f"{row}/{key}"].permute(1, 2, 0).numpy())
             panel.set_xticks([])
             panel.set_yticks([])
             for side in panel.spines.values():
                 side.set_visible(False)
-            if row == ROWS[0]:
+            if row == rows[0]:
                 panel.set_title(title, fontsize=9)
             if key == "truth":
                 panel.set_ylabel(row, fontsize=9)
