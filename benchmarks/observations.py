@@ -209,8 +209,9 @@ def blocks(results: dict[str, Any]) -> Blocks:
                 "misfit of dps",
             )
             figures = [f"{mean(key):.1f}" if key.startswith("psnr") else f"{mean(key):.2f}" for key in columns]
-            covered = f"{format_number(mean('coverage'))} ± {format_number(spread)}"
-            lines.append([name, str(len(rows)), covered, format_number(mean("coverage of codes")), *figures, f"{mean('seconds'):.0f}"])
+            covered = format_number(mean("coverage")) + (f" ± {format_number(spread)}" if len(rows) > 1 else "")
+            shares = [covered, *(format_number(mean(key)) for key in ("coverage of codes", "coverage before"))]
+            lines.append([name, str(len(rows)), *shares, *figures, f"{mean('seconds'):.0f}"])
         head = [
             "",
             "truths",
@@ -236,7 +237,7 @@ def blocks(results: dict[str, Any]) -> Blocks:
                 if not rows:
                     continue
                 lines.append([name, text, str(len(rows) * COMPOSED), format_number(sum(rows) / len(rows))])
-        return markdown_table(["", "expression", "draws", "smiling, by the judge"], lines)
+        return markdown_table(["", "expression", "draws", "smiling, by the judge"], lines) if lines else "Not measured yet."
 
     return {"table": table, "composed": composed}
 
