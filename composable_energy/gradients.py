@@ -131,7 +131,7 @@ class substituting:  # noqa: N801
 
 def substituted() -> Mapping[Any, Tensor] | None:
     """Returns the given values of energies; None outside of `substituting`."""
-    return _SUBSTITUTES.get()
+    return None if torch.compiler.is_compiling() else _SUBSTITUTES.get()  # `torch.compile` cannot trace a context variable
 
 
 def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
@@ -147,7 +147,7 @@ def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forw
         ShapeError, DtypeError: The energies are not a floating tensor of shape $(B,)$.
         ExpressionError: The energy has no value.
     """
-    kind, given = type(energy), None if torch.compiler.is_compiling() else _SUBSTITUTES.get()
+    kind, given = type(energy), substituted()
     if given and energy in given:
         return given[energy]
     if is_denoised(x) and not energy.terms and "sigma" not in energy.conditions:

@@ -3,13 +3,22 @@
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.noise import Noise
 from composable_energy.sampling.compile import compiled
+from composable_energy.sampling.convergence import emit_warnings
 from composable_energy.sampling.driver import sample
-from composable_energy.sampling.levels import LevelGradient, denoised_pull, has_plain_terms, level_gradient, warn_of_weak_evidence
+from composable_energy.sampling.levels import (
+    LevelGradient,
+    denoised_pull,
+    has_plain_terms,
+    level_gradient,
+    warn_of_precise_terms,
+    warn_of_weak_evidence,
+)
 from composable_energy.sampling.request import resolve_noise
 from composable_energy.sampling.sampler import Info, Sampler, State, energies_and_gradients, energy_and_gradient
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.unconstrained import plain_energy
+from composable_energy.sampling.widening import Widened, widen
 from composable_energy.sampling.wrappers import has_rows, repeated
 from composable_energy.twins import twin
 
@@ -21,8 +30,10 @@ __all__ = [
     "SamplerLike",
     "State",
     "Trace",
+    "Widened",
     "compiled",
     "denoised_pull",
+    "emit_warnings",
     "energies_and_gradients",
     "energy_and_gradient",
     "has_plain_terms",
@@ -35,5 +46,7 @@ __all__ = [
     "sample",
     "twin",
     "unsqueeze_to",
+    "warn_of_precise_terms",
     "warn_of_weak_evidence",
+    "widen",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from composable_energy.diagnostics import SamplingWarning
     from composable_energy.sampling.trace import Trace
 
-__all__ = ["ConvergenceObserver", "emit_warnings", "warn_of_points"]
+__all__ = ["ConvergenceObserver", "emit_warnings", "silenced", "warn_of_points"]
+
+_SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 
 _LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a quarter of the steps; for the standard error of a drift
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
@@ -199,11 +202,34 @@ def warn_of_points(trace: Trace) -> list[SamplingWarning]:
     return find_point_warnings(trace) if trace.errors or trace.formula_probability is not None else []
 
 
+class silenced:  # noqa: N801
+    """A context in which `emit_warnings` emits nothing, if it is asked to.
+
+    Args:
+        silent: Whether it is.
+    """
+
+    __slots__ = ("_silent", "_token")
+
+    def __init__(self, silent: bool) -> None:
+        self._silent = silent
+
+    def __enter__(self) -> None:
+        self._token: Token[bool] = _SILENT.set(self._silent)
+
+    def __exit__(self, *_: object) -> None:
+        _SILENT.reset(self._token)
+
+
 def emit_warnings(found: Iterable[SamplingWarning]) -> None:
-    """Emits warnings at the line that called this package."""
-    package, frame, level = __name__.partition(".")[0], sys._getframe(1), 2
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
-        frame, level = frame.f_back, level + 1
+    """Emits warnings at the line that called this package, unless `sample` was called with `warn=False`. Samplers may call it."""
+    if _SILENT.get():
+        return
+    package, frame, depth, level = __name__.partition(".")[0], sys._getframe(1), 2, 2
+    while frame is not None:
+        depth += 1
+        level = depth if frame.f_globals.get("__name__", "").partition(".")[0] == package else level
+        frame = frame.f_back
     for warning in found:
         warnings.warn(warning, stacklevel=level)
 

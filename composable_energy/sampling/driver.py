@@ -20,7 +20,7 @@ from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.checkpoint import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
-from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points
+from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points
 from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
 from composable_energy.sampling.layout import Layout
 from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, SamplingLoop, TraceRecorder
@@ -142,7 +142,7 @@ def sample(
     """
     energy = as_energy(energy)
     arguments, began = dict(locals()), time.perf_counter()
-    with evaluation_context(energy):
+    with evaluation_context(energy), silenced(warn is False):
         request = resolve_request(arguments)
         warn_of_shares(energy)
         estimate_levels(request.energy, request.points.zeros(), request.sampler.final_conditions(request.energy))
@@ -165,8 +165,7 @@ def sample(
             stop = error
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
         record.observed = tuple(observer.warnings(chains)) if observer is not None else ()
-        if request.warn:
-            emit_warnings([*record.observed, *warn_of_points(record)])
+        emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points
 

@@ -2,7 +2,6 @@ r"""Gradients at noise levels of expressions that also have terms without noise 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,14 +14,24 @@ from composable_energy.conditions import rows_for
 from composable_energy.denoised import denoising
 from composable_energy.diagnostics.advice import SamplingWarning
 from composable_energy.energy import Energy
-from composable_energy.gradients import evaluating_together
+from composable_energy.gradients import evaluating_together, substituting
+from composable_energy.sampling.convergence import emit_warnings
 from composable_energy.sampling.sampler import energy_and_gradient
 from composable_energy.sampling.unconstrained import plain_energy
+from composable_energy.sampling.widening import widen
 from composable_energy.sampling.wrappers import chains_of
 
-__all__ = ["LevelGradient", "denoised_pull", "has_plain_terms", "level_gradient", "warn_of_weak_evidence"]
+__all__ = [
+    "LevelGradient",
+    "denoised_pull",
+    "has_plain_terms",
+    "level_gradient",
+    "warn_of_precise_terms",
+    "warn_of_weak_evidence",
+]
 
 _STEP = 0.01  # of a finite difference, in units of the noise level
+_PRECISE = 0.8
 
 
 class LevelGradient(NamedTuple):
@@ -32,7 +41,7 @@ class LevelGradient(NamedTuple):
         energy: The energies, with shape $(B,)$.
         grad: The gradients, with shape $(B, *)$.
         plain: The energies of terms without noise levels, with shape $(B,)$; None if there are none, or if they do not add.
-        slope: Their gradients at the denoised points, with shape $(B, *)$; None as above.
+        slope: Their widened gradients at the denoised points, with shape $(B, *)$; None as above.
     """
 
     energy: Tensor
@@ -48,17 +57,29 @@ class _Mixed(NamedTuple):
     parts: NoiseLeaves
     chains: dict[str, Any]
 
-    def evaluate(self, x: Tensor, sigma: float, denoised: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns energies, and gradients with respect to points with noise and to denoised points; None leaves plain terms out."""
+    def evaluate(self, x: Tensor, sigma: float, denoised: Tensor | None, *, leaves: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns energies, and gradients with respect to points with noise and to denoised points.
+
+        Args:
+            x: The points with noise, with shape $(B, *)$.
+            sigma: The noise level.
+            denoised: The denoised points, with the same shape; None leaves plain terms out.
+            leaves: Whether to evaluate the terms with noise levels; else they count as 0, if the others are added to them.
+        """
         conditions = {"sigma": rows_for("sigma", sigma, x), **self.chains}
         with torch.inference_mode(False), torch.enable_grad(), evaluating_together(self.expression):
             point = x.detach().clone().requires_grad_()
             z = None if denoised is None else denoised.detach().clone().requires_grad_()
-            with denoising(point, z, sigma):
+            left_out = self.parts.leaves if self.parts.additive and not leaves else ()
+            with denoising(point, z), substituting({leaf: x.new_zeros(len(x), requires_grad=True) for leaf in left_out}):
                 energies = self.expression(point, **conditions)
             found = torch.autograd.grad(energies.sum(), [point] if z is None else [point, z], allow_unused=True)
         direct, *rest = (torch.zeros_like(x) if gradient is None else gradient for gradient in found)
         return energies.detach(), direct, rest[0] if rest else torch.zeros_like(x)
+
+    def slope(self, x: Tensor, sigma: float, denoised: Tensor) -> Tensor:
+        """Returns the gradients with respect to denoised points."""
+        return self.evaluate(x, sigma, denoised, leaves=False)[2]
 
 
 def has_plain_terms(energy: Energy) -> bool:
@@ -87,12 +108,14 @@ def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient 
     Tweedie's mean of the data at a noisy point, $\hat x = x - \sigma^2 \nabla E_n(x, \sigma)$, and
 
     $$E(x, \sigma) = E_n(x, \sigma) + E_p(\hat x), \qquad
-    \nabla E = \nabla E_n + (I - \sigma^2 \nabla^2 E_n)\, \nabla E_p(\hat x).$$
+    \nabla E = \nabla E_n + C\, (I + v \nabla^2 E_p(\hat x))^{-1}\, \nabla E_p(\hat x), \quad C = I - \sigma^2 \nabla^2 E_n.$$
 
-    The product with $\nabla^2 E_n$ is a difference of two gradients, so that scores have it too. For Gaussian data and linear $E_p$ the
-    result is the gradient of the density with noise. Else it ignores how much the data vary around the denoised point, which vanishes with
-    the noise; terms may allow for it by `composable_energy.denoised.denoised_level`, as observations do. Inside of a mixture, terms are
-    evaluated at the denoised point of the same expression without them.
+    The data vary around the denoised point with the covariance $\sigma^2 C$, and $v$ is their variance along $\nabla E_p$. So a precise
+    term, such as a measurement, pulls no more than what is known at this level allows. A term that levels off downhill is not widened by
+    $I + v \nabla^2 E_p$; see `widen`. For Gaussian data with equal variances and quadratic $E_p$, or any Gaussian data and linear $E_p$,
+    the result is the gradient of the density with noise. Products with $C$ are
+    differences of two gradients, so that scores have them too. Inside of a mixture, terms are evaluated at the denoised point of the same
+    expression without them.
 
     Args:
         energy: The energy, as a sampler gets it.
@@ -107,14 +130,19 @@ def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient 
     if mixed is None:
         return LevelGradient(*energy_and_gradient(energy, x, sigma=sigma))
     without = mixed.evaluate(x, sigma, None)
+
+    def pull(slope: Tensor) -> Tensor:
+        return denoised_pull(x, slope, without[1], sigma, lambda near: mixed.evaluate(near, sigma, None)[1])
+
     if held is not None and held.plain is not None and held.slope is not None:
         plain, slope = held.plain, held.slope
-        energies, direct = without[0] + plain, without[1]
+        energies, direct, pulled = without[0] + plain, without[1], pull(slope)
     else:
-        energies, direct, slope = mixed.evaluate(x, sigma, torch.add(x, without[1], alpha=-(sigma**2)))
+        denoised = torch.add(x, without[1], alpha=-(sigma**2))
+        energies, direct, slope = mixed.evaluate(x, sigma, denoised)
         plain = energies - without[0]
-    grad = direct + denoised_pull(x, slope, without[1], sigma, lambda near: mixed.evaluate(near, sigma, None)[1])
-    return LevelGradient(energies, grad, plain, slope) if mixed.parts.additive else LevelGradient(energies, grad)
+        slope, pulled, _ = widen(denoised, slope, pull(slope), sigma, lambda near: mixed.slope(x, sigma, near))
+    return LevelGradient(energies, direct + pulled, *((plain, slope) if mixed.parts.additive else ()))
 
 
 def warn_of_weak_evidence(energy: Energy, sampler: str) -> None:
@@ -127,7 +155,33 @@ def warn_of_weak_evidence(energy: Energy, sampler: str) -> None:
     if "sigma" in energy.conditions and weakens_evidence(energy):
         seen = f"{energy} takes a power below 1 of a density, which {sampler} does not follow along noise levels: modes get wrong shares."
         advice = "Use `feynman-kac`, which weighs its chains; a call without `sampler=` takes it for trained energies."
-        warnings.warn(SamplingWarning("weak", seen, advice), stacklevel=3)
+        emit_warnings([SamplingWarning("weak", seen, advice)])
+
+
+def warn_of_precise_terms(energy: Energy, x: Tensor, sigma: float, sampler: str) -> None:
+    """Warns that terms without noise levels are more precise than the lowest noise level resolves, so that draws are too narrow or wide.
+
+    Args:
+        energy: The energy, as a sampler gets it.
+        x: The draws, with shape $(B, *)$.
+        sigma: The lowest noise level.
+        sampler: The name of the sampler.
+    """
+    mixed = _mixed(energy)
+    if mixed is None:
+        return
+    slope = mixed.slope(x, sigma, x)
+    wide = widen(x, slope, slope, sigma, lambda near: mixed.slope(x, sigma, near)).slope
+    kept = (slope * wide).flatten(1).sum(1) / slope.square().flatten(1).sum(1)
+    kept = kept[kept.isfinite()]
+    if len(kept) and kept.median() < _PRECISE:
+        seen = (
+            f"A term of {energy} is more precise than the lowest noise level {sigma:g} of {sampler}: deviations along it are not its own."
+        )
+        advice = (
+            "Take a lower `sigma_min`, below a third of the precision, with as many more levels; or `chees`, where all terms have values."
+        )
+        emit_warnings([SamplingWarning("precise", seen, advice)])
 
 
 def denoised_pull(x: Tensor, slope: Tensor, gradient: Tensor, sigma: float, gradient_at: Callable[[Tensor], Tensor]) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,16 @@ from composable_energy import Energy
 from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Noise, Sampler, State, has_rows, level_gradient, warn_of_weak_evidence
+from composable_energy.sampling import (
+    Noise,
+    Sampler,
+    State,
+    emit_warnings,
+    has_rows,
+    level_gradient,
+    warn_of_precise_terms,
+    warn_of_weak_evidence,
+)
 
 __all__ = ["LevelSampler"]
 
@@ -121,7 +129,7 @@ class LevelSampler(Sampler, ABC):
             "So the draws do not follow its density. If its terms count a base more than once, express concepts relative to one base: "
             "`A.relative_to(base) & B.relative_to(base)`. If the data are wide, raise sigma_max, or scale them."
         )
-        warnings.warn(SamplingWarning("start", seen, advice), stacklevel=2)
+        emit_warnings([SamplingWarning("start", seen, advice)])
         return torch.zeros_like(x[0])
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
@@ -131,6 +139,11 @@ class LevelSampler(Sampler, ABC):
     def evaluate(self, energy: Energy, x: Tensor, step: int) -> State:
         """Returns the state at points at the level of a step."""
         return State(x, *level_gradient(energy, x, self.level(min(step, self.levels)))[:2])
+
+    def finish(self, energy: Energy, x: Tensor) -> State:
+        """Returns the state at the draws, and warns if a term is more precise than the last level."""
+        warn_of_precise_terms(energy, x, self.level(self.levels), type(self).__name__.lower())
+        return self.evaluate(energy, x, self.levels)
 
     def _check(self, energy: Energy) -> None:
         if "sigma" not in energy.conditions:

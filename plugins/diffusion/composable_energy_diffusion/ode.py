@@ -48,7 +48,7 @@ class ODE(LevelSampler):
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         step, s = noise.step, self.level(noise.step)
         if step >= self.levels:
-            return self.evaluate(energy, self._last(state, s), step), Info(scalars={"sigma": s, "evaluations": 2.0 * step - 1})
+            return self.finish(energy, self._last(state, s)), Info(scalars={"sigma": s, "evaluations": 2.0 * step - 1})
         n = self.level(step + 1)
         guess = torch.add(state.x, state.grad, alpha=(n - s) * s)
         slope = level_gradient(energy, guess, n).grad

@@ -71,7 +71,8 @@ class SDE(LevelSampler):
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         s = self.level(noise.step)
-        new = self.evaluate(energy, self.move(state, noise), noise.step + 1)
+        x = self.move(state, noise)
+        new = self.finish(energy, x) if noise.step >= self.levels else self.evaluate(energy, x, noise.step + 1)
         denoised = torch.add(state.x, state.grad, alpha=-(s**2))
         return AncestralState(new.x, new.energy, new.grad, denoised), Info(scalars={"sigma": s, "evaluations": float(noise.step)})
 

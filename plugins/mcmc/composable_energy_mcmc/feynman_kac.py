@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ from torch import Tensor
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler
+from composable_energy.sampling import Info, Noise, Sampler, emit_warnings, warn_of_precise_terms
 from composable_energy_mcmc.annealed import GUIDED_STEPS
 from composable_energy_mcmc.annealing.composed import ComposedDensity, WeightedParticles, combine, fit_gaussians, products, rise
 from composable_energy_mcmc.annealing.gaussian import Gaussian, normal_energy
@@ -153,6 +152,7 @@ class FeynmanKac(Sampler):
             slopes=zeros,
             potential=zeros[:, 0],
             seen=x * (self.spread / scale) ** 2,
+            widening=zeros[:, 0],
             value=zeros[:, 0],
             residual=zeros,
             ancestor=torch.tensor(list(noise.chains), device=x.device),
@@ -175,6 +175,7 @@ class FeynmanKac(Sampler):
             state = self._correct(density, state, n, noise.normal(state.x, stream=2 * number))
         if step >= self.levels:
             state = self._move(density, state, torch.sub(state.x, state.grad, alpha=n**2), n)
+            warn_of_precise_terms(energy, state.x, n, "feynman-kac")
         return state, Info(scalars={"sigma": s})
 
     def couple(self, energy: Energy, state: WeightedParticles, noise: Noise) -> tuple[WeightedParticles, Mapping[str, float]]:
@@ -227,7 +228,7 @@ class FeynmanKac(Sampler):
         after = self._move(density, state, state.x + change, n, state.log_density + rho * rises + common[:, None])
         if density.has_others:
             pull = score - combine(state.slopes, state.scores)
-            old = density.value(after.log_density, state.x, s, state.seen)
+            old = density.value(after.log_density, state.x, s, state.seen) + state.widening
             log_weight = log_weight + rise(old, after.value) - rho * products(pull[:, None], change[:, None])[:, 0]
         residual = torch.where(
             density.known.to(log_weight.device), after.log_density - state.log_density - rho * rises - common[:, None], 0.0
@@ -260,9 +261,10 @@ class FeynmanKac(Sampler):
 
     def _settle(self, density: ComposedDensity, state: WeightedParticles, level: float) -> WeightedParticles:
         """Returns a state with $F$ and its derivatives at its points and log densities."""
-        seen, pull = state.seen, None
+        seen, pull, widening = state.seen, None, torch.zeros_like(state.value)
         if density.has_plain:
-            seen, found, pull = density.denoise(state.log_density, state.scores, state.x, level)
+            seen, found, wide = density.denoise(state.log_density, state.scores, state.x, level)
+            pull, widening = -wide.pull, wide.rise.double()
         else:
             found = density.derivatives(state.log_density, state.x, level, seen)
         score = combine(found.slopes, state.scores) + found.direct
@@ -278,16 +280,17 @@ class FeynmanKac(Sampler):
             slopes=found.slopes,
             potential=(found.curvatures * gram).sum((1, 2)) + squares,
             seen=seen,
-            value=found.value,
+            widening=widening,
+            value=found.value + widening,
         )
 
     def _warn(self, state: WeightedParticles, energy: Energy) -> None:
         few = len(state.x) < _FEWEST and len(ComposedDensity(energy).leaves) + ComposedDensity(energy).has_others > 1
         if self.weighted is None and few:
             seen = f"Weights correct the draws of {energy} only among the chains of a call, and this one has {len(state.x)}."
-            warnings.warn(SamplingWarning("ess", seen, f"Draw {_ENOUGH} chains or more, and take some of them."), stacklevel=2)
+            emit_warnings([SamplingWarning("ess", seen, f"Draw {_ENOUGH} chains or more, and take some of them.")])
         if state.lowest < _COLLAPSED and len(state.x) >= _FEWEST:
             seen = f"The weights of {energy} collapsed: at a level {len(state.x)} chains were worth {state.lowest * len(state.x):.1f}"
             what = "." if state.weighted else ", and from there on the draws follow correctors alone."
             advice = "Draw more chains, take more `levels`, or less sharpened terms; `annealed` draws without weights."
-            warnings.warn(SamplingWarning("ess", seen + what, advice), stacklevel=2)
+            emit_warnings([SamplingWarning("ess", seen + what, advice)])

@@ -14,7 +14,7 @@ from composable_energy.conditions import rows_for
 from composable_energy.denoised import denoising
 from composable_energy.errors import ExpressionError
 from composable_energy.gradients import substituting
-from composable_energy.sampling import State, denoised_pull, energies_and_gradients, has_rows, plain_energy
+from composable_energy.sampling import State, Widened, denoised_pull, energies_and_gradients, has_rows, plain_energy, widen
 from composable_energy_mcmc.annealing.gaussian import Gaussian
 
 __all__ = ["ComposedDensity", "Derivatives", "WeightedParticles", "combine", "fit_gaussians", "products", "rise"]
@@ -31,7 +31,8 @@ class WeightedParticles(State):
         slopes: $F_i$, with shape $(B, M)$.
         potential: $\sum_{ij} F_{ij} \langle s_i, s_j \rangle + \lvert s_q \rvert^2 - \sum_i F_i \lvert s_i \rvert^2$, with shape $(B,)$.
         seen: The denoised points, where terms without noise levels are evaluated, with shape $(B, *)$.
-        value: $F$, with shape $(B,)$.
+        widening: What is added to $F$ as the data vary around these points, with shape $(B,)$.
+        value: $F$ with it, with shape $(B,)$.
         residual: What log densities with values changed by more than the scores say, with shape $(B, M)$.
         ancestor: The index of the first point that each point descends from, with shape $(B,)$.
         lowest: The lowest share of the effective sample size so far, one number for all points.
@@ -44,6 +45,7 @@ class WeightedParticles(State):
     slopes: Tensor
     potential: Tensor
     seen: Tensor
+    widening: Tensor
     value: Tensor
     residual: Tensor
     ancestor: Tensor
@@ -146,7 +148,7 @@ class ComposedDensity:
         with torch.no_grad():
             return self._evaluate(log_densities, x, sigma, z)
 
-    def denoise(self, log_densities: Tensor, scores: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, Derivatives, Tensor]:
+    def denoise(self, log_densities: Tensor, scores: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, Derivatives, Widened]:
         r"""Evaluates terms without noise levels at the denoised points of the other terms, as `sampling.level_gradient` does.
 
         Args:
@@ -156,7 +158,7 @@ class ComposedDensity:
             sigma: The noise level $\sigma$.
 
         Returns:
-            The denoised points, the derivatives there, and the share of terms without noise levels in the score of the expression.
+            The denoised points, the derivatives there, and the gradient of terms without noise levels, widened.
         """
 
         def others(densities: Tensor, s: Tensor, at: Tensor) -> Tensor:
@@ -171,7 +173,12 @@ class ComposedDensity:
         score = others(log_densities, scores, x)
         seen = torch.add(x, score, alpha=sigma**2)
         found = self.derivatives(log_densities, x, sigma, seen)
-        return seen, found, denoised_pull(x, found.denoised, -score, sigma, gradient_at)
+
+        def slope_at(near: Tensor) -> Tensor:
+            return -self.derivatives(log_densities, x, sigma, near).denoised
+
+        pulled = denoised_pull(x, -found.denoised, -score, sigma, gradient_at)
+        return seen, found, widen(seen, -found.denoised, pulled, sigma, slope_at)
 
     def _evaluate(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor | None) -> Tensor:
         with substituting(dict(zip(self.leaves, (-log_densities).unbind(1), strict=True))), denoising(x, z):
