@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from composable_energy.lift import CallableEnergy, DistributionEnergy, ScoreEnergy, as_energy
     from composable_energy.memo import shared
     from composable_energy.normalizers import LogZ, calibrate, log_z
+    from composable_energy.observations import observed, reward
     from composable_energy.registry import (
         API_VERSION,
         PluginRecord,
@@ -97,10 +98,12 @@ __all__ = [
     "load",
     "log_z",
     "negate",
+    "observed",
     "plugins",
     "push",
     "refresh",
     "register",
+    "reward",
     "save",
     "shared",
 ]
@@ -136,6 +139,7 @@ __getattr__, __dir__ = lazy_exports(
         "inference": ("Inference",),
         "lift": ("CallableEnergy", "ScoreEnergy", "as_energy"),
         "normalizers": ("LogZ", "calibrate", "log_z"),
+        "observations": ("observed", "reward"),
         "registry": (
             "API_VERSION",
             "PluginRecord",

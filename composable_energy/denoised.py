@@ -11,7 +11,7 @@ from contextvars import ContextVar, Token
 import torch
 from torch import Tensor
 
-__all__ = ["denoising", "is_denoised", "is_left_out", "seen"]
+__all__ = ["at_denoised_points", "denoising", "is_denoised", "is_left_out", "seen"]
 
 _CURRENT: ContextVar[tuple[Tensor, Tensor | None] | None] = ContextVar("denoised", default=None)
 
@@ -58,3 +58,9 @@ def is_denoised(x: Tensor) -> bool:
     """Returns whether terms without noise levels have points of their own, or are left out."""
     current = _current()
     return current is not None and current[0] is x
+
+
+def at_denoised_points() -> bool:
+    """Returns whether terms without noise levels are being evaluated at denoised points, which may lie outside of their support."""
+    current = _current()
+    return current is not None and current[1] is not None

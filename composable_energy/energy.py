@@ -52,6 +52,8 @@ class Energy(EnergyFunction):
         evidence_normalized: Whether the evidence is minus the logarithm of a probability or a density, without an unknown constant.
         no_complement: Why `~` is refused; None if it is not.
         has_value: Whether the energy has values. False for one with a gradient only, such as a score, which overrides `with_gradient`.
+        has_gradient: Whether the gradient is that of the values. False for one that is constant for autograd, such as a reward that
+            counts; samplers that follow gradients alone refuse an expression with it.
         origin: How the registry built it; None if it did not.
         has_config: Whether the class has a `config()`.
         has_own_gradient: Whether the class overrides `with_gradient`.

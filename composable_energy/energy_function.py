@@ -42,6 +42,7 @@ class EnergyFunction(nn.Module, ABC):
     evidence_normalized: bool = False
     no_complement: str | None = None
     has_value: bool = True
+    has_gradient: bool = True
     origin: Origin | None = None
     has_config: ClassVar[bool] = False
     has_own_gradient: ClassVar[bool] = False
@@ -172,6 +173,10 @@ class EnergyFunction(nn.Module, ABC):
     def required_conditions(self) -> frozenset[str]:
         """The names of the conditions without a default."""
         return method_parameters(type(self).forward).required
+
+    def known_level(self, quantile: float) -> float | None:
+        """Returns the energy below which a share of the draws lies, if it is known without draws; `~` then needs none."""
+        return None
 
     @property
     def terms(self) -> tuple[Energy, ...]:

@@ -31,6 +31,7 @@ PUBLIC_MODULES = [
     *(f"composable_energy.{m}" for m in ("diagnostics", "errors", "events", "kernels", "registry", "sampling", "testing")),
     "composable_energy_comet.metrics",
     "composable_energy_image.data",
+    "composable_energy_image.metrics",
     "composable_energy_training",
 ]
 

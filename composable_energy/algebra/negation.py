@@ -119,7 +119,10 @@ class Negation(Node):
     @property
     def level(self) -> Estimate | None:
         r"""The level $L_q$ with its standard error; None before it is estimated, and for the other modes."""
-        return self._level.estimate if self.given_level is None else Estimate(self.given_level)
+        if self.mode != "level":
+            return None
+        known = self.terms[0].known_level(self.quantile) if self.given_level is None else self.given_level
+        return self._level.estimate if known is None else Estimate(known)
 
     def config(self) -> dict[str, Any]:
         config = {"mode": self.mode, "weight": self.weight, "offset": self.offset}
@@ -173,6 +176,9 @@ class Negation(Node):
         if self.given_level is not None:
             return self.given_level
         operand = self.terms[0]
+        known = operand.known_level(self.quantile)
+        if known is not None:
+            return known
         free = sorted(operand.conditions & conditions.keys() - {CHAINS})
         if free:
             raise ExpressionError(

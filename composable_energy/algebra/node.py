@@ -324,6 +324,7 @@ def _same_weight(a: WeightedBase, b: WeightedBase) -> bool:
 
 
 def common_recommendation(terms: Sequence[Energy]) -> Recommendation | None:
-    """Returns the recommendation of the terms; None if there is none or they disagree (sampling then warns)."""
+    """Returns the recommendation of the terms with the highest precedence; None if there is none or they disagree."""
     found = [term.recommended for term in terms if term.recommended is not None]
+    found = [advice for advice in found if advice.precedence == max(other.precedence for other in found)]
     return found[0] if found and all(other == found[0] for other in found[1:]) else None

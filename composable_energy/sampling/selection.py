@@ -70,6 +70,8 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
         raise ContradictionError(f"No point fulfils {energy}: the supports of its terms have none in common.")
     if sampler.needs_values:
         check_value(energy, f"The sampler {type(sampler).__name__.lower()}")
+    elif not sampler.carries_log_densities:
+        _check_gradient(energy, sampler)
     if energy.needs_log_densities and not sampler.carries_log_densities:
         check_value(energy, f"The sampler {type(sampler).__name__.lower()}")
     missing = energy.required_conditions - sampler.binds - {CHAINS}
@@ -86,6 +88,15 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
         )
 
 
+def _check_gradient(energy: Energy, sampler: Sampler) -> None:
+    """Raises if a term has no gradient, for a sampler that follows gradients alone and so would ignore it."""
+    for term in (part for part in energy.modules() if isinstance(part, Energy) and not part.has_gradient):
+        raise ExpressionError(
+            f"The sampler {type(sampler).__name__.lower()} follows gradients alone, and {term} has none, so it would not count: use "
+            "sampler='smc', or another one that accepts and rejects, such as 'chees'."
+        )
+
+
 def _ungrounded_part(energy: Energy) -> Energy:
     """Returns the deepest term that grounds nothing, reached through ungrounded terms alone."""
     term = next((term for term in energy.terms if not term.grounded), None)
@@ -93,7 +104,7 @@ def _ungrounded_part(energy: Energy) -> Energy:
 
 
 def recommendations(energy: Energy) -> list[tuple[Energy, Recommendation]]:
-    """Returns the distinct recommendations in an expression, each with the first energy that gives it."""
+    """Returns the distinct recommendations of the highest precedence in an expression, each with the first energy that gives it."""
     found: list[tuple[Energy, Recommendation]] = []
     todo, seen = [energy], {energy}  # a part that occurs again is visited once
     for node in todo:
@@ -103,7 +114,8 @@ def recommendations(energy: Energy) -> list[tuple[Energy, Recommendation]]:
             seen.update(parts)
         elif all(node.recommended != other for _, other in found):
             found.append((node, node.recommended))
-    return found
+    highest = max((advice.precedence for _, advice in found), default=0)
+    return [(node, advice) for node, advice in found if advice.precedence == highest]
 
 
 def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Sampler], dict[str, Any]]:
@@ -117,6 +129,8 @@ def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Samp
         listed = "; ".join(f"{leaf} recommends {_written(advice)}" for leaf, advice in found)
         raise OptionError(f"The terms of {energy} recommend different settings: {listed}. Say which with `sampler=` and its options.")
     advice = found[0][1] if found else None
+    if advice is not None and advice.precedence and _sampler_class(advice.sampler).needs_values is True and not energy.has_value:
+        advice = None  # it was made for energies with values
     if advice is not None:
         name, options = _weighing(energy, advice.sampler), {**advice.options, **options}
     else:

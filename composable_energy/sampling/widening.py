@@ -53,11 +53,14 @@ def widen(z: Tensor, slope: Tensor, pulled: Tensor, sigma: float, slope_at: Call
     squares = _product(slope, slope).clamp_min(tiny)
     share = (_product(slope, pulled) / squares).clamp(min=0)
     variance, known = sigma**2 * share.clamp(max=1), (1 - share).clamp_min(0.01)
-    found = _solve(z, slope, variance, slope_at)
+    near = slope_at(z - unsqueeze_to((variance / squares).sqrt(), z) * slope)
+    found = _solve(z, slope, near, variance, slope_at)
+    precision = (squares / _product(slope, found).clamp_min(tiny) - 1) / known  # in units of the variance of the data alone, v / known
+    reach = _REACH * variance / known / (1 + precision)
+    far = _product(slope, slope_at(z - unsqueeze_to(reach, z) * slope)) / squares
+    found = found * unsqueeze_to(_lengthen(_product(slope, near) / squares, far, variance, (variance / squares).sqrt(), reach), z)
     curvature = squares / _product(slope, found).clamp_min(tiny) - 1  # in units of 1 / v
-    precision = curvature / known  # in units of the variance of the data alone, v / known
-    far = slope_at(z - unsqueeze_to(_REACH * variance / known / (1 + precision), z) * slope)
-    rising = (-_product(slope, far) / squares - _FLAT) / (_RISING - _FLAT)
+    rising = (-far - _FLAT) / (_RISING - _FLAT)
     weight = torch.maximum(rising.nan_to_num(0.0).clamp(0, 1), 1 / (1 + (_PRECISE / precision.clamp_min(tiny)) ** 4))
     found = found * unsqueeze_to((1 + curvature) / (1 + weight * curvature), z)
     along = unsqueeze_to(_product(slope, found) / squares, z)
@@ -65,15 +68,15 @@ def widen(z: Tensor, slope: Tensor, pulled: Tensor, sigma: float, slope_at: Call
     return Widened(found, pull, weight * variance * _product(slope, found) / 2)
 
 
-def _solve(z: Tensor, slope: Tensor, variance: Tensor, slope_at: Callable[[Tensor], Tensor]) -> Tensor:
+def _solve(z: Tensor, slope: Tensor, near: Tensor, variance: Tensor, slope_at: Callable[[Tensor], Tensor]) -> Tensor:
     """Returns $(I + v H)^{-1} g$ by conjugate gradients; the second and third are taken only if one row leaves more than a tenth."""
     tiny = torch.finfo(z.dtype).tiny
     found, rest, direction = torch.zeros_like(slope), slope, slope
     squares = first = _product(slope, slope)
-    for _ in range(_STEPS):
+    for number in range(_STEPS):
         length = _product(direction, direction)
         scale = unsqueeze_to((variance / length.clamp_min(tiny)).sqrt(), z)
-        change = (slope - slope_at(z - scale * direction)) / scale
+        change = (slope - (slope_at(z - scale * direction) if number else near)) / scale
         bent = unsqueeze_to(variance, z) * torch.where((scale > 0) & change.isfinite(), change, 0.0)
         curvature = _product(direction, bent)
         bent = torch.where(unsqueeze_to(curvature > 0, z), bent, 0.0)
@@ -84,6 +87,25 @@ def _solve(z: Tensor, slope: Tensor, variance: Tensor, slope_at: Callable[[Tenso
             break
         direction = rest + unsqueeze_to(squares / before.clamp_min(tiny), z) * direction
     return found
+
+
+def _lengthen(near: Tensor, far: Tensor, variance: Tensor, step: Tensor, reach: Tensor) -> Tensor:
+    r"""Returns by how much the solution along the gradient is longer than that of the first difference, where it lies beyond its end.
+
+    Along $z - t g$, with gradients $s(t)$ in units of $g$, the solution is $s(t) = t / v$. Between the two points it follows their chord.
+
+    Args:
+        near: $s$ at the first point, with shape $(B,)$.
+        far: $s$ at the second point.
+        variance: $v$.
+        step: $t$ of the first point.
+        reach: $t$ of the second point.
+    """
+    chord = (near - far) / (reach - step)
+    found = (near + chord * step) / (1 / variance + chord)
+    straight = 1 / (1 / variance + (1 - near) / step)
+    beyond = (near * variance > step) & (reach > step) & (chord > 0) & (straight > 0)
+    return torch.where(beyond, found / straight, 1.0).nan_to_num(1.0).clamp(min=1)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

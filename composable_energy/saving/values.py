@@ -137,7 +137,8 @@ def encode_recommendation(recommended: Recommendation | None, sink: Sink, hint: 
     if recommended is None:
         return None
     options = encode(dict(recommended.options), sink, f"{hint}.recommended")
-    return {"sampler": recommended.sampler, "options": options, "threads": recommended.threads}
+    data = {"sampler": recommended.sampler, "options": options, "threads": recommended.threads}
+    return {**data, "precedence": recommended.precedence} if recommended.precedence else data
 
 
 def decode_recommendation(data: Any, source: Source) -> Recommendation | None:
@@ -148,11 +149,18 @@ def decode_recommendation(data: Any, source: Source) -> Recommendation | None:
     """
     if data is None:
         return None
-    if not isinstance(data, dict) or data.keys() != {"sampler", "options", "threads"} or not isinstance(data["sampler"], str):
+    if (
+        not isinstance(data, dict)
+        or data.keys() - {"precedence"} != {"sampler", "options", "threads"}
+        or not isinstance(data["sampler"], str)
+    ):
         raise ValueError("its recommended sampler is incomplete")
     if data["threads"] is not None and type(data["threads"]) is not int:
         raise ValueError(f"its number of threads is {data['threads']!r}")
     options = decode(data["options"], source)
     if not isinstance(options, dict):
         raise ValueError("the options of its recommended sampler are not a dict")
-    return Recommendation(data["sampler"], options, data["threads"])
+    precedence = data.get("precedence", 0)
+    if type(precedence) is not int:
+        raise ValueError(f"the precedence of its recommended sampler is {precedence!r}")
+    return Recommendation(data["sampler"], options, data["threads"], precedence)

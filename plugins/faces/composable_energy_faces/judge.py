@@ -20,6 +20,7 @@ from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
 from composable_energy_faces.networks import SIZE, Judge
 from composable_energy_faces.threads import one_thread
 from composable_energy_faces.weights import read
+from composable_energy_image.metrics import frechet_distance
 
 __all__ = ["Verdict", "features", "frechet_distance", "judge", "load_judge", "nearest_distances"]
 
@@ -82,16 +83,6 @@ def features(images: Tensor, network: Judge | None = None) -> Tensor:
     """Returns the judge's pooled features, with shape $(B, 96)$, of pictures with shape $(B, 3, 64, 64)$."""
     network = network or load_judge()
     return torch.cat([network.features(_check_shape(part)) for part in images.split(_CHUNK)])
-
-
-def frechet_distance(first: Tensor, second: Tensor) -> float:
-    """Returns the Frechet distance of two sets of features, each with shape $(N, 96)$."""
-    first, second = first.double(), second.double()
-    covariances = torch.cov(first.T), torch.cov(second.T)
-    # The product of two covariances has real eigenvalues >= 0, up to rounding.
-    shared = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp(min=0).sqrt().sum()
-    apart = (first.mean(0) - second.mean(0)).square().sum()
-    return float(apart + covariances[0].trace() + covariances[1].trace() - 2 * shared)
 
 
 @one_thread()

@@ -1,0 +1,290 @@
+"""Posteriors of measured faces: coverage, PSNR beside baselines, and composition: `python -m benchmarks.observations --write`.
+
+The truths are draws of the model itself, so that intervals of the exact posterior cover them at their nominal rate: the test is calibrated.
+For each operator and truth, 19 chains come down from the highest noise level by `annealed`, and take 20 steps of `chees`, which is exact;
+its options are tuned at the first truth of an operator. The interval from the lowest to the highest of 19 independent draws covers a new
+one in 90 % of cases.
+
+Baselines: DPS, diffusion posterior sampling (Chung et al., 2023) in the latent space, whose one option is chosen on two other truths; and
+the least-squares projection on the range of the decoder. Results are kept after each problem; a second run continues.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import composable_energy as ce
+from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
+from benchmarks.pages import Blocks, format_number, markdown_table, write_page
+from composable_energy_faces import judge
+from composable_energy_observed import Blur, Downsample, Mask, Operator
+
+PATH = RESULTS / "observations.json"
+PICTURES = RESULTS / "observations.safetensors"
+PAGE = ROOT / "docs" / "results" / "observations.md"
+SIZE, NOISE, DRAWS, STEPS, LEVELS, PILOTS, COMPOSED = 64, 0.05, 19, 20, 60, 64, 50
+SHAPE = (3, SIZE, SIZE)
+SCALES = (0.03, 0.1, 0.3, 1.0)  # of DPS
+
+
+def operators() -> dict[str, Operator]:
+    """Returns the four instruments: the upper half, 16 x 16 pixels, a blur, and 10 % of the pixels."""
+    half = torch.zeros(SHAPE, dtype=torch.bool)
+    half[:, : SIZE // 2] = True
+    some = torch.rand(1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) < 0.1
+    return {"16 x 16": Downsample(4), "10 %": Mask(some.expand(SHAPE)), "blur": Blur(3.0), "half": Mask(half)}
+
+
+def truths(base: ce.Energy, count: int) -> Tensor:
+    """Returns exact draws of the model, as latent points: those of the annealed sampler, moved on by one that accepts and rejects."""
+    start = base.sample(max(count, 64), seed=1, latents=True)
+    moved: Tensor = base.sample(max(count, 64), init=start, sampler="chees", seed=2, steps=50, latents=True)
+    return moved[:count]
+
+
+def measure(base: ce.Energy, operator: Operator, z: Tensor, index: int, noise: float = NOISE) -> tuple[Tensor, Tensor, ce.Energy]:
+    """Returns the picture of a truth, what was measured, and its evidence."""
+    truth = decode(base, z[index : index + 1])
+    generator = torch.Generator().manual_seed(100 + index)
+    clean = operator(truth)
+    y = (clean + noise * torch.randn(clean.shape, generator=generator))[0]
+    return truth[0], y, ce.observed(y, operator, noise)
+
+
+@torch.no_grad()
+def decode(base: ce.Energy, z: Tensor) -> Tensor:
+    decoder: Any = base.decoder
+    return decoder(z)
+
+
+def psnr(picture: Tensor, truth: Tensor) -> float:
+    return float(-10 * (picture - truth).square().mean().log10())
+
+
+def dps(base: ce.Energy, operator: Operator, y: Tensor, scale: float, count: int = 4, levels: int = 100) -> Tensor:
+    """Returns draws of DPS: ancestral steps down the noise levels, and after each a step against the gradient of the residual norm."""
+    decoder: Any = base.decoder
+    sigmas = torch.logspace(torch.tensor(4.0).log10(), torch.tensor(0.05).log10(), levels)
+    generator = torch.Generator().manual_seed(7)
+    z = (sigmas[0] ** 2 + 1).sqrt() * torch.randn(count, 64, generator=generator)
+    for sigma, below in zip(sigmas, [*sigmas[1:], torch.tensor(0.0)], strict=True):
+        z = z.detach().requires_grad_()
+        clean = z + sigma**2 * base.score(z, create_graph=True, sigma=sigma.item())
+        residual = (operator(decoder(clean)) - y).flatten(1).norm(dim=1).sum()
+        (slope,) = torch.autograd.grad(residual, z)
+        share = (below / sigma) ** 2
+        mean = share * z.detach() + (1 - share) * clean.detach()
+        z = mean + (1 - share).sqrt() * below * torch.randn(z.shape, generator=generator) - scale * slope
+    return decode(base, z.detach())
+
+
+def project(base: ce.Energy, operator: Operator, y: Tensor, steps: int = 300) -> Tensor:
+    """Returns the picture of the decoder that fits the measurement best, without a prior."""
+    decoder: Any = base.decoder
+    z = torch.zeros(1, 64, requires_grad=True)
+    optimizer = torch.optim.Adam([z], 0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (operator(decoder(z)) - y).square().sum().backward()
+        optimizer.step()
+    return decode(base, z.detach())[0]
+
+
+class Posterior:
+    """Draws of a posterior: from the highest noise level down by `annealed`, and from there by `chees`, tuned at the first truth."""
+
+    def __init__(self, base: ce.Energy) -> None:
+        self.annealed: dict[str, Any] = {**(base.recommended.options if base.recommended else {}), "levels": LEVELS}
+        self.tuned: dict[str, Any] = {}
+
+    def draw(self, energy: ce.Energy, kind: str, seed: int) -> tuple[Tensor, Tensor, float]:
+        """Returns the draws before and after `chees`, and the processor time without tuning."""
+        options = {"latents": True, "warn": False}
+        if kind not in self.tuned:
+            init = energy.sample(PILOTS, seed=seed + 1000, sampler="annealed", **self.annealed, **options)
+            _, trace = energy.sample(PILOTS, seed=seed, init=init, sampler="chees", tuning_steps=128, steps=1, trace=True, **options)
+            self.tuned[kind] = trace.sampler
+        begin = time.process_time()
+        start = energy.sample(DRAWS, seed=seed, sampler="annealed", **self.annealed, **options)
+        draws = energy.sample(DRAWS, seed=seed, init=start, sampler=self.tuned[kind], steps=STEPS, **options)
+        return start, draws, time.process_time() - begin
+
+
+Solved = tuple[dict[str, Any], dict[str, Tensor]]
+
+
+def solve(base: ce.Energy, name: str, operator: Operator, z: Tensor, index: int, scale: float, sampler: Posterior) -> Solved:
+    """Returns the figures of one problem, and pictures."""
+    truth, y, seen = measure(base, operator, z, index)
+    start, draws, seconds = sampler.draw(base & seen, name, index)
+    above = (base & seen)(draws) - (base & seen)(z[index : index + 1])
+    pictures, first = decode(base, draws), decode(base, start)
+    guided, projected = dps(base, operator, y, scale), project(base, operator, y)
+
+    def misfit(found: Tensor) -> float:
+        return (operator(found) - y).square().mean().sqrt().item() / NOISE
+
+    row = {
+        "operator": name,
+        "truth": index,
+        "coverage": _coverage(pictures, truth),
+        "coverage of codes": _coverage(draws, z[index]),
+        "coverage before": _coverage(first, truth),
+        "psnr of the mean": psnr(pictures.mean(0), truth),
+        "psnr of the mean before": psnr(first.mean(0), truth),
+        "psnr of a draw": sum(psnr(picture, truth) for picture in pictures) / DRAWS,
+        "psnr of dps": sum(psnr(picture, truth) for picture in guided) / len(guided),
+        "psnr of projection": psnr(projected, truth),
+        "misfit": misfit(pictures),
+        "misfit of dps": misfit(guided),
+        "energy above that of the truth": [float(f"{value:.4g}") for value in above.detach().tolist()],
+        "seconds": seconds,
+    }
+    shown = {"truth": truth, "y": _shown(operator, y), "mean": pictures.mean(0), "spread": (4 * pictures.std(0)).clamp(max=1)}
+    shown |= {"dps": guided[0], "projection": projected, **{f"draw {i}": pictures[i] for i in range(3)}}
+    return row, {f"{name}/{key}": value for key, value in shown.items()}
+
+
+def _coverage(draws: Tensor, truth: Tensor) -> float:
+    """Returns the share of numbers between the lowest and the highest draw, of those that differ between draws."""
+    low, high = draws.amin(0), draws.amax(0)
+    return ((low <= truth) & (truth <= high))[high > low].float().mean().item()
+
+
+def choose_scale(base: ce.Energy, operator: Operator, z: Tensor) -> float:
+    """Returns the scale of DPS with the highest PSNR on two truths."""
+    problems = [measure(base, operator, z, index) for index in range(2)]
+
+    def score(scale: float) -> float:
+        return sum(psnr(dps(base, operator, y, scale, 1).nan_to_num()[0], truth) for truth, y, _ in problems)
+
+    return max(SCALES, key=score)
+
+
+def compose(base: ce.Energy, z: Tensor, index: int) -> list[dict[str, Any]]:
+    """Returns the judge's verdicts on draws of `annealed` with an attribute that the measurement hardly shows, and without it."""
+    smiling, rows = ce.load("faces/smiling"), []
+    options = {**(base.recommended.options if base.recommended else {}), "levels": LEVELS}
+    for name, operator, noise in (("half", operators()["half"], NOISE), ("8 x 8", Downsample(8), 2 * NOISE)):
+        _, _, seen = measure(base, operator, z, index, noise)
+        for wanted, energy in ((True, smiling & seen), (False, ~smiling & seen), (None, base & seen)):
+            verdict = judge(energy.sample(COMPOSED, seed=index, sampler="annealed", warn=False, **options))
+            rows.append({"truth": index, "operator": name, "smiling": wanted, "share": verdict["smiling"].float().mean().item()})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def _shown(operator: Operator, y: Tensor) -> Tensor:
+    """Returns a measurement as a picture."""
+    if not isinstance(operator, Mask):
+        return torch.nn.functional.interpolate(y[None], SIZE)[0].clamp(0, 1)
+    picture = torch.full(SHAPE, 0.5)
+    picture[operator.mask] = y.clamp(0, 1)
+    return picture
+
+
+def blocks(results: dict[str, Any]) -> Blocks:
+    def table() -> str:
+        lines = []
+        for name in operators():
+            rows = [row for row in results["rows"] if row["operator"] == name]
+            if not rows:
+                continue
+            mean: Callable[[str], float] = lambda key, rows=rows: sum(row[key] for row in rows) / len(rows)  # noqa: E731
+            spread = torch.tensor([row["coverage"] for row in rows]).std(correction=min(1, len(rows) - 1)).item() / len(rows) ** 0.5
+            columns = (
+                "psnr of the mean",
+                "psnr of a draw",
+                "psnr of the mean before",
+                "psnr of dps",
+                "psnr of projection",
+                "misfit",
+                "misfit of dps",
+            )
+            figures = [f"{mean(key):.1f}" if key.startswith("psnr") else f"{mean(key):.2f}" for key in columns]
+            covered = format_number(mean("coverage")) + (f" ± {format_number(spread)}" if len(rows) > 1 else "")
+            shares = [covered, *(format_number(mean(key)) for key in ("coverage of codes", "coverage before"))]
+            lines.append([name, str(len(rows)), *shares, *figures, f"{mean('seconds'):.0f}"])
+        head = [
+            "",
+            "truths",
+            "coverage",
+            "of codes",
+            "`annealed`",
+            "mean",
+            "draw",
+            "`annealed`",
+            "DPS",
+            "projection",
+            "misfit",
+            "of DPS",
+            "seconds",
+        ]
+        return markdown_table(head, lines)
+
+    def composed() -> str:
+        lines = []
+        for name in ("half", "8 x 8"):
+            for wanted, text in ((True, "`smiling & seen`"), (False, "`~smiling & seen`"), (None, "`faces & seen`")):
+                rows = [row["share"] for row in results["composed"] if row["smiling"] is wanted and row["operator"] == name]
+                if not rows:
+                    continue
+                lines.append([name, text, str(len(rows) * COMPOSED), format_number(sum(rows) / len(rows))])
+        return markdown_table(["", "expression", "draws", "smiling, by the judge"], lines) if lines else "Not measured yet."
+
+    return {"table": table, "composed": composed}
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, PATH)
+    parser.add_argument("--truths", type=int, default=12)
+    parser.add_argument("--composed", type=int, default=4)
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    kept = read_json(PATH) if PATH.exists() else {}
+    results: dict[str, Any] = {"rows": [], "composed": [], "scales": {}}
+    results |= {key: kept[key] for key in results if key in kept}
+    if not args.page:
+        run(results, args)
+    if args.page or args.write:
+        write_page(PAGE, blocks(results))
+
+
+def run(results: dict[str, Any], args: Any) -> None:
+    base = ce.load("faces")
+    shown: dict[str, Tensor] = load_file(PICTURES) if PICTURES.exists() else {}
+    z, used, sampler = truths(base, args.truths + 2), operators(), Posterior(base)
+    for index, name in itertools.product(range(args.truths), used):
+        if any(row["operator"] == name and row["truth"] == index for row in results["rows"]):
+            continue
+        if name not in results["scales"]:
+            results["scales"][name] = choose_scale(base, used[name], z[args.truths :])
+        row, pictures = solve(base, name, used[name], z, index, results["scales"][name], sampler)
+        results["rows"].append(row)
+        print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
+        if index == 0:
+            shown |= {key: (value.clamp(0, 1) * 255).round().to(torch.uint8).contiguous() for key, value in pictures.items()}
+        _write(results, shown, args)
+    for index in range(args.composed):
+        if not any(row["truth"] == index for row in results["composed"]):
+            results["composed"] += compose(base, z, index)
+            _write(results, shown, args)
+
+
+def _write(results: dict[str, Any], shown: dict[str, Tensor], args: Any) -> None:
+    if args.write:
+        about = environment(truths=args.truths, noise=NOISE, draws=DRAWS, steps=STEPS)
+        write_json(PATH, {**about, "command": "python -m benchmarks.observations --write", **results})
+        save_file(shown, PICTURES)
+
+
+if __name__ == "__main__":
+    main()

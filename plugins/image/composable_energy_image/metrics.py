@@ -1,0 +1,173 @@
+r"""Metrics of pictures: PSNR and SSIM beside a truth, and distances of sets of pictures in the features of any network.
+
+They compute in float64. Figures of sets depend on the features and the number of pictures: compare them with those of two sets of truths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.options import check_integer, check_number
+
+__all__ = ["Fidelity", "features_of", "fidelity", "frechet_distance", "psnr", "ssim"]
+
+Network = Callable[[Tensor], Tensor]
+
+
+def psnr(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
+    r"""Returns the peak signal-to-noise ratio $10 \log_{10}(\text{peak}^2 / \text{MSE})$ in decibels, with shape $(B,)$.
+
+    Args:
+        pictures: With shape $(B, C, H, W)$.
+        truth: With the same shape.
+        peak: The largest value of a pixel, 1 or 255.
+
+    Raises:
+        ShapeError: The shapes differ, or are not those of pictures.
+    """
+    pictures, truth = _check_pair(pictures, truth)
+    return 20 * torch.tensor(check_number("peak", peak, above=0)).log10() - 10 * (pictures - truth).square().flatten(1).mean(1).log10()
+
+
+def ssim(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
+    r"""Returns the structural similarity, with shape $(B,)$; 1 for equal pictures.
+
+    With moments $\mu$, $\sigma$ in Gaussian windows of 11 pixels with standard deviation 1.5, it is the mean over channels and over the
+    windows inside of the picture of
+
+    $$\frac{(2 \mu_a \mu_b + c_1)(2 \sigma_{ab} + c_2)}{(\mu_a^2 + \mu_b^2 + c_1)(\sigma_a^2 + \sigma_b^2 + c_2)},$$
+
+    where $c_1 = (.01\, \text{peak})^2$ and $c_2 = (.03\, \text{peak})^2$.
+
+    Args:
+        pictures: With shape $(B, C, H, W)$ of at least 11 pixels a side.
+        truth: With the same shape.
+        peak: The largest value of a pixel, 1 or 255.
+
+    Raises:
+        ShapeError: The shapes differ, or are not those of pictures of this size.
+
+    References:
+        Image quality assessment: from error visibility to structural similarity (Wang et al., 2004), https://doi.org/10.1109/TIP.2003.819861
+    """
+    a, b = _check_pair(pictures, truth)
+    if min(a.shape[2:]) < 11:
+        raise ShapeError(f"SSIM has windows of 11 pixels, got pictures of shape {tuple(a.shape)}.")
+    line = torch.exp(-torch.arange(-5, 6, dtype=a.dtype, device=a.device).square() / 4.5)
+    window = torch.outer(line, line) / line.sum() ** 2
+
+    def mean(x: Tensor) -> Tensor:
+        return F.conv2d(x, window.expand(x.shape[1], 1, 11, 11), groups=x.shape[1])
+
+    one, two = (0.01 * check_number("peak", peak, above=0)) ** 2, (0.03 * peak) ** 2
+    ma, mb = mean(a), mean(b)
+    va, vb, both = mean(a * a) - ma * ma, mean(b * b) - mb * mb, mean(a * b) - ma * mb
+    return ((2 * ma * mb + one) * (2 * both + two) / ((ma * ma + mb * mb + one) * (va + vb + two))).flatten(1).mean(1)
+
+
+@torch.no_grad()
+def features_of(network: Network, pictures: Tensor, *, batch_size: int = 250) -> Tensor:
+    """Returns the features of pictures by a network, with shape $(N, D)$; those of several axes are flattened.
+
+    Args:
+        network: A function of pictures with shape $(B, C, H, W)$, such as a classifier without its last layer, in eval mode.
+        pictures: With shape $(N, C, H, W)$.
+        batch_size: The number of pictures in one call.
+    """
+    parts = [network(part) for part in pictures.split(check_integer("batch_size", batch_size))]
+    return torch.cat([part.flatten(1) for part in parts])
+
+
+def frechet_distance(first: Tensor, second: Tensor, network: Network | None = None) -> float:
+    r"""Returns the Frechet distance of two sets, $|\mu_1 - \mu_2|^2 + \mathrm{tr}(C_1 + C_2 - 2 (C_1 C_2)^{1/2})$ of their features.
+
+    It falls with the number of points of a set, so compare sets of equal size.
+
+    Args:
+        first: Features with shape $(N, D)$, or pictures for a network.
+        second: Another set of the same kind.
+        network: The network of features; None if the sets are features. That of Inception gives the FID (Heusel et al., 2017).
+
+    Raises:
+        ShapeError: The sets do not fit, or have fewer than two points.
+        ExpressionError: A feature is not finite.
+
+    References:
+        GANs trained by a two time-scale update rule converge to a local Nash equilibrium (Heusel et al., 2017),
+        https://arxiv.org/abs/1706.08500
+    """
+    first, second = _check_sets(first, second, network, 2)
+    covariances = torch.cov(first.T).reshape(first.shape[1], -1), torch.cov(second.T).reshape(first.shape[1], -1)
+    # The product of two covariances has real eigenvalues >= 0, up to rounding.
+    shared = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp(min=0).sqrt().sum()
+    apart = (first.mean(0) - second.mean(0)).square().sum()
+    return float(apart + covariances[0].trace() + covariances[1].trace() - 2 * shared)
+
+
+class Fidelity(NamedTuple):
+    """How well a set of draws fits a set of truths, by balls that reach the k-th nearest neighbour in the own set.
+
+    Attributes:
+        precision: The share of draws inside of a ball of a truth: whether draws are good.
+        recall: The share of truths inside of a ball of a draw: whether all kinds occur.
+        density: The mean number of balls of truths around a draw, over k; unlike precision it is robust against outliers.
+        coverage: The share of truths whose ball holds a draw; unlike recall it is robust against outliers.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def fidelity(draws: Tensor, truth: Tensor, network: Network | None = None, *, neighbours: int = 5) -> Fidelity:
+    """Returns precision, recall, density and coverage of a set of draws.
+
+    Args:
+        draws: Features with shape $(N, D)$, or pictures for a network.
+        truth: Another set of the same kind.
+        network: The network of features; None if the sets are features.
+        neighbours: k.
+
+    Raises:
+        ShapeError: The sets do not fit, or have no more than k points.
+        ExpressionError: A feature is not finite.
+
+    References:
+        Improved precision and recall metric for assessing generative models (Kynkäänniemi et al., 2019), https://arxiv.org/abs/1904.06991
+        Reliable fidelity and diversity metrics for generative models (Naeem et al., 2020), https://arxiv.org/abs/2002.09797
+    """
+    draws, truth = _check_sets(draws, truth, network, check_integer("neighbours", neighbours) + 1)
+
+    def radii(points: Tensor) -> Tensor:
+        return torch.cdist(points, points).kthvalue(neighbours + 1, dim=1).values  # the nearest is the point itself
+
+    apart = torch.cdist(draws, truth)
+    in_truth, in_draws = apart <= radii(truth), apart <= radii(draws)[:, None]
+    shares = in_truth.any(1), in_draws.any(0), in_truth.double().sum(1) / neighbours, in_truth.any(0)
+    return Fidelity(*(share.double().mean().item() for share in shares))
+
+
+def _check_pair(pictures: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    if pictures.ndim != 4 or pictures.shape != truth.shape:
+        raise ShapeError(f"The metric takes two batches of pictures (B, C, H, W), got {tuple(pictures.shape)} and {tuple(truth.shape)}.")
+    return pictures.double(), truth.double()
+
+
+def _check_sets(first: Tensor, second: Tensor, network: Network | None, least: int) -> tuple[Tensor, Tensor]:
+    first, second = (points if network is None else features_of(network, points) for points in (first, second))
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise ShapeError(
+            f"Features have shape (N, D), got {tuple(first.shape)} and {tuple(second.shape)}; for pictures give a network of features."
+        )
+    if min(len(first), len(second)) < least:
+        raise ShapeError(f"Each set needs at least {least} points, got {len(first)} and {len(second)}.")
+    if not bool(first.isfinite().all() and second.isfinite().all()):
+        raise ExpressionError("Some features are not finite.")
+    return first.double(), second.double()

@@ -1,0 +1,172 @@
+"""The energy of a measurement: evidence for what was observed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+
+from composable_energy import Energy, Recommendation
+from composable_energy.checks import advise_output
+from composable_energy.denoised import at_denoised_points
+from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
+from composable_energy.options import check_flag
+from composable_energy.sampling import twin
+from composable_energy_observed.interface import Operator
+from composable_energy_observed.noises import Noise, noise_of
+from composable_energy_observed.operators import description_of, operator_of
+
+__all__ = ["ObservedEnergy"]
+
+
+class ObservedEnergy(Energy):
+    r"""Evidence for a measurement, $E(x) = -\log p(y \mid A x)$; for Gaussian noise $\lVert A x - y \rVert^2 / 2 \sigma^2$ + const.
+
+    With a base it is the posterior of an inverse problem: `faces & ce.observed(half, mask, 0.05)`. It has no base of its own and grounds
+    nothing. Beside energies of latent points it is evaluated at the decoded ones. The constants make it a probability density of $y$,
+    so that `observed(y, A) | observed(y, B)` weighs two instruments rightly. `~` of a measurement with Gaussian noise excludes the points
+    whose misfit is within the 95 % quantile of the noise; for other noise give `ce.negate(..., level=...)`.
+
+    It recommends `chees`, which is exact where values exist. Samplers along noise levels evaluate it at the denoised point, and weaken its
+    pull by what is not known there yet (`composable_energy.sampling.widen`; a form of pseudo-inverse guidance, Song et al., 2023). This is
+    exact for Gaussian data with equal variances, Gaussian noise and a mask.
+
+    References:
+        Diffusion posterior sampling for general noisy inverse problems (Chung et al., 2023), https://arxiv.org/abs/2209.14687
+        Pseudoinverse-guided diffusion models for inverse problems (Song et al., 2023), https://openreview.net/forum?id=9_gsMA8MRKQ
+
+    Args:
+        y: What was measured. For a mask it may be a whole point, of which the other numbers are ignored.
+        operator: $A$: an `Operator`, its name, a mapping with `name` and options, a mask of truth values, or any function of points of
+            shape $(B, *)$; None for the identity.
+        noise: A standard deviation, a `Noise`, its name, or a mapping with `name` and options.
+        event_shape: The shape of one point, if the operator does not tell it.
+        name: The name in expressions.
+        check: Whether to try a function at a point of random numbers in $[0, 1)$, where its result must be finite and differentiable.
+
+    Raises:
+        OptionError: The noise is not positive, a mask measures nothing, counts are negative, or a measured number is not finite.
+        ShapeError: A measurement does not have the shape of what the operator returns.
+        ExpressionError: The operator is not differentiable, random, or returns a number that is not finite.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> prior = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+        >>> seen = ce.observed(torch.tensor([2.0, 0.0]), torch.tensor([True, False]), 1.0)
+        >>> (prior & seen).sample(1000, seed=0).mean(0)[0].round()
+        tensor(1.)
+    """
+
+    y: Tensor
+
+    def __init__(
+        self,
+        y: Tensor,
+        operator: Operator | str | Mapping[str, Any] | Tensor | Callable[[Tensor], Tensor] | None = None,
+        noise: Noise | float | Tensor | str | Mapping[str, Any] | None = None,
+        *,
+        event_shape: Sequence[int] | None = None,
+        name: str = "",
+        check: bool = True,
+    ) -> None:
+        super().__init__()
+        self.operator, self.noise = operator_of(operator), noise_of(noise)
+        if not isinstance(y, Tensor):
+            raise DtypeError(f"y, what was measured, is a tensor, got {type(y).__name__}; use torch.as_tensor.")
+        if not y.is_floating_point():
+            y = y.to(torch.get_default_dtype())
+        selected = self.operator.select(y)
+        if not bool(selected.isfinite().all()):
+            missing = int((~selected.isfinite()).sum())
+            raise OptionError(f"{missing} of {selected.numel()} measured numbers are not finite: leave them out, `Mask(y.isfinite())`.")
+        self.noise.check(selected)
+        self.register_buffer("y", selected.detach().clone())
+        own = self.operator.point_shape(selected.shape)
+        if event_shape is not None and own is not None and Size(event_shape) != own:
+            raise ShapeError(f"The operator {self.operator} gives {tuple(y.shape)} for points of {tuple(own)}, not {tuple(event_shape)}.")
+        self.event_shape = own if event_shape is None else event_shape
+        self.name = name or (f"observed({self.operator})" if operator is not None else "observed")
+        self.evidence_normalized = True
+        self.recommended = Recommendation("chees", precedence=1)
+        if self.known_level(0.5) is None:
+            self.no_complement = f"the misfit of {self.noise.name} noise has no level of its own; give one, ce.negate(A, level=...)."
+        if check_flag("check", check) and self.event_shape is not None:
+            _check_operator(twin(self), torch.Generator().manual_seed(0))
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "y": self.y,
+            "operator": description_of(self.operator),
+            "noise": {"name": self.noise.name, **self.noise.config()},
+            "event_shape": None if self.event_shape is None else tuple(self.event_shape),
+            "name": self.name,
+            "check": False,
+        }
+
+    @property
+    def grounded(self) -> bool:
+        return False
+
+    def known_level(self, quantile: float) -> float | None:
+        return self.noise.level(self.y, quantile)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Returns $A x$, with shape $(B, *)$ of measurements.
+
+        Raises:
+            ShapeError: It does not have the shape of the measurement.
+            ExpressionError: The gradient is needed, and the operator has none.
+        """
+        predicted: Any = self.operator(x)
+        if not isinstance(predicted, Tensor) or not predicted.is_floating_point():
+            got = predicted.dtype if isinstance(predicted, Tensor) else type(predicted).__name__
+            raise DtypeError(f"The operator of {self} must return a floating tensor, got {got}.{advise_output(predicted)}")
+        if predicted.shape != (len(x), *self.y.shape):
+            raise ShapeError(
+                f"The operator of {self} gave shape {tuple(predicted.shape)} for points of shape {tuple(x.shape)}, and the measurement "
+                f"has shape {tuple(self.y.shape)}; expected ({', '.join(map(str, (len(x), *self.y.shape)))})."
+            )
+        if x.requires_grad and torch.is_grad_enabled() and not predicted.requires_grad:
+            raise ExpressionError(
+                f"The operator of {self} is not differentiable: it detaches its points (`detach`, `no_grad`, NumPy, `.item()`) or rounds "
+                "them. Compute it with torch alone; or weigh points by `ce.reward(f, differentiable=False)`, which needs no gradient."
+            )
+        return predicted
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.noise.energies(self.predict(x), self.y.to(x), extended=at_denoised_points()).flatten(1).sum(1)
+
+    def extra_repr(self) -> str:
+        return f"{self.operator}, {self.noise}, measured={tuple(self.y.shape)}"
+
+
+def _check_operator(energy: ObservedEnergy, generator: torch.Generator) -> None:
+    """Tries the operator at one point of random numbers in $[0, 1)$.
+
+    Raises:
+        ExpressionError: It is not differentiable, random, or its result is not finite.
+        ShapeError: It does not fit the measurement.
+    """
+    x = torch.rand(1, *(energy.event_shape or ()), generator=generator, dtype=energy.y.dtype).to(energy.y.device)
+    with torch.enable_grad():
+        point = x.clone().requires_grad_()
+        predicted = energy.predict(point)
+        gradient = torch.autograd.grad(predicted.sum(), point, allow_unused=True)[0]
+    ways = "If it is right elsewhere, say check=False."
+    if not bool(predicted.isfinite().all()) or (gradient is not None and not bool(gradient.isfinite().all())):
+        what = "gradient" if bool(predicted.isfinite().all()) else "result"
+        raise ExpressionError(f"The {what} of the operator of {energy} is not finite at a point of numbers in [0, 1). {ways}")
+    if gradient is None or not bool(gradient.any()):
+        raise ExpressionError(
+            f"The operator of {energy} has no gradient at a point of numbers in [0, 1): it rounds or compares them. {ways} Points are "
+            "weighed without a gradient by `ce.reward(f, differentiable=False)`."
+        )
+    with torch.no_grad():
+        again = energy.predict(x)
+    if not torch.allclose(predicted.detach(), again, rtol=1e-3, atol=1e-5 * float(again.abs().max())):
+        raise ExpressionError(
+            f"The operator of {energy} is random: two calls at one point differ. It must be without noise, which `noise` describes; of a "
+            "physics object of DeepInverse pass the method `physics.A`."
+        )

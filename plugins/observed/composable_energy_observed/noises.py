@@ -1,0 +1,230 @@
+r"""Noise models: the probability of a measurement $y$ given what the operator predicts, $\hat y = A x$."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from inspect import signature
+from numbers import Real
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.errors import LiftError, OptionError, ShapeError
+from composable_energy.events.normal import log_probability
+from composable_energy.options import check_number
+from composable_energy.suggestions import nearest
+
+__all__ = ["NOISES", "Gaussian", "Noise", "Poisson", "Quantised", "noise_of"]
+
+
+class Noise(nn.Module, ABC):
+    """Abstract noise model.
+
+    Attributes:
+        name: The name in `NOISES`.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def energies(self, predicted: Tensor, y: Tensor, extended: bool = False) -> Tensor:
+        r"""Returns $-\log p(y_i \mid \hat y_i)$ of each number, with the shape $(B, *)$ of the predictions.
+
+        Args:
+            predicted: The predictions.
+            y: The measurement.
+            extended: Whether impossible predictions have finite energies too, for denoised points on their way to possible ones.
+        """
+
+    @abstractmethod
+    def draw(self, predicted: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Returns a measurement, with the shape of the predictions."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+
+    def check(self, y: Tensor) -> None:
+        """Raises if a measurement is impossible under this model.
+
+        Raises:
+            OptionError: It is.
+            ShapeError: An option does not fit its shape.
+        """
+
+    def level(self, y: Tensor, quantile: float) -> float | None:
+        r"""Returns the quantile of $-\log p(y \mid \hat y)$ for $y$ drawn from the model; None if it depends on $\hat y$."""
+        return None
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(f'{key}={_format(value)}' for key, value in self.config().items())})"
+
+
+class Gaussian(Noise):
+    r"""$y = A x + \sigma \epsilon$, with energy $\lVert A x - y \rVert^2 / 2 \sigma^2 + m \log(\sigma \sqrt{2 \pi})$ of $m$ numbers.
+
+    Args:
+        scale: $\sigma > 0$: a number, or a tensor that broadcasts to the shape of a measurement.
+
+    Raises:
+        OptionError: The scale is not positive.
+    """
+
+    name = "gaussian"
+    scale: Tensor
+
+    def __init__(self, scale: float | Tensor) -> None:
+        super().__init__()
+        if isinstance(scale, Tensor):
+            if not bool(((scale > 0) & scale.isfinite()).all()):
+                raise OptionError(f"scale, the standard deviation of the noise, must be positive, got {scale.min():g} at least.")
+            self.register_buffer("scale", scale if scale.is_floating_point() else scale.float())
+        else:
+            self.register_buffer("scale", torch.tensor(check_number("scale, the standard deviation of the noise,", scale, above=0)))
+
+    def energies(self, predicted: Tensor, y: Tensor, extended: bool = False) -> Tensor:
+        scale = self.scale.to(predicted)
+        return ((predicted - y) / scale).square() / 2 + (scale.log() + math.log(2 * math.pi) / 2)
+
+    def draw(self, predicted: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return predicted + self.scale.to(predicted) * _normal(predicted, generator)
+
+    def check(self, y: Tensor) -> None:
+        _check_broadcast("scale", self.scale, y)
+
+    def level(self, y: Tensor, quantile: float) -> float:
+        """Returns the quantile; the sum of the squares has a chi-squared distribution."""
+        constant = self.energies(y[None].double(), y.double()).sum().item()
+        return constant + _gamma_quantile(y.numel() / 2, quantile)
+
+    def config(self) -> dict[str, Any]:
+        return {"scale": self.scale if self.scale.ndim else self.scale.item()}
+
+
+class Poisson(Noise):
+    r"""Counts: $y \sim \mathrm{Poisson}(\lambda)$ with the rate $\lambda = g A x + b$; the energy is infinite where a rate is negative.
+
+    Args:
+        gain: $g > 0$, the counts for each unit of $A x$.
+        background: $b \ge 0$, the counts without signal.
+    """
+
+    name = "poisson"
+
+    def __init__(self, gain: float = 1.0, background: float = 0.0) -> None:
+        super().__init__()
+        self.gain = check_number("gain", gain, above=0)
+        self.background = check_number("background", background, least=0)
+
+    def energies(self, predicted: Tensor, y: Tensor, extended: bool = False) -> Tensor:
+        rate = self.gain * predicted + self.background
+        if extended:  # a parabola three standard deviations below the counts
+            low = torch.maximum(y - 3 * y.sqrt(), y / 10).clamp(min=0.1).expand_as(rate)
+            beyond, safe = (rate - low).clamp(max=0), torch.maximum(rate, low)
+            parabola = (1 - y / low) * beyond + (y / low.square()).clamp(min=1) * beyond.square() / 2
+            return safe - torch.special.xlogy(y, safe) + torch.lgamma(y + 1) + parabola
+        possible = (rate > 0) | ((rate == 0) & (y == 0))
+        safe = torch.where(rate > 0, rate, 1.0)
+        found = torch.where(rate > 0, safe - torch.special.xlogy(y, safe), rate) + torch.lgamma(y + 1)
+        return torch.where(possible | rate.isnan(), found, torch.inf)
+
+    def draw(self, predicted: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.poisson(self.gain * predicted + self.background, generator)
+
+    def check(self, y: Tensor) -> None:
+        wrong = (y < 0) | (y != y.round())
+        if bool(wrong.any()):
+            raise OptionError(
+                f"Poisson noise is for counts, and {int(wrong.sum())} of {y.numel()} numbers are negative or no whole numbers, such as "
+                f"{y[wrong][0]:g}. If y was scaled, give the counts themselves and `Poisson(gain=...)`."
+            )
+
+    def config(self) -> dict[str, Any]:
+        return {"gain": self.gain, "background": self.background}
+
+
+class Quantised(Noise):
+    r"""Gaussian noise, then rounding to multiples of a step: $p(y \mid \hat y) = P(|\hat y + \sigma \epsilon - y| < \Delta / 2)$.
+
+    Args:
+        step: $\Delta > 0$, such as 1 / 255.
+        scale: $\sigma > 0$, the noise before the rounding.
+    """
+
+    name = "quantised"
+
+    def __init__(self, step: float, scale: float) -> None:
+        super().__init__()
+        self.step, self.scale = check_number("step", step, above=0), check_number("scale", scale, above=0)
+
+    def energies(self, predicted: Tensor, y: Tensor, extended: bool = False) -> Tensor:
+        y, scale = y.expand_as(predicted), torch.full_like(predicted, self.scale)
+        return -log_probability(predicted, scale, y - self.step / 2, y + self.step / 2)
+
+    def draw(self, predicted: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return ((predicted + self.scale * _normal(predicted, generator)) / self.step).round() * self.step
+
+    def config(self) -> dict[str, Any]:
+        return {"step": self.step, "scale": self.scale}
+
+
+NOISES: Mapping[str, type[Noise]] = {cls.name: cls for cls in (Gaussian, Poisson, Quantised)}
+
+
+def noise_of(noise: Noise | float | Tensor | str | Mapping[str, Any] | None) -> Noise:
+    """Returns a noise model: itself, the Gaussian of a standard deviation, or that of a name or a mapping with `name` and options.
+
+    Raises:
+        OptionError: The name or an option is unknown, missing or out of range.
+        LiftError: It is none of these.
+    """
+    if isinstance(noise, Noise):
+        return noise
+    if noise is None:
+        raise OptionError("An observation needs its noise: a standard deviation such as noise=0.05, or 'poisson' for counts.")
+    if isinstance(noise, Tensor) or (isinstance(noise, Real) and not isinstance(noise, bool)):
+        return Gaussian(noise)  # pyright: ignore[reportArgumentType]
+    if not isinstance(noise, str | Mapping):
+        raise LiftError(f"noise is a standard deviation, a `Noise`, or the name of one, got {noise!r}.")
+    options = dict(noise) if isinstance(noise, Mapping) else {"name": noise}
+    name = options.pop("name", None)
+    if not isinstance(name, str) or name not in NOISES:
+        raise OptionError(f"noise must be one of {', '.join(NOISES)}, got {name!r}.{nearest(str(name), NOISES)}")
+    known = signature(NOISES[name]).parameters
+    missing = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in options]
+    unknown = sorted(options.keys() - known.keys())
+    if missing or unknown:
+        found = f"unknown {', '.join(unknown)}" if unknown else f"missing {', '.join(missing)}"
+        raise OptionError(f"The noise {name} takes {', '.join(known)}; {found}.")
+    return NOISES[name](**options)
+
+
+def _check_broadcast(name: str, value: Tensor, y: Tensor) -> None:
+    try:
+        fits = torch.broadcast_shapes(value.shape, y.shape) == y.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ShapeError(f"The {name} of the noise has shape {tuple(value.shape)}, and the measurement {tuple(y.shape)}.")
+
+
+def _gamma_quantile(shape: float, quantile: float) -> float:
+    """Returns the quantile of a gamma distribution of unit rate, by bisection."""
+    low, high = 0.0, shape + 40 * math.sqrt(shape) + 40
+    a = torch.tensor(shape, dtype=torch.float64)
+    for _ in range(100):
+        middle = (low + high) / 2
+        below = torch.special.gammainc(a, torch.tensor(middle, dtype=torch.float64)).item() < quantile
+        low, high = (middle, high) if below else (low, middle)
+    return (low + high) / 2
+
+
+def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+
+
+def _format(value: Any) -> str:
+    return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else f"{value:g}"

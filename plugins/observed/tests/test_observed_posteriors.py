@@ -1,0 +1,124 @@
+"""Posteriors against closed forms and quadrature, by the default sampler."""
+
+import math
+
+import pytest
+import torch
+
+import composable_energy as ce
+from composable_energy_observed import Blur, Chain, Downsample, Linear, Mask, Poisson, Quantised, Radon
+
+F64 = torch.float64
+SHAPE = (1, 4, 4)
+CHAINS = 2000
+
+
+def cases():
+    torch.manual_seed(3)
+    return {
+        "identity": (None, 0.5),
+        "mask": (Mask(torch.rand(SHAPE) > 0.6), 0.1),
+        "blur": (Blur(0.7), 0.3),
+        "downsample": (Downsample(2), 0.2),
+        "radon": (Radon([0.0, 45.0, 100.0]), 0.5),
+        "linear": (Linear(torch.randn(3, 16), SHAPE), 0.4),
+        "chain": (Chain([Blur(0.5), Downsample(2)]), 0.2),
+        "noise of its own for each number": (None, torch.rand(SHAPE) + 0.2),
+        "function": (lambda x: x.cumsum(3), 0.5),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", cases())
+def test_the_posterior_of_a_gaussian_prior_and_a_linear_operator_is_the_gaussian_of_the_closed_form(name):
+    operator, noise = cases()[name]
+    mean = torch.linspace(-1, 1, 16, dtype=F64)
+    scale = torch.linspace(0.5, 1.5, 16, dtype=F64)
+    generator = torch.Generator().manual_seed(5)
+    truth = mean + scale * torch.randn(16, dtype=F64, generator=generator)
+    apply = (lambda x: x) if operator is None else operator.double() if isinstance(operator, torch.nn.Module) else operator
+    matrix = apply(torch.eye(16, dtype=F64).view(16, *SHAPE)).flatten(1).T
+    sigma = torch.as_tensor(noise, dtype=F64)
+    clean = apply(truth.view(1, *SHAPE))[0]
+    y = clean + sigma * torch.randn(clean.shape, dtype=F64, generator=generator)
+
+    precision = torch.diag(scale**-2) + matrix.T @ (matrix / sigma.expand(clean.shape).reshape(-1, 1) ** 2)
+    covariance = precision.inverse()
+    shift = matrix.T @ ((y.flatten() - matrix @ mean) / sigma.expand(clean.shape).flatten() ** 2)
+    expected = mean + covariance @ shift
+
+    prior = ce.as_energy(torch.distributions.Normal(mean.view(SHAPE), scale.view(SHAPE)))
+    seen = ce.observed(y, operator, sigma, event_shape=SHAPE)
+    draws = (prior & seen).sample(CHAINS, seed=0).flatten(1)
+    whitened = (draws - expected) @ torch.linalg.cholesky(precision)
+    assert whitened.mean(0).abs().max() < 4.5 / math.sqrt(CHAINS)  # the largest of 16
+    products = whitened.T @ whitened / CHAINS - torch.eye(16, dtype=F64)
+    errors = (torch.ones(16, 16, dtype=F64) + torch.eye(16, dtype=F64)).sqrt() / math.sqrt(CHAINS)
+    assert (products / errors).abs().max() < 4.8  # the largest of 136
+
+
+def quadrature(energy, low, high):
+    """Returns mean and standard deviation of a density on the line."""
+    x = torch.linspace(low, high, 20_001, dtype=F64)[:, None]
+    p = torch.softmax(-energy(x), 0)
+    mean = (p * x[:, 0]).sum()
+    return mean, (p * (x[:, 0] - mean).square()).sum().sqrt()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("y", "noise"),
+    [(2.0, Poisson()), (0.0, Poisson(2.0, 0.5)), (7.0, Poisson(3.0, 1.0)), (1.5, Quantised(0.5, 0.05)), (2.0, Quantised(1.0, 0.3))],
+    ids=str,
+)
+def test_counts_and_rounded_numbers_give_the_posterior_of_quadrature(y, noise):
+    prior = ce.as_energy(torch.distributions.Normal(torch.tensor([2.0], dtype=F64), torch.tensor(0.7, dtype=F64)))
+    energy = prior & ce.observed(torch.tensor([y], dtype=F64), None, noise)
+    mean, deviation = quadrature(energy, -3, 7)
+    draws = energy.sample(CHAINS, seed=0)[:, 0]
+    assert abs(draws.mean() - mean) < 4 * deviation / math.sqrt(CHAINS)
+    fourth = ((draws - mean) / deviation).pow(4).mean()
+    assert abs(draws.std() / deviation - 1) < 4 * ((fourth - 1) / (4 * CHAINS)).sqrt()
+
+
+def test_the_energy_is_minus_the_log_probability_of_the_measurement():
+    x = torch.tensor([[0.3, 1.2], [2.0, 0.4]], dtype=F64)
+    y = torch.tensor([1.0, 2.0], dtype=F64)
+    gaussian = -torch.distributions.Normal(x, 0.3).log_prob(y).sum(1)
+    torch.testing.assert_close(ce.observed(y, None, 0.3).double()(x), gaussian, rtol=1e-6, atol=1e-6)
+    poisson = -torch.distributions.Poisson(2 * x + 0.5).log_prob(y).sum(1)
+    torch.testing.assert_close(ce.observed(y, None, Poisson(2.0, 0.5))(x), poisson)
+    normal = torch.distributions.Normal(x, 0.3)
+    rounded = -(normal.cdf(y + 0.25) - normal.cdf(y - 0.25)).log().sum(1)
+    torch.testing.assert_close(ce.observed(y, None, Quantised(0.5, 0.3))(x), rounded)
+    total = sum(torch.exp(-ce.observed(torch.tensor([0.5 * k], dtype=F64), None, Quantised(0.5, 0.3))(x[:, :1])) for k in range(-10, 20))
+    torch.testing.assert_close(total, torch.ones(2, dtype=F64))
+
+
+def test_rates_below_zero_are_impossible_and_zero_counts_allow_a_zero_rate():
+    x = torch.tensor([[-1.0], [0.0], [2.0]], dtype=F64)
+    assert ce.observed(torch.tensor([1.0]), None, "poisson")(x)[:2].tolist() == [math.inf, math.inf]
+    energies, gradient = ce.observed(torch.tensor([0.0]), None, "poisson").with_gradient(x)
+    assert energies.tolist() == [math.inf, 0.0, 2.0]
+    assert gradient.isfinite().all()
+
+
+def test_either_of_two_instruments_weighs_them_by_the_probability_of_the_measurement():
+    prior = ce.as_energy(torch.distributions.Normal(torch.zeros(1, dtype=F64), torch.tensor(1.0, dtype=F64)))
+    y = torch.tensor([1.5], dtype=F64)
+    sharp, wide = ce.observed(y, None, 0.2).double(), ce.observed(y, None, 2.0).double()
+    x = torch.linspace(-3, 3, 7, dtype=F64)[:, None]
+    density = sum(torch.distributions.Normal(x[:, 0], s).log_prob(y).exp() for s in (0.2, 2.0))
+    found = (prior & (sharp | wide))(x) - prior(x)
+    torch.testing.assert_close(found, -density.log(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_not_a_measurement_excludes_the_points_that_fit_it():
+    prior = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+    seen = ce.observed(torch.tensor([1.0, 0.0]), torch.tensor([True, False]), 0.5)
+    assert (~seen).level.value == pytest.approx(1.96**2 / 2 + math.log(0.5 * math.sqrt(2 * math.pi)), rel=1e-3)
+    draws = (prior & ~seen).sample(CHAINS, seed=0)
+    fits = (draws[:, 0] - 1).abs() < 1.96 * 0.5
+    assert fits.float().mean() < 0.05
+    assert abs(draws[:, 1].std() - 1) < 4 / math.sqrt(2 * CHAINS)

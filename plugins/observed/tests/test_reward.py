@@ -1,0 +1,102 @@
+"""Rewards: tilted densities against closed forms and quadrature, with and without gradients."""
+
+import math
+
+import pytest
+import torch
+
+import composable_energy as ce
+from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
+from composable_energy_mcmc import SMC
+
+CHAINS = 4000
+
+
+def gaussian(dimension=2):
+    return ce.as_energy(torch.distributions.Normal(torch.zeros(dimension), 1.0), name="prior")
+
+
+def first(x):
+    return x[:, 0]
+
+
+def above_one(x):
+    return (x[:, 0] > 1).float()
+
+
+def test_a_linear_reward_shifts_a_gaussian():
+    draws = (gaussian() & ce.reward(first, 1.5)).sample(CHAINS, seed=0)
+    error = 4 / math.sqrt(CHAINS)
+    assert (draws.mean(0) - torch.tensor([1.5, 0.0])).abs().max() < error
+    assert (draws.std(0) - 1).abs().max() < error
+
+
+@pytest.mark.parametrize("sampler", [None, "chees"])
+@pytest.mark.parametrize("beta", [2.0, -2.0])
+def test_a_step_reward_gives_the_shares_of_the_tilted_density(beta, sampler):
+    reward = ce.reward(above_one, beta, differentiable=False)
+    share = 1 - torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(1.0))
+    expected = share * math.exp(beta) / (share * math.exp(beta) + 1 - share)
+    draws, trace = (gaussian() & reward).sample(CHAINS, seed=0, sampler=sampler, trace=True)
+    # `smc` resamples, so that its draws are worth its effective number of chains.
+    count = CHAINS if sampler else min(trace.scalars["ess"])
+    assert isinstance(trace.sampler, SMC) == (sampler is None)
+    assert abs(above_one(draws).mean() - expected) < 4 * (expected * (1 - expected) / count).sqrt()
+    assert abs(draws[:, 1].std() - 1) < 4 / math.sqrt(2 * count)
+
+
+def test_a_shape_shows_whether_a_reward_has_a_gradient():
+    assert ce.reward(first, event_shape=(2,)).has_gradient
+    for without in (above_one, lambda x: x[:, 0].round(), lambda x: torch.tensor([float(row[0] > 1) for row in x])):
+        assert not ce.reward(without, event_shape=(2,)).has_gradient
+
+
+def test_samplers_that_follow_gradients_alone_refuse_a_reward_without_one():
+    energy = gaussian() & (2 * ce.reward(above_one, differentiable=False))
+    for sampler in ("langevin", "underdamped"):
+        with pytest.raises(ExpressionError, match="has none, so it would not count"):
+            energy.sample(8, sampler=sampler)
+    with pytest.raises(ExpressionError, match="differentiable=False"):
+        ce.reward(above_one).with_gradient(torch.zeros(3, 2))
+
+
+def test_a_reward_composes_and_is_described():
+    reward = ce.reward(first, 2.0)
+    x = torch.randn(5, 2)
+    torch.testing.assert_close((gaussian() & reward)(x), gaussian()(x) - 2 * x[:, 0])
+    torch.testing.assert_close((0.5 * reward)(x), -x[:, 0])
+    assert str(gaussian() & reward) == "prior & reward(first)"
+    assert not reward.grounded
+
+
+def test_bad_rewards_are_refused():
+    with pytest.raises(LiftError, match="function or module"):
+        ce.reward(3)
+    with pytest.raises(OptionError, match="beta"):
+        ce.reward(first, math.nan)
+    with pytest.raises(OptionError, match="differentiable"):
+        ce.reward(first, differentiable="no")
+    with pytest.raises(ShapeError, match="expected"):
+        ce.reward(lambda x: x)(torch.zeros(3, 2))
+    with pytest.raises(ExpressionError, match="cannot be saved"):
+        ce.reward(first).save("nowhere")
+
+
+class Preference(torch.nn.Module):
+    """A reward with weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(2, 1)
+
+    def forward(self, x):
+        return self.net(x).squeeze(1)
+
+
+def test_a_reward_by_a_network_of_a_plugin_is_saved(tmp_path):
+    x = torch.randn(4, 2)
+    with ce.register("encoder", "preference", Preference):
+        reward = ce.reward(ce.get_encoder("preference"), 2.0)
+        (gaussian() & reward).save(tmp_path)
+        again = ce.load(tmp_path)
+    torch.testing.assert_close(again(x), (gaussian() & reward)(x))
