@@ -11,9 +11,9 @@ from contextvars import ContextVar, Token
 import torch
 from torch import Tensor
 
-__all__ = ["at_denoised_points", "denoising", "is_denoised", "is_left_out", "seen"]
+__all__ = ["denoised_level", "denoising", "is_denoised", "is_left_out", "seen"]
 
-_CURRENT: ContextVar[tuple[Tensor, Tensor | None] | None] = ContextVar("denoised", default=None)
+_CURRENT: ContextVar[tuple[Tensor, Tensor | None, float | None] | None] = ContextVar("denoised", default=None)
 
 
 class denoising:  # noqa: N801
@@ -22,21 +22,22 @@ class denoising:  # noqa: N801
     Args:
         points: The points with noise, with shape $(B, *)$, compared by identity.
         denoised: The denoised points, with the same shape. None leaves the terms out: their energy counts as 0 or as a constant.
+        sigma: The noise level, for terms that allow for the spread of the data around a denoised point; None lets none do so.
     """
 
-    __slots__ = ("_pair", "_token")
+    __slots__ = ("_current", "_token")
 
-    def __init__(self, points: Tensor, denoised: Tensor | None) -> None:
-        self._pair = points, denoised
+    def __init__(self, points: Tensor, denoised: Tensor | None, sigma: float | None = None) -> None:
+        self._current = points, denoised, sigma
 
     def __enter__(self) -> None:
-        self._token: Token[tuple[Tensor, Tensor | None] | None] = _CURRENT.set(self._pair)
+        self._token: Token[tuple[Tensor, Tensor | None, float | None] | None] = _CURRENT.set(self._current)
 
     def __exit__(self, *_: object) -> None:
         _CURRENT.reset(self._token)
 
 
-def _current() -> tuple[Tensor, Tensor | None] | None:
+def _current() -> tuple[Tensor, Tensor | None, float | None] | None:
     return None if torch.compiler.is_compiling() else _CURRENT.get()  # `torch.compile` cannot trace a context variable
 
 
@@ -60,7 +61,7 @@ def is_denoised(x: Tensor) -> bool:
     return current is not None and current[0] is x
 
 
-def at_denoised_points() -> bool:
-    """Returns whether terms without noise levels are being evaluated at denoised points, which may lie outside of their support."""
+def denoised_level() -> tuple[Tensor, float] | None:
+    """Returns the denoised points where terms without noise levels are evaluated now, and the noise level; None if there is none."""
     current = _current()
-    return current is not None and current[1] is not None
+    return None if current is None or current[1] is None or current[2] is None else (current[1], current[2])

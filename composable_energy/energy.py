@@ -54,6 +54,8 @@ class Energy(EnergyFunction):
         has_value: Whether the energy has values. False for one with a gradient only, such as a score, which overrides `with_gradient`.
         has_gradient: Whether the gradient is that of the values. False for one that is constant for autograd, such as a reward that
             counts; samplers that follow gradients alone refuse an expression with it.
+        widens_itself: Whether the energy allows for the spread of the data around denoised points, by
+            `composable_energy.denoised.denoised_level`; samplers along noise levels do so for other energies.
         origin: How the registry built it; None if it did not.
         has_config: Whether the class has a `config()`.
         has_own_gradient: Whether the class overrides `with_gradient`.

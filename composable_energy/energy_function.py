@@ -43,6 +43,7 @@ class EnergyFunction(nn.Module, ABC):
     no_complement: str | None = None
     has_value: bool = True
     has_gradient: bool = True
+    widens_itself: bool = False
     origin: Origin | None = None
     has_config: ClassVar[bool] = False
     has_own_gradient: ClassVar[bool] = False

@@ -38,6 +38,12 @@ class NoiseLeaves(NamedTuple):
         """The other parts that do not depend on the noise level itself, such as a network of pictures."""
         return tuple(part for part in self.others if not _takes_noise(part))
 
+    @property
+    def widened(self) -> bool:
+        """Whether all terms without noise levels allow for the spread of the data around denoised points themselves."""
+        terms = (term for part in self.plain for term in part.modules() if isinstance(term, Energy) and not term.terms)
+        return all(term.widens_itself for term in terms)
+
 
 def noise_leaves(energy: Energy) -> NoiseLeaves:
     r"""Returns the parts that an expression is a function of, those that depend on a noise level apart from the others.

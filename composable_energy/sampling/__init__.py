@@ -7,10 +7,10 @@ from composable_energy.sampling.convergence import emit_warnings
 from composable_energy.sampling.driver import sample
 from composable_energy.sampling.levels import (
     LevelGradient,
+    check_precise_terms,
     denoised_pull,
     has_plain_terms,
     level_gradient,
-    warn_of_precise_terms,
     warn_of_weak_evidence,
 )
 from composable_energy.sampling.request import resolve_noise
@@ -31,6 +31,7 @@ __all__ = [
     "State",
     "Trace",
     "Widened",
+    "check_precise_terms",
     "compiled",
     "denoised_pull",
     "emit_warnings",
@@ -46,7 +47,6 @@ __all__ = [
     "sample",
     "twin",
     "unsqueeze_to",
-    "warn_of_precise_terms",
     "warn_of_weak_evidence",
     "widen",
 ]

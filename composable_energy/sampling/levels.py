@@ -23,15 +23,15 @@ from composable_energy.sampling.wrappers import chains_of
 
 __all__ = [
     "LevelGradient",
+    "check_precise_terms",
     "denoised_pull",
     "has_plain_terms",
     "level_gradient",
-    "warn_of_precise_terms",
     "warn_of_weak_evidence",
 ]
 
 _STEP = 0.01  # of a finite difference, in units of the noise level
-_PRECISE = 0.8
+_PRECISE, _AWAY = 0.8, 10.0
 
 
 class LevelGradient(NamedTuple):
@@ -57,7 +57,9 @@ class _Mixed(NamedTuple):
     parts: NoiseLeaves
     chains: dict[str, Any]
 
-    def evaluate(self, x: Tensor, sigma: float, denoised: Tensor | None, *, leaves: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(
+        self, x: Tensor, sigma: float, denoised: Tensor | None, *, leaves: bool = True, widened: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns energies, and gradients with respect to points with noise and to denoised points.
 
         Args:
@@ -65,21 +67,25 @@ class _Mixed(NamedTuple):
             sigma: The noise level.
             denoised: The denoised points, with the same shape; None leaves plain terms out.
             leaves: Whether to evaluate the terms with noise levels; else they count as 0, if the others are added to them.
+            widened: Whether terms may allow for the spread of the data around the denoised points.
         """
         conditions = {"sigma": rows_for("sigma", sigma, x), **self.chains}
         with torch.inference_mode(False), torch.enable_grad(), evaluating_together(self.expression):
             point = x.detach().clone().requires_grad_()
             z = None if denoised is None else denoised.detach().clone().requires_grad_()
             left_out = self.parts.leaves if self.parts.additive and not leaves else ()
-            with denoising(point, z), substituting({leaf: x.new_zeros(len(x), requires_grad=True) for leaf in left_out}):
+            with (
+                denoising(point, z, sigma if widened else None),
+                substituting({leaf: x.new_zeros(len(x), requires_grad=True) for leaf in left_out}),
+            ):
                 energies = self.expression(point, **conditions)
             found = torch.autograd.grad(energies.sum(), [point] if z is None else [point, z], allow_unused=True)
         direct, *rest = (torch.zeros_like(x) if gradient is None else gradient for gradient in found)
         return energies.detach(), direct, rest[0] if rest else torch.zeros_like(x)
 
     def slope(self, x: Tensor, sigma: float, denoised: Tensor) -> Tensor:
-        """Returns the gradients with respect to denoised points."""
-        return self.evaluate(x, sigma, denoised, leaves=False)[2]
+        """Returns the gradients of plain terms as they are with respect to denoised points."""
+        return self.evaluate(x, sigma, denoised, leaves=False, widened=False)[2]
 
 
 def has_plain_terms(energy: Energy) -> bool:
@@ -141,7 +147,9 @@ def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient 
         denoised = torch.add(x, without[1], alpha=-(sigma**2))
         energies, direct, slope = mixed.evaluate(x, sigma, denoised)
         plain = energies - without[0]
-        slope, pulled, _ = widen(denoised, slope, pull(slope), sigma, lambda near: mixed.slope(x, sigma, near))
+        pulled = pull(slope)
+        if not mixed.parts.widened:
+            slope, pulled, _ = widen(denoised, slope, pulled, sigma, lambda near: mixed.slope(x, sigma, near))
     return LevelGradient(energies, direct + pulled, *((plain, slope) if mixed.parts.additive else ()))
 
 
@@ -158,30 +166,33 @@ def warn_of_weak_evidence(energy: Energy, sampler: str) -> None:
         emit_warnings([SamplingWarning("weak", seen, advice)])
 
 
-def warn_of_precise_terms(energy: Energy, x: Tensor, sigma: float, sampler: str) -> None:
-    """Warns that terms without noise levels are more precise than the lowest noise level resolves, so that draws are too narrow or wide.
+def check_precise_terms(energy: Energy, x: Tensor, sigma: float, scale: float, sampler: str) -> Tensor:
+    """Returns draws, NaN for chains that ran away, and warns of terms that are more precise than the lowest noise level.
+
+    A term without noise levels that is stiff and far from quadratic may drive a chain away from the data, where an energy may have values
+    lower than at the data. NaN makes it a diverged chain. Other expressions are not checked.
 
     Args:
         energy: The energy, as a sampler gets it.
         x: The draws, with shape $(B, *)$.
         sigma: The lowest noise level.
+        scale: The standard deviation of the points at the highest noise level.
         sampler: The name of the sampler.
     """
     mixed = _mixed(energy)
     if mixed is None:
-        return
+        return x
+    away = x.square().reshape(len(x), -1).mean(1).sqrt() > _AWAY * scale
+    x = torch.where(unsqueeze_to(away, x), torch.nan, x)
     slope = mixed.slope(x, sigma, x)
     wide = widen(x, slope, slope, sigma, lambda near: mixed.slope(x, sigma, near)).slope
     kept = (slope * wide).flatten(1).sum(1) / slope.square().flatten(1).sum(1)
     kept = kept[kept.isfinite()]
     if len(kept) and kept.median() < _PRECISE:
-        seen = (
-            f"A term of {energy} is more precise than the lowest noise level {sigma:g} of {sampler}: deviations along it are not its own."
-        )
-        advice = (
-            "Take a lower `sigma_min`, below a third of the precision, with as many more levels; or `chees`, where all terms have values."
-        )
+        seen = f"A term of {energy} is more precise than the lowest noise level of {sampler}, {sigma:g}, so deviations along it are wrong."
+        advice = "Take a lower `sigma_min`, a third of the deviation or less, and more levels; or `chees`, where all terms have values."
         emit_warnings([SamplingWarning("precise", seen, advice)])
+    return x
 
 
 def denoised_pull(x: Tensor, slope: Tensor, gradient: Tensor, sigma: float, gradient_at: Callable[[Tensor], Tensor]) -> Tensor:

@@ -14,7 +14,8 @@ __all__ = ["Widened", "widen"]
 
 _STEPS, _TOLERANCE = 3, 0.1
 _REACH, _FLAT, _RISING = 4.0, 0.1, 0.3
-_PRECISE = 10.0
+_PRECISE = 30.0
+_FARTHEST, _LEAST = 2.0, 1e-8
 
 
 class Widened(NamedTuple):
@@ -31,16 +32,19 @@ class Widened(NamedTuple):
     rise: Tensor
 
 
-def widen(z: Tensor, slope: Tensor, pulled: Tensor, sigma: float, slope_at: Callable[[Tensor], Tensor]) -> Widened:
+def widen(
+    z: Tensor, slope: Tensor, pulled: Tensor, sigma: float, slope_at: Callable[[Tensor], Tensor], *, together: bool = False
+) -> Widened:
     r"""Widens terms by the variance of the data around denoised points along the gradient, $v = \sigma^2\, g^\top C g / g^\top g$.
 
     For a quadratic energy the result is the gradient of $-\log \mathbb E\, e^{-E(z + \sqrt v\, \xi)}$ with standard normal $\xi$, by at
     most three conjugate gradients. Products with its second derivative $H$ are differences over the length $\sqrt v$ downhill. So an
-    energy with a kink or a plateau counts with its mean curvature where the data may be; a negative curvature counts as none.
+    energy with a kink or a plateau counts with its mean curvature where the data may be. A negative curvature counts as a positive one.
 
     An energy that levels off downhill, as the evidence of a classifier, is not widened. Such evidence chooses among modes of the data, and
     the choice follows it more than a Gaussian does. Widened are energies that rise again farther downhill, where data alone would
-    not go, and those whose curvature is above ten times that of the data alone; in between, in part.
+    not go, and those whose curvature is above thirty times that of the data alone; in between, in part. What is still too long, since an
+    energy is far from quadratic, is cut: the mean of the data moves by two standard deviations of each coordinate at most.
 
     Args:
         z: The denoised points, with shape $(B, *)$.
@@ -48,24 +52,36 @@ def widen(z: Tensor, slope: Tensor, pulled: Tensor, sigma: float, slope_at: Call
         pulled: $C g$, as `denoised_pull` returns it.
         sigma: $\sigma$.
         slope_at: The gradient as a function of points.
+        together: Whether the points decide by their median how much is widened, and nothing is cut, for chains that are weighed against
+            each other.
     """
     tiny = torch.finfo(z.dtype).tiny
     squares = _product(slope, slope).clamp_min(tiny)
     share = (_product(slope, pulled) / squares).clamp(min=0)
     variance, known = sigma**2 * share.clamp(max=1), (1 - share).clamp_min(0.01)
     near = slope_at(z - unsqueeze_to((variance / squares).sqrt(), z) * slope)
-    found = _solve(z, slope, near, variance, slope_at)
-    precision = (squares / _product(slope, found).clamp_min(tiny) - 1) / known  # in units of the variance of the data alone, v / known
+    found, kept = _downhill(slope, _solve(z, slope, near, variance, slope_at), squares)
+    precision = (1 / kept - 1) / known  # in units of the variance of the data alone, v / known
     reach = _REACH * variance / known / (1 + precision)
     far = _product(slope, slope_at(z - unsqueeze_to(reach, z) * slope)) / squares
-    found = found * unsqueeze_to(_lengthen(_product(slope, near) / squares, far, variance, (variance / squares).sqrt(), reach), z)
-    curvature = squares / _product(slope, found).clamp_min(tiny) - 1  # in units of 1 / v
+    kept = kept * _lengthen(_product(slope, near) / squares, far, variance, (variance / squares).sqrt(), reach)
     rising = (-far - _FLAT) / (_RISING - _FLAT)
     weight = torch.maximum(rising.nan_to_num(0.0).clamp(0, 1), 1 / (1 + (_PRECISE / precision.clamp_min(tiny)) ** 4))
-    found = found * unsqueeze_to((1 + curvature) / (1 + weight * curvature), z)
-    along = unsqueeze_to(_product(slope, found) / squares, z)
-    pull = along * pulled + unsqueeze_to(share, z) * (found - along * slope)
-    return Widened(found, pull, weight * variance * _product(slope, found) / 2)
+    weight = weight.median().expand_as(weight) if together else weight
+    kept = 1 / (1 + weight * (1 / kept - 1))
+    longest = _FARTHEST * (z[0].numel() / (variance * known.clamp_min(0.1)).clamp_min(tiny)).sqrt()  # the mean of the data moves v times it
+    along = kept if together else torch.minimum(kept, longest / _product(found, found).sqrt().clamp_min(tiny))
+    found = unsqueeze_to(along, z) * found
+    pull = unsqueeze_to(along, z) * pulled + unsqueeze_to(share, z) * (found - unsqueeze_to(along, z) * slope)
+    return Widened(found, pull, weight * along * variance * squares / 2)
+
+
+def _downhill(slope: Tensor, found: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Returns a solution whose component along $g$ is $g$, and that component's share of $g$; $g$ itself if a solution points uphill."""
+    kept = _product(slope, found) / squares
+    good = kept > _LEAST
+    kept = kept.clamp(_LEAST, 1)
+    return torch.where(unsqueeze_to(good, slope), found / unsqueeze_to(kept, slope), slope), kept
 
 
 def _solve(z: Tensor, slope: Tensor, near: Tensor, variance: Tensor, slope_at: Callable[[Tensor], Tensor]) -> Tensor:
@@ -79,8 +95,8 @@ def _solve(z: Tensor, slope: Tensor, near: Tensor, variance: Tensor, slope_at: C
         change = (slope - (slope_at(z - scale * direction) if number else near)) / scale
         bent = unsqueeze_to(variance, z) * torch.where((scale > 0) & change.isfinite(), change, 0.0)
         curvature = _product(direction, bent)
-        bent = torch.where(unsqueeze_to(curvature > 0, z), bent, 0.0)
-        step = unsqueeze_to(squares / (length + curvature.clamp_min(0)).clamp_min(tiny), z)
+        bent = bent * unsqueeze_to(curvature.sign(), z)
+        step = unsqueeze_to(squares / (length + curvature.abs()).clamp_min(tiny), z)
         found, rest = found + step * direction, rest - step * (direction + bent)
         before, squares = squares, _product(rest, rest)
         if bool((squares <= _TOLERANCE**2 * first).all()):

@@ -19,10 +19,10 @@ from composable_energy.sampling import (
     Noise,
     Sampler,
     State,
+    check_precise_terms,
     emit_warnings,
     has_rows,
     level_gradient,
-    warn_of_precise_terms,
     warn_of_weak_evidence,
 )
 
@@ -142,7 +142,8 @@ class LevelSampler(Sampler, ABC):
 
     def finish(self, energy: Energy, x: Tensor) -> State:
         """Returns the state at the draws, and warns if a term is more precise than the last level."""
-        warn_of_precise_terms(energy, x, self.level(self.levels), type(self).__name__.lower())
+        scale = math.hypot(self.sigma_range[1], 1)
+        x = check_precise_terms(energy, x, self.level(self.levels), scale, type(self).__name__.lower())
         return self.evaluate(energy, x, self.levels)
 
     def _check(self, energy: Energy) -> None:

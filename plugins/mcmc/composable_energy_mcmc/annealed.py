@@ -21,9 +21,9 @@ from composable_energy.sampling import (
     Noise,
     Sampler,
     State,
+    check_precise_terms,
     energy_and_gradient,
     level_gradient,
-    warn_of_precise_terms,
     warn_of_weak_evidence,
 )
 from composable_energy_mcmc.langevin import Langevin
@@ -155,7 +155,7 @@ class Annealed(Sampler):
             state = self._evaluate(energy, self._langevin_move(state, delta * s**2, math.sqrt(2 * delta) * s, noise, i), step)
         if step >= self.levels:
             x = torch.add(state.x, state.grad, alpha=-(s**2))
-            warn_of_precise_terms(energy, x, s, "annealed")
+            x = check_precise_terms(energy, x, s, math.hypot(self.sigma_max, 1), "annealed")
         else:
             n = self.level(step + 1)
             x = self._langevin_move(state, s**2 - n**2, n * math.sqrt(s**2 - n**2) / s, noise, self.corrector_steps)

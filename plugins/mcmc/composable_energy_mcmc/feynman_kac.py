@@ -13,7 +13,7 @@ from torch import Tensor
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, emit_warnings, warn_of_precise_terms
+from composable_energy.sampling import Info, Noise, Sampler, check_precise_terms, emit_warnings
 from composable_energy_mcmc.annealed import GUIDED_STEPS
 from composable_energy_mcmc.annealing.composed import ComposedDensity, WeightedParticles, combine, fit_gaussians, products, rise
 from composable_energy_mcmc.annealing.gaussian import Gaussian, normal_energy
@@ -175,7 +175,8 @@ class FeynmanKac(Sampler):
             state = self._correct(density, state, n, noise.normal(state.x, stream=2 * number))
         if step >= self.levels:
             state = self._move(density, state, torch.sub(state.x, state.grad, alpha=n**2), n)
-            warn_of_precise_terms(energy, state.x, n, "feynman-kac")
+            x = check_precise_terms(energy, state.x, n, math.hypot(self.sigma_max, self.spread), "feynman-kac")
+            state = replace(state, x=x)
         return state, Info(scalars={"sigma": s})
 
     def couple(self, energy: Energy, state: WeightedParticles, noise: Noise) -> tuple[WeightedParticles, Mapping[str, float]]:

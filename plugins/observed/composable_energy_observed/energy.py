@@ -9,10 +9,11 @@ import torch
 from torch import Size, Tensor
 
 from composable_energy import Energy, Recommendation
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.checks import advise_output
-from composable_energy.denoised import at_denoised_points
+from composable_energy.denoised import denoised_level
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
-from composable_energy.options import check_flag
+from composable_energy.options import check_flag, check_number
 from composable_energy.sampling import twin
 from composable_energy_observed.interface import Operator
 from composable_energy_observed.noises import Noise, noise_of
@@ -29,9 +30,9 @@ class ObservedEnergy(Energy):
     so that `observed(y, A) | observed(y, B)` weighs two instruments rightly. `~` of a measurement with Gaussian noise excludes the points
     whose misfit is within the 95 % quantile of the noise; for other noise give `ce.negate(..., level=...)`.
 
-    It recommends `chees`, which is exact where values exist. Samplers along noise levels evaluate it at the denoised point, and weaken its
-    pull by what is not known there yet (`composable_energy.sampling.widen`; a form of pseudo-inverse guidance, Song et al., 2023). This is
-    exact for Gaussian data with equal variances, Gaussian noise and a mask.
+    It recommends `chees`, which is exact where values exist. Samplers along noise levels evaluate it at the denoised point, with the noise
+    of the measurement widened by what is not known there yet (the form of pseudo-inverse guidance; Song et al., 2023). This is exact for
+    Gaussian data of the standard deviation `spread`, Gaussian noise and a mask.
 
     References:
         Diffusion posterior sampling for general noisy inverse problems (Chung et al., 2023), https://arxiv.org/abs/2209.14687
@@ -44,6 +45,7 @@ class ObservedEnergy(Energy):
         noise: A standard deviation, a `Noise`, its name, or a mapping with `name` and options.
         event_shape: The shape of one point, if the operator does not tell it.
         name: The name in expressions.
+        spread: $s$, the standard deviation of the data, or of the latents of a decoder, for samplers along noise levels.
         check: Whether to try a function at a point of random numbers in $[0, 1)$, where its result must be finite and differentiable.
 
     Raises:
@@ -55,11 +57,12 @@ class ObservedEnergy(Energy):
         >>> import torch, composable_energy as ce
         >>> prior = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
         >>> seen = ce.observed(torch.tensor([2.0, 0.0]), torch.tensor([True, False]), 1.0)
-        >>> (prior & seen).sample(1000, seed=0).mean(0)[0].round()
-        tensor(1.)
+        >>> (prior & seen).sample(1000, seed=0).mean(0).round()
+        tensor([1., 0.])
     """
 
     y: Tensor
+    widens_itself = True
 
     def __init__(
         self,
@@ -69,10 +72,12 @@ class ObservedEnergy(Energy):
         *,
         event_shape: Sequence[int] | None = None,
         name: str = "",
+        spread: float = 1.0,
         check: bool = True,
     ) -> None:
         super().__init__()
         self.operator, self.noise = operator_of(operator), noise_of(noise)
+        self.spread = check_number("spread", spread, above=0)
         if not isinstance(y, Tensor):
             raise DtypeError(f"y, what was measured, is a tensor, got {type(y).__name__}; use torch.as_tensor.")
         if not y.is_floating_point():
@@ -102,6 +107,7 @@ class ObservedEnergy(Energy):
             "noise": {"name": self.noise.name, **self.noise.config()},
             "event_shape": None if self.event_shape is None else tuple(self.event_shape),
             "name": self.name,
+            "spread": self.spread,
             "check": False,
         }
 
@@ -136,7 +142,26 @@ class ObservedEnergy(Energy):
         return predicted
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.noise.energies(self.predict(x), self.y.to(x), extended=at_denoised_points()).flatten(1).sum(1)
+        predicted, y = self.predict(x), self.y.to(x)
+        return self.noise.energies(predicted, y, self._uncertainty(predicted, y)).flatten(1).sum(1)
+
+    def _uncertainty(self, predicted: Tensor, y: Tensor) -> Tensor | None:
+        r"""Returns the variance of predictions at a noise level, $\rho\, r^2$ with shape $(B, 1, \dots)$; None where points have no noise.
+
+        The data vary around a denoised point $z$ by about $r^2 = \sigma^2 s^2 / (\sigma^2 + s^2)$, with the spread $s$ of the data, and
+        predictions by $r^2 J J^\top$ with $J = \partial \hat y / \partial z$. The number $\rho$ is the quotient
+        $\lVert J^\top e \rVert^2 / \lVert e \rVert^2$ at the residual $e$: exact where $J J^\top$ is a multiple of the identity.
+        """
+        level = denoised_level()
+        if level is None or not (predicted.requires_grad and level[0].requires_grad):
+            return None
+        z, sigma = level
+        residual = (predicted - y).detach()
+        (pull,) = torch.autograd.grad(predicted, z, residual, retain_graph=True)
+        tiny = torch.finfo(predicted.dtype).tiny
+        gain = pull.flatten(1).square().sum(1) / residual.flatten(1).square().sum(1).clamp_min(tiny)
+        variance = sigma**2 * self.spread**2 / (sigma**2 + self.spread**2)
+        return unsqueeze_to(variance * gain, predicted)
 
     def extra_repr(self) -> str:
         return f"{self.operator}, {self.noise}, measured={tuple(self.y.shape)}"

@@ -30,13 +30,13 @@ class Noise(nn.Module, ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def energies(self, predicted: Tensor, y: Tensor, extended: bool = False) -> Tensor:
+    def energies(self, predicted: Tensor, y: Tensor, variance: Tensor | None = None) -> Tensor:
         r"""Returns $-\log p(y_i \mid \hat y_i)$ of each number, with the shape $(B, *)$ of the predictions.
 
         Args:
             predicted: The predictions.
             y: The measurement.
-            extended: Whether impossible predictions have finite energies too, for denoised points on their way to possible ones.
+            variance: The variance of the predictions themselves, with shape $(B, 1, \dots)$, at a noise level; None if they are certain.
         """
 
     @abstractmethod
@@ -85,8 +85,8 @@ class Gaussian(Noise):
         else:
             self.register_buffer("scale", torch.tensor(check_number("scale, the standard deviation of the noise,", scale, above=0)))
 
-    def energies(self, predicted: Tensor, y: Tensor, extended: bool = False) -> Tensor:
-        scale = self.scale.to(predicted)
+    def energies(self, predicted: Tensor, y: Tensor, variance: Tensor | None = None) -> Tensor:
+        scale = _widened(self.scale.to(predicted), variance)
         return ((predicted - y) / scale).square() / 2 + (scale.log() + math.log(2 * math.pi) / 2)
 
     def draw(self, predicted: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -119,16 +119,15 @@ class Poisson(Noise):
         self.gain = check_number("gain", gain, above=0)
         self.background = check_number("background", background, least=0)
 
-    def energies(self, predicted: Tensor, y: Tensor, extended: bool = False) -> Tensor:
+    def energies(self, predicted: Tensor, y: Tensor, variance: Tensor | None = None) -> Tensor:
         rate = self.gain * predicted + self.background
-        if extended:  # a parabola three standard deviations below the counts
-            low = torch.maximum(y - 3 * y.sqrt(), y / 10).clamp(min=0.1).expand_as(rate)
-            beyond, safe = (rate - low).clamp(max=0), torch.maximum(rate, low)
-            parabola = (1 - y / low) * beyond + (y / low.square()).clamp(min=1) * beyond.square() / 2
-            return safe - torch.special.xlogy(y, safe) + torch.lgamma(y + 1) + parabola
         possible = (rate > 0) | ((rate == 0) & (y == 0))
         safe = torch.where(rate > 0, rate, 1.0)
         found = torch.where(rate > 0, safe - torch.special.xlogy(y, safe), rate) + torch.lgamma(y + 1)
+        if variance is not None:  # far from the clean point a Gaussian, then a power of the probability, as wide as both variances
+            own, more = y.clamp(min=1.0), self.gain**2 * variance
+            power, gaussian = found * own / (own + more), (rate - y).square() / (2 * (own + more))
+            return torch.where((rate > 0) & (more < own), power, gaussian)
         return torch.where(possible | rate.isnan(), found, torch.inf)
 
     def draw(self, predicted: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -160,8 +159,8 @@ class Quantised(Noise):
         super().__init__()
         self.step, self.scale = check_number("step", step, above=0), check_number("scale", scale, above=0)
 
-    def energies(self, predicted: Tensor, y: Tensor, extended: bool = False) -> Tensor:
-        y, scale = y.expand_as(predicted), torch.full_like(predicted, self.scale)
+    def energies(self, predicted: Tensor, y: Tensor, variance: Tensor | None = None) -> Tensor:
+        y, scale = y.expand_as(predicted), _widened(torch.full_like(predicted, self.scale), variance)
         return -log_probability(predicted, scale, y - self.step / 2, y + self.step / 2)
 
     def draw(self, predicted: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -200,6 +199,10 @@ def noise_of(noise: Noise | float | Tensor | str | Mapping[str, Any] | None) -> 
         found = f"unknown {', '.join(unknown)}" if unknown else f"missing {', '.join(missing)}"
         raise OptionError(f"The noise {name} takes {', '.join(known)}; {found}.")
     return NOISES[name](**options)
+
+
+def _widened(scale: Tensor, variance: Tensor | None) -> Tensor:
+    return scale if variance is None else (scale.square() + variance).sqrt()
 
 
 def _check_broadcast(name: str, value: Tensor, y: Tensor) -> None:

@@ -85,6 +85,7 @@ class ComposedDensity:
         known: Which leaves have values, with shape $(M,)$.
         has_others: Whether there are terms other than the leaves.
         has_plain: Whether some of them do not depend on the noise level.
+        widens_itself: Whether these allow for the spread of the data around denoised points themselves.
 
     Raises:
         ExpressionError: No term depends on a noise level, chains have conditions of their own, the density lives on a support, or a term
@@ -111,6 +112,7 @@ class ComposedDensity:
         self.known = torch.tensor([leaf.has_value for leaf in self.leaves])
         self.has_others = bool(others)
         self.has_plain = bool(parts.plain)
+        self.widens_itself = self.has_plain and parts.widened
 
     def scores(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         r"""Returns $-E_i$, 0 for a leaf without values, with shape $(B, M)$, and the scores $-\nabla E_i$, with shape $(B, M, *)$."""
@@ -145,6 +147,8 @@ class ComposedDensity:
 
     def value(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor) -> Tensor:
         """Returns $F$, with shape $(B,)$; the arguments are those of `derivatives`."""
+        if self.widens_itself:
+            return self.derivatives(log_densities, x, sigma, z).value  # such terms need gradients
         with torch.no_grad():
             return self._evaluate(log_densities, x, sigma, z)
 
@@ -178,10 +182,12 @@ class ComposedDensity:
             return -self.derivatives(log_densities, x, sigma, near).denoised
 
         pulled = denoised_pull(x, -found.denoised, -score, sigma, gradient_at)
-        return seen, found, widen(seen, -found.denoised, pulled, sigma, slope_at)
+        if self.widens_itself:
+            return seen, found, Widened(-found.denoised, pulled, torch.zeros_like(found.value))
+        return seen, found, widen(seen, -found.denoised, pulled, sigma, slope_at, together=True)
 
     def _evaluate(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor | None) -> Tensor:
-        with substituting(dict(zip(self.leaves, (-log_densities).unbind(1), strict=True))), denoising(x, z):
+        with substituting(dict(zip(self.leaves, (-log_densities).unbind(1), strict=True))), denoising(x, z, sigma):
             return -self.energy(x, **self._at(self.energy, x, sigma)).double()
 
     @staticmethod
