@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError
-from composable_energy.sampling import energy_and_gradient, has_plain_terms, level_gradient
+from composable_energy.sampling import check_precise_terms, energy_and_gradient, has_plain_terms, level_gradient
 
 F64 = torch.float64
 MEAN, VARIANCE, SLOPE = (torch.tensor(row, dtype=F64) for row in ([0.5, -1.0], [0.09, 4.0], [2.0, -0.5]))
@@ -150,3 +150,10 @@ def test_a_term_without_a_gradient_is_refused_beside_plain_terms():
     detached = ce.as_energy(lambda x, sigma: (x.detach() ** 2).sum(1) + sigma, name="detached", event_shape=(2,))
     with pytest.raises(ExpressionError, match="detached changes with its points, but its result has no gradient"):
         (wide & detached & bowl).sample((4, 2), sampler="annealed", seed=0, dtype=F64)
+
+
+def test_chains_far_from_all_levels_become_nan_beside_plain_terms_alone():
+    x = torch.tensor([[1.0, -2.0], [300.0, 0.0], [0.0, 12.0]], dtype=F64)
+    checked = check_precise_terms(mixture & tilt, x, 0.1, 2.0, "sde")
+    assert torch.equal(checked[[0, 2]], x[[0, 2]]) and checked[1].isnan().all()
+    assert check_precise_terms(mixture, x, 0.1, 2.0, "sde") is x
