@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy.memo import evaluate_once
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_latent.generator import Generator
 
@@ -80,17 +81,22 @@ class FixedWidth(nn.Module):
         network: The network; its output has shape $(B,)$ or $(B, K)$.
         width: The width of the Gaussian.
         column: The column of the output.
+        centre: A number that is added to the output.
+        scale: A number that the output is multiplied by before.
     """
 
-    def __init__(self, network: Callable[[Tensor], Tensor], width: float, column: int = 0) -> None:
+    def __init__(self, network: Callable[[Tensor], Tensor], width: float, column: int = 0, centre: float = 0.0, scale: float = 1.0) -> None:
         super().__init__()
-        self.network, self.log_width, self.column = network, math.log(check_number("width", width, above=0)), column
+        self.centre, self.scale = centre, scale
+        self.network, self.column = network, column
+        self.log_width = math.log(check_number("width", width, above=0))
         if not -5 <= self.log_width <= 1:
             raise OptionError(f"width must be between 0.0068 and 2.71, got {width}; scale the value to about unit spread.")
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.network(z)
+        output = evaluate_once(self.network, z, {}, always=True)
         value = output.unsqueeze(1) if output.ndim == 1 else output[:, self.column : self.column + 1]
+        value = value * self.scale + self.centre
         return value, torch.full_like(value, self.log_width)
 
 
@@ -102,7 +108,7 @@ class LogOdds(nn.Module):
         self.network, self.columns, self.unit = network, columns, unit
 
     def forward(self, z: Tensor) -> Tensor:
-        logits = self.network(z)
+        logits = evaluate_once(self.network, z, {}, always=True)
         logits = logits.unsqueeze(1) if logits.ndim == 1 else logits if self.columns is None else logits[:, self.columns]
         if logits.shape[1] > 2:
             raise ShapeError(f"A grade is that of two labels; the network returned logits of {logits.shape[1]}.")

@@ -1,0 +1,220 @@
+"""Attributes of a generator from a labeller of pictures, in one call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+import composable_energy as ce
+from composable_energy import Energy, GaussianHead
+from composable_energy.distributions import DistributionEnergy
+from composable_energy.errors import PluginNotFound
+from composable_energy.options import check_choice, check_integer, check_number
+from composable_energy_latent.attributes import Attributes, attribute
+from composable_energy_latent.generator import Generator
+from composable_energy_latent.labels import Column, Labeller, columns_of_labels, label_pictures
+from composable_energy_latent.networks import FixedWidth, LatentHeads, network_on
+from composable_energy_latent.report import AttributeReport, FitReport, calibration_error
+
+__all__ = ["draw_latents", "fit_attributes"]
+
+_LEAST_WIDTH = 0.01
+_NORMAL_90 = 1.6449
+
+
+def fit_attributes(
+    base: Energy,
+    labeller: Labeller,
+    *,
+    names: Sequence[str] | None = None,
+    values: Mapping[str, Sequence[str]] | None = None,
+    on: Literal["z", "w"] = "z",
+    count: int = 10_000,
+    steps: int = 3_000,
+    batch_size: int = 256,
+    rate: float = 2e-3,
+    width: int = 256,
+    layers: int = 2,
+    seed: int = 0,
+    progress: bool = False,
+) -> Attributes:
+    """Draws latent points, labels their pictures, trains small heads, and reports accuracy and calibration.
+
+    Labels that are bool or whole numbers become events: `found["smiling"]`, and `found["hair=2"]` for more than two labels. Other numbers
+    become continuous attributes, `found["age"](30.0)`. A tenth of the pictures sets the temperatures of the heads (Guo et al., 2017) and
+    the widths of continuous ones; another tenth is for the report, `found.report`.
+
+    Args:
+        base: The prior, of `latent`.
+        labeller: Returns labels of a batch of pictures: names with tensors of shape $(B,)$, or a tensor with a column for each of
+            `names`.
+        names: The names of columns.
+        values: The names of labels, such as `{"hair": ("black", "brown")}`, for `found["hair=brown"]`.
+        on: What the heads take: latent points `z`, or mapped ones `w`.
+        count: The number of pictures.
+        steps: Training steps.
+        batch_size: Latent points in a step.
+        rate: The learning rate at the start; it falls to 0.
+        width: Hidden units of the heads.
+        layers: Hidden layers of the heads.
+        seed: The seed of latent points, weights and batches.
+        progress: Whether to show progress bars on stderr.
+
+    Raises:
+        LabelError: Labels have a wrong shape, are not finite, or an attribute has too few pictures of a label.
+        OptionError: An option is out of range.
+
+    Example:
+        >>> import torch
+        >>> base = latent(torch.nn.Identity(), 2)
+        >>> found = fit_attributes(base, lambda x: {"right": x[:, 0] > 0}, count=1000, steps=200)
+        >>> found.report["right"].accuracy > 0.9
+        True
+    """
+    check_choice("on", on, ("z", "w"))
+    check_integer("count", count, 100)
+    check_number("rate", rate, above=0)
+    began = time.perf_counter()
+    z = draw_latents(base, check_integer("count", count), seed)
+    columns = columns_of_labels(label_pictures(base, z, labeller, names, progress))
+    points = _points(base, z, on)
+    mean, scale = points.mean().item(), points.std().item()
+    options: dict[str, Any] = {"inputs": points[0].numel(), "outputs": columns[-1].columns.stop, "width": width, "layers": layers}
+    heads = _new_heads({**options, "mean": mean, "scale": scale}, seed).to(points)
+    test, tune, train = torch.arange(count, device=z.device).split([count // 10, count // 10, count - 2 * (count // 10)])
+    _train(
+        heads, points, columns, train, steps=check_integer("steps", steps), batch_size=batch_size, rate=rate, seed=seed, progress=progress
+    )
+    widths = _calibrate(heads, points[tune], [_rows(column, tune) for column in columns])
+    rows = _report(heads, points[test], [_rows(column, test) for column in columns], widths)
+    report = FitReport(tuple(rows), count, len(test), time.perf_counter() - began)
+    return Attributes(base, _attributes(base, heads, columns, widths, on, values or {}), report)
+
+
+def draw_latents(base: Energy, count: int, seed: int) -> Tensor:
+    """Returns draws of a prior with shape $(N, *)$: of its distribution, else by the default sampler."""
+    if isinstance(base, DistributionEnergy):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            return base.distribution.sample((count,))
+    return base.sample(count, seed=seed, latents=True)
+
+
+def _new_heads(options: Mapping[str, Any], seed: int) -> LatentHeads:
+    """Returns heads that can be saved with an expression, where this package is installed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return cast(LatentHeads, ce.get_encoder("latent-heads", **options))
+        except PluginNotFound:
+            return LatentHeads(**options)
+
+
+def _points(base: Energy, z: Tensor, on: str) -> Tensor:
+    if on == "z":
+        return z
+    generator = cast(Generator, base.decoder)  # `label_pictures` has checked it
+    with torch.no_grad():
+        return torch.cat([generator.map(part) for part in z.split(1000)])
+
+
+def _rows(column: Column, rows: Tensor) -> Column:
+    return Column(column.name, column.target[rows], column.labels, column.start, column.centre, column.scale)
+
+
+def _loss(outputs: Tensor, column: Column) -> Tensor:
+    own = outputs[:, column.columns]
+    if not column.labels:
+        return F.mse_loss(own[:, 0], (column.target - column.centre) / column.scale) / 2
+    if column.labels == 2:
+        return F.binary_cross_entropy_with_logits(own[:, 0], column.target.to(own))
+    return F.cross_entropy(own, column.target)
+
+
+def _train(
+    heads: torch.nn.Module,
+    points: Tensor,
+    columns: Sequence[Column],
+    rows: Tensor,
+    *,
+    steps: int,
+    batch_size: int,
+    rate: float,
+    seed: int,
+    progress: bool,
+) -> None:
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(seed)
+    heads.train()
+    for _ in tqdm(range(steps), desc="train", disable=not progress):
+        batch = rows[torch.randint(len(rows), (batch_size,), generator=generator).to(rows.device)]
+        outputs = heads(points[batch])
+        loss = torch.stack([_loss(outputs, _rows(column, batch)) for column in columns]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    heads.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _calibrate(heads: LatentHeads, points: Tensor, columns: Sequence[Column]) -> list[float]:
+    """Sets the temperatures of labels to the best of a grid, and returns them and the widths of values."""
+    outputs, widths = heads(points), []
+    for column in columns:
+        if column.labels:
+            grid = torch.logspace(-1.0, 1.0, 81)
+            losses = torch.stack([_loss(outputs / temperature, column) for temperature in grid])
+            widths.append(grid[losses.argmin()].item())
+            heads.temperature[column.columns] = widths[-1]
+        else:
+            error = outputs[:, column.start] * column.scale + column.centre - column.target
+            widths.append(max(error.square().mean().sqrt().item(), _LEAST_WIDTH * column.scale))
+    return widths
+
+
+@torch.no_grad()
+def _report(heads: LatentHeads, points: Tensor, columns: Sequence[Column], widths: Sequence[float]) -> list[AttributeReport]:
+    outputs, rows = heads(points).double(), []
+    for column, width in zip(columns, widths, strict=True):
+        own = outputs[:, column.columns]
+        if not column.labels:
+            error = own[:, 0] * column.scale + column.centre - column.target
+            explained = 1 - (error.square().mean() / column.target.double().var()).item()
+            coverage = (error.abs() <= _NORMAL_90 * width).double().mean().item()
+            rows.append(AttributeReport(column.name, "continuous", 0.0, explained, abs(coverage - 0.9), width))
+            continue
+        logits = torch.cat([torch.zeros_like(own), own], 1) if column.labels == 2 else own
+        probability, label = logits.softmax(1).max(1)
+        right = label == column.target
+        share = torch.bincount(column.target).max().item() / len(right)
+        kind = "binary" if column.labels == 2 else "labels"
+        rows.append(AttributeReport(column.name, kind, share, right.double().mean().item(), calibration_error(probability, right), width))
+    return rows
+
+
+def _attributes(
+    base: Energy, heads: LatentHeads, columns: Sequence[Column], widths: Sequence[float], on: str, values: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    network = network_on(on, heads, base.decoder)
+    for column, width in zip(columns, widths, strict=True):
+        if not column.labels:
+            found[column.name] = GaussianHead(
+                FixedWidth(network, width, column.start, column.centre, column.scale), base, dims=1, name=column.name
+            )
+        elif column.labels == 2:
+            found[column.name] = attribute(base, network, column.name, columns=column.columns)
+        else:
+            for label in range(column.labels):
+                known = values.get(column.name, ())
+                name = f"{column.name}={known[label] if label < len(known) else label}"
+                found[name] = attribute(base, network, name, label=label, columns=column.columns)
+    return found
