@@ -6,7 +6,7 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
-from composable_energy_latent import LabelError, fit_attributes, latent
+from composable_energy_latent import LACE, LabelError, fit_attributes, latent
 from composable_energy_latent.report import calibration_error
 
 
@@ -39,7 +39,7 @@ def test_it_learns_labels_of_all_kinds(found):
 @pytest.mark.slow
 def test_draws_have_the_attributes_that_were_asked_for(found):
     E = found["bright"] & ~found["side=middle"] & found["tone"].between(-0.2, 0.4)
-    x = E.sample(400, seed=0)
+    x = E.sample(400, sampler=LACE(), seed=0)
     truth = labeller(x)
     agree = truth["bright"] & (truth["side"] != 1) & (truth["tone"] > -0.25) & (truth["tone"] < 0.45)
     assert agree.float().mean() > 0.85
