@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,7 +27,7 @@ class FaceMapping(nn.Module):
         blocks: Residual blocks.
     """
 
-    def __init__(self, code: int = CODE, width: int = 512, blocks: int = 2) -> None:
+    def __init__(self, code: int = CODE, width: int = 320, blocks: int = 3) -> None:
         super().__init__()
         self.read = nn.Linear(code, width)
         self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
@@ -80,6 +79,4 @@ class GeneratedFaces(ce.EnergyFamily):
         """The prior with its generator."""
         synthesis = weights.read(Autoencoder(SIZE, 3, CODE), "autoencoder", self.folder)
         mapping = weights.read(FaceMapping(), "mapping", self.folder)
-        base = latent(Generator(synthesis, (CODE,), mapping=mapping), CODE, name="generated-faces")
-        # `chees` finds 64 normal coordinates without pilots of hundreds of steps; draws of expressions need them.
-        return base.to(torch.float32)
+        return latent(Generator(synthesis, (CODE,), mapping=mapping), CODE, name="generated-faces")

@@ -70,7 +70,7 @@ class LACE(Sampler):
         Loss-guided diffusion models for plug-and-play controllable generation (Song et al., 2023)
     """
 
-    levels: int = 10
+    levels: int = 6
     draws: int = 64
     tolerance: float = 1e-2
     mean: Tensor | None = None
