@@ -16,7 +16,7 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,13 @@ PATH, PAGE = RESULTS / "lace.json", ROOT / "docs" / "results" / "lace.md"
 PICTURES, CHAINS = 1000, 4000
 ROWS = ("smiling", "~smiling", "male & ~smiling", "(male & smiling) | (~male & glasses)", "male & smiling & glasses & hat")
 EDITS = ("smiling", "glasses", "hat", "old")
-SAMPLERS: dict[str, Sampler] = {"chees": ChEES(), "lace": LACE(), "lace, draws=0": LACE(draws=0), "langevin": Langevin(step_size=0.05)}
-STEPS = {"chees": 60, "langevin": 100}
+SAMPLERS: dict[str, Sampler] = {
+    "chees": ChEES(),
+    "lace": LACE(draws=32),
+    "lace, draws=0": LACE(draws=0),
+    "langevin": Langevin(step_size=0.05),
+}
+STEPS = {"chees": 15, "langevin": 100}
 
 
 def criterion(text: str) -> Criterion:
@@ -124,12 +129,12 @@ def reference(row: Criterion) -> Tensor:
     return features(faces.images[kept][:PICTURES])
 
 
-def faces(found: Attributes) -> list[dict[str, Any]]:
+def faces(found: Attributes, samplers: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for text in ROWS:
         row = criterion(text)
         E, real = build_expression(row, found), reference(row)
-        for name in SAMPLERS:
+        for name in samplers:
             z, evaluations, seconds = sample(E, PICTURES, name, 0)
             pictures = decode(found.base, z)
             verdict = judge(pictures)
@@ -169,8 +174,7 @@ def costs(found: Attributes) -> list[dict[str, Any]]:
 
 
 def edits(found: Attributes, n: int = 500) -> dict[str, Any]:
-    torch.manual_seed(5)
-    z = torch.randn(n, *(found.base.event_shape or ()))
+    z = torch.randn(n, *(found.base.event_shape or ()), generator=torch.Generator().manual_seed(7))  # the weights were chosen at seed 5
     session, rows, before = Edits(found.base, z), [], judge(decode(found.base, z)).attributes
     for name in EDITS:
         began = time.process_time()
@@ -244,7 +248,7 @@ def blocks() -> Blocks:
 
     def closed_table() -> str:
         rows = []
-        for row in found["closed"]:
+        for row in found.get("closed", []):
             parts = row["dimensions"]
             worst = [max(abs(part[key]) for part in parts) for key in ("mean", "variance")]
             rows.append(
@@ -264,12 +268,15 @@ def blocks() -> Blocks:
         )
 
     def fit_table() -> str:
-        rows = [[f"`{r['name']}`", format_number(r["accuracy"]), format_number(r["share"]), format_number(r["ece"])] for r in found["fit"]]
+        rows = [
+            [f"`{r['name']}`", format_number(r["accuracy"]), format_number(r["share"]), format_number(r["ece"])]
+            for r in found.get("fit", [])
+        ]
         return markdown_table(["attribute", "accuracy", "guess", "calibration error"], rows)
 
     def faces_table() -> str:
         rows = []
-        for r in found["faces"]:
+        for r in found.get("faces", []):
             branches = ", ".join(map(format_number, r["branches"])) if len(r["branches"]) > 1 else ""
             text = r["expression"].replace("|", "\\|")
             rows.append(
@@ -289,7 +296,7 @@ def blocks() -> Blocks:
     def cost_table() -> str:
         rows = [
             [f"`{r['sampler']}`", r["setting"], f"{r['evaluations']:.0f}", format_number(r["accuracy"]), f"{r['seconds']:.1f}"]
-            for r in found["costs"]
+            for r in found.get("costs", [])
         ]
         return markdown_table(["sampler", "setting", "evaluations", "accuracy", "seconds"], rows)
 
@@ -300,8 +307,10 @@ def blocks() -> Blocks:
                 *(format_number(r[key]) for key in ("new", "earlier", "untouched", "distance", "pixels")),
                 f"{r['evaluations']:.0f}",
             ]
-            for r in found["edits"]["rows"]
+            for r in found.get("edits", {}).get("rows", [])
         ]
+        if "edits" not in found:
+            return markdown_table(["edit"], [])
         rows.append(
             ["all, afresh", "", "", "", format_number(found["edits"]["afresh"]), format_number(found["edits"]["afresh_pixels"]), ""]
         )
@@ -314,7 +323,7 @@ def blocks() -> Blocks:
                 format_number(r["accuracy"]),
                 format_number(r["kept"]) if "kept" in r else "",
             ]
-            for r in found["unseen"]["rows"]
+            for r in found.get("unseen", {}).get("rows", [])
         ]
         return markdown_table(["", "accuracy", "kept"], rows)
 
@@ -331,26 +340,26 @@ def blocks() -> Blocks:
 def main() -> None:
     parser = argument_parser(__doc__, PATH)
     parser.add_argument("--only", nargs="+", choices=("closed", "faces", "costs", "edits", "unseen"), help="sections to measure")
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="samplers of the section faces")
     args = parser.parse_args()
     torch.set_num_threads(1)
     wanted = set(args.only or ("closed", "faces", "costs", "edits", "unseen"))
-    result: dict[str, Any] = {}
-    if "closed" in wanted:
-        result["closed"] = closed()
+    sections: dict[str, Callable[[], Any]] = {}
     if wanted & {"faces", "costs", "edits"}:
         found = attributes()
         print(found.report)
-        result["fit"] = [vars(row) for row in found.report.rows]
-        for name, measure in (("faces", faces), ("costs", costs), ("edits", edits)):
-            if name in wanted:
-                result[name] = measure(found)
-    if "unseen" in wanted:
-        result["unseen"] = unseen()
+        sections["fit"] = lambda: [vars(row) for row in found.report.rows]
+        sections |= {"edits": lambda: edits(found), "costs": lambda: costs(found), "faces": lambda: faces(found, args.samplers)}
+    sections |= {"closed": closed, "unseen": unseen}
+    for name, measure in sections.items():
+        if name not in wanted and name != "fit":
+            continue
+        measured = measure()
+        if args.write:  # after each section, as some take long
+            before = read_json(PATH) if PATH.exists() else {}
+            write_json(PATH, {**before, **environment(), "pictures": PICTURES, name: measured})
     if args.write:
-        before = read_json(PATH) if PATH.exists() else {}
-        write_json(PATH, {**before, **environment(), "pictures": PICTURES, **result})
-        if PAGE.exists():
-            write_page(PAGE, blocks())
+        write_page(PAGE, blocks())
 
 
 if __name__ == "__main__":

@@ -65,14 +65,14 @@ def continuous(
     return GaussianHead(FixedWidth(network_on(on, network, base.decoder), width, column), base, dims=1, name=name)
 
 
-def graded(event: ClassifierEnergy, width: float = 0.5) -> GaussianHead:
+def graded(event: ClassifierEnergy, width: float = 2.0) -> GaussianHead:
     r"""Returns how much of a binary attribute a picture has, as a continuous one: $\log \tfrac{p}{1 - p}$ in units of 4.
 
     So `graded(smiling)(0)` is on the border, `(1)` is sure, and `(2)` is very sure.
 
     Args:
         event: An event of a classifier with two labels.
-        width: The width of the Gaussian around the grade, in log odds.
+        width: The width of the Gaussian around the grade, in log odds; narrow ones make edits slow.
 
     Raises:
         OptionError: The event has other labels, or no base.

@@ -35,6 +35,8 @@ def edit(
     $$U(z) = w_a\, \text{evidence}(z) + w_k \sum_k \text{evidence}_k(z) + w_l \sum_k (f_k(z) - f_k(z_0))^2
       + w_d \bigl( \lVert z - z_0 \rVert^2 + \lVert m(z) - m(z_0) \rVert^2 \bigr) .$$
 
+    Evidence is averaged over random moves of $z$ nearby (`margin`), so that pictures are well inside of what is asked.
+
     What is kept is the label that each picture has now, or its value of a continuous attribute. If `keep` is a mapping, such as all
     `Attributes`, those that the expression speaks of are skipped; attributes of a list must not contradict the expression.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
@@ -15,8 +16,10 @@ import composable_energy as ce
 from composable_energy import Energy, GaussianHead
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.errors import PluginNotFound
+from composable_energy.events.variables import LOG_WIDTHS
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_latent.attributes import Attributes, attribute
+from composable_energy_latent.errors import LabelError
 from composable_energy_latent.generator import Generator
 from composable_energy_latent.labels import Column, Labeller, columns_of_labels, label_pictures
 from composable_energy_latent.networks import FixedWidth, LatentHeads, network_on
@@ -24,7 +27,6 @@ from composable_energy_latent.report import AttributeReport, FitReport, calibrat
 
 __all__ = ["draw_latents", "fit_attributes"]
 
-_LEAST_WIDTH = 0.01
 _NORMAL_90 = 1.6449
 
 
@@ -72,6 +74,7 @@ def fit_attributes(
 
     Example:
         >>> import torch
+        >>> from composable_energy_latent import latent
         >>> base = latent(torch.nn.Identity(), 2)
         >>> found = fit_attributes(base, lambda x: {"right": x[:, 0] > 0}, count=1000, steps=200)
         >>> found.report["right"].accuracy > 0.9
@@ -176,8 +179,23 @@ def _calibrate(heads: LatentHeads, points: Tensor, columns: Sequence[Column]) ->
             heads.temperature[column.columns] = widths[-1]
         else:
             error = outputs[:, column.start] * column.scale + column.centre - column.target
-            widths.append(max(error.square().mean().sqrt().item(), _LEAST_WIDTH * column.scale))
+            widths.append(_checked_width(column.name, error.square().mean().sqrt().item()))
     return widths
+
+
+def _checked_width(name: str, width: float) -> float:
+    """Returns the width of a Gaussian head, within the range that heads have.
+
+    Raises:
+        LabelError: The values are spread too widely.
+    """
+    low, high = (math.exp(end) for end in LOG_WIDTHS)
+    if width >= high:
+        raise LabelError(
+            f"The values of {name} are known within {width:.3g}, and a Gaussian head has a width below 2.7: divide them by "
+            f"{10 * width:.0f}."
+        )
+    return max(width, low * 1.01)
 
 
 @torch.no_grad()

@@ -9,48 +9,55 @@ from torch import Tensor
 
 from composable_energy.arithmetic import unsqueeze_to
 
-__all__ = ["integrate"]
+__all__ = ["Velocity", "integrate"]
 
-_MOST = 2000  # rounds
 _SAFETY, _LEAST, _GREATEST = 0.9, 0.2, 5.0
 
+Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-def integrate(velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, span: float, *, tolerance: float = 1e-2) -> tuple[Tensor, Tensor]:
-    r"""Returns the points at the end of the flow $dx / dt = v(x)$, by the method of Bogacki and Shampine of order 3(2).
+
+def integrate(
+    velocity: Velocity, x: Tensor, start: float, end: float, *, tolerance: float, first: float, rounds: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Returns the points at the end of the flow $dx / dt = v(x, t)$, by the method of Bogacki and Shampine of order 3(2).
 
     Each chain has its own steps, so its result does not depend on the others.
 
     Args:
-        velocity: $v$, called with points of shape $(B, *)$ and the rows of the chains that they belong to.
+        velocity: $v$, called with points of shape $(b, *)$, their times with shape $(b,)$, and the rows of the chains that they belong to.
         x: The points at the start, with shape $(B, *)$.
-        span: The length of time.
+        start: The time at the start.
+        end: The time at the end.
         tolerance: The error of a step, relative to $1 + |x|$, as a root mean square over coordinates.
+        first: The first step, which is tried.
+        rounds: The largest number of tried steps of a chain.
 
     Returns:
-        The points, with shape $(B, *)$, and the number of evaluations of each chain, with shape $(B,)$.
+        The points, with shape $(B, *)$, the number of evaluations of each chain, and whether it arrived, each with shape $(B,)$.
     """
-    x, count = x.clone(), x.new_zeros(len(x))
-    time, step = x.new_zeros(len(x)), x.new_full((len(x),), span / 4)
-    slope, active = velocity(x, torch.arange(len(x), device=x.device)), torch.arange(len(x), device=x.device)
-    count += 1
-    for _ in range(_MOST):
+    x, active = x.clone(), torch.arange(len(x), device=x.device)
+    time, step = x.new_full((len(x),), start), x.new_full((len(x),), first)
+    slope, count = velocity(x, time, active), x.new_ones(len(x))
+    for _ in range(rounds):
         if not len(active):
             break
-        start, first = x[active], slope[active]
-        h = torch.minimum(step[active], span - time[active])
-        wide = unsqueeze_to(h, start)
-        second = velocity(start + wide / 2 * first, active)
-        third = velocity(start + wide * 0.75 * second, active)
-        end = start + wide / 9 * (2 * first + 3 * second + 4 * third)
-        last = velocity(end, active)
-        wrong = wide * (-5 / 72 * first + second / 12 + third / 9 - last / 8) / (1 + torch.maximum(start.abs(), end.abs()))
+        t, before, one = time[active], x[active], slope[active]
+        h = torch.minimum(step[active], end - t)
+        wide = unsqueeze_to(h, before)
+        two = velocity(before + wide / 2 * one, t + h / 2, active)
+        three = velocity(before + wide * 0.75 * two, t + h * 0.75, active)
+        after = before + wide / 9 * (2 * one + 3 * two + 4 * three)
+        four = velocity(after, t + h, active)
+        wrong = wide * (-5 / 72 * one + two / 12 + three / 9 - four / 8) / (1 + torch.maximum(before.abs(), after.abs()))
         error = wrong.flatten(1).square().mean(1).sqrt() / tolerance
-        good = (error <= 1) | ~error.isfinite()  # what is not finite is reported by the caller
+        good = error <= 1  # NaN is not: the step becomes shorter, and a chain that cannot go on does not arrive
         count[active] += 3
         moved = active[good]
-        x[moved], slope[moved] = end[good], last[good]
+        x[moved], slope[moved] = after[good], four[good]
         time[moved] += h[good]
         factor = (_SAFETY * error.clamp(min=1e-6) ** (-1 / 3)).clamp(_LEAST, _GREATEST)
-        step[active] = h * torch.where(error.isfinite(), factor, 1.0)
-        active = active[time[active] < span * (1 - 1e-6)]
-    return x, count
+        step[active] = h * torch.where(error.isfinite(), factor, _LEAST)
+        active = active[time[active] < end - 1e-6 * (end - start)]
+    arrived = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    arrived[active] = False
+    return x, count, arrived

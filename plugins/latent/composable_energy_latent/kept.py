@@ -48,7 +48,7 @@ class Kept:
 
     def evidence(self, z: Tensor, labels: Tensor) -> Tensor:
         """Returns the evidence of labels or values, with shape $(B,)$."""
-        if self.opposite is None:
+        if self.opposite is None:  # the width of the head
             return self.energy.evidence(z, c=labels.unsqueeze(1))
         return torch.where(labels > 0.5, self.energy.evidence(z), self.opposite.evidence(z))
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from composable_energy import Energy, SamplingWarning
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, has_rows, repeated
-from composable_energy_latent.flow import integrate
+from composable_energy_latent.flow import Velocity, integrate
 
 __all__ = ["LACE"]
 
@@ -24,6 +25,7 @@ _BETA = (0.1, 20.0)  # of the variance preserving process of the paper
 _LAST = 1e-3  # the least time
 _POINTS = 2048  # evaluated together
 _FEW = 1.5  # effective draws
+_ROUNDS = 300  # tried steps of a chain in one part of the way
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,19 @@ class LACE(Sampler):
     $$\frac{du}{d\theta} = \cos\theta \; \frac{\sum_k c_k\, \nabla \log c_k}{\sum_k c_k}, \qquad
     c_k = c(u \sin\theta + \xi_k \cos\theta), \quad \theta: 0 \to \tfrac\pi2 .$$
 
-    It takes `draws` antithetic $\xi_k$ that each chain keeps. With many draws and levels the flow is exact, for any expression over the
-    prior; the prior itself is kept exactly by any number of them.
+    It takes `draws` antithetic $\xi_k$ that each chain keeps. With many draws and a small tolerance the flow is exact, for any expression
+    over the prior; the prior itself is kept exactly by any number of draws. The method has order 3(2), by Bogacki and Shampine.
 
     `draws=0` is the rule of the paper: the gradient at the noised point itself, $du/d\tau = \nabla \log c(u)$ over the time
-    $\tau = \tfrac12 \int \beta = 5$, by an adaptive method. It costs the least, reaches the attributes, and is *not* exact: its points
+    $\tau = \tfrac12 \int \beta = 5$. It costs the least, reaches the attributes, and is *not* exact: its points
     crowd where the attribute has just become certain. [The figures](../results/lace.md) compare both with `chees`, which is exact.
 
     `trace.scalars["evaluations"]` counts evaluated points of a chain.
 
     Args:
-        levels: The number of steps, by Heun's method; for `draws=0` the number of parts of the time.
+        levels: The number of parts of the way, which are the steps of the sampler. Within each, every chain takes its own steps.
         draws: The number of draws $\xi_k$, even; 0 for the rule of the paper.
-        tolerance: The error of a step of the adaptive method.
+        tolerance: The error of a step of a chain, relative to $1 + |u|$, as a root mean square over coordinates.
         mean: $m$; None finds it in the expression.
         scale: $s$; None finds it in the expression.
 
@@ -70,7 +72,7 @@ class LACE(Sampler):
         Loss-guided diffusion models for plug-and-play controllable generation (Song et al., 2023)
     """
 
-    levels: int = 6
+    levels: int = 3
     draws: int = 64
     tolerance: float = 1e-2
     mean: Tensor | None = None
@@ -116,59 +118,58 @@ class LACE(Sampler):
         new = FlowState(x, *energy_and_gradient(energy, x), state.draws, state.evaluations + count)
         return new, Info(scalars={"evaluations": new.evaluations})
 
-    def _averaged(self, energy: Energy, u: Tensor, draws: Tensor, step: int) -> tuple[Tensor, float]:
-        """Returns points after a step of Heun's method; at the end of the last one the velocity is 0."""
-        here, there = (math.pi / 2 * i / self.levels for i in (step - 1, step))
-        first = self._velocity(energy, u, draws, here)
-        if step >= self.levels:
-            return u + (there - here) / 2 * first, self.draws
-        second = self._velocity(energy, u + (there - here) * first, draws, there)
-        return u + (there - here) / 2 * (first + second), 2 * self.draws
+    def _averaged(self, energy: Energy, u: Tensor, draws: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Returns points after a part of the quarter turn, and how many points were evaluated for each."""
+        start, end = (math.pi / 2 * i / self.levels for i in (step - 1, step))
 
-    def _velocity(self, energy: Energy, u: Tensor, draws: Tensor, angle: float) -> Tensor:
-        points = math.sin(angle) * u.unsqueeze(1) + math.cos(angle) * draws
-        log_c, slopes = self._evidence(energy, points)
-        weights = torch.softmax(log_c, 1).nan_to_num(0.0)  # no draw is possible: the chain stays
-        return math.cos(angle) * torch.einsum("bk,bk...->b...", weights, slopes)
+        def velocity(points: Tensor, angles: Tensor, rows: Tensor) -> Tensor:
+            sine, cosine = (unsqueeze_to(of, points).unsqueeze(1) for of in (angles.sin(), angles.cos()))
+            log_c, slopes = self._evidence(energy, sine * points.unsqueeze(1) + cosine * draws[rows], rows, len(u))
+            weights = torch.softmax(log_c, 1).nan_to_num(0.0)  # no draw is possible: the chain stays
+            return cosine.squeeze(1) * torch.einsum("bk,bk...->b...", weights, slopes)
 
-    def _evidence(self, energy: Energy, u: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Returns $\log c$ with shape $(B, K)$, and its gradients, of points with shape $(B, K, *)$."""
-        n, count = u.shape[:2]
-        mean, scale = self._prior(energy, u[:, 0])
-        flat = u.reshape(n * count, *u.shape[2:])
-        whole, found = repeated(energy, n, count), []
-        parts = [flat] if has_rows(energy) else flat.split(_POINTS)
-        for part in parts:
-            energies, gradients = energy_and_gradient(whole, mean + scale * part)
-            found.append((part.flatten(1).square().sum(1) / 2 - energies, part - scale * gradients))
-        log_c, slopes = (torch.cat(of) for of in zip(*found, strict=True))
-        return log_c.view(n, count), slopes.view_as(u)
+        return self._integrate(energy, velocity, u, start, end, end - start, self.draws)
 
     def _papers(self, energy: Energy, u: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Returns points after a part of the time of the paper's process, from time 1 to the last."""
         start, end = (1 + (_LAST - 1) * i / self.levels for i in (step - 1, step))
         span = _elapsed(start) - _elapsed(end)
-        if has_rows(energy):  # all chains together, since each has its own rows
 
-            def velocity(points: Tensor, rows: Tensor) -> Tensor:
-                whole = u.clone()
-                whole[rows] = points
-                return self._evidence(energy, whole.unsqueeze(1))[1].squeeze(1)[rows]
+        def velocity(points: Tensor, times: Tensor, rows: Tensor) -> Tensor:
+            return self._evidence(energy, points.unsqueeze(1), rows, len(u))[1].squeeze(1)
 
-        else:
+        return self._integrate(energy, velocity, u, 0.0, span, span / 4, 1)
 
-            def velocity(points: Tensor, rows: Tensor) -> Tensor:
-                return self._evidence(energy, points.unsqueeze(1))[1].squeeze(1)
+    def _integrate(
+        self, energy: Energy, velocity: Velocity, u: Tensor, start: float, end: float, first: float, points: int
+    ) -> tuple[Tensor, Tensor]:
+        found, count, arrived = integrate(velocity, u, start, end, tolerance=self.tolerance, first=first, rounds=_ROUNDS)
+        if not arrived.all():
+            seen = f"{int((~arrived).sum())} of {len(u)} chains did not reach the end of the flow to {energy} in {_ROUNDS} tried steps."
+            advice = "Its evidence is too sharp for a flow: take `chees`, or wider values, or raise `tolerance`."
+            warnings.warn(SamplingWarning("flow", seen, advice), stacklevel=2)
+        return found, count * points
 
-        return integrate(velocity, u, span, tolerance=self.tolerance)
+    def _evidence(self, energy: Energy, u: Tensor, rows: Tensor, chains: int) -> tuple[Tensor, Tensor]:
+        r"""Returns $\log c$ with shape $(b, K)$, and its gradients, of points with shape $(b, K, *)$ of some of the chains."""
+        if has_rows(energy) and len(u) < chains:  # each chain has its own rows of conditions, so all are evaluated
+            whole = u.new_zeros(chains, *u.shape[1:])
+            whole[rows] = u
+            return tuple(found[rows] for found in self._evidence(energy, whole, rows, chains))  # pyright: ignore[reportReturnType]
+        n, count = u.shape[:2]
+        mean, scale = self._prior(energy, u[:, 0])
+        flat, found = u.reshape(n * count, *u.shape[2:]), []
+        several = repeated(energy, n, count) if has_rows(energy) else energy
+        for part in [flat] if has_rows(energy) else flat.split(_POINTS):
+            energies, gradients = energy_and_gradient(several, mean + scale * part)
+            found.append((part.flatten(1).square().sum(1) / 2 - energies, part - scale * gradients))
+        log_c, slopes = (torch.cat(of) for of in zip(*found, strict=True))
+        return log_c.view(n, count), slopes.view_as(u)
 
     def _warn_of_few(self, energy: Energy, x: Tensor, draws: Tensor) -> None:
         """Warns if hardly any draw of the prior fulfils the expression, so that the first levels have no direction."""
-        sample = draws[: max(1, _POINTS // self.draws)]
-        if len(sample) < len(x) and has_rows(energy):
-            return
-        whole = energy if len(sample) < len(x) else repeated(energy, len(sample), 1)
-        log_c, _ = self._evidence(whole, sample)
+        rows = torch.arange(len(x) if has_rows(energy) else min(len(x), max(1, _POINTS // self.draws)), device=x.device)
+        log_c, _ = self._evidence(energy, draws[rows], rows, len(x))
         effective = (2 * log_c.logsumexp(1) - (2 * log_c).logsumexp(1)).exp().mean().item()
         if effective < _FEW:
             warnings.warn(
