@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from composable_energy.arithmetic import add, scale, subtract
 from composable_energy.checks import check_energies
 from composable_energy.conditions import method_parameters
+from composable_energy.denoised import seen
 from composable_energy.energy import Energy
 from composable_energy.gradients import substituted, uses_own_gradient
 from composable_energy.memo import evaluate_once, is_repeated, memo_scope
@@ -93,6 +94,7 @@ class RelativeEnergy(Energy, ABC):
         own = method_parameters(type(self).forward_evidence)
         if not own.open:  # a leaf takes its own conditions; a node takes all and passes them on
             conditions = {name: value for name, value in conditions.items() if name in own.names}
+            x = x if "sigma" in own.names else seen(x)
         return check_energies(self, self.forward_evidence(x, **conditions), x)
 
     @property

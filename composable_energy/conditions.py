@@ -154,7 +154,7 @@ def check_names(owner: object, given: Mapping[str, Any], accepted: Iterable[str]
     unknown = sorted(set(given).difference(accepted))
     if unknown:
         names = sorted(set(accepted) - {CHAINS})
-        bound = any(unknown[0] in getattr(part, "values", {}) for part in getattr(owner, "modules", tuple)())
+        bound = any(unknown[0] in vars(part).get("values", {}) for part in getattr(owner, "modules", tuple)())
         hint = " It is already bound." if bound else nearest(unknown[0], names) or f" It takes {', '.join(names) or 'none'}."
         raise ExpressionError(f"{owner} takes no {unknown[0]}.{hint}")
     return given

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.arithmetic import unsqueeze_to, zeros
 from composable_energy.checks import check_energies
+from composable_energy.denoised import is_denoised, is_left_out, seen
 from composable_energy.errors import ExpressionError, ShapeError
 from composable_energy.notes import note_evaluation
 
@@ -130,7 +131,7 @@ class substituting:  # noqa: N801
 
 def substituted() -> Mapping[Any, Tensor] | None:
     """Returns the given values of energies; None outside of `substituting`."""
-    return _SUBSTITUTES.get()
+    return None if torch.compiler.is_compiling() else _SUBSTITUTES.get()  # `torch.compile` cannot trace a context variable
 
 
 def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
@@ -146,9 +147,13 @@ def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forw
         ShapeError, DtypeError: The energies are not a floating tensor of shape $(B,)$.
         ExpressionError: The energy has no value.
     """
-    kind, given = type(energy), _SUBSTITUTES.get()
+    kind, given = type(energy), substituted()
     if given and energy in given:
         return given[energy]
+    if is_denoised(x) and not energy.terms and "sigma" not in energy.conditions:
+        if is_left_out(x):
+            return zeros(x)
+        x = seen(x)
     try:
         if not kind.has_own_gradient and kind.has_value is not False:
             energies = check_energies(energy, forward(x, **conditions), x)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.algebra import noise_leaves
+from composable_energy.algebra import noise_leaves, weakens_evidence
 from composable_energy.errors import ExpressionError
 from composable_energy.gradients import substituting
 
@@ -38,10 +38,26 @@ def test_leaves_are_what_depends_on_the_noise_level(energy, leaves, others):
     assert len(found.others) == 1 if others is None else set(found.others) == others
 
 
-def test_others_take_noise_if_a_head_or_a_term_does():
+def test_plain_parts_are_those_without_noise_levels():
     noisy = ce.ClassifierEnergy(lambda x, sigma: torch.cat([-x, x], 1) / sigma[:, None], 1, base, labels=2)
-    assert noise_leaves(noisy & A).others_take_noise
-    assert not noise_leaves(head & A & plain).others_take_noise
+    decoded = ce.as_energy(lambda x: x.square().sum(1), event_shape=(2,)).pull_back(torch.nn.Linear(1, 2))
+    assert noise_leaves(noisy & A).plain == ()
+    assert set(noise_leaves(head & noisy & decoded & plain).plain) == {head, decoded, plain}
+
+
+def test_plain_parts_add_unless_a_mixture_or_a_negation_is_around_them():
+    for sums in (A & plain, A & 3.0 * plain, (A & plain).sharpened(2.0), A & head):
+        assert noise_leaves(sums).additive
+    for others in ((A & plain) | B, A & ~plain):
+        assert not noise_leaves(others).additive
+
+
+def test_powers_below_one_weaken_evidence():
+    for weak in (A.sharpened(0.3), 0.5 * A & B, (A / 2.0) | B):
+        assert weakens_evidence(weak)
+    decoded = ce.as_energy(lambda x: x.square().sum(1), event_shape=(2,)).pull_back(torch.nn.Linear(1, 2))
+    for other in (A, A & ~B, A.sharpened(3), 2.0 * A & B, A & 0.5 * plain, 0.5 * decoded):
+        assert not weakens_evidence(other)
 
 
 def test_a_bound_condition_makes_leaves_of_their_own():

@@ -15,7 +15,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
-MOST_WEIGHTS = {"composable_energy_comet": 2**20, "composable_energy_faces": 8 * 2**20, "composable_energy_scenes": 14_000_000}
+MOST_WEIGHTS = {"composable_energy_comet": 2**20, "composable_energy_faces": 10 * 2**20, "composable_energy_scenes": 14_000_000}
 
 
 def project(folder: Path) -> dict:

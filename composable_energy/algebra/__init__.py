@@ -3,7 +3,7 @@
 from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.decoded import Decoded
 from composable_energy.algebra.disjunction import Disjunction
-from composable_energy.algebra.leaves import NoiseLeaves, noise_leaves
+from composable_energy.algebra.leaves import NoiseLeaves, noise_leaves, weakens_evidence
 from composable_energy.algebra.negation import Mode, Negation
 from composable_energy.algebra.node import Node
 from composable_energy.algebra.operators import all_of, any_of, apply_operator, implies, negate, one_of, scale_temperature, scale_weight
@@ -50,4 +50,5 @@ __all__ = [
     "tree",
     "value_of",
     "warn_of_shares",
+    "weakens_evidence",
 ]

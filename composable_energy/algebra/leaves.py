@@ -7,15 +7,17 @@ from typing import NamedTuple
 from composable_energy.algebra.conjunction import Conjunction
 from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.negation import Negation
+from composable_energy.algebra.node import as_float
 from composable_energy.algebra.relative import PulledBack, Relative
 from composable_energy.algebra.restricted import Restricted
 from composable_energy.algebra.weights import Difference, Sharpened, Weighted
 from composable_energy.energy import Energy
 from composable_energy.events.leaves import HeadEnergy
 
-__all__ = ["NoiseLeaves", "noise_leaves"]
+__all__ = ["NoiseLeaves", "noise_leaves", "weakens_evidence"]
 
-_FUNCTIONS_OF_TERMS = (Conjunction, Disjunction, Negation, Relative, Weighted, Sharpened, Difference)
+_SUMS = (Conjunction, Relative, Weighted, Sharpened, Difference)
+_FUNCTIONS_OF_TERMS = (*_SUMS, Disjunction, Negation)
 
 
 class NoiseLeaves(NamedTuple):
@@ -24,16 +26,17 @@ class NoiseLeaves(NamedTuple):
     Args:
         leaves: Absolute energies, and energies without value, that depend on the noise level `sigma`.
         others: All other parts, such as energies without noise levels and evidence with values.
+        additive: Whether parts without noise levels add to the energy, as terms of a conjunction do, and are not inside of a mixture.
     """
 
     leaves: tuple[Energy, ...]
     others: tuple[Energy, ...]
+    additive: bool
 
     @property
-    def others_take_noise(self) -> bool:
-        """Whether one of the other parts depends on the noise level itself, as a classifier of points with noise."""
-        own = (part.head_conditions[0] if isinstance(part, HeadEnergy) else part.conditions for part in self.others)
-        return any("sigma" in names for names in own)
+    def plain(self) -> tuple[Energy, ...]:
+        """The other parts that do not depend on the noise level itself, such as a network of pictures."""
+        return tuple(part for part in self.others if not _takes_noise(part))
 
 
 def noise_leaves(energy: Energy) -> NoiseLeaves:
@@ -56,4 +59,24 @@ def noise_leaves(energy: Energy) -> NoiseLeaves:
             others[part], parts = None, bases
         todo += [inner for inner in reversed(parts) if inner not in seen]
         seen.update(parts)
-    return NoiseLeaves(tuple(leaves), tuple(others))
+    plain = {part for part in others if not _takes_noise(part)}
+    mixtures = [part for part in seen if isinstance(part, _FUNCTIONS_OF_TERMS) and not isinstance(part, _SUMS)] if plain else []
+    additive = all(plain.isdisjoint(mixture.modules()) for mixture in mixtures)
+    return NoiseLeaves(tuple(leaves), tuple(others), additive)
+
+
+def weakens_evidence(energy: Energy) -> bool:
+    """Returns whether an expression with noise levels takes a power below 1 of a density or of evidence.
+
+    At a noise level such a power is far from the density of the data with noise, and correctors do not make up for it.
+    """
+    powers = (part for part in energy.modules() if isinstance(part, Weighted | Sharpened) and "sigma" in part.conditions)
+    weak = [part for part in powers if 0 < as_float(part.factor if isinstance(part, Weighted) else part.weight) < 1]
+    return any(noise_leaves(part).leaves for part in weak)
+
+
+def _takes_noise(part: Energy) -> bool:
+    """Returns whether a part that is no leaf depends on the noise level, as a classifier of points with noise does."""
+    if isinstance(part, PulledBack):
+        return False
+    return "sigma" in (part.head_conditions[0] if isinstance(part, HeadEnergy) else part.conditions)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from composable_energy.algebra.node import Node, dividing_by
 from composable_energy.algebra.spaces import to_common_space
 from composable_energy.algebra.text import format_operand
-from composable_energy.arithmetic import subtract, unsqueeze_to
+from composable_energy.arithmetic import subtract, unsqueeze_to, zeros
 from composable_energy.bases import WeightedBase, evidence_of, select_conditions, value_of
 from composable_energy.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
+from composable_energy.denoised import is_denoised, is_left_out, seen
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.estimate import Estimate
@@ -103,6 +104,8 @@ class Conditioned(Node):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         if self._formula is not None:  # variables that became equal are merged in it
             return self._formula.energy(x, **conditions)
+        if "sigma" in self.values:
+            x = seen(x)
         chains = conditions.get(CHAINS)
         bound = {name: bound_rows(name, value, x, chains) for name, value in self.values.items()}
         term, conditions = self.terms[0], {**conditions, **bound}
@@ -126,8 +129,10 @@ class Conditioned(Node):
 class PulledBack(Node):
     r"""The energy $E(g(z))$ of points $z$ in the latent space of a decoder $g$.
 
-    The operand does not depend on noise, so at a noise level $\sigma$ it is evaluated at the denoised point:
-    $w(\sigma)\, E(g(z / (1 + \sigma^2)))$ with $w(\sigma) = 1 / (1 + d \sigma^2)$.
+    The operand does not depend on noise, so at a noise level $\sigma$ it is evaluated at a denoised point:
+    $w(\sigma)\, E(g(\hat z))$ with $w(\sigma) = 1 / (1 + d \sigma^2)$. Samplers along noise levels take the denoised point of the
+    other terms of the expression, $\hat z = z - \sigma^2 \nabla E(z, \sigma)$; see `composable_energy.sampling.level_gradient`. Elsewhere
+    it is that of standard normal latents, $\hat z = z / (1 + \sigma^2)$.
 
     Args:
         operand: The energy of decoded points.
@@ -172,12 +177,17 @@ class PulledBack(Node):
         sigma = conditions.pop("sigma", None)
         if sigma is None:
             return value_of(self.terms[0], evaluate_once(self.generator, x, {}), conditions)
+        if is_left_out(x):
+            return zeros(x)
         sigma = rows_for("sigma", sigma, x)
-        seen = evaluate_once(self.generator, x, {"sigma": sigma}, self._denoised)
-        energies = value_of(self.terms[0], seen, conditions)
+        if is_denoised(x):
+            decoded = evaluate_once(self.generator, seen(x), {})
+        else:
+            decoded = evaluate_once(self.generator, x, {"sigma": sigma}, self._shrunk)
+        energies = value_of(self.terms[0], decoded, conditions)
         return energies / (1 + self.damping * sigma.to(x).square()) if self.damping else energies
 
-    def _denoised(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def _shrunk(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.generator(x / unsqueeze_to(1 + sigma.to(x).square(), x))
 
     def __str__(self) -> str:

@@ -119,8 +119,9 @@ def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str
             f" (goal {goal:.2g}{f' of a mean that is {tuned_for:.2g}' if other else ''})" if isinstance(goal, float) else ""
         )
     for name, values in trace.scalars.items():
-        if values:
-            facts[name] = f"{min(values):.3g} to {max(values):.3g}, at last {values[-1]:.3g}"
+        known = [value for value in values if not math.isnan(value)]
+        if known:
+            facts[name] = f"{min(known):.3g} to {max(known):.3g}, at last {values[-1]:.3g}"
     if trace.relocated:
         facts["starts"] = f"{trace.relocated} chains did not get from `init` to the density; they started where pilot chains ended"
     if trace.restarts.any():

@@ -17,6 +17,7 @@ from torch.nn.functional import log_softmax, logsigmoid
 
 from composable_energy.checks import advise_output, check_weights
 from composable_energy.conditions import CHAINS, Parameters, bound_rows, copy_condition, detach_conditions, parameters_of, rows_for
+from composable_energy.denoised import seen
 from composable_energy.energy import Energy
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
 from composable_energy.events.cells import Cells, ChainLabels, Interval, IntervalCells, LabelCells
@@ -110,6 +111,8 @@ class Variable(ABC):
         missing = self.required_conditions.difference(conditions)
         if missing:
             raise ExpressionError(f"{self} depends on {', '.join(sorted(missing))}, which is not bound: bind it with `.given(...)`.")
+        if "sigma" not in self.conditions:
+            x = seen(x)
         rows = {name: bound_rows(name, value, x, chains) for name, value in self.bound.items()}
         rows |= {name: rows_for(name, conditions[name], x) for name in (names - self.bound.keys() - {CHAINS}) & conditions.keys()}
         if isinstance(self.network, nn.Module):

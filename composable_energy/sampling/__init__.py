@@ -4,6 +4,7 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.noise import Noise
 from composable_energy.sampling.compile import compiled
 from composable_energy.sampling.driver import sample
+from composable_energy.sampling.levels import LevelGradient, denoised_pull, has_plain_terms, level_gradient, warn_of_weak_evidence
 from composable_energy.sampling.request import resolve_noise
 from composable_energy.sampling.sampler import Info, Sampler, State, energies_and_gradients, energy_and_gradient
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler
@@ -14,15 +15,19 @@ from composable_energy.twins import twin
 
 __all__ = [
     "Info",
+    "LevelGradient",
     "Noise",
     "Sampler",
     "SamplerLike",
     "State",
     "Trace",
     "compiled",
+    "denoised_pull",
     "energies_and_gradients",
     "energy_and_gradient",
+    "has_plain_terms",
     "has_rows",
+    "level_gradient",
     "plain_energy",
     "repeated",
     "resolve_noise",
@@ -30,4 +35,5 @@ __all__ = [
     "sample",
     "twin",
     "unsqueeze_to",
+    "warn_of_weak_evidence",
 ]

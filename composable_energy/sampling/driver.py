@@ -12,14 +12,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import Disjunction, estimate_levels, warn_of_shares
+from composable_energy.algebra import estimate_levels, warn_of_shares
 from composable_energy.energy import Energy
-from composable_energy.errors import SamplingDiverged
 from composable_energy.gradients import recording
 from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.chains import Chains, Diverged
-from composable_energy.sampling.checkpoint import CheckpointObserver, final_reference
+from composable_energy.sampling.checkpoint import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, warn_of_points
 from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
@@ -28,12 +27,11 @@ from composable_energy.sampling.loop import Callback, CallbackObserver, Observer
 from composable_energy.sampling.progress import Progress, tuning_progress
 from composable_energy.sampling.ranks import Share
 from composable_energy.sampling.request import SampleRequest, resolve_request
+from composable_energy.sampling.results import collect_result
 from composable_energy.sampling.sampler import Sampler, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations
-from composable_energy.sampling.shares import branch_shares, formula_probability
 from composable_energy.sampling.starts import PilotResult, Starts
-from composable_energy.sampling.trace import Policy, Trace, gather_trace
-from composable_energy.sampling.unconstrained import visible_energy, warn_of_rounding
+from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.values import Evaluator, check_detached, check_own_gradients, check_same_energy, mixes_values
 from composable_energy.sampling.warmup import tune_sampler
 from composable_energy.sampling.wrappers import has_rows
@@ -84,8 +82,9 @@ def sample(
         energy: The energy, or an object that `as_energy` lifts.
         shape: $(n, *)$ with the shape of one point, or $n$ where the energy knows it. An energy in the latent space of a decoder is
             sampled there and decoded at the end: then it is the shape of decoded points.
-        sampler: A name, a class or an instance. None takes the energy's recommendation; else `annealed` for an energy that needs a noise
-            level `sigma`, `langevin` for one without value, and `chees`, which tunes itself, for any other.
+        sampler: A name, a class or an instance. None takes the energy's recommendation, with `feynman-kac` in place of `annealed` where
+            evidence is weakened; else `annealed` for an energy that needs a noise level `sigma`, `langevin` for one without value, and
+            `chees`, which tunes itself, for any other.
         steps: The number of steps; None takes the sampler's own number.
         init: The start points, with shape $(n, *)$, in the support, and latent ones for a latent energy; they are not changed.
         seed: The seed; None draws one, which the trace reports.
@@ -164,7 +163,7 @@ def sample(
             SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step), observer]).run()
         except Diverged as error:
             stop = error
-        points, record = _result(request, chains, recorder, evaluator, stop, faults)
+        points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
         record.observed = tuple(observer.warnings(chains)) if observer is not None else ()
         if request.warn:
             emit_warnings([*record.observed, *warn_of_points(record)])
@@ -253,61 +252,3 @@ def _observers(request: SampleRequest, recorder: TraceRecorder, evaluator: Evalu
         start = recorder.before.reference[0] if recorder.before else None
         observers.append(CheckpointObserver(request.file, request.checkpoint_every, recorder, evaluator, start))
     return observers
-
-
-def _result(
-    request: SampleRequest, chains: Chains, recorder: TraceRecorder, evaluator: Evaluator, stop: Diverged | None, faults: Faults
-) -> tuple[Tensor, Trace]:
-    """Returns the points, decoded where they are latent, and the trace.
-
-    Raises:
-        SamplingDiverged: Chains of this or another process diverged, and the policy ends the sampling.
-    """
-    ranks, first, (points, present) = request.ranks, chains.own.start, chains.points()
-    stop = stop if ranks is None else next((some for some in ranks.gather(stop) if some is not None), None)
-    if stop is not None:
-        diverged = chains.diverged_at >= 0
-        points, diverged = (points, diverged) if ranks is None else (ranks.gather_rows(points), ranks.gather_rows(diverged))
-        raise _diverged_error(request.energy, stop, request.points.decode(points), diverged, faults) from None
-    trace = recorder.trace(chains)
-    trace.errors, trace.first_error = faults.points, faults.first
-    trace.points = None if trace.points is None else request.points.constrain(trace.points)
-    trace.kept = _select(evaluator, chains, points, present) + first
-    drawn = points[(trace.kept - first).to(points.device)]
-    trace.formula_probability = formula_probability(request, chains.sampler, drawn, trace.kept)
-    if request.trace:
-        trace.reference = (final_reference(evaluator, chains),)
-        trace.branch_shares = branch_shares(request, chains.sampler, drawn, trace.kept)
-        trace.shares = whole.shares if isinstance(whole := visible_energy(request.energy, drawn)[0], Disjunction) else None
-    if ranks is not None and ranks.share == "gather":
-        drawn, trace = ranks.gather_rows(drawn), gather_trace(trace, ranks)
-    warn_of_rounding(request.energy, drawn)
-    return request.points.decode(drawn), trace
-
-
-def _select(evaluator: Evaluator, chains: Chains, points: Tensor, present: Tensor) -> Tensor:
-    """Returns the places of the chains that are returned: of the copies of each point, the one with the lowest evidence."""
-    copies = evaluator.copies
-    if copies == 1:
-        return present.nonzero().squeeze(1)
-    evidence = evaluator.evidence(chains.own, points).cpu()
-    evidence[~present | (chains.diverged_at >= 0) & (chains.restarts == 0) | evidence.isnan()] = float("inf")
-    best = evidence.view(-1, copies).argmin(1) + torch.arange(0, len(points), copies)
-    return best[present.view(-1, copies).any(1)]
-
-
-def _diverged_error(energy: Energy, stop: Diverged, samples: Tensor, diverged: Tensor, faults: Faults) -> SamplingDiverged:
-    ways = (
-        "check the energy there, or give `init`"
-        if stop.step == 0
-        else "take a smaller step, or choose what happens to such chains by on_divergence='drop', 'restart' or 'keep'; if the density is 0 "
-        "there, return `torch.where(inside, energy, torch.inf)`, and use a sampler with a Metropolis test"
-    )
-    return SamplingDiverged(
-        f"{int(diverged.sum())} of {len(diverged)} chains reached a non-finite point, energy or gradient of {energy} {stop.reason}: "
-        f"{ways}. The error's `samples` are the last finite points."
-        + (f" At {faults.points} points the energy raised an exception, first {faults.first}" if faults.points else ""),
-        samples=samples,
-        diverged=diverged,
-        step=stop.step,
-    )

@@ -8,11 +8,13 @@ from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any
 
+from composable_energy.algebra import weakens_evidence
 from composable_energy.checks import check_value
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError, PluginNotFound, UngroundedError
 from composable_energy.sampling.sampler import Sampler
+from composable_energy.sampling.wrappers import has_rows
 from composable_energy.supports import empty
 
 __all__ = ["SamplerLike", "check_density", "recommendations", "resolve_sampler"]
@@ -26,7 +28,8 @@ def resolve_sampler(energy: Energy, sampler: SamplerLike | None, options: Mappin
     Args:
         energy: The energy to sample.
         sampler: A name, a class or an instance; None takes the energy's recommendation, else `annealed` for an energy that needs a noise
-            level, `langevin` for one without value and `chees` for any other.
+            level, `langevin` for one without value and `chees` for any other. Where evidence is weakened, `feynman-kac` takes the place of
+            a recommended `annealed`, with the same options.
         options: The sampler's options; they take precedence over recommended ones.
         arguments: The names of the caller's own arguments, to suggest one for a misspelt option.
 
@@ -115,7 +118,7 @@ def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Samp
         raise OptionError(f"The terms of {energy} recommend different settings: {listed}. Say which with `sampler=` and its options.")
     advice = found[0][1] if found else None
     if advice is not None:
-        name, options = advice.sampler, {**advice.options, **options}
+        name, options = _weighing(energy, advice.sampler), {**advice.options, **options}
     else:
         name = "annealed" if "sigma" in energy.required_conditions else "chees" if energy.has_value else "langevin"
     sampler = _sampler_class(name)
@@ -127,6 +130,12 @@ def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Samp
                 "unbound, or say another sampler, such as sampler='hmc'."
             )
     return name, sampler, dict(options)
+
+
+def _weighing(energy: Energy, name: str) -> str:
+    """Returns the sampler with weights in place of `annealed` for evidence that is weakened, unless chains have conditions of their own."""
+    weak = name == "annealed" and "sigma" in energy.conditions and energy.support is None and weakens_evidence(energy)
+    return "feynman-kac" if weak and not has_rows(energy) else name
 
 
 def _sampler_class(name: str) -> type[Sampler]:

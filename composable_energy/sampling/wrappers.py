@@ -14,7 +14,7 @@ from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.events.leaves import HeadEnergy
 
-__all__ = ["EnergyWrapper", "has_rows", "repeated", "select_rows"]
+__all__ = ["EnergyWrapper", "chains_of", "has_rows", "repeated", "select_rows"]
 
 
 class EnergyWrapper(Energy, ABC):
@@ -95,6 +95,15 @@ def select_rows(energy: Energy, rows: Sequence[int], n: int) -> Energy:
     if isinstance(rows, range) and rows.step == 1:
         return _RowSelection(energy, slice(rows.start, rows.stop))
     return _RowSelection(energy, torch.tensor(list(rows)))
+
+
+def chains_of(energy: Energy) -> dict[str, slice | Tensor]:
+    """Returns the condition that says which rows of bound conditions belong to the points of an energy; empty if all do."""
+    while isinstance(energy, EnergyWrapper):
+        if isinstance(energy, _RowSelection):
+            return {CHAINS: energy.rows}
+        energy = energy.energy
+    return {}
 
 
 def repeated(energy: Energy, n: int, times: int) -> Energy:

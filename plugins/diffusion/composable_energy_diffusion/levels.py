@@ -16,7 +16,7 @@ from composable_energy import Energy
 from composable_energy.diagnostics import SamplingWarning
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Noise, Sampler, State, energy_and_gradient, has_rows
+from composable_energy.sampling import Noise, Sampler, State, has_rows, level_gradient, warn_of_weak_evidence
 
 __all__ = ["LevelSampler"]
 
@@ -95,6 +95,7 @@ class LevelSampler(Sampler, ABC):
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[LevelSampler, Tensor]:
         self._check(energy)
+        warn_of_weak_evidence(energy, type(self).__name__.lower())
         tuned = self._with_range(energy)
         mean = tuned._mean_of_data(energy, tuned.start(x, noise))
         return replace(tuned, mean=mean) if self.mean is None else tuned, x
@@ -111,7 +112,7 @@ class LevelSampler(Sampler, ABC):
         if not has_rows(energy):
             x = x[: max(1, _COORDINATES // max(1, x[0].numel()))]  # a batch of many pictures may be large
         top = self.level(1)
-        _, gradient = energy_and_gradient(energy, x, sigma=top)
+        gradient = level_gradient(energy, x, top).grad
         slope = ((x * gradient).sum() / x.square().sum()).item() * (top**2 + 1)
         if abs(slope - 1) < _TOLERANCE:
             return torch.add(x, gradient, alpha=-(top**2)).mean(0)
@@ -129,7 +130,7 @@ class LevelSampler(Sampler, ABC):
 
     def evaluate(self, energy: Energy, x: Tensor, step: int) -> State:
         """Returns the state at points at the level of a step."""
-        return State(x, *energy_and_gradient(energy, x, sigma=self.level(min(step, self.levels))))
+        return State(x, *level_gradient(energy, x, self.level(min(step, self.levels)))[:2])
 
     def _check(self, energy: Energy) -> None:
         if "sigma" not in energy.conditions:

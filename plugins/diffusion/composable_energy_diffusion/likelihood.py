@@ -12,7 +12,7 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.checks import check_points
 from composable_energy.options import check_flag, check_integer
-from composable_energy.sampling import Noise, energy_and_gradient, resolve_noise, twin
+from composable_energy.sampling import Noise, level_gradient, resolve_noise, twin
 from composable_energy_diffusion.ode import ODE
 
 __all__ = ["LogLikelihood", "log_likelihood"]
@@ -95,7 +95,7 @@ def log_likelihood(
         directions = _coordinates(point) if exact else (torch.where(noise.normal(point, i) < 0, -1.0, 1.0).to(x) for i in range(probes))
         last, logs = _flow(model, point, list(directions), path.sigma_range, levels)
         variance = path.sigma_range[1] ** 2 + 1
-        _, gradient = energy_and_gradient(model, last, sigma=path.sigma_range[1])  # (x - mean) / variance
+        gradient = level_gradient(model, last, path.sigma_range[1]).grad  # (x - mean) / variance
         top = -variance / 2 * gradient.flatten(1).square().sum(1) - size / 2 * math.log(2 * math.pi * variance)
     evaluations = 4 * (levels - 1) * (1 + 2 * len(logs)) + 1
     if exact:
@@ -134,7 +134,7 @@ def _slopes(energy: Energy, x: Tensor, sigma: float, directions: Sequence[Tensor
     h = sigma * _STEP.get(x.dtype, 0.03)
     found = []
     for v in directions:
-        (_, above), (_, below) = (energy_and_gradient(energy, torch.add(x, v, alpha=sign * h), sigma=sigma) for sign in (1, -1))
+        above, below = (level_gradient(energy, torch.add(x, v, alpha=sign * h), sigma).grad for sign in (1, -1))
         found.append((v * (above - below)).flatten(1).sum(1) * (sigma**2 / (2 * h)))
-    _, gradient = energy_and_gradient(energy, x, sigma=sigma)
+    gradient = level_gradient(energy, x, sigma).grad
     return sigma**2 * gradient, torch.stack(found)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
-from composable_energy.sampling import Info, Noise, State, energy_and_gradient
+from composable_energy.sampling import Info, Noise, State, level_gradient
 from composable_energy_diffusion.levels import LevelSampler
 
 __all__ = ["ODE"]
@@ -51,7 +51,7 @@ class ODE(LevelSampler):
             return self.evaluate(energy, self._last(state, s), step), Info(scalars={"sigma": s, "evaluations": 2.0 * step - 1})
         n = self.level(step + 1)
         guess = torch.add(state.x, state.grad, alpha=(n - s) * s)
-        _, slope = energy_and_gradient(energy, guess, sigma=n)
+        slope = level_gradient(energy, guess, n).grad
         x = torch.add(state.x, state.grad, alpha=(n - s) / 2 * s).add_(slope, alpha=(n - s) / 2 * n)
         return self.evaluate(energy, x, step + 1), Info(scalars={"sigma": s, "evaluations": 2.0 * step})
 

@@ -15,12 +15,23 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
 from composable_energy.kernels import langevin_step
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy.sampling import (
+    Info,
+    LevelGradient,
+    Noise,
+    Sampler,
+    State,
+    energy_and_gradient,
+    level_gradient,
+    warn_of_weak_evidence,
+)
 from composable_energy_mcmc.langevin import Langevin
 
-__all__ = ["Annealed"]
+__all__ = ["GUIDED_STEPS", "Annealed"]
 
 _DELTA = 0.1  # in units of the square of the noise level
+GUIDED_STEPS = 1
+"""Corrector steps at a level, at most, for an expression with terms without noise levels; see decision record 24."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,10 @@ class Annealed(Sampler):
 
     and at the last level $x \leftarrow x - s^2 \nabla E(x, s)$, the expected point without its noise. A run costs
     `levels * (corrector_steps + 1)` gradients.
+
+    Terms without noise levels, such as a network of pictures beside faces, are evaluated at the denoised points
+    $\hat x = x - s^2 \nabla E_n(x, s)$ of the other terms $E_n$; see `composable_energy.sampling.level_gradient`. Such an expression takes
+    one corrector step at a level at most, and evaluates these terms once a level, after it.
 
     An energy without `sigma` is tempered instead: level $s$ is the temperature $(1 + s^2) T$, the last one $T$ itself, and each takes
     `corrector_steps + 1` Langevin steps $x \leftarrow x - \delta \nabla E(x) + \sqrt{2 \delta (1 + s^2) T}\, \xi$.
@@ -111,6 +126,7 @@ class Annealed(Sampler):
         return {"sigma": self.sigma_min} if "sigma" in energy.conditions else {}
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
+        warn_of_weak_evidence(energy, "annealed")
         if not isinstance(self.corrector, Sampler):
             if self.delta is not None or "sigma" in energy.conditions or self.temperature == 0:
                 return self, x
@@ -133,25 +149,30 @@ class Annealed(Sampler):
         if "sigma" not in energy.conditions:
             return self._step_tempered(energy, state, noise, rates)
         delta = _DELTA if self.delta is None else self.delta
-        for i in range(0 if self.corrector else self.corrector_steps):
+        count = 0 if self.corrector else min(self.corrector_steps, GUIDED_STEPS if isinstance(state, _Guided) else self.corrector_steps)
+        for i in range(count):
             state = self._evaluate(energy, self._langevin_move(state, delta * s**2, math.sqrt(2 * delta) * s, noise, i), step)
         if step >= self.levels:
             x = torch.add(state.x, state.grad, alpha=-(s**2))
         else:
             n = self.level(step + 1)
             x = self._langevin_move(state, s**2 - n**2, n * math.sqrt(s**2 - n**2) / s, noise, self.corrector_steps)
-        return self._evaluate(energy, x, min(step + 1, self.levels)), Info(rates, {"sigma": s})
+        return self._evaluate(energy, x, min(step + 1, self.levels), state if count else None), Info(rates, {"sigma": s})
 
-    def _evaluate(self, energy: Energy, x: Tensor, step: int) -> State:
+    def _evaluate(self, energy: Energy, x: Tensor, step: int, held: State | None = None) -> State:
+        """Returns the state at points; terms without noise levels keep the slope that they have in another state."""
         if "sigma" not in energy.conditions:
             return State(x, *energy_and_gradient(energy, x))
         level = self.level(step)
-        energies, gradients = energy_and_gradient(energy, x, sigma=level)
-        if self.max_gradient is None:
-            return State(x, energies, gradients)
-        longest = self.max_gradient * math.sqrt(max(1, x[0].numel())) / level
-        lengths = unsqueeze_to(gradients.reshape(len(x), -1).norm(dim=1), x)
-        return State(x, energies, gradients * (longest / lengths).clamp(max=1))
+        found = level_gradient(energy, x, level, held.at_level if isinstance(held, _Guided) else None)
+        gradients = found.grad
+        if self.max_gradient is not None:
+            longest = self.max_gradient * math.sqrt(max(1, x[0].numel())) / level
+            lengths = unsqueeze_to(gradients.reshape(len(x), -1).norm(dim=1), x)
+            gradients = gradients * (longest / lengths).clamp(max=1)
+        if found.plain is None or found.slope is None:
+            return State(x, found.energy, gradients)
+        return _Guided(x, found.energy, gradients, found.plain, found.slope)
 
     def _langevin_move(self, state: State, drift: float, scale: float, noise: Noise, stream: int) -> Tensor:
         return langevin_step(state.x, state.grad, noise=noise, drift=drift, scale=scale * math.sqrt(self.temperature), stream=stream)
@@ -212,6 +233,18 @@ class Annealed(Sampler):
             rates.append(info.acceptance)
         state = State(level.unit * inner.x, level.temperature * inner.energy, level.temperature / level.unit * inner.grad)
         return state, None if rates[0] is None else torch.stack(rates).mean(0)
+
+
+@dataclass(frozen=True)
+class _Guided(State):
+    """A state with the energies and the gradients of terms without noise levels, as in `LevelGradient`."""
+
+    plain: Tensor
+    slope: Tensor
+
+    @property
+    def at_level(self) -> LevelGradient:
+        return LevelGradient(self.energy, self.grad, self.plain, self.slope)
 
 
 class LevelEnergy(Energy):

@@ -34,11 +34,11 @@ class ChEES(Sampler):
 
     - The pilots first leave the tails, each with a step size of its own. Chains of the call that start in a tail do the same.
     - In windows of 32 steps $\varepsilon$ follows dual averaging, and $S$ is estimated from the points of all pilots. The windows end when
-      energies and scales stay the same.
-    - $T$ is the one of $2 \varepsilon, 4 \varepsilon, \dots$ with the fewest gradients for an effective draw, by the correlation of
-      successive points: $\bar L \max_j \frac{1 + \rho_j}{1 - \rho_j}$ over coordinates and their squares. ChEES ascends the gradient of
-      a criterion of the distance from the mean instead, which finds the nearest maximum and does not see motion around a ring.
-    - Chains take `warmup` steps before the first one that counts: twice the longest correlation time $(1 + \rho_j) / (1 - \rho_j)$.
+      energies and scales stay the same, and a dense $S$ comes from 30 points for each coordinate.
+    - $T$ is the one of $2 \varepsilon, 4 \varepsilon, \dots$, or three quarters or one and a half of it, with the fewest gradients for an
+      effective draw: $\bar L \max_j \tau_j$ with the correlation times $\tau_j$ of coordinates and their squares. ChEES ascends the
+      gradient of a criterion of the distance from the mean instead, which finds the nearest maximum and does not see motion around a ring.
+    - Chains take `warmup` steps before the first one that counts: twice the longest $\tau_j$.
 
     `trace.sampler` is the tuned sampler; pass it again to skip the tuning.
 

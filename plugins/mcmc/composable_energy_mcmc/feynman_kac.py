@@ -15,6 +15,7 @@ from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler
+from composable_energy_mcmc.annealed import GUIDED_STEPS
 from composable_energy_mcmc.annealing.composed import ComposedDensity, WeightedParticles, combine, fit_gaussians, products, rise
 from composable_energy_mcmc.annealing.gaussian import Gaussian, normal_energy
 from composable_energy_mcmc.annealing.resampling import effective_sample_size, systematic_resample
@@ -23,6 +24,7 @@ from composable_energy_mcmc.batch import sum_of_each
 __all__ = ["FeynmanKac"]
 
 _COLLAPSED, _FEWEST = 0.1, 8  # a share of the effective number of chains, and the number from which it says something
+_ENOUGH = 64
 _LAST_STEPS = 3  # at the last level, after the resampling, so that copies separate
 
 
@@ -54,25 +56,27 @@ class FeynmanKac(Sampler):
     $l_i(x') - l_i(x) \approx \tfrac12 \langle s_i(x) + s_i(x'), x' - x \rangle$.
 
     A leaf with values has the log density $-E_i$. How its constant changes from level to level is estimated from all chains, so that the
-    density is that of the expression at the last level. Terms without noise levels, such as a classifier or an observation, are evaluated
-    at the denoised point $x + s^2 \sum_i F_i s_i$, and enter the weights by the change of their values. At the last step the points move
-    to their denoised places, as in `annealed`.
+    density is that of the expression at the last level. Evidence with values enters the weights by how much it changes from level to level.
+    Terms without noise levels, such as a network of pictures or an observation, are evaluated at the denoised point of the other terms (see
+    `composable_energy.sampling.level_gradient`). At the last step the points move to their denoised places, as in `annealed`.
 
     A run costs about `levels * (corrector_steps + 1)` gradients of each leaf. `trace.scalars` has the noise level `sigma`, the effective
     number of chains `ess`, the number of first points that the chains descend from, `ancestors`, and `log_z`, the estimate of the
     logarithm of $\int q$, where the leaves are normalised. A collapse of the weights warns. It comes with evidence that is sharpened by
-    large factors, and with many dimensions in which the leaves differ. Resampling makes draws depend on the number of chains; `init` is
+    large factors, and with many dimensions in which the leaves differ. Weights that collapse are dropped: from there on draws follow the
+    correctors alone, and `weighted` in `trace.scalars` is 0. Resampling makes draws depend on the number of chains; `init` is
     not used.
 
     Args:
         levels: The number of noise levels, at least 2, falling geometrically.
         sigma_max: The highest level: several times the width of the data.
         sigma_min: The lowest level: smaller than the details that count.
-        corrector_steps: Langevin steps at each level.
+        corrector_steps: Langevin steps at each level; one at most with terms without noise levels.
         delta: Their step size, in units of $s^2$.
         spread: $v$, the standard deviation of the data, about.
         resample_below: The share of the effective number of chains below which they are resampled.
-        weighted: Whether to weigh; without, the draws are those of the summed scores.
+        weighted: Whether to weigh; False follows the summed scores and correctors alone. None weighs until the effective number of chains
+            falls below a tenth of them.
         gaussians: Gaussians of the leaves at the highest level; None fits them to pilot points.
 
     References:
@@ -88,7 +92,7 @@ class FeynmanKac(Sampler):
     delta: float = 0.1
     spread: float = 1.0
     resample_below: float = 0.5
-    weighted: bool = True
+    weighted: bool | None = None
     gaussians: tuple[Gaussian, ...] | None = None
 
     needs_values: ClassVar[bool] = False
@@ -148,33 +152,39 @@ class FeynmanKac(Sampler):
             scores=scores,
             slopes=zeros,
             potential=zeros[:, 0],
-            seen=x * (self.spread / scale) ** 2 if density.denoises else x,
+            seen=x * (self.spread / scale) ** 2,
             value=zeros[:, 0],
             residual=zeros,
             ancestor=torch.tensor(list(noise.chains), device=x.device),
             lowest=1.0,
+            weighted=self._weighs,
         )
-        state, _ = self._settle(density, blank, self.sigma_max)
+        state = self._settle(density, blank, self.sigma_max)
         log_weight = state.value + normal_energy(wide / scale, x[0].numel() * math.log(scale))
-        return replace(state, log_weight=log_weight if self.weighted else torch.zeros_like(log_weight))
+        return replace(state, log_weight=log_weight if self._weighs else torch.zeros_like(log_weight))
 
     def step(self, energy: Energy, state: WeightedParticles, noise: Noise) -> tuple[WeightedParticles, Info]:
         density, step = ComposedDensity(energy), noise.step
         s, n = (self.level(min(number, self.levels)) for number in (step, step + 1))
-        count = self.corrector_steps
+        count = min(self.corrector_steps, GUIDED_STEPS) if density.has_plain else self.corrector_steps
         if step < self.levels:
             state = self._descend(density, state, s, n, noise)
         else:
-            count = max(count, _LAST_STEPS) if self.weighted else count
+            count = max(count, _LAST_STEPS) if self._weighs else count
         for number in range(1, count + 1):
             state = self._correct(density, state, n, noise.normal(state.x, stream=2 * number))
         if step >= self.levels:
-            state, _ = self._move(density, state, torch.sub(state.x, state.grad, alpha=n**2), n)
+            state = self._move(density, state, torch.sub(state.x, state.grad, alpha=n**2), n)
         return state, Info(scalars={"sigma": s})
 
     def couple(self, energy: Energy, state: WeightedParticles, noise: Noise) -> tuple[WeightedParticles, Mapping[str, float]]:
-        if not self.weighted:
-            return state, {}
+        if not self._weighs:
+            return state, {"weighted": 0.0}
+        ancestors = float(len(state.ancestor.unique()))
+        if not state.weighted:
+            if noise.step == self.levels:
+                self._warn(state, energy)
+            return state, {"weighted": 0.0, "ess": math.nan, "ancestors": ancestors, "log_z": math.nan}
         count, log_weight = len(state.x), state.log_weight
         share = torch.softmax(log_weight, 0)[:, None] * state.slopes.abs()  # a leaf is followed well where it counts
         drift = (share * state.residual).sum(0) / share.sum(0).clamp_min(torch.finfo(share.dtype).tiny)
@@ -184,7 +194,9 @@ class FeynmanKac(Sampler):
             raise OptionError(f"No chain has reached a point where {energy} has a density: take more chains, or a higher `sigma_max`.")
         ess = effective_sample_size(log_weight)
         state = replace(state, log_weight=log_weight, lowest=min(state.lowest, ess / count), residual=torch.zeros_like(state.residual))
-        scalars = {"ess": ess, "ancestors": float(len(state.ancestor.unique())), "log_z": log_z}
+        scalars = {"weighted": 1.0, "ess": ess, "ancestors": ancestors, "log_z": log_z}
+        if self.weighted is None and count >= _FEWEST and ess < count * _COLLAPSED:
+            return replace(state, weighted=False), {**scalars, "weighted": 0.0}
         if noise.step == self.levels:
             self._warn(state, energy)
         if noise.step != self.levels - 1 and ess >= count * self.resample_below:
@@ -192,6 +204,10 @@ class FeynmanKac(Sampler):
         rows = systematic_resample(log_weight, noise.uniform(state.x, stream=1)[0])
         taken = {name: value[rows] for name, value in vars(state).items() if isinstance(value, Tensor)}
         return replace(state, **{**taken, "log_weight": torch.full_like(log_weight, log_z)}), scalars
+
+    @property
+    def _weighs(self) -> bool:
+        return self.weighted is not False
 
     @property
     def _gaussians(self) -> tuple[Gaussian, ...]:
@@ -208,23 +224,26 @@ class FeynmanKac(Sampler):
         common = size / 2 * math.log(rho) - sum_of_each(change.double().square()) / (2 * low)
         mean_common = size / 2 * (math.log(rho) - d / rho / low) - sum_of_each(score.double().square()) * d**2 / (2 * low)
         log_weight = state.log_weight + rho * d / 2 * state.potential + (state.slopes.sum(1) - 1) * mean_common
-        after, old = self._move(density, state, state.x + change, n, state.log_density + rho * rises + common[:, None])
+        after = self._move(density, state, state.x + change, n, state.log_density + rho * rises + common[:, None])
         if density.has_others:
             pull = score - combine(state.slopes, state.scores)
+            old = density.value(after.log_density, state.x, s, state.seen)
             log_weight = log_weight + rise(old, after.value) - rho * products(pull[:, None], change[:, None])[:, 0]
-        residual = torch.where(density.known.to(old.device), after.log_density - state.log_density - rho * rises - common[:, None], 0.0)
-        return replace(after, log_weight=log_weight, residual=residual) if self.weighted else after
+        residual = torch.where(
+            density.known.to(log_weight.device), after.log_density - state.log_density - rho * rises - common[:, None], 0.0
+        )
+        return replace(after, log_weight=log_weight, residual=residual) if self._weighs else after
 
     def _correct(self, density: ComposedDensity, state: WeightedParticles, level: float, xi: Tensor) -> WeightedParticles:
         """Takes a Langevin step at a level; it is exact for a Gaussian with the standard deviation `spread`."""
         length = self.delta * level**2
         scale = math.sqrt(2 * length - length**2 / (level**2 + self.spread**2))
-        return self._move(density, state, torch.add(state.x - length * state.grad, xi, alpha=scale), level)[0]
+        return self._move(density, state, torch.add(state.x - length * state.grad, xi, alpha=scale), level)
 
     def _move(
         self, density: ComposedDensity, state: WeightedParticles, x: Tensor, level: float, log_density: Tensor | None = None
-    ) -> tuple[WeightedParticles, Tensor]:
-        """Returns the state at other points, and $F$ there with terms without noise levels evaluated where they were before.
+    ) -> WeightedParticles:
+        """Returns the state at other points.
 
         Args:
             density: The expression.
@@ -239,20 +258,20 @@ class FeynmanKac(Sampler):
         log_density = torch.where(density.known.to(x.device), values, log_density)
         return self._settle(density, replace(state, x=x, scores=scores, log_density=log_density), level)
 
-    def _settle(self, density: ComposedDensity, state: WeightedParticles, level: float) -> tuple[WeightedParticles, Tensor]:
-        """Returns a state with $F$ and its derivatives at its points and log densities, and $F$ with the old `seen`."""
-        found = density.derivatives(state.log_density, state.seen, level)
-        old, seen = found.value, state.seen
-        if density.has_others:
-            seen = state.x + level**2 * combine(found.slopes, state.scores) if density.denoises else state.x
-            found = density.derivatives(state.log_density, seen, level)
-        shrink = self.spread**2 / (level**2 + self.spread**2) if density.denoises else 1.0  # the slope of the denoised point
-        score = torch.add(combine(found.slopes, state.scores), found.pull, alpha=shrink)
+    def _settle(self, density: ComposedDensity, state: WeightedParticles, level: float) -> WeightedParticles:
+        """Returns a state with $F$ and its derivatives at its points and log densities."""
+        seen, pull = state.seen, None
+        if density.has_plain:
+            seen, found, pull = density.denoise(state.log_density, state.scores, state.x, level)
+        else:
+            found = density.derivatives(state.log_density, state.x, level, seen)
+        score = combine(found.slopes, state.scores) + found.direct
+        score = score if pull is None else score + pull
         flat = state.scores.flatten(2).double() if state.scores.ndim > 2 else state.scores[..., None].double()
         gram = flat @ flat.mT
         squares = sum_of_each(score.double().square()) - (found.slopes * gram.diagonal(dim1=1, dim2=2)).sum(1)
         energies = torch.zeros_like(found.value) if not density.known.all() else -found.value
-        state = replace(
+        return replace(
             state,
             energy=energies.to(state.x),
             grad=-score,
@@ -261,16 +280,14 @@ class FeynmanKac(Sampler):
             seen=seen,
             value=found.value,
         )
-        return state, old
 
     def _warn(self, state: WeightedParticles, energy: Energy) -> None:
+        few = len(state.x) < _FEWEST and len(ComposedDensity(energy).leaves) + ComposedDensity(energy).has_others > 1
+        if self.weighted is None and few:
+            seen = f"Weights correct the draws of {energy} only among the chains of a call, and this one has {len(state.x)}."
+            warnings.warn(SamplingWarning("ess", seen, f"Draw {_ENOUGH} chains or more, and take some of them."), stacklevel=2)
         if state.lowest < _COLLAPSED and len(state.x) >= _FEWEST:
-            warnings.warn(
-                SamplingWarning(
-                    "ess",
-                    f"The weights of {energy} collapsed: at a level {len(state.x)} chains were worth {state.lowest * len(state.x):.1f}.",
-                    "Draw more chains, take more `levels`, or less sharpened terms; `weighted=False` with more `corrector_steps`, or "
-                    "`annealed`, draw without weights.",
-                ),
-                stacklevel=2,
-            )
+            seen = f"The weights of {energy} collapsed: at a level {len(state.x)} chains were worth {state.lowest * len(state.x):.1f}"
+            what = "." if state.weighted else ", and from there on the draws follow correctors alone."
+            advice = "Draw more chains, take more `levels`, or less sharpened terms; `annealed` draws without weights."
+            warnings.warn(SamplingWarning("ess", seen + what, advice), stacklevel=2)

@@ -24,11 +24,13 @@ __all__ = ["LEAST_ACCEPTANCE", "adapt_metric", "choose_trajectory", "measure_mix
 
 _STEPS, _WINDOWS = 32, 3  # of a window, and the fewest windows
 _TRAJECTORY, _LEAPFROGS = 1.5, 16  # about a quarter of a period of whitened points; and the most leapfrogs of a window
+_POINTS = 30  # for each coordinate of a dense metric, from windows in which energies stay the same
 _ERRORS, _FACTOR = 3.0, 1.6  # within which mean energies and scales count as the same
-_TRIAL = 8  # steps, a cycle of trajectory lengths
+_TRIAL, _LAGS = 8, 3  # steps, a cycle of trajectory lengths; and the lags of their correlations
 _SLOW = 6.0  # steps: a short trial is sure of correlation times below that
 _COSTLIER, _CHEAPER = 1.2, 0.95  # of the cost so far: what a longer trajectory may cost after a slow one, and after a fast one
-_TRIALS = 2  # the search ends after two that cost more
+_TRIALS = 2  # the search by powers of two ends after two that cost more
+_BETWEEN = (0.75, 1.5)  # of the best power of two, tried at last
 _CORRELATION_TIMES, _LONGEST_WARMUP = 2, 50  # steps of the warm-up of chains
 LEAST_ACCEPTANCE = 0.05  # the smallest acceptance in the harmonic mean, or one bad trajectory would decide
 
@@ -47,24 +49,28 @@ def adapt_metric(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> 
     """
     kind = None if isinstance(sampler.metric, Metric) or sampler.metric == "identity" else sampler.metric
     sampler, stable, left, number = replace(sampler, metric=sampler.whitening), False, sampler.tuning_steps, 0
+    points = None if kind is None else CovarianceEstimator(kind, state.x)
     while True:
         number += 1
         trajectory = None if number == 1 and kind is not None else _TRAJECTORY
-        window = _adapt_step_size(sampler, energy, state, noise.child(f"window {number}"), min(left, _STEPS), trajectory, kind)
+        window = _adapt_step_size(sampler, energy, state, noise.child(f"window {number}"), min(left, _STEPS), trajectory, points)
         state = redraw_outliers(energy, window.state, noise.child(f"redraw {number}"))
         left, stable, before = left - _STEPS, window.stable, stable
-        metric = None if window.points is None else window.points.metric(state.x.dtype)
+        metric = None if points is None else points.metric(state.x.dtype)
         same = metric is None or _scale_ratio(metric, sampler.whitening) < _FACTOR
-        if left <= 0 or (number >= _WINDOWS and stable and before and same):
+        enough = points is None or not points.wide or sampler.whitening.kind != "dense" or points.count >= _POINTS * state.x[0].numel()
+        if left <= 0 or (number >= _WINDOWS and stable and before and same and enough):
             return replace(sampler, step_size=window.step_size, trajectory=_TRAJECTORY), state
+        if points is not None and not (stable and same):
+            points = CovarianceEstimator(points.kind, state.x)
         sampler = sampler if metric is None else replace(sampler, metric=metric)
 
 
 def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[ChEES, State]:
     """Tunes the trajectory to the fewest gradients for an effective draw, and the warm-up by the longest correlation time.
 
-    Where chains are slow, it takes the longer one of two trajectories with nearly equal costs: a short trial sees less of the slow motion
-    of short ones.
+    It tries 2, 4, 8, ... leapfrogs, and at last three quarters and one and a half of the best. Where chains are slow, it takes the longer
+    one of two trajectories with nearly equal costs: a short trial sees less of the slow motion of short ones.
 
     Args:
         sampler: The sampler with its step size and metric.
@@ -75,17 +81,28 @@ def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise
     Returns:
         The sampler, and the pilot chains after that.
     """
-    step_size = sampler.step_size or 0.0
-    best, found, least, worse, leapfrogs = sampler, None, math.inf, 0, min(2, sampler.max_leapfrogs)
-    while leapfrogs <= sampler.max_leapfrogs and worse < _TRIALS:
+    step_size, best, found, least = sampler.step_size or 0.0, sampler, None, math.inf
+
+    def is_better(leapfrogs: float) -> bool:
+        """Tries a trajectory, and takes it if it costs less, or little more where chains are slow and it is longer."""
+        nonlocal best, found, least, state
         trial = replace(sampler, trajectory=leapfrogs * step_size)
-        mixing = measure_mixing(trial, energy, state, noise.child(f"{leapfrogs} leapfrogs"))
-        slow = found is None or found.longest > _SLOW
-        better, state = mixing.cost < (_COSTLIER if slow else _CHEAPER) * least, mixing.state
-        if better:
-            best, found, least = trial, mixing, min(mixing.cost, least)
-        worse = 0 if better else worse + 1
+        mixing = measure_mixing(trial, energy, state, noise.child(f"{leapfrogs:g} leapfrogs"))
+        state = mixing.state
+        slow, longer = found is None or found.longest > _SLOW, found is None or leapfrogs * step_size > (best.trajectory or 0.0)
+        if (slow and not longer) or mixing.cost >= (_COSTLIER if slow else _CHEAPER) * least:
+            return False
+        best, found, least = trial, mixing, min(mixing.cost, least)
+        return True
+
+    leapfrogs, worse, chosen = min(2, sampler.max_leapfrogs), 0, 0
+    while leapfrogs <= sampler.max_leapfrogs and worse < _TRIALS:
+        better = is_better(leapfrogs)
+        chosen, worse = (leapfrogs, 0) if better else (chosen, worse + 1)
         leapfrogs *= 2
+    for factor in _BETWEEN:
+        if 2 <= chosen * factor <= sampler.max_leapfrogs:
+            is_better(chosen * factor)
     if found is not None and sampler.warmup is None:
         best = replace(best, warmup=math.ceil(min(_CORRELATION_TIMES * found.longest, _LONGEST_WARMUP)))
     return best, state
@@ -109,8 +126,8 @@ class Mixing:
 def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int = _TRIAL) -> Mixing:
     r"""Returns how fast chains mix.
 
-    The lag-one correlations $\rho_j$ of the coordinates of whitened points and of their squares are estimated over all chains from mean
-    square differences, which are precise where correlations are near 1. The cost is $\bar L \max_j (1 + \rho_j) / (1 - \rho_j)$.
+    The correlation times $\tau_j$ of the coordinates of whitened points and of their squares are estimated over all chains, by the
+    correlations up to lag 3 and a geometric tail. The cost is $\bar L \max_j \tau_j$.
 
     Args:
         sampler: The sampler with all options.
@@ -127,28 +144,45 @@ def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, s
     x = torch.stack([flatten_points(sampler.whitening.whiten(some)).double() for some in points])
     x = x[:, x.isfinite().all(2).all(0)]
     x = x - x.mean((0, 1))
-    values = torch.cat([x, x.square()], 2)
-    values = values - values.mean((0, 1))
-    change = (values.diff(dim=0).square().mean((0, 1)) / (2 * values.square().mean((0, 1)))).clamp(1e-6, 1)  # 1 - rho
-    times = (2 - change) / change
+    times = _correlation_times(torch.cat([x, x.square()], 2))
     longest = times.max().item() if len(times) and times.isfinite().all() else math.inf
     return Mixing(gradients / steps * longest, longest, state)
 
 
+def _correlation_times(values: Tensor) -> Tensor:
+    """Returns the correlation times of numbers with shape (steps, chains, k), in steps, with shape $(k,)$.
+
+    Correlations come from mean square differences, which are precise where they are near 1, up to the first that is not positive.
+    """
+    values = values - values.mean((0, 1))
+    variances = values.square().mean((0, 1))
+    times, positive = torch.ones_like(variances), torch.ones_like(variances, dtype=torch.bool)
+    lag, correlation = 0, times
+    for lag in range(1, min(_LAGS, len(values) - 1) + 1):
+        change = (values[lag:] - values[:-lag]).square().mean((0, 1)) / (2 * variances)
+        correlation = 1 - change.clamp_min(1e-6)
+        positive &= ~(correlation <= 0)  # also for NaN, of numbers that do not vary
+        times = times + torch.where(positive, 2 * correlation, 0.0)
+    ratio = correlation.clamp_min(0) ** (1 / max(lag, 1))
+    return times + torch.where(positive, 2 * correlation * ratio / (1 - ratio), 0.0)
+
+
 @dataclass(frozen=True)
 class _Window:
-    """The result of a window: the pilot chains, the tuned step size, the points of its second half, and whether energies stay the same."""
+    """The result of a window: the pilot chains, the tuned step size, and whether energies stay the same."""
 
     state: State
     step_size: float
-    points: CovarianceEstimator | None
     stable: bool
 
 
 def _adapt_step_size(
-    sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int, trajectory: float | None, kind: str | None
+    sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int, trajectory: float | None, points: CovarianceEstimator | None
 ) -> _Window:
-    """Runs a window. Trajectories last the given time, with as many leapfrogs as a window allows; None stands for that many leapfrogs."""
+    """Runs a window, and adds the points of its second half to `points`.
+
+    Trajectories last the given time, with as many leapfrogs as a window allows; None stands for that many leapfrogs.
+    """
 
     def trial(length: float) -> ChEES:
         longest = _LEAPFROGS * length
@@ -158,7 +192,7 @@ def _adapt_step_size(
         return replace(sampler, step_size=length, trajectory=length)
 
     averaging = DualAveraging(find_first_length(first_trial, energy, state, noise.child("first")))
-    points, energies = None if kind is None else CovarianceEstimator(kind, state.x), []
+    energies = []
     for step in range(1, steps + 1):
         here = finite_rows(state)
         state, rates, _ = take_step(trial(averaging.length), energy, state, noise.at(step))
@@ -166,7 +200,7 @@ def _adapt_step_size(
         energies.append(state.energy)
         if points is not None and step > steps // 2:
             points.add(state.x[finite_rows(state)])
-    return _Window(state, averaging.best, points, _is_stable(energies))
+    return _Window(state, averaging.best, _is_stable(energies))
 
 
 def take_step(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, int]:

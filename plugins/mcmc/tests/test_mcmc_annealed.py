@@ -188,7 +188,7 @@ def test_a_gradient_that_is_too_long_is_cut_and_others_stay_as_they_are():
 
 
 def test_a_steep_term_diverges_without_a_limit_of_gradients_and_not_with_one():
-    steep = Noisy() & ce.as_energy(lambda x: 1e5 * x.square().sum(1))
+    steep = Noisy() & ce.as_energy(lambda x, sigma: 1e5 * x.square().sum(1))
     options = {"sampler": "annealed", "levels": 10, "sigma_min": 1.0, "corrector_steps": 30, "seed": 0, "dtype": F64}
     with pytest.raises(SamplingDiverged):
         steep.sample((20, 3), **options)

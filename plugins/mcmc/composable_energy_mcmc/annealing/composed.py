@@ -11,9 +11,10 @@ from torch import Tensor
 from composable_energy import Energy
 from composable_energy.algebra import noise_leaves
 from composable_energy.conditions import rows_for
+from composable_energy.denoised import denoising
 from composable_energy.errors import ExpressionError
 from composable_energy.gradients import substituting
-from composable_energy.sampling import State, energies_and_gradients, has_rows, plain_energy
+from composable_energy.sampling import State, denoised_pull, energies_and_gradients, has_rows, plain_energy
 from composable_energy_mcmc.annealing.gaussian import Gaussian
 
 __all__ = ["ComposedDensity", "Derivatives", "WeightedParticles", "combine", "fit_gaussians", "products", "rise"]
@@ -29,11 +30,12 @@ class WeightedParticles(State):
         scores: Their gradients, with shape $(B, M, *)$.
         slopes: $F_i$, with shape $(B, M)$.
         potential: $\sum_{ij} F_{ij} \langle s_i, s_j \rangle + \lvert s_q \rvert^2 - \sum_i F_i \lvert s_i \rvert^2$, with shape $(B,)$.
-        seen: The points where terms without noise levels are evaluated, with shape $(B, *)$.
+        seen: The denoised points, where terms without noise levels are evaluated, with shape $(B, *)$.
         value: $F$, with shape $(B,)$.
         residual: What log densities with values changed by more than the scores say, with shape $(B, M)$.
         ancestor: The index of the first point that each point descends from, with shape $(B,)$.
         lowest: The lowest share of the effective sample size so far, one number for all points.
+        weighted: Whether the weights are still in use, for all points.
     """
 
     log_weight: Tensor
@@ -46,28 +48,32 @@ class WeightedParticles(State):
     residual: Tensor
     ancestor: Tensor
     lowest: float
+    weighted: bool
 
 
 class Derivatives(NamedTuple):
-    r"""The value and derivatives of $\log q = F(l_1, \dots, l_M, z)$ at points.
+    r"""The value and derivatives of $\log q = F(l_1, \dots, l_M, x, z)$ at points.
 
     Args:
         value: $F$, with shape $(B,)$.
         slopes: $F_i = \partial F / \partial l_i$, with shape $(B, M)$.
         curvatures: $F_{ij}$, with shape $(B, M, M)$.
-        pull: $\partial F / \partial z$ at fixed $l$, with shape $(B, *)$.
+        direct: $\partial F / \partial x$ at fixed $l$ and $z$, with shape $(B, *)$.
+        denoised: $\partial F / \partial z$ at fixed $l$ and $x$, with the same shape.
     """
 
     value: Tensor
     slopes: Tensor
     curvatures: Tensor
-    pull: Tensor
+    direct: Tensor
+    denoised: Tensor
 
 
 class ComposedDensity:
-    r"""$\log q_\sigma = -E(\cdot, \sigma)$ as a function $F$ of the log densities $l_i$ of the leaves of $E$, and of a point $z$.
+    r"""$\log q_\sigma = -E(\cdot, \sigma)$ as a function $F$ of the log densities $l_i$ of the leaves of $E$, and of points $x$ and $z$.
 
-    Leaves depend on the noise level. Other terms, such as a network that was trained without noise, are evaluated at $z$.
+    Leaves depend on the noise level. So does the evidence of a classifier of points with noise, which is evaluated at $x$. Other terms,
+    such as a network that was trained without noise, are evaluated at the denoised point $z$.
 
     Args:
         energy: The expression $E$, as a sampler gets it.
@@ -76,7 +82,7 @@ class ComposedDensity:
         leaves: The leaves.
         known: Which leaves have values, with shape $(M,)$.
         has_others: Whether there are terms other than the leaves.
-        denoises: Whether $z$ is the denoised point; else it is the point itself, since other terms depend on the noise level.
+        has_plain: Whether some of them do not depend on the noise level.
 
     Raises:
         ExpressionError: No term depends on a noise level, chains have conditions of their own, the density lives on a support, or a term
@@ -91,7 +97,7 @@ class ComposedDensity:
             raise ExpressionError(f"feynman-kac draws densities on all of R^n, and {energy} has a support: take `smc` or `chees`.")
         self.energy = plain
         parts = noise_leaves(plain)
-        self.leaves, others = parts
+        self.leaves, others = parts.leaves, parts.others
         if not self.leaves:
             raise ExpressionError(
                 f"feynman-kac follows noise levels, and no term of {energy} depends on `sigma`, or all have it bound: leave it unbound, "
@@ -102,7 +108,7 @@ class ComposedDensity:
             raise ExpressionError(f"{blind} has neither a value nor the condition `sigma`, so nothing can weigh it: give it one of them.")
         self.known = torch.tensor([leaf.has_value for leaf in self.leaves])
         self.has_others = bool(others)
-        self.denoises = not parts.others_take_noise
+        self.has_plain = bool(parts.plain)
 
     def scores(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         r"""Returns $-E_i$, 0 for a leaf without values, with shape $(B, M)$, and the scores $-\nabla E_i$, with shape $(B, M, *)$."""
@@ -110,30 +116,66 @@ class ComposedDensity:
         values, gradients = zip(*pairs, strict=True)
         return -torch.stack(values, 1).double(), -torch.stack(gradients, 1)
 
-    def derivatives(self, log_densities: Tensor, z: Tensor, sigma: float) -> Derivatives:
+    def derivatives(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor | None) -> Derivatives:
         """Returns $F$ and its derivatives.
 
         Args:
             log_densities: $l$, with shape $(B, M)$.
-            z: The points where terms without noise levels are evaluated, with shape $(B, *)$.
+            x: The points, with shape $(B, *)$.
             sigma: The noise level.
+            z: The denoised points, with the same shape; None leaves terms without noise levels out.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            at, z = log_densities.detach().clone().requires_grad_(), z.detach().clone().requires_grad_()
-            value = self._evaluate(at, z, sigma)
-            pull = torch.autograd.grad(value.sum(), z, retain_graph=True, allow_unused=True)[0] if self.has_others else None
+            at, point = (one.detach().clone().requires_grad_() for one in (log_densities, x))
+            points = point, None if z is None else z.detach().clone().requires_grad_()
+            value = self._evaluate(at, point, sigma, points[1])
+            pulls = [torch.zeros_like(x), torch.zeros_like(x)]
+            for i, where in enumerate(points if self.has_others else ()):
+                found = None if where is None else torch.autograd.grad(value.sum(), where, retain_graph=True, allow_unused=True)[0]
+                pulls[i] = pulls[i] if found is None else found.detach()
             slopes = torch.autograd.grad(value.sum(), at, create_graph=True)[0]
             curvatures = slopes.new_zeros(*at.shape, at.shape[1])
             for i, total in enumerate(slopes.sum(0) if slopes.requires_grad else ()):
                 row = torch.autograd.grad(total, at, retain_graph=True, allow_unused=True)[0] if total.requires_grad else None
                 if row is not None:
                     curvatures[:, i] = row
-        pull = torch.zeros_like(z) if pull is None else pull
-        return Derivatives(value.detach(), slopes.detach(), curvatures.detach(), pull.detach())
+        return Derivatives(value.detach(), slopes.detach(), curvatures.detach(), *pulls)
 
-    def _evaluate(self, log_densities: Tensor, z: Tensor, sigma: float) -> Tensor:
-        with substituting(dict(zip(self.leaves, (-log_densities).unbind(1), strict=True))):
-            return -self.energy(z, **self._at(self.energy, z, sigma)).double()
+    def value(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor) -> Tensor:
+        """Returns $F$, with shape $(B,)$; the arguments are those of `derivatives`."""
+        with torch.no_grad():
+            return self._evaluate(log_densities, x, sigma, z)
+
+    def denoise(self, log_densities: Tensor, scores: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, Derivatives, Tensor]:
+        r"""Evaluates terms without noise levels at the denoised points of the other terms, as `sampling.level_gradient` does.
+
+        Args:
+            log_densities: $l$, with shape $(B, M)$.
+            scores: The scores of the leaves, with shape $(B, M, *)$.
+            x: The points, with shape $(B, *)$.
+            sigma: The noise level $\sigma$.
+
+        Returns:
+            The denoised points, the derivatives there, and the share of terms without noise levels in the score of the expression.
+        """
+
+        def others(densities: Tensor, s: Tensor, at: Tensor) -> Tensor:
+            found = self.derivatives(densities, at, sigma, None)
+            return combine(found.slopes, s) + found.direct
+
+        def gradient_at(near: Tensor) -> Tensor:
+            values, new = self.scores(near, sigma)
+            carried = log_densities + products(scores + new, (near - x)[:, None]) / 2
+            return -others(torch.where(self.known.to(x.device), values, carried), new, near)
+
+        score = others(log_densities, scores, x)
+        seen = torch.add(x, score, alpha=sigma**2)
+        found = self.derivatives(log_densities, x, sigma, seen)
+        return seen, found, denoised_pull(x, found.denoised, -score, sigma, gradient_at)
+
+    def _evaluate(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor | None) -> Tensor:
+        with substituting(dict(zip(self.leaves, (-log_densities).unbind(1), strict=True))), denoising(x, z):
+            return -self.energy(x, **self._at(self.energy, x, sigma)).double()
 
     @staticmethod
     def _at(energy: Energy, x: Tensor, sigma: float) -> dict[str, Tensor]:

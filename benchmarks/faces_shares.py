@@ -1,0 +1,220 @@
+r"""Whether draws of face expressions have the shares that the expressions say, for weak and strong evidence and terms without noise levels.
+
+    python -m benchmarks.faces_shares [--samples 500] [--seeds 10 11 12] [--rows NAME ...] [--write]
+
+The exact share of a row is an importance estimate: codes of drawn faces are draws of the base, and their weights are
+$e^{-\text{evidence}}$ at the lowest noise level. The judge, which no sampler sees, says which pictures have an attribute. Settings were
+chosen at the seeds 0 and 1.
+
+- **default**: the sampler that a call without `sampler=` takes;
+- **annealed**: correctors and ancestral steps, without weights;
+- **feynman-kac**: weights until they collapse;
+- **correctors**: the steps of `feynman-kac` without weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+import composable_energy as ce
+from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, replace_rows, write_json
+from benchmarks.pages import Blocks, format_number, markdown_table, write_page
+from composable_energy.sampling import Trace
+from composable_energy_faces.draw import ATTRIBUTES, draw
+from composable_energy_faces.judge import judge
+from composable_energy_faces.networks import SIGMA_MIN, SIZE
+
+PATH = RESULTS / "faces_shares.json"
+PAGE = ROOT / "docs" / "results" / "faces-shares.md"
+SHAPE = (3, SIZE, SIZE)
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "annealed": {"sampler": "annealed"},
+    "feynman-kac": {"sampler": "feynman-kac"},
+    "correctors": {"sampler": "feynman-kac", "weighted": False},
+}
+
+
+class PixelHat(nn.Module):
+    """A user's own network: the log odds of a hat in a picture, by random filters and a linear readout fitted to 600 pictures."""
+
+    def __init__(self, scale: float = 2.4, count: int = 600) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.features = nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, 16, 3, 2, 1), nn.Tanh(), nn.Flatten())
+        weight, bias = self.features[1].parameters()
+        faces = draw(count, seed=21)
+        with torch.no_grad():
+            weight.copy_(0.8 * torch.randn(weight.shape, generator=generator))
+            bias.copy_(0.3 * torch.randn(bias.shape, generator=generator) - weight.sum((1, 2, 3)) / 2)
+            seen = self.features(faces.images)
+            self.mean = seen.mean(0)
+            seen = seen - self.mean
+            labels = 2 * faces.attributes[:, ATTRIBUTES.index("hat")] - 1
+            self.readout = scale * torch.linalg.solve(seen.T @ seen + 3 * torch.eye(seen.shape[1]), seen.T @ labels)
+        self.requires_grad_(False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Returns log odds with shape $(B, 1)$."""
+        return ((self.features(pictures) - self.mean) @ self.readout)[:, None]
+
+
+class Row(NamedTuple):
+    """An expression, the number that is measured of pictures, and the attributes of the faces that weigh in its exact value."""
+
+    energy: ce.Energy
+    measure: Callable[[Tensor], Tensor]
+    given: dict[str, int]
+
+
+def having(*names: str) -> Callable[[Tensor], Tensor]:
+    """Returns whether pictures have all attributes, according to the judge."""
+    return lambda pictures: torch.stack([judge(pictures)[name] for name in names]).all(0).double()
+
+
+def brightness(pictures: Tensor) -> Tensor:
+    """Returns the mean brightness of pictures."""
+    return pictures.mean((1, 2, 3)).double()
+
+
+def one_of_hat_and_glasses(pictures: Tensor) -> Tensor:
+    """Returns whether pictures have exactly one of hat and glasses."""
+    found = judge(pictures)
+    return (found["hat"] ^ found["glasses"]).double()
+
+
+def without_hat(pictures: Tensor) -> Tensor:
+    """Returns whether pictures have no hat."""
+    return (~judge(pictures)["hat"]).double()
+
+
+def rows() -> dict[str, Row]:
+    """Returns the rows by name."""
+    male, glasses, smiling = (ce.get_energy(f"faces/{name}") for name in ("male", "glasses", "smiling"))
+    network = PixelHat()
+    pixel = ce.as_energy(lambda pictures: softplus(-network(pictures)[:, 0]), event_shape=SHAPE, name="pixel hat")
+    event = ce.ClassifierEnergy(network, 1, name="pixel hat event")
+    event.event_shape = SHAPE
+    dark = ce.as_energy(lambda pictures: 4000 * (pictures.mean((1, 2, 3)) - 0.55).square(), event_shape=SHAPE, name="dark")
+    return {
+        "male.sharpened(.3)": Row(male.sharpened(0.3), having("male"), {}),
+        "(male & glasses).sharpened(.3)": Row((male & glasses).sharpened(0.3), having("male", "glasses"), {}),
+        ".5 * male & smiling": Row(0.5 * male & smiling, having("male", "smiling"), {}),
+        "male & ~smiling & pixel hat": Row(male & ~smiling & pixel, having("hat"), {"male": 1, "smiling": 0}),
+        "male & ~smiling & dark": Row(male & ~smiling & dark, brightness, {"male": 1, "smiling": 0}),
+        "male.sharpened(3)": Row(male.sharpened(3), having("male"), {}),
+        "male & ~pixel event": Row(male & ~event, without_hat, {}),
+        "glasses ^ pixel event": Row(glasses ^ event, one_of_hat_and_glasses, {}),
+    }
+
+
+@torch.no_grad()
+def exact(row: Row, count: int = 6000) -> tuple[float, float]:
+    """Returns the exact value of a row, and its standard error."""
+    coder: Any = ce.get_energy("faces").decoder
+    weights, values = [], []
+    for start in range(0, count, 500):
+        codes = coder.encode(draw(500, seed=31, start=start, given=row.given).images)
+        weights.append(-row.energy.evidence(codes, sigma=codes.new_full((len(codes),), SIGMA_MIN)).double())
+        values.append(row.measure(coder(codes)))
+    shares, found = torch.softmax(torch.cat(weights), 0), torch.cat(values)
+    mean = (shares * found).sum()
+    return float(mean), float((shares * (found - mean)).square().sum().sqrt())
+
+
+def drawn(row: Row, options: dict[str, Any], samples: int, seed: int) -> dict[str, Any]:
+    """Draws a row once; returns what was measured."""
+    began = time.process_time()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sampler = {} if not options else {**OPTIONS, **options}
+        pictures, trace = row.energy.sample(samples, seed=seed, trace=True, **sampler)
+    seconds = time.process_time() - began
+    value = row.measure(pictures).mean()
+    scalars = trace.scalars
+    return {
+        "value": float(value),
+        "sampler": type(trace.sampler).__name__,
+        "ess": min((ess for ess in scalars.get("ess", []) if not math.isnan(ess)), default=None),
+        "ancestors": scalars["ancestors"][-1] if "ancestors" in scalars else None,
+        "weighted": _last(trace, "weighted"),
+        "warnings": sorted({str(one.message).partition(":")[0] for one in caught}),
+        "milliseconds": 1000 * seconds / samples,
+    }
+
+
+OPTIONS: dict[str, Any] = {"levels": 25, "sigma_max": 4.0, "sigma_min": 0.05, "corrector_steps": 3, "delta": 0.25}
+"""What the faces recommend."""
+
+
+def _last(trace: Trace, name: str) -> float | None:
+    return trace.scalars[name][-1] if name in trace.scalars else None
+
+
+def measure(name: str, row: Row, samples: int, seeds: list[int], only: list[str]) -> dict[str, Any]:
+    """Prints and returns the figures of a row."""
+    truth, error = exact(row)
+    print(f"\n{name}: exact {truth:.3f} +- {error:.3f}", flush=True)
+    found: dict[str, Any] = {"row": name, "exact": truth, "standard error": error}
+    for sampler in only:
+        same = sampler == "annealed" and "default" in found and found["default"]["runs"][0]["sampler"] == "Annealed"
+        runs = found["default"]["runs"] if same else [drawn(row, SAMPLERS[sampler], samples, seed) for seed in seeds]
+        mean = sum(run["value"] for run in runs) / len(runs)
+        found[sampler] = {"mean": mean, "runs": runs}
+        values = " ".join(f"{run['value']:.3f}" for run in runs)
+        ess = " ".join("-" if run["ess"] is None else f"{run['ess']:.0f}" for run in runs)
+        told = f"ess {ess}, ancestors {runs[0]['ancestors']}, weighted {runs[0]['weighted']}, {runs[0]['milliseconds']:.0f} ms a sample"
+        print(
+            f"  {sampler:12s} {mean:.3f} ({values}), off by {mean - truth:+.3f}  {runs[0]['sampler']}, {told} {runs[0]['warnings']}",
+            flush=True,
+        )
+    return found
+
+
+def blocks() -> Blocks:
+    """Returns the functions that write the blocks of the page."""
+
+    def shares() -> str:
+        cells = []
+        for row in read_json(PATH)["rows"]:
+            runs = row["default"]["runs"]
+            means = [format_number(row[name]["mean"]) if name in row else "" for name in SAMPLERS]
+            ess = "" if runs[0]["ess"] is None else f"{min(run['ess'] for run in runs):.0f}"
+            ancestors = "" if runs[0]["ancestors"] is None else f"{min(run['ancestors'] for run in runs):.0f}"
+            cost = f"{sum(run['milliseconds'] for run in runs) / len(runs):.0f}"
+            exact = f"{format_number(row['exact'])} ± {format_number(row['standard error'])}"
+            cells.append([f"`{row['row']}`", exact, *means, runs[0]["sampler"], ess, ancestors, cost])
+        head = ["expression", "exact", *SAMPLERS, "default is", "its lowest ESS", "its ancestors", "ms a sample"]
+        return markdown_table(head, cells)
+
+    return {"shares": shares}
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, PATH, whole=True)
+    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12])
+    parser.add_argument("--rows", nargs="+", help="the names of some rows")
+    parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    known = rows()
+    some = {name: row for name, row in known.items() if not args.rows or name in args.rows}
+    figures = [measure(name, row, args.samples, args.seeds, args.samplers) for name, row in some.items()]
+    if args.write:
+        about = environment(samples=args.samples, seeds=args.seeds)
+        found = replace_rows(PATH, figures, ["row"])
+        write_json(PATH, {**about, "rows": sorted(found, key=lambda row: list(known).index(row["row"]))})
+        write_page(PAGE, blocks())
+
+
+if __name__ == "__main__":
+    main()

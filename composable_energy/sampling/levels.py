@@ -1,0 +1,146 @@
+r"""Gradients at noise levels of expressions that also have terms without noise levels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from composable_energy.algebra import NoiseLeaves, noise_leaves, weakens_evidence
+from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.conditions import rows_for
+from composable_energy.denoised import denoising
+from composable_energy.diagnostics.advice import SamplingWarning
+from composable_energy.energy import Energy
+from composable_energy.gradients import evaluating_together
+from composable_energy.sampling.sampler import energy_and_gradient
+from composable_energy.sampling.unconstrained import plain_energy
+from composable_energy.sampling.wrappers import chains_of
+
+__all__ = ["LevelGradient", "denoised_pull", "has_plain_terms", "level_gradient", "warn_of_weak_evidence"]
+
+_STEP = 0.01  # of a finite difference, in units of the noise level
+
+
+class LevelGradient(NamedTuple):
+    r"""Energies and gradients at a noise level.
+
+    Args:
+        energy: The energies, with shape $(B,)$.
+        grad: The gradients, with shape $(B, *)$.
+        plain: The energies of terms without noise levels, with shape $(B,)$; None if there are none, or if they do not add.
+        slope: Their gradients at the denoised points, with shape $(B, *)$; None as above.
+    """
+
+    energy: Tensor
+    grad: Tensor
+    plain: Tensor | None = None
+    slope: Tensor | None = None
+
+
+class _Mixed(NamedTuple):
+    """An expression with terms without noise levels beside others, its parts, and the chains of its points."""
+
+    expression: Energy
+    parts: NoiseLeaves
+    chains: dict[str, Any]
+
+    def evaluate(self, x: Tensor, sigma: float, denoised: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns energies, and gradients with respect to points with noise and to denoised points; None leaves plain terms out."""
+        conditions = {"sigma": rows_for("sigma", sigma, x), **self.chains}
+        with torch.inference_mode(False), torch.enable_grad(), evaluating_together(self.expression):
+            point = x.detach().clone().requires_grad_()
+            z = None if denoised is None else denoised.detach().clone().requires_grad_()
+            with denoising(point, z):
+                energies = self.expression(point, **conditions)
+            found = torch.autograd.grad(energies.sum(), [point] if z is None else [point, z], allow_unused=True)
+        direct, *rest = (torch.zeros_like(x) if gradient is None else gradient for gradient in found)
+        return energies.detach(), direct, rest[0] if rest else torch.zeros_like(x)
+
+
+def has_plain_terms(energy: Energy) -> bool:
+    """Returns whether terms without noise levels stand beside others with them, so that `level_gradient` evaluates them at denoised points.
+
+    Args:
+        energy: The energy, as a sampler gets it.
+    """
+    return _mixed(energy) is not None
+
+
+def _mixed(energy: Energy) -> _Mixed | None:
+    if "sigma" not in energy.conditions:
+        return None
+    expression = plain_energy(energy)
+    if expression is None or not (expression.terms or expression.bases):
+        return None
+    parts = noise_leaves(expression)
+    return _Mixed(expression, parts, chains_of(energy)) if parts.leaves and parts.plain else None
+
+
+def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient | None = None) -> LevelGradient:
+    r"""Returns the energies and gradients of points with noise; terms without noise levels are evaluated at the denoised points.
+
+    Let $E_n(x, \sigma)$ be the terms with noise levels and $E_p(x)$ those without, such as a network of pictures. The denoised point is
+    Tweedie's mean of the data at a noisy point, $\hat x = x - \sigma^2 \nabla E_n(x, \sigma)$, and
+
+    $$E(x, \sigma) = E_n(x, \sigma) + E_p(\hat x), \qquad
+    \nabla E = \nabla E_n + (I - \sigma^2 \nabla^2 E_n)\, \nabla E_p(\hat x).$$
+
+    The product with $\nabla^2 E_n$ is a difference of two gradients, so that scores have it too. For Gaussian data and linear $E_p$ the
+    result is the gradient of the density with noise. Else it ignores how much the data vary around the denoised point, which vanishes with
+    the noise. Inside of a mixture, terms are evaluated at the denoised point of the same expression without them.
+
+    Args:
+        energy: The energy, as a sampler gets it.
+        x: The points, with shape $(B, *)$.
+        sigma: The noise level.
+        held: The result at nearby points of this level, whose `slope` is kept where terms add: an expensive network then counts once.
+
+    Raises:
+        ExpressionError: The energies have no gradient.
+    """
+    mixed = _mixed(energy)
+    if mixed is None:
+        return LevelGradient(*energy_and_gradient(energy, x, sigma=sigma))
+    without = mixed.evaluate(x, sigma, None)
+    if held is not None and held.plain is not None and held.slope is not None:
+        plain, slope = held.plain, held.slope
+        energies, direct = without[0] + plain, without[1]
+    else:
+        energies, direct, slope = mixed.evaluate(x, sigma, torch.add(x, without[1], alpha=-(sigma**2)))
+        plain = energies - without[0]
+    grad = direct + denoised_pull(x, slope, without[1], sigma, lambda near: mixed.evaluate(near, sigma, None)[1])
+    return LevelGradient(energies, grad, plain, slope) if mixed.parts.additive else LevelGradient(energies, grad)
+
+
+def warn_of_weak_evidence(energy: Energy, sampler: str) -> None:
+    """Warns that a sampler without weights does not draw the density of an expression with powers below 1.
+
+    Args:
+        energy: The energy, as a sampler gets it.
+        sampler: The name of the sampler.
+    """
+    if "sigma" in energy.conditions and weakens_evidence(energy):
+        seen = f"{energy} takes a power below 1 of a density, which {sampler} does not follow along noise levels: modes get wrong shares."
+        advice = "Use `feynman-kac`, which weighs its chains; a call without `sampler=` takes it for trained energies."
+        warnings.warn(SamplingWarning("weak", seen, advice), stacklevel=3)
+
+
+def denoised_pull(x: Tensor, slope: Tensor, gradient: Tensor, sigma: float, gradient_at: Callable[[Tensor], Tensor]) -> Tensor:
+    r"""Returns $(I - \sigma^2 H)\, g$ for the symmetric matrix $H$ of second derivatives of an energy, by a difference of its gradients.
+
+    Args:
+        x: The points, with shape $(B, *)$.
+        slope: $g$, with the same shape.
+        gradient: The gradients of the energy at the points.
+        sigma: $\sigma$.
+        gradient_at: The gradient as a function of points.
+    """
+    lengths = slope.flatten(1).norm(dim=1) if slope.ndim > 1 else slope.abs()
+    step = _STEP * sigma / lengths.clamp_min(torch.finfo(x.dtype).tiny)
+    step = unsqueeze_to(torch.where(lengths > 0, step, 0.0), x)
+    change = gradient_at(x + step * slope) - gradient
+    return slope - sigma**2 * torch.where(step > 0, change / step, 0.0)

@@ -1,0 +1,252 @@
+"""Networks of pipelines as functions of points, times and conditions, and the decoders of their points."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.errors import OptionError
+
+__all__ = [
+    "ClassNetwork",
+    "Latents",
+    "Network",
+    "Pixels",
+    "PlainNetwork",
+    "PromptNetwork",
+    "SizedPromptNetwork",
+    "decoder_of",
+    "network_of",
+]
+
+
+class Network(nn.Module, ABC):
+    """Abstract network of a pipeline, called as `model(x_t, t, **conditions)`; its output has the shape of the points.
+
+    Args:
+        model: The network of diffusers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        config: Mapping[str, Any] = model.config  # pyright: ignore[reportAssignmentType]
+        side = config["sample_size"]
+        sides = (side, side) if isinstance(side, int) else tuple(side)
+        self.event_shape = torch.Size((config["in_channels"], *sides))
+
+    @abstractmethod
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Returns the output of the network, with shape $(B, *)$."""
+
+    def predict(self, x: Tensor, t: Tensor, **conditions: Any) -> Tensor:
+        """Calls the network. A second half of its channels, the variances that it learnt, is left out."""
+        output = self.model(x, t, **conditions, return_dict=False)[0]
+        return output[:, : x.shape[1]] if output.shape[1] == 2 * x.shape[1] else output
+
+
+class PlainNetwork(Network):
+    """A network without conditions."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.predict(x, t)
+
+
+class ClassNetwork(Network):
+    """A network that takes a class.
+
+    Args:
+        model: The network of diffusers.
+        classes: The number of classes.
+        null_class: The class that stands for none; None if the pipeline does not say.
+    """
+
+    def __init__(self, model: nn.Module, classes: int, null_class: int | None) -> None:
+        super().__init__(model)
+        self.classes, self.null_class = classes, null_class
+
+    def forward(self, x: Tensor, t: Tensor, class_label: Tensor) -> Tensor:
+        self.check_class(class_label)
+        return self.predict(x, t, class_labels=class_label)
+
+    def check_class(self, class_label: int | Tensor) -> None:
+        """Raises OptionError if a class is no whole number, or out of range."""
+        labels = torch.as_tensor(class_label)
+        whole = not labels.is_floating_point() and labels.dtype != torch.bool
+        if not whole or bool(((labels < 0) | (labels >= self.classes)).any()):
+            found = labels.unique().tolist()[:8]
+            raise OptionError(f"class_label must be a whole number from 0 to {self.classes - 1}, got {', '.join(map(str, found))}.")
+
+
+class PromptNetwork(Network):
+    """A network that takes the tokens of a text, with shape $(B, L, D)$, as the text encoder of the pipeline returns them."""
+
+    def forward(self, x: Tensor, t: Tensor, prompt: Tensor) -> Tensor:
+        return self.predict(x, t, encoder_hidden_states=prompt)
+
+    def encode(self, pipeline: Any, prompt: object) -> dict[str, Tensor]:
+        """Returns the conditions of a prompt, each with one row, by the tokenizer and the text encoder of a pipeline.
+
+        Raises:
+            OptionError: The prompt is no text, or the pipeline has no text encoder.
+        """
+        return {"prompt": self._encoded(pipeline, prompt)[0]}
+
+    def encode_none(self, pipeline: Any) -> dict[str, Tensor]:
+        """Returns the conditions of no prompt: those of the empty one."""
+        return self.encode(pipeline, "")
+
+    @torch.no_grad()
+    def _encoded(self, pipeline: Any, prompt: object) -> Any:
+        if not isinstance(prompt, str):
+            raise OptionError(f"A prompt must be a text, got {prompt!r}.")
+        missing = [name for name in ("tokenizer", "text_encoder") if pipeline.components.get(name) is None]
+        if missing or not hasattr(pipeline, "encode_prompt"):
+            raise OptionError(f"{type(pipeline).__name__} has no {' and '.join(missing) or 'encode_prompt'}, so it cannot encode a prompt.")
+        return pipeline.encode_prompt(prompt, device=pipeline.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+
+
+class SizedPromptNetwork(PromptNetwork):
+    """A network that also takes a summary of the text and the size of the picture, as that of Stable Diffusion XL.
+
+    Args:
+        model: The network of diffusers.
+        sizes: The size of the original, the corner of the crop, and the size of the picture: six numbers.
+    """
+
+    sizes: Tensor
+
+    def __init__(self, model: nn.Module, sizes: Sequence[int]) -> None:
+        super().__init__(model)
+        self.register_buffer("sizes", torch.tensor([sizes], dtype=next(model.parameters()).dtype), persistent=False)
+
+    def forward(self, x: Tensor, t: Tensor, prompt: Tensor, summary: Tensor) -> Tensor:
+        added = {"text_embeds": summary, "time_ids": self.sizes.expand(len(x), -1)}
+        return self.predict(x, t, encoder_hidden_states=prompt, added_cond_kwargs=added)
+
+    def encode(self, pipeline: Any, prompt: object) -> dict[str, Tensor]:
+        found = self._encoded(pipeline, prompt)
+        return {"prompt": found[0], "summary": found[2]}
+
+    def encode_none(self, pipeline: Any) -> dict[str, Tensor]:
+        found = super().encode_none(pipeline)
+        zeros = pipeline.config.get("force_zeros_for_empty_prompt")
+        return {name: torch.zeros_like(value) for name, value in found.items()} if zeros else found
+
+
+def network_of(pipeline: Any) -> Network:
+    """Returns the network of a pipeline.
+
+    Raises:
+        OptionError: The network has a class or a field that is not known; the message names it.
+    """
+    found = {name: part for name in ("unet", "transformer") if (part := pipeline.components.get(name)) is not None}
+    known = ", ".join(_KNOWN)
+    if len(found) != 1:
+        raise OptionError(f"{type(pipeline).__name__} has no single network `unet` or `transformer`, such as {known}.")
+    ((part, model),) = found.items()
+    name = type(model).__name__
+    if name not in _KNOWN:
+        raise OptionError(
+            f"The {part} of {type(pipeline).__name__} is a {name}; known are {known}. To use it anyway, pass a function of points, times "
+            "and conditions that calls it to ce.get_energy('diffusion', model=...)."
+        )
+    return _KNOWN[name](pipeline, model)
+
+
+def _unet(pipeline: Any, model: Any) -> Network:
+    config = model.config
+    if config["num_class_embeds"] is not None and config["class_embed_type"] is None:
+        return ClassNetwork(model, config["num_class_embeds"], None)
+    _check(model, {"class_embed_type": None})
+    return PlainNetwork(model)
+
+
+def _conditional_unet(pipeline: Any, model: Any) -> Network:
+    _check(model, dict.fromkeys(("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")))
+    if model.config["addition_embed_type"] != "text_time":
+        _check(model, {"addition_embed_type": None})
+        return PromptNetwork(model)
+    summary = pipeline.text_encoder_2.config.projection_dim
+    _check(model, {"projection_class_embeddings_input_dim": 6 * model.config["addition_time_embed_dim"] + summary})
+    side = model.config["sample_size"] * pipeline.vae_scale_factor
+    return SizedPromptNetwork(model, (side, side, 0, 0, side, side))
+
+
+def _dit(pipeline: Any, model: Any) -> Network:
+    classes = model.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.num_embeddings
+    count = model.config["num_embeds_ada_norm"]
+    return ClassNetwork(model, classes, count if classes > count else None)
+
+
+_KNOWN = {"UNet2DModel": _unet, "UNet2DConditionModel": _conditional_unet, "DiTTransformer2DModel": _dit}
+
+
+class Pixels(nn.Module):
+    """Decodes points in [-1, 1] to pictures in [0, 1]."""
+
+    def __init__(self, event_shape: torch.Size) -> None:
+        super().__init__()
+        self.event_shape = event_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the pictures, with shape $(B, C, H, W)$."""
+        return (x / 2 + 0.5).clamp(0, 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Returns the points of pictures."""
+        return images * 2 - 1
+
+
+class Latents(nn.Module):
+    """Decodes latent points by the autoencoder of a pipeline to pictures in [0, 1].
+
+    Args:
+        vae: The autoencoder, an `AutoencoderKL` of diffusers.
+        latent_shape: The shape of one latent point.
+    """
+
+    def __init__(self, vae: Any, latent_shape: torch.Size) -> None:
+        super().__init__()
+        self.vae = vae
+        self.scale, self.shift = float(vae.config["scaling_factor"]), float(vae.config["shift_factor"] or 0)
+        factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.event_shape = torch.Size((vae.config["out_channels"], *(factor * side for side in latent_shape[1:])))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the pictures, with shape $(B, C, H, W)$."""
+        images = self.vae.decode(x / self.scale + self.shift, return_dict=False)[0]
+        return (images / 2 + 0.5).clamp(0, 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Returns the means of the latent points of pictures."""
+        found = self.vae.encode(images * 2 - 1, return_dict=False)[0].mean
+        return (found - self.shift) * self.scale
+
+
+def decoder_of(pipeline: Any, network: Network) -> nn.Module:
+    """Returns the decoder of the points of a pipeline.
+
+    Raises:
+        OptionError: The autoencoder has a class or a field that is not known, or does not fit the network.
+    """
+    parts = pipeline.components
+    vae = parts.get("vae") or parts.get("vqvae")
+    if vae is None:
+        return Pixels(network.event_shape)
+    if type(vae).__name__ != "AutoencoderKL":
+        raise OptionError(f"The autoencoder of {type(pipeline).__name__} is a {type(vae).__name__}; known is AutoencoderKL.")
+    _check(vae, {"latents_mean": None, "latents_std": None, "latent_channels": network.event_shape[0]})
+    return Latents(vae, network.event_shape)
+
+
+def _check(model: Any, expected: Mapping[str, Any]) -> None:
+    for field, value in expected.items():
+        if model.config.get(field, value) != value:
+            raise OptionError(
+                f"{type(model).__name__} cannot be mapped: its field {field} is {model.config[field]!r}, and only {value!r} is known."
+            )

@@ -1,0 +1,288 @@
+"""Pipelines of diffusers as energies, beside what their own schedulers and networks say."""
+
+import copy
+import importlib.util
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import composable_energy as ce
+from composable_energy.sampling import Noise
+from composable_energy_diffusion import ODE, SDE
+from composable_energy_diffusion.pipelines import PipelineEnergy, load_pipeline
+from plugins.diffusion.tests import tiny_pipelines
+
+pytestmark = [
+    pytest.mark.slow,  # the import of diffusers takes seconds
+    pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="needs the extra diffusers"),
+]
+
+STEPS = (10, 400, 950)
+COSINE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}  # random weights nearly denoise with it
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("pipelines")
+
+
+@pytest.fixture(scope="module")
+def text(folder) -> PipelineEnergy:
+    from diffusers import DDIMScheduler
+
+    return load_pipeline(str(tiny_pipelines.text(folder / "text", DDIMScheduler(**COSINE, steps_offset=1, clip_sample=False))))
+
+
+@pytest.fixture(scope="module")
+def transformer(folder) -> PipelineEnergy:
+    path = tiny_pipelines.transformer(folder / "dit")
+    index = json.loads((path / "model_index.json").read_text())
+    (path / "model_index.json").write_text(json.dumps({**index, "id2label": {"0": "cat", "1": "dog, puppy", "2": "shark"}}))
+    return load_pipeline(str(path))
+
+
+@pytest.fixture(scope="module")
+def classes(folder) -> PipelineEnergy:
+    from diffusers import DDPMScheduler
+
+    return load_pipeline(str(tiny_pipelines.classes(folder / "classes", DDPMScheduler(**COSINE))), unconditional=4)
+
+
+def points(energy: Any, n: int = 3, seed: int = 0) -> Tensor:
+    return torch.randn(n, *energy.event_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def own_noise(scheduler: Any, output: Tensor, step: int, x: Tensor) -> Tensor:
+    """The noise in x that the scheduler of a pipeline reads from the output of its network at one of its steps."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
+    scheduler.set_timesteps(scheduler.config.num_train_timesteps)
+    clean = scheduler.step(output.double(), step, x.double()).pred_original_sample
+    signal = scheduler.alphas_cumprod[step].double()
+    return (x - signal.sqrt() * clean) / (1 - signal).sqrt()
+
+
+def check_gradients(energy: PipelineEnergy, pipeline: Any, call: Callable[..., Tensor], **conditions: Any) -> None:
+    for step in STEPS:
+        signal = pipeline.scheduler.alphas_cumprod[step].double()
+        x = (signal.sqrt() * points(energy) + (1 - signal).sqrt() * points(energy, seed=1)).float()
+        with torch.no_grad():
+            output = call(x, torch.full((len(x),), step))
+        sigma = ((1 - signal) / signal).sqrt().item()
+        expected = own_noise(pipeline.scheduler, output, step, x)
+        found = energy.given(**conditions).with_gradient((x / signal.sqrt()).float(), sigma=sigma)[1] * sigma
+        assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+SCHEDULERS = {
+    "linear, epsilon": ("DDPMScheduler", {}),
+    "scaled linear, v": ("DPMSolverMultistepScheduler", {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}),
+    "cosine, clean": ("DDIMScheduler", {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample", "clip_sample": False}),
+    "trained": ("EulerDiscreteScheduler", {"trained_betas": torch.linspace(1e-3, 0.03, 1000).tolist()}),
+    "zero last": ("DDIMScheduler", {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}),
+    "fewer steps": ("UniPCMultistepScheduler", {"num_train_timesteps": 960, "beta_start": 0.001}),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_gradient_is_what_the_scheduler_says(name, tmp_path):
+    import diffusers
+
+    cls, options = SCHEDULERS[name]
+    path = tiny_pipelines.plain(tmp_path / "plain", getattr(diffusers, cls)(**options))
+    energy, pipeline = load_pipeline(str(path)), diffusers.DiffusionPipeline.from_pretrained(path)
+    assert energy.conditions == {"sigma"} and not energy.has_value
+    check_gradients(energy, pipeline, lambda x, t: pipeline.unet(x, t).sample)
+
+
+def test_the_gradient_of_a_class_is_what_the_scheduler_says(classes):
+    pipeline = own(classes)
+    check_gradients(classes, pipeline, lambda x, t: pipeline.unet(x, t, class_labels=torch.full((3,), 2)).sample, class_label=2)
+    check_gradients(classes, pipeline, lambda x, t: pipeline.unet(x, t, class_labels=torch.full((3,), 4)).sample)
+
+
+def test_the_gradient_of_a_transformer_is_what_the_scheduler_says(transformer):
+    pipeline = own(transformer)
+
+    def call(x: Tensor, t: Tensor, label: int) -> Tensor:
+        return pipeline.transformer(x, t, class_labels=torch.full((3,), label)).sample[:, :4]  # the others are variances
+
+    check_gradients(transformer, pipeline, lambda x, t: call(x, t, 1), class_label=1)
+    check_gradients(transformer, pipeline, lambda x, t: call(x, t, 6))  # its null class
+    x = points(transformer)
+    one = transformer.concept("puppy").with_gradient(x, sigma=1.0)[1]
+    torch.testing.assert_close(one, transformer.concept(class_label=1).with_gradient(x, sigma=1.0)[1])
+
+
+def test_the_gradient_of_a_prompt_is_what_the_scheduler_says(text):
+    pipeline = own(text)
+    for prompt in ("a dog", "", "a dog on a leash in the rain at night"):
+        tokens = pipeline.encode_prompt(prompt, "cpu", 1, False)[0].expand(3, -1, -1)
+        conditions = text.encode(prompt) if prompt else {}
+        check_gradients(text, pipeline, lambda x, t, tokens=tokens: pipeline.unet(x, t, tokens).sample, **conditions)
+
+
+def test_the_gradient_of_a_prompt_with_sizes_is_what_the_scheduler_says(folder):
+    energy = load_pipeline(str(tiny_pipelines.text_with_sizes(folder / "xl")))
+    pipeline, sizes = own(energy), torch.tensor([[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]]).expand(3, -1)
+    tokens, _, summary, _ = pipeline.encode_prompt("a dog", device="cpu", do_classifier_free_guidance=False)
+
+    def call(x: Tensor, t: Tensor, scale: int) -> Tensor:
+        added = {"text_embeds": scale * summary.expand(3, -1), "time_ids": sizes}
+        return pipeline.unet(x, t, scale * tokens.expand(3, -1, -1), added_cond_kwargs=added).sample
+
+    check_gradients(energy, pipeline, lambda x, t: call(x, t, 1), **energy.encode("a dog"))
+    check_gradients(energy, pipeline, lambda x, t: call(x, t, 0))  # zeros stand for no prompt
+    (energy.concept("a dog") & energy.concept("a cat")).save(folder / "saved")
+    assert ce.load(folder / "saved").equals(energy.concept("a dog") & energy.concept("a cat"))
+
+
+def own(energy: PipelineEnergy) -> Any:
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline.from_pretrained(energy.config()["location"])
+
+
+def test_the_gradient_of_a_flow_is_what_its_scheduler_says(tmp_path):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    path = tiny_pipelines.plain(tmp_path / "flow", FlowMatchEulerDiscreteScheduler(shift=3.0))
+    energy, pipeline = load_pipeline(str(path)), None
+    pipeline = own(energy)
+    pipeline.scheduler.set_timesteps(20)
+    for step in (2, 10, 18):
+        t, level = pipeline.scheduler.timesteps[step], pipeline.scheduler.sigmas[step]
+        clean, noise = points(energy), points(energy, seed=1)
+        x = pipeline.scheduler.scale_noise(clean, t[None], noise)
+        with torch.no_grad():
+            velocity = pipeline.unet(x, t.expand(3)).sample
+        pipeline.scheduler._step_index = step
+        to_data = pipeline.scheduler.step(velocity, t, x).prev_sample
+        ahead = pipeline.scheduler.sigmas[step + 1]
+        expected = x + (1 - level) * (to_data - x) / (ahead - level)  # the line of the step, followed to pure noise
+        found = energy.with_gradient(x / (1 - level), sigma=(level / (1 - level)).item())[1] * level / (1 - level)
+        assert (found - expected).norm() < 1e-4 * expected.norm()
+
+
+def test_the_gradients_of_edm_and_of_a_score_are_what_their_schedulers_say(tmp_path):
+    from diffusers import EDMEulerScheduler, ScoreSdeVeScheduler
+
+    energy = load_pipeline(str(tiny_pipelines.plain(tmp_path / "edm", EDMEulerScheduler())))
+    pipeline, y = own(energy), points(energy)
+    for sigma in (0.05, 1.0, 30.0):
+        level = torch.tensor(sigma)
+        scaled = pipeline.scheduler.precondition_inputs(y, level)
+        with torch.no_grad():
+            output = pipeline.unet(scaled, pipeline.scheduler.precondition_noise(level).expand(3)).sample
+        clean = pipeline.scheduler.precondition_outputs(y, output, level)
+        torch.testing.assert_close(energy.with_gradient(y, sigma=sigma)[1] * sigma**2, y - clean, rtol=1e-5, atol=1e-5)
+    energy = load_pipeline(str(tiny_pipelines.plain(tmp_path / "ve", ScoreSdeVeScheduler(sigma_min=0.01, sigma_max=50.0))))
+    with torch.no_grad():
+        score = own(energy).unet(y, torch.full((3,), 2.0)).sample
+    torch.testing.assert_close(energy.with_gradient(y, sigma=2.0)[1], -score)
+
+
+TRAJECTORIES = {
+    "DDIM": (SDE(eta=0.0, order=1), "EulerDiscreteScheduler", {}),
+    "DPM-Solver++ 2M": (SDE(eta=0.0), "DPMSolverMultistepScheduler", {"euler_at_final": True}),
+    "Heun": (ODE(), "HeunDiscreteScheduler", {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers with NumPy 2
+@pytest.mark.parametrize("name", TRAJECTORIES)
+def test_samplers_follow_the_trajectories_of_schedulers(name, tmp_path):
+    import diffusers
+
+    sampler, cls, options = TRAJECTORIES[name]
+    energy = load_pipeline(str(tiny_pipelines.plain(tmp_path / "plain", diffusers.DDPMScheduler(**COSINE))))
+    scheduler, unet, levels = getattr(diffusers, cls)(**COSINE, **options, use_karras_sigmas=True), own(energy).unet, 12
+    scheduler.set_timesteps(levels)
+    scheduler.set_begin_index(0)
+    sigmas = scheduler.sigmas.unique().flip(0)[:levels]
+    y, noise = 5 * points(energy), Noise(0, range(3))
+    x = y / (1 + sigmas[0] ** 2).sqrt() if name.startswith("DPM") else y
+    for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+        exact = t if t.is_floating_point() else energy.schedule.time(sigma)  # DPM-Solver cuts its times off
+        assert abs(t - exact) <= 1
+        with torch.no_grad():
+            x = scheduler.step(unet(scheduler.scale_model_input(x, t), exact).sample, t, x).prev_sample
+    sampler = type(sampler)(**{**vars(sampler), "levels": levels, "sigma_max": sigmas[0].item(), "sigma_min": sigmas[-1].item()})
+    state = sampler.init(energy, y, noise)
+    for step in range(1, levels + 1):
+        found = sampler.move(state, noise.at(step)) if step == levels else None
+        state, _ = sampler.step(energy, state, noise.at(step)) if found is None else (state, None)
+    assert found is not None and (found - x).norm() < 2e-3 * x.norm()
+
+
+def test_an_expression_evaluates_the_network_once(text, classes):
+    for energy, conditions in (
+        (text, [{"prompt": p} for p in ("a", "dog", "b", "cat")]),
+        (classes, [{"class_label": k} for k in range(4)]),
+    ):
+        calls: list[int] = []
+        hook = energy.model.model.register_forward_hook(lambda model, given, output, calls=calls: calls.append(len(output[0])))
+        a, b, c, d = (energy.concept(**some) for some in conditions)
+        no_b = ce.negate(b, mode="power", weight=1.0)
+        ((a & no_b & c).sharpened(3) & 0.5 * d).with_gradient(points(energy), sigma=1.0)
+        hook.remove()
+        assert calls == [15]
+
+
+def test_concepts_are_guidance(text):
+    a, b, x = text.concept("a dog"), text.concept("a leash"), points(text)
+    base = text.with_gradient(x, sigma=2.0)[1]
+    one, two = (text.given(**text.encode(prompt)).with_gradient(x, sigma=2.0)[1] - base for prompt in ("a dog", "a leash"))
+    assert one.norm() > 0.01 * base.norm() < 100 * two.norm()
+    found = (a & ce.negate(b, mode="power", weight=1.0)).sharpened(4).with_gradient(x, sigma=2.0)[1]
+    torch.testing.assert_close(found, base + 4 * (one - two), rtol=1e-4, atol=1e-5)
+
+
+def test_two_calls_have_one_base(classes):
+    location = classes.config()["location"]
+    a, b = (ce.load(f"diffusers:{location}", class_label=label, unconditional=4) for label in (0, 1))
+    together, x = a & b, points(classes)
+    assert len(together.bases) == 1
+    expected = (classes.concept(class_label=0) & classes.concept(class_label=1)).with_gradient(x, sigma=1.0)[1]
+    torch.testing.assert_close(together.with_gradient(x, sigma=1.0)[1], expected)
+
+
+@pytest.mark.parametrize("sampler", ["ode", "sde", "annealed", "feynman-kac"])
+def test_samplers_take_expressions_of_pipelines(sampler, classes):
+    a, b = classes.concept(class_label=0), classes.concept(class_label=1)
+    no_b = ~b if sampler == "feynman-kac" else ce.negate(b, mode="power", weight=1.0)
+    levels = {"levels": 4, "sigma_max": 10.0, "sigma_min": 0.05}
+    x = (a & no_b).sample(8, sampler=sampler, seed=0, warn=False, **levels)  # weights need some chains
+    assert x.shape == (8, 3, 8, 8) == a.sample(8, seed=0, levels=3).shape and x.isfinite().all() and (x >= 0).all() and (x <= 1).all()
+
+
+def test_latents_are_decoded_by_the_autoencoder(text):
+    pipeline, z = own(text), points(text, 2)
+    with torch.no_grad():
+        expected = pipeline.vae.decode(z / pipeline.vae.config.scaling_factor).sample / 2 + 0.5
+        torch.testing.assert_close(text.decoder(z), expected.clamp(0, 1))
+        assert text.decoder.encode(expected).shape == z.shape
+    options = {"sampler": "ode", "levels": 3, "seed": 0, "warn": False}
+    latents = text.sample(2, latents=True, **options)
+    assert latents.shape == (2, 4, 8, 8) and text.decoded_shape == (3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(text.sample((2, 3, 16, 16), **options), text.decoder(latents))
+
+
+def test_expressions_are_copied_and_saved(text, classes, tmp_path):
+    for energy, expression in (
+        (text, text.concept("a dog") & text.concept("a cat")),
+        (classes, classes.concept(class_label=0).sharpened(2)),
+    ):
+        expression.save(tmp_path / energy.name)
+        x = points(energy)
+        for other in (copy.deepcopy(expression), ce.load(tmp_path / energy.name)):
+            assert other.equals(expression)
+            torch.testing.assert_close(other.with_gradient(x, sigma=1.0), expression.with_gradient(x, sigma=1.0))
+    loaded = copy.deepcopy(text)
+    torch.testing.assert_close(loaded.encode("a dog"), text.encode("a dog"))

@@ -1,0 +1,127 @@
+"""Small pipelines with random weights, built by diffusers' own classes and saved by `save_pretrained`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+UNET = {
+    "sample_size": 8,
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "norm_num_groups": 4,
+    "attention_head_dim": 8,
+}
+
+STABLE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1, "clip_sample": False}
+
+
+def seeded(build: Any, **options: Any) -> Any:
+    """Returns a network with weights of a seed; the last layers are not zero, so that conditions count."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build(**options)
+        for parameter in model.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.05)
+    return model.eval()
+
+
+def plain(folder: Path, scheduler: Any = None) -> Path:
+    """Saves an unconditional pipeline."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    DDPMPipeline(seeded(UNet2DModel, **UNET), scheduler or DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+def classes(folder: Path, scheduler: Any = None, **options: Any) -> Path:
+    """Saves a pipeline with four classes and a null class."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    DDPMPipeline(seeded(UNet2DModel, **UNET, **{"num_class_embeds": 5, **options}), scheduler or DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+def autoencoder() -> Any:
+    """Returns an autoencoder of pictures of 16 pixels with latents of 4 x 8 x 8."""
+    from diffusers import AutoencoderKL
+
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    return seeded(AutoencoderKL, block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks)
+
+
+def transformer(folder: Path, scheduler: Any = None) -> Path:
+    """Saves a DiT of latents with six classes, three of them named, and learnt variances."""
+    from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+
+    size = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": 8, "norm_num_groups": 4}
+    model = seeded(DiTTransformer2DModel, **size, in_channels=4, out_channels=8, num_embeds_ada_norm=6)
+    labels = {0: "cat", 1: "dog, puppy", 2: "shark"}
+    DiTPipeline(model, autoencoder(), scheduler or DDIMScheduler(), id2label=labels).save_pretrained(folder)
+    return folder
+
+
+def text(folder: Path, scheduler: Any = None, **options: Any) -> Path:
+    """Saves a pipeline like Stable Diffusion: a small CLIP text encoder, latents, a UNet with cross attention."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    tokens = tokenizer(folder.with_name(f"{folder.name}-tokens"))
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPTextConfig(vocab_size=len(tokens), max_position_embeddings=12, bos_token_id=0, eos_token_id=1, **sizes)
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    common = {name: UNET[name] for name in ("sample_size", "block_out_channels", "layers_per_block", "norm_num_groups")}
+    unet = seeded(UNet2DConditionModel, **common, **blocks, attention_head_dim=2, cross_attention_dim=16, **options)
+    pipeline = StableDiffusionPipeline(
+        vae=autoencoder(),
+        text_encoder=seeded(CLIPTextModel, config=config),
+        tokenizer=tokens,
+        unet=unet,
+        scheduler=scheduler or DDIMScheduler(**STABLE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def text_with_sizes(folder: Path) -> Path:
+    """Saves a pipeline like Stable Diffusion XL: two text encoders, and a UNet that takes sizes."""
+    from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    tokens = tokenizer(folder.with_name(f"{folder.name}-tokens"))
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 16}
+    config = CLIPTextConfig(vocab_size=len(tokens), max_position_embeddings=12, bos_token_id=0, eos_token_id=1, **sizes)
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    common = {name: UNET[name] for name in ("sample_size", "block_out_channels", "layers_per_block", "norm_num_groups")}
+    added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64}
+    pipeline = StableDiffusionXLPipeline(
+        vae=autoencoder(),
+        text_encoder=seeded(CLIPTextModel, config=config),
+        text_encoder_2=seeded(CLIPTextModelWithProjection, config=config),
+        tokenizer=tokens,
+        tokenizer_2=tokens,
+        unet=seeded(UNet2DConditionModel, **common, **blocks, **added, attention_head_dim=2, cross_attention_dim=32),
+        scheduler=DDIMScheduler(**STABLE),
+        add_watermarker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def tokenizer(folder: Path) -> Any:
+    """Returns a CLIP tokenizer of lower-case letters, from files that are written here."""
+    from transformers import CLIPTokenizer
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=12)

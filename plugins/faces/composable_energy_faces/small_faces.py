@@ -1,0 +1,66 @@
+r"""Drawn faces at 32 pixels: the pictures, the classes, the pipeline of diffusers that was trained on them, and a judge for their size.
+
+The pictures are those of `draw`, at 64 pixels, averaged over squares of two by two. Each attribute is a class and its absence another one;
+the last class stands for any face. The judge of 64 pixels was trained on sharp faces, and misses smiles of 32 pixels, so its network was
+trained again on small ones, doubled in size.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from composable_energy_faces import weights
+from composable_energy_faces.draw import ATTRIBUTES
+from composable_energy_faces.judge import Verdict, judge
+from composable_energy_faces.networks import Judge
+
+__all__ = ["ANY_FACE", "CLASSES", "PIPELINE", "class_of", "judge_small", "load_small_judge", "shrink"]
+
+CLASSES = tuple(f"{negated}{name}" for name in ATTRIBUTES for negated in ("", "not "))
+"""The classes of the pipeline, in the order of their indices."""
+
+ANY_FACE = len(CLASSES)
+"""The index of the class of any face."""
+
+PIPELINE = weights.FOLDER / "small-faces"
+"""The folder of the pipeline, for `ce.load(f"diffusers:{PIPELINE}")`."""
+
+
+def class_of(name: str, present: bool = True) -> int:
+    """Returns the index of the class of an attribute, or of its absence.
+
+    Args:
+        name: One of `ATTRIBUTES`.
+        present: Whether the faces have the attribute.
+    """
+    return 2 * ATTRIBUTES.index(name) + (not present)
+
+
+def shrink(images: Tensor) -> Tensor:
+    """Returns pictures of half the size: the means of squares of two by two pixels."""
+    return avg_pool2d(images, 2)
+
+
+@cache
+def load_small_judge(folder: Path = weights.FOLDER) -> Judge:
+    """Returns the judge of pictures of 32 pixels, which is loaded once."""
+    return weights.read(Judge(), "judge-small", folder)
+
+
+def judge_small(images: Tensor, network: Judge | None = None) -> Verdict:
+    """Returns the predictions of the judge for pictures of 32 pixels.
+
+    Args:
+        images: Pictures in [0, 1], with shape $(B, 3, 32, 32)$.
+        network: The judge of small pictures; that of the package if None.
+
+    Raises:
+        ShapeError: The pictures have another shape.
+    """
+    with torch.no_grad():
+        return judge(interpolate(images, scale_factor=2), network or load_small_judge())

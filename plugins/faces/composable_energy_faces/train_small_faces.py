@@ -1,0 +1,186 @@
+r"""Trains a pipeline of diffusers on drawn faces of 32 pixels, and the judge of their size, reproducibly from seeds.
+
+    python -m composable_energy_faces.train_small_faces --out FOLDER [--effort 1.0] [--install]
+
+The network is a `UNet2DModel` that takes a class; it predicts $v$ under the cosine schedule of 1,000 steps. A face counts for one of its
+five attributes, chosen at random, or for the class of any face in a fifth of all cases. It takes three quarters of an hour of one core.
+The command can be stopped at any time, and resumes when called again. `--install` copies the pipeline and the judge into the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.extras import import_extra
+from composable_energy.files import replace_file
+from composable_energy.noise import Noise
+from composable_energy_faces import weights
+from composable_energy_faces.data import SEEDS, draw_to
+from composable_energy_faces.draw import ATTRIBUTES, draw
+from composable_energy_faces.judge import load_judge
+from composable_energy_faces.networks import Judge
+from composable_energy_faces.small_faces import ANY_FACE, PIPELINE, judge_small, shrink
+from composable_energy_image.cost_log import CostLog, read_costs
+from composable_energy_image.data import Pictures
+from composable_energy_image.label_columns import label_loss
+from composable_energy_training import Batch, Loss, Objective, Optimizer, Trainer
+
+__all__ = ["ClassDiffusion", "main", "small_scheduler", "small_unet", "train_pipeline", "train_small_judge"]
+
+_FACES, _JUDGE_FACES = 40_000, 16_000
+_STEPS, _JUDGE_STEPS = 5_000, 800
+_WITHOUT_CLASS = 0.2
+
+
+def small_unet() -> Any:
+    """Returns the network: a `UNet2DModel` of diffusers with 1.8 million weights."""
+    diffusers = import_extra("diffusers", "diffusers")
+    return diffusers.UNet2DModel(
+        sample_size=32,
+        block_out_channels=(32, 64, 96),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        norm_num_groups=8,
+        attention_head_dim=32,
+        num_class_embeds=ANY_FACE + 1,
+    )
+
+
+def small_scheduler() -> Any:
+    """Returns the scheduler: the cosine schedule, with predictions of $v$."""
+    diffusers = import_extra("diffusers", "diffusers")
+    return diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+
+
+class ClassDiffusion(Objective):
+    r"""The squared error of $v = a\, \epsilon - s\, x_0$ at steps of the schedule that are spread evenly over each batch."""
+
+    def __init__(self) -> None:
+        self._scheduler = small_scheduler()
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        count = self._scheduler.config.num_train_timesteps
+        clean, rows = batch.x * 2 - 1, torch.tensor(list(batch.noise.chains))
+        steps = ((rows + batch.noise.child("step").uniform(batch.x)) * count / len(rows)).long().clamp(max=count - 1)
+        noise = batch.noise.child("noise").normal(clean)
+        target = self._scheduler.get_velocity(clean, noise, steps)
+        noisy = self._scheduler.add_noise(clean, noise, steps)
+        found = model(noisy, steps, class_labels=random_classes(batch.labels, batch.noise), return_dict=False)[0]
+        return Loss((found.float() - target).square().mean())
+
+
+def random_classes(labels: Any, noise: Noise) -> Tensor:
+    """Returns a class of each face: that of one of its attributes, or that of any face."""
+    values = torch.stack([labels[name] for name in ATTRIBUTES], 1)
+    like = values.float()
+    column = (noise.child("attribute").uniform(like) * len(ATTRIBUTES)).long().clamp(max=len(ATTRIBUTES) - 1)
+    chosen = 2 * column + 1 - values.gather(1, column[:, None])[:, 0]
+    return torch.where(noise.child("class").uniform(like) < _WITHOUT_CLASS, ANY_FACE, chosen)
+
+
+class _SmallAttributes(Objective):
+    """The judge's objective: the cross entropy of the attributes of small pictures with a little noise, doubled in size."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        level = 0.06 * batch.noise.child("level").uniform(batch.x)
+        x = batch.x + level[:, None, None, None] * batch.noise.child("noise").normal(batch.x)
+        logits = model(nn.functional.interpolate(x.clamp(0, 1), scale_factor=2))
+        return Loss(label_loss(logits.float(), batch.labels, {**dict.fromkeys(ATTRIBUTES, 2), "hair": 4}))
+
+
+def draw_small(folder: Path, use: str, count: int) -> Pictures:
+    """Draws faces at 64 pixels into a folder, or resumes, and returns them at 32 pixels."""
+    faces = draw_to(folder / f"drawn-{use}", count, SEEDS[use])
+    parts = [shrink(faces.images(part)).mul(255).round().byte() for part in torch.arange(len(faces)).split(1000)]
+    return Pictures(torch.cat(parts).numpy(), faces.labels, "drawn faces of 32 pixels")
+
+
+def train_small_judge(folder: Path, effort: float = 1.0) -> Judge:
+    """Trains the judge of 64 pixels again on small faces, or loads it if it is trained already."""
+    judge = Judge()
+    judge.load_state_dict(load_judge().state_dict())
+    faces = draw_small(folder, "judge", max(1, round(_JUDGE_FACES * min(1.0, effort))))
+    rate = Optimizer(rate=1e-3, betas=(0.9, 0.999), weight_decay=1e-3, warm_up=20, decay=0.7, clip=1.0)
+    options: dict[str, Any] = {"optimizer": rate, "ema": 0.99, "precision": "auto", "monitor": None, "callbacks": [CostLog()]}
+    steps = max(5, round(_JUDGE_STEPS * effort))
+    Trainer(judge, _SmallAttributes(), faces, steps=steps, batch_size=96, out=folder / "judge-small", **options).fit()
+    weights.write(judge, "judge-small", folder / "weights")
+    return judge.eval()
+
+
+def train_pipeline(folder: Path, effort: float = 1.0, callbacks: Sequence[Any] = ()) -> Path:
+    """Trains the pipeline, or resumes, and returns its folder.
+
+    Args:
+        folder: The folder of drawn faces, checkpoints and the finished pipeline.
+        effort: Factor of the number of steps and, below 1, of the number of faces.
+        callbacks: Callbacks of the training.
+
+    Raises:
+        ExtraNotInstalled: diffusers is not installed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEEDS["train"])
+        unet = small_unet()
+    faces = draw_small(folder, "train", max(1, round(_FACES * min(1.0, effort))))
+    rate = Optimizer(rate=1e-3, betas=(0.9, 0.99), weight_decay=1e-4, warm_up=200, decay=0.7, clip=1.0)
+    options: dict[str, Any] = {"optimizer": rate, "ema": 0.998, "precision": "auto", "monitor": None, "checkpoint_every": 250}
+    steps = max(5, round(_STEPS * effort))
+    out, logs = folder / "small-faces", [CostLog(), *callbacks]
+    Trainer(unet, ClassDiffusion(), faces, steps=steps, batch_size=32, out=out, callbacks=logs, progress=True, **options).fit()
+    return save_pipeline(unet, folder / "weights" / PIPELINE.name)
+
+
+def save_pipeline(unet: Any, folder: Path) -> Path:
+    """Writes a network and the scheduler as a pipeline with weights in half precision, and returns its folder."""
+    pipeline = import_extra("diffusers", "diffusers").DDPMPipeline(copy.deepcopy(unet).half(), small_scheduler())
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def accuracy(network: Judge, count: int = 2000) -> dict[str, float]:
+    """Returns the accuracy of the judge of small pictures on test faces, by attribute."""
+    faces = draw(count, seed=SEEDS["test"])
+    verdict = judge_small(shrink(faces.images), network)
+    right = (verdict.attributes == (faces.attributes > 0.5)).float().mean(0).tolist()
+    return dict(zip(ATTRIBUTES, right, strict=True)) | {"hair": float((verdict.hair == faces.hair).float().mean())}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command.
+
+    Args:
+        arguments: The arguments; those of the command line if None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m composable_energy_faces.train_small_faces", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the run folder; it needs 1 GB")
+    parser.add_argument("--effort", type=float, default=1.0, help="factor of the steps and, below 1, of the number of faces")
+    parser.add_argument("--threads", type=int, default=1, help="threads of an operation")
+    parser.add_argument("--install", action="store_true", help="copy the pipeline and the judge into the package")
+    options = parser.parse_args(arguments)
+    if not options.effort > 0:
+        parser.error(f"--effort must be positive, got {options.effort}.")
+    torch.set_num_threads(options.threads)
+    found = accuracy(train_small_judge(options.out, options.effort))
+    pipeline = train_pipeline(options.out, options.effort)
+    report = {"judge": found, "costs": {name: read_costs(options.out / name) for name in ("judge-small", "small-faces")}}
+    replace_file(pipeline / "training.json", f"{json.dumps(report, indent=1)}\n".encode())
+    if options.install:
+        shutil.copytree(pipeline, PIPELINE, dirs_exist_ok=True)
+        shutil.copy(options.out / "weights" / "judge-small.safetensors", weights.FOLDER)
+
+
+if __name__ == "__main__":
+    main()
