@@ -44,7 +44,7 @@ def blob_base(folder: Path) -> ce.Energy:
     path = folder / "blobs.pt"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.script(Blobs()).save(path)
+        torch.jit.trace(Blobs(), torch.zeros(2, LATENTS)).save(path)
     return latent(load_generator(path), Uniform(-torch.ones(LATENTS), torch.ones(LATENTS)), name="blobs")
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,11 +22,13 @@ from composable_energy_latent.errors import LabelError
 from composable_energy_latent.generator import Generator
 from composable_energy_latent.labels import Column, Labeller, columns_of_labels, label_pictures
 from composable_energy_latent.networks import FixedWidth, LatentHeads, network_on
+from composable_energy_latent.refine import driven, head_losses
 from composable_energy_latent.report import AttributeReport, FitReport, calibration_error
 
 __all__ = ["draw_latents", "fit_attributes"]
 
 _NORMAL_90 = 1.6449
+_DECAY = 0.5  # of weights; below it heads learn their pictures by heart, and a sampler finds where they are wrong
 
 
 def fit_attributes(
@@ -38,6 +39,7 @@ def fit_attributes(
     values: Mapping[str, Sequence[str]] | None = None,
     on: Literal["z", "w"] = "z",
     count: int = 10_000,
+    rounds: int = 0,
     steps: int = 3_000,
     batch_size: int = 256,
     rate: float = 2e-3,
@@ -49,8 +51,8 @@ def fit_attributes(
     """Draws latent points, labels their pictures, trains small heads, and reports accuracy and calibration.
 
     Labels that are bool or whole numbers become events: `found["smiling"]`, and `found["hair=2"]` for more than two labels. Other numbers
-    become continuous attributes, `found["age"](30.0)`. A tenth of the pictures sets the temperatures of the heads (Guo et al., 2017) and
-    the widths of continuous ones; another tenth is for the report, `found.report`.
+    become continuous attributes, `found["age"](30.0)`. A tenth of the draws of the prior sets the temperatures of the heads (Guo et al.,
+    2017) and the widths of continuous ones; another tenth is for the report, `found.report`.
 
     Args:
         base: The prior, of `latent`.
@@ -60,6 +62,9 @@ def fit_attributes(
         values: The names of labels, such as `{"hair": ("black", "brown")}`, for `found["hair=brown"]`.
         on: What the heads take: latent points `z`, or mapped ones `w`.
         count: The number of pictures.
+        rounds: How often the heads are trained again, for edits and for `LACE(draws=0)`, which go where heads are wrong. Half of the
+            pictures are draws of the prior then. In each round a flow follows the heads from other draws to other labels, and the
+            pictures there are labelled, too. Heads for exact samplers are best with 0.
         steps: Training steps.
         batch_size: Latent points in a step.
         rate: The learning rate at the start; it falls to 0.
@@ -81,22 +86,33 @@ def fit_attributes(
         True
     """
     check_choice("on", on, ("z", "w"))
-    check_integer("count", count, 100)
+    check_integer("count", count, 100 * (1 + check_integer("rounds", rounds, 0)))
+    check_integer("steps", steps)
     check_number("rate", rate, above=0)
     began = time.perf_counter()
-    z = draw_latents(base, check_integer("count", count), seed)
-    columns = columns_of_labels(label_pictures(base, z, labeller, names, progress))
+    z, *starts = draw_latents(base, count, seed).split(_sizes(count, rounds))
+    held_out = len(z) // 10
+    labels = label_pictures(base, z, labeller, names, progress)
     points = _points(base, z, on)
-    mean, scale = points.mean().item(), points.std().item()
-    options: dict[str, Any] = {"inputs": points[0].numel(), "outputs": columns[-1].columns.stop, "width": width, "layers": layers}
-    heads = _new_heads({**options, "mean": mean, "scale": scale}, seed).to(points)
-    test, tune, train = torch.arange(count, device=z.device).split([count // 10, count // 10, count - 2 * (count // 10)])
-    _train(
-        heads, points, columns, train, steps=check_integer("steps", steps), batch_size=batch_size, rate=rate, seed=seed, progress=progress
-    )
-    widths = _calibrate(heads, points[tune], [_rows(column, tune) for column in columns])
-    rows = _report(heads, points[test], [_rows(column, test) for column in columns], widths)
-    report = FitReport(tuple(rows), count, len(test), time.perf_counter() - began)
+    sizes: dict[str, Any] = {"width": width, "layers": layers, "mean": points.mean().item(), "scale": points.std().item()}
+    test, tune = torch.arange(2 * held_out, device=z.device).split(held_out)
+
+    def trained() -> tuple[LatentHeads, list[Column]]:
+        columns = columns_of_labels(labels)
+        heads = _new_heads({"inputs": points[0].numel(), "outputs": columns[-1].columns.stop, **sizes}, seed).to(points)
+        train = torch.arange(2 * held_out, len(points), device=z.device)
+        _train(heads, points, columns, train, steps=steps, batch_size=batch_size, rate=rate, seed=seed, progress=progress)
+        return heads, columns
+
+    heads, columns = trained()
+    for number, start in enumerate(starts):
+        away = driven(base, network_on(on, heads, base.decoder), columns, start, seed + number)
+        labels = _joined(labels, label_pictures(base, away, labeller, names, progress))
+        points = torch.cat([points, _points(base, away, on)])
+        heads, columns = trained()
+    widths = _calibrate(heads, points[tune], [column.rows(tune) for column in columns])
+    rows = _report(heads, points[test], [column.rows(test) for column in columns], widths)
+    report = FitReport(tuple(rows), count, held_out, time.perf_counter() - began)
     return Attributes(base, _attributes(base, heads, columns, widths, on, values or {}), report)
 
 
@@ -107,6 +123,25 @@ def draw_latents(base: Energy, count: int, seed: int) -> Tensor:
             torch.manual_seed(seed)
             return base.distribution.sample((count,))
     return base.sample(count, seed=seed, latents=True)
+
+
+def _sizes(count: int, rounds: int) -> list[int]:
+    """Returns how many latent points are draws of the prior, then those of each round."""
+    if not rounds:
+        return [count]
+    parts = [(count // 2 + i) // rounds for i in range(rounds)]
+    return [count - sum(parts), *parts]
+
+
+def _joined(labels: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns labels of more pictures.
+
+    Raises:
+        LabelError: The names differ.
+    """
+    if labels.keys() != others.keys():
+        raise LabelError(f"The labeller gave {', '.join(labels)} first and {', '.join(others)} later; return all names each time.")
+    return {name: torch.cat([target, others[name]]) for name, target in labels.items()}
 
 
 def _new_heads(options: Mapping[str, Any], seed: int) -> LatentHeads:
@@ -127,19 +162,6 @@ def _points(base: Energy, z: Tensor, on: str) -> Tensor:
         return torch.cat([generator.map(part) for part in z.split(1000)])
 
 
-def _rows(column: Column, rows: Tensor) -> Column:
-    return Column(column.name, column.target[rows], column.labels, column.start, column.centre, column.scale)
-
-
-def _loss(outputs: Tensor, column: Column) -> Tensor:
-    own = outputs[:, column.columns]
-    if not column.labels:
-        return F.mse_loss(own[:, 0], (column.target - column.centre) / column.scale) / 2
-    if column.labels == 2:
-        return F.binary_cross_entropy_with_logits(own[:, 0], column.target.to(own))
-    return F.cross_entropy(own, column.target)
-
-
 def _train(
     heads: torch.nn.Module,
     points: Tensor,
@@ -152,14 +174,14 @@ def _train(
     seed: int,
     progress: bool,
 ) -> None:
-    optimizer = torch.optim.AdamW(heads.parameters(), lr=rate, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=rate, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
     heads.train()
     for _ in tqdm(range(steps), desc="train", disable=not progress):
         batch = rows[torch.randint(len(rows), (batch_size,), generator=generator).to(rows.device)]
         outputs = heads(points[batch])
-        loss = torch.stack([_loss(outputs, _rows(column, batch)) for column in columns]).sum()
+        loss = torch.stack([head_losses(outputs, column.rows(batch)) for column in columns]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -174,7 +196,7 @@ def _calibrate(heads: LatentHeads, points: Tensor, columns: Sequence[Column]) ->
     for column in columns:
         if column.labels:
             grid = torch.logspace(-1.0, 1.0, 81)
-            losses = torch.stack([_loss(outputs / temperature, column) for temperature in grid])
+            losses = torch.stack([head_losses(outputs / temperature, column) for temperature in grid])
             widths.append(grid[losses.argmin()].item())
             heads.temperature[column.columns] = widths[-1]
         else:

@@ -12,6 +12,7 @@ from composable_energy.arithmetic import unsqueeze_to
 __all__ = ["Velocity", "integrate"]
 
 _SAFETY, _LEAST, _GREATEST = 0.9, 0.2, 5.0
+_FIRST = 0.2  # the greatest change in the first step, relative to 1 + |x|
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -29,7 +30,7 @@ def integrate(
         start: The time at the start.
         end: The time at the end.
         tolerance: The error of a step, relative to $1 + |x|$, as a root mean square over coordinates.
-        first: The first step, which is tried.
+        first: The longest first step that is tried.
         rounds: The largest number of tried steps of a chain.
 
     Returns:
@@ -38,6 +39,8 @@ def integrate(
     x, active = x.clone(), torch.arange(len(x), device=x.device)
     time, step = x.new_full((len(x),), start), x.new_full((len(x),), first)
     slope, count = velocity(x, time, active), x.new_ones(len(x))
+    speed = (slope / (1 + x.abs())).flatten(1).square().mean(1).sqrt()
+    step = step.minimum(_FIRST / speed.clamp(min=_FIRST / first))  # a long step may end where the flow is still, and look right
     for _ in range(rounds):
         if not len(active):
             break

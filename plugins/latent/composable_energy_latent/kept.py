@@ -17,7 +17,9 @@ from composable_energy_latent.attributes import Attributes
 from composable_energy_latent.errors import EditError
 from composable_energy_latent.networks import FixedWidth, LogOdds
 
-__all__ = ["Keep", "Kept", "check_contradictions", "kept_attributes"]
+__all__ = ["Keep", "Kept", "check_contradictions", "held_labels", "kept_attributes"]
+
+_ALL = 1e-3  # how far from 1 the probabilities of all labels of a classifier may sum up to
 
 Keep = Attributes | Mapping[str, Energy | GaussianHead] | Iterable[Energy | GaussianHead] | Energy | GaussianHead
 
@@ -76,6 +78,29 @@ def kept_attributes(keep: Keep, expression: Energy) -> dict[str, Kept]:
         if isinstance(keep, Mapping) and any(_is_same(one, other) for one in _sources(energy) for other in spoken):
             continue
         found[name] = Kept(energy, None if isinstance(part, GaussianHead) else ~energy)
+    return found
+
+
+def held_labels(kept: Mapping[str, Kept], z: Tensor) -> dict[str, Tensor]:
+    """Returns the labels or values of points by name, each with shape $(B,)$.
+
+    If the events are all labels of one classifier, the most probable one holds, also where none has a probability above a half.
+    """
+    found = {name: part.labels(z) for name, part in kept.items()}
+    groups: list[tuple[Source, list[str]]] = []
+    for name, part in kept.items():
+        if part.opposite is None:
+            continue
+        source = _sources(part.energy)[0]
+        same_source = next((names for other, names in groups if _is_same(source, other)), None)
+        if same_source is None:
+            groups.append((source, [name]))
+        else:
+            same_source.append(name)
+    for _, names in groups:
+        odds = torch.stack([kept[name].output(z) for name in names], 1)
+        if len(names) > 1 and bool(((odds.sigmoid().sum(1) - 1).abs() < _ALL).all()):
+            found |= {name: (odds.argmax(1) == i).to(z) for i, name in enumerate(names)}
     return found
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from typing_extensions import Self
 
 from composable_energy import Energy
 from composable_energy_latent.errors import LabelError
@@ -46,6 +47,10 @@ class Column:
     def columns(self) -> slice:
         """Its columns: one for a binary or continuous attribute."""
         return slice(self.start, self.start + (self.labels if self.labels > 2 else 1))
+
+    def rows(self, rows: Tensor) -> Self:
+        """Returns the same attribute with the labels of some rows."""
+        return replace(self, target=self.target[rows])
 
 
 def label_pictures(base: Energy, z: Tensor, labeller: Labeller, names: Sequence[str] | None, progress: bool) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from composable_energy.sampling import twin
 from composable_energy_latent.errors import EditError
 from composable_energy_latent.fit import draw_latents
 from composable_energy_latent.flow import integrate
-from composable_energy_latent.kept import Kept
+from composable_energy_latent.kept import Kept, held_labels
 
 __all__ = ["EditWeights", "Potential", "follow"]
 
@@ -78,7 +78,7 @@ class Potential:
         with torch.no_grad():
             self.mapped = start if self.map is None else self.map(start)
             self.outputs = {name: part.output(start) for name, part in self.kept.items()}
-            self.labels = {name: part.labels(start) for name, part in self.kept.items()}
+            self.labels = held_labels(self.kept, start)
             self.noise = self._noise(start)
             values = [name for name, part in self.kept.items() if part.opposite is None]
             drawn = draw_latents(own, _DRAWS, 0) if values else start

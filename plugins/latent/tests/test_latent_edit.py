@@ -59,6 +59,14 @@ def test_what_is_asked_changes_and_the_rest_stays(found):
 
 
 @pytest.mark.slow
+def test_one_of_several_labels_is_kept_where_none_is_likely(found):
+    labels = [attribute(found.base, lambda w: w[:, 2:5] / 4, f"label={i}", on="w", label=i) for i in range(3)]
+    before = (Z[:50] @ MIXING)[:, 2:5].argmax(1)
+    assert ((Z[:50] @ MIXING)[:, 2:5].div(4).softmax(1).max(1).values < 0.5).any()
+    edits = edit(Z[:50], found["a"], keep=labels)
+    assert ((edits.latents @ MIXING)[:, 2:5].argmax(1) == before).double().mean() > 0.9
+
+
 def test_points_that_fulfil_it_hardly_move(found):
     already = truth(Z, 0)
     near = EditWeights(asked=1, margin=0)  # up to the border alone
