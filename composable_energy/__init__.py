@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from composable_energy.algebra import (
         Conditioned,
         Conjunction,
+        Decoded,
         Difference,
         Disjunction,
         Inside,
@@ -58,6 +59,7 @@ __all__ = [
     "ClassifierEnergy",
     "Conditioned",
     "Conjunction",
+    "Decoded",
     "Difference",
     "Disjunction",
     "DistributionEnergy",
@@ -114,6 +116,7 @@ __getattr__, __dir__ = lazy_exports(
         "algebra": (
             "Conditioned",
             "Conjunction",
+            "Decoded",
             "Difference",
             "Disjunction",
             "Inside",

@@ -127,6 +127,10 @@ class Energy(EnergyFunction):
         """Returns the energy $E(g(z))$ of latent points $z$ of a decoder $g$; see `PulledBack` for noise levels and `damping`."""
         return _algebra().PulledBack(self, decoder, damping)
 
+    def shown_by(self, decoder: nn.Module) -> Energy:
+        """Returns the same energy as one of latent points of a decoder $g$, so that `sample` returns $g(z)$; see `Decoded`."""
+        return _algebra().Decoded(self, decoder)
+
     def log_prob(self, x: Tensor, log_z: Any = None, **conditions: Any) -> Tensor:
         r"""Returns $\log p(x) = -E(x) - \log Z$, with shape $(B,)$.
 

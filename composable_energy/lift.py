@@ -86,16 +86,21 @@ def as_energy(obj: Any, **options: Any) -> Energy:
     Args:
         obj: The object; an instance, not a class.
         **options: Options of `CallableEnergy`, such as `name`, `event_shape`, `support`, `decoder` and `modules`; for a distribution,
-            those of `DistributionEnergy`. An energy takes none.
+            those of `DistributionEnergy`. An energy takes a `decoder` alone: then it is one of latent points.
 
     Raises:
         LiftError: The object cannot become an energy: a class, a discrete distribution, or not a callable.
-        OptionError: An option is unknown, or the object is already an energy and there are options.
+        OptionError: An option is unknown, or the object is already an energy and there are options other than `decoder`.
         ShapeError: The `event_shape` is not that of the distribution.
     """
     if isinstance(obj, Energy):
+        if options.keys() == {"decoder"}:
+            return obj if options["decoder"] is None else obj.shown_by(options["decoder"])
         if options:
-            raise OptionError(f"{obj} is already an energy and takes no options, got {', '.join(options)}.")
+            raise OptionError(
+                f"{obj} is already an energy and takes no options, got {', '.join(options)}; a `decoder` alone makes it "
+                "one of latent points."
+            )
         return obj
     if not liftable(obj):
         got = f"the class {obj.__name__}; make an instance of it" if isinstance(obj, type) else type(obj).__name__

@@ -1,6 +1,7 @@
 """The algebra of energies: the nodes of expressions, and the rules of operators."""
 
 from composable_energy.algebra.conjunction import Conjunction
+from composable_energy.algebra.decoded import Decoded
 from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.leaves import NoiseLeaves, noise_leaves, weakens_evidence
 from composable_energy.algebra.negation import Mode, Negation
@@ -18,6 +19,7 @@ from composable_energy.bases import value_of
 __all__ = [
     "Conditioned",
     "Conjunction",
+    "Decoded",
     "Difference",
     "Disjunction",
     "Inside",

@@ -21,7 +21,7 @@ def to_common_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
 
     Raises:
         ExpressionError: The terms have different decoders, or it is unclear from the shapes whether a term is latent.
-        ShapeError: Their points have different shapes.
+        ShapeError: Their points have different shapes, or a term has neither the shape of latent nor that of decoded points.
     """
     latent = [term for term in terms if term.decoder is not None]
     for term in latent[1:]:
@@ -49,6 +49,11 @@ def _in_latent_space(term: Energy, latent: Sequence[Energy]) -> Energy:
             f"{term} takes points {of} and is combined with {latent[0]}, an energy of latent points of {type(decoder).__name__}. For "
             "decoded points write `.pull_back(decoder)`, or set its `event_shape`; for latent points set its `decoder`, as in "
             "`as_energy(..., decoder=decoder)`."
+        )
+    if not is_latent and shape is not None and decoded is not None and shape != decoded:
+        raise ShapeError(
+            f"{term} takes points of shape {tuple(shape)}. Latent points of {type(decoder).__name__} have shape {tuple(below or ())}, "
+            f"decoded ones {tuple(decoded)}, so it is neither a prior nor an energy of decoded points."
         )
     return term if is_latent else term.pull_back(decoder)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from composable_energy.algebra import (
     Conditioned,
     Conjunction,
+    Decoded,
     Difference,
     Disjunction,
     Inside,
@@ -39,6 +40,7 @@ CLASSES: Mapping[str, type[Energy]] = {
     for cls in (
         Conditioned,
         Conjunction,
+        Decoded,
         Difference,
         Disjunction,
         Inside,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from torch import nn
 
 from composable_energy_image.weights import read_weights, write_weights
@@ -19,9 +20,9 @@ _RENAMED = {"to_64": "to_pixels"}  # a layer of the autoencoder that was renamed
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def write(network: nn.Module, part: str, folder: Path = FOLDER) -> None:
+def write(network: nn.Module, part: str, folder: Path = FOLDER, dtype: torch.dtype = torch.float16) -> None:
     """Writes a network's weights; see `write_weights`."""
-    write_weights(network, part, folder)
+    write_weights(network, part, folder, dtype)
 
 
 def read(network: Network, part: str, folder: Path = FOLDER) -> Network:

@@ -1,4 +1,4 @@
-"""Reads and writes trained weights: safetensors, half precision on disk, single precision in memory."""
+"""Reads and writes trained weights: safetensors, half precision or less on disk, single precision in memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ __all__ = ["read_weights", "write_weights"]
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def write_weights(network: nn.Module, part: str, folder: Path) -> None:
-    """Writes a network's weights in half precision; running statistics stay in single precision.
+def write_weights(network: nn.Module, part: str, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Writes a network's weights in half precision or less; running statistics stay in single precision.
 
     Args:
         network: The network.
         part: The name of the file, without its ending.
         folder: The folder; it is created if it does not exist.
+        dtype: The type of the weights in the file.
     """
-    tensors = {name: value.detach().half().contiguous() for name, value in network.named_parameters()}
+    tensors = {name: value.detach().to(dtype).contiguous() for name, value in network.named_parameters()}
     tensors |= {name: value for name, value in network.state_dict().items() if name not in tensors and value.is_floating_point()}
     replace_file(folder / f"{part}.safetensors", save(tensors, {"part": part}))
 

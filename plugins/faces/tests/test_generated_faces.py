@@ -1,0 +1,39 @@
+"""The generator of drawn faces: its pictures are faces of all kinds, and its training imitates the flow."""
+
+import pytest
+import torch
+
+from composable_energy.errors import PluginNotFound
+from composable_energy_faces import ATTRIBUTES, GeneratedFaces, draw, judge
+from composable_energy_faces.judge import features, frechet_distance
+from composable_energy_faces.mapping import FaceMapping
+from composable_energy_faces.train_generator import pairs, train
+
+
+@pytest.mark.slow
+def test_its_pictures_are_faces_of_all_kinds():
+    base = GeneratedFaces().base
+    z = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pictures = base.decoder(z)
+    assert pictures.shape == (400, 3, 64, 64) and pictures.min() >= 0 and pictures.max() <= 1
+    shares = judge(pictures).attributes.float().mean(0)
+    assert ((shares > 0.2) & (shares < 0.8)).all(), dict(zip(ATTRIBUTES, shares.tolist(), strict=True))
+    drawn = features(draw(400, seed=3).images)
+    assert frechet_distance(features(pictures), drawn) < frechet_distance(torch.zeros_like(drawn), drawn) / 3
+
+
+@pytest.mark.slow
+def test_the_training_brings_the_mapping_nearer_to_the_flow():
+    z, codes = pairs(1500, levels=8, seed=2)
+    assert torch.equal(codes[:5], pairs(1500, levels=8, seed=2)[1][:5])
+    mapping, error = train(z, codes, steps=60, batch_size=64)
+    assert isinstance(mapping, FaceMapping)
+    assert error < codes.square().mean()
+
+
+def test_it_has_no_members():
+    family = GeneratedFaces()
+    assert family.members() == ()
+    with pytest.raises(PluginNotFound, match="fit_attributes"):
+        family.load("smiling")

@@ -1,0 +1,19 @@
+"""Errors of generators, labels and edits."""
+
+from __future__ import annotations
+
+from composable_energy.errors import ComposableEnergyError
+
+__all__ = ["EditError", "GeneratorError", "LabelError"]
+
+
+class GeneratorError(ComposableEnergyError, ValueError):
+    """A generator returned something else than finite pictures of one shape, one for each latent point."""
+
+
+class LabelError(ComposableEnergyError, ValueError):
+    """Labels from which no attribute can be learnt, such as one without positives."""
+
+
+class EditError(ComposableEnergyError, ValueError):
+    """An edit that contradicts what it keeps, or that left the support of the prior."""

@@ -1,0 +1,260 @@
+"""Attributes of a generator from a labeller of pictures, in one call."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import composable_energy as ce
+from composable_energy import Energy, GaussianHead
+from composable_energy.distributions import DistributionEnergy
+from composable_energy.errors import PluginNotFound
+from composable_energy.events.variables import LOG_WIDTHS
+from composable_energy.options import check_choice, check_integer, check_number
+from composable_energy_latent.attributes import Attributes, attribute
+from composable_energy_latent.errors import LabelError
+from composable_energy_latent.generator import Generator
+from composable_energy_latent.labels import Column, Labeller, columns_of_labels, label_pictures
+from composable_energy_latent.networks import FixedWidth, LatentHeads, network_on
+from composable_energy_latent.refine import driven, head_losses
+from composable_energy_latent.report import AttributeReport, FitReport, calibration_error
+
+__all__ = ["draw_latents", "fit_attributes"]
+
+_NORMAL_90 = 1.6449
+_DECAY = 0.5  # of weights; below it heads learn their pictures by heart, and a sampler finds where they are wrong
+
+
+def fit_attributes(
+    base: Energy,
+    labeller: Labeller,
+    *,
+    names: Sequence[str] | None = None,
+    values: Mapping[str, Sequence[str]] | None = None,
+    on: Literal["z", "w"] = "z",
+    count: int = 10_000,
+    rounds: int = 0,
+    steps: int = 3_000,
+    batch_size: int = 256,
+    rate: float = 2e-3,
+    width: int = 256,
+    layers: int = 2,
+    seed: int = 0,
+    progress: bool = False,
+) -> Attributes:
+    """Draws latent points, labels their pictures, trains small heads, and reports accuracy and calibration.
+
+    Labels that are bool or whole numbers become events: `found["smiling"]`, and `found["hair=2"]` for more than two labels. Other numbers
+    become continuous attributes, `found["age"](30.0)`. A tenth of the draws of the prior sets the temperatures of the heads (Guo et al.,
+    2017) and the widths of continuous ones; another tenth is for the report, `found.report`.
+
+    Args:
+        base: The prior, of `latent`.
+        labeller: Returns labels of a batch of pictures: names with tensors of shape $(B,)$, or a tensor with a column for each of
+            `names`.
+        names: The names of columns.
+        values: The names of labels, such as `{"hair": ("black", "brown")}`, for `found["hair=brown"]`.
+        on: What the heads take: latent points `z`, or mapped ones `w`.
+        count: The number of pictures.
+        rounds: How often the heads are trained again, for edits and for `LACE(draws=0)`, which go where heads are wrong. Half of the
+            pictures are draws of the prior then. In each round a flow follows the heads from other draws to other labels, and the
+            pictures there are labelled, too. Heads for exact samplers are best with 0.
+        steps: Training steps.
+        batch_size: Latent points in a step.
+        rate: The learning rate at the start; it falls to 0.
+        width: Hidden units of the heads.
+        layers: Hidden layers of the heads.
+        seed: The seed of latent points, weights and batches.
+        progress: Whether to show progress bars on stderr.
+
+    Raises:
+        LabelError: Labels have a wrong shape, are not finite, or an attribute has too few pictures of a label.
+        OptionError: An option is out of range.
+
+    Example:
+        >>> import torch
+        >>> from composable_energy_latent import latent
+        >>> base = latent(torch.nn.Identity(), 2)
+        >>> found = fit_attributes(base, lambda x: {"right": x[:, 0] > 0}, count=1000, steps=200)
+        >>> found.report["right"].accuracy > 0.9
+        True
+    """
+    check_choice("on", on, ("z", "w"))
+    check_integer("count", count, 100 * (1 + check_integer("rounds", rounds, 0)))
+    check_integer("steps", steps)
+    check_number("rate", rate, above=0)
+    began = time.perf_counter()
+    z, *starts = draw_latents(base, count, seed).split(_sizes(count, rounds))
+    held_out = len(z) // 10
+    labels = label_pictures(base, z, labeller, names, progress)
+    points = _points(base, z, on)
+    sizes: dict[str, Any] = {"width": width, "layers": layers, "mean": points.mean().item(), "scale": points.std().item()}
+    test, tune = torch.arange(2 * held_out, device=z.device).split(held_out)
+
+    def trained() -> tuple[LatentHeads, list[Column]]:
+        columns = columns_of_labels(labels)
+        heads = _new_heads({"inputs": points[0].numel(), "outputs": columns[-1].columns.stop, **sizes}, seed).to(points)
+        train = torch.arange(2 * held_out, len(points), device=z.device)
+        _train(heads, points, columns, train, steps=steps, batch_size=batch_size, rate=rate, seed=seed, progress=progress)
+        return heads, columns
+
+    heads, columns = trained()
+    for number, start in enumerate(starts):
+        away = driven(base, network_on(on, heads, base.decoder), columns, start, seed + number)
+        labels = _joined(labels, label_pictures(base, away, labeller, names, progress))
+        points = torch.cat([points, _points(base, away, on)])
+        heads, columns = trained()
+    widths = _calibrate(heads, points[tune], [column.rows(tune) for column in columns])
+    rows = _report(heads, points[test], [column.rows(test) for column in columns], widths)
+    report = FitReport(tuple(rows), count, held_out, time.perf_counter() - began)
+    return Attributes(base, _attributes(base, heads, columns, widths, on, values or {}), report)
+
+
+def draw_latents(base: Energy, count: int, seed: int) -> Tensor:
+    """Returns draws of a prior with shape $(N, *)$: of its distribution, else by the default sampler."""
+    if isinstance(base, DistributionEnergy):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            return base.distribution.sample((count,))
+    return base.sample(count, seed=seed, latents=True)
+
+
+def _sizes(count: int, rounds: int) -> list[int]:
+    """Returns how many latent points are draws of the prior, then those of each round."""
+    if not rounds:
+        return [count]
+    parts = [(count // 2 + i) // rounds for i in range(rounds)]
+    return [count - sum(parts), *parts]
+
+
+def _joined(labels: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns labels of more pictures.
+
+    Raises:
+        LabelError: The names differ.
+    """
+    if labels.keys() != others.keys():
+        raise LabelError(f"The labeller gave {', '.join(labels)} first and {', '.join(others)} later; return all names each time.")
+    return {name: torch.cat([target, others[name]]) for name, target in labels.items()}
+
+
+def _new_heads(options: Mapping[str, Any], seed: int) -> LatentHeads:
+    """Returns heads that can be saved with an expression, where this package is installed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return cast(LatentHeads, ce.get_encoder("latent-heads", **options))
+        except PluginNotFound:
+            return LatentHeads(**options)
+
+
+def _points(base: Energy, z: Tensor, on: str) -> Tensor:
+    if on == "z":
+        return z
+    generator = cast(Generator, base.decoder)  # `label_pictures` has checked it
+    with torch.no_grad():
+        return torch.cat([generator.map(part) for part in z.split(1000)])
+
+
+def _train(
+    heads: torch.nn.Module,
+    points: Tensor,
+    columns: Sequence[Column],
+    rows: Tensor,
+    *,
+    steps: int,
+    batch_size: int,
+    rate: float,
+    seed: int,
+    progress: bool,
+) -> None:
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=rate, weight_decay=_DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(seed)
+    heads.train()
+    for _ in tqdm(range(steps), desc="train", disable=not progress):
+        batch = rows[torch.randint(len(rows), (batch_size,), generator=generator).to(rows.device)]
+        outputs = heads(points[batch])
+        loss = torch.stack([head_losses(outputs, column.rows(batch)) for column in columns]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    heads.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _calibrate(heads: LatentHeads, points: Tensor, columns: Sequence[Column]) -> list[float]:
+    """Sets the temperatures of labels to the best of a grid, and returns them and the widths of values."""
+    outputs, widths = heads(points), []
+    for column in columns:
+        if column.labels:
+            grid = torch.logspace(-1.0, 1.0, 81)
+            losses = torch.stack([head_losses(outputs / temperature, column) for temperature in grid])
+            widths.append(grid[losses.argmin()].item())
+            heads.temperature[column.columns] = widths[-1]
+        else:
+            error = outputs[:, column.start] * column.scale + column.centre - column.target
+            widths.append(_checked_width(column.name, error.square().mean().sqrt().item()))
+    return widths
+
+
+def _checked_width(name: str, width: float) -> float:
+    """Returns the width of a Gaussian head, within the range that heads have.
+
+    Raises:
+        LabelError: The values are spread too widely.
+    """
+    low, high = (math.exp(end) for end in LOG_WIDTHS)
+    if width >= high:
+        raise LabelError(
+            f"The values of {name} are known within {width:.3g}, and a Gaussian head has a width below 2.7: divide them by "
+            f"{10 * width:.0f}."
+        )
+    return max(width, low * 1.01)
+
+
+@torch.no_grad()
+def _report(heads: LatentHeads, points: Tensor, columns: Sequence[Column], widths: Sequence[float]) -> list[AttributeReport]:
+    outputs, rows = heads(points).double(), []
+    for column, width in zip(columns, widths, strict=True):
+        own = outputs[:, column.columns]
+        if not column.labels:
+            error = own[:, 0] * column.scale + column.centre - column.target
+            explained = 1 - (error.square().mean() / column.target.double().var()).item()
+            coverage = (error.abs() <= _NORMAL_90 * width).double().mean().item()
+            rows.append(AttributeReport(column.name, "continuous", 0.0, explained, abs(coverage - 0.9), width))
+            continue
+        logits = torch.cat([torch.zeros_like(own), own], 1) if column.labels == 2 else own
+        probability, label = logits.softmax(1).max(1)
+        right = label == column.target
+        share = torch.bincount(column.target).max().item() / len(right)
+        kind = "binary" if column.labels == 2 else "labels"
+        rows.append(AttributeReport(column.name, kind, share, right.double().mean().item(), calibration_error(probability, right), width))
+    return rows
+
+
+def _attributes(
+    base: Energy, heads: LatentHeads, columns: Sequence[Column], widths: Sequence[float], on: str, values: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    network = network_on(on, heads, base.decoder)
+    for column, width in zip(columns, widths, strict=True):
+        if not column.labels:
+            found[column.name] = GaussianHead(
+                FixedWidth(network, width, column.start, column.centre, column.scale), base, dims=1, name=column.name
+            )
+        elif column.labels == 2:
+            found[column.name] = attribute(base, network, column.name, columns=column.columns)
+        else:
+            for label in range(column.labels):
+                known = values.get(column.name, ())
+                name = f"{column.name}={known[label] if label < len(known) else label}"
+                found[name] = attribute(base, network, name, label=label, columns=column.columns)
+    return found

@@ -1,0 +1,188 @@
+"""Generators: functions from latent points to pictures, with what the library needs to know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Normal
+from typing_extensions import Self
+
+import composable_energy as ce
+from composable_energy import Energy
+from composable_energy.checks import check_weights
+from composable_energy.errors import ComposableEnergyError, OptionError, ShapeError
+from composable_energy.memo import evaluate_once
+from composable_energy_latent.errors import GeneratorError
+
+__all__ = ["Generator", "latent"]
+
+_PROBES = 2
+
+
+class Generator(nn.Module):
+    r"""A generator $x = g(z)$, or $x = s(m(z))$ with the mapping $m$ of its latent points to $w$; it is the decoder of latent energies.
+
+    In one evaluation of an expression $g(z)$ and $m(z)$ are computed once, however many terms use them. Its output is checked: pictures of
+    one shape, one for each point, without NaN. It is fixed: it is in eval mode, and `train()` does not change that.
+
+    Args:
+        function: The generator $g$, or its second part $s$ if there is a mapping: a module or function of a batch.
+        latent_shape: The shape of one latent point.
+        mapping: $m$, a module or function.
+
+    Attributes:
+        latent_shape: The shape of one latent point $z$.
+        mapped_shape: The shape of one point $w$; that of $z$ without a mapping.
+        event_shape: The shape of one picture, found by a first call.
+
+    Raises:
+        GeneratorError: The output is not one picture for each point, is not finite, or differs between two calls.
+    """
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], latent_shape: Sequence[int], *, mapping: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        if not callable(function) or isinstance(function, type):
+            raise GeneratorError(f"A generator is a module or a function of latent points, got {function!r}; make an instance of a class.")
+        self.function, self.mapping = function, mapping
+        self.latent_shape = torch.Size(latent_shape)
+        self.mapped_shape = self.latent_shape
+        self.event_shape: torch.Size | None = None
+        for part in (function, mapping):
+            if isinstance(part, nn.Module) and part.training:
+                _to_eval(part)
+        self.training = False
+        self._probe()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode."""
+        return self
+
+    def map(self, z: Tensor) -> Tensor:
+        """Returns $w = m(z)$, or $z$ without a mapping."""
+        return z if self.mapping is None else evaluate_once(self.mapping, z, {}, always=True)
+
+    def pictures(self, z: Tensor) -> Tensor:
+        """Returns $g(z)$, computed once in one evaluation of an expression."""
+        return evaluate_once(self, z, {}, always=True)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Returns the pictures $g(z)$, with shape $(B, *)$.
+
+        Raises:
+            ShapeError: The latent points have another shape.
+            GeneratorError: The pictures have another shape than before, or are not finite.
+        """
+        if z.shape[1:] != self.latent_shape:
+            raise ShapeError(f"The generator takes latent points of shape (B, {_text(self.latent_shape)}), got {tuple(z.shape)}.")
+        check_weights("The generator", self, z)
+        pictures = self.function(self.map(z))
+        if not isinstance(pictures, Tensor) or not pictures.is_floating_point():
+            got = f"a tensor of {pictures.dtype}" if isinstance(pictures, Tensor) else f"a {type(pictures).__name__}"
+            raise GeneratorError(f"The generator returned {got}; return a floating tensor of pictures, such as `lambda z: g(z).sample`.")
+        if pictures.shape[:1] != z.shape[:1] or (self.event_shape is not None and pictures.shape[1:] != self.event_shape):
+            expected = "one picture each" if self.event_shape is None else f"({len(z)}, {_text(self.event_shape)})"
+            raise GeneratorError(f"The generator returned shape {tuple(pictures.shape)} for {len(z)} latent points; expected {expected}.")
+        broken = int((~pictures.detach().isfinite()).flatten(1).any(1).sum()) if pictures.numel() else 0
+        if broken:
+            raise GeneratorError(
+                f"The generator returned NaN or infinite values for {broken} of {len(z)} latent points. Check it at the prior's draws; "
+                "half precision may overflow (`generator.float()`), and latent points far from the prior may be outside of what it knows."
+            )
+        return pictures
+
+    def _probe(self) -> None:
+        """Finds the shapes by a first call, and whether a picture depends on its own point alone.
+
+        Raises:
+            GeneratorError: It cannot be called, or gives other pictures for the same points.
+        """
+        weight = next((part for part in self.parameters() if part.is_floating_point()), torch.zeros(()))
+        generator = torch.Generator().manual_seed(0)
+        z = torch.rand(_PROBES, *self.latent_shape, generator=generator).to(weight)  # also inside of a unit cube
+        with torch.no_grad():
+            try:
+                self.mapped_shape = self.map(z).shape[1:]
+                pictures = self(z)
+                again, alone = self(z), self(z[:1])
+            except ComposableEnergyError:
+                raise
+            except Exception as error:
+                raise GeneratorError(
+                    f"The generator failed for latent points of shape {tuple(z.shape)}: {type(error).__name__}: {error}. Is the shape of "
+                    "one latent point right?"
+                ) from error
+        self.event_shape = pictures.shape[1:]
+        if not torch.allclose(pictures, again, rtol=1e-3, atol=1e-4):
+            raise GeneratorError(
+                "The generator gives other pictures for the same latent points, so it draws random numbers of its own. Fix them, such as "
+                "by `lambda z: g(z, noise_mode='const')`."
+            )
+        if not torch.allclose(pictures[:1], alone, rtol=1e-2, atol=1e-2):
+            raise GeneratorError("The picture of a latent point depends on the other points of the batch; normalise each point alone.")
+
+    def extra_repr(self) -> str:
+        shape = () if self.event_shape is None else self.event_shape
+        return f"({_text(self.latent_shape)}) -> ({_text(shape)})"
+
+
+def latent(
+    generator: Generator | Callable[[Tensor], Tensor],
+    prior: int | Sequence[int] | Distribution | Energy,
+    *,
+    mapping: Callable[[Tensor], Tensor] | None = None,
+    name: str = "prior",
+) -> Energy:
+    """Returns the prior of a generator as an energy of latent points that are shown decoded: the base of attributes.
+
+    Args:
+        generator: A `Generator`, or the module or function that one is made of.
+        prior: The density of latent points: the number or shape of standard normal numbers, a distribution of torch, or an energy with a
+            known `event_shape`.
+        mapping: The mapping, if `generator` is not a `Generator`.
+        name: The name in expressions.
+
+    Raises:
+        OptionError: The prior is of another kind, or an energy without a known shape.
+        GeneratorError: The generator does not fit the prior.
+
+    Example:
+        >>> import torch
+        >>> base = latent(torch.nn.Linear(2, 12), 2)
+        >>> base.sample(5, seed=0).shape
+        torch.Size([5, 12])
+    """
+    options: dict[str, Any] = {"name": name}
+    if isinstance(prior, int) and not isinstance(prior, bool):
+        prior = (prior,)
+    if isinstance(prior, Sequence) and all(isinstance(length, int) for length in prior):
+        prior = Normal(torch.zeros(tuple(prior)), 1.0)
+    if not isinstance(prior, Distribution | Energy):
+        raise OptionError(f"A prior is the number of standard normal latents, their shape, a distribution or an energy, got {prior!r}.")
+    shape = prior.event_shape if isinstance(prior, Energy) else prior.batch_shape + prior.event_shape
+    if shape is None:
+        raise OptionError(f"The shape of one point of the prior {prior} is not known: set its `event_shape`.")
+    if not isinstance(generator, Generator):
+        generator = Generator(generator, shape, mapping=mapping)
+    if generator.latent_shape != shape:
+        raise GeneratorError(
+            f"The generator takes latent points of shape ({_text(generator.latent_shape)}), the prior has ({_text(shape)})."
+        )
+    base = ce.as_energy(prior, decoder=generator, **({} if isinstance(prior, Energy) else options))
+    base.name = name
+    return base
+
+
+def _to_eval(module: nn.Module) -> None:
+    try:
+        module.eval()
+    except NotImplementedError:  # an exported program, whose mode was fixed when it was exported
+        return
+
+
+def _text(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, shape))

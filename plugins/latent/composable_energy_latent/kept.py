@@ -1,0 +1,159 @@
+"""What an edit keeps: the label that each picture has now, or its value of a continuous attribute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import composable_energy as ce
+from composable_energy import ClassifierEnergy, Energy, GaussianHead
+from composable_energy.errors import OptionError
+from composable_energy.identity import same
+from composable_energy_latent.attributes import Attributes
+from composable_energy_latent.errors import EditError
+from composable_energy_latent.networks import FixedWidth, LogOdds
+
+__all__ = ["Keep", "Kept", "check_contradictions", "held_labels", "kept_attributes"]
+
+_ALL = 1e-3  # how far from 1 the probabilities of all labels of a classifier may sum up to
+
+Keep = Attributes | Mapping[str, Energy | GaussianHead] | Iterable[Energy | GaussianHead] | Energy | GaussianHead
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One attribute that is kept.
+
+    Args:
+        energy: An event, or the density of a value with the condition `c`.
+        opposite: The complement of an event; None for a value.
+    """
+
+    energy: Energy
+    opposite: Energy | None
+
+    def output(self, z: Tensor) -> Tensor:
+        """Returns the log odds of an event, or the value, with shape $(B,)$."""
+        if self.opposite is not None:
+            return self.opposite.evidence(z) - self.energy.evidence(z)
+        output: Any = self.energy.get_submodule("network")(z)
+        return output[0][:, 0]
+
+    def labels(self, z: Tensor) -> Tensor:
+        """Returns whether points have an attribute, 0 or 1, or their values of it, with shape $(B,)$."""
+        output = self.output(z)
+        return output if self.opposite is None else (output > 0).to(z)
+
+    def evidence(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Returns the evidence of labels or values, with shape $(B,)$."""
+        if self.opposite is None:  # the width of the head
+            return self.energy.evidence(z, c=labels.unsqueeze(1))
+        return torch.where(labels > 0.5, self.energy.evidence(z), self.opposite.evidence(z))
+
+    def stayed(self, before: Tensor, z: Tensor) -> float:
+        """Returns the share of points whose label stayed; for a value 1 minus the mean change in standard deviations of the points."""
+        after = self.labels(z)
+        if self.opposite is not None:
+            return (after == before).double().mean().item()
+        spread = before.std().clamp(min=1e-6) if len(before) > 1 else before.new_ones(())
+        return 1 - ((after - before).abs() / spread).mean().item()
+
+
+def kept_attributes(keep: Keep, expression: Energy) -> dict[str, Kept]:
+    """Returns what is kept by name; of a mapping, what the expression does not speak of.
+
+    Raises:
+        OptionError: Something else is kept than an event of a classifier or a continuous attribute of this package.
+    """
+    named: dict[Any, Any] = dict(keep) if isinstance(keep, Mapping) else {str(_name(part)): part for part in _listed(keep)}
+    spoken, found = _sources(expression), {}
+    for name, part in named.items():
+        energy = part() if isinstance(part, GaussianHead) and isinstance(part.network, FixedWidth) else part
+        if not isinstance(energy, Energy) or not (isinstance(part, GaussianHead) or (isinstance(part, ClassifierEnergy) and part.formula)):
+            raise OptionError(f"keep takes events of classifiers and continuous attributes of composable_energy_latent, got {part!r}.")
+        if isinstance(keep, Mapping) and any(_is_same(one, other) for one in _sources(energy) for other in spoken):
+            continue
+        found[name] = Kept(energy, None if isinstance(part, GaussianHead) else ~energy)
+    return found
+
+
+def held_labels(kept: Mapping[str, Kept], z: Tensor) -> dict[str, Tensor]:
+    """Returns the labels or values of points by name, each with shape $(B,)$.
+
+    If the events are all labels of one classifier, the most probable one holds, also where none has a probability above a half.
+    """
+    found = {name: part.labels(z) for name, part in kept.items()}
+    groups: list[tuple[Source, list[str]]] = []
+    for name, part in kept.items():
+        if part.opposite is None:
+            continue
+        source = _sources(part.energy)[0]
+        same_source = next((names for other, names in groups if _is_same(source, other)), None)
+        if same_source is None:
+            groups.append((source, [name]))
+        else:
+            same_source.append(name)
+    for _, names in groups:
+        odds = torch.stack([kept[name].output(z) for name in names], 1)
+        if len(names) > 1 and bool(((odds.sigmoid().sum(1) - 1).abs() < _ALL).all()):
+            found |= {name: (odds.argmax(1) == i).to(z) for i, name in enumerate(names)}
+    return found
+
+
+def check_contradictions(expression: Energy, kept: Mapping[str, Kept], labels: Mapping[str, Tensor]) -> None:
+    """Raises if no picture can fulfil an expression and keep its labels.
+
+    Raises:
+        EditError: None can.
+    """
+    events = {name: part for name, part in kept.items() if part.opposite is not None}
+    if not events or expression.formula is None:
+        return
+    rows, counts = torch.stack([labels[name] for name in events], 1).unique(dim=0, return_counts=True)
+    for row, count in zip(rows.bool().tolist(), counts.tolist(), strict=True):
+        facts = [part.energy if held or part.opposite is None else part.opposite for part, held in zip(events.values(), row, strict=True)]
+        if ce.all_of(expression, *facts).unsatisfiable:
+            raise EditError(
+                f"{expression} contradicts what is kept: {count} of the pictures have {', '.join(map(str, facts))}, which stays. Leave "
+                "that out of `keep`, or ask for something else."
+            )
+
+
+def _listed(keep: Any) -> Iterable[Energy | GaussianHead]:
+    return [keep] if isinstance(keep, Energy | GaussianHead) else list(keep)
+
+
+def _name(part: object) -> str:
+    return getattr(part, "name", "") or str(part)
+
+
+Source = tuple[Callable[..., Any], slice | None]
+
+
+def _sources(energy: Energy) -> list[Source]:
+    """Returns the networks that an expression speaks of, with their columns."""
+    found: list[Source] = []
+    todo = [energy]
+    while todo:
+        part = todo.pop()
+        if part.formula is not None:
+            found += [_source(variable.network, variable.columns) for variable in part.formula.variables]
+        elif not part.terms and "network" in dict(part.named_children()):
+            found.append(_source(part.get_submodule("network"), None))
+        else:
+            todo += part.terms
+    return found
+
+
+def _source(network: Callable[..., Any], columns: slice | None) -> Source:
+    if isinstance(network, FixedWidth):
+        return _source(network.network, slice(network.column, network.column + 1))
+    return (network.network, network.columns) if isinstance(network, LogOdds) else (network, columns)
+
+
+def _is_same(one: Source, other: Source) -> bool:
+    return one[1] == other[1] and same(one[0], other[0])

@@ -1,0 +1,134 @@
+"""Networks of attributes: small heads, and wrappers that evaluate a network on $w$ or on pictures."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.memo import evaluate_once
+from composable_energy.options import check_choice, check_integer, check_number
+from composable_energy_latent.generator import Generator
+
+__all__ = ["FixedWidth", "LatentHeads", "LogOdds", "OnMapped", "OnPictures", "Space", "network_on"]
+
+Space = Literal["z", "w", "x"]
+
+
+class LatentHeads(nn.Module):
+    r"""Outputs of all attributes of a latent point: logits and values, from one network.
+
+    Args:
+        inputs: Numbers in a point.
+        outputs: Numbers returned.
+        width: Hidden units.
+        layers: Hidden layers.
+        mean: The mean of each input, a number.
+        scale: The standard deviation of each input, a number.
+
+    Raises:
+        OptionError: An option is out of range.
+    """
+
+    temperature: Tensor
+
+    def __init__(self, inputs: int, outputs: int, *, width: int = 256, layers: int = 2, mean: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__()
+        sizes = [check_integer("inputs", inputs), *[check_integer("width", width)] * check_integer("layers", layers, 0)]
+        parts: list[nn.Module] = []
+        for before, after in itertools.pairwise(sizes):
+            parts += [nn.Linear(before, after), nn.SiLU()]
+        self.body = nn.Sequential(nn.Flatten(), *parts, nn.Linear(sizes[-1], check_integer("outputs", outputs)))
+        self.mean, self.scale = check_number("mean", mean), check_number("scale", scale, above=0)
+        self.register_buffer("temperature", torch.ones(outputs))
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Returns outputs with shape $(B, outputs)$ of points with shape $(B, *)$; logits are divided by their temperature."""
+        return self.body((points - self.mean) / self.scale) / self.temperature
+
+
+class OnMapped(nn.Module):
+    """A network of $w = m(z)$ as one of latent points $z$; the mapping is evaluated once for all attributes."""
+
+    def __init__(self, network: Callable[[Tensor], Any], generator: Generator) -> None:
+        super().__init__()
+        self.network, self.generator = network, generator
+
+    def forward(self, z: Tensor) -> Any:
+        return self.network(self.generator.map(z))
+
+
+class OnPictures(nn.Module):
+    """A network of pictures $g(z)$ as one of latent points $z$; the generator is evaluated once for all attributes."""
+
+    def __init__(self, network: Callable[[Tensor], Any], generator: Generator) -> None:
+        super().__init__()
+        self.network, self.generator = network, generator
+
+    def forward(self, z: Tensor) -> Any:
+        return self.network(self.generator.pictures(z))
+
+
+class FixedWidth(nn.Module):
+    """A network of a value as a Gaussian head of one width: values with shape $(B, 1)$ and their log widths.
+
+    Args:
+        network: The network; its output has shape $(B,)$ or $(B, K)$.
+        width: The width of the Gaussian.
+        column: The column of the output.
+        centre: A number that is added to the output.
+        scale: A number that the output is multiplied by before.
+    """
+
+    def __init__(self, network: Callable[[Tensor], Tensor], width: float, column: int = 0, centre: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__()
+        self.centre, self.scale = centre, scale
+        self.network, self.column = network, column
+        self.log_width = math.log(check_number("width", width, above=0))
+        if not -5 <= self.log_width <= 1:
+            raise OptionError(f"width must be between 0.0068 and 2.71, got {width}; scale the value to about unit spread.")
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        output = evaluate_once(self.network, z, {}, always=True)
+        value = output.unsqueeze(1) if output.ndim == 1 else output[:, self.column : self.column + 1]
+        value = value * self.scale + self.centre
+        return value, torch.full_like(value, self.log_width)
+
+
+class LogOdds(nn.Module):
+    """The log odds of a binary attribute, from logits of one column or of two, in units of `unit`."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], columns: slice | None, unit: float) -> None:
+        super().__init__()
+        self.network, self.columns, self.unit = network, columns, unit
+
+    def forward(self, z: Tensor) -> Tensor:
+        logits = evaluate_once(self.network, z, {}, always=True)
+        logits = logits.unsqueeze(1) if logits.ndim == 1 else logits if self.columns is None else logits[:, self.columns]
+        if logits.shape[1] > 2:
+            raise ShapeError(f"A grade is that of two labels; the network returned logits of {logits.shape[1]}.")
+        return (logits[:, :1] if logits.shape[1] == 1 else logits[:, 1:2] - logits[:, :1]) / self.unit
+
+
+def network_on(space: str, network: Callable[[Tensor], Any], generator: nn.Module | None) -> Callable[[Tensor], Any]:
+    """Returns a network of points of a space as one of latent points.
+
+    Args:
+        space: What the network takes: `z`, `w = m(z)` or `x = g(z)`.
+        network: The network.
+        generator: The generator.
+
+    Raises:
+        OptionError: The space is unknown, or the base has no generator of this package.
+    """
+    check_choice("on", space, ("z", "w", "x"))
+    if space == "z":
+        return network
+    if not isinstance(generator, Generator):
+        raise OptionError(f"A network on {space} needs a base whose decoder is a Generator: `composable_energy_latent.latent` makes one.")
+    return (OnMapped if space == "w" else OnPictures)(network, generator)

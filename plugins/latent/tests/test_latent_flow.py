@@ -1,0 +1,116 @@
+"""The flow from a normal prior to an attribute, against quadrature, and what it refuses."""
+
+import pytest
+import torch
+from torch.distributions import Uniform
+
+import composable_energy as ce
+from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.testing import check_sampler
+from composable_energy_latent import LACE, attribute, graded, latent
+from plugins.latent.tests.closed_case import direction, errors, logistic, moments
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d", [1, 2, 8, 32])
+@pytest.mark.parametrize(("slope", "offset"), [(2.0, 0.0), (5.0, -2.5)])
+@pytest.mark.parametrize("sampler", ["chees", LACE(draws=64)])
+def test_draws_have_the_moments_of_the_posterior(d, slope, offset, sampler):
+    E, a = logistic(d, slope, offset)
+    z = E.sample(4000, sampler=sampler, seed=0, latents=True)
+    truth = moments(slope, offset)
+    assert max(errors(z @ a, truth)) < 4
+    if d > 1:
+        other = torch.linalg.svd(a[None])[2][1:]
+        rest = z @ other.T
+        assert (rest.mean(0).abs() < 4.5 / len(z) ** 0.5).all()
+        assert ((rest.var(0) - 1).abs() < 4.5 * (2 / len(z)) ** 0.5).all()
+
+
+def test_the_prior_may_have_any_mean_and_scale():
+    E, a = logistic(3, 2.0, 1.0, mean=-1.0, scale=0.5)
+    z = E.sample(2000, sampler=LACE(draws=64), seed=0, latents=True)
+    along = moments(2.0, 1.0, float(-direction(3).sum()), 0.5)
+    assert max(errors(z @ a, along)) < 4
+
+
+def test_few_draws_and_levels_keep_the_prior():
+    base = latent(torch.nn.Linear(4, 3), 4)
+    always = attribute(base, lambda z: z[:, 0] * 0 + 3.0, "always")
+    z = always.sample(500, sampler=LACE(levels=1, draws=2), seed=0, latents=True)
+    start = always.sample(500, sampler=LACE(levels=3, draws=0), seed=0, latents=True)
+    torch.testing.assert_close(z, start)
+    assert abs(z.var().item() - 1) < 4 * (2 / z.numel()) ** 0.5
+
+
+def test_the_rule_of_the_paper_crowds_at_the_border():
+    E, a = logistic(2, 5.0, 0.0)
+    mean, variance, fourth = moments(5.0, 0.0)
+    along = E.sample(2000, sampler=LACE(draws=0), seed=0, latents=True) @ a
+    assert (along > 0).float().mean() > 0.97
+    assert along.var().item() < variance / 2
+    assert errors(along, (mean, variance, fourth))[0] > 10
+
+
+def test_each_branch_of_a_mixture_gets_its_share():
+    base = latent(torch.nn.Linear(3, 3), 3)
+    x, y, w = (attribute(base, lambda z, i=i: 6 * z[:, i], name) for i, name in enumerate("xyw"))
+    E = (x & y) | (~x & w)
+    z = E.sample(2000, sampler=LACE(), seed=0, latents=True)
+    first, second = ((z[:, 0] > 0) & (z[:, 1] > 0)).float().mean(), ((z[:, 0] < 0) & (z[:, 2] > 0)).float().mean()
+    assert first + second > 0.85  # the classifier itself is unsure near its borders
+    assert abs(first - second) < 4 * (0.9 / 2000) ** 0.5
+
+
+def test_a_grade_is_a_continuous_value():
+    base = latent(torch.nn.Linear(2, 3), 2)
+    E = graded(attribute(base, lambda z: 4 * z[:, 0], "right"), width=0.5)
+    z = E(1.0).sample(1000, seed=0, latents=True)
+    precision = 1 + 1 / 0.125**2  # prior and a width of .5 in log odds, in units of 4
+    mean = (precision - 1) / precision
+    assert abs(z[:, 0].mean().item() - mean) < 4 * (1 / precision / 1000) ** 0.5
+    outside = (~E.near(0.0, 0.5)).sample(1000, sampler=LACE(), seed=0, latents=True)
+    assert (outside[:, 0].abs() > 0.3).float().mean() > 0.95
+
+
+def test_labels_of_each_chain_are_kept_apart():
+    base = latent(torch.nn.Linear(1, 3), 1)
+    side = ce.ClassifierEnergy(lambda z: 8 * z[:, 0], None, base, labels=2, name="side")
+    y = torch.tensor([0, 1]).repeat(50)
+    for draws in (0, 32):
+        z = side.given(y=y).sample(100, sampler=LACE(draws=draws), seed=0, latents=True)
+        assert ((z[:, 0] > 0) == y.bool()).float().mean() > 0.9
+        assert torch.equal(z, side.given(y=y).sample(100, sampler=LACE(draws=draws), seed=0, latents=True))
+
+
+def test_batches_do_not_change_draws():
+    E, _ = logistic(3, 4.0, -1.0)
+    for draws in (0, 16):
+        whole = E.sample(40, sampler=LACE(draws=draws, tolerance=1e-3), seed=1, latents=True)
+        torch.testing.assert_close(E.sample(40, sampler=LACE(draws=draws, tolerance=1e-3), seed=1, latents=True, batch_size=7), whole)
+
+
+def test_a_rare_expression_warns():
+    E, _ = logistic(2, 30.0, -150.0)
+    with pytest.warns(ce.SamplingWarning, match="raise `draws`"):
+        E.sample(8, sampler=LACE(draws=4), seed=0, latents=True)
+
+
+def test_a_uniform_prior_is_drawn_by_the_default_and_refused_by_the_flow():
+    base = latent(torch.nn.Linear(2, 3), Uniform(-torch.ones(2), torch.ones(2)))
+    right = attribute(base, lambda z: 10 * z[:, 0], "right")
+    z = right.sample(500, seed=0, latents=True)
+    assert (z.abs() <= 1).all() and (z[:, 0] > 0).float().mean() > 0.85
+    with pytest.raises(ExpressionError, match="none with independent coordinates of shape"):
+        right.sample(8, sampler=LACE(), seed=0)
+
+
+@pytest.mark.slow
+def test_the_flow_passes_the_checks_of_samplers():
+    check_sampler(LACE(draws=8, mean=torch.zeros(()), scale=torch.ones(())))
+
+
+@pytest.mark.parametrize("options", [{"draws": 3}, {"levels": 0}, {"tolerance": 0.0}, {"draws": -2}])
+def test_wrong_options_are_refused(options):
+    with pytest.raises(OptionError):
+        LACE(**options)

@@ -1,0 +1,143 @@
+"""Generators in files: what is read, and that no pickle is."""
+
+import json
+import pickle
+import warnings
+import zipfile
+
+import pytest
+import torch
+from torch import nn
+
+import composable_energy as ce
+from composable_energy.errors import ExtraNotInstalled, FileFormatError
+from composable_energy_latent import attribute, latent, load_generator
+
+Z = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 12), nn.Unflatten(1, (3, 2, 2))).eval()
+
+
+@pytest.fixture(params=["script", "trace", "frozen", "export"])
+def file(request, tmp_path):
+    path, kind, module = tmp_path / "generator.pt", request.param, network()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        if kind == "export":
+            batch = torch.export.Dim("batch", min=1)
+            torch.export.save(torch.export.export(module, (Z[:2],), dynamic_shapes=({0: batch},)), path.with_suffix(".pt2"))
+            return path.with_suffix(".pt2")
+        script = torch.jit.trace(module, Z) if kind == "trace" else torch.jit.script(module)
+        (torch.jit.freeze(script) if kind == "frozen" else script).save(path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec:FutureWarning")  # of torch, where it copies a program
+def test_a_generator_in_a_file_works_as_any_other(file):
+    base = latent(load_generator(file), 4)
+    torch.testing.assert_close(base.decoder(Z), network()(Z))
+    bright = attribute(base, lambda x: 4 * x.mean((1, 2, 3)), "bright", on="x")
+    _, gradient = bright.with_gradient(Z)
+    expected = Z.clone().requires_grad_()
+    energy = expected.square().sum() / 2 - torch.nn.functional.logsigmoid(4 * network()(expected).mean((1, 2, 3))).sum()
+    torch.testing.assert_close(gradient, torch.autograd.grad(energy, expected)[0])
+    assert (bright & ~bright | bright).sample(3, seed=0, steps=2, warn=False).shape == (3, 3, 2, 2)
+
+
+class Evil:
+    def __reduce__(self):
+        return pytest.fail, ("the file has run code",)
+
+
+def repack(source, target, change):
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return target
+
+
+@pytest.mark.parametrize("part", ["weights_config.json", "sample_inputs"])
+def test_pickles_in_an_exported_program_are_refused(tmp_path, part):
+    path = tmp_path / "g.pt2"
+    torch.export.save(torch.export.export(network(), (Z,)), path)
+
+    def change(name: str, data: bytes) -> bytes:
+        if part not in name:
+            return data
+        if part == "sample_inputs":
+            return pickle.dumps(Evil())
+        config = json.loads(data)
+        next(iter(config["config"].values()))["use_pickle"] = True
+        return json.dumps(config).encode()
+
+    with pytest.raises(FileFormatError, match="pickle"):
+        load_generator(repack(path, tmp_path / "evil.pt2", change))
+
+
+@pytest.mark.parametrize("content", ["module", "state", "text", "nothing", "cut", "object"])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "g.pt"
+    if content in ("module", "state", "cut"):
+        torch.save(network() if content == "module" else network().state_dict(), path)
+    if content == "cut":
+        path.write_bytes(path.read_bytes()[:300])
+    if content == "text":
+        path.write_text("no generator")
+    if content == "object":
+        path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(FileFormatError, match=r"pickle|cannot be read|is no TorchScript"):
+        load_generator(path)
+
+
+def test_onnx_needs_its_extra(tmp_path):
+    try:
+        import onnx2torch  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        (tmp_path / "g.onnx").write_bytes(b"")
+        with pytest.raises(ExtraNotInstalled, match=r"composable-energy\[onnx\]"):
+            load_generator(tmp_path / "g.onnx")
+    else:
+        (tmp_path / "g.onnx").write_bytes(b"no model")
+        with pytest.raises(FileFormatError, match="damaged"):
+            load_generator(tmp_path / "g.onnx")
+
+
+@pytest.mark.slow
+def test_an_onnx_generator_has_the_values_and_gradients_of_the_graph(tmp_path):
+    pytest.importorskip("onnx2torch")
+    onnx = pytest.importorskip("onnx")
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    weights = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
+    constants = [
+        onnx.numpy_helper.from_array(array, name) for name, array in (("W", weights.numpy()), ("s", torch.tensor([-1, 3, 2, 2]).numpy()))
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["z", "W"], ["y"]),
+        helper.make_node("Tanh", ["y"], ["t"]),
+        helper.make_node("Reshape", ["t", "s"], ["x"]),
+    ]
+    ends = [helper.make_tensor_value_info("z", floats, ["B", 4])], [helper.make_tensor_value_info("x", floats, ["B", 3, 2, 2])]
+    model = helper.make_model(helper.make_graph(nodes, "g", *ends, constants), opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    onnx.save(model, tmp_path / "g.onnx")
+    base = latent(load_generator(tmp_path / "g.onnx"), 4)
+    torch.testing.assert_close(base.decoder(Z), torch.tanh(Z @ weights).view(5, 3, 2, 2))
+    assert attribute(base, lambda x: x.mean((1, 2, 3)), "a", on="x").with_gradient(Z)[1].shape == (5, 4)
+
+
+def test_an_expression_over_a_file_can_be_saved(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(network()).save(tmp_path / "g.pt")
+    with ce.register("encoder", "generator", load_generator):
+        generator = ce.get_encoder("generator", path=str(tmp_path / "g.pt"))
+        base = ce.as_energy(torch.distributions.Normal(torch.zeros(4), 1.0), decoder=generator, name="prior")
+        base.save(tmp_path / "E")
+        again = ce.load(tmp_path / "E")
+    assert again.sample(2, seed=0, steps=2, warn=False).shape == (2, 3, 2, 2)
+    torch.testing.assert_close(again.decoder(Z), network()(Z))
