@@ -27,7 +27,7 @@ _TRAJECTORY, _LEAPFROGS = 1.5, 16  # about a quarter of a period of whitened poi
 _POINTS = 30  # for each coordinate of a dense metric, from windows in which energies stay the same
 _ERRORS, _FACTOR = 3.0, 1.6  # within which mean energies and scales count as the same
 _TRIAL, _LAGS = 8, 3  # steps, a cycle of trajectory lengths; and the lags of their correlations
-_SLOW = 6.0  # steps: a short trial is sure of correlation times below that
+_SLOW, _LONG_TRIAL = 6.0, 32  # steps: a short trial is sure of correlation times below that, else a longer one follows
 _COSTLIER, _CHEAPER = 1.2, 0.95  # of the cost so far: what a longer trajectory may cost after a slow one, and after a fast one
 _TRIALS = 2  # the search by powers of two ends after two that cost more
 _BETWEEN = (0.75, 1.5)  # of the best power of two, tried at last
@@ -69,8 +69,8 @@ def adapt_metric(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> 
 def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[ChEES, State]:
     """Tunes the trajectory to the fewest gradients for an effective draw, and the warm-up by the longest correlation time.
 
-    It tries 2, 4, 8, ... leapfrogs, and at last three quarters and one and a half of the best. Where chains are slow, it takes the longer
-    one of two trajectories with nearly equal costs: a short trial sees less of the slow motion of short ones.
+    It tries 2, 4, 8, ... leapfrogs, and at last three quarters and one and a half of the best. Slow chains get a longer trial. There it
+    takes the longer one of two trajectories with nearly equal costs: a trial sees less of the slow motion of short ones.
 
     Args:
         sampler: The sampler with its step size and metric.
@@ -88,6 +88,8 @@ def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise
         nonlocal best, found, least, state
         trial = replace(sampler, trajectory=leapfrogs * step_size)
         mixing = measure_mixing(trial, energy, state, noise.child(f"{leapfrogs:g} leapfrogs"))
+        if mixing.longest > _SLOW:
+            mixing = measure_mixing(trial, energy, mixing.state, noise.child(f"{leapfrogs:g} leapfrogs again"), _LONG_TRIAL)
         state = mixing.state
         slow, longer = found is None or found.longest > _SLOW, found is None or leapfrogs * step_size > (best.trajectory or 0.0)
         if (slow and not longer) or mixing.cost >= (_COSTLIER if slow else _CHEAPER) * least:
@@ -114,7 +116,7 @@ class Mixing:
 
     Args:
         cost: Gradients of each chain for an effective draw of that coordinate; infinite if the chains say nothing.
-        longest: The longest correlation time of a coordinate or its square, in steps.
+        longest: The longest correlation time of a coordinate or its distance to the median, in steps.
         state: The chains after the trial.
     """
 
@@ -126,8 +128,9 @@ class Mixing:
 def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int = _TRIAL) -> Mixing:
     r"""Returns how fast chains mix.
 
-    The correlation times $\tau_j$ of the coordinates of whitened points and of their squares are estimated over all chains, by the
-    correlations up to lag 3 and a geometric tail. The cost is $\bar L \max_j \tau_j$.
+    The correlation times $\tau_j$ of the coordinates of whitened points and of their distances to the median are estimated over all
+    chains, by the correlations of their normal scores up to lag 3 and a geometric tail. Scores of ranks do not depend on few chains far out
+    (Vehtari et al., 2021, https://doi.org/10.1214/20-BA1221). The cost is $\bar L \max_j \tau_j$.
 
     Args:
         sampler: The sampler with all options.
@@ -143,8 +146,8 @@ def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, s
         gradients += count
     x = torch.stack([flatten_points(sampler.whitening.whiten(some)).double() for some in points])
     x = x[:, x.isfinite().all(2).all(0)]
-    x = x - x.mean((0, 1))
-    times = _correlation_times(torch.cat([x, x.square()], 2))
+    folded = (x - x.flatten(0, 1).median(0).values).abs()
+    times = _correlation_times(_rank_normalize(torch.cat([x, folded], 2)))
     longest = times.max().item() if len(times) and times.isfinite().all() else math.inf
     return Mixing(gradients / steps * longest, longest, state)
 
@@ -158,13 +161,20 @@ def _correlation_times(values: Tensor) -> Tensor:
     variances = values.square().mean((0, 1))
     times, positive = torch.ones_like(variances), torch.ones_like(variances, dtype=torch.bool)
     lag, correlation = 0, times
-    for lag in range(1, min(_LAGS, len(values) - 1) + 1):
+    for lag in range(1, min(_LAGS, len(values) // 2) + 1):
         change = (values[lag:] - values[:-lag]).square().mean((0, 1)) / (2 * variances)
         correlation = 1 - change.clamp_min(1e-6)
         positive &= ~(correlation <= 0)  # also for NaN, of numbers that do not vary
         times = times + torch.where(positive, 2 * correlation, 0.0)
     ratio = correlation.clamp_min(0) ** (1 / max(lag, 1))
     return times + torch.where(positive, 2 * correlation * ratio / (1 - ratio), 0.0)
+
+
+def _rank_normalize(values: Tensor) -> Tensor:
+    """Returns the normal scores of numbers with shape (steps, chains, k) among all steps and chains, which outliers do not dominate."""
+    flat = values.flatten(0, 1)
+    ranks = flat.argsort(0).argsort(0) + 1.0
+    return torch.special.ndtri((ranks - 0.375) / (len(flat) + 0.25)).view_as(values).to(values)
 
 
 @dataclass(frozen=True)
