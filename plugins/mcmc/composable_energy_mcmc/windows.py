@@ -112,11 +112,11 @@ def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise
 
 @dataclass(frozen=True)
 class Mixing:
-    """How fast chains mix.
+    r"""How fast chains mix.
 
     Args:
         cost: Gradients of each chain for an effective draw of that coordinate; infinite if the chains say nothing.
-        longest: The longest correlation time of a coordinate or its distance to the median, in steps.
+        longest: The longest correlation time $\tau$, in steps.
         state: The chains after the trial.
     """
 
@@ -128,9 +128,10 @@ class Mixing:
 def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int = _TRIAL) -> Mixing:
     r"""Returns how fast chains mix.
 
-    The correlation times $\tau_j$ of the coordinates of whitened points and of their distances to the median are estimated over all
-    chains, by the correlations of their normal scores up to lag 3 and a geometric tail. Scores of ranks do not depend on few chains far out
-    (Vehtari et al., 2021, https://doi.org/10.1214/20-BA1221). The cost is $\bar L \max_j \tau_j$.
+    The correlation times $\tau_j$ of the coordinates of whitened points and of their squared distances to the median are estimated over
+    all chains, by the correlations up to lag 3 and a geometric tail. In a heavy tail few chains decide about those of squares. Those of
+    the normal scores of ranks (Vehtari et al., 2021, https://doi.org/10.1214/20-BA1221) do not depend on them, but see little of
+    the tail. So $\tau$ is the geometric mean of the longest ones of both, and the cost is $\bar L\, \tau$.
 
     Args:
         sampler: The sampler with all options.
@@ -146,14 +147,13 @@ def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, s
         gradients += count
     x = torch.stack([flatten_points(sampler.whitening.whiten(some)).double() for some in points])
     x = x[:, x.isfinite().all(2).all(0)]
-    folded = (x - x.flatten(0, 1).median(0).values).abs()
-    times = _correlation_times(_rank_normalize(torch.cat([x, folded], 2)))
-    longest = times.max().item() if len(times) and times.isfinite().all() else math.inf
+    values = torch.cat([x, (x - x.flatten(0, 1).median(0).values).square()], 2)
+    longest = math.sqrt(_longest_correlation_time(values) * _longest_correlation_time(_rank_normalize(values)))
     return Mixing(gradients / steps * longest, longest, state)
 
 
-def _correlation_times(values: Tensor) -> Tensor:
-    """Returns the correlation times of numbers with shape (steps, chains, k), in steps, with shape $(k,)$.
+def _longest_correlation_time(values: Tensor) -> float:
+    """Returns the longest correlation time of numbers with shape (steps, chains, k), in steps; infinite if they say nothing.
 
     Correlations come from mean square differences, which are precise where they are near 1, up to the first that is not positive.
     """
@@ -167,7 +167,8 @@ def _correlation_times(values: Tensor) -> Tensor:
         positive &= ~(correlation <= 0)  # also for NaN, of numbers that do not vary
         times = times + torch.where(positive, 2 * correlation, 0.0)
     ratio = correlation.clamp_min(0) ** (1 / max(lag, 1))
-    return times + torch.where(positive, 2 * correlation * ratio / (1 - ratio), 0.0)
+    times = times + torch.where(positive, 2 * correlation * ratio / (1 - ratio), 0.0)
+    return times.max().item() if len(times) and times.isfinite().all() else math.inf
 
 
 def _rank_normalize(values: Tensor) -> Tensor:
