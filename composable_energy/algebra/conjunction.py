@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, contains, distinct, flatten, join_events, union_of_bases
+from composable_energy.algebra.node import Node
 from composable_energy.algebra.spaces import to_common_space
+from composable_energy.algebra.terms import contains, distinct, flatten, join_events, union_of_bases
 from composable_energy.algebra.text import join_operands
 from composable_energy.arithmetic import add, scale
 from composable_energy.bases import evidence_of

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, as_float, contains, distinct, flatten, join_events, shared_bases
+from composable_energy.algebra.node import Node, Weight, as_float
 from composable_energy.algebra.shares import Shares, mixture_normalizer, shares_of
 from composable_energy.algebra.spaces import to_common_space
+from composable_energy.algebra.terms import contains, distinct, flatten, join_events, shared_bases
 from composable_energy.algebra.text import join_operands
 from composable_energy.arithmetic import add, mixture
 from composable_energy.bases import WeightedBase, evidence_of

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from composable_energy.algebra.node import Node, Weight, as_float, dividing_by, set_weight, shared_bases
+from composable_energy.algebra.node import Node, Weight, as_float, dividing_by, set_weight
 from composable_energy.algebra.spaces import to_common_space
+from composable_energy.algebra.terms import shared_bases
 from composable_energy.algebra.text import format_operand
 from composable_energy.arithmetic import add, scale
 from composable_energy.bases import WeightedBase, evidence_of, value_of

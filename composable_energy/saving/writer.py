@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra.node import common_recommendation
+from composable_energy.algebra.terms import common_recommendation
 from composable_energy.catalog import entry_of
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
