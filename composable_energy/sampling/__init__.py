@@ -5,6 +5,7 @@ from composable_energy.noise import Noise
 from composable_energy.sampling.compile import compiled
 from composable_energy.sampling.convergence import emit_warnings
 from composable_energy.sampling.driver import sample
+from composable_energy.sampling.evaluation import energies_and_gradients, energy_and_gradient
 from composable_energy.sampling.levels import (
     LevelGradient,
     check_precise_terms,
@@ -14,7 +15,7 @@ from composable_energy.sampling.levels import (
     warn_of_weak_evidence,
 )
 from composable_energy.sampling.request import resolve_noise
-from composable_energy.sampling.sampler import Info, Sampler, State, energies_and_gradients, energy_and_gradient
+from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.selection import SamplerLike, resolve_sampler
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.unconstrained import plain_energy

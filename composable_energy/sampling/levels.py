@@ -16,7 +16,7 @@ from composable_energy.diagnostics.advice import SamplingWarning
 from composable_energy.energy import Energy
 from composable_energy.gradients import evaluating_together, substituting
 from composable_energy.sampling.convergence import emit_warnings
-from composable_energy.sampling.sampler import energy_and_gradient
+from composable_energy.sampling.evaluation import energy_and_gradient
 from composable_energy.sampling.unconstrained import plain_energy
 from composable_energy.sampling.widening import widen
 from composable_energy.sampling.wrappers import chains_of

@@ -28,14 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from composable_energy.conditions import rows_for
 from composable_energy.energy import Energy
-from composable_energy.errors import ExpressionError
-from composable_energy.gradients import evaluating_together
-from composable_energy.memo import memo_scope
 from composable_energy.noise import Noise
 
-__all__ = ["Info", "Sampler", "State", "changed_options", "energies_and_gradients", "energy_and_gradient"]
+__all__ = ["Info", "Sampler", "State", "changed_options"]
 
 
 @dataclass(frozen=True)
@@ -287,67 +283,3 @@ def _hash(value: Any) -> int:
         return hash(value)
     except TypeError:  # a list or a mapping
         return hash(len(value)) if hasattr(value, "__len__") else 0
-
-
-def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-    r"""Returns energies and $\nabla E$ with one pass, and keeps no graph.
-
-    Args:
-        energy: The energy.
-        x: The points, with shape $(B, *)$; they stay as they are.
-        **conditions: Numbers, or tensors with one row for each point.
-
-    Returns:
-        The energies, with shape $(B,)$, and the gradients, with shape $(B, *)$.
-
-    Raises:
-        ExpressionError: The energies have no gradient.
-    """
-    return energy.with_gradient(x, **{name: rows_for(name, value, x) for name, value in conditions.items()})
-
-
-def energies_and_gradients(energies: Sequence[Energy], x: Tensor, **conditions: Any) -> list[tuple[Tensor, Tensor]]:
-    r"""Returns energies and $\nabla E$ of several energies at the same points, as `energy_and_gradient` of each.
-
-    Parts that they share, such as one network under several conditions, are evaluated once.
-
-    Args:
-        energies: The energies.
-        x: The points, with shape $(B, *)$.
-        **conditions: Numbers, or tensors with one row for each point; each energy takes those that it depends on.
-
-    Returns:
-        For each energy the energies, with shape $(B,)$, and the gradients, with shape $(B, *)$.
-
-    Raises:
-        ExpressionError: An energy has no gradient.
-    """
-    rows, found = {name: rows_for(name, value, x) for name, value in conditions.items()}, []
-    with torch.inference_mode(False), torch.enable_grad(), evaluating_together(_Together(energies)), memo_scope():
-        point = x.clone() if x.is_inference() else x.detach()
-        point.requires_grad_()
-        for energy in energies:
-            values = energy(point, **{name: row for name, row in rows.items() if name in energy.conditions})
-            if not values.requires_grad:
-                raise ExpressionError(f"{energy} has no gradient at its points: it is constant, or detaches them.")
-            gradient = torch.autograd.grad(values.sum(), point, retain_graph=True)[0]
-            values = values.detach()
-            found.append((values if energy.has_value else torch.where(values.isfinite(), 0.0, values), gradient))
-    return found
-
-
-class _Together(Energy):
-    """Energies that are evaluated at the same points."""
-
-    has_value = False
-
-    def __init__(self, energies: Sequence[Energy]) -> None:
-        super().__init__()
-        self.parts = tuple(energies)
-
-    @property
-    def terms(self) -> tuple[Energy, ...]:
-        return self.parts
-
-    def forward(self, x: Tensor) -> Tensor:
-        raise ExpressionError("Energies that are evaluated together have no common value.")

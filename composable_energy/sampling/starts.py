@@ -64,7 +64,7 @@ class Starts:
             noise: Their noise at step 0.
         """
         if self.init is not None:
-            x = self.init[[i // self.copies for i in ids]]
+            x = self.init[_as_tensor(ids) // self.copies]
         elif self.pilots is None or self.pilots.level is None or not self.sampler.starts_at_pilots:
             x = self.sampler.start(self.zeros.expand(len(ids), *self.zeros.shape).contiguous(), noise.child("start"))
         else:
@@ -78,4 +78,8 @@ class Starts:
         return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, noise.chains))
 
     def _points_of_pilots(self, pilots: PilotResult, chains: Sequence[int]) -> Tensor:
-        return pilots.points[torch.tensor([i % len(pilots.points) for i in chains], device=pilots.points.device)]
+        return pilots.points[_as_tensor(chains) % len(pilots.points)]
+
+
+def _as_tensor(ids: Sequence[int]) -> Tensor:
+    return torch.arange(ids.start, ids.stop, ids.step) if isinstance(ids, range) else torch.tensor(ids, dtype=torch.int64)

@@ -16,9 +16,10 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.gradients import Use, recording, substituting
+from composable_energy.sampling.evaluation import energy_and_gradient
 from composable_energy.sampling.layout import compact
 from composable_energy.sampling.ranks import Ranks
-from composable_energy.sampling.sampler import Sampler, State, energy_and_gradient
+from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.wrappers import EnergyWrapper, select_rows
 
 __all__ = ["Evaluator", "Values", "check_detached", "check_own_gradients", "check_same_energy", "join_values", "mixes_values"]
