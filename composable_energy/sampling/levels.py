@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _STEP = 0.01  # of a finite difference, in units of the noise level
-_PRECISE, _AWAY = 0.8, 10.0
+_PRECISE, _AWAY = 0.85, 10.0
 
 
 class LevelGradient(NamedTuple):
