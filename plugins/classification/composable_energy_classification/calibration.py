@@ -85,7 +85,11 @@ def fit_probabilities(energies: Tensor, y: Tensor, *, offsets: bool = False) -> 
     log_scale = torch.zeros((), dtype=torch.float64, device=logits.device, requires_grad=True)  # of 1 / T, in units of the energies
     shifts = torch.zeros(logits.shape[1], dtype=torch.float64, device=logits.device, requires_grad=offsets)
     optimizer = torch.optim.LBFGS(
-        [log_scale, shifts] if offsets else [log_scale], max_iter=500, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+        [log_scale, shifts] if offsets else [log_scale],
+        max_iter=500,
+        tolerance_grad=1e-10,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
     )
 
     def loss() -> Tensor:

@@ -91,7 +91,9 @@ class Refinement:
                 point = point.clamp(*self.clamp)
         if not bool(point.isfinite().all()):
             count = int((~point.isfinite()).flatten(1).any(1).sum())
-            raise ExpressionError(f"The refinement of {count} of {len(x)} points diverged: take a smaller step_size than {self.step_size:g}.")
+            raise ExpressionError(
+                f"The refinement of {count} of {len(x)} points diverged: take a smaller step_size than {self.step_size:g}."
+            )
         return point
 
 

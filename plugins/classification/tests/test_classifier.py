@@ -128,7 +128,9 @@ def test_a_copied_classifier_classifies_alike():
     _, energy = head()
     classifier = Classifier(energy, offsets=[0.0, 1.0, 2.0], temperature=2.0)
     assert torch.equal(copy.deepcopy(classifier)(points()), classifier(points()))
-    torch.testing.assert_close(classifier.double()(points().double()).float(), Classifier(energy.float(), offsets=[0, 1, 2], temperature=2)(points()))
+    torch.testing.assert_close(
+        classifier.double()(points().double()).float(), Classifier(energy.float(), offsets=[0, 1, 2], temperature=2)(points())
+    )
 
 
 def test_offsets_stand_for_priors():
