@@ -89,7 +89,7 @@ class Values(ClassEnergies):
         OptionError: The energy does not depend on the condition, depends on another one too, or there are less than two values.
     """
 
-    def __init__(self, energy: ce.Energy, over: str, values: Iterable[Any] | None = None) -> None:
+    def __init__(self, energy: ce.Energy, over: str, values: Iterable[Any] | int | None = None) -> None:
         open_conditions = energy.conditions - {"chains"}
         if over not in open_conditions:
             raise OptionError(
@@ -158,7 +158,7 @@ class Marginal(ce.Energy):
             return self.classes.base(x) - torch.logsumexp(-shifted, 1)
 
 
-def class_energies(energy: Any, over: str, classes: Iterable[Any] | None) -> ClassEnergies:
+def class_energies(energy: Any, over: str, classes: Iterable[Any] | int | None) -> ClassEnergies:
     """Returns the energies of the classes of anything that `Classifier` takes.
 
     Raises:
@@ -167,7 +167,7 @@ def class_energies(energy: Any, over: str, classes: Iterable[Any] | None) -> Cla
     if isinstance(energy, ClassEnergies):
         return energy
     if isinstance(energy, ce.Disjunction) and over not in energy.conditions:
-        return _checked_branches(energy, energy.shares, None if classes is None else list(classes))
+        return _checked_branches(energy, energy.shares, _names(classes))
     if isinstance(energy, ce.Energy):
         return Values(energy, over, classes)
     if isinstance(energy, str) or not isinstance(energy, Mapping | Sequence):
@@ -176,11 +176,12 @@ def class_energies(energy: Any, over: str, classes: Iterable[Any] | None) -> Cla
     terms = [ce.as_energy(term) for term in (energy.values() if named else energy)]
     if len(terms) < 2:
         raise OptionError(f"A classifier needs two classes or more, got {len(terms)}.")
-    labels = list(energy) if named else None if classes is None else list(classes)
+    labels = list(energy) if named else _names(classes)
     if labels is not None and len(labels) != len(terms):
         raise OptionError(f"{len(terms)} energies have {len(labels)} names in `classes`; give one for each.")
+    plain: Any = ce.any_of(*terms)
     # With weights a mixture keeps its terms apart; a class that is a mixture itself would be flattened.
-    return _checked_branches(ce.Disjunction(*terms, weights=[1.0] * len(terms)), ce.any_of(*terms).shares, labels)  # pyright: ignore[reportAttributeAccessIssue]
+    return _checked_branches(ce.Disjunction(*terms, weights=[1.0] * len(terms)), plain.shares, labels)
 
 
 def _checked_branches(mixture: ce.Disjunction, shares: str, labels: Sequence[Any] | None) -> Branches:
@@ -197,13 +198,19 @@ def _checked_branches(mixture: ce.Disjunction, shares: str, labels: Sequence[Any
     return found
 
 
-def _values(energy: ce.Energy, over: str, values: Iterable[Any] | None) -> list[Any]:
+def _names(classes: Iterable[Any] | int | None) -> list[Any] | None:
+    if isinstance(classes, int | str):
+        raise OptionError(f"The names of branches are a list, got classes={classes!r}.")
+    return None if classes is None else list(classes)
+
+
+def _values(energy: ce.Energy, over: str, values: Iterable[Any] | int | None) -> list[Any]:
     if values is None:
         heads = [part for part in energy.modules() if isinstance(part, ce.ClassifierEnergy) and part.formula is None and part.labels]
         if over != "y" or not heads:
             raise OptionError(f"Say which values of {over} are the classes, such as `classes=range(10)`.")
         return list(range(min(head.labels or 0 for head in heads)))
-    if isinstance(values, int) and not isinstance(values, bool):
+    if isinstance(values, int):
         return list(range(check_integer("classes", values, 2)))
     try:
         return list(values)
@@ -228,6 +235,6 @@ def _check_exclusive(terms: Sequence[ce.Energy], labels: Sequence[Any]) -> None:
     for (one, a), (other, b) in itertools.combinations(events, 2):
         if not (a & b).unsatisfiable:
             raise OptionError(
-                f"The events {one} and {other} may hold together, so they are no classes. Exclude one, such as `A` and `B & ~A`, or classify "
+                f"The events {one} and {other} may hold together, so they are no classes. Exclude one, as in `A` and `B & ~A`, or classify "
                 "by each event alone, `Classifier([A, ~A])`."
             )

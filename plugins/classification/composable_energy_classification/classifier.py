@@ -268,9 +268,7 @@ def _check(x: Tensor) -> Tensor:
     if not isinstance(x, Tensor):
         raise DtypeError(f"A classifier takes a tensor of points, got {type(x).__name__}; use torch.as_tensor.")
     if x.ndim < 1 or not len(x):
-        raise ShapeError(
-            f"A classifier takes points of shape (B, *) with B > 0, got {tuple(x.shape)}; for one point write `x.unsqueeze(0)`."
-        )
+        raise ShapeError(f"A classifier takes points of shape (B, *), got {tuple(x.shape)}; for one point write `x.unsqueeze(0)`.")
     return x
 
 
