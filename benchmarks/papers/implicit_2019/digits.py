@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from composable_energy.extras import import_extra
 
-__all__ = ["LEVELS", "SETS", "Split", "corrupted", "choose_sets", "split", "unusual_sets"]
+__all__ = ["LEVELS", "SETS", "Split", "choose_sets", "corrupted", "split", "unusual_sets"]
 
 TRAINING, HELD_OUT, LEVELS, SIZE = 1197, 200, 17, 8
 LETTERS = "ACDEFGHJKLMNPQRTUVWXYadefhkmnprtuvwxy"  # without those that are written as a digit is
@@ -38,7 +39,7 @@ def split(seed: int) -> Split:
     order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(seed))
     x, y = torch.from_numpy(found.images).float()[order].unsqueeze(1) / (LEVELS - 1), torch.from_numpy(found.target).long()[order]
     ends = (0, TRAINING, TRAINING + HELD_OUT, len(x))
-    first, second, third = ((x[a:b], y[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True))
+    first, second, third = ((x[a:b], y[a:b]) for a, b in itertools.pairwise(ends))
     return Split(first, second, third)
 
 

@@ -1,6 +1,8 @@
-"""Networks of about 26,000 weights: the classifier and energy of digits, an autoencoder, and an autoregressive network."""
+"""Networks of about 26,000 weights: a classifier that is an energy, a denoising energy, an autoencoder, an autoregressive network."""
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ import composable_energy as ce
 from benchmarks.papers.implicit_2019.digits import LEVELS
 from composable_energy_classification import Classifier
 
-__all__ = ["Autoencoder", "Autoregressive", "DigitEnergy", "weights"]
+__all__ = ["Autoencoder", "Autoregressive", "DenoisingEnergy", "DigitEnergy", "weights"]
 
 WIDTH, PIXELS, DIGITS = 128, 64, 10
 
@@ -34,6 +36,18 @@ class DigitEnergy(ce.Energy):
     def classifier(self) -> Classifier:
         """Returns the classifier whose refinement moves on the energy."""
         return Classifier(ce.ClassifierEnergy(self.net, base=self, labels=DIGITS))
+
+
+class DenoisingEnergy(ce.Energy):
+    r"""The energy $\lvert x - f(x) \rvert^2 / 2 (\sigma^2 + s^2)$ of a network $f$ with one hidden layer, for a noise level $\sigma$."""
+
+    def __init__(self, width: int = 200, spread: float = 0.14) -> None:
+        super().__init__()
+        self.event_shape, self.spread = (1, 8, 8), spread
+        self.denoiser = nn.Sequential(nn.Flatten(), _Centred(), nn.Linear(PIXELS, width), nn.SiLU(), nn.Linear(width, PIXELS))
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return (x.flatten(1) - self.denoiser(x)).square().sum(1) / (2 * (sigma.square() + self.spread**2))
 
 
 class _Centred(nn.Module):
@@ -71,9 +85,9 @@ class Autoregressive(nn.Module):
         sizes = (PIXELS, width, width, PIXELS * 3 * parts)
         degrees = [torch.arange(PIXELS), *(torch.arange(width) * (PIXELS - 1) // width for _ in range(2))]
         last = torch.arange(PIXELS).repeat_interleave(3 * parts)
-        masks = [(after[:, None] >= before[None]).float() for before, after in zip(degrees[:-1], degrees[1:], strict=True)]
+        masks = [(after[:, None] >= before[None]).float() for before, after in itertools.pairwise(degrees)]
         masks.append((last[:, None] > degrees[-1][None]).float())
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         for i, mask in enumerate(masks):
             self.register_buffer(f"mask{i}", mask)
 

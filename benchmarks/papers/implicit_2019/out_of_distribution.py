@@ -3,9 +3,12 @@ r"""Seven kinds of pictures that are no handwritten digits, told from digits by 
     pip install -e '.[metrics,viz]' -c constraints.txt
     python -m benchmarks.papers.implicit_2019.out_of_distribution [--write] [--seeds 0 1 2]
 
-400 test digits are compared with as many pictures of each kind: digits and letters printed with fonts, textures, noise, means of two digits,
-inverted digits, and pictures of one grey. The area under the ROC curve is 1 if a score separates them, and .5 by chance; the second
-measure is the share of other pictures that are accepted if 95 % of the digits are. Networks have 26,000 to 26,500 weights.
+400 test digits are compared with as many pictures of each kind: digits and letters printed with fonts, textures, noise, means of two
+digits, inverted digits, and pictures of one grey. The area under the ROC curve is 1 if a score separates them, and .5 by chance; the second
+measure is the share of other pictures that are accepted if 95 % of the digits are. Networks have 25,900 to 26,500 weights.
+
+The energy is trained by denoising score matching at one level; a joint energy-based model, trained by chains, is beside it. Settings were
+chosen on the split of seed 100 and on four other kinds of pictures: on their side, with exchanged halves, speckled, blurred.
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import composable_energy as ce
 from benchmarks.papers.experiment import print_table
 from benchmarks.papers.implicit_2019.digits import Split, choose_sets, corrupted, split, unusual_sets
 from benchmarks.papers.implicit_2019.networks import Autoencoder, Autoregressive, DigitEnergy, weights
 from benchmarks.papers.implicit_2019.options import run_experiment, summary
-from benchmarks.papers.implicit_2019.training import Joint, joint, minimise, softmax
+from benchmarks.papers.implicit_2019.training import Joint, denoising, joint, minimise, softmax
 from composable_energy_classification import (
     auroc,
     energy_score,
@@ -33,7 +37,7 @@ from composable_energy_classification import (
     uncertainty_score,
 )
 
-JOINT = Joint(noise=0.1, step_size=0.01)
+LEVEL, JOINT = 0.2, Joint(noise=0.1, step_size=0.01)
 BACKGROUND = 0.3  # the share of pixels that are replaced in the pictures of the background
 STEPS = 2000  # of autoencoder and autoregressive network
 Score = Callable[[Tensor], Tensor]
@@ -41,7 +45,7 @@ Score = Callable[[Tensor], Tensor]
 
 def scores(data: Split, seed: int) -> tuple[dict[str, Score], dict[str, float], dict[str, int]]:
     """Returns the scores by name, the processor seconds of the trainings, and the numbers of weights."""
-    x, y = data.training
+    x, _ = data.training
     seconds: dict[str, float] = {}
 
     def timed(name: str, make: Callable[[], Any]) -> Any:
@@ -51,25 +55,27 @@ def scores(data: Split, seed: int) -> tuple[dict[str, Score], dict[str, float], 
         return made
 
     wider = corrupted(x, BACKGROUND, torch.Generator().manual_seed(seed))
-    energy: DigitEnergy = timed("JEM", lambda: joint(data.training, seed, JOINT))
-    background: DigitEnergy = timed("background", lambda: joint((wider, y), seed, JOINT))
+    energy: ce.Energy = timed("energy", lambda: denoising(x, seed, LEVEL))
+    background: ce.Energy = timed("background", lambda: denoising(wider, seed, LEVEL))
+    jem: DigitEnergy = timed("JEM", lambda: joint(data.training, seed, JOINT))
     plain: DigitEnergy = timed("softmax", lambda: softmax(data.training, seed))
     coder, sequence = Autoencoder(), Autoregressive()
     timed("autoencoder", lambda: minimise(coder, lambda rows, _: coder(rows).mean(), data.training, STEPS, seed))
     timed("autoregressive", lambda: minimise(sequence, lambda rows, _: sequence(rows).mean(), data.training, STEPS, seed))
-    known, classifier, held_out = x.flatten(1), energy.classifier(), data.held_out[0]
+    known, held_out, own, other = x.flatten(1), data.held_out[0], jem.classifier(), plain.classifier()
     found: dict[str, Score] = {
         "energy": lambda points: energy_score(energy, points),
         "relative energy": lambda points: relative_score(energy, background, points),
         "gradient norm": lambda points: gradient_score(energy, points),
         "typicality": lambda points: typicality_score(energy, held_out, points),
-        "JEM's max p": lambda points: uncertainty_score(classifier, points),
-        "softmax' max p": lambda points: uncertainty_score(plain.classifier(), points),
+        "JEM's energy": lambda points: energy_score(jem, points),
+        "JEM's probability": lambda points: uncertainty_score(own, points),
+        "softmax probability": lambda points: uncertainty_score(other, points),
         "nearest neighbour": lambda points: torch.cdist(points.flatten(1), known).amin(1),
         "reconstruction": coder,
         "autoregressive": sequence,
     }
-    networks = {"JEM": energy, "softmax": plain, "autoencoder": coder, "autoregressive": sequence}
+    networks = {"energy": energy, "JEM": jem, "softmax": plain, "autoencoder": coder, "autoregressive": sequence}
     return found, seconds, {name: weights(network) for name, network in networks.items()}
 
 

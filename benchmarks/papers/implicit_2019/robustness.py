@@ -30,7 +30,7 @@ PICTURES, NOISE, RADIUS = 200, 0.25, 0.15
 RADII: Mapping[str, Sequence[float]] = {"linf": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3), "l2": (0.5, 1.0, 1.5, 2.0)}
 JOINT = Joint(noise=NOISE, step_size=0.03)
 REFINEMENTS = {
-    "JEM, descent": Refinement(steps=10, step_size=0.03, temperature=0.0),
+    "JEM, descent": Refinement(steps=10, step_size=0.06, temperature=0.0),
     "JEM, Langevin": Refinement(steps=10, step_size=0.03, temperature=0.1, draws=4, seed=2019),
 }
 STEPS, ADAPTIVE_STEPS, DRAWS = 40, 20, 4
@@ -81,7 +81,9 @@ def measure(models: Mapping[str, DigitEnergy], x: Tensor, y: Tensor, seed: int) 
             # the last pictures are those of JEM
             for name, classifier in refined.items():
                 unaware = right(classifier, pictures, y)
-                adaptive = pgd(classifier, x, y, radius, norm=norm, steps=ADAPTIVE_STEPS, draws=DRAWS if classifier.random else 1, seed=seed)
+                adaptive = pgd(
+                    classifier, x, y, radius, norm=norm, steps=ADAPTIVE_STEPS, draws=DRAWS if classifier.random else 1, seed=seed
+                )
                 withstood = right(classifier, [adaptive], y)
                 found[name][key] = share(unaware & withstood)
                 found[name][f"{key} unaware"], found[name][f"{key} adaptive"] = share(unaware), share(withstood)

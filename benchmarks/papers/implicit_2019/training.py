@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.papers.implicit_2019.networks import DigitEnergy
+from benchmarks.papers.implicit_2019.networks import DenoisingEnergy, DigitEnergy
+from composable_energy import Energy
 from composable_energy.noise import Noise
 from composable_energy_classification import pgd
-from composable_energy_training import JointEnergyClassifier, Optimizer, Trainer
+from composable_energy_training import DenoisingScoreMatching, JointEnergyClassifier, Optimizer, Trainer
 
-__all__ = ["Joint", "adversarial", "joint", "minimise", "softmax"]
+__all__ = ["Joint", "adversarial", "denoising", "joint", "minimise", "softmax"]
 
 BATCH, RATE = 64, 1e-3
 
@@ -99,3 +100,12 @@ def joint(data: tuple[Tensor, Tensor], seed: int, settings: Joint) -> DigitEnerg
         monitor=None,
     ).fit()
     return model.eval()
+
+
+def denoising(x: Tensor, seed: int, level: float, steps: int = 2500) -> Energy:
+    """Returns the energy of pictures with noise of one level (Vincent, 2011), trained by the library's objective."""
+    torch.manual_seed(seed)
+    model, optimizer = DenoisingEnergy(), Optimizer(rate=2 * RATE, betas=(0.9, 0.999), warm_up=50, decay=0.5)
+    objective = DenoisingScoreMatching(level, level)
+    Trainer(model, objective, x, steps=steps, batch_size=BATCH, seed=seed, optimizer=optimizer, monitor=None).fit()
+    return model.eval().at(level)

@@ -32,7 +32,10 @@ class ClassEnergies(nn.Module, ABC):
     Attributes:
         labels: The names of the classes.
         event_shape: The shape of one point; None if there are several.
+        exhaustive: Whether the classes are events of which always one holds; points of any class then have the energy of the bases.
     """
+
+    exhaustive = False
 
     def __init__(self, energy: ce.Energy, labels: Sequence[Any]) -> None:
         super().__init__()
@@ -103,6 +106,8 @@ class Values(ClassEnergies):
         labels = [value.item() if isinstance(value, Tensor) and value.numel() == 1 else value for value in values]
         super().__init__(energy, labels)
         self.parts = nn.ModuleList(self.energy.given(**{over: _as_row(value)}) for value in values)
+        if isinstance(energy, ce.ClassifierEnergy):
+            self.exhaustive = energy.labels == len(labels) and set(labels) == set(range(len(labels)))
         self.shares_bases = not any(over in base.energy.conditions for base in energy.bases)
 
     @property
@@ -152,6 +157,8 @@ class Marginal(ce.Energy):
         self.offsets = None if offsets is None else tuple(offsets)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.classes.exhaustive and self.offsets is None:
+            return self.classes.base(x)
         with memo_scope():
             energies = self.classes(x)
             shifted = energies if self.offsets is None else energies - energies.new_tensor(self.offsets)
