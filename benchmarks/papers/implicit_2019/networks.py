@@ -93,6 +93,10 @@ class Autoregressive(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         r"""Returns $-\log p(x)$, with shape $(B,)$."""
+        return -self.log_probabilities(x).sum(1)
+
+    def log_probabilities(self, x: Tensor) -> Tensor:
+        """Returns the log probability of each pixel given those before it, with shape $(B, 64)$."""
         x = x.flatten(1)
         h = 2 * x - 1
         for i, layer in enumerate(self.layers):
@@ -103,8 +107,7 @@ class Autoregressive(nn.Module):
         upper, lower = (at - mean + half) * inverse * (LEVELS - 1), (at - mean - half) * inverse * (LEVELS - 1)
         cdf_upper = torch.where(at >= 1 - half, torch.ones_like(upper), upper.sigmoid())
         cdf_lower = torch.where(at <= half, torch.zeros_like(lower), lower.sigmoid())
-        log_p = (share.log_softmax(2) + (cdf_upper - cdf_lower).clamp_min(1e-9).log()).logsumexp(2)
-        return -log_p.sum(1)
+        return (share.log_softmax(2) + (cdf_upper - cdf_lower).clamp_min(1e-9).log()).logsumexp(2)
 
 
 def weights(model: nn.Module) -> int:
