@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.noise import Noise
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy.sampling import twin
@@ -61,6 +61,7 @@ def pgd(
     Raises:
         OptionError: An option is out of range, or a point is not within the bounds.
         ExpressionError: The model has no gradient, or one that is not finite.
+        DtypeError: The points are no floating tensor, or the classes no whole numbers.
         ShapeError: The logits do not have shape $(B, K)$, or classes do not fit.
 
     References:
@@ -78,6 +79,8 @@ def pgd(
     steps, restarts, draws = check_integer("steps", steps), check_integer("restarts", restarts), check_integer("draws", draws)
     size = 2.5 * radius / steps if step_size is None else check_number("step_size", step_size, above=0)
     check_choice("loss", loss, ("margin", "cross-entropy"))
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise DtypeError(f"Points are a floating tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}.")
     if bounds is not None and not bool(((x >= bounds[0]) & (x <= bounds[1])).all()):
         raise OptionError(f"Points are not within bounds={bounds}: they reach from {float(x.min()):g} to {float(x.max()):g}.")
     model = twin(model) if isinstance(model, nn.Module) and not isinstance(model, Classifier) else model

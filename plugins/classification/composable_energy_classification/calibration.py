@@ -69,10 +69,15 @@ def fit_probabilities(energies: Tensor, y: Tensor, *, offsets: bool = False) -> 
         The temperature, between .001 and 1,000, and the offsets in float64; None without `offsets`.
 
     Raises:
-        ExpressionError: The true class of a point has infinite energy.
+        ExpressionError: The true class of a point has infinite energy, or an energy is not a number.
+        ShapeError: The energies do not have shape $(B, K)$, or there is not one class for each point.
         OptionError: A class is out of range, or with `offsets` has no held-out point.
     """
+    if energies.ndim != 2:
+        raise ShapeError(f"The energies of classes have shape (B, K), got {tuple(energies.shape)}.")
     y = check_labels(y, *energies.shape)
+    if bool(energies.isnan().any()):
+        raise ExpressionError(f"{int(energies.isnan().any(1).sum())} of {len(y)} held-out points have an energy that is not a number.")
     logits = -energies.detach().double()
     wrong = int((logits.gather(1, y[:, None]) == -torch.inf).sum())
     if wrong:

@@ -67,6 +67,19 @@ def test_bad_refinements_are_refused(options):
         Refinement(**options)
 
 
+def test_points_that_are_no_batch_cannot_be_refined():
+    for bad, error in (([1.0], DtypeError), (torch.zeros(3, dtype=torch.int64), DtypeError), (torch.tensor(1.0), ShapeError)):
+        with pytest.raises(error):
+            refine(bowl(), bad)
+
+
+def test_a_classifier_without_a_base_has_no_density_to_refine_on():
+    """Its classes exhaust, so that the energy of points of any class is 0, and its gradient only rounding."""
+    refined = Classifier(ce.ClassifierEnergy(line(), labels=2)).refined(steps=2)
+    with pytest.raises(ExpressionError, match="gradient"):
+        refined.probabilities(torch.rand(3, 4))
+
+
 @pytest.mark.parametrize("loss", ["margin", "cross-entropy"])
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -150,6 +163,8 @@ def test_bad_attacks_are_refused():
     net, x, y = line(), torch.rand(3, 4), torch.tensor([0, 1, 0])
     for options, error in (
         ({"norm": "l1"}, OptionError),
+        ({"x": [0.5]}, DtypeError),
+        ({"x": torch.zeros(3, 4, dtype=torch.int64)}, DtypeError),
         ({"radius": -1.0}, OptionError),
         ({"steps": 0}, OptionError),
         ({"loss": "hinge"}, OptionError),

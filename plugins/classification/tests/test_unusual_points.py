@@ -81,6 +81,8 @@ def test_points_that_are_all_right_do_not_determine_a_temperature():
         (torch.zeros(3, 2), torch.tensor([0.0, 1.0, 1.0]), False, DtypeError),
         (torch.zeros(3, 2), torch.tensor([0, 0, 0]), True, OptionError),
         (torch.tensor([[torch.inf, 0.0]]), torch.tensor([0]), False, ExpressionError),
+        (torch.tensor([[torch.nan, 0.0]]), torch.tensor([1]), False, ExpressionError),
+        (torch.zeros(3), torch.tensor([0, 1, 1]), False, ShapeError),
     ],
 )
 def test_bad_held_out_points_are_refused(energies, y, offsets, error):
