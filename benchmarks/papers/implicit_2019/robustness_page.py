@@ -54,8 +54,13 @@ def verdict() -> str:
     lines = []
     for name in ("JEM, descent", "JEM, Langevin"):
         for other in ("softmax", "softmax, noise", "JEM", "adversarial"):
-            above = [key for key in keys if found[name][key]["mean"] > found[other][key]["mean"]]
-            lines.append(f"- **{name}** is above *{other}* at {len(above)} of {len(keys)} radii" + _exceptions(keys, above))
+            pairs = {key: (found[name][key]["mean"], found[other][key]["mean"]) for key in keys}
+            above = [key for key, (mine, theirs) in pairs.items() if mine > theirs]
+            none = [key for key, pair in pairs.items() if max(pair) == 0]
+            below = [key for key in keys if key not in above and key not in none]
+            lines.append(
+                f"- **{name}** is above *{other}* at {len(above)} of {len(keys)} radii{_listed('not at', below)}{_listed('nothing is left at', none)}."
+            )
     return "\n".join(lines)
 
 
@@ -112,9 +117,8 @@ def cost() -> str:
     return f"Weights: {sizes}. Processor time of a training: {times}. Everything, {count} seeds: {total:.0f} minutes of one core."
 
 
-def _exceptions(keys: list[str], above: list[str]) -> str:
-    below = [f"{NORMS[key.split()[0]]} {_radius(key)}" for key in keys if key not in above]
-    return f", not at {', '.join(below)}." if below and above else "."
+def _listed(what: str, keys: list[str]) -> str:
+    return f"; {what} {', '.join(f'{NORMS[key.split()[0]]} {_radius(key)}' for key in keys)}" if keys else ""
 
 
 def _radii(found: dict[str, Any], norm: str) -> list[str]:
