@@ -58,9 +58,8 @@ def verdict() -> str:
             above = [key for key, (mine, theirs) in pairs.items() if mine > theirs]
             none = [key for key, pair in pairs.items() if max(pair) == 0]
             below = [key for key in keys if key not in above and key not in none]
-            lines.append(
-                f"- **{name}** is above *{other}* at {len(above)} of {len(keys)} radii{_listed('not at', below)}{_listed('nothing is left at', none)}."
-            )
+            rest = _listed("not at", below) + _listed("nothing is left at", none)
+            lines.append(f"- **{name}** is above *{other}* at {len(above)} of {len(keys)} radii{rest}.")
     return "\n".join(lines)
 
 
@@ -94,7 +93,7 @@ def false_positives() -> str:
 def ranks() -> str:
     """Returns the sentences about the ranks of the energy among the baselines."""
     found, lines = _read("out_of_distribution")["scores"], []
-    for name in ("energy", "JEM's energy"):
+    for name in ("energy", "relative energy", "JEM's energy"):
         places = {}
         for kind in SETS:
             mine = round(found[name][kind]["mean"], 3)
