@@ -22,6 +22,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import RESULTS, argument_parser, environment, write_json
+from composable_energy_classification import auroc
 from composable_energy_faces.draw import draw
 
 PATH = RESULTS / "out_of_distribution.json"
@@ -61,16 +62,6 @@ def others(size: int) -> dict[str, Tensor]:
         "shuffled patches": shuffled(draw(COUNT, seed=31, size=size).images, generator),
         "sprites": sprites(COUNT, size, generator),
     }
-
-
-def auroc(inside: Tensor, outside: Tensor) -> float:
-    """Returns the probability that a picture from outside has the higher score; ties count half."""
-    both = torch.cat([inside, outside]).double()
-    low = torch.searchsorted(both.sort().values, both, right=False)
-    high = torch.searchsorted(both.sort().values, both, right=True)
-    ranks = (low + high + 1).double() / 2
-    n, m = len(inside), len(outside)
-    return float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))
 
 
 def nearest(images: Tensor) -> Callable[[Tensor], Tensor]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from composable_energy.bases import RelativeEnergy, WeightedBase
     from composable_energy.catalog import EnergyFamily, get_encoder, get_energy, get_family
+    from composable_energy.classification import classifier
     from composable_energy.diagnostics import RunningMoments, SamplingWarning
     from composable_energy.energy import Energy, Recommendation
     from composable_energy.events import ClassifierEnergy, GaussianHead
@@ -88,6 +89,7 @@ __all__ = [
     "any_of",
     "as_energy",
     "calibrate",
+    "classifier",
     "get",
     "get_encoder",
     "get_energy",
@@ -132,6 +134,7 @@ __getattr__, __dir__ = lazy_exports(
             "negate",
         ),
         "catalog": ("EnergyFamily", "get_encoder", "get_energy", "get_family"),
+        "classification": ("classifier",),
         "diagnostics": ("RunningMoments", "SamplingWarning"),
         "distributions": ("DistributionEnergy",),
         "bases": ("RelativeEnergy", "WeightedBase"),

@@ -2,6 +2,7 @@
 
     pip install -e '.[scenes,metrics]' -c constraints.txt
     python -m benchmarks.papers.run_all compositional_2020 [--write] [--jobs 2] [--only NAME ...]
+    python -m benchmarks.papers.run_all implicit_2019 [--write] [--jobs 2] [--only NAME ...]
     python -m benchmarks.papers.run_all comet_2021 [--write] [--jobs 2] [--only NAME ...] [--data FOLDER] [--parts FOLDER]
 
 All other options are passed to each experiment. Each experiment is a process with one thread: its networks are so small that two threads
@@ -35,6 +36,7 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
         ("swaps", "ablation", "slot_objects", "recombination", "mixed", "drawn_faces"),
         ("speed",),  # alone, because it measures time
     ),
+    "implicit_2019": (("robustness", "out_of_distribution"),),
 }
 """The experiments of each paper; one stage runs after the other."""
 

@@ -1,0 +1,45 @@
+"""The command line of the experiments with the 2019 paper."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from benchmarks.harness import argument_parser
+from benchmarks.papers.experiment import IMPLICIT
+
+__all__ = ["SEEDS", "run_experiment", "summary"]
+
+SEEDS = (0, 1, 2)  # settings were chosen on the split of seed 100
+
+
+def run_experiment(name: str, doc: str | None, run: Callable[[Sequence[int]], dict[str, Any]]) -> None:
+    """Runs an experiment from the command line.
+
+    Args:
+        name: Name of its file of results.
+        doc: The text of `--help`.
+        run: Prints tables and returns the figures, for some seeds.
+    """
+    parser = argument_parser(doc, IMPLICIT.results / f"{name}.json", whole=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of split, training and attacks (default 0 1 2)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    wall, processor = time.perf_counter(), time.process_time()
+    figures = run(args.seeds)
+    seconds = {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
+    print(f"\n{seconds['seconds']:.0f} s, of which {seconds['processor_seconds']:.0f} s of the processor")
+    if args.write:
+        IMPLICIT.write(name, figures, seeds=list(args.seeds), **seconds)
+
+
+def summary(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Returns the mean and the standard deviation of each figure over seeds."""
+    return {
+        key: {"mean": mean(row[key] for row in rows), "deviation": stdev(row[key] for row in rows) if len(rows) > 1 else 0.0}
+        for key in rows[0]
+    }
