@@ -10,7 +10,7 @@ from composable_energy_molecules.generated import GeneratedRotamers, generate
 from composable_energy_molecules.library import AngleLibrary
 from composable_energy_molecules.mixture import VonMisesMixture
 from composable_energy_molecules.objective import SideChainContrast
-from composable_energy_molecules.prediction import log_probs, predict
+from composable_energy_molecules.prediction import log_probs, predict, resample
 from composable_energy_molecules.residues import RESIDUES, Residue, angle_mask, angle_periods, context_of
 from composable_energy_molecules.structures import read_side_chains
 
@@ -37,6 +37,7 @@ __all__ = [
     "predict",
     "read_side_chains",
     "recovered",
+    "resample",
     "side_chain_atoms",
     "wrap",
 ]

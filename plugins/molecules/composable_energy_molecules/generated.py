@@ -48,13 +48,14 @@ class GeneratedRotamers(Energy):
         >>> from composable_energy_molecules import GeneratedRotamers, context_of
         >>> exact = GeneratedRotamers().given(context=context_of("VAL", -1.1, -0.8))
         >>> exact(torch.tensor([[3.05, 0.0, 0.0, 0.0], [2.0, 0.0, 0.0, 0.0]])).round()
-        tensor([ 5., 28.])
+        tensor([ 5., 27.])
     """
 
     centres: Tensor
     widths: Tensor
     weights: Tensor
     wells: Tensor
+    staggered: Tensor
     counts: Tensor
 
     def __init__(self) -> None:
@@ -76,6 +77,7 @@ class GeneratedRotamers(Energy):
         for name, angles in GENERATED.items():
             staggered[index_of(name)] = torch.tensor([float(i < len(angles) and len(angles[i]) == 3) for i in range(2)])
         self.register_buffer("staggered", staggered)
+        self.register_buffer("counts", tables["weights"].isfinite().sum(1))
         self.event_shape, self.support, self.name = (ANGLES,), ce.supports.circle, "generated"
         self.recommended = Recommendation("tempering")
 
@@ -90,18 +92,18 @@ class GeneratedRotamers(Energy):
         return -(self.rotamer_log_probs(context) + self._log_densities(chi, context)).logsumexp(1)
 
     def rotamer_log_probs(self, context: Tensor) -> Tensor:
-        r"""Returns the log weights of the rotamers given contexts, with shape $(B, R)$; $-\infty$ where an amino acid has fewer.
+        r"""Returns the log weights of the rotamers given contexts, with shape $(B, R)$; $-\infty$ where an amino acid has fewer than $R$.
 
         Raises:
             OptionError: An amino acid cannot be generated.
         """
         residue, groups = check_context(context, (*context.shape[:-1], ANGLES))
-        log_weights = self.weights[residue]
-        if bool(log_weights.isneginf().all(1).any()):
+        log_weights = self._of(self.weights, residue)
+        if bool((self.counts[residue] == 0).any()):
             wrong = sorted({RESIDUES[i].name for i in residue.tolist()} - GENERATED.keys())
             raise OptionError(f"Rotamers of {', '.join(wrong)} cannot be generated; those of {', '.join(GENERATED)} can.")
         phi, psi = context[:, 0].nan_to_num(), context[:, 1].nan_to_num()
-        wells = self.wells[residue]
+        wells = self._of(self.wells, residue)
         for angle, (backbone, neighbour) in enumerate(((_BACKBONE, _BEFORE[groups[:, 0].cpu()]), (_LATER, _AFTER[groups[:, 1].cpu()]))):
             by = backbone.to(context)
             term = by[:, 0] * (phi[:, None] - by[:, 1]).cos() + by[:, 2] * (psi[:, None] - by[:, 3]).cos() + neighbour.to(context)
@@ -122,16 +124,20 @@ class GeneratedRotamers(Energy):
         chi = wrap(centre + width * torch.randn(centre.shape, generator=generator) + halves)
         return torch.where(angle_mask(context), chi, 0.0)
 
+    def _of(self, table: Tensor, residue: Tensor) -> Tensor:
+        """Returns the rows of amino acids, with as many rotamers as any of them has."""
+        return table[residue, : max(int(self.counts[residue].max()), 1)]
+
     def _centres(self, context: Tensor) -> Tensor:
         residue, psi = context[:, 2].long(), context[:, 1].nan_to_num()
-        wells, centres = self.wells[residue], self.centres[residue]
+        wells, centres = self._of(self.wells, residue), self._of(self.centres, residue)
         shift = _SHIFT * (psi[:, None] - 2.1 * wells[:, :, 0]).sin()
         return torch.cat([centres[..., :1] + shift[..., None], centres[..., 1:]], -1)
 
     def _log_densities(self, chi: Tensor, context: Tensor) -> Tensor:
         """Returns the log densities of the rotamers at points, with shape $(B, R)$."""
         check_context(context, chi.shape)
-        periods, widths = angle_periods(context)[:, None], self.widths[context[:, 2].long()]
+        periods, widths = angle_periods(context)[:, None], self._of(self.widths, context[:, 2].long())
         nearest = wrap(chi[:, None] - self._centres(context), periods)
         turns = torch.stack([-((nearest + turn * periods) / widths).square() / 2 for turn in (-1, 0, 1)])
         log_p = turns.logsumexp(0) - widths.log() - 0.5 * math.log(2 * math.pi) - (2 * math.pi / periods).log()

@@ -12,7 +12,7 @@ from composable_energy_molecules.energy import SideChainEnergy
 from composable_energy_molecules.library import AngleLibrary
 from composable_energy_molecules.residues import ANGLES, angle_mask
 
-__all__ = ["log_probs", "predict"]
+__all__ = ["log_probs", "predict", "resample"]
 
 _CHUNK = 64
 
@@ -57,6 +57,35 @@ def _descend(energy: SideChainEnergy, chi: Tensor, context: Tensor, steps: int) 
         chi, gradient = torch.where(better[:, None], tried, chi), torch.where(better[:, None], slope, gradient)
         lowest, sizes = torch.where(better, energies, lowest), torch.where(better, 1.2 * sizes, sizes / 2)
     return chi
+
+
+def resample(energy: SideChainEnergy, context: Tensor, library: AngleLibrary, *, candidates: int = 1024, seed: int = 0) -> Tensor:
+    r"""Returns draws by importance resampling, one for each context, with shape $(B, 4)$: starts for chains of an expression.
+
+    Of some candidates of the library one is chosen with the probability $\propto e^{-E} / q$. This is exact for many candidates, and needs
+    no chains. Angles beyond those of an amino acid are uniform.
+
+    Args:
+        energy: The energy of one residue.
+        context: Contexts, with shape $(B, 5)$.
+        library: The library $q$.
+        candidates: The number of candidates for each draw.
+        seed: The seed of candidates and choice.
+
+    Raises:
+        OptionError: The number of candidates is not positive.
+    """
+    check_integer("candidates", candidates)
+    generator, found = torch.Generator().manual_seed(seed), []
+    with torch.no_grad():
+        for part in context.split(_CHUNK):
+            uniforms = torch.rand(len(part), candidates, ANGLES, generator=generator).to(part)
+            chi = library.draw(part, uniforms)
+            ratios = -energy.of_each(chi, part) - library.log_prob(chi, part)
+            chosen = torch.multinomial(ratios.softmax(1), 1, generator=generator)[:, 0]
+            rows = torch.arange(len(part))
+            found.append(torch.where(angle_mask(part), chi[rows, chosen], (2 * uniforms[rows, chosen] - 1) * math.pi))
+    return torch.cat(found)
 
 
 def log_probs(

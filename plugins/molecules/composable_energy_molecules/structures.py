@@ -53,7 +53,7 @@ def read_side_chains(path: str | PathLike[str], *, chains: Iterable[str] | None 
         structure = gemmi.read_structure(str(path))
     except (RuntimeError, ValueError, OSError, IndexError) as error:
         raise FileFormatError(f"{path} cannot be read as PDB or mmCIF: {error}") from error
-    if len(structure) == 0:
+    if not any(len(residue) for part in structure for chain in part for residue in chain):
         raise FileFormatError(f"{path} has no atoms; a PDB file has ATOM records, an mmCIF file the loop _atom_site.")
     if model >= len(structure):
         raise OptionError(f"{path} has {len(structure)} models, numbered from 0; got model={model}.")
@@ -70,7 +70,8 @@ def read_side_chains(path: str | PathLike[str], *, chains: Iterable[str] | None 
 
 def _read_chain(chain: Any, path: Path) -> list[tuple[list[float], list[float], str]]:
     """Returns angles, context and place of each amino acid of a chain."""
-    residues = [(residue, _atoms(residue, path)) for residue in chain.first_conformer()]
+    places = {str(residue.seqid): residue for residue in reversed(chain)}  # of alternative amino acids at a place the first
+    residues = [(residue, _atoms(residue, path)) for residue in chain if places[str(residue.seqid)] is residue]
     rows = []
     for i, (residue, atoms) in enumerate(residues):
         if residue.name not in _NAMES:
@@ -86,8 +87,10 @@ def _read_chain(chain: Any, path: Path) -> list[tuple[list[float], list[float], 
 
 
 def _atoms(residue: Any, path: Path) -> Atoms:
-    """Returns the positions of the atoms of the first conformer by name."""
-    atoms = {atom.name: torch.tensor(atom.pos.tolist(), dtype=torch.float64) for atom in residue.first_conformer()}
+    """Returns the positions of the atoms by name; of alternative ones those of the first alternative that is mentioned."""
+    first = next((atom.altloc for atom in residue if atom.has_altloc()), None)
+    kept = [atom for atom in residue if atom.altloc == first or not atom.has_altloc()]
+    atoms = {atom.name: torch.tensor(atom.pos.tolist(), dtype=torch.float64) for atom in kept}
     wrong = [name for name, position in atoms.items() if not bool(position.isfinite().all())]
     if wrong:
         raise FileFormatError(f"{path}: the position of atom {wrong[0]} of {residue.name} {residue.seqid} is not finite.")
