@@ -48,7 +48,9 @@ def recovered(predicted: Tensor, truth: Tensor, periods: Tensor, within: float =
 
 
 def dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    r"""Returns the angle between the planes $abc$ and $bcd$, with shape $(*)$, in $[-\pi, \pi]$; positive clockwise along $b \to c$ (IUPAC).
+    r"""Returns the angle between the planes $abc$ and $bcd$, with shape $(*)$, in $[-\pi, \pi]$.
+
+    It is positive where the turn is clockwise seen along $b \to c$, as IUPAC has it.
 
     Args:
         a: The first points, with shape $(*, 3)$; the others likewise.

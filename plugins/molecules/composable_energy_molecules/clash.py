@@ -40,14 +40,15 @@ def side_chain_atoms(residue: str, backbone: Tensor, chi: Tensor) -> Tensor:
     about = RESIDUES[index_of(residue)]
     if backbone.shape[-2:] != (3, 3) or backbone.ndim not in (2, 3) or chi.shape[1:] != (ANGLES,):
         raise ShapeError(
-            f"N, CA and C need shape (3, 3) or (B, 3, 3), and angles shape (B, {ANGLES}), got {tuple(backbone.shape)} and {tuple(chi.shape)}."
+            f"N, CA and C need shape (3, 3) or (B, 3, 3), and angles shape (B, {ANGLES}), got {tuple(backbone.shape)} and "
+            f"{tuple(chi.shape)}."
         )
     n, ca, c = (atom.expand(len(chi), 3) for atom in backbone.unbind(-2))
     one, other = ca - n, c - ca
     cb = ca - 0.58273431 * torch.linalg.cross(one, other) + 0.56802827 * one - 0.54067466 * other
     atoms = [n, ca, cb]
     for angle in range(about.angles):
-        atoms.append(place_atom(*atoms[-3:], BOND, ANGLE, chi[:, angle]))
+        atoms.append(place_atom(atoms[-3], atoms[-2], atoms[-1], BOND, ANGLE, chi[:, angle]))
     return torch.stack(atoms[2:], 1)
 
 
@@ -55,8 +56,8 @@ class ClashEnergy(Energy):
     r"""Atoms of different residues repel each other: $E = \tfrac k2 \sum \max(0, r - d)^2$ over pairs at distance $d$.
 
     It counts pairs of side-chain atoms, and of those beyond CB with the N, CA and C of other residues. Positions are those of
-    `side_chain_atoms`, so this is a sketch of steric repulsion and no force field. Alone it is a density on the torus, uniform where nothing
-    clashes.
+    `side_chain_atoms`, so this is a sketch of steric repulsion and no force field. Alone it is a density on the torus, uniform where
+    nothing clashes.
 
     Args:
         residues: The amino acids, $R$ names.

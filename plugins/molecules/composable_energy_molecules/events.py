@@ -91,7 +91,9 @@ class _Cosines(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shape = (ANGLES,) if self.residue is None else ("R", ANGLES)
         if x.ndim != 1 + len(shape) or x.shape[-1] != ANGLES or (self.residue is not None and self.residue >= x.shape[1]):
-            raise ShapeError(f"An event of chi{self.chi} of residue {self.residue} needs points of shape (B, *{shape}), got {tuple(x.shape)}.")
+            raise ShapeError(
+                f"An event of chi{self.chi} of residue {self.residue} needs points of shape (B, *{shape}), got {tuple(x.shape)}."
+            )
         angle = x[:, self.chi - 1] if self.residue is None else x[:, self.residue, self.chi - 1]
         return self.sharpness * ((angle[:, None] - self.centres.to(x)).cos() - self.threshold)
 

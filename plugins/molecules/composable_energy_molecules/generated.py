@@ -38,8 +38,8 @@ class GeneratedRotamers(Energy):
     The density is a mixture over rotamers $r$ of wrapped normals,
     $\sum_r w_r(\text{context}) \prod_i \mathcal N_\circ(\chi_i; \mu_{ri}(\psi), s_{ri})$: the log weights depend on $\phi$, $\psi$ and the
     groups of both neighbours, and the centres of $\chi_1$ on $\psi$. Angles that an amino acid lacks are uniform. It is normalised on the
-    torus of all four angles. The numbers resemble a backbone-dependent library and are **generated, not measured**. Nine amino acids have one:
-    SER, VAL (one angle), LEU, PHE, ASN (two), MET, GLU (three), LYS, ARG (four).
+    torus of all four angles. The numbers resemble a backbone-dependent library and are **generated, not measured**. Nine amino acids have
+    one: SER, VAL (one angle), LEU, PHE, ASN (two), MET, GLU (three), LYS, ARG (four).
 
     References:
         Backbone-dependent rotamer library for proteins (Dunbrack & Karplus, 1993), whose kind of statistics it resembles.

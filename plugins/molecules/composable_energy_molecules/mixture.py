@@ -20,8 +20,14 @@ _STRONGEST = 500.0
 
 @dataclass(frozen=True)
 class _Components:
-    r"""The components of one amino acid: log weights $(K,)$, means and concentrations $(K, D)$, and log probabilities of the neighbours
-    $(K, 2, G)$. The first two of the $D$ angles are those of the backbone."""
+    r"""The components of one amino acid; the first two of the $D$ angles are those of the backbone, if the context counts.
+
+    Args:
+        weights: Log weights, with shape $(K,)$.
+        means: With shape $(K, D)$.
+        strengths: Concentrations, with shape $(K, D)$.
+        neighbours: Log probabilities of the groups before and after, with shape $(K, 2, G)$.
+    """
 
     weights: Tensor
     means: Tensor

@@ -21,7 +21,8 @@ class SideChainContrast(Objective):
 
     With $f_j = -E(\chi_j \mid c) - \log q(\chi_j \mid c)$, and the data at $j = 0$,
 
-    $$\Bigl\langle \log \sum_{j=0}^{K} e^{f_j} - f_0 \Bigr\rangle + \beta \Bigl\langle \bigl(\log \tfrac1K \sum_{j=1}^{K} e^{f_j}\bigr)^2 \Bigr\rangle$$
+    $$\Bigl\langle \log \sum_{j=0}^{K} e^{f_j} - f_0 \Bigr\rangle
+    + \beta \Bigl\langle \bigl(\log \tfrac1K \sum_{j=1}^{K} e^{f_j}\bigr)^2 \Bigr\rangle$$
 
     The first part is least at the density of the data (Ma & Collins, 2018), and is the likelihood with a normaliser by importance sampling
     that Du et al. (2020) train with. It leaves a constant for each context open. The second part moves $\log Z(c)$ to 0, so that energies

@@ -35,7 +35,8 @@ def predict(
     Raises:
         OptionError: A number is not positive.
     """
-    check_integer("candidates", candidates), check_integer("steps", steps, least=0)
+    check_integer("candidates", candidates)
+    check_integer("steps", steps, least=0)
     generator, found = torch.Generator().manual_seed(seed), []
     for part in context.split(_CHUNK):
         chi = library.draw(part, torch.rand(len(part), candidates, ANGLES, generator=generator).to(part))

@@ -16,7 +16,19 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
 
-__all__ = ["ANGLES", "CONTEXT", "GROUPS", "RESIDUES", "Residue", "angle_mask", "angle_periods", "check_context", "context_of", "group_of", "index_of"]
+__all__ = [
+    "ANGLES",
+    "CONTEXT",
+    "GROUPS",
+    "RESIDUES",
+    "Residue",
+    "angle_mask",
+    "angle_periods",
+    "check_context",
+    "context_of",
+    "group_of",
+    "index_of",
+]
 
 ANGLES = 4
 """The number of angles of a point."""
@@ -100,8 +112,8 @@ def context_of(
     residue: str | Sequence[str],
     phi: float | Sequence[float] | Tensor,
     psi: float | Sequence[float] | Tensor,
-    before: str | None | Sequence[str | None] = None,
-    after: str | None | Sequence[str | None] = None,
+    before: str | Sequence[str | None] | None = None,
+    after: str | Sequence[str | None] | None = None,
 ) -> Tensor:
     r"""Returns contexts, with shape $(N, 5)$, for `E.given(context=...)`.
 

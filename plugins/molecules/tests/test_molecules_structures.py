@@ -24,7 +24,7 @@ def atom(serial, name, residue, chain, number, position, alternative=" ", elemen
 def peptide(sequence, backbone, chi, chain="A", first=1):
     """Returns lines of a chain that is built by its dihedrals: phi and psi of each residue, omega 180, and the chi angles."""
     points = [torch.tensor(point, dtype=F64) for point in ([0.0, 0.0, 0.0], [1.46, 0.0, 0.0], [2.0, 1.42, 0.0])]
-    turn = lambda degrees: torch.tensor(math.radians(degrees), dtype=F64)  # noqa: E731
+    turn = lambda degrees: torch.tensor(math.radians(degrees), dtype=F64)
     for i in range(1, len(sequence)):
         for length, angle, degrees in ((1.33, 2.03, backbone[i - 1][1]), (1.46, 2.12, 180.0), (1.52, 1.94, backbone[i][0])):
             points.append(place_atom(*points[-3:], length, angle, turn(degrees)))

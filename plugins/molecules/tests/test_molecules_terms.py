@@ -51,7 +51,7 @@ def test_events_restrict_draws_and_keep_the_rest_of_the_density():
     exact = GeneratedRotamers()
     context = context_of("VAL", -1.1, -0.8, "GLY", "LEU")
     base = exact.given(context=context)
-    chains, well = 400, Wells(1, base)
+    chains, well = 200, Wells(1, base)
     weights = exact.rotamer_log_probs(context)[0].exp()  # gauche+, trans, gauche-
     draws = (base & ~well("trans")).sample(chains, steps=30, seed=0)
     found = torch.bincount(exact.rotamer_of(draws, context.expand(chains, 5)), minlength=3) / chains
