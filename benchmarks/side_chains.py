@@ -6,15 +6,17 @@ has its own 50,000 residues for training and 2,000 for the figures. Results are 
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import composable_energy as ce
 from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
 from benchmarks.pages import Blocks, format_number, markdown_table, write_page
 from composable_energy_molecules import (
@@ -41,7 +43,7 @@ PATH = RESULTS / "side_chains.json"
 DRAWS = RESULTS / "side_chains.safetensors"
 PAGE = ROOT / "docs" / "results" / "side-chains.md"
 TRAIN, TEST, STEPS, BATCH, NEGATIVES = 50_000, 2_000, 2_000, 256, 24
-CHAINS, SWEEPS = 1_000, 60
+CHAINS, SWEEPS = 500, 40
 PLACE = {"phi": -1.1, "psi": -0.8, "before": "GLY", "after": "LEU"}
 BASELINES: dict[str, Callable[[], Any]] = {
     "most frequent rotamer": lambda: FrequentRotamer(),
@@ -52,6 +54,16 @@ BASELINES: dict[str, Callable[[], Any]] = {
     "von Mises mixture, 96": lambda: VonMisesMixture(96, iterations=40),
 }
 NETWORK, EXACT = "network", "exact density"
+WAYS = ((EXACT, "tempering"), (NETWORK, "tempering"), (NETWORK, "resampling"))
+NETWORKS = ROOT / ".benchmarks" / "side_chains"
+
+
+def network(seed: int, data: SideChains) -> tuple[SideChainEnergy, AngleLibrary]:
+    """Returns the network of a seed and its library; it is trained once and kept in a folder that git ignores."""
+    library, folder = AngleLibrary().fit(data), NETWORKS / str(seed)
+    if not folder.exists():
+        train(data, library, seed).save(folder)
+    return cast(SideChainEnergy, ce.load(folder)), library
 
 
 def train(data: SideChains, library: AngleLibrary, seed: int, steps: int = STEPS) -> SideChainEnergy:
@@ -80,11 +92,11 @@ def shares_of_recovery(found: Tensor, test: SideChains) -> dict[str, float]:
     return {"angles": float((right & mask).sum() / mask.sum()), "residues": float((right | ~mask).all(1).float().mean())}
 
 
-def measure_seed(seed: int) -> tuple[list[dict[str, Any]], SideChainEnergy, AngleLibrary]:
-    """Returns the rows of a seed, the trained network and its library."""
+def measure_seed(seed: int) -> list[dict[str, Any]]:
+    """Returns the rows of a seed."""
     data, test, exact = generate(TRAIN, seed), generate(TEST, 100 + seed), GeneratedRotamers()
     truth = -exact(test.chi, context=test.context) + (~test.mask).sum(1) * math.log(2 * math.pi)
-    rows, library = [], AngleLibrary().fit(data)
+    rows = []
     for name, build in BASELINES.items():
         begin = time.process_time()
         model = build().fit(data)
@@ -93,7 +105,7 @@ def measure_seed(seed: int) -> tuple[list[dict[str, Any]], SideChainEnergy, Angl
             row["divergence"] = float((truth - model.log_prob(test.chi, test.context)).mean())
         rows.append({**row, "seconds": time.process_time() - begin})
     begin = time.process_time()
-    energy = train(data, library, seed)
+    energy, library = network(seed, data)
     seconds = time.process_time() - begin
     log_p, log_z = log_probs(energy, test.chi[:900], test.context[:900], library)
     row = {"seed": seed, "model": NETWORK, **shares_of_recovery(predict(energy, test.context, library, seed=seed), test)}
@@ -102,7 +114,7 @@ def measure_seed(seed: int) -> tuple[list[dict[str, Any]], SideChainEnergy, Angl
     rows.append({"seed": seed, "model": EXACT, **shares_of_recovery(best_of_exact(exact, test.context), test), "divergence": 0.0})
     for row in rows:
         print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
-    return rows, energy, library
+    return rows
 
 
 def grid_divergences(energy: SideChainEnergy, exact: GeneratedRotamers, test: SideChains, side: int = 72) -> dict[str, float]:
@@ -121,26 +133,20 @@ def grid_divergences(energy: SideChainEnergy, exact: GeneratedRotamers, test: Si
     return found
 
 
-def measure_draws(energy: SideChainEnergy, library: AngleLibrary) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """Returns how draws agree with the shares of rotamers of the generator, and draws for a picture."""
-    exact, rows, kept = GeneratedRotamers(), [], {}
-    for name in ("VAL", "LEU", "LYS"):
-        context = context_of(name, **PLACE)
-        weights = exact.rotamer_log_probs(context)[0].exp()
-        for model, way, draw in (
-            (EXACT, "tempering", lambda c=context: exact.given(context=c).sample(CHAINS, steps=SWEEPS, seed=0)),
-            (NETWORK, "tempering", lambda c=context: energy.given(context=c).sample(CHAINS, steps=SWEEPS, seed=0)),
-            (NETWORK, "resampling", lambda c=context: resample(energy, c.expand(CHAINS, 5), library)),
-        ):
-            begin = time.process_time()
-            chi = draw()
-            counts = torch.bincount(exact.rotamer_of(chi, context.expand(len(chi), 5)), minlength=len(weights))
-            row = {"residue": name, "model": model, "by": way, **agreement(counts, weights), "seconds": time.process_time() - begin}
-            print(row, flush=True)
-            rows.append(row)
-            if name == "LEU" and way == "tempering":
-                kept[model] = chi[:, :2].contiguous()
-    return rows, kept
+def measure_draws(name: str, model: str, way: str, energy: SideChainEnergy, library: AngleLibrary) -> tuple[dict[str, Any], Tensor]:
+    """Returns how draws of a residue agree with the shares of rotamers of the generator, and the draws."""
+    exact, context = GeneratedRotamers(), context_of(name, **PLACE)
+    weights = exact.rotamer_log_probs(context)[0].exp()
+    begin = time.process_time()
+    if way == "tempering":
+        chi = (exact if model == EXACT else energy).given(context=context).sample(CHAINS, steps=SWEEPS, seed=0)
+    else:
+        chi = resample(energy, context.expand(CHAINS, 5), library)
+    seconds = time.process_time() - begin
+    counts = torch.bincount(exact.rotamer_of(chi, context.expand(len(chi), 5)), minlength=len(weights))
+    row = {"residue": name, "model": model, "by": way, **agreement(counts, weights), "seconds": seconds}
+    print(row, flush=True)
+    return row, chi
 
 
 def agreement(counts: Tensor, weights: Tensor) -> dict[str, float]:
@@ -172,7 +178,7 @@ def measure_expression(energy: SideChainEnergy, library: AngleLibrary) -> dict[s
     wells = [Wells(1, base, residue=i) for i in range(2)]
     expression = base & clash & ~wells[1]("trans")
     begin = time.process_time()
-    draws = expression.sample(CHAINS // 2, steps=SWEEPS, seed=0)
+    draws = expression.sample(CHAINS, steps=SWEEPS, seed=0)
     seconds = time.process_time() - begin
     free = torch.stack([resample(energy, c.expand(count, 5), library, seed=i) for i, c in enumerate(contexts)], 1)
     with torch.no_grad():
@@ -259,18 +265,25 @@ def run(results: dict[str, Any], args: Any) -> None:
             kept = {key: results[key] for key in ("rows", "draws", "expression")}
             write_json(PATH, {**about, "command": "python -m benchmarks.side_chains --write", **kept})
 
-    for seed in reversed(range(args.seeds)):  # the network of seed 0 is needed at the end
-        needs_network = seed == 0 and not (results["draws"] and results["expression"])
-        if any(row["seed"] == seed for row in results["rows"]) and not needs_network:
-            continue
-        rows, energy, library = measure_seed(seed)
-        results["rows"] = [row for row in results["rows"] if row["seed"] != seed] + rows
-        keep()
-        if seed == 0:
-            results["draws"], pictures = measure_draws(energy, library)
+    kept: dict[str, Tensor] = load_file(DRAWS) if DRAWS.exists() else {}
+    for seed in range(args.seeds):
+        if not any(row["seed"] == seed for row in results["rows"]):
+            results["rows"] += measure_seed(seed)
             keep()
-            if args.write:
-                save_file(pictures, DRAWS)
+        if seed > 0:
+            continue
+        energy, library = network(seed, generate(TRAIN, seed))
+        for name, (model, way) in itertools.product(("VAL", "LEU", "LYS"), WAYS):
+            if any((row["residue"], row["model"], row["by"]) == (name, model, way) for row in results["draws"]):
+                continue
+            row, chi = measure_draws(name, model, way, energy, library)
+            results["draws"].append(row)
+            keep()
+            if name == "LEU" and way == "tempering":
+                kept[model] = chi[:, :2].contiguous()
+                if args.write:
+                    save_file(kept, DRAWS)
+        if not results["expression"]:
             results["expression"] = measure_expression(energy, library)
             keep()
 

@@ -36,10 +36,10 @@ class _Components:
 
 
 class VonMisesMixture:
-    r"""A mixture $\sum_k w_k \prod_i \text{vM}(\alpha_i; \mu_{ki}, \kappa_{ki})$ for each amino acid, with independent angles in a component.
+    r"""A mixture $\sum_k w_k \prod_i \text{vM}(\alpha_i; \mu_{ki}, \kappa_{ki})$ for each amino acid.
 
-    With the context, the angles are those of backbone and side chain, and the neighbours' groups have a probability in each component; the
-    density of $\chi$ given the context is then a mixture too.
+    Angles are independent in a component. With the context, they are those of backbone and side chain, and the groups of the neighbours
+    have a probability in each component; the density of $\chi$ given the context is then a mixture too.
 
     Args:
         components: The number of components of each amino acid.
