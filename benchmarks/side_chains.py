@@ -43,7 +43,7 @@ PATH = RESULTS / "side_chains.json"
 DRAWS = RESULTS / "side_chains.safetensors"
 PAGE = ROOT / "docs" / "results" / "side-chains.md"
 TRAIN, TEST, STEPS, BATCH, NEGATIVES = 50_000, 2_000, 2_000, 256, 24
-CHAINS, SWEEPS = 500, 40
+CHAINS, SWEEPS, LONG = 500, 40, 160
 PLACE = {"phi": -1.1, "psi": -0.8, "before": "GLY", "after": "LEU"}
 BASELINES: dict[str, Callable[[], Any]] = {
     "most frequent rotamer": lambda: FrequentRotamer(),
@@ -54,7 +54,7 @@ BASELINES: dict[str, Callable[[], Any]] = {
     "von Mises mixture, 96": lambda: VonMisesMixture(96, iterations=40),
 }
 NETWORK, EXACT = "network", "exact density"
-WAYS = ((EXACT, "tempering"), (NETWORK, "tempering"), (NETWORK, "resampling"))
+WAYS = ((EXACT, "tempering"), (NETWORK, "tempering"), (NETWORK, "resampling"), (EXACT, "tempering, long"), (NETWORK, "tempering, long"))
 NETWORKS = ROOT / ".benchmarks" / "side_chains"
 
 
@@ -138,8 +138,9 @@ def measure_draws(name: str, model: str, way: str, energy: SideChainEnergy, libr
     exact, context = GeneratedRotamers(), context_of(name, **PLACE)
     weights = exact.rotamer_log_probs(context)[0].exp()
     begin = time.process_time()
-    if way == "tempering":
-        chi = (exact if model == EXACT else energy).given(context=context).sample(CHAINS, steps=SWEEPS, seed=0)
+    if way.startswith("tempering"):
+        steps = LONG if way.endswith("long") else SWEEPS
+        chi = (exact if model == EXACT else energy).given(context=context).sample(CHAINS, steps=steps, seed=0)
     else:
         chi = resample(energy, context.expand(CHAINS, 5), library)
     seconds = time.process_time() - begin
@@ -230,7 +231,7 @@ def blocks(results: dict[str, Any]) -> Blocks:
                 f"{row['largest']:.1f}",
                 f"{row['seconds']:.0f}",
             ]
-            for row in results["draws"]
+            for row in sorted(results["draws"], key=lambda row: ("VAL", "LEU", "LYS").index(row["residue"]))
         ]
         return markdown_table(["", "energy", "by", "rotamers", "total variation", "of independent draws", "largest", "seconds"], lines)
 
@@ -258,7 +259,7 @@ def main() -> None:
 
 
 def run(results: dict[str, Any], args: Any) -> None:
-    about = environment(train=TRAIN, test=TEST, steps=STEPS, batch=BATCH, negatives=NEGATIVES, chains=CHAINS, sweeps=SWEEPS)
+    about = environment(train=TRAIN, test=TEST, steps=STEPS, batch=BATCH, negatives=NEGATIVES, chains=CHAINS, sweeps=SWEEPS, long=LONG)
 
     def keep() -> None:
         if args.write:
@@ -274,12 +275,13 @@ def run(results: dict[str, Any], args: Any) -> None:
             continue
         energy, library = network(seed, generate(TRAIN, seed))
         for name, (model, way) in itertools.product(("VAL", "LEU", "LYS"), WAYS):
-            if any((row["residue"], row["model"], row["by"]) == (name, model, way) for row in results["draws"]):
+            done = any((row["residue"], row["model"], row["by"]) == (name, model, way) for row in results["draws"])
+            if done or (name, way) in (("VAL", "tempering, long"), ("LYS", "tempering, long")):
                 continue
             row, chi = measure_draws(name, model, way, energy, library)
             results["draws"].append(row)
             keep()
-            if name == "LEU" and way == "tempering":
+            if name == "LEU" and way == "tempering, long":
                 kept[model] = chi[:, :2].contiguous()
                 if args.write:
                     save_file(kept, DRAWS)
