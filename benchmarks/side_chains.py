@@ -236,6 +236,8 @@ def blocks(results: dict[str, Any]) -> Blocks:
         return markdown_table(["", "energy", "by", "rotamers", "total variation", "of independent draws", "largest", "seconds"], lines)
 
     def expression() -> str:
+        if not results["expression"]:
+            return "Not measured yet."
         lines = []
         for name, (first, second, clashes, _) in results["expression"]["shares"].items():
             lines.append([name, *(format_number(share) for share in (*first, *second, clashes))])
