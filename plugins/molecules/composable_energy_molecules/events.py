@@ -1,0 +1,104 @@
+r"""Events over angles: wells of an angle, and arcs of the circle, as exact Boolean statements over a base."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+import composable_energy as ce
+from composable_energy import Energy
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.options import check_choice, check_integer, check_number
+from composable_energy_molecules.residues import ANGLES
+
+__all__ = ["WELLS", "Wells", "arc"]
+
+WELLS = {"gauche+": 60.0, "trans": 180.0, "gauche-": -60.0}
+"""The wells of a bond between tetrahedral atoms, with their centres in degrees."""
+
+
+class Wells:
+    r"""The well of an angle as a variable: `well = Wells(1, base)`, and then `well("trans")` and `~well("trans")` are events.
+
+    Given the angle $\chi$ a well has the probability $\propto e^{s \cos(\chi - \mu)}$: close to 1 inside its third of the circle, with
+    borders of a chosen width. Statements about one variable are exclusive; those of several are combined exactly.
+
+    Args:
+        chi: The number of the angle, from 1 on.
+        base: The density of the angles; None for evidence alone.
+        residue: The index of the residue, for points of several residues.
+        border: The width of the borders in degrees: the distance from a border where the odds are $e$.
+
+    Raises:
+        OptionError: A number is out of range.
+
+    Example:
+        >>> from composable_energy_molecules import GeneratedRotamers, Wells, context_of
+        >>> base = GeneratedRotamers().given(context=context_of("LYS", -1.1, -0.8))
+        >>> first, second = Wells(1, base), Wells(2, base)
+        >>> print(first("trans") & ~second("trans"), (first("trans") & first("gauche+")).unsatisfiable)
+        chi1 trans & ~chi2 trans True
+    """
+
+    def __init__(self, chi: int, base: Energy | None = None, *, residue: int | None = None, border: float = 3.0) -> None:
+        self.base = base
+        self.chi, self.residue = _check_place(chi, residue)
+        sharpness = 1 / (math.sqrt(3) * math.radians(check_number("border", border, above=0)))
+        self.logits = _Cosines(self.chi, self.residue, torch.tensor(list(WELLS.values())), sharpness)
+
+    def __call__(self, *wells: str) -> ce.ClassifierEnergy:
+        """Returns the event that the angle is in one of some wells of `WELLS`."""
+        names = [check_choice("well", well, WELLS) for well in wells]
+        labels = [list(WELLS).index(name) for name in names]
+        return ce.ClassifierEnergy(self.logits, labels, self.base, labels=len(WELLS), name=f"chi{self.chi} {' or '.join(names)}")
+
+
+def arc(
+    chi: int, centre: float, half_width: float, base: Energy | None = None, *, residue: int | None = None, border: float = 3.0
+) -> ce.ClassifierEnergy:
+    r"""Returns the event that an angle is within some degrees of a centre.
+
+    Args:
+        chi: The number of the angle, from 1 on.
+        centre: The centre in degrees.
+        half_width: The largest distance from the centre, in degrees, below 180.
+        base: The density of the angles; None for evidence alone.
+        residue: The index of the residue, for points of several residues.
+        border: The width of the borders in degrees.
+
+    Raises:
+        OptionError: A number is out of range.
+    """
+    chi, residue = _check_place(chi, residue)
+    half = math.radians(check_number("half_width", half_width, above=0, below=180))
+    slope = 1 / (math.radians(check_number("border", border, above=0)) * math.sin(half))
+    logits = _Cosines(chi, residue, torch.tensor([float(check_number("centre", centre))]), slope, math.cos(half))
+    return ce.ClassifierEnergy(logits, 1, base, labels=2, name=f"chi{chi} within {half_width:g} of {centre:g}")
+
+
+class _Cosines(nn.Module):
+    r"""The logits $s (\cos(\chi - \mu_k) - t)$, with shape $(B, K)$."""
+
+    centres: Tensor
+
+    def __init__(self, chi: int, residue: int | None, degrees: Tensor, sharpness: float, threshold: float = 0.0) -> None:
+        super().__init__()
+        self.chi, self.residue, self.sharpness, self.threshold = chi, residue, sharpness, threshold
+        self.register_buffer("centres", torch.deg2rad(degrees))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (ANGLES,) if self.residue is None else ("R", ANGLES)
+        if x.ndim != 1 + len(shape) or x.shape[-1] != ANGLES or (self.residue is not None and self.residue >= x.shape[1]):
+            raise ShapeError(
+                f"An event of chi{self.chi} of residue {self.residue} needs points of shape (B, *{shape}), got {tuple(x.shape)}."
+            )
+        angle = x[:, self.chi - 1] if self.residue is None else x[:, self.residue, self.chi - 1]
+        return self.sharpness * ((angle[:, None] - self.centres.to(x)).cos() - self.threshold)
+
+
+def _check_place(chi: int, residue: int | None) -> tuple[int, int | None]:
+    if check_integer("chi", chi) > ANGLES:
+        raise OptionError(f"chi must be a number from 1 to {ANGLES}, got {chi}.")
+    return chi, None if residue is None else check_integer("residue", residue, least=0)

@@ -1,0 +1,145 @@
+r"""Mixtures of von Mises densities of backbone and side-chain angles, fitted by expectation maximisation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from composable_energy.errors import OptionError
+from composable_energy.options import check_flag, check_integer
+from composable_energy_molecules.data import SideChains
+from composable_energy_molecules.residues import GROUPS, RESIDUES, angle_mask, angle_periods
+
+__all__ = ["VonMisesMixture"]
+
+_STRONGEST = 500.0
+
+
+@dataclass(frozen=True)
+class _Components:
+    r"""The components of one amino acid; the first two of the $D$ angles are those of the backbone, if the context counts.
+
+    Args:
+        weights: Log weights, with shape $(K,)$.
+        means: With shape $(K, D)$.
+        strengths: Concentrations, with shape $(K, D)$.
+        neighbours: Log probabilities of the groups before and after, with shape $(K, 2, G)$.
+    """
+
+    weights: Tensor
+    means: Tensor
+    strengths: Tensor
+    neighbours: Tensor
+
+
+class VonMisesMixture:
+    r"""A mixture $\sum_k w_k \prod_i \text{vM}(\alpha_i; \mu_{ki}, \kappa_{ki})$ for each amino acid.
+
+    Angles are independent in a component. With the context, they are those of backbone and side chain, and the groups of the neighbours
+    have a probability in each component; the density of $\chi$ given the context is then a mixture too.
+
+    Args:
+        components: The number of components of each amino acid.
+        context: Whether the density depends on the context.
+        iterations: Steps of expectation maximisation.
+        seed: The seed of the start.
+
+    Raises:
+        OptionError: A number is not positive.
+    """
+
+    def __init__(self, components: int = 32, *, context: bool = True, iterations: int = 60, seed: int = 0) -> None:
+        self.components, self.iterations = check_integer("components", components), check_integer("iterations", iterations)
+        self.context, self.seed = check_flag("context", context), seed
+        self.found: dict[int, _Components] = {}
+
+    def fit(self, data: SideChains) -> VonMisesMixture:
+        """Fits the mixtures of all amino acids in complete side chains, and returns itself."""
+        generator = torch.Generator().manual_seed(self.seed)
+        for residue in data.context[:, 2].long().unique().tolist():
+            part = data[data.context[:, 2] == residue]
+            angles, groups = self._features(part.chi, part.context, residue)
+            start = angles[torch.randint(len(angles), (self.components,), generator=generator)]
+            found = _Components(
+                torch.full((self.components,), -math.log(self.components)),
+                torch.where(start.isfinite(), start, 0.0),
+                torch.full_like(start, 8.0),
+                torch.full((self.components, 2, len(GROUPS)), -math.log(len(GROUPS))),
+            )
+            for _ in range(self.iterations):
+                found = _maximise(angles, groups, self._joint(found, angles, groups).softmax(1))
+            self.found[residue] = found
+        return self
+
+    def log_prob(self, chi: Tensor, context: Tensor) -> Tensor:
+        """Returns the log densities of the angles that each amino acid has, with shape (B,).
+
+        Raises:
+            OptionError: An amino acid was not in the data of `fit`.
+        """
+        result = chi.new_empty(len(chi))
+        for residue, rows, found in self._parts(context):
+            angles, groups = self._features(chi[rows], context[rows], residue)
+            by_context = self._joint(found, angles[:, :2], groups) if self.context else found.weights
+            folds = (2 * math.pi / angle_periods(context[rows][:1])).log() * angle_mask(context[rows][:1])
+            joint = self._joint(found, angles, groups).logsumexp(1) - by_context.logsumexp(-1)
+            result[rows] = joint + folds.sum() - math.log(2) * int(RESIDUES[residue].symmetric)
+        return result
+
+    def predict(self, context: Tensor) -> Tensor:
+        """Returns for each context the mean of a component with the highest density there, with shape (B, 4).
+
+        Raises:
+            OptionError: An amino acid was not in the data of `fit`.
+        """
+        result = context.new_zeros(len(context), 4)
+        for residue, rows, found in self._parts(context):
+            count, first = RESIDUES[residue].angles, 2 if self.context else 0
+            folds = 2 * math.pi / angle_periods(context[rows][:1])[:, :count]
+            centres = torch.zeros(self.components, 4)
+            centres[:, :count] = found.means[:, first:] / folds
+            each = torch.stack([self.log_prob(centre.expand(len(rows), 4), context[rows]) for centre in centres], 1)
+            result[rows] = centres[each.argmax(1)]
+        return result
+
+    def _parts(self, context: Tensor) -> list[tuple[int, Tensor, _Components]]:
+        kinds = context[:, 2].long()
+        unknown = [RESIDUES[index].name for index in kinds.unique().tolist() if index not in self.found]
+        if unknown:
+            raise OptionError(f"No side chain of {', '.join(unknown)} was in the data of `fit`.")
+        return [(index, (kinds == index).nonzero()[:, 0], self.found[index]) for index in kinds.unique().tolist()]
+
+    def _features(self, chi: Tensor, context: Tensor, residue: int) -> tuple[Tensor, Tensor]:
+        """Returns the angles of the mixture, NaN where unknown and each with period 2 pi, and the groups of the neighbours."""
+        count = RESIDUES[residue].angles
+        own = chi[:, :count] * (2 * math.pi / angle_periods(context)[:, :count])
+        return (torch.cat([context[:, :2], own], 1) if self.context else own), context[:, 3:].long()
+
+    def _joint(self, found: _Components, angles: Tensor, groups: Tensor) -> Tensor:
+        """Returns log weights plus log densities of the first angles, with shape (N, K)."""
+        means, strengths = found.means[:, : angles.shape[1]], found.strengths[:, : angles.shape[1]]
+        log_i0 = torch.special.i0e(strengths).log() + strengths
+        each = strengths * (angles[:, None] - means).cos() - log_i0 - math.log(2 * math.pi)
+        joint = found.weights + torch.where(angles.isfinite()[:, None], each, 0.0).sum(2)
+        if self.context:
+            joint = joint + found.neighbours[:, 0, groups[:, 0]].T + found.neighbours[:, 1, groups[:, 1]].T
+        return joint
+
+
+def _maximise(angles: Tensor, groups: Tensor, shares: Tensor) -> _Components:
+    """Returns the components of highest likelihood given the shares of rows, with shape (N, K)."""
+    known = angles.isfinite().to(shares)
+    filled = angles.nan_to_num()
+    counts = (shares.T @ known).clamp_min(1e-6)
+    cosine, sine = (shares.T @ (known * part) / counts for part in (filled.cos(), filled.sin()))
+    length = (cosine.square() + sine.square()).sqrt().clamp(max=0.9999)
+    strengths = (length * (2 - length.square()) / (1 - length.square())).clamp(0.01, _STRONGEST)  # Banerjee et al. (2005)
+    hot = torch.nn.functional.one_hot(groups, len(GROUPS)).to(shares)
+    neighbours = torch.einsum("nk,nsg->ksg", shares, hot) + 1.0
+    totals = shares.sum(0) + 1e-3
+    return _Components(
+        (totals / totals.sum()).log(), torch.atan2(sine, cosine), strengths, (neighbours / neighbours.sum(2, keepdim=True)).log()
+    )

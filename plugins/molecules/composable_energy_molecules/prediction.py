@@ -1,0 +1,119 @@
+r"""Prediction of side chains by the lowest energy, and log densities with a normaliser by importance sampling."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from composable_energy.options import check_integer
+from composable_energy_molecules.energy import SideChainEnergy
+from composable_energy_molecules.library import AngleLibrary
+from composable_energy_molecules.residues import ANGLES, angle_mask
+
+__all__ = ["log_probs", "predict", "resample"]
+
+_CHUNK = 64
+
+
+def predict(
+    energy: SideChainEnergy, context: Tensor, library: AngleLibrary, *, candidates: int = 256, steps: int = 20, seed: int = 0
+) -> Tensor:
+    r"""Returns the angles of low energy for each context, with shape $(B, 4)$; 0 beyond the angles of an amino acid.
+
+    The lowest of some candidates from a library goes down the gradient; a step that goes up is halved.
+
+    Args:
+        energy: The energy of one residue.
+        context: Contexts, with shape $(B, 5)$.
+        library: Where candidates come from.
+        candidates: The number of candidates for each context.
+        steps: Steps of the descent.
+        seed: The seed of the candidates.
+
+    Raises:
+        OptionError: A number is not positive.
+    """
+    check_integer("candidates", candidates)
+    check_integer("steps", steps, least=0)
+    generator, found = torch.Generator().manual_seed(seed), []
+    for part in context.split(_CHUNK):
+        chi = library.draw(part, torch.rand(len(part), candidates, ANGLES, generator=generator).to(part))
+        with torch.no_grad():
+            best = energy.of_each(chi, part).argmin(1)
+        found.append(_descend(energy, chi[torch.arange(len(part)), best], part, steps))
+    return torch.cat(found)
+
+
+def _descend(energy: SideChainEnergy, chi: Tensor, context: Tensor, steps: int) -> Tensor:
+    """Returns points of lower energy: steps along the gradient, at most .1 radians an angle, halved where the energy rises."""
+    bound = energy.given(context=context)
+    lowest, gradient = bound.with_gradient(chi)
+    sizes = torch.full_like(lowest, 0.02)
+    for _ in range(steps):
+        tried = chi - (sizes[:, None] * gradient).clamp(-0.1, 0.1)
+        energies, slope = bound.with_gradient(tried)
+        better = energies < lowest
+        chi, gradient = torch.where(better[:, None], tried, chi), torch.where(better[:, None], slope, gradient)
+        lowest, sizes = torch.where(better, energies, lowest), torch.where(better, 1.2 * sizes, sizes / 2)
+    return chi
+
+
+def resample(energy: SideChainEnergy, context: Tensor, library: AngleLibrary, *, candidates: int = 1024, seed: int = 0) -> Tensor:
+    r"""Returns draws by importance resampling, one for each context, with shape $(B, 4)$: starts for chains of an expression.
+
+    Of some candidates of the library one is chosen with the probability $\propto e^{-E} / q$. This is exact for many candidates, and needs
+    no chains. Angles beyond those of an amino acid are uniform.
+
+    Args:
+        energy: The energy of one residue.
+        context: Contexts, with shape $(B, 5)$.
+        library: The library $q$.
+        candidates: The number of candidates for each draw.
+        seed: The seed of candidates and choice.
+
+    Raises:
+        OptionError: The number of candidates is not positive.
+    """
+    check_integer("candidates", candidates)
+    generator, found = torch.Generator().manual_seed(seed), []
+    with torch.no_grad():
+        for part in context.split(_CHUNK):
+            uniforms = torch.rand(len(part), candidates, ANGLES, generator=generator).to(part)
+            chi = library.draw(part, uniforms)
+            ratios = -energy.of_each(chi, part) - library.log_prob(chi, part)
+            chosen = torch.multinomial(ratios.softmax(1), 1, generator=generator)[:, 0]
+            rows = torch.arange(len(part))
+            found.append(torch.where(angle_mask(part), chi[rows, chosen], (2 * uniforms[rows, chosen] - 1) * math.pi))
+    return torch.cat(found)
+
+
+def log_probs(
+    energy: SideChainEnergy, chi: Tensor, context: Tensor, library: AngleLibrary, *, draws: int = 4096, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    r"""Returns log densities on the torus of the angles that each amino acid has, and $\log Z$ by context, both with shape $(B,)$.
+
+    $Z(c) = \langle e^{-E(\chi \mid c)} / q(\chi) \rangle$ over draws of a library $q$, which are independent for each context.
+
+    Args:
+        energy: The energy of one residue.
+        chi: Angles, with shape $(B, 4)$.
+        context: Contexts, with shape $(B, 5)$.
+        library: The library $q$.
+        draws: The number of draws for each context.
+        seed: The seed of the draws.
+
+    Raises:
+        OptionError: The number of draws is not positive.
+    """
+    check_integer("draws", draws)
+    generator, found = torch.Generator().manual_seed(seed), []
+    with torch.no_grad():
+        for part in context.split(_CHUNK):
+            drawn = library.draw(part, torch.rand(len(part), draws, ANGLES, generator=generator).to(part))
+            ratios = -energy.of_each(drawn, part) - library.log_prob(drawn, part)
+            found.append(ratios.logsumexp(1) - math.log(draws))
+        log_z = torch.cat(found)
+        known = torch.where(angle_mask(context), chi, 0.0)
+        return -energy(known, context=context) - log_z, log_z

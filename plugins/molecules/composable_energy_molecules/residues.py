@@ -1,0 +1,188 @@
+r"""Amino acids: their side-chain dihedrals, and the context of a residue as numbers.
+
+The *context* of a residue is a row of five numbers: the backbone angles $\phi$ and $\psi$ in radians (NaN at the end of a chain), the
+index of the amino acid in `RESIDUES`, and the groups of the residues before and after it, indices in `GROUPS`. The *angles* of a residue
+are four numbers $\chi_1 \dots \chi_4$; an amino acid with fewer ignores the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from composable_energy.errors import OptionError, ShapeError
+
+__all__ = [
+    "ANGLES",
+    "CONTEXT",
+    "GROUPS",
+    "RESIDUES",
+    "Residue",
+    "angle_mask",
+    "angle_periods",
+    "check_context",
+    "context_of",
+    "group_of",
+    "index_of",
+]
+
+ANGLES = 4
+"""The number of angles of a point."""
+CONTEXT = 5
+"""The number of columns of a context."""
+GROUPS = ("none", "small", "polar", "bulky")
+"""Groups of neighbours; `none` is an end of the chain, or a residue that is no amino acid."""
+
+
+@dataclass(frozen=True)
+class Residue:
+    r"""An amino acid.
+
+    Args:
+        name: The three letters.
+        path: The atoms of the side chain after N, CA and CB. The dihedral $\chi_i$ is that of four successive atoms from the $i$-th on.
+        group: Its group as a neighbour.
+        symmetric: Whether a half turn of the last angle changes only the names of atoms.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    group: str
+    symmetric: bool = False
+
+    @property
+    def angles(self) -> int:
+        """The number of angles."""
+        return len(self.path)
+
+    @property
+    def atoms(self) -> tuple[str, ...]:
+        """The names of the atoms along the side chain, from N on."""
+        return ("N", "CA", "CB", *self.path)
+
+
+RESIDUES: tuple[Residue, ...] = (
+    Residue("ALA", (), "small"),
+    Residue("ARG", ("CG", "CD", "NE", "CZ"), "polar"),
+    Residue("ASN", ("CG", "OD1"), "polar"),
+    Residue("ASP", ("CG", "OD1"), "polar", symmetric=True),
+    Residue("CYS", ("SG",), "small"),
+    Residue("GLN", ("CG", "CD", "OE1"), "polar"),
+    Residue("GLU", ("CG", "CD", "OE1"), "polar", symmetric=True),
+    Residue("GLY", (), "small"),
+    Residue("HIS", ("CG", "ND1"), "polar"),
+    Residue("ILE", ("CG1", "CD1"), "bulky"),
+    Residue("LEU", ("CG", "CD1"), "bulky"),
+    Residue("LYS", ("CG", "CD", "CE", "NZ"), "polar"),
+    Residue("MET", ("CG", "SD", "CE"), "bulky"),
+    Residue("PHE", ("CG", "CD1"), "bulky", symmetric=True),
+    Residue("PRO", ("CG", "CD"), "small"),
+    Residue("SER", ("OG",), "small"),
+    Residue("THR", ("OG1",), "polar"),
+    Residue("TRP", ("CG", "CD1"), "bulky"),
+    Residue("TYR", ("CG", "CD1"), "bulky", symmetric=True),
+    Residue("VAL", ("CG1",), "bulky"),
+)
+"""The 20 amino acids, in the order of their three letters."""
+
+_INDEX = {residue.name: index for index, residue in enumerate(RESIDUES)}
+
+
+def index_of(name: str) -> int:
+    """Returns the index of an amino acid in `RESIDUES`.
+
+    Raises:
+        OptionError: The name is unknown.
+    """
+    if name not in _INDEX:
+        raise OptionError(f"{name!r} is none of the 20 amino acids: {', '.join(_INDEX)}.")
+    return _INDEX[name]
+
+
+def group_of(name: str | None) -> int:
+    """Returns the index in `GROUPS` of a neighbour; 0 for None, and for a name that is no amino acid."""
+    return GROUPS.index(RESIDUES[_INDEX[name]].group) if name in _INDEX else 0
+
+
+def context_of(
+    residue: str | Sequence[str],
+    phi: float | Sequence[float] | Tensor,
+    psi: float | Sequence[float] | Tensor,
+    before: str | Sequence[str | None] | None = None,
+    after: str | Sequence[str | None] | None = None,
+) -> Tensor:
+    r"""Returns contexts, with shape $(N, 5)$, for `E.given(context=...)`.
+
+    Args:
+        residue: The amino acid, or one for each row.
+        phi: The backbone angle $\phi$ in radians; NaN where the chain begins.
+        psi: The backbone angle $\psi$ in radians; NaN where the chain ends.
+        before: The residue before it; None where the chain begins.
+        after: The residue after it; None where the chain ends.
+
+    Raises:
+        OptionError: An amino acid is unknown.
+        ShapeError: The numbers of rows differ.
+
+    Example:
+        >>> context_of("LEU", -1.1, -0.8, before="GLY")
+        tensor([[-1.1000, -0.8000, 10.0000,  1.0000,  0.0000]])
+    """
+    names = [residue] if isinstance(residue, str) else list(residue)
+    angles = [torch.as_tensor(angle, dtype=torch.get_default_dtype()).reshape(-1) for angle in (phi, psi)]
+    groups = [[None] if side is None else [side] if isinstance(side, str) else list(side) for side in (before, after)]
+    columns = [
+        *angles,
+        torch.tensor([index_of(name) for name in names]).to(angles[0]),
+        *(torch.tensor([group_of(name) for name in side]).to(angles[0]) for side in groups),
+    ]
+    rows = max(map(len, columns))
+    if any(len(column) not in (1, rows) for column in columns):
+        raise ShapeError(f"Residues, phi, psi, before and after need one or {rows} rows, got {', '.join(str(len(c)) for c in columns)}.")
+    return torch.stack([column.expand(rows) for column in columns], 1)
+
+
+def check_context(context: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    r"""Returns the indices of the amino acids, with shape $(*)$, and of the groups before and after, with shape $(*, 2)$.
+
+    Args:
+        context: Contexts, with shape $(*, 5)$.
+        shape: The shape of their angles, $(*, 4)$.
+
+    Raises:
+        ShapeError: The shapes do not fit each other.
+        OptionError: An index is out of range.
+    """
+    if context.shape[-1:] != (CONTEXT,) or tuple(shape[-1:]) != (ANGLES,) or context.shape[:-1] != torch.Size(shape[:-1]):
+        raise ShapeError(
+            f"Angles of shape (B, {ANGLES}) need a context of shape (B, {CONTEXT}), and those of R residues, (B, R, {ANGLES}), one of "
+            f"(B, R, {CONTEXT}); got {tuple(shape)} and {tuple(context.shape)}. `context_of` makes a context."
+        )
+    kinds = context.detach()[..., 2:]
+    limits = torch.tensor([len(RESIDUES), len(GROUPS), len(GROUPS)], device=context.device)
+    if not bool(((kinds >= 0) & (kinds < limits) & (kinds == kinds.round())).all()):
+        raise OptionError(
+            f"Columns 2 to 4 of a context are indices below {len(RESIDUES)}, {len(GROUPS)} and {len(GROUPS)}: the amino acid and the "
+            "groups of its neighbours. `context_of` makes a context."
+        )
+    kinds = kinds.long()
+    return kinds[..., 0], kinds[..., 1:]
+
+
+def angle_mask(context: Tensor) -> Tensor:
+    """Returns which of the four angles the residues of contexts of shape $(*, 5)$ have, with shape $(*, 4)$."""
+    counts = torch.tensor([residue.angles for residue in RESIDUES], device=context.device)
+    return torch.arange(ANGLES, device=context.device) < counts[context[..., 2].long()][..., None]
+
+
+def angle_periods(context: Tensor) -> Tensor:
+    r"""Returns the periods of the angles of contexts of shape $(*, 5)$, with shape $(*, 4)$: $\pi$ for a symmetric angle, else $2 \pi$."""
+    table = torch.full((len(RESIDUES), ANGLES), 2 * math.pi, dtype=context.dtype, device=context.device)
+    for index, residue in enumerate(RESIDUES):
+        if residue.symmetric:
+            table[index, residue.angles - 1] = math.pi
+    return table[context[..., 2].long()]

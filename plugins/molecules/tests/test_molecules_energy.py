@@ -1,0 +1,152 @@
+"""The network, its objective and its predictions: periods, masks, sums over residues, and what training finds."""
+
+import math
+
+import pytest
+import torch
+
+import composable_energy as ce
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.noise import Noise
+from composable_energy.testing import check_energy
+from composable_energy_molecules import (
+    AngleLibrary,
+    GeneratedRotamers,
+    SideChainContrast,
+    SideChainEnergy,
+    SideChains,
+    angle_mask,
+    angle_periods,
+    context_of,
+    generate,
+    log_probs,
+    predict,
+    recovered,
+)
+from composable_energy_training import Batch, Optimizer, Trainer
+
+
+def small(residues=None):
+    return SideChainEnergy(residues, width=16)
+
+
+def test_the_energy_has_the_periods_of_the_angles_and_ignores_those_that_are_not_there():
+    energy, data = small().double(), generate(40)
+    chi, context = data.chi.double(), data.context.double()
+    before = energy(chi, context=context)
+    generator = torch.Generator().manual_seed(0)
+    turns = torch.randint(-2, 3, chi.shape, generator=generator) * angle_periods(context)
+    other = torch.where(angle_mask(context), chi + turns, torch.randn(chi.shape, generator=generator, dtype=chi.dtype))
+    torch.testing.assert_close(energy(other, context=context), before)
+    moved = energy(torch.where(angle_mask(context), chi + 1.0, chi), context=context)
+    assert bool(((moved - before).abs() > 1e-6).all())
+
+
+def test_ends_of_chains_have_no_backbone_angle():
+    energy, x = small(), torch.zeros(1, 4)
+    inside, end = (energy(x, context=context_of("LEU", phi, 1.0)).detach() for phi in (0.0, math.nan))
+    assert bool(end.isfinite()) and float(end) != float(inside)
+
+
+def test_the_energy_of_several_residues_is_the_sum():
+    one, two = small(), small(2)
+    two.load_state_dict(one.state_dict())
+    data = generate(6)
+    chi, context = data.chi.view(3, 2, 4), data.context.view(3, 2, 5)
+    torch.testing.assert_close(two(chi, context=context), one(data.chi, context=data.context).view(3, 2).sum(1))
+    torch.testing.assert_close(one.of_each(chi, context[:, 0])[:, 1], one(chi[:, 1], context=context[:, 0]))
+    with pytest.raises(ShapeError, match=r"got \(3, 2, 4\) and \(1, 5\)|got \(3, 2, 4\) and \(3, 5\)"):
+        two(chi, context=context[:1, 0])
+
+
+@pytest.mark.slow
+def test_the_energy_keeps_the_contract():
+    check_energy(lambda: small().given(context=context_of("LYS", -1.1, -0.8)), generate(5, residues=("LYS",)).chi)
+
+
+def test_a_library_is_a_density_and_draws_from_it():
+    data = generate(3000, residues=("LEU", "VAL"))
+    library = AngleLibrary(24).fit(data)
+    context = context_of("LEU", 0.0, 0.0)
+    centres = (torch.arange(24) + 0.5) * 2 * math.pi / 24 - math.pi
+    pairs = torch.cartesian_prod(centres, centres)
+    points = torch.cat([pairs, torch.zeros_like(pairs)], 1)[None]
+    probabilities = library.log_prob(points, context)[0].exp() * (2 * math.pi / 24) ** 2
+    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-4)
+    drawn = library.draw(context, torch.rand(1, 20_000, 4, generator=torch.Generator().manual_seed(0)))
+    assert not bool(drawn[..., 2:].any())
+    counts = torch.histc(drawn[0, :, 0], 24, -math.pi, math.pi)
+    first = probabilities.view(24, 24).sum(1)
+    assert ((counts - 20_000 * first) / (20_000 * first * (1 - first)).sqrt()).abs().max() < 4
+    with pytest.raises(OptionError, match="complete side chains"):
+        library.fit(SideChains(torch.full((1, 4), math.nan), context))
+
+
+@pytest.mark.slow
+def test_the_contrast_is_least_at_the_density_of_the_data():
+    """The exact energy has a lower loss than the library, a shifted or a sharper density, and its log Z is 0."""
+    data = generate(400, 5, residues=("LEU", "VAL"))
+    library = AngleLibrary().fit(generate(3000, 6, residues=("LEU", "VAL")))
+    exact = GeneratedRotamers()
+
+    class Changed(SideChainEnergy):
+        weight, shift = 1.0, 0.0
+
+        def of_each(self, chi, context):
+            count = chi.shape[1]
+            rows = context[:, None].expand(-1, count, -1).reshape(-1, 5)
+            missing = (~angle_mask(context)).sum(1)[:, None] * math.log(2 * math.pi)
+            return self.weight * (exact((chi + self.shift).view(-1, 4), context=rows).view(-1, count) - missing)
+
+    def loss(weight=1.0, shift=0.0):
+        model = Changed(width=8)
+        model.weight, model.shift = weight, shift
+        noise = Noise(0, range(len(data)), 1)
+        with torch.no_grad():
+            return SideChainContrast(library, 64).loss(model, Batch(data.chi, {"context": data.context}, noise))
+
+    best = loss()
+    assert abs(best.scalars["log_z"]) < 0.1
+    assert all(best.scalars["contrast"] < loss(*other).scalars["contrast"] for other in ((0.0, 0.0), (0.5, 0.0), (2.0, 0.0), (1.0, 0.15)))
+    assert all(best.value < loss(*other).value for other in ((0.0, 0.0), (0.5, 0.0), (2.0, 0.0), (1.0, 0.15)))
+
+
+@pytest.mark.slow
+def test_training_finds_the_rotamers_of_the_generator():
+    data, fresh = generate(4000, 1, residues=("VAL",)), generate(300, 2, residues=("VAL",))
+    library, energy = AngleLibrary().fit(data), SideChainEnergy(width=48)
+    objective, optimizer = SideChainContrast(library, 16), Optimizer(rate=5e-3, betas=(0.9, 0.99), decay=0.5)
+    Trainer(energy, objective, (data.chi, {"context": data.context}), steps=250, batch_size=128, optimizer=optimizer).fit()
+    log_p, log_z = log_probs(energy, fresh.chi, fresh.context, library, draws=512)
+    exact = -GeneratedRotamers()(fresh.chi, context=fresh.context) + 3 * math.log(2 * math.pi)
+    assert float((exact - log_p).mean()) < 0.2 < float((exact - library.log_prob(fresh.chi[:, None], fresh.context)[:, 0]).mean())
+    assert log_z.abs().mean() < 0.3
+    found = predict(energy, fresh.context, library, candidates=64)
+    share = recovered(found, fresh.chi, angle_periods(fresh.context))[:, 0].float().mean()
+    weights = GeneratedRotamers().rotamer_log_probs(fresh.context).exp()
+    assert share > weights.amax(1).mean() - 0.1  # of angles within 20 degrees: two standard deviations of a well
+    assert not bool(found[:, 1:].any())
+
+
+def test_predictions_go_down():
+    data = generate(20)
+    library, energy = AngleLibrary().fit(data), small()
+    before, after = (predict(energy, data.context, library, candidates=8, steps=steps) for steps in (0, 30))
+    assert bool((energy(after, context=data.context) <= energy(before, context=data.context)).all())
+
+
+def test_a_trained_energy_is_saved_and_loaded(tmp_path):
+    energy, data = small(), generate(4)
+    energy.save(tmp_path / "energy")
+    assert torch.equal(ce.load(tmp_path / "energy")(data.chi, context=data.context), energy(data.chi, context=data.context))
+
+
+def test_the_objective_says_what_it_needs():
+    library, data = AngleLibrary(), generate(4)
+    batch = Batch(data.chi, {}, Noise(0, range(4), 1))
+    with pytest.raises(OptionError, match="the label `context`"):
+        SideChainContrast(library).loss(small(), batch)
+    with pytest.raises(OptionError, match="of one residue"):
+        SideChainContrast(library).loss(small(2), batch)
+    with pytest.raises(OptionError, match="negatives must be a whole number"):
+        SideChainContrast(library, 0)

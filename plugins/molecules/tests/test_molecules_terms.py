@@ -1,0 +1,127 @@
+"""Events over angles and clashes between residues, alone and in expressions."""
+
+import math
+
+import pytest
+import torch
+
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.testing import check_energy
+from composable_energy_molecules import (
+    ClashEnergy,
+    GeneratedRotamers,
+    SideChainEnergy,
+    Wells,
+    arc,
+    context_of,
+    dihedral,
+    generate,
+    side_chain_atoms,
+)
+
+
+def backbone(x=0.0):
+    """N, CA and C of a residue with usual lengths, moved along x."""
+    return torch.tensor([[-1.46 + x, 0.0, 0.0], [x, 0.0, 0.0], [0.55 + x, 1.42, 0.0]])
+
+
+def points(degrees):
+    return torch.cat([torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float32))[:, None], torch.zeros(len(degrees), 3)], 1)
+
+
+def test_an_angle_is_in_the_well_of_its_third_of_the_circle():
+    well, x = Wells(1), points([10.0, 60.0, 110.0, 130.0, -170.0, -130.0, -110.0, -10.0])
+    probabilities = torch.stack([(-well(name)(x)).exp() for name in ("gauche+", "trans", "gauche-")])
+    assert probabilities.argmax(0).tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert bool((probabilities.amax(0) > 0.9).all())
+    torch.testing.assert_close(probabilities.sum(0), torch.ones(8))
+    torch.testing.assert_close(well("trans", "gauche+")(x), (~well("gauche-"))(x))
+
+
+def test_an_arc_holds_what_is_near_its_centre():
+    event, x = arc(1, 175.0, 30.0), points([175.0, 150.0, -160.0, 140.0, -145.0, 0.0])
+    assert ((-event(x)).exp() > 0.5).tolist() == [True, True, True, False, False, False]
+    assert float((-event(points([145.0]))).exp()) == pytest.approx(0.5, abs=1e-3)  # on the border
+    odds = torch.logit((-event(points([148.0]))).exp())
+    assert float(odds) == pytest.approx(1, abs=0.06)  # a border of 3 degrees
+
+
+@pytest.mark.slow
+def test_events_restrict_draws_and_keep_the_rest_of_the_density():
+    exact = GeneratedRotamers()
+    context = context_of("VAL", -1.1, -0.8, "GLY", "LEU")
+    base = exact.given(context=context)
+    chains, well = 200, Wells(1, base)
+    weights = exact.rotamer_log_probs(context)[0].exp()  # gauche+, trans, gauche-
+    draws = (base & ~well("trans")).sample(chains, steps=30, seed=0)
+    found = torch.bincount(exact.rotamer_of(draws, context.expand(chains, 5)), minlength=3) / chains
+    share = weights[0] / (weights[0] + weights[2])
+    assert found[1] < 0.02
+    assert abs(found[0] / (found[0] + found[2]) - share) < 4 * float(share * (1 - share) / chains) ** 0.5 + 0.01
+    assert (base & well("trans") & ~well("trans")).unsatisfiable
+
+
+def test_events_say_which_points_they_need():
+    with pytest.raises(ShapeError, match="residue 2 needs points"):
+        Wells(1, residue=2)("trans")(torch.zeros(3, 2, 4))
+    with pytest.raises(OptionError, match="from 1 to 4"):
+        Wells(5)
+    with pytest.raises(OptionError, match="cis"):
+        Wells(1)("cis")
+    with pytest.raises(OptionError, match="half_width"):
+        arc(1, 0.0, 190.0)
+
+
+def test_atoms_have_the_dihedrals_of_the_angles():
+    chi = torch.tensor([[1.0, -2.0, 3.0, 0.5], [-1.1, 3.1, 1.0, -2.0]], dtype=torch.float64)
+    frame = backbone().double()
+    atoms = side_chain_atoms("LYS", frame, chi)
+    chain = torch.cat([frame[:2].expand(2, 2, 3), atoms], 1)
+    found = torch.stack([dihedral(*chain[:, i : i + 4].unbind(1)) for i in range(4)], 1)
+    torch.testing.assert_close(found, chi, atol=1e-6, rtol=0)
+    bonds = (atoms[:, 1:] - atoms[:, :-1]).norm(dim=2)
+    torch.testing.assert_close(bonds, torch.full_like(bonds, 1.52), atol=1e-6, rtol=0)
+    assert float((atoms[0, 0] - frame[1]).norm()) == pytest.approx(1.53, abs=0.03)  # CB
+    with pytest.raises(ShapeError, match="N, CA and C"):
+        side_chain_atoms("LYS", frame[:2], chi)
+
+
+def test_side_chains_that_point_at_each_other_clash_and_far_ones_do_not():
+    near = ClashEnergy(["LYS", "LYS"], torch.stack([backbone(), backbone(6.0)]))
+    far = ClashEnergy(["LYS", "LYS"], torch.stack([backbone(), backbone(40.0)]))
+    x = torch.randn(200, 2, 4, generator=torch.Generator().manual_seed(0)) * 2
+    assert not bool(far(x).any())
+    energies = near(x)
+    assert 0.1 < (energies > 0).float().mean() < 1
+    worst = energies.argmax()
+    atoms = [side_chain_atoms("LYS", frame, x[worst, i][None])[0] for i, frame in enumerate(near.backbones)]
+    assert torch.cdist(*atoms).min() < 3.4 or torch.cdist(atoms[0], near.backbones[1]).min() < 3.4
+
+
+@pytest.mark.slow
+def test_the_clash_keeps_the_contract():
+    x = torch.randn(5, 2, 4, generator=torch.Generator().manual_seed(1))
+    check_energy(lambda: ClashEnergy(["LEU", "PHE"], torch.stack([backbone(), backbone(4.0)])), x)
+
+
+@pytest.mark.slow
+def test_two_residues_with_a_clash_and_an_event_are_one_expression():
+    energy = SideChainEnergy(2, width=16)
+    context = generate(2, residues=("LEU", "LYS")).context[None]
+    clash = ClashEnergy(["LEU", "LYS"], torch.stack([backbone(), backbone(6.0)]))
+    base = energy.given(context=context)
+    expression = base & clash & ~arc(1, 180.0, 40.0, residue=0)
+    x = torch.randn(3, 2, 4)
+    torch.testing.assert_close(expression(x), base(x) + clash(x) + (~arc(1, 180.0, 40.0, residue=0))(x))
+    draws = expression.sample(64, sampler="mala", step_size=0.05, steps=60, seed=0, warn=False)
+    first = draws[:, 0, 0]
+    assert draws.shape == (64, 2, 4) and ((first.abs() < math.radians(140)).float().mean() > 0.9)
+
+
+def test_a_clash_needs_two_residues_with_backbones():
+    with pytest.raises(OptionError, match="two residues or more"):
+        ClashEnergy(["LEU"], backbone()[None])
+    with pytest.raises(ShapeError, match="finite numbers of shape"):
+        ClashEnergy(["LEU", "LYS"], backbone()[None])
+    with pytest.raises(OptionError, match="none of the 20"):
+        ClashEnergy(["LEU", "XYZ"], torch.stack([backbone(), backbone(4.0)]))
