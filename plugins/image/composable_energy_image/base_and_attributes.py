@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast
 
 import composable_energy as ce
 from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes
@@ -17,6 +18,7 @@ from composable_energy_training import Recipe
 
 __all__ = ["BaseAndAttributes", "base_and_attributes"]
 
+AUTO = "auto"
 _STAGES = ("autoencoder", "decoder", "base", "heads")
 
 
@@ -30,6 +32,9 @@ class BaseAndAttributes(Recipe):
 
     With several processes, batch statistics of the autoencoder's codes are computed per process; everything else is as with one.
     """
+
+    def setting_types(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**super().setting_types(changes), "model.features": int | Literal["auto"]}
 
     def with_steps(self, steps: int) -> BaseAndAttributes:
         """Returns the recipe with this number of steps in total, divided over the stages in proportion."""
@@ -64,11 +69,12 @@ class BaseAndAttributes(Recipe):
         with pipeline.seeded("base"):
             channels, size, _ = pictures.event_shape
             options = {name: model[name] for name in ("code", "width", "blocks", "sigma_min", "sigma_max")}
+            options["features"] = _features(size) if model["features"] == AUTO else model["features"]
             base = cast(CodeEnergy, ce.get_energy("code-base", size=size, channels=channels, **options)).to(pipeline.device)
         pipeline.ranks.call_on_first(lambda: self.save(out))
         coder = base.autoencoder
         pipeline.train_autoencoder(coder, train, labels)
-        codes = pipeline.encode(coder, train, mirrored=data["flip"])
+        codes = pipeline.encode_training(coder, train)
         pipeline.train_base(base, codes)
         energies, accuracy = [], {}
         if labels:
@@ -78,6 +84,11 @@ class BaseAndAttributes(Recipe):
         base.eval()
         pipeline.ranks.call_on_first(lambda: export_run(out, [base, *energies], pipeline.costs(), accuracy))
         return out
+
+
+def _features(size: int) -> int:
+    """Returns the channels of the decoder for pictures of a size: the cost of a step follows that of the pictures."""
+    return {16: 32, 32: 48}.get(size, 64)
 
 
 def base_and_attributes() -> BaseAndAttributes:

@@ -57,6 +57,7 @@ class CodeEnergy(ce.Energy):
         sigma_min: The lowest noise level, and the default: the density of the codes themselves.
         sigma_max: The highest noise level.
         name: The name in expressions.
+        features: Channels of the decoder, see `Autoencoder`.
 
     Attributes:
         sigma_min: The lowest noise level.
@@ -76,13 +77,14 @@ class CodeEnergy(ce.Energy):
         sigma_min: float = 0.05,
         sigma_max: float = 4.0,
         name: str = "base",
+        features: int = 64,
     ) -> None:
         super().__init__()
         if not 0 < sigma_min < sigma_max:
             raise OptionError(f"Noise levels must satisfy 0 < sigma_min < sigma_max, got {sigma_min!r} and {sigma_max!r}.")
         self.sigma_min, self.sigma_max, self.name = float(sigma_min), float(sigma_max), name
         self.net = CodeNetwork(check_integer("code", code), width=check_integer("width", width), blocks=check_integer("blocks", blocks, 0))
-        self.decoder = Autoencoder(size, channels, code)
+        self.decoder = Autoencoder(size, channels, code, features)
         self.event_shape = (code,)
         self.recommended = ce.Recommendation(
             sampler="annealed",

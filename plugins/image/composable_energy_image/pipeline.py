@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
+from composable_energy.noise import Noise
 from composable_energy_image.attributes import count_values
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.code_energy import CodeEnergy
@@ -88,6 +90,25 @@ class AttributePipeline:
             codes += [coder.encode(images.flip(-1)) for images in self._chunks(pictures)]
         return torch.cat(codes)
 
+    @torch.no_grad()
+    def encode_training(self, coder: Autoencoder, pictures: Pictures) -> Tensor:
+        """Returns the codes that the energies learn from, with shape $(K N, D)$: `encode`, and for a small set also changed pictures."""
+        codes = [self.encode(coder, pictures, mirrored=self.settings["data"]["flip"])]
+        prepare = self._preparation(pictures)
+        if prepare is not None and prepare.distortion:
+            noise = Noise(self.settings["training"]["seed"], range(len(pictures))).child("codes")
+            for copy in range(math.ceil(self.settings["augmentation"]["codes"] / len(pictures))):
+                chunks = zip(self._chunks(pictures), torch.arange(len(pictures)).split(_CHUNK), strict=True)
+                codes += [coder.encode(prepare(images, noise.at(copy).for_chains(rows.tolist()))) for images, rows in chunks]
+        return torch.cat(codes)
+
+    def _preparation(self, pictures: Pictures) -> Preparation | None:
+        """Returns the random changes of training pictures; None if there are none."""
+        table = self.settings["augmentation"]
+        changes = {name: table[name] for name in ("rotation", "zoom", "shift", "bend")} if len(pictures) < table["below"] else {}
+        prepare = Preparation(flip=self.settings["data"]["flip"], **changes)
+        return prepare if prepare.flip or prepare.distortion else None
+
     def train_base(self, energy: CodeEnergy, codes: Tensor) -> None:
         """Trains a base on codes with shape $(N, D)$."""
         self._fit("base", energy.net, DenoisingScoreMatching(energy.sigma_min, energy.sigma_max), codes)
@@ -139,7 +160,7 @@ class AttributePipeline:
             precision=training["precision"] if pictures else "float32",
             checkpoint_every=training["checkpoint_every"],
             keep=2,
-            preparation=Preparation(flip=True) if pictures and self.settings["data"]["flip"] else None,
+            preparation=self._preparation(data) if pictures else None,
             monitor=Monitor(gap=None, magnitude=None, acceptance=None),  # these energies are of codes, and large
             callbacks=[CostLog()],
             progress=self.progress,
