@@ -13,12 +13,12 @@ from composable_energy_image.autoencoder import check_picture_shape
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.data import Pictures, open_pictures
 from composable_energy_image.export import export_run
+from composable_energy_image.network_sizes import AUTOMATIC, resolve_sizes
 from composable_energy_image.pipeline import AttributePipeline
 from composable_energy_training import Recipe
 
 __all__ = ["BaseAndAttributes", "base_and_attributes"]
 
-AUTO = "auto"
 _STAGES = ("autoencoder", "decoder", "base", "heads")
 
 
@@ -34,7 +34,8 @@ class BaseAndAttributes(Recipe):
     """
 
     def setting_types(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {**super().setting_types(changes), "model.features": int | Literal["auto"]}
+        sizes = {f"model.{name}": int | Literal["auto"] for name in AUTOMATIC}
+        return {**super().setting_types(changes), **sizes, "autoencoder.naming": float | Literal["auto"]}
 
     def with_steps(self, steps: int) -> BaseAndAttributes:
         """Returns the recipe with this number of steps in total, divided over the stages in proportion."""
@@ -66,10 +67,12 @@ class BaseAndAttributes(Recipe):
         data, model = self.settings["data"], self.settings["model"]
         train, test = pipeline.split(pictures)
         labels = select_attributes(train, data["attributes"])
+        pipeline = pipeline.for_pictures(train)
+        sizes = resolve_sizes(model, pictures.event_shape[1], small=pipeline.small)
         with pipeline.seeded("base"):
             channels, size, _ = pictures.event_shape
-            options = {name: model[name] for name in ("code", "width", "blocks", "sigma_min", "sigma_max")}
-            options["features"] = _features(size) if model["features"] == AUTO else model["features"]
+            options = {name: sizes[name] for name in ("code", "width", "blocks", "features", "corrector_steps")}
+            options |= {name: model[name] for name in ("sigma_min", "sigma_max")}
             base = cast(CodeEnergy, ce.get_energy("code-base", size=size, channels=channels, **options)).to(pipeline.device)
         pipeline.ranks.call_on_first(lambda: self.save(out))
         coder = base.autoencoder
@@ -78,17 +81,12 @@ class BaseAndAttributes(Recipe):
         pipeline.train_base(base, codes)
         energies, accuracy = [], {}
         if labels:
-            heads = pipeline.train_heads(base, codes, labels)
+            heads = pipeline.train_heads(base, codes, labels, sizes["heads_width"])
             energies = list(attribute_energies(base, heads, labels))
             accuracy = measure_accuracy(heads, pipeline.encode(coder, test), test.labels, labels)
         base.eval()
         pipeline.ranks.call_on_first(lambda: export_run(out, [base, *energies], pipeline.costs(), accuracy))
         return out
-
-
-def _features(size: int) -> int:
-    """Returns the channels of the decoder for pictures of a size: the cost of a step follows that of the pictures."""
-    return {16: 32, 32: 48}.get(size, 64)
 
 
 def base_and_attributes() -> BaseAndAttributes:

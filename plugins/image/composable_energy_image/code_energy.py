@@ -45,7 +45,7 @@ class CodeNetwork(ce.Energy):
 class CodeEnergy(ce.Energy):
     r"""The energy of any picture at a noise level, $B(z, \sigma)$, over codes $z$ with shape $(B, D)$; its decoder is an autoencoder.
 
-    It recommends the sampler `annealed` with 100 gradients, a setting chosen on drawn faces, and one thread, because in networks this small
+    It recommends the sampler `annealed` with 25 levels, 100 gradients by default, a setting chosen on drawn faces, and one thread, because in networks this small
     the synchronization of two threads costs more than they gain.
 
     Args:
@@ -58,6 +58,7 @@ class CodeEnergy(ce.Energy):
         sigma_max: The highest noise level.
         name: The name in expressions.
         features: Channels of the decoder, see `Autoencoder`.
+        corrector_steps: Steps of the recommended sampler at each noise level.
 
     Attributes:
         sigma_min: The lowest noise level.
@@ -78,6 +79,7 @@ class CodeEnergy(ce.Energy):
         sigma_max: float = 4.0,
         name: str = "base",
         features: int = 64,
+        corrector_steps: int = 3,
     ) -> None:
         super().__init__()
         if not 0 < sigma_min < sigma_max:
@@ -86,11 +88,9 @@ class CodeEnergy(ce.Energy):
         self.net = CodeNetwork(check_integer("code", code), width=check_integer("width", width), blocks=check_integer("blocks", blocks, 0))
         self.decoder = Autoencoder(size, channels, code, features)
         self.event_shape = (code,)
-        self.recommended = ce.Recommendation(
-            sampler="annealed",
-            options={"levels": 25, "sigma_max": self.sigma_max, "sigma_min": self.sigma_min, "corrector_steps": 3, "delta": 0.25},
-            threads=1,
-        )
+        levels = {"levels": 25, "sigma_max": self.sigma_max, "sigma_min": self.sigma_min}
+        correctors = {"corrector_steps": check_integer("corrector_steps", corrector_steps, 0), "delta": 0.25}
+        self.recommended = ce.Recommendation(sampler="annealed", options=levels | correctors, threads=1)
 
     @property
     def autoencoder(self) -> Autoencoder:
