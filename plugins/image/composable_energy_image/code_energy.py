@@ -45,8 +45,8 @@ class CodeNetwork(ce.Energy):
 class CodeEnergy(ce.Energy):
     r"""The energy of any picture at a noise level, $B(z, \sigma)$, over codes $z$ with shape $(B, D)$; its decoder is an autoencoder.
 
-    It recommends the sampler `annealed` with 25 levels, 100 gradients by default, a setting chosen on drawn faces, and one thread, because in networks this small
-    the synchronization of two threads costs more than they gain.
+    It recommends the sampler `annealed` with 25 levels and 100 gradients by default, a setting chosen on drawn faces, and one thread,
+    because in networks this small the synchronization of two threads costs more than they gain.
 
     Args:
         size: Height and width $S$ of the pictures: a multiple of 16 from 16 to 256.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -107,7 +106,7 @@ class AttributePipeline:
         prepare = self._preparation()
         if prepare is not None and prepare.distortion:
             noise = Noise(self.settings["training"]["seed"], range(len(pictures))).child("codes")
-            for copy in range(math.ceil(self.settings["small"]["codes"] / len(pictures))):
+            for copy in range(self.settings["small"]["copies"]):
                 chunks = zip(self._chunks(pictures), torch.arange(len(pictures)).split(_CHUNK), strict=True)
                 codes += [coder.encode(prepare(images, noise.at(copy).for_chains(rows.tolist()))) for images, rows in chunks]
         return torch.cat(codes)
