@@ -54,12 +54,13 @@ def split_digits(split: int, folder: Path) -> tuple[Path, Path]:
     """Writes the digits for training with their attributes, and those for the judge; returns both files."""
     from sklearn.datasets import load_digits
 
-    digits, files = load_digits(), (folder / f"training-{split}.npz", folder / f"judge-{split}.npz")
+    digits: Any = load_digits()
+    files = (folder / f"training-{split}.npz", folder / f"judge-{split}.npz")
     pixels, order = (digits.images / 16 * 255).round().astype(np.uint8), np.random.default_rng(split).permutation(len(digits.images))
     folder.mkdir(parents=True, exist_ok=True)
     for file, rows in zip(files, (order[:TRAINING], order[TRAINING:]), strict=True):
         values = digits.target[rows]
-        labels = {name: np.isin(values, having) for name, having in ATTRIBUTES.items()}
+        labels: dict[str, Any] = {name: np.isin(values, having) for name, having in ATTRIBUTES.items()}
         np.savez(file, images=pixels[rows], digit=values.astype(str), **labels)
     return files
 
@@ -76,7 +77,8 @@ def train_judge(pictures: Tensor, digits: np.ndarray) -> Judge:
 
     change, noise = Preparation(rotation=10, zoom=0.08, shift=0.06), Noise(0, range(len(pictures)))
     copies = [pictures, *(change(pictures, noise.at(copy)) for copy in range(COPIES))]
-    machine = SVC(C=10, gamma=0.05).fit(torch.cat(copies).flatten(1).numpy(), np.tile(digits, COPIES + 1))
+    machine = SVC(C=10, gamma=0.05)  # pyright: ignore[reportArgumentType]
+    machine.fit(torch.cat(copies).flatten(1).numpy(), np.tile(digits, COPIES + 1))
     return lambda pictures: machine.predict(pictures.flatten(1).numpy())
 
 
