@@ -73,12 +73,14 @@ def frechet() -> str:
 
 
 def digits() -> str:
-    """Returns the table of expressions of digits."""
-    result, rows = _read("digits"), []
+    """Returns the table of expressions of digits, and those below the target."""
+    result, rows, below = _read("digits"), [], []
     for text, found in result["rows"].items():
         if "share" in found:
             rows.append([f"`{text}`", format_number(found["share"]), format_number(found["real"])])
-    return markdown_table(["expression", "correct", "of real digits"], rows)
+            below += [f"`{text}`"] * (found["share"] < result["targets"]["expressions"])
+    verdict = f"Below the target of {format_number(result['targets']['expressions'], 2)}: {', '.join(below) or 'none'}."
+    return f"{markdown_table(['expression', 'correct', 'of real digits'], rows)}\n\n{verdict}"
 
 
 def digits_parts() -> str:
