@@ -156,15 +156,13 @@ class Trainer:
         seed, batch size, optimizer, average, precision, preparation, the settings of the objective and of the model's modules, and the
         values of the data are unchanged. The number of steps, the monitor, the callbacks and the device may change.
 
-        SIGTERM ends the process with status 143 after the step in progress and a checkpoint, if the run has one process and is in the main
-        thread, and the program has no handler of its own.
-
         Raises:
             TrainingDiverged: The monitor stopped the run.
             OptionError: The folder has checkpoints of a run with other settings or data.
             FileFormatError: The checkpoints are damaged, of another model, or of another version.
             StorageError: A checkpoint could not be written.
             ProcessLost: Another process of the run has ended.
+            SystemExit: SIGTERM arrived, in a run of one process in the main thread; a checkpoint was written after the step in progress.
         """
         with ExitStack() as stack:
             for callback in self.callbacks if self.ranks.is_first else ():
