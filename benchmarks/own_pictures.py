@@ -32,12 +32,13 @@ PATH = RESULTS / "own_pictures.json"
 TARGETS = {"male & ~smiling": 0.93, "cpu_seconds": 1200, "male & new": 0.85, "seconds of new": 60}
 
 
-def train(recipe: str, data: Path, out: Path, settings: Sequence[str]) -> dict[str, Any]:
+def train(recipe: str, data: Path, out: Path, settings: Sequence[str], steps: int | None = None) -> dict[str, Any]:
     """Trains by the command line, unless the run is finished; returns the report of the run and its cost."""
     cost = out.with_suffix(".json")
     if not cost.exists():
         command = [sys.executable, "-m", "composable_energy", "train", "--recipe", recipe, "--data", str(data), "--out", str(out)]
         command += [word for setting in settings for word in ("--set", setting)]
+        command += [] if steps is None else ["--steps", str(steps)]
         before = sum(read_json(file)["cpu_seconds"] for file in out.glob("stages/*/costs.json"))
         began, used = time.perf_counter(), _used()
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

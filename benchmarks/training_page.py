@@ -18,7 +18,20 @@ EXPRESSIONS = (
 def blocks() -> Blocks:
     """Returns the functions of all blocks."""
     runs = {f"contrastive, {run}": (lambda run=run: contrastive(run)) for run in ("monitored", "improved")}
-    functions = (training_cost, expressions, new_attribute, frechet, careless, out_of_distribution, kills, two_hosts, lost_host, speed)
+    runs |= {"digits, parts": digits_parts}
+    functions = (
+        training_cost,
+        expressions,
+        new_attribute,
+        frechet,
+        digits,
+        careless,
+        out_of_distribution,
+        kills,
+        two_hosts,
+        lost_host,
+        speed,
+    )
     return {function.__name__.replace("_", " "): function for function in functions} | runs
 
 
@@ -57,6 +70,30 @@ def frechet() -> str:
     return markdown_table(
         ["pictures", "Frechet distance"], [["samples", f"{found['samples']:.2f}"], ["other drawn faces", f"{found['drawn']:.2f}"]]
     )
+
+
+def digits() -> str:
+    """Returns the table of expressions of digits, and those below the target."""
+    result, rows, below = _read("digits"), [], []
+    for text, found in result["rows"].items():
+        if "share" in found:
+            rows.append([f"`{text}`", format_number(found["share"]), format_number(found["real"])])
+            below += [f"`{text}`"] * (found["share"] < result["targets"]["expressions"])
+    verdict = f"Below the target of {format_number(result['targets']['expressions'], 2)}: {', '.join(below) or 'none'}."
+    return f"{markdown_table(['expression', 'correct', 'of real digits'], rows)}\n\n{verdict}"
+
+
+def digits_parts() -> str:
+    """Returns the table of the cost and of the parts that may fail."""
+    result = _read("digits")
+    parts, training = result["parts"], result["training"]
+    rows = [[f"processor seconds, {name}", f"{stage['cpu_seconds']:.0f}"] for name, stage in training["stages"].items()]
+    rows += [["processor seconds, whole command", f"{training['cpu_seconds']:.0f}"]]
+    rows += [[name, format_number(value)] for name, value in parts.items() if name.startswith("judge") and isinstance(value, float)]
+    rows += [
+        [f"Frechet distance of pixels, {name.removeprefix('frechet of ')}", f"{parts[name]:.2f}"] for name in parts if "frechet" in name
+    ]
+    return markdown_table(["measure", "value"], rows)
 
 
 def contrastive(run: str) -> str:

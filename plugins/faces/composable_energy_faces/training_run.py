@@ -89,7 +89,7 @@ class TrainingRun:
         """Returns the recipe with the settings for faces."""
         steps = {f"{stage}.steps": self._scale_steps(count) for stage, count in _STEPS.items()}
         model = {"model.code": CODE, "model.sigma_min": SIGMA_MIN, "model.sigma_max": SIGMA_MAX}
-        return base_and_attributes().with_changes({"data.size": SIZE, "data.held_out": 0.0, **model, **steps})
+        return base_and_attributes().with_changes({"data.size": SIZE, "data.held_out": 0.0, "small.below": 0, **model, **steps})
 
     def costs(self) -> dict[str, dict[str, float]]:
         """Returns the steps, processor seconds and loss of each training."""

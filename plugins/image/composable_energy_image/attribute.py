@@ -42,7 +42,9 @@ class Attribute(Recipe):
         train, test = pipeline.split(pictures)
         labels = select_attributes(train, table["attributes"])
         pipeline.ranks.call_on_first(lambda: self.save(out))
-        heads = pipeline.train_heads(base, pipeline.encode(coder, train, mirrored=table["flip"]), labels)
+        heads = pipeline.train_heads(
+            base, pipeline.encode(coder, train, mirrored=table["flip"]), labels, self.settings["model"]["heads_width"]
+        )
         energies = list(attribute_energies(base, heads, labels))
         accuracy = measure_accuracy(heads, pipeline.encode(coder, test), test.labels, labels)
         pipeline.ranks.call_on_first(lambda: export_run(out, energies, pipeline.costs(), accuracy))

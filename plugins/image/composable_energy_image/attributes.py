@@ -13,6 +13,7 @@ from composable_energy.errors import OptionError
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.data import Labels, Pictures
 from composable_energy_image.heads import CodeHeads
+from composable_energy_image.joint_labels import find_joint_labels
 from composable_energy_image.label_columns import label_columns
 
 __all__ = ["attribute_energies", "count_values", "measure_accuracy", "select_attributes"]
@@ -46,10 +47,13 @@ def count_values(labels: Mapping[str, Labels]) -> dict[str, int]:
 
 def attribute_energies(base: CodeEnergy, heads: CodeHeads, labels: Mapping[str, Labels]) -> Iterator[ce.ClassifierEnergy]:
     """Yields the energies of attributes: `male` for a binary attribute, `hair=red` and so on for the values of any other."""
-    columns = label_columns(count_values(labels))
+    columns, joint = label_columns(count_values(labels)), find_joint_labels(labels)
     for name, some in labels.items():
         for value, event in enumerate(_event_names(name, some), 1 if some.binary else 0):
-            yield ce.ClassifierEnergy(heads, value, base, columns=columns[name], name=event)
+            if joint is None:
+                yield ce.ClassifierEnergy(heads, value, base, columns=columns[name], name=event)
+            else:
+                yield ce.ClassifierEnergy(heads, joint.having(name, value), base, labels=len(joint), name=event)
 
 
 @torch.no_grad()
@@ -62,9 +66,9 @@ def measure_accuracy(heads: CodeHeads, codes: Tensor, truth: Mapping[str, Labels
         truth: Attributes of these pictures; it may hold others.
         labels: The attributes of the heads.
     """
-    logits, found = heads(codes).cpu(), {}
+    logits, joint, found = heads(codes).cpu(), find_joint_labels(labels), {}
     for name, columns in label_columns(count_values(labels)).items():
-        some, known = logits[:, columns], truth[name].known
+        some, known = logits[:, columns] if joint is None else joint.marginals(logits, name), truth[name].known
         predicted = some.argmax(1) if some.shape[1] > 1 else (some[:, 0] > 0).long()
         if known.any():
             found[name] = float((predicted == truth[name].values)[known].float().mean())

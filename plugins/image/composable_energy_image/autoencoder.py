@@ -24,31 +24,35 @@ class Autoencoder(nn.Module):
         size: Height and width $S$ of the pictures: a multiple of 16 from 16 to 256.
         channels: Channels $C$, 1 or 3.
         code: Numbers $D$ in a code.
+        features: Channels of the decoder's maps of 16 x 16, an even number; the other layers follow. Most of the cost is theirs.
 
     Raises:
         OptionError: An option is out of range.
     """
 
-    def __init__(self, size: int = 64, channels: int = 3, code: int = 64) -> None:
+    def __init__(self, size: int = 64, channels: int = 3, code: int = 64, features: int = 64) -> None:
         super().__init__()
         check_picture_shape(size, channels)
         self.size, self.channels, self.code = size, channels, check_integer("code", code)
+        if check_integer("features", features, least=2) % 2:
+            raise OptionError(f"features must be even, got {features}.")
+        at_4, at_8, at_16 = 2 * features, 3 * features // 2, features
         left, halvings = size, 0
         while left >= 8:
             left, halvings = left // 2, halvings + 1
         layers, before = [], channels
-        for width in _WIDTHS[-halvings:]:
+        for width in (max(8, width * features // 64) for width in _WIDTHS[-halvings:]):
             layers += [nn.Conv2d(before, width, 4, 2, 1), nn.SiLU()]
             before = width
         self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * left * left, code))
         self.standardize = nn.BatchNorm1d(code, affine=False, momentum=0.02)
-        self.unfold = nn.Sequential(nn.Linear(code, 192), nn.SiLU(), nn.Linear(192, 128 * 4 * 4), nn.SiLU())
-        self.at_4 = nn.Conv2d(128, 128, 3, 1, 1)
-        self.to_8 = nn.ConvTranspose2d(128, 96, 4, 2, 1)
-        self.at_8 = nn.Conv2d(96, 96, 3, 1, 1)
-        self.to_16 = nn.ConvTranspose2d(96, 64, 4, 2, 1)
-        self.at_16 = nn.Conv2d(64, 64, 3, 1, 1)
-        self.to_pixels = nn.Conv2d(64, channels * (size // 16) ** 2, 3, 1, 1)
+        self.unfold = nn.Sequential(nn.Linear(code, 3 * features), nn.SiLU(), nn.Linear(3 * features, at_4 * 4 * 4), nn.SiLU())
+        self.at_4 = nn.Conv2d(at_4, at_4, 3, 1, 1)
+        self.to_8 = nn.ConvTranspose2d(at_4, at_8, 4, 2, 1)
+        self.at_8 = nn.Conv2d(at_8, at_8, 3, 1, 1)
+        self.to_16 = nn.ConvTranspose2d(at_8, at_16, 4, 2, 1)
+        self.at_16 = nn.Conv2d(at_16, at_16, 3, 1, 1)
+        self.to_pixels = nn.Conv2d(at_16, channels * (size // 16) ** 2, 3, 1, 1)
 
     def encode(self, images: Tensor) -> Tensor:
         """Returns the codes, with shape $(B, D)$, of pictures in [0, 1] with shape $(B, C, S, S)$.
@@ -67,7 +71,7 @@ class Autoencoder(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Returns pictures without clamping to [0, 1], as training needs them."""
-        h = self.unfold(codes).view(-1, 128, 4, 4)
+        h = self.unfold(codes).unflatten(1, (-1, 4, 4))
         h = h + F.silu(self.at_4(h))
         h = F.silu(self.to_8(h))
         h = h + F.silu(self.at_8(h))

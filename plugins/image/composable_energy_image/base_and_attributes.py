@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast
 
 import composable_energy as ce
 from composable_energy_image.attributes import attribute_energies, measure_accuracy, select_attributes
@@ -12,6 +13,7 @@ from composable_energy_image.autoencoder import check_picture_shape
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.data import Pictures, open_pictures
 from composable_energy_image.export import export_run
+from composable_energy_image.network_sizes import AUTOMATIC, resolve_sizes
 from composable_energy_image.pipeline import AttributePipeline
 from composable_energy_training import Recipe
 
@@ -30,6 +32,10 @@ class BaseAndAttributes(Recipe):
 
     With several processes, batch statistics of the autoencoder's codes are computed per process; everything else is as with one.
     """
+
+    def setting_types(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        sizes = {f"model.{name}": int | Literal["auto"] for name in AUTOMATIC}
+        return {**super().setting_types(changes), **sizes, "autoencoder.naming": float | Literal["auto"]}
 
     def with_steps(self, steps: int) -> BaseAndAttributes:
         """Returns the recipe with this number of steps in total, divided over the stages in proportion."""
@@ -61,18 +67,21 @@ class BaseAndAttributes(Recipe):
         data, model = self.settings["data"], self.settings["model"]
         train, test = pipeline.split(pictures)
         labels = select_attributes(train, data["attributes"])
+        pipeline = pipeline.for_pictures(train)
+        sizes = resolve_sizes(model, pictures.event_shape[1], small=pipeline.small)
         with pipeline.seeded("base"):
             channels, size, _ = pictures.event_shape
-            options = {name: model[name] for name in ("code", "width", "blocks", "sigma_min", "sigma_max")}
+            options = {name: sizes[name] for name in ("code", "width", "blocks", "features", "corrector_steps")}
+            options |= {name: model[name] for name in ("sigma_min", "sigma_max")}
             base = cast(CodeEnergy, ce.get_energy("code-base", size=size, channels=channels, **options)).to(pipeline.device)
         pipeline.ranks.call_on_first(lambda: self.save(out))
         coder = base.autoencoder
         pipeline.train_autoencoder(coder, train, labels)
-        codes = pipeline.encode(coder, train, mirrored=data["flip"])
+        codes = pipeline.encode_training(coder, train)
         pipeline.train_base(base, codes)
         energies, accuracy = [], {}
         if labels:
-            heads = pipeline.train_heads(base, codes, labels)
+            heads = pipeline.train_heads(base, codes, labels, sizes["heads_width"])
             energies = list(attribute_energies(base, heads, labels))
             accuracy = measure_accuracy(heads, pipeline.encode(coder, test), test.labels, labels)
         base.eval()

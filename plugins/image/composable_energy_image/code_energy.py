@@ -45,8 +45,8 @@ class CodeNetwork(ce.Energy):
 class CodeEnergy(ce.Energy):
     r"""The energy of any picture at a noise level, $B(z, \sigma)$, over codes $z$ with shape $(B, D)$; its decoder is an autoencoder.
 
-    It recommends the sampler `annealed` with 100 gradients, a setting chosen on drawn faces, and one thread, because in networks this small
-    the synchronization of two threads costs more than they gain.
+    It recommends the sampler `annealed` with 25 levels and 100 gradients by default, a setting chosen on drawn faces, and one thread,
+    because in networks this small the synchronization of two threads costs more than they gain.
 
     Args:
         size: Height and width $S$ of the pictures: a multiple of 16 from 16 to 256.
@@ -57,6 +57,8 @@ class CodeEnergy(ce.Energy):
         sigma_min: The lowest noise level, and the default: the density of the codes themselves.
         sigma_max: The highest noise level.
         name: The name in expressions.
+        features: Channels of the decoder, see `Autoencoder`.
+        corrector_steps: Steps of the recommended sampler at each noise level.
 
     Attributes:
         sigma_min: The lowest noise level.
@@ -76,19 +78,19 @@ class CodeEnergy(ce.Energy):
         sigma_min: float = 0.05,
         sigma_max: float = 4.0,
         name: str = "base",
+        features: int = 64,
+        corrector_steps: int = 3,
     ) -> None:
         super().__init__()
         if not 0 < sigma_min < sigma_max:
             raise OptionError(f"Noise levels must satisfy 0 < sigma_min < sigma_max, got {sigma_min!r} and {sigma_max!r}.")
         self.sigma_min, self.sigma_max, self.name = float(sigma_min), float(sigma_max), name
         self.net = CodeNetwork(check_integer("code", code), width=check_integer("width", width), blocks=check_integer("blocks", blocks, 0))
-        self.decoder = Autoencoder(size, channels, code)
+        self.decoder = Autoencoder(size, channels, code, features)
         self.event_shape = (code,)
-        self.recommended = ce.Recommendation(
-            sampler="annealed",
-            options={"levels": 25, "sigma_max": self.sigma_max, "sigma_min": self.sigma_min, "corrector_steps": 3, "delta": 0.25},
-            threads=1,
-        )
+        levels = {"levels": 25, "sigma_max": self.sigma_max, "sigma_min": self.sigma_min}
+        correctors = {"corrector_steps": check_integer("corrector_steps", corrector_steps, 0), "delta": 0.25}
+        self.recommended = ce.Recommendation(sampler="annealed", options=levels | correctors, threads=1)
 
     @property
     def autoencoder(self) -> Autoencoder:

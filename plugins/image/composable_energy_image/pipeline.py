@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
+from composable_energy.noise import Noise
 from composable_energy_image.attributes import count_values
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.cost_log import CostLog, read_costs
 from composable_energy_image.data import Labels, Pictures, Preparation
 from composable_energy_image.heads import CodeHeads
+from composable_energy_image.joint_labels import JointHeads, find_joint_labels
 from composable_energy_image.label_columns import count_columns
 from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
 from composable_energy_training import AttributeHeads, DenoisingScoreMatching, Monitor, Objective, Optimizer, Ranks, Trainer, join
@@ -27,6 +29,7 @@ __all__ = ["AttributePipeline"]
 
 _CHUNK = 500
 _CLIP, _WARM_UP = 1.0, 200
+_NAMING = (0.018, 0.05)  # for many pictures, and for a small set
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class AttributePipeline:
         device: Device of the training.
         ranks: The processes.
         progress: Whether to show progress bars.
+        small: Whether the set of pictures is small.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
@@ -46,12 +50,17 @@ class AttributePipeline:
     device: torch.device
     ranks: Ranks
     progress: bool
+    small: bool = False
 
     @classmethod
     def open(cls, settings: Mapping[str, Mapping[str, Any]], out: Path, progress: bool) -> AttributePipeline:
         """Joins the processes of a run. The device is that of the settings, or that of this process."""
         ranks, device = join(), settings["training"]["device"]
         return cls(settings, out / "stages", torch.device(device or ranks.device), ranks, progress and ranks.is_first)
+
+    def for_pictures(self, pictures: Pictures) -> AttributePipeline:
+        """Returns the pipeline for a set of training pictures, which is small if the settings say so."""
+        return replace(self, small=len(pictures) < self.settings["small"]["below"])
 
     def split(self, pictures: Pictures) -> tuple[Pictures, Pictures]:
         """Returns the training pictures and the held-out pictures."""
@@ -73,6 +82,8 @@ class AttributePipeline:
         """Trains an autoencoder, then its decoder alone. The attributes are an auxiliary task, which keeps them readable from codes."""
         table, variables = self.settings["autoencoder"], count_values(labels)
         weights = {name: table[name] for name in ("noise", "decorrelation", "naming")}
+        if weights["naming"] == "auto":
+            weights["naming"] = _NAMING[self.small]
         with self.seeded("labels"):
             model = AutoencoderWithLabels(coder, count_columns(variables))
         self._fit("autoencoder", model, Reconstruction(coder.code, variables, **weights), pictures)
@@ -88,27 +99,48 @@ class AttributePipeline:
             codes += [coder.encode(images.flip(-1)) for images in self._chunks(pictures)]
         return torch.cat(codes)
 
+    @torch.no_grad()
+    def encode_training(self, coder: Autoencoder, pictures: Pictures) -> Tensor:
+        """Returns the codes that the energies learn from, with shape $(K N, D)$: `encode`, and for a small set also changed pictures."""
+        codes = [self.encode(coder, pictures, mirrored=self.settings["data"]["flip"])]
+        prepare = self._preparation()
+        if prepare is not None and prepare.distortion:
+            noise = Noise(self.settings["training"]["seed"], range(len(pictures))).child("codes")
+            for copy in range(self.settings["small"]["copies"]):
+                chunks = zip(self._chunks(pictures), torch.arange(len(pictures)).split(_CHUNK), strict=True)
+                codes += [coder.encode(prepare(images, noise.at(copy).for_chains(rows.tolist()))) for images, rows in chunks]
+        return torch.cat(codes)
+
+    def _preparation(self) -> Preparation | None:
+        """Returns the random changes of training pictures; None if there are none."""
+        changes = {name: self.settings["small"][name] for name in ("rotation", "zoom", "shift", "bend")} if self.small else {}
+        prepare = Preparation(flip=self.settings["data"]["flip"], **changes)
+        return prepare if prepare.flip or prepare.distortion else None
+
     def train_base(self, energy: CodeEnergy, codes: Tensor) -> None:
         """Trains a base on codes with shape $(N, D)$."""
         self._fit("base", energy.net, DenoisingScoreMatching(energy.sigma_min, energy.sigma_max), codes)
 
-    def train_heads(self, energy: CodeEnergy, codes: Tensor, labels: Mapping[str, Labels]) -> CodeHeads:
+    def train_heads(self, energy: CodeEnergy, codes: Tensor, labels: Mapping[str, Labels], width: int) -> CodeHeads:
         """Returns heads over a base, trained on the codes with a known attribute.
 
         Args:
             energy: The base.
             codes: Codes of the pictures, followed or not by those of their mirror images, with shape $(N, D)$ or $(2 N, D)$.
             labels: The attributes of the pictures.
+            width: Hidden units.
         """
-        variables, model = count_values(labels), self.settings["model"]
+        variables, model, joint = count_values(labels), self.settings["model"], find_joint_labels(labels)
+        outputs = count_columns(variables) if joint is None else len(joint)
+        objective = AttributeHeads if joint is None else JointHeads
         with self.seeded("heads"):
-            options = {"code": codes.shape[1], "width": model["heads_width"], "blocks": model["heads_blocks"]}
-            heads = ce.get_encoder("code-heads", outputs=count_columns(variables), sigma_min=energy.sigma_min, **options)
+            options = {"code": codes.shape[1], "width": width, "blocks": model["heads_blocks"]}
+            heads = ce.get_encoder("code-heads", outputs=outputs, sigma_min=energy.sigma_min, **options)
         known = torch.stack([some.known for some in labels.values()]).any(0)
         times = len(codes) // len(known)
         values = {name: some.values[known].repeat(times) for name, some in labels.items()}
         data = codes[known.repeat(times).to(codes.device)], values
-        self._fit("heads", heads, AttributeHeads(variables, energy.sigma_min, energy.sigma_max), data)
+        self._fit("heads", heads, objective(variables, energy.sigma_min, energy.sigma_max), data)
         return cast(CodeHeads, heads)
 
     def costs(self) -> dict[str, dict[str, float]]:
@@ -124,7 +156,7 @@ class AttributePipeline:
             objective,
             data,
             steps=table["steps"],
-            batch_size=table["batch_size"],
+            batch_size=max(1, round(table["batch_size"] * self.settings["small"]["batch"])) if self.small else table["batch_size"],
             out=self.folder / name,
             seed=training["seed"],
             optimizer=Optimizer(
@@ -139,7 +171,7 @@ class AttributePipeline:
             precision=training["precision"] if pictures else "float32",
             checkpoint_every=training["checkpoint_every"],
             keep=2,
-            preparation=Preparation(flip=True) if pictures and self.settings["data"]["flip"] else None,
+            preparation=self._preparation() if pictures else None,
             monitor=Monitor(gap=None, magnitude=None, acceptance=None),  # these energies are of codes, and large
             callbacks=[CostLog()],
             progress=self.progress,

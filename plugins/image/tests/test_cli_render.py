@@ -141,3 +141,22 @@ def test_plugins_lists_the_worlds(capsys: pytest.CaptureFixture[str]):
     assert main(["plugins"]) == 0
     rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("worlds")]
     assert {name for _, name in rows} >= {"colored-sprites", "objects", "one-object", "room", "sprites", "tetris"}
+
+
+@pytest.mark.slow
+def test_what_it_renders_is_trained_on_and_the_log_of_a_file_has_the_precision(capsys: pytest.CaptureFixture[str]):
+    assert main(["render", "one-object", "-n", "6", "-o", "out", "--quiet"]) == 0
+    small = [
+        "model.width=4",
+        "model.labels=3",
+        "chains.steps=2",
+        "objective.buffer=8",
+        "training.batch_size=4",
+        "data.size=32",
+        "model.size=32",
+    ]
+    words = [word for change in small for word in ("--set", change)]
+    assert main(["train", "--recipe", "compositional-scenes", "--data", "out", "--out", "run", "--steps", "2", *words]) == 0
+    assert "float32 on cpu" in capsys.readouterr().err
+    energy = ce.load("run/energy").given(y=2)
+    assert energy.sample(1, seed=0, steps=2, warn=False).shape == (1, 3, 32, 32)

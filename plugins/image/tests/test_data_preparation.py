@@ -20,13 +20,46 @@ class TestPreparation:
     @given(st.sets(st.integers(0, 39), min_size=1), st.sampled_from(["blocks", "philox"]), st.sampled_from(["none", "uniform", 0.1]))
     @settings(max_examples=30, deadline=None)
     def test_a_row_depends_on_its_chain_only(self, rows, kind, dequantize):
-        prepare, images = Preparation(flip=True, padding=2, dequantize=dequantize), torch.rand(40, 3, 6, 5)
+        prepare = Preparation(flip=True, padding=2, dequantize=dequantize, rotation=20, zoom=0.1, shift=0.1, bend=0.05)
+        images = torch.rand(40, 3, 6, 5)
         noise, rows = self.noise(40, kind=kind), sorted(rows)
         assert torch.equal(prepare(images, noise)[rows], prepare(images[rows], noise.for_chains(rows)))
 
     def test_nothing_is_done_that_is_not_asked_for(self):
         images = torch.rand(5, 1, 3, 3)
         assert torch.equal(Preparation()(images, self.noise(5)), images)
+
+    def test_a_rotation_turns_about_the_centre_by_at_most_its_angle(self):
+        """A far pixel moves on a circle; the mean of angles that are uniform in [-a, a] is 0, their variance a^2 / 3."""
+        side, count, largest = 65, 2000, 30.0
+        grid = torch.arange(side) - side // 2
+        right = (-((grid[None, :] - 24) ** 2 + grid[:, None] ** 2) / 18).exp().expand(count, 1, side, side)
+        found = Preparation(rotation=largest)(right, self.noise(count))[:, 0]
+        weight = found.sum((1, 2))
+        across, down = ((found * place).sum((1, 2)) / weight for place in (grid[None, :], grid[:, None]))
+        assert torch.hypot(across, down).sub(24).abs().max() < 0.5
+        angle = torch.atan2(down, across).rad2deg()
+        assert angle.abs().max() < largest + 0.5
+        assert abs(angle.mean()) < 5 * largest / math.sqrt(3 * count)
+        assert angle.var() == pytest.approx(largest**2 / 3, rel=0.15)
+
+    def test_shifts_are_shares_of_the_side(self):
+        side, count = 40, 2000
+        ramp = torch.linspace(0.5, side - 0.5, side).expand(count, 1, side, side)  # a pixel's value is its place
+        moved = Preparation(shift=0.1)(ramp, self.noise(count))[:, 0, 20, 20] - 20.5
+        assert 3.9 < moved.abs().max() <= 4
+        assert moved.var() == pytest.approx(16 / 3, rel=0.15)
+
+    def test_zooms_are_relative_and_bends_move_without_a_mean(self):
+        side, count = 40, 2000
+        ramp = torch.linspace(0.5, side - 0.5, side).expand(count, 1, side, side)
+        zoomed = (Preparation(zoom=0.2)(ramp, self.noise(count))[:, 0, 20, 30] - 20) / 10.5
+        assert 0.6 < zoomed.min() < zoomed.max() < 1.45
+        assert zoomed.mean() == pytest.approx(1, abs=0.02)
+        bent = Preparation(bend=0.02)(ramp, self.noise(count))[:, 0] - ramp[0, 0]
+        assert bent[:, 10, 10].mean() == pytest.approx(0, abs=5 * 0.8 / math.sqrt(count))
+        assert 0.2 < bent[:, 10, 10].std() < 0.8  # interpolated between points that move by 0.8 pixels
+        assert bent[:, 5:35, 5:35].diff(dim=2).abs().max() < 1  # smooth: no pixel passes another
 
     def test_flips_half_of_the_rows(self):
         images, count = torch.rand(4000, 1, 2, 3), 4000
@@ -83,6 +116,7 @@ class TestPreparation:
 
     def test_bad_options_and_images(self):
         wrong: list[dict[str, Any]] = [{"dequantize": "gauss"}, {"dequantize": 0.0}, {"dequantize": True}, {"padding": -1}]
+        wrong += [{"rotation": -1}, {"zoom": 1.0}, {"shift": math.nan}, {"bend": 2}]
         for options in wrong:
             with pytest.raises(OptionError, match=f"{next(iter(options))} must be .*got {next(iter(options.values()))!r}"):
                 Preparation(**options)

@@ -15,7 +15,7 @@ import pytest
 
 import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError, StorageError
-from composable_energy_image.data import Field, Scenes, World, open_scenes, render_to, scene_files
+from composable_energy_image.data import Field, Scenes, World, open_pictures, open_scenes, render_to, scene_files
 
 
 class Dots(World):
@@ -240,3 +240,74 @@ def test_folders_may_be_texts(tmp_path, monkeypatch):
     drawn = render_to(str(tmp_path / "dots"), Dots(), 3)
     assert np.array_equal(open_scenes(str(tmp_path / "dots")).images, drawn.images)
     assert np.array_equal(open_scenes("~/dots").images, drawn.images)
+
+
+class Solids(World):
+    """A grey square, with a label of each kind."""
+
+    name = "solids"
+    channels = 1
+    size = 16
+    fields = {
+        "shape": Field((), "int64", "shape", ("cube", "ball", "cone")),
+        "row": Field((), "int64", "row"),
+        "lit": Field((), "bool", "whether there is light"),
+        "position": Field((2,), "float32", "position"),
+        "height": Field((), "float32", "height"),
+    }
+
+    def sample_labels(self, random):
+        return {
+            "shape": random.integers(2),
+            "row": random.integers(4),
+            "lit": random.random() < 0.5,
+            "position": random.random(2),
+            "height": random.random(),
+        }
+
+    def render(self, labels, *, masks=False):
+        row = self.check_labels(labels)["row"]
+        return Scenes((40 * row[:, None, None, None] + np.zeros((1, 1, 16, 16))).astype(np.uint8), labels)
+
+
+class TestAsPictures:
+    def test_classes_become_attributes_with_their_names_and_numbers_are_named(self, tmp_path):
+        scenes = render_to(tmp_path, Solids(), 60)
+        (tmp_path / "sheet.png").write_bytes(b"a contact sheet is no picture of the data")
+        pictures = open_pictures(tmp_path)
+        assert pictures.event_shape == (1, 16, 16)
+        assert {name: some.names for name, some in pictures.labels.items()} == {
+            "shape": ("cube", "ball", "cone"),
+            "row": ("0", "1", "2", "3"),
+            "lit": ("no", "yes"),
+        }
+        for name, some in pictures.labels.items():
+            assert np.array_equal(some.values.numpy(), scenes.labels[name])
+        assert np.array_equal(pictures.pixels[:], scenes.images)
+        assert "solids (no classes: position, height)" in pictures.origin
+        assert open_pictures(tmp_path, size=8, channels=3, limit=7).event_shape == (3, 8, 8)
+
+    def test_a_folder_of_an_earlier_version_has_numbers_for_names(self, tmp_path):
+        render_to(tmp_path, Solids(), 20)
+        metadata = json.loads((tmp_path / "world.json").read_text())
+        del metadata["classes"]
+        (tmp_path / "world.json").write_text(json.dumps(metadata))
+        assert open_pictures(tmp_path).labels["row"].names == ("0", "1", "2", "3")
+        assert len(render_to(tmp_path, Solids(), 20)) == 20  # the same world
+
+    def test_unfinished_and_damaged_folders_and_other_parts_are_refused(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(scene_files, "PART", 10)
+        with pytest.raises(KeyboardInterrupt):
+            render_to(tmp_path / "stopped", Stopped(), 40)
+        render_to(tmp_path / "whole", Solids(), 10)
+        for folder, options, message in (
+            ("stopped", {}, "has 20 of 40 pictures"),
+            ("whole", {"part": "test"}, "another seed"),
+            ("whole", {"labels": "x.csv"}, "holds its own labels"),
+        ):
+            with pytest.raises((FileFormatError, OptionError), match=message):
+                open_pictures(tmp_path / folder, **options)
+        labels = dict(np.load(tmp_path / "whole" / "labels.npz"))
+        np.savez(tmp_path / "whole" / "labels.npz", **{**labels, "shape": labels["shape"] + 7})
+        with pytest.raises(FileFormatError, match=r"labels 'shape': .*must be 0 to 2"):
+            open_pictures(tmp_path / "whole")

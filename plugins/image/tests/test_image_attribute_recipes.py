@@ -11,9 +11,11 @@ from PIL import Image
 import composable_energy as ce
 from composable_energy.cli import main
 from composable_energy.errors import OptionError
+from composable_energy_image import Autoencoder
 from composable_energy_image.attribute import attribute
 from composable_energy_image.base_and_attributes import base_and_attributes
 from composable_energy_image.data import Pictures
+from composable_energy_image.network_sizes import AUTOMATIC, resolve_sizes
 from composable_energy_image.pipeline import AttributePipeline
 from plugins.image.tests.picture_files import pictures_of
 
@@ -25,6 +27,7 @@ SMALL = {
     "model.heads_width": 16,
     "model.heads_blocks": 1,
     "training.precision": "float32",
+    "small.copies": 2,
     **{f"{stage}.steps": 3 for stage in STAGES},
     **{f"{stage}.batch_size": 8 for stage in STAGES},
 }
@@ -83,6 +86,54 @@ class TestRecipes:
         for name in ("base", "left"):
             first, second = ((folder / name / "model.safetensors").read_bytes() for folder in (whole, again))
             assert first == second
+
+    def test_sizes_follow_the_pictures_unless_they_are_set(self, tmp_path):
+        automatic = dict.fromkeys((f"model.{name}" for name in ("code", "width", "blocks", "heads_width")), "auto")
+        recipe, pictures = base_and_attributes().with_changes({**SMALL, **automatic, "data.attributes": ["left"]}), pictures_of(24)
+        sizes = {}
+        for name, below in (("small", 5000), ("large", 0)):
+            base = ce.load(recipe.with_changes({"small.below": below}).train(pictures, tmp_path / name) / "base")
+            sizes[name] = (base.event_shape, base.recommended.options["corrector_steps"])  # pyright: ignore[reportOptionalMemberAccess]
+        assert sizes == {"small": ((20,), 8), "large": ((64,), 3)}
+        with pytest.raises(OptionError, match=r"model\.code takes a whole number or 'auto'"):
+            recipe.with_changes({"model.code": "large"})
+
+    def test_the_decoder_of_small_pictures_is_small(self):
+        found = [
+            resolve_sizes({"features": "auto"} | dict.fromkeys(AUTOMATIC, "auto"), side, small=False)["features"] for side in (16, 32, 64)
+        ]
+        assert found == [32, 48, 64]
+        assert resolve_sizes(dict.fromkeys(AUTOMATIC, 7), 16, small=True) == dict.fromkeys(AUTOMATIC, 7)
+
+    def test_a_small_set_is_augmented_and_keeps_its_labels(self, tmp_path):
+        """Codes of changed copies follow those of the pictures, each with the labels of its picture."""
+        levels = torch.linspace(0, 1, 24)[:, None, None, None].expand(-1, 3, 16, 16)  # far apart, and with a slope that moves
+        pictures, seen = Pictures.from_tensors(0.9 * levels + 0.1 * torch.linspace(0, 1, 16)), {}
+        for below in (0, 5000):
+            settings = {**base_and_attributes().with_changes({**SMALL, "small.below": below}).settings}
+            pipeline = AttributePipeline.open(settings, tmp_path, False).for_pictures(pictures)
+            torch.manual_seed(0)
+            coder = Autoencoder(16, 3, 8).eval()
+            seen[below] = pipeline.encode_training(coder, pictures)
+        assert len(seen[0]) == 24 and len(seen[5000]) == 3 * 24
+        first, *copies = seen[5000].split(24)
+        assert torch.equal(first, seen[0])
+        for copy in copies:
+            assert not torch.equal(copy, first)
+            assert (torch.cdist(copy, first).argmin(1) == torch.arange(24)).float().mean() > 0.8
+
+    def test_attributes_that_exclude_one_another_are_one_variable(self, tmp_path):
+        """Three of the eight combinations occur: the fourth of two attributes has a small probability, and every law is exact."""
+        pictures, kind = pictures_of(90), torch.arange(90) % 3
+        pictures = Pictures.from_tensors(pictures.images(torch.arange(90)), {"a": kind == 0, "b": kind == 1, "c": kind == 2})
+        out = base_and_attributes().with_changes({**SMALL, "heads.steps": 200, "heads.rate": 2e-2}).train(pictures, tmp_path)
+        a, b, c = (ce.load(out / name) for name in "abc")
+        z = torch.randn(50, 8)
+        assert len((a & b & c).formula.variables) == 1
+        torch.testing.assert_close((-a.evidence(z)).exp() + (-(~a).evidence(z)).exp(), torch.ones(50))
+        assert (-(a & b).evidence(z)).exp().max() < 0.05
+        assert (-(a | b | c).evidence(z)).exp().min() > 0.95
+        assert json.loads((out / "report.json").read_text())["held_out_accuracy"].keys() == {"a", "b", "c"}
 
     def test_other_settings_do_not_mix_with_a_run(self, tmp_path):
         recipe, pictures = base_and_attributes().with_changes({**SMALL, "data.attributes": ["left"]}), pictures_of(24)

@@ -55,6 +55,13 @@ def cifar10(folder: Path) -> Path:
     return folder
 
 
+def mnist(folder: Path) -> Path:
+    for what, array in (("images", RANDOM.integers(0, 256, (12, 28, 28), dtype=np.uint8)), ("labels", np.arange(12, dtype=np.uint8) % 10)):
+        head = bytes((0, 0, 8, array.ndim)) + b"".join(length.to_bytes(4, "big") for length in array.shape)
+        (folder / f"train-{what}-idx{array.ndim}-ubyte").write_bytes(head + array.tobytes())
+    return folder
+
+
 def imagenet(folder: Path) -> Path:
     for i, name in enumerate(["n01440764", "n01443537", "n01484850"] * 2):
         (folder / name).mkdir(exist_ok=True)
@@ -97,6 +104,7 @@ CASES = {
     "igebm-cifar10-unconditional": (cifar10, {"model.width": 4}),
     "igebm-imagenet32": (imagenet, {"model.width": 4, "model.labels": 3}),
     "igebm-imagenet128": (imagenet, {"model.width": 4, "model.labels": 3, "model.size": 32, "data.size": 32}),
+    "igebm-mnist": (mnist, {"model.width": 4}),
     "igebm-dsprites": (archive(64, 1), {"model.width": 4}),
     "compositional-celeba": (celeba, {"model.width": 4, "model.size": 32, "data.size": 32}),
     "compositional-scenes": (archive(64, 3), {"model.width": 4, "model.size": 32, "data.size": 32}),
@@ -116,6 +124,7 @@ def test_each_packaged_recipe_has_a_case():
         recipe = ce.get_recipe(name)
         assert recipe.name == name
         assert all((recipe.about, recipe.source, recipe.needs, recipe.cost, recipe.text))
+        assert "ne core" in recipe.cost and "one GPU" in recipe.cost  # what it takes of both, or that it was not measured
 
 
 @pytest.mark.slow

@@ -4,14 +4,15 @@ last weights."""
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from composable_energy.options import check_number
 
-__all__ = ["EMA"]
+__all__ = ["EMA", "copy_tensors"]
 
 
 class EMA:
@@ -40,3 +41,10 @@ class EMA:
             get_ema_multi_avg_fn(keep)(averages, weights, step)
         for own, new in zip(self.model.buffers(), model.buffers(), strict=True):
             own.copy_(new)
+
+
+def copy_tensors(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Copies saved tensors into a model in place, so that other references to its tensors see the new values."""
+    for name, own in model.state_dict().items():
+        if isinstance(own, Tensor):
+            own.copy_(tensors[name])

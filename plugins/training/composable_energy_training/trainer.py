@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -26,14 +26,16 @@ from composable_energy_training.callbacks import Callback, ProgressBar
 from composable_energy_training.checkpoint import Checkpoint
 from composable_energy_training.checkpoint_store import CheckpointStore
 from composable_energy_training.description import describe, describe_modules
-from composable_energy_training.ema import EMA
+from composable_energy_training.ema import EMA, copy_tensors
 from composable_energy_training.fingerprint import Fingerprint
 from composable_energy_training.monitor import Alert, Monitor, MonitorState, stop_error
 from composable_energy_training.objective import Objective, RankContext
 from composable_energy_training.optimizer import Optimizer
 from composable_energy_training.precision import Precision, channels_last, check_precision, resolve_precision
+from composable_energy_training.progress_log import ProgressLog
 from composable_energy_training.ranks import Ranks
 from composable_energy_training.report import Report
+from composable_energy_training.termination import Termination
 from composable_energy_training.train_step import TrainStep
 
 __all__ = ["Report", "Trainer"]
@@ -125,7 +127,7 @@ class Trainer:
         self.precision: Precision = precision
         self._requested_precision: Precision = precision
         self.checkpoint_every, self.monitor = checkpoint_every, monitor
-        self.callbacks = (*callbacks, ProgressBar()) if progress else tuple(callbacks)
+        self.callbacks = (*callbacks, ProgressLog(), *([ProgressBar()] if progress else []))
         self.out = None if out is None else Path(out).expanduser()
         self.ranks = Ranks.current()
         self.checkpoints = CheckpointStore(None if self.out is None else self.out / "checkpoints", keep, self.ranks)
@@ -134,6 +136,7 @@ class Trainer:
         self._loader = BatchLoader(source, batch_size, rows, preparation, self.device, self.dtype)
         self._monitor_state = MonitorState(monitor)
         self._ema: EMA | None = None
+        self._termination = Termination()
         self._model_settings = describe_modules(self.model)
         self.step, self.rate, self.attempt = 0, 0.0, 0
 
@@ -159,11 +162,13 @@ class Trainer:
             FileFormatError: The checkpoints are damaged, of another model, or of another version.
             StorageError: A checkpoint could not be written.
             ProcessLost: Another process of the run has ended.
+            SystemExit: SIGTERM arrived, in a run of one process in the main thread; a checkpoint was written after the step in progress.
         """
         with ExitStack() as stack:
             for callback in self.callbacks if self.ranks.is_first else ():
                 stack.callback(callback.on_exit, self)
-            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), channels_last(self.model):
+            devices = [self.device] * (self.device.type == "cuda")
+            with torch.random.fork_rng(devices), channels_last(self.model), self._termination.watch(self.ranks.size == 1):
                 report = self._run()
             self._notify("on_end", report)
         return report
@@ -176,8 +181,11 @@ class Trainer:
             self._save()
         while self.step < self.steps:
             scalars = self._take_step()
+            if self._termination.requested:
+                self._save()
+                self._termination.exit()
         if self._ema is not None:
-            _copy_tensors(self._ema.model.state_dict(), self.model)
+            copy_tensors(self._ema.model.state_dict(), self.model)
         self.model.train(False)  # last, since layers may compute from the final weights here
         seconds = time.monotonic() - start
         speed = (self.step - first) * self._loader.batch_size / max(seconds, 1e-9)
@@ -259,9 +267,9 @@ class Trainer:
         self._notify("on_checkpoint", self.checkpoints.save(self.step, metadata, parts))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        _copy_tensors(checkpoint.part("model"), self.model)
+        copy_tensors(checkpoint.part("model"), self.model)
         if self._ema is not None:
-            _copy_tensors(checkpoint.part("average"), self._ema.model)
+            copy_tensors(checkpoint.part("average"), self._ema.model)
         self._train_step.restore(checkpoint.part("optimizer"), dict(checkpoint.metadata["scaler"]))
         self.objective.restore({name: tensor.to(self.device) for name, tensor in checkpoint.part("objective").items()})
         self.step = checkpoint.step
@@ -290,10 +298,3 @@ class Trainer:
         if self.ranks.is_first:
             for callback in self.callbacks:
                 getattr(callback, hook)(self, *arguments)
-
-
-def _copy_tensors(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Copies saved tensors into a model in place, so that other references to its tensors see the new values."""
-    for name, own in model.state_dict().items():
-        if isinstance(own, Tensor):
-            own.copy_(tensors[name])

@@ -17,6 +17,7 @@ from composable_energy_image.data.cache import read_cached, write_cached
 from composable_energy_image.data.cifar_mnist import is_cifar10, is_cifar100, is_idx, read_cifar10, read_cifar100, read_idx
 from composable_energy_image.data.folders import is_celeba, is_folder, read_celeba, read_folder
 from composable_energy_image.data.pictures import CHANNELS, Pictures
+from composable_energy_image.data.rendered import is_rendered, read_rendered
 from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, decode_pictures
 
 __all__ = ["open_pictures"]
@@ -36,6 +37,7 @@ _FORMATS = {
     "cifar10": _Format(is_cifar10, read_cifar10),
     "cifar100": _Format(is_cifar100, read_cifar100),
     "idx": _Format(is_idx, read_idx),
+    "rendered": _Format(is_rendered, read_rendered),
     "folder": _Format(is_folder, read_folder),
 }
 
@@ -68,7 +70,7 @@ def open_pictures(
         cache: A folder for decoded pictures.
         limit: The largest number of pictures. They are spread evenly, so that every class of a sorted folder is included.
         progress: Whether to show progress bars while listing and decoding.
-        format: `"folder"`, `"celeba"`, `"cifar10"`, `"cifar100"`, `"idx"`, `"npy"` or `"npz"`; None detects it.
+        format: `"folder"`, `"celeba"`, `"cifar10"`, `"cifar100"`, `"idx"`, `"rendered"`, `"npy"` or `"npz"`; None detects it.
         strict: Whether a table of attributes and the files must list the same pictures. If not, pictures without a line have unknown
             labels, and lines without a picture are ignored.
 

@@ -1,4 +1,4 @@
-"""Random preparation of training pictures: flips, shifts and dequantization."""
+"""Random preparation of training pictures: flips, distortions, shifts and dequantization."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.noise import Noise
+from composable_energy_image.data.distortion import Distortion
 
 __all__ = ["Preparation"]
 
@@ -30,6 +31,10 @@ class Preparation:
             becomes $(k + u) / 256$ with $u$ uniform in $[0, 1]$ (Du & Mordatch, 2019). A number: Gaussian noise of this standard deviation,
             which may leave $[0, 1]$ (0.03 in JEM, Grathwohl et al., 2020). `"none"` adds nothing.
         padding: Largest shift in pixels, in each direction; the border is filled by reflection.
+        rotation: See `Distortion`, as for `zoom`, `shift` and `bend`.
+        zoom: Largest relative change of the size.
+        shift: Largest shift as a share of the side; the border is filled by its nearest pixel.
+        bend: Displacements of a grid of points, as a share of the side.
 
     Raises:
         OptionError: An option is out of range.
@@ -50,6 +55,10 @@ class Preparation:
     flip: bool = False
     dequantize: Literal["none", "uniform"] | float = "none"
     padding: int = 0
+    rotation: float = 0.0
+    zoom: float = 0.0
+    shift: float = 0.0
+    bend: float = 0.0
 
     def __post_init__(self) -> None:
         number = isinstance(self.dequantize, (int, float)) and not isinstance(self.dequantize, bool)
@@ -57,6 +66,12 @@ class Preparation:
             raise OptionError(f"dequantize must be 'none', 'uniform' or a positive standard deviation, got {self.dequantize!r}.")
         if not isinstance(self.padding, int) or self.padding < 0:
             raise OptionError(f"padding must be a number of pixels, 0 or more, got {self.padding!r}.")
+        _ = self.distortion  # checks its options
+
+    @property
+    def distortion(self) -> Distortion:
+        """The rotation, zoom, shift and bend; false if there is none."""
+        return Distortion(self.rotation, self.zoom, self.shift, self.bend)
 
     def __call__(self, images: Tensor, noise: Noise) -> Tensor:
         """Returns the changed pictures, and leaves the given ones unchanged.
@@ -78,6 +93,7 @@ class Preparation:
         if self.flip:
             mirrored = noise.uniform(images, _FLIP) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        images = self.distortion(images, noise)
         if self.padding:
             images = self._shift(images, noise)
         if self.dequantize == "uniform":

@@ -15,7 +15,7 @@ from composable_energy.errors import FileFormatError, StorageError
 from composable_energy.files import replace_file
 from composable_energy_image.data.world import Scenes, World, check_integer
 
-__all__ = ["PART", "open_scenes", "render_to"]
+__all__ = ["PART", "open_scenes", "read_classes", "render_to"]
 
 PART = 1_000
 """Pictures that are rendered and marked as done together."""
@@ -50,6 +50,7 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
     check_integer("n", n, least=0)
     options = json.loads(json.dumps(world.options, default=str))
     metadata = {"world": world.name, "size": world.size, "options": options, "n": int(n), "seed": int(seed), "masks": masks}
+    classes = {name: list(field.values) for name, field in world.fields.items() if field.values}
     first = world.labels(min(n, _COMPARED), seed)
     done = _count_done(folder, metadata, first)
     if done == n and done is not None:
@@ -72,10 +73,10 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
                 if regions is not None and scenes.masks is not None:
                     _append(regions, scenes.masks)
                 if stop < n:
-                    _write_metadata(folder, metadata | {"done": stop})  # last, because it marks them as done
+                    _write_metadata(folder, metadata | {"done": stop, "classes": classes})  # last, because it marks them as done
             bar.update(stop - start)
         _write_labels(folder, {name: np.concatenate([first[name][:0], *(part[name] for part in parts)]) for name in first})
-        _write_metadata(folder, metadata | {"done": n})
+        _write_metadata(folder, metadata | {"done": n, "classes": classes})
     return open_scenes(folder)
 
 
@@ -101,6 +102,18 @@ def open_scenes(folder: str | Path) -> Scenes:
     return found
 
 
+def read_classes(folder: Path) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """Returns the name of the world in a folder of `render_to`, and the names of classes of its categorical labels.
+
+    Raises:
+        FileFormatError: The folder has no metadata, or they are damaged.
+    """
+    metadata = _read_metadata(folder)
+    if metadata is None:
+        raise FileFormatError(f"The folder {folder} has no {_METADATA}.")
+    return metadata["world"], metadata["classes"]
+
+
 def _count_done(folder: Path, metadata: Mapping[str, Any], first: Mapping[str, np.ndarray]) -> int | None:
     """Returns the number of finished pictures in a folder; None if there is no metadata."""
     saved = _read_metadata(folder)
@@ -120,7 +133,7 @@ def _count_done(folder: Path, metadata: Mapping[str, Any], first: Mapping[str, n
 
 
 def _flatten(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {**metadata["options"], **{name: value for name, value in metadata.items() if name not in ("options", "done")}}
+    return {**metadata["options"], **{name: value for name, value in metadata.items() if name not in ("options", "done", "classes")}}
 
 
 def _is_close(array: np.ndarray, other: np.ndarray) -> bool:
@@ -134,10 +147,11 @@ def _read_metadata(folder: Path) -> dict[str, Any] | None:
         numbers = [metadata[name] for name in ("size", "n", "seed", "done")]
         if not (all(type(number) is int for number in numbers) and 0 <= metadata["done"] <= metadata["n"]):
             raise ValueError(f"its numbers are {numbers}")
-        return {"options": {}, **metadata, "world": str(metadata["world"]), "masks": bool(metadata["masks"])}
+        classes = {str(name): tuple(map(str, values)) for name, values in metadata.get("classes", {}).items()}
+        return {"options": {}, **metadata, "world": str(metadata["world"]), "masks": bool(metadata["masks"]), "classes": classes}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(f"Cannot read {path}: {type(error).__name__}: {error}. {_ADVICE}") from error
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "igebm_dsprites",
     "igebm_imagenet32",
     "igebm_imagenet128",
+    "igebm_mnist",
     "improved_cd_celeba",
     "improved_cd_cifar10",
     "improved_cd_small",
@@ -37,6 +38,7 @@ igebm_cifar10_unconditional = _recipe("igebm-cifar10-unconditional")
 igebm_dsprites = _recipe("igebm-dsprites")
 igebm_imagenet32 = _recipe("igebm-imagenet32")
 igebm_imagenet128 = _recipe("igebm-imagenet128")
+igebm_mnist = _recipe("igebm-mnist")
 improved_cd_celeba = _recipe("improved-cd-celeba")
 improved_cd_cifar10 = _recipe("improved-cd-cifar10")
 improved_cd_small = _recipe("improved-cd-small")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +66,11 @@ class Train(Command):
         if arguments.steps is not None:
             recipe = recipe.with_steps(arguments.steps)
         first, start = join().is_first, time.perf_counter()
+        terminal = sys.stderr.isatty()
         try:
-            folder = recipe.run(data, out, progress=not arguments.quiet and sys.stderr.isatty())
-        except KeyboardInterrupt:
+            with _log_lines(first and not arguments.quiet and not terminal):
+                folder = recipe.run(data, out, progress=not arguments.quiet and terminal)
+        except (KeyboardInterrupt, SystemExit):
             if first:
                 print(f"Stopped. The last checkpoint is in {out}; the same command resumes from it.", file=sys.stderr)
             raise
@@ -78,6 +83,24 @@ class Train(Command):
             usage = recipe.usage(folder) or f"To sample it:\n  {_sample_command(folder)}"
             print(f"{folder}: {recipe.name} in {seconds:.1f} s\n\n{usage}")
         return 0
+
+
+@contextmanager
+def _log_lines(enabled: bool) -> Iterator[None]:
+    """A context in which the trainer's log goes to stderr: the precision and device of each stage, and a line a minute."""
+    if not enabled:
+        yield
+        return
+    log, lines = logging.getLogger("composable_energy_training"), logging.StreamHandler()
+    lines.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    level = log.level
+    log.addHandler(lines)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(lines)
+        log.setLevel(level)
 
 
 def _read_changes(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""Combinations of attributes as one variable."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from composable_energy.noise import Noise
+from composable_energy_image.data import Labels
+from composable_energy_image.joint_labels import JointHeads, JointLabels, find_joint_labels
+from composable_energy_training import Batch
+
+
+def labels_of(rows: list[tuple[int, ...]], counts: tuple[int, ...]) -> dict[str, Labels]:
+    columns = torch.tensor(rows).T
+    return {f"v{i}": Labels(columns[i].contiguous(), tuple(map(str, range(count)))) for i, count in enumerate(counts)}
+
+
+@given(st.lists(st.integers(2, 4), min_size=2, max_size=4))
+@settings(max_examples=20, deadline=None)
+def test_values_divide_the_combinations(counts):
+    joint = JointLabels({f"v{i}": count for i, count in enumerate(counts)})
+    assert [tuple(row) for row in joint.table.tolist()] == list(itertools.product(*map(range, counts)))
+    for name, count in joint.variables.items():
+        groups = [joint.having(name, value) for value in range(count)]
+        assert sorted(itertools.chain(*groups)) == list(range(len(joint)))
+
+
+def test_marginals_are_sums_of_probabilities():
+    joint, logits = JointLabels({"a": 2, "b": 3}), torch.randn(5, 6, dtype=torch.float64)
+    table = logits.softmax(1).view(5, 2, 3)
+    torch.testing.assert_close(joint.marginals(logits, "a").exp(), table.sum(2))
+    torch.testing.assert_close(joint.marginals(logits, "b").exp(), table.sum(1))
+
+
+def test_an_unknown_attribute_leaves_all_its_values_open():
+    joint = JointLabels({"a": 2, "b": 3})
+    found = joint.consistent({"a": torch.tensor([1, -1, -1]), "b": torch.tensor([2, 0, -1])})
+    assert [row.nonzero().flatten().tolist() for row in found] == [[5], [0, 3], [0, 1, 2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "counts", "together"),
+    [
+        ([(0, 1), (1, 0)] * 40, (2, 2), True),  # one excludes the other
+        ([(0, 1), (1, 0), (1, 1)] * 40, (2, 2), False),  # three of four combinations
+        ([(0, 1), (1, 0)] * 19, (2, 2), False),  # 19 pictures of each
+        ([(0, 1), (1, 0), (-1, 0)] * 40, (2, 2), True),  # unknown values do not count
+        ([(0,), (1,)] * 40, (2,), False),  # a single attribute
+        ([(-1, 0), (1, -1)] * 40, (2, 2), False),  # no picture is known
+        ([(0, 1), (1, 0)] * 40, (2, 300), False),  # too many combinations
+    ],
+)
+def test_attributes_are_learnt_together_if_few_combinations_occur(rows, counts, together):
+    assert (find_joint_labels(labels_of(rows, counts)) is not None) == together
+
+
+def test_the_loss_is_the_log_probability_of_what_is_known():
+    logits = torch.randn(3, 6)
+    labels = {"a": torch.tensor([1, -1, 0]), "b": torch.tensor([2, 0, -1])}
+    batch = Batch(torch.zeros(3, 4), labels, Noise(0, range(3), step=1))
+    loss = JointHeads({"a": 2, "b": 3}, 0.1, 1.0).loss(lambda x, sigma: logits, batch)  # pyright: ignore[reportArgumentType]
+    p = logits.softmax(1)
+    expected = -torch.stack([p[0, 5], p[1, 0] + p[1, 3], p[2, :3].sum()]).log().mean()
+    torch.testing.assert_close(loss.value, expected)
