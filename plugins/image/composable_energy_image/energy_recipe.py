@@ -26,6 +26,9 @@ from composable_energy_training import (
     ContrastiveDivergence,
     CSVLog,
     DenoisingScoreMatching,
+    DiffusionRecoveryLikelihood,
+    EnergyDiscrepancy,
+    EnergyMatching,
     ImprovedContrastiveDivergence,
     JointEnergyClassifier,
     Monitor,
@@ -44,6 +47,9 @@ __all__ = ["EnergyRecipe", "energy_recipe"]
 _OBJECTIVES: Mapping[str, type[Objective]] = {
     "contrastive-divergence": ContrastiveDivergence,
     "denoising-score-matching": DenoisingScoreMatching,
+    "diffusion-recovery-likelihood": DiffusionRecoveryLikelihood,
+    "energy-discrepancy": EnergyDiscrepancy,
+    "energy-matching": EnergyMatching,
     "improved-contrastive-divergence": ImprovedContrastiveDivergence,
     "joint-energy-classifier": JointEnergyClassifier,
 }
