@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.harness import RESULTS, ROOT, environment, write_json
 from benchmarks.pages import format_number
 
-__all__ = ["COMET", "COMPOSITIONAL", "Paper", "arrange_grid", "arrange_rows", "print_table", "write_picture", "write_rounded"]
+__all__ = ["COMET", "COMPOSITIONAL", "IMPLICIT", "Paper", "arrange_grid", "arrange_rows", "print_table", "write_picture", "write_rounded"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Paper:
             write_picture(self.pictures / f"{name}.png", picture)
 
 
-COMPOSITIONAL, COMET = Paper("compositional-2020"), Paper("comet-2021")
+COMPOSITIONAL, COMET, IMPLICIT = Paper("compositional-2020"), Paper("comet-2021"), Paper("implicit-2019")
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

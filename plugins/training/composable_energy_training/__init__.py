@@ -9,6 +9,7 @@ from composable_energy.lazy import lazy_exports
 if TYPE_CHECKING:
     from composable_energy_training.augmentation import Augmentation
     from composable_energy_training.callbacks import Callback, CSVLog, SampleSheet, TensorBoard
+    from composable_energy_training.combined import CombinedObjective
     from composable_energy_training.contrastive_divergence import ContrastiveDivergence
     from composable_energy_training.energy_discrepancy import EnergyDiscrepancy
     from composable_energy_training.energy_matching import EnergyMatching
@@ -36,6 +37,7 @@ __all__ = [
     "Batch",
     "CSVLog",
     "Callback",
+    "CombinedObjective",
     "ContrastiveDivergence",
     "DenoisingScoreMatching",
     "DiffusionRecoveryLikelihood",
@@ -71,6 +73,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "augmentation": ("Augmentation",),
         "callbacks": ("Callback", "CSVLog", "SampleSheet", "TensorBoard"),
+        "combined": ("CombinedObjective",),
         "contrastive_divergence": ("ContrastiveDivergence",),
         "energy_discrepancy": ("EnergyDiscrepancy",),
         "energy_matching": ("EnergyMatching",),
