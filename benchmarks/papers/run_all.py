@@ -35,6 +35,7 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
         ("swaps", "ablation", "slot_objects", "recombination", "mixed", "drawn_faces"),
         ("speed",),  # alone, because it measures time
     ),
+    "implicit_2019": (("continual", "cross_class"),),
 }
 """The experiments of each paper; one stage runs after the other."""
 

@@ -15,6 +15,7 @@ SETTINGS = json.loads((ROOT / "benchmarks" / "papers" / "settings.json").read_te
 SOURCES = {
     "comet-2021": ["papers/comet_2021/page.py", "papers/comet_2021/factor_blocks.py"],
     "compositional-2020": ["papers/compositional_2020/page.py", "papers/compositional_2020/paper_method_blocks.py"],
+    "continual": ["papers/implicit_2019/continual_page.py"],
     "training": ["training_page.py"],
 }
 NUMBER = re.compile(r"(?<![\w.])(?:\d[\d,]*\d|\d)?(?:\.\d+)?(?:e-?\d+)?(?![\w])")
