@@ -39,8 +39,8 @@ def goal() -> str:
     best = max((row["mean"], name) for name, row in found.items() if name.startswith("energy"))
     return (
         f"The best energy, {best[1].removeprefix('energy, ')}, has {best[0] / softmax:.1f} times the accuracy of softmax, and "
-        f"{best[0] / vae:.1f} times that of the VAE. On the slides, Split MNIST has {paper['energy']} for energies and {paper['VAE']} for the "
-        "VAE."
+        f"{best[0] / vae:.1f} times that of the VAE. On the slides, Split MNIST has {paper['energy']} for energies and {paper['VAE']} for "
+        "the VAE."
     )
 
 

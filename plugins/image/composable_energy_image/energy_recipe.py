@@ -104,7 +104,7 @@ class EnergyRecipe(Recipe):
             "data": get_parameters(open_pictures, {"path", "progress"}),
             "preparation": get_parameters(Preparation),
             "model": {"name": _parameter("name", str), **get_parameters(model)},
-            "objective": {"name": _parameter("name", str), **get_parameters(objective, _IN_OTHER_TABLES)},
+            "objective": {"name": _parameter("name", str), **get_parameters(objective, _IN_OTHER_TABLES if "options" in own else set())},
             "training": get_parameters(Trainer, _NOT_SETTINGS),
             "optimizer": get_parameters(Optimizer),
             "monitor": get_parameters(Monitor),
