@@ -42,8 +42,8 @@ def load_digits(seed: int, test: int = 400) -> Digits:
     """Returns scikit-learn's 1,797 digits of 8 x 8 pixels with 17 grey values, divided by a seed."""
     from sklearn.datasets import load_digits as load
 
-    found = load()
-    x, y = torch.tensor(found.data, dtype=torch.float32) / 16, torch.tensor(found.target)
+    pixels, targets = load(return_X_y=True)
+    x, y = torch.tensor(pixels, dtype=torch.float32) / 16, torch.tensor(targets)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     return Digits(x[order[test:]], y[order[test:]], x[order[:test]], y[order[:test]], 1 / 16)
 

@@ -194,15 +194,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows, names = {}, list(objectives(torch.randn(100, 2), 0))
+    found = references(load_digits(args.seeds[0]))
+    print({key: round(value, 3) for key, value in found.items()}, flush=True)
+    about = environment(seeds=list(args.seeds), seconds=args.seconds, draws=DRAWS)
     for name in args.only or names:
         runs = [measure(name, load_digits(seed), seed, args.seconds) for seed in args.seeds]
         rows[name] = summary(runs)
         print(name, {key: f"{v['mean']:.3g} +- {v['deviation']:.2g}" for key, v in rows[name]["figures"].items()}, flush=True)
-    found = references(load_digits(args.seeds[0]))
-    print({key: round(value, 3) for key, value in found.items()})
-    if args.write:
-        about = environment(seeds=list(args.seeds), seconds=args.seconds, draws=DRAWS)
-        write_json(PATH, {"about": about, "objectives": rows, "references": found})
+        if args.write:
+            write_json(PATH, {"about": about, "objectives": rows, "references": found})
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ class ConditionalEnergy(ce.Energy):
             {"level": nn.Embedding(CLASSES, 1), "mean": nn.Embedding(CLASSES, size), "width": nn.Embedding(CLASSES, size)}
         )
         for table in self.numbers.values():
-            nn.init.zeros_(table.weight)
-        nn.init.normal_(self.gates[2].weight, std=HIDDEN**-0.5)
+            nn.init.zeros_(table.weight)  # pyright: ignore[reportArgumentType]
+        nn.init.normal_(self.gates[2].weight, std=HIDDEN**-0.5)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         h = 2 * x - 1
@@ -269,8 +269,11 @@ class ConditionalVAE(Learner):
     def scores(self, x: Tensor) -> Tensor:
         points, labels = x.repeat_interleave(CLASSES, 0), torch.arange(CLASSES).repeat(len(x))
         generator = torch.Generator().manual_seed(0)
-        bounds = [self.model.bound(points, labels, torch.randn(len(points), LATENT, generator=generator)) for _ in range(self.draws)]
+        bounds = [self._bound(points, labels, torch.randn(len(points), LATENT, generator=generator)) for _ in range(self.draws)]
         return torch.stack(bounds).mean(0).view(len(x), CLASSES)
+
+    def _bound(self, x: Tensor, y: Tensor, xi: Tensor) -> Tensor:
+        return self.model.bound(x, y, xi)  # pyright: ignore[reportCallIssue]
 
 
 @dataclass

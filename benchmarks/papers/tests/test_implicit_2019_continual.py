@@ -78,7 +78,7 @@ def test_chains_of_another_class_start_at_their_pictures():
     torch.manual_seed(0)
     energy = ConditionalEnergy(data.size)
     with torch.no_grad():
-        energy.numbers["mean"].weight.copy_((data.train[:CLASSES] - 0.3) / 10)
+        energy.numbers["mean"].weight.copy_((data.train[:CLASSES] - 0.3) / 10)  # pyright: ignore[reportCallIssue]
     x, target = data.test[:20], (data.test_labels[:20] + 1) % CLASSES
     few, many = (cross_class.moved(energy, x, target, steps) for steps in (1, 60))
     assert 0 < (few - x).norm(dim=1).mean() < (many - x).norm(dim=1).mean()
