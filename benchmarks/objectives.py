@@ -42,7 +42,7 @@ from composable_energy_training import (
 )
 
 PATH = RESULTS / "objectives.json"
-SEEDS, SECONDS, DRAWS = (0, 1), 4.0, 500
+SEEDS, SECONDS, DRAWS = (0, 1), 3.0, 500
 NOISE, HIGHEST = 0.15, 3.0  # a grey value is .125 wide
 WITH_LEVELS = ("denoising score matching", "diffusion recovery likelihood")
 LANGEVIN = {"step_size": 0.01, "clamp": (-1.5, 1.5)}
@@ -91,16 +91,16 @@ class Plain(Network):
 def objectives(train: Tensor, seed: int) -> dict[str, Callable[[], Objective]]:
     """Returns functions that build the objectives; the time of a flow's training counts."""
     return {
-        "contrastive divergence": lambda: ContrastiveDivergence(steps=20, options=LANGEVIN, buffer=2000, start=uniform, l2=0.01),
-        "improved contrastive divergence": lambda: ImprovedContrastiveDivergence(
-            steps=20, options=LANGEVIN, buffer=2000, start=uniform, l2=0.01
-        ),
-        "denoising score matching": lambda: DenoisingScoreMatching(NOISE, HIGHEST),
         "diffusion recovery likelihood": lambda: DiffusionRecoveryLikelihood(NOISE, HIGHEST),
         "energy discrepancy": lambda: EnergyDiscrepancy(0.1, particles=16),
         "energy matching": lambda: EnergyMatching(temperature=0.05, warm_up=300, weight=20.0, steps=40, step_size=0.04),
         "noise contrast, Gaussian": lambda: NoiseContrastive(GaussianNoise.fit(train), ratio=4),
         "noise contrast, flow": lambda: NoiseContrastive(FlowNoise.fit(train, layers=6, steps=200, seed=seed), ratio=4),
+        "contrastive divergence": lambda: ContrastiveDivergence(steps=20, options=LANGEVIN, buffer=2000, start=uniform, l2=0.01),
+        "denoising score matching": lambda: DenoisingScoreMatching(NOISE, HIGHEST),
+        "improved contrastive divergence": lambda: ImprovedContrastiveDivergence(
+            steps=20, options=LANGEVIN, buffer=2000, start=uniform, l2=0.01
+        ),
     }
 
 
