@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from benchmarks.digits import Digits, Judge, load_digits, train_judge
-from benchmarks.harness import RESULTS, argument_parser, environment, write_json
+from benchmarks.harness import RESULTS, argument_parser, environment, read_json, write_json
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.noise import Noise
 from composable_energy_image.metrics import frechet_distance
@@ -146,6 +146,14 @@ def measure(name: str, digits: Digits, seed: int, seconds: float) -> dict[str, f
             with torch.no_grad():
                 figures |= {"log likelihood": float(-energy(test).mean() - log_z), "error of log Z": error}
             figures["frechet"] = distance(judge, denoised(energy, draws), digits)
+            if isinstance(objective, EnergyMatching):
+                options = {
+                    "step_size": 2 * objective.step_size * objective.temperature,
+                    "steps": 50,
+                    "init": torch.randn(DRAWS, digits.size),
+                }
+                chains = energy.sample(DRAWS, sampler="langevin", seed=seed, warn=False, **options)
+                figures["frechet of its chains"] = distance(judge, denoised(energy, chains), digits)
             if levels:
                 figures["frechet of annealed"] = distance(judge, model.sample(DRAWS, seed=seed), digits)
         except ComposableEnergyError as failure:
@@ -193,7 +201,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of objectives")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows, names = {}, list(objectives(torch.randn(100, 2), 0))
+    rows, names = read_json(PATH)["objectives"] if args.only else {}, list(objectives(torch.randn(100, 2), 0))
     found = references(load_digits(args.seeds[0]))
     print({key: round(value, 3) for key, value in found.items()}, flush=True)
     about = environment(seeds=list(args.seeds), seconds=args.seconds, draws=DRAWS)

@@ -31,6 +31,7 @@ from composable_energy_training import (
 __all__ = ["ENERGIES", "LEARNERS", "Base", "Classifier", "ConditionalEnergy", "Heads", "Learner", "fit_base"]
 
 CLASSES, HIDDEN, CODE, LATENT = 10, 128, 16, 16
+FISHER = 500  # pictures of a task for the Fisher information; a task of scikit-learn's digits has fewer
 
 
 class Classifier(nn.Module):
@@ -205,7 +206,7 @@ class EWC(Softmax):
 
     def learn(self, data: object, steps: int, classes: Sequence[int] | None = None) -> None:
         super().learn(data, steps, classes)
-        x, labels = data[0], data[1]["digit"]  # pyright: ignore[reportIndexIssue]
+        x, labels = data[0][:FISHER], data[1]["digit"][:FISHER]  # pyright: ignore[reportIndexIssue]
         parameters = {name: value.detach() for name, value in self.model.named_parameters()}
 
         def log_likelihood(weights: dict[str, Tensor], point: Tensor, label: Tensor) -> Tensor:

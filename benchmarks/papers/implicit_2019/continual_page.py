@@ -68,7 +68,9 @@ def objectives() -> str:
     found, rows = read_json(RESULTS / "objectives.json"), []
     for name, row in found["objectives"].items():
         figures = row["figures"]
-        own = next((figures[key] for key in ("frechet of the buffer", "frechet of annealed") if key in figures), None)
+        own = next(
+            (figures[key] for key in ("frechet of the buffer", "frechet of annealed", "frechet of its chains") if key in figures), None
+        )
         cells = [f"{figures['steps']['mean']:,.0f}", f"{row['complete']} of {len(row['runs'])}"]
         cells += ["" if part is None else f"{part['mean']:.1f} ({part['deviation']:.1f})" for part in (own, figures.get("frechet"))]
         rows.append([name, *cells, f"{figures['log likelihood']['mean']:.1f}" if "log likelihood" in figures else ""])
