@@ -36,7 +36,7 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
         ("swaps", "ablation", "slot_objects", "recombination", "mixed", "drawn_faces"),
         ("speed",),  # alone, because it measures time
     ),
-    "implicit_2019": (("robustness", "out_of_distribution"),),
+    "implicit_2019": (("robustness", "out_of_distribution", "continual", "cross_class"),),
 }
 """The experiments of each paper; one stage runs after the other."""
 

@@ -9,7 +9,7 @@ from benchmarks.harness import ROOT
 from benchmarks.pages import Blocks, write_page
 from benchmarks.papers.comet_2021 import page as comet_page
 from benchmarks.papers.compositional_2020 import page as compositional_page
-from benchmarks.papers.implicit_2019 import robustness_page
+from benchmarks.papers.implicit_2019 import continual_page, robustness_page
 
 __all__ = ["FOLDER", "PAGES", "write_pages"]
 
@@ -17,6 +17,7 @@ FOLDER = ROOT / "docs" / "results"
 PAGES: Mapping[str, Callable[[], Blocks]] = {
     "comet-2021": comet_page.blocks,
     "compositional-2020": compositional_page.blocks,
+    "continual": continual_page.blocks,
     "robustness": robustness_page.blocks,
     "training": training_page.blocks,
 }

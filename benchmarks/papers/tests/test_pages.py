@@ -16,6 +16,7 @@ SOURCES = {
     "comet-2021": ["papers/comet_2021/page.py", "papers/comet_2021/factor_blocks.py"],
     "compositional-2020": ["papers/compositional_2020/page.py", "papers/compositional_2020/paper_method_blocks.py"],
     "robustness": ["papers/implicit_2019/robustness_page.py"],
+    "continual": ["papers/implicit_2019/continual_page.py"],
     "training": ["training_page.py"],
 }
 NUMBER = re.compile(r"(?<![\w.])(?:\d[\d,]*\d|\d)?(?:\.\d+)?(?:e-?\d+)?(?![\w])")

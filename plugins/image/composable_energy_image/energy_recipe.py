@@ -26,6 +26,9 @@ from composable_energy_training import (
     ContrastiveDivergence,
     CSVLog,
     DenoisingScoreMatching,
+    DiffusionRecoveryLikelihood,
+    EnergyDiscrepancy,
+    EnergyMatching,
     ImprovedContrastiveDivergence,
     JointEnergyClassifier,
     Monitor,
@@ -44,6 +47,9 @@ __all__ = ["EnergyRecipe", "energy_recipe"]
 _OBJECTIVES: Mapping[str, type[Objective]] = {
     "contrastive-divergence": ContrastiveDivergence,
     "denoising-score-matching": DenoisingScoreMatching,
+    "diffusion-recovery-likelihood": DiffusionRecoveryLikelihood,
+    "energy-discrepancy": EnergyDiscrepancy,
+    "energy-matching": EnergyMatching,
     "improved-contrastive-divergence": ImprovedContrastiveDivergence,
     "joint-energy-classifier": JointEnergyClassifier,
 }
@@ -98,7 +104,7 @@ class EnergyRecipe(Recipe):
             "data": get_parameters(open_pictures, {"path", "progress"}),
             "preparation": get_parameters(Preparation),
             "model": {"name": _parameter("name", str), **get_parameters(model)},
-            "objective": {"name": _parameter("name", str), **get_parameters(objective, _IN_OTHER_TABLES)},
+            "objective": {"name": _parameter("name", str), **get_parameters(objective, _IN_OTHER_TABLES if "options" in own else set())},
             "training": get_parameters(Trainer, _NOT_SETTINGS),
             "optimizer": get_parameters(Optimizer),
             "monitor": get_parameters(Monitor),

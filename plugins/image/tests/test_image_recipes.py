@@ -14,7 +14,16 @@ import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy_image.data import Pictures, open_pictures
 from composable_energy_mcmc import Langevin
-from composable_energy_training import ContrastiveDivergence, ImprovedContrastiveDivergence, JointEnergyClassifier, Recipe, open_recipe
+from composable_energy_training import (
+    ContrastiveDivergence,
+    DiffusionRecoveryLikelihood,
+    EnergyDiscrepancy,
+    EnergyMatching,
+    ImprovedContrastiveDivergence,
+    JointEnergyClassifier,
+    Recipe,
+    open_recipe,
+)
 
 RANDOM = np.random.default_rng(0)
 OPTIMIZER = ("rate", "betas", "clip")
@@ -208,3 +217,19 @@ def test_a_table_of_chains_needs_the_number_of_steps(tmp_path: Path):
     pictures = Pictures(np.zeros((2, 1, 28, 28), np.uint8), {}, "nothing")
     with pytest.raises(OptionError, match=r"\[chains\] .* lacks the number of steps"):
         open_recipe(tmp_path / "mine.toml").trainer(pictures)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("table", "kind", "steps"),
+    [
+        ('name = "energy-discrepancy"\nvariance = 0.1', EnergyDiscrepancy, None),
+        ('name = "energy-matching"\ntemperature = 0.1\nwarm_up = 5\nsteps = 7', EnergyMatching, 7),
+        ('name = "diffusion-recovery-likelihood"\nsigma_min = 0.1\nsigma_max = 1.0\nsteps = 7', DiffusionRecoveryLikelihood, 7),
+    ],
+)
+def test_a_recipe_may_name_an_objective_with_chains_of_its_own(table: str, kind: type, steps: int | None, tmp_path: Path):
+    text = f'about = "An energy"\n[model]\nname = "igebm-mnist"\nwidth = 4\n[objective]\n{table}\n[training]\nsteps = 1\nbatch_size = 2\n'
+    (tmp_path / "mine.toml").write_text(text)
+    pictures = Pictures(np.zeros((2, 1, 28, 28), np.uint8), {}, "nothing")
+    objective = open_recipe(tmp_path / "mine.toml").trainer(pictures).objective  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(objective, kind) and getattr(objective, "steps", None) == steps

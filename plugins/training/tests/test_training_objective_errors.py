@@ -1,5 +1,7 @@
 """Errors of the objectives for bad input, and their results in half precision."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,8 +12,15 @@ from composable_energy_training import (
     AttributeHeads,
     ContrastiveDivergence,
     DenoisingScoreMatching,
+    DiffusionRecoveryLikelihood,
+    EnergyDiscrepancy,
+    EnergyMatching,
+    FlowNoise,
+    GaussianNoise,
     ImprovedContrastiveDivergence,
     JointEnergyClassifier,
+    LabelContrast,
+    NoiseContrastive,
 )
 from plugins.training.tests.objective_helpers import (
     IMPROVED,
@@ -93,6 +102,49 @@ def test_bad_input_of_the_other_objectives_is_reported(make, message):
         make()
 
 
+MATCHING: dict[str, Any] = {"temperature": 0.5, "warm_up": 0}
+NOISE = GaussianNoise(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EnergyDiscrepancy(0.0), "variance must be a positive number, got 0.0"),
+        (lambda: EnergyDiscrepancy(1.0, particles=0), "particles must be a whole number of at least 1, got 0"),
+        (lambda: EnergyDiscrepancy(1.0, condition="kind").loss(Bell(), labelled(0)), "Bell does not depend on y"),
+        (lambda: EnergyDiscrepancy(1.0).loss(nn.Linear(2, 1), labelled(0)), "trains an energy, got Linear"),
+        (lambda: NoiseContrastive(cast(torch.distributions.Normal(0.0, 1.0))), "another NoiseDistribution, got Normal"),
+        (lambda: NoiseContrastive(NOISE, ratio=0), "ratio must be a whole number of at least 1, got 0"),
+        (lambda: GaussianNoise(torch.zeros(2), torch.zeros(2, 2)), "positive diagonal"),
+        (lambda: GaussianNoise.fit(torch.zeros(5)), "at least two points"),
+        (lambda: GaussianNoise.fit(torch.zeros(5, 2)), "singular"),
+        (lambda: FlowNoise.fit(data(50, 2), held_out=1.5), "held_out must be a number between 0 and 1, got 1.5"),
+        (lambda: DiffusionRecoveryLikelihood(0.1, 1.0, ratio=1.0), "ratio must be a number"),
+        (lambda: DiffusionRecoveryLikelihood(1.0, 0.1), "got 1.0 and 0.1"),
+        (lambda: DiffusionRecoveryLikelihood(0.1, 1.0).loss(Net(), labelled(0)), "Net does not depend on the noise level"),
+        (lambda: EnergyMatching(temperature=0.0, warm_up=0), "temperature must be a positive number, got 0.0"),
+        (lambda: EnergyMatching(**MATCHING, cutoff=1.0), "cutoff must be a number from 0 to below 1, got 1.0"),
+        (lambda: EnergyMatching(**MATCHING, coupling=3).loss(Net(), labelled(0)), "Rows 0 to 3 cannot be divided into groups of 3"),
+        (lambda: LabelContrast("kind", classes=[1]), r"at least two classes, got \[1\]"),
+        (lambda: LabelContrast("kind", classes=[0, 1]).loss(Net(3), labelled(0)), r"kind has the class 2, but classes are \[0, 1\]"),
+        (lambda: LabelContrast("kind").loss(Net(3), labelled(-1)), "kind is unknown"),
+        (lambda: LabelContrast("kind").loss(Bell(), labelled(0)), "Bell does not depend on y"),
+        (lambda: LabelContrast("kind").begin(Net(3), context(4, (2,), range(2))), "give `classes`"),
+        (lambda: LabelContrast("size").loss(Net(3), batch_of(data(4, 2), size=data(4))), "size has numbers"),
+    ],
+)
+def test_bad_input_of_the_newer_objectives_is_reported(make, message):
+    with pytest.raises(OptionError, match=message):
+        make()
+
+
+def test_noise_of_another_shape_is_reported():
+    with pytest.raises(ce.errors.ShapeError, match=r"The noise has points of shape \(2,\), got points of shape \(3,\)"):
+        NoiseContrastive(NOISE).loss(Net(), batch_of(data(4, 3)))
+    with pytest.raises(ce.errors.ShapeError, match=r"scale must have shape \(2, 2\)"):
+        GaussianNoise(torch.zeros(2), torch.eye(3))
+
+
 def test_logits_of_another_shape_are_reported():
     with pytest.raises(ce.errors.ShapeError, match=r"male \(2\), hair \(3\) need logits of shape \(4, 4\), one .* got \(4, 5\)"):
         AttributeHeads({"male": 2, "hair": 3}, 0.1, 1.0).loss(Heads(5), labelled(0))
@@ -119,6 +171,11 @@ class Single(Net):
         ImprovedContrastiveDivergence(**LANGEVIN, entropy_after=0),
         DenoisingScoreMatching(0.1, 1.0),
         JointEnergyClassifier(**LANGEVIN, label="kind"),
+        EnergyDiscrepancy(0.5),
+        NoiseContrastive(GaussianNoise(torch.zeros(2), torch.eye(2))),
+        DiffusionRecoveryLikelihood(0.1, 1.0, steps=3),
+        EnergyMatching(**MATCHING, steps=3, coupling=2),
+        LabelContrast("kind"),
     ],
     ids=lambda objective: type(objective).__name__,
 )

@@ -1,0 +1,217 @@
+r"""The objectives beside each other on handwritten digits, at equal time: `python -m benchmarks.objectives [--write]`.
+
+scikit-learn's digits of 8 x 8 pixels, 1,397 to train and 400 to test, scaled to [-1, 1], with noise of deviation .15 added. All objectives
+train the same network, a perceptron plus the energy of the Gaussian that fits the data, for the same processor time. `smc` draws, and gives
+$\log Z$ and so the log likelihood of the noisy test digits; draws are denoised by $x - \sigma^2 \nabla E(x)$. Objectives with noise levels
+have .15 as their lowest; they are also drawn by `annealed`. `buffer` evaluates the chains of training, which papers show. The Frechet
+distance is that of the features of a classifier, between 500 draws and the 400 test digits. Settings were chosen on the seed 100.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import composable_energy as ce
+from benchmarks.handwritten import Digits, Judge, load_digits, train_judge
+from benchmarks.harness import RESULTS, argument_parser, environment, read_json, write_json
+from composable_energy.errors import ComposableEnergyError
+from composable_energy.noise import Noise
+from composable_energy_image.metrics import frechet_distance
+from composable_energy_training import (
+    Callback,
+    ContrastiveDivergence,
+    DenoisingScoreMatching,
+    DiffusionRecoveryLikelihood,
+    EnergyDiscrepancy,
+    EnergyMatching,
+    FlowNoise,
+    GaussianNoise,
+    ImprovedContrastiveDivergence,
+    NoiseContrastive,
+    Objective,
+    Optimizer,
+    Trainer,
+)
+
+PATH = RESULTS / "objectives.json"
+SEEDS, SECONDS, DRAWS = (0, 1), 3.0, 500
+NOISE, HIGHEST = 0.15, 3.0  # a grey value is .125 wide
+WITH_LEVELS = ("denoising score matching", "diffusion recovery likelihood")
+LANGEVIN = {"step_size": 0.01, "clamp": (-1.5, 1.5)}
+
+
+class Network(ce.Energy):
+    """A perceptron of points and their noise level, plus the energy of the Gaussian that fits the data at this level.
+
+    Args:
+        clean: The data without noise.
+    """
+
+    mean: Tensor
+    axes: Tensor
+    variances: Tensor
+
+    def __init__(self, clean: Tensor) -> None:
+        super().__init__()
+        size = clean.shape[1]
+        self.event_shape = torch.Size([size])
+        self.recommended = ce.Recommendation("annealed", {"sigma_min": NOISE, "sigma_max": HIGHEST, "levels": 60})
+        self.net = nn.Sequential(nn.Linear(size + 1, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1))
+        variances, axes = torch.linalg.eigh(torch.cov(clean.T))
+        for name, value in (("mean", clean.mean(0)), ("axes", axes), ("variances", variances.clamp_min(0))):
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
+        level = torch.as_tensor(NOISE if sigma is None else sigma, dtype=x.dtype).expand(len(x))[:, None]
+        scaled = torch.cat([x / (0.5 + level.square()).sqrt(), level.log()], 1)
+        variances = self.variances + level.square()
+        gaussian = (((x - self.mean) @ self.axes).square() / variances + (2 * math.pi * variances).log()).sum(1) / 2
+        return self.net(scaled)[:, 0] + gaussian
+
+
+class Plain(Network):
+    """The network without noise levels."""
+
+    def __init__(self, clean: Tensor) -> None:
+        super().__init__(clean)
+        self.recommended = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+def objectives(train: Tensor, seed: int) -> dict[str, Callable[[], Objective]]:
+    """Returns functions that build the objectives; the time of a flow's training counts."""
+    return {
+        "diffusion recovery likelihood": lambda: DiffusionRecoveryLikelihood(NOISE, HIGHEST),
+        "energy discrepancy": lambda: EnergyDiscrepancy(0.1, particles=16),
+        "energy matching": lambda: EnergyMatching(temperature=0.05, warm_up=300, weight=20.0, steps=40, step_size=0.04),
+        "noise contrast, Gaussian": lambda: NoiseContrastive(GaussianNoise.fit(train), ratio=4),
+        "noise contrast, flow": lambda: NoiseContrastive(FlowNoise.fit(train, layers=6, steps=200, seed=seed), ratio=4),
+        "contrastive divergence": lambda: ContrastiveDivergence(steps=20, options=LANGEVIN, buffer=2000, start=uniform, l2=0.01),
+        "denoising score matching": lambda: DenoisingScoreMatching(NOISE, HIGHEST),
+        "improved contrastive divergence": lambda: ImprovedContrastiveDivergence(
+            steps=20, options=LANGEVIN, buffer=2000, start=uniform, l2=0.01
+        ),
+    }
+
+
+def uniform(like: Tensor, noise: Noise) -> Tensor:
+    """Draws starts in [-1, 1]."""
+    return 2 * torch.special.ndtr(noise.normal(like)) - 1
+
+
+def add_noise(x: Tensor, noise: Noise) -> Tensor:
+    """Returns points with noise of the lowest level."""
+    return x + NOISE * noise.normal(x)
+
+
+class Clock(Callback):
+    """Ends a training when its processor time is over."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end, self.losses = time.process_time() + seconds, []
+
+    def on_step(self, trainer: Trainer, scalars: Any) -> None:
+        self.losses.append(scalars["loss"])
+        if time.process_time() > self.end:
+            trainer.steps = trainer.step
+
+
+def measure(name: str, digits: Digits, seed: int, seconds: float) -> dict[str, float]:
+    """Trains with an objective and returns its figures."""
+    clean, test = 2 * digits.train - 1, add_noise(2 * digits.test - 1, Noise(seed, range(len(digits.test))))
+    torch.manual_seed(seed)
+    levels = name in WITH_LEVELS
+    model, clock = Network(clean) if levels else Plain(clean), Clock(seconds)
+    objective = objectives(add_noise(clean, Noise(seed, range(len(clean)))), seed)[name]()
+    options: dict[str, Any] = {"optimizer": Optimizer(rate=1e-3, betas=(0.9, 0.99), clip=10.0), "ema": 0.99, "monitor": None}
+    options |= {"preparation": None if levels else add_noise, "callbacks": [clock], "checkpoint_every": 10**7}
+    report = Trainer(model, objective, clean, steps=10**6, batch_size=128, seed=seed, **options).fit()
+    figures: dict[str, float] = {"steps": report.steps, "skipped": report.skipped}
+    judge, energy = train_judge(digits.train, digits.train_labels), model.at(NOISE) if levels else model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            draws, trace = energy.sample(DRAWS, sampler="smc", leapfrogs=4, seed=seed, trace=True)
+            log_z, error = (float(trace.scalars[key][-1]) for key in ("log_z", "log_z_se"))
+            with torch.no_grad():
+                figures |= {"log likelihood": float(-energy(test).mean() - log_z), "error of log Z": error}
+            figures["frechet"] = distance(judge, denoised(energy, draws), digits)
+            if isinstance(objective, EnergyMatching):
+                options = {
+                    "step_size": 2 * objective.step_size * objective.temperature,
+                    "steps": 50,
+                    "init": torch.randn(DRAWS, digits.size),
+                }
+                chains = energy.sample(DRAWS, sampler="langevin", seed=seed, warn=False, **options)
+                figures["frechet of its chains"] = distance(judge, denoised(energy, chains), digits)
+            if levels:
+                figures["frechet of annealed"] = distance(judge, model.sample(DRAWS, seed=seed), digits)
+        except ComposableEnergyError as failure:
+            print(f"{name}: {failure}", flush=True)
+    chains = objective.state().get("slots")
+    if chains is not None:
+        figures["frechet of the buffer"] = distance(judge, denoised(energy, chains[:DRAWS]), digits)
+    return figures
+
+
+def denoised(energy: ce.Energy, x: Tensor) -> Tensor:
+    """Returns the expected points without noise (Tweedie's formula)."""
+    return x - NOISE**2 * energy.with_gradient(x)[1]
+
+
+def distance(judge: Judge, x: Tensor, digits: Digits) -> float:
+    """Returns the Frechet distance of points in [-1, 1] to the test digits."""
+    return frechet_distance(judge.body((x.clamp(-1, 1) + 1) / 2), judge.body(digits.test))
+
+
+def references(digits: Digits) -> dict[str, float]:
+    """Returns the distance of training digits, and of draws of the Gaussian and of uniform noise, to the test digits."""
+    judge, noise = train_judge(digits.train, digits.train_labels), Noise(0, range(DRAWS))
+    features, gaussian = judge.body(digits.test), GaussianNoise.fit(digits.train)
+    sets = {
+        "training digits": digits.train[:DRAWS],
+        "Gaussian": gaussian.draw(digits.train[:DRAWS], noise)[0].clamp(0, 1),
+        "uniform noise": torch.special.ndtr(noise.normal(digits.train[:DRAWS])),
+    }
+    return {name: frechet_distance(judge.body(x), features) for name, x in sets.items()}
+
+
+def summary(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Returns means and deviations over seeds of each figure that any of them has."""
+    names = list(dict.fromkeys(name for run in runs for name in run))
+    values = {name: [run[name] for run in runs if name in run] for name in names}
+    spread = {name: {"mean": statistics.fmean(v), "deviation": statistics.pstdev(v)} for name, v in values.items()}
+    return {"figures": spread, "complete": sum("frechet" in run for run in runs), "runs": list(runs)}
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, PATH, whole=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="processor time of a training")
+    parser.add_argument("--only", nargs="+", help="names of objectives")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, names = read_json(PATH)["objectives"] if args.only else {}, list(objectives(torch.randn(100, 2), 0))
+    found = references(load_digits(args.seeds[0]))
+    print({key: round(value, 3) for key, value in found.items()}, flush=True)
+    about = environment(seeds=list(args.seeds), seconds=args.seconds, draws=DRAWS)
+    for name in args.only or names:
+        runs = [measure(name, load_digits(seed), seed, args.seconds) for seed in args.seeds]
+        rows[name] = summary(runs)
+        print(name, {key: f"{v['mean']:.3g} +- {v['deviation']:.2g}" for key, v in rows[name]["figures"].items()}, flush=True)
+        if args.write:
+            write_json(PATH, {"about": about, "objectives": rows, "references": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Continual learning and cross-class mapping: data, learners that forget or not, and files of MNIST."""
+
+import math
+import struct
+
+import pytest
+import torch
+
+from benchmarks.handwritten import Digits, load_digits, load_idx, train_judge
+from benchmarks.papers.implicit_2019 import continual, cross_class
+from benchmarks.papers.implicit_2019.continual_learners import CLASSES, LEARNERS, ConditionalEnergy, Heads, fit_base
+
+
+def points(rows: int = 40, seed: int = 0) -> Digits:
+    """Ten classes of points with 12 numbers, each near a corner of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = (torch.rand(CLASSES, 12, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    labels = torch.arange(CLASSES).repeat(rows)
+    x = (corners[labels] + 0.1 * torch.randn(len(labels), 12, generator=generator)).clamp(0, 1)
+    return Digits(x, labels, x[:100], labels[:100], 1 / 16)
+
+
+def test_digits_are_divided_by_the_seed():
+    first, same, other = load_digits(0), load_digits(0), load_digits(1)
+    assert first.train.shape == (1397, 64) and first.test.shape == (400, 64)
+    assert torch.equal(first.test, same.test) and not torch.equal(first.test, other.test)
+    assert first.train.min() >= 0 and first.train.max() == 1
+
+
+def test_idx_files_give_the_same_data(tmp_path):
+    for stem, rows in (("train", 30), ("t10k", 10)):
+        pixels = bytes((i * 7) % 256 for i in range(rows * 16))
+        (tmp_path / f"{stem}-images-idx3-ubyte").write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, rows, 4, 4) + pixels)
+        (tmp_path / f"{stem}-labels-idx1-ubyte").write_bytes(struct.pack(">4BI", 0, 0, 8, 1, rows) + bytes(i % 10 for i in range(rows)))
+    found = load_idx(tmp_path)
+    assert found.train.shape == (30, 16) and found.test.shape == (10, 16)
+    assert found.train_labels.tolist() == [i % 10 for i in range(30)]
+    assert found.train[0, 1] == pytest.approx(7 / 255)
+
+
+@pytest.mark.slow
+def test_softmax_forgets_and_an_energy_with_negatives_of_the_present_task_does_not():
+    data, found = load_digits(7), {}
+    for name in ("softmax", "energy, contrast of classes and noise"):
+        found[name] = continual.by_tasks(LEARNERS[name](data.size, 0), data, steps=30)
+    softmax, energy = found.values()
+    assert len(softmax) == 5 and softmax[0] > 0.9
+    assert softmax[-1] < 0.4 and energy[-1] > 1.5 * softmax[-1]
+
+
+@pytest.mark.slow
+def test_a_head_that_is_trained_changes_no_other_head():
+    data = points()
+    learner = Heads(data.size, 0, fit_base(data.train, 0, steps=50))
+    before = {name: value.detach().clone() for name, value in learner.model.named_parameters()}
+    rows = data.train_labels < 2
+    learner.learn((learner.prepare(data.train[rows]), {"digit": data.train_labels[rows]}), 5, (0, 1))
+    for name, value in learner.model.named_parameters():
+        changed = (value.detach() != before[name]).flatten(1).any(1) if value.ndim > 1 else value.detach() != before[name]
+        assert changed.tolist() == [c < 2 for c in range(CLASSES)], name
+
+
+def test_the_stream_drifts_from_the_first_class_to_the_last():
+    data = points()
+    learner = LEARNERS["softmax"](data.size, 0)
+    labels = [batch[1]["digit"].float().mean().item() for batch in continual.Stream(learner, data, 50, 0)]
+    assert len(labels) == 50 and labels[0] < 1.2 and labels[-1] > 7.8
+    assert all(abs(label - 9 * step / 50) < 1.5 for step, label in enumerate(labels))
+
+
+def test_figures_of_seeds():
+    assert continual.spread([0.5, 0.7])["mean"] == pytest.approx(0.6)
+    assert continual.spread([0.5, 0.7])["deviation"] == pytest.approx(math.sqrt(0.02))
+
+
+def test_chains_of_another_class_start_at_their_pictures():
+    data = points()
+    torch.manual_seed(0)
+    energy = ConditionalEnergy(data.size)
+    with torch.no_grad():
+        energy.numbers["mean"].weight.copy_((data.train[:CLASSES] - 0.3) / 10)  # pyright: ignore[reportCallIssue]
+    x, target = data.test[:20], (data.test_labels[:20] + 1) % CLASSES
+    few, many = (cross_class.moved(energy, x, target, steps) for steps in (1, 60))
+    assert 0 < (few - x).norm(dim=1).mean() < (many - x).norm(dim=1).mean()
+    judge = train_judge(data.train, data.train_labels, steps=300)
+    rows = cross_class.figures(judge, many, x, target)
+    assert rows["read as b"] > 0.7 > cross_class.figures(judge, x, x, target)["read as b"]
