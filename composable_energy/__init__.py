@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         register,
     )
     from composable_energy.saving import load, push, save
+    from composable_energy.trajectories import over_time
 
 __version__ = "0.1.0"
 
@@ -101,6 +102,7 @@ __all__ = [
     "log_z",
     "negate",
     "observed",
+    "over_time",
     "plugins",
     "push",
     "refresh",
@@ -143,6 +145,7 @@ __getattr__, __dir__ = lazy_exports(
         "lift": ("CallableEnergy", "ScoreEnergy", "as_energy"),
         "normalizers": ("LogZ", "calibrate", "log_z"),
         "observations": ("observed", "reward"),
+        "trajectories": ("over_time",),
         "registry": (
             "API_VERSION",
             "PluginRecord",
