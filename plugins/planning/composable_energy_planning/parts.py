@@ -63,14 +63,24 @@ class Parts:
             total = total - entered.log_clear(states, ends)
         return total
 
-    def propose(self, states: Tensor, generator: torch.Generator, *, backwards: bool = False) -> Tensor:
+    def propose(self, states: Tensor, generator: torch.Generator, *, backwards: bool = False, width: float = 1.0) -> Tensor:
         """Returns draws of the states after, or before, given ones."""
         ends = states.clone()
         for term, _ in self.motion:
             axes = slice(None) if term.axes is None else list(term.axes)
             pair: Any = term.terms[0]
-            ends[:, axes] = pair.propose(states[:, axes], generator, backwards=backwards)
+            ends[:, axes] = pair.propose(states[:, axes], generator, backwards=backwards, width=width)
         return ends
+
+    @property
+    def cyclic(self) -> Tensor:
+        """Which numbers of a state are angles, with shape $(d,)$."""
+        found = torch.zeros(self.size, dtype=torch.bool)
+        for term, _ in self.motion:
+            axes = tuple(range(self.size)) if term.axes is None else term.axes
+            pair: Any = term.terms[0]
+            found[[axes[angle] for angle in pair.angles]] = True
+        return found
 
     def visited(self, count: int, generator: torch.Generator) -> Tensor:
         """Returns states that training visited, with shape $(n, d)$; those of several agents are independent."""

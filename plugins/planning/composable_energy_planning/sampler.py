@@ -37,7 +37,8 @@ class Trajectories(Sampler):
     the search, which is right for the states that it found.
 
     Args:
-        pool: The number of states at each time and from each side of the search.
+        visited: The number of visited states in the search.
+        tree: The number of states of each tree of the search.
         edges: The number of edges from each state.
         descent: The number of steps of the descent.
         step_size: The step size in whitened units; None tunes it on pilot chains.
@@ -47,8 +48,9 @@ class Trajectories(Sampler):
         metric: The units; None finds them from the pilots.
     """
 
-    pool: int = 128
-    edges: int = 6
+    visited: int = 600
+    tree: int = 600
+    edges: int = 10
     descent: int = 60
     step_size: float | None = None
     leapfrogs: int = 8
@@ -61,7 +63,7 @@ class Trajectories(Sampler):
     starts_at_pilots: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name, least in (("pool", 16), ("edges", 1), ("descent", 0), ("leapfrogs", 1), ("tuning_steps", 1)):
+        for name, least in (("visited", 1), ("tree", 1), ("edges", 1), ("descent", 0), ("leapfrogs", 1), ("tuning_steps", 1)):
             check_integer(name, getattr(self, name), least)
         if self.step_size is not None:
             check_number("step_size", self.step_size, above=0)
@@ -77,7 +79,7 @@ class Trajectories(Sampler):
             raise ExpressionError(f"{energy} has a support, and trajectories are found in all of R^n: use `chees` with `init`.")
         parts = parts_of(plain)
         generator = torch.Generator().manual_seed(noise.child("search").seed % 2**63)
-        found = Search(self.pool, self.edges).paths(parts, len(x), generator).to(x)
+        found = Search(self.visited, self.tree, self.edges).paths(parts, len(x), generator).to(x)
         found = descend(energy, parts, found, self.descent)
         inverse = torch.linalg.inv(curvature(parts, found).mean(0))
         metric = Metric(torch.linalg.cholesky((inverse + inverse.T) / 2).to(x), x.shape[1:])

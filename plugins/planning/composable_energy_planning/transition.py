@@ -35,7 +35,7 @@ def features(states: Tensor, angles: Sequence[int], scale: Tensor, waves: int = 
     scaled = states[:, ~cyclic] / scale[~cyclic]
     found = [scaled, phases.cos(), phases.sin()]
     for power in range(waves):
-        waving = 2**power * torch.cat([1.8 * scaled, phases], 1)
+        waving = 2**power * torch.cat([1.8 * scaled, 2 * phases], 1)
         found += [waving.cos(), waving.sin()]
     return torch.cat(found, 1)
 
@@ -130,14 +130,15 @@ class TransitionEnergy(Energy):
 
     def _inputs(self, states: Tensor, ends: Tensor, white: Tensor) -> Tensor:
         change = ((ends - states) / self.ahead.unit).clamp(-20, 20)
-        shown = [features(x, self.angles, self.ahead.scale, _WAVES) for x in (states, ends)]
+        middle = states + (ends - states) / 2  # shows corners that a move would cut
+        shown = [features(x, self.angles, self.ahead.scale, _WAVES) for x in (middle, ends)]
         return torch.cat([*shown, change, white.clamp(-10, 10)], 1)
 
-    def propose(self, states: Tensor, generator: torch.Generator, *, backwards: bool = False) -> Tensor:
-        """Returns draws of the states after, or before, given ones, with shape $(B, d)$."""
-        return (self.behind if backwards else self.ahead).draw(states, generator)
+    def propose(self, states: Tensor, generator: torch.Generator, *, backwards: bool = False, width: float = 1.0) -> Tensor:
+        """Returns draws of the states after, or before, given ones, with shape $(B, d)$, `width` times as far from the mean."""
+        return (self.behind if backwards else self.ahead).draw(states, generator, width)
 
-    def fit(self, pairs: Tensor, *, steps: int = 6000, batch: int = 512, seed: int = 0, rate: float = 6e-3) -> TransitionEnergy:
+    def fit(self, pairs: Tensor, *, steps: int = 8000, batch: int = 512, seed: int = 0, rate: float = 6e-3) -> TransitionEnergy:
         """Trains on pairs of states in succession: first the Gaussians by likelihood, then the odds by noise-contrastive estimation.
 
         Args:

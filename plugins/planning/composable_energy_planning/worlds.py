@@ -59,38 +59,50 @@ class World(ABC):
         """Returns the points that must not touch an obstacle, with shape $(B, n, 2)$."""
         return self.position(states).unsqueeze(-2)
 
-    def hits(self, states: Tensor, ends: Tensor) -> Tensor:
-        """Returns which moves along a straight line between states hit something, with shape $(B,)$."""
+    def hits(self, states: Tensor, ends: Tensor, margin: float = 0.0) -> Tensor:
+        """Returns which moves along a straight line between states come nearer to something than a margin, with shape $(B,)$."""
         parts = torch.linspace(0, 1, _PARTS + 1, dtype=states.dtype)[1:, None, None]
         between = states + parts * (ends - states)
         inside = ((between >= self.low) & (between <= self.high)).all(-1)
         clear = self.clearance(between.flatten(0, 1)).unflatten(0, between.shape[:2])
-        return ~(inside & (clear > 0)).all(0)
+        return ~(inside & (clear > margin)).all(0)
 
-    def step(self, states: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def step(
+        self, states: Tensor, actions: Tensor, generator: torch.Generator | None = None, margin: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """Returns the next states, with shape $(B, d)$, and which moves were blocked, with shape $(B,)$."""
         actions = torch.minimum(torch.maximum(actions, -self.reach), self.reach)
         ends = self.moved(states, actions, generator)
-        blocked = self.hits(states, ends)
+        blocked = self.hits(states, ends, margin)
         return torch.where(blocked[:, None], self.stopped(states), ends), blocked
 
     def stopped(self, states: Tensor) -> Tensor:
         """Returns the states after a blocked move."""
         return states
 
-    def random_states(self, count: int, generator: torch.Generator) -> Tensor:
+    def random_states(self, count: int, generator: torch.Generator, margin: float = 0.0) -> Tensor:
         """Returns states that touch nothing, evenly spread, with shape $(n, d)$."""
         found = self.low.new_empty(0, len(self.low))
         while len(found) < count:
             states = self.low + (self.high - self.low) * torch.rand(4 * count, len(self.low), generator=generator)
-            found = torch.cat([found, states[self.clearance(states) > 0]])
+            found = torch.cat([found, states[self.clearance(states) > margin]])
         return found[:count]
 
-    def random_motion(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns random moves: pairs of states with shape $(n, 2, d)$, actions, and which moves were blocked."""
-        states = self.random_states(count, generator)
-        actions = self.reach * (2 * torch.rand(count, len(self.reach), generator=generator) - 1)
-        ends, blocked = self.step(states, actions, generator)
+    def random_actions(self, states: Tensor, generator: torch.Generator) -> Tensor:
+        """Returns actions evenly spread within `reach`, with shape $(B, a)$."""
+        return self.reach * (2 * torch.rand(len(states), len(self.reach), generator=generator) - 1)
+
+    def random_motion(self, count: int, generator: torch.Generator, margin: float = 0.02) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns random moves: pairs of states with shape $(n, 2, d)$, actions, and which moves were blocked.
+
+        Args:
+            count: $n$.
+            generator: The source of randomness.
+            margin: The clearance that the motion keeps, as a bumper does; what is learned from it keeps the same.
+        """
+        states = self.random_states(count, generator, margin)
+        actions = self.random_actions(states, generator)
+        ends, blocked = self.step(states, actions, generator, margin)
         return torch.stack([states, ends], 1), actions, blocked
 
     def follow(self, plan: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, bool]:
@@ -212,16 +224,22 @@ class Car(World):
         turn = torch.remainder(direction - theta + math.pi, 2 * math.pi) - math.pi
         return torch.stack([turn, forwards.clamp(self.low[3], self.high[3]) - speed], 1).clamp(-self.reach, self.reach)
 
+    def random_actions(self, states: Tensor, generator: torch.Generator) -> Tensor:
+        turn, _ = super().random_actions(states, generator).split(1, 1)
+        least = (self.low[3] - states[:, 3:]).clamp_min(-self.reach[1])  # the speed stays within its range
+        most = (self.high[3] - states[:, 3:]).clamp_max(self.reach[1])
+        return torch.cat([turn, least + (most - least) * torch.rand(len(states), 1, generator=generator)], 1)
+
     def stopped(self, states: Tensor) -> Tensor:
         return torch.cat([states[:, :3], torch.zeros_like(states[:, 3:])], 1)
 
-    def random_states(self, count: int, generator: torch.Generator) -> Tensor:
+    def random_states(self, count: int, generator: torch.Generator, margin: float = 0.0) -> Tensor:
         found = self.low.new_empty(0, 4)
         low, high = self.low.clone(), self.high.clone()
         low[2], high[2] = -math.pi, math.pi
         while len(found) < count:
             states = low + (high - low) * torch.rand(4 * count, 4, generator=generator)
-            found = torch.cat([found, states[self.clearance(states) > 0]])
+            found = torch.cat([found, states[self.clearance(states) > margin]])
         return found[:count]
 
 
