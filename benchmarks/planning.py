@@ -28,9 +28,9 @@ from composable_energy_planning import WORLDS, Planner, TransitionEnergy, World,
 PATH = RESULTS / "planning.json"
 WEIGHTS = RESULTS / "planning"
 PAGE = ROOT / "docs" / "results" / "planning.md"
-MOTION = 300_000
+MOTION = 200_000
 ANGLES = {"maze": (), "arm": (0, 1), "car": (2,)}
-TRAINING = {"maze": 8000, "arm": 12_000, "car": 8000}
+TRAINING = {"maze": 6000, "arm": 8000, "car": 8000}
 EFFORTS = {"maze": 30.0, "arm": 10.0, "car": 30.0}
 WEIGHT = 3.0  # of the energy of moves, against the effort
 METHODS = ("energies", "grid", "rrt*", "cem", "gradient")

@@ -46,9 +46,13 @@ class OverTime(Node):
         shape = pair.event_shape
         if shape is None or len(shape) != 2:
             found = "none" if shape is None else tuple(shape)
-            raise ShapeError(f"The energy of states in succession needs an event_shape (k, d), such as (2, d) for pairs; {pair} has {found}.")
+            raise ShapeError(
+                f"The energy of states in succession needs an event_shape (k, d), such as (2, d) for pairs; {pair} has {found}."
+            )
         if pair.bases:
-            raise ExpressionError(f"{pair} is relative to {pair.bases[0].energy}, which would count once for each transition: lift an absolute energy.")
+            raise ExpressionError(
+                f"{pair} is relative to {pair.bases[0].energy}, which would count once for each transition: lift an absolute energy."
+            )
         super().__init__(pair)
         self.window, own = shape
         self.horizon = check_integer("horizon", horizon, self.window)

@@ -43,7 +43,7 @@ class Planner:
     """
 
     def __init__(
-        self, task: Energy, *, tries: int = 4, steps: int = 16, search: Search | None = None, width: float = 0.005, seed: int = 0
+        self, task: Energy, *, tries: int = 4, steps: int = 40, search: Search | None = None, width: float = 0.005, seed: int = 0
     ) -> None:
         self.task, self.search, self.width = task, search or Search(), width
         self.tries, self.steps = check_integer("tries", tries), check_integer("steps", steps)

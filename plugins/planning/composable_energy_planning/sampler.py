@@ -49,8 +49,8 @@ class Trajectories(Sampler):
     """
 
     visited: int = 600
-    tree: int = 600
-    edges: int = 10
+    tree: int = 900
+    edges: int = 12
     descent: int = 60
     step_size: float | None = None
     leapfrogs: int = 8

@@ -14,7 +14,9 @@ __all__ = ["Search"]
 
 _LOWEST = -1e6
 _CHILDREN = 6
+_BINDING = 20.0  # a descent mends a move between the trees sooner than an end that is missed
 _WIDTHS = (1.0, 1.7)  # of moves; wide ones reach the ends of bounded actions
+_REACH = 1.7  # of usual moves, in standard deviations
 _EXCESS = 12.0  # nats above a usual move, from which a move counts as forbidden
 
 
@@ -25,8 +27,8 @@ class Search:
     1. *Anchors.* States that fulfil a waypoint are found among those that training visited, and moved onto the target.
     2. *Trees.* From each anchor a tree of moves grows forwards, and one backwards. The state nearest to a random visited one draws moves, and
        the move that comes nearest and that the energy allows is added, as in RRT (LaValle, 1998).
-    3. *Graph.* The trees and some visited states are the candidates at every time. Each is joined to the nearest ones, in units of what a
-       move would be, and the energies of all edges are evaluated at once.
+    3. *Graph.* The trees and some visited states are the candidates at every time. Each is joined to some that a move
+       reaches, or to the nearest ones, and the energies of all edges are evaluated at once.
     4. *Trajectories.* Forward filtering and backward sampling draw from the exact density on the graph, with each homotopy class in it.
     5. Terms that are no sum over transitions weigh more trajectories than are needed.
 
@@ -44,14 +46,15 @@ class Search:
     """
 
     visited: int = 600
-    tree: int = 600
-    edges: int = 10
+    tree: int = 900
+    edges: int = 12
     temperature: float = 2.0
 
+    @torch.no_grad()
     def paths(self, parts: Parts, count: int, generator: torch.Generator) -> Tensor:
         """Returns trajectories, with shape $(n, T, d)$."""
         pool = self._pool(parts, generator)
-        links, energies = self._links(parts, pool)
+        links, energies = self._links(parts, pool, generator)
         found = self._draw(parts, pool, links, energies, 4 * count if parts.rest else count, generator)
         if not parts.rest:
             return found
@@ -113,8 +116,8 @@ class Search:
             tree = torch.cat([tree, kept[score.amin(0) < 1e3]])
         return tree
 
-    def _links(self, parts: Parts, pool: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns for each state the nearest candidates for the next, with shape $(m, k)$, and the energies of these moves."""
+    def _links(self, parts: Parts, pool: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Returns for each state candidates for the next in reach, or the nearest ones, with shape $(m, k)$, and the energies of these moves."""
         begins, ends = [], []
         for term, _ in parts.motion:
             axes = slice(None) if term.axes is None else list(term.axes)
@@ -122,7 +125,9 @@ class Search:
             unit = factor.square().sum(2).sqrt().mean(0)
             begins.append((pool[:, axes] + mean) / unit)
             ends.append(pool[:, axes] / unit)
-        links = torch.cdist(torch.cat(begins, 1), torch.cat(ends, 1)).topk(min(self.edges, len(pool)), dim=1, largest=False).indices
+        distances = torch.cdist(torch.cat(begins, 1), torch.cat(ends, 1))
+        ties = 1e-3 * torch.rand(distances.shape, generator=generator).to(distances)  # among moves of usual length, short ones are slow
+        links = (distances.clamp_min(_REACH) + ties).topk(min(self.edges, len(pool)), dim=1, largest=False).indices
         states = pool[:, None].expand(-1, links.shape[1], -1)
         return links, parts.of_moves(states.flatten(0, 1), pool[links.flatten()]).view(links.shape)
 
@@ -132,7 +137,8 @@ class Search:
         log_moves = (-energies / self.temperature).nan_to_num(_LOWEST, neginf=_LOWEST).clamp_min(_LOWEST).double()
 
         def alone(time: int) -> Tensor:
-            return -parts.of_states(pool, time).double().clamp_max(-_LOWEST)
+            energies = parts.of_states(pool, time).double()
+            return -(_BINDING * (energies - energies.min())).clamp_max(-_LOWEST)
 
         following = [alone(times - 1)]  # the log weight of all that follows a state
         for time in reversed(range(times - 1)):

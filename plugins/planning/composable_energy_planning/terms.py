@@ -92,7 +92,9 @@ class Waypoint(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 3 or not -x.shape[1] <= self.time < x.shape[1]:
-            raise ShapeError(f"{self} is about the state at {self.time} of trajectories of shape (B, T, d), got points of {tuple(x.shape)}.")
+            raise ShapeError(
+                f"{self} is about the state at {self.time} of trajectories of shape (B, T, d), got points of {tuple(x.shape)}."
+            )
         return self.of_states(x[:, self.time])
 
     def _constant(self) -> float:

@@ -87,8 +87,10 @@ class TransitionEnergy(Energy):
     r"""The energy of two states in succession, $E(s, s') = -\log q(s' \mid s) - f(s, s')$, with shape $(B, 2, d)$ of points.
 
     $q$ is a mixture of Gaussians of one network, as wide as the moves and three times as wide. $f$ is the logarithm of the odds that a
-    pair is a move and not a draw of $q$, so that $e^{-E} \approx p(s' \mid s)$, a normalised density, with noise-contrastive estimation.
-    The same data give a Gaussian backwards in time; searches for trajectories draw moves from both.
+    pair is a move and not a draw of $q$, by noise-contrastive estimation. A third of the draws of $q$ start at states whose numbers come from
+    different visited ones, so that $f$ also shows where motion never is, such as inside of walls. Where visited states are evenly spread,
+    $e^{-E}$ is the conditional density $p(s' \mid s)$ up to a constant, and elsewhere 0. The same data give a Gaussian backwards in time;
+    searches for trajectories draw moves from both.
 
     Args:
         size: $d$, the numbers of a state.
@@ -174,14 +176,19 @@ class TransitionEnergy(Energy):
         _descend(contrast, list(self.odds.parameters()), inputs, steps, batch, rate, generator)
         return self.eval()
 
-
     @torch.no_grad()
     def _contrast(self, pairs: Tensor, generator: torch.Generator) -> Tensor:
-        """Returns the inputs of the odds for moves and for draws of $q$ from the same states, with shape $(n, 2, m)$."""
-        states, drawn = pairs[:, 0], torch.empty_like(pairs[:, 1])
-        for at, width in enumerate(_WIDE):
-            drawn[at :: len(_WIDE)] = self.ahead.draw(states[at :: len(_WIDE)], generator, width)
-        found = [self._inputs(states, ends, self.ahead.whiten(states, ends)[0]) for ends in (pairs[:, 1], drawn)]
+        """Returns the inputs of the odds for moves and for draws of $q$, a third of them from other states, with shape $(n, 2, m)$."""
+        states = pairs[:, 0].clone()
+        mixed = states[len(_WIDE) :: len(_WIDE) + 1]
+        for axis in range(self.size):  # states anywhere in the range of random motion, also inside of walls
+            mixed[:, axis] = pairs[torch.randint(len(pairs), (len(mixed),), generator=generator), 0, axis]
+        drawn = torch.empty_like(states)
+        for at, width in enumerate((*_WIDE, 1.0)):
+            rows = slice(at, None, len(_WIDE) + 1)
+            drawn[rows] = self.ahead.draw(states[rows], generator, width)
+        both = ((pairs[:, 0], pairs[:, 1]), (states, drawn))
+        found = [self._inputs(begins, ends, self.ahead.whiten(begins, ends)[0]) for begins, ends in both]
         return torch.stack(found, 1)
 
 

@@ -18,6 +18,7 @@ from composable_energy_planning.distances import Box, Disc
 
 __all__ = ["WORLDS", "Arm", "Car", "Maze", "World"]
 
+_LOOKAHEAD = 0.15  # in which the car steers back to its plan
 _PARTS = 8  # of a move, at whose ends it is checked for hits
 
 
@@ -67,9 +68,7 @@ class World(ABC):
         clear = self.clearance(between.flatten(0, 1)).unflatten(0, between.shape[:2])
         return ~(inside & (clear > margin)).all(0)
 
-    def step(
-        self, states: Tensor, actions: Tensor, generator: torch.Generator | None = None, margin: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
+    def step(self, states: Tensor, actions: Tensor, generator: torch.Generator | None = None, margin: float = 0.0) -> tuple[Tensor, Tensor]:
         """Returns the next states, with shape $(B, d)$, and which moves were blocked, with shape $(B,)$."""
         actions = torch.minimum(torch.maximum(actions, -self.reach), self.reach)
         ends = self.moved(states, actions, generator)
@@ -217,12 +216,13 @@ class Car(World):
     def towards(self, states: Tensor, targets: Tensor, then: Tensor) -> Tensor:
         theta, speed = states[:, 2], states[:, 3]
         arrived = states[:, :2] + speed[:, None] * torch.stack([theta.cos(), theta.sin()], 1)
-        way = then[:, :2] - arrived  # of the step after this one, on which an action has its effect
-        forwards = (way * torch.stack([targets[:, 2].cos(), targets[:, 2].sin()], 1)).sum(1)
-        slow = way.norm(dim=1) < 0.02
-        direction = torch.where(slow, targets[:, 2], torch.atan2(way[:, 1], way[:, 0]))
+        ahead = torch.stack([targets[:, 2].cos(), targets[:, 2].sin()], 1)
+        error = targets[:, :2] - arrived
+        aside = error[:, 1] * ahead[:, 0] - error[:, 0] * ahead[:, 1]
+        direction = targets[:, 2] + (aside / _LOOKAHEAD).clamp(-0.5, 0.5)
         turn = torch.remainder(direction - theta + math.pi, 2 * math.pi) - math.pi
-        return torch.stack([turn, forwards.clamp(self.low[3], self.high[3]) - speed], 1).clamp(-self.reach, self.reach)
+        faster = (targets[:, 3] + 0.5 * (error * ahead).sum(1)).clamp(self.low[3], self.high[3]) - speed
+        return torch.stack([turn, faster], 1).clamp(-self.reach, self.reach)
 
     def random_actions(self, states: Tensor, generator: torch.Generator) -> Tensor:
         turn, _ = super().random_actions(states, generator).split(1, 1)
