@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,11 @@ def expression(world: World, energy: ce.Energy, task: Task) -> ce.Energy:
     where: dict[str, Any] = {"of": world.position} if world.name == "arm" else {"axes": (0, 1)}
     dynamics = WEIGHT * ce.over_time(energy, world.horizon)
     task_energy = dynamics & goal(task.goal, 0.02, **where) & effort(EFFORTS[world.name], axes=(0, 1))
-    return task_energy if task.obstacle is None else task_energy & ~zone(task.obstacle, of=world.outline, margin=0.02, name="obstacle")
+    return (
+        task_energy
+        if task.obstacle is None
+        else task_energy & ~zone(task.obstacle, of=world.outline, margin=0.03, between=4, name="obstacle")
+    )
 
 
 class Methods:
@@ -91,8 +96,11 @@ class Methods:
     def __init__(self, world: World) -> None:
         self.world, self.energy, self.rows = world, trained(world), 0
         self.energy.odds.register_forward_hook(self._count)
-        self.model = forward_model(world)
         self.grid = Grid(world, None, 0.02)
+
+    @cached_property
+    def model(self) -> ForwardModel:
+        return forward_model(self.world)
 
     def _count(self, module: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         self.rows += len(output)

@@ -104,7 +104,7 @@ class ForwardModel(nn.Module):
         shown = torch.cat([features(states, self.angles, self.scale, 4), actions / self.reach], 1)
         return states + self.unit * self.network(shown)
 
-    def fit(self, pairs: Tensor, actions: Tensor, steps: int = 4000, seed: int = 0) -> ForwardModel:
+    def fit(self, pairs: Tensor, actions: Tensor, steps: int = 3000, seed: int = 0) -> ForwardModel:
         generator = torch.Generator().manual_seed(seed)
         self.scale.copy_(pairs[:, 0].std(0))
         self.unit.copy_((pairs[:, 1] - pairs[:, 0]).std(0))

@@ -134,7 +134,7 @@ def random_tasks(world: World, count: int, seed: int, *, later: bool = False) ->
     grid = Grid(world)
     while len(tasks) < count:
         ends = world.random_states(2, generator)
-        begin, end = ends[0], ends[1]
+        begin = ends[0]
         if world.name == "car":
             begin[3] *= 0.5
         if world.clearance(ends).min() < 0.03:

@@ -1,7 +1,8 @@
-"""Draws docs/img/planning.png and docs/img/planning.gif: `python docs/gallery/planning.py`, after `python -m benchmarks.planning --write`.
+"""Draws docs/img/planning.png and docs/img/planning.gif from the trained energies.
 
-The picture shows plans of several tries for one task of each world, without and with an obstacle that no training saw. The animation is a car
-that plans anew at each step; an obstacle appears on its way.
+The picture shows plans of several tries for one task of each world, without and with an
+obstacle that no training saw. The animation is a car that plans anew at each step; an
+obstacle appears on its way. Run `python -m benchmarks.planning --write` before.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def picture() -> Image.Image:
 
 
 def animation() -> list[Image.Image]:
-    """Returns the frames of a car that plans anew at each step, and sees an obstacle after four of them."""
+    """Returns the frames of a car that plans anew at each step."""
     world = Car()
     energy, task = trained(world), random_tasks(world, 3, 1003, later=True)[2]
     known = Task(task.start, task.goal)
@@ -143,6 +144,7 @@ def animation() -> list[Image.Image]:
 
 
 def main() -> None:
+    """Writes both files."""
     torch.set_num_threads(1)
     folder = ROOT / "docs" / "img"
     picture().quantize(64).save(folder / "planning.png", optimize=True)

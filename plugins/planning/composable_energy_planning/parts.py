@@ -2,6 +2,7 @@ r"""The parts of an expression over trajectories that a search needs: transition
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from composable_energy_planning.transition import TransitionEnergy
 from composable_energy_planning.zones import Entered
 
 __all__ = ["Parts", "parts_of"]
+
+_GAP = 0.1
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,13 @@ class Parts:
 
     @property
     def cyclic(self) -> Tensor:
-        """Which numbers of a state are angles, with shape $(d,)$."""
+        """Which numbers of a state are angles that go all the way around, with shape $(d,)$; joints with limits do not."""
         found = torch.zeros(self.size, dtype=torch.bool)
         for term, _ in self.motion:
             axes = tuple(range(self.size)) if term.axes is None else term.axes
             pair: Any = term.terms[0]
-            found[[axes[angle] for angle in pair.angles]] = True
+            span = pair.visited.amax(0) - pair.visited.amin(0)
+            found[[axes[angle] for angle in pair.angles if span[angle] > 2 * math.pi - _GAP]] = True
         return found
 
     def visited(self, count: int, generator: torch.Generator) -> Tensor:
@@ -98,7 +102,7 @@ def parts_of(energy: Energy) -> Parts:
     """Takes an expression over trajectories apart.
 
     Raises:
-        ExpressionError: It is no conjunction with a lifted `TransitionEnergy` and a waypoint, or no transition moves some number of a state.
+        ExpressionError: It is no conjunction with a lifted `TransitionEnergy` and a waypoint, or nothing moves some number of a state.
     """
     motion, others, zones, efforts, rest = [], [], [], [], []
     waypoints: dict[int, tuple[Waypoint, ...]] = {}

@@ -20,8 +20,8 @@ _LEAST, _MOST = 1e-3, 1e8
 def descend(energy: Energy, parts: Parts, x: Tensor, steps: int, tolerance: float = 0.5) -> Tensor:
     r"""Moves trajectories downhill, each by damped Gauss-Newton steps $x - (P + \lambda D)^{-1} \nabla E$.
 
-    $P$ is the curvature of transitions, waypoints, zones and efforts, $D$ its diagonal. Where a step lowers the energy, $\lambda$ falls; else
-    the trajectory stays and $\lambda$ rises.
+    $P$ is the curvature of transitions, waypoints, zones and efforts, $D$ its diagonal. Where a step lowers the energy, $\lambda$
+    falls; else the trajectory stays and $\lambda$ rises.
 
     Args:
         energy: The energy, which has to fall.

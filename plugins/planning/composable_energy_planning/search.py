@@ -16,7 +16,7 @@ _LOWEST = -1e6
 _CHILDREN = 6
 _BINDING = 20.0  # a descent mends a move between the trees sooner than an end that is missed
 _WIDTHS = (1.0, 1.7)  # of moves; wide ones reach the ends of bounded actions
-_REACH = 1.7  # of usual moves, in standard deviations
+_REACH = 1.0  # of usual moves, in standard deviations
 _EXCESS = 12.0  # nats above a usual move, from which a move counts as forbidden
 
 
@@ -25,10 +25,10 @@ class Search:
     r"""Finds trajectories of all homotopy classes between waypoints, by the transitions of an energy.
 
     1. *Anchors.* States that fulfil a waypoint are found among those that training visited, and moved onto the target.
-    2. *Trees.* From each anchor a tree of moves grows forwards, and one backwards. The state nearest to a random visited one draws moves, and
-       the move that comes nearest and that the energy allows is added, as in RRT (LaValle, 1998).
-    3. *Graph.* The trees and some visited states are the candidates at every time. Each is joined to some that a move
-       reaches, or to the nearest ones, and the energies of all edges are evaluated at once.
+    2. *Trees.* From each anchor a tree of moves grows forwards, and one backwards. The state nearest to a random visited one draws moves,
+       and the move that comes nearest and that the energy allows is added, as in RRT (LaValle, 1998).
+    3. *Graph.* The trees and some visited states are the candidates at every time. Each is joined to some that a move reaches, or to the
+       nearest ones, and the energies of all edges are evaluated at once.
     4. *Trajectories.* Forward filtering and backward sampling draw from the exact density on the graph, with each homotopy class in it.
     5. Terms that are no sum over transitions weigh more trajectories than are needed.
 
@@ -117,7 +117,7 @@ class Search:
         return tree
 
     def _links(self, parts: Parts, pool: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Returns for each state candidates for the next in reach, or the nearest ones, with shape $(m, k)$, and the energies of these moves."""
+        """Returns for each state candidates for the next one, with shape $(m, k)$, and the energies of these moves."""
         begins, ends = [], []
         for term, _ in parts.motion:
             axes = slice(None) if term.axes is None else list(term.axes)

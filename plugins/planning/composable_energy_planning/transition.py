@@ -87,10 +87,10 @@ class TransitionEnergy(Energy):
     r"""The energy of two states in succession, $E(s, s') = -\log q(s' \mid s) - f(s, s')$, with shape $(B, 2, d)$ of points.
 
     $q$ is a mixture of Gaussians of one network, as wide as the moves and three times as wide. $f$ is the logarithm of the odds that a
-    pair is a move and not a draw of $q$, by noise-contrastive estimation. A third of the draws of $q$ start at states whose numbers come from
-    different visited ones, so that $f$ also shows where motion never is, such as inside of walls. Where visited states are evenly spread,
-    $e^{-E}$ is the conditional density $p(s' \mid s)$ up to a constant, and elsewhere 0. The same data give a Gaussian backwards in time;
-    searches for trajectories draw moves from both.
+    pair is a move and not a draw of $q$, by noise-contrastive estimation. A third of the draws start at states whose numbers come from
+    different visited ones, so that $f$ also shows where motion never is, such as inside of walls. Where visited states are evenly
+    spread, $e^{-E}$ is the conditional density $p(s' \mid s)$ up to a constant, and elsewhere 0. The same data give a Gaussian backwards
+    in time; searches for trajectories draw moves from both.
 
     Args:
         size: $d$, the numbers of a state.

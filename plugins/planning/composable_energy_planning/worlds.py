@@ -18,6 +18,7 @@ from composable_energy_planning.distances import Box, Disc
 
 __all__ = ["WORLDS", "Arm", "Car", "Maze", "World"]
 
+_ROUNDING = 1e-6
 _LOOKAHEAD = 0.15  # in which the car steers back to its plan
 _PARTS = 8  # of a move, at whose ends it is checked for hits
 
@@ -64,7 +65,7 @@ class World(ABC):
         """Returns which moves along a straight line between states come nearer to something than a margin, with shape $(B,)$."""
         parts = torch.linspace(0, 1, _PARTS + 1, dtype=states.dtype)[1:, None, None]
         between = states + parts * (ends - states)
-        inside = ((between >= self.low) & (between <= self.high)).all(-1)
+        inside = ((between >= self.low - _ROUNDING) & (between <= self.high + _ROUNDING)).all(-1)
         clear = self.clearance(between.flatten(0, 1)).unflatten(0, between.shape[:2])
         return ~(inside & (clear > margin)).all(0)
 
