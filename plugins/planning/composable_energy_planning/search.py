@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,7 +122,8 @@ class Search:
         begins, ends = [], []
         for term, _ in parts.motion:
             axes = slice(None) if term.axes is None else list(term.axes)
-            mean, factor = term.terms[0].ahead.moments(pool[:, axes])  # pyright: ignore[reportAttributeAccessIssue]
+            pair: Any = term.terms[0]
+            mean, factor = pair.ahead.moments(pool[:, axes])
             unit = factor.square().sum(2).sqrt().mean(0)
             begins.append((pool[:, axes] + mean) / unit)
             ends.append(pool[:, axes] / unit)

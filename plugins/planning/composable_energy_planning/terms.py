@@ -11,7 +11,7 @@ from torch import Tensor
 
 from composable_energy import Energy, Recommendation
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.options import check_choice, check_integer, check_number
+from composable_energy.options import check_number
 
 __all__ = ["Effort", "Waypoint", "effort", "goal", "start", "via"]
 
@@ -122,8 +122,9 @@ class Effort(Energy):
     def __init__(self, weight: float = 1.0, order: int = 1, axes: Sequence[int] | None = None) -> None:
         super().__init__()
         self.weight = check_number("weight", weight, above=0)
-        check_choice("order", order, (1, 2))
-        self.order, self.axes = check_integer("order", order), None if axes is None else tuple(axes)
+        if order not in (1, 2):
+            raise OptionError(f"order is 1, for speed, or 2, for acceleration, got {order!r}.")
+        self.order, self.axes = order, None if axes is None else tuple(axes)
 
     def config(self) -> dict[str, Any]:
         return {"weight": self.weight, "order": self.order, "axes": self.axes}
