@@ -1,8 +1,8 @@
 """Draws docs/img/planning.png and docs/img/planning.gif from the trained energies.
 
 The picture shows plans of several tries for one task of each world, without and with an
-obstacle that no training saw. The animation is a car that plans anew at each step; an
-obstacle appears on its way. Run `python -m benchmarks.planning --write` before.
+obstacle that no training saw. The animation is a point in the maze that plans anew
+when an obstacle appears on its way. Run `python -m benchmarks.planning --write` before.
 """
 
 from __future__ import annotations
@@ -113,33 +113,25 @@ def picture() -> Image.Image:
 
 
 def animation() -> list[Image.Image]:
-    """Returns the frames of a car that plans anew at each step."""
-    world = Car()
-    energy, task = trained(world), random_tasks(world, 3, 1003, later=True)[2]
-    known = Task(task.start, task.goal)
-    planner, state, frames, trail = (
-        Planner(expression(world, energy, known)),
-        task.start,
-        [],
-        [task.start],
-    )
-    plan, generator = planner.plan(state), torch.Generator().manual_seed(0)
-    for time in range(1, world.horizon - 6):
-        shown = task if time >= 4 else known
-        if time == 4:
+    """Returns the frames of a point that plans anew when it sees an obstacle."""
+    world = Maze()
+    energy, known = trained(world), random_tasks(world, 2, 1005, later=True)[1]
+    known = Task(known.start, known.goal)
+    planner = Planner(expression(world, energy, known))
+    plan, trail, frames = planner.plan(known.start), [known.start], []
+    task = Task(known.start, known.goal, Disc(plan[30], 0.1))
+    for time in range(1, world.horizon + 8):
+        if time == 8:
             planner.change(expression(world, energy, task))
-        actions = world.towards(state[None], plan[1:2], plan[2:3])
-        state = world.step(state[None], actions, generator)[0][0]
-        trail.append(state)
-        plan = planner.step(state)
-        canvas = scene(world, shown)
-        canvas.line(plan[:, :2], COLORS[1], 4)
-        canvas.line(torch.stack(trail)[:, :2], INK, 6)
-        nose = state[:2] + 0.07 * torch.stack([state[2].cos(), state[2].sin()])
-        canvas.line(torch.stack([state[:2] - (nose - state[:2]), nose]), LATER, 14)
+            plan = planner.plan(trail[-1])
+        at = min(time if time < 8 else time - 7, world.horizon - 1)
+        actions = world.towards(trail[-1][None], plan[at][None], plan[at][None])
+        trail.append(world.step(trail[-1][None], actions)[0][0])
+        canvas = scene(world, known if time < 8 else task)
+        canvas.line(plan, COLORS[1], 4)
+        canvas.line(torch.stack(trail), INK, 6)
+        canvas.dot(trail[-1], LATER, 12)
         frames.append(canvas.done().quantize(32))
-        if (state[:2] - task.goal).norm() < 0.5 * world.tolerance:
-            break
     return frames
 
 
