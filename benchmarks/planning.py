@@ -94,26 +94,22 @@ class Methods:
     """The planners of one world, each a function of a task and a seed that returns states and a count of evaluations."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.energy, self.rows = world, trained(world), 0
-        self.energy.odds.register_forward_hook(self._count)
+        self.world, self.energy = world, trained(world)
         self.grid = Grid(world, None, 0.02)
 
     @cached_property
     def model(self) -> ForwardModel:
         return forward_model(self.world)
 
-    def _count(self, module: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        self.rows += len(output)
-
-    def plan(self, name: str, task: Task, seed: int) -> tuple[Tensor | None, int]:
+    def plan(self, name: str, task: Task, seed: int) -> tuple[Tensor | None, int | None]:
         if name == "energies":
-            self.rows = 0
-            return Planner(expression(self.world, self.energy, task), seed=seed).plan(task.start), self.rows
+            return Planner(expression(self.world, self.energy, task), seed=seed).plan(task.start), None
         if name == "grid":
             return grid_plan(self.world, task, None if task.obstacle is not None else self.grid)
         if name == "rrt*":
             return rrt_star(self.world, task, seed)
-        self.model.evaluations = 0
+        model = self.model
+        model.evaluations = 0
         planner = cross_entropy if name == "cem" else descend_actions
         return planner(self.world, self.model, task, seed), self.model.evaluations
 
@@ -156,7 +152,7 @@ def blocks(results: dict[str, Any]) -> Blocks:
                 share = _mean(rows, "success")
                 error = (share * (1 - share) / len(rows)) ** 0.5
                 figures = [f"{_mean(arrived, 'length'):.2f}", f"{_mean(arrived, 'roughness'):.3f}"] if arrived else ["-", "-"]
-                about = [short(_mean(rows, "evaluations") / 1000), f"{_mean(rows, 'seconds'):.2f}"]
+                about = ["-" if name == "energies" else short(_mean(rows, "evaluations") / 1000), f"{_mean(rows, 'seconds'):.2f}"]
                 lines.append([world, TITLES[name], str(len(rows)), f"{format_number(share)} ± {format_number(error)}", *figures, *about])
         head = ["world", "planner", "tasks", "success", "length", "roughness", "thousand evaluations", "seconds"]
         return markdown_table(head, lines) if lines else "Not measured yet."
