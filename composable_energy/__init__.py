@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         register,
     )
     from composable_energy.saving import load, push, save
+    from composable_energy.trajectories import over_time
 
 __version__ = "0.1.0"
 
@@ -103,6 +104,7 @@ __all__ = [
     "log_z",
     "negate",
     "observed",
+    "over_time",
     "plugins",
     "push",
     "refresh",
@@ -146,6 +148,7 @@ __getattr__, __dir__ = lazy_exports(
         "lift": ("CallableEnergy", "ScoreEnergy", "as_energy"),
         "normalizers": ("LogZ", "calibrate", "log_z"),
         "observations": ("observed", "reward"),
+        "trajectories": ("over_time",),
         "registry": (
             "API_VERSION",
             "PluginRecord",

@@ -1,0 +1,190 @@
+"""Planning by energies in three worlds, beside other planners: `python -m benchmarks.planning --write`.
+
+Random tasks whose shortest path on a grid exists and takes at most three quarters of the horizon at full speed. The same tasks are also
+drawn with an obstacle on that path, which no training saw. A plan is followed by a controller that all planners share; success is to be
+within the tolerance of the goal at the end, with no blocked move and no touch of the obstacle, also between states.
+
+Settings were chosen on tasks of seed 1000; the figures are of seeds 0 and 1. Results are kept after each task; a second run continues.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import composable_energy as ce
+from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
+from benchmarks.pages import Blocks, format_number, markdown_table, short, write_page
+from benchmarks.planning_baselines import ForwardModel, cross_entropy, descend_actions, grid_plan, rrt_star
+from benchmarks.planning_tasks import Grid, Task, judge, random_tasks
+from composable_energy_planning import WORLDS, Planner, TransitionEnergy, World, effort, goal, zone
+
+PATH = RESULTS / "planning.json"
+WEIGHTS = RESULTS / "planning"
+PAGE = ROOT / "docs" / "results" / "planning.md"
+MOTION = 200_000
+ANGLES = {"maze": (), "arm": (0, 1), "car": (2,)}
+TRAINING = {"maze": 6000, "arm": 8000, "car": 8000}
+EFFORTS = {"maze": 30.0, "arm": 10.0, "car": 30.0}
+WEIGHT = 3.0  # of the energy of moves, against the effort
+METHODS = ("energies", "grid", "rrt*", "cem", "gradient")
+TITLES = {
+    "energies": "energies",
+    "grid": "shortest path on a grid (true map)",
+    "rrt*": "RRT* (true map)",
+    "cem": "forward model, cross-entropy method",
+    "gradient": "forward model, gradient on actions",
+}
+
+
+def trained(world: World) -> TransitionEnergy:
+    """Returns the energy of moves of a world, trained on random motion or read."""
+    energy = TransitionEnergy(len(world.low), ANGLES[world.name])
+    return _kept(WEIGHTS / f"{world.name}.safetensors", energy, lambda: _fit_energy(world, energy))
+
+
+def forward_model(world: World) -> ForwardModel:
+    """Returns the forward model of a world, trained on the same random motion with its actions and blocked moves, or read."""
+    model = ForwardModel(world, ANGLES[world.name])
+    return _kept(WEIGHTS / f"{world.name}-forward.safetensors", model, lambda: _fit_forward(world, model))
+
+
+def _fit_energy(world: World, energy: TransitionEnergy) -> None:
+    pairs, _, blocked = world.random_motion(MOTION, torch.Generator().manual_seed(0))
+    energy.fit(pairs[~blocked], steps=TRAINING[world.name])
+
+
+def _fit_forward(world: World, model: ForwardModel) -> None:
+    pairs, actions, _ = world.random_motion(MOTION, torch.Generator().manual_seed(0))
+    model.fit(pairs, actions)
+
+
+def _kept(path: Path, module: Any, fit: Callable[[], None]) -> Any:
+    if path.exists():
+        module.load_state_dict(load_file(path))
+        return module.eval()
+    begin = time.process_time()
+    fit()
+    print(f"{path.stem}: trained in {time.process_time() - begin:.0f} s", flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, path)
+    return module.eval()
+
+
+def expression(world: World, energy: ce.Energy, task: Task) -> ce.Energy:
+    """Returns the expression of a task without its start: `dynamics & goal & effort & ~obstacle`."""
+    where: dict[str, Any] = {"of": world.position} if world.name == "arm" else {"axes": (0, 1)}
+    dynamics = WEIGHT * ce.over_time(energy, world.horizon)
+    task_energy = dynamics & goal(task.goal, 0.02, **where) & effort(EFFORTS[world.name], axes=(0, 1))
+    return (
+        task_energy
+        if task.obstacle is None
+        else task_energy & ~zone(task.obstacle, of=world.outline, margin=0.03, between=4, name="obstacle")
+    )
+
+
+class Methods:
+    """The planners of one world, each a function of a task and a seed that returns states and a count of evaluations."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.energy = world, trained(world)
+        self.grid = Grid(world, None, 0.02)
+
+    @cached_property
+    def model(self) -> ForwardModel:
+        return forward_model(self.world)
+
+    def plan(self, name: str, task: Task, seed: int) -> tuple[Tensor | None, int | None]:
+        if name == "energies":
+            return Planner(expression(self.world, self.energy, task), seed=seed).plan(task.start), None
+        if name == "grid":
+            return grid_plan(self.world, task, None if task.obstacle is not None else self.grid)
+        if name == "rrt*":
+            return rrt_star(self.world, task, seed)
+        model = self.model
+        model.evaluations = 0
+        planner = cross_entropy if name == "cem" else descend_actions
+        return planner(self.world, self.model, task, seed), self.model.evaluations
+
+
+def measure(methods: Methods, name: str, task: Task, seed: int) -> dict[str, Any]:
+    """Returns the figures of one plan."""
+    begin = time.process_time()
+    plan, evaluations = methods.plan(name, task, seed)
+    seconds = time.process_time() - begin
+    failed = {"success": False, "hit": False, "distance": None, "length": None, "roughness": None}
+    found = failed if plan is None else judge(methods.world, task, plan, seed)
+    return {**found, "steps": round(task.steps, 2), "evaluations": evaluations, "seconds": round(seconds, 3)}
+
+
+def run(results: dict[str, Any], args: Any) -> None:
+    for world in (WORLDS[name]() for name in args.worlds):
+        methods = Methods(world)
+        for later in (False, True):
+            tasks = random_tasks(world, args.tasks, int(later), later=later)
+            for name in args.methods:
+                rows = results["rows"].setdefault(f"{world.name}/{'later' if later else 'known'}/{name}", [])
+                for index in range(len(rows), args.tasks if name == "energies" else min(args.tasks, args.others)):
+                    rows.append(measure(methods, name, tasks[index], index))
+                    if args.write and index % 10 == 9:
+                        _write(results)
+                print(world.name, later, name, len(rows), _mean(rows, "success"), round(_mean(rows, "seconds"), 2), flush=True)
+                if args.write:
+                    _write(results)
+
+
+def blocks(results: dict[str, Any]) -> Blocks:
+    def table(later: str) -> str:
+        lines = []
+        for world in WORLDS:
+            for name in METHODS:
+                rows = results["rows"].get(f"{world}/{later}/{name}", [])
+                if not rows:
+                    continue
+                arrived = [row for row in rows if row["success"]]
+                share = _mean(rows, "success")
+                error = (share * (1 - share) / len(rows)) ** 0.5
+                figures = [f"{_mean(arrived, 'length'):.2f}", f"{_mean(arrived, 'roughness'):.3f}"] if arrived else ["-", "-"]
+                about = ["-" if name == "energies" else short(_mean(rows, "evaluations") / 1000), f"{_mean(rows, 'seconds'):.2f}"]
+                lines.append([world, TITLES[name], str(len(rows)), f"{format_number(share)} ± {format_number(error)}", *figures, *about])
+        head = ["world", "planner", "tasks", "success", "length", "roughness", "thousand evaluations", "seconds"]
+        return markdown_table(head, lines) if lines else "Not measured yet."
+
+    return {"known": lambda: table("known"), "later": lambda: table("later")}
+
+
+def _mean(rows: list[dict[str, Any]], key: str) -> float:
+    return sum(float(row[key]) for row in rows) / max(1, len(rows))
+
+
+def _write(results: dict[str, Any]) -> None:
+    about = environment(motion=MOTION, settings={"training steps": TRAINING, "efforts": EFFORTS, "weight of dynamics": WEIGHT})
+    write_json(PATH, {**about, "command": "python -m benchmarks.planning --write", **results})
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, PATH)
+    parser.add_argument("--tasks", type=int, default=200)
+    parser.add_argument("--others", type=int, default=50, help="the number of tasks for the other planners")
+    parser.add_argument("--worlds", nargs="+", default=list(WORLDS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    kept = read_json(PATH) if PATH.exists() else {}
+    results: dict[str, Any] = {"rows": kept.get("rows", {})}
+    if not args.page:
+        run(results, args)
+    if args.page or args.write:
+        write_page(PAGE, blocks(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+r"""The parts of an expression over trajectories that a search needs: transitions, states at given times, and the rest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy import ClassifierEnergy, Conjunction, Energy, Negation, Weighted
+from composable_energy.algebra.node import as_float
+from composable_energy.errors import ExpressionError
+from composable_energy_planning.over_time import OverTime
+from composable_energy_planning.terms import Effort, Waypoint
+from composable_energy_planning.transition import TransitionEnergy
+from composable_energy_planning.zones import Entered
+
+__all__ = ["Parts", "parts_of"]
+
+_GAP = 0.1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An expression over trajectories, apart.
+
+    Args:
+        motion: The terms over transitions that can draw moves, with their weights; together they see all numbers of a state.
+        others: Other lifted energies of pairs, with their weights.
+        waypoints: Terms over one state, by the index of that state.
+        zones: The zones that are avoided.
+        efforts: Costs of speed, with their weights.
+        rest: Terms that are no sum over transitions, such as zones to pass; they weigh whole trajectories.
+        horizon: The number of states.
+        size: The numbers of a state.
+    """
+
+    motion: tuple[tuple[OverTime, float], ...]
+    others: tuple[tuple[OverTime, float], ...]
+    waypoints: dict[int, tuple[Waypoint, ...]]
+    zones: tuple[Entered, ...]
+    efforts: tuple[tuple[Effort, float], ...]
+    rest: tuple[Energy, ...]
+    horizon: int
+    size: int
+
+    def of_states(self, states: Tensor, time: int) -> Tensor:
+        """Returns the energies, with shape $(B,)$, of states at a time, with shape $(B, d)$; without zones, which moves count."""
+        total = states.new_zeros(len(states))
+        for waypoint in self.waypoints.get(time, ()):
+            total = total + waypoint.of_states(states)
+        return total
+
+    def of_moves(self, states: Tensor, ends: Tensor) -> Tensor:
+        """Returns the energies, with shape $(B,)$, of moves between states of shape $(B, d)$."""
+        pairs = torch.stack([states, ends], 1)
+        total = states.new_zeros(len(states))
+        for term, weight in (*self.motion, *self.others):
+            seen = pairs if term.axes is None else pairs[:, :, list(term.axes)]
+            total = total + weight * term.terms[0](seen)
+        for effort, weight in self.efforts:
+            total = total + weight * effort(pairs)
+        for entered in self.zones:
+            total = total - entered.log_clear(states, ends)
+        return total
+
+    def propose(self, states: Tensor, generator: torch.Generator, *, backwards: bool = False, width: float = 1.0) -> Tensor:
+        """Returns draws of the states after, or before, given ones."""
+        ends = states.clone()
+        for term, _ in self.motion:
+            axes = slice(None) if term.axes is None else list(term.axes)
+            pair: Any = term.terms[0]
+            ends[:, axes] = pair.propose(states[:, axes], generator, backwards=backwards, width=width)
+        return ends
+
+    @property
+    def cyclic(self) -> Tensor:
+        """Which numbers of a state are angles that go all the way around, with shape $(d,)$; joints with limits do not."""
+        found = torch.zeros(self.size, dtype=torch.bool)
+        for term, _ in self.motion:
+            axes = tuple(range(self.size)) if term.axes is None else term.axes
+            pair: Any = term.terms[0]
+            span = pair.visited.amax(0) - pair.visited.amin(0)
+            found[[axes[angle] for angle in pair.angles if span[angle] > 2 * math.pi - _GAP]] = True
+        return found
+
+    def visited(self, count: int, generator: torch.Generator) -> Tensor:
+        """Returns states that training visited, with shape $(n, d)$; those of several agents are independent."""
+        states = torch.empty(count, self.size)
+        for term, _ in self.motion:
+            axes = slice(None) if term.axes is None else list(term.axes)
+            pair: Any = term.terms[0]
+            kept = pair.visited
+            states = states.to(kept)
+            states[:, axes] = kept[torch.randint(len(kept), (count,), generator=generator)]
+        return states
+
+
+def parts_of(energy: Energy) -> Parts:
+    """Takes an expression over trajectories apart.
+
+    Raises:
+        ExpressionError: It is no conjunction with a lifted `TransitionEnergy` and a waypoint, or nothing moves some number of a state.
+    """
+    motion, others, zones, efforts, rest = [], [], [], [], []
+    waypoints: dict[int, tuple[Waypoint, ...]] = {}
+    lifted = [term for term, _ in _weighted_terms(energy) if isinstance(term, OverTime)]
+    horizon, size = lifted[0].event_shape if lifted else (0, 0)  # pyright: ignore[reportGeneralTypeIssues]
+    for term, weight in _weighted_terms(energy):
+        if isinstance(term, OverTime) and isinstance(term.terms[0], TransitionEnergy):
+            motion.append((term, weight))
+        elif isinstance(term, OverTime) and term.window == 2:
+            others.append((term, weight))
+        elif isinstance(term, Waypoint) and weight == 1:
+            time = term.time % horizon if horizon else term.time
+            waypoints[time] = (*waypoints.get(time, ()), term)
+        elif isinstance(term, Effort) and term.order == 1:
+            efforts.append((term, weight))
+        elif (avoided := _avoided(term)) is not None and weight == 1:
+            zones.append(avoided)
+        else:
+            rest.append(term if weight == 1 else weight * term)
+    moved = {axis for term, _ in motion for axis in (range(size) if term.axes is None else term.axes)}
+    if not motion or not waypoints or len(moved) < size:
+        raise ExpressionError(
+            f"{energy} is no conjunction that a search takes apart: it needs `over_time` of a TransitionEnergy that moves all numbers of a "
+            "state, and a term such as `start(state)` or `goal(target)`. Sample other expressions by `chees` from `init`."
+        )
+    return Parts(tuple(motion), tuple(others), waypoints, tuple(zones), tuple(efforts), tuple(rest), horizon, size)
+
+
+def _weighted_terms(energy: Energy, weight: float = 1.0) -> list[tuple[Energy, float]]:
+    if isinstance(energy, Conjunction):
+        return [found for term in energy.terms for found in _weighted_terms(term, weight)]
+    if isinstance(energy, Weighted):
+        return _weighted_terms(energy.terms[0], weight * as_float(energy.factor))
+    return [(energy, weight)]
+
+
+def _avoided(term: Energy) -> Entered | None:
+    """Returns the zone that a term avoids; None for any other term."""
+    event = term.terms[0] if isinstance(term, Negation) and term.mode == "complement" else None
+    if isinstance(event, ClassifierEnergy) and event.label == frozenset({1}) and isinstance(event.logits, Entered):
+        return event.logits
+    return None

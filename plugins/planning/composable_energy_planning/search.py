@@ -1,0 +1,157 @@
+r"""A search for trajectories from both ends: states that moves reach, and exact draws of trajectories among them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy_planning.parts import Parts
+
+__all__ = ["Search"]
+
+_LOWEST = -1e6
+_CHILDREN = 6
+_BINDING = 20.0  # a descent mends a move between the trees sooner than an end that is missed
+_WIDTHS = (1.0, 1.7)  # of moves; wide ones reach the ends of bounded actions
+_REACH = 1.0  # of usual moves, in standard deviations
+_EXCESS = 12.0  # nats above a usual move, from which a move counts as forbidden
+
+
+@dataclass(frozen=True)
+class Search:
+    r"""Finds trajectories of all homotopy classes between waypoints, by the transitions of an energy.
+
+    1. *Anchors.* States that fulfil a waypoint are found among those that training visited, and moved onto the target.
+    2. *Trees.* From each anchor a tree of moves grows forwards, and one backwards. The state nearest to a random visited one draws moves,
+       and the move that comes nearest and that the energy allows is added, as in RRT (LaValle, 1998).
+    3. *Graph.* The trees and some visited states are the candidates at every time. Each is joined to some that a move reaches, or to the
+       nearest ones, and the energies of all edges are evaluated at once.
+    4. *Trajectories.* Forward filtering and backward sampling draw from the exact density on the graph, with each homotopy class in it.
+    5. Terms that are no sum over transitions weigh more trajectories than are needed.
+
+    It is an embedded hidden Markov model (Neal, Beal & Roweis, 2003) whose pool of states comes from trees.
+
+    Args:
+        visited: The number of visited states in the graph.
+        tree: The number of states of a tree, less those at its anchor.
+        edges: The number of edges from each state.
+        temperature: The energies of edges are divided by this, since candidates are coarse.
+
+    References:
+        Inferring state sequences for non-linear systems with embedded hidden Markov models (Neal, Beal & Roweis, 2003),
+        https://papers.nips.cc/paper/2391
+    """
+
+    visited: int = 600
+    tree: int = 900
+    edges: int = 12
+    temperature: float = 2.0
+
+    @torch.no_grad()
+    def paths(self, parts: Parts, count: int, generator: torch.Generator) -> Tensor:
+        """Returns trajectories, with shape $(n, T, d)$."""
+        pool = self._pool(parts, generator)
+        links, energies = self._links(parts, pool, generator)
+        found = self._draw(parts, pool, links, energies, 4 * count if parts.rest else count, generator)
+        if not parts.rest:
+            return found
+        weights = -torch.stack([term(found) for term in parts.rest]).sum(0).double()
+        chosen = torch.multinomial(torch.softmax(weights, 0), count, replacement=True, generator=generator)
+        return found[chosen]
+
+    def _pool(self, parts: Parts, generator: torch.Generator) -> Tensor:
+        """Returns the candidates, with shape $(m, d)$."""
+        times = sorted(parts.waypoints)
+        visited = parts.visited(self.visited, generator)
+        scale = visited.std(0).clamp_min(1e-6)
+        pool = [visited]
+        for time in times:
+            anchors = self._anchor(parts, time, generator)
+            if time < parts.horizon - 1:
+                pool.append(self._grow(parts, anchors, scale, generator, backwards=False))
+            if time > 0:
+                pool.append(self._grow(parts, anchors, scale, generator, backwards=True))
+        return torch.cat(pool)
+
+    def _anchor(self, parts: Parts, time: int, generator: torch.Generator) -> Tensor:
+        """Returns states that fulfil the waypoints at a time, with shape $(m, d)$: visited ones of low energy, moved downhill."""
+        waypoints = parts.waypoints[time]
+        whole = [waypoint for waypoint in waypoints if waypoint.of is None and waypoint.axes is None]
+        if whole:
+            return whole[0].target.expand(1, -1)
+        states = parts.visited(4096, generator)
+        states = states[parts.of_states(states, time).topk(32, largest=False).indices]
+        width = torch.cat([waypoint.width.flatten() for waypoint in waypoints]).min()
+        with torch.enable_grad():
+            for _ in range(30):  # steps along the gradient, each exact for a function of the state that is linear with unit slope
+                point = states.detach().requires_grad_()
+                (slope,) = torch.autograd.grad(parts.of_states(point, time).sum(), point)
+                states = (point - 0.7 * width.square() * slope).detach()
+        turns = torch.randint(-1, 2, states.shape, generator=generator).to(states)
+        return states + 2 * math.pi * turns * parts.cyclic.to(states)
+
+    def _grow(self, parts: Parts, roots: Tensor, scale: Tensor, generator: torch.Generator, *, backwards: bool) -> Tensor:
+        """Returns a tree of moves from roots, with shape $(m, d)$."""
+        rounds = max(1, parts.horizon * 2 // 3)
+        each = max(1, self.tree // rounds)
+        tree, usual = roots, torch.tensor(torch.inf)
+        for _ in range(rounds):
+            targets = parts.visited(each, generator)
+            nearest = torch.cdist(targets / scale, tree / scale).argmin(1)
+            parents = tree[nearest].repeat(_CHILDREN, 1)
+            drawn = [
+                parts.propose(half, generator, backwards=backwards, width=width)
+                for half, width in zip(parents.chunk(2), _WIDTHS, strict=True)
+            ]
+            children = torch.cat(drawn)
+            energies = parts.of_moves(children, parents) if backwards else parts.of_moves(parents, children)
+            usual = torch.minimum(usual, energies.quantile(0.1))
+            far = ((children - targets.repeat(_CHILDREN, 1)) / scale).square().sum(1).sqrt()
+            score = (far + 1e3 * (energies > usual + _EXCESS)).unflatten(0, (_CHILDREN, each))
+            best = score.argmin(0)
+            kept = children.unflatten(0, (_CHILDREN, each))[best, torch.arange(each)]
+            tree = torch.cat([tree, kept[score.amin(0) < 1e3]])
+        return tree
+
+    def _links(self, parts: Parts, pool: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Returns for each state candidates for the next one, with shape $(m, k)$, and the energies of these moves."""
+        begins, ends = [], []
+        for term, _ in parts.motion:
+            axes = slice(None) if term.axes is None else list(term.axes)
+            pair: Any = term.terms[0]
+            mean, factor = pair.ahead.moments(pool[:, axes])
+            unit = factor.square().sum(2).sqrt().mean(0)
+            begins.append((pool[:, axes] + mean) / unit)
+            ends.append(pool[:, axes] / unit)
+        distances = torch.cdist(torch.cat(begins, 1), torch.cat(ends, 1))
+        ties = 1e-3 * torch.rand(distances.shape, generator=generator).to(distances)  # among moves of usual length, short ones are slow
+        links = (distances.clamp_min(_REACH) + ties).topk(min(self.edges, len(pool)), dim=1, largest=False).indices
+        states = pool[:, None].expand(-1, links.shape[1], -1)
+        return links, parts.of_moves(states.flatten(0, 1), pool[links.flatten()]).view(links.shape)
+
+    def _draw(self, parts: Parts, pool: Tensor, links: Tensor, energies: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Returns draws of the density on the graph, with shape $(n, T, d)$."""
+        times = parts.horizon
+        log_moves = (-energies / self.temperature).nan_to_num(_LOWEST, neginf=_LOWEST).clamp_min(_LOWEST).double()
+
+        def alone(time: int) -> Tensor:
+            energies = parts.of_states(pool, time).double()
+            return -(_BINDING * (energies - energies.min())).clamp_max(-_LOWEST)
+
+        following = [alone(times - 1)]  # the log weight of all that follows a state
+        for time in reversed(range(times - 1)):
+            weight = (log_moves + following[-1][links]).logsumexp(1)
+            following.append(weight + alone(time) if time in parts.waypoints else weight)
+        following.reverse()
+        at = torch.multinomial(torch.softmax(following[0], 0), count, replacement=True, generator=generator)
+        states = [pool[at]]
+        for time in range(times - 1):
+            options = log_moves[at] + following[time + 1][links[at]]
+            chosen = torch.multinomial(torch.softmax(options, 1), 1, generator=generator)
+            at = links[at].gather(1, chosen).squeeze(1)
+            states.append(pool[at])
+        return torch.stack(states, 1)

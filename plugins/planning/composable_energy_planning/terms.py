@@ -1,0 +1,180 @@
+r"""Terms over trajectories of shape $(B, T, d)$: where one starts, ends and passes, and how much it moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy import Energy, Recommendation
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy.options import check_number
+
+__all__ = ["Effort", "Waypoint", "effort", "goal", "start", "via"]
+
+
+class Waypoint(Energy):
+    r"""A Gaussian of one state of a trajectory, $E(x) = \lVert g(x_t) - y \rVert^2 / 2 w^2$ + const.
+
+    Args:
+        target: $y$.
+        time: $t$, the index of the state; negative ones count from the end.
+        width: $w$, the standard deviation: a number, or one for each number of $y$.
+        axes: The numbers of a state that are compared; None for all, or those of `of`.
+        of: $g$, a function of states of shape $(B, d)$, such as the hand of an arm; None compares the state itself.
+        name: The name in expressions.
+
+    Raises:
+        OptionError: The width is not positive, a target is not finite, or there are both `axes` and `of`.
+    """
+
+    target: Tensor
+    width: Tensor
+
+    def __init__(
+        self,
+        target: Tensor | Sequence[float],
+        time: int,
+        width: float | Tensor = 0.02,
+        *,
+        axes: Sequence[int] | None = None,
+        of: Callable[[Tensor], Tensor] | None = None,
+        name: str = "waypoint",
+    ) -> None:
+        super().__init__()
+        target = torch.as_tensor(target, dtype=torch.get_default_dtype()) if not isinstance(target, Tensor) else target
+        width = torch.as_tensor(width, dtype=target.dtype)
+        if target.ndim != 1 or not bool(target.isfinite().all()):
+            raise OptionError(f"The target of {name} is a vector of finite numbers, got {target.tolist()}.")
+        if not bool((width > 0).all()) or width.ndim > 1 or (width.ndim == 1 and width.shape != target.shape):
+            raise OptionError(f"The width of {name} is a positive number, or one for each number of the target, got {width.tolist()}.")
+        if axes is not None and of is not None:
+            raise OptionError(f"{name} compares `axes` of a state or what `of` returns, not both.")
+        self.register_buffer("target", target.detach().clone())
+        self.register_buffer("width", width.detach().clone())
+        self.time, self.axes, self.of, self.name = int(time), None if axes is None else tuple(axes), of, name
+        self.evidence_normalized = True
+        self.recommended = Recommendation("trajectories", precedence=3)
+
+    def config(self) -> dict[str, Any]:
+        return {"target": self.target, "time": self.time, "width": self.width, "axes": self.axes, "of": self.of, "name": self.name}
+
+    @property
+    def grounded(self) -> bool:
+        return False
+
+    def known_level(self, quantile: float) -> float | None:
+        low, high = 0.0, 1.0
+        half, share = torch.tensor(len(self.target) / 2, dtype=torch.float64), torch.tensor(quantile, dtype=torch.float64)
+        while torch.special.gammainc(half, torch.tensor(high, dtype=torch.float64)) < share:
+            high *= 2
+        for _ in range(60):  # the quantile of half a chi-squared number
+            middle = (low + high) / 2
+            below = torch.special.gammainc(half, torch.tensor(middle, dtype=torch.float64)) < share
+            low, high = (middle, high) if below else (low, middle)
+        return high + self._constant()
+
+    def seen(self, states: Tensor) -> Tensor:
+        """Returns what is compared with the target, for states of shape $(B, d)$."""
+        if self.of is not None:
+            return self.of(states)
+        return states if self.axes is None else states[:, list(self.axes)]
+
+    def of_states(self, states: Tensor) -> Tensor:
+        """Returns the energies, with shape $(B,)$, of states at the time of the waypoint, with shape $(B, d)$."""
+        found = self.seen(states)
+        if found.shape != (len(states), len(self.target)):
+            raise ShapeError(f"{self} compares {len(self.target)} numbers, and a state gives shape {tuple(found.shape[1:])}.")
+        return ((found - self.target) / self.width).square().sum(1) / 2 + self._constant()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 3 or not -x.shape[1] <= self.time < x.shape[1]:
+            raise ShapeError(
+                f"{self} is about the state at {self.time} of trajectories of shape (B, T, d), got points of {tuple(x.shape)}."
+            )
+        return self.of_states(x[:, self.time])
+
+    def _constant(self) -> float:
+        size = len(self.target)
+        return float(self.width.expand(size).log().sum()) + size / 2 * math.log(2 * math.pi)
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(f'{number:g}' for number in self.target.tolist())})"
+
+
+class Effort(Energy):
+    r"""The cost of motion, $E(x) = \tfrac w2 \sum_t \lVert \Delta^k x_t \rVert^2$ with the $k$-th differences over time.
+
+    Args:
+        weight: $w > 0$.
+        order: $k$: 1 for speed, which keeps paths short, 2 for acceleration, which keeps them smooth.
+        axes: The numbers of a state that count; None for all.
+
+    Raises:
+        OptionError: The weight is not positive, or the order is neither 1 nor 2.
+    """
+
+    no_complement = "the complement of a cost is no term of a plan; give it a smaller weight."
+
+    def __init__(self, weight: float = 1.0, order: int = 1, axes: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.weight = check_number("weight", weight, above=0)
+        if order not in (1, 2):
+            raise OptionError(f"order is 1, for speed, or 2, for acceleration, got {order!r}.")
+        self.order, self.axes = order, None if axes is None else tuple(axes)
+
+    def config(self) -> dict[str, Any]:
+        return {"weight": self.weight, "order": self.order, "axes": self.axes}
+
+    @property
+    def grounded(self) -> bool:
+        return False
+
+    def forward(self, x: Tensor) -> Tensor:
+        moved = x if self.axes is None else x[:, :, list(self.axes)]
+        return self.weight / 2 * moved.diff(n=self.order, dim=1).square().flatten(1).sum(1)
+
+    def __str__(self) -> str:
+        return f"effort({self.weight:g}{'' if self.order == 1 else f', order={self.order}'})"
+
+
+def start(state: Tensor | Sequence[float], width: float | Tensor = 0.01, **options: Any) -> Waypoint:
+    """Returns the term that a trajectory starts at a state.
+
+    Args:
+        state: The state.
+        width: The standard deviation.
+        **options: `axes` and `of` of `Waypoint`.
+    """
+    return Waypoint(state, 0, width, **{"name": "start", **options})
+
+
+def goal(target: Tensor | Sequence[float], width: float | Tensor = 0.02, **options: Any) -> Waypoint:
+    """Returns the term that a trajectory ends at a target.
+
+    Args:
+        target: The target.
+        width: The standard deviation.
+        **options: `axes` and `of` of `Waypoint`, if the target is not a whole state.
+    """
+    return Waypoint(target, -1, width, **{"name": "goal", **options})
+
+
+def via(target: Tensor | Sequence[float], time: int, width: float | Tensor = 0.02, **options: Any) -> Waypoint:
+    """Returns the term that a trajectory is at a target at a time; `zone` has places to pass at any time.
+
+    Args:
+        target: The target.
+        time: The index of the state.
+        width: The standard deviation.
+        **options: `axes` and `of` of `Waypoint`.
+    """
+    return Waypoint(target, time, width, **{"name": "via", **options})
+
+
+def effort(weight: float = 1.0, order: int = 1, axes: Sequence[int] | None = None) -> Effort:
+    """Returns the cost of motion; see `Effort`."""
+    return Effort(weight, order, axes)

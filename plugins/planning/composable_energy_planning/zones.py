@@ -1,0 +1,157 @@
+r"""Zones that a trajectory enters or avoids: events with an exact complement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from composable_energy import ClassifierEnergy
+from composable_energy.errors import DtypeError, OptionError, ShapeError
+from composable_energy.options import check_integer, check_number
+from composable_energy_planning.distances import Box, Disc
+
+__all__ = ["Entered", "apart", "box", "disc", "zone"]
+
+
+class Entered(nn.Module):
+    r"""The log probabilities that a trajectory never enters a zone, and that it does, with shape $(B, 2)$.
+
+    A state $s$ with the signed distance $a(s)$ is inside with probability $\operatorname{sigmoid}(-a(s) / w)$, and
+    $P(\text{never}) = \prod_s (1 - P(s\ \text{inside}))$ over all states and points on the line between states in succession.
+
+    Args:
+        distance: $a$, a function of states of shape $(B, d)$ that returns shape $(B,)$, or $(B, n)$ for the least of $n$ distances;
+            negative inside.
+        width: $w$, the width of the border.
+        between: The number of points between states.
+        margin: A distance that is added around the zone.
+        axes: The numbers of a state that `distance` takes; None for all.
+        of: A function of states whose result `distance` takes, such as the outline of an arm; None for the states.
+    """
+
+    def __init__(
+        self,
+        distance: Callable[[Tensor], Tensor],
+        width: float = 0.01,
+        between: int = 2,
+        margin: float = 0.0,
+        axes: Sequence[int] | None = None,
+        of: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        if not callable(distance):
+            raise OptionError(f"The distance of a zone is a function of states, got {distance!r}.")
+        self.distance, self.of = distance, of
+        self.width = check_number("width", width, above=0)
+        self.between = check_integer("between", between, 0)
+        self.margin = check_number("margin", margin)
+        self.axes = None if axes is None else tuple(axes)
+
+    def distances(self, states: Tensor) -> Tensor:
+        """Returns the signed distances, with shape $(B,)$, of states with shape $(B, d)$."""
+        if self.of is not None:
+            states = self.of(states)
+        elif self.axes is not None:
+            states = states[:, list(self.axes)]
+        found: Any = self.distance(states)
+        if not isinstance(found, Tensor) or not found.is_floating_point():
+            raise DtypeError(f"The distance of a zone must return a floating tensor, got {type(found).__name__}.")
+        if found.ndim > 1:
+            found = found.flatten(1).amin(1)
+        if found.shape != states.shape[:1]:
+            raise ShapeError(f"The distance of a zone returned shape {tuple(found.shape)} for {len(states)} states.")
+        return found - self.margin
+
+    def log_outside(self, states: Tensor) -> Tensor:
+        """Returns the log probabilities to be outside, with shape $(B,)$, of states with shape $(B, d)$."""
+        return logsigmoid(self.distances(states) / self.width)
+
+    def log_clear(self, states: Tensor, ends: Tensor) -> Tensor:
+        """Returns the log probabilities to be outside between states and at the ends, with shape $(B,)$, for shapes $(B, d)$."""
+        shares = torch.linspace(0, 1, self.between + 2, dtype=states.dtype, device=states.device)[1:, None, None]
+        points = states + shares * (ends - states)
+        return self.log_outside(points.flatten(0, 1)).unflatten(0, points.shape[:2]).sum(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 3:
+            raise ShapeError(f"A zone is about trajectories of shape (B, T, d), got points of shape {tuple(x.shape)}.")
+        rows = len(x)
+        never = self.log_outside(x[:, 0])
+        if x.shape[1] > 1:
+            never = never + self.log_clear(x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)).unflatten(0, (rows, -1)).sum(1)
+        tiny = torch.finfo(x.dtype).tiny
+        enters = torch.where(never > -0.69, (-torch.expm1(never)).clamp_min(tiny).log(), torch.log1p(-never.clamp_max(-0.69).exp()))
+        return torch.stack([never, enters], 1)
+
+
+def zone(distance: Callable[[Tensor], Tensor], *, name: str = "zone", **options: Any) -> ClassifierEnergy:
+    r"""Returns the event that a trajectory enters a zone; `~zone(...)` is that it stays outside, at every state and between states.
+
+    The complement is exact and bounded: its energy is $-\log P(\text{never})$, nearly the sum of the depths over the width. Not negated,
+    the zone is a place to pass at any time. Zones combine with `&`, `|`, `^` and `>>` as all events do.
+
+    Args:
+        distance: The signed distance: a function of states of shape $(B, d)$ that returns shape $(B,)$; negative inside.
+        name: The name in expressions.
+        **options: `width`, `between`, `margin`, `axes` and `of` of `Entered`.
+
+    Example:
+        >>> import torch, composable_energy_planning as planning
+        >>> wet = planning.disc((0.0, 0.0), 0.5)
+        >>> wet.evidence(torch.tensor([[[-1.0, 0.0], [1.0, 0.0]]])).abs().round()
+        tensor([0.])
+    """
+    return ClassifierEnergy(Entered(distance, **options), 1, labels=2, name=name)
+
+
+def disc(center: Sequence[float] | Tensor, radius: float, *, name: str = "disc", **options: Any) -> ClassifierEnergy:
+    """Returns the event that a trajectory enters a disc of the first coordinates of its states; see `zone`."""
+    shape = Disc(center, radius)
+    return zone(shape, name=name, **_first(len(shape.center), options))
+
+
+def box(center: Sequence[float] | Tensor, half: Sequence[float] | Tensor, *, name: str = "box", **options: Any) -> ClassifierEnergy:
+    """Returns the event that a trajectory enters a box of the first coordinates of its states; see `zone`."""
+    shape = Box(center, half)
+    return zone(shape, name=name, **_first(len(shape.center), options))
+
+
+def apart(one: Sequence[int], other: Sequence[int], least: float, *, name: str = "apart", **options: Any) -> Any:
+    """Returns the event that two agents always keep a distance.
+
+    Args:
+        one: The numbers of a state that are the place of the first agent.
+        other: Those of the second agent.
+        least: The least distance.
+        name: The name in expressions.
+        **options: `width` and `between` of `Entered`.
+    """
+    if len(one) != len(other) or not one:
+        raise OptionError(f"Two agents have as many coordinates, got {list(one)} and {list(other)}.")
+    return ~zone(Gap(one, other, least), name=f"meet({name})" if name != "apart" else "meet", **options)
+
+
+class Gap(nn.Module):
+    """The distance between two agents over a least one.
+
+    Args:
+        one: The numbers of a state that are the place of the first agent.
+        other: Those of the second agent.
+        least: The least distance.
+    """
+
+    def __init__(self, one: Sequence[int], other: Sequence[int], least: float) -> None:
+        super().__init__()
+        self.one, self.other, self.least = tuple(one), tuple(other), check_number("least", least, above=0)
+
+    def forward(self, states: Tensor) -> Tensor:
+        apart = states[:, list(self.one)] - states[:, list(self.other)]
+        return torch.linalg.vector_norm(apart, dim=1) - self.least
+
+
+def _first(size: int, options: dict[str, Any]) -> dict[str, Any]:
+    return options if "of" in options or "axes" in options else {"axes": tuple(range(size)), **options}

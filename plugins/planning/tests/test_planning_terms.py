@@ -1,0 +1,161 @@
+"""Laws of terms over trajectories: lifted pairs, waypoints, efforts, and zones with an exact complement."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import composable_energy as ce
+import composable_energy_planning as planning
+from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy_planning import OverTime
+
+
+def pair(x: Tensor) -> Tensor:
+    return (x[:, 1] - 0.5 * x[:, 0] ** 2).square().sum(1) + x[:, 0].cos().sum(1)
+
+
+def lifted(horizon: int, size: int = 2, **options: object) -> ce.Energy:
+    """A lifted pair energy; `size` is that of its own states."""
+    return ce.over_time(ce.CallableEnergy(pair, event_shape=(2, size)), horizon, **options)
+
+
+def paths(rows: int, horizon: int, seed: int, size: int = 2) -> Tensor:
+    return torch.randn(rows, horizon, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 9), st.integers(1, 5), st.integers(0, 999))
+def test_a_lifted_energy_is_the_sum_over_transitions(horizon: int, rows: int, seed: int):
+    x = paths(rows, horizon, seed)
+    expected = sum(pair(x[:, t : t + 2]) for t in range(horizon - 1))
+    torch.testing.assert_close(lifted(horizon)(x), expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 7), st.integers(1, 6), st.integers(0, 999))
+def test_lifting_adds_up_along_a_path_that_is_cut(one: int, other: int, seed: int):
+    x = paths(3, one + other, seed)
+    whole = lifted(one + other)(x)
+    torch.testing.assert_close(whole, lifted(one)(x[:, :one]) + lifted(other + 1)(x[:, one - 1 :]))
+
+
+def test_one_evaluation_serves_all_transitions():
+    calls = []
+
+    def counted(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return x.flatten(1).sum(1)
+
+    ce.over_time(ce.CallableEnergy(counted, event_shape=(2, 3)), 11)(torch.zeros(5, 11, 3))
+    assert calls == [50]
+
+
+def test_windows_of_three_states_see_accelerations():
+    bend = ce.CallableEnergy(lambda x: x.diff(n=2, dim=1).square().flatten(1).sum(1) / 2, event_shape=(3, 2))
+    x = paths(4, 9, 1)
+    torch.testing.assert_close(ce.over_time(bend, 9)(x), planning.effort(order=2)(x))
+
+
+def test_axes_move_one_agent_of_two():
+    x = paths(3, 6, 2, 4)
+    one = ce.CallableEnergy(pair, event_shape=(2, 2))
+    both = ce.over_time(one, 6, axes=(0, 1), size=4) & ce.over_time(one, 6, axes=(2, 3), size=4)
+    torch.testing.assert_close(both(x), lifted(6)(x[..., :2]) + lifted(6)(x[..., 2:]))
+
+
+def test_a_noise_level_for_each_trajectory_reaches_its_transitions():
+    scaled = ce.CallableEnergy(lambda x, sigma: sigma * pair(x), event_shape=(2, 2))
+    x, sigma = paths(3, 5, 3), torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    torch.testing.assert_close(ce.over_time(scaled, 5)(x, sigma=sigma), sigma * lifted(5)(x))
+
+
+def test_the_gradient_is_that_of_the_sum():
+    x = paths(2, 5, 4).requires_grad_()
+    expression = lifted(5) & planning.start([0.0, 1.0]).double() & planning.effort(2.0)
+    _, gradient = expression.with_gradient(x.detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(expression(x).sum(), x)[0])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 8), st.integers(0, 999), st.floats(0.05, 0.5))
+def test_a_zone_and_its_complement_have_probabilities_that_add_up_to_one(horizon: int, seed: int, width: float):
+    x = paths(4, horizon, seed)
+    wet = planning.disc((0.3, 0.0), 0.7, width=width).double()
+    total = (-wet(x)).exp() + (-(~wet)(x)).exp()
+    torch.testing.assert_close(total, torch.ones_like(total))
+
+
+def test_a_zone_is_seen_between_states():
+    x = torch.tensor([[[-1.0, 0.0], [1.0, 0.0]], [[-1.0, 1.0], [1.0, 1.0]]])
+    wet = planning.disc((0.0, 0.0), 0.5, between=3)
+    outside = (~wet)(x)
+    assert outside[0] > 10 and outside[1] < 1e-4
+    assert (~planning.disc((0.0, 0.0), 0.5, between=0))(x)[0] < 1e-4  # only the states
+
+
+def test_zones_are_a_boolean_algebra():
+    x = paths(16, 5, 5)
+    a, b = planning.disc((0.0, 0.0), 0.5, width=0.3).double(), planning.box((1.0, 0.0), (0.3, 0.2), width=0.3).double()
+    torch.testing.assert_close((~(a | b))(x), (~a & ~b)(x))
+    torch.testing.assert_close((~(a & b))(x), (~a | ~b)(x))
+    torch.testing.assert_close((a >> b)(x), (~a | b)(x))
+    assert (a & ~a).unsatisfiable
+
+
+def test_the_complement_is_finite_deep_inside():
+    x = torch.zeros(1, 100, 2)
+    deep = (~planning.disc((0.0, 0.0), 100.0))(x)
+    assert deep.isfinite().all() and deep > 1e5
+
+
+def test_agents_that_meet_are_told_from_those_that_do_not():
+    meeting = torch.tensor([[[-1.0, 0.0, 1.0, 0.0], [1.0, 0.0, -1.0, 0.0]]])
+    passing = torch.tensor([[[-1.0, 0.0, 1.0, 1.0], [1.0, 0.0, -1.0, 1.0]]])
+    keep = planning.apart((0, 1), (2, 3), 0.3, between=3)
+    assert keep(meeting) > 10 and keep(passing) < 1e-4
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.95])
+def test_the_level_of_a_waypoint_is_the_quantile_of_its_draws(quantile: float):
+    point = planning.goal([1.0, -1.0, 0.5], 0.3)
+    draws = point.target + 0.3 * torch.randn(20_000, 1, 3, generator=torch.Generator().manual_seed(0))
+    share = (point(draws) <= point.known_level(quantile)).float().mean().item()
+    assert abs(share - quantile) < 5 * (quantile * (1 - quantile) / 20_000) ** 0.5
+
+
+def test_a_waypoint_is_a_normalised_density_of_its_state():
+    point = planning.via([0.5], 1, 0.2)
+    grid = torch.linspace(-3, 4, 4001).view(-1, 1, 1).expand(-1, 2, 1)
+    assert abs(torch.trapezoid((-point(grid)).exp(), grid[:, 0, 0]).item() - 1) < 1e-4
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ShapeError, match="event_shape"):
+        ce.over_time(lambda x: x.flatten(1).sum(1), 5)
+    with pytest.raises(OptionError, match="horizon"):
+        lifted(1)
+    with pytest.raises(ShapeError, match="axes"):
+        ce.over_time(ce.CallableEnergy(pair, event_shape=(2, 2)), 5, axes=(0,), size=4)
+    with pytest.raises(OptionError, match="width"):
+        planning.goal([0.0], 0.0)
+    with pytest.raises(OptionError, match="not both"):
+        planning.goal([0.0], axes=(0,), of=torch.sin)
+    with pytest.raises(ShapeError, match="compares 1"):
+        planning.goal([0.0])(torch.zeros(1, 3, 2))
+    with pytest.raises(ShapeError, match="trajectories"):
+        planning.disc((0.0, 0.0), 1.0)(torch.zeros(4, 2))
+    with pytest.raises(OptionError, match="radius"):
+        planning.disc((0.0, 0.0), -1.0)
+    with pytest.raises(ExpressionError, match="relative"):
+        OverTime(ce.ClassifierEnergy(lambda x: x[:, 0], 1, ce.CallableEnergy(pair, event_shape=(2, 2))), 5)
+
+
+def test_an_expression_is_saved_and_read(tmp_path):
+    expression = ce.over_time(planning.TransitionEnergy(2, kept=16), 5) & planning.start([0.0, 1.0]) & planning.goal([1.0], axes=(0,))
+    expression.save(tmp_path / "plan")
+    x = paths(3, 5, 6).float()
+    torch.testing.assert_close(ce.load(tmp_path / "plan")(x), expression(x))
