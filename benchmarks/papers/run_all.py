@@ -37,7 +37,15 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
         ("speed",),  # alone, because it measures time
     ),
     "implicit_2019": (
-        ("robustness", "continual", "benchmarks.planning", "benchmarks.side_chains", "benchmarks.digits", "out_of_distribution", "cross_class"),
+        (
+            "robustness",
+            "continual",
+            "benchmarks.planning",
+            "benchmarks.side_chains",
+            "benchmarks.digits",
+            "out_of_distribution",
+            "cross_class",
+        ),
         ("benchmarks.objectives",),  # alone, because its trainings have equal time
     ),
 }
