@@ -182,6 +182,8 @@ class Noise:
         chains = self.chains
         if not (reuse and isinstance(chains, range)):
             return self._fill(BlockBuffer(chains, torch.empty((len(chains), *event), dtype=dtype)), self.step, stream, fill)
+        if torch.compiler.is_compiling():  # then this function runs outside of the graph, or there is no graph
+            raise OptionError("Blocks of noise are not drawn in a compiled graph: use noise='philox'.")
         place = (get_ident(), fill, stream)
         purpose = (self.seed, chains, event, dtype, torch.is_inference_mode_enabled())
         found, step = self._memory.get(place), self.step
