@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 __all__ = ["LazyMethod", "lazy_exports"]
 
@@ -27,7 +27,12 @@ class LazyMethod(Generic[P, R]):
     def __set_name__(self, owner: type, name: str) -> None:
         self._owner, self._name = owner, name
 
-    def __get__(self, instance: object, owner: type | None = None) -> Callable[P, R]:
+    @overload
+    def __get__(self, instance: None, owner: type) -> Callable[Concatenate[Any, P], R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Callable[P, R]: ...
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
         function: Any = self._load()
         setattr(self._owner, self._name, function)  # later uses find the function itself
         return function if instance is None else function.__get__(instance, owner)

@@ -42,9 +42,9 @@ KINDS: Mapping[str, Kind] = {
     "encoder": Kind("builder", ("torch.nn:Module",), get="composable_energy.catalog:get_encoder"),
     "kernel": Kind("builder", ("composable_energy.kernels:Kernel",)),
     "estimator": Kind("function", ()),
-    "plot": Kind("function", ()),
     "loader": Kind("function", ()),
     "publisher": Kind("function", ()),
+    "plot": Kind("function", ()),
     "command": Kind("class", ("composable_energy.registry.command:Command",)),
     "kind": Kind("class", ("builtins:object",)),
 }
