@@ -41,7 +41,7 @@ def html_tree(energy: Energy) -> str:
         rows.append((_term("base ", base, ""), *cells))
     more = f"and {'more than ' if hidden > _ROWS else ''}{min(hidden, _ROWS)} more terms" if hidden else ""
     facts = Html(f'<span class="ce-muted">{escape("; ".join(_facts(energy)))}</span>')
-    return html_block(Html(f"<code>{escape(_text(energy, 4 * _LETTERS))}</code>"), facts, _table(rows), more)
+    return html_block(Html(f"<code>{escape(_shorten(str(energy), 4 * _LETTERS))}</code>"), facts, _table(rows), more)
 
 
 def _table(rows: list[tuple[str, ...]]) -> Html:
@@ -68,7 +68,7 @@ def _walk(root: Energy) -> Iterator[tuple[str, Energy, bool]]:
 
 
 def _term(head: str, term: Energy, note: str) -> Html:
-    return Html(f'<code><span class="ce-muted">{escape(head)}</span>{escape(_text(term))}{escape(note)}</code>')
+    return Html(f'<code><span class="ce-muted">{escape(head)}</span>{escape(_shorten(str(term)))}{escape(note)}</code>')
 
 
 def _facts(energy: Energy) -> list[str]:
@@ -129,13 +129,6 @@ def _own_parameters(term: Energy, seen: set[nn.Parameter]) -> list[nn.Parameter]
 def _count(parameters: list[nn.Parameter]) -> str:
     total = sum(parameter.numel() for parameter in parameters)
     return f"{total:,}" if total else ""
-
-
-def _text(energy: Energy, length: int = _LETTERS) -> str:
-    try:
-        return _shorten(str(energy), length)
-    except RecursionError:  # some hundred levels of parentheses
-        return "..."
 
 
 def _shorten(text: str, length: int = _LETTERS) -> str:
