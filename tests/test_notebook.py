@@ -132,6 +132,13 @@ class TestTraces:
         assert float(facts["acceptance"]) == pytest.approx(trace.acceptance.mean().item(), abs=0.006)
         assert "polyline" in page.tags and "currentColor" in trace._repr_html_()
 
+    def test_a_summary_has_its_statistics_and_warnings(self):
+        summary = self.run(steps=40, burn_in=10).summary()
+        page = Cells(summary._repr_html_())
+        assert page.rows[-1][0] == "energy" and float(page.rows[-1][1]) == pytest.approx(summary.rows[0].mean, rel=1e-3)
+        assert len(page.rows) == len(summary.facts) + 1 + len(summary.rows)
+        assert page.tags.count("li") == max(1, len(summary.warnings))
+
     def test_without_energies_there_is_no_picture(self):
         trace = self.run(steps=5)
         trace.energies = trace.energies[:0]

@@ -50,6 +50,7 @@ class TestShow:
         (dots,) = axes_of(ce.viz.show(plane(), points)).collections
         torch.testing.assert_close(torch.as_tensor(dots.get_offsets()).double(), points[~points.isnan().any(1)].double())
 
+    @pytest.mark.slow
     def test_without_points_it_draws_some_with_the_seed(self):
         energy = ce.as_energy(lambda x: x.square().sum(1), name="bowl")
         (one,), (same,), (other,) = (axes_of(ce.viz.show(energy, draws=60, seed=s)).collections for s in (0, 0, 1))
