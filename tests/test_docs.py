@@ -153,6 +153,24 @@ def test_the_page_of_errors_lists_every_error():
     assert [name for name in errors.__all__ if f"`{name}`" not in page] == []
 
 
+def test_the_note_of_every_error_names_a_place_that_exists():
+    """Third parties inherit the place of their base, or name their own."""
+    found, todo = [], [composable_energy.errors.ComposableEnergyError]
+    for module in _modules():
+        importlib.import_module(module)
+    while todo:
+        error = todo.pop()
+        todo += error.__subclasses__()
+        if error.__module__.startswith("composable_energy"):
+            found.append(error)
+    assert len(found) > 25
+    for error in found:
+        page, _, anchor = error.documentation.partition("#")
+        assert f"{{#{anchor}}}" in (DOCS / page).read_text() if anchor else (DOCS / page).exists(), f"{error.__name__} names {anchor}"
+    own = type("Own", (composable_energy.errors.ShapeError,), {"documentation": "https://example.org/own"})
+    assert sys.version_info < (3, 11) or own("no").__notes__ == ["The documentation explains this error: https://example.org/own"]
+
+
 def test_every_picture_is_shown_and_drawn_by_a_script():
     scripts = "".join(script.read_text() for script in (DOCS / "gallery").glob("*.py"))
     pages = "".join(page.read_text() for page in PAGES)
