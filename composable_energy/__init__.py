@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from composable_energy.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from composable_energy import samplers, viz
     from composable_energy.algebra import (
         Conditioned,
         Conjunction,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from composable_energy.explain import Explanation
     from composable_energy.identity import Origin
     from composable_energy.inference import Inference
+    from composable_energy.installed import EnergyInfo, EnergyTable, energies
     from composable_energy.lift import CallableEnergy, DistributionEnergy, ScoreEnergy, as_energy
     from composable_energy.memo import shared
     from composable_energy.normalizers import LogZ, calibrate, log_z
@@ -67,6 +69,8 @@ __all__ = [
     "DistributionEnergy",
     "Energy",
     "EnergyFamily",
+    "EnergyInfo",
+    "EnergyTable",
     "Explanation",
     "GaussianHead",
     "Inference",
@@ -91,6 +95,7 @@ __all__ = [
     "as_energy",
     "calibrate",
     "classifier",
+    "energies",
     "get",
     "get_encoder",
     "get_energy",
@@ -110,8 +115,10 @@ __all__ = [
     "refresh",
     "register",
     "reward",
+    "samplers",
     "save",
     "shared",
+    "viz",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -145,6 +152,7 @@ __getattr__, __dir__ = lazy_exports(
         "explain": ("Explanation",),
         "identity": ("Origin",),
         "inference": ("Inference",),
+        "installed": ("EnergyInfo", "EnergyTable", "energies"),
         "lift": ("CallableEnergy", "ScoreEnergy", "as_energy"),
         "normalizers": ("LogZ", "calibrate", "log_z"),
         "observations": ("observed", "reward"),
@@ -164,4 +172,5 @@ __getattr__, __dir__ = lazy_exports(
         "saving": ("load", "push", "save"),
         "memo": ("shared",),
     },
+    submodules=("samplers", "viz"),
 )

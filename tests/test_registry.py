@@ -111,7 +111,7 @@ def test_registering_lasts_for_the_session_or_for_a_block(acme):
 
 
 def test_what_is_registered_keeps_the_contract_too():
-    with pytest.raises(OptionError, match="use one of energy, sampler, encoder, kernel, estimator, loader, publisher, command, kind"):
+    with pytest.raises(OptionError, match="use one of energy, sampler, encoder, kernel, estimator, loader, publisher, plot, command, kind"):
         ce.register("energies", "x", lambda: None)
     with pytest.raises(PluginLoadError, match="a subclass of Sampler"):
         ce.register("sampler", "x", lambda: None)
