@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from composable_energy.cli.tables import json_text
-from composable_energy.errors import ComposableEnergyError, PluginNotFound
 from composable_energy.registry import Command
 
-if TYPE_CHECKING:
-    from composable_energy.registry import PluginRecord
-
-__all__ = ["Energies", "list_energies"]
-
-
-@dataclass(frozen=True)
-class EnergyEntry:
-    """An entry with its members, or the error if it does not load."""
-
-    name: str
-    distribution: str | None
-    members: tuple[str, ...] = ()
-    error: str | None = None
+__all__ = ["Energies"]
 
 
 class Energies(Command):
@@ -37,9 +21,10 @@ class Energies(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Prints the entries; imports plug-ins, without reading weights."""
+        from composable_energy.installed import describe_energies
         from composable_energy.registry import plugins
 
-        entries = list_energies(plugins())
+        entries = describe_energies(plugins())
         if arguments.json:
             print(json_text([vars(entry) for entry in entries]))
             return 0
@@ -50,23 +35,3 @@ class Energies(Command):
             for member in entry.members:
                 print(f"  {entry.name}/{member}")
         return 0
-
-
-def list_energies(rows: list[PluginRecord]) -> list[EnergyEntry]:
-    """Returns the entries of energies with their members, without reading weights."""
-    from composable_energy.catalog import get_family
-
-    found = []
-    for row in rows:
-        if row.group != "composable_energy.energies" or row.state == "shadowed":
-            continue
-        name = row.qualified if row.state == "conflict" else row.name
-        try:
-            found.append(EnergyEntry(name, row.distribution, get_family(name).members()))
-        except PluginNotFound:  # not a family
-            found.append(EnergyEntry(name, row.distribution))
-        except ComposableEnergyError as error:
-            found.append(EnergyEntry(name, row.distribution, error=str(error)))
-        except Exception as error:  # third-party code; the other entries are still listed
-            found.append(EnergyEntry(name, row.distribution, error=f"listing its members raised {type(error).__name__}: {error}"))
-    return found
