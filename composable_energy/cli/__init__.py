@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
     """Returns the parser of one command; of all commands if the name is unknown."""
-    debugging = argparse.ArgumentParser(add_help=False)
+    debugging = Parser(add_help=False)
     debugging.add_argument(
         "--traceback",
         action="store_true",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -38,7 +39,7 @@ def _join_options(words: Sequence[str], known: tuple[str, ...]) -> list[str]:
     return joined
 
 
-def whole_number(least: int, most: float = float("inf")) -> Callable[[str], int]:
+def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
     """Returns a type of arguments: whole numbers in a range, also as `1e6`.
 
     Args:
@@ -50,9 +51,9 @@ def whole_number(least: int, most: float = float("inf")) -> Callable[[str], int]
         try:
             number = int(text) if text.strip().lstrip("+-").isdecimal() else float(text)
         except ValueError:
-            number = float("nan")
-        if not least <= number <= most or number != int(number):
-            bound = f"of at least {least}" if most == float("inf") else f"from {least} to {most}"
+            number = math.nan
+        if not (math.isfinite(number) and number == int(number) and least <= number <= most):
+            bound = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
             raise argparse.ArgumentTypeError(f"takes a whole number {bound}, got {text!r}")
         return int(number)
 

@@ -58,6 +58,7 @@ class Sample(Command):
         best = "draw K for each, keep the one with the lowest evidence"
         parser.add_argument("--best-of", type=whole_number(1), default=1, metavar="K", help=best)
         parser.add_argument("--sharpen", type=float, metavar="W", help="weight of the evidence (guidance); less diverse for W above 1")
+        parser.add_argument("--untrained", action="store_true", help="also sample networks with random weights, which `energies` lists")
         add_range(parser)
         add_sigma(parser)
         parser.add_argument(
@@ -70,7 +71,7 @@ class Sample(Command):
     def run(self, arguments: argparse.Namespace) -> int:
         """Draws, writes the file, and prints the energies of the terms."""
         options, black_to_white = read_options(arguments.option, _FLAGS), value_range(arguments)
-        energy = read_expression(arguments)
+        energy = read_expression(arguments, untrained=arguments.untrained)
         if arguments.sharpen is not None:
             energy = energy.sharpened(arguments.sharpen)
         from composable_energy.sampling import twin
@@ -112,7 +113,8 @@ class Sample(Command):
             print(json_text({"file": str(target), **about, "n": len(seen), "seconds": seconds, "terms": json_rows(explanation)}))
             return 0
         drawn = f"{len(seen)} {_describe_draws(arguments.n, seen, trace)} of {energy}"
-        print(f"{target}: {drawn} in {seconds:.1f} s, {trace.steps} steps of {_describe_sampler(trace.sampler)}, seed {trace.seed}")
+        steps = f"{trace.steps} {'step' if trace.steps == 1 else 'steps'} of {_describe_sampler(trace.sampler)}"
+        print(f"{target}: {drawn} in {seconds:.1f} s, {steps}, seed {trace.seed}")
         print(f"\n{terms_table(explanation)}")
         return 0
 

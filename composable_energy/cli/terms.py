@@ -87,7 +87,7 @@ def terms_table(explanation: Explanation, labels: Sequence[str] = ()) -> str:
     columns = labels if each else ["mean", "lowest", "highest"]
     header = ["energy of", *columns, *["share"] * shares]
     cells = [["  " * depth + row.expression, *_numbers(row.energy, each), *[_share(row)] * shares] for depth, row in rows]
-    events = {row.expression: row.probability for _, row in rows if row.probability is not None}
+    events = {_written(row.expression): row.probability for _, row in rows if row.probability is not None}
     cells += [[""] * len(header), ["probability", *columns, *[""] * shares]] if events else []
     cells += [[f"p({event} | x)", *_numbers(probability, each), *[""] * shares] for event, probability in events.items()]
     return table(header, cells, right=range(1, len(header)))
@@ -106,6 +106,10 @@ def json_rows(explanation: Explanation) -> list[dict[str, Any]]:
         }
         for depth, row in explanation.rows()
     ]
+
+
+def _written(event: str) -> str:
+    return f"({event})" if " | " in event else event
 
 
 def _numbers(values: Tensor, each: bool) -> list[str]:
