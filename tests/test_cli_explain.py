@@ -129,6 +129,15 @@ def test_sheet_holds_each_picture_once_in_order():
     assert torch.allclose(read_points(Path("shades.png"), [(1, 4, 4)], (-1.0, 1.0)).float(), shades, atol=1 / 255)
 
 
+@pytest.mark.parametrize(("least", "zoom"), [(0, 1), (22, 1), (23, 2), (500, 23)])
+def test_sheet_that_was_enlarged_reads_back_the_same(least: int, zoom: int):
+    images = torch.rand(5, 3, 8, 6, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    write_grid(Path("sheet.png"), images, (0.0, 1.0), {}, least=least)
+    with Image.open("sheet.png") as sheet:
+        assert sheet.size == (zoom * (3 * 6 + 4), zoom * (2 * 8 + 2))
+    assert torch.equal((read_points(Path("sheet.png"), [(3, 8, 6)], (0.0, 1.0)) * 255).round(), (images * 255).round().double())
+
+
 def test_sheet_that_was_cut_is_one_picture():
     write_grid(Path("sheet.png"), torch.rand(4, 3, 8, 8), (0.0, 1.0), {})
     with Image.open("sheet.png") as sheet:

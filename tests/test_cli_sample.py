@@ -37,7 +37,7 @@ def test_sample_writes_a_sheet_and_shows_the_terms(capsys: pytest.CaptureFixture
     assert [row.rpartition(")")[0] + ")" for row in rows[7:]] == events
     assert err == ""
     with Image.open("grid.png") as sheet:
-        assert sheet.size == (3 * 16 + 4, 2 * 16 + 2)
+        assert sheet.size == (10 * (3 * 16 + 4), 10 * (2 * 16 + 2))  # enlarged, so that its width is at least 512
 
 
 def test_same_seed_draws_the_same_and_the_sheet_reads_back():
@@ -226,7 +226,7 @@ def test_saved_folder_stands_in_an_expression(capsys: pytest.CaptureFixture[str]
 def test_other_formats_and_ranges():
     assert run("sample", "toys", "--steps", "1", "-n", "3", "-o", "a.jpg", "--range", "-1", "1") == 0
     with Image.open("a.jpg") as sheet:
-        assert sheet.size == (2 * 16 + 2, 2 * 16 + 2)
+        assert sheet.size == (16 * (2 * 16 + 2), 16 * (2 * 16 + 2))
         assert all(dark >= 110 for dark, _ in sheet.getextrema())  # values from 0 up are the lighter half
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sample"]
 
+_SHEET = 512
 _FLAGS = ("sampler", "steps", "seed", "batch_size", "best_of", "checkpoint", "progress")
 
 
@@ -105,7 +106,7 @@ class Sample(Command):
         if target.suffix.lower() in PICTURES:
             from composable_energy.grids import write_grid
 
-            write_grid(target, seen, black_to_white, about)
+            write_grid(target, seen, black_to_white, about, least=_SHEET)
         else:
             write_array(target, seen)
         explanation = twin(shown).explain(points)
