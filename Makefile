@@ -13,6 +13,8 @@ PEERS_VENV ?= $(VENV)/peers
 PEERS_STAMP := $(PEERS_VENV)/installed
 PEERS := $(PEERS_VENV)/bin/python
 WORKERS ?= 2
+TEST_TIME := $(VENV)/test-time
+TEST_GUESS := "It takes half an hour or more on two cores; make test-fast takes a few minutes."
 
 # Every installation uses the constraints, so that none installs another torch. The path is relative, because the folder's name may have
 # spaces.
@@ -25,9 +27,9 @@ export NO_MKDOCS_2_WARNING := 1
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo       sample 16 faces, male and not smiling, into demo.png; print the energy of each term"
-	@echo "make test       run all checks: lint types docs wheel unit"
-	@echo "make test-fast  run the quick unit tests, in less than a minute on two cores"
+	@echo "make demo       sample 16 faces, male and not smiling, into demo.png; print the energy of each term (seconds)"
+	@echo "make test       run all checks: lint types docs wheel unit (half an hour or more on two cores)"
+	@echo "make test-fast  run the quick unit tests (minutes on two cores)"
 	@echo "make format     apply ruff's fixes and format"
 	@echo "make serve      serve the documentation locally"
 	@echo "make pictures   draw the pictures of the documentation again"
@@ -38,18 +40,24 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "composable-energy needs Python 3.10 or newer, $(PYTHON) is older or missing; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@echo "Creating the environment $(VENV) (torch is the largest download)."
+	@echo "Creating the environment $(VENV): some minutes, once (torch is the largest download)."
 	@$(PYTHON) -m venv "$(VENV)" || { echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python $(INSTALL) hatchling editables
 	@$(BIN)/python $(INSTALL) --no-build-isolation -e ".[dev,docs,viz,diagnostics]"
 	@touch $@
 
+# The first line of each says what it does and how long it takes; a run of the tests leaves its time for the next.
 demo: $(STAMP)
+	@echo "Samples 16 faces, male and not smiling, into demo.png, and reads them back: about ten seconds."
 	$(BIN)/composable-energy sample "male & ~smiling" -n 16 --seed 0 -o demo.png
 	$(BIN)/composable-energy explain "male & ~smiling" demo.png
+	@echo "Open demo.png to see them. Next: composable-energy energies"
 
 # The unit tests run last, so that their summary is at the end of the output.
-test: lint types docs wheel unit
+test: $(STAMP)
+	@echo "Runs lint, types, docs, wheel and the unit tests, on $(WORKERS) processes. $$(cat $(TEST_TIME) 2>/dev/null || echo $(TEST_GUESS))"
+	@start=$$(date +%s); $(MAKE) --no-print-directory lint types docs wheel unit && \
+		echo "The last run here took $$(( ($$(date +%s) - start + 59) / 60 )) minutes." | tee $(TEST_TIME)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

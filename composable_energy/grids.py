@@ -34,7 +34,7 @@ def layout(n: int) -> tuple[int, int]:
     return math.ceil(n / columns), columns
 
 
-def write_grid(path: Path, images: Tensor, value_range: tuple[float, float], about: Mapping[str, Any]) -> None:
+def write_grid(path: Path, images: Tensor, value_range: tuple[float, float], about: Mapping[str, Any], *, least: int = 0) -> None:
     """Writes images as a grid.
 
     Args:
@@ -42,6 +42,7 @@ def write_grid(path: Path, images: Tensor, value_range: tuple[float, float], abo
         images: The images, with shape $(n, C, H, W)$.
         value_range: The values of black and white.
         about: Metadata for a PNG file.
+        least: The least width or height of the grid in pixels; a smaller one is enlarged by a whole factor.
     """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -54,8 +55,10 @@ def write_grid(path: Path, images: Tensor, value_range: tuple[float, float], abo
     for i, tile in enumerate(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()):
         row, column = divmod(i, columns)
         sheet.paste(Image.fromarray(tile), (column * (width + _GAP), row * (height + _GAP)))
+    zoom = max(1, math.ceil(least / max(sheet.size)))
+    sheet = sheet.resize((zoom * sheet.width, zoom * sheet.height), Image.Resampling.NEAREST) if zoom > 1 else sheet
     text = PngInfo()
-    text.add_text(KEY, json.dumps({**about, "n": n, "columns": columns, "height": height, "width": width, "gap": _GAP}))
+    text.add_text(KEY, json.dumps({**about, "n": n, "columns": columns, "height": height, "width": width, "gap": _GAP, "zoom": zoom}))
     write_image(path, sheet, **({"pnginfo": text} if path.suffix.lower() == ".png" else {}))
 
 

@@ -23,9 +23,16 @@ def test_explain_resizes_pictures_and_shows_shares(capsys: pytest.CaptureFixture
     Image.new("L", (40, 30), 240).save("light.png")
     Image.new("RGB", (5, 9), "black").save("dark.png")
     assert run("explain", "bright | (left=dark & toys)", "light.png", "dark.png", "--in", "toys") == 0
-    header, *_, last = capsys.readouterr().out.splitlines()
-    assert last.split()[0] == "toys"
+    header, *rows = capsys.readouterr().out.splitlines()
+    second = rows.index("")
+    assert rows[second - 1].split()[0] == "toys"
     assert header.split() == ["energy", "of", "light.png", "dark.png", "share"]
+    assert rows[second + 1].split() == ["probability", "light.png", "dark.png"]
+    shown = dict(row.rsplit(maxsplit=2)[:2] for row in rows[second + 2 :])
+    light = torch.full((1, 3, 16, 16), 240 / 255)
+    expected = Toys().load("bright").explain(light).probability.item()  # pyright: ignore[reportOptionalMemberAccess]
+    assert {"p(bright | x)", "p(left=dark | x)", "p((bright | left=dark & toys) | x)"} < shown.keys()
+    assert float(shown["p(bright | x)"]) == pytest.approx(expected, abs=1e-3)
     assert run("explain", "bright", "light.png", "dark.png", "--in", "toys", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["points"] == ["light.png", "dark.png"]
@@ -120,6 +127,15 @@ def test_sheet_holds_each_picture_once_in_order():
         seen = [sheet.convert("L").getpixel((i % 3 * 6 + 1, i // 3 * 6 + 1)) for i in range(6)]
     assert seen == [0, 64, 128, 191, 255, 255]  # the last place is empty
     assert torch.allclose(read_points(Path("shades.png"), [(1, 4, 4)], (-1.0, 1.0)).float(), shades, atol=1 / 255)
+
+
+@pytest.mark.parametrize(("least", "zoom"), [(0, 1), (22, 1), (23, 2), (500, 23)])
+def test_sheet_that_was_enlarged_reads_back_the_same(least: int, zoom: int):
+    images = torch.rand(5, 3, 8, 6, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    write_grid(Path("sheet.png"), images, (0.0, 1.0), {}, least=least)
+    with Image.open("sheet.png") as sheet:
+        assert sheet.size == (zoom * (3 * 6 + 4), zoom * (2 * 8 + 2))
+    assert torch.equal((read_points(Path("sheet.png"), [(3, 8, 6)], (0.0, 1.0)) * 255).round(), (images * 255).round().double())
 
 
 def test_sheet_that_was_cut_is_one_picture():

@@ -133,19 +133,23 @@ def _in_8_bits(picture: Image.Image) -> Image.Image:
 
 def _tiles(picture: Image.Image) -> list[Image.Image]:
     """Returns the images of a grid with a layout in its text chunk, else the image itself."""
+    from PIL import Image
+
     from composable_energy.grids import KEY
 
     try:
         grid = json.loads(picture.info[KEY])
         n, columns, height, width, gap = (int(grid[key]) for key in ("n", "columns", "height", "width", "gap"))
-    except (KeyError, TypeError, ValueError):
+        zoom = int(grid.get("zoom", 1))
+    except (AttributeError, KeyError, TypeError, ValueError):
         return [picture]
     across, down = width + gap, height + gap
     if (
-        min(n, columns, height, width, gap + 1) < 1
-        or columns * across - gap != picture.width
-        or -(-n // columns) * down - gap != picture.height
+        min(n, columns, height, width, gap + 1, zoom) < 1
+        or zoom * (columns * across - gap) != picture.width
+        or zoom * (-(-n // columns) * down - gap) != picture.height
     ):
         return [picture]  # it was cropped or resized
+    picture = picture.resize((picture.width // zoom, picture.height // zoom), Image.Resampling.NEAREST)
     corners = [(i % columns * across, i // columns * down) for i in range(n)]
     return [picture.crop((x, y, x + width, y + height)) for x, y in corners]

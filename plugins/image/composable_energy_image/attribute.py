@@ -37,7 +37,7 @@ class Attribute(Recipe):
         pictures = open_pictures(data, size=coder.size, channels=coder.channels, progress=pipeline.progress, **options)
         if not pictures.labels:
             raise OptionError(
-                f"{pictures} have no attribute to learn: add a CSV of attributes to their folder, or name one by data.labels."
+                f"{pictures} have no attribute to learn: add a CSV of attributes to their folder, or name one by data.labels (--labels)."
             )
         train, test = pipeline.split(pictures)
         labels = select_attributes(train, table["attributes"])

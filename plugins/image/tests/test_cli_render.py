@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,15 @@ from PIL import Image
 
 import composable_energy as ce
 from composable_energy.cli import main
+from composable_energy.errors import ExtraNotInstalled
 from composable_energy_image.commands import render
-from composable_energy_image.data import open_scenes
+from composable_energy_image.data import Scenes, open_scenes
+from composable_energy_scenes import Tetris
+
+
+class Unrendered(Tetris):
+    def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
+        raise ExtraNotInstalled("This world needs a renderer that is not installed.")
 
 
 @pytest.fixture(autouse=True)
@@ -102,10 +110,11 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
     ("words", "message"),
     [
         (["tetri", "-n", "3", "-o", "out"], "No plug-in offers the world 'tetri'. Did you mean 'tetris'?"),
-        (["tetris", "-n", "-3", "-o", "out"], "n must be a whole number of at least 0, got -3"),
-        (["tetris", "-n", "3", "-o", "out", "--seed", "-1"], "seed must be a whole number of at least 0, got -1"),
         (["tetris", "-n", "3", "-o", "out", "--size", "36"], "multiple of the number of cells, 5 or more; got 36 pixels"),
         (["tetris", "-n", "3", "-o", "out", "--option", "count=3"], "got (count)"),
+        (["tetris", "-n", "3", "-o", "out", "--count", "3"], "got (count)"),
+        (["tetris", "-n", "1e12", "-o", "out"], "1,000,000,000,000 pictures need "),
+        (["unrendered", "-n", "3", "-o", "out"], "This world needs a renderer"),
         (["tetris", "-n", "3", "-o", "out", "--size", "35", "--option", "size=35"], "An option is given twice"),
         (["tetris", "-n", "3", "-o", "file"], "-o file is a file; give a folder"),
         (["tetris", "-n", "3", "-o", "other"], "holds other pictures: n 2 instead of 3"),
@@ -114,7 +123,8 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_mistakes_are_one_line_and_nothing_is_left_behind(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
     Path("file").write_text("")
     assert main(["render", "tetris", "-n", "2", "-o", "other", "--quiet"]) == 0
-    assert main(["render", *words]) == 2
+    with ce.register("world", "unrendered", Unrendered):
+        assert main(["render", *words]) == 2
     told = capsys.readouterr()
     assert (told.out, told.err.count("\n")) == ("", 1)
     assert told.err.startswith("composable-energy: error: ") and message in told.err
@@ -126,7 +136,9 @@ def test_mistakes_are_one_line_and_nothing_is_left_behind(words: list[str], mess
     [
         (["tetris", "-o", "out"], "required: -n"),
         (["tetris", "-n", "2"], "required: -o"),
-        (["tetris", "-n", "two", "-o", "out"], "invalid int value: 'two'"),
+        (["tetris", "-n", "two", "-o", "out"], "argument -n: takes a whole number of at least 0, got 'two'"),
+        (["tetris", "-n", "-3", "-o", "out"], "argument -n: takes a whole number of at least 0, got '-3'"),
+        (["tetris", "-n", "3", "-o", "out", "--seed", "-1"], "argument --seed: takes a whole number of at least 0, got '-1'"),
         (["tetris", "-n", "2", "-o", "out", "--option", "count"], "written NAME=VALUE, got 'count'"),
     ],
 )

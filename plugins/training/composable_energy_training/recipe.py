@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError
 from composable_energy.files import replace_file
 from composable_energy.registry import get_recipe
-from composable_energy.suggestions import listed, nearest
+from composable_energy.suggestions import listed, nearest, nearest_names
 from composable_energy_training.setting_types import NONE, check_setting
 from composable_energy_training.toml import flatten, read_toml, to_toml, unflatten
 
@@ -219,10 +219,13 @@ def _replace_none(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _suggest(key: str, known: Mapping[str, Any]) -> str:
-    """Returns a hint with the settings of the key's table, or with the tables if there is no such table."""
+    """Returns a hint with the settings of the same name or the key's table, or with the tables if there is no such table."""
     table, _, last = key.rpartition(".")
+    if same := [other for other in known if other.rpartition(".")[2] == last]:
+        return f" Did you mean {' or '.join(map(repr, same))}?"
     names = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == table]
     if names:
-        return nearest(last, names) + listed(names)
+        near = [f"{table}.{name}" for name in nearest_names(last, names)]
+        return f" Did you mean {' or '.join(map(repr, near))}?" * bool(near) + listed(f"{table}.{name}" for name in names)
     tables = sorted({other.partition(".")[0] for other in known})
     return nearest(table or key, tables) + listed(tables)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composable_energy.cli import Command, json_text
+from composable_energy.cli import Command, json_text, whole_number
 from composable_energy.errors import OptionError
 
 if TYPE_CHECKING:
@@ -34,17 +34,17 @@ class Render(Command):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("world", metavar="WORLD", help="the name of a world, such as objects")
-        parser.add_argument("-n", type=int, required=True, metavar="N", help="number of pictures")
+        parser.add_argument("-n", type=whole_number(0), required=True, metavar="N", help="number of pictures")
         parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder of the files")
-        parser.add_argument("--seed", type=int, default=0, metavar="SEED", help="seed of the pictures (default: 0)")
-        parser.add_argument("--size", type=int, metavar="PX", help="height and width of the pictures (default: the world's)")
+        parser.add_argument("--seed", type=whole_number(0), default=0, metavar="SEED", help="seed of the pictures (default: 0)")
+        parser.add_argument("--size", type=whole_number(1), metavar="PX", help="height and width of the pictures (default: the world's)")
         parser.add_argument(
             "--option",
             type=_option,
             action="append",
             default=[],
             metavar="NAME=VALUE",
-            help="an option of the world, such as count=[2,4]; may be repeated",
+            help="an option of the world, such as count=[2,4], also written --count [2,4]; may be repeated",
         )
         parser.add_argument("--masks", action="store_true", help="also render a mask of the objects")
         parser.add_argument("--quiet", action="store_true", help="show no progress and no report")
@@ -113,6 +113,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _option(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
-    if not (equals and name.strip().isidentifier()):
+    name = name.strip().replace("-", "_")
+    if not (equals and name.isidentifier()):
         raise argparse.ArgumentTypeError(f"an option must be written NAME=VALUE, got {text!r}")
-    return name.strip(), value.strip()
+    return name, value.strip()

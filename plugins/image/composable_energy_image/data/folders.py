@@ -138,7 +138,8 @@ def _read_partition(path: Path, rows: dict[str, bytes]) -> dict[str, list[str]]:
 def _only_table(folder: Path) -> Path | None:
     tables = sorted(path for path in folder.glob("*.csv") if not path.name.startswith("."))
     if len(tables) > 1:
-        raise FileFormatError(f"{folder} holds {len(tables)} tables, {join_names([path.name for path in tables])}: choose one by labels=.")
+        listed = join_names([path.name for path in tables])
+        raise FileFormatError(f"{folder} holds {len(tables)} tables, {listed}: choose one by labels= (--labels of the command `train`).")
     return tables[0] if tables else None
 
 

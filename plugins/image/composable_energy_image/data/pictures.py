@@ -156,7 +156,13 @@ class Pictures:
         """
         if name not in self.labels:
             near = get_close_matches(name, self.labels, n=3)
-            known = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(self.labels) or 'none'}."
+            if not self.labels:
+                raise OptionError(
+                    f"There is no attribute {name!r}: {self.origin} has no labels. Add a CSV with the columns `file` and `{name}` to the "
+                    f"folder, or name one by `labels` (`data.labels` of a recipe, --labels of the command `train`)"
+                    f"{', or put the pictures of each class into a sub-folder' * (name == 'class')}."
+                )
+            known = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(self.labels)}."
             raise OptionError(f"There is no attribute {name!r}: {known}")
         some = self.labels[name]
         found = some.values[some.known].unique()

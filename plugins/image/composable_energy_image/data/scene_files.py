@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
@@ -13,6 +14,7 @@ import numpy as np
 
 from composable_energy.errors import FileFormatError, StorageError
 from composable_energy.files import replace_file
+from composable_energy.memory import written_bytes
 from composable_energy_image.data.world import Scenes, World, check_integer
 
 __all__ = ["PART", "open_scenes", "read_classes", "render_to"]
@@ -42,7 +44,8 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
     Raises:
         OptionError: A number is negative or not whole.
         FileFormatError: The folder holds other pictures, or damaged files.
-        StorageError: The disk is full or not writable.
+        StorageError: The disk is full or not writable, or has no space for the pictures.
+        ExtraNotInstalled: The world needs a package that is not installed. Nothing is written.
     """
     from tqdm import tqdm
 
@@ -55,6 +58,7 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
     done = _count_done(folder, metadata, first)
     if done == n and done is not None:
         return open_scenes(folder)
+    _check_needs(folder, world, first, n - (done or 0), masks)
     with _report_storage(folder), ExitStack() as stack:
         if done is None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +82,23 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
         _write_labels(folder, {name: np.concatenate([first[name][:0], *(part[name] for part in parts)]) for name in first})
         _write_metadata(folder, metadata | {"done": n, "classes": classes})
     return open_scenes(folder)
+
+
+def _check_needs(folder: Path, world: World, labels: Mapping[str, np.ndarray], n: int, masks: bool) -> None:
+    """Raises if the world cannot render here or the disk has no space, before anything is written.
+
+    Raises:
+        ExtraNotInstalled: The world needs a package that is not installed.
+        StorageError: The disk has no space for the pictures.
+    """
+    if not n:
+        return
+    world.render({name: array[:1] for name, array in labels.items()}, masks=masks)
+    needed = n * (world.channels + masks) * world.size**2
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise StorageError(f"{n:,} pictures need {written_bytes(needed)} in {folder}, and {written_bytes(free)} are free: ask for fewer.")
 
 
 def open_scenes(folder: str | Path) -> Scenes:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from composable_energy.cli import Command, json_text, saved_in
+from composable_energy.cli import Command, json_text, saved_in, whole_number
 from composable_energy.errors import FileFormatError, OptionError
 
 __all__ = ["Train"]
@@ -33,7 +33,7 @@ class Train(Command):
         parser.add_argument("--recipe", required=True, metavar="NAME", help="the name of a recipe, or a file that ends in .toml")
         parser.add_argument("--data", required=True, type=Path, metavar="FOLDER", help="the pictures, in any supported format")
         parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the folder for checkpoints and the energy")
-        parser.add_argument("--steps", type=int, metavar="N", help="the number of steps (default: that of the recipe)")
+        parser.add_argument("--steps", type=whole_number(1), metavar="N", help="the number of steps (default: that of the recipe)")
         parser.add_argument(
             "--set",
             type=_parse_setting,
@@ -45,7 +45,7 @@ class Train(Command):
         parser.add_argument(
             "--labels", metavar="CSV", help="a table of attributes, for a folder of pictures (default: the one in the folder)"
         )
-        parser.add_argument("--limit", type=int, metavar="N", help="the largest number of pictures (default: all)")
+        parser.add_argument("--limit", type=whole_number(1), metavar="N", help="the largest number of pictures (default: all)")
         parser.add_argument("--seed", type=int, metavar="SEED", help="the seed (default: that of the recipe)")
         parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
         parser.add_argument("--quiet", action="store_true", help="show no progress bar and no report")
@@ -62,6 +62,7 @@ class Train(Command):
         from composable_energy_training.ranks import join, leave
 
         recipe = open_recipe(arguments.recipe).with_changes(_read_changes(arguments))
+        _check_table(recipe.settings.get("data", {}).get("labels"), "--labels" if arguments.labels else "data.labels")
         _check_device(recipe.settings.get("training", {}).get("device"))
         if arguments.steps is not None:
             recipe = recipe.with_steps(arguments.steps)
@@ -116,6 +117,12 @@ def _read_changes(arguments: argparse.Namespace) -> dict[str, Any]:
     return changes
 
 
+def _check_table(table: Any, setting: str) -> None:
+    """Raises FileFormatError if a table of attributes is named that does not exist."""
+    if isinstance(table, str | Path) and not Path(table).expanduser().is_file():
+        raise FileFormatError(f"{setting}: there is no file {str(table)!r}; it names the CSV of attributes, one line for each picture.")
+
+
 def _check_device(device: Any) -> None:
     """Raises OptionError if this machine does not have a device."""
     import torch
@@ -144,6 +151,6 @@ def _sample_command(folder: Path) -> str:
 
 def _parse_setting(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
-    if not (equals and "." in key.strip()):
+    if not (equals and key.strip()):
         raise argparse.ArgumentTypeError(f"a setting must be written as TABLE.KEY=VALUE, got {text!r}")
     return key.strip(), value.strip()
