@@ -84,7 +84,7 @@ class Coupled(Walk):
         (Doubling(), "shape"),
         (Walk(factor=1.1), "moments"),
         (InPlace(), "state"),
-        (Counting(), "resume"),
+        (Counting(), "seed"),
         (Coupled(), "chunks"),
     ],
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from composable_energy.energy import Energy
 from composable_energy.noise import Noise
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
-from composable_energy.testing.checks import Check, SkipCheck, assert_close, run_checks
+from composable_energy.testing.checks import Check, SkipCheck, assert_close, named_checks, run_checks
 from composable_energy.testing.invariance import assert_invariant
 from composable_energy.testing.targets import Banana, Gaussian
 
@@ -55,17 +55,21 @@ def sampler_checks(
 
     | name | what is checked |
     |---|---|
-    | `seed` | the same seed gives the same draws, another seed others; the global random state does not change |
+    | `build` | it can be built, and `tune`, `init` and `step` return what the driver expects |
     | `shape` | draws have the requested shape, and the dtype of the start |
-    | `moments` | mean and variance of 4,000 draws from a unit Gaussian are within 5 standard errors |
-    | `exact` | 20,000 exact draws are exact draws after 20 steps, by their moments and Kolmogorov's distance |
+    | `seed` | the same seed gives the same draws, another seed others; the global random state does not change |
     | `noise` | each chain and each step has different noise |
+    | `exact` | 20,000 exact draws are exact draws after 20 steps, by their moments and Kolmogorov's distance |
+    | `moments` | mean and variance of 4,000 draws from a unit Gaussian are within 5 standard errors |
     | `chunks` | draws do not depend on `batch_size` |
     | `resume` | stopping and resuming does not change draws |
     | `state` | a step does not change its input state, and returns the energies and gradients of its points |
     | `gradients` | draws have no graph, weights get no gradient and stay learnable |
     | `input` | the start is not changed |
     | `modes` | modules stay in train mode, with the same running statistics |
+
+    If one of the first three fails, those that follow are skipped: their failures would be consequences. `exact` is also skipped after
+    `noise`, and `moments` after both.
 
     Args:
         sampler: The sampler with its options, or its class or name.
@@ -75,7 +79,8 @@ def sampler_checks(
         exact: Whether one step leaves any density invariant; None assumes it of a sampler with acceptance and without a fixed schedule.
     """
     subject = _Subject(sampler, steps, variance, bias, exact)
-    return [Check(name, _bound(function, subject)) for name, function in _CHECKS.items()]
+    functions = {name: _bound(function, subject) for name, function in _CHECKS.items()}
+    return named_checks(functions, ("build", "shape", "seed"), exact=("noise",), moments=("noise", "exact"))
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,19 @@ def _bound(function: Callable[[_Subject], None], subject: _Subject) -> Callable[
 
 def _target(dtype: torch.dtype = torch.float64) -> Gaussian:
     return Gaussian(torch.tensor([0.5, -1.0], dtype=dtype))
+
+
+def _build(subject: _Subject) -> None:
+    try:
+        instance = subject.instance
+    except Exception as error:
+        raise AssertionError(f"building it raised {type(error).__name__}: {error}") from error
+    assert isinstance(instance, Sampler), f"a {type(instance).__name__} is no Sampler"
+    assert isinstance(subject.tuned, Sampler), f"`tune` returns a {type(subject.tuned).__name__} in place of a sampler and points"
+    result = subject.step(_target(), torch.ones(3, 2, dtype=torch.float64), 1)
+    assert isinstance(result, tuple) and len(result) == 2, "`step` returns a state and an `Info`"
+    for value, kind in zip(result, (State, Info), strict=True):
+        assert isinstance(value, kind), f"`step` returns a {type(value).__name__} in place of `{kind.__name__}`"
 
 
 def _seed(subject: _Subject) -> None:
@@ -249,11 +267,12 @@ class _NetworkEnergy(Gaussian):
 
 
 _CHECKS: Mapping[str, Callable[[_Subject], None]] = {
-    "seed": _seed,
+    "build": _build,
     "shape": _shape,
-    "moments": _moments,
-    "exact": _exact,
+    "seed": _seed,
     "noise": _noise,
+    "exact": _exact,
+    "moments": _moments,
     "chunks": _chunks,
     "resume": _resume,
     "state": _state,
