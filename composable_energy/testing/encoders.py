@@ -42,7 +42,7 @@ def encoder_checks(encoder: EncoderLike, x: Tensor) -> list[Check]:
     | `randomness` | no random number is drawn, and a second call returns the same |
     | `rows` | the output of an input does not depend on the other inputs of the batch, nor on their order |
     | `copy` | a deep copy has the same outputs to the bit and separate weights |
-    | `state` | its `state_dict` restores the outputs after all its tensors have changed |
+    | `state` | its `state_dict` restores the outputs: in a copy whose tensors have changed, and in another one that was built alike |
     | `gradient` | gradients by the inputs agree with finite differences in float64, so that energies can be pulled back through it |
     | `weights` | every weight that requires a gradient gets one that is finite |
     | `dtypes` | converted to float32 and float64 it returns outputs of that dtype, which agree |
@@ -62,6 +62,8 @@ def _bound(function: Callable[[nn.Module, Tensor], None], encoder: EncoderLike, 
         assert len(x.unique(dim=0)) >= 3, "the checks need three inputs that differ"
         with torch.no_grad():
             function(copy.deepcopy(subject).eval() if function is not _copy else subject, x.detach().clone())
+            if function is _state and subject is not encoder:
+                _compare_with_another(subject, _built(encoder), x)
 
     return check
 
@@ -136,6 +138,12 @@ def _state(encoder: nn.Module, x: Tensor) -> None:
             value.add_(0.5)
     changed.load_state_dict(encoder.state_dict())
     _assert_equal(_outputs(changed, x), outputs, "its `state_dict` leaves out something that outputs depend on")
+
+
+def _compare_with_another(encoder: nn.Module, other: nn.Module, x: Tensor) -> None:
+    other.load_state_dict(encoder.state_dict())
+    outputs = _outputs(copy.deepcopy(encoder).eval(), x)
+    _assert_equal(_outputs(other.eval(), x), outputs, "another one with its `state_dict` has other outputs: make each tensor a parameter or buffer")
 
 
 def _gradient(encoder: nn.Module, x: Tensor) -> None:

@@ -141,7 +141,7 @@ def _file(subject: _Subject) -> None:
         read = type(recipe).read(folder / "recipe.toml") if not recipe.entry else open_recipe(folder / "recipe.toml")
     assert type(read) is type(recipe), f"its file reads back as a {type(read).__name__}"
     before, after = flatten(recipe.resolved_settings()), flatten(read.resolved_settings())
-    differing = [key for key in {**before, **after} if before.get(key, "none") not in (after.get(key, "none"), None)]
+    differing = [key for key in {**before, **after} if (before.get(key) or "none") != (after.get(key) or "none")]
     assert not differing, f"its file reads back with another {', '.join(differing)}"
 
 
