@@ -24,6 +24,14 @@ def energy(cls: type[ce.Energy], **options) -> Callable[[], None]:
     return check
 
 
+def instance(cls: type[ce.Energy]) -> Callable[[], None]:
+    def check() -> None:
+        with ce.register("energy", "planted", cls):
+            check_energy(lambda: cls(4.0), POINTS)
+
+    return check
+
+
 def sampler(cls) -> Callable[[], None]:
     return lambda: check_sampler(cls(), steps=60)
 
@@ -53,7 +61,7 @@ FAULTS = {
     "energy: a term is detached": (energy(faulty.DetachesATerm), energy(faulty.Bowl), "gradient", "slope.*finite differences"),
     "energy: points are changed": (energy(faulty.CentresInPlace), energy(faulty.Bowl), "input", "points have been changed in place"),
     "energy: the dtype is fixed": (energy(faulty.ComputesInDouble), energy(faulty.Bowl), "shape", r"float64.*float32"),
-    "energy: config misses an option": (energy(faulty.ForgetsAnOption, power=4.0), energy(faulty.Bowl, power=4.0), "save", "other energies"),
+    "energy: config misses an option": (instance(faulty.ForgetsAnOption), instance(faulty.Bowl), "save", "other energies"),
     "energy: an option is misspelt": (energy(faulty.Bowl, powr=4.0), energy(faulty.Bowl, power=4.0), "build", "'planted' takes .*power"),
     "sampler: noise of torch": (sampler(faulty.DrawsFromTorch), sampler(faulty.Walk), "seed", "random state|from `noise` only"),
     "sampler: noise of one chain": (sampler(faulty.SharesNoise), sampler(faulty.Walk), "noise", "all chains get the same noise"),

@@ -47,13 +47,13 @@ def encoder_checks(encoder: EncoderLike, x: Tensor) -> list[Check]:
     | `weights` | every weight that requires a gradient gets one that is finite |
     | `dtypes` | converted to float32 and float64 it returns outputs of that dtype, which agree |
 
-    If one of the first five fails, those that follow are skipped: their failures would be consequences.
+    If one of the first five fails, all others are skipped: their failures would be consequences. In the same way `weights` needs `gradient`.
 
     Args:
         encoder: The encoder, its name, or a function without arguments that builds it, called when a check runs.
         x: At least three distinct inputs, with shape $(B, *)$, where the outputs are finite and smooth.
     """
-    return named_checks({name: _bound(function, encoder, x) for name, function in _CHECKS.items()}, _FIRST)
+    return named_checks({name: _bound(function, encoder, x) for name, function in _CHECKS.items()}, _FIRST, weights=("gradient",))
 
 
 def _bound(function: Callable[[nn.Module, Tensor], None], encoder: EncoderLike, x: Tensor) -> Callable[[], None]:

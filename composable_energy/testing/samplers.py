@@ -59,17 +59,17 @@ def sampler_checks(
     | `shape` | draws have the requested shape, and the dtype of the start |
     | `seed` | the same seed gives the same draws, another seed others; the global random state does not change |
     | `noise` | each chain and each step has different noise |
-    | `exact` | 20,000 exact draws are exact draws after 20 steps, by their moments and Kolmogorov's distance |
-    | `moments` | mean and variance of 4,000 draws from a unit Gaussian are within 5 standard errors |
+    | `state` | a step does not change its input state, and returns the energies and gradients of its points |
     | `chunks` | draws do not depend on `batch_size` |
     | `resume` | stopping and resuming does not change draws |
-    | `state` | a step does not change its input state, and returns the energies and gradients of its points |
+    | `exact` | 20,000 exact draws are exact draws after 20 steps, by their moments and Kolmogorov's distance |
+    | `moments` | mean and variance of 4,000 draws from a unit Gaussian are within 5 standard errors |
     | `gradients` | draws have no graph, weights get no gradient and stay learnable |
     | `input` | the start is not changed |
     | `modes` | modules stay in train mode, with the same running statistics |
 
-    If one of the first three fails, those that follow are skipped: their failures would be consequences. `exact` is also skipped after
-    `noise`, and `moments` after both.
+    If one of the first three fails, all others are skipped: their failures would be consequences. In the same way `chunks` needs `noise`,
+    `resume` needs `state`, `exact` needs these, and `moments` needs `exact`.
 
     Args:
         sampler: The sampler with its options, or its class or name.
@@ -80,7 +80,7 @@ def sampler_checks(
     """
     subject = _Subject(sampler, steps, variance, bias, exact)
     functions = {name: _bound(function, subject) for name, function in _CHECKS.items()}
-    return named_checks(functions, ("build", "shape", "seed"), exact=("noise",), moments=("noise", "exact"))
+    return named_checks(functions, _FIRST, **_AFTER)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _seed(subject: _Subject) -> None:
         for seed, global_seed in ((1, 1), (1, 2), (2, 1)):
             before = torch.manual_seed(global_seed).get_state()
             draws.append(subject.draw(_target(), (6, 2), seed=seed, init=start))
-            assert torch.equal(torch.get_rng_state(), before), "the global random state has changed"
+            assert torch.equal(torch.get_rng_state(), before), "the global random state has changed: draw random numbers from `noise` only"
     first, again, other = draws
     assert torch.equal(first, again), "one seed gives two draws: draw random numbers from `noise` only"
     assert not torch.equal(first, other), "two seeds give the same draws from one start"
@@ -271,12 +271,14 @@ _CHECKS: Mapping[str, Callable[[_Subject], None]] = {
     "shape": _shape,
     "seed": _seed,
     "noise": _noise,
-    "exact": _exact,
-    "moments": _moments,
+    "state": _state,
     "chunks": _chunks,
     "resume": _resume,
-    "state": _state,
+    "exact": _exact,
+    "moments": _moments,
     "gradients": _gradients,
     "input": _input,
     "modes": _modes,
 }
+_FIRST = ("build", "shape", "seed")
+_AFTER = {"chunks": ("noise",), "resume": ("state",), "exact": ("noise", "state", "chunks"), "moments": ("noise", "state", "chunks", "exact")}

@@ -47,7 +47,7 @@ def world_checks(world: WorldLike, *, seed: int = 0) -> list[Check]:
     | `errors` | a missing label and an unknown one are refused with `OptionError` |
     | `options` | a world built with its `options` draws the same pictures, so that a rendered folder can be resumed |
 
-    If one of the first three fails, those that follow are skipped: their failures would be consequences. A world that needs a renderer
+    If one of the first four fails, those that follow are skipped: their failures would be consequences. A world that needs a renderer
     which is not installed is skipped after `labels`.
 
     Args:
@@ -55,7 +55,7 @@ def world_checks(world: WorldLike, *, seed: int = 0) -> list[Check]:
         seed: The seed of the six pictures that are drawn.
     """
     subject = _Subject(world, seed)
-    return named_checks({name: _bound(function, subject) for name, function in _CHECKS.items()}, ("build", "labels", "shape"))
+    return named_checks({name: _bound(function, subject) for name, function in _CHECKS.items()}, _FIRST)
 
 
 @dataclass(frozen=True)
@@ -193,3 +193,4 @@ _CHECKS: Mapping[str, Callable[[_Subject], None]] = {
     "errors": _errors,
     "options": _options,
 }
+_FIRST = ("build", "labels", "shape", "seed")
