@@ -78,7 +78,12 @@ FAULTS = {
     "kernel: reads what it wrote": (kernel(faulty.ReadsWhatItWrote), kernel(faulty.Step), "inplace", "in place differs"),
     "recipe: no source": (recipe(faulty.Fit, ("A bowl", "", *TEXTS[2:])), recipe(faulty.Fit), "texts", "source is empty"),
     "recipe: no seed": (recipe(faulty.Fit, settings=WITHOUT_SEED), recipe(faulty.Fit), "settings", "no setting training.seed"),
-    "recipe: another seed each time": (recipe(faulty.DrawsWithoutSeed), recipe(faulty.Fit), "repeat", "different weights: model.safetensors"),
+    "recipe: another seed each time": (
+        recipe(faulty.DrawsWithoutSeed),
+        recipe(faulty.Fit),
+        "repeat",
+        "different weights: model.safetensors",
+    ),
     "recipe: any setting is accepted": (recipe(faulty.TakesAnySetting), recipe(faulty.Fit), "changes", "a setting that does not exist"),
     "world: noise in pictures": (world(faulty.NoisySquares), world(faulty.Squares), "seed", "depends on the batch, or on earlier calls"),
     "world: pictures of floats": (world(faulty.FloatSquares), world(faulty.Squares), "shape", "float64, expected uint8"),

@@ -73,7 +73,9 @@ def test_an_error_with_options_names_the_plugin_and_the_options(site):
             "def lost(weights=''):\n    open(weights)\n"
         },
     )
-    with pytest.raises(OptionError, match=r"picky. .*acme-picky.* does not accept scale=-1.0: ValueError: scale must be positive") as caught:
+    with pytest.raises(
+        OptionError, match=r"picky. .*acme-picky.* does not accept scale=-1.0: ValueError: scale must be positive"
+    ) as caught:
         ce.get_energy("picky", scale=-1.0)
     assert isinstance(caught.value.__cause__, ValueError)
     with pytest.raises(OptionError, match=r"does not accept scale: ValueError"):

@@ -12,7 +12,14 @@ from composable_energy.algebra import weakens_evidence
 from composable_energy.checks import check_value
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy, Recommendation
-from composable_energy.errors import ComposableEnergyError, ContradictionError, ExpressionError, OptionError, PluginNotFound, UngroundedError
+from composable_energy.errors import (
+    ComposableEnergyError,
+    ContradictionError,
+    ExpressionError,
+    OptionError,
+    PluginNotFound,
+    UngroundedError,
+)
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.wrappers import has_rows
 from composable_energy.supports import empty

@@ -108,9 +108,7 @@ def run_checks(checks: Iterable[Check], expected_failures: Mapping[str, str] | N
         raise AssertionError(f"{len(failures)} of {len(checks)} checks fail:\n{lines}{rest}") from failures[0][1]
 
 
-def check_expected_failures(
-    checks: Iterable[Check], expected_failures: Mapping[str, str] | None
-) -> tuple[list[Check], Mapping[str, str]]:
+def check_expected_failures(checks: Iterable[Check], expected_failures: Mapping[str, str] | None) -> tuple[list[Check], Mapping[str, str]]:
     """Returns the checks and the expected failures. An expected failure skips no other check.
 
     Raises:

@@ -143,7 +143,9 @@ def _state(encoder: nn.Module, x: Tensor) -> None:
 def _compare_with_another(encoder: nn.Module, other: nn.Module, x: Tensor) -> None:
     other.load_state_dict(encoder.state_dict())
     outputs = _outputs(copy.deepcopy(encoder).eval(), x)
-    _assert_equal(_outputs(other.eval(), x), outputs, "another one with its `state_dict` has other outputs: make each tensor a parameter or buffer")
+    _assert_equal(
+        _outputs(other.eval(), x), outputs, "another one with its `state_dict` has other outputs: make each tensor a parameter or buffer"
+    )
 
 
 def _gradient(encoder: nn.Module, x: Tensor) -> None:

@@ -281,4 +281,9 @@ _CHECKS: Mapping[str, Callable[[_Subject], None]] = {
     "modes": _modes,
 }
 _FIRST = ("build", "shape", "seed")
-_AFTER = {"chunks": ("noise",), "resume": ("state",), "exact": ("noise", "state", "chunks"), "moments": ("noise", "state", "chunks", "exact")}
+_AFTER = {
+    "chunks": ("noise",),
+    "resume": ("state",),
+    "exact": ("noise", "state", "chunks"),
+    "moments": ("noise", "state", "chunks", "exact"),
+}

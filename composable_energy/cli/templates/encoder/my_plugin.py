@@ -25,9 +25,7 @@ class MyPlugin(nn.Module):
         super().__init__()
         if min(inputs, outputs, width) < 1:
             raise OptionError(f"inputs, outputs and width must be positive, got {inputs}, {outputs} and {width}.")
-        self.layers = nn.Sequential(
-            nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, outputs)
-        )
+        self.layers = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the logits, with shape $(B, outputs)$, of points with shape $(B, *)$."""
