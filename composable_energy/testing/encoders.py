@@ -42,12 +42,13 @@ def encoder_checks(encoder: EncoderLike, x: Tensor) -> list[Check]:
     | `randomness` | no random number is drawn, and a second call returns the same |
     | `rows` | the output of an input does not depend on the other inputs of the batch, nor on their order |
     | `copy` | a deep copy has the same outputs to the bit and separate weights |
-    | `state` | its `state_dict` restores the outputs: in a copy whose tensors have changed, and in another one that was built alike |
+    | `state` | its `state_dict` restores the outputs of a copy whose tensors have changed, and of another one that was built alike |
     | `gradient` | gradients by the inputs agree with finite differences in float64, so that energies can be pulled back through it |
     | `weights` | every weight that requires a gradient gets one that is finite |
     | `dtypes` | converted to float32 and float64 it returns outputs of that dtype, which agree |
 
-    If one of the first five fails, all others are skipped: their failures would be consequences. In the same way `weights` needs `gradient`.
+    If one of the first five fails, all others are skipped: their failures would be consequences.
+    In the same way `weights` needs `gradient`.
 
     Args:
         encoder: The encoder, its name, or a function without arguments that builds it, called when a check runs.

@@ -52,7 +52,7 @@ def recipe_checks(recipe: RecipeLike, data: str | Path | None = None, *, changes
     | `build` | it can be built, and is a `Recipe` |
     | `texts` | `about`, `source`, `needs` and `cost` are there, for `composable-energy recipes` |
     | `settings` | settings are tables of plain data, with those that the command line sets: `data.labels`, `training.seed`, ... |
-    | `changes` | each setting accepts its own value; a new seed is set, and the recipe itself stays as it is; a misspelt setting is refused |
+    | `changes` | each setting accepts its own value; a new seed is set, the recipe itself stays as it is; a misspelt setting is refused |
     | `file` | the TOML document has all settings, and reads back as the same recipe |
     | `folder` | `save` twice is allowed; a folder with other settings is refused, but for the number of steps |
     | `run` | `run` saves the recipe, returns an existing folder, and returns the same one when it is called again |
