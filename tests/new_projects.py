@@ -70,4 +70,4 @@ if __name__ == "__main__":
         install_projects(interpreter, written, "--constraint", ROOT / "constraints.txt")
         for kind, project in written.items():
             print(f"new-plugin --kind {kind}: {run_tests(interpreter, project)}")
-        run(interpreter, "-m", "pip", "uninstall", "--quiet", "--yes", *(f"soft-{kind}" for kind in KINDS), cwd=Path(name))
+        run(interpreter, "-m", "pip", "uninstall", "--quiet", "--yes", "pytest", *(f"soft-{kind}" for kind in KINDS), cwd=Path(name))

@@ -212,7 +212,7 @@ def _save(energy: Energy, x: Tensor) -> None:
         except ExpressionError as error:
             raise SkipCheck(str(error)) from error
         assert torch.equal(_values(load(Path(folder) / "energy").eval(), x), _values(energy, x)), (
-            "a saved and loaded copy has other energies: `config` returns all arguments of the constructor, tensors are parameters or buffers"
+            "a saved and loaded copy has other energies: `config` must return all arguments, and tensors be parameters or buffers"
         )
 
 
