@@ -67,7 +67,7 @@ FAULTS = {
     "sampler: noise of one chain": (sampler(faulty.SharesNoise), sampler(faulty.Walk), "noise", "all chains get the same noise"),
     "sampler: a wrong acceptance": (sampler(faulty.AcceptsBarker), sampler(faulty.Walk), "exact", "exact draws do not stay exact"),
     "sampler: the state is changed": (sampler(faulty.OverwritesItsState), sampler(faulty.Walk), "state", "changes x of its state in place"),
-    "sampler: energy of a rejected point": (sampler(faulty.KeepsTheWrongEnergy), sampler(faulty.Walk), "state", "energies of the state"),
+    "sampler: energy of a rejected point": (sampler(faulty.KeepsTheWrongEnergy), sampler(faulty.Walk), "values", "energies of the state"),
     "encoder: the batch is centred": (encoder(faulty.CentresTheBatch), encoder(faulty.Encoder), "rows", "alone and in a batch"),
     "encoder: dropout is never off": (encoder(faulty.AlwaysDropsOut), encoder(faulty.Encoder), "randomness", "random numbers from torch"),
     "encoder: no gradient": (encoder(faulty.WithoutGradient), encoder(faulty.Encoder), "gradient", "detached from the inputs"),

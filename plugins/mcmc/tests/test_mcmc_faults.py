@@ -49,9 +49,9 @@ FAULTS = {
     "reused noise of Langevin": (SameNoiseOfLangevin(0.5), Langevin(0.5), ("noise",)),
     "the momentum decides as well": (MomentumIsTheCoin(0.3, 8), HMC(0.3, 8), ("exact",)),
     "one uniform number for all": (OneCoin(0.3, 8), HMC(0.3, 8), ("chunks",)),
-    "forgotten rejection of the energy": (KeepsTheEnergyOfTheRejected(0.3, 8), HMC(0.3, 8), ("state",)),
-    "forgotten rejection of the point": (KeepsTheRejectedPoint(0.3, 8), HMC(0.3, 8), ("state",)),
-    "momentum kept": (KeepsTheMomentum(0.3, 8), HMC(0.3, 8), ("moments",)),
+    "forgotten rejection of the energy": (KeepsTheEnergyOfTheRejected(0.3, 8), HMC(0.3, 8), ("values",)),
+    "forgotten rejection of the point": (KeepsTheRejectedPoint(0.3, 8), HMC(0.3, 8), ("values",)),
+    "momentum kept": (KeepsTheMomentum(0.3, 8), HMC(0.3, 8), ("exact",)),
     "momentum of a rejection not turned": (NeverTurnsTheMomentum(0.3, 1), RenewsTheMomentum(0.3, 1), ("exact",)),
     "a full last kick": (LongLastKick(0.3, 8), HMC(0.3, 8), ("exact",)),
     "potential energies only": (PotentialOnly(0.3, 8), HMC(0.3, 8), ("exact",)),
@@ -71,7 +71,7 @@ def failing(sampler: Sampler) -> set[str]:
     law = LANGEVIN if isinstance(sampler, Langevin) else {}
     found = set()
     for check in sampler_checks(sampler, steps=60, exact=exact, **law):
-        if check.name in ("moments", "exact", "noise", "chunks", "state"):
+        if check.name in ("moments", "exact", "noise", "chunks", "values"):
             try:
                 check()
             except SkipCheck:
