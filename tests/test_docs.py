@@ -17,6 +17,7 @@ from composable_energy.cli import main
 from composable_energy.cli.doctor import Doctor
 from composable_energy.cli.energies import Energies
 from composable_energy.cli.explain import Explain
+from composable_energy.cli.new_plugin import NewPlugin
 from composable_energy.cli.plugins import Plugins
 from composable_energy.cli.sample import Sample
 from composable_energy.registry import get
@@ -32,7 +33,9 @@ PUBLIC_MODULES = [
     "composable_energy_comet.metrics",
     "composable_energy_image.data",
     "composable_energy_image.metrics",
+    "composable_energy_image.testing",
     "composable_energy_training",
+    "composable_energy_training.testing",
 ]
 
 
@@ -83,7 +86,8 @@ COMMANDS = sorted({line for page in PAGES for line in re.findall(r"^ {4}(?:\$ )?
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_command_line_takes_what_pages_show(line, monkeypatch):
-    for command in (Sample, Explain, Energies, Plugins, Doctor, *(get("command", name) for name in ("recipes", "render", "train"))):
+    others = (get("command", name) for name in ("recipes", "render", "train"))
+    for command in (Sample, Explain, Energies, NewPlugin, Plugins, Doctor, *others):
         monkeypatch.setattr(command, "run", lambda command, arguments: 0)
     words = shlex.split(line, comments=True)
     if words == ["--version"]:
