@@ -6,8 +6,15 @@ The page comes from a small server of the standard library and loads nothing fro
 one order after another.
 """
 
-from composable_energy_ui.orders import LIMITS, Limits
-from composable_energy_ui.plane import Plane
-from composable_energy_ui.server import Playground
+from typing import TYPE_CHECKING
 
-__all__ = ["LIMITS", "Limits", "Plane", "Playground"]
+from composable_energy.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from composable_energy_ui.orders import Limits
+    from composable_energy_ui.plane import Plane
+    from composable_energy_ui.server import Playground
+
+__all__ = ["Limits", "Plane", "Playground"]
+
+__getattr__, __dir__ = lazy_exports(__name__, {"orders": ["Limits"], "plane": ["Plane"], "server": ["Playground"]})

@@ -80,7 +80,8 @@ def _energy(order: Order) -> Energy:
 
 def _total(order: Order, energy: Energy) -> int | None:
     """Returns the number of steps, if it is known before the sampler is built."""
-    return order.steps or (energy.recommended.options.get("levels") if energy.recommended else None)
+    own = order.sampler is None and energy.recommended is not None
+    return order.steps or (energy.recommended.options.get("levels") if own else None)
 
 
 def _events(energy: Energy) -> set[str]:

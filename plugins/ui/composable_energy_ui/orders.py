@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy.cli.names import Names
 from composable_energy.errors import OptionError
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy.parsing import Chain, ParseError, Scaled, SourceSpan, Tree, leaves, parse_tree
+from composable_energy.registry import names
 
 if TYPE_CHECKING:
     from composable_energy import Energy
 
-__all__ = ["LIMITS", "Edit", "Limits", "Order", "read_order", "steps_option"]
+__all__ = ["LIMITS", "Edit", "Limits", "Order", "find_names", "read_order"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Order:
         weights: The weights of the terms of its top-level `&`, in order; missing ones are 1.
         temperature: What the whole energy is divided by.
         sharpen: The weight of the evidence.
+        sampler: The name of the sampler; None for the one that `sample` takes.
         steps: The number of steps; None for that of the sampler.
         n: The number of images or points.
         seed: The seed.
@@ -76,6 +78,7 @@ class Order:
     weights: tuple[float, ...] = ()
     temperature: float = 1.0
     sharpen: float = 1.0
+    sampler: str | None = None
     steps: int | None = None
     n: int = 16
     seed: int = 0
@@ -100,8 +103,11 @@ class Order:
         return str(tree) if self.temperature == 1 else f"({tree}) / {self.temperature:g}"
 
     def options(self, energy: Energy) -> dict[str, Any]:
-        """Returns the options of `energy.sample`; a sampler along noise levels takes `levels` instead of `steps`."""
-        options: dict[str, Any] = {} if self.steps is None else {steps_option(energy): self.steps}
+        """Returns the options of `energy.sample`; the recommended sampler along noise levels takes `levels` instead of `steps`."""
+        options: dict[str, Any] = {} if self.sampler is None else {"sampler": self.sampler}
+        if self.steps is not None:
+            recommended = energy.recommended if self.sampler is None else None
+            options["levels" if recommended is not None and "levels" in recommended.options else "steps"] = self.steps
         if self.edit is not None and "sigma" in energy.conditions:
             options["sigma_max"] = self.edit.strength
         return options
@@ -128,20 +134,25 @@ def read_order(fields: Mapping[str, Any], family: str | None, local: bool, limit
     except TypeError as error:
         raise OptionError(f"The request is not one of this page: {error}.") from error
     _check(order, limits)
-    if not local and order.family != family and not re.fullmatch(r"[\w-]+", order.family or ""):
-        raise OptionError("Folders may only be named on the computer that runs the playground.")
-    names = Names(order.family)
+    known = find_names(order.family, family, local)
     for leaf in leaves(parse_tree(order.expression)):
-        source = names.locate(leaf)
-        if not local and not (isinstance(source, str) or leaf.name in names.members):
+        source = known.locate(leaf)
+        if not local and not (isinstance(source, str) or leaf.name in known.members):
             raise ParseError("Folders and locations may only be named on the computer that runs the playground.", leaf.place)
     return order
 
 
-def steps_option(energy: Energy) -> str:
-    """Returns the option that sets the number of steps: a sampler along noise levels has one step for each of its `levels`."""
-    recommended = energy.recommended
-    return "levels" if recommended is not None and "levels" in recommended.options else "steps"
+def find_names(asked: str | None, own: str | None, local: bool) -> Names:
+    """Returns the names of a family; users of other computers may not look into folders.
+
+    Raises:
+        PluginNotFound: There is no such family.
+        FileFormatError: The folder has no saved energies.
+        OptionError: It is a folder, and the user is at another computer.
+    """
+    if not local and asked not in (own, None) and not re.fullmatch(r"[\w-]+", asked):
+        raise OptionError("Folders may only be named on the computer that runs the playground.")
+    return Names(asked or own)
 
 
 def _check(order: Order, limits: Limits) -> None:
@@ -150,6 +161,8 @@ def _check(order: Order, limits: Limits) -> None:
     if len(order.expression) > limits.length:
         end = len(order.expression)
         raise ParseError(f"The playground takes at most {limits.length} characters.", SourceSpan(order.expression, limits.length, end))
+    if order.sampler is not None:
+        check_choice("sampler", order.sampler, names("sampler"))
     check_integer("n", order.n, 1)
     check_integer("seed", order.seed, 0)
     if order.n > limits.images:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from composable_energy import Energy, Explanation
     from composable_energy.sampling import Trace
 
-__all__ = ["density_image", "grid_image", "kind_of", "numbers", "summary_of", "terms_of", "traces_of"]
+__all__ = ["EXTENT", "density_image", "grid_image", "kind_of", "numbers", "summary_of", "terms_of", "traces_of"]
 
 EXTENT = 3.6
 _PIXELS = 240
@@ -102,7 +102,8 @@ def summary_of(trace: Trace) -> dict[str, Any]:
         {"name": row.name, **{name: None if math.isnan(value := getattr(row, name)) else float(f"{value:.4g}") for name in columns}}
         for row in summary.rows
     ]
-    return {"title": summary.title, "facts": dict(summary.facts), "rows": rows, "warnings": [str(one) for one in summary.warnings]}
+    note = "" if trace.sampler.stationary else "R-hat does not apply: the density of these chains changes from step to step"
+    return {"note": note, "title": summary.title, "facts": dict(summary.facts), "rows": rows, "warnings": [str(one) for one in summary.warnings]}
 
 
 def _address(png: bytes) -> str:

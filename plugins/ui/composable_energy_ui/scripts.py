@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from composable_energy.cli.names import DEFAULT_FAMILY, Names
 from composable_energy.parsing import Chain, Complement, Name, Scaled, Tree, leaves, parse_tree
-from composable_energy_ui.orders import Order, steps_option
+from composable_energy_ui.orders import Order
 
 if TYPE_CHECKING:
     from composable_energy import Energy
@@ -34,8 +34,8 @@ def command_line(order: Order, energy: Energy, pictures: bool) -> str:
     words = ["composable-energy", "sample", order.text, "-n", str(order.n), "--seed", str(order.seed)]
     if order.family not in (None, DEFAULT_FAMILY):
         words += ["--in", order.family]
-    if order.steps is not None:
-        words += ["--option", f"levels={order.steps}"] if steps_option(energy) == "levels" else ["--steps", str(order.steps)]
+    for name, value in order.options(energy).items():
+        words += [f"--{name}", str(value)] if name in ("sampler", "steps") else ["--option", f"{name}={value}"]
     if order.sharpen != 1:
         words += ["--sharpen", f"{order.sharpen:g}"]
     return shlex.join([*words, "-o", "samples.png" if pictures else "samples.npy"])
@@ -68,7 +68,7 @@ def _sample_lines(order: Order, energy: Energy, names: Mapping[str, str], result
             options.append(f"init=start + {strength} * noise")
         else:
             options.append("init=start")
-    options += [f"{name}={value:g}" for name, value in order.options(energy).items()]
+    options += [f"{name}={value!r}" for name, value in order.options(energy).items()]
     options += ["latents=True"] if result == "points" else []
     expression = str(_renamed(order, parse_tree(order.text), names))
     expression = expression if order.sharpen == 1 else f"({expression}).sharpened({order.sharpen:g})"

@@ -19,8 +19,8 @@ import numpy as np
 from composable_energy.cli.energies import list_energies
 from composable_energy.cli.names import DEFAULT_FAMILY, Names
 from composable_energy.errors import ComposableEnergyError, OptionError
-from composable_energy.registry import plugins
-from composable_energy_ui.orders import LIMITS, Limits, read_order
+from composable_energy.registry import names, plugins
+from composable_energy_ui.orders import LIMITS, Limits, find_names, read_order
 from composable_energy_ui.worker import Event, Worker, error_event
 
 __all__ = ["Playground", "is_local"]
@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
             name, kind = _PAGE[parts.path]
             self._answer(files(__package__).joinpath("page", name).read_bytes(), kind)
         elif parts.path == "/api/names":
-            self._json(lambda: _names(query.get("family") or self.playground.family) | {"limits": asdict(self.playground.limits)})
+            self._json(lambda: self._names(query.get("family")))
         elif parts.path == "/api/points":
             self._points(query.get("job", ""))
         else:
@@ -149,6 +149,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Stays silent about requests that are answered."""
         if args and str(args[-2:][0]).startswith("5"):
             sys.stderr.write(f"composable-energy ui: {format % args}\n")
+
+    def _names(self, asked: str | None) -> Event:
+        """Returns the names for completion: members of a family first, then all other energies."""
+        family, limits = asked or self.playground.family or DEFAULT_FAMILY, asdict(self.playground.limits)
+        known = find_names(asked, self.playground.family, self.playground.local)
+        entries = [entry for entry in list_energies(plugins()) if entry.name != family]
+        others = [name for entry in entries for name in (entry.name, *(f"{entry.name}/{member}" for member in entry.members))]
+        samplers = sorted(names("sampler"))
+        return {"kind": "ok", "family": family, "members": known.members, "others": others, "samplers": samplers, "limits": limits}
 
     def _check(self, fields: Event) -> None:
         def check() -> Event:
@@ -222,10 +231,3 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(403, "This request is from another site.")
             return False
         return True
-
-
-def _names(family: str | None) -> Event:
-    """Returns the names for completion: members of a family first, then all other energies."""
-    names = Names(family)
-    others = [name for entry in list_energies(plugins()) for name in (entry.name, *(f"{entry.name}/{m}" for m in entry.members))]
-    return {"kind": "ok", "family": family or DEFAULT_FAMILY, "members": list(names.members), "others": others}

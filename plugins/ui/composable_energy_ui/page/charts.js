@@ -60,7 +60,7 @@ export class Plane {
     pen.strokeStyle = "#d8431555";
     for (let k = 0; k < points.length; k++) {
       pen.beginPath();
-      for (let f = Math.max(0, this.frame - 8); f <= this.frame; f++) pen.lineTo(...this.place(this.frames[f][k]));
+      for (let f = Math.max(0, this.frame - 2); f <= this.frame; f++) pen.lineTo(...this.place(this.frames[f][k]));
       pen.stroke();
     }
     points.forEach((point, k) => {

@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const plane = new Plane($("plane"));
 const TABS = {
   pictures: { family: null, examples: ["male & ~smiling", "hair=red & old & ~glasses", "male & smiling | ~male & glasses", "glasses ^ hat"] },
-  plane: { family: "plane", examples: ["ring & ~right", "bar | ring", "right ^ near", "moons & ~near", "stripes & near"] },
+  plane: { family: "plane", start: { n: 48 }, examples: ["ring & ~right", "bar | ring", "right ^ near", "moons & ~near", "stripes & near"] },
 };
 const SETTINGS = [
   ["n", "Images or chains", 16, 1, 64, 1],
@@ -67,7 +67,7 @@ function changed() {
 
 function complete() {
   const box = $("expression"), word = box.value.slice(0, box.selectionStart).match(/[\w=/:-]*$/)[0], list = $("completions");
-  const found = word ? state.names.filter((name) => name.includes(word) && name !== word) : [];
+  const found = word && !state.names.includes(word) ? state.names.filter((name) => name.includes(word)) : [];
   found.sort((a, b) => b.startsWith(word) - a.startsWith(word));
   list.replaceChildren(...found.slice(0, 8).map((name, i) => {
     const row = Object.assign(document.createElement("li"), { textContent: name });
@@ -105,6 +105,7 @@ function readOrder() {
   const order = { expression: $("expression").value, family: TABS[state.tab].family, weights: state.terms.map((term) => state.weights[term] ?? 1) };
   for (const [name] of SETTINGS) order[name] = Number($(name).value);
   order.steps ||= null;
+  order.sampler = $("sampler").value || null;
   if (state.edit) order.edit = { ...state.edit, strength: Number($("strength").value) };
   return order;
 }
@@ -164,11 +165,12 @@ const EVENTS = {
     state.result = event;
     points(event);
     if (event.paths) play(event.paths);
-    $("status").textContent = `${event.trace.steps.at(-1) ?? 0} steps in ${event.seconds} s with ${event.sampler.split("(")[0]}, seed ${event.seed}`;
+    $("status").textContent = `${event.trace.steps.at(-1) ?? 0} steps in ${event.seconds} s with ${event.sampler.split("(")[0]}, seed ${event.seed}` +
+      (event.view === "numbers" ? ". These points are no images: save them, or read the numbers below." : "");
     showResult(event);
   },
   cancelled() { $("status").textContent = "Cancelled."; },
-  error(event) { $("status").textContent = "This did not work."; showError(event); },
+  error(event) { view(null); $("status").textContent = "This did not work."; showError(event); },
 };
 const show = (event) => EVENTS[event.kind]?.(event);
 
@@ -186,7 +188,7 @@ function points(event) {
   } else if (event.points[0]?.length === 2) {
     view("plane");
     plane.show([event.points]);
-  } else $("status").textContent += ". These points are no pictures: save them, or read the table.";
+  }
 }
 
 // Results ----------------------------------------------------------------------------------------------------------------------------
@@ -198,6 +200,7 @@ const plain = (text) => text.replace(/\.at\([^()]*\)/g, "");
 function showResult(event) {
   for (const id of ["tools", "cards"]) $(id).hidden = false;
   $("save").hidden = event.view !== "pictures";
+  $("edit-start").hidden = event.view !== "pictures";
   $("save").href = event.image ?? "";
   $("save-points").href = `/api/points?job=${state.job}`;
   event.job = state.job;
@@ -217,7 +220,7 @@ function showResult(event) {
   $("statistics").innerHTML = `<tr><th></th><th>mean</th><th>sd</th><th>ESS</th><th>R-hat</th></tr>` +
     event.summary.rows.map((row) => `<tr>${cell("td", row.name)}${columns.map((name) => cell("td", row[name] ?? "–")).join("")}</tr>`).join("");
   $("facts").textContent = [event.summary.title, ...Object.entries(event.summary.facts).map(([name, value]) => `${name}: ${value}`),
-    ...event.summary.warnings].join(" · ");
+    event.summary.note, ...event.summary.warnings].filter(Boolean).join(" · ");
 }
 
 function showTerms() {
@@ -237,7 +240,7 @@ function showTerms() {
 
 function choose(k) {
   state.chosen = k;
-  $("edit-start").disabled = k === null || state.result?.view !== "pictures";
+  $("edit-start").disabled = k === null;
   if (state.result) showTerms();
 }
 
@@ -322,6 +325,8 @@ async function open(tab) {
   const { family, examples } = TABS[tab];
   const answer = await (await fetch(`/api/names${family ? `?family=${family}` : ""}`)).json();
   state.names = [...(answer.members ?? []), ...(answer.others ?? [])];
+  $("sampler").replaceChildren(new Option("recommended", ""), ...(answer.samplers ?? []).map((name) => new Option(name)));
+  for (const [name, , usual] of SETTINGS) Object.assign($(name), { value: TABS[tab].start?.[name] ?? usual }).oninput();
   const usual = answer.family === "faces" || family;
   const shown = usual ? examples : (answer.members ?? []).slice(0, 4);
   $("examples").replaceChildren(...shown.map((text) => Object.assign(document.createElement("button"), {
@@ -331,8 +336,8 @@ async function open(tab) {
   await check();
 }
 
-$("settings").append(...SETTINGS.map((setting) => slider(...setting)));
-$("edit-settings").append(slider("strength", "Noise", 1, 0.1, 4, 0.1));
+$("settings").prepend(...SETTINGS.map((setting) => slider(...setting)));
+$("edit-settings").append(slider("strength", "Noise", 0.7, 0.1, 4, 0.1));
 for (const tab of Object.keys(TABS)) $(`tab-${tab}`).onclick = () => { if (state.job === null && tab !== state.tab) open(tab); };
 $("expression").value = "";
 await open("pictures");
