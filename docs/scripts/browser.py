@@ -1,6 +1,7 @@
-"""Drives a headless Chromium through its DevTools protocol, for tests and screenshots of pages.
+"""Drives a headless Chromium by its DevTools protocol, for tests and screenshots.
 
-It records every request and every error, so that a test can show that a page loads nothing from other hosts.
+It records every request and every error, so that a test can show that a page loads
+nothing from other hosts.
 
     with Browser() as browser:
         browser.open("http://127.0.0.1:8000")
@@ -18,6 +19,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -69,41 +71,39 @@ class Browser:
         chromium = find_chromium()
         if chromium is None:
             raise FileNotFoundError(f"There is none of {', '.join(_NAMES)} here.")
-        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        flags = [*_FLAGS, f"--user-data-dir={self._folder.name}", "about:blank"]
-        quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(
-            [chromium, *flags], stdout=quiet, stderr=quiet, stdin=quiet
-        )
-        try:
-            self._socket = connect(
-                self._page_address(), max_size=None, proxy=None, compression=None
+        with ExitStack() as stack:
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+            )
+            flags = [*_FLAGS, f"--user-data-dir={folder}", "about:blank"]
+            quiet = subprocess.DEVNULL
+            process = subprocess.Popen(
+                [chromium, *flags], stdout=quiet, stderr=quiet, stdin=quiet
+            )
+            stack.callback(_stop, process)
+            address = _page_address(Path(folder), process)
+            self._socket = stack.enter_context(
+                connect(address, max_size=None, proxy=None, compression=None)
             )
             for domain in ("Page", "Runtime", "Network", "Log"):
                 self.send(f"{domain}.enable")
             width, height = self.size
             screen = {"width": width, "height": height, "deviceScaleFactor": 1}
             self.send("Emulation.setDeviceMetricsOverride", mobile=False, **screen)
-            scheme = {
-                "name": "prefers-color-scheme",
-                "value": "dark" if self.dark else "light",
-            }
-            self.send("Emulation.setEmulatedMedia", features=[scheme])
-        except BaseException:
-            self._stop()
-            raise
+            scheme = "dark" if self.dark else "light"
+            feature = {"name": "prefers-color-scheme", "value": scheme}
+            self.send("Emulation.setEmulatedMedia", features=[feature])
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
-        self._stop()
+        self._stack.close()
 
     def open(self, address: str) -> None:
         """Opens a page and waits until it has loaded."""
         self.send("Page.navigate", url=address)
-        self.wait(
-            f"location.href.startsWith({json.dumps(address)}) && document.readyState == 'complete'"
-        )
+        here = f"location.href.startsWith({json.dumps(address)})"
+        self.wait(f"{here} && document.readyState == 'complete'")
 
     def evaluate(self, script: str) -> Any:
         """Returns the value of a JavaScript expression; a promise is awaited."""
@@ -127,9 +127,8 @@ class Browser:
 
     def type(self, selector: str, text: str) -> None:
         """Clicks into an element, replaces its text by typing."""
-        self.evaluate(
-            f"(e => {{ e.focus(); e.select(); }})(document.querySelector({json.dumps(selector)}))"
-        )
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.evaluate(f"(e => {{ e.focus(); e.select(); }})({found})")
         for character in text:
             self.send("Input.insertText", text=character)
 
@@ -146,9 +145,10 @@ class Browser:
 
     def click(self, selector: str, across: float = 0.5, down: float = 0.5) -> None:
         """Clicks at a place of an element, given as shares of its width and height."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.evaluate(f"{found}.scrollIntoView({{block: 'nearest'}})")
         box = self.evaluate(
-            f"(e => {{ e.scrollIntoView({{block: 'nearest'}}); const r = e.getBoundingClientRect(); "
-            f"return [r.x, r.y, r.width, r.height]; }})(document.querySelector({json.dumps(selector)}))"
+            f"(r => [r.x, r.y, r.width, r.height])({found}.getBoundingClientRect())"
         )
         place = {"x": box[0] + across * box[2], "y": box[1] + down * box[3]}
         for kind in ("mousePressed", "mouseReleased"):
@@ -167,7 +167,7 @@ class Browser:
         )
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Sends a command of the protocol and returns its result; events that arrive before are recorded."""
+        """Sends a command, records the events before its result, and returns it."""
         number = next(self._ids)
         self._socket.send(
             json.dumps({"id": number, "method": method, "params": parameters})
@@ -185,7 +185,7 @@ class Browser:
             self.requests.append(about["request"]["url"])
         elif event == "Network.loadingFailed" and not about.get("canceled"):
             self.errors.append(
-                f"request failed: {about.get('errorText')} {about.get('blockedReason', '')}"
+                f"request failed: {about.get('errorText')} {about.get('blockedReason')}"
             )
         elif event == "Runtime.exceptionThrown":
             details = about["exceptionDetails"]
@@ -197,24 +197,27 @@ class Browser:
                 f"{about['entry']['text']} {about['entry'].get('url', '')}"
             )
 
-    def _page_address(self) -> str:
-        """Returns the address of the first page, which Chromium writes about a second after its start."""
-        port, end = Path(self._folder.name) / "DevToolsActivePort", time.monotonic() + 60
-        while not (port.exists() and port.read_text().strip()):
-            if time.monotonic() > end or self._process.poll() is not None:
-                raise TimeoutError("Chromium did not start.")
-            time.sleep(0.05)
-        number = port.read_text().splitlines()[0]
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        pages = json.load(direct.open(f"http://127.0.0.1:{number}/json/list"))
-        return next(
-            page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page"
-        )
 
-    def _stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._folder.cleanup()
+def _page_address(folder: Path, process: subprocess.Popen[bytes]) -> str:
+    """Returns the address of the first page, once Chromium has written its port."""
+    port, end = folder / "DevToolsActivePort", time.monotonic() + 60
+    while not (port.exists() and port.read_text().strip()):
+        if time.monotonic() > end or process.poll() is not None:
+            raise TimeoutError("Chromium did not start.")
+        time.sleep(0.05)
+    number = port.read_text().splitlines()[0]
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(f"http://127.0.0.1:{number}/json/list") as answer:
+        pages = json.load(answer)
+    return next(
+        page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page"
+    )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

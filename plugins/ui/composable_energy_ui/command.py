@@ -17,8 +17,8 @@ class Ui(Command):
 
     summary = "type expressions and watch samples appear, in a browser"
     description = (
-        "Starts a server on this computer and opens its page: an expression, sliders, samples while they form, and the numbers behind them. "
-        "The page loads nothing from other hosts. Ctrl-C ends it."
+        "Starts a server on this computer and opens its page: an expression, sliders, samples while they form, and their numbers. The page "
+        "loads nothing from other hosts. Ctrl-C ends it."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -46,7 +46,7 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
     order, began = orders[-1], time.perf_counter()
     energies = [_energy(one) for one in orders]
     energy = energies[-1]
-    view = _View(energy, value_range, report, _total(order, energy))
+    view = _View(energy, value_range, report, order.steps or order.levels(energy))
     if view.kind == "plane":
         report({"kind": "density", **density_image(twin(energy))})
     with warnings.catch_warnings(record=True) as caught:
@@ -76,12 +76,6 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
 def _energy(order: Order) -> Energy:
     energy = read_expression(argparse.Namespace(expression=order.text, family=order.family, given=[]))
     return energy if order.sharpen == 1 else energy.sharpened(order.sharpen)
-
-
-def _total(order: Order, energy: Energy) -> int | None:
-    """Returns the number of steps, if it is known before the sampler is built."""
-    own = order.sampler is None and energy.recommended is not None
-    return order.steps or (energy.recommended.options.get("levels") if own else None)
 
 
 def _events(energy: Energy) -> set[str]:

@@ -106,11 +106,15 @@ class Order:
         """Returns the options of `energy.sample`; the recommended sampler along noise levels takes `levels` instead of `steps`."""
         options: dict[str, Any] = {} if self.sampler is None else {"sampler": self.sampler}
         if self.steps is not None:
-            recommended = energy.recommended if self.sampler is None else None
-            options["levels" if recommended is not None and "levels" in recommended.options else "steps"] = self.steps
+            options["steps" if self.levels(energy) is None else "levels"] = self.steps
         if self.edit is not None and "sigma" in energy.conditions:
             options["sigma_max"] = self.edit.strength
         return options
+
+    def levels(self, energy: Energy) -> int | None:
+        """Returns the noise levels, one for each step, of the recommended sampler; None for a sampler without them."""
+        recommended = energy.recommended if self.sampler is None else None
+        return None if recommended is None else recommended.options.get("levels")
 
 
 def read_order(fields: Mapping[str, Any], family: str | None, local: bool, limits: Limits = LIMITS) -> Order:

@@ -91,7 +91,12 @@ def traces_of(trace: Trace) -> dict[str, Any]:
     chosen = torch.linspace(0, len(energies) - 1, min(len(energies), _SHOWN)).round().long().unique() if len(energies) else []
     shown = energies[chosen].float()
     quantiles = torch.nanquantile(shown, torch.tensor([0.1, 0.5, 0.9]), 1) if shown.numel() else shown.new_zeros(3, 0)
-    return {"steps": [int(step) + 1 for step in chosen], "low": numbers(quantiles[0]), "mid": numbers(quantiles[1]), "high": numbers(quantiles[2])}
+    return {
+        "steps": [int(step) + 1 for step in chosen],
+        "low": numbers(quantiles[0]),
+        "mid": numbers(quantiles[1]),
+        "high": numbers(quantiles[2]),
+    }
 
 
 def summary_of(trace: Trace) -> dict[str, Any]:
@@ -103,7 +108,13 @@ def summary_of(trace: Trace) -> dict[str, Any]:
         for row in summary.rows
     ]
     note = "" if trace.sampler.stationary else "R-hat does not apply: the density of these chains changes from step to step"
-    return {"note": note, "title": summary.title, "facts": dict(summary.facts), "rows": rows, "warnings": [str(one) for one in summary.warnings]}
+    return {
+        "note": note,
+        "title": summary.title,
+        "facts": dict(summary.facts),
+        "rows": rows,
+        "warnings": [str(one) for one in summary.warnings],
+    }
 
 
 def _address(png: bytes) -> str:

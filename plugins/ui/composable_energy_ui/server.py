@@ -6,7 +6,7 @@ import ipaddress
 import json
 import sys
 import threading
-from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if parts.path in _PAGE:
             name, kind = _PAGE[parts.path]
-            self._answer(files(__package__).joinpath("page", name).read_bytes(), kind)
+            self._answer((files("composable_energy_ui") / "page" / name).read_bytes(), kind)
         elif parts.path == "/api/names":
             self._json(lambda: self._names(query.get("family")))
         elif parts.path == "/api/points":
@@ -174,20 +174,18 @@ class _Handler(BaseHTTPRequestHandler):
         worker = self.playground.worker
         try:
             order = read_order(fields, self.playground.family, self.playground.local, self.playground.limits)
-            events: Iterable[Event | None] = worker.events(order)
         except ComposableEnergyError as error:
-            events = [error_event(error)]
+            self._json(lambda error=error: error_event(error))
+            return
         self._head("application/x-ndjson")
         try:
-            for event in events:
-                self._line(event)
+            with closing(worker.events(order)) as events:
+                for event in events:
+                    self._line(event)
         except ComposableEnergyError as error:
             self._line(error_event(error))
         except OSError:  # the page is closed
             return
-        finally:
-            if hasattr(events, "close"):
-                events.close()
 
     def _line(self, event: Event | None) -> None:
         self.wfile.write(b"\n" if event is None else json.dumps(event).encode() + b"\n")

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -97,7 +97,7 @@ class Worker:
         except KeyError:
             raise OptionError("The playground does not keep this image any more; draw it again.") from None
 
-    def events(self, order: Order) -> Iterator[Event | None]:
+    def events(self, order: Order) -> Generator[Event | None, None, None]:
         """Yields what happens to an order, and None now and then; to close the iterator cancels the order.
 
         Raises:

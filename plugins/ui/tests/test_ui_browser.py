@@ -10,7 +10,9 @@ from docs.scripts.browser import Browser, find_chromium
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium: apt install chromium"),
-    pytest.mark.skipif(importlib.util.find_spec("websockets") is None, reason="the browser is driven by websockets: pip install websockets"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("websockets") is None, reason="the browser is driven by websockets: pip install websockets"
+    ),
 ]
 
 STATUS = "document.querySelector('#status').textContent"
@@ -101,8 +103,10 @@ def test_the_plane_shows_a_density_and_chains_that_move(page):
     shown = "document.querySelector('#frame').value"
     before = page.evaluate(shown)
     page.wait(f"{shown} != {before!r}")
-    assert {"energy", "x[0]", "x[1]"} <= set(page.evaluate("[...document.querySelectorAll('#statistics td:first-child')].map(e => e.textContent)"))
+    assert {"energy", "x[0]", "x[1]"} <= set(
+        page.evaluate("[...document.querySelectorAll('#statistics td:first-child')].map(e => e.textContent)")
+    )
     page.click("#plane", 0.3, 0.5)
     assert "is chosen" in text(page, "#terms-hint")
-    painted = "(c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return d.some((v, i) => i % 4 == 0 && v < 100); })"
-    assert page.evaluate(f"{painted}(document.querySelector('#plane'))")
+    colours = "document.querySelector('#plane').getContext('2d').getImageData(0, 0, 640, 640).data"
+    assert page.evaluate(f"{colours}.some((value, i) => i % 4 == 0 && value < 100)")

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 
 import composable_energy as ce
 from composable_energy.cli import main
@@ -28,11 +28,11 @@ def carry_out(*orders, start=None):
 
 
 def order(expression="ring & ~right", **fields):
-    return Order(expression, family="plane", **{"n": 8, "steps": 20, **fields})
+    return Order(expression, family="plane", **{"n": 8, "steps": 20, "sampler": "mala", **fields})
 
 
-def value(tree):
-    """Evaluates a tree where a name is the number of its letters, `&` a sum and `~` a change of sign."""
+def value(tree) -> float:
+    """Returns the value of a tree where a name is the number of its letters, `&` a sum and `~` a change of sign."""
     match tree:
         case Name():
             return len(tree.name)
@@ -42,8 +42,10 @@ def value(tree):
             return -value(tree.operand)
         case Scaled():
             return tree.weight * value(tree.operand)
+    raise AssertionError(tree)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(WEIGHTS, min_size=3, max_size=3), WEIGHTS)
 def test_weights_and_temperature_are_written_into_the_expression(weights, temperature):
     text = Order("ring & 2 * bar & ~right", weights=tuple(weights), temperature=temperature).text
@@ -94,7 +96,9 @@ def test_limits_can_be_changed():
     assert read_order({"expression": "ring", "family": "plane", "n": 100}, None, True, Limits(images=100)).n == 100
 
 
-@pytest.mark.parametrize("fields", [{}, {"weights": (2.0, 0.5), "temperature": 2.0}, {"expression": "right", "sharpen": 2.0, "sampler": "mala"}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"weights": (2.0, 0.5), "temperature": 2.0}, {"expression": "right", "sharpen": 2.0, "sampler": "mala"}]
+)
 def test_the_command_line_and_python_draw_the_same_points(fields, tmp_path, monkeypatch, capsys):
     points, result = carry_out(order(**fields, seed=3))
     monkeypatch.chdir(tmp_path)
@@ -116,7 +120,7 @@ def test_python_draws_the_same_edited_faces():
     exec(result["python"], names)
     assert result["command"] == ""
     with torch.no_grad():
-        shown = ce.load("faces").decoder(torch.from_numpy(edited))
+        shown = ce.load("faces").decoder(torch.from_numpy(edited))  # pyright: ignore
     torch.testing.assert_close(names["samples"], shown, atol=1e-5, rtol=0)
 
 

@@ -122,10 +122,10 @@ async function post(address, body) {
 $("order").onsubmit = async (event) => {
   event.preventDefault();
   if (state.job !== null) return;
+  state.job = "";
+  stop();
   clearTimeout(pending);
   await check();
-  stop();
-  state.job = "";
   $("sample").disabled = true;
   $("cancel").disabled = false;
   $("status").textContent = "Waiting for the first step ...";
@@ -137,6 +137,7 @@ $("order").onsubmit = async (event) => {
       rest = lines.pop();
       for (const line of lines) if (line) await show(JSON.parse(line));
     }
+    if (rest) await show(JSON.parse(rest));
   } catch (error) {
     await show({ kind: "error", message: `The playground does not answer: ${error.message}` });
   }
