@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from composable_energy.explain import Explanation
     from composable_energy.identity import Origin
     from composable_energy.inference import Inference
+    from composable_energy.installed import EnergyInfo, EnergyTable, energies
     from composable_energy.lift import CallableEnergy, DistributionEnergy, ScoreEnergy, as_energy
     from composable_energy.memo import shared
     from composable_energy.normalizers import LogZ, calibrate, log_z
@@ -67,6 +68,8 @@ __all__ = [
     "DistributionEnergy",
     "Energy",
     "EnergyFamily",
+    "EnergyInfo",
+    "EnergyTable",
     "Explanation",
     "GaussianHead",
     "Inference",
@@ -91,6 +94,7 @@ __all__ = [
     "as_energy",
     "calibrate",
     "classifier",
+    "energies",
     "get",
     "get_encoder",
     "get_energy",
@@ -145,6 +149,7 @@ __getattr__, __dir__ = lazy_exports(
         "explain": ("Explanation",),
         "identity": ("Origin",),
         "inference": ("Inference",),
+        "installed": ("EnergyInfo", "EnergyTable", "energies"),
         "lift": ("CallableEnergy", "ScoreEnergy", "as_energy"),
         "normalizers": ("LogZ", "calibrate", "log_z"),
         "observations": ("observed", "reward"),

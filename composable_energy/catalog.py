@@ -7,7 +7,7 @@ import copy
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -32,6 +32,9 @@ class EnergyFamily(ABC):
     options; it holds what its members share, such as base and decoder. `get_energy` returns copies. Copies of one base are the same
     energy while their numbers are equal, so that an expression counts it once. Only `load` reads weights.
 
+    Attributes:
+        comes_trained: Whether the members have trained weights; None if there is nothing to train.
+
     Example:
         >>> import composable_energy as ce
         >>> class Bowls(ce.EnergyFamily):
@@ -45,6 +48,8 @@ class EnergyFamily(ABC):
         ...     print(ce.get_energy("bowls/wide"))
         wide
     """
+
+    comes_trained: ClassVar[bool | None] = None
 
     @abstractmethod
     def members(self) -> tuple[str, ...]:

@@ -57,6 +57,8 @@ class Energy(EnergyFunction):
         widens_itself: Whether the energy allows for the spread of the data around denoised points, by
             `composable_energy.denoised.denoised_level`; samplers along noise levels do so for other energies.
         origin: How the registry built it; None if it did not.
+        comes_trained: Of the class: whether what its plug-in builds is trained. False for a network with random weights; None if there is
+            nothing to train.
         has_config: Whether the class has a `config()`.
         has_own_gradient: Whether the class overrides `with_gradient`.
         derived: The entries of `config()` that follow from the others, and are not compared.

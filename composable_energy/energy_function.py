@@ -45,6 +45,7 @@ class EnergyFunction(nn.Module, ABC):
     has_gradient: bool = True
     widens_itself: bool = False
     origin: Origin | None = None
+    comes_trained: ClassVar[bool | None] = None
     has_config: ClassVar[bool] = False
     has_own_gradient: ClassVar[bool] = False
     derived: ClassVar[frozenset[str]] = frozenset()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from torch import Tensor
@@ -60,7 +61,15 @@ class DeviceError(ComposableEnergyError, ValueError):
 
 
 class OptionError(ComposableEnergyError, ValueError):
-    """An option is unknown or out of range."""
+    """An option is unknown or out of range.
+
+    Attributes:
+        options: The names of options in the message; a command line or a form may spell them in its own way.
+    """
+
+    def __init__(self, message: str, options: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.options = tuple(options)
 
 
 class ExpressionError(ComposableEnergyError, ValueError):

@@ -22,7 +22,7 @@ __all__ = ["Explanation", "explain"]
 
 @dataclass(frozen=True)
 class Explanation:
-    """One node of an expression with its evidence, and the same for its terms.
+    r"""One node of an expression with its evidence, and the same for its terms.
 
     Attributes:
         expression: The text of the node.
@@ -30,6 +30,7 @@ class Explanation:
         share: For a branch of `|`, the probability that a point came from it, with shape $(B,)$; else None.
         terms: The bases of the whole expression, then the terms.
         note: The mode of a negation and its level, or what the shares of a mixture are; empty for any other node.
+        probability: For an event, $P(\text{event} \mid x)$ at each point, with shape $(B,)$; None for any other node.
     """
 
     expression: str
@@ -37,6 +38,7 @@ class Explanation:
     share: Tensor | None = None
     terms: tuple[Explanation, ...] = ()
     note: str = ""
+    probability: Tensor | None = None
 
     def rows(self, depth: int = 0) -> Iterator[tuple[int, Explanation]]:
         """Yields each node with its depth, in reading order; the terms of a repeated part are yielded once."""
@@ -53,6 +55,7 @@ class Explanation:
         lines = []
         for depth, row in self.rows():
             share = "" if row.share is None else f"  share {row.share.mean():.3f}"
+            share += "" if row.probability is None else f"  p {row.probability.mean():.3g}"
             values = " ".join(f"{value:9.3f}" for value in row.energy[:8].tolist()) + (" ..." if len(row.energy) > 8 else "")
             note = f"  ({row.note})" if row.note else ""
             lines.append(f"{'  ' * depth + row.expression:40} {values}{share}{note}")
@@ -78,7 +81,7 @@ def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
         whole = _explain_once(energy, x, conditions)
         bases = tuple(Explanation(str(base.energy), base(x, **conditions)) for base in energy.bases)
         total = _evaluate(lambda: energy(x, **conditions), x)
-        return Explanation(str(energy), total, None, bases + (whole.terms or (whole,) * bool(bases)), whole.note)
+        return Explanation(str(energy), total, None, bases + (whole.terms or (whole,) * bool(bases)), whole.note, whole.probability)
 
 
 def encode_points(energy: Energy, x: Tensor) -> Tensor:
@@ -116,10 +119,11 @@ def _explain_once(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Expl
 
 def _explain_node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
     own = _evaluate(lambda: energy.evidence(x, **conditions), x)
+    probability = None if energy.formula is None else (-own).exp()
     if isinstance(energy, Conditioned):
         bound = {name: rows_for(name, value, x) for name, value in energy.values.items()}
         inner = _explain_once(energy.terms[0], x, {**conditions, **bound})
-        return Explanation(str(energy), own, None, inner.terms, inner.note)
+        return Explanation(str(energy), own, None, inner.terms, inner.note, probability)
     if isinstance(energy, PulledBack):  # its term takes decoded points
         return Explanation(str(energy), own)
     shares: list[Tensor | None] = [None] * len(energy.terms)
@@ -130,7 +134,7 @@ def _explain_node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Expl
     for term, share in zip(energy.terms, shares, strict=True):
         node = _explain_once(term, x, conditions)
         terms.append(replace(node, share=share))
-    return Explanation(str(energy), own, None, tuple(terms), _note(energy))
+    return Explanation(str(energy), own, None, tuple(terms), _note(energy), probability)
 
 
 def _note(energy: Energy) -> str:

@@ -25,9 +25,9 @@ def check_integer(name: str, value: Any, least: int = 1) -> int:
             raise TypeError
         number = index(value)
     except TypeError:
-        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}.") from None
+        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}.", [name]) from None
     if number < least:
-        raise OptionError(f"{name} must be a whole number of at least {least}, got {number}.")
+        raise OptionError(f"{name} must be a whole number of at least {least}, got {number}.", [name])
     return number
 
 
@@ -49,9 +49,9 @@ def check_number(name: str, value: Any, *, above: float | None = None, least: fl
         return number
     if below < math.inf:
         wanted = f"between {above:g} and {below:g}" if above is not None else f"from {least:g} to below {below:g}"
-        raise OptionError(f"{name} must be a number {wanted}, got {value!r}.")
+        raise OptionError(f"{name} must be a number {wanted}, got {value!r}.", [name])
     wanted = "a positive number" if above == 0 else "a number" if least is None else f"a number of at least {least:g}"
-    raise OptionError(f"{name} must be {wanted}, got {value!r}.")
+    raise OptionError(f"{name} must be {wanted}, got {value!r}.", [name])
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -61,7 +61,7 @@ def check_flag(name: str, value: Any) -> bool:
         OptionError: The value is neither.
     """
     if not isinstance(value, bool):
-        raise OptionError(f"{name} must be True or False, got {value!r}.")
+        raise OptionError(f"{name} must be True or False, got {value!r}.", [name])
     return value
 
 
@@ -73,5 +73,5 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     """
     choices = tuple(choices)
     if value not in choices:
-        raise OptionError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.{nearest(str(value), choices)}")
+        raise OptionError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.{nearest(str(value), choices)}", [name])
     return value

@@ -23,9 +23,16 @@ def test_explain_resizes_pictures_and_shows_shares(capsys: pytest.CaptureFixture
     Image.new("L", (40, 30), 240).save("light.png")
     Image.new("RGB", (5, 9), "black").save("dark.png")
     assert run("explain", "bright | (left=dark & toys)", "light.png", "dark.png", "--in", "toys") == 0
-    header, *_, last = capsys.readouterr().out.splitlines()
-    assert last.split()[0] == "toys"
+    header, *rows = capsys.readouterr().out.splitlines()
+    second = rows.index("")
+    assert rows[second - 1].split()[0] == "toys"
     assert header.split() == ["energy", "of", "light.png", "dark.png", "share"]
+    assert rows[second + 1].split() == ["probability", "light.png", "dark.png"]
+    shown = dict(row.rsplit(maxsplit=2)[:2] for row in rows[second + 2 :])
+    light = torch.full((1, 3, 16, 16), 240 / 255)
+    expected = Toys().load("bright").explain(light).probability.item()  # pyright: ignore[reportOptionalMemberAccess]
+    assert {"p(bright | x)", "p(left=dark | x)", "p((bright | left=dark & toys) | x)"} < shown.keys()
+    assert float(shown["p(bright | x)"]) == pytest.approx(expected, abs=1e-3)
     assert run("explain", "bright", "light.png", "dark.png", "--in", "toys", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["points"] == ["light.png", "dark.png"]

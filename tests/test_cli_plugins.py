@@ -9,6 +9,7 @@ import pytest
 
 import composable_energy as ce
 from composable_energy.cli import main
+from composable_energy.installed import energies
 from tests.third_party import install
 from tests.toys import Broken, Noisy, Toys, Unmade, run
 
@@ -22,11 +23,29 @@ def test_energies_lists_members_without_weights(capsys: pytest.CaptureFixture[st
         ce.register("energy", "unwritten", Unmade),
     ):
         assert run("energies") == 0
-        lines = capsys.readouterr().out.splitlines()
+        header, *lines = capsys.readouterr().out.splitlines()
         assert run("energies", "--json") == 0
-    report = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+        report = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+        assert report.keys() == {row.name for row in energies()}
+        assert run("energies", "toys") == 0
+        assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["toys", "ready"]
+        assert run("energies", "tois") == 2
+        assert "No plug-in offers the energy 'tois'. Did you mean 'toys'?" in capsys.readouterr().err
     assert Toys.loaded == []
-    assert {"toys  (this session)", "  toys/left=dark", "bowl  (this session)"} <= set(lines)
+    assert header.split() == ["energy", "state", "what", "it", "is"]
+    state = {line.split()[0]: line.split()[1] for line in lines}
+    assert [state[name] for name in ("toys", "faces", "igebm-mnist", "observed", "broken")] == [
+        "ready",
+        "trained",
+        "untrained",
+        "needs",
+        "failed",
+    ]
+    toys = next(i for i, line in enumerate(lines) if line.startswith("toys "))
+    assert lines[toys].endswith("(this session)") and "toys/left=dark" in lines[toys + 1]
+    assert state["igebm-mnist"] == report["igebm-mnist"]["state"] and report["faces"]["trained"] is True
+    first = [line.split()[0] for line in lines]
+    assert first.index("faces") < first.index("toys") < first.index("observed") < first.index("jem") < first.index("broken")
     assert report["toys"]["members"] == list(Toys().members())
     assert report["bowl"]["members"] == []
     assert "making it raised OSError: unwritten weights" in report["unwritten"]["error"]

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("toys")
 
 
 def test_interruption_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr("composable_energy.cli.sample.read_expression", lambda asked: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("composable_energy.cli.sample.read_expression", lambda asked, untrained: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run("sample", "a") == 130
     assert capsys.readouterr() == ("", "")
 
@@ -38,7 +38,17 @@ def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     assert run("sample", "toys", "--steps", "3") == 0
-    assert "langevin" in screen.getvalue()
+    assert "sampling langevin" in screen.getvalue() and "3/3 steps" in screen.getvalue()
+    screen.truncate(0)
+    assert run("sample", "toys", "--steps", "3", "--no-progress") == 0
+    assert "langevin" not in screen.getvalue()
+
+
+def test_progress_shows_tuning_and_then_steps(capsys: pytest.CaptureFixture[str]):
+    assert run("sample", "toys/plane", "--steps", "3", "--sampler", "hmc", "--seed", "0", "--progress") == 0
+    shown = capsys.readouterr().err
+    tuning, steps = shown.index("tuning hmc: "), shown.rindex("sampling hmc ")
+    assert tuning < shown.rindex(" evaluations in ") < steps < shown.index(" 3/3 steps, ") < shown.rindex("eta ")
 
 
 def test_plugin_that_does_not_load_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

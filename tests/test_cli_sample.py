@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 import composable_energy as ce
 from composable_energy.cli.pictures import read_points
 from composable_energy.cli.sample import Sample
-from tests.toys import Noisy, Toys, Unmade, run
+from tests.toys import Noisy, Toys, Unmade, Untaught, run
 
 pytestmark = pytest.mark.usefixtures("toys")
 
@@ -26,12 +27,14 @@ def test_sample_writes_a_sheet_and_shows_the_terms(capsys: pytest.CaptureFixture
     first, _, header, *rows = out.splitlines()
     assert (
         first.startswith("grid.png: 6 draws of bright & ~left=dark in ")
-        and "Langevin(step_size=0.2" in first
-        and first.endswith(", seed 1")
+        and first.endswith("s, 5 steps of Langevin(step_size=0.2), seed 1")  # only what differs from the sampler's defaults
     )
     assert header.split() == ["energy", "of", "mean", "lowest", "highest"]
     assert rows[0].startswith("bright & ~left=dark  ")
-    assert [row.split()[0] for row in rows[1:]] == ["toys", "bright", "~left=dark", "left=dark"]
+    assert [row.split()[0] for row in rows[1:5]] == ["toys", "bright", "~left=dark", "left=dark"]
+    assert rows[5:7] == ["", rows[6]] and rows[6].split() == ["probability", "mean", "lowest", "highest"]
+    events = ["p(bright & ~left=dark | x)", "p(bright | x)", "p(~left=dark | x)", "p(left=dark | x)"]
+    assert [row.rpartition(")")[0] + ")" for row in rows[7:]] == events
     assert err == ""
     with Image.open("grid.png") as sheet:
         assert sheet.size == (3 * 16 + 4, 2 * 16 + 2)
@@ -62,6 +65,10 @@ def test_sample_prints_json(capsys: pytest.CaptureFixture[str]):
     assert run("sample", "bright | toys", "--in", "toys", "-n", "4", "--sampler", "langevin", "--steps", "4", "--json", *options) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["file"] == "samples.png" and Path("samples.png").is_file()
+    events = {term["expression"]: term for term in report["terms"]}
+    energies, probabilities = events["bright"]["energy"], events["bright"]["probability"]
+    assert probabilities == pytest.approx([math.exp(-energy) for energy in energies])
+    assert events["toys"]["probability"] is None
     assert report["expression"] == "(bright | toys).sharpened(2)"
     assert (report["n"], report["steps"], report["best_of"]) == (4, 4, 2)
     assert report["sampler"].startswith("Langevin(step_size=0.1, temperature=0.5")
@@ -77,6 +84,8 @@ def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[st
     assert np.load("x.npy").shape == (16, 2)
     assert run("sample", "plane", "--in", "toys", "-o", "x.png") == 2
     assert "Draws of shape (2,) are not images; write them to a file that ends in .npy or .npz." in capsys.readouterr().err
+    assert run("sample", "plane", "--in", "toys", "--sampler", "langevin", "--step-size", ".1", "--steps", "1", "-n", "3") == 0
+    assert np.load("samples.npy").shape == (3, 2)
 
 
 @pytest.mark.parametrize(
@@ -93,15 +102,20 @@ def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[st
         (["./nowhere"], "Unknown name `./nowhere`: there is no such folder."),
         (["bright & ~bright"], "No point fulfils bright & ~bright"),
         (["bright", "--in", "toyz"], "No plug-in offers the energy 'toyz'. Did you mean 'toys'?"),
-        (["bright", "-n", "0"], "shape is a positive number of points or (n, *shape), all positive, got 0."),
+        (["bright", "-n", "1e9"], "-n 1000000000: 1,000,000,000 points of shape (3, 16, 16) need at least 3.1 TB of memory"),
+        (["plane", "-n", "1000000000", "--best-of", "1000"], "-n 1000000000: 1,000,000,000,000 points of shape (2,) need at least 16 TB"),
         (["bright", "--sampler", "langevine"], "No plug-in offers the sampler 'langevine'. Did you mean 'langevin'?"),
-        (["bright", "--option", "step=2"], "langevin has no option step; it takes step_size"),
+        (["bright", "--option", "step=2"], "langevin has no option --step; it takes --step-size, --temperature"),
+        (["bright", "--stepsize", "2"], "langevin has no option --stepsize; it takes --step-size"),
+        (["bright", "--stepsize", "2"], "Did you mean --step-size?"),
+        (["bright", "--batch-sise", "2"], "Did you mean --batch-size?"),
+        (["bright", "--step-size", "-1"], "error: --step-size must be a positive number, got -1."),
+        (["bright", "--step-size=-1"], "error: --step-size must be a positive number, got -1."),
+        (["bright", "--clamp", "a", "--option", "max-gradient=0"], "--clamp must be (lowest, highest), got 'a'."),
         (["bright", "--option", "seed=2"], "--option seed: write --seed instead."),
-        (["bright", "--option", "init=2"], "--option init: this option works in Python only."),
+        (["bright", "--option", "init=2"], "--init: this option works in Python only."),
         (["bright", "--option", "clamp=2", "--option", "clamp=3"], "--option: each name may be given once."),
-        (["bright", "--option", "step_size=big"], "step_size"),
-        (["bright", "--steps", "0"], "steps must be a whole number of at least 1, got 0."),
-        (["bright", "--best-of", "0"], "best_of must be a whole number of at least 1, got 0."),
+        (["bright", "--option", "step_size=big"], "--step-size must be a positive number, got 'big'."),
         (["bright", "-o", "a.gif"], "-o takes a file that ends in .png, .jpg, .jpeg, .webp, .npy, .npz, got 'a.gif'."),
         (["bright", "-o", "no/a.png"], "-o no/a.png: there is no folder 'no'."),
         (["bright", "--range", "1", "0"], "--range takes two increasing numbers, such as -1 1, got 1 0."),
@@ -121,6 +135,18 @@ def test_mistakes_in_sample(arguments: list[str], message: str, capsys: pytest.C
     assert not list(Path().iterdir())  # nothing was written
 
 
+def test_advice_of_the_library_is_spelt_as_options(capsys: pytest.CaptureFixture[str]):
+    class Slow(Untaught):
+        recommended = ce.Recommendation("hmc", {"step_size": 0.3})
+
+    class Fast(Untaught):
+        recommended = ce.Recommendation("hmc", {"step_size": 0.6})
+
+    with ce.register("energy", "slow", Slow), ce.register("energy", "fast", Fast):
+        assert run("sample", "slow & fast", "--untrained") == 2
+    assert capsys.readouterr().err.endswith("Say which with `--sampler` and its options.\n")
+
+
 def test_a_typo_shows_before_any_weights_are_read(capsys: pytest.CaptureFixture[str]):
     assert run("sample", "bright & nothing", "--in", "toys") == 2
     assert Toys.loaded == []
@@ -138,7 +164,16 @@ def test_one_name_is_one_energy():
         ([], "the following arguments are required: COMMAND"),
         (["smaple"], "invalid choice: 'smaple'"),
         (["sample"], "the following arguments are required: EXPR"),
-        (["sample", "a", "-n", "many"], "invalid int value: 'many'"),
+        (["sample", "a", "-n", "many"], "argument -n: takes a whole number of at least 1, got 'many'"),
+        (["sample", "a", "-n", "0"], "argument -n: takes a whole number of at least 1, got '0'"),
+        (["sample", "a", "-n", "2.5"], "argument -n: takes a whole number of at least 1, got '2.5'"),
+        (["sample", "a", "-n", "inf"], "argument -n: takes a whole number of at least 1, got 'inf'"),
+        (["sample", "a", "--steps", "0"], "argument --steps: takes a whole number of at least 1, got '0'"),
+        (["sample", "a", "--best-of", "-2"], "argument --best-of: takes a whole number of at least 1, got '-2'"),
+        (["sample", "a", "--batch-size", "0"], "argument --batch-size: takes a whole number of at least 1, got '0'"),
+        (["sample", "a", "--seed", "18446744073709551616"], "argument --seed: takes a whole number from -9223372036854775808 to 184467440"),
+        (["sample", "a", "--step-size"], "unrecognized arguments: --step-size"),
+        (["sample", "a", "--", "--step-size", "2"], "unrecognized arguments: --step-size 2"),
         (["sample", "a", "--option", "step"], "an option is written NAME=VALUE, got 'step'"),
         (["sample", "a", "--range", "1"], "argument --range: expected 2 arguments"),
     ],
@@ -147,7 +182,19 @@ def test_mistakes_in_the_arguments(arguments: list[str], message: str, capsys: p
     with pytest.raises(SystemExit) as stop:
         run(*arguments)
     assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error and "usage:" not in error and len(error.splitlines()) == 2
+
+
+def test_an_untrained_network_is_sampled_on_request_only(capsys: pytest.CaptureFixture[str]):
+    command = ["sample", "untaught", "--steps", "1", "-n", "1", "--sampler", "langevin", "--step-size", ".1"]
+    with ce.register("energy", "untaught", Untaught):
+        assert run(*command) == run(*command[:1], "bright | untaught", "--in", "toys") == 2
+        message = "untaught is not trained: it is a network with random weights, and its draws mean nothing. Train one"
+        assert capsys.readouterr().err.count(message) == 2
+        assert run(*command, "--untrained") == 0
+        np.save("one.npy", np.zeros(2))
+        assert run("explain", "untaught", "one.npy") == 0  # its energies are what they are
 
 
 def test_values_of_options_are_numbers_words_or_truths():

@@ -84,17 +84,18 @@ def row(name: str, distribution: str | None = None) -> ce.PluginRecord:
 
 
 @pytest.fixture
-def site(tmp_path, monkeypatch):
-    """A folder on the path, and an empty registry."""
-    monkeypatch.delenv("COMPOSABLE_ENERGY_PLUGINS", raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(api.REGISTRY, "registered", {})
-    ce.refresh()
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.startswith("third_party"):
-            del sys.modules[name]
+def site(tmp_path):
+    """A folder on the path, and an empty registry until the fixtures that were set up before end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COMPOSABLE_ENERGY_PLUGINS", raising=False)
+        patch.syspath_prepend(tmp_path)
+        patch.setattr(api.REGISTRY, "registered", {})
+        ce.refresh()
+        before = set(sys.modules)
+        yield tmp_path
+        for name in set(sys.modules) - before:
+            if name.startswith("third_party"):
+                del sys.modules[name]
     ce.refresh()
 
 

@@ -96,6 +96,13 @@ def python(*arguments: str, **options) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE, **options)
 
 
+class Untaught(Noisy):
+    comes_trained = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.square().sum(1) / 2
+
+
 class Broken(ce.EnergyFamily):
     def members(self) -> tuple[str, ...]:
         raise ZeroDivisionError("no members today")

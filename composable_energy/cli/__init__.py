@@ -16,13 +16,14 @@ from composable_energy.cli.doctor import Doctor
 from composable_energy.cli.energies import Energies
 from composable_energy.cli.explain import Explain
 from composable_energy.cli.names import saved_in
+from composable_energy.cli.parser import Parser, whole_number
 from composable_energy.cli.plugins import Plugins
 from composable_energy.cli.sample import Sample
 from composable_energy.cli.tables import json_text, table
 from composable_energy.errors import ComposableEnergyError, PluginLoadError
 from composable_energy.registry import Command, get, names
 
-__all__ = ["Command", "json_text", "main", "saved_in", "table"]
+__all__ = ["Command", "json_text", "main", "saved_in", "table", "whole_number"]
 
 _COMMANDS: Mapping[str, type[Command]] = {
     "sample": Sample,
@@ -64,14 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
     """Returns the parser of one command; of all commands if the name is unknown."""
-    debugging = argparse.ArgumentParser(add_help=False)
+    debugging = Parser(add_help=False)
     debugging.add_argument(
         "--traceback",
         action="store_true",
         default=bool(os.environ.get("COMPOSABLE_ENERGY_TRACEBACK")),
         help="show the traceback of an error; also with COMPOSABLE_ENERGY_TRACEBACK=1",
     )
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="composable-energy",
         description="Combine energy-based models with logic, and sample from the combination.",
         epilog='Put expressions in quotes: composable-energy sample "male & ~smiling" -n 16 --seed 0 -o grid.png',

@@ -9,7 +9,6 @@ from importlib import metadata
 from typing import Any
 
 from composable_energy import __version__
-from composable_energy.cli.energies import list_energies
 from composable_energy.cli.tables import json_text, table
 from composable_energy.registry import Command
 
@@ -30,10 +29,11 @@ class Doctor(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Prints versions, devices, plug-ins and problems; returns 1 if there is a problem."""
+        from composable_energy.installed import describe_energies
         from composable_energy.registry import plugins
 
         rows = plugins(load=True)
-        entries = list_energies([row for row in rows if row.state == "ok"])
+        entries = describe_energies([row for row in rows if row.state == "ok"])
         families = {entry.name: len(entry.members) for entry in entries if entry.members}
         versions = {"composable-energy": __version__, "python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
         problems = [f"{entry.name}: {entry.error}" for entry in entries if entry.error]

@@ -3,70 +3,66 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+import shutil
+import sys
+import textwrap
 from typing import TYPE_CHECKING
 
-from composable_energy.cli.tables import json_text
-from composable_energy.errors import ComposableEnergyError, PluginNotFound
+from composable_energy.cli.tables import json_text, table
 from composable_energy.registry import Command
 
 if TYPE_CHECKING:
-    from composable_energy.registry import PluginRecord
+    from composable_energy.installed import EnergyInfo
 
-__all__ = ["Energies", "list_energies"]
+__all__ = ["Energies"]
 
-
-@dataclass(frozen=True)
-class EnergyEntry:
-    """An entry with its members, or the error if it does not load."""
-
-    name: str
-    distribution: str | None
-    members: tuple[str, ...] = ()
-    error: str | None = None
+_HEADER = ("energy", "state", "what it is")
 
 
 class Energies(Command):
     """The command `composable-energy energies`: the names for expressions."""
 
-    summary = "list the names of energies"
-    description = "Lists energies and members of families."
+    summary = "list the energies, trained or not"
+    description = (
+        "Lists the energies with one line each, those that can be sampled first, and the members of families. `untrained` energies are "
+        "networks with random weights, to train or to load weights into; energies that need arguments are built in Python."
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("name", nargs="?", metavar="NAME", help="the energy to list (default: all)")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Prints the entries; imports plug-ins, without reading weights."""
+        from composable_energy.installed import describe_energies
         from composable_energy.registry import plugins
 
-        entries = list_energies(plugins())
+        found = describe_energies(plugins())
+        entries = list(found) if arguments.name is None else [found[arguments.name]]
         if arguments.json:
-            print(json_text([vars(entry) for entry in entries]))
+            print(json_text([{**vars(entry), "state": entry.state} for entry in entries]))
             return 0
         if not entries:
             print("There are no energies with names; `composable-energy plugins` shows what was found.")
-        for entry in entries:
-            print(f"{entry.name}  ({entry.distribution or 'this session'})" + (f"  failed: {entry.error}" if entry.error else ""))
-            for member in entry.members:
-                print(f"  {entry.name}/{member}")
+            return 0
+        entries.sort(key=_order)
+        lines = table(_HEADER, [(entry.name, entry.state or "ready", _line(entry)) for entry in entries]).splitlines()
+        margin = " " * lines[0].index(_HEADER[2])
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 140
+        for entry, line in zip([None, *entries], lines, strict=True):
+            print(line if len(line) <= width else f"{line[: width - 3].rstrip()}...")
+            if entry is not None and entry.members:
+                members = ", ".join(f"{entry.name}/{member}" for member in entry.members)
+                print(textwrap.fill(members, max(width, 80), initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False))
         return 0
 
 
-def list_energies(rows: list[PluginRecord]) -> list[EnergyEntry]:
-    """Returns the entries of energies with their members, without reading weights."""
-    from composable_energy.catalog import get_family
+def _order(entry: EnergyInfo) -> tuple[bool, bool, bool, bool]:
+    """Sorts energies that can be sampled at once before others: trained ones, ready ones, those with arguments, and untrained ones."""
+    return entry.error is not None, entry.trained is False, bool(entry.needs), entry.trained is None
 
-    found = []
-    for row in rows:
-        if row.group != "composable_energy.energies" or row.state == "shadowed":
-            continue
-        name = row.qualified if row.state == "conflict" else row.name
-        try:
-            found.append(EnergyEntry(name, row.distribution, get_family(name).members()))
-        except PluginNotFound:  # not a family
-            found.append(EnergyEntry(name, row.distribution))
-        except ComposableEnergyError as error:
-            found.append(EnergyEntry(name, row.distribution, error=str(error)))
-        except Exception as error:  # third-party code; the other entries are still listed
-            found.append(EnergyEntry(name, row.distribution, error=f"listing its members raised {type(error).__name__}: {error}"))
-    return found
+
+def _line(entry: EnergyInfo) -> str:
+    """Returns what an energy is, or why it does not load, and the package of a third party."""
+    owner = "" if entry.distribution == "composable-energy" else f"  ({entry.distribution or 'this session'})"
+    return (entry.error or entry.summary) + owner

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,17 +50,42 @@ def add_expression(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_expression(arguments: argparse.Namespace) -> Energy:
-    """Returns the energy of the arguments of `add_expression`."""
+def read_expression(arguments: argparse.Namespace, *, untrained: bool = True) -> Energy:
+    """Returns the energy of the arguments of `add_expression`.
+
+    Args:
+        arguments: The arguments.
+        untrained: Whether networks with random weights are accepted.
+
+    Raises:
+        ComposableEnergyError: The expression is wrong, a name is unknown, or an energy is not trained.
+    """
     tree = parse_tree(arguments.expression)
     names = Names(arguments.family)
     located = {leaf.name: names.locate(leaf) for leaf in leaves(tree)}
+    if not untrained:
+        _check_trained(source.partition("/")[0] for source in located.values() if isinstance(source, str))
     energy, given = build(tree, lambda name: _load(located[name])), dict(arguments.given)
     unknown = sorted(given.keys() - energy.conditions)
     if unknown:
         known = f"it depends on {', '.join(sorted(energy.conditions))}" if energy.conditions else "it depends on none"
         raise OptionError(f"--given: {energy} has no condition {unknown[0]}; {known}.")
     return energy.given(**given) if given else energy
+
+
+def _check_trained(entries: Iterable[str]) -> None:
+    """Raises OptionError if an energy of plug-ins is a network with random weights."""
+    from composable_energy.installed import describe_energies
+    from composable_energy.registry import names, plugins
+
+    asked = set(entries)
+    for energy in describe_energies(row for row in plugins() if row.name in asked or row.qualified in asked):
+        if energy.trained is False:
+            recipe = f"train --recipe {energy.name} --data FOLDER --out RUN" if energy.name in names("recipe") else "recipes"
+            raise OptionError(
+                f"{energy.name} is not trained: it is a network with random weights, and its draws mean nothing. Train one "
+                f"(`composable-energy {recipe}`) and sample its folder, such as ./RUN; or add --untrained to sample this one."
+            )
 
 
 def saved_in(folder: Path) -> tuple[str, ...]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from composable_energy.cli.names import add_expression, read_expression
+from composable_energy.cli.options import add_options, own_spelling, read_options
+from composable_energy.cli.parser import whole_number
 from composable_energy.cli.pictures import PICTURES, check_target, write_array
 from composable_energy.cli.tables import json_text
 from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
@@ -19,14 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from composable_energy.energy import Energy
-    from composable_energy.sampling import Trace
+    from composable_energy.sampling import Sampler, Trace
 
 __all__ = ["Sample"]
 
-_FLAGS = {"sampler", "steps", "seed", "batch_size", "best_of", "checkpoint"}
-_IN_PYTHON = {"shape", "init", "callback", "progress", "trace", "burn_in", "resume", "latents", "dtype", "device", "first_chain"}
-_IN_PYTHON |= {"compile", "checkpoint_every", "ranks"}
-_WORDS = {"true": True, "false": False, "none": None}
+_FLAGS = ("sampler", "steps", "seed", "batch_size", "best_of", "checkpoint", "progress")
 
 
 class Sample(Command):
@@ -36,60 +36,63 @@ class Sample(Command):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_expression(parser)
-        parser.add_argument("-n", type=int, default=16, metavar="N", help="number of draws (default: 16)")
-        parser.add_argument("--seed", type=int, metavar="SEED", help="the seed (default: a new one, which is printed)")
+        parser.add_argument("-n", type=whole_number(1), default=16, metavar="N", help="number of draws (default: 16)")
+        parser.add_argument("--seed", type=whole_number(-(2**63), 2**64 - 1), help="the seed (default: a new one, which is printed)")
         parser.add_argument(
             "-o",
             "--output",
             type=Path,
-            default=Path("samples.png"),
             metavar="FILE",
-            help="a grid of images (.png, .jpg, .webp) or an array (.npy, .npz) (default: samples.png)",
+            help="a grid of images (.png, .jpg, .webp) or an array (.npy, .npz) (default: samples.png for images, else samples.npy)",
         )
         parser.add_argument("--sampler", metavar="NAME", help="the sampler (default: the one that the energy recommends)")
-        parser.add_argument("--steps", type=int, metavar="N", help="number of steps (default: that of the sampler)")
-        parser.add_argument("--batch-size", type=int, metavar="N", help="number of chains that run together (default: all)")
+        parser.add_argument("--steps", type=whole_number(1), metavar="N", help="number of steps (default: that of the sampler)")
+        add_options(parser)
+        parser.add_argument("--batch-size", type=whole_number(1), metavar="N", help="number of chains that run together (default: all)")
         parser.add_argument(
             "--checkpoint",
             type=Path,
             metavar="FILE",
             help="file for the state of a long run; the same command resumes from it",
         )
-        parser.add_argument(
-            "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="an option of the sampler; may be repeated"
-        )
-        parser.add_argument("--best-of", type=int, default=1, metavar="K", help="draw K for each, keep the one with the lowest evidence")
+        best = "draw K for each, keep the one with the lowest evidence"
+        parser.add_argument("--best-of", type=whole_number(1), default=1, metavar="K", help=best)
         parser.add_argument("--sharpen", type=float, metavar="W", help="weight of the evidence (guidance); less diverse for W above 1")
+        parser.add_argument("--untrained", action="store_true", help="also sample networks with random weights, which `energies` lists")
         add_range(parser)
         add_sigma(parser)
+        parser.add_argument(
+            "--progress",
+            action=argparse.BooleanOptionalAction,
+            help="show how far tuning and sampling are (default: on a terminal)",
+        )
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Draws, writes the file, and prints the energies of the terms."""
-        options, black_to_white = _options(arguments.option), value_range(arguments)
-        energy = read_expression(arguments)
+        options, black_to_white = read_options(arguments.option, _FLAGS), value_range(arguments)
+        energy = read_expression(arguments, untrained=arguments.untrained)
         if arguments.sharpen is not None:
             energy = energy.sharpened(arguments.sharpen)
         from composable_energy.sampling import twin
-        from composable_energy.sampling.points import resolve_points
 
-        target = arguments.output.expanduser()
-        check_target(target, tuple(resolve_points(energy, arguments.n).shape[1:]))
+        target = _find_target(energy, arguments)
         shown = at_level(energy, arguments.sigma)
         start = time.perf_counter()
-        points, trace = energy.sample(
-            arguments.n,
-            sampler=arguments.sampler,
-            steps=arguments.steps,
-            seed=arguments.seed,
-            batch_size=arguments.batch_size,
-            best_of=arguments.best_of,
-            checkpoint=arguments.checkpoint,
-            latents=True,
-            trace=True,
-            progress=sys.stderr.isatty(),
-            **options,
-        )
+        with own_spelling(options, _FLAGS):
+            points, trace = energy.sample(
+                arguments.n,
+                sampler=arguments.sampler,
+                steps=arguments.steps,
+                seed=arguments.seed,
+                batch_size=arguments.batch_size,
+                best_of=arguments.best_of,
+                checkpoint=arguments.checkpoint,
+                latents=True,
+                trace=True,
+                progress=sys.stderr.isatty() if arguments.progress is None else arguments.progress,
+                **options,
+            )
         seen = _decode(energy, points)
         seconds = time.perf_counter() - start
         about = {
@@ -110,9 +113,40 @@ class Sample(Command):
             print(json_text({"file": str(target), **about, "n": len(seen), "seconds": seconds, "terms": json_rows(explanation)}))
             return 0
         drawn = f"{len(seen)} {_describe_draws(arguments.n, seen, trace)} of {energy}"
-        print(f"{target}: {drawn} in {seconds:.1f} s with {trace.sampler!r}, seed {trace.seed}")
+        steps = f"{trace.steps} {'step' if trace.steps == 1 else 'steps'} of {_describe_sampler(trace.sampler)}"
+        print(f"{target}: {drawn} in {seconds:.1f} s, {steps}, seed {trace.seed}")
         print(f"\n{terms_table(explanation)}")
         return 0
+
+
+def _find_target(energy: Energy, arguments: argparse.Namespace) -> Path:
+    """Returns the file for the draws, after checks that they fit into it and into memory.
+
+    Raises:
+        OptionError: They do not fit.
+    """
+    from composable_energy.grids import is_picture
+    from composable_energy.sampling.points import resolve_points
+
+    points = resolve_points(energy, arguments.n)
+    try:
+        points.check_memory(arguments.n * arguments.best_of)
+    except OptionError as error:
+        raise OptionError(f"-n {arguments.n}: {error}") from error
+    shape = tuple(points.shape[1:])
+    target = arguments.output or Path("samples.png" if is_picture(shape) else "samples.npy")
+    check_target(target.expanduser(), shape)
+    return target.expanduser()
+
+
+def _describe_sampler(sampler: Sampler) -> str:
+    """Returns the name of a sampler, with the numbers among its options that are not its defaults."""
+    if not is_dataclass(sampler):
+        return type(sampler).__name__
+    changed = {field.name: getattr(sampler, field.name) for field in fields(sampler) if field.init}
+    changed = {name: value for name, value in changed.items() if value != getattr(type(sampler), name, None)}
+    written = [f"{name}={value:.3g}" for name, value in changed.items() if isinstance(value, int | float)]
+    return type(sampler).__name__ + (f"({', '.join(written)})" if written else "")
 
 
 def _decode(energy: Energy, points: Tensor) -> Tensor:
@@ -128,34 +162,3 @@ def _describe_draws(wanted: int, seen: Tensor, trace: Trace) -> str:
     best = f", each the best of {trace.best_of}," if trace.best_of > 1 else ""
     fewer = f" (of {wanted}; the others diverged)" if len(seen) < wanted else ""
     return f"{'draw' if len(seen) == 1 else 'draws'}{best}{fewer}"
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not (equals and name.strip().isidentifier()):
-        raise argparse.ArgumentTypeError(f"an option is written NAME=VALUE, got {text!r}")
-    return name.strip(), _value(value.strip())
-
-
-def _value(text: str) -> Any:
-    """Returns text as a number, True, False or None, if it is one."""
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _options(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    options = dict(pairs)
-    for name in options:
-        if name in _FLAGS:
-            raise OptionError(f"--option {name}: write --{name.replace('_', '-')} instead.")
-        if name in _IN_PYTHON:
-            raise OptionError(f"--option {name}: this option works in Python only.")
-    if len(options) < len(pairs):
-        raise OptionError("--option: each name may be given once.")
-    return options

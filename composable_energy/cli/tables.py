@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
+from composable_energy.tables import text_table as table
+
 __all__ = ["json_text", "table"]
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:
-    """Returns a table with aligned columns.
-
-    Args:
-        header: The names of the columns.
-        rows: The cells; None is empty.
-        right: The indices of right-aligned columns.
-    """
-    cells = [list(header)] + [["" if cell is None else str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = (
-        "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in cells
-    )
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def json_text(value: Any) -> str:

@@ -20,6 +20,7 @@ __all__ = ["add_range", "add_sigma", "at_level", "json_rows", "terms_table", "va
 
 _LOWEST = 0.05
 _SHOWN = 6
+_SMALL = 5e-4  # below it three digits would show zero
 
 
 def add_sigma(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +75,7 @@ def at_level(energy: Energy, sigma: float | None) -> Energy:
 
 
 def terms_table(explanation: Explanation, labels: Sequence[str] = ()) -> str:
-    """Returns a table with a row for each term.
+    """Returns a table with the energies of the terms, and below it one with the probabilities of events.
 
     Args:
         explanation: The terms.
@@ -83,28 +84,37 @@ def terms_table(explanation: Explanation, labels: Sequence[str] = ()) -> str:
     rows = list(explanation.rows())
     each = 0 < len(labels) <= _SHOWN
     shares = any(row.share is not None for _, row in rows)
-    header = ["energy of", *(labels if each else ["mean", "lowest", "highest"]), *["share"] * shares]
+    columns = labels if each else ["mean", "lowest", "highest"]
+    header = ["energy of", *columns, *["share"] * shares]
     cells = [["  " * depth + row.expression, *_numbers(row.energy, each), *[_share(row)] * shares] for depth, row in rows]
+    events = {_written(row.expression): row.probability for _, row in rows if row.probability is not None}
+    cells += [[""] * len(header), ["probability", *columns, *[""] * shares]] if events else []
+    cells += [[f"p({event} | x)", *_numbers(probability, each), *[""] * shares] for event, probability in events.items()]
     return table(header, cells, right=range(1, len(header)))
 
 
 def json_rows(explanation: Explanation) -> list[dict[str, Any]]:
-    """Returns one record for each term: depth, expression, mean, energy and share of each point."""
+    """Returns one record for each term: depth, expression, mean; energy, probability and share of each point."""
     return [
         {
             "depth": depth,
             "expression": row.expression,
             "mean": row.energy.mean().item(),
             "energy": row.energy.tolist(),
+            "probability": None if row.probability is None else row.probability.tolist(),
             "share": None if row.share is None else row.share.tolist(),
         }
         for depth, row in explanation.rows()
     ]
 
 
-def _numbers(energy: Tensor, each: bool) -> list[str]:
-    values = energy.tolist() if each else [energy.mean().item(), energy.min().item(), energy.max().item()]
-    return [f"{value:.3f}" for value in values]
+def _written(event: str) -> str:
+    return f"({event})" if " | " in event else event
+
+
+def _numbers(values: Tensor, each: bool) -> list[str]:
+    numbers = values.tolist() if each else [values.mean().item(), values.min().item(), values.max().item()]
+    return [f"{number:.0e}" if 0 < abs(number) < _SMALL else f"{number:.3f}" for number in numbers]
 
 
 def _share(row: Explanation) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from composable_energy.captures import tensors_of
 from composable_energy.coordinates import Coordinates, coordinates_of
 from composable_energy.energy import Energy
-from composable_energy.errors import DeviceError, DtypeError, ShapeError
+from composable_energy.errors import DeviceError, DtypeError, OptionError, ShapeError
+from composable_energy.memory import memory_of, written_bytes
 
 __all__ = ["PointSpec", "decode", "resolve_points"]
 
@@ -52,6 +54,22 @@ class PointSpec:
             return points
         first = points.shape[: points.ndim - len(self.coordinates.shape)]
         return self.coordinates.points(points.reshape(-1, *self.coordinates.shape))[0].reshape(*first, *self.event)
+
+    def check_memory(self, chains: int) -> None:
+        """Raises if the points of a number of chains, with a gradient each, and the result do not fit into the memory of the device.
+
+        What an energy needs to be evaluated is not counted.
+
+        Raises:
+            OptionError: They do not fit.
+        """
+        numbers = 2 * chains * math.prod(self.event) + (0 if self.decoder is None else math.prod(self.shape))
+        needed, memory = numbers * self.dtype.itemsize, memory_of(self.device)
+        if memory is not None and needed > memory:
+            raise OptionError(
+                f"{chains:,} points of shape {tuple(self.shape[1:])} need at least {written_bytes(needed)} of memory, {self.device} has "
+                f"{written_bytes(memory)}: ask for fewer, or draw them in parts."
+            )
 
     def decode(self, points: Tensor) -> Tensor:
         """Returns the points that the caller sees, for points of chains: in the support, and decoded if there is a decoder."""

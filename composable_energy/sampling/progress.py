@@ -18,6 +18,8 @@ from composable_energy.sampling.wrappers import EnergyWrapper
 
 __all__ = ["Progress", "tuning_progress"]
 
+_LINES = "─━"
+
 
 class Progress(Observer):
     """Shows a bar of the steps.
@@ -30,7 +32,15 @@ class Progress(Observer):
         self.last_step = last_step
 
     def on_start(self, chains: Chains) -> None:
-        self.bar = tqdm(total=self.last_step, initial=chains.step, file=sys.stderr, desc=_name(chains.sampler), leave=False)
+        self.bar = tqdm(
+            total=self.last_step,
+            initial=chains.step,
+            file=sys.stderr,
+            desc=f"sampling {_name(chains.sampler)}",
+            ascii=_bar_characters(),
+            bar_format="{desc} {bar:30} {n_fmt}/{total_fmt} steps, {rate_noinv_fmt}, eta {remaining}",
+            unit=" steps",
+        )
 
     def on_step(self, chains: Chains, info: Info) -> None:
         self.bar.update()
@@ -50,7 +60,7 @@ def tuning_progress(energy: Energy, sampler: Sampler) -> Iterator[Energy]:
     if type(sampler).tune is Sampler.tune:
         yield energy
         return
-    with tqdm(file=sys.stderr, desc=f"tuning {_name(sampler)}", unit=" evaluations", leave=False) as bar:
+    with tqdm(file=sys.stderr, desc=f"tuning {_name(sampler)}", bar_format="{desc}: {n_fmt} evaluations in {elapsed}") as bar:
         yield _CountedEnergy(energy, bar)
 
 
@@ -71,6 +81,15 @@ class _CountedEnergy(EnergyWrapper):
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return self.energy.evidence(x, **conditions)
+
+
+def _bar_characters() -> str | bool:
+    """Returns thin and thick lines, or True for those of ASCII where the terminal has no others."""
+    try:
+        _LINES.encode(getattr(sys.stderr, "encoding", None) or "ascii")
+    except (LookupError, UnicodeEncodeError):
+        return True
+    return _LINES
 
 
 def _name(sampler: Sampler) -> str:

@@ -127,6 +127,7 @@ def resolve_request(arguments: Mapping[str, Any]) -> SampleRequest:
     total = points.n * best_of
     if first + total > 2**32:
         raise OptionError(f"The ids of chains stay below 2^32; got {total} from {first}.")
+    points.check_memory(total if ranks is None else -(-total // ranks.size))
     request = SampleRequest(
         owner=call.energy,
         energy=energy,

@@ -176,14 +176,14 @@ def _check_options(name: str, sampler: type[Sampler], options: Mapping[str, Any]
         if option in accepted:
             continue
         if option in sampler.refused:
-            raise OptionError(f"{name} refuses {option}: {sampler.refused[option]}")
+            raise OptionError(f"{name} refuses {option}: {sampler.refused[option]}", [option])
         near = get_close_matches(option, [*accepted, *arguments], n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         listed = ", ".join(accepted) if accepted else "no options"
-        raise OptionError(f"{name} has no option {option}; it takes {listed}.{hint}")
+        raise OptionError(f"{name} has no option {option}; it takes {listed}.{hint}", [option, *accepted, *near])
     missing = [option for option, required in accepted.items() if required and option not in options]
     if complete and missing:
-        raise OptionError(f"{name} needs {', '.join(missing)}: say `{missing[0]}=...`.")
+        raise OptionError(f"{name} needs {', '.join(missing)}: say `{missing[0]}=...`.", missing)
 
 
 def _accepted_options(sampler: type[Sampler]) -> dict[str, bool]:

@@ -44,6 +44,7 @@ class ComponentEnergy(ce.Energy, ABC):
         OptionError: An option is out of range.
     """
 
+    comes_trained = False
     image: Tensor
     places: Tensor
 

@@ -18,11 +18,11 @@ __all__ = ["ConvEnergy"]
 
 
 class ConvEnergy(ComponentEnergy):
-    r"""$E(x, z)$ by convolutions: three residual blocks whose gains and offsets are linear in $z$, mean pooling, and a linear head.
+    r"""An energy of one component of a picture by convolutions, $E(x, z)$.
 
-    With relative coordinates, a second convolution reads $(g - p) / 2s$ and $e^{-|g - p|^2 / 2 s^2}$ for pixels $g$ and the pose $(p, s)$.
-    With absolute coordinates, the first convolution reads $g$ beside the colors. Features that do not depend on $z$ are computed once for
-    all components of a picture.
+    Three residual blocks whose gains and offsets are linear in $z$, mean pooling, and a linear head. With relative coordinates, a second
+    convolution reads $(g - p) / 2s$ and $e^{-|g - p|^2 / 2 s^2}$ for pixels $g$ and the pose $(p, s)$. With absolute coordinates, the first
+    convolution reads $g$ beside the colors. Features that do not depend on $z$ are computed once for all components of a picture.
 
     The learnt step size is a scale of the energy. So the trained step size is 1, and energies that were trained apart descend together.
 

@@ -20,7 +20,7 @@ __all__ = ["Faces"]
 
 
 class Faces(ce.EnergyFamily):
-    """The trained face energies by name; weights are loaded once, on first use.
+    """Drawn faces and their attributes; weights are loaded once, on first use.
 
     Args:
         folder: The folder of the weights; None for those of the package.
@@ -29,6 +29,8 @@ class Faces(ce.EnergyFamily):
         >>> import composable_energy as ce
         >>> images = (ce.get_energy("faces/male") & ~ce.get_energy("faces/smiling")).sample(16, seed=0)
     """
+
+    comes_trained = True
 
     def __init__(self, folder: str | None = None) -> None:
         self.folder = weights.FOLDER if folder is None else Path(folder)

@@ -43,7 +43,7 @@ class FaceMapping(nn.Module):
 
 
 class GeneratedFaces(ce.EnergyFamily):
-    """The family `generated-faces`: the prior of a generator $g(z)$ of drawn faces, 64 standard normal numbers to 64 x 64 pixels.
+    """The prior of a generator of drawn faces, $g(z)$: 64 standard normal numbers to 64 x 64 pixels.
 
     It has no attributes of its own: `composable_energy_latent.fit_attributes` finds them. The generator was made from the energy `faces`:
     its mapping imitates the probability flow from noise to codes, and its second part is the decoder.
@@ -56,6 +56,8 @@ class GeneratedFaces(ce.EnergyFamily):
         >>> ce.get_energy("generated-faces").sample(2, seed=0).shape
         torch.Size([2, 3, 64, 64])
     """
+
+    comes_trained = True
 
     def __init__(self, folder: str | None = None) -> None:
         self.folder = weights.FOLDER if folder is None else Path(folder)

@@ -68,6 +68,8 @@ class CodeEnergy(ce.Energy):
         OptionError: An option is out of range.
     """
 
+    comes_trained = False
+
     def __init__(
         self,
         size: int = 64,

@@ -7,9 +7,8 @@ $x' = \text{clamp}(x - 100\, \nabla E + .005\, \xi)$.
 
 from __future__ import annotations
 
-import composable_energy as ce
 from composable_energy.options import check_integer
-from composable_energy_image.energy import NetOptions
+from composable_energy_image.energy import ImageEnergy, NetOptions
 from composable_energy_image.recommendation import recommend_langevin
 from composable_energy_image.residual import Block, ResidualEnergy
 
@@ -26,7 +25,7 @@ def compositional_128(
     activation: str = "swish",
     spectral_norm: bool = True,
     dropout: float = 0.0,
-) -> ce.Energy:
+) -> ImageEnergy:
     """Builds the network for faces of 128 pixels: six residual blocks, five of which halve the size, and sum pooling.
 
     Args:
@@ -57,7 +56,7 @@ def compositional_64(
     activation: str = "swish",
     spectral_norm: bool = True,
     dropout: float = 0.0,
-) -> ce.Energy:
+) -> ImageEnergy:
     """Builds the network for scenes of cubes of 64 pixels: five residual blocks, four of which halve the size, and mean pooling.
 
     Args:

@@ -57,6 +57,8 @@ class ImageEnergy(ce.Energy, ABC):
         OptionError: Both `labels` and `numbers` are given.
     """
 
+    comes_trained = False
+
     def __init__(self, name: str, *, size: int, channels: int, labels: int | None, numbers: int | None = None) -> None:
         super().__init__()
         self.name = name

@@ -8,10 +8,9 @@ $= 2 a$ and temperature $.005^2 / 2 a$.
 
 from __future__ import annotations
 
-import composable_energy as ce
 from composable_energy.options import check_integer
 from composable_energy_image.convolutional import ConvolutionalEnergy
-from composable_energy_image.energy import NetOptions
+from composable_energy_image.energy import ImageEnergy, NetOptions
 from composable_energy_image.recommendation import recommend_langevin
 from composable_energy_image.residual import Block, ResidualEnergy
 
@@ -28,7 +27,7 @@ def igebm_resnet32(
     activation: str = "leaky-relu",
     spectral_norm: bool = True,
     dropout: float = 0.0,
-) -> ce.Energy:
+) -> ImageEnergy:
     """Builds ResNet32, the paper's conditional network for CIFAR-10: six residual blocks.
 
     Args:
@@ -57,7 +56,7 @@ def igebm_resnet32_large(
     activation: str = "leaky-relu",
     spectral_norm: bool = True,
     dropout: float = 0.5,
-) -> ce.Energy:
+) -> ImageEnergy:
     """Builds ResNet32Large, the paper's unconditional network for CIFAR-10: nine residual blocks, with dropout.
 
     Args:
@@ -85,7 +84,7 @@ def igebm_resnet32_wider(
     activation: str = "leaky-relu",
     spectral_norm: bool = True,
     dropout: float = 0.5,
-) -> ce.Energy:
+) -> ImageEnergy:
     """Builds ResNet32Wider: ResNet32Large with 192 channels for CIFAR-10, or 256 for ImageNet, after a first convolution of 128.
 
     Args:
@@ -112,7 +111,7 @@ def igebm_mnist(
     width: int = 64,
     activation: str = "leaky-relu",
     spectral_norm: bool = True,
-) -> ce.Energy:
+) -> ImageEnergy:
     """Builds the paper's network for MNIST: a convolution and three that halve the size, then two linear layers.
 
     Args:
@@ -139,7 +138,7 @@ def igebm_dsprites(
     width: int = 64,
     activation: str = "swish",
     spectral_norm: bool = True,
-) -> ce.Energy:
+) -> ImageEnergy:
     """Builds the paper's network for dSprites: a convolution and four that halve the size, then two linear layers.
 
     The paper has one network per factor: shape (`labels=3`), size (`numbers=1`), position (`numbers=2`), or rotation as cosine and sine
@@ -163,6 +162,6 @@ def _nine_blocks(w: int) -> list[Block]:
     return [Block(width, halves) for width in (w, 2 * w, 4 * w) for halves in (True, False, False)]
 
 
-def _recommend(energy: ce.Energy, step: float, *, max_gradient: float | None = None) -> ce.Energy:
+def _recommend(energy: ImageEnergy, step: float, *, max_gradient: float | None = None) -> ImageEnergy:
     energy.recommended = recommend_langevin(step, 0.005, max_gradient=max_gradient)
     return energy

@@ -49,7 +49,9 @@ _ARCHITECTURES: Mapping[str, _Architecture] = MappingProxyType(
 
 
 class ImprovedCDEnergy(ImageEnergy):
-    r"""The energy of the module's network. It recommends the paper's sampler, steps $x' = \text{clamp}(x - a \nabla E + .001\, \xi)$.
+    r"""The network of improved contrastive divergence for images (Du et al., 2021).
+
+    It recommends the paper's sampler, steps $x' = \text{clamp}(x - a \nabla E + .001\, \xi)$.
 
     Args:
         setting: `cifar10` or `celeba`, the paper's two networks.

@@ -20,7 +20,7 @@ __all__ = ["JEM", "WideResNet"]
 
 
 class JEM(ce.Energy):
-    r"""The energy $-\log \sum_y e^{f_y(x)}$ of a classifier, for images of any label.
+    r"""A classifier as an energy of images of any label, $-\log \sum_y e^{f_y(x)}$ (JEM).
 
     The paper samples with steps $x' = x - \nabla E + .01\, \xi$ of images in [-1, 1]; for images in [0, 1] the factors are .25 and .005.
 
@@ -42,6 +42,8 @@ class JEM(ce.Energy):
         >>> (jem.of(0) | ~jem.of(0)).evidence(torch.rand(2, 3, 8, 8)).abs() < 1e-6
         tensor([True, True])
     """
+
+    comes_trained = False
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ _HIDDEN = 128
 
 
 class UNetEnergy(ImageEnergy):
-    r"""The energy $E(x, \sigma) = \tfrac12 |u|^2 + \langle u, f(u, \sigma) \rangle / (\sigma c)$ with a U-Net $f$; for $u$ see the module.
+    r"""The energy of images at a noise level by a U-Net, $E(x, \sigma) = \tfrac12 |u|^2 + \langle u, f(u, \sigma) \rangle / (\sigma c)$.
 
     With this form $\sigma \nabla E = \sigma u c + f + J_f^\top u$: the network has unit scale at every level, and before training, when
     $f = 0$, the energy is that of normal pixels. It is trained by matching $\sigma \nabla E(x + \sigma \xi, \sigma)$ to $\xi$ (Song &

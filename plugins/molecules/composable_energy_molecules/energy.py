@@ -21,7 +21,7 @@ _EMBEDDING = 16
 
 
 class SideChainEnergy(Energy):
-    r"""The energy $E(\chi \mid \text{context})$ of the side-chain angles of one residue, or the sum over several, on the torus.
+    r"""The energy of the side-chain angles of one residue or of several, $E(\chi \mid \text{context})$, on the torus.
 
     Angles enter as $\sin k \chi$ and $\cos k \chi$, so the energy has period $2 \pi$, and $\pi$ in a symmetric angle. Angles that an amino
     acid lacks do not enter. The context scales and shifts the features of the angles (Perez et al., 2018).
@@ -42,6 +42,8 @@ class SideChainEnergy(Energy):
         >>> energy(torch.zeros(3, 4)).shape
         torch.Size([3])
     """
+
+    comes_trained = False
 
     def __init__(self, residues: int | None = None, *, width: int = 128, harmonics: int = 4) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ r"""By which the centre of $\chi_1$ moves with $\psi$."""
 
 
 class GeneratedRotamers(Energy):
-    r"""The exact energy $-\log p(\chi \mid \text{context})$ of generated side chains, on the torus.
+    r"""The exact energy of generated side chains, $-\log p(\chi \mid \text{context})$, on the torus.
 
     The density is a mixture over rotamers $r$ of wrapped normals,
     $\sum_r w_r(\text{context}) \prod_i \mathcal N_\circ(\chi_i; \mu_{ri}(\psi), s_{ri})$: the log weights depend on $\phi$, $\psi$ and the

@@ -17,9 +17,10 @@ __all__ = ["RewardEnergy"]
 
 
 class RewardEnergy(Energy):
-    r"""The energy $-\beta\, r(x)$, so that `base & ce.reward(r, beta)` has the density $p(x)\, e^{\beta r(x)}$ up to a constant.
+    r"""A reward as an energy, $-\beta\, r(x)$.
 
-    It grounds nothing, and its maximum over points may be infinite: the density exists if the base falls faster.
+    `base & ce.reward(r, beta)` has the density $p(x)\, e^{\beta r(x)}$ up to a constant. It grounds nothing, and its maximum over points
+    may be infinite: the density exists if the base falls faster.
 
     With a gradient every sampler follows it. Without one (`differentiable=False`) samplers that only follow gradients refuse the
     expression, and the default is `smc`, which weights and resamples its particles by the reward.

@@ -105,6 +105,8 @@ class TransitionEnergy(Energy):
 
     visited: Tensor
 
+    comes_trained = False
+
     def __init__(self, size: int, angles: Sequence[int] = (), hidden: int = 64, kept: int = 4096) -> None:
         super().__init__()
         self.size, self.angles = check_integer("size", size), tuple(angles)

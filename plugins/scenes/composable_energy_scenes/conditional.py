@@ -34,6 +34,8 @@ class ConditionalEnergy(ce.Energy):
         OptionError: `y` has neither classes nor numbers, or both.
     """
 
+    comes_trained = False
+
     def __init__(self, base: CodeEnergy, *, classes: int = 0, dims: int = 0, center: float = 0.0, reach: float = 1.0) -> None:
         super().__init__()
         if (classes > 0) == (dims > 0):

@@ -20,7 +20,7 @@ _SIZES = {"small": -1, "large": 1}
 
 
 class SceneFamily(ce.EnergyFamily):
-    """The trained scene energies by name; weights are loaded once, on first use.
+    """Rendered scenes of objects and their attributes; weights are loaded once, on first use.
 
     `scenes` is the base. Members are events over it: `scenes/color=red`, `scenes/shape=box`, `scenes/left` (half of the floor),
     `scenes/large` (half of the sizes) and so on. For events at any position or size use `composable_energy_scenes.load_concepts`.
@@ -32,6 +32,8 @@ class SceneFamily(ce.EnergyFamily):
         >>> import composable_energy as ce
         >>> images = (ce.get_energy("scenes/left") & ~ce.get_energy("scenes/color=red")).sample(4, seed=0)
     """
+
+    comes_trained = True
 
     def __init__(self, folder: str | None = None) -> None:
         self._folder = weights.FOLDER if folder is None else Path(folder)

@@ -1,0 +1,60 @@
+"""The parser of the command line: short errors, whole numbers with a range, and options of samplers as options of the command."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+__all__ = ["Parser", "whole_number"]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser with short errors. Where a command has `--option NAME=VALUE`, an unknown `--step-size 0.1` is `--option step-size=0.1`."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        known = self._option_string_actions
+        if args is not None and "--option" in known:
+            args = _join_options(args, tuple(known))
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n`{self.prog} --help` lists the arguments.\n")
+
+
+def _join_options(words: Sequence[str], known: tuple[str, ...]) -> list[str]:
+    """Returns the words with `--option NAME=VALUE` in place of each unknown option and its value; abbreviations are known."""
+    joined: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return [*joined, word, *rest]
+        flag, equals, value = word.partition("=")
+        unknown = flag.startswith("--") and not any(name.startswith(flag) for name in known)
+        if unknown and not equals and rest and not rest[0].startswith("--"):
+            equals, value = "=", rest.pop(0)
+        joined += ["--option", f"{flag[2:]}={value}"] if unknown and equals else [word]
+    return joined
+
+
+def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """Returns a type of arguments: whole numbers in a range, also as `1e6`.
+
+    Args:
+        least: The lowest number.
+        most: The highest number.
+    """
+
+    def read(text: str) -> int:
+        try:
+            number = int(text) if text.strip().lstrip("+-").isdecimal() else float(text)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number == int(number) and least <= number <= most):
+            bound = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"takes a whole number {bound}, got {text!r}")
+        return int(number)
+
+    return read
