@@ -66,21 +66,15 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
     shown = {"kind": "result", "view": view.kind, **about, **view.shown(points, about)}
     if view.kind == "plane" and trace.points is not None:
         shown["paths"] = _paths(trace.points)
-    level = at_level(energy, None)
-    shown["terms"] = terms_of(twin(level).explain(points), _events(level)) if energy.has_value else []
+    shown["terms"] = terms_of(twin(at_level(energy, None)).explain(points)) if energy.has_value else []
     shown |= {"trace": traces_of(trace), "summary": summary_of(trace), "warnings": [str(one.message) for one in caught]}
     shown |= {"command": command_line(order, energy, pictures), "python": python_lines(orders, energies)}
     report({**shown, "seconds": round(time.perf_counter() - began, 2)})
 
 
 def _energy(order: Order) -> Energy:
-    energy = read_expression(argparse.Namespace(expression=order.text, family=order.family, given=[]))
+    energy = read_expression(argparse.Namespace(expression=order.text, family=order.family, given=[]), untrained=False)
     return energy if order.sharpen == 1 else energy.sharpened(order.sharpen)
-
-
-def _events(energy: Energy) -> set[str]:
-    """Returns the texts of the nodes whose evidence is minus the logarithm of a probability."""
-    return {str(node) for node in energy.modules() if getattr(node, "formula", None) is not None}
 
 
 def _start(order: Order, energy: Energy, point: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ _SPREAD = 1.4
 
 
 class Plane(ce.EnergyFamily):
-    """The family `plane`: shapes and regions of the plane, in closed form.
+    """Shapes and regions of the plane, in closed form.
 
     Example:
         >>> import composable_energy as ce

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,21 +65,15 @@ def density_image(energy: Energy) -> dict[str, Any]:
     return {"image": _address(file.getvalue()), "extent": EXTENT}
 
 
-def terms_of(explanation: Explanation, events: Collection[str] = ()) -> list[dict[str, Any]]:
-    """Returns a row for each node of an expression: its energy, and its share under `|`, at each point.
-
-    Args:
-        explanation: The explanation.
-        events: The texts of events; the probability of one is $e^{-E}$.
-    """
+def terms_of(explanation: Explanation) -> list[dict[str, Any]]:
+    """Returns a row for each node of an expression: its energy at each point, the share of a branch and the probability of an event."""
     return [
         {
             "depth": depth,
             "text": row.expression,
-            "note": row.note,
-            "probable": depth > 0 and row.expression in events,
             "energy": numbers(row.energy),
             "share": None if row.share is None else numbers(row.share),
+            "probability": None if row.probability is None else numbers(row.probability),
         }
         for depth, row in explanation.rows()
     ]

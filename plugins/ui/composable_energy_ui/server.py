@@ -16,10 +16,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from composable_energy.cli.energies import list_energies
+import composable_energy as ce
 from composable_energy.cli.names import DEFAULT_FAMILY, Names
 from composable_energy.errors import ComposableEnergyError, OptionError
-from composable_energy.registry import names, plugins
+from composable_energy.registry import names
 from composable_energy_ui.orders import LIMITS, Limits, find_names, read_order
 from composable_energy_ui.worker import Event, Worker, error_event
 
@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Returns the names for completion: members of a family first, then all other energies."""
         family, limits = asked or self.playground.family or DEFAULT_FAMILY, asdict(self.playground.limits)
         known = find_names(asked, self.playground.family, self.playground.local)
-        entries = [entry for entry in list_energies(plugins()) if entry.name != family]
+        entries = [entry for entry in ce.energies() if entry.name != family and entry.state in ("", "trained")]
         others = [name for entry in entries for name in (entry.name, *(f"{entry.name}/{member}" for member in entry.members))]
         samplers = sorted(names("sampler"))
         return {"kind": "ok", "family": family, "members": known.members, "others": others, "samplers": samplers, "limits": limits}

@@ -109,6 +109,11 @@ def test_the_command_line_and_python_draw_the_same_points(fields, tmp_path, monk
     assert np.array_equal(names["samples"].numpy(), points)
 
 
+def test_a_network_with_random_weights_is_refused():
+    with pytest.raises(OptionError, match="not trained"):
+        carry_out(Order("igebm-mnist"))
+
+
 @pytest.mark.slow
 def test_python_draws_the_same_edited_faces():
     first = Order("male & ~smiling", n=2, steps=10)
@@ -136,7 +141,7 @@ def test_a_result_has_terms_shares_traces_and_statistics():
 
 def test_an_event_has_probabilities_and_a_density_has_none():
     _, result = carry_out(order("ring & right"))
-    assert [(row["text"], row["probable"]) for row in result["terms"]] == [
+    assert [(row["text"], row["probability"] is not None) for row in result["terms"]] == [
         ("ring & right", False),
         ("plane", False),
         ("ring", False),

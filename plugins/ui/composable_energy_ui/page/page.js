@@ -225,17 +225,18 @@ function showResult(event) {
 }
 
 function showTerms() {
-  const { terms } = state.result, k = state.chosen, some = k !== null, likely = terms.some((row) => row.probable);
+  const { terms } = state.result, k = state.chosen, some = k !== null, likely = terms.some((row) => row.probability);
   $("terms-hint").textContent = some ? `Image or chain ${k + 1} is chosen.` : "Click an image or a chain to see its own numbers.";
   const head = ["mean", "lowest", "highest", ...(likely ? ["mean probability"] : [])];
   $("terms").innerHTML = `<tr><th></th>${head.map((name) => cell("th", name)).join("")}` +
     (some ? cell("th", `chosen`, "chosen") + (likely ? cell("th", "its probability", "chosen") : "") : "") + "</tr>" +
     terms.map((row) => {
-      const values = row.energy.map(Number), chance = (value) => (row.probable ? format(Math.exp(-value)) : "");
+      const values = row.energy.map(Number), chances = row.probability;
       return `<tr>${cell("td", "\u2003".repeat(row.depth) + plain(row.text))}${cell("td", format(mean(values)))}` +
         cell("td", format(Math.min(...values))) + cell("td", format(Math.max(...values))) +
-        (likely ? cell("td", row.probable ? format(mean(values.map((value) => Math.exp(-value)))) : "") : "") +
-        (some ? cell("td", format(row.energy[k]), "chosen") + (likely ? cell("td", chance(values[k]), "chosen") : "") : "") + "</tr>";
+        (likely ? cell("td", chances ? format(mean(chances)) : "") : "") +
+        (some ? cell("td", format(row.energy[k]), "chosen") + (likely ? cell("td", chances ? format(chances[k]) : "", "chosen") : "") : "") +
+        "</tr>";
     }).join("");
 }
 
