@@ -83,7 +83,7 @@ COMMANDS = sorted({line for page in PAGES for line in re.findall(r"^ {4}(?:\$ )?
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_command_line_takes_what_pages_show(line, monkeypatch):
-    for command in (Sample, Explain, Energies, Plugins, Doctor, *(get("command", name) for name in ("recipes", "render", "train"))):
+    for command in (Sample, Explain, Energies, Plugins, Doctor, *(get("command", name) for name in ("recipes", "render", "train", "ui"))):
         monkeypatch.setattr(command, "run", lambda command, arguments: 0)
     words = shlex.split(line, comments=True)
     if words == ["--version"]:

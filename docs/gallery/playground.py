@@ -32,10 +32,12 @@ def shoot(browser, name):
 
 
 def start(browser):
+    """Shoots the page as it opens."""
     shoot(browser, "playground-start.png")
 
 
 def result(browser):
+    """Shoots a grid with a chosen image."""
     browser.type("#expression", "male & ~smiling & glasses")
     browser.wait(CHECKED.format(3))
     browser.click("#sample")
@@ -45,12 +47,14 @@ def result(browser):
 
 
 def error(browser):
+    """Shoots an error at its place."""
     browser.type("#expression", "male & ~smilling & (hat | old)")
     browser.wait("!document.querySelector('#error').hidden")
     shoot(browser, "playground-error.png")
 
 
 def plane(browser):
+    """Shoots chains on the plane, one of them chosen."""
     browser.click("#tab-plane")
     browser.wait("document.querySelector('#expression').value.includes('ring')")
     browser.type("#expression", "bar | ring & ~right")

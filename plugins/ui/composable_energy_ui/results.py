@@ -32,11 +32,11 @@ def kind_of(shape: tuple[int, ...]) -> str:
 
 
 def numbers(values: Tensor, digits: int = 4) -> Any:
-    """Returns nested lists; what is not finite is text, because JSON has no such numbers."""
+    """Returns nested lists; a number that is not finite is text that JavaScript reads, because JSON has no such numbers."""
     if values.ndim:
         return [numbers(row, digits) for row in values]
     value = float(values)
-    return round(value, digits) if math.isfinite(value) else str(value)
+    return round(value, digits) if math.isfinite(value) else {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
 
 
 def grid_image(images: Tensor, value_range: tuple[float, float], about: Mapping[str, Any]) -> dict[str, Any]:

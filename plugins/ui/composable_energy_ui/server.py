@@ -81,8 +81,12 @@ class Playground:
         try:
             self._server.serve_forever()
         finally:
-            self._server.server_close()
-            self.worker.close()
+            self.close()
+
+    def close(self) -> None:
+        """Closes the port and ends the worker."""
+        self._server.server_close()
+        self.worker.close()
 
     def __enter__(self) -> Playground:
         self._thread = threading.Thread(target=self.run, daemon=True)

@@ -3,6 +3,9 @@
 import http.client
 import io
 import json
+import signal
+import subprocess
+import sys
 import threading
 from urllib.parse import urlsplit
 
@@ -152,3 +155,24 @@ def test_the_command_refuses_what_it_cannot_serve(playground, capsys, tmp_path):
     assert main(["ui", "--no-browser", "--port", "99999"]) == 2
     with pytest.raises(FileFormatError, match="no folder"):
         Playground(family=str(tmp_path / "nowhere"))
+
+
+def test_the_command_warns_when_others_can_reach_the_playground(monkeypatch, capsys):
+    monkeypatch.setattr(Playground, "run", Playground.close)
+    assert main(["ui", "--no-browser", "--port", "0", "--host", "0.0.0.0"]) == 0
+    shown = capsys.readouterr()
+    assert "without a password" in shown.err and "http://127.0.0.1:" in shown.out
+    assert main(["ui", "--no-browser", "--port", "0"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_ends_the_server_and_its_worker():
+    command = [sys.executable, "-m", "composable_energy", "ui", "--no-browser", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split("at ")[1].split(";")[0]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr is not None and "Traceback" not in process.stderr.read()
+    with pytest.raises(ConnectionRefusedError):
+        http.client.HTTPConnection(urlsplit(address).netloc).request("GET", "/")

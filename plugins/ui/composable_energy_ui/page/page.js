@@ -194,7 +194,7 @@ function points(event) {
 
 // Results ----------------------------------------------------------------------------------------------------------------------------
 const mean = (values) => values.reduce((sum, value) => sum + Number(value), 0) / values.length;
-const format = (value) => (Number.isFinite(Number(value)) ? Number(value).toFixed(3) : String(value ?? "–").replace("inf", "∞"));
+const format = (value) => (Number.isFinite(Number(value)) ? Number(value).toFixed(3) : String(value ?? "–").replace("Infinity", "∞"));
 const cell = (tag, text, kind = "") => `<${tag} class="${kind}">${String(text).replace(/[&<>]/g, (c) => `&#${c.charCodeAt(0)};`)}</${tag}>`;
 const plain = (text) => text.replace(/\.at\([^()]*\)/g, "");
 
