@@ -39,6 +39,8 @@ _LARGEST = 100_000  # bytes of a request
 class Playground:
     """The playground: a server and its worker. A context manager that serves in a thread, for tests and notebooks.
 
+    The worker is a new process of Python, so a script creates a playground under `if __name__ == "__main__"`.
+
     Args:
         host: The address to listen on.
         port: The port; 0 takes a free one.

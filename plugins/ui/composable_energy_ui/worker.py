@@ -26,7 +26,7 @@ from composable_energy_ui.orders import Limits, Order
 __all__ = ["Event", "Kept", "Worker", "error_event"]
 
 Event = dict[str, Any]
-_KEPT = 32
+_KEPT = 16
 _TICK = 0.1
 
 

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -105,13 +104,13 @@ def test_an_edit_starts_from_a_kept_point(playground):
 def test_an_order_that_takes_too_long_is_stopped_and_few_may_wait():
     with Playground(limits=Limits(seconds=3.0, waiting=1)) as playground:
         orders = [events(playground, LONG) for _ in range(2)]
-        for order in orders:
-            next(order)
+        _, waiting = [next(order)["job"] for order in orders]
         (refused,) = events(playground, LONG)
         assert "wait already" in refused["message"]
         stopped = list(orders[0])[-1]
         assert stopped["kind"] == "error" and "longer than 3 s" in stopped["message"]
-        threading.Thread(target=list, args=(orders[1],), daemon=True).start()
+        read(playground, "/api/cancel", {"job": waiting})
+        assert list(orders[1])[-1]["kind"] == "cancelled"
 
 
 def test_the_page_has_a_policy_that_allows_no_other_host(playground):

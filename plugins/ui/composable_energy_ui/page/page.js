@@ -154,7 +154,14 @@ const EVENTS = {
     state.job = event.job;
     $("status").textContent = event.ahead ? `Waiting: ${event.ahead} before this one.` : "Waiting ...";
   },
-  started() { $("status").textContent = "Loading and tuning ..."; $("progress").hidden = false; $("progress").removeAttribute("value"); },
+  started() {
+    const began = Date.now();
+    const tick = () => { $("status").textContent = `Loading and tuning: ${Math.round((Date.now() - began) / 1000)} s`; };
+    tick();
+    state.clock = setInterval(tick, 1000);
+    $("progress").hidden = false;
+    $("progress").removeAttribute("value");
+  },
   async density(event) { view("plane"); plane.clear(); await plane.density(event); },
   progress(event) {
     const of = event.total ? ` of ${event.total}` : "";
@@ -173,7 +180,11 @@ const EVENTS = {
   cancelled() { $("status").textContent = "Cancelled."; },
   error(event) { view(null); $("status").textContent = "This did not work."; showError(event); },
 };
-const show = (event) => EVENTS[event.kind]?.(event);
+
+async function show(event) {
+  if (event.kind !== "density") clearInterval(state.clock);
+  await EVENTS[event.kind]?.(event);
+}
 
 function view(kind) {
   $("grid").hidden = kind !== "pictures";
