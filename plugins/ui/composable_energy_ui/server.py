@@ -25,12 +25,12 @@ from composable_energy_ui.worker import Event, Worker, error_event
 
 __all__ = ["Playground", "is_local"]
 
+_SCRIPTS = ("page.js", "parts.js", "charts.js", "completion.js")
 _PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{f"/{name}": (name, "text/javascript; charset=utf-8") for name in _SCRIPTS},
 }
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
 _LARGEST = 100_000  # bytes of a request

@@ -1,5 +1,7 @@
 // The playground: reads the form, sends orders, and shows what happens.
 import { Plane, drawTrace } from "./charts.js";
+import { completion } from "./completion.js";
+import { sharesBars, slider, statisticsTable, termsTable } from "./parts.js";
 
 const $ = (id) => document.getElementById(id);
 const plane = new Plane($("plane"));
@@ -15,20 +17,6 @@ const SETTINGS = [
   ["seed", "Seed", 0, 0, 999, 1],
 ];
 const state = { tab: "pictures", names: [], texts: {}, weights: {}, terms: [], job: null, result: null, chosen: null, edit: null };
-
-// Sliders --------------------------------------------------------------------------------------------------------------------------
-function slider(id, name, value, least, most, step, change = () => {}) {
-  const row = document.createElement("div");
-  row.className = "slider";
-  const label = Object.assign(document.createElement("label"), { textContent: name, title: name, htmlFor: id });
-  const range = Object.assign(document.createElement("input"), { type: "range", min: least, max: most, step, value });
-  range.setAttribute("aria-label", name);
-  const number = Object.assign(document.createElement("input"), { type: "number", id, min: least, step: "any", value });
-  range.oninput = () => { number.value = range.value; change(Number(range.value)); };
-  number.oninput = () => { range.value = number.value; change(Number(number.value)); };
-  row.append(label, range, number);
-  return row;
-}
 
 function showWeights(terms) {
   if (String(terms) === String(state.terms)) return;
@@ -65,40 +53,11 @@ function changed() {
   complete();
 }
 
-function complete() {
-  const box = $("expression"), word = box.value.slice(0, box.selectionStart).match(/[\w=/:-]*$/)[0], list = $("completions");
-  const found = word && !state.names.includes(word) ? state.names.filter((name) => name.includes(word)) : [];
-  found.sort((a, b) => b.startsWith(word) - a.startsWith(word));
-  list.replaceChildren(...found.slice(0, 8).map((name, i) => {
-    const row = Object.assign(document.createElement("li"), { textContent: name });
-    row.setAttribute("role", "option");
-    row.setAttribute("aria-selected", i === 0);
-    row.onmousedown = (event) => { event.preventDefault(); accept(name); };
-    return row;
-  }));
-  list.hidden = !found.length;
-}
-
-function accept(name) {
-  const box = $("expression"), at = box.selectionStart, word = box.value.slice(0, at).match(/[\w=/:-]*$/)[0];
-  box.setRangeText(name, at - word.length, at, "end");
-  changed();
-  $("completions").hidden = true;
-}
-
-$("expression").onkeydown = (event) => {
-  const rows = [...$("completions").children], at = rows.findIndex((row) => row.ariaSelected === "true"), open = !$("completions").hidden;
+const complete = completion($("expression"), $("completions"), () => state.names, changed);
+$("expression").addEventListener("input", changed);
+$("expression").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("order").requestSubmit();
-  else if (open && (event.key === "Tab" || event.key === "Enter")) accept(rows[at].textContent);
-  else if (open && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
-    const next = (at + (event.key === "ArrowDown" ? 1 : rows.length - 1)) % rows.length;
-    rows.forEach((row, i) => row.setAttribute("aria-selected", i === next));
-  } else if (event.key === "Escape") $("completions").hidden = true;
-  else return;
-  event.preventDefault();
-};
-$("expression").oninput = changed;
-$("expression").onblur = () => { $("completions").hidden = true; };
+});
 
 // Orders -----------------------------------------------------------------------------------------------------------------------------
 function readOrder() {
@@ -204,11 +163,6 @@ function points(event) {
 }
 
 // Results ----------------------------------------------------------------------------------------------------------------------------
-const mean = (values) => values.reduce((sum, value) => sum + Number(value), 0) / values.length;
-const format = (value) => (Number.isFinite(Number(value)) ? Number(value).toFixed(3) : String(value ?? "–").replace("Infinity", "∞"));
-const cell = (tag, text, kind = "") => `<${tag} class="${kind}">${String(text).replace(/[&<>]/g, (c) => `&#${c.charCodeAt(0)};`)}</${tag}>`;
-const plain = (text) => text.replace(/\.at\([^()]*\)/g, "");
-
 function showResult(event) {
   for (const id of ["tools", "cards"]) $(id).hidden = false;
   $("save").hidden = event.view !== "pictures";
@@ -222,33 +176,18 @@ function showResult(event) {
   document.querySelector("[data-copy=command]").disabled = !event.command;
   drawTrace($("trace"), event.trace);
   showTerms();
-  const branches = event.terms.filter((row) => row.share);
-  $("shares-card").hidden = !branches.length;
-  $("shares").innerHTML = branches.map((row) => {
-    const share = mean(row.share);
-    return `<div class="bar">${cell("span", plain(row.text))}<span><i style="width:${100 * share}%"></i></span><span>${share.toFixed(3)}</span></div>`;
-  }).join("");
-  const columns = ["mean", "sd", "ess_bulk", "r_hat"];
-  $("statistics").innerHTML = `<tr><th></th><th>mean</th><th>sd</th><th>ESS</th><th>R-hat</th></tr>` +
-    event.summary.rows.map((row) => `<tr>${cell("td", row.name)}${columns.map((name) => cell("td", row[name] ?? "–")).join("")}</tr>`).join("");
+  const shares = sharesBars(event.terms);
+  $("shares-card").hidden = !shares;
+  $("shares").innerHTML = shares;
+  $("statistics").innerHTML = statisticsTable(event.summary.rows);
   $("facts").textContent = [event.summary.title, ...Object.entries(event.summary.facts).map(([name, value]) => `${name}: ${value}`),
     event.summary.note, ...event.summary.warnings].filter(Boolean).join(" · ");
 }
 
 function showTerms() {
-  const { terms } = state.result, k = state.chosen, some = k !== null, likely = terms.some((row) => row.probability);
-  $("terms-hint").textContent = some ? `Image or chain ${k + 1} is chosen.` : "Click an image or a chain to see its own numbers.";
-  const head = ["mean", "lowest", "highest", ...(likely ? ["mean probability"] : [])];
-  $("terms").innerHTML = `<tr><th></th>${head.map((name) => cell("th", name)).join("")}` +
-    (some ? cell("th", `chosen`, "chosen") + (likely ? cell("th", "its probability", "chosen") : "") : "") + "</tr>" +
-    terms.map((row) => {
-      const values = row.energy.map(Number), chances = row.probability;
-      return `<tr>${cell("td", "\u2003".repeat(row.depth) + plain(row.text))}${cell("td", format(mean(values)))}` +
-        cell("td", format(Math.min(...values))) + cell("td", format(Math.max(...values))) +
-        (likely ? cell("td", chances ? format(mean(chances)) : "") : "") +
-        (some ? cell("td", format(row.energy[k]), "chosen") + (likely ? cell("td", chances ? format(chances[k]) : "", "chosen") : "") : "") +
-        "</tr>";
-    }).join("");
+  const k = state.chosen;
+  $("terms-hint").textContent = k === null ? "Click an image or a chain to see its own numbers." : `Image or chain ${k + 1} is chosen.`;
+  $("terms").innerHTML = termsTable(state.result.terms, k);
 }
 
 function choose(k) {
