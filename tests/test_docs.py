@@ -88,7 +88,7 @@ COMMANDS = sorted({line for page in PAGES for line in re.findall(r"^ {4}(?:\$ )?
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_command_line_takes_what_pages_show(line, monkeypatch):
-    others = (get("command", name) for name in ("recipes", "render", "train"))
+    others = (get("command", name) for name in ("recipes", "render", "train", "ui"))
     for command in (Sample, Explain, Energies, NewPlugin, Plugins, Doctor, *others):
         monkeypatch.setattr(command, "run", lambda command, arguments: 0)
     words = shlex.split(line, comments=True)
