@@ -161,8 +161,8 @@ def run(results: dict[str, Any], args: Any) -> None:
                 rows += [measure(methods[world], name, solvable.first(count)[index], index) for index in range(begin, count)]
                 if len(rows) > begin:
                     print(world, later, name, len(rows), _mean(rows, "success"), round(_mean(rows, "seconds"), 2), flush=True)
-            if args.write:
-                _write(results)
+                    if args.write:
+                        _write(results)
 
 
 def _key(world: str, later: bool) -> str:

@@ -115,7 +115,8 @@ class Planner:
         shifted = torch.cat([torch.stack(self._passed), self.last[time + 1 :]])[None]
         found = descend(energy, parts, shifted, check_integer("steps", steps))
         now = float(energy(found))
-        if not now < self.energy + patience or bool(parts.after(time).broken(found[:, time:])):
+        left = time < len(self.last) - 1  # at the end, there is nothing to plan
+        if left and (not now < self.energy + patience or bool(parts.after(time).broken(found[:, time:]))):
             return self._plan()
         self.last, self.energy = found[0], now
         return self.last[time:]
