@@ -135,8 +135,8 @@ class Planner:
         found, energies, sound = self._candidates(self._passed)
         if not sound:
             warnings.warn(
-                f"Of {self.retries + 1} searches none found a plan that avoids impossible moves and zones and fulfils all waypoints; the best "
-                f"has energy {float(energies[0]):.3g}. Give a longer horizon or a larger `search`, or check that the task can be solved.",
+                f"None of {self.retries + 1} searches found a plan that avoids impossible moves and zones and fulfils all waypoints; the "
+                f"best has energy {float(energies[0]):.3g}. Give a longer horizon or a larger `search`, or check that it can be solved.",
                 PlanWarning,
                 stacklevel=3,
             )

@@ -143,7 +143,7 @@ def test_angles_turn_the_short_way():
 
 def test_a_task_that_no_plan_fulfils_warns():
     wet = planning.disc((1.5, 0.0), 0.5)
-    with pytest.warns(planning.PlanWarning, match="searches"):
+    with pytest.warns(planning.PlanWarning, match="None of 1 searches"):
         Planner(bridge(~wet), retries=0).plan([-1.5, 1.0])
 
 
