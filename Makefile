@@ -95,6 +95,7 @@ wheel: $(WHEEL_STAMP)
 	@$(WHEEL_VENV)/bin/python $(INSTALL) --force-reinstall --no-deps dist/*.whl
 	$(WHEEL_VENV)/bin/python -I docs/scripts/run_blocks.py README.md --first
 	$(WHEEL_VENV)/bin/composable-energy doctor
+	$(BIN)/python tests/new_projects.py $(WHEEL_VENV)/bin/python
 
 $(WHEEL_STAMP): $(STAMP)
 	@rm -rf "$(WHEEL_VENV)" dist

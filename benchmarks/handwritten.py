@@ -1,4 +1,7 @@
-"""scikit-learn's handwritten digits, or MNIST's from IDX files, for the benchmarks; and a classifier that judges them."""
+"""Handwritten digits as rows of pixels, scikit-learn's or MNIST's from IDX files, and a classifier that judges them.
+
+`benchmarks.digits` is the benchmark of the recipe on digits; `benchmarks.papers.implicit_2019.picture_sets` has sets of other pictures.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from torch import Tensor, nn
 
 from composable_energy_image.data import open_pictures
 
-__all__ = ["Digits", "Judge", "load_digits", "load_idx", "train_judge"]
+__all__ = ["Judge", "LabelledPixels", "load_digits", "load_idx", "train_judge"]
 
 
 @dataclass(frozen=True)
-class Digits:
-    """Digits in two parts.
+class LabelledPixels:
+    """Small pictures and their labels, in two parts.
 
     Attributes:
         train: Pixels in [0, 1], with shape $(N, D)$.
@@ -38,22 +41,22 @@ class Digits:
         return self.train.shape[1]
 
 
-def load_digits(seed: int, test: int = 400) -> Digits:
+def load_digits(seed: int, test: int = 400) -> LabelledPixels:
     """Returns scikit-learn's 1,797 digits of 8 x 8 pixels with 17 grey values, divided by a seed."""
     from sklearn.datasets import load_digits as load
 
     pixels, targets = load(return_X_y=True)
     x, y = torch.tensor(pixels, dtype=torch.float32) / 16, torch.tensor(targets)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    return Digits(x[order[test:]], y[order[test:]], x[order[:test]], y[order[:test]], 1 / 16)
+    return LabelledPixels(x[order[test:]], y[order[test:]], x[order[:test]], y[order[:test]], 1 / 16)
 
 
-def load_idx(folder: Path) -> Digits:
+def load_idx(folder: Path) -> LabelledPixels:
     """Returns the digits of a folder with MNIST's four IDX files, plain or compressed."""
     parts = {part: open_pictures(folder, part=part) for part in ("train", "test")}
     pixels = {name: torch.from_numpy(part.pixels.copy()).flatten(1).float() / 255 for name, part in parts.items()}
     labels = {name: part.labels["class"].values for name, part in parts.items()}
-    return Digits(pixels["train"], labels["train"], pixels["test"], labels["test"], 1 / 255)
+    return LabelledPixels(pixels["train"], labels["train"], pixels["test"], labels["test"], 1 / 255)
 
 
 class Judge(nn.Module):

@@ -93,6 +93,11 @@ def digits_parts() -> str:
     rows += [
         [f"Frechet distance of pixels, {name.removeprefix('frechet of ')}", f"{parts[name]:.2f}"] for name in parts if "frechet" in name
     ]
+    rows += [
+        [name.replace("distance", "distance to the nearest training digit,", 1).replace(", of", ","), f"{parts[name]:.2f}"]
+        for name in parts
+        if name.startswith("distance")
+    ]
     return markdown_table(["measure", "value"], rows)
 
 

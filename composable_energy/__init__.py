@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from composable_energy.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from composable_energy import samplers, viz
     from composable_energy.algebra import (
         Conditioned,
         Conjunction,
@@ -114,8 +115,10 @@ __all__ = [
     "refresh",
     "register",
     "reward",
+    "samplers",
     "save",
     "shared",
+    "viz",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -169,4 +172,5 @@ __getattr__, __dir__ = lazy_exports(
         "saving": ("load", "push", "save"),
         "memo": ("shared",),
     },
+    submodules=("samplers", "viz"),
 )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from composable_energy.conditions import check_names
 from composable_energy.energy_function import EnergyFunction
 from composable_energy.errors import ExpressionError
+from composable_energy.lazy import LazyMethod
 from composable_energy.operator_methods import operator_pair, refuse_arithmetic, refuse_truth
 from composable_energy.recommendation import Recommendation
 from composable_energy.supports import Support
@@ -35,6 +36,12 @@ def _density() -> Any:
     from composable_energy import density
 
     return density
+
+
+def _sample():
+    from composable_energy.sampling import sample
+
+    return sample
 
 
 class Energy(EnergyFunction):
@@ -162,19 +169,12 @@ class Energy(EnergyFunction):
 
         return infer(self, x, over, joint=joint)
 
-    def sample(self, shape: int | Sequence[int], **options: Any) -> Any:
-        r"""Draws points from the density; see `composable_energy.sampling.sample`.
+    sample = LazyMethod(_sample)
+    r"""Draws points from the density: the function `composable_energy.sampling.sample` as a method.
 
-        Args:
-            shape: $(n, *)$ with the shape of one point, or $n$ if the energy has an `event_shape`.
-            **options: `sampler`, `steps`, `seed`, `init` and the other options of `sample`, and those of the sampler.
-
-        Returns:
-            The points, with shape $(n, *)$; with `trace` the pair of points and `Trace`.
-        """
-        from composable_energy.sampling import sample
-
-        return sample(self, shape, **options)
+    Its first argument is the shape of the points, $(n, *)$, or $n$ if the energy has an `event_shape`. The others are `sampler`, `steps`,
+    `seed`, `init`, `trace`, ..., and the options of the sampler.
+    """
 
     def save(self, folder: str | Path) -> None:
         """Writes the expression and its weights to a folder for `composable_energy.load`."""
@@ -190,3 +190,6 @@ class Energy(EnergyFunction):
 
     def __repr__(self) -> str:
         return _algebra().tree(self)
+
+    def _repr_html_(self) -> str:
+        return _algebra().html_tree(self)

@@ -5,7 +5,7 @@ Each class derives from the matching built-in error, so `except ValueError` work
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,7 +41,24 @@ __all__ = [
 
 
 class ComposableEnergyError(Exception):
-    """Base class of all errors of this library."""
+    """Base class of all errors of this library. A note in the traceback names the section of the documentation (Python 3.11 or newer).
+
+    Attributes:
+        documentation: The page and section that explain the error. Subclasses elsewhere may set their own, such as a URL; else it is that
+            of their base.
+    """
+
+    documentation: ClassVar[str] = "errors.md"
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        if cls.__module__ == __name__:
+            cls.documentation = f"errors.md#{cls.__name__.lower()}"
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        if hasattr(self, "add_note"):
+            self.add_note(f"The documentation explains this error: {self.documentation}")  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class ShapeError(ComposableEnergyError, ValueError):

@@ -14,7 +14,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError, PluginLoadError, PluginNotFound
 from composable_energy.registry import PluginRecord, get_factory, plugins
 from composable_energy.suggestions import listed, nearest
-from composable_energy.tables import html_block, html_table, text_table
+from composable_energy.tables import Html, escape, html_block, html_table, text_table
 
 __all__ = ["EnergyInfo", "EnergyTable", "describe_energies", "energies"]
 
@@ -90,7 +90,7 @@ class EnergyTable(Sequence[EnergyInfo]):
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows = [(row.name, row.state, row.line, row.distribution or "this session") for row in self._rows]
+        rows = [(_unbroken(row.name), row.state, row.line, _unbroken(row.distribution or "this session")) for row in self._rows]
         return html_block(html_table(("energy", "state", "what it is", "from"), rows))
 
 
@@ -129,6 +129,10 @@ def _describe(record: PluginRecord) -> EnergyInfo:
         failed = f"listing its members raised {type(error).__name__}: {error}"
         return EnergyInfo(name, record.distribution, _summary(obj), error=failed)
     return EnergyInfo(name, record.distribution, _summary(obj), _comes_trained(obj), _required(obj), tuple(members))
+
+
+def _unbroken(text: str) -> Html:
+    return Html(f'<span style="white-space:nowrap">{escape(text)}</span>')
 
 
 def _is_a(obj: Any, cls: type) -> bool:

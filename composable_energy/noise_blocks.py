@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from composable_energy.errors import OptionError
 
@@ -21,6 +22,10 @@ _SEEDED_BY_5489 = [5489, 1301868182, 2938499221]  # its first words, from its de
 class BlockBuffer:
     """A tensor for the noise of chains, and its parts that are whole blocks.
 
+    Args:
+        chains: The ids of the chains.
+        whole: The tensor, with shape $(B, *)$.
+
     Attributes:
         whole: All numbers, with shape $(B, *)$.
         parts: The blocks that are drawn directly into it, in order.
@@ -30,8 +35,8 @@ class BlockBuffer:
 
     __slots__ = ("first", "parts", "rest", "whole")
 
-    def __init__(self, chains: Sequence[int], event: torch.Size, dtype: torch.dtype) -> None:
-        self.whole = torch.empty((len(chains), *event), dtype=dtype)
+    def __init__(self, chains: Sequence[int], whole: Tensor) -> None:
+        self.whole, event = whole, whole.shape[1:]
         self.parts, self.first, self.rest = [], 0, 0
         size = block_size(event)
         if isinstance(chains, range) and chains.step == 1 and chains.start % size == 0:

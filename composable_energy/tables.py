@@ -14,9 +14,10 @@ _STYLE = (
     ".ce-html th,.ce-html td{text-align:left;vertical-align:top;padding:2px 10px 2px 0;border:0;"
     "border-bottom:1px solid rgba(128,128,128,.3);"
     "background:none;color:inherit}"
+    ".ce-html td:first-child{white-space:nowrap}"
     ".ce-html th{font-weight:600;opacity:.75;white-space:nowrap}"
     ".ce-html .ce-right{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}"
-    ".ce-html code{font-size:12px;color:inherit;background:none;padding:0;white-space:pre-wrap}"
+    ".ce-html code{font-size:12px;color:inherit;background:none;padding:0;white-space:pre}"
     ".ce-html .ce-muted{opacity:.65}"
     "</style>"
 )

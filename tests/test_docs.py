@@ -17,6 +17,7 @@ from composable_energy.cli import main
 from composable_energy.cli.doctor import Doctor
 from composable_energy.cli.energies import Energies
 from composable_energy.cli.explain import Explain
+from composable_energy.cli.new_plugin import NewPlugin
 from composable_energy.cli.plugins import Plugins
 from composable_energy.cli.sample import Sample
 from composable_energy.registry import get
@@ -32,7 +33,9 @@ PUBLIC_MODULES = [
     "composable_energy_comet.metrics",
     "composable_energy_image.data",
     "composable_energy_image.metrics",
+    "composable_energy_image.testing",
     "composable_energy_training",
+    "composable_energy_training.testing",
 ]
 
 
@@ -83,7 +86,8 @@ COMMANDS = sorted({line for page in PAGES for line in re.findall(r"^ {4}(?:\$ )?
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_command_line_takes_what_pages_show(line, monkeypatch):
-    for command in (Sample, Explain, Energies, Plugins, Doctor, *(get("command", name) for name in ("recipes", "render", "train"))):
+    others = (get("command", name) for name in ("recipes", "render", "train"))
+    for command in (Sample, Explain, Energies, NewPlugin, Plugins, Doctor, *others):
         monkeypatch.setattr(command, "run", lambda command, arguments: 0)
     words = shlex.split(line, comments=True)
     if words == ["--version"]:
@@ -151,6 +155,24 @@ def test_the_page_of_errors_lists_every_error():
     page = (DOCS / "errors.md").read_text()
     errors = importlib.import_module("composable_energy.errors")
     assert [name for name in errors.__all__ if f"`{name}`" not in page] == []
+
+
+def test_the_note_of_every_error_names_a_place_that_exists():
+    """Third parties inherit the place of their base, or name their own."""
+    found, todo = [], [composable_energy.errors.ComposableEnergyError]
+    for module in _modules():
+        importlib.import_module(module)
+    while todo:
+        error = todo.pop()
+        todo += error.__subclasses__()
+        if error.__module__.startswith("composable_energy"):
+            found.append(error)
+    assert len(found) > 25
+    for error in found:
+        page, _, anchor = error.documentation.partition("#")
+        assert f"{{#{anchor}}}" in (DOCS / page).read_text() if anchor else (DOCS / page).exists(), f"{error.__name__} names {anchor}"
+    own = type("Own", (composable_energy.errors.ShapeError,), {"documentation": "https://example.org/own"})
+    assert sys.version_info < (3, 11) or own("no").__notes__ == ["The documentation explains this error: https://example.org/own"]
 
 
 def test_every_picture_is_shown_and_drawn_by_a_script():

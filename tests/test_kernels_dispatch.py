@@ -10,7 +10,7 @@ import composable_energy as ce
 from composable_energy.errors import OptionError, PluginLoadError, PluginNotFound
 from composable_energy.kernels import dispatch, langevin_step
 from composable_energy.noise import Noise
-from composable_energy.testing import check_kernel, kernel_checks
+from composable_energy.testing import SkipCheck, check_kernel, kernel_checks
 from tests.recorded_kernel import SWITCH, Recorded, points
 
 
@@ -121,11 +121,11 @@ def test_the_kit_passes_the_reference_and_catches_what_is_wrong():
     shapes = [(3, 2), (5,), (2, 7)]
     check_kernel(Recorded(), shapes=shapes)
     for faults, caught in (
-        ({"drift": 0.0}, {"step", "momentum"}),
-        ({"low": None}, {"step", "momentum"}),
-        ({"scale": 2**0.5}, {"noise", "step", "momentum"}),
+        ({"drift": 0.0}, {"step"}),
+        ({"low": None}, {"step"}),
+        ({"scale": 2**0.5}, {"noise"}),
         ({"move": 0.0}, {"momentum"}),
-        ({"chain": True}, {"noise", "step", "momentum", "chains"}),
+        ({"chain": True}, {"noise"}),
         ({"spill": True}, {"bounds"}),
         ({"greedy": True}, {"inputs", "chains"}),
         ({"hide": True}, {"nan"}),
@@ -136,4 +136,6 @@ def test_the_kit_passes_the_reference_and_catches_what_is_wrong():
                 check()
             except AssertionError:
                 failed.add(check.name)
+            except SkipCheck:
+                continue
         assert caught <= failed, faults

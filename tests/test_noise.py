@@ -98,6 +98,22 @@ def test_noise_that_is_added_is_that_which_is_drawn(kind, dtype, chains):
         noise.add_normal_(x[:2])
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    event=st.sampled_from([(), (2,), (64,), (3, 40, 40)]),
+    starts=st.lists(st.tuples(st.sampled_from([0, 3, 70, 2**32 - 9]), st.integers(1, 9)), min_size=1, max_size=6),
+)
+def test_steps_in_succession_draw_what_each_draws_alone(event, starts):
+    """They are drawn together, more and more of them, up to the last step that there is."""
+    noise, x = Noise(7, range(16)), torch.zeros(16, *event)
+    for start, count in starts:
+        for step in range(start, start + count):
+            alone, both = Noise(7, range(16), step), noise.at(step)
+            assert torch.equal(both.normal(x), alone.normal(x))
+            assert torch.equal(both.uniform(x, 1), alone.uniform(x, 1))
+            assert torch.equal(both.add_normal_(x.clone(), stream=2), alone.normal(x, 2))
+
+
 def test_threads_and_inference_mode_have_places_of_their_own():
     noise, x = Noise(0, range(64)), torch.zeros(64, 64)
     expected = [noise.at(step).normal(x) for step in range(40)]

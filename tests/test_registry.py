@@ -63,15 +63,27 @@ def test_an_unknown_option_tells_those_that_there_are(acme):
         ce.get_energy("bowl", depth=1)
 
 
-def test_an_error_with_options_is_the_callers_and_one_without_the_plugins(site):
+def test_an_error_with_options_names_the_plugin_and_the_options(site):
     install(
         site,
         "acme-picky",
-        {"energies": {"picky": "third_party_picky:picky"}},
-        {"third_party_picky": "def picky(scale=0.0):\n    raise ValueError('scale must be positive')\n"},
+        {"energies": {"picky": "third_party_picky:picky", "lost": "third_party_picky:lost"}},
+        {
+            "third_party_picky": "def picky(scale=0.0):\n    raise ValueError('scale must be positive')\n\n"
+            "def lost(weights=''):\n    open(weights)\n"
+        },
     )
-    with pytest.raises(ValueError, match=r"^scale must be positive$"):
+    with pytest.raises(
+        OptionError, match=r"picky. .*acme-picky.* does not accept scale=-1.0: ValueError: scale must be positive"
+    ) as caught:
         ce.get_energy("picky", scale=-1.0)
+    assert isinstance(caught.value.__cause__, ValueError)
+    with pytest.raises(OptionError, match=r"does not accept scale: ValueError"):
+        ce.get_energy("picky", scale=torch.zeros(100))
+    with pytest.raises(FileNotFoundError) as missing:
+        ce.get_energy("lost", weights="no-such-file")
+    notes = [*getattr(missing.value, "__notes__", []), str(missing.value.__cause__)]
+    assert any("acme-picky" in note and "was built with weights='no-such-file'" in note for note in notes)
     with pytest.raises(PluginLoadError, match="acme-picky") as caught:
         ce.get_energy("picky")
     assert isinstance(caught.value.__cause__, ValueError)
@@ -111,7 +123,7 @@ def test_registering_lasts_for_the_session_or_for_a_block(acme):
 
 
 def test_what_is_registered_keeps_the_contract_too():
-    with pytest.raises(OptionError, match="use one of energy, sampler, encoder, kernel, estimator, loader, publisher, command, kind"):
+    with pytest.raises(OptionError, match="use one of energy, sampler, encoder, kernel, estimator, loader, publisher, plot, command, kind"):
         ce.register("energies", "x", lambda: None)
     with pytest.raises(PluginLoadError, match="a subclass of Sampler"):
         ce.register("sampler", "x", lambda: None)

@@ -139,7 +139,7 @@ class Unbalanced(Broken):
         (Mutating, {"input"}),
         (Random, {"randomness"}),
         (Shared, {"copy"}),
-        (Forgetful, {"copy", "pickle"}),
+        (Forgetful, {"copy"}),
         (Unbalanced, {"evidence"}),
     ],
 )
@@ -193,7 +193,7 @@ def test_expected_failures_are_strict():
     )
     with pytest.raises(AssertionError, match=r"input: holds now; take it off expected_failures \(once\)"):
         check_energy(Broken(), POINTS, expected_failures={"input": "once"})
-    with pytest.raises(OptionError, match="names inputs; the checks are shape, rows"):
+    with pytest.raises(OptionError, match="names inputs; the checks are build, shape"):
         check_energy(Broken(), POINTS, expected_failures={"inputs": "once"})
 
 

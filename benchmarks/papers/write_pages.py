@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks import training_page
+from benchmarks import objectives_page, training_page
 from benchmarks.harness import ROOT
 from benchmarks.pages import Blocks, write_page
 from benchmarks.papers.comet_2021 import page as comet_page
@@ -18,6 +18,7 @@ PAGES: Mapping[str, Callable[[], Blocks]] = {
     "comet-2021": comet_page.blocks,
     "compositional-2020": compositional_page.blocks,
     "continual": continual_page.blocks,
+    "objectives": objectives_page.blocks,
     "robustness": robustness_page.blocks,
     "training": training_page.blocks,
 }

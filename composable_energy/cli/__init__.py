@@ -16,6 +16,7 @@ from composable_energy.cli.doctor import Doctor
 from composable_energy.cli.energies import Energies
 from composable_energy.cli.explain import Explain
 from composable_energy.cli.names import saved_in
+from composable_energy.cli.new_plugin import NewPlugin
 from composable_energy.cli.parser import Parser, whole_number
 from composable_energy.cli.plugins import Plugins
 from composable_energy.cli.sample import Sample
@@ -30,6 +31,7 @@ _COMMANDS: Mapping[str, type[Command]] = {
     "explain": Explain,
     "energies": Energies,
     "plugins": Plugins,
+    "new-plugin": NewPlugin,
     "doctor": Doctor,
 }
 _BAD_INPUT, _INTERRUPTED, _NO_READER = 2, 130, 141

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import importlib.util
 import itertools
 import math
@@ -20,6 +19,7 @@ from composable_energy.diagnostics.draws import Draws, select_draws
 from composable_energy.diagnostics.statistics import LEAST_DRAWS, MOST_CHAINS, Row, compute_statistics, screen_coordinates
 from composable_energy.diagnostics.warnings import find_warnings
 from composable_energy.sampling.sampler import Sampler
+from composable_energy.tables import Html, escape, html_block, html_table
 
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
@@ -64,14 +64,11 @@ class Summary:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        facts = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in self.facts.items())
-        head = "".join(f"<th>{name}</th>" for name in ("", *_COLUMNS))
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(row)) + "</tr>" for row in (*self.rows, *self.quantiles)
-        )
-        wrong = "".join(f"<li>{html.escape(str(warning))}</li>" for warning in self.warnings) or "<li>No warnings.</li>"
-        table = f"<table><tr>{head}</tr>{body}</table>" if self.rows else ""
-        return f"<p><code>{html.escape(self.title)}</code></p><table>{facts}</table>{table}<ul>{wrong}</ul>"
+        facts = html_table((), [(Html(f"<b>{escape(name)}</b>"), value) for name, value in self.facts.items()])
+        cells = [_cells(row) for row in (*self.rows, *self.quantiles)]
+        table = html_table(("", *_COLUMNS), cells, range(1, 1 + len(_COLUMNS))) if self.rows else ""
+        wrong = "".join(f"<li>{escape(warning)}</li>" for warning in self.warnings) or "<li>No warnings.</li>"
+        return html_block(Html(f"<code>{escape(self.title)}</code>"), facts, table, Html(f"<ul>{wrong}</ul>"))
 
 
 def summarize(trace: Trace, burn_in: int | None) -> Summary:

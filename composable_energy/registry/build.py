@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from composable_energy.errors import ComposableEnergyError, OptionError
+from composable_energy.notes import add_note
 from composable_energy.registry.contract import plugin_error
 from composable_energy.registry.records import Entry
 
-__all__ = ["build", "check_options", "guarded"]
+__all__ = ["build", "check_options", "describe_options", "guarded"]
+
+_LONGEST = 60
 
 
 def build(entry: Entry, builder: Callable[..., Any], options: Mapping[str, Any]) -> Any:
@@ -22,7 +25,7 @@ def build(entry: Entry, builder: Callable[..., Any], options: Mapping[str, Any])
         options: Its arguments.
 
     Raises:
-        OptionError: It does not take an option.
+        OptionError: It does not take an option, or not its value.
         PluginLoadError: It fails without options.
     """
     check_options(entry, builder, options)
@@ -47,9 +50,10 @@ def check_options(entry: Entry, builder: Callable[..., Any], options: Mapping[st
 
 
 def guarded(entry: Entry, options: Mapping[str, Any], function: Callable[[], Any]) -> Any:
-    """Calls a function of a plug-in. With options, an error may be the caller's mistake and is raised as it is.
+    """Calls a function of a plug-in. With options, a `TypeError` or `ValueError` is taken for a mistake in one of them.
 
     Raises:
+        OptionError: It does not accept the options; the message names the plug-in. Other errors with options get a note that does.
         PluginLoadError: It fails without options.
     """
     import torch
@@ -60,6 +64,16 @@ def guarded(entry: Entry, options: Mapping[str, Any], function: Callable[[], Any
     except ComposableEnergyError:
         raise
     except Exception as error:
-        if options:
-            raise
-        raise plugin_error(entry, f"making it raised {type(error).__name__}: {error}") from error
+        if not options:
+            raise plugin_error(entry, f"making it raised {type(error).__name__}: {error}") from error
+        given = describe_options(options)
+        if isinstance(error, TypeError | ValueError):
+            raise OptionError(f"Plug-in {entry} does not accept {given}: {type(error).__name__}: {error}") from error
+        add_note(error, f"This happened while plug-in {entry} was built with {given}.")
+        raise
+
+
+def describe_options(options: Mapping[str, Any]) -> str:
+    """Returns options as text, `radius=2.0, width='x'`; of long values the names alone."""
+    shown = {name: f"={value!r}" for name, value in options.items()}
+    return ", ".join(name + (text if len(text) <= _LONGEST and "\n" not in text else "") for name, text in shown.items())

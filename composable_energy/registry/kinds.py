@@ -44,6 +44,7 @@ KINDS: Mapping[str, Kind] = {
     "estimator": Kind("function", ()),
     "loader": Kind("function", ()),
     "publisher": Kind("function", ()),
+    "plot": Kind("function", ()),
     "command": Kind("class", ("composable_energy.registry.command:Command",)),
     "kind": Kind("class", ("builtins:object",)),
 }

@@ -21,7 +21,7 @@ from composable_energy.sampling.chains import Chains, Diverged
 from composable_energy.sampling.checkpoint import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points
-from composable_energy.sampling.faults import Faults, GuardedEnergy, noted
+from composable_energy.sampling.faults import Faults, guard, noted
 from composable_energy.sampling.layout import Layout
 from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, SamplingLoop, TraceRecorder
 from composable_energy.sampling.progress import Progress, tuning_progress
@@ -144,15 +144,16 @@ def sample(
     arguments, began = dict(locals()), time.perf_counter()
     with evaluation_context(energy), silenced(warn is False):
         request = resolve_request(arguments)
-        warn_of_shares(energy)
         estimate_levels(request.energy, request.points.zeros(), request.sampler.final_conditions(request.energy))
+        warn_of_shares(energy)
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.best_of, request.batch_size)
         check_same_energy(evaluator, request.reference, request.ranks, checkpoint if request.saved else None)
-        compiled, faults = _compile(request) if compile else request.energy, Faults()
+        faults = Faults()
+        plain, used = request.energy, _compile(request) if compile else request.energy
         if request.on_error == "reject":
-            compiled = GuardedEnergy(compiled, request.energy, faults)
-        tuned, pilots = _tune(request, compiled, faults)
-        chains = Chains(_layout(request, compiled, tuned, pilots), request.on_divergence)
+            plain, used = guard(plain, used, faults)
+        tuned, pilots = _tune(replace(request, energy=plain), used)
+        chains = Chains(_layout(request, used, tuned, pilots), request.on_divergence)
         recorder = _recorder(request, chains)
         stop = observer = None
         try:
@@ -175,11 +176,9 @@ def _is_recommended(energy: Energy, sampler: SamplerLike | None, steps: int | No
     return sampler is None and steps is None and bool(recommendations(energy))
 
 
-def _tune(request: SampleRequest, compiled: Energy, faults: Faults) -> tuple[Sampler, PilotResult | None]:
-    """Tunes the sampler on pilot chains, which also reject points where the energy raises."""
-    if request.on_error == "reject":
-        request = replace(request, energy=GuardedEnergy(request.energy, request.energy, faults))
-    progress = tuning_progress(compiled, request.sampler) if _shows_progress(request) else nullcontext(compiled)
+def _tune(request: SampleRequest, used: Energy) -> tuple[Sampler, PilotResult | None]:
+    """Tunes the sampler on pilot chains."""
+    progress = tuning_progress(used, request.sampler) if _shows_progress(request) else nullcontext(used)
     what = f"{_name(request.sampler)} was being tuned, by 64 pilot chains of shape {(64, *request.points.event)}."
     with progress as energy, noted(lambda: what):
         return tune_sampler(request, energy)

@@ -15,7 +15,7 @@ from composable_energy.errors import ComposableEnergyError
 from composable_energy.notes import add_note
 from composable_energy.sampling.wrappers import EnergyWrapper
 
-__all__ = ["Faults", "GuardedEnergy", "noted"]
+__all__ = ["Faults", "guard", "noted"]
 
 _PROGRAM = (ComposableEnergyError, TypeError, NameError, AttributeError, ImportError, NotImplementedError, MemoryError)
 _PROGRAM += (torch.cuda.OutOfMemoryError,)
@@ -38,6 +38,12 @@ class Faults:
         self.points += count
         text = str(error).strip().partition("\n")[0]
         self.first = self.first or f"{type(error).__name__}: {text[:200]}"
+
+
+def guard(plain: Energy, used: Energy, faults: Faults) -> tuple[Energy, Energy]:
+    """Returns an energy and its compiled form, which may be the same, both guarded against exceptions at some of the points."""
+    guarded = GuardedEnergy(plain, plain, faults)
+    return guarded, guarded if used is plain else GuardedEnergy(used, plain, faults)
 
 
 class GuardedEnergy(EnergyWrapper):

@@ -12,7 +12,14 @@ from composable_energy.algebra import weakens_evidence
 from composable_energy.checks import check_value
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy, Recommendation
-from composable_energy.errors import ContradictionError, ExpressionError, OptionError, PluginNotFound, UngroundedError
+from composable_energy.errors import (
+    ComposableEnergyError,
+    ContradictionError,
+    ExpressionError,
+    OptionError,
+    PluginNotFound,
+    UngroundedError,
+)
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.wrappers import has_rows
 from composable_energy.supports import empty
@@ -53,7 +60,13 @@ def resolve_sampler(energy: Energy, sampler: SamplerLike | None, options: Mappin
     if not (isinstance(found, type) and issubclass(found, Sampler)):
         raise OptionError(f"A sampler is a name, a subclass of Sampler or an instance of one, got {found!r}.")
     _check_options(name, found, options, arguments, complete=True)
-    return found(**options)
+    try:
+        return found(**options)
+    except ComposableEnergyError:
+        raise
+    except (TypeError, ValueError) as error:
+        given = ", ".join(f"{option}={value!r}" for option, value in options.items()) or "no options"
+        raise OptionError(f"The sampler {name} does not accept {given}: {type(error).__name__}: {error}") from error
 
 
 def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> None:

@@ -20,7 +20,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import twin
 from composable_energy.saving import load
-from composable_energy.testing.checks import Check, SkipCheck, assert_close, run_checks
+from composable_energy.testing.checks import Check, SkipCheck, assert_close, named_checks, run_checks
 from composable_energy.testing.laws import assert_laws
 
 __all__ = ["check_energy", "energy_checks"]
@@ -47,32 +47,35 @@ def energy_checks(energy: EnergyOrBuilder, x: Tensor) -> list[Check]:
 
     | name | what is checked |
     |---|---|
+    | `build` | it can be built, is an `Energy`, binds its conditions, and has a twin |
     | `shape` | energies are finite, with shape $(B,)$, and have the dtype and device of the points |
+    | `input` | the points are not changed |
+    | `randomness` | no random number is drawn, and a second call returns the same |
+    | `copy` | a deep copy has the same energies to the bit and separate weights |
     | `rows` | the energy of a point does not depend on the other points of the batch, nor on their order |
     | `gradient` | `with_gradient` agrees with finite differences in float64; the energy of a point has no gradient at another point |
     | `dtypes` | converted to float32 and float64 it returns energies of that dtype, which agree |
-    | `input` | the points are not changed |
-    | `randomness` | no random number is drawn, and a second call returns the same |
-    | `copy`, `pickle`, `save` | a copy has the same energies to the bit and separate weights; lambdas cannot be pickled or saved |
+    | `pickle`, `save` | a copy has the same energies to the bit; lambdas cannot be pickled or saved |
     | `evidence` | bases and evidence add up to the energy |
     | `algebra` | the laws of `&`, `|`, `~`, `*` and `-` hold with it as an operand |
 
+    If one of the first six fails, those that follow are skipped: their failures would be consequences.
     For an energy without value (`has_value` is False) gradients are checked instead; `gradient`, `evidence` and `algebra` are skipped.
 
     Args:
         energy: The energy, or a function without arguments that builds it, called when a check runs.
         x: At least three distinct points where it is finite and smooth, with shape $(B, *)$.
     """
-    return [Check(name, _bound(function, energy, x)) for name, function in _CHECKS.items()]
+    return named_checks({name: _bound(function, energy, x) for name, function in _CHECKS.items()}, _FIRST)
 
 
 def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyOrBuilder, x: Tensor) -> Callable[[], None]:
     def check() -> None:
-        subject = energy if isinstance(energy, Energy) else energy()
-        assert isinstance(subject, Energy), f"a {type(subject).__name__} is no Energy; lift it with `composable_energy.as_energy`"
-        unbound = ", ".join(sorted(subject.required_conditions))
-        assert not unbound, f"{unbound} must be bound before it can be checked, with `.given(...)` or `.at(...)`"
-        assert len(x.unique(dim=0)) >= 3, "the checks need three points that differ"
+        subject = _built(energy)
+        if function is _build:
+            unbound = ", ".join(sorted(subject.required_conditions))
+            assert not unbound, f"{unbound} must be bound before it can be checked, with `.given(...)` or `.at(...)`"
+            assert len(x.unique(dim=0)) >= 3, "the checks need three points that differ"
         if function in (_copy, _pickle, _save):
             with _in_eval_mode(subject):
                 function(subject, x.detach().clone())
@@ -80,6 +83,15 @@ def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyOrBuilder, 
             function(twin(subject), x.detach().clone())
 
     return check
+
+
+def _built(energy: EnergyOrBuilder) -> Energy:
+    try:
+        subject = energy if isinstance(energy, Energy) else energy()
+    except Exception as error:
+        raise AssertionError(f"building it raised {type(error).__name__}: {error}") from error
+    assert isinstance(subject, Energy), f"a {type(subject).__name__} is no Energy; lift it with `composable_energy.as_energy`"
+    return subject
 
 
 @contextmanager
@@ -102,6 +114,10 @@ def _values(energy: Energy, x: Tensor) -> Tensor:
 def _require_value(energy: Energy) -> None:
     if not energy.has_value:
         raise SkipCheck(f"{energy} has no value")
+
+
+def _build(energy: Energy, x: Tensor) -> None:
+    """Does nothing: what it checks has happened before."""
 
 
 def _shape(energy: Energy, x: Tensor) -> None:
@@ -196,7 +212,7 @@ def _save(energy: Energy, x: Tensor) -> None:
         except ExpressionError as error:
             raise SkipCheck(str(error)) from error
         assert torch.equal(_values(load(Path(folder) / "energy").eval(), x), _values(energy, x)), (
-            "a saved and loaded copy has other energies"
+            "a saved and loaded copy has other energies: `config` must return all arguments, and tensors be parameters or buffers"
         )
 
 
@@ -222,15 +238,17 @@ def _has_local_functions(energy: Energy) -> bool:
 
 
 _CHECKS: Mapping[str, Callable[[Energy, Tensor], None]] = {
+    "build": _build,
     "shape": _shape,
-    "rows": _rows,
-    "gradient": _gradient,
-    "dtypes": _dtypes,
     "input": _input,
     "randomness": _randomness,
     "copy": _copy,
+    "rows": _rows,
+    "gradient": _gradient,
+    "dtypes": _dtypes,
     "pickle": _pickle,
     "save": _save,
     "evidence": _evidence,
     "algebra": _algebra,
 }
+_FIRST = ("build", "shape", "input", "randomness", "copy", "rows")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,9 +12,11 @@ from torch import Tensor
 from composable_energy.kernels import Counter, Kernel, StepCoefficients
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise
-from composable_energy.testing.checks import Check, SkipCheck, run_checks
+from composable_energy.testing.checks import Check, SkipCheck, named_checks, run_checks
 
 __all__ = ["check_kernel", "kernel_checks"]
+
+KernelLike = str | Kernel | Callable[[], Kernel]
 
 SHAPES = ((1, 1), (3, 2), (7, 3), (2, 4), (5,), (300, 2), (4, 3, 5, 7), (3, 770), (2, 4099))
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -29,7 +32,7 @@ _WALKS = (StepCoefficients((1.0,), 0.3, 0.7, 0.9, 0.2, None, None), StepCoeffici
 
 
 def check_kernel(
-    kernel: str | Kernel,
+    kernel: KernelLike,
     *,
     device: torch.device | str = "cpu",
     shapes: Sequence[tuple[int, ...]] = SHAPES,
@@ -38,7 +41,7 @@ def check_kernel(
     """Runs the checks of a kernel; see `kernel_checks`.
 
     Args:
-        kernel: The kernel, or its name.
+        kernel: The kernel, its class or its name.
         device: The device.
         shapes: The shapes of points.
         expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
@@ -49,12 +52,12 @@ def check_kernel(
     run_checks(kernel_checks(kernel, device=device, shapes=shapes), expected_failures)
 
 
-def kernel_checks(kernel: str | Kernel, *, device: torch.device | str = "cpu", shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[Check]:
+def kernel_checks(kernel: KernelLike, *, device: torch.device | str = "cpu", shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[Check]:
     """Returns the checks of a kernel. They cover every dtype that the kernel does not refuse.
 
     | name | what is checked |
     |---|---|
-    | `available` | the kernel can run here, and takes float32 |
+    | `available` | it can be built, can run here, and takes float32 |
     | `noise` | normal numbers agree with Philox within 1e-6 (relative above 1), for any seed, step, chain and stream |
     | `step` | points agree with the reference within rounding in float32, and within one unit in the last place of shorter dtypes |
     | `momentum` | points and momenta agree with the reference in the same way |
@@ -64,19 +67,16 @@ def kernel_checks(kernel: str | Kernel, *, device: torch.device | str = "cpu", s
     | `bounds` | nothing is written outside of the results |
     | `nan` | NaN stays NaN, also in a box, and affects no other number |
 
+    If `available`, `bounds` or `noise` fails, those that follow are skipped: their failures would be consequences.
+
     Args:
-        kernel: The kernel, or its name.
+        kernel: The kernel, its class or its name.
         device: The device.
         shapes: The shapes of points.
     """
-    subject = _Subject(_load_kernel(kernel) if isinstance(kernel, str) else kernel, torch.device(device), tuple(shapes))
-    return [Check(name, _bound(function, subject)) for name, function in _CHECKS.items()]
-
-
-def _load_kernel(name: str) -> Kernel:
-    from composable_energy.registry import get_kernel
-
-    return get_kernel(name)
+    subject = _Subject(kernel, torch.device(device), tuple(shapes))
+    functions = {name: _bound(function, subject) for name, function in _CHECKS.items()}
+    return named_checks(functions, ("available", "bounds", "noise"), momentum=("step",))
 
 
 def _bound(function: Callable[[_Subject], None], subject: _Subject) -> Callable[[], None]:
@@ -99,9 +99,19 @@ class _Points:
 
 @dataclass(frozen=True)
 class _Subject:
-    kernel: Kernel
+    source: KernelLike
     device: torch.device
     shapes: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        if isinstance(self.source, Kernel):
+            return self.source
+        if isinstance(self.source, str):
+            from composable_energy.registry import get_kernel
+
+            return get_kernel(self.source)
+        return self.source()
 
     @property
     def dtypes(self) -> list[torch.dtype]:
@@ -141,9 +151,14 @@ def _assert_near(got: Tensor, expected: Tensor, what: str, rounding: float = 4e-
 
 
 def _available(subject: _Subject) -> None:
-    ready, reason = subject.kernel.available()
+    try:
+        kernel = subject.kernel
+    except Exception as error:
+        raise AssertionError(f"building it raised {type(error).__name__}: {error}") from error
+    assert isinstance(kernel, Kernel), f"a {type(kernel).__name__} is no Kernel"
+    ready, reason = kernel.available()
     assert ready, f"it cannot run here: {reason}"
-    refused = subject.kernel.refusal(torch.zeros(1, 1, device=subject.device))
+    refused = kernel.refusal(torch.zeros(1, 1, device=subject.device))
     assert not refused, f"it refuses float32 on {subject.device}: {refused}"
 
 

@@ -23,14 +23,13 @@ def parametrize_with_checks(checks: Iterable[Check], *, expected_failures: Mappi
     """
     import pytest
 
-    checks = list(checks)
-    expected = check_expected_failures(checks, expected_failures)
+    checks, expected = check_expected_failures(checks, expected_failures)
 
     def skip_in_pytest(check: Check) -> Check:
         @wraps(check.function)
         def function() -> None:
             try:
-                check.function()
+                check()
             except SkipCheck as reason:
                 pytest.skip(str(reason))
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.handwritten import Digits, load_digits, load_idx
+from benchmarks.handwritten import LabelledPixels, load_digits, load_idx
 from benchmarks.harness import argument_parser
 from benchmarks.papers.experiment import IMPLICIT, print_table
 from benchmarks.papers.implicit_2019.continual_learners import CLASSES, EWC, LEARNERS, Heads, Learner, Softmax, fit_base
@@ -34,7 +34,7 @@ STEPS, SEEDS, WIDTH = 100, (0, 1, 2, 3, 4), 0.7
 PAPER = {"energy": (0.6499, 0.0427), "VAE": (0.4004, 0.0131)}  # Split MNIST, on the slides
 
 
-def make(name: str, digits: Digits, seed: int) -> Learner:
+def make(name: str, digits: LabelledPixels, seed: int) -> Learner:
     """Returns a learner that has seen nothing; the base of heads has seen pictures without labels."""
     if name not in HEADS:
         return LEARNERS[name](digits.size, seed)
@@ -42,7 +42,7 @@ def make(name: str, digits: Digits, seed: int) -> Learner:
     return Heads(digits.size, seed, fit_base(seen, seed))
 
 
-def by_tasks(learner: Learner, digits: Digits, steps: int) -> list[float]:
+def by_tasks(learner: Learner, digits: LabelledPixels, steps: int) -> list[float]:
     """Learns task after task, and returns the accuracy among the classes so far after each."""
     found = []
     for task in TASKS:
@@ -56,7 +56,7 @@ def by_tasks(learner: Learner, digits: Digits, steps: int) -> list[float]:
 class Stream:
     """Batches whose classes drift: at time $t$ of 0 to 1, class $c$ has the weight $\\exp(-(c - 9 t)^2 / 2 w^2)$."""
 
-    def __init__(self, learner: Learner, digits: Digits, steps: int, seed: int) -> None:
+    def __init__(self, learner: Learner, digits: LabelledPixels, steps: int, seed: int) -> None:
         self.x, self.labels, self.steps, self.seed = learner.prepare(digits.train), digits.train_labels, steps, seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -68,13 +68,13 @@ class Stream:
             yield self.x[rows], {"digit": self.labels[rows]}
 
 
-def by_stream(learner: Learner, digits: Digits, steps: int, seed: int) -> float:
+def by_stream(learner: Learner, digits: LabelledPixels, steps: int, seed: int) -> float:
     """Learns from the stream, and returns the accuracy among all classes."""
     learner.learn(Stream(learner, digits, len(TASKS) * steps, seed), len(TASKS) * steps)
     return learner.accuracy(digits.test, digits.test_labels)
 
 
-def joint(digits: Digits, steps: int, seed: int) -> float:
+def joint(digits: LabelledPixels, steps: int, seed: int) -> float:
     """Returns the accuracy of the softmax network on all pictures at once."""
     learner = Softmax(digits.size, seed)
     learner.learn((digits.train, {"digit": digits.train_labels}), len(TASKS) * steps)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.handwritten import Digits, Judge, load_digits, train_judge
+from benchmarks.handwritten import Judge, LabelledPixels, load_digits, train_judge
 from benchmarks.harness import argument_parser
 from benchmarks.papers.experiment import IMPLICIT, arrange_rows, print_table
 from benchmarks.papers.implicit_2019.continual_learners import CLASSES, Divergence
@@ -26,7 +26,7 @@ SEEDS, TRAINING, STEPS, SIDE = (0, 1), 400, (5, 10, 20, 50, 100), 8
 FROM, TO = (1, 3, 4, 7, 9, 0), (7, 8, 9, 2, 4, 6)  # the classes of the picture
 
 
-def train(digits: Digits, seed: int, steps: int = TRAINING) -> ce.Energy:
+def train(digits: LabelledPixels, seed: int, steps: int = TRAINING) -> ce.Energy:
     """Returns a conditional energy that is trained on all classes."""
     learner = Divergence(digits.size, seed)
     learner.learn((digits.train, {"digit": digits.train_labels}), steps)
@@ -38,7 +38,7 @@ def moved(energy: ce.Energy, x: Tensor, target: Tensor, steps: int, seed: int = 
     return energy.given(y=target).sample(len(x), sampler="langevin", steps=steps, init=x, seed=seed, warn=False, **Divergence.options)
 
 
-def measure(energy: ce.Energy, judge: Judge, digits: Digits, seed: int) -> list[dict[str, float]]:
+def measure(energy: ce.Energy, judge: Judge, digits: LabelledPixels, seed: int) -> list[dict[str, float]]:
     """Returns the figures of one energy, for each number of steps."""
     x, labels = digits.test, digits.test_labels
     generator = torch.Generator().manual_seed(seed)
@@ -60,7 +60,7 @@ def figures(judge: Judge, found: Tensor, x: Tensor, target: Tensor) -> dict[str,
     return {"read as b": (judge(found).argmax(1) == target).float().mean().item(), "distance": (found - x).norm(dim=1).mean().item()}
 
 
-def picture(energy: ce.Energy, digits: Digits) -> Tensor:
+def picture(energy: ce.Energy, digits: LabelledPixels) -> Tensor:
     """Returns rows of chains: the start, and the picture after each number of steps."""
     starts = torch.stack([digits.test[digits.test_labels == c][0] for c in FROM])
     frames = [starts, *(moved(energy, starts, torch.tensor(TO), steps) for steps in STEPS)]

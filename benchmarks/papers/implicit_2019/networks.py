@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.papers.implicit_2019.digits import LEVELS
+from benchmarks.papers.implicit_2019.picture_sets import LEVELS
 from composable_energy_classification import Classifier
 
 __all__ = ["Autoencoder", "Autoregressive", "DenoisingEnergy", "DigitEnergy", "weights"]

@@ -22,9 +22,9 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.papers.experiment import print_table
-from benchmarks.papers.implicit_2019.digits import Split, choose_sets, corrupted, split, unusual_sets
 from benchmarks.papers.implicit_2019.networks import Autoencoder, Autoregressive, DigitEnergy, weights
 from benchmarks.papers.implicit_2019.options import run_experiment, summary
+from benchmarks.papers.implicit_2019.picture_sets import Split, choose_sets, corrupted, split, unusual_sets
 from benchmarks.papers.implicit_2019.training import Joint, denoising, joint, minimise, softmax
 from composable_energy_classification import (
     auroc,

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.papers.experiment import print_table
-from benchmarks.papers.implicit_2019.digits import Split, split
 from benchmarks.papers.implicit_2019.networks import DigitEnergy, weights
 from benchmarks.papers.implicit_2019.options import run_experiment, summary
+from benchmarks.papers.implicit_2019.picture_sets import Split, split
 from benchmarks.papers.implicit_2019.training import Joint, adversarial, joint, softmax
 from composable_energy_classification import Classifier, Refinement, calibration_error, pgd
 

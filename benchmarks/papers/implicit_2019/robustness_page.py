@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.harness import read_json
 from benchmarks.pages import Blocks, format_number, markdown_table
 from benchmarks.papers.experiment import IMPLICIT
-from benchmarks.papers.implicit_2019.digits import SETS
+from benchmarks.papers.implicit_2019.picture_sets import SETS
 
 __all__ = ["blocks"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.papers.experiment import Paper, arrange_grid, arrange_rows, print_table
-from benchmarks.papers.run_all import STAGES, main
+from benchmarks.papers.run_all import STAGES, main, module_of
 
 
 def test_pictures_stand_side_by_side():
@@ -36,8 +36,8 @@ def test_figures_and_tables(capsys, tmp_path):
 
 @pytest.mark.parametrize(("paper", "name"), [(paper, name) for paper in STAGES for stage in STAGES[paper] for name in stage])
 def test_every_experiment_is_a_module_with_help(paper, name, capsys, monkeypatch):
-    module = importlib.import_module(f"benchmarks.papers.{paper}.{name}")
-    assert f"python -m benchmarks.papers.{paper}.{name}" in (module.__doc__ or "")
+    module = importlib.import_module(module_of(paper, name))
+    assert f"python -m {module.__name__}" in (module.__doc__ or "")
 
 
 def test_a_paper_must_be_known(capsys):

@@ -6,18 +6,18 @@ import struct
 import pytest
 import torch
 
-from benchmarks.handwritten import Digits, load_digits, load_idx, train_judge
+from benchmarks.handwritten import LabelledPixels, load_digits, load_idx, train_judge
 from benchmarks.papers.implicit_2019 import continual, cross_class
 from benchmarks.papers.implicit_2019.continual_learners import CLASSES, LEARNERS, ConditionalEnergy, Heads, fit_base
 
 
-def points(rows: int = 40, seed: int = 0) -> Digits:
+def points(rows: int = 40, seed: int = 0) -> LabelledPixels:
     """Ten classes of points with 12 numbers, each near a corner of its own."""
     generator = torch.Generator().manual_seed(seed)
     corners = (torch.rand(CLASSES, 12, generator=torch.Generator().manual_seed(1)) > 0.5).float()
     labels = torch.arange(CLASSES).repeat(rows)
     x = (corners[labels] + 0.1 * torch.randn(len(labels), 12, generator=generator)).clamp(0, 1)
-    return Digits(x, labels, x[:100], labels[:100], 1 / 16)
+    return LabelledPixels(x, labels, x[:100], labels[:100], 1 / 16)
 
 
 def test_digits_are_divided_by_the_seed():

@@ -17,6 +17,7 @@ SOURCES = {
     "compositional-2020": ["papers/compositional_2020/page.py", "papers/compositional_2020/paper_method_blocks.py"],
     "robustness": ["papers/implicit_2019/robustness_page.py"],
     "continual": ["papers/implicit_2019/continual_page.py"],
+    "objectives": ["objectives_page.py"],
     "training": ["training_page.py"],
 }
 NUMBER = re.compile(r"(?<![\w.])(?:\d[\d,]*\d|\d)?(?:\.\d+)?(?:e-?\d+)?(?![\w])")

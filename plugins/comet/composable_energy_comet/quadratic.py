@@ -31,8 +31,8 @@ def joint_minimum(pictures: Tensor, weights: Tensor) -> Tensor:
 class QuadraticEnergy(ComponentEnergy):
     r"""A quadratic energy of one component of a picture, $E(x, z) = \tfrac12 \sum_p w_p(z)\, |x_p - r_p(z)|^2$.
 
-    It has weights $w > 0$ and pictures $r$ that are decoded from the latent. The sum over components has its minimum at
-    $x_p = \sum_k w_{kp} r_{kp} / \sum_k w_{kp}$. So training needs no loop and no second derivatives, and the masks are $w_{kp} / \sum_j w_{jp}$.
+    It has weights $w > 0$ and pictures $r$ that are decoded from the latent. The sum over components has its minimum at $x_p = \sum_k
+    w_{kp} r_{kp} / \sum_k w_{kp}$. So training needs no loop and no second derivatives, and the masks are $w_{kp} / \sum_j w_{jp}$.
     Decoders with masks (MONet, IODINE, slot attention) are energies of this kind.
     The price: compositions are mask-like, and a component that changes the whole picture, such as light, needs weight everywhere.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.sampling import Noise
+from composable_energy.testing import check_energy
 from composable_energy_diffusion import ODE, SDE
 from composable_energy_diffusion.pipelines import PipelineEnergy, load_pipeline
 from plugins.diffusion.tests import tiny_pipelines
@@ -232,6 +233,10 @@ def test_an_expression_evaluates_the_network_once(text, classes):
         ((a & no_b & c).sharpened(3) & 0.5 * d).with_gradient(points(energy), sigma=1.0)
         hook.remove()
         assert calls == [15]
+
+
+def test_pipelines_pass_the_checks_of_energies(classes):
+    check_energy(classes.concept(class_label=1).at(0.5), points(classes))
 
 
 def test_concepts_are_guidance(text):

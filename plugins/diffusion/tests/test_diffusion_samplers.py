@@ -20,7 +20,7 @@ CHECKS = {
     "sde, first order": sampler_checks(SDE(order=1), bias=0.15),
     "sde, no noise": sampler_checks(SDE(eta=0.0), bias=0.05),
 }
-EXPECTED = {f"{name}: state": "it needs a noise level, which the energy of this check does not have" for name in CHECKS} | {
+EXPECTED = {f"{name}: values": "it needs a noise level, which the energy of this check does not have" for name in CHECKS} | {
     f"{name}: {check}": "it draws nothing after the start" for name in ("ode", "sde, no noise") for check in ("seed", "noise")
 }
 

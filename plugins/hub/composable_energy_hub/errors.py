@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy_hub.location import Location, client
@@ -17,17 +17,25 @@ _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 class HubError(ComposableEnergyError, OSError):
     """The hub refused a request or failed."""
 
+    documentation: ClassVar[str] = "errors.md#huberror"
+
 
 class HubNotFoundError(HubError, LookupError):
     """The hub has no such repository or revision, or does not show it to the account."""
+
+    documentation: ClassVar[str] = "errors.md#hubnotfounderror"
 
 
 class HubAccessError(HubError, PermissionError):
     """The account may not read or write a repository of the hub."""
 
+    documentation: ClassVar[str] = "errors.md#hubaccesserror"
+
 
 class HubConnectionError(HubError, ConnectionError):
     """The hub cannot be reached, or is switched off, and the cache lacks the files."""
+
+    documentation: ClassVar[str] = "errors.md#hubconnectionerror"
 
 
 @contextlib.contextmanager

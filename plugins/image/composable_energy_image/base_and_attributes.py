@@ -77,8 +77,8 @@ class BaseAndAttributes(Recipe):
         pipeline.ranks.call_on_first(lambda: self.save(out))
         coder = base.autoencoder
         pipeline.train_autoencoder(coder, train, labels)
-        codes = pipeline.encode_training(coder, train)
-        pipeline.train_base(base, codes)
+        codes, changes = pipeline.encode_training(coder, train)
+        pipeline.train_base(base, codes, changes)
         energies, accuracy = [], {}
         if labels:
             heads = pipeline.train_heads(base, codes, labels, sizes["heads_width"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 import torch
 from torch import Tensor
@@ -16,10 +16,12 @@ from composable_energy.catalog import get_energy
 from composable_energy.energy import Energy, Recommendation
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.noise import Noise
-from composable_energy.registry import get_factory, get_sampler
+from composable_energy.registry import get_factory
 from composable_energy.saving import save
 from composable_energy.suggestions import listed, nearest
 from composable_energy_image.data import Pictures, Preparation, open_pictures
+from composable_energy_image.fitted_noise import FittedNoise, fit_noise
+from composable_energy_image.sampler_settings import sampler_options, sampler_parameters, setting
 from composable_energy_training import (
     Augmentation,
     Callback,
@@ -32,6 +34,8 @@ from composable_energy_training import (
     ImprovedContrastiveDivergence,
     JointEnergyClassifier,
     Monitor,
+    NoiseContrastive,
+    NoiseDistribution,
     Objective,
     Optimizer,
     Recipe,
@@ -52,6 +56,7 @@ _OBJECTIVES: Mapping[str, type[Objective]] = {
     "energy-matching": EnergyMatching,
     "improved-contrastive-divergence": ImprovedContrastiveDivergence,
     "joint-energy-classifier": JointEnergyClassifier,
+    "noise-contrastive": NoiseContrastive,
 }
 _IN_OTHER_TABLES = frozenset({"steps", "sampler", "options", "augment"})  # arguments of an objective
 _NOT_SETTINGS = frozenset({"model", "objective", "data", "out", "optimizer", "preparation", "monitor", "callbacks", "progress", "dtype"})
@@ -103,23 +108,25 @@ class EnergyRecipe(Recipe):
         tables = {
             "data": get_parameters(open_pictures, {"path", "progress"}),
             "preparation": get_parameters(Preparation),
-            "model": {"name": _parameter("name", str), **get_parameters(model)},
-            "objective": {"name": _parameter("name", str), **get_parameters(objective, _IN_OTHER_TABLES if "options" in own else set())},
+            "model": {"name": setting("name", str), **get_parameters(model)},
+            "objective": {"name": setting("name", str), **get_parameters(objective, _IN_OTHER_TABLES if "options" in own else set())},
             "training": get_parameters(Trainer, _NOT_SETTINGS),
             "optimizer": get_parameters(Optimizer),
             "monitor": get_parameters(Monitor),
             "log": get_parameters(CSVLog),
             "sheets": {name: parameter for name, parameter in get_parameters(SampleSheet).items() if name in ("every", "n")},
-            "sampling": _sampler_parameters(settings.get("sampling.sampler", "langevin")),
+            "sampling": sampler_parameters(settings.get("sampling.sampler", "langevin")),
         }
+        if objective is NoiseContrastive:
+            tables["objective"]["noise"] = setting("noise", FittedNoise)
         start = own.get("start")
         if start is not None:
             annotation = Union[start.annotation, tuple[float, float]]  # noqa: UP007  (a value)
             tables["objective"]["start"] = start.replace(annotation=annotation)
         if "options" in own:
-            options = _sampler_parameters(settings.get("chains.sampler", "langevin"))
+            options = sampler_parameters(settings.get("chains.sampler", "langevin"))
             tables["chains"] = {name: option for name, option in options.items() if name != "sampler" or name in own}
-            tables["chains"]["steps"] = _parameter("steps", int)
+            tables["chains"]["steps"] = setting("steps", int)
         if "augment" in own:
             tables["augmentation"] = get_parameters(Augmentation)
         return tables
@@ -136,7 +143,7 @@ class EnergyRecipe(Recipe):
             torch.manual_seed(self._table("training").get("seed", 0))
             energy = _call("model", partial(get_energy, table.pop("name", "")), table)
         if "sampling" in self.settings:
-            energy.recommended = Recommendation(*_sampler_options(self._table("sampling")))
+            energy.recommended = Recommendation(*sampler_options(self._table("sampling")))
         return energy
 
     def trainer(
@@ -155,19 +162,20 @@ class EnergyRecipe(Recipe):
         """
         energy, device = self.energy(), join().device
         self._check_fits(energy, pictures)
-        training = self._table("training")
+        training, preparation = self._table("training"), _call("preparation", Preparation, self._table("preparation"))
+        device = torch.device(training.get("device") or device)
         return _call(
             "training",
             Trainer,
             {
                 **training,
-                "device": training.get("device") or device,
+                "device": device,
                 "model": energy,
-                "objective": self._build_objective(),
+                "objective": self._build_objective(partial(fit_noise, pictures, preparation, training.get("seed", 0), device)),
                 "data": pictures,
                 "out": out,
                 "optimizer": _call("optimizer", Optimizer, self._table("optimizer")),
-                "preparation": _call("preparation", Preparation, self._table("preparation")),
+                "preparation": preparation,
                 "monitor": _call("monitor", Monitor, self._table("monitor")),
                 "callbacks": [*callbacks, *([] if out is None else self._callbacks())],
                 "progress": progress,
@@ -185,17 +193,19 @@ class EnergyRecipe(Recipe):
         ranks.call_on_first(lambda: save(trainer.model, folder))  # pyright: ignore[reportArgumentType]
         return folder
 
-    def _build_objective(self) -> Objective:
+    def _build_objective(self, fit: Callable[[str], NoiseDistribution]) -> Objective:
         arguments = self._table("objective")
         objective = _objective_class(arguments.pop("name"))
         if isinstance(arguments.get("start"), list):
             arguments["start"] = _Normal(*arguments["start"])
+        if objective is NoiseContrastive:
+            arguments["noise"] = fit(arguments.get("noise", "flow"))
         if "chains" in self.settings:
             chains = self._table("chains")
             if "steps" not in chains:
                 raise OptionError(f"The table [chains] of the recipe {self.name!r} lacks the number of steps: write `steps = ...`.")
             arguments["steps"] = chains.pop("steps")
-            sampler, arguments["options"] = _sampler_options(chains)
+            sampler, arguments["options"] = sampler_options(chains)
             if "sampler" in get_parameters(objective):
                 arguments["sampler"] = sampler
         if "augmentation" in self.settings:
@@ -250,10 +260,6 @@ class _Normal:
         return self.mean + self.deviation * noise.normal(like)
 
 
-def _parameter(name: str, annotation: Any) -> Parameter:
-    return Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation)
-
-
 def _energy_factory(name: str) -> Callable[..., Any]:
     return get_factory("energy", name.partition("/")[0])
 
@@ -262,29 +268,6 @@ def _objective_class(name: str) -> type[Objective]:
     if name not in _OBJECTIVES:
         raise OptionError(f"There is no objective {name!r}.{nearest(name, _OBJECTIVES)}{listed(_OBJECTIVES)}")
     return _OBJECTIVES[name]
-
-
-def _sampler_parameters(name: str) -> dict[str, Parameter]:
-    """Returns the options of a sampler, each optional; for Langevin also the step and the noise of papers."""
-    options = get_parameters(get_sampler(name))
-    papers = {"step": float, "noise": float} if {"step_size", "temperature"} <= options.keys() else {}
-    types = {**papers, **{key: option.annotation for key, option in options.items()}}
-    return {"sampler": _parameter("sampler", str), **{key: _parameter(key, Optional[kind]) for key, kind in types.items()}}  # noqa: UP045
-
-
-def _sampler_options(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Returns the name of a sampler and its options; `step` and `noise` of a paper become a step size and a temperature."""
-    options = {key: value for key, value in table.items() if value is not None}
-    name = options.pop("sampler", "langevin")
-    if "step" in options or "noise" in options:
-        both = {"step", "noise"} <= options.keys()
-        if not both or {"step_size", "temperature"} & options.keys():
-            raise OptionError(f"Set either step and noise of a sampler, or step_size and temperature; got {', '.join(options)}.")
-        step, noise = options.pop("step"), options.pop("noise")
-        if not step > 0:
-            raise OptionError(f"step must be positive, got {step!r}.")
-        options["step_size"], options["temperature"] = 2 * step, noise**2 / (2 * step)
-    return name, options
 
 
 def _call(table: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:

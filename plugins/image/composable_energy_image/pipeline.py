@@ -15,10 +15,12 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy.noise import Noise
 from composable_energy_image.attributes import count_values
+from composable_energy_image.augmented_base import AugmentedCodeNetwork
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.cost_log import CostLog, read_costs
 from composable_energy_image.data import Labels, Pictures, Preparation
+from composable_energy_image.data.distortion import Distortion
 from composable_energy_image.heads import CodeHeads
 from composable_energy_image.joint_labels import JointHeads, find_joint_labels
 from composable_energy_image.label_columns import count_columns
@@ -100,16 +102,24 @@ class AttributePipeline:
         return torch.cat(codes)
 
     @torch.no_grad()
-    def encode_training(self, coder: Autoencoder, pictures: Pictures) -> Tensor:
-        """Returns the codes that the energies learn from, with shape $(K N, D)$: `encode`, and for a small set also changed pictures."""
-        codes = [self.encode(coder, pictures, mirrored=self.settings["data"]["flip"])]
-        prepare = self._preparation()
-        if prepare is not None and prepare.distortion:
-            noise = Noise(self.settings["training"]["seed"], range(len(pictures))).child("codes")
-            for copy in range(self.settings["small"]["copies"]):
-                chunks = zip(self._chunks(pictures), torch.arange(len(pictures)).split(_CHUNK), strict=True)
-                codes += [coder.encode(prepare(images, noise.at(copy).for_chains(rows.tolist()))) for images, rows in chunks]
-        return torch.cat(codes)
+    def encode_training(self, coder: Autoencoder, pictures: Pictures) -> tuple[Tensor, Tensor | None]:
+        """Returns the codes that the energies learn from, with shape $(K N, D)$: `encode`, and for a small set also changed pictures.
+
+        The second result is the changes with shape $(K N, C)$, which are 0 for pictures as they are; None if no picture is changed.
+        """
+        flip = self.settings["data"]["flip"]
+        codes, prepare = [self.encode(coder, pictures, mirrored=flip)], self._preparation()
+        changes = [codes[0].new_zeros(len(codes[0]), Distortion.NUMBERS)]
+        if prepare is None or not prepare.distortion or not self.settings["small"]["copies"]:
+            return codes[0], None
+        mirror, distortion = Preparation(flip=flip), prepare.distortion
+        noise = Noise(self.settings["training"]["seed"], range(len(pictures))).child("codes")
+        for copy in range(self.settings["small"]["copies"]):
+            for images, rows in zip(self._chunks(pictures), torch.arange(len(pictures)).split(_CHUNK), strict=True):
+                keys = noise.at(copy).for_chains(rows.tolist())
+                changes.append(distortion.draw(images, keys))
+                codes.append(coder.encode(distortion.apply(mirror(images, keys), changes[-1])))
+        return torch.cat(codes), torch.cat(changes)
 
     def _preparation(self) -> Preparation | None:
         """Returns the random changes of training pictures; None if there are none."""
@@ -117,9 +127,24 @@ class AttributePipeline:
         prepare = Preparation(flip=self.settings["data"]["flip"], **changes)
         return prepare if prepare.flip or prepare.distortion else None
 
-    def train_base(self, energy: CodeEnergy, codes: Tensor) -> None:
-        """Trains a base on codes with shape $(N, D)$."""
-        self._fit("base", energy.net, DenoisingScoreMatching(energy.sigma_min, energy.sigma_max), codes)
+    def train_base(self, energy: CodeEnergy, codes: Tensor, changes: Tensor | None = None) -> None:
+        """Trains a base on codes with shape $(N, D)$ of pictures, some of them with changes with shape $(N, C)$.
+
+        Half of the rows are pictures as they are. Without the changes as a condition, draws would be changed pictures.
+        """
+        levels = energy.sigma_min, energy.sigma_max
+        if changes is None:
+            self._fit("base", energy.net, DenoisingScoreMatching(*levels), codes)
+            return
+        as_they_are = (changes == 0).all(1)
+        times = max(1, round(int((~as_they_are).sum()) / int(as_they_are.sum())))
+        data = [torch.cat([part[as_they_are].repeat(times, 1), part[~as_they_are]]) for part in (codes, changes)]
+        with self.seeded("augmented base"):
+            layers = energy.net.net
+            sizes = {"width": layers.read.out_features, "blocks": len(layers.inner)}
+            model = AugmentedCodeNetwork(codes.shape[1], changes.shape[1], **sizes).to(codes.device)
+        self._fit("base", model, DenoisingScoreMatching(*levels, condition="changes"), (data[0], {"changes": data[1]}))
+        model.write_unchanged(energy.net)
 
     def train_heads(self, energy: CodeEnergy, codes: Tensor, labels: Mapping[str, Labels], width: int) -> CodeHeads:
         """Returns heads over a base, trained on the codes with a known attribute.

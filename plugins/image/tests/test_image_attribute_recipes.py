@@ -11,7 +11,7 @@ from PIL import Image
 import composable_energy as ce
 from composable_energy.cli import main
 from composable_energy.errors import OptionError
-from composable_energy_image import Autoencoder
+from composable_energy_image import Autoencoder, CodeEnergy
 from composable_energy_image.attribute import attribute
 from composable_energy_image.base_and_attributes import base_and_attributes
 from composable_energy_image.data import Pictures
@@ -115,12 +115,28 @@ class TestRecipes:
             torch.manual_seed(0)
             coder = Autoencoder(16, 3, 8).eval()
             seen[below] = pipeline.encode_training(coder, pictures)
-        assert len(seen[0]) == 24 and len(seen[5000]) == 3 * 24
-        first, *copies = seen[5000].split(24)
-        assert torch.equal(first, seen[0])
+        codes, changes = seen[5000]
+        assert len(seen[0][0]) == 24 and seen[0][1] is None and len(codes) == len(changes) == 3 * 24
+        assert not changes[:24].any() and bool(changes[24:].any(1).all())
+        first, *copies = codes.split(24)
+        assert torch.equal(first, seen[0][0])
         for copy in copies:
             assert not torch.equal(copy, first)
             assert (torch.cdist(copy, first).argmin(1) == torch.arange(24)).float().mean() > 0.8
+
+    def test_changes_do_not_widen_the_base(self, tmp_path):
+        """Codes are near 0, changed ones near 1, 2 and 3: with the changes as a condition, the base is that of codes near 0."""
+        changes = {"base.steps": 200, "base.rate": 1e-2, "base.batch_size": 64, "small.batch": 1.0}
+        pipeline = AttributePipeline.open(base_and_attributes().with_changes({**SMALL, **changes}).settings, tmp_path, False)
+        generator = torch.Generator().manual_seed(0)
+        amounts = torch.arange(4.0).repeat_interleave(50)[:, None]
+        codes = 0.3 * torch.randn(200, 2, generator=generator) + amounts
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            energy = CodeEnergy(16, code=2, width=32, blocks=1)
+        pipeline.train_base(energy, codes, amounts)
+        draws = energy.sample(400, seed=0, latents=True, warn=False)
+        assert (draws.mean(1) < 0.9).float().mean() > 0.9
 
     def test_attributes_that_exclude_one_another_are_one_variable(self, tmp_path):
         """Three of the eight combinations occur: the fourth of two attributes has a small probability, and every law is exact."""

@@ -19,8 +19,11 @@ from composable_energy_training import (
     DiffusionRecoveryLikelihood,
     EnergyDiscrepancy,
     EnergyMatching,
+    FlowNoise,
+    GaussianNoise,
     ImprovedContrastiveDivergence,
     JointEnergyClassifier,
+    NoiseContrastive,
     Recipe,
     open_recipe,
 )
@@ -233,3 +236,22 @@ def test_a_recipe_may_name_an_objective_with_chains_of_its_own(table: str, kind:
     pictures = Pictures(np.zeros((2, 1, 28, 28), np.uint8), {}, "nothing")
     objective = open_recipe(tmp_path / "mine.toml").trainer(pictures).objective  # pyright: ignore[reportAttributeAccessIssue]
     assert isinstance(objective, kind) and getattr(objective, "steps", None) == steps
+
+
+@pytest.mark.parametrize(("noise", "kind"), [("gaussian", GaussianNoise), ("flow", FlowNoise)])
+def test_a_recipe_fits_the_noise_of_noise_contrastive_estimation(noise: str, kind: type, tmp_path: Path):
+    text = (
+        'about = "An energy"\n[data]\nsize = 16\n[model]\nname = "energy-unet"\nsize = 16\nwidth = 8\n'
+        '[preparation]\ndequantize = "uniform"\n'
+        f'[objective]\nname = "noise-contrastive"\nnoise = "{noise}"\nratio = 2\n[training]\nsteps = 1\n'
+    )
+    (tmp_path / "mine.toml").write_text(text)
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 3, 16, 16), np.uint8)
+    pictures = Pictures(pixels, {}, "noise")
+    recipe = open_recipe(tmp_path / "mine.toml")
+    objective = recipe.trainer(pictures).objective  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(objective, NoiseContrastive) and isinstance(objective.noise, kind) and objective.ratio == 2
+    images = pictures.images(torch.arange(40))
+    assert objective.noise.log_prob(images).mean() > objective.noise.log_prob(1 - 2 * images).mean()
+    with pytest.raises(OptionError, match=r"objective\.noise takes 'gaussian' or 'flow'"):
+        recipe.with_changes({"objective.noise": "uniform"})

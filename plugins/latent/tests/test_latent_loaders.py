@@ -11,6 +11,7 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import ExtraNotInstalled, FileFormatError
+from composable_energy.testing import check_encoder
 from composable_energy_latent import attribute, latent, load_generator
 
 Z = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
@@ -34,6 +35,11 @@ def file(request, tmp_path):
         script = torch.jit.trace(module, Z) if kind == "trace" else torch.jit.script(module)
         (torch.jit.freeze(script) if kind == "frozen" else script).save(path)
     return path
+
+
+@pytest.mark.parametrize("file", ["script"], indirect=True)
+def test_a_generator_passes_the_checks_of_encoders(file):
+    check_encoder(lambda: ce.get_encoder("generator", path=file), Z)
 
 
 @pytest.mark.slow

@@ -20,6 +20,9 @@ from composable_energy_planning.zones import Entered
 __all__ = ["Parts", "parts_of"]
 
 _GAP = 0.1
+_SHOWN = 64  # states that show whether a full turn changes a term
+_FORBIDDEN = 30.0  # nats above the median move of a trajectory
+_MISSED = 8.0  # nats above the least energy of a waypoint, four standard deviations
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,30 @@ class Parts:
             pair: Any = term.terms[0]
             span = pair.visited.amax(0) - pair.visited.amin(0)
             found[[axes[angle] for angle in pair.angles if span[angle] > 2 * math.pi - _GAP]] = True
+        return found
+
+    def winding(self, generator: torch.Generator) -> Tensor:
+        """Returns which angles may have turned any number of times after the first state: no term but that of the start tells, shape $(d,)$."""
+        states = self.visited(max(_SHOWN, self.horizon), generator)
+        found = self.cyclic
+        for axis in torch.where(found)[0].tolist():
+            turned = states.clone()
+            turned[:, axis] += 2 * math.pi
+            found[axis] = bool(torch.isclose(self._seen(states), self._seen(turned), rtol=1e-3, atol=1e-2).all())
+        return found
+
+    def _seen(self, states: Tensor) -> Tensor:
+        """Returns the energies of all terms but that of the first state, for states in succession of shape $(n, d)$."""
+        found = [self.of_moves(states[:-1], states[1:]), *(self.of_states(states, time) for time in self.waypoints if time > 0)]
+        return torch.cat([*found, *(term(states[None, : self.horizon]) for term in self.rest)])
+
+    def broken(self, x: Tensor) -> Tensor:
+        """Returns which trajectories of shape $(B, T, d)$ have a move that the energy all but forbids, or miss a waypoint, with shape $(B,)$."""
+        moves = self.of_moves(x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)).unflatten(0, (len(x), -1))
+        found = moves.amax(1) > moves.median(1).values + _FORBIDDEN
+        for time, waypoints in self.waypoints.items():
+            least = sum(waypoint.least for waypoint in waypoints)
+            found = found | (self.of_states(x[:, time], time) > least + _MISSED)
         return found
 
     def visited(self, count: int, generator: torch.Generator) -> Tensor:

@@ -21,6 +21,23 @@ _REACH = 1.0  # of usual moves, in standard deviations
 _EXCESS = 12.0  # nats above a usual move, from which a move counts as forbidden
 
 
+class _Metric:
+    """Coordinates whose distances compare states: numbers in units of a scale, and angles that wind as points of a circle."""
+
+    def __init__(self, scale: Tensor, winding: Tensor) -> None:
+        self.scale, self.winding = scale, winding
+
+    def __call__(self, states: Tensor) -> Tensor:
+        angles = states[:, self.winding]
+        plain = states[:, ~self.winding] / self.scale[~self.winding]
+        return torch.cat([plain, angles.cos() / self.scale[self.winding], angles.sin() / self.scale[self.winding]], 1)
+
+
+def _shortest(moves: Tensor, winding: Tensor) -> Tensor:
+    """Returns moves with shape $(*, d)$ whose angles go the short way."""
+    return torch.where(winding, torch.remainder(moves + math.pi, 2 * math.pi) - math.pi, moves)
+
+
 @dataclass(frozen=True)
 class Search:
     r"""Finds trajectories of all homotopy classes between waypoints, by the transitions of an energy.
@@ -54,30 +71,32 @@ class Search:
     @torch.no_grad()
     def paths(self, parts: Parts, count: int, generator: torch.Generator) -> Tensor:
         """Returns trajectories, with shape $(n, T, d)$."""
-        pool = self._pool(parts, generator)
-        links, energies = self._links(parts, pool, generator)
+        winding = parts.winding(generator)
+        pool = self._pool(parts, winding, generator)
+        links, energies = self._links(parts, pool, winding, generator)
         found = self._draw(parts, pool, links, energies, 4 * count if parts.rest else count, generator)
+        found[:, 1:] = found[:, :1] + _shortest(found.diff(dim=1), winding).cumsum(1)
         if not parts.rest:
             return found
         weights = -torch.stack([term(found) for term in parts.rest]).sum(0).double()
         chosen = torch.multinomial(torch.softmax(weights, 0), count, replacement=True, generator=generator)
         return found[chosen]
 
-    def _pool(self, parts: Parts, generator: torch.Generator) -> Tensor:
+    def _pool(self, parts: Parts, winding: Tensor, generator: torch.Generator) -> Tensor:
         """Returns the candidates, with shape $(m, d)$."""
         times = sorted(parts.waypoints)
         visited = parts.visited(self.visited, generator)
-        scale = visited.std(0).clamp_min(1e-6)
+        metric = _Metric(visited.std(0).clamp_min(1e-6), winding)
         pool = [visited]
         for time in times:
-            anchors = self._anchor(parts, time, generator)
+            anchors = self._anchor(parts, time, winding, generator)
             if time < parts.horizon - 1:
-                pool.append(self._grow(parts, anchors, scale, generator, backwards=False))
+                pool.append(self._grow(parts, anchors, metric, generator, backwards=False))
             if time > 0:
-                pool.append(self._grow(parts, anchors, scale, generator, backwards=True))
+                pool.append(self._grow(parts, anchors, metric, generator, backwards=True))
         return torch.cat(pool)
 
-    def _anchor(self, parts: Parts, time: int, generator: torch.Generator) -> Tensor:
+    def _anchor(self, parts: Parts, time: int, winding: Tensor, generator: torch.Generator) -> Tensor:
         """Returns states that fulfil the waypoints at a time, with shape $(m, d)$: visited ones of low energy, moved downhill."""
         waypoints = parts.waypoints[time]
         whole = [waypoint for waypoint in waypoints if waypoint.of is None and waypoint.axes is None]
@@ -92,16 +111,16 @@ class Search:
                 (slope,) = torch.autograd.grad(parts.of_states(point, time).sum(), point)
                 states = (point - 0.7 * width.square() * slope).detach()
         turns = torch.randint(-1, 2, states.shape, generator=generator).to(states)
-        return states + 2 * math.pi * turns * parts.cyclic.to(states)
+        return states + 2 * math.pi * turns * (parts.cyclic & ~winding).to(states)
 
-    def _grow(self, parts: Parts, roots: Tensor, scale: Tensor, generator: torch.Generator, *, backwards: bool) -> Tensor:
+    def _grow(self, parts: Parts, roots: Tensor, metric: _Metric, generator: torch.Generator, *, backwards: bool) -> Tensor:
         """Returns a tree of moves from roots, with shape $(m, d)$."""
         rounds = max(1, parts.horizon * 2 // 3)
         each = max(1, self.tree // rounds)
         tree, usual = roots, torch.tensor(torch.inf)
         for _ in range(rounds):
             targets = parts.visited(each, generator)
-            nearest = torch.cdist(targets / scale, tree / scale).argmin(1)
+            nearest = torch.cdist(metric(targets), metric(tree)).argmin(1)
             parents = tree[nearest].repeat(_CHILDREN, 1)
             drawn = [
                 parts.propose(half, generator, backwards=backwards, width=width)
@@ -110,28 +129,29 @@ class Search:
             children = torch.cat(drawn)
             energies = parts.of_moves(children, parents) if backwards else parts.of_moves(parents, children)
             usual = torch.minimum(usual, energies.quantile(0.1))
-            far = ((children - targets.repeat(_CHILDREN, 1)) / scale).square().sum(1).sqrt()
+            far = (metric(children) - metric(targets).repeat(_CHILDREN, 1)).square().sum(1).sqrt()
             score = (far + 1e3 * (energies > usual + _EXCESS)).unflatten(0, (_CHILDREN, each))
             best = score.argmin(0)
             kept = children.unflatten(0, (_CHILDREN, each))[best, torch.arange(each)]
             tree = torch.cat([tree, kept[score.amin(0) < 1e3]])
         return tree
 
-    def _links(self, parts: Parts, pool: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _links(self, parts: Parts, pool: Tensor, winding: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Returns for each state candidates for the next one, with shape $(m, k)$, and the energies of these moves."""
-        begins, ends = [], []
+        begins, unit = pool.clone(), torch.ones(pool.shape[1]).to(pool)
         for term, _ in parts.motion:
             axes = slice(None) if term.axes is None else list(term.axes)
             pair: Any = term.terms[0]
             mean, factor = pair.ahead.moments(pool[:, axes])
-            unit = factor.square().sum(2).sqrt().mean(0)
-            begins.append((pool[:, axes] + mean) / unit)
-            ends.append(pool[:, axes] / unit)
-        distances = torch.cdist(torch.cat(begins, 1), torch.cat(ends, 1))
+            begins[:, axes] += mean
+            unit[axes] = factor.square().sum(2).sqrt().mean(0)
+        metric = _Metric(unit, winding)
+        distances = torch.cdist(metric(begins), metric(pool))
         ties = 1e-3 * torch.rand(distances.shape, generator=generator).to(distances)  # among moves of usual length, short ones are slow
         links = (distances.clamp_min(_REACH) + ties).topk(min(self.edges, len(pool)), dim=1, largest=False).indices
-        states = pool[:, None].expand(-1, links.shape[1], -1)
-        return links, parts.of_moves(states.flatten(0, 1), pool[links.flatten()]).view(links.shape)
+        states = pool[:, None].expand(-1, links.shape[1], -1).flatten(0, 1)
+        moves = _shortest(pool[links.flatten()] - states, winding)
+        return links, parts.of_moves(states, states + moves).view(links.shape)
 
     def _draw(self, parts: Parts, pool: Tensor, links: Tensor, energies: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """Returns draws of the density on the graph, with shape $(n, T, d)$."""

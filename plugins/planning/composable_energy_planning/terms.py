@@ -75,7 +75,7 @@ class Waypoint(Energy):
             middle = (low + high) / 2
             below = torch.special.gammainc(half, torch.tensor(middle, dtype=torch.float64)) < share
             low, high = (middle, high) if below else (low, middle)
-        return high + self._constant()
+        return high + self.least
 
     def seen(self, states: Tensor) -> Tensor:
         """Returns what is compared with the target, for states of shape $(B, d)$."""
@@ -88,7 +88,7 @@ class Waypoint(Energy):
         found = self.seen(states)
         if found.shape != (len(states), len(self.target)):
             raise ShapeError(f"{self} compares {len(self.target)} numbers, and a state gives shape {tuple(found.shape[1:])}.")
-        return ((found - self.target) / self.width).square().sum(1) / 2 + self._constant()
+        return ((found - self.target) / self.width).square().sum(1) / 2 + self.least
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 3 or not -x.shape[1] <= self.time < x.shape[1]:
@@ -97,7 +97,9 @@ class Waypoint(Energy):
             )
         return self.of_states(x[:, self.time])
 
-    def _constant(self) -> float:
+    @property
+    def least(self) -> float:
+        """The energy of a state at the target."""
         size = len(self.target)
         return float(self.width.expand(size).log().sum()) + size / 2 * math.log(2 * math.pi)
 

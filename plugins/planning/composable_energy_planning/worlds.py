@@ -43,7 +43,7 @@ class World(ABC):
 
     @abstractmethod
     def clearance(self, states: Tensor) -> Tensor:
-        """Returns the distance from the nearest obstacle, negative inside of one, with shape $(B,)$, for states of shape $(B, d)$."""
+        """Returns the distance from the nearest obstacle or limit, negative beyond it, with shape $(B,)$, for states of shape $(B, d)$."""
 
     @abstractmethod
     def moved(self, states: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -60,6 +60,10 @@ class World(ABC):
     def outline(self, states: Tensor) -> Tensor:
         """Returns the points that must not touch an obstacle, with shape $(B, n, 2)$."""
         return self.position(states).unsqueeze(-2)
+
+    def within(self, states: Tensor) -> Tensor:
+        """Returns the distance from the limits of the first two numbers of a state, negative beyond them, with shape $(B,)$."""
+        return torch.minimum(states - self.low, self.high - states)[..., :2].amin(-1)
 
     def hits(self, states: Tensor, ends: Tensor, margin: float = 0.0) -> Tensor:
         """Returns which moves along a straight line between states come nearer to something than a margin, with shape $(B,)$."""
@@ -132,7 +136,7 @@ class Maze(World):
         self.horizon, self.tolerance = 48, 0.05
 
     def clearance(self, states: Tensor) -> Tensor:
-        return torch.stack([wall(states) for wall in self.walls]).amin(0)
+        return torch.stack([*(wall(states) for wall in self.walls), self.within(states)]).amin(0)
 
     def moved(self, states: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return states + actions
@@ -143,6 +147,8 @@ class Maze(World):
 
 class Arm(World):
     """An arm with two joints, whose links must not touch discs; states are the angles, actions change them.
+
+    The limits of the joints count in the clearance, in radians.
 
     Args:
         lengths: The lengths of the links.
@@ -172,7 +178,7 @@ class Arm(World):
 
     def clearance(self, states: Tensor) -> Tensor:
         points = self.outline(states)
-        return torch.stack([disc(points).amin(-1) for disc in self.discs]).amin(0)
+        return torch.stack([*(disc(points).amin(-1) for disc in self.discs), self.within(states)]).amin(0)
 
     def moved(self, states: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return states + actions
@@ -205,7 +211,7 @@ class Car(World):
         self.horizon, self.tolerance = 40, 0.1
 
     def clearance(self, states: Tensor) -> Tensor:
-        return torch.stack([block(states[..., :2]) for block in self.blocks]).amin(0)
+        return torch.stack([*(block(states[..., :2]) for block in self.blocks), self.within(states)]).amin(0)
 
     def moved(self, states: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
         theta, speed = states[:, 2:3], states[:, 3:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,6 @@ from composable_energy.noise import Noise
 
 __all__ = ["Distortion"]
 
-_ANGLE, _ZOOM, _STRETCH, _ACROSS, _DOWN, _BEND = range(6)
 _GRID = 4  # points on a side of the grid whose displacements bend a picture
 
 
@@ -38,6 +38,9 @@ class Distortion:
         Best practices for convolutional neural networks applied to visual document analysis (Simard, Steinkraus & Platt, 2003).
     """
 
+    NUMBERS: ClassVar[int] = 5 + 2 * _GRID**2
+    """Numbers that describe a change."""
+
     rotation: float = 0.0
     zoom: float = 0.0
     shift: float = 0.0
@@ -52,26 +55,46 @@ class Distortion:
     def __bool__(self) -> bool:
         return any((self.rotation, self.zoom, self.shift, self.bend))
 
-    def __call__(self, images: Tensor, noise: Noise) -> Tensor:
-        """Returns the distorted pictures.
+    def draw(self, images: Tensor, noise: Noise) -> Tensor:
+        """Draws the changes of pictures, with shape $(B, 37)$: angle, size, ratio, two shifts, and the displacements of the grid.
+
+        Numbers are in units of the largest change, or of the standard deviation; those of a change that is off are 0.
 
         Args:
             images: Floating pictures with shape $(B, C, H, W)$.
             noise: Noise with one chain per row.
         """
-        if not self:
-            return images
         noise = noise.child("distortion")
+        sizes = (self.rotation, self.zoom, self.zoom, self.shift, self.shift)
+        affine = [bool(size) * (2 * noise.uniform(images, stream) - 1) for stream, size in enumerate(sizes)]
+        bend = noise.normal(images.new_empty(len(images), 2, _GRID, _GRID), len(sizes)).flatten(1)
+        return torch.cat([torch.stack(affine, 1).to(images.dtype), bool(self.bend) * bend], 1)
 
-        def between(largest: float, stream: int) -> Tensor:
-            return largest * (2 * noise.uniform(images, stream) - 1).to(images.dtype)
+    def apply(self, images: Tensor, changes: Tensor) -> Tensor:
+        """Returns the distorted pictures.
 
-        angle = between(math.radians(self.rotation), _ANGLE)
-        size, ratio = 1 + between(self.zoom, _ZOOM), 1 + between(self.zoom, _STRETCH)
-        across, down = between(2 * self.shift, _ACROSS), between(2 * self.shift, _DOWN)  # coordinates span 2
+        Args:
+            images: Floating pictures with shape $(B, C, H, W)$.
+            changes: Changes with shape $(B, 37)$, as `draw` returns them.
+        """
+        affine, bend = changes.split([5, 2 * _GRID**2], 1)
+        largest = changes.new_tensor(
+            [math.radians(self.rotation), self.zoom, self.zoom, 2 * self.shift, 2 * self.shift]
+        )  # sides are 2 long
+        angle, size, ratio, across, down = (affine * largest).unbind(1)
+        size, ratio = 1 + size, 1 + ratio
         rows = [size * ratio * angle.cos(), -size * angle.sin(), across, size * ratio * angle.sin(), size * angle.cos(), down]
         places = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), align_corners=False)
         if self.bend:
-            coarse = noise.normal(images.new_empty(len(images), 2, _GRID, _GRID), _BEND) * 2 * self.bend
+            coarse = bend.reshape(-1, 2, _GRID, _GRID) * 2 * self.bend
             places = places + F.interpolate(coarse, size=images.shape[2:], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
         return F.grid_sample(images, places, mode="bilinear", padding_mode="border", align_corners=False)
+
+    def __call__(self, images: Tensor, noise: Noise) -> Tensor:
+        """Returns pictures with random changes.
+
+        Args:
+            images: Floating pictures with shape $(B, C, H, W)$.
+            noise: Noise with one chain per row.
+        """
+        return self.apply(images, self.draw(images, noise)) if self else images

@@ -1,0 +1,112 @@
+"""The command `new-plugin`: a project with an example, its tests and its entry point."""
+
+from __future__ import annotations
+
+import argparse
+import keyword
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from composable_energy.errors import OptionError, StorageError
+from composable_energy.registry import Command, names
+
+__all__ = ["NewPlugin", "write_project"]
+
+_TEMPLATES = Path(__file__).with_name("templates")
+_KINDS = tuple(sorted(folder.name for folder in _TEMPLATES.iterdir() if (folder / "my_plugin.py").is_file()))
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_FUNCTIONS = {"recipe": "recipe"}  # the object of the entry point, where it is not a class
+
+
+class NewPlugin(Command):
+    """The command `composable-energy new-plugin NAME --kind KIND`: writes a project with an example, its tests and its entry point."""
+
+    summary = "write a plug-in project to start from"
+    description = "Writes a project with a small working example, tests that run the conformance kit, and the entry point."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("name", metavar="NAME", help="the name of the project and of the entry point, such as soft-ring")
+        parser.add_argument("--kind", choices=_KINDS, default="energy", help="what the plug-in offers (default: energy)")
+        parser.add_argument("--directory", type=Path, metavar="FOLDER", help="the new folder (default: one with the name, here)")
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Writes the project, and prints the next steps."""
+        folder = (arguments.directory or Path(arguments.name)).expanduser()
+        files = write_project(arguments.name, arguments.kind, folder)
+        print(f"{folder}: a project with the {arguments.kind} {arguments.name!r}")
+        print("\n".join(f"  {file.relative_to(folder).as_posix()}" for file in files))
+        print(f'\nNext:\n  cd {folder}\n  pip install -e ".[dev]"\n  pytest\n  composable-energy plugins --load')
+        return 0
+
+
+def write_project(name: str, kind: str, folder: Path) -> list[Path]:
+    """Writes the project of a plug-in, and returns its files.
+
+    Args:
+        name: The name of the distribution and of the entry point; the package has underscores, the class has capitals.
+        kind: Such as `energy`.
+        folder: The new folder.
+
+    Raises:
+        OptionError: The name is not valid or taken, or there is something at the folder.
+        StorageError: The folder cannot be written.
+    """
+    _check_name(name, kind)
+    if folder.exists():
+        raise OptionError(f"{folder} exists; give another NAME, or --directory with a folder that does not exist.")
+    package = name.replace("-", "_")
+    words = {
+        "my-plugin": name,
+        "my_plugin": package,
+        "MyPlugin": "".join(part.capitalize() for part in name.split("-")),
+        "OBJECT": _FUNCTIONS.get(kind, "MyPlugin"),
+        "GROUP": f"composable_energy.{'energies' if kind == 'energy' else f'{kind}s'}",
+        "A_KIND": f"{'An' if kind[0] in 'aeiou' else 'A'} {kind}",
+        "KIND": kind,
+    }
+    texts = {
+        folder / "pyproject.toml": _filled(_read("pyproject.toml.txt"), words),
+        folder / "README.md": _filled(_read("README.md.txt").replace("USAGE", _read(f"{kind}/usage.md")), words),
+        folder / ".gitignore": _read("gitignore.txt"),
+        folder / package / "__init__.py": _filled(_read(f"{kind}/my_plugin.py"), words),
+        folder / package / "py.typed": "",
+        folder / "tests" / f"test_{package}.py": _filled(_read(f"{kind}/tests.py"), words),
+    }
+    for extra in sorted((_TEMPLATES / kind).glob("*.toml")):
+        texts[folder / package / extra.name] = _filled(_read(f"{kind}/{extra.name}"), words)
+    try:
+        for file, text in texts.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    return list(texts)
+
+
+def _check_name(name: str, kind: str) -> None:
+    package = name.replace("-", "_")
+    if not _NAME.fullmatch(name):
+        near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")
+        hint = f" Perhaps {near}?" if _NAME.fullmatch(near) else ""
+        raise OptionError(
+            f"NAME must begin with a letter and have a-z, 0-9 and single hyphens alone, such as soft-ring; got {name!r}.{hint}"
+        )
+    if keyword.iskeyword(package) or package in sys.stdlib_module_names:
+        raise OptionError(f"NAME {name!r} is a word or a module of Python; choose another.")
+    if name in names(kind):
+        raise OptionError(f"An installed plug-in offers the {kind} {name!r}; choose another NAME.")
+    if find_spec(package) is not None:
+        raise OptionError(f"A package {package!r} can be imported here, so a plug-in {name!r} would hide it; choose another NAME.")
+
+
+def _read(path: str) -> str:
+    return (_TEMPLATES / path).read_text(encoding="utf-8")
+
+
+def _filled(text: str, words: dict[str, str]) -> str:
+    """Returns a text with each word replaced; OBJECT first, since it stands for another word."""
+    for word in ("OBJECT", *words):
+        text = text.replace(word, words[word])
+    return text

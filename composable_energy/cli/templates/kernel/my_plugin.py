@@ -1,0 +1,53 @@
+"""A kernel: the fused Langevin step in torch operations, as the frame for one of a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from composable_energy.kernels import Counter, Kernel, StepCoefficients
+from composable_energy.sampling import Noise
+
+__all__ = ["MyPlugin"]
+
+
+class MyPlugin(Kernel):
+    """One step in float32, with the noise of Philox counters."""
+
+    def available(self) -> tuple[bool, str]:
+        """Returns whether it can run on this machine, and if not the reason."""
+        return True, ""
+
+    def refusal(self, x: Tensor) -> str:
+        """Returns why it refuses points of this dtype and device; empty if it takes them."""
+        return "" if x.dtype == torch.float32 else f"it takes no {x.dtype}"
+
+    def langevin_step(
+        self,
+        x: Tensor,
+        gradients: Sequence[Tensor],
+        momentum: Tensor | None,
+        coefficients: StepCoefficients,
+        counter: Counter,
+        out: Tensor,
+        out_momentum: Tensor | None,
+    ) -> None:
+        """Writes the points after a step, and the momentum if there is one; see `composable_energy.kernels.Kernel`."""
+        weights, drift, scale, keep, move, low, high = coefficients
+        force = torch.zeros_like(x)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            force += weight * gradient
+        drawn: Tensor | float = 0.0
+        if scale:
+            noise = Noise(counter.seed, range(counter.chain, counter.chain + len(x)), counter.step, "philox")
+            drawn = scale * noise.normal(x, counter.stream)
+        if momentum is None or out_momentum is None:
+            new = (keep * x if keep else 0.0) - drift * force + drawn
+        else:
+            kicked = momentum - drift * force
+            halfway = x + move * kicked
+            out_momentum.copy_(keep * kicked + drawn)
+            new = halfway + move * out_momentum
+        out.copy_(new if low is None else new.clamp(low, high))

@@ -1,0 +1,26 @@
+"""Tests of the kernel: the conformance kit, its name, a run with it."""
+
+import torch
+from my_plugin import MyPlugin
+
+import composable_energy as ce
+from composable_energy.testing import kernel_checks, parametrize_with_checks
+
+
+@parametrize_with_checks(kernel_checks(MyPlugin))
+def test_the_kernel_conforms(check):
+    check()
+
+
+def test_it_has_a_name():
+    assert isinstance(ce.get_kernel("my-plugin"), MyPlugin)
+
+
+def test_samplers_use_it(monkeypatch):
+    steps = []
+    monkeypatch.setenv("COMPOSABLE_ENERGY_KERNEL", "my-plugin")
+    monkeypatch.setattr(MyPlugin, "refusal", lambda kernel, x: steps.append(x.shape) or "")
+    E = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+    x = E.sample(4000, sampler="langevin", step_size=0.5, steps=40, seed=0, noise="philox")
+    assert steps
+    assert abs(x.var().item() * (1 - 0.5 / 4) - 1) < 5 * (2 / 8000) ** 0.5  # the variance of Langevin at this step size

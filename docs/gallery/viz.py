@@ -1,0 +1,99 @@
+"""Draws the pictures of the page `viz.md`; those of notebooks need Chromium.
+
+python docs/gallery/viz.py
+"""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+import composable_energy as ce
+
+DOCS = Path(__file__).parent.parent
+IMG = DOCS / "img"
+PAGES = (("#ffffff", "#212121"), ("#1e2129", "#d5d7e0"))  # light and dark
+WIDTH, HEIGHT = 840, 890
+
+
+def page_names():
+    """Returns the names that the blocks of the page define."""
+    spec = importlib.util.spec_from_file_location(
+        "run_blocks", DOCS / "scripts" / "run_blocks.py"
+    )
+    run_blocks = importlib.util.module_from_spec(spec)
+    sys.modules["run_blocks"] = run_blocks
+    spec.loader.exec_module(run_blocks)
+    page = DOCS / "viz.md"
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(page, folder)
+        found = run_blocks.blocks(page)
+        for i, block in enumerate(found):  # the pictures are drawn below
+            code = block.code.replace('path="', f'path="{folder}/')
+            found[i] = run_blocks.Block(code, block.line, block.reason, block.shown)
+        return run_blocks.run(page, found)
+
+
+def draw_plane(names):
+    """Draws a density, chains on it, and their energies."""
+    figure = Figure(figsize=(12, 3.9), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    ce.viz.show(names["E"], draws=150, ax=left)
+    ce.viz.show(names["E"], trace=names["trace"], chains=3, window=(-4, 4), ax=middle)
+    ce.viz.trace(names["trace"], ax=right)
+    figure.savefig(IMG / "viz-plane.png", dpi=110)
+
+
+def draw_terms(names):
+    """Draws an explanation and the shares of branches."""
+    figure = Figure(figsize=(12, 2.9), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    ce.viz.explanation(names["found"], ax=left)
+    ce.viz.shares(names["found"], ax=right)
+    figure.savefig(IMG / "viz-terms.png", dpi=110)
+
+
+def draw_notebook(names, browser):
+    """Draws the tables of a notebook on a light and a dark page."""
+    either = names["male"] & ~ce.load("faces/smiling")
+    found = names["found"].terms[-1]
+    shown = (either, names["trace"], found)
+    body = "".join(f"<p>{part._repr_html_()}</p>" for part in shown)
+    sheet = Image.new("RGB", (2 * WIDTH, HEIGHT))
+    with tempfile.TemporaryDirectory() as folder:
+        for i, (paper, ink) in enumerate(PAGES):
+            page, target = Path(folder) / "page.html", Path(folder) / "page.png"
+            style = f"background:{paper};color:{ink};font-family:sans-serif;margin:20px"
+            page.write_text(
+                f'<meta charset="utf-8"><body style="{style}">{body}', encoding="utf-8"
+            )
+            size, to = f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={target}"
+            options = ("--headless", "--no-sandbox", "--hide-scrollbars", size, to)
+            subprocess.run([browser, *options, str(page)], check=True)
+            with Image.open(target) as half:
+                sheet.paste(half, (i * WIDTH, 0))
+    sheet.quantize(64).save(IMG / "viz-notebook.png", optimize=True)
+
+
+def main():
+    """Draws all pictures."""
+    torch.set_num_threads(1)
+    names = page_names()
+    ce.viz.grid(names["faces"], columns=4, path=IMG / "viz-grid.jpg")
+    draw_plane(names)
+    draw_terms(names)
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        print("viz-notebook.png was not drawn: there is no Chromium.", file=sys.stderr)
+    else:
+        draw_notebook(names, browser)
+
+
+if __name__ == "__main__":
+    main()

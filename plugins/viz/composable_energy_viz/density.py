@@ -1,0 +1,191 @@
+"""Densities of points with one or two numbers, with draws and the paths of chains."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+import composable_energy as ce
+from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy.options import check_integer
+from composable_energy.sampling import Trace, twin
+from composable_energy_viz.canvas import DOT, INK, LINES, MUTED, SHADES, finish, open_axes, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["show"]
+
+_BATCH = 10_000  # points that are evaluated together
+_MOST = 5_000  # points that are drawn
+_TAIL, _MARGIN = 0.005, 0.2  # the window: quantiles of the draws, and a margin of their distance
+
+
+def show(
+    energy: Any,
+    points: Tensor | None = None,
+    *,
+    trace: Trace | None = None,
+    chains: int = 4,
+    draws: int = 300,
+    seed: int | None = 0,
+    window: Any = None,
+    resolution: int = 201,
+    ax: Axes | None = None,
+    path: str | Path | None = None,
+) -> Figure:
+    r"""Returns a picture of the density $e^{-E(x)}$ of points with one or two numbers, with draws and the paths of chains.
+
+    Two numbers are a plane: the colour is the density, relative to its highest value in the window. One number is a line: the density is
+    normalised within the window, over a histogram of the draws.
+
+    Args:
+        energy: The energy, or an object that `as_energy` lifts.
+        points: Points of shape $(n, 2)$, or $(n, 1)$ or $(n,)$, to draw as dots; None takes those of the trace, else draws some.
+        trace: A trace with recorded points, `sample(..., trace=1)`, whose chains are drawn as paths.
+        chains: The number of chains that are drawn.
+        draws: The number of points that are drawn if none are given; 0 draws none, and then needs a window.
+        seed: The seed of these draws.
+        window: The part that is shown: $(a, b)$ for all numbers, or $((a, b), (c, d))$; None holds 99 % of the points.
+        resolution: The number of grid points on each axis.
+        ax: Axes to draw on; None makes a figure.
+        path: A file to write as well.
+
+    Raises:
+        ShapeError: Points of the energy have more than two numbers, or the given points do not fit.
+        ExpressionError: An energy is not a number, or minus infinity, or it has no values.
+        OptionError: The trace has no points, the density is 0 in the whole window, or an option is out of range.
+        ExtraNotInstalled: Matplotlib is not installed.
+
+    Example:
+        >>> import torch, composable_energy as ce
+        >>> ring = ce.as_energy(lambda x: 8 * (x.norm(dim=1) - 2).square(), name="ring")
+        >>> figure = ce.viz.show(ring, window=(-3, 3), draws=0)
+    """
+    energy = ce.as_energy(energy)
+    size = _size(energy, points, trace)
+    figure, axes = open_axes(ax, path, *((4.6, 4.4) if size == 2 else (5.2, 3.2)))
+    shape = energy.event_shape if energy.event_shape is not None else torch.Size([size])
+    paths = None if trace is None else _paths(trace, size, check_integer("chains", chains, least=0))
+    if points is None and trace is not None and trace.points is not None:
+        points = trace.points[-1]
+    if points is None and check_integer("draws", draws, least=0):
+        points = energy.sample((draws, *shape), seed=seed)
+    dots = None if points is None else _dots(points, size)
+    ends = _window(window, dots, size)
+    axis = [torch.linspace(low, high, check_integer("resolution", resolution, least=2)) for low, high in ends]
+    energies = _evaluate(energy, torch.cartesian_prod(*axis).reshape(-1, *shape), points)
+    if size == 2:
+        _draw_plane(axes, axis, energies, dots, paths)
+    else:
+        _draw_line(axes, axis[0], energies, dots)
+    axes.set_title(shorten(str(energy), 60), fontfamily="monospace", fontsize=10)
+    return finish(figure, path)
+
+
+def _size(energy: ce.Energy, points: Tensor | None, trace: Trace | None) -> int:
+    """Returns how many numbers a point has, 1 or 2."""
+    if energy.decoder is not None:
+        raise ShapeError(f"{energy} is an energy of latent points that are decoded; draw its samples with `grid`.")
+    shape = energy.event_shape
+    if shape is None:
+        found = points[0] if points is not None and len(points) else None
+        found = trace.points[0, 0] if found is None and trace is not None and trace.points is not None else found
+        return 2 if found is None else _numbers(energy, tuple(found.shape))
+    return _numbers(energy, tuple(shape))
+
+
+def _numbers(energy: ce.Energy, shape: tuple[int, ...]) -> int:
+    size = math.prod(shape)
+    if size not in (1, 2):
+        ways = "draw its samples with `grid`" if len(shape) == 3 else "show one of its terms, or a function of two of its numbers"
+        raise ShapeError(f"`show` draws points of one or two numbers; {energy} takes points of shape {shape}: {ways}.")
+    return size
+
+
+def _dots(points: Tensor, size: int) -> Tensor:
+    """Returns the finite ones of points with shape (n, size), evenly chosen if they are many."""
+    points = torch.as_tensor(points).detach().cpu().double()
+    if points.ndim == 0 or not len(points) or points[0].numel() != size:
+        raise ShapeError(f"points must have the shape (n, {size}), got {tuple(points.shape)}.")
+    found = points.reshape(len(points), size)
+    found = found[found.isfinite().all(1)]
+    if not len(found):
+        raise OptionError(f"None of the {len(points)} points is finite.")
+    return found[:: math.ceil(len(found) / _MOST)]
+
+
+def _paths(trace: Trace, size: int, chains: int) -> Tensor | None:
+    """Returns the paths of some chains, with shape (steps, chains, size)."""
+    if trace.points is None or not len(trace.points):
+        raise OptionError("The trace has no points: record those of each step by `sample(..., trace=1)`.")
+    if trace.points[0, 0].numel() != size:
+        raise ShapeError(f"The trace has points of shape {tuple(trace.points.shape[2:])}, the energy takes {size} numbers.")
+    return trace.points[:, :chains].detach().cpu().double().flatten(2).reshape(len(trace.points), -1, size) if chains else None
+
+
+def _window(window: Any, dots: Tensor | None, size: int) -> list[tuple[float, float]]:
+    if window is not None:
+        try:
+            given = torch.as_tensor(window, dtype=torch.float64)
+            found = [(low, high) for low, high in (given.expand(size, 2) if given.ndim == 1 else given).tolist()]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise OptionError(f"window takes (low, high), or such a pair for each of {size} numbers, got {window!r}.") from error
+        if len(found) != size or not all(-math.inf < low < high < math.inf for low, high in found):
+            raise OptionError(f"window takes (low, high), or such a pair for each of {size} numbers, got {window!r}.")
+        return found
+    if dots is None:
+        raise OptionError("Without points the part to show is not known: give window=(low, high), or draws=300.")
+    low, high = dots.quantile(_TAIL, 0), dots.quantile(1 - _TAIL, 0)
+    margin = ((high - low) * _MARGIN).clamp_min(1e-3)
+    return list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
+
+
+def _evaluate(energy: ce.Energy, grid: Tensor, points: Tensor | None) -> Tensor:
+    """Returns the energies of grid points, with the dtype and on the device of the energy's tensors."""
+    like = points if points is not None else next((t for t in (*energy.parameters(), *energy.buffers()) if t.is_floating_point()), None)
+    grid = grid if like is None else grid.to(like)
+    with torch.no_grad():
+        still = twin(energy)
+        energies = torch.cat([still(some) for some in grid.split(_BATCH)]).cpu().double()
+    wrong = energies.isnan() | (energies == -math.inf)
+    if wrong.any():
+        raise ExpressionError(f"{energy} is not a number, or minus infinity, at {int(wrong.sum())} of {len(grid)} points of the window.")
+    if not energies.isfinite().any():
+        raise OptionError(f"The density of {energy} is 0 in the whole window: give another one by window=(low, high).")
+    return energies
+
+
+def _draw_plane(axes: Axes, axis: list[Tensor], energies: Tensor, dots: Tensor | None, paths: Tensor | None) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    x, y = axis
+    density = (energies.min() - energies).exp().reshape(len(x), len(y)).T
+    shades = LinearSegmentedColormap.from_list("shades", SHADES)
+    extent = (float(x[0]), float(x[-1]), float(y[0]), float(y[-1]))
+    axes.imshow(density.numpy(), origin="lower", extent=extent, cmap=shades, vmin=0, vmax=1.05, aspect="auto")
+    if dots is not None:
+        axes.scatter(*dots.T.numpy(), s=5, color=DOT, linewidths=0, alpha=0.7)
+    for i in range(0 if paths is None else paths.shape[1]):
+        one, color = paths[:, i].numpy(), LINES[i % len(LINES)]  # pyright: ignore[reportOptionalSubscript]
+        axes.plot(*one.T, color=color, linewidth=0.7, alpha=0.85)
+        axes.plot(*one[:1].T, "o", color=color, markersize=4, markerfacecolor="white")
+        axes.plot(*one[-1:].T, "o", color=color, markersize=4)
+    axes.set(xlim=extent[:2], ylim=extent[2:], xlabel="$x_0$", ylabel="$x_1$")
+    axes.tick_params(labelsize=8)
+
+
+def _draw_line(axes: Axes, x: Tensor, energies: Tensor, dots: Tensor | None) -> None:
+    density = (energies.min() - energies).exp()
+    density = density / torch.trapezoid(density, x.double())
+    if dots is not None:
+        inside = dots[(dots >= x[0]) & (dots <= x[-1])]
+        axes.hist(inside.numpy(), bins=40, range=(float(x[0]), float(x[-1])), density=True, color=MUTED, alpha=0.7)
+    axes.plot(x.numpy(), density.numpy(), color=INK)
+    axes.set(xlim=(float(x[0]), float(x[-1])), ylim=(0, None), xlabel="$x$", ylabel="density")
+    axes.tick_params(labelsize=8)

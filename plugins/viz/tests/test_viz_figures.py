@@ -1,0 +1,224 @@
+"""Figures of `ce.viz`: what is drawn are the numbers, nothing global changes, bad input is refused."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import pytest
+import torch
+from torch.distributions import Exponential, MultivariateNormal, Normal
+
+import composable_energy as ce
+from composable_energy.errors import ExpressionError, OptionError, ShapeError
+
+matplotlib = pytest.importorskip("matplotlib", reason="needs the extra viz")
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+
+def plane(name: str = "plane") -> ce.Energy:
+    return ce.as_energy(MultivariateNormal(torch.tensor([1.0, -1.0]), torch.tensor([[1.0, 0.5], [0.5, 1.0]])), name=name)
+
+
+def line(mean: float = 0.0, name: str = "line") -> ce.Energy:
+    return ce.as_energy(Normal(torch.tensor([mean]), 1.0), name=name)
+
+
+def run(energy: ce.Energy, **options):
+    return energy.sample(40, sampler="mala", step_size=0.5, steps=30, seed=0, trace=1, warn=False, **options)[1]
+
+
+def axes_of(figure: Figure) -> Axes:
+    (axes,) = figure.axes
+    return axes
+
+
+class TestShow:
+    def test_the_colour_is_the_density(self):
+        axes = axes_of(ce.viz.show(plane(), draws=0, window=((-2, 4), (-4, 2)), resolution=31))
+        (image,) = axes.images
+        shown = torch.as_tensor(image.get_array()).double()
+        x, y = torch.linspace(-2, 4, 31), torch.linspace(-4, 2, 31)
+        points = torch.stack([x.expand(31, 31), y[:, None].expand(31, 31)], -1).view(-1, 2)
+        torch.testing.assert_close(shown, (-plane()(points).view(31, 31)).exp().double() * 2 * math.pi * math.sqrt(0.75), atol=1e-5, rtol=0)
+        assert (axes.get_xlim(), axes.get_ylim(), image.origin) == ((-2, 4), (-4, 2), "lower")
+
+    def test_given_points_are_the_dots(self):
+        points = torch.randn(50, 2)
+        points[3] = float("nan")
+        (dots,) = axes_of(ce.viz.show(plane(), points)).collections
+        torch.testing.assert_close(torch.as_tensor(dots.get_offsets()).double(), points[~points.isnan().any(1)].double())
+
+    @pytest.mark.slow
+    def test_without_points_it_draws_some_with_the_seed(self):
+        energy = ce.as_energy(lambda x: x.square().sum(1), name="bowl")
+        (one,), (same,), (other,) = (axes_of(ce.viz.show(energy, draws=60, seed=s)).collections for s in (0, 0, 1))
+        assert len(one.get_offsets()) == 60 and (one.get_offsets() == same.get_offsets()).all()
+        assert (one.get_offsets() != other.get_offsets()).any()
+
+    def test_chains_of_a_trace_are_paths(self):
+        trace = run(plane())
+        axes = axes_of(ce.viz.show(plane(), trace=trace, chains=3))
+        assert len(axes.lines) == 9 and len(axes.lines[0].get_xdata()) == 30
+        torch.testing.assert_close(torch.as_tensor(axes.lines[3].get_xdata()), trace.points[:, 1, 0].double())
+        assert len(axes.collections[0].get_offsets()) == 40
+
+    def test_a_line_is_the_normalised_density_over_a_histogram(self):
+        axes = axes_of(ce.viz.show(line(), torch.randn(200, 1), window=(-6, 6)))
+        x, density = (torch.as_tensor(values).double() for values in axes.lines[0].get_data())
+        torch.testing.assert_close(density, Normal(0.0, 1.0).log_prob(x).exp(), atol=2e-3, rtol=0)
+        assert sum(bar.get_height() * bar.get_width() for bar in axes.patches) == pytest.approx(1)
+
+    def test_outside_of_a_support_the_density_is_0(self):
+        axes = axes_of(ce.viz.show(ce.as_energy(Exponential(torch.ones(1)), name="wait"), draws=0, window=(-1, 3)))
+        x, density = axes.lines[0].get_data()
+        assert (density[x < 0] == 0).all() and (density[x > 0] > 0).all()
+
+    @pytest.mark.parametrize(
+        ("energy", "options", "error", "message"),
+        [
+            (ce.as_energy(lambda x: x.sum((1, 2, 3)), event_shape=(3, 8, 8)), {}, ShapeError, "draw its samples with `grid`"),
+            (ce.as_energy(Normal(torch.zeros(5), 1.0)), {}, ShapeError, r"takes points of shape \(5,\)"),
+            (plane(), {"points": torch.rand(4, 3)}, ShapeError, r"points must have the shape \(n, 2\)"),
+            (plane(), {"points": torch.full((4, 2), math.nan)}, OptionError, "None of the 4 points is finite"),
+            (plane(), {"draws": 0}, OptionError, r"give window="),
+            (plane(), {"draws": 0, "window": (3, 1)}, OptionError, "window takes"),
+            (plane(), {"draws": 0, "window": ((0, 1), (0, 1), (0, 1))}, OptionError, "window takes"),
+            (plane(), {"draws": 0, "window": "all"}, OptionError, "window takes"),
+            (line(), {"draws": 0, "window": (0, 1), "resolution": 1}, OptionError, "resolution"),
+            (ce.as_energy(lambda x: x.sum(1).log()), {"draws": 0, "window": (-2, -1)}, ExpressionError, "not a number"),
+            (
+                ce.as_energy(lambda x: torch.full((len(x),), torch.inf)),
+                {"draws": 0, "window": (0, 1)},
+                OptionError,
+                "0 in the whole window",
+            ),
+            (plane(), {"draws": 0, "window": (0, 1), "ax": "axes"}, OptionError, "ax takes axes of Matplotlib, .* got str"),
+            (plane(), {"draws": 0, "window": (0, 1), "path": "x.doc"}, OptionError, "path takes a file"),
+            (plane(), {"draws": 0, "window": (0, 1), "path": "nowhere/x.png"}, OptionError, "there is no folder 'nowhere'"),
+        ],
+    )
+    def test_what_cannot_be_shown_is_refused(self, energy, options, error, message):
+        with pytest.raises(error, match=message):
+            ce.viz.show(energy, **options)
+
+    def test_a_trace_without_points_says_how_to_record_them(self):
+        _, trace = plane().sample(5, sampler="mala", step_size=0.5, steps=3, seed=0, trace=True, warn=False)
+        with pytest.raises(OptionError, match=r"trace=1"):
+            ce.viz.show(plane(), trace=trace)
+
+
+class TestTrace:
+    def test_lines_are_chains_and_their_median(self):
+        trace = run(plane(), burn_in=10)
+        axes = axes_of(ce.viz.trace(trace, chains=2))
+        first, _, median = axes.lines
+        torch.testing.assert_close(torch.as_tensor(first.get_ydata()), trace.energies[:, 0].double())
+        middle = trace.energies.double().quantile(0.5, 1)
+        torch.testing.assert_close(torch.as_tensor(median.get_ydata()), middle)
+        assert list(median.get_xdata()) == list(range(1, 31))
+        assert {text.get_text() for text in axes.get_legend().get_texts()} == {"90 % of the chains", "median", "burn-in"}
+
+    def test_a_resumed_trace_has_its_own_steps_and_ends_are_marked(self):
+        trace = run(plane())
+        trace.steps, trace.diverged_at[3] = 100, 90
+        axes = axes_of(ce.viz.trace(trace, chains=0))
+        assert axes.lines[0].get_xdata()[0] == 71 and axes.lines[-1].get_xdata()[0] == 90
+
+    def test_long_runs_and_gaps_are_drawn(self):
+        trace = run(plane())
+        trace.energies, trace.steps = torch.randn(9000, 300), 9000
+        trace.energies[4000:, 7], trace.energies[5] = math.nan, math.inf
+        axes = axes_of(ce.viz.trace(trace, chains=1))
+        assert len(axes.lines[0].get_xdata()) <= 2000
+
+    def test_what_has_no_energies_is_refused(self):
+        trace = run(plane())
+        trace.energies = trace.energies * math.nan
+        with pytest.raises(OptionError, match="has no energies"):
+            ce.viz.trace(trace)
+        with pytest.raises(OptionError, match=r"the Trace that .* got Tensor"):
+            ce.viz.trace(torch.zeros(3))
+
+
+class TestTerms:
+    def test_bars_are_the_mean_energies(self):
+        a, b = line(0.0, "a"), line(2.0, "b")
+        found = ((a | b) & ~a).explain(torch.randn(30, 1))
+        axes = axes_of(ce.viz.explanation(found))
+        wanted = [row.energy.double().mean().item() for _, row in found.rows()]
+        assert [bar.get_width() for bar in axes.patches] == pytest.approx(wanted)
+        assert [tick.get_text().strip() for tick in axes.get_yticklabels()] == [row.expression for _, row in found.rows()]
+        assert axes.lines[0].get_xdata() == pytest.approx(found.energy.double().numpy())
+
+    def test_infinite_energies_are_text(self):
+        positive = ce.as_energy(Exponential(torch.ones(1)), name="wait")
+        axes = axes_of(ce.viz.explanation((positive & line()).explain(torch.tensor([[-1.0], [1.0]]))))
+        assert [text.get_text() for text in axes.texts][:2] == ["infinite at 1 of 2 points"] * 2
+
+    def test_a_dollar_in_a_name_is_text(self, tmp_path):
+        found = (line(name=r"$\bad{$") & line(1.0, "$")).explain(torch.zeros(2, 1))
+        ce.viz.explanation(found, path=tmp_path / "terms.svg")
+        assert (tmp_path / "terms.svg").read_text().startswith("<?xml")
+
+    def test_shares_are_means_with_standard_errors(self):
+        found = (line(-2.0, "left") | line(2.0, "right")).explain(torch.randn(50, 1))
+        axes = axes_of(ce.viz.shares(found))
+        means = [term.share.mean().item() for term in found.terms]
+        assert [bar.get_width() for bar in axes.patches] == pytest.approx(means) and sum(means) == pytest.approx(1)
+        error = (found.terms[0].share.std() / math.sqrt(50)).item()
+        assert axes.texts[0].get_text() == f"{means[0]:.3f} ± {error:.3f}"
+        assert "of densities with known constants" in axes.get_yticklabels()[0].get_text()
+
+    def test_shares_of_a_trace_take_labels(self):
+        trace = run(line(-2.0) | line(2.0))
+        labels = [tick.get_text().strip() for tick in axes_of(ce.viz.shares(trace, labels=["left", "right"])).get_yticklabels()]
+        assert labels == ["shares: known", "left", "right"]
+        with pytest.raises(ShapeError, match="one for each of 2 branches, got 1"):
+            ce.viz.shares(trace, labels=["left"])
+
+    @pytest.mark.parametrize(
+        ("draw", "message"),
+        [
+            (lambda: ce.viz.shares(line().explain(torch.zeros(1, 1))), "no mixture"),
+            (lambda: ce.viz.shares(run(line())), "The trace has no shares"),
+            (lambda: ce.viz.shares((line() | line(1.0)).explain(torch.zeros(1, 1)), labels=["a", "b"]), "leave out labels"),
+            (lambda: ce.viz.shares(line()), "got DistributionEnergy"),
+            (lambda: ce.viz.explanation(line()), r"the result of `E\.explain\(x\)`, got DistributionEnergy"),
+        ],
+    )
+    def test_what_has_no_terms_or_shares_is_refused(self, draw, message):
+        with pytest.raises(OptionError, match=message):
+            draw()
+
+
+class TestFigures:
+    def test_axes_of_the_caller_are_used_and_returned(self):
+        figure = Figure()
+        left, right = figure.subplots(1, 2)
+        assert ce.viz.show(plane(), draws=0, window=(-3, 3), ax=left) is figure
+        assert ce.viz.trace(run(plane()), ax=right) is figure
+        assert len(left.images) == 1 and len(right.lines) > 1
+
+    @pytest.mark.parametrize("name", ["a.png", "b.svg", "c.pdf"])
+    def test_files_are_written(self, tmp_path, name):
+        ce.viz.show(line(), draws=0, window=(-3, 3), path=str(tmp_path / name))
+        heads = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+        assert (tmp_path / name).read_bytes().startswith(heads[name[-3:]])
+
+    def test_notebooks_show_what_is_returned_and_pyplot_is_not_touched(self):
+        before = "matplotlib.pyplot" in sys.modules
+        figure = ce.viz.show(line(), draws=0, window=(-3, 3))
+        assert figure._repr_png_().startswith(b"\x89PNG")
+        if before:
+            import matplotlib.pyplot as plt
+
+            assert plt.get_fignums() == []
+        else:
+            assert "matplotlib.pyplot" not in sys.modules
+
+    def test_the_functions_are_those_of_the_package(self):
+        assert dir(ce.viz) == ["explanation", "grid", "shares", "show", "trace"]
+        with pytest.raises(AttributeError, match="Did you mean 'grid'"):
+            ce.viz.grids  # noqa: B018

@@ -1,0 +1,143 @@
+"""`ce.viz.grid`: where each image is, what is refused, and files that are read again."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import composable_energy as ce
+from composable_energy.cli.pictures import read_points
+from composable_energy.errors import OptionError, ShapeError
+from composable_energy_viz import PictureWarning
+
+
+def steps(n: int, channels: int = 3, size: int = 8) -> torch.Tensor:
+    """Images of one value each, which differ by more than rounding."""
+    return (torch.arange(n) / max(1, n - 1)).view(n, 1, 1, 1).expand(n, channels, size, size)
+
+
+def middle(sheet: Image.Image, row: int, column: int, tile: int, gap: int = 4) -> int:
+    pixel = sheet.getpixel((column * (tile + gap) + tile // 2, row * (tile + gap) + tile // 2))
+    assert isinstance(pixel, tuple) and len(set(pixel)) == 1
+    return int(pixel[0])
+
+
+class TestLayout:
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_images_are_in_reading_order(self, channels):
+        sheet = ce.viz.grid(steps(6, channels), columns=3, scale=2)
+        assert sheet.size == (3 * 16 + 8, 2 * 16 + 4)
+        found = [middle(sheet, i // 3, i % 3, 16) for i in range(6)]
+        assert found == [round(255 * i / 5) for i in range(6)]
+
+    def test_by_default_the_sheet_is_wide_enough_to_see(self):
+        for n, size in ((1, 8), (6, 8), (16, 64), (3, 500)):
+            width, height = ce.viz.grid(torch.rand(n, 3, size, size)).size
+            assert 512 <= width < 2 * 512 + 3 * size and height >= size
+
+    def test_one_image_a_list_and_an_array_are_images(self):
+        images = steps(3)
+        wanted = ce.viz.grid(images).tobytes()
+        assert ce.viz.grid(list(images)).tobytes() == ce.viz.grid(images.numpy()).tobytes() == wanted
+        assert ce.viz.grid((images * 255).round().byte()).tobytes() == wanted
+        assert ce.viz.grid(images[1], scale=1).size == (8, 8)
+
+    def test_small_pixels_stay_squares(self):
+        image = torch.zeros(1, 8, 8)
+        image[0, 3, 3] = 1
+        values = np.asarray(ce.viz.grid(image, scale=5))[..., 0]
+        assert (values[15:20, 15:20] == 255).all() and values.sum() == 255 * 25
+
+    def test_labels_stand_below_their_images(self):
+        plain, labelled = ce.viz.grid(torch.ones(4, 1, 8, 8)), ce.viz.grid(torch.ones(4, 1, 8, 8), labels=["a", "", "long " * 99, 7])
+        assert labelled.width == plain.width and labelled.height == plain.height + 2 * 18
+        tile = (plain.width - 4) // 2
+        strips = [np.asarray(labelled)[tile : tile + 18, x : x + tile] for x in (0, tile + 4)]
+        assert strips[0].min() < 100 and strips[1].min() == 255
+
+    def test_the_range_is_mapped_to_black_and_white(self):
+        images = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, 1, 8, 8)
+        sheet = ce.viz.grid(images, value_range=(-1, 1), columns=3, scale=1)
+        assert [middle(sheet, 0, i, 8) for i in range(3)] == [0, 128, 255]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("shape", "advice"),
+        [
+            ((4, 2), "For points on the plane use `show`"),
+            ((4, 8, 8), r"`images\.unsqueeze\(1\)`"),
+            ((4, 8, 8, 3), "channels seem to be last"),
+            ((4, 5, 8, 8), r"C = 1 or 3, got \(4, 5, 8, 8\)"),
+            ((0, 3, 8, 8), r"got \(0, 3, 8, 8\)"),
+            ((), r"got \(\)"),
+        ],
+    )
+    def test_other_shapes_say_what_to_do(self, shape, advice):
+        with pytest.raises(ShapeError, match=advice):
+            ce.viz.grid(torch.rand(shape))
+
+    def test_lists_of_unequal_images_and_other_objects(self):
+        for wrong in ([torch.rand(3, 8, 8), torch.rand(3, 4, 4)], "images", None):
+            with pytest.raises(ShapeError, match="images must"):
+                ce.viz.grid(wrong)
+
+    def test_values_that_are_not_finite(self):
+        images = torch.rand(4, 3, 8, 8)
+        images[1, 0, 0, 0], images[2] = float("nan"), float("inf")
+        with pytest.raises(OptionError, match="2 of 4 images have values that are not finite"):
+            ce.viz.grid(images)
+
+    def test_another_range_warns_with_the_values(self):
+        with pytest.warns(PictureWarning, match=r"from -1 to 1: give value_range="):
+            ce.viz.grid(torch.linspace(-1, 1, 192).view(1, 3, 8, 8))
+
+    @pytest.mark.parametrize(
+        "options", [{"columns": 0}, {"scale": 0}, {"scale": 1.5}, {"value_range": (1, 0)}, {"path": "x.doc"}, {"path": "no-folder/x.png"}]
+    )
+    def test_bad_options_are_named(self, options):
+        with pytest.raises(OptionError, match=next(iter(options))):
+            ce.viz.grid(torch.rand(2, 3, 8, 8), **options)
+
+    @pytest.mark.parametrize("labels", [["one"], "text"])
+    def test_labels_are_one_for_each(self, labels):
+        with pytest.raises(ShapeError, match="one for each of 2 images"):
+            ce.viz.grid(torch.rand(2, 3, 8, 8), labels=labels)
+
+
+class TestFiles:
+    @pytest.mark.parametrize("name", ["a.png", "b.jpg", "c.webp", "d.PNG"])
+    def test_the_file_has_the_picture(self, tmp_path, name):
+        sheet = ce.viz.grid(steps(4, size=40), path=tmp_path / name)
+        with Image.open(tmp_path / name) as file:
+            assert file.size == sheet.size
+            assert np.abs(np.asarray(file, dtype=float) - np.asarray(sheet, dtype=float)).mean() < 3
+
+    def test_explain_finds_the_images_again(self, tmp_path):
+        images = steps(5)
+        ce.viz.grid(images, path=tmp_path / "sheet.png")
+        found = read_points(tmp_path / "sheet.png", [(3, 8, 8)], (0.0, 1.0))
+        assert found.shape == images.shape and (found - images).abs().max() <= 0.51 / 255
+
+    def test_a_labelled_sheet_is_not_split(self, tmp_path):
+        ce.viz.grid(steps(5), labels=range(5), path=tmp_path / "sheet.png")
+        assert len(read_points(tmp_path / "sheet.png", [(3, 8, 8)], (0.0, 1.0))) == 1
+
+
+@pytest.mark.slow
+def test_grids_need_no_matplotlib_and_figures_name_the_extra():
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "import torch, composable_energy as ce\n"
+        "ce.viz.grid(torch.rand(2, 3, 8, 8))\n"
+        "ce.viz.show(lambda x: x.square().sum(1), window=(-1, 1), draws=0)\n"
+    )
+    path = ":".join(part for part in sys.path if part)
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True)
+    assert re.search(r"ExtraNotInstalled: .*pip install 'composable-energy\[viz\]'", done.stderr)

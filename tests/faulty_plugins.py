@@ -1,0 +1,297 @@
+"""Plug-ins with one planted fault each, and the correct ones that they derive from."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+import composable_energy as ce
+from composable_energy.kernels import Kernel
+from composable_energy.kernels.reference import reference_step
+from composable_energy.sampling import Info, Noise, Sampler, State, unsqueeze_to
+from composable_energy_image.data import Field, Scenes, World
+from composable_energy_training import Recipe
+
+
+class Bowl(ce.Energy):
+    """An energy with a learnable scale and an option."""
+
+    def __init__(self, power: float = 2.0) -> None:
+        super().__init__()
+        self.power = power
+        self.scale = nn.Parameter(torch.tensor(0.5))
+        self.event_shape = torch.Size([2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x.abs().pow(self.power).sum(1)
+
+    def config(self) -> dict[str, Any]:
+        return {"power": self.power}
+
+
+class ForgetsToSum(Bowl):
+    def forward(self, x):
+        return self.scale * x.abs().pow(self.power)
+
+
+class NormalisesTheBatch(Bowl):
+    def forward(self, x):
+        return super().forward(x / x.detach().std(0).clamp_min(0.1)) if len(x) > 1 else super().forward(x)
+
+
+class DetachesATerm(Bowl):
+    def forward(self, x):
+        return super().forward(x) + x.detach()[:, 0].square()
+
+
+class CentresInPlace(Bowl):
+    def forward(self, x):
+        return super().forward(x.detach().sub_(0.5) if not x.requires_grad else x - 0.5)
+
+
+class ComputesInDouble(Bowl):
+    def forward(self, x):
+        return super().forward(x.double())
+
+
+class ForgetsAnOption(Bowl):
+    def __init__(self, power: float = 2.0) -> None:
+        super().__init__(power)
+        self.offset = power
+
+    def forward(self, x):
+        return super().forward(x) + self.offset
+
+    def config(self):
+        return {}
+
+
+@dataclass(frozen=True)
+class Walk(Sampler):
+    """Random-walk Metropolis."""
+
+    scale: float = 1.5
+
+    def init(self, energy: ce.Energy, x: Tensor, noise: Noise) -> State:
+        return State(x, energy(x), torch.zeros_like(x))
+
+    def step(self, energy: ce.Energy, state: State, noise: Noise) -> tuple[State, Info]:
+        x = state.x + self.scale * self.draw(noise, state.x)
+        energies = energy(x)
+        acceptance = self.accept(state.energy - energies)
+        keep = noise.uniform(state.x, stream=1) >= acceptance
+        return self.choose(keep, state, x, energies), Info(acceptance)
+
+    def draw(self, noise: Noise, x: Tensor) -> Tensor:
+        return noise.normal(x)
+
+    def accept(self, gain: Tensor) -> Tensor:
+        return gain.exp().clamp(max=1)
+
+    def choose(self, keep: Tensor, state: State, x: Tensor, energies: Tensor) -> State:
+        return State(torch.where(unsqueeze_to(keep, x), state.x, x), torch.where(keep, state.energy, energies), state.grad)
+
+
+class DrawsFromTorch(Walk):
+    def draw(self, noise, x):
+        return torch.randn_like(x)
+
+
+class SharesNoise(Walk):
+    def draw(self, noise, x):
+        return noise.normal(x)[:1].expand_as(x)
+
+
+class AcceptsBarker(Walk):
+    """The ratio of Barker, with a factor that makes it wrong."""
+
+    def accept(self, gain):
+        return (2 * torch.sigmoid(gain)).clamp(max=1)
+
+
+class OverwritesItsState(Walk):
+    def choose(self, keep, state, x, energies):
+        state.x.copy_(torch.where(unsqueeze_to(keep, x), state.x, x))
+        return State(state.x.clone(), torch.where(keep, state.energy, energies), state.grad)
+
+
+class KeepsTheWrongEnergy(Walk):
+    def choose(self, keep, state, x, energies):
+        return State(torch.where(unsqueeze_to(keep, x), state.x, x), energies, state.grad)
+
+
+class Encoder(nn.Module):
+    """A small network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).tanh())
+
+
+class CentresTheBatch(Encoder):
+    def forward(self, x):
+        return super().forward(x - x.mean(0))
+
+
+class AlwaysDropsOut(Encoder):
+    def forward(self, x):
+        return super().forward(dropout(x, 0.1))
+
+
+class WithoutGradient(Encoder):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
+class HidesATensor(Encoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = torch.randn(3)
+
+    def forward(self, x):
+        return super().forward(x) + self.offset.to(x)
+
+
+class LeavesALayerOut(Encoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle = nn.Linear(8, 8)
+
+
+class Step(Kernel):
+    """The reference step as a kernel of float32."""
+
+    def available(self) -> tuple[bool, str]:
+        return True, ""
+
+    def refusal(self, x: Tensor) -> str:
+        return "" if x.dtype == torch.float32 else f"it takes no {x.dtype}"
+
+    def langevin_step(self, x, gradients, momentum, coefficients, counter, out, out_momentum):
+        noise = Noise(counter.seed, range(counter.chain, counter.chain + len(x)), counter.step, "philox")
+        new, kick = reference_step(x, gradients, momentum, coefficients, noise, counter.stream, False)
+        out.copy_(new)
+        if kick is not None and out_momentum is not None:
+            out_momentum.copy_(kick)
+
+
+class ForgetsTheBox(Step):
+    def langevin_step(self, x, gradients, momentum, coefficients, counter, out, out_momentum):
+        super().langevin_step(x, gradients, momentum, coefficients._replace(low=None, high=None), counter, out, out_momentum)
+
+
+class CountsFromZero(Step):
+    def langevin_step(self, x, gradients, momentum, coefficients, counter, out, out_momentum):
+        super().langevin_step(x, gradients, momentum, coefficients, counter._replace(chain=0), out, out_momentum)
+
+
+class ReadsWhatItWrote(Step):
+    """It writes the points before it has read the momentum's share of them."""
+
+    def langevin_step(self, x, gradients, momentum, coefficients, counter, out, out_momentum):
+        out.zero_()
+        super().langevin_step(x, gradients, momentum, coefficients, counter, out, out_momentum)
+
+
+@dataclass(frozen=True)
+class Fit(Recipe):
+    """Writes the mean of the numbers in a file as weights of a bowl."""
+
+    def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
+        self.save(out)
+        energy = Bowl()
+        with torch.no_grad():
+            energy.scale.fill_(float(Path(data).read_text()) + self.jitter())
+        folder = Path(out) / "energy"
+        folder.mkdir(exist_ok=True)
+        from safetensors.torch import save_file
+
+        save_file({"scale": energy.scale.detach()}, folder / "model.safetensors")
+        return folder
+
+    def jitter(self) -> float:
+        return torch.rand((), generator=torch.Generator().manual_seed(self.settings["training"]["seed"])).item()
+
+
+SETTINGS: Mapping[str, Any] = {"data": {"labels": "none", "limit": "none"}, "training": {"seed": 0, "steps": 10, "device": "none"}}
+TEXTS = ("A bowl", "Nowhere", "A number in a file", "No time")
+
+
+class DrawsWithoutSeed(Fit):
+    def jitter(self):
+        return torch.rand(()).item()
+
+
+class TakesAnySetting(Fit):
+    def with_changes(self, changes):
+        return super().with_changes({key: value for key, value in changes.items() if key in self.setting_types({})})
+
+
+class Squares(World):
+    """A grey square on black."""
+
+    name = "squares"
+    channels = 1
+    fields = {"tone": Field((), "int64", "tone of the square", ("dark", "bright")), "place": Field((), "float32", "from 0 to 1")}
+
+    def __init__(self, size: int = 8) -> None:
+        self.size = size
+
+    def sample_labels(self, random: np.random.Generator) -> dict[str, Any]:
+        return {"tone": random.integers(2), "place": random.uniform()}
+
+    def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
+        values = self.check_labels(labels)
+        inside = (abs(np.arange(self.size) / self.size - values["place"][:, None]) < 0.2)[:, None, :].repeat(self.size, 1)
+        images = (inside * np.array([90, 250])[values["tone"]][:, None, None]).astype(np.uint8)
+        return Scenes(self.shown(images)[:, None], values, inside.astype(np.uint8) if masks else None)
+
+    def shown(self, images: np.ndarray) -> np.ndarray:
+        return images
+
+
+class NoisySquares(Squares):
+    def __init__(self, size: int = 8) -> None:
+        super().__init__(size)
+        self.random = np.random.default_rng(0)
+
+    def shown(self, images):
+        return images | self.random.integers(0, 2, images.shape, np.uint8)
+
+
+class FloatSquares(Squares):
+    def shown(self, images):
+        return images / 255
+
+
+class ThreeTones(Squares):
+    def sample_labels(self, random):
+        return {**super().sample_labels(random), "tone": random.integers(3)}
+
+
+class ForgetsItsSize(Squares):
+    def __init__(self, size: int = 8, count: int = 1) -> None:
+        super().__init__(size)
+        self._count = count
+
+    def shown(self, images):
+        return images // self._count
+
+
+def number_file() -> Path:
+    """A file with a number, the data of `Fit`."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "number").write_text("0.5")
+    return folder / "number"

@@ -1,0 +1,130 @@
+"""`new-plugin`: projects that pass their own tests in an environment with the wheel alone, and names that are refused."""
+
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from composable_energy.cli import main
+from tests.new_projects import KINDS, install_projects, make_environment, run, run_tests, write_projects
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+USE = """
+import composable_energy as ce
+assert "venv" in ce.__file__, ce.__file__
+rows = {row.name: row for row in ce.plugins() if row.name.startswith("soft-")}
+assert {row.distribution for row in rows.values()} == set(rows) == {"soft-" + kind for kind in KINDS}, rows
+assert all(row.state == "not-loaded" for row in rows.values()), rows
+E = ce.load("soft-energy", radius=2.0) & ~ce.load("soft-energy", radius=0.5)
+points = E.sample(50, sampler="soft-sampler", scale=0.5, steps=50, seed=0)
+(2 * ce.load("soft-energy")).save("saved")
+assert ce.load("saved")(points).equal(2 * ce.load("soft-energy")(points))
+print(ce.get_encoder("soft-encoder", outputs=4)(points).shape, ce.get_kernel("soft-kernel").available())
+print(ce.get_recipe("soft-recipe").settings["data"]["size"], ce.get_world("soft-world").draw(2).images.shape)
+"""
+COMMANDS = {
+    "energy": ("sample", "soft-energy", "--steps", "20", "--seed", "0", "-o", "points.npy"),
+    "sampler": ("sample", "soft-energy", "--sampler", "soft-sampler", "--option", "scale=0.5", "--steps", "20", "-o", "points.npy"),
+    "encoder": ("plugins", "--load", "--json"),
+    "kernel": ("sample", "soft-energy", "--sampler", "langevin", "--option", "noise=philox", "--steps", "20", "-o", "points.npy"),
+    "recipe": ("recipes", "soft-recipe"),
+    "world": ("render", "soft-world", "-n", "8", "--seed", "0", "-o", "pictures"),
+}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """The Python of an environment with the wheel and a project of each kind, and their folders."""
+    folder = tmp_path_factory.mktemp("new")
+    python = make_environment(folder)
+    projects = write_projects(python, folder)
+    install_projects(python, projects, "--no-index", "--no-deps", "--no-build-isolation")
+    return folder, python, projects
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_project_passes_its_own_tests(environment, kind):
+    _, python, projects = environment
+    assert re.fullmatch(r"\d+ passed in .*", run_tests(python, projects[kind]))
+
+
+@pytest.mark.slow
+def test_each_kind_is_used_by_name_from_python(environment):
+    folder, python, _ = environment
+    shown = run(python, "-I", "-W", "error", "-c", f"KINDS = {KINDS}\n{USE}", cwd=folder)
+    assert shown == "torch.Size([50, 4]) (True, '')\n16 (2, 3, 32, 32)\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_used_by_name_from_the_command_line(environment, kind):
+    folder, python, _ = environment
+    variables = {"COMPOSABLE_ENERGY_KERNEL": "soft-kernel"} if kind == "kernel" else {}
+    shown = run(python, "-I", "-m", "composable_energy", *COMMANDS[kind], cwd=folder, **variables)
+    words = {"encoder": "soft_encoder:SoftEncoder", "recipe": "denoising-small", "world": "pictures"}
+    assert words.get(kind, "soft-energy") in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "recipe"])
+def test_the_code_of_a_readme_runs(environment, kind):
+    folder, python, projects = environment
+    readme = (projects[kind] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^    import .*(?:\n(?:    .*)?)*", readme.partition("## Develop")[0], re.M)
+    run(python, "-I", "-c", textwrap.dedent(code), cwd=folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_project_has_its_name_everywhere(tmp_path, kind, capsys):
+    folder = tmp_path / "here"
+    assert main(["new-plugin", "big-blue-thing", "--kind", kind, "--directory", str(folder)]) == 0
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.relative_to(folder).as_posix() for path in files} >= {
+        *("pyproject.toml", "README.md", "big_blue_thing/__init__.py", "big_blue_thing/py.typed", "tests/test_big_blue_thing.py")
+    }
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
+    assert not re.search(r"(?i:my.?plugin)|\b(A_KIND|KIND|GROUP|OBJECT|USAGE)\b", text)
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (entries,) = project["entry-points"].values()
+    assert project["name"] == "big-blue-thing" and list(entries) == ["big-blue-thing"]
+    assert "pip install -e" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "reason"),
+    [
+        ("Soft Ring", "energy", "Perhaps soft-ring?"),
+        ("1st", "energy", "must begin with a letter"),
+        ("soft_ring", "energy", "Perhaps soft-ring?"),
+        ("random", "energy", "a module of Python"),
+        ("class", "energy", "a word or a module of Python"),
+        ("torch", "energy", "can be imported here"),
+        ("faces", "energy", "offers the energy 'faces'"),
+        ("hmc", "sampler", "offers the sampler 'hmc'"),
+    ],
+)
+def test_a_name_that_cannot_be_used_is_refused(tmp_path, monkeypatch, capsys, name, kind, reason):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new-plugin", name, "--kind", kind]) == 2
+    assert reason in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_exists_is_left_alone(tmp_path, capsys):
+    (tmp_path / "ring").mkdir()
+    assert main(["new-plugin", "soft-ring", "--directory", str(tmp_path / "ring")]) == 2
+    assert "exists; give another NAME, or --directory" in capsys.readouterr().err
+    assert not list((tmp_path / "ring").iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, capsys):
+    Path(tmp_path / "file").write_text("")
+    assert main(["new-plugin", "soft-ring", "--directory", str(tmp_path / "file" / "ring")]) == 2
+    assert "cannot be written: Not a directory" in capsys.readouterr().err
