@@ -51,10 +51,11 @@ def write_grid(path: Path, images: Tensor, value_range: tuple[float, float], abo
     rows, columns = layout(n)
     sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
     low, high = value_range
-    pixels = images.detach().cpu().float().sub(low).div(high - low).clamp(0, 1).mul(255).round().byte()
-    for i, tile in enumerate(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()):
+    for i, image in enumerate(images.detach()):
+        pixels = image.cpu().float().sub(low).div(high - low).clamp(0, 1).mul(255).round().byte()
+        tile = Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
         row, column = divmod(i, columns)
-        sheet.paste(Image.fromarray(tile), (column * (width + _GAP), row * (height + _GAP)))
+        sheet.paste(tile, (column * (width + _GAP), row * (height + _GAP)))
     zoom = max(1, math.ceil(least / max(sheet.size)))
     sheet = sheet.resize((zoom * sheet.width, zoom * sheet.height), Image.Resampling.NEAREST) if zoom > 1 else sheet
     text = PngInfo()

@@ -30,6 +30,22 @@ def test_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch):
         run("sample", "a &")
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")])
+def test_memory_that_runs_out_is_one_message(error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr("composable_energy.cli.sample.read_expression", lambda asked, untrained: (_ for _ in ()).throw(error))
+    assert run("sample", "a") == 2
+    assert capsys.readouterr().err == (
+        "composable-energy: error: Memory ran out: ask for fewer (-n), or evaluate fewer at a time (--batch-size).\n"
+    )
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
+    failing = RuntimeError("a defect")
+    monkeypatch.setattr("composable_energy.cli.sample.read_expression", lambda asked, untrained: (_ for _ in ()).throw(failing))
+    with pytest.raises(RuntimeError, match="a defect"):
+        run("sample", "a")
+
+
 def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -58,11 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_output()
         return _NO_READER
-    except (ComposableEnergyError, OSError) as error:
-        if parsed is not None and parsed.traceback:
+    except (ComposableEnergyError, OSError, MemoryError, RuntimeError) as error:
+        full = not isinstance(error, ComposableEnergyError | OSError)
+        if (full and not _is_full(error)) or (parsed is not None and parsed.traceback):
             raise
-        print(f"composable-energy: error: {error}", file=sys.stderr)
+        text = "Memory ran out: ask for fewer (-n), or evaluate fewer at a time (--batch-size)." if full else error
+        print(f"composable-energy: error: {text}", file=sys.stderr)
         return _BAD_INPUT
+
+
+def _is_full(error: BaseException) -> bool:
+    """Returns whether memory ran out, of the machine or of a GPU; torch has no class of its own for the first."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
 
 
 def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
