@@ -28,8 +28,8 @@ __all__ = [
     "check_config",
     "config_bytes",
     "digest_of",
-    "leftovers",
     "parse_config",
+    "parse_tensors",
     "read_bytes",
     "read_config",
     "read_config_bytes",
@@ -151,6 +151,29 @@ def read_tensors(path: Path, digest: str | None, config: str, *, unchecked: bool
         raise FileFormatError(f"{path} cannot be read: {error}") from error
 
 
+def parse_tensors(data: bytes, key: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Returns the JSON object in the metadata of a file of tensors, and the tensors by name.
+
+    Args:
+        data: The content of the file.
+        key: The key of the JSON object.
+        path: The file, for errors.
+
+    Raises:
+        FileFormatError: The file is damaged, or has no such object.
+    """
+    import safetensors.torch
+
+    try:
+        length = int.from_bytes(data[:8], "little")
+        record = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][key])
+        if not isinstance(record, dict):
+            raise ValueError(f"its metadata is a {type(record).__name__}")
+        return record, safetensors.torch.load(data)
+    except Exception as error:  # various errors of various damages
+        raise FileFormatError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Writes a file atomically: after a crash it has its old or its new content. A symbolic link stays, and its target is replaced.
 
@@ -194,22 +217,15 @@ def replace_files(files: Mapping[Path, bytes], mode: int | None = None) -> None:
                 fresh.unlink(missing_ok=True)
 
 
-def leftovers(path: Path) -> list[Path]:
-    """Returns the temporary files of `replace_file` for a path whose processes have ended, such as killed ones."""
+def remove_leftovers(path: Path) -> None:
+    """Deletes the temporary files of `replace_file` for a path whose processes have ended, such as killed ones."""
     path = Path(os.path.realpath(path))
     known = re.compile(rf"\.{re.escape(path.name)}\.(\d+)-[0-9a-f]{{8}}\.new")
-    try:
-        found = [(entry, match) for entry in path.parent.iterdir() if (match := known.fullmatch(entry.name))]
-    except OSError:
-        return []
-    return [entry for entry, match in found if not runs(int(match[1]))]
-
-
-def remove_leftovers(path: Path) -> None:
-    """Deletes the temporary files of `replace_file` that killed processes left."""
-    for fresh in leftovers(path):
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        for entry in path.parent.iterdir():
+            match = known.fullmatch(entry.name)
+            if match and not runs(int(match[1])):
+                entry.unlink(missing_ok=True)
 
 
 def read_bytes(path: Path, largest: int | None = None) -> bytes:
