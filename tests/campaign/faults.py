@@ -31,7 +31,7 @@ class Faults:
     def __init__(self, at: int | None, root: Path, error: int | None = None) -> None:
         self.at, self.root, self.error = at, str(root), error
         self.calls: list[str] = []
-        self.unsynced: set[str] = set()
+        self.unsynced: dict[str, int] = {}  # files that were written, and the size that is safe
         self.running = False
 
     def install(self) -> None:
@@ -42,7 +42,7 @@ class Faults:
             path = os.path.realpath(f"/proc/self/fd/{descriptor}")
             self.count("fsync", path)
             sync(descriptor)
-            self.unsynced.discard(path)
+            self.unsynced.pop(path, None)
 
         os.fsync = fsync
         sys.addaudithook(self.hook)
@@ -56,10 +56,13 @@ class Faults:
             return
         self.count(event, path)
         if event == "open" and not path.endswith(".lock"):
-            self.unsynced.add(path)
+            kept = 0 if arguments[2] & (os.O_TRUNC | os.O_EXCL) or not os.path.exists(path) else os.path.getsize(path)
+            self.unsynced[path] = min(kept, self.unsynced.get(path, kept))
         elif event == "os.rename":
             target = os.path.abspath(os.fsdecode(arguments[1]))
-            self.unsynced = {target if name == path else name for name in self.unsynced - {target}}
+            self.unsynced.pop(target, None)
+            if path in self.unsynced:
+                self.unsynced[target] = self.unsynced.pop(path)
 
     def count(self, event: str, path: str) -> None:
         if not path.startswith(self.root):
@@ -72,9 +75,9 @@ class Faults:
 
     def end(self) -> None:
         self.running = False
-        for path in self.unsynced:
+        for path, kept in self.unsynced.items():
             if os.path.isfile(path):
-                os.truncate(path, os.path.getsize(path) // 2)
+                os.truncate(path, kept + (os.path.getsize(path) - kept) // 2)
         os._exit(KILLED)
 
 
