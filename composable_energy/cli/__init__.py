@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 from composable_energy import __version__
 from composable_energy.cli.doctor import Doctor
@@ -20,6 +21,7 @@ from composable_energy.cli.plugins import Plugins
 from composable_energy.cli.sample import Sample
 from composable_energy.cli.tables import json_text, table
 from composable_energy.errors import ComposableEnergyError, PluginLoadError
+from composable_energy.printable import printable
 from composable_energy.registry import Command, get, names
 
 __all__ = ["Command", "json_text", "main", "saved_in", "table"]
@@ -58,8 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ComposableEnergyError, OSError) as error:
         if parsed is not None and parsed.traceback:
             raise
-        print(f"composable-energy: error: {error}", file=sys.stderr)
+        print(f"composable-energy: error: {printable(error)}", file=sys.stderr)
         return _BAD_INPUT
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that shows the arguments of a message with escapes."""
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        super()._print_message(printable(message), file)
 
 
 def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
@@ -71,7 +80,7 @@ def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
         default=bool(os.environ.get("COMPOSABLE_ENERGY_TRACEBACK")),
         help="show the traceback of an error; also with COMPOSABLE_ENERGY_TRACEBACK=1",
     )
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="composable-energy",
         description="Combine energy-based models with logic, and sample from the combination.",
         epilog='Put expressions in quotes: composable-energy sample "male & ~smiling" -n 16 --seed 0 -o grid.png',
@@ -85,7 +94,7 @@ def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
         except PluginLoadError as error:
             if name == wanted:
                 raise
-            commands.add_parser(name, help=f"not usable: {error}")
+            commands.add_parser(name, help=printable(f"not usable: {error}").replace("%", "%%"))
             continue
         sub = commands.add_parser(name, parents=[debugging], help=command.summary, description=command.description or command.summary)
         command.add_arguments(sub)

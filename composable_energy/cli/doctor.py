@@ -11,6 +11,7 @@ from typing import Any
 from composable_energy import __version__
 from composable_energy.cli.energies import list_energies
 from composable_energy.cli.tables import json_text, table
+from composable_energy.printable import printable
 from composable_energy.registry import Command
 
 __all__ = ["Doctor"]
@@ -52,12 +53,12 @@ class Doctor(Command):
         print(table(("package", "version"), [(name, version or "not installed") for name, version in versions.items()]))
         print(f"\nplatform  {platform.platform()}\npython    {sys.executable}\ndevices   {', '.join(devices)}")
         for name, state in kernels.items():
-            print(f"kernel    {name}: {state}")
+            print(printable(f"kernel    {name}: {state}"))
         print()
         print(table(("plug-in", "offered by", "state"), [(_kind(row), row.distribution or "this session", row.state) for row in rows]))
         for name, count in families.items():
-            print(f"family {name}: {count} members")
-        print("\n" + ("\n".join(f"Problem: {problem}" for problem in problems) if problems else "All is well."))
+            print(printable(f"family {name}: {count} members"))
+        print("\n" + printable("\n".join(f"Problem: {problem}" for problem in problems) if problems else "All is well."))
         return 1 if problems else 0
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from composable_energy.cli.tables import json_text
 from composable_energy.errors import ComposableEnergyError, PluginNotFound
+from composable_energy.printable import one_line, printable
 from composable_energy.registry import Command
 
 if TYPE_CHECKING:
@@ -46,9 +47,10 @@ class Energies(Command):
         if not entries:
             print("There are no energies with names; `composable-energy plugins` shows what was found.")
         for entry in entries:
-            print(f"{entry.name}  ({entry.distribution or 'this session'})" + (f"  failed: {entry.error}" if entry.error else ""))
+            failed = f"  failed: {entry.error}" if entry.error else ""
+            print(printable(f"{entry.name}  ({entry.distribution or 'this session'}){failed}"))
             for member in entry.members:
-                print(f"  {entry.name}/{member}")
+                print(f"  {one_line(entry.name)}/{one_line(member)}")
         return 0
 
 
@@ -67,6 +69,6 @@ def list_energies(rows: list[PluginRecord]) -> list[EnergyEntry]:
             found.append(EnergyEntry(name, row.distribution))
         except ComposableEnergyError as error:
             found.append(EnergyEntry(name, row.distribution, error=str(error)))
-        except Exception as error:  # third-party code; the other entries are still listed
-            found.append(EnergyEntry(name, row.distribution, error=f"listing its members raised {type(error).__name__}: {error}"))
+        except ANY_FAILURE as error:  # third-party code; the other entries are still listed
+            found.append(EnergyEntry(name, row.distribution, error=f"listing its members raised {described(error)}"))
     return found

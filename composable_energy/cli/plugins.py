@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from composable_energy.cli.tables import json_text, table
+from composable_energy.printable import printable
 from composable_energy.registry import Command
 
 __all__ = ["Plugins"]
@@ -41,5 +42,5 @@ class Plugins(Command):
         print(table(("group", "name", "from", "offered by", "state"), cells))
         for row in rows:
             if row.error:
-                print(f"\n{row.qualified if row.name else row.distribution}: {row.error}")
+                print(printable(f"\n{row.qualified if row.name else row.distribution}: {row.error}"))
         return 0

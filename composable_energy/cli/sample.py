@@ -110,7 +110,7 @@ class Sample(Command):
             print(json_text({"file": str(target), **about, "n": len(seen), "seconds": seconds, "terms": json_rows(explanation)}))
             return 0
         drawn = f"{len(seen)} {_describe_draws(arguments.n, seen, trace)} of {energy}"
-        print(f"{target}: {drawn} in {seconds:.1f} s with {trace.sampler!r}, seed {trace.seed}")
+        print(printable(f"{target}: {drawn} in {seconds:.1f} s with {trace.sampler!r}, seed {trace.seed}"))
         print(f"\n{terms_table(explanation)}")
         return 0
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from composable_energy.printable import one_line, printable
+
 __all__ = ["json_text", "table"]
 
 
@@ -18,7 +20,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequen
         rows: The cells; None is empty.
         right: The indices of right-aligned columns.
     """
-    cells = [list(header)] + [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [list(header)] + [["" if cell is None else one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = (
         "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
@@ -28,8 +30,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequen
 
 
 def json_text(value: Any) -> str:
-    """Returns JSON with null for numbers that are not finite."""
-    return json.dumps(_replace_nonfinite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    """Returns JSON with null for numbers that are not finite, and escapes for control characters."""
+    text = json.dumps(_replace_nonfinite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return "".join(char if printable(char) == char else json.dumps(char)[1:-1] for char in text)
 
 
 def _replace_nonfinite(value: Any) -> Any:

@@ -26,6 +26,7 @@ from composable_energy.files import (
     replace_files,
 )
 from composable_energy.locks import exclusive
+from composable_energy.printable import one_line
 
 __all__ = ["CONFIG", "FORMAT", "TENSORS", "WAIT", "read", "write"]
 
@@ -104,7 +105,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _read(folder: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     config = parse_config(data, folder / CONFIG)
     version = config.get("format")
-    writer = config.get("written_by", "an unknown version")
+    writer = one_line(config.get("written_by", "an unknown version"))[:100]
     if type(version) is not int or version < 1:
         raise FileFormatError(f"{folder / CONFIG} is not a saved energy: it has no format number.")
     if version < FORMAT:

@@ -104,7 +104,7 @@ def _find_format(path: Path, format: str | None) -> _Format:
     if format is not None and format not in _FORMATS:
         near = get_close_matches(format, _FORMATS, n=1)
         raise OptionError(f"format must be one of {', '.join(_FORMATS)}, got {format!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):
         raise FileFormatError(f"{path} does not exist: give the path of a folder of pictures, or of a .npy or .npz file.")
     if format is not None:
         return _FORMATS[format]
