@@ -75,7 +75,9 @@ def _acquire(lock: FileLock, path: Path, place: Path, until: float) -> None:
             owner = _owner(place)
             grace = _GRACE if owner is not None and not runs(owner) else 0.0
             if time.monotonic() >= until + grace:
-                name = "another process" if owner is None else "another call of this process" if owner == os.getpid() else f"process {owner}"
+                name = (
+                    "another process" if owner is None else "another call of this process" if owner == os.getpid() else f"process {owner}"
+                )
                 raise InUseError(f"{path} is in use by {name}: wait until that ends, or give another path.") from None
             time.sleep(_PAUSE)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["one_line", "printable"]
+__all__ = ["describe_error", "one_line", "printable"]
 
 
 def printable(text: object) -> str:
@@ -18,7 +18,7 @@ def printable(text: object) -> str:
         \x1b[2Jname
     """
     try:
-        found = str(text)
+        found = str.__str__(str(text))
     except Exception as error:
         found = f"(an object of type {type(text).__name__}, whose text raises {type(error).__name__})"
     return "".join(character if _is_harmless(character) else _escaped(character) for character in found)
@@ -27,6 +27,11 @@ def printable(text: object) -> str:
 def one_line(text: object) -> str:
     """Returns text as `printable`, with escapes for newlines and tabs too."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def describe_error(error: BaseException) -> str:
+    """Returns the type and the text of an error of third-party code, whose `str` may raise."""
+    return f"{type(error).__name__}: {printable(error)}"
 
 
 def _is_harmless(character: str) -> bool:

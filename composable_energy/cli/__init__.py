@@ -20,8 +20,9 @@ from composable_energy.cli.names import saved_in
 from composable_energy.cli.plugins import Plugins
 from composable_energy.cli.sample import Sample
 from composable_energy.cli.tables import json_text, table
+from composable_energy.cli.trial import foreign_output
 from composable_energy.errors import ComposableEnergyError, PluginLoadError
-from composable_energy.printable import printable
+from composable_energy.printable import describe_error, printable
 from composable_energy.registry import Command, get, names
 
 __all__ = ["Command", "json_text", "main", "saved_in", "table"]
@@ -64,6 +65,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _BAD_INPUT
 
 
+def _third_party(name: str) -> Command:
+    """Returns a command of a plug-in.
+
+    Raises:
+        PluginLoadError: It fails to load, or to be built.
+    """
+    cls = get("command", name)
+    try:
+        with foreign_output():
+            return cls()
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise PluginLoadError(f"The command {name!r} cannot be used: building it raised {describe_error(error)}.") from error
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that shows the arguments of a message with escapes."""
 
@@ -90,8 +107,8 @@ def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
     known = [*_COMMANDS, *(name for name in names("command") if name not in _COMMANDS)]
     for name in [wanted] if wanted in known else known:
         try:
-            command = (_COMMANDS[name] if name in _COMMANDS else get("command", name))()
-        except PluginLoadError as error:
+            command = _COMMANDS[name]() if name in _COMMANDS else _third_party(name)
+        except ComposableEnergyError as error:
             if name == wanted:
                 raise
             commands.add_parser(name, help=printable(f"not usable: {error}").replace("%", "%%"))

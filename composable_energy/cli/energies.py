@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from composable_energy.cli.tables import json_text
+from composable_energy.cli.trial import foreign_output
 from composable_energy.errors import ComposableEnergyError, PluginNotFound
-from composable_energy.printable import one_line, printable
+from composable_energy.printable import describe_error, one_line, printable
 from composable_energy.registry import Command
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Energies(Command):
         """Prints the entries; imports plug-ins, without reading weights."""
         from composable_energy.registry import plugins
 
-        entries = list_energies(plugins())
+        with foreign_output():
+            entries = list_energies(plugins())
         if arguments.json:
             print(json_text([vars(entry) for entry in entries]))
             return 0
@@ -64,11 +66,16 @@ def list_energies(rows: list[PluginRecord]) -> list[EnergyEntry]:
             continue
         name = row.qualified if row.state == "conflict" else row.name
         try:
-            found.append(EnergyEntry(name, row.distribution, get_family(name).members()))
+            members = tuple(get_family(name).members())
+            if not all(isinstance(member, str) for member in members):
+                raise TypeError("its members are not names")
+            found.append(EnergyEntry(name, row.distribution, members))
         except PluginNotFound:  # not a family
             found.append(EnergyEntry(name, row.distribution))
         except ComposableEnergyError as error:
-            found.append(EnergyEntry(name, row.distribution, error=str(error)))
-        except ANY_FAILURE as error:  # third-party code; the other entries are still listed
-            found.append(EnergyEntry(name, row.distribution, error=f"listing its members raised {described(error)}"))
+            found.append(EnergyEntry(name, row.distribution, error=printable(error)))
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # third-party code; the other entries are still listed
+            found.append(EnergyEntry(name, row.distribution, error=f"listing its members raised {describe_error(error)}"))
     return found

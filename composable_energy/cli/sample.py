@@ -12,7 +12,9 @@ from composable_energy.cli.names import add_expression, read_expression
 from composable_energy.cli.pictures import PICTURES, check_target, write_array
 from composable_energy.cli.tables import json_text
 from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
+from composable_energy.cli.trial import foreign_output
 from composable_energy.errors import OptionError
+from composable_energy.printable import printable
 from composable_energy.registry import Command
 
 if TYPE_CHECKING:
@@ -67,7 +69,8 @@ class Sample(Command):
     def run(self, arguments: argparse.Namespace) -> int:
         """Draws, writes the file, and prints the energies of the terms."""
         options, black_to_white = _options(arguments.option), value_range(arguments)
-        energy = read_expression(arguments)
+        with foreign_output():
+            energy = read_expression(arguments)
         if arguments.sharpen is not None:
             energy = energy.sharpened(arguments.sharpen)
         from composable_energy.sampling import twin

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from composable_energy.errors import ComposableEnergyError, OptionError
+from composable_energy.printable import describe_error
 from composable_energy.registry.contract import plugin_error
 from composable_energy.registry.records import Entry
 
@@ -37,7 +38,7 @@ def check_options(entry: Entry, builder: Callable[..., Any], options: Mapping[st
     """
     try:
         signature = inspect.signature(builder)
-    except (TypeError, ValueError):
+    except Exception:  # it has none, or third-party code computes it
         return
     try:
         signature.bind(**options)
@@ -59,7 +60,9 @@ def guarded(entry: Entry, options: Mapping[str, Any], function: Callable[[], Any
             return function()
     except ComposableEnergyError:
         raise
-    except Exception as error:
-        if options:
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # such as SystemExit, which would end the program without a word
+        if options and isinstance(error, Exception):
             raise
-        raise plugin_error(entry, f"making it raised {type(error).__name__}: {error}") from error
+        raise plugin_error(entry, f"making it raised {describe_error(error)}") from error

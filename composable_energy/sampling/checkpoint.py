@@ -20,8 +20,8 @@ from composable_energy.errors import ExpressionError, FileFormatError, OptionErr
 from composable_energy.files import digest_of, parse_tensors, read_bytes, remove_leftovers, replace_file
 from composable_energy.locks import exclusive
 from composable_energy.sampling.chains import Chains
-from composable_energy.sampling.loop import Observer, TraceRecorder
 from composable_energy.sampling.consistency import inconsistency
+from composable_energy.sampling.loop import Observer, TraceRecorder
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.trace import Stopped, Trace, gather_trace
@@ -107,7 +107,9 @@ class Saved:
             raise FileFormatError(f"The checkpoint lacks values of the energy ({error}): give another path, or delete it.") from error
         values = tuple(Values(*part).to(device) for part in parts)
         if not all(value.is_consistent() for value in values):
-            raise FileFormatError("The values of the energy in the checkpoint have shapes that do not fit: give another path, or delete it.")
+            raise FileFormatError(
+                "The values of the energy in the checkpoint have shapes that do not fit: give another path, or delete it."
+            )
         return values
 
 

@@ -162,7 +162,7 @@ def _litter(names: Set[str], current: str | None) -> set[str]:
     """
     found = {name for name in names if name == _LOCK or _TEMPORARY.fullmatch(name) or (_BY_CONTENT.fullmatch(name) and name != current)}
     began = CONFIG not in names and any(name.startswith(f".{CONFIG}.") for name in found - {_LOCK})
-    if TENSORS != current and (current or began):
+    if current != TENSORS and (current or began):
         found.add(TENSORS)
     return found & names
 

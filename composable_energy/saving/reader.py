@@ -130,7 +130,16 @@ class _Reader:
             return energy
         except (PluginNotFound, PluginLoadError, PluginConflictError):
             raise
-        except (ComposableEnergyError, ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, MemoryError) as error:
+        except (
+            ComposableEnergyError,
+            ValueError,
+            TypeError,
+            RuntimeError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            MemoryError,
+        ) as error:
             raise FileFormatError(f"{self.where}: node {index} cannot be built: {error}.") from error
 
     def energy(self, index: Any) -> Energy:

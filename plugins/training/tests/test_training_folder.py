@@ -129,7 +129,10 @@ def edits():
     yield "no state of the scaler", lambda h, t: h["told"].pop("scaler")
     yield "no fingerprint", lambda h, t: h["told"].pop("data")
     yield "a fingerprint of another type", lambda h, t: h["told"].update(data={"x": 1})
-    yield "a state of the optimizer that is missing", lambda h, t: t.update({"optimizer.other.exp_avg": t["optimizer.weight.exp_avg"].clone()})
+    yield (
+        "a state of the optimizer that is missing",
+        lambda h, t: t.update({"optimizer.other.exp_avg": t["optimizer.weight.exp_avg"].clone()}),
+    )
     yield "a state of the objective that is missing", lambda h, t: t.pop("objective.count")
 
 
