@@ -9,13 +9,13 @@ import safetensors.torch
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, InUseError, StorageError
 from composable_energy.files import digest_of, remove_leftovers
-from tests.campaign.faults import KILLED, Faults, in_child
-from tests.checkpoint_runs import BOWL, Stop, safe_metadata, same, stop_at
+from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
+from tests.checkpoint_runs import BOWL, Stop, safe_metadata, same
 from tests.processes import ended, needs_forkserver, start
 
 KEY = "composable_energy_checkpoint"
 CALL = {"sampler": "mala", "step_size": 0.1, "seed": 0, "trace": 2, "batch_size": 3}
-needs_fork = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="forks, and reads the names of open files")
+needs_fork = pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files")
 
 
 def sample(path, steps=6, **options):
@@ -64,7 +64,7 @@ def test_files_with_similar_names_and_links_stay(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="asks whether a process runs")
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    code, pid = in_child(lambda: os._exit(0))
+    code, _ = in_child(lambda: os._exit(0))
     assert code == 0
     (tmp_path / ".c.999999999-0123abcd.new").write_text("left")  # above the largest process id of Linux
     remove_leftovers(tmp_path / "c")

@@ -10,12 +10,12 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import FileFormatError, StorageError
 from composable_energy.locks import exclusive
-from tests.campaign.faults import KILLED, Faults, in_child
+from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
 from tests.processes import ended, needs_forkserver, start
 from tests.saving_energies import X, normal
 
 pytestmark = pytest.mark.usefixtures("saving_registry")
-needs_fork = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="forks, and reads the names of open files")
+needs_fork = pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files")
 
 STATES = {"a new folder": False, "a folder with a saved energy": True}
 
@@ -76,7 +76,7 @@ def test_a_full_disk_is_a_storage_error_that_keeps_the_old_energy(tmp_path, monk
 
     normal(1.0).save(tmp_path / "saved")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match="cannot be written .No space left on device.: free some space") as caught:
+    with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\): free some space") as caught:
         normal(2.0).save(tmp_path / "saved")
     assert caught.value.errno == errno.ENOSPC
     with pytest.raises(StorageError):

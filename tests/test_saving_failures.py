@@ -1,7 +1,5 @@
 """Saving that fails: what cannot be saved is named, and the previous folder is kept."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import distributions as td

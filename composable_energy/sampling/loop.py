@@ -154,11 +154,9 @@ class TraceRecorder(Observer):
     def _joined(self, name: str, steps: Sequence[Tensor], own: range) -> Tensor | None:
         """Returns the record of this run after that of the interrupted one, which may hold chains of other processes too."""
         before = None if self.before is None else getattr(self.before, name)
-        parts = (
-            []
-            if self.before is None or before is None or not len(before)
-            else [before[:, own.start - self.before.chains.start :][:, : len(own)]]
-        )
+        parts = []
+        if self.before is not None and before is not None and len(before):
+            parts = [before[:, own.start - self.before.chains.start :][:, : len(own)]]
         parts += [torch.stack(list(steps))] if steps else []
         return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else None
 

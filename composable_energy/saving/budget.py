@@ -10,7 +10,10 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["LARGEST", "check_size", "limited"]
+__all__ = ["FAILURES", "LARGEST", "check_size", "limited"]
+
+FAILURES = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, MemoryError)
+"""What building an object from options of a file may raise; errors of this library derive from them."""
 
 LARGEST = 100_000
 """The largest number of nodes of an expression; a node that occurs twice counts twice."""

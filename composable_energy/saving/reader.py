@@ -24,11 +24,11 @@ from composable_energy.algebra import (
 )
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
-from composable_energy.errors import ComposableEnergyError, FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.errors import FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.events import ClassifierEnergy, DensityEnergy, IntervalEnergy
 from composable_energy.identity import equal, set_token
 from composable_energy.registry import get_factory
-from composable_energy.saving.budget import LARGEST, check_size, limited
+from composable_energy.saving.budget import FAILURES, LARGEST, check_size, limited
 from composable_energy.saving.references import Reference, read_reference, read_references
 from composable_energy.saving.values import decode, decode_recommendation
 
@@ -130,16 +130,7 @@ class _Reader:
             return energy
         except (PluginNotFound, PluginLoadError, PluginConflictError):
             raise
-        except (
-            ComposableEnergyError,
-            ValueError,
-            TypeError,
-            RuntimeError,
-            LookupError,
-            AttributeError,
-            ArithmeticError,
-            MemoryError,
-        ) as error:
+        except FAILURES as error:
             raise FileFormatError(f"{self.where}: node {index} cannot be built: {error}.") from error
 
     def energy(self, index: Any) -> Energy:

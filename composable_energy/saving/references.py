@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from composable_energy.catalog import rebuild_object
 from composable_energy.errors import FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.identity import Origin, set_token
-from composable_energy.saving.budget import limited
+from composable_energy.saving.budget import FAILURES, limited
 from composable_energy.saving.modules import inherited_mode, same_bits
 from composable_energy.saving.values import Source, decode, decode_recommendation
 
@@ -132,7 +132,7 @@ def read_reference(data: Any, source: Source, tensors: Mapping[str, Tensor], whe
         reference.restore()
     except (PluginNotFound, PluginLoadError, PluginConflictError):
         raise
-    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, MemoryError) as error:
+    except FAILURES as error:
         raise FileFormatError(f"{where}: {label} cannot be built: {error}.") from error
     return reference
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 KILLED = 137
+POSSIBLE = Path("/proc/self/fd").is_dir()
+"""Whether this system has what the layer needs: forks, and the names of open files."""
 _EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod"}
 _WRITES = os.O_WRONLY | os.O_RDWR
 
@@ -39,7 +41,7 @@ class Faults:
         sync = os.fsync
 
         def fsync(descriptor: int) -> None:
-            path = os.path.realpath(f"/proc/self/fd/{descriptor}")
+            path = str(Path(f"/proc/self/fd/{descriptor}").resolve())
             self.count("fsync", path)
             sync(descriptor)
             self.unsynced.pop(path, None)
@@ -51,15 +53,15 @@ class Faults:
     def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.running or (event != "open" and event not in _EVENTS) or not isinstance(arguments[0], (str, bytes, os.PathLike)):
             return
-        path = os.path.abspath(os.fsdecode(arguments[0]))
+        path = str(Path(os.fsdecode(arguments[0])).absolute())
         if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & _WRITES):
             return
         self.count(event, path)
         if event == "open" and not path.endswith(".lock"):
-            kept = 0 if arguments[2] & (os.O_TRUNC | os.O_EXCL) or not os.path.exists(path) else os.path.getsize(path)
+            kept = 0 if arguments[2] & (os.O_TRUNC | os.O_EXCL) or not Path(path).exists() else Path(path).stat().st_size
             self.unsynced[path] = min(kept, self.unsynced.get(path, kept))
         elif event == "os.rename":
-            target = os.path.abspath(os.fsdecode(arguments[1]))
+            target = str(Path(os.fsdecode(arguments[1])).absolute())
             self.unsynced.pop(target, None)
             if path in self.unsynced:
                 self.unsynced[target] = self.unsynced.pop(path)
@@ -76,8 +78,8 @@ class Faults:
     def end(self) -> None:
         self.running = False
         for path, kept in self.unsynced.items():
-            if os.path.isfile(path):
-                os.truncate(path, kept + (os.path.getsize(path) - kept) // 2)
+            if Path(path).is_file():
+                os.truncate(path, kept + (Path(path).stat().st_size - kept) // 2)
         os._exit(KILLED)
 
 

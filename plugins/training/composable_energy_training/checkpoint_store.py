@@ -179,9 +179,10 @@ class CheckpointStore:
         except OSError as error:
             steps = self._steps()
             intact = f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no other checkpoint yet"
+            reason = os.strerror(error.errno) if error.errno else error
             raise StorageError(
-                f"The checkpoint {path} could not be written: {os.strerror(error.errno) if error.errno else error}. Free some space or give another folder, and start "
-                f"the same command again; {intact}."
+                f"The checkpoint {path} could not be written: {reason}. Free some space or give another folder, and start the same command "
+                f"again; {intact}."
             ) from error
         for step in self._steps()[: -self.keep]:
             self._remove(step)

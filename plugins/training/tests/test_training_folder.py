@@ -12,11 +12,11 @@ from composable_energy.errors import ComposableEnergyError, FileFormatError, InU
 from composable_energy.files import digest_of
 from composable_energy_training import Callback, CSVLog
 from plugins.training.tests.run_helpers import Scripted, Stop, StopAt, read_log, trainer
-from tests.campaign.faults import KILLED, Faults, in_child
+from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
 from tests.processes import ended, needs_forkserver, start
 
 KEY = "composable_energy_training"
-needs_fork = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="forks, and reads the names of open files")
+needs_fork = pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files")
 
 
 def run(out, **options):
