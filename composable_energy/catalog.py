@@ -200,9 +200,10 @@ def _is_family(obj: Any) -> bool:
 
 
 def _family(entry: Entry, obj: Any, options: dict[str, Any]) -> EnergyFamily:
-    """Returns the instance for an entry and options; there is one for each."""
+    """Returns the instance for an entry and options; there is one for each, and for each default dtype and device of torch."""
     try:
-        key = (entry, json.dumps(options, sort_keys=True))
+        surroundings = f"{torch.get_default_dtype()} {torch.get_default_device()}"  # weights are made in these
+        key = (entry, f"{json.dumps(options, sort_keys=True)} {surroundings}")
     except (TypeError, ValueError) as error:
         raise OptionError(f"Options of the family {entry.name!r} must be plain data, got {options}.") from error
     if key not in REGISTRY.families:

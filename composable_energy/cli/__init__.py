@@ -90,7 +90,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
     """Returns the parser of one command; of all commands if the name is unknown."""
-    debugging = argparse.ArgumentParser(add_help=False)
+    debugging = _Parser(add_help=False)
     debugging.add_argument(
         "--traceback",
         action="store_true",

@@ -73,6 +73,7 @@ class Saved:
             values = {name: plain[name] if name in plain else tensors[f"{place}.{name}"] for name in names}
             return tuple(tensors[f"{place}.ids"].tolist()), replace(like, **values)
 
+        trace = blank
         try:
             groups = [(attempt, group(f"states.{i}", plain)) for i, (attempt, plain) in enumerate(self.record["states"])]
             found: dict[str, Any] = {name: tensors[name] for name in (*_ROWS, *_STEPS) if name in tensors}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
@@ -12,11 +14,12 @@ from torch import Tensor, nn
 from composable_energy.captures import tensors_of
 from composable_energy.coordinates import Coordinates, coordinates_of
 from composable_energy.energy import Energy
-from composable_energy.errors import DeviceError, DtypeError, ShapeError
+from composable_energy.errors import DeviceError, DtypeError, OptionError, ShapeError
 
 __all__ = ["PointSpec", "decode", "resolve_points"]
 
 _DECODER_BATCH = 128
+_TENSORS = 4  # of the size of the points, that a step needs at least: points, gradients, noise and the next points
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def resolve_points(
 
     Raises:
         ShapeError: The shape is not positive, is unknown, or is not that of the energy.
+        OptionError: The points do not fit into memory.
         DtypeError, DeviceError: The start is no floating tensor, or differs from `dtype` and `device`.
     """
     n, *given = _sizes(shape)
@@ -92,6 +96,8 @@ def resolve_points(
     tensors = _floating_tensors(energy) if dtype is None or device is None else []
     dtype = dtype or (tensors[0].dtype if tensors else torch.get_default_dtype())
     device = device or (tensors[0].device if tensors else torch.get_default_device())
+    if device.type == "meta":
+        raise DeviceError("Points on the device meta have no values; ask for another device, and move the energy there by `.to(...)`.")
     if not dtype.is_floating_point:
         raise DtypeError(f"Points need a floating dtype, got {dtype}.")
     decoder = None if latents else energy.decoder
@@ -107,6 +113,7 @@ def resolve_points(
         owner = f"{type(decoder).__name__} decodes to" if decoder is not None else f"{'init' if energy.event_shape is None else energy} has"
         hint = "; latents=True returns the points before they are decoded" if decoder is not None else ""
         raise ShapeError(f"{owner} points of shape {tuple(visible)}: ask for {(n, *visible)} or {n}, got {(n, *given)}{hint}.")
+    _check_memory((n, *event), dtype, device)
     return PointSpec(n, event, (n, *visible), decoder, dtype, device, coordinates_of(energy.support, event, dtype, device))
 
 
@@ -124,6 +131,19 @@ def _sizes(shape: int | Sequence[int]) -> tuple[int, ...]:
     if isinstance(shape, bool) or not sizes or any(size < 1 for size in sizes):
         raise ShapeError(f"shape is a positive number of points or (n, *shape), all positive, got {shape!r}.")
     return sizes
+
+
+def _check_memory(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    """Raises if points, gradients and noise cannot be in memory; they are so while the chains run, whatever the batch size."""
+    if device.type != "cpu" or not hasattr(os, "sysconf"):
+        return
+    needed = _TENSORS * math.prod(shape) * dtype.itemsize
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise OptionError(
+            f"{shape[0]} chains of shape {shape[1:]} need {needed / 2**30:.3g} GiB, and this machine has {memory / 2**30:.3g} GiB: draw "
+            "them by several calls, with `first_chain`."
+        )
 
 
 def _available_device(device: object) -> torch.device:

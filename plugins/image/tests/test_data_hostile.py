@@ -96,3 +96,11 @@ def test_labels_beyond_a_million_classes_are_refused():
 
     with pytest.raises(OptionError, match="number the classes from 0"):
         labels_from_numbers(torch.tensor([0, 10**12]))
+
+
+def test_a_name_that_no_folder_can_have_is_found_before_training(tmp_path):
+    write_picture(tmp_path / "1.png")
+    for table in ("file," + "x" * 300 + "\n1.png,1\n", "file,class\n1.png," + "x" * 300 + "\n"):
+        (tmp_path / "table.csv").write_text(table)
+        with pytest.raises(FileFormatError, match="of 300 characters"):
+            open_pictures(tmp_path, cache=None)

@@ -92,12 +92,18 @@ def open_pictures(
     where = Path(path).expanduser()
     table = None if labels is None else Path(labels).expanduser()
     source = _find_format(where, format).read(ReadRequest(where, part, table, strict, progress))
+    long = next((text for name, some in source.labels.items() for text in (name, *some.names) if len(text.encode()) > _LONGEST), None)
+    if long is not None:  # names of attributes and values become names of folders at the end of a training
+        raise FileFormatError(f"{where} has the name {long[:40]!r}... of {len(long)} characters: at most {_LONGEST} bytes are possible.")
     count = source.count if limit is None else min(limit, source.count)
     rows = [index * source.count // count for index in range(count)]
     pixels, subset = _read_pixels(source, rows, size, channels, None if cache is None else Path(cache).expanduser(), progress)
     index = torch.tensor(rows)
     found = {name: some if count == source.count else some.take(index) for name, some in source.labels.items()}
     return Pictures(pixels, found, f"{source.description} at {where}", index if subset else None)
+
+
+_LONGEST = 100
 
 
 def _find_format(path: Path, format: str | None) -> _Format:
