@@ -119,3 +119,22 @@ def test_the_command_line_shows_names_of_downloaded_terms_and_arguments_with_esc
     with pytest.raises(SystemExit):
         main(["sample", "x", "-o", target, "\x1b[2J"])
     assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sampler", ["chees", "smc", "mala", "hmc"])
+def test_the_default_dtype_changes_no_draw(sampler):
+    energy = ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(2,))
+    call = {"sampler": sampler, "seed": 3, "dtype": torch.float32, "warn": False} | ({} if sampler == "smc" else {"steps": 3})
+    wanted = energy.sample((8, 2), **call)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(energy.sample((8, 2), **call), wanted)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("output", [lambda e: e.to_sparse(), lambda e: e.to("meta")], ids=["sparse", "meta"])
+def test_energies_that_are_no_dense_tensor_on_the_device_of_the_points_are_typed_errors(output):
+    energy = ce.as_energy(lambda x: output(x.square().sum(1)), event_shape=(2,))
+    with pytest.raises(ce.errors.DtypeError, match="dense tensor"):
+        energy.sample((4, 2), **CALL)

@@ -90,6 +90,7 @@ def prepare_plugins(folder: Path) -> Trial:
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
                 found = [typed(lambda: ce.plugins(load=True))[1], typed(lambda: ce.get_energy(f"acme:{name}/a")(torch.zeros(1, 2)), _mine())[1]]
+                out.seek(0), out.truncate()  # what plug-ins printed themselves before
                 codes = [main(words) for words in (["plugins", "--load"], ["energies"])]
                 main(["energies", "--json"])
             check("\x1b" not in out.getvalue(), "terminal escape", "printed raw")
