@@ -6,6 +6,7 @@ import argparse
 import os
 import secrets
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 
 from tests.campaign import crashes, files, programs, sampling
+from tests.campaign.defects import DEFECTS
 from tests.campaign.runner import Counts, merge, run_area
 from tests.campaign.trial import Area
 
@@ -30,6 +32,7 @@ AREAS: dict[str, Area] = {
         programs.COMMANDS,
     )
 }
+_STRIDE = 10  # trials between two looks whether a planted defect is found
 _ROUNDS = 4  # an area runs so often, so that a campaign that is broken off has counts of all
 
 
@@ -41,7 +44,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="the seed (default: a new one, which is printed); with a seed used before it continues")
     parser.add_argument("--out", type=Path, default=Path(".campaign"), help="the folder of the counts (default: .campaign)")
     parser.add_argument("--report", action="store_true", help="only print the counts of the folder")
+    parser.add_argument("--defects", help="plant these defects, or `all`, and see that each is found; names separated by commas")
     options = parser.parse_args()
+    if options.defects:
+        return plant(list(DEFECTS) if options.defects == "all" else options.defects.split(","), options.seed or 0)
     if not options.report:
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)
@@ -53,8 +59,27 @@ def main() -> int:
             for name in names:
                 began = time.monotonic()
                 counts = run_area(AREAS[name], seed, options.minutes * 60 / len(names) / rounds, options.out, options.trials)
-                print(f"{name}: {counts.trials} trials, {sum(counts.defects.values())} defects, {time.monotonic() - began:.0f} s", flush=True)
+                print(
+                    f"{name}: {counts.trials} trials, {sum(counts.defects.values())} defects, {time.monotonic() - began:.0f} s", flush=True
+                )
     return report(merge(options.out))
+
+
+def plant(names: list[str], seed: int) -> int:
+    """Plants defects one after another; returns 1 if the campaign does not find one of them."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    missed = 0
+    for name in names:
+        area, trials, patch = DEFECTS[name]
+        with tempfile.TemporaryDirectory() as folder, patch():
+            found, counts = 0, Counts(area, seed)
+            while not found and counts.trials < trials:
+                counts = run_area(AREAS[area], seed, 120, Path(folder), _STRIDE)
+                found = sum(count for kind, count in counts.defects.items() if kind != "process ended")
+        missed += not found
+        print(f"{name}: {'found' if found else 'missed'} ({found} of {counts.trials} trials in {area})", flush=True)
+    return int(missed > 0)
 
 
 def report(total: dict[str, Counts]) -> int:

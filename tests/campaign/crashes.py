@@ -32,6 +32,11 @@ def normal(mean: float) -> ce.Energy:
     return ce.as_energy(torch.distributions.Normal(torch.full((2,), mean), 1.0))
 
 
+def names_in(folder: Path) -> list[str]:
+    """Returns the names of the files in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 class Saving:
     """A save into a new folder or over another one."""
 
@@ -48,8 +53,8 @@ class Saving:
         check(found in ((1.0, 2.0) if self.before else (None, 2.0)), "lost file", found)
         normal(3.0).save(self.folder)
         check(self._mean() == 3.0, "silent wrong answer", "the save after a failure is another one")
-        check([path.name for path in self.folder.parent.iterdir()] == ["saved"], "left behind", os.listdir(self.folder.parent))
-        check(len(os.listdir(self.folder)) == 2, "left behind", os.listdir(self.folder))
+        check(names_in(self.folder.parent) == ["saved"], "left behind", names_in(self.folder.parent))
+        check(len(names_in(self.folder)) == 2, "left behind", names_in(self.folder))
         return "new" if found == 2.0 else "old"
 
     def _mean(self) -> float | None:
@@ -72,7 +77,7 @@ class Sampling:
     def check(self) -> str:
         began = self.path.exists()
         check(torch.equal(self.run(), BOWL.sample((4, 3), **_CALL)), "silent wrong answer", "a resumed run has other draws")
-        check(os.listdir(self.path.parent) == ["c"], "left behind", os.listdir(self.path.parent))
+        check(names_in(self.path.parent) == ["c"], "left behind", names_in(self.path.parent))
         return "resumed" if began else "begun anew"
 
 
@@ -98,7 +103,7 @@ class Training:
         check(self.run() == Training.wanted, "silent wrong answer", "a resumed run has other weights")
         steps = [int(row["step"]) for row in read_log(self.folder)]
         check(steps == [1, 2, 3, 4, 5, 6], "silent wrong answer", f"the log has the steps {steps}")
-        left = set(os.listdir(self.folder)) | {name for name in os.listdir(self.folder / "checkpoints") if not name.startswith("step-")}
+        left = {*names_in(self.folder)} | {name for name in names_in(self.folder / "checkpoints") if not name.startswith("step-")}
         check(left == {"checkpoints", "log.csv"}, "left behind", left)
         return "resumed" if began else "begun anew"
 

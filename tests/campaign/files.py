@@ -22,10 +22,11 @@ from tests.saving_energies import Attributes, Mean, Picture, Tempered, X, expres
 _CHECKPOINT = "composable_energy_checkpoint"
 _CALL = {"sampler": "mala", "step_size": 0.1, "seed": 0, "trace": 2, "warn": False}
 _ODD: list[Any] = [
-    None, True, 0, -1, 1, 2, 10**6, 10**9, 10**20, -(10**20), 0.0, -0.5, 1e300, 1e-300, "", "x", "\x1b[2J", "../..", "/dev/zero", "a" * 5000,
-    [], [0], [[]], {}, {"$tensor": "x"}, {"$energy": 0}, {"$module": [0, ""]}, {"$tuple": []}, {"$slice": [0, 10**18, 1]},
-    {"$distribution": ["Normal", {}, {}]}, {"$support": ["positive", []]},
-]  # fmt: skip
+    *(None, True, 0, -1, 1, 2, 10**6, 10**9, 10**20, -(10**20), 0.0, -0.5, 1e300, 1e-300),
+    *("", "x", "\x1b[2J", "../..", "/dev/zero", "a" * 5000),
+    *([], [0], [[]], {}, {"$tensor": "x"}, {"$energy": 0}, {"$module": [0, ""]}, {"$tuple": []}, {"$slice": [0, 10**18, 1]}),
+    *({"$distribution": ["Normal", {}, {}]}, {"$support": ["positive", []]}),
+]
 
 
 def damage(data: bytes, chance: random.Random) -> bytes:
@@ -47,7 +48,13 @@ def damage(data: bytes, chance: random.Random) -> bytes:
         case 6:
             other = chance.randrange(len(data))
             first, second = sorted((place, other))
-            return data[:first] + data[second : second + size] + data[first + size : second] + data[first : first + size] + data[second + size :]
+            return (
+                data[:first]
+                + data[second : second + size]
+                + data[first + size : second]
+                + data[first : first + size]
+                + data[second + size :]
+            )
         case _:
             return data + data[:size]
 

@@ -82,14 +82,22 @@ def prepare_plugins(folder: Path) -> Trial:
             source = chance.choice(OTHERS)
         kind = chance.choice(["energies", "energies", "samplers", "encoders", "kernels", "commands", "recipes", "worlds", "loaders"])
         name = chance.choice(["bad", "bad", "chees", "faces", "triton", "log-z", "hf", "Bad Name", "sample"])
-        install(place, "acme", {kind: {name: f"{module}:Family"}, "estimators": {"log-z": f"{module}:Family"}}, {module: textwrap.dedent(source)})
+        install(
+            place,
+            "acme",
+            {kind: {name: f"{module}:Family"}, "estimators": {"log-z": f"{module}:Family"}},
+            {module: textwrap.dedent(source)},
+        )
         install(place, "good", {"energies": {"bowl": f"good_{module}:Bowl"}}, {f"good_{module}": GOOD_ENERGY})
         sys.path.insert(0, str(place))
         ce.refresh()
         out = io.StringIO()
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-                found = [typed(lambda: ce.plugins(load=True))[1], typed(lambda: ce.get_energy(f"acme:{name}/a")(torch.zeros(1, 2)), _mine())[1]]
+                found = [
+                    typed(lambda: ce.plugins(load=True))[1],
+                    typed(lambda: ce.get_energy(f"acme:{name}/a")(torch.zeros(1, 2)), _mine())[1],
+                ]
                 out.seek(0), out.truncate()  # what plug-ins printed themselves before
                 codes = [main(words) for words in (["plugins", "--load"], ["energies"])]
                 main(["energies", "--json"])
@@ -113,8 +121,12 @@ def _mine() -> tuple[type[BaseException], ...]:
     return (RuntimeError, BaseException)
 
 
-TOKENS = [*TOYS, *TOYS, "male", "&", "|", "~", "^", ">>", "-", "*", "/", "(", ")", "2", "0.5", "-1", "1e9", "1e400", "'hf:a/b'", "'", '"', "\\", "\x00", "\x1b",
-          "é", "\u202e", ":", ",", "[", "]", "{", "@", "and", "or", "not", "=", "==", "**", "  ", "\n", "\t", "..", "./x", "~/x"]  # fmt: skip
+TOKENS = [
+    *(*TOYS, *TOYS, "male", "'hf:a/b'", "./x", "~/x", "and", "or", "not"),
+    *["&", "|", "~", "^", ">>", "-", "*", "/", "(", ")", ":", ",", "[", "]", "{", "}", "@", "=", "==", "**", ".."],
+    *("2", "0.5", "-1", "1e9", "1e400"),
+    *("'", '"', "\\", "\x00", "\x1b", "\u202e", "\u00e9", "  ", "\n", "\t"),
+]
 
 
 def prepare_parser(folder: Path) -> Trial:
@@ -128,7 +140,11 @@ def prepare_parser(folder: Path) -> Trial:
             return chance.choice(list(TOYS))
         inside = [expression(chance, depth - 1) for _ in range(2)]
         return chance.choice(
-            [f"({inside[0]} {chance.choice(['&', '|', '>>', '^'])} {inside[1]})", f"~{inside[0]}", f"{chance.choice(['2', '0.5'])} * {inside[0]}"]
+            [
+                f"({inside[0]} {chance.choice(['&', '|', '>>', '^'])} {inside[1]})",
+                f"~{inside[0]}",
+                f"{chance.choice(['2', '0.5'])} * {inside[0]}",
+            ]
         )
 
     def one(chance: random.Random) -> str:
@@ -153,9 +169,12 @@ def prepare_parser(folder: Path) -> Trial:
 
 
 def prepare_command_line(folder: Path) -> Trial:
-    words = ["sample", "explain", "energies", "plugins", "-n", "-o", "--seed", "--steps", "--json", "--sampler", "--option", "--given", "--in", "--range",
-             "1", "-1", "1e9", "99999999999999999999", "nan", "x.png", "x.npy", "/dev/null/x.png", "a=b", "step_size=nan", "\x1b[2J", "", "male", "~", "&",
-             "faces/none", "./nowhere", "chees", "nobody", "\udcff", "é" * 300]  # fmt: skip
+    words = [
+        *("sample", "explain", "energies", "plugins"),
+        *["-n", "-o", "--seed", "--steps", "--json", "--sampler", "--option", "--given", "--in", "--range"],
+        *["1", "-1", "1e9", "99999999999999999999", "nan", "x.png", "x.npy", "/dev/null/x.png", "a=b", "step_size=nan"],
+        *("\x1b[2J", "", "male", "~", "&", "faces/none", "./nowhere", "chees", "nobody", "\udcff", "\u00e9" * 300),
+    ]
 
     def trial(chance: random.Random, place: Path) -> str:
         arguments = [chance.choice(words[:4]), *(chance.choice(words) for _ in range(chance.randrange(6)))]

@@ -159,7 +159,7 @@ def prepare_surroundings(folder: Path) -> Trial:
                 options["callback"] = lambda step, state, info: state.x.zero_() is None
             how = chance.choice(["here", "here", "thread", "fork"])
             out: list[Any] = []
-            call = lambda: out.append(energy.sample((8, 2), **calls[number], **options))  # noqa: E731
+            call = lambda: out.append(energy.sample((8, 2), **calls[number], **options))
             if how == "thread":
                 running = [threading.Thread(target=call) for _ in range(3)]
                 for thread in running:
