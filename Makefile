@@ -23,13 +23,14 @@ INSTALL := -m pip install --disable-pip-version-check --quiet --constraint const
 export OMP_NUM_THREADS ?= 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup demo test test-fast lint format types unit docs serve pictures wheel bench bench-peers bench-speed bench-quality clean
+.PHONY: help setup demo test test-fast campaign lint format types unit docs serve pictures wheel bench bench-peers bench-speed bench-quality clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       sample 16 faces, male and not smiling, into demo.png; print the energy of each term (seconds)"
 	@echo "make test       run all checks: lint types docs wheel unit (half an hour or more on two cores)"
 	@echo "make test-fast  run the quick unit tests (minutes on two cores)"
+	@echo "make campaign   run the reliability campaign for MINUTES (10); the counts are added up in .campaign"
 	@echo "make format     apply ruff's fixes and format"
 	@echo "make serve      serve the documentation locally"
 	@echo "make pictures   draw the pictures of the documentation again"
@@ -77,6 +78,10 @@ unit: $(STAMP)
 # The quick tests, for the inner loop.
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+# Damaged files, kills, full disks, races, failing energies and plug-ins. SEED continues a campaign; a new one is printed.
+campaign: $(STAMP)
+	$(BIN)/python -m tests.campaign --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict --quiet --site-dir site

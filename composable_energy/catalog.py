@@ -15,6 +15,7 @@ from torch import nn
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError, PluginLoadError, PluginNotFound
 from composable_energy.identity import Origin, inherit_token, mark_origin
+from composable_energy.printable import describe_error
 from composable_energy.registry.api import REGISTRY
 from composable_energy.registry.build import build, guarded
 from composable_energy.registry.contract import check_built, plugin_error
@@ -142,7 +143,7 @@ def _copy_built(kind: str, entry: Entry, built: Any, origin: Origin, copies: dic
             with torch.inference_mode(False):
                 built = copy.deepcopy(built, copies)
         except Exception as error:
-            raise plugin_error(entry, f"the object that it built cannot be copied ({type(error).__name__}: {error})") from error
+            raise plugin_error(entry, f"the object that it built cannot be copied ({describe_error(error)})") from error
     mark_origin(kind, built, origin, passed)
     return built
 
@@ -204,9 +205,10 @@ def _is_family(obj: Any) -> bool:
 
 
 def _family(entry: Entry, obj: Any, options: dict[str, Any]) -> EnergyFamily:
-    """Returns the instance for an entry and options; there is one for each."""
+    """Returns the instance for an entry and options; there is one for each, and for each default dtype and device of torch."""
     try:
-        key = (entry, json.dumps(options, sort_keys=True))
+        surroundings = f"{torch.get_default_dtype()} {torch.get_default_device()}"  # weights are made in these
+        key = (entry, f"{json.dumps(options, sort_keys=True)} {surroundings}")
     except (TypeError, ValueError) as error:
         raise OptionError(f"Options of the family {entry.name!r} must be plain data, got {options}.") from error
     if key not in REGISTRY.families:
@@ -215,7 +217,7 @@ def _family(entry: Entry, obj: Any, options: dict[str, Any]) -> EnergyFamily:
 
 
 def _member(entry: Entry, family: EnergyFamily, member: str | None) -> Energy:
-    if member is not None and member not in family.members():
-        name, names = f"{entry.name}/{member}", [f"{entry.name}/{m}" for m in family.members()]
+    if member is not None and member not in (members := guarded(entry, {}, lambda: tuple(family.members()))):
+        name, names = f"{entry.name}/{member}", [f"{entry.name}/{m}" for m in members]
         raise PluginNotFound(f"No energy {name!r} in the family {entry.name!r}.{nearest(name, names) or listed(names)}")
     return check_built(KINDS["energy"], entry, guarded(entry, {}, lambda: family.load(member)))

@@ -72,11 +72,16 @@ def check_energies(energy: EnergyFunction, energies: Tensor, x: Tensor) -> Tenso
 
     Raises:
         ShapeError: The energies have another shape than $(B,)$.
-        DtypeError: The energies are not a floating tensor.
+        DtypeError: The energies are not a dense floating tensor on the device of the points.
     """
     if not isinstance(energies, Tensor) or not energies.is_floating_point():
         got = energies.dtype if isinstance(energies, Tensor) else type(energies).__name__
         raise DtypeError(f"{energy} must return a floating tensor of energies, got {got}.{advise_output(energies)}")
+    if energies.layout != torch.strided or energies.device.type != x.device.type:
+        raise DtypeError(
+            f"{energy} must return a dense tensor of energies on the device of the points, {x.device}, got layout {energies.layout} on "
+            f"{energies.device}."
+        )
     if energies.shape != x.shape[:1]:
         raise ShapeError(
             f"{energy} returned energies of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},)."

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from composable_energy.energy import Energy
-from composable_energy.registry import get
+from composable_energy.registry import get_own
 
 __all__ = ["classifier"]
 
@@ -33,4 +33,4 @@ def classifier(
         >>> ce.classifier({"left": left, "right": right}).predict(torch.tensor([[-2.0], [3.0]]))
         tensor([0, 1])
     """
-    return get("estimator", "classifier")(energy, over, classes, **options)
+    return get_own("estimator", "classifier")(energy, over, classes, **options)

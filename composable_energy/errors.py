@@ -21,6 +21,7 @@ __all__ = [
     "ExpressionError",
     "ExtraNotInstalled",
     "FileFormatError",
+    "InUseError",
     "LevelWarning",
     "LiftError",
     "MixtureWarning",
@@ -119,6 +120,10 @@ class FileFormatError(ComposableEnergyError, ValueError):
 
 class StorageError(ComposableEnergyError, OSError):
     """A file cannot be written: the disk is full, or writing is not permitted."""
+
+
+class InUseError(StorageError):
+    """Another process writes the file or the folder, such as the same checkpoint; the message has its process id."""
 
 
 class PluginNotFound(ComposableEnergyError, LookupError):  # noqa: N818  (as `ModuleNotFoundError`)

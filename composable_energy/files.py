@@ -5,12 +5,14 @@ The JSON file contains the SHA-256 of the file of tensors and its own checksum. 
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import hashlib
 import json
 import math
 import os
+import re
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,18 +20,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.errors import FileFormatError
+from composable_energy.errors import FileFormatError, StorageError
+from composable_energy.locks import runs
 
 __all__ = [
     "LARGEST_CONFIG",
     "check_config",
     "config_bytes",
     "digest_of",
+    "parse_config",
+    "parse_tensors",
+    "read_bytes",
     "read_config",
+    "read_config_bytes",
     "read_tensors",
     "remove_leftovers",
     "replace_file",
-    "write_through",
+    "replace_files",
 ]
 
 _TENSORS_DIGEST, _OWN_DIGEST = "tensors_sha256", "checksum"
@@ -71,6 +78,24 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         FileFormatError: The file cannot be read, or is not a JSON object with finite numbers and unique keys.
     """
+    return parse_config(read_config_bytes(path), path)
+
+
+def read_config_bytes(path: Path) -> bytes:
+    """Returns the content of the JSON file, for `parse_config`.
+
+    Raises:
+        FileFormatError: The file cannot be read, or is too large.
+    """
+    return read_bytes(path, LARGEST_CONFIG)
+
+
+def parse_config(data: bytes, path: Path) -> dict[str, Any]:
+    """Returns the data of the content of a JSON file, as `read_config`.
+
+    Raises:
+        FileFormatError: It is not a JSON object with finite numbers and unique keys.
+    """
 
     def parse_finite(text: str) -> float:
         if not math.isfinite(number := float(text)):
@@ -82,7 +107,6 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ValueError("a key occurs twice")
         return dict(pairs)
 
-    data = _read_bytes(path, LARGEST_CONFIG)
     try:
         config = json.loads(data, parse_float=parse_finite, parse_constant=parse_finite, object_pairs_hook=build_object)
     except (ValueError, RecursionError) as error:
@@ -118,7 +142,7 @@ def read_tensors(path: Path, digest: str | None, config: str, *, unchecked: bool
     """
     import safetensors.torch
 
-    data = _read_bytes(path)
+    data = read_bytes(path)
     if not unchecked and hashlib.sha256(data).hexdigest() != digest:
         raise FileFormatError(f"{path} is not the file that {config} was written with: it is damaged, or from another folder.")
     try:
@@ -127,47 +151,133 @@ def read_tensors(path: Path, digest: str | None, config: str, *, unchecked: bool
         raise FileFormatError(f"{path} cannot be read: {error}") from error
 
 
-def write_through(path: Path, data: bytes) -> None:
-    """Writes a file and syncs it to the disk."""
-    with path.open("wb") as file:
+def parse_tensors(data: bytes, key: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Returns the JSON object in the metadata of a file of tensors, and the tensors by name.
+
+    Args:
+        data: The content of the file.
+        key: The key of the JSON object.
+        path: The file, for errors.
+
+    Raises:
+        FileFormatError: The file is damaged, or has no such object.
+    """
+    import safetensors.torch
+
+    try:
+        length = int.from_bytes(data[:8], "little")
+        record = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][key])
+        if not isinstance(record, dict):
+            raise ValueError(f"its metadata is a {type(record).__name__}")
+        return record, safetensors.torch.load(data)
+    except Exception as error:  # various errors of various damages
+        raise FileFormatError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file atomically: after a crash it has its old or its new content. A symbolic link stays, and its target is replaced.
+
+    Raises:
+        StorageError: The file cannot be written; its old content is intact.
+    """
+    replace_files({path: data})
+
+
+def replace_files(files: Mapping[Path, bytes], mode: int | None = None) -> None:
+    """Writes files of one folder: each atomically, and in their order, so that after a crash the first ones may be new.
+
+    All contents are synced to temporary files before the first is renamed. Temporary files of several processes have different names.
+
+    Args:
+        files: The contents.
+        mode: The permissions of new files; None for the default. A file that is replaced keeps its own.
+
+    Raises:
+        StorageError: A file cannot be written.
+    """
+    token, ready = f"{os.getpid()}-{secrets.token_hex(4)}", []
+    path = next(iter(files))
+    try:
+        for path, data in files.items():
+            target = Path(os.path.realpath(path))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fresh = target.with_name(f".{target.name}.{token}.new")
+            ready.append((fresh, target))
+            _write_through(fresh, data, _mode_of(target, mode))
+        for fresh, path in ready:
+            fresh.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        failure = StorageError(f"{path} cannot be written ({error.strerror or error}): free some space, or give another place.")
+        failure.errno = error.errno
+        raise failure from error
+    finally:
+        for fresh, _ in ready:
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Deletes the temporary files of `replace_file` for a path whose processes have ended, such as killed ones."""
+    path = Path(os.path.realpath(path))
+    known = re.compile(rf"\.{re.escape(path.name)}\.(\d+)-[0-9a-f]{{8}}\.new")
+    with contextlib.suppress(OSError):
+        for entry in path.parent.iterdir():
+            match = known.fullmatch(entry.name)
+            if match and not runs(int(match[1])):
+                entry.unlink(missing_ok=True)
+
+
+def read_bytes(path: Path, largest: int | None = None) -> bytes:
+    """Returns the content of a regular file. A pipe or a device, which may never end, is refused.
+
+    Args:
+        path: The file.
+        largest: The largest size in bytes; None for no limit.
+
+    Raises:
+        FileFormatError: The file cannot be read, is too large or no regular file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileFormatError(f"{path} cannot be read: it is no regular file.")
+            if largest is not None and status.st_size > largest:
+                raise FileFormatError(f"{path} has {status.st_size} bytes, and {largest} at most are read.")
+            return file.read()
+    except (OSError, MemoryError, ValueError) as error:  # the last for a path with a null character
+        if isinstance(error, FileFormatError):
+            raise
+        raise FileFormatError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error or 'out of memory'}.") from error
+
+
+def _write_through(path: Path, data: bytes, mode: int | None) -> None:
+    """Writes a new file and syncs it to the disk."""
+    with path.open("xb") as file:
+        if mode is not None:
+            path.chmod(mode)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file atomically: after a crash it has its old or its new content.
-
-    The content is synced before the file is renamed. Temporary files of several processes have different names.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
+def _mode_of(path: Path, default: int | None) -> int | None:
     try:
-        write_through(fresh, data)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+        return stat.S_IMODE(path.stat().st_mode) & 0o777
+    except OSError:
+        return default
+
+
+def _sync_folder(folder: Path) -> None:
+    """Syncs the names in a folder to the disk."""
     if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
-
-
-def remove_leftovers(path: Path) -> None:
-    """Deletes the temporary files of `replace_file` that killed processes left; for a file that one process writes."""
-    for fresh in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
-        fresh.unlink(missing_ok=True)
-
-
-def _read_bytes(path: Path, largest: int | None = None) -> bytes:
-    try:
-        if largest is not None and path.stat().st_size > largest:
-            raise FileFormatError(f"{path} has {path.stat().st_size} bytes; a config has {largest} at most.")
-        return path.read_bytes()
-    except OSError as error:
-        raise FileFormatError(f"{path} cannot be read: {error.strerror or error}.") from error
+            os.close(descriptor)
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from composable_energy.catalog import EnergyFamily, get_family
 from composable_energy.energy import Energy
 from composable_energy.errors import ComposableEnergyError, PluginLoadError, PluginNotFound
+from composable_energy.printable import describe_error, printable
 from composable_energy.registry import PluginRecord, get_factory, plugins
 from composable_energy.suggestions import listed, nearest
 from composable_energy.tables import Html, escape, html_block, html_table, text_table
@@ -120,15 +121,18 @@ def _describe(record: PluginRecord) -> EnergyInfo:
     try:
         obj = get_factory("energy", name)
     except ComposableEnergyError as error:
-        return EnergyInfo(name, record.distribution, error=str(error))
+        return EnergyInfo(name, record.distribution, error=printable(error))
     try:
-        members = get_family(name).members() if _is_a(obj, EnergyFamily) else ()
+        members = tuple(get_family(name).members()) if _is_a(obj, EnergyFamily) else ()
+        if not all(isinstance(member, str) for member in members):
+            raise TypeError("its members are not names")
     except (PluginLoadError, PluginNotFound) as error:
-        return EnergyInfo(name, record.distribution, _summary(obj), error=str(error))
-    except Exception as error:  # third-party code; the other entries are still listed
-        failed = f"listing its members raised {type(error).__name__}: {error}"
-        return EnergyInfo(name, record.distribution, _summary(obj), error=failed)
-    return EnergyInfo(name, record.distribution, _summary(obj), _comes_trained(obj), _required(obj), tuple(members))
+        return EnergyInfo(name, record.distribution, _summary(obj), error=printable(error))
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # third-party code, which may even exit; the other entries are still listed
+        return EnergyInfo(name, record.distribution, _summary(obj), error=f"listing its members raised {describe_error(error)}")
+    return EnergyInfo(name, record.distribution, _summary(obj), _comes_trained(obj), _required(obj), members)
 
 
 def _unbroken(text: str) -> Html:

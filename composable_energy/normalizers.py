@@ -22,7 +22,7 @@ from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.options import check_integer
-from composable_energy.registry import get
+from composable_energy.registry import get_own
 from composable_energy.sampling import SamplerLike, resolve_sampler
 from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.points import PointSpec, resolve_points
@@ -157,7 +157,7 @@ def log_z(
         energy, draws, init = _unconstrained(energy, points, base, draws, init)
         like = points.zeros()
         kind: Kind = noise or ("blocks" if like.device.type == "cpu" else "philox")
-        return get("estimator", "log-z")(
+        return get_own("estimator", "log-z")(
             energy,
             like,
             chosen,
@@ -202,7 +202,7 @@ def calibrate(expression: Energy, *, seed: int | None = None, **options: Any) ->
         [0.8, 3.2]
     """
     seed = secrets.randbits(63) if seed is None else seed
-    return get("estimator", "calibrate")(as_energy(expression), seed=seed, **options)
+    return get_own("estimator", "calibrate")(as_energy(expression), seed=seed, **options)
 
 
 def _points(

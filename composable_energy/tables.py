@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
+from composable_energy.printable import one_line
+
 __all__ = ["Html", "escape", "html_block", "html_table", "text_table"]
 
 _STYLE = (
@@ -37,14 +39,14 @@ def escape(value: object) -> Html:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:
-    """Returns a table with aligned columns.
+    """Returns a table with aligned columns, and escapes for control characters.
 
     Args:
         header: The names of the columns.
         rows: The cells; None is empty.
         right: The indices of right-aligned columns.
     """
-    cells = [list(header)] + [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [list(header)] + [["" if cell is None else one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = (
         "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))

@@ -59,7 +59,7 @@ def test_plugins_lists_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert any(line.split()[:2] == ["samplers", "langevin"] for line in lines)
     assert run("plugins", "--load", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
-    monkeypatch.setattr("composable_energy.registry.plugins", lambda load: [record("bad", "failed", "it raised")])
+    monkeypatch.setattr("composable_energy.registry.plugins", lambda **options: [record("bad", "failed", "it raised")])
     assert run("plugins") == 0
     assert capsys.readouterr().out.endswith("\nacme:bad: it raised\n")
     assert {"group", "name", "value", "distribution", "version", "state", "error"} == rows[0].keys()
@@ -67,11 +67,13 @@ def test_plugins_lists_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def record(name: str, state: str = "ok", error: str | None = None, group: str = "samplers", value: str = "composable_energy_mcmc:X"):
-    return ce.PluginRecord(f"composable_energy.{group}" if group else "", name, value, "acme", "1.0", state, error)  # pyright: ignore[reportArgumentType]
+    """A row of a distribution; of this session if it is to be loaded, since those of others are loaded elsewhere."""
+    owner = ("acme", "1.0") if state != "ok" else (None, None)
+    return ce.PluginRecord(f"composable_energy.{group}" if group else "", name, value, *owner, state, error)  # pyright: ignore[reportArgumentType]
 
 
 def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *rows: ce.PluginRecord) -> tuple[int, str, dict]:
-    monkeypatch.setattr("composable_energy.registry.plugins", lambda load=False: list(rows))
+    monkeypatch.setattr("composable_energy.registry.plugins", lambda **options: list(rows))
     code = run("doctor")
     text = capsys.readouterr().out
     assert run("doctor", "--json") == code
@@ -130,13 +132,13 @@ def test_kernels_that_cannot_run_here_are_no_failure(monkeypatch: pytest.MonkeyP
                 raise self.answer
             return self.answer
 
-    answers = {"acme:a": True, "acme:b": (False, "there is no GPU"), "acme:c": OSError("driver")}
+    answers = {"a": True, "b": (False, "there is no GPU"), "c": OSError("driver")}
     monkeypatch.setattr("composable_energy.registry.get_kernel", lambda name: Kernel(answers[name]))
     monkeypatch.setattr(metadata, "packages_distributions", dict)
     code, text, report = doctor(monkeypatch, capsys, *(record(name, group="kernels") for name in "abc"))
     assert code == 0
-    assert report["kernels"] == {"acme:a": "ready", "acme:b": "not available here: there is no GPU", "acme:c": "OSError: driver"}
-    assert "kernel    acme:b: not available here: there is no GPU" in text
+    assert report["kernels"] == {"a": "ready", "b": "not available here: there is no GPU", "c": "OSError: driver"}
+    assert "kernel    b: not available here: there is no GPU" in text
 
 
 GREETING = """

@@ -1,7 +1,5 @@
 """Saving that fails: what cannot be saved is named, and the previous folder is kept."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import distributions as td
@@ -77,39 +75,6 @@ def test_a_save_replaces_a_save_and_nothing_else(tmp_path):
         (other / name).write_text('{"model_type": "something else"}')
     with pytest.raises(FileFormatError, match="something else"):
         normal().save(other)
-
-
-def test_a_save_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
-    from composable_energy.saving import files
-
-    normal().save(tmp_path / "saved")
-
-    def full(path: Path, data: bytes) -> None:
-        if path.name == "config.json":
-            raise OSError("no space left on device")
-        path.write_bytes(data)
-
-    monkeypatch.setattr(files, "write_through", full)
-    with pytest.raises(OSError, match="no space"):
-        normal(1.0).save(tmp_path / "saved")
-    assert ce.load(tmp_path / "saved")(X).equal(normal()(X))
-    assert [p.name for p in tmp_path.iterdir()] == ["saved"]
-
-
-def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch):
-    normal().save(tmp_path / "saved")
-    rename = Path.rename
-
-    def refused(self: Path, target: Path) -> Path:
-        if self.suffix == ".new":
-            raise PermissionError("denied")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", refused)
-    with pytest.raises(PermissionError):
-        normal(1.0).save(tmp_path / "saved")
-    assert ce.load(tmp_path / "saved")(X).equal(normal()(X))
-    assert [p.name for p in tmp_path.iterdir()] == ["saved"]
 
 
 def test_tensors_that_cannot_be_written_are_errors(tmp_path):

@@ -21,7 +21,9 @@ from composable_energy.cli.parser import Parser, whole_number
 from composable_energy.cli.plugins import Plugins
 from composable_energy.cli.sample import Sample
 from composable_energy.cli.tables import json_text, table
+from composable_energy.cli.trial import foreign_output
 from composable_energy.errors import ComposableEnergyError, PluginLoadError
+from composable_energy.printable import describe_error, printable
 from composable_energy.registry import Command, get, names
 
 __all__ = ["Command", "json_text", "main", "saved_in", "table", "whole_number"]
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full = not isinstance(error, ComposableEnergyError | OSError)
         if (full and not _is_full(error)) or (parsed is not None and parsed.traceback):
             raise
-        text = "Memory ran out: ask for fewer (-n), or evaluate fewer at a time (--batch-size)." if full else error
+        text = "Memory ran out: ask for fewer (-n), or evaluate fewer at a time (--batch-size)." if full else printable(error)
         print(f"composable-energy: error: {text}", file=sys.stderr)
         return _BAD_INPUT
 
@@ -70,6 +72,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _is_full(error: BaseException) -> bool:
     """Returns whether memory ran out, of the machine or of a GPU; torch has no class of its own for the first."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
+
+
+def _third_party(name: str) -> Command:
+    """Returns a command of a plug-in.
+
+    Raises:
+        PluginLoadError: It fails to load, or to be built.
+    """
+    cls = get("command", name)
+    try:
+        with foreign_output():
+            return cls()
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise PluginLoadError(f"The command {name!r} cannot be used: building it raised {describe_error(error)}.") from error
 
 
 def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
@@ -91,11 +109,11 @@ def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
     known = [*_COMMANDS, *(name for name in names("command") if name not in _COMMANDS)]
     for name in [wanted] if wanted in known else known:
         try:
-            command = (_COMMANDS[name] if name in _COMMANDS else get("command", name))()
-        except PluginLoadError as error:
+            command = _COMMANDS[name]() if name in _COMMANDS else _third_party(name)
+        except ComposableEnergyError as error:
             if name == wanted:
                 raise
-            commands.add_parser(name, help=f"not usable: {error}")
+            commands.add_parser(name, help=printable(f"not usable: {error}").replace("%", "%%"))
             continue
         sub = commands.add_parser(name, parents=[debugging], help=command.summary, description=command.description or command.summary)
         command.add_arguments(sub)

@@ -5,16 +5,24 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
+from dataclasses import replace
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from composable_energy import __version__
 from composable_energy.cli.tables import json_text, table
+from composable_energy.cli.trial import foreign_output, kernel_state, try_plugins
+from composable_energy.printable import printable
 from composable_energy.registry import Command
+from composable_energy.registry.records import FIRST_PARTY
+
+if TYPE_CHECKING:
+    from composable_energy.registry import PluginRecord
 
 __all__ = ["Doctor"]
 
 _PACKAGES = ("torch", "numpy", "einops", "entrypoints", "safetensors", "tqdm", "pillow", "triton", "mujoco", "huggingface-hub")
+_LOADABLE = ("not-loaded", "ok")
 _OPTIONAL = {"triton", "mujoco", "huggingface-hub"}
 
 
@@ -29,14 +37,9 @@ class Doctor(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Prints versions, devices, plug-ins and problems; returns 1 if there is a problem."""
-        from composable_energy.installed import describe_energies
-        from composable_energy.registry import plugins
-
-        rows = plugins(load=True)
-        entries = describe_energies([row for row in rows if row.state == "ok"])
-        families = {entry.name: len(entry.members) for entry in entries if entry.members}
+        with foreign_output():
+            rows, families, kernels, problems = _load_plugins()
         versions = {"composable-energy": __version__, "python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
-        problems = [f"{entry.name}: {entry.error}" for entry in entries if entry.error]
         problems += [
             f"{row.qualified if row.name else row.distribution}: {row.error}" for row in rows if row.state in ("failed", "conflict")
         ]
@@ -44,7 +47,7 @@ class Doctor(Command):
         if _version("composable-energy") is None:
             problems.append("composable-energy is not installed, so its own plug-ins are not found; run `pip install -e .` in the checkout")
         problems += _owned_twice({row.value.partition(":")[0].partition(".")[0] for row in rows if row.value} | {"composable_energy"})
-        devices, kernels = _devices(), _kernels(rows)
+        devices = _devices()
         if arguments.json:
             report = {"versions": versions, "platform": platform.platform(), "devices": devices, "kernels": kernels, "families": families}
             print(json_text({**report, "plugins": [vars(row) for row in rows], "problems": problems}))
@@ -52,12 +55,12 @@ class Doctor(Command):
         print(table(("package", "version"), [(name, version or "not installed") for name, version in versions.items()]))
         print(f"\nplatform  {platform.platform()}\npython    {sys.executable}\ndevices   {', '.join(devices)}")
         for name, state in kernels.items():
-            print(f"kernel    {name}: {state}")
+            print(printable(f"kernel    {name}: {state}"))
         print()
         print(table(("plug-in", "offered by", "state"), [(_kind(row), row.distribution or "this session", row.state) for row in rows]))
         for name, count in families.items():
-            print(f"family {name}: {count} members")
-        print("\n" + ("\n".join(f"Problem: {problem}" for problem in problems) if problems else "All is well."))
+            print(printable(f"family {name}: {count} members"))
+        print("\n" + printable("\n".join(f"Problem: {problem}" for problem in problems) if problems else "All is well."))
         return 1 if problems else 0
 
 
@@ -84,21 +87,32 @@ def _devices() -> list[str]:
     return found + ["mps"] * torch.backends.mps.is_available()
 
 
-def _kernels(rows: list[Any]) -> dict[str, str]:
-    """Returns the state of each kernel on this machine; an unavailable one is no problem."""
-    from composable_energy.registry import get_kernel
+def _load_plugins() -> tuple[list[PluginRecord], dict[str, int], dict[str, str], list[str]]:
+    """Loads all plug-ins: the library's own here, others in processes of their own.
 
-    states = {}
-    for row in rows:
-        if row.group == "composable_energy.kernels" and row.state == "ok":
-            try:
-                answer = get_kernel(row.qualified).available()
-            except Exception as error:  # third-party code
-                states[row.qualified] = f"{type(error).__name__}: {error}"
-                continue
-            ready, reason = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
-            states[row.qualified] = "ready" if ready else f"not available here{f': {reason}' if reason else ''}"
-    return states
+    Returns:
+        The records with the states found, the number of members of each family, the state of each kernel on this machine (an unavailable
+        one is no problem), and the problems of families.
+    """
+    from composable_energy.installed import describe_energies
+    from composable_energy.registry import get_kernel, plugins
+
+    rows = plugins(load=True, of=FIRST_PARTY)
+    tried = [i for i, row in enumerate(rows) if row.group and row.distribution not in (None, FIRST_PARTY) and row.state in _LOADABLE]
+    trials = dict(zip(tried, try_plugins([rows[i] for i in tried]), strict=True))
+    own = [row for i, row in enumerate(rows) if i not in trials]
+    entries = describe_energies([row for row in own if row.state == "ok"])
+    families = {entry.name: len(entry.members) for entry in entries if entry.members}
+    kernels = {
+        row.qualified: kernel_state(get_kernel(row.qualified))
+        for row in own
+        if row.group == "composable_energy.kernels" and row.state == "ok"
+    }
+    for i, trial in trials.items():
+        rows[i] = replace(rows[i], state="failed" if trial.error else "ok", error=trial.error)
+        families |= {rows[i].qualified: trial.members} if trial.members else {}
+        kernels |= {rows[i].qualified: trial.kernel} if trial.kernel else {}
+    return rows, families, kernels, [f"{entry.name}: {entry.error}" for entry in entries if entry.error]
 
 
 def _owned_twice(packages: set[str]) -> list[str]:

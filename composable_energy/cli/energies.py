@@ -9,6 +9,8 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from composable_energy.cli.tables import json_text, table
+from composable_energy.cli.trial import foreign_output
+from composable_energy.printable import one_line
 from composable_energy.registry import Command
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ class Energies(Command):
         from composable_energy.installed import describe_energies
         from composable_energy.registry import plugins
 
-        found = describe_energies(plugins())
+        with foreign_output():
+            found = describe_energies(plugins())
         entries = list(found) if arguments.name is None else [found[arguments.name]]
         if arguments.json:
             print(json_text([{**vars(entry), "state": entry.state} for entry in entries]))
@@ -52,7 +55,7 @@ class Energies(Command):
         for entry, line in zip([None, *entries], lines, strict=True):
             print(line if len(line) <= width else f"{line[: width - 3].rstrip()}...")
             if entry is not None and entry.members:
-                members = ", ".join(f"{entry.name}/{member}" for member in entry.members)
+                members = ", ".join(one_line(f"{entry.name}/{member}") for member in entry.members)
                 print(textwrap.fill(members, max(width, 80), initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False))
         return 0
 

@@ -10,6 +10,7 @@ from composable_energy.cli.names import add_expression, read_expression
 from composable_energy.cli.pictures import read_points
 from composable_energy.cli.tables import json_text
 from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
+from composable_energy.cli.trial import foreign_output
 from composable_energy.errors import ShapeError
 from composable_energy.registry import Command
 
@@ -41,7 +42,8 @@ class Explain(Command):
     def run(self, arguments: argparse.Namespace) -> int:
         """Reads the files and prints the energies of the terms."""
         black_to_white = value_range(arguments)
-        energy = at_level(read_expression(arguments), arguments.sigma)
+        with foreign_output():
+            energy = at_level(read_expression(arguments), arguments.sigma)
         labels, points = _read([path.expanduser() for path in arguments.files], energy, black_to_white)
         from composable_energy.sampling import twin
 

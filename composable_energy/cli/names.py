@@ -107,10 +107,10 @@ class Names:
     """
 
     def __init__(self, family: str | None = None) -> None:
-        from composable_energy.registry import plugins
+        from composable_energy.registry import own_name, plugins
 
         self.entries = {form for row in plugins() if row.group == "composable_energy.energies" for form in (row.name, row.qualified)}
-        self.family = family or DEFAULT_FAMILY
+        self.family = family or own_name("energy", DEFAULT_FAMILY)
         self.members: tuple[str, ...] = ()
         self._default_error: ComposableEnergyError | None = None
         self.folder = None if family is None or family in self.entries else _folder(family)

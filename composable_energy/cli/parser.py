@@ -5,19 +5,27 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
+
+from composable_energy.printable import printable
 
 __all__ = ["Parser", "whole_number"]
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with short errors. Where a command has `--option NAME=VALUE`, an unknown `--step-size 0.1` is `--option step-size=0.1`."""
+    """A parser with short errors, and escapes for control characters.
+
+    Where a command has `--option NAME=VALUE`, an unknown `--step-size 0.1` is `--option step-size=0.1`.
+    """
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         known = self._option_string_actions
         if args is not None and "--option" in known:
             args = _join_options(args, tuple(known))
         return super().parse_known_args(args, namespace)
+
+    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+        super()._print_message(printable(message), file)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n`{self.prog} --help` lists the arguments.\n")

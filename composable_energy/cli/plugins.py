@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from composable_energy.cli.tables import json_text, table
+from composable_energy.cli.trial import foreign_output
+from composable_energy.printable import printable
 from composable_energy.registry import Command
 
 __all__ = ["Plugins"]
@@ -24,7 +26,8 @@ class Plugins(Command):
         """Prints a row for each plug-in, and the errors of those that fail."""
         from composable_energy.registry import plugins
 
-        rows = plugins(load=arguments.load)
+        with foreign_output():
+            rows = plugins(load=arguments.load)
         if arguments.json:
             print(json_text([vars(row) for row in rows]))
             return 0
@@ -41,5 +44,5 @@ class Plugins(Command):
         print(table(("group", "name", "from", "offered by", "state"), cells))
         for row in rows:
             if row.error:
-                print(f"\n{row.qualified if row.name else row.distribution}: {row.error}")
+                print(printable(f"\n{row.qualified if row.name else row.distribution}: {row.error}"))
         return 0

@@ -15,7 +15,9 @@ from composable_energy.cli.parser import whole_number
 from composable_energy.cli.pictures import PICTURES, check_target, write_array
 from composable_energy.cli.tables import json_text
 from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
+from composable_energy.cli.trial import foreign_output
 from composable_energy.errors import OptionError
+from composable_energy.printable import printable
 from composable_energy.registry import Command
 
 if TYPE_CHECKING:
@@ -72,7 +74,8 @@ class Sample(Command):
     def run(self, arguments: argparse.Namespace) -> int:
         """Draws, writes the file, and prints the energies of the terms."""
         options, black_to_white = read_options(arguments.option, _FLAGS), value_range(arguments)
-        energy = read_expression(arguments, untrained=arguments.untrained)
+        with foreign_output():
+            energy = read_expression(arguments, untrained=arguments.untrained)
         if arguments.sharpen is not None:
             energy = energy.sharpened(arguments.sharpen)
         from composable_energy.sampling import twin
@@ -115,7 +118,7 @@ class Sample(Command):
             return 0
         drawn = f"{len(seen)} {_describe_draws(arguments.n, seen, trace)} of {energy}"
         steps = f"{trace.steps} {'step' if trace.steps == 1 else 'steps'} of {_describe_sampler(trace.sampler)}"
-        print(f"{target}: {drawn} in {seconds:.1f} s, {steps}, seed {trace.seed}")
+        print(printable(f"{target}: {drawn} in {seconds:.1f} s, {steps}, seed {trace.seed}"))
         print(f"\n{terms_table(explanation)}")
         return 0
 

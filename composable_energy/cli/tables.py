@@ -6,14 +6,16 @@ import json
 import math
 from typing import Any
 
+from composable_energy.printable import printable
 from composable_energy.tables import text_table as table
 
 __all__ = ["json_text", "table"]
 
 
 def json_text(value: Any) -> str:
-    """Returns JSON with null for numbers that are not finite."""
-    return json.dumps(_replace_nonfinite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    """Returns JSON with null for numbers that are not finite, and escapes for control characters."""
+    text = json.dumps(_replace_nonfinite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return "".join(char if printable(char) == char else json.dumps(char)[1:-1] for char in text)
 
 
 def _replace_nonfinite(value: Any) -> Any:

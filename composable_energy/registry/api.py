@@ -17,10 +17,12 @@ __all__ = [
     "get",
     "get_factory",
     "get_kernel",
+    "get_own",
     "get_recipe",
     "get_sampler",
     "get_world",
     "names",
+    "own_name",
     "plugins",
     "refresh",
     "register",
@@ -129,6 +131,37 @@ def get_world(name: str, /, **options: Any) -> Any:
     return get("world", name, **options)
 
 
+def get_own(kind: str, name: str, /, **options: Any) -> Any:
+    """Returns the library's own plug-in of a name, for its defaults: a package that offers the same name does not replace it.
+
+    An object of `register` takes precedence, and any package may offer a name that the library does not have.
+
+    Args:
+        kind: Such as `sampler`.
+        name: The name, without a distribution.
+        **options: What the entry takes.
+
+    Raises:
+        PluginNotFound: No plug-in offers the name.
+        PluginConflictError: Several do, and none of them is the library's own.
+        PluginLoadError: The plug-in fails to load or breaks the contract.
+        OptionError: It does not take an option.
+    """
+    REGISTRY.kind(kind)
+    return get(kind, REGISTRY.own(kind, name), **options)
+
+
+def own_name(kind: str, name: str) -> str:
+    """Returns the form of a name that stands for the library's own plug-in; the name itself where only one package offers it.
+
+    Args:
+        kind: Such as `energy`.
+        name: The name, without a distribution.
+    """
+    offered = {row.value for row in REGISTRY.records([kind]) if row.name == name}
+    return REGISTRY.own(kind, name) if len(offered) > 1 else name
+
+
 def names(kind: str) -> list[str]:
     """Returns the names of a kind of plug-in, sorted; those in conflict with their distributions. Nothing is imported.
 
@@ -139,13 +172,14 @@ def names(kind: str) -> list[str]:
     return REGISTRY.names(kind)
 
 
-def plugins(load: bool = False) -> list[PluginRecord]:
+def plugins(load: bool = False, of: str | None = None) -> list[PluginRecord]:
     """Returns one record for each entry point, by kind and then by name, those of this session first; nothing is imported.
 
     Args:
         load: Whether to import each and say in its `state` whether it works.
+        of: The distribution of those that are imported; None imports all.
     """
-    return REGISTRY.records(load=load)
+    return REGISTRY.records(load=load, of=of)
 
 
 def refresh() -> None:

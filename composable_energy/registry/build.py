@@ -8,6 +8,7 @@ from typing import Any
 
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.notes import add_note
+from composable_energy.printable import describe_error
 from composable_energy.registry.contract import plugin_error
 from composable_energy.registry.records import Entry
 
@@ -40,7 +41,7 @@ def check_options(entry: Entry, builder: Callable[..., Any], options: Mapping[st
     """
     try:
         signature = inspect.signature(builder)
-    except (TypeError, ValueError):
+    except Exception:  # it has none, or third-party code computes it
         return
     try:
         signature.bind(**options)
@@ -63,12 +64,14 @@ def guarded(entry: Entry, options: Mapping[str, Any], function: Callable[[], Any
             return function()
     except ComposableEnergyError:
         raise
-    except Exception as error:
-        if not options:
-            raise plugin_error(entry, f"making it raised {type(error).__name__}: {error}") from error
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # such as SystemExit, which would end the program without a word
+        if not options or not isinstance(error, Exception):
+            raise plugin_error(entry, f"making it raised {describe_error(error)}") from error
         given = describe_options(options)
         if isinstance(error, TypeError | ValueError):
-            raise OptionError(f"Plug-in {entry} does not accept {given}: {type(error).__name__}: {error}") from error
+            raise OptionError(f"Plug-in {entry} does not accept {given}: {describe_error(error)}") from error
         add_note(error, f"This happened while plug-in {entry} was built with {given}.")
         raise
 

@@ -50,7 +50,7 @@ def check_built(kind: Kind, entry: Entry, built: Any) -> Any:
         PluginLoadError: It is no instance of the class of its kind.
     """
     required = kind.load_classes()[0]
-    if not isinstance(built, required):
+    if not issubclass(type(built), required):
         name = f"nn.{required.__name__}" if required.__module__.startswith("torch.nn") else required.__name__
         article = "an" if name[0] in "AEIOUn" else "a"
         raise plugin_error(entry, f"it should return {article} {name}, but returned {_described(built)}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from composable_energy.errors import OptionError, PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.printable import describe_error
 from composable_energy.registry.contract import check_entry, plugin_error
 from composable_energy.registry.discovery import scan
 from composable_energy.registry.kinds import KINDS, Kind, group_of, import_object
@@ -96,12 +97,28 @@ class Registry:
         return self._loaded[entry]
 
     def _import(self, kind: str, entry: Entry) -> Any:
+        rule = self.kind(kind)
         try:
             obj = import_object(entry.value)
-        except (Exception, SystemExit) as error:  # third-party code may raise anything, and must not stop other plug-ins
-            raise plugin_error(entry, f"importing it raised {type(error).__name__}: {error}") from error
-        check_entry(self.kind(kind), entry, obj)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # third-party code may raise anything, and must not stop other plug-ins
+            raise plugin_error(entry, f"importing it raised {describe_error(error)}") from error
+        try:
+            check_entry(rule, entry, obj)
+        except (PluginLoadError, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # such as a metaclass that raises
+            raise plugin_error(entry, f"checking it raised {describe_error(error)}") from error
         return obj
+
+    def own(self, kind: str, name: str) -> str:
+        """Returns the form of a name that stands for the library's own plug-in, if there is one, also where others offer the name too."""
+        if (kind, name) not in self.registered:
+            for entry in self._group(kind).entries:
+                if entry.name == name and entry.distribution == FIRST_PARTY:
+                    return entry.qualified
+        return name
 
     def distributions(self, kind: str) -> set[str]:
         """Returns the names of the distributions that offer a kind, with those that the environment variable excludes."""
@@ -132,23 +149,24 @@ class Registry:
         """Returns the names of all kinds: the library's own, then those that packages declare."""
         return (*KINDS, *(name for name in self.names("kind") if name not in KINDS))
 
-    def records(self, kinds: Iterable[str] | None = None, *, load: bool = False) -> list[PluginRecord]:
+    def records(self, kinds: Iterable[str] | None = None, *, load: bool = False, of: str | None = None) -> list[PluginRecord]:
         """Returns one record for each entry, and one for each distribution whose metadata cannot be read.
 
         Args:
             kinds: The kinds; None for all.
             load: Whether to import each.
+            of: The distribution of those that are imported; None imports all.
         """
-        rows = [record for kind in (self.kinds() if kinds is None else kinds) for record in self._rows(kind, load)]
+        rows = [record for kind in (self.kinds() if kinds is None else kinds) for record in self._rows(kind, load, of)]
         return rows + [PluginRecord("", "", "", f.distribution, f.version, "failed", f.error) for f in self._faults.values()]
 
-    def _rows(self, kind: str, load: bool) -> Iterator[PluginRecord]:
+    def _rows(self, kind: str, load: bool, of: str | None) -> Iterator[PluginRecord]:
         for (known, name), obj in self.registered.items():
             if known == kind:
                 yield PluginRecord(group_of(kind), name, _value_of(obj), None, None, "ok")
         entries = self._group(kind).entries
         for i, entry in enumerate(entries):
-            if load and entry not in self._failed:
+            if load and entry not in self._failed and of in (None, entry.distribution):
                 with contextlib.suppress(PluginLoadError):
                     self.load(kind, entry)
             others = [e for e in entries if e.name == entry.name and e.value != entry.value]

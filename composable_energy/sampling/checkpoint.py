@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.errors import ExpressionError, FileFormatError, OptionError
-from composable_energy.files import digest_of, remove_leftovers, replace_file
+from composable_energy.errors import ExpressionError, FileFormatError, OptionError, StorageError
+from composable_energy.files import digest_of, parse_tensors, read_bytes, remove_leftovers, replace_file
+from composable_energy.locks import exclusive
 from composable_energy.sampling.chains import Chains
+from composable_energy.sampling.consistency import inconsistency
 from composable_energy.sampling.loop import Observer, TraceRecorder
+from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.trace import Stopped, Trace, gather_trace
 from composable_energy.sampling.values import Evaluator, Values
@@ -62,27 +66,52 @@ class Saved:
             names = [field.name for field in fields(like)]
             missing = [name for name in names if name not in plain and f"{place}.{name}" not in tensors]
             if missing:
-                raise FileFormatError(f"The checkpoint lacks {', '.join(missing)} of the state: another version of the sampler wrote it.")
+                raise FileFormatError(
+                    f"The checkpoint lacks {', '.join(missing)} of the state: another version of the sampler wrote it, or it was edited; "
+                    "give another path, or delete it to begin anew."
+                )
             values = {name: plain[name] if name in plain else tensors[f"{place}.{name}"] for name in names}
             return tuple(tensors[f"{place}.ids"].tolist()), replace(like, **values)
 
-        groups = [(attempt, group(f"states.{i}", plain)) for i, (attempt, plain) in enumerate(self.record["states"])]
-        found: dict[str, Any] = {name: tensors[name] for name in (*_ROWS, *_STEPS) if name in tensors}
-        found |= {name: self.record[name] for name in ("steps", "batch_size", "scalars", "point_steps")}
-        return replace(
-            blank,
-            chains=range(len(found["restarts"])),
-            states=[(ids, attempt, state) for attempt, (ids, state) in groups],
-            stopped=[Stopped(*group(f"stopped.{i}", plain)) for i, plain in enumerate(self.record["stopped"])],
-            reference=self.reference(like.x.device),
-            **found,
-        )
+        trace = blank
+        try:
+            groups = [(attempt, group(f"states.{i}", plain)) for i, (attempt, plain) in enumerate(self.record["states"])]
+            found: dict[str, Any] = {name: tensors[name] for name in (*_ROWS, *_STEPS) if name in tensors}
+            found |= {name: self.record[name] for name in ("steps", "batch_size", "scalars", "point_steps")}
+            trace = replace(
+                blank,
+                chains=range(len(found["restarts"])),
+                states=[(ids, attempt, state) for attempt, (ids, state) in groups],
+                stopped=[Stopped(*group(f"stopped.{i}", plain)) for i, plain in enumerate(self.record["stopped"])],
+                reference=self.reference(like.x.device),
+                **found,
+            )
+            problem = inconsistency(trace, like)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, FileFormatError):
+                raise
+            problem = f"{type(error).__name__}: {error}"
+        if problem:
+            raise FileFormatError(f"The checkpoint is inconsistent ({problem}): give another path, or delete it to begin anew.")
+        return trace
 
     def reference(self, device: torch.device) -> tuple[Values, ...]:
-        """Returns energies and gradients at points of the chains, which identify the energy."""
+        """Returns energies and gradients at points of the chains, which identify the energy.
+
+        Raises:
+            FileFormatError: They are missing, or their shapes do not fit.
+        """
         names = [field.name for field in fields(Values)]
-        parts = [[self.tensors[f"reference.{i}.{name}"] for name in names] for i in range(self.record["reference"])]
-        return tuple(Values(*part).to(device) for part in parts)
+        try:
+            parts = [[self.tensors[f"reference.{i}.{name}"] for name in names] for i in range(self.record["reference"])]
+        except (KeyError, TypeError) as error:
+            raise FileFormatError(f"The checkpoint lacks values of the energy ({error}): give another path, or delete it.") from error
+        values = tuple(Values(*part).to(device) for part in parts)
+        if not all(value.is_consistent() for value in values):
+            raise FileFormatError(
+                "The values of the energy in the checkpoint have shapes that do not fit: give another path, or delete it."
+            )
+        return values
 
 
 @dataclass(frozen=True)
@@ -135,14 +164,10 @@ class CheckpointFile:
         remove_leftovers(self.path)
         if not self.path.exists():
             return None
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(self.path, "pt") as file:
-                record = json.loads(file.metadata()[_KEY])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (a file is no mapping)
-            number, there, digest = record["format"], record["call"], record.pop("digest", None)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            record, tensors = parse_tensors(read_bytes(self.path), _KEY, self.path)
+            number, there, digest = record["format"], dict(record["call"]), record.pop("digest", None)
+        except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"{self.path} is no checkpoint, or damaged ({error}): give another path, or delete it.") from None
         if number != _FORMAT:
             raise FileFormatError(
@@ -152,11 +177,34 @@ class CheckpointFile:
         if digest != digest_of(tensors, record):
             raise FileFormatError(f"{self.path} is damaged (its digest is another): give another path, or delete it to begin anew.")
         here = json.loads(json.dumps(self.call))
-        here = {**here, "seed": there["seed"]} if here["seed"] is None else here
+        seed = there.get("seed")
+        if type(seed) is not int or not 0 <= seed < 2**64:
+            raise FileFormatError(f"{self.path} is inconsistent (its seed is {seed!r}): give another path, or delete it to begin anew.")
+        here = {**here, "seed": seed} if here["seed"] is None else here
         wrong = [f"{name} was {there.get(name)!r}, is {value!r}" for name, value in here.items() if there.get(name) != value]
         if wrong:
             raise OptionError(f"{self.path} belongs to another call ({'; '.join(wrong)}): give another path, or delete it to begin anew.")
         return Saved(there, record, tensors)
+
+    @contextmanager
+    def locked(self, ranks: Ranks | None) -> Iterator[None]:
+        """Holds the lock of the file; with several processes the first one holds it for all.
+
+        Raises:
+            InUseError: Another call, here or in another process, writes the file.
+            StorageError: The lock cannot be created.
+        """
+        problem = None
+        with ExitStack() as stack:
+            if ranks is None or ranks.rank == 0:
+                try:
+                    stack.enter_context(exclusive(self.path))
+                except StorageError as error:
+                    problem = error
+            problem = problem if ranks is None else ranks.broadcast(problem)
+            if problem is not None:
+                raise problem
+            yield
 
 
 class CheckpointObserver(Observer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 
 import torch
@@ -27,13 +27,18 @@ class _Calls:
 
 @contextmanager
 def evaluation_context(energy: Energy) -> Iterator[None]:
-    """Switches off inference mode and gradients, and limits torch's threads to the fewest that a part of the energy recommends.
+    """Switches off inference mode, autocast and gradients, and limits torch's threads to the fewest that a part of the energy recommends.
 
     Args:
         energy: The energy that is evaluated inside.
     """
     threads = min((advice.threads for _, advice in recommendations(energy) if advice.threads is not None), default=None)
-    with torch.inference_mode(False), torch.no_grad():
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for kind in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(kind):  # draws do not depend on it; an energy may switch it on inside
+                stack.enter_context(torch.autocast(kind, enabled=False))
         if threads is None:
             yield
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -131,6 +131,8 @@ def sample(
             not fit its own `with_gradient`.
         UngroundedError: The energy has no lower bound.
         FileFormatError: The checkpoint is damaged, or of another format.
+        InUseError: Another call, here or in another process, uses the checkpoint.
+        StorageError: The checkpoint cannot be written; the file holds an earlier step.
         SamplingDiverged: Chains diverged; the error carries the last finite points of all chains, those of each copy with `best_of`.
         PluginNotFound: No plug-in offers the sampler, or none is installed.
 
@@ -142,8 +144,8 @@ def sample(
     """
     energy = as_energy(energy)
     arguments, began = dict(locals()), time.perf_counter()
-    with evaluation_context(energy), silenced(warn is False):
-        request = resolve_request(arguments)
+    with evaluation_context(energy), silenced(warn is False), ExitStack() as held:
+        request = resolve_request(arguments, held)
         estimate_levels(request.energy, request.points.zeros(), request.sampler.final_conditions(request.energy))
         warn_of_shares(energy)
         evaluator = Evaluator(request.energy, request.sampler, request.points.n, request.best_of, request.batch_size)

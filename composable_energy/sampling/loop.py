@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.unconstrained import visible_state
 
 __all__ = ["Callback", "CallbackObserver", "Observer", "SamplingLoop", "TraceRecorder"]
+
+D = TypeVar("D", State, Info)
 
 Callback = Callable[[int, State, Info], object]
 
@@ -86,8 +88,18 @@ class CallbackObserver(Observer):
     def on_step(self, chains: Chains, info: Info) -> bool:
         if chains.stopped:
             info = replace(info, chains=sorted(i - chains.own.start for i in chains.ids()))
-        over = not chains.chunks or _is_true(self.callback(chains.step, without_missing_values(chains, chains.state()), info))
+        over = not chains.chunks or _is_true(
+            self.callback(chains.step, _copied(without_missing_values(chains, chains.state())), _copied(info))
+        )
         return over if chains.layout.ranks is None else all(chains.layout.ranks.gather(over))
+
+
+def _copied(value: D) -> D:
+    """Returns a state or an info with tensors and dicts of its own, so that a callback which writes into them changes no chain."""
+    own = {field.name: getattr(value, field.name) for field in fields(value)}
+    kinds = {name: item.clone() for name, item in own.items() if isinstance(item, Tensor)}
+    kinds |= {name: dict(item) for name, item in own.items() if isinstance(item, dict)}
+    return replace(value, **kinds)
 
 
 class TraceRecorder(Observer):
@@ -154,7 +166,9 @@ class TraceRecorder(Observer):
     def _joined(self, name: str, steps: Sequence[Tensor], own: range) -> Tensor | None:
         """Returns the record of this run after that of the interrupted one, which may hold chains of other processes too."""
         before = None if self.before is None else getattr(self.before, name)
-        parts = [] if self.before is None or before is None else [before[:, own.start - self.before.chains.start :][:, : len(own)]]
+        parts = []
+        if self.before is not None and before is not None and len(before):
+            parts = [before[:, own.start - self.before.chains.start :][:, : len(own)]]
         parts += [torch.stack(list(steps))] if steps else []
         return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else None
 

@@ -98,6 +98,7 @@ def resolve_points(
 
     Raises:
         ShapeError: The shape is not positive, is unknown, or is not that of the energy.
+        OptionError: The points do not fit into memory.
         DtypeError, DeviceError: The start is no floating tensor, or differs from `dtype` and `device`.
     """
     n, *given = _sizes(shape)
@@ -110,6 +111,8 @@ def resolve_points(
     tensors = _floating_tensors(energy) if dtype is None or device is None else []
     dtype = dtype or (tensors[0].dtype if tensors else torch.get_default_dtype())
     device = device or (tensors[0].device if tensors else torch.get_default_device())
+    if device.type == "meta":
+        raise DeviceError("Points on the device meta have no values; ask for another device, and move the energy there by `.to(...)`.")
     if not dtype.is_floating_point:
         raise DtypeError(f"Points need a floating dtype, got {dtype}.")
     decoder = None if latents else energy.decoder

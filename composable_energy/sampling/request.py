@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence, Set
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -96,11 +97,12 @@ class SampleRequest:
         return done + steps
 
 
-def resolve_request(arguments: Mapping[str, Any]) -> SampleRequest:
+def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequest:
     """Checks and resolves the arguments of `sample`, and reads its checkpoint.
 
     Args:
         arguments: All arguments of `sample` by name.
+        held: Takes the lock of the checkpoint, for the time of the call.
 
     Raises:
         ComposableEnergyError: An argument is wrong; `sample` lists the classes.
@@ -152,7 +154,7 @@ def resolve_request(arguments: Mapping[str, Any]) -> SampleRequest:
         on_error=call.on_error,
         warn=call.warn,
     )
-    return request if call.checkpoint is None and ranks is None else _share_and_restore(request, call, seed)
+    return request if call.checkpoint is None and ranks is None else _share_and_restore(request, call, seed, held)
 
 
 def resolve_noise(kind: Any, device: torch.device) -> Kind:
@@ -170,7 +172,7 @@ def resolve_noise(kind: Any, device: torch.device) -> Kind:
     return "philox"
 
 
-def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int | None) -> SampleRequest:
+def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int | None, held: ExitStack) -> SampleRequest:
     """Reads the checkpoint, and gives all processes one seed: the requested, the saved or a new one."""
     ranks, resume, file, saved = request.ranks, request.resume, None, None
     if call.checkpoint is not None:
@@ -191,6 +193,7 @@ def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int 
             "resumed": resumed if ranks is None else ranks.broadcast(resumed),
         }
         file = CheckpointFile(Path(call.checkpoint).expanduser(), described)
+        held.enter_context(file.locked(ranks))
         saved = file.read() if ranks is None else ranks.broadcast(file.read())
     if seed is None:
         seed = saved.call["seed"] if saved else request.seed if ranks is None else ranks.broadcast(request.seed)

@@ -59,6 +59,12 @@ class Values:
         own = torch.tensor([i in chains for i in self.chains.tolist()], dtype=torch.bool)
         return Values(*(tensor[own.to(tensor.device)] for tensor in self._tensors()))
 
+    def is_consistent(self) -> bool:
+        """Returns whether the shapes fit together."""
+        rows = len(self.x) if self.x.ndim else -1
+        same = all(tensor.ndim == 2 and len(tensor) == rows for tensor in (self.energies, self.evidence))
+        return same and self.chains.shape == (rows,) and self.grads.shape == (*self.energies.shape, *self.x.shape[1:])
+
     def to(self, device: torch.device) -> Values:
         """Returns the values on a device."""
         return Values(*(tensor.to(device) for tensor in self._tensors()))
@@ -122,6 +128,8 @@ class Evaluator:
         if not len(before.x):
             return None
         now = self.values(before.chains.tolist(), before.x)
+        if now.energies.shape != before.energies.shape or now.evidence.shape != before.evidence.shape:
+            return f"{before.energies.shape[1]} energies of each point were kept, and the sampler compares {now.energies.shape[1]}"
         near, close = _tolerances(before)
         for name, old, new, tolerance in (
             ("energy", before.energies, now.energies, near),

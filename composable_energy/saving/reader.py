@@ -24,10 +24,11 @@ from composable_energy.algebra import (
 )
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
-from composable_energy.errors import ComposableEnergyError, FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.errors import FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.events import ClassifierEnergy, DensityEnergy, IntervalEnergy
 from composable_energy.identity import equal, set_token
 from composable_energy.registry import get_factory
+from composable_energy.saving.budget import FAILURES, LARGEST, check_size, limited
 from composable_energy.saving.references import Reference, read_reference, read_references
 from composable_energy.saving.values import decode, decode_recommendation
 
@@ -59,7 +60,6 @@ CLASSES: Mapping[str, type[Energy]] = {
 """The classes that a file may name besides plug-ins; they are written and built by their `config()`."""
 
 _KEYS = {"class", "terms", "config", "token", "recommended"}
-_MOST = 100_000
 
 
 def read_expression(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, where: str) -> Energy:
@@ -78,8 +78,12 @@ def read_expression(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *,
     if config.keys() != {"expression", "references", "nodes", "root"}:
         raise FileFormatError(f"{where}: the config has the keys {sorted(config)}.")
     nodes, references, root = config["nodes"], config["references"], config["root"]
-    if not (isinstance(nodes, list) and isinstance(references, list) and 0 < len(nodes) <= _MOST and len(references) <= _MOST):
-        raise FileFormatError(f"{where}: the config has no nodes, or more than {_MOST}.")
+    if not (isinstance(nodes, list) and isinstance(references, list) and 0 < len(nodes) <= LARGEST and len(references) <= LARGEST):
+        raise FileFormatError(f"{where}: the config has no nodes, or more than {LARGEST}.")
+    try:
+        check_size(nodes)
+    except ValueError as error:
+        raise FileFormatError(f"{where}: {error}.") from error
     with torch.random.fork_rng(devices=[]):
         reader = _Reader(tensors, where)
         reader.references = read_references(references, reader, tensors, where)
@@ -115,7 +119,8 @@ class _Reader:
                 cls = CLASSES[name] if name in CLASSES else _load_class(config)
                 options = config if name in CLASSES else config["options"]
                 terms = [self.energy(term) for term in _check_type(data["terms"], list)]
-                energy = _build_node(cls, terms, _check_type(decode(options, self), dict))
+                with limited(self.tensors):
+                    energy = _build_node(cls, terms, _check_type(decode(options, self), dict))
             else:
                 raise ValueError(f"its class {name!r} is not known")
             if "token" in data:
@@ -125,7 +130,7 @@ class _Reader:
             return energy
         except (PluginNotFound, PluginLoadError, PluginConflictError):
             raise
-        except (ComposableEnergyError, ValueError, TypeError, RuntimeError, LookupError, AttributeError) as error:
+        except FAILURES as error:
             raise FileFormatError(f"{self.where}: node {index} cannot be built: {error}.") from error
 
     def energy(self, index: Any) -> Energy:

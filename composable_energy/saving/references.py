@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from composable_energy.catalog import rebuild_object
-from composable_energy.errors import FileFormatError
+from composable_energy.errors import FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.identity import Origin, set_token
+from composable_energy.saving.budget import FAILURES, limited
 from composable_energy.saving.modules import inherited_mode, same_bits
 from composable_energy.saving.values import Source, decode, decode_recommendation
 
@@ -124,11 +125,15 @@ def read_reference(data: Any, source: Source, tensors: Mapping[str, Tensor], whe
         raise FileFormatError(f"{where}: the reference to {label} is malformed.")
     try:
         more = {"recommended": decode_recommendation(data["recommended"], source)} if "recommended" in data else {}
-        module = rebuild_object(data["kind"], origin, copies)
-        reference = Reference(module, {path: tensors[name] for path, name in names.items()}, modes, tokens, label, more)
+        own = {path: tensors[name] for path, name in names.items()}
+        with limited(own):
+            module = rebuild_object(data["kind"], origin, copies)
+        reference = Reference(module, own, modes, tokens, label, more)
         reference.restore()
-    except (ValueError, TypeError) as error:
-        raise FileFormatError(f"{where}: {error}.") from error
+    except (PluginNotFound, PluginLoadError, PluginConflictError):
+        raise
+    except FAILURES as error:
+        raise FileFormatError(f"{where}: {label} cannot be built: {error}.") from error
     return reference
 
 

@@ -16,6 +16,7 @@ from composable_energy.files import digest_of
 from composable_energy.identity import Origin, part_of, token_of, tokens_in
 from composable_energy.lift import CallableEnergy
 from composable_energy.registry.records import Entry
+from composable_energy.saving.budget import check_size
 from composable_energy.saving.modules import modes_of, tensors_of
 from composable_energy.saving.reader import CLASSES
 from composable_energy.saving.values import encode, encode_recommendation, has_references
@@ -31,6 +32,10 @@ def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]
     """
     writer = _Writer()
     root = writer.energy(energy)
+    try:
+        check_size(writer.nodes)
+    except ValueError as error:
+        raise ExpressionError(f"It cannot be saved: {error}.") from error
     groups = _groups(writer.references)
     references = [{**reference.encode(), "group": group} for reference, group in zip(writer.references, groups, strict=True)]
     return {"expression": str(energy), "references": references, "nodes": writer.nodes, "root": root}, writer.tensors

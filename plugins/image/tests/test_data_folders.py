@@ -92,7 +92,7 @@ class TestFolder:
         with pytest.raises(FileFormatError, match=r"one.csv, two.csv: choose one by labels="):
             open_pictures(tmp_path)
         assert list(open_pictures(tmp_path, labels=tmp_path / "two.csv").labels) == ["two"]
-        with pytest.raises(FileFormatError, match=r"none.csv cannot be read \(No such file"):
+        with pytest.raises(FileFormatError, match=r"none.csv cannot be read: No such file"):
             open_pictures(tmp_path, labels=tmp_path / "none.csv")
         (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
         with pytest.raises(FileFormatError, match=r"bytes.csv is not text in UTF-8"):

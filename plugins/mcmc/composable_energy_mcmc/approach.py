@@ -49,7 +49,7 @@ def approach(
         proposal, log_ratio = _propose(energy, state, noise.at(step), unsqueeze_to(lengths, x), metric)
         accepted = moving & finite_rows(proposal) & (noise.at(step).uniform(x, stream=1).log() < log_ratio)
         state = select(accepted, proposal, state)
-        lengths = lengths * torch.where(accepted, _LONGER, _SHORTER)
+        lengths = lengths * torch.where(accepted, lengths.new_full((), _LONGER), lengths.new_full((), _SHORTER))
         since = torch.where(state.energy < lowest - _PROGRESS, 0.0, since + 1)
         lowest = torch.where(since == 0, state.energy, lowest)
         moving = moving & ((since < _PATIENCE) if level is None else (state.energy > level))

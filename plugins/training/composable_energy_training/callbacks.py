@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 import time
 from abc import ABC
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from composable_energy.energy import Energy
-from composable_energy.errors import ExtraNotInstalled, FileFormatError, OptionError
-from composable_energy.files import replace_file
+from composable_energy.errors import ExtraNotInstalled, FileFormatError, OptionError, StorageError
+from composable_energy.files import remove_leftovers, replace_file
 from composable_energy.grids import is_picture, write_grid
 from composable_energy.options import check_integer
 from composable_energy_training.monitor import Alert
@@ -83,6 +84,7 @@ class CSVLog(Callback):
             FileFormatError: `log.csv` is another table.
         """
         self._path, self._started = _folder(trainer, "a table") / "log.csv", time.monotonic()
+        remove_leftovers(self._path)
         text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
         lines = text[: text.rfind("\n") + 1].splitlines()  # a killed process may leave an incomplete last line
         self._names = next(csv.reader(lines[:1]), [])
@@ -96,6 +98,8 @@ class CSVLog(Callback):
         self._scalars = scalars
         if trainer.step % self.every == 0 or trainer.step == trainer.steps:
             self._add(trainer, {"rate": trainer.rate, **scalars})
+        if (trainer.step % trainer.checkpoint_every == 0 or trainer.step == trainer.steps) and self._path.exists():
+            self._append("", sync=True)  # the rows reach the disk before the checkpoint that follows
 
     def on_alert(self, trainer: Trainer, alert: Alert) -> None:
         self._add(trainer, {"event": str(alert)})
@@ -108,8 +112,17 @@ class CSVLog(Callback):
             self._names = ["attempt", "step", "seconds", "rate", *self._scalars, "event"]
             writer.writerow(self._names)
         writer.writerow([row.get(name, "") for name in self._names])
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(out.getvalue())
+        self._append(out.getvalue())
+
+    def _append(self, text: str, *, sync: bool = False) -> None:
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(text)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(f"{self._path} cannot be written ({error.strerror or error}): free some space.") from error
 
 
 class TensorBoard(Callback):
@@ -256,5 +269,8 @@ class ProgressBar(Callback):
 def _folder(trainer: Trainer, content: str) -> Path:
     if trainer.out is None:
         raise OptionError(f"The run has no folder to write {content} to: give the trainer `out`.")
-    trainer.out.mkdir(parents=True, exist_ok=True)
+    try:
+        trainer.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{trainer.out} cannot be made ({error.strerror or error}): give another folder as `out`.") from error
     return trainer.out

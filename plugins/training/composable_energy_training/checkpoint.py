@@ -1,6 +1,6 @@
 """The file format of training checkpoints: one safetensors file, written atomically.
 
-Tensors are stored by name; everything else is JSON in the file's metadata, with a digest of the tensors. No code is stored.
+Tensors are stored by name; everything else is JSON in the file's metadata, with a digest of both. No code is stored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy.errors import FileFormatError
-from composable_energy.files import digest_of, replace_file
+from composable_energy.files import digest_of, parse_tensors, read_bytes, replace_file
 
 __all__ = ["Checkpoint", "DamagedCheckpoint", "check_tensors", "read_checkpoint", "write_checkpoint"]
 
@@ -60,9 +60,10 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "format": _FORMAT,
         "written_by": f"composable-energy {__version__}",
         "step": checkpoint.step,
-        "digest": digest_of(checkpoint.tensors),
         _METADATA: checkpoint.metadata,
     }
+    header = json.loads(json.dumps(header))  # as it will be read
+    header["digest"] = digest_of(checkpoint.tensors, header)
     data = safetensors.torch.save(dict(checkpoint.tensors), {_KEY: json.dumps(header)})
     replace_file(path, data)
 
@@ -74,27 +75,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
         DamagedCheckpoint: The file is not a checkpoint, or is damaged.
         FileFormatError: It has the format of another version.
     """
-    import safetensors.torch
-    from safetensors import SafetensorError
-
     try:
-        data = path.read_bytes()
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
+        header, tensors = parse_tensors(read_bytes(path), _KEY, path)
         version, writer = header["format"], header["written_by"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (FileFormatError, KeyError) as error:
         raise DamagedCheckpoint(f"{path} is not a checkpoint, or is damaged ({error})") from None
     if version != _FORMAT:
         raise FileFormatError(
             f"{path} has format {version}, written by {writer}; this version reads {_FORMAT}: use that version, or give another folder."
         )
-    try:
-        tensors = safetensors.torch.load(data)
-        if digest_of(tensors) != header["digest"]:
-            raise DamagedCheckpoint(f"{path} is damaged (its digest does not match)")
-        return Checkpoint(header["step"], header[_METADATA], tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DamagedCheckpoint(f"{path} is damaged ({error})") from None
+    digest, step, metadata = header.pop("digest", None), header.get("step"), header.get(_METADATA)
+    if digest not in (digest_of(tensors, header), digest_of(tensors)):  # the second is that of earlier versions
+        raise DamagedCheckpoint(f"{path} is damaged (its digest does not match)")
+    if type(step) is not int or step < 0 or not isinstance(metadata, dict):
+        raise DamagedCheckpoint(f"{path} is damaged (it has no number of steps or no settings)")
+    return Checkpoint(step, metadata, tensors)
 
 
 def check_tensors(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> None:

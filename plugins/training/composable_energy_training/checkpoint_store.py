@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from composable_energy.errors import FileFormatError, OptionError, StorageError
+from composable_energy.locks import exclusive
 from composable_energy_training.checkpoint import Checkpoint, DamagedCheckpoint, check_tensors, read_checkpoint, write_checkpoint
 from composable_energy_training.description import list_differences
 from composable_energy_training.fingerprint import Fingerprint
@@ -18,6 +21,7 @@ from composable_energy_training.ranks import Ranks
 
 __all__ = ["CheckpointStore"]
 
+_TEMPORARY = re.compile(r"\.step-\d{8,}\.safetensors\.\d+-[0-9a-f]{8}\.new")
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 
@@ -34,6 +38,20 @@ class CheckpointStore:
         self.folder, self.keep, self.ranks = folder, keep, ranks
         self._last: Checkpoint | None = None
         self._restored: int | None = None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the lock of the folder, so that no other run writes there.
+
+        Raises:
+            InUseError: Another run, here or in another process, has the folder.
+            StorageError: The folder cannot be written.
+        """
+        with ExitStack() as stack:
+            if self.folder is not None:
+                folder = self.folder
+                self.ranks.call_on_first(lambda: stack.enter_context(exclusive(folder)))
+            yield
 
     def path(self, step: int) -> Path | None:
         """Returns the file of a step; None without a folder."""
@@ -115,13 +133,31 @@ class CheckpointStore:
 
         Raises:
             OptionError: The data differ.
+            FileFormatError: The checkpoint has no fingerprint.
         """
 
         def check() -> None:
-            if not fingerprint().matches(Fingerprint(**checkpoint.metadata["data"])):
+            try:
+                before = Fingerprint(**checkpoint.metadata["data"])
+            except (KeyError, TypeError) as error:
+                raise FileFormatError(f"{self.path(checkpoint.step)} is inconsistent: it has no fingerprint of the data.") from error
+            if not fingerprint().matches(before):
                 raise OptionError(f"{self.path(checkpoint.step)} was trained on other data: {advice}")
 
         self.ranks.call_on_first(check)
+
+    @contextmanager
+    def restoring(self, checkpoint: Checkpoint) -> Iterator[None]:
+        """Raises a typed error where the state in a checkpoint does not fit.
+
+        Raises:
+            FileFormatError: A part is missing, or has another form.
+        """
+        try:
+            yield
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            place = self.path(checkpoint.step) or "The last checkpoint"
+            raise FileFormatError(f"{place} cannot be restored ({type(error).__name__}: {error}): give another folder.") from error
 
     def _steps(self) -> list[int]:
         """Returns the steps of all checkpoints, in order."""
@@ -143,9 +179,10 @@ class CheckpointStore:
         except OSError as error:
             steps = self._steps()
             intact = f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no other checkpoint yet"
+            reason = os.strerror(error.errno) if error.errno else error
             raise StorageError(
-                f"The checkpoint {path} could not be written: {error.strerror or error}. Free some space or give another folder, and start "
-                f"the same command again; {intact}."
+                f"The checkpoint {path} could not be written: {reason}. Free some space or give another folder, and start the same command "
+                f"again; {intact}."
             ) from error
         for step in self._steps()[: -self.keep]:
             self._remove(step)
@@ -167,13 +204,18 @@ class CheckpointStore:
     def _read(self) -> Checkpoint | None:
         if self.folder is None:
             return self._last
-        for path in self.folder.glob(".step-*.new"):  # left by a process that was killed while writing
-            path.unlink(missing_ok=True)
+        for path in self.folder.glob(".step-*.new"):  # left by a process that was killed while writing; this one has the lock
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
         steps = self._steps()
         for step in reversed(steps):
             path = self.folder / f"step-{step:08d}.safetensors"
             try:
-                return read_checkpoint(path)
+                checkpoint = read_checkpoint(path)
+                settings = checkpoint.metadata.get("settings")
+                if not isinstance(settings, dict) or "precision" not in settings:
+                    raise FileFormatError(f"{path} is inconsistent: it has no settings. Give another folder, or delete this one.")
+                return checkpoint
             except DamagedCheckpoint as error:
                 if step == steps[0]:
                     raise FileFormatError(f"{error}. No checkpoint is left in {self.folder}: delete the folder to start again.") from error

@@ -160,11 +160,13 @@ class Trainer:
             TrainingDiverged: The monitor stopped the run.
             OptionError: The folder has checkpoints of a run with other settings or data.
             FileFormatError: The checkpoints are damaged, of another model, or of another version.
+            InUseError: Another run has the folder.
             StorageError: A checkpoint could not be written.
             ProcessLost: Another process of the run has ended.
-            SystemExit: SIGTERM arrived, in a run of one process in the main thread; a checkpoint was written after the step in progress.
+            SystemExit: SIGTERM arrived, in a run of one process in the main thread; a checkpoint was written after the step.
         """
         with ExitStack() as stack:
+            stack.enter_context(self.checkpoints.locked())
             for callback in self.callbacks if self.ranks.is_first else ():
                 stack.callback(callback.on_exit, self)
             devices = [self.device] * (self.device.type == "cuda")
@@ -189,8 +191,8 @@ class Trainer:
         self.model.train(False)  # last, since layers may compute from the final weights here
         seconds = time.monotonic() - start
         speed = (self.step - first) * self._loader.batch_size / max(seconds, 1e-9)
-        alerts, path = tuple(self._monitor_state.alerts), self.checkpoints.path(self.step)
-        return Report(self.step, scalars, self._monitor_state.skipped, alerts, seconds, speed, path, self.precision)
+        monitor, path = self._monitor_state, self.checkpoints.path(self.step)
+        return Report(self.step, scalars, monitor.skipped, tuple(monitor.alerts), seconds, speed, path, self.precision)
 
     def _begin(self) -> bool:
         """Prepares the run and loads the last checkpoint; returns whether there was one."""
@@ -213,8 +215,9 @@ class Trainer:
         self._train_step = TrainStep(self.model, self.objective, self.optimizer, self.precision, self.accumulate, self.ranks, self.device)
         self._ema = None if self.ema is None else EMA(self.model, self.ema)
         if checkpoint is not None:
-            self._restore(checkpoint)
-            self._monitor_state = MonitorState.from_dict(self.monitor, checkpoint.metadata["watch"])
+            with self.checkpoints.restoring(checkpoint):
+                self._restore(checkpoint)
+                self._monitor_state = MonitorState.from_dict(self.monitor, checkpoint.metadata["watch"])
             self.attempt = self._monitor_state.attempt
         return checkpoint is not None
 
@@ -246,9 +249,7 @@ class Trainer:
         elif alert.action == "rollback":
             checkpoint = self.checkpoints.roll_back()
             if checkpoint is None:
-                raise TrainingDiverged(
-                    f"There is no checkpoint to roll back to from step {self.step}: was the folder removed?", step=self.step
-                )
+                raise TrainingDiverged(f"There is no checkpoint to roll back to from step {self.step}: removed?", step=self.step)
             self._restore(checkpoint)
         elif alert.action == "stop":
             raise stop_error(alert, self._monitor_state.acted, self.checkpoints.last_path())

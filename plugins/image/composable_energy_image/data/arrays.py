@@ -70,6 +70,9 @@ def read_npz(request: ReadRequest) -> PictureSource:
         raise _damaged(request.path, error) from None
     if _IMAGES not in arrays:
         raise FileFormatError(f"{request.path} has no array {_IMAGES!r}, only {', '.join(arrays) or 'none'}: give the pictures this name.")
+    odd = next((name for name, values in arrays.items() if not isinstance(values, np.ndarray)), None)
+    if odd is not None:  # a file in the archive that is no array
+        raise FileFormatError(f"{request.path} holds {odd!r}, which is no array of numpy: write it again without that.")
     images = arrays.pop(_IMAGES)
     labels = {}
     for name, values in arrays.items():
@@ -82,7 +85,7 @@ def read_npz(request: ReadRequest) -> PictureSource:
                 if words
                 else labels_from_numbers(torch.from_numpy(values.astype(values.dtype.newbyteorder("="))))
             )
-        except (TypeError, ComposableEnergyError) as error:
+        except (TypeError, ValueError, ComposableEnergyError) as error:
             kind = type(error) if isinstance(error, ComposableEnergyError) else DtypeError
             raise kind(f"{request.path}, labels {name!r}: {error}") from None
     return _source(request.path, description, images, labels)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from composable_energy.errors import FileFormatError, OptionError
+from composable_energy.files import read_bytes
 from composable_energy_image.data.labels import Labels, labels_from_words
 from composable_energy_image.data.source import ENDINGS, join_names
 
@@ -108,8 +109,6 @@ def read_text(path: Path) -> str:
         FileFormatError: The file does not exist, or is not text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:
         raise FileFormatError(f"{path} is not text in UTF-8: save it as CSV in UTF-8.") from None
-    except OSError as error:
-        raise FileFormatError(f"{path} cannot be read ({error.strerror}).") from None

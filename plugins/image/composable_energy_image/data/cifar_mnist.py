@@ -89,7 +89,7 @@ def _read_cifar(request: ReadRequest, description: str, names: list[str], attrib
     batches, labels = [], {}
     for name in names:
         path = request.path / name
-        if not path.exists():
+        if not path.is_file():
             pickled = path.with_suffix("").exists()
             hint = "the pickled version there could run code: use the binary version." if pickled else "unpack the archive again."
             raise FileFormatError(f"{path} is missing: {hint}")
@@ -121,7 +121,7 @@ def _source(description: str, pixels: np.ndarray, files: list[Path], labels: dic
 
 def _find_idx_file(folder: Path, part: str, what: str, dimensions: int) -> Path | None:
     stems = [f"{_IDX[part]}-{what}{dot}idx{dimensions}-ubyte" for dot in "-."]
-    return next((folder / name for stem in stems for name in (stem, f"{stem}.gz") if (folder / name).exists()), None)
+    return next((folder / name for stem in stems for name in (stem, f"{stem}.gz") if (folder / name).is_file()), None)
 
 
 def _read_idx_file(path: Path, dimensions: int) -> np.ndarray:

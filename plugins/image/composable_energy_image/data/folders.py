@@ -156,6 +156,13 @@ def _list_files(request: ReadRequest) -> list[Path]:
     return list(tqdm(_files(request.path, set()), desc=f"listing {request.path.name}", unit="file", disable=not request.progress))
 
 
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     """Yields all pictures below a folder. Hidden files are skipped; links are followed, each folder once."""
     status = folder.stat()
@@ -166,7 +173,7 @@ def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         for entry in entries:
             if entry.name.startswith((".", "__")):
                 continue
-            if entry.is_dir():
+            if _is_dir(entry):
                 yield from _files(Path(entry.path), seen)
             elif entry.name.lower().endswith(ENDINGS):
                 yield Path(entry.path)

@@ -92,6 +92,9 @@ def open_pictures(
     where = Path(path).expanduser()
     table = None if labels is None else Path(labels).expanduser()
     source = _find_format(where, format).read(ReadRequest(where, part, table, strict, progress))
+    long = next((text for name, some in source.labels.items() for text in (name, *some.names) if len(text.encode()) > _LONGEST), None)
+    if long is not None:  # names of attributes and values become names of folders at the end of a training
+        raise FileFormatError(f"{where} has the name {long[:40]!r}... of {len(long)} characters: at most {_LONGEST} bytes are possible.")
     count = source.count if limit is None else min(limit, source.count)
     rows = [index * source.count // count for index in range(count)]
     pixels, subset = _read_pixels(source, rows, size, channels, None if cache is None else Path(cache).expanduser(), progress)
@@ -100,11 +103,14 @@ def open_pictures(
     return Pictures(pixels, found, f"{source.description} at {where}", index if subset else None)
 
 
+_LONGEST = 100
+
+
 def _find_format(path: Path, format: str | None) -> _Format:
     if format is not None and format not in _FORMATS:
         near = get_close_matches(format, _FORMATS, n=1)
         raise OptionError(f"format must be one of {', '.join(_FORMATS)}, got {format!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):
         raise FileFormatError(f"{path} does not exist: give the path of a folder of pictures, or of a .npy or .npz file.")
     if format is not None:
         return _FORMATS[format]

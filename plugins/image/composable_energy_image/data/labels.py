@@ -68,6 +68,10 @@ class Labels:
         return Labels(self.values[index], self.names)
 
 
+_MOST_CLASSES = 1_000_000
+_MOST_DIGITS = 1000  # Python converts no more than 4,300
+
+
 def labels_from_words(words: Sequence[str]) -> Labels:
     """Returns the labels in a column of text.
 
@@ -89,7 +93,7 @@ def labels_from_words(words: Sequence[str]) -> Labels:
         raise OptionError(f"numbers such as {min(numbers)!r} beside words such as {min(known - numbers)!r}: use only one of them.")
     broken = sorted(word for word in numbers if not _is_integer(word))
     if broken:
-        raise OptionError(f"{broken[0]!r} is not an integer: an attribute has classes, so write the class of each number.")
+        raise OptionError(f"{broken[0][:40]!r} is not an integer: an attribute has classes, so write the class of each number.")
     names = tuple(sorted(known, key=int) if numbers else sorted(known))
     return _to_labels(words, names, names)
 
@@ -108,6 +112,8 @@ def labels_from_numbers(values: Tensor) -> Labels:
         raise DtypeError(f"Labels must be integers or booleans, got {values.dtype}; write `labels.long()`.")
     values = values.detach().cpu().long()
     most = int(values.max()) if values.numel() else 0
+    if most >= _MOST_CLASSES:
+        raise OptionError(f"a label is {most}, and at most {_MOST_CLASSES - 1} is read: number the classes from 0.")
     return Labels(values, BINARY if most <= 1 else tuple(map(str, range(most + 1))))
 
 
@@ -128,7 +134,7 @@ def _is_number(word: str) -> bool:
 
 
 def _is_integer(word: str) -> bool:
-    return word.lstrip("+-").isdecimal() and _is_number(word)
+    return len(word) < _MOST_DIGITS and word.lstrip("+-").isdecimal() and _is_number(word)
 
 
 def _to_labels(words: Sequence[str], known: Sequence[str], names: tuple[str, ...]) -> Labels:

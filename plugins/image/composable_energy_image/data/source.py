@@ -132,6 +132,8 @@ def open_image(path: Path) -> Image.Image:
     """
     from PIL import Image, ImageOps
 
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise FileFormatError(f"{path} is no regular file, or a link that leads nowhere: replace or delete it.")
     try:
         with Image.open(path) as picture:
             ImageOps.exif_transpose(picture, in_place=True)

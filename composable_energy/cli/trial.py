@@ -1,0 +1,130 @@
+"""Loading of third-party plug-ins in a process of their own, so that one that hangs, exits or prints harms no command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from composable_energy.printable import describe_error, printable
+
+if TYPE_CHECKING:
+    from composable_energy.registry import PluginRecord
+
+__all__ = ["LIMIT", "Trial", "foreign_output", "try_plugins"]
+
+LIMIT = 60.0
+"""Seconds that the plug-ins of a distribution may take to load."""
+_PREFIXES = {"composable_energy.energies": "energy", "composable_energy.kernels": "kernel"}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of loading a plug-in.
+
+    Args:
+        error: Why it does not load; None if it does.
+        members: The number of members of a family of energies.
+        kernel: Whether a kernel can run here, in words.
+    """
+
+    error: str | None = None
+    members: int = 0
+    kernel: str | None = None
+
+
+@contextlib.contextmanager
+def foreign_output() -> Iterator[None]:
+    """Sends what third-party code prints to stderr, so that JSON on stdout stays whole."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def try_plugins(rows: Sequence[PluginRecord], limit: float = LIMIT) -> list[Trial]:
+    """Loads plug-ins in other processes; one that does not end is named, and the others are tried without it.
+
+    Args:
+        rows: The plug-ins.
+        limit: Seconds for each process.
+    """
+    found: dict[int, Trial] = {}
+    todo = list(range(len(rows)))
+    while todo:
+        distribution = rows[todo[0]].distribution
+        some = [i for i in todo if rows[i].distribution == distribution]
+        answers, problem = _run([(_kind(rows[i].group), rows[i].qualified) for i in some], limit)
+        found |= {i: Trial(**answer) for i, answer in zip(some, answers, strict=False)}
+        if len(answers) < len(some):
+            found[some[len(answers)]] = Trial(error=problem)
+        todo = [i for i in todo if i not in found]
+    return [found[i] for i in range(len(rows))]
+
+
+def _kind(group: str) -> str:
+    return _PREFIXES.get(group, group.rpartition(".")[2].removesuffix("s"))
+
+
+def _run(entries: list[tuple[str, str]], limit: float) -> tuple[list[dict[str, Any]], str]:
+    """Returns the answers of a process that loads some plug-ins, and why it answered no more."""
+    here, there = os.pipe()
+    with os.fdopen(here, "rb") as answers:
+        code = f"import sys; sys.path[:] = {sys.path!r}; from composable_energy.cli.trial import serve; serve({there}, {entries!r})"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[there],
+        )
+        os.close(there)
+        problem = f"loading it did not end within {limit:g} s"
+        try:
+            problem = f"loading it ended the process with exit code {process.wait(limit)}"
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        finally:
+            process.kill()
+        return [json.loads(line) for line in answers.read().splitlines()], problem
+
+
+def serve(pipe: int, entries: Sequence[tuple[str, str]]) -> None:
+    """Loads plug-ins and writes a line of JSON for each; the other end of `try_plugins`.
+
+    Args:
+        pipe: The file descriptor to write to.
+        entries: The kind and the qualified name of each.
+    """
+    from composable_energy.catalog import get_family
+    from composable_energy.errors import PluginNotFound
+    from composable_energy.registry import get_factory, get_kernel
+
+    for kind, name in entries:
+        answer = Trial()
+        try:
+            get_factory(kind, name)
+            if kind == "energy":
+                with contextlib.suppress(PluginNotFound):  # not a family
+                    answer = Trial(members=len(tuple(get_family(name).members())))
+            elif kind == "kernel":
+                answer = Trial(kernel=kernel_state(get_kernel(name)))
+        except BaseException as error:
+            answer = Trial(error=printable(error) if type(error).__module__ == "composable_energy.errors" else describe_error(error))
+        os.write(pipe, f"{json.dumps(asdict(answer))}\n".encode())
+
+
+def kernel_state(kernel: Any) -> str:
+    """Returns in words whether a kernel can run on this machine."""
+    try:
+        answer = kernel.available()
+        ready, reason = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+        return "ready" if ready else f"not available here{f': {reason}' if reason else ''}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # third-party code
+        return describe_error(error)

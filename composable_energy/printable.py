@@ -1,0 +1,42 @@
+"""Text of others on a terminal: control characters are shown as escapes, so that they cannot move the cursor or hide text."""
+
+from __future__ import annotations
+
+import unicodedata
+
+__all__ = ["describe_error", "one_line", "printable"]
+
+
+def printable(text: object) -> str:
+    r"""Returns text with escapes in place of control characters, marks of direction and lone surrogates; newlines and tabs stay.
+
+    Args:
+        text: The text, or an object whose `str` may even raise.
+
+    Example:
+        >>> print(printable("\x1b[2Jname"))
+        \x1b[2Jname
+    """
+    try:
+        found = str.__str__(str(text))
+    except Exception as error:
+        found = f"(an object of type {type(text).__name__}, whose text raises {type(error).__name__})"
+    return "".join(character if _is_harmless(character) else _escaped(character) for character in found)
+
+
+def one_line(text: object) -> str:
+    """Returns text as `printable`, with escapes for newlines and tabs too."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def describe_error(error: BaseException) -> str:
+    """Returns the type and the text of an error of third-party code, whose `str` may raise."""
+    return f"{type(error).__name__}: {printable(error)}"
+
+
+def _is_harmless(character: str) -> bool:
+    return character in "\n\t" or character.isprintable() or unicodedata.category(character) == "Zs"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()

@@ -1,0 +1,103 @@
+"""Runs the campaign: `python -m tests.campaign --minutes 10`; prints the counts, and exits with 1 if there is a defect."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import torch
+
+from tests.campaign import crashes, files, programs, sampling
+from tests.campaign.defects import DEFECTS
+from tests.campaign.runner import Counts, merge, run_area
+from tests.campaign.trial import Area
+
+AREAS: dict[str, Area] = {
+    area.name: area
+    for area in (
+        files.AREA,
+        crashes.KILLS,
+        crashes.DISK,
+        crashes.RACES,
+        sampling.NUMERICS,
+        sampling.SURROUNDINGS,
+        programs.PLUGINS,
+        programs.PARSER,
+        programs.COMMANDS,
+    )
+}
+_STRIDE = 10  # trials between two looks whether a planted defect is found
+_ROUNDS = 4  # an area runs so often, so that a campaign that is broken off has counts of all
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=2.0, help="the time of the whole campaign (default: 2)")
+    parser.add_argument("--trials", type=int, help="the largest number of trials of each area")
+    parser.add_argument("--areas", default=",".join(AREAS), help="their names, separated by commas")
+    parser.add_argument("--seed", type=int, help="the seed (default: a new one, which is printed); with a seed used before it continues")
+    parser.add_argument("--out", type=Path, default=Path(".campaign"), help="the folder of the counts (default: .campaign)")
+    parser.add_argument("--report", action="store_true", help="only print the counts of the folder")
+    parser.add_argument("--defects", help="plant these defects, or `all`, and see that each is found; names separated by commas")
+    options = parser.parse_args()
+    if options.defects:
+        return plant(list(DEFECTS) if options.defects == "all" else options.defects.split(","), options.seed or 0)
+    if not options.report:
+        warnings.simplefilter("ignore")
+        torch.set_num_threads(1)
+        seed = secrets.randbits(32) if options.seed is None else options.seed
+        print(f"seed {seed}", flush=True)
+        names = options.areas.split(",")
+        rounds = 1 if options.trials else _ROUNDS
+        for _ in range(rounds):
+            for name in names:
+                began = time.monotonic()
+                counts = run_area(AREAS[name], seed, options.minutes * 60 / len(names) / rounds, options.out, options.trials)
+                print(
+                    f"{name}: {counts.trials} trials, {sum(counts.defects.values())} defects, {time.monotonic() - began:.0f} s", flush=True
+                )
+    return report(merge(options.out))
+
+
+def plant(names: list[str], seed: int) -> int:
+    """Plants defects one after another; returns 1 if the campaign does not find one of them."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    missed = 0
+    for name in names:
+        area, trials, patch = DEFECTS[name]
+        with tempfile.TemporaryDirectory() as folder, patch():
+            found, counts = 0, Counts(area, seed)
+            while not found and counts.trials < trials:
+                counts = run_area(AREAS[area], seed, 120, Path(folder), _STRIDE)
+                found = sum(count for kind, count in counts.defects.items() if kind != "process ended")
+        missed += not found
+        print(f"{name}: {'found' if found else 'missed'} ({found} of {counts.trials} trials in {area})", flush=True)
+    return int(missed > 0)
+
+
+def report(total: dict[str, Counts]) -> int:
+    """Prints a table of all counts and the defects; returns 1 if there is one."""
+    print("\n| area | trials | outcomes | defects |\n|---|---:|---|---:|")
+    for name, counts in total.items():
+        outcomes = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.outcomes.items(), key=lambda item: -item[1])[:6])
+        print(f"| {name} | {counts.trials:,} | {outcomes} | {sum(counts.defects.values())} |")
+    print(f"| all | {sum(counts.trials for counts in total.values()):,} | | {sum(sum(c.defects.values()) for c in total.values())} |")
+    for name, counts in total.items():
+        for kind, count in counts.defects.items():
+            print(f"\n{name}: {count} times {kind}")
+        for number, text in counts.examples[:5]:
+            print(f"  trial {number} of seed {counts.seed}: {text[:1500]}")
+    return int(any(counts.defects for counts in total.values()))
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,204 @@
+"""Kills and failing disks at any system call that writes, kills at any time, and processes that race."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import composable_energy as ce
+from composable_energy.errors import FileFormatError
+from composable_energy.files import digest_of
+from composable_energy_training import CSVLog
+from plugins.training.tests.run_helpers import Scripted, read_log, trainer
+from tests.campaign.faults import KILLED, Faults, in_child
+from tests.campaign.trial import Area, Trial, check
+from tests.checkpoint_runs import BOWL
+
+_CALL = {"sampler": "mala", "step_size": 0.1, "seed": 0, "steps": 4, "warn": False}
+_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+
+def normal(mean: float) -> ce.Energy:
+    """Returns the energy of a normal distribution, whose mean tells which save is in a folder."""
+    return ce.as_energy(torch.distributions.Normal(torch.full((2,), mean), 1.0))
+
+
+def names_in(folder: Path) -> list[str]:
+    """Returns the names of the files in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Saving:
+    """A save into a new folder or over another one."""
+
+    def __init__(self, chance: random.Random, folder: Path) -> None:
+        self.folder, self.before = folder / "saved", chance.random() < 0.7
+        if self.before:
+            normal(1.0).save(self.folder)
+
+    def run(self) -> None:
+        normal(2.0).save(self.folder)
+
+    def check(self) -> str:
+        found = self._mean()
+        check(found in ((1.0, 2.0) if self.before else (None, 2.0)), "lost file", found)
+        normal(3.0).save(self.folder)
+        check(self._mean() == 3.0, "silent wrong answer", "the save after a failure is another one")
+        check(names_in(self.folder.parent) == ["saved"], "left behind", names_in(self.folder.parent))
+        check(len(names_in(self.folder)) == 2, "left behind", names_in(self.folder))
+        return "new" if found == 2.0 else "old"
+
+    def _mean(self) -> float | None:
+        try:
+            return ce.load(self.folder).config()["distribution"].mean[0].item()
+        except FileFormatError as error:
+            check("holds no saved energy" in str(error), "half-written file", error)
+            return None
+
+
+class Sampling:
+    """A run with a checkpoint at each step."""
+
+    def __init__(self, chance: random.Random, folder: Path) -> None:
+        self.path = folder / "run" / "c"
+
+    def run(self) -> torch.Tensor:
+        return BOWL.sample((4, 3), checkpoint=self.path, checkpoint_every=0, **_CALL)
+
+    def check(self) -> str:
+        began = self.path.exists()
+        check(torch.equal(self.run(), BOWL.sample((4, 3), **_CALL)), "silent wrong answer", "a resumed run has other draws")
+        check(names_in(self.path.parent) == ["c"], "left behind", names_in(self.path.parent))
+        return "resumed" if began else "begun anew"
+
+
+class Training:
+    """A run of a trainer with a log."""
+
+    wanted = ""
+
+    def __init__(self, chance: random.Random, folder: Path) -> None:
+        self.folder = folder / "run"
+
+    def run(self) -> str:
+        run = trainer(Scripted({}), None, out=self.folder, steps=6, checkpoint_every=2, callbacks=[CSVLog(1)])
+        run.fit()
+        return digest_of(run.model.state_dict())
+
+    def check(self) -> str:
+        began = (self.folder / "checkpoints").exists()
+        if not Training.wanted:
+            run = trainer(Scripted({}), None, steps=6, checkpoint_every=2)
+            run.fit()
+            Training.wanted = digest_of(run.model.state_dict())
+        check(self.run() == Training.wanted, "silent wrong answer", "a resumed run has other weights")
+        steps = [int(row["step"]) for row in read_log(self.folder)]
+        check(steps == [1, 2, 3, 4, 5, 6], "silent wrong answer", f"the log has the steps {steps}")
+        left = {*names_in(self.folder)} | {name for name in names_in(self.folder / "checkpoints") if not name.startswith("step-")}
+        check(left == {"checkpoints", "log.csv"}, "left behind", left)
+        return "resumed" if began else "begun anew"
+
+
+def _work(chance: random.Random, folder: Path) -> Any:
+    return chance.choices([Saving, Sampling, Training], [6, 3, 1])[0](chance, folder)
+
+
+def prepare_kills(folder: Path) -> Trial:
+    def trial(chance: random.Random, place: Path) -> str:
+        work = _work(chance, place)
+        if chance.random() < 0.7:
+            code, text = in_child(work.run, Faults(chance.randrange(24), place))
+            check(code in (0, KILLED), "untyped error", text[-400:])
+        else:
+            killed_at_random(work.run, chance)
+        return f"{type(work).__name__.lower()}: {work.check()}"
+
+    return trial
+
+
+def killed_at_random(call: Callable[[], Any], chance: random.Random) -> None:
+    """Runs a call in a process that is killed after a random time."""
+    child = os.fork()
+    if child == 0:
+        try:
+            call()
+        finally:
+            os._exit(0)
+    time.sleep(chance.choice([0.001, 0.01, 0.05]) * chance.random())
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def prepare_disk(folder: Path) -> Trial:
+    def trial(chance: random.Random, place: Path) -> str:
+        work = _work(chance, place)
+        if chance.random() < 0.7:
+            code, text = in_child(work.run, Faults(chance.randrange(24), place, chance.choice(_ERRORS)))
+        else:
+            size = chance.randrange(0, 4000)
+            code, text = in_child(lambda: (resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)), work.run()))
+        check(code == 0 or text.startswith("composable_energy.errors.StorageError"), "untyped error", f"{code}: {text[-400:]}")
+        return f"{type(work).__name__.lower()}: {'no effect' if code == 0 else 'StorageError'}, {work.check()}"
+
+    return trial
+
+
+def prepare_races(folder: Path) -> Trial:
+    def write(place: Path, mean: float) -> None:
+        for _ in range(8):
+            normal(mean).save(place / "saved")
+
+    def read(place: Path) -> None:
+        for _ in range(25):
+            found = ce.load(place / "saved").config()["distribution"].mean
+            check(found[0] == found[1] and found[0].item() in (0.0, 1.0, 2.0), "silent wrong answer", found)
+
+    def sample(place: Path) -> None:
+        from composable_energy.errors import InUseError
+
+        try:
+            found = BOWL.sample((4, 3), checkpoint=place / "c", checkpoint_every=0, **_CALL)
+        except InUseError:
+            return
+        check(torch.equal(found, BOWL.sample((4, 3), **_CALL)), "silent wrong answer", "two processes with a checkpoint")
+
+    def trial(chance: random.Random, place: Path) -> str:
+        saving = chance.random() < 0.6
+        if saving:
+            normal(0.0).save(place / "saved")
+            calls = [lambda i=i: write(place, float(i)) for i in (1, 2)] + [lambda: read(place)] * 6
+        else:
+            calls = [lambda: sample(place)] * 4
+        children = []
+        for call in calls:
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    call()
+                    code = 0
+                except BaseException as error:
+                    (place / f"error-{os.getpid()}").write_text(f"{type(error).__name__}: {error}"[:400])
+                finally:
+                    os._exit(code)
+            children.append(child)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        told = [path.read_text() for path in place.glob("error-*")]
+        check(not any(codes), "race", told[:2])
+        return "readers and writers" if saving else "several processes with a checkpoint"
+
+    return trial
+
+
+KILLS = Area("kills", prepare_kills, 120)
+DISK = Area("full disk", prepare_disk, 120)
+RACES = Area("races", prepare_races, 120)

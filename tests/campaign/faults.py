@@ -1,0 +1,114 @@
+"""A layer below the library that counts the system calls that write, and lets one of them fail or end the process.
+
+It uses Python's audit events (open, rename, remove, mkdir) and wraps `os.fsync`. A process that ends here loses what it has not synced, as
+in a power cut: such files keep half of their content. An audit hook cannot be removed, so each trial runs in a forked child.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+KILLED = 137
+POSSIBLE = Path("/proc/self/fd").is_dir()
+"""Whether this system has what the layer needs: forks, and the names of open files."""
+_EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod"}
+_WRITES = os.O_WRONLY | os.O_RDWR
+
+
+class Faults:
+    """Lets one system call that writes fail.
+
+    Args:
+        at: Its number, counted from 0; None lets none fail.
+        root: Only files below this folder count.
+        error: The number of the error it raises, such as `errno.ENOSPC`; None ends the process.
+    """
+
+    def __init__(self, at: int | None, root: Path, error: int | None = None) -> None:
+        self.at, self.root, self.error = at, str(root), error
+        self.calls: list[str] = []
+        self.unsynced: dict[str, int] = {}  # files that were written, and the size that is safe
+        self.running = False
+
+    def install(self) -> None:
+        """Installs the layer in this process, for good."""
+        sync = os.fsync
+
+        def fsync(descriptor: int) -> None:
+            path = str(Path(f"/proc/self/fd/{descriptor}").resolve())
+            self.count("fsync", path)
+            sync(descriptor)
+            self.unsynced.pop(path, None)
+
+        os.fsync = fsync
+        sys.addaudithook(self.hook)
+        self.running = True
+
+    def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.running or (event != "open" and event not in _EVENTS) or not isinstance(arguments[0], (str, bytes, os.PathLike)):
+            return
+        path = str(Path(os.fsdecode(arguments[0])).absolute())
+        if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & _WRITES):
+            return
+        self.count(event, path)
+        if event == "open" and not path.endswith(".lock"):
+            kept = 0 if arguments[2] & (os.O_TRUNC | os.O_EXCL) or not Path(path).exists() else Path(path).stat().st_size
+            self.unsynced[path] = min(kept, self.unsynced.get(path, kept))
+        elif event == "os.rename":
+            target = str(Path(os.fsdecode(arguments[1])).absolute())
+            self.unsynced.pop(target, None)
+            if path in self.unsynced:
+                self.unsynced[target] = self.unsynced.pop(path)
+
+    def count(self, event: str, path: str) -> None:
+        if not path.startswith(self.root):
+            return
+        self.calls.append(f"{event} {Path(path).name}")
+        if len(self.calls) - 1 == self.at:
+            if self.error is not None:
+                raise OSError(self.error, os.strerror(self.error), path)
+            self.end()
+
+    def end(self) -> None:
+        self.running = False
+        for path, kept in self.unsynced.items():
+            if Path(path).is_file():
+                os.truncate(path, kept + (Path(path).stat().st_size - kept) // 2)
+        os._exit(KILLED)
+
+
+def in_child(call: Callable[[], object], faults: Faults | None = None) -> tuple[int, str]:
+    """Runs a function in a forked child; returns its exit code and its text: the number of calls that write, or the traceback.
+
+    Exit codes: 0, 1 for an exception, 137 for an end by `faults`.
+    """
+    here, there = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code, text = 1, ""
+        try:
+            os.close(here)
+            if faults is not None:
+                faults.install()
+            call()
+            code, text = 0, str(len(faults.calls)) if faults else ""
+        except BaseException as error:
+            text = f"{type(error).__module__}.{type(error).__name__}\n{traceback.format_exc()}"
+        finally:
+            if faults is not None:
+                faults.running = False
+            os.write(there, text.encode()[-60_000:])
+            os._exit(code)
+    os.close(there)
+    with os.fdopen(here, "rb") as pipe:
+        text = pipe.read().decode()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
+
+
+DISK_FULL = errno.ENOSPC

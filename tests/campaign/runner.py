@@ -1,0 +1,158 @@
+"""Runs areas in forked processes, detects hangs, and keeps counts in a JSON file for each area, from which a later call continues."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import tempfile
+import time
+import traceback
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tests.campaign.trial import Area, Defect
+
+_EVERY = 10.0  # seconds between two writings of the counts
+_KEPT = 50  # defects described in the file; all are counted
+
+
+@dataclass
+class Counts:
+    """The counts of an area.
+
+    Args:
+        area: The name.
+        seed: The seed; trial `i` is a function of the area, the seed and `i`.
+        trials: The number of trials; the next one has this number.
+        seconds: The time they took.
+        outcomes: Their outcomes.
+        defects: The number of defects by kind.
+        examples: The first defects: the number of the trial, and what happened.
+    """
+
+    area: str
+    seed: int
+    trials: int = 0
+    seconds: float = 0.0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    defects: dict[str, int] = field(default_factory=dict)
+    examples: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        """Counts the trial with the next number."""
+        self.trials += 1
+        kinds = self.outcomes
+        if text.startswith("defect: "):
+            text = text.removeprefix("defect: ")
+            kinds, self.examples = self.defects, [*self.examples, (self.trials - 1, text)][:_KEPT]
+            text = text.partition(":")[0].partition("\n")[0]
+        kinds[text] = kinds.get(text, 0) + 1
+
+
+def load_counts(folder: Path, area: str, seed: int) -> Counts:
+    """Returns the counts of an earlier call with the same seed, or new ones."""
+    path = folder / f"{area}-{seed}.json"
+    return Counts(**json.loads(path.read_text())) if path.exists() else Counts(area, seed)
+
+
+def save_counts(folder: Path, counts: Counts) -> None:
+    """Writes the counts of an area."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = folder / f".{counts.area}-{counts.seed}.{os.getpid()}"
+    fresh.write_text(json.dumps(asdict(counts), indent=1))
+    fresh.replace(folder / f"{counts.area}-{counts.seed}.json")
+
+
+def run_area(area: Area, seed: int, seconds: float, out: Path, most: int | None = None) -> Counts:
+    """Runs trials of an area until the time is over.
+
+    Args:
+        area: The area.
+        seed: The seed of the campaign.
+        seconds: The time.
+        out: The folder of the counts.
+        most: The largest number of trials in this call; None for no limit.
+    """
+    counts = load_counts(out, area.name, seed)
+    first, began, written = counts.trials, time.monotonic(), time.monotonic()
+    while time.monotonic() - began < seconds and (most is None or counts.trials - first < most):
+        folder = Path(tempfile.mkdtemp(prefix="campaign-"))
+        here, there = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(here)
+            _serve(area, seed, counts.trials, there, folder)
+        os.close(there)
+        os.set_blocking(here, False)
+        buffer, last, over = b"", time.monotonic(), False
+        try:
+            while not over:
+                ready, _, _ = select.select([here], [], [], 0.2)
+                data = os.read(here, 65536) if ready else None
+                if data:
+                    *lines, buffer = (buffer + data).split(b"\n")
+                    last = time.monotonic() if lines else last
+                    for line in lines:
+                        if most is None or counts.trials - first < most:
+                            counts.add(json.loads(line))
+                elif data == b"":
+                    counts.add("defect: process ended: the process of the trials ended without an answer")
+                    break
+                elif time.monotonic() - last > area.limit:
+                    counts.add(f"defect: hang: no answer within {area.limit:g} s")
+                    break
+                over = time.monotonic() - began > seconds or (most is not None and counts.trials - first >= most)
+                if time.monotonic() - written > _EVERY:
+                    written = time.monotonic()
+                    save_counts(out, counts)
+        finally:
+            os.close(here)
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            shutil.rmtree(folder, ignore_errors=True)
+    counts.seconds += time.monotonic() - began
+    save_counts(out, counts)
+    return counts
+
+
+def merge(folder: Path) -> dict[str, Counts]:
+    """Returns the counts of all files in a folder, added up for each area."""
+    total: dict[str, Counts] = {}
+    for path in sorted(folder.glob("*.json")):
+        counts = Counts(**json.loads(path.read_text()))
+        whole = total.setdefault(counts.area, Counts(counts.area, counts.seed))
+        whole.trials, whole.seconds = whole.trials + counts.trials, whole.seconds + counts.seconds
+        whole.outcomes = dict(Counter(whole.outcomes) + Counter(counts.outcomes))
+        whole.defects = dict(Counter(whole.defects) + Counter(counts.defects))
+        whole.examples += counts.examples
+    return total
+
+
+def _serve(area: Area, seed: int, first: int, pipe: int, folder: Path) -> None:
+    """Runs trials for ever, and writes a line for each."""
+    os.setpgid(0, 0)
+    try:
+        trial, number = area.prepare(folder / "prepared"), first
+        while True:
+            place = folder / str(number)
+            place.mkdir()
+            try:
+                answer = trial(random.Random(f"{area.name} {seed} {number}"), place)
+            except Defect as error:
+                answer = f"defect: {error}"
+            except BaseException:
+                answer = f"defect: error of the trial\n{traceback.format_exc()[-2000:]}"
+            shutil.rmtree(place, ignore_errors=True)
+            os.write(pipe, f"{json.dumps(answer)}\n".encode())
+            number += 1
+    except BrokenPipeError:
+        pass
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)

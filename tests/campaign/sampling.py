@@ -1,0 +1,183 @@
+"""Energies that fail in many ways, and surroundings that must not change a draw."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import composable_energy as ce
+from tests.campaign.faults import in_child
+from tests.campaign.trial import Area, Trial, check, typed
+
+
+class Mine(Exception):  # noqa: N818
+    """An error that an energy of a trial raises on purpose."""
+
+
+def raising(error: BaseException) -> Callable[[Tensor], Tensor]:
+    def energy(x: Tensor) -> Tensor:
+        raise error
+
+    return energy
+
+
+def bowl(x: Tensor) -> Tensor:
+    return x.square().sum(1) / 2
+
+
+def _in_place(x: Tensor) -> Tensor:
+    x.data.mul_(2)
+    return bowl(x)
+
+
+FAILING: dict[str, Callable[[Tensor], Any]] = {
+    "nan": lambda x: bowl(x) * torch.nan,
+    "nan beyond 1": lambda x: torch.where(x[:, 0] > 1, torch.nan, bowl(x)),
+    "inf": lambda x: bowl(x) + torch.inf,
+    "inf beyond 0": lambda x: torch.where(x[:, 0] > 0, torch.inf, bowl(x)),
+    "minus inf": lambda x: bowl(x) - torch.inf,
+    "minus inf beyond 1": lambda x: torch.where(x[:, 0] > 1, -torch.inf, bowl(x)),
+    "no lower bound": lambda x: -bowl(x),
+    "steep": lambda x: 1e30 * bowl(x),
+    "flat": lambda x: 0 * bowl(x),
+    "tiny": lambda x: 1e-30 * bowl(x),
+    "offset": lambda x: bowl(x) + 1e30,
+    "log of a negative number": lambda x: x[:, 0].log() + bowl(x),
+    "root": lambda x: x[:, 0].sqrt() + bowl(x),
+    "division by zero": lambda x: 1 / (x[:, 0] - x[:, 0]),
+    "exp": lambda x: x.exp().exp().sum(1),
+    "pole": lambda x: -1 / x.norm(dim=1),
+    "step": lambda x: (x[:, 0] > 0).to(x.dtype),
+    "rounded": lambda x: x.round().square().sum(1),
+    "norm at its corner": lambda x: (x - x.detach()).norm(dim=1) + bowl(x),
+    "detached": lambda x: bowl(x.detach()),
+    "item": lambda x: torch.tensor([float(row.square().sum()) for row in x]),
+    "one number": lambda x: bowl(x).sum(),
+    "a column": lambda x: bowl(x)[:, None],
+    "a row too few": lambda x: bowl(x)[:-1],
+    "a matrix": lambda x: x,
+    "a float": lambda x: 3.0,
+    "None": lambda x: None,
+    "a list": lambda x: bowl(x).tolist(),
+    "a tuple": lambda x: (bowl(x), bowl(x)),
+    "text": lambda x: "energy",
+    "integers": lambda x: bowl(x).long(),
+    "booleans": lambda x: bowl(x) > 1,
+    "complex numbers": lambda x: bowl(x).to(torch.complex64),
+    "double precision": lambda x: bowl(x).double(),
+    "half precision": lambda x: bowl(x).half(),
+    "a sparse tensor": lambda x: bowl(x).to_sparse(),
+    "meta": lambda x: bowl(x.to("meta")),
+    "noise": lambda x: bowl(x) + torch.randn(len(x)),
+    "in place": _in_place,
+    "mean of the batch": lambda x: bowl(x) + bowl(x).mean(),
+    "ValueError": raising(ValueError("mine")),
+    "MemoryError": raising(MemoryError("mine")),
+    "Mine": raising(Mine("mine")),
+    "Cholesky": lambda x: torch.linalg.cholesky(-torch.eye(2)).sum() * bowl(x),
+}
+SAMPLERS: list[tuple[str, dict[str, Any]]] = [
+    ("langevin", {"step_size": 0.1}),
+    ("mala", {"step_size": 0.3}),
+    ("underdamped", {"step_size": 0.1}),
+    ("hmc", {"step_size": 0.2}),
+    ("smc", {}),
+    ("chees", {}),
+]
+_OWN = (Mine, ValueError, MemoryError, TypeError, torch.linalg.LinAlgError)
+
+
+def prepare_numerics(folder: Path) -> Trial:
+    torch.set_num_threads(1)
+
+    def trial(chance: random.Random, place: Path) -> str:
+        name = chance.choice(list(FAILING))
+        sampler, options = chance.choice(SAMPLERS)
+        policy = chance.choice(["raise", "drop", "restart", "keep"])
+        energy: ce.Energy = ce.as_energy(FAILING[name], name="odd", event_shape=(2,))
+        match chance.randrange(5):
+            case 0:
+                energy = energy & ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+            case 1:
+                energy = 0.5 * energy
+            case 2:
+                energy = energy | ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+        before = torch.get_rng_state(), torch.is_grad_enabled(), torch.get_default_dtype()
+        request = {"sampler": sampler, "steps": chance.randrange(1, 8), "seed": 0, "on_divergence": policy, "warn": False, **options}
+        if sampler == "smc":
+            del request["steps"]
+        found, error = typed(lambda: energy.sample((6, 2), allow_improper=True, **request), _OWN)
+        check(torch.equal(before[0], torch.get_rng_state()) or name == "noise", "surroundings changed", "the random state")
+        check(before[1:] == (torch.is_grad_enabled(), torch.get_default_dtype()), "surroundings changed", "gradients or dtype")
+        if error:
+            return error
+        check(bool(found.isfinite().all()), "silent wrong answer", f"{name} by {sampler} returned points that are not finite")
+        check(found.shape[1:] == (2,) and (policy == "drop" or len(found) == 6), "silent wrong answer", f"shape {tuple(found.shape)}")
+        return "finite points"
+
+    return trial
+
+
+def prepare_surroundings(folder: Path) -> Trial:
+    torch.set_num_threads(1)
+    energy = ce.as_energy(bowl, name="bowl", event_shape=(2,))
+    calls = [{"sampler": name, "seed": 3, "warn": False, **options} | ({} if name == "smc" else {"steps": 5}) for name, options in SAMPLERS]
+    wanted = [energy.sample((8, 2), **call) for call in calls]
+
+    def trial(chance: random.Random, place: Path) -> str:
+        number, chosen = chance.randrange(len(calls)), []
+        options: dict[str, Any] = {}
+        with contextlib.ExitStack() as stack:
+            if chance.random() < 0.3:
+                stack.enter_context(torch.autocast("cpu", dtype=torch.bfloat16))
+                chosen.append("autocast")
+            mode = chance.choice([None, torch.inference_mode, torch.no_grad, torch.enable_grad])
+            if mode is not None:
+                stack.enter_context(mode())
+                chosen.append(mode.__name__)
+            if chance.random() < 0.3:
+                torch.set_default_dtype(torch.float64)
+                stack.callback(torch.set_default_dtype, torch.float32)
+                options["dtype"] = torch.float32
+            if chance.random() < 0.3:
+                stack.enter_context(torch.device("cpu"))
+            if chance.random() < 0.3:
+                torch.manual_seed(chance.randrange(1000))
+            if chance.random() < 0.3:
+                torch.use_deterministic_algorithms(True)
+                stack.callback(torch.use_deterministic_algorithms, False)
+            if chance.random() < 0.3 and calls[number]["sampler"] != "smc":
+                options["batch_size"] = chance.randrange(1, 9)
+            if chance.random() < 0.3:
+                options["callback"] = lambda step, state, info: state.x.zero_() is None
+            how = chance.choice(["here", "here", "thread", "fork"])
+            out: list[Any] = []
+            call = lambda: out.append(energy.sample((8, 2), **calls[number], **options))
+            if how == "thread":
+                running = [threading.Thread(target=call) for _ in range(3)]
+                for thread in running:
+                    thread.start()
+                for thread in running:
+                    thread.join()
+                check(len(out) == 3, "untyped error", "a thread raised")
+            elif how == "fork":
+                code, text = in_child(lambda: (call(), check(torch.equal(out[0], wanted[number]), "silent wrong answer", chosen)))
+                check(code == 0, "silent wrong answer" if "Defect" in text else "untyped error", text[-400:])
+            else:
+                call()
+        for points in out:
+            check(torch.equal(points, wanted[number]), "silent wrong answer", f"{calls[number]} {list(options)} {chosen}")
+        return f"same bits, {how}"
+
+    return trial
+
+
+NUMERICS = Area("numerics", prepare_numerics)
+SURROUNDINGS = Area("surroundings", prepare_surroundings)

@@ -1,0 +1,57 @@
+"""What areas of the campaign share: the outcome of a call, and the error of a trial that found a defect."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from composable_energy.errors import ComposableEnergyError
+
+Trial = Callable[[random.Random, Path], str]
+"""A trial takes its random numbers and an empty folder, and returns the outcome in one or two words."""
+
+
+class Defect(Exception):  # noqa: N818
+    """A trial found a defect; the text begins with its kind."""
+
+
+@dataclass(frozen=True)
+class Area:
+    """An area of the campaign.
+
+    Args:
+        name: Its name.
+        prepare: Returns the trial; called once in each process.
+        limit: Seconds after which a trial counts as a hang.
+    """
+
+    name: str
+    prepare: Callable[[Path], Trial]
+    limit: float = 60.0
+
+
+def typed(call: Callable[[], Any], allowed: tuple[type[BaseException], ...] = ()) -> tuple[Any, str]:
+    """Returns the result of a call and "", or None and the name of the typed error that it raised.
+
+    Args:
+        call: The call.
+        allowed: Errors without a type of the library that the caller caused on purpose.
+
+    Raises:
+        Defect: It raised an error of another type.
+    """
+    try:
+        return call(), ""
+    except (ComposableEnergyError, *allowed) as error:
+        return None, type(error).__name__
+    except Exception as error:
+        raise Defect(f"untyped error: {type(error).__name__}: {str(error)[:300]}") from error
+
+
+def check(condition: bool, kind: str, detail: object = "") -> None:
+    """Raises a defect unless a condition holds."""
+    if not condition:
+        raise Defect(f"{kind}: {detail}")

@@ -1,0 +1,168 @@
+"""Checkpoints that two processes use, that cannot be written, or that somebody edited."""
+
+import errno
+import json
+import os
+
+import pytest
+import safetensors.torch
+
+from composable_energy.errors import ComposableEnergyError, FileFormatError, InUseError, StorageError
+from composable_energy.files import digest_of, remove_leftovers
+from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
+from tests.checkpoint_runs import BOWL, Stop, safe_metadata, same
+from tests.processes import ended, needs_forkserver, start
+
+KEY = "composable_energy_checkpoint"
+CALL = {"sampler": "mala", "step_size": 0.1, "seed": 0, "trace": 2, "batch_size": 3}
+needs_fork = pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files")
+
+
+def sample(path, steps=6, **options):
+    return BOWL.sample((8, 3), steps=steps, checkpoint=path, **{**CALL, **options})
+
+
+def test_a_second_call_with_a_checkpoint_in_use_is_refused_with_the_process_id(tmp_path):
+    def again(step, state, info):
+        with pytest.raises(InUseError, match="in use by another call of this process: wait"):
+            sample(tmp_path / "c")
+        raise Stop
+
+    with pytest.raises(Stop):
+        sample(tmp_path / "c", callback=again)
+    sample(tmp_path / "c")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def refused(path, owner):
+    with pytest.raises(InUseError, match=f"in use by process {owner}: wait"):
+        sample(path)
+
+
+@needs_forkserver
+def test_another_process_with_the_checkpoint_is_refused(tmp_path):
+    def other(step, state, info):
+        assert ended([start("other", refused, tmp_path / "c", os.getpid())]) == [0]
+        raise Stop
+
+    with pytest.raises(Stop):
+        sample(tmp_path / "c", callback=other)
+
+
+def test_files_with_similar_names_and_links_stay(tmp_path):
+    mine = [".c.mine.new", ".c.12-abc.new", ".c.txt", f".c.{os.getpid()}-0123abcd.new"]  # the last is that of a process that runs
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "c").symlink_to(tmp_path / "elsewhere" / "real")
+    wanted = sample(tmp_path / "c")
+    same(wanted, sample(tmp_path / "c"))
+    assert (tmp_path / "c").is_symlink()
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["real"]
+    assert all((tmp_path / name).read_text() == "mine" for name in mine)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks whether a process runs")
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    code, _ = in_child(lambda: os._exit(0))
+    assert code == 0
+    (tmp_path / ".c.999999999-0123abcd.new").write_text("left")  # above the largest process id of Linux
+    remove_leftovers(tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_fork
+def test_a_kill_at_any_system_call_leaves_a_checkpoint_that_continues_to_the_same_bits(tmp_path):
+    wanted, at = sample(None), 0
+    while True:
+        path = tmp_path / str(at) / "c"
+        code, text = in_child(lambda path=path: sample(path, checkpoint_every=0), Faults(at, tmp_path))
+        assert code in (0, KILLED), text
+        same(wanted, sample(path))
+        assert [left.name for left in path.parent.iterdir()] == ["c"]
+        if code == 0:
+            break
+        at += 1
+    assert at > 20
+
+
+@needs_fork
+def test_an_error_at_any_system_call_is_typed_and_keeps_an_earlier_step(tmp_path):
+    wanted, at = sample(None), 0
+    while True:
+        path = tmp_path / str(at) / "c"
+        code, text = in_child(lambda path=path: sample(path, checkpoint_every=0), Faults(at, tmp_path, errno.ENOSPC))
+        assert code == 0 or text.startswith("composable_energy.errors.StorageError"), text
+        same(wanted, sample(path))
+        if code == 0 and int(text) <= at:
+            break
+        at += 1
+    assert at > 20
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StorageError, match="cannot be locked"):
+        sample(tmp_path / "file" / "c")
+    with pytest.raises(StorageError):
+        sample(tmp_path / ("x" * 300))
+
+
+def edited(path, edit):
+    """Edits the record of a checkpoint, and makes its digest fit again."""
+    record = json.loads(safe_metadata(path)[KEY])
+    tensors = safetensors.torch.load_file(path)
+    record.pop("digest")
+    edit(record, tensors)
+    safetensors.torch.save_file(tensors, path, {KEY: json.dumps({**record, "digest": digest_of(tensors, record)})})
+
+
+def edits():
+    yield "no steps", lambda r, t: r.pop("steps")
+    yield "steps as text", lambda r, t: r.update(steps="3")
+    yield "negative steps", lambda r, t: r.update(steps=-3)
+    yield "steps beyond a word", lambda r, t: r.update(steps=2**70)
+    yield "no call", lambda r, t: r.pop("call")
+    yield "a call of another type", lambda r, t: r.update(call=3)
+    yield "a seed of another type", lambda r, t: r["call"].update(seed="zero")
+    yield "states of another type", lambda r, t: r.update(states=3)
+    yield "no states", lambda r, t: r.update(states=[])
+    yield "a state twice", lambda r, t: r.update(states=r["states"] + r["states"][:1])
+    yield "a restart of another type", lambda r, t: r["states"][0].__setitem__(0, "x")
+    yield "a batch size of 0", lambda r, t: r.update(batch_size=0)
+    yield "scalars of another type", lambda r, t: r.update(scalars=[1])
+    yield "a scalar that is text", lambda r, t: r.update(scalars={"a": ["b"]})
+    yield "steps of points of another type", lambda r, t: r.update(point_steps="many")
+    yield "a reference of another type", lambda r, t: r.update(reference="two")
+    yield "a reference that is missing", lambda r, t: r.update(reference=9)
+    yield "a field that is missing", lambda r, t: t.pop("states.0.x")
+    yield "points of another shape", lambda r, t: t.update({"states.0.x": t["states.0.x"][:1]})
+    yield "ids of other chains", lambda r, t: t.update({"states.0.ids": t["states.0.ids"] + 90})
+    yield "restarts of another shape", lambda r, t: t.update(restarts=t["restarts"][:2].clone())
+    yield "restarts that are missing", lambda r, t: t.pop("restarts")
+    yield "energies of another shape", lambda r, t: t.update(energies=t["energies"][:, :1].clone())
+    yield "gradients of another shape", lambda r, t: t.update({"reference.0.grads": t["reference.0.grads"].flatten()})
+
+
+@pytest.mark.parametrize("edit", dict(edits()).values(), ids=dict(edits()))
+def test_an_edited_record_is_a_typed_error(tmp_path, edit):
+    sample(tmp_path / "c", steps=3)
+    edited(tmp_path / "c", edit)
+    with pytest.raises(ComposableEnergyError, match="give another path"):
+        sample(tmp_path / "c")
+
+
+def test_an_edited_number_of_steps_is_not_believed(tmp_path):
+    sample(tmp_path / "c", steps=3)
+    metadata, tensors = safe_metadata(tmp_path / "c"), safetensors.torch.load_file(tmp_path / "c")
+    record = json.loads(metadata[KEY])
+    safetensors.torch.save_file(tensors, tmp_path / "c", {KEY: json.dumps({**record, "steps": record["steps"] + 100})})
+    with pytest.raises(FileFormatError, match="damaged"):
+        sample(tmp_path / "c", steps=200)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
+def test_a_pipe_in_place_of_a_checkpoint_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "c")
+    with pytest.raises(FileFormatError, match="no regular file"):
+        sample(tmp_path / "c")

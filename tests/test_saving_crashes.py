@@ -1,0 +1,166 @@
+"""Saving that is killed, that fails at any system call, or that others read and write at the same time."""
+
+import errno
+import os
+import stat
+
+import pytest
+import torch
+
+import composable_energy as ce
+from composable_energy.errors import FileFormatError, StorageError
+from composable_energy.locks import exclusive
+from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
+from tests.processes import ended, needs_forkserver, start
+from tests.saving_energies import X, normal
+
+pytestmark = pytest.mark.usefixtures("saving_registry")
+needs_fork = pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files")
+
+STATES = {"a new folder": False, "a folder with a saved energy": True}
+
+
+def mean(folder):
+    """The mean of the saved energy; None if there is none."""
+    try:
+        return ce.load(folder).distribution.mean[0].item()
+    except FileFormatError as error:
+        assert "holds no saved energy" in str(error), error
+        return None
+
+
+@needs_fork
+@pytest.mark.parametrize("before", STATES.values(), ids=STATES)
+def test_a_kill_at_any_system_call_leaves_the_old_or_the_new_energy_and_the_next_save_nothing_else(tmp_path, before):
+    seen, at = set(), 0
+    while True:
+        folder = tmp_path / str(at) / "saved"
+        folder.parent.mkdir()
+        if before:
+            normal(1.0).save(folder)
+        code, text = in_child(lambda folder=folder: normal(2.0).save(folder), Faults(at, tmp_path))
+        assert code in (0, KILLED), text
+        seen.add(mean(folder))
+        if code == 0:
+            break
+        normal(3.0).save(folder)
+        assert mean(folder) == 3.0
+        assert [path.name for path in folder.parent.iterdir()] == ["saved"]
+        assert len(list(folder.iterdir())) == 2
+        at += 1
+    assert at > 8
+    assert seen == {1.0 if before else None, 2.0}
+
+
+@needs_fork
+@pytest.mark.parametrize("before", STATES.values(), ids=STATES)
+def test_an_error_at_any_system_call_is_typed_and_leaves_the_old_or_the_new_energy(tmp_path, before):
+    at, full = 0, errno.ENOSPC
+    while True:
+        folder = tmp_path / str(at) / "saved"
+        folder.parent.mkdir()
+        if before:
+            normal(1.0).save(folder)
+        code, text = in_child(lambda folder=folder: normal(2.0).save(folder), Faults(at, tmp_path, full))
+        assert code == 0 or text.startswith("composable_energy.errors.StorageError"), text
+        assert mean(folder) in (1.0 if before else None, 2.0)
+        if code == 0 and int(text) <= at:
+            break
+        at += 1
+    assert at > 8
+
+
+def test_a_full_disk_is_a_storage_error_that_keeps_the_old_energy(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    normal(1.0).save(tmp_path / "saved")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\): free some space") as caught:
+        normal(2.0).save(tmp_path / "saved")
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(StorageError):
+        normal(2.0).save(tmp_path / "other")
+    assert mean(tmp_path / "saved") == 1.0
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    assert len(list((tmp_path / "saved").iterdir())) == 2
+
+
+def read_often(folder, count):
+    for _ in range(count):
+        ce.load(folder)(X)
+
+
+def write_often(folder, mean, count):
+    for _ in range(count):
+        normal(mean).save(folder)
+
+
+@pytest.mark.slow
+@needs_forkserver
+def test_readers_beside_two_writers_never_fail(tmp_path):
+    folder = tmp_path / "saved"
+    normal(0.0).save(folder)
+    running = [start("writer", write_often, folder, float(i + 1), 60) for i in range(2)]
+    running += [start("reader", read_often, folder, 150) for _ in range(3)]
+    assert ended(running) == [0] * 5
+    assert mean(folder) in (1.0, 2.0)
+    assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_save_keeps_the_permissions_of_the_folder_and_of_its_files(tmp_path):
+    folder = tmp_path / "saved"
+    folder.mkdir(mode=0o700)
+    normal(1.0).save(folder)
+    (folder / "config.json").chmod(0o600)
+    normal(2.0).save(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+
+
+def test_a_save_over_a_link_to_a_folder_keeps_the_link(tmp_path):
+    normal(1.0).save(tmp_path / "saved")
+    (tmp_path / "link").symlink_to(tmp_path / "saved")
+    normal(2.0).save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert mean(tmp_path / "saved") == 2.0
+
+
+def test_files_of_others_are_neither_overwritten_nor_swept(tmp_path):
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"mine")
+    with pytest.raises(FileFormatError, match="holds something else"):
+        normal().save(folder)
+    assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+    assert (folder / "model.safetensors").read_bytes() == b"mine"
+
+
+def test_a_name_that_is_too_long_is_a_typed_error(tmp_path):
+    with pytest.raises(StorageError, match="choose another folder"):
+        normal().save(tmp_path / ("x" * 300))
+
+
+def test_tensors_of_another_name_are_refused(tmp_path):
+    import json
+
+    normal().save(tmp_path / "saved")
+    path = tmp_path / "saved" / "config.json"
+    config = json.loads(path.read_text())
+    del config["checksum"]
+    for name in ("../other.safetensors", "/dev/zero", 3, "model-0123456789abcdef.safetensors.bak"):
+        path.write_text(json.dumps({**config, "tensors_file": name}))
+        with pytest.raises(FileFormatError, match="names the file of tensors"):
+            ce.load(tmp_path / "saved")
+
+
+def test_a_folder_that_another_process_writes_is_not_written(tmp_path, monkeypatch):
+    from composable_energy.saving import files
+
+    normal(1.0).save(tmp_path / "saved")
+    monkeypatch.setattr(files, "WAIT", 0.0)
+    with exclusive(tmp_path / "saved" / "config.json"), pytest.raises(ce.errors.InUseError, match="in use by another call of this process"):
+        normal(2.0).save(tmp_path / "saved")
+    normal(2.0).save(tmp_path / "saved")
+    assert torch.equal(ce.load(tmp_path / "saved")(X), normal(2.0)(X))
