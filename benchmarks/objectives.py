@@ -235,7 +235,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     names = args.only or list(objectives(torch.randn(100, 2), 0))
-    sets = read_json(PATH)["sets"] if args.only and args.write else {name: {"objectives": {}} for name in SETS}
+    sets: dict[str, dict[str, Any]] = read_json(PATH)["sets"] if args.only and args.write else {name: {"objectives": {}} for name in SETS}
     about = environment(seeds=list(args.seeds), seconds=args.seconds, draws=DRAWS)
     for kind, load in SETS.items():
         sets[kind]["references"] = references(load(args.seeds[0]))

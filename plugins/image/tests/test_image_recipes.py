@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -239,14 +240,16 @@ def test_a_recipe_may_name_an_objective_with_chains_of_its_own(table: str, kind:
 
 
 @pytest.mark.parametrize(("noise", "kind"), [("gaussian", GaussianNoise), ("flow", FlowNoise)])
-def test_a_recipe_fits_the_noise_of_noise_contrastive_estimation(noise: str, kind: type, tmp_path: Path):
+def test_a_recipe_fits_the_noise_of_noise_contrastive_estimation(noise: str, kind: type, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(FlowNoise, "fit", partial(FlowNoise.fit, steps=5))
     text = (
-        'about = "An energy"\n[data]\nsize = 16\n[model]\nname = "energy-unet"\nsize = 16\nwidth = 8\n'
+        'about = "An energy"\n[model]\nname = "energy-unet"\nsize = 16\nchannels = 1\nwidth = 8\n'
         '[preparation]\ndequantize = "uniform"\n'
-        f'[objective]\nname = "noise-contrastive"\nnoise = "{noise}"\nratio = 2\n[training]\nsteps = 1\n'
+        f'[objective]\nname = "noise-contrastive"\nnoise = "{noise}"\nratio = 2\n'
+        "[training]\nsteps = 1\nbatch_size = 2\n"
     )
     (tmp_path / "mine.toml").write_text(text)
-    pixels = np.random.default_rng(0).integers(0, 255, (40, 3, 16, 16), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 1, 16, 16), np.uint8)
     pictures = Pictures(pixels, {}, "noise")
     recipe = open_recipe(tmp_path / "mine.toml")
     objective = recipe.trainer(pictures).objective  # pyright: ignore[reportAttributeAccessIssue]
