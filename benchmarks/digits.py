@@ -86,6 +86,8 @@ def train_judge(pictures: Tensor, digits: np.ndarray) -> Judge:
 def evaluate(run: Path, names: Sequence[str], judge: Judge, samples: int, real: Mapping[int, np.ndarray]) -> dict[str, dict[str, Any]]:
     """Returns for each expression the share of samples that satisfy it, the number of samples of each digit, and the share of real digits.
 
+    The share of best is that of the better of two samples by `best_of=2`, which compares the evidence of the expression.
+
     Args:
         run: The folder of the run.
         names: The names of its energies.
@@ -96,14 +98,18 @@ def evaluate(run: Path, names: Sequence[str], judge: Judge, samples: int, real: 
     energies, found = {name: ce.load(run / name) for name in names}, {}
     for text, allowed in EXPRESSIONS.items():
         energy = energies[text] if text in energies else parse(text, energies.__getitem__)
-        seen = judge(energy.sample(samples, seed=0))
+        seen, better = (judge(energy.sample(samples, seed=0, best_of=count)) for count in (1, 2))
         real_share = float(np.mean([np.isin(real[digit], allowed).mean() for digit in allowed]))
         found[text] = {
             "share": float(np.isin(seen, allowed).mean()),
+            "share of best": float(np.isin(better, allowed).mean()),
             "real": real_share,
             "digits": np.bincount(seen, minlength=10).tolist(),
         }
-        print(f"{text:<28}{found[text]['share']:.3f}   of real digits {real_share:.3f}", flush=True)
+        print(
+            f"{text:<28}{found[text]['share']:.3f}   best of two {found[text]['share of best']:.3f}   of real digits {real_share:.3f}",
+            flush=True,
+        )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         parse(IMPOSSIBLE, energies.__getitem__).sample(64, seed=0)

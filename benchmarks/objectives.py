@@ -213,6 +213,12 @@ def references(pictures: LabelledPixels) -> dict[str, float]:
     return {name: frechet_distance(judge.body(x), features) for name, x in sets.items()}
 
 
+def gaussian_likelihood(pictures: LabelledPixels, seed: int) -> float:
+    """Returns the log likelihood of the noisy test pictures under the Gaussian of the noisy training pictures."""
+    train, test = (add_noise(2 * part - 1, Noise(seed, range(len(part)))) for part in (pictures.train, pictures.test))
+    return float(GaussianNoise.fit(train).log_prob(test).mean())
+
+
 def summary(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Returns means and deviations over seeds of each figure that any of them has."""
     names = list(dict.fromkeys(name for run in runs for name in run))
@@ -233,6 +239,7 @@ def main() -> None:
     about = environment(seeds=list(args.seeds), seconds=args.seconds, draws=DRAWS)
     for kind, load in SETS.items():
         sets[kind]["references"] = references(load(args.seeds[0]))
+        sets[kind]["log likelihood of the Gaussian"] = statistics.fmean(gaussian_likelihood(load(seed), seed) for seed in args.seeds)
         print(kind, {key: round(value, 3) for key, value in sets[kind]["references"].items()}, flush=True)
     for name, kind in itertools.product(names, SETS):
         runs = [measure(name, SETS[kind](seed), seed, args.seconds) for seed in args.seeds]

@@ -33,7 +33,8 @@ def table(kind: str) -> str:
     found = _read()["sets"][kind]
     order = sorted(found["objectives"].items(), key=lambda row: -_mean(row[1], "log likelihood"))
     rows = [[name, *_cells(row)] for name, row in order]
-    rows += [[f"*{name}*", "", "", f"{value:.2f}", "", "", ""] for name, value in found["references"].items()]
+    likelihood = {"Gaussian": f"{found['log likelihood of the Gaussian']:.1f}"}
+    rows += [[f"*{name}*", "", likelihood.get(name, ""), f"{value:.2f}", "", "", ""] for name, value in found["references"].items()]
     return markdown_table(_HEAD, rows)
 
 

@@ -159,7 +159,7 @@ def cross_entropy(world: World, model: ForwardModel, task: Task, seed: int, draw
     return best
 
 
-def descend_actions(world: World, model: ForwardModel, task: Task, seed: int, tries: int = 16, steps: int = 100) -> Tensor:
+def descend_actions(world: World, model: ForwardModel, task: Task, seed: int, tries: int = 8, steps: int = 60) -> Tensor:
     """Returns the states of the best of some actions that Adam improves through the forward model."""
     generator = torch.Generator().manual_seed(seed)
     raw = (0.5 * torch.randn(tries, world.horizon - 1, len(world.reach), generator=generator)).requires_grad_()

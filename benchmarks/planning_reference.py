@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from benchmarks.planning_tasks import Task, clearance_of
+from benchmarks.planning_tasks import Task, clearance_of, draw_tasks
 from composable_energy_planning import World
 
-__all__ = ["MARGIN", "reference_plan"]
+__all__ = ["MARGIN", "Solvable", "reference_plan"]
 
 MARGIN = 0.02
 """The clearance of the reference, the same as that of the random motion."""
@@ -21,7 +21,7 @@ _REST = 0.01  # the speed of a car that stays where it is
 
 
 def reference_plan(world: World, task: Task) -> tuple[Tensor | None, int]:
-    """Returns the trajectory that arrives first, with shape $(T, d)$, and the number of moves that were tried; None if nothing arrives in time.
+    """Returns the trajectory that arrives first, with shape $(T, d)$, and the number of moves tried; None if nothing arrives.
 
     Breadth-first in time: from all states that are reached, a fixed set of actions is tried by the true dynamics without slip, and one
     state is kept for each cell that no earlier one was in. So each trajectory that it finds is a real one, with a clearance of `MARGIN`.
@@ -45,6 +45,32 @@ def reference_plan(world: World, task: Task) -> tuple[Tensor | None, int]:
         states.append(ends[rows])
         before.append(rows // len(actions))
     return None, tried
+
+
+class Solvable:
+    """The tasks that `reference_plan` solves, in the order in which they are drawn.
+
+    Args:
+        world: The world.
+        seed: The seed of the tasks.
+        later: Whether they have a later obstacle.
+        known: Which tasks are solved, as far as they were tried; grows.
+    """
+
+    def __init__(self, world: World, seed: int, later: bool, known: list[bool]) -> None:
+        self.world, self.known, self.drawn, self.kept = world, known, 0, []
+        self.tasks = draw_tasks(world, seed, later=later)
+
+    def first(self, count: int) -> list[Task]:
+        """Returns the first tasks that are solved."""
+        while len(self.kept) < count:
+            task = next(self.tasks)
+            if self.drawn == len(self.known):
+                self.known.append(reference_plan(self.world, task)[0] is not None)
+            if self.known[self.drawn]:
+                self.kept.append(task)
+            self.drawn += 1
+        return self.kept[:count]
 
 
 class _Table:

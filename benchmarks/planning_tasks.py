@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from composable_energy_planning import Disc, World
 
-__all__ = ["Grid", "Task", "judge", "random_tasks", "resample"]
+__all__ = ["Grid", "Task", "clearance_of", "draw_tasks", "judge", "random_tasks", "resample"]
 
 _SHARE = 0.75  # of the horizon that the shortest path may take at full speed
 _RADIUS = {"maze": 0.12, "arm": 0.08, "car": 0.12}  # of later obstacles
@@ -122,17 +124,21 @@ def resample(path: Tensor, count: int) -> Tensor:
 
 
 def random_tasks(world: World, count: int, seed: int, *, later: bool = False) -> list[Task]:
-    """Returns tasks whose shortest path exists and fits the horizon.
+    """Returns the first tasks of `draw_tasks`."""
+    return list(islice(draw_tasks(world, seed, later=later), count))
+
+
+def draw_tasks(world: World, seed: int, *, later: bool = False) -> Iterator[Task]:
+    """Yields tasks whose shortest path exists and fits the horizon.
 
     Args:
         world: The world.
-        count: The number of tasks.
         seed: The seed.
         later: Whether there is an obstacle on the shortest path without it, so that another way has to be found.
     """
-    generator, tasks = torch.Generator().manual_seed(seed), []
+    generator = torch.Generator().manual_seed(seed)
     grid = Grid(world)
-    while len(tasks) < count:
+    while True:
         ends = world.random_states(2, generator)
         begin = ends[0]
         if world.name == "car":
@@ -146,8 +152,7 @@ def random_tasks(world: World, count: int, seed: int, *, later: bool = False) ->
         task = replace(task, steps=found[1])
         task = _blocked(world, task, found[0], generator) if later else task
         if task is not None:
-            tasks.append(task)
-    return tasks
+            yield task
 
 
 def _blocked(world: World, task: Task, path: Tensor, generator: torch.Generator) -> Task | None:

@@ -74,13 +74,15 @@ def frechet() -> str:
 
 def digits() -> str:
     """Returns the table of expressions of digits, and those below the target."""
-    result, rows, below = _read("digits"), [], []
+    result, rows, names = _read("digits"), [], ("share", "share of best", "real")
     for text, found in result["rows"].items():
         if "share" in found:
-            rows.append([f"`{text}`", format_number(found["share"]), format_number(found["real"])])
-            below += [f"`{text}`"] * (found["share"] < result["targets"]["expressions"])
-    verdict = f"Below the target of {format_number(result['targets']['expressions'], 2)}: {', '.join(below) or 'none'}."
-    return f"{markdown_table(['expression', 'correct', 'of real digits'], rows)}\n\n{verdict}"
+            rows.append([f"`{text}`", *(format_number(found[name]) for name in names)])
+    target, verdicts = result["targets"]["expressions"], []
+    for name, title in zip(names[:2], ("One sample", "The better of two"), strict=True):
+        below = [f"`{text}`" for text, found in result["rows"].items() if name in found and found[name] < target]
+        verdicts.append(f"{title}, below the target of {format_number(target, 2)}: {', '.join(below) or 'none'}.")
+    return f"{markdown_table(['expression', 'correct', 'correct, `best_of=2`', 'of real digits'], rows)}\n\n{' '.join(verdicts)}"
 
 
 def digits_parts() -> str:

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import importlib.util
+import json
 import pkgutil
 import re
 import shlex
@@ -48,6 +49,7 @@ def _script(name: str):
 
 
 run_blocks = _script("run_blocks")
+notebooks = _script("notebooks")
 
 
 def _modules() -> list[str]:
@@ -86,7 +88,7 @@ COMMANDS = sorted({line for page in PAGES for line in re.findall(r"^ {4}(?:\$ )?
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_command_line_takes_what_pages_show(line, monkeypatch):
-    others = (get("command", name) for name in ("recipes", "render", "train"))
+    others = (get("command", name) for name in ("recipes", "render", "train", "ui"))
     for command in (Sample, Explain, Energies, NewPlugin, Plugins, Doctor, *others):
         monkeypatch.setattr(command, "run", lambda command, arguments: 0)
     words = shlex.split(line, comments=True)
@@ -149,6 +151,18 @@ def test_api_pages_show_every_public_name(module):
     documented, home = _documented(), importlib.import_module(module)
     missing = [name for name in home.__all__ if id(getattr(home, name)) not in documented]
     assert not missing, f"no page under docs/api shows {', '.join(f'{module}.{name}' for name in missing)}"
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "tutorials").glob("*.md")), ids=lambda page: page.stem)
+def test_a_notebook_has_the_text_of_its_tutorial_and_outputs(page):
+    """`python docs/scripts/notebooks.py` writes them again."""
+    path = notebooks.NOTEBOOKS / f"{page.stem}.ipynb"
+    cells = json.loads(path.read_text())["cells"]
+    assert [(cell["cell_type"], "".join(cell["source"])) for cell in cells] == notebooks.cells(page)
+    assert path.stat().st_size < 400_000
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
 
 
 def test_the_page_of_errors_lists_every_error():

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import composable_energy as ce
 from composable_energy.cli import main
-from tests.new_projects import KINDS, install_projects, make_environment, run, run_tests, write_projects
+from tests.new_projects import KINDS, ROOT, install_projects, make_environment, run, run_tests, write_projects
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -115,6 +116,12 @@ def test_a_name_that_cannot_be_used_is_refused(tmp_path, monkeypatch, capsys, na
     assert main(["new-plugin", name, "--kind", kind]) == 2
     assert reason in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_of_plugins_has_the_entry_point_of_every_kind():
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    groups = {row.group for row in ce.plugins() if row.distribution == "composable-energy"}
+    assert groups <= set(re.findall(r'^\[project\.entry-points\."(.*)"\]\n[\w-]+ = "[\w.]+:\w+"  # ', page, re.M))
 
 
 def test_a_folder_that_exists_is_left_alone(tmp_path, capsys):

@@ -144,7 +144,9 @@ def test_each_name_is_looked_up_once_and_only_after_the_whole_text_is_read():
 
 
 def test_unknown_name_has_the_nearest_and_its_place():
-    with pytest.raises(ParseError, match=r"^Unknown name `hair=rad`; did you mean `hair=red` or `hair=black`\?\n  ~hair=rad\n   \^{8}$"):
+    with pytest.raises(
+        ParseError, match=r"(?m)^Unknown name `hair=rad`; did you mean `hair=red` or `hair=black`\?\n  ~hair=rad\n   \^{8}$"
+    ):
         parse("~hair=rad", TOYS.__getitem__, TOYS)
     with pytest.raises(ParseError, match=r"^Unknown name `bowl/2`; a division has spaces around it: `bowl / 2`\."):
         parse("bowl/2", TOYS.__getitem__, TOYS)
@@ -163,10 +165,10 @@ def test_errors_of_the_lookup_and_of_the_operators_get_a_place():
 
     with pytest.raises(ParseError, match="Unknown name `a`: no entry offers a\n"):
         parse("a", missing)
-    with pytest.raises(PluginConflictError, match=r"^two offer it\n  a & b\n  \^$"):
+    with pytest.raises(PluginConflictError, match=r"(?m)^two offer it\n  a & b\n  \^$"):
         parse("a & b", clash)
     point = ce.GaussianHead(lambda x: torch.cat([x, x], 1), dims=2)((0.0, 0.0))
-    with pytest.raises(ExpressionError, match=r"no complement.*\n  bowl \| ~point\n {9}\^{6}$"):
+    with pytest.raises(ExpressionError, match=r"(?m)no complement.*\n  bowl \| ~point\n {9}\^{6}$"):
         parse("bowl | ~point", {**TOYS, "point": point}.__getitem__)
 
 

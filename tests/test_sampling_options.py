@@ -100,7 +100,7 @@ def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
         (
             {"step_size": 0.1, "zzz": 2},
             OptionError,
-            "no option zzz; it takes step_size, .*, max_bias",
+            r"no option zzz; it takes step_size, .*, max_bias\.",
         ),
         (
             {"sampler": Langevin(temperature=0.0)},

@@ -25,14 +25,14 @@ from composable_energy.testing.laws import assert_laws
 
 __all__ = ["check_energy", "energy_checks"]
 
-EnergyOrBuilder = Energy | Callable[[], Energy]
+EnergyLike = str | Energy | Callable[[], Energy]
 
 
-def check_energy(energy: EnergyOrBuilder, x: Tensor, *, expected_failures: Mapping[str, str] | None = None) -> None:
+def check_energy(energy: EnergyLike, x: Tensor, *, expected_failures: Mapping[str, str] | None = None) -> None:
     """Runs the checks of an energy; see `energy_checks`.
 
     Args:
-        energy: The energy, or a function without arguments that builds it.
+        energy: The energy, its name, or a function without arguments that builds it.
         x: At least three distinct points where it is finite and smooth, with shape $(B, *)$.
         expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
 
@@ -42,7 +42,7 @@ def check_energy(energy: EnergyOrBuilder, x: Tensor, *, expected_failures: Mappi
     run_checks(energy_checks(energy, x), expected_failures)
 
 
-def energy_checks(energy: EnergyOrBuilder, x: Tensor) -> list[Check]:
+def energy_checks(energy: EnergyLike, x: Tensor) -> list[Check]:
     """Returns the checks of an energy. They use a twin; checks of copies and files put the energy in eval mode meanwhile.
 
     | name | what is checked |
@@ -63,13 +63,13 @@ def energy_checks(energy: EnergyOrBuilder, x: Tensor) -> list[Check]:
     For an energy without value (`has_value` is False) gradients are checked instead; `gradient`, `evidence` and `algebra` are skipped.
 
     Args:
-        energy: The energy, or a function without arguments that builds it, called when a check runs.
+        energy: The energy, its name, or a function without arguments that builds it, called when a check runs.
         x: At least three distinct points where it is finite and smooth, with shape $(B, *)$.
     """
     return named_checks({name: _bound(function, energy, x) for name, function in _CHECKS.items()}, _FIRST)
 
 
-def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyOrBuilder, x: Tensor) -> Callable[[], None]:
+def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyLike, x: Tensor) -> Callable[[], None]:
     def check() -> None:
         subject = _built(energy)
         if function is _build:
@@ -85,9 +85,9 @@ def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyOrBuilder, 
     return check
 
 
-def _built(energy: EnergyOrBuilder) -> Energy:
+def _built(energy: EnergyLike) -> Energy:
     try:
-        subject = energy if isinstance(energy, Energy) else energy()
+        subject = load(energy) if isinstance(energy, str) else energy if isinstance(energy, Energy) else energy()
     except Exception as error:
         raise AssertionError(f"building it raised {type(error).__name__}: {error}") from error
     assert isinstance(subject, Energy), f"a {type(subject).__name__} is no Energy; lift it with `composable_energy.as_energy`"

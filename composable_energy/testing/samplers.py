@@ -70,8 +70,8 @@ def sampler_checks(
     | `input` | the start is not changed |
     | `modes` | modules stay in train mode, with the same running statistics |
 
-    If `build` or `seed` fails, all others are skipped: their failures would be consequences. In the same way `chunks` needs `noise`, `resume`
-    needs `values`, `exact` needs these, and `moments` needs `exact`.
+    If `build` or `seed` fails, all others are skipped: their failures would be consequences. In the same way `chunks` needs `noise`,
+    `resume` needs `values`, `exact` needs these, and `moments` needs `exact`.
 
     Args:
         sampler: The sampler with its options, or its class or name.

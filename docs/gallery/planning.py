@@ -120,13 +120,12 @@ def animation() -> list[Image.Image]:
     planner = Planner(expression(world, energy, known))
     plan, trail, frames = planner.plan(known.start), [known.start], []
     task = Task(known.start, known.goal, Disc(plan[30], 0.1))
-    for time in range(1, world.horizon + 8):
+    for time in range(1, world.horizon):
+        actions = world.towards(trail[-1][None], plan[1][None], plan[1][None])
+        trail.append(world.step(trail[-1][None], actions)[0][0])
         if time == 8:
             planner.change(expression(world, energy, task))
-            plan = planner.plan(trail[-1])
-        at = min(time if time < 8 else time - 7, world.horizon - 1)
-        actions = world.towards(trail[-1][None], plan[at][None], plan[at][None])
-        trail.append(world.step(trail[-1][None], actions)[0][0])
+        plan = planner.step(trail[-1])
         canvas = scene(world, known if time < 8 else task)
         canvas.line(plan, COLORS[1], 4)
         canvas.line(torch.stack(trail), INK, 6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.harness import RESULTS, read_json
+from benchmarks.harness import read_json
 from benchmarks.pages import Blocks, format_number, markdown_table
 from benchmarks.papers.experiment import IMPLICIT
 
@@ -13,7 +13,7 @@ __all__ = ["blocks"]
 
 def blocks() -> Blocks:
     """Returns the functions of all blocks."""
-    return {function.__name__.replace("_", " "): function for function in (tasks, stream, goal, cross_class, judge, objectives)}
+    return {function.__name__.replace("_", " "): function for function in (tasks, stream, goal, cross_class, judge)}
 
 
 def tasks() -> str:
@@ -61,21 +61,6 @@ def judge() -> str:
         f"A random test digit of class b has the distance {first['random of b']:.2f}, the nearest one {first['nearest of b']:.2f}. The "
         f"classifier reads {format_number(found['judge'])} of the test digits rightly."
     )
-
-
-def objectives() -> str:
-    """Returns the table of objectives at equal time."""
-    found, rows = read_json(RESULTS / "objectives.json"), []
-    for name, row in found["objectives"].items():
-        figures = row["figures"]
-        own = next(
-            (figures[key] for key in ("frechet of the buffer", "frechet of annealed", "frechet of its chains") if key in figures), None
-        )
-        cells = [f"{figures['steps']['mean']:,.0f}", f"{row['complete']} of {len(row['runs'])}"]
-        cells += ["" if part is None else f"{part['mean']:.1f} ({part['deviation']:.1f})" for part in (own, figures.get("frechet"))]
-        rows.append([name, *cells, f"{figures['log likelihood']['mean']:.1f}" if "log likelihood" in figures else ""])
-    rows += [[name, "", "", f"{value:.1f}", "", ""] for name, value in found["references"].items()]
-    return markdown_table(["objective", "steps", "complete runs", "Frechet distance", "of draws by `smc`", "log likelihood"], rows)
 
 
 def _with_deviation(row: dict[str, Any]) -> str:

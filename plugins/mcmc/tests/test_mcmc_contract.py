@@ -24,7 +24,7 @@ EXPECTED = {
     "descent: seed": "it draws nothing",
     "descent: noise": "it draws nothing",
     "descent: moments": "it ends in the mode",
-    "feynman-kac: state": "it draws no energy whose noise level is bound",
+    "feynman-kac: values": "it draws no energy whose noise level is bound",
 }
 
 

@@ -3,7 +3,7 @@
 from composable_energy_planning.distances import Box, Disc
 from composable_energy_planning.over_time import OverTime
 from composable_energy_planning.parts import Parts, parts_of
-from composable_energy_planning.planner import Planner
+from composable_energy_planning.planner import Planner, PlanWarning
 from composable_energy_planning.refine import descend
 from composable_energy_planning.sampler import Trajectories
 from composable_energy_planning.search import Search
@@ -25,6 +25,7 @@ __all__ = [
     "Maze",
     "OverTime",
     "Parts",
+    "PlanWarning",
     "Planner",
     "Search",
     "Trajectories",

@@ -3,7 +3,7 @@ r"""The parts of an expression over trajectories that a search needs: transition
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ __all__ = ["Parts", "parts_of"]
 _GAP = 0.1
 _SHOWN = 64  # states that show whether a full turn changes a term
 _FORBIDDEN = 30.0  # nats above the median move of a trajectory
+_ENTERED = 8.0  # nats of a trajectory along a zone, which is avoided with probability exp(-8)
 _MISSED = 8.0  # nats above the least energy of a waypoint, four standard deviations
 
 
@@ -56,8 +57,8 @@ class Parts:
             total = total + waypoint.of_states(states)
         return total
 
-    def of_moves(self, states: Tensor, ends: Tensor) -> Tensor:
-        """Returns the energies, with shape $(B,)$, of moves between states of shape $(B, d)$."""
+    def of_moves(self, states: Tensor, ends: Tensor, firm: float = 1.0) -> Tensor:
+        """Returns the energies, with shape $(B,)$, of moves between states of shape $(B, d)$; zones weigh `firm` times as much."""
         pairs = torch.stack([states, ends], 1)
         total = states.new_zeros(len(states))
         for term, weight in (*self.motion, *self.others):
@@ -66,7 +67,7 @@ class Parts:
         for effort, weight in self.efforts:
             total = total + weight * effort(pairs)
         for entered in self.zones:
-            total = total - entered.log_clear(states, ends)
+            total = total - firm * entered.log_clear(states, ends)
         return total
 
     def propose(self, states: Tensor, generator: torch.Generator, *, backwards: bool = False, width: float = 1.0) -> Tensor:
@@ -89,8 +90,15 @@ class Parts:
             found[[axes[angle] for angle in pair.angles if span[angle] > 2 * math.pi - _GAP]] = True
         return found
 
+    def after(self, time: int) -> Parts:
+        """Returns the parts for the states from a time on; `rest` is left out if the time is not 0, as it is about all states."""
+        if time == 0:
+            return self
+        waypoints = {at - time: waypoints for at, waypoints in self.waypoints.items() if at >= time}
+        return replace(self, waypoints=waypoints, horizon=self.horizon - time, rest=())
+
     def winding(self, generator: torch.Generator) -> Tensor:
-        """Returns which angles may have turned any number of times after the first state: no term but that of the start tells, shape $(d,)$."""
+        """Returns the angles that may turn all the way around, as no term but that of the start tells, with shape $(d,)$."""
         states = self.visited(max(_SHOWN, self.horizon), generator)
         found = self.cyclic
         for axis in torch.where(found)[0].tolist():
@@ -105,9 +113,15 @@ class Parts:
         return torch.cat([*found, *(term(states[None, : self.horizon]) for term in self.rest)])
 
     def broken(self, x: Tensor) -> Tensor:
-        """Returns which trajectories of shape $(B, T, d)$ have a move that the energy all but forbids, or miss a waypoint, with shape $(B,)$."""
-        moves = self.of_moves(x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)).unflatten(0, (len(x), -1))
+        """Returns which of the trajectories, of shape $(B, T, d)$, cannot be: with shape $(B,)$.
+
+        One move is all but forbidden, a waypoint is missed, or a zone is entered.
+        """
+        states, ends = x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)
+        moves = self.of_moves(states, ends).unflatten(0, (len(x), -1))
         found = moves.amax(1) > moves.median(1).values + _FORBIDDEN
+        for entered in self.zones:
+            found = found | (-entered.log_clear(states, ends).unflatten(0, (len(x), -1)).sum(1) > _ENTERED)
         for time, waypoints in self.waypoints.items():
             least = sum(waypoint.least for waypoint in waypoints)
             found = found | (self.of_states(x[:, time], time) > least + _MISSED)

@@ -1,8 +1,10 @@
-r"""A planner: the trajectory of lowest energy, and its next steps with a receding horizon."""
+r"""A planner: the trajectory of lowest energy, and its next steps with a shrinking horizon."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,82 +16,110 @@ from composable_energy.sampling import twin
 from composable_energy_planning.parts import parts_of
 from composable_energy_planning.refine import descend
 from composable_energy_planning.search import Search
-from composable_energy_planning.terms import Waypoint, start
+from composable_energy_planning.terms import Waypoint, start, via
 
-__all__ = ["Planner"]
+__all__ = ["PlanWarning", "Planner"]
+
+
+class PlanWarning(UserWarning):
+    """Every plan that was found has a move that the energy all but forbids, enters an avoided zone or misses a waypoint."""
 
 
 class Planner:
     r"""Plans by an expression over trajectories: `plan` searches, `step` continues from where the world is.
 
-    A plan is the trajectory of lowest energy of a few that a `Search` draws and Gauss-Newton steps improve. `step` shifts the last plan by
-    one state, and improves it from the state of the world: a warm start, which costs a tenth of a search. If its energy is far above
-    that of the last plan, as after an obstacle was added, it searches anew.
+    A plan is the trajectory of lowest energy of a few that a `Search` draws and Gauss-Newton steps improve. If all of them have a move that
+    the energy all but forbids, enter an avoided zone or miss a waypoint, a search with twice as many states follows.
+
+    `step` keeps the clock of the plan: states that the world has passed stay the first states of the trajectory, so that the goal comes
+    nearer, a zone to pass that was passed counts, and times of `via` are those of the whole plan. It improves the rest of the plan from the
+    state of the world: a warm start, which costs a tenth of a search. If the plan has become bad, as after an obstacle was added, it
+    searches anew.
 
     Args:
         task: The expression without its start, such as `dynamics & goal(g) & ~obstacle`.
         tries: The number of trajectories that are improved.
         steps: Their descent steps.
         search: The search.
+        retries: The number of further searches, each with twice as many states.
         width: The width of the start.
-        seed: The seed; the k-th call draws with seed + k.
+        seed: The seed; the k-th search draws with seed + k.
 
     Raises:
         ExpressionError: The expression is no conjunction that a search takes apart.
 
     Attributes:
-        last: The last plan, with shape $(T, d)$; None before the first.
+        last: The last plan with the states that were passed, with shape $(T, d)$; None before the first.
         energy: Its energy.
     """
 
     def __init__(
-        self, task: Energy, *, tries: int = 4, steps: int = 40, search: Search | None = None, width: float = 0.005, seed: int = 0
+        self,
+        task: Energy,
+        *,
+        tries: int = 4,
+        steps: int = 40,
+        search: Search | None = None,
+        retries: int = 2,
+        width: float = 0.005,
+        seed: int = 0,
     ) -> None:
         self.task, self.search, self.width = task, search or Search(), width
-        self.tries, self.steps = check_integer("tries", tries), check_integer("steps", steps)
+        self.tries, self.steps, self.retries = (
+            check_integer("tries", tries),
+            check_integer("steps", steps),
+            check_integer("retries", retries, 0),
+        )
         self.seed, self.calls = check_integer("seed", seed, 0), 0
         self.last: Tensor | None = None
         self.energy = float("inf")
+        self._passed: list[Tensor] = []
 
-    @torch.no_grad()
     def candidates(self, state: Tensor | Sequence[float]) -> tuple[Tensor, Tensor]:
         """Returns improved trajectories from a state, with shape $(n, T, d)$, and their energies, with shape $(n,)$, best first."""
-        energy = self._from(state)
-        parts = parts_of(energy)
-        generator = torch.Generator().manual_seed(self.seed + self.calls)
-        self.calls += 1
-        found = descend(energy, parts, self.search.paths(parts, self.tries, generator), self.steps)
-        energies = energy(found)
-        order = energies.argsort()
-        return found[order], energies[order]
+        found, energies, _ = self._candidates([_as_state(state)])
+        return found, energies
 
     def plan(self, state: Tensor | Sequence[float]) -> Tensor:
-        """Searches for a plan from a state; returns it with shape $(T, d)$."""
-        found, energies = self.candidates(state)
-        self.last, self.energy = found[0], float(energies[0])
-        return self.last
+        """Searches for a plan from a state, with the whole horizon ahead; returns it with shape $(T, d)$.
+
+        Warns:
+            PlanWarning: Every plan has a move that the energy all but forbids, or misses a waypoint.
+        """
+        self._passed = [_as_state(state)]
+        return self._plan()
 
     @torch.no_grad()
     def step(self, state: Tensor | Sequence[float], *, patience: float = 20.0, steps: int = 8) -> Tensor:
-        """Returns the plan from the state of the world after the first move of the last plan, with shape $(T, d)$.
-
-        The goal stays at the end of the horizon, which moves on with the world.
+        """Returns the rest of the plan from the state of the world after one more move, with shape $(T - t, d)$ after the $t$-th.
 
         Args:
             state: The state of the world.
             patience: Searches anew if the energy of the improved plan is higher than the last one by more.
             steps: The descent steps.
+
+        Raises:
+            OptionError: The plan is over.
+
+        Warns:
+            PlanWarning: The plan had become bad, and every new one has a move that the energy all but forbids, or misses a waypoint.
         """
         if self.last is None:
             return self.plan(state)
-        energy = self._from(state)
-        shifted = torch.cat([torch.as_tensor(state).to(self.last)[None], self.last[2:], self.last[-1:]])[None]
-        found = descend(energy, parts_of(energy), shifted, check_integer("steps", steps))
+        time = len(self._passed)
+        if time == len(self.last):
+            raise OptionError(f"The plan of {time} states is over: call `plan` for another one from where the world is.")
+        self._passed.append(_as_state(state).to(self.last))
+        energy = self._from(self._passed)
+        parts = parts_of(energy)
+        shifted = torch.cat([torch.stack(self._passed), self.last[time + 1 :]])[None]
+        found = descend(energy, parts, shifted, check_integer("steps", steps))
         now = float(energy(found))
-        if not now < self.energy + patience:
-            return self.plan(state)
+        left = time < len(self.last) - 1  # at the end, there is nothing to plan
+        if left and (not now < self.energy + patience or bool(parts.after(time).broken(found[:, time:]))):
+            return self._plan()
         self.last, self.energy = found[0], now
-        return self.last
+        return self.last[time:]
 
     def change(self, task: Energy) -> None:
         """Takes another expression, such as one with a new obstacle; the last plan is the start of the next.
@@ -101,7 +131,45 @@ class Planner:
             raise ShapeError(f"The plan has shape {self.task.event_shape}, and trajectories of {task} have {task.event_shape}.")
         self.task = task
 
-    def _from(self, state: Tensor | Sequence[float]) -> Energy:
+    def _plan(self) -> Tensor:
+        found, energies, sound = self._candidates(self._passed)
+        if not sound:
+            warnings.warn(
+                f"None of {self.retries + 1} searches found a plan that avoids impossible moves and zones and fulfils all waypoints; the "
+                f"best has energy {float(energies[0]):.3g}. Give a longer horizon or a larger `search`, or check that it can be solved.",
+                PlanWarning,
+                stacklevel=3,
+            )
+        self.last, self.energy = found[0], float(energies[0])
+        return self.last[len(self._passed) - 1 :]
+
+    @torch.no_grad()
+    def _candidates(self, passed: list[Tensor]) -> tuple[Tensor, Tensor, bool]:
+        """Returns improved trajectories, their energies, best first, and whether the best one is sound."""
+        energy, time = self._from(passed), len(passed) - 1
+        parts = parts_of(energy)
+        rest = parts.after(time)
+        kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        for attempt in range(self.retries + 1):
+            generator = torch.Generator().manual_seed(self.seed + self.calls)
+            self.calls += 1
+            search = replace(self.search, tree=self.search.tree * 2**attempt, visited=self.search.visited * 2**attempt)
+            found = descend(energy, parts, search.paths(parts, self.tries, generator, torch.stack(passed)), self.steps)
+            kept.append((found, energy(found), rest.broken(found[:, time:])))
+            if not kept[-1][2].all():
+                break
+        found, energies, broken = (torch.cat(each) for each in zip(*kept, strict=True))
+        order = torch.where(broken, energies + float(energies.max() - energies.min()) + 1, energies).argsort()[: self.tries]
+        return found[order], energies[order], not bool(broken[order[0]])
+
+    def _from(self, passed: list[Tensor]) -> Energy:
         if any(isinstance(term, Waypoint) and term.time == 0 for term in self.task.terms):
             raise OptionError(f"{self.task} has a start already: leave it out, the planner adds that of the world.")
-        return twin(self.task & start(state, self.width))
+        energy = self.task & start(passed[0], self.width)
+        for time, state in enumerate(passed[1:], 1):
+            energy = energy & via(state, time, self.width, name="passed")
+        return twin(energy)
+
+
+def _as_state(state: Tensor | Sequence[float]) -> Tensor:
+    return torch.as_tensor(state, dtype=None if isinstance(state, Tensor) else torch.get_default_dtype()).detach().clone()

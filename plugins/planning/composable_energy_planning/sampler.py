@@ -50,7 +50,7 @@ class Trajectories(Sampler):
 
     visited: int = 600
     tree: int = 900
-    edges: int = 12
+    edges: int = 16
     descent: int = 60
     step_size: float | None = None
     leapfrogs: int = 8

@@ -16,8 +16,9 @@ __all__ = ["Search"]
 _LOWEST = -1e6
 _CHILDREN = 6
 _BINDING = 20.0  # a descent mends a move between the trees sooner than an end that is missed
+_FIRM = 4.0  # zones weigh more than coarse edges do: a descent rarely leaves one
 _WIDTHS = (1.0, 1.7)  # of moves; wide ones reach the ends of bounded actions
-_REACH = 1.0  # of usual moves, in standard deviations
+_REACHES = (1.0, 2.2)  # of usual and of fast moves, in standard deviations
 _EXCESS = 12.0  # nats above a usual move, from which a move counts as forbidden
 
 
@@ -65,22 +66,31 @@ class Search:
 
     visited: int = 600
     tree: int = 900
-    edges: int = 12
+    edges: int = 16
     temperature: float = 2.0
 
     @torch.no_grad()
-    def paths(self, parts: Parts, count: int, generator: torch.Generator) -> Tensor:
-        """Returns trajectories, with shape $(n, T, d)$."""
+    def paths(self, parts: Parts, count: int, generator: torch.Generator, passed: Tensor | None = None) -> Tensor:
+        """Returns trajectories, with shape $(n, T, d)$.
+
+        Args:
+            parts: The expression, taken apart.
+            count: $n$.
+            generator: The source of randomness.
+            passed: The first states, with shape $(t, d)$, if the world has passed them; a waypoint is at the last of them.
+        """
+        if passed is not None and len(passed) > 1:
+            rest = self._paths(parts.after(len(passed) - 1), 4 * count if parts.rest else count, generator)
+            return _chosen(parts, torch.cat([passed[:-1].expand(len(rest), -1, -1), rest], 1), count, generator)
+        return _chosen(parts, self._paths(parts, 4 * count if parts.rest else count, generator), count, generator)
+
+    def _paths(self, parts: Parts, count: int, generator: torch.Generator) -> Tensor:
         winding = parts.winding(generator)
         pool = self._pool(parts, winding, generator)
         links, energies = self._links(parts, pool, winding, generator)
-        found = self._draw(parts, pool, links, energies, 4 * count if parts.rest else count, generator)
+        found = self._draw(parts, pool, links, energies, count, generator)
         found[:, 1:] = found[:, :1] + _shortest(found.diff(dim=1), winding).cumsum(1)
-        if not parts.rest:
-            return found
-        weights = -torch.stack([term(found) for term in parts.rest]).sum(0).double()
-        chosen = torch.multinomial(torch.softmax(weights, 0), count, replacement=True, generator=generator)
-        return found[chosen]
+        return found
 
     def _pool(self, parts: Parts, winding: Tensor, generator: torch.Generator) -> Tensor:
         """Returns the candidates, with shape $(m, d)$."""
@@ -127,7 +137,7 @@ class Search:
                 for half, width in zip(parents.chunk(2), _WIDTHS, strict=True)
             ]
             children = torch.cat(drawn)
-            energies = parts.of_moves(children, parents) if backwards else parts.of_moves(parents, children)
+            energies = parts.of_moves(children, parents, _FIRM) if backwards else parts.of_moves(parents, children, _FIRM)
             usual = torch.minimum(usual, energies.quantile(0.1))
             far = (metric(children) - metric(targets).repeat(_CHILDREN, 1)).square().sum(1).sqrt()
             score = (far + 1e3 * (energies > usual + _EXCESS)).unflatten(0, (_CHILDREN, each))
@@ -148,10 +158,12 @@ class Search:
         metric = _Metric(unit, winding)
         distances = torch.cdist(metric(begins), metric(pool))
         ties = 1e-3 * torch.rand(distances.shape, generator=generator).to(distances)  # among moves of usual length, short ones are slow
-        links = (distances.clamp_min(_REACH) + ties).topk(min(self.edges, len(pool)), dim=1, largest=False).indices
+        half = min(max(1, self.edges // 2), len(pool))
+        nearest = [(distances.clamp_min(reach) + ties).topk(half, dim=1, largest=False).indices for reach in _REACHES]
+        links = torch.cat(nearest, 1)
         states = pool[:, None].expand(-1, links.shape[1], -1).flatten(0, 1)
         moves = _shortest(pool[links.flatten()] - states, winding)
-        return links, parts.of_moves(states, states + moves).view(links.shape)
+        return links, parts.of_moves(states, states + moves, _FIRM).view(links.shape)
 
     def _draw(self, parts: Parts, pool: Tensor, links: Tensor, energies: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """Returns draws of the density on the graph, with shape $(n, T, d)$."""
@@ -175,3 +187,11 @@ class Search:
             at = links[at].gather(1, chosen).squeeze(1)
             states.append(pool[at])
         return torch.stack(states, 1)
+
+
+def _chosen(parts: Parts, found: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Returns draws of trajectories by the terms that are no sum over transitions, with shape $(n, T, d)$."""
+    if not parts.rest:
+        return found
+    weights = -torch.stack([term(found) for term in parts.rest]).sum(0).double()
+    return found[torch.multinomial(torch.softmax(weights, 0), count, replacement=True, generator=generator)]

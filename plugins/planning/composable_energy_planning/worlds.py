@@ -19,7 +19,7 @@ from composable_energy_planning.distances import Box, Disc
 __all__ = ["WORLDS", "Arm", "Car", "Maze", "World"]
 
 _ROUNDING = 1e-6
-_LOOKAHEAD = 0.15  # in which the car steers back to its plan
+_LOOKAHEAD = 0.05  # beside a move, in which the car steers back to its plan
 _PARTS = 8  # of a move, at whose ends it is checked for hits
 
 
@@ -226,7 +226,7 @@ class Car(World):
         ahead = torch.stack([targets[:, 2].cos(), targets[:, 2].sin()], 1)
         error = targets[:, :2] - arrived
         aside = error[:, 1] * ahead[:, 0] - error[:, 0] * ahead[:, 1]
-        direction = targets[:, 2] + (aside / _LOOKAHEAD).clamp(-0.5, 0.5)
+        direction = targets[:, 2] + torch.atan2(aside, targets[:, 3].abs() + _LOOKAHEAD)
         turn = torch.remainder(direction - theta + math.pi, 2 * math.pi) - math.pi
         faster = (targets[:, 3] + 0.5 * (error * ahead).sum(1)).clamp(self.low[3], self.high[3]) - speed
         return torch.stack([turn, faster], 1).clamp(-self.reach, self.reach)

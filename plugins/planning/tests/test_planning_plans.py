@@ -90,10 +90,61 @@ def test_a_warm_start_continues_and_a_new_obstacle_changes_the_plan():
     planner = Planner(bridge(planning.effort(10.0)))
     plan = planner.plan([-1.5, 1.0])
     calls = planner.calls
-    plan = planner.step(plan[1])
-    assert planner.calls == calls and (plan[0] - planner.last[0]).norm() == 0
+    rest = planner.step(plan[1])
+    assert planner.calls == calls and rest.shape == (HORIZON - 1, 2)
+    assert (rest[0] - plan[1]).norm() < 0.05
     planner.change(bridge(planning.effort(10.0), ~planning.disc((0.0, 0.5), 0.4, margin=0.1)))
-    assert distance_along(planner.step(plan[0]), (0.0, 0.5)) > 0.4
+    assert distance_along(planner.step(rest[1]), (0.0, 0.5)) > 0.4
+    assert planner.last is not None and planner.last.shape == (HORIZON, 2)
+
+
+def test_the_goal_comes_nearer_and_is_reached_on_time_in_spite_of_disturbances():
+    generator = torch.Generator().manual_seed(0)
+    planner = Planner(bridge(planning.effort(10.0)))
+    rest = planner.plan([-1.5, 1.0])
+    for left in range(HORIZON - 1, 0, -1):
+        rest = planner.step(rest[1] + 0.03 * torch.randn(2, generator=generator))
+        assert len(rest) == left
+    assert (rest[-1] - torch.tensor([1.5, 0.0])).norm() < 0.25
+    with pytest.raises(OptionError, match="over"):
+        planner.step([1.5, 0.0])
+
+
+def test_a_zone_that_was_passed_still_counts_after_a_new_search():
+    shop, wet = planning.disc((-1.0, 0.2), 0.4), planning.disc((1.0, 0.1), 0.25, margin=0.05)
+    planner = Planner(bridge(planning.effort(10.0), shop))
+    rest = planner.plan([-1.5, 1.0])
+    for _ in range(HORIZON // 2):
+        rest = planner.step(rest[1])
+    planner.change(bridge(planning.effort(10.0), shop, ~wet))
+    rest = planner.step(rest[1])
+    assert planner.last is not None and distance_along(planner.last, (-1.0, 0.2)) < 0.45
+    assert distance_along(rest, (-1.0, 0.2)) > 0.45
+    assert distance_along(rest, (1.0, 0.1)) > 0.25
+
+
+def test_angles_turn_the_short_way():
+    energy = walk(1)
+    turning = TransitionEnergy(1, angles=(0,), kept=512).eval()
+    with torch.no_grad():
+        for parameter in turning.parameters():
+            parameter.zero_()
+        turning.visited.copy_(energy.visited * torch.pi / 3)
+        for step in (turning.ahead, turning.behind):
+            step.unit.fill_(0.3)
+
+    def heading(states: Tensor) -> Tensor:
+        return torch.cat([states.cos(), states.sin()], 1)
+
+    task = ce.over_time(turning, HORIZON) & planning.goal([-0.96, -0.28], 0.05, of=heading) & planning.effort(10.0)
+    plan = Planner(task).plan([2.8])
+    assert 0.3 < (plan[-1] - plan[0]).item() < 1.0  # from 2.8 over pi, not back through 0
+
+
+def test_a_task_that_no_plan_fulfils_warns():
+    wet = planning.disc((1.5, 0.0), 0.5)
+    with pytest.warns(planning.PlanWarning, match="None of 1 searches"):
+        Planner(bridge(~wet), retries=0).plan([-1.5, 1.0])
 
 
 def test_two_agents_keep_apart():

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from my_plugin import recipe
 from PIL import Image
 
@@ -11,6 +12,7 @@ import composable_energy as ce
 from composable_energy.testing import parametrize_with_checks
 from composable_energy_training.testing import recipe_checks
 
+torch.set_num_threads(1)  # faster at this size
 FOLDER = tempfile.TemporaryDirectory()
 for i, picture in enumerate(np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)):
     Image.fromarray(picture).save(Path(FOLDER.name) / f"{i}.png")

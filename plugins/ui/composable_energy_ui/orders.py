@@ -1,0 +1,188 @@
+"""Orders: what the page asks for, checked against the limits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from composable_energy.cli.names import Names
+from composable_energy.errors import OptionError
+from composable_energy.options import check_choice, check_integer, check_number
+from composable_energy.parsing import Chain, ParseError, Scaled, SourceSpan, Tree, leaves, parse_tree
+from composable_energy.registry import names
+
+if TYPE_CHECKING:
+    from composable_energy import Energy
+
+__all__ = ["LIMITS", "Edit", "Limits", "Order", "find_names", "read_order"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one order may ask for.
+
+    Args:
+        images: The most images or points.
+        steps: The most steps of a sampler.
+        length: The most characters of an expression.
+        waiting: The most orders that wait at once.
+        seconds: The longest time of one order.
+    """
+
+    images: int = 64
+    steps: int = 2000
+    length: int = 500
+    waiting: int = 8
+    seconds: float = 600.0
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The start from an image of an earlier order.
+
+    Args:
+        job: The id of the earlier order.
+        index: The number of the image, from 0.
+        strength: The noise level that is added: small keeps the image, large forgets it.
+    """
+
+    job: str
+    index: int
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """One request for samples.
+
+    Args:
+        expression: The text that was typed.
+        family: The family of its names; None for the default.
+        weights: The weights of the terms of its top-level `&`, in order; missing ones are 1.
+        temperature: What the whole energy is divided by.
+        sharpen: The weight of the evidence.
+        sampler: The name of the sampler; None for the one that `sample` takes.
+        steps: The number of steps; None for that of the sampler.
+        n: The number of images or points.
+        seed: The seed.
+        edit: The image that the chains start from, if there is one.
+    """
+
+    expression: str
+    family: str | None = None
+    weights: tuple[float, ...] = ()
+    temperature: float = 1.0
+    sharpen: float = 1.0
+    sampler: str | None = None
+    steps: int | None = None
+    n: int = 16
+    seed: int = 0
+    edit: Edit | None = None
+
+    @property
+    def terms(self) -> tuple[Tree, ...]:
+        """The terms that have a weight each."""
+        tree = parse_tree(self.expression)
+        return tree.terms if isinstance(tree, Chain) and tree.operator == "&" else (tree,)
+
+    @property
+    def text(self) -> str:
+        """The expression with the weights and the temperature written out."""
+        tree = parse_tree(self.expression)
+        weights = (*self.weights, *[1.0] * len(self.terms))
+        weighted = tuple(term if w == 1 else _scaled(w, term) for w, term in zip(weights, self.terms, strict=False))
+        if isinstance(tree, Chain) and tree.operator == "&":
+            tree = replace(tree, terms=weighted)
+        else:
+            (tree,) = weighted
+        return str(tree) if self.temperature == 1 else f"({tree}) / {self.temperature:g}"
+
+    def options(self, energy: Energy) -> dict[str, Any]:
+        """Returns the options of `energy.sample`; the recommended sampler along noise levels takes `levels` instead of `steps`."""
+        options: dict[str, Any] = {} if self.sampler is None else {"sampler": self.sampler}
+        if self.steps is not None:
+            options["steps" if self.levels(energy) is None else "levels"] = self.steps
+        if self.edit is not None and "sigma" in energy.conditions:
+            options["sigma_max"] = self.edit.strength
+        return options
+
+    def levels(self, energy: Energy) -> int | None:
+        """Returns the noise levels, one for each step, of the recommended sampler; None for a sampler without them."""
+        recommended = energy.recommended if self.sampler is None else None
+        return None if recommended is None else recommended.options.get("levels")
+
+
+def read_order(fields: Mapping[str, Any], family: str | None, local: bool, limits: Limits = LIMITS) -> Order:
+    """Returns the order of a request of the page, with every name located.
+
+    Args:
+        fields: The fields of `Order` as JSON.
+        family: The family of the pictures' tab; the page may ask for another one by name.
+        local: Whether folders and locations may be named in expressions; not by users of other computers.
+        limits: What an order may ask for.
+
+    Raises:
+        ParseError: The expression is malformed, or a name is unknown.
+        OptionError: A field is missing, unknown or out of its limits.
+    """
+    try:
+        given = {**fields, "weights": tuple(fields.get("weights", ())), "family": fields.get("family") or family}
+        if given.get("edit") is not None:
+            given["edit"] = Edit(**given["edit"])
+        order = Order(**given)
+    except TypeError as error:
+        raise OptionError(f"The request is not one of this page: {error}.") from error
+    _check(order, limits)
+    known = find_names(order.family, family, local)
+    for leaf in leaves(parse_tree(order.expression)):
+        source = known.locate(leaf)
+        if not local and not (isinstance(source, str) or leaf.name in known.members):
+            raise ParseError("Folders and locations may only be named on the computer that runs the playground.", leaf.place)
+    return order
+
+
+def find_names(asked: str | None, own: str | None, local: bool) -> Names:
+    """Returns the names of a family; users of other computers may not look into folders.
+
+    Raises:
+        PluginNotFound: There is no such family.
+        FileFormatError: The folder has no saved energies.
+        OptionError: It is a folder, and the user is at another computer.
+    """
+    if not local and asked not in (own, None) and not re.fullmatch(r"[\w-]+", asked):
+        raise OptionError("Folders may only be named on the computer that runs the playground.")
+    return Names(asked or own)
+
+
+def _check(order: Order, limits: Limits) -> None:
+    if not isinstance(order.expression, str) or not isinstance(order.family, str | None):
+        raise OptionError("The expression and the family are texts.")
+    if len(order.expression) > limits.length:
+        end = len(order.expression)
+        raise ParseError(f"The playground takes at most {limits.length} characters.", SourceSpan(order.expression, limits.length, end))
+    if order.sampler is not None:
+        check_choice("sampler", order.sampler, names("sampler"))
+    check_integer("n", order.n, 1)
+    check_integer("seed", order.seed, 0)
+    if order.n > limits.images:
+        raise OptionError(f"The playground draws at most {limits.images} at once, got {order.n}.")
+    if order.steps is not None:
+        check_integer("steps", order.steps, 1)
+        if order.steps > limits.steps:
+            raise OptionError(f"The playground takes at most {limits.steps} steps, got {order.steps}.")
+    for name, value in [("temperature", order.temperature), ("sharpen", order.sharpen), *(("weight", w) for w in order.weights)]:
+        check_number(name, value, above=0)
+    if order.edit is not None:
+        check_integer("index", order.edit.index, 0)
+        check_number("strength", order.edit.strength, above=0)
+
+
+def _scaled(weight: float, term: Tree) -> Tree:
+    inner = term.operand if isinstance(term, Scaled) else term
+    weight *= term.weight if isinstance(term, Scaled) else 1.0
+    return Scaled(weight, inner, term.place, term.depth + 1)

@@ -1,0 +1,97 @@
+r"""The family `plane`: closed-form energies of points $(x_1, x_2)$ that can be drawn.
+
+Four members are densities of their own, the others are events over one base, a wide Gaussian.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+import composable_energy as ce
+from composable_energy.errors import PluginNotFound
+
+__all__ = ["Plane"]
+
+_SPREAD = 1.4
+
+
+class Plane(ce.EnergyFamily):
+    """Shapes and regions of the plane, in closed form.
+
+    Example:
+        >>> import composable_energy as ce
+        >>> str(ce.load("plane/ring") & ~ce.load("plane/right"))
+        'ring & ~right'
+    """
+
+    def __init__(self) -> None:
+        self._base = ce.as_energy(_wide, event_shape=(2,), name="plane")
+
+    def members(self) -> tuple[str, ...]:
+        """Returns the names of the shapes, then those of the regions."""
+        return (*_SHAPES, *_REGIONS)
+
+    def load(self, member: str | None) -> ce.Energy:
+        """Returns a shape, a region, or the base of the regions."""
+        if member is None:
+            return self._base
+        if member in _SHAPES:
+            return ce.as_energy(_SHAPES[member], event_shape=(2,), name=member)
+        if member in _REGIONS:
+            return ce.ClassifierEnergy(_REGIONS[member], 1, self._base, name=member)
+        raise PluginNotFound(f"The plane has no {member!r}, only {', '.join(self.members())}.")
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.square().sum(1) / (2 * _SPREAD**2)
+
+
+def _ring(x: Tensor) -> Tensor:
+    return 8 * ((x.square().sum(1) + 1e-6).sqrt() - 1.8).square()
+
+
+def _bar(x: Tensor) -> Tensor:
+    along, across = (x[:, 0] + x[:, 1]) / math.sqrt(2), (x[:, 0] - x[:, 1]) / math.sqrt(2)
+    return along.square() / (2 * 1.6**2) + across.square() / (2 * 0.5**2)
+
+
+def _moons(x: Tensor) -> Tensor:
+    """Two half circles that interlock."""
+    upper = _arc(x - x.new_tensor([-0.8, -0.4]), 1.0)
+    lower = _arc(x - x.new_tensor([0.8, 0.4]), -1.0)
+    return -torch.logaddexp(-upper, -lower)
+
+
+def _arc(x: Tensor, side: float) -> Tensor:
+    radius = (x.square().sum(1) + 1e-6).sqrt()
+    return 12 * (radius - 1.6).square() + 6 * torch.relu(-side * x[:, 1]).square()
+
+
+def _spots(x: Tensor) -> Tensor:
+    """Nine small Gaussians on a lattice."""
+    centres = torch.cartesian_prod(*2 * [x.new_tensor([-2.0, 0.0, 2.0])])
+    return -torch.logsumexp(-12 * (x[:, None] - centres).square().sum(2), 1)
+
+
+def _right(x: Tensor) -> Tensor:
+    return 5 * x[:, :1]
+
+
+def _top(x: Tensor) -> Tensor:
+    return 5 * x[:, 1:]
+
+
+def _near(x: Tensor) -> Tensor:
+    return 7 * (1.3 - (x.square().sum(1, keepdim=True) + 1e-6).sqrt())
+
+
+def _stripes(x: Tensor) -> Tensor:
+    return 4 * torch.sin(3 * (x[:, :1] + x[:, 1:]))
+
+
+_SHAPES: Mapping[str, Callable[[Tensor], Tensor]] = {"ring": _ring, "bar": _bar, "moons": _moons, "spots": _spots}
+_REGIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"right": _right, "top": _top, "near": _near, "stripes": _stripes}

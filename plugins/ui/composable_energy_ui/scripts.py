@@ -1,0 +1,107 @@
+"""The same samples on the command line and in Python."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from composable_energy.cli.names import DEFAULT_FAMILY, Names
+from composable_energy.parsing import Chain, Complement, Name, Scaled, Tree, leaves, parse_tree
+from composable_energy_ui.orders import Order
+
+if TYPE_CHECKING:
+    from composable_energy import Energy
+
+__all__ = ["command_line", "python_lines"]
+
+_TAKEN = {"ce", "torch", "E", "start", "noise", "points", "samples"}
+
+
+def command_line(order: Order, energy: Energy, pictures: bool) -> str:
+    """Returns the command that draws the same; empty for an edited image, which the command line cannot start from.
+
+    Args:
+        order: The order.
+        energy: Its energy.
+        pictures: Whether its points are images.
+    """
+    if order.edit is not None:
+        return ""
+    words = ["composable-energy", "sample", order.text, "-n", str(order.n), "--seed", str(order.seed)]
+    if order.family not in (None, DEFAULT_FAMILY):
+        words += ["--in", order.family]
+    for name, value in order.options(energy).items():
+        words += [f"--{name}", str(value)] if name in ("sampler", "steps") else ["--option", f"{name}={value}"]
+    if order.sharpen != 1:
+        words += ["--sharpen", f"{order.sharpen:g}"]
+    return shlex.join([*words, "-o", "samples.png" if pictures else "samples.npy"])
+
+
+def python_lines(orders: Sequence[Order], energies: Sequence[Energy]) -> str:
+    """Returns the lines of Python that draw the same.
+
+    Args:
+        orders: The order, after those whose images it starts from.
+        energies: Their energies.
+    """
+    names, lines = _identifiers(orders), []
+    for order, energy in zip(orders, energies, strict=True):
+        last = order is orders[-1]
+        lines += _sample_lines(order, energy, names, "samples" if last else "points")
+    loads = [f"{name} = ce.load({source!r})" for source, name in names.items()]
+    head = ["import torch", ""] * (len(orders) > 1) + ["import composable_energy as ce"]
+    return "\n".join([*head, "", *loads, *lines])
+
+
+def _sample_lines(order: Order, energy: Energy, names: Mapping[str, str], result: str) -> list[str]:
+    """Returns the lines of one order; a result that another order starts from is kept in the space of the chains."""
+    lines, options = [], [f"{order.n}", f"seed={order.seed}"]
+    if order.edit is not None:
+        strength = f"{order.edit.strength:g}"
+        lines.append(f"start = points[{order.edit.index}].expand({order.n}, *points.shape[1:])")
+        if "sigma" in energy.conditions:
+            lines.append(f"noise = torch.randn(start.shape, generator=torch.Generator().manual_seed({order.seed}))")
+            options.append(f"init=start + {strength} * noise")
+        else:
+            options.append("init=start")
+    options += [f"{name}={value!r}" for name, value in order.options(energy).items()]
+    options += ["latents=True"] if result == "points" else []
+    expression = str(_renamed(order, parse_tree(order.text), names))
+    expression = expression if order.sharpen == 1 else f"({expression}).sharpened({order.sharpen:g})"
+    return [f"E = {expression}", *lines, f"{result} = E.sample({', '.join(options)})"]
+
+
+def _identifiers(orders: Sequence[Order]) -> dict[str, str]:
+    """Returns a Python identifier for what each name loads."""
+    found: dict[str, str] = {}
+    for order in orders:
+        for leaf in leaves(parse_tree(order.text)):
+            source = _source(order, leaf)
+            if source not in found:
+                word = re.sub(r"\W+", "_", source.rsplit("/", 1)[-1]).strip("_")
+                word = word if word.isidentifier() and not keyword.iskeyword(word) else f"energy_{word}"
+                while word in _TAKEN or word in found.values():
+                    word += "_"
+                found[source] = word
+    return found
+
+
+def _renamed(order: Order, tree: Tree, names: Mapping[str, str]) -> Tree:
+    """Returns a tree with identifiers for names, so that its text is Python."""
+    match tree:
+        case Name():
+            return replace(tree, name=names[_source(order, tree)])
+        case Chain():
+            return replace(tree, terms=tuple(_renamed(order, term, names) for term in tree.terms))
+        case Complement() | Scaled():
+            return replace(tree, operand=_renamed(order, tree.operand, names))
+
+
+def _source(order: Order, leaf: Name) -> str:
+    """Returns what `ce.load` takes for a name."""
+    source = Names(order.family).locate(leaf)
+    return leaf.name if hasattr(source, "load") else str(source)

@@ -1,0 +1,237 @@
+"""The server of the playground: one page, and the orders of its users as streams of JSON lines."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import sys
+import threading
+from contextlib import closing
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from io import BytesIO
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+
+import composable_energy as ce
+from composable_energy.cli.names import DEFAULT_FAMILY, Names
+from composable_energy.errors import ComposableEnergyError, OptionError
+from composable_energy.registry import names
+from composable_energy_ui.orders import LIMITS, Limits, find_names, read_order
+from composable_energy_ui.worker import Event, Worker, error_event
+
+__all__ = ["Playground", "is_local"]
+
+_SCRIPTS = ("page.js", "parts.js", "charts.js", "completion.js")
+_PAGE = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/style.css": ("style.css", "text/css; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{f"/{name}": (name, "text/javascript; charset=utf-8") for name in _SCRIPTS},
+}
+_POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
+_LARGEST = 100_000  # bytes of a request
+
+
+class Playground:
+    """The playground: a server and its worker. A context manager that serves in a thread, for tests and notebooks.
+
+    The worker is a new process of Python, so a script creates a playground under `if __name__ == "__main__"`.
+
+    Args:
+        host: The address to listen on.
+        port: The port; 0 takes a free one.
+        family: The family of the names in the tab of pictures, or a folder of saved energies; None for the default.
+        value_range: The values of black and white.
+        limits: What one order may ask for.
+
+    Example:
+        >>> from composable_energy_ui import Playground  # doctest: +SKIP
+        >>> with Playground() as playground:  # doctest: +SKIP
+        ...     print(playground.address)
+        http://127.0.0.1:40123
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        family: str | None = None,
+        value_range: tuple[float, float] = (0.0, 1.0),
+        limits: Limits = LIMITS,
+    ) -> None:
+        Names(family)  # an unknown family is reported before anything starts
+        self.host, self.family, self.limits, self.local = host, family, limits, is_local(host)
+        self._server = ThreadingHTTPServer((host, port), lambda *args: _Handler(self, *args))
+        self._server.daemon_threads = True
+        try:
+            self.worker = Worker(value_range, limits)
+        except BaseException:
+            self._server.server_close()
+            raise
+
+    @property
+    def address(self) -> str:
+        """The address of the page."""
+        return f"http://{self.host if self.local else '127.0.0.1'}:{self._server.server_port}"
+
+    def run(self) -> None:
+        """Serves until an exception, such as `KeyboardInterrupt`, and ends the worker."""
+        try:
+            self._server.serve_forever()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Closes the port and ends the worker."""
+        self._server.server_close()
+        self.worker.close()
+
+    def __enter__(self) -> Playground:
+        self._thread = threading.Thread(target=self.run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+
+
+def is_local(host: str) -> bool:
+    """Returns whether only this computer reaches an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers one request."""
+
+    def __init__(self, playground: Playground, *args: Any) -> None:
+        self.playground = playground
+        super().__init__(*args)
+
+    def do_GET(self) -> None:
+        if not self._same_site():
+            return
+        parts = urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if parts.path in _PAGE:
+            name, kind = _PAGE[parts.path]
+            self._answer((files("composable_energy_ui") / "page" / name).read_bytes(), kind)
+        elif parts.path == "/api/names":
+            self._json(lambda: self._names(query.get("family")))
+        elif parts.path == "/api/points":
+            self._points(query.get("job", ""))
+        else:
+            self.send_error(404)
+
+    def do_POST(self) -> None:
+        if not self._same_site():
+            return
+        if self.headers.get_content_type() != "application/json":  # what another site cannot send without being asked
+            self.send_error(415, "The playground takes JSON.")
+            return
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > _LARGEST:
+            self.send_error(413, f"A request has at most {_LARGEST} bytes.")
+            return
+        try:
+            fields = json.loads(self.rfile.read(length))
+        except ValueError:
+            self.send_error(400, "The request is no JSON.")
+            return
+        actions = {"/api/check": self._check, "/api/sample": self._sample, "/api/cancel": self._cancel}
+        if self.path not in actions or not isinstance(fields, dict):
+            self.send_error(404)
+            return
+        actions[self.path](fields)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Stays silent about requests that are answered."""
+        if args and str(args[-2:][0]).startswith("5"):
+            sys.stderr.write(f"composable-energy ui: {format % args}\n")
+
+    def _names(self, asked: str | None) -> Event:
+        """Returns the names for completion: members of a family first, then all other energies."""
+        family, limits = asked or self.playground.family or DEFAULT_FAMILY, asdict(self.playground.limits)
+        known = find_names(asked, self.playground.family, self.playground.local)
+        entries = [entry for entry in ce.energies() if entry.name != family and entry.state in ("", "trained")]
+        others = [name for entry in entries for name in (entry.name, *(f"{entry.name}/{member}" for member in entry.members))]
+        samplers = sorted(names("sampler"))
+        return {"kind": "ok", "family": family, "members": known.members, "others": others, "samplers": samplers, "limits": limits}
+
+    def _check(self, fields: Event) -> None:
+        def check() -> Event:
+            order = read_order(fields, self.playground.family, self.playground.local, self.playground.limits)
+            return {"kind": "ok", "terms": [str(term) for term in order.terms], "text": order.text}
+
+        self._json(check)
+
+    def _cancel(self, fields: Event) -> None:
+        self._json(lambda: {"kind": "ok", "found": self.playground.worker.cancel(str(fields.get("job")))})
+
+    def _sample(self, fields: Event) -> None:
+        """Streams what happens to an order; a user who closes the page cancels it."""
+        worker = self.playground.worker
+        try:
+            order = read_order(fields, self.playground.family, self.playground.local, self.playground.limits)
+        except ComposableEnergyError as error:
+            self._json(lambda error=error: error_event(error))
+            return
+        self._head("application/x-ndjson")
+        try:
+            with closing(worker.events(order)) as events:
+                for event in events:
+                    self._line(event)
+        except ComposableEnergyError as error:
+            self._line(error_event(error))
+        except OSError:  # the page is closed
+            return
+
+    def _line(self, event: Event | None) -> None:
+        self.wfile.write(b"\n" if event is None else json.dumps(event).encode() + b"\n")
+        self.wfile.flush()
+
+    def _points(self, job: str) -> None:
+        try:
+            file = BytesIO()
+            np.save(file, self.playground.worker.kept(job).points)
+        except OptionError as error:
+            self.send_error(404, str(error))
+            return
+        self._answer(file.getvalue(), "application/octet-stream", {"Content-Disposition": 'attachment; filename="samples.npy"'})
+
+    def _json(self, make: Any) -> None:
+        try:
+            answer = make()
+        except ComposableEnergyError as error:
+            answer = error_event(error)
+        self._answer(json.dumps(answer).encode(), "application/json")
+
+    def _answer(self, body: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
+        self._head(kind, {"Content-Length": str(len(body)), **(headers or {})})
+        self.wfile.write(body)
+
+    def _head(self, kind: str, headers: dict[str, str] | None = None) -> None:
+        self.send_response(200)
+        security = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+        for name, value in {"Content-Type": kind, **security, **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _same_site(self) -> bool:
+        """Returns whether the request is for this server and from its own page; answers 403 otherwise.
+
+        Another site could let its name point to this computer, and read what it asks for.
+        """
+        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+        name = urlsplit(f"//{host}").hostname or ""
+        if (self.playground.local and not is_local(name)) or (origin is not None and urlsplit(origin).netloc != host):
+            self.send_error(403, "This request is from another site.")
+            return False
+        return True

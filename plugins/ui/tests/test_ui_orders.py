@@ -1,0 +1,149 @@
+"""Orders: limits, weights written out, and the same samples by the command line and by Python."""
+
+import shlex
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+import composable_energy as ce
+from composable_energy.cli import main
+from composable_energy.errors import ComposableEnergyError, OptionError
+from composable_energy.parsing import Chain, Complement, Name, ParseError, Scaled, parse_tree
+from composable_energy_ui import Limits
+from composable_energy_ui.drawing import draw
+from composable_energy_ui.orders import Edit, Order, read_order
+
+WEIGHTS = st.floats(0.1, 5).map(lambda value: round(value, 2))
+
+
+def carry_out(*orders, start=None):
+    """Returns the points and the result of the last order."""
+    events = []
+    draw(orders, start, (0.0, 1.0), events.append)
+    found = {event["kind"]: event for event in events}
+    return found["points"]["points"], found["result"]
+
+
+def order(expression="ring & ~right", **fields):
+    return Order(expression, family="plane", **{"n": 8, "steps": 20, "sampler": "mala", **fields})
+
+
+def value(tree) -> float:
+    """Returns the value of a tree where a name is the number of its letters, `&` a sum and `~` a change of sign."""
+    match tree:
+        case Name():
+            return len(tree.name)
+        case Chain():
+            return sum(value(term) for term in tree.terms)
+        case Complement():
+            return -value(tree.operand)
+        case Scaled():
+            return tree.weight * value(tree.operand)
+    raise AssertionError(tree)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(WEIGHTS, min_size=3, max_size=3), WEIGHTS)
+def test_weights_and_temperature_are_written_into_the_expression(weights, temperature):
+    text = Order("ring & 2 * bar & ~right", weights=tuple(weights), temperature=temperature).text
+    expected = sum(w * part for w, part in zip(weights, (4, 6, -5), strict=True)) / temperature
+    assert value(parse_tree(text)) == pytest.approx(expected)
+
+
+def test_an_expression_that_is_no_conjunction_has_one_weight():
+    assert Order("ring | bar", weights=(2.0,)).text == "2 * (ring | bar)"
+    assert [str(term) for term in Order("ring | bar").terms] == ["ring | bar"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"n": 65}, "at most 64"),
+        ({"n": 0}, "n must be"),
+        ({"steps": 3000}, "at most 2000 steps"),
+        ({"seed": -1}, "seed must be"),
+        ({"temperature": 0}, "temperature must be a positive number"),
+        ({"weights": ["2"]}, "weight must be"),
+        ({"sampler": "chess"}, "Did you mean 'chees'"),
+        ({"sharpen": "1"}, "sharpen must be"),
+        ({"colour": 1}, "not one of this page"),
+        ({"edit": {"job": "a", "index": -1}}, "index must be"),
+        ({"expression": 3}, "texts"),
+        ({"expression": "a" * 501}, "at most 500 characters"),
+    ],
+)
+def test_what_is_out_of_limits_is_refused(fields, message):
+    with pytest.raises(ComposableEnergyError, match=message):
+        read_order({"expression": "ring", "family": "plane", **fields}, None, True)
+
+
+def test_an_unknown_name_is_reported_at_its_place():
+    with pytest.raises(ParseError, match="did you mean `ring`") as caught:
+        read_order({"expression": "right & ~rimg", "family": "plane"}, None, True)
+    assert (caught.value.place.start, caught.value.place.end) == (9, 13)
+
+
+@pytest.mark.parametrize(("expression", "family"), [("./saved", "plane"), ("hf:owner/name", "plane"), ("male", "."), ("male", "/tmp")])
+def test_users_of_other_computers_name_no_folders_and_locations(expression, family):
+    with pytest.raises((OptionError, ParseError), match=r"only be named on the computer|no such folder"):
+        read_order({"expression": expression, "family": family}, None, False)
+
+
+def test_limits_can_be_changed():
+    assert read_order({"expression": "ring", "family": "plane", "n": 100}, None, True, Limits(images=100)).n == 100
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"weights": (2.0, 0.5), "temperature": 2.0}, {"expression": "right", "sharpen": 2.0, "sampler": "mala"}]
+)
+def test_the_command_line_and_python_draw_the_same_points(fields, tmp_path, monkeypatch, capsys):
+    points, result = carry_out(order(**fields, seed=3))
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(result["command"])[1:]) == 0
+    assert np.array_equal(np.load("samples.npy"), points)
+    names = {}
+    exec(result["python"], names)
+    assert np.array_equal(names["samples"].numpy(), points)
+
+
+def test_a_network_with_random_weights_is_refused():
+    with pytest.raises(OptionError, match="not trained"):
+        carry_out(Order("igebm-mnist"))
+
+
+@pytest.mark.slow
+def test_python_draws_the_same_edited_faces():
+    first = Order("male & ~smiling", n=2, steps=10)
+    points, result = carry_out(first)
+    assert result["view"] == "pictures" and "--option levels=10" in result["command"]
+    second = Order("glasses", n=3, seed=5, steps=8, edit=Edit("job", 1, 0.5))
+    edited, result = carry_out(first, second, start=points[1])
+    names = {}
+    exec(result["python"], names)
+    assert result["command"] == ""
+    with torch.no_grad():
+        shown = ce.load("faces").decoder(torch.from_numpy(edited))  # pyright: ignore
+    torch.testing.assert_close(names["samples"], shown, atol=1e-5, rtol=0)
+
+
+def test_a_result_has_terms_shares_traces_and_statistics():
+    _, result = carry_out(order("ring | bar", n=6, steps=30))
+    assert [row["text"] for row in result["terms"]] == ["ring | bar", "ring", "bar"]
+    shares = np.array([row["share"] for row in result["terms"][1:]])
+    assert np.allclose(shares.sum(0), 1, atol=1e-3) and shares.shape == (2, 6)
+    assert len(result["trace"]["mid"]) == 30 and len(result["paths"]) == 30
+    assert {row["name"] for row in result["summary"]["rows"]} == {"energy", "x[0]", "x[1]"}
+    assert any("calibrate" in text for text in result["warnings"])
+
+
+def test_an_event_has_probabilities_and_a_density_has_none():
+    _, result = carry_out(order("ring & right"))
+    assert [(row["text"], row["probability"] is not None) for row in result["terms"]] == [
+        ("ring & right", False),
+        ("plane", False),
+        ("ring", False),
+        ("right", True),
+    ]

@@ -1,0 +1,177 @@
+"""The server: streams of events, cancelling, the queue, limits, and requests from elsewhere."""
+
+import http.client
+import io
+import json
+import signal
+import subprocess
+import sys
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from composable_energy.cli import main
+from composable_energy.errors import FileFormatError
+from composable_energy_ui import Limits, Playground
+
+pytestmark = pytest.mark.slow
+
+ORDER = {"expression": "ring & ~right", "family": "plane", "n": 8, "steps": 20, "sampler": "mala"}
+LONG = {**ORDER, "sampler": "langevin", "n": 64, "steps": 2000, "expression": "spots & moons & ring & near & stripes"}
+
+
+@pytest.fixture(scope="module")
+def playground():
+    with Playground() as playground:
+        yield playground
+
+
+def ask(playground, method, path, body=None, **headers):
+    connection = http.client.HTTPConnection(urlsplit(playground.address).netloc, timeout=120)
+    text = None if body is None else json.dumps(body)
+    sent = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, text, sent)
+    return connection.getresponse()
+
+
+def read(playground, path, body):
+    return json.loads(ask(playground, "POST", path, body).read())
+
+
+def events(playground, body):
+    """Yields the events of an order as they arrive."""
+    answer = ask(playground, "POST", "/api/sample", body)
+    for line in iter(answer.readline, b""):
+        if line.strip():
+            yield json.loads(line)
+
+
+def test_an_order_is_streamed_to_its_result_and_its_points_are_kept(playground):
+    found = list(events(playground, ORDER))
+    kinds = [event["kind"] for event in found]
+    assert kinds[:2] == ["queued", "started"] and kinds[-1] == "result"
+    assert {"density", "progress"} <= set(kinds)
+    answer = ask(playground, "GET", f"/api/points?job={found[0]['job']}")
+    assert np.allclose(np.load(io.BytesIO(answer.read())), found[-1]["points"], atol=1e-3)
+
+
+def test_a_check_lists_the_terms_or_says_where_the_error_is(playground):
+    assert read(playground, "/api/check", {**ORDER, "weights": [2]})["text"] == "2 * ring & ~right"
+    error = read(playground, "/api/check", {**ORDER, "expression": "ring & & right"})
+    assert (error["kind"], error["start"]) == ("error", 7)
+
+
+def test_an_error_of_the_library_is_an_event(playground):
+    *_, last = events(playground, {**ORDER, "expression": "right & ~right"})
+    assert last["kind"] == "error" and "No point fulfils" in last["message"]
+    assert [event["kind"] for event in events(playground, ORDER)][-1] == "result"
+
+
+def test_a_second_order_waits_and_cancelling_stops_both_kinds(playground):
+    first, second = events(playground, LONG), events(playground, LONG)
+    job = next(first)["job"]
+    assert next(first)["kind"] == "started"
+    waiting = next(second)
+    assert waiting["ahead"] == 1
+    assert read(playground, "/api/cancel", {"job": waiting["job"]})["found"]
+    assert list(second)[-1]["kind"] == "cancelled"
+    assert read(playground, "/api/cancel", {"job": job})["found"]
+    assert list(first)[-1]["kind"] == "cancelled"
+    assert not read(playground, "/api/cancel", {"job": job})["found"]
+    assert [event["kind"] for event in events(playground, ORDER)][-1] == "result"
+
+
+def test_the_next_order_starts_when_the_first_user_closes_the_page(playground):
+    left = ask(playground, "POST", "/api/sample", LONG)
+    assert json.loads(left.readline())["kind"] == "queued"
+    left.close()
+    assert [event["kind"] for event in events(playground, ORDER)][-1] == "result"
+
+
+def test_an_edit_starts_from_a_kept_point(playground):
+    job = next(found := events(playground, ORDER))["job"]
+    list(found)
+    edit = {"job": job, "index": 2, "strength": 0.5}
+    *_, result = events(playground, {**ORDER, "expression": "ring", "sampler": "langevin", "edit": edit})
+    assert result["kind"] == "result" and "start = points[2]" in result["python"]
+    *_, gone = events(playground, {**ORDER, "edit": {**edit, "job": "none"}})
+    assert gone["kind"] == "error" and "draw it again" in gone["message"]
+    *_, beyond = events(playground, {**ORDER, "edit": {**edit, "index": 99}})
+    assert "There are 8 images" in beyond["message"]
+
+
+def test_an_order_that_takes_too_long_is_stopped_and_few_may_wait():
+    with Playground(limits=Limits(seconds=3.0, waiting=1)) as playground:
+        orders = [events(playground, LONG) for _ in range(2)]
+        _, waiting = [next(order)["job"] for order in orders]
+        (refused,) = events(playground, LONG)
+        assert "wait already" in refused["message"]
+        stopped = list(orders[0])[-1]
+        assert stopped["kind"] == "error" and "longer than 3 s" in stopped["message"]
+        read(playground, "/api/cancel", {"job": waiting})
+        assert list(orders[1])[-1]["kind"] == "cancelled"
+
+
+def test_the_page_has_a_policy_that_allows_no_other_host(playground):
+    answer = ask(playground, "GET", "/")
+    assert answer.status == 200 and b"<textarea" in answer.read()
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    for path in ("/page.js", "/parts.js", "/charts.js", "/completion.js", "/style.css", "/icon.svg"):
+        text = ask(playground, "GET", path).read().decode().replace("http://www.w3.org/2000/svg", "")
+        assert "://" not in text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "status"),
+    [
+        ("GET", "/", None, {"Host": "elsewhere.org"}, 403),
+        ("GET", "/", None, {"Origin": "http://elsewhere.org"}, 403),
+        ("POST", "/api/sample", ORDER, {"Origin": "http://elsewhere.org"}, 403),
+        ("POST", "/api/sample", ORDER, {"Content_Type": "text/plain"}, 415),
+        ("POST", "/api/check", {"expression": "a" * 200_000}, {}, 413),
+        ("POST", "/api/check", [1], {}, 404),
+        ("POST", "/api/other", {}, {}, 404),
+        ("GET", "/../server.py", None, {}, 404),
+        ("GET", "/api/points?job=none", None, {}, 404),
+    ],
+)
+def test_requests_from_elsewhere_and_malformed_ones_are_refused(playground, method, path, body, headers, status):
+    assert ask(playground, method, path, body, **headers).status == status
+
+
+def test_names_are_those_of_the_family_and_of_all_others(playground):
+    answer = json.loads(ask(playground, "GET", "/api/names?family=plane").read())
+    assert "ring" in answer["members"] and "faces/male" in answer["others"] and "plane/ring" not in answer["others"]
+    assert json.loads(ask(playground, "GET", "/api/names?family=plaine").read())["kind"] == "error"
+
+
+def test_the_command_refuses_what_it_cannot_serve(playground, capsys, tmp_path):
+    port = urlsplit(playground.address).port
+    assert main(["ui", "--no-browser", "--port", str(port)]) == 2
+    assert "--port 0" in capsys.readouterr().err
+    assert main(["ui", "--no-browser", "--in", "./nowhere"]) == 2
+    assert main(["ui", "--no-browser", "--port", "99999"]) == 2
+    with pytest.raises(FileFormatError, match="no folder"):
+        Playground(family=str(tmp_path / "nowhere"))
+
+
+def test_the_command_warns_when_others_can_reach_the_playground(monkeypatch, capsys):
+    monkeypatch.setattr(Playground, "run", Playground.close)
+    assert main(["ui", "--no-browser", "--port", "0", "--host", "0.0.0.0"]) == 0
+    shown = capsys.readouterr()
+    assert "without a password" in shown.err and "http://127.0.0.1:" in shown.out
+    assert main(["ui", "--no-browser", "--port", "0"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_ends_the_server_and_its_worker():
+    command = [sys.executable, "-m", "composable_energy", "ui", "--no-browser", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split("at ")[1].split(";")[0]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr is not None and "Traceback" not in process.stderr.read()
+    with pytest.raises(ConnectionRefusedError):
+        http.client.HTTPConnection(urlsplit(address).netloc).request("GET", "/")
