@@ -33,7 +33,7 @@ def test_energies_lists_members_without_weights(capsys: pytest.CaptureFixture[st
         assert "No plug-in offers the energy 'tois'. Did you mean 'toys'?" in capsys.readouterr().err
     assert Toys.loaded == []
     assert header.split() == ["energy", "state", "what", "it", "is"]
-    state = {line.split()[0]: line.split()[1] for line in lines}
+    state = {line.split()[0]: line.split()[1] for line in lines if not line.startswith(" ")}
     assert [state[name] for name in ("toys", "faces", "igebm-mnist", "observed", "broken")] == [
         "ready",
         "trained",
@@ -44,7 +44,7 @@ def test_energies_lists_members_without_weights(capsys: pytest.CaptureFixture[st
     toys = next(i for i, line in enumerate(lines) if line.startswith("toys "))
     assert lines[toys].endswith("(this session)") and "toys/left=dark" in lines[toys + 1]
     assert state["igebm-mnist"] == report["igebm-mnist"]["state"] and report["faces"]["trained"] is True
-    first = [line.split()[0] for line in lines]
+    first = list(state)
     assert first.index("faces") < first.index("toys") < first.index("observed") < first.index("jem") < first.index("broken")
     assert report["toys"]["members"] == list(Toys().members())
     assert report["bowl"]["members"] == []
