@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from composable_energy.cli.tables import json_text, table
 from composable_energy.registry import Command
+from composable_energy_cli.tables import json_text, table
 
 __all__ = ["Plugins"]
 

@@ -12,17 +12,18 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from composable_energy import __version__
-from composable_energy.cli.doctor import Doctor
-from composable_energy.cli.energies import Energies
-from composable_energy.cli.explain import Explain
-from composable_energy.cli.names import saved_in
-from composable_energy.cli.new_plugin import NewPlugin
-from composable_energy.cli.parser import Parser, whole_number
-from composable_energy.cli.plugins import Plugins
-from composable_energy.cli.sample import Sample
-from composable_energy.cli.tables import json_text, table
 from composable_energy.errors import ComposableEnergyError, PluginLoadError
-from composable_energy.registry import Command, get, names
+from composable_energy.registry import Command, get
+from composable_energy.registry import names as installed
+from composable_energy_cli.doctor import Doctor
+from composable_energy_cli.energies import Energies
+from composable_energy_cli.explain import Explain
+from composable_energy_cli.names import saved_in
+from composable_energy_cli.new_plugin import NewPlugin
+from composable_energy_cli.parser import Parser, whole_number
+from composable_energy_cli.plugins import Plugins
+from composable_energy_cli.sample import Sample
+from composable_energy_cli.tables import json_text, table
 
 __all__ = ["Command", "json_text", "main", "saved_in", "table", "whole_number"]
 
@@ -88,7 +89,7 @@ def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"composable-energy {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    known = [*_COMMANDS, *(name for name in names("command") if name not in _COMMANDS)]
+    known = [*_COMMANDS, *(name for name in installed("command") if name not in _COMMANDS)]
     for name in [wanted] if wanted in known else known:
         try:
             command = (_COMMANDS[name] if name in _COMMANDS else get("command", name))()

@@ -9,8 +9,8 @@ from importlib import metadata
 from typing import Any
 
 from composable_energy import __version__
-from composable_energy.cli.tables import json_text, table
 from composable_energy.registry import Command
+from composable_energy_cli.tables import json_text, table
 
 __all__ = ["Doctor"]
 

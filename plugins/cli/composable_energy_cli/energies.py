@@ -8,8 +8,8 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
-from composable_energy.cli.tables import json_text, table
 from composable_energy.registry import Command
+from composable_energy_cli.tables import json_text, table
 
 if TYPE_CHECKING:
     from composable_energy.installed import EnergyInfo
