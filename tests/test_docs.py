@@ -14,14 +14,14 @@ import pytest
 import torch
 
 import composable_energy
-from composable_energy.cli import main
-from composable_energy.cli.doctor import Doctor
-from composable_energy.cli.energies import Energies
-from composable_energy.cli.explain import Explain
-from composable_energy.cli.new_plugin import NewPlugin
-from composable_energy.cli.plugins import Plugins
-from composable_energy.cli.sample import Sample
 from composable_energy.registry import get
+from composable_energy_cli import main
+from composable_energy_cli.doctor import Doctor
+from composable_energy_cli.energies import Energies
+from composable_energy_cli.explain import Explain
+from composable_energy_cli.new_plugin import NewPlugin
+from composable_energy_cli.plugins import Plugins
+from composable_energy_cli.sample import Sample
 from tests.factories import COMPILES
 
 ROOT = Path(__file__).parent.parent

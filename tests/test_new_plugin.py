@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import composable_energy as ce
-from composable_energy.cli import main
+from composable_energy_cli import main
 from tests.new_projects import KINDS, ROOT, install_projects, make_environment, run, run_tests, write_projects
 
 if sys.version_info >= (3, 11):

@@ -45,7 +45,7 @@ def test_each_folder_of_plugins_is_a_project():
 def test_the_root_declares_the_entry_points_of_all_plugins():
     union: dict[str, dict[str, str]] = {}
     for folder in PLUGINS:
-        for group, entries in project(folder)["project"]["entry-points"].items():
+        for group, entries in project(folder)["project"].get("entry-points", {}).items():
             assert not union.get(group, {}).keys() & entries.keys(), f"{folder.name} takes a name that another plug-in has"
             union.setdefault(group, {}).update(entries)
     assert PROJECT["project"]["entry-points"] == union

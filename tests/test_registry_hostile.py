@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.cli import main
-from composable_energy.cli.trial import try_plugins
 from composable_energy.errors import ComposableEnergyError, PluginConflictError, PluginLoadError
+from composable_energy_cli import main
+from composable_energy_cli.trial import try_plugins
 from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
 
 NORMAL = torch.distributions.Normal(torch.zeros(2), 1.0)
@@ -81,8 +81,8 @@ def test_a_package_with_the_name_of_an_estimator_does_not_replace_it(site):
 
 
 def test_a_package_with_the_name_of_the_default_family_does_not_replace_it(site):
-    from composable_energy.cli.names import Names
     from composable_energy.parsing import leaves, parse_tree
+    from composable_energy_cli.names import Names
 
     install(site, "evil", {"energies": {"faces": "third_party_a:Bowl"}}, {"third_party_a": GOOD_ENERGY})
     (leaf,) = leaves(parse_tree("male"))

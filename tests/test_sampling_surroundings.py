@@ -101,7 +101,7 @@ def test_names_of_a_saved_energy_are_shown_with_escapes(tmp_path):
 
 
 def test_the_command_line_shows_names_of_downloaded_terms_and_arguments_with_escapes(tmp_path, capsys):
-    from composable_energy.cli import main
+    from composable_energy_cli import main
 
     bowl = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0), name="a\x1b[2Jb")
     bowl.save(tmp_path / "saved")

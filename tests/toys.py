@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.cli import main
+from composable_energy_cli import main
 
 
 class Tiles(torch.nn.Module):

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 import composable_energy as ce
-from composable_energy.cli import main
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.parsing import parse
+from composable_energy_cli import main
 from tests.campaign.trial import Area, Defect, Trial, check, typed
 from tests.parsing_names import TOYS
 from tests.third_party import GOOD_ENERGY, install

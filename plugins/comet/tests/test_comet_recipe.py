@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.cli import main as command
 from composable_energy.errors import OptionError
+from composable_energy_cli import main as command
 from composable_energy_comet import load_comet
 from composable_energy_comet.recipe import CometRecipe
 from composable_energy_comet.train import main, pictures

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 import composable_energy as ce
-from composable_energy.cli import main
 from composable_energy.errors import ExtraNotInstalled
+from composable_energy_cli import main
 from composable_energy_image.commands import render
 from composable_energy_image.data import Scenes, open_scenes
 from composable_energy_scenes import Tetris

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.cli import main
+from composable_energy_cli import main
 from composable_energy_faces.draw import ATTRIBUTES, draw
 from composable_energy_training import Recipe
 

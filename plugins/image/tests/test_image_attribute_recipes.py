@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import composable_energy as ce
-from composable_energy.cli import main
 from composable_energy.errors import OptionError
+from composable_energy_cli import main
 from composable_energy_image import Autoencoder, CodeEnergy
 from composable_energy_image.attribute import attribute
 from composable_energy_image.base_and_attributes import base_and_attributes

@@ -6,8 +6,8 @@ import argparse
 import sys
 import webbrowser
 
-from composable_energy.cli import Command
-from composable_energy.cli.terms import add_range, value_range
+from composable_energy_cli import Command
+from composable_energy_cli.terms import add_range, value_range
 
 __all__ = ["Ui"]
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from composable_energy.cli.names import read_expression
-from composable_energy.cli.terms import at_level
 from composable_energy.errors import ShapeError
 from composable_energy.sampling import twin
+from composable_energy_cli.names import read_expression
+from composable_energy_cli.terms import at_level
 from composable_energy_ui.orders import Order
 from composable_energy_ui.results import density_image, grid_image, kind_of, numbers, summary_of, terms_of, traces_of
 from composable_energy_ui.scripts import command_line, python_lines

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from composable_energy.cli.names import Names
 from composable_energy.errors import OptionError
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy.parsing import Chain, ParseError, Scaled, SourceSpan, Tree, leaves, parse_tree
 from composable_energy.registry import names
+from composable_energy_cli.names import Names
 
 if TYPE_CHECKING:
     from composable_energy import Energy

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from composable_energy.cli.names import DEFAULT_FAMILY, Names
 from composable_energy.parsing import Chain, Complement, Name, Scaled, Tree, leaves, parse_tree
+from composable_energy_cli.names import DEFAULT_FAMILY, Names
 from composable_energy_ui.orders import Order
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 import composable_energy as ce
-from composable_energy.cli.names import DEFAULT_FAMILY, Names
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.registry import names
+from composable_energy_cli.names import DEFAULT_FAMILY, Names
 from composable_energy_ui.orders import LIMITS, Limits, find_names, read_order
 from composable_energy_ui.worker import Event, Worker, error_event
 

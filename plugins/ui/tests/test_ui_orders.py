@@ -9,9 +9,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 import composable_energy as ce
-from composable_energy.cli import main
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.parsing import Chain, Complement, Name, ParseError, Scaled, parse_tree
+from composable_energy_cli import main
 from composable_energy_ui import Limits
 from composable_energy_ui.drawing import draw
 from composable_energy_ui.orders import Edit, Order, read_order

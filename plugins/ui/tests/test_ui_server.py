@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from composable_energy.cli import main
 from composable_energy.errors import FileFormatError
+from composable_energy_cli import main
 from composable_energy_ui import Limits, Playground
 
 pytestmark = pytest.mark.slow

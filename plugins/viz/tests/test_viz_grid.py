@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import composable_energy as ce
-from composable_energy.cli.pictures import read_points
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy_cli.pictures import read_points
 from composable_energy_viz import PictureWarning
 
 

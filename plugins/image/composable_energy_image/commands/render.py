@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composable_energy.cli import Command, json_text, whole_number
 from composable_energy.errors import OptionError
+from composable_energy_cli import Command, json_text, whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,8 +6,8 @@ import argparse
 import textwrap
 from typing import Any
 
-from composable_energy.cli import Command, json_text
 from composable_energy.errors import ComposableEnergyError
+from composable_energy_cli import Command, json_text
 
 __all__ = ["Recipes"]
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from composable_energy.cli import Command, json_text, saved_in, whole_number
 from composable_energy.errors import FileFormatError, OptionError
+from composable_energy_cli import Command, json_text, saved_in, whole_number
 
 __all__ = ["Train"]
 

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from composable_energy.cli.names import add_expression, read_expression
-from composable_energy.cli.pictures import read_points
-from composable_energy.cli.tables import json_text
-from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
-from composable_energy.cli.trial import foreign_output
 from composable_energy.errors import ShapeError
 from composable_energy.registry import Command
+from composable_energy_cli.names import add_expression, read_expression
+from composable_energy_cli.pictures import read_points
+from composable_energy_cli.tables import json_text
+from composable_energy_cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
+from composable_energy_cli.trial import foreign_output
 
 if TYPE_CHECKING:
     import torch

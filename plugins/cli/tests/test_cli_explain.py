@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 import composable_energy as ce
-from composable_energy.cli.pictures import read_points
 from composable_energy.errors import FileFormatError, ShapeError
 from composable_energy.grids import layout, write_grid
+from composable_energy_cli.pictures import read_points
 from tests.toys import Toys, run
 
 pytestmark = pytest.mark.usefixtures("toys")

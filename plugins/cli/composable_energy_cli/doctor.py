@@ -10,11 +10,11 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from composable_energy import __version__
-from composable_energy.cli.tables import json_text, table
-from composable_energy.cli.trial import foreign_output, kernel_state, try_plugins
 from composable_energy.printable import printable
 from composable_energy.registry import Command
 from composable_energy.registry.records import FIRST_PARTY
+from composable_energy_cli.tables import json_text, table
+from composable_energy_cli.trial import foreign_output, kernel_state, try_plugins
 
 if TYPE_CHECKING:
     from composable_energy.registry import PluginRecord

@@ -8,8 +8,8 @@ from importlib import metadata
 import pytest
 
 import composable_energy as ce
-from composable_energy.cli import main
 from composable_energy.installed import energies
+from composable_energy_cli import main
 from tests.third_party import install
 from tests.toys import Broken, Noisy, Toys, Unmade, run
 
@@ -142,7 +142,7 @@ def test_kernels_that_cannot_run_here_are_no_failure(monkeypatch: pytest.MonkeyP
 
 
 GREETING = """
-    from composable_energy.cli import Command
+    from composable_energy_cli import Command
 
     class Greet(Command):
         summary = "greet somebody"

@@ -12,19 +12,19 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from composable_energy import __version__
-from composable_energy.cli.doctor import Doctor
-from composable_energy.cli.energies import Energies
-from composable_energy.cli.explain import Explain
-from composable_energy.cli.names import saved_in
-from composable_energy.cli.new_plugin import NewPlugin
-from composable_energy.cli.parser import Parser, whole_number
-from composable_energy.cli.plugins import Plugins
-from composable_energy.cli.sample import Sample
-from composable_energy.cli.tables import json_text, table
-from composable_energy.cli.trial import foreign_output
 from composable_energy.errors import ComposableEnergyError, PluginLoadError
 from composable_energy.printable import describe_error, printable
 from composable_energy.registry import Command, get, names
+from composable_energy_cli.doctor import Doctor
+from composable_energy_cli.energies import Energies
+from composable_energy_cli.explain import Explain
+from composable_energy_cli.names import saved_in
+from composable_energy_cli.new_plugin import NewPlugin
+from composable_energy_cli.parser import Parser, whole_number
+from composable_energy_cli.plugins import Plugins
+from composable_energy_cli.sample import Sample
+from composable_energy_cli.tables import json_text, table
+from composable_energy_cli.trial import foreign_output
 
 __all__ = ["Command", "json_text", "main", "saved_in", "table", "whole_number"]
 

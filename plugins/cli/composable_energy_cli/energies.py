@@ -8,10 +8,10 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
-from composable_energy.cli.tables import json_text, table
-from composable_energy.cli.trial import foreign_output
 from composable_energy.printable import one_line
 from composable_energy.registry import Command
+from composable_energy_cli.tables import json_text, table
+from composable_energy_cli.trial import foreign_output
 
 if TYPE_CHECKING:
     from composable_energy.installed import EnergyInfo

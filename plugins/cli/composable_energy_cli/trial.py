@@ -73,7 +73,7 @@ def _run(entries: list[tuple[str, str]], limit: float) -> tuple[list[dict[str, A
     """Returns the answers of a process that loads some plug-ins, and why it answered no more."""
     here, there = os.pipe()
     with os.fdopen(here, "rb") as answers:
-        code = f"import sys; sys.path[:] = {sys.path!r}; from composable_energy.cli.trial import serve; serve({there}, {entries!r})"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from composable_energy_cli.trial import serve; serve({there}, {entries!r})"
         process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.DEVNULL,

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 import composable_energy as ce
-from composable_energy.cli.pictures import read_points
-from composable_energy.cli.sample import Sample
+from composable_energy_cli.pictures import read_points
+from composable_energy_cli.sample import Sample
 from tests.toys import Noisy, Toys, Unmade, Untaught, run
 
 pytestmark = pytest.mark.usefixtures("toys")

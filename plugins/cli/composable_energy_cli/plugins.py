@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from composable_energy.cli.tables import json_text, table
-from composable_energy.cli.trial import foreign_output
 from composable_energy.printable import printable
 from composable_energy.registry import Command
+from composable_energy_cli.tables import json_text, table
+from composable_energy_cli.trial import foreign_output
 
 __all__ = ["Plugins"]
 

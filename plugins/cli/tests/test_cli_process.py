@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("toys")
 
 
 def test_interruption_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr("composable_energy.cli.sample.read_expression", lambda asked, untrained: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("composable_energy_cli.sample.read_expression", lambda asked, untrained: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run("sample", "a") == 130
     assert capsys.readouterr() == ("", "")
 
@@ -32,7 +32,7 @@ def test_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")])
 def test_memory_that_runs_out_is_one_message(error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr("composable_energy.cli.sample.read_expression", lambda asked, untrained: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("composable_energy_cli.sample.read_expression", lambda asked, untrained: (_ for _ in ()).throw(error))
     assert run("sample", "a") == 2
     assert capsys.readouterr().err == (
         "composable-energy: error: Memory ran out: ask for fewer (-n), or evaluate fewer at a time (--batch-size).\n"
@@ -41,7 +41,7 @@ def test_memory_that_runs_out_is_one_message(error: Exception, monkeypatch: pyte
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
     failing = RuntimeError("a defect")
-    monkeypatch.setattr("composable_energy.cli.sample.read_expression", lambda asked, untrained: (_ for _ in ()).throw(failing))
+    monkeypatch.setattr("composable_energy_cli.sample.read_expression", lambda asked, untrained: (_ for _ in ()).throw(failing))
     with pytest.raises(RuntimeError, match="a defect"):
         run("sample", "a")
 
@@ -80,7 +80,7 @@ def test_module_runs_and_version_and_help_need_no_torch():
     process = python("--version", stdout=subprocess.PIPE)
     assert process.communicate(timeout=30) == (f"composable-energy {ce.__version__}\n", "")
     code = (
-        "import sys\nfrom composable_energy.cli import main\n"
+        "import sys\nfrom composable_energy_cli import main\n"
         "for arguments in (['--help'], ['sample', '--help'], ['sample']):\n"
         "    try: main(arguments)\n    except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"

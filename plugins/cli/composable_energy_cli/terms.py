@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from composable_energy.cli.tables import table
 from composable_energy.errors import OptionError
 from composable_energy.options import check_number
+from composable_energy_cli.tables import table
 
 if TYPE_CHECKING:
     from torch import Tensor

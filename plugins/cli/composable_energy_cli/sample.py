@@ -9,16 +9,16 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from composable_energy.cli.names import add_expression, read_expression
-from composable_energy.cli.options import add_options, own_spelling, read_options
-from composable_energy.cli.parser import whole_number
-from composable_energy.cli.pictures import PICTURES, check_target, write_array
-from composable_energy.cli.tables import json_text
-from composable_energy.cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
-from composable_energy.cli.trial import foreign_output
 from composable_energy.errors import OptionError
 from composable_energy.printable import printable
 from composable_energy.registry import Command
+from composable_energy_cli.names import add_expression, read_expression
+from composable_energy_cli.options import add_options, own_spelling, read_options
+from composable_energy_cli.parser import whole_number
+from composable_energy_cli.pictures import PICTURES, check_target, write_array
+from composable_energy_cli.tables import json_text
+from composable_energy_cli.terms import add_range, add_sigma, at_level, json_rows, terms_table, value_range
+from composable_energy_cli.trial import foreign_output
 
 if TYPE_CHECKING:
     from torch import Tensor
