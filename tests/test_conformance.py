@@ -36,13 +36,14 @@ def comet(name: str, **expected: Any) -> Callable[[], None]:
     return lambda: check_encoder(lambda: ce.get_encoder(name, size=16, components=3).encoder, x, **expected)
 
 
-HERE: Mapping[str, Mapping[str, Callable[[], None]]] = {
+HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
     "energy": {
         "effort": lambda: check_energy(lambda: ce.load("effort", weight=2.0, order=2), points(4, 5, 2)),
         "generated-faces": lambda: check_energy("generated-faces", points(4, 64)),
         "over-time": lambda: check_energy(
             lambda: ce.load("over-time", pair=ce.CallableEnergy(pair, event_shape=(2, 2)), horizon=5), points(4, 5, 2)
         ),
+        "plane": lambda: [check_energy(f"plane/{name}", points(4, 2)) for name in ce.get_family("plane").members()],
         "reward": lambda: check_energy(
             lambda: ce.reward(torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0)), 1.5), points(4, 2)
         ),

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from composable_energy import __version__
 from composable_energy.errors import ComposableEnergyError, PluginLoadError
 from composable_energy.printable import describe_error, printable
-from composable_energy.registry import Command, get, names
+from composable_energy.registry import Command, get
+from composable_energy.registry import names as installed
 from composable_energy_cli.doctor import Doctor
 from composable_energy_cli.energies import Energies
 from composable_energy_cli.explain import Explain
@@ -106,7 +107,7 @@ def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"composable-energy {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    known = [*_COMMANDS, *(name for name in names("command") if name not in _COMMANDS)]
+    known = [*_COMMANDS, *(name for name in installed("command") if name not in _COMMANDS)]
     for name in [wanted] if wanted in known else known:
         try:
             command = _COMMANDS[name]() if name in _COMMANDS else _third_party(name)
