@@ -85,7 +85,7 @@ def test_the_device_meta_is_refused():
 
 
 def test_more_points_than_memory_holds_are_refused_before_anything_is_allocated():
-    with pytest.raises(OptionError, match="points of shape .* need at least 8 TB of memory"):
+    with pytest.raises(OptionError, match=r"points of shape .* need at least 8 TB of memory"):
         ce.as_energy(torch.distributions.Normal(torch.zeros(1000), 1.0)).sample(10**9)
 
 
