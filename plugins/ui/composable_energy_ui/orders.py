@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError
 from composable_energy.options import check_choice, check_integer, check_number
-from composable_energy.parsing import Chain, ParseError, Scaled, SourceSpan, Tree, leaves, parse_tree
+from composable_energy.parsing import Chain, Name, ParseError, Scaled, SourceSpan, Tree, leaves, parse_tree
 from composable_energy.registry import names
+from composable_energy.suggestions import nearest
 from composable_energy_cli.names import Names
 
 if TYPE_CHECKING:
@@ -140,10 +141,19 @@ def read_order(fields: Mapping[str, Any], family: str | None, local: bool, limit
     _check(order, limits)
     known = find_names(order.family, family, local)
     for leaf in leaves(parse_tree(order.expression)):
-        source = known.locate(leaf)
-        if not local and not (isinstance(source, str) or leaf.name in known.members):
-            raise ParseError("Folders and locations may only be named on the computer that runs the playground.", leaf.place)
+        if not local:
+            _check_offered(leaf, known)
+        known.locate(leaf)
     return order
+
+
+def _check_offered(leaf: Name, known: Names) -> None:
+    """Raises ParseError if no plug-in offers a name, before any folder is looked at."""
+    offered = [*known.members, *known.entries]
+    if leaf.name in known.members or leaf.name.partition("/")[0] in known.entries:
+        return
+    hint = nearest(leaf.name, offered)
+    raise ParseError(f"No plug-in offers this name.{hint} Folders may only be named on the computer that runs the playground.", leaf.place)
 
 
 def find_names(asked: str | None, own: str | None, local: bool) -> Names:

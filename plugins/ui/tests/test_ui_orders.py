@@ -87,9 +87,19 @@ def test_an_unknown_name_is_reported_at_its_place():
 
 
 @pytest.mark.parametrize(("expression", "family"), [("./saved", "plane"), ("hf:owner/name", "plane"), ("male", "."), ("male", "/tmp")])
-def test_users_of_other_computers_name_no_folders_and_locations(expression, family):
-    with pytest.raises((OptionError, ParseError), match=r"only be named on the computer|no such folder"):
+def test_users_of_other_computers_name_no_folders_and_locations(expression, family, tmp_path, monkeypatch):
+    """Nor do they learn from an error which folders there are."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saves").mkdir()
+    with pytest.raises((OptionError, ParseError), match="only be named on the computer") as caught:
         read_order({"expression": expression, "family": family}, None, False)
+    assert "saves" not in str(caught.value)
+
+
+def test_users_of_other_computers_are_told_the_nearest_name():
+    with pytest.raises(ParseError, match=r"Did you mean 'ring' or 'right'\? Folders may only be named"):
+        read_order({"expression": "rimg", "family": "plane"}, None, False)
+    assert read_order({"expression": "right & faces/male", "family": "plane"}, None, False).family == "plane"
 
 
 def test_limits_can_be_changed():

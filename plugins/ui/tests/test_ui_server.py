@@ -166,12 +166,17 @@ def test_the_command_warns_when_others_can_reach_the_playground(monkeypatch, cap
 
 
 def test_ctrl_c_ends_the_server_and_its_worker():
-    command = [sys.executable, "-m", "composable_energy", "ui", "--no-browser", "--port", "0"]
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs ignore it
+    program = f"{heard}; import sys; from composable_energy_cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "ui", "--no-browser", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().split("at ")[1].split(";")[0]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-        assert process.stderr is not None and "Traceback" not in process.stderr.read()
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().split("at ")[1].split(";")[0]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+            assert process.stderr is not None and "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
     with pytest.raises(ConnectionRefusedError):
         http.client.HTTPConnection(urlsplit(address).netloc).request("GET", "/")
