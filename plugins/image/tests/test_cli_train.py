@@ -170,7 +170,10 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
         (["--set", "training.ema=high"], "training.ema takes a number or none, got 'high'"),
         (["--set", "optimizer.betas=[0.9]"], "optimizer.betas takes a list of 2"),
         (["--set", "objective.start=normall"], "objective.start takes 'uniform' or 'normal'"),
-        (["--set", "objective.name=contrastive"], "no objective 'contrastive'. Did you mean 'noise-contrastive' or 'contrastive-divergence'"),
+        (
+            ["--set", "objective.name=contrastive"],
+            "no objective 'contrastive'. Did you mean 'noise-contrastive' or 'contrastive-divergence'",
+        ),
         (["--set", "model.name=igebm-mnits"], "Did you mean 'igebm-mnist'"),
         (["--set", "model.size=0"], "size must be a whole number of at least 1"),
         (["--set", "chains.noise=none"], "Set either step and noise"),
