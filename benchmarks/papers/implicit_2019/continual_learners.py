@@ -7,6 +7,7 @@ A learner is a model, an objective for the present classes, and a rule that clas
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -135,7 +136,7 @@ class NegativeBound(Objective):
         return Loss(-model.bound(batch.x, batch.labels["digit"], xi).mean())  # pyright: ignore[reportCallIssue]
 
 
-class Learner:
+class Learner(ABC):
     """A learner of classes that come one after the other.
 
     Args:
@@ -149,12 +150,13 @@ class Learner:
         torch.manual_seed(seed)
         self.seed, self.size, self.seen, self.model = seed, size, set[int](), self.build(size)
 
+    @abstractmethod
     def build(self, size: int) -> nn.Module:
-        raise NotImplementedError
+        """Returns the network for a number of pixels."""
 
+    @abstractmethod
     def objective(self, classes: Sequence[int] | None) -> Objective:
         """Returns the objective for the classes of a task; None where tasks have no boundaries."""
-        raise NotImplementedError
 
     def prepare(self, x: Tensor) -> Tensor:
         """Returns what the model gets of pictures."""
