@@ -12,7 +12,7 @@ integration. Packages that declare a kind bring its checks: `composable_energy_t
 `composable_energy_image.testing` those of worlds.
 """
 
-from composable_energy.testing.checks import Check, SkipCheck, named_checks, run_checks
+from composable_energy.testing.checks import Check, SkipCheck, build_subject, named_checks, run_checks
 from composable_energy.testing.encoders import check_encoder, encoder_checks
 from composable_energy.testing.energies import check_energy, energy_checks
 from composable_energy.testing.kernels import check_kernel, kernel_checks
@@ -25,6 +25,7 @@ __all__ = [
     "Check",
     "Gaussian",
     "SkipCheck",
+    "build_subject",
     "check_encoder",
     "check_energy",
     "check_kernel",

@@ -5,16 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from composable_energy.errors import OptionError
+from composable_energy.errors import ExtraNotInstalled, OptionError
 
-__all__ = ["Check", "SkipCheck", "assert_close", "check_expected_failures", "named_checks", "run_checks"]
+__all__ = ["Check", "SkipCheck", "assert_close", "build_subject", "check_expected_failures", "named_checks", "run_checks"]
+
+
+T = TypeVar("T")
 
 
 class SkipCheck(Exception):  # noqa: N818  (not an error: the check does not apply)
     """A check does not apply; the message is the reason."""
+
+
+def build_subject(source: Any, kind: type[T], find: Callable[[str], Any], advice: str = "") -> T:
+    """Returns what is checked: an instance as it is, a plug-in by its name, or the result of a function without arguments.
+
+    Args:
+        source: The instance, the name or the function.
+        kind: The class that it must have.
+        find: Returns the plug-in of a name.
+        advice: What to do about another class.
+
+    Raises:
+        AssertionError: Building it raises, or it is of another class.
+        ExtraNotInstalled: It needs an extra that is not installed.
+    """
+    try:
+        found = source if isinstance(source, kind) else find(source) if isinstance(source, str) else source()
+    except ExtraNotInstalled:
+        raise
+    except Exception as error:
+        raise AssertionError(f"building it raised {type(error).__name__}: {error}") from error
+    assert isinstance(found, kind), f"a {type(found).__name__} is no {kind.__name__}" + (f"; {advice}" if advice else "")
+    return found
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from composable_energy.testing.checks import Check, assert_close, named_checks, run_checks
+from composable_energy.testing.checks import Check, assert_close, build_subject, named_checks, run_checks
 
 __all__ = ["check_encoder", "encoder_checks"]
 
@@ -70,16 +70,9 @@ def _bound(function: Callable[[nn.Module, Tensor], None], encoder: EncoderLike, 
 
 
 def _built(encoder: EncoderLike) -> nn.Module:
-    try:
-        if isinstance(encoder, str):
-            from composable_energy.catalog import get_encoder
+    from composable_energy.catalog import get_encoder
 
-            encoder = get_encoder(encoder)
-        subject = encoder if isinstance(encoder, nn.Module) else encoder()
-    except Exception as error:
-        raise AssertionError(f"building it raised {type(error).__name__}: {error}") from error
-    assert isinstance(subject, nn.Module), f"a {type(subject).__name__} is no nn.Module"
-    return subject
+    return build_subject(encoder, nn.Module, get_encoder)
 
 
 def _outputs(encoder: nn.Module, x: Tensor) -> list[Tensor]:

@@ -20,7 +20,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.sampling import twin
 from composable_energy.saving import load
-from composable_energy.testing.checks import Check, SkipCheck, assert_close, named_checks, run_checks
+from composable_energy.testing.checks import Check, SkipCheck, assert_close, build_subject, named_checks, run_checks
 from composable_energy.testing.laws import assert_laws
 
 __all__ = ["check_energy", "energy_checks"]
@@ -86,12 +86,7 @@ def _bound(function: Callable[[Energy, Tensor], None], energy: EnergyLike, x: Te
 
 
 def _built(energy: EnergyLike) -> Energy:
-    try:
-        subject = load(energy) if isinstance(energy, str) else energy if isinstance(energy, Energy) else energy()
-    except Exception as error:
-        raise AssertionError(f"building it raised {type(error).__name__}: {error}") from error
-    assert isinstance(subject, Energy), f"a {type(subject).__name__} is no Energy; lift it with `composable_energy.as_energy`"
-    return subject
+    return build_subject(energy, Energy, load, "lift it with `composable_energy.as_energy`")
 
 
 @contextmanager

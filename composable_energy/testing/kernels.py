@@ -12,7 +12,7 @@ from torch import Tensor
 from composable_energy.kernels import Counter, Kernel, StepCoefficients
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise
-from composable_energy.testing.checks import Check, SkipCheck, named_checks, run_checks
+from composable_energy.testing.checks import Check, SkipCheck, build_subject, named_checks, run_checks
 
 __all__ = ["check_kernel", "kernel_checks"]
 
@@ -105,13 +105,9 @@ class _Subject:
 
     @cached_property
     def kernel(self) -> Kernel:
-        if isinstance(self.source, Kernel):
-            return self.source
-        if isinstance(self.source, str):
-            from composable_energy.registry import get_kernel
+        from composable_energy.registry import get_kernel
 
-            return get_kernel(self.source)
-        return self.source()
+        return build_subject(self.source, Kernel, get_kernel)
 
     @property
     def dtypes(self) -> list[torch.dtype]:
@@ -151,11 +147,7 @@ def _assert_near(got: Tensor, expected: Tensor, what: str, rounding: float = 4e-
 
 
 def _available(subject: _Subject) -> None:
-    try:
-        kernel = subject.kernel
-    except Exception as error:
-        raise AssertionError(f"building it raised {type(error).__name__}: {error}") from error
-    assert isinstance(kernel, Kernel), f"a {type(kernel).__name__} is no Kernel"
+    kernel = subject.kernel
     ready, reason = kernel.available()
     assert ready, f"it cannot run here: {reason}"
     refused = kernel.refusal(torch.zeros(1, 1, device=subject.device))

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from composable_energy.errors import ExtraNotInstalled, OptionError
-from composable_energy.testing import Check, SkipCheck, named_checks, run_checks
+from composable_energy.testing import Check, SkipCheck, build_subject, named_checks, run_checks
 from composable_energy_image.data import Field, Scenes, World
 
 __all__ = ["check_world", "world_checks"]
@@ -65,13 +65,9 @@ class _Subject:
 
     @cached_property
     def world(self) -> World:
-        if isinstance(self.source, World):
-            return self.source
-        if isinstance(self.source, str):
-            from composable_energy.registry import get_world
+        from composable_energy.registry import get_world
 
-            return get_world(self.source)
-        return self.source()
+        return build_subject(self.source, World, get_world)
 
     @cached_property
     def scenes(self) -> Scenes:
@@ -89,11 +85,7 @@ def _bound(function: Callable[[_Subject], None], subject: _Subject) -> Callable[
 
 
 def _build(subject: _Subject) -> None:
-    try:
-        world = subject.world
-    except Exception as error:
-        raise AssertionError(f"building it raised {type(error).__name__}: {error}") from error
-    assert isinstance(world, World), f"a {type(world).__name__} is no World"
+    world = subject.world
     assert isinstance(getattr(world, "name", None), str), "it has no `name`"
     assert world.fields, "it declares no labels in `fields`"
     for name, field in world.fields.items():

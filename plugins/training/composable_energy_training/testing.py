@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from composable_energy.errors import OptionError
-from composable_energy.testing import Check, SkipCheck, named_checks, run_checks
+from composable_energy.testing import Check, SkipCheck, build_subject, named_checks, run_checks
 from composable_energy_training.recipe import Recipe, open_recipe
 from composable_energy_training.toml import flatten
 
@@ -78,9 +78,7 @@ class _Subject:
 
     @cached_property
     def recipe(self) -> Recipe:
-        if isinstance(self.source, Recipe):
-            return self.source
-        return open_recipe(self.source) if isinstance(self.source, str) else self.source()
+        return build_subject(self.source, Recipe, open_recipe)
 
     def run(self, out: Path) -> Path:
         """Trains in a folder; returns the folder of the result."""
@@ -93,11 +91,7 @@ def _bound(function: Callable[[_Subject], None], subject: _Subject) -> Callable[
 
 
 def _build(subject: _Subject) -> None:
-    try:
-        recipe = subject.recipe
-    except Exception as error:
-        raise AssertionError(f"building it raised {type(error).__name__}: {error}") from error
-    assert isinstance(recipe, Recipe), f"a {type(recipe).__name__} is no Recipe"
+    _ = subject.recipe  # raises if it cannot be built
 
 
 def _texts(subject: _Subject) -> None:
