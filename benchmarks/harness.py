@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -31,6 +32,7 @@ __all__ = [
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+_NUMBERS = re.compile(r"\[\s+((?:(?:[\d.eE+-]+|true|false|null|NaN|-?Infinity)[,\s]*)+)\]")
 
 
 def argument_parser(doc: str | None, path: Path | None = None, *, whole: bool = False) -> argparse.ArgumentParser:
@@ -68,9 +70,10 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file; makes its folder if needed."""
+    """Writes a JSON file with each list of numbers on one line; makes its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(content, indent=1))
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Mapping[str, Any]]:
