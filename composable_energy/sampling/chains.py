@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.sampling.faults import noted
+from composable_energy.sampling.faults import Faults, noted
 from composable_energy.sampling.layout import Chunk, Ids, Layout, all_finite, compact, finite_rows, join, take, weighted_mean
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.trace import Policy, Stopped, Trace
@@ -19,6 +20,7 @@ from composable_energy.sampling.trace import Policy, Stopped, Trace
 __all__ = ["Chains", "Diverged"]
 
 _MAX_RESTARTS = 20
+_BLOCK_STEPS, _BLOCK_NUMBERS, _BLOCK_SECONDS = 32, 2**20, 5e-3  # a block of steps ends a call with Ctrl-C late, and its states take memory
 
 
 class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public error, which carries the points)
@@ -30,12 +32,29 @@ class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public err
         self.reason = reason
 
 
+@dataclass(frozen=True)
+class _Path:
+    """Steps of a chunk in succession: the states with that before the first step, the infos, and the count of faults after each."""
+
+    states: list[State]
+    infos: list[Info]
+    faults: list[int]
+
+    def count_finite(self) -> int:
+        """Returns the number of steps before one with a chain that diverged."""
+        if all_finite(*self.states[1:]):
+            return len(self.infos)
+        return next((step for step, state in enumerate(self.states[1:]) if not all_finite(state)), len(self.infos))
+
+
 class Chains:
     """The chains of a call; with several processes, those of this one.
 
     Args:
         layout: Their ids, energy and noise.
         policy: What happens to a chain that diverges.
+        faults: Counts the points at which the energy raises.
+        single: Whether steps are taken one by one, as for a callback that may change the energy.
 
     Attributes:
         step: How many steps were taken.
@@ -45,8 +64,8 @@ class Chains:
         restarts: How often each chain was restarted.
     """
 
-    def __init__(self, layout: Layout, policy: Policy) -> None:
-        self.layout, self.policy = layout, policy
+    def __init__(self, layout: Layout, policy: Policy, faults: Faults | None = None, *, single: bool = False) -> None:
+        self.layout, self.policy, self.faults = layout, policy, faults or Faults()
         self.sampler, self.own = layout.sampler, layout.own
         self.coupled = type(self.sampler).couple is not Sampler.couple
         if self.coupled and policy == "restart":
@@ -57,6 +76,8 @@ class Chains:
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
         self.restarts = torch.zeros(len(self.own), dtype=torch.int64)
         self._noted = noted(self._doing)
+        numbers = max(1, len(self.own) * layout.starts.zeros.numel())
+        self._largest_block = 1 if single or self.coupled else max(1, min(_BLOCK_STEPS, _BLOCK_NUMBERS // numbers))
 
     # Steps ----------------------------------------------------------------------------------------------------------------------------
 
@@ -103,28 +124,60 @@ class Chains:
                     part = state if len(some) == len(ids) else take(state, some.to(state.x.device))
                     self.chunks.append(self.layout.chunk(compact([ids[row] for row in some.tolist()]), attempt, part))
 
-    def advance(self) -> Info:
-        """Takes one step with all chains. Returns one info for all of them, NaN for chains that were stopped before.
+    def advance(self, last_step: int) -> Iterator[Info]:
+        """Takes steps up to the last, and yields one info for all chains after each; NaN for chains that were stopped before.
+
+        Fast steps are taken in blocks that are checked as a whole, because a check alone can cost as much as a step. The chains are then
+        shown at each step of the block. A block ends at a step with chains that diverged, so the results are those of single steps.
 
         Raises:
             Diverged: Chains diverged, and the policy is "raise" or no chain is left.
         """
-        self.step += 1
-        infos: list[tuple[Ids, Info]] = []
-        diverged: list[Chunk | None] = []
-        for chunk in self.chunks:
-            before, ids = chunk.state, chunk.ids
-            with self._noted:
-                chunk.state, info = self.sampler.step(chunk.energy, before, chunk.noise.at(self.step))
-            infos.append((ids, info))
-            diverged.append(self._split_diverged(chunk, before))
+        size = 1
+        while self.step < last_step:
+            began = time.perf_counter()
+            paths = [self._take_steps(chunk, min(size, last_step - self.step)) for chunk in self.chunks]
+            taken = min((len(path.infos) for path in paths), default=1)
+            good = min((path.count_finite() for path in paths), default=taken)
+            size = min(2 * size, self._largest_block) if time.perf_counter() - began < _BLOCK_SECONDS else max(1, size // 2)
+            taken = min(taken, good + 1)
+            self.faults.points -= sum(path.faults[-1] - path.faults[taken - 1] for path in paths)  # steps that are taken again
+            for index in range(taken):
+                self.step += 1
+                for chunk, path in zip(self.chunks, paths, strict=True):
+                    chunk.state = path.states[index + 1]
+                info = self._merge_infos([(chunk.ids, path.infos[index]) for chunk, path in zip(self.chunks, paths, strict=True)])
+                yield self._settle(info, [path.states[index] for path in paths] if index == good else ())
+
+    def _take_steps(self, chunk: Chunk, count: int) -> _Path:
+        """Takes steps with a chunk, which stays at its state; fewer if one of them raises, which is then the first of the next block."""
+        path = _Path([chunk.state], [], [])
+        with self._noted:
+            for ahead in range(1, count + 1):
+                try:
+                    state, info = self.sampler.step(chunk.energy, path.states[-1], chunk.noise.at(self.step + ahead))
+                except Exception:
+                    if ahead == 1:
+                        raise
+                    break
+                path.states.append(state)
+                path.infos.append(info)
+                path.faults.append(self.faults.points)
+        return path
+
+    def _settle(self, info: Info, before: Sequence[State]) -> Info:
+        """Applies the policy to chains that diverged in the last step, couples all others, and returns the info.
+
+        Args:
+            info: The info of the step.
+            before: The state of each chunk before the step; empty if no chain diverged.
+        """
         stop = None
         try:
-            if any(diverged):
-                self._apply_policy(diverged)
+            if before:
+                self._apply_policy([self._split_diverged(chunk, state) for chunk, state in zip(self.chunks, before, strict=True)])
         except Diverged as error:
             stop = error
-        info = self._merge_infos(infos) if infos else Info()
         if self.coupled:
             return replace(info, scalars={**info.scalars, **self._couple(stop)})
         if stop is not None:
@@ -168,7 +221,7 @@ class Chains:
 
     def _doing(self) -> str:
         shape = (min(self.layout.batch_size, len(self.own)), *self.layout.starts.zeros.shape)
-        return f"{type(self.sampler).__name__.lower()} was at step {self.step}, with chains of shape {shape} in a batch."
+        return f"{type(self.sampler).__name__.lower()} was at step {self.step + 1}, with chains of shape {shape} in a batch."
 
     # Divergence -----------------------------------------------------------------------------------------------------------------------
 
@@ -264,6 +317,8 @@ class Chains:
 
     def _merge_infos(self, infos: list[tuple[Ids, Info]]) -> Info:
         """Returns one info for all chains from those of chunks."""
+        if len(infos) == 1 and infos[0][1].acceptance is None and not infos[0][1].scalars:
+            return infos[0][1]
         rates = [(ids, info.acceptance) for ids, info in infos if info.acceptance is not None]
         names = dict.fromkeys(name for _, info in infos for name in info.scalars)
         scalars = {name: self._mean(name, [(len(ids), i.scalars[name]) for ids, i in infos if name in i.scalars]) for name in names}

@@ -155,7 +155,7 @@ def sample(
         if request.on_error == "reject":
             plain, used = guard(plain, used, faults)
         tuned, pilots = _tune(replace(request, energy=plain), used)
-        chains = Chains(_layout(request, used, tuned, pilots), request.on_divergence)
+        chains = Chains(_layout(request, used, tuned, pilots), request.on_divergence, faults, single=callback is not None)
         recorder = _recorder(request, chains)
         stop = observer = None
         try:

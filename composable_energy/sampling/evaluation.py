@@ -31,6 +31,8 @@ def energy_and_gradient(energy: Energy, x: Tensor, **conditions: Any) -> tuple[T
     Raises:
         ExpressionError: The energies have no gradient.
     """
+    if not conditions:
+        return energy.with_gradient(x)
     return energy.with_gradient(x, **{name: rows_for(name, value, x) for name, value in conditions.items()})
 
 

@@ -130,13 +130,18 @@ def join(states: Sequence[S], order: Tensor | None = None) -> S:
     return replace(states[0], **{name: value if order is None else value[order] for name, value in rows.items()})
 
 
-def all_finite(state: State) -> bool:
+def all_finite(*states: State) -> bool:
     """Returns whether points, energies and gradients are finite; where they are it takes one pass and one synchronisation."""
-    if state.x.dtype in (torch.float32, torch.float64):
-        total = torch.dot(state.x.reshape(-1), state.grad.reshape(-1))  # 0 times infinity is not finite either
-        if math.isfinite(total.add_(state.energy.sum()).item()):
+    if states[0].x.dtype in (torch.float32, torch.float64):
+        x, grad, energy = (_joined([getattr(state, name) for state in states]) for name in ("x", "grad", "energy"))
+        total = torch.dot(x, grad)  # 0 times infinity is not finite either
+        if math.isfinite(total.add_(energy.sum()).item()):
             return True
-    return bool(finite_rows(state).all())
+    return all(bool(finite_rows(state).all()) for state in states)
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0].reshape(-1) if len(tensors) == 1 else torch.stack(tuple(tensors)).view(-1)
 
 
 def finite_rows(state: State) -> Tensor:

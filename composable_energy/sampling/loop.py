@@ -62,8 +62,7 @@ class SamplingLoop:
         for observer in self.observers:
             observer.on_start(chains)
         try:
-            for _ in range(chains.step, self.last_step):
-                info = chains.advance()
+            for info in chains.advance(self.last_step):
                 stop = [observer.on_step(chains, info) for observer in self.observers]
                 if True in stop or not (chains.chunks or chains.layout.ranks):
                     break
