@@ -24,8 +24,7 @@ def check_points(energy: EnergyFunction, x: Tensor) -> None:
     shape = energy.event_shape
     if shape is not None and x.shape[1:] != shape:
         raise ShapeError(
-            f"{energy} takes points of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}."
-            f"{_advise_latents(energy, x)}"
+            f"{energy} takes points of shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}.{_advise_latents(energy, x)}"
         )
     if not energy.terms:  # the leaves of a node check their own weights
         check_weights(energy, energy, x)
@@ -75,9 +74,9 @@ def check_energies(energy: EnergyFunction, energies: Tensor, x: Tensor) -> Tenso
         ShapeError: The energies have another shape than $(B,)$.
         DtypeError: The energies are not a dense floating tensor on the device of the points.
     """
-    if type(energies) is Tensor and energies.dtype is x.dtype and energies.shape == x.shape[:1] and energies.device == x.device:
-        if energies.layout is torch.strided:  # the usual case, with few looks at tensors
-            return energies
+    same_kind = type(energies) is Tensor and energies.dtype is x.dtype and energies.device == x.device
+    if same_kind and energies.shape == x.shape[:1] and energies.layout is torch.strided:  # the usual case, quickly
+        return energies
     if not isinstance(energies, Tensor) or not energies.is_floating_point():
         got = energies.dtype if isinstance(energies, Tensor) else type(energies).__name__
         raise DtypeError(f"{energy} must return a floating tensor of energies, got {got}.{advise_output(energies)}")

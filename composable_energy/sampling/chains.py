@@ -6,21 +6,23 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from composable_energy.errors import OptionError, ShapeError
+from composable_energy.errors import OptionError
 from composable_energy.sampling.faults import Faults, noted
-from composable_energy.sampling.layout import Chunk, Ids, Layout, all_finite, compact, finite_rows, join, take, weighted_mean
+from composable_energy.sampling.infos import merge_infos
+from composable_energy.sampling.layout import Chunk, Ids, Layout, all_finite, compact, finite_rows, join, take
 from composable_energy.sampling.sampler import Info, Sampler, State
+from composable_energy.sampling.steps import take_steps
 from composable_energy.sampling.trace import Policy, Stopped, Trace
 
 __all__ = ["Chains", "Diverged"]
 
 _MAX_RESTARTS = 20
-_BLOCK_STEPS, _BLOCK_NUMBERS, _BLOCK_SECONDS = 32, 2**20, 5e-3  # a block of steps ends a call with Ctrl-C late, and its states take memory
+_BLOCK_STEPS, _BLOCK_NUMBERS, _BLOCK_SECONDS = 32, 2**20, 5e-3  # its states take memory, and observers see them when it is done
 
 
 class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public error, which carries the points)
@@ -30,21 +32,6 @@ class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public err
         super().__init__(step, reason)
         self.step = step
         self.reason = reason
-
-
-@dataclass(frozen=True)
-class _Path:
-    """Steps of a chunk in succession: the states with that before the first step, the infos, and the count of faults after each."""
-
-    states: list[State]
-    infos: list[Info]
-    faults: list[int]
-
-    def count_finite(self) -> int:
-        """Returns the number of steps before one with a chain that diverged."""
-        if all_finite(*self.states[1:]):
-            return len(self.infos)
-        return next((step for step, state in enumerate(self.states[1:]) if not all_finite(state)), len(self.infos))
 
 
 class Chains:
@@ -136,7 +123,9 @@ class Chains:
         size = 1
         while self.step < last_step:
             began = time.perf_counter()
-            paths = [self._take_steps(chunk, min(size, last_step - self.step)) for chunk in self.chunks]
+            count = min(size, last_step - self.step)
+            with self._noted:
+                paths = [take_steps(self.sampler, chunk, self.step + 1, count, self.faults) for chunk in self.chunks]
             taken = min((len(path.infos) for path in paths), default=1)
             good = min((path.count_finite() for path in paths), default=taken)
             size = min(2 * size, self._largest_block) if time.perf_counter() - began < _BLOCK_SECONDS else max(1, size // 2)
@@ -146,24 +135,8 @@ class Chains:
                 self.step += 1
                 for chunk, path in zip(self.chunks, paths, strict=True):
                     chunk.state = path.states[index + 1]
-                info = self._merge_infos([(chunk.ids, path.infos[index]) for chunk, path in zip(self.chunks, paths, strict=True)])
+                info = merge_infos([(chunk.ids, path.infos[index]) for chunk, path in zip(self.chunks, paths, strict=True)], self.layout)
                 yield self._settle(info, [path.states[index] for path in paths] if index == good else ())
-
-    def _take_steps(self, chunk: Chunk, count: int) -> _Path:
-        """Takes steps with a chunk, which stays at its state; fewer if one of them raises, which is then the first of the next block."""
-        path = _Path([chunk.state], [], [])
-        with self._noted:
-            for ahead in range(1, count + 1):
-                try:
-                    state, info = self.sampler.step(chunk.energy, path.states[-1], chunk.noise.at(self.step + ahead))
-                except Exception:
-                    if ahead == 1:
-                        raise
-                    break
-                path.states.append(state)
-                path.infos.append(info)
-                path.faults.append(self.faults.points)
-        return path
 
     def _settle(self, info: Info, before: Sequence[State]) -> Info:
         """Applies the policy to chains that diverged in the last step, couples all others, and returns the info.
@@ -314,32 +287,3 @@ class Chains:
                 yield ids, state
             elif rows:
                 yield tuple(ids[row] for row in rows), take(state, torch.tensor(rows, device=state.x.device))
-
-    def _merge_infos(self, infos: list[tuple[Ids, Info]]) -> Info:
-        """Returns one info for all chains from those of chunks."""
-        if len(infos) == 1 and infos[0][1].acceptance is None and not infos[0][1].scalars:
-            return infos[0][1]
-        rates = [(ids, info.acceptance) for ids, info in infos if info.acceptance is not None]
-        names = dict.fromkeys(name for _, info in infos for name in info.scalars)
-        scalars = {name: self._mean(name, [(len(ids), i.scalars[name]) for ids, i in infos if name in i.scalars]) for name in names}
-        return Info(self.layout.scatter(rates, float("nan")) if rates else None, scalars)
-
-    def _mean(self, name: str, parts: list[tuple[int, float | Tensor]]) -> float:
-        """Returns the mean of a scalar over all chains, from (number of chains, value) pairs of chunks.
-
-        Raises:
-            ShapeError: A tensor does not have one number for each chain.
-        """
-        rows: list[Tensor] = []
-        numbers: list[tuple[int, float]] = []
-        for count, value in parts:
-            if isinstance(value, Tensor) and value.ndim:
-                if value.shape != (count,):
-                    raise ShapeError(
-                        f"The scalar {name!r} of {type(self.sampler).__name__} has shape {tuple(value.shape)} for {count} chains: give a "
-                        f"number, or a tensor of shape ({count},), of which the mean is taken."
-                    )
-                rows.append(value.double())
-            else:
-                numbers.append((count, float(value) if isinstance(value, Tensor) else value))
-        return torch.cat(rows).nanmean().item() if rows else weighted_mean(numbers)

@@ -19,7 +19,7 @@ from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.starts import Starts
 from composable_energy.sampling.wrappers import select_rows
 
-__all__ = ["Chunk", "Ids", "Layout", "all_finite", "compact", "finite_rows", "join", "take", "weighted_mean"]
+__all__ = ["Chunk", "Ids", "Layout", "all_finite", "compact", "finite_rows", "join", "take"]
 
 Ids = tuple[int, ...] | range
 S = TypeVar("S", bound=State)
@@ -148,16 +148,6 @@ def finite_rows(state: State) -> Tensor:
     """Returns which chains have a finite point, energy and gradient, with shape $(B,)$."""
     both = state.x.isfinite() & state.grad.isfinite()
     return both.flatten(1).all(1) & state.energy.isfinite() if both.ndim > 1 else both & state.energy.isfinite()
-
-
-def weighted_mean(parts: Sequence[tuple[int, float]]) -> float:
-    """Returns the mean of (weight, number) pairs, without numbers that are NaN; equal numbers stay as they are, to the last bit."""
-    known = [(weight, value) for weight, value in parts if weight and not math.isnan(value)]
-    if not known:
-        return math.nan
-    if all(value == known[0][1] for _, value in known):
-        return known[0][1]
-    return sum(weight * value for weight, value in known) / sum(weight for weight, _ in known)
 
 
 def _per_chain(state: State) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Shares
-from composable_energy.sampling.layout import weighted_mean
+from composable_energy.sampling.infos import weighted_mean
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.values import Values, join_values

@@ -1,0 +1,61 @@
+"""The diagnostics of a step, merged over batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from composable_energy.errors import ShapeError
+from composable_energy.sampling.layout import Ids, Layout
+from composable_energy.sampling.sampler import Info
+
+__all__ = ["merge_infos", "weighted_mean"]
+
+
+def merge_infos(infos: Sequence[tuple[Ids, Info]], layout: Layout) -> Info:
+    """Returns one info for all chains of a process.
+
+    Args:
+        infos: The ids of the chains of each batch, and its info.
+        layout: The layout of the call.
+
+    Raises:
+        ShapeError: A scalar does not have one number for each chain.
+    """
+    if len(infos) == 1 and infos[0][1].acceptance is None and not infos[0][1].scalars:
+        return infos[0][1]
+    rates = [(ids, info.acceptance) for ids, info in infos if info.acceptance is not None]
+    names = dict.fromkeys(name for _, info in infos for name in info.scalars)
+    parts = {name: [(len(ids), info.scalars[name]) for ids, info in infos if name in info.scalars] for name in names}
+    scalars = {name: _mean(f"The scalar {name!r} of {type(layout.sampler).__name__}", values) for name, values in parts.items()}
+    return Info(layout.scatter(rates, float("nan")) if rates else None, scalars)
+
+
+def _mean(what: str, parts: Sequence[tuple[int, float | Tensor]]) -> float:
+    """Returns the mean of a scalar over all chains, from (number of chains, value) pairs of batches."""
+    rows: list[Tensor] = []
+    numbers: list[tuple[int, float]] = []
+    for count, value in parts:
+        if isinstance(value, Tensor) and value.ndim:
+            if value.shape != (count,):
+                raise ShapeError(
+                    f"{what} has shape {tuple(value.shape)} for {count} chains: give a number, or a tensor of shape ({count},), of which "
+                    "the mean is taken."
+                )
+            rows.append(value.double())
+        else:
+            numbers.append((count, float(value) if isinstance(value, Tensor) else value))
+    return torch.cat(rows).nanmean().item() if rows else weighted_mean(numbers)
+
+
+def weighted_mean(parts: Sequence[tuple[int, float]]) -> float:
+    """Returns the mean of (weight, number) pairs, without numbers that are NaN; equal numbers stay as they are, to the last bit."""
+    known = [(weight, value) for weight, value in parts if weight and not math.isnan(value)]
+    if not known:
+        return math.nan
+    if all(value == known[0][1] for _, value in known):
+        return known[0][1]
+    return sum(weight * value for weight, value in known) / sum(weight for weight, _ in known)
