@@ -22,6 +22,7 @@ from composable_energy.sampling.checkpoint import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points
 from composable_energy.sampling.faults import Faults, guard, noted
+from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, mixes_values
 from composable_energy.sampling.layout import Layout
 from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, SamplingLoop, TraceRecorder
 from composable_energy.sampling.progress import Progress, tuning_progress
@@ -32,7 +33,7 @@ from composable_energy.sampling.sampler import Sampler, changed_options
 from composable_energy.sampling.selection import SamplerLike, recommendations
 from composable_energy.sampling.starts import PilotResult, Starts
 from composable_energy.sampling.trace import Policy, Trace
-from composable_energy.sampling.values import Evaluator, check_detached, check_own_gradients, check_same_energy, mixes_values
+from composable_energy.sampling.values import Evaluator, check_same_energy
 from composable_energy.sampling.warmup import tune_sampler
 from composable_energy.sampling.wrappers import has_rows
 

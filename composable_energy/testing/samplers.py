@@ -17,7 +17,7 @@ from composable_energy.noise import Noise
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
 from composable_energy.testing.checks import Check, SkipCheck, assert_close, named_checks, run_checks
 from composable_energy.testing.invariance import assert_invariant
-from composable_energy.testing.targets import Banana, Gaussian
+from composable_energy.testing.targets import Banana, Gaussian, NetworkEnergy
 
 __all__ = ["check_sampler", "sampler_checks"]
 
@@ -251,7 +251,7 @@ def _values(subject: _Subject) -> None:
 
 def _gradients(subject: _Subject) -> None:
     network = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).double()
-    energy = _NetworkEnergy(network)
+    energy = NetworkEnergy(network)
     drawn = subject.draw(energy, (4, 2))
     assert drawn.grad_fn is None and not drawn.requires_grad, "draws carry a graph"
     assert all(p.grad is None for p in network.parameters()), "weights got a gradient"
@@ -267,20 +267,9 @@ def _input(subject: _Subject) -> None:
 def _modes(subject: _Subject) -> None:
     network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 1)).double().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    subject.draw(_NetworkEnergy(network), (4, 2))
+    subject.draw(NetworkEnergy(network), (4, 2))
     assert all(module.training for module in network.modules()), "modules are in eval mode afterwards"
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items()), "running statistics have changed"
-
-
-class _NetworkEnergy(Gaussian):
-    """A Gaussian plus a bounded network."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__(torch.zeros(2, dtype=torch.float64))
-        self.network = network
-
-    def forward(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        return super().forward(x, sigma) + self.network(x).squeeze(-1).tanh()
 
 
 _CHECKS: Mapping[str, Callable[[_Subject], None]] = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from composable_energy.energy import Energy
 from composable_energy.noise import Noise
 
-__all__ = ["Banana", "Gaussian"]
+__all__ = ["Banana", "Gaussian", "NetworkEnergy"]
 
 
 class Gaussian(Energy):
@@ -51,3 +51,14 @@ class Banana(Energy):
     def whitened(self, x: Tensor) -> Tensor:
         """Returns $x_1$ and $2 (x_2 - x_1^2)$, with shape $(B, 2)$; of exact draws they are standard normal."""
         return torch.stack([x[:, 0], 2 * (x[:, 1] - x[:, 0].square())], 1)
+
+
+class NetworkEnergy(Gaussian):
+    """A Gaussian plus a bounded network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(torch.zeros(2, dtype=torch.float64))
+        self.network = network
+
+    def forward(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        return super().forward(x, sigma) + self.network(x).squeeze(-1).tanh()

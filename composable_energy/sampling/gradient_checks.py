@@ -1,0 +1,94 @@
+"""Checks that gradients fit values: of energies with a `with_gradient` of their own, and of those that autograd finds constant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from composable_energy.algebra import Disjunction, Negation, Weighted
+from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.energy import Energy
+from composable_energy.errors import ExpressionError
+from composable_energy.gradients import Use, recording
+from composable_energy.sampling.wrappers import EnergyWrapper
+
+__all__ = ["check_detached", "check_own_gradients", "mixes_values"]
+
+_SLOPE_TOLERANCE = 0.1  # relative; finite differences in float32 are off by a few per cent where energies bend
+
+
+def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, float]) -> None:
+    """Raises if a part of an expression overrides `with_gradient` by gradients that do not fit its values.
+
+    A sampler that accepts and rejects by values would draw from another density than one that follows gradients. The values are compared
+    at the points where the expression evaluates that energy, by a central difference along the gradient.
+
+    Args:
+        energy: The expression.
+        x: Points, with shape $(B, *)$.
+        conditions: One value for all points.
+
+    Raises:
+        ExpressionError: Values and gradients do not fit at more than half of the points.
+    """
+    parts = [part for part in energy.modules() if isinstance(part, Energy) and not isinstance(part, EnergyWrapper)]
+    if all(type(part).with_gradient is Energy.with_gradient for part in parts):
+        return
+    with recording() as uses:
+        Weighted(energy, 1.0).with_gradient(x, **{name: x.new_full((len(x),), value) for name, value in conditions.items()})
+    for use in (use for use in uses if use.energy.has_value and not isinstance(use.energy, EnergyWrapper)):
+        slope, expected, measurable = _slopes(use)
+        off = measurable & ~((slope - expected).abs() <= _SLOPE_TOLERANCE * torch.maximum(slope.abs(), expected))
+        if 2 * int(off.sum()) > int(measurable.sum()):
+            row = int(off.nonzero()[0])
+            raise ExpressionError(
+                f"The values of {use.energy} do not fit its `with_gradient`: along the gradient they change by {slope[row]:.4g}, it says "
+                f"{expected[row]:.4g}. Correct one of them; if `forward` has no meaning, set `has_value = False` in "
+                f"{type(use.energy).__name__} and take a sampler that follows gradients alone, such as `langevin`."
+            )
+
+
+def check_detached(uses: Sequence[Use]) -> None:
+    """Raises if an energy that autograd finds constant changes with its points: expressions would lack its gradient without a word.
+
+    Walls and steps, which are constant nearly everywhere, are right.
+
+    Args:
+        uses: The calls of such energies.
+
+    Raises:
+        ExpressionError: The values change at more than half of the points.
+    """
+    for use in {use.energy: use for use in uses}.values():
+        x, eps = use.x, torch.finfo(use.x.dtype).eps
+        way = torch.arange(x[0].numel()).cos().to(x).reshape(x.shape[1:]) * (eps ** (1 / 3) * (1 + x.abs().max()))
+        with torch.no_grad():
+            values = torch.stack([use.energy(x + far * way, **use.conditions) for far in (-3, -1, 1, 3)])
+        known = values.isfinite().all(0)
+        before, after = ((values[i] - values[i + 1]).abs() > 100 * eps * (1 + values[i].abs()) for i in (0, 2))
+        changed = known & before & after  # a step at the point itself is between them
+        if 2 * int(changed.sum()) > int(known.sum()):
+            raise ExpressionError(
+                f"{use.energy} changes with its points, but its result has no gradient: it is computed under `torch.no_grad`, detached, or "
+                "made a new tensor of numbers. Compute it with torch operations on the points throughout."
+            )
+
+
+def mixes_values(energy: Energy) -> bool:
+    """Returns whether the gradient of an expression depends on values of its terms, as that of a mixture does."""
+    return any(isinstance(part, Disjunction) or (isinstance(part, Negation) and part.mode == "contrast") for part in energy.modules())
+
+
+def _slopes(use: Use) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the slopes along the gradient by values and by the gradient, and where the rounding is small enough to compare them."""
+    x, gradient, eps = use.x, use.gradient, torch.finfo(use.x.dtype).eps
+    expected = gradient.reshape(len(x), -1).norm(dim=1)
+    step = eps ** (1 / 3) * (1 + x.abs().max())
+    move = step * gradient / unsqueeze_to(expected.clamp_min(torch.finfo(x.dtype).tiny), x)
+    with torch.no_grad():
+        up, down = (use.energy(point, **use.conditions) for point in (x + move, x - move))
+    rounding = 100 * eps * (1 + up.abs()) / step
+    slope = (up - down) / (2 * step)
+    return slope, expected, slope.isfinite() & expected.isfinite() & (expected > rounding / _SLOPE_TOLERANCE)
