@@ -93,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     failed.append(name)
     if args.write:
         write_pages()
-    print(f"\n{count} experiments in {(time.perf_counter() - started) / 60:.1f} minutes; failed: {', '.join(failed) or 'none'}")
+    minutes, times = (time.perf_counter() - started) / 60, os.times()
+    processor = (times.children_user + times.children_system) / 60
+    print(f"\n{count} experiments in {minutes:.1f} minutes, {processor:.1f} of processors; failed: {', '.join(failed) or 'none'}")
     return len(failed)
 
 
