@@ -57,16 +57,19 @@ def _modules() -> list[str]:
     return PACKAGES + [module.name for walk in walks for module in walk]
 
 
+SESSIONS = [(page, session) for page in PAGES for session in run_blocks.sessions(page)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page, session", SESSIONS, ids=[f"{page.relative_to(ROOT)}:{session[0].line}" for page, session in SESSIONS])
+def test_a_block_runs_alone_or_after_those_that_its_page_says(page, session, tmp_path, monkeypatch):
     if page.name == "speed.md" and not COMPILES:
         pytest.skip("its examples compile, which fails where torch is installed in a path with a space")
     if page.name == "diffusers.md" and importlib.util.find_spec("diffusers") is None:
         pytest.skip("needs the extra diffusers, which Python 3.10 does not have")
     monkeypatch.chdir(tmp_path)
     try:
-        run_blocks.run(page, run_blocks.blocks(page))
+        run_blocks.run(page, session)
     finally:
         torch.set_printoptions(profile="default")  # a page may print fewer digits
 
