@@ -24,14 +24,14 @@ def blocks() -> Blocks:
 def which_sampler() -> str:
     """Returns the table of what one has, the sampler to take, and what was measured."""
     rows = [
-        ["any other density: the default", "`chees`", _default()],
-        ["equal scales, a short run", "`hmc`", _steps("hmc", "perceptron")],
-        ["equal scales, cheap exact steps", "`mala`", _steps("mala", "perceptron")],
+        ["a density, such as a posterior: the default", "`chees`", _default()],
+        ["equal scales, a short run", "`hmc`", _steps("hmc")],
+        ["equal scales, cheap exact steps", "`mala`", _steps("mala")],
         ["images or scores, where a bias is acceptable", "`langevin`", _biased("langevin", "gaussian, bias of 0.3, T 1.0")],
         ["the same in long valleys", "`underdamped`", _biased("underdamped", "gaussian, bias of 0.6, T 1.0")],
         ["[well-separated modes](#well-separated-modes)", "`tempering`", _modes("tempering")],
         ["the same in one pass, and $\\log Z$", "`smc`", _modes("smc")],
-        ["[noise levels](diffusion.md#samplers), one model", "`sde`, `ode`", f"{_levels('sde', 40)}; {_levels('ode', 40)}"],
+        ["[noise levels](diffusion.md#samplers), one model", "`sde`, `ode`", f"`sde`, {_levels('sde', 40)}; `ode`, {_levels('ode', 40)}"],
         ["noise levels, an expression of values", "`annealed`", _levels("annealed", 160)],
         ["[an expression of scores](#expressions-of-scores), or weak evidence", "`feynman-kac`", _scores()],
         ["attributes of a [generator](tutorials/generators.md), many pictures fast", "`lace`, `draws=0`", _lace()],
@@ -52,7 +52,13 @@ def separated_modes() -> str:
         moments = [f"{narrow[key]:.1f}" for key in ("mean", "sd")] if narrow else ["", ""]
         lines.append([name + corrector, error, cost, *moments])
     cost = "gradients + gradients of tuning"
-    head = ["", "weights of the modes, root mean square error", cost, "funnel: mean of $v$ (true: 0)", "standard deviation of $v$ (true: 3)"]
+    head = [
+        "",
+        "weights of the modes, root mean square error",
+        cost,
+        "funnel: mean of $v$ (true: 0)",
+        "standard deviation of $v$ (true: 3)",
+    ]
     return markdown_table(head, lines, align="---")
 
 
@@ -87,13 +93,15 @@ def _default() -> str:
     )
 
 
-def _steps(sampler: str, target: str) -> str:
-    rows = {(row["target"], row["sampler"]): row for row in _rows("quality")}
-    here, there, default = rows[target, sampler], rows["gaussian", sampler], rows["gaussian", "chees"]
-    cost, tuning = "gradients_per_effective_sample", f"{here['tuning_gradients_per_chain']:,.0f}"
+def _steps(sampler: str) -> str:
+    rows = {row["sampler"]: row for row in _rows("quality") if row["target"] == "perceptron"}
+    costs, tunings = (
+        {name: short(rows[name][key]) for name in (sampler, "chees")}
+        for key in ("gradients_per_effective_sample", "tuning_gradients_per_chain")
+    )
     return (
-        f"{short(here[cost])} gradients for an effective draw after {tuning} of tuning;"
-        f" [condition number 100](benchmarks.md): {short(there[cost])} (`chees` {short(default[cost])})"
+        f"a [network](benchmarks.md#effective-samples): {costs[sampler]} gradients for an effective draw after {tunings[sampler]} of tuning"
+        f" (`chees` {costs['chees']} after {tunings['chees']})"
     )
 
 
@@ -112,7 +120,7 @@ def _modes(sampler: str) -> str:
 def _levels(sampler: str, evaluations: int) -> str:
     row = next(row for row in _rows("noise_levels") if (row["sampler"], row["evaluations"]) == (f"`{sampler}`", evaluations))
     wrong = f"shares within {format_number(row['share'])}, spread within {abs(row['spread']):.0%}"
-    return f"`{sampler}`, {evaluations} gradients a draw: {wrong}"
+    return f"{evaluations} gradients a draw: {wrong}"
 
 
 def _scores() -> str:

@@ -66,7 +66,7 @@ class _Page(HTMLParser):
 
 
 def broken_links(site: Path) -> list[str]:
-    """Returns a line for each link that leads nowhere, within the site or the repository."""
+    """Returns a line for each link of the site or the repository that leads nowhere."""
     pages = _pages(site)
     anchors = {page: found.anchors for page, found in pages.items()}
     broken = []
@@ -104,7 +104,7 @@ def foreign_loads(site: Path) -> list[str]:
 
 
 def errors_without_network(site: Path) -> list[str]:
-    """Opens every page in Chromium, which reaches this machine alone, and returns its errors.
+    """Opens every page in Chromium, with the network cut, and returns its errors.
 
     A request to another host is an error as well.
 
@@ -180,7 +180,7 @@ def _built(site: Path, source: Path) -> Path | None:
 
 
 def _sources() -> Iterator[tuple[Path, str]]:
-    """Yields the texts that are not pages of the site: files beside the code and notebooks."""
+    """Yields the texts that are no pages of the site: files beside code, notebooks."""
     for folder in (ROOT, ROOT / "benchmarks", *ROOT.glob("plugins/*")):
         for file in sorted(folder.glob("*.md")):
             yield file, file.read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ Each block runs alone, as if pasted into a new session. A page that tells its re
 "Run the blocks of this page in order." runs as one session. A comment with a reason
 before a block excludes it: `<!-- not run: needs a GPU -->`. A block of language `text`
 directly after a block is its expected output: words must be equal, numbers within 2 %.
-Only the standard library is used, so that an environment with only the wheel can run it.
+Only the standard library is used, so an environment with only the wheel can run it.
 """
 
 from __future__ import annotations
