@@ -129,6 +129,18 @@ class TestBlocks:
             with pytest.raises(AssertionError, match=r"page\.md:2: the block prints"):
                 run_blocks.run(tmp_path / "page.md", self.blocks(tmp_path, text.format(wrong)))
 
+    def test_blocks_run_alone_unless_the_page_says_in_order(self, tmp_path):
+        page = tmp_path / "page.md"
+        code = "```python\na = 1\n```\n\n<!-- not run: needs a GPU -->\n```python\n1 / 0\n```\n\n```python\nprint(a)\n```\n"
+        page.write_text(code)
+        alone = run_blocks.sessions(page)
+        assert [[block.line for block in session] for session in alone] == [[2], [11]]
+        with pytest.raises(NameError):
+            run_blocks.run(page, alone[1])
+        page.write_text(f"Run the blocks of this\npage in order.\n\n{code}")
+        (together,) = run_blocks.sessions(page)
+        assert run_blocks.run(page, together)["a"] == 1
+
     def test_an_error_has_the_line_of_the_page(self, tmp_path):
         found = self.blocks(tmp_path, "one\ntwo\n\n```python\na = 1\n1 / 0\n```\n")
         with pytest.raises(ZeroDivisionError) as caught:
