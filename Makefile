@@ -84,7 +84,7 @@ campaign: $(STAMP)
 	$(BIN)/python -m tests.campaign --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 docs: $(STAMP)
-	$(BIN)/mkdocs build --strict --quiet --site-dir site
+	$(BIN)/mkdocs build --strict --site-dir site  # --quiet would hide the warnings from --strict
 
 serve: $(STAMP)
 	$(BIN)/mkdocs serve

@@ -57,16 +57,19 @@ def _modules() -> list[str]:
     return PACKAGES + [module.name for walk in walks for module in walk]
 
 
+SESSIONS = [(page, session) for page in PAGES for session in run_blocks.sessions(page)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page, session", SESSIONS, ids=[f"{page.relative_to(ROOT)}:{session[0].line}" for page, session in SESSIONS])
+def test_a_block_runs_alone_or_after_those_that_its_page_says(page, session, tmp_path, monkeypatch):
     if page.name == "speed.md" and not COMPILES:
         pytest.skip("its examples compile, which fails where torch is installed in a path with a space")
     if page.name == "diffusers.md" and importlib.util.find_spec("diffusers") is None:
         pytest.skip("needs the extra diffusers, which Python 3.10 does not have")
     monkeypatch.chdir(tmp_path)
     try:
-        run_blocks.run(page, run_blocks.blocks(page))
+        run_blocks.run(page, session)
     finally:
         torch.set_printoptions(profile="default")  # a page may print fewer digits
 
@@ -125,6 +128,18 @@ class TestBlocks:
         for wrong in ("0.6", "", "x0.5"):
             with pytest.raises(AssertionError, match=r"page\.md:2: the block prints"):
                 run_blocks.run(tmp_path / "page.md", self.blocks(tmp_path, text.format(wrong)))
+
+    def test_blocks_run_alone_unless_the_page_says_in_order(self, tmp_path):
+        page = tmp_path / "page.md"
+        code = "```python\na = 1\n```\n\n<!-- not run: needs a GPU -->\n```python\n1 / 0\n```\n\n```python\nprint(a)\n```\n"
+        page.write_text(code)
+        alone = run_blocks.sessions(page)
+        assert [[block.line for block in session] for session in alone] == [[2], [11]]
+        with pytest.raises(NameError):
+            run_blocks.run(page, alone[1])
+        page.write_text(f"Run the blocks of this\npage in order.\n\n{code}")
+        (together,) = run_blocks.sessions(page)
+        assert run_blocks.run(page, together)["a"] == 1
 
     def test_an_error_has_the_line_of_the_page(self, tmp_path):
         found = self.blocks(tmp_path, "one\ntwo\n\n```python\na = 1\n1 / 0\n```\n")

@@ -1,10 +1,10 @@
-"""Writes the figures of all files of results into the pages under `docs/results/`: `python -m benchmarks.papers.write_pages`."""
+"""Writes the figures of files of results into pages of the documentation: `python -m benchmarks.papers.write_pages`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks import objectives_page, training_page
+from benchmarks import objectives_page, samplers_page, training_page
 from benchmarks.harness import ROOT
 from benchmarks.pages import Blocks, write_page
 from benchmarks.papers.comet_2021 import page as comet_page
@@ -22,13 +22,14 @@ PAGES: Mapping[str, Callable[[], Blocks]] = {
     "robustness": robustness_page.blocks,
     "training": training_page.blocks,
 }
-"""The blocks of each page by its name."""
+"""The blocks of each page under `docs/results/` by its name."""
 
 
 def write_pages() -> None:
     """Writes the blocks of all pages."""
     for name, blocks in PAGES.items():
         write_page(FOLDER / f"{name}.md", blocks())
+    write_page(samplers_page.PAGE, samplers_page.blocks())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ __all__ = ["Counter", "Kernel", "StepCoefficients"]
 class StepCoefficients(NamedTuple):
     r"""The coefficients of a step, in the notation of `langevin_step`.
 
-    Args:
+    Attributes:
         weights: $w_k$, one for each gradient.
         drift: $a$.
         scale: $s$; with 0 no noise is drawn.
@@ -36,7 +36,7 @@ class StepCoefficients(NamedTuple):
 class Counter(NamedTuple):
     """The first Philox counter of a step. Row $i$ has the counters (quad, step, chain + i, stream), with four numbers each.
 
-    Args:
+    Attributes:
         seed: The key, from 0 to $2^{64} - 1$.
         step: The step, below $2^{32}$.
         chain: The id of the first chain; all ids stay below $2^{32}$.

@@ -37,7 +37,7 @@ _PRECISE, _AWAY = 0.85, 10.0
 class LevelGradient(NamedTuple):
     r"""Energies and gradients at a noise level.
 
-    Args:
+    Attributes:
         energy: The energies, with shape $(B,)$.
         grad: The gradients, with shape $(B, *)$.
         plain: The energies of terms without noise levels, with shape $(B,)$; None if there are none, or if they do not add.

@@ -21,7 +21,7 @@ _FARTHEST, _LEAST = 2.0, 1e-8
 class Widened(NamedTuple):
     r"""The gradient of terms without noise levels, for data that vary around the denoised points.
 
-    Args:
+    Attributes:
         slope: $(I + v H)^{-1} g$, with shape $(B, *)$.
         pull: $C (I + v H)^{-1} g$, with the same shape.
         rise: How much higher the log density is than at the denoised point, $v\, g^\top (I + v H)^{-1} g / 2$, with shape $(B,)$.

@@ -1,7 +1,7 @@
 """Drives a headless Chromium by its DevTools protocol, for tests and screenshots.
 
-It records every request and every error, so that a test can show that a page loads
-nothing from other hosts.
+The network is cut: it reaches this machine alone. It records every request and every
+error, so that a test can show that a page needs no other host.
 
     with Browser() as browser:
         browser.open("http://127.0.0.1:8000")
@@ -35,6 +35,8 @@ _FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--hide-scrollbars",
+    "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
     "--remote-debugging-port=0",
 )
 

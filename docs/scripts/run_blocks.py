@@ -1,11 +1,12 @@
-"""Runs the Python blocks of Markdown pages, page by page, in a temporary folder.
+"""Runs the Python blocks of Markdown pages in temporary folders.
 
     python docs/scripts/run_blocks.py README.md --first
 
-The blocks of a page run in order, in one namespace. A comment with a reason before a
-block excludes it: `<!-- not run: needs a GPU -->`. A block of language `text` directly
-after a block is its expected output: words must be equal, numbers within 2 %. Only the
-standard library is used, so that an environment with only the wheel can run it.
+Each block runs alone, as if pasted into a new session. A page that tells its readers
+"Run the blocks of this page in order." runs as one session. A comment with a reason
+before a block excludes it: `<!-- not run: needs a GPU -->`. A block of language `text`
+directly after a block is its expected output: words must be equal, numbers within 2 %.
+Only the standard library is used, so an environment with only the wheel can run it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Block", "blocks", "run"]
+__all__ = ["Block", "blocks", "run", "sessions"]
+
+_IN_ORDER = "Run the blocks of this page in order."
 
 _FENCE = re.compile(
     r"^(?P<indent>[ \t]*)(?P<fence>```+|~~~+)[ \t]*(?P<language>\w*)[^\n]*\n"
@@ -82,8 +85,16 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
+def sessions(page: Path) -> list[list[Block]]:
+    """Returns the blocks of a page that run, by the session that they run in."""
+    found = [block for block in blocks(page) if block.reason is None]
+    if found and _IN_ORDER in " ".join(page.read_text(encoding="utf-8").split()):
+        return [found]
+    return [[block] for block in found]
+
+
 def run(page: Path, found: list[Block]) -> dict[str, Any]:
-    """Runs the blocks of a page in one namespace and returns it.
+    """Runs blocks of a page in one namespace and returns it.
 
     Tracebacks show the line numbers of the page.
 
@@ -141,16 +152,14 @@ def main() -> None:
         "--first", action="store_true", help="only the first block of each page"
     )
     options = parser.parse_args()
-    pages = [page.resolve() for page in options.pages]
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        for page in pages:
-            found = blocks(page)
-            found = found[:1] if options.first else found
-            run(page, found)
-            ran = sum(block.reason is None for block in found)
-            print(f"{page.name}: {ran} of {len(found)} blocks ran")
-        os.chdir(Path(__file__).parent)
+    for page in [page.resolve() for page in options.pages]:
+        found = [blocks(page)[:1]] if options.first else sessions(page)
+        for session in found:
+            with tempfile.TemporaryDirectory() as folder:
+                os.chdir(folder)
+                run(page, session)
+                os.chdir(Path(__file__).parent)
+        print(f"{page.name}: {sum(map(len, found))} blocks ran")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import samplers_page
 from benchmarks.harness import ROOT
 from benchmarks.pages import block_names, fill_page, format_number, markdown_table, outside_blocks
 from benchmarks.papers import write_pages
@@ -55,6 +56,11 @@ def texts(path: Path) -> list[str]:
 @pytest.mark.parametrize("name", write_pages.PAGES)
 def test_the_blocks_of_a_page_are_those_of_the_results(name):
     assert fill_page(page(name), write_pages.PAGES[name]()) == page(name), "run `python -m benchmarks.papers.write_pages`"
+
+
+def test_the_tables_of_the_page_of_samplers_are_those_of_the_results():
+    text = samplers_page.PAGE.read_text(encoding="utf-8")
+    assert fill_page(text, samplers_page.blocks()) == text, "run `python -m benchmarks.papers.write_pages`"
 
 
 @pytest.mark.parametrize("name", write_pages.PAGES)
