@@ -38,13 +38,13 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml plugins/worlds/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "composable-energy needs Python 3.10 or newer, $(PYTHON) is older or missing; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Creating the environment $(VENV): some minutes, once (torch is the largest download)."
 	@$(PYTHON) -m venv "$(VENV)" || { echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python $(INSTALL) hatchling editables
-	@$(BIN)/python $(INSTALL) --no-build-isolation -e ".[dev,docs,viz,diagnostics]"
+	@$(BIN)/python $(INSTALL) --no-build-isolation -e ".[dev,docs,viz,diagnostics]" -e "plugins/worlds[mujoco]"
 	@touch $@
 
 # The first line of each says what it does and how long it takes; a run of the tests leaves its time for the next.
@@ -92,15 +92,22 @@ serve: $(STAMP)
 pictures: $(STAMP)
 	for script in docs/gallery/*.py; do $(BIN)/python $$script || exit 1; done
 
-# Tests the installation of a user, in an environment with only the declared dependencies of the wheel. The dependencies (mainly torch) are
-# kept between runs until pyproject.toml or constraints.txt change; the wheel is new each time. `-I` removes the checkout from the path.
+# Writes what is published, source archives and the wheels built from them, into dist, and checks their metadata. Then tests the installation
+# of a user, first without the worlds, in an environment with only the declared dependencies. The dependencies (mainly torch) are kept between
+# runs until pyproject.toml or constraints.txt change; the wheels are new each time. `-I` removes the checkout from the path.
 wheel: $(WHEEL_STAMP)
 	@rm -rf dist
-	$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
-	@$(WHEEL_VENV)/bin/python $(INSTALL) --force-reinstall --no-deps dist/*.whl
+	$(BIN)/python -m build --no-isolation --outdir dist . > /dev/null
+	$(BIN)/python -m build --no-isolation --outdir dist plugins/worlds > /dev/null
+	$(BIN)/twine check --strict dist/*
+	@$(WHEEL_VENV)/bin/python -m pip uninstall --quiet --yes composable-energy-worlds
+	@$(WHEEL_VENV)/bin/python $(INSTALL) --force-reinstall --no-deps dist/composable_energy-*.whl
 	$(WHEEL_VENV)/bin/python -I docs/scripts/run_blocks.py README.md --first
 	$(WHEEL_VENV)/bin/composable-energy doctor
 	$(BIN)/python tests/new_projects.py $(WHEEL_VENV)/bin/python
+	@$(WHEEL_VENV)/bin/python $(INSTALL) --no-index --find-links dist "composable-energy[worlds]"
+	$(WHEEL_VENV)/bin/python -I docs/scripts/run_blocks.py plugins/worlds/README.md --first
+	$(WHEEL_VENV)/bin/composable-energy doctor
 
 $(WHEEL_STAMP): $(STAMP)
 	@rm -rf "$(WHEEL_VENV)" dist
@@ -130,7 +137,7 @@ $(PEERS_STAMP): pyproject.toml constraints.txt benchmarks/requirements-peers.txt
 	@echo "Creating the environment $(PEERS_VENV) (torch is the largest download)."
 	@$(PYTHON) -m venv "$(PEERS_VENV)"
 	@$(PEERS) $(INSTALL) hatchling editables
-	@$(PEERS) $(INSTALL) --no-build-isolation -e ".[dev,diagnostics]" --requirement benchmarks/requirements-peers.txt
+	@$(PEERS) $(INSTALL) --no-build-isolation -e ".[dev,diagnostics]" -e "plugins/worlds[mujoco]" --requirement benchmarks/requirements-peers.txt
 	@touch $@
 
 clean:

@@ -1,7 +1,7 @@
 r"""Expressions over a pipeline of diffusers, by this library and as published: `python -m benchmarks.diffusers --write`.
 
 The pipeline is that of drawn faces at 32 pixels, a `UNet2DModel` with a class for each attribute, for its absence, and for any face
-(`python -m composable_energy_faces.train_small_faces`). Each cell is the share of 500 samples that satisfy the expression, according to a
+(`python -m composable_energy_small_faces.train`). Each cell is the share of 500 samples that satisfy the expression, according to a
 judge of small faces: the network of the faces' judge, trained again on faces of its own seed at 32 pixels with a little noise; pictures are
 doubled in size for it. All rules of the pipeline get the same network, in channels last, and all but the third the same weight of evidence.
 
@@ -28,7 +28,7 @@ from benchmarks.pages import Blocks, format_number, markdown_table, write_page
 from composable_energy_faces import draw
 from composable_energy_faces.judge import features, frechet_distance
 from composable_energy_faces.scores import Criterion
-from composable_energy_faces.small_faces import ANY_FACE, PIPELINE, class_of, judge_small, load_small_judge, shrink
+from composable_energy_small_faces import ANY_FACE, PIPELINE, class_of, judge_small, load_small_judge, shrink
 
 PATH = RESULTS / "diffusers.json"
 PAGE = ROOT / "docs" / "results" / "diffusers.md"

@@ -82,8 +82,8 @@ ELSEWHERE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "molecules/tests/test_molecules_generated.py": ("generated-rotamers",),
         "molecules/tests/test_molecules_terms.py": ("side-chain-clash",),
         "observed/tests/test_observed_bad_input.py": ("observed",),
-        "scenes/tests/test_scenes_contract.py": ("scenes",),
-        "scenes/tests/test_scenes_multi_object.py": ("code-conditional",),
+        "worlds/tests/test_scenes_contract.py": ("scenes",),
+        "worlds/tests/test_scenes_multi_object.py": ("code-conditional",),
     },
     "sampler": {
         "comet/tests/test_comet_sampler.py": ("inner-descent",),

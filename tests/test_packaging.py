@@ -1,9 +1,10 @@
-"""The wheel contains the core, each first-party plug-in and their entry points, and nothing else."""
+"""The two wheels contain the core and each first-party plug-in, their entry points and licences, and nothing else."""
 
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -15,26 +16,35 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
-MOST_WEIGHTS = {"composable_energy_comet": 2**20, "composable_energy_faces": 10 * 2**20, "composable_energy_scenes": 14_000_000}
+WORLDS = ROOT / "plugins" / "worlds"
+LARGEST_WHEEL = {ROOT: 8e6, WORLDS: 17e6}
 
 
 def project(folder: Path) -> dict:
     return tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
 
 
+def packages(folder: Path) -> list[Path]:
+    return [folder / package for package in project(folder)["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
+
+
+def build(root: Path, target: str, folder: Path) -> Path:
+    # Without isolation: an isolated build would fetch its own tools.
+    command = [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", str(folder)]
+    subprocess.run(command, cwd=root, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": ""})
+    (path,) = folder.glob("*.whl" if target == "wheel" else "*.tar.gz")
+    return path
+
+
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/[!_]*/pyproject.toml"))
 PROJECT = project(ROOT)
-PACKAGES = [ROOT / package for package in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
+PACKAGES = [*packages(ROOT), *packages(WORLDS)]
+PUBLISHED = pytest.mark.parametrize("published", [ROOT, WORLDS], ids=["composable-energy", "composable-energy-worlds"])
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("dist")
-    # Without isolation: an isolated build would fetch its own tools.
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": ""})
-    (path,) = folder.glob("*.whl")
-    return zipfile.ZipFile(path)
+def wheels(tmp_path_factory) -> dict[Path, Path]:
+    return {root: build(root, "wheel", tmp_path_factory.mktemp("wheel")) for root in (ROOT, WORLDS)}
 
 
 def test_each_folder_of_plugins_is_a_project():
@@ -48,12 +58,24 @@ def test_the_root_declares_the_entry_points_of_all_plugins():
         for group, entries in project(folder)["project"].get("entry-points", {}).items():
             assert not union.get(group, {}).keys() & entries.keys(), f"{folder.name} takes a name that another plug-in has"
             union.setdefault(group, {}).update(entries)
-    assert PROJECT["project"]["entry-points"] == union
+    own = {
+        group: kept
+        for group, entries in PROJECT["project"]["entry-points"].items()
+        if (kept := {name: value for name, value in entries.items() if "[worlds]" not in value})
+    }
+    assert own == union
 
 
-def test_the_root_packs_the_packages_of_all_plugins():
+def test_the_root_declares_the_entry_points_of_the_worlds_with_their_extra():
+    entries = [value for group in PROJECT["project"]["entry-points"].values() for value in group.values()]
+    of_worlds = {package.name for package in packages(WORLDS)}
+    assert {value.endswith(" [worlds]") for value in entries if re.split(r"[.:]", value)[0] in of_worlds} == {True}
+    assert PROJECT["project"]["optional-dependencies"]["worlds"] == [f"composable-energy-worlds=={PROJECT['project']['version']}"]
+
+
+def test_the_wheels_pack_the_packages_of_all_plugins():
     packed = {package for folder in PLUGINS for package in folder.glob("composable_energy_*") if (package / "__init__.py").exists()}
-    assert set(PACKAGES) == {ROOT / "composable_energy"} | packed
+    assert sorted(PACKAGES) == sorted({ROOT / "composable_energy"} | packed)
 
 
 def test_tools_know_all_plugins():
@@ -70,7 +92,8 @@ def test_tools_know_all_plugins():
 @pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)
 def test_a_plugin_is_whole_and_never_uploaded(folder):
     about = project(folder)["project"]
-    assert "Private :: Do Not Upload" in about["classifiers"], "installing it beside the wheel, and removing one, deletes the other's files"
+    private = "Private :: Do Not Upload" in about["classifiers"]
+    assert private == (folder != WORLDS), "installing it beside the wheel that has it, and removing one, deletes the other's files"
     assert about["name"] == f"composable-energy-{folder.name}"
     assert (folder / "README.md").exists()
     assert (folder / "tests").is_dir() and not (folder / "tests" / "__init__.py").exists()
@@ -91,39 +114,65 @@ def test_dependencies_of_plugins_are_those_of_the_wheel():
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_packages_and_metadata_only(wheel):
-    heads = {name.split("/")[0] for name in wheel.namelist()}
-    info = {head for head in heads if head.endswith(".dist-info")}
-    assert heads - info == {package.name for package in PACKAGES} and len(info) == 1
-    assert [name for name in wheel.namelist() if re.search(r"(^|/)(tests?|plugins)/.*|(^|/)test_|conftest|\.pyc$|/\.", name)] == []
+@PUBLISHED
+def test_a_wheel_holds_its_packages_and_metadata_only(wheels, published):
+    names = zipfile.ZipFile(wheels[published]).namelist()
+    heads = {name.split("/")[0] for name in names}
+    (info,) = (head for head in heads if head.endswith(".dist-info"))
+    assert heads - {info} == {package.name for package in packages(published)}
+    assert [name for name in names if re.search(r"(^|/)(tests?|plugins)/.*|(^|/)test_|conftest|\.pyc$|/\.", name)] == []
+    assert {f"{info}/licenses/{name}" for name in ("LICENSE", "LICENSE-WEIGHTS.md")} <= set(names)
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_module_of_the_packages(wheel):
+@PUBLISHED
+def test_a_wheel_holds_every_module_of_its_packages(wheels, published):
     sources = {
         f"{package.name}/{path.relative_to(package).as_posix()}"
-        for package in PACKAGES
+        for package in packages(published)
         for path in package.rglob("*")
         if path.suffix in (".py", ".safetensors", ".typed", ".json", ".toml")
         and "__pycache__" not in path.parts
         and path.parent.name[0] != "."
     }
-    assert sources <= set(wheel.namelist())
+    assert sources <= set(zipfile.ZipFile(wheels[published]).namelist())
 
 
-def test_weights_in_the_wheel_are_small(wheel):
-    weights = dict.fromkeys((package.name for package in PACKAGES), 0)
-    for item in wheel.infolist():
-        if item.filename.endswith(".safetensors"):
-            weights[item.filename.split("/")[0]] += item.file_size
-    assert {name: size for name, size in weights.items() if size > MOST_WEIGHTS.get(name, 0)} == {}
-    assert [item.filename for item in wheel.infolist() if item.filename.endswith((".pt", ".pth", ".pkl", ".npy"))] == []
+@pytest.mark.slow
+@PUBLISHED
+def test_a_source_archive_builds_the_same_wheel(wheels, published, tmp_path):
+    archive = build(published, "sdist", tmp_path / "archive")
+    with tarfile.open(archive) as file:
+        assert [name for name in file.getnames() if re.search(r"__pycache__|\.pyc$|/\.(?!gitignore)|\.ipynb_checkpoints", name)] == []
+        file.extractall(tmp_path)
+    (source,) = tmp_path.glob("composable_energy*")
+    assert archive.stat().st_size < 17e6
+    assert build(source, "wheel", tmp_path / "wheel").read_bytes() == wheels[published].read_bytes()
+
+
+@PUBLISHED
+def test_a_wheel_is_small_and_holds_no_pickles(wheels, published):
+    assert wheels[published].stat().st_size < LARGEST_WHEEL[published]
+    names = zipfile.ZipFile(wheels[published]).namelist()
+    assert [name for name in names if name.endswith((".pt", ".pth", ".pkl", ".npy"))] == []
+
+
+@PUBLISHED
+def test_the_origin_of_all_weights_is_told(published):
+    text = (published / "LICENSE-WEIGHTS.md").read_text()
+    folders = {path.parent for package in packages(published) for path in package.rglob("*.safetensors")}
+    told = [next(ROOT.glob(f"plugins/*/{path}")) for path in re.findall(r"^\| `(\S+)` \|", text, re.M)]
+    assert folders and all(any(path.is_relative_to(one) for one in told) for path in folders)
+    assert all(path.is_dir() for path in told)
+    assert (published / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
 def test_the_version_is_the_same_everywhere():
     import composable_energy
 
-    assert PROJECT["project"]["version"] == composable_energy.__version__
+    worlds = project(WORLDS)["project"]
+    assert PROJECT["project"]["version"] == worlds["version"] == composable_energy.__version__
+    assert f"composable-energy=={composable_energy.__version__}" in worlds["dependencies"]
     assert f"version: {composable_energy.__version__}" in (ROOT / "CITATION.cff").read_text()
     assert re.search(rf"^## \[({re.escape(composable_energy.__version__)}|Unreleased)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
 
@@ -132,7 +181,9 @@ def test_every_tool_is_pinned():
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     pins = {line.split("==")[0] for line in lines}
     assert all(re.fullmatch(r"[a-z0-9.-]+==[\w.]+( ; python(_full)?_version [<>=]+ \"[\d.]+\")?", line) for line in lines)
-    extras = PROJECT["project"]["optional-dependencies"].values()
-    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"], *(name for extra in extras for name in extra)]
-    assert {re.split(r"[\[<>=!~ ]", name)[0] for name in wanted} <= pins
+    about = [project(folder)["project"] for folder in (ROOT, WORLDS)]
+    extras = [names for each in about for names in each["optional-dependencies"].values()]
+    lists = [PROJECT["build-system"]["requires"], *(each["dependencies"] for each in about), *extras]
+    wanted = [name for names in lists for name in names]
+    assert {re.split(r"[\[<>=!~ ]", name)[0] for name in wanted} - {"composable-energy", "composable-energy-worlds"} <= pins
     assert "torch==2.13.0" in lines

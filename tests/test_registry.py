@@ -1,13 +1,15 @@
 """Plug-ins by name: found at first use, loaded one by one, checked, and conflicts reported."""
 
+import importlib
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import OptionError, PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.registry import api
 from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
 
@@ -56,6 +58,19 @@ def test_an_unknown_name_tells_the_nearest(acme):
         ce.get_energy("bowl/deep")
     with pytest.raises(PluginNotFound, match="is not a family"):
         ce.get_family("bowl")
+
+
+def test_an_entry_whose_extra_is_missing_says_how_to_install_it(acme):
+    install(acme, "acme-more", {"energies": {"big": "third_party_big:Bowl [all, big]", "small": "third_party_a:Bowl [all]"}})
+    for name in ("big", "acme-more:big", "big/member"):
+        with pytest.raises(ExtraNotInstalled, match=r"'(acme-more:)?big' comes with an extra .*: pip install 'acme-more\[all,big\]'\."):
+            ce.load(name)
+    assert "big" not in {r.name for r in ce.plugins()}
+    assert ce.load("small")(torch.ones(1, 2)).item() == 1.0  # its module is there
+    (acme / "third_party_big.py").write_text(textwrap.dedent(GOOD_ENERGY))
+    importlib.invalidate_caches()
+    ce.refresh()
+    assert ce.load("big")(torch.ones(1, 2)).item() == 1.0
 
 
 def test_an_unknown_option_tells_those_that_there_are(acme):

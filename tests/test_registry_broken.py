@@ -121,7 +121,7 @@ def test_all_six_at_once(acme):
 
 @pytest.mark.slow
 def test_the_fallback_finds_what_entrypoints_finds(acme, monkeypatch):
-    install(acme, "extras", {"energies": {"extra": "third_party_a:Bowl [fast,slow]"}})
+    install(acme, "extras", {"energies": {"extra": "third_party_a:Bowl [fast, slow]"}})
     groups = [group_of(kind) for kind in api.REGISTRY.kinds()]
     by_package = [discovery.scan(group) for group in groups]
     monkeypatch.setitem(__import__("sys").modules, "entrypoints", None)

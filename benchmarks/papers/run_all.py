@@ -1,6 +1,6 @@
 """Runs all experiments of a paper, two at a time, and prints their tables.
 
-    pip install -e '.[scenes,metrics]' -c constraints.txt
+    pip install -e '.[metrics]' -e 'plugins/worlds[mujoco]' -c constraints.txt
     python -m benchmarks.papers.run_all compositional_2020 [--write] [--jobs 2] [--only NAME ...]
     python -m benchmarks.papers.run_all implicit_2019 [--write] [--jobs 2] [--only NAME ...]
     python -m benchmarks.papers.run_all comet_2021 [--write] [--jobs 2] [--only NAME ...] [--data FOLDER] [--parts FOLDER]

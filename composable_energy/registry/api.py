@@ -49,6 +49,7 @@ def get(kind: str, name: str, /, **options: Any) -> Any:
     Raises:
         OptionError: No package declares the kind, or the entry does not take an option.
         PluginNotFound: No plug-in offers the name.
+        ExtraNotInstalled: The name comes with an extra that is not installed.
         PluginConflictError: Several do.
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """
@@ -74,6 +75,7 @@ def get_factory(kind: str, name: str, /) -> Any:
     Raises:
         OptionError: No package declares the kind.
         PluginNotFound: No plug-in offers the name.
+        ExtraNotInstalled: The name comes with an extra that is not installed.
         PluginConflictError: Several do.
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """

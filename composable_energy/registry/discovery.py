@@ -45,7 +45,7 @@ def scan(group: str) -> tuple[list[Entry], list[Fault], Exception | None]:
 
 def _entry(group: str, point: Any) -> Entry:
     value = f"{point.module_name}:{point.object_name}" if point.object_name else point.module_name
-    return Entry(group, point.name, value, canonical(point.distro.name), point.distro.version)
+    return Entry(group, point.name, value, canonical(point.distro.name), point.distro.version, ",".join(point.extras or ()))
 
 
 def _scan_each(group: str) -> tuple[list[Entry], list[Fault]]:
@@ -58,7 +58,10 @@ def _scan_each(group: str) -> tuple[list[Entry], list[Fault]]:
         except Exception as error:
             faults.append(Fault(name, version, f"its entry_points.txt cannot be read: {_first_line(error)}"))
             continue
-        entries += [Entry(group, p.name, p.value.partition("[")[0].strip(), name, version) for p in points if p.group == group]
+        for point in points:
+            if point.group == group:
+                value, _, extra = point.value.partition("[")
+                entries.append(Entry(group, point.name, value.strip(), name, version, extra.replace(" ", "").rstrip("]")))
         try:
             configparser.ConfigParser(delimiters=("=",), interpolation=None).read_string(text)
         except configparser.Error as error:

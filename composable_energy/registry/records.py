@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 __all__ = ["API_VERSION", "FIRST_PARTY", "Entry", "Fault", "PluginRecord", "State", "canonical"]
@@ -26,6 +27,7 @@ class Entry:
         value: `module:object`.
         distribution: The canonical name of the distribution; None for an object that `register` took.
         version: Its version; None if its metadata has none.
+        extra: The extra of the distribution that installs the module, as in `module:object [extra]`; empty if it needs none.
     """
 
     group: str
@@ -33,11 +35,20 @@ class Entry:
     value: str
     distribution: str | None = None
     version: str | None = None
+    extra: str = ""
 
     @property
     def qualified(self) -> str:
         """The form that always resolves: `distribution:name`."""
         return f"{self.distribution}:{self.name}" if self.distribution else self.name
+
+    @property
+    def awaits_extra(self) -> bool:
+        """Whether the extra that installs the module is missing."""
+        try:
+            return bool(self.extra) and find_spec(re.split("[.:]", self.value)[0]) is None
+        except (ImportError, ValueError):  # no name of a module; importing it tells why
+            return False
 
     def __str__(self) -> str:
         owner = f"{self.distribution} {self.version or '(unknown version)'}" if self.distribution else "this session"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from composable_energy.errors import OptionError, PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.printable import describe_error
 from composable_energy.registry.contract import check_entry, plugin_error
 from composable_energy.registry.discovery import scan
@@ -27,7 +27,7 @@ SWITCH = "COMPOSABLE_ENERGY_PLUGINS"
 
 @dataclass
 class _Group:
-    """The entries of one group, and those that the environment variable excludes."""
+    """The entries of one group, and those that the environment variable excludes or whose extra is not installed."""
 
     entries: list[Entry]
     left_out: list[Entry]
@@ -63,6 +63,7 @@ class Registry:
 
         Raises:
             PluginNotFound: No entry has the name.
+            ExtraNotInstalled: An entry has the name, and the extra that installs its module is missing.
             PluginConflictError: Several distributions offer different things under it.
         """
         if (kind, name) in self.registered:
@@ -198,13 +199,16 @@ class Registry:
                 )
             switch = os.environ.get(SWITCH)
             allowed = None if switch is None else {FIRST_PARTY, *(canonical(part.strip()) for part in switch.split(","))}
-            kept = [e for e in entries if allowed is None or e.distribution in allowed]
+            kept = [e for e in entries if (allowed is None or e.distribution in allowed) and not e.awaits_extra]
             self._groups[kind] = _Group(kept, [e for e in entries if e not in kept])
         return self._groups[kind]
 
-    def _not_found(self, kind: str, name: str, group: _Group) -> PluginNotFound:
+    def _not_found(self, kind: str, name: str, group: _Group) -> PluginNotFound | ExtraNotInstalled:
         bare = name.rpartition(":")[2]
         left_out = [e for e in group.left_out if e.name == bare]
+        if left_out and left_out[0].awaits_extra:
+            needed = f"{left_out[0].distribution}[{left_out[0].extra}]"
+            return ExtraNotInstalled(f"The {kind} {name!r} comes with an extra that is not installed: pip install '{needed}'.")
         if left_out:
             return PluginNotFound(f"The {kind} {name!r} is offered by {left_out[0].distribution}, which {SWITCH} leaves out.")
         known = self.names(kind)

@@ -37,13 +37,20 @@ def evaluation_context(energy: Energy) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         for kind in ("cpu", "cuda", "mps"):
-            if torch.is_autocast_enabled(kind):  # draws do not depend on it; an energy may switch it on inside
+            if _autocasts(kind):  # draws do not depend on it; an energy may switch it on inside
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if threads is None:
             yield
         else:
             with _limited_threads(threads):
                 yield
+
+
+def _autocasts(kind: str) -> bool:
+    try:
+        return torch.is_autocast_enabled(kind)
+    except RuntimeError:  # torch 2.4 has no autocast on MPS
+        return False
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from composable_energy.algebra import (
 )
 from composable_energy.distributions import DistributionEnergy
 from composable_energy.energy import Energy
-from composable_energy.errors import FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.errors import ExtraNotInstalled, FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.events import ClassifierEnergy, DensityEnergy, IntervalEnergy
 from composable_energy.identity import equal, set_token
 from composable_energy.registry import get_factory
@@ -128,7 +128,7 @@ class _Reader:
             if "recommended" in data:
                 energy.recommended = decode_recommendation(data["recommended"], self)
             return energy
-        except (PluginNotFound, PluginLoadError, PluginConflictError):
+        except (PluginNotFound, ExtraNotInstalled, PluginLoadError, PluginConflictError):
             raise
         except FAILURES as error:
             raise FileFormatError(f"{self.where}: node {index} cannot be built: {error}.") from error

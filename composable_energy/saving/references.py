@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from composable_energy.catalog import rebuild_object
-from composable_energy.errors import FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.errors import ExtraNotInstalled, FileFormatError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.identity import Origin, set_token
 from composable_energy.saving.budget import FAILURES, limited
 from composable_energy.saving.modules import inherited_mode, same_bits
@@ -130,7 +130,7 @@ def read_reference(data: Any, source: Source, tensors: Mapping[str, Tensor], whe
             module = rebuild_object(data["kind"], origin, copies)
         reference = Reference(module, own, modes, tokens, label, more)
         reference.restore()
-    except (PluginNotFound, PluginLoadError, PluginConflictError):
+    except (PluginNotFound, ExtraNotInstalled, PluginLoadError, PluginConflictError):
         raise
     except FAILURES as error:
         raise FileFormatError(f"{where}: {label} cannot be built: {error}.") from error

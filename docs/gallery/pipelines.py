@@ -11,7 +11,7 @@ import torch
 from faces import IMG, INK
 
 import composable_energy as ce
-from composable_energy_faces.small_faces import ANY_FACE, PIPELINE, class_of
+from composable_energy_small_faces import ANY_FACE, PIPELINE, class_of
 
 COLUMNS, GAP, SIZE = 10, 2, 32
 

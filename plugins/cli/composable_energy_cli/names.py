@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.parsing import Name, build, leaves, parse_tree, unknown_name
+from composable_energy.registry import get_factory
 from composable_energy.registry.schemes import Located, find_loader
 from composable_energy.suggestions import nearest_names
 
@@ -132,6 +133,7 @@ class Names:
             ParseError: The name is unknown; the message has the nearest names and the location.
             PluginLoadError: The name may be in the default family, which does not load.
             PluginConflictError: Several plug-ins offer the scheme of a location.
+            ExtraNotInstalled: The name comes with an extra that is not installed.
         """
         name = leaf.name
         folder = Path(name).expanduser()
@@ -149,6 +151,9 @@ class Names:
                 return name
         if (folder / _CONFIG).is_file():
             return folder
+        if entry not in self.entries:
+            with contextlib.suppress(PluginNotFound):
+                get_factory("energy", entry)  # it may come with an extra, which the error names
         reason = "no plug-in offers an energy." * (not self.entries)
         try:
             if located := find_loader(name):

@@ -72,7 +72,7 @@ def load_mujoco() -> ModuleType:
         import mujoco
     except Exception as error:  # MuJoCo and its backends do not document their errors
         if isinstance(error, ModuleNotFoundError) and error.name == "mujoco":
-            raise ExtraNotInstalled("This world needs MuJoCo: `pip install 'composable-energy[scenes]'`.") from error
+            raise ExtraNotInstalled("This world needs MuJoCo: `pip install 'composable-energy-worlds[mujoco]'`.") from error
         raise ExtraNotInstalled(_render_error(error)) from error
     return mujoco
 

@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from composable_energy_faces import weights
 from composable_energy_faces.draw import ATTRIBUTES
 from composable_energy_faces.judge import Verdict, judge
 from composable_energy_faces.networks import Judge
+from composable_energy_image.weights import read_weights
 
-__all__ = ["ANY_FACE", "CLASSES", "PIPELINE", "class_of", "judge_small", "load_small_judge", "shrink"]
+__all__ = ["ANY_FACE", "CLASSES", "FOLDER", "PIPELINE", "class_of", "judge_small", "load_small_judge", "shrink"]
+
+FOLDER = Path(__file__).parent / "weights"
+"""The folder of the weights that come with the package."""
 
 CLASSES = tuple(f"{negated}{name}" for name in ATTRIBUTES for negated in ("", "not "))
 """The classes of the pipeline, in the order of their indices."""
@@ -27,7 +30,7 @@ CLASSES = tuple(f"{negated}{name}" for name in ATTRIBUTES for negated in ("", "n
 ANY_FACE = len(CLASSES)
 """The index of the class of any face."""
 
-PIPELINE = weights.FOLDER / "small-faces"
+PIPELINE = FOLDER / "small-faces"
 """The folder of the pipeline, for `ce.load(f"diffusers:{PIPELINE}")`."""
 
 
@@ -47,9 +50,9 @@ def shrink(images: Tensor) -> Tensor:
 
 
 @cache
-def load_small_judge(folder: Path = weights.FOLDER) -> Judge:
+def load_small_judge(folder: Path = FOLDER) -> Judge:
     """Returns the judge of pictures of 32 pixels, which is loaded once."""
-    return weights.read(Judge(), "judge-small", folder)
+    return read_weights(Judge(), "judge-small", folder)
 
 
 def judge_small(images: Tensor, network: Judge | None = None) -> Verdict:

@@ -50,7 +50,7 @@ def python(code: str, folder: Path, **variables: str) -> subprocess.CompletedPro
 
 def needs_mujoco() -> None:
     if importlib.util.find_spec("mujoco") is None:  # without importing it: what draws is chosen by who does
-        pytest.skip("MuJoCo is not installed: pip install 'composable-energy[scenes]'")
+        pytest.skip("MuJoCo is not installed: pip install 'composable-energy-worlds[mujoco]'")
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_the_error_names_the_packages(tmp_path, before, variables, message):
 @pytest.mark.slow
 def test_the_error_names_the_extra(tmp_path):
     told = python("import sys\nsys.modules['mujoco'] = None\nimport os\nos.environ['MUJOCO_GL'] = 'egl'\n" + ONE, tmp_path).stdout
-    assert told.startswith("ExtraNotInstalled This world needs MuJoCo: `pip install 'composable-energy[scenes]'`."), told
+    assert told.startswith("ExtraNotInstalled This world needs MuJoCo: `pip install 'composable-energy-worlds[mujoco]'`."), told
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ import composable_energy as ce
 from composable_energy.noise import Noise
 from composable_energy_faces import draw
 from composable_energy_faces.draw import ATTRIBUTES
-from composable_energy_faces.small_faces import ANY_FACE, CLASSES, PIPELINE, class_of, judge_small, shrink
-from composable_energy_faces.train_small_faces import random_classes, train_pipeline
+from composable_energy_small_faces import ANY_FACE, CLASSES, PIPELINE, class_of, judge_small, shrink
+from composable_energy_small_faces.train import random_classes, train_pipeline
 
 with_diffusers = pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="needs the extra diffusers")
 

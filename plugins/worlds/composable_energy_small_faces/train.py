@@ -1,6 +1,6 @@
 r"""Trains a pipeline of diffusers on drawn faces of 32 pixels, and the judge of their size, reproducibly from seeds.
 
-    python -m composable_energy_faces.train_small_faces --out FOLDER [--effort 1.0] [--install]
+    python -m composable_energy_small_faces.train --out FOLDER [--effort 1.0] [--install]
 
 The network is a `UNet2DModel` that takes a class; it predicts $v$ under the cosine schedule of 1,000 steps. A face counts for one of its
 five attributes, chosen at random, or for the class of any face in a fifth of all cases. It takes three quarters of an hour of one core.
@@ -23,15 +23,15 @@ from torch import Tensor, nn
 from composable_energy.extras import import_extra
 from composable_energy.files import replace_file
 from composable_energy.noise import Noise
-from composable_energy_faces import weights
 from composable_energy_faces.data import SEEDS, draw_to
 from composable_energy_faces.draw import ATTRIBUTES, draw
 from composable_energy_faces.judge import load_judge
 from composable_energy_faces.networks import Judge
-from composable_energy_faces.small_faces import ANY_FACE, PIPELINE, judge_small, shrink
 from composable_energy_image.cost_log import CostLog, read_costs
 from composable_energy_image.data import Pictures
 from composable_energy_image.label_columns import label_loss
+from composable_energy_image.weights import write_weights
+from composable_energy_small_faces.pipeline import ANY_FACE, FOLDER, PIPELINE, judge_small, shrink
 from composable_energy_training import Batch, Loss, Objective, Optimizer, Trainer
 
 __all__ = ["ClassDiffusion", "main", "small_scheduler", "small_unet", "train_pipeline", "train_small_judge"]
@@ -114,7 +114,7 @@ def train_small_judge(folder: Path, effort: float = 1.0) -> Judge:
     options: dict[str, Any] = {"optimizer": rate, "ema": 0.99, "precision": "auto", "monitor": None, "callbacks": [CostLog()]}
     steps = max(5, round(_JUDGE_STEPS * effort))
     Trainer(judge, _SmallAttributes(), faces, steps=steps, batch_size=96, out=folder / "judge-small", **options).fit()
-    weights.write(judge, "judge-small", folder / "weights")
+    write_weights(judge, "judge-small", folder / "weights")
     return judge.eval()
 
 
@@ -162,9 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: The arguments; those of the command line if None.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m composable_energy_faces.train_small_faces", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m composable_energy_small_faces.train", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the run folder; it needs 1 GB")
     parser.add_argument("--effort", type=float, default=1.0, help="factor of the steps and, below 1, of the number of faces")
     parser.add_argument("--threads", type=int, default=1, help="threads of an operation")
@@ -179,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     replace_file(pipeline / "training.json", f"{json.dumps(report, indent=1)}\n".encode())
     if options.install:
         shutil.copytree(pipeline, PIPELINE, dirs_exist_ok=True)
-        shutil.copy(options.out / "weights" / "judge-small.safetensors", weights.FOLDER)
+        shutil.copy(options.out / "weights" / "judge-small.safetensors", FOLDER)
 
 
 if __name__ == "__main__":
