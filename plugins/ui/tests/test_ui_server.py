@@ -117,7 +117,7 @@ def test_the_page_has_a_policy_that_allows_no_other_host(playground):
     answer = ask(playground, "GET", "/")
     assert answer.status == 200 and b"<textarea" in answer.read()
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
-    for path in ("/page.js", "/parts.js", "/charts.js", "/completion.js", "/style.css", "/icon.svg"):
+    for path in ("/page.js", "/stage.js", "/parts.js", "/charts.js", "/completion.js", "/style.css", "/icon.svg"):
         text = ask(playground, "GET", path).read().decode().replace("http://www.w3.org/2000/svg", "")
         assert "://" not in text
 
