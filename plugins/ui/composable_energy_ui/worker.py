@@ -229,6 +229,8 @@ def _serve(pipe: Connection, value_range: tuple[float, float]) -> None:
 def _carry_out(pipe: Connection, work: Callable[[], object]) -> None:
     try:
         work()
+    except BrokenPipeError:  # the server has ended
+        raise
     except Exception as error:  # plug-ins raise anything; the page shows it
         if not isinstance(error, ComposableEnergyError):
             traceback.print_exc(file=sys.stderr)

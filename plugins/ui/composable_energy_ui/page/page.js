@@ -269,7 +269,8 @@ document.querySelectorAll("[data-copy]").forEach((button) => {
 
 async function open(tab, text) {
   state.texts[state.tab] = $("expression").value;
-  Object.assign(state, { tab, weights: {}, terms: [] });
+  Object.assign(state, { tab, weights: {} });
+  showWeights([], []);
   showConditions([]);
   $("edit-stop").onclick();
   clearResult();
