@@ -64,7 +64,7 @@ def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
         ({"first_chain": "1"}, OptionError, "first_chain must be a whole number of at least 0, got '1'"),
         ({"trace": "yes"}, OptionError, "trace must be a whole number of at least 1, got 'yes'"),
         ({"trace": None}, OptionError, "trace must be a whole number of at least 1, got None"),
-        ({"progress": "no"}, OptionError, "progress must be True or False, got 'no'"),
+        ({"progress": "no"}, OptionError, "progress must be True, False or a function of .* total, got 'no'"),
         ({"latents": 1}, OptionError, "latents must be True or False, got 1"),
         ({"allow_improper": "no"}, OptionError, "allow_improper must be True or False, got 'no'"),
         ({"compile": "yes"}, OptionError, "compile must be True or False, got 'yes'"),

@@ -102,6 +102,15 @@ def test_the_tuning_shows_its_progress(capfd):
     assert "hmc" in shown
 
 
+def test_a_function_hears_of_the_tuning_and_of_each_step():
+    heard = []
+    watched = BOWL.sample((4, 2), steps=3, seed=0, progress=lambda *what: heard.append(what))
+    tuning = [what for what in heard if what[0] == "tuning"]
+    assert tuning == [("tuning", i + 1, None) for i in range(len(tuning))] and len(tuning) > 100
+    assert heard[len(tuning) :] == [("sampling", i, 3) for i in range(4)]
+    assert watched.equal(BOWL.sample((4, 2), steps=3, seed=0))
+
+
 class TestThresholds:
     def test_readme_s_example_has_no_warning(self):
         """50 draws of each of 100 chains are many."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from composable_energy.sampling.faults import Faults, guard, noted
 from composable_energy.sampling.gradient_checks import check_detached, check_own_gradients, mixes_values
 from composable_energy.sampling.layout import Layout
 from composable_energy.sampling.loop import Callback, CallbackObserver, Observer, SamplingLoop, TraceRecorder
-from composable_energy.sampling.progress import Progress, tuning_progress
+from composable_energy.sampling.progress import ProgressFunction, ProgressObserver, counted, open_progress
 from composable_energy.sampling.ranks import Share
 from composable_energy.sampling.request import SampleRequest, resolve_request
 from composable_energy.sampling.results import collect_result
@@ -48,7 +48,7 @@ def sample(
     steps: int | None = None,
     init: Tensor | None = None,
     seed: int | None = None,
-    progress: bool = False,
+    progress: bool | ProgressFunction = False,
     callback: Callback | None = None,
     trace: bool | int = False,
     burn_in: int = 0,
@@ -89,7 +89,8 @@ def sample(
         steps: The number of steps; None takes the sampler's own number.
         init: The start points, with shape $(n, *)$, in the support, and latent ones for a latent energy; they are not changed.
         seed: The seed; None draws one, which the trace reports.
-        progress: Whether to show a progress bar on stderr.
+        progress: Whether to show progress bars on stderr, or a function that is called with what runs, `"tuning"` or `"sampling"`, how many
+            evaluations or steps are done, and how many there will be, None while that is not known.
         callback: A function that is called after each step with the step number, counted from 1, the state of the active chains, and
             the sampler's info. Points and energies are those of the support, gradients those of its unconstrained coordinates. It stops
             the sampling by returning True or a tensor of True alone, such as `state.energy < 3`.
@@ -155,7 +156,8 @@ def sample(
         plain, used = request.energy, _compile(request) if compile else request.energy
         if request.on_error == "reject":
             plain, used = guard(plain, used, faults)
-        tuned, pilots = _tune(replace(request, energy=plain), used)
+        report = held.enter_context(open_progress(_progress(request), request.sampler))
+        tuned, pilots = _tune(replace(request, energy=plain), used, report)
         chains = Chains(_layout(request, used, tuned, pilots), request.on_divergence, faults, single=callback is not None)
         recorder = _recorder(request, chains)
         stop = observer = None
@@ -164,7 +166,7 @@ def sample(
             last_step = request.last_step(tuned)
             judge = not _is_recommended(request.owner, sampler, steps)
             observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates)
-            SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step), observer]).run()
+            SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer]).run()
         except Diverged as error:
             stop = error
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
@@ -179,12 +181,11 @@ def _is_recommended(energy: Energy, sampler: SamplerLike | None, steps: int | No
     return sampler is None and steps is None and bool(recommendations(energy))
 
 
-def _tune(request: SampleRequest, used: Energy) -> tuple[Sampler, PilotResult | None]:
+def _tune(request: SampleRequest, used: Energy, report: ProgressFunction | None) -> tuple[Sampler, PilotResult | None]:
     """Tunes the sampler on pilot chains."""
-    progress = tuning_progress(used, request.sampler) if _shows_progress(request) else nullcontext(used)
     what = f"{_name(request.sampler)} was being tuned, by 64 pilot chains of shape {(64, *request.points.event)}."
-    with progress as energy, noted(lambda: what):
-        return tune_sampler(request, energy)
+    with noted(lambda: what):
+        return tune_sampler(request, counted(used, request.sampler, report))
 
 
 def _name(sampler: Sampler) -> str:
@@ -239,14 +240,16 @@ def _start(request: SampleRequest, chains: Chains, interrupted: Trace | None) ->
         check_own_gradients(chunk.energy, chunk.state.x, chains.sampler.final_conditions(request.energy))
 
 
-def _shows_progress(request: SampleRequest) -> bool:
-    return request.progress and (request.ranks is None or request.ranks.rank == 0)
+def _progress(request: SampleRequest) -> bool | ProgressFunction:
+    return request.progress if request.ranks is None or request.ranks.rank == 0 else False
 
 
-def _observers(request: SampleRequest, recorder: TraceRecorder, evaluator: Evaluator, last_step: int) -> list[Observer]:
+def _observers(
+    request: SampleRequest, recorder: TraceRecorder, evaluator: Evaluator, last_step: int, report: ProgressFunction | None
+) -> list[Observer]:
     observers: list[Observer] = [recorder]
-    if _shows_progress(request):
-        observers.append(Progress(last_step))
+    if report is not None:
+        observers.append(ProgressObserver(report, last_step))
     if request.callback is not None:
         observers.append(CallbackObserver(request.callback))
     if request.file is not None:

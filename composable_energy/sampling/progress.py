@@ -1,10 +1,10 @@
-"""Progress bars on stderr: of the steps, and of the evaluations while pilot chains tune a sampler."""
+"""Progress of a call: evaluations while pilot chains tune a sampler, then steps; on stderr or for a function of the user."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -16,71 +16,113 @@ from composable_energy.sampling.loop import Observer
 from composable_energy.sampling.sampler import Info, Sampler
 from composable_energy.sampling.wrappers import EnergyWrapper
 
-__all__ = ["Progress", "tuning_progress"]
+__all__ = ["ProgressFunction", "ProgressObserver", "counted", "open_progress"]
+
+ProgressFunction = Callable[[str, int, int | None], object]
+"""A function of what runs (`"tuning"` or `"sampling"`), of the evaluations or steps that are done, and of their number, if it is known."""
 
 _LINES = "─━"
+_FORMATS = {
+    "tuning": "{desc}: {n_fmt} evaluations in {elapsed}",
+    "sampling": "{desc} {bar:30} {n_fmt}/{total_fmt} steps, {rate_noinv_fmt}, eta {remaining}",
+}
 
 
-class Progress(Observer):
-    """Shows a bar of the steps.
+class ProgressObserver(Observer):
+    """Reports the steps.
 
     Args:
+        report: The function that is called.
         last_step: The number of the last step.
     """
 
-    def __init__(self, last_step: int) -> None:
-        self.last_step = last_step
+    def __init__(self, report: ProgressFunction, last_step: int) -> None:
+        self.report, self.last_step = report, last_step
 
     def on_start(self, chains: Chains) -> None:
-        self.bar = tqdm(
-            total=self.last_step,
-            initial=chains.step,
-            file=sys.stderr,
-            desc=f"sampling {_name(chains.sampler)}",
-            ascii=_bar_characters(),
-            bar_format="{desc} {bar:30} {n_fmt}/{total_fmt} steps, {rate_noinv_fmt}, eta {remaining}",
-            unit=" steps",
-        )
+        self.report("sampling", chains.step, self.last_step)
 
     def on_step(self, chains: Chains, info: Info) -> None:
-        self.bar.update()
-
-    def on_end(self, chains: Chains, error: BaseException | None) -> None:
-        self.bar.close()
+        self.report("sampling", chains.step, self.last_step)
 
 
 @contextmanager
-def tuning_progress(energy: Energy, sampler: Sampler) -> Iterator[Energy]:
-    """Yields an energy whose evaluations advance a bar; their number is not known before.
+def open_progress(progress: bool | ProgressFunction, sampler: Sampler) -> Iterator[ProgressFunction | None]:
+    """Yields the function that progress is reported to; None if it is not reported.
 
     Args:
-        energy: The energy that pilot chains evaluate.
-        sampler: The sampler that they tune.
+        progress: The argument of `sample`: True for bars, which are closed at the end.
+        sampler: The sampler, whose name the bars show.
     """
-    if type(sampler).tune is Sampler.tune:
-        yield energy
+    if progress is not True:
+        yield progress or None
         return
-    with tqdm(file=sys.stderr, desc=f"tuning {_name(sampler)}", bar_format="{desc}: {n_fmt} evaluations in {elapsed}") as bar:
-        yield _CountedEnergy(energy, bar)
+    with closing(_Bars(type(sampler).__name__.lower())) as bars:
+        yield bars
+
+
+class _Bars:
+    """Shows a bar on stderr for what runs, one after another."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.shown = name, ""
+        self.bar: tqdm[Any] | None = None
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        if self.bar is None or what != self.shown:
+            self.close()
+            self.shown = what
+            self.bar = tqdm(
+                total=total,
+                initial=done,
+                file=sys.stderr,
+                desc=f"{what} {self.name}",
+                ascii=_bar_characters(),
+                bar_format=_FORMATS[what],
+                unit=" steps",
+            )
+        self.bar.update(done - self.bar.n)
+        if done == total:
+            self.close()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def counted(energy: Energy, sampler: Sampler, report: ProgressFunction | None) -> Energy:
+    """Returns the energy that pilot chains evaluate, with its evaluations reported; their number is not known before.
+
+    Args:
+        energy: The energy.
+        sampler: The sampler that is tuned.
+        report: The function that is called; None for none.
+    """
+    return energy if report is None or type(sampler).tune is Sampler.tune else _CountedEnergy(energy, report)
 
 
 class _CountedEnergy(EnergyWrapper):
-    """An energy whose evaluations advance a bar."""
+    """An energy whose evaluations are reported."""
 
-    def __init__(self, energy: Energy, bar: tqdm[Any]) -> None:
+    def __init__(self, energy: Energy, report: ProgressFunction) -> None:
         super().__init__(energy)
-        self.bar = bar
+        self.report, self.count = report, 0
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        self.bar.update()
+        self._count()
         return self.energy(x, **conditions)
 
     def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        self.bar.update()
+        self._count()
         return self.energy.with_gradient(x, **conditions)
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return self.energy.evidence(x, **conditions)
+
+    def _count(self) -> None:
+        self.count += 1
+        self.report("tuning", self.count, None)
 
 
 def _bar_characters() -> str | bool:
@@ -90,7 +132,3 @@ def _bar_characters() -> str | bool:
     except (LookupError, UnicodeEncodeError):
         return True
     return _LINES
-
-
-def _name(sampler: Sampler) -> str:
-    return type(sampler).__name__.lower()

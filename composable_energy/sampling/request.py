@@ -23,6 +23,7 @@ from composable_energy.options import check_flag, check_integer
 from composable_energy.sampling.checkpoint import CheckpointFile, Saved, describe
 from composable_energy.sampling.loop import Callback
 from composable_energy.sampling.points import PointSpec, resolve_points
+from composable_energy.sampling.progress import ProgressFunction
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.selection import check_density, resolve_sampler
@@ -66,7 +67,7 @@ class SampleRequest:
     every: int | None
     ranks: Ranks | None
     resume: Trace | None
-    progress: bool
+    progress: bool | ProgressFunction
     callback: Callback | None
     checkpoint_every: float
     on_error: str = "reject"
@@ -203,10 +204,12 @@ def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int 
 
 
 def _check_types(call: SimpleNamespace) -> None:
-    for name in ("progress", "latents", "allow_improper", "compile", "warn"):
+    for name in ("latents", "allow_improper", "compile", "warn"):
         check_flag(name, getattr(call, name))
     if call.on_error not in ("reject", "raise"):
         raise OptionError(f"on_error is 'reject' or 'raise', got {call.on_error!r}.")
+    if not (isinstance(call.progress, bool) or callable(call.progress)):
+        raise OptionError(f"progress must be True, False or a function of what runs, what is done and the total, got {call.progress!r}.")
     if call.callback is not None and not callable(call.callback):
         raise OptionError(f"callback must be a function of a step, a state and an info, got {call.callback!r}.")
     if call.checkpoint is not None and not isinstance(call.checkpoint, str | Path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 
 from composable_energy import __version__
@@ -53,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = None
     try:
         parsed = _parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
-        code = parsed.run(parsed)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = parsed.run(parsed)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -68,6 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = "Memory ran out: ask for fewer (-n), or evaluate fewer at a time (--batch-size)." if full else printable(error)
         print(f"composable-energy: error: {text}", file=sys.stderr)
         return _BAD_INPUT
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """Shows a warning as the errors are shown, without the line of Python that it comes from."""
+    print(f"composable-energy: warning: {printable(message)}", file=sys.stderr)
 
 
 def _is_full(error: BaseException) -> bool:

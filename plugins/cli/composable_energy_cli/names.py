@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from composable_energy.suggestions import nearest_names
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
 
-__all__ = ["DEFAULT_FAMILY", "Names", "add_expression", "read_expression", "saved_in"]
+__all__ = ["DEFAULT_FAMILY", "Names", "add_expression", "build_energy", "check_trained", "read_condition", "read_expression", "saved_in"]
 
 DEFAULT_FAMILY = "faces"
 _CONFIG = "config.json"
@@ -43,50 +42,79 @@ def add_expression(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--given",
-        type=_condition,
+        type=read_condition,
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="bind a condition of the energy, such as the label y=3; may be repeated",
+        help="value of a condition of the energy, such as the label y=3 or the position y=0.2,0.5; may be repeated",
     )
 
 
-def read_expression(arguments: argparse.Namespace, *, untrained: bool = True) -> Energy:
-    """Returns the energy of the arguments of `add_expression`.
-
-    Args:
-        arguments: The arguments.
-        untrained: Whether networks with random weights are accepted.
+def read_expression(arguments: argparse.Namespace) -> Energy:
+    """Returns the energy of the arguments of `add_expression`, with its conditions bound.
 
     Raises:
-        ComposableEnergyError: The expression is wrong, a name is unknown, or an energy is not trained.
+        ComposableEnergyError: The expression is wrong, a name or a condition is unknown, or a condition has no value.
     """
-    tree = parse_tree(arguments.expression)
-    names = Names(arguments.family)
-    located = {leaf.name: names.locate(leaf) for leaf in leaves(tree)}
-    if not untrained:
-        _check_trained(source.partition("/")[0] for source in located.values() if isinstance(source, str))
-    energy, given = build(tree, lambda name: _load(located[name])), dict(arguments.given)
+    energy, given = build_energy(arguments.expression, arguments.family), dict(arguments.given)
     unknown = sorted(given.keys() - energy.conditions)
     if unknown:
         known = f"it depends on {', '.join(sorted(energy.conditions))}" if energy.conditions else "it depends on none"
         raise OptionError(f"--given: {energy} has no condition {unknown[0]}; {known}.")
+    missing = sorted(energy.required_conditions - given.keys() - {"sigma"})  # samplers and `--sigma` set the noise level
+    if missing:
+        ways = " ".join(f"--given {name}=VALUE" for name in missing)
+        raise OptionError(f"{energy} depends on {', '.join(missing)}, which has no value: add {ways}.")
     return energy.given(**given) if given else energy
 
 
-def _check_trained(entries: Iterable[str]) -> None:
-    """Raises OptionError if an energy of plug-ins is a network with random weights."""
+def build_energy(text: str, family: str | None) -> Energy:
+    """Returns the energy of an expression.
+
+    Args:
+        text: The expression.
+        family: The family of its names.
+
+    Raises:
+        ComposableEnergyError: The expression is wrong, or a name is unknown.
+    """
+    located = _locate(text, family)
+    return build(parse_tree(text), lambda name: _load(located[name]))
+
+
+def check_trained(text: str, family: str | None, advice: str) -> None:
+    """Raises OptionError if an expression names a network with random weights of a plug-in.
+
+    Args:
+        text: The expression.
+        family: The family of its names.
+        advice: How to sample it all the same.
+    """
     from composable_energy.installed import describe_energies
     from composable_energy.registry import names, plugins
 
-    asked = set(entries)
+    asked = {source.partition("/")[0] for source in _locate(text, family).values() if isinstance(source, str)}
     for energy in describe_energies(row for row in plugins() if row.name in asked or row.qualified in asked):
         if energy.trained is False:
             recipe = f"train --recipe {energy.name} --data FOLDER --out RUN" if energy.name in names("recipe") else "recipes"
             raise OptionError(
                 f"{energy.name} is not trained: it is a network with random weights, and its draws mean nothing. Train one "
-                f"(`composable-energy {recipe}`) and sample its folder, such as ./RUN; or add --untrained to sample this one."
+                f"(`composable-energy {recipe}`) and sample its folder, such as ./RUN; or {advice} to sample this one."
             )
+
+
+def read_condition(text: str) -> tuple[str, float | list[list[float]]]:
+    """Returns the name and the value of `y=3` or, as one row for all points, of `y=0.2,0.5`.
+
+    Raises:
+        ArgumentTypeError: The text is not of this form.
+    """
+    name, _, value = text.partition("=")
+    with contextlib.suppress(ValueError):
+        if name.strip().isidentifier():
+            row = [_number(part.strip()) for part in value.split(",")]
+            return name.strip(), row[0] if len(row) == 1 else [row]
+    raise argparse.ArgumentTypeError(f"a condition is written NAME=NUMBER or NAME=NUMBER,NUMBER,..., got {text!r}")
 
 
 def saved_in(folder: Path) -> tuple[str, ...]:
@@ -154,7 +182,7 @@ class Names:
         if entry not in self.entries:
             with contextlib.suppress(PluginNotFound):
                 get_factory("energy", entry)  # it may come with an extra, which the error names
-        reason = "no plug-in offers an energy." * (not self.entries)
+        reason = self._known()
         try:
             if located := find_loader(name):
                 return located
@@ -163,6 +191,13 @@ class Names:
         if self._default_error is not None and not slash:
             raise self._default_error
         raise unknown_name(leaf, self._candidates(entry if slash else None), reason)
+
+    def _known(self) -> str:
+        """Returns in words which names there are."""
+        if not (self.entries or self.members):
+            return "no plug-in offers an energy."
+        own = f"{self.folder or self.family} has {', '.join(self.members[:20])}{', ...' * (len(self.members) > 20)}; " * bool(self.members)
+        return f"{own}`composable-energy energies` lists {'the others' if own else 'the names'}."
 
     def _candidates(self, entry: str | None) -> list[str]:
         """Returns names to suggest, with the members of entries near to the one of the unknown name."""
@@ -193,12 +228,14 @@ def _folder(family: str) -> Path | None:
     return None
 
 
-def _condition(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    with contextlib.suppress(ValueError):
-        if name.strip().isidentifier():
-            return name.strip(), int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
-    raise argparse.ArgumentTypeError(f"a condition is written NAME=NUMBER, got {text!r}")
+def _number(text: str) -> float:
+    return int(text) if text.lstrip("+-").isdecimal() else float(text)
+
+
+def _locate(text: str, family: str | None) -> dict[str, str | Path | Located]:
+    """Returns what each name of an expression stands for."""
+    names = Names(family)
+    return {leaf.name: names.locate(leaf) for leaf in leaves(parse_tree(text))}
 
 
 def _sibling_folders(name: str, folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from composable_energy.errors import OptionError
 from composable_energy.printable import printable
 from composable_energy.registry import Command
-from composable_energy_cli.names import add_expression, read_expression
+from composable_energy_cli.names import add_expression, check_trained, read_expression
 from composable_energy_cli.options import add_options, own_spelling, read_options
 from composable_energy_cli.parser import whole_number
 from composable_energy_cli.pictures import PICTURES, check_target, write_array
@@ -75,7 +75,9 @@ class Sample(Command):
         """Draws, writes the file, and prints the energies of the terms."""
         options, black_to_white = read_options(arguments.option, _FLAGS), value_range(arguments)
         with foreign_output():
-            energy = read_expression(arguments, untrained=arguments.untrained)
+            if not arguments.untrained:
+                check_trained(arguments.expression, arguments.family, "add --untrained")
+            energy = read_expression(arguments)
         if arguments.sharpen is not None:
             energy = energy.sharpened(arguments.sharpen)
         from composable_energy.sampling import twin

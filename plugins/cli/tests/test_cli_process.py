@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("toys")
 
 
 def test_interruption_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr("composable_energy_cli.sample.read_expression", lambda asked, untrained: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("composable_energy_cli.sample.check_trained", lambda *asked: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run("sample", "a") == 130
     assert capsys.readouterr() == ("", "")
 
@@ -32,7 +32,7 @@ def test_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")])
 def test_memory_that_runs_out_is_one_message(error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr("composable_energy_cli.sample.read_expression", lambda asked, untrained: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("composable_energy_cli.sample.check_trained", lambda *asked: (_ for _ in ()).throw(error))
     assert run("sample", "a") == 2
     assert capsys.readouterr().err == (
         "composable-energy: error: Memory ran out: ask for fewer (-n), or evaluate fewer at a time (--batch-size).\n"
@@ -41,7 +41,7 @@ def test_memory_that_runs_out_is_one_message(error: Exception, monkeypatch: pyte
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
     failing = RuntimeError("a defect")
-    monkeypatch.setattr("composable_energy_cli.sample.read_expression", lambda asked, untrained: (_ for _ in ()).throw(failing))
+    monkeypatch.setattr("composable_energy_cli.sample.check_trained", lambda *asked: (_ for _ in ()).throw(failing))
     with pytest.raises(RuntimeError, match="a defect"):
         run("sample", "a")
 
@@ -63,8 +63,8 @@ def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch):
 def test_progress_shows_tuning_and_then_steps(capsys: pytest.CaptureFixture[str]):
     assert run("sample", "toys/plane", "--steps", "3", "--sampler", "hmc", "--seed", "0", "--progress") == 0
     shown = capsys.readouterr().err
-    tuning, steps = shown.index("tuning hmc: "), shown.rindex("sampling hmc ")
-    assert tuning < shown.rindex(" evaluations in ") < steps < shown.index(" 3/3 steps, ") < shown.rindex("eta ")
+    tuning, steps = shown.index("tuning hmc: "), shown.index("sampling hmc ")
+    assert tuning < shown.rindex(" evaluations in ") < steps < shown.rindex(" 3/3 steps, ") < shown.rindex("eta ")
 
 
 def test_plugin_that_does_not_load_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import random
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,8 @@ def test_one_name_is_one_energy():
         (["sample", "a", "--seed", "18446744073709551616"], "argument --seed: takes a whole number from -9223372036854775808 to 184467440"),
         (["sample", "a", "--step-size"], "unrecognized arguments: --step-size"),
         (["sample", "a", "--", "--step-size", "2"], "unrecognized arguments: --step-size 2"),
+        (["sample", "a", "--given", "y"], "a condition is written NAME=NUMBER or NAME=NUMBER,NUMBER,..., got 'y'"),
+        (["sample", "a", "--given", "y=1,x"], "a condition is written NAME=NUMBER or NAME=NUMBER,NUMBER,..., got 'y=1,x'"),
         (["sample", "a", "--option", "step"], "an option is written NAME=VALUE, got 'step'"),
         (["sample", "a", "--range", "1"], "argument --range: expected 2 arguments"),
     ],
@@ -195,6 +198,44 @@ def test_an_untrained_network_is_sampled_on_request_only(capsys: pytest.CaptureF
         assert run(*command, "--untrained") == 0
         np.save("one.npy", np.zeros(2))
         assert run("explain", "untaught", "one.npy") == 0  # its energies are what they are
+
+
+class At(Noisy):
+    """A Gaussian around `y`."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return 50 * (x - y.reshape(len(y), -1)).square().sum(1)
+
+
+def test_conditions_are_numbers_or_rows_of_numbers(capsys: pytest.CaptureFixture[str]):
+    fast = ["--sampler", "langevin", "--step-size", ".01", "--steps", "200", "-n", "50", "--seed", "0"]
+    with ce.register("energy", "at", At):
+        for text, center in (("y=3", (3, 3)), ("y=-2,4", (-2, 4))):
+            assert run("sample", "at", "--given", text, *fast) == 0
+            assert np.allclose(np.load("samples.npy").mean(0), center, atol=0.15)
+            assert run("explain", "at", "samples.npy", "--given", text) == 0
+        capsys.readouterr()
+        assert run("sample", "at", *fast) == run("explain", "at", "samples.npy") == 2
+        assert capsys.readouterr().err.count("noisy depends on y, which has no value: add --given y=VALUE.") == 2
+        assert run("sample", "at", "--given", "z=1", *fast) == 2
+        assert "--given: noisy has no condition z; it depends on y." in capsys.readouterr().err
+
+
+def test_an_unknown_name_is_answered_with_those_of_the_family(capsys: pytest.CaptureFixture[str]):
+    assert run("sample", "zzz", "--in", "toys") == 2
+    known = "toys has bright, left=dark, plane, noisy, shapeless; `composable-energy energies` lists the others."
+    assert f"Unknown name `zzz`: {known}" in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]):
+    def mixes(*_: object) -> None:
+        warnings.warn("shares are arbitrary", UserWarning, stacklevel=2)
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("default")
+        patch.setattr("composable_energy_cli.sample.check_trained", mixes)
+        assert run("sample", "bright", "--in", "toys", "--steps", "1") == 0
+    assert capsys.readouterr().err == "composable-energy: warning: shares are arbitrary\n"
 
 
 def test_values_of_options_are_numbers_words_or_truths():

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from composable_energy.errors import ShapeError
+from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import twin
-from composable_energy_cli.names import read_expression
+from composable_energy_cli.names import build_energy, check_trained
 from composable_energy_cli.terms import at_level
 from composable_energy_ui.orders import Order
 from composable_energy_ui.results import density_image, grid_image, kind_of, numbers, summary_of, terms_of, traces_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from composable_energy import Energy
     from composable_energy.sampling import Info, State
 
-__all__ = ["Report", "draw"]
+__all__ = ["Report", "draw", "report_conditions"]
 
 Report = Callable[[dict[str, Any]], None]
 _PAUSE = {"pictures": 0.25, "plane": 0.04, "numbers": 0.25}
@@ -32,7 +32,8 @@ _PATHS = 200
 
 
 def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[float, float], report: Report) -> None:
-    """Draws the samples of the last order and reports `begun`, `progress`, `points` and `result`.
+    """Draws the samples of the last order and reports `conditions`, `density`, `tuning`, `progress`, `points`,
+    `sampled` and `result`.
 
     Args:
         orders: The order, after those whose images it starts from.
@@ -43,10 +44,11 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
     Raises:
         ComposableEnergyError: The expression cannot be built or sampled.
     """
-    order, began = orders[-1], time.perf_counter()
-    energies = [_energy(one) for one in orders]
-    energy = energies[-1]
-    view = _View(energy, value_range, report, order.steps or order.levels(energy))
+    began = time.perf_counter()
+    built = [_build(one, report) for one in orders]
+    orders, energies = [one for one, _ in built], [energy for _, energy in built]
+    order, energy = built[-1]
+    view = _View(energy, value_range, report)
     if view.kind == "plane":
         report({"kind": "density", **density_image(twin(energy))})
     with warnings.catch_warnings(record=True) as caught:
@@ -57,10 +59,12 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
             init=None if start is None else _start(order, energy, torch.from_numpy(start)),
             latents=True,
             trace=1 if view.kind == "plane" else True,
+            progress=view.progress,
             callback=view.step,
             **order.options(energy),
         )
     report({"kind": "points", "points": points.numpy()})
+    report({"kind": "sampled"})
     pictures = view.kind == "pictures"
     about = {"expression": str(energy), "seed": trace.seed, "sampler": repr(trace.sampler), "steps": trace.steps, "best_of": 1}
     shown = {"kind": "result", "view": view.kind, **about, **view.shown(points, about)}
@@ -72,9 +76,33 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
     report({**shown, "seconds": round(time.perf_counter() - began, 2)})
 
 
-def _energy(order: Order) -> Energy:
-    energy = read_expression(argparse.Namespace(expression=order.text, family=order.family, given=[]), untrained=False)
-    return energy if order.sharpen == 1 else energy.sharpened(order.sharpen)
+def report_conditions(order: Order, report: Report) -> Energy:
+    """Builds the energy of an order, and reports its conditions but the noise level, which samplers set.
+
+    Args:
+        order: The order.
+        report: Called with the event `conditions`.
+
+    Raises:
+        ComposableEnergyError: The expression cannot be built.
+    """
+    energy = build_energy(order.text, order.family)
+    names = sorted(energy.conditions - {"sigma", "chains"})
+    report({"kind": "conditions", "conditions": [{"name": name, "required": name in energy.required_conditions} for name in names]})
+    return energy
+
+
+def _build(order: Order, report: Report) -> tuple[Order, Energy]:
+    """Returns the energy of an order, and the order with the conditions that the energy has."""
+    if not order.untrained:
+        check_trained(order.text, order.family, 'check "Untrained networks"')
+    energy = report_conditions(order, report)
+    order = replace(order, given={name: text for name, text in order.given.items() if name in energy.conditions})
+    missing = sorted(energy.required_conditions - order.given.keys() - {"sigma"})
+    if missing:
+        raise OptionError(f'The expression depends on {", ".join(missing)}: give it a value under "Conditions".')
+    energy = energy.given(**order.conditions) if order.given else energy
+    return order, energy if order.sharpen == 1 else energy.sharpened(order.sharpen)
 
 
 def _start(order: Order, energy: Energy, point: Tensor) -> Tensor:
@@ -98,11 +126,10 @@ class _View:
         energy: The energy.
         value_range: The values of black and white.
         report: Called with each event.
-        total: The number of steps; None if only the sampler knows it.
     """
 
-    def __init__(self, energy: Energy, value_range: tuple[float, float], report: Report, total: int | None) -> None:
-        self.total = total
+    def __init__(self, energy: Energy, value_range: tuple[float, float], report: Report) -> None:
+        self.total: int | None = None
         self.decoder = None if energy.decoder is None else twin(energy.decoder)
         self.value_range, self.report, self.last = value_range, report, 0.0
         if energy.event_shape is None:
@@ -116,14 +143,24 @@ class _View:
         with torch.no_grad():
             return self.decoder(points)
 
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """Reports the evaluations of the tuning, if the last report was some time ago, and keeps the number of steps for `step`."""
+        self.total = total
+        if what == "tuning" and self._is_time():
+            self.report({"kind": "tuning", "evaluations": done})
+            self.last = time.monotonic()
+
     def step(self, step: int, state: State, info: Info) -> None:
         """Reports a step, if the last report was some time ago."""
-        if time.monotonic() - self.last < _PAUSE[self.kind]:
+        if not self._is_time():
             return
         energy = state.energy.float()
         about = {"step": step, "total": self.total, "energy": numbers(energy.nanmean(), 2)}
         self.report({"kind": "progress", **about, **self.shown(state.x, {})})
         self.last = time.monotonic()
+
+    def _is_time(self) -> bool:
+        return time.monotonic() - self.last >= _PAUSE[self.kind]
 
     def shown(self, points: Tensor, about: dict[str, Any]) -> dict[str, Any]:
         """Returns points as the page shows them."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError
-from composable_energy.options import check_choice, check_integer, check_number
+from composable_energy.options import check_choice, check_flag, check_integer, check_number
 from composable_energy.parsing import Chain, Name, ParseError, Scaled, SourceSpan, Tree, leaves, parse_tree
 from composable_energy.registry import names
+from composable_energy.registry.schemes import Located
 from composable_energy.suggestions import nearest
-from composable_energy_cli.names import Names
+from composable_energy_cli.names import Names, read_condition
 
 if TYPE_CHECKING:
     from composable_energy import Energy
@@ -71,6 +73,8 @@ class Order:
         steps: The number of steps; None for that of the sampler.
         n: The number of images or points.
         seed: The seed.
+        given: The values of conditions, as they were typed: a number, or several with commas.
+        untrained: Whether networks with random weights are accepted.
         edit: The image that the chains start from, if there is one.
     """
 
@@ -83,6 +87,8 @@ class Order:
     steps: int | None = None
     n: int = 16
     seed: int = 0
+    given: Mapping[str, str] = field(default_factory=dict)
+    untrained: bool = False
     edit: Edit | None = None
 
     @property
@@ -102,6 +108,29 @@ class Order:
         else:
             (tree,) = weighted
         return str(tree) if self.temperature == 1 else f"({tree}) / {self.temperature:g}"
+
+    @property
+    def names(self) -> list[str]:
+        """The names in the expression."""
+        return [leaf.name for leaf in leaves(parse_tree(self.expression))]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether an energy comes from a location such as `hf:owner/name`."""
+        known = Names(self.family)
+        return any(isinstance(known.locate(leaf), Located) for leaf in leaves(parse_tree(self.expression)))
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """The values of conditions.
+
+        Raises:
+            OptionError: A text is no number.
+        """
+        try:
+            return dict(read_condition(f"{name}={text}") for name, text in self.given.items())
+        except argparse.ArgumentTypeError as error:
+            raise OptionError(f"Conditions take a number, or several as 0.2, 0.5: {error}.") from error
 
     def options(self, energy: Energy) -> dict[str, Any]:
         """Returns the options of `energy.sample`; the recommended sampler along noise levels takes `levels` instead of `steps`."""
@@ -132,10 +161,10 @@ def read_order(fields: Mapping[str, Any], family: str | None, local: bool, limit
         OptionError: A field is missing, unknown or out of its limits.
     """
     try:
-        given = {**fields, "weights": tuple(fields.get("weights", ())), "family": fields.get("family") or family}
-        if given.get("edit") is not None:
-            given["edit"] = Edit(**given["edit"])
-        order = Order(**given)
+        values = {**fields, "weights": tuple(fields.get("weights", ())), "family": fields.get("family") or family}
+        if values.get("edit") is not None:
+            values["edit"] = Edit(**values["edit"])
+        order = Order(**values)
     except TypeError as error:
         raise OptionError(f"The request is not one of this page: {error}.") from error
     _check(order, limits)
@@ -175,6 +204,10 @@ def _check(order: Order, limits: Limits) -> None:
     if len(order.expression) > limits.length:
         end = len(order.expression)
         raise ParseError(f"The playground takes at most {limits.length} characters.", SourceSpan(order.expression, limits.length, end))
+    if not isinstance(order.given, dict) or not all(isinstance(text, str) for text in order.given.values()):
+        raise OptionError("The values of conditions are texts.")
+    _ = order.conditions  # a text that is no number is reported before the order waits
+    check_flag("untrained", order.untrained)
     if order.sampler is not None:
         check_choice("sampler", order.sampler, names("sampler"))
     check_integer("n", order.n, 1)

@@ -38,6 +38,9 @@ def command_line(order: Order, energy: Energy, pictures: bool) -> str:
         words += [f"--{name}", str(value)] if name in ("sampler", "steps") else ["--option", f"{name}={value}"]
     if order.sharpen != 1:
         words += ["--sharpen", f"{order.sharpen:g}"]
+    for name, text in order.given.items():
+        words += ["--given", f"{name}={text.replace(' ', '')}"]
+    words += ["--untrained"] if order.untrained else []
     return shlex.join([*words, "-o", "samples.png" if pictures else "samples.npy"])
 
 
@@ -70,8 +73,10 @@ def _sample_lines(order: Order, energy: Energy, names: Mapping[str, str], result
             options.append("init=start")
     options += [f"{name}={value!r}" for name, value in order.options(energy).items()]
     options += ["latents=True"] if result == "points" else []
-    expression = str(_renamed(order, parse_tree(order.text), names))
-    expression = expression if order.sharpen == 1 else f"({expression}).sharpened({order.sharpen:g})"
+    tree = _renamed(order, parse_tree(order.text), names)
+    given = ", ".join(f"{name}={value}" for name, value in order.conditions.items())
+    methods = f".given({given})" * bool(given) + f".sharpened({order.sharpen:g})" * (order.sharpen != 1)
+    expression = f"({tree}){methods}" if methods and not isinstance(tree, Name) else f"{tree}{methods}"
     return [f"E = {expression}", *lines, f"{result} = E.sample({', '.join(options)})"]
 
 

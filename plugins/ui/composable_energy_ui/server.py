@@ -20,12 +20,12 @@ import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.registry import names
 from composable_energy_cli.names import DEFAULT_FAMILY, Names
-from composable_energy_ui.orders import LIMITS, Limits, find_names, read_order
+from composable_energy_ui.orders import LIMITS, Limits, Order, find_names, read_order
 from composable_energy_ui.worker import Event, Worker, error_event
 
 __all__ = ["Playground", "is_local"]
 
-_SCRIPTS = ("page.js", "parts.js", "charts.js", "completion.js")
+_SCRIPTS = ("page.js", "stage.js", "parts.js", "charts.js", "completion.js")
 _PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
@@ -145,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             self.send_error(400, "The request is no JSON.")
             return
-        actions = {"/api/check": self._check, "/api/sample": self._sample, "/api/cancel": self._cancel}
+        actions = {"/api/check": self._check, "/api/conditions": self._conditions, "/api/sample": self._sample, "/api/cancel": self._cancel}
         if self.path not in actions or not isinstance(fields, dict):
             self.send_error(404)
             return
@@ -167,10 +167,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _check(self, fields: Event) -> None:
         def check() -> Event:
-            order = read_order(fields, self.playground.family, self.playground.local, self.playground.limits)
-            return {"kind": "ok", "terms": [str(term) for term in order.terms], "text": order.text}
+            order = self._order(fields)
+            return {"kind": "ok", "terms": [str(term) for term in order.terms], "text": order.text, "names": order.names}
 
         self._json(check)
+
+    def _conditions(self, fields: Event) -> None:
+        """Answers with the conditions of an expression, of plug-ins and folders only: nothing is downloaded while a user types."""
+
+        def conditions() -> Event:
+            order = self._order(fields)
+            return {"kind": "busy"} if order.is_remote else self.playground.worker.conditions(order)
+
+        self._json(conditions)
+
+    def _order(self, fields: Event) -> Order:
+        return read_order(fields, self.playground.family, self.playground.local, self.playground.limits)
 
     def _cancel(self, fields: Event) -> None:
         self._json(lambda: {"kind": "ok", "found": self.playground.worker.cancel(str(fields.get("job")))})
@@ -179,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Streams what happens to an order; a user who closes the page cancels it."""
         worker = self.playground.worker
         try:
-            order = read_order(fields, self.playground.family, self.playground.local, self.playground.limits)
+            order = self._order(fields)
         except ComposableEnergyError as error:
             self._json(lambda error=error: error_event(error))
             return

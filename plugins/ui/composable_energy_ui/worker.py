@@ -12,7 +12,8 @@ import threading
 import time
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -41,7 +42,8 @@ class Kept:
 @dataclass(eq=False)
 class _Job:
     orders: tuple[Order, ...]
-    start: np.ndarray | None
+    start: np.ndarray | None = None
+    samples: bool = True
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -109,24 +111,46 @@ class Worker:
             if order.edit.index >= len(kept.points):
                 raise OptionError(f"There are {len(kept.points)} images, got index {order.edit.index}.")
             orders, start = (*kept.orders, order), kept.points[order.edit.index]
-        job = _Job(orders, start)
-        with self._turn:
-            if len(self._waiting) > self.limits.waiting:
-                raise OptionError(f"{len(self._waiting)} orders wait already; try again later.")
-            self._waiting.append(job)
-            self._jobs[job.name] = job
-        try:
-            yield {"kind": "queued", "job": job.name, "ahead": self._waiting.index(job)}
+        with self._queued(_Job(orders, start), self.limits.waiting + 1) as job:
+            if job is None:
+                raise OptionError(f"{self.limits.waiting} orders wait already; try again later.")
+            yield {"kind": "queued", "job": job.name, "ahead": self._ahead(job)}
             yield from self._wait(job)
             if not job.cancelled.is_set():
                 yield from self._run(job)
             if job.cancelled.is_set():
                 yield {"kind": "cancelled"}
+
+    def conditions(self, order: Order) -> Event:
+        """Returns the event `conditions` of an order, or an `error`; `busy` if the process works on something else."""
+        with self._queued(_Job((order,), samples=False), 1) as job:
+            if job is None:
+                return {"kind": "busy"}
+            found = [event for event in self._run(job) if event and event["kind"] != "started"]
+            return found[0]
+
+    @contextmanager
+    def _queued(self, job: _Job, room: int) -> Iterator[_Job | None]:
+        """A context in which a job is in the queue, unless the queue has `room` jobs already; then it yields None."""
+        with self._turn:
+            full = len(self._waiting) >= room
+            if not full:
+                self._waiting.append(job)
+                self._jobs[job.name] = job
+        if full:
+            yield None
+            return
+        try:
+            yield job
         finally:
             with self._turn:
                 self._waiting.remove(job)
                 del self._jobs[job.name]
                 self._turn.notify_all()
+
+    def _ahead(self, job: _Job) -> int:
+        """Returns how many orders of samples are before a job."""
+        return sum(other.samples for other in list(self._waiting)[: self._waiting.index(job)])
 
     def _wait(self, job: _Job) -> Iterator[Event | None]:
         """Waits for the turn of a job."""
@@ -138,7 +162,7 @@ class Worker:
                     self._turn.wait(_TICK)
             if not now:
                 return
-            yield {"kind": "queued", "job": job.name, "ahead": now} if now != ahead else None
+            yield {"kind": "queued", "job": job.name, "ahead": self._ahead(job)} if now != ahead else None
             ahead = now
 
     def _run(self, job: _Job) -> Iterator[Event | None]:
@@ -146,7 +170,7 @@ class Worker:
         self.start()
         done, end = False, time.monotonic() + self.limits.seconds
         try:
-            self._pipe.send((job.orders, job.start))
+            self._pipe.send((job.orders, job.start, job.samples))
             yield {"kind": "started"}
             while not done and not job.cancelled.is_set():
                 if time.monotonic() > end:
@@ -185,23 +209,28 @@ def error_event(error: BaseException) -> Event:
 
 
 def _serve(pipe: Connection, value_range: tuple[float, float]) -> None:
-    """Carries out the orders that arrive, until the other end closes."""
+    """Carries out the jobs that arrive, until the other end closes."""
     try:
         import torch
 
-        from composable_energy_ui.drawing import draw
+        from composable_energy_ui.drawing import draw, report_conditions
 
         torch.set_num_threads(1)  # small networks are fastest with one, and the page stays quick
         while True:
-            orders, start = pipe.recv()
-            _draw_one(pipe, draw, orders, start, value_range)
+            orders, start, samples = pipe.recv()
+            if samples:
+                _carry_out(pipe, lambda orders=orders, start=start: draw(orders, start, value_range, pipe.send))
+            else:
+                _carry_out(pipe, lambda orders=orders: report_conditions(orders[-1], pipe.send))
     except (EOFError, KeyboardInterrupt, BrokenPipeError):
         return
 
 
-def _draw_one(pipe: Connection, draw: Any, orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[float, float]) -> None:
+def _carry_out(pipe: Connection, work: Callable[[], object]) -> None:
     try:
-        draw(orders, start, value_range, pipe.send)
+        work()
+    except BrokenPipeError:  # the server has ended
+        raise
     except Exception as error:  # plug-ins raise anything; the page shows it
         if not isinstance(error, ComposableEnergyError):
             traceback.print_exc(file=sys.stderr)

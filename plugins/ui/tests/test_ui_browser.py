@@ -1,9 +1,10 @@
-"""The page in a headless Chromium: expression typed, images appear, an error shown, cancelled, edited, the plane."""
+"""The page in a headless Chromium: expressions, images, errors, cancelling, editing, conditions, the plane, the keyboard, a phone."""
 
 import importlib.util
 
 import pytest
 
+from composable_energy_scenes import load_concepts
 from composable_energy_ui import Playground
 from docs.scripts.browser import Browser, find_chromium
 
@@ -110,3 +111,111 @@ def test_the_plane_shows_a_density_and_chains_that_move(page):
     assert "is chosen" in text(page, "#terms-hint")
     colours = "document.querySelector('#plane').getContext('2d').getImageData(0, 0, 640, 640).data"
     assert page.evaluate(f"{colours}.some((value, i) => i % 4 == 0 && value < 100)")
+
+
+def test_tuning_is_shown_and_can_be_cancelled(page):
+    page.click("#tab-plane")
+    page.wait("document.querySelector('#expression').value.includes('ring')")
+    page.type("#expression", "spots & moons & ring & near & stripes | bar")
+    page.click("#sample")
+    page.wait(f"{STATUS}.startsWith('Tuning the sampler, ')", 120)
+    assert page.evaluate("document.querySelector('#tab-pictures').disabled")
+    page.click("#cancel")
+    page.wait(f"{STATUS} == 'Cancelled.'", 20)
+    assert not page.evaluate("document.querySelector('#tab-pictures').disabled")
+
+
+def test_an_untrained_network_needs_a_check(page):
+    page.type("#expression", "igebm-mnist")
+    page.click("#sample")
+    page.wait("document.querySelector('#error').textContent.includes('or check \"Untrained networks\"')", 60)
+    page.click("#untrained")
+    page.type("#n", "1")
+    page.type("#steps", "1")
+    page.evaluate("document.querySelector('#sampler').value = 'langevin'")
+    sample(page)
+    assert "--untrained" in text(page, "#command")
+
+
+def test_conditions_of_the_expression_have_fields(tmp_path):
+    load_concepts().of_position().save(tmp_path / "at")
+    with Playground(family=str(tmp_path)) as playground, Browser() as page:
+        page.open(playground.address)
+        page.wait("!document.querySelector('#conditions').hidden")
+        page.click("#sample")
+        page.wait("document.querySelector('#error').textContent.includes('depends on y')", 60)
+        page.type("#given-y", "0.5, red")
+        page.click("#sample")
+        page.wait("document.querySelector('#error').textContent.includes('take a number')", 60)
+        page.type("#given-y", "0.5, -0.5")
+        for name, value in (("#n", "2"), ("#steps", "4")):
+            page.type(name, value)
+        sample(page)
+        assert "--given y=0.5,-0.5" in text(page, "#command")
+        page.type("#expression", "ring")
+        page.wait("document.querySelector('#conditions').hidden")
+
+
+def test_a_second_user_waits_and_reloading_ends_the_first(page, playground):
+    page.type("#expression", "male & ~old")
+    page.type("#steps", "2000")
+    page.click("#sample")
+    page.wait(f"{STATUS}.startsWith('Step ')", 120)
+    with Browser() as other:
+        other.open(playground.address)
+        other.wait("document.body.dataset.ready")
+        other.type("#steps", "2")
+        other.click("#sample")
+        other.wait(f"{STATUS} == 'Waiting: 1 before this one.'")
+        page.send("Page.reload")
+        other.wait(DONE, 120)
+    page.wait("document.body.dataset.ready")
+    assert page.evaluate("document.querySelector('#expression').value") == "male & ~old"
+
+
+def test_a_server_that_ended_is_reported():
+    with Browser() as page:
+        with Playground() as playground:
+            page.open(playground.address)
+            page.wait("document.body.dataset.ready")
+        page.type("#expression", "old")
+        page.wait("document.querySelector('#error').textContent.includes('still running?')")
+        page.click("#sample")
+        page.wait(f"{STATUS}.startsWith('This did not work')")
+        assert not page.evaluate("document.querySelector('#sample').disabled")
+
+
+def test_long_expressions_are_seen_whole_with_the_place_of_an_error(page):
+    page.type("#expression", " | ".join(["male & ~smiling"] * 12 + ["smilling"]))
+    page.wait("!document.querySelector('#error').hidden")
+    box, mark = (page.evaluate(f"document.querySelector({name!r}).getBoundingClientRect().bottom") for name in ("#expression", "mark"))
+    assert page.evaluate("(e => e.scrollHeight <= e.clientHeight)(document.querySelector('#expression'))")
+    assert 0 < box - mark < 40
+    page.type("#expression", "male | smiling & old")
+    page.wait("!document.querySelector('#weights-hint').hidden")
+    page.type("#expression", "male & old")
+    page.wait("document.querySelector('#weights-hint').hidden")
+
+
+def test_images_are_chosen_and_lines_copied_by_keyboard(page):
+    page.type("#steps", "2")
+    page.type("#expression", "male")
+    for kind in ("keyDown", "keyUp"):
+        page.send("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, modifiers=2)
+    page.wait(DONE, 120)
+    page.evaluate("document.querySelector('#stage').focus()")
+    for key, code in (("ArrowRight", 39), ("ArrowRight", 39), ("ArrowDown", 40)):
+        page.press(key, code)
+    assert text(page, "#terms-hint") == "Image or chain 6 is chosen."
+    page.click("[data-copy=python]")
+    assert text(page, "[data-copy=python]") == "Copied"
+
+
+def test_nothing_is_wider_than_a_phone(playground):
+    with Browser(390, 800) as page:
+        page.open(playground.address)
+        page.wait("document.body.dataset.ready")
+        page.type("#steps", "2")
+        sample(page)
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert page.evaluate("document.querySelector('#status').getBoundingClientRect().top") < 400  # the result, not the form

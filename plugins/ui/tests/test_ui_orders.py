@@ -15,6 +15,7 @@ from composable_energy_cli import main
 from composable_energy_ui import Limits
 from composable_energy_ui.drawing import draw
 from composable_energy_ui.orders import Edit, Order, read_order
+from tests.toys import Noisy
 
 WEIGHTS = st.floats(0.1, 5).map(lambda value: round(value, 2))
 
@@ -72,6 +73,9 @@ def test_an_expression_that_is_no_conjunction_has_one_weight():
         ({"colour": 1}, "not one of this page"),
         ({"edit": {"job": "a", "index": -1}}, "index must be"),
         ({"expression": 3}, "texts"),
+        ({"given": {"y": "red"}}, "Conditions take a number, or several as 0.2, 0.5: .* got 'y=red'"),
+        ({"given": {"y": 3}}, "values of conditions are texts"),
+        ({"untrained": "yes"}, "untrained must be True or False"),
         ({"expression": "a" * 501}, "at most 500 characters"),
     ],
 )
@@ -106,8 +110,29 @@ def test_limits_can_be_changed():
     assert read_order({"expression": "ring", "family": "plane", "n": 100}, None, True, Limits(images=100)).n == 100
 
 
+class At(Noisy):
+    """A Gaussian around `y`."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x - y.reshape(len(y), -1)).square().sum(1)
+
+
+@pytest.fixture
+def at():
+    with ce.register("energy", "at", At):
+        yield
+
+
+@pytest.mark.usefixtures("at")
 @pytest.mark.parametrize(
-    "fields", [{}, {"weights": (2.0, 0.5), "temperature": 2.0}, {"expression": "right", "sharpen": 2.0, "sampler": "mala"}]
+    "fields",
+    [
+        {"expression": "at", "given": {"y": "1, 2"}},
+        {"expression": "at & ring", "given": {"y": "1"}},
+        {},
+        {"weights": (2.0, 0.5), "temperature": 2.0},
+        {"expression": "right", "sharpen": 2.0, "sampler": "mala"},
+    ],
 )
 def test_the_command_line_and_python_draw_the_same_points(fields, tmp_path, monkeypatch, capsys):
     points, result = carry_out(order(**fields, seed=3))
@@ -119,9 +144,33 @@ def test_the_command_line_and_python_draw_the_same_points(fields, tmp_path, monk
     assert np.array_equal(names["samples"].numpy(), points)
 
 
-def test_a_network_with_random_weights_is_refused():
-    with pytest.raises(OptionError, match="not trained"):
+def test_a_network_with_random_weights_is_sampled_on_request_only():
+    with pytest.raises(OptionError, match='not trained.* or check "Untrained networks" to sample this one'):
         carry_out(Order("igebm-mnist"))
+    _, result = carry_out(Order("igebm-mnist", n=1, steps=1, sampler="langevin", untrained=True))
+    assert "--untrained" in result["command"]
+
+
+@pytest.mark.usefixtures("at")
+def test_conditions_are_reported_and_must_have_values():
+    events = []
+    with pytest.raises(OptionError, match='depends on y: give it a value under "Conditions"'):
+        draw([order("at")], None, (0.0, 1.0), events.append)
+    assert events == [{"kind": "conditions", "conditions": [{"name": "y", "required": True}]}]
+    points, result = carry_out(order("ring", given={"y": "3"}))  # a value that stayed from another expression
+    assert "--given" not in result["command"]
+    points, _ = carry_out(order("at", given={"y": "-3, 4"}, n=64, sampler=None, steps=None))
+    assert np.allclose(points.mean(0), (-3, 4), atol=0.5)
+
+
+def test_tuning_is_reported_before_steps():
+    events = []
+    draw([order("bar", sampler="hmc")], None, (0.0, 1.0), events.append)
+    kinds = [event["kind"] for event in events]
+    assert kinds.index("tuning") < kinds.index("progress") < kinds.index("sampled") < kinds.index("result")
+    tuning = [event["evaluations"] for event in events if event["kind"] == "tuning"]
+    assert tuning == sorted(tuning) and tuning[0] > 0
+    assert {event["total"] for event in events if event["kind"] == "progress"} == {20}
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_an_order_is_streamed_to_its_result_and_its_points_are_kept(playground):
     found = list(events(playground, ORDER))
     kinds = [event["kind"] for event in found]
     assert kinds[:2] == ["queued", "started"] and kinds[-1] == "result"
-    assert {"density", "progress"} <= set(kinds)
+    assert {"conditions", "density", "tuning", "progress"} <= set(kinds)
     answer = ask(playground, "GET", f"/api/points?job={found[0]['job']}")
     assert np.allclose(np.load(io.BytesIO(answer.read())), found[-1]["points"], atol=1e-3)
 
@@ -60,6 +60,19 @@ def test_a_check_lists_the_terms_or_says_where_the_error_is(playground):
     assert read(playground, "/api/check", {**ORDER, "weights": [2]})["text"] == "2 * ring & ~right"
     error = read(playground, "/api/check", {**ORDER, "expression": "ring & & right"})
     assert (error["kind"], error["start"]) == ("error", 7)
+
+
+def test_conditions_are_found_while_the_process_is_idle(playground):
+    needed = read(playground, "/api/conditions", {"expression": "generated-rotamers"})
+    assert needed == {"kind": "conditions", "conditions": [{"name": "context", "required": True}]}
+    assert read(playground, "/api/conditions", ORDER) == {"kind": "conditions", "conditions": []}
+    assert read(playground, "/api/conditions", {**ORDER, "expression": "rimg"})["kind"] == "error"
+    assert read(playground, "/api/conditions", {"expression": "'hf:owner/name'"}) == {"kind": "busy"}  # nothing is downloaded
+    running = events(playground, LONG)
+    job = next(running)["job"]
+    assert read(playground, "/api/conditions", ORDER) == {"kind": "busy"}
+    assert read(playground, "/api/cancel", {"job": job})["found"]
+    assert list(running)[-1]["kind"] == "cancelled"
 
 
 def test_an_error_of_the_library_is_an_event(playground):
@@ -117,7 +130,7 @@ def test_the_page_has_a_policy_that_allows_no_other_host(playground):
     answer = ask(playground, "GET", "/")
     assert answer.status == 200 and b"<textarea" in answer.read()
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
-    for path in ("/page.js", "/parts.js", "/charts.js", "/completion.js", "/style.css", "/icon.svg"):
+    for path in ("/page.js", "/stage.js", "/parts.js", "/charts.js", "/completion.js", "/style.css", "/icon.svg"):
         text = ask(playground, "GET", path).read().decode().replace("http://www.w3.org/2000/svg", "")
         assert "://" not in text
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy.errors import OptionError
+from composable_energy.errors import OptionError, ShapeError
 from composable_energy_image import CodeEnergy
 from composable_energy_image.code_energy import CodeNetwork
 
@@ -52,12 +52,23 @@ class ConditionalEnergy(ce.Energy):
             x: The codes.
             y: Classes with shape $(B,)$, or numbers with shape $(B,)$ or $(B, dims)$.
             sigma: The levels.
+
+        Raises:
+            OptionError: There is no such class.
+            ShapeError: `y` has another number of classes or numbers for each code.
         """
         return self.net(x, sigma=self.sigma_min if sigma is None else sigma, condition=self._features(y).to(x))
 
     def _features(self, y: Tensor) -> Tensor:
+        wanted = self.dims or 1
+        if y.numel() != wanted * len(y):
+            what = "a class" if self.classes else f"{wanted} numbers"
+            raise ShapeError(f"{self} takes {what} as y, got values of shape {tuple(y.shape[1:])}.")
         if self.classes:
-            return F.one_hot(y.long(), self.classes)
+            label = y.reshape(-1).long()
+            if len(y) and not (0 <= label.min() <= label.max() < self.classes and (label == y.reshape(-1)).all()):
+                raise OptionError(f"{self} takes classes from 0 to {self.classes - 1} as y, got {y.unique().tolist()}.")
+            return F.one_hot(label, self.classes)
         numbers = (y.reshape(len(y), self.dims) - self.center) / self.reach
         angles = [numbers * (math.pi / 2 * wave) for wave in _WAVES]
         return torch.cat([numbers, *(f(angle) for angle in angles for f in (torch.sin, torch.cos))], 1)

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from composable_energy.errors import ExtraNotInstalled, FileFormatError
+from composable_energy.errors import ExtraNotInstalled, FileFormatError, OptionError, ShapeError
 from composable_energy_scenes import Concepts, load_judge, network_trainer, train, weights
 from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.one_object import OneObject
@@ -59,6 +59,11 @@ def test_a_conditional_energy_begins_as_the_base_and_ends_as_another(made):
     here, there = (concepts.of_position(where)(codes, sigma=0.3) for where in ((0.5, 0.5), (-0.5, 0.5)))
     assert (here != there).all()
     assert (concepts.of_color("red")(codes) == concepts.of_color(torch.zeros(5, dtype=torch.int64))(codes)).all()
+    with pytest.raises(ShapeError, match=r"takes 2 numbers as y, got values of shape \(3,\)"):
+        untold(codes, y=torch.rand(5, 3))
+    for none in (8, 1.5):
+        with pytest.raises(OptionError, match=rf"takes classes from 0 to 7 as y, got \[{none}\]"):
+            concepts.of_color()(codes, y=none)
 
 
 def test_what_does_not_exist_is_told(made, tmp_path):

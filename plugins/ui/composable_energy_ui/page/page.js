@@ -1,10 +1,10 @@
 // The playground: reads the form, sends orders, and shows what happens.
-import { Plane, drawTrace } from "./charts.js";
+import { drawTrace } from "./charts.js";
 import { completion } from "./completion.js";
-import { sharesBars, slider, statisticsTable, termsTable } from "./parts.js";
+import { conditionField, sharesBars, slider, statisticsTable, termsTable } from "./parts.js";
+import { Stage } from "./stage.js";
 
 const $ = (id) => document.getElementById(id);
-const plane = new Plane($("plane"));
 const TABS = {
   pictures: { family: null, examples: ["male & ~smiling", "hair=red & old & ~glasses", "male & smiling | ~male & glasses", "glasses ^ hat"] },
   plane: { family: "plane", start: { n: 48 }, examples: ["ring & ~right", "bar | ring", "right ^ near", "moons & ~near", "stripes & near"] },
@@ -16,16 +16,28 @@ const SETTINGS = [
   ["temperature", "Temperature", 1, 0.1, 4, 0.1],
   ["seed", "Seed", 0, 0, 999, 1],
 ];
-const state = { tab: "pictures", names: [], texts: {}, weights: {}, terms: [], job: null, result: null, chosen: null, edit: null };
+const SILENT = { kind: "error", message: "The playground does not answer; is `composable-energy ui` still running?" };
+const ENDS = ["result", "cancelled", "error"];
+const state = { tab: "pictures", names: [], texts: {}, weights: {}, terms: [], given: {}, conditions: [], job: null, result: null, edit: null };
+const stage = new Stage(showTerms);
 
-function showWeights(terms) {
+// The form: weights, conditions, errors at their place, and completion --------------------------------------------------------------
+function showWeights(terms, names) {
+  $("weights-hint").hidden = names.length <= terms.length;
   if (String(terms) === String(state.terms)) return;
   state.terms = terms;
   $("weights").replaceChildren(...terms.map((term, i) =>
     slider(`weight-${i}`, term, state.weights[term] ?? 1, 0.1, 5, 0.1, (value) => { state.weights[term] = value; })));
 }
 
-// The expression: errors at their place, and completion ------------------------------------------------------------------------------
+function showConditions(conditions) {
+  if (JSON.stringify(conditions) === JSON.stringify(state.conditions)) return;
+  state.conditions = conditions;
+  $("conditions").hidden = !conditions.length;
+  $("given").replaceChildren(...conditions.map((condition) =>
+    conditionField(condition, state.given[condition.name] ?? "", (text) => { state.given[condition.name] = text; })));
+}
+
 function showError(error) {
   const text = $("expression").value, mirror = $("mirror");
   $("error").hidden = !error;
@@ -39,25 +51,55 @@ function showError(error) {
 
 let latest = 0;
 async function check() {
-  const mine = ++latest, answer = await post("/api/check", readOrder());
+  const mine = ++latest, answer = await ask("/api/check", readOrder());
   if (mine !== latest) return;
   showError(answer.kind === "error" && $("expression").value.trim() ? answer : null);
-  if (answer.kind === "ok") showWeights(answer.terms);
+  if (answer.kind !== "ok") return;
+  showWeights(answer.terms, answer.names);
+  askConditions();
+}
+
+// Asks for the conditions of the expression: one request at a time, and again if the expression has changed meanwhile.
+let asking = false, asked = null;
+async function askConditions() {
+  const wanted = () => `${state.tab}: ${$("expression").value}`;
+  if (asking || state.job !== null || wanted() === asked) return;
+  asking = true;
+  const mine = wanted(), answer = await ask("/api/conditions", readOrder());
+  asking = false;
+  if (mine !== wanted()) return askConditions();
+  if (answer.kind !== "conditions") return;
+  asked = mine;
+  showConditions(answer.conditions);
+}
+
+function fitBox() {
+  const box = $("expression");
+  box.style.height = "auto";
+  box.style.height = `${box.scrollHeight + 2}px`;
 }
 
 let pending;
 function changed() {
-  $("mirror").textContent = $("expression").value;
+  const box = $("expression");
+  $("mirror").textContent = box.value;
+  fitBox();
+  Object.assign(sessionStorage, { tab: state.tab, expression: box.value });
   clearTimeout(pending);
   pending = setTimeout(check, 250);
-  complete();
 }
 
 const complete = completion($("expression"), $("completions"), () => state.names, changed);
-$("expression").addEventListener("input", changed);
+$("expression").addEventListener("input", () => { changed(); complete(); });
 $("expression").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("order").requestSubmit();
 });
+
+function write(text) {
+  $("expression").value = text;
+  $("completions").hidden = true;
+  changed();
+}
 
 // Orders -----------------------------------------------------------------------------------------------------------------------------
 function readOrder() {
@@ -65,101 +107,112 @@ function readOrder() {
   for (const [name] of SETTINGS) order[name] = Number($(name).value);
   order.steps ||= null;
   order.sampler = $("sampler").value || null;
+  order.untrained = $("untrained").checked;
+  const given = state.conditions.map(({ name }) => [name, (state.given[name] ?? "").trim()]);
+  order.given = Object.fromEntries(given.filter(([, text]) => text));
   if (state.edit) order.edit = { ...state.edit, strength: Number($("strength").value) };
   return order;
 }
 
-async function post(address, body) {
+const json = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+
+async function ask(address, body) {
   try {
-    const answer = await fetch(address, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-    return await answer.json();
+    return await (await fetch(address, body && json(body))).json();
   } catch {
-    return { kind: "error", message: "The playground does not answer; is `composable-energy ui` still running?" };
+    return SILENT;
   }
+}
+
+// Sends an order and shows its events; returns whether it came to an end.
+async function stream(order) {
+  const answer = await fetch("/api/sample", json(order));
+  let rest = "", ended = false;
+  for await (const part of answer.body.pipeThrough(new TextDecoderStream())) {
+    const lines = (rest + part).split("\n");
+    rest = lines.pop();
+    for (const line of lines.filter(Boolean)) ended = (await show(JSON.parse(line))) || ended;
+  }
+  return (rest && (await show(JSON.parse(rest)))) || ended;
+}
+
+function running(yes) {
+  $("sample").disabled = yes;
+  $("cancel").disabled = !yes;
+  for (const name of Object.keys(TABS)) $(`tab-${name}`).disabled = yes;
+  if (!yes) $("progress").hidden = true;
 }
 
 $("order").onsubmit = async (event) => {
   event.preventDefault();
   if (state.job !== null) return;
   state.job = "";
-  stop();
+  $("completions").hidden = true;
+  clearResult();
   clearTimeout(pending);
+  running(true);
+  $("status").textContent = "Waiting ...";
   await check();
-  $("sample").disabled = true;
-  $("cancel").disabled = false;
-  $("status").textContent = "Waiting for the first step ...";
+  if (matchMedia("(max-width: 760px)").matches) $("result").scrollIntoView();
   try {
-    const answer = await fetch("/api/sample", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(readOrder()) });
-    let rest = "";
-    for await (const part of answer.body.pipeThrough(new TextDecoderStream())) {
-      const lines = (rest + part).split("\n");
-      rest = lines.pop();
-      for (const line of lines) if (line) await show(JSON.parse(line));
-    }
-    if (rest) await show(JSON.parse(rest));
-  } catch (error) {
-    await show({ kind: "error", message: `The playground does not answer: ${error.message}` });
+    if (!(await stream(readOrder()))) await show(SILENT);
+  } catch {
+    await show(SILENT);
   }
   state.job = null;
-  $("sample").disabled = false;
-  $("cancel").disabled = true;
-  $("progress").hidden = true;
+  running(false);
+  askConditions();
 };
 
-$("cancel").onclick = () => { if (state.job) post("/api/cancel", { job: state.job }); };
+$("cancel").onclick = () => { if (state.job) ask("/api/cancel", { job: state.job }); };
+
+// Shows what runs, and for how many seconds.
+function wait(phase, began = Date.now()) {
+  clearInterval(state.clock);
+  state.began = began;
+  const tick = () => { $("status").textContent = `${phase}: ${Math.round((Date.now() - began) / 1000)} s`; };
+  tick();
+  state.clock = setInterval(tick, 1000);
+  $("progress").hidden = false;
+  $("progress").removeAttribute("value");
+}
 
 const EVENTS = {
-  queued(event) {
-    state.job = event.job;
-    $("status").textContent = event.ahead ? `Waiting: ${event.ahead} before this one.` : "Waiting ...";
+  queued({ job, ahead }) {
+    state.job = job;
+    $("status").textContent = ahead ? `Waiting: ${ahead} before this one.` : "Waiting ...";
   },
-  started() {
-    const began = Date.now();
-    const tick = () => { $("status").textContent = `Loading and tuning: ${Math.round((Date.now() - began) / 1000)} s`; };
-    tick();
-    state.clock = setInterval(tick, 1000);
-    $("progress").hidden = false;
-    $("progress").removeAttribute("value");
-  },
-  async density(event) { view("plane"); plane.clear(); await plane.density(event); },
+  started() { wait("Loading"); },
+  conditions(event) { showConditions(event.conditions); },
+  async density(event) { await stage.density(event); },
+  tuning({ evaluations }) { wait(`Tuning the sampler, ${evaluations} evaluations`, state.began); },
+  sampled() { wait("Computing energies and convergence"); },
   progress(event) {
     const of = event.total ? ` of ${event.total}` : "";
     $("status").textContent = `Step ${event.step}${of}, mean energy ${event.energy}`;
     if (event.total) Object.assign($("progress"), { max: event.total, value: event.step });
-    points(event);
+    stage.points(event);
   },
   result(event) {
     state.result = event;
-    points(event);
-    if (event.paths) play(event.paths);
+    stage.finish(event);
     $("status").textContent = `${event.trace.steps.at(-1) ?? 0} steps in ${event.seconds} s with ${event.sampler.split("(")[0]}, seed ${event.seed}` +
       (event.view === "numbers" ? ". These points are no images: save them, or read the numbers below." : "");
     showResult(event);
   },
   cancelled() { $("status").textContent = "Cancelled."; },
-  error(event) { view(null); $("status").textContent = "This did not work."; showError(event); },
+  error(event) {
+    stage.view(null);
+    $("status").textContent = "This did not work; the message is below the expression.";
+    showError(event);
+    $("error").scrollIntoView({ block: "nearest" });
+  },
 };
 
 async function show(event) {
-  if (event.kind !== "density") clearInterval(state.clock);
+  if (event.kind === "progress" || ENDS.includes(event.kind)) clearInterval(state.clock);
   await EVENTS[event.kind]?.(event);
-}
-
-function view(kind) {
-  $("grid").hidden = kind !== "pictures";
-  $("plane").hidden = kind !== "plane";
-}
-
-function points(event) {
-  if (event.image) {
-    const grid = $("grid");
-    grid.onload = () => { grid.style.width = `${grid.naturalWidth * Math.max(1, Math.floor(640 / grid.naturalWidth))}px`; };
-    grid.src = event.image;
-    view("pictures");
-  } else if (event.points[0]?.length === 2) {
-    view("plane");
-    plane.show([event.points]);
-  }
+  return ENDS.includes(event.kind);
 }
 
 // Results ----------------------------------------------------------------------------------------------------------------------------
@@ -175,7 +228,7 @@ function showResult(event) {
   for (const id of ["command", "python"]) $(id).textContent = event[id];
   document.querySelector("[data-copy=command]").disabled = !event.command;
   drawTrace($("trace"), event.trace);
-  showTerms();
+  showTerms(null);
   const shares = sharesBars(event.terms);
   $("shares-card").hidden = !shares;
   $("shares").innerHTML = shares;
@@ -184,113 +237,64 @@ function showResult(event) {
     event.summary.note, ...event.summary.warnings].filter(Boolean).join(" · ");
 }
 
-function showTerms() {
-  const k = state.chosen;
-  $("terms-hint").textContent = k === null ? "Click an image or a chain to see its own numbers." : `Image or chain ${k + 1} is chosen.`;
-  $("terms").innerHTML = termsTable(state.result.terms, k);
-}
-
-function choose(k) {
-  state.chosen = k;
+function showTerms(k) {
   $("edit-start").disabled = k === null;
-  if (state.result) showTerms();
+  $("terms-hint").textContent = k === null ? "Click an image or a chain to see its own numbers, or choose it with the arrow keys."
+    : `Image or chain ${k + 1} is chosen.`;
+  if (state.result) $("terms").innerHTML = termsTable(state.result.terms, k);
 }
 
-$("grid").onclick = (event) => {
-  const { n, columns, rows } = state.result ?? {}, grid = $("grid");
-  if (!n) return;
-  const column = Math.floor((event.offsetX / grid.clientWidth) * columns), row = Math.floor((event.offsetY / grid.clientHeight) * rows);
-  const k = row * columns + column;
-  if (k >= n) return;
-  const across = (grid.clientWidth + 2) / columns, down = (grid.clientHeight + 2) / rows;
-  Object.assign($("chosen").style, { left: `${column * across}px`, top: `${row * down}px`, width: `${across - 4}px`, height: `${down - 4}px` });
-  $("chosen").hidden = false;
-  choose(k);
-};
-
-$("plane").onclick = (event) => {
-  if (!state.result?.paths) return;
-  plane.chosen = plane.nearest(event.offsetX / $("plane").clientWidth, event.offsetY / $("plane").clientHeight);
-  plane.draw();
-  choose(plane.chosen);
-};
-
-// Chains that move -------------------------------------------------------------------------------------------------------------------
-let timer;
-function play(paths) {
-  $("player").hidden = false;
-  $("frame").max = paths.length - 1;
-  const step = (frame) => {
-    plane.show(paths, frame);
-    $("frame").value = frame;
-    $("frame-step").textContent = `step ${state.result.trace.steps[frame] ?? frame + 1}`;
-  };
-  const advance = () => {
-    step(Math.min(Number($("frame").value) + 1, paths.length - 1));
-    if (Number($("frame").value) === paths.length - 1) pause();
-  };
-  const pause = () => { clearInterval(timer); timer = null; $("play").textContent = "Play"; };
-  const run = () => { clearInterval(timer); timer = setInterval(advance, 50); $("play").textContent = "Pause"; };
-  $("play").onclick = () => {
-    if (timer) return pause();
-    if (Number($("frame").value) === paths.length - 1) $("frame").value = 0;
-    run();
-  };
-  $("frame").oninput = () => { pause(); step(Number($("frame").value)); };
-  $("frame").value = 0;
-  run();
-}
-
-function stop() {
-  clearInterval(timer);
-  timer = null;
-  for (const id of ["tools", "cards", "player", "warnings", "chosen"]) $(id).hidden = true;
-  Object.assign(state, { result: null, chosen: null });
-  plane.chosen = null;
-  choose(null);
+function clearResult() {
+  state.result = null;
+  stage.clear();
+  for (const id of ["tools", "cards", "warnings"]) $(id).hidden = true;
 }
 
 // Tabs, editing and copying ----------------------------------------------------------------------------------------------------------
 $("edit-start").onclick = () => {
-  state.edit = { job: state.result.job, index: state.chosen };
-  $("edit-index").textContent = state.chosen + 1;
+  state.edit = { job: state.result.job, index: stage.index };
+  $("edit-index").textContent = stage.index + 1;
   $("edit").hidden = false;
   $("expression").focus();
 };
 $("edit-stop").onclick = () => { state.edit = null; $("edit").hidden = true; };
 document.querySelectorAll("[data-copy]").forEach((button) => {
-  button.onclick = async () => {
-    await navigator.clipboard.writeText(state.result[button.dataset.copy]);
-    const text = button.textContent;
-    button.textContent = "Copied";
-    setTimeout(() => { button.textContent = text; }, 1200);
+  button.onclick = () => {  // the clipboard's own interface is missing at addresses without https
+    getSelection().selectAllChildren($(button.dataset.copy));
+    const text = button.textContent, copied = document.execCommand("copy");
+    button.textContent = copied ? "Copied" : "Selected below: press Ctrl-C";
+    setTimeout(() => { button.textContent = text; }, 1500);
   };
 });
 
-async function open(tab) {
+async function open(tab, text) {
   state.texts[state.tab] = $("expression").value;
-  Object.assign(state, { tab, weights: {}, terms: [] });
+  Object.assign(state, { tab, weights: {} });
+  showWeights([], []);
+  showConditions([]);
   $("edit-stop").onclick();
-  stop();
-  view(null);
+  clearResult();
+  stage.view(null);
   for (const name of Object.keys(TABS)) $(`tab-${name}`).setAttribute("aria-selected", name === tab);
   const { family, examples } = TABS[tab];
-  const answer = await (await fetch(`/api/names${family ? `?family=${family}` : ""}`)).json();
+  const answer = await ask(`/api/names${family ? `?family=${family}` : ""}`);
   state.names = [...(answer.members ?? []), ...(answer.others ?? [])];
   $("sampler").replaceChildren(new Option("recommended", ""), ...(answer.samplers ?? []).map((name) => new Option(name)));
   for (const [name, , usual] of SETTINGS) Object.assign($(name), { value: TABS[tab].start?.[name] ?? usual }).oninput();
-  const usual = answer.family === "faces" || family;
-  const shown = usual ? examples : (answer.members ?? []).slice(0, 4);
-  $("examples").replaceChildren(...shown.map((text) => Object.assign(document.createElement("button"), {
-    type: "button", textContent: text, onclick: () => { $("expression").value = text; changed(); $("completions").hidden = true; } })));
-  $("expression").value = state.texts[tab] || shown[0] || "";
+  const shown = answer.family === "faces" || family ? examples : (answer.members ?? []).slice(0, 4);
+  $("examples").replaceChildren(...shown.map((example) =>
+    Object.assign(document.createElement("button"), { type: "button", textContent: example, onclick: () => write(example) })));
   $("status").textContent = "Type an expression and press Sample.";
+  write(text || state.texts[tab] || shown[0] || "");
+  clearTimeout(pending);
   await check();
 }
 
 $("settings").prepend(...SETTINGS.map((setting) => slider(...setting)));
 $("edit-settings").append(slider("strength", "Noise", 0.7, 0.1, 4, 0.1));
-for (const tab of Object.keys(TABS)) $(`tab-${tab}`).onclick = () => { if (state.job === null && tab !== state.tab) open(tab); };
+for (const tab of Object.keys(TABS)) $(`tab-${tab}`).onclick = () => { if (tab !== state.tab) open(tab); };
+addEventListener("resize", fitBox);
 $("expression").value = "";
-await open("pictures");
+const { tab, expression } = sessionStorage;  // of the page before it was loaded again
+await open(tab in TABS ? tab : "pictures", expression);
 document.body.dataset.ready = "yes";

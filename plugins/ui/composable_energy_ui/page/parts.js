@@ -13,6 +13,19 @@ export function slider(id, name, value, least, most, step, change = () => {}) {
   return row;
 }
 
+// A field for the value of a condition: a number, or several with commas.
+export function conditionField({ name, required }, text, change) {
+  const row = document.createElement("div");
+  row.className = "slider";
+  const label = Object.assign(document.createElement("label"), { textContent: name, title: name, htmlFor: `given-${name}` });
+  const box = Object.assign(document.createElement("input"), { type: "text", id: `given-${name}`, value: text, autocomplete: "off" });
+  box.placeholder = required ? "needed" : "optional";
+  box.setAttribute("aria-describedby", "given-hint");
+  box.oninput = () => change(box.value);
+  row.append(label, box);
+  return row;
+}
+
 const mean = (values) => values.reduce((sum, value) => sum + Number(value), 0) / values.length;
 const format = (value) => (Number.isFinite(Number(value)) ? Number(value).toFixed(3) : String(value ?? "–").replace("Infinity", "∞"));
 const cell = (tag, text, kind = "") => `<${tag} class="${kind}">${String(text).replace(/[&<>]/g, (c) => `&#${c.charCodeAt(0)};`)}</${tag}>`;
