@@ -107,9 +107,9 @@ class Saved:
         except (KeyError, TypeError) as error:
             raise FileFormatError(f"The checkpoint lacks values of the energy ({error}): give another path, or delete it.") from error
         values = tuple(Values(*part).to(device) for part in parts)
-        if not all(value.is_consistent() for value in values):
+        if not values or not all(value.is_consistent() for value in values):
             raise FileFormatError(
-                "The values of the energy in the checkpoint have shapes that do not fit: give another path, or delete it."
+                "The values of the energy in the checkpoint are missing, or their shapes do not fit: give another path, or delete it."
             )
         return values
 

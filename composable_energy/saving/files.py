@@ -75,7 +75,13 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
             head = {"format": FORMAT, "written_by": f"composable-energy {__version__}", **({_FILE: name} if replaces else {})}
             text = config_bytes({**head, **config}, data)
             mode = (folder / CONFIG).stat().st_mode & 0o777 if replaces else None
-            replace_files({folder / name: data, folder / CONFIG: text}, mode)
+            try:
+                replace_files({folder / name: data, folder / CONFIG: text}, mode)
+            except BaseException:
+                if not (folder / CONFIG).exists():  # tensors alone would look like somebody else's file to the next save
+                    with contextlib.suppress(OSError):
+                        (folder / name).unlink(missing_ok=True)
+                raise
             _remove_litter(folder)
     except BaseException:
         if created:

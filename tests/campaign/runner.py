@@ -15,10 +15,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tests.campaign.trial import Area, Defect
+from tests.campaign.trial import Area, Defect, Outcome
 
 _EVERY = 10.0  # seconds between two writings of the counts
 _KEPT = 50  # defects described in the file; all are counted
+_MEMORY = Path("/dev/shm")  # a file system in memory: a trial syncs many files, and the fault layer itself loses what is not synced
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Counts:
         seed: The seed; trial `i` is a function of the area, the seed and `i`.
         trials: The number of trials; the next one has this number.
         seconds: The time they took.
+        processor: The time of a processor that they took, of all their processes together.
         outcomes: Their outcomes.
         defects: The number of defects by kind.
         examples: The first defects: the number of the trial, and what happened.
@@ -39,14 +41,18 @@ class Counts:
     seed: int
     trials: int = 0
     seconds: float = 0.0
+    processor: float = 0.0
     outcomes: dict[str, int] = field(default_factory=dict)
     defects: dict[str, int] = field(default_factory=dict)
     examples: list[tuple[int, str]] = field(default_factory=list)
 
-    def add(self, text: str) -> None:
+    def add(self, outcome: Outcome) -> None:
         """Counts the trial with the next number."""
         self.trials += 1
-        kinds = self.outcomes
+        if isinstance(outcome, dict):
+            self.outcomes = {kind: self.outcomes.get(kind, 0) + outcome.get(kind, 0) for kind in {**self.outcomes, **outcome}}
+            return
+        text, kinds = outcome, self.outcomes
         if text.startswith("defect: "):
             text = text.removeprefix("defect: ")
             kinds, self.examples = self.defects, [*self.examples, (self.trials - 1, text)][:_KEPT]
@@ -79,9 +85,9 @@ def run_area(area: Area, seed: int, seconds: float, out: Path, most: int | None 
         most: The largest number of trials in this call; None for no limit.
     """
     counts = load_counts(out, area.name, seed)
-    first, began, written = counts.trials, time.monotonic(), time.monotonic()
+    first, began, written, worked = counts.trials, time.monotonic(), time.monotonic(), _processor()
     while time.monotonic() - began < seconds and (most is None or counts.trials - first < most):
-        folder = Path(tempfile.mkdtemp(prefix="campaign-"))
+        folder = Path(tempfile.mkdtemp(prefix="campaign-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None))
         here, there = os.pipe()
         child = os.fork()
         if child == 0:
@@ -115,7 +121,7 @@ def run_area(area: Area, seed: int, seconds: float, out: Path, most: int | None 
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
             shutil.rmtree(folder, ignore_errors=True)
-    counts.seconds += time.monotonic() - began
+    counts.seconds, counts.processor = counts.seconds + time.monotonic() - began, counts.processor + _processor() - worked
     save_counts(out, counts)
     return counts
 
@@ -127,10 +133,16 @@ def merge(folder: Path) -> dict[str, Counts]:
         counts = Counts(**json.loads(path.read_text()))
         whole = total.setdefault(counts.area, Counts(counts.area, counts.seed))
         whole.trials, whole.seconds = whole.trials + counts.trials, whole.seconds + counts.seconds
+        whole.processor += counts.processor
         whole.outcomes = dict(Counter(whole.outcomes) + Counter(counts.outcomes))
         whole.defects = dict(Counter(whole.defects) + Counter(counts.defects))
         whole.examples += counts.examples
     return total
+
+
+def _processor() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _serve(area: Area, seed: int, first: int, pipe: int, folder: Path) -> None:
