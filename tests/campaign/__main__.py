@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.campaign import crashes, files, programs, races, sampling
+from tests.campaign import crashes, files, leaks, limits, pictures, playground, programs, races, ranks, sampling
 from tests.campaign.defects import DEFECTS
 from tests.campaign.runner import Counts, merge, run_area
 from tests.campaign.trial import Area
@@ -23,10 +23,17 @@ AREAS: dict[str, Area] = {
     area.name: area
     for area in (
         files.AREA,
+        pictures.AREA,
         *crashes.KILLS,
         crashes.DISK,
+        limits.CLOCKS,
+        limits.MEMORY,
+        leaks.AREA,
         races.RACES,
         races.READERS,
+        ranks.AREA,
+        playground.REQUESTS,
+        playground.USERS_AT_ONCE,
         sampling.NUMERICS,
         sampling.SURROUNDINGS,
         programs.PLUGINS,

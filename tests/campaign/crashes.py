@@ -43,10 +43,16 @@ class Saving:
     def __init__(self, chance: random.Random, folder: Path) -> None:
         self.folder, self.before = folder / "saved", chance.random() < 0.7
         if self.before:
-            normal(1.0).save(self.folder)
+            self.energy(1.0).save(self.folder)
+        self.next = self.energy(2.0)
+
+    @staticmethod
+    def energy(mean: float) -> ce.Energy:
+        """Returns what is saved."""
+        return normal(mean)
 
     def run(self) -> None:
-        normal(2.0).save(self.folder)
+        self.next.save(self.folder)
 
     def check(self) -> str:
         found = self._mean()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
+from composable_energy.printable import printable
 from composable_energy.unpacked import open_picture
 from composable_energy_image.data.labels import Labels
 
@@ -105,7 +106,7 @@ def decode_pictures(
     first: tuple[str, tuple[int, int], int] | None = None
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        tqdm(total=len(rows), desc=source.description, disable=not progress) as bar,
+        tqdm(total=len(rows), desc=printable(source.description), disable=not progress) as bar,
     ):
         for start in range(0, len(rows), _AHEAD):
             some = rows[start : start + _AHEAD]
