@@ -12,6 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tests.campaign import crashes, files, leaks, limits, pictures, playground, programs, races, ranks, sampling
@@ -41,7 +42,8 @@ AREAS: dict[str, Area] = {
         programs.COMMANDS,
     )
 }
-_STRIDE = 10  # trials between two looks whether a planted defect is found
+_LONGEST = 900.0  # seconds of the search for a planted defect
+_HURRY = 40.0  # seconds after which a trial counts as a hang there
 _ROUNDS = 4  # an area runs so often, so that a campaign that is broken off has counts of all
 
 
@@ -58,7 +60,8 @@ def main() -> int:
     options = parser.parse_args()
     warm_up()
     if options.defects:
-        return plant(list(DEFECTS) if options.defects == "all" else options.defects.split(","), options.seed or 0)
+        names = list(DEFECTS) if options.defects == "all" else options.defects.split(",")
+        return plant(names, options.seed or 0, options.processes or min(len(names), os.cpu_count() or 1))
     ended = 0
     if not options.report:
         seed = secrets.randbits(32) if options.seed is None else options.seed
@@ -110,19 +113,26 @@ def run(options: argparse.Namespace, seed: int, process: int) -> None:
             print(f"{name}: {counts.trials} trials, {sum(counts.defects.values())} defects, {time.monotonic() - began:.0f} s", flush=True)
 
 
-def plant(names: list[str], seed: int) -> int:
-    """Plants defects one after another; returns 1 if the campaign does not find one of them."""
-    missed = 0
-    for name in names:
-        area, trials, patch = DEFECTS[name]
-        with tempfile.TemporaryDirectory() as folder, patch():
-            found, counts = 0, Counts(area, seed)
-            while not found and counts.trials < trials:
-                counts = run_area(AREAS[area], seed, 120, Path(folder), _STRIDE)
-                found = sum(count for kind, count in counts.defects.items() if kind != "process ended")
-        missed += not found
-        print(f"{name}: {'found' if found else 'missed'} ({found} of {counts.trials} trials in {area})", flush=True)
-    return int(missed > 0)
+def plant(names: list[str], seed: int, processes: int) -> int:
+    """Plants defects one after another, and prints a table; returns 1 if the campaign does not find one of them."""
+    print("| planted defect | area | found by trial | as |\n|---|---|---:|---|", flush=True)
+
+    def search(process: int) -> None:
+        missed = [name for name in names[process::processes] if not find(name, seed)]
+        if missed:
+            raise SystemExit(f"missed: {', '.join(missed)}")
+
+    return in_processes(processes, search)
+
+
+def find(name: str, seed: int) -> bool:
+    """Plants a defect, prints its row of the table, and returns whether the campaign finds it."""
+    area, trials, patch = DEFECTS[name]
+    hurried = replace(AREAS[area], limit=min(AREAS[area].limit, _HURRY))
+    with tempfile.TemporaryDirectory() as folder, patch():
+        counts = run_area(hurried, seed, _LONGEST, Path(folder), trials, until=lambda counts: bool(counts.found))
+    print(f"| {name} | {area} | {counts.trials if counts.found else 'missed'} | {', '.join(counts.found)} |", flush=True)
+    return bool(counts.found)
 
 
 def report(total: dict[str, Counts]) -> int:

@@ -12,12 +12,14 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.campaign.trial import Area, Defect, Outcome
 
 _EVERY = 10.0  # seconds between two writings of the counts
+_ENDED = "process ended"
 _KEPT = 50  # defects described in the file; all are counted
 _MEMORY = Path("/dev/shm")  # a file system in memory: a trial syncs many files, and the fault layer itself loses what is not synced
 
@@ -45,6 +47,11 @@ class Counts:
     outcomes: dict[str, int] = field(default_factory=dict)
     defects: dict[str, int] = field(default_factory=dict)
     examples: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def found(self) -> list[str]:
+        """The kinds of defects, without a process that ended, such as one that the system killed."""
+        return [kind for kind in self.defects if kind != _ENDED]
 
     def add(self, outcome: Outcome) -> None:
         """Counts the trial with the next number."""
@@ -74,7 +81,9 @@ def save_counts(folder: Path, counts: Counts) -> None:
     fresh.replace(folder / f"{counts.area}-{counts.seed}.json")
 
 
-def run_area(area: Area, seed: int, seconds: float, out: Path, most: int | None = None) -> Counts:
+def run_area(
+    area: Area, seed: int, seconds: float, out: Path, most: int | None = None, until: Callable[[Counts], bool] = lambda counts: False
+) -> Counts:
     """Runs trials of an area until the time is over.
 
     Args:
@@ -83,10 +92,15 @@ def run_area(area: Area, seed: int, seconds: float, out: Path, most: int | None 
         seconds: The time.
         out: The folder of the counts.
         most: The largest number of trials in this call; None for no limit.
+        until: Returns whether the counts suffice.
     """
     counts = load_counts(out, area.name, seed)
     first, began, written, worked = counts.trials, time.monotonic(), time.monotonic(), _processor()
-    while time.monotonic() - began < seconds and (most is None or counts.trials - first < most):
+
+    def is_over() -> bool:
+        return time.monotonic() - began > seconds or (most is not None and counts.trials - first >= most) or until(counts)
+
+    while not is_over():
         folder = Path(tempfile.mkdtemp(prefix="campaign-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None))
         here, there = os.pipe()
         child = os.fork()
@@ -104,15 +118,15 @@ def run_area(area: Area, seed: int, seconds: float, out: Path, most: int | None 
                     *lines, buffer = (buffer + data).split(b"\n")
                     last = time.monotonic() if lines else last
                     for line in lines:
-                        if most is None or counts.trials - first < most:
+                        if not is_over():
                             counts.add(json.loads(line))
                 elif data == b"":
-                    counts.add("defect: process ended: the process of the trials ended without an answer")
+                    counts.add(f"defect: {_ENDED}: the process of the trials ended without an answer")
                     break
                 elif time.monotonic() - last > area.limit:
                     counts.add(f"defect: hang: no answer within {area.limit:g} s")
                     break
-                over = time.monotonic() - began > seconds or (most is not None and counts.trials - first >= most)
+                over = is_over()
                 if time.monotonic() - written > _EVERY:
                     written = time.monotonic()
                     save_counts(out, counts)
