@@ -37,6 +37,7 @@ __all__ = [
     "remove_leftovers",
     "replace_file",
     "replace_files",
+    "tensors_bytes",
 ]
 
 _TENSORS_DIGEST, _OWN_DIGEST = "tensors_sha256", "checksum"
@@ -149,6 +150,19 @@ def read_tensors(path: Path, digest: str | None, config: str, *, unchecked: bool
         return safetensors.torch.load(data)
     except Exception as error:
         raise FileFormatError(f"{path} cannot be read: {error}") from error
+
+
+def tensors_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Returns the content of a file of tensors.
+
+    Raises:
+        MemoryError: There is not enough memory.
+        ValueError: A tensor has a type that cannot be written, or shares memory with another one.
+    """
+    import safetensors.torch
+
+    bytearray(3 * sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))  # else safetensors would end the process
+    return safetensors.torch.save(dict(tensors), metadata)
 
 
 def parse_tensors(data: bytes, key: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -135,6 +135,7 @@ def edits():
     yield "steps of points of another type", lambda r, t: r.update(point_steps="many")
     yield "a reference of another type", lambda r, t: r.update(reference="two")
     yield "a reference that is missing", lambda r, t: r.update(reference=9)
+    yield "no reference", lambda r, t: r.update(reference=0)
     yield "a field that is missing", lambda r, t: t.pop("states.0.x")
     yield "points of another shape", lambda r, t: t.update({"states.0.x": t["states.0.x"][:1]})
     yield "ids of other chains", lambda r, t: t.update({"states.0.ids": t["states.0.ids"] + 90})

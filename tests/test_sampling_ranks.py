@@ -1,13 +1,17 @@
 """Two processes draw what one draws, to the bit."""
 
+import os
+import signal
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.errors import OptionError, SamplingDiverged
+from composable_energy.errors import OptionError, ProcessLost, SamplingDiverged
+from tests.processes import ended, needs_forkserver, start
 
 BOWL = ce.as_energy(torch.distributions.Normal(torch.zeros(3, dtype=torch.float64), 1.0))
 
@@ -125,8 +129,8 @@ def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     program = folder / "program.py"
     program.write_text(PROGRAM)
-    for start in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]):
-        done = subprocess.run([sys.executable, *start, program, folder], capture_output=True, text=True, timeout=300)
+    for how in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]):
+        done = subprocess.run([sys.executable, *how, program, folder], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
     return folder
 
@@ -240,3 +244,26 @@ def test_one_process_of_a_group_draws_all(tmp_path):
             hole.sample((40, 2), sampler="langevin", step_size=0.2, steps=20, init=torch.zeros(40, 2), seed=1, ranks="gather")
     finally:
         torch.distributed.destroy_process_group()
+
+
+def draw_until_alone(folder, rank, how):
+    """One of two processes; the second stops or ends itself in a step, and the first then needs its draws."""
+
+    def leave(step, state, info):
+        if rank == 1 and step == 3:
+            os.kill(os.getpid(), how)
+
+    store = f"file://{folder}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=5))
+    with pytest.raises(ProcessLost, match="Another process of this run was lost, or did not answer in time"):
+        BOWL.sample((4, 3), ranks="gather", sampler="langevin", step_size=0.1, steps=5, seed=0, callback=leave)
+
+
+@pytest.mark.slow
+@needs_forkserver
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_process_that_loses_the_other_one_says_so_in_time(tmp_path, how):
+    first, second = (start(f"process {rank}", draw_until_alone, tmp_path, rank, how) for rank in range(2))
+    assert ended([first]) == [0]
+    second.kill()
+    assert ended([second]) == [-signal.SIGKILL]

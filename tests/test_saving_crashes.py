@@ -54,7 +54,7 @@ def test_a_kill_at_any_system_call_leaves_the_old_or_the_new_energy_and_the_next
 
 @needs_fork
 @pytest.mark.parametrize("before", STATES.values(), ids=STATES)
-def test_an_error_at_any_system_call_is_typed_and_leaves_the_old_or_the_new_energy(tmp_path, before):
+def test_an_error_at_any_system_call_is_typed_and_leaves_the_old_or_the_new_energy_that_the_next_save_replaces(tmp_path, before):
     at, full = 0, errno.ENOSPC
     while True:
         folder = tmp_path / str(at) / "saved"
@@ -66,6 +66,8 @@ def test_an_error_at_any_system_call_is_typed_and_leaves_the_old_or_the_new_ener
         assert mean(folder) in (1.0 if before else None, 2.0)
         if code == 0 and int(text) <= at:
             break
+        normal(3.0).save(folder)
+        assert mean(folder) == 3.0
         at += 1
     assert at > 8
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, StorageError
-from composable_energy.files import digest_of, parse_tensors, read_bytes, remove_leftovers, replace_file
+from composable_energy.files import digest_of, parse_tensors, read_bytes, remove_leftovers, replace_file, tensors_bytes
 from composable_energy.locks import exclusive
 from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.consistency import inconsistency
@@ -107,9 +107,9 @@ class Saved:
         except (KeyError, TypeError) as error:
             raise FileFormatError(f"The checkpoint lacks values of the energy ({error}): give another path, or delete it.") from error
         values = tuple(Values(*part).to(device) for part in parts)
-        if not all(value.is_consistent() for value in values):
+        if not values or not all(value.is_consistent() for value in values):
             raise FileFormatError(
-                "The values of the energy in the checkpoint have shapes that do not fit: give another path, or delete it."
+                "The values of the energy in the checkpoint are missing, or their shapes do not fit: give another path, or delete it."
             )
         return values
 
@@ -132,8 +132,6 @@ class CheckpointFile:
         Raises:
             ExpressionError: The sampler's state holds an object that a file cannot.
         """
-        import safetensors.torch
-
         tensors: dict[str, Tensor] = {name: getattr(trace, name) for name in (*_ROWS, *_STEPS) if getattr(trace, name) is not None}
         for i, values in enumerate(trace.reference):
             tensors |= {f"reference.{i}.{field.name}": getattr(values, field.name) for field in fields(values)}
@@ -151,7 +149,7 @@ class CheckpointFile:
         }
         plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
         record = json.loads(json.dumps(record))  # as it will be read
-        data = safetensors.torch.save(plain, {_KEY: json.dumps({**record, "digest": digest_of(plain, record)})})
+        data = tensors_bytes(plain, {_KEY: json.dumps({**record, "digest": digest_of(plain, record)})})
         replace_file(self.path, data)
 
     def read(self) -> Saved | None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
-from composable_energy.errors import OptionError
+from composable_energy.errors import ComposableEnergyError, OptionError, ProcessLost
 
-__all__ = ["Ranks", "Share"]
+__all__ = ["Ranks", "Share", "detect_loss"]
 
 Share = Literal["gather", "shard"]
 T = TypeVar("T")
+_LOST = ("gloo", "nccl", "connection", "timed out", "timeout", "broken pipe", "socket", "peer")
 
 
 @dataclass(frozen=True)
 class Ranks:
     """The processes of a call. Every method that communicates is called by all of them at the same time.
+
+    It raises `ProcessLost` if another process has ended, or does not answer within the time limit of the process group.
 
     Args:
         rank: The number of this process.
@@ -66,18 +71,37 @@ class Ranks:
         padded = data.new_zeros((max(counts), *data.shape[1:]))
         padded[: len(own)] = data
         parts = [torch.empty_like(padded) for _ in counts]
-        distributed.all_gather(parts, padded)
+        with detect_loss():
+            distributed.all_gather(parts, padded)
         rows = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
         return rows.view(own.dtype).reshape(-1, *own.shape[1:])
 
     def gather(self, own: T) -> list[T]:
         """Returns the objects of all processes, in the order of their numbers."""
         parts: list[Any] = [None] * self.size
-        distributed.all_gather_object(parts, own)
+        with detect_loss():
+            distributed.all_gather_object(parts, own)
         return parts
 
     def broadcast(self, own: T) -> T:
         """Returns the object of the first process."""
         box: list[Any] = [own]
-        distributed.broadcast_object_list(box)
+        with detect_loss():
+            distributed.broadcast_object_list(box)
         return box[0]
+
+
+@contextmanager
+def detect_loss() -> Iterator[None]:
+    """Returns a context in which the loss of another process raises `ProcessLost`."""
+    try:
+        yield
+    except ComposableEnergyError:
+        raise
+    except RuntimeError as error:
+        if isinstance(error, getattr(distributed, "DistError", ())) or any(word in str(error).lower() for word in _LOST):
+            raise ProcessLost(
+                "Another process of this run was lost, or did not answer in time; its own output says why. The checkpoints are intact: "
+                f"start the same command again to resume from the last one. ({str(error).splitlines()[0]})"
+            ) from error
+        raise

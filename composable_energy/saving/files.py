@@ -24,6 +24,7 @@ from composable_energy.files import (
     read_config_bytes,
     read_tensors,
     replace_files,
+    tensors_bytes,
 )
 from composable_energy.locks import exclusive
 from composable_energy.printable import one_line
@@ -55,14 +56,14 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
         ExpressionError: A tensor has a type that cannot be written.
         StorageError: The files cannot be written; what the folder held is intact.
     """
-    import safetensors.torch
-
     from composable_energy import __version__
 
     folder = folder.expanduser().resolve()
     _check_target(folder)
     try:
-        data = safetensors.torch.save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
+        data = tensors_bytes({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
+    except MemoryError:
+        raise
     except Exception as error:
         raise ExpressionError(f"The tensors cannot be written: {error}") from error
     created = not folder.exists()
@@ -75,7 +76,13 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
             head = {"format": FORMAT, "written_by": f"composable-energy {__version__}", **({_FILE: name} if replaces else {})}
             text = config_bytes({**head, **config}, data)
             mode = (folder / CONFIG).stat().st_mode & 0o777 if replaces else None
-            replace_files({folder / name: data, folder / CONFIG: text}, mode)
+            try:
+                replace_files({folder / name: data, folder / CONFIG: text}, mode)
+            except BaseException:
+                if not (folder / CONFIG).exists():  # tensors alone would look like somebody else's file to the next save
+                    with contextlib.suppress(OSError):
+                        (folder / name).unlink(missing_ok=True)
+                raise
             _remove_litter(folder)
     except BaseException:
         if created:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import secrets
 import sys
 import tempfile
 import time
+import traceback
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from tests.campaign import crashes, files, programs, sampling
+from tests.campaign import crashes, files, leaks, limits, pictures, playground, programs, races, ranks, sampling
 from tests.campaign.defects import DEFECTS
 from tests.campaign.runner import Counts, merge, run_area
 from tests.campaign.trial import Area
@@ -22,9 +24,17 @@ AREAS: dict[str, Area] = {
     area.name: area
     for area in (
         files.AREA,
-        crashes.KILLS,
+        pictures.AREA,
+        *crashes.KILLS,
         crashes.DISK,
-        crashes.RACES,
+        limits.CLOCKS,
+        limits.MEMORY,
+        leaks.AREA,
+        races.RACES,
+        races.READERS,
+        ranks.AREA,
+        playground.REQUESTS,
+        playground.USERS_AT_ONCE,
         sampling.NUMERICS,
         sampling.SURROUNDINGS,
         programs.PLUGINS,
@@ -32,7 +42,8 @@ AREAS: dict[str, Area] = {
         programs.COMMANDS,
     )
 }
-_STRIDE = 10  # trials between two looks whether a planted defect is found
+_LONGEST = 900.0  # seconds of the search for a planted defect
+_HURRY = 40.0  # seconds after which a trial counts as a hang there
 _ROUNDS = 4  # an area runs so often, so that a campaign that is broken off has counts of all
 
 
@@ -42,59 +53,112 @@ def main() -> int:
     parser.add_argument("--trials", type=int, help="the largest number of trials of each area")
     parser.add_argument("--areas", default=",".join(AREAS), help="their names, separated by commas")
     parser.add_argument("--seed", type=int, help="the seed (default: a new one, which is printed); with a seed used before it continues")
+    parser.add_argument("--processes", type=int, help="how many run at once, with consecutive seeds (default: as the machine has cores)")
     parser.add_argument("--out", type=Path, default=Path(".campaign"), help="the folder of the counts (default: .campaign)")
     parser.add_argument("--report", action="store_true", help="only print the counts of the folder")
     parser.add_argument("--defects", help="plant these defects, or `all`, and see that each is found; names separated by commas")
     options = parser.parse_args()
+    warm_up()
     if options.defects:
-        return plant(list(DEFECTS) if options.defects == "all" else options.defects.split(","), options.seed or 0)
+        names = list(DEFECTS) if options.defects == "all" else options.defects.split(",")
+        return plant(names, options.seed or 0, options.processes or min(len(names), os.cpu_count() or 1))
+    ended = 0
     if not options.report:
-        warnings.simplefilter("ignore")
-        torch.set_num_threads(1)
         seed = secrets.randbits(32) if options.seed is None else options.seed
         print(f"seed {seed}", flush=True)
-        names = options.areas.split(",")
-        rounds = 1 if options.trials else _ROUNDS
-        for _ in range(rounds):
-            for name in names:
-                began = time.monotonic()
-                counts = run_area(AREAS[name], seed, options.minutes * 60 / len(names) / rounds, options.out, options.trials)
-                print(
-                    f"{name}: {counts.trials} trials, {sum(counts.defects.values())} defects, {time.monotonic() - began:.0f} s", flush=True
-                )
-    return report(merge(options.out))
+        ended = in_processes(options.processes or (1 if options.trials else os.cpu_count() or 1), lambda i: run(options, seed + i, i))
+    return report(merge(options.out)) or ended
 
 
-def plant(names: list[str], seed: int) -> int:
-    """Plants defects one after another; returns 1 if the campaign does not find one of them."""
+def warm_up() -> None:
+    """Imports what trials need, so that their processes, which are forked, need not; and keeps their memory shared."""
+    import torch._dynamo  # the optimizers of torch load it at first use
+    from PIL import Image
+
+    Image.init()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    missed = 0
-    for name in names:
-        area, trials, patch = DEFECTS[name]
-        with tempfile.TemporaryDirectory() as folder, patch():
-            found, counts = 0, Counts(area, seed)
-            while not found and counts.trials < trials:
-                counts = run_area(AREAS[area], seed, 120, Path(folder), _STRIDE)
-                found = sum(count for kind, count in counts.defects.items() if kind != "process ended")
-        missed += not found
-        print(f"{name}: {'found' if found else 'missed'} ({found} of {counts.trials} trials in {area})", flush=True)
-    return int(missed > 0)
+    gc.collect()
+    gc.freeze()
+
+
+def in_processes(count: int, call: Callable[[int], None]) -> int:
+    """Calls a function with 0, 1, ... in as many processes; returns 1 if one of them failed."""
+    children = []
+    for i in range(count):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                call(i)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        children.append(child)
+    return max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children) and 1
+
+
+def run(options: argparse.Namespace, seed: int, process: int) -> None:
+    """Runs the areas one after another; each process begins with another one."""
+    names = options.areas.split(",")
+    first = process * len(names) // 2
+    rounds = 1 if options.trials else _ROUNDS
+    for _ in range(rounds):
+        for name in [*names[first:], *names[:first]]:
+            began = time.monotonic()
+            counts = run_area(AREAS[name], seed, options.minutes * 60 / len(names) / rounds, options.out, options.trials)
+            print(f"{name}: {counts.trials} trials, {sum(counts.defects.values())} defects, {time.monotonic() - began:.0f} s", flush=True)
+
+
+def plant(names: list[str], seed: int, processes: int) -> int:
+    """Plants defects one after another, and prints a table; returns 1 if the campaign does not find one of them."""
+    print("| planted defect | area | found by trial | as |\n|---|---|---:|---|", flush=True)
+
+    def search(process: int) -> None:
+        missed = [name for name in names[process::processes] if not find(name, seed)]
+        if missed:
+            raise SystemExit(f"missed: {', '.join(missed)}")
+
+    return in_processes(processes, search)
+
+
+def find(name: str, seed: int) -> bool:
+    """Plants a defect, prints its row of the table, and returns whether the campaign finds it."""
+    area, trials, patch = DEFECTS[name]
+    hurried = replace(AREAS[area], limit=min(AREAS[area].limit, _HURRY))
+    with tempfile.TemporaryDirectory() as folder, patch():
+        counts = run_area(hurried, seed, _LONGEST, Path(folder), trials, until=lambda counts: bool(counts.found))
+    print(f"| {name} | {area} | {counts.trials if counts.found else 'missed'} | {', '.join(counts.found)} |", flush=True)
+    return bool(counts.found)
 
 
 def report(total: dict[str, Counts]) -> int:
     """Prints a table of all counts and the defects; returns 1 if there is one."""
-    print("\n| area | trials | outcomes | defects |\n|---|---:|---|---:|")
+    print("\n| area | trials | seconds of a processor | trials a second | outcomes | defects |\n|---|---:|---:|---:|---|---:|")
     for name, counts in total.items():
-        outcomes = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.outcomes.items(), key=lambda item: -item[1])[:6])
-        print(f"| {name} | {counts.trials:,} | {outcomes} | {sum(counts.defects.values())} |")
-    print(f"| all | {sum(counts.trials for counts in total.values()):,} | | {sum(sum(c.defects.values()) for c in total.values())} |")
+        outcomes = ", ".join(f"{kind} {count:,}" for kind, count in sorted(counts.outcomes.items(), key=lambda item: -item[1])[:6])
+        print(_row(name, counts.trials, counts.processor, outcomes, sum(counts.defects.values())))
+    print(
+        _row(
+            "all",
+            *(sum(getattr(c, name) for c in total.values()) for name in ("trials", "processor")),
+            "",
+            sum(sum(c.defects.values()) for c in total.values()),
+        )
+    )
     for name, counts in total.items():
         for kind, count in counts.defects.items():
             print(f"\n{name}: {count} times {kind}")
         for number, text in counts.examples[:5]:
             print(f"  trial {number} of seed {counts.seed}: {text[:1500]}")
     return int(any(counts.defects for counts in total.values()))
+
+
+def _row(name: str, trials: int, processor: float, outcomes: str, defects: int) -> str:
+    return f"| {name} | {trials:,} | {processor:,.0f} | {trials / max(processor, 0.01):.3g} | {outcomes} | {defects} |"
 
 
 if __name__ == "__main__":

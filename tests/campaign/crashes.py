@@ -1,4 +1,4 @@
-"""Kills and failing disks at any system call that writes, kills at any time, and processes that race."""
+"""Kills and failing disks at any system call that writes, and kills at any time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.campaign.faults import KILLED, Faults, in_child
 from tests.campaign.trial import Area, Trial, check
 from tests.checkpoint_runs import BOWL
 
-_CALL = {"sampler": "mala", "step_size": 0.1, "seed": 0, "steps": 4, "warn": False}
+CALL = {"sampler": "mala", "step_size": 0.1, "seed": 0, "steps": 4, "warn": False}
 _ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -43,10 +43,16 @@ class Saving:
     def __init__(self, chance: random.Random, folder: Path) -> None:
         self.folder, self.before = folder / "saved", chance.random() < 0.7
         if self.before:
-            normal(1.0).save(self.folder)
+            self.energy(1.0).save(self.folder)
+        self.next = self.energy(2.0)
+
+    @staticmethod
+    def energy(mean: float) -> ce.Energy:
+        """Returns what is saved."""
+        return normal(mean)
 
     def run(self) -> None:
-        normal(2.0).save(self.folder)
+        self.next.save(self.folder)
 
     def check(self) -> str:
         found = self._mean()
@@ -72,11 +78,11 @@ class Sampling:
         self.path = folder / "run" / "c"
 
     def run(self) -> torch.Tensor:
-        return BOWL.sample((4, 3), checkpoint=self.path, checkpoint_every=0, **_CALL)
+        return BOWL.sample((4, 3), checkpoint=self.path, checkpoint_every=0, **CALL)
 
     def check(self) -> str:
         began = self.path.exists()
-        check(torch.equal(self.run(), BOWL.sample((4, 3), **_CALL)), "silent wrong answer", "a resumed run has other draws")
+        check(torch.equal(self.run(), BOWL.sample((4, 3), **CALL)), "silent wrong answer", "a resumed run has other draws")
         check(names_in(self.path.parent) == ["c"], "left behind", names_in(self.path.parent))
         return "resumed" if began else "begun anew"
 
@@ -108,21 +114,35 @@ class Training:
         return "resumed" if began else "begun anew"
 
 
-def _work(chance: random.Random, folder: Path) -> Any:
-    return chance.choices([Saving, Sampling, Training], [6, 3, 1])[0](chance, folder)
+WORKS: dict[str, Callable[[random.Random, Path], Saving | Sampling | Training]] = {
+    "save": Saving,
+    "sampling": Sampling,
+    "training": Training,
+}
+"""What is killed, runs out of disk or memory, or meets a clock that jumps."""
 
 
-def prepare_kills(folder: Path) -> Trial:
-    def trial(chance: random.Random, place: Path) -> str:
-        work = _work(chance, place)
-        if chance.random() < 0.7:
-            code, text = in_child(work.run, Faults(chance.randrange(24), place))
-            check(code in (0, KILLED), "untyped error", text[-400:])
-        else:
-            killed_at_random(work.run, chance)
-        return f"{type(work).__name__.lower()}: {work.check()}"
+def some_work(chance: random.Random, folder: Path) -> Saving | Sampling | Training:
+    """Returns one of the works; training takes the longest and is the rarest."""
+    return WORKS[chance.choices(list(WORKS), [6, 3, 1])[0]](chance, folder)
 
-    return trial
+
+def kills(name: str) -> Area:
+    """Returns the area that kills one of the works."""
+
+    def prepare(folder: Path) -> Trial:
+        def trial(chance: random.Random, place: Path) -> str:
+            work = WORKS[name](chance, place)
+            if chance.random() < 0.7:
+                code, text = in_child(work.run, Faults(chance.randrange(24), place))
+                check(code in (0, KILLED), "untyped error", text[-400:])
+            else:
+                killed_at_random(work.run, chance)
+            return work.check()
+
+        return trial
+
+    return Area(f"kills in {name}", prepare, 120)
 
 
 def killed_at_random(call: Callable[[], Any], chance: random.Random) -> None:
@@ -140,7 +160,7 @@ def killed_at_random(call: Callable[[], Any], chance: random.Random) -> None:
 
 def prepare_disk(folder: Path) -> Trial:
     def trial(chance: random.Random, place: Path) -> str:
-        work = _work(chance, place)
+        work = some_work(chance, place)
         if chance.random() < 0.7:
             code, text = in_child(work.run, Faults(chance.randrange(24), place, chance.choice(_ERRORS)))
         else:
@@ -152,53 +172,5 @@ def prepare_disk(folder: Path) -> Trial:
     return trial
 
 
-def prepare_races(folder: Path) -> Trial:
-    def write(place: Path, mean: float) -> None:
-        for _ in range(8):
-            normal(mean).save(place / "saved")
-
-    def read(place: Path) -> None:
-        for _ in range(25):
-            found = ce.load(place / "saved").config()["distribution"].mean
-            check(found[0] == found[1] and found[0].item() in (0.0, 1.0, 2.0), "silent wrong answer", found)
-
-    def sample(place: Path) -> None:
-        from composable_energy.errors import InUseError
-
-        try:
-            found = BOWL.sample((4, 3), checkpoint=place / "c", checkpoint_every=0, **_CALL)
-        except InUseError:
-            return
-        check(torch.equal(found, BOWL.sample((4, 3), **_CALL)), "silent wrong answer", "two processes with a checkpoint")
-
-    def trial(chance: random.Random, place: Path) -> str:
-        saving = chance.random() < 0.6
-        if saving:
-            normal(0.0).save(place / "saved")
-            calls = [lambda i=i: write(place, float(i)) for i in (1, 2)] + [lambda: read(place)] * 6
-        else:
-            calls = [lambda: sample(place)] * 4
-        children = []
-        for call in calls:
-            child = os.fork()
-            if child == 0:
-                code = 1
-                try:
-                    call()
-                    code = 0
-                except BaseException as error:
-                    (place / f"error-{os.getpid()}").write_text(f"{type(error).__name__}: {error}"[:400])
-                finally:
-                    os._exit(code)
-            children.append(child)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        told = [path.read_text() for path in place.glob("error-*")]
-        check(not any(codes), "race", told[:2])
-        return "readers and writers" if saving else "several processes with a checkpoint"
-
-    return trial
-
-
-KILLS = Area("kills", prepare_kills, 120)
+KILLS = [kills(name) for name in WORKS]
 DISK = Area("full disk", prepare_disk, 120)
-RACES = Area("races", prepare_races, 120)

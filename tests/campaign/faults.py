@@ -1,7 +1,8 @@
 """A layer below the library that counts the system calls that write, and lets one of them fail or end the process.
 
 It uses Python's audit events (open, rename, remove, mkdir) and wraps `os.fsync`. A process that ends here loses what it has not synced, as
-in a power cut: such files keep half of their content. An audit hook cannot be removed, so each trial runs in a forked child.
+in a power cut: such files keep half of their content, and a file that was renamed has its old name if its folder was not synced since. An
+audit hook cannot be removed, so each trial runs in a forked child.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Faults:
         self.at, self.root, self.error = at, str(root), error
         self.calls: list[str] = []
         self.unsynced: dict[str, int] = {}  # files that were written, and the size that is safe
+        self.renames: list[tuple[Path, Path, bytes | None]] = []  # old and new names, and what the new one was before
         self.running = False
 
     def install(self) -> None:
@@ -45,6 +47,7 @@ class Faults:
             self.count("fsync", path)
             sync(descriptor)
             self.unsynced.pop(path, None)
+            self.renames = [rename for rename in self.renames if str(rename[1].parent) != path]
 
         os.fsync = fsync
         sys.addaudithook(self.hook)
@@ -62,6 +65,7 @@ class Faults:
             self.unsynced[path] = min(kept, self.unsynced.get(path, kept))
         elif event == "os.rename":
             target = str(Path(os.fsdecode(arguments[1])).absolute())
+            self.renames.append((Path(path), Path(target), Path(target).read_bytes() if Path(target).is_file() else None))
             self.unsynced.pop(target, None)
             if path in self.unsynced:
                 self.unsynced[target] = self.unsynced.pop(path)
@@ -80,6 +84,11 @@ class Faults:
         for path, kept in self.unsynced.items():
             if Path(path).is_file():
                 os.truncate(path, kept + (Path(path).stat().st_size - kept) // 2)
+        for old, new, content in reversed(self.renames):
+            if new.is_file():
+                new.rename(old)
+                if content is not None:
+                    new.write_bytes(content)
         os._exit(KILLED)
 
 

@@ -15,6 +15,9 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.files import config_bytes, digest_of
+from composable_energy_training import CSVLog
+from plugins.training.tests.run_helpers import Scripted, trainer
+from tests.campaign.crashes import Training, normal
 from tests.campaign.trial import Area, Trial, check, typed
 from tests.checkpoint_runs import BOWL, safe_metadata
 from tests.saving_energies import Attributes, Mean, Picture, Tempered, X, expressions
@@ -100,6 +103,8 @@ def prepare(folder: Path) -> Trial:
     values = [ce.load(place)(X) for place in saved]
     BOWL.sample((8, 3), steps=4, checkpoint=folder / "c", **_CALL)
     wanted, _ = BOWL.sample((8, 3), steps=6, **_CALL)
+    (normal(1.0) & normal(2.0)).save(folder / "pair")
+    trainer(Scripted({}), None, out=folder / "trained" / "run", steps=4, checkpoint_every=2, callbacks=[CSVLog(1)]).fit()
 
     def expression(chance: random.Random, place: Path) -> str:
         i, other = chance.randrange(3), chance.randrange(3)
@@ -147,7 +152,30 @@ def prepare(folder: Path) -> Trial:
         check(same or edited, "silent wrong answer", "a damaged checkpoint")
         return "same draws" if same else "an edited checkpoint"
 
-    return lambda chance, place: (expression if chance.random() < 0.7 else checkpoint)(chance, place)
+    def training(chance: random.Random, place: Path) -> str:
+        """Damages the last checkpoint of a training; the run takes the one before, or says that there is none."""
+        work = Training(chance, place)
+        shutil.copytree(folder / "trained" / "run", work.folder)
+        last = max((work.folder / "checkpoints").iterdir())
+        last.write_bytes(damage(last.read_bytes(), chance))
+        found, error = typed(work.run)
+        check(bool(error) or found == Training.wanted, "silent wrong answer", "a damaged checkpoint of a training")
+        return f"training: {error or 'same weights'}"
+
+    def doubled(chance: random.Random, place: Path) -> str:
+        """Lets each of many nodes be the one before twice."""
+        shutil.copytree(folder / "pair", place / "saved")
+        path = place / "saved" / "config.json"
+        config, tensors = json.loads(path.read_text()), (place / "saved" / "model.safetensors").read_bytes()
+        node, last = config["nodes"][-1], len(config["nodes"]) - 1
+        config["nodes"] += [{**node, "terms": [last + i] * 2} for i in range(chance.choice([2, 40, 400]))]
+        config["root"] = len(config["nodes"]) - 1
+        config.pop("checksum"), config.pop("tensors_sha256")
+        path.write_bytes(config_bytes(config, tensors))
+        found, error = typed(lambda: ce.load(place / "saved"))
+        return error or typed(lambda: found(X))[1] or "doubled"
+
+    return lambda chance, place: chance.choices([expression, checkpoint, training, doubled], [60, 30, 2, 5])[0](chance, place)
 
 
 AREA = Area("files", prepare)

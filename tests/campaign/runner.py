@@ -12,13 +12,16 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tests.campaign.trial import Area, Defect
+from tests.campaign.trial import Area, Defect, Outcome
 
 _EVERY = 10.0  # seconds between two writings of the counts
+_ENDED = "process ended"
 _KEPT = 50  # defects described in the file; all are counted
+_MEMORY = Path("/dev/shm")  # a file system in memory: a trial syncs many files, and the fault layer itself loses what is not synced
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Counts:
         seed: The seed; trial `i` is a function of the area, the seed and `i`.
         trials: The number of trials; the next one has this number.
         seconds: The time they took.
+        processor: The time of a processor that they took, of all their processes together.
         outcomes: Their outcomes.
         defects: The number of defects by kind.
         examples: The first defects: the number of the trial, and what happened.
@@ -39,14 +43,23 @@ class Counts:
     seed: int
     trials: int = 0
     seconds: float = 0.0
+    processor: float = 0.0
     outcomes: dict[str, int] = field(default_factory=dict)
     defects: dict[str, int] = field(default_factory=dict)
     examples: list[tuple[int, str]] = field(default_factory=list)
 
-    def add(self, text: str) -> None:
+    @property
+    def found(self) -> list[str]:
+        """The kinds of defects, without a process that ended, such as one that the system killed."""
+        return [kind for kind in self.defects if kind != _ENDED]
+
+    def add(self, outcome: Outcome) -> None:
         """Counts the trial with the next number."""
         self.trials += 1
-        kinds = self.outcomes
+        if isinstance(outcome, dict):
+            self.outcomes = {kind: self.outcomes.get(kind, 0) + outcome.get(kind, 0) for kind in {**self.outcomes, **outcome}}
+            return
+        text, kinds = outcome, self.outcomes
         if text.startswith("defect: "):
             text = text.removeprefix("defect: ")
             kinds, self.examples = self.defects, [*self.examples, (self.trials - 1, text)][:_KEPT]
@@ -68,7 +81,9 @@ def save_counts(folder: Path, counts: Counts) -> None:
     fresh.replace(folder / f"{counts.area}-{counts.seed}.json")
 
 
-def run_area(area: Area, seed: int, seconds: float, out: Path, most: int | None = None) -> Counts:
+def run_area(
+    area: Area, seed: int, seconds: float, out: Path, most: int | None = None, until: Callable[[Counts], bool] = lambda counts: False
+) -> Counts:
     """Runs trials of an area until the time is over.
 
     Args:
@@ -77,11 +92,16 @@ def run_area(area: Area, seed: int, seconds: float, out: Path, most: int | None 
         seconds: The time.
         out: The folder of the counts.
         most: The largest number of trials in this call; None for no limit.
+        until: Returns whether the counts suffice.
     """
     counts = load_counts(out, area.name, seed)
-    first, began, written = counts.trials, time.monotonic(), time.monotonic()
-    while time.monotonic() - began < seconds and (most is None or counts.trials - first < most):
-        folder = Path(tempfile.mkdtemp(prefix="campaign-"))
+    first, began, written, worked = counts.trials, time.monotonic(), time.monotonic(), _processor()
+
+    def is_over() -> bool:
+        return time.monotonic() - began > seconds or (most is not None and counts.trials - first >= most) or until(counts)
+
+    while not is_over():
+        folder = Path(tempfile.mkdtemp(prefix="campaign-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None))
         here, there = os.pipe()
         child = os.fork()
         if child == 0:
@@ -98,15 +118,15 @@ def run_area(area: Area, seed: int, seconds: float, out: Path, most: int | None 
                     *lines, buffer = (buffer + data).split(b"\n")
                     last = time.monotonic() if lines else last
                     for line in lines:
-                        if most is None or counts.trials - first < most:
+                        if not is_over():
                             counts.add(json.loads(line))
                 elif data == b"":
-                    counts.add("defect: process ended: the process of the trials ended without an answer")
+                    counts.add(f"defect: {_ENDED}: the process of the trials ended without an answer")
                     break
                 elif time.monotonic() - last > area.limit:
                     counts.add(f"defect: hang: no answer within {area.limit:g} s")
                     break
-                over = time.monotonic() - began > seconds or (most is not None and counts.trials - first >= most)
+                over = is_over()
                 if time.monotonic() - written > _EVERY:
                     written = time.monotonic()
                     save_counts(out, counts)
@@ -115,7 +135,7 @@ def run_area(area: Area, seed: int, seconds: float, out: Path, most: int | None 
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
             shutil.rmtree(folder, ignore_errors=True)
-    counts.seconds += time.monotonic() - began
+    counts.seconds, counts.processor = counts.seconds + time.monotonic() - began, counts.processor + _processor() - worked
     save_counts(out, counts)
     return counts
 
@@ -127,10 +147,16 @@ def merge(folder: Path) -> dict[str, Counts]:
         counts = Counts(**json.loads(path.read_text()))
         whole = total.setdefault(counts.area, Counts(counts.area, counts.seed))
         whole.trials, whole.seconds = whole.trials + counts.trials, whole.seconds + counts.seconds
+        whole.processor += counts.processor
         whole.outcomes = dict(Counter(whole.outcomes) + Counter(counts.outcomes))
         whole.defects = dict(Counter(whole.defects) + Counter(counts.defects))
         whole.examples += counts.examples
     return total
+
+
+def _processor() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _serve(area: Area, seed: int, first: int, pipe: int, folder: Path) -> None:

@@ -10,8 +10,11 @@ from typing import Any
 
 from composable_energy.errors import ComposableEnergyError
 
-Trial = Callable[[random.Random, Path], str]
-"""A trial takes its random numbers and an empty folder, and returns the outcome in one or two words."""
+Outcome = str | dict[str, int]
+"""What a trial found, in one or two words; or how often each of several things happened."""
+
+Trial = Callable[[random.Random, Path], Outcome]
+"""A trial takes its random numbers and an empty folder."""
 
 
 class Defect(Exception):  # noqa: N818

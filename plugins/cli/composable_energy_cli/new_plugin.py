@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from composable_energy.errors import OptionError, StorageError
+from composable_energy.printable import printable
 from composable_energy.registry import Command, names
 
 __all__ = ["NewPlugin", "write_project"]
@@ -35,9 +36,9 @@ class NewPlugin(Command):
         """Writes the project, and prints the next steps."""
         folder = (arguments.directory or Path(arguments.name)).expanduser()
         files = write_project(arguments.name, arguments.kind, folder)
-        print(f"{folder}: a project with the {arguments.kind} {arguments.name!r}")
+        print(printable(f"{folder}: a project with the {arguments.kind} {arguments.name!r}"))
         print("\n".join(f"  {file.relative_to(folder).as_posix()}" for file in files))
-        print(f'\nNext:\n  cd {folder}\n  pip install -e ".[dev]"\n  pytest\n  composable-energy plugins --load')
+        print(f'\nNext:\n  cd {printable(folder)}\n  pip install -e ".[dev]"\n  pytest\n  composable-energy plugins --load')
         return 0
 
 

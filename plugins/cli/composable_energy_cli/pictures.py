@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
+from composable_energy.unpacked import check_archive, open_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,11 +89,15 @@ def _read_array(path: Path, shapes: list[tuple[int, ...]]) -> Tensor:
     import torch
 
     try:
+        if zipfile.is_zipfile(path):
+            check_archive(path)
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
             with loaded:
                 loaded = loaded["samples" if "samples" in loaded.files else loaded.files[0]]
         points = torch.from_numpy(np.asarray(loaded).astype(np.float64, casting="same_kind"))
+    except FileFormatError:
+        raise
     except Exception as error:  # numpy raises various errors for other files
         raise FileFormatError(f"{path} is not an array of numbers: {error}.") from error
     for shape in shapes:
@@ -109,9 +115,11 @@ def _read_picture(path: Path, shape: tuple[int, ...], value_range: tuple[float, 
     from PIL import Image
 
     try:
-        with Image.open(path) as file:
+        with open_picture(path) as file:
             file.load()
             tiles = _tiles(file)
+    except FileFormatError:
+        raise
     except Exception as error:  # pillow raises various errors for other files
         raise FileFormatError(f"{path} cannot be read as an image: {error}.") from error
     channels, height, width = shape

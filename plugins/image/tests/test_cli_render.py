@@ -172,3 +172,9 @@ def test_what_it_renders_is_trained_on_and_the_log_of_a_file_has_the_precision(c
     assert "float32 on cpu" in capsys.readouterr().err
     energy = ce.load("run/energy").given(y=2)
     assert energy.sample(1, seed=0, steps=2, warn=False).shape == (1, 3, 32, 32)
+
+
+def test_the_folder_is_printed_with_escapes(capsys: pytest.CaptureFixture[str]):
+    assert main(["render", "tetris", "-n", "1", "-o", "o\x1b[2Jut"]) == 0
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err and r"o\x1b[2Jut" in shown.out

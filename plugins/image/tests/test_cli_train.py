@@ -303,3 +303,19 @@ def test_two_processes_train_one_energy():
     assert done.stdout.count("To sample it") == 1
     x = torch.rand(3, 3, 16, 16)
     torch.testing.assert_close(ce.load("two/energy")(x), ce.load("one/energy")(x), rtol=1e-5, atol=1e-6)
+
+
+def test_names_of_others_are_printed_with_escapes(capsys: pytest.CaptureFixture[str]):
+    """An escape of one character, which TOML allows, and a mark that turns the direction of text."""
+    odd = "\x9b2J \u202e"
+    Path("odd.toml").write_text(f'extends = "cd-small"\nabout = "odd {odd}"  # {odd}\n')
+    assert main(["recipes", "odd.toml"]) == 0
+    shown = capsys.readouterr().out
+    assert "\x9b" not in shown and "\u202e" not in shown and r"\x9b2J \u202e" in shown
+
+
+@pytest.mark.slow
+def test_the_folder_of_a_run_is_printed_with_escapes(capsys: pytest.CaptureFixture[str]):
+    assert train("--steps", "1", out="o\x1b[2Jut") == 0
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err and r"o\x1b[2Jut" in shown.out

@@ -1,8 +1,12 @@
 """Files that would hang a reader, or that raised errors without a type."""
 
+import gzip
 import io
 import os
+import struct
+import tracemalloc
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -104,3 +108,60 @@ def test_a_name_that_no_folder_can_have_is_found_before_training(tmp_path):
         (tmp_path / "table.csv").write_text(table)
         with pytest.raises(FileFormatError, match="of 300 characters"):
             open_pictures(tmp_path, cache=None)
+
+
+def write_header(path, width, height):
+    """Writes a grey picture in PNG that ends after its first rows."""
+    chunks = {b"IHDR": struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0), b"IDAT": zlib.compress(bytes(1000))}
+    written = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks.items()]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written))
+
+
+@pytest.mark.parametrize("side", [60_000, 12_000])
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path, side):
+    write_picture(tmp_path / "1.png")
+    write_header(tmp_path / "2.png", side, side)
+    with pytest.raises(FileFormatError, match=r"2\.png has .* pixels, and 67,108,864 at most are read"):
+        open_pictures(tmp_path, cache=None, size=4)
+
+
+def test_a_picture_that_the_command_line_reads_has_the_same_limit(tmp_path):
+    from composable_energy_cli.pictures import read_points
+
+    write_header(tmp_path / "1.png", 9000, 9000)
+    with pytest.raises(FileFormatError, match="9,000 x 9,000 pixels, and 67,108,864 at most are read"):
+        read_points(tmp_path / "1.png", [(3, 8, 8)], (0, 1))
+
+
+def write_idx(folder, images):
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(images)
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">2i", 0x801, 2) + bytes(2)))
+
+
+def test_a_file_that_unpacks_to_more_than_its_header_says_is_not_unpacked(tmp_path):
+    zeros = gzip.compress(bytes(2**24))
+    write_idx(tmp_path, gzip.compress(struct.pack(">4I", 0x803, 2, 3, 3)) + 16 * zeros)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileFormatError, match="expected 34 bytes for 2 x 3 x 3, found more"):
+            open_pictures(tmp_path, cache=None)
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_whose_header_is_beyond_the_limit_is_not_unpacked(tmp_path):
+    write_idx(tmp_path, gzip.compress(struct.pack(">4I", 0x803, 2**20, 60_000, 60_000) + bytes(2**20)))
+    with pytest.raises(FileFormatError, match=r"unpacks to .* bytes, and 4,294,967,296 at most are read: unpack it to a plain file"):
+        open_pictures(tmp_path, cache=None)
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused_by_its_list(tmp_path):
+    from composable_energy_cli.pictures import read_points
+
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", bytes(2**16))
+        archive.infolist()[0].file_size = 2**33
+    for read in (lambda path: open_pictures(path, cache=None), lambda path: read_points(path, [(3, 8, 8)], (0, 1))):
+        with pytest.raises(FileFormatError, match="unpacks to 8,589,934,592 bytes, and 4,294,967,296 at most are read"):
+            read(tmp_path / "a.npz")

@@ -14,6 +14,7 @@ from torch import Tensor
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.extras import import_extra
 from composable_energy.options import check_integer
+from composable_energy.unpacked import check_gzip
 from composable_energy_molecules.angles import dihedral
 from composable_energy_molecules.data import SideChains
 from composable_energy_molecules.residues import ANGLES, RESIDUES, group_of, index_of
@@ -21,6 +22,7 @@ from composable_energy_molecules.residues import ANGLES, RESIDUES, group_of, ind
 __all__ = ["read_side_chains"]
 
 _NAMES = frozenset(residue.name for residue in RESIDUES)
+_LARGEST = 2**30  # bytes of a file when it is unpacked
 _LONGEST = 2.0  # of a peptide bond, in angstroms; 1.33 is usual
 _FLAT = 1e-3  # of the area of a plane that defines no dihedral
 
@@ -41,7 +43,7 @@ def read_side_chains(path: str | PathLike[str], *, chains: Iterable[str] | None 
 
     Raises:
         ExtraNotInstalled: gemmi is not installed.
-        FileFormatError: The file is missing, cannot be read, or has no amino acids.
+        FileFormatError: The file is missing, cannot be read, unpacks to more than 2**30 bytes, or has no amino acids.
         OptionError: It has no such model or chain.
     """
     gemmi = import_extra("gemmi", "molecules")
@@ -49,6 +51,8 @@ def read_side_chains(path: str | PathLike[str], *, chains: Iterable[str] | None 
     check_integer("model", model, least=0)
     if not path.is_file():
         raise FileFormatError(f"{path} is no file; a PDB or mmCIF file was expected.")
+    if path.suffix == ".gz":
+        check_gzip(path, _LARGEST)
     try:
         structure = gemmi.read_structure(str(path))
     except (RuntimeError, ValueError, OSError, IndexError) as error:

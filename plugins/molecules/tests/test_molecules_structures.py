@@ -144,3 +144,13 @@ def test_without_gemmi_it_says_how_to_get_it(chain, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gemmi", None)
     with pytest.raises(ExtraNotInstalled, match=r"composable-energy\[molecules\]"):
         read_side_chains(chain)
+
+
+@pytest.mark.slow
+def test_a_structure_that_unpacks_to_too_much_is_refused(tmp_path):
+    (tmp_path / "bomb.pdb.gz").write_bytes(gzip.compress(b"REMARK\n" * 2**22) * 40)
+    with pytest.raises(FileFormatError, match="unpacks to more than 1,073,741,824 bytes"):
+        read_side_chains(tmp_path / "bomb.pdb.gz")
+    (tmp_path / "short.pdb.gz").write_bytes(gzip.compress(b"REMARK")[:-4])
+    with pytest.raises(FileFormatError, match="cannot be decompressed"):
+        read_side_chains(tmp_path / "short.pdb.gz")

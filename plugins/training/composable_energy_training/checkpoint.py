@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from composable_energy.errors import FileFormatError
-from composable_energy.files import digest_of, parse_tensors, read_bytes, replace_file
+from composable_energy.files import digest_of, parse_tensors, read_bytes, replace_file, tensors_bytes
 
 __all__ = ["Checkpoint", "DamagedCheckpoint", "check_tensors", "read_checkpoint", "write_checkpoint"]
 
@@ -52,8 +52,6 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    import safetensors.torch
-
     from composable_energy import __version__
 
     header = {
@@ -64,7 +62,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     header = json.loads(json.dumps(header))  # as it will be read
     header["digest"] = digest_of(checkpoint.tensors, header)
-    data = safetensors.torch.save(dict(checkpoint.tensors), {_KEY: json.dumps(header)})
+    data = tensors_bytes(checkpoint.tensors, {_KEY: json.dumps(header)})
     replace_file(path, data)
 
 

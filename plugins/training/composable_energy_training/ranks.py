@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from composable_energy.errors import ComposableEnergyError, OptionError, ProcessLost
+from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.sampling.ranks import Ranks as SamplingRanks
+from composable_energy.sampling.ranks import detect_loss
 
 __all__ = ["Ranks", "join", "leave"]
 
 T = TypeVar("T")
-_LOST = ("gloo", "nccl", "connection", "timed out", "timeout", "broken pipe", "socket", "peer")
 
 
 def join(timeout: float = 600.0) -> Ranks:
@@ -39,7 +39,7 @@ def join(timeout: float = 600.0) -> Ranks:
         device = Ranks().device
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        with _detect_loss():
+        with detect_loss():
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
     return Ranks.current()
 
@@ -99,14 +99,14 @@ class Ranks:
         if self.size == 1:
             return module
         device = next(module.parameters()).device
-        with _detect_loss():
+        with detect_loss():
             return nn.parallel.DistributedDataParallel(_WithUnused(module, device), find_unused_parameters=True)
 
     def mean(self, values: Tensor) -> Tensor:
         """Returns the means over the processes."""
         if self.size == 1:
             return values
-        with _detect_loss():
+        with detect_loss():
             total = values.clone()
             distributed.all_reduce(total)
             return total / self.size
@@ -115,7 +115,7 @@ class Ranks:
         """Returns tensors whose rows are those of all processes, concatenated in order."""
         if self.size == 1:
             return dict(tensors)
-        with _detect_loss():
+        with detect_loss():
             ranks = SamplingRanks(self.rank, self.size, "gather")
             return {name: ranks.gather_rows(_to_backend(tensor)) for name, tensor in tensors.items()}
 
@@ -129,7 +129,7 @@ class Ranks:
                 box[0] = function()
             except ComposableEnergyError as error:
                 box[1] = error
-        with _detect_loss():
+        with detect_loss():
             distributed.broadcast_object_list(box)
         if box[1] is not None:
             raise box[1]
@@ -141,7 +141,7 @@ class Ranks:
             return dict(tensors)
         shapes = self.call_on_first(lambda: [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()])
         out = {}
-        with _detect_loss():
+        with detect_loss():
             for name, dtype, shape in shapes:
                 tensor = _to_backend(tensors[name].contiguous() if self.is_first else torch.empty(shape, dtype=dtype))
                 if tensor.numel():
@@ -155,7 +155,7 @@ class Ranks:
 
     def detect_loss(self) -> AbstractContextManager[Any]:
         """Returns a context in which the loss of another process raises `ProcessLost`."""
-        return _detect_loss() if self.size > 1 else nullcontext()
+        return detect_loss() if self.size > 1 else nullcontext()
 
 
 class _WithUnused(nn.Module):
@@ -173,18 +173,3 @@ class _WithUnused(nn.Module):
 def _to_backend(tensor: Tensor) -> Tensor:
     """Moves a tensor to the device on which the processes communicate: nccl handles GPU tensors only."""
     return tensor.cuda() if distributed.get_backend() == "nccl" else tensor.cpu()
-
-
-@contextmanager
-def _detect_loss() -> Iterator[None]:
-    try:
-        yield
-    except ComposableEnergyError:
-        raise
-    except RuntimeError as error:
-        if isinstance(error, getattr(distributed, "DistError", ())) or any(word in str(error).lower() for word in _LOST):
-            raise ProcessLost(
-                "Another process of this run was lost, or did not answer in time; its own output says why. The checkpoints are intact: "
-                f"start the same command again to resume from the last one. ({str(error).splitlines()[0]})"
-            ) from error
-        raise

@@ -32,6 +32,7 @@ class Limits:
         length: The most characters of an expression.
         waiting: The most orders that wait at once.
         seconds: The longest time of one order.
+        patience: Seconds that a user may take to send a request, or to read some of the answer.
     """
 
     images: int = 64
@@ -39,6 +40,7 @@ class Limits:
     length: int = 500
     waiting: int = 8
     seconds: float = 600.0
+    patience: float = 60.0
 
 
 LIMITS = Limits()

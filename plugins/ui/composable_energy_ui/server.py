@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import sys
 import threading
 from contextlib import closing
@@ -18,6 +19,7 @@ import numpy as np
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, OptionError
+from composable_energy.printable import printable
 from composable_energy.registry import names
 from composable_energy_cli.names import DEFAULT_FAMILY, Names
 from composable_energy_ui.orders import LIMITS, Limits, Order, find_names, read_order
@@ -65,8 +67,7 @@ class Playground:
     ) -> None:
         Names(family)  # an unknown family is reported before anything starts
         self.host, self.family, self.limits, self.local = host, family, limits, is_local(host)
-        self._server = ThreadingHTTPServer((host, port), lambda *args: _Handler(self, *args))
-        self._server.daemon_threads = True
+        self._server = _Server((host, port), lambda *args: _Handler(self, *args))
         try:
             self.worker = Worker(value_range, limits)
         except BaseException:
@@ -108,11 +109,16 @@ def is_local(host: str) -> bool:
         return False
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # users who connect at the same moment
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Answers one request."""
 
     def __init__(self, playground: Playground, *args: Any) -> None:
-        self.playground = playground
+        self.playground, self.timeout = playground, playground.limits.patience
         super().__init__(*args)
 
     def do_GET(self) -> None:
@@ -136,14 +142,16 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get_content_type() != "application/json":  # what another site cannot send without being asked
             self.send_error(415, "The playground takes JSON.")
             return
-        length = int(self.headers.get("Content-Length") or 0)
-        if length > _LARGEST:
-            self.send_error(413, f"A request has at most {_LARGEST} bytes.")
+        length = self.headers.get("Content-Length", "0")
+        if not re.fullmatch("[0-9]{1,12}", length) or int(length) > _LARGEST:
+            self.send_error(413, f"A request says its length, which is at most {_LARGEST} bytes.")
             return
         try:
-            fields = json.loads(self.rfile.read(length))
-        except ValueError:
+            fields = json.loads(self.rfile.read(int(length)))
+        except (ValueError, RecursionError):
             self.send_error(400, "The request is no JSON.")
+            return
+        except OSError:  # the user sends nothing more
             return
         actions = {"/api/check": self._check, "/api/conditions": self._conditions, "/api/sample": self._sample, "/api/cancel": self._cancel}
         if self.path not in actions or not isinstance(fields, dict):
@@ -154,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Stays silent about requests that are answered."""
         if args and str(args[-2:][0]).startswith("5"):
-            sys.stderr.write(f"composable-energy ui: {format % args}\n")
+            sys.stderr.write(printable(f"composable-energy ui: {format % args}") + "\n")
 
     def _names(self, asked: str | None) -> Event:
         """Returns the names for completion: members of a family first, then all other energies."""
@@ -242,8 +250,12 @@ class _Handler(BaseHTTPRequestHandler):
         Another site could let its name point to this computer, and read what it asks for.
         """
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        name = urlsplit(f"//{host}").hostname or ""
-        if (self.playground.local and not is_local(name)) or (origin is not None and urlsplit(origin).netloc != host):
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            same = (is_local(name) or not self.playground.local) and (origin is None or urlsplit(origin).netloc == host)
+        except ValueError:  # it is no address
+            same = False
+        if not same:
             self.send_error(403, "This request is from another site.")
             return False
         return True

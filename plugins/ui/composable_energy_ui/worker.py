@@ -22,6 +22,7 @@ import numpy as np
 
 from composable_energy.errors import ComposableEnergyError, OptionError
 from composable_energy.parsing import ParseError
+from composable_energy.printable import printable
 from composable_energy_ui.orders import Limits, Order
 
 __all__ = ["Event", "Kept", "Worker", "error_event"]
@@ -233,7 +234,7 @@ def _carry_out(pipe: Connection, work: Callable[[], object]) -> None:
         raise
     except Exception as error:  # plug-ins raise anything; the page shows it
         if not isinstance(error, ComposableEnergyError):
-            traceback.print_exc(file=sys.stderr)
+            sys.stderr.write(printable(traceback.format_exc()))
         # The expression that failed has its weights written out, so a place in it is not one in the text that was typed.
         pipe.send({"kind": "error", "message": str(error_event(error)["message"])})
     pipe.send({"kind": "done"})

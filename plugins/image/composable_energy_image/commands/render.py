@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import OptionError
+from composable_energy.printable import printable
 from composable_energy_cli import Command, json_text, whole_number
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Render(Command):
             progress = not arguments.quiet and sys.stderr.isatty()
             scenes = render_to(folder, world, arguments.n, arguments.seed, masks=arguments.masks, progress=progress)
         except KeyboardInterrupt:
-            print(f"Stopped. Finished pictures are in {folder}; the same command resumes.", file=sys.stderr)
+            print(printable(f"Stopped. Finished pictures are in {folder}; the same command resumes."), file=sys.stderr)
             raise
         seconds = time.perf_counter() - start
         if arguments.n:
@@ -74,8 +75,8 @@ class Render(Command):
             print(json_text({"world": arguments.world, "folder": str(folder), "n": arguments.n, "labels": shapes, "seconds": seconds}))
         elif not arguments.quiet:
             shape = " x ".join(map(str, scenes.images.shape[1:]))
-            print(f"{folder}: {arguments.n} pictures of {arguments.world}, {shape}{', with masks' * arguments.masks}, in {seconds:.1f} s")
-            print(f"labels: {', '.join(shapes)}")
+            done = f"{arguments.n} pictures of {arguments.world}, {shape}{', with masks' * arguments.masks}, in {seconds:.1f} s"
+            print(printable(f"{folder}: {done}\nlabels: {', '.join(shapes)}"))
             print(f"\nTo open them in Python:\n  from composable_energy_image.data import open_scenes\n  open_scenes({str(folder)!r})")
         return 0
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError, OptionError, ShapeError
+from composable_energy.unpacked import check_archive
 from composable_energy_image.data.labels import Labels, labels_from_numbers, labels_from_words
 from composable_energy_image.data.pictures import CHANNELS, to_bytes
 from composable_energy_image.data.source import PictureSource, ReadRequest, to_image
@@ -54,7 +55,7 @@ def read_npz(request: ReadRequest) -> PictureSource:
     """Reads an archive with `images` and labels by name into memory, because it may be compressed.
 
     Raises:
-        FileFormatError: The file is damaged, has no `images`, or needs unpickling.
+        FileFormatError: The file is damaged, unpacks to more than 2**32 bytes, has no `images`, or needs unpickling.
         ShapeError: The pictures have another shape, or the number of labels differs.
         DtypeError: Pictures are neither bytes nor floating, or labels are not whole numbers.
     """
@@ -64,8 +65,11 @@ def read_npz(request: ReadRequest) -> PictureSource:
     try:
         if not zipfile.is_zipfile(request.path):
             raise zipfile.BadZipFile("it is not an archive")
+        check_archive(request.path)
         with request.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
+    except FileFormatError:
+        raise
     except Exception as error:  # NumPy does not document its errors for damaged files
         raise _damaged(request.path, error) from None
     if _IMAGES not in arrays:

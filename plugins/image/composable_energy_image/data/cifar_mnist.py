@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
+import math
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from composable_energy.errors import FileFormatError
+from composable_energy.unpacked import read_gzip
 from composable_energy_image.data.attribute_table import read_text
 from composable_energy_image.data.labels import Labels
 from composable_energy_image.data.source import PictureSource, ReadRequest, to_image
@@ -126,24 +126,25 @@ def _find_idx_file(folder: Path, part: str, what: str, dimensions: int) -> Path 
 
 def _read_idx_file(path: Path, dimensions: int) -> np.ndarray:
     """Reads an IDX file. Its header: two bytes 0, one byte 8, the number of dimensions, and each length in four bytes, big-endian."""
-    data = _decompress(path) if path.suffix == ".gz" else np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
     head = 4 * (dimensions + 1)
-    if len(data) < head or bytes(data[:4]) != bytes((0, 0, 8, dimensions)):
+    begin = _read(path, head)
+    if len(begin) < head or bytes(begin[:4]) != bytes((0, 0, 8, dimensions)):
         raise FileFormatError(
-            f"{path} is not an IDX file of bytes with {dimensions} dimensions, or is truncated: it starts with {bytes(data[:4])!r}."
+            f"{path} is not an IDX file of bytes with {dimensions} dimensions, or is truncated: it starts with {bytes(begin[:4])!r}."
         )
-    shape = struct.unpack(f">{dimensions}I", bytes(data[4:head]))
-    expected = head + int(np.prod(shape, dtype=np.int64))
+    shape = struct.unpack(f">{dimensions}I", bytes(begin[4:head]))
+    expected = head + math.prod(shape)
+    data = _read(path, expected + 1)  # one more shows that the header is not right
     if len(data) != expected or 0 in shape:
-        lengths = " x ".join(map(str, shape))
+        lengths, more = " x ".join(map(str, shape)), "more" if len(data) > expected else f"{len(data):,}"
         raise FileFormatError(
-            f"{path} is damaged or truncated: expected {expected:,} bytes for {lengths}, found {len(data):,}. Download it again."
+            f"{path} is damaged or truncated: expected {expected:,} bytes for {lengths}, found {more}. Download it again."
         )
     return data[head:].reshape(shape)
 
 
-def _decompress(path: Path) -> np.ndarray:
-    try:
-        return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)
-    except (EOFError, OSError, zlib.error) as error:
-        raise FileFormatError(f"{path} cannot be decompressed ({error}): it is damaged or truncated. Download it again.") from None
+def _read(path: Path, most: int) -> np.ndarray:
+    """Returns up to a number of bytes of a file; of a plain file all, which are not read into memory."""
+    if path.suffix == ".gz":
+        return np.frombuffer(read_gzip(path, most), np.uint8)
+    return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)

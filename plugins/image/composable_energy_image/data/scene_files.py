@@ -15,6 +15,7 @@ import numpy as np
 from composable_energy.errors import FileFormatError, StorageError
 from composable_energy.files import replace_file
 from composable_energy.memory import written_bytes
+from composable_energy.unpacked import check_archive
 from composable_energy_image.data.world import Scenes, World, check_integer
 
 __all__ = ["PART", "open_scenes", "read_classes", "render_to"]
@@ -178,6 +179,7 @@ def _read_metadata(folder: Path) -> dict[str, Any] | None:
 
 def _read_labels(folder: Path) -> dict[str, np.ndarray]:
     try:
+        check_archive(folder / _LABELS)
         with (folder / _LABELS).open("rb") as file, np.load(file) as labels:
             return dict(labels)
     except Exception as error:  # NumPy and zipfile do not document their errors for damaged files

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
+from composable_energy.printable import printable
+from composable_energy.unpacked import open_picture
 from composable_energy_image.data.labels import Labels
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ def decode_pictures(
     first: tuple[str, tuple[int, int], int] | None = None
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        tqdm(total=len(rows), desc=source.description, disable=not progress) as bar,
+        tqdm(total=len(rows), desc=printable(source.description), disable=not progress) as bar,
     ):
         for start in range(0, len(rows), _AHEAD):
             some = rows[start : start + _AHEAD]
@@ -128,14 +130,14 @@ def open_image(path: Path) -> Image.Image:
     """Opens the picture in a file, upright, with mode L or RGB and without transparency.
 
     Raises:
-        FileFormatError: The file is damaged, or its pixels have 32 bits.
+        FileFormatError: The file is damaged, it has more than 2**26 pixels, or its pixels have 32 bits.
     """
     from PIL import Image, ImageOps
 
     if not path.is_file():  # opening a pipe would wait for ever
         raise FileFormatError(f"{path} is no regular file, or a link that leads nowhere: replace or delete it.")
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             ImageOps.exif_transpose(picture, in_place=True)
             if picture.mode in ("I;16", "I;16L", "I;16B"):  # Pillow would clip these at 255
                 return Image.fromarray((np.asarray(picture).astype(np.uint32) // 257).astype(np.uint8))

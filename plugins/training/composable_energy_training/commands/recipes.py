@@ -7,6 +7,7 @@ import textwrap
 from typing import Any
 
 from composable_energy.errors import ComposableEnergyError
+from composable_energy.printable import printable
 from composable_energy_cli import Command, json_text
 
 __all__ = ["Recipes"]
@@ -35,11 +36,11 @@ class Recipes(Command):
         if not rows:
             print("No recipes are installed; `composable-energy plugins` lists the plug-ins.")
         for row in rows:
-            print(f"{row['name']}" + (f"  failed: {row['error']}" if "error" in row else ""))
+            print(printable(row["name"] + (f"  failed: {row['error']}" if "error" in row else "")))
             for key in ("about", "source", "needs", "cost"):
                 if row.get(key):
                     label = "" if key == "about" else f"{key}: "
-                    print(textwrap.fill(f"{label}{row[key]}", _WIDTH, initial_indent="  ", subsequent_indent="    "))
+                    print(textwrap.fill(printable(f"{label}{row[key]}"), _WIDTH, initial_indent="  ", subsequent_indent="    "))
         return 0
 
 
@@ -50,7 +51,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json_text({**_summarize(recipe), "settings": recipe.resolved_settings()}))
     else:
-        print((recipe.text or recipe.toml()).rstrip("\n"))
+        print(printable((recipe.text or recipe.toml()).rstrip("\n")))
     return 0
 
 

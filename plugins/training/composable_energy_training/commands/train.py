@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from composable_energy.errors import FileFormatError, OptionError
+from composable_energy.printable import printable
 from composable_energy_cli import Command, json_text, saved_in, whole_number
 
 __all__ = ["Train"]
@@ -73,7 +74,7 @@ class Train(Command):
                 folder = recipe.run(data, out, progress=not arguments.quiet and terminal)
         except (KeyboardInterrupt, SystemExit):
             if first:
-                print(f"Stopped. The last checkpoint is in {out}; the same command resumes from it.", file=sys.stderr)
+                print(printable(f"Stopped. The last checkpoint is in {out}; the same command resumes from it."), file=sys.stderr)
             raise
         finally:
             leave()
@@ -82,8 +83,15 @@ class Train(Command):
             print(json_text({"recipe": recipe.name, "folder": str(folder), "energies": list(saved_in(folder)), "seconds": seconds}))
         elif first and not arguments.quiet:
             usage = recipe.usage(folder) or f"To sample it:\n  {_sample_command(folder)}"
-            print(f"{folder}: {recipe.name} in {seconds:.1f} s\n\n{usage}")
+            print(printable(f"{folder}: {recipe.name} in {seconds:.1f} s\n\n{usage}"))
         return 0
+
+
+class _Printable(logging.Formatter):
+    """Shows the names that others gave to stages and scalars with escapes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 @contextmanager
@@ -93,7 +101,7 @@ def _log_lines(enabled: bool) -> Iterator[None]:
         yield
         return
     log, lines = logging.getLogger("composable_energy_training"), logging.StreamHandler()
-    lines.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    lines.setFormatter(_Printable("%(asctime)s %(message)s", "%H:%M:%S"))
     level = log.level
     log.addHandler(lines)
     log.setLevel(logging.INFO)

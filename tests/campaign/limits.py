@@ -1,0 +1,129 @@
+"""Clocks that jump, and memory that ends: what is asked for is right, or a typed error; and nothing is half-written."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import composable_energy as ce
+from composable_energy.locks import exclusive
+from tests.campaign.crashes import Saving, normal, some_work
+from tests.campaign.faults import in_child
+from tests.campaign.trial import Area, Trial, check
+
+_JUMPS = (-1e9, -86400.0, -3600.0, -1.0, 1.0, 3600.0, 86400.0, 1e9, 7e9)  # seconds; from 1994 to 2248
+_NUMBERS = 2**19  # of a tensor that is saved while memory ends: 2 MiB
+
+
+def jumping(clock: Callable[[], float], chance: random.Random, jumps: tuple[float, ...]) -> Callable[[], float]:
+    """Returns a clock that jumps at one of its readings in three."""
+    offset = 0.0
+
+    def read() -> float:
+        nonlocal offset
+        if chance.random() < 1 / 3:
+            offset += chance.choice(jumps)
+        return clock() + offset
+
+    return read
+
+
+def set_clocks(chance: random.Random, sleep: bool) -> None:
+    """Lets the clock of the wall jump to and fro; and the one that never runs back jump forward, as after a machine has slept."""
+    time.time = jumping(time.time, random.Random(chance.random()), _JUMPS)
+    if sleep:
+        time.monotonic = jumping(time.monotonic, random.Random(chance.random()), _JUMPS[5:])
+
+
+def prepare_clocks(folder: Path) -> Trial:
+    def waiting(chance: random.Random, place: Path) -> str:
+        """A save waits for another process, which holds the lock for a moment."""
+        normal(1.0).save(place / "saved")
+        with exclusive(place / "saved" / "config.json"):
+            here, there = os.pipe()
+            child = os.fork()
+            if child == 0:
+                set_clocks(chance, sleep=False)
+                os.close(here)
+                code = 1
+                try:
+                    os.write(there, b"x")
+                    normal(2.0).save(place / "saved")
+                    code = 0
+                finally:
+                    os._exit(code)
+            os.close(there)
+            os.read(here, 1)
+            os.close(here)
+            time.sleep(0.03)
+        check(
+            os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0,
+            "untyped error",
+            "a save did not wait when the clock of the wall jumped",
+        )
+        check(ce.load(place / "saved").config()["distribution"].mean[0].item() == 2.0, "silent wrong answer", "the old energy")
+        return "a save waited"
+
+    def trial(chance: random.Random, place: Path) -> str:
+        if chance.random() < 0.2:
+            return waiting(chance, place)
+        work, sleep = some_work(chance, place), chance.random() < 0.7
+
+        def run() -> None:
+            set_clocks(chance, sleep)
+            work.run()
+            if chance.random() < 0.5:
+                for path in (path for path in place.rglob("*") if path.is_file()):
+                    os.utime(path, (chance.choice([0, 2**31, 2**33]),) * 2)
+
+        code, text = in_child(run)
+        check(code == 0, "untyped error", text[-400:])
+        found = work.check()
+        check(found in ("new", "resumed"), "lost file", f"{type(work).__name__}: {found}")
+        return f"{type(work).__name__.lower()}: {found}"
+
+    return trial
+
+
+class LargeSaving(Saving):
+    """A save of many numbers."""
+
+    @staticmethod
+    def energy(mean: float) -> ce.Energy:
+        return ce.as_energy(torch.distributions.Normal(torch.full((_NUMBERS,), mean), 1.0))
+
+
+def _is_memory(text: str) -> bool:
+    name, _, trace = text.partition("\n")
+    words = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory", "can't start new thread", "Cannot allocate memory")
+    return name.startswith("composable_energy.errors.") or name == "builtins.MemoryError" or any(word in trace for word in words)
+
+
+def prepare_memory(folder: Path) -> Trial:
+    def trial(chance: random.Random, place: Path) -> str:
+        work = LargeSaving(chance, place) if chance.random() < 0.5 else some_work(chance, place)
+        free = int(2 ** chance.uniform(12, 25))
+
+        def run() -> None:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + free, resource.RLIM_INFINITY))
+            try:
+                work.run()
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+        code, text = in_child(run)
+        check(code == 0 or (code == 1 and _is_memory(text)), "untyped error", f"{code}: {text[-500:]}")
+        return f"{type(work).__name__.lower()}: {'enough' if code == 0 else 'too little'}, {work.check()}"
+
+    return trial
+
+
+CLOCKS = Area("clocks", prepare_clocks, 120)
+MEMORY = Area("low memory", prepare_memory, 120)

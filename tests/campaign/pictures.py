@@ -1,0 +1,96 @@
+"""Files of pictures that are damaged, or that are much larger in memory than on disk."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import resource
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from composable_energy_cli.pictures import read_points
+from composable_energy_image.data import open_pictures
+from tests.campaign.files import damage
+from tests.campaign.trial import Area, Trial, check, typed
+
+_ZEROS = gzip.compress(bytes(2**24))  # a member of a gzip file; some of them in a row are a large file
+_SLACK = 96 * 2**20  # bytes that a reader may take, besides what it returns
+_SIDES = (0, 1, 3, 300, 9000, 12_000, 60_000, 2**31 - 1)
+
+
+def png(width: int, height: int, pixels: bytes) -> bytes:
+    """Returns a grey picture whose header may be wrong."""
+    chunks = {b"IHDR": struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0), b"IDAT": zlib.compress(pixels), b"IEND": b""}
+    parts = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks.items()]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def idx(chance: random.Random, place: Path) -> None:
+    """Writes IDX files whose header says less or more than there is."""
+    n, side = chance.choice([0, 1, 2, 2, 2**16, 2**32 - 1]), chance.choice([0, 3, 3, 60_000])
+    content = struct.pack(">4I", 0x803, n, side, side) + chance.randbytes(chance.choice([0, 17, 18, 18, 19]))
+    whole = gzip.compress(content) + _ZEROS * chance.choice([0, 0, 1, 16])
+    (place / "train-images-idx3-ubyte.gz").write_bytes(damage(whole, chance) if chance.random() < 0.5 else whole)
+    (place / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">2I", 0x801, 2) + bytes(2)))
+
+
+def folder_of_pictures(chance: random.Random, place: Path) -> None:
+    """Writes a picture that is whole, and one that is not."""
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(place / "1.png")
+    if chance.random() < 0.5:
+        (place / "2.png").write_bytes(png(chance.choice(_SIDES), chance.choice(_SIDES), chance.randbytes(12)))
+    elif chance.random() < 0.3:
+        (place / "2.png").write_bytes(BOMB)
+    else:
+        file = io.BytesIO()
+        Image.fromarray(np.frombuffer(chance.randbytes(27), np.uint8).reshape(3, 3, 3)).save(
+            file, chance.choice(["PNG", "JPEG", "BMP", "WEBP"])
+        )
+        (place / f"2{chance.choice(['.png', '.jpg', '.bmp', '.webp'])}").write_bytes(damage(file.getvalue(), chance))
+
+
+def array(chance: random.Random, place: Path) -> None:
+    """Writes an archive of numpy whose list of files, or whose arrays, say other sizes."""
+    file, shape = io.BytesIO(), chance.choice([(2, 3, 3, 3), (2, 3, 3), (2**31, 2**20), (10**9, 10**9)])
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(place / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", file.getvalue() + bytes(chance.choice([0, 17, 18, 54])))
+        if chance.random() < 0.3:
+            archive.infolist()[0].file_size = chance.choice([0, 1, 2**33])
+    if chance.random() < 0.5:
+        (place / "a.npz").write_bytes(damage((place / "a.npz").read_bytes(), chance))
+
+
+KINDS: dict[str, Callable[[random.Random, Path], None]] = {"IDX": idx, "pictures": folder_of_pictures, "array": array}
+BOMB = png(12_000, 12_000, bytes(12_001 * 12_000))
+"""A picture of 140 kB that takes 144 MB when it is read."""
+
+
+def prepare(folder: Path) -> Trial:
+    torch.set_num_threads(1)
+
+    def trial(chance: random.Random, place: Path) -> str:
+        kind = chance.choice(list(KINDS))
+        KINDS[kind](chance, place)
+        target = place / "a.npz" if kind == "array" else place
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        _, error = typed(lambda: open_pictures(target, cache=None, size=3))
+        if kind != "IDX" and not error:
+            path = target if kind == "array" else max(place.iterdir())
+            _, error = typed(lambda: read_points(path, [(3, 3, 3)], (0.0, 1.0)))
+        gained = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        check(gained < _SLACK, "memory", f"{kind}: {gained / 2**20:.0f} MiB were taken")
+        return f"{kind}: {error or 'read'}"
+
+    return trial
+
+
+AREA = Area("pictures", prepare)
