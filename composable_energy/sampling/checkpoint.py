@@ -6,7 +6,6 @@ Nothing in the file is code. Tensors have names; all else is JSON in the file's 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -19,24 +18,19 @@ from torch import Tensor
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, StorageError
 from composable_energy.files import digest_of, parse_tensors, read_bytes, remove_leftovers, replace_file, tensors_bytes
 from composable_energy.locks import exclusive
-from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.consistency import inconsistency
-from composable_energy.sampling.loop import Observer, TraceRecorder
 from composable_energy.sampling.ranks import Ranks
-from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.trace import Stopped, Trace, gather_trace
-from composable_energy.sampling.values import Evaluator, Values
-from composable_energy.sampling.wrappers import has_rows
+from composable_energy.sampling.sampler import Sampler, State
+from composable_energy.sampling.trace import Stopped, Trace
+from composable_energy.sampling.values import Values
 
-__all__ = ["CheckpointFile", "CheckpointObserver", "Saved", "describe", "final_reference"]
+__all__ = ["CheckpointFile", "Saved", "describe"]
 
 _FORMAT = 2
 _KEY = "composable_energy_checkpoint"
 _ROWS = ("diverged_at", "restarts")  # one number for each chain
 _STEPS = ("energies", "acceptance", "points")  # one row for each step, where they are recorded
 _PLAIN = (bool, int, float, str, type(None))
-_START_CHAINS = 64  # chains whose values at the start are kept
-_MAX_SHARE = 1 / 20  # of the time, spent on writing
 
 
 @dataclass(frozen=True)
@@ -205,74 +199,6 @@ class CheckpointFile:
             yield
 
 
-class CheckpointObserver(Observer):
-    """Writes the state of all chains to a file every so often, at the end, and when the loop is broken off.
-
-    Args:
-        file: The file.
-        seconds: The least time between two writings, in seconds; 0 writes after each step.
-        recorder: Records the steps.
-        evaluator: Evaluates the energies and gradients that identify the energy.
-        start: Values of the interrupted run at the start; None evaluates them.
-    """
-
-    def __init__(self, file: CheckpointFile, seconds: float, recorder: TraceRecorder, evaluator: Evaluator, start: Values | None) -> None:
-        self.file, self.seconds, self.recorder, self.evaluator = file, seconds, recorder, evaluator
-        self.start = start
-        self.due = time.monotonic() + seconds
-        self.written = 0
-        self.last: tuple[int, Values] | None = None  # a step, and the values there
-
-    def on_start(self, chains: Chains) -> None:
-        limit = None if has_rows(self.evaluator.energy) else _START_CHAINS
-        self.start = _values(self.evaluator, chains, limit) if self.start is None else self.start.select(chains.own)
-        self.before, self.written = chains.snapshot(), chains.step
-
-    def on_step(self, chains: Chains, info: Info) -> None:
-        due, ranks = time.monotonic() >= self.due, chains.layout.ranks
-        if due if ranks is None else ranks.broadcast(due):
-            self._write(chains)
-        self.before = chains.snapshot()
-
-    def on_end(self, chains: Chains, error: BaseException | None) -> None:
-        if error is None and chains.step > self.written:
-            self._write(chains)
-        elif error is not None and chains.layout.ranks is None:
-            self._write(self.before, self._last_finite(self.before))
-
-    def values(self, chains: Chains) -> Values:
-        """Returns energies and gradients at the current points of the active chains."""
-        if self.last is None or self.last[0] != chains.step:
-            self.last = chains.step, _values(self.evaluator, chains)
-        return self.last[1]
-
-    def _last_finite(self, chains: Chains) -> Values | None:
-        """Returns the last values that are finite, those of now unless the energy itself has broken off the loop."""
-        earlier = self.last[1] if self.last else self.start
-        try:
-            now = self.values(chains)
-        except Exception:  # the error that broke off the loop is raised after the file is written
-            return earlier
-        return now if now.energies.isfinite().all() and now.grads.isfinite().all() else earlier
-
-    def _write(self, chains: Chains, now: Values | None = None) -> None:
-        began, ranks = time.monotonic(), chains.layout.ranks
-        reference = (self.start, self.values(chains) if now is None else now)
-        trace = replace(self.recorder.trace(chains), reference=tuple(values for values in reference if values is not None))
-        trace = trace if ranks is None else gather_trace(trace, ranks)
-        if ranks is None or ranks.rank == 0:
-            self.file.write(trace)
-        ended, self.written = time.monotonic(), chains.step
-        self.due = ended + (max(self.seconds, (ended - began) / _MAX_SHARE) if self.seconds else 0)
-
-
-def final_reference(evaluator: Evaluator, chains: Chains) -> Values:
-    """Returns the values that a trace keeps: those of the states where they hold them, which costs nothing."""
-    if not chains.chunks or not evaluator.states_hold_values:
-        return _values(evaluator, chains)
-    return Values.of_states(chains.ids(), [chunk.state for chunk in chains.chunks])
-
-
 def describe(value: Any) -> str:
     """Returns a sampler, or an option of one, as text that is the same in another process."""
     if isinstance(value, Tensor):
@@ -286,11 +212,6 @@ def describe(value: Any) -> str:
     else:
         return repr(value)
     return f"{type(value).__qualname__}({', '.join(f'{name}={describe(item)}' for name, item in own.items())})"
-
-
-def _values(evaluator: Evaluator, chains: Chains, limit: int | None = None) -> Values:
-    points = [chunk.state.x for chunk in chains.chunks] or [chains.layout.starts.zeros[None][:0]]
-    return evaluator.values(chains.ids()[:limit], torch.cat(points)[:limit])
 
 
 def _add_state(tensors: dict[str, Tensor], place: str, ids: Any, state: State) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from composable_energy.gradients import recording
 from composable_energy.lift import as_energy
 from composable_energy.noise import Kind, Noise
 from composable_energy.sampling.chains import Chains, Diverged
-from composable_energy.sampling.checkpoint import CheckpointObserver
+from composable_energy.sampling.checkpoint_observer import CheckpointObserver
 from composable_energy.sampling.context import evaluation_context
 from composable_energy.sampling.convergence import ConvergenceObserver, emit_warnings, silenced, warn_of_points
 from composable_energy.sampling.faults import Faults, guard, noted

@@ -14,7 +14,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import SamplingDiverged
 from composable_energy.events import Formula, conjoin
 from composable_energy.sampling.chains import Chains, Diverged
-from composable_energy.sampling.checkpoint import final_reference
+from composable_energy.sampling.checkpoint_observer import final_reference
 from composable_energy.sampling.faults import Faults
 from composable_energy.sampling.loop import TraceRecorder
 from composable_energy.sampling.request import SampleRequest
