@@ -150,6 +150,8 @@ class Names:
             if family is not None or self.family in self.entries:
                 self.members = _members(self.family)
         except ComposableEnergyError as error:
+            if family is not None and isinstance(error, PluginNotFound):
+                raise PluginNotFound(f"--in: there is no folder {family!r}. {error}") from error
             if family is not None:
                 raise
             self._default_error = error  # raised only if an expression needs the default family

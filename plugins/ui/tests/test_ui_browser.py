@@ -152,7 +152,7 @@ def test_conditions_of_the_expression_have_fields(tmp_path):
             page.type(name, value)
         sample(page)
         assert "--given y=0.5,-0.5" in text(page, "#command")
-        page.type("#expression", "ring")
+        page.type("#expression", "plane/ring")
         page.wait("document.querySelector('#conditions').hidden")
 
 
