@@ -10,7 +10,23 @@ from tests.campaign.faults import POSSIBLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files")]
 
-TRIALS = {"files": 60, "kills": 15, "full disk": 15, "races": 2, "numerics": 12, "surroundings": 8, "parser": 3, "command line": 30}
+TRIALS = {
+    "files": 60,
+    "pictures": 60,
+    "kills in save": 15,
+    "kills in sampling": 8,
+    "kills in training": 4,
+    "full disk": 15,
+    "clocks": 8,
+    "low memory": 8,
+    "races": 4,
+    "ranks": 3,
+    "numerics": 12,
+    "surroundings": 8,
+    "parser": 3,
+    "command line": 30,
+    "playground: requests": 60,
+}
 
 
 def campaign(tmp_path, *options):
@@ -33,8 +49,8 @@ def test_a_campaign_continues_and_its_counts_add_up(tmp_path):
     assert done.returncode == 0 and "| command line | 40 |" in done.stdout
 
 
-@pytest.mark.parametrize("defect", ["no sync of a file", "no digest"])
+@pytest.mark.parametrize("defect", ["no sync of a folder", "escapes are printed"])
 def test_a_planted_defect_is_found(tmp_path, defect):
     done = campaign(tmp_path, "--defects", defect)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{defect}: found" in done.stdout
+    assert f"| {defect} |" in done.stdout and "missed" not in done.stdout

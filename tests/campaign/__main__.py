@@ -43,7 +43,7 @@ AREAS: dict[str, Area] = {
     )
 }
 _LONGEST = 900.0  # seconds of the search for a planted defect
-_HURRY = 40.0  # seconds after which a trial counts as a hang there
+_HURRY = 90.0  # seconds after which a trial counts as a hang there
 _ROUNDS = 4  # an area runs so often, so that a campaign that is broken off has counts of all
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import random
 import resource
@@ -87,10 +88,16 @@ class Sampling:
         return "resumed" if began else "begun anew"
 
 
+@functools.cache
+def trained_weights() -> str:
+    """Returns the digest of the weights after a training that nothing broke off."""
+    run = trainer(Scripted({}), None, steps=6, checkpoint_every=2)
+    run.fit()
+    return digest_of(run.model.state_dict())
+
+
 class Training:
     """A run of a trainer with a log."""
-
-    wanted = ""
 
     def __init__(self, chance: random.Random, folder: Path) -> None:
         self.folder = folder / "run"
@@ -102,11 +109,7 @@ class Training:
 
     def check(self) -> str:
         began = (self.folder / "checkpoints").exists()
-        if not Training.wanted:
-            run = trainer(Scripted({}), None, steps=6, checkpoint_every=2)
-            run.fit()
-            Training.wanted = digest_of(run.model.state_dict())
-        check(self.run() == Training.wanted, "silent wrong answer", "a resumed run has other weights")
+        check(self.run() == trained_weights(), "silent wrong answer", "a resumed run has other weights")
         steps = [int(row["step"]) for row in read_log(self.folder)]
         check(steps == [1, 2, 3, 4, 5, 6], "silent wrong answer", f"the log has the steps {steps}")
         left = {*names_in(self.folder)} | {name for name in names_in(self.folder / "checkpoints") if not name.startswith("step-")}

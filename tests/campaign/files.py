@@ -17,7 +17,7 @@ import composable_energy as ce
 from composable_energy.files import config_bytes, digest_of
 from composable_energy_training import CSVLog
 from plugins.training.tests.run_helpers import Scripted, trainer
-from tests.campaign.crashes import Training, normal
+from tests.campaign.crashes import Training, normal, trained_weights
 from tests.campaign.trial import Area, Trial, check, typed
 from tests.checkpoint_runs import BOWL, safe_metadata
 from tests.saving_energies import Attributes, Mean, Picture, Tempered, X, expressions
@@ -159,7 +159,7 @@ def prepare(folder: Path) -> Trial:
         last = max((work.folder / "checkpoints").iterdir())
         last.write_bytes(damage(last.read_bytes(), chance))
         found, error = typed(work.run)
-        check(bool(error) or found == Training.wanted, "silent wrong answer", "a damaged checkpoint of a training")
+        check(bool(error) or found == trained_weights(), "silent wrong answer", "a damaged checkpoint of a training")
         return f"training: {error or 'same weights'}"
 
     def doubled(chance: random.Random, place: Path) -> str:

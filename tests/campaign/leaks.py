@@ -12,7 +12,7 @@ from tests.campaign.crashes import CALL, names_in, normal
 from tests.campaign.trial import Area, Outcome, Trial, check
 from tests.checkpoint_runs import BOWL
 
-_SAMPLINGS, _LOADS = 500, 50  # of a trial
+_SAMPLINGS, _LOADS = 200, 20  # of a trial
 _SLACK = 16 * 2**20  # bytes that the allocator may keep
 
 

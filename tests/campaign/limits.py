@@ -61,7 +61,7 @@ def prepare_clocks(folder: Path) -> Trial:
             os.close(there)
             os.read(here, 1)
             os.close(here)
-            time.sleep(0.03)
+            time.sleep(0.25)  # the save looks at the clock some times
         check(
             os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0,
             "untyped error",

@@ -33,7 +33,14 @@ _PATHS = ["/api/sample", "/api/check", "/api/cancel", "/api/names", "/api/points
 _QUERIES = ["", "", "?job=none", "?family=plane", "?family=/etc", "?family=%1b[2J", "?family=%00", "?job=%F0%9F", "?" + "a=1&" * 400]
 _LINES = [
     *("Host: elsewhere.org", "Host: [::1", "Host: localhost:x", "Origin: http://[", "Origin: null", "Origin: http://elsewhere.org"),
-    *("Content-Length: -1", "Content-Length: 1e3", "Content-Length: 999999999999999999999", "Content-Length: 99999", "Content-Length: x"),
+    *(
+        "Content-Length: -1",
+        "Content-Length: 1e3",
+        "Content-Length: 999999999999999999999",
+        "Content-Length: 99999",
+        "Content-Length: 200000",
+        "Content-Length: x",
+    ),
     *(
         "Content-Type: text/plain",
         "Content-Type: ;;;",
@@ -102,6 +109,11 @@ def prepare_requests(folder: Path) -> Trial:
         check("\x1b" not in written and b"\x1b" not in answer, "terminal escape", sent[:300])
         status = answer[9:12].decode() if answer.startswith(b"HTTP/") else "no status"
         check(not status.startswith("5") or status in ("501", "505"), "untyped error", f"{sent[:300]!r}: {answer[:200]!r}")
+        usual = sent.startswith((b"POST /api/sample HTTP/1.1\r\n", b"POST /api/check HTTP/1.1\r\n", b"GET / HTTP/1.1\r\n"))
+        if usual and b"elsewhere.org" in sent:
+            check(status == "403", "other site", sent[:300])
+        if usual and sent.startswith(b"POST") and b"Content-Length: 200000" in sent:
+            check(status == "413", "too large", sent[:300])
         last = answer.strip().rpartition(b"\n")[2]
         kind = json.loads(last).get("kind", "names") if status == "200" and last.startswith(b"{") else ""
         return f"{status} {kind}".strip()

@@ -200,6 +200,8 @@ def prepare_command_line(folder: Path) -> Trial:
         ["train", "--recipe", "odd.toml", "--data", "\x1b[2J", "--out", "o\x1b[2Jut"],
         ["train", "--recipe", "odd.toml", "--data", ".", "--out", "o\x1b[2Jut", "--set", "a\x1b[2J=1"],
         ["new-plugin", "odd", "--directory", "o\x1b[2Jut"],
+        ["render", "tetris", "-n", "1", "-o", "f\x1b[2Jile"],
+        ["train", "--recipe", "odd.toml", "--data", ".", "--out", "f\x1b[2Jile"],
     ]
 
     def trial(chance: random.Random, place: Path) -> str:
@@ -207,6 +209,7 @@ def prepare_command_line(folder: Path) -> Trial:
             arguments = list(chance.choice(shown))
         else:
             arguments = [chance.choice(words[:8]), *(chance.choice(words) for _ in range(chance.randrange(6)))]
+        (place / "f\x1b[2Jile").touch()
         (place / "odd.toml").write_text('extends = "cd-small"\nabout = "odd \x9b2J \u202e"  # \x9b2J\n')
         out, err = io.StringIO(), io.StringIO()
         try:
