@@ -11,6 +11,7 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
 from composable_energy.registry import api
+from composable_energy_cli import main
 from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
 
 
@@ -60,11 +61,13 @@ def test_an_unknown_name_tells_the_nearest(acme):
         ce.get_family("bowl")
 
 
-def test_an_entry_whose_extra_is_missing_says_how_to_install_it(acme):
+def test_an_entry_whose_extra_is_missing_says_how_to_install_it(acme, capsys):
     install(acme, "acme-more", {"energies": {"big": "third_party_big:Bowl [all, big]", "small": "third_party_a:Bowl [all]"}})
     for name in ("big", "acme-more:big", "big/member"):
         with pytest.raises(ExtraNotInstalled, match=r"'(acme-more:)?big' comes with an extra .*: pip install 'acme-more\[all,big\]'\."):
             ce.load(name)
+    assert main(["sample", "big/member & small", "-n", "1"]) != 0
+    assert "pip install 'acme-more[all,big]'" in capsys.readouterr().err
     assert "big" not in {r.name for r in ce.plugins()}
     assert ce.load("small")(torch.ones(1, 2)).item() == 1.0  # its module is there
     (acme / "third_party_big.py").write_text(textwrap.dedent(GOOD_ENERGY))

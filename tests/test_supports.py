@@ -82,6 +82,7 @@ def expression():
     return ce.as_energy(td.Normal(t(0.5, 0.5), 1.0)).on(constraints.greater_than(-3.0)) & walls
 
 
+@pytest.mark.filterwarnings("ignore:You are using `torch.load`:FutureWarning")  # torch 2.4, when it reads its own pickles
 @pytest.mark.parametrize("way", ["saved", "pickled", "copied", "rebuilt"])
 def test_a_kept_energy_has_its_support_and_draws(way, tmp_path):
     energy = expression()
