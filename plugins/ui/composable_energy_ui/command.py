@@ -36,7 +36,8 @@ class Ui(Command):
         try:
             playground = Playground(arguments.host, arguments.port, arguments.family, value_range(arguments))
         except (OSError, OverflowError) as error:
-            raise OptionError(f"--host {arguments.host} --port {arguments.port}: {str(error).rstrip('.')}; `--port 0` takes a free port.") from error
+            reason = str(error).rstrip(".")
+            raise OptionError(f"--host {arguments.host} --port {arguments.port}: {reason}; `--port 0` takes a free port.") from error
         if not playground.local:
             print(
                 f"Warning: --host {arguments.host} lets everybody who reaches this computer sample on it, without a password. Use it in a "

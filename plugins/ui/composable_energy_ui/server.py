@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -234,8 +234,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(json.dumps(answer).encode(), "application/json")
 
     def _answer(self, body: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
-        self._head(kind, {"Content-Length": str(len(body)), **(headers or {})})
-        self.wfile.write(body)
+        with suppress(BrokenPipeError, ConnectionResetError):  # the page is closed
+            self._head(kind, {"Content-Length": str(len(body)), **(headers or {})})
+            self.wfile.write(body)
 
     def _head(self, kind: str, headers: dict[str, str] | None = None) -> None:
         self.send_response(200)
