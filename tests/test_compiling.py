@@ -129,10 +129,10 @@ class Stray(ce.Energy):
 def test_what_cannot_be_compiled_runs_as_it_is_and_says_why_once(way, reason):
     energy = Stray(way)
     fast = compiled(energy)
-    with pytest.warns(RuntimeWarning, match=reason) as told:
+    with pytest.warns(RuntimeWarning, match=reason) as raised:
         values, _ = energy_and_gradient(fast, torch.ones(3, 2))
         energy_and_gradient(fast, torch.ones(4, 2))
-    assert len(told) == 1
+    assert len(raised) == 1
     assert fast.graphs == ()
     if way != "counts":
         torch.testing.assert_close(values, energy(torch.ones(3, 2)))
@@ -150,7 +150,7 @@ def test_too_many_shapes_run_as_they_are():
     assert len(fast.graphs) == 8
 
 
-def test_mistakes_are_told_as_before():
+def test_mistakes_are_reported_as_before():
     class Wide(ce.Energy):
         def forward(self, x):
             return x.square().sum(1, keepdim=True)
@@ -185,7 +185,7 @@ def test_nothing_is_left_behind():
 
 
 @pytest.mark.slow
-def test_a_machine_without_a_compiler_is_told_what_to_install(tmp_path):
+def test_a_machine_without_a_compiler_is_reported_what_to_install(tmp_path):
     code = """
         import torch, composable_energy as ce
         E = ce.as_energy(lambda x: x.square().sum(1).sin())

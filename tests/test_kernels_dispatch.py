@@ -69,11 +69,11 @@ class TestChoice:
             ({"g": g.double()}, "differ in dtype or device"),
         ],
     )
-    def test_a_kernel_that_was_asked_for_and_cannot_run_is_told(self, recorded, options, message):
+    def test_a_kernel_that_was_asked_for_and_cannot_run_is_reported(self, recorded, options, message):
         with pytest.raises(OptionError, match=f"{SWITCH} names the kernel 'recorded', which cannot run here: .*{message}.*Unset it"):
             self.step(**options)
 
-    def test_unknown_and_unfit_kernels_are_told(self, monkeypatch):
+    def test_unknown_and_unfit_kernels_are_reported(self, monkeypatch):
         monkeypatch.setenv(SWITCH, "tritn")
         with pytest.raises(PluginNotFound, match=r"No plug-in offers the kernel 'tritn'\. Did you mean 'triton'"):
             self.step()
@@ -84,7 +84,7 @@ class TestChoice:
             self.step()
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-    def test_triton_without_a_gpu_is_told(self, monkeypatch):
+    def test_triton_without_a_gpu_is_reported(self, monkeypatch):
         monkeypatch.setenv(SWITCH, "triton")
         with pytest.raises(OptionError, match=r"names the kernel 'triton', which cannot run here: (torch finds no GPU|Triton is not)"):
             self.step()

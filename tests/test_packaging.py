@@ -158,7 +158,7 @@ def test_a_wheel_is_small_and_holds_no_pickles(wheels, published):
 
 
 @PUBLISHED
-def test_the_origin_of_all_weights_is_told(published):
+def test_the_origin_of_all_weights_is_reported(published):
     text = (published / "LICENSE-WEIGHTS.md").read_text()
     folders = {path.parent for package in packages(published) for path in package.rglob("*.safetensors")}
     told = [next(ROOT.glob(f"plugins/*/{path}")) for path in re.findall(r"^\| `(\S+)` \|", text, re.M)]

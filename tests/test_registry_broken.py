@@ -52,7 +52,7 @@ def test_a_broken_one_has_its_row_and_the_others_work(acme, name):
     assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
 
 
-def test_a_failed_import_is_told_again_and_not_tried_again(site):
+def test_a_failed_import_is_reported_again_and_not_tried_again(site):
     counting = "import builtins\nbuiltins.third_party_tries = getattr(builtins, 'third_party_tries', 0) + 1\nraise RuntimeError('no')"
     install(site, "broken", {"energies": {"bad": "third_party_counts:Bowl"}}, {"third_party_counts": counting})
     for _ in range(3):

@@ -94,7 +94,7 @@ def test_a_resumed_run_keeps_its_dtype():
     assert Bowl().sample((3, 2), resume=trace, steps=1).dtype == F64
 
 
-def test_a_seed_that_nobody_gave_is_told():
+def test_a_seed_that_nobody_gave_is_reported():
     x, trace = Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2, trace=True)
     assert same(x, Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2, seed=trace.seed))
     assert not same(x, Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2))

@@ -27,7 +27,7 @@ def draw(energy=BOWL, shape=(3, 2), **options):
 
 
 @pytest.mark.parametrize("seed", [1.0, 2.5, "1", b"1", True, False, [1], math.nan, 1j, torch.tensor(1.0), torch.tensor([1, 2])])
-def test_a_seed_that_is_no_whole_number_is_told(seed):
+def test_a_seed_that_is_no_whole_number_is_reported(seed):
     with pytest.raises(OptionError, match="seed must be a whole number of at least -9223372036854775808, got "):
         draw(seed=seed)
 
@@ -40,7 +40,7 @@ def test_a_seed_that_is_no_whole_number_is_told(seed):
         (-(2**63) - 1, "seed must be a whole number of at least -9223372036854775808, got -9223372036854775809"),
     ],
 )
-def test_a_seed_that_another_one_equals_is_told(seed, message):
+def test_a_seed_that_another_one_equals_is_reported(seed, message):
     with pytest.raises(OptionError, match=message):
         draw(seed=seed)
 
@@ -96,7 +96,7 @@ def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
     ],
     ids=str,
 )
-def test_arguments_of_the_wrong_kind_are_told_with_what_was_got(options, error, message):
+def test_arguments_of_the_wrong_kind_are_reported_with_what_was_got(options, error, message):
     with pytest.raises(error, match=message):
         draw(**options)
 
@@ -131,7 +131,7 @@ class Changing(ce.Energy):
     ],
     ids=["column", "sum", "fewer", "integers", "list", "detached"],
 )
-def test_an_energy_that_changes_its_output_is_told_and_leaves_what_was_drawn(sampler, change, error, message, tmp_path):
+def test_an_energy_that_changes_its_output_is_reported_and_leaves_what_was_drawn(sampler, change, error, message, tmp_path):
     """The checkpoint has the last whole step, from which the mended energy goes on to the bits of an unbroken run."""
     options = {"shape": (4, 2), "sampler": sampler, "steps": 9, "checkpoint": tmp_path / "run", "checkpoint_every": 1e9}
     broken = Changing(1 + 5 * getattr(sampler, "leapfrogs", 1), change)
@@ -156,9 +156,9 @@ def test_gradients_that_are_not_finite_are_treated_as_the_policy_says(sampler, p
     energy, init = ce.as_energy(kinked), torch.zeros(40, 2)
     options = {"shape": (40, 2), "sampler": sampler, "steps": 60, "init": init, "on_divergence": policy}
     if policy == "raise":
-        with pytest.raises(SamplingDiverged) as told:
+        with pytest.raises(SamplingDiverged) as raised:
             draw(energy, **options)
-        assert told.value.samples.shape == (40, 2) and told.value.samples.isfinite().all() and told.value.diverged.any()
+        assert raised.value.samples.shape == (40, 2) and raised.value.samples.isfinite().all() and raised.value.diverged.any()
         return
     x, trace = draw(energy, trace=True, **options)
     assert trace.diverged.any() and x.isfinite().all() and x.square().sum(1).max() <= 8
@@ -170,7 +170,7 @@ def test_gradients_that_are_not_finite_are_treated_as_the_policy_says(sampler, p
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
-def test_a_trace_of_another_energy_is_told(sampler):
+def test_a_trace_of_another_energy_is_reported(sampler):
     _, trace = draw(sampler=sampler, trace=True)
     other = ce.as_energy(lambda x: (x - 3).square().sum(1) / 2, name="other")
     with pytest.raises(OptionError, match=r"another energy than other: where chain 0 was, the energy was .* now. .* give them as `init`"):
@@ -182,7 +182,7 @@ def test_a_trace_of_another_energy_is_told(sampler):
     assert torch.equal(BOWL.sample((3, 2), resume=trace, steps=2), draw(sampler=sampler, steps=5))
 
 
-def test_weights_that_have_changed_are_told():
+def test_weights_that_have_changed_are_reported():
     layer = torch.nn.Linear(2, 1)
     energy = ce.as_energy(lambda x: layer(x).squeeze(1) + x.square().sum(1))
     _, trace = draw(energy, trace=True)

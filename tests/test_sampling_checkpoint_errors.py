@@ -25,14 +25,14 @@ from tests.checkpoint_runs import BOWL, Stop, safe_metadata, same, stop_at
         ({"noise": "philox"}, "noise was 'blocks', is 'philox'"),
     ],
 )
-def test_a_checkpoint_of_another_call_is_told(tmp_path, other, told):
+def test_a_checkpoint_of_another_call_is_reported(tmp_path, other, told):
     call = {"sampler": "langevin", "step_size": 0.1, "steps": 3, "seed": 0, "checkpoint": tmp_path / "c"}
     BOWL.sample((4, 3), **call)
     with pytest.raises(OptionError, match=f"belongs to another call.*{told}.*give another path"):
         BOWL.sample((4, 3), **{**call, **other})
 
 
-def test_a_checkpoint_of_other_weights_is_told(tmp_path):
+def test_a_checkpoint_of_other_weights_is_reported(tmp_path):
     energy = nn.Linear(3, 1)
     bowl = ce.as_energy(lambda x: energy(x).square().squeeze(1) + x.square().sum(1), name="bowl")
     call = {"sampler": "langevin", "step_size": 0.1, "steps": 3, "seed": 0, "checkpoint": tmp_path / "c"}
@@ -43,7 +43,7 @@ def test_a_checkpoint_of_other_weights_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-7], lambda data: b"", lambda data: b"not a checkpoint", lambda data: data[:40]])
-def test_a_damaged_file_is_told_and_left_alone(tmp_path, damage):
+def test_a_damaged_file_is_reported_and_left_alone(tmp_path, damage):
     call = {"sampler": "langevin", "step_size": 0.1, "steps": 3, "seed": 0, "checkpoint": tmp_path / "c"}
     BOWL.sample((4, 3), **call)
     (tmp_path / "c").write_bytes(damage((tmp_path / "c").read_bytes()))
@@ -107,7 +107,7 @@ def test_options_that_are_tensors_are_compared_to_the_bit(tmp_path):
             BOWL.sample((4, 3), sampler=Pulled(other), steps=3, seed=0, checkpoint=tmp_path / "c")
 
 
-def test_a_file_that_is_no_checkpoint_is_told(tmp_path):
+def test_a_file_that_is_no_checkpoint_is_reported(tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "c")
     for path in (tmp_path / "c", tmp_path):
         with pytest.raises(FileFormatError, match="no checkpoint"):

@@ -47,33 +47,38 @@ SAMPLERS = [Langevin(0.2), MALA(0.2), HMC(0.35, leapfrogs=1)]
 @pytest.mark.parametrize("policy", ["raise", "drop", "restart", "keep"])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("sampler", [*SAMPLERS, HMC(), Annealed(levels=3)], ids=repr)
-def test_an_energy_that_is_never_finite_is_told_at_the_start(sampler, value, policy):
+def test_an_energy_that_is_never_finite_is_reported_at_the_start(sampler, value, policy):
     energy = ce.as_energy(lambda x: x.square().sum(1) * 0 + value)
-    with pytest.raises(SamplingDiverged, match=r"5 of 5 chains .* at the start: check the energy there, or give `init`") as told:
+    with pytest.raises(SamplingDiverged, match=r"5 of 5 chains .* at the start: check the energy there, or give `init`") as error:
         energy.sample((5, 2), sampler=sampler, seed=0, on_divergence=policy)
-    assert told.value.step == 0 and told.value.diverged.all() and told.value.samples.shape == (5, 2) and told.value.samples.isfinite().all()
+    assert (
+        error.value.step == 0
+        and error.value.diverged.all()
+        and error.value.samples.shape == (5, 2)
+        and error.value.samples.isfinite().all()
+    )
 
 
 @pytest.mark.parametrize("size", [None, 2])
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
-def test_an_energy_that_breaks_after_50_steps_is_told_and_nothing_is_lost(sampler, size):
+def test_an_energy_that_breaks_after_50_steps_is_reported_and_nothing_is_lost(sampler, size):
     chunks = 1 if size is None else 3
     with pytest.raises(
         SamplingDiverged, match=r"after 51 steps: take a smaller step, or .* on_divergence='drop', 'restart' or 'keep'"
-    ) as told:
+    ) as error:
         After(51 * chunks).sample((5, 2), sampler=sampler, steps=100, seed=0, batch_size=size)
-    assert told.value.step == 51 and told.value.diverged.all()
+    assert error.value.step == 51 and error.value.diverged.all()
     whole = After(10**6).sample((5, 2), sampler=sampler, steps=50, seed=0)
-    assert torch.equal(told.value.samples, whole)
+    assert torch.equal(error.value.samples, whole)
 
 
 def test_the_others_are_where_they_were_too():
-    with pytest.raises(SamplingDiverged, match="2 of 5 chains") as told:
+    with pytest.raises(SamplingDiverged, match="2 of 5 chains") as error:
         After(51, slice(1, 3)).sample((5, 2), sampler=Langevin(0.2), steps=100, seed=0)
-    assert told.value.diverged.tolist() == [False, True, True, False, False]
+    assert error.value.diverged.tolist() == [False, True, True, False, False]
     before, after = (After(10**6).sample((5, 2), sampler=Langevin(0.2), steps=steps, seed=0) for steps in (50, 51))
-    assert torch.equal(told.value.samples[1:3], before[1:3])
-    assert torch.equal(told.value.samples[[0, 3, 4]], after[[0, 3, 4]])
+    assert torch.equal(error.value.samples[1:3], before[1:3])
+    assert torch.equal(error.value.samples[[0, 3, 4]], after[[0, 3, 4]])
 
 
 @pytest.mark.slow
@@ -155,10 +160,10 @@ def test_restarts_draw_a_fresh_start_and_end():
         After(51).sample((5, 2), sampler=Langevin(0.2), steps=100, seed=0, on_divergence="restart")
 
 
-def test_nothing_left_is_told_and_all_kept_ends_early():
-    with pytest.raises(SamplingDiverged, match="after 51 steps, with no chain left") as told:
+def test_nothing_left_is_reported_and_all_kept_ends_early():
+    with pytest.raises(SamplingDiverged, match="after 51 steps, with no chain left") as error:
         After(51).sample((5, 2), sampler=Langevin(0.2), steps=100, seed=0, on_divergence="drop")
-    assert told.value.samples.shape == (5, 2) and told.value.samples.isfinite().all()
+    assert error.value.samples.shape == (5, 2) and error.value.samples.isfinite().all()
     steps = []
     x, trace = After(51).sample(
         (5, 2), sampler=Langevin(0.2), steps=100, seed=0, on_divergence="keep", trace=True, callback=lambda step, *_: steps.append(step)
@@ -169,9 +174,9 @@ def test_nothing_left_is_told_and_all_kept_ends_early():
 
 def test_a_gradient_that_is_not_finite_counts():
     energy = ce.as_energy(lambda x: x.square().sum(1) / 2 + 1e-3 * (x[:, 0] - 1).abs().sqrt())  # the root has an infinite slope at 1
-    with pytest.raises(SamplingDiverged, match="1 of 2 chains") as told:
+    with pytest.raises(SamplingDiverged, match="1 of 2 chains") as error:
         energy.sample((2, 2), sampler=Langevin(0.1), steps=2, seed=0, init=torch.tensor([[1.5, 0.0], [1.0, 0.0]]))
-    assert told.value.diverged.tolist() == [False, True] and told.value.step == 0
+    assert error.value.diverged.tolist() == [False, True] and error.value.step == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
@@ -208,23 +213,23 @@ class Decoder(nn.Module):
 def test_what_the_error_carries_is_decoded_and_holds_every_chain():
     energy = Cliff()
     energy.event_shape, energy.decoder = torch.Size([2]), Decoder()  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(SamplingDiverged) as told:
+    with pytest.raises(SamplingDiverged) as error:
         energy.sample((20, 3), sampler=Langevin(0.3), steps=50, seed=0, init=torch.zeros(20, 2), best_of=2)
-    assert told.value.samples.shape == (40, 3) and told.value.diverged.shape == (40,)
+    assert error.value.samples.shape == (40, 3) and error.value.diverged.shape == (40,)
 
 
 @pytest.mark.parametrize("size", [None, 5])
 def test_an_error_carries_all_copies_that_were_drawn(size):
     """As many rows as chains, the copies of a point one after another, as where each is drawn for itself."""
     start = torch.zeros(4, 2)
-    with pytest.raises(SamplingDiverged, match="2 of 12 chains") as told:
+    with pytest.raises(SamplingDiverged, match="2 of 12 chains") as error:
         After(51, slice(1, 3)).sample((4, 2), sampler=Langevin(0.2), steps=100, seed=0, init=start, best_of=3)
-    assert told.value.diverged.nonzero().squeeze(1).tolist() == [1, 2]
+    assert error.value.diverged.nonzero().squeeze(1).tolist() == [1, 2]
     before, after = (After(10**6).sample((12, 2), sampler=Langevin(0.2), steps=s, seed=0, init=torch.zeros(12, 2)) for s in (50, 51))
-    assert torch.equal(told.value.samples, torch.where(told.value.diverged[:, None], before, after))
-    with pytest.raises(SamplingDiverged) as told:
+    assert torch.equal(error.value.samples, torch.where(error.value.diverged[:, None], before, after))
+    with pytest.raises(SamplingDiverged) as error:
         Cliff().sample((4, 2), sampler=Langevin(0.3), steps=50, seed=0, init=start, best_of=3, batch_size=size)
-    assert told.value.samples.shape == (12, 2) and len(told.value.samples.unique(dim=0)) == 12
+    assert error.value.samples.shape == (12, 2) and len(error.value.samples.unique(dim=0)) == 12
 
 
 def test_the_best_of_several_is_one_that_did_not_diverge():

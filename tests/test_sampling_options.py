@@ -139,7 +139,7 @@ def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
         ({"dtype": torch.int64}, DtypeError, "floating dtype, got torch.int64"),
     ],
 )
-def test_what_does_not_fit_is_told(options, error, message):
+def test_what_does_not_fit_is_reported(options, error, message):
     options = {"shape": (3, 2), "sampler": Langevin, **options}
     if options["sampler"] is Langevin and "needs" not in message and "step_size" not in options:
         options["step_size"] = 0.1
@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_told(options, error, message):
         Bowl().sample(options.pop("shape"), **options)
 
 
-def test_densities_that_are_none_are_told():
+def test_densities_that_are_none_are_reported():
     bowl, tilt = Bowl(), ce.as_energy(lambda x: x.square().sum(1))
     with pytest.raises(UngroundedError, match=r"nothing grounds ~Bowl.* `&`.*relative_to.*allow_improper=True"):
         (2 * ~bowl).sample((3, 2), sampler=Langevin(0.1))
@@ -165,7 +165,7 @@ def test_densities_that_are_none_are_told():
         ce.as_energy(lambda image: image.flatten(1).sum(1)).pull_back(Decoder()).sample(3, sampler=Langevin(0.1))
 
 
-def test_an_energy_without_gradient_is_told():
+def test_an_energy_without_gradient_is_reported():
     with pytest.raises(ExpressionError, match="has no gradient at its points: it is constant, or detaches"):
         ce.as_energy(lambda x: x.detach().square().sum(1)).sample((3, 2), sampler=Langevin(0.1))
 
@@ -183,7 +183,7 @@ def test_an_error_inside_a_chunk_names_the_energy():
         energy.sample((4, 2), sampler=Langevin(0.1), batch_size=3)
 
 
-def test_what_is_no_energy_is_lifted_or_told():
+def test_other_objects_are_lifted_or_refused():
     drawn = sample(lambda x: x.square().sum(1) / 2, (3, 2), sampler=Langevin(0.1), steps=2, seed=0)
     assert torch.equal(drawn, Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2, seed=0))
     with pytest.raises(TypeError, match="An energy is a callable"):

@@ -227,7 +227,7 @@ def test_the_file_of_two_processes_goes_on_in_one(drawn):
         assert torch.equal(points, whole["langevin"][0]) and torch.equal(trace.energies, whole["langevin"][1])
 
 
-def test_without_a_process_group_it_is_told():
+def test_without_a_process_group_it_is_reported():
     with pytest.raises(OptionError, match=r"needs a process group.*torchrun"):
         BOWL.sample((4, 3), ranks="gather")
     with pytest.raises(OptionError, match="ranks is 'gather', 'shard' or None, got 'all'"):

@@ -106,7 +106,7 @@ def test_a_weight_that_changed_by_one_percent_is_seen(tmp_path, dtype, size):
     refused(base & 0.1 * term, base & 0.101 * term, tmp_path / "c", shape=(5, size), dtype=dtype)
 
 
-def test_energies_that_differ_only_where_the_chains_came_to_are_told_apart(tmp_path):
+def test_energies_that_differ_only_where_the_chains_came_to_are_reported_apart(tmp_path):
     def walled(height: float) -> ce.Energy:
         return ce.as_energy(lambda x: -5 * x[:, 0] + height * (x[:, 0] - 1).relu().square(), name="walled")
 

@@ -72,11 +72,11 @@ class TestColors:
             ({"seed": -1}, OptionError, "seed must be a whole number of at least 0, got -1"),
         ],
     )
-    def test_mistakes_are_told(self, change, error, told):
+    def test_mistakes_are_reported(self, change, error, told):
         with pytest.raises(error, match=told):
             kmeans(**({"images": torch.zeros(2, 3, 8, 8), "counts": 2} | change))
 
-    def test_a_missing_package_is_told_with_its_extra(self, monkeypatch):
+    def test_a_missing_package_is_reported_with_its_extra(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
         with pytest.raises(ExtraNotInstalled, match=r"sklearn.*composable-energy\[metrics\]"):
             kmeans(torch.zeros(1, 3, 8, 8), 2)
@@ -101,7 +101,7 @@ class TestQuadrants:
         assert ari(truth, quadrants(1, 8)).item() < 0.2
 
     @pytest.mark.parametrize(("n", "size"), [(0, 4), (2, 0), (2, (4, 4, 4)), (2, 2.5)])
-    def test_mistakes_are_told(self, n, size):
+    def test_mistakes_are_reported(self, n, size):
         with pytest.raises(OptionError, match=r"0|2\.5|\(4, 4, 4\)"):
             quadrants(n, size)
 
@@ -121,7 +121,7 @@ class TestTerritory:
         predicted = quadrants(5, 6)
         assert torch.equal(territory(predicted), predicted)
 
-    def test_mistakes_are_told(self):
+    def test_mistakes_are_reported(self):
         with pytest.raises(ShapeError, match=r"\(0, 4, 4\)"):
             territory(torch.zeros(0, 4, 4, dtype=torch.int64))
         with pytest.raises(DtypeError, match=r"`predicted`.*torch.float32"):

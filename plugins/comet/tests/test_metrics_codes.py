@@ -77,7 +77,7 @@ class TestInformation:
 
 
 class TestPairs:
-    def test_true_factors_are_told_apart(self):
+    def test_true_factors_are_reported_apart(self):
         assert beta_vae(GRID.double(), GRID, pairs=8, train=30, test=30) == 1
 
     def test_noise_is_chance(self):
@@ -132,7 +132,7 @@ class TestPairs:
         assert 0.3 < score < 1
         assert beta_vae(codes * 1024 + 512, 7 - GRID, **options) == pytest.approx(score, abs=1 / 200)
 
-    def test_pairs_that_are_not_there_are_told(self):
+    def test_pairs_that_are_not_there_are_reported(self):
         factors = torch.tensor([[0, 0], [0, 1], [1, 0]])
         with pytest.raises(OptionError, match=r"shares only factor 0.*full grid"):
             beta_vae(factors.double(), factors, exactly_one=True, pairs=2, train=2, test=2)
@@ -166,7 +166,7 @@ CODES = torch.zeros(256, 2)
         (CODES, GRID.tolist(), DtypeError, "`factors`.*got list"),
     ],
 )
-def test_mistakes_are_told_with_both_sides(metric, codes, factors, error, told):
+def test_mistakes_are_reported_with_both_sides(metric, codes, factors, error, told):
     with pytest.raises(error, match=told):
         metric(codes, factors)
 
@@ -203,7 +203,7 @@ def test_arrays_and_gradients_are_taken(metric):
 
 
 @pytest.mark.parametrize(("metric", "module"), [(beta_vae, "sklearn.linear_model"), (mcc, "scipy.optimize")])
-def test_a_missing_package_is_told_with_its_extra(metric, module, monkeypatch):
+def test_a_missing_package_is_reported_with_its_extra(metric, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ExtraNotInstalled, match=rf"{module.split('.')[0]}.*composable-energy\[metrics\]"):
         metric(mixed(0), GRID)

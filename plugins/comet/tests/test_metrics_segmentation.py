@@ -179,7 +179,7 @@ INTS = torch.zeros(2, 4, 4, dtype=torch.int64)
         (np.array([["a"]]), INTS, DtypeError, "array of <U1"),
     ],
 )
-def test_mistakes_are_told_with_both_sides(metric, truth, predicted, error, told):
+def test_mistakes_are_reported_with_both_sides(metric, truth, predicted, error, told):
     with pytest.raises(error, match=told):
         metric(truth, predicted)
 

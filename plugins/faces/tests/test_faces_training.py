@@ -96,7 +96,7 @@ def test_the_command_makes_weights_and_a_card_and_goes_on_where_it_was(tmp_path,
 
 
 @pytest.mark.slow
-def test_the_conditional_energy_learns_from_what_it_is_told(tmp_path, monkeypatch):
+def test_the_conditional_energy_learns_from_what_it_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "PART", 60)
     network = train_conditional(TrainingRun(tmp_path, 0.0005)).double()
     codes, conditions = torch.randn(3, 64).double(), torch.eye(9)[:3].double()

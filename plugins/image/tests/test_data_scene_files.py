@@ -153,7 +153,7 @@ def half(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["images.npy", "masks.npy", "labels.npz", "world.json"])
 @pytest.mark.parametrize("damage", [half, Path.unlink, lambda path: path.write_bytes(b"")], ids=["half", "missing", "empty"])
-def test_damaged_files_are_told_and_not_gone_on_with(tmp_path, name, damage):
+def test_damaged_files_are_reported_and_not_gone_on_with(tmp_path, name, damage):
     with pytest.raises(KeyboardInterrupt):
         render_to(tmp_path, Stopped(), 35, masks=True)
     for finished in (False, True):
@@ -173,13 +173,13 @@ def test_damaged_files_are_told_and_not_gone_on_with(tmp_path, name, damage):
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"n": 3}', '{"world": "dots", "size": 8, "n": 2, "seed": 0, "masks": false, "done": 3}'])
-def test_a_file_that_tells_nothing_is_told(tmp_path, text):
+def test_a_file_that_tells_nothing_is_reported(tmp_path, text):
     (tmp_path / "world.json").write_text(text)
     with pytest.raises(FileFormatError, match=r"Cannot read .*world\.json"):
         open_scenes(tmp_path)
 
 
-def test_arrays_of_another_kind_are_told(tmp_path):
+def test_arrays_of_another_kind_are_reported(tmp_path):
     render_to(tmp_path, Dots(), 35)
     np.save(tmp_path / "images.npy", np.zeros((35, 1, 8, 8)))
     with pytest.raises(FileFormatError, match=r"images\.npy has float64 with shape \(35, 1, 8, 8\)"):
@@ -198,7 +198,7 @@ def test_numbers_that_are_none_are_refused(tmp_path, n, seed, message):
     assert not (tmp_path / "dots").exists()
 
 
-def test_an_empty_folder_and_a_file_are_told(tmp_path):
+def test_an_empty_folder_and_a_file_are_reported(tmp_path):
     with pytest.raises(FileFormatError, match="holds no rendered pictures"):
         open_scenes(tmp_path)
     (tmp_path / "file").write_text("")
@@ -207,7 +207,7 @@ def test_an_empty_folder_and_a_file_are_told(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a disk that is always full")
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     (tmp_path / "images.npy").symlink_to("/dev/full")
     with pytest.raises(StorageError, match=r"No space left on device.*Free some space"):
         render_to(tmp_path, Dots(), 35)

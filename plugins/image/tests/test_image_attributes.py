@@ -45,7 +45,7 @@ class TestNetworks:
         with pytest.raises(OptionError, match=next(iter(options))):
             Autoencoder(**options)
 
-    def test_pictures_of_another_shape_are_told(self):
+    def test_pictures_of_another_shape_are_reported(self):
         with pytest.raises(ShapeError, match=r"\(B, 3, 16, 16\), got \(2, 3, 32, 32\)"):
             Autoencoder(16).encode(torch.zeros(2, 3, 32, 32))
 

@@ -46,7 +46,7 @@ def test_an_event_and_its_complement_are_everything(jem, x):
         (jem.of(1) & jem.of(2))(x)
 
 
-def test_a_label_that_there_is_not_is_told(jem):
+def test_a_label_that_there_is_not_is_reported(jem):
     for label in (4, -1, 1.5, "cat", [1, 4]):
         with pytest.raises(OptionError, match=r"[Ll]abel"):
             jem.of(label)

@@ -65,7 +65,7 @@ def test_whole_labels_are_one_hot_vectors_and_make_a_difference(name):
     ],
     ids=str,
 )
-def test_labels_that_make_no_sense_are_told(y, error, told):
+def test_labels_that_make_no_sense_are_reported(y, error, told):
     energy = conditional("igebm-resnet32")
     with pytest.raises(error, match=told):
         energy(torch.rand(2, 3, 8, 8), y=y)
@@ -128,13 +128,13 @@ def test_the_network_sees_numbers_and_waves_of_them():
     ],
     ids=str,
 )
-def test_numbers_that_make_no_sense_are_told(y, error, told):
+def test_numbers_that_make_no_sense_are_reported(y, error, told):
     energy = conditional("igebm-resnet32", None, numbers=2)
     with pytest.raises(error, match=told):
         energy(torch.rand(2, 3, 8, 8), y=y)
 
 
-def test_an_energy_is_told_labels_or_numbers():
+def test_an_energy_is_reported_labels_or_numbers():
     assert conditional("energy-unet", None, numbers=2).required_conditions == {"y"}
     for name in CONDITIONAL:
         with pytest.raises(OptionError, match="labels=3, numbers=2"):

@@ -50,7 +50,7 @@ def test_layers_are_found_by_what_they_were_called(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut"])
-def test_a_file_that_cannot_be_read_is_told(tmp_path, damage):
+def test_a_file_that_cannot_be_read_is_reported(tmp_path, damage):
     write_weights(network(0), "net", tmp_path)
     file = tmp_path / "net.safetensors"
     if damage == "missing":
@@ -61,7 +61,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path, damage):
         read_weights(network(1), "net", tmp_path)
 
 
-def test_weights_of_another_shape_are_told(tmp_path):
+def test_weights_of_another_shape_are_reported(tmp_path):
     write_weights(network(0), "net", tmp_path)
     with pytest.raises(FileFormatError, match="not those of Sequential; differing: shapes"):
         read_weights(network(1, width=6), "net", tmp_path)

@@ -112,7 +112,7 @@ def test_the_complement_is_finite_deep_inside():
     assert deep.isfinite().all() and deep > 1e5
 
 
-def test_agents_that_meet_are_told_from_those_that_do_not():
+def test_agents_that_meet_are_reported_from_those_that_do_not():
     meeting = torch.tensor([[[-1.0, 0.0, 1.0, 0.0], [1.0, 0.0, -1.0, 0.0]]])
     passing = torch.tensor([[[-1.0, 0.0, 1.0, 1.0], [1.0, 0.0, -1.0, 1.0]]])
     keep = planning.apart((0, 1), (2, 3), 0.3, between=3)

@@ -72,7 +72,7 @@ def test_it_says_where_it_runs():
     assert "not float64" in kernel.refusal(torch.zeros(1, dtype=torch.float64))
 
 
-def test_triton_that_is_too_old_is_told(monkeypatch):
+def test_triton_that_is_too_old_is_reported(monkeypatch):
     monkeypatch.setattr(triton, "__version__", "3.2.0")
     assert TritonKernel().available() == (False, "Triton 3.2.0 is too old: 3.3 passes tuples to kernels")
 

@@ -118,8 +118,12 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers one request."""
 
     def __init__(self, playground: Playground, *args: Any) -> None:
-        self.playground, self.timeout = playground, playground.limits.patience
+        self.playground = playground
         super().__init__(*args)
+
+    def setup(self) -> None:
+        super().setup()
+        self.connection.settimeout(self.playground.limits.patience)
 
     def do_GET(self) -> None:
         if not self._same_site():

@@ -100,7 +100,7 @@ def test_users_of_other_computers_name_no_folders_and_locations(expression, fami
     assert "saves" not in str(caught.value)
 
 
-def test_users_of_other_computers_are_told_the_nearest_name():
+def test_users_of_other_computers_are_reported_the_nearest_name():
     with pytest.raises(ParseError, match=r"Did you mean 'ring' or 'right'\? Folders may only be named"):
         read_order({"expression": "rimg", "family": "plane"}, None, False)
     assert read_order({"expression": "right & faces/male", "family": "plane"}, None, False).family == "plane"

@@ -91,7 +91,7 @@ class TestPatches:
 
 
 class TestPresence:
-    def test_places_with_noise_are_told_by_cells(self):
+    def test_places_with_noise_are_reported_by_cells(self):
         position = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.99, -0.99], [0.01, 0.01], [-3.0, 3.0]])
         assert cell_of(position).tolist() == [0, 255, 15, 8 * 16 + 8, 240]
         middles = Presence(ConstantHead(torch.zeros(256)), PatchEnergy()).middles
@@ -152,7 +152,7 @@ class TestPresence:
         conjunction(presence, places)(codes)
         assert len(calls) == 1
 
-    def test_mistakes_are_told(self, base, codes):
+    def test_mistakes_are_reported(self, base, codes):
         with pytest.raises(OptionError, match="radius"):
             Presence(ConstantHead(torch.zeros(256)), base, radius=0.0)
         with pytest.raises(ShapeError, match="two numbers"):
@@ -225,7 +225,7 @@ class TestCounting:
         assert peaks(bowl(0.0, 0.0, 1.0), 2)[1].isnan().all()
         assert PLACES.shape == (STEPS**2, 2)
 
-    def test_one_object_of_each_picture_is_told(self):
+    def test_one_object_of_each_picture_is_reported(self):
         present = np.array([[True, False, False], [True, True, True]] * 500)
         position = np.arange(6000.0).reshape(1000, 3, 2)
         told = draw_labelled_positions(present, position, 0)
