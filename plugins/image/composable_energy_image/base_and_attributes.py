@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from composable_energy_training import Recipe
 
 __all__ = ["BaseAndAttributes", "base_and_attributes"]
 
+_LOG = logging.getLogger("composable_energy_training")
 _STAGES = ("autoencoder", "decoder", "base", "heads")
 
 
@@ -67,6 +69,8 @@ class BaseAndAttributes(Recipe):
         data, model = self.settings["data"], self.settings["model"]
         train, test = pipeline.split(pictures)
         labels = select_attributes(train, data["attributes"])
+        if not labels:
+            _LOG.warning("The pictures have no attributes, so a base alone is trained; data.labels=FILE.csv names a table of attributes.")
         pipeline = pipeline.for_pictures(train)
         sizes = resolve_sizes(model, pictures.event_shape[1], small=pipeline.small)
         with pipeline.seeded("base"):

@@ -157,13 +157,14 @@ class TestRecipes:
         with pytest.raises(OptionError, match=r"base\.rate"):
             recipe.with_changes({"base.rate": 1e-4}).train(pictures, tmp_path)
 
-    def test_grey_pictures_without_labels_give_the_base_alone(self, tmp_path):
+    def test_grey_pictures_without_labels_give_the_base_alone(self, tmp_path, caplog):
         images = pictures_of(20, size=32, channels=1).images(torch.arange(20))
         folder = write_folder(tmp_path / "data", Pictures.from_tensors(images))
         settings = {**SMALL, "data.size": 32, "data.channels": 1, "data.held_out": 0.0}
         out = base_and_attributes().with_changes(settings).run(folder, tmp_path / "run")
         assert ce.load(out / "base").sample(1, seed=0).shape == (1, 1, 32, 32)
         assert json.loads((out / "report.json").read_text())["energies"] == ["base"]
+        assert "The pictures have no attributes, so a base alone is trained; data.labels=FILE.csv names" in caplog.text
 
     def test_the_command_line_from_a_folder_to_a_new_attribute(self, tmp_path, capsys):
         """Two runs without Python: a base with two attributes, and a third that joins it."""
