@@ -123,7 +123,7 @@ class Chains:
         size = 1
         while self.step < last_step:
             began = time.perf_counter()
-            count = min(size, last_step - self.step)
+            count = min(size, last_step - self.step) if len(self.chunks) == 1 else 1  # batches take turns
             with self._noted:
                 paths = [take_steps(self.sampler, chunk, self.step + 1, count, self.faults) for chunk in self.chunks]
             taken = min((len(path.infos) for path in paths), default=1)

@@ -89,7 +89,7 @@ def test_a_folder_of_celeba_becomes_a_conditional_energy(capsys: pytest.CaptureF
     assert not torch.equal(energy(x, y=1), energy(x, y=0))
     assert main(["sample", "./male/energy", "--given", "y=1", "-n", "2", "--steps", "2", "-o", "male.png"]) == 0
     assert main(["sample", "./male/energy", "-n", "2", "--steps", "2", "-o", "male.png"]) == 2
-    assert "depends on y, which is not bound" in capsys.readouterr().err
+    assert "depends on y, which has no value: add --given y=VALUE" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -212,7 +212,7 @@ def test_mistakes_are_one_line_and_nothing_is_left_behind(words: list[str], mess
         (["train", *_GIVEN, "--steps", "0"], "argument --steps: takes a whole number of at least 1, got '0'"),
         (["train", *_GIVEN, "--limit", "-1"], "argument --limit: takes a whole number of at least 1, got '-1'"),
         (["train", *_GIVEN, "--set", "rate"], "written as TABLE.KEY=VALUE, got 'rate'"),
-        (["sample", "x", "--given", "y"], "written NAME=NUMBER, got 'y'"),
+        (["sample", "x", "--given", "y"], "written NAME=NUMBER or NAME=NUMBER,NUMBER,..., got 'y'"),
         (["sample", "x", "--given", "y=red"], "written NAME=NUMBER"),
     ],
 )
