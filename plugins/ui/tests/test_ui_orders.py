@@ -147,7 +147,7 @@ def test_the_command_line_and_python_draw_the_same_points(fields, tmp_path, monk
 def test_a_network_with_random_weights_is_sampled_on_request_only():
     with pytest.raises(OptionError, match=r'not trained.* or check "Untrained networks" to sample this one'):
         carry_out(Order("igebm-mnist"))
-    _, result = carry_out(Order("igebm-mnist", n=1, steps=1, untrained=True))
+    _, result = carry_out(Order("igebm-mnist", n=1, steps=1, sampler="descent", untrained=True))
     assert "--untrained" in result["command"]
 
 
