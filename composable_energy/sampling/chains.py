@@ -115,7 +115,8 @@ class Chains:
         """Takes steps up to the last, and yields one info for all chains after each; NaN for chains that were stopped before.
 
         Fast steps are taken in blocks that are checked as a whole, because a check alone can cost as much as a step. The chains are then
-        shown at each step of the block. A block ends at a step with chains that diverged, so the results are those of single steps.
+        shown at each step of the block. A block ends before a step that raises and at one with chains that diverged, so the results are
+        those of single steps.
 
         Raises:
             Diverged: Chains diverged, and the policy is "raise" or no chain is left.
@@ -137,6 +138,10 @@ class Chains:
                     chunk.state = path.states[index + 1]
                 info = merge_infos([(chunk.ids, path.infos[index]) for chunk, path in zip(self.chunks, paths, strict=True)], self.layout)
                 yield self._settle(info, [path.states[index] for path in paths] if index == good else ())
+            error = next((path.error for path in paths), None)
+            if error is not None and taken <= good:  # else the step that raised is taken again, without the chains that diverged
+                with self._noted:
+                    raise error
 
     def _settle(self, info: Info, before: Sequence[State]) -> Info:
         """Applies the policy to chains that diverged in the last step, couples all others, and returns the info.

@@ -198,7 +198,7 @@ def prepare_users(folder: Path) -> Trial:
             thread.start()
         for thread in threads:
             thread.join(150)
-        check(len(found) == len(who), "hang", f"{len(who) - len(found)} of {len(who)} users wait for ever")
+        check(len(found) == len(who), "hang", f"{len(who) - len(found)} of {len(who)} users got no answer")
         ends = {**_ENDS, "leaves": {"left"}, "floods": {"413"}}
         check(all(end in ends[name] for name, end in found), "untyped error", [one for one in found if one[1] not in ends[one[0]]][:3])
         check(_reads(host) == "result", "hang", "no order is carried out after the storm")
