@@ -44,7 +44,10 @@ def check_number(name: str, value: Any, *, above: float | None = None, least: fl
     Raises:
         OptionError: The value is not a finite number, or out of range.
     """
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.nan
     if math.isfinite(number) and (above is None or number > above) and (least is None or number >= least) and number < below:
         return number
     if below < math.inf:

@@ -26,7 +26,7 @@ def test_what_is_no_integer_of_the_range_is_refused(value):
         check_integer("steps", value)
 
 
-@pytest.mark.parametrize("value", [True, "1", None, math.nan, math.inf, 0, -1])
+@pytest.mark.parametrize("value", [True, "1", None, math.nan, math.inf, 0, -1, 10**400, -(10**400)])
 def test_what_is_no_positive_number_is_refused(value):
     with pytest.raises(OptionError, match="rate must be a positive number, got"):
         check_number("rate", value, above=0)

@@ -18,6 +18,7 @@ from torch import Tensor
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, StorageError
 from composable_energy.files import digest_of, parse_tensors, read_bytes, remove_leftovers, replace_file, tensors_bytes
 from composable_energy.locks import exclusive
+from composable_energy.paths import exists
 from composable_energy.sampling.consistency import inconsistency
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
@@ -154,7 +155,7 @@ class CheckpointFile:
             OptionError: It belongs to another call.
         """
         remove_leftovers(self.path)
-        if not self.path.exists():
+        if not exists(self.path):
             return None
         try:
             record, tensors = parse_tensors(read_bytes(self.path), _KEY, self.path)

@@ -10,6 +10,7 @@ import torch
 from composable_energy.catalog import get_energy
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
+from composable_energy.paths import is_directory, is_file
 from composable_energy.registry.schemes import find_loader, find_publisher
 from composable_energy.saving import files
 from composable_energy.saving.reader import read_expression
@@ -67,12 +68,12 @@ def load(source: str | Path, /, **options: Any) -> Energy:
         OptionError: A plug-in does not take an option, or there are options for a folder.
     """
     folder = Path(source).expanduser()
-    if (folder / files.CONFIG).is_file():
+    if is_file(folder / files.CONFIG):
         if options:
             raise OptionError(f"{folder} holds a saved energy, which takes no options; got {', '.join(options)}.")
         with torch.inference_mode(False):  # tensors of inference mode cannot be sampled
             return read_expression(*files.read(folder), where=str(folder))
-    located = None if isinstance(source, Path) or folder.is_dir() else find_loader(source)
+    located = None if isinstance(source, Path) or is_directory(folder) else find_loader(source)
     if located is not None:
         return located.load(**options)
     if isinstance(source, Path) or source.startswith((".", "/", "~")) or "\\" in source or source[1:2] == ":":
@@ -80,7 +81,7 @@ def load(source: str | Path, /, **options: Any) -> Energy:
     try:
         return get_energy(source, **options)
     except PluginNotFound as error:
-        where = f"no {files.CONFIG} in the folder {str(folder)!r}" if folder.is_dir() else f"no folder {str(folder)!r}"
+        where = f"no {files.CONFIG} in the folder {str(folder)!r}" if is_directory(folder) else f"no folder {str(folder)!r}"
         raise PluginNotFound(f"{error} There is {where} either.") from error
 
 

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def edit(data: Any, chance: random.Random) -> None:
         case 0 if isinstance(holder, dict):
             del holder[last]
         case 1 if isinstance(holder, dict):
-            holder[chance.choice(["x", "$tensor", "terms"])] = chance.choice(_ODD)
+            holder[chance.choice(["x", "$tensor", "terms"])] = deepcopy(chance.choice(_ODD))
         case 2 if isinstance(holder, list):
             holder.insert(last, holder[last])
         case 3 if isinstance(holder, list):
@@ -89,7 +90,7 @@ def edit(data: Any, chance: random.Random) -> None:
         case 4 if isinstance(holder[last], int) and not isinstance(holder[last], bool):
             holder[last] += chance.choice([-1, 1, 100, 10**9])
         case _:
-            holder[last] = chance.choice(_ODD)
+            holder[last] = deepcopy(chance.choice(_ODD))  # a later edit may change it
 
 
 def prepare(folder: Path) -> Trial:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.parsing import Name, build, leaves, parse_tree, unknown_name
+from composable_energy.paths import is_directory, is_file
 from composable_energy.registry import get_factory
 from composable_energy.registry.schemes import Located, find_loader
 from composable_energy.suggestions import nearest_names
@@ -168,7 +169,7 @@ class Names:
         name = leaf.name
         folder = Path(name).expanduser()
         if name.startswith(("/", "./", "../", "~")):
-            if not folder.is_dir():
+            if not is_directory(folder):
                 raise unknown_name(leaf, _sibling_folders(name, folder), "there is no such folder.")
             return folder
         if name in self.members:
@@ -179,7 +180,7 @@ class Names:
         with contextlib.suppress(PluginNotFound):  # a single energy, without members
             if slash and entry in self.entries and member in _members(entry):
                 return name
-        if (folder / _CONFIG).is_file():
+        if is_file(folder / _CONFIG):
             return folder
         if entry not in self.entries:
             with contextlib.suppress(PluginNotFound):
@@ -220,10 +221,10 @@ def _members(family: str) -> tuple[str, ...]:
 def _folder(family: str) -> Path | None:
     """Returns the folder of saved energies; None if it is not a folder."""
     folder = Path(family).expanduser()
-    if folder.is_dir():
+    if is_directory(folder):
         if saved_in(folder):
             return folder
-        own = f" It is a saved energy itself: write {family!r} in the expression." if (folder / _CONFIG).is_file() else ""
+        own = f" It is a saved energy itself: write {family!r} in the expression." if is_file(folder / _CONFIG) else ""
         raise FileFormatError(f"--in: no sub-folder of {family!r} holds a saved energy.{own}")
     if family.startswith(("/", "./", "../", "~")):
         raise FileFormatError(f"--in: there is no folder {family!r}.")

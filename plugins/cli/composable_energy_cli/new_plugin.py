@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from composable_energy.errors import OptionError, StorageError
+from composable_energy.paths import exists
 from composable_energy.printable import printable
 from composable_energy.registry import Command, names
 
@@ -55,7 +56,7 @@ def write_project(name: str, kind: str, folder: Path) -> list[Path]:
         StorageError: The folder cannot be written.
     """
     _check_name(name, kind)
-    if folder.exists():
+    if exists(folder):
         raise OptionError(f"{folder} exists; give another NAME, or --directory with a folder that does not exist.")
     package = name.replace("-", "_")
     words = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
+from composable_energy.paths import is_directory, is_file
 from composable_energy.unpacked import check_archive, open_picture
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ def check_target(path: Path, shape: tuple[int, ...]) -> None:
     ending = path.suffix.lower()
     if ending not in PICTURES + ARRAYS:
         raise OptionError(f"-o takes a file that ends in {', '.join(PICTURES + ARRAYS)}, got {str(path)!r}.")
-    if not path.parent.is_dir():
+    if not is_directory(path.parent):
         raise OptionError(f"-o {path}: there is no folder {str(path.parent)!r}.")
-    if path.is_dir():
+    if is_directory(path):
         raise OptionError(f"-o {path} is a folder; name a file.")
     if ending not in PICTURES:
         return
@@ -72,7 +73,7 @@ def read_points(path: Path, shapes: list[tuple[int, ...]], value_range: tuple[fl
         FileFormatError: The file is missing or cannot be read.
         ShapeError: Its content has another shape.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise FileFormatError(f"There is no file {str(path)!r}.")
     if path.suffix.lower() in ARRAYS:
         return _read_array(path, shapes)

@@ -11,6 +11,7 @@ import safetensors.torch
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import check_config, config_bytes, read_config, read_tensors, replace_file
 from composable_energy.options import check_choice
+from composable_energy.paths import is_file
 from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.conv import ConvEnergy
@@ -161,9 +162,9 @@ def load_comet(weights: str | Path) -> Comet:
         FileFormatError: There is no such model, or it is damaged or of another version.
     """
     folder = Path(weights).expanduser()
-    if not (folder / _CONFIG).is_file() and (SHIPPED / str(weights) / _CONFIG).is_file():
+    if not is_file(folder / _CONFIG) and is_file(SHIPPED / str(weights) / _CONFIG):
         folder = SHIPPED / str(weights)
-    if not (folder / _CONFIG).is_file():
+    if not is_file(folder / _CONFIG):
         names = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{_CONFIG}")))
         raise FileFormatError(f"{str(weights)!r} is neither a folder with {_CONFIG} nor a model that comes with the package ({names}).")
     config = read_config(folder / _CONFIG)

@@ -133,9 +133,9 @@ def test_a_picture_that_the_command_line_reads_has_the_same_limit(tmp_path):
         read_points(tmp_path / "1.png", [(3, 8, 8)], (0, 1))
 
 
-def write_idx(folder, images):
+def write_idx(folder, images, labels=2):
     (folder / "train-images-idx3-ubyte.gz").write_bytes(images)
-    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">2i", 0x801, 2) + bytes(2)))
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">2i", 0x801, labels) + bytes(labels)))
 
 
 def test_a_file_that_unpacks_to_more_than_its_header_says_is_not_unpacked(tmp_path):
@@ -150,10 +150,24 @@ def test_a_file_that_unpacks_to_more_than_its_header_says_is_not_unpacked(tmp_pa
         tracemalloc.stop()
 
 
-def test_a_file_whose_header_is_beyond_the_limit_is_not_unpacked(tmp_path):
-    write_idx(tmp_path, gzip.compress(struct.pack(">4I", 0x803, 2**20, 60_000, 60_000) + bytes(2**20)))
-    with pytest.raises(FileFormatError, match=r"unpacks to .* bytes, and 4,294,967,296 at most are read: unpack it to a plain file"):
-        open_pictures(tmp_path, cache=None)
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 60_000, 60_000), "pictures of 60,000 x 60,000 pixels, and 67,108,864 at most are read"),
+        ((100, 8192, 8192), r"unpacks to .* bytes, and 4,294,967,296 at most are read: unpack it to a plain file"),
+        ((1, 8192, 8192), "1 pictures and .* labels: they belong to different data sets"),
+    ],
+)
+def test_a_file_whose_header_cannot_be_right_is_not_unpacked(tmp_path, shape, message):
+    zeros = gzip.compress(bytes(2**24))
+    write_idx(tmp_path, gzip.compress(struct.pack(">4I", 0x803, *shape)) + 4 * zeros, labels=max(2, shape[0]))
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileFormatError, match=message):
+            open_pictures(tmp_path, cache=None)
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused_by_its_list(tmp_path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import FileFormatError, OptionError, PluginLoadError
 from composable_energy.files import remove_leftovers, replace_file
+from composable_energy.paths import is_file
 from composable_energy.registry import get_recipe
 from composable_energy.suggestions import listed, nearest, nearest_names
 from composable_energy_training.setting_types import NONE, check_setting
@@ -195,7 +196,7 @@ def _open(name: str, folder: Path, seen: tuple[Path, ...]) -> Recipe:
 
 def _read(path: Path) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Returns the text of a file, its head and its tables."""
-    if not path.is_file():
+    if not is_file(path):
         raise FileFormatError(f"There is no file {str(path)!r}.")
     try:
         text = path.read_text(encoding="utf-8")

@@ -70,6 +70,8 @@ def test_an_expression_that_is_no_conjunction_has_one_weight():
         ({"weights": ["2"]}, "weight must be"),
         ({"sampler": "chess"}, "Did you mean 'chees'"),
         ({"sharpen": "1"}, "sharpen must be"),
+        ({"sharpen": -(10**400)}, "sharpen must be"),
+        ({"family": "a" * 300}, "No plug-in offers"),
         ({"colour": 1}, "not one of this page"),
         ({"edit": {"job": "a", "index": -1}}, "index must be"),
         ({"expression": 3}, "texts"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from composable_energy.errors import OptionError
 from composable_energy.extras import import_extra
 from composable_energy.files import replace_file
+from composable_energy.paths import is_directory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def shorten(text: str, length: int) -> str:
 def _check_path(path: Path, known: dict[str, str]) -> None:
     if path.suffix[1:].lower() not in known:
         raise OptionError(f"path takes a file that ends in .png, .pdf or .svg, or another format of Matplotlib, got {str(path)!r}.")
-    if not path.parent.is_dir():
+    if not is_directory(path.parent):
         raise OptionError(f"path={str(path)!r}: there is no folder {str(path.parent)!r}.")
 
 

@@ -17,6 +17,7 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.files import replace_file
 from composable_energy.grids import KEY, is_picture, layout
 from composable_energy.options import check_integer
+from composable_energy.paths import is_directory
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -160,7 +161,7 @@ def _check_path(path: Path) -> Path:
 
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise OptionError(f"path takes a file that ends in .png, .jpg or .webp, or another format of Pillow, got {str(path)!r}.")
-    if not path.parent.is_dir():
+    if not is_directory(path.parent):
         raise OptionError(f"path={str(path)!r}: there is no folder {str(path.parent)!r}.")
     return path
 

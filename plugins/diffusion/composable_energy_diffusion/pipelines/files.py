@@ -13,6 +13,7 @@ import torch
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.extras import import_extra
 from composable_energy.options import check_choice
+from composable_energy.paths import exists, is_file
 
 __all__ = ["DTYPES", "read_pipeline"]
 
@@ -39,7 +40,7 @@ def read_pipeline(location: str, *, revision: str | None = None, variant: str | 
     """
     diffusers = import_extra("diffusers", "diffusers")
     precision = DTYPES[check_choice("dtype", dtype, DTYPES)]
-    place = str(Path(location).expanduser()) if Path(location).expanduser().exists() else location
+    place = str(Path(location).expanduser()) if exists(Path(location).expanduser()) else location
     index = _read_index(diffusers, place, revision)
     options: dict[str, Any] = {name: None for name in _UNUSED if name in index}
     if importlib.util.find_spec("accelerate") is None:
@@ -59,8 +60,8 @@ def read_pipeline(location: str, *, revision: str | None = None, variant: str | 
 def _read_index(diffusers: Any, place: str, revision: str | None) -> Mapping[str, Any]:
     """Returns `model_index.json`, if all parts that it names are of diffusers and transformers."""
     folder = Path(place)
-    local = folder.is_absolute() or place.startswith((".", "~")) or folder.exists()
-    if local and not (folder / _INDEX).is_file():
+    local = folder.is_absolute() or place.startswith((".", "~")) or exists(folder)
+    if local and not is_file(folder / _INDEX):
         raise FileFormatError(
             f"{place} is no pipeline of diffusers: there is no {_INDEX}. Give the folder that `save_pretrained` of a pipeline wrote, "
             "or `owner/name` of the hub; for a network alone use ce.get_energy('diffusion', model=...)."

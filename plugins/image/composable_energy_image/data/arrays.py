@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError, OptionError, ShapeError
+from composable_energy.paths import is_file
 from composable_energy.unpacked import check_archive
 from composable_energy_image.data.labels import Labels, labels_from_numbers, labels_from_words
 from composable_energy_image.data.pictures import CHANNELS, to_bytes
@@ -25,12 +26,12 @@ _IMAGES = "images"
 
 def is_npy(path: Path) -> bool:
     """Returns whether a path is a `.npy` file."""
-    return path.is_file() and path.suffix.lower() == ".npy"
+    return is_file(path) and path.suffix.lower() == ".npy"
 
 
 def is_npz(path: Path) -> bool:
     """Returns whether a path is a `.npz` file."""
-    return path.is_file() and path.suffix.lower() == ".npz"
+    return is_file(path) and path.suffix.lower() == ".npz"
 
 
 def read_npy(request: ReadRequest) -> PictureSource:

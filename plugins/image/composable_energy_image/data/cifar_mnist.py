@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from composable_energy.errors import FileFormatError
-from composable_energy.unpacked import read_gzip
+from composable_energy.unpacked import LARGEST_PICTURE, read_gzip
 from composable_energy_image.data.attribute_table import read_text
 from composable_energy_image.data.labels import Labels
 from composable_energy_image.data.source import PictureSource, ReadRequest, to_image
@@ -72,11 +72,12 @@ def read_idx(request: ReadRequest) -> PictureSource:
     for file, stem in zip(files, (f"{_IDX[part]}-images-idx3-ubyte", f"{_IDX[part]}-labels-idx1-ubyte"), strict=True):
         if file is None:
             raise FileFormatError(f"{request.path} lacks {stem}, plain or with .gz: put it there.")
-    images, labels = (_read_idx_file(file, dimensions) for file, dimensions in zip(files, (3, 1), strict=True) if file is not None)
-    if len(images) != len(labels):
+    shapes = [_read_idx_shape(file, dimensions) for file, dimensions in zip(files, (3, 1), strict=True) if file is not None]
+    if shapes[0][0] != shapes[1][0]:  # compared before the pixels are unpacked
         raise FileFormatError(
-            f"{files[0]} has {len(images):,} pictures and {files[1]} {len(labels):,} labels: they belong to different data sets."
+            f"{files[0]} has {shapes[0][0]:,} pictures and {files[1]} {shapes[1][0]:,} labels: they belong to different data sets."
         )
+    images, labels = (_read_idx_values(file, shape) for file, shape in zip(files, shapes, strict=True) if file is not None)
     values = torch.from_numpy(labels.astype(np.int64))
     attribute = Labels(values, tuple(map(str, range(max(10, int(values.max()) + 1)))))
     return _source(f"{description}, part {part}", images[:, None], [file for file in files if file is not None], {"class": attribute})
@@ -124,8 +125,8 @@ def _find_idx_file(folder: Path, part: str, what: str, dimensions: int) -> Path 
     return next((folder / name for stem in stems for name in (stem, f"{stem}.gz") if (folder / name).is_file()), None)
 
 
-def _read_idx_file(path: Path, dimensions: int) -> np.ndarray:
-    """Reads an IDX file. Its header: two bytes 0, one byte 8, the number of dimensions, and each length in four bytes, big-endian."""
+def _read_idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
+    """Reads the header of an IDX file: two bytes 0, one byte 8, the number of dimensions, and each length in four bytes, big-endian."""
     head = 4 * (dimensions + 1)
     begin = _read(path, head)
     if len(begin) < head or bytes(begin[:4]) != bytes((0, 0, 8, dimensions)):
@@ -133,6 +134,13 @@ def _read_idx_file(path: Path, dimensions: int) -> np.ndarray:
             f"{path} is not an IDX file of bytes with {dimensions} dimensions, or is truncated: it starts with {bytes(begin[:4])!r}."
         )
     shape = struct.unpack(f">{dimensions}I", bytes(begin[4:head]))
+    if math.prod(shape[1:]) > LARGEST_PICTURE:
+        raise FileFormatError(f"{path} has pictures of {shape[1]:,} x {shape[2]:,} pixels, and {LARGEST_PICTURE:,} at most are read.")
+    return shape
+
+
+def _read_idx_values(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    head = 4 * (len(shape) + 1)
     expected = head + math.prod(shape)
     data = _read(path, expected + 1)  # one more shows that the header is not right
     if len(data) != expected or 0 in shape:

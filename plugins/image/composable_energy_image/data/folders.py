@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from composable_energy.errors import FileFormatError
+from composable_energy.paths import exists, is_directory
 from composable_energy_image.data.attribute_table import check_match, read_csv, read_text
 from composable_energy_image.data.labels import BINARY, Labels
 from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, join_names, open_image
@@ -25,7 +26,7 @@ _PARTS = ("train", "valid", "test")
 
 def is_folder(path: Path) -> bool:
     """Returns whether a folder holds a picture, at any depth."""
-    return path.is_dir() and next(_files(path, set()), None) is not None
+    return is_directory(path) and next(_files(path, set()), None) is not None
 
 
 def read_folder(request: ReadRequest) -> PictureSource:
@@ -58,7 +59,7 @@ def read_folder(request: ReadRequest) -> PictureSource:
 
 def is_celeba(path: Path) -> bool:
     """Returns whether a folder holds CelebA's folder of aligned pictures."""
-    return (path / _CELEBA).is_dir()
+    return is_directory(path / _CELEBA)
 
 
 def read_celeba(request: ReadRequest) -> PictureSource:
@@ -70,7 +71,7 @@ def read_celeba(request: ReadRequest) -> PictureSource:
     description, folder = "CelebA", request.path / _CELEBA
     request.reject_labels(description)
     path = request.path / "list_attr_celeba.txt"
-    if not path.exists():
+    if not exists(path):
         raise FileFormatError(f"{path} is missing: put it beside {_CELEBA}, or open {folder} as an image folder with its table by labels=.")
     partition = request.path / "list_eval_partition.txt"
     part = request.check_part(_PARTS if partition.exists() else ("train",), description)

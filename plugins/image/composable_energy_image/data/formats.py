@@ -12,6 +12,7 @@ import torch
 
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.options import check_integer
+from composable_energy.paths import is_directory, is_file
 from composable_energy_image.data.arrays import is_npy, is_npz, read_npy, read_npz
 from composable_energy_image.data.cache import read_cached, write_cached
 from composable_energy_image.data.cifar_mnist import is_cifar10, is_cifar100, is_idx, read_cifar10, read_cifar100, read_idx
@@ -110,14 +111,14 @@ def _find_format(path: Path, format: str | None) -> _Format:
     if format is not None and format not in _FORMATS:
         near = get_close_matches(format, _FORMATS, n=1)
         raise OptionError(f"format must be one of {', '.join(_FORMATS)}, got {format!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
-    if not (path.is_file() or path.is_dir()):
+    if not (is_file(path) or is_directory(path)):
         raise FileFormatError(f"{path} does not exist: give the path of a folder of pictures, or of a .npy or .npz file.")
     if format is not None:
         return _FORMATS[format]
     found = next((form for form in _FORMATS.values() if form.matches(path)), None)
     if found is not None:
         return found
-    if path.is_file():
+    if is_file(path):
         raise FileFormatError(f"{path} is neither .npy nor .npz: give the folder of the pictures; unpack archives first.")
     raise FileFormatError(
         f"{path} holds no pictures of a known format: expected files that end in {', '.join(ENDINGS)} at any depth, or those of "

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from composable_energy.errors import FileFormatError, OptionError
+from composable_energy.paths import is_directory, is_file
 from composable_energy_image.data.labels import Labels, labels_from_numbers
 from composable_energy_image.data.scene_files import open_scenes, read_classes
 from composable_energy_image.data.source import PictureSource, ReadRequest, to_image
@@ -17,7 +18,7 @@ __all__ = ["is_rendered", "read_rendered"]
 
 def is_rendered(path: Path) -> bool:
     """Returns whether a folder holds a rendered world."""
-    return path.is_dir() and (path / "world.json").is_file() and (path / "labels.npz").is_file()
+    return is_directory(path) and is_file(path / "world.json") and is_file(path / "labels.npz")
 
 
 def read_rendered(request: ReadRequest) -> PictureSource:

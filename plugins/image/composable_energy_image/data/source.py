@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
+from composable_energy.paths import is_file
 from composable_energy.printable import printable
 from composable_energy.unpacked import open_picture
 from composable_energy_image.data.labels import Labels
@@ -134,7 +135,7 @@ def open_image(path: Path) -> Image.Image:
     """
     from PIL import Image, ImageOps
 
-    if not path.is_file():  # opening a pipe would wait for ever
+    if not is_file(path):  # opening a pipe would wait for ever
         raise FileFormatError(f"{path} is no regular file, or a link that leads nowhere: replace or delete it.")
     try:
         with open_picture(path) as picture:
