@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.campaign.faults import POSSIBLE
+from tests.campaign.runner import Counts, merge, save_counts
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files")]
 
@@ -54,3 +55,9 @@ def test_a_planted_defect_is_found(tmp_path, defect):
     done = campaign(tmp_path, "--defects", defect)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"| {defect} |" in done.stdout and "missed" not in done.stdout
+
+
+def test_counts_that_are_negative_are_added_up(tmp_path):
+    for seed, gained in ((1, -7), (2, 3)):
+        save_counts(tmp_path, Counts("leaks", seed, 1, outcomes={"KiB gained": gained}))
+    assert merge(tmp_path)["leaks"].outcomes == {"KiB gained": -4}

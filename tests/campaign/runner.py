@@ -11,7 +11,6 @@ import signal
 import tempfile
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -57,7 +56,7 @@ class Counts:
         """Counts the trial with the next number."""
         self.trials += 1
         if isinstance(outcome, dict):
-            self.outcomes = {kind: self.outcomes.get(kind, 0) + outcome.get(kind, 0) for kind in {**self.outcomes, **outcome}}
+            self.outcomes = _sum(self.outcomes, outcome)
             return
         text, kinds = outcome, self.outcomes
         if text.startswith("defect: "):
@@ -148,10 +147,15 @@ def merge(folder: Path) -> dict[str, Counts]:
         whole = total.setdefault(counts.area, Counts(counts.area, counts.seed))
         whole.trials, whole.seconds = whole.trials + counts.trials, whole.seconds + counts.seconds
         whole.processor += counts.processor
-        whole.outcomes = dict(Counter(whole.outcomes) + Counter(counts.outcomes))
-        whole.defects = dict(Counter(whole.defects) + Counter(counts.defects))
+        whole.outcomes = _sum(whole.outcomes, counts.outcomes)
+        whole.defects = _sum(whole.defects, counts.defects)
         whole.examples += counts.examples
     return total
+
+
+def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    """Adds up counts, of which some, such as gained memory, may be negative."""
+    return {kind: one.get(kind, 0) + other.get(kind, 0) for kind in {**one, **other}}
 
 
 def _processor() -> float:
