@@ -62,13 +62,10 @@ def test_who_sends_no_more_is_disconnected(playground, sent):
 
 def test_who_sends_less_than_announced_is_disconnected_and_others_are_served(playground):
     netloc = urlsplit(playground.address).netloc
-    with connect(playground) as slow:
-        slow.sendall(
-            f"POST /api/check HTTP/1.1\r\nHost: {netloc}\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{{".encode()
-        )
-        body = json.dumps({"expression": "ring", "family": "plane"}).encode()
-        with connect(playground) as other:
-            head = f"POST /api/check HTTP/1.0\r\nHost: {netloc}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            other.sendall(head.encode() + body)
-            assert answer(other).split()[1] == b"200"
+    head = f"POST /api/check HTTP/1.0\r\nHost: {netloc}\r\nContent-Type: application/json\r\nContent-Length: "
+    body = json.dumps({"expression": "ring", "family": "plane"})
+    with connect(playground) as slow, connect(playground) as other:
+        slow.sendall(f"{head}99\r\n\r\n{{".encode())
+        other.sendall(f"{head}{len(body)}\r\n\r\n{body}".encode())
+        assert answer(other).split()[1] == b"200"
         assert answer(slow) == b""
