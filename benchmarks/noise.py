@@ -6,6 +6,8 @@ Philox noise, drawn. One thread.
 
 from __future__ import annotations
 
+from itertools import count
+
 import torch
 
 from benchmarks.harness import RESULTS, argument_parser, environment, least_seconds, write_json
@@ -18,13 +20,14 @@ SHAPES = ((64, 3, 64, 64), (16, 3, 32, 32), (1024, 100), (4096, 2), (64, 64), (6
 def measure(shape: tuple[int, ...]) -> dict[str, float]:
     """Returns the microseconds of `torch.randn`, and the cost of each kind of noise as a multiple of it."""
     x, chains = torch.zeros(shape), range(shape[0])
-    blocks, philox, numbers = Noise(0, chains), Noise(0, chains, kind="philox"), torch.randn(shape)
+    added, drawn, philox, numbers = Noise(0, chains), Noise(1, chains), Noise(0, chains, kind="philox"), torch.randn(shape)
+    steps, other_steps = count(), count()  # in succession, as a sampler takes them
     found = least_seconds(
         {
             "randn": lambda: torch.randn(shape),
             "add": lambda: x.add_(numbers, alpha=0.1),
-            "added": lambda: blocks.at(1).add_normal_(x, 0.1),
-            "drawn": lambda: blocks.at(1).normal(x),
+            "added": lambda: added.at(next(steps)).add_normal_(x, 0.1),
+            "drawn": lambda: drawn.at(next(other_steps)).normal(x),
             "philox": lambda: philox.at(1).normal(x),
         },
         rounds=15,

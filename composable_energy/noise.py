@@ -162,11 +162,11 @@ class Noise:
     def _check(self, like: Tensor, stream: int) -> None:
         if not _is_word(stream):
             raise OptionError(f"The stream of a draw is a whole number from 0 to 2^32 - 1, got {stream!r}.")
-        if len(like) != len(self.chains):
+        if like.shape[0] != len(self.chains):
             raise ShapeError(f"This is the noise of {len(self.chains)} chains, got {len(like)} points; use `noise.for_chains`.")
 
     def _uses_philox(self, like: Tensor) -> bool:
-        return self.kind == "philox" or like.device.type != "cpu"
+        return self.kind == "philox" or not like.is_cpu
 
     def _ids(self, like: Tensor) -> Tensor:
         if isinstance(self.chains, range):

@@ -224,15 +224,11 @@ def test_steps_chains_and_streams_out_of_range_are_option_errors(kind):
     assert last.isfinite().all() and not torch.equal(last, noise.normal(x))
 
 
-@pytest.mark.parametrize("block", [0, 3, 4, 9])
+@pytest.mark.parametrize("block", [0, 3])
 def test_a_block_is_drawn_by_a_twister_whose_whole_state_comes_from_philox(block):
     """NumPy's twister in the same state gives the same words: torch does not document the form of a state, so this pins it."""
-    key = np.frombuffer(blake2b(struct.pack("<QI", 5, 2), digest_size=16).digest(), np.uint64)
-    words = (
-        np.random.Philox(key=key, counter=[78 * 7, block, 0, 0] if block < 4 else [78 * block, 2**32 + 7, 0, 0])
-        .random_raw(312)
-        .view(np.uint32)
-    )
+    key = np.frombuffer(blake2b(struct.pack("<QII", 5, 7, 2), digest_size=16).digest(), np.uint64)
+    words = np.random.Philox(key=key, counter=[78 * block, 0, 0, 0]).random_raw(312).view(np.uint32)
     twister = np.random.MT19937(0)
     twister.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
     expected = torch.from_numpy((twister.random_raw(64) % 2**24 / 2**24).astype(np.float32))

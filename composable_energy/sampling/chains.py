@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from composable_energy.sampling.trace import Policy, Stopped, Trace
 __all__ = ["Chains", "Diverged"]
 
 _MAX_RESTARTS = 20
-_BLOCK_STEPS, _BLOCK_NUMBERS, _BLOCK_SECONDS = 32, 2**20, 5e-3  # its states take memory, and observers see them when it is done
+_BLOCK_STEPS, _BLOCK_NUMBERS, _BLOCK_SECONDS = 32, 2**16, 1e-2  # its states take memory, and observers see them when it is done
 
 
 class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public error, which carries the points)
@@ -121,7 +122,7 @@ class Chains:
         Raises:
             Diverged: Chains diverged, and the policy is "raise" or no chain is left.
         """
-        size = 1
+        size, fastest = 1, math.inf
         while self.step < last_step:
             began = time.perf_counter()
             count = min(size, last_step - self.step) if len(self.chunks) == 1 else 1  # batches take turns
@@ -129,7 +130,8 @@ class Chains:
                 paths = [take_steps(self.sampler, chunk, self.step + 1, count, self.faults) for chunk in self.chunks]
             taken = min((len(path.infos) for path in paths), default=1)
             good = min((path.count_finite() for path in paths), default=taken)
-            size = min(2 * size, self._largest_block) if time.perf_counter() - began < _BLOCK_SECONDS else max(1, size // 2)
+            fastest = min((time.perf_counter() - began) / taken, 1.1 * fastest)  # a pause of the machine does not count
+            size = max(1, min(2 * size, self._largest_block, int(_BLOCK_SECONDS / fastest)))
             taken = min(taken, good + 1)
             self.faults.points -= sum(path.faults[-1] - path.faults[taken - 1] for path in paths)  # steps that are taken again
             for index in range(taken):

@@ -134,14 +134,14 @@ def all_finite(*states: State) -> bool:
     """Returns whether points, energies and gradients are finite; where they are it takes one pass and one synchronisation."""
     if states[0].x.dtype in (torch.float32, torch.float64):
         x, grad, energy = (_joined([getattr(state, name) for state in states]) for name in ("x", "grad", "energy"))
-        total = torch.dot(x, grad)  # 0 times infinity is not finite either
+        total = torch.dot(x.reshape(-1), grad.reshape(-1))  # 0 times infinity is not finite either
         if math.isfinite(total.add_(energy.sum()).item()):
             return True
     return all(bool(finite_rows(state).all()) for state in states)
 
 
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    return tensors[0].reshape(-1) if len(tensors) == 1 else torch.stack(tuple(tensors)).view(-1)
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def finite_rows(state: State) -> Tensor:
