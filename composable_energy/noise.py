@@ -206,11 +206,11 @@ class Noise:
     def _fill(self, buffer: BlockBuffer, step: int, stream: int, fill: Callable[..., Tensor]) -> Tensor:
         """Draws the numbers of a step into a buffer."""
         chains, key, generator = self.chains, _key(self.seed, step, stream), self._generator()
-        out, next_block = buffer.whole, generator.next_block
-        if buffer.parts:
+        out, parts = buffer.whole, buffer.parts
+        if parts:
             generator.seek(key, buffer.first)
-        for part in buffer.parts:
-            fill(part, generator=next_block())
+            for part, own in zip(parts, generator.next_blocks(len(parts)), strict=True):
+                fill(part, generator=own)
         if buffer.rest == len(chains):
             return out
         event, dtype, memory = out.shape[1:], out.dtype, self._memory
@@ -221,7 +221,7 @@ class Noise:
             if found is None or found[0] != key_of_block:
                 generator.seek(key, block)
                 drawn = torch.empty((size, *event), dtype=dtype)
-                found = memory[use] = (key_of_block, fill(drawn, generator=next_block()))
+                found = memory[use] = (key_of_block, fill(drawn, generator=next(generator.next_blocks(1))))
             out[rows] = found[1][inside]
         return out
 

@@ -16,6 +16,7 @@ __all__ = ["BlockBuffer", "BlockGenerator", "block_size", "blocks_of"]
 _BLOCK = 4096  # numbers, a power of two: large enough that seeding the generator costs little
 _MOST_CHAINS = 2048
 _STATE = 624  # words of 32 bits in the state of torch's generator, a Mersenne twister
+_TOGETHER = 64  # states that are drawn at once
 _SEEDED_BY_5489 = [5489, 1301868182, 2938499221]  # its first words, from its definition
 
 
@@ -68,16 +69,20 @@ class BlockGenerator:
             raise OptionError(f"torch {torch.__version__} has an unknown format of generator states: use noise='philox'.")
 
     def seek(self, key: bytes, block: int) -> None:
-        """Moves to a block of the draw with a key of 16 bytes; `next_block` then returns its generator."""
+        """Moves to a block of the draw with a key of 16 bytes; `next_blocks` starts there."""
         state = self._philox_state["state"]
         state["key"], state["counter"][0] = np.frombuffer(key, np.uint64), block * (_STATE // 8)  # each count gives 8 words
         self._bits.state = self._philox_state
 
-    def next_block(self) -> torch.Generator:
-        """Returns the generator of this block and moves to the next."""
-        self._words[:] = self._bits.random_raw(_STATE // 2).view(np.uint32)
-        self.generator.set_state(self._state)
-        return self.generator
+    def next_blocks(self, count: int) -> Iterator[torch.Generator]:
+        """Yields the generator at the start of each of the next blocks; it is always the same object."""
+        generator, state, words = self.generator, self._state, self._words
+        for first in range(0, count, _TOGETHER):
+            drawn = self._bits.random_raw(min(_TOGETHER, count - first) * _STATE // 2)
+            for row in drawn.view(np.uint32).reshape(-1, _STATE):
+                words[:] = row
+                generator.set_state(state)
+                yield generator
 
 
 def block_size(event: torch.Size) -> int:
