@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,13 +16,12 @@ from composable_energy.sampling.faults import Faults, noted
 from composable_energy.sampling.infos import merge_infos
 from composable_energy.sampling.layout import Chunk, Ids, Layout, all_finite, compact, finite_rows, join, take
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.steps import take_steps
+from composable_energy.sampling.steps import MOST_STEPS, BlockSize, take_steps
 from composable_energy.sampling.trace import Policy, Stopped, Trace
 
 __all__ = ["Chains", "Diverged"]
 
-_MAX_RESTARTS = 20
-_BLOCK_STEPS, _BLOCK_NUMBERS, _BLOCK_SECONDS = 32, 2**16, 1e-2  # its states take memory, and observers see them when it is done
+_MAX_RESTARTS, _BLOCK_NUMBERS = 20, 2**16
 
 
 class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public error, which carries the points)
@@ -65,7 +63,7 @@ class Chains:
         self.restarts = torch.zeros(len(self.own), dtype=torch.int64)
         self._noted = noted(self._doing)
         numbers = max(1, len(self.own) * layout.starts.zeros.numel())
-        self._largest_block = 1 if single or self.coupled else max(1, min(_BLOCK_STEPS, _BLOCK_NUMBERS // numbers))
+        self._largest_block = 1 if single or self.coupled else max(1, min(MOST_STEPS, _BLOCK_NUMBERS // numbers))
 
     # Steps ----------------------------------------------------------------------------------------------------------------------------
 
@@ -122,28 +120,35 @@ class Chains:
         Raises:
             Diverged: Chains diverged, and the policy is "raise" or no chain is left.
         """
-        size, fastest = 1, math.inf
+        size = self._block_size()
         while self.step < last_step:
             began = time.perf_counter()
-            count = min(size, last_step - self.step) if len(self.chunks) == 1 else 1  # batches take turns
+            count = min(size.steps, last_step - self.step) if len(self.chunks) == 1 else 1  # batches take turns
             with self._noted:
                 paths = [take_steps(self.sampler, chunk, self.step + 1, count, self.faults) for chunk in self.chunks]
             taken = min((len(path.infos) for path in paths), default=1)
             good = min((path.count_finite() for path in paths), default=taken)
-            fastest = min((time.perf_counter() - began) / taken, 1.1 * fastest)  # a pause of the machine does not count
-            size = max(1, min(2 * size, self._largest_block, int(_BLOCK_SECONDS / fastest)))
+            size.adapt(time.perf_counter() - began, taken)
             taken = min(taken, good + 1)
             self.faults.points -= sum(path.faults[-1] - path.faults[taken - 1] for path in paths)  # steps that are taken again
             for index in range(taken):
                 self.step += 1
                 for chunk, path in zip(self.chunks, paths, strict=True):
                     chunk.state = path.states[index + 1]
-                info = merge_infos([(chunk.ids, path.infos[index]) for chunk, path in zip(self.chunks, paths, strict=True)], self.layout)
-                yield self._settle(info, [path.states[index] for path in paths] if index == good else ())
+                infos = [(chunk.ids, path.infos[index]) for chunk, path in zip(self.chunks, paths, strict=True)]
+                yield self._settle(merge_infos(infos, self.layout), [path.states[index] for path in paths] if index == good else ())
             error = next((path.error for path in paths), None)
             if error is not None and taken <= good:  # else the step that raised is taken again, without the chains that diverged
                 with self._noted:
                     raise error
+
+    def _block_size(self) -> BlockSize:
+        """Gets steps in succession as one function, if there is one for the chains; returns the size of the first block."""
+        chunk = self.chunks[0] if len(self.chunks) == 1 and not self.coupled else None
+        if chunk is None or self.layout.fuse is None:
+            return BlockSize(self._largest_block)
+        chunk.steps = fused = self.layout.fuse(self.sampler, chunk.energy, chunk.state, chunk.noise, self.step + 1)
+        return BlockSize(self._largest_block) if fused is None else BlockSize(MOST_STEPS, fused.count, fused.count)
 
     def _settle(self, info: Info, before: Sequence[State]) -> Info:
         """Applies the policy to chains that diverged in the last step, couples all others, and returns the info.
@@ -215,7 +220,7 @@ class Chains:
         at = self.diverged_at[places]
         self.diverged_at[places] = torch.where(at < 0, self.step, at)
         out = Chunk(tuple(lost), chunk.attempt, chunk.energy, chunk.noise, take(before, ~good))
-        chunk.ids, chunk.state = compact(kept), take(chunk.state, good)
+        chunk.ids, chunk.state, chunk.steps = compact(kept), take(chunk.state, good), None
         if kept:
             chunk.energy, chunk.noise = self.layout.energy_of(chunk.ids), self.layout.noise_of(chunk.ids, chunk.attempt)
         return out

@@ -13,9 +13,9 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ from composable_energy.twins import twin
 __all__ = ["CompiledEnergy", "compiled", "compiled_twin"]
 
 _MAX_SHAPES = 8  # of batches; a call has two or three: pilot chains, a chunk, the last chunk
+T = TypeVar("T")
 _TRACING = threading.RLock()  # tracing changes functions of torch for all threads
 
 
@@ -103,10 +104,11 @@ class _Graph:
 class _Graphs:
     """The graphs of an energy and its twins by shapes of inputs, and the values that the energy held; a copy of the energy has none."""
 
-    __slots__ = ("by_inputs", "held", "warned")
+    __slots__ = ("by_inputs", "held", "steps", "warned")
 
     def __init__(self) -> None:
         self.by_inputs: dict[Hashable, _Graph] = {}
+        self.steps: dict[Hashable, Any] = {}
         self.held: list[Any] = []
         self.warned = False
 
@@ -139,6 +141,18 @@ class CompiledEnergy(EnergyWrapper):
     def graphs(self) -> tuple[torch.fx.GraphModule, ...]:
         """The compiled graphs, one for each shape."""
         return tuple(graph.traced for graph in self._graphs.by_inputs.values() if graph.traced is not None)
+
+    def compiled_steps(self, key: Hashable, x: Tensor, most: int, make: Callable[[Energy], T]) -> T | None:
+        """Returns compiled steps by a key, made from a twin at the first time and after a change of the energy.
+
+        None if the energy needs conditions, or has more than `most` operations for points such as `x`.
+        """
+        graph = None if self.energy.required_conditions else self._graph(x, {}).traced
+        if graph is None or len(graph.graph.nodes) > most:
+            return None
+        with _TRACING:
+            kept = self._graphs.steps
+            return kept[key] if key in kept else kept.setdefault(key, make(_isolated(self.energy)))
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         if not (torch.is_grad_enabled() and x.requires_grad) or self._learns(conditions):
@@ -182,10 +196,10 @@ class CompiledEnergy(EnergyWrapper):
             held, modes = held_by(self.energy, _Graphs)
             graphs, key = self._graphs, (modes, shapes)
             if not all_same(held, graphs.held):
-                graphs.by_inputs, graphs.held = {}, copied(held)
+                graphs.by_inputs, graphs.steps, graphs.held = {}, {}, copied(held)
             graph = graphs.by_inputs.get(key)
             if graph is not None and self._checked is not None and not self._agrees(graph, known):
-                graphs.by_inputs, graph = {}, None
+                graphs.by_inputs, graphs.steps, graph = {}, {}, None
             if graph is None:
                 graph = graphs.by_inputs[key] = self._build(x.detach(), known)
             if self._checked is not None:

@@ -108,7 +108,8 @@ def sample(
         best_of: The number of draws for each point, of which the one with the lowest evidence is returned.
         latents: Whether to return latent points without decoding them.
         allow_improper: Whether to sample an energy without a lower bound.
-        compile: Whether energies and gradients run through `torch.compile`: the first call takes seconds longer, each step less.
+        compile: Whether energies and gradients run through `torch.compile`, for few chains whole steps, eight at once: the first call takes
+            seconds longer, each step less.
         checkpoint: The path of a file that keeps the state of all chains. If the file exists, the call continues from it, and returns the
             bits of an uninterrupted call. The file stays at the end; a call with more `steps` continues. It also holds energies and
             gradients at points of the chains: the energy is evaluated there again, and another energy is refused.
@@ -158,7 +159,8 @@ def sample(
             plain, used = guard(plain, used, faults)
         report = held.enter_context(open_progress(_progress(request), request.sampler))
         tuned, pilots = _tune(replace(request, energy=plain), used, report)
-        chains = Chains(_layout(request, used, tuned, pilots), request.on_divergence, faults, single=callback is not None)
+        layout = _layout(request, used, tuned, pilots, compile)
+        chains = Chains(layout, request.on_divergence, faults, single=callback is not None)
         recorder = _recorder(request, chains)
         stop = observer = None
         try:
@@ -198,10 +200,13 @@ def _compile(request: SampleRequest) -> Energy:
     return compiled_twin(request.owner, request.energy)
 
 
-def _layout(request: SampleRequest, compiled: Energy, sampler: Sampler, pilots: PilotResult | None) -> Layout:
+def _layout(request: SampleRequest, used: Energy, sampler: Sampler, pilots: PilotResult | None, compile: bool) -> Layout:
+    fuse = None
+    if compile or hasattr(request.energy, "compiled_steps"):
+        from composable_energy.sampling.compiled_steps import compile_steps as fuse
     noise, points = Noise(request.seed, request.chains, kind=request.noise), request.points
     starts = Starts(sampler, points.zeros(), request.best_of, request.init, pilots)
-    return Layout(compiled, sampler, noise, starts, points.n, request.best_of, request.batch_size, request.ranks)
+    return Layout(used, sampler, noise, starts, points.n, request.best_of, request.batch_size, request.ranks, fuse)
 
 
 def _recorder(request: SampleRequest, chains: Chains) -> TraceRecorder:

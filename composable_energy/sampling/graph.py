@@ -14,7 +14,8 @@ from composable_energy.captures import PLAIN, contents
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 
-__all__ = ["ANYTHING", "Function", "all_same", "close", "compile_graph", "copied", "first_line", "held_by", "run", "same", "trace"]
+__all__ = ["ANYTHING", "Function", "all_same", "close", "compile_graph", "copied", "first_line", "held_by", "record", "run", "same"]
+__all__ += ["trace"]
 
 Function = Callable[..., tuple[Tensor, Tensor]]
 ANYTHING = object()  # equals every value
@@ -62,13 +63,19 @@ def close(new: Tensor, old: Tensor, tolerance: float) -> bool:
 
 def trace(energy: Energy, x: Tensor, conditions: dict[str, Tensor]) -> torch.fx.GraphModule:
     """Returns the operations of an energy and its gradient at points and conditions of such shapes."""
-    from torch.fx.experimental.proxy_tensor import make_fx
 
     def function(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
         return energy.with_gradient(x, **dict(zip(conditions, values, strict=True)))
 
-    # Fake tensors stand in for the points, while weights stay real; torch has no public name for that.
-    return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(x, *conditions.values())
+    return record(function, (x, *conditions.values()))
+
+
+def record(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> torch.fx.GraphModule:
+    """Returns the operations of a function of tensors of such shapes."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    # Fake tensors stand in for the inputs, while weights stay real; torch has no public name for that.
+    return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
 
 
 def run(function: Function, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

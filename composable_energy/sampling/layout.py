@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,25 +15,53 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ShapeError
 from composable_energy.noise import Noise
 from composable_energy.sampling.ranks import Ranks
-from composable_energy.sampling.sampler import Sampler, State
+from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.starts import Starts
 from composable_energy.sampling.wrappers import select_rows
 
-__all__ = ["Chunk", "Ids", "Layout", "all_finite", "compact", "finite_rows", "join", "take"]
+__all__ = ["Chunk", "FusedSteps", "Ids", "Layout", "all_finite", "compact", "finite_rows", "join", "take"]
 
 Ids = tuple[int, ...] | range
 S = TypeVar("S", bound=State)
 
 
+class FusedSteps(Protocol):
+    """Steps in succession as one function.
+
+    Attributes:
+        count: Their number.
+    """
+
+    count: int
+
+    def fits(self, state: State) -> bool:
+        """Returns whether the function takes such a state."""
+        ...
+
+    def take(self, state: State, noise: Noise, first: int) -> list[tuple[State, Info]]:
+        """Takes the steps, of which the first has a number, with chains in a state."""
+        ...
+
+
 @dataclass
 class Chunk:
-    """Chains that are advanced together: their ids, how often they were restarted, their energy, noise and state."""
+    """Chains that are advanced together.
+
+    Args:
+        ids: Their ids.
+        attempt: How often they were restarted.
+        energy: Their energy.
+        noise: Their noise.
+        state: Their state.
+        steps: Steps in succession as one function; None where there is none.
+    """
 
     ids: Ids
     attempt: int
     energy: Energy
     noise: Noise
     state: State
+    steps: FusedSteps | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +77,7 @@ class Layout:
         copies: How many chains share a row.
         batch_size: How many chains are advanced together.
         ranks: The processes that share the chains.
+        fuse: Returns steps of chains as one function, from sampler, energy, state, noise and the next step, or None; None never asks.
     """
 
     energy: Energy
@@ -59,6 +88,7 @@ class Layout:
     copies: int
     batch_size: int
     ranks: Ranks | None = None
+    fuse: Callable[[Sampler, Energy, State, Noise, int], FusedSteps | None] | None = None
 
     @cached_property
     def own(self) -> range:

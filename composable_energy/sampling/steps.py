@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from composable_energy.sampling.faults import Faults
 from composable_energy.sampling.layout import Chunk, all_finite
 from composable_energy.sampling.sampler import Info, Sampler, State
 
-__all__ = ["Path", "take_steps"]
+__all__ = ["MOST_STEPS", "BlockSize", "Path", "take_steps"]
+
+MOST_STEPS = 32
+"""The largest number of steps of a block; their states take memory, and observers see them when it is done."""
+_SECONDS = 1e-2
+
+
+@dataclass
+class BlockSize:
+    """The number of steps in a block: as many as take ten milliseconds.
+
+    Args:
+        largest: The largest number.
+        together: It is a multiple of this.
+        steps: The number.
+        fastest: The seconds of a step, where a pause of the machine does not count.
+    """
+
+    largest: int
+    together: int = 1
+    steps: int = 1
+    fastest: float = math.inf
+
+    def adapt(self, seconds: float, taken: int) -> None:
+        """Takes in how long a block took."""
+        self.fastest = min(seconds / taken, 1.1 * self.fastest)
+        steps = max(self.together, min(2 * self.steps, self.largest, int(_SECONDS / self.fastest)))
+        self.steps = max(1, steps // self.together * self.together)
 
 
 @dataclass(frozen=True)
@@ -46,7 +74,12 @@ def take_steps(sampler: Sampler, chunk: Chunk, first: int, count: int, faults: F
         faults: Counts the points at which the energy raises.
     """
     path = Path([chunk.state], [], [])
-    for step in range(first, first + count):
+    while chunk.steps is not None and len(path.infos) < count and chunk.steps.fits(path.states[-1]):
+        for state, info in chunk.steps.take(path.states[-1], chunk.noise, first + len(path.infos))[: count - len(path.infos)]:
+            path.states.append(state)
+            path.infos.append(info)
+            path.faults.append(faults.points)
+    for step in range(first + len(path.infos), first + count):
         try:
             state, info = sampler.step(chunk.energy, path.states[-1], chunk.noise.at(step))
         except Exception as error:

@@ -1,0 +1,213 @@
+"""Steps of a sampler in succession as one compiled function.
+
+A step of few chains consists of small operations, whose calls cost more than their arithmetic. With a compiled energy, eight steps are
+recorded as one graph, proposals and rejections included; their noise is drawn before. The draws are those of single steps up to rounding,
+and do not depend on where a block of steps begins, which is checked to the bit when it is compiled. Steps of large points or networks have
+few calls for their arithmetic, and are taken one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from composable_energy.energy import Energy
+from composable_energy.errors import OptionError
+from composable_energy.noise import Noise
+from composable_energy.sampling.compile import CompiledEnergy
+from composable_energy.sampling.faults import GuardedEnergy
+from composable_energy.sampling.graph import Function, close, compile_graph, record, run
+from composable_energy.sampling.sampler import Info, Sampler, State
+
+__all__ = ["CompiledSteps", "compile_steps"]
+
+_STEPS = 8
+_MOST_NODES = 2000  # operations of a function: the compiler takes long for more, and their steps are long enough
+_MOST_NUMBERS = 2**16  # of the points of all steps, which a cache holds
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """A draw of a step: a method of `Noise`, points of its shape and dtype, and the stream."""
+
+    method: str
+    like: Tensor
+    stream: int
+
+    def of(self, noise: Noise) -> Tensor:
+        return getattr(noise, self.method)(self.like, self.stream)
+
+
+class _RecordedNoise:
+    """Noise that lists the draws of a step. It has no step, no seed and no children: a sampler that needs them is not compiled."""
+
+    def __init__(self, noise: Noise) -> None:
+        self.kind, self.chains, self.draws, self.whole = noise.kind, noise.chains, list[_Draw](), noise
+
+    def normal(self, like: Tensor, stream: int = 0) -> Tensor:
+        return self._draw("normal", like, stream)
+
+    def uniform(self, like: Tensor, stream: int = 0) -> Tensor:
+        return self._draw("uniform", like, stream)
+
+    def add_normal_(self, x: Tensor, scale: float = 1.0, stream: int = 0) -> Tensor:
+        return x.add_(self.normal(x, stream), alpha=scale)
+
+    def _draw(self, method: str, like: Tensor, stream: int) -> Tensor:
+        self.draws.append(_Draw(method, torch.zeros_like(like), stream))
+        return self.draws[-1].of(self.whole)
+
+
+class _DrawnNoise(_RecordedNoise):
+    """Noise that was drawn before, in the order of the recorded draws."""
+
+    def __init__(self, noise: _RecordedNoise, drawn: Sequence[Tensor]) -> None:
+        self.kind, self.chains, self.draws = noise.kind, noise.chains, noise.draws
+        self._left = list(zip(noise.draws, drawn, strict=True))
+
+    def _draw(self, method: str, like: Tensor, stream: int) -> Tensor:
+        draw, drawn = self._left.pop(0)
+        if (draw.method, draw.stream, draw.like.shape, draw.like.dtype) != (method, stream, like.shape, like.dtype):
+            raise _NotCompiled
+        return drawn
+
+
+class CompiledSteps:
+    """Eight steps of chains as one function.
+
+    Args:
+        function: Returns the tensors of states and infos of all steps, from those of a state and the draws of each kind.
+        draws: The draws of a step.
+        state: A state; it has the fields that chains share.
+        info: An info with the numbers that all steps share.
+    """
+
+    count = _STEPS
+
+    def __init__(self, function: Function, draws: Sequence[_Draw], state: State, info: Info) -> None:
+        self.function, self.draws, self.state, self.info = function, draws, state, info
+
+    def fits(self, state: State) -> bool:
+        """Returns whether the function takes such a state."""
+        return _shapes(state) == _shapes(self.state)
+
+    def take(self, state: State, noise: Noise, first: int) -> list[tuple[State, Info]]:
+        """Takes the steps.
+
+        Args:
+            state: The state before them.
+            noise: The noise of the chains.
+            first: The number of the first step.
+        """
+        found: Any = run(self.function, (*_tensors(state).values(), *_draw_all(self.draws, noise, first)))
+        size, names, own = len(found) // self.count, list(_tensors(self.state)), list(_tensors(self.info))
+        steps = []
+        for row in range(0, len(found), size):
+            state = replace(self.state, **dict(zip(names, found[row:], strict=False)))
+            steps.append((state, _with_tensors(self.info, dict(zip(own, found[row + len(names) : row + size], strict=True)))))
+        return steps
+
+
+def compile_steps(sampler: Sampler, energy: Energy, state: State, noise: Noise, first: int) -> CompiledSteps | None:
+    """Returns compiled steps of a sampler with a compiled energy; None where single steps are the better or the only way.
+
+    Args:
+        sampler: The sampler.
+        energy: The energy of the chains, as the sampler gets it.
+        state: Their state.
+        noise: Their noise.
+        first: The number of the next step.
+    """
+    energy = energy.energy if isinstance(energy, GuardedEnergy) else energy
+    if not isinstance(energy, CompiledEnergy) or noise.kind != "blocks" or not state.x.is_cpu or first + _STEPS >= 2**32:
+        return None
+    if _STEPS * state.x.numel() > _MOST_NUMBERS:
+        return None
+    return energy.compiled_steps(
+        (sampler, _shapes(state)), state.x, _MOST_NODES, lambda inside: _compile(sampler, inside, state, noise, first)
+    )
+
+
+class _NotCompiled(Exception):  # noqa: N818  (it is caught here)
+    """Steps cannot be recorded."""
+
+
+def _compile(sampler: Sampler, energy: Energy, state: State, noise: Noise, first: int) -> CompiledSteps | None:
+    """Compiles steps, and checks them against a step that is not compiled and against those that begin one step later."""
+    recorded = _RecordedNoise(noise.at(first))
+    try:
+        after, info = sampler.step(energy, state, cast(Noise, recorded))
+        graph, inputs = _record(sampler, energy, state, info, recorded)
+        if len(graph.graph.nodes) > _MOST_NODES:
+            return None
+        function, _ = compile_graph(graph, inputs)
+        steps = CompiledSteps(function, recorded.draws, after, info)
+        taken = steps.take(state, noise, first)
+        later = steps.take(taken[0][0], noise, first + 1)
+    except OptionError:
+        raise
+    except Exception:  # whatever a sampler does that cannot be recorded, such as to look at a number
+        return None
+    same = all(_equal(one, other) for one, other in zip(taken[1:], later[:-1], strict=True))
+    near = zip(_tensors(taken[0][0]).values(), _tensors(after).values(), strict=True)
+    return steps if same and all(close(new, old, math.sqrt(torch.finfo(old.dtype).eps)) for new, old in near) else None
+
+
+def _record(
+    sampler: Sampler, energy: Energy, state: State, info: Info, noise: _RecordedNoise
+) -> tuple[torch.fx.GraphModule, tuple[Tensor, ...]]:
+    """Returns the graph of the steps, and its inputs: the tensors of a state, and draws with a row for each step."""
+    names = list(_tensors(state))
+
+    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+        now, found = replace(state, **dict(zip(names, tensors, strict=False))), []
+        for step in range(_STEPS):
+            drawn = _DrawnNoise(noise, [rows[step] for rows in tensors[len(names) :]])
+            now, seen = sampler.step(energy, now, cast(Noise, drawn))
+            if _shapes(now) != _shapes(state) or _shared(seen) != _shared(info):
+                raise _NotCompiled
+            found += [*_tensors(now).values(), *_tensors(seen).values()]
+        return tuple(found)
+
+    inputs = (*_tensors(state).values(), *_draw_all(noise.draws, noise.whole, noise.whole.step))
+    return record(function, inputs), inputs
+
+
+def _draw_all(draws: Sequence[_Draw], noise: Noise, first: int) -> list[Tensor]:
+    """Returns each draw of a step as a tensor with a row for each of the steps."""
+    kinds = [noise.at(step) for step in range(first, first + _STEPS)]
+    return [torch.stack([draw.of(own) for own in kinds]) for draw in draws]
+
+
+def _equal(one: tuple[State, Info], other: tuple[State, Info]) -> bool:
+    pairs = [zip(_tensors(a).values(), _tensors(b).values(), strict=True) for a, b in zip(one, other, strict=True)]
+    return all(torch.equal(a, b) for pair in pairs for a, b in pair)
+
+
+def _tensors(of: State | Info) -> dict[str, Tensor]:
+    """Returns the tensors of a state or an info by name."""
+    if isinstance(of, Info):
+        found = {"acceptance": of.acceptance, **of.scalars}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    return {field.name: value for field in fields(of) if isinstance(value := getattr(of, field.name), Tensor)}
+
+
+def _with_tensors(info: Info, tensors: dict[str, Tensor]) -> Info:
+    scalars = {name: tensors.get(name, value) for name, value in info.scalars.items()}
+    return Info(tensors.get("acceptance"), scalars, info.chains)
+
+
+def _shared(info: Info) -> tuple[Any, ...]:
+    """Returns what is equal in the infos of all compiled steps: the names, and the numbers that are no tensors."""
+    return tuple((name, "tensor" if isinstance(value, Tensor) else value) for name, value in info.scalars.items()), info.acceptance is None
+
+
+def _shapes(state: State) -> tuple[Any, ...]:
+    """Returns the class of a state, the shapes of its tensors, and its other fields."""
+    values = ((field.name, getattr(state, field.name)) for field in fields(state))
+    return type(state), *((name, tuple(value.shape), value.dtype) if isinstance(value, Tensor) else (name, value) for name, value in values)

@@ -1,0 +1,122 @@
+"""Steps in succession as one compiled function: the draws of single steps, wherever a block begins and whoever looks on."""
+
+import dataclasses
+from typing import ClassVar
+
+import pytest
+import torch
+
+import composable_energy as ce
+from composable_energy.sampling import Info, Sampler, State, compiled
+from composable_energy_mcmc import HMC, MALA, Langevin
+from tests.factories import needs_compiler
+
+pytestmark = [pytest.mark.slow, needs_compiler]
+
+PAIR = ce.as_energy(torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3)), name="zero") | ce.as_energy(
+    torch.distributions.MultivariateNormal(torch.ones(3), torch.eye(3) / 2), name="one"
+)
+CALL = {"steps": 21, "seed": 3, "init": torch.zeros(20, 3), "warn": False}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Counted(Sampler):
+    """Langevin steps that count how often they are called, and may look at a number."""
+
+    looks: bool = False
+    calls: ClassVar[list[int]] = []
+
+    def init(self, energy, x, noise):
+        return State(x, *energy.with_gradient(x))
+
+    def step(self, energy, state, noise):
+        self.calls.append(1)
+        x = noise.add_normal_(state.x - 0.05 * state.grad, 0.3)
+        if self.looks and x.max().item() > 1e6:
+            raise ValueError
+        return State(x, *energy.with_gradient(x)), Info(scalars={"height": x.sum(1), "length": 0.3})
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """One energy for all tests, which keeps what is compiled."""
+    return compiled(PAIR)
+
+
+@pytest.mark.parametrize("sampler", [Langevin(0.1), MALA(0.3), HMC(0.3, 2, jitter=False), HMC(0.3, 2)])
+def test_points_and_infos_are_those_of_single_steps(pair, sampler):
+    plain, wanted = PAIR.sample((20, 3), sampler=sampler, trace=1, **CALL)
+    found, trace = pair.sample((20, 3), sampler=sampler, trace=1, **CALL)
+    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(trace.points, wanted.points)
+    torch.testing.assert_close(trace.acceptance, wanted.acceptance)
+
+
+def test_the_points_do_not_depend_on_where_a_block_begins_and_who_looks_on(pair, tmp_path):
+    call, seen = {"sampler": MALA(0.3), **CALL}, []
+    wanted, trace = pair.sample((20, 3), trace=1, **call)
+
+    def look(step, state, info):
+        seen.append(state.x)
+        info.scalars.clear()
+
+    assert torch.equal(pair.sample((20, 3), callback=look, **call), wanted)
+    assert torch.equal(torch.stack(seen), trace.points)
+    part = pair.sample((20, 3), checkpoint=tmp_path / "c", **{**call, "steps": 5})
+    assert torch.equal(part, trace.points[4])
+    assert torch.equal(pair.sample((20, 3), checkpoint=tmp_path / "c", **call), wanted)
+
+
+def test_a_callback_stops_at_its_step(pair):
+    _, trace = pair.sample((20, 3), sampler=Langevin(0.1), callback=lambda step, state, info: step == 6, trace=True, **CALL)
+    assert trace.steps == 6
+
+
+def test_steps_are_compiled_and_not_taken_one_by_one():
+    Counted.calls.clear()
+    energy, wanted = compiled(PAIR), PAIR.sample((20, 3), sampler=Counted(), trace=True, **CALL)
+    assert len(Counted.calls) == 21
+    for most in (9, 0):  # one step for the checks and eight that are recorded, then none
+        Counted.calls.clear()
+        found, trace = energy.sample((20, 3), sampler=Counted(), trace=True, **CALL)
+        torch.testing.assert_close(found, wanted[0])
+        assert trace.scalars["height"] == pytest.approx(wanted[1].scalars["height"], rel=1e-5)
+        assert trace.scalars["length"] == wanted[1].scalars["length"]
+        assert len(Counted.calls) == most
+
+
+@pytest.mark.parametrize(("sampler", "n"), [(Counted(looks=True), 20), (Counted(), 4000)])
+def test_a_sampler_that_looks_at_numbers_and_many_points_take_single_steps(sampler, n):
+    call = {**CALL, "init": torch.zeros(n, 3)}
+    wanted = PAIR.sample((n, 3), sampler=sampler, **call)
+    torch.testing.assert_close(compiled(PAIR).sample((n, 3), sampler=sampler, **call), wanted)
+
+
+class Cliff(ce.Energy):
+    """A plane that ends: its energy is not a number beyond 2."""
+
+    def __init__(self, edge=2.0):
+        super().__init__()
+        self.edge = edge
+
+    def forward(self, x):
+        return torch.where(x[:, 0] > self.edge, torch.nan, -x.sum(1))
+
+
+def test_chains_that_diverge_end_at_the_same_step_and_the_others_go_on():
+    call = {**CALL, "sampler": Langevin(0.05), "steps": 60, "on_divergence": "drop", "trace": True}
+    wanted, trace = Cliff().sample((20, 3), **call)
+    found, fused = compiled(Cliff()).sample((20, 3), **call)
+    assert 0 < len(wanted) < 20
+    torch.testing.assert_close(found, wanted)
+    assert torch.equal(trace.diverged_at, fused.diverged_at)
+
+
+def test_a_changed_energy_is_compiled_again():
+    energy = Cliff(edge=1e6)
+    before = energy.sample((20, 3), sampler=Langevin(0.05), compile=True, **CALL)
+    energy.edge = 1e5
+    torch.testing.assert_close(energy.sample((20, 3), sampler=Langevin(0.05), compile=True, **CALL), before)
+    energy.edge = 0.2
+    with pytest.raises(ce.errors.SamplingDiverged):
+        energy.sample((20, 3), sampler=Langevin(0.05), compile=True, **CALL)
