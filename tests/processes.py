@@ -29,18 +29,19 @@ PRELOADED = ["pytest", "safetensors.torch", "torch._dynamo", "composable_energy_
 needs_forkserver = pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs a server of forks")
 
 
-def start(name: str, call: Callable[..., Any], /, *args: Any, **options: Any) -> BaseProcess:
+def start(name: str, call: Callable[..., Any], /, *args: Any, parent: bool = False, **options: Any) -> BaseProcess:
     """Starts a process; returns when that has imported all and begins the call, so that a time counted from here is the call's.
 
     Args:
         name: For a message about a process that does not end.
         call: A function of a module, since it is pickled; the process ends with 0 when it returns, with 1 when it raises.
         args: Its arguments, pickled too.
+        parent: Whether it starts processes of multiprocessing itself, which one that ends with its parent may not.
         options: Its named arguments, pickled too.
     """
     context = _context()
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_begin, args=(there, call, args, options), name=name, daemon=True)
+    process = context.Process(target=_begin, args=(there, call, args, options), name=name, daemon=not parent)
     process.start()
     there.close()
     with here:

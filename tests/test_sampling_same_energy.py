@@ -201,9 +201,9 @@ def test_rounding_under_other_batch_sizes_is_the_same_energy(tmp_path, dtype, sa
             net[4].bias.zero_()
         return ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1) / 2, name="network")
 
-    call = {"sampler": sampler, "dtype": dtype, "shape": (67, 200), "checkpoint": tmp_path / "c", "steps": None, **SAMPLERS[sampler]}
+    call = {"sampler": sampler, "dtype": dtype, "shape": (22, 200), "checkpoint": tmp_path / "c", "steps": None, **SAMPLERS[sampler]}
     x = draw(network(), **call)
-    for size in (1, 7, 64):
+    for size in (1, 7, 16):
         assert torch.equal(draw(network(), batch_size=size, **call), x)
 
 

@@ -1,6 +1,7 @@
 """The built documentation: its links lead somewhere, and every page works in a browser with the network cut."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ needs_browser = [
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
+    if os.environ.get("BUILT_SITE"):  # `make test-all` has just built it
+        return Path(os.environ["BUILT_SITE"])
     pytest.importorskip("mkdocs", reason="needs the extra docs")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
