@@ -30,7 +30,7 @@ def built(build):
     return energy
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @law
 @given(expressions(), expressions(), seeds)
 def test_conjunction_and_disjunction_commute(a, b, seed):
@@ -39,7 +39,7 @@ def test_conjunction_and_disjunction_commute(a, b, seed):
     same((a | b)(x), (b | a)(x))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @law
 @given(expressions(3), expressions(3), expressions(3), seeds)
 def test_conjunction_and_disjunction_associate(a, b, c, seed):
@@ -89,7 +89,7 @@ def test_evidence_and_bases_make_the_energy(a, seed):
     same(a.evidence(x) + bases, a(x))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @law
 @given(expressions(), seeds)
 def test_an_energy_depends_on_its_own_point_alone(a, seed):
@@ -102,7 +102,7 @@ def test_an_energy_depends_on_its_own_point_alone(a, seed):
     assert not off_diagonal.any()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @law
 @given(expressions(), seeds)
 def test_gradients_are_those_of_finite_differences(a, seed):
@@ -116,7 +116,7 @@ def test_gradients_are_those_of_finite_differences(a, seed):
         torch.testing.assert_close(gradient[:, axis], difference, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @law
 @given(expressions(), seeds)
 def test_copies_keep_values_to_the_bit(a, seed):
@@ -147,7 +147,7 @@ class Levels(ce.Energy):
         return (x - self.shift * y[:, None]).square().sum(1) / (1 + sigma.square())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @law
 @given(expressions(3), st.floats(0.05, 4.0), st.sampled_from(["and", "or", "minus", "weigh", "sharpen", "not", "implies"]), seeds)
 def test_conditions_pass_down_every_node(a, sigma, operation, seed):

@@ -10,7 +10,7 @@ from tests.campaign.faults import POSSIBLE
 from tests.processes import ended, needs_forkserver, start
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.full,
     needs_forkserver,
     pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files"),
 ]

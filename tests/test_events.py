@@ -66,7 +66,7 @@ def test_only_a_whole_that_is_impossible_raises():
     assert raised > 10
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @LAW
 @given(trees, trees, trees)
 def test_lattice_laws(a, b, c):
@@ -79,7 +79,7 @@ def test_lattice_laws(a, b, c):
         same(one([A, other([B, C])]), other([one([A, B]), one([A, C])]))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @LAW
 @given(trees, trees)
 def test_laws_of_the_complement(a, b):

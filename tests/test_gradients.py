@@ -80,6 +80,7 @@ def test_the_choice_among_several_chains_needs_values_that_fit():
         Silent().sample(10, best_of=3, **{**DRAWS, "steps": 1})
 
 
+@pytest.mark.slow
 def test_right_values_of_an_own_gradient_are_accepted():
     draws = (Own(1.0) & Own(3.0)).sample((2000, 1), sampler="hmc", steps=60, seed=0, dtype=torch.float64)
     assert abs(draws.mean().item() - 2) < 5 * math.sqrt(0.5 / 2000)

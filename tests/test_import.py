@@ -18,6 +18,7 @@ def loaded_by(statement: str) -> frozenset[str]:
     return frozenset(json.loads(done.stdout))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "statement",
     [

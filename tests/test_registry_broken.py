@@ -65,7 +65,7 @@ def test_a_failed_import_is_reported_again_and_not_tried_again(site):
     del builtins.third_party_tries  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [

@@ -100,6 +100,7 @@ def test_a_seed_that_nobody_gave_is_reported():
     assert not same(x, Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2))
 
 
+@pytest.mark.slow
 def test_chunks_get_their_own_rows_of_conditions():
     centred = ce.as_energy(lambda x, c: (x - c).square().sum(1) * 50)
     targets = torch.arange(10.0)[:, None].expand(10, 2)

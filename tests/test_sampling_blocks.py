@@ -51,6 +51,7 @@ def assert_same(energy: ce.Energy, **options: object) -> Trace | None:
     return trace
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(
     radius=st.floats(2.6, 3.5),
@@ -82,6 +83,7 @@ def test_the_step_of_an_error_is_the_same(batch_size: int) -> None:
     assert torch.equal(found[0].diverged, found[1].diverged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["langevin", "mala"])
 def test_points_where_the_energy_raises_are_counted_once(sampler: str) -> None:
     energy = ce.as_energy(failing, event_shape=(2,))

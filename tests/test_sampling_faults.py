@@ -40,11 +40,13 @@ class TestProposalsThatRaise:
         expected = (2 / torch.pi) ** 0.5
         assert abs(x.mean() - expected) < 4 * (1 - expected**2) ** 0.5 / 80**0.5
 
+    @pytest.mark.slow
     def test_draws_do_not_depend_on_the_batch_where_the_function_raises(self):
         options = {"sampler": MALA(0.8), "steps": 20, "seed": 0, "warn": False}
         whole = HALF.sample((40, 1), init=ONES[:40], **options)
         assert torch.equal(whole, HALF.sample((40, 1), init=ONES[:40], batch_size=7, **options))
 
+    @pytest.mark.full
     def test_tuning_and_tempering_reject_them_too(self):
         for sampler in (MALA(tuning_steps=8), Tempering(levels=2, mean=1.0, scale=2.0)):
             x = HALF.sample((8, 1), sampler=sampler, steps=5, init=ONES[:8], seed=0, warn=False)

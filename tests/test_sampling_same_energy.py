@@ -143,6 +143,7 @@ def test_a_gradient_that_changed_alone_is_seen(tmp_path):
         Tilted(0.01).sample((10, 2), resume=trace, steps=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["langevin", "annealed"])
 @pytest.mark.parametrize("size", [None, 30])
 def test_one_condition_of_many_chains_is_seen(tmp_path, sampler, size):
@@ -171,7 +172,6 @@ def test_energies_at_noise_levels_that_the_sampler_binds_are_compared(tmp_path, 
     assert torch.equal(noisy(0.0).sample((10, 2), resume=trace), draw(noisy(0.0), **call))
 
 
-@pytest.mark.slow
 def test_the_evidence_that_chooses_among_several_chains_is_compared(tmp_path):
     base, term = at(0.0), at(1.0)
     relative, absolute = (base & term).relative_to(base), base & term
@@ -248,6 +248,7 @@ def test_tuning_is_kept_while_the_energy_is_the_same():
     assert counts[1] - counts[0] < counts[0] / 10
 
 
+@pytest.mark.slow
 def test_tuning_is_not_kept_for_an_energy_that_differs_where_the_pilots_came_to():
     class Valley(ce.Energy):
         """A slope that leads from the start to a bowl whose width may change."""

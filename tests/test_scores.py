@@ -16,6 +16,7 @@ SCORES = {"ScoreEnergy": lambda mean=3.0: ce.ScoreEnergy(lambda x: mean - x, nam
 scores = pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
 
 
+@pytest.mark.slow
 @scores
 def test_a_score_is_drawn_alone_and_beside_a_broad_normal(score):
     alone = score().sample(4000, **DRAWS)
@@ -84,6 +85,7 @@ def test_the_default_sampler_of_a_score_tunes_its_step(score):
     assert score().sample(4, step_size=0.1, steps=3, seed=0).shape == (4, 1)
 
 
+@pytest.mark.slow
 def test_samplers_of_gradients_alone_take_a_score():
     noisy = ce.ScoreEnergy(lambda x, sigma: (3 - x) / (1 + sigma.square()).view(-1, 1), event_shape=(1,))
     assert abs(noisy.sample(2000, seed=0).mean().item() - 3) < 0.2
@@ -107,7 +109,6 @@ def test_a_mixture_of_events_over_a_score_is_drawn_and_has_no_value():
     assert torch.allclose(E.evidence(points), torch.zeros(500), atol=1e-5)
 
 
-@pytest.mark.slow
 def test_records_and_callbacks_of_a_score_have_no_energies():
     moments, energies = ce.RunningMoments(), []
 

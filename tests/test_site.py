@@ -41,7 +41,7 @@ def test_no_page_loads_anything_from_another_host(site):
     assert foreign_loads(site) == []
 
 
-@pytest.mark.slow
+@pytest.mark.full
 class TestBrowser:
     pytestmark = needs_browser
 

@@ -49,7 +49,6 @@ def test_sizes_of_a_ratio_are_independent_of_positions():
     assert np.ptp(counts[balls.positions_with_all_sizes(0.1)]) <= 1
 
 
-@pytest.mark.slow
 def test_parts_of_a_code_have_energies_of_their_own():
     decoder = WhereAndWhat()
     where, what = (

@@ -43,6 +43,7 @@ def test_explain_resizes_pictures_and_shows_shares(capsys: pytest.CaptureFixture
     assert name["bright"][1] > name["bright"][0] + 1
 
 
+@pytest.mark.slow
 def test_explain_takes_a_sheet_apart_and_sums_up_many(capsys: pytest.CaptureFixture[str]):
     images = torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     write_grid(Path("sheet.png"), images, (0.0, 1.0), {})
@@ -69,6 +70,7 @@ def test_explain_takes_latents_and_noise_levels(capsys: pytest.CaptureFixture[st
         assert report["terms"][0]["energy"] == pytest.approx([1 / (1 + sigma**2)])
 
 
+@pytest.mark.slow
 def test_infinite_energies_are_null_in_json(capsys: pytest.CaptureFixture[str]):
     uniform = ce.as_energy(torch.distributions.Uniform(torch.zeros(2), 1.0), name="box")
     np.save("outside.npy", np.full(2, 9.0))

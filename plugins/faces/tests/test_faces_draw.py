@@ -37,6 +37,7 @@ def test_size_is_only_a_matter_of_pixels():
     assert torch.equal(draw(16, seed=3, size=32).attributes, draw(16, seed=3, size=128).attributes)
 
 
+@pytest.mark.slow
 def test_attributes_are_fair_and_independent():
     """4,096 coins: means and pairwise correlations within five standard errors, 5 / 64, of fair."""
     faces = draw(4096, seed=4, size=8)

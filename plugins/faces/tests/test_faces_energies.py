@@ -51,6 +51,7 @@ def test_members_share_base_heads_and_decoder(faces, energies):
     assert len({id(energy.logits) for energy in energies.values()}) == 1
 
 
+@pytest.mark.slow
 def test_energies_have_one_number_for_each_code(faces, energies, drawn):
     codes = faces.load(None).decoder.encode(drawn.images[:5])
     assert codes.shape == (5, 64)
@@ -77,6 +78,7 @@ def test_hair_colors_exclude_each_other_and_are_all_there_is(energies, drawn, fa
     assert torch.allclose(red.evidence(codes), others.evidence(codes), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_heads_read_the_attributes_of_pictures(faces, energies, drawn):
     codes = faces.load(None).decoder.encode(drawn.images)
     for index, name in enumerate(ATTRIBUTES):
@@ -119,7 +121,7 @@ def test_distances_tell_other_pictures_and_copies():
     assert (nearest_distances(torch.cat([first.images[:50], first.images[7:8]])) == 0).nonzero().flatten().tolist() == [7, 50]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("text", ["male & ~smiling", "(male & smiling) | (~male & glasses)", "hair=red & old & ~glasses"])
 def test_samples_obey(text, energies):
     """96 samples each; an acceptance test of 1,000 would be slow, so this asks for what 96 can show."""

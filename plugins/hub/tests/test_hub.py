@@ -264,7 +264,7 @@ def test_the_card_names_the_distributions_that_are_needed(hub, push, acme):  # n
     assert "This needs `composable-energy[hub]` and `acme-energies`." in card_of(hub, "owner/bowl").text
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_environment_and_the_command_line(hub, tmp_path):
     """`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` do what they do for the hub's own library."""
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": hub.token}

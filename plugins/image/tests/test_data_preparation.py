@@ -17,6 +17,7 @@ class TestPreparation:
     def noise(self, count, **options):
         return Noise(seed=3, chains=range(count), step=2, **options)
 
+    @pytest.mark.slow
     @given(st.sets(st.integers(0, 39), min_size=1), st.sampled_from(["blocks", "philox"]), st.sampled_from(["none", "uniform", 0.1]))
     @settings(max_examples=30, deadline=None)
     def test_a_row_depends_on_its_chain_only(self, rows, kind, dequantize):
@@ -29,6 +30,7 @@ class TestPreparation:
         images = torch.rand(5, 1, 3, 3)
         assert torch.equal(Preparation()(images, self.noise(5)), images)
 
+    @pytest.mark.slow
     def test_a_rotation_turns_about_the_centre_by_at_most_its_angle(self):
         """A far pixel moves on a circle; the mean of angles that are uniform in [-a, a] is 0, their variance a^2 / 3."""
         side, count, largest = 65, 2000, 30.0

@@ -46,7 +46,7 @@ def trained(name: str, steps: int) -> ce.Energy:
     return energy.eval()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", NETS)
 def test_spectral_norms_are_at_most_one_after_50_steps(name):
     norms = spectral_norms(trained(name, 50))

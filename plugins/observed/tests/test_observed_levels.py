@@ -27,6 +27,7 @@ def draw(energy, sampler="sde"):
     return energy.sample(CHAINS, sampler=sampler, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["sde", "ode"])
 @pytest.mark.parametrize("noise", [0.05, 0.3, 1.0])
 def test_the_posterior_of_some_pixels_is_that_of_the_closed_form(noise, sampler):
@@ -75,6 +76,7 @@ def test_a_decoder_counts_in_what_is_not_known():
     assert abs(x.std(0).mean() * math.sqrt(precision) - 1) < 0.04
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("y", "noise"), [(2.0, Quantised(0.1, 0.05)), (40.0, Poisson(20.0, 5.0))], ids=str)
 def test_rounded_numbers_and_counts_end_near_the_posterior_of_values(y, noise):
     seen = ce.observed(torch.full((2,), y), None, noise)

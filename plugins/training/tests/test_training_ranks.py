@@ -133,7 +133,6 @@ def trained(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 @needs_forkserver
 @pytest.mark.parametrize("kind", ["cd", "dsm"])
 def test_two_processes_train_the_weights_of_one(trained, kind):

@@ -15,7 +15,7 @@ triton = pytest.importorskip("triton", reason="Triton runs on Linux")
 HERE = Path(__file__).parent
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_kernel_agrees_with_the_reference_under_the_interpreter():
     """Triton settles when it is imported whether it interprets, so the tests of `interpreted.py` have a process of their own."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", str(HERE / "interpreted.py")]
@@ -47,7 +47,7 @@ def _compiled(capability, dtype, rows, quads, gradients, momentum, types=None):
     return triton.compile(source, target=GPUTarget("cuda", capability, 32))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
     ("dtype", "rows", "quads", "gradients", "momentum"),

@@ -201,6 +201,7 @@ class TestFigures:
         assert ce.viz.trace(run(plane()), ax=right) is figure
         assert len(left.images) == 1 and len(right.lines) > 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["a.png", "b.svg", "c.pdf"])
     def test_files_are_written(self, tmp_path, name):
         ce.viz.show(line(), draws=0, window=(-3, 3), path=str(tmp_path / name))

@@ -130,7 +130,7 @@ class TestFiles:
         assert len(read_points(tmp_path / "sheet.png", [(3, 8, 8)], (0.0, 1.0))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_grids_need_no_matplotlib_and_figures_name_the_extra():
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"

@@ -44,7 +44,7 @@ def test_the_family_lists_its_members_and_shares_their_base():
         family.load("middle")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_expression_by_name_means_what_it_says():
     """Thirty-two pictures of a shortened draw: three standard errors below what full draws reach."""
     energy = ce.get_energy("scenes/left") & ~ce.get_energy("scenes/color=red") & ce.get_energy("scenes/small")

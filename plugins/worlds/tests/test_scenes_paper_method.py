@@ -51,7 +51,6 @@ def test_the_bounded_complement_ends_where_the_energy_is_high():
     assert slope(paper_not(energy, 0.1), 5.0) == pytest.approx(-0.5)
 
 
-@pytest.mark.slow
 def test_not_of_the_classifier_that_energies_make_is_exact():
     """Two unit Gaussians at -2 and 2: the probability of the left one is sigmoid(-4 x s)."""
     spots = torch.tensor([-2.0, 2.0], dtype=torch.float64)

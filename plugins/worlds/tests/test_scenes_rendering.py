@@ -53,7 +53,7 @@ def needs_mujoco() -> None:
         pytest.skip("MuJoCo is not installed: pip install 'composable-energy-worlds[mujoco]'")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_egl_and_osmesa_draw_the_same(tmp_path):
     needs_mujoco()
     for backend in ("egl", "osmesa"):
@@ -71,7 +71,7 @@ def test_egl_and_osmesa_draw_the_same(tmp_path):
                     np.testing.assert_array_equal(one[array], other[array])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_osmesa_is_taken_where_egl_is_missing(tmp_path):
     needs_mujoco()
     done = python(HIDE.format(hidden={"EGL"}) + ONE, tmp_path)
@@ -80,7 +80,7 @@ def test_osmesa_is_taken_where_egl_is_missing(tmp_path):
     assert (done.stdout, done.stderr) == ("(2, 3, 64, 64) osmesa\n", "")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="MuJoCo draws by itself on other systems")
 @pytest.mark.parametrize(
     ("before", "variables", "message"),
@@ -99,13 +99,13 @@ def test_the_error_names_the_packages(tmp_path, before, variables, message):
     assert "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri" in told and "apt-get install libosmesa6" in told
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_error_names_the_extra(tmp_path):
     told = python("import sys\nsys.modules['mujoco'] = None\nimport os\nos.environ['MUJOCO_GL'] = 'egl'\n" + ONE, tmp_path).stdout
     assert told.startswith("ExtraNotInstalled This world needs MuJoCo: `pip install 'composable-energy-worlds[mujoco]'`."), told
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_labels_and_flat_worlds_need_nothing_that_draws(tmp_path):
     code = """
 import sys
