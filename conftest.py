@@ -20,6 +20,7 @@ else:
     import tomli as tomllib
 
 QUICK_CASES = 3  # of a test with many cases, so many are quick
+NOT_QUICK = ("test_mcmc_feynman_kac", "test_mcmc_options", "test_mcmc_tempering", "test_mcmc_weak_evidence")  # short tests, long together
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)
@@ -36,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what `make test-fast` runs: no test that is slow or of the full suite, and of many cases of one test a few."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if not (item.get_closest_marker("slow") or item.get_closest_marker("full")):
+        if not (item.get_closest_marker("slow") or item.get_closest_marker("full") or item.path.stem in NOT_QUICK):
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for found in cases.values():
         last, most = len(found) - 1, min(len(found), QUICK_CASES)

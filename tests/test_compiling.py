@@ -165,6 +165,7 @@ def test_mistakes_are_reported_as_before():
         energy_and_gradient(compiled(Noisy()), points(3))
 
 
+@pytest.mark.full
 @needs_compiler
 def test_nothing_is_left_behind():
     def state():

@@ -66,6 +66,7 @@ def test_relative_energies_over_a_bounded_base_are_infinite_where_it_is():
     assert torch.equal(left.evidence(POINTS)[OUTSIDE], torch.zeros(4, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["hmc", "mala"])
 def test_chains_over_a_bounded_base_reject_and_do_not_diverge(sampler):
     E = A.relative_to(U) & B.relative_to(U)

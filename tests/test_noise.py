@@ -38,6 +38,7 @@ def test_philox_gives_the_answers_of_random123(seed, counter, words, tensors):
     assert tuple(int(word) for word in philox(seed, mixed)) == words
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),

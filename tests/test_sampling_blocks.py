@@ -64,6 +64,7 @@ def test_chains_that_diverge(radius: float, policy: str, batch_size: int, steps:
     assert_same(hole(radius), sampler="langevin", step_size=0.3, steps=steps, init=start, on_divergence=policy, batch_size=batch_size)
 
 
+@pytest.mark.slow
 def test_some_chains_diverge_within_a_block() -> None:
     start = torch.zeros(24, 2)
     trace = assert_same(hole(2.8), sampler="langevin", step_size=0.3, steps=150, init=start, on_divergence="keep")

@@ -39,6 +39,7 @@ def refused(path, owner):
         sample(path)
 
 
+@pytest.mark.full
 @needs_forkserver
 def test_another_process_with_the_checkpoint_is_refused(tmp_path):
     def other(step, state, info):

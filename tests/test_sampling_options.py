@@ -66,6 +66,7 @@ def test_a_sampler_of_noise_levels_is_not_recommended_at_a_level():
     assert plain.sample((2, 2)).shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
     named(monkeypatch, langevin=Langevin, chees=ChEES, hmc=HMC, annealed=Annealed)
     trace = Bowl().sample((3, 2), steps=1, trace=True)[1]

@@ -184,6 +184,7 @@ def test_two_processes_draw_what_one_does(drawn, name):
     compare(one, two, rtol=0, atol=0)
 
 
+@pytest.mark.full
 def test_scalars_are_those_of_all_processes(drawn):
     one, two = (load(drawn / file)["telling"] for file in ("None.pt", "gather.pt"))
     compare(one[:-1], two[:-1], rtol=0, atol=0)
@@ -258,6 +259,7 @@ def draw_until_alone(folder, rank, how):
         BOWL.sample((4, 3), ranks="gather", sampler="langevin", step_size=0.1, steps=5, seed=0, callback=leave)
 
 
+@pytest.mark.slow
 @needs_forkserver
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_process_that_loses_the_other_one_says_so_in_time(tmp_path, how):

@@ -76,6 +76,7 @@ def test_samplers_and_estimators_that_need_values_refuse(score):
             refused()
 
 
+@pytest.mark.slow
 @scores
 def test_the_default_sampler_of_a_score_tunes_its_step(score):
     """The variance is at most 5 % too large, and 2,000 draws have a standard error of .022."""

@@ -30,13 +30,13 @@ def site(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_every_link_leads_somewhere(site):
     assert len(list(site.rglob("*.html"))) > 100
     assert broken_links(site) == []
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_no_page_loads_anything_from_another_host(site):
     assert foreign_loads(site) == []
 

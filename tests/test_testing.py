@@ -26,6 +26,7 @@ def test_every_leaf_conforms(name):
     check_energy(LEAVES[name], POINTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expression", [lambda a, b: a & ~b, lambda a, b: a | b, lambda a, b: (0.5 * a).sharpened(2.0) >> b])
 def test_every_expression_conforms(expression):
     check_energy(expression(LEAVES["event"], LEAVES["red"]), POINTS)

@@ -65,6 +65,7 @@ def test_random_signs_agree_with_the_exact_divergence_within_their_error():
     torch.testing.assert_close(again.values, found.values[:7])  # the directions belong to the points
 
 
+@pytest.mark.slow
 def test_float32_is_accurate():
     E = Gaussian(torch.zeros(3), 0.7)
     x = torch.randn(10, 3, generator=torch.Generator().manual_seed(0)) * 0.7

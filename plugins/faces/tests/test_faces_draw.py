@@ -8,6 +8,7 @@ import torch
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 
 
+@pytest.mark.slow
 def test_a_face_depends_on_seed_and_index_alone():
     whole = draw(150, seed=5)
     pieces = [draw(n, seed=5, start=start) for start, n in ((0, 1), (1, 7), (8, 100), (108, 42))]

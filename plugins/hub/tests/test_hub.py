@@ -55,6 +55,7 @@ def push(hub: Hub) -> Callable[..., str]:
     return lambda energy, location, **options: energy.push(location, **{"endpoint": hub.url, "token": hub.token, **options})
 
 
+@pytest.mark.slow
 def test_what_is_pushed_is_loaded(hub, load, push):
     energy = gaussian(0.0) & ~gaussian(1.0) & 2 * gaussian(3.0)
     place = push(energy, "owner/bowl")

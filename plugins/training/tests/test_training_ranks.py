@@ -133,6 +133,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.full
 @needs_forkserver
 @pytest.mark.parametrize("kind", ["cd", "dsm"])
 def test_two_processes_train_the_weights_of_one(trained, kind):
@@ -161,6 +162,7 @@ def train_in_parts(accumulate, out):
     Trainer(ce.as_energy(net), objective, DATA, out=out, **options).fit()
 
 
+@pytest.mark.slow
 @needs_forkserver
 def test_gradients_of_parts_are_summed_before_they_are_averaged(tmp_path):
     run(tmp_path, 1, train_in_parts, 1, tmp_path / "whole")
@@ -173,6 +175,7 @@ def stray(out):
     assert report.skipped == 1 and [(alert.step, alert.cause) for alert in report.alerts] == [(13, "gap")]
 
 
+@pytest.mark.slow
 @needs_forkserver
 def test_processes_skip_and_roll_back_together(tmp_path):
     run(tmp_path, 1, stray, tmp_path / "one")
@@ -180,6 +183,7 @@ def test_processes_skip_and_roll_back_together(tmp_path):
     equal(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.full
 @needs_forkserver
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_run_of_two_processes_resumes_with_another_number(trained, tmp_path, size):
@@ -195,6 +199,7 @@ def wait_while(sign):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @needs_forkserver
 def test_a_lost_process_is_reported_and_the_run_resumes(trained, tmp_path):
     """Kills the second process while the first waits at step 7; then the same call resumes."""

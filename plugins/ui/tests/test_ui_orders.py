@@ -192,6 +192,7 @@ def test_python_draws_the_same_edited_faces():
     torch.testing.assert_close(names["samples"], shown, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_result_has_terms_shares_traces_and_statistics():
     _, result = carry_out(order("ring | bar", n=6, steps=30))
     assert [row["text"] for row in result["terms"]] == ["ring | bar", "ring", "bar"]

@@ -72,6 +72,7 @@ def test_every_row_of_the_table_has_an_expression():
     assert float(rows["(position1 & color1) | (position2 & color2)"](x)) == pytest.approx(18 - math.log(2))
 
 
+@pytest.mark.slow
 def test_weights_keep_energies(tmp_path):
     networks = {concept: paper_energies.network(concept) for concept in paper_energies.CONCEPTS}
     for concept, network in networks.items():

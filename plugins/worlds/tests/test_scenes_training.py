@@ -50,6 +50,7 @@ def test_concepts_share_a_base_and_sample(made):
     assert images.shape == (2, 3, 64, 64) and load_judge(made / "weights")(images).shape == (2, 16)
 
 
+@pytest.mark.full
 def test_a_conditional_energy_begins_as_the_base_and_ends_as_another(made):
     concepts = Concepts(made / "weights")
     codes = torch.randn(5, 48)

@@ -56,6 +56,7 @@ def test_a_picture_is_a_function_of_seed_and_index(name):
     assert not np.array_equal(world(name).draw(3, seed=6).images, drawn(name).images[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORLDS)
 def test_nothing_of_a_picture_stays_for_the_next(name):
     order = np.random.default_rng(0).permutation(24)
