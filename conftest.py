@@ -20,6 +20,11 @@ else:
     import tomli as tomllib
 
 QUICK_CASES = 3  # of a test with many cases, so many are quick
+LONGEST = (  # tests of the samplers against quadrature and planted faults, which only `make test-all` runs
+    *("test_moments_are_those_of_the_integral", "test_a_flat_density_ends_at_its_borders", "test_a_planted_fault_is_caught"),
+    *("test_expressions_of_scores_have_the_shares_of_quadrature", "test_correctors_and_values_give_the_same_density"),
+    *("test_the_benchmark_of_closed_forms_passes_in_short", "test_one_random_iterate_has_the_gradient_of_all_on_average"),
+)
 NOT_QUICK = ("test_mcmc_feynman_kac", "test_mcmc_options", "test_mcmc_tempering", "test_mcmc_weak_evidence")  # short tests, long together
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -37,6 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what `make test-fast` runs: no test that is slow or of the full suite, and of many cases of one test a few."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
+        if getattr(item, "originalname", None) in LONGEST:
+            item.add_marker("full")
         if not (item.get_closest_marker("slow") or item.get_closest_marker("full") or item.path.stem in NOT_QUICK):
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for found in cases.values():

@@ -57,7 +57,7 @@ def test_double_negation_gives_the_energy_back(a, seed):
     same((~built(lambda: complement(a)))(x), a(x))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @law
 @given(expressions(3), expressions(3), seeds)
 def test_de_morgan(a, b, seed):
@@ -69,7 +69,7 @@ def test_de_morgan(a, b, seed):
         same((~(a | b))(x), built(lambda: ~a & ~b)(x))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @law
 @given(expressions(), st.floats(0.2, 3.0), seeds)
 def test_a_weight_is_a_power_of_the_density(a, weight, seed):
@@ -125,7 +125,7 @@ def test_copies_keep_values_to_the_bit(a, seed):
     assert torch.equal(pickle.loads(pickle.dumps(a))(x), a(x))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @law
 @given(expressions(), st.floats(0.1, 3.0), seeds)
 def test_a_dtype_passes_down_the_tree(a, scale, seed):

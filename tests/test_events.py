@@ -52,6 +52,7 @@ def test_random_formulas_equal_enumeration(monkeypatch):
     assert max(sizes) <= 40
 
 
+@pytest.mark.slow
 def test_only_a_whole_that_is_impossible_raises():
     rng, raised = random.Random(2), 0
     for _ in range(300):
@@ -119,7 +120,7 @@ def test_copies_and_pickles_keep_values_to_the_bit(tree):
         assert len(joined.variables) == len(formula.variables)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(trees)
 def test_gradients_equal_finite_differences(tree):

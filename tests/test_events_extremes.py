@@ -52,7 +52,7 @@ def extremes(rng: random.Random, rows: int = 16) -> torch.Tensor:
     return torch.tensor([rng.choices(LOGITS, k=16) for _ in range(rows)], requires_grad=True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.integers(0, 10**9))
 def test_formulas_stay_finite(seed):

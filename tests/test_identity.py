@@ -191,7 +191,7 @@ def test_a_change_of_one_number_is_another_energy(tree, data):
         assert not energy.equals(build(changed(tree, path)))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @settings(max_examples=150, deadline=None)
 @given(trees(LEAVES), st.data())
 def test_a_changed_number_in_any_tensor_is_another_energy(tree, data):

@@ -199,7 +199,7 @@ def test_what_cannot_be_sampled_is_refused_with_the_other_modes():
         (~labelled)(X, y=torch.ones(6, dtype=F64))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_bound_condition_has_a_level():
     labelled = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, name="labelled", event_shape=(2,))
     for energy in (~labelled.given(y=1.0), (~labelled).given(y=1.0)):

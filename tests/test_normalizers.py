@@ -47,7 +47,7 @@ class TestValue:
         one, other = (ce.log_z(lambda x, c=c: x.square().sum(1) / 2 + c, event_shape=(2,), seed=0).value for c in (0.0, 30.0))
         assert one - other == pytest.approx(30, abs=0.01)
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_a_mixture_from_a_wide_base_and_back_from_draws(self):
         means = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]], dtype=torch.float64)
         shares = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
@@ -123,7 +123,7 @@ class TestLaws:
         assert ce.log_z(gaussian(1.0), **options, batch_size=50) == one
         assert ce.log_z(gaussian(1.0), **{**options, "seed": 4}).value != one.value
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_the_callers_random_state_and_modules_stay(self):
         network = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.SiLU())
         energy = ce.as_energy(lambda x: network(x).sum(1) + x.square().sum(1), event_shape=(2,))
@@ -250,7 +250,7 @@ class TestCalibrate:
         assert outer.weights == (1.0, 3.0) and outer.log_z == pytest.approx([math.log(2), normaliser(2.0)], abs=0.1)
         assert ce.calibrate(A & C).terms == (A, C)
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_conditions_bound_around_a_mixture(self):
         scaled = ce.as_energy(lambda x, y: y * x.square().sum(1) / 2, event_shape=(2,))
         mixture = ce.calibrate((scaled | gaussian(2.0)).given(y=4.0), **QUICK)
@@ -281,7 +281,7 @@ class TestCalibrate:
         mixture = ce.calibrate(a | gaussian(1.0), **QUICK)
         assert isinstance(mixture, ce.Disjunction) and mixture.log_z and mixture.terms[0].bases[0].energy is base
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_a_mixture_of_pictures_beside_latents(self):
         decoder = torch.nn.Linear(3, 2)
         pictures = gaussian(0.5) | gaussian(1.0)

@@ -122,7 +122,7 @@ def test_tree_and_energy_read_back_as_they_are_written(text: str):
         torch.testing.assert_close(again(x), energy(x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_gives_a_tree_or_a_typed_error(text: str):

@@ -92,6 +92,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_caught_and_named_once(name):
     fault, _, check, words = FAULTS[name]

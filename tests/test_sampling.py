@@ -35,7 +35,7 @@ def test_chunks_change_no_bit_of_elementwise_energies(sampler, noise):
     assert not torch.isclose(whole, draw(seed=5)).any()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_chunks_change_networks_by_the_rounding_of_a_product(sampler):
     draw = functools.partial(Network().sample, 22, sampler=sampler, steps=12, seed=4)

@@ -234,6 +234,7 @@ def test_an_error_carries_all_copies_that_were_drawn(size):
     assert error.value.samples.shape == (12, 2) and len(error.value.samples.unique(dim=0)) == 12
 
 
+@pytest.mark.slow
 def test_the_best_of_several_is_one_that_did_not_diverge():
     draws = {
         policy: Cliff(2.0).sample(

@@ -143,7 +143,7 @@ def test_a_gradient_that_changed_alone_is_seen(tmp_path):
         Tilted(0.01).sample((10, 2), resume=trace, steps=1)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", ["langevin", "annealed"])
 @pytest.mark.parametrize("size", [None, 30])
 def test_one_condition_of_many_chains_is_seen(tmp_path, sampler, size):
@@ -219,7 +219,7 @@ class Bowl(ce.Energy):
         return (x / self.scale).square().sum(1) / 2
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", [HMC(tuning_steps=60), ChEES(tuning_steps=60)], ids=["hmc", "chees"])
 def test_a_sampler_is_tuned_anew_after_an_attribute_of_the_energy_changed(sampler):
     energy, call = Bowl(1.0), {"sampler": sampler, "steps": 20, "trace": True}

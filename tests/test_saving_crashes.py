@@ -100,7 +100,7 @@ def write_often(folder, mean, count):
         normal(mean).save(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_forkserver
 def test_readers_beside_two_writers_never_fail(tmp_path):
     folder = tmp_path / "saved"

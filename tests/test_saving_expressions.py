@@ -107,7 +107,7 @@ def test_a_distribution_comes_back(distribution, tmp_path):
         there_and_back(energy, tmp_path, x.to(dtype).sigmoid())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @settings(max_examples=60, deadline=None)
 @given(
     st.recursive(

@@ -77,6 +77,7 @@ def test_a_mixed_support_has_the_moments_of_its_independent_parts():
     assert ((turned.mean(0) - t(*means)).abs() < 4 * errors).all()
 
 
+@pytest.mark.slow
 def test_directions_on_a_sphere_have_the_mean_of_their_density():
     n, kappa = 4000, 2.0
     energy = ce.as_energy(lambda x: -kappa * x[:, 2], support=sphere, event_shape=(3,))  # von Mises-Fisher

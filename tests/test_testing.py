@@ -21,6 +21,7 @@ from tests.factories import LEAVES
 POINTS = torch.tensor([[0.3, -1.2], [1.1, 0.4], [-0.7, 0.9], [2.0, 0.1]], dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(LEAVES))
 def test_every_leaf_conforms(name):
     check_energy(LEAVES[name], POINTS)

@@ -38,7 +38,7 @@ def test_idx_files_give_the_same_data(tmp_path):
     assert found.train[0, 1] == pytest.approx(7 / 255)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_softmax_forgets_and_an_energy_with_negatives_of_the_present_task_does_not():
     data, found = load_digits(7), {}
     for name in ("softmax", "energy, contrast of classes and noise"):

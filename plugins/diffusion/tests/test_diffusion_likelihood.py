@@ -15,7 +15,7 @@ from plugins.diffusion.tests.mixture_models import F64, PROCESSES, mixture, netw
 ENDS = {"sigma_min": 0.002, "sigma_max": 80.0}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("process", "d"), [("ve", 1), ("vp", 2), ("edm", 6), ("flow", 2)])
 def test_exact_divergences_give_the_likelihood_of_mixtures(process, d):
     schedule, path, time_scale = PROCESSES[process]

@@ -74,7 +74,7 @@ def guided() -> tuple[ce.Energy, ce.Energy]:
     return E.concept(y=0), E.concept(y=1)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", ["ode", "sde"])
 def test_guidance_draws_its_closed_form(sampler):
     a, b = guided()

@@ -50,6 +50,7 @@ def test_attributes_are_fair_and_independent():
     assert correlation.fill_diagonal_(0).abs().max() < 5 / 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTRIBUTES)
 def test_fixing_an_attribute_changes_that_alone(name):
     free, off, on = draw(40, seed=6), draw(40, seed=6, given={name: 0}), draw(40, seed=6, given={name: 1})

@@ -71,6 +71,7 @@ def test_an_expression_counts_the_base_once(faces, energies, drawn):
     assert torch.allclose(four(codes), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_hair_colors_exclude_each_other_and_are_all_there_is(energies, drawn, faces):
     codes = faces.load(None).decoder.encode(drawn.images[:50])
     certain = ce.any_of(*(energies[f"hair={color}"] for color in HAIR_COLORS))
@@ -111,7 +112,7 @@ def test_the_judge_is_right_about_drawn_faces(drawn):
         judge(torch.zeros(1, 3, 32, 32))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_distances_tell_other_pictures_and_copies():
     first, second = draw(400, seed=12), draw(400, seed=13)
     serious = draw(400, seed=13, given={"smiling": 0, "male": 1})

@@ -10,7 +10,7 @@ from composable_energy_faces.mapping import FaceMapping
 from composable_energy_faces.train_generator import pairs, train
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_its_pictures_are_faces_of_all_kinds():
     base = GeneratedFaces().base
     z = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))

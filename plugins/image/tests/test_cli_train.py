@@ -68,7 +68,7 @@ def test_faces_in_a_folder_become_an_energy_that_is_drawn_from(capsys: pytest.Ca
     assert Path("draws.png").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_folder_of_celeba_becomes_a_conditional_energy(capsys: pytest.CaptureFixture[str]):
     drawn = draw(8, size=64)
     folder = Path("celeba/img_align_celeba")
@@ -152,6 +152,7 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "the same command resumes from it" in capsys.readouterr().err
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -225,6 +226,7 @@ def test_mistakes_in_the_arguments(words: list[str], message: str, capsys: pytes
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_run_is_refused(capsys: pytest.CaptureFixture[str]):
     assert train("--steps", "1") == 0
     assert train("--steps", "1", "--set", "optimizer.rate=1e-3") == 2

@@ -127,7 +127,7 @@ class TestRecipes:
             assert not torch.equal(copy, first)
             assert (torch.cdist(copy, first).argmin(1) == torch.arange(24)).float().mean() > 0.8
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_changes_do_not_widen_the_base(self, tmp_path):
         """Codes are near 0, changed ones near 1, 2 and 3: with the changes as a condition, the base is that of codes near 0."""
         changes = {"base.steps": 200, "base.rate": 1e-2, "base.batch_size": 64, "small.batch": 1.0}
@@ -156,7 +156,7 @@ class TestRecipes:
         assert (-(a | b | c).evidence(z)).exp().min() > 0.95
         assert json.loads((out / "report.json").read_text())["held_out_accuracy"].keys() == {"a", "b", "c"}
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_other_settings_do_not_mix_with_a_run(self, tmp_path):
         recipe, pictures = base_and_attributes().with_changes({**SMALL, "data.attributes": ["left"]}), pictures_of(24)
         recipe.train(pictures, tmp_path)
@@ -193,7 +193,7 @@ class TestRecipes:
         assert torch.equal(bright(z := torch.randn(3, 8)), ce.load(tmp_path / "new-left" / "bright")(z))
         assert both.sample(2, seed=0, warn=False).shape == (2, 3, 16, 16)
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_folders_may_be_texts(self, tmp_path):
         data = str(write_folder(tmp_path / "data", pictures_of(40)))
         run = base_and_attributes().with_changes({**SMALL, "data.size": 16, "data.attributes": ["left"]}).run(data, str(tmp_path / "run"))

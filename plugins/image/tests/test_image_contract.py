@@ -73,7 +73,7 @@ def test_a_saved_energy_and_a_copy_have_the_same_energies_to_the_bit(name, tmp_p
     assert torch.equal(copy.deepcopy(energy)(x, **y), before)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_energy_starts_from_the_global_seed_alone():
     for name, options in SMALL.items():
         first, second = ((torch.manual_seed(5), ce.get_energy(name, **options))[1].state_dict() for _ in range(2))

@@ -160,7 +160,7 @@ def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     assert (tmp_path / "out" / "samples" / "step-00000002.png").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "kind", "sampler"),
     [

@@ -155,7 +155,7 @@ def test_modules_of_the_caller_do_not_change():
     assert network.training and all(p.requires_grad and p.grad is None for p in network.parameters())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_contradictions_say_what_is_kept(found):
     a, b = found["a"], found["b"]
     with pytest.raises(EditError, match=r"~a contradicts what is kept: \d+ of the pictures have a, which stays"):

@@ -63,7 +63,7 @@ def test_each_branch_of_a_mixture_gets_its_share():
     assert abs(first - second) < 4 * (0.9 / 2000) ** 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_grade_is_a_continuous_value():
     base = latent(torch.nn.Linear(2, 3), 2)
     E = graded(attribute(base, lambda z: 4 * z[:, 0], "right"), width=0.5)
@@ -99,7 +99,7 @@ def test_a_rare_expression_warns():
         E.sample(8, sampler=LACE(draws=4), seed=0, latents=True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_uniform_prior_is_drawn_by_the_default_and_refused_by_the_flow():
     base = latent(torch.nn.Linear(2, 3), Uniform(-torch.ones(2), torch.ones(2)))
     right = attribute(base, lambda z: 10 * z[:, 0], "right")

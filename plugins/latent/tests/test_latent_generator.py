@@ -75,7 +75,7 @@ def test_any_prior_is_a_base_whose_points_are_shown_decoded(prior):
     torch.testing.assert_close((right | ~right).evidence(x), torch.zeros(5), atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_energy_is_a_prior():
     ring = ce.as_energy(lambda z: 8 * (z.norm(dim=1) - 2).square(), event_shape=(4,), name="ring")
     base = latent(Counted(SECOND, [], (3, 2, 2)), ring, mapping=Counted(FIRST, []), name="ring")

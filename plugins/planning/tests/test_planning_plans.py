@@ -58,7 +58,7 @@ def test_the_default_sampler_is_that_of_trajectories():
     assert isinstance(trace.sampler, planning.Trajectories)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_plans_start_and_end_where_they_should_and_repeat_with_the_seed():
     plan = Planner(bridge(planning.effort(10.0)), seed=3).plan([-1.5, 1.0])
     assert (plan[0] - torch.tensor([-1.5, 1.0])).norm() < 0.05

@@ -194,7 +194,7 @@ def test_a_condition_of_numbers_binds_each_chain_to_its_row(kind):
         objective.loss(model, batch_of(x, spot=spot.where(spot > 0, torch.nan)))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_training_finds_how_points_follow_numbers():
     rows, model = 256, Line(0.0, 0.0)
     spot, noise = data(rows, 2, seed=1), data(rows, 1)

@@ -40,6 +40,7 @@ def refused(out, owner):
         run(out).fit()
 
 
+@pytest.mark.full
 @needs_forkserver
 def test_a_second_run_in_a_folder_is_refused(tmp_path):
     def here():

@@ -101,7 +101,7 @@ def test_energy_discrepancy_learns_a_gaussian():
     check_gaussian(learn(Bell(), EnergyDiscrepancy(1.0, particles=32), x, steps=300), x, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_energy_discrepancy_sees_the_weights_of_modes_that_its_noise_connects():
     """Seven of ten points are at 2. Noise of variance 4 reaches from one mode to the other; noise of variance .01 leaves the gradient 0."""
     x = 0.5 * data(ROWS, 1) + torch.where(torch.arange(ROWS)[:, None] % 10 < 7, 2.0, -2.0)
@@ -183,7 +183,7 @@ def test_energy_matching_without_flow_is_contrastive_divergence_with_its_own_cha
     check_gaussian(learn(Bell(), objective, x, steps=200, rate=0.05), x, 5)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_energy_matching_learns_the_flow_to_a_moved_normal():
     """Optimal transport from N(0, I) to N(m, I) is the move by m: the potential is linear, with the slope -m over the temperature."""
     move, temperature = torch.tensor([1.5, -0.5], dtype=torch.float64), 0.5

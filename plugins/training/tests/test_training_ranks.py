@@ -140,6 +140,7 @@ def test_two_processes_train_the_weights_of_one(trained, kind):
     equal(trained / f"one {kind}", trained / f"two {kind}")
 
 
+@pytest.mark.full
 @needs_forkserver
 def test_chains_of_all_processes_are_in_one_checkpoint(trained):
     one, two = (last(trained / name)["objective.slots"] for name in ("one cd", "two cd"))
@@ -147,6 +148,7 @@ def test_chains_of_all_processes_are_in_one_checkpoint(trained):
     torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
 
 
+@pytest.mark.full
 @needs_forkserver
 def test_only_the_first_writes(trained):
     names = [path.name for path in (trained / "two cd" / "checkpoints").iterdir()]
@@ -199,7 +201,7 @@ def wait_while(sign):
         time.sleep(0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_forkserver
 def test_a_lost_process_is_reported_and_the_run_resumes(trained, tmp_path):
     """Kills the second process while the first waits at step 7; then the same call resumes."""
@@ -224,6 +226,7 @@ def refuse(trained):
             train(trained / out, width=width)
 
 
+@pytest.mark.full
 @needs_forkserver
 def test_an_error_in_the_first_process_is_raised_in_all(trained):
     (trained / "damaged" / "checkpoints").mkdir(parents=True)

@@ -129,7 +129,6 @@ class TestFiles:
         assert len(read_points(tmp_path / "sheet.png", [(3, 8, 8)], (0.0, 1.0))) == 1
 
 
-@pytest.mark.full
 @needs_forkserver
 def test_grids_need_no_matplotlib_and_figures_name_the_extra(tmp_path):
     code = (

@@ -88,8 +88,8 @@ def test_osmesa_is_taken_where_egl_is_missing(tmp_path):
     assert (done.stdout, done.stderr) == ("(2, 3, 64, 64) osmesa\n", "")
 
 
+@pytest.mark.slow
 @needs_forkserver
-@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="MuJoCo draws by itself on other systems")
 @pytest.mark.parametrize(
     ("before", "variables", "message"),
@@ -109,14 +109,12 @@ def test_the_error_names_the_packages(tmp_path, before, variables, message):
 
 
 @needs_forkserver
-@pytest.mark.full
 def test_the_error_names_the_extra(tmp_path):
     told = forked("import sys\nsys.modules['mujoco'] = None\nimport os\nos.environ['MUJOCO_GL'] = 'egl'\n" + ONE, tmp_path).stdout
     assert told.startswith("ExtraNotInstalled This world needs MuJoCo: `pip install 'composable-energy-worlds[mujoco]'`."), told
 
 
 @needs_forkserver
-@pytest.mark.full
 def test_labels_and_flat_worlds_need_nothing_that_draws(tmp_path):
     code = """
 import sys

@@ -66,6 +66,7 @@ def test_a_conditional_energy_begins_as_the_base_and_ends_as_another(made):
             concepts.of_color()(codes, y=none)
 
 
+@pytest.mark.full
 def test_what_does_not_exist_is_reported(made, tmp_path):
     concepts = Concepts(made / "weights")
     with pytest.raises(ValueError, match="no color 'pink'; known are red"):

@@ -44,7 +44,7 @@ def drawn(name: str) -> Scenes:
     return world(name).draw(24, seed=5, masks=True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", WORLDS)
 def test_a_picture_is_a_function_of_seed_and_index(name):
     some = world(name).draw(3, seed=5, start=9, masks=True)
@@ -56,7 +56,7 @@ def test_a_picture_is_a_function_of_seed_and_index(name):
     assert not np.array_equal(world(name).draw(3, seed=6).images, drawn(name).images[:3])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", WORLDS)
 def test_nothing_of_a_picture_stays_for_the_next(name):
     order = np.random.default_rng(0).permutation(24)
@@ -65,6 +65,7 @@ def test_nothing_of_a_picture_stays_for_the_next(name):
     np.testing.assert_array_equal(again.masks, drawn(name).masks[order])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORLDS)
 def test_pictures_labels_and_masks_have_the_shapes_that_the_world_says(name):
     made, scenes = world(name), drawn(name)
