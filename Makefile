@@ -33,7 +33,7 @@ help:
 	@echo "make demo       sample 16 faces, male and not smiling, into demo.png; print the energy of each term (seconds)"
 	@echo "make test       run the checks before a commit: lint types unit (about five minutes on two cores)"
 	@echo "make test-fast  run a representative part of the unit tests (less than a minute on two cores)"
-	@echo "make test-all   run everything: lint types docs wheel, and all tests with their coverage (about ten minutes on two cores)"
+	@echo "make test-all   run everything: lint types docs wheel, and all tests with their coverage (about twenty minutes on two cores)"
 	@echo "make campaign   run the reliability campaign for MINUTES (10); the counts are added up in .campaign"
 	@echo "make format     apply ruff's fixes and format"
 	@echo "make serve      serve the documentation locally"
