@@ -187,7 +187,6 @@ def test_a_complement_is_remembered_so_that_a_parity_of_many_events_stays_small(
     assert ~~parity is parity
 
 
-@pytest.mark.slow
 def test_a_copy_does_not_share_the_remembered_complement():
     weight = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
     tree = LEAVES["red"].sharpened(weight) & LEAVES["event"]

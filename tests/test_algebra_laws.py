@@ -30,7 +30,7 @@ def built(build):
     return energy
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @law
 @given(expressions(), expressions(), seeds)
 def test_conjunction_and_disjunction_commute(a, b, seed):
@@ -39,7 +39,7 @@ def test_conjunction_and_disjunction_commute(a, b, seed):
     same((a | b)(x), (b | a)(x))
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @law
 @given(expressions(3), expressions(3), expressions(3), seeds)
 def test_conjunction_and_disjunction_associate(a, b, c, seed):
@@ -57,7 +57,7 @@ def test_double_negation_gives_the_energy_back(a, seed):
     same((~built(lambda: complement(a)))(x), a(x))
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @law
 @given(expressions(3), expressions(3), seeds)
 def test_de_morgan(a, b, seed):
@@ -69,7 +69,7 @@ def test_de_morgan(a, b, seed):
         same((~(a | b))(x), built(lambda: ~a & ~b)(x))
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @law
 @given(expressions(), st.floats(0.2, 3.0), seeds)
 def test_a_weight_is_a_power_of_the_density(a, weight, seed):
@@ -89,7 +89,7 @@ def test_evidence_and_bases_make_the_energy(a, seed):
     same(a.evidence(x) + bases, a(x))
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @law
 @given(expressions(), seeds)
 def test_an_energy_depends_on_its_own_point_alone(a, seed):
@@ -102,7 +102,7 @@ def test_an_energy_depends_on_its_own_point_alone(a, seed):
     assert not off_diagonal.any()
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @law
 @given(expressions(), seeds)
 def test_gradients_are_those_of_finite_differences(a, seed):
@@ -116,7 +116,7 @@ def test_gradients_are_those_of_finite_differences(a, seed):
         torch.testing.assert_close(gradient[:, axis], difference, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @law
 @given(expressions(), seeds)
 def test_copies_keep_values_to_the_bit(a, seed):
@@ -125,7 +125,7 @@ def test_copies_keep_values_to_the_bit(a, seed):
     assert torch.equal(pickle.loads(pickle.dumps(a))(x), a(x))
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @law
 @given(expressions(), st.floats(0.1, 3.0), seeds)
 def test_a_dtype_passes_down_the_tree(a, scale, seed):
@@ -147,7 +147,7 @@ class Levels(ce.Energy):
         return (x - self.shift * y[:, None]).square().sum(1) / (1 + sigma.square())
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @law
 @given(expressions(3), st.floats(0.05, 4.0), st.sampled_from(["and", "or", "minus", "weigh", "sharpen", "not", "implies"]), seeds)
 def test_conditions_pass_down_every_node(a, sigma, operation, seed):

@@ -67,7 +67,7 @@ def test_only_a_whole_that_is_impossible_raises():
     assert raised > 10
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @LAW
 @given(trees, trees, trees)
 def test_lattice_laws(a, b, c):
@@ -80,7 +80,7 @@ def test_lattice_laws(a, b, c):
         same(one([A, other([B, C])]), other([one([A, B]), one([A, C])]))
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @LAW
 @given(trees, trees)
 def test_laws_of_the_complement(a, b):
@@ -120,7 +120,7 @@ def test_copies_and_pickles_keep_values_to_the_bit(tree):
         assert len(joined.variables) == len(formula.variables)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(trees)
 def test_gradients_equal_finite_differences(tree):

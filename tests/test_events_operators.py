@@ -140,7 +140,7 @@ def test_an_unsatisfiable_branch_changes_nothing(never, other):
     same(ce.any_of(never, other, weights=[0.4, 1.0]), ce.any_of(other, weights=[1.0]))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("never", "other"), [*((NEVER[0], other) for other in OTHERS), *((never, B) for never in NEVER[1:])], ids=str)
 def test_an_unsatisfiable_branch_changes_no_complement(never, other):
     same(~(never | other), ~other)

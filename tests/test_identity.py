@@ -155,7 +155,7 @@ WAYS = {
 }
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(trees(LEAVES), st.sampled_from(sorted(WAYS)))
 def test_a_copy_is_the_same_energy(tree, way):
@@ -164,7 +164,7 @@ def test_a_copy_is_the_same_energy(tree, way):
         check_same(energy, WAYS[way](energy), way)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(trees(SAVED))
 def test_what_is_saved_and_loaded_is_the_same_energy(tree):
@@ -178,7 +178,7 @@ def test_what_is_saved_and_loaded_is_the_same_energy(tree):
             check_same(energy, loaded(energy), "saved")
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(trees(LEAVES), st.data())
 def test_a_change_of_one_number_is_another_energy(tree, data):
@@ -191,7 +191,7 @@ def test_a_change_of_one_number_is_another_energy(tree, data):
         assert not energy.equals(build(changed(tree, path)))
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(trees(LEAVES), st.data())
 def test_a_changed_number_in_any_tensor_is_another_energy(tree, data):

@@ -192,7 +192,6 @@ def test_a_shared_sub_expression_is_evaluated_once(combine):
     assert len(str(energy.explain(X)).splitlines()) < 300
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("combine", [lambda e: e & e, lambda e: e | e, lambda e: ce.all_of(e, e, 0.5 * e)])
 def test_a_shared_sub_expression_is_drawn_without_counting_its_uses(combine):
     """Whatever looks at each of the 2^40 uses would never end."""

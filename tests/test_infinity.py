@@ -213,7 +213,7 @@ def join(children):
 EXPRESSIONS = st.recursive(st.sampled_from(sorted(LEAVES)).map(LEAVES.__getitem__), join, max_leaves=6)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @given(EXPRESSIONS)
 @settings(max_examples=300, deadline=None)
 def test_no_expression_of_bounded_energies_is_nan(energy):

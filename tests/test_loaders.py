@@ -31,7 +31,6 @@ def bowls(site: Path) -> Path:
     return site
 
 
-@pytest.mark.slow
 def test_a_scheme_finds_the_loader(bowls: Path):
     energy = ce.load("bowl:owner/name@v1", scale=2.0)
     assert str(energy) == "owner/name@v1*2.0"

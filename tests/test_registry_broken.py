@@ -86,7 +86,7 @@ def test_malformed_metadata_of_an_unrelated_package_hides_nothing(acme, raw, rea
     assert issubclass(ce.get_sampler("hmc"), ce.sampling.Sampler)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("value", ["not a value at all!", "third_party_a:Bowl:Bowl", "%(percent)s"])
 def test_a_value_that_cannot_be_parsed_is_a_row(acme, value):
     install(acme, "odd", {"energies": {"odd": value}})

@@ -47,7 +47,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", HOSTILE)
 def test_an_import_that_raises_anything_is_a_plugin_load_error(site, name):
     install(site, "bad", {"energies": {"bad": "third_party_bad:Bowl"}}, {"third_party_bad": HOSTILE[name]})

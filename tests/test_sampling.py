@@ -45,7 +45,7 @@ def test_chunks_change_networks_by_the_rounding_of_a_product(sampler):
         assert (draw(batch_size=size) - whole).abs().max() < 1e-12
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", [*SAMPLERS, HMC(tuning_steps=10)], ids=repr)
 @pytest.mark.parametrize("size", [None, 7])
 def test_a_resumed_run_is_one_long_run(sampler, size):

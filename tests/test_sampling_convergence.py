@@ -69,7 +69,7 @@ class TestConvergence:
         with pytest.warns(SamplingWarning, match="do not agree"):
             energy.sample((64, 2), seed=0, steps=100)
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_warn_switches_it_off(self):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -137,7 +137,6 @@ class TestThresholds:
         assert ChEES().mean_acceptance(rates) == pytest.approx((2 / 3 + 0.375) / 2)
         assert MALA().mean_acceptance(rates) == pytest.approx(0.625)
 
-    @pytest.mark.slow
     def test_short_chains_of_many_are_judged_by_all_draws_together(self):
         start = torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
         many = BOWL.sample((64, 2), sampler=MALA(1.0), steps=150, init=start, seed=0, trace=1)[1]
@@ -154,7 +153,7 @@ class TestFormulas:
         base = gaussian(0.2, 0.2)
         return tuple(ce.ClassifierEnergy(lambda x, s=s: s * 20 * x[:, :1] - 10, 1, base, name=f"side {s}") for s in (1, -1))
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_a_formula_that_no_draw_shows(self):
         left, right = self.heads()
         for energy in (left & right, 2 * (left & right), (left & right) & gaussian(9.0, 9.0)):

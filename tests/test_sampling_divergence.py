@@ -128,7 +128,7 @@ def test_policies_do_not_depend_on_chunks():
         assert torch.equal(draws[0], draws[1]) and torch.equal(draws[0], draws[2])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("policy", ["keep", "drop", "restart"])
 def test_runs_with_losses_resume_as_one_long_run(policy):
     def draw(steps, **options):

@@ -265,7 +265,7 @@ def draw_until_alone(folder, rank, how):
         BOWL.sample((4, 3), ranks="gather", sampler="langevin", step_size=0.1, steps=5, seed=0, callback=leave)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_forkserver
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_process_that_loses_the_other_one_says_so_in_time(tmp_path, how):

@@ -186,7 +186,7 @@ def test_a_checkpoint_of_another_trace_is_refused(tmp_path):
         at(0.0).sample((10, 2), resume=traces[1], steps=3, checkpoint=tmp_path / "c")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sampler", ["langevin", "chees", "annealed"])
 def test_rounding_under_other_batch_sizes_is_the_same_energy(tmp_path, dtype, sampler):

@@ -86,7 +86,6 @@ def test_the_default_sampler_of_a_score_tunes_its_step(score):
     assert score().sample(4, step_size=0.1, steps=3, seed=0).shape == (4, 1)
 
 
-@pytest.mark.slow
 def test_samplers_of_gradients_alone_take_a_score():
     noisy = ce.ScoreEnergy(lambda x, sigma: (3 - x) / (1 + sigma.square()).view(-1, 1), event_shape=(1,))
     assert abs(noisy.sample(2000, seed=0).mean().item() - 3) < 0.2
@@ -96,7 +95,7 @@ def test_samplers_of_gradients_alone_take_a_score():
         noisy.sample(4, sampler="annealed", corrector="hmc", seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_mixture_of_events_over_a_score_is_drawn_and_has_no_value():
     mixture = events_over(ce.ScoreEnergy(lambda x: -x, name="base", event_shape=(1,)))
     left, right = mixture.terms

@@ -37,7 +37,6 @@ def conditional(x, y):
     return (x[:, 0] - y.to(x)).square() / 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_classes_of_a_head_have_its_probabilities_and_the_energy_of_its_base(dtype):
     net, energy = head(dtype=dtype)
@@ -47,7 +46,6 @@ def test_the_classes_of_a_head_have_its_probabilities_and_the_energy_of_its_base
     assert classifier.labels == (0, 1, 2) and torch.equal(classifier.predict(x), net(x).argmax(1))
 
 
-@pytest.mark.slow
 @given(st.lists(st.floats(-3, 3), min_size=2, max_size=4), st.floats(0.2, 5))
 @settings(max_examples=25, deadline=None)
 def test_densities_are_weighed_by_bayes_rule(means, temperature):

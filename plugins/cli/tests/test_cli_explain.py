@@ -43,7 +43,6 @@ def test_explain_resizes_pictures_and_shows_shares(capsys: pytest.CaptureFixture
     assert name["bright"][1] > name["bright"][0] + 1
 
 
-@pytest.mark.slow
 def test_explain_takes_a_sheet_apart_and_sums_up_many(capsys: pytest.CaptureFixture[str]):
     images = torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     write_grid(Path("sheet.png"), images, (0.0, 1.0), {})

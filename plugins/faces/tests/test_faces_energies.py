@@ -62,7 +62,6 @@ def test_energies_have_one_number_for_each_code(faces, energies, drawn):
         assert torch.allclose(energy.at(levels)(codes), each, atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.slow
 def test_an_expression_counts_the_base_once(faces, energies, drawn):
     base = faces.load(None)
     codes = base.decoder.encode(drawn.images[:20])
@@ -99,7 +98,6 @@ def test_codes_have_unit_variance_and_decode_to_the_same_face(faces, drawn):
     assert (judge(pictures).attributes == (drawn.attributes > 0.5)).float().mean() > 0.99
 
 
-@pytest.mark.slow
 def test_the_judge_is_right_about_drawn_faces(drawn):
     verdict = judge(drawn.images)
     assert (verdict.attributes == (drawn.attributes > 0.5)).float().mean(0).min() >= 0.995

@@ -61,7 +61,6 @@ def test_exported_faces_open_as_anybodys_pictures(tmp_path, capsys):
         export(tmp_path, 1, attributes=["smilling"])
 
 
-@pytest.mark.slow
 def test_a_condition_tells_one_attribute_or_none():
     faces = draw(2000, seed=1, size=8)
     truth = torch.cat([faces.attributes * 2 - 1, nn.functional.one_hot(faces.hair, 4).float()], 1)

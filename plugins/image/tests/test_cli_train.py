@@ -110,7 +110,6 @@ def test_a_run_documents_itself_and_what_it_wrote_is_a_recipe_again():
     assert torch.equal(ce.load("out/energy")(x), ce.load("again/energy")(x))
 
 
-@pytest.mark.slow
 def test_a_file_of_ones_own_extends_a_recipe():
     Path("mine.toml").write_text(
         'extends = "cd-small"\n[data]\nsize = 16\n[model]\nsize = 16\nwidth = 4\n[chains]\nsteps = 1\n[objective]\nbuffer = 8\n'
@@ -120,7 +119,6 @@ def test_a_file_of_ones_own_extends_a_recipe():
     assert ce.load("out/energy").event_shape == (3, 16, 16)
 
 
-@pytest.mark.slow
 def test_json_tells_where_the_energy_is(capsys: pytest.CaptureFixture[str]):
     assert train("--steps", "1", "--json") == 0
     told = json.loads(capsys.readouterr().out)
@@ -265,7 +263,6 @@ def test_energies_in_a_folder_have_their_names(capsys: pytest.CaptureFixture[str
     assert "there is no folder './nowhere'" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_recipes_lists_them_with_needs_and_costs(capsys: pytest.CaptureFixture[str]):
     assert main(["recipes"]) == 0
     told = capsys.readouterr().out

@@ -30,7 +30,6 @@ class TestPreparation:
         images = torch.rand(5, 1, 3, 3)
         assert torch.equal(Preparation()(images, self.noise(5)), images)
 
-    @pytest.mark.slow
     def test_a_rotation_turns_about_the_centre_by_at_most_its_angle(self):
         """A far pixel moves on a circle; the mean of angles that are uniform in [-a, a] is 0, their variance a^2 / 3."""
         side, count, largest = 65, 2000, 30.0

@@ -41,7 +41,6 @@ def test_at_the_start_all_labels_agree_with_the_energy_without_labels(name):
         assert_close(energy(x, y=y), expected, "with a label and without", network=energy)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_whole_labels_are_one_hot_vectors_and_make_a_difference(name):
     energy = with_other_tables(conditional(name))

@@ -11,7 +11,7 @@ from composable_energy_latent import LACE, attribute, graded, latent
 from plugins.latent.tests.closed_case import direction, errors, logistic, moments
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("d", "slope", "offset"), [(1, 2.0, 0.0), (2, 5.0, -2.5), (32, 2.0, 0.0), (8, 5.0, -2.5)])
 @pytest.mark.parametrize("sampler", ["chees", LACE(draws=64)])
 def test_draws_have_the_moments_of_the_posterior(d, slope, offset, sampler):
@@ -52,7 +52,7 @@ def test_the_rule_of_the_paper_crowds_at_the_border():
     assert errors(along, (mean, variance, fourth))[0] > 10
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_each_branch_of_a_mixture_gets_its_share():
     base = latent(torch.nn.Linear(3, 3), 3)
     x, y, w = (attribute(base, lambda z, i=i: 6 * z[:, i], name) for i, name in enumerate("xyw"))

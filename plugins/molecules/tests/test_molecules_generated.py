@@ -38,7 +38,7 @@ def within(counts, probabilities):
     return ((counts - total * shares) / (total * shares * (1 - shares)).sqrt().clamp_min(1)).abs().max()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("residue", ["VAL", "LEU", "GLU", "ARG"])
 def test_draws_have_the_shares_of_rotamers_of_the_density(residue):
     exact, rows = GeneratedRotamers(), 20_000

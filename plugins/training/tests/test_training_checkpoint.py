@@ -126,7 +126,6 @@ def test_the_last_checkpoints_are_kept(whole):
     assert names(whole) == ["step-00000020.safetensors", "step-00000024.safetensors"]
 
 
-@pytest.mark.slow
 def test_a_damaged_checkpoint_is_skipped(whole, tmp_path):
     for cut in (
         lambda data: data[:-10],

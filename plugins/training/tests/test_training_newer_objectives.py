@@ -112,7 +112,7 @@ def test_energy_discrepancy_sees_the_weights_of_modes_that_its_noise_connects():
     assert abs(blind) < 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_noise_contrast_learns_a_gaussian_with_its_level():
     """The level is that of -log p, so that the log normalizer is 0."""
     x = gaussian_points()
@@ -131,7 +131,7 @@ def test_noise_contrast_is_least_and_stationary_at_the_truth():
         assert abs(gradient) < 5 / math.sqrt(rows)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_flow_fits_what_no_gaussian_fits_and_its_draws_follow_its_density():
     angle = 2 * math.pi * torch.rand(2000, generator=torch.Generator().manual_seed(0))
     ring = torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * data(2000, 2).float()

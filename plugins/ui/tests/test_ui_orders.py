@@ -153,7 +153,7 @@ def test_a_network_with_random_weights_is_sampled_on_request_only():
     assert "--untrained" in result["command"]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.usefixtures("at")
 def test_conditions_are_reported_and_must_have_values():
     events = []
@@ -177,7 +177,7 @@ def test_tuning_is_reported_before_steps():
     assert {event["total"] for event in events if event["kind"] == "progress"} == {20}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_python_draws_the_same_edited_faces():
     first = Order("male & ~smiling", n=2, steps=10)
     points, result = carry_out(first)

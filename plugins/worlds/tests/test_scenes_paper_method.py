@@ -83,7 +83,7 @@ def test_weights_keep_energies(tmp_path):
         torch.testing.assert_close(energy(x, y=y[concept]), networks[concept].eval()(x, y=y[concept]), rtol=0.01, atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_training_goes_on(tmp_path, monkeypatch):
     for name, value in {"EACH": 16, "K": 1, "BATCH": 4, "BUFFER": 8}.items():
         monkeypatch.setattr(paper_energies, name, value)

@@ -88,7 +88,7 @@ def test_osmesa_is_taken_where_egl_is_missing(tmp_path):
     assert (done.stdout, done.stderr) == ("(2, 3, 64, 64) osmesa\n", "")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_forkserver
 @pytest.mark.skipif(sys.platform != "linux", reason="MuJoCo draws by itself on other systems")
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_nothing_of_a_picture_stays_for_the_next(name):
     np.testing.assert_array_equal(again.masks, drawn(name).masks[order])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", WORLDS)
 def test_pictures_labels_and_masks_have_the_shapes_that_the_world_says(name):
     made, scenes = world(name), drawn(name)

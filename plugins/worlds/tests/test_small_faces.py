@@ -39,7 +39,6 @@ def test_each_face_gets_a_class_that_it_has():
             assert chosen.any() and (values[name][chosen] == present).all()
 
 
-@pytest.mark.slow
 def test_the_judge_of_small_faces_is_right_on_drawn_faces():
     faces = draw(200, seed=3)
     verdict = judge_small(shrink(faces.images))
