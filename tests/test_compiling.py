@@ -185,6 +185,7 @@ def test_nothing_is_left_behind():
     assert isinstance(compiled(fast := compiled(energy)), CompiledEnergy) and compiled(fast) is fast
 
 
+@pytest.mark.full
 def test_a_machine_without_a_compiler_is_reported_what_to_install(tmp_path):
     code = """
         import torch, composable_energy as ce
