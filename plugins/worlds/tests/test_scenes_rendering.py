@@ -108,12 +108,14 @@ def test_the_error_names_the_packages(tmp_path, before, variables, message):
     assert "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri" in told and "apt-get install libosmesa6" in told
 
 
+@pytest.mark.slow
 @needs_forkserver
 def test_the_error_names_the_extra(tmp_path):
     told = forked("import sys\nsys.modules['mujoco'] = None\nimport os\nos.environ['MUJOCO_GL'] = 'egl'\n" + ONE, tmp_path).stdout
     assert told.startswith("ExtraNotInstalled This world needs MuJoCo: `pip install 'composable-energy-worlds[mujoco]'`."), told
 
 
+@pytest.mark.slow
 @needs_forkserver
 def test_labels_and_flat_worlds_need_nothing_that_draws(tmp_path):
     code = """
