@@ -1,4 +1,4 @@
-"""Settings of all tests: one thread, a fixed seed before each test, no matplotlib windows, and entry points for a checkout.
+"""Settings of all tests: one thread, a fixed seed before each test, no matplotlib windows, what is quick, and entry points for a checkout.
 
 In a checkout that is not installed, tests find plug-ins by name as they do after `pip install -e .`.
 """
@@ -19,6 +19,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+QUICK_CASES = 3  # of a test with many cases, so many are quick
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)
 
@@ -27,6 +29,19 @@ torch.set_num_threads(1)
 def seeded() -> None:
     """Makes a test without its own seed reproducible."""
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what `make test-fast` runs: no test that is slow or of the full suite, and of many cases of one test a few."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if not (item.get_closest_marker("slow") or item.get_closest_marker("full")):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for found in cases.values():
+        last, most = len(found) - 1, min(len(found), QUICK_CASES)
+        for i in {round(last * k / max(1, most - 1)) for k in range(most)}:
+            found[i].add_marker("quick")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,18 +32,19 @@ PRELOADED = ["pytest", "safetensors.torch", "torch._dynamo", "composable_energy_
 needs_forkserver = pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs a server of forks")
 
 
-def start(name: str, call: Callable[..., Any], /, *args: Any, **options: Any) -> BaseProcess:
+def start(name: str, call: Callable[..., Any], /, *args: Any, parent: bool = False, **options: Any) -> BaseProcess:
     """Starts a process; returns when that has imported all and begins the call, so that a time counted from here is the call's.
 
     Args:
         name: For a message about a process that does not end.
         call: A function of a module, since it is pickled; the process ends with 0 when it returns, with 1 when it raises.
         args: Its arguments, pickled too.
+        parent: Whether it starts processes of multiprocessing itself, which one that ends with its parent may not.
         options: Its named arguments, pickled too.
     """
     context = _context()
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_begin, args=(there, call, args, options), name=name, daemon=True)
+    process = context.Process(target=_begin, args=(there, call, args, options), name=name, daemon=not parent)
     process.start()
     there.close()
     with here:
@@ -58,6 +62,40 @@ def ended(processes: Iterable[BaseProcess]) -> list[int | None]:
     if late:
         _stop(processes, f"{', '.join(late)} did not end within {LIMIT:.0f} s")
     return [process.exitcode for process in processes]
+
+
+def run_code(code: str, folder: Path, **variables: str | None) -> subprocess.CompletedProcess[str]:
+    """Runs code as `python -W error -c` does, in a process that has the imports of `PRELOADED` already; returns its exit code and outputs.
+
+    Args:
+        code: The code.
+        folder: Its working folder, which also gets its outputs.
+        variables: Variables of its environment; None removes one.
+    """
+    ended([start("code", _run_code, code, folder, variables)])
+    told = [(folder / f".{name}").read_text(encoding="utf-8") for name in ("code", "stdout", "stderr")]
+    return subprocess.CompletedProcess(code, int(told[0]), *told[1:])
+
+
+def _run_code(code: str, folder: Path, variables: dict[str, str | None]) -> None:
+    os.chdir(folder)
+    for name, value in variables.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(f".{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    status: object = 1
+    try:
+        exec(code, {"__name__": "__main__"})
+        status = 0
+    except SystemExit as stop:
+        status = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    Path(".code").write_text(str(status))
 
 
 def _stop(processes: list[BaseProcess], message: str) -> None:

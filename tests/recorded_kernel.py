@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch._dynamo.testing
 
 import composable_energy as ce
 from composable_energy.kernels import Kernel

@@ -175,7 +175,7 @@ def test_with_weights_events_are_densities_of_a_mixture():
     torch.testing.assert_close(mixture.evidence(x), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_complement_is_remembered_so_that_a_parity_of_many_events_stays_small():
     events = [ce.ClassifierEnergy(Affine(1, seed), 1, LEAVES["distribution"]) for seed in range(24)]
     parity = events[0]

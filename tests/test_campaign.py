@@ -1,15 +1,20 @@
 """A short part of the reliability campaign, with seeds of its own; `make campaign` runs all of it."""
 
+import contextlib
 import json
-import subprocess
-import sys
 
 import pytest
 
+from tests.campaign.__main__ import main
 from tests.campaign.faults import POSSIBLE
 from tests.campaign.runner import Counts, merge, save_counts
+from tests.processes import ended, needs_forkserver, start
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files")]
+pytestmark = [
+    pytest.mark.full,
+    needs_forkserver,
+    pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files"),
+]
 
 TRIALS = {
     "files": 60,
@@ -30,31 +35,40 @@ TRIALS = {
 }
 
 
-def campaign(tmp_path, *options):
-    command = [sys.executable, "-m", "tests.campaign", "--seed", "20", "--minutes", "20", "--out", str(tmp_path), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=550)
+def _print(place, words):
+    with (place / "printed").open("w") as file, contextlib.redirect_stdout(file):
+        code = main(words)
+    if code:
+        raise SystemExit(code)
+
+
+def campaign(folder, *options):
+    """Runs a campaign in a forked process, which has the imports already; returns its exit code and what it printed."""
+    words = ["--seed", "20", "--minutes", "4", "--out", str(folder), *options]
+    (code,) = ended([start("campaign", _print, folder, words, parent=True)])
+    return code, (folder / "printed").read_text()
 
 
 @pytest.mark.parametrize("area", TRIALS)
 def test_an_area_has_no_defect(tmp_path, area):
-    done = campaign(tmp_path, "--areas", area, "--trials", str(TRIALS[area]))
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, printed = campaign(tmp_path, "--areas", area, "--trials", str(TRIALS[area]))
+    assert code == 0, printed
     (counts,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
     assert counts["trials"] == sum(counts["outcomes"].values()) == TRIALS[area]
 
 
 def test_a_campaign_continues_and_its_counts_add_up(tmp_path):
     for _ in range(2):
-        assert campaign(tmp_path, "--areas", "command line", "--trials", "20").returncode == 0
-    done = campaign(tmp_path, "--report")
-    assert done.returncode == 0 and "| command line | 40 |" in done.stdout
+        assert campaign(tmp_path, "--areas", "command line", "--trials", "20")[0] == 0
+    code, printed = campaign(tmp_path, "--report")
+    assert code == 0 and "| command line | 40 |" in printed
 
 
 @pytest.mark.parametrize("defect", ["no sync of a folder", "escapes are printed"])
 def test_a_planted_defect_is_found(tmp_path, defect):
-    done = campaign(tmp_path, "--defects", defect)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"| {defect} |" in done.stdout and "missed" not in done.stdout
+    code, printed = campaign(tmp_path, "--defects", defect)
+    assert code == 0, printed
+    assert f"| {defect} |" in printed and "missed" not in printed
 
 
 def test_counts_that_are_negative_are_added_up(tmp_path):

@@ -23,7 +23,7 @@ def assert_same(energy, fast, x, **conditions):
         torch.testing.assert_close(new, old, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_compiler
 def test_an_expression_of_every_kind_runs_as_one_function_for_each_shape():
     event = (LEAVES["event"] | ~LEAVES["red"]) & LEAVES["warm"]
@@ -35,7 +35,7 @@ def test_an_expression_of_every_kind_runs_as_one_function_for_each_shape():
     assert (str(fast), fast.conditions, fast.grounded) == (str(energy), energy.conditions, energy.grounded)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_compiler
 def test_each_chunk_of_chains_gets_its_own_rows_from_the_same_function():
     head = ce.GaussianHead(Affine(4, 3), LEAVES["distribution"], dims=2)
@@ -49,7 +49,7 @@ def test_each_chunk_of_chains_gets_its_own_rows_from_the_same_function():
     assert len(fast.graphs) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_compiler
 def test_a_sampler_that_tunes_itself_draws_the_same():
     energy = ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=DTYPE), 1.0))
@@ -57,7 +57,7 @@ def test_a_sampler_that_tunes_itself_draws_the_same():
     torch.testing.assert_close(*draws)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_compiler
 def test_it_can_stand_in_an_expression():
     ring = compiled(LEAVES["ring"])
@@ -115,7 +115,7 @@ class Stray(ce.Energy):
                 return x.square().sum(1) * len(self.way)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_compiler
 @pytest.mark.parametrize(
     ("way", "reason"),
@@ -138,7 +138,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_why_once(way, reason):
         torch.testing.assert_close(values, energy(torch.ones(3, 2)))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_compiler
 def test_too_many_shapes_run_as_they_are():
     fast = compiled(LEAVES["ring"])
@@ -165,6 +165,7 @@ def test_mistakes_are_reported_as_before():
         energy_and_gradient(compiled(Noisy()), points(3))
 
 
+@pytest.mark.full
 @needs_compiler
 def test_nothing_is_left_behind():
     def state():
@@ -184,7 +185,7 @@ def test_nothing_is_left_behind():
     assert isinstance(compiled(fast := compiled(energy)), CompiledEnergy) and compiled(fast) is fast
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_machine_without_a_compiler_is_reported_what_to_install(tmp_path):
     code = """
         import torch, composable_energy as ce

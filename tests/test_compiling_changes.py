@@ -63,6 +63,7 @@ def test_calls_keep_what_was_compiled_and_see_what_was_changed(tmp_path, monkeyp
     assert torch.equal(energy.sample((4, 2), **call), energy.sample((4, 2), **call))  # the same energy, compiled or not yet
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_compiled_part_is_compiled_once_for_all_calls(monkeypatch):
     compilations, part = Compilations(monkeypatch), compiled(Scaled())

@@ -11,7 +11,7 @@ from composable_energy.sampling import Info, Sampler, State, compiled
 from composable_energy_mcmc import HMC, MALA, Langevin
 from tests.factories import needs_compiler
 
-pytestmark = [pytest.mark.slow, needs_compiler]
+pytestmark = [pytest.mark.full, needs_compiler]
 
 PAIR = ce.as_energy(torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3)), name="zero") | ce.as_energy(
     torch.distributions.MultivariateNormal(torch.ones(3), torch.eye(3) / 2), name="one"

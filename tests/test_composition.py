@@ -211,6 +211,7 @@ class TestSharingChangesNothing:
         expected = features.weight.sum(1) + energy_and_gradient(LEAVES["ring"], points(3))[1]
         torch.testing.assert_close(gradient, expected.detach())
 
+    @pytest.mark.slow
     def test_it_maps_and_runs_in_threads(self):
         energy = EXPRESSIONS["not"](*heads(ce.shared(Affine(8, 1)))).eval()
         x = points(6)

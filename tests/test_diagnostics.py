@@ -86,6 +86,7 @@ class TestSummary:
         gone = run(cliff, (4, 1), Langevin(0.1), 50, init=torch.full((4, 1), 9.3), on_divergence="keep")
         assert gone.summary().rows == [] and kinds(gone) == {"diverged", "unchecked"}
 
+    @pytest.mark.slow
     def test_of_many_coordinates_it_shows_the_worst(self):
         """One coordinate of 3,072 has two modes; it is found, and the table stays short."""
 

@@ -129,6 +129,7 @@ def test_memory_does_not_grow():
     assert size(record(RunningMoments(), normal(100_000, 12))) == 26
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["drop", "keep", "restart"])
 def test_chains_that_diverge_count_until_then(policy):
     pooled, each = RunningMoments(), RunningMoments(chains=True)

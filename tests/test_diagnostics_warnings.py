@@ -29,6 +29,7 @@ def good(seed: int = 0, **options) -> Trace:
 
 
 class TestWarnings:
+    @pytest.mark.slow
     def test_a_good_run_has_none(self):
         trace = good()
         assert trace.warnings() == [] and str(trace.summary()).endswith("No warnings.")
@@ -41,6 +42,7 @@ class TestWarnings:
             for seed in range(10):
                 assert "drift" not in kinds(run(gaussian(1.0, 1.0), (chains, 2), MALA(1.0), 240, seed=seed, init=start[:chains]))
 
+    @pytest.mark.slow
     def test_chains_that_diverge(self):
         hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 2, torch.nan, x.square().sum(1) / 2))
         trace = run(hole, (40, 2), Langevin(0.1), 60, on_divergence="drop")
@@ -49,6 +51,7 @@ class TestWarnings:
         assert "`step_size` than 0.1" in text(trace, "diverged") and f"{bad} of them diverged" in str(trace.summary())
         assert "restarted" in text(run(hole, (40, 2), Langevin(0.1), 60, on_divergence="restart"), "diverged")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("step_size", "what"), [(6.0, "a smaller `step_size` than 6"), (0.001, "a larger `step_size` than 0.001")])
     def test_acceptance_far_from_its_goal(self, step_size, what):
         trace = run(gaussian(1.0, 1.0), (16, 2), MALA(step_size), 100)
@@ -56,6 +59,7 @@ class TestWarnings:
         assert what in message and f"{trace.acceptance[50:].mean():.2g}, its goal 0.57" in message
         assert "acceptance" not in kinds(run(gaussian(1.0, 1.0), (16, 2), MALA(), 100))
 
+    @pytest.mark.slow
     def test_single_chains_that_are_stuck(self):
         """Chains 3 and 7 start in a mode a thousand times as narrow as the step."""
         mode = ce.as_energy(Independent(Normal(torch.full((2,), 9.0, dtype=F64), 1e-3), 1))
@@ -77,6 +81,7 @@ class TestWarnings:
         assert "still falls" in message and (chains < 50 or f"from {early:.4g} to {late:.4g}" in message)
         assert "drift" not in kinds(run(gaussian(1.0, 1.0), (chains, 2), Langevin(0.5), 400, init=far))
 
+    @pytest.mark.slow
     def test_chains_that_do_not_agree(self):
         modes = ce.as_energy(lambda x: (x[:, 0].abs() - 5).square() * 2 + x[:, 1].square() / 2)
         trace = run(modes, (8, 2), HMC(0.4, leapfrogs=4), 400, **GOOD)
@@ -88,6 +93,7 @@ class TestWarnings:
         assert "320 draws" in text(trace, "ess") and "fewer than 400" in text(trace, "ess")
         assert "fewer than 100" in text(run(gaussian(1.0, 1.0), (1, 2), HMC(0.7, leapfrogs=4), 60, trace=1), "ess")
 
+    @pytest.mark.slow
     def test_langevin_steps_that_are_too_long(self):
         """The excess of the variance is known in closed form: here 25 % and 1.6 %, 13 % on average."""
         wide, short = run(gaussian(0.5, 2.0), (4000, 2), Langevin(0.2), 300), run(gaussian(0.5, 2.0), (4000, 2), Langevin(0.02), 300)
@@ -117,6 +123,7 @@ class TestWarnings:
         assert "keep one energy each" in text(moving, "constant") and "keep points with `trace=1`" in text(moving, "constant")
         assert "constant" not in kinds(run(ce.as_energy(lambda x: 0 * x.sum(1)), (4, 1), Langevin(0.1), 60, trace=1))
 
+    @pytest.mark.slow
     def test_advice_depends_on_what_was_done(self):
         """The advice never suggests what was done already: a tuned step, or the sampler in use."""
         given = run(gaussian(1e-9, 1e-9), (16, 2), MALA(1.0), 40, init=torch.zeros(16, 2, dtype=F64))

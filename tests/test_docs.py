@@ -60,7 +60,7 @@ def _modules() -> list[str]:
 SESSIONS = [(page, session) for page in PAGES for session in run_blocks.sessions(page)]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("page, session", SESSIONS, ids=[f"{page.relative_to(ROOT)}:{session[0].line}" for page, session in SESSIONS])
 def test_a_block_runs_alone_or_after_those_that_its_page_says(page, session, tmp_path, monkeypatch):
     if page.name == "speed.md" and not COMPILES:
@@ -74,7 +74,7 @@ def test_a_block_runs_alone_or_after_those_that_its_page_says(page, session, tmp
         torch.set_printoptions(profile="default")  # a page may print fewer digits
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("module", _modules())
 def test_the_examples_in_docstrings_show_what_comes_out(module):
     if module == "composable_energy_triton.step":

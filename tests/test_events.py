@@ -52,6 +52,7 @@ def test_random_formulas_equal_enumeration(monkeypatch):
     assert max(sizes) <= 40
 
 
+@pytest.mark.slow
 def test_only_a_whole_that_is_impossible_raises():
     rng, raised = random.Random(2), 0
     for _ in range(300):

@@ -27,7 +27,6 @@ def x():
     return torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.double)
 
 
-@pytest.mark.slow
 def test_evidence_is_the_log_probability_of_the_label(x):
     network, base = Counting(5), Bowl()
     log_probs = network(x).log_softmax(1)
@@ -134,7 +133,6 @@ FORMULAS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("labels", [6, None])
 @pytest.mark.parametrize("formula", FORMULAS.values(), ids=list(FORMULAS))
 def test_labels_of_chains_are_for_each_what_one_label_is(x, formula, labels):

@@ -52,7 +52,7 @@ def extremes(rng: random.Random, rows: int = 16) -> torch.Tensor:
     return torch.tensor([rng.choices(LOGITS, k=16) for _ in range(rows)], requires_grad=True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.integers(0, 10**9))
 def test_formulas_stay_finite(seed):
@@ -78,6 +78,7 @@ def test_leaves_stay_finite(label):
     assert density.isfinite().all() and torch.autograd.grad(density.sum(), x)[0].isfinite().all()
 
 
+@pytest.mark.slow
 def test_second_derivatives_stay_finite():
     rng = random.Random(5)
     for _ in range(100):
@@ -101,7 +102,6 @@ def test_an_interval_equals_its_integral(ends):
     assert single == pytest.approx(expected, rel=2e-4 if high - low < 1e-3 else 2e-6, abs=1e-6)
 
 
-@pytest.mark.slow
 def test_half_lines_equal_the_distribution_function():
     mean = torch.linspace(-40, 40, 81, dtype=torch.double)
     width = torch.full_like(mean, 1.5)
@@ -128,6 +128,7 @@ def test_an_interval_pulls_towards_itself_however_far(dtype, span):
         torch.testing.assert_close(slope[far], expected, rtol=2e-2, atol=0)
 
 
+@pytest.mark.slow
 def test_interval_gradients_equal_finite_differences():
     generator = torch.Generator().manual_seed(3)
     mean = (torch.randn(40, generator=generator, dtype=torch.double) * 3).requires_grad_()

@@ -44,12 +44,12 @@ def test_a_point_as_a_condition(x):
         free(x, c=torch.zeros(6))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_which_point_fits_given_ones_is_the_heads_gaussian_and_costs_one_evaluation(x):
     network = Counting(4).eval()
-    axis = torch.linspace(-8, 8, 81, dtype=torch.double)
+    axis = torch.linspace(-8, 8, 61, dtype=torch.double)
     found = GaussianHead(network, Bowl(), dims=2)().infer(x, over={"c": torch.cartesian_prod(axis, axis)})
-    assert network.calls == 1 and found.log_probabilities.shape == (6, 81**2)
+    assert network.calls == 1 and found.log_probabilities.shape == (6, 61**2)
     with torch.no_grad():
         mean, width = network(x).split(2, 1)
     assert (width.exp() > 0.2).all() and (mean.abs() + 5 * width.exp().clamp(max=math.e) < 8).any()

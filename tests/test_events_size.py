@@ -70,6 +70,7 @@ def test_a_table_has_a_limit():
             ors = builder.conjoin(ors, builder.node(level, (0, 1)))
 
 
+@pytest.mark.slow
 def test_parity_of_thirty_fair_heads_is_a_half():
     networks = [nn.Linear(3, 1).double() for _ in range(30)]
     for network in networks:
@@ -78,7 +79,7 @@ def test_parity_of_thirty_fair_heads_is_a_half():
     torch.testing.assert_close(value(odd), torch.full((5,), math.log(2)).double())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_long_chains_need_no_recursion():
     formula = heads(1)[0]
     parts = heads(1200)

@@ -70,6 +70,7 @@ class TestSample:
         assert {"shape", "sampler", "steps", "seed", "trace", "checkpoint", "options"} <= method.parameters.keys()
         assert gaussian().sample.__doc__ == sample.__doc__
 
+    @pytest.mark.full
     def test_it_is_a_method_before_and_after_its_first_use(self):
         code = (
             "import inspect, torch, composable_energy as ce; E = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)); "
@@ -78,6 +79,7 @@ class TestSample:
         )
         assert "composable_energy.sampling" in loaded_by(code)
 
+    @pytest.mark.slow
     def test_subclasses_copies_and_pickles_have_it(self):
         energy, points = gaussian(), gaussian().sample(3, steps=2, seed=0)
         for other in (copy.deepcopy(energy), pickle.loads(pickle.dumps(energy))):

@@ -174,6 +174,7 @@ class Counted(ce.Energy):
         return x.square().sum(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", [lambda e: e & e, lambda e: e | e, lambda e: (e & e) | (e & e), lambda e: e - 0.5 * e])
 def test_a_shared_sub_expression_is_evaluated_once(combine):
     Counted.calls = 0

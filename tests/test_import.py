@@ -1,5 +1,6 @@
 """Importing the library loads only what is needed; the layers themselves are checked by `lint-imports`."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -9,13 +10,15 @@ import pytest
 import composable_energy as ce
 
 
-def loaded_by(statement: str) -> set[str]:
+@functools.cache
+def loaded_by(statement: str) -> frozenset[str]:
     code = f"import sys, json; {statement}; print(json.dumps(sorted(sys.modules)))"
     path = ":".join(part for part in sys.path if part)
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True)
-    return set(json.loads(done.stdout))
+    return frozenset(json.loads(done.stdout))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "statement",
     [

@@ -66,6 +66,7 @@ def test_relative_energies_over_a_bounded_base_are_infinite_where_it_is():
     assert torch.equal(left.evidence(POINTS)[OUTSIDE], torch.zeros(4, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["hmc", "mala"])
 def test_chains_over_a_bounded_base_reject_and_do_not_diverge(sampler):
     E = A.relative_to(U) & B.relative_to(U)
@@ -212,7 +213,7 @@ def join(children):
 EXPRESSIONS = st.recursive(st.sampled_from(sorted(LEAVES)).map(LEAVES.__getitem__), join, max_leaves=6)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @given(EXPRESSIONS)
 @settings(max_examples=300, deadline=None)
 def test_no_expression_of_bounded_energies_is_nan(energy):

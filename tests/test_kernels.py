@@ -88,13 +88,14 @@ class TestOperator:
 
     x, p, g = points(4, 3, count=3, dtype=torch.float32)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("momentum", [False, True])
     @pytest.mark.parametrize("operator", [operators.step, operators.step_])
     def test_it_keeps_what_torch_asks_of_operators(self, operator, momentum):
         p = self.p if momentum else None
         torch.library.opcheck(operator, (self.x, [self.g], p, [1.0], 0.1, 0.1, 0.9, 0.2, -1.0, 1.0, -1, 3, 0, 0))
 
-    @pytest.mark.slow
+    @pytest.mark.full
     @pytest.mark.parametrize("seed", [-1, 2**31 + 5, 2**63, 2**64 - 1])
     def test_a_graph_that_is_compiled_holds_it(self, seed):
         """Steps count up: they are no constants, or each would be compiled again."""

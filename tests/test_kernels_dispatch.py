@@ -100,6 +100,7 @@ class TestChoice:
         assert sum("run in torch, without a fused kernel (recorded: it takes no float64)" in line for line in told) == 1
 
 
+@pytest.mark.slow
 def test_the_kit_passes_the_reference_and_catches_what_is_wrong():
     class Wrong(Recorded):
         def __init__(self, **changed):

@@ -93,7 +93,7 @@ def test_a_metric_of_ones_changes_no_bits_and_the_noise_is_scaled():
     torch.testing.assert_close(twice, start - 0.05 * 4 * start + math.sqrt(0.1) * 2 * xi, rtol=0, atol=1e-14)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_diagonal_metric_and_a_box_draw_the_truncated_density():
     """Walls reflect along the scales: an exponential density keeps its mean of one where each axis has another scale."""
     rates = torch.tensor([1.0, 4.0], dtype=F64)

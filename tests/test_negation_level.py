@@ -128,7 +128,6 @@ def test_the_complement_of_a_product_is_that_of_its_own_draws():
     assert (~gaussian(CENTRE) | ~gaussian(-CENTRE))(at_zero) < 10
 
 
-@pytest.mark.slow
 def test_copies_twins_and_files_keep_the_level(tmp_path):
     negation = ~gaussian()
     untouched = copy.deepcopy(negation)
@@ -142,7 +141,7 @@ def test_copies_twins_and_files_keep_the_level(tmp_path):
     assert copy.deepcopy(negation).float()(X.float()).dtype == torch.float32
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_first_sampling_estimates_the_level_for_good():
     energy = RING & ~Shifted()
     negation = energy.terms[1]
@@ -174,6 +173,7 @@ def test_the_gradient_is_that_of_the_formula():
     assert torch.autograd.gradcheck(lambda x: negation(x), (X.clone().requires_grad_(),))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.floats(-3, 3), st.floats(0.05, 2.0))
 def test_it_is_bounded_below_and_needs_no_finite_energy(level, temperature):
@@ -199,7 +199,7 @@ def test_what_cannot_be_sampled_is_refused_with_the_other_modes():
         (~labelled)(X, y=torch.ones(6, dtype=F64))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_bound_condition_has_a_level():
     labelled = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, name="labelled", event_shape=(2,))
     for energy in (~labelled.given(y=1.0), (~labelled).given(y=1.0)):

@@ -9,7 +9,7 @@ import pytest
 
 import composable_energy as ce
 from composable_energy_cli import main
-from tests.new_projects import KINDS, ROOT, install_projects, make_environment, run, run_tests, write_projects
+from tests.new_projects import KINDS, ROOT, install_projects, make_environment, run, run_together, write_projects
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -49,37 +49,42 @@ def environment(tmp_path_factory):
     return folder, python, projects
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_new_project_passes_its_own_tests(environment, kind):
+@pytest.mark.full
+def test_new_projects_pass_their_own_tests(environment, tmp_path):
     _, python, projects = environment
-    assert re.fullmatch(r"\d+ passed in .*", run_tests(python, projects[kind]))
+    words = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+    shown = run_together(python, {kind: (words, str(projects[kind]), {}) for kind in KINDS}, tmp_path)
+    assert {kind: bool(re.fullmatch(r"\d+ passed in .*", text.strip().splitlines()[-1])) for kind, text in shown.items()} == dict.fromkeys(
+        KINDS, True
+    )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_each_kind_is_used_by_name_from_python(environment):
     folder, python, _ = environment
     shown = run(python, "-I", "-W", "error", "-c", f"KINDS = {KINDS}\n{USE}", cwd=folder)
     assert shown == "torch.Size([50, 4]) (True, '')\n16 (2, 3, 32, 32)\n"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_is_used_by_name_from_the_command_line(environment, kind):
+@pytest.mark.full
+def test_each_kind_is_used_by_name_from_the_command_line(environment, tmp_path):
     folder, python, _ = environment
-    variables = {"COMPOSABLE_ENERGY_KERNEL": "soft-kernel"} if kind == "kernel" else {}
-    shown = run(python, "-I", "-m", "composable_energy", *COMMANDS[kind], cwd=folder, **variables)
+    variables = {"kernel": {"COMPOSABLE_ENERGY_KERNEL": "soft-kernel"}}
+    calls = {kind: (("-m", "composable_energy", *COMMANDS[kind]), str(folder), variables.get(kind, {})) for kind in KINDS}
     words = {"encoder": "soft_encoder:SoftEncoder", "recipe": "denoising-small", "world": "pictures"}
-    assert words.get(kind, "soft-energy") in shown
+    for kind, shown in run_together(python, calls, tmp_path).items():
+        assert words.get(kind, "soft-energy") in shown, kind
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "recipe"])
-def test_the_code_of_a_readme_runs(environment, kind):
+@pytest.mark.full
+def test_the_code_of_the_readmes_runs(environment, tmp_path):
     folder, python, projects = environment
-    readme = (projects[kind] / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^    import .*(?:\n(?:    .*)?)*", readme.partition("## Develop")[0], re.M)
-    run(python, "-I", "-c", textwrap.dedent(code), cwd=folder)
+    calls = {}
+    for kind in set(KINDS) - {"recipe"}:  # its code trains on a folder of the author's
+        readme = (projects[kind] / "README.md").read_text(encoding="utf-8")
+        (code,) = re.findall(r"^    import .*(?:\n(?:    .*)?)*", readme.partition("## Develop")[0], re.M)
+        calls[kind] = (("-c", textwrap.dedent(code)), str(folder), {})
+    run_together(python, calls, tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)

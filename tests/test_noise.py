@@ -38,6 +38,7 @@ def test_philox_gives_the_answers_of_random123(seed, counter, words, tensors):
     assert tuple(int(word) for word in philox(seed, mixed)) == words
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
@@ -98,6 +99,7 @@ def test_noise_that_is_added_is_that_which_is_drawn(kind, dtype, chains):
         noise.add_normal_(x[:2])
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     event=st.sampled_from([(), (2,), (64,), (3, 40, 40)]),
@@ -161,7 +163,7 @@ def test_uniform_numbers_are_uniform_inside_the_open_interval(kind, dtype):
     assert stats.kstest(uniform.double().numpy(), "uniform").pvalue > 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_no_two_of_many_steps_and_blocks_have_the_same_noise():
     """Seeds of 32 bits, all that `torch.Generator.manual_seed` uses, gave two pairs of these steps the same noise."""
     noise, x = Noise(2, range(1)), torch.zeros(1, 2, dtype=torch.float64)

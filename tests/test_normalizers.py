@@ -36,15 +36,18 @@ def close(found: ce.LogZ, truth: float, errors: float = 4.0) -> None:
 
 
 class TestValue:
+    @pytest.mark.full
     @pytest.mark.parametrize(("width", "shape"), [(0.2, (2,)), (5.0, ()), (1.0, (3, 4, 4))])
     def test_gaussians(self, width, shape):
         energy = gaussian(width, *shape) if shape else ce.as_energy(lambda x: (x / width).square() / 2, event_shape=())
         close(ce.log_z(energy, seed=1), normaliser(width, math.prod(shape)))
 
+    @pytest.mark.slow
     def test_a_constant_in_the_energy_comes_out(self):
         one, other = (ce.log_z(lambda x, c=c: x.square().sum(1) / 2 + c, event_shape=(2,), seed=0).value for c in (0.0, 30.0))
         assert one - other == pytest.approx(30, abs=0.01)
 
+    @pytest.mark.full
     def test_a_mixture_from_a_wide_base_and_back_from_draws(self):
         means = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0]], dtype=torch.float64)
         shares = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
@@ -60,6 +63,7 @@ class TestValue:
         assert both.lower == one.value  # the same forward paths
         close(ce.log_z(energy, draws=draws, seed=0), truth)
 
+    @pytest.mark.full
     def test_thirty_two_axes_of_condition_100(self):
         turn = torch.linalg.qr(torch.randn(32, 32, dtype=torch.float64))[0]
         variances = torch.logspace(-1, 1, 32, dtype=torch.float64)
@@ -70,12 +74,14 @@ class TestValue:
         unit = MultivariateNormal(torch.zeros(32, dtype=torch.float64), torch.eye(32, dtype=torch.float64))
         close(ce.log_z(energy, base=unit, draws=draws, particles=512, seed=0), truth)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("law", [Uniform(torch.zeros(2), 1.0), Gamma(torch.full((2,), 3.0), 1.0)])
     def test_a_bounded_support(self, law):
         wide = Normal(law.mean, 1.5 * law.stddev)
         close(ce.log_z(law, base=wide, seed=0), 0.0)
         close(ce.log_z(law, base=wide, draws=law.sample((500,)), seed=0), 0.0)
 
+    @pytest.mark.slow
     def test_relative_energies_count_their_base(self):
         base = gaussian(2.0)
         concept = ce.as_energy(lambda x: base(x) + (x[:, 0] - 1).square() / 2, event_shape=(2,)).relative_to(base)
@@ -84,12 +90,14 @@ class TestValue:
         close(ce.log_z(concept, seed=0), truth)
         close(ce.log_z(concept & base, seed=0), truth)
 
+    @pytest.mark.slow
     def test_latents_are_what_is_integrated_over(self):
         decoder = torch.nn.Linear(2, 5)
         energy = gaussian(0.7, decoder=decoder)
         close(ce.log_z(energy, seed=0), normaliser(0.7))
         assert all(parameter.requires_grad for parameter in decoder.parameters()) and decoder.training
 
+    @pytest.mark.slow
     def test_bound_conditions(self):
         def scaled(x, y):
             return y * x.square().sum(1) / 2
@@ -106,6 +114,7 @@ class TestValue:
 
 
 class TestLaws:
+    @pytest.mark.slow
     def test_a_seed_is_a_number_whatever_the_batch_size(self):
         draws = torch.randn(60, 2)
         options: dict[str, Any] = {"particles": 64, "draws": draws, "seed": 3}
@@ -114,6 +123,7 @@ class TestLaws:
         assert ce.log_z(gaussian(1.0), **options, batch_size=50) == one
         assert ce.log_z(gaussian(1.0), **{**options, "seed": 4}).value != one.value
 
+    @pytest.mark.full
     def test_the_callers_random_state_and_modules_stay(self):
         network = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.SiLU())
         energy = ce.as_energy(lambda x: network(x).sum(1) + x.square().sum(1), event_shape=(2,))
@@ -128,11 +138,13 @@ class TestLaws:
 
 
 class TestErrors:
+    @pytest.mark.slow
     def test_uneven_weights_give_no_number(self):
         base = Normal(torch.zeros(32), 1.0)
         with pytest.raises(NormalizerError, match=r"less than 5%.*levels=12"):
             ce.log_z(lambda x: (x - 1).square().sum(1) * 5, base=base, levels=3, seed=0)
 
+    @pytest.mark.slow
     def test_what_has_no_normaliser(self):
         with pytest.raises((NormalizerError, SamplingDiverged)):  # points that run away may overflow first
             ce.log_z(lambda x: -x.square().sum(1), base=Normal(torch.zeros(2), 1.0), particles=128, seed=0)
@@ -189,6 +201,7 @@ class TestErrors:
 QUICK: dict[str, Any] = {"seed": 0, "particles": 256}
 
 
+@pytest.mark.full
 class TestCalibrate:
     def test_the_shares_are_those_of_the_weights(self):
         mixture = ce.calibrate(ce.any_of(gaussian(0.5), gaussian(2.0), weights=[0.7, 0.3]), seed=0)
@@ -280,6 +293,7 @@ class TestCalibrate:
 
 
 class TestBranchShares:
+    @pytest.mark.full
     @pytest.mark.parametrize("options", [{}, {"batch_size": 3}, {"best_of": 2}])
     def test_conditions_of_each_chain_and_copies(self, options):
         near = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) / 2, event_shape=(2,)).given(y=torch.arange(10.0))
@@ -289,5 +303,6 @@ class TestBranchShares:
         assert share is not None
         torch.testing.assert_close(trace.branch_shares[1], share.mean())
 
+    @pytest.mark.slow
     def test_other_energies_have_none(self):
         assert gaussian(1.0).sample(10, sampler="hmc", steps=2, trace=True)[1].branch_shares is None

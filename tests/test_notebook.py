@@ -132,6 +132,7 @@ class TestTraces:
         assert float(facts["acceptance"]) == pytest.approx(trace.acceptance.mean().item(), abs=0.006)
         assert "polyline" in page.tags and "currentColor" in trace._repr_html_()
 
+    @pytest.mark.slow
     def test_a_summary_has_its_statistics_and_warnings(self):
         summary = self.run(steps=40, burn_in=10).summary()
         page = Cells(summary._repr_html_())

@@ -13,6 +13,7 @@ from composable_energy.errors import DeviceError, DtypeError, OptionError, Shape
 from tests.factories import LEAVES, Affine, normal, points, quadratic
 
 
+@pytest.mark.slow
 def test_anything_that_computes_energies_is_lifted_by_an_operator(base):
     x, module = points(), LEAVES["network"].function
     for tree in (base & quadratic, quadratic & base):

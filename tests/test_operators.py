@@ -103,6 +103,7 @@ def test_what_is_known_of_shares(mixture, shares):
     assert "shares" in mixture().explain(X).note if shares in ("chosen", "calibrated") else True
 
 
+@pytest.mark.full
 def test_sampling_warns_of_arbitrary_shares_alone():
     for energy in (U | V, BASE & (U | V)):
         with pytest.warns(MixtureWarning, match=r"u \| v mixes .*calibrate.*weights=\[1, 1\]"):
@@ -113,7 +114,7 @@ def test_sampling_warns_of_arbitrary_shares_alone():
             energy.sample((3, 2), **DRAWS)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_one_argument_calibrates():
     mixture = ce.any_of(U, 2 * V, weights=[3, 1], calibrate=True, seed=0, dtype=F64)
     assert isinstance(mixture, ce.Disjunction) and mixture.shares == "calibrated"

@@ -113,7 +113,7 @@ def test_dependencies_of_plugins_are_those_of_the_wheel():
         assert names(project(folder)["project"].get("dependencies", [])) <= own, folder.name
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @PUBLISHED
 def test_a_wheel_holds_its_packages_and_metadata_only(wheels, published):
     names = zipfile.ZipFile(wheels[published]).namelist()
@@ -124,7 +124,7 @@ def test_a_wheel_holds_its_packages_and_metadata_only(wheels, published):
     assert {f"{info}/licenses/{name}" for name in ("LICENSE", "LICENSE-WEIGHTS.md")} <= set(names)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @PUBLISHED
 def test_a_wheel_holds_every_module_of_its_packages(wheels, published):
     sources = {
@@ -138,7 +138,7 @@ def test_a_wheel_holds_every_module_of_its_packages(wheels, published):
     assert sources <= set(zipfile.ZipFile(wheels[published]).namelist())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @PUBLISHED
 def test_a_source_archive_builds_the_same_wheel(wheels, published, tmp_path):
     archive = build(published, "sdist", tmp_path / "archive")
@@ -150,6 +150,7 @@ def test_a_source_archive_builds_the_same_wheel(wheels, published, tmp_path):
     assert build(source, "wheel", tmp_path / "wheel").read_bytes() == wheels[published].read_bytes()
 
 
+@pytest.mark.full
 @PUBLISHED
 def test_a_wheel_is_small_and_holds_no_pickles(wheels, published):
     assert wheels[published].stat().st_size < LARGEST_WHEEL[published]

@@ -113,6 +113,7 @@ def test_caret_stands_below_the_mistake_also_in_a_long_line():
     assert line[carets.index("^") : carets.rindex("^") + 1] == "oops"
 
 
+@pytest.mark.slow
 def test_builds_what_the_operators_build():
     red, smiling, bowl = TOYS["hair=red"], TOYS["toys/smiling"], TOYS["bowl"]
     energy = parse("hair=red & ~toys/smiling | bowl / 2 >> hair=red", TOYS.__getitem__)

@@ -122,13 +122,14 @@ def test_tree_and_energy_read_back_as_they_are_written(text: str):
         torch.testing.assert_close(again(x), energy(x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_gives_a_tree_or_a_typed_error(text: str):
     assert_tree_or_typed_error(text)
 
 
+@pytest.mark.slow
 def test_ten_thousand_random_strings_and_a_thousand_mutants_take_seconds():
     draw = random.Random(0)
     alphabet = "ab/=-~~&&||>>**()()\"'.:_ 012e\t\n\x00é中\ud800"
@@ -164,6 +165,7 @@ def assert_tree_or_typed_error(text: str) -> bool:
     return True
 
 
+@pytest.mark.full
 def test_deepest_expression_builds_evaluates_and_writes():
     """What the limit allows, no later step may fail on."""
     x = torch.zeros(2, 2, dtype=torch.float64)

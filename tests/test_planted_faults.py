@@ -92,7 +92,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_caught_and_named_once(name):
     fault, _, check, words = FAULTS[name]
@@ -101,7 +101,7 @@ def test_a_planted_fault_is_caught_and_named_once(name):
     assert str(caught.value).startswith("1 of ")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", FAULTS)
 def test_its_correct_twin_passes(name):
     _, twin, _, _ = FAULTS[name]

@@ -107,6 +107,7 @@ def test_an_error_with_options_names_the_plugin_and_the_options(site):
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("switch", "seen"),
     [(None, {"bowl", "other"}), ("acme-energies", {"bowl"}), ("Acme.Energies , acme_other", {"bowl", "other"}), ("", set())],

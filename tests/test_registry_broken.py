@@ -34,7 +34,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_one_has_its_row_and_the_others_work(acme, name):
     value, source, reason = BROKEN[name]
@@ -65,7 +65,7 @@ def test_a_failed_import_is_reported_again_and_not_tried_again(site):
     del builtins.third_party_tries  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
@@ -86,7 +86,7 @@ def test_malformed_metadata_of_an_unrelated_package_hides_nothing(acme, raw, rea
     assert issubclass(ce.get_sampler("hmc"), ce.sampling.Sampler)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("value", ["not a value at all!", "third_party_a:Bowl:Bowl", "%(percent)s"])
 def test_a_value_that_cannot_be_parsed_is_a_row(acme, value):
     install(acme, "odd", {"energies": {"odd": value}})
@@ -96,7 +96,7 @@ def test_a_value_that_cannot_be_parsed_is_a_row(acme, value):
     assert ce.get_energy("bowl")(torch.zeros(1, 1)).item() == 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_all_six_at_once(acme):
     for name in ("raises", "missing", "wrong-type", "newer"):
         value, source, _ = BROKEN[name]
@@ -119,7 +119,7 @@ def test_all_six_at_once(acme):
     assert {r.state for r in rows if r.distribution == "composable-energy"} == {"ok"}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_fallback_finds_what_entrypoints_finds(acme, monkeypatch):
     install(acme, "extras", {"energies": {"extra": "third_party_a:Bowl [fast, slow]"}})
     groups = [group_of(kind) for kind in api.REGISTRY.kinds()]
@@ -131,7 +131,7 @@ def test_the_fallback_finds_what_entrypoints_finds(acme, monkeypatch):
     assert all(cause is None for *_, cause in by_package)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_distribution_without_metadata_has_the_name_of_its_folder(acme):
     info = acme / "Bare_Bones-2.1.dist-info"
     info.mkdir()

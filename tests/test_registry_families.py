@@ -54,7 +54,7 @@ class Linears(ce.EnergyFamily):
         return ce.ClassifierEnergy(self.net, 1, name="left") & torch.distributions.Normal(torch.zeros(2), 1.0)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_what_is_loaded_in_inference_mode_can_be_sampled_there_and_elsewhere(site, tmp_path):
     with ce.register("energy", "linears", Linears):
         with torch.inference_mode():

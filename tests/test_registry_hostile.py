@@ -47,6 +47,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", HOSTILE)
 def test_an_import_that_raises_anything_is_a_plugin_load_error(site, name):
     install(site, "bad", {"energies": {"bad": "third_party_bad:Bowl"}}, {"third_party_bad": HOSTILE[name]})
@@ -55,6 +56,7 @@ def test_an_import_that_raises_anything_is_a_plugin_load_error(site, name):
     assert row("bad").state == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_that_raises_anything_is_a_typed_error(site, name, capsys):
     init, members = FAMILIES[name]
@@ -75,6 +77,7 @@ def test_a_package_with_the_name_of_a_default_changes_no_sample(site):
         ce.as_energy(NORMAL).sample((8, 2), sampler="chees", seed=0)
 
 
+@pytest.mark.slow
 def test_a_package_with_the_name_of_an_estimator_does_not_replace_it(site):
     install(site, "evil", {"estimators": {"log-z": "third_party_z:f"}}, {"third_party_z": "def f(*args, **options): return 0.0"})
     assert ce.log_z(ce.as_energy(NORMAL), seed=0).value == pytest.approx(0.0, abs=0.3)
@@ -95,7 +98,7 @@ def doctor(site, *options):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_doctor_names_a_plugin_that_exits_and_one_whose_kernel_exits(site):
     kernel = """
         import sys
@@ -116,7 +119,7 @@ def test_doctor_names_a_plugin_that_exits_and_one_whose_kernel_exits(site):
     assert any("bad" in problem and "SystemExit" in problem for problem in json.loads(done.stdout)["problems"])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_output_at_import_leaves_json_whole(site):
     install(site, "loud", {"energies": {"loud": "third_party_loud:Bowl"}}, {"third_party_loud": "print('hello')\n" + GOOD_ENERGY.lstrip()})
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
@@ -127,7 +130,7 @@ def test_output_at_import_leaves_json_whole(site):
         assert any("loud" in found["name"] for found in json.loads(done.stdout))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_plugin_that_never_ends_is_named_and_the_others_are_tried(acme):
     install(
         acme,

@@ -21,7 +21,6 @@ EVENT = ce.ClassifierEnergy(lambda x: torch.cat([x, -x], 1), base=BASE, name="ev
 PLACE = ce.GaussianHead(lambda x: x, BASE, dims=1, name="place")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "energy",
     [

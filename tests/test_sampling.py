@@ -27,25 +27,25 @@ def same(a, b):
 @pytest.mark.parametrize("noise", ["blocks", "philox"])
 @pytest.mark.parametrize("sampler", [*SAMPLERS, MALA(tuning_steps=10), HMC(tuning_steps=10)], ids=repr)
 def test_chunks_change_no_bit_of_elementwise_energies(sampler, noise):
-    draw = functools.partial(Bowl().sample, (70, 3), sampler=sampler, steps=5, noise=noise)
+    draw = functools.partial(Bowl().sample, (22, 3), sampler=sampler, steps=5, noise=noise)
     whole = draw(seed=4)
-    assert same(whole, draw(seed=4)) and all(same(whole, draw(seed=4, batch_size=size)) for size in (1, 7, 64))
+    assert same(whole, draw(seed=4)) and all(same(whole, draw(seed=4, batch_size=size)) for size in (1, 7, 16))
     assert same(whole[:5], Bowl().sample((5, 3), sampler=sampler, steps=5, seed=4, noise=noise))
-    assert same(whole[6:], Bowl().sample((64, 3), sampler=sampler, steps=5, seed=4, noise=noise, first_chain=6))
+    assert same(whole[6:], Bowl().sample((16, 3), sampler=sampler, steps=5, seed=4, noise=noise, first_chain=6))
     assert not torch.isclose(whole, draw(seed=5)).any()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_chunks_change_networks_by_the_rounding_of_a_product(sampler):
-    draw = functools.partial(Network().sample, 70, sampler=sampler, steps=12, seed=4)
+    draw = functools.partial(Network().sample, 22, sampler=sampler, steps=12, seed=4)
     whole = draw()
     assert whole.dtype == F64
-    for size in (1, 7, 64):
+    for size in (1, 7, 16):
         assert (draw(batch_size=size) - whole).abs().max() < 1e-12
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", [*SAMPLERS, HMC(tuning_steps=10)], ids=repr)
 @pytest.mark.parametrize("size", [None, 7])
 def test_a_resumed_run_is_one_long_run(sampler, size):
@@ -100,6 +100,7 @@ def test_a_seed_that_nobody_gave_is_reported():
     assert not same(x, Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2))
 
 
+@pytest.mark.slow
 def test_chunks_get_their_own_rows_of_conditions():
     centred = ce.as_energy(lambda x, c: (x - c).square().sum(1) * 50)
     targets = torch.arange(10.0)[:, None].expand(10, 2)

@@ -145,6 +145,7 @@ def test_samplers_compare_by_value_whatever_their_options_are(make):
     assert Langevin(0.1) != MALA(0.1) and Langevin(0.1) == Langevin(0.1) and Langevin(0.1) != 0.1
 
 
+@pytest.mark.slow
 def test_first_party_samplers_with_tensor_options_compare():
     t = torch.ones(2)
     for make in (lambda t: Tempering(mean=t, scale=t), lambda t: SMC(mean=t, scale=t), lambda t: Langevin(0.1, metric=t)):

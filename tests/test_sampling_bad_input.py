@@ -117,7 +117,6 @@ class Changing(ce.Energy):
         return self.change(energies) if self.left < 0 else energies
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 @pytest.mark.parametrize(
     ("change", "error", "message"),

@@ -51,11 +51,12 @@ def assert_same(energy: ce.Energy, **options: object) -> Trace | None:
     return trace
 
 
-@settings(deadline=None, max_examples=15)
+@pytest.mark.slow
+@settings(deadline=None, max_examples=10)
 @given(
     radius=st.floats(2.6, 3.5),
     policy=st.sampled_from(POLICIES),
-    batch_size=st.sampled_from((24, 7, 1)),
+    batch_size=st.sampled_from((24, 7, 3)),
     steps=st.integers(1, 150),
 )
 def test_chains_that_diverge(radius: float, policy: str, batch_size: int, steps: int) -> None:
@@ -63,6 +64,7 @@ def test_chains_that_diverge(radius: float, policy: str, batch_size: int, steps:
     assert_same(hole(radius), sampler="langevin", step_size=0.3, steps=steps, init=start, on_divergence=policy, batch_size=batch_size)
 
 
+@pytest.mark.slow
 def test_some_chains_diverge_within_a_block() -> None:
     start = torch.zeros(24, 2)
     trace = assert_same(hole(2.8), sampler="langevin", step_size=0.3, steps=150, init=start, on_divergence="keep")
@@ -82,6 +84,7 @@ def test_the_step_of_an_error_is_the_same(batch_size: int) -> None:
     assert torch.equal(found[0].diverged, found[1].diverged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["langevin", "mala"])
 def test_points_where_the_energy_raises_are_counted_once(sampler: str) -> None:
     energy = ce.as_energy(failing, event_shape=(2,))

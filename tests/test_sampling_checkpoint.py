@@ -42,6 +42,7 @@ def test_a_run_that_was_broken_off_ends_as_if_it_had_not_been(tmp_path, sampler,
     same(whole, energy.sample((10, 2), checkpoint=file, **call))  # it is done: nothing is left to do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["drop", "keep", "restart"])
 def test_losses_survive_a_break(tmp_path, policy):
     hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 1.2, torch.nan, x.square().sum(1) / 2))

@@ -53,6 +53,7 @@ def test_a_damaged_file_is_reported_and_left_alone(tmp_path, damage):
     assert (tmp_path / "c").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_one_bit_that_flipped_is_found_or_changes_no_draw(tmp_path):
     """In the lengths, the names, the metadata and the data of the tensors; one place in each stretch of the file."""
     call = {"sampler": "mala", "step_size": 0.1, "seed": 0, "trace": 2, "batch_size": 3, "checkpoint": tmp_path / "c"}

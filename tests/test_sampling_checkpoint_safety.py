@@ -39,6 +39,7 @@ def refused(path, owner):
         sample(path)
 
 
+@pytest.mark.full
 @needs_forkserver
 def test_another_process_with_the_checkpoint_is_refused(tmp_path):
     def other(step, state, info):
@@ -71,6 +72,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.full
 @needs_fork
 def test_a_kill_at_any_system_call_leaves_a_checkpoint_that_continues_to_the_same_bits(tmp_path):
     wanted, at = sample(None), 0
@@ -86,6 +88,7 @@ def test_a_kill_at_any_system_call_leaves_a_checkpoint_that_continues_to_the_sam
     assert at > 20
 
 
+@pytest.mark.full
 @needs_fork
 def test_an_error_at_any_system_call_is_typed_and_keeps_an_earlier_step(tmp_path):
     wanted, at = sample(None), 0

@@ -21,6 +21,7 @@ def modes(distance: float) -> ce.Energy:
 
 
 class TestConvergence:
+    @pytest.mark.full
     @pytest.mark.parametrize(
         ("energy", "options", "kind"),
         [
@@ -46,10 +47,12 @@ class TestConvergence:
         with pytest.warns(SamplingWarning, match=r"stuck: 2 \(chains 3, 7\) of 10 chains did not move in the last 30 steps"):
             (BOWL | narrow).sample((10, 2), sampler=MALA(1.0), init=start, steps=60, seed=0)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("options", [{"batch_size": 20}, {"best_of": 2}, {"steps": 30}, {"on_divergence": "keep"}, {"trace": 1}])
     def test_right_runs_do_not(self, options):
         BOWL.sample((64, 2), **{"sampler": MALA(1.0), "steps": 120, "seed": 0, **options})
 
+    @pytest.mark.slow
     def test_chains_that_settle_on_nothing_or_differ_by_their_conditions_are_not_compared(self):
         for sampler, steps in ((Annealed(levels=100), 100), (Descent(), 100)):
             modes(8.0).sample((64, 2), sampler=sampler, steps=steps, seed=0)
@@ -58,6 +61,7 @@ class TestConvergence:
         _, trace = centred.sample((64, 2), sampler=MALA(1.0), steps=200, init=start, seed=0, trace=1)
         assert kinds(trace) == {"unchecked"} and "Chains have conditions and densities" in str(trace.summary())
 
+    @pytest.mark.slow
     def test_the_sampler_that_an_energy_recommends_is_not_judged(self):
         energy = modes(8.0)
         energy.recommended = ce.Recommendation("hmc", {"step_size": 0.5, "leapfrogs": 4})
@@ -65,6 +69,7 @@ class TestConvergence:
         with pytest.warns(SamplingWarning, match="do not agree"):
             energy.sample((64, 2), seed=0, steps=100)
 
+    @pytest.mark.full
     def test_warn_switches_it_off(self):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -87,6 +92,7 @@ class TestStarts:
 
         return ce.as_energy(energy, event_shape=(2,)).sample(128, seed=0, init=TestStarts.init, trace=1, **options)
 
+    @pytest.mark.slow
     def test_chains_that_do_not_arrive_start_at_pilots(self):
         _, trace = self.sample()
         assert trace.relocated == 98 and not trace.warnings()
@@ -94,6 +100,7 @@ class TestStarts:
         assert abs(trace.points.square().mean().item() - 1) < 0.05
 
 
+@pytest.mark.slow
 def test_the_tuning_shows_its_progress(capfd):
     BOWL.sample((4, 2), steps=2, seed=0, progress=True)
     assert "tuning chees" in capfd.readouterr().err
@@ -102,6 +109,7 @@ def test_the_tuning_shows_its_progress(capfd):
     assert "hmc" in shown
 
 
+@pytest.mark.slow
 def test_a_function_hears_of_the_tuning_and_of_each_step():
     heard = []
     watched = BOWL.sample((4, 2), steps=3, seed=0, progress=lambda *what: heard.append(what))
@@ -112,6 +120,7 @@ def test_a_function_hears_of_the_tuning_and_of_each_step():
 
 
 class TestThresholds:
+    @pytest.mark.slow
     def test_readme_s_example_has_no_warning(self):
         """50 draws of each of 100 chains are many."""
         ring = ce.as_energy(lambda x: 8 * (x.norm(dim=1) - 2).square())
@@ -119,6 +128,7 @@ class TestThresholds:
         _, trace = (ring & right).sample((100, 2), seed=0, trace=True)
         assert trace.warnings() == []
 
+    @pytest.mark.slow
     def test_the_mean_that_is_tuned(self):
         """ChEES tunes a harmonic mean, which is below the arithmetic one."""
         _, trace = ce.as_energy(Normal(torch.zeros(20), 1.0)).sample((100, 20), seed=0, trace=True)
@@ -143,6 +153,7 @@ class TestFormulas:
         base = gaussian(0.2, 0.2)
         return tuple(ce.ClassifierEnergy(lambda x, s=s: s * 20 * x[:, :1] - 10, 1, base, name=f"side {s}") for s in (1, -1))
 
+    @pytest.mark.full
     def test_a_formula_that_no_draw_shows(self):
         left, right = self.heads()
         for energy in (left & right, 2 * (left & right), (left & right) & gaussian(9.0, 9.0)):
@@ -152,6 +163,7 @@ class TestFormulas:
             assert trace.formula_probability == pytest.approx(expected) and expected < 0.01
             assert "formula" in kinds(trace) and "P(formula)" in trace.summary().facts
 
+    @pytest.mark.slow
     def test_formulas_that_hold_and_branches_of_mixtures_do_not_warn(self):
         left, right = self.heads()
         _, trace = (~left & ~right).sample((64, 2), sampler=MALA(), steps=60, seed=0, trace=True)

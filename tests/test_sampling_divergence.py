@@ -59,6 +59,7 @@ def test_an_energy_that_is_never_finite_is_reported_at_the_start(sampler, value,
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [None, 2])
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_an_energy_that_breaks_after_50_steps_is_reported_and_nothing_is_lost(sampler, size):
@@ -81,7 +82,7 @@ def test_the_others_are_where_they_were_too():
     assert torch.equal(error.value.samples[[0, 3, 4]], after[[0, 3, 4]])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("size", [None, 7])
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_policies(sampler, size):
@@ -115,7 +116,7 @@ def test_policies(sampler, size):
     assert (started_trace.restarts > 0).tolist() == bad.tolist() and not (started[bad] == kept[bad]).any()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_policies_do_not_depend_on_chunks():
     for policy in ("keep", "drop", "restart"):
         draws = [
@@ -127,6 +128,7 @@ def test_policies_do_not_depend_on_chunks():
         assert torch.equal(draws[0], draws[1]) and torch.equal(draws[0], draws[2])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("policy", ["keep", "drop", "restart"])
 def test_runs_with_losses_resume_as_one_long_run(policy):
     def draw(steps, **options):
@@ -232,6 +234,7 @@ def test_an_error_carries_all_copies_that_were_drawn(size):
     assert error.value.samples.shape == (12, 2) and len(error.value.samples.unique(dim=0)) == 12
 
 
+@pytest.mark.slow
 def test_the_best_of_several_is_one_that_did_not_diverge():
     draws = {
         policy: Cliff(2.0).sample(

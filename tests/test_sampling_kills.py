@@ -55,7 +55,7 @@ for number in range(len(calls)):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 def test_thirty_kills_change_no_bit(tmp_path):
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(PROGRAM), "10", tmp_path], capture_output=True, text=True, timeout=300)
@@ -84,7 +84,7 @@ ce.as_energy(slow).sample((6, 3), sampler="langevin", step_size=0.1, steps=10_00
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(os.name != "posix", reason="sends an interrupt as a terminal does")
 def test_an_interrupt_from_the_keyboard_returns_at_once_and_leaves_a_checkpoint(tmp_path):
     running = subprocess.Popen([sys.executable, "-c", SLOW, tmp_path / "c"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -81,6 +81,7 @@ def event_of(steepness: float) -> ce.Energy:
     return ce.ClassifierEnergy(lambda x: steepness * x[:, :1], 1, mixture, labels=2)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("energy", "plain", "error"),
     [

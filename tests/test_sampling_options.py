@@ -53,6 +53,7 @@ def test_a_sampler_is_a_name_a_class_or_an_instance(monkeypatch):
     assert torch.equal(Bowl().sample((3, 2), sampler=Still(3.0), init=x), 3 * x)
 
 
+@pytest.mark.slow
 def test_a_sampler_of_noise_levels_is_not_recommended_at_a_level():
     energy = Bowl()
     energy.recommended = ce.Recommendation("annealed", {"levels": 5})
@@ -65,6 +66,7 @@ def test_a_sampler_of_noise_levels_is_not_recommended_at_a_level():
     assert plain.sample((2, 2)).shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_without_a_sampler_it_is_what_the_energy_recommends(monkeypatch):
     named(monkeypatch, langevin=Langevin, chees=ChEES, hmc=HMC, annealed=Annealed)
     trace = Bowl().sample((3, 2), steps=1, trace=True)[1]
@@ -147,6 +149,7 @@ def test_what_does_not_fit_is_reported(options, error, message):
         Bowl().sample(options.pop("shape"), **options)
 
 
+@pytest.mark.slow
 def test_densities_that_are_none_are_reported():
     bowl, tilt = Bowl(), ce.as_energy(lambda x: x.square().sum(1))
     with pytest.raises(UngroundedError, match=r"nothing grounds ~Bowl.* `&`.*relative_to.*allow_improper=True"):

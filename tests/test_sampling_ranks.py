@@ -152,7 +152,7 @@ def compare(one, two, **tolerance):
         assert one == two
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name",
     [
@@ -184,7 +184,7 @@ def test_two_processes_draw_what_one_does(drawn, name):
     compare(one, two, rtol=0, atol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_scalars_are_those_of_all_processes(drawn):
     one, two = (load(drawn / file)["telling"] for file in ("None.pt", "gather.pt"))
     compare(one[:-1], two[:-1], rtol=0, atol=0)
@@ -193,19 +193,23 @@ def test_scalars_are_those_of_all_processes(drawn):
         assert two[-1][name] == pytest.approx(one[-1][name], abs=1e-6)  # in float32, and summed in another order
 
 
+@pytest.mark.full
 def test_an_error_of_two_processes_carries_all_copies(drawn):
     samples, diverged, message = load(drawn / "gather.pt")["copies"]
     assert samples.shape == (33, 3) and diverged.shape == (33,) and diverged.any() and "of 33 chains" in message
 
 
+@pytest.mark.full
 def test_two_processes_refuse_another_energy(drawn):
     assert load(drawn / "gather.pt")["other checkpoint"] is True and load(drawn / "gather.pt")["other trace"] is True
 
 
+@pytest.mark.full
 def test_networks_differ_by_rounding(drawn):
     compare(load(drawn / "None.pt")["hmc"], load(drawn / "gather.pt")["hmc"], rtol=0, atol=1e-12)
 
 
+@pytest.mark.full
 def test_shards_are_the_parts_of_the_whole(drawn):
     whole, parts = load(drawn / "None.pt"), [load(drawn / f"shard{rank}.pt") for rank in range(2)]
     assert [len(part[0]) for part in parts] == [5, 6]
@@ -215,10 +219,12 @@ def test_shards_are_the_parts_of_the_whole(drawn):
     assert torch.equal(torch.cat([part[3] for part in parts], 1), whole["langevin"][1])
 
 
+@pytest.mark.full
 def test_a_seed_that_nobody_gave_is_one_for_all(drawn):
     assert load(drawn / "seed0.pt") == load(drawn / "seed1.pt")
 
 
+@pytest.mark.full
 def test_the_file_of_two_processes_goes_on_in_one(drawn):
     whole = load(drawn / "None.pt")
     assert torch.equal(whole["checkpoint"], whole["coupled"][0])
@@ -259,7 +265,7 @@ def draw_until_alone(folder, rank, how):
         BOWL.sample((4, 3), ranks="gather", sampler="langevin", step_size=0.1, steps=5, seed=0, callback=leave)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_forkserver
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_process_that_loses_the_other_one_says_so_in_time(tmp_path, how):

@@ -61,7 +61,6 @@ def test_shapes_dtypes_and_starts_are_followed():
     assert single.shape == (3,)
 
 
-@pytest.mark.slow
 def test_the_trace_tells_what_was_done():
     x, trace = Bowl().sample((5, 3), sampler=MALA(0.5), steps=12, seed=3, trace=4, burn_in=3, batch_size=2)
     assert trace.energies.shape == trace.acceptance.shape == (12, 5)

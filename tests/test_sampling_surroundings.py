@@ -100,6 +100,7 @@ def test_names_of_a_saved_energy_are_shown_with_escapes(tmp_path):
     assert "\x1b" not in str(caught.value) and r"\x1b[2J" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_command_line_shows_names_of_downloaded_terms_and_arguments_with_escapes(tmp_path, capsys):
     from composable_energy_cli import main
 
@@ -121,6 +122,7 @@ def test_the_command_line_shows_names_of_downloaded_terms_and_arguments_with_esc
     assert "\x1b" not in capsys.readouterr().err
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", ["chees", "smc", "mala", "hmc"])
 def test_the_default_dtype_changes_no_draw(sampler):
     energy = ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(2,))

@@ -130,7 +130,7 @@ def test_loading_leaves_the_random_state(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_new_process_has_the_same_bits(site, tmp_path):
     header = "import composable_energy as ce\nimport torch\nfrom torch import nn\n"
     family = header + inspect.getsource(Prior) + inspect.getsource(Attributes)

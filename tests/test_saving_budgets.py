@@ -61,6 +61,7 @@ def test_an_expression_that_doubles_at_each_level_is_refused(config):
     assert "more than 100000 nodes" in edit(double)
 
 
+@pytest.mark.full
 def test_an_expression_of_many_levels_is_refused(config):
     folder, edit = config
     (2 * normal()).save(folder)
@@ -73,6 +74,7 @@ def test_an_expression_of_many_levels_is_refused(config):
     assert "nested more than 300 times" in edit(nest)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("options", [{"depth": 100_000}, {"width": 10**9}, {"width": 10**18}, {"depth": 10**6, "width": 1}])
 def test_options_that_build_much_more_than_the_saved_tensors_are_refused(config, options):
     folder, edit = config

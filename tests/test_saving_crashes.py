@@ -29,6 +29,7 @@ def mean(folder):
         return None
 
 
+@pytest.mark.full
 @needs_fork
 @pytest.mark.parametrize("before", STATES.values(), ids=STATES)
 def test_a_kill_at_any_system_call_leaves_the_old_or_the_new_energy_and_the_next_save_nothing_else(tmp_path, before):
@@ -52,6 +53,7 @@ def test_a_kill_at_any_system_call_leaves_the_old_or_the_new_energy_and_the_next
     assert seen == {1.0 if before else None, 2.0}
 
 
+@pytest.mark.full
 @needs_fork
 @pytest.mark.parametrize("before", STATES.values(), ids=STATES)
 def test_an_error_at_any_system_call_is_typed_and_leaves_the_old_or_the_new_energy_that_the_next_save_replaces(tmp_path, before):
@@ -98,7 +100,7 @@ def write_often(folder, mean, count):
         normal(mean).save(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_forkserver
 def test_readers_beside_two_writers_never_fail(tmp_path):
     folder = tmp_path / "saved"

@@ -49,6 +49,7 @@ def damaged(data: bytes, generator: random.Random) -> bytes:
             return data[:place] + b"\0" * 16 + data[place + 16 :]
 
 
+@pytest.mark.slow
 def test_200_random_corruptions(saved, tmp_path):
     generator = random.Random(0)
     values = [ce.load(folder)(X) for folder in saved]
@@ -220,7 +221,7 @@ def edits_of_references():
 EDITS = {**dict(edits_of_nodes()), **dict(edits_of_references())}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("what", EDITS)
 def test_a_crafted_config_is_refused(saved, what):
     path = saved[0] / "config.json"

@@ -51,11 +51,9 @@ EXPRESSIONS = {
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
 class TestExpressions:
-    @pytest.mark.slow
     def test_comes_back(self, name, tmp_path):
         there_and_back(EXPRESSIONS[name](*people("male", "old", "hair=red")), tmp_path)
 
-    @pytest.mark.slow
     def test_comes_back_after_training(self, name, tmp_path):
         energy = EXPRESSIONS[name](*together("male", "old", "hair=red"))
         with torch.no_grad():
@@ -64,12 +62,10 @@ class TestExpressions:
         ce.refresh()
         there_and_back(energy, tmp_path)
 
-    @pytest.mark.slow
     def test_a_copy_in_another_dtype_comes_back(self, name, tmp_path):
         energy = copy.deepcopy(EXPRESSIONS[name](*people("male", "old", "hair=red"))).double()
         there_and_back(energy, tmp_path, X.double())
 
-    @pytest.mark.slow
     def test_each_tensor_is_written_once(self, name, tmp_path):
         energy = EXPRESSIONS[name](*people("male", "old", "hair=red"))
         energy.save(tmp_path / "saved")
@@ -102,7 +98,6 @@ DISTRIBUTIONS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=lambda d: type(d).__name__)
 def test_a_distribution_comes_back(distribution, tmp_path):
     x = X if not isinstance(distribution, td.Dirichlet) else X.softmax(1)
@@ -112,7 +107,7 @@ def test_a_distribution_comes_back(distribution, tmp_path):
         there_and_back(energy, tmp_path, x.to(dtype).sigmoid())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @settings(max_examples=60, deadline=None)
 @given(
     st.recursive(

@@ -16,6 +16,7 @@ SCORES = {"ScoreEnergy": lambda mean=3.0: ce.ScoreEnergy(lambda x: mean - x, nam
 scores = pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
 
 
+@pytest.mark.slow
 @scores
 def test_a_score_is_drawn_alone_and_beside_a_broad_normal(score):
     alone = score().sample(4000, **DRAWS)
@@ -75,6 +76,7 @@ def test_samplers_and_estimators_that_need_values_refuse(score):
             refused()
 
 
+@pytest.mark.slow
 @scores
 def test_the_default_sampler_of_a_score_tunes_its_step(score):
     """The variance is at most 5 % too large, and 2,000 draws have a standard error of .022."""
@@ -93,7 +95,7 @@ def test_samplers_of_gradients_alone_take_a_score():
         noisy.sample(4, sampler="annealed", corrector="hmc", seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_mixture_of_events_over_a_score_is_drawn_and_has_no_value():
     mixture = events_over(ce.ScoreEnergy(lambda x: -x, name="base", event_shape=(1,)))
     left, right = mixture.terms
@@ -107,7 +109,6 @@ def test_a_mixture_of_events_over_a_score_is_drawn_and_has_no_value():
     assert torch.allclose(E.evidence(points), torch.zeros(500), atol=1e-5)
 
 
-@pytest.mark.slow
 def test_records_and_callbacks_of_a_score_have_no_energies():
     moments, energies = ce.RunningMoments(), []
 

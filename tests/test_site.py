@@ -1,6 +1,7 @@
 """The built documentation: its links lead somewhere, and every page works in a browser with the network cut."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ needs_browser = [
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
+    if os.environ.get("BUILT_SITE"):  # `make test-all` has just built it
+        return Path(os.environ["BUILT_SITE"])
     pytest.importorskip("mkdocs", reason="needs the extra docs")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
@@ -27,18 +30,18 @@ def site(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_every_link_leads_somewhere(site):
     assert len(list(site.rglob("*.html"))) > 100
     assert broken_links(site) == []
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_no_page_loads_anything_from_another_host(site):
     assert foreign_loads(site) == []
 
 
-@pytest.mark.slow
+@pytest.mark.full
 class TestBrowser:
     pytestmark = needs_browser
 

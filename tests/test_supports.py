@@ -37,6 +37,7 @@ def test_the_energy_is_infinite_outside_with_zero_gradient_and_nan_at_nan(build)
     assert energies[3].isnan()
 
 
+@pytest.mark.slow
 def test_a_score_with_a_support_is_sampled_in_its_coordinates():
     score = ce.ScoreEnergy(lambda x: 2 / x - 1, event_shape=(1,), support=constraints.positive)  # Gamma(3, 1)
     energies, gradients = score.with_gradient(t(-1.0, 4.0)[:, None])
@@ -70,6 +71,7 @@ def test_a_start_outside_of_the_support_is_refused():
         energy.sample(3, seed=0, init=t(1.0, -1.0, 0.0)[:, None])
 
 
+@pytest.mark.slow
 def test_draws_that_their_dtype_cannot_tell_from_the_boundary_warn():
     options = {"sampler": "hmc", "step_size": 4.0, "leapfrogs": 5, "steps": 60}
     with pytest.warns(SupportWarning, match=r"so close to the boundary of its support, interval\(0, 1\), that torch.float32 cannot tell"):
@@ -82,6 +84,7 @@ def expression():
     return ce.as_energy(td.Normal(t(0.5, 0.5), 1.0)).on(constraints.greater_than(-3.0)) & walls
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:You are using `torch.load`:FutureWarning")  # torch 2.4, when it reads its own pickles
 @pytest.mark.parametrize("way", ["saved", "pickled", "copied", "rebuilt"])
 def test_a_kept_energy_has_its_support_and_draws(way, tmp_path):
@@ -125,6 +128,7 @@ def test_descent_finds_the_minimum_of_the_energy_not_of_its_coordinates():
     torch.testing.assert_close(trace.energies[-1], energy(x))
 
 
+@pytest.mark.slow
 def test_batches_conditions_and_chunks_give_the_same_draws():
     energy = ce.as_energy(lambda x, rate: (rate[:, None] * x - x.log()).sum(1), support=constraints.positive, event_shape=(2,))
     bound = energy.given(rate=torch.arange(1.0, 13.0))
@@ -132,6 +136,7 @@ def test_batches_conditions_and_chunks_give_the_same_draws():
     torch.testing.assert_close(bound.sample(12, seed=0, batch_size=5, **SHORT), whole)
 
 
+@pytest.mark.slow
 def test_a_resumed_and_a_checkpointed_call_continue_in_the_coordinates(tmp_path):
     energy = ce.as_energy(lambda x: -x.log().sum(1), support=constraints.simplex)
     options = {**SHORT, "seed": 0, "trace": 5, "init": torch.full((8, 3), 1 / 3, dtype=F64)}
@@ -146,6 +151,7 @@ def test_a_resumed_and_a_checkpointed_call_continue_in_the_coordinates(tmp_path)
     assert contains(constraints.simplex, continued.points.flatten(0, 1)).all()
 
 
+@pytest.mark.slow
 def test_callbacks_best_of_and_branch_shares_see_points_of_the_support():
     beta, other = (ce.as_energy(td.Beta(t(a), t(b))) for a, b in ((2.0, 9.0), (9.0, 2.0)))
     mixture = beta | other
@@ -159,7 +165,7 @@ def test_callbacks_best_of_and_branch_shares_see_points_of_the_support():
     assert mixture(best).mean() < mixture(drawn).mean()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_compiled_energy_draws_the_same():
     energy = ce.as_energy(td.Beta(t(2.0, 3.0), t(3.0, 2.0)))
     plain, compiled = (energy.sample(20, seed=0, compile=compile, **SHORT) for compile in (False, True))

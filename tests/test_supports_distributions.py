@@ -79,7 +79,7 @@ def test_a_discrete_distribution_is_refused(distribution):
         ce.as_energy(distribution)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("distribution", CONTINUOUS.values(), ids=lambda some: type(some).__name__)
 def test_default_draws_have_the_quantiles_and_moments_of_the_distribution(distribution):
     slow = isinstance(distribution, td.Cauchy)  # chains leave tails of infinite variance slowly, and `sample` may say so

@@ -79,6 +79,7 @@ def test_expressions_keep_and_join_the_supports_of_their_terms():
     assert gamma.pull_back(torch.nn.Softplus()).support is None
 
 
+@pytest.mark.slow
 def test_a_product_of_disjoint_supports_is_a_contradiction():
     low, high = ce.as_energy(td.Uniform(t(0.0), t(1.0))), ce.as_energy(td.Uniform(t(2.0), t(3.0)))
     with pytest.raises(ContradictionError, match="supports"):

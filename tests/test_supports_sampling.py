@@ -36,7 +36,7 @@ def lift(part):
     return ce.as_energy(part) if isinstance(part, td.Distribution) else ce.as_energy(lambda x: part(x).sum(1), event_shape=(1,))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("first", "second", "ends"), DENSITIES.values(), ids=DENSITIES)
 def test_moments_are_those_of_quadrature(first, second, ends):
     energy = lift(first).on(second) if isinstance(second, constraints.Constraint) else lift(first) & lift(second)
@@ -52,7 +52,7 @@ def test_moments_are_those_of_quadrature(first, second, ends):
         assert abs(function(drawn).mean() - mean).item() < 4 * sd.item() / math.sqrt(n)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_mixed_support_has_the_moments_of_its_independent_parts():
     shares, size = td.Dirichlet(t(2.0, 1.0, 0.5)), td.Gamma(t(2.0), t(1.0))
     angles, shift = td.VonMises(t(3.0, 0.0), t(2.0, 1.0)), td.Normal(t(1.0), t(2.0))
@@ -87,7 +87,7 @@ def test_directions_on_a_sphere_have_the_mean_of_their_density():
     assert ((drawn.mean(0) - expected).abs() < 4 * drawn.std(0) / math.sqrt(n)).all()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_four_modes_on_a_torus_have_their_weights():
     modes, weights = t(-2.5, 2.9, 0.6, -1.0).view(2, 2), t(0.4, 0.6)
     angles = td.MixtureSameFamily(td.Categorical(weights.expand(2, 2)), td.VonMises(modes, torch.full_like(modes, 6.0)))
@@ -106,7 +106,7 @@ def test_four_modes_on_a_torus_have_their_weights():
     assert ((counts - shares).abs() < 4 * (shares * (1 - shares) / n).sqrt()).all()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_log_z_integrates_over_the_support():
     for energy, expected in (
         (ce.as_energy(td.VonMises(t(0.0, 1.0), t(2.0, 1.0))), 0.0),

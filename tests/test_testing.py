@@ -21,11 +21,13 @@ from tests.factories import LEAVES
 POINTS = torch.tensor([[0.3, -1.2], [1.1, 0.4], [-0.7, 0.9], [2.0, 0.1]], dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(LEAVES))
 def test_every_leaf_conforms(name):
     check_energy(LEAVES[name], POINTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expression", [lambda a, b: a & ~b, lambda a, b: a | b, lambda a, b: (0.5 * a).sharpened(2.0) >> b])
 def test_every_expression_conforms(expression):
     check_energy(expression(LEAVES["event"], LEAVES["red"]), POINTS)

@@ -103,7 +103,6 @@ def test_one_function_has_one_twin():
     assert counts == [1]
 
 
-@pytest.mark.slow
 def test_a_parametrised_and_a_compiled_network_have_twins():
     torch.manual_seed(0)
     normed = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 1))

@@ -21,7 +21,7 @@ from tests.captured_networks import (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("ends", ["well", "error", "interrupt"])
 def test_modules_stay_as_they_are_at_every_step(way, ends):

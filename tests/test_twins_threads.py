@@ -61,7 +61,7 @@ def test_a_thread_that_trains_gets_all_gradients_while_others_sample():
     assert not any(without) and net.training
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_eight_threads_draw_faces_while_a_ninth_trains_the_same_network():
     male, smiling = ce.load("faces/male"), ce.load("faces/smiling")
     energy = male & ~smiling

@@ -11,7 +11,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +47,8 @@ _HURRY = 90.0  # seconds after which a trial counts as a hang there
 _ROUNDS = 4  # an area runs so often, so that a campaign that is broken off has counts of all
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the campaign with the words of a command line, by default those of the process; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0, help="the time of the whole campaign (default: 2)")
     parser.add_argument("--trials", type=int, help="the largest number of trials of each area")
@@ -57,7 +58,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(".campaign"), help="the folder of the counts (default: .campaign)")
     parser.add_argument("--report", action="store_true", help="only print the counts of the folder")
     parser.add_argument("--defects", help="plant these defects, or `all`, and see that each is found; names separated by commas")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     warm_up()
     if options.defects:
         names = list(DEFECTS) if options.defects == "all" else options.defects.split(",")

@@ -136,6 +136,7 @@ def test_cumulative_inference_is_joint_inference(concepts):
         torch.testing.assert_close(inference.cumulative_inference(each)[k - 1], together.probabilities[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_constant_is_what_calibration_finds():
     bowl = ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(2,))
     mixture = ce.any_of(partition.raised(bowl, 3.0), bowl, weights=[0.3, 0.7])

@@ -29,6 +29,7 @@ def test_a_ratio_selects_the_first_positions_column_by_column(ratio: float, coun
     assert (np.diff(places[:, 0]) >= 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", balls.RATIOS)
 def test_no_training_pair_is_a_test_pair_below_a_ratio_of_1(ratio: float):
     shown = balls.training_pairs(ratio)
@@ -49,7 +50,6 @@ def test_sizes_of_a_ratio_are_independent_of_positions():
     assert np.ptp(counts[balls.positions_with_all_sizes(0.1)]) <= 1
 
 
-@pytest.mark.slow
 def test_parts_of_a_code_have_energies_of_their_own():
     decoder = WhereAndWhat()
     where, what = (

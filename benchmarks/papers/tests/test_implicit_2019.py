@@ -19,6 +19,7 @@ def test_a_split_divides_the_digits():
     assert not torch.equal(split(0).test[0], split(1).test[0])
 
 
+@pytest.mark.slow
 def test_all_pictures_have_the_shape_and_the_levels_of_digits():
     x, y = (part[:40] for part in split(0).test)
     sets = unusual_sets(x, y, 3)

@@ -38,7 +38,7 @@ def test_idx_files_give_the_same_data(tmp_path):
     assert found.train[0, 1] == pytest.approx(7 / 255)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_softmax_forgets_and_an_energy_with_negatives_of_the_present_task_does_not():
     data, found = load_digits(7), {}
     for name in ("softmax", "energy, contrast of classes and noise"):
@@ -48,7 +48,6 @@ def test_softmax_forgets_and_an_energy_with_negatives_of_the_present_task_does_n
     assert softmax[-1] < 0.4 and energy[-1] > 1.5 * softmax[-1]
 
 
-@pytest.mark.slow
 def test_a_head_that_is_trained_changes_no_other_head():
     data = points()
     learner = Heads(data.size, 0, fit_base(data.train, 0, steps=50))
@@ -73,6 +72,7 @@ def test_figures_of_seeds():
     assert continual.spread([0.5, 0.7])["deviation"] == pytest.approx(math.sqrt(0.02))
 
 
+@pytest.mark.slow
 def test_chains_of_another_class_start_at_their_pictures():
     data = points()
     torch.manual_seed(0)

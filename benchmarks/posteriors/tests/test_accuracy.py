@@ -93,7 +93,7 @@ def test_copies_of_a_function_share_the_count():
     assert int(counter.points) == 7
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_row_has_errors_and_costs():
     target = get_target("modes")
     row = measure(target, read_reference(target), 0, "default")

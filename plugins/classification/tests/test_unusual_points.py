@@ -37,6 +37,7 @@ def drawn_labels(logits, seed=0):
     return torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
 def test_the_temperature_of_drawn_labels_is_found(temperature):
     """The standard error of log T is at most 1 / sqrt(n I) with the information I of log T; here about .02."""

@@ -69,6 +69,7 @@ def test_explain_takes_latents_and_noise_levels(capsys: pytest.CaptureFixture[st
         assert report["terms"][0]["energy"] == pytest.approx([1 / (1 + sigma**2)])
 
 
+@pytest.mark.slow
 def test_infinite_energies_are_null_in_json(capsys: pytest.CaptureFixture[str]):
     uniform = ce.as_energy(torch.distributions.Uniform(torch.zeros(2), 1.0), name="box")
     np.save("outside.npy", np.full(2, 9.0))

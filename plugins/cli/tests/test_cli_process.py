@@ -60,6 +60,7 @@ def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch):
     assert "langevin" not in screen.getvalue()
 
 
+@pytest.mark.slow
 def test_progress_shows_tuning_and_then_steps(capsys: pytest.CaptureFixture[str]):
     assert run("sample", "toys/plane", "--steps", "3", "--sampler", "hmc", "--seed", "0", "--progress") == 0
     shown = capsys.readouterr().err
@@ -76,6 +77,7 @@ def test_plugin_that_does_not_load_is_one_message(monkeypatch: pytest.MonkeyPatc
     assert "toys/bright does not load" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_module_runs_and_version_and_help_need_no_torch():
     process = python("--version", stdout=subprocess.PIPE)
     assert process.communicate(timeout=30) == (f"composable-energy {ce.__version__}\n", "")
@@ -89,6 +91,7 @@ def test_module_runs_and_version_and_help_need_no_torch():
     assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.full
 def test_process_ends_with_the_code_and_a_clean_message():
     process = python("sample", "male smiling", stdout=subprocess.PIPE)
     out, err = process.communicate(timeout=60)
@@ -96,6 +99,7 @@ def test_process_ends_with_the_code_and_a_clean_message():
     assert err.splitlines()[1:] == ["  male smiling", "       ^^^^^^^"]
 
 
+@pytest.mark.slow
 def test_reader_that_goes_away_is_no_error():
     read, write = os.pipe()
     process = python("plugins", "--json", stdout=write)

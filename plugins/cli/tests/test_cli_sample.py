@@ -247,7 +247,6 @@ def test_values_of_options_are_numbers_words_or_truths():
     assert read == [3, -0.5, 0.001, True, None, "cosine"] and isinstance(read[0], int)
 
 
-@pytest.mark.slow
 def test_saved_folder_stands_in_an_expression(capsys: pytest.CaptureFixture[str]):
     """With the energies that it was made of, too: they share their base and decoder."""
     for folder in ("saved", "with space"):
@@ -290,6 +289,7 @@ def test_diverged_draws_are_reported(capsys: pytest.CaptureFixture[str]):
     assert f"x.npy: {count} draws (of 64; the others diverged) of cliff in" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::composable_energy.diagnostics.SamplingWarning")  # one step shows no formula
 @pytest.mark.filterwarnings("ignore::composable_energy.errors.MixtureWarning")
 def test_no_text_of_an_expression_gives_a_traceback(capsys: pytest.CaptureFixture[str]):

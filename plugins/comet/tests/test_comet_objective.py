@@ -81,7 +81,7 @@ def test_all_iterates_are_the_mean_of_each():
     assert torch.allclose(together, torch.stack(alone).mean(), rtol=0, atol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_one_random_iterate_has_the_gradient_of_all_on_average():
     """A thousand draws of which iterate is taken, at one start; every coordinate within four standard errors of the mean over all, but
     for as many as chance leaves outside of 1,800 (6e-5 each, so that two are expected at most)."""

@@ -24,6 +24,7 @@ def sigmas(schedule, fractions: Tensor) -> Tensor:
     return low * (high / low) ** (0.001 + 0.998 * fractions)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("parametrisation", "process"), PAIRS)
 @settings(max_examples=8, deadline=None)
 @given(d=st.sampled_from([1, 2, 8, 32]), seed=st.integers(0, 2**16))

@@ -15,6 +15,7 @@ from plugins.diffusion.tests.mixture_models import F64, PROCESSES, mixture, netw
 ENDS = {"sigma_min": 0.002, "sigma_max": 80.0}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("process", "d"), [("ve", 1), ("vp", 2), ("edm", 6), ("flow", 2)])
 def test_exact_divergences_give_the_likelihood_of_mixtures(process, d):
     schedule, path, time_scale = PROCESSES[process]
@@ -28,7 +29,7 @@ def test_exact_divergences_give_the_likelihood_of_mixtures(process, d):
     assert found.evaluations == 4 * 39 * (1 + 2 * d) + 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_likelihoods_in_32_dimensions_are_within_002_nats():
     law = mixture(32, seed=5)
     E = ce.as_energy(lambda x, sigma: -law.log_prob(x, sigma), event_shape=(32,))
@@ -37,6 +38,7 @@ def test_likelihoods_in_32_dimensions_are_within_002_nats():
     assert (log_likelihood(E, x, exact=True, **ENDS).values - expected).abs().max() < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [1, 32])
 def test_random_signs_are_exact_for_independent_coordinates(d):
     """The divergence of a Gaussian with independent coordinates has no variance under random signs."""
@@ -49,7 +51,7 @@ def test_random_signs_are_exact_for_independent_coordinates(d):
     assert found.standard_error.max() < 1e-6
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_random_signs_agree_with_the_exact_divergence_within_their_error():
     law = mixture(4, seed=3)
     E = ce.as_energy(lambda x, sigma: -law.log_prob(x, sigma), event_shape=(4,))
@@ -63,6 +65,7 @@ def test_random_signs_agree_with_the_exact_divergence_within_their_error():
     torch.testing.assert_close(again.values, found.values[:7])  # the directions belong to the points
 
 
+@pytest.mark.slow
 def test_float32_is_accurate():
     E = Gaussian(torch.zeros(3), 0.7)
     x = torch.randn(10, 3, generator=torch.Generator().manual_seed(0)) * 0.7
@@ -70,6 +73,7 @@ def test_float32_is_accurate():
     assert (log_likelihood(E, x, exact=True, **ENDS).values - expected).abs().max() < 0.02
 
 
+@pytest.mark.slow
 def test_the_likelihood_of_guidance_is_that_of_its_draws():
     r"""Two concepts that shift N(0, 1) by $m$: guidance with weight 3 draws N(3 m, 1)."""
 

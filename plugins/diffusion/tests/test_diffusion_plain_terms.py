@@ -18,6 +18,7 @@ tilt = ce.as_energy(lambda x: x @ SLOPE, name="tilt", event_shape=(2,))
 RANGE = {"sigma_min": 0.01, "sigma_max": 12.0}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("energy", [score, gaussian], ids=str)
 @pytest.mark.parametrize(
     "sampler", [ODE(levels=40, **RANGE), SDE(levels=60, **RANGE), Annealed(levels=60, **RANGE)], ids=lambda s: type(s).__name__
@@ -31,6 +32,7 @@ def test_a_linear_term_moves_a_gaussian_by_its_variance(energy, sampler):
     assert ((x.std(0) / WIDTH - 1).abs() < 4 / (2 * n) ** 0.5 + 0.08).all()
 
 
+@pytest.mark.full
 def test_the_likelihood_counts_a_plain_term():
     """Both points have another likelihood than without the term, by its value and the change of the normaliser."""
     points = torch.tensor([[0.0, 0.0], [-0.5, 1.0]], dtype=F64)

@@ -25,7 +25,7 @@ EXPECTED = {f"{name}: values": "it needs a noise level, which the energy of this
 }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @parametrize_with_checks(
     [Check(f"{name}: {check.name}", check.function) for name, checks in CHECKS.items() for check in checks], expected_failures=EXPECTED
 )
@@ -48,6 +48,7 @@ def test_a_step_returns_the_state_of_its_points_and_changes_none(sampler):
             state = after
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("d", [1, 8, 32])
 @pytest.mark.parametrize(("sampler", "process"), [("ode", "vp"), ("ode", "flow"), ("sde", "edm"), ("sde", "vp-discrete")])
 def test_moments_of_mixtures_are_within_the_stated_bias(sampler, process, d):
@@ -73,6 +74,7 @@ def guided() -> tuple[ce.Energy, ce.Energy]:
     return E.concept(y=0), E.concept(y=1)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", ["ode", "sde"])
 def test_guidance_draws_its_closed_form(sampler):
     a, b = guided()
@@ -91,6 +93,7 @@ def error(sampler: ODE | SDE) -> float:
     return abs(x.item() / (7 * math.sqrt((1 + low**2) / (1 + high**2)) / (1 + low**2)) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "options", "order"), [(ODE, {}, 2), (SDE, {"eta": 0.0}, 2), (SDE, {"eta": 0.0, "order": 1}, 1)], ids=str
 )
@@ -171,6 +174,7 @@ def test_terms_that_count_their_base_twice_warn():
     (a.relative_to(base) & b.relative_to(base)).sample(3, sampler="ode", seed=0)
 
 
+@pytest.mark.slow
 def test_each_chain_may_have_its_own_class():
     means = torch.tensor([3.0, -3.0, 0.0], dtype=F64)
 

@@ -22,6 +22,7 @@ def measured(deviation: float) -> ce.Energy:
     return data & half
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", ["sde", "ode", pytest.param("feynman-kac", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("deviation", [0.1, 0.3, 1.0])
 def test_the_posterior_is_that_of_the_closed_form(deviation, sampler):
@@ -34,6 +35,7 @@ def test_the_posterior_is_that_of_the_closed_form(deviation, sampler):
     assert abs(rest.std(0).mean() - 1) < 0.05
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("sampler", "options"), [("sde", {"sigma_min": 0.1}), ("ode", {"sigma_min": 0.1}), ("annealed", {})])
 def test_a_term_more_precise_than_the_lowest_level_warns_unless_silenced(sampler, options):
     with pytest.warns(ce.SamplingWarning, match="precise: A term of .* is more precise than the lowest noise level") as found:

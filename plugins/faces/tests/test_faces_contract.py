@@ -16,7 +16,7 @@ def codes():
     return ce.get_energy("faces").decoder.encode(draw(6, seed=21).images)  # pyright: ignore
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["faces", "faces/male", "faces/hair=red"])
 def test_face_energies_keep_the_contract(name, codes):
     for check in energy_checks(ce.get_energy(name), codes):

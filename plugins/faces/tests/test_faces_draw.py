@@ -8,6 +8,7 @@ import torch
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 
 
+@pytest.mark.slow
 def test_a_face_depends_on_seed_and_index_alone():
     whole = draw(150, seed=5)
     pieces = [draw(n, seed=5, start=start) for start, n in ((0, 1), (1, 7), (8, 100), (108, 42))]
@@ -37,6 +38,7 @@ def test_size_is_only_a_matter_of_pixels():
     assert torch.equal(draw(16, seed=3, size=32).attributes, draw(16, seed=3, size=128).attributes)
 
 
+@pytest.mark.slow
 def test_attributes_are_fair_and_independent():
     """4,096 coins: means and pairwise correlations within five standard errors, 5 / 64, of fair."""
     faces = draw(4096, seed=4, size=8)
@@ -48,6 +50,7 @@ def test_attributes_are_fair_and_independent():
     assert correlation.fill_diagonal_(0).abs().max() < 5 / 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTRIBUTES)
 def test_fixing_an_attribute_changes_that_alone(name):
     free, off, on = draw(40, seed=6), draw(40, seed=6, given={name: 0}), draw(40, seed=6, given={name: 1})

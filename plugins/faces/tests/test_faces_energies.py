@@ -51,6 +51,7 @@ def test_members_share_base_heads_and_decoder(faces, energies):
     assert len({id(energy.logits) for energy in energies.values()}) == 1
 
 
+@pytest.mark.slow
 def test_energies_have_one_number_for_each_code(faces, energies, drawn):
     codes = faces.load(None).decoder.encode(drawn.images[:5])
     assert codes.shape == (5, 64)
@@ -69,6 +70,7 @@ def test_an_expression_counts_the_base_once(faces, energies, drawn):
     assert torch.allclose(four(codes), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_hair_colors_exclude_each_other_and_are_all_there_is(energies, drawn, faces):
     codes = faces.load(None).decoder.encode(drawn.images[:50])
     certain = ce.any_of(*(energies[f"hair={color}"] for color in HAIR_COLORS))
@@ -77,6 +79,7 @@ def test_hair_colors_exclude_each_other_and_are_all_there_is(energies, drawn, fa
     assert torch.allclose(red.evidence(codes), others.evidence(codes), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_heads_read_the_attributes_of_pictures(faces, energies, drawn):
     codes = faces.load(None).decoder.encode(drawn.images)
     for index, name in enumerate(ATTRIBUTES):
@@ -107,7 +110,7 @@ def test_the_judge_is_right_about_drawn_faces(drawn):
         judge(torch.zeros(1, 3, 32, 32))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_distances_tell_other_pictures_and_copies():
     first, second = draw(400, seed=12), draw(400, seed=13)
     serious = draw(400, seed=13, given={"smiling": 0, "male": 1})
@@ -119,7 +122,7 @@ def test_distances_tell_other_pictures_and_copies():
     assert (nearest_distances(torch.cat([first.images[:50], first.images[7:8]])) == 0).nonzero().flatten().tolist() == [7, 50]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("text", ["male & ~smiling", "(male & smiling) | (~male & glasses)", "hair=red & old & ~glasses"])
 def test_samples_obey(text, energies):
     """96 samples each; an acceptance test of 1,000 would be slow, so this asks for what 96 can show."""

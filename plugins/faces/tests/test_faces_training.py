@@ -72,7 +72,7 @@ def test_a_condition_tells_one_attribute_or_none():
     assert abs(kept[:, 5:].any(1).float().mean() - 0.125) < 5 * (0.125 * 0.875 / 2000) ** 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_command_makes_weights_and_a_card_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     """Every stage at a thousandth of the effort; the second call finds all done."""
     monkeypatch.setattr(data, "PART", 60)

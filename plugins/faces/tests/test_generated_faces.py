@@ -10,7 +10,7 @@ from composable_energy_faces.mapping import FaceMapping
 from composable_energy_faces.train_generator import pairs, train
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_its_pictures_are_faces_of_all_kinds():
     base = GeneratedFaces().base
     z = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
@@ -23,7 +23,7 @@ def test_its_pictures_are_faces_of_all_kinds():
     assert frechet_distance(features(pictures), drawn) < frechet_distance(torch.zeros_like(drawn), drawn) / 3
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_training_brings_the_mapping_nearer_to_the_flow():
     z, codes = pairs(1500, levels=8, seed=2)
     assert torch.equal(codes[:5], pairs(1500, levels=8, seed=2)[1][:5])

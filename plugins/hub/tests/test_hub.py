@@ -55,6 +55,7 @@ def push(hub: Hub) -> Callable[..., str]:
     return lambda energy, location, **options: energy.push(location, **{"endpoint": hub.url, "token": hub.token, **options})
 
 
+@pytest.mark.slow
 def test_what_is_pushed_is_loaded(hub, load, push):
     energy = gaussian(0.0) & ~gaussian(1.0) & 2 * gaussian(3.0)
     place = push(energy, "owner/bowl")
@@ -264,7 +265,7 @@ def test_the_card_names_the_distributions_that_are_needed(hub, push, acme):  # n
     assert "This needs `composable-energy[hub]` and `acme-energies`." in card_of(hub, "owner/bowl").text
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_environment_and_the_command_line(hub, tmp_path):
     """`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` do what they do for the hub's own library."""
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": hub.token}

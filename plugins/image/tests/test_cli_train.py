@@ -68,7 +68,7 @@ def test_faces_in_a_folder_become_an_energy_that_is_drawn_from(capsys: pytest.Ca
     assert Path("draws.png").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_folder_of_celeba_becomes_a_conditional_energy(capsys: pytest.CaptureFixture[str]):
     drawn = draw(8, size=64)
     folder = Path("celeba/img_align_celeba")
@@ -102,6 +102,7 @@ def test_the_same_command_goes_on_and_ends_as_if_nothing_had_happened():
     assert not torch.equal(ce.load("out/energy")(x), torch.zeros(3))
 
 
+@pytest.mark.slow
 def test_a_run_documents_itself_and_what_it_wrote_is_a_recipe_again():
     assert train("--steps", "2", "--limit", "10") == 0
     assert train("--steps", "2", recipe="out/recipe.toml", out="again", changes=[]) == 0
@@ -149,7 +150,7 @@ def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "the same command resumes from it" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -223,6 +224,7 @@ def test_mistakes_in_the_arguments(words: list[str], message: str, capsys: pytes
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_run_is_refused(capsys: pytest.CaptureFixture[str]):
     assert train("--steps", "1") == 0
     assert train("--steps", "1", "--set", "optimizer.rate=1e-3") == 2
@@ -291,7 +293,7 @@ def test_recipes_shows_the_file_of_one(capsys: pytest.CaptureFixture[str]):
     assert shown["settings"]["optimizer"]["milestones"] == []
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_two_processes_train_one_energy():
     words = ["train", "--recipe", "cd-small", "--data", "faces", "--steps", "2", *settings(SMALL)]
     assert main([*words, "--out", "one"]) == 0
@@ -314,7 +316,6 @@ def test_names_of_others_are_printed_with_escapes(capsys: pytest.CaptureFixture[
     assert "\x9b" not in shown and "\u202e" not in shown and r"\x9b2J \u202e" in shown
 
 
-@pytest.mark.slow
 def test_the_folder_of_a_run_is_printed_with_escapes(capsys: pytest.CaptureFixture[str]):
     assert train("--steps", "1", out="o\x1b[2Jut") == 0
     shown = capsys.readouterr()

@@ -100,6 +100,7 @@ class TestPictures:
         images = torch.rand(20, 1, 8, 8)
         assert (Pictures.from_tensors(images).images(torch.arange(20)) - images).abs().max() <= 0.5 / 255 + 1e-6
 
+    @pytest.mark.slow
     @given(st.data())
     @settings(max_examples=50, deadline=None)
     def test_take_of_take_is_indexing(self, data):

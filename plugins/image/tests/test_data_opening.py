@@ -172,6 +172,7 @@ def whole(tmp_path_factory):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_whatever_the_damage_pictures_come_or_an_error_that_names_the_file(whole, tmp_path_factory, data):

@@ -113,7 +113,7 @@ scene_files.render_to(Path({folder!r}), Slow(), 3_000, masks=True)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_killed_process_loses_nothing(tmp_path):
     folder = tmp_path / "dots"
     code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder))

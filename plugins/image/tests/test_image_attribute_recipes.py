@@ -52,6 +52,7 @@ class TestRecipes:
         ratio = [shared[stage]["steps"] / recipe.settings[stage]["steps"] for stage in STAGES]
         assert max(ratio) == pytest.approx(min(ratio), rel=0.05)
 
+    @pytest.mark.full
     def test_a_run_leaves_energies_that_compose(self, tmp_path):
         recipe, pictures = base_and_attributes().with_changes(SMALL), pictures_of(40)
         for some in pictures.labels.values():
@@ -75,6 +76,7 @@ class TestRecipes:
         assert ce.any_of(*tints).evidence(z).abs().max() < 1e-5
         assert (bright & ~left).sample(2, seed=0, warn=False).shape == (2, 3, 16, 16)
 
+    @pytest.mark.full
     def test_what_was_killed_ends_with_the_same_bits(self, tmp_path, monkeypatch):
         recipe, pictures = base_and_attributes().with_changes({**SMALL, "data.flip": True}), pictures_of(40)
         whole = recipe.train(pictures, tmp_path / "whole")
@@ -87,6 +89,7 @@ class TestRecipes:
             first, second = ((folder / name / "model.safetensors").read_bytes() for folder in (whole, again))
             assert first == second
 
+    @pytest.mark.full
     def test_sizes_follow_the_pictures_unless_they_are_set(self, tmp_path):
         automatic = dict.fromkeys((f"model.{name}" for name in ("code", "width", "blocks", "heads_width")), "auto")
         recipe, pictures = base_and_attributes().with_changes({**SMALL, **automatic, "data.attributes": ["left"]}), pictures_of(24)
@@ -124,6 +127,7 @@ class TestRecipes:
             assert not torch.equal(copy, first)
             assert (torch.cdist(copy, first).argmin(1) == torch.arange(24)).float().mean() > 0.8
 
+    @pytest.mark.full
     def test_changes_do_not_widen_the_base(self, tmp_path):
         """Codes are near 0, changed ones near 1, 2 and 3: with the changes as a condition, the base is that of codes near 0."""
         changes = {"base.steps": 200, "base.rate": 1e-2, "base.batch_size": 64, "small.batch": 1.0}
@@ -138,6 +142,7 @@ class TestRecipes:
         draws = energy.sample(400, seed=0, latents=True, warn=False)
         assert (draws.mean(1) < 0.9).float().mean() > 0.9
 
+    @pytest.mark.full
     def test_attributes_that_exclude_one_another_are_one_variable(self, tmp_path):
         """Three of the eight combinations occur: the fourth of two attributes has a small probability, and every law is exact."""
         pictures, kind = pictures_of(90), torch.arange(90) % 3
@@ -151,12 +156,14 @@ class TestRecipes:
         assert (-(a | b | c).evidence(z)).exp().min() > 0.95
         assert json.loads((out / "report.json").read_text())["held_out_accuracy"].keys() == {"a", "b", "c"}
 
+    @pytest.mark.full
     def test_other_settings_do_not_mix_with_a_run(self, tmp_path):
         recipe, pictures = base_and_attributes().with_changes({**SMALL, "data.attributes": ["left"]}), pictures_of(24)
         recipe.train(pictures, tmp_path)
         with pytest.raises(OptionError, match=r"base\.rate"):
             recipe.with_changes({"base.rate": 1e-4}).train(pictures, tmp_path)
 
+    @pytest.mark.slow
     def test_grey_pictures_without_labels_give_the_base_alone(self, tmp_path, caplog):
         images = pictures_of(20, size=32, channels=1).images(torch.arange(20))
         folder = write_folder(tmp_path / "data", Pictures.from_tensors(images))
@@ -166,6 +173,7 @@ class TestRecipes:
         assert json.loads((out / "report.json").read_text())["energies"] == ["base"]
         assert "The pictures have no attributes, so a base alone is trained; data.labels=FILE.csv names" in caplog.text
 
+    @pytest.mark.full
     def test_the_command_line_from_a_folder_to_a_new_attribute(self, tmp_path, capsys):
         """Two runs without Python: a base with two attributes, and a third that joins it."""
         pictures = pictures_of(40)
@@ -185,6 +193,7 @@ class TestRecipes:
         assert torch.equal(bright(z := torch.randn(3, 8)), ce.load(tmp_path / "new-left" / "bright")(z))
         assert both.sample(2, seed=0, warn=False).shape == (2, 3, 16, 16)
 
+    @pytest.mark.full
     def test_folders_may_be_texts(self, tmp_path):
         data = str(write_folder(tmp_path / "data", pictures_of(40)))
         run = base_and_attributes().with_changes({**SMALL, "data.size": 16, "data.attributes": ["left"]}).run(data, str(tmp_path / "run"))

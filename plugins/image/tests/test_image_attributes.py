@@ -49,7 +49,6 @@ class TestNetworks:
         with pytest.raises(ShapeError, match=r"\(B, 3, 16, 16\), got \(2, 3, 32, 32\)"):
             Autoencoder(16).encode(torch.zeros(2, 3, 32, 32))
 
-    @pytest.mark.slow
     def test_before_training_the_base_is_that_of_normal_codes(self):
         z, sigma = torch.randn(5, 8), torch.tensor([0.05, 0.1, 1.0, 2.0, 4.0])
         expected = z.square().sum(1) / (1 + sigma.square()) / 2
@@ -82,6 +81,7 @@ class TestNetworks:
         with pytest.raises(OptionError, match="sigma_min"):
             CodeEnergy(16, sigma_min=1.0, sigma_max=0.5)
 
+    @pytest.mark.slow
     def test_a_base_and_attributes_over_it_keep_the_contract(self):
         base = stirred(ce.get_energy("code-base", size=16, code=8, width=16, blocks=1))
         heads = stirred(ce.get_encoder("code-heads", outputs=4, code=8, width=16, blocks=1))

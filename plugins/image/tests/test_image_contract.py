@@ -62,7 +62,7 @@ def test_energies_keep_what_energies_keep(check: Check) -> None:
     check()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", SMALL)
 def test_a_saved_energy_and_a_copy_have_the_same_energies_to_the_bit(name, tmp_path):
     energy = small(name)
@@ -73,13 +73,14 @@ def test_a_saved_energy_and_a_copy_have_the_same_energies_to_the_bit(name, tmp_p
     assert torch.equal(copy.deepcopy(energy)(x, **y), before)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_energy_starts_from_the_global_seed_alone():
     for name, options in SMALL.items():
         first, second = ((torch.manual_seed(5), ce.get_energy(name, **options))[1].state_dict() for _ in range(2))
         assert all(torch.equal(first[key], second[key]) for key in first), name
 
 
+@pytest.mark.slow
 def test_recommended_samplers_are_the_steps_of_the_papers():
     for name, step, noise in (
         ("igebm-resnet32", 10, 0.005),
@@ -95,7 +96,7 @@ def test_recommended_samplers_are_the_steps_of_the_papers():
         assert (options["step_size"] * options["temperature"]) ** 0.5 == pytest.approx(noise)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize("name", ["igebm-dsprites", "energy-unet"])
 def test_an_energy_compiles_to_one_graph(name):

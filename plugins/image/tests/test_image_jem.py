@@ -21,7 +21,6 @@ def x():
     return torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.slow
 def test_the_energy_is_the_log_sum_of_the_logits(jem, x):
     torch.testing.assert_close(jem(x), -jem.logits(x).exp().sum(1).log())
 

@@ -88,6 +88,7 @@ def test_at_the_start_all_numbers_agree_with_the_energy_without_any(name):
         assert_close(energy(x, y=y), plain(x), "with numbers and without", network=energy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_numbers_make_a_difference_row_by_row(name):
     energy = with_other_tables(conditional(name, None, numbers=2))
@@ -107,7 +108,6 @@ def test_one_number_may_come_without_an_axis_of_its_own():
     assert_close(energy(x, y=1), energy(x, y=1.0), "whole and real numbers", network=energy)
 
 
-@pytest.mark.slow
 def test_the_network_sees_numbers_and_waves_of_them():
     numbers = torch.tensor([[0.25, -0.5]])
     told = number_features(numbers, 2, torch.zeros(1))

@@ -133,7 +133,7 @@ COUNTS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "options", "count"), COUNTS, ids=lambda value: str(value) if not isinstance(value, int) else "")
 def test_parameters_are_those_of_the_paper(name, options, count):
     with torch.device("meta"):
@@ -155,7 +155,7 @@ NATIVE = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", NATIVE)
 def test_energy_and_gradient_are_finite_at_the_native_size(name):
     torch.manual_seed(0)

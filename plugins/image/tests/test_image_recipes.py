@@ -140,7 +140,7 @@ def test_each_packaged_recipe_has_a_case():
         assert "ne core" in recipe.cost and "one GPU" in recipe.cost  # what it takes of both, or that it was not measured
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", CASES)
 def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     write, changes = CASES[name]
@@ -160,7 +160,7 @@ def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     assert (tmp_path / "out" / "samples" / "step-00000002.png").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "kind", "sampler"),
     [
@@ -216,6 +216,7 @@ def test_an_empty_table_of_a_file_adds_its_defaults(tmp_path: Path):
         open_recipe(tmp_path / "odd.toml")
 
 
+@pytest.mark.slow
 def test_a_table_of_chains_needs_the_number_of_steps(tmp_path: Path):
     (tmp_path / "mine.toml").write_text('[model]\nname = "igebm-mnist"\n[objective]\nname = "contrastive-divergence"\n[chains]\n')
     pictures = Pictures(np.zeros((2, 1, 28, 28), np.uint8), {}, "nothing")

@@ -46,7 +46,7 @@ def trained(name: str, steps: int) -> ce.Energy:
     return energy.eval()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", NETS)
 def test_spectral_norms_are_at_most_one_after_50_steps(name):
     norms = spectral_norms(trained(name, 50))
@@ -75,6 +75,7 @@ def test_a_residual_block_starts_as_its_skip():
         torch.testing.assert_close(block(h, None), expected)
 
 
+@pytest.mark.slow
 def test_evaluation_moves_nothing_and_training_does():
     energy = trained("igebm-resnet32", 2)
     x = torch.rand(2, 3, 16, 16)
@@ -87,7 +88,7 @@ def test_evaluation_moves_nothing_and_training_does():
     assert moved and all(key.endswith(("_u", "_v")) for key in moved)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_averaged_weights_are_bounded_too():
     """An average of weights has other singular vectors than the weights it was copied from."""
     energy = trained("igebm-resnet32", 5)

@@ -46,7 +46,7 @@ def test_levels_may_differ_within_a_batch():
     assert_close(energy.at(sigma)(x), each, "alone and in a batch", network=energy)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_it_learns_a_density_that_it_can_be_compared_with():
     r"""Flat images of two brightnesses: at level $\sigma$ the gradient is $(x - E[\text{image} \mid x]) / \sigma^2$, in closed form."""
     torch.manual_seed(0)
@@ -75,7 +75,7 @@ def test_it_learns_a_density_that_it_can_be_compared_with():
     assert float((learnt - exact).square().mean()) < 0.2 * float((untrained - exact).square().mean())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_recommended_sampler_runs_over_its_levels():
     energy = unet(sigma_min=0.02, sigma_max=5.0)
     draws = energy.sample(256, seed=0)

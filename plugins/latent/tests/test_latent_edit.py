@@ -43,7 +43,7 @@ def found():
 Z = torch.randn(200, 6, generator=G)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_what_is_asked_changes_and_the_rest_stays(found):
     for keep in (found, [found["b"], found["c"], found["d"], found["tone"]]):
         edits = edit(Z, found["a"], keep=keep)
@@ -58,7 +58,6 @@ def test_what_is_asked_changes_and_the_rest_stays(found):
     assert torch.equal(edits.original, Z)
 
 
-@pytest.mark.slow
 def test_one_of_several_labels_is_kept_where_none_is_likely(found):
     labels = [attribute(found.base, lambda w: w[:, 2:5] / 4, f"label={i}", on="w", label=i) for i in range(3)]
     before = (Z[:50] @ MIXING)[:, 2:5].argmax(1)
@@ -67,6 +66,7 @@ def test_one_of_several_labels_is_kept_where_none_is_likely(found):
     assert ((edits.latents @ MIXING)[:, 2:5].argmax(1) == before).double().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_points_that_fulfil_it_hardly_move(found):
     already = truth(Z, 0)
     near = EditWeights(asked=1, margin=0)  # up to the border alone
@@ -76,7 +76,7 @@ def test_points_that_fulfil_it_hardly_move(found):
     assert moved.mean() < fresh.mean() / 3
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_logic_grades_and_values(found):
     a, b, c = found["a"], found["b"], found["c"]
     for E, holds in (
@@ -93,19 +93,20 @@ def test_logic_grades_and_values(found):
     assert ((high[:, 0] + 0.3 * high[:, 1]) - 0.75).abs().mean() < 0.1
 
 
+@pytest.mark.slow
 def test_each_picture_may_be_asked_for_its_own_value(found):
     goals = torch.linspace(-1, 1, 200)
     tone = (edit(Z, found["tone"](goals[:, None])).latents @ MIXING)[:, 5]
     assert (tone - goals).abs().mean() < 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_pictures_are_edited_independently(found):
     whole = edit(Z, found["a"], keep=found, tolerance=1e-4).latents
     torch.testing.assert_close(edit(Z[:7], found["a"], keep=found, tolerance=1e-4).latents, whole[:7], atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_sequences_can_be_undone_saved_and_continued(found, tmp_path):
     first = edit(Z, found["a"], keep=found)
     second = first.edit(found["b"], keep=[found["a"]])
@@ -154,6 +155,7 @@ def test_modules_of_the_caller_do_not_change():
     assert network.training and all(p.requires_grad and p.grad is None for p in network.parameters())
 
 
+@pytest.mark.full
 def test_contradictions_say_what_is_kept(found):
     a, b = found["a"], found["b"]
     with pytest.raises(EditError, match=r"~a contradicts what is kept: \d+ of the pictures have a, which stays"):

@@ -27,7 +27,7 @@ def found():
     return fit_attributes(base(), labeller, values={"side": ("left", "middle", "right")}, count=4000, steps=800, seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_it_learns_labels_of_all_kinds(found):
     assert list(found) == ["bright", "side=left", "side=middle", "side=right", "tone"]
     report = found.report
@@ -38,7 +38,7 @@ def test_it_learns_labels_of_all_kinds(found):
     assert str(report).splitlines()[-1].startswith("4000 pictures, 400 held out")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_draws_have_the_attributes_that_were_asked_for(found):
     E = found["bright"] & ~found["side=middle"]
     x = E.sample(400, sampler=LACE(), seed=0)
@@ -59,7 +59,7 @@ def test_a_seed_gives_the_same_heads(on):
     assert not torch.equal(first["bright"](z), other["bright"](z))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_priors_that_are_energies_and_uniform_ones():
     ring = ce.as_energy(lambda z: 8 * (z.norm(dim=1) - 2).square(), event_shape=(3,), name="ring")
     for prior in (ring, torch.distributions.Uniform(-torch.ones(3), torch.ones(3))):
@@ -67,7 +67,7 @@ def test_priors_that_are_energies_and_uniform_ones():
         assert found.report["up"].accuracy > 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("on", ["z", "w"])
 def test_rounds_label_the_pictures_that_a_flow_is_led_to(on):
     seen, box = [], torch.distributions.Uniform(-torch.ones(3), torch.ones(3))
@@ -84,6 +84,7 @@ def test_rounds_label_the_pictures_that_a_flow_is_led_to(on):
     assert found.report["side"].accuracy > 0.9
 
 
+@pytest.mark.slow
 def test_a_flow_leads_to_the_labels_that_are_asked():
     z = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
     columns = columns_of_labels({"right": torch.arange(40) % 2 == 0, "up": torch.linspace(-0.2, 0.2, 40)})
@@ -101,7 +102,6 @@ def test_labels_keep_their_names_in_all_rounds():
         fit_attributes(base(), lambda x: {"a" if next(calls) == 0 else "b": x[:, 0] > 0}, count=300, rounds=1, steps=1)
 
 
-@pytest.mark.slow
 def test_a_tensor_of_labels_has_names(capsys):
     found = fit_attributes(base(), lambda x: x[:, :2] > 0, names=("a", "b"), count=300, steps=10, progress=True)
     assert list(found) == ["a", "b"]
@@ -136,7 +136,6 @@ def test_labels_that_teach_nothing_are_refused(labels, says):
         fit_attributes(base(), labels, count=200, steps=1)
 
 
-@pytest.mark.slow
 def test_widths_stay_within_those_of_heads():
     fine, coarse = (lambda x: {"v": x[:, 0] * 1e-3}), (lambda x: {"v": torch.randn(len(x)) * 100})
     assert fit_attributes(base(), fine, count=300, steps=50).report["v"].width > 0.0067

@@ -62,6 +62,7 @@ def test_one_gradient_evaluates_the_generator_once(copies):
         assert (mapping, synthesis) == ([7], [7])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("prior", [4, (4,), Normal(torch.zeros(4), 1.0), Uniform(-torch.ones(4), torch.ones(4))])
 def test_any_prior_is_a_base_whose_points_are_shown_decoded(prior):
     base, _, _ = counted(prior)
@@ -74,6 +75,7 @@ def test_any_prior_is_a_base_whose_points_are_shown_decoded(prior):
     torch.testing.assert_close((right | ~right).evidence(x), torch.zeros(5), atol=1e-5, rtol=0)
 
 
+@pytest.mark.full
 def test_an_energy_is_a_prior():
     ring = ce.as_energy(lambda z: 8 * (z.norm(dim=1) - 2).square(), event_shape=(4,), name="ring")
     base = latent(Counted(SECOND, [], (3, 2, 2)), ring, mapping=Counted(FIRST, []), name="ring")

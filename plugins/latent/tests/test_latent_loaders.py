@@ -42,7 +42,7 @@ def test_a_generator_passes_the_checks_of_encoders(file):
     check_encoder(lambda: ce.get_encoder("generator", path=file), Z)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec:FutureWarning")  # of torch, where it copies a program
 def test_a_generator_in_a_file_works_as_any_other(file):
     base = latent(load_generator(file), 4)
@@ -113,7 +113,6 @@ def test_onnx_needs_its_extra(tmp_path):
             load_generator(tmp_path / "g.onnx")
 
 
-@pytest.mark.slow
 def test_an_onnx_generator_has_the_values_and_gradients_of_the_graph(tmp_path):
     pytest.importorskip("onnx2torch")
     onnx = pytest.importorskip("onnx")
@@ -136,6 +135,7 @@ def test_an_onnx_generator_has_the_values_and_gradients_of_the_graph(tmp_path):
     assert attribute(base, lambda x: x.mean((1, 2, 3)), "a", on="x").with_gradient(Z)[1].shape == (5, 4)
 
 
+@pytest.mark.slow
 def test_an_expression_over_a_file_can_be_saved(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

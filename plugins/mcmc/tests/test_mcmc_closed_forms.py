@@ -71,7 +71,7 @@ CHEES = ChEES(tuning_steps=100, max_leapfrogs=16)
 CASES = [(name, sampler) for name in TARGETS for sampler in (MALA, HMC, CHEES) if (name, sampler) != ("not, by level", MALA)]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "sampler"), CASES, ids=lambda some: some if isinstance(some, str) else getattr(some, "__name__", "ChEES"))
 def test_moments_are_those_of_the_integral(name, sampler):
     """Chains are independent, so standard errors are exact; 4 of them."""
@@ -91,7 +91,7 @@ def test_mala_warns_that_chains_stand_still_in_a_steep_border():
         TARGETS["not, by level"].sample((4000, 2), sampler=MALA, steps=200, seed=1, dtype=F64)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", ["hmc", "mala", CHEES], ids=["hmc", "mala", "chees"])
 @pytest.mark.parametrize("slope", [0.0, 3.0])
 def test_a_flat_density_ends_at_its_borders(slope, sampler):
@@ -257,7 +257,7 @@ SHORT = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "target"), SHORT)
 def test_the_benchmark_of_closed_forms_passes_in_short(name, target):
     effort = SHORT[name, target]

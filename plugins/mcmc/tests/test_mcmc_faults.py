@@ -81,7 +81,7 @@ def failing(sampler: Sampler) -> set[str]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_caught(name):
     fault, _, checks = FAULTS[name]

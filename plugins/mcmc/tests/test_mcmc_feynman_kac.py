@@ -14,6 +14,8 @@ from composable_energy.sampling import Trace
 from composable_energy.testing import Gaussian
 from composable_energy_mcmc import FeynmanKac
 
+pytestmark = pytest.mark.slow
+
 F64 = torch.float64
 FAST = FeynmanKac(corrector_steps=0)
 
@@ -29,7 +31,7 @@ def gap(energy: ce.Energy, truth: Tensor, sampler: FeynmanKac = FAST, chains: in
     return ((quadrants(x) - truth).abs() / (truth * (1 - truth) / effective).sqrt()).max().item()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", EXPRESSIONS)
 def test_expressions_of_scores_have_the_shares_of_quadrature(name):
     truth, log_z = quadrant_shares(expressions(values=True)[name], count=400)
@@ -42,14 +44,13 @@ def test_expressions_of_scores_have_the_shares_of_quadrature(name):
     assert abs(trace.scalars["log_z"][-1] - log_z) < 0.1
 
 
-@pytest.mark.slow
 def test_without_weights_the_shares_are_those_of_summed_scores():
     """The same product is many standard errors away: the weights matter, and the test can tell."""
     truth, _ = quadrant_shares(expressions(values=True)["A & B"], count=400)
     assert gap(expressions(values=False)["A & B"], truth, FeynmanKac(corrector_steps=0, weighted=False)) > 15
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore::composable_energy.errors.MixtureWarning")  # energies have constants, and these are right
 def test_correctors_and_values_give_the_same_density():
     for name in ("A & ~B", "(A & B) | (C & ~B)"):

@@ -13,6 +13,8 @@ from composable_energy.errors import DtypeError, OptionError, SamplingDiverged
 from composable_energy.sampling import Noise, energy_and_gradient
 from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Descent, Langevin, Underdamped
 
+pytestmark = pytest.mark.slow
+
 SAMPLERS = [Langevin(0.1), MALA(0.1), HMC(0.2, leapfrogs=4), Annealed(levels=5), Underdamped(0.1), ChEES(0.2, 0.8)]
 
 

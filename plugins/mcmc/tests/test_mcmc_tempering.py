@@ -16,6 +16,8 @@ from composable_energy_mcmc.annealing.gaussian import Gaussian as Base
 from composable_energy_mcmc.annealing.path import evaluate
 from composable_energy_mcmc.annealing.schedule import Schedule
 
+pytestmark = pytest.mark.slow
+
 F64 = torch.float64
 WEIGHTS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=F64)
 MEANS = 3 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=F64)

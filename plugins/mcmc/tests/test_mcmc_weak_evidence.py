@@ -11,6 +11,8 @@ from benchmarks.score_mixtures import Mixture
 from composable_energy.sampling import Trace
 from composable_energy_mcmc import Annealed, FeynmanKac
 
+pytestmark = pytest.mark.slow
+
 F64 = torch.float64
 MODES = Mixture.of([[-1.5], [1.5]], 0.4, [0.7, 0.3])
 BASE = MODES.energy("base", values=True)
@@ -103,7 +105,6 @@ def test_few_chains_warn_that_weights_correct_nothing():
     BASE.sample((2, 1), sampler=FeynmanKac(levels=10), seed=0, dtype=F64)  # the density of one leaf needs no weights
 
 
-@pytest.mark.slow
 def test_a_run_with_a_plain_term_continues_as_if_it_had_not_stopped():
     energy, options = BASE & wide, {"seed": 1, "dtype": F64, "trace": True}
     whole, _ = energy.sample((20, 1), **options)

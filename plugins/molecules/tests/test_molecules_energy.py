@@ -59,7 +59,6 @@ def test_the_energy_of_several_residues_is_the_sum():
         two(chi, context=context[:1, 0])
 
 
-@pytest.mark.slow
 def test_the_energy_keeps_the_contract():
     check_energy(lambda: small().given(context=context_of("LYS", -1.1, -0.8)), generate(5, residues=("LYS",)).chi)
 
@@ -111,7 +110,7 @@ def test_the_contrast_is_least_at_the_density_of_the_data():
     assert all(best.value < loss(*other).value for other in ((0.0, 0.0), (0.5, 0.0), (2.0, 0.0), (1.0, 0.15)))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_training_finds_the_rotamers_of_the_generator():
     data, fresh = generate(4000, 1, residues=("VAL",)), generate(300, 2, residues=("VAL",))
     library, energy = AngleLibrary().fit(data), SideChainEnergy(width=48)

@@ -38,6 +38,7 @@ def within(counts, probabilities):
     return ((counts - total * shares) / (total * shares * (1 - shares)).sqrt().clamp_min(1)).abs().max()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("residue", ["VAL", "LEU", "GLU", "ARG"])
 def test_draws_have_the_shares_of_rotamers_of_the_density(residue):
     exact, rows = GeneratedRotamers(), 20_000
@@ -52,7 +53,7 @@ def test_draws_have_the_shares_of_rotamers_of_the_density(residue):
     assert within(found, log_weights.exp()) < 4 + overlap / (rows**0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_samplers_on_the_torus_have_the_shares_of_rotamers():
     exact, chains = GeneratedRotamers(), 200
     context = context_of("LEU", -1.1, -0.8, "GLY", "LEU")

@@ -46,7 +46,7 @@ def test_an_arc_holds_what_is_near_its_centre():
     assert float(odds) == pytest.approx(1, abs=0.06)  # a border of 3 degrees
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_events_restrict_draws_and_keep_the_rest_of_the_density():
     exact = GeneratedRotamers()
     context = context_of("VAL", -1.1, -0.8, "GLY", "LEU")
@@ -98,7 +98,6 @@ def test_side_chains_that_point_at_each_other_clash_and_far_ones_do_not():
     assert torch.cdist(*atoms).min() < 3.4 or torch.cdist(atoms[0], near.backbones[1]).min() < 3.4
 
 
-@pytest.mark.slow
 def test_the_clash_keeps_the_contract():
     x = torch.randn(5, 2, 4, generator=torch.Generator().manual_seed(1))
     check_energy(lambda: ClashEnergy(["LEU", "PHE"], torch.stack([backbone(), backbone(4.0)])), x)

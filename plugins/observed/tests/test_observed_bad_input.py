@@ -68,6 +68,7 @@ class Double(nn.Module):
         return torch.stack([z, 2 * z], 1)
 
 
+@pytest.mark.slow
 def test_an_observation_of_pictures_counts_at_the_decoded_points():
     prior = ce.as_energy(torch.distributions.Normal(torch.zeros(3), 1.0), decoder=Double())
     observation = ce.observed(torch.ones(2, 3), None, 0.5)
@@ -79,6 +80,7 @@ def test_an_observation_of_pictures_counts_at_the_decoded_points():
     assert (draws[:, 0].mean(0) - 3 / 0.25 / precision).abs().max() < 4.5 / math.sqrt(2000 * precision)
 
 
+@pytest.mark.slow
 def test_a_measurement_decides_the_sampler_where_there_are_values():
     noisy = gaussian(2)
     noisy.recommended = ce.Recommendation("langevin", {"steps": 10})
@@ -126,6 +128,7 @@ def test_an_observation_that_does_not_fit_is_refused(build, error, match):
         build()
 
 
+@pytest.mark.full
 def test_a_function_without_a_shape_is_checked_where_it_is_evaluated():
     with pytest.raises(ShapeError, match="gave shape"):
         ce.observed(torch.ones(2), lambda x: x[:, :1], 1.0)(torch.ones(3, 4))

@@ -27,6 +27,7 @@ def draw(energy, sampler="sde"):
     return energy.sample(CHAINS, sampler=sampler, seed=0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", ["sde", "ode"])
 @pytest.mark.parametrize("noise", [0.05, 0.3, 1.0])
 def test_the_posterior_of_some_pixels_is_that_of_the_closed_form(noise, sampler):
@@ -50,7 +51,7 @@ def test_the_posterior_of_means_of_pixels_is_that_of_the_closed_form():
     assert abs(within.square().mean() * 4 / 3 - 1) < 0.04
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("noise", [0.02, 0.2])
 def test_a_precise_blur_does_not_run_away(noise):
     operator, truth = Blur(1.0), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1))
@@ -68,6 +69,7 @@ class Triple(nn.Module):
         return torch.stack([3 * z, 3 * z], 1)
 
 
+@pytest.mark.slow
 def test_a_decoder_counts_in_what_is_not_known():
     x = draw(diffusion((3,), Triple()) & ce.observed(torch.full((2, 3), 3.0), None, 0.5))[:, 0] / 3
     precision = 1 + 18 / 0.5**2
@@ -75,6 +77,7 @@ def test_a_decoder_counts_in_what_is_not_known():
     assert abs(x.std(0).mean() * math.sqrt(precision) - 1) < 0.04
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("y", "noise"), [(2.0, Quantised(0.1, 0.05)), (40.0, Poisson(20.0, 5.0))], ids=str)
 def test_rounded_numbers_and_counts_end_near_the_posterior_of_values(y, noise):
     seen = ce.observed(torch.full((2,), y), None, noise)

@@ -29,6 +29,7 @@ def operators():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", operators())
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**31))

@@ -28,7 +28,7 @@ def cases():
     }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", cases())
 def test_the_posterior_of_a_gaussian_prior_and_a_linear_operator_is_the_gaussian_of_the_closed_form(name):
     operator, noise = cases()[name]
@@ -65,7 +65,7 @@ def quadrature(energy, low, high):
     return mean, (p * (x[:, 0] - mean).square()).sum().sqrt()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("y", "noise"),
     [(2.0, Poisson()), (0.0, Poisson(2.0, 0.5)), (7.0, Poisson(3.0, 1.0)), (1.5, Quantised(0.5, 0.05)), (2.0, Quantised(1.0, 0.3))],
@@ -113,7 +113,7 @@ def test_either_of_two_instruments_weighs_them_by_the_probability_of_the_measure
     torch.testing.assert_close(found, -density.log(), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_not_a_measurement_excludes_the_points_that_fit_it():
     prior = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
     seen = ce.observed(torch.tensor([1.0, 0.0]), torch.tensor([True, False]), 0.5)

@@ -24,6 +24,7 @@ def above_one(x):
     return (x[:, 0] > 1).float()
 
 
+@pytest.mark.slow
 def test_a_linear_reward_shifts_a_gaussian():
     draws = (gaussian() & ce.reward(first, 1.5)).sample(CHAINS, seed=0)
     error = 4 / math.sqrt(CHAINS)
@@ -31,6 +32,7 @@ def test_a_linear_reward_shifts_a_gaussian():
     assert (draws.std(0) - 1).abs().max() < error
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sampler", [None, "chees"])
 @pytest.mark.parametrize("beta", [2.0, -2.0])
 def test_a_step_reward_gives_the_shares_of_the_tilted_density(beta, sampler):

@@ -42,7 +42,7 @@ def distance_along(plan: Tensor, center: tuple[float, float]) -> float:
     return float((points - torch.tensor(center)).norm(dim=1).min())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_bridge_of_equal_increments_has_a_straight_mean():
     expression = bridge(planning.start([-1.5, 1.0], 0.05))
     draws = expression.sample(256, seed=0, steps=30, warn=False)
@@ -52,12 +52,13 @@ def test_a_bridge_of_equal_increments_has_a_straight_mean():
     assert ((draws.mean(0) - expected).abs() < 5 * 2 * error).all()  # pilots are 64, so draws are worth less than independent ones
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_default_sampler_is_that_of_trajectories():
     _, trace = bridge(planning.start([-1.5, 1.0])).sample(4, seed=0, steps=2, trace=True, warn=False)
     assert isinstance(trace.sampler, planning.Trajectories)
 
 
+@pytest.mark.full
 def test_plans_start_and_end_where_they_should_and_repeat_with_the_seed():
     plan = Planner(bridge(planning.effort(10.0)), seed=3).plan([-1.5, 1.0])
     assert (plan[0] - torch.tensor([-1.5, 1.0])).norm() < 0.05
@@ -65,13 +66,14 @@ def test_plans_start_and_end_where_they_should_and_repeat_with_the_seed():
     torch.testing.assert_close(plan, Planner(bridge(planning.effort(10.0)), seed=3).plan([-1.5, 1.0]))
 
 
+@pytest.mark.slow
 def test_a_plan_goes_around_a_zone():
     wet = planning.disc((0.0, 0.5), 0.4, margin=0.05)
     assert distance_along(Planner(bridge(planning.effort(10.0))).plan([-1.5, 1.0]), (0.0, 0.5)) < 0.4
     assert distance_along(Planner(bridge(planning.effort(10.0), ~wet)).plan([-1.5, 1.0]), (0.0, 0.5)) > 0.4
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_both_ways_around_a_zone_are_drawn():
     wet = planning.disc((0.0, 0.0), 0.5)
     task = ce.over_time(walk(), HORIZON) & planning.goal([1.5, 0.0], 0.05) & planning.start([-1.5, 0.0], 0.05) & ~wet
@@ -80,12 +82,14 @@ def test_both_ways_around_a_zone_are_drawn():
     assert 0.15 < above.float().mean() < 0.85  # one half by symmetry, up to the search
 
 
+@pytest.mark.slow
 def test_a_plan_passes_a_zone_that_is_not_negated():
     shop = planning.disc((0.0, -0.6), 0.4)
     plan = Planner(bridge(planning.effort(10.0), shop)).plan([-1.5, 1.0])
     assert distance_along(plan, (0.0, -0.6)) < 0.45
 
 
+@pytest.mark.slow
 def test_a_warm_start_continues_and_a_new_obstacle_changes_the_plan():
     planner = Planner(bridge(planning.effort(10.0)))
     plan = planner.plan([-1.5, 1.0])
@@ -98,6 +102,7 @@ def test_a_warm_start_continues_and_a_new_obstacle_changes_the_plan():
     assert planner.last is not None and planner.last.shape == (HORIZON, 2)
 
 
+@pytest.mark.slow
 def test_the_goal_comes_nearer_and_is_reached_on_time_in_spite_of_disturbances():
     generator = torch.Generator().manual_seed(0)
     planner = Planner(bridge(planning.effort(10.0)))
@@ -110,6 +115,7 @@ def test_the_goal_comes_nearer_and_is_reached_on_time_in_spite_of_disturbances()
         planner.step([1.5, 0.0])
 
 
+@pytest.mark.slow
 def test_a_zone_that_was_passed_still_counts_after_a_new_search():
     shop, wet = planning.disc((-1.0, 0.2), 0.4), planning.disc((1.0, 0.1), 0.25, margin=0.05)
     planner = Planner(bridge(planning.effort(10.0), shop))
@@ -123,6 +129,7 @@ def test_a_zone_that_was_passed_still_counts_after_a_new_search():
     assert distance_along(rest, (1.0, 0.1)) > 0.25
 
 
+@pytest.mark.slow
 def test_angles_turn_the_short_way():
     energy = walk(1)
     turning = TransitionEnergy(1, angles=(0,), kept=512).eval()
@@ -141,12 +148,14 @@ def test_angles_turn_the_short_way():
     assert 0.3 < (plan[-1] - plan[0]).item() < 1.0  # from 2.8 over pi, not back through 0
 
 
+@pytest.mark.slow
 def test_a_task_that_no_plan_fulfils_warns():
     wet = planning.disc((1.5, 0.0), 0.5)
     with pytest.warns(planning.PlanWarning, match="None of 1 searches"):
         Planner(bridge(~wet), retries=0).plan([-1.5, 1.0])
 
 
+@pytest.mark.slow
 def test_two_agents_keep_apart():
     lifted = [ce.over_time(walk(), HORIZON, axes=axes, size=4) for axes in ((0, 1), (2, 3))]
     task = lifted[0] & lifted[1] & planning.goal([1.5, 0.0, -1.5, 0.0], 0.05) & planning.apart((0, 1), (2, 3), 0.5) & planning.effort(10.0)
@@ -154,7 +163,7 @@ def test_two_agents_keep_apart():
     assert (plan[:, :2] - plan[:, 2:]).norm(dim=1).min() > 0.45
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_training_finds_the_density_of_moves_and_a_wall():
     generator = torch.Generator().manual_seed(0)
     states = 2 * torch.rand(40_000, 1, generator=generator) - 1

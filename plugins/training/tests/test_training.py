@@ -51,7 +51,6 @@ def same(one, other, **tolerance):
         torch.testing.assert_close(a, b, msg=name, **(tolerance or {"rtol": 0, "atol": 0}))
 
 
-@pytest.mark.slow
 def test_a_run_is_a_function_of_its_seed():
     same(train(network(0.5))[0], train(network(0.5))[0])
     assert not torch.equal(train(seed=1)[0][0].weight, train()[0][0].weight)

@@ -230,6 +230,7 @@ def alone():
     assert len(list(Path(f"/proc/{os.getppid()}/task").iterdir())) == 1
 
 
+@pytest.mark.full
 @needs_forkserver
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
 def test_a_child_is_forked_off_a_process_with_one_thread():
@@ -241,6 +242,7 @@ def sixty_steps(kind, out):
     Trainer(Net(), OBJECTIVES[kind](), DATA, out=out, **options).fit()
 
 
+@pytest.mark.full
 @needs_forkserver
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, kind):
@@ -280,6 +282,7 @@ def die_writing(moment, out):
     trainer(out).fit()
 
 
+@pytest.mark.slow
 @needs_forkserver
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
 def test_a_run_killed_while_it_writes_ends_with_the_same_bits(whole, tmp_path, moment):

@@ -27,6 +27,7 @@ def test_with_draws_of_the_model_the_gradient_is_that_of_the_likelihood():
     assert abs(by_precision - (of_data[1] - 0.5)) < 4 * math.sqrt(0.5 / rows)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("sampler", "options", "settings"),
     [
@@ -55,6 +56,7 @@ def test_training_finds_the_mean_and_the_variance_of_the_data(sampler, options, 
     assert abs(variance - x.var()) < 2 * 0.49 * math.sqrt(2 / rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"condition": "kind"}, {"persistent": False}, {"sampler": "mala"}], ids=str)
 def test_two_processes_give_the_gradients_of_one(settings):
     rows, labels = 10, torch.arange(10) % 3
@@ -192,6 +194,7 @@ def test_a_condition_of_numbers_binds_each_chain_to_its_row(kind):
         objective.loss(model, batch_of(x, spot=spot.where(spot > 0, torch.nan)))
 
 
+@pytest.mark.full
 def test_training_finds_how_points_follow_numbers():
     rows, model = 256, Line(0.0, 0.0)
     spot, noise = data(rows, 2, seed=1), data(rows, 1)

@@ -40,6 +40,7 @@ def refused(out, owner):
         run(out).fit()
 
 
+@pytest.mark.full
 @needs_forkserver
 def test_a_second_run_in_a_folder_is_refused(tmp_path):
     def here():
@@ -57,8 +58,8 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "log.csv"}
 
 
+@pytest.mark.full
 @needs_fork
-@pytest.mark.slow
 def test_a_kill_at_any_system_call_leaves_a_run_that_ends_with_the_same_bits(tmp_path):
     wanted = weights(run(tmp_path / "whole"))
     at = 0
@@ -76,6 +77,7 @@ def test_a_kill_at_any_system_call_leaves_a_run_that_ends_with_the_same_bits(tmp
     assert at > 15
 
 
+@pytest.mark.full
 @needs_fork
 def test_an_error_at_any_system_call_is_typed(tmp_path):
     at = 0

@@ -53,7 +53,6 @@ def test_the_state_of_a_monitor_survives_its_plain_data():
     assert again == state and again.alerts and again.skipped == 1
 
 
-@pytest.mark.slow
 def test_the_rate_is_lowered_until_the_limit(tmp_path):
     noted = Noted()
     with pytest.raises(TrainingDiverged, match=r"step 12 after 3 actions: the mean gap over the last 3 steps is 2") as caught:
@@ -123,6 +122,7 @@ def test_too_many_skipped_steps_in_a_row_raise_an_alert():
         trainer(Scripted({}, lambda step, seed: math.nan if step > 5 else None), Monitor("stop", nonfinite=3)).fit()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_around_its_rollback_ends_with_the_same_bits(tmp_path):
     def objective():
         first = []

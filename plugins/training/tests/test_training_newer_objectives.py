@@ -95,13 +95,13 @@ def check_gaussian(found, x, width):
     assert abs(variance - x.var()) < width * error * DEVIATION * math.sqrt(2)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_energy_discrepancy_learns_a_gaussian():
     x = gaussian_points()
     check_gaussian(learn(Bell(), EnergyDiscrepancy(1.0, particles=32), x, steps=300), x, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_energy_discrepancy_sees_the_weights_of_modes_that_its_noise_connects():
     """Seven of ten points are at 2. Noise of variance 4 reaches from one mode to the other; noise of variance .01 leaves the gradient 0."""
     x = 0.5 * data(ROWS, 1) + torch.where(torch.arange(ROWS)[:, None] % 10 < 7, 2.0, -2.0)
@@ -112,7 +112,7 @@ def test_energy_discrepancy_sees_the_weights_of_modes_that_its_noise_connects():
     assert abs(blind) < 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_noise_contrast_learns_a_gaussian_with_its_level():
     """The level is that of -log p, so that the log normalizer is 0."""
     x = gaussian_points()
@@ -131,7 +131,7 @@ def test_noise_contrast_is_least_and_stationary_at_the_truth():
         assert abs(gradient) < 5 / math.sqrt(rows)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_flow_fits_what_no_gaussian_fits_and_its_draws_follow_its_density():
     angle = 2 * math.pi * torch.rand(2000, generator=torch.Generator().manual_seed(0))
     ring = torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * data(2000, 2).float()
@@ -148,7 +148,7 @@ def test_a_flow_fits_what_no_gaussian_fits_and_its_draws_follow_its_density():
     assert abs(share - inside) < 4 * 0.5 / math.sqrt(4000) + 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_noise_contrast_with_a_flow_learns_a_gaussian():
     x = gaussian_points().expand(-1, 2) + data(ROWS, 2, seed=1)
     flow = FlowNoise.fit(x, layers=2, hidden=16, steps=100)
@@ -168,7 +168,7 @@ def test_noise_contrast_with_a_flow_learns_a_gaussian():
     assert (precision.inverse() - torch.cov(x.T)).abs().max() < 4 * 1.4 * math.sqrt(2 / ROWS) * 1.5
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_recovery_likelihood_learns_a_gaussian_at_all_levels():
     """The step is exact for the Gaussian of the noisier point, so that a few large steps suffice."""
     x = gaussian_points()
@@ -176,14 +176,14 @@ def test_recovery_likelihood_learns_a_gaussian_at_all_levels():
     check_gaussian(learn(NoisyBell(), objective, x, steps=200, rate=0.05), x, 4)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_energy_matching_without_flow_is_contrastive_divergence_with_its_own_chains():
     x = gaussian_points()
     objective = EnergyMatching(temperature=1.0, warm_up=0, flow=0.0, steps=60, step_size=0.03, coupling=1)
     check_gaussian(learn(Bell(), objective, x, steps=200, rate=0.05), x, 5)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_energy_matching_learns_the_flow_to_a_moved_normal():
     """Optimal transport from N(0, I) to N(m, I) is the move by m: the potential is linear, with the slope -m over the temperature."""
     move, temperature = torch.tensor([1.5, -0.5], dtype=torch.float64), 0.5

@@ -133,13 +133,14 @@ def trained(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @needs_forkserver
 @pytest.mark.parametrize("kind", ["cd", "dsm"])
 def test_two_processes_train_the_weights_of_one(trained, kind):
     equal(trained / f"one {kind}", trained / f"two {kind}")
 
 
+@pytest.mark.full
 @needs_forkserver
 def test_chains_of_all_processes_are_in_one_checkpoint(trained):
     one, two = (last(trained / name)["objective.slots"] for name in ("one cd", "two cd"))
@@ -147,6 +148,7 @@ def test_chains_of_all_processes_are_in_one_checkpoint(trained):
     torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
 
 
+@pytest.mark.full
 @needs_forkserver
 def test_only_the_first_writes(trained):
     names = [path.name for path in (trained / "two cd" / "checkpoints").iterdir()]
@@ -162,6 +164,7 @@ def train_in_parts(accumulate, out):
     Trainer(ce.as_energy(net), objective, DATA, out=out, **options).fit()
 
 
+@pytest.mark.slow
 @needs_forkserver
 def test_gradients_of_parts_are_summed_before_they_are_averaged(tmp_path):
     run(tmp_path, 1, train_in_parts, 1, tmp_path / "whole")
@@ -174,6 +177,7 @@ def stray(out):
     assert report.skipped == 1 and [(alert.step, alert.cause) for alert in report.alerts] == [(13, "gap")]
 
 
+@pytest.mark.slow
 @needs_forkserver
 def test_processes_skip_and_roll_back_together(tmp_path):
     run(tmp_path, 1, stray, tmp_path / "one")
@@ -181,6 +185,7 @@ def test_processes_skip_and_roll_back_together(tmp_path):
     equal(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.full
 @needs_forkserver
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_run_of_two_processes_resumes_with_another_number(trained, tmp_path, size):
@@ -196,6 +201,7 @@ def wait_while(sign):
         time.sleep(0.01)
 
 
+@pytest.mark.full
 @needs_forkserver
 def test_a_lost_process_is_reported_and_the_run_resumes(trained, tmp_path):
     """Kills the second process while the first waits at step 7; then the same call resumes."""
@@ -220,6 +226,7 @@ def refuse(trained):
             train(trained / out, width=width)
 
 
+@pytest.mark.full
 @needs_forkserver
 def test_an_error_in_the_first_process_is_raised_in_all(trained):
     (trained / "damaged" / "checkpoints").mkdir(parents=True)

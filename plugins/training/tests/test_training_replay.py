@@ -50,7 +50,7 @@ def test_what_is_written_is_drawn_again_and_nothing_else_changes():
         assert torch.equal(buffer.state()["slots"], expected)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_each_slot_of_a_lane_is_drawn_as_often():
     buffer, steps = ReplayBuffer(17, context(5), numbered, fresh=0.0), 6000
     counts = torch.zeros(17)

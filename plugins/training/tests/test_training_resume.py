@@ -88,7 +88,7 @@ OBJECTIVES = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("before", "after", "message"), OBJECTIVES)
 def test_other_settings_of_the_objective_are_refused(tmp_path, before, after, message):
     with pytest.raises(Stop):

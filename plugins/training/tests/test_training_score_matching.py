@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +36,7 @@ def test_denoising_is_least_at_the_density_of_the_data():
         assert DenoisingScoreMatching(low, high).loss(wrong, batch_of(mean + math.sqrt(variance) * data(rows, 1))).value > loss.value
 
 
+@pytest.mark.slow
 def test_denoising_learns_the_score_of_gaussian_data():
     rows, model = 2000, NoisyBell(0.0, 2.0)
     x = 1.2 + 0.6 * data(rows, 1)

@@ -20,6 +20,7 @@ class TestToml:
         max_leaves=20,
     )
 
+    @pytest.mark.slow
     @given(st.dictionaries(st.text(), PLAIN, max_size=4))
     def test_plain_data_survives_writing_and_reading(self, data):
         read = read_toml(to_toml(data), "here")

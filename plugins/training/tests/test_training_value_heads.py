@@ -52,7 +52,6 @@ class Posterior(nn.Module):
         return torch.cat([self.gain * mean, ((noise / (SLOPE**2 + noise)).sqrt() * self.width).log().expand_as(x)], 1)
 
 
-@pytest.mark.slow
 def test_heads_become_the_posterior_of_a_linear_gaussian():
     r"""With $x = a v + s \eta$ and a level $\sigma$, $v$ given $x$ has mean $a x / (a^2 + s^2 + \sigma^2)$."""
     sigma, rows = 0.7, 20_000
@@ -164,7 +163,7 @@ class Around(ce.Energy):
         return (x - self.slope * y).square().sum(1) / (2 * (SPREAD**2 + level**2))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("numbers", [1, 2])
 @pytest.mark.parametrize(
     "objective",

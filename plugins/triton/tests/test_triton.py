@@ -15,7 +15,7 @@ triton = pytest.importorskip("triton", reason="Triton runs on Linux")
 HERE = Path(__file__).parent
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_kernel_agrees_with_the_reference_under_the_interpreter():
     """Triton settles when it is imported whether it interprets, so the tests of `interpreted.py` have a process of their own."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", str(HERE / "interpreted.py")]
@@ -47,7 +47,7 @@ def _compiled(capability, dtype, rows, quads, gradients, momentum, types=None):
     return triton.compile(source, target=GPUTarget("cuda", capability, 32))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
     ("dtype", "rows", "quads", "gradients", "momentum"),
@@ -77,7 +77,7 @@ def test_triton_that_is_too_old_is_reported(monkeypatch):
     assert TritonKernel().available() == (False, "Triton 3.2.0 is too old: 3.3 passes tuples to kernels")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("rows", "size"), [("constexpr", "i32"), ("i32", "constexpr"), ("i64", "i64")])
 def test_it_compiles_for_one_chain_one_number_and_more_than_an_int32_holds(rows, size, tmp_path, monkeypatch):
     """Triton makes a constant of a number that is one, and an int64 of a large one."""
@@ -91,7 +91,7 @@ def test_without_triton_it_says_how_to_get_it(monkeypatch):
     assert TritonKernel().available() == (False, "Triton is not installed: `pip install composable-energy[triton]`")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_importing_the_plugin_does_not_import_triton():
     code = "import sys, composable_energy_triton; assert not {'triton', 'composable_energy_triton.step'} & sys.modules.keys()"
     path = os.pathsep.join(part for part in sys.path if part)

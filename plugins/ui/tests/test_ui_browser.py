@@ -9,7 +9,7 @@ from composable_energy_ui import Playground
 from docs.scripts.browser import Browser, find_chromium
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.full,
     pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium: apt install chromium"),
     pytest.mark.skipif(
         importlib.util.find_spec("websockets") is None, reason="the browser is driven by websockets: pip install websockets"

@@ -125,6 +125,7 @@ def at():
         yield
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("at")
 @pytest.mark.parametrize(
     "fields",
@@ -146,6 +147,7 @@ def test_the_command_line_and_python_draw_the_same_points(fields, tmp_path, monk
     assert np.array_equal(names["samples"].numpy(), points)
 
 
+@pytest.mark.slow
 def test_a_network_with_random_weights_is_sampled_on_request_only():
     with pytest.raises(OptionError, match=r'not trained.* or check "Untrained networks" to sample this one'):
         carry_out(Order("igebm-mnist"))
@@ -153,6 +155,7 @@ def test_a_network_with_random_weights_is_sampled_on_request_only():
     assert "--untrained" in result["command"]
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("at")
 def test_conditions_are_reported_and_must_have_values():
     events = []
@@ -165,6 +168,7 @@ def test_conditions_are_reported_and_must_have_values():
     assert np.allclose(points.mean(0), (-3, 4), atol=0.5)
 
 
+@pytest.mark.slow
 def test_tuning_is_reported_before_steps():
     events = []
     draw([order("bar", sampler="hmc")], None, (0.0, 1.0), events.append)
@@ -175,7 +179,7 @@ def test_tuning_is_reported_before_steps():
     assert {event["total"] for event in events if event["kind"] == "progress"} == {20}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_python_draws_the_same_edited_faces():
     first = Order("male & ~smiling", n=2, steps=10)
     points, result = carry_out(first)
@@ -190,6 +194,7 @@ def test_python_draws_the_same_edited_faces():
     torch.testing.assert_close(names["samples"], shown, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_result_has_terms_shares_traces_and_statistics():
     _, result = carry_out(order("ring | bar", n=6, steps=30))
     assert [row["text"] for row in result["terms"]] == ["ring | bar", "ring", "bar"]
@@ -200,6 +205,7 @@ def test_a_result_has_terms_shares_traces_and_statistics():
     assert any("calibrate" in text for text in result["warnings"])
 
 
+@pytest.mark.slow
 def test_an_event_has_probabilities_and_a_density_has_none():
     _, result = carry_out(order("ring & right"))
     assert [(row["text"], row["probability"] is not None) for row in result["terms"]] == [

@@ -11,7 +11,6 @@ from composable_energy.testing import SkipCheck, energy_checks
 MEMBERS = ce.get_family("plane").members()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plane", *(f"plane/{member}" for member in MEMBERS)])
 def test_an_energy_of_the_plane_keeps_the_contract(name):
     points = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
@@ -27,6 +26,7 @@ def test_regions_share_one_base_and_follow_the_laws_of_events():
     torch.testing.assert_close((~(right & near))(points), (~right | ~near)(points))
 
 
+@pytest.mark.full
 def test_draws_of_half_a_ring_lie_on_it():
     draws = (ce.load("plane/ring") & ~ce.load("plane/right")).sample(200, seed=0, steps=60)
     assert (draws.norm(dim=1) - 1.8).abs().mean() < 0.3

@@ -15,7 +15,7 @@ from composable_energy.errors import FileFormatError
 from composable_energy_cli import main
 from composable_energy_ui import Limits, Playground
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 ORDER = {"expression": "ring & ~right", "family": "plane", "n": 8, "steps": 20, "sampler": "mala"}
 LONG = {**ORDER, "sampler": "langevin", "n": 64, "steps": 2000, "expression": "spots & moons & ring & near & stripes"}

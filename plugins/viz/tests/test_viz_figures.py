@@ -50,7 +50,7 @@ class TestShow:
         (dots,) = axes_of(ce.viz.show(plane(), points)).collections
         torch.testing.assert_close(torch.as_tensor(dots.get_offsets()).double(), points[~points.isnan().any(1)].double())
 
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_without_points_it_draws_some_with_the_seed(self):
         energy = ce.as_energy(lambda x: x.square().sum(1), name="bowl")
         (one,), (same,), (other,) = (axes_of(ce.viz.show(energy, draws=60, seed=s)).collections for s in (0, 0, 1))
@@ -201,12 +201,14 @@ class TestFigures:
         assert ce.viz.trace(run(plane()), ax=right) is figure
         assert len(left.images) == 1 and len(right.lines) > 1
 
+    @pytest.mark.full
     @pytest.mark.parametrize("name", ["a.png", "b.svg", "c.pdf"])
     def test_files_are_written(self, tmp_path, name):
         ce.viz.show(line(), draws=0, window=(-3, 3), path=str(tmp_path / name))
         heads = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
         assert (tmp_path / name).read_bytes().startswith(heads[name[-3:]])
 
+    @pytest.mark.slow
     def test_notebooks_show_what_is_returned_and_pyplot_is_not_touched(self):
         before = "matplotlib.pyplot" in sys.modules
         figure = ce.viz.show(line(), draws=0, window=(-3, 3))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy_cli.pictures import read_points
 from composable_energy_viz import PictureWarning
+from tests.processes import needs_forkserver, run_code
 
 
 def steps(n: int, channels: int = 3, size: int = 8) -> torch.Tensor:
@@ -130,14 +129,13 @@ class TestFiles:
         assert len(read_points(tmp_path / "sheet.png", [(3, 8, 8)], (0.0, 1.0))) == 1
 
 
-@pytest.mark.slow
-def test_grids_need_no_matplotlib_and_figures_name_the_extra():
+@needs_forkserver
+def test_grids_need_no_matplotlib_and_figures_name_the_extra(tmp_path):
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
         "import torch, composable_energy as ce\n"
         "ce.viz.grid(torch.rand(2, 3, 8, 8))\n"
         "ce.viz.show(lambda x: x.square().sum(1), window=(-1, 1), draws=0)\n"
     )
-    path = ":".join(part for part in sys.path if part)
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True)
+    done = run_code(code, tmp_path)
     assert re.search(r"ExtraNotInstalled: .*pip install 'composable-energy\[viz\]'", done.stderr)

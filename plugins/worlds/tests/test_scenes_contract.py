@@ -19,7 +19,7 @@ def codes():
     return torch.randn(6, 48, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["scenes", "scenes/color=red", "scenes/left", "scenes/large"])
 def test_scene_energies_keep_the_contract(name, codes):
     for check in energy_checks(ce.get_energy(name), codes):
@@ -27,7 +27,7 @@ def test_scene_energies_keep_the_contract(name, codes):
             check()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("make", [lambda c: c.of_color("red"), lambda c: c.of_position((0.2, -0.4)), lambda c: c.size(0.5)])
 def test_energies_under_conditions_keep_the_contract(make, codes):
     for check in energy_checks(make(load_concepts()), codes):
@@ -44,7 +44,7 @@ def test_the_family_lists_its_members_and_shares_their_base():
         family.load("middle")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_expression_by_name_means_what_it_says():
     """Thirty-two pictures of a shortened draw: three standard errors below what full draws reach."""
     energy = ce.get_energy("scenes/left") & ~ce.get_energy("scenes/color=red") & ce.get_energy("scenes/small")

@@ -84,6 +84,7 @@ class TestPatches:
         with pytest.raises(ShapeError, match="64, 64"):
             PatchCoder().encode(torch.rand(1, 3, 32, 32))
 
+    @pytest.mark.slow
     def test_the_base_keeps_the_contract(self, base, codes):
         for check in energy_checks(base, codes):
             with contextlib.suppress(SkipCheck):
@@ -248,7 +249,7 @@ def made(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_command_makes_all_weights_and_the_energies_read_them(made):
     first = {path.stem: path.read_bytes() for path in (made / "weights").glob("*.safetensors")}
     assert first.keys() == {"coder", "base", "place", "detector"}

@@ -51,7 +51,6 @@ def test_the_bounded_complement_ends_where_the_energy_is_high():
     assert slope(paper_not(energy, 0.1), 5.0) == pytest.approx(-0.5)
 
 
-@pytest.mark.slow
 def test_not_of_the_classifier_that_energies_make_is_exact():
     """Two unit Gaussians at -2 and 2: the probability of the left one is sigmoid(-4 x s)."""
     spots = torch.tensor([-2.0, 2.0], dtype=torch.float64)
@@ -73,6 +72,7 @@ def test_every_row_of_the_table_has_an_expression():
     assert float(rows["(position1 & color1) | (position2 & color2)"](x)) == pytest.approx(18 - math.log(2))
 
 
+@pytest.mark.slow
 def test_weights_keep_energies(tmp_path):
     networks = {concept: paper_energies.network(concept) for concept in paper_energies.CONCEPTS}
     for concept, network in networks.items():
@@ -83,7 +83,7 @@ def test_weights_keep_energies(tmp_path):
         torch.testing.assert_close(energy(x, y=y[concept]), networks[concept].eval()(x, y=y[concept]), rtol=0.01, atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_training_goes_on(tmp_path, monkeypatch):
     for name, value in {"EACH": 16, "K": 1, "BATCH": 4, "BUFFER": 8}.items():
         monkeypatch.setattr(paper_energies, name, value)

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.processes import needs_forkserver, run_code
+
 DRAW = """
 import sys
 import numpy as np
@@ -48,12 +50,17 @@ def python(code: str, folder: Path, **variables: str) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=folder, env={**known, "PYTHONPATH": path, **variables}, capture_output=True, text=True, timeout=300)
 
 
+def forked(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The same in a process that is forked off one with torch imported, and without MuJoCo."""
+    return run_code(code, folder, **{"MUJOCO_GL": None, "PYOPENGL_PLATFORM": None, **variables})
+
+
 def needs_mujoco() -> None:
     if importlib.util.find_spec("mujoco") is None:  # without importing it: what draws is chosen by who does
         pytest.skip("MuJoCo is not installed: pip install 'composable-energy-worlds[mujoco]'")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_egl_and_osmesa_draw_the_same(tmp_path):
     needs_mujoco()
     for backend in ("egl", "osmesa"):
@@ -71,16 +78,18 @@ def test_egl_and_osmesa_draw_the_same(tmp_path):
                     np.testing.assert_array_equal(one[array], other[array])
 
 
-@pytest.mark.slow
+@needs_forkserver
+@pytest.mark.full
 def test_osmesa_is_taken_where_egl_is_missing(tmp_path):
     needs_mujoco()
-    done = python(HIDE.format(hidden={"EGL"}) + ONE, tmp_path)
+    done = forked(HIDE.format(hidden={"EGL"}) + ONE, tmp_path)
     if done.stdout.startswith("ExtraNotInstalled No backend"):
         pytest.skip("OSMesa is not installed")
     assert (done.stdout, done.stderr) == ("(2, 3, 64, 64) osmesa\n", "")
 
 
-@pytest.mark.slow
+@pytest.mark.full
+@needs_forkserver
 @pytest.mark.skipif(sys.platform != "linux", reason="MuJoCo draws by itself on other systems")
 @pytest.mark.parametrize(
     ("before", "variables", "message"),
@@ -94,18 +103,20 @@ def test_osmesa_is_taken_where_egl_is_missing(tmp_path):
 )
 def test_the_error_names_the_packages(tmp_path, before, variables, message):
     needs_mujoco()
-    told = python(before + ONE, tmp_path, **variables).stdout
+    told = forked(before + ONE, tmp_path, **variables).stdout
     assert told.startswith(message), told
     assert "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri" in told and "apt-get install libosmesa6" in told
 
 
 @pytest.mark.slow
+@needs_forkserver
 def test_the_error_names_the_extra(tmp_path):
-    told = python("import sys\nsys.modules['mujoco'] = None\nimport os\nos.environ['MUJOCO_GL'] = 'egl'\n" + ONE, tmp_path).stdout
+    told = forked("import sys\nsys.modules['mujoco'] = None\nimport os\nos.environ['MUJOCO_GL'] = 'egl'\n" + ONE, tmp_path).stdout
     assert told.startswith("ExtraNotInstalled This world needs MuJoCo: `pip install 'composable-energy-worlds[mujoco]'`."), told
 
 
 @pytest.mark.slow
+@needs_forkserver
 def test_labels_and_flat_worlds_need_nothing_that_draws(tmp_path):
     code = """
 import sys
@@ -116,5 +127,5 @@ for name in ("one-object", "objects", "room"):
 for name in ("sprites", "colored-sprites", "tetris"):
     assert len(ce.get_world(name).draw(2, masks=True)) == 2
 """
-    done = python(code, tmp_path)
+    done = forked(code, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

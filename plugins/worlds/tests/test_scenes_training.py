@@ -28,7 +28,7 @@ def made(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_command_makes_all_weights_and_finds_them_done(made, monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
     train_in_float32(monkeypatch, network_trainer)
@@ -41,7 +41,7 @@ def test_the_command_makes_all_weights_and_finds_them_done(made, monkeypatch, tm
     assert {path.stem: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == first
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_concepts_share_a_base_and_sample(made):
     concepts = Concepts(made / "weights")
     asked = concepts.position.near((0.5, 0.5), 0.2) & ~concepts.color("red") & concepts.shape("box", "sphere") & concepts.size(0.5)
@@ -50,7 +50,7 @@ def test_concepts_share_a_base_and_sample(made):
     assert images.shape == (2, 3, 64, 64) and load_judge(made / "weights")(images).shape == (2, 16)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_conditional_energy_begins_as_the_base_and_ends_as_another(made):
     concepts = Concepts(made / "weights")
     codes = torch.randn(5, 48)
@@ -66,6 +66,7 @@ def test_a_conditional_energy_begins_as_the_base_and_ends_as_another(made):
             concepts.of_color()(codes, y=none)
 
 
+@pytest.mark.full
 def test_what_does_not_exist_is_reported(made, tmp_path):
     concepts = Concepts(made / "weights")
     with pytest.raises(ValueError, match="no color 'pink'; known are red"):

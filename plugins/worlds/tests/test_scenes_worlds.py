@@ -44,7 +44,7 @@ def drawn(name: str) -> Scenes:
     return world(name).draw(24, seed=5, masks=True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", WORLDS)
 def test_a_picture_is_a_function_of_seed_and_index(name):
     some = world(name).draw(3, seed=5, start=9, masks=True)
@@ -56,7 +56,7 @@ def test_a_picture_is_a_function_of_seed_and_index(name):
     assert not np.array_equal(world(name).draw(3, seed=6).images, drawn(name).images[:3])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", WORLDS)
 def test_nothing_of_a_picture_stays_for_the_next(name):
     order = np.random.default_rng(0).permutation(24)
@@ -65,6 +65,7 @@ def test_nothing_of_a_picture_stays_for_the_next(name):
     np.testing.assert_array_equal(again.masks, drawn(name).masks[order])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", WORLDS)
 def test_pictures_labels_and_masks_have_the_shapes_that_the_world_says(name):
     made, scenes = world(name), drawn(name)
@@ -80,6 +81,7 @@ def test_pictures_labels_and_masks_have_the_shapes_that_the_world_says(name):
     assert made.draw(1).masks is None
 
 
+@pytest.mark.slow
 def test_labels_are_spread_over_their_ranges():
     one, many = OneObject().labels(2_000, seed=1), Objects().labels(200, seed=1)
     for values, least, most in ((one["position"], -1, 1), (one["size"], 0.3, 0.7), (one["light"], -1, 1), (one["floor"], 0.3, 0.44)):
@@ -126,6 +128,7 @@ class TestSolids:
         area = np.pi * focal**2 * half**2 * np.sqrt(x**2 + y**2 + z**2 - half**2) / (z**2 - half**2) ** 1.5
         np.testing.assert_allclose((masks > 0).sum((1, 2)), area, rtol=0.03, atol=4)
 
+    @pytest.mark.slow
     def test_what_labels_count_is_what_masks_show(self):
         scenes = world("objects").draw(60, seed=8, masks=True)
         assert scenes.masks is not None

@@ -39,7 +39,6 @@ def test_each_face_gets_a_class_that_it_has():
             assert chosen.any() and (values[name][chosen] == present).all()
 
 
-@pytest.mark.slow
 def test_the_judge_of_small_faces_is_right_on_drawn_faces():
     faces = draw(200, seed=3)
     verdict = judge_small(shrink(faces.images))
@@ -47,7 +46,7 @@ def test_the_judge_of_small_faces_is_right_on_drawn_faces():
     assert (verdict.hair == faces.hair).float().mean() > 0.98
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @with_diffusers
 def test_expressions_over_the_shipped_pipeline_are_obeyed():
     files = [path for path in PIPELINE.rglob("*") if path.is_file()]
@@ -59,7 +58,7 @@ def test_expressions_over_the_shipped_pipeline_are_obeyed():
     assert (verdict["male"] & ~verdict["smiling"]).float().mean() > 0.7
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @with_diffusers
 def test_the_pipeline_is_trained_and_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr("composable_energy_faces.data.PART", 64)
