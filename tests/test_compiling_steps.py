@@ -24,6 +24,7 @@ class Counted(Sampler):
     """Langevin steps that count how often they are called, and may look at a number."""
 
     looks: bool = False
+    scale: float = 0.3
     calls: ClassVar[list[int]] = []
 
     def init(self, energy, x, noise):
@@ -31,7 +32,7 @@ class Counted(Sampler):
 
     def step(self, energy, state, noise):
         self.calls.append(1)
-        x = noise.add_normal_(state.x - 0.05 * state.grad, 0.3)
+        x = noise.add_normal_(state.x - 0.05 * state.grad, self.scale)
         if self.looks and x.max().item() > 1e6:
             raise ValueError
         return State(x, *energy.with_gradient(x)), Info(scalars={"height": x.sum(1), "length": 0.3})
@@ -120,3 +121,13 @@ def test_a_changed_energy_is_compiled_again():
     energy.edge = 0.2
     with pytest.raises(ce.errors.SamplingDiverged):
         energy.sample((20, 3), sampler=Langevin(0.05), compile=True, **CALL)
+
+
+def test_the_fourth_sampler_takes_single_steps():
+    energy, counts = compiled(PAIR), []
+    for scale in (0.1, 0.2, 0.3, 0.4):
+        Counted.calls.clear()
+        sampler = Counted(scale=scale)
+        torch.testing.assert_close(energy.sample((20, 3), sampler=sampler, **CALL), PAIR.sample((20, 3), sampler=sampler, **CALL))
+        counts.append(len(Counted.calls) - 21)
+    assert counts == [9, 9, 9, 21]

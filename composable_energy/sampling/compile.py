@@ -46,7 +46,7 @@ from composable_energy.twins import twin
 
 __all__ = ["CompiledEnergy", "compiled", "compiled_twin"]
 
-_MAX_SHAPES = 8  # of batches; a call has two or three: pilot chains, a chunk, the last chunk
+_MAX_SHAPES, _MAX_SAMPLERS = 8, 3  # a call has two or three shapes of batches, and who tries many step sizes shall not wait for each
 T = TypeVar("T")
 _TRACING = threading.RLock()  # tracing changes functions of torch for all threads
 
@@ -143,16 +143,18 @@ class CompiledEnergy(EnergyWrapper):
         return tuple(graph.traced for graph in self._graphs.by_inputs.values() if graph.traced is not None)
 
     def compiled_steps(self, key: Hashable, x: Tensor, most: int, make: Callable[[Energy], T]) -> T | None:
-        """Returns compiled steps by a key, made from a twin at the first time and after a change of the energy.
+        """Returns compiled steps by a key, such as the sampler, made from a twin at the first time and after a change of the energy.
 
-        None if the energy needs conditions, or has more than `most` operations for points such as `x`.
+        None if the energy needs conditions, has more than `most` operations for points such as `x`, or has steps of three other keys.
         """
         graph = None if self.energy.required_conditions else self._graph(x, {}).traced
         if graph is None or len(graph.graph.nodes) > most:
             return None
         with _TRACING:
             kept = self._graphs.steps
-            return kept[key] if key in kept else kept.setdefault(key, make(_isolated(self.energy)))
+            if key not in kept and len(kept) < _MAX_SAMPLERS:
+                kept[key] = make(_isolated(self.energy))
+            return kept.get(key)
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         if not (torch.is_grad_enabled() and x.requires_grad) or self._learns(conditions):
@@ -164,9 +166,7 @@ class CompiledEnergy(EnergyWrapper):
             return self.energy.with_gradient(x, **conditions)
         known = self._tensors(x, conditions) if conditions else {}
         function = self._graph(x, known).function
-        if function is None:
-            return self.energy.with_gradient(x, **known)
-        return run(function, (x.detach(), *known.values()))
+        return self.energy.with_gradient(x, **known) if function is None else run(function, (x.detach(), *known.values()))
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return self.energy.evidence(x, **conditions) if self.bases else self(x, **conditions)
