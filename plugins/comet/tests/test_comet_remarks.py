@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy_comet.quadratic import joint_minimum
+from composable_energy_comet.targets import joint_minimum
 
 COMPONENTS, PIXELS = 3, 12
 
 
 class Masked(ce.Energy):
     """A component as an energy: it has a color at the pixels of its mask, and does not mind the others."""
+
+    mask: Tensor
+    color: Tensor
 
     def __init__(self, mask: Tensor, color: Tensor) -> None:
         super().__init__()
