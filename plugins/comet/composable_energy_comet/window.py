@@ -20,6 +20,7 @@ __all__ = ["WindowEnergy"]
 _CELLS = 4  # height and width of the painter's first grid
 _OUTSIDE = 10.0  # log weights outside the window are minus this
 _LEAST_REACH = 1e-3
+_FAR = 4.0  # windows are from -1 to 1
 
 
 class WindowEnergy(TargetEnergy):
@@ -47,6 +48,8 @@ class WindowEnergy(TargetEnergy):
         al., 2015), https://arxiv.org/abs/1506.02025.
     """
 
+    cover: Tensor
+
     def __init__(
         self,
         size: int = 64,
@@ -70,18 +73,19 @@ class WindowEnergy(TargetEnergy):
         self.grow = nn.Sequential(*(layer for one in growing for layer in (one, nn.SiLU())))
         self.paint = nn.Conv2d(widths[-1], channels + 1, 3, 1, 1)
         self.tint = nn.Linear(latent, channels * ground**2)
+        cover = F.interpolate(torch.eye(ground)[None], size, mode="linear", align_corners=False)[0].T.contiguous()
+        self.register_buffer("cover", cover, persistent=False)  # interpolates colors of the ground to pixels
 
     def decode_targets(self, z: Tensor) -> tuple[Tensor, Tensor]:
         latent, pose = z.flatten(0, 1).split([self.latent, POSE], 1)
+        is_ground = (pose[:, 2] == 0).to(z)[:, None, None, None]
         h = F.silu(self.spread(latent)).unflatten(1, (-1, _CELLS, _CELLS))
         painted = self.paint(self.grow(h + F.silu(self.mix(h))))
         painted = torch.cat([painted[:, :-1], painted[:, -1:] + _OUTSIDE], 1)  # so that 0, around the window, is no weight
-        object_ = F.grid_sample(painted, self._window_places(pose), align_corners=False)
-        tint = self.tint(latent).unflatten(1, (self.channels, self.ground, self.ground))
-        whole = F.interpolate(tint, (self.size, self.size), mode="bilinear", align_corners=False)
-        is_ground = (pose[:, 2] == 0)[:, None, None, None]
-        pictures = torch.where(is_ground, whole, object_[:, :-1])
-        weights = torch.where(is_ground, torch.zeros_like(object_[:, -1:]), object_[:, -1:] - _OUTSIDE)
+        pasted = F.grid_sample(painted, self._window_places(pose) + _FAR * is_ground, align_corners=False)
+        tint = self.tint(latent).unflatten(1, (self.channels, self.ground, self.ground)) * is_ground
+        pictures = pasted[:, :-1] + self.cover @ tint @ self.cover.T
+        weights = pasted[:, -1:] - _OUTSIDE * (1 - is_ground)
         return pictures.unflatten(0, z.shape[:2]) + self.image, weights.unflatten(0, z.shape[:2])
 
     def config(self) -> dict[str, Any]:
