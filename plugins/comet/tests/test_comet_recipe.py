@@ -123,6 +123,14 @@ def test_the_script_makes_a_model(tmp_path, capsys):
     assert load_comet(tmp_path / "comet").energy.name == "comet-conv"
 
 
+@pytest.mark.slow
+def test_the_script_makes_a_model_of_objects(tmp_path):
+    main(["--model", "objects", "--out", str(tmp_path), "--steps", "4", "--count", "20"])
+    comet, report = load_comet(tmp_path / "comet"), json.loads((tmp_path / "report.json").read_text())
+    assert comet.energy.name == "comet-window" and comet.components == 5
+    assert {name: stage["steps"] for name, stage in report["stages"].items()} == {"quadratic": 2, "window": 2}
+
+
 def test_what_the_shipped_model_finds():
     """The masks of the model that comes with the package, on pictures that nothing was trained on, and far above quadrants (.78)."""
     from composable_energy_comet.metrics import adjusted_rand_index
