@@ -1,7 +1,7 @@
-r"""Trains the models that come with the package, reproducibly from seeds.
+r"""Trains the model `sprites`, which comes with the package, or one of larger objects, reproducibly from seeds.
 
     python -m composable_energy_comet.train [--model sprites] --out FOLDER [--steps 6000] [--install]
-    python -m composable_energy_comet.train --model objects --out FOLDER [--steps 3200] [--install]
+    python -m composable_energy_comet.train --model objects --out FOLDER [--steps 8000] [--install]
 
 `sprites`: 12,000 pictures of the world `colored-sprites`, averaged to 16 pixels, and the recipe `comet` without its quadratic stage, which
 sprites do not need. `objects`: 12,000 pictures of two to four solids of the world `objects` in 64 pixels, and the recipe `comet-window`;
@@ -35,7 +35,7 @@ OBJECTS: dict[str, Any] = {"size": 64, "count": (2, 4), "sizes": (0.16, 0.38)}
 _COUNT = 12_000
 # Options that sprites do not need: the quadratic stage, a fine grid, inhibition, bounded logits, smaller gradients.
 _SETTINGS = {"data.size": SIZE, "quadratic.steps": 0, "model.cells": 4, "model.inhibition": False, "model.cap": None, "training.clip": 1.0}
-_OBJECTS_SEED = 5  # the first of those whose scores are reported; settings were chosen on seed 0
+_OBJECTS_SEED = 5  # settings were chosen on seed 0
 
 
 def pictures(n: int, seed: int) -> Pictures:
