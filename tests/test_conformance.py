@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -31,9 +32,9 @@ def heads(name: str, **options: Any) -> Callable[[], None]:
     return lambda: check_encoder(lambda: ce.get_encoder(name, outputs=3, **options), points(5, 6))
 
 
-def comet(name: str, **expected: Any) -> Callable[[], None]:
+def comet(name: str, options: Mapping[str, int] = MappingProxyType({}), **expected: Any) -> Callable[[], None]:
     x = points(4, 3, 16, 16).sigmoid()
-    return lambda: check_encoder(lambda: ce.get_encoder(name, size=16, components=3).encoder, x, **expected)
+    return lambda: check_encoder(lambda: ce.get_encoder(name, size=16, components=3, **options).encoder, x, **expected)
 
 
 HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
@@ -55,6 +56,7 @@ HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
         "code-heads": heads("code-heads", code=6),
         "comet": comet("comet", expected_failures=LATER),
         "comet-global": comet("comet-global"),
+        "comet-window": comet("comet-window", {"window": 8, "seen": 16}),
         "latent-heads": heads("latent-heads", inputs=6),
     },
     "recipe": {
@@ -69,7 +71,7 @@ HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
 # Where the kit is applied to the others.
 ELSEWHERE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "energy": {
-        "comet/tests/test_comet_contract.py": ("comet-conv", "comet-quadratic"),
+        "comet/tests/test_comet_contract.py": ("comet-conv", "comet-quadratic", "comet-window"),
         "diffusion/tests/test_diffusion_energy.py": ("diffusion",),
         "diffusion/tests/test_diffusion_pipelines.py": ("diffusers",),
         "faces/tests/test_faces_contract.py": ("faces",),

@@ -59,6 +59,16 @@ def draw_terms(names):
     figure.savefig(IMG / "viz-terms.png", dpi=110)
 
 
+def draw_forces(names):
+    """Draws the forces of two energies of the plane, and those of COMET's parts."""
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+    ce.viz.forces(names["pull"], window=(-3, 3), ax=left)
+    parts, labels = names["comet"].decompose(names["x"]), names["names"]
+    ce.viz.forces(parts, names["start"], labels=labels, ax=right)
+    figure.savefig(IMG / "viz-forces.png", dpi=110)
+
+
 def draw_notebook(names, browser):
     """Draws the tables of a notebook on a light and a dark page."""
     either = names["male"] & ~ce.load("faces/smiling")
@@ -88,6 +98,7 @@ def main():
     ce.viz.grid(names["faces"], columns=4, path=IMG / "viz-grid.jpg")
     draw_plane(names)
     draw_terms(names)
+    draw_forces(names)
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         print("viz-notebook.png was not drawn: there is no Chromium.", file=sys.stderr)

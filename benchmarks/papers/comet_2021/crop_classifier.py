@@ -1,7 +1,7 @@
 r"""The classifier that evaluates recombined pictures: the shape and the color of an object at a place, or that there is none.
 
-It is a network of 15 x 15 crops, trained for 60 s on renders of seed 4, with rotations (except for tetris, where a rotated piece is another
-piece), blur and noise.
+It is a network of 15 x 15 crops, or of 31 x 31 crops of pictures of 64 pixels, trained for 60 s on renders of seed 4, with rotations
+(except for tetris, where a rotated piece is another piece), blur and noise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import composable_energy as ce
 from benchmarks.papers.comet_2021.training import Budget, fit
-from benchmarks.papers.comet_2021.worlds import WORLDS, average_pixels, majority_labels
+from benchmarks.papers.comet_2021.worlds import WORLDS, average_pixels, folder_of, majority_labels
 from composable_energy_image.data import render_to
 
 __all__ = ["HALF", "CropClassifier", "LabelledScenes", "centers", "classify", "crop", "load_classifier", "pad", "render_labelled"]
@@ -46,7 +46,7 @@ class LabelledScenes:
 def render_labelled(name: str, n: int, seed: int, data: Path) -> LabelledScenes:
     """Renders pictures of a world with masks and labels, or reads them; hidden objects have the label -1."""
     world, options, shrink = WORLDS[name]
-    scenes = render_to(data / f"{world}-{options['size']}-labelled-{seed}-{n}", ce.get_world(world, **options), n, seed, masks=True)
+    scenes = render_to(data / f"{folder_of(name)}-labelled-{seed}-{n}", ce.get_world(world, **options), n, seed, masks=True)
     masks = majority_labels(torch.from_numpy(np.array(scenes.masks)).long(), shrink)
     images = average_pixels(torch.from_numpy(np.array(scenes.images)).float() / 255, shrink)
     shape, color = (torch.from_numpy(np.array(scenes.labels[field])).long() for field in ("shape", "color"))
@@ -60,38 +60,47 @@ class CropClassifier(nn.Module):
     Args:
         shapes: Number of shapes.
         colors: Number of colors.
+        margin: $h$, the pixels on each side of the middle of a crop, 7 or 15.
     """
 
-    def __init__(self, shapes: int, colors: int) -> None:
+    def __init__(self, shapes: int, colors: int, margin: int = HALF) -> None:
         super().__init__()
-        self.shapes, self.colors = shapes, colors
+        self.shapes, self.colors, self.margin = shapes, colors, margin
         self.net = nn.Sequential(
-            *(nn.Conv2d(3, 32, 3, 1, 1), nn.SiLU(), nn.Conv2d(32, 48, 3, 2, 1), nn.SiLU(), nn.Conv2d(48, 64, 3, 2, 1), nn.SiLU()),
+            *(
+                nn.Conv2d(3, 32, 3, 1 if margin == HALF else 2, 1),
+                nn.SiLU(),
+                nn.Conv2d(32, 48, 3, 2, 1),
+                nn.SiLU(),
+                nn.Conv2d(48, 64, 3, 2, 1),
+                nn.SiLU(),
+            ),
             *(nn.Flatten(), nn.Linear(64 * 16, 128), nn.SiLU(), nn.Linear(128, shapes + 1 + colors)),
         )
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns logits of shapes and of colors for crops with shape $(B, 3, 15, 15)$."""
+        """Returns logits of shapes and of colors for crops with shape $(B, 3, 2 h + 1, 2 h + 1)$."""
         outputs = self.net(crops * 2 - 1)
         return outputs[:, : self.shapes + 1], outputs[:, self.shapes + 1 :]
 
 
-def crop(images: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-    """Returns squares around places of pictures, with shape $(P, 3, 15, 15)$.
+def crop(images: Tensor, rows: Tensor, places: Tensor, half: int = HALF) -> Tensor:
+    """Returns squares around places of pictures, with shape $(P, 3, 2 h + 1, 2 h + 1)$.
 
     Args:
         images: From `pad`.
         rows: Indices of the pictures, with shape $(P,)$.
         places: Rows and columns of the centers, integers with shape $(P, 2)$.
+        half: $h$, the pixels on each side of a center.
     """
-    around = torch.arange(2 * HALF + 1)
+    around = torch.arange(2 * half + 1)
     down, right = places[:, :1] + around, places[:, 1:] + around
     return images[rows[:, None, None], :, down[:, :, None], right[:, None]].permute(0, 3, 1, 2)
 
 
-def pad(images: Tensor) -> Tensor:
+def pad(images: Tensor, half: int = HALF) -> Tensor:
     """Returns pictures with repeated borders, so that there are crops around each pixel."""
-    return F.pad(images, (HALF,) * 4, mode="replicate")
+    return F.pad(images, (half,) * 4, mode="replicate")
 
 
 def centers(masks: Tensor) -> Tensor:
@@ -107,9 +116,12 @@ def load_classifier(world: str, seconds: float, parts: Path, data: Path) -> Crop
     if not path.exists():
         classifier = train_classifier(render_labelled(world, PICTURES, SEED, data), seconds, rotated=not world.startswith("tetris"))
         parts.mkdir(parents=True, exist_ok=True)
-        torch.save({"shapes": classifier.shapes, "colors": classifier.colors, "weights": classifier.state_dict()}, path)
+        torch.save(
+            {"shapes": classifier.shapes, "colors": classifier.colors, "margin": classifier.margin, "weights": classifier.state_dict()},
+            path,
+        )
     found = torch.load(path)
-    classifier = CropClassifier(found["shapes"], found["colors"])
+    classifier = CropClassifier(found["shapes"], found["colors"], found.get("margin", HALF))
     classifier.load_state_dict(found["weights"])
     return classifier.eval()
 
@@ -129,13 +141,14 @@ def train_classifier(scenes: LabelledScenes, seconds: float, rotated: bool) -> C
     near = F.max_pool2d((scenes.masks > 0).float()[:, None], 5, 1, 2)[:, 0] > 0
     free = ~near[rows, empty[:, 0], empty[:, 1]]
     torch.manual_seed(0)
-    classifier, images = CropClassifier(shapes, colors), pad(scenes.images)
+    half = HALF if scenes.images.shape[-1] <= 32 else 2 * HALF + 1
+    classifier, images = CropClassifier(shapes, colors, half), pad(scenes.images, half)
 
     def loss(batch: Tensor, step: int) -> Tensor:
         here = batch[: len(batch) * 3 // 4]
         moved = (places[here] + torch.randint(-1, 2, (len(here), 2))).clamp(0, scenes.masks.shape[-1] - 1)
         nothing = batch[len(here) :][free[batch[len(here) :]]]
-        x = crop(images, torch.cat([rows[here], rows[nothing]]), torch.cat([moved, empty[nothing]]))
+        x = crop(images, torch.cat([rows[here], rows[nothing]]), torch.cat([moved, empty[nothing]]), half)
         shape, color = classifier(_augment(x, rotated))
         truth = torch.cat([scenes.shape[rows[here], which[here]], torch.full((len(nothing),), shapes)])
         return F.cross_entropy(shape, truth) + F.cross_entropy(color[: len(here)], scenes.color[rows[here], which[here]])
@@ -159,6 +172,6 @@ def _augment(x: Tensor, rotated: bool) -> Tensor:
 @torch.no_grad()
 def classify(classifier: CropClassifier, images: Tensor, rows: Tensor, places: Tensor, shape: Tensor, color: Tensor) -> dict[str, float]:
     """Returns how often the classifier finds shapes, colors and both at places of pictures."""
-    shapes, colors = classifier(crop(pad(images), rows, places))
+    shapes, colors = classifier(crop(pad(images, classifier.margin), rows, places, classifier.margin))
     right, tone = shapes.argmax(1) == shape, (colors.argmax(1) == color) & (shapes.argmax(1) < classifier.shapes)
     return {name: float(found.float().mean()) for name, found in (("shape", right), ("color", tone), ("both", right & tone))}

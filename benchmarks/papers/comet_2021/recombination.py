@@ -28,7 +28,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.papers.comet_2021.crop_classifier import (
-    HALF,
     CropClassifier,
     LabelledScenes,
     centers,
@@ -128,9 +127,11 @@ def measure(comet: Comet, classifier: CropClassifier, scenes: LabelledScenes, pa
         }
     )
     rows.append({"pictures": "before", **classify(classifier, x, pairs.a, of_b, *wanted)})
-    free = (of_a - of_b).abs().amax(1) > HALF
+    free = (of_a - of_b).abs().amax(1) > classifier.margin
     with torch.no_grad():
-        nothing = classifier(crop(pad(mixed), each[free], of_a[free]))[0].argmax(1) == classifier.shapes
+        nothing = (
+            classifier(crop(pad(mixed, classifier.margin), each[free], of_a[free], classifier.margin))[0].argmax(1) == classifier.shapes
+        )
     rows.append({"pictures": "gone", "nothing": float(nothing.float().mean()), "of": int(free.sum())})
     return rows
 

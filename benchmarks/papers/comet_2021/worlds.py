@@ -20,7 +20,7 @@ import composable_energy as ce
 from benchmarks.papers.experiment import COMET
 from composable_energy_image.data import render_to
 
-__all__ = ["WORLDS", "Room", "Scenes", "average_pixels", "majority_labels", "render_objects", "render_room"]
+__all__ = ["WORLDS", "Room", "Scenes", "average_pixels", "folder_of", "majority_labels", "render_objects", "render_room"]
 
 SEEDS = {"train": 1, "validation": 2, "test": 3}
 
@@ -30,8 +30,13 @@ WORLDS: Mapping[str, tuple[str, dict[str, Any], int]] = {
     "tetris-16": ("tetris", {"size": 32, "cells": 8}, 2),
     "objects-16": ("objects", {"size": 64, "count": (2, 4), "sizes": (0.26, 0.38)}, 4),
     "objects-32": ("objects", {"size": 64, "count": (2, 4), "sizes": (0.26, 0.38)}, 2),
+    "objects-64": ("objects", {"size": 64, "count": (2, 4), "sizes": (0.26, 0.38)}, 1),
+    "solids-64": ("objects", {"size": 64, "count": (2, 4), "sizes": (0.16, 0.38)}, 1),
 }
 """Worlds with masks: name, options, and the side of the squares of pixels that are averaged. Objects are rendered at 64 pixels."""
+
+_FOLDERS = {"solids-64": "solids-64"}
+"""Folders of renders of worlds with options of their own; others are named by world and size."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,16 @@ def render_objects(name: str, n: int, split: str = "train", data: Path = COMET.c
         data: The folder of all renders.
     """
     world, options, shrink = WORLDS[name]
-    folder = data / f"{world}-{options['size']}-{split}-{n}"
+    folder = data / f"{folder_of(name)}-{split}-{n}"
     scenes = render_to(folder, ce.get_world(world, **options), n, SEEDS[split], masks=True)
     masks = torch.from_numpy(np.array(scenes.masks)).long()
     return Scenes(average_pixels(torch.from_numpy(np.array(scenes.images)).float() / 255, shrink), majority_labels(masks, shrink))
+
+
+def folder_of(name: str) -> str:
+    """Returns the beginning of the names of folders with renders of a world, which worlds that differ only in their pixels share."""
+    world, options, _ = WORLDS[name]
+    return _FOLDERS.get(name, f"{world}-{options['size']}")
 
 
 def average_pixels(images: Tensor, shrink: int) -> Tensor:

@@ -2,16 +2,19 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import composable_energy as ce
 from benchmarks.papers.comet_2021.baselines import Autoencoder, fit_principal_components
+from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, crop, pad
 from benchmarks.papers.comet_2021.factors import mean_and_error, summarize
 from benchmarks.papers.comet_2021.slots import SlotAttention
 from benchmarks.papers.comet_2021.swaps import Exchange, exchange, isolation, shares
 from benchmarks.papers.comet_2021.training import SLOW, Budget, fit
+from benchmarks.papers.comet_2021.window_objects import GAP, join_eight, separate_pairs
 from benchmarks.papers.comet_2021.worlds import majority_labels
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
@@ -153,3 +156,33 @@ def test_slots_are_a_set_whose_masks_share_each_pixel(size):
 def test_slots_exist_for_two_sizes():
     with pytest.raises(OptionError, match="16 or 32 pixels, got 64"):
         SlotAttention(3, 64)
+
+
+@pytest.mark.parametrize(("margin", "size"), [(7, 32), (15, 64)])
+def test_crops_of_both_sizes_are_classified(margin, size):
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    places = torch.tensor([[0, 0], [size // 2, size // 2]])
+    crops = crop(pad(images, margin), torch.tensor([0, 1]), places, margin)
+    middle = slice(size // 2 - margin, size // 2 + margin + 1)
+    assert torch.equal(crops[1], images[1, :, middle, middle])
+    assert torch.equal(crops[0, :, margin:, margin:], images[0, :, : margin + 1, : margin + 1])
+    shapes, colors = CropClassifier(3, 8, margin)(crops)
+    assert shapes.shape == (2, 4) and colors.shape == (2, 8)
+
+
+def test_the_objects_of_separate_pairs_do_not_touch():
+    labels = ce.get_world("objects", size=64, count=(4, 4), sizes=(0.16, 0.18)).draw(60, seed=0).labels
+    pairs = separate_pairs(labels, 10)
+    assert len(pairs) > 3 and pairs.unique().numel() == pairs.numel()
+    for a, b in pairs.tolist():
+        for i, j in np.ndindex(4, 4):
+            between = np.linalg.norm(labels["position"][a, i] - labels["position"][b, j])
+            assert between > labels["size"][a, i] + labels["size"][b, j] + GAP
+
+
+def test_eight_objects_and_the_ground_of_the_first_are_joined():
+    torch.manual_seed(0)
+    comet = ce.get_encoder("comet-window", size=16, window=8, seen=16, filters=16, encoder_filters=8).eval()
+    x, y = torch.rand(2, 2, 3, 16, 16)
+    z = torch.cat([comet.encode(x), comet.encode(y)[:, 1:]], 1)
+    torch.testing.assert_close(join_eight(comet, x, y), comet.decode(z))

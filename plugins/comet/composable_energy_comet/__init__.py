@@ -4,13 +4,16 @@ from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.component import ComponentEnergy
 from composable_energy_comet.conv import ConvEnergy
-from composable_energy_comet.factory import comet, comet_global, load_comet, save_comet
+from composable_energy_comet.factory import comet, comet_global, comet_window, load_comet, save_comet
+from composable_energy_comet.glimpse_encoder import GlimpseEncoder
 from composable_energy_comet.masks import component_scores, merge_components
 from composable_energy_comet.objective import Decomposition, charbonnier, squared_error
 from composable_energy_comet.parts import join_parts, recombine_parts
 from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.sampler import InnerDescent
+from composable_energy_comet.targets import TargetEnergy
 from composable_energy_comet.vector_encoder import VectorEncoder
+from composable_energy_comet.window import WindowEnergy
 
 __all__ = [
     "AttentionEncoder",
@@ -18,12 +21,16 @@ __all__ = [
     "ComponentEnergy",
     "ConvEnergy",
     "Decomposition",
+    "GlimpseEncoder",
     "InnerDescent",
     "QuadraticEnergy",
+    "TargetEnergy",
     "VectorEncoder",
+    "WindowEnergy",
     "charbonnier",
     "comet",
     "comet_global",
+    "comet_window",
     "component_scores",
     "join_parts",
     "load_comet",

@@ -135,6 +135,11 @@ class AttentionEncoder(nn.Module):
         }
 
     @property
+    def latent(self) -> int:
+        """The numbers in a component, without its pose."""
+        return self.tell.out_features
+
+    @property
     def numbers(self) -> int:
         """$D$, the numbers in a component, with its pose."""
         return self.tell.out_features + POSE * self.pose

@@ -14,9 +14,10 @@ from composable_energy.options import check_integer
 from composable_energy.sampling import Noise, twin
 from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.conv import ConvEnergy
+from composable_energy_comet.glimpse_encoder import GlimpseEncoder
 from composable_energy_comet.masks import component_scores, merge_components
 from composable_energy_comet.parts import decode_latents, recombine_parts
-from composable_energy_comet.quadratic import QuadraticEnergy
+from composable_energy_comet.targets import TargetEnergy
 from composable_energy_comet.vector_encoder import VectorEncoder
 
 __all__ = ["Comet"]
@@ -46,7 +47,7 @@ class Comet(nn.Module):
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042
     """
 
-    def __init__(self, encoder: AttentionEncoder | VectorEncoder, energy: ConvEnergy | QuadraticEnergy) -> None:
+    def __init__(self, encoder: AttentionEncoder | GlimpseEncoder | VectorEncoder, energy: ConvEnergy | TargetEnergy) -> None:
         super().__init__()
         if encoder.numbers != energy.numbers:
             raise OptionError(f"The encoder gives components of {encoder.numbers} numbers, the energy takes {energy.numbers}.")

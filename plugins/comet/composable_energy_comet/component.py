@@ -1,4 +1,4 @@
-r"""The interface of energies of one component of a picture, which `ConvEnergy` and `QuadraticEnergy` implement.
+r"""The interface of energies of one component of a picture, which `ConvEnergy`, `QuadraticEnergy` and `WindowEnergy` implement.
 
 Notation: $x$ are pictures in [0, 1] with shape $(B, C, S, S)$, $z$ latents with shape $(B, K, D)$ of $K$ components, or $(B, D)$ of one.
 """

@@ -15,18 +15,20 @@ from composable_energy.paths import is_file
 from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.conv import ConvEnergy
+from composable_energy_comet.glimpse_encoder import GlimpseEncoder
 from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.vector_encoder import VectorEncoder
+from composable_energy_comet.window import WindowEnergy
 
-__all__ = ["SHIPPED", "comet", "comet_global", "load_comet", "save_comet"]
+__all__ = ["SHIPPED", "comet", "comet_global", "comet_window", "load_comet", "save_comet"]
 
 SHIPPED = Path(__file__).parent / "weights"
 """The folder of the models that come with the package."""
 
 _VERSION = 2  # version 1 had no digests
 _CONFIG, _TENSORS = "comet.json", "comet.safetensors"
-_ENERGIES = {"comet-conv": ConvEnergy, "comet-quadratic": QuadraticEnergy}
-_ENCODERS = {"attention": AttentionEncoder, "vector": VectorEncoder}
+_ENERGIES = {"comet-conv": ConvEnergy, "comet-quadratic": QuadraticEnergy, "comet-window": WindowEnergy}
+_ENCODERS = {"attention": AttentionEncoder, "glimpse": GlimpseEncoder, "vector": VectorEncoder}
 
 
 def comet(
@@ -124,6 +126,47 @@ def comet_global(
     options = {**shape, **({} if filters is None else {"filters": filters}), **spatial, **energy}
     encoder = {**shape, "components": components, "network": network}
     return _build("vector", encoder, f"comet-{check_choice('head', head, ('conv', 'quadratic'))}", options)
+
+
+def comet_window(
+    size: int = 64,
+    channels: int = 3,
+    *,
+    components: int = 5,
+    latent: int = 24,
+    window: int = 32,
+    filters: int = 64,
+    encoder_filters: int = 32,
+    seen: int | None = 32,
+    weights: str | None = None,
+    **energy: Any,
+) -> Comet:
+    """Returns a model that finds sharp objects on a ground: a glimpse of each object, and an energy painted in a window around its place.
+
+    The first component is the ground, with the light on it; it has no place. Windows have as many pixels in a picture of any size.
+
+    Args:
+        size: Height and width of pictures: 16, 32, 64, ...
+        channels: Channels of pictures.
+        components: Number of components of a picture, with the ground: one more than the largest number of objects.
+        latent: Numbers in the latent of a component, without its pose.
+        window: Height and width of windows in pixels, those of the largest object with its shadow: 8, 16, 32, ...
+        filters: Channels of the energy.
+        encoder_filters: Channels of the encoder.
+        seen: Height and width of the copy of the picture in which attention finds places; `size` if None.
+        weights: Folder of a trained model, or the name of one that comes with the package. It sets every other option. None builds an
+            untrained model.
+        **energy: Other options of `WindowEnergy`, such as `ground`.
+
+    Raises:
+        OptionError: An option is unknown or out of range.
+        FileFormatError: The folder is damaged, or holds something else.
+    """
+    if weights is not None:
+        return load_comet(weights)
+    shape = {"size": size, "channels": channels, "latent": latent, "window": window}
+    encoder = {**shape, "components": components, "filters": encoder_filters, "seen": seen}
+    return _build("glimpse", encoder, "comet-window", {**shape, "filters": filters, **energy})
 
 
 def save_comet(model: Comet, folder: str | Path, *, half: bool = False) -> None:

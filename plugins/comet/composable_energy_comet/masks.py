@@ -12,16 +12,18 @@ from composable_energy.sampling import Noise
 from composable_energy_comet.conv import ConvEnergy
 from composable_energy_comet.descent import SPREAD, descend, descent_step
 from composable_energy_comet.quadratic import QuadraticEnergy
+from composable_energy_comet.targets import TargetEnergy
+from composable_energy_comet.window import WindowEnergy
 
 __all__ = ["SCORE_METHODS", "component_scores", "merge_components"]
 
-SCORE_METHODS = {ConvEnergy: ("share", "single"), QuadraticEnergy: ("weight", "single")}
+SCORE_METHODS = {ConvEnergy: ("share", "single"), QuadraticEnergy: ("weight", "single"), WindowEnergy: ("weight", "single")}
 """The scores that each class of energy supports, best first."""
 
 _TOLERANCE = 0.2  # squared color error at which the `single` score falls to 1 / e
 
 
-def component_scores(energy: ConvEnergy | QuadraticEnergy, x: Tensor, z: Tensor, noise: Noise, read: str | None = None) -> Tensor:
+def component_scores(energy: ConvEnergy | TargetEnergy, x: Tensor, z: Tensor, noise: Noise, read: str | None = None) -> Tensor:
     r"""Returns how much of each pixel belongs to each component, with shape $(B, K, S, S)$.
 
     - `"share"`, for convolutional energies: the part of the descent's total change that follows the component's own gradient;
@@ -49,7 +51,7 @@ def component_scores(energy: ConvEnergy | QuadraticEnergy, x: Tensor, z: Tensor,
     if read is not None and read not in methods:
         raise ExpressionError(f"{energy} supports the scores {' or '.join(map(repr, methods))}, got {read!r}.")
     read = read or default
-    if isinstance(energy, QuadraticEnergy) and read == "weight":
+    if isinstance(energy, TargetEnergy) and read == "weight":
         pictures, weights = energy.decode_targets(z)
         return (weights.softmax(1) * (pictures - energy.image).abs()).sum(2)
     if isinstance(energy, ConvEnergy) and read == "share":
@@ -91,10 +93,10 @@ def _gradient_shares(energy: ConvEnergy, z: Tensor, start: Tensor) -> Tensor:
     return (own * (x - start)[:, None]).sum(2).clamp(min=0)
 
 
-def _decode_each(energy: ConvEnergy | QuadraticEnergy, z: Tensor, start: Tensor) -> Tensor:
+def _decode_each(energy: ConvEnergy | TargetEnergy, z: Tensor, start: Tensor) -> Tensor:
     """Returns the picture of each component alone, with shape $(B, K, C, S, S)$."""
     each = rearrange(z, "b k d -> (b k) 1 d")
-    if isinstance(energy, QuadraticEnergy):
+    if isinstance(energy, TargetEnergy):
         return energy.minimum(each).unflatten(0, z.shape[:2])
     repeated = each.expand(-1, z.shape[1], -1)  # K copies of each component move the picture as far as K components
     return descend(energy, repeated, start.repeat_interleave(z.shape[1], 0), energy.iterations).unflatten(0, z.shape[:2])

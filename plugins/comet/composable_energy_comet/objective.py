@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from composable_energy.errors import OptionError
 from composable_energy.options import check_choice, check_integer
@@ -45,7 +46,8 @@ class Decomposition(Objective):
 
     Gradients of weights and latents pass through the last `truncate` steps; earlier pictures are constants. So the terms of the sum over
     $n$ are independent, and one uniformly drawn term has the same gradient on average. With 3 steps this saves two thirds of the time, and
-    memory does not grow with the number of steps. An energy with a closed-form minimum needs no descent.
+    memory does not grow with the number of steps. An energy with a closed-form minimum needs no descent. If it has fewer pixels than the
+    pictures, its minimum is compared with pictures that are averaged to its size.
 
     Args:
         iterations: Number of steps of the descent; that of the energy if None.
@@ -87,7 +89,7 @@ class Decomposition(Objective):
             if isinstance(model.energy, ConvEnergy):
                 value = self.descent_loss(model.energy, z, batch.x, batch.noise)
             else:
-                value = self._error(model.energy.minimum(z), batch.x)
+                value = self._error(model.energy.minimum(z), _shrink(batch.x, model.energy.size))
         return Loss(value, {"error": value.detach()})
 
     def descent_loss(self, energy: ConvEnergy, z: Tensor, x: Tensor, noise: Noise) -> Tensor:
@@ -118,3 +120,7 @@ class Decomposition(Objective):
 
     def _error(self, reached: Tensor, x: Tensor) -> Tensor:
         return self.reconstruction(reached, x).mean()
+
+
+def _shrink(x: Tensor, size: int) -> Tensor:
+    return x if x.shape[-1] == size else F.adaptive_avg_pool2d(x, size)

@@ -14,8 +14,8 @@ from composable_energy.sampling import Noise, twin
 from composable_energy_comet.component import ComponentEnergy
 from composable_energy_comet.conv import ConvEnergy
 from composable_energy_comet.descent import SPREAD, descend
-from composable_energy_comet.quadratic import QuadraticEnergy, joint_minimum
 from composable_energy_comet.sampler import InnerDescent
+from composable_energy_comet.targets import TargetEnergy, joint_minimum
 
 __all__ = ["decode_latents", "join_parts", "recombine_parts"]
 
@@ -55,7 +55,7 @@ def decode_latents(energy: ComponentEnergy, z: Tensor, seed: int = 0) -> Tensor:
     with torch.no_grad():
         for rows in torch.arange(len(z)).split(_BATCH):
             some = z[rows]
-            if isinstance(energy, QuadraticEnergy):
+            if isinstance(energy, TargetEnergy):
                 found.append(energy.minimum(some).clamp(0, 1))
             elif isinstance(energy, ConvEnergy):
                 like = some.new_zeros(len(some), *energy.image.shape)
@@ -84,7 +84,7 @@ def recombine_parts(parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
         raise OptionError("None of the parts is a component of a model: sample their conjunction, `ce.all_of(*parts).sample(...)`.")
     if _is_component(joint):
         return decode_latents(models[0], _latents(joint, _count_pictures(parts)), seed)
-    if all(_is_component(part) and isinstance(part.terms[0], QuadraticEnergy) for part in parts):
+    if all(_is_component(part) and isinstance(part.terms[0], TargetEnergy) for part in parts):
         return _quadratic_minimum(parts)
     iterations = [model.iterations for model in models if isinstance(model, ConvEnergy)]
     descent = InnerDescent(max(iterations)) if len(iterations) == len(models) else "descent"
@@ -95,7 +95,7 @@ def _quadratic_minimum(parts: Sequence[ce.Energy]) -> Tensor:
     rows, targets = _count_pictures(parts), []
     with torch.no_grad():
         for part in parts:
-            model = cast(QuadraticEnergy, part.terms[0])
+            model = cast(TargetEnergy, part.terms[0])
             targets.append(twin(model).decode_targets(_latents(part, rows)))
     return joint_minimum(*(torch.cat(some, 1) for some in zip(*targets, strict=True))).clamp(0, 1)
 

@@ -10,30 +10,19 @@ from torch.nn import functional as F
 
 import composable_energy as ce
 from composable_energy.options import check_choice, check_integer
-from composable_energy_comet.component import ComponentEnergy
 from composable_energy_comet.coordinates import POSE, coordinate_grid, relative_coordinates
+from composable_energy_comet.targets import TargetEnergy
 
-__all__ = ["QuadraticEnergy", "joint_minimum"]
+__all__ = ["QuadraticEnergy"]
 
 _CELLS = 8  # height and width of the decoder's first grid
 
 
-def joint_minimum(pictures: Tensor, weights: Tensor) -> Tensor:
-    """Returns the minimum of a sum of quadratic energies, with shape $(B, C, S, S)$.
-
-    Args:
-        pictures: Targets, with shape $(B, K, C, S, S)$, of one model or several.
-        weights: Log weights, with shape $(B, K, 1, S, S)$.
-    """
-    return (weights.softmax(1) * pictures).sum(1)
-
-
-class QuadraticEnergy(ComponentEnergy):
+class QuadraticEnergy(TargetEnergy):
     r"""A quadratic energy of one component of a picture, $E(x, z) = \tfrac12 \sum_p w_p(z)\, |x_p - r_p(z)|^2$.
 
-    It has weights $w > 0$ and pictures $r$ that are decoded from the latent. The sum over components has its minimum at $x_p = \sum_k
-    w_{kp} r_{kp} / \sum_k w_{kp}$. So training needs no loop and no second derivatives, and the masks are $w_{kp} / \sum_j w_{jp}$.
-    Decoders with masks (MONet, IODINE, slot attention) are energies of this kind.
+    Weights $w > 0$ and pictures $r$ are decoded from the latent. Decoders with masks (MONet, IODINE, slot attention) are energies of this
+    kind.
     The price: compositions are mask-like, and a component that changes the whole picture, such as light, needs weight everywhere.
 
     Args:
@@ -78,27 +67,10 @@ class QuadraticEnergy(ComponentEnergy):
         self.paint = nn.Conv2d(32, channels + 1, 3, 1, 1)
 
     def decode_targets(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the targets of components, with shape $(B, K, C, S, S)$, and log weights with shape $(B, K, 1, S, S)$.
-
-        Args:
-            z: Latents, with shape $(B, K, D)$.
-        """
         latent, pose = self.split(z)
         h = self.spread(latent)[:, :, None, None] + self.place(self._coordinates(pose, len(latent)))
         decoded = self.paint(self.grow(F.relu(self.mix(F.relu(h))))).unflatten(0, z.shape[:2])
         return decoded[:, :, :-1] + self.image, decoded[:, :, -1:]
-
-    def energies(self, x: Tensor, z: Tensor) -> Tensor:
-        pictures, weights = self.decode_targets(z)
-        return (weights.exp() * (x[:, None] - pictures).square()).flatten(2).sum(2) / 2
-
-    def minimum(self, z: Tensor) -> Tensor:
-        """Returns the pictures of lowest energy, with shape $(B, C, S, S)$.
-
-        Args:
-            z: Latents, with shape $(B, K, D)$.
-        """
-        return joint_minimum(*self.decode_targets(z))
 
     def config(self) -> dict[str, Any]:
         return {**self.shared_config(), "filters": self.filters}

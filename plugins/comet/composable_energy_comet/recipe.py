@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch.nn import functional as F
 
 import composable_energy as ce
 from composable_energy.errors import OptionError
@@ -17,14 +18,16 @@ from composable_energy.files import replace_file
 from composable_energy.options import check_choice
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.factory import load_comet, save_comet
+from composable_energy_comet.glimpse_encoder import GlimpseEncoder
 from composable_energy_comet.objective import Decomposition, charbonnier, squared_error
+from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.sheet import write_sheet
 from composable_energy_image.data import Pictures, open_pictures
 from composable_energy_training import CSVLog, Optimizer, Ranks, Recipe, Trainer, join
 
-__all__ = ["CometRecipe", "comet_global_recipe", "comet_paper_recipe", "comet_recipe"]
+__all__ = ["CometRecipe", "comet_global_recipe", "comet_paper_recipe", "comet_recipe", "comet_window_recipe"]
 
-_STAGES = ("quadratic", "conv")
+_STAGES = ("quadratic", "conv", "window")
 _OBJECTIVE = ("iterates", "truncate")
 _ERRORS = {"squared": squared_error, "charbonnier": charbonnier}
 _TRAINING = ("steps", "batch_size", "rate")
@@ -34,10 +37,11 @@ _MEDIAN_OF = 2_000  # pictures; their median is the start image
 
 @dataclass(frozen=True)
 class CometRecipe(Recipe):
-    """Trains a model with quadratic energies, which is fast, then one with convolutional energies that starts from its encoder.
+    """Trains a model with quadratic energies, which is fast, then one with other energies that starts from its encoder.
 
     The run folder holds the model as `comet`, the model of the first stage as `quadratic`, `decomposition.png` (pictures, reconstructions
-    and each component alone) and `report.json`. A stage of 0 steps is skipped.
+    and each component alone) and `report.json`. A stage of 0 steps is skipped. The first stage of `comet-window` trains the attention
+    alone, with quadratic energies of few pixels.
     """
 
     def setting_types(self, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +50,7 @@ class CometRecipe(Recipe):
 
     def with_steps(self, steps: int) -> CometRecipe:
         """Returns the recipe with this number of steps in total, divided over the stages in proportion."""
-        now = {name: self.settings[name]["steps"] for name in _STAGES}
+        now = {name: self.settings[name]["steps"] for name in self._stages}
         return self.with_changes({f"{name}.steps": round(steps * own / max(1, sum(now.values()))) for name, own in now.items()})
 
     def run(self, data: str | Path, out: str | Path, *, progress: bool = False) -> Path:
@@ -64,9 +68,10 @@ class CometRecipe(Recipe):
             OptionError: The folder holds another run, or a setting does not fit the pictures.
         """
         out = Path(out).expanduser()
-        stages = [name for name in _STAGES if self.settings[name]["steps"]]
+        stages = [name for name in self._stages if self.settings[name]["steps"]]
         if not stages:
-            raise OptionError("There is nothing to train: quadratic.steps and conv.steps are both 0.")
+            names = " and ".join(f"{name}.steps" for name in self._stages)
+            raise OptionError(f"There is nothing to train: {names} are both 0.")
         for name in stages:
             check_choice(f"{name}.reconstruction", self.settings[name]["reconstruction"], list(_ERRORS))
         ranks = join()
@@ -83,6 +88,10 @@ class CometRecipe(Recipe):
     def usage(self, folder: str | Path) -> str:
         name = self.settings["model"]["encoder"]
         return f"To decompose pictures with it, in Python:\n  composable_energy.get_encoder({name!r}, weights={str(folder)!r}).decompose(x)"
+
+    @property
+    def _stages(self) -> list[str]:
+        return [name for name in _STAGES if name in self.settings]
 
     def _stage(self, name: str, pictures: Pictures, out: Path, before: Comet | None, ranks: Ranks, progress: bool) -> Comet:
         table, training = dict(self.settings[name]), self.settings["training"]
@@ -123,10 +132,18 @@ class CometRecipe(Recipe):
         channels, size, _ = pictures.event_shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            options = {"size": size, "channels": channels, "head": name, **model, **energy}
-            comet = cast(Comet, ce.get_encoder(options.pop("encoder"), **options))
+            options = {"size": size, "channels": channels, **model}
+            encoder = options.pop("encoder")
+            if "window" not in self.settings:
+                comet = cast(Comet, ce.get_encoder(encoder, head=name, **options, **energy))
+            elif name == "window":
+                comet = cast(Comet, ce.get_encoder(encoder, **options, **energy))
+            else:
+                find = cast(GlimpseEncoder, cast(Comet, ce.get_encoder(encoder, **options)).encoder).find
+                small = QuadraticEnergy(energy["pixels"], channels, find.latent, filters=energy["filters"])
+                comet = Comet(find, small)
         some = torch.linspace(0, len(pictures) - 1, min(len(pictures), _MEDIAN_OF)).long()
-        comet.energy.set_image(pictures.images(some))
+        comet.energy.set_image(F.adaptive_avg_pool2d(pictures.images(some), comet.energy.size))
         return comet
 
 
@@ -140,6 +157,11 @@ def comet_global_recipe() -> CometRecipe:
     return CometRecipe.read(_RECIPES / "comet-global.toml")
 
 
+def comet_window_recipe() -> CometRecipe:
+    """Returns the recipe for sharp objects on a ground."""
+    return CometRecipe.read(_RECIPES / "comet-window.toml")
+
+
 def comet_paper_recipe() -> CometRecipe:
     """Returns the recipe with the paper's settings."""
     return CometRecipe.read(_RECIPES / "comet-paper.toml")
@@ -149,7 +171,8 @@ _RECIPES = Path(__file__).parent / "recipes"
 
 
 def _take_encoder(comet: Comet, before: Comet) -> Comet:
-    comet.encoder.load_state_dict(before.encoder.state_dict())
+    encoder = comet.encoder.find if isinstance(comet.encoder, GlimpseEncoder) else comet.encoder
+    encoder.load_state_dict(before.encoder.state_dict())
     return comet
 
 

@@ -12,17 +12,18 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, FileFormatError, OptionError, ShapeError
 from composable_energy.testing import SkipCheck, energy_checks
-from composable_energy_comet import ConvEnergy, QuadraticEnergy, join_parts, load_comet, save_comet
+from composable_energy_comet import ConvEnergy, QuadraticEnergy, WindowEnergy, join_parts, load_comet, save_comet
 from composable_energy_comet.factory import SHIPPED
 
 SIZE, PICTURES = 16, 4
-KINDS = [("comet", "conv"), ("comet", "quadratic"), ("comet-global", "conv"), ("comet-global", "quadratic")]
+KINDS = [("comet", "conv"), ("comet", "quadratic"), ("comet-global", "conv"), ("comet-global", "quadratic"), ("comet-window", "window")]
 
 
 def made(name="comet", head="conv", **options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        options = {"size": SIZE, "components": 3, "latent": 4, "filters": 8, "head": head, **options}
+        form = {"window": 8, "encoder_filters": 8, "seen": SIZE} if head == "window" else {"head": head}
+        options = {"size": SIZE, "components": 3, "latent": 4, "filters": 8, **form, **options}
         return ce.get_encoder(name, **options).eval().requires_grad_(False)
 
 
@@ -285,4 +286,5 @@ def test_the_model_of_the_package_has_digests():
 def test_the_energies_are_offered_by_name():
     assert isinstance(ce.get_energy("comet-conv", filters=4), ConvEnergy)
     assert isinstance(ce.get_energy("comet-quadratic", filters=4), QuadraticEnergy)
+    assert isinstance(ce.get_energy("comet-window", filters=16), WindowEnergy)
     assert ce.get_sampler("inner-descent").__name__ == "InnerDescent"

@@ -40,6 +40,22 @@ def test_recipes_are_found_by_name_and_make_their_models(name, few, tmp_path):
     assert set(report["stages"]) == {"quadratic", "conv"}
 
 
+@pytest.mark.slow
+def test_the_recipe_of_windows_trains_the_attention_first(tmp_path):
+    few = Pictures(ce.get_world("colored-sprites", size=32).draw(12, seed=5).images, {}, "sprites")
+    small = {"model.components": 3, "model.window": 8, "window.filters": 16, "quadratic.filters": 4, "quadratic.batch_size": 4}
+    steps = {"quadratic.steps": 3, "window.steps": 3, "window.batch_size": 4, "window.rate": 1e-12, "data.size": 32}
+    recipe = open_recipe("comet-window").with_changes(small | steps)
+    found = load_comet(recipe.train(few, tmp_path))
+    attention, whole = load_comet(tmp_path / "quadratic").encoder.state_dict(), found.encoder.state_dict()
+    for name, value in attention.items():
+        torch.testing.assert_close(whole[f"find.{name}"], value)
+    assert load_comet(tmp_path / "quadratic").energy.size == 16 and found.energy.size == 32
+    assert set(json.loads((tmp_path / "report.json").read_text())["stages"]) == {"quadratic", "window"}
+    with pytest.raises(OptionError, match=r"quadratic.steps and window.steps are both 0"):
+        recipe.with_changes({"quadratic.steps": 0, "window.steps": 0}).train(few, tmp_path / "none")
+
+
 def test_the_papers_recipe_has_its_settings():
     settings = open_recipe("comet-paper").settings
     assert settings["conv"] | {"steps": 0} == {
@@ -105,6 +121,14 @@ def test_nothing_to_train_is_named(few, tmp_path):
 def test_the_script_makes_a_model(tmp_path, capsys):
     main(["--out", str(tmp_path), "--steps", "3", "--count", "20"])
     assert load_comet(tmp_path / "comet").energy.name == "comet-conv"
+
+
+@pytest.mark.slow
+def test_the_script_makes_a_model_of_objects(tmp_path):
+    main(["--model", "objects", "--out", str(tmp_path), "--steps", "4", "--count", "20"])
+    comet, report = load_comet(tmp_path / "comet"), json.loads((tmp_path / "report.json").read_text())
+    assert comet.energy.name == "comet-window" and comet.components == 5
+    assert {name: stage["steps"] for name, stage in report["stages"].items()} == {"quadratic": 1, "window": 3}
 
 
 def test_what_the_shipped_model_finds():

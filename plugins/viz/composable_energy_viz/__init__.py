@@ -1,4 +1,4 @@
-"""Pictures: grids of images, densities on the plane, traces of energies, shares of branches, explanations."""
+"""Pictures: grids of images, densities on the plane, traces of energies, forces of parts, shares of branches, explanations."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from composable_energy.lazy import lazy_exports
 if TYPE_CHECKING:
     from composable_energy_viz.chains import trace
     from composable_energy_viz.density import show
+    from composable_energy_viz.forces import forces
     from composable_energy_viz.image_grid import PictureWarning, grid
     from composable_energy_viz.terms import explanation, shares
 
-__all__ = ["PictureWarning", "explanation", "grid", "shares", "show", "trace"]
+__all__ = ["PictureWarning", "explanation", "forces", "grid", "shares", "show", "trace"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "chains": ("trace",),
         "density": ("show",),
+        "forces": ("forces",),
         "image_grid": ("PictureWarning", "grid"),
         "terms": ("explanation", "shares"),
     },

@@ -221,6 +221,6 @@ class TestFigures:
             assert "matplotlib.pyplot" not in sys.modules
 
     def test_the_functions_are_those_of_the_package(self):
-        assert dir(ce.viz) == ["explanation", "grid", "shares", "show", "trace"]
+        assert dir(ce.viz) == ["explanation", "forces", "grid", "shares", "show", "trace"]
         with pytest.raises(AttributeError, match="Did you mean 'grid'"):
             ce.viz.grids  # noqa: B018

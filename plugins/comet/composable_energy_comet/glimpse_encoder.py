@@ -1,0 +1,117 @@
+r"""The encoder of sharp objects: attention finds each object in a small copy, and a glimpse of the large picture describes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from composable_energy.errors import OptionError
+from composable_energy.options import check_integer
+from composable_energy_comet.attention_encoder import AttentionEncoder
+from composable_energy_comet.coordinates import POSE
+from composable_energy_comet.window import check_window
+
+__all__ = ["GlimpseEncoder"]
+
+_HINT = 16  # numbers that attention tells about an object
+_SEEN_BY_GROUND = 16
+_SHIFT = 0.5  # the largest correction of a centre, in units of the reach
+
+
+class GlimpseEncoder(nn.Module):
+    r"""A ground without place, and objects, each with a glimpse of the picture around its place, for `WindowEnergy`.
+
+    The first component is the ground. An `AttentionEncoder` finds the places of the others in a copy of the picture with few pixels. Around
+    each place a window is cut out of the picture with all its pixels. A network describes it by a latent, and corrects the place by up to
+    half of the window's reach.
+
+    Args:
+        size: Height and width $S$ of pictures.
+        channels: Channels of pictures.
+        components: Number of components $K$, with the ground, at least 2.
+        latent: Numbers in the latent of a component, without its pose.
+        window: Height and width of the window, in pixels: 8, 16, 32, ...
+        filters: Channels of the first convolutions.
+        seen: Height and width of the copy that attention reads; `size` if None.
+
+    Raises:
+        OptionError: An option is out of range.
+
+    References:
+        Attend, infer, repeat (Eslami et al., 2016), https://arxiv.org/abs/1603.08575
+    """
+
+    pose = True
+
+    def __init__(
+        self,
+        size: int = 64,
+        channels: int = 3,
+        *,
+        components: int = 5,
+        latent: int = 24,
+        window: int = 32,
+        filters: int = 32,
+        seen: int | None = 32,
+    ) -> None:
+        super().__init__()
+        self.components, self.latent = check_integer("components", components, 2), check_integer("latent", latent)
+        self.size, self.channels, self.filters, self.window = size, channels, filters, check_window(window)
+        if window > size:
+            raise OptionError(f"window must be at most the size of pictures, {size}, got {window}.")
+        self.find = AttentionEncoder(size, channels, components=components - 1, latent=_HINT, filters=filters, seen=seen)
+        self.look = nn.Sequential(
+            nn.Conv2d(channels, filters, 4, 2, 1),
+            nn.SiLU(),
+            nn.Conv2d(filters, 64, 4, 2, 1),
+            nn.SiLU(),
+            nn.Conv2d(64, 64, 4, 2, 1),
+            nn.SiLU(),
+            nn.Flatten(),
+        )
+        self.tell = nn.Sequential(nn.Linear(window**2 + _HINT, 128), nn.SiLU(), nn.Linear(128, latent + 2))
+        self.average = nn.Sequential(
+            nn.Conv2d(channels, 16, 4, 2, 1),
+            nn.SiLU(),
+            nn.Conv2d(16, 32, 4, 2, 1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(32 * (_SEEN_BY_GROUND // 4) ** 2, latent),
+        )
+        line = (torch.arange(window) + 0.5) * 2 / window - 1
+        self.register_buffer("places", torch.stack(torch.meshgrid(line, line, indexing="xy"), 2), persistent=False)
+
+    places: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns latents with shape $(B, K, D)$ of pictures with shape $(B, C, S, S)$; the first is the ground, with a pose of zeros."""
+        hint, centre = self.find(x).flatten(0, 1).split([_HINT, POSE], 1)
+        centre, reach = centre[:, :2], self.window / (self.size - 1)
+        told = self.tell(torch.cat([self.look(self.crop(x, centre).mul(2).sub(1)), hint], 1))
+        centre = centre + _SHIFT * reach * told[:, -2:].tanh()
+        objects = torch.cat([told[:, :-2], centre, torch.full_like(centre[:, :1], reach)], 1).unflatten(0, (len(x), -1))
+        ground = F.pad(self.average(F.adaptive_avg_pool2d(x, _SEEN_BY_GROUND) * 2 - 1), (0, POSE))
+        return torch.cat([ground[:, None], objects], 1)
+
+    def crop(self, x: Tensor, centre: Tensor) -> Tensor:
+        """Returns the windows around places, with shape $(B K, C, W, W)$; the border of the picture is repeated outside.
+
+        Args:
+            x: Pictures, with shape $(B, C, S, S)$.
+            centre: Centres, down and right, with shape $(B K, 2)$.
+        """
+        grid = self.places * (self.window / (self.size - 1)) + centre.flip(1)[:, None, None]
+        return F.grid_sample(x.repeat_interleave(len(centre) // len(x), 0), grid, padding_mode="border", align_corners=True)
+
+    def config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        own = {name: getattr(self, name) for name in ("size", "channels", "components", "latent", "window", "filters")}
+        return {**own, "seen": self.find.seen}
+
+    @property
+    def numbers(self) -> int:
+        """$D$, the numbers in a component, with its pose."""
+        return self.latent + POSE
