@@ -113,9 +113,8 @@ class Chains:
     def advance(self, last_step: int) -> Iterator[Info]:
         """Takes steps up to the last, and yields one info for all chains after each; NaN for chains that were stopped before.
 
-        Fast steps are taken in blocks that are checked as a whole, because a check alone can cost as much as a step. The chains are then
-        shown at each step of the block. A block ends before a step that raises and at one with chains that diverged, so the results are
-        those of single steps.
+        Fast steps are taken in blocks that are checked as a whole, and the chains are then shown at each. A block ends before a step
+        that raises and at one with chains that diverged, so the results are those of single steps.
 
         Raises:
             Diverged: Chains diverged, and the policy is "raise" or no chain is left.
@@ -144,10 +143,10 @@ class Chains:
 
     def _block_size(self) -> BlockSize:
         """Gets steps in succession as one function, if there is one for the chains; returns the size of the first block."""
-        chunk = self.chunks[0] if len(self.chunks) == 1 and not self.coupled else None
-        if chunk is None or self.layout.fuse is None:
-            return BlockSize(self._largest_block)
-        chunk.steps = fused = self.layout.fuse(self.sampler, chunk.energy, chunk.state, chunk.noise, self.step + 1)
+        fuse, fused = self.layout.fuse, None
+        if fuse is not None and len(self.chunks) == 1 and not self.coupled:
+            chunk = self.chunks[0]
+            chunk.steps = fused = fuse(self.sampler, chunk.energy, chunk.state, chunk.noise, self.step + 1)
         return BlockSize(self._largest_block) if fused is None else BlockSize(MOST_STEPS, fused.count, fused.count)
 
     def _settle(self, info: Info, before: Sequence[State]) -> Info:
