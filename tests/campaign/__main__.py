@@ -154,7 +154,7 @@ def report(total: dict[str, Counts]) -> int:
         for kind, count in counts.defects.items():
             print(f"\n{name}: {count} times {kind}")
         for number, text in counts.examples[:5]:
-            print(f"  trial {number} of seed {counts.seed}: {text[:1500]}")
+            print(f"  trial {number} of {text[:1500]}")
     return int(any(counts.defects for counts in total.values()))
 
 

@@ -149,7 +149,7 @@ def merge(folder: Path) -> dict[str, Counts]:
         whole.processor += counts.processor
         whole.outcomes = _sum(whole.outcomes, counts.outcomes)
         whole.defects = _sum(whole.defects, counts.defects)
-        whole.examples += counts.examples
+        whole.examples += [(number, f"seed {counts.seed}: {text}") for number, text in counts.examples]
     return total
 
 
