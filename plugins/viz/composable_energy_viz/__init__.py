@@ -9,7 +9,7 @@ from composable_energy.lazy import lazy_exports
 if TYPE_CHECKING:
     from composable_energy_viz.chains import trace
     from composable_energy_viz.density import show
-    from composable_energy_viz.forces import forces
+    from composable_energy_viz.gradients import forces
     from composable_energy_viz.image_grid import PictureWarning, grid
     from composable_energy_viz.terms import explanation, shares
 
@@ -20,7 +20,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "chains": ("trace",),
         "density": ("show",),
-        "forces": ("forces",),
+        "gradients": ("forces",),
         "image_grid": ("PictureWarning", "grid"),
         "terms": ("explanation", "shares"),
     },
