@@ -223,6 +223,8 @@ def _check(order: Order, limits: Limits) -> None:
     for name, value in [("temperature", order.temperature), ("sharpen", order.sharpen), *(("weight", w) for w in order.weights)]:
         check_number(name, value, above=0)
     if order.edit is not None:
+        if not isinstance(order.edit.job, str):
+            raise OptionError(f"The job of an edit is a text, got {order.edit.job!r:.100}.")
         check_integer("index", order.edit.index, 0)
         check_number("strength", order.edit.strength, above=0)
 

@@ -74,6 +74,7 @@ def test_an_expression_that_is_no_conjunction_has_one_weight():
         ({"family": "a" * 300}, "No plug-in offers"),
         ({"colour": 1}, "not one of this page"),
         ({"edit": {"job": "a", "index": -1}}, "index must be"),
+        ({"edit": {"job": [1], "index": 0}}, "job of an edit is a text"),
         ({"expression": 3}, "texts"),
         ({"given": {"y": "red"}}, "Conditions take a number, or several as 0.2, 0.5: .* got 'y=red'"),
         ({"given": {"y": 3}}, "values of conditions are texts"),
