@@ -123,18 +123,18 @@ class RelativeEnergy(Energy, ABC):
 
 def value_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
     """Returns the energies of a term, evaluated once if the term occurs several times in the expression."""
-    own = select_conditions(term, conditions)
+    own = select_conditions(term, conditions) if conditions else conditions
     return evaluate_once(term, x, own, always=True) if is_repeated(term) else term(x, **own)
 
 
 def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
     """Returns the evidence of a term, evaluated once if the term occurs several times in the expression."""
-    if is_repeated(term) and not term.bases:  # the evidence is the value, which may be memoized
-        return value_of(term, x, conditions)
-    own = select_conditions(term, conditions)
-    return evaluate_once(term.evidence, x, own, always=True) if is_repeated(term) else term.evidence(x, **own)
+    own = select_conditions(term, conditions) if conditions else conditions
+    if not is_repeated(term):
+        return term.evidence(x, **own)
+    return evaluate_once(term.evidence if term.bases else term, x, own, always=True)  # without bases the value, which others may need
 
 
 def select_conditions(energy: Energy, conditions: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the conditions that an energy depends on, of those that an expression passes to its terms."""
-    return {name: conditions[name] for name in energy.conditions & conditions.keys()} if conditions else conditions
+    return {name: conditions[name] for name in energy.conditions & conditions.keys()}

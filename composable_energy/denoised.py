@@ -11,9 +11,9 @@ from contextvars import ContextVar, Token
 import torch
 from torch import Tensor
 
-__all__ = ["denoised_level", "denoising", "is_denoised", "is_left_out", "seen"]
+__all__ = ["DENOISED", "denoised_level", "denoising", "is_denoised", "is_left_out", "seen"]
 
-_CURRENT: ContextVar[tuple[Tensor, Tensor | None, float | None] | None] = ContextVar("denoised", default=None)
+DENOISED: ContextVar[tuple[Tensor, Tensor | None, float | None] | None] = ContextVar("denoised", default=None)
 
 
 class denoising:  # noqa: N801
@@ -31,14 +31,14 @@ class denoising:  # noqa: N801
         self._current = points, denoised, sigma
 
     def __enter__(self) -> None:
-        self._token: Token[tuple[Tensor, Tensor | None, float | None] | None] = _CURRENT.set(self._current)
+        self._token: Token[tuple[Tensor, Tensor | None, float | None] | None] = DENOISED.set(self._current)
 
     def __exit__(self, *_: object) -> None:
-        _CURRENT.reset(self._token)
+        DENOISED.reset(self._token)
 
 
 def _current() -> tuple[Tensor, Tensor | None, float | None] | None:
-    return None if torch.compiler.is_compiling() else _CURRENT.get()  # `torch.compile` cannot trace a context variable
+    return None if torch.compiler.is_dynamo_compiling() else DENOISED.get()  # `torch.compile` cannot trace a context variable
 
 
 def seen(x: Tensor) -> Tensor:

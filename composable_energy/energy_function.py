@@ -52,6 +52,7 @@ class EnergyFunction(nn.Module, ABC):
     _event_shape: torch.Size | None = None
     _support: Support = None
     _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
+    _fitting: set[Any] | None = None  # shapes, dtypes and devices of points that fit a twin, which does not change
 
     def __init__(self) -> None:
         super().__init__()
@@ -236,15 +237,26 @@ class EnergyFunction(nn.Module, ABC):
         """
         return same(self, other)
 
+    def became_twin(self, original: Any) -> None:
+        """Keeps which points fit, so that those of each step need no check; `twin` calls it."""
+        self._fitting = set()
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._fitting = None
         if self._support is not None:  # its ends may be tensors
             self._support = map_support(self._support, fn)
         return super()._apply(fn, recurse)
 
     def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:
         """Checks the points and returns the conditions that the energy depends on."""
-        check_points(self, x)
-        return check_conditions(self, conditions, x)
+        fitting = None if conditions or type(x) is not Tensor else self._fitting
+        kind = None if fitting is None else (x.shape, x.dtype, x.device)
+        if fitting is None or kind not in fitting:
+            check_points(self, x)
+            conditions = check_conditions(self, conditions, x)
+            if fitting is not None:
+                fitting.add(kind)
+        return conditions
 
     def __str__(self) -> str:
         return self.name or type(self).__name__

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from composable_energy.arithmetic import unsqueeze_to, zeros
 from composable_energy.checks import check_energies
-from composable_energy.denoised import is_denoised, is_left_out, seen
+from composable_energy.denoised import DENOISED, is_denoised, is_left_out, seen
 from composable_energy.errors import ExpressionError, ShapeError
 from composable_energy.notes import note_evaluation
 
@@ -131,7 +131,7 @@ class substituting:  # noqa: N801
 
 def substituted() -> Mapping[Any, Tensor] | None:
     """Returns the given values of energies; None outside of `substituting`."""
-    return None if torch.compiler.is_compiling() else _SUBSTITUTES.get()  # `torch.compile` cannot trace a context variable
+    return None if torch.compiler.is_dynamo_compiling() else _SUBSTITUTES.get()  # `torch.compile` cannot trace a context variable
 
 
 def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
@@ -147,13 +147,15 @@ def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forw
         ShapeError, DtypeError: The energies are not a floating tensor of shape $(B,)$.
         ExpressionError: The energy has no value.
     """
-    kind, given = type(energy), substituted()
-    if given and energy in given:
-        return given[energy]
-    if is_denoised(x) and not energy.terms and "sigma" not in energy.conditions:
-        if is_left_out(x):
-            return zeros(x)
-        x = seen(x)
+    kind = type(energy)
+    if not torch.compiler.is_dynamo_compiling():
+        given = _SUBSTITUTES.get()
+        if given and energy in given:
+            return given[energy]
+        if DENOISED.get() is not None and is_denoised(x) and not energy.terms and "sigma" not in energy.conditions:
+            if is_left_out(x):
+                return zeros(x)
+            x = seen(x)
     try:
         if not kind.has_own_gradient and kind.has_value is not False:
             energies = check_energies(energy, forward(x, **conditions), x)
@@ -193,13 +195,17 @@ def value_and_gradient(energy: EnergyFunction, x: Tensor, conditions: Mapping[st
     if conditions:
         conditions = {name: _outside_inference(value) for name, value in conditions.items()}
     evaluation = Evaluation(energy)
-    with torch.enable_grad(), evaluating(evaluation):
-        point = _outside_inference(x).detach().requires_grad_()
-        energies = energy(point, **conditions)
-        gradient = None
-        if energies.requires_grad:
-            # The sum, because gradients of vectors make torch import sympy, which takes half a second.
-            gradient = torch.autograd.grad(energies.sum(), point, allow_unused=True)[0]
+    token = _EVALUATION.set(evaluation)  # as in `evaluating`, whose methods would be called at each step of each chain
+    try:
+        with torch.enable_grad():
+            point = (x.clone() if x.is_inference() else x).detach().requires_grad_()
+            energies = energy(point, **conditions)
+            gradient = None
+            if energies.requires_grad:
+                # The sum, because gradients of vectors make torch import sympy, which takes half a second.
+                gradient = torch.autograd.grad(energies.sum(), point, allow_unused=True)[0]
+    finally:
+        _EVALUATION.reset(token)
     if gradient is None:
         raise ExpressionError(f"{energy} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
     energies = energies.detach()

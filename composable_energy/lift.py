@@ -75,9 +75,9 @@ class CallableEnergy(Energy):
         return self._parameters_of_function.required
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self.support is None:
+        if self._support is None:
             return self.function(x, *self.arguments, **conditions)
-        return evaluate_inside(self.support, x, lambda points: self.function(points, *self.arguments, **conditions))
+        return evaluate_inside(self._support, x, lambda points: self.function(points, *self.arguments, **conditions))
 
 
 def as_energy(obj: Any, **options: Any) -> Energy:

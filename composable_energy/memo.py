@@ -35,7 +35,7 @@ class memo_scope:  # noqa: N801  (a class is the cheapest context manager)
         self.repeated = repeated
 
     def __enter__(self) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return
         memo = _MEMO.get()
         if memo is None:
@@ -51,7 +51,7 @@ class memo_scope:  # noqa: N801  (a class is the cheapest context manager)
 
 def is_repeated(item: object) -> bool:
     """Returns whether a sub-expression occurs more than once in the expression under evaluation."""
-    memo = None if torch.compiler.is_compiling() else _MEMO.get()
+    memo = None if torch.compiler.is_dynamo_compiling() else _MEMO.get()
     return bool(memo) and id(item) in memo.get(_REPEATED, ())
 
 
@@ -71,7 +71,7 @@ def evaluate_once(
         always: Whether to memoize in training mode, too; for a repeated sub-expression.
     """
     call = call or function
-    if torch.compiler.is_compiling():  # a compiled graph has no memo
+    if torch.compiler.is_dynamo_compiling():  # a compiled graph has no memo
         return call(x, **conditions)
     module = function.__self__ if isinstance(function, MethodType) else function
     if (getattr(module, "training", False) and not always) or x.is_inference():
@@ -90,7 +90,7 @@ def memoize(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) -> 
         holds: Those objects, which are kept alive so that no id is reused.
         compute: The function.
     """
-    memo = None if torch.compiler.is_compiling() else _MEMO.get()
+    memo = None if torch.compiler.is_dynamo_compiling() else _MEMO.get()
     if memo is None:
         return compute()
     key = (torch.is_grad_enabled(), current() is not None, *key)

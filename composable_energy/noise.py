@@ -72,11 +72,9 @@ class Noise:
     def __post_init__(self) -> None:
         if self.kind not in ("blocks", "philox"):
             raise OptionError(f"noise must be 'blocks' or 'philox', got {self.kind!r}.")
-        if not _is_word(self.step):
-            raise OptionError(f"The step of a noise is a whole number from 0 to 2^32 - 1, got {self.step!r}.")
-        wrong = [i for i in _ends(self.chains) if not _is_word(i)]
-        if wrong:
-            raise OptionError(f"The ids of chains are whole numbers from 0 to 2^32 - 1, got {wrong[0]!r}.")
+        _check_word("The step of a noise", self.step)
+        for chain in _ends(self.chains):
+            _check_word("The id of a chain", chain)
 
     def __reduce__(self) -> tuple[type[Noise], tuple[Any, ...]]:
         return Noise, (self.seed, self.chains, self.step, self.kind)
@@ -90,7 +88,10 @@ class Noise:
         Raises:
             OptionError: The step is out of range.
         """
-        return Noise(self.seed, self.chains, step, self.kind, self._memory, self._generators)
+        _check_word("The step of a noise", step)
+        noise = object.__new__(Noise)  # with the other attributes of this noise, which were checked
+        vars(noise).update(vars(self), step=step)
+        return noise
 
     def for_chains(self, chains: Sequence[int]) -> Noise:
         """Returns the noise of other chains, given by their ids."""
@@ -135,7 +136,7 @@ class Noise:
             OptionError: The stream is not a whole number from 0 to $2^{32} - 1$.
             ShapeError: There are not as many rows as chains.
         """
-        if self._uses_philox(x) or x.dtype not in (torch.float32, torch.float64):
+        if self.kind == "philox" or not x.is_cpu or x.dtype not in (torch.float32, torch.float64):
             return x.add_(self.normal(x, stream), alpha=scale)
         self._check(x, stream)
         return x.add_(self._draw(x.shape[1:], x.dtype, stream, Tensor.normal_, reuse=True), alpha=scale)
@@ -160,8 +161,8 @@ class Noise:
         return self._draw(torch.Size(), dtype, stream, Tensor.uniform_, reuse=True).clamp_min(2.0**-25)
 
     def _check(self, like: Tensor, stream: int) -> None:
-        if not _is_word(stream):
-            raise OptionError(f"The stream of a draw is a whole number from 0 to 2^32 - 1, got {stream!r}.")
+        if type(stream) is not int or stream:
+            _check_word("The stream of a draw", stream)
         if like.shape[0] != len(self.chains):
             raise ShapeError(f"This is the noise of {len(self.chains)} chains, got {len(like)} points; use `noise.for_chains`.")
 
@@ -182,7 +183,7 @@ class Noise:
         chains = self.chains
         if not (reuse and isinstance(chains, range)):
             return self._fill(BlockBuffer(chains, torch.empty((len(chains), *event), dtype=dtype)), self.step, stream, fill)
-        if torch.compiler.is_compiling():  # then this function runs outside of the graph, or there is no graph
+        if torch.compiler.is_dynamo_compiling():  # then this function runs outside of the graph, or there is no graph
             raise OptionError("Blocks of noise are not drawn in a compiled graph: use noise='philox'.")
         place = (get_ident(), fill, stream)
         purpose = (self.seed, chains, event, dtype, torch.is_inference_mode_enabled())
@@ -240,8 +241,9 @@ def _ends(chains: range | tuple[int, ...]) -> Sequence[int]:
     return (chains[0], chains[-1]) if isinstance(chains, range) and chains else chains
 
 
-def _is_word(value: object) -> bool:
-    return (type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))) and 0 <= value <= _WORD  # pyright: ignore[reportOperatorIssue]
+def _check_word(what: str, value: Any) -> None:
+    if type(value) is bool or not isinstance(value, int | Integral) or not 0 <= value <= _WORD:  # pyright: ignore[reportOperatorIssue]
+        raise OptionError(f"{what} is a whole number from 0 to 2^32 - 1, got {value!r}.")
 
 
 def _key(seed: int, step: int, stream: int) -> bytes:

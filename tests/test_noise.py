@@ -216,7 +216,7 @@ def test_steps_chains_and_streams_out_of_range_are_option_errors(kind):
         with pytest.raises(OptionError, match="step of a noise is a whole number from 0 to 2\\^32 - 1, got"):
             noise.at(step)
     for chains in ([-1, 0], [0, 2**32], [0, 0.5], range(-1, 1), range(2**32 - 1, 2**32 + 1)):
-        with pytest.raises(OptionError, match="ids of chains are whole numbers"):
+        with pytest.raises(OptionError, match="id of a chain is a whole number"):
             noise.for_chains(chains)
     for stream in (-1, 2**32, 0.5):
         for draw in (noise.normal, noise.uniform, lambda x, stream: noise.add_normal_(x, 1.0, stream)):

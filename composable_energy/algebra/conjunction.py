@@ -72,8 +72,8 @@ class Conjunction(Node):
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         joint = [formula.energy(x, **conditions) for formula in self._formulas]
-        others = [scale(count, evidence_of(term, x, conditions)) for term, count in self._others.items()]
-        return add(joint + others, signed=self._signed)
+        others = [(evidence_of(term, x, conditions), count) for term, count in self._others.items()]
+        return add(joint + [found if count == 1 else scale(count, found) for found, count in others], signed=self._signed)
 
     def __str__(self) -> str:
         return join_operands(self.terms, " & ", self.precedence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,21 @@ from composable_energy.supports import Support
 
 __all__ = ["Disjunction"]
 
-_Branch = tuple[Formula | Energy, tuple[WeightedBase, ...]]  # a term, and its bases that are not shared by all branches
+
+class _Branch(NamedTuple):
+    """A term of a mixture.
+
+    Attributes:
+        part: The term, or the formula of several.
+        bases: Its bases that are not shared by all branches.
+        signed: Whether its energies may be minus infinity.
+        possible: Whether a point can fulfil it, as far as its structure shows.
+    """
+
+    part: Formula | Energy
+    bases: tuple[WeightedBase, ...]
+    signed: bool
+    possible: bool
 
 
 class Disjunction(Node):
@@ -79,10 +93,11 @@ class Disjunction(Node):
         self._formulas, self._others = ((), self.terms) if self.weighted else join_events(self.satisfiable_terms, disjoin)
         counts = distinct(() if self.weighted else self._others)
         self._branches = tuple(map(self._branch, (*self._formulas, *(counts or self._others))))
-        self._counts = (*[1] * len(self._formulas), *counts.values())  # for a mixture without weights
+        shifts = [0.0] * len(self._formulas) + [-math.log(count) for count in counts.values()]
+        self._shifts = self._chosen_shifts() if self.weighted else shifts
         self._unsatisfiable = all(term.unsatisfiable for term in distinct(self.terms))
         for term in distinct(self.satisfiable_terms):
-            self.need_values("A mixture", [term, *(base.energy for base in self._branch(term)[1])])
+            self.need_values("A mixture", [term, *(base.energy for base in self._branch(term).bases)])
 
     def config(self) -> dict[str, Any]:
         errors = {} if self.log_z_errors is None else {"log_z_errors": self.log_z_errors}
@@ -118,32 +133,39 @@ class Disjunction(Node):
             ContradictionError: All terms are unsatisfiable.
         """
         self.check_values("A mixture")
-        branches = self._energies([self._branch(term) for term in self.terms], x, conditions)
+        shifts = self._shifts if self.weighted else [0.0] * len(self.terms)
+        branches = self._energies([self._branch(term) for term in self.terms], shifts, x, conditions)
         like = next(energies for energies in branches if energies is not None)
         return torch.stack([torch.full_like(like, math.inf) if energies is None else energies for energies in branches])
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        self.check_values("A mixture")
-        counts = () if self.weighted else self._counts
-        branches = [energies for energies in self._energies(self._branches, x, conditions, counts) if energies is not None]
+        if self._valueless:
+            self.check_values("A mixture")
+        branches = [energies for energies in self._energies(self._branches, self._shifts, x, conditions) if energies is not None]
         return branches[0] if len(branches) == 1 else mixture(torch.stack(branches))
 
-    def _energies(
-        self, branches: Sequence[_Branch], x: Tensor, conditions: dict[str, Any], counts: Sequence[int] = ()
-    ) -> list[Tensor | None]:
-        """Returns the energies of branches, each counted `counts` times; None for unsatisfiable branches."""
-        found = [_branch_energies(branch, x, conditions) for branch in branches]
-        if all(energies is None for energies in found):
+    def _chosen_shifts(self) -> list[float]:
+        r"""Returns $\log Z_k - \log w_k$ of all terms."""
+        weights, log_z = self.weights or [1.0] * len(self.terms), self.log_z or [0.0] * len(self.terms)
+        return [z - math.log(weight) for weight, z in zip(weights, log_z, strict=True)]
+
+    def _energies(self, branches: Sequence[_Branch], shifts: Sequence[float], x: Tensor, conditions: dict[str, Any]) -> list[Tensor | None]:
+        """Returns the energies of branches, each with its shift; None for unsatisfiable branches."""
+        found: list[Tensor | None] = []
+        possible = False
+        for branch, shift in zip(branches, shifts, strict=True):
+            energies = _branch_energies(branch, x, conditions)
+            possible = possible or energies is not None
+            found.append(energies if energies is None or shift == 0 else energies + shift)
+        if not possible:
             raise ContradictionError(f"No point fulfils {self}: each branch has probability 0 for any output of the networks.")
-        shifts = [-math.log(count) for count in counts] or [0.0] * len(found)
-        if self.weighted:
-            weights, log_z = self.weights or [1.0] * len(found), self.log_z or [0.0] * len(found)
-            shifts = [z - math.log(weight) for weight, z in zip(weights, log_z, strict=True)]
-        return [e if e is None or shift == 0 else e + shift for e, shift in zip(found, shifts, strict=True)]
+        return found
 
     def _branch(self, part: Formula | Energy) -> _Branch:
-        bases = part.bases if isinstance(part, Energy) else () if part.base is None else (WeightedBase(part.base),)
-        return part, tuple(base for base in bases if not contains(self._bases, base.energy))
+        formula = isinstance(part, Formula)
+        bases = (() if part.base is None else (WeightedBase(part.base),)) if formula else part.bases
+        own = tuple(base for base in bases if not contains(self._bases, base.energy))
+        return _Branch(part, own, not formula and part._signed, formula or not part.unsatisfiable)
 
     def __str__(self) -> str:
         if not self.weighted:
@@ -154,12 +176,12 @@ class Disjunction(Node):
 
 def _branch_energies(branch: _Branch, x: Tensor, conditions: dict[str, Any]) -> Tensor | None:
     """Returns the energies of a branch; None if it is unsatisfiable."""
-    part, bases = branch
-    if isinstance(part, Energy) and part.unsatisfiable:
+    part = branch.part
+    if not branch.possible:
         return None
     try:
         evidence = part.energy(x, **conditions) if isinstance(part, Formula) else evidence_of(part, x, conditions)
-        return add([evidence, *(base(x, **conditions) for base in bases)], signed=isinstance(part, Energy) and part._signed)
+        return add([evidence, *[base(x, **conditions) for base in branch.bases]], signed=branch.signed) if branch.bases else evidence
     except ContradictionError:  # the number of labels is known only after evaluation
         return None
 

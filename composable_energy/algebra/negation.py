@@ -137,8 +137,9 @@ class Negation(Node):
             changes = {"estimate": None, **changes}
         return super().rebuild(*terms, **changes)
 
-    def became_twin(self, original: Negation) -> None:
+    def became_twin(self, original: Any) -> None:
         """Shares the level with the energy that this one is a twin of; `twin` calls it."""
+        super().became_twin(original)
         self._level, self._checked = original._level, False
 
     @property
@@ -163,7 +164,8 @@ class Negation(Node):
         if self.mode == "power":
             with dividing_by(self):
                 return scale(self.weight, -evidence_of(operand, x, conditions))
-        self.check_values(f"The negation of {operand} by {self.mode}")
+        if self._valueless:
+            self.check_values(f"The negation of {operand} by {self.mode}")
         try:
             if self.mode == "contrast":
                 return scale(self.weight, F.softplus(self.offset - evidence_of(operand, x, conditions)))

@@ -18,6 +18,7 @@ from composable_energy.noise import Noise
 __all__ = ["langevin_step", "normal"]
 
 _ONE = (1.0,)
+_WIDE = (torch.float32, torch.float64)
 
 
 @overload
@@ -108,6 +109,11 @@ def langevin_step(
                 [0.7500, 0.7500, 0.7500]])
     """
     if isinstance(gradients, Tensor):
+        simple = momentum is None and weights is None and keep == 1.0 and scale != 0.0 and not inplace and x.shape == gradients.shape
+        if simple and x.is_cpu and noise.kind == "blocks" and x.dtype in _WIDE and forced_kernel() is None:
+            # The reference at once: for few chains the calls below take longer than the arithmetic.
+            moved = noise.add_normal_(torch.add(x, gradients, alpha=-drift), scale, stream)
+            return moved if box is None else moved.clamp_(*box)
         gradients = (gradients,)
     if weights is None:
         weights = _ONE if len(gradients) == 1 else _ONE * len(gradients)
@@ -128,7 +134,7 @@ def _dispatch(
     inplace: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Runs the step by the operator, a kernel or the reference; returns points and momentum."""
-    if torch.compiler.is_compiling() and noise.kind == "philox" and isinstance(noise.chains, range) and noise.chains.step == 1:
+    if noise.kind == "philox" and torch.compiler.is_compiling() and isinstance(noise.chains, range) and noise.chains.step == 1:
         return _run_operator(x, gradients, momentum, coefficients, _counter(noise, stream), inplace)
     if x.is_cpu and forced_kernel() is None:
         return reference_step(x, gradients, momentum, coefficients, noise, stream, inplace)

@@ -29,9 +29,7 @@ def reference_step(
         if inplace:
             return x.copy_(moved), None if momentum is None or kick is None else momentum.copy_(kick)
         return moved.to(x.dtype), None if kick is None else kick.to(x.dtype)
-    if momentum is None and len(gradients) == 1 and coefficients.keep == 1.0 and not inplace:  # most samplers, without extra passes
-        x = _add_noise(torch.add(x, gradients[0], alpha=-coefficients.drift * coefficients.weights[0]), coefficients, noise, stream)
-    elif momentum is None:
+    if momentum is None:
         x = _add_noise(_apply_force(x, gradients, coefficients, coefficients.keep, inplace), coefficients, noise, stream)
     else:
         momentum = _apply_force(momentum, gradients, coefficients, 1.0, inplace)

@@ -132,10 +132,14 @@ class Chains:
             self.faults.points -= sum(path.faults[-1] - path.faults[taken - 1] for path in paths)  # steps that are taken again
             for index in range(taken):
                 self.step += 1
+                infos: list[tuple[Ids, Info]] = []
                 for chunk, path in zip(self.chunks, paths, strict=True):
                     chunk.state = path.states[index + 1]
-                infos = [(chunk.ids, path.infos[index]) for chunk, path in zip(self.chunks, paths, strict=True)]
-                yield self._settle(merge_infos(infos, self.layout), [path.states[index] for path in paths] if index == good else ())
+                    infos.append((chunk.ids, path.infos[index]))
+                info = merge_infos(infos, self.layout)
+                if index == good or self.coupled:
+                    info = self._settle(info, [path.states[index] for path in paths] if index == good else ())
+                yield info
             error = next((path.error for path in paths), None)
             if error is not None and taken <= good:  # else the step that raised is taken again, without the chains that diverged
                 with self._noted:

@@ -133,8 +133,9 @@ class CompiledEnergy(EnergyWrapper):
         self._graphs = graphs or _Graphs()
         self._checked: dict[Hashable, _Graph] | None = None if graphs is None else {}
 
-    def became_twin(self, original: CompiledEnergy) -> None:
+    def became_twin(self, original: Any) -> None:
         """Shares the graphs of the original energy. A twin does not change, so each graph is checked once."""
+        super().became_twin(original)
         self._graphs, self._checked = original._graphs, {}
 
     @property

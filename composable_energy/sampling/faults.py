@@ -68,7 +68,12 @@ class GuardedEnergy(EnergyWrapper):
         return self._evaluate("__call__", x, conditions)
 
     def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
-        return self._evaluate("with_gradient", x, conditions)
+        if self._known is None:
+            return self._evaluate("with_gradient", x, conditions)
+        try:
+            return self.energy.with_gradient(x, **conditions)
+        except Exception as error:
+            return self._recover("with_gradient", x, conditions, error)
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return self._evaluate("evidence", x, conditions)
@@ -77,19 +82,20 @@ class GuardedEnergy(EnergyWrapper):
         try:
             found = getattr(self.energy, method)(x, **conditions)
         except Exception as error:
-            if isinstance(error, _PROGRAM) or not len(x):
-                raise
-            return self._evaluate_apart(getattr(self.plain, method), x, conditions, error)
+            return self._recover(method, x, conditions, error)
         if self._known is None and len(x):
             self._known = x[:1].clone(), self._rows_of(x, conditions, torch.zeros(1, dtype=torch.int64))
         return found
 
-    def _evaluate_apart(self, function: Callable[..., Any], x: Tensor, conditions: Mapping[str, Any], error: Exception) -> Any:
+    def _recover(self, method: str, x: Tensor, conditions: Mapping[str, Any], error: Exception) -> Any:
         """Evaluates the points that raise nothing, by halves of the batch.
 
         Raises:
-            Exception: The given error, if all points raise and so does one where the energy worked before.
+            Exception: The given error, if it is about the program, or if all points raise and so does one where the energy worked before.
         """
+        if isinstance(error, _PROGRAM) or not len(x):
+            raise error
+        function = getattr(self.plain, method)
         parts: list[tuple[Tensor, Any]] = []
         todo = [torch.arange(len(x))]
         while todo:

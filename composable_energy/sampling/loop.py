@@ -63,8 +63,10 @@ class SamplingLoop:
             observer.on_start(chains)
         try:
             for info in chains.advance(self.last_step):
-                stop = [observer.on_step(chains, info) for observer in self.observers]
-                if True in stop or not (chains.chunks or chains.layout.ranks):
+                stop = False
+                for observer in self.observers:
+                    stop = observer.on_step(chains, info) is True or stop
+                if stop or not (chains.chunks or chains.layout.ranks):
                     break
         except BaseException as caught:
             error = caught
