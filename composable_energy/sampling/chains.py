@@ -16,12 +16,12 @@ from composable_energy.sampling.faults import Faults, noted
 from composable_energy.sampling.infos import merge_infos
 from composable_energy.sampling.layout import Chunk, Ids, Layout, all_finite, compact, finite_rows, join, take
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.steps import MOST_STEPS, BlockSize, take_steps
+from composable_energy.sampling.steps import MOST_NUMBERS, MOST_STEPS, BlockSize, take_steps
 from composable_energy.sampling.trace import Policy, Stopped, Trace
 
 __all__ = ["Chains", "Diverged"]
 
-_MAX_RESTARTS, _BLOCK_NUMBERS = 20, 2**16
+_MAX_RESTARTS = 20
 
 
 class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public error, which carries the points)
@@ -63,7 +63,7 @@ class Chains:
         self.restarts = torch.zeros(len(self.own), dtype=torch.int64)
         self._noted = noted(self._doing)
         numbers = max(1, len(self.own) * layout.starts.zeros.numel())
-        self._largest_block = 1 if single or self.coupled else max(1, min(MOST_STEPS, _BLOCK_NUMBERS // numbers))
+        self._largest_block = 1 if single or self.coupled else max(1, min(MOST_STEPS, MOST_NUMBERS // numbers))
 
     # Steps ----------------------------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ few calls for their arithmetic, and are taken one by one.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,14 +22,15 @@ from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy.sampling.compile import CompiledEnergy
 from composable_energy.sampling.faults import GuardedEnergy
-from composable_energy.sampling.graph import Function, close, compile_graph, record, run
+from composable_energy.sampling.graph import Function, close, compile_graph, first_line, record, run
 from composable_energy.sampling.sampler import Info, Sampler, State
+from composable_energy.sampling.steps import MOST_NUMBERS
 
 __all__ = ["CompiledSteps", "compile_steps"]
 
+_LOGGER = logging.getLogger("composable_energy.sampling")
 _STEPS = 8
 _MOST_NODES = 2000  # operations of a function: the compiler takes long for more, and their steps are long enough
-_MOST_NUMBERS = 2**16  # of the points of all steps, which a cache holds
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class _RecordedNoise:
     """Noise that lists the draws of a step. It has no step, no seed and no children: a sampler that needs them is not compiled."""
 
     def __init__(self, noise: Noise) -> None:
-        self.kind, self.chains, self.draws, self.whole = noise.kind, noise.chains, list[_Draw](), noise
+        self.kind, self.chains, self.draws, self.noise = noise.kind, noise.chains, list[_Draw](), noise
 
     def normal(self, like: Tensor, stream: int = 0) -> Tensor:
         return self._draw("normal", like, stream)
@@ -60,7 +62,7 @@ class _RecordedNoise:
 
     def _draw(self, method: str, like: Tensor, stream: int) -> Tensor:
         self.draws.append(_Draw(method, torch.zeros_like(like), stream))
-        return self.draws[-1].of(self.whole)
+        return self.draws[-1].of(self.noise)
 
 
 class _DrawnNoise(_RecordedNoise):
@@ -126,7 +128,7 @@ def compile_steps(sampler: Sampler, energy: Energy, state: State, noise: Noise, 
     energy = energy.energy if isinstance(energy, GuardedEnergy) else energy
     if not isinstance(energy, CompiledEnergy) or noise.kind != "blocks" or not state.x.is_cpu or first + _STEPS >= 2**32:
         return None
-    if _STEPS * state.x.numel() > _MOST_NUMBERS:
+    if _STEPS * state.x.numel() > MOST_NUMBERS:
         return None
     return energy.compiled_steps(
         (sampler, _shapes(state)), state.x, _MOST_NODES, lambda inside: _compile(sampler, inside, state, noise, first)
@@ -151,7 +153,8 @@ def _compile(sampler: Sampler, energy: Energy, state: State, noise: Noise, first
         later = steps.take(taken[0][0], noise, first + 1)
     except OptionError:
         raise
-    except Exception:  # whatever a sampler does that cannot be recorded, such as to look at a number
+    except Exception as error:  # whatever a sampler does that cannot be recorded, such as to look at a number
+        _LOGGER.debug("Steps of %s are taken one by one: %s", sampler, first_line(error))  # errors of the energy are raised there
         return None
     same = all(_equal(one, other) for one, other in zip(taken[1:], later[:-1], strict=True))
     near = zip(_tensors(taken[0][0]).values(), _tensors(after).values(), strict=True)
@@ -174,7 +177,7 @@ def _record(
             found += [*_tensors(now).values(), *_tensors(seen).values()]
         return tuple(found)
 
-    inputs = (*_tensors(state).values(), *_draw_all(noise.draws, noise.whole, noise.whole.step))
+    inputs = (*_tensors(state).values(), *_draw_all(noise.draws, noise.noise, noise.noise.step))
     return record(function, inputs), inputs
 
 

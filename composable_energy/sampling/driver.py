@@ -161,18 +161,16 @@ def sample(
         tuned, pilots = _tune(replace(request, energy=plain), used, report)
         layout = _layout(request, used, tuned, pilots, compile)
         chains = Chains(layout, request.on_divergence, faults, single=callback is not None)
-        recorder = _recorder(request, chains)
-        stop = observer = None
+        recorder, last_step, stop = _recorder(request, chains), request.last_step(tuned), None
+        judge = not _is_recommended(request.owner, sampler, steps)
+        observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates)
         try:
             _start(request, chains, recorder.before)
-            last_step = request.last_step(tuned)
-            judge = not _is_recommended(request.owner, sampler, steps)
-            observer = ConvergenceObserver(last_step, judge=judge, coordinates=request.points.coordinates)
             SamplingLoop(chains, last_step, [*_observers(request, recorder, evaluator, last_step, report), observer]).run()
         except Diverged as error:
             stop = error
         points, record = collect_result(request, chains, recorder, evaluator, stop, faults)
-        record.observed = tuple(observer.warnings(chains)) if observer is not None else ()
+        record.observed = tuple(observer.warnings(chains))
         emit_warnings([*record.observed, *warn_of_points(record)])
     record.seconds = time.perf_counter() - began
     return (points, record) if trace else points

@@ -14,8 +14,20 @@ from composable_energy.captures import PLAIN, contents
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 
-__all__ = ["ANYTHING", "Function", "all_same", "close", "compile_graph", "copied", "first_line", "held_by", "record", "run", "same"]
-__all__ += ["trace"]
+__all__ = [
+    "ANYTHING",
+    "Function",
+    "all_same",
+    "close",
+    "compile_graph",
+    "copied",
+    "first_line",
+    "held_by",
+    "record",
+    "run",
+    "same",
+    "trace",
+]
 
 Function = Callable[..., tuple[Tensor, Tensor]]
 ANYTHING = object()  # equals every value

@@ -9,10 +9,12 @@ from composable_energy.sampling.faults import Faults
 from composable_energy.sampling.layout import Chunk, all_finite
 from composable_energy.sampling.sampler import Info, Sampler, State
 
-__all__ = ["MOST_STEPS", "BlockSize", "Path", "take_steps"]
+__all__ = ["MOST_NUMBERS", "MOST_STEPS", "BlockSize", "Path", "take_steps"]
 
 MOST_STEPS = 32
 """The largest number of steps of a block; their states take memory, and observers see them when it is done."""
+MOST_NUMBERS = 2**16
+"""The largest number of coordinates of all points of a block, which a cache holds."""
 _SECONDS = 1e-2
 
 

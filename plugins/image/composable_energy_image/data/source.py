@@ -135,7 +135,7 @@ def open_image(path: Path) -> Image.Image:
     """
     from PIL import Image, ImageOps
 
-    if not is_file(path):  # opening a pipe would wait for ever
+    if not is_file(path):  # to open a pipe never returns
         raise FileFormatError(f"{path} is no regular file, or a link that leads nowhere: replace or delete it.")
     try:
         with open_picture(path) as picture:
