@@ -16,7 +16,7 @@ from composable_energy.sampling.faults import Faults, noted
 from composable_energy.sampling.infos import merge_infos
 from composable_energy.sampling.layout import Chunk, Ids, Layout, all_finite, compact, finite_rows, join, take
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.steps import MOST_NUMBERS, MOST_STEPS, BlockSize, take_steps
+from composable_energy.sampling.steps import BlockSize, take_steps
 from composable_energy.sampling.trace import Policy, Stopped, Trace
 
 __all__ = ["Chains", "Diverged"]
@@ -62,8 +62,7 @@ class Chains:
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
         self.restarts = torch.zeros(len(self.own), dtype=torch.int64)
         self._noted = noted(self._doing)
-        numbers = max(1, len(self.own) * layout.starts.zeros.numel())
-        self._largest_block = 1 if single or self.coupled else max(1, min(MOST_STEPS, MOST_NUMBERS // numbers))
+        self.single = single
 
     # Steps ----------------------------------------------------------------------------------------------------------------------------
 
@@ -127,7 +126,7 @@ class Chains:
                 paths = [take_steps(self.sampler, chunk, self.step + 1, count, self.faults) for chunk in self.chunks]
             taken = min((len(path.infos) for path in paths), default=1)
             good = min((path.count_finite() for path in paths), default=taken)
-            size.adapt(time.perf_counter() - began, taken)
+            size.adapt(time.perf_counter() - began, taken, good)
             taken = min(taken, good + 1)
             self.faults.points -= sum(path.faults[-1] - path.faults[taken - 1] for path in paths)  # steps that are taken again
             for index in range(taken):
@@ -147,11 +146,14 @@ class Chains:
 
     def _block_size(self) -> BlockSize:
         """Gets steps in succession as one function, if there is one for the chains; returns the size of the first block."""
-        fuse, fused = self.layout.fuse, None
-        if fuse is not None and len(self.chunks) == 1 and not self.coupled:
-            chunk = self.chunks[0]
-            chunk.steps = fused = fuse(self.sampler, chunk.energy, chunk.state, chunk.noise, self.step + 1)
-        return BlockSize(self._largest_block) if fused is None else BlockSize(MOST_STEPS, fused.count, fused.count)
+        if len(self.chunks) != 1 or self.coupled:
+            return BlockSize(1)
+        chunk, fuse = self.chunks[0], self.layout.fuse
+        fused = None if fuse is None else fuse(self.sampler, chunk.energy, chunk.state, chunk.noise, self.step + 1)
+        chunk.steps = fused
+        if fused is not None:
+            return BlockSize(4 * fused.count, fused.count, fused.count)
+        return BlockSize(1) if self.single else BlockSize.for_points(chunk.state.x)
 
     def _settle(self, info: Info, before: Sequence[State]) -> Info:
         """Applies the policy to chains that diverged in the last step, couples all others, and returns the info.

@@ -12,11 +12,11 @@ from composable_energy.errors import ShapeError
 from composable_energy.sampling.layout import Ids, Layout
 from composable_energy.sampling.sampler import Info
 
-__all__ = ["merge_infos", "weighted_mean"]
+__all__ = ["merge_infos", "to_floats", "weighted_mean"]
 
 
 def merge_infos(infos: Sequence[tuple[Ids, Info]], layout: Layout) -> Info:
-    """Returns one info for all chains of a process.
+    """Returns one info for all chains of a process. Means stay tensors, so that no step waits for the device; see `to_floats`.
 
     Args:
         infos: The ids of the chains of each batch, and its info.
@@ -34,8 +34,17 @@ def merge_infos(infos: Sequence[tuple[Ids, Info]], layout: Layout) -> Info:
     return Info(layout.scatter(rates, float("nan")) if rates else None, scalars)
 
 
-def _mean(what: str, parts: Sequence[tuple[int, float | Tensor]]) -> float:
+def to_floats(values: Sequence[float | Tensor]) -> list[float]:
+    """Returns scalars as numbers, those on a device by one transfer."""
+    tensors = [value.double() for value in values if isinstance(value, Tensor)]
+    read = iter(torch.stack(tensors).tolist() if tensors else ())
+    return [next(read) if isinstance(value, Tensor) else value for value in values]
+
+
+def _mean(what: str, parts: Sequence[tuple[int, float | Tensor]]) -> float | Tensor:
     """Returns the mean of a scalar over all chains, from (number of chains, value) pairs of batches."""
+    if len(parts) == 1 and isinstance(parts[0][1], Tensor) and not parts[0][1].ndim:
+        return parts[0][1]
     rows: list[Tensor] = []
     numbers: list[tuple[int, float]] = []
     for count, value in parts:
@@ -48,7 +57,7 @@ def _mean(what: str, parts: Sequence[tuple[int, float | Tensor]]) -> float:
             rows.append(value.double())
         else:
             numbers.append((count, float(value) if isinstance(value, Tensor) else value))
-    return torch.cat(rows).nanmean().item() if rows else weighted_mean(numbers)
+    return torch.cat(rows).nanmean() if rows else weighted_mean(numbers)
 
 
 def weighted_mean(parts: Sequence[tuple[int, float]]) -> float:

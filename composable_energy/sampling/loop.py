@@ -11,6 +11,7 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError
 from composable_energy.sampling.chains import Chains
+from composable_energy.sampling.infos import to_floats
 from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.unconstrained import visible_state
@@ -87,6 +88,7 @@ class CallbackObserver(Observer):
         self.callback = callback
 
     def on_step(self, chains: Chains, info: Info) -> bool:
+        info = replace(info, scalars=dict(zip(info.scalars, to_floats(list(info.scalars.values())), strict=True)))
         if chains.stopped:
             info = replace(info, chains=sorted(i - chains.own.start for i in chains.ids()))
         over = not chains.chunks or _is_true(
@@ -161,7 +163,7 @@ class TraceRecorder(Observer):
         trace.point_steps = (self.before.point_steps if self.before else []) + kept
         earlier = self.before.scalars if self.before else {}
         names = dict.fromkeys([*earlier, *self.scalars])
-        trace.scalars = {name: [*earlier.get(name, []), *self.scalars.get(name, [])[:done]] for name in names}
+        trace.scalars = {name: [*earlier.get(name, []), *to_floats(self.scalars.get(name, [])[:done])] for name in names}
         return trace
 
     def _joined(self, name: str, steps: Sequence[Tensor], own: range) -> Tensor | None:

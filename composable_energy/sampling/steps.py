@@ -5,22 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from composable_energy.sampling.faults import Faults
 from composable_energy.sampling.layout import Chunk, all_finite
 from composable_energy.sampling.sampler import Info, Sampler, State
 
-__all__ = ["MOST_NUMBERS", "MOST_STEPS", "BlockSize", "Path", "take_steps"]
+__all__ = ["MOST_NUMBERS", "BlockSize", "Path", "take_steps"]
 
-MOST_STEPS = 32
-"""The largest number of steps of a block; their states take memory, and observers see them when it is done."""
 MOST_NUMBERS = 2**16
-"""The largest number of coordinates of all points of a block, which a cache holds."""
-_SECONDS = 1e-2
+"""The largest number of coordinates of all points of a block on the CPU, which its cache holds."""
+_MOST_ON_DEVICE, _MOST_STEPS = 2**23, 128  # numbers, which take 64 MB with the gradients
+_SECONDS = 0.1  # observers see the steps when the block is done
 
 
 @dataclass
 class BlockSize:
-    """The number of steps in a block: as many as take ten milliseconds.
+    """The number of steps in a block: as many as take a tenth of a second.
+
+    A check of a block waits for the device once, so a hundred steps have one wait.
 
     Args:
         largest: The largest number.
@@ -34,9 +37,24 @@ class BlockSize:
     steps: int = 1
     fastest: float = math.inf
 
-    def adapt(self, seconds: float, taken: int) -> None:
-        """Takes in how long a block took."""
+    @classmethod
+    def for_points(cls, points: Tensor) -> BlockSize:
+        """Returns the size of the first block of chains at points of this shape and device."""
+        most = MOST_NUMBERS if points.is_cpu else _MOST_ON_DEVICE
+        return cls(max(1, min(_MOST_STEPS, most // max(1, points.numel()))))
+
+    def adapt(self, seconds: float, taken: int, good: int) -> None:
+        """Chooses the next size.
+
+        Args:
+            seconds: How long the last block took.
+            taken: Its steps.
+            good: Its steps before one with a chain that diverged; the others were taken in vain, so small blocks follow.
+        """
         self.fastest = min(seconds / taken, 1.1 * self.fastest)
+        if good < taken:
+            self.steps = self.together
+            return
         steps = max(self.together, min(2 * self.steps, self.largest, int(_SECONDS / self.fastest)))
         self.steps = max(1, steps // self.together * self.together)
 

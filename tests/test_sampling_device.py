@@ -1,0 +1,69 @@
+"""Reads from the device: on a GPU each one waits until all steps before it are done."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import composable_energy as ce
+from composable_energy.sampling.steps import BlockSize
+
+READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero"}
+"""Operations whose result Python gets, so that it waits for the device."""
+
+
+class Reads(TorchDispatchMode):
+    """Counts reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func._schema.name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count(sampler: str, steps: int, **options) -> Counter[str]:
+    """Returns how often each operation ran in a call."""
+    energy = ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(2,))
+    with Reads() as counted:
+        energy.sample(32, sampler=sampler, init=torch.ones(32, 2), steps=steps, seed=0, warn=False, **options)
+    return counted.counts
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [
+        ("langevin", {"step_size": 0.1}),
+        ("langevin", {"step_size": 0.1, "noise": "philox"}),
+        ("langevin", {"step_size": 0.1, "trace": True}),
+        ("underdamped", {"step_size": 0.1}),
+        ("mala", {"step_size": 0.1, "trace": True}),
+        ("hmc", {"step_size": 0.1, "leapfrogs": 2, "trace": True}),
+        ("tempering", {"levels": 3, "leapfrogs": 2, "trace": True}),
+    ],
+)
+def test_a_block_of_steps_reads_from_the_device_once(sampler, options):
+    """The check of a block ends in a `dot`; numbers that a sampler reports are read when the call ends."""
+    short, long = (count(sampler, steps, **options) for steps in (300, 600))
+    more = long - short
+    assert 1 <= more["aten::dot"] <= 150
+    assert sum(more[name] for name in READS) <= more["aten::dot"]
+
+
+def test_a_block_has_a_hundred_steps_or_takes_a_tenth_of_a_second():
+    for seconds, largest in ((1e-4, 128), (1e-3, 100), (1e-2, 10), (1.0, 1)):
+        size = BlockSize.for_points(torch.zeros(64, 2))
+        for _ in range(10):
+            size.adapt(seconds * size.steps, size.steps, size.steps)
+        assert size.steps == pytest.approx(largest, abs=1)
+
+
+def test_after_a_chain_diverged_blocks_are_small_again():
+    size = BlockSize.for_points(torch.zeros(64, 2))
+    for _ in range(10):
+        size.adapt(1e-4 * size.steps, size.steps, size.steps)
+    size.adapt(1e-4 * size.steps, size.steps, 5)
+    assert size.steps == 1
