@@ -208,9 +208,10 @@ class Noise:
         """Draws the numbers of a step into a buffer."""
         chains, key, generator = self.chains, _key(self.seed, step, stream), self._generator()
         out, parts = buffer.whole, buffer.parts
-        if parts:
-            generator.seek(key, buffer.first)
-            for part, own in zip(parts, generator.next_blocks(len(parts)), strict=True):
+        if len(parts) == 1:
+            fill(parts[0], generator=generator.block(key, buffer.first))
+        elif parts:
+            for part, own in zip(parts, generator.blocks(key, buffer.first, len(parts)), strict=True):
                 fill(part, generator=own)
         if buffer.rest == len(chains):
             return out
@@ -220,9 +221,8 @@ class Noise:
             use, key_of_block = (fill, stream), (self.seed, step, block, event, dtype)  # several chunks of chains may share a block
             found = memory.get(use)
             if found is None or found[0] != key_of_block:
-                generator.seek(key, block)
                 drawn = torch.empty((size, *event), dtype=dtype)
-                found = memory[use] = (key_of_block, fill(drawn, generator=next(generator.next_blocks(1))))
+                found = memory[use] = (key_of_block, fill(drawn, generator=generator.block(key, block)))
             out[rows] = found[1][inside]
         return out
 

@@ -68,14 +68,16 @@ class BlockGenerator:
         if len(whole) != 5056 or whole[8:24].view(np.uint32).tolist() != [1, 1, 0, 0] or self._words[:3].tolist() != _SEEDED_BY_5489:
             raise OptionError(f"torch {torch.__version__} has an unknown format of generator states: use noise='philox'.")
 
-    def seek(self, key: bytes, block: int) -> None:
-        """Moves to a block of the draw with a key of 16 bytes; `next_blocks` starts there."""
-        state = self._philox_state["state"]
-        state["key"], state["counter"][0] = np.frombuffer(key, np.uint64), block * (_STATE // 8)  # each count gives 8 words
-        self._bits.state = self._philox_state
+    def block(self, key: bytes, number: int) -> torch.Generator:
+        """Returns the generator at the start of a block of the draw with a key of 16 bytes; it is always the same object."""
+        self._seek(key, number)
+        self._words[:] = self._bits.random_raw(_STATE // 2).view(np.uint32)
+        self.generator.set_state(self._state)
+        return self.generator
 
-    def next_blocks(self, count: int) -> Iterator[torch.Generator]:
-        """Yields the generator at the start of each of the next blocks; it is always the same object."""
+    def blocks(self, key: bytes, number: int, count: int) -> Iterator[torch.Generator]:
+        """Yields the generator at the start of blocks in succession, as `block` for each."""
+        self._seek(key, number)
         generator, state, words = self.generator, self._state, self._words
         for first in range(0, count, _TOGETHER):
             drawn = self._bits.random_raw(min(_TOGETHER, count - first) * _STATE // 2)
@@ -83,6 +85,11 @@ class BlockGenerator:
                 words[:] = row
                 generator.set_state(state)
                 yield generator
+
+    def _seek(self, key: bytes, block: int) -> None:
+        state = self._philox_state["state"]
+        state["key"], state["counter"][0] = np.frombuffer(key, np.uint64), block * (_STATE // 8)  # each count gives 8 words
+        self._bits.state = self._philox_state
 
 
 def block_size(event: torch.Size) -> int:
