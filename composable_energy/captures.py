@@ -35,6 +35,7 @@ _ITEMS = (list, tuple, set, frozenset)
 _HANDLED = (*PLAIN, *_ITEMS, dict, Tensor, nn.Module, types.FunctionType, functools.partial)
 _FOREIGN = ("torch.", "numpy.", "builtins.", "abc.", "functools.", "typing.")  # their code names no module of a user
 _GETSTATE = getattr(object, "__getstate__", None)  # since Python 3.11
+_UNSEEN = ("training", "_fitting")  # modes, and what twins remember of points
 _MANY = 1000  # a captured container with more items is data
 
 
@@ -79,7 +80,7 @@ def _inside(item: Any) -> list[Any]:
         return [item.__self__]
     if isinstance(item, functools.partial):
         return [item.func, *item.args, *item.keywords.values()]
-    return [value for name, value in list(attributes(item).items()) if name != "training" and not (isinstance(value, dict) and not value)]
+    return [value for name, value in list(attributes(item).items()) if name not in _UNSEEN and not (isinstance(value, dict) and not value)]
 
 
 def attributes(item: Any) -> dict[str, Any]:

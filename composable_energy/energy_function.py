@@ -52,7 +52,7 @@ class EnergyFunction(nn.Module, ABC):
     _event_shape: torch.Size | None = None
     _support: Support = None
     _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
-    _fitting: set[Any] | None = None  # shapes, dtypes and devices of points that fit a twin, which does not change
+    _fitting: set[Any] | None = None  # shapes, dtypes and devices of points that fit; only in a twin, which does not change
 
     def __init__(self) -> None:
         super().__init__()
@@ -242,7 +242,8 @@ class EnergyFunction(nn.Module, ABC):
         self._fitting = set()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._fitting = None
+        if self._fitting is not None:
+            self._fitting = set()
         if self._support is not None:  # its ends may be tensors
             self._support = map_support(self._support, fn)
         return super()._apply(fn, recurse)

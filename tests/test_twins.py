@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.captures import tensors_of
-from composable_energy.errors import ExpressionError, OptionError
+from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.sampling import twin
 from composable_energy_mcmc import Langevin
 from tests.captured_networks import (
@@ -36,6 +36,20 @@ def test_a_constructor_may_take_a_global_network():
     copied = twin(TakesGlobal())
     assert GLOBAL.training and not copied.net.training
     GLOBAL.eval()
+
+
+def test_a_twin_that_was_evaluated_equals_its_energy_and_still_checks_points():
+    """A twin remembers which points fit, so that those of each step need no check."""
+    energy = TakesGlobal().eval()
+    copied = twin(energy)
+    copied(torch.zeros(3, 2))
+    assert copied.equals(energy) and energy.equals(copied) and twin(copied).equals(copy.deepcopy(copied))
+    for wrong, error in ((torch.zeros(3, 2).double(), DtypeError), (torch.zeros(3, 2).long(), DtypeError), (torch.zeros(()), ShapeError)):
+        with pytest.raises(error):
+            copied(wrong)
+    copied.double()
+    with pytest.raises(DtypeError, match="float64 weights"):
+        copied(torch.zeros(3, 2))
 
 
 class NamedLikeAGlobal(ce.Energy):
