@@ -69,7 +69,8 @@ class RelativeEnergy(Energy, ABC):
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         with memo_scope(self._repeated):
-            return add([self._checked_evidence(x, conditions), *(base(x, **conditions) for base in self.bases)], signed=self._signed)
+            evidence, bases = self._checked_evidence(x, conditions), self.bases
+            return add([evidence, *(base(x, **conditions) for base in bases)], signed=self._signed) if bases else evidence
 
     def evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         with memo_scope(self._repeated):

@@ -71,9 +71,11 @@ class Conjunction(Node):
         return intersect([*zip(self.terms, supports, strict=True), *bases])
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        joint = [formula.energy(x, **conditions) for formula in self._formulas]
-        others = [(evidence_of(term, x, conditions), count) for term, count in self._others.items()]
-        return add(joint + [found if count == 1 else scale(count, found) for found, count in others], signed=self._signed)
+        parts = [formula.energy(x, **conditions) for formula in self._formulas]
+        for term, count in self._others.items():
+            evidence = evidence_of(term, x, conditions)
+            parts.append(evidence if count == 1 else scale(count, evidence))
+        return add(parts, signed=self._signed)
 
     def __str__(self) -> str:
         return join_operands(self.terms, " & ", self.precedence)

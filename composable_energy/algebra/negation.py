@@ -181,7 +181,7 @@ class Negation(Node):
         known = operand.known_level(self.quantile)
         if known is not None:
             return known
-        free = sorted(operand.conditions & conditions.keys() - {CHAINS})
+        free = sorted(operand.conditions & conditions.keys() - {CHAINS}) if conditions else ()
         if free:
             raise ExpressionError(
                 f"{self} needs the level of {operand}, and it depends on {', '.join(free)}, which is not bound: bind it inside, as in "
