@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,8 @@ _LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a quarter of the steps; for the stand
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
 _STILL = 0.01  # of the chains, which change a mean by less than its standard error for a few thousand
 _NUMBERS = 16  # coordinates, or sums of coordinates with random signs
-_OBSERVED_STEPS = 32  # of each quarter, at least: more change nothing where it counts, as steps of slow chains are alike
+_MOST_CHAINS = 512  # evenly chosen: with 400 or more the least drift that counts is a share of the deviation, not the standard error
+_OBSERVED_STEPS = 16  # of each quarter, at least: more change nothing where it counts, as steps of slow chains are alike
 _BUFFERED_NUMBERS, _BUFFERED_STEPS = 65_536, 32  # several steps are added at once, as small operations cost more than small energies
 _DRIFT_ERRORS, _DRIFT_DEVIATIONS = 5.0, 0.25
 _R_HAT = 1.7  # all steps are about four times the relaxation time, so that 2 % of the distance of the start are left
@@ -37,10 +38,10 @@ _R_HAT = 1.7  # all steps are about four times the relaxation time, so that 2 % 
 class ConvergenceObserver(Observer):
     r"""Finds chains that stand still, that drift, or that do not agree.
 
-    The later half of the steps is divided into two quarters. Each chain has a mean and a variance over 32 to 63 steps of each quarter, of
-    the energy and of up to 16 coordinates or sums of coordinates. They give a drift with its standard error over the chains, and the split
-    R-hat. With fewer than 80 steps only chains that never move are found. Diverged chains and runs that a callback ends are not
-    checked, and chains with conditions of their own are not compared.
+    The later half of the steps is divided into two quarters. Each chain has a mean and a variance over 16 to 31 steps of each quarter, of
+    the energy and of up to 16 coordinates or sums of coordinates, for up to 512 chains. They give a drift with its standard error over the
+    chains, and the split R-hat. With fewer than 80 steps only chains that never move are found. Diverged chains and runs that a callback
+    ends are not checked, and chains with conditions of their own are not compared.
 
     Args:
         last_step: The number of the last step.
@@ -54,7 +55,8 @@ class ConvergenceObserver(Observer):
         self.every = 1
         self.start = self.halfway = self.end = torch.empty(0)
         self.moments: list[_Moments] = []
-        self._buffer: list[tuple[Tensor, Tensor]] = []
+        self._buffer: list[Tensor] = []
+        self._has_value, self._signs = True, torch.empty(0)
 
     def on_start(self, chains: Chains) -> None:
         self.first = chains.step
@@ -64,7 +66,7 @@ class ConvergenceObserver(Observer):
         self.middle, self.turn = self.last_step - 2 * quarter, self.last_step - quarter
         self.start = self.halfway = chains.points()[0] if chains.chunks else self.start
         if self.judge and quarter >= _LEAST_STEPS and len(chains.own) > 1 and chains.sampler.stationary:
-            self.moments = [_Moments(chains.layout.energy.has_value) for _ in range(2)]
+            self.moments, self._has_value = [_Moments(), _Moments()], chains.layout.energy.has_value
 
     def on_step(self, chains: Chains, info: object) -> None:
         step = chains.step
@@ -104,9 +106,9 @@ class ConvergenceObserver(Observer):
         early, late = self.moments
         drift, r_hat = early.drift(late), early.r_hat(late)
         if len(chains.own) >= _LEAST_CHAINS and drift.max() > 1:
-            return [warn_of_drift(chains.sampler, early.name(drift), (self.middle, self.last_step))]
+            return [warn_of_drift(chains.sampler, self._name(drift), (self.middle, self.last_step))]
         if r_hat.max() > _R_HAT and not has_rows(chains.layout.energy):
-            return [warn_of_disagreement(chains.sampler, early.name(r_hat), r_hat.max().item(), (self.middle, self.last_step))]
+            return [warn_of_disagreement(chains.sampler, self._name(r_hat), r_hat.max().item(), (self.middle, self.last_step))]
         excess, error = _excess(chains), (2 / len(chains.own)) ** 0.5
         return [warn_of_bias(chains.sampler, excess)] if excess > max(LARGEST_BIAS, 3 * error) else []
 
@@ -126,26 +128,43 @@ class ConvergenceObserver(Observer):
         if len(x) != len(chains.own):
             self.moments = []
             return
-        self._buffer.append((x if self.coordinates is None else self.coordinates.features(x), energy))
-        if step in (self.turn, self.last_step) or len(self._buffer) >= min(_BUFFERED_STEPS, _BUFFERED_NUMBERS // max(1, x.numel())):
-            self.moments[step > self.turn].add(self._buffer)
+        every = -(-len(x) // _MOST_CHAINS)
+        x = x[::every] if self.coordinates is None else self.coordinates.features(x[::every])
+        numbers = self._numbers(x, energy[::every])
+        self._buffer.append(numbers)
+        if step in (self.turn, self.last_step) or len(self._buffer) >= min(_BUFFERED_STEPS, _BUFFERED_NUMBERS // numbers.numel()):
+            self.moments[step > self.turn].add(torch.stack(self._buffer).to(_widest(numbers)))
             self._buffer = []
+
+    def _numbers(self, x: Tensor, energy: Tensor) -> Tensor:
+        """Returns the energy and coordinates, or sums of them, with shape (m, numbers)."""
+        x = x.reshape(len(x), -1)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if x.shape[1] > _NUMBERS:
+            if not len(self._signs):
+                signs = torch.randint(0, 2, (x.shape[1], 1), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
+                self._signs = (signs * (torch.arange(len(signs))[:, None] % _NUMBERS == torch.arange(_NUMBERS))).to(x)
+            x = x @ self._signs
+        return torch.cat([energy[:, None].to(x), x], 1) if self._has_value else x
+
+    def _name(self, figures: Tensor) -> str:
+        """Returns the name of the number with the largest figure."""
+        index = int(figures.argmax()) - self._has_value
+        if index < 0:
+            return "the energy"
+        return "a sum of coordinates" if len(self._signs) else f"coordinate {index}"
 
 
 class _Moments:
     """Running means and variances of each chain, by the update of Chan et al. (1979) for several steps at once."""
 
-    def __init__(self, has_value: bool) -> None:
-        self.has_value = has_value
+    def __init__(self) -> None:
         self.count = 0
-        self.event: tuple[int, ...] = ()
         self.mean = self.square = torch.empty(0)
-        self.signs = torch.empty(0)
 
-    def add(self, steps: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Adds points with shape $(m, *)$ and energies with shape $(m,)$ of some steps."""
-        values, count = self._numbers(steps), len(steps)
-        mean = values.mean(0)
+    def add(self, values: Tensor) -> None:
+        """Adds numbers with shape (steps, m, numbers)."""
+        mean, count = values.mean(0), len(values)
         square = (values - mean).square().sum(0)
         if self.count:
             shift, total = mean - self.mean, self.count + count
@@ -167,32 +186,14 @@ class _Moments:
         between = torch.cat([self.mean, late.mean]).var(0)
         return (1 - 1 / self.count + between / within).sqrt().nan_to_num(0.0)
 
-    def name(self, figures: Tensor) -> str:
-        """Returns the name of the number with the largest figure."""
-        index = int(figures.argmax()) - self.has_value
-        if index < 0:
-            return "the energy"
-        size = torch.Size(self.event).numel()
-        return f"coordinate {index}" if size <= _NUMBERS else "a sum of coordinates"
-
     def _within(self, late: _Moments) -> Tensor:
         """Returns the variance over both quarters and all chains."""
         means = torch.cat([self.mean, late.mean])
         return ((self.square + late.square) / (self.count + late.count)).mean(0) + means.var(0)
 
-    def _numbers(self, steps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """Returns the energy and coordinates, or sums of them, with shape (steps, m, numbers)."""
-        x = torch.stack([some for some, _ in steps]).reshape(len(steps), len(steps[0][0]), -1)
-        self.event, size = tuple(steps[0][0].shape[1:]), x.shape[2]
-        wide = torch.float32 if x.device.type == "mps" else torch.float64
-        if size > _NUMBERS:
-            x = x.to(torch.promote_types(x.dtype, torch.float32))
-            if not len(self.signs):
-                signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
-                self.signs = (signs * (torch.arange(size)[:, None] % _NUMBERS == torch.arange(_NUMBERS))).to(x)
-            x = x @ self.signs
-        energies = torch.stack([energy for _, energy in steps])[..., None]
-        return torch.cat([energies.to(wide), x.to(wide)], -1) if self.has_value else x.to(wide)
+
+def _widest(of: Tensor) -> torch.dtype:
+    return torch.float32 if of.device.type == "mps" else torch.float64
 
 
 def warn_of_points(trace: Trace) -> list[SamplingWarning]:
