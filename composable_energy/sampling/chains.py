@@ -16,7 +16,7 @@ from composable_energy.sampling.faults import Faults, noted
 from composable_energy.sampling.infos import merge_infos
 from composable_energy.sampling.layout import Chunk, Ids, Layout, all_finite, compact, finite_rows, join, take
 from composable_energy.sampling.sampler import Info, Sampler, State
-from composable_energy.sampling.steps import BlockSize, take_steps
+from composable_energy.sampling.steps import first_block, take_steps
 from composable_energy.sampling.trace import Policy, Stopped, Trace
 
 __all__ = ["Chains", "Diverged"]
@@ -29,8 +29,7 @@ class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public err
 
     def __init__(self, step: int, reason: str) -> None:
         super().__init__(step, reason)
-        self.step = step
-        self.reason = reason
+        self.step, self.reason = step, reason
 
 
 class Chains:
@@ -56,13 +55,12 @@ class Chains:
         self.coupled = type(self.sampler).couple is not Sampler.couple
         if self.coupled and policy == "restart":
             raise OptionError(f"Chains of {self.sampler} interact, so none can start again alone: take on_divergence='drop'.")
-        self.step = 0
+        self.step, self.single = 0, single or self.coupled
         self.chunks: list[Chunk] = []
         self.stopped: list[Stopped] = []
         self.diverged_at = torch.full((len(self.own),), -1, dtype=torch.int64)
         self.restarts = torch.zeros(len(self.own), dtype=torch.int64)
         self._noted = noted(self._doing)
-        self.single = single
 
     # Steps ----------------------------------------------------------------------------------------------------------------------------
 
@@ -109,16 +107,21 @@ class Chains:
                     part = state if len(some) == len(ids) else take(state, some.to(state.x.device))
                     self.chunks.append(self.layout.chunk(compact([ids[row] for row in some.tolist()]), attempt, part))
 
-    def advance(self, last_step: int) -> Iterator[Info]:
+    def advance(self, last_step: int, next_step: Callable[[int], int] | None = None) -> Iterator[Info]:
         """Takes steps up to the last, and yields one info for all chains after each; NaN for chains that were stopped before.
 
-        Fast steps are taken in blocks that are checked as a whole, and the chains are then shown at each. A block ends before a step
-        that raises and at one with chains that diverged, so the results are those of single steps.
+        Fast steps are taken in blocks that are checked as a whole. A block ends before a step that raises and at one with chains that
+        diverged, so the results are those of single steps.
+
+        Args:
+            last_step: The number of the last step.
+            next_step: Returns the next step after which to yield, from the number of steps taken; None yields after each. Steps in which
+                chains diverge or interact are always shown.
 
         Raises:
             Diverged: Chains diverged, and the policy is "raise" or no chain is left.
         """
-        size = self._block_size()
+        size = first_block(self.sampler, self.chunks, None if self.coupled else self.layout.fuse, self.step + 1, single=self.single)
         while self.step < last_step:
             began = time.perf_counter()
             count = min(size.steps, last_step - self.step) if len(self.chunks) == 1 else 1  # batches take turns
@@ -129,31 +132,22 @@ class Chains:
             size.adapt(time.perf_counter() - began, taken, good)
             taken = min(taken, good + 1)
             self.faults.points -= sum(path.faults[-1] - path.faults[taken - 1] for path in paths)  # steps that are taken again
-            for index in range(taken):
-                self.step += 1
-                infos: list[tuple[Ids, Info]] = []
+            first = self.step
+            while self.step < first + taken:
+                shown = self.step + 1 if next_step is None else next_step(self.step)
+                self.step = min(shown, first + taken)
+                index, infos = self.step - first - 1, list[tuple[Ids, Info]]()
                 for chunk, path in zip(self.chunks, paths, strict=True):
                     chunk.state = path.states[index + 1]
                     infos.append((chunk.ids, path.infos[index]))
-                info = merge_infos(infos, self.layout)
                 if index == good or self.coupled:
-                    info = self._settle(info, [path.states[index] for path in paths] if index == good else ())
-                yield info
-            error = next((path.error for path in paths), None)
+                    yield self._settle(merge_infos(infos, self.layout), [path.states[index] for path in paths] if index == good else ())
+                elif self.step == shown:
+                    yield merge_infos(infos, self.layout)
+            error = paths[0].error if paths else None
             if error is not None and taken <= good:  # else the step that raised is taken again, without the chains that diverged
                 with self._noted:
                     raise error
-
-    def _block_size(self) -> BlockSize:
-        """Gets steps in succession as one function, if there is one for the chains; returns the size of the first block."""
-        if len(self.chunks) != 1 or self.coupled:
-            return BlockSize(1)
-        chunk, fuse = self.chunks[0], self.layout.fuse
-        fused = None if fuse is None else fuse(self.sampler, chunk.energy, chunk.state, chunk.noise, self.step + 1)
-        chunk.steps = fused
-        if fused is not None:
-            return BlockSize(4 * fused.count, fused.count, fused.count)
-        return BlockSize(1) if self.single else BlockSize.for_points(chunk.state.x)
 
     def _settle(self, info: Info, before: Sequence[State]) -> Info:
         """Applies the policy to chains that diverged in the last step, couples all others, and returns the info.

@@ -68,6 +68,12 @@ class ConvergenceObserver(Observer):
         if self.judge and quarter >= _LEAST_STEPS and len(chains.own) > 1 and chains.sampler.stationary:
             self.moments, self._has_value = [_Moments(), _Moments()], chains.layout.energy.has_value
 
+    def next_step(self, step: int) -> int | None:
+        if step < self.middle:
+            return self.middle
+        after = step + self.every - (step - self.middle) % self.every
+        return after if self.moments and after <= self.last_step else None
+
     def on_step(self, chains: Chains, info: object) -> None:
         step = chains.step
         if step < self.middle or not chains.chunks:

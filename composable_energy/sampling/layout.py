@@ -19,7 +19,7 @@ from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.starts import Starts
 from composable_energy.sampling.wrappers import select_rows
 
-__all__ = ["Chunk", "FusedSteps", "Ids", "Layout", "all_finite", "compact", "finite_rows", "join", "take"]
+__all__ = ["Chunk", "Fuse", "FusedSteps", "Ids", "Layout", "all_finite", "compact", "finite_rows", "join", "take"]
 
 Ids = tuple[int, ...] | range
 S = TypeVar("S", bound=State)
@@ -41,6 +41,9 @@ class FusedSteps(Protocol):
     def take(self, state: State, noise: Noise, first: int) -> list[tuple[State, Info]]:
         """Takes the steps, of which the first has a number, with chains in a state."""
         ...
+
+
+Fuse = Callable[[Sampler, Energy, State, Noise, int], FusedSteps | None]
 
 
 @dataclass
@@ -88,7 +91,7 @@ class Layout:
     copies: int
     batch_size: int
     ranks: Ranks | None = None
-    fuse: Callable[[Sampler, Energy, State, Noise, int], FusedSteps | None] | None = None
+    fuse: Fuse | None = None
 
     @cached_property
     def own(self) -> range:

@@ -29,8 +29,12 @@ class Observer(Protocol):
     def on_start(self, chains: Chains) -> None:
         """Called before the first step."""
 
+    def next_step(self, step: int) -> int | None:
+        """Returns the next step that it needs to see after a step; None if it needs no other. It may see more."""
+        return step + 1
+
     def on_step(self, chains: Chains, info: Info) -> bool | None:
-        """Called after each step; returning True stops the loop after this step."""
+        """Called after steps, those that it needs and others; returning True stops the loop after this step."""
 
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
         """Called after the last step, or with the error that broke off the loop."""
@@ -63,7 +67,8 @@ class SamplingLoop:
         for observer in self.observers:
             observer.on_start(chains)
         try:
-            for info in chains.advance(self.last_step):
+            each = any(observer.next_step(chains.step) == chains.step + 1 for observer in self.observers)
+            for info in chains.advance(self.last_step, None if each else self._next_step):
                 stop = False
                 for observer in self.observers:
                     stop = observer.on_step(chains, info) is True or stop
@@ -75,6 +80,10 @@ class SamplingLoop:
         finally:
             for observer in self.observers:
                 observer.on_end(chains, error)
+
+    def _next_step(self, step: int) -> int:
+        """Returns the next step that an observer needs to see."""
+        return min((due for observer in self.observers if (due := observer.next_step(step)) is not None), default=self.last_step)
 
 
 class CallbackObserver(Observer):
@@ -125,6 +134,9 @@ class TraceRecorder(Observer):
 
     def on_start(self, chains: Chains) -> None:
         self.first = chains.step
+
+    def next_step(self, step: int) -> int | None:
+        return step + 1 if self.steps else None
 
     def on_step(self, chains: Chains, info: Info) -> None:
         if not self.steps:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from composable_energy.sampling.faults import Faults
-from composable_energy.sampling.layout import Chunk, all_finite
+from composable_energy.sampling.layout import Chunk, Fuse, all_finite
 from composable_energy.sampling.sampler import Info, Sampler, State
 
-__all__ = ["MOST_NUMBERS", "BlockSize", "Path", "take_steps"]
+__all__ = ["MOST_NUMBERS", "BlockSize", "Path", "first_block", "take_steps"]
 
 MOST_NUMBERS = 2**16
 """The largest number of coordinates of all points of a block on the CPU, which its cache holds."""
@@ -81,6 +82,25 @@ class Path:
         if all_finite(*after):
             return len(after)
         return next((step for step, state in enumerate(after) if not all_finite(state)), len(after))
+
+
+def first_block(sampler: Sampler, chunks: Sequence[Chunk], fuse: Fuse | None, step: int, *, single: bool) -> BlockSize:
+    """Returns the size of the first block; with one chunk, gets steps in succession as one function, if there is one.
+
+    Args:
+        sampler: The sampler.
+        chunks: The chains.
+        fuse: Returns steps in succession as one function, see `Layout`; None if there is none.
+        step: The number of the next step.
+        single: Whether steps are taken one by one.
+    """
+    if len(chunks) != 1:
+        return BlockSize(1)
+    (chunk,) = chunks
+    chunk.steps = None if fuse is None else fuse(sampler, chunk.energy, chunk.state, chunk.noise, step)
+    if chunk.steps is not None:
+        return BlockSize(4 * chunk.steps.count, chunk.steps.count, chunk.steps.count)
+    return BlockSize(1) if single else BlockSize.for_points(chunk.state.x)
 
 
 def take_steps(sampler: Sampler, chunk: Chunk, first: int, count: int, faults: Faults) -> Path:
