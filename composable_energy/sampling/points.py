@@ -19,6 +19,7 @@ from composable_energy.memory import memory_of, written_bytes
 __all__ = ["PointSpec", "decode", "resolve_points"]
 
 _DECODER_BATCH = 128
+_LITTLE = 2**24  # bytes, which every device has
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class PointSpec:
             OptionError: They do not fit.
         """
         numbers = 2 * chains * math.prod(self.event) + (0 if self.decoder is None else math.prod(self.shape))
-        needed, memory = numbers * self.dtype.itemsize, memory_of(self.device)
+        needed = numbers * self.dtype.itemsize
+        memory = None if needed < _LITTLE else memory_of(self.device)  # to look takes a tenth of the cost of a short call
         if memory is not None and needed > memory:
             raise OptionError(
                 f"{chains:,} points of shape {tuple(self.shape[1:])} need at least {written_bytes(needed)} of memory, {self.device} has "
