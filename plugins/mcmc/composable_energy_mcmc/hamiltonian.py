@@ -122,15 +122,14 @@ def leapfrog(
     Returns:
         The end, the momentum there, and the highest energy on the way, with shape $(B,)$.
     """
-    x, highest = state.x, state.energy
-    momentum = torch.add(momentum, metric.whiten_gradient(state.grad), alpha=-step_size / 2)
+    x, energies, grad, highest, plain = state.x, state.energy, state.grad, state.energy, metric.scale is None
+    momentum = torch.add(momentum, grad if plain else metric.whiten_gradient(grad), alpha=-step_size / 2)
     for step in range(1, steps + 1):
-        x = torch.add(x, metric.unwhiten(momentum), alpha=step_size)
+        x = torch.add(x, momentum if plain else metric.unwhiten(momentum), alpha=step_size)
         energies, grad = energy_and_gradient(energy, x)
-        momentum = momentum.add_(metric.whiten_gradient(grad), alpha=-step_size if step < steps else -step_size / 2)
+        momentum.add_(grad if plain else metric.whiten_gradient(grad), alpha=-step_size if step < steps else -step_size / 2)
         highest = torch.fmax(highest, energies)
-        state = State(x, energies, grad)
-    return state, momentum, highest
+    return State(x, energies, grad), momentum, highest
 
 
 def van_der_corput(number: int) -> float:
