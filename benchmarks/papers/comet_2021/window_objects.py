@@ -166,7 +166,7 @@ def sheet(comet: Comet, x: Tensor) -> list[Tensor]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser("window-objects", __doc__)
     parser.add_argument("--seed", type=int, nargs="+", default=[5, 6, 7])
-    parser.add_argument("--classifier", type=float, default=60.0, help="seconds of training of the classifier, and of the detector")
+    parser.add_argument("--classifier", type=float, default=150.0, help="seconds of training of the classifier, and of the detector")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     parts = args.parts / "objects"
