@@ -150,13 +150,13 @@ def comet_window(
         channels: Channels of pictures.
         components: Number of components of a picture, with the ground: one more than the largest number of objects.
         latent: Numbers in the latent of a component, without its pose.
-        window: Height and width of windows in pixels, those of the largest object with its shadow: 8, 16, 32, ...
+        window: Height and width of the largest windows in pixels, those of the largest object with its shadow: 8, 16, 32, ...
         filters: Channels of the energy.
         encoder_filters: Channels of the encoder.
         seen: Height and width of the copy of the picture in which attention finds places; `size` if None.
         weights: Folder of a trained model, or the name of one that comes with the package. It sets every other option. None builds an
             untrained model.
-        **energy: Other options of `WindowEnergy`, such as `ground`.
+        **energy: Other options of `WindowEnergy`, such as `colors`.
 
     Raises:
         OptionError: An option is unknown or out of range.

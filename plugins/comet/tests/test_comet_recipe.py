@@ -125,10 +125,10 @@ def test_the_script_makes_a_model(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_script_makes_a_model_of_objects(tmp_path):
-    main(["--model", "objects", "--out", str(tmp_path), "--steps", "4", "--count", "20"])
+    main(["--model", "objects", "--out", str(tmp_path), "--steps", "8", "--count", "20"])
     comet, report = load_comet(tmp_path / "comet"), json.loads((tmp_path / "report.json").read_text())
     assert comet.energy.name == "comet-window" and comet.components == 5
-    assert {name: stage["steps"] for name, stage in report["stages"].items()} == {"quadratic": 1, "window": 3}
+    assert {name: stage["steps"] for name, stage in report["stages"].items()} == {"quadratic": 1, "window": 7}
 
 
 def test_what_the_shipped_model_finds():
@@ -154,6 +154,6 @@ def _settings(options):
 
 def test_an_error_has_to_be_known(few, tmp_path):
     recipe = open_recipe("comet").with_changes({**SMALL, "conv.reconstruction": "cubed"})
-    with pytest.raises(OptionError, match=r"conv.reconstruction must be one of 'squared', 'charbonnier', got 'cubed'"):
+    with pytest.raises(OptionError, match=r"conv.reconstruction must be one of 'squared', 'charbonnier', 'edges', got 'cubed'"):
         recipe.train(few, tmp_path)
     assert not list(tmp_path.iterdir())  # the error comes before the first stage
