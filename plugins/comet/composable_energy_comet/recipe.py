@@ -96,9 +96,10 @@ class CometRecipe(Recipe):
     def _stage(self, name: str, pictures: Pictures, out: Path, before: Comet | None, ranks: Ranks, progress: bool) -> Comet:
         table, training = dict(self.settings[name]), self.settings["training"]
         options = {key: table.pop(key) for key in _TRAINING}
-        error = _ERRORS[table.pop("reconstruction")]
+        error, share = _ERRORS[table.pop("reconstruction")], table.pop("slow", 1.0)
         objective = Decomposition(**{key: table.pop(key) for key in _OBJECTIVE if key in table}, reconstruction=error)
         comet = self._model(name, pictures, table)
+        known = "encoder.find." if isinstance(comet.encoder, GlimpseEncoder) else "encoder."
         device = torch.device(training["device"] or ranks.device)
         Trainer(
             comet if before is None else _take_encoder(comet, before),
@@ -113,6 +114,7 @@ class CometRecipe(Recipe):
                 betas=(0.9, 0.999),
                 warm_up=min(200, options["steps"] // 10),
                 decay=training["decay"],
+                slow=() if before is None or share == 1 else ((known, share),),
                 clip=training["clip"],
             ),
             ema=training["ema"],

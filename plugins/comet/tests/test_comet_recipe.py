@@ -52,6 +52,9 @@ def test_the_recipe_of_windows_trains_the_attention_first(tmp_path):
         torch.testing.assert_close(whole[f"find.{name}"], value)
     assert load_comet(tmp_path / "quadratic").energy.size == 16 and found.energy.size == 32
     assert set(json.loads((tmp_path / "report.json").read_text())["stages"]) == {"quadratic", "window"}
+    slow = load_comet(recipe.with_changes({"window.rate": 1e-3}).train(few, tmp_path / "slow")).encoder.state_dict()
+    moved = {name: float((value - whole[name]).abs().max()) for name, value in slow.items()}
+    assert 1e-5 < max(moved[f"find.{name}"] for name in attention) < 0.2 * max(moved.values())
     with pytest.raises(OptionError, match=r"quadratic.steps and window.steps are both 0"):
         recipe.with_changes({"quadratic.steps": 0, "window.steps": 0}).train(few, tmp_path / "none")
 
