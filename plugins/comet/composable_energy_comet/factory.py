@@ -138,6 +138,7 @@ def comet_window(
     filters: int = 64,
     encoder_filters: int = 32,
     seen: int | None = 32,
+    again: int = 2,
     weights: str | None = None,
     **energy: Any,
 ) -> Comet:
@@ -154,6 +155,7 @@ def comet_window(
         filters: Channels of the energy.
         encoder_filters: Channels of the encoder.
         seen: Height and width of the copy of the picture in which attention finds places; `size` if None.
+        again: Further components of decomposed pictures, each a window where the picture is explained worst; 0 for those of the training.
         weights: Folder of a trained model, or the name of one that comes with the package. It sets every other option. None builds an
             untrained model.
         **energy: Other options of `WindowEnergy`, such as `colors`.
@@ -165,7 +167,7 @@ def comet_window(
     if weights is not None:
         return load_comet(weights)
     shape = {"size": size, "channels": channels, "latent": latent, "window": window}
-    encoder = {**shape, "components": components, "filters": encoder_filters, "seen": seen}
+    encoder = {**shape, "components": components, "filters": encoder_filters, "seen": seen, "again": again}
     return _build("glimpse", encoder, "comet-window", {**shape, "filters": filters, **energy})
 
 

@@ -40,6 +40,7 @@ class GlimpseEncoder(nn.Module):
         window: Height and width of the coarse glimpse in the picture, and of the window in its own pixels: 8, 16, 32, ...
         filters: Channels of the first convolutions.
         seen: Height and width of the copy that attention reads; `size` if None.
+        again: Further windows of `Comet.encode`, where the picture is explained worst; see `look_again`. Training does without them.
 
     Raises:
         OptionError: An option is out of range.
@@ -61,9 +62,11 @@ class GlimpseEncoder(nn.Module):
         window: int = 32,
         filters: int = 32,
         seen: int | None = 32,
+        again: int = 2,
     ) -> None:
         super().__init__()
         self.components, self.latent = check_integer("components", components, 2), check_integer("latent", latent)
+        self.again = check_integer("again", again, 0)
         self.size, self.channels, self.filters, self.window = size, channels, filters, check_window(window)
         if window > size:
             raise OptionError(f"window must be at most the size of pictures, {size}, got {window}.")
@@ -103,12 +106,18 @@ class GlimpseEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns latents with shape $(B, K, D)$ of pictures with shape $(B, C, S, S)$; the first is the ground, with a pose of zeros."""
         hint, centre = self.find(x).flatten(0, 1).split([_HINT, POSE], 1)
-        centre, reach = self._aim(x, hint, centre[:, :2])
-        told = self.tell(torch.cat([self.look(self.crop(x, centre, reach).mul(2).sub(1)), hint], 1))
-        centre = centre + _SECOND_SHIFT * reach * told[:, -2:].tanh()
-        objects = torch.cat([told[:, :-2], centre, reach], 1).unflatten(0, (len(x), -1))
+        objects = self._describe(x, hint, centre[:, :2]).unflatten(0, (len(x), -1))
         ground = F.pad(self.average(F.adaptive_avg_pool2d(x, _SEEN_BY_GROUND) * 2 - 1), (0, POSE))
         return torch.cat([ground[:, None], objects], 1)
+
+    def look_at(self, x: Tensor, centre: Tensor) -> Tensor:
+        """Returns one component at given places, with shape $(B, D)$.
+
+        Args:
+            x: Pictures, with shape $(B, C, S, S)$.
+            centre: Places, down and right, with shape $(B, 2)$.
+        """
+        return self._describe(x, self.find.tell_at(x, centre), centre)
 
     def crop(self, x: Tensor, centre: Tensor, reach: Tensor) -> Tensor:
         """Returns the windows around places, with shape $(B K, C, W, W)$; the border of the picture is repeated outside.
@@ -123,12 +132,17 @@ class GlimpseEncoder(nn.Module):
     def config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         own = {name: getattr(self, name) for name in ("size", "channels", "components", "latent", "window", "filters")}
-        return {**own, "seen": self.find.seen}
+        return {**own, "seen": self.find.seen, "again": self.again}
 
     @property
     def numbers(self) -> int:
         """$D$, the numbers in a component, with its pose."""
         return self.latent + POSE
+
+    def _describe(self, x: Tensor, hint: Tensor, centre: Tensor) -> Tensor:
+        centre, reach = self._aim(x, hint, centre)
+        told = self.tell(torch.cat([self.look(self.crop(x, centre, reach).mul(2).sub(1)), hint], 1))
+        return torch.cat([told[:, :-2], centre + _SECOND_SHIFT * reach * told[:, -2:].tanh(), reach], 1)
 
     def _aim(self, x: Tensor, hint: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
         """Returns better centres, with shape $(B K, 2)$, and reaches, with shape $(B K, 1)$."""

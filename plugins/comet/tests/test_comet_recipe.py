@@ -130,8 +130,8 @@ def test_the_script_makes_a_model(tmp_path, capsys):
 def test_the_script_makes_a_model_of_objects(tmp_path):
     main(["--model", "objects", "--out", str(tmp_path), "--steps", "8", "--count", "20"])
     comet, report = load_comet(tmp_path / "comet"), json.loads((tmp_path / "report.json").read_text())
-    assert comet.energy.name == "comet-window" and comet.components == 5
-    assert {name: stage["steps"] for name, stage in report["stages"].items()} == {"quadratic": 1, "window": 7}
+    assert comet.energy.name == "comet-window" and (comet.encoder.components, comet.components) == (5, 7)
+    assert {name: stage["steps"] for name, stage in report["stages"].items()} == {"quadratic": 2, "window": 6}
 
 
 def test_what_the_shipped_model_finds():

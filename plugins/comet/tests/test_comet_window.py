@@ -148,7 +148,7 @@ def test_more_objects_than_were_encoded_are_joined():
     parts, others = comet.decompose(x), comet.decompose(x.flip(0))
     z = torch.cat([comet.encode(x), comet.encode(x.flip(0))[:, 1:]], 1)
     torch.testing.assert_close(comet.recombine([*parts, *others[1:]]), comet.energy.minimum(z).clamp(0, 1))
-    assert z.shape[1] == 5
+    assert z.shape[1] == 9  # ground, two objects and two further windows of each
 
 
 def test_an_energy_of_fewer_pixels_is_compared_with_averages():
