@@ -48,7 +48,7 @@ __all__ = ["WORLD", "find_eight", "join_eight", "render_eights", "separate_pairs
 WORLD, LARGE = "solids-64", "objects-64"
 MERGE = 0.6
 EIGHT, FOURS, SMALL, GAP = 200, 3_000, (0.16, 0.22), 0.06
-COLORS = torch.tensor([[0.5, 0.5, 0.5], [0.9, 0.3, 0.2], [0.2, 0.6, 0.9], [0.3, 0.8, 0.3], [0.9, 0.8, 0.2]])
+COLORS = torch.tensor([[5, 5, 5], [9, 3, 2], [2, 6, 9], [3, 8, 3], [9, 8, 2], [7, 4, 9], [9, 6, 4]]) / 10
 SHOWN = 6
 DETECTOR = {"count": (1, 8), "sizes": (0.14, 0.26)}
 
@@ -160,10 +160,11 @@ def find_eight(comet: Comet, detector: Detector, eights: Eights) -> tuple[list[d
 
 
 def sheet(comet: Comet, x: Tensor) -> list[Tensor]:
-    """Returns rows of pictures: pictures, reconstructions, masks with a color for each component, the ground, and each object on it."""
-    z = comet.encode(x)
+    """Returns rows: pictures, reconstructions, masks, the ground, each part of the attention on it, and all further windows on it."""
+    z, first = comet.encode(x), comet.encoder.components
     masks = COLORS[comet.masks(x)].movedim(3, 1)
-    return [x, comet.decode(z), masks, comet.decode(z[:, :1]), *(comet.decode(z[:, [0, k]]) for k in range(1, comet.components))]
+    shown = [[0], *([0, k] for k in range(1, first)), [0, *range(first, comet.components)]]
+    return [x, comet.decode(z), masks, *(comet.decode(z[:, some]) for some in shown)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -201,7 +201,7 @@ def load_comet(weights: str | Path) -> Comet:
     A folder of format version 1 has no digests. It is read with a warning, because damage to it may go unnoticed.
 
     Args:
-        weights: The folder that `save_comet` or a recipe wrote, or the name of a model that comes with the package: `"sprites"`.
+        weights: The folder that `save_comet` or a recipe wrote, or the name of a model of the package: `"sprites"`, `"objects"`.
 
     Raises:
         FileFormatError: There is no such model, or it is damaged or of another version.

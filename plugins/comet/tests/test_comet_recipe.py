@@ -13,7 +13,7 @@ from composable_energy.errors import OptionError
 from composable_energy_cli import main as command
 from composable_energy_comet import load_comet
 from composable_energy_comet.recipe import CometRecipe
-from composable_energy_comet.train import main, pictures
+from composable_energy_comet.train import OBJECTS, main, pictures
 from composable_energy_image.data import Pictures
 from composable_energy_training import open_recipe
 
@@ -143,6 +143,20 @@ def test_what_the_shipped_model_finds():
     comet = ce.get_encoder("comet", weights="sprites")
     labels = comet.masks(x).repeat_interleave(2, 1).repeat_interleave(2, 2)
     assert float(adjusted_rand_index(torch.from_numpy(scenes.masks).long(), labels, foreground=True).mean()) > 0.85
+
+
+def test_what_the_shipped_model_of_objects_finds():
+    """Masks, reconstructions and the ground of the model of solids, on pictures that nothing was trained or chosen on."""
+    from composable_energy_comet.metrics import adjusted_rand_index
+
+    scenes = ce.get_world("objects", **OBJECTS).draw(32, seed=9, masks=True)
+    x, truth = torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.masks).long()
+    comet = ce.get_encoder("comet-window", weights="objects")
+    z = comet.encode(x)
+    assert float(adjusted_rand_index(truth, comet.masks(x), foreground=True).nanmean()) > 0.9
+    assert float((comet.decode(z) - x).square().mean()) < 1e-3
+    ground = (comet.decode(z[:, :1]) - x).abs().mean(1)
+    assert float(ground[truth == 0].median()) < 0.02 < 0.1 < float(ground[truth > 0].mean())
 
 
 def test_pictures_of_any_kind_train(tmp_path):
