@@ -32,7 +32,7 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
         ),
     ),
     "comet_2021": (
-        ("objects", "factors"),  # their models are used by the experiments of the next stage
+        ("window_objects", "objects", "factors"),  # their models are used by the experiments of the next stage
         ("swaps", "ablation", "slot_objects", "recombination", "mixed", "drawn_faces"),
         ("speed",),  # alone, because it measures time
     ),

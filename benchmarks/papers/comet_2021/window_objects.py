@@ -48,6 +48,8 @@ __all__ = ["WORLD", "find_eight", "join_eight", "render_eights", "separate_pairs
 WORLD, LARGE = "solids-64", "objects-64"
 MERGE = 0.6
 EIGHT, FOURS, SMALL, GAP = 200, 3_000, (0.16, 0.22), 0.06
+COLORS = torch.tensor([[5, 5, 5], [9, 3, 2], [2, 6, 9], [3, 8, 3], [9, 8, 2], [7, 4, 9], [9, 6, 4]]) / 10
+SHOWN = 6
 DETECTOR = {"count": (1, 8), "sizes": (0.14, 0.26)}
 
 
@@ -158,15 +160,17 @@ def find_eight(comet: Comet, detector: Detector, eights: Eights) -> tuple[list[d
 
 
 def sheet(comet: Comet, x: Tensor) -> list[Tensor]:
-    """Returns rows of pictures: pictures, reconstructions, and each component alone, on a grey ground."""
-    z = comet.encode(x)
-    return [x, comet.decode(z), *(comet.decode(z[:, k : k + 1]) for k in range(comet.components))]
+    """Returns rows: pictures, reconstructions, masks, the ground, each part of the attention on it, and all further windows on it."""
+    z, first = comet.encode(x), comet.encoder.components
+    masks = COLORS[comet.masks(x)].movedim(3, 1)
+    shown = [[0], *([0, k] for k in range(1, first)), [0, *range(first, comet.components)]]
+    return [x, comet.decode(z), masks, *(comet.decode(z[:, some]) for some in shown)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser("window-objects", __doc__)
     parser.add_argument("--seed", type=int, nargs="+", default=[5, 6, 7])
-    parser.add_argument("--classifier", type=float, default=60.0, help="seconds of training of the classifier, and of the detector")
+    parser.add_argument("--classifier", type=float, default=150.0, help="seconds of training of the classifier, and of the detector")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     parts = args.parts / "objects"
@@ -189,13 +193,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for title, table in (("Masks", masks), ("Recombined", swaps), ("Eight objects", joins)):
             print_table(f"{title}, to seed {seed}", table)
         if args.write and seed == args.seed[0]:
-            write_picture(COMET.pictures / "window-objects.png", arrange_rows(sheet(comet, test.images[:8]), 2))
-            write_picture(
-                COMET.pictures / "window-eight.png",
-                arrange_rows([row[:8] for row in (eights.first, eights.second, joined, eights.rendered)], 2),
-            )
-            first, second = labelled.images[pairs.a[:8]], labelled.images[pairs.b[:8]]
-            write_picture(COMET.pictures / "window-recombined.png", arrange_rows([first, second, mixed[:8]], 2))
+            recombined = (labelled.images[pairs.a], labelled.images[pairs.b], mixed)
+            pictures = {"objects": sheet(comet, test.images[:SHOWN]), "recombined": recombined}
+            pictures["eight"] = (eights.first, eights.second, joined, eights.rendered)
+            for name, rows_of in pictures.items():
+                write_picture(COMET.pictures / f"window-{name}.png", arrange_rows([row[:SHOWN] for row in rows_of], 4))
     if args.write:
         figures = {"baselines": baselines, "masks": masks, "recombined": swaps, "eight": joins}
         COMET.write("window-objects", figures, train=TRAIN, test=TEST, pairs=PAIRS, classifier_seconds=args.classifier)

@@ -7,7 +7,7 @@ from composable_energy_comet.conv import ConvEnergy
 from composable_energy_comet.factory import comet, comet_global, comet_window, load_comet, save_comet
 from composable_energy_comet.glimpse_encoder import GlimpseEncoder
 from composable_energy_comet.masks import component_scores, merge_components
-from composable_energy_comet.objective import Decomposition, charbonnier, squared_error
+from composable_energy_comet.objective import Decomposition, charbonnier, edge_error, squared_error
 from composable_energy_comet.parts import join_parts, recombine_parts
 from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.sampler import InnerDescent
@@ -32,6 +32,7 @@ __all__ = [
     "comet_global",
     "comet_window",
     "component_scores",
+    "edge_error",
     "join_parts",
     "load_comet",
     "merge_components",

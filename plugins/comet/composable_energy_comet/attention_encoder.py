@@ -98,8 +98,7 @@ class AttentionEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns latents with shape $(B, K, D)$ of pictures with shape $(B, C, S, S)$; with `pose` it ends each latent."""
-        x = F.avg_pool2d(x, self.size // self.seen) if self.seen < self.size else x
-        features = self.look(torch.cat([x, self.places.expand(len(x), -1, -1, -1)], 1)).flatten(2).transpose(1, 2) + self.landmarks
+        features = self._features(x)
         keys = self.key(features)
         hidden = memory = features.new_zeros(len(x), _WIDTH)
         latents, scope = [], features.new_ones(features.shape[:2])
@@ -117,6 +116,18 @@ class AttentionEncoder(nn.Module):
             pose = [estimate_pose(attention, self.cells)] if self.pose else []
             latents.append(torch.cat([self.tell(torch.cat([hidden, glimpse], 1)), *pose], 1))
         return torch.stack(latents, 1)
+
+    def tell_at(self, x: Tensor, centre: Tensor) -> Tensor:
+        """Returns latents without poses, with shape $(B, D)$, of one glimpse at given places, as if it were the first.
+
+        Args:
+            x: Pictures, with shape $(B, C, S, S)$.
+            centre: Places, down and right, with shape $(B, 2)$.
+        """
+        nearest = (self.cells - centre[:, None]).square().sum(2).argmin(1)
+        glimpse = self._features(x)[torch.arange(len(x), device=x.device), nearest]
+        hidden, _ = self.cell(glimpse)
+        return self.tell(torch.cat([hidden, glimpse], 1))
 
     def config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -143,3 +154,7 @@ class AttentionEncoder(nn.Module):
     def numbers(self) -> int:
         """$D$, the numbers in a component, with its pose."""
         return self.tell.out_features + POSE * self.pose
+
+    def _features(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(x, self.size // self.seen) if self.seen < self.size else x
+        return self.look(torch.cat([x, self.places.expand(len(x), -1, -1, -1)], 1)).flatten(2).transpose(1, 2) + self.landmarks

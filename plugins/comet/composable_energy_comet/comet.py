@@ -17,6 +17,7 @@ from composable_energy_comet.conv import ConvEnergy
 from composable_energy_comet.glimpse_encoder import GlimpseEncoder
 from composable_energy_comet.masks import component_scores, merge_components
 from composable_energy_comet.parts import decode_latents, recombine_parts
+from composable_energy_comet.second_look import look_again
 from composable_energy_comet.targets import TargetEnergy
 from composable_energy_comet.vector_encoder import VectorEncoder
 
@@ -55,8 +56,8 @@ class Comet(nn.Module):
 
     @property
     def components(self) -> int:
-        """$K$."""
-        return self.encoder.components
+        """$K$: the components that the encoder gives, and its further windows where the picture is explained worst."""
+        return self.encoder.components + (self.encoder.again if isinstance(self.encoder, GlimpseEncoder) else 0)
 
     def encode(self, x: Tensor) -> Tensor:
         """Returns the latents of pictures, with shape $(B, K, D)$, without a graph.
@@ -71,8 +72,8 @@ class Comet(nn.Module):
         """
         self._check_pictures(x)
         with torch.no_grad():
-            encoder = twin(self.encoder)
-            return torch.cat([encoder(some) for some in x.split(_BATCH)])
+            encoder, energy = twin(self.encoder), twin(self.energy)
+            return torch.cat([_encode(encoder, energy, some) for some in x.split(_BATCH)])
 
     def decompose(self, x: Tensor) -> list[ce.Energy]:
         """Returns the parts of pictures: $K$ energies, each with one latent per picture.
@@ -209,3 +210,11 @@ class Comet(nn.Module):
             raise DtypeError(f"This model encodes pictures of {own.dtype} in [0, 1], got {x.dtype}: {hint}.")
         if len(x) and not -_TOLERANCE <= float(x.min()) <= float(x.max()) <= 1 + _TOLERANCE:
             raise OptionError(f"Pictures must lie in [0, 1], got {float(x.min()):.4g} to {float(x.max()):.4g}.")
+
+
+def _encode(encoder: nn.Module, energy: ConvEnergy | TargetEnergy, x: Tensor) -> Tensor:
+    z = encoder(x)
+    if isinstance(encoder, GlimpseEncoder) and isinstance(energy, TargetEnergy):
+        for _ in range(encoder.again):
+            z = look_again(encoder, energy, x, z)
+    return z

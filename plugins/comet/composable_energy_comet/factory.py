@@ -138,6 +138,7 @@ def comet_window(
     filters: int = 64,
     encoder_filters: int = 32,
     seen: int | None = 32,
+    again: int = 2,
     weights: str | None = None,
     **energy: Any,
 ) -> Comet:
@@ -150,13 +151,14 @@ def comet_window(
         channels: Channels of pictures.
         components: Number of components of a picture, with the ground: one more than the largest number of objects.
         latent: Numbers in the latent of a component, without its pose.
-        window: Height and width of windows in pixels, those of the largest object with its shadow: 8, 16, 32, ...
+        window: Height and width of the largest windows in pixels, those of the largest object with its shadow: 8, 16, 32, ...
         filters: Channels of the energy.
         encoder_filters: Channels of the encoder.
         seen: Height and width of the copy of the picture in which attention finds places; `size` if None.
+        again: Further components of decomposed pictures, each a window where the picture is explained worst; 0 for those of the training.
         weights: Folder of a trained model, or the name of one that comes with the package. It sets every other option. None builds an
             untrained model.
-        **energy: Other options of `WindowEnergy`, such as `ground`.
+        **energy: Other options of `WindowEnergy`, such as `colors`.
 
     Raises:
         OptionError: An option is unknown or out of range.
@@ -165,7 +167,7 @@ def comet_window(
     if weights is not None:
         return load_comet(weights)
     shape = {"size": size, "channels": channels, "latent": latent, "window": window}
-    encoder = {**shape, "components": components, "filters": encoder_filters, "seen": seen}
+    encoder = {**shape, "components": components, "filters": encoder_filters, "seen": seen, "again": again}
     return _build("glimpse", encoder, "comet-window", {**shape, "filters": filters, **energy})
 
 
@@ -199,7 +201,7 @@ def load_comet(weights: str | Path) -> Comet:
     A folder of format version 1 has no digests. It is read with a warning, because damage to it may go unnoticed.
 
     Args:
-        weights: The folder that `save_comet` or a recipe wrote, or the name of a model that comes with the package: `"sprites"`.
+        weights: The folder that `save_comet` or a recipe wrote, or the name of a model of the package: `"sprites"`, `"objects"`.
 
     Raises:
         FileFormatError: There is no such model, or it is damaged or of another version.

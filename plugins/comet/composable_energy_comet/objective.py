@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composable_energy.errors import OptionError
-from composable_energy.options import check_choice, check_integer
+from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy.sampling import Noise
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.conv import ConvEnergy
 from composable_energy_comet.descent import SPREAD, descent_iterates, descent_step
+from composable_energy_comet.targets import TargetEnergy, joint_minimum
 from composable_energy_training import Batch, Loss, Objective
 
-__all__ = ["Decomposition", "charbonnier", "squared_error"]
+__all__ = ["Decomposition", "charbonnier", "edge_error", "squared_error"]
 
+_EDGES = 6.0  # weight of differences of neighbors
 _WIDTH = 0.03  # differences below it, in units of [0, 1], count quadratically
 
 
@@ -39,6 +41,19 @@ def charbonnier(reached: Tensor, x: Tensor) -> Tensor:
     return ((reached - x).square() + _WIDTH**2).sqrt().flatten(1).mean(1)
 
 
+def edge_error(reached: Tensor, x: Tensor) -> Tensor:
+    r"""Returns the mean squared error of each picture, and six times that of differences of neighboring pixels, with shape $(B,)$.
+
+    Blurred objects have the right colors at most pixels, but not the right edges, and edges are what distinguishes a ball from a box.
+
+    References:
+        Deep multi-scale video prediction beyond mean square error (Mathieu et al., 2016), https://arxiv.org/abs/1511.05440, section 3.2
+    """
+    d = reached - x
+    edges = d.diff(dim=2).square().flatten(1).mean(1) + d.diff(dim=3).square().flatten(1).mean(1)
+    return d.square().flatten(1).mean(1) + _EDGES * edges
+
+
 class Decomposition(Objective):
     r"""The reconstruction error of the inner descent, for the picture $x$ that was encoded:
 
@@ -56,6 +71,8 @@ class Decomposition(Objective):
         truncate: Number of steps that the gradient passes through.
         reconstruction: The error: a function of reconstructions and pictures, both with shape $(B, C, S, S)$, that returns shape $(B,)$.
             Reconstructions are not clamped to [0, 1], so that overshooting is penalized.
+        cover: Weight of the mean share of pixels that components other than the first take, for energies with targets. It leaves to the
+            ground what the ground explains, so that objects of two pictures do not cover one another with pieces of ground.
 
     Raises:
         OptionError: An option is out of range.
@@ -71,26 +88,29 @@ class Decomposition(Objective):
         iterates: Literal["random", "all", "last"] = "random",
         truncate: int = 1,
         reconstruction: Callable[[Tensor, Tensor], Tensor] = squared_error,
+        cover: float = 0.0,
     ) -> None:
         self.iterations = None if iterations is None else check_integer("iterations", iterations)
         self.iterates, self.truncate = check_choice("iterates", iterates, ("random", "all", "last")), check_integer("truncate", truncate)
-        self.reconstruction = reconstruction
+        self.reconstruction, self.cover = reconstruction, check_number("cover", cover, least=0)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss, with the loss itself as the scalar `error`.
+        """Returns the loss, with its first part, the error of reconstruction, as the scalar `error`.
 
         Raises:
-            OptionError: The model is not a `Comet`.
+            OptionError: The model is not a `Comet`, or `cover` is set and its energy has no targets.
         """
         if not isinstance(model, Comet):
             raise OptionError(f"Decomposition trains a Comet, got {type(model).__name__}.")
         with torch.enable_grad():
             z = model.encoder(batch.x)
-            if isinstance(model.energy, ConvEnergy):
-                value = self.descent_loss(model.energy, z, batch.x, batch.noise)
+            if isinstance(model.energy, TargetEnergy):
+                value, error = self._target_loss(model.energy, z, _shrink(batch.x, model.energy.size))
+            elif self.cover:
+                raise OptionError(f"cover needs an energy with targets, a quadratic or a window energy; {model.energy} has none.")
             else:
-                value = self._error(model.energy.minimum(z), _shrink(batch.x, model.energy.size))
-        return Loss(value, {"error": value.detach()})
+                value = error = self.descent_loss(model.energy, z, batch.x, batch.noise)
+        return Loss(value, {"error": error.detach()})
 
     def descent_loss(self, energy: ConvEnergy, z: Tensor, x: Tensor, noise: Noise) -> Tensor:
         """Returns the mean error of the iterates, with shape $()$.
@@ -117,6 +137,12 @@ class Decomposition(Objective):
                 reached = descent_step(energy, z, reached if n == first else reached.clamp(0, 1), graph=True)
             errors.append(self._error(reached, x))
         return torch.stack(errors).mean()
+
+    def _target_loss(self, energy: TargetEnergy, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the loss and its first part, the error of the closed-form minimum, both with shape $()$."""
+        pictures, weights = energy.decode_targets(z)
+        error = self._error(joint_minimum(pictures, weights), x)
+        return (error + self.cover * (1 - weights.softmax(1)[:, 0]).mean() if self.cover else error), error
 
     def _error(self, reached: Tensor, x: Tensor) -> Tensor:
         return self.reconstruction(reached, x).mean()

@@ -19,7 +19,7 @@ from composable_energy.options import check_choice
 from composable_energy_comet.comet import Comet
 from composable_energy_comet.factory import load_comet, save_comet
 from composable_energy_comet.glimpse_encoder import GlimpseEncoder
-from composable_energy_comet.objective import Decomposition, charbonnier, squared_error
+from composable_energy_comet.objective import Decomposition, charbonnier, edge_error, squared_error
 from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.sheet import write_sheet
 from composable_energy_image.data import Pictures, open_pictures
@@ -28,8 +28,8 @@ from composable_energy_training import CSVLog, Optimizer, Ranks, Recipe, Trainer
 __all__ = ["CometRecipe", "comet_global_recipe", "comet_paper_recipe", "comet_recipe", "comet_window_recipe"]
 
 _STAGES = ("quadratic", "conv", "window")
-_OBJECTIVE = ("iterates", "truncate")
-_ERRORS = {"squared": squared_error, "charbonnier": charbonnier}
+_OBJECTIVE = ("iterates", "truncate", "cover")
+_ERRORS = {"squared": squared_error, "charbonnier": charbonnier, "edges": edge_error}
 _TRAINING = ("steps", "batch_size", "rate")
 _BOUNDS = ("model.cap", "training.clip")  # a number, or none
 _MEDIAN_OF = 2_000  # pictures; their median is the start image
@@ -96,9 +96,10 @@ class CometRecipe(Recipe):
     def _stage(self, name: str, pictures: Pictures, out: Path, before: Comet | None, ranks: Ranks, progress: bool) -> Comet:
         table, training = dict(self.settings[name]), self.settings["training"]
         options = {key: table.pop(key) for key in _TRAINING}
-        error = _ERRORS[table.pop("reconstruction")]
+        error, share = _ERRORS[table.pop("reconstruction")], table.pop("slow", 1.0)
         objective = Decomposition(**{key: table.pop(key) for key in _OBJECTIVE if key in table}, reconstruction=error)
         comet = self._model(name, pictures, table)
+        known = "encoder.find." if isinstance(comet.encoder, GlimpseEncoder) else "encoder."
         device = torch.device(training["device"] or ranks.device)
         Trainer(
             comet if before is None else _take_encoder(comet, before),
@@ -113,6 +114,7 @@ class CometRecipe(Recipe):
                 betas=(0.9, 0.999),
                 warm_up=min(200, options["steps"] // 10),
                 decay=training["decay"],
+                slow=() if before is None or share == 1 else ((known, share),),
                 clip=training["clip"],
             ),
             ema=training["ema"],

@@ -1,7 +1,7 @@
 r"""Trains the model `sprites`, which comes with the package, or one of larger objects, reproducibly from seeds.
 
     python -m composable_energy_comet.train [--model sprites] --out FOLDER [--steps 6000] [--install]
-    python -m composable_energy_comet.train --model objects --out FOLDER [--steps 8000] [--install]
+    python -m composable_energy_comet.train --model objects --out FOLDER [--steps 17000] [--install]
 
 `sprites`: 12,000 pictures of the world `colored-sprites`, averaged to 16 pixels, and the recipe `comet` without its quadratic stage, which
 sprites do not need. `objects`: 12,000 pictures of two to four solids of the world `objects` in 64 pixels, and the recipe `comet-window`;

@@ -8,7 +8,7 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
-from composable_energy_comet import Comet, ConvEnergy, Decomposition, QuadraticEnergy, charbonnier, squared_error
+from composable_energy_comet import Comet, ConvEnergy, Decomposition, QuadraticEnergy, charbonnier, edge_error, squared_error
 from composable_energy_comet.descent import SPREAD, descent_iterates
 from composable_energy_training import Batch, Optimizer, Trainer
 
@@ -178,6 +178,17 @@ def test_what_does_not_fit_is_named():
     encoder, energy = model().encoder, model(coordinates="absolute").energy
     with pytest.raises(OptionError, match="gives components of 6 numbers, the energy takes 3"):
         Comet(encoder, energy)
+
+
+def test_a_shifted_edge_counts_more_than_the_same_error_spread_out():
+    x = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
+    x[..., 4:] = 1
+    shifted = x.roll(1, 3)
+    shifted[..., 0] = 0
+    even = x + squared_error(shifted, x).sqrt()
+    torch.testing.assert_close(squared_error(even, x), squared_error(shifted, x))
+    torch.testing.assert_close(edge_error(even, x), squared_error(even, x))
+    torch.testing.assert_close(edge_error(shifted, x) - squared_error(shifted, x), torch.full((1,), 6 * 2 / 7, dtype=torch.float64))
 
 
 def test_large_differences_count_by_their_size_and_small_ones_by_their_square():

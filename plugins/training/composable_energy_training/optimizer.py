@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class Optimizer:
         warm_up: Steps of a linear warm-up from 0.
         decay: The fraction of all steps, at the end, over which the rate falls linearly to 1%.
         milestones: Pairs (step, factor): the rate is multiplied by the factor from that step on.
+        slow: Pairs (beginning of names, share): parameters of the model whose name begins so have this share of the rate. Of several pairs
+            the first counts. For parts that were trained before.
         clip: The largest total norm of the gradients; or `"adam"`, which clips each element to $\pm(3 \sqrt{v} + 0.1)$ with Adam's
             second-moment estimate $v$ (Du & Mordatch, 2019); None does not clip.
 
@@ -40,11 +42,13 @@ class Optimizer:
     warm_up: int = 0
     decay: float = 0.0
     milestones: Sequence[tuple[int, float]] = ()
+    slow: Sequence[tuple[str, float]] = ()
     clip: float | Literal["adam"] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "milestones", tuple((int(step), float(factor)) for step, factor in self.milestones))
+        object.__setattr__(self, "slow", tuple((str(name), float(share)) for name, share in self.slow))
         if not self.rate > 0:
             raise OptionError(f"rate must be positive, got {self.rate!r}.")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
@@ -57,14 +61,32 @@ class Optimizer:
             raise OptionError(f"decay is a fraction of the steps and must be in [0, 1], got {self.decay!r}.")
         if not all(step > 0 and factor > 0 for step, factor in self.milestones):
             raise OptionError(f"milestones must be pairs (step, factor) of positive numbers, got {self.milestones!r}.")
+        if not all(share > 0 for _, share in self.slow):
+            raise OptionError(f"slow must be pairs (beginning of names, positive share), got {self.slow!r}.")
         if self.clip is not None and self.clip != "adam" and (isinstance(self.clip, str) or not self.clip > 0):
             raise OptionError(f"clip must be a positive norm, 'adam' or None, got {self.clip!r}.")
 
-    def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Adam:
-        """Returns torch's optimizer for some parameters."""
+    def build(self, parameters: Sequence[nn.Parameter] | Mapping[str, nn.Parameter]) -> torch.optim.Adam:
+        """Returns torch's optimizer, with a group of parameters for each share of the rate, under `share`.
+
+        Args:
+            parameters: The parameters, by their names in the model if `slow` is set.
+
+        Raises:
+            OptionError: No parameter has a name that begins with one of `slow`.
+        """
+        named = dict(parameters) if isinstance(parameters, Mapping) else {str(i): one for i, one in enumerate(parameters)}
+        shares = {name: next((share for start, share in self.slow if name.startswith(start)), 1.0) for name in named}
+        for start, _ in self.slow:
+            if not any(name.startswith(start) for name in named):
+                raise OptionError(f"slow names {start!r}, but no trained parameter has a name that begins so.")
+        groups = [
+            {"params": [named[name] for name, own in shares.items() if own == share], "share": share}
+            for share in sorted(set(shares.values()), reverse=True)
+        ]
         if self.weight_decay:
-            return torch.optim.AdamW(parameters, self.rate, self.betas, weight_decay=self.weight_decay, foreach=True)
-        return torch.optim.Adam(parameters, self.rate, self.betas, foreach=True)
+            return torch.optim.AdamW(groups, self.rate, self.betas, weight_decay=self.weight_decay, foreach=True)
+        return torch.optim.Adam(groups, self.rate, self.betas, foreach=True)
 
     def rate_at(self, step: int, steps: int) -> float:
         """Returns the learning rate of a step.
@@ -79,6 +101,10 @@ class Optimizer:
         for milestone, factor in self.milestones:
             rate *= factor if step >= milestone else 1.0
         return rate
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the settings as plain data, for checkpoints; without `slow` if it is empty, because older runs had none."""
+        return {key: value for key, value in asdict(self).items() if key != "slow" or value}
 
     def clip_(self, optimizer: torch.optim.Adam) -> Tensor:
         """Clips gradients in place and returns their total norm before clipping, with shape $()$.

@@ -50,7 +50,7 @@ class TrainStep:
         if not self.parameters:
             raise OptionError(f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train.")
         self.settings, self.accumulate, self.ranks, self.device = optimizer, accumulate, ranks, device
-        self.optimizer = optimizer.build(list(self.parameters.values()))
+        self.optimizer = optimizer.build(self.parameters)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         self._losses = ranks.wrap(_LossModule(model, objective, precision, device))
 
@@ -78,7 +78,7 @@ class TrainStep:
         finite = math.isfinite(means["loss"]) and math.isfinite(means["gradient"])
         if finite:
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
             self.scaler.step(self.optimizer)
         self.scaler.update()
         return means, finite

@@ -287,7 +287,7 @@ class Trainer:
             "model": self._model_settings,
             "seed": self.seed,
             "batch_size": self._loader.batch_size,
-            "optimizer": asdict(self.optimizer),
+            "optimizer": self.optimizer.describe(),
             "steps": self.steps if self.optimizer.decay else None,
             "ema": self.ema,
             "precision": self.precision,

@@ -114,6 +114,17 @@ def test_the_rate_follows_its_schedule(settings, expected):
     assert seen.rates == pytest.approx([2 * value for value in expected])
 
 
+def test_slow_parameters_take_shorter_steps():
+    first = network().state_dict()
+    plain, _ = train(model=network(), steps=1, optimizer=Optimizer(rate=1e-2))
+    slow, _ = train(model=network(), steps=1, optimizer=Optimizer(rate=1e-2, slow=[("0.", 0.1)]))
+    for name, value in first.items():
+        share = 0.1 if name.startswith("0.") else 1.0
+        torch.testing.assert_close(slow.state_dict()[name] - value, share * (plain.state_dict()[name] - value), rtol=1e-3, atol=1e-7)
+    with pytest.raises(OptionError, match="slow names 'encoder', but no trained parameter"):
+        train(model=network(), steps=1, optimizer=Optimizer(slow=[("encoder", 0.1)]))
+
+
 def test_a_clip_by_norm_is_that_of_torch():
     model = network()
     (model(DATA * 10).square().sum()).backward()
@@ -248,7 +259,16 @@ def test_bad_calls_say_what_to_do(options, error, message):
 
 @pytest.mark.parametrize(
     "options",
-    [{"rate": 0}, {"betas": (0.0, 1.0)}, {"decay": 2}, {"clip": "norm"}, {"clip": -1.0}, {"warm_up": -1}, {"milestones": [(0, 1.0)]}],
+    [
+        {"rate": 0},
+        {"betas": (0.0, 1.0)},
+        {"decay": 2},
+        {"clip": "norm"},
+        {"clip": -1.0},
+        {"warm_up": -1},
+        {"milestones": [(0, 1.0)]},
+        {"slow": [("0.", 0.0)]},
+    ],
 )
 def test_bad_settings_of_the_optimizer(options):
     with pytest.raises(OptionError, match=next(iter(options))):
