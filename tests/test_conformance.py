@@ -56,7 +56,7 @@ HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
         "code-heads": heads("code-heads", code=6),
         "comet": comet("comet", expected_failures=LATER),
         "comet-global": comet("comet-global"),
-        "comet-window": comet("comet-window", {"window": 8, "seen": 16}),
+        "comet-window": comet("comet-window", {"window": 8, "seen": 16}, expected_failures=LATER),
         "latent-heads": heads("latent-heads", inputs=6),
     },
     "recipe": {

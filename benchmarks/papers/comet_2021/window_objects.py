@@ -194,10 +194,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print_table(f"{title}, to seed {seed}", table)
         if args.write and seed == args.seed[0]:
             recombined = (labelled.images[pairs.a], labelled.images[pairs.b], mixed)
-            pictures = {"objects": sheet(comet, test.images[:SHOWN]), "recombined": recombined}
-            pictures["eight"] = (eights.first, eights.second, joined, eights.rendered)
+            pictures = {"window-objects": sheet(comet, test.images[:SHOWN]), "window-recombined": recombined}
+            pictures["window-eight"] = (eights.first, eights.second, joined, eights.rendered)
             for name, rows_of in pictures.items():
-                write_picture(COMET.pictures / f"window-{name}.png", arrange_rows([row[:SHOWN] for row in rows_of], 4))
+                write_picture(COMET.pictures / f"{name}.png", arrange_rows([row[:SHOWN] for row in rows_of], 4))
     if args.write:
         figures = {"baselines": baselines, "masks": masks, "recombined": swaps, "eight": joins}
         COMET.write("window-objects", figures, train=TRAIN, test=TEST, pairs=PAIRS, classifier_seconds=args.classifier)
