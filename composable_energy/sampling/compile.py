@@ -1,9 +1,8 @@
 r"""Compiled energies: value and gradient run as one compiled function.
 
-`make_fx` runs the energy once on stand-ins of the points and records the operations of $E$ *and* of $\nabla E$ as one flat graph;
-`torch.compile` then turns it into one kernel or a few. So the Python that an energy is made of (nodes, checks, diagrams, lambdas) costs
-nothing at a step and cannot break the graph. An energy that depends on the *values* of points in other ways than by torch's operations
-cannot be recorded, and runs without compilation.
+`make_fx` runs the energy once on stand-ins of the points and records the operations of $E$ *and* of $\nabla E$ as one flat graph, which
+`torch.compile` turns into one kernel or a few. So the Python code of an energy costs nothing at a step and cannot break the graph. An
+energy that depends on the *values* of points in other ways than by torch's operations is not recorded, and runs without compilation.
 
 Each shape of batch has a graph of its own, so that results do not depend on what was compiled before.
 """

@@ -123,11 +123,10 @@ class Trainer:
         if ema is not None:
             check_number("ema", ema, least=0, below=1)
         self.model, self.objective, self.steps, self.seed = model.to(self.device), objective, steps, seed
-        self.optimizer, self.ema, self.accumulate = optimizer, ema, accumulate
+        self.optimizer, self.ema, self.accumulate, self.monitor = optimizer, ema, accumulate, monitor
         self.precision: Precision = precision
         self._requested_precision: Precision = precision
-        self.checkpoint_every, self.monitor = checkpoint_every, monitor
-        self.callbacks = (*callbacks, ProgressLog(), *([ProgressBar()] if progress else []))
+        self.checkpoint_every, self.callbacks = checkpoint_every, (*callbacks, ProgressLog(), *([ProgressBar()] if progress else []))
         self.out = None if out is None else Path(out).expanduser()
         self.ranks = Ranks.current()
         self.checkpoints = CheckpointStore(None if self.out is None else self.out / "checkpoints", keep, self.ranks)
