@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     drawn = (pictures if options.model == "sprites" else object_pictures)(options.count, SEED)
     folder = _recipe(options.model, options.steps).train(drawn, options.out, progress=True)
     if options.install:
-        save_comet(load_comet(folder), SHIPPED / options.model, half=True)
+        save_comet(load_comet(folder), SHIPPED / options.model, half=True, small_encoder=options.model == "objects")
         shutil.copy(options.out / "report.json", SHIPPED / options.model)
         print(json.loads((options.out / "report.json").read_text()))
 
