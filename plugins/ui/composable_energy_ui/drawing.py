@@ -151,8 +151,8 @@ class _View:
             self.last = time.monotonic()
 
     def step(self, step: int, state: State, info: Info) -> None:
-        """Reports a step, if the last report was some time ago."""
-        if not self._is_time():
+        """Reports the first step, and others if the last report was some time ago."""
+        if step > 1 and not self._is_time():
             return
         energy = state.energy.float()
         about = {"step": step, "total": self.total, "energy": numbers(energy.nanmean(), 2)}
