@@ -17,13 +17,6 @@ WORLDS = {
     "objects-32": "objects, 32 pixels",
     "tetris-16": "tetris, 16 pixels",
 }
-PICTURES = {
-    "renders": "B itself: the accuracy of the classifier",
-    "rebuilt": "B, reconstructed without a swap",
-    "swapped": "**A with the object of B**",
-    "kept": "A's other objects in the swapped pictures",
-    "before": "A at that place before the swap",
-}
 
 
 def blocks() -> Blocks:
@@ -103,10 +96,10 @@ def recombination() -> str:
     rows = []
     for run in _read("recombination")["runs"]:
         for row in run["rows"]:
-            if row["pictures"] in PICTURES:
+            if row["pictures"] in window_blocks.PICTURES:
                 scores = [_n(row[name]) for name in ("shape", "color", "both")]
                 goal = _n(_read("goals")["recombination"], 2) if row["pictures"] == "swapped" else ""
-                rows.append([f"`{run['model']}`", str(run["seed"]), PICTURES[row["pictures"]], *scores, goal])
+                rows.append([f"`{run['model']}`", str(run["seed"]), window_blocks.PICTURES[row["pictures"]], *scores, goal])
         rows.append([f"`{run['model']}`", str(run["seed"]), "chance", "", "", _n(run["chance"]), ""])
     return markdown_table(["model", "seed", "pictures", "shape", "color", "both", "goal"], rows)
 

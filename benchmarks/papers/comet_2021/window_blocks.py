@@ -9,7 +9,7 @@ from benchmarks.harness import read_json
 from benchmarks.pages import Blocks, format_number, markdown_table
 from benchmarks.papers.experiment import COMET
 
-__all__ = ["blocks"]
+__all__ = ["PICTURES", "blocks"]
 
 PICTURES = {
     "renders": "B itself: the accuracy of the classifier",
