@@ -2,6 +2,7 @@
 
 from composable_energy_comet.attention_encoder import AttentionEncoder
 from composable_energy_comet.comet import Comet
+from composable_energy_comet.common import CommonCode, fit_common
 from composable_energy_comet.component import ComponentEnergy
 from composable_energy_comet.conv import ConvEnergy
 from composable_energy_comet.factory import comet, comet_global, comet_window, load_comet, save_comet
@@ -18,6 +19,7 @@ from composable_energy_comet.window import WindowEnergy
 __all__ = [
     "AttentionEncoder",
     "Comet",
+    "CommonCode",
     "ComponentEnergy",
     "ConvEnergy",
     "Decomposition",
@@ -33,6 +35,7 @@ __all__ = [
     "comet_window",
     "component_scores",
     "edge_error",
+    "fit_common",
     "join_parts",
     "load_comet",
     "merge_components",
