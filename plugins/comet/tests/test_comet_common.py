@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -93,3 +94,19 @@ def test_objects_that_agree_in_nothing_are_refused(comet):
         fit_common(comet, pictures(0, MANY), 0.9)
     with pytest.raises(OptionError, match="no objects on a ground: train a `comet-window`"):
         fit_common(ce.get_encoder("comet", size=SIZE), torch.rand(4, 3, SIZE, SIZE))
+
+
+@pytest.mark.full
+def test_the_light_of_the_shipped_solids_is_what_they_have_in_common():
+    """With the code of the others, solids are more like renders under their light than with the ground of the others alone."""
+    world, model = ce.get_world("objects", size=64, count=(3, 3), sizes=(0.16, 0.26)), ce.get_encoder("comet-window", weights="objects")
+    assert isinstance(model, Comet)
+    drawn = world.draw(120, seed=5)
+    labels = {name: np.array(value)[:20] for name, value in drawn.labels.items()}
+    others = labels | {name: np.array(drawn.labels[name])[20:40] for name in ("light", "floor")}
+    x = torch.from_numpy(drawn.images).float() / 255
+    wanted = torch.from_numpy(world.render(others).images).float() / 255
+    common = fit_common(model, x)
+    lit, grounded = common.swap(x[:20], x[20:40]), model.swap(x[:20], x[20:40], 0)
+    assert 2 <= len(common.agreement) <= 6
+    assert (lit - wanted).square().mean() < 0.75 * (grounded - wanted).square().mean()
