@@ -7,6 +7,7 @@ upright; after 60 s with rotations it reads .74 of their shapes in renders, afte
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +37,14 @@ class LabelledScenes:
         masks: Masks, with shape $(N, S, S)$.
         shape: Shapes of the objects, with shape $(N, M)$; -1 for no object.
         color: Their colors.
+        labels: All labels of the world, by field.
     """
 
     images: Tensor
     masks: Tensor
     shape: Tensor
     color: Tensor
+    labels: Mapping[str, np.ndarray]
 
 
 def render_labelled(name: str, n: int, seed: int, data: Path) -> LabelledScenes:
@@ -52,7 +55,7 @@ def render_labelled(name: str, n: int, seed: int, data: Path) -> LabelledScenes:
     images = average_pixels(torch.from_numpy(np.array(scenes.images)).float() / 255, shrink)
     shape, color = (torch.from_numpy(np.array(scenes.labels[field])).long() for field in ("shape", "color"))
     visible = torch.stack([(masks == i + 1).flatten(1).any(1) for i in range(shape.shape[1])], 1)
-    return LabelledScenes(images, masks, shape.where(visible, -1), color.where(visible, -1))
+    return LabelledScenes(images, masks, shape.where(visible, -1), color.where(visible, -1), scenes.labels)
 
 
 class CropClassifier(nn.Module):

@@ -29,7 +29,7 @@ def blocks() -> Blocks:
 def objects() -> str:
     """Returns the table of objects."""
     result, goals, rows = _read("objects"), _read("goals")["FG-ARI"], []
-    for row in sorted(result["rows"], key=lambda row: (list(goals).index(row["plan"]), row["seed"])):
+    for row in sorted(result["rows"] + _read("window-sprites")["masks"], key=lambda row: (list(goals).index(row["plan"]), row["seed"])):
         highest = max(value for name, value in result["baselines"][_world(row["plan"])].items() if "all-pixel" not in name)
         merge = "none" if row["merge"] is None else f"{row['merge']:g}"
         rows.append(
@@ -67,7 +67,7 @@ def object_baselines() -> str:
 def territories() -> str:
     """Returns the scores of the territories of each model."""
     found = {(row["plan"], row["seed"]): row["territory"] for row in _read("objects")["rows"]}
-    rows = [[f"`{plan}`", *(_n(found[plan, seed]) for seed in (0, 1))] for plan in _read("goals")["FG-ARI"]]
+    rows = [[f"`{plan}`", *(_n(found[plan, seed]) for seed in (0, 1))] for plan in _read("goals")["FG-ARI"] if (plan, 0) in found]
     return markdown_table(["territories of", "seed 0", "seed 1"], rows)
 
 
@@ -94,7 +94,7 @@ def ablation_baselines() -> str:
 def recombination() -> str:
     """Returns the table of recombined pictures."""
     rows = []
-    for run in _read("recombination")["runs"]:
+    for run in _recombined():
         for row in run["rows"]:
             if row["pictures"] in window_blocks.PICTURES:
                 scores = [_n(row[name]) for name in ("shape", "color", "both")]
@@ -107,7 +107,7 @@ def recombination() -> str:
 def removal() -> str:
     """Returns the share of pairs in which nothing remains at the place of A's object."""
     rows = []
-    for run in _read("recombination")["runs"]:
+    for run in _recombined():
         (gone,) = (row for row in run["rows"] if row["pictures"] == "gone")
         rows.append([f"`{run['model']}`", str(run["seed"]), _n(gone["nothing"]), str(gone["of"])])
     return markdown_table(["model", "seed", "nothing remains", "pairs"], rows)
@@ -154,6 +154,10 @@ def memory() -> str:
     return markdown_table(
         ["inner steps", *names], [[str(row["inner steps"]), *(f"{row[name]:.0f}" for name in names)] for row in _read("speed")["MB"]]
     )
+
+
+def _recombined() -> list[dict[str, Any]]:
+    return _read("recombination")["runs"] + _read("window-sprites")["runs"]
 
 
 def _world(plan: str) -> str:

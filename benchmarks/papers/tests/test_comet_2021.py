@@ -9,12 +9,13 @@ from torch import nn
 
 import composable_energy as ce
 from benchmarks.papers.comet_2021.baselines import Autoencoder, fit_principal_components
-from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, crop, pad
+from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, LabelledScenes, crop, pad
 from benchmarks.papers.comet_2021.factors import mean_and_error, summarize
+from benchmarks.papers.comet_2021.joined_objects import GAP, join_objects, separate_pairs
+from benchmarks.papers.comet_2021.light import angle, relight
 from benchmarks.papers.comet_2021.slots import SlotAttention
 from benchmarks.papers.comet_2021.swaps import Exchange, exchange, isolation, shares
 from benchmarks.papers.comet_2021.training import SLOW, Budget, fit
-from benchmarks.papers.comet_2021.window_objects import GAP, join_eight, separate_pairs
 from benchmarks.papers.comet_2021.worlds import majority_labels
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
@@ -180,9 +181,26 @@ def test_the_objects_of_separate_pairs_do_not_touch():
             assert between > labels["size"][a, i] + labels["size"][b, j] + GAP
 
 
-def test_eight_objects_and_the_ground_of_the_first_are_joined():
+def test_objects_of_two_pictures_and_the_ground_of_the_first_are_joined():
     torch.manual_seed(0)
     comet = ce.get_encoder("comet-window", size=16, window=8, seen=16, filters=16, encoder_filters=8).eval()
     x, y = torch.rand(2, 2, 3, 16, 16)
     z = torch.cat([comet.encode(x), comet.encode(y)[:, 1:]], 1)
-    torch.testing.assert_close(join_eight(comet, x, y), comet.decode(z))
+    torch.testing.assert_close(join_objects(comet, x, y), comet.decode(z))
+
+
+def test_angles_between_directions():
+    turned = torch.tensor([[0.0, 2.0], [-3.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
+    assert angle(turned, torch.tensor([[1.0, 0.0]]).expand(4, 2)) == pytest.approx((90 + 180 + 0 + 45) / 4, abs=0.1)
+
+
+def test_only_light_and_floor_come_from_the_next_picture():
+    drawn = ce.get_world("objects", size=64, count=(3, 3), sizes=(0.16, 0.26)).draw(3, seed=0, masks=True)
+    one_light = {name: np.array(value) for name, value in drawn.labels.items()}
+    one_light |= {name: one_light[name][[1, 1, 1]] for name in ("light", "floor")}
+    first, none = torch.from_numpy(drawn.images).float() / 255, torch.zeros(3, 3).long()
+    alike = relight(LabelledScenes(first, torch.from_numpy(drawn.masks).long(), none, none, one_light))
+    torch.testing.assert_close(alike[1], first[1])
+    other = relight(LabelledScenes(first, torch.from_numpy(drawn.masks).long(), none, none, drawn.labels))
+    torch.testing.assert_close(other[0], alike[0])
+    assert (other[0] - first[0]).abs().mean() > 1e-3

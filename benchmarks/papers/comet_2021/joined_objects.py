@@ -1,0 +1,122 @@
+r"""Objects of two pictures in one: more of them than any picture of the training had.
+
+Pairs of pictures of small solids (half widths .16 to .22, seed 3) whose solids do not overlap: the ground and the objects of the first are
+joined with the objects of the second. A detector of up to eight objects, trained on renders of seed 6, looks for an object within .4 of
+each place on both axes. Its ceiling are renders of the same solids, its floor the places of another pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import composable_energy as ce
+from benchmarks.papers.comet_2021.training import Budget, fit
+from benchmarks.papers.compositional_2020.several_objects import scores
+from composable_energy.sampling import Noise
+from composable_energy_comet import Comet
+from composable_energy_image.data import render_to
+from composable_energy_scenes.detector import DetectionLoss, Detector, detect_objects
+from composable_energy_training import Batch
+
+__all__ = ["GAP", "Joined", "find_joined", "join_objects", "render_joined", "separate_pairs", "train_detector"]
+
+PAIRS, PICTURES, SMALL, GAP = 200, 3_000, (0.16, 0.22), 0.06
+DETECTOR = {"count": (1, 8), "sizes": (0.14, 0.26)}
+NUMBERS = {2: "two", 4: "four", 8: "eight"}
+
+
+def separate_pairs(labels: Mapping[str, np.ndarray], n: int) -> Tensor:
+    """Returns pairs of pictures whose objects stand apart on the floor, with shape $(P, 2)$; each picture is in one pair at most.
+
+    Args:
+        labels: Labels of pictures of the world `objects`.
+        n: The largest number of pairs.
+    """
+    box = labels["shape"] == ce.get_world("objects").fields["shape"].values.index("box")
+    place, reach = torch.from_numpy(labels["position"]), torch.from_numpy(labels["size"] * np.where(box, np.sqrt(2), 1))
+    found, free = [], set(range(len(place)))
+    for a in range(len(place)):
+        if a not in free:
+            continue
+        others = torch.tensor(sorted(free - {a}))
+        if not len(others):
+            break
+        between = (place[a][None, :, None] - place[others][:, None]).norm(dim=3)
+        apart = (between > reach[a][None, :, None] + reach[others][:, None] + GAP).flatten(1).all(1)
+        if apart.any():
+            b = int(others[int(apart.int().argmax())])
+            found.append((a, b))
+            free -= {a, b}
+        if len(found) == n:
+            break
+    return torch.tensor(found).view(-1, 2)
+
+
+def join_objects(comet: Comet, x: Tensor, y: Tensor) -> Tensor:
+    """Returns the ground and the objects of x with the objects of y, with shape $(B, 3, S, S)$."""
+    return comet.recombine([*comet.decompose(x), *comet.decompose(y)[1:]])
+
+
+def train_detector(parts: Path, seconds: float) -> Detector:
+    """Returns the detector of up to eight objects; trains it if it does not exist."""
+    path, detector = parts / "detector.pt", Detector()
+    if not path.exists():
+        scenes = ce.get_world("objects", size=64, **DETECTOR).draw(8_000, seed=6)
+        images = torch.from_numpy(scenes.images)
+        places = torch.from_numpy(np.where(scenes.labels["present"][..., None], scenes.labels["position"], np.nan)).float().flatten(1)
+        torch.manual_seed(0)
+        detector, objective = Detector().train(), DetectionLoss()
+
+        def loss(rows: Tensor, step: int) -> Tensor:
+            x = images[rows].float() / 255 + 0.03 * torch.randn(len(rows), 3, 64, 64)
+            return objective.loss(detector, Batch(x, {"position": places[rows]}, Noise(0, range(len(rows)), step))).value
+
+        fit(loss, detector.parameters(), len(images), Budget(seconds, rate=3e-3, batch=64), 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(detector.state_dict(), path)
+    detector.load_state_dict(torch.load(path))
+    return detector.eval()
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Pairs of pictures of $K$ objects that stand apart, with shape $(P, 3, S, S)$, renders of all, and their places, $(P, 2K, 2)$."""
+
+    first: Tensor
+    second: Tensor
+    rendered: Tensor
+    places: Tensor
+
+
+def render_joined(count: int, data: Path) -> Joined:
+    """Renders pairs of pictures of `count` objects, two or four, and all objects of each pair under the light of the first."""
+    world = ce.get_world("objects", size=64, count=(count, count), sizes=SMALL)
+    drawn = render_to(data / f"{NUMBERS[count]}-small-64", world, PICTURES, 3)
+    a, b = separate_pairs(drawn.labels, PAIRS).unbind(1)
+    fields = ("present", "position", "size", "shape", "color")
+    both = {name: np.concatenate([drawn.labels[name][a], drawn.labels[name][b]], 1) for name in fields}
+    labels = {**both, "light": drawn.labels["light"][a], "floor": drawn.labels["floor"][a]}
+    rendered = ce.get_world("objects", size=64, count=(2 * count, 2 * count), sizes=SMALL).render(labels).images
+    x, y, rendered = (
+        torch.from_numpy(np.array(some)).float() / 255 for some in (drawn.images[a.numpy()], drawn.images[b.numpy()], rendered)
+    )
+    return Joined(x, y, rendered, torch.from_numpy(both["position"]))
+
+
+def find_joined(comet: Comet, detector: Detector, pairs: Joined) -> tuple[list[dict[str, Any]], Tensor]:
+    """Returns a row of figures for each kind of picture, and the joined pictures."""
+    joined, number = join_objects(comet, pairs.first, pairs.second), NUMBERS[pairs.places.shape[1]]
+    found = detect_objects(joined, detector)
+    rows = [
+        {"pictures": f"renders of all {number}", **scores(detect_objects(pairs.rendered, detector), pairs.places)},
+        {"pictures": "**joined**", **scores(found, pairs.places)},
+        {"pictures": "joined, places of another pair", **scores(found, pairs.places.roll(1, 0))},
+    ]
+    return [{**row, "pairs": len(joined)} for row in rows], joined

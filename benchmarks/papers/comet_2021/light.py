@@ -1,0 +1,152 @@
+r"""Light and objects in one model: the light of one picture on the objects of another.
+
+    python -m benchmarks.papers.comet_2021.light [--seed 6 7] [--write] [--data FOLDER] [--parts FOLDER]
+
+The models are those of `window_objects.py`, which trains them if they do not exist. `fit_common` finds what the objects of a picture have
+in common, from 1,000 of the training pictures without their labels. Its threshold was chosen on seed 5.
+
+`CommonCode.swap` gives pictures A the common code and the ground of pictures B, and leaves A's objects. 500 pairs of pictures of three
+solids (half widths .16 to .26, seed 3), in four versions: A, its reconstruction, A with the light of B, and renders of A's solids under
+the light of B. Networks that were trained on other renders evaluate them:
+
+- a judge of light, a network with the layers of `composable_energy_scenes.Judge`: the angle between its direction and that of the lamp of
+  A, and of B; by chance 90 degrees;
+- the detector of `joined_objects.py`: whether A's solids are found, and the mean error of their places;
+- the classifier of `crop_classifier.py` at the places of A's solids: shapes and colors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import composable_energy as ce
+from benchmarks.papers.comet_2021.crop_classifier import (
+    PICTURES,
+    SEED,
+    CropClassifier,
+    LabelledScenes,
+    centers,
+    classify,
+    load_classifier,
+    render_labelled,
+)
+from benchmarks.papers.comet_2021.joined_objects import train_detector
+from benchmarks.papers.comet_2021.objects import TRAIN
+from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.training import Budget, fit
+from benchmarks.papers.comet_2021.window_objects import SHOWN, WORLD, train
+from benchmarks.papers.comet_2021.worlds import WORLDS, render_objects
+from benchmarks.papers.compositional_2020.several_objects import scores
+from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
+from composable_energy_comet import CommonCode, fit_common
+from composable_energy_scenes.detector import Detector, detect_objects
+from composable_energy_scenes.judge import Judge, judge_images
+
+__all__ = ["angle", "lights", "relight"]
+
+SCENES, PAIRS = "three-64", 500
+FITTED = 1_000
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The networks that evaluate pictures."""
+
+    light: Judge
+    detector: Detector
+    classifier: CropClassifier
+
+
+def lights(scenes: LabelledScenes) -> Tensor:
+    """Returns the directions of the lamps, cosine and sine, with shape $(N, 2)$."""
+    return torch.from_numpy(np.array(scenes.labels["light"])).float()
+
+
+def angle(found: Tensor, wanted: Tensor) -> float:
+    """Returns the mean angle in degrees between directions, each with shape $(N, 2)$."""
+    return float(F.cosine_similarity(found, wanted).clamp(-1, 1).acos().rad2deg().mean())
+
+
+def relight(scenes: LabelledScenes) -> Tensor:
+    """Returns renders of pictures with the light and the floor of the next picture, with shape $(N, 3, S, S)$."""
+    world, options, _ = WORLDS[SCENES]
+    labels = {name: np.array(value) for name, value in scenes.labels.items()}
+    labels |= {name: np.roll(labels[name], -1, 0) for name in ("light", "floor")}
+    return torch.from_numpy(ce.get_world(world, **options).render(labels).images).float() / 255
+
+
+def train_judge(parts: Path, data: Path, seconds: float) -> Judge:
+    """Returns the judge of light; trains it if it does not exist."""
+    path, judge = parts / "light-judge.pt", Judge()
+    if not path.exists():
+        scenes = render_labelled(WORLD, PICTURES, SEED, data)
+        truth = lights(scenes)
+        torch.manual_seed(0)
+        judge = Judge().train()
+
+        def loss(rows: Tensor, step: int) -> Tensor:
+            x, mirrored = scenes.images[rows], (torch.rand(len(rows)) < 0.5)[:, None]
+            x = torch.where(mirrored[:, :, None, None], x.flip(3), x)
+            wanted = torch.where(mirrored, truth[rows] * torch.tensor([-1.0, 1.0]), truth[rows])
+            return (judge(x + 0.03 * torch.randn_like(x))[:, 3:5] - wanted).square().sum(1).mean()
+
+        fit(loss, judge.parameters(), len(truth), Budget(seconds, rate=3e-3, batch=64, cosine=True), 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(judge.state_dict(), path)
+    judge.load_state_dict(torch.load(path))
+    return judge.eval()
+
+
+def measure(common: CommonCode, judges: Judges, scenes: LabelledScenes) -> tuple[list[dict[str, Any]], list[Tensor]]:
+    """Returns a row of figures for each version of pictures, and the pictures themselves, with B as the second."""
+    comet, x, own = common.comet, scenes.images, lights(scenes)
+    y, other, wanted = x.roll(-1, 0), own.roll(-1, 0), relight(scenes)
+    versions = {"A": x, "rebuilt": comet.decode(comet.encode(x)), "swapped": common.swap(x, y), "renders": wanted}
+    row, one = (scenes.shape >= 0).nonzero(as_tuple=True)
+    middles = centers(scenes.masks[row] == one[:, None, None] + 1)
+    places, kinds = torch.from_numpy(np.array(scenes.labels["position"])), (scenes.shape[row, one], scenes.color[row, one])
+    rows = []
+    for name, pictures in versions.items():
+        seen = judge_images(pictures, judges.light).light
+        found = scores(detect_objects(pictures, judges.detector), places)
+        angles = {"light of A": angle(seen, own), "light of B": angle(seen, other)}
+        error = float((pictures - wanted).square().mean())
+        rows.append(
+            {"pictures": name, **angles, "to renders": error, **found, **classify(judges.classifier, pictures, row, middles, *kinds)}
+        )
+    return rows, [x, y, *(versions[name] for name in ("rebuilt", "swapped", "renders"))]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = experiment_parser("light", __doc__)
+    parser.add_argument("--seed", type=int, nargs="+", default=[6, 7])
+    parser.add_argument("--judges", type=float, default=150.0, help="seconds of training of each network that evaluates pictures")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    parts, fits, rows = args.parts / "objects", [], []
+    images = render_objects(WORLD, TRAIN, "train", args.data).images[:FITTED]
+    classifier, detector = load_classifier(WORLD, args.judges, parts, args.data), train_detector(parts, args.judges)
+    judges, scenes = Judges(train_judge(parts, args.data, args.judges), detector, classifier), render_labelled(SCENES, PAIRS, 3, args.data)
+    for seed in args.seed:
+        common = fit_common(train(WORLD, seed, parts / f"windows-{seed}", args.data)[0], images)
+        fits.append({"seed": seed, "agreement": common.agreement.tolist()})
+        found, pictures = measure(common, judges, scenes)
+        rows += [{"seed": seed, **row} for row in found]
+        for title, table in (("Common directions", fits), ("Light", rows)):
+            print_table(f"{title}, to seed {seed}", table)
+        if args.write and seed == args.seed[0]:
+            write_picture(COMET.pictures / "window-light.png", arrange_rows([some[:SHOWN] for some in pictures], 4))
+        if args.write:  # after each seed, so that a stop loses little
+            COMET.write("light", {"fits": fits, "rows": rows}, fitted=FITTED, pairs=PAIRS, judge_seconds=args.judges)
+
+
+if __name__ == "__main__":
+    main()
