@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness import read_json
@@ -18,12 +18,18 @@ PICTURES = {
     "kept": "A's other objects in the swapped pictures",
     "before": "A at that place before the swap",
 }
+LIT = {
+    "A": "A itself",
+    "rebuilt": "A, reconstructed",
+    "swapped": "**A with the light of B**",
+    "renders": "renders of A's objects under the light of B",
+}
 JOINED, LARGE = "**joined**", "large, error, 32 pixels"
 
 
 def blocks() -> Blocks:
     """Returns the functions of these blocks."""
-    functions = (window_goals, window_masks, window_recombination, window_removal, eight_objects)
+    functions = (window_goals, window_masks, window_recombination, window_removal, eight_objects, four_objects)
     return {function.__name__.replace("_", " "): function for function in functions}
 
 
@@ -77,12 +83,52 @@ def window_removal() -> str:
 
 def eight_objects() -> str:
     """Returns the table of eight objects from two pictures of four."""
-    names = ("each found", "all found", "as many", "error")
+    return _joined(_read("window-objects")["eight"], "eight")
+
+
+def four_objects() -> str:
+    """Returns the table of four objects from a model of two, with its goal."""
+    found, goal = _read("four-objects"), _read("goals")["four"]
+    joined = [row["each found"] for row in found["four"] if row["pictures"] == JOINED]
+    minutes = ", ".join(f"{row['seconds'] / 60:.1f}" for row in found["masks"])
+    masks = ", ".join(_n(row["FG-ARI"]) for row in found["masks"])
+    goals = ["goal", "means over seeds", "worst seed", "goal", "reached by all", "minutes of a core", "FG-ARI of two objects"]
+    head = markdown_table(goals, [[*_goal("objects found of four", joined, goal), minutes, masks]])
+    return f"{head}\n\n{_joined(found['four'], 'four')}"
+
+
+def light() -> str:
+    """Returns the table of pictures with the light of others."""
+    digits = {"light of A": 1, "light of B": 1, "each found": 3, "error": 3, "color": 3, "shape": 3, "to renders": 5}
     rows = [
-        [str(row["seed"]), row["pictures"], str(row["pairs"]), *(_n(row[name]) for name in names)]
-        for row in _read("window-objects")["eight"]
+        [str(row["seed"]), LIT[row["pictures"]], *(_n(row[name], many) for name, many in digits.items())] for row in _read("light")["rows"]
     ]
-    return markdown_table(["seed", "pictures", "pairs", "of the objects found", "all eight", "exactly eight", "mean error of places"], rows)
+    head = ["seed", "pictures", "degrees from the light of A", "from that of B", "of A's objects found", "mean error of places"]
+    return markdown_table([*head, "color", "shape", "error, to the renders"], rows)
+
+
+def light_goals() -> str:
+    """Returns the table of goals of light."""
+    found, goals = _read("light"), _read("goals")["light"]
+    swapped = [row for row in found["rows"] if row["pictures"] == "swapped"]
+    rows = [
+        _most("degrees from the light of B", [row["light of B"] for row in swapped], goals["degrees"], 1),
+        _most("mean error of places", [row["error"] for row in swapped], goals["error"], 3),
+        _goal("color of A's objects", [row["color"] for row in swapped], goals["color"]),
+    ]
+    return markdown_table(["goal", "means over seeds", "worst seed", "goal", "reached by all"], rows)
+
+
+def _joined(found: Sequence[Mapping[str, Any]], number: str) -> str:
+    names = ("each found", "all found", "as many", "error")
+    rows = [[str(row["seed"]), row["pictures"], str(row["pairs"]), *(_n(row[name]) for name in names)] for row in found]
+    head = ["seed", "pictures", "pairs", "of the objects found", f"all {number}", f"exactly {number}", "mean error of places"]
+    return markdown_table(head, rows)
+
+
+def _most(name: str, values: Sequence[float], goal: float, digits: int) -> list[str]:
+    shown = [_n(value, digits) for value in (sum(values) / len(values), max(values), goal)]
+    return [name, *shown, "yes" if max(values) <= goal else "**no**"]
 
 
 def _goal(name: str, values: Sequence[float], goal: float) -> list[str]:
