@@ -222,11 +222,13 @@ class Copies:
 
     Args:
         pairs: Pairs of copies.
-        versions: The tensors of all pairs at the last comparison, with their versions.
+        versions: What `differ` found at the last comparison: how often each tensor was written to, and which tensors they are.
+        tensors: The tensors of all pairs, where no module replaces one, as in twins; empty where they are collected each time.
     """
 
     pairs: tuple[tuple[nn.Module, nn.Module], ...]
-    versions: list[tuple[Any, ...]]
+    versions: list[Any] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def inside(cls, root: nn.Module) -> Copies | None:
@@ -246,11 +248,12 @@ class Copies:
                     continue  # the modules inside are equal, too
                 others.append(module)
             todo.extend(reversed(list(module.children())))
-        return cls(tuple(pairs), []) if pairs else None
+        return cls(tuple(pairs)) if pairs else None
 
     def differ(self) -> tuple[nn.Module, nn.Module] | None:
         """Returns a pair that is no longer equal; None if all are equal."""
-        now = [state for pair in self.pairs for module in pair for state in _versions(module)]
+        kept = self.tensors
+        now = [tensor._version for tensor in kept] if kept else [_version(tensor) for tensor in self._collect()]
         if now == self.versions:
             return None
         found = next((pair for pair in self.pairs if not equal(*pair)), None)
@@ -258,12 +261,22 @@ class Copies:
             self.versions[:] = now
         return found
 
+    def keep_tensors(self) -> None:
+        """Collects the tensors once: modules that replace no tensor are compared by the writes to these."""
+        self.tensors[:] = [tensor for tensor in self._collect() if not tensor.is_inference()]  # those cannot be written to
 
-def _versions(module: nn.Module) -> Iterator[tuple[Any, ...]]:
-    """Yields values that change when a tensor is replaced or written to.
+    def forget_tensors(self) -> None:
+        """Collects the tensors each time again."""
+        self.tensors.clear()
+
+    def _collect(self) -> list[Tensor]:
+        return [tensor for pair in self.pairs for module in pair for tensor in (*module.parameters(), *module.buffers())]
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    """Returns values that change when a tensor is replaced or written to.
 
     `_version` is torch's only counter of writes; it is not public, and `test_identity.py` pins its meaning. Comparing all numbers at each
     evaluation would cost as much as a small network.
     """
-    for tensor in (*module.parameters(), *module.buffers()):
-        yield id(tensor), 0 if tensor.is_inference() else tensor._version
+    return id(tensor), 0 if tensor.is_inference() else tensor._version
