@@ -29,7 +29,7 @@ JOINED, LARGE = "**joined**", "large, error, 32 pixels"
 
 def blocks() -> Blocks:
     """Returns the functions of these blocks."""
-    functions = (window_goals, window_masks, window_recombination, window_removal, eight_objects, four_objects)
+    functions = (window_goals, window_masks, window_recombination, window_removal, eight_objects, four_objects, light, light_goals)
     return {function.__name__.replace("_", " "): function for function in functions}
 
 
