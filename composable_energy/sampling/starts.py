@@ -64,7 +64,8 @@ class Starts:
             noise: Their noise at step 0.
         """
         if self.init is not None:
-            x = self.init[_as_tensor(ids) // self.copies]
+            ordered = self.copies == 1 and isinstance(ids, range) and ids.step == 1
+            x = self.init[ids.start : ids.stop].clone() if ordered else self.init[_as_tensor(ids) // self.copies]
         elif self.pilots is None or self.pilots.level is None or not self.sampler.starts_at_pilots:
             x = self.sampler.start(self.zeros.expand(len(ids), *self.zeros.shape).contiguous(), noise.child("start"))
         else:
