@@ -28,7 +28,8 @@ _PART = "_identity_part"
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 _NUMBERS = {int: torch.int64, float: torch.float64}
 _BY_IDENTITY = (type, FunctionType, BuiltinFunctionType, ModuleType)
-_NO_VALUES = frozenset({*vars(nn.Module()), _TOKEN, _PART, "origin", "name", "recommended", "_fitting"}) - {"_parameters", "_buffers"}
+_OF_TWINS = ("_fitting", "_direct")  # what twins remember of points
+_NO_VALUES = frozenset({*vars(nn.Module()), _TOKEN, _PART, "origin", "name", "recommended", *_OF_TWINS}) - {"_parameters", "_buffers"}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2b
 from numbers import Integral
 from threading import get_ident
@@ -67,7 +68,6 @@ class Noise:
     step: int = 0
     kind: Kind = "blocks"
     _memory: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # shared by all steps; not saved
-    _generators: dict[int, BlockGenerator] = field(default_factory=dict, repr=False, compare=False)  # of threads; also of children
 
     def __post_init__(self) -> None:
         if self.kind not in ("blocks", "philox"):
@@ -206,7 +206,7 @@ class Noise:
 
     def _fill(self, buffer: BlockBuffer, step: int, stream: int, fill: Callable[..., Tensor]) -> Tensor:
         """Draws the numbers of a step into a buffer."""
-        chains, key, generator = self.chains, _key(self.seed, step, stream), self._generator()
+        chains, key, generator = self.chains, _key(self.seed, step, stream), _generator_of(get_ident())
         out, parts = buffer.whole, buffer.parts
         if len(parts) == 1:
             fill(parts[0], generator=generator.block(key, buffer.first))
@@ -226,10 +226,11 @@ class Noise:
             out[rows] = found[1][inside]
         return out
 
-    def _generator(self) -> BlockGenerator:
-        """Returns the generator of this thread."""
-        thread = get_ident()
-        return self._generators.get(thread) or self._generators.setdefault(thread, BlockGenerator())
+
+@lru_cache(maxsize=64)
+def _generator_of(thread: int) -> BlockGenerator:
+    """Returns the generator of a thread; it is set to the state of a block before each use."""
+    return BlockGenerator()
 
 
 def _buffers(chains: range, event: torch.Size, dtype: torch.dtype, count: int) -> list[BlockBuffer]:

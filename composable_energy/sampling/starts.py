@@ -64,7 +64,7 @@ class Starts:
             noise: Their noise at step 0.
         """
         if self.init is not None:
-            x = self.init[_as_tensor(ids) // self.copies]
+            x = self._rows_of(self.init, ids)
         elif self.pilots is None or self.pilots.level is None or not self.sampler.starts_at_pilots:
             x = self.sampler.start(self.zeros.expand(len(ids), *self.zeros.shape).contiguous(), noise.child("start"))
         else:
@@ -76,6 +76,11 @@ class Starts:
             return x
         self.relocated.update(chain for chain, here in zip(noise.chains, arrived.tolist(), strict=True) if not here)
         return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, noise.chains))
+
+    def _rows_of(self, init: Tensor, ids: Sequence[int]) -> Tensor:
+        if self.copies == 1 and isinstance(ids, range) and ids.step == 1:
+            return init[ids.start : ids.stop].clone()
+        return init[_as_tensor(ids) // self.copies]
 
     def _points_of_pilots(self, pilots: PilotResult, chains: Sequence[int]) -> Tensor:
         return pilots.points[_as_tensor(chains) % len(pilots.points)]

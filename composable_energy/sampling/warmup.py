@@ -103,4 +103,6 @@ class _Memory(WeakKeyDictionary[Energy, _Tuning]):
 def _memory(sampler: Sampler) -> _Memory:
     if not hasattr(sampler, "__dict__"):
         return _Memory()
-    return vars(sampler).setdefault(_MEMORY, _Memory())  # no field of the dataclass: neither compared, shown nor replaced
+    if _MEMORY not in vars(sampler):
+        vars(sampler)[_MEMORY] = _Memory()  # no field of the dataclass: neither compared, shown nor replaced
+    return vars(sampler)[_MEMORY]
