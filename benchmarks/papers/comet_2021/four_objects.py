@@ -23,7 +23,7 @@ from benchmarks.papers.compositional_2020.several_objects import scores
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 from composable_energy_scenes.detector import detect_objects
 
-WORLD = "two-64"
+WORLD, PICTURE = "two-64", "window-four"
 SETTINGS = {"model.components": 3, "quadratic.steps": 4_000, "window.steps": 6_000}
 
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print_table(f"{title}, to seed {seed}", table)
         if args.write and seed == args.seed[0]:
             shown = [some[:SHOWN] for some in (pairs.first, pairs.second, joined, pairs.rendered, rebuilt)]
-            write_picture(COMET.pictures / "window-four.png", arrange_rows(shown, 4))
+            write_picture(COMET.pictures / f"{PICTURE}.png", arrange_rows(shown, 4))
         if args.write:  # after each seed, so that a stop loses little
             COMET.write("four-objects", {"masks": masks, "four": joins}, train=TRAIN, test=TEST)
 

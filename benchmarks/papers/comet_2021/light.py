@@ -53,7 +53,7 @@ from composable_energy_scenes.judge import Judge, judge_images
 __all__ = ["angle", "lights", "relight"]
 
 SCENES, PAIRS = "three-64", 500
-FITTED = 1_000
+FITTED, PICTURE = 1_000, "window-light"
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for title, table in (("Common directions", fits), ("Light", rows)):
             print_table(f"{title}, to seed {seed}", table)
         if args.write and seed == args.seed[0]:
-            write_picture(COMET.pictures / "window-light.png", arrange_rows([some[:SHOWN] for some in pictures], 4))
+            write_picture(COMET.pictures / f"{PICTURE}.png", arrange_rows([some[:SHOWN] for some in pictures], 4))
         if args.write:  # after each seed, so that a stop loses little
             COMET.write("light", {"fits": fits, "rows": rows}, fitted=FITTED, pairs=PAIRS, judge_seconds=args.judges)
 
