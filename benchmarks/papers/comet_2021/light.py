@@ -6,8 +6,8 @@ The models are those of `window_objects.py`, which trains them if they do not ex
 in common, from 1,000 of the training pictures without their labels. Its threshold was chosen on seed 5.
 
 `CommonCode.swap` gives pictures A the common code and the ground of pictures B, and leaves A's objects. 500 pairs of pictures of three
-solids (half widths .16 to .26, seed 3), in four versions: A, its reconstruction, A with the light of B, and renders of A's solids under
-the light of B. Networks that were trained on other renders evaluate them:
+solids (half widths .16 to .26, seed 3), in five versions: A, its reconstruction, A with the ground of B alone and with its light, and
+renders of A's solids under the light of B. Networks that were trained on other renders evaluate them:
 
 - a judge of light, a network with the layers of `composable_energy_scenes.Judge`: the angle between its direction and that of the lamp of
   A, and of B; by chance 90 degrees;
@@ -109,7 +109,8 @@ def measure(common: CommonCode, judges: Judges, scenes: LabelledScenes) -> tuple
     """Returns a row of figures for each version of pictures, and the pictures themselves, with B as the second."""
     comet, x, own = common.comet, scenes.images, lights(scenes)
     y, other, wanted = x.roll(-1, 0), own.roll(-1, 0), relight(scenes)
-    versions = {"A": x, "rebuilt": comet.decode(comet.encode(x)), "swapped": common.swap(x, y), "renders": wanted}
+    rebuilt, grounded = comet.decode(comet.encode(x)), comet.swap(x, y, 0)
+    versions = {"A": x, "rebuilt": rebuilt, "grounded": grounded, "swapped": common.swap(x, y), "renders": wanted}
     row, one = (scenes.shape >= 0).nonzero(as_tuple=True)
     middles = centers(scenes.masks[row] == one[:, None, None] + 1)
     places, kinds = torch.from_numpy(np.array(scenes.labels["position"])), (scenes.shape[row, one], scenes.color[row, one])

@@ -21,6 +21,7 @@ PICTURES = {
 LIT = {
     "A": "A itself",
     "rebuilt": "A, reconstructed",
+    "grounded": "A with the ground of B alone",
     "swapped": "**A with the light of B**",
     "renders": "renders of A's objects under the light of B",
 }
