@@ -185,7 +185,7 @@ class Noise:
         processor has executed other code meanwhile.
         """
         chains = self.chains
-        if not (reuse and isinstance(chains, range)):
+        if not reuse:
             return self._fill(BlockBuffer(chains, torch.empty((len(chains), *event), dtype=dtype)), self.step, stream, fill)
         if torch.compiler.is_dynamo_compiling():  # then this function runs outside of the graph, or there is no graph
             raise OptionError("Blocks of noise are not drawn in a compiled graph: use noise='philox'.")
@@ -243,7 +243,7 @@ class Noise:
         return self._generators.get(thread) or self._generators.setdefault(thread, BlockGenerator())
 
 
-def _buffers(chains: range, event: torch.Size, dtype: torch.dtype, count: int) -> list[BlockBuffer]:
+def _buffers(chains: Sequence[int], event: torch.Size, dtype: torch.dtype, count: int) -> list[BlockBuffer]:
     return [BlockBuffer(chains, row) for row in torch.empty((count, len(chains), *event), dtype=dtype)]
 
 
