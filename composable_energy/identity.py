@@ -6,14 +6,17 @@ values are equal; a copy that was trained since is another energy. Two nodes are
 
 from __future__ import annotations
 
+import operator
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -216,17 +219,15 @@ def _same_numbers(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a, b) or (bool((a != a).any()) and bool(((a == b) | ((a != a) & (b != b))).all()))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Copies:
     """Copies of the same module in an expression, which counts them once.
 
     Args:
         pairs: Pairs of copies.
-        versions: The tensors of all pairs at the last comparison, with their versions.
     """
 
     pairs: tuple[tuple[nn.Module, nn.Module], ...]
-    versions: list[tuple[Any, ...]]
 
     @classmethod
     def inside(cls, root: nn.Module) -> Copies | None:
@@ -246,24 +247,47 @@ class Copies:
                     continue  # the modules inside are equal, too
                 others.append(module)
             todo.extend(reversed(list(module.children())))
-        return cls(tuple(pairs), []) if pairs else None
+        return cls(tuple(pairs)) if pairs else None
 
     def differ(self) -> tuple[nn.Module, nn.Module] | None:
         """Returns a pair that is no longer equal; None if all are equal."""
-        now = [state for pair in self.pairs for module in pair for state in _versions(module)]
-        if now == self.versions:
+        compared = _COMPARED.get(self)
+        if compared is not None and compared.is_current():
             return None
         found = next((pair for pair in self.pairs if not equal(*pair)), None)
         if found is None:
-            self.versions[:] = now
+            _COMPARED[self] = _Snapshot(dict.fromkeys(module for pair in self.pairs for module in pair))
         return found
 
 
-def _versions(module: nn.Module) -> Iterator[tuple[Any, ...]]:
-    """Yields values that change when a tensor is replaced or written to.
+class _Snapshot:
+    """The modules and tensors inside of modules, and how often the tensors were written to.
 
     `_version` is torch's only counter of writes; it is not public, and `test_identity.py` pins its meaning. Comparing all numbers at each
-    evaluation would cost as much as a small network.
+    evaluation would cost as much as a small network, and so would a walk through the modules.
+
+    Args:
+        modules: The modules.
     """
-    for tensor in (*module.parameters(), *module.buffers()):
-        yield id(tensor), 0 if tensor.is_inference() else tensor._version
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        parts = [part for module in modules for part in module.modules()]
+        self._places = [place for part in parts for place in (part._modules, part._parameters, part._buffers)]
+        self._empty = [place for place in self._places if not place]
+        self._places = [place for place in self._places if place]
+        self._held = self._values()
+        self._tensors = [item for item in self._held if isinstance(item, Tensor) and not item.is_inference()]
+        self._versions = [*map(_version, self._tensors)]
+
+    def is_current(self) -> bool:
+        """Returns whether no module or tensor was replaced, added or written to."""
+        held = self._values()
+        same_objects = len(held) == len(self._held) and all(map(operator.is_, held, self._held)) and not any(self._empty)
+        return same_objects and [*map(_version, self._tensors)] == self._versions
+
+    def _values(self) -> list[Any]:
+        return [*chain.from_iterable(map(_contents, self._places))]
+
+
+_contents, _version = operator.methodcaller("values"), operator.attrgetter("_version")
+_COMPARED: WeakKeyDictionary[Copies, _Snapshot] = WeakKeyDictionary()  # not an attribute, which would be part of the expression
