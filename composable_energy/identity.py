@@ -16,7 +16,7 @@ from functools import partial
 from itertools import chain
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -252,12 +252,16 @@ class Copies:
     def differ(self) -> tuple[nn.Module, nn.Module] | None:
         """Returns a pair that is no longer equal; None if all are equal."""
         compared = _COMPARED.get(self)
-        if compared is not None and compared.is_current():
+        if compared is not None and compared.is_current(writes_only=self in _FIXED):
             return None
         found = next((pair for pair in self.pairs if not equal(*pair)), None)
         if found is None:
             _COMPARED[self] = _Snapshot(dict.fromkeys(module for pair in self.pairs for module in pair))
         return found
+
+    def fix_tensors(self, fixed: bool) -> None:
+        """Sets whether no module replaces a tensor, as in twins: then copies are compared by the writes to their tensors alone."""
+        (_FIXED.add if fixed else _FIXED.discard)(self)
 
 
 class _Snapshot:
@@ -272,18 +276,20 @@ class _Snapshot:
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         parts = [part for module in modules for part in module.modules()]
-        self._places = [place for part in parts for place in (part._modules, part._parameters, part._buffers)]
-        self._empty = [place for place in self._places if not place]
-        self._places = [place for place in self._places if place]
+        places = [place for part in parts for place in (part._modules, part._parameters, part._buffers)]
+        self._empty, self._places = [place for place in places if not place], [place for place in places if place]
         self._held = self._values()
         self._tensors = [item for item in self._held if isinstance(item, Tensor) and not item.is_inference()]
         self._versions = [*map(_version, self._tensors)]
 
-    def is_current(self) -> bool:
-        """Returns whether no module or tensor was replaced, added or written to."""
+    def is_current(self, *, writes_only: bool) -> bool:
+        """Returns whether no module or tensor was replaced, added or written to; or no tensor was written to."""
+        if [*map(_version, self._tensors)] != self._versions:
+            return False
+        if writes_only:
+            return True
         held = self._values()
-        same_objects = len(held) == len(self._held) and all(map(operator.is_, held, self._held)) and not any(self._empty)
-        return same_objects and [*map(_version, self._tensors)] == self._versions
+        return len(held) == len(self._held) and all(map(operator.is_, held, self._held)) and not any(self._empty)
 
     def _values(self) -> list[Any]:
         return [*chain.from_iterable(map(_contents, self._places))]
@@ -291,3 +297,4 @@ class _Snapshot:
 
 _contents, _version = operator.methodcaller("values"), operator.attrgetter("_version")
 _COMPARED: WeakKeyDictionary[Copies, _Snapshot] = WeakKeyDictionary()  # not an attribute, which would be part of the expression
+_FIXED: WeakSet[Copies] = WeakSet()

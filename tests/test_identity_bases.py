@@ -121,6 +121,20 @@ def test_unchanged_copies_are_not_compared_again(monkeypatch):
     assert compared
 
 
+def test_a_copy_that_is_trained_while_it_is_sampled_is_another_base():
+    base = Noisy(0.3)
+    trained = copy.deepcopy(base)
+    joined = Ring(1.0).relative_to(base) & Ring(2.0).relative_to(trained)
+
+    def train(step, state, info):
+        if step == 3:
+            with torch.no_grad():
+                trained.net.weight += 0.1
+
+    with pytest.raises(ExpressionError, match="counts two copies of one Noisy once, but their numbers differ now"):
+        joined.sample(X.shape, sampler="langevin", step_size=1e-3, steps=6, init=X, seed=0, callback=train)
+
+
 def test_versions_of_tensors_count_writes():
     """Pins what `Copies` relies on: the counter is no public name of torch."""
     tensor = nn.Parameter(torch.zeros(2))

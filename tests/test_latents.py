@@ -36,6 +36,15 @@ def test_an_energy_of_seen_points_is_pulled_back_to_the_latents():
         seen.pull_back(decoder, damping=-1)
 
 
+@pytest.mark.parametrize("count", [1, 32, 33, 400])
+def test_points_are_decoded_in_batches_that_change_nothing(count):
+    wide = nn.Sequential(nn.Linear(2, 10_000), nn.Tanh()).requires_grad_(False)  # a batch of decoded points has some 500,000 numbers
+    energy = ce.as_energy(quadratic, decoder=wide, event_shape=(2,))
+    draw = {"sampler": "langevin", "step_size": 0.1, "steps": 2, "seed": 0, "warn": False}
+    latents = energy.sample(count, latents=True, **draw)
+    torch.testing.assert_close(energy.sample(count, **draw), wide(latents))
+
+
 def test_an_energy_that_needs_a_noise_level_is_pulled_back_at_one():
     noisy, decoder, z = ce.as_energy(lambda x, sigma: x.square().sum(1) / sigma, name="noisy", event_shape=(3,)), Doubler(), points()
     with pytest.raises(ExpressionError, match=r"noisy depends on sigma.*bind it first, with `\.at\(sigma\)`"):

@@ -173,8 +173,15 @@ class Node(RelativeEnergy, ABC):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opposite": None}
 
+    def became_twin(self, original: Any) -> None:
+        super().became_twin(original)
+        if self._copies is not None:
+            self._copies.fix_tensors(True)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._opposite = None  # it is not converted
+        if self._copies is not None:
+            self._copies.fix_tensors(False)
         return super()._apply(fn, recurse)
 
 

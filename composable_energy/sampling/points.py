@@ -18,7 +18,7 @@ from composable_energy.memory import memory_of, written_bytes
 
 __all__ = ["PointSpec", "decode", "resolve_points"]
 
-_DECODER_BATCH = 128
+_FIRST_DECODED, _DECODED_NUMBERS, _DECODED_ON_DEVICE = 32, 2**19, 2**23  # points; numbers of a batch of decoded points
 _LITTLE = 2**24  # bytes, which every device has
 
 
@@ -134,9 +134,13 @@ def resolve_points(
 
 
 def decode(decoder: nn.Module, points: Tensor) -> Tensor:
-    """Returns decoded points, computed in batches without a graph."""
+    """Returns decoded points, computed without a graph in batches that the cache of the processor holds."""
     with torch.no_grad():
-        return torch.cat([decoder(some) for some in points.split(_DECODER_BATCH)]).detach()
+        first = decoder(points[:_FIRST_DECODED])
+        most = _DECODED_NUMBERS if points.is_cpu else _DECODED_ON_DEVICE
+        size = max(_FIRST_DECODED, most // max(1, first.shape[1:].numel()))
+        rest = points[_FIRST_DECODED:]
+        return torch.cat([first, *(decoder(some) for some in rest.split(size))]).detach() if len(rest) else first.detach()
 
 
 def _sizes(shape: int | Sequence[int]) -> tuple[int, ...]:
