@@ -105,7 +105,7 @@ def measure_steps(rounds: int, counts: tuple[int, ...] = COUNTS) -> dict[str, An
             for chains in counts:
                 run(case, "plain", chains, 1, file)
                 one = max(1e-5, seconds(run, case, "plain", chains, 4, file) / 4)
-                sizes[chains] = max(2, min(2000, int(0.4 / one)))
+                sizes[chains] = max(4, min(2000, int(0.4 / one)))
             for _ in range(rounds):
                 for chains in counts:
                     for way in WAYS:
