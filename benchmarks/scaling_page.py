@@ -65,7 +65,7 @@ def _time(steps: Mapping[str, Any]) -> str:
 def _system(system: Mapping[str, Any]) -> str:
     """Returns the table of the time of the program and of the system."""
     rows = [
-        [case + WAYS[way], *(f"{row[name]:,.0f}" for name in ("program", "system")), f"{row['pages'] * 4096:,.0f}"]
+        [case + WAYS[way], *(f"{max(0.0, row[name]):,.0f}" for name in ("program", "system")), f"{max(0.0, row['pages']) * 4096:,.0f}"]
         for case, ways in system.items()
         for way, row in ways.items()
     ]
