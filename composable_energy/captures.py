@@ -35,7 +35,7 @@ _ITEMS = (list, tuple, set, frozenset)
 _HANDLED = (*PLAIN, *_ITEMS, dict, Tensor, nn.Module, types.FunctionType, functools.partial)
 _FOREIGN = ("torch.", "numpy.", "builtins.", "abc.", "functools.", "typing.")  # their code names no module of a user
 _GETSTATE = getattr(object, "__getstate__", None)  # since Python 3.11
-_UNSEEN = ("training", "_fitting")  # modes, and what twins remember of points
+_UNSEEN = ("training", "_fitting", "_direct")  # modes, and what twins remember of points
 _MANY = 1000  # a captured container with more items is data
 
 

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from composable_energy.energy_function import EnergyFunction
 
 __all__ = [
+    "SUBSTITUTES",
     "Use",
     "current",
     "evaluate",
     "evaluating_together",
+    "note_detached",
     "recording",
     "substituted",
     "substituting",
@@ -66,12 +68,10 @@ class Use:
     gradient: Tensor
 
 
-_NUMPY = "Can't call numpy() on Tensor that requires grad"
-
 _EVALUATION: ContextVar[Evaluation | None] = ContextVar("evaluation", default=None)
 _USES: ContextVar[list[Use] | None] = ContextVar("uses", default=None)
 _CONSTANT: ContextVar[list[Use] | None] = ContextVar("constant", default=None)
-_SUBSTITUTES: ContextVar[Mapping[Any, Tensor] | None] = ContextVar("substitutes", default=None)
+SUBSTITUTES: ContextVar[Mapping[Any, Tensor] | None] = ContextVar("substitutes", default=None)
 
 
 class evaluating:  # noqa: N801  (a class is the cheapest context manager)
@@ -123,15 +123,15 @@ class substituting:  # noqa: N801
         self._energies = energies
 
     def __enter__(self) -> None:
-        self._token: Token[Mapping[Any, Tensor] | None] = _SUBSTITUTES.set(self._energies)
+        self._token: Token[Mapping[Any, Tensor] | None] = SUBSTITUTES.set(self._energies)
 
     def __exit__(self, *_: object) -> None:
-        _SUBSTITUTES.reset(self._token)
+        SUBSTITUTES.reset(self._token)
 
 
 def substituted() -> Mapping[Any, Tensor] | None:
     """Returns the given values of energies; None outside of `substituting`."""
-    return None if torch.compiler.is_dynamo_compiling() else _SUBSTITUTES.get()  # `torch.compile` cannot trace a context variable
+    return None if torch.compiler.is_dynamo_compiling() else SUBSTITUTES.get()  # `torch.compile` cannot trace a context variable
 
 
 def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
@@ -149,7 +149,7 @@ def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forw
     """
     kind = type(energy)
     if not torch.compiler.is_dynamo_compiling():
-        given = _SUBSTITUTES.get()
+        given = SUBSTITUTES.get()
         if given and energy in given:
             return given[energy]
         if DENOISED.get() is not None and is_denoised(x) and not energy.terms and "sigma" not in energy.conditions:
@@ -160,7 +160,7 @@ def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forw
         if not kind.has_own_gradient and kind.has_value is not False:
             energies = check_energies(energy, forward(x, **conditions), x)
             if x.requires_grad and not energies.requires_grad:
-                _note_detached(energy, x, conditions)
+                note_detached(energy, x, conditions)
             return energies
         if uses_own_gradient(energy, x):
             return check_energies(energy, OwnGradient.apply(x, energy, conditions), x)  # pyright: ignore[reportArgumentType]
@@ -171,13 +171,12 @@ def evaluate(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any], forw
             )
         return check_energies(energy, forward(x, **conditions), x)
     except Exception as error:
-        if isinstance(error, RuntimeError) and _NUMPY in str(error):
-            raise ExpressionError(f"{energy} calls NumPy, which has no gradient: compute it with torch alone.") from error
         note_evaluation(error, energy, tuple(x.shape))
         raise
 
 
-def _note_detached(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any]) -> None:
+def note_detached(energy: EnergyFunction, x: Tensor, conditions: dict[str, Any]) -> None:
+    """Lists a call whose energies do not depend on the points for autograd, inside of `recording(constant=True)`."""
     uses = _CONSTANT.get()
     if uses is not None and not energy.terms:
         uses.append(Use(energy, x.detach(), conditions, torch.zeros_like(x)))

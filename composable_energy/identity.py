@@ -31,7 +31,8 @@ _PART = "_identity_part"
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 _NUMBERS = {int: torch.int64, float: torch.float64}
 _BY_IDENTITY = (type, FunctionType, BuiltinFunctionType, ModuleType)
-_NO_VALUES = frozenset({*vars(nn.Module()), _TOKEN, _PART, "origin", "name", "recommended", "_fitting"}) - {"_parameters", "_buffers"}
+_OF_TWINS = ("_fitting", "_direct")  # what twins remember of points
+_NO_VALUES = frozenset({*vars(nn.Module()), _TOKEN, _PART, "origin", "name", "recommended", *_OF_TWINS}) - {"_parameters", "_buffers"}
 
 
 @dataclass(frozen=True)
@@ -284,10 +285,9 @@ class _Snapshot:
 
     def is_current(self, *, writes_only: bool) -> bool:
         """Returns whether no module or tensor was replaced, added or written to; or no tensor was written to."""
-        if [*map(_version, self._tensors)] != self._versions:
-            return False
-        if writes_only:
-            return True
+        unwritten = [*map(_version, self._tensors)] == self._versions
+        if writes_only or not unwritten:
+            return unwritten
         held = self._values()
         return len(held) == len(self._held) and all(map(operator.is_, held, self._held)) and not any(self._empty)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from composable_energy.errors import ComposableEnergyError
+from composable_energy.errors import ComposableEnergyError, ExpressionError
 
 __all__ = ["EvaluationNote", "add_note", "note_evaluation"]
 
+_NUMPY = "Can't call numpy() on Tensor that requires grad"
 _TERM, _TEXT = "_composable_energy_term", "_composable_energy_note"  # attributes of an exception that passed through an energy
 
 
@@ -38,7 +39,12 @@ def note_evaluation(error: Exception, energy: object, shape: tuple[int, ...]) ->
         error: The exception.
         energy: The energy that it leaves.
         shape: The shape of the points.
+
+    Raises:
+        ExpressionError: The energy calls NumPy where a gradient is needed.
     """
+    if isinstance(error, RuntimeError) and _NUMPY in str(error):
+        raise ExpressionError(f"{energy} calls NumPy, which has no gradient: compute it with torch alone.") from error
     if isinstance(error, ComposableEnergyError):
         return
     term, before = getattr(error, _TERM, None), getattr(error, _TEXT, None)

@@ -20,6 +20,10 @@ from tests.captured_networks import (
 )
 
 
+def bowl(x: Tensor) -> Tensor:
+    return x.square().sum(1) / 2
+
+
 class TakesGlobal(ce.Energy):
     """Makes a global network its own part."""
 
@@ -50,6 +54,45 @@ def test_a_twin_that_was_evaluated_equals_its_energy_and_still_checks_points():
     copied.double()
     with pytest.raises(DtypeError, match="float64 weights"):
         copied(torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_of_an_energy_are_called_at_each_step(register):
+    """Also pins the names of the hooks in `EnergyFunction.became_twin`."""
+    calls: list[int] = []
+    energy = ce.as_energy(bowl)
+    getattr(energy, register)(lambda *_: calls.append(1))
+    energy.sample((4, 2), sampler=Langevin(0.1), steps=6, seed=0)
+    assert len(calls) == 7
+
+
+def test_a_hook_that_changes_energies_changes_the_draws():
+    hooked, steep = ce.as_energy(bowl), ce.as_energy(lambda x: 5 * bowl(x))
+    hooked.register_forward_hook(lambda module, given, energies: 5 * energies)
+    draw = {"sampler": Langevin(0.1), "steps": 6, "seed": 0}
+    assert torch.equal(hooked.sample((4, 2), **draw), steep.sample((4, 2), **draw))
+
+
+@pytest.mark.parametrize(
+    ("late", "error", "message"),
+    [
+        (lambda x: bowl(x)[:, None], ShapeError, r"late returned energies of shape \(4, 1\)"),
+        (lambda x: bowl(x).long(), DtypeError, "late must return a floating tensor of energies, got torch.int64"),
+        (lambda x: None, DtypeError, "late must return a floating tensor of energies, got NoneType"),
+        (lambda x: bowl(x.detach()), ExpressionError, "late has no gradient at its points"),
+        (lambda x: torch.from_numpy(x.numpy()).sum(1), ExpressionError, "late calls NumPy"),
+    ],
+)
+def test_an_energy_that_changes_at_a_later_step_is_checked_there(late, error, message):
+    calls = []
+
+    def energy(x):
+        calls.append(1)
+        return late(x) if len(calls) == 5 else bowl(x)
+
+    with pytest.raises(error, match=message):
+        ce.as_energy(energy, name="late").sample((4, 2), sampler=Langevin(0.1), steps=8, seed=0)
+    assert len(calls) == 5
 
 
 class NamedLikeAGlobal(ce.Energy):

@@ -177,6 +177,7 @@ class Node(RelativeEnergy, ABC):
         super().became_twin(original)
         if self._copies is not None:
             self._copies.fix_tensors(True)
+            self._direct = False  # each evaluation looks whether the copies are still equal
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._opposite = None  # it is not converted
