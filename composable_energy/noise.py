@@ -18,7 +18,7 @@ References:
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.noise_blocks import BlockBuffer, BlockGenerator, block_size, blocks_of
+from composable_energy.noise_blocks import BlockBuffer, BlockGenerator, BlockPlaces, block_size, blocks_of
 from composable_energy.philox import philox, philox_normal, to_unit
 
 __all__ = ["Kind", "Noise"]
@@ -68,6 +68,7 @@ class Noise:
     step: int = 0
     kind: Kind = "blocks"
     _memory: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # shared by all steps; not saved
+    _places: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # of the chains; shared by all steps and children
 
     def __post_init__(self) -> None:
         if self.kind not in ("blocks", "philox"):
@@ -95,7 +96,7 @@ class Noise:
 
     def for_chains(self, chains: Sequence[int]) -> Noise:
         """Returns the noise of other chains, given by their ids."""
-        return replace(self, chains=chains if isinstance(chains, range) else tuple(chains))
+        return replace(self, chains=chains if isinstance(chains, range) else tuple(chains), _places={})
 
     def child(self, label: str) -> Noise:
         """Returns independent noise for another purpose, such as a pilot run; its seed is a hash of this seed and the label."""
@@ -172,7 +173,10 @@ class Noise:
     def _ids(self, like: Tensor) -> Tensor:
         if isinstance(self.chains, range):
             return torch.arange(self.chains.start, self.chains.stop, self.chains.step, device=like.device)
-        return torch.tensor(self.chains, dtype=torch.int64, device=like.device)
+        found = self._places.get(like.device)
+        if found is None:
+            found = self._places[like.device] = torch.tensor(self.chains, dtype=torch.int64, device=like.device)
+        return found
 
     def _draw(self, event: torch.Size, dtype: torch.dtype, stream: int, fill: Callable[..., Tensor], reuse: bool) -> Tensor:
         """Draws numbers by blocks; `reuse` returns a tensor that a later draw of this thread overwrites.
@@ -181,7 +185,7 @@ class Noise:
         processor has executed other code meanwhile.
         """
         chains = self.chains
-        if not (reuse and isinstance(chains, range)):
+        if not reuse:
             return self._fill(BlockBuffer(chains, torch.empty((len(chains), *event), dtype=dtype)), self.step, stream, fill)
         if torch.compiler.is_dynamo_compiling():  # then this function runs outside of the graph, or there is no graph
             raise OptionError("Blocks of noise are not drawn in a compiled graph: use noise='philox'.")
@@ -217,7 +221,7 @@ class Noise:
             return out
         event, dtype, memory = out.shape[1:], out.dtype, self._memory
         size = block_size(event)
-        for block, rows, inside in blocks_of(chains, size, buffer.rest):
+        for block, rows, inside in self._blocks(size, buffer.rest):
             use, key_of_block = (fill, stream), (self.seed, step, block, event, dtype)  # several chunks of chains may share a block
             found = memory.get(use)
             if found is None or found[0] != key_of_block:
@@ -226,6 +230,13 @@ class Noise:
             out[rows] = found[1][inside]
         return out
 
+    def _blocks(self, size: int, row: int) -> Iterable[tuple[int, slice | Tensor, slice | Tensor]]:
+        """Returns the blocks of the chains from a row on, with the rows of each and their places in it."""
+        chains = self.chains
+        if isinstance(chains, range) and chains.step == 1:
+            return blocks_of(chains, size, row)
+        return self._places.get(size) or self._places.setdefault(size, BlockPlaces(chains, size))
+
 
 @lru_cache(maxsize=64)
 def _generator_of(thread: int) -> BlockGenerator:
@@ -233,13 +244,15 @@ def _generator_of(thread: int) -> BlockGenerator:
     return BlockGenerator()
 
 
-def _buffers(chains: range, event: torch.Size, dtype: torch.dtype, count: int) -> list[BlockBuffer]:
+def _buffers(chains: Sequence[int], event: torch.Size, dtype: torch.dtype, count: int) -> list[BlockBuffer]:
     return [BlockBuffer(chains, row) for row in torch.empty((count, len(chains), *event), dtype=dtype)]
 
 
 def _ends(chains: range | tuple[int, ...]) -> Sequence[int]:
-    """Returns ids that include the least and the greatest."""
-    return (chains[0], chains[-1]) if isinstance(chains, range) and chains else chains
+    """Returns ids that include the least and the greatest, and those that may be no whole numbers."""
+    if isinstance(chains, range):
+        return (chains[0], chains[-1]) if chains else ()
+    return (min(chains), max(chains)) if set(map(type, chains)) == {int} else chains
 
 
 def _check_word(what: str, value: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError
 
-__all__ = ["BlockBuffer", "BlockGenerator", "block_size", "blocks_of"]
+__all__ = ["BlockBuffer", "BlockGenerator", "BlockPlaces", "block_size", "blocks_of"]
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 _BLOCK = 4096  # numbers, a power of two: large enough that seeding the generator costs little
 _MOST_CHAINS = 2048
@@ -97,20 +99,50 @@ def block_size(event: torch.Size) -> int:
     return max(1, min(_MOST_CHAINS, _BLOCK // (1 << (max(1, event.numel()) - 1).bit_length())))
 
 
-def blocks_of(chains: range | tuple[int, ...], size: int, row: int) -> Iterator[tuple[int, Any, Any]]:
-    """Yields each block from a row on, with its rows in the batch and their places in the block."""
-    if isinstance(chains, range) and chains.step == 1:
-        chain = chains.start + row
-        while chain < chains.stop:
-            block, first = divmod(chain, size)
-            count = min(size - first, chains.stop - chain)
-            yield block, slice(row, row + count), slice(first, first + count)
-            row, chain = row + count, chain + count
-        return
-    groups: dict[int, tuple[list[int], list[int]]] = {}
-    for row, chain in enumerate(chains):
-        rows, inside = groups.setdefault(chain // size, ([], []))
-        rows.append(row)
-        inside.append(chain % size)
-    for block, (rows, inside) in groups.items():
-        yield block, rows, inside
+def blocks_of(chains: range, size: int, row: int) -> Iterator[tuple[int, slice, slice]]:
+    """Yields each block of consecutive chains from a row on, with its rows in the batch and their places in the block."""
+    chain = chains.start + row
+    while chain < chains.stop:
+        block, first = divmod(chain, size)
+        count = min(size - first, chains.stop - chain)
+        yield block, slice(row, row + count), slice(first, first + count)
+        row, chain = row + count, chain + count
+
+
+class BlockPlaces:
+    """The blocks of chains that are not consecutive, with the rows of each in the batch and their places in the block.
+
+    They are found once, because for many chains that takes longer than the numbers of a step.
+
+    Args:
+        chains: The ids of the chains.
+        size: The number of chains in a block.
+    """
+
+    __slots__ = ("_blocks", "_inside", "_rows")
+
+    def __init__(self, chains: Sequence[int], size: int) -> None:
+        blocks, inside = np.divmod(np.asarray(chains, dtype=np.int64), size)
+        order = np.argsort(blocks, kind="stable")
+        starts = np.flatnonzero(np.diff(blocks[order], prepend=-1))
+        ends = np.append(starts[1:], len(order))
+        self._blocks = blocks[order][starts]
+        self._rows, self._inside = (_Parts(places, starts, ends) for places in (order, inside[order]))
+
+    def __iter__(self) -> Iterator[tuple[int, slice | Tensor, slice | Tensor]]:
+        return zip(self._blocks.tolist(), self._rows, self._inside, strict=True)
+
+
+class _Parts:
+    """Parts of an array of places: a slice, whose rows are copied faster, if the places are consecutive, else a tensor."""
+
+    __slots__ = ("_bounds", "_places")
+
+    def __init__(self, places: Array, starts: Array, ends: Array) -> None:
+        jumps = np.cumsum(np.diff(places, prepend=places[:1]) != 1)
+        self._places, self._bounds = torch.from_numpy(places), np.stack([starts, ends, jumps[ends - 1] == jumps[starts]], 1)
+
+    def __iter__(self) -> Iterator[slice | Tensor]:
+        for start, end, consecutive in self._bounds.tolist():
+            first = int(self._places[start])
+            yield slice(first, first + end - start) if consecutive else self._places[start:end]

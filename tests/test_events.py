@@ -44,7 +44,7 @@ def same(left: Formula, right: Formula) -> None:
 @pytest.mark.slow
 def test_random_formulas_equal_enumeration(monkeypatch):
     rng, sizes, log_prob = random.Random(1), [], Diagram.log_prob
-    monkeypatch.setattr(Diagram, "log_prob", lambda diagram, leaves: sizes.append(len(diagram.nodes)) or log_prob(diagram, leaves))
+    monkeypatch.setattr(Diagram, "log_prob", lambda diagram, *leaves: sizes.append(len(diagram.nodes)) or log_prob(diagram, *leaves))
     for _ in range(300):
         tree = random_tree(rng, 4)
         formula = WORLD.build(tree)

@@ -85,6 +85,42 @@ def test_a_copy_that_was_trained_is_another_base():
     assert len((left & right).bases) == 1 and torch.isfinite(joined(X)).all()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda base: setattr(base, "net", nn.Linear(2, 3)),
+        lambda base: base.net.register_buffer("shift", torch.ones(1)),
+        lambda base: base.net.add_module("more", nn.Linear(1, 1)),
+        lambda base: setattr(base.net, "bias", None),
+        lambda base: base.net.weight.detach().mul_(2),
+    ],
+    ids=["module", "buffer", "inner module", "no bias", "write"],
+)
+def test_every_change_of_one_copy_is_seen_at_the_next_evaluation(change):
+    base = Noisy(0.3)
+    other = copy.deepcopy(base)
+    joined = Ring(1.0).relative_to(base) & Ring(2.0).relative_to(other)
+    for _ in range(2):
+        assert torch.isfinite(joined(X)).all()
+    change(other)
+    for _ in range(2):
+        with pytest.raises(ExpressionError, match="counts two copies of one Noisy once, but their numbers differ now"):
+            joined(X)
+
+
+def test_unchanged_copies_are_not_compared_again(monkeypatch):
+    joined = Ring(1.0).relative_to(base := Noisy(0.3)) & Ring(2.0).relative_to(copy.deepcopy(base))
+    joined(X)
+    compared, original = [], torch.equal
+    monkeypatch.setattr(torch, "equal", lambda a, b: compared.append(a) or original(a, b))
+    joined(X)
+    assert not compared
+    with torch.no_grad():
+        base.net.weight.mul_(1.0)
+    joined(X)
+    assert compared
+
+
 def test_a_copy_that_is_trained_while_it_is_sampled_is_another_base():
     base = Noisy(0.3)
     trained = copy.deepcopy(base)

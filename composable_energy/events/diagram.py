@@ -14,8 +14,10 @@ function manipulation" (1990), for more than two edges.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -24,12 +26,15 @@ from torch import Tensor
 from composable_energy.errors import ExpressionError
 from composable_energy.events.normal import log_sum
 
-__all__ = ["FALSE", "NODE_LIMIT", "TRUE", "Diagram", "DiagramBuilder"]
+__all__ = ["FALSE", "NODE_LIMIT", "TRUE", "Diagram", "DiagramBuilder", "Edge"]
 
 FALSE, TRUE = 0, 1
 
 NODE_LIMIT = 50_000
 """The largest number of nodes of a formula while it is compiled."""
+
+Edge = tuple[int, tuple[int, ...]]
+"""What an edge tests: a level, and the cells of its variable."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +50,33 @@ class Diagram:
     nodes: tuple[tuple[int, tuple[tuple[int, tuple[int, ...]], ...]], ...]
     constant: bool | None = None
 
-    @property
+    @cached_property
     def levels(self) -> tuple[int, ...]:
         """The levels of the nodes."""
         return tuple(sorted({level for level, _ in self.nodes}))
 
-    def log_prob(self, log_prob: Callable[[int, tuple[int, ...]], Tensor]) -> Tensor:
+    @cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """The distinct tests of the edges."""
+        return tuple(dict.fromkeys((level, cells) for level, edges in self.nodes for _, cells in edges))
+
+    @cached_property
+    def is_product(self) -> bool:
+        """Whether the probability is the product of those of all edges, as of a conjunction of heads."""
+        return all(len(edges) == 1 for _, edges in self.nodes)
+
+    def log_prob(self, log_prob: Callable[[int, tuple[int, ...]], Tensor], known: Sequence[tuple[Sequence[Edge], Tensor]] = ()) -> Tensor:
         """Returns the log probabilities of the formula, with shape $(B,)$.
 
         Args:
             log_prob: A function of a level and cells that returns the log probabilities of their union, with shape $(B,)$.
+            known: Edges whose log probabilities are known, with shape (edges, B).
         """
-        of_cells: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+        if self.is_product:
+            done = {edge for edges, _ in known for edge in edges}
+            sums = [values.sum(0) for _, values in known]
+            return functools.reduce(torch.add, [*sums, *(log_prob(*edge) for edge in self.edges if edge not in done)])
+        of_cells = {edge: row for edges, values in known for edge, row in zip(edges, values.unbind(0), strict=True)}
         rows: list[Tensor] = []
         for level, edges in self.nodes:
             terms = []

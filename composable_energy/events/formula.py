@@ -18,6 +18,7 @@ from composable_energy.energy import Energy
 from composable_energy.errors import ContradictionError, ExpressionError
 from composable_energy.events.cells import Cells, ChainLabels, Interval
 from composable_energy.events.diagram import Diagram, DiagramBuilder
+from composable_energy.events.literals import Literals, find_literals
 from composable_energy.events.nodes import Atom, NodeMerger, Operation
 from composable_energy.events.variables import Categorical, Variable
 from composable_energy.identity import same
@@ -45,7 +46,7 @@ class Formula:
     ) -> None:
         self.variables = variables
         self.nodes = nodes
-        self._compiled: dict[tuple[int | None, ...], tuple[tuple[Cells, ...], Diagram]] = {}
+        self._compiled: dict[tuple[int | None, ...], tuple[tuple[Cells, ...], Diagram, tuple[Literals, ...]]] = {}
         rows = any(isinstance(node, Atom) and not isinstance(node.values, frozenset) and node.values.chained for node in nodes)
         self.conditions = frozenset({CHAINS} if rows else ()).union(*(variable.conditions for variable in variables))
         self.required_conditions = frozenset().union(*(variable.required_conditions for variable in variables))
@@ -90,23 +91,32 @@ class Formula:
             ExpressionError: A condition is missing.
         """
         counts = list(self._labels)
-        _, diagram = self._compile(self._labels)
+        _, diagram, _ = self._compile(self._labels)
         self._check_possible(diagram)
         outputs: dict[int, Any] = {}
         readings: dict[int, Any] = {}
+
+        def read(level: int) -> Any:
+            if level not in readings:
+                readings[level] = self.variables[level].read(outputs[self._networks[level]], x)
+            return readings[level]
+
         for level in diagram.levels:
             variable, network = self.variables[level], self._networks[level]
             if network not in outputs:
                 outputs[network] = variable.evaluate(x, conditions)
-            reading = readings[level] = variable.read(outputs[network], x)
-            if isinstance(reading, Tensor):
+            if counts[level] is None and isinstance(reading := read(level), Tensor):
                 counts[level] = reading.shape[1]
-        cells, diagram = self._compile(tuple(counts))
+        cells, diagram, literals = self._compile(tuple(counts))
         self._check_possible(diagram)
         if diagram.constant:
             return zeros(x)
-        chains = conditions.get(CHAINS)
-        return -diagram.log_prob(lambda level, union: cells[level].log_prob(readings[level], union, x, chains))
+        known, chains = [], conditions.get(CHAINS)
+        for group in literals:
+            output = self.variables[group.edges[0][0]].check_output(outputs[group.network], x)
+            if group.fit(output):
+                known.append((group.edges, group.log_probs(output)))
+        return -diagram.log_prob(lambda level, union: cells[level].log_prob(read(level), union, x, chains), known)
 
     @property
     def _labels(self) -> tuple[int | None, ...]:
@@ -117,8 +127,8 @@ class Formula:
         if diagram.constant is False:
             raise ContradictionError(f"No point fulfils {self}: its probability is 0 for any output of the networks, so it has no energy.")
 
-    def _compile(self, labels: tuple[int | None, ...]) -> tuple[tuple[Cells, ...], Diagram]:
-        """Returns cells and diagram for the number of labels of each variable."""
+    def _compile(self, labels: tuple[int | None, ...]) -> tuple[tuple[Cells, ...], Diagram, tuple[Literals, ...]]:
+        """Returns cells, diagram, and the edges that are computed together, for the number of labels of each variable."""
         if labels not in self._compiled:
             atoms = [node for node in self.nodes if isinstance(node, Atom)]
             values = [[atom.values for atom in atoms if atom.variable == i] for i in range(len(self.variables))]
@@ -135,7 +145,8 @@ class Formula:
                     for operand in reversed(node.operands[:-1]):  # from the last, whose variables are mostly on lower levels
                         root = combine(done[operand], root)
                     done.append(root)
-            self._compiled[labels] = cells, builder.diagram(done[-1])
+            diagram = builder.diagram(done[-1])
+            self._compiled[labels] = cells, diagram, find_literals(diagram, self.variables, cells, self._networks)
         return self._compiled[labels]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -141,10 +141,16 @@ class Variable(ABC):
         return self
 
     def _columns(self, output: object, x: Tensor) -> Tensor:
-        output = self._check_output(output, x)
+        output = self.check_output(output, x)
         return output if self.columns is None else output[:, self.columns]
 
-    def _check_output(self, output: object, x: Tensor) -> Tensor:
+    def check_output(self, output: object, x: Tensor) -> Tensor:
+        """Returns the output of the network with shape (B, columns), in single precision at least.
+
+        Raises:
+            ShapeError: It has another shape.
+            DtypeError: It is not a floating tensor.
+        """
         if not isinstance(output, Tensor) or not output.is_floating_point():
             got = output.dtype if isinstance(output, Tensor) else type(output).__name__
             raise DtypeError(f"{self} must return a floating tensor, got {got}.{advise_output(output)}")
@@ -173,7 +179,7 @@ class Categorical(Variable):
         """Returns log probabilities, with shape (B, labels)."""
         logits = self._columns(output, x)
         if logits.shape[1] == 0:
-            raise ShapeError(f"{self} returned {tuple(self._check_output(output, x).shape)}, which has no columns {self.columns}.")
+            raise ShapeError(f"{self} returned {tuple(self.check_output(output, x).shape)}, which has no columns {self.columns}.")
         if logits.shape[1] == 1:
             log_probs = torch.cat([logsigmoid(-logits), logsigmoid(logits)], 1)
         else:
@@ -219,7 +225,7 @@ class Continuous(Variable):
     def read_all(self, output: object, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the means and widths of all axes, each with shape (B, dims)."""
         if isinstance(output, Sequence) and len(output) == 2:
-            mean, log_width = (self._check_output(part, x) for part in output)
+            mean, log_width = (self.check_output(part, x) for part in output)
         else:
             both = self._columns(output, x)
             mean, log_width = both[:, : self.dims], both[:, self.dims :]

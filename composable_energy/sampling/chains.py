@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -13,8 +12,9 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError
 from composable_energy.sampling.faults import Faults, noted
+from composable_energy.sampling.ids import Ids, compact, join_ids, tensor_of
 from composable_energy.sampling.infos import merge_infos
-from composable_energy.sampling.layout import Chunk, Ids, Layout, all_finite, compact, finite_rows, join, take
+from composable_energy.sampling.layout import Chunk, Layout, all_finite, finite_rows, join, take
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.steps import first_block, take_steps
 from composable_energy.sampling.trace import Policy, Stopped, Trace
@@ -101,11 +101,11 @@ class Chains:
         size = self.layout.batch_size
         for attempt, parts in by_attempt.items():
             if size != trace.batch_size and parts:  # with the same size the same chains stay together, and matrix products round alike
-                parts = [(tuple(i for ids, _ in parts for i in ids), join([state for _, state in parts]))]
+                parts = [(compact(join_ids(ids for ids, _ in parts)), join([state for _, state in parts]))]
             for ids, state in parts:
                 for some in torch.arange(len(ids)).split(size):
-                    part = state if len(some) == len(ids) else take(state, some.to(state.x.device))
-                    self.chunks.append(self.layout.chunk(compact([ids[row] for row in some.tolist()]), attempt, part))
+                    part = state if len(some) == len(ids) else take(state, some)
+                    self.chunks.append(self.layout.chunk(compact(tensor_of(ids)[some]), attempt, part))
 
     def advance(self, last_step: int, next_step: Callable[[int], int] | None = None) -> Iterator[Info]:
         """Takes steps up to the last, and yields one info for all chains after each; NaN for chains that were stopped before.
@@ -176,15 +176,15 @@ class Chains:
 
     # Results --------------------------------------------------------------------------------------------------------------------------
 
-    def ids(self) -> list[int]:
+    def ids(self) -> Tensor:
         """Returns the ids of the active chains, chunk by chunk."""
-        return [i for chunk in self.chunks for i in chunk.ids]
+        return join_ids(chunk.ids for chunk in self.chunks)
 
     def state(self) -> State:
         """Returns the state of all active chains, in the order of their ids."""
         if len(self.chunks) == 1:
             return self.chunks[0].state
-        ids = torch.tensor(self.ids())
+        ids = self.ids()
         in_order = bool((ids.diff() > 0).all())
         return join([chunk.state for chunk in self.chunks], None if in_order else ids.argsort().to(self.layout.starts.zeros.device))
 
@@ -199,8 +199,8 @@ class Chains:
         """Returns the last points, with shape $(m, *)$, and which chains were not dropped, with shape $(m,)$."""
         parts = [(chunk.ids, chunk.state.x) for chunk in self.chunks] + [(some.chains, some.state.x) for some in self.stopped]
         present = torch.ones(len(self.own), dtype=torch.bool)
-        if self.policy == "drop":
-            present[self.layout.places([i for some in self.stopped for i in some.chains])] = False
+        for some in self.stopped if self.policy == "drop" else ():
+            present[self.layout.places(some.chains)] = False
         return self.layout.scatter(parts, 0.0), present
 
     def _doing(self) -> str:
@@ -214,12 +214,12 @@ class Chains:
         if all_finite(chunk.state):
             return None
         good = finite_rows(chunk.state)
-        kept, lost = ([i for i, ok in zip(chunk.ids, good.tolist(), strict=True) if ok == wanted] for wanted in (True, False))
+        kept, lost = (compact(tensor_of(chunk.ids)[rows]) for rows in (good.cpu(), ~good.cpu()))
         places, self.diverged_at = self.layout.places(lost), self.diverged_at.clone()  # a snapshot may hold the old one
         at = self.diverged_at[places]
         self.diverged_at[places] = torch.where(at < 0, self.step, at)
-        out = Chunk(tuple(lost), chunk.attempt, chunk.energy, chunk.noise, take(before, ~good))
-        chunk.ids, chunk.state, chunk.steps = compact(kept), take(chunk.state, good), None
+        out = Chunk(lost, chunk.attempt, chunk.energy, chunk.noise, take(before, ~good))
+        chunk.ids, chunk.state, chunk.steps = kept, take(chunk.state, good), None
         if kept:
             chunk.energy, chunk.noise = self.layout.energy_of(chunk.ids), self.layout.noise_of(chunk.ids, chunk.attempt)
         return out
@@ -231,7 +231,7 @@ class Chains:
             for chunk in lost:
                 self._restart(chunk)
             return
-        self.stopped += [Stopped(tuple(chunk.ids), chunk.state) for chunk in lost]
+        self.stopped += [Stopped(chunk.ids, chunk.state) for chunk in lost]
         if self.policy == "raise":
             raise Diverged(self.step, f"after {self.step} steps")
         if self.policy == "drop" and not self.chunks:
@@ -241,7 +241,7 @@ class Chains:
         """Restarts chains with other noise and advances them to the current step; chains that diverge again are restarted again."""
         attempt = lost.attempt + 1
         if attempt > _MAX_RESTARTS:
-            self.stopped.append(Stopped(tuple(lost.ids), lost.state))
+            self.stopped.append(Stopped(lost.ids, lost.state))
             raise Diverged(self.step, f"after {self.step} steps, and {_MAX_RESTARTS} restarts did not help")
         self.restarts = self.restarts.clone()
         self.restarts[self.layout.places(lost.ids)] = attempt
@@ -258,7 +258,8 @@ class Chains:
                 return
         for place, other in enumerate(self.chunks):
             if other.attempt == attempt and len(other.ids) + len(chunk.ids) <= self.layout.batch_size:
-                self.chunks[place] = self.layout.chunk(compact([*other.ids, *chunk.ids]), attempt, join([other.state, chunk.state]))
+                ids = compact(join_ids([other.ids, chunk.ids]))
+                self.chunks[place] = self.layout.chunk(ids, attempt, join([other.state, chunk.state]))
                 return
         self.chunks.append(chunk)
 
@@ -271,12 +272,12 @@ class Chains:
             Diverged: Chains of this or another process diverged, and the policy ends the sampling.
         """
         state = self.state() if self.chunks else None
-        ids = sorted(self.ids())
+        ids = self.ids().sort().values
         if self.layout.ranks is not None:
             parts = self.layout.ranks.gather((ids, state, stop is not None))
             if stop is None and any(stopped for *_, stopped in parts):
                 stop = Diverged(self.step, f"after {self.step} steps")
-            ids = [i for some, *_ in parts for i in some]
+            ids = torch.cat([some for some, *_ in parts])
             states = [some for _, some, _ in parts if some is not None]
             state = join(states) if states else None
         if stop is not None:
@@ -286,15 +287,14 @@ class Chains:
         everyone = compact(ids)
         state, scalars = self.sampler.couple(self.layout.energy_of(everyone), state, self.layout.noise_of(everyone, 0).at(self.step))
         for chunk in self.chunks:
-            rows = torch.tensor([bisect_left(ids, i) for i in chunk.ids], device=self.layout.starts.zeros.device)
-            chunk.state = state if len(rows) == len(ids) else take(state, rows)
+            chunk.state = state if len(chunk.ids) == len(ids) else take(state, torch.searchsorted(ids, tensor_of(chunk.ids)))
         return scalars
 
     def _own_parts(self, parts: Iterable[tuple[Ids, State]]) -> Iterator[tuple[Ids, State]]:
         """Yields the rows of states that belong to chains of this process."""
         for ids, state in parts:
-            rows = [row for row, i in enumerate(ids) if i in self.own]
-            if len(rows) == len(ids):
+            mine = (every := tensor_of(ids)).ge(self.own.start) & every.lt(self.own.stop)
+            if mine.all():
                 yield ids, state
-            elif rows:
-                yield tuple(ids[row] for row in rows), take(state, torch.tensor(rows, device=state.x.device))
+            elif mine.any():
+                yield compact(every[mine]), take(state, mine)

@@ -20,6 +20,7 @@ from composable_energy.files import digest_of, parse_tensors, read_bytes, remove
 from composable_energy.locks import exclusive
 from composable_energy.paths import exists
 from composable_energy.sampling.consistency import inconsistency
+from composable_energy.sampling.ids import Ids, compact, tensor_of
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.trace import Stopped, Trace
@@ -57,7 +58,7 @@ class Saved:
         """
         tensors = {name: value if name in _ROWS else value.to(like.x.device) for name, value in self.tensors.items()}
 
-        def group(place: str, plain: Mapping[str, Any]) -> tuple[tuple[int, ...], State]:
+        def group(place: str, plain: Mapping[str, Any]) -> tuple[Ids, State]:
             names = [field.name for field in fields(like)]
             missing = [name for name in names if name not in plain and f"{place}.{name}" not in tensors]
             if missing:
@@ -66,7 +67,10 @@ class Saved:
                     "give another path, or delete it to begin anew."
                 )
             values = {name: plain[name] if name in plain else tensors[f"{place}.{name}"] for name in names}
-            return tuple(tensors[f"{place}.ids"].tolist()), replace(like, **values)
+            ids = self.tensors[f"{place}.ids"]
+            if ids.dtype != torch.int64 or ids.ndim != 1:
+                raise ValueError("the ids of chains are no list of whole numbers")
+            return compact(ids), replace(like, **values)
 
         trace = blank
         try:
@@ -217,7 +221,7 @@ def describe(value: Any) -> str:
 
 def _add_state(tensors: dict[str, Tensor], place: str, ids: Any, state: State) -> dict[str, Any]:
     """Adds the tensors of a state, and returns its plain fields."""
-    tensors[f"{place}.ids"] = torch.tensor(list(ids), dtype=torch.int64)
+    tensors[f"{place}.ids"] = tensor_of(ids)
     plain: dict[str, Any] = {}
     for field in fields(state):
         value = getattr(state, field.name)

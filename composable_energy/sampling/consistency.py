@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from composable_energy.sampling.ids import join_ids, tensor_of
 from composable_energy.sampling.sampler import State
 from composable_energy.sampling.trace import Trace
 
@@ -32,7 +33,8 @@ def inconsistency(trace: Trace, like: State) -> str | None:
     if any(tensor.dtype != torch.int64 or tensor.shape != (n,) for tensor in (trace.diverged_at, trace.restarts)):
         return "the restarts or divergences have another shape"
     groups = [(ids, state) for ids, _, state in trace.states] + [(some.chains, some.state) for some in trace.stopped]
-    if sorted(i for ids, _ in groups for i in ids) != list(trace.chains):
+    ids = join_ids(ids for ids, _ in groups).sort().values
+    if not torch.equal(ids, tensor_of(trace.chains)):
         return "the states are not those of all chains"
     if any(type(attempt) is not int or attempt < 0 for _, attempt, _ in trace.states):
         return "a number of restarts is invalid"

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import ShapeError
-from composable_energy.sampling.layout import Ids, Layout
+from composable_energy.sampling.ids import Ids
+from composable_energy.sampling.layout import Layout
 from composable_energy.sampling.sampler import Info
 
 __all__ = ["merge_infos", "to_floats", "weighted_mean"]

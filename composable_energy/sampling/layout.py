@@ -11,17 +11,18 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ShapeError
 from composable_energy.noise import Noise
+from composable_energy.sampling.ids import Ids, compact, tensor_of
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.starts import Starts
 from composable_energy.sampling.wrappers import select_rows
 
-__all__ = ["Chunk", "Fuse", "FusedSteps", "Ids", "Layout", "all_finite", "compact", "finite_rows", "join", "take"]
+__all__ = ["Chunk", "Fuse", "FusedSteps", "Layout", "all_finite", "finite_rows", "join", "take"]
 
-Ids = tuple[int, ...] | range
 S = TypeVar("S", bound=State)
 
 
@@ -104,9 +105,9 @@ class Layout:
         starts = range(self.own.start, self.own.stop, self.batch_size)
         return [range(first, min(first + self.batch_size, self.own.stop)) for first in starts]
 
-    def places(self, ids: Sequence[int]) -> list[int]:
-        """Returns the places of chains among those of this process."""
-        return [i - self.own.start for i in ids]
+    def places(self, ids: Sequence[int]) -> Tensor:
+        """Returns the places of chains among those of this process, with shape $(B,)$."""
+        return tensor_of(ids) - self.own.start
 
     def start(self, ids: Ids, attempt: int = 0) -> Chunk:
         """Returns chains at their start.
@@ -123,14 +124,18 @@ class Layout:
         """Returns chains in a state."""
         return Chunk(ids, attempt, self.energy_of(ids), self.noise_of(ids, attempt), state)
 
-    def energy_of(self, ids: Sequence[int]) -> Energy:
+    def energy_of(self, ids: Ids) -> Energy:
         """Returns the energy of some chains, with their rows of bound conditions."""
-        return select_rows(self.energy, ids if self.copies == 1 else [i // self.copies for i in ids], self.rows)
+        if CHAINS not in self.energy.conditions:
+            return self.energy
+        return select_rows(self.energy, ids if self.copies == 1 else compact(tensor_of(ids) // self.copies), self.rows)
 
     def noise_of(self, ids: Ids, attempt: int) -> Noise:
         """Returns the noise of some chains, a different one after each restart."""
         noise, first = self.noise.child(f"restart {attempt}") if attempt else self.noise, self.noise.chains[0]
-        return noise.for_chains(range(ids.start + first, ids.stop + first) if isinstance(ids, range) else tuple(i + first for i in ids))
+        if isinstance(ids, range):
+            return noise.for_chains(range(ids.start + first, ids.stop + first))
+        return noise.for_chains(compact(tensor_of(ids) + first) if first else ids)
 
     def scatter(self, parts: Sequence[tuple[Ids, Tensor]], fill: float) -> Tensor:
         """Returns a tensor with a row for each chain of this process, from parts with their ids; missing chains hold the filling."""
@@ -143,15 +148,9 @@ class Layout:
         return out
 
 
-def compact(ids: list[int]) -> Ids:
-    """Returns ids, as a range if they are consecutive."""
-    if ids and ids == list(range(ids[0], ids[-1] + 1)):
-        return range(ids[0], ids[-1] + 1)
-    return tuple(ids)
-
-
 def take(state: S, rows: Tensor) -> S:
-    """Returns some rows of a state."""
+    """Returns some rows of a state, given by their places or by a mask."""
+    rows = rows.to(state.x.device)
     return replace(state, **{name: value[rows] for name, value in _per_chain(state).items()})
 
 

@@ -99,7 +99,7 @@ class CallbackObserver(Observer):
     def on_step(self, chains: Chains, info: Info) -> bool:
         info = replace(info, scalars=dict(zip(info.scalars, to_floats(list(info.scalars.values())), strict=True)))
         if chains.stopped:
-            info = replace(info, chains=sorted(i - chains.own.start for i in chains.ids()))
+            info = replace(info, chains=(chains.ids().sort().values - chains.own.start).tolist())
         over = not chains.chunks or _is_true(
             self.callback(chains.step, _copied(without_missing_values(chains, chains.state())), _copied(info))
         )
@@ -158,7 +158,7 @@ class TraceRecorder(Observer):
             steps=chains.step,
             chains=chains.own,
             batch_size=chains.layout.batch_size,
-            states=[(tuple(chunk.ids), chunk.attempt, chunk.state) for chunk in chains.chunks],
+            states=[(chunk.ids, chunk.attempt, chunk.state) for chunk in chains.chunks],
             stopped=list(chains.stopped),
             diverged_at=chains.diverged_at,
             diverged=chains.diverged_at >= 0,

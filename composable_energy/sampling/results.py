@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -51,7 +52,8 @@ def collect_result(
         trace.branch_shares = _branch_shares(request, chains.sampler, drawn, trace.kept)
         trace.shares = whole.shares if isinstance(whole := visible_energy(request.energy, drawn)[0], Disjunction) else None
     if ranks is not None and ranks.share == "gather":
-        drawn, trace = ranks.gather_rows(drawn), gather_trace(trace, ranks)
+        own = trace if request.trace else replace(trace, states=[], stopped=[])  # which nobody sees
+        drawn, trace = ranks.gather_rows(drawn), gather_trace(own, ranks)
     warn_of_rounding(request.energy, drawn)
     return request.points.decode(drawn), trace
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energy import Energy
 from composable_energy.noise import Noise
+from composable_energy.sampling.ids import tensor_of
 from composable_energy.sampling.sampler import Sampler
 
 __all__ = ["PilotResult", "Starts"]
@@ -74,17 +75,13 @@ class Starts:
         x, arrived = self.sampler.approach(energy, x, noise.child("approach"), self.pilots.level)
         if arrived.all() or self.pilots.level is None:
             return x
-        self.relocated.update(chain for chain, here in zip(noise.chains, arrived.tolist(), strict=True) if not here)
+        self.relocated.update(tensor_of(noise.chains)[~arrived.cpu()].tolist())
         return torch.where(unsqueeze_to(arrived, x), x, self._points_of_pilots(self.pilots, noise.chains))
 
     def _rows_of(self, init: Tensor, ids: Sequence[int]) -> Tensor:
         if self.copies == 1 and isinstance(ids, range) and ids.step == 1:
             return init[ids.start : ids.stop].clone()
-        return init[_as_tensor(ids) // self.copies]
+        return init[tensor_of(ids) // self.copies]
 
     def _points_of_pilots(self, pilots: PilotResult, chains: Sequence[int]) -> Tensor:
-        return pilots.points[_as_tensor(chains) % len(pilots.points)]
-
-
-def _as_tensor(ids: Sequence[int]) -> Tensor:
-    return torch.arange(ids.start, ids.stop, ids.step) if isinstance(ids, range) else torch.tensor(ids, dtype=torch.int64)
+        return pilots.points[tensor_of(chains) % len(pilots.points)]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Shares
+from composable_energy.sampling.ids import Ids
 from composable_energy.sampling.infos import weighted_mean
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
@@ -27,7 +28,7 @@ Policy = Literal["raise", "drop", "restart", "keep"]
 class Stopped:
     """Chains that were stopped: their ids, and their state at the last finite points."""
 
-    chains: tuple[int, ...] | range
+    chains: Ids
     state: State
 
 
@@ -98,7 +99,7 @@ class Trace:
     relocated: int = 0
     points: Tensor | None = None
     point_steps: list[int] = field(default_factory=list)
-    states: list[tuple[tuple[int, ...], int, State]] = field(default_factory=list)
+    states: list[tuple[Ids, int, State]] = field(default_factory=list)
     stopped: list[Stopped] = field(default_factory=list)
     branch_shares: Tensor | None = None
     formula_probability: float | None = None

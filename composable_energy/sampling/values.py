@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.gradients import substituting
 from composable_energy.sampling.evaluation import energy_and_gradient
-from composable_energy.sampling.layout import compact
+from composable_energy.sampling.ids import compact, tensor_of
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler, State
 from composable_energy.sampling.wrappers import select_rows
@@ -45,16 +46,16 @@ class Values:
     evidence: Tensor
 
     @classmethod
-    def of_states(cls, chains: Sequence[int], states: Sequence[State]) -> Values:
+    def of_states(cls, chains: Tensor, states: Sequence[State]) -> Values:
         """Returns the values that states hold, for a sampler that binds no condition; gradients that are all zero count as unknown."""
         x, energies, grads = (torch.cat([getattr(state, name) for state in states]) for name in ("x", "energy", "grad"))
         known = energies.isfinite() if grads.any() else torch.zeros_like(energies, dtype=torch.bool)
         grads = torch.where(unsqueeze_to(known, x), grads, torch.nan)
-        return cls(torch.tensor(list(chains), dtype=torch.int64), x, energies[:, None], grads[:, None], energies.new_empty(len(x), 0))
+        return cls(chains, x, energies[:, None], grads[:, None], energies.new_empty(len(x), 0))
 
     def select(self, chains: range) -> Values:
         """Returns the values of some chains."""
-        own = torch.tensor([i in chains for i in self.chains.tolist()], dtype=torch.bool)
+        own = (self.chains >= chains.start) & (self.chains < chains.stop)
         return Values(*(tensor[own.to(tensor.device)] for tensor in self._tensors()))
 
     def is_consistent(self) -> bool:
@@ -96,23 +97,23 @@ class Evaluator:
     copies: int
     batch_size: int
 
-    def values(self, chains: Sequence[int], x: Tensor) -> Values:
+    def values(self, chains: Sequence[int] | Tensor, x: Tensor) -> Values:
         """Returns the values at points of chains.
 
         Args:
             chains: Their ids, counted from 0.
             x: The points, with shape $(m, *)$.
         """
-        ids = torch.tensor(list(chains), dtype=torch.int64)
+        ids = tensor_of(chains)
         if not len(ids):
             levels = len(self._conditions())
             return Values(ids, x, x.new_empty(0, levels), x.new_empty(0, levels, *x.shape[1:]), x.new_empty(0, int(self.copies > 1)))
         return join_values([self._batch(*batch) for batch in zip(ids.split(self.batch_size), x.split(self.batch_size), strict=True)])
 
-    def evidence(self, chains: Sequence[int], x: Tensor) -> Tensor:
+    def evidence(self, chains: Sequence[int] | Tensor, x: Tensor) -> Tensor:
         """Returns the evidence at points of chains, with shape $(m,)$, under the sampler's last conditions."""
         last, parts = self.sampler.final_conditions(self.energy), []
-        for ids, some in zip(torch.tensor(list(chains)).split(self.batch_size), x.split(self.batch_size), strict=True):
+        for ids, some in zip(tensor_of(chains).split(self.batch_size), x.split(self.batch_size), strict=True):
             parts.append(self._energy_of(ids).evidence(some, **_per_point(last, some)))
         return torch.cat(parts)
 
@@ -125,7 +126,7 @@ class Evaluator:
         """Describes the first value that changed by more than rounding; None if there is none."""
         if not len(before.x):
             return None
-        now = self.values(before.chains.tolist(), before.x)
+        now = self.values(before.chains.cpu(), before.x)
         if now.energies.shape != before.energies.shape or now.evidence.shape != before.evidence.shape:
             return f"{before.energies.shape[1]} energies of each point were kept, and the sampler compares {now.energies.shape[1]}"
         near, close = _tolerances(before)
@@ -150,11 +151,13 @@ class Evaluator:
     def _batch(self, chains: Tensor, x: Tensor) -> Values:
         energy = self._energy_of(chains)
         energies, grads = zip(*(_energy_and_gradient(energy, x, conditions) for conditions in self._conditions()), strict=True)
-        evidence = self.evidence(chains.tolist(), x)[:, None] if self.copies > 1 else x.new_empty(len(x), 0)
+        evidence = self.evidence(chains, x)[:, None] if self.copies > 1 else x.new_empty(len(x), 0)
         return Values(chains, x, torch.stack(energies, 1), torch.stack(grads, 1), evidence)
 
     def _energy_of(self, chains: Tensor) -> Energy:
-        return select_rows(self.energy, compact([chain // self.copies for chain in chains.tolist()]), self.rows)
+        if CHAINS not in self.energy.conditions:
+            return self.energy
+        return select_rows(self.energy, compact(chains // self.copies), self.rows)
 
     def _conditions(self) -> list[dict[str, float]]:
         """Returns the sets of conditions to compare under."""

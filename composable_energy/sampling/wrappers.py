@@ -13,6 +13,7 @@ from composable_energy.algebra import Conditioned
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
 from composable_energy.events.leaves import HeadEnergy
+from composable_energy.sampling.ids import tensor_of
 
 __all__ = ["EnergyWrapper", "chains_of", "has_rows", "repeated", "select_rows"]
 
@@ -94,7 +95,7 @@ def select_rows(energy: Energy, rows: Sequence[int], n: int) -> Energy:
         return energy
     if isinstance(rows, range) and rows.step == 1:
         return _RowSelection(energy, slice(rows.start, rows.stop))
-    return _RowSelection(energy, torch.tensor(list(rows)))
+    return _RowSelection(energy, tensor_of(rows))
 
 
 def chains_of(energy: Energy) -> dict[str, slice | Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import samplers_page
+from benchmarks import attributes, samplers_page, scaling_page
 from benchmarks.harness import ROOT
 from benchmarks.pages import block_names, fill_page, format_number, markdown_table, outside_blocks
 from benchmarks.papers import write_pages
@@ -61,6 +61,12 @@ def test_the_blocks_of_a_page_are_those_of_the_results(name):
 def test_the_tables_of_the_page_of_samplers_are_those_of_the_results():
     text = samplers_page.PAGE.read_text(encoding="utf-8")
     assert fill_page(text, samplers_page.blocks()) == text, "run `python -m benchmarks.papers.write_pages`"
+
+
+@pytest.mark.parametrize("source", [attributes, scaling_page], ids=["attributes", "scaling"])
+def test_the_tables_of_speed_and_scaling_are_those_of_the_results(source):
+    text = source.PAGE.read_text(encoding="utf-8")
+    assert fill_page(text, source.blocks()) == text, f"run `python -m {source.__name__}`"
 
 
 @pytest.mark.parametrize("name", write_pages.PAGES)

@@ -1,0 +1,149 @@
+"""Writes the blocks of `docs/scaling.md` from the file of results: `python -m benchmarks.scaling_page`."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.harness import RESULTS, ROOT, read_json
+from benchmarks.pages import Blocks, markdown_table, short, write_page
+from benchmarks.scaling_estimates import cluster, node, public_figures
+
+__all__ = ["PAGE", "blocks"]
+
+PAGE = ROOT / "docs" / "scaling.md"
+WAYS = {
+    "plain": "",
+    "batches": ", `batch_size`",
+    "trace": ", `trace=True`",
+    "checkpoint": ", `checkpoint`",
+    "one dropped": ", after one chain was dropped",
+    "returned": ", `batch_size`, blocks returned",
+}
+
+
+def blocks() -> Blocks:
+    """Returns the functions of all blocks."""
+    found = read_json(RESULTS / "scaling.json")
+    return {
+        "machine": lambda: _machine(found),
+        "time": lambda: _time(found["steps"]),
+        "system": lambda: _system(found["system"]),
+        "call": lambda: _call(found["steps"]),
+        "memory": lambda: _memory(found["memory"]),
+        "files": lambda: _files(found["files"]),
+        "processes": lambda: _processes(found["ranks"]),
+        "messages": lambda: _messages(found["ranks"]),
+        "figures": public_figures,
+        "node": lambda: node(found),
+        "cluster": lambda: cluster(found),
+    }
+
+
+def _machine(found: Mapping[str, Any]) -> str:
+    about = found["about"]
+    return (
+        f"Processor time on {about['threads']} thread of {found['ranks']['cores']} cores, {about['machine']}, Python {about['python']}, "
+        f"torch {about['torch']}; the least of {about['rounds']} rounds; batches of {about['batch_size']:,} chains."
+    )
+
+
+def _time(steps: Mapping[str, Any]) -> str:
+    """Returns the table of nanoseconds of a step and a chain."""
+    counts = list(next(iter(next(iter(steps.values())).values()))["step_microseconds"])
+    rows = []
+    for case, ways in steps.items():
+        for way, row in ways.items():
+            each = {n: float(row["step_microseconds"][n]) * 1e3 / int(n) for n in counts}
+            ratio = each[counts[-1]] / each[counts[-2]]
+            rows.append([case + WAYS[way], *(short(each[n]) for n in counts), f"{ratio:.2f}"])
+    head = ["nanoseconds of a step and a chain", *(f"{int(n):,} chains" for n in counts), "last / one before"]
+    return markdown_table(head, rows)
+
+
+def _system(system: Mapping[str, Any]) -> str:
+    """Returns the table of the time of the program and of the system."""
+    rows = [
+        [case + WAYS[way], *(f"{max(0.0, row[name]):,.0f}" for name in ("program", "system")), f"{max(0.0, row['pages']) * 4096:,.0f}"]
+        for case, ways in system.items()
+        for way, row in ways.items()
+    ]
+    return markdown_table(["a million chains", "nanoseconds of the program", "of the system", "bytes of new pages"], rows)
+
+
+def _call(steps: Mapping[str, Any]) -> str:
+    """Returns the table of milliseconds of a call besides its steps."""
+    counts = list(next(iter(next(iter(steps.values())).values()))["call_milliseconds"])
+    rows = [[case, *(short(float(ways["plain"]["call_milliseconds"][n])) for n in counts)] for case, ways in steps.items()]
+    return markdown_table(["milliseconds of a call", *(f"{int(n):,} chains" for n in counts)], rows)
+
+
+def _memory(memory: Mapping[str, Any]) -> str:
+    """Returns the table of peak memory."""
+    rows = []
+    for case, ways in memory["megabytes"].items():
+        for way, row in ways.items():
+            last = list(row)[-1]
+            rows.append([case + WAYS[way], *(f"{value:,.0f}" for value in row.values()), f"{row[last] * 2**20 / int(last):,.0f}"])
+    counts = list(next(iter(next(iter(memory["megabytes"].values())).values())))
+    head = [f"MB above 100 chains, {memory['steps']} steps", *(f"{int(n):,} chains" for n in counts), "bytes a chain"]
+    return markdown_table(head, rows)
+
+
+def _files(files: Mapping[str, Any]) -> str:
+    """Returns the table of checkpoints."""
+    rows = []
+    for case, sizes in files.items():
+        for n, row in sizes.items():
+            count = int(n)
+            cells = [f"{case}, {count:,} chains", f"{row['bytes'] / 1e6:,.1f}", f"{row['bytes'] / count:,.0f}"]
+            rows.append([*cells, f"{max(0.0, row['write_seconds']):.2f}", f"{row['read_seconds']:.2f}"])
+    return markdown_table(["", "MB of the file", "bytes a chain", "seconds to write", "seconds of a call that reads"], rows)
+
+
+def _processes(ranks: Mapping[str, Any]) -> str:
+    """Returns the table of one and two processes."""
+    rows = []
+    for row in ranks["times"].values():
+        one, two = row["turns"]["1"], row["turns"]["2"]
+        pairs = list(zip(one, two, strict=True))
+        speed = [a["processor"][0] / max(b["processor"]) for a, b in pairs]
+        wall = [max(a["wall"]) / max(b["wall"]) for a, b in pairs]
+        alone = statistics.median(a["processor"][0] for a in one)
+        shared = statistics.median(max(b["processor"]) for b in two)
+        rows.append([row["title"], f"{alone:.2f}", f"{shared:.2f}", _range(speed), _range(wall)])
+    head = ["", "seconds of 1 process", "of the slower of 2", "speed-up in processor time", "speed-up by the clock"]
+    return f"{markdown_table(head, rows)}\n\nThe load of the {ranks['cores']} cores was {ranks['load']:.1f} at the end."
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _messages(ranks: Mapping[str, Any]) -> str:
+    """Returns the table of what two processes say to each other."""
+    names = {
+        "shard": '`ranks="shard"`',
+        "gather": '`ranks="gather"`',
+        "gather, trace": "the same with a trace",
+        "shard, checkpoint": '`"shard"` with a checkpoint',
+        "shard, callback": '`"shard"` with a callback',
+        "smc": "`smc`",
+    }
+    rows = []
+    for name, row in ranks["spoken"].items():
+        rows.append(
+            [
+                names[name],
+                f"{row['calls_a_step']:.1f}",
+                f"{max(0.0, row['bytes_a_step']):,.0f}",
+                f"{row['calls'] - ranks['few_steps'] * row['calls_a_step']:.0f}",
+                f"{max(0.0, row['bytes'] - ranks['few_steps'] * row['bytes_a_step']):,.0f}",
+            ]
+        )
+    return markdown_table(["", "messages a step", "bytes a step", "messages besides", "bytes besides"], rows)
+
+
+if __name__ == "__main__":
+    write_page(PAGE, blocks())
