@@ -76,11 +76,30 @@ class CommonCode:
         Raises:
             ShapeError: `y` has another length, or the pictures another size.
         """
-        if len(x) != len(y):
-            raise ShapeError(f"x and y must have as many pictures as each other, got {len(x)} and {len(y)}.")
-        own, others = self.comet.encode(x), self.comet.encode(y)
+        own, others = self._encode_pair(x, y)
         moved = self.move(own, self.encode(others))
         return self.comet.decode(torch.cat([others[:, :1], moved[:, 1:]], 1))
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns pictures of x with the objects of y as well, which take the code of x, with shape $(B, C, S, S)$.
+
+        Joined as they are, objects of y would keep the light of y.
+
+        Args:
+            x: Pictures, with shape $(B, C, S, S)$.
+            y: As many other pictures.
+
+        Raises:
+            ShapeError: `y` has another length, or the pictures another size.
+        """
+        own, others = self._encode_pair(x, y)
+        moved = self.move(others, self.encode(own))
+        return self.comet.decode(torch.cat([own, moved[:, 1:]], 1))
+
+    def _encode_pair(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if len(x) != len(y):
+            raise ShapeError(f"x and y must have as many pictures as each other, got {len(x)} and {len(y)}.")
+        return self.comet.encode(x), self.comet.encode(y)
 
 
 def fit_common(comet: Comet, x: Tensor, least: float = 0.5) -> CommonCode:

@@ -89,6 +89,15 @@ def test_swapped_pictures_have_the_objects_of_one_and_the_ground_of_the_other(co
         common.swap(x, y[:3])
 
 
+def test_joined_objects_take_the_code_of_the_picture_that_they_enter(common, comet):
+    x, y = pictures(0, 4), pictures(40, 4)
+    z = common.move(comet.z[40:44], common.encode(comet.z[:4]))
+    torch.testing.assert_close(common.join(x, y), comet.decode(torch.cat([comet.z[:4], z[:, 1:]], 1)))
+    assert (common.join(x, y) - comet.recombine([*comet.decompose(x), *comet.decompose(y)[1:]])).abs().max() > 1e-3
+    with pytest.raises(ShapeError, match="as many pictures as each other, got 4 and 3"):
+        common.join(x, y[:3])
+
+
 def test_objects_that_agree_in_nothing_are_refused(comet):
     with pytest.raises(OptionError, match=r"agree in no direction by more than 0\.9, at most by 0\.6"):
         fit_common(comet, pictures(0, MANY), 0.9)
