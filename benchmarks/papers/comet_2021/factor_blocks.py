@@ -79,6 +79,30 @@ def face_scores() -> str:
     return markdown_table(head, [[_n(result["MSE"], 4), _n(result["error of the start"], 4), *_isolation(result)]])
 
 
+def style_shares() -> str:
+    """Returns the table of attributes and style of faces in two styles."""
+    result = _read("style-faces")
+    return _matrix(result["about"]["attributes"], result)
+
+
+def style_faces() -> str:
+    """Returns the table of faces with components of faces of the other style."""
+    result = _read("style-faces")
+    attributes = result["about"]["attributes"][:-1]
+    names = ("style", "attributes", *attributes)
+    rows = [[FACES[row["pictures"]], *(_n(row[name], 2) for name in names)] for row in result["rows"]]
+    return markdown_table(["pictures", "style of A", "attributes of A", *attributes], rows)
+
+
+FACES = {
+    "A": "A itself",
+    "A, rebuilt": "A, reconstructed",
+    "the least 1": "**A with the component of B that carries the style least**",
+    "the least 2": "**with two of them**",
+    "the least 3": "**with three of them**",
+    "the most": "A with the component that carries it most",
+    "B, rebuilt": "B, reconstructed",
+}
 ISOLATION = {
     "isolation": "isolation",
     "largest share": "largest share",

@@ -3,13 +3,13 @@ r"""One model over two styles, day and night: objects that take the style of the
     python -m benchmarks.papers.comet_2021.styles [--seed 5] [--write] [--data FOLDER] [--parts FOLDER]
 
 The model is that of the recipe `comet-window`, trained with the 12,000 pictures of `window_objects.py`, half of them at night
-(`night.py`). Neither the training nor `fit_common` is told which. No setting was chosen here. What the objects of a picture have in common
-is then the light and the style.
+(`night.py`). The training is not told which, and neither are `fit_common`, which finds what the objects of a picture have in common, now
+light and style, and `fit_styles`, which divides pictures into two styles. No setting was chosen here.
 
 - **Objects**: 500 pairs of pictures of different styles. An object of A is replaced by one of B, as in `recombination.py`; B's latents
-  have A's common code, or their own (the floor). The ceiling is B's picture in A's style.
-- **Pictures**: 500 pictures A of three solids, with the code and the ground of B, the next picture, in the other style, by
-  `CommonCode.swap`; with the ground of B alone (the floor); and renders of A's solids under the light and in the style of B.
+  have their own style (the floor), A's common code, or A's style by transport. The ceiling is B's picture in A's style.
+- **Pictures**: 500 pictures A of three solids, with the ground of B, the next picture, in the other style: with the ground alone (the
+  floor), with the code of B, or with its style, by `swap`; and renders of A's solids under the light and in the style of B.
 
 A classifier of crops reads shape, color and style at the places of objects. It was trained on other renders, in which objects and ground
 have styles of their own, so that it cannot read the style of an object from the ground.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from benchmarks.papers.comet_2021.training import Budget
 from benchmarks.papers.comet_2021.window_objects import MERGE, SHOWN, WORLD, read_model, spent, train_on
 from benchmarks.papers.comet_2021.worlds import render_objects
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
-from composable_energy_comet import CommonCode, fit_common
+from composable_energy_comet import PictureCode, StyleCode, fit_styles
 from composable_energy_scenes import COLORS
 
 __all__ = ["classify_style", "mix_styles", "of_two_styles"]
@@ -107,22 +108,22 @@ def of_two_styles(pairs: Pairs, nights: Tensor, n: int) -> Pairs:
 
 
 def measure_objects(
-    common: CommonCode, judge: CropClassifier, day: LabelledScenes, nights: Tensor
+    codes: Mapping[str, PictureCode], judge: CropClassifier, day: LabelledScenes, nights: Tensor
 ) -> tuple[list[dict[str, Any]], list[Tensor]]:
     """Returns a row of figures for each kind of picture with an object of another style, and rows of the pictures themselves."""
-    comet, scenes = common.comet, replace(day, images=style(day.images, nights))
+    comet, scenes = codes["code"].comet, replace(day, images=style(day.images, nights))
     pairs = of_two_styles(draw_pairs(day, 3 * PAIRS), nights, PAIRS)
     x, each = scenes.images, torch.arange(len(pairs.a))
     places = centers(day.masks[pairs.b] == pairs.of_b[:, None, None] + 1)
     told = day.shape[pairs.b, pairs.of_b], day.color[pairs.b, pairs.of_b], nights[pairs.a]
     plain = swap_objects(comet, scenes, pairs, MERGE)
-    moved = swap_objects(comet, scenes, pairs, MERGE, lambda others, own: common.move(others, common.encode(own)))
+    moved = {name: swap_objects(comet, scenes, pairs, MERGE, partial(_move, code)) for name, code in codes.items()}
     versions = {
         "B in the style of A": style(day.images[pairs.b], nights[pairs.a]),
         "B": x[pairs.b],
         "rebuilt": comet.decode(comet.encode(x[pairs.b])),
         "plain": plain,
-        "moved": moved,
+        **moved,
         "A": x[pairs.a],
     }
     rows = [{"pictures": name, **classify_style(judge, pictures, each, places, *told)} for name, pictures in versions.items()]
@@ -131,18 +132,25 @@ def measure_objects(
     pair, one = stayed.nonzero(as_tuple=True)
     own = pairs.a[pair]
     kept = centers(day.masks[own] == one[:, None, None] + 1), day.shape[own, one], day.color[own, one], nights[own]
-    rows.append({"pictures": "kept", **classify_style(judge, moved, pair, *kept)})
-    return rows, [x[pairs.a], x[pairs.b], plain, moved]
+    rows.append({"pictures": "kept", **classify_style(judge, moved["style"], pair, *kept)})
+    return rows, [x[pairs.a], x[pairs.b], plain, *moved.values()]
 
 
-def measure_pictures(common: CommonCode, judge: CropClassifier, day: LabelledScenes) -> tuple[list[dict[str, Any]], list[Tensor]]:
+def _move(code: PictureCode, others: Tensor, own: Tensor) -> Tensor:
+    return code.move(others, code.encode(own))
+
+
+def measure_pictures(
+    codes: Mapping[str, PictureCode], judge: CropClassifier, day: LabelledScenes
+) -> tuple[list[dict[str, Any]], list[Tensor]]:
     """Returns a row of figures for each version of pictures, and the pictures themselves, with B as the second."""
-    comet, nights = common.comet, torch.arange(len(day.images)) % 2 == 0
+    comet, nights = codes["code"].comet, torch.arange(len(day.images)) % 2 == 0
     other = ~nights  # of the next picture
     x = style(day.images, nights)
     y, wanted = x.roll(-1, 0), style(relight(day), other)
     rebuilt, grounded = comet.decode(comet.encode(x)), comet.swap(x, y, 0)
-    versions = {"A": x, "rebuilt": rebuilt, "grounded": grounded, "swapped": common.swap(x, y), "renders": wanted}
+    moved = {name: code.swap(x, y) for name, code in codes.items()}
+    versions = {"A": x, "rebuilt": rebuilt, "grounded": grounded, **moved, "renders": wanted}
     row, one = (day.shape >= 0).nonzero(as_tuple=True)
     places = centers(day.masks[row] == one[:, None, None] + 1)
     told = day.shape[row, one], day.color[row, one], other[row]
@@ -154,19 +162,17 @@ def measure_pictures(common: CommonCode, judge: CropClassifier, day: LabelledSce
             "of the ground": float((pictures - wanted)[empty].square().mean()),
         }
         rows.append({"pictures": name, **classify_style(judge, pictures, row, places, *told), **errors})
-    return rows, [x, y, *(versions[name] for name in ("rebuilt", "grounded", "swapped", "renders"))]
+    return rows, [x, y, *(versions[name] for name in ("rebuilt", "grounded", *codes, "renders"))]
 
 
-def separation(common: CommonCode, x: Tensor, nights: Tensor) -> dict[str, float]:
-    """Returns how well the first number of the code separates the styles: the share of pictures on the side of their style."""
-    code = common.encode(common.comet.encode(x))[:, 0]
-    middle = (code[nights].mean() + code[~nights].mean()) / 2
-    right = ((code > middle) == nights).float().mean()
-    return {"style by the first number": float(torch.maximum(right, 1 - right))}
+def separation(code: StyleCode, x: Tensor, nights: Tensor) -> float:
+    """Returns the share of pictures whose style is found; the names of the styles do not count."""
+    right = float(((code.encode(code.comet.encode(x)) > 0) == nights).float().mean())
+    return max(right, 1 - right)
 
 
-def train(seed: int, folder: Path, data: Path) -> tuple[CommonCode, Mapping[str, Mapping[str, float]]]:
-    """Returns what the objects have in common in a model of both styles, and the report of its training."""
+def train(seed: int, folder: Path, data: Path) -> tuple[StyleCode, Mapping[str, Mapping[str, float]]]:
+    """Returns the two styles in a model of both, and the report of its training."""
     images = render_objects(WORLD, TRAIN, "train", data).images
     nights = draw_nights(TRAIN)
     for rows in torch.arange(TRAIN).split(FITTED):
@@ -174,7 +180,7 @@ def train(seed: int, folder: Path, data: Path) -> tuple[CommonCode, Mapping[str,
     if not (folder / "report.json").exists():
         train_on(images, seed, folder)
     comet, stages = read_model(folder)
-    return fit_common(comet, images[:FITTED]), stages
+    return fit_styles(comet, images[:FITTED]), stages
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -187,12 +193,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     labelled, three = render_labelled(WORLD, 2 * PAIRS, 3, args.data), render_labelled(SCENES, PAIRS, 3, args.data)
     judge, nights = train_judge(parts, args.data, args.judge), draw_nights(2 * PAIRS, 3)
     for seed in args.seed:
-        common, stages = train(seed, parts / f"night-windows-{seed}", args.data)
-        tested = separation(common, style(labelled.images, nights), nights)
-        fits.append({"seed": seed, "seconds": spent(stages), "agreement": common.agreement.tolist(), **tested})
-        rows, of_objects = measure_objects(common, judge, labelled, nights)
+        found, stages = train(seed, parts / f"night-windows-{seed}", args.data)
+        codes, tested = {"code": found.common, "style": found}, separation(found, style(labelled.images, nights), nights)
+        fits.append({"seed": seed, "seconds": spent(stages), "agreement": found.common.agreement.tolist(), "styles found": tested})
+        rows, of_objects = measure_objects(codes, judge, labelled, nights)
         objects += [{"seed": seed, **row} for row in rows]
-        rows, of_pictures = measure_pictures(common, judge, three)
+        rows, of_pictures = measure_pictures(codes, judge, three)
         pictures += [{"seed": seed, **row} for row in rows]
         for title, table in (("Common directions", fits), ("Objects", objects), ("Pictures", pictures)):
             print_table(f"{title}, to seed {seed}", table)

@@ -9,8 +9,11 @@ from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, Labelle
 from benchmarks.papers.comet_2021.joined_objects import GAP, separate_pairs
 from benchmarks.papers.comet_2021.night import at_night, draw_nights, style
 from benchmarks.papers.comet_2021.recombination import Pairs
+from benchmarks.papers.comet_2021.style_faces import draw_styles, read_pairs, sketch
 from benchmarks.papers.comet_2021.styles import classify_style, mix_styles, of_two_styles
 from benchmarks.papers.comet_2021.two_worlds import join_worlds, render_pairs
+from benchmarks.papers.comet_2021.worlds import Room
+from composable_energy_faces.draw import draw
 from composable_energy_scenes import COLORS, KINDS, PALETTE, TOYS
 from composable_energy_scenes.toys import OUTLINES
 
@@ -105,3 +108,31 @@ def test_objects_of_two_models_share_the_ground_of_the_first():
     torch.testing.assert_close(both, (weights.softmax(1) * pictures).sum(1).clamp(0, 1))
     only_solids = solids.decode(solids.encode(x))
     assert (both - only_solids).abs().max() > 1e-4
+
+
+def test_a_sketch_has_lines_at_edges_on_grey_paper():
+    x = torch.full((1, 3, 8, 8), 0.5)
+    x[:, :, :, 4:] = torch.tensor([0.9, 0.2, 0.3])[:, None, None]
+    found = sketch(x)
+    assert found[0, 0, :, 3].max() < 0.7 * found[0, 0, :, :3].min() and (found <= 1).all()
+    assert (found.amax(1) - found.amin(1)).max() < 0.11  # no colors but that of the paper
+
+
+def test_half_of_the_faces_are_sketches_and_labelled():
+    drawn, none = draw(60, seed=0, size=16), torch.empty(0)
+    faces = Room(drawn.images, drawn.attributes.float(), drawn.images[:20], drawn.attributes[:20].float(), none, none)
+    both = draw_styles(faces)
+    sketched = both.train_factors[:, -1] > 0.5
+    assert 15 < sketched.sum() < 45 and torch.equal(both.train_factors[:, :-1], faces.train_factors)
+    assert torch.equal(both.train[~sketched], faces.train[~sketched])
+    torch.testing.assert_close(both.train[sketched], sketch(faces.train[sketched]))
+
+
+def test_pairs_of_faces_are_read_where_they_differ():
+    a = torch.tensor([[1.0, 0, 0, 1, 0, 1]]).expand(2, -1)
+    b = torch.tensor([[0.0, 1, 1, 0, 1, 0], [0.0, 1, 1, 0, 0, 0]])  # the second agrees with A in the last attribute
+    found = read_pairs(torch.nn.Flatten(), torch.stack([a, b], 1)[:, 0][:, None, None], a, b)
+    assert found["style"] == found["attributes"] == found["old"] == 1
+    mixed = torch.stack([a[0], b[1]])[:, None, None]
+    found = read_pairs(torch.nn.Flatten(), mixed, a, b)
+    assert found["style"] == found["male"] == 0.5 and found["old"] == 1
