@@ -83,7 +83,7 @@ def train_detector(parts: Path, seconds: float, name: str = "detector", options:
     """
     path, detector = parts / f"{name}.pt", Detector()
     if not path.exists():
-        scenes = ce.get_world("objects", size=64, **options).draw(8_000, seed=6)
+        scenes = ce.get_world("objects", **{"size": 64, **options}).draw(8_000, seed=6)
         images = torch.from_numpy(scenes.images)
         places = torch.from_numpy(np.where(scenes.labels["present"][..., None], scenes.labels["position"], np.nan)).float().flatten(1)
         torch.manual_seed(0)

@@ -42,7 +42,7 @@ PICTURES = {
 
 def blocks() -> Blocks:
     """Returns the functions of these blocks."""
-    functions = (common_styles, style_of_objects, style_of_pictures)
+    functions = (two_worlds, toy_masks, common_styles, style_of_objects, style_of_pictures)
     return {function.__name__.replace("_", " "): function for function in functions}
 
 

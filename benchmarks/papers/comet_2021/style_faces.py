@@ -2,8 +2,8 @@ r"""Faces in two styles, in color and as pencil sketches, and one model of both:
 
     python -m benchmarks.papers.comet_2021.style_faces [--write] [--seed 5] [--data FOLDER] [--parts FOLDER]
 
-The faces, the model and its training are those of `drawn_faces.py`; half of the faces are sketches, which the training is not told. No
-setting was chosen here. The figures are
+The faces are those of `drawn_faces.py`; half of them are sketches, which the training is not told. The model is `comet-quadratic` of
+`factors.py`, with its networks and batches and fewer seconds. No setting was chosen here. The figures are
 
 - the **shares** of `swaps.py`: how much of the change of each attribute, and of the style, from A to B each component causes;
 - 500 pairs of a face A and a face B of the other style. B's components that carry the style less than others are given to A, one, two and
@@ -120,11 +120,12 @@ def measure_swaps(model: Any, judge: nn.Module, data: Room, style: Sequence[floa
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser("style-faces", __doc__)
     parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=240.0, help="of the training of the model")
     parser.add_argument("--judge", type=float, default=60.0, help="seconds of training of the network that evaluates faces")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     data, folder = draw_styles(draw_faces(args.data)), args.parts / "style-faces"
-    model, figures = load_model("comet-warm", args.seed, data.train, folder)
+    model, figures = load_model("comet-quadratic", args.seed, data.train, folder, args.seconds)
     judge, names = train_judge(folder, args.judge), (*ATTRIBUTES, "style")
     result = {"seed": args.seed, **figures, **measure(model, data, args.seed)}
     rows, pictures = measure_swaps(model, judge, data, result["matrix"][-1])
