@@ -16,7 +16,7 @@ SCORES = [(protocol, score) for protocol in ("raw", "PCA 64") for score in ("Bet
 
 def blocks() -> Blocks:
     """Returns the functions of these blocks."""
-    functions = (factors, factor_r2, factor_goals, swap_scores, faces, face_scores)
+    functions = (factors, factor_r2, factor_goals, swap_scores, faces, face_scores, style_shares, style_faces)
     kinds = {f"swaps, {kind}": (lambda kind=kind: swap_matrix(kind)) for kind in ("paper", "labelled", "unlabelled")}
     return {function.__name__.replace("_", " "): function for function in functions} | kinds
 
@@ -90,17 +90,15 @@ def style_faces() -> str:
     result = _read("style-faces")
     attributes = result["about"]["attributes"][:-1]
     names = ("style", "attributes", *attributes)
-    rows = [[FACES[row["pictures"]], *(_n(row[name], 2) for name in names)] for row in result["rows"]]
+    rows = [[FACES.get(row["pictures"], f"A with {row['pictures']} of B"), *(_n(row[name], 2) for name in names)] for row in result["rows"]]
     return markdown_table(["pictures", "style of A", "attributes of A", *attributes], rows)
 
 
 FACES = {
     "A": "A itself",
     "A, rebuilt": "A, reconstructed",
-    "the least 1": "**A with the component of B that carries the style least**",
-    "the least 2": "**with two of them**",
-    "the least 3": "**with three of them**",
-    "the most": "A with the component that carries it most",
+    "the least 2": "A with the two components of B that carry the style least",
+    "the least 3": "with three of them",
     "B, rebuilt": "B, reconstructed",
 }
 ISOLATION = {

@@ -6,9 +6,9 @@ The faces are those of `drawn_faces.py`; half of them are sketches, which the tr
 `factors.py`, with its networks and batches and fewer seconds. No setting was chosen here. The figures are
 
 - the **shares** of `swaps.py`: how much of the change of each attribute, and of the style, from A to B each component causes;
-- 500 pairs of a face A and a face B of the other style. B's components that carry the style less than others are given to A, one, two and
-  three of them; and the component that carries it most alone. A network that was trained on other drawn faces reads the style, and the
-  attributes in which A and B differ. A itself and B itself, both reconstructed, are the ends.
+- 500 pairs of a face A and a face B of the other style. A gets one component of B, or the two or three that carry the style less than
+  the others. A network that was trained on other drawn faces reads the style, and the attributes in which A and B differ. A and B, both
+  reconstructed, are the ends.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def measure_swaps(model: Any, judge: nn.Module, data: Room, style: Sequence[floa
     rows_a, rows_b = torch.where(even, first, second), torch.where(even, second, first)
     a, b, told = data.test[rows_a], data.test[rows_b], (data.test_factors[rows_a], data.test_factors[rows_b])
     order = sorted(range(len(style)), key=lambda k: style[k])
-    chosen = {f"the least {n}": order[:n] for n in range(1, len(order))} | {"the most": order[-1:]}
+    chosen = {f"component {k + 1}": [k] for k in range(len(order))} | {f"the least {n}": order[:n] for n in range(2, len(order))}
     versions = {"A": a, "A, rebuilt": reconstruct(model, a)}
     versions |= {
         name: torch.cat([model.swap(*some, ks) for some in zip(a.split(64), b.split(64), strict=True)]) for name, ks in chosen.items()
