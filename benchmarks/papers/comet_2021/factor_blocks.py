@@ -90,15 +90,19 @@ def style_faces() -> str:
     result = _read("style-faces")
     attributes = result["about"]["attributes"][:-1]
     names = ("style", "attributes", *attributes)
-    rows = [[FACES.get(row["pictures"], f"A with {row['pictures']} of B"), *(_n(row[name], 2) for name in names)] for row in result["rows"]]
+    rows = [[FACES.get(row["pictures"]) or _component(row["pictures"]), *(_n(row[name], 2) for name in names)] for row in result["rows"]]
     return markdown_table(["pictures", "style of A", "attributes of A", *attributes], rows)
+
+
+def _component(name: str) -> str:
+    component, _, moved = name.partition(", ")
+    return f"A with {component} of B" + (", **in the style of A**" if moved else "")
 
 
 FACES = {
     "A": "A itself",
     "A, rebuilt": "A, reconstructed",
-    "the least 2": "A with the two components of B that carry the style least",
-    "the least 3": "with three of them",
+    "all, moved": "A with all components of B, **in the style of A**",
     "B, rebuilt": "B, reconstructed",
 }
 ISOLATION = {

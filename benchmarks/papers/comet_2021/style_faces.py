@@ -6,9 +6,9 @@ The faces are those of `drawn_faces.py`; half of them are sketches, which the tr
 `factors.py`, with its networks and batches and fewer seconds. No setting was chosen here. The figures are
 
 - the **shares** of `swaps.py`: how much of the change of each attribute, and of the style, from A to B each component causes;
-- 500 pairs of a face A and a face B of the other style. A gets one component of B, or the two or three that carry the style less than
-  the others. A network that was trained on other drawn faces reads the style, and the attributes in which A and B differ. A and B, both
-  reconstructed, are the ends.
+- 500 pairs of a face A and a face B of the other style. A gets one component of B, as it is, or moved to the style of A by `restyle`; or
+  all four, moved. A network that was trained on other drawn faces reads the style, and the attributes in which A and B differ. A and B,
+  both reconstructed, are the ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from benchmarks.papers.comet_2021.baselines import encoder
 from benchmarks.papers.comet_2021.drawn_faces import draw_faces
-from benchmarks.papers.comet_2021.factors import load_model, reconstruct
+from benchmarks.papers.comet_2021.factors import load_model
 from benchmarks.papers.comet_2021.night import draw_nights
 from benchmarks.papers.comet_2021.options import experiment_parser
 from benchmarks.papers.comet_2021.swaps import SWAPS, measure, train_regressor
@@ -32,11 +32,12 @@ from benchmarks.papers.comet_2021.worlds import Room
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 from composable_energy_faces.draw import ATTRIBUTES, draw
 
-__all__ = ["draw_styles", "read_pairs", "sketch"]
+__all__ = ["draw_styles", "read_pairs", "restyle", "sketch"]
 
 _GREY, _PAPER = (0.30, 0.59, 0.11), (1.0, 0.97, 0.90)
 _LEAST, _LINE = 0.72, 0.75  # the grey of black areas, and how dark lines are
-JUDGED, SHOWN = 4_000, 12
+JUDGED, FITTED, SHOWN = 4_000, 2_000, 12
+ROUNDS = 50  # of two means
 
 
 def sketch(x: Tensor) -> Tensor:
@@ -91,14 +92,34 @@ def read_pairs(judge: nn.Module, pictures: Tensor, a: Tensor, b: Tensor) -> dict
     return {"style": float(as_a[:, -1].float().mean()), "attributes": sum(right.values()) / len(right), **right}
 
 
-def measure_swaps(model: Any, judge: nn.Module, data: Room, style: Sequence[float]) -> tuple[list[dict[str, Any]], list[Tensor]]:
+def restyle(others: Tensor, own: Tensor, known: Tensor) -> Tensor:
+    """Returns codes in the styles of other codes, moved by the difference of the means of both styles, with shape $(B, K, D)$.
+
+    The style changes most of a picture, so codes fall into two groups along their first principal component. Labels are not used.
+
+    Args:
+        others: The codes to move, with shape $(B, K, D)$.
+        own: As many codes of pictures that have the styles.
+        known: Codes of both styles, with shape $(N, K, D)$.
+    """
+    mean, codes = known.mean(0), (known - known.mean(0)).flatten(1)
+    direction = torch.linalg.eigh(codes.T @ codes).eigenvectors[:, -1]
+    along = codes @ direction
+    middle = along.mean()
+    for _ in range(ROUNDS):
+        middle = (along[along > middle].mean() + along[along <= middle].mean()) / 2
+    means = torch.stack([known[some].mean(0) for some in (along <= middle, along > middle)])
+    before, after = ((((z - mean).flatten(1) @ direction) > middle).long() for z in (others, own))
+    return others + means[after] - means[before]
+
+
+def measure_swaps(model: Any, judge: nn.Module, data: Room) -> tuple[list[dict[str, Any]], list[Tensor]]:
     """Returns a row of figures for each exchange of components, and rows of the pictures themselves.
 
     Args:
         model: The COMET.
         judge: See `read_pairs`.
         data: The faces.
-        style: The share of each component of the change of style.
     """
     sketches = data.test_factors[:, -1] > 0.5
     count = min(SWAPS, int(sketches.sum()), int((~sketches).sum()))
@@ -106,15 +127,17 @@ def measure_swaps(model: Any, judge: nn.Module, data: Room, style: Sequence[floa
     even = torch.arange(count) % 2 == 0  # every other A is a sketch
     rows_a, rows_b = torch.where(even, first, second), torch.where(even, second, first)
     a, b, told = data.test[rows_a], data.test[rows_b], (data.test_factors[rows_a], data.test_factors[rows_b])
-    order = sorted(range(len(style)), key=lambda k: style[k])
-    chosen = {f"component {k + 1}": [k] for k in range(len(order))} | {f"the least {n}": order[:n] for n in range(2, len(order))}
-    versions = {"A": a, "A, rebuilt": reconstruct(model, a)}
-    versions |= {
-        name: torch.cat([model.swap(*some, ks) for some in zip(a.split(64), b.split(64), strict=True)]) for name, ks in chosen.items()
-    }
-    versions["B, rebuilt"] = reconstruct(model, b)
+    own, others = model.encode(a), model.encode(b)
+    moved, each = restyle(others, own, model.encode(data.train[:FITTED])), range(model.components)
+    chosen = {f"component {k + 1}": (others, [k]) for k in each} | {f"component {k + 1}, moved": (moved, [k]) for k in each}
+    versions = {"A": a, "A, rebuilt": model.decode(own)}
+    for name, (source, ks) in {**chosen, "all, moved": (moved, list(each))}.items():
+        mixed = own.clone()
+        mixed[:, ks] = source[:, ks]
+        versions[name] = model.decode(mixed)
+    versions["B, rebuilt"] = model.decode(others)
     rows = [{"pictures": name, **read_pairs(judge, pictures, *told)} for name, pictures in versions.items()]
-    return rows, [a, b, *(versions[name] for name in ("A, rebuilt", "B, rebuilt", *chosen))]
+    return rows, [a, b, *(versions[name] for name in ("A, rebuilt", "B, rebuilt", *chosen, "all, moved"))]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -128,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, figures = load_model("comet-quadratic", args.seed, data.train, folder, args.seconds)
     judge, names = train_judge(folder, args.judge), (*ATTRIBUTES, "style")
     result = {"seed": args.seed, **figures, **measure(model, data, args.seed)}
-    rows, pictures = measure_swaps(model, judge, data, result["matrix"][-1])
+    rows, pictures = measure_swaps(model, judge, data)
     shares = [
         {"factor": name, **{f"component {k + 1}": share for k, share in enumerate(row)}}
         for name, row in zip(names, result["matrix"], strict=True)

@@ -9,7 +9,7 @@ from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, Labelle
 from benchmarks.papers.comet_2021.joined_objects import GAP, separate_pairs
 from benchmarks.papers.comet_2021.night import at_night, draw_nights, style
 from benchmarks.papers.comet_2021.recombination import Pairs
-from benchmarks.papers.comet_2021.style_faces import draw_styles, read_pairs, sketch
+from benchmarks.papers.comet_2021.style_faces import draw_styles, read_pairs, restyle, sketch
 from benchmarks.papers.comet_2021.styles import classify_style, mix_styles, of_two_styles
 from benchmarks.papers.comet_2021.two_worlds import join_worlds, render_pairs
 from benchmarks.papers.comet_2021.worlds import Room
@@ -136,3 +136,11 @@ def test_pairs_of_faces_are_read_where_they_differ():
     mixed = torch.stack([a[0], b[1]])[:, None, None]
     found = read_pairs(torch.nn.Flatten(), mixed, a, b)
     assert found["style"] == found["male"] == 0.5 and found["old"] == 1
+
+
+def test_codes_of_one_style_move_to_the_other_by_the_difference_of_their_means():
+    known, apart = torch.randn(400, 4, 5, generator=torch.Generator().manual_seed(0)), 8 * torch.ones(4, 5)
+    known[::2] += apart
+    others = restyle(known[0:40:2], known[1:40:2], known)
+    torch.testing.assert_close(others, known[0:40:2] - apart, atol=0.5, rtol=0)
+    torch.testing.assert_close(restyle(known[0:40:2], known[40:80:2], known), known[0:40:2])
