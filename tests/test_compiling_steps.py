@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import composable_energy as ce
-from composable_energy.sampling import Info, Sampler, State, compiled
-from composable_energy_mcmc import HMC, MALA, Langevin
+from composable_energy.sampling import Info, Sampler, State, compiled, energy_and_gradient, iterate
+from composable_energy_mcmc import HMC, MALA, ChEES, Langevin
+from composable_energy_mcmc.metric import Metric
 from tests.factories import needs_compiler
 
 pytestmark = [pytest.mark.full, needs_compiler]
@@ -44,7 +45,14 @@ def pair():
     return compiled(PAIR)
 
 
-@pytest.mark.parametrize("sampler", [Langevin(0.1), MALA(0.3), HMC(0.3, 2, jitter=False), HMC(0.3, 2)])
+TUNED = {
+    "identity": ChEES(0.2, 2.2),
+    "diagonal": ChEES(0.2, 2.2, Metric(torch.tensor([0.5, 1.0, 2.0]))),
+    "dense": ChEES(0.2, 2.2, Metric(torch.tensor([[1.0, 0.0, 0.0], [0.5, 1.0, 0.0], [0.0, 0.3, 1.0]]), torch.Size([3]))),
+}
+
+
+@pytest.mark.parametrize("sampler", [Langevin(0.1), MALA(0.3), HMC(0.3, 2, jitter=False), HMC(0.3, 12), *TUNED.values()])
 def test_points_and_infos_are_those_of_single_steps(pair, sampler):
     plain, wanted = PAIR.sample((20, 3), sampler=sampler, trace=1, **CALL)
     found, trace = pair.sample((20, 3), sampler=sampler, trace=1, **CALL)
@@ -131,3 +139,48 @@ def test_the_fourth_sampler_takes_single_steps():
         torch.testing.assert_close(energy.sample((20, 3), sampler=sampler, **CALL), PAIR.sample((20, 3), sampler=sampler, **CALL))
         counts.append(len(Counted.calls) - 21)
     assert counts == [9, 9, 9, 21]
+
+
+def move(energy, x, energies, length):
+    energies, grad = energy_and_gradient(energy, x)
+    move.calls += 1
+    return torch.addcmul(x, grad, length, value=-1), energies
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 23])
+def test_applications_are_compiled_once_and_counted(count):
+    energy, x, move.calls = compiled(PAIR), torch.randn(20, 3, generator=torch.Generator().manual_seed(1)), 0
+    tensors, constants = (x, x.sum(1)), (torch.tensor(0.1),)
+    wanted = iterate(move, PAIR, tensors, constants, count)
+    assert move.calls == count
+    for most in (22, 0):  # 8, 2 and 1 are recorded and checked, then none is called
+        move.calls = 0
+        found = iterate(move, energy, tensors, constants, count)
+        assert len(found) == 2 and move.calls <= most
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other)
+    assert torch.equal(found[0], iterate(move, energy, tensors, (torch.tensor(0.1),), count)[0])
+
+
+def test_another_length_compiles_nothing_and_a_tuning_neither():
+    energy, x = compiled(PAIR), torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
+    iterate(move, energy, (x, x.sum(1)), (torch.tensor(0.1),), 11)
+    for length, fuse, calls in ((0.2, True, 0), (0.2, False, 11)):
+        move.calls = 0
+        iterate(move, energy, (x, x.sum(1)), (torch.tensor(length),), 11, fuse=fuse)
+        assert move.calls == calls
+
+
+def test_many_points_and_what_looks_at_numbers_are_applied_without_compilation():
+    def look(energy, x, length):
+        return (x * length if x.max().item() > 0 else x,)
+
+    def shrink(energy, x, length):
+        shrink.calls += 1
+        return (x * length,)
+
+    small, large, shrink.calls = torch.ones(20, 3), torch.ones(4000, 3), 0
+    for function, x in ((look, small), (shrink, large)):
+        (found,) = iterate(function, compiled(PAIR), (x,), (torch.tensor(0.5),), 3)
+        assert torch.equal(found, x / 8)
+    assert shrink.calls == 3

@@ -6,6 +6,7 @@ from composable_energy.sampling.compile import compiled
 from composable_energy.sampling.convergence import emit_warnings
 from composable_energy.sampling.driver import sample
 from composable_energy.sampling.evaluation import energies_and_gradients, energy_and_gradient
+from composable_energy.sampling.iteration import iterate
 from composable_energy.sampling.levels import (
     LevelGradient,
     check_precise_terms,
@@ -40,6 +41,7 @@ __all__ = [
     "energy_and_gradient",
     "has_plain_terms",
     "has_rows",
+    "iterate",
     "level_gradient",
     "plain_energy",
     "repeated",

@@ -45,7 +45,7 @@ from composable_energy.twins import twin
 
 __all__ = ["CompiledEnergy", "compiled", "compiled_twin"]
 
-_MAX_SHAPES, _MAX_SAMPLERS = 8, 3  # a call has two or three shapes of batches, and who tries many step sizes shall not wait for each
+_MAX_SHAPES = 8  # a call has two or three shapes of batches
 T = TypeVar("T")
 _TRACING = threading.RLock()  # tracing changes functions of torch for all threads
 
@@ -142,17 +142,17 @@ class CompiledEnergy(EnergyWrapper):
         """The compiled graphs, one for each shape."""
         return tuple(graph.traced for graph in self._graphs.by_inputs.values() if graph.traced is not None)
 
-    def compiled_steps(self, key: Hashable, x: Tensor, most: int, make: Callable[[Energy], T]) -> T | None:
+    def compiled_steps(self, key: Hashable, x: Tensor, operations: int, make: Callable[[Energy], T], most: int) -> T | None:
         """Returns compiled steps by a key, such as the sampler, made from a twin at the first time and after a change of the energy.
 
-        None if the energy needs conditions, has more than `most` operations for points such as `x`, or has steps of three other keys.
+        None if the energy needs conditions, has more than that many operations for points such as `x`, or has `most` steps of other keys.
         """
         graph = None if self.energy.required_conditions else self._graph(x, {}).traced
-        if graph is None or len(graph.graph.nodes) > most:
+        if graph is None or len(graph.graph.nodes) > operations:
             return None
         with _TRACING:
             kept = self._graphs.steps
-            if key not in kept and len(kept) < _MAX_SAMPLERS:
+            if key not in kept and len(kept) < most:
                 kept[key] = make(_isolated(self.energy))
             return kept.get(key)
 

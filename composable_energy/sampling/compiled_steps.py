@@ -31,6 +31,7 @@ __all__ = ["CompiledSteps", "compile_steps"]
 _LOGGER = logging.getLogger("composable_energy.sampling")
 _STEPS = 8
 _MOST_NODES = 2000  # operations of a function: the compiler takes long for more, and their steps are long enough
+_MOST_SAMPLERS = 3  # who tries many step sizes shall not wait for each
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,8 @@ def compile_steps(sampler: Sampler, energy: Energy, state: State, noise: Noise, 
         return None
     if _STEPS * state.x.numel() > MOST_NUMBERS:
         return None
-    return energy.compiled_steps(
-        (sampler, _shapes(state)), state.x, _MOST_NODES, lambda inside: _compile(sampler, inside, state, noise, first)
-    )
+    key = sampler, _shapes(state)
+    return energy.compiled_steps(key, state.x, _MOST_NODES, lambda inside: _compile(sampler, inside, state, noise, first), _MOST_SAMPLERS)
 
 
 class _NotCompiled(Exception):  # noqa: N818  (it is caught here)

@@ -108,8 +108,8 @@ def sample(
         best_of: The number of draws for each point, of which the one with the lowest evidence is returned.
         latents: Whether to return latent points without decoding them.
         allow_improper: Whether to sample an energy without a lower bound.
-        compile: Whether energies and gradients run through `torch.compile`, for few chains whole steps, eight at once: the first call takes
-            seconds longer, each step less.
+        compile: Whether energies and gradients run through `torch.compile`, for few chains also eight steps or leapfrogs at once: the first
+            call takes seconds longer, each step less.
         checkpoint: The path of a file that keeps the state of all chains. If the file exists, the call continues from it, and returns the
             bits of an uninterrupted call. The file stays at the end; a call with more `steps` continues. It also holds energies and
             gradients at points of the chains: the energy is evaluated there again, and another energy is refused.

@@ -106,7 +106,7 @@ class ChEES(Sampler):
         return State(x, *energy_and_gradient(energy, x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        proposal, _, log_ratio, count = self.propose(energy, state, noise)
+        proposal, _, log_ratio, count = self.propose(energy, state, noise, fuse=True)
         state, info = choose(state, proposal, log_ratio, noise, stream=1)
         return state, replace(info, scalars={"leapfrogs": count})
 
@@ -114,13 +114,20 @@ class ChEES(Sampler):
         """Returns the mean over steps of the harmonic mean over chains, which the tuning brings to its goal."""
         return (1 / (1 / acceptance.clamp_min(LEAST_ACCEPTANCE)).nanmean(1)).nanmean().item()
 
-    def propose(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, Tensor, int]:
-        """Returns the end of a trajectory, the momentum there, the logarithm of the acceptance ratio, and the number of leapfrogs."""
+    def propose(self, energy: Energy, state: State, noise: Noise, *, fuse: bool = False) -> tuple[State, Tensor, Tensor, int]:
+        """Returns the end of a trajectory, the momentum there, the logarithm of the acceptance ratio, and the number of leapfrogs.
+
+        Args:
+            energy: The energy.
+            state: Where the trajectory begins.
+            noise: The noise of the step.
+            fuse: Whether a compiled energy takes several leapfrogs as one function, as in `iterate`.
+        """
         if self.step_size is None or self.trajectory is None:
             raise OptionError("ChEES has no step_size yet: give it with a trajectory, or let `sample` tune both.")
         ratio = min(max(self.trajectory / self.step_size, 1.0), self.max_leapfrogs)
         count = math.ceil(van_der_corput(noise.step) * ratio - _ROUNDING)
-        return *propose(energy, state, normal(state.x, noise), self.step_size, count, self.whitening), count
+        return *propose(energy, state, normal(state.x, noise), self.step_size, count, self.whitening, fuse=fuse), count
 
     @property
     def whitening(self) -> Metric:

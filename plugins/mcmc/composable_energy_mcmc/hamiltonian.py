@@ -14,7 +14,7 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.kernels import normal
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient
+from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, iterate
 from composable_energy_mcmc.approach import approach
 from composable_energy_mcmc.batch import sum_of_each
 from composable_energy_mcmc.metric import IDENTITY, Metric
@@ -78,13 +78,13 @@ class HMC(Sampler):
         if self.step_size is None:
             raise OptionError("HMC has no step_size yet: give one, or let `sample` tune it.")
         count = math.ceil(van_der_corput(noise.step) * self.leapfrogs) if self.jitter else self.leapfrogs
-        proposal, _, log_ratio = propose(energy, state, normal(state.x, noise), self.step_size, count)
+        proposal, _, log_ratio = propose(energy, state, normal(state.x, noise), self.step_size, count, fuse=True)
         state, info = choose(state, proposal, log_ratio, noise, stream=1)
         return state, replace(info, scalars={"leapfrogs": count})
 
 
 def propose(
-    energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY
+    energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY, *, fuse: bool = False
 ) -> tuple[State, Tensor, Tensor]:
     """Follows a trajectory, and returns its end with the acceptance ratio.
 
@@ -95,19 +95,20 @@ def propose(
         step_size: The length of a step in time.
         steps: The number of steps, at least 1.
         metric: The units of the momentum.
+        fuse: Whether a compiled energy takes several steps as one function, as in `iterate`.
 
     Returns:
         The end, the momentum there, and the logarithm of the acceptance ratio, with shape $(B,)$.
     """
     before = state.energy + sum_of_each(momentum.square()) / 2
-    proposal, momentum, highest = leapfrog(energy, state, momentum, step_size, steps, metric)
+    proposal, momentum, highest = leapfrog(energy, state, momentum, step_size, steps, metric, fuse=fuse)
     log_ratio = before - proposal.energy - sum_of_each(momentum.square()) / 2
     runaway = (highest > before + RUNAWAY) & ~log_ratio.isfinite()  # the step was too long; the energy need not be broken
     return proposal, momentum, torch.where(runaway, -torch.inf, log_ratio)
 
 
 def leapfrog(
-    energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY
+    energy: Energy, state: State, momentum: Tensor, step_size: float, steps: int, metric: Metric = IDENTITY, *, fuse: bool = False
 ) -> tuple[State, Tensor, Tensor]:
     """Integrates Hamilton's equations by the leapfrog scheme, which is reversible and preserves volume.
 
@@ -118,18 +119,33 @@ def leapfrog(
         step_size: The length of a step in time.
         steps: The number of steps, at least 1.
         metric: The units of the momentum.
+        fuse: Whether a compiled energy takes several steps as one function, as in `iterate`.
 
     Returns:
         The end, the momentum there, and the highest energy on the way, with shape $(B,)$.
     """
-    x, energies, grad, highest, plain = state.x, state.energy, state.grad, state.energy, metric.scale is None
-    momentum = torch.add(momentum, grad if plain else metric.whiten_gradient(grad), alpha=-step_size / 2)
-    for step in range(1, steps + 1):
-        x = torch.add(x, momentum if plain else metric.unwhiten(momentum), alpha=step_size)
+    length = torch.full((), step_size, dtype=torch.promote_types(state.x.dtype, torch.float32), device=state.x.device)
+    momentum = torch.add(momentum, metric.whiten_gradient(state.grad), alpha=-step_size / 2)
+    start, constants = (state.x, momentum, state.energy, state.grad, state.energy), (length, *metric.tensors)
+    end = iterate(_Leapfrog(metric.event), energy, start, constants, steps, fuse=fuse)
+    x, momentum, energies, grad, highest = end
+    return State(x, energies, grad), torch.add(momentum, metric.whiten_gradient(grad), alpha=step_size / 2), highest
+
+
+@dataclass(frozen=True)
+class _Leapfrog:
+    """A step of points, and one of momenta half a step later, as a function of tensors; metrics of the same shape share it."""
+
+    event: torch.Size | None
+
+    def __call__(
+        self, energy: Energy, x: Tensor, momentum: Tensor, energies: Tensor, grad: Tensor, highest: Tensor, length: Tensor, *scale: Tensor
+    ) -> tuple[Tensor, ...]:
+        metric = Metric(*scale, event=self.event)
+        x = torch.addcmul(x, metric.unwhiten(momentum), length)
         energies, grad = energy_and_gradient(energy, x)
-        momentum.add_(grad if plain else metric.whiten_gradient(grad), alpha=-step_size if step < steps else -step_size / 2)
-        highest = torch.fmax(highest, energies)
-    return State(x, energies, grad), momentum, highest
+        momentum = torch.addcmul(momentum, metric.whiten_gradient(grad), length, value=-1)
+        return x, momentum, energies, grad, torch.fmax(highest, energies)
 
 
 def van_der_corput(number: int) -> float:

@@ -34,6 +34,11 @@ class Metric:
         self.event = scale.shape if event is None and scale is not None else event
         self.kind = "identity" if scale is None else "diagonal" if scale.shape == self.event else "dense"
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The scale, if there is one."""
+        return () if self.scale is None else (self.scale,)
+
     def unwhiten(self, y: Tensor) -> Tensor:
         """Returns $S y$."""
         if self.scale is None:

@@ -1,0 +1,94 @@
+r"""A function of tensors that is applied several times, such as a leapfrog: a compiled energy takes several as one function.
+
+A leapfrog of few chains consists of small operations, whose calls cost more than their arithmetic. Trajectories have different lengths,
+and a function for each would take minutes to compile; eight, two and one leapfrogs make all lengths.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from composable_energy.energy import Energy
+from composable_energy.errors import OptionError
+from composable_energy.sampling.faults import GuardedEnergy
+from composable_energy.sampling.steps import MOST_NUMBERS
+
+__all__ = ["iterate"]
+
+_LOGGER = logging.getLogger("composable_energy.sampling")
+_SIZES = (8, 2, 1)
+_MOST_NODES = 250  # operations of an energy and its gradient; the compiler takes long for more, and their calls are long enough
+_MOST_BLOCKS = 9  # that an energy keeps
+
+Tensors = tuple[Tensor, ...]
+Step = Callable[..., Tensors]
+
+
+def iterate(function: Step, energy: Energy, tensors: Tensors, constants: Tensors, count: int, *, fuse: bool = True) -> Tensors:
+    r"""Returns the tensors $f^n(t)$ after `count` applications of `tensors = function(energy, *tensors, *constants)`.
+
+    With a compiled energy (`compile=True`) eight, two and single applications run as compiled functions, if the energy and the tensors are
+    small. They agree with the function up to rounding, which is checked when they are compiled.
+
+    Args:
+        function: A pure function of tensors by torch's operations; equal functions share what was compiled. It changes no tensor in place.
+        energy: The energy, with `energy_and_gradient` for its gradients.
+        tensors: The tensors that change; they keep their shapes and dtypes. The first has a row for each chain.
+        constants: The tensors that do not.
+        count: The number of applications.
+        fuse: Whether to compile them. To compile takes seconds, for which a tuning of the sampler would wait.
+    """
+    compiled = _compiled_form(energy, tensors) if fuse else None
+    for size in _SIZES if compiled is not None else ():
+        block = None if count < size else _block(size, function, compiled, tensors, constants)
+        while block is not None and count >= size:
+            tensors = tuple(block(*tensors, *constants))
+            count -= size
+    for _ in range(count):
+        tensors = function(energy, *tensors, *constants)
+    return tensors
+
+
+def _compiled_form(energy: Energy, tensors: Tensors) -> Any:
+    """Returns the compiled energy; None where there is none, or the points are large."""
+    energy = energy.energy if isinstance(energy, GuardedEnergy) else energy
+    return energy if hasattr(energy, "compiled_steps") and _SIZES[0] * tensors[0].numel() <= MOST_NUMBERS else None
+
+
+def _block(size: int, function: Step, energy: Any, tensors: Tensors, constants: Tensors) -> Step | None:
+    """Returns several applications as one compiled function; None where they cannot be compiled, or it is not worth it."""
+    inputs = (*tensors, *constants)
+    key: Hashable = size, function, tuple((one.shape, one.dtype, one.device) for one in inputs)
+
+    def make(inside: Energy) -> Step | None:
+        def applied(*inputs: Tensor) -> Tensors:
+            found = inputs[: len(tensors)]
+            for _ in range(size):
+                found = function(inside, *found, *inputs[len(tensors) :])
+            return found
+
+        return _compile(applied, inputs, f"{size} of {function}")
+
+    return energy.compiled_steps(key, tensors[0], _MOST_NODES, make, _MOST_BLOCKS)
+
+
+def _compile(applied: Step, inputs: Tensors, what: str) -> Step | None:
+    """Compiles a function, and checks it against itself without compilation."""
+    from composable_energy.sampling.graph import close, compile_graph, first_line, record, run  # late: torch's compiler is slow to import
+
+    try:
+        block, found = compile_graph(record(applied, inputs), inputs)
+        pairs = zip(found, applied(*inputs), strict=True)
+        if all(close(new, old, math.sqrt(torch.finfo(old.dtype).eps)) for new, old in pairs):
+            return lambda *inputs: run(block, inputs)
+    except OptionError:
+        raise
+    except Exception as error:  # whatever a function does that cannot be recorded; errors of the energy are raised by single applications
+        _LOGGER.debug("%s is applied without compilation: %s", what, first_line(error))
+    return None
