@@ -9,6 +9,7 @@ import torch
 from benchmarks.papers.comet_2021 import factors
 from benchmarks.papers.comet_2021.baselines import Autoencoder
 from benchmarks.papers.comet_2021.factor_metric import change_metric, isometric_mcc
+from benchmarks.papers.comet_2021.factor_models import load_model
 from benchmarks.papers.comet_2021.factor_rows import ROWS, codes_of_row, reconstruct_row, scaled_steps, time_steps, train_row
 from benchmarks.papers.comet_2021.factors import goals, mean_and_error, part_of, summarize
 
@@ -77,6 +78,17 @@ def test_the_second_stage_keeps_the_encoder_of_the_first_and_moves_it_little(tmp
     start, end = few.encoder.net[0].weight, many.encoder.net[0].weight
     assert few.energy.size == many.energy.size == 32 and few.components == 2
     assert 0 < (start - end).norm() < 0.3 * start.norm()
+
+
+def test_a_warm_start_begins_with_the_encoder_of_quadratic_energies(tmp_path):
+    images = some_images()
+    first, before = load_model("comet-quadratic", 0, images, tmp_path, seconds=0.01)
+    warm, figures = load_model("comet-warm", 0, images, tmp_path, seconds=0.01)
+    assert figures["seconds"] > before["seconds"] > 0
+    codes = first.encode(images)
+    assert (warm.encode(images) - codes).norm() < 0.2 * codes.norm() and warm.decode(codes[:2]).shape == (2, 3, 32, 32)
+    again, _ = load_model("comet-warm", 0, images, tmp_path, seconds=0.01)
+    torch.testing.assert_close(again.encode(images), warm.encode(images))
 
 
 def test_all_rows_are_timed_in_turns():
