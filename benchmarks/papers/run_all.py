@@ -32,8 +32,19 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
         ),
     ),
     "comet_2021": (
-        ("window_objects", "objects", "factors", "window_sprites"),  # their models are used by the experiments of the next stage
-        ("swaps", "light", "four_objects", "ablation", "slot_objects", "recombination", "mixed", "drawn_faces"),
+        ("window_objects", "objects", "factors", "styles", "window_sprites"),  # their models are used by the experiments of the next stage
+        (
+            "two_worlds",
+            "swaps",
+            "light",
+            "four_objects",
+            "ablation",
+            "slot_objects",
+            "recombination",
+            "mixed",
+            "drawn_faces",
+            "style_faces",
+        ),
         ("speed",),  # alone, because it measures time
     ),
     "implicit_2019": (

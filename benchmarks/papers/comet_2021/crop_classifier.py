@@ -21,7 +21,22 @@ from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.worlds import WORLDS, average_pixels, folder_of, majority_labels
 from composable_energy_image.data import render_to
 
-__all__ = ["HALF", "CropClassifier", "LabelledScenes", "centers", "classify", "crop", "load_classifier", "pad", "render_labelled"]
+__all__ = [
+    "HALF",
+    "PICTURES",
+    "SEED",
+    "CropClassifier",
+    "LabelledScenes",
+    "centers",
+    "classify",
+    "crop",
+    "load_classifier",
+    "pad",
+    "read_classifier",
+    "render_labelled",
+    "train_classifier",
+    "write_classifier",
+]
 
 PICTURES, SEED = 5_000, 4
 HALF = 7
@@ -118,15 +133,23 @@ def load_classifier(world: str, seconds: float, parts: Path, data: Path) -> Crop
     """Returns the classifier of a world; trains it if it does not exist."""
     path = parts / f"classifier-{world}.pt"
     if not path.exists():
-        upright = world.startswith(("solids", "objects"))
+        upright = world.startswith(("solids", "objects", "toys"))
         budget = Budget(seconds, batch=64, rate=2e-3, cosine=True) if upright else Budget(seconds, batch=64)
         turned, mirrored = world.startswith("sprites"), not world.startswith("tetris")
         classifier = train_classifier(render_labelled(world, PICTURES, SEED, data), budget, turned, mirrored)
-        parts.mkdir(parents=True, exist_ok=True)
-        torch.save(
-            {"shapes": classifier.shapes, "colors": classifier.colors, "margin": classifier.margin, "weights": classifier.state_dict()},
-            path,
-        )
+        write_classifier(classifier, path)
+    return read_classifier(path)
+
+
+def write_classifier(classifier: CropClassifier, path: Path) -> None:
+    """Writes a classifier into a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sizes = {name: getattr(classifier, name) for name in ("shapes", "colors", "margin")}
+    torch.save({**sizes, "weights": classifier.state_dict()}, path)
+
+
+def read_classifier(path: Path) -> CropClassifier:
+    """Returns a classifier from its file."""
     found = torch.load(path)
     classifier = CropClassifier(found["shapes"], found["colors"], found.get("margin", HALF))
     classifier.load_state_dict(found["weights"])

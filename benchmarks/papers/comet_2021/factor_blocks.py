@@ -16,7 +16,7 @@ SCORES = [(protocol, score) for protocol in ("raw", "PCA 64") for score in ("Bet
 
 def blocks() -> Blocks:
     """Returns the functions of these blocks."""
-    functions = (factors, factor_r2, factor_goals, factor_changes, swap_scores, faces, face_scores)
+    functions = (factors, factor_r2, factor_goals, factor_changes, swap_scores, faces, face_scores, style_shares, style_faces)
     kinds = {f"swaps, {kind}": (lambda kind=kind: swap_matrix(kind)) for kind in ("paper", "labelled", "unlabelled")}
     return {function.__name__.replace("_", " "): function for function in functions} | kinds
 
@@ -94,6 +94,32 @@ def face_scores() -> str:
     return markdown_table(head, [[_n(result["MSE"], 4), _n(result["error of the start"], 4), *_isolation(result)]])
 
 
+def style_shares() -> str:
+    """Returns the table of attributes and style of faces in two styles."""
+    result = _read("style-faces")
+    return _matrix(result["about"]["attributes"], result)
+
+
+def style_faces() -> str:
+    """Returns the table of faces with components of faces of the other style."""
+    result = _read("style-faces")
+    attributes = result["about"]["attributes"][:-1]
+    names = ("style", "attributes", *attributes)
+    rows = [[FACES.get(row["pictures"]) or _component(row["pictures"]), *(_n(row[name], 2) for name in names)] for row in result["rows"]]
+    return markdown_table(["pictures", "style of A", "attributes of A", *attributes], rows)
+
+
+def _component(name: str) -> str:
+    component, _, moved = name.partition(", ")
+    return f"A with {component} of B" + (", **in the style of A**" if moved else "")
+
+
+FACES = {
+    "A": "A itself",
+    "A, rebuilt": "A, reconstructed",
+    "all, moved": "A with all components of B, **in the style of A**",
+    "B, rebuilt": "B, reconstructed",
+}
 ISOLATION = {
     "isolation": "isolation",
     "largest share": "largest share",

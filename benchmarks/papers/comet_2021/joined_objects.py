@@ -22,41 +22,49 @@ from benchmarks.papers.compositional_2020.several_objects import scores
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet
 from composable_energy_image.data import render_to
+from composable_energy_scenes import KINDS
 from composable_energy_scenes.detector import DetectionLoss, Detector, detect_objects
+from composable_energy_scenes.toys import OUTLINES
 from composable_energy_training import Batch
 
 __all__ = ["GAP", "Joined", "find_joined", "join_objects", "render_joined", "separate_pairs", "train_detector"]
 
 PAIRS, PICTURES, SMALL, GAP = 200, 3_000, (0.16, 0.22), 0.06
-DETECTOR = {"count": (1, 8), "sizes": (0.14, 0.26)}
+DETECTOR: Mapping[str, Any] = {"count": (1, 8), "sizes": (0.14, 0.26)}
 NUMBERS = {2: "two", 4: "four", 8: "eight"}
 
 
-def separate_pairs(labels: Mapping[str, np.ndarray], n: int) -> Tensor:
+def separate_pairs(labels: Mapping[str, np.ndarray], n: int, others: Mapping[str, np.ndarray] | None = None) -> Tensor:
     """Returns pairs of pictures whose objects stand apart on the floor, with shape $(P, 2)$; each picture is in one pair at most.
 
     Args:
         labels: Labels of pictures of the world `objects`.
         n: The largest number of pairs.
+        others: Labels of the second pictures of pairs; those of the first if None.
     """
-    box = labels["shape"] == ce.get_world("objects").fields["shape"].values.index("box")
-    place, reach = torch.from_numpy(labels["position"]), torch.from_numpy(labels["size"] * np.where(box, np.sqrt(2), 1))
-    found, free = [], set(range(len(place)))
+    (place, reach), (place_b, reach_b) = (_circles(some) for some in (labels, others or labels))
+    found, free = [], set(range(len(place_b)))
     for a in range(len(place)):
-        if a not in free:
+        if others is None and a not in free:
             continue
-        others = torch.tensor(sorted(free - {a}))
-        if not len(others):
+        rest = torch.tensor(sorted(free - {a} if others is None else free))
+        if not len(rest):
             break
-        between = (place[a][None, :, None] - place[others][:, None]).norm(dim=3)
-        apart = (between > reach[a][None, :, None] + reach[others][:, None] + GAP).flatten(1).all(1)
+        between = (place[a][None, :, None] - place_b[rest][:, None]).norm(dim=3)
+        apart = (between > reach[a][None, :, None] + reach_b[rest][:, None] + GAP).flatten(1).all(1)
         if apart.any():
-            b = int(others[int(apart.int().argmax())])
+            b = int(rest[int(apart.int().argmax())])
             found.append((a, b))
-            free -= {a, b}
+            free -= {a, b} if others is None else {b}
         if len(found) == n:
             break
     return torch.tensor(found).view(-1, 2)
+
+
+def _circles(labels: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Returns the centres of circles around objects on the floor, with shape $(N, K, 2)$, and their radii."""
+    box = OUTLINES[labels["shape"]] == KINDS.index("box")
+    return torch.from_numpy(np.array(labels["position"])), torch.from_numpy(labels["size"] * np.where(box, np.sqrt(2), 1))
 
 
 def join_objects(comet: Comet, x: Tensor, y: Tensor) -> Tensor:
@@ -64,11 +72,18 @@ def join_objects(comet: Comet, x: Tensor, y: Tensor) -> Tensor:
     return comet.recombine([*comet.decompose(x), *comet.decompose(y)[1:]])
 
 
-def train_detector(parts: Path, seconds: float) -> Detector:
-    """Returns the detector of up to eight objects; trains it if it does not exist."""
-    path, detector = parts / "detector.pt", Detector()
+def train_detector(parts: Path, seconds: float, name: str = "detector", options: Mapping[str, Any] = DETECTOR) -> Detector:
+    """Returns the detector of up to eight objects; trains it if it does not exist.
+
+    Args:
+        parts: Folder of the detector.
+        seconds: Length of its training.
+        name: Name of its file.
+        options: Options of the world of its training, `objects`.
+    """
+    path, detector = parts / f"{name}.pt", Detector()
     if not path.exists():
-        scenes = ce.get_world("objects", size=64, **DETECTOR).draw(8_000, seed=6)
+        scenes = ce.get_world("objects", **{"size": 64, **options}).draw(8_000, seed=6)
         images = torch.from_numpy(scenes.images)
         places = torch.from_numpy(np.where(scenes.labels["present"][..., None], scenes.labels["position"], np.nan)).float().flatten(1)
         torch.manual_seed(0)

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.harness import read_json
 from benchmarks.pages import Blocks, format_number, markdown_table
-from benchmarks.papers.comet_2021 import factor_blocks, window_blocks
+from benchmarks.papers.comet_2021 import factor_blocks, style_blocks, window_blocks
 from benchmarks.papers.experiment import COMET
 
 __all__ = ["blocks"]
@@ -23,7 +23,8 @@ def blocks() -> Blocks:
     """Returns the functions of all blocks."""
     own = (objects, object_baselines, territories, ablation, ablation_baselines, recombination, removal, slots, mixed)
     times = (speed_of_training, speed_of_finding, memory)
-    return {function.__name__.replace("_", " "): function for function in (*own, *times)} | factor_blocks.blocks() | window_blocks.blocks()
+    others = factor_blocks.blocks() | style_blocks.blocks() | window_blocks.blocks()
+    return {function.__name__.replace("_", " "): function for function in (*own, *times)} | others
 
 
 def objects() -> str:

@@ -18,7 +18,7 @@ A classifier (`crop_classifier.py`) evaluates the place of B's object in five pi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,8 @@ __all__ = ["Pairs", "draw_pairs", "measure", "swap_objects"]
 SCORED = ("tetris-16-quadratic", "sprites-quadratic", "sprites-conv")
 PAIRS, TEST = 500, 1_000
 APART = 2
+
+Change = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,19 @@ def components_of(comet: Comet, scenes: LabelledScenes, rows: Tensor, which: Ten
     return found
 
 
-def swap_objects(comet: Comet, scenes: LabelledScenes, pairs: Pairs, merge: float) -> Tensor:
-    """Returns A with the components of B's object in place of those of A's object, with shape $(P, 3, S, S)$."""
+def swap_objects(comet: Comet, scenes: LabelledScenes, pairs: Pairs, merge: float, change: Change | None = None) -> Tensor:
+    """Returns A with the components of B's object in place of those of A's object, with shape $(P, 3, S, S)$.
+
+    Args:
+        comet: The model.
+        scenes: The pictures.
+        pairs: The pairs of pictures and their objects.
+        merge: The cosine above which components belong to one object.
+        change: Changes latents of B, for those of A, before B's object is put in.
+    """
     out, taken = components_of(comet, scenes, pairs.a, pairs.of_a, merge), components_of(comet, scenes, pairs.b, pairs.of_b, merge)
     own, others = comet.encode(scenes.images[pairs.a]), comet.encode(scenes.images[pairs.b])
+    others = others if change is None else change(others, own)
     mixed = [
         torch.cat([own[p, [k for k in range(comet.components) if k not in gone]], others[p, put]])
         for p, (gone, put) in enumerate(zip(out, taken, strict=True))

@@ -34,7 +34,7 @@ from composable_energy_comet import Comet, load_comet
 from composable_energy_comet.recipe import comet_window_recipe
 from composable_energy_image.data import Pictures
 
-__all__ = ["MERGE", "SHOWN", "WORLD", "errors", "sheet", "spent", "train"]
+__all__ = ["MERGE", "SHOWN", "WORLD", "errors", "read_model", "sheet", "spent", "train", "train_on"]
 
 WORLD, LARGE = "solids-64", "objects-64"
 MERGE = 0.6
@@ -53,9 +53,25 @@ def train(world: str, seed: int, folder: Path, data: Path, changes: Mapping[str,
         changes: Settings of the recipe that differ.
     """
     if not (folder / "report.json").exists():
-        images = render_objects(world, TRAIN, "train", data).images
-        pictures = Pictures(images.mul(255).round().byte().numpy(), {}, world)
-        comet_window_recipe().with_changes({**(changes or {}), "training.seed": seed}).train(pictures, folder, progress=True)
+        train_on(render_objects(world, TRAIN, "train", data).images, seed, folder, changes)
+    return read_model(folder)
+
+
+def train_on(images: Tensor, seed: int, folder: Path, changes: Mapping[str, Any] | None = None) -> None:
+    """Trains a model of `comet-window`.
+
+    Args:
+        images: Pictures in [0, 1], with shape $(N, 3, S, S)$.
+        seed: Seed of the training.
+        folder: Folder of the run.
+        changes: Settings of the recipe that differ.
+    """
+    pictures = Pictures(images.mul(255).round().byte().numpy(), {}, folder.name)
+    comet_window_recipe().with_changes({**(changes or {}), "training.seed": seed}).train(pictures, folder, progress=True)
+
+
+def read_model(folder: Path) -> tuple[Comet, dict[str, Any]]:
+    """Returns the model of a run, and the report of its training."""
     return load_comet(folder / "comet"), read_json(folder / "report.json")["stages"]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from benchmarks.papers.experiment import COMET
 from composable_energy_image.data import render_to
+from composable_energy_scenes import KINDS, TOYS
 
 __all__ = ["WORLDS", "Room", "Scenes", "average_pixels", "folder_of", "majority_labels", "render_objects", "render_room"]
 
@@ -34,10 +35,13 @@ WORLDS: Mapping[str, tuple[str, dict[str, Any], int]] = {
     "solids-64": ("objects", {"size": 64, "count": (2, 4), "sizes": (0.16, 0.38)}, 1),
     "two-64": ("objects", {"size": 64, "count": (1, 2), "sizes": (0.16, 0.38)}, 1),
     "three-64": ("objects", {"size": 64, "count": (3, 3), "sizes": (0.16, 0.26)}, 1),
+    "toys-64": ("objects", {"size": 64, "count": (2, 4), "sizes": (0.22, 0.40), "shapes": TOYS}, 1),
+    "three-toys-64": ("objects", {"size": 64, "count": (3, 3), "sizes": (0.22, 0.32), "shapes": TOYS}, 1),
+    "solids-toys-64": ("objects", {"size": 64, "count": (2, 6), "sizes": (0.16, 0.40), "shapes": (*KINDS, *TOYS)}, 1),
 }
 """Worlds with masks: name, options, and the side of the squares of pixels that are averaged. Objects are rendered at 64 pixels."""
 
-_FOLDERS = {name: name for name in ("solids-64", "two-64", "three-64")}
+_FOLDERS = {name: name for name in ("solids-64", "two-64", "three-64", "toys-64", "three-toys-64", "solids-toys-64")}
 """Folders of renders of worlds with options of their own; others are named by world and size."""
 
 

@@ -14,7 +14,7 @@ from benchmarks.papers import write_pages
 
 SETTINGS = json.loads((ROOT / "benchmarks" / "papers" / "settings.json").read_text(encoding="utf-8"))
 SOURCES = {
-    "comet-2021": ["papers/comet_2021/page.py", "papers/comet_2021/factor_blocks.py", "papers/comet_2021/window_blocks.py"],
+    "comet-2021": [f"papers/comet_2021/{name}.py" for name in ("page", "factor_blocks", "style_blocks", "window_blocks")],
     "compositional-2020": ["papers/compositional_2020/page.py", "papers/compositional_2020/paper_method_blocks.py"],
     "robustness": ["papers/implicit_2019/robustness_page.py"],
     "continual": ["papers/implicit_2019/continual_page.py"],

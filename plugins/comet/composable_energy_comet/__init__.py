@@ -10,8 +10,10 @@ from composable_energy_comet.glimpse_encoder import GlimpseEncoder
 from composable_energy_comet.masks import component_scores, merge_components
 from composable_energy_comet.objective import Decomposition, charbonnier, edge_error, squared_error
 from composable_energy_comet.parts import join_parts, recombine_parts
+from composable_energy_comet.picture_code import PictureCode
 from composable_energy_comet.quadratic import QuadraticEnergy
 from composable_energy_comet.sampler import InnerDescent
+from composable_energy_comet.styles import StyleCode, fit_styles
 from composable_energy_comet.targets import TargetEnergy
 from composable_energy_comet.vector_encoder import VectorEncoder
 from composable_energy_comet.window import WindowEnergy
@@ -25,7 +27,9 @@ __all__ = [
     "Decomposition",
     "GlimpseEncoder",
     "InnerDescent",
+    "PictureCode",
     "QuadraticEnergy",
+    "StyleCode",
     "TargetEnergy",
     "VectorEncoder",
     "WindowEnergy",
@@ -36,6 +40,7 @@ __all__ = [
     "component_scores",
     "edge_error",
     "fit_common",
+    "fit_styles",
     "join_parts",
     "load_comet",
     "merge_components",

@@ -7,25 +7,23 @@ to 1 over $k$.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from composable_energy.errors import OptionError, ShapeError
+from composable_energy.errors import OptionError
 from composable_energy.options import check_number
-from composable_energy.sampling import twin
 from composable_energy_comet.comet import Comet
+from composable_energy_comet.picture_code import PictureCode, object_shares
 from composable_energy_comet.window import WindowEnergy
 
 __all__ = ["CommonCode", "fit_common"]
 
-_BATCH = 64
 _RIDGE = 1e-5  # of the variance of latents, in units of its mean over directions
 
 
 @dataclass(frozen=True)
-class CommonCode:
+class CommonCode(PictureCode):
     r"""The directions of latents in which the objects of a picture agree.
 
     The code of a picture is $c_b = \sum_k v_{bk} R^\top (l_{bk} - \mu)$. To give a picture another code, each of its objects moves by
@@ -53,7 +51,7 @@ class CommonCode:
             z: Latents of all components, with shape $(B, K, D)$, as `Comet.encode` returns them.
         """
         codes = (z[:, 1:, : len(self.mean)] - self.mean) @ self.read
-        return (_shares(self.comet, z)[:, :, None] * codes).sum(1)
+        return (object_shares(self.comet, z)[:, :, None] * codes).sum(1)
 
     def move(self, z: Tensor, code: Tensor) -> Tensor:
         """Returns latents with shape $(B, K, D)$ of the same ground and objects, with other codes.
@@ -65,22 +63,6 @@ class CommonCode:
         moved = z.clone()
         moved[:, 1:, : len(self.mean)] += ((code - self.encode(z)) @ self.write.T)[:, None]
         return moved
-
-    def swap(self, x: Tensor, y: Tensor) -> Tensor:
-        """Returns pictures of the objects of x with the code and the ground of y, with shape $(B, C, S, S)$.
-
-        Args:
-            x: Pictures, with shape $(B, C, S, S)$.
-            y: As many other pictures.
-
-        Raises:
-            ShapeError: `y` has another length, or the pictures another size.
-        """
-        if len(x) != len(y):
-            raise ShapeError(f"x and y must have as many pictures as each other, got {len(x)} and {len(y)}.")
-        own, others = self.comet.encode(x), self.comet.encode(y)
-        moved = self.move(own, self.encode(others))
-        return self.comet.decode(torch.cat([others[:, :1], moved[:, 1:]], 1))
 
 
 def fit_common(comet: Comet, x: Tensor, least: float = 0.5) -> CommonCode:
@@ -106,7 +88,7 @@ def fit_common(comet: Comet, x: Tensor, least: float = 0.5) -> CommonCode:
     if not isinstance(comet.energy, WindowEnergy):
         raise OptionError(f"The components of {comet.energy} are no objects on a ground: train a `comet-window`.")
     z = comet.encode(x)
-    objects, shares = z[:, 1:, : comet.energy.latent].double(), _shares(comet, z).double()
+    objects, shares = z[:, 1:, : comet.energy.latent].double(), object_shares(comet, z).double()
     mean = (shares[..., None] * objects).sum(1).mean(0)
     total, between = _covariances(objects - mean, shares)
     size = total.diagonal().mean()
@@ -127,11 +109,3 @@ def _covariances(objects: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
     sums = torch.einsum("bk,bki->bi", shares, objects)
     same = torch.einsum("bk,bki,bkj->ij", shares.square(), objects, objects)
     return total, (sums.T @ sums - same) / (1 - shares.square().sum(1)).sum()
-
-
-def _shares(comet: Comet, z: Tensor) -> Tensor:
-    """Returns the share of each object of the pixels of all objects of its picture, with shape $(B, K - 1)$."""
-    energy = cast(WindowEnergy, twin(comet.energy))
-    with torch.no_grad():
-        found = torch.cat([energy.decode_targets(some)[1].softmax(1)[:, 1:].mean((2, 3, 4)) for some in z.split(_BATCH)])
-    return found / found.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What objects of a picture have in common: found from their covariance, moved between pictures, and apart from their own numbers."""
+"""What objects of a picture have in common, such as light or style: found from their covariance, and moved between pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy_comet import Comet, WindowEnergy, fit_common
+from composable_energy_comet import Comet, WindowEnergy, fit_common, fit_styles
 
 SIZE, LATENT, OBJECTS, MANY = 16, 5, 3, 3000
 LIGHT, OWN = 0.8, 0.6  # deviations: objects agree by .64 in the direction of the light
@@ -89,11 +89,69 @@ def test_swapped_pictures_have_the_objects_of_one_and_the_ground_of_the_other(co
         common.swap(x, y[:3])
 
 
+def test_joined_objects_take_the_code_of_the_picture_that_they_enter(common, comet):
+    x, y = pictures(0, 4), pictures(40, 4)
+    z = common.move(comet.z[40:44], common.encode(comet.z[:4]))
+    torch.testing.assert_close(common.join(x, y), comet.decode(torch.cat([comet.z[:4], z[:, 1:]], 1)))
+    assert (common.join(x, y) - comet.recombine([*comet.decompose(x), *comet.decompose(y)[1:]])).abs().max() > 1e-3
+    with pytest.raises(ShapeError, match="as many pictures as each other, got 4 and 3"):
+        common.join(x, y[:3])
+
+
 def test_objects_that_agree_in_nothing_are_refused(comet):
     with pytest.raises(OptionError, match=r"agree in no direction by more than 0\.9, at most by 0\.6"):
         fit_common(comet, pictures(0, MANY), 0.9)
     with pytest.raises(OptionError, match="no objects on a ground: train a `comet-window`"):
         fit_common(ce.get_encoder("comet", size=SIZE), torch.rand(4, 3, SIZE, SIZE))
+
+
+MOVED, NARROWED = torch.tensor([0.0, 6.0, 0.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 0.5, 0.7, 1.0])
+
+
+def in_style(objects: torch.Tensor) -> torch.Tensor:
+    """Returns the latents of the same objects in the second style."""
+    return objects * NARROWED + MOVED
+
+
+@pytest.fixture(scope="module")
+def two_styles():
+    """A model in which every other picture has the second style."""
+    z = latents(MANY, 3)
+    z[:, :, :LATENT] = torch.randn(MANY, OBJECTS + 1, LATENT, generator=torch.Generator().manual_seed(4))
+    z[1::2, :, :LATENT] = in_style(z[1::2, :, :LATENT])
+    comet = Drawn(z).eval()
+    return fit_styles(comet, pictures(0, MANY))
+
+
+def test_two_styles_are_found_without_labels(two_styles):
+    styles = two_styles.encode(two_styles.comet.z)
+    assert set(styles[0::2].tolist()) | set(styles[1::2].tolist()) == {0, 1} and len(set(styles[0::2].tolist())) == 1
+
+
+def test_an_object_becomes_the_same_object_in_the_other_style(two_styles):
+    """Means of 4,500 objects have standard errors of .015, and their deviations of .01."""
+    z, plain = two_styles.comet.z, int(two_styles.encode(two_styles.comet.z[:1]))
+    first, second = z[0:40:2], z[1:40:2]
+    there = two_styles.move(first, torch.full((20,), 1 - plain))
+    torch.testing.assert_close(there[:, 1:, :LATENT], in_style(first[:, 1:, :LATENT]), atol=0.25, rtol=0)
+    assert torch.equal(there[:, 0], first[:, 0]) and torch.equal(there[..., LATENT:], first[..., LATENT:])
+    back = two_styles.move(second, torch.full((20,), plain))
+    torch.testing.assert_close(in_style(back[:, 1:, :LATENT]), second[:, 1:, :LATENT], atol=0.25, rtol=0)
+    assert torch.equal(two_styles.move(first, torch.full((20,), plain)), first)
+
+
+def test_the_style_of_a_picture_is_that_of_objects_that_enter_it(two_styles):
+    x, y = pictures(0, 20)[0::2], pictures(0, 20)[1::2]
+    z = two_styles.comet.z
+    moved = two_styles.move(z[1:20:2], two_styles.encode(z[0:20:2]))
+    assert torch.equal(two_styles.encode(moved), two_styles.encode(z[0:20:2]))
+    torch.testing.assert_close(two_styles.join(x, y), two_styles.comet.decode(torch.cat([z[0:20:2], moved[:, 1:]], 1)))
+    torch.testing.assert_close(two_styles.swap(y, x), two_styles.comet.decode(torch.cat([z[0:20:2, :1], moved[:, 1:]], 1)))
+
+
+def test_pictures_of_one_style_are_refused(comet):
+    with pytest.raises(OptionError, match=r"no two styles: two means explain 0\.6\d of what objects agree in most, less than 0\.85"):
+        fit_styles(comet, pictures(0, MANY))
 
 
 @pytest.mark.full

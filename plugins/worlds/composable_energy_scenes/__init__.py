@@ -14,6 +14,7 @@ from composable_energy_scenes.renderer import KINDS
 from composable_energy_scenes.room import ROOM_FACTORS, Room
 from composable_energy_scenes.sprites import SPRITE_FACTORS, SPRITES, Sprites
 from composable_energy_scenes.tetris import PIECES, Tetris
+from composable_energy_scenes.toys import TOYS
 
 __all__ = [
     "COLORS",
@@ -25,6 +26,7 @@ __all__ = [
     "SIZES",
     "SPRITES",
     "SPRITE_FACTORS",
+    "TOYS",
     "ColoredSprites",
     "Concepts",
     "ConditionalEnergy",

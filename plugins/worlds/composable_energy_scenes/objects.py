@@ -1,4 +1,4 @@
-"""The world `objects`: several solids on a floor, with masks, similar to CLEVR (Johnson et al., 2017)."""
+"""The world `objects`: several solids or toys on a floor, with masks, similar to CLEVR (Johnson et al., 2017)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from composable_energy_image.data import Field, Scenes, World
 from composable_energy_scenes.one_object import COLORS, PALETTE
 from composable_energy_scenes.projection import CameraView, count_visible_pixels
 from composable_energy_scenes.renderer import FLOOR_CELL, HEAD, KINDS, Camera, check_picture_size
+from composable_energy_scenes.toys import OUTLINES, SHAPES, parts_of, put_toy
 
 __all__ = ["VIEW", "Objects"]
 
@@ -25,8 +26,8 @@ VIEW = CameraView((0.0, -3.5, 3.5), 46.0, 35.0)
 """The camera."""
 
 
-def _xml(most: int, shadows: bool) -> str:
-    solids = "".join(f'<geom name="solid{i}" type="box" size="0.2 0.2 0.2" pos="1 1 1" material="solid"/>' for i in range(most))
+def _xml(solids: int, shadows: bool) -> str:
+    listed = "".join(f'<geom name="solid{i}" type="box" size="0.2 0.2 0.2" pos="1 1 1" material="solid"/>' for i in range(solids))
     return f"""
 <mujoco>{HEAD.format(ambient=0.42, fill=0.1)}
 <statistic extent="3"/>
@@ -39,22 +40,22 @@ def _xml(most: int, shadows: bool) -> str:
   <light name="lamp" directional="true" castshadow="{str(shadows).lower()}" pos="0 0 4" dir="0 0 -1"
     diffuse="0.6 0.6 0.6" specular="0.3 0.3 0.3"/>
   <geom name="floor" type="plane" size="8 8 {FLOOR_CELL}" material="floor"/>
-  {solids}
+  {listed}
   {VIEW.xml()}
 </worldbody></mujoco>
 """
 
 
 class Objects(World):
-    """Separate solids on a floor of varying grey, with or without shadows.
+    """Separate solids on a floor of varying grey, with or without shadows; or toys of several solids, or both.
 
-    Each solid covers at least 12 pixels of a picture of 64 x 64; scenes with a more hidden one are redrawn. The scenes of a seed do not
-    depend on `size`.
+    Each solid covers at least 12 pixels of a picture of 64 x 64; scenes with a more hidden one are redrawn. Of a toy its outline counts, a
+    solid of its width and height. The scenes of a seed do not depend on `size`.
 
     Args:
         size: Height and width of the pictures.
         count: The smallest and the largest number of objects, at most 10.
-        shapes: Names of shapes, among box, sphere and cylinder.
+        shapes: Names of shapes, among box, sphere and cylinder, and the toys pin, truck, table and snowman.
         sizes: The smallest and the largest half width, between 0.1 and 0.5 in the units of positions.
         shadows: Whether solids cast shadows.
 
@@ -76,17 +77,18 @@ class Objects(World):
         self.count, self.shapes, self.sizes, self.shadows = tuple(count), tuple(shapes), tuple(sizes), shadows
         if len(self.count) != 2 or not 1 <= self.count[0] <= self.count[1] <= _MOST:
             raise OptionError(f"count must be the smallest and the largest number of objects, 1 to {_MOST}, got {count!r}.")
-        if not self.shapes or not set(self.shapes) <= set(KINDS):
-            raise OptionError(f"shapes must be names among {', '.join(KINDS)}, got {shapes!r}.")
+        if not self.shapes or not set(self.shapes) <= set(SHAPES):
+            raise OptionError(f"shapes must be names among {', '.join(SHAPES)}, got {shapes!r}.")
         if len(self.sizes) != 2 or not 0.1 <= self.sizes[0] <= self.sizes[1] <= 0.5:
             raise OptionError(f"sizes must be the smallest and the largest half width, between 0.1 and 0.5, got {sizes!r}.")
-        most = self.count[1]
+        most, known = self.count[1], KINDS if set(self.shapes) <= set(KINDS) else SHAPES
+        self._each = max(parts_of(shape) for shape in range(len(known)))  # solids; any labels of known shapes can be rendered
         self.fields = MappingProxyType(
             {
                 "present": Field((most,), "bool", "whether the i-th object exists; existing objects come first, the others have values 0"),
                 "position": Field((most, 2), "float32", "centres on the floor, right and away, each in [-1, 1]"),
                 "size": Field((most,), "float32", f"half widths, {self.sizes[0]} to {self.sizes[1]} in the units of positions"),
-                "shape": Field((most,), "int64", "shapes", KINDS),
+                "shape": Field((most,), "int64", "shapes", known),
                 "color": Field((most,), "int64", "colors", COLORS),
                 "light": Field((2,), "float32", "direction of the lamp: cosine and sine of its azimuth, 0 on the right"),
                 "floor": Field((3,), "float32", "color of the floor: red, green and blue, 0.30 to 0.44"),
@@ -96,20 +98,22 @@ class Objects(World):
     def render(self, labels: Mapping[str, np.ndarray], *, masks: bool = False) -> Scenes:
         values = self.check_labels(labels)
         n, camera = len(values["floor"]), self._camera
-        solids, floor = [camera.solid(f"solid{i}") for i in range(self.count[1])], camera.solid("floor")
+        slots, floor = self._slots(camera), camera.solid("floor")
+        owners = np.concatenate([[0], np.repeat(np.arange(self.count[1]) + 1, self._each)]).astype(np.uint8)
         images = np.empty((n, 3, self.size, self.size), np.uint8)
         found = np.empty((n, self.size, self.size), np.uint8) if masks else None
         for i in range(n):
-            for k, solid in enumerate(solids):
-                if values["present"][i, k]:
-                    camera.put(solid, values["shape"][i, k], values["position"][i, k], values["size"][i, k], PALETTE[values["color"][i, k]])
-                else:
+            for k, solids in enumerate(slots):
+                for solid in solids:
                     camera.hide(solid)
+                if values["present"][i, k]:
+                    told = values["position"][i, k], values["size"][i, k], PALETTE[values["color"][i, k]]
+                    self._put(camera, solids, int(values["shape"][i, k]), *told)
             camera.model.geom_rgba[floor, :3] = values["floor"][i]
             camera.light_from(values["light"][i], _HEIGHT)
             images[i] = camera.picture()
             if found is not None:
-                found[i] = camera.mask(solids)
+                found[i] = owners[camera.mask([solid for solids in slots for solid in solids])]
         return Scenes(images, values, found)
 
     def sample_labels(self, random: np.random.Generator) -> dict[str, object]:
@@ -125,8 +129,9 @@ class Objects(World):
     def _sample_solids(self, random: np.random.Generator, n: int) -> dict[str, np.ndarray] | None:
         """Returns separate objects; None if they do not fit, or if one is hidden."""
         size = random.uniform(self.sizes[0], self.sizes[1], n)
-        shape = np.array([KINDS.index(name) for name in self.shapes])[random.integers(len(self.shapes), size=n)]
-        reach = size * np.where(shape == KINDS.index("box"), np.sqrt(2), 1)
+        shape = np.array([SHAPES.index(name) for name in self.shapes])[random.integers(len(self.shapes), size=n)]
+        outline = OUTLINES[shape]
+        reach = size * np.where(outline == KINDS.index("box"), np.sqrt(2), 1)
         position = np.empty((0, 2))
         for i in range(n):
             tries = random.uniform(-1, 1, (30, 2))
@@ -134,10 +139,20 @@ class Objects(World):
             if not apart.any():
                 return None
             position = np.concatenate([position, tries[apart.argmax()][None]])
-        if count_visible_pixels(VIEW, shape, position, size).min() < _LEAST_AREA * 64**2:
+        if count_visible_pixels(VIEW, outline, position, size).min() < _LEAST_AREA * 64**2:
             return None
         return {"position": position, "size": size, "shape": shape, "color": random.integers(len(COLORS), size=n)}
 
     @cached_property
     def _camera(self) -> Camera:
-        return Camera(_xml(self.count[1], self.shadows), self.size)
+        return Camera(_xml(self.count[1] * self._each, self.shadows), self.size)
+
+    def _slots(self, camera: Camera) -> list[list[int]]:
+        """Returns the ids of the solids of each object."""
+        return [[camera.solid(f"solid{k * self._each + i}") for i in range(self._each)] for k in range(self.count[1])]
+
+    def _put(self, camera: Camera, solids: list[int], shape: int, where: np.ndarray, half: float, color: np.ndarray) -> None:
+        if shape < len(KINDS):
+            camera.put(solids[0], shape, where, half, color)
+        else:
+            put_toy(camera, solids[: parts_of(shape)], shape, where, half, color)

@@ -238,7 +238,7 @@ def test_labels_that_are_none_are_refused(changes, error, message):
         (lambda: Sprites(64.0), "got 64.0"),  # pyright: ignore[reportArgumentType]
         (lambda: Objects(count=(0, 3)), r"1 to 10, got \(0, 3\)"),
         (lambda: Objects(count=(3,)), r"got \(3,\)"),  # pyright: ignore[reportArgumentType]
-        (lambda: Objects(shapes=("cone",)), r"among box, sphere, cylinder, got \('cone',\)"),
+        (lambda: Objects(shapes=("cone",)), r"among box, sphere, cylinder, pin, truck, table, snowman, got \('cone',\)"),
         (lambda: Objects(sizes=(0.3, 0.2)), r"got \(0.3, 0.2\)"),
         (lambda: Objects(count=(10, 10), sizes=(0.5, 0.5)).labels(1), "do not fit on the floor"),
         (lambda: ColoredSprites(count=(1, 9)), "1 to 4"),
