@@ -15,7 +15,7 @@ from benchmarks.papers.comet_2021.training import Budget, fit
 __all__ = ["Autoencoder", "codes_of", "encoder", "fit_principal_components", "pixels", "train_autoencoder"]
 
 CODES = 64
-BATCH, RATE = 64, 2e-3
+BATCH, RATE = 16, 2e-3
 
 
 def encoder(outputs: int = CODES, channels: int = 3) -> nn.Sequential:
@@ -43,17 +43,20 @@ class Autoencoder(nn.Module):
         beta: $\beta$; None for a plain autoencoder without noise.
         reconstruction: The error of an autoencoder, a function of its pictures and the true ones with values of shape $(B,)$; the squared
             error summed over pixels if None.
+        codes: Numbers in a code, $D$.
     """
 
-    def __init__(self, beta: float | None = None, reconstruction: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self, beta: float | None = None, reconstruction: Callable[[Tensor, Tensor], Tensor] | None = None, codes: int = CODES
+    ) -> None:
         super().__init__()
-        self.beta, self.reconstruction = beta, reconstruction
-        self.encoder = encoder(CODES if beta is None else 2 * CODES)
-        self.decoder = decoder()
+        self.beta, self.reconstruction, self.codes = beta, reconstruction, codes
+        self.encoder = encoder(codes if beta is None else 2 * codes)
+        self.decoder = decoder(codes)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Returns codes, the means of $q(z | x)$, with shape $(B, 64)$."""
-        return self.encoder(x)[:, :CODES]
+        """Returns codes, the means of $q(z | x)$, with shape $(B, D)$."""
+        return self.encoder(x)[:, : self.codes]
 
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(z)
@@ -70,7 +73,7 @@ class Autoencoder(nn.Module):
 
 
 def train_autoencoder(model: Autoencoder, images: Tensor, seconds: float, seed: int, steps: int | None = None) -> dict[str, float]:
-    """Trains a model by `fit` on batches of 64 with no clip, and returns the figures of `fit`."""
+    """Trains a model by `fit` on batches of 16 with no clip, and returns the figures of `fit`."""
     torch.manual_seed(seed)
     for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):

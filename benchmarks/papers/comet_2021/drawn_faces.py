@@ -3,7 +3,7 @@ r"""Factors of drawn faces without labels: how much codes contain of attributes,
     python -m benchmarks.papers.comet_2021.drawn_faces [--write] [--seed 0] [--data FOLDER] [--parts FOLDER]
 
 8,000 training faces of 32 pixels (seed 1) and 2,000 test faces (seed 3), each with five attributes, independent with probability .5, which
-training does not use. The model is `comet-warm` of `factors.py`, with its networks, batches and seconds. The figures are
+training does not use. The model is `comet-warm` of `factor_models.py`, with its networks, batches and seconds. The figures are
 
 - **R2** of each attribute, as 0 or 1, by least squares from the 64 numbers of a code, and from the 768 of pixels as a baseline;
 - the **shares** of `swaps.py`: how much of an attribute's change from A to B each component causes.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.papers.comet_2021.baselines import codes_of, pixels
-from benchmarks.papers.comet_2021.factors import COMPONENTS, load_model
+from benchmarks.papers.comet_2021.factor_models import COMPONENTS, load_model
 from benchmarks.papers.comet_2021.options import experiment_parser
 from benchmarks.papers.comet_2021.swaps import measure, sheet
 from benchmarks.papers.comet_2021.worlds import Room
@@ -48,7 +48,7 @@ def draw_faces(data: Path) -> Room:
 def main() -> None:
     parser = experiment_parser("faces", __doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, help="of the training of the convolutional energy, instead of those of factors.py")
+    parser.add_argument("--seconds", type=float, help="of the training of the convolutional energy, instead of those of factor_models.py")
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = draw_faces(args.data)

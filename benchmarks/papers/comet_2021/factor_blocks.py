@@ -16,7 +16,7 @@ SCORES = [(protocol, score) for protocol in ("raw", "PCA 64") for score in ("Bet
 
 def blocks() -> Blocks:
     """Returns the functions of these blocks."""
-    functions = (factors, factor_r2, factor_goals, swap_scores, faces, face_scores, style_shares, style_faces)
+    functions = (factors, factor_r2, factor_goals, factor_changes, swap_scores, faces, face_scores, style_shares, style_faces)
     kinds = {f"swaps, {kind}": (lambda kind=kind: swap_matrix(kind)) for kind in ("paper", "labelled", "unlabelled")}
     return {function.__name__.replace("_", " "): function for function in functions} | kinds
 
@@ -25,11 +25,12 @@ def factors() -> str:
     """Returns the table of scores, with the published ones below."""
     rows = []
     for row in _read("factors")["table"]:
-        cells = [_pair(row.get(name), digits) for name, digits in (("seconds", 0), ("MSE", 4), ("R2", 3))]
+        cells = [_n(row["seconds"], 0), *(_pair(row.get(name), digits) for name, digits in (("MSE", 4), ("R2", 3)))]
         scores = [_pair(row[f"{score}, {protocol}"], 1) for protocol, score in SCORES]
         rows.append([f"`{row['model']}`", str(row["seeds"]), *cells, *scores])
+    rows.append(["InfoGAN", "not run", *[""] * (3 + len(SCORES))])
     published = _read("published")["factors on Falcor3D"]
-    for name in ("COMET", "best beta-VAE of six, each score"):
+    for name in ("COMET", "best beta-VAE of six, each score", "InfoGAN"):
         scores = [str(published[name].get(protocol, {}).get(score, "")) for protocol, score in SCORES]
         rows.append([f"paper, Falcor3D: {name}", str(published["seeds"]), "", "", "", *scores])
     titles = [f"{score}, {protocol}" for protocol, score in SCORES]
@@ -37,19 +38,33 @@ def factors() -> str:
 
 
 def factor_r2() -> str:
-    """Returns the table of R2 of each factor, of seed 0."""
-    runs = [run for run in _read("factors")["runs"] if run["seed"] == 0]
+    """Returns the table of R2 of each factor, of the first seed."""
+    result = _read("factors")
+    runs = [run for run in result["runs"] if run["seed"] == result["about"]["seeds"][0]]
     names = list(runs[0]["R2 of each"])
     return markdown_table(["model", *names], [[f"`{run['model']}`", *(_n(run["R2 of each"][name]) for name in names)] for run in runs])
 
 
 def factor_goals() -> str:
-    """Returns the table of goals of the warm start."""
-    rows = []
+    """Returns the table of differences between COMET and the other rows."""
+    names, rows = {True: "higher", False: "**lower**", None: "not separated"}, []
     for row in _read("factors")["goals"]:
-        digits = 3 if row["other"] < 1 else 1
-        rows.append([row["goal"], _n(row["comet-warm"], digits), _n(row["other"], digits), "yes" if row["holds"] else "**no**"])
-    return markdown_table(["goal", "`comet-warm`", "to compare", "reached"], rows)
+        digits = 3 if row["score"] == "R2" else 1
+        label = row["against"].replace(", ", "`, ") + ("`" if ", " not in row["against"] else "")
+        score = {"R2": "$R^2$", "MCC": "MCC, PCA 64"}[row["score"]]
+        rows.append([score, f"`{label}", _pair(row["difference"], digits), names[row["higher"]]])
+    return markdown_table(["`comet-coarse`", "against", "difference", "COMET is"], rows)
+
+
+def factor_changes() -> str:
+    """Returns the lengths of the changes that factors make to pictures, and their largest cosines."""
+    result = _read("factors")
+    pictures, names, rows = result["pictures"], list(result["runs"][0]["R2 of each"]), []
+    for k, name in enumerate(names):
+        size, other = max((abs(value), other) for other, value in enumerate(pictures["cosines"][k]) if other != k)
+        rows.append([name, _n(pictures["lengths"][k], 1), names[other], _n(size, 2), ""])
+    rows.append(["all", "", "", "", _n(pictures["MCC"], 1)])
+    return markdown_table(["factor", "length of its change", "most like the change of", "absolute cosine", "MCC of such codes"], rows)
 
 
 def swap_matrix(kind: str) -> str:

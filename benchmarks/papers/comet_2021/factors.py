@@ -1,20 +1,20 @@
-r"""Seven factors of the room: how much of them codes without labels contain, for COMET and for baselines.
+r"""Seven factors of the room: how much of them codes without labels contain, for COMET and for baselines, at equal time.
 
-    python -m benchmarks.papers.comet_2021.factors [--only comet-warm] [--seed 0] [--seconds 250] [--data FOLDER] [--parts FOLDER]
-    python -m benchmarks.papers.comet_2021.factors --gather [--write]
+    python -m benchmarks.papers.comet_2021.factors [--only comet-coarse ...] [--seed 5 6 7] [--share 1] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.factors --gather [--seed 5 6 7] [--write]
 
-The first trains and scores models in one thread, by default all of them for seeds 0, 1 and 2; weights and figures go to the folder of
-parts, and existing ones are used again. The second prints the table of all parts that exist. The protocol:
+The first trains and scores models in one thread, by default all of them for seeds 5, 6 and 7, on which no setting was chosen; weights and
+figures go to the folder of parts, and existing ones are used again. The second prints the table of the parts of these seeds. The protocol:
 
 - **Data**: the world `room`, 32 x 32: 8,000 training pictures with random factors (seed 1), 2,000 test pictures (seed 3), and the grid of
-  4 values (0, 1/3, 2/3, 1) of each of 7 factors, 16,384 pictures. Time is that of one processor, for training alone.
-- **Codes** have 64 numbers: for COMET the K = 4 components with d = 16 one after another, for the beta-VAE the mean of its posterior;
-  pixels are the 768 numbers of pictures averaged to 16 x 16.
-- **Training**: Adam with batches of 16 for COMET and 64 for baselines; its rate falls to 0 as half a cosine, from 1e-3 with a descent,
-  from 2e-3 without. COMET's error is `charbonnier`, that of the beta-VAE squared and summed, and the autoencoder is trained with either.
-  The convolutional energy of the warm start begins with the encoder of the quadratic one, which then learns at a twentieth of the rate. A
-  convolutional energy with a new encoder has a squared error and a rate of 1e-3 that is a tenth in the last 15 %, because it learns more
-  so.
+  4 values (0, 1/3, 2/3, 1) of each of 7 factors, 16,384 pictures.
+- **Time**: numbers of steps that take equally long; the time of a step is that of one processor, the fastest of rounds in which all models
+  take turns. See `factor_rows.py`.
+- **Codes** have 64 numbers: for COMET those of its components one after another, for the beta-VAE the mean of its posterior. `beta-0.25-10`
+  has 10 numbers; slot attention four slots of 48, from the same first noise for each picture; pixels are pictures averaged to 16 x 16,
+  768 numbers.
+- **Training**: Adam, whose rate falls to 0 as half a cosine, except for slots. The error of COMET and the autoencoder is `charbonnier`,
+  that of the beta-VAE squared and summed, that of slots squared.
 - Each model is scored twice. **raw** takes codes as they are. **PCA 64** (the paper's protocol for COMET) takes principal components of
   the codes, fitted on the first 5,000 training pictures, centered and not scaled: for 64 numbers it is a rotation.
 - **BetaVAE** (Higgins et al., 2017), on the grid: 200 + 200 points for each factor, each the mean over 64 pairs that share the factor of
@@ -23,8 +23,10 @@ parts, and existing ones are used again. The second prints the table of all part
   mean over factors.
 - **MCC**, on the test pictures: Pearson correlations of codes and factors, matched one to one; the mean of the 7 matched ones.
 - **R2**, on the test pictures: of each factor by least squares from all raw codes, fitted on the training pictures.
+- **pictures**: the MCC of principal components of codes whose distances are those of pictures, see `picture_metric`.
 
 Figures are means over seeds with standard errors. The seed is that of weights, batches and noise, and of the pairs of the BetaVAE score.
+InfoGAN is not run: adversarial training needs settings of its own. Slot attention stands for decoders with masks such as MONet.
 """
 
 from __future__ import annotations
@@ -34,126 +36,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import composable_energy as ce
 from benchmarks.harness import read_json
-from benchmarks.papers.comet_2021.baselines import Autoencoder, codes_of, encoder, fit_principal_components, pixels, train_autoencoder
+from benchmarks.papers.comet_2021.baselines import codes_of, fit_principal_components
+from benchmarks.papers.comet_2021.factor_metric import measure_pictures
+from benchmarks.papers.comet_2021.factor_models import FACTORS
+from benchmarks.papers.comet_2021.factor_rows import ROWS, codes_of_row, reconstruct_row, scaled_steps, time_steps, train_row
 from benchmarks.papers.comet_2021.options import experiment_parser
-from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.worlds import Room, render_room
 from benchmarks.papers.experiment import COMET, print_table, write_rounded
-from composable_energy.sampling import Noise
-from composable_energy_comet import ConvEnergy, Decomposition, charbonnier
-from composable_energy_training import Batch
 
-__all__ = ["FACTORS", "MODELS", "SQUARED", "score", "summarize"]
+__all__ = ["goals", "mean_and_error", "score", "summarize"]
 
-FACTORS = ("lamp intensity", "lamp x", "lamp y", "lamp z", "camera x", "camera y", "camera z")
-COMPONENTS, LATENT, PAIRS, FITTED = 4, 16, 64, 5000
-SQUARED, CHARBONNIER = Decomposition(iterations=3), Decomposition(iterations=3, reconstruction=charbonnier)
-
-MODELS: Mapping[str, float] = {
-    "comet": 150,
-    "comet-quadratic": 410,
-    "comet-warm": 180,
-    "beta-4": 150,
-    "beta-1": 150,
-    "beta-0.25": 150,
-    "autoencoder": 150,
-    "autoencoder-charbonnier": 150,
-    "pixels": 0,
-    "untrained": 0,
-}
-"""Models and the seconds of their training; `comet-warm` continues with the encoder of `comet-quadratic`, whose seconds are added."""
-
-
-def create_comet(head: str, seed: int) -> Any:
-    """Returns an untrained COMET for global factors. The decoder of the quadratic energy needs coordinates of pixels."""
-    torch.manual_seed(seed)
-    places = {"coordinates": "absolute"} if head == "quadratic" else {}
-    return ce.get_encoder("comet-global", size=32, components=COMPONENTS, latent=LATENT, head=head, **places)
-
-
-def train_comet(
-    model: Any,
-    images: Tensor,
-    seconds: float,
-    seed: int,
-    objective: Any = None,
-    labels: Mapping[str, Tensor] | None = None,
-    slow: bool = False,
-) -> dict[str, float]:
-    """Trains a COMET on batches of 16.
-
-    Args:
-        model: The COMET.
-        images: With shape $(N, 3, 32, 32)$, or $(N, 2, 3, 32, 32)$ for pairs; a batch has 8 pairs.
-        seconds: Processor seconds.
-        seed: Seed of batches and noise.
-        objective: The objective; if None, `SQUARED` for a descent with a new encoder, else `CHARBONNIER`.
-        labels: Labels of each row for the objective.
-        slow: Whether the encoder was trained before.
-
-    Returns:
-        The figures of `fit`.
-    """
-    descends = isinstance(model.energy, ConvEnergy)
-    fresh = descends and not slow
-    if objective is None:
-        objective = SQUARED if fresh else CHARBONNIER
-    model.energy.set_image(images.flatten(0, -4))
-    if not descends:
-        model.to(memory_format=torch.channels_last)
-    model.train()
-
-    def loss(rows: Tensor, step: int) -> Tensor:
-        x = images[rows].flatten(0, -4)
-        batch_labels = {name: values[rows] for name, values in (labels or {}).items()}
-        return objective.loss(model, Batch(x, batch_labels, Noise(seed, range(len(x)), step))).value
-
-    batch, rate = 16 if images.ndim == 4 else 8, 1e-3 if descends else 2e-3
-    budget = Budget(seconds=seconds, batch=batch, rate=rate, cosine=not fresh)
-    figures = fit(loss, model.parameters(), len(images), budget, seed, model.encoder.parameters() if slow else ())
-    model.eval()
-    return figures
-
-
-def train_or_load(path: Path, model: nn.Module, train: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Trains a model and saves it, or loads it; returns the figures of the training."""
-    if not path.exists():
-        figures = train()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"figures": figures, "weights": model.state_dict()}, path)
-    found = torch.load(path)
-    model.load_state_dict(found["weights"])
-    model.eval()
-    return found["figures"]
-
-
-def load_model(name: str, seed: int, images: Tensor, parts: Path, seconds: float | None = None) -> tuple[Any, dict[str, float]]:
-    """Returns a trained model, one of `MODELS`, and the figures of its training: steps, processor seconds, loss."""
-    path, time = parts / f"{name}-{seed}.pt", MODELS[name] if seconds is None else seconds
-    if name.startswith("comet"):
-        model: Any = create_comet("quadratic" if name == "comet-quadratic" else "conv", seed)
-        if name == "comet-warm":
-            first, before = load_model("comet-quadratic", seed, images, parts)
-            model.encoder.load_state_dict(first.encoder.state_dict())
-        else:
-            before = {"seconds": 0.0}
-        figures = train_or_load(path, model, lambda: train_comet(model, images, time, seed, slow=name == "comet-warm"))
-        return model, figures | {"seconds": figures["seconds"] + before["seconds"]}
-    if name.startswith(("beta", "autoencoder")):
-        model = Autoencoder(float(name[5:]) if name.startswith("beta") else None, charbonnier if name.endswith("charbonnier") else None)
-        return model, train_or_load(path, model, lambda: train_autoencoder(model, images, time, seed))
-    torch.manual_seed(seed)
-    return (encoder() if name == "untrained" else nn.Identity()), {"steps": 0, "seconds": 0.0}
-
-
-def reconstruct(model: Any, images: Tensor) -> Tensor:
-    """Returns the reconstructions of pictures."""
-    with torch.no_grad():
-        return torch.cat([model.decode(model.encode(some)).detach() for some in images.split(64)])
+PAIRS, FITTED = 64, 5000
 
 
 def score(encode: Callable[[Tensor], Tensor], data: Room, seed: int) -> dict[str, Any]:
@@ -181,26 +77,39 @@ def _disentanglement(grid: Tensor, test: Tensor, data: Room, seed: int) -> dict[
     }
 
 
-def train_and_score(name: str, seed: int, data: Room, parts: Path, seconds: float | None = None) -> dict[str, Any]:
-    """Trains and scores a model, and writes its figures."""
-    model, figures = load_model(name, seed, data.train, parts, seconds)
-    encode = pixels if name == "pixels" else getattr(model, "encode", model)
-    decodes = hasattr(model, "decode")
-    error = {"MSE": float((reconstruct(model, data.test) - data.test).square().mean())} if decodes else {}
-    result = {"model": name, "seed": seed, **figures, **error, **score(encode, data, seed)}
-    write_rounded(parts / f"{name}-{seed}.json", result)
-    return result
+def train_and_score(name: str, seed: int, data: Room, parts: Path, share: float) -> dict[str, Any]:
+    """Trains and scores the model of a row, and writes its figures; or reads them."""
+    path = part_of(parts, name, seed, share)
+    if not path.exists():
+        model, figures = train_row(name, seed, data.train, parts, share)
+        rebuilt = reconstruct_row(model, data.test)
+        error = {} if rebuilt is None else {"MSE": float((rebuilt - data.test).square().mean())}
+        result = {"model": name, "seed": seed, **figures, **error, **score(codes_of_row(name, model), data, seed)}
+        write_rounded(path, result)
+    return read_json(path)
 
 
-def summarize(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns a row for each model, in the order of `MODELS`: means over seeds, and standard errors of the mean."""
+def part_of(parts: Path, name: str, seed: int, share: float) -> Path:
+    """Returns the file of the figures of a row and seed."""
+    return parts / f"{'-'.join(map(str, (name, seed, *scaled_steps(name, share))))}.json"
+
+
+def summarize(results: Sequence[Mapping[str, Any]], times: Mapping[str, Sequence[float]], share: float = 1.0) -> list[dict[str, Any]]:
+    """Returns a row for each model, in the order of `ROWS`: means over seeds, and standard errors of the mean.
+
+    Args:
+        results: The figures of each model and seed.
+        times: Seconds of a step of each stage of each model.
+        share: Share of the steps.
+    """
     rows = []
-    for name in MODELS:
+    for name in ROWS:
         some = [result for result in results if result["model"] == name]
         if not some:
             continue
-        row: dict[str, Any] = {"model": name, "seeds": len(some)}
-        for key in ("seconds", "steps", "MSE", "R2"):
+        stages = zip(scaled_steps(name, share), times[name], strict=True) if ROWS[name] else ()
+        row: dict[str, Any] = {"model": name, "seeds": len(some), "seconds": round(sum(steps * each for steps, each in stages))}
+        for key in ("steps", "MSE", "R2"):
             if all(key in result for result in some):
                 row[key] = mean_and_error([result[key] for result in some])
         for protocol in ("raw", "PCA 64"):
@@ -217,7 +126,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:
-    digits = {"seconds": 0, "steps": 0, "MSE": 4, "R2": 3}
+    digits = {"steps": 0, "MSE": 4, "R2": 3, "difference": 3 if row.get("score") == "R2" else 1}
     texts = {}
     for key, value in row.items():
         if isinstance(value, tuple):
@@ -228,65 +137,58 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def goals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the goals of the warm start and what it reached: R2, and MCC in comparison with the baselines."""
-    by = {row["model"]: row for row in rows}
-    if "comet-warm" not in by:
-        return []
-    ours = by["comet-warm"]
-    found = [{"goal": "R2 >= .95", "comet-warm": ours["R2"][0], "other": 0.95}]
-    others = [
-        ("beta-4", "raw"),
-        ("beta-4", "PCA 64"),
-        ("autoencoder", "PCA 64"),
-        ("autoencoder-charbonnier", "PCA 64"),
-        ("pixels", "PCA 64"),
-        ("beta-1", "raw"),
-        ("beta-0.25", "raw"),
-    ]
-    found += [
-        {"goal": f"MCC, PCA 64, above {name} {protocol}", "comet-warm": ours["MCC, PCA 64"][0], "other": by[name][f"MCC, {protocol}"][0]}
-        for name, protocol in others
-        if name in by
-    ]
-    return [row | {"holds": row["comet-warm"] >= row["other"]} for row in found]
+    """Returns how COMET compares with the other rows: R2, and MCC after PCA with the better MCC of the other, raw or after PCA.
+
+    `higher` is True or False if the difference exceeds two of its standard errors, else None.
+    """
+    by, found = {row["model"]: row for row in rows}, []
+    ours = by.pop("comet-coarse", None)
+    if ours is None:
+        return found
+    for other in (row for name, row in by.items() if name != "untrained"):
+        best = max(("raw", "PCA 64"), key=lambda protocol: other[f"MCC, {protocol}"][0])
+        for name, mine, its in (("R2", ours["R2"], other["R2"]), ("MCC", ours["MCC, PCA 64"], other[f"MCC, {best}"])):
+            known = mine[1] is not None and its[1] is not None
+            difference, error = mine[0] - its[0], (mine[1] ** 2 + its[1] ** 2) ** 0.5 if known else None
+            clear = error is not None and abs(difference) > 2 * error
+            label = other["model"] if name == "R2" else f"{other['model']}, {best}"
+            found.append({"score": name, "against": label, "difference": (difference, error), "higher": difference > 0 if clear else None})
+    return found
 
 
-def gather(parts: Path, write: bool) -> None:
-    """Prints the table of all parts that exist, and writes it."""
-    files = [parts / f"{name}-{seed}.json" for name in MODELS for seed in range(10)]
+def gather(parts: Path, seeds: Sequence[int], share: float, write: bool) -> None:
+    """Prints the table of the parts of some seeds, and writes it."""
+    files = [part_of(parts, name, seed, share) for name in ROWS for seed in seeds]
     results = [read_json(file) for file in files if file.exists()]
-    rows = summarize(results)
+    times, metric = (read_json(parts / f"{name}.json") for name in ("times", "metric"))
+    rows = summarize(results, times, share)
     print_table("Seven factors of the room: means over seeds ± standard errors", [_line(row) for row in rows])
-    print_table("R2 of each factor, seed 0", [{"model": r["model"], **r["R2 of each"]} for r in results if r["seed"] == 0])
+    print_table(f"R2 of each factor, seed {seeds[0]}", [{"model": r["model"], **r["R2 of each"]} for r in results if r["seed"] == seeds[0]])
     reached = goals(rows)
-    if reached:
-        print_table("Goals of quadratic, then conv", reached)
+    print_table("COMET and the others: difference ± its standard error", [_line(row) for row in reached])
+    print_table("Codes with the distances of pictures", [{"MCC": metric["MCC"]}])
     if write:
-        COMET.write("factors", {"table": rows, "goals": reached, "runs": results})
+        COMET.write("factors", {"table": rows, "goals": reached, "pictures": metric, "times": times, "runs": results}, seeds=list(seeds))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser("factors", __doc__)
-    parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS), metavar="NAME", help=", ".join(MODELS))
-    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--seconds", type=float, help="of one processor, instead of those of each model")
-    parser.add_argument("--train", action="store_true", help="train only, score later")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME", help=", ".join(ROWS))
+    parser.add_argument("--seed", type=int, nargs="+", default=[5, 6, 7], help="of training, and of the table")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the steps of each model")
     parser.add_argument("--gather", action="store_true", help="train nothing, and print the table of what exists")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     parts = args.parts / "factors"
     if not args.gather:
         data = render_room(args.data)
+        for name, measure in (("times", lambda: time_steps(data.train[:512])), ("metric", measure_pictures)):
+            if not (parts / f"{name}.json").exists():
+                write_rounded(parts / f"{name}.json", measure())
         for name, seed in ((name, seed) for seed in args.seed for name in args.only):
-            if (parts / f"{name}-{seed}.json").exists():
-                continue
-            if args.train:
-                print(name, seed, load_model(name, seed, data.train, parts, args.seconds)[1], flush=True)
-                continue
-            result = train_and_score(name, seed, data, parts, args.seconds)
+            result = train_and_score(name, seed, data, parts, args.share)
             print(name, seed, {key: value for key, value in result.items() if key not in ("model", "seed", "R2 of each")}, flush=True)
-    if not args.train:
-        gather(parts, args.write)
+    gather(parts, args.seed, args.share, args.write)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.papers.comet_2021.factors import load_model
+from benchmarks.papers.comet_2021.factor_models import load_model
 from benchmarks.papers.comet_2021.options import experiment_parser
 from benchmarks.papers.comet_2021.worlds import Scenes, render_objects, render_room
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture

@@ -3,7 +3,7 @@ r"""Faces in two styles, in color and as pencil sketches, and one model of both:
     python -m benchmarks.papers.comet_2021.style_faces [--write] [--seed 5] [--data FOLDER] [--parts FOLDER]
 
 The faces are those of `drawn_faces.py`; half of them are sketches, which the training is not told. The model is `comet-quadratic` of
-`factors.py`, with its networks and batches and fewer seconds. No setting was chosen here. The figures are
+`factor_models.py`, with its networks and batches and fewer seconds. No setting was chosen here. The figures are
 
 - the **shares** of `swaps.py`: how much of the change of each attribute, and of the style, from A to B each component causes;
 - 500 pairs of a face A and a face B of the other style. A gets one component of B, as it is, or moved to the style of A by `restyle`; or
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from benchmarks.papers.comet_2021.baselines import encoder
 from benchmarks.papers.comet_2021.drawn_faces import draw_faces
-from benchmarks.papers.comet_2021.factors import load_model
+from benchmarks.papers.comet_2021.factor_models import load_model
 from benchmarks.papers.comet_2021.night import draw_nights
 from benchmarks.papers.comet_2021.options import experiment_parser
 from benchmarks.papers.comet_2021.swaps import SWAPS, measure, train_regressor

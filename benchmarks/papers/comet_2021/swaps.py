@@ -40,7 +40,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from benchmarks.harness import read_json
 from benchmarks.papers.comet_2021.baselines import encoder
-from benchmarks.papers.comet_2021.factors import (
+from benchmarks.papers.comet_2021.factor_models import (
     COMPONENTS,
     FACTORS,
     MODELS,

@@ -1,7 +1,5 @@
 """The experiments with the 2021 paper: budgets, reduced masks, shares of a swap, tables."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,6 @@ from torch import nn
 import composable_energy as ce
 from benchmarks.papers.comet_2021.baselines import Autoencoder, fit_principal_components
 from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, LabelledScenes, crop, pad
-from benchmarks.papers.comet_2021.factors import mean_and_error, summarize
 from benchmarks.papers.comet_2021.joined_objects import GAP, join_objects, separate_pairs
 from benchmarks.papers.comet_2021.light import angle, relight
 from benchmarks.papers.comet_2021.slots import SlotAttention
@@ -126,19 +123,6 @@ def test_an_exchange_between_equal_pictures_changes_nothing(head, owners):
 def test_an_exchange_needs_a_comet():
     with pytest.raises(OptionError, match="Exchange trains a Comet, got Linear"):
         Exchange(Decomposition()).loss(nn.Linear(2, 2), Batch(torch.rand(2, 2), {}, Noise(0, range(2), 1)))
-
-
-def test_tables_have_means_and_standard_errors():
-    assert mean_and_error([1.0, 2.0, 3.0]) == pytest.approx((2, 1 / math.sqrt(3)))
-    assert mean_and_error([1.0]) == (1, None)
-    scores = {"BetaVAE": 90.0, "MIG": 10.0, "MCC": 50.0}
-    runs = [
-        {"model": "pixels", "seed": seed, "seconds": 0.0, "R2": 0.8 + 0.1 * seed, "raw": scores, "PCA 64": {**scores, "MIG": 20.0 + seed}}
-        for seed in (0, 1)
-    ]
-    (row,) = summarize(runs)
-    assert row["model"] == "pixels" and row["seeds"] == 2 and "MSE" not in row
-    assert row["R2"] == pytest.approx((0.85, 0.05)) and row["MIG, PCA 64"] == pytest.approx((20.5, 0.5)) and row["MIG, raw"][0] == 10
 
 
 @pytest.mark.parametrize("size", [16, 32])

@@ -1,0 +1,147 @@
+r"""The models of the table of factors: how each row is trained, in as many steps as take the time of all other rows.
+
+A step of one model takes longer than that of another, and other jobs that share the memory of a machine slow all of them. So budgets are
+numbers of steps, and `time_steps` measures the time of a step of each model in turns.
+
+`comet-coarse` has two components of 32 numbers. A quadratic energy of 16 x 16 pixels is trained first, on pictures that are averaged to its
+size, with the encoder of 32 x 32 pixels: a step takes a third of the time. A quadratic energy of all pixels then begins with this encoder,
+which learns at a twentieth of the rate, and with the first layers of the coarse decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.papers.comet_2021.baselines import Autoencoder, encoder, pixels, train_autoencoder
+from benchmarks.papers.comet_2021.factor_models import create_comet, reconstruct, train_comet, train_or_load
+from benchmarks.papers.comet_2021.slots import SlotAttention, train_slots
+from benchmarks.papers.comet_2021.training import Budget, fit
+from benchmarks.papers.comet_2021.worlds import average_pixels
+from composable_energy.sampling import Noise
+from composable_energy_comet import Comet, Decomposition, QuadraticEnergy, charbonnier
+from composable_energy_training import Batch
+
+__all__ = ["ROWS", "SLOTS", "codes_of_row", "reconstruct_row", "scaled_steps", "time_steps", "train_row"]
+
+COMPONENTS, LATENT, COARSE, RATE = 2, 32, 16, 2e-3
+SLOTS, NUMBERS = 4, 64
+
+ROWS: Mapping[str, tuple[int, ...]] = {
+    "comet-coarse": (3600, 340),
+    "autoencoder-charbonnier": (5000,),
+    "beta-4": (5000,),
+    "beta-1": (5000,),
+    "beta-0.25": (5000,),
+    "beta-0.25-10": (5000,),
+    "slots": (850,),
+    "pixels": (),
+    "untrained": (),
+}
+"""The steps of each stage of the training of each row. The last number of `beta-0.25-10` is that of its codes; others have 64."""
+
+
+def train_row(name: str, seed: int, images: Tensor, parts: Path, share: float = 1.0) -> tuple[Any, dict[str, Any]]:
+    """Returns the model of a row, trained or loaded, and the figures of its training.
+
+    Args:
+        name: One of `ROWS`.
+        seed: Seed of weights, batches and noise.
+        images: Training pictures, with shape $(N, 3, 32, 32)$.
+        parts: The folder of weights.
+        share: Share of the steps.
+    """
+    model, steps = _create(name, seed), scaled_steps(name, share)
+    if not steps:
+        return model, {"steps": 0}
+    path = parts / f"{name}-{seed}-{'-'.join(map(str, steps))}.pt"
+    return model, train_or_load(path, model, lambda: _train(name, model, seed, images, steps))
+
+
+def codes_of_row(name: str, model: Any) -> Callable[[Tensor], Tensor]:
+    """Returns the function from pictures to codes. Slots begin with the same noise for each picture, so that they keep their order."""
+    if name == "slots":
+        first = torch.randn(1, model.slots, 48, generator=torch.Generator().manual_seed(0))
+        return lambda x: model.encode(x, first.expand(len(x), -1, -1))
+    return pixels if name == "pixels" else getattr(model, "encode", model)
+
+
+def reconstruct_row(model: Any, images: Tensor) -> Tensor | None:
+    """Returns the reconstructions of pictures; None for a model that has none."""
+    if isinstance(model, SlotAttention):
+        torch.manual_seed(0)  # of the first slots
+        with torch.no_grad():
+            return torch.cat([model(some)[0] for some in images.split(64)])
+    return reconstruct(model, images) if hasattr(model, "decode") else None
+
+
+def scaled_steps(name: str, share: float = 1.0) -> tuple[int, ...]:
+    """Returns the steps of each stage of a row, at least one."""
+    return tuple(max(1, round(share * steps)) for steps in ROWS[name])
+
+
+def time_steps(images: Tensor, steps: int = 8, rounds: int = 5) -> dict[str, list[float]]:
+    """Returns the seconds of a step of each stage of each row, the fastest of some rounds in which the rows take turns.
+
+    Args:
+        images: Pictures, with shape $(N, 3, 32, 32)$.
+        steps: Steps of a row in a round.
+        rounds: Number of rounds.
+    """
+    found: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name in (name for name, stages in ROWS.items() if stages):
+            figures = _train(name, _create(name, 0), 0, images, (steps,) * len(ROWS[name]))
+            seconds = [value / steps for value in figures["seconds of stages"]]
+            found[name] = [min(pair) for pair in zip(seconds, found.get(name, seconds), strict=True)]
+    return found
+
+
+def _create(name: str, seed: int) -> Any:
+    if name == "comet-coarse":
+        return create_comet("quadratic", seed, COMPONENTS, LATENT)
+    torch.manual_seed(seed)
+    if name == "slots":
+        return SlotAttention(SLOTS, 32)
+    if name == "autoencoder-charbonnier":
+        return Autoencoder(reconstruction=charbonnier)
+    if name.startswith("beta"):
+        beta, codes = (*name.split("-")[1:], NUMBERS)[:2]
+        return Autoencoder(float(beta), codes=int(codes))
+    return encoder() if name == "untrained" else nn.Identity()
+
+
+def _train(name: str, model: Any, seed: int, images: Tensor, steps: tuple[int, ...]) -> dict[str, Any]:
+    if name == "comet-coarse":
+        first = _train_coarse(model, seed, images, steps[0])
+        stages = [first, train_comet(model, images, 0.0, seed, slow=True, steps=steps[1])]
+    elif name == "slots":
+        trained, figures = train_slots(images, SLOTS, 0.0, seed, steps[0])
+        model.load_state_dict(trained.state_dict())
+        stages = [figures]
+    else:
+        stages = [train_autoencoder(model, images, 0.0, seed, steps[0])]
+    times = [stage["seconds"] for stage in stages]
+    return {"steps": sum(steps), "seconds of stages": times, "loss": stages[-1]["loss"]}
+
+
+def _train_coarse(model: Comet, seed: int, images: Tensor, steps: int) -> dict[str, float]:
+    """Trains the encoder of a model with a quadratic energy of fewer pixels, whose first layers the model takes over."""
+    torch.manual_seed(seed)
+    energy = QuadraticEnergy(COARSE, images.shape[1], LATENT, coordinates="absolute")
+    energy.set_image(average_pixels(images, images.shape[-1] // COARSE))
+    coarse: Any = Comet(model.encoder, energy)
+    coarse.to(memory_format=torch.channels_last).train()
+    objective = Decomposition(reconstruction=charbonnier)
+
+    def loss(rows: Tensor, step: int) -> Tensor:
+        return objective.loss(coarse, Batch(images[rows], {}, Noise(seed, range(len(rows)), step))).value
+
+    figures = fit(loss, coarse.parameters(), len(images), Budget(steps=steps, rate=RATE, cosine=True), seed)
+    for name in ("spread", "place", "mix"):
+        getattr(model.energy, name).load_state_dict(getattr(energy, name).state_dict())
+    return figures
