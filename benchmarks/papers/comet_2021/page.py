@@ -21,7 +21,7 @@ WORLDS = {
 
 def blocks() -> Blocks:
     """Returns the functions of all blocks."""
-    own = (objects, object_baselines, territories, ablation, ablation_baselines, recombination, removal, slots, mixed)
+    own = (objects, object_baselines, territories, ablation, ablation_baselines, paper_form, recombination, removal, slots, mixed)
     times = (speed_of_training, speed_of_finding, memory)
     others = factor_blocks.blocks() | style_blocks.blocks() | window_blocks.blocks()
     return {function.__name__.replace("_", " "): function for function in (*own, *times)} | others
@@ -90,6 +90,19 @@ def ablation_baselines() -> str:
     found = _read("ablation")["baselines"]
     names = {"quadrants": "quadrants", "k-means": "k-means on colors", "k-means all-pixel": "the same, all pixels"}
     return markdown_table(list(names.values()), [[_n(found[name]) for name in names]])
+
+
+def paper_form() -> str:
+    """Returns the scores of the paper's form over the time of its training, then those of windows."""
+    found, rows = _read("paper-form"), []
+    for name, some in (("the paper's form", found["paper"]), ("`comet-window`", found["windows"])):
+        for row in some:
+            ari = f"{_n(row['FG-ARI'])} ± {_n(row['s.e.'])}"
+            scores = [_n(row["error"], 4), ari, *(_n(row[key]) for key in ("unmerged", "territory"))]
+            rows.append([name, f"{row['minutes']:.1f}", f"{row['steps']:,}", *scores])
+    ground = "; ".join(_n(found["baselines"][key]) for key in ("quadrants", "k-means"))
+    rows.append(["quadrants; k-means on colors", "", "", "", ground, "", ""])
+    return markdown_table(["model", "minutes of a core", "steps", "error", "FG-ARI", "unmerged", "its territories"], rows)
 
 
 def recombination() -> str:

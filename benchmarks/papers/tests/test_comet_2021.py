@@ -10,10 +10,11 @@ from benchmarks.papers.comet_2021.baselines import Autoencoder, fit_principal_co
 from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, LabelledScenes, crop, pad
 from benchmarks.papers.comet_2021.joined_objects import GAP, join_objects, separate_pairs
 from benchmarks.papers.comet_2021.light import angle, relight
+from benchmarks.papers.comet_2021.paper_form import CHUNK, create_comet, train_paper
 from benchmarks.papers.comet_2021.slots import SlotAttention
 from benchmarks.papers.comet_2021.swaps import Exchange, exchange, isolation, shares
 from benchmarks.papers.comet_2021.training import SLOW, Budget, fit
-from benchmarks.papers.comet_2021.worlds import majority_labels
+from benchmarks.papers.comet_2021.worlds import Scenes, majority_labels
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
 from composable_energy_comet import Decomposition
@@ -188,3 +189,24 @@ def test_only_light_and_floor_come_from_the_next_picture():
     other = relight(LabelledScenes(first, torch.from_numpy(drawn.masks).long(), none, none, drawn.labels))
     torch.testing.assert_close(other[0], alike[0])
     assert (other[0] - first[0]).abs().mean() > 1e-3
+
+
+def test_the_papers_form_has_the_papers_settings():
+    energy = create_comet(0).energy
+    assert (energy.size, energy.filters, energy.iterations, energy.start, energy.coordinates) == (32, 64, 5, "uniform", "absolute")
+
+
+def test_a_stopped_training_of_the_papers_form_continues(tmp_path):
+    torch.manual_seed(3)
+    scenes = Scenes(torch.rand(24, 3, 16, 16), torch.randint(0, 3, (24, 16, 16)))
+
+    def train(minutes):
+        torch.manual_seed(4)
+        comet = ce.get_encoder("comet", size=16, components=2, latent=4, encoder_filters=8, filters=4, iterations=1, coordinates="absolute")
+        return comet, train_paper(comet, (scenes, scenes, scenes), minutes, 0, tmp_path)
+
+    (_, first), (one, both) = train(1e-4), train(0.05)
+    assert both[0] == pytest.approx(first[0], abs=1e-5) and [row["minutes"] for row in both] == [1e-4, 0.05]
+    assert both[1]["steps"] > first[0]["steps"] >= CHUNK and both[1]["steps"] % CHUNK == 0 and both[1]["seconds"] >= 3
+    other, again = train(0.05)  # nothing is left to do
+    assert again[1] == pytest.approx(both[1], abs=1e-5) and torch.equal(one.encode(scenes.images), other.encode(scenes.images))
