@@ -63,6 +63,30 @@ def test_calls_keep_what_was_compiled_and_see_what_was_changed(tmp_path, monkeyp
     assert torch.equal(energy.sample((4, 2), **call), energy.sample((4, 2), **call))  # the same energy, compiled or not yet
 
 
+class Caching(Scaled):
+    """Keeps what its first evaluation computed from its number."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def forward(self, x):
+        if not self.kept:
+            self.kept.append(torch.full((), self.scale).square())
+        return self.kept[0] * super().forward(x)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_an_energy_that_fills_a_cache_is_compiled_once_for_all_calls(monkeypatch):
+    compilations, event = Compilations(monkeypatch), LEAVES["event"]
+    for energy in (Caching(), (event & ~copy.deepcopy(event)) | LEAVES["ring"]):  # an expression remembers that its copies are equal
+        options = OPTIONS | {"dtype": torch.float64}
+        first, again = ([energy.sample((4, 2), compile=True, **options), compilations.count] for _ in range(2))
+        assert first[1] == again[1] and torch.equal(first[0], again[0])
+    assert compilations.count == 4  # each energy with its gradient, and eight steps
+
+
 @pytest.mark.slow
 @needs_compiler
 def test_a_compiled_part_is_compiled_once_for_all_calls(monkeypatch):

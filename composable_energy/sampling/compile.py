@@ -101,13 +101,17 @@ class _Graph:
 
 
 class _Graphs:
-    """The graphs of an energy and its twins by shapes of inputs, and the values that the energy held; a copy of the energy has none."""
+    """The graphs of an energy and its twins by shapes of inputs; a copy of the energy has none.
 
-    __slots__ = ("by_inputs", "held", "steps", "warned")
+    It has the values that the energy held before its first evaluation, which new twins hold, and after it, when caches are filled.
+    """
+
+    __slots__ = ("before", "by_inputs", "held", "steps", "warned")
 
     def __init__(self) -> None:
         self.by_inputs: dict[Hashable, _Graph] = {}
         self.steps: dict[Hashable, Any] = {}
+        self.before: list[Any] = []
         self.held: list[Any] = []
         self.warned = False
 
@@ -195,8 +199,9 @@ class CompiledEnergy(EnergyWrapper):
         with _TRACING:
             held, modes = held_by(self.energy, _Graphs)
             graphs, key = self._graphs, (modes, shapes)
-            if not all_same(held, graphs.held):
-                graphs.by_inputs, graphs.steps, graphs.held = {}, {}, copied(held)
+            if not all_same(held, graphs.held) and not all_same(held, graphs.before):
+                graphs.by_inputs, graphs.steps, graphs.before = {}, {}, copied(held)
+                graphs.held = graphs.before
             graph = graphs.by_inputs.get(key)
             if graph is not None and self._checked is not None and not self._agrees(graph, known):
                 graphs.by_inputs, graphs.steps, graph = {}, {}, None
