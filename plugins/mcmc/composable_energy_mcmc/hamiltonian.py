@@ -125,11 +125,11 @@ def leapfrog(
         The end, the momentum there, and the highest energy on the way, with shape $(B,)$.
     """
     length = torch.full((), step_size, dtype=torch.promote_types(state.x.dtype, torch.float32), device=state.x.device)
-    momentum = torch.add(momentum, metric.whiten_gradient(state.grad), alpha=-step_size / 2)
-    start, constants = (state.x, momentum, state.energy, state.grad, state.energy), (length, *metric.tensors)
-    end = iterate(_Leapfrog(metric.event), energy, start, constants, steps, fuse=fuse)
-    x, momentum, energies, grad, highest = end
-    return State(x, energies, grad), torch.add(momentum, metric.whiten_gradient(grad), alpha=step_size / 2), highest
+    slope = metric.whiten_gradient(state.grad)
+    momentum = torch.add(momentum, slope, alpha=-step_size / 2)
+    start, constants = (state.x, momentum, state.energy, state.grad, slope, state.energy), (length, *metric.tensors)
+    x, momentum, energies, grad, slope, highest = iterate(_Leapfrog(metric.event), energy, start, constants, steps, fuse=fuse)
+    return State(x, energies, grad), torch.add(momentum, slope, alpha=step_size / 2), highest
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,14 @@ class _Leapfrog:
     event: torch.Size | None
 
     def __call__(
-        self, energy: Energy, x: Tensor, momentum: Tensor, energies: Tensor, grad: Tensor, highest: Tensor, length: Tensor, *scale: Tensor
+        self, energy: Energy, x: Tensor, momentum: Tensor, _: Tensor, grad: Tensor, slope: Tensor, highest: Tensor, *constants: Tensor
     ) -> tuple[Tensor, ...]:
+        length, *scale = constants
         metric = Metric(*scale, event=self.event)
         x = torch.addcmul(x, metric.unwhiten(momentum), length)
         energies, grad = energy_and_gradient(energy, x)
-        momentum = torch.addcmul(momentum, metric.whiten_gradient(grad), length, value=-1)
-        return x, momentum, energies, grad, torch.fmax(highest, energies)
+        slope = metric.whiten_gradient(grad)
+        return x, torch.addcmul(momentum, slope, length, value=-1), energies, grad, slope, torch.fmax(highest, energies)
 
 
 def van_der_corput(number: int) -> float:
