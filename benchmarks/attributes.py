@@ -1,4 +1,4 @@
-"""What more attributes cost: `python -m benchmarks.attributes [--write]`; writes the table of `docs/speed.md`.
+"""What more attributes cost: `python -m benchmarks.attributes [--write]`; writes a table of `docs/speed.md`.
 
 The gradient of an expression of 8 attributes over that of one: of the faces by name, whose bases are copies of one, and of a network with
 8 yes-or-no heads over the base of the faces. Processor time on one thread, in turns; medians of the ratios.
@@ -13,15 +13,13 @@ from typing import Any
 import torch
 
 import composable_energy as ce
-from benchmarks.harness import RESULTS, ROOT, argument_parser, environment, read_json, write_json
-from benchmarks.pages import Blocks, code_cell, markdown_table, write_page
+from benchmarks import speed_page
+from benchmarks.harness import RESULTS, argument_parser, environment, write_json
+from benchmarks.pages import write_page
 from composable_energy.sampling import energy_and_gradient, twin
 from composable_energy_image import CodeHeads
 
-__all__ = ["PAGE", "blocks"]
-
 PATH = RESULTS / "attributes.json"
-PAGE = ROOT / "docs" / "speed.md"
 NAMES = ("male", "smiling", "glasses", "hat", "old", "hair=black", "hair=brown", "hair=red")
 POINTS = (16, 64, 256)
 REPEATS = 4
@@ -63,20 +61,6 @@ def measure(energies: dict[str, ce.Energy], points: int, rounds: int) -> dict[st
     }
 
 
-def blocks() -> Blocks:
-    """Returns the function of the block of the page."""
-    return {"attributes": lambda: _table(read_json(PATH)["rows"])}
-
-
-def _table(rows: dict[str, dict[str, Any]]) -> str:
-    head = ["gradient of 8 attributes / of one", *(f"{points} codes" for points in POINTS)]
-    lines = []
-    for family, sizes in rows.items():
-        for name in list(sizes[str(POINTS[0])])[1:]:
-            lines.append([f"{family}, by {code_cell(name)}", *(f"{sizes[str(points)][name]['ratio']:.2f}" for points in POINTS)])
-    return markdown_table(head, lines)
-
-
 def main() -> None:
     parser = argument_parser(__doc__, PATH)
     parser.add_argument("--rounds", type=int, default=40)
@@ -89,7 +73,7 @@ def main() -> None:
             print(f"{family:24}{points:>5}", row, flush=True)
     if args.write:
         write_json(PATH, {**environment(rounds=args.rounds), "rows": rows})
-        write_page(PAGE, blocks())
+        write_page(speed_page.PAGE, speed_page.blocks())
 
 
 if __name__ == "__main__":

@@ -17,16 +17,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.bases import WeightedBase
 from composable_energy.captures import tensors_of
 from composable_energy.conditions import CHAINS, rows_for
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
-from composable_energy.events import Formula
 from composable_energy.sampling.graph import (
     ANYTHING,
     Function,
@@ -40,7 +38,7 @@ from composable_energy.sampling.graph import (
     same,
     trace,
 )
-from composable_energy.sampling.wrappers import EnergyWrapper
+from composable_energy.sampling.wrappers import EqualEnergy
 from composable_energy.twins import twin
 
 __all__ = ["CompiledEnergy", "compiled", "compiled_twin"]
@@ -78,16 +76,17 @@ def compiled(energy: Energy) -> Energy:
     return energy if isinstance(energy, CompiledEnergy) else CompiledEnergy(energy)
 
 
-def compiled_twin(energy: Energy, still: Energy) -> Energy:
+def compiled_twin(energy: Energy, still: Energy, precision: str) -> Energy:
     """Returns the compiled form of an energy's twin; the energy keeps the compiled functions for later twins.
 
     Args:
         energy: The energy.
         still: Its twin.
+        precision: The precision of the twin; the functions of each are kept.
     """
     if isinstance(still, CompiledEnergy):
         return still
-    return CompiledEnergy(still, vars(energy).setdefault("_compiled_graphs", _Graphs()))
+    return CompiledEnergy(still, vars(energy).setdefault(f"_compiled_graphs_{precision}", _Graphs()))
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class _Graphs:
         return {}
 
 
-class CompiledEnergy(EnergyWrapper):
+class CompiledEnergy(EqualEnergy):
     """An energy with compiled functions for its value and gradient; see `compiled`.
 
     Args:
@@ -132,7 +131,6 @@ class CompiledEnergy(EnergyWrapper):
 
     def __init__(self, energy: Energy, graphs: _Graphs | None = None) -> None:
         super().__init__(energy)
-        self.name, self.recommended, self.no_complement = energy.name, energy.recommended, energy.no_complement
         self._graphs = graphs or _Graphs()
         self._checked: dict[Hashable, _Graph] | None = None if graphs is None else {}
 
@@ -253,25 +251,10 @@ class CompiledEnergy(EnergyWrapper):
             raise
         except Exception as error:
             raise _NotCompiled(f"the compiler fails on it ({first_line(error)})") from error
-        if not all(close(new, old, math.sqrt(torch.finfo(old.dtype).eps)) for new, old in zip(results, eager, strict=True)):
+        rounding = self.energy.rounding if isinstance(self.energy, EqualEnergy) else 0.0
+        if not all(close(new, old, math.sqrt(max(torch.finfo(old.dtype).eps, rounding))) for new, old in zip(results, eager, strict=True)):
             raise _NotCompiled("it computes something else when it is compiled")
         return traced, function
-
-    @property
-    def bases(self) -> tuple[WeightedBase, ...]:
-        return self.energy.bases
-
-    @property
-    def decoder(self) -> nn.Module | None:
-        return self.energy.decoder
-
-    @property
-    def formula(self) -> Formula | None:
-        return self.energy.formula
-
-    @property
-    def grounded(self) -> bool:
-        return self.energy.grounded
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_graphs": _Graphs(), "_checked": None}

@@ -23,6 +23,7 @@ from composable_energy.options import check_flag, check_integer
 from composable_energy.sampling.checkpoint import CheckpointFile, Saved, describe
 from composable_energy.sampling.loop import Callback
 from composable_energy.sampling.points import PointSpec, resolve_points
+from composable_energy.sampling.precision import in_precision
 from composable_energy.sampling.progress import ProgressFunction
 from composable_energy.sampling.ranks import Ranks
 from composable_energy.sampling.sampler import Sampler
@@ -124,6 +125,7 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
         known = known.new_empty((0, *(resume.shape[1:] if energy.event_shape is None else energy.event_shape)))
     points = resolve_points(energy, shape, latents=call.latents, start=known, dtype=call.dtype, device=call.device)
     init = _start_points(energy, call.init, points)
+    energy = in_precision(energy, call.precision, sampler, best_of, points.dtype)
     if points.coordinates is not None:
         energy = UnconstrainedEnergy(energy, points.coordinates, volume=not sampler.minimizes)
     noise = resolve_noise(call.noise or (resume.noise if resume else None), points.device)
@@ -206,6 +208,8 @@ def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int 
 def _check_types(call: SimpleNamespace) -> None:
     for name in ("latents", "allow_improper", "compile", "warn"):
         check_flag(name, getattr(call, name))
+    if call.precision not in ("float32", "bfloat16"):
+        raise OptionError(f"precision is 'float32' or 'bfloat16', got {call.precision!r}; for float64 points, give dtype=torch.float64.")
     if call.on_error not in ("reject", "raise"):
         raise OptionError(f"on_error is 'reject' or 'raise', got {call.on_error!r}.")
     if not (isinstance(call.progress, bool) or callable(call.progress)):

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from composable_energy.algebra import Conditioned
+from composable_energy.bases import WeightedBase
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
+from composable_energy.events import Formula
 from composable_energy.events.leaves import HeadEnergy
 from composable_energy.sampling.ids import tensor_of
 
-__all__ = ["EnergyWrapper", "chains_of", "has_rows", "repeated", "select_rows"]
+__all__ = ["EnergyWrapper", "EqualEnergy", "chains_of", "has_rows", "repeated", "select_rows"]
 
 
 class EnergyWrapper(Energy, ABC):
@@ -56,6 +58,36 @@ class EnergyWrapper(Energy, ABC):
 
     def __str__(self) -> str:
         return str(self.energy)
+
+
+class EqualEnergy(EnergyWrapper, ABC):
+    """Abstract energy that equals another one up to rounding, and has all its properties.
+
+    Attributes:
+        rounding: The relative rounding, where it is larger than that of the dtype of the energies.
+    """
+
+    rounding: float = 0.0
+
+    def __init__(self, energy: Energy) -> None:
+        super().__init__(energy)
+        self.name, self.recommended, self.no_complement = energy.name, energy.recommended, energy.no_complement
+
+    @property
+    def bases(self) -> tuple[WeightedBase, ...]:
+        return self.energy.bases
+
+    @property
+    def decoder(self) -> nn.Module | None:
+        return self.energy.decoder
+
+    @property
+    def formula(self) -> Formula | None:
+        return self.energy.formula
+
+    @property
+    def grounded(self) -> bool:
+        return self.energy.grounded
 
 
 class _RowSelection(EnergyWrapper):
