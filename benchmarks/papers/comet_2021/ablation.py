@@ -1,6 +1,6 @@
 r"""What makes components objects: the paper's ablation (its table 2) in its order, then the additions of this package, one after the other.
 
-    python -m benchmarks.papers.comet_2021.ablation [--only ROW ...] [--seed N] [--seconds 60] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.ablation [--only ROW ...] [--seed 5] [--seconds 60] [--data FOLDER] [--parts FOLDER]
     python -m benchmarks.papers.comet_2021.ablation --gather [--write]
 
 The first trains and scores, in one thread; figures go to the folder of parts, and existing ones are used again. Both print the table. Each
@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from benchmarks.harness import read_json
 from benchmarks.papers.comet_2021.objects import CLIP, TEST, THRESHOLDS, TRAIN, VALIDATION
-from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.comet_2021.segmentation import foreground_ari, segmentation_baselines
 from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.worlds import Scenes, average_pixels, majority_labels, render_objects
@@ -181,7 +181,7 @@ def summarize(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser("ablation", __doc__)
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS[:1])
     parser.add_argument("--seconds", type=float, default=60.0, help="of one processor, for each training")
     parser.add_argument("--gather", action="store_true", help="train nothing, and print the table of what exists")
     args = parser.parse_args(arguments)

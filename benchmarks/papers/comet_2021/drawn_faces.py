@@ -1,6 +1,6 @@
 r"""Factors of drawn faces without labels: how much codes contain of attributes, and what changes when one component is swapped.
 
-    python -m benchmarks.papers.comet_2021.drawn_faces [--write] [--seed 0] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.drawn_faces [--write] [--seed 5] [--data FOLDER] [--parts FOLDER]
 
 8,000 training faces of 32 pixels (seed 1) and 2,000 test faces (seed 3), each with five attributes, independent with probability .5, which
 training does not use. The model is `comet-warm` of `factor_models.py`, with its networks, batches and seconds. The figures are
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.papers.comet_2021.baselines import codes_of, pixels
 from benchmarks.papers.comet_2021.factor_models import COMPONENTS, load_model
-from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.comet_2021.swaps import measure, sheet
 from benchmarks.papers.comet_2021.worlds import Room
 from benchmarks.papers.experiment import COMET, print_table
@@ -27,13 +27,13 @@ from composable_energy_faces.draw import ATTRIBUTES, draw
 
 __all__ = ["draw_faces"]
 
-SEEDS = {"train": (8000, 1), "test": (2000, 3)}
+DRAWN = {"train": (8000, 1), "test": (2000, 3)}
 
 
 def draw_faces(data: Path) -> Room:
     """Draws faces with their attributes, or reads them; the grid is empty."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    for name, (n, seed) in SEEDS.items():
+    for name, (n, seed) in DRAWN.items():
         path = data / f"faces-{name}.pt"
         if not path.exists():
             drawn = draw(n, seed=seed, size=32)
@@ -47,7 +47,7 @@ def draw_faces(data: Path) -> Room:
 
 def main() -> None:
     parser = experiment_parser("faces", __doc__)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=SEEDS[0])
     parser.add_argument("--seconds", type=float, help="of the training of the convolutional energy, instead of those of factor_models.py")
     args = parser.parse_args()
     torch.set_num_threads(1)

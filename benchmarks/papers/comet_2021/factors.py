@@ -43,7 +43,7 @@ from benchmarks.papers.comet_2021.baselines import codes_of, fit_principal_compo
 from benchmarks.papers.comet_2021.factor_metric import measure_pictures
 from benchmarks.papers.comet_2021.factor_models import FACTORS
 from benchmarks.papers.comet_2021.factor_rows import ROWS, codes_of_row, reconstruct_row, scaled_steps, time_steps, train_row
-from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.comet_2021.worlds import Room, render_room
 from benchmarks.papers.experiment import COMET, print_table, write_rounded
 
@@ -174,7 +174,7 @@ def gather(parts: Path, seeds: Sequence[int], share: float, write: bool) -> None
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser("factors", __doc__)
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME", help=", ".join(ROWS))
-    parser.add_argument("--seed", type=int, nargs="+", default=[5, 6, 7], help="of training, and of the table")
+    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS, help="of training, and of the table")
     parser.add_argument("--share", type=float, default=1.0, help="share of the steps of each model")
     parser.add_argument("--gather", action="store_true", help="train nothing, and print the table of what exists")
     args = parser.parse_args(arguments)

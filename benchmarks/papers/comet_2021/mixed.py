@@ -5,8 +5,8 @@ r"""Pictures of components from two models that were trained separately: sprites
 Components are energies, so a conjunction joins those of two models of the same size:
 
 - **room**: `comet-warm` represents light and camera of the room as factors of the whole picture, `sprites-conv` objects on black. All
-  components of both are join_parts, with a weight for those of the sprites.
-- **solids**: `objects-32-quadratic` represents solids under a lamp, `sprites-quadratic` sprites. All components of the first are join_parts
+  components of both are joined, with a weight for those of the sprites.
+- **solids**: `objects-32-quadratic` represents solids under a lamp, `sprites-quadratic` sprites. All components of the first are joined
   with the component of the largest sprite; true masks select that component.
 
 The figures are shares of the way from the picture of the first model alone to that of the sprites' model alone: outside of the sprites'
@@ -24,7 +24,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.papers.comet_2021.factor_models import load_model
-from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.comet_2021.worlds import Scenes, render_objects, render_room
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 from composable_energy_comet import Comet, InnerDescent, join_parts, load_comet
@@ -95,15 +95,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def room_pair(scenes: Scenes, data: Path, parts: Path) -> Pair:
     """Returns rooms with sprites by weight, both drawn alone, the sprites' masks, and the rooms."""
     found = render_room(data)
-    rooms: Any = load_model("comet-warm", 0, found.train, parts / "factors")[0]
-    sprites, x = load_comet(parts / "objects" / "sprites-conv-0"), found.test[:MANY]
+    rooms: Any = load_model("comet-warm", SEEDS[0], found.train, parts / "factors")[0]
+    sprites, x = load_comet(parts / "objects" / f"sprites-conv-{SEEDS[0]}"), found.test[:MANY]
     pictures = {weight: in_room(rooms, sprites, x, scenes.images, weight) for weight in WEIGHTS}
     return pictures, rooms.decode(rooms.encode(x)), sprites.decode(sprites.encode(scenes.images)), scenes.masks > 0, x
 
 
 def solid_pair(scenes: Scenes, data: Path, parts: Path) -> Pair:
     """Returns solids with a sprite, both drawn alone, the sprite's mask, and the solids."""
-    solids, sprites = (load_comet(parts / "objects" / f"{name}-0") for name in ("objects-32-quadratic", "sprites-quadratic"))
+    solids, sprites = (load_comet(parts / "objects" / f"{name}-{SEEDS[0]}") for name in ("objects-32-quadratic", "sprites-quadratic"))
     x, (sprite, masks) = render_objects("objects-32", 320, "test", data).images[:MANY], largest_sprite(sprites, scenes)
     pictures = {1.0: solids.recombine([*solids.decompose(x), sprite])}
     return pictures, solids.decode(solids.encode(x)), sprites.decode(sprites.encode(scenes.images)), masks, x

@@ -1,10 +1,10 @@
 r"""Objects without labels: how well the masks of components match those of the objects, on four worlds, beside baselines.
 
-    python -m benchmarks.papers.comet_2021.objects [--only sprites-conv] [--seed 0] [--data FOLDER] [--parts FOLDER]
-    python -m benchmarks.papers.comet_2021.objects --gather [--write]
+    python -m benchmarks.papers.comet_2021.objects [--only sprites-conv] [--seed 5] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.objects --gather [--seed 5 6 7] [--write]
 
-The first trains and scores models in one thread, by default all of them for seeds 0 and 1; weights and figures go to the folder of parts,
-and existing ones are used again. Both print the table of all parts that exist.
+The first trains and scores models in one thread, by default all of them for seeds 5, 6 and 7; weights and figures go to the folder of
+parts, and existing ones are used again. Both print the table of the parts of these seeds.
 
 - **Data**: 12,000 training pictures (seed 1), 128 pictures that choose how masks are read (seed 2), 320 pictures for the scores (seed 3).
   Objects are rendered at 64 pixels and averaged to 16 or 32, with their shadows; a pixel belongs to the object with most of its area.
@@ -31,7 +31,7 @@ from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import read_json, write_json
-from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.comet_2021.segmentation import foreground_ari, otsu_threshold, segmentation_baselines
 from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.worlds import Scenes, render_objects
@@ -157,24 +157,25 @@ def write_sheet(comet: Comet, test: Scenes, name: str) -> None:
     write_picture(COMET.pictures / f"{name}.png", arrange_rows([x, rebuilt, masks, *alone, mixed], scale))
 
 
-def gather(parts: Path, data: Path, write: bool) -> None:
-    """Prints the table of all parts that exist, and writes it with the pictures."""
-    rows = [read_json(path) for path in sorted(parts.glob("*/scores.json"))]
+def gather(seeds: Sequence[int], parts: Path, data: Path, write: bool) -> None:
+    """Prints the table of the parts of some seeds, and writes it with the pictures."""
+    files = [parts / f"{plan}-{seed}" / "scores.json" for plan in PLANS for seed in seeds]
+    rows = [read_json(path) for path in files if path.exists()]
     worlds = {PLANS[row["plan"]].world for row in rows}
     found = {world: segmentation_baselines(render_objects(world, TEST, "test", data)) for world in sorted(worlds)}
     print_table("Objects", rows)
     print_table("Baselines", [{"world": world, **values} for world, values in found.items()])
     if write:
-        COMET.write("objects", {"rows": rows, "baselines": found}, train=TRAIN, test=TEST)
+        COMET.write("objects", {"rows": rows, "baselines": found}, train=TRAIN, test=TEST, seeds=list(seeds))
         for plan, stage in PLANS.items():
-            if (parts / f"{plan}-0" / "training.json").exists():
-                write_sheet(load_comet(parts / f"{plan}-0"), render_objects(stage.world, TEST, "test", data), plan)
+            if (folder := parts / f"{plan}-{seeds[0]}").exists():
+                write_sheet(load_comet(folder), render_objects(stage.world, TEST, "test", data), plan)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser("objects", __doc__)
     parser.add_argument("--only", nargs="+", choices=list(PLANS), default=list(PLANS), metavar="PLAN", help=", ".join(PLANS))
-    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--gather", action="store_true", help="train nothing, and print the table of what exists")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -183,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for plan in args.only:
             for seed in args.seed:
                 _train_and_score(plan, seed, parts, args.data)
-    gather(parts, args.data, args.write)
+    gather(args.seed, parts, args.data, args.write)
 
 
 def _train_and_score(plan: str, seed: int, parts: Path, data: Path) -> None:

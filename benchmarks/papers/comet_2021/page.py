@@ -68,8 +68,9 @@ def object_baselines() -> str:
 def territories() -> str:
     """Returns the scores of the territories of each model."""
     found = {(row["plan"], row["seed"]): row["territory"] for row in _read("objects")["rows"]}
-    rows = [[f"`{plan}`", *(_n(found[plan, seed]) for seed in (0, 1))] for plan in _read("goals")["FG-ARI"] if (plan, 0) in found]
-    return markdown_table(["territories of", "seed 0", "seed 1"], rows)
+    seeds = sorted({seed for _, seed in found})
+    rows = [[f"`{plan}`", *(_n(found[plan, seed]) for seed in seeds)] for plan in _read("goals")["FG-ARI"] if (plan, seeds[0]) in found]
+    return markdown_table(["territories of", *(f"seed {seed}" for seed in seeds)], rows)
 
 
 def ablation() -> str:

@@ -1,6 +1,6 @@
 r"""Components of two pictures in one: whether an object appears whose component was put in, with its shape and color.
 
-    python -m benchmarks.papers.comet_2021.recombination [--plan NAME ...] [--seed 0 1] [--write] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.recombination [--plan NAME ...] [--seed 5 6 7] [--write] [--data FOLDER] [--parts FOLDER]
 
 The models are those of `objects.py`, which trains them if they do not exist.
 
@@ -38,7 +38,7 @@ from benchmarks.papers.comet_2021.crop_classifier import (
     render_labelled,
 )
 from benchmarks.papers.comet_2021.objects import PLANS, train_plan
-from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 from composable_energy_comet import Comet
 
@@ -172,7 +172,7 @@ def join_three(comet: Comet, scenes: LabelledScenes, n: int, merge: float) -> li
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser("recombination", __doc__)
     parser.add_argument("--plan", nargs="+", choices=list(PLANS), default=list(SCORED), help="of objects.py")
-    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--merge", type=float, default=0.6, help="the cosine above which components belong to one object")
     parser.add_argument("--classifier", type=float, default=60.0, help="seconds of training of the classifier")
     args = parser.parse_args(arguments)

@@ -1,10 +1,8 @@
-r"""Slot attention on the worlds with objects, a common alternative, with the same time and the same scores.
+r"""Slot attention on solids of 16 pixels, a common alternative, beside the models of `objects.py` and with their scores.
 
-    python -m benchmarks.papers.comet_2021.slot_objects [--only sprites] [--seed 0] [--seconds N] [--data FOLDER] [--parts FOLDER]
-    python -m benchmarks.papers.comet_2021.slot_objects --gather [--write]
+    python -m benchmarks.papers.comet_2021.slot_objects [--seed 5 6 7] [--seconds 300] [--write] [--data FOLDER] [--parts FOLDER]
 
-The first trains and scores models in one thread, by default on all worlds for seeds 0 and 1; figures go to the folder of parts, and
-existing ones are used again. Both print the table of all parts that exist.
+Models train in one thread; weights and figures go to the folder of parts, and existing ones are used again.
 
 There are 5 slots, one for the background, and the pictures, splits and seconds of `objects.py`. A pixel belongs to the slot with the
 largest mask there. Nothing is chosen on validation pictures. The rate is 4e-4, as in the paper of slot attention, which trains 500,000
@@ -13,7 +11,7 @@ steps of 64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +20,17 @@ from torch import Tensor
 
 from benchmarks.harness import read_json
 from benchmarks.papers.comet_2021.objects import TEST, TRAIN
-from benchmarks.papers.comet_2021.options import experiment_parser
-from benchmarks.papers.comet_2021.segmentation import foreground_ari, segmentation_baselines
+from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
+from benchmarks.papers.comet_2021.segmentation import foreground_ari
 from benchmarks.papers.comet_2021.slots import SlotAttention, train_slots
 from benchmarks.papers.comet_2021.worlds import Scenes, render_objects
-from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture, write_rounded
+from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_rounded
 from composable_energy_comet.metrics import adjusted_rand_index, mean_segmentation_covering, territory_labels
 
-__all__ = ["SECONDS", "score"]
+__all__ = ["score"]
 
 SLOTS = 5
-SECONDS: Mapping[str, float] = {"sprites": 350, "objects-16": 300}
-"""Seconds of training on each world, the same as for COMET."""
+WORLD = "objects-16"
 
 
 @torch.no_grad()
@@ -63,47 +60,32 @@ def sheet(model: SlotAttention, test: Scenes) -> Tensor:
     return arrange_rows([x, parts.sum(1), *parts.unbind(1)], 2 if x.shape[-1] >= 32 else 4)
 
 
-def gather(parts: Path, data: Path, write: bool) -> None:
-    """Prints the table of all parts that exist, and writes it with the pictures."""
-    rows = [read_json(path) for path in sorted(parts.glob("*.json"))]
-    found = {world: segmentation_baselines(render_objects(world, TEST, "test", data)) for world in sorted({row["world"] for row in rows})}
-    print_table("Slot attention", rows)
-    print_table("Baselines", [{"world": world, **values} for world, values in found.items()])
-    if write:
-        COMET.write("slots", {"rows": rows, "baselines": found}, train=TRAIN, test=TEST, slots=SLOTS)
-        for world in found:
-            if (weights := parts / f"{world}-0.pt").exists():
-                test = render_objects(world, TEST, "test", data)
-                model = SlotAttention(SLOTS, test.images.shape[-1])
-                model.load_state_dict(torch.load(weights))
-                write_picture(COMET.pictures / f"slots-{world}.png", sheet(model.eval(), test))
+def train(seed: int, seconds: float, parts: Path, data: Path) -> tuple[SlotAttention, dict[str, Any]]:
+    """Returns a model and its scores; trains it if it does not exist."""
+    weights, test = parts / f"{WORLD}-{seed}.pt", render_objects(WORLD, TEST, "test", data)
+    target = weights.with_suffix(".json")
+    if target.exists():
+        model = SlotAttention(SLOTS, test.images.shape[-1])
+        model.load_state_dict(torch.load(weights))
+        return model.eval(), read_json(target)
+    model, figures = train_slots(render_objects(WORLD, TRAIN, "train", data).images, SLOTS, seconds, seed)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), weights)
+    write_rounded(target, {"world": WORLD, "seed": seed, **figures, **score(model, test)})
+    return model, read_json(target)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser("slots", __doc__)
-    parser.add_argument("--only", nargs="+", choices=list(SECONDS), default=list(SECONDS), metavar="WORLD", help=", ".join(SECONDS))
-    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--seconds", type=float, help="of one processor, instead of those of each world")
-    parser.add_argument("--gather", action="store_true", help="train nothing, and print the table of what exists")
+    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--seconds", type=float, default=300.0, help="of one processor, for each training; as `objects-16-conv`")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    parts = args.parts / "slots"
-    if not args.gather:
-        for world in args.only:
-            for seed in args.seed:
-                _train_and_score(world, seed, SECONDS[world] if args.seconds is None else args.seconds, parts, args.data)
-    gather(parts, args.data, args.write)
-
-
-def _train_and_score(world: str, seed: int, seconds: float, parts: Path, data: Path) -> None:
-    target = parts / f"{world}-{seed}.json"
-    if target.exists():
-        return
-    model, figures = train_slots(render_objects(world, TRAIN, "train", data).images, SLOTS, seconds, seed)
-    result = {"world": world, "seed": seed, **figures, **score(model, render_objects(world, TEST, "test", data))}
-    write_rounded(target, result)
-    torch.save(model.state_dict(), target.with_suffix(".pt"))
-    print_table(f"{world}, seed {seed}", [result])
+    models, rows = zip(*(train(seed, args.seconds, args.parts / "slots", args.data) for seed in args.seed), strict=True)
+    print_table(f"Slot attention on {WORLD}", rows)
+    if args.write:
+        picture = sheet(models[0], render_objects(WORLD, TEST, "test", args.data))
+        COMET.write("slots", {"rows": list(rows)}, picture, train=TRAIN, test=TEST, slots=SLOTS, seconds=args.seconds)
 
 
 if __name__ == "__main__":

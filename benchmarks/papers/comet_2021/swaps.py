@@ -1,6 +1,6 @@
 r"""One component swapped between two rooms: which factors change with it, and training that isolates factors in components.
 
-    python -m benchmarks.papers.comet_2021.swaps [--write] [--seed 0 1] [--seconds 150] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.swaps [--write] [--seed 5 6 7] [--seconds 150] [--data FOLDER] [--parts FOLDER]
 
 For 500 pairs of test pictures A, B, component k of A is replaced by that of B and decoded. A regressor reads the factors from pictures; it
 is fitted on the model's own reconstructions of 4,000 training pictures, for 20 s, and its R2 on those of test pictures is reported. Entry
@@ -19,7 +19,7 @@ How well components isolate factors is scored from the rows $p(k \mid j)$, with 
 The models have the same networks, start and budget, and train on 8,000 pictures each:
 
 - **paper**: the objective of the paper, on 8,000 single pictures;
-- **labelled**: on 4,000 pairs that differ in one factor, `Exchange`: a picture is reconstruct from its partner's components and its own
+- **labelled**: on 4,000 pairs that differ in one factor, `Exchange`: a picture is reconstructed from its partner's components and its own
   component of the factor that differs. The label is the factor that differs, without its values. The components are assigned to lamp
   intensity, the lamp's place, camera x, and camera y and z;
 - **unlabelled**: the same without labels; the component with the largest difference between the latents is taken as the one that differs.
@@ -51,7 +51,7 @@ from benchmarks.papers.comet_2021.factor_models import (
     train_comet,
     train_or_load,
 )
-from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.comet_2021.training import Budget, fit
 from benchmarks.papers.comet_2021.worlds import Room, render_room
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_rounded
@@ -229,7 +229,7 @@ def sheet(models: Mapping[str, Any], data: Room, columns: int = 6) -> Tensor:
 def main() -> None:
     parser = experiment_parser("swaps", __doc__)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--seconds", type=float, default=MODELS["comet"], help="of one processor, for each model")
     args = parser.parse_args()
     torch.set_num_threads(1)

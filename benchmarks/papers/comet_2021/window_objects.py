@@ -25,7 +25,7 @@ from benchmarks.harness import read_json
 from benchmarks.papers.comet_2021.crop_classifier import load_classifier, render_labelled
 from benchmarks.papers.comet_2021.joined_objects import find_joined, render_joined, train_detector
 from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score
-from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, measure, swap_objects
 from benchmarks.papers.comet_2021.segmentation import segmentation_baselines
 from benchmarks.papers.comet_2021.worlds import Scenes, render_objects
@@ -97,7 +97,7 @@ def sheet(comet: Comet, x: Tensor) -> list[Tensor]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser("window-objects", __doc__)
-    parser.add_argument("--seed", type=int, nargs="+", default=[5, 6, 7])
+    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--classifier", type=float, default=150.0, help="seconds of training of the classifier, and of the detector")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 r"""Sprites of 32 pixels in windows: their masks, and whether recombined sprites keep their shapes.
 
-    python -m benchmarks.papers.comet_2021.window_sprites [--seed 5 6] [--write] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.window_sprites [--seed 5 6 7] [--write] [--data FOLDER] [--parts FOLDER]
 
 The models are those of the recipe `comet-window` with a window for each sprite, of half the picture. They are trained with the pictures
 of `sprites-quadratic`. Settings were chosen on seed 0 and validation pictures. Masks are scored as in `objects.py`, recombined pictures as
@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.papers.comet_2021.crop_classifier import load_classifier, render_labelled
 from benchmarks.papers.comet_2021.objects import TEST, TRAIN, VALIDATION, score
-from benchmarks.papers.comet_2021.options import experiment_parser
+from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.comet_2021.recombination import PAIRS, draw_pairs, join_three, measure, swap_objects
 from benchmarks.papers.comet_2021.window_objects import MERGE, SHOWN, sheet, spent, train
 from benchmarks.papers.comet_2021.worlds import render_objects
@@ -29,7 +29,7 @@ SETTINGS = {"model.components": 4, "model.window": 16, "quadratic.steps": 4_000,
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser("window-sprites", __doc__)
-    parser.add_argument("--seed", type=int, nargs="+", default=[5, 6])
+    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--classifier", type=float, default=60.0, help="seconds of training of the classifier")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
