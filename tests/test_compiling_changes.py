@@ -87,6 +87,24 @@ def test_an_energy_that_fills_a_cache_is_compiled_once_for_all_calls(monkeypatch
     assert compilations.count == 4  # each energy with its gradient, and eight steps
 
 
+class Widening(ce.Energy):
+    """A Gaussian that may be given a noise level."""
+
+    def forward(self, x, sigma=None):
+        variance = 1.0 if sigma is None else 1.0 + sigma.square()
+        return x.square().sum(1) / (2 * variance)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_nothing_is_compiled_for_conditions_that_the_sampler_does_not_ask_for(monkeypatch):
+    compilations, energy = Compilations(monkeypatch), Widening()
+    options = {"sampler": "annealed", "levels": 5, "sigma_max": 2.0, "sigma_min": 0.1, "corrector_steps": 1, "seed": 0, "warn": False}
+    x = energy.sample((4, 2), compile=True, **options)
+    assert compilations.count == 1  # with the level
+    torch.testing.assert_close(x, energy.sample((4, 2), **options))
+
+
 @pytest.mark.slow
 @needs_compiler
 def test_a_compiled_part_is_compiled_once_for_all_calls(monkeypatch):

@@ -132,7 +132,7 @@ class CompiledEnergy(EqualEnergy):
     def __init__(self, energy: Energy, graphs: _Graphs | None = None) -> None:
         super().__init__(energy)
         self._graphs = graphs or _Graphs()
-        self._checked: dict[Hashable, _Graph] | None = None if graphs is None else {}
+        self._checked: dict[tuple[tuple[Any, ...], ...], _Graph] | None = None if graphs is None else {}
 
     def became_twin(self, original: Any) -> None:
         """Shares the graphs of the original energy. A twin does not change, so each graph is checked once."""
@@ -149,7 +149,7 @@ class CompiledEnergy(EqualEnergy):
 
         None if the energy needs conditions, has more than that many operations for points such as `x`, or has `most` steps of other keys.
         """
-        graph = None if self.energy.required_conditions else self._graph(x, {}).traced
+        graph = None if self.energy.required_conditions else self._any_graph(x).traced
         if graph is None or len(graph.graph.nodes) > operations:
             return None
         with _TRACING:
@@ -187,6 +187,12 @@ class CompiledEnergy(EqualEnergy):
                 value = torch.arange(value.start, value.stop, device=x.device)
             known[name] = value if name == CHAINS else rows_for(name, value, x)
         return known
+
+    def _any_graph(self, x: Tensor) -> _Graph:
+        """Returns a graph for such points that was used before, under whatever conditions; without one, that without conditions."""
+        here = (x.shape, x.stride(), x.dtype, x.device)
+        found = (graph for ((_, *points), *_), graph in (self._checked or {}).items() if tuple(points) == here)
+        return next(found, None) or self._graph(x, {})
 
     def _graph(self, x: Tensor, known: dict[str, Tensor]) -> _Graph:
         """Returns the graph for inputs of such shapes and the current values of the energy."""
