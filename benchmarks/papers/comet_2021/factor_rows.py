@@ -120,7 +120,7 @@ def _train(name: str, model: Any, seed: int, images: Tensor, steps: tuple[int, .
         first = _train_coarse(model, seed, images, steps[0])
         stages = [first, train_comet(model, images, 0.0, seed, slow=True, steps=steps[1])]
     elif name == "slots":
-        trained, figures = train_slots(images, SLOTS, 0.0, seed, steps[0])
+        trained, figures = train_slots(images, SLOTS, seed, steps[0])
         model.load_state_dict(trained.state_dict())
         stages = [figures]
     else:

@@ -9,7 +9,7 @@ parts, and existing ones are used again. Both print the table of the parts of th
 - **Data**: 12,000 training pictures (seed 1), 128 pictures that choose how masks are read (seed 2), 320 pictures for the scores (seed 3).
   Objects are rendered at 64 pixels and averaged to 16 or 32, with their shadows; a pixel belongs to the object with most of its area.
 - **Training**: `Decomposition` with one random iterate of three; Adam at 1e-3, batches of 16, a tenth of the rate in the last 15 %, and
-  gradients clipped to a norm of .05. A plan is a chain of stages, each with the encoder of the stage before; its seconds are those of all
+  gradients clipped to a norm of .05. A plan is a chain of stages, each with the encoder of the stage before; its minutes are those of all
   stages, of one processor. An encoder that a convolutional energy starts with learns at a twentieth of the rate, which keeps what it
   learned.
 - **Masks**: the reading and the threshold of merging are those with the highest foreground ARI on the 128 pictures; then the 320 are
@@ -59,14 +59,14 @@ class Stage:
 
     Attributes:
         world: The training world.
-        seconds: Processor seconds.
+        steps: The number of steps; their time depends on the machine and on what else it does.
         after: The plan of the first encoder; a new encoder if empty.
         options: Options of the model.
         iterates: Iterates that the loss compares.
     """
 
     world: str
-    seconds: float
+    steps: int
     after: str
     options: Mapping[str, Any]
     iterates: str = "random"
@@ -76,12 +76,12 @@ _QUADRATIC = {"head": "quadratic", "components": 4}
 _CONV = {"head": "conv", "components": 4}
 
 PLANS: Mapping[str, Stage] = {
-    "sprites-quadratic": Stage("sprites", 200, "", {"size": 32, **_QUADRATIC}),
-    "sprites-conv": Stage("sprites", 150, "sprites-quadratic", {"size": 32, **_CONV}),
-    "objects-16-quadratic": Stage("objects-16", 180, "", {"size": 16, **_QUADRATIC, "components": 5}),
-    "objects-16-conv": Stage("objects-16", 120, "objects-16-quadratic", {"size": 16, **_CONV, "components": 5}),
-    "objects-32-quadratic": Stage("objects-32", 150, "objects-16-quadratic", {"size": 32, "seen": 16, **_QUADRATIC, "components": 5}),
-    "tetris-16-quadratic": Stage("tetris-16", 300, "", {"size": 16, **_QUADRATIC}),
+    "sprites-quadratic": Stage("sprites", 3_700, "", {"size": 32, **_QUADRATIC}),
+    "sprites-conv": Stage("sprites", 900, "sprites-quadratic", {"size": 32, **_CONV}),
+    "objects-16-quadratic": Stage("objects-16", 9_200, "", {"size": 16, **_QUADRATIC, "components": 5}),
+    "objects-16-conv": Stage("objects-16", 2_200, "objects-16-quadratic", {"size": 16, **_CONV, "components": 5}),
+    "objects-32-quadratic": Stage("objects-32", 2_200, "objects-16-quadratic", {"size": 32, "seen": 16, **_QUADRATIC, "components": 5}),
+    "tetris-16-quadratic": Stage("tetris-16", 18_400, "", {"size": 16, **_QUADRATIC}),
 }
 
 
@@ -98,7 +98,7 @@ def train_plan(plan: str, seed: int, parts: Path, data: Path) -> tuple[Comet, di
     if before is not None:
         comet.encoder.load_state_dict(before.encoder.state_dict())
     comet.energy.set_image(images)
-    objective, budget = Decomposition(iterates=stage.iterates), Budget(stage.seconds, clip=CLIP)
+    objective, budget = Decomposition(iterates=stage.iterates), Budget(steps=stage.steps, clip=CLIP)
 
     def loss(rows: Tensor, step: int) -> Tensor:
         return objective.loss(comet, Batch(images[rows], {}, Noise(seed, range(len(rows)), step))).value

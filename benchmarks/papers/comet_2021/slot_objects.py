@@ -1,11 +1,11 @@
 r"""Slot attention on solids of 16 pixels, a common alternative, beside the models of `objects.py` and with their scores.
 
-    python -m benchmarks.papers.comet_2021.slot_objects [--seed 5 6 7] [--seconds 300] [--write] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.slot_objects [--seed 5 6 7] [--steps 9500] [--write] [--data FOLDER] [--parts FOLDER]
 
 Models train in one thread; weights and figures go to the folder of parts, and existing ones are used again.
 
-There are 5 slots, one for the background, and the pictures, splits and seconds of `objects.py`. A pixel belongs to the slot with the
-largest mask there. Nothing is chosen on validation pictures. The rate is 4e-4, as in the paper of slot attention, which trains 500,000
+There are 5 slots, one for the background, and the pictures and splits of `objects.py`. A pixel belongs to the slot with the largest
+mask there. Nothing is chosen on validation pictures. The rate is 4e-4, as in the paper of slot attention, which trains 500,000
 steps of 64.
 """
 
@@ -60,7 +60,7 @@ def sheet(model: SlotAttention, test: Scenes) -> Tensor:
     return arrange_rows([x, parts.sum(1), *parts.unbind(1)], 2 if x.shape[-1] >= 32 else 4)
 
 
-def train(seed: int, seconds: float, parts: Path, data: Path) -> tuple[SlotAttention, dict[str, Any]]:
+def train(seed: int, steps: int, parts: Path, data: Path) -> tuple[SlotAttention, dict[str, Any]]:
     """Returns a model and its scores; trains it if it does not exist."""
     weights, test = parts / f"{WORLD}-{seed}.pt", render_objects(WORLD, TEST, "test", data)
     target = weights.with_suffix(".json")
@@ -68,7 +68,7 @@ def train(seed: int, seconds: float, parts: Path, data: Path) -> tuple[SlotAtten
         model = SlotAttention(SLOTS, test.images.shape[-1])
         model.load_state_dict(torch.load(weights))
         return model.eval(), read_json(target)
-    model, figures = train_slots(render_objects(WORLD, TRAIN, "train", data).images, SLOTS, seconds, seed)
+    model, figures = train_slots(render_objects(WORLD, TRAIN, "train", data).images, SLOTS, seed, steps)
     weights.parent.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), weights)
     write_rounded(target, {"world": WORLD, "seed": seed, **figures, **score(model, test)})
@@ -78,14 +78,16 @@ def train(seed: int, seconds: float, parts: Path, data: Path) -> tuple[SlotAtten
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser("slots", __doc__)
     parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--seconds", type=float, default=300.0, help="of one processor, for each training; as `objects-16-conv`")
+    parser.add_argument(
+        "--steps", type=int, default=9_500, help="of each training, which take as long as `objects-16-conv` with its encoder"
+    )
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    models, rows = zip(*(train(seed, args.seconds, args.parts / "slots", args.data) for seed in args.seed), strict=True)
+    models, rows = zip(*(train(seed, args.steps, args.parts / "slots", args.data) for seed in args.seed), strict=True)
     print_table(f"Slot attention on {WORLD}", rows)
     if args.write:
         picture = sheet(models[0], render_objects(WORLD, TEST, "test", args.data))
-        COMET.write("slots", {"rows": list(rows)}, picture, train=TRAIN, test=TEST, slots=SLOTS, seconds=args.seconds)
+        COMET.write("slots", {"rows": list(rows)}, picture, train=TRAIN, test=TEST, slots=SLOTS, steps=args.steps)
 
 
 if __name__ == "__main__":

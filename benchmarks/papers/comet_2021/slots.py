@@ -97,21 +97,18 @@ class SlotAttention(nn.Module):
         return self(x)[1].argmax(1)
 
 
-def train_slots(
-    images: Tensor, slots: int, seconds: float, seed: int = 0, steps: int | None = None
-) -> tuple[SlotAttention, dict[str, float]]:
+def train_slots(images: Tensor, slots: int, seed: int, steps: int) -> tuple[SlotAttention, dict[str, float]]:
     """Trains slot attention with the paper's rate, 4e-4, on batches of 16, and returns the model and the figures of `fit`.
 
     Args:
         images: In [0, 1], with shape $(N, 3, S, S)$.
         slots: Number of slots, with one for the background.
-        seconds: Processor seconds.
         seed: Seed of weights, batches and noise.
-        steps: Instead of seconds.
+        steps: The number of steps.
     """
     torch.manual_seed(seed)
     model = SlotAttention(slots, images.shape[-1])
-    budget = Budget(seconds=seconds, steps=steps, rate=4e-4)
+    budget = Budget(steps=steps, rate=4e-4)
     figures = fit(lambda rows, _: model.loss(images[rows]), model.parameters(), len(images), budget, seed)
     return model.eval(), figures
 
