@@ -104,8 +104,9 @@ def test_another_name_is_refused(energy, precision):
 
 @pytest.mark.slow
 @needs_compiler
-def test_it_is_compiled_once_for_all_calls(energy):
-    call = {"precision": "bfloat16", **LANGEVIN}
+@pytest.mark.parametrize("other", [torch.distributions.Normal, torch.distributions.LogNormal], ids=["anywhere", "in a support"])
+def test_it_is_compiled_once_for_all_calls(energy, other):
+    energy, call = energy & ce.as_energy(other(torch.zeros(2), torch.ones(2))), {"precision": "bfloat16", **LANGEVIN}
     first = energy.sample(64, compile=True, **call)
     torch.testing.assert_close(first, energy.sample(64, **call), rtol=0, atol=0.05)
     DTYPES.clear()

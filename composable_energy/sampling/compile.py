@@ -257,7 +257,7 @@ class CompiledEnergy(EqualEnergy):
             raise
         except Exception as error:
             raise _NotCompiled(f"the compiler fails on it ({first_line(error)})") from error
-        rounding = self.energy.rounding if isinstance(self.energy, EqualEnergy) else 0.0
+        rounding = max((part.rounding for part in self.energy.modules() if isinstance(part, EqualEnergy)), default=0.0)
         if not all(close(new, old, math.sqrt(max(torch.finfo(old.dtype).eps, rounding))) for new, old in zip(results, eager, strict=True)):
             raise _NotCompiled("it computes something else when it is compiled")
         return traced, function
