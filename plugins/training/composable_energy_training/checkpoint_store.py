@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,18 +62,27 @@ class CheckpointStore:
         steps = self.ranks.call_on_first(self._steps)
         return self.path(steps[-1]) if steps else None
 
-    def save(self, step: int, metadata: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> Path | None:
+    def save(
+        self, step: int, metadata: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]], shared: Collection[str] = ()
+    ) -> Path | None:
         """Saves a checkpoint and removes the oldest ones; returns its file. If writing fails, the last checkpoint stays intact.
 
         Args:
             step: The number of steps taken.
             metadata: Plain data.
             parts: Tensors by the name of a part and their own name; values that are not tensors are left out.
+            shared: The parts that a checkpoint in memory does not copy.
 
         Raises:
             StorageError: The file cannot be written.
         """
-        tensors = {f"{part}.{name}": tensor for part, some in parts.items() for name, tensor in some.items() if isinstance(tensor, Tensor)}
+        kept = () if self.folder is not None else shared
+        tensors = {
+            f"{part}.{name}": tensor.detach() if part in kept else tensor.detach().cpu().clone().contiguous()
+            for part, some in parts.items()
+            for name, tensor in some.items()
+            if isinstance(tensor, Tensor) and self.ranks.is_first
+        }
         return self.ranks.call_on_first(lambda: self._write(Checkpoint(step, metadata, tensors)))
 
     def load(self) -> Checkpoint | None:
@@ -167,8 +176,6 @@ class CheckpointStore:
         return sorted(int(match[1]) for path in found if (match := _NAME.fullmatch(path.name)))
 
     def _write(self, checkpoint: Checkpoint) -> Path | None:
-        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.tensors.items()}
-        checkpoint = Checkpoint(checkpoint.step, checkpoint.metadata, tensors)
         path = self.path(checkpoint.step)
         if path is None:
             self._last = checkpoint

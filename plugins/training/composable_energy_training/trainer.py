@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.errors import TrainingDiverged
+from composable_energy.errors import OptionError, TrainingDiverged
 from composable_energy.noise import Noise
 from composable_energy.options import check_integer, check_number
 from composable_energy_training.batches import BatchLoader, as_source
@@ -137,6 +137,8 @@ class Trainer:
         self._ema: EMA | None = None
         self._termination = Termination()
         self._model_settings = describe_modules(self.model)
+        self._shared: tuple[str, ...] = ()
+        self._interrupted = False
         self.step, self.rate, self.attempt = 0, 0.0, 0
 
     @property
@@ -153,11 +155,13 @@ class Trainer:
 
         The last checkpoint is that of the folder, or, without a folder, that of the last call on this trainer, in memory. A run resumes if
         seed, batch size, optimizer, average, precision, preparation, the settings of the objective and of the model's modules, and the
-        values of the data are unchanged. The number of steps, the monitor, the callbacks and the device may change.
+        values of the data are unchanged. The number of steps, the monitor, the callbacks and the device may change. Without a folder and a
+        monitor the state of the objective, such as a replay buffer, is not copied, and a run with such a state that was interrupted cannot
+        be resumed.
 
         Raises:
             TrainingDiverged: The monitor stopped the run.
-            OptionError: The folder has checkpoints of a run with other settings or data.
+            OptionError: The folder has checkpoints of a run with other settings or data, or the state of the objective is lost.
             FileFormatError: The checkpoints are damaged, of another model, or of another version.
             InUseError: Another run has the folder.
             StorageError: A checkpoint could not be written.
@@ -178,13 +182,15 @@ class Trainer:
         resumed = self._begin()
         start, first, scalars = time.monotonic(), self.step, {}
         self._notify("on_start")
-        if not resumed:
+        if not resumed or self.out is None:
             self._save()
+        self._interrupted = True
         while self.step < self.steps:
             scalars = self._take_step()
             if self._termination.requested:
                 self._save()
                 self._termination.exit()
+        self._interrupted = False
         if self._ema is not None:
             copy_tensors(self._ema.model.state_dict(), self.model)
         self.model.train(False)  # last, since layers may compute from the final weights here
@@ -206,10 +212,17 @@ class Trainer:
             _LOG.info("%r", self)
         self._settings = self._describe_settings()
         if checkpoint is not None:
+            if self._interrupted and self._shared and checkpoint.part("objective"):
+                raise OptionError(
+                    f"The run was interrupted, and the state of {type(self.objective).__name__}, such as a replay buffer, is ahead of its "
+                    f"last checkpoint, of step {checkpoint.step}. Give the trainer `out` or a monitor to resume such runs; to start again, "
+                    "make a new trainer."
+                )
             self.checkpoints.check_run(checkpoint, self.model, self._settings, self.steps)
             self.step = checkpoint.step
             if self.out is not None:
                 self.checkpoints.check_data(checkpoint, self._fingerprint, self._loader.source.advice)
+        self._shared = ("objective",) if self.out is None and self.monitor is None else ()  # a buffer may be most of the memory
         self.objective.begin(self.model, self.context)
         self._train_step = TrainStep(self.model, self.objective, self.optimizer, self.precision, self.accumulate, self.ranks, self.device)
         self._ema = None if self.ema is None else EMA(self.model, self.ema)
@@ -264,7 +277,7 @@ class Trainer:
         data = None if self.out is None else self.ranks.call_on_first(lambda: asdict(self._fingerprint()))
         scaler = self._train_step.scaler.state_dict()
         metadata = {"settings": self._settings, "data": data, "watch": self._monitor_state.to_dict(), "scaler": scaler}
-        self._notify("on_checkpoint", self.checkpoints.save(self.step, metadata, parts))
+        self._notify("on_checkpoint", self.checkpoints.save(self.step, metadata, parts, self._shared))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         copy_tensors(checkpoint.part("model"), self.model)

@@ -192,6 +192,36 @@ def test_without_a_folder_a_run_may_be_extended(monitor):
     same(whole.model, run.model)
 
 
+@pytest.mark.parametrize("monitor", [None, Monitor()], ids=["none", "rollback"])
+def test_chains_go_on_where_a_run_without_a_folder_is_extended(monitor):
+    whole = trainer(None, ContrastiveDivergence(**CHAINS), Net(), monitor=monitor)
+    run = trainer(None, ContrastiveDivergence(**CHAINS), Net(), monitor=monitor, steps=8)
+    whole.fit()
+    run.fit()
+    run.steps = 12
+    run.fit()
+    same(whole.model, run.model)
+    torch.testing.assert_close(run.objective.state()["slots"], whole.objective.state()["slots"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("monitor", [None, Monitor()], ids=["none", "rollback"])
+def test_chains_are_copied_only_for_a_monitor(monitor):
+    """A buffer is most of the memory of a training; without a copy of it an interrupted run is refused, since its chains are ahead."""
+    run = trainer(None, ContrastiveDivergence(**CHAINS), Net(), monitor=monitor, callbacks=[StopAt(10)])
+    with pytest.raises(Stop):
+        run.fit()
+    kept, slots = run.checkpoints.load().part("objective")["slots"], run.objective.state()["slots"]
+    assert (kept.data_ptr() == slots.data_ptr()) == (monitor is None)
+    run.callbacks = ()
+    if monitor is None:
+        with pytest.raises(
+            OptionError, match=r"interrupted, and the state of ContrastiveDivergence, .* of step 8\. Give the trainer `out`"
+        ):
+            run.fit()
+    else:
+        assert run.fit().steps == 12
+
+
 def test_the_rate_of_the_optimizer_is_named(tmp_path):
     trainer(tmp_path, steps=4).fit()
     with pytest.raises(OptionError, match=r"optimizer\.rate was 0\.0003, is 0\.1"):
