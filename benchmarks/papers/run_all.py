@@ -32,18 +32,10 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
         ),
     ),
     "comet_2021": (
-        ("window_objects", "objects", "factors", "styles", "window_sprites"),  # their models are used by the experiments of the next stage
+        ("objects", "window_objects", "factors", "styles", "window_sprites"),  # their models are used by the experiments of the next stage
         (
-            "two_worlds",
-            "swaps",
-            "light",
-            "four_objects",
-            "ablation",
-            "slot_objects",
-            "recombination",
-            "mixed",
-            "drawn_faces",
-            "style_faces",
+            *("swaps", "two_worlds", "ablation", "slot_objects", "light"),
+            *("four_objects", "style_faces", "recombination"),
         ),
         ("speed",),  # alone, because it measures time
     ),

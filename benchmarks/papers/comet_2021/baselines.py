@@ -72,13 +72,13 @@ class Autoencoder(nn.Module):
         return ((self.decoder(z) - x).square().sum((1, 2, 3)) + self.beta * kl).mean()
 
 
-def train_autoencoder(model: Autoencoder, images: Tensor, seconds: float, seed: int, steps: int | None = None) -> dict[str, float]:
+def train_autoencoder(model: Autoencoder, images: Tensor, steps: int, seed: int) -> dict[str, float]:
     """Trains a model by `fit` on batches of 16 with no clip, and returns the figures of `fit`."""
     torch.manual_seed(seed)
     for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             layer.reset_parameters()
-    budget = Budget(seconds=seconds, steps=steps, batch=BATCH, rate=RATE, cosine=True, clip=float("inf"))
+    budget = Budget(steps=steps, batch=BATCH, rate=RATE, cosine=True, clip=float("inf"))
     return fit(lambda rows, _: model.loss(images[rows]), model.parameters(), len(images), budget, seed)
 
 

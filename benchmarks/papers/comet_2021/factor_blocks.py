@@ -16,7 +16,7 @@ SCORES = [(protocol, score) for protocol in ("raw", "PCA 64") for score in ("Bet
 
 def blocks() -> Blocks:
     """Returns the functions of these blocks."""
-    functions = (factors, factor_r2, factor_goals, factor_changes, swap_scores, faces, face_scores, style_shares, style_faces)
+    functions = (factors, factor_r2, factor_goals, factor_changes, swap_scores, style_shares, style_faces)
     kinds = {f"swaps, {kind}": (lambda kind=kind: swap_matrix(kind)) for kind in ("paper", "labelled", "unlabelled")}
     return {function.__name__.replace("_", " "): function for function in functions} | kinds
 
@@ -80,24 +80,11 @@ def swap_scores() -> str:
     return markdown_table(["training", "seed", "error", *ISOLATION.values()], rows)
 
 
-def faces() -> str:
-    """Returns the table of attributes of faces."""
-    result = _read("faces")
-    extra = [[_n(a, 2), _n(b, 2)] for a, b in zip(result["R2"]["codes"], result["R2"]["pixels"], strict=True)]
-    return _matrix(result["about"]["attributes"], result, ("$R^2$, codes", "$R^2$, pixels"), extra)
-
-
-def face_scores() -> str:
-    """Returns the scores of the faces' components."""
-    result = _read("faces")
-    head = ["error", "error of the median face", *ISOLATION.values()]
-    return markdown_table(head, [[_n(result["MSE"], 4), _n(result["error of the start"], 4), *_isolation(result)]])
-
-
 def style_shares() -> str:
     """Returns the table of attributes and style of faces in two styles."""
     result = _read("style-faces")
-    return _matrix(result["about"]["attributes"], result)
+    extra = [[_n(a, 2), _n(b, 2)] for a, b in zip(result["R2"]["codes"], result["R2"]["pixels"], strict=True)]
+    return _matrix(result["about"]["attributes"], result, ("$R^2$, codes", "$R^2$, pixels"), extra)
 
 
 def style_faces() -> str:

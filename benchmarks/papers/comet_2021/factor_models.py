@@ -1,8 +1,4 @@
-r"""COMETs of global factors, which the experiments on the room and on faces share.
-
-All have four components of 16 numbers; budgets are seconds of one processor. `comet` is a convolutional energy with a new encoder,
-`comet-quadratic` a quadratic energy, and `comet-warm` a convolutional energy that begins with the encoder of `comet-quadratic`, which then
-learns at a twentieth of the rate.
+r"""COMETs of global factors, which the experiments on the room and on faces share: how they are made, trained and kept.
 
 Batches have 16 pictures. The rate of Adam falls to 0 as half a cosine, from 1e-3 with a descent and from 2e-3 without; the error is
 `charbonnier`. A convolutional energy with a new encoder has a squared error and a rate of 1e-3 that is a tenth in the last 15 %, because it
@@ -24,14 +20,11 @@ from composable_energy.sampling import Noise
 from composable_energy_comet import ConvEnergy, Decomposition, charbonnier
 from composable_energy_training import Batch
 
-__all__ = ["COMPONENTS", "FACTORS", "MODELS", "SQUARED", "create_comet", "load_model", "reconstruct", "train_comet", "train_or_load"]
+__all__ = ["COMPONENTS", "FACTORS", "SQUARED", "create_comet", "reconstruct", "train_comet", "train_or_load"]
 
 FACTORS = ("lamp intensity", "lamp x", "lamp y", "lamp z", "camera x", "camera y", "camera z")
 COMPONENTS, LATENT = 4, 16
 SQUARED, CHARBONNIER = Decomposition(iterations=3), Decomposition(iterations=3, reconstruction=charbonnier)
-
-MODELS: Mapping[str, float] = {"comet": 150, "comet-quadratic": 410, "comet-warm": 180}
-"""Models and the seconds of their training; `comet-warm` continues with the encoder of `comet-quadratic`, whose seconds are added."""
 
 
 def create_comet(head: str, seed: int, components: int = COMPONENTS, latent: int = LATENT) -> Any:
@@ -44,24 +37,22 @@ def create_comet(head: str, seed: int, components: int = COMPONENTS, latent: int
 def train_comet(
     model: Any,
     images: Tensor,
-    seconds: float,
+    steps: int,
     seed: int,
     objective: Any = None,
     labels: Mapping[str, Tensor] | None = None,
     slow: bool = False,
-    steps: int | None = None,
 ) -> dict[str, float]:
     """Trains a COMET on batches of 16.
 
     Args:
         model: The COMET.
         images: With shape $(N, 3, 32, 32)$, or $(N, 2, 3, 32, 32)$ for pairs; a batch has 8 pairs.
-        seconds: Processor seconds.
+        steps: Number of steps; their time depends on the machine and on what else it does.
         seed: Seed of batches and noise.
         objective: The objective; if None, `SQUARED` for a descent with a new encoder, else `CHARBONNIER`.
         labels: Labels of each row for the objective.
         slow: Whether the encoder was trained before.
-        steps: Number of steps, instead of seconds.
 
     Returns:
         The figures of `fit`.
@@ -81,7 +72,7 @@ def train_comet(
         return objective.loss(model, Batch(x, batch_labels, Noise(seed, range(len(x)), step))).value
 
     batch, rate = 16 if images.ndim == 4 else 8, 1e-3 if descends else 2e-3
-    budget = Budget(seconds=seconds, steps=steps, batch=batch, rate=rate, cosine=not fresh)
+    budget = Budget(steps=steps, batch=batch, rate=rate, cosine=not fresh)
     figures = fit(loss, model.parameters(), len(images), budget, seed, model.encoder.parameters() if slow else ())
     model.eval()
     return figures
@@ -97,17 +88,6 @@ def train_or_load(path: Path, model: nn.Module, train: Callable[[], dict[str, fl
     model.load_state_dict(found["weights"])
     model.eval()
     return found["figures"]
-
-
-def load_model(name: str, seed: int, images: Tensor, parts: Path, seconds: float | None = None) -> tuple[Any, dict[str, float]]:
-    """Returns a trained model, one of `MODELS`, and the figures of its training: steps, processor seconds, loss."""
-    model: Any = create_comet("quadratic" if name == "comet-quadratic" else "conv", seed)
-    before, time = {"seconds": 0.0}, MODELS[name] if seconds is None else seconds
-    if name == "comet-warm":
-        first, before = load_model("comet-quadratic", seed, images, parts)
-        model.encoder.load_state_dict(first.encoder.state_dict())
-    figures = train_or_load(parts / f"{name}-{seed}.pt", model, lambda: train_comet(model, images, time, seed, slow=name == "comet-warm"))
-    return model, figures | {"seconds": figures["seconds"] + before["seconds"]}
 
 
 def reconstruct(model: Any, images: Tensor) -> Tensor:

@@ -118,13 +118,13 @@ def _create(name: str, seed: int) -> Any:
 def _train(name: str, model: Any, seed: int, images: Tensor, steps: tuple[int, ...]) -> dict[str, Any]:
     if name == "comet-coarse":
         first = _train_coarse(model, seed, images, steps[0])
-        stages = [first, train_comet(model, images, 0.0, seed, slow=True, steps=steps[1])]
+        stages = [first, train_comet(model, images, steps[1], seed, slow=True)]
     elif name == "slots":
         trained, figures = train_slots(images, SLOTS, seed, steps[0])
         model.load_state_dict(trained.state_dict())
         stages = [figures]
     else:
-        stages = [train_autoencoder(model, images, 0.0, seed, steps[0])]
+        stages = [train_autoencoder(model, images, steps[0], seed)]
     times = [stage["seconds"] for stage in stages]
     return {"steps": sum(steps), "seconds of stages": times, "loss": stages[-1]["loss"]}
 

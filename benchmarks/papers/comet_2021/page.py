@@ -21,7 +21,7 @@ WORLDS = {
 
 def blocks() -> Blocks:
     """Returns the functions of all blocks."""
-    own = (objects, object_baselines, territories, ablation, ablation_baselines, paper_form, recombination, removal, slots, mixed)
+    own = (objects, object_baselines, territories, ablation, ablation_baselines, paper_form, recombination, removal, slots)
     times = (speed_of_training, speed_of_finding, memory)
     others = factor_blocks.blocks() | style_blocks.blocks() | window_blocks.blocks()
     return {function.__name__.replace("_", " "): function for function in (*own, *times)} | others
@@ -139,14 +139,6 @@ def slots() -> str:
         ari = f"{_n(row['FG-ARI'])} ± {_n(row['s.e.'])}"
         lines.append([name, str(row["seed"]), f"{row['seconds'] / 60:.1f}", str(row["steps"]), ari, *scores, _n(row["error"], 4)])
     return markdown_table(["model", "seed", "minutes of a core", "steps", "FG-ARI", "all-pixel ARI", "mSC", "error"], lines)
-
-
-def mixed() -> str:
-    """Returns the table of components from two models."""
-    rows = [
-        [pair, f"{row['weight']:g}", _n(row["outside"]), _n(row["inside"])] for pair, some in _read("mixed")["rows"].items() for row in some
-    ]
-    return markdown_table(["pair", "weight", "outside", "inside"], rows)
 
 
 def speed_of_training() -> str:

@@ -1,6 +1,6 @@
 r"""One component swapped between two rooms: which factors change with it, and training that isolates factors in components.
 
-    python -m benchmarks.papers.comet_2021.swaps [--write] [--seed 5 6 7] [--seconds 150] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.swaps [--write] [--seed 5 6 7] [--steps 1850] [--data FOLDER] [--parts FOLDER]
 
 For 500 pairs of test pictures A, B, component k of A is replaced by that of B and decoded. A regressor reads the factors from pictures; it
 is fitted on the model's own reconstructions of 4,000 training pictures, for 20 s, and its R2 on those of test pictures is reported. Entry
@@ -43,10 +43,8 @@ from benchmarks.papers.comet_2021.baselines import encoder
 from benchmarks.papers.comet_2021.factor_models import (
     COMPONENTS,
     FACTORS,
-    MODELS,
     SQUARED,
     create_comet,
-    load_model,
     reconstruct,
     train_comet,
     train_or_load,
@@ -64,6 +62,7 @@ __all__ = ["Exchange", "exchange", "isolation", "shares"]
 OWNERS = (0, 1, 1, 1, 2, 3, 3)
 """The component of each factor, for training with labels."""
 
+STEPS = 1_850
 PAIRS, SWAPS, READ, READING = 4000, 500, 4000, 20.0
 KINDS = ("paper", "labelled", "unlabelled")
 
@@ -157,17 +156,12 @@ def render_pairs(data: Room, folder: Path) -> tuple[Tensor, Tensor]:
 
 def train_kind(kind: str, seed: int, data: Room, args: argparse.Namespace) -> tuple[Any, dict[str, float]]:
     """Returns a COMET that was trained in one of the three ways, and the figures of its training."""
-    parts = args.parts / "factors"
-    if kind == "paper" and args.seconds == MODELS["comet"]:
-        return load_model("comet", seed, data.train, parts)
-    model = create_comet("conv", seed)
+    model, path = create_comet("conv", seed), args.parts / "factors" / f"swaps-{kind}-{seed}-{args.steps}.pt"
     if kind == "paper":
-        path = parts / f"paper-{seed}-{args.seconds:.0f}.pt"
-        return model, train_or_load(path, model, lambda: train_comet(model, data.train, args.seconds, seed))
+        return model, train_or_load(path, model, lambda: train_comet(model, data.train, args.steps, seed))
     images, changed = render_pairs(data, args.data)
     objective = Exchange(SQUARED, torch.tensor(OWNERS) if kind == "labelled" else None)
-    path = parts / f"exchange-{kind}-{seed}-{args.seconds:.0f}.pt"
-    return model, train_or_load(path, model, lambda: train_comet(model, images, args.seconds, seed, objective, {"changed": changed}))
+    return model, train_or_load(path, model, lambda: train_comet(model, images, args.steps, seed, objective, {"changed": changed}))
 
 
 def train_regressor(images: Tensor, factors: Tensor, seed: int, seconds: float = READING) -> nn.Module:
@@ -230,13 +224,13 @@ def main() -> None:
     parser = experiment_parser("swaps", __doc__)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--seconds", type=float, default=MODELS["comet"], help="of one processor, for each model")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the training of each model")
     args = parser.parse_args()
     torch.set_num_threads(1)
     data, runs, models = render_room(args.data), [], {}
     for kind, seed in ((kind, seed) for kind in args.kinds for seed in args.seed):
         model, figures = train_kind(kind, seed, data, args)
-        path = args.parts / "factors" / f"swaps-{kind}-{seed}-{args.seconds:.0f}.json"
+        path = args.parts / "factors" / f"swaps-{kind}-{seed}-{args.steps}.json"
         if not path.exists():
             write_rounded(path, {"objective": kind, "seed": seed, **figures, **measure(model, data, seed)})
         found = read_json(path)

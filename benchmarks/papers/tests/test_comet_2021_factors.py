@@ -9,7 +9,7 @@ import torch
 from benchmarks.papers.comet_2021 import factors
 from benchmarks.papers.comet_2021.baselines import Autoencoder
 from benchmarks.papers.comet_2021.factor_metric import change_metric, isometric_mcc
-from benchmarks.papers.comet_2021.factor_models import load_model
+from benchmarks.papers.comet_2021.factor_models import create_comet, train_comet, train_or_load
 from benchmarks.papers.comet_2021.factor_rows import ROWS, codes_of_row, reconstruct_row, scaled_steps, time_steps, train_row
 from benchmarks.papers.comet_2021.factors import goals, mean_and_error, part_of, summarize
 
@@ -80,15 +80,17 @@ def test_the_second_stage_keeps_the_encoder_of_the_first_and_moves_it_little(tmp
     assert 0 < (start - end).norm() < 0.3 * start.norm()
 
 
-def test_a_warm_start_begins_with_the_encoder_of_quadratic_energies(tmp_path):
-    images = some_images()
-    first, before = load_model("comet-quadratic", 0, images, tmp_path, seconds=0.01)
-    warm, figures = load_model("comet-warm", 0, images, tmp_path, seconds=0.01)
-    assert figures["seconds"] > before["seconds"] > 0
-    codes = first.encode(images)
-    assert (warm.encode(images) - codes).norm() < 0.2 * codes.norm() and warm.decode(codes[:2]).shape == (2, 3, 32, 32)
-    again, _ = load_model("comet-warm", 0, images, tmp_path, seconds=0.01)
-    torch.testing.assert_close(again.encode(images), warm.encode(images))
+def test_a_model_is_trained_once_and_then_loaded(tmp_path):
+    images, trainings = some_images(), []
+
+    def load():
+        model = create_comet("quadratic", 0)
+        train_or_load(tmp_path / "model.pt", model, lambda: trainings.append(1) or train_comet(model, images, 2, 0))
+        return model
+
+    first, again, other = load(), load(), create_comet("quadratic", 0)
+    assert len(trainings) == 1 and not torch.equal(first.encode(images), other.encode(images))
+    torch.testing.assert_close(again.encode(images), first.encode(images))
 
 
 def test_all_rows_are_timed_in_turns():
