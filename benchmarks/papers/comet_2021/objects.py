@@ -81,7 +81,7 @@ PLANS: Mapping[str, Stage] = {
     "objects-16-quadratic": Stage("objects-16", 9_200, "", {"size": 16, **_QUADRATIC, "components": 5}),
     "objects-16-conv": Stage("objects-16", 2_200, "objects-16-quadratic", {"size": 16, **_CONV, "components": 5}),
     "objects-32-quadratic": Stage("objects-32", 2_200, "objects-16-quadratic", {"size": 32, "seen": 16, **_QUADRATIC, "components": 5}),
-    "tetris-16-quadratic": Stage("tetris-16", 18_400, "", {"size": 16, **_QUADRATIC}),
+    "tetris-16-quadratic": Stage("tetris-16", 13_800, "", {"size": 16, **_QUADRATIC}),
 }
 
 
