@@ -1,4 +1,4 @@
-"""Training for a number of seconds of one processor."""
+"""Training for a number of steps, or of seconds of one processor."""
 
 from __future__ import annotations
 
