@@ -61,8 +61,9 @@ def test_points_and_infos_are_those_of_single_steps(pair, sampler):
     torch.testing.assert_close(trace.acceptance, wanted.acceptance)
 
 
-def test_the_points_do_not_depend_on_where_a_block_begins_and_who_looks_on(pair, tmp_path):
-    call, seen = {"sampler": MALA(0.3), **CALL}, []
+@pytest.mark.parametrize("sampler", [MALA(0.3), HMC(0.3, 12)])
+def test_the_points_do_not_depend_on_where_a_block_begins_and_who_looks_on(pair, sampler, tmp_path):
+    call, seen = {"sampler": sampler, **CALL}, []
     wanted, trace = pair.sample((20, 3), trace=1, **call)
 
     def look(step, state, info):
@@ -91,6 +92,28 @@ def test_steps_are_compiled_and_not_taken_one_by_one():
         torch.testing.assert_close(found, wanted[0])
         assert trace.scalars["height"] == pytest.approx(wanted[1].scalars["height"], rel=1e-5)
         assert trace.scalars["length"] == wanted[1].scalars["length"]
+        assert len(Counted.calls) == most
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Repeated(Counted):
+    """As many short steps as the number of the step says, up to three."""
+
+    def step(self, energy, state, noise):
+        self.calls.append(1)
+        count = noise.of_step(lambda step: 1 + step % 3)
+        x, energies = iterate(move, energy, (noise.add_normal_(state.x.clone(), self.scale), state.energy), (torch.tensor(0.1),), count)
+        return State(x, energies, state.grad), Info(scalars={"count": count})
+
+
+def test_steps_of_different_lengths_are_one_function():
+    Counted.calls.clear()
+    energy, wanted = compiled(PAIR), PAIR.sample((20, 3), sampler=Repeated(), trace=True, **CALL)
+    for most in (5, 0):  # one step for the checks and four that are recorded, then none
+        Counted.calls.clear()
+        found, trace = energy.sample((20, 3), sampler=Repeated(), trace=True, **CALL)
+        torch.testing.assert_close(found, wanted[0])
+        assert trace.scalars["count"] == wanted[1].scalars["count"] == [1 + step % 3 for step in range(1, 22)]
         assert len(Counted.calls) == most
 
 
@@ -145,6 +168,9 @@ def move(energy, x, energies, length):
     energies, grad = energy_and_gradient(energy, x)
     move.calls += 1
     return torch.addcmul(x, grad, length, value=-1), energies
+
+
+move.calls = 0
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 23])

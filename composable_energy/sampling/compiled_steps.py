@@ -1,16 +1,16 @@
 """Steps of a sampler in succession as one compiled function.
 
 A step of few chains consists of small operations, whose calls cost more than their arithmetic. With a compiled energy, eight steps are
-recorded as one graph, proposals and rejections included; their noise is drawn before. The draws are those of single steps up to rounding,
-and do not depend on where a block of steps begins, which is checked to the bit when it is compiled. Steps of large points or networks have
-few calls for their arithmetic, and are taken one by one.
+recorded as one graph, proposals and rejections included; their noise is drawn before. Steps of different lengths, such as trajectories,
+have loops in the graph. The draws are those of single steps up to rounding, and do not depend on where a block of steps begins, which is
+checked to the bit when it is compiled. Steps of large points or networks have few calls for their arithmetic, and are taken one by one.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from composable_energy.noise import Noise
 from composable_energy.sampling.compile import CompiledEnergy
 from composable_energy.sampling.faults import GuardedEnergy
 from composable_energy.sampling.graph import Function, close, compile_graph, first_line, record, run
+from composable_energy.sampling.iteration import Repetitions
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.steps import MOST_NUMBERS
 
@@ -30,6 +31,7 @@ __all__ = ["CompiledSteps", "compile_steps"]
 
 _LOGGER = logging.getLogger("composable_energy.sampling")
 _STEPS = 8
+_LOOPS = 4  # steps with loops: their graph takes longer to compile, and a step has more to do
 _MOST_NODES = 2000  # operations of a function: the compiler takes long for more, and their steps are long enough
 _MOST_SAMPLERS = 3  # who tries many step sizes shall not wait for each
 
@@ -46,11 +48,27 @@ class _Draw:
         return getattr(noise, self.method)(self.like, self.stream)
 
 
+@dataclass(frozen=True)
+class _Number:
+    """A number that depends on the step alone."""
+
+    function: Callable[[int], int]
+
+    def of(self, noise: Noise) -> Tensor:
+        return torch.tensor(noise.of_step(self.function))
+
+
 class _RecordedNoise:
     """Noise that lists the draws of a step. It has no step, no seed and no children: a sampler that needs them is not compiled."""
 
     def __init__(self, noise: Noise) -> None:
-        self.kind, self.chains, self.draws, self.noise = noise.kind, noise.chains, list[_Draw](), noise
+        self.kind, self.chains, self.draws, self.noise = noise.kind, noise.chains, list[_Draw | _Number](), noise
+        self.recorded: dict[Hashable, Any] = {}
+
+    @property
+    def loops(self) -> bool:
+        """Whether steps repeat something as often as a number of the step says."""
+        return any(isinstance(draw, _Number) for draw in self.draws)
 
     def normal(self, like: Tensor, stream: int = 0) -> Tensor:
         return self._draw("normal", like, stream)
@@ -61,6 +79,10 @@ class _RecordedNoise:
     def add_normal_(self, x: Tensor, scale: float = 1.0, stream: int = 0) -> Tensor:
         return x.add_(self.normal(x, stream), alpha=scale)
 
+    def of_step(self, function: Callable[[int], int]) -> Repetitions:
+        self.draws.append(_Number(function))
+        return Repetitions(self.draws[-1].of(self.noise), self.recorded)
+
     def _draw(self, method: str, like: Tensor, stream: int) -> Tensor:
         self.draws.append(_Draw(method, torch.zeros_like(like), stream))
         return self.draws[-1].of(self.noise)
@@ -70,30 +92,36 @@ class _DrawnNoise(_RecordedNoise):
     """Noise that was drawn before, in the order of the recorded draws."""
 
     def __init__(self, noise: _RecordedNoise, drawn: Sequence[Tensor]) -> None:
-        self.kind, self.chains, self.draws = noise.kind, noise.chains, noise.draws
+        self.kind, self.chains, self.draws, self.recorded = noise.kind, noise.chains, noise.draws, noise.recorded
         self._left = list(zip(noise.draws, drawn, strict=True))
+
+    def of_step(self, function: Callable[[int], int]) -> Repetitions:
+        draw, drawn = self._left.pop(0)
+        if not isinstance(draw, _Number):
+            raise _NotCompiled
+        return Repetitions(drawn, self.recorded)
 
     def _draw(self, method: str, like: Tensor, stream: int) -> Tensor:
         draw, drawn = self._left.pop(0)
-        if (draw.method, draw.stream, draw.like.shape, draw.like.dtype) != (method, stream, like.shape, like.dtype):
+        wanted = method, stream, like.shape, like.dtype
+        if not isinstance(draw, _Draw) or (draw.method, draw.stream, draw.like.shape, draw.like.dtype) != wanted:
             raise _NotCompiled
         return drawn
 
 
 class CompiledSteps:
-    """Eight steps of chains as one function.
+    """Steps of chains as one function.
 
     Args:
         function: Returns the tensors of states and infos of all steps, from those of a state and the draws of each kind.
+        count: The number of steps.
         draws: The draws of a step.
         state: A state; it has the fields that chains share.
         info: An info with the numbers that all steps share.
     """
 
-    count = _STEPS
-
-    def __init__(self, function: Function, draws: Sequence[_Draw], state: State, info: Info) -> None:
-        self.function, self.draws, self.state, self.info = function, draws, state, info
+    def __init__(self, function: Function, count: int, draws: Sequence[_Draw | _Number], state: State, info: Info) -> None:
+        self.function, self.count, self.draws, self.state, self.info = function, count, draws, state, info
 
     def fits(self, state: State) -> bool:
         """Returns whether the function takes such a state."""
@@ -107,7 +135,7 @@ class CompiledSteps:
             noise: The noise of the chains.
             first: The number of the first step.
         """
-        found: Any = run(self.function, (*_tensors(state).values(), *_draw_all(self.draws, noise, first)))
+        found: Any = run(self.function, (*_tensors(state).values(), *_draw_all(self.draws, noise, first, self.count)))
         size, names, own = len(found) // self.count, list(_tensors(self.state)), list(_tensors(self.info))
         steps = []
         for row in range(0, len(found), size):
@@ -144,11 +172,12 @@ def _compile(sampler: Sampler, energy: Energy, state: State, noise: Noise, first
     recorded = _RecordedNoise(noise.at(first))
     try:
         after, info = sampler.step(energy, state, cast(Noise, recorded))
-        graph, inputs = _record(sampler, energy, state, info, recorded)
-        if len(graph.graph.nodes) > _MOST_NODES:
+        count = _LOOPS if recorded.loops else _STEPS
+        graph, inputs = _record(sampler, energy, state, info, recorded, count)
+        if sum(len(part.graph.nodes) for part in graph.modules() if isinstance(part, torch.fx.GraphModule)) > _MOST_NODES:
             return None
-        function, _ = compile_graph(graph, inputs)
-        steps = CompiledSteps(function, recorded.draws, after, info)
+        function, _ = compile_graph(graph, inputs, loops=recorded.loops)
+        steps = CompiledSteps(function, count, recorded.draws, after, info)
         taken = steps.take(state, noise, first)
         later = steps.take(taken[0][0], noise, first + 1)
     except OptionError:
@@ -162,14 +191,14 @@ def _compile(sampler: Sampler, energy: Energy, state: State, noise: Noise, first
 
 
 def _record(
-    sampler: Sampler, energy: Energy, state: State, info: Info, noise: _RecordedNoise
+    sampler: Sampler, energy: Energy, state: State, info: Info, noise: _RecordedNoise, count: int
 ) -> tuple[torch.fx.GraphModule, tuple[Tensor, ...]]:
     """Returns the graph of the steps, and its inputs: the tensors of a state, and draws with a row for each step."""
     names = list(_tensors(state))
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
         now, found = replace(state, **dict(zip(names, tensors, strict=False))), []
-        for step in range(_STEPS):
+        for step in range(count):
             drawn = _DrawnNoise(noise, [rows[step] for rows in tensors[len(names) :]])
             now, seen = sampler.step(energy, now, cast(Noise, drawn))
             if _shapes(now) != _shapes(state) or _shared(seen) != _shared(info):
@@ -177,13 +206,13 @@ def _record(
             found += [*_tensors(now).values(), *_tensors(seen).values()]
         return tuple(found)
 
-    inputs = (*_tensors(state).values(), *_draw_all(noise.draws, noise.noise, noise.noise.step))
+    inputs = (*_tensors(state).values(), *_draw_all(noise.draws, noise.noise, noise.noise.step, count))
     return record(function, inputs), inputs
 
 
-def _draw_all(draws: Sequence[_Draw], noise: Noise, first: int) -> list[Tensor]:
+def _draw_all(draws: Sequence[_Draw | _Number], noise: Noise, first: int, count: int) -> list[Tensor]:
     """Returns each draw of a step as a tensor with a row for each of the steps."""
-    kinds = [noise.at(step) for step in range(first, first + _STEPS)]
+    kinds = [noise.at(step) for step in range(first, first + count)]
     return [torch.stack([draw.of(own) for own in kinds]) for draw in draws]
 
 
@@ -195,19 +224,25 @@ def _equal(one: tuple[State, Info], other: tuple[State, Info]) -> bool:
 def _tensors(of: State | Info) -> dict[str, Tensor]:
     """Returns the tensors of a state or an info by name."""
     if isinstance(of, Info):
-        found = {"acceptance": of.acceptance, **of.scalars}
+        found = {"acceptance": of.acceptance, **_scalars(of)}
         return {name: value for name, value in found.items() if isinstance(value, Tensor)}
     return {field.name: value for field in fields(of) if isinstance(value := getattr(of, field.name), Tensor)}
 
 
 def _with_tensors(info: Info, tensors: dict[str, Tensor]) -> Info:
-    scalars = {name: tensors.get(name, value) for name, value in info.scalars.items()}
+    scalars: dict[str, Any] = {name: tensors.get(name, value) for name, value in _scalars(info).items()}
     return Info(tensors.get("acceptance"), scalars, info.chains)
 
 
 def _shared(info: Info) -> tuple[Any, ...]:
     """Returns what is equal in the infos of all compiled steps: the names, and the numbers that are no tensors."""
-    return tuple((name, "tensor" if isinstance(value, Tensor) else value) for name, value in info.scalars.items()), info.acceptance is None
+    scalars = ((name, "tensor" if isinstance(value, Tensor) else value) for name, value in _scalars(info).items())
+    return tuple(scalars), info.acceptance is None
+
+
+def _scalars(info: Info) -> dict[str, Any]:
+    """Returns the scalars of an info, with tensors for numbers of the step."""
+    return {name: value.number if isinstance(value, Repetitions) else value for name, value in info.scalars.items()}
 
 
 def _shapes(state: State) -> tuple[Any, ...]:

@@ -1,7 +1,8 @@
 r"""A function of tensors that is applied several times, such as a leapfrog: a compiled energy takes several as one function.
 
 A leapfrog of few chains consists of small operations, whose calls cost more than their arithmetic. Trajectories have different lengths,
-and a function for each would take minutes to compile; eight, two and one leapfrogs make all lengths.
+and a function for each would take minutes to compile. In compiled steps the length is a tensor, and the applications are a loop inside of
+the graph. Steps that are not compiled, such as those of a fourth step size, take eight, two and one leapfrogs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from composable_energy.errors import OptionError
 from composable_energy.sampling.faults import GuardedEnergy
 from composable_energy.sampling.steps import MOST_NUMBERS
 
-__all__ = ["iterate"]
+__all__ = ["Repetitions", "iterate"]
 
 _LOGGER = logging.getLogger("composable_energy.sampling")
 _SIZES = (8, 2, 1)
@@ -30,7 +31,9 @@ Tensors = tuple[Tensor, ...]
 Step = Callable[..., Tensors]
 
 
-def iterate(function: Step, energy: Energy, tensors: Tensors, constants: Tensors, count: int, *, fuse: bool = True) -> Tensors:
+def iterate(
+    function: Step, energy: Energy, tensors: Tensors, constants: Tensors, count: int | Repetitions, *, fuse: bool = True
+) -> Tensors:
     r"""Returns the tensors $f^n(t)$ after `count` applications of `tensors = function(energy, *tensors, *constants)`.
 
     With a compiled energy (`compile=True`) eight, two and single applications run as compiled functions, if the energy and the tensors are
@@ -41,9 +44,11 @@ def iterate(function: Step, energy: Energy, tensors: Tensors, constants: Tensors
         energy: The energy, with `energy_and_gradient` for its gradients.
         tensors: The tensors that change; they keep their shapes and dtypes. The first has a row for each chain.
         constants: The tensors that do not.
-        count: The number of applications.
+        count: The number of applications; one by `Noise.of_step` becomes a loop of compiled steps.
         fuse: Whether to compile them. To compile takes seconds, for which a tuning of the sampler would wait.
     """
+    if isinstance(count, Repetitions):
+        return count.apply(function, energy, tensors, constants)
     compiled = _compiled_form(energy, tensors) if fuse else None
     for size in _SIZES if compiled is not None else ():
         block = None if count < size else _block(size, function, compiled, tensors, constants)
@@ -53,6 +58,38 @@ def iterate(function: Step, energy: Energy, tensors: Tensors, constants: Tensors
     for _ in range(count):
         tensors = function(energy, *tensors, *constants)
     return tensors
+
+
+class Repetitions:
+    """A number of applications that compiled steps know as a tensor.
+
+    The first step, which is not compiled, records a single application; the graph of the steps has a loop of it.
+
+    Args:
+        number: The number, with shape $()$.
+        recorded: The recorded applications of a step by function and shapes.
+    """
+
+    def __init__(self, number: Tensor, recorded: dict[Hashable, Any]) -> None:
+        self.number, self.recorded = number, recorded
+
+    def apply(self, function: Step, energy: Energy, tensors: Tensors, constants: Tensors) -> Tensors:
+        """Returns the tensors after the applications; see `iterate`."""
+        from composable_energy.sampling.graph import record  # late: torch's compiler is slow to import
+
+        inputs = (*tensors, *constants)
+        key = function, tuple((one.shape, one.dtype) for one in inputs)
+        if key in self.recorded:
+            return self._loop(self.recorded[key], tensors, constants)
+        self.recorded[key] = record(lambda *inputs: function(energy, *inputs), inputs)
+        return iterate(function, energy, tensors, constants, int(self.number))
+
+    def _loop(self, once: Step, tensors: Tensors, constants: Tensors) -> Tensors:
+        def body(left: Tensor, *tensors: Tensor) -> Tensors:
+            return left - 1, *(one.clone() for one in once(*tensors, *constants))  # results must not share memory
+
+        start = (self.number.clone(), *(one.clone() for one in tensors))
+        return torch.while_loop(lambda left, *_: left > 0, body, start)[1:]
 
 
 def _compiled_form(energy: Energy, tensors: Tensors) -> Any:

@@ -126,7 +126,7 @@ class ChEES(Sampler):
         if self.step_size is None or self.trajectory is None:
             raise OptionError("ChEES has no step_size yet: give it with a trajectory, or let `sample` tune both.")
         ratio = min(max(self.trajectory / self.step_size, 1.0), self.max_leapfrogs)
-        count = math.ceil(van_der_corput(noise.step) * ratio - _ROUNDING)
+        count = noise.of_step(lambda step: math.ceil(van_der_corput(step) * ratio - _ROUNDING))
         return *propose(energy, state, normal(state.x, noise), self.step_size, count, self.whitening, fuse=fuse), count
 
     @property
