@@ -176,7 +176,7 @@ def _compile(sampler: Sampler, energy: Energy, state: State, noise: Noise, first
         graph, inputs = _record(sampler, energy, state, info, recorded, count)
         if sum(len(part.graph.nodes) for part in graph.modules() if isinstance(part, torch.fx.GraphModule)) > _MOST_NODES:
             return None
-        function, _ = compile_graph(graph, inputs, loops=recorded.loops)
+        function, _ = compile_graph(graph, inputs)
         steps = CompiledSteps(function, count, recorded.draws, after, info)
         taken = steps.take(state, noise, first)
         later = steps.take(taken[0][0], noise, first + 1)

@@ -98,23 +98,18 @@ def run(function: Function, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]
         return function(*inputs)
 
 
-def compile_graph(graph: Callable[..., Any], inputs: tuple[Tensor, ...], *, loops: bool = False) -> tuple[Function, tuple[Tensor, Tensor]]:
+def compile_graph(graph: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tuple[Function, tuple[Tensor, Tensor]]:
     """Returns a compiled graph, and its results at the inputs.
-
-    Args:
-        graph: The graph.
-        inputs: Its inputs.
-        loops: Whether it has loops. Then C++ calls its kernels, because loops in Python take as long as their small operations.
 
     Raises:
         OptionError: This machine has no compiler that works.
     """
     try:
-        return _compile_graph(graph, inputs, _OPTIONS | {"cpp_wrapper": loops})
+        return _compile_graph(graph, inputs)
     except Exception as cause:
         x = torch.zeros(2, device=inputs[0].device)
         try:
-            _compile_graph(torch.fx.symbolic_trace(lambda x: x.cos()), (x,), _OPTIONS)
+            _compile_graph(torch.fx.symbolic_trace(lambda x: x.cos()), (x,))
         except Exception as error:
             cpu = x.device.type == "cpu"
             needs = "a C++ compiler (Debian, Ubuntu: `apt install g++`; macOS: `xcode-select --install`)" if cpu else "Triton"
@@ -133,9 +128,9 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _compile_graph(graph: Callable[..., Any], inputs: tuple[Tensor, ...], settings: dict[str, Any]) -> tuple[Function, Any]:
+def _compile_graph(graph: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tuple[Function, Any]:
     try:
-        function = torch.compile(graph, fullgraph=True, dynamic=False, options=settings)
+        function = torch.compile(graph, fullgraph=True, dynamic=False, options=_OPTIONS)
     except RuntimeError:  # a version of torch without one of the options
         function = torch.compile(graph, fullgraph=True, dynamic=False)
     with warnings.catch_warnings():

@@ -80,16 +80,38 @@ class Repetitions:
         inputs = (*tensors, *constants)
         key = function, tuple((one.shape, one.dtype) for one in inputs)
         if key in self.recorded:
-            return self._loop(self.recorded[key], tensors, constants)
-        self.recorded[key] = record(lambda *inputs: function(energy, *inputs), inputs)
+            return self._loop(*self.recorded[key], tensors, constants)
+        graph = record(lambda *inputs: function(energy, *inputs), inputs)
+        self.recorded[key] = graph, _lift(graph)
         return iterate(function, energy, tensors, constants, int(self.number))
 
-    def _loop(self, once: Step, tensors: Tensors, constants: Tensors) -> Tensors:
-        def body(left: Tensor, *tensors: Tensor) -> Tensors:
-            return left - 1, *(one.clone() for one in once(*tensors, *constants))  # results must not share memory
+    def _loop(self, once: torch.fx.GraphModule, held: Tensors, tensors: Tensors, constants: Tensors) -> Tensors:
+        count = len(tensors)
+
+        def body(left: Tensor, *inputs: Tensor) -> Tensors:
+            return left - 1, *(one.clone() for one in once(*inputs))  # results must not share memory
 
         start = (self.number.clone(), *(one.clone() for one in tensors))
-        return torch.while_loop(lambda left, *_: left > 0, body, start)[1:]
+        # The operator itself: `torch.while_loop` traces its functions again, for any shapes.
+        return torch.ops.higher_order.while_loop(lambda left, *_: left > 0, body, start, (*constants, *held))[1 : count + 1]
+
+
+def _lift(graph: torch.fx.GraphModule) -> Tensors:
+    """Makes the tensors that a graph holds inputs after the others, and returns them: a loop takes all tensors as inputs."""
+    held: dict[int, Tensor] = {}
+    inputs: dict[int, torch.fx.Node] = {}
+    last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
+    for node in list(graph.graph.nodes):
+        if node.op == "get_attr":
+            value = getattr(graph, node.target)
+            if id(value) not in held:
+                held[id(value)] = value
+                with graph.graph.inserting_after(last):
+                    last = inputs[id(value)] = graph.graph.placeholder(f"held_{len(held)}")
+            node.replace_all_uses_with(inputs[id(value)])
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return tuple(held.values())
 
 
 def _compiled_form(energy: Energy, tensors: Tensors) -> Any:
