@@ -35,6 +35,25 @@ def test_an_expression_of_every_kind_runs_as_one_function_for_each_shape():
     assert (str(fast), fast.conditions, fast.grounded) == (str(energy), energy.conditions, energy.grounded)
 
 
+@pytest.mark.parametrize("name", sorted(LEAVES))
+def test_a_compiled_energy_has_the_properties_of_the_energy(name):
+    """All but those of the object itself: its terms, its origin, and how it is saved."""
+    own = {"terms", "origin", "comes_trained", "has_config", "has_own_gradient", "derived", "training", "T_destination", "dump_patches"}
+    energy = LEAVES[name]
+    fast = compiled(energy)
+    for each in sorted(set(dir(ce.Energy)) - own):
+        if not each.startswith("_") and not callable(getattr(energy, each)):
+            assert getattr(fast, each) == getattr(energy, each), each
+    assert fast.known_level(0.9) == energy.known_level(0.9)
+
+
+def test_compiled_energies_have_supports_and_normalizers_in_expressions():
+    one, two = (ce.as_energy(torch.distributions.LogNormal(torch.full((2,), mean, dtype=DTYPE), 1.0)) for mean in (0.0, 1.0))
+    fast, x = compiled(one) | compiled(two), points(5).exp()
+    assert str(fast.support) == str(one.support)
+    torch.testing.assert_close(fast.log_prob(x), (one | two).log_prob(x))
+
+
 @pytest.mark.full
 @needs_compiler
 def test_each_chunk_of_chains_gets_its_own_rows_from_the_same_function():

@@ -13,9 +13,11 @@ from composable_energy.algebra import Conditioned
 from composable_energy.bases import WeightedBase
 from composable_energy.conditions import CHAINS
 from composable_energy.energy import Energy
+from composable_energy.estimate import Estimate
 from composable_energy.events import Formula
 from composable_energy.events.leaves import HeadEnergy
 from composable_energy.sampling.ids import tensor_of
+from composable_energy.supports import Support
 
 __all__ = ["EnergyWrapper", "EqualEnergy", "chains_of", "has_rows", "repeated", "select_rows"]
 
@@ -72,6 +74,27 @@ class EqualEnergy(EnergyWrapper, ABC):
     def __init__(self, energy: Energy) -> None:
         super().__init__(energy)
         self.name, self.recommended, self.no_complement = energy.name, energy.recommended, energy.no_complement
+        self.evidence_normalized, self.has_gradient = energy.evidence_normalized, energy.has_gradient
+        self.widens_itself, self._signed = energy.widens_itself, energy._signed
+
+    @property
+    def support(self) -> Support:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.energy.support
+
+    @property
+    def log_normalizer(self) -> Estimate | None:
+        return self.energy.log_normalizer
+
+    def known_level(self, quantile: float) -> float | None:
+        return self.energy.known_level(quantile)
+
+    @property
+    def decoded_shape(self) -> torch.Size | None:
+        return self.energy.decoded_shape
+
+    @property
+    def unsatisfiable(self) -> bool:
+        return self.energy.unsatisfiable
 
     @property
     def bases(self) -> tuple[WeightedBase, ...]:
