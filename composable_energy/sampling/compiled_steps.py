@@ -31,7 +31,7 @@ __all__ = ["CompiledSteps", "compile_steps"]
 
 _LOGGER = logging.getLogger("composable_energy.sampling")
 _STEPS = 8
-_LOOPS = 4  # steps with loops: their graph takes longer to compile, and a step has more to do
+_LOOPS = 3  # steps with loops: their graph takes longer to compile, and a step has more to do
 _MOST_NODES = 2000  # operations of a function: the compiler takes long for more, and their steps are long enough
 _MOST_SAMPLERS = 3  # who tries many step sizes shall not wait for each
 
@@ -47,6 +47,9 @@ class _Draw:
     def of(self, noise: Noise) -> Tensor:
         return getattr(noise, self.method)(self.like, self.stream)
 
+    def rows(self, kinds: Sequence[Noise]) -> Tensor:
+        return torch.stack([self.of(noise) for noise in kinds])
+
 
 @dataclass(frozen=True)
 class _Number:
@@ -54,8 +57,8 @@ class _Number:
 
     function: Callable[[int], int]
 
-    def of(self, noise: Noise) -> Tensor:
-        return torch.tensor(noise.of_step(self.function))
+    def rows(self, kinds: Sequence[Noise]) -> Tensor:
+        return torch.tensor([noise.of_step(self.function) for noise in kinds])
 
 
 class _RecordedNoise:
@@ -81,11 +84,12 @@ class _RecordedNoise:
 
     def of_step(self, function: Callable[[int], int]) -> Repetitions:
         self.draws.append(_Number(function))
-        return Repetitions(self.draws[-1].of(self.noise), self.recorded)
+        return Repetitions(torch.tensor(self.noise.of_step(function)), self.recorded)
 
     def _draw(self, method: str, like: Tensor, stream: int) -> Tensor:
-        self.draws.append(_Draw(method, torch.zeros_like(like), stream))
-        return self.draws[-1].of(self.noise)
+        draw = _Draw(method, torch.zeros_like(like), stream)
+        self.draws.append(draw)
+        return draw.of(self.noise)
 
 
 class _DrawnNoise(_RecordedNoise):
@@ -213,7 +217,7 @@ def _record(
 def _draw_all(draws: Sequence[_Draw | _Number], noise: Noise, first: int, count: int) -> list[Tensor]:
     """Returns each draw of a step as a tensor with a row for each of the steps."""
     kinds = [noise.at(step) for step in range(first, first + count)]
-    return [torch.stack([draw.of(own) for own in kinds]) for draw in draws]
+    return [draw.rows(kinds) for draw in draws]
 
 
 def _equal(one: tuple[State, Info], other: tuple[State, Info]) -> bool:

@@ -33,8 +33,9 @@ Function = Callable[..., tuple[Tensor, Tensor]]
 ANYTHING = object()  # equals every value
 
 # Weights are constants: convolutions get them in their preferred layout. Short loops are left to the C++ compiler, which unrolls them:
-# half the time for mixtures on a plane (benchmarks/composition.py).
-_OPTIONS: dict[str, Any] = {"freezing": True, "cpp.enable_loop_tail_vec": False}
+# half the time for mixtures on a plane (benchmarks/composition.py). Graphs are compared with what they stand for instead of asserting
+# shapes at each of their operations, which takes a sixth of the time of small loops.
+_OPTIONS: dict[str, Any] = {"freezing": True, "cpp.enable_loop_tail_vec": False, "size_asserts": False, "alignment_asserts": False}
 
 
 def held_by(energy: Energy, skip: type) -> tuple[list[Any], tuple[bool, ...]]:

@@ -80,7 +80,8 @@ class Repetitions:
         inputs = (*tensors, *constants)
         key = function, tuple((one.shape, one.dtype) for one in inputs)
         if key in self.recorded:
-            return self._loop(*self.recorded[key], tensors, constants)
+            once, held = self.recorded[key]
+            return self._loop(once, held, tensors, constants)
         graph = record(lambda *inputs: function(energy, *inputs), inputs)
         self.recorded[key] = graph, _lift(graph)
         return iterate(function, energy, tensors, constants, int(self.number))
