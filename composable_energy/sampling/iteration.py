@@ -53,7 +53,7 @@ def iterate(
     for size in _SIZES if compiled is not None else ():
         block = None if count < size else _block(size, function, compiled, tensors, constants)
         while block is not None and count >= size:
-            tensors = tuple(block(*tensors, *constants))
+            tensors = tuple(block(*tensors, *constants))[: len(tensors)]
             count -= size
     for _ in range(count):
         tensors = function(energy, *tensors, *constants)
@@ -128,10 +128,11 @@ def _block(size: int, function: Step, energy: Any, tensors: Tensors, constants: 
 
     def make(inside: Energy) -> Step | None:
         def applied(*inputs: Tensor) -> Tensors:
-            found = inputs[: len(tensors)]
+            found, between = inputs[: len(tensors)], Tensors()
             for _ in range(size):
+                between = *found, *between
                 found = function(inside, *found, *inputs[len(tensors) :])
-            return found
+            return *found, *between[: -len(tensors)]  # results, or the compiler would compute them again for each use
 
         return _compile(applied, inputs, f"{size} of {function}")
 

@@ -77,13 +77,13 @@ class HMC(Sampler):
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         if self.step_size is None:
             raise OptionError("HMC has no step_size yet: give one, or let `sample` tune it.")
-        count = noise.of_step(self._length) if self.jitter else self.leapfrogs
+        count = noise.of_step(self._length)
         proposal, _, log_ratio = propose(energy, state, normal(state.x, noise), self.step_size, count, fuse=True)
         state, info = choose(state, proposal, log_ratio, noise, stream=1)
         return state, replace(info, scalars={"leapfrogs": count})
 
     def _length(self, step: int) -> int:
-        return math.ceil(van_der_corput(step) * self.leapfrogs)
+        return math.ceil(van_der_corput(step) * self.leapfrogs) if self.jitter else self.leapfrogs
 
 
 def propose(
