@@ -130,12 +130,21 @@ class TestThresholds:
 
     @pytest.mark.slow
     def test_the_mean_that_is_tuned(self):
-        """ChEES tunes a harmonic mean, which is below the arithmetic one."""
-        _, trace = ce.as_energy(Normal(torch.zeros(20), 1.0)).sample((100, 20), seed=0, trace=True)
+        """ChEES tunes a mean that is below the arithmetic one where few chains reject nearly all."""
+        ring = ce.as_energy(lambda x: 8 * (x.norm(dim=1) - 2).square())
+        _, trace = ring.sample((100, 2), seed=0, trace=True)
         assert trace.warnings() == [] and "of a mean that is" in trace.summary().facts["acceptance"]
-        rates = torch.tensor([[0.5, 1.0], [0.25, 0.75]], dtype=F64)
-        assert ChEES().mean_acceptance(rates) == pytest.approx((2 / 3 + 0.375) / 2)
-        assert MALA().mean_acceptance(rates) == pytest.approx(0.625)
+        rates = torch.tensor([[1.0, 1.0, 1.0, 0.01], [0.5, 1.0, 1.0, 0.5]], dtype=F64)
+        assert ChEES().mean_acceptance(rates) < 0.6 < MALA().mean_acceptance(rates) == pytest.approx(6.01 / 8)
+
+    @pytest.mark.parametrize("deviation", [0.2, 0.5, 0.9])
+    def test_the_mean_that_is_tuned_is_the_arithmetic_one_for_equal_errors(self, deviation):
+        """Errors of stationary trajectories are normal, with the mean $-s^2 / 2$, in many dimensions."""
+        errors = deviation * torch.randn(50, 1024, dtype=F64, generator=torch.Generator().manual_seed(0)) - deviation**2 / 2
+        rates = errors.clamp_max(0).exp()
+        assert ChEES().mean_acceptance(rates) == pytest.approx(MALA().mean_acceptance(rates), rel=0.04)
+        rates[:, :50] = 0.0  # 5 % of chains that never move
+        assert ChEES().mean_acceptance(rates) < MALA().mean_acceptance(rates) - 0.1
 
     def test_short_chains_of_many_are_judged_by_all_draws_together(self):
         start = torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0))

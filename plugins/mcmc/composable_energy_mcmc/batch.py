@@ -1,14 +1,19 @@
-"""Operations on batches: a sum for each point, a number for each point broadcast over its coordinates, rows of two states."""
+"""Operations on batches: sums and products for each point, rows of two states."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.sampling import State
 
-__all__ = ["finite_rows", "flatten_points", "select", "sum_of_each"]
+__all__ = ["finite_rows", "flatten_points", "map_points", "select", "sum_of_each"]
+
+_BLOCK = 16
 
 
 def sum_of_each(values: Tensor) -> Tensor:
@@ -19,6 +24,22 @@ def sum_of_each(values: Tensor) -> Tensor:
 def flatten_points(x: Tensor) -> Tensor:
     """Returns points as vectors, with shape $(B, d)$; a point that is a single number becomes a vector of one."""
     return x.flatten(1) if x.ndim > 1 else x[:, None]
+
+
+def map_points(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Returns what a product with a matrix, or a solution by one, makes of points, to the same bits for each of them in any batch.
+
+    Libraries use other kernels for few rows, and for those that remain beside whole blocks, which round differently. So the rows are
+    filled up by zeros to a multiple of 16.
+
+    Args:
+        function: A function of rows with shape $(n, d)$.
+        x: The points, with shape $(B, *)$.
+    """
+    rows = flatten_points(x)
+    if missing := -len(rows) % _BLOCK:
+        return function(pad(rows, (0, 0, 0, missing)))[: len(rows)].view_as(x)
+    return function(rows).view_as(x)
 
 
 def select(mask: Tensor, proposal: State, state: State) -> State:

@@ -18,7 +18,8 @@ from composable_energy_mcmc.approach import approach, redraw_outliers
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.metropolis import REFUSED, choose
-from composable_energy_mcmc.windows import LEAST_ACCEPTANCE, adapt_metric, choose_trajectory, take_step
+from composable_energy_mcmc.tuning import mean_acceptance
+from composable_energy_mcmc.windows import adapt_metric, choose_trajectory, take_step
 
 __all__ = ["ChEES"]
 
@@ -47,8 +48,8 @@ class ChEES(Sampler):
         trajectory: $T > 0$, in units of whitened points; None tunes it together with `step_size`.
         metric: `"identity"`; `"diagonal"` or `"dense"`, estimated from the pooled draws of the pilot chains; `"auto"`, which is dense where
             that pays and diagonal elsewhere; or a metric that was tuned before.
-        acceptance: The harmonic mean of the acceptance to tune for, with rates below .05 counted as .05. At .65, which is best in many
-            dimensions, a chain may stay for long in a narrow part of a curved energy.
+        acceptance: The mean acceptance to tune for, `mean_acceptance`. It is below the arithmetic mean where few trajectories are much worse
+            than others: there, in a narrow part of a curved energy, chains would stay for long.
         max_leapfrogs: The largest $L$. It is needed where the criterion grows without bound, as on some funnels and bananas.
         tuning_steps: The largest number of steps of the pilot chains for $\varepsilon$ and $S$.
         warmup: The number of steps of each chain before the first one; None tunes it together with `step_size`.
@@ -111,8 +112,8 @@ class ChEES(Sampler):
         return state, replace(info, scalars={"leapfrogs": count})
 
     def mean_acceptance(self, acceptance: Tensor) -> float:
-        """Returns the mean over steps of the harmonic mean over chains, which the tuning brings to its goal."""
-        return (1 / (1 / acceptance.clamp_min(LEAST_ACCEPTANCE)).nanmean(1)).nanmean().item()
+        """Returns the mean that the tuning brings to its goal: lower than the arithmetic one if few trajectories are much worse."""
+        return mean_acceptance(acceptance).nanmean().item()
 
     def propose(self, energy: Energy, state: State, noise: Noise, *, fuse: bool = False) -> tuple[State, Tensor, Tensor, int]:
         """Returns the end of a trajectory, the momentum there, the logarithm of the acceptance ratio, and the number of leapfrogs.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import ShapeError
-from composable_energy_mcmc.batch import flatten_points
+from composable_energy_mcmc.batch import flatten_points, map_points
 
 __all__ = ["IDENTITY", "CovarianceEstimator", "Metric", "same_tensor"]
 
@@ -44,14 +44,14 @@ class Metric:
         if self.scale is None:
             return y
         scale = self.scale.to(y)
-        return y * scale if self.kind == "diagonal" else (flatten_points(y) @ scale.T).view_as(y)
+        return y * scale if self.kind == "diagonal" else map_points(lambda rows: rows @ scale.T, y)
 
     def whiten_gradient(self, grad: Tensor) -> Tensor:
         r"""Returns $S^\top \nabla E$, the gradient with respect to whitened points."""
         if self.scale is None:
             return grad
         scale = self.scale.to(grad)
-        return grad * scale if self.kind == "diagonal" else (flatten_points(grad) @ scale).view_as(grad)
+        return grad * scale if self.kind == "diagonal" else map_points(lambda rows: rows @ scale, grad)
 
     def whiten(self, x: Tensor) -> Tensor:
         r"""Returns $S^{-1} x$, in float32 at least."""
@@ -61,7 +61,7 @@ class Metric:
         scale = self.scale.to(x)
         if self.kind == "diagonal":
             return x / scale
-        return torch.linalg.solve_triangular(scale.T, flatten_points(x), upper=True, left=False).view_as(x)
+        return map_points(lambda rows: torch.linalg.solve_triangular(scale.T, rows, upper=True, left=False), x)
 
     def check(self, x: Tensor) -> None:
         """Raises if points have another shape than those that the metric was tuned for.

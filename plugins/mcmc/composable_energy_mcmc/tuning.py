@@ -13,11 +13,12 @@ from composable_energy.sampling import Noise, Sampler, State
 from composable_energy_mcmc.approach import approach, redraw_outliers
 from composable_energy_mcmc.batch import finite_rows, select
 
-__all__ = ["DualAveraging", "find_first_length", "try_step", "tune_step_size"]
+__all__ = ["DualAveraging", "find_first_length", "mean_acceptance", "try_step", "tune_step_size"]
 
 _GAMMA, _OFFSET, _KAPPA = 0.05, 10.0, 0.75  # Hoffman & Gelman (2014)
 _TRIALS = 60
 _GRID = 1024  # lengths in a factor of e
+_LEAST = 0.05  # the smallest acceptance in a harmonic mean, or one bad trajectory would decide
 
 
 def tune_step_size(
@@ -102,3 +103,21 @@ def try_step(sampler: Sampler, energy: Energy, state: State, noise: Noise) -> tu
     rate = torch.ones_like(after.energy) if info.acceptance is None else info.acceptance
     rate = torch.where(finite, rate, 0.0)[counted].mean().item() if counted.any() else 0.0
     return select(finite, after, state), rate if math.isfinite(rate) else 0.0
+
+
+def mean_acceptance(rates: Tensor) -> Tensor:
+    r"""Returns the mean over chains of acceptances with shape $(*, C)$, less if few chains have a much lower one; NaN does not count.
+
+    Where errors of the energy are normal, with the same variance $s^2$ for all chains, acceptances have the arithmetic mean $a = 2
+    \Phi(-s / 2)$ and the harmonic mean $h_0 = 1 / (a / 2 + e^{s^2} \Phi(3 s / 2))$. The result is $a \min(1, h / h_0)^2$ with the harmonic
+    mean $h$ of the rates. So it is $a$ for energies that are as smooth everywhere, however many coordinates they have, and less in the
+    narrow parts of curved energies, where steps that suit most chains keep others in place.
+
+    Args:
+        rates: The acceptances; below .05 they count as .05 in the harmonic mean.
+    """
+    rates = rates.double()
+    mean, harmonic = rates.nanmean(-1), 1 / (1 / rates.clamp_min(_LEAST)).nanmean(-1)
+    s = -2 * torch.special.ndtri(mean.clamp_min(0.1) / 2)
+    normal = 1 / (mean / 2 + s.square().exp() * torch.special.ndtr(1.5 * s))
+    return mean * (harmonic / normal).clamp_max(1).square()

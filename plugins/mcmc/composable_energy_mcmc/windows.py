@@ -15,12 +15,12 @@ from composable_energy_mcmc.approach import redraw_outliers
 from composable_energy_mcmc.batch import finite_rows, flatten_points
 from composable_energy_mcmc.metric import CovarianceEstimator, Metric
 from composable_energy_mcmc.metropolis import choose
-from composable_energy_mcmc.tuning import DualAveraging, find_first_length
+from composable_energy_mcmc.tuning import DualAveraging, find_first_length, mean_acceptance
 
 if TYPE_CHECKING:
     from composable_energy_mcmc.chees import ChEES
 
-__all__ = ["LEAST_ACCEPTANCE", "adapt_metric", "choose_trajectory", "measure_mixing", "take_step"]
+__all__ = ["adapt_metric", "choose_trajectory", "measure_mixing", "take_step"]
 
 _STEPS, _WINDOWS = 32, 3  # of a window, and the fewest windows
 _TRAJECTORY, _LEAPFROGS = 1.5, 16  # about a quarter of a period of whitened points; and the most leapfrogs of a window
@@ -32,7 +32,6 @@ _COSTLIER, _CHEAPER = 1.2, 0.95  # of the cost so far: what a longer trajectory 
 _TRIALS = 2  # the search by powers of two ends after two that cost more
 _BETWEEN = (0.75, 1.5)  # of the best power of two, tried at last
 _CORRELATION_TIMES, _LONGEST_WARMUP = 2, 50  # steps of the warm-up of chains
-LEAST_ACCEPTANCE = 0.05  # the smallest acceptance in the harmonic mean, or one bad trajectory would decide
 
 
 def adapt_metric(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[ChEES, State]:
@@ -227,12 +226,13 @@ def take_step(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tup
 
 
 def _mean_rate(rates: Tensor) -> float:
-    """Returns the harmonic mean of the acceptance, which few bad trajectories pull down.
+    """Returns the mean acceptance to tune for.
 
     Trajectories that end outside the support, where it is zero for any step, count by the arithmetic mean of all, if that is lower.
     """
-    inside = rates[~rates.isnan()].double().clamp_min(LEAST_ACCEPTANCE)
-    return min(1 / (1 / inside).mean().item(), rates.nan_to_num(0.0).mean().item()) if len(inside) else 0.0
+    if rates.isnan().all():
+        return 0.0
+    return min(mean_acceptance(rates).item(), rates.nan_to_num(0.0).mean().item())
 
 
 def _is_stable(energies: list[Tensor]) -> bool:

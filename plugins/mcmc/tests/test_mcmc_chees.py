@@ -64,6 +64,18 @@ def test_a_metric_goes_forth_and_back_and_its_gradient_is_that_of_whitened_point
     torch.testing.assert_close(metric.whiten_gradient(by_whitened if by_points is None else by_points), by_whitened)
 
 
+@pytest.mark.parametrize("size", [2, 3, 8, 64, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_metric_maps_a_point_to_the_same_bits_in_any_batch(size, dtype):
+    """On some processors products with few rows take other kernels, which round differently."""
+    metric = Metric(torch.linalg.cholesky(rotated(size, 10.0)).to(dtype), torch.Size([size]))
+    x = Noise(1, range(70)).normal(torch.zeros(70, size, dtype=dtype))
+    for function in (metric.unwhiten, metric.whiten_gradient, metric.whiten):
+        whole = function(x)
+        for count in (1, 2, 7, 16, 33):
+            assert torch.equal(torch.cat([function(x[:count]), function(x[count:])]), whole)
+
+
 @pytest.mark.parametrize("kind", ["diagonal", "dense"])
 def test_a_metric_makes_the_draws_that_it_was_made_of_white(kind):
     """Also far from zero, where squares have lost their digits, and beside a number that never moves."""
@@ -137,7 +149,7 @@ def test_tuning_finds_the_units(scale):
     units = float(sampler.metric.scale.mean()) / scale
     assert 1.2 < sampler.trajectory * units < 4.5
     _, trace = energy.sample(64, sampler=sampler, steps=30, seed=1, init=scale * torch.randn(64, 10, dtype=F64), trace=True)
-    assert 0.7 < trace.acceptance.mean() < 0.95  # its harmonic mean is .75
+    assert 0.7 < trace.acceptance.mean() < 0.95  # those of all tuned steps vary around .75
 
 
 @pytest.mark.slow
@@ -147,7 +159,7 @@ def test_correlations_are_taken_away_where_a_matrix_pays():
     dense, identity, none = tuned(energy), tuned(energy, metric="identity"), tuned(white)
     assert (dense.metric.kind, identity.metric.kind, none.metric.kind) == ("dense", "identity", "diagonal")
     ratios = [sampler.trajectory / sampler.step_size for sampler in (dense, identity, none)]
-    assert ratios[0] < 1.5 * ratios[2] and ratios[1] > 3 * ratios[0]
+    assert ratios[0] < 1.6 * ratios[2] and ratios[1] > 3 * ratios[0]  # 2 and 3 leapfrogs are neighbours among those that are tried
 
 
 @pytest.mark.slow
