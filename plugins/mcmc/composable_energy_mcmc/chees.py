@@ -48,8 +48,8 @@ class ChEES(Sampler):
         trajectory: $T > 0$, in units of whitened points; None tunes it together with `step_size`.
         metric: `"identity"`; `"diagonal"` or `"dense"`, estimated from the pooled draws of the pilot chains; `"auto"`, which is dense where
             that pays and diagonal elsewhere; or a metric that was tuned before.
-        acceptance: The mean acceptance to tune for, `mean_acceptance`. It is below the arithmetic mean where few trajectories are much worse
-            than others: there, in a narrow part of a curved energy, chains would stay for long.
+        acceptance: The mean acceptance to tune for, `mean_acceptance`. It is below the arithmetic mean where few trajectories are much
+            worse than others: there, in a narrow part of a curved energy, chains would stay for long.
         max_leapfrogs: The largest $L$. It is needed where the criterion grows without bound, as on some funnels and bananas.
         tuning_steps: The largest number of steps of the pilot chains for $\varepsilon$ and $S$.
         warmup: The number of steps of each chain before the first one; None tunes it together with `step_size`.
