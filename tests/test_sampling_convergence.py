@@ -144,7 +144,7 @@ class TestThresholds:
         rates = errors.clamp_max(0).exp()
         assert ChEES().mean_acceptance(rates) == pytest.approx(MALA().mean_acceptance(rates), rel=0.04)
         rates[:, :50] = 0.0  # 5 % of chains that never move
-        assert ChEES().mean_acceptance(rates) < MALA().mean_acceptance(rates) - 0.1
+        assert ChEES().mean_acceptance(rates) < 0.95 * MALA().mean_acceptance(rates)
 
     def test_short_chains_of_many_are_judged_by_all_draws_together(self):
         start = torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
