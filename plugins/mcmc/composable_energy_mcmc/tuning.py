@@ -109,7 +109,7 @@ def mean_acceptance(rates: Tensor) -> Tensor:
     r"""Returns the mean over chains of acceptances with shape $(*, C)$, less if few chains have a much lower one; NaN does not count.
 
     Where errors of the energy are normal, with the same variance $s^2$ for all chains, acceptances have the arithmetic mean $a = 2
-    \Phi(-s / 2)$ and the harmonic mean $h_0 = 1 / (a / 2 + e^{s^2} \Phi(3 s / 2))$. The result is $a \min(1, h / h_0)^{1.5}$ with the harmonic
+    \Phi(-s / 2)$ and the harmonic mean $h_0 = 1 / (a / 2 + e^{s^2} \Phi(3 s / 2))$. The result is $a \min(1, h / h_0)^2$ with the harmonic
     mean $h$ of the rates. So it is $a$ for energies that are as smooth everywhere, however many coordinates they have, and less in the
     narrow parts of curved energies, where steps that suit most chains keep others in place.
 
@@ -120,4 +120,4 @@ def mean_acceptance(rates: Tensor) -> Tensor:
     mean, harmonic = rates.nanmean(-1), 1 / (1 / rates.clamp_min(_LEAST)).nanmean(-1)
     s = -2 * torch.special.ndtri(mean.clamp_min(0.1) / 2)
     normal = 1 / (mean / 2 + s.square().exp() * torch.special.ndtr(1.5 * s))
-    return mean * (harmonic / normal).clamp_max(1) ** 1.5
+    return mean * (harmonic / normal).clamp_max(1).square()
