@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import samplers_page, scaling_page, speed_page
+from benchmarks import lace_page, samplers_page, scaling_page, speed_page
 from benchmarks.harness import ROOT
 from benchmarks.pages import block_names, fill_page, format_number, markdown_table, outside_blocks
 from benchmarks.papers import write_pages
@@ -63,8 +63,8 @@ def test_the_tables_of_the_page_of_samplers_are_those_of_the_results():
     assert fill_page(text, samplers_page.blocks()) == text, "run `python -m benchmarks.papers.write_pages`"
 
 
-@pytest.mark.parametrize("source", [speed_page, scaling_page], ids=["speed", "scaling"])
-def test_the_tables_of_speed_and_scaling_are_those_of_the_results(source):
+@pytest.mark.parametrize("source", [lace_page, scaling_page, speed_page], ids=["lace", "scaling", "speed"])
+def test_the_tables_of_a_page_are_those_of_its_results(source):
     text = source.PAGE.read_text(encoding="utf-8")
     assert fill_page(text, source.blocks()) == text, f"run `python -m {source.__name__}` or what writes its results"
 

@@ -1,0 +1,184 @@
+"""Sections of `benchmarks.lace` over the generator of drawn faces: expressions, evaluations for the same accuracy, and edits."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import composable_energy as ce
+from composable_energy.sampling import Sampler
+from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
+from composable_energy_faces.judge import Verdict, features, frechet_distance, judge, nearest_distances
+from composable_energy_faces.mapping import GeneratedFaces
+from composable_energy_faces.scores import CRITERIA, Criterion, build_expression
+from composable_energy_latent import LACE, Attributes, Edits, edit, fit_attributes
+from composable_energy_mcmc import ChEES, Langevin
+
+__all__ = ["PICTURES", "SAMPLERS", "attributes", "costs", "decode", "edits", "faces", "joined", "sample"]
+
+PICTURES, DRAWN = 1000, 20_000
+FIT: dict[str, Any] = {"count": 40_000, "rounds": 2, "seed": 0}
+ROWS = ("smiling", "~smiling", "male & ~smiling", "(male & smiling) | (~male & glasses)", "male & smiling & glasses & hat")
+EDITS = ("smiling", "glasses", "hat", "old")
+SAMPLERS: dict[str, tuple[Sampler, int | None]] = {
+    "chees": (ChEES(), 15),
+    "lace": (LACE(draws=32), None),
+    "lace, draws=0": (LACE(draws=0, levels=1, tolerance=0.1), None),
+    "langevin": (Langevin(step_size=0.02), 100),
+}
+"""The samplers of the sections, and their steps."""
+
+
+def sample(energy: ce.Energy, n: int, seed: int, sampler: Sampler, steps: int | None = None) -> tuple[Tensor, float, float]:
+    """Returns latent points, evaluations of a point for each, and processor seconds."""
+    began = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ce.SamplingWarning)
+        z, trace = energy.sample(n, sampler=sampler, steps=steps, seed=seed, latents=True, trace=True)
+    scalars = trace.scalars
+    evaluated = scalars["evaluations"][-1] if "evaluations" in scalars else sum(scalars.get("leapfrogs", [steps or 0]))
+    return z, float(evaluated), time.process_time() - began
+
+
+@torch.no_grad()
+def decode(base: ce.Energy, z: Tensor) -> Tensor:
+    """Returns the pictures of latent points."""
+    decoder = base.decoder
+    assert decoder is not None
+    return torch.cat([decoder(part) for part in z.split(250)])
+
+
+def criterion(text: str) -> Criterion:
+    """Returns the criterion of an expression; one of a single attribute is not among those of the faces."""
+    found = next((row for row in CRITERIA if row.text == text), None)
+    return found or Criterion(text, (((text.removeprefix("~"), not text.startswith("~")),),), 0.97)
+
+
+def attributes() -> Attributes:
+    """Returns the attributes of generated faces; the labeller is the judge."""
+
+    def labels(pictures: Tensor) -> dict[str, Tensor]:
+        verdict = judge(pictures)
+        return {**dict(zip(ATTRIBUTES, verdict.attributes.unbind(1), strict=True)), "hair": verdict.hair}
+
+    return fit_attributes(GeneratedFaces().base, labels, values={"hair": HAIR_COLORS}, on="w", progress=True, **FIT)
+
+
+def reference(row: Criterion) -> Tensor:
+    """Returns features of drawn faces that fulfil an expression."""
+    faces = draw(PICTURES * (20 if any(len(branch) > 2 for branch in row.branches) else 4), seed=3)
+    verdict = {name: faces.attributes[:, i] > 0.5 for i, name in enumerate(ATTRIBUTES)}
+    kept = torch.stack([torch.stack([verdict[name] == wanted for name, wanted in branch]).all(0) for branch in row.branches]).any(0)
+    return features(faces.images[kept][:PICTURES])
+
+
+def posterior_accuracy(E: ce.Energy, row: Criterion, z: Tensor, verdict: Verdict) -> float:
+    """Returns the accuracy of an exact sampler: draws of the prior with the probability of the expression as their weights."""
+    with torch.no_grad():
+        weights = (-E.evidence(z)).double().exp()
+    return ((weights * row.satisfied(verdict)).sum() / weights.sum()).item()
+
+
+def drawn_faces(found: Attributes) -> tuple[Tensor, Verdict]:
+    """Returns draws of the prior, and what the judge sees."""
+    z = torch.randn(DRAWN, *(found.base.event_shape or ()), generator=torch.Generator().manual_seed(1002))
+    verdicts = [judge(decode(found.base, part)) for part in z.split(1000)]
+    return z, Verdict(torch.cat([v.attributes for v in verdicts]), torch.cat([v.hair for v in verdicts]))
+
+
+def faces(found: Attributes, samplers: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns figures of each expression by each sampler, and of an exact one."""
+    rows = []
+    z, seen = drawn_faces(found)
+    for text in ROWS:
+        row = criterion(text)
+        E, real = build_expression(row, found), reference(row)
+        rows.append({"expression": text, "sampler": "exact", "accuracy": posterior_accuracy(E, row, z, seen)})
+        print(rows[-1], flush=True)
+        for name in samplers:
+            points, evaluations, seconds = sample(E, PICTURES, 0, *SAMPLERS[name])
+            pictures = decode(found.base, points)
+            verdict = judge(pictures)
+            result = {
+                "expression": text,
+                "sampler": name,
+                "accuracy": row.satisfied(verdict).float().mean().item(),
+                "branches": [row.branch_satisfied(verdict, i).float().mean().item() for i in range(len(row.branches))],
+                "seconds": seconds,
+                "evaluations": evaluations,
+                "nearest": nearest_distances(pictures).mean().item(),
+                "spread": points.std(0).mean().item(),
+                "frechet": frechet_distance(features(pictures), real),
+            }
+            rows.append(result)
+            print({key: round(value, 3) if isinstance(value, float) else value for key, value in result.items()}, flush=True)
+    return rows
+
+
+def joined(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns rows of expressions and samplers in the order of the table; those of samplers that were not measured again stay."""
+    order = ["exact", *SAMPLERS]
+    found = {(row["expression"], row["sampler"]): row for row in [*before, *rows]}
+    return [found[text, name] for text in ROWS for name in order if (text, name) in found]
+
+
+def costs(found: Attributes) -> list[dict[str, Any]]:
+    """Returns figures of an expression by settings of the flow and of Langevin dynamics."""
+    row, rows = criterion("male & ~smiling"), []
+    E, real = build_expression(row, found), reference(row)
+    runs: list[tuple[str, str, tuple[Sampler, int | None]]] = [
+        *(("lace, draws=0", f"tolerance {t:g}", (LACE(draws=0, levels=1, tolerance=t), None)) for t in (0.3, 0.1, 0.03)),
+        *(
+            ("langevin", f"{steps} steps of {size:g}", (Langevin(step_size=size), steps))
+            for size in (0.01, 0.02, 0.05)
+            for steps in (10, 30, 100, 300)
+        ),
+    ]
+    for name, label, setting in runs:
+        z, evaluations, seconds = sample(E, PICTURES, 0, *setting)
+        pictures = decode(found.base, z)
+        quality = {
+            "accuracy": row.satisfied(judge(pictures)).float().mean().item(),
+            "nearest": nearest_distances(pictures).mean().item(),
+            "frechet": frechet_distance(features(pictures), real),
+        }
+        rows.append({"sampler": name, "setting": label, "evaluations": evaluations, "seconds": seconds, **quality})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def edits(found: Attributes, n: int = 500) -> dict[str, Any]:
+    """Returns figures of four edits one after another, and of draws of all four attributes."""
+    generator = torch.Generator().manual_seed(1007)  # the weights were chosen at another seed
+    z = torch.randn(n, *(found.base.event_shape or ()), generator=generator)
+    session, rows, before = Edits(found.base, z), [], judge(decode(found.base, z)).attributes
+    for name in EDITS:
+        began = time.process_time()
+        session = edit(session, found[name], keep=found, identity=features)
+        seconds, verdict = time.process_time() - began, judge(session.images)
+        old = list(EDITS[: len(rows)])
+        others = [i for i, other in enumerate(ATTRIBUTES) if other != name and other not in old]
+        rows.append(
+            {
+                "edit": name,
+                "new": verdict[name].float().mean().item(),
+                "earlier": min((verdict[other].float().mean().item() for other in old), default=1.0),
+                "untouched": (verdict.attributes[:, others] == before[:, others]).float().mean().item() if others else 1.0,
+                "distance": session.last.distance.mean().item(),
+                "pixels": (session.images - decode(found.base, z)).square().mean((1, 2, 3)).sqrt().mean().item(),
+                "evaluations": session.last.evaluations.mean().item(),
+                "seconds": seconds,
+            }
+        )
+        print(rows[-1], flush=True)
+    E = ce.all_of(*(found[name] for name in EDITS))
+    fresh, _, _ = sample(E, n, 1, *SAMPLERS["lace"])
+    apart = (features(decode(found.base, fresh)) - features(decode(found.base, z))).square().mean(1).sqrt().mean().item()
+    pixels = (decode(found.base, fresh) - decode(found.base, z)).square().mean((1, 2, 3)).sqrt().mean().item()
+    print("afresh", apart, pixels)
+    return {"pictures": n, "rows": rows, "afresh": apart, "afresh_pixels": pixels}
