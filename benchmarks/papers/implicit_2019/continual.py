@@ -25,7 +25,8 @@ from torch import Tensor
 from benchmarks.handwritten import LabelledPixels, load_digits, load_idx
 from benchmarks.harness import argument_parser
 from benchmarks.papers.experiment import IMPLICIT, print_table
-from benchmarks.papers.implicit_2019.continual_learners import CLASSES, EWC, LEARNERS, Heads, Learner, Softmax, fit_base
+from benchmarks.papers.implicit_2019.continual_learners import EWC, LEARNERS, Heads, Learner, Softmax, fit_base
+from benchmarks.papers.implicit_2019.continual_networks import CLASSES
 
 TASKS = [(first, first + 1) for first in range(0, CLASSES, 2)]
 HEADS = {"heads, base of the first task": True, "heads, base of all pictures": False}

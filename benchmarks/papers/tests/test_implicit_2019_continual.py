@@ -8,7 +8,8 @@ import torch
 
 from benchmarks.handwritten import LabelledPixels, load_digits, load_idx, train_judge
 from benchmarks.papers.implicit_2019 import continual, cross_class
-from benchmarks.papers.implicit_2019.continual_learners import CLASSES, LEARNERS, ConditionalEnergy, Heads, fit_base
+from benchmarks.papers.implicit_2019.continual_learners import LEARNERS, Heads, fit_base
+from benchmarks.papers.implicit_2019.continual_networks import CLASSES, ConditionalEnergy
 
 
 def points(rows: int = 40, seed: int = 0) -> LabelledPixels:
