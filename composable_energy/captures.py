@@ -23,6 +23,7 @@ __all__ = [
     "check_methods",
     "content",
     "contents",
+    "dense_parts",
     "holds_modules",
     "is_data",
     "named_globals",
@@ -42,6 +43,20 @@ _MANY = 1000  # a captured container with more items is data
 def tensors_of(energy: object) -> list[Tensor]:
     """Returns the tensors that an energy contains or that its functions capture directly, each once."""
     return [item for item in contents(energy) if isinstance(item, Tensor)]
+
+
+def dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Returns the dense tensors that make up a tensor: itself, or the indices and values of a sparse one; torch compares no others."""
+    if tensor.layout is torch.strided:
+        return (tensor,)
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return tensor.indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor.to_dense(),)
 
 
 def contents(root: object) -> Iterator[object]:

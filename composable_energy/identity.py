@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from composable_energy.captures import dense_parts
 from composable_energy.distribution_arguments import ARGUMENTS, argument
 
 __all__ = ["Copies", "Origin", "Part", "equal", "inherit_token", "mark_origin", "part_of", "same", "set_token", "token_of", "tokens_in"]
@@ -205,7 +206,7 @@ def _own_values(module: nn.Module) -> dict[str, Any]:
 
 
 def _equal_tensors(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or a.is_floating_point() != b.is_floating_point() or a.is_complex() != b.is_complex():
+    if a.shape != b.shape or a.layout != b.layout or a.is_floating_point() != b.is_floating_point() or a.is_complex() != b.is_complex():
         return False
     a, b = a.detach(), b.detach().to(a.device)
     if a.dtype == b.dtype:
@@ -214,6 +215,12 @@ def _equal_tensors(a: Tensor, b: Tensor) -> bool:
 
 
 def _same_numbers(a: Tensor, b: Tensor) -> bool:
+    return all(_same_parts(one, other) for one, other in zip(dense_parts(a), dense_parts(b), strict=True))
+
+
+def _same_parts(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:  # of sparse tensors
+        return False
     return torch.equal(a, b) or (bool((a != a).any()) and bool(((a == b) | ((a != a) & (b != b))).all()))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composable_energy.captures import PLAIN, contents
+from composable_energy.captures import PLAIN, contents, dense_parts
 from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 
@@ -63,8 +63,9 @@ def all_same(held: list[Any], before: list[Any]) -> bool:
 def same(new: Any, old: Any) -> bool:
     """Returns whether two held values are equal, tensors to the bit."""
     if isinstance(new, Tensor) and old is not ANYTHING:
-        alike = isinstance(old, Tensor) and (new.dtype, new.device, new.shape) == (old.dtype, old.device, old.shape)
-        return alike and torch.equal(new.detach(), old)
+        if not isinstance(old, Tensor) or any(getattr(new, name) != getattr(old, name) for name in ("dtype", "device", "shape", "layout")):
+            return False
+        return all(torch.equal(one, other) for one, other in zip(dense_parts(new.detach()), dense_parts(old), strict=True))
     return new is old or old is ANYTHING or (type(new) is type(old) and new == old)
 
 
