@@ -54,8 +54,8 @@ def test_all_forms_of_the_convolutional_energy_keep_the_contract(options, x):
 
 @pytest.mark.parametrize(("name", "head"), KINDS)
 def test_parts_are_energies_as_any_others(name, head, x, tmp_path):
-    comet, stranger = made(name, head), made(name, head, filters=4)
-    parts, others = comet.decompose(x), stranger.decompose(x.flip(0))
+    comet, smaller = made(name, head), made(name, head, filters=4)
+    parts, others = comet.decompose(x), smaller.decompose(x.flip(0))
     dark = ce.as_energy(torch.distributions.Normal(torch.zeros(3, SIZE, SIZE), 0.5), name="dark")
     expression = parts[0] & ce.negate(parts[1], "power") & others[2] & dark
     assert expression(x).shape == (PICTURES,)
