@@ -32,11 +32,11 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
         ),
     ),
     "comet_2021": (
-        ("objects", "window_objects", "factors", "styles", "window_sprites"),  # their models are used by the experiments of the next stage
-        (
-            *("swaps", "two_worlds", "ablation", "slot_objects", "light"),
-            *("four_objects", "style_faces", "recombination"),
+        (  # those without another's models, and those whose models the next stage uses
+            *("objects", "swaps", "window_objects", "factors", "styles", "slot_objects"),
+            *("ablation", "window_sprites", "style_faces"),
         ),
+        ("two_worlds", "four_objects", "light", "recombination"),
         ("speed",),  # alone, because it measures time
     ),
     "implicit_2019": (
