@@ -46,7 +46,10 @@ def tensors_of(energy: object) -> list[Tensor]:
 
 
 def dense_parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Returns the dense tensors that make up a tensor: itself, or the indices and values of a sparse one; torch compares no others."""
+    """Returns the dense tensors that make up a tensor: itself, or the indices and values of a sparse one.
+
+    `torch.equal` takes dense tensors only.
+    """
     if tensor.layout is torch.strided:
         return (tensor,)
     if tensor.layout is torch.sparse_coo:

@@ -32,7 +32,7 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
         ),
     ),
     "comet_2021": (
-        (  # those without another's models, and those whose models the next stage uses
+        (  # these need no models of others; the longest first, so that no long one runs alone at the end
             *("objects", "swaps", "window_objects", "factors", "styles", "slot_objects"),
             *("ablation", "window_sprites", "style_faces"),
         ),
