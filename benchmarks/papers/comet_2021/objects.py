@@ -76,11 +76,11 @@ _QUADRATIC = {"head": "quadratic", "components": 4}
 _CONV = {"head": "conv", "components": 4}
 
 PLANS: Mapping[str, Stage] = {
-    "sprites-quadratic": Stage("sprites", 3_700, "", {"size": 32, **_QUADRATIC}),
-    "sprites-conv": Stage("sprites", 900, "sprites-quadratic", {"size": 32, **_CONV}),
-    "objects-16-quadratic": Stage("objects-16", 9_200, "", {"size": 16, **_QUADRATIC, "components": 5}),
-    "objects-16-conv": Stage("objects-16", 2_200, "objects-16-quadratic", {"size": 16, **_CONV, "components": 5}),
-    "objects-32-quadratic": Stage("objects-32", 2_200, "objects-16-quadratic", {"size": 32, "seen": 16, **_QUADRATIC, "components": 5}),
+    "sprites-quadratic": Stage("sprites", 2_600, "", {"size": 32, **_QUADRATIC}),
+    "sprites-conv": Stage("sprites", 650, "sprites-quadratic", {"size": 32, **_CONV}),
+    "objects-16-quadratic": Stage("objects-16", 6_450, "", {"size": 16, **_QUADRATIC, "components": 5}),
+    "objects-16-conv": Stage("objects-16", 1_550, "objects-16-quadratic", {"size": 16, **_CONV, "components": 5}),
+    "objects-32-quadratic": Stage("objects-32", 1_550, "objects-16-quadratic", {"size": 32, "seen": 16, **_QUADRATIC, "components": 5}),
     "tetris-16-quadratic": Stage("tetris-16", 13_800, "", {"size": 16, **_QUADRATIC}),
 }
 

@@ -1,6 +1,6 @@
 r"""Slot attention on solids of 16 pixels, a common alternative, beside the models of `objects.py` and with their scores.
 
-    python -m benchmarks.papers.comet_2021.slot_objects [--seed 5 6 7] [--steps 6200] [--write] [--data FOLDER] [--parts FOLDER]
+    python -m benchmarks.papers.comet_2021.slot_objects [--seed 5 6 7] [--steps 4400] [--write] [--data FOLDER] [--parts FOLDER]
 
 Models train in one thread; weights and figures go to the folder of parts, and existing ones are used again.
 
@@ -78,7 +78,7 @@ def train(seed: int, steps: int, parts: Path, data: Path) -> tuple[SlotAttention
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = experiment_parser("slots", __doc__)
     parser.add_argument("--seed", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--steps", type=int, default=6_200, help="of each training, which take as long as `objects-16-quadratic`")
+    parser.add_argument("--steps", type=int, default=4_400, help="of each training, which take as long as `objects-16-quadratic`")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     models, rows = zip(*(train(seed, args.steps, args.parts / "slots", args.data) for seed in args.seed), strict=True)
