@@ -18,6 +18,7 @@ POSE = 3
 """Numbers in a pose."""
 
 _LEAST_VARIANCE = 0.01  # keeps the spread positive
+_LEAST_LOG = -40.0  # below any rounding; smaller ones would become subnormal numbers, which slow convolutions down
 
 
 def check_picture_size(value: Any) -> int:
@@ -54,4 +55,5 @@ def relative_coordinates(pose: Tensor, places: Tensor) -> Tensor:
     """
     centre, spread = pose[:, :2, None, None], pose[:, 2:, None, None]
     offset = (places - centre) / spread
-    return torch.cat([offset / 2, (-offset.square().sum(1, keepdim=True) / 2).exp()], 1)
+    near = (-offset.square().sum(1, keepdim=True) / 2).clamp(min=_LEAST_LOG).exp()
+    return torch.cat([offset / 2, near], 1)

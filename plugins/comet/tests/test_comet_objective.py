@@ -10,6 +10,7 @@ from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
 from composable_energy_comet import Comet, ConvEnergy, Decomposition, QuadraticEnergy, charbonnier, edge_error, squared_error
 from composable_energy_comet.descent import SPREAD, descent_iterates
+from composable_energy_comet.targets import joint_minimum
 from composable_energy_training import Batch, Optimizer, Trainer
 
 SIZE, ROWS = 16, 3
@@ -198,3 +199,16 @@ def test_large_differences_count_by_their_size_and_small_ones_by_their_square():
     small = charbonnier(x + 1e-3, x) - charbonnier(x, x)
     torch.testing.assert_close(small, squared_error(x + 1e-3, x) / 0.06, rtol=1e-3, atol=0)
     torch.testing.assert_close(charbonnier(x + torch.tensor([0.0, 0.4]).view(2, 1, 1, 1), x)[0], charbonnier(x, x)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_joint_minimum_has_no_subnormal_gradients_where_one_component_has_nearly_all_weight(dtype):
+    generator = torch.Generator().manual_seed(7)
+    pictures = torch.rand(2, 4, 3, 8, 8, generator=generator, dtype=dtype)
+    weights = 150 * torch.randn(2, 4, 1, 8, 8, generator=generator, dtype=dtype)
+    inputs = [pictures.requires_grad_(), weights.requires_grad_()]
+    picture = joint_minimum(*inputs)
+    torch.testing.assert_close(picture, (weights.softmax(1) * pictures).sum(1), rtol=0, atol=4 * torch.finfo(dtype).eps)
+    for gradient in torch.autograd.grad(picture.square().sum(), inputs):
+        sizes = gradient.abs()
+        assert not ((sizes > 0) & (sizes < torch.finfo(torch.float32).tiny)).any()
