@@ -17,7 +17,7 @@ SCORES = [(protocol, score) for protocol in ("raw", "PCA 64") for score in ("Bet
 def blocks() -> Blocks:
     """Returns the functions of these blocks."""
     functions = (factors, factor_r2, factor_goals, factor_changes, swap_scores, style_shares, style_faces)
-    kinds = {f"swaps, {kind}": (lambda kind=kind: swap_matrix(kind)) for kind in ("paper", "labelled", "unlabelled")}
+    kinds = {f"swaps, {kind}": (lambda kind=kind: swap_matrix(kind)) for kind in ("paper", "labelled")}
     return {function.__name__.replace("_", " "): function for function in functions} | kinds
 
 

@@ -21,8 +21,7 @@ The models have the same networks, start and budget, and train on 8,000 pictures
 - **paper**: the objective of the paper, on 8,000 single pictures;
 - **labelled**: on 4,000 pairs that differ in one factor, `Exchange`: a picture is reconstructed from its partner's components and its own
   component of the factor that differs. The label is the factor that differs, without its values. The components are assigned to lamp
-  intensity, the lamp's place, camera x, and camera y and z;
-- **unlabelled**: the same without labels; the component with the largest difference between the latents is taken as the one that differs.
+  intensity, the lamp's place, camera x, and camera y and z.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ OWNERS = (0, 1, 1, 1, 2, 3, 3)
 
 STEPS = 1_850
 PAIRS, SWAPS, READ, READING = 4000, 500, 4000, 20.0
-KINDS = ("paper", "labelled", "unlabelled")
+KINDS = ("paper", "labelled")
 
 
 class Exchange(Objective):
@@ -74,11 +73,11 @@ class Exchange(Objective):
 
     Args:
         inner: The objective that decodes components and compares pictures.
-        owners: The component of each factor, with shape $(F,)$; batches then need the label `changed`, the factor in which rows differ from
-            their partners. If None, the component that differs most.
+        owners: The component of each factor, with shape $(F,)$; batches need the label `changed`, the factor in which rows differ
+            from their partners.
     """
 
-    def __init__(self, inner: Decomposition, owners: Tensor | None = None) -> None:
+    def __init__(self, inner: Decomposition, owners: Tensor) -> None:
         self.inner, self.owners = inner, owners
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
@@ -89,12 +88,7 @@ class Exchange(Objective):
         """
         if not isinstance(model, Comet):
             raise OptionError(f"Exchange trains a Comet, got {type(model).__name__}.")
-        z = model.encoder(batch.x)
-        if self.owners is None:
-            own = (z - z.view(-1, 2, *z.shape[1:]).flip(1).view_as(z)).detach().square().sum(2).argmax(1)
-        else:
-            own = self.owners[batch.labels["changed"].repeat_interleave(2)]
-        z = exchange(z, own)
+        z = exchange(model.encoder(batch.x), self.owners[batch.labels["changed"].repeat_interleave(2)])
         if isinstance(model.energy, ConvEnergy):
             value = self.inner.descent_loss(model.energy, z, batch.x, batch.noise)
         else:
@@ -155,12 +149,12 @@ def render_pairs(data: Room, folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def train_kind(kind: str, seed: int, data: Room, args: argparse.Namespace) -> tuple[Any, dict[str, float]]:
-    """Returns a COMET that was trained in one of the three ways, and the figures of its training."""
+    """Returns a COMET that was trained in one of the two ways, and the figures of its training."""
     model, path = create_comet("conv", seed), args.parts / "factors" / f"swaps-{kind}-{seed}-{args.steps}.pt"
     if kind == "paper":
         return model, train_or_load(path, model, lambda: train_comet(model, data.train, args.steps, seed))
     images, changed = render_pairs(data, args.data)
-    objective = Exchange(SQUARED, torch.tensor(OWNERS) if kind == "labelled" else None)
+    objective = Exchange(SQUARED, torch.tensor(OWNERS))
     return model, train_or_load(path, model, lambda: train_comet(model, images, args.steps, seed, objective, {"changed": changed}))
 
 
