@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from composable_energy.checks import check_value
 from composable_energy.errors import ExpressionError, NormalizerError
 from composable_energy.lift import ScoreEnergy
+from composable_energy.second_derivatives import differentiable_gradient
 
 if TYPE_CHECKING:
     from composable_energy.energy import Energy
@@ -40,10 +40,4 @@ def score(energy: Energy, x: Tensor, *, create_graph: bool = False, **conditions
             f"{energy} has a gradient and no value, so its score has no graph. Train the score models in it one by one, by "
             "`score(x, create_graph=True)` of each."
         )
-    with torch.enable_grad():
-        point = x if x.requires_grad else x.detach().requires_grad_()
-        energies = energy(point, **conditions)
-        found = torch.autograd.grad(energies.sum(), point, create_graph=True, allow_unused=True)[0] if energies.requires_grad else None
-    if found is None:
-        raise ExpressionError(f"{energy} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
-    return -found
+    return -differentiable_gradient(energy, x, **conditions)[1]

@@ -12,7 +12,6 @@ import composable_energy as ce
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_comet.component import ComponentEnergy
 from composable_energy_comet.coordinates import POSE, relative_coordinates
-from composable_energy_comet.silu import silu
 
 __all__ = ["ConvEnergy"]
 
@@ -78,8 +77,9 @@ class ConvEnergy(ComponentEnergy):
         components = z.shape[1]
         h = self.read(torch.cat([x, self.places.expand(len(x), -1, -1, -1)], 1) if self.coordinates == "absolute" else x)
         if self.place is not None and pose is not None:
-            h = h.repeat_interleave(components, 0) + self.place(relative_coordinates(pose, self.places))
-        h = silu(h)
+            places = self.place(relative_coordinates(pose, self.places))
+            h = (h[:, None] + places.unflatten(0, (-1, components))).flatten(0, 1)
+        h = F.silu(h)
         if self.stem == "pool":
             h = F.avg_pool2d(h, 2)
         for block in self.blocks:
@@ -104,9 +104,8 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Returns features with shape $(B K, \\cdot, \\cdot, \\cdot)$; x has $B$ rows, or $B K$."""
         gain, offset, gain2, offset2 = self.told(z)[:, :, None, None].chunk(4, 1)
-        h = self.first(x)
-        if len(h) != len(z):
-            h, x = h.repeat_interleave(len(z) // len(h), 0), x.repeat_interleave(len(z) // len(x), 0)
-        h = silu(h * (1 + gain) + offset)
-        h = silu(self.second(h) * (1 + gain2) + offset2) + x
-        return F.avg_pool2d(silu(self.last(h)), 2)
+        shape = (len(x), len(z) // len(x))  # pictures, and the components that share their features
+        h = self.first(x)[:, None] * (1 + gain).unflatten(0, shape) + offset.unflatten(0, shape)
+        h = self.second(F.silu(h.flatten(0, 1)))
+        h = (F.silu(h * (1 + gain2) + offset2).unflatten(0, shape) + x[:, None]).flatten(0, 1)
+        return F.avg_pool2d(F.silu(self.last(h)), 2)

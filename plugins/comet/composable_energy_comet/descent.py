@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from composable_energy.second_derivatives import differentiable_gradient
 from composable_energy_comet.conv import ConvEnergy
 
 __all__ = ["SPREAD", "descend", "descent_iterates", "descent_step"]
@@ -53,7 +54,9 @@ def descent_step(energy: ConvEnergy, z: Tensor, x: Tensor, *, graph: bool = Fals
         x: Pictures, with shape $(B, C, S, S)$.
         graph: Whether the step keeps a graph of weights, latents and, if they require a gradient, pictures.
     """
+    if graph:
+        return x - differentiable_gradient(energy.energies, x, z=z)[1]
     with torch.enable_grad():
-        point = x if x.requires_grad else x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(energy.energies(point, z).sum(), point, create_graph=graph)
-    return point - gradient if graph else point.detach() - gradient
+        point = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(energy.energies(point, z).sum(), point)
+    return point.detach() - gradient

@@ -14,6 +14,7 @@ from composable_energy.errors import OptionError
 from composable_energy.extras import import_extra
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import energy_and_gradient, twin
+from composable_energy.second_derivatives import differentiable_gradient
 from composable_energy_training.chains import Factor, run_langevin
 from composable_energy_training.contrastive_divergence import contrast
 from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_conditions, require_energy
@@ -103,9 +104,8 @@ class EnergyMatching(Objective):
         start = self._couple(keyed.normal(data), batch)
         time = keyed.child("time").uniform(data).to(data.dtype)
         weight = torch.ones_like(time) if warm else ((1 - time) / (1 - self.cutoff)).clamp_max(1)
-        with torch.enable_grad():
-            x = torch.lerp(start, data, unsqueeze_to(time, data)).requires_grad_()
-            gradient = torch.autograd.grad(energy(x, **conditions).sum(), x, create_graph=True)[0]
+        x = torch.lerp(start, data, unsqueeze_to(time, data))
+        gradient = differentiable_gradient(energy, x, **conditions)[1]
         error = as_float32(self.temperature * gradient + data - start).square().flatten(1).mean(1)
         return (weight * error).mean()
 

@@ -15,6 +15,7 @@ from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy.options import check_integer
 from composable_energy.sampling import twin
+from composable_energy.second_derivatives import differentiable_gradient
 from composable_energy_training.contrastive_divergence import contrast
 from composable_energy_training.negative_samples import NegativeSampler, NegativeSamples
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
@@ -127,9 +128,8 @@ class ImprovedContrastiveDivergence(Objective):
     def _take_last_step(self, energy: Energy, samples: NegativeSamples) -> Tensor:
         """Takes the next Langevin step of the chains, with a graph."""
         sampler: Any = self.negatives.sampler
-        with _eval_mode(energy), torch.enable_grad():
-            x = samples.x.detach().requires_grad_()
-            gradient = torch.autograd.grad(energy(x).sum(), x, create_graph=True)[0]
+        with _eval_mode(energy):
+            gradient = differentiable_gradient(energy, samples.x)[1]
         if sampler.max_gradient is not None:
             gradient = gradient.clamp(-sampler.max_gradient, sampler.max_gradient)
         xi = samples.noise.at(self.negatives.steps).normal(samples.x)

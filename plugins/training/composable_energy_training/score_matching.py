@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
+from composable_energy.second_derivatives import differentiable_gradient
 from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_conditions, require_energy
 
 __all__ = ["DenoisingScoreMatching", "add_noise", "check_levels"]
@@ -50,10 +51,8 @@ class DenoisingScoreMatching(Objective):
         if "sigma" not in energy.conditions:
             raise OptionError(f"{energy} does not depend on the noise level: give its `forward` a parameter sigma.")
         x, sigma, xi = add_noise(batch.x, self.levels, batch.noise)
-        with torch.enable_grad():
-            x.requires_grad_()
-            energies = energy(x, sigma=sigma, **get_conditions(energy, batch, self.condition))
-            gradient = torch.autograd.grad(energies.sum(), x, create_graph=True)[0]
+        conditions = get_conditions(energy, batch, self.condition)
+        energies, gradient = differentiable_gradient(energy, x, sigma=sigma, **conditions)
         error = as_float32(gradient * unsqueeze_to(sigma, x) - xi).square().mean()
         return Loss(error, {"error": error.detach(), "magnitude": as_float32(energies.detach()).abs().mean()})
 

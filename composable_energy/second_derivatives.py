@@ -1,0 +1,294 @@
+r"""Gradients that are differentiated again, as training on scores does, with fast second derivatives of common layers.
+
+Objectives such as denoising score matching differentiate $\nabla_x E(x)$ with respect to weights. There torch computes the gradient of a
+convolution's weights as a convolution whose kernel is as large as the picture, and SiLU and average pooling as chains of operations with
+a new tensor each. `differentiable_gradient` replaces these layers while the energy is evaluated; all derivatives stay the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.graph import get_gradient_edge
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from composable_energy.errors import ExpressionError
+
+__all__ = ["differentiable_gradient"]
+
+
+def differentiable_gradient(energy: Callable[..., Tensor], x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
+    r"""Returns $E(x)$, with shape $(B,)$, and $\nabla_x \sum_b E(x_b)$, with the shape of the points; both have a graph.
+
+    The derivatives are those of `torch.autograd.grad(..., create_graph=True)`.
+
+    Args:
+        energy: The energy, or a function of points and conditions.
+        x: The points, with shape $(B, *)$; their graph is kept if they require a gradient.
+        conditions: Passed to the energy.
+
+    Raises:
+        ExpressionError: The energies do not depend on the points.
+    """
+    with torch.enable_grad():
+        point = x if x.requires_grad else x.detach().requires_grad_()
+        layers = _Layers(point, alone=point is not x)
+        with layers:
+            values = energy(point, **conditions)
+        gradient = None
+        if values.requires_grad:
+            with layers.stage.of_points():
+                (gradient,) = torch.autograd.grad(values.sum(), point, create_graph=True, allow_unused=True)
+    if gradient is None:
+        raise ExpressionError(f"{energy} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
+    return values, gradient
+
+
+class _Stage:
+    """Whether gradients reach the points alone, and not the weights."""
+
+    def __init__(self) -> None:
+        self.is_of_points = False
+
+    @contextmanager
+    def of_points(self) -> Iterator[None]:
+        """A context in which they do."""
+        self.is_of_points = True
+        try:
+            yield
+        finally:
+            self.is_of_points = False
+
+
+class _Layers(TorchFunctionMode):
+    """Replaces layers of an energy by those with fast second derivatives.
+
+    Args:
+        point: The points; they require a gradient.
+        alone: Whether nothing else reads their gradient, so that it is needed in the first pass alone.
+    """
+
+    def __init__(self, point: Tensor, alone: bool) -> None:
+        super().__init__()
+        self.point, self.alone, self.stage = point, alone, _Stage()
+        self._target, self._independent = get_gradient_edge(point).node, set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        replace = None if types else _REPLACEMENTS.get(func)
+        if replace is not None and torch.is_grad_enabled():
+            result = replace(self, *args, **(kwargs or {}))
+            if result is not None:
+                return result
+        return func(*args, **(kwargs or {}))
+
+    def depends(self, tensor: Tensor | None) -> bool:
+        """Returns whether a tensor depends on the points, like the weights of a hypernetwork."""
+        seen, left = set(), [tensor.grad_fn] if tensor is not None and tensor.grad_fn is not None else []
+        while left:
+            node = left.pop()
+            if node is self._target:
+                return True
+            if node not in seen and node not in self._independent:
+                seen.add(node)
+                left += [after for after, _ in node.next_functions if after is not None]
+        self._independent |= seen
+        return tensor is self.point
+
+
+def _convolve(
+    layers: _Layers,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor | None:
+    """Returns a convolution with fast second derivatives, or None where torch's own is needed."""
+    x, n = input, weight.ndim - 2
+    if isinstance(padding, str) or x.ndim != weight.ndim or not x.requires_grad or layers.depends(weight) or layers.depends(bias):
+        return None
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    if not x.is_floating_point() or x.dtype != weight.dtype or (bias is not None and bias.dtype != x.dtype):
+        return None
+    sizes = [[one] * n if isinstance(one, int) else [*one] * (n // len(one)) for one in (stride, padding, dilation)]
+    is_last = layers.alone and input is layers.point  # then nothing reads its gradient in the second pass
+    return _Convolution.apply(x, weight, bias, layers.stage, is_last, (*sizes, groups))
+
+
+class _Convolution(Function):
+    """A convolution whose first gradient with respect to its input is `_ConvolutionOfGradients`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stage: _Stage, is_last: bool, sizes: Any) -> Tensor:
+        *sizes, groups = sizes
+        return torch.ops.aten.convolution(x, weight, bias, *sizes, False, [0] * len(sizes[0]), groups)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        x, weight, bias, ctx.stage, ctx.is_last, ctx.sizes = inputs
+        ctx.with_bias = bias is not None
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = ctx.saved_tensors
+        if ctx.stage.is_of_points:
+            return _ConvolutionOfGradients.apply(gradient, weight, x, ctx.sizes), None, None, None, None, None
+        of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
+        found = _differentiate(gradient, x, weight, ctx.sizes, [of_x and not ctx.is_last, of_weight, of_bias and ctx.with_bias])
+        return (*found, None, None, None)
+
+
+class _ConvolutionOfGradients(Function):
+    """The gradient of a convolution with respect to its input."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, weight: Tensor, x: Tensor, sizes: Any) -> Tensor:
+        return _differentiate(gradient, x, weight, sizes, [True, False, False])[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        gradient, weight, _, ctx.sizes = inputs
+        ctx.save_for_backward(gradient, weight)
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gradient, weight = ctx.saved_tensors
+        *sizes, groups = ctx.sizes
+        of_gradient = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_gradient = torch.ops.aten.convolution(outer, weight, None, *sizes, False, [0] * len(sizes[0]), groups)
+        if ctx.needs_input_grad[1]:
+            of_weight = _differentiate(gradient, outer, weight, ctx.sizes, [False, True, False])[1]
+        return of_gradient, of_weight, None, None
+
+
+def _differentiate(gradient: Tensor, x: Tensor, weight: Tensor, sizes: Any, needed: list[bool]) -> Any:
+    """Returns the needed gradients of a convolution, with respect to its input, its weight and its bias."""
+    if not any(needed):
+        return None, None, None
+    *sizes, groups = sizes
+    zeros = [0] * len(sizes[0])
+    return torch.ops.aten.convolution_backward(gradient, x, weight, [len(weight)], *sizes, False, zeros, groups, needed)
+
+
+def _silu(_: _Layers, input: Tensor, inplace: bool = False) -> Tensor | None:
+    return _Silu.apply(input) if input.requires_grad and not inplace else None
+
+
+class _Silu(Function):
+    r"""$x\, \sigma(x)$."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return F.silu(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Slope.apply(gradient, *ctx.saved_tensors)
+
+
+class _Slope(Function):
+    r"""$g\, \sigma(x)\, (1 + x\, (1 - \sigma(x)))$, the gradient of SiLU times $g$; it is linear in $g$."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, x: Tensor) -> Tensor:
+        return torch.ops.aten.silu_backward(gradient, x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gradient, x = ctx.saved_tensors
+        share = x.sigmoid()
+        if torch.is_grad_enabled():
+            bend = outer * gradient * (torch.addcmul(x, x, share, value=-2) + 2)
+            return _Slope.apply(outer, x), torch.ops.aten.sigmoid_backward(bend, share)  # pyright: ignore[reportReturnType]
+        bend = torch.addcmul(x, x, share, value=-2).add_(2).mul_(outer).mul_(gradient)  # one new tensor, not five
+        return torch.ops.aten.silu_backward(outer, x), torch.ops.aten.sigmoid_backward.grad_input(bend, share, grad_input=bend)
+
+
+def _average(
+    _: _Layers,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor | None:
+    """Returns the averages of square cells that divide pictures, with fast second derivatives, or None where torch's own are needed."""
+    cell = kernel_size if isinstance(kernel_size, int) else kernel_size[0] if len(set(kernel_size)) == 1 else 0
+    apart = stride in (None, (), cell, (cell, cell), [cell, cell]) and padding in (0, (0, 0), [0, 0]) and divisor_override is None
+    if not apart or cell < 1 or input.ndim != 4 or input.shape[2] % cell or input.shape[3] % cell or not input.requires_grad:
+        return None
+    return _Average.apply(input, cell)
+
+
+class _Average(Function):
+    """The mean of each cell of a picture."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, cell: int) -> Tensor:
+        return F.avg_pool2d(x, cell)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.cell = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Spread.apply(gradient, ctx.cell), None
+
+
+class _Spread(Function):
+    """The gradient of the means of cells: each is divided among the pixels of its cell."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, cell: int) -> Tensor:
+        return F.interpolate(gradient / cell**2, scale_factor=float(cell), mode="nearest")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.cell = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Average.apply(outer, ctx.cell), None
+
+
+_REPLACEMENTS: dict[Any, Callable[..., Tensor | None]] = {
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolve),
+    F.silu: _silu,
+    F.avg_pool2d: _average,
+}
