@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.graph import get_gradient_edge
+from torch.nn import Parameter
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -80,7 +81,7 @@ class _Layers(TorchFunctionMode):
         self._target, self._independent = get_gradient_edge(point).node, set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        replace = None if types else _REPLACEMENTS.get(func)
+        replace = _REPLACEMENTS.get(func) if all(kind in _PLAIN for kind in types) else None
         if replace is not None and torch.is_grad_enabled():
             result = replace(self, *args, **(kwargs or {}))
             if result is not None:
@@ -287,6 +288,7 @@ class _Spread(Function):
         return _Average.apply(outer, ctx.cell), None
 
 
+_PLAIN = (Tensor, Parameter)  # subclasses may have layers of their own
 _REPLACEMENTS: dict[Any, Callable[..., Tensor | None]] = {
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolve),
     F.silu: _silu,
