@@ -19,6 +19,7 @@ from benchmarks.papers.comet_2021.training import Budget, fit
 from composable_energy.sampling import Noise
 from composable_energy_comet import ConvEnergy, Decomposition, charbonnier
 from composable_energy_training import Batch
+from composable_energy_training.precision import Precision
 
 __all__ = ["COMPONENTS", "FACTORS", "SQUARED", "create_comet", "reconstruct", "train_comet", "train_or_load"]
 
@@ -42,6 +43,7 @@ def train_comet(
     objective: Any = None,
     labels: Mapping[str, Tensor] | None = None,
     slow: bool = False,
+    precision: Precision = "float32",
 ) -> dict[str, float]:
     """Trains a COMET on batches of 16.
 
@@ -53,6 +55,7 @@ def train_comet(
         objective: The objective; if None, `SQUARED` for a descent with a new encoder, else `CHARBONNIER`.
         labels: Labels of each row for the objective.
         slow: Whether the encoder was trained before.
+        precision: That of the loss, as in `Budget`.
 
     Returns:
         The figures of `fit`.
@@ -72,7 +75,7 @@ def train_comet(
         return objective.loss(model, Batch(x, batch_labels, Noise(seed, range(len(x)), step))).value
 
     batch, rate = 16 if images.ndim == 4 else 8, 1e-3 if descends else 2e-3
-    budget = Budget(steps=steps, batch=batch, rate=rate, cosine=not fresh)
+    budget = Budget(steps=steps, batch=batch, rate=rate, cosine=not fresh, precision=precision)
     figures = fit(loss, model.parameters(), len(images), budget, seed, model.encoder.parameters() if slow else ())
     model.eval()
     return figures

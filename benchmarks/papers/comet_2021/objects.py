@@ -11,7 +11,7 @@ parts, and existing ones are used again. Both print the table of the parts of th
 - **Training**: `Decomposition` with one random iterate of three; Adam at 1e-3, batches of 16, a tenth of the rate in the last 15 %, and
   gradients clipped to a norm of .05. A plan is a chain of stages, each with the encoder of the stage before; its minutes are those of all
   stages, of one processor. An encoder that a convolutional energy starts with learns at a twentieth of the rate, which keeps what it
-  learned.
+  learned. Losses are in bfloat16 where the processor has it.
 - **Masks**: the reading and the threshold of merging are those with the highest foreground ARI on the 128 pictures; then the 320 are
   scored once. `unmerged` is the best reading without merging. All-pixel ARI counts the pixels near the start (Otsu's threshold of
   |reconstruction - start|) as background.
@@ -33,7 +33,7 @@ import composable_energy as ce
 from benchmarks.harness import read_json, write_json
 from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.comet_2021.segmentation import foreground_ari, otsu_threshold, segmentation_baselines
-from benchmarks.papers.comet_2021.training import Budget, fit
+from benchmarks.papers.comet_2021.training import PRECISION, Budget, fit
 from benchmarks.papers.comet_2021.worlds import Scenes, render_objects
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_picture
 from composable_energy.sampling import Noise
@@ -98,7 +98,7 @@ def train_plan(plan: str, seed: int, parts: Path, data: Path) -> tuple[Comet, di
     if before is not None:
         comet.encoder.load_state_dict(before.encoder.state_dict())
     comet.energy.set_image(images)
-    objective, budget = Decomposition(iterates=stage.iterates), Budget(steps=stage.steps, clip=CLIP)
+    objective, budget = Decomposition(iterates=stage.iterates), Budget(steps=stage.steps, clip=CLIP, precision="auto")
 
     def loss(rows: Tensor, step: int) -> Tensor:
         return objective.loss(comet, Batch(images[rows], {}, Noise(seed, range(len(rows)), step))).value
@@ -166,7 +166,7 @@ def gather(seeds: Sequence[int], parts: Path, data: Path, write: bool) -> None:
     print_table("Objects", rows)
     print_table("Baselines", [{"world": world, **values} for world, values in found.items()])
     if write:
-        COMET.write("objects", {"rows": rows, "baselines": found}, train=TRAIN, test=TEST, seeds=list(seeds))
+        COMET.write("objects", {"rows": rows, "baselines": found}, train=TRAIN, test=TEST, seeds=list(seeds), precision=PRECISION)
         for plan, stage in PLANS.items():
             if (folder := parts / f"{plan}-{seeds[0]}").exists():
                 write_sheet(load_comet(folder), render_objects(stage.world, TEST, "test", data), plan)

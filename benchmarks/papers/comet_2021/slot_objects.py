@@ -23,6 +23,7 @@ from benchmarks.papers.comet_2021.objects import TEST, TRAIN
 from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
 from benchmarks.papers.comet_2021.segmentation import foreground_ari
 from benchmarks.papers.comet_2021.slots import SlotAttention, train_slots
+from benchmarks.papers.comet_2021.training import PRECISION
 from benchmarks.papers.comet_2021.worlds import Scenes, render_objects
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_rounded
 from composable_energy_comet.metrics import adjusted_rand_index, mean_segmentation_covering, territory_labels
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_table(f"Slot attention on {WORLD}", rows)
     if args.write:
         picture = sheet(models[0], render_objects(WORLD, TEST, "test", args.data))
-        COMET.write("slots", {"rows": list(rows)}, picture, train=TRAIN, test=TEST, slots=SLOTS, steps=args.steps)
+        COMET.write("slots", {"rows": list(rows)}, picture, train=TRAIN, test=TEST, slots=SLOTS, steps=args.steps, precision=PRECISION)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def train_slots(images: Tensor, slots: int, seed: int, steps: int) -> tuple[Slot
     """
     torch.manual_seed(seed)
     model = SlotAttention(slots, images.shape[-1])
-    budget = Budget(steps=steps, rate=4e-4)
+    budget = Budget(steps=steps, rate=4e-4, precision="auto")
     figures = fit(lambda rows, _: model.loss(images[rows]), model.parameters(), len(images), budget, seed)
     return model.eval(), figures
 

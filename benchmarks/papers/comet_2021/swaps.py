@@ -49,7 +49,7 @@ from benchmarks.papers.comet_2021.factor_models import (
     train_or_load,
 )
 from benchmarks.papers.comet_2021.options import SEEDS, experiment_parser
-from benchmarks.papers.comet_2021.training import Budget, fit
+from benchmarks.papers.comet_2021.training import PRECISION, Budget, fit
 from benchmarks.papers.comet_2021.worlds import Room, render_room
 from benchmarks.papers.experiment import COMET, arrange_rows, print_table, write_rounded
 from composable_energy.errors import OptionError
@@ -152,10 +152,12 @@ def train_kind(kind: str, seed: int, data: Room, args: argparse.Namespace) -> tu
     """Returns a COMET that was trained in one of the two ways, and the figures of its training."""
     model, path = create_comet("conv", seed), args.parts / "factors" / f"swaps-{kind}-{seed}-{args.steps}.pt"
     if kind == "paper":
-        return model, train_or_load(path, model, lambda: train_comet(model, data.train, args.steps, seed))
+        return model, train_or_load(path, model, lambda: train_comet(model, data.train, args.steps, seed, precision="auto"))
     images, changed = render_pairs(data, args.data)
     objective = Exchange(SQUARED, torch.tensor(OWNERS))
-    return model, train_or_load(path, model, lambda: train_comet(model, images, args.steps, seed, objective, {"changed": changed}))
+    return model, train_or_load(
+        path, model, lambda: train_comet(model, images, args.steps, seed, objective, {"changed": changed}, precision="auto")
+    )
 
 
 def train_regressor(images: Tensor, factors: Tensor, seed: int, seconds: float = READING) -> nn.Module:
@@ -237,7 +239,7 @@ def main() -> None:
     hidden = ("matrix", "R2 of the regressor")
     print_table("Isolation", [{key: value for key, value in run.items() if key not in hidden} for run in runs])
     if args.write:
-        COMET.write("swaps", {"runs": runs}, sheet(models, data), factors=FACTORS, owners=OWNERS, pairs=SWAPS)
+        COMET.write("swaps", {"runs": runs}, sheet(models, data), factors=FACTORS, owners=OWNERS, pairs=SWAPS, precision=PRECISION)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SLOW", "Budget", "fit"]
+from composable_energy_training.precision import DTYPES, Precision, native_precision
+
+__all__ = ["PRECISION", "SLOW", "Budget", "fit"]
+
+PRECISION = native_precision(torch.device("cpu"))
+"""The precision of trainings with `precision="auto"` on this processor."""
 
 SLOW = 0.05
 """The share of the learning rate for parameters that were trained before: an encoder that convolutional energies start with."""
@@ -32,6 +37,8 @@ class Budget:
         cosine: Whether the rate falls as half a cosine.
         clip: Largest norm of the gradients.
         batch: Size of a batch.
+        precision: The precision of the loss; `"auto"` is bfloat16 where the processor has it. Trainings that are compared at equal time
+            have float32.
     """
 
     seconds: float = 150.0
@@ -42,6 +49,7 @@ class Budget:
     cosine: bool = False
     clip: float = 1.0
     batch: int = 16
+    precision: Precision = "float32"
 
     def spent(self, seconds: float, steps: int) -> float:
         """Returns the share of the budget that is used."""
@@ -78,13 +86,15 @@ def fit(
     groups = [{"params": [one for one in trained if (id(one) in known) == late], "share": SLOW if late else 1.0} for late in (False, True)]
     adam = torch.optim.Adam([group for group in groups if group["params"]], budget.rate, foreach=True)
     generator = torch.Generator().manual_seed(seed)
+    precision = PRECISION if budget.precision == "auto" else budget.precision
     started, steps, seconds, losses = time.process_time(), 0, 0.0, []
     while (spent := budget.spent(seconds, steps)) < 1:
         steps += 1
         for group in adam.param_groups:
             group["lr"] = group["share"] * budget.rate_at(steps, spent)
         adam.zero_grad(set_to_none=True)
-        value = loss(torch.randint(count, (budget.batch,), generator=generator), steps)
+        with torch.autocast("cpu", DTYPES[precision], enabled=precision != "float32"):
+            value = loss(torch.randint(count, (budget.batch,), generator=generator), steps)
         value.backward()
         nn.utils.clip_grad_norm_(trained, budget.clip, foreach=True)
         adam.step()

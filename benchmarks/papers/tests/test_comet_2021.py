@@ -13,12 +13,13 @@ from benchmarks.papers.comet_2021.light import angle, relight
 from benchmarks.papers.comet_2021.paper_form import CHUNK, create_comet, train_paper
 from benchmarks.papers.comet_2021.slots import SlotAttention
 from benchmarks.papers.comet_2021.swaps import Exchange, exchange, isolation, shares
-from benchmarks.papers.comet_2021.training import SLOW, Budget, fit
+from benchmarks.papers.comet_2021.training import PRECISION, SLOW, Budget, fit
 from benchmarks.papers.comet_2021.worlds import Scenes, majority_labels
 from composable_energy.errors import OptionError
 from composable_energy.sampling import Noise
 from composable_energy_comet import Decomposition
 from composable_energy_training import Batch
+from composable_energy_training.precision import DTYPES
 
 
 def test_a_budget_of_steps_is_used_to_the_step():
@@ -36,6 +37,19 @@ def test_a_budget_of_seconds_ends():
     weight = nn.Parameter(torch.tensor(1.0))
     figures = fit(lambda rows, step: weight.square(), [weight], 3, Budget(seconds=0.05))
     assert figures["seconds"] >= 0.05 and figures["steps"] >= 1
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("auto", DTYPES[PRECISION])])
+def test_a_loss_has_the_precision_of_its_budget(precision, dtype):
+    seen, weight = set(), nn.Parameter(torch.eye(2))
+
+    def loss(rows: torch.Tensor, step: int) -> torch.Tensor:
+        product = weight @ weight
+        seen.add(product.dtype)
+        return product.float().sum()
+
+    fit(loss, [weight], 3, Budget(steps=2, precision=precision))
+    assert seen == {dtype} and weight.dtype == torch.float32
 
 
 def test_rates_rise_and_end_at_a_tenth():
