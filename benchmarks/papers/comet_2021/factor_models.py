@@ -65,9 +65,7 @@ def train_comet(
     if objective is None:
         objective = SQUARED if fresh else CHARBONNIER
     model.energy.set_image(images.flatten(0, -4))
-    if not descends:
-        model.to(memory_format=torch.channels_last)
-    model.train()
+    model.to(memory_format=torch.channels_last).train()
 
     def loss(rows: Tensor, step: int) -> Tensor:
         x = images[rows].flatten(0, -4)
