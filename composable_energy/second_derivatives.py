@@ -81,8 +81,9 @@ class _Layers(TorchFunctionMode):
         self._target, self._independent = get_gradient_edge(point).node, set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        replace = _REPLACEMENTS.get(func) if all(kind in _PLAIN for kind in types) else None
-        if replace is not None and torch.is_grad_enabled():
+        plain = torch.is_grad_enabled() and not torch.compiler.is_compiling() and all(kind in _PLAIN for kind in types)
+        replace = _REPLACEMENTS.get(func) if plain else None
+        if replace is not None:
             result = replace(self, *args, **(kwargs or {}))
             if result is not None:
                 return result
@@ -264,6 +265,7 @@ class _Average(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
         ctx.cell = inputs[1]
+        ctx.save_for_backward(inputs[0])  # as torch does, so that `checkpoint`, which computes layers again, finds the same tensors
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]

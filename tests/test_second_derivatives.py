@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.utils.checkpoint import checkpoint
 
 from composable_energy.errors import ExpressionError
 from composable_energy.second_derivatives import differentiable_gradient
@@ -141,6 +142,17 @@ def test_energies_of_torch_func_have_the_same_derivatives():
 
     assert_same(mapped, points("plain"), list(net.parameters()))
     assert_same(sloped, points("plain"), list(net.parameters()))
+
+
+@pytest.mark.parametrize("kind", ["pooled", "spectral"])
+def test_layers_that_are_computed_again_have_the_same_derivatives(kind):
+    net = Net(kind).double().eval()
+    assert_same(lambda x: checkpoint(net, x, use_reentrant=False), points(kind), list(net.parameters()))
+
+
+def test_compiled_networks_have_the_same_derivatives():
+    net = Net("pooled").double()
+    assert_same(torch.compile(net, backend="eager"), points("pooled"), list(net.parameters()))
 
 
 def test_autocast_rounds_as_torch_does():
