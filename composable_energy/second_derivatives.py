@@ -7,9 +7,8 @@ a new tensor each. `differentiable_gradient` replaces these layers while the ene
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -44,27 +43,20 @@ def differentiable_gradient(energy: Callable[..., Tensor], x: Tensor, **conditio
             values = energy(point, **conditions)
         gradient = None
         if values.requires_grad:
-            with layers.stage.of_points():
+            layers.stage.current = "points"
+            try:
                 (gradient,) = torch.autograd.grad(values.sum(), point, create_graph=True, allow_unused=True)
+            finally:
+                layers.stage.current = "weights"
     if gradient is None:
         raise ExpressionError(f"{energy} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
     return values, gradient
 
 
 class _Stage:
-    """Whether gradients reach the points alone, and not the weights."""
+    """What is computed: energies, whose function may differentiate too; gradients of points; then those of weights."""
 
-    def __init__(self) -> None:
-        self.is_of_points = False
-
-    @contextmanager
-    def of_points(self) -> Iterator[None]:
-        """A context in which they do."""
-        self.is_of_points = True
-        try:
-            yield
-        finally:
-            self.is_of_points = False
+    current: Literal["energies", "points", "weights"] = "energies"
 
 
 class _Layers(TorchFunctionMode):
@@ -124,8 +116,8 @@ def _convolve(
     if not x.is_floating_point() or x.dtype != weight.dtype or (bias is not None and bias.dtype != x.dtype):
         return None
     sizes = [[one] * n if isinstance(one, int) else [*one] * (n // len(one)) for one in (stride, padding, dilation)]
-    is_last = layers.alone and input is layers.point  # then nothing reads its gradient in the second pass
-    return _Convolution.apply(x, weight, bias, layers.stage, is_last, (*sizes, groups))
+    is_first = layers.alone and input is layers.point  # then nothing reads the gradient of points in the second pass
+    return _Convolution.apply(x, weight, bias, layers.stage, is_first, (*sizes, groups))
 
 
 class _Convolution(Function):
@@ -134,23 +126,24 @@ class _Convolution(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stage: _Stage, is_last: bool, sizes: Any) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stage: _Stage, is_first: bool, sizes: Any) -> Tensor:
         *sizes, groups = sizes
         return torch.ops.aten.convolution(x, weight, bias, *sizes, False, [0] * len(sizes[0]), groups)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        x, weight, bias, ctx.stage, ctx.is_last, ctx.sizes = inputs
+        x, weight, bias, ctx.stage, ctx.is_first, ctx.sizes = inputs
         ctx.with_bias = bias is not None
         ctx.save_for_backward(x, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
-        if ctx.stage.is_of_points:
+        if ctx.stage.current == "points":
             return _ConvolutionOfGradients.apply(gradient, weight, x, ctx.sizes), None, None, None, None, None
         of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
-        found = _differentiate(gradient, x, weight, ctx.sizes, [of_x and not ctx.is_last, of_weight, of_bias and ctx.with_bias])
+        of_x = of_x and not (ctx.is_first and ctx.stage.current == "weights")
+        found = _differentiate(gradient, x, weight, ctx.sizes, [of_x, of_weight, of_bias and ctx.with_bias])
         return (*found, None, None, None)
 
 

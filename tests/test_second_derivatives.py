@@ -131,6 +131,16 @@ def test_inputs_that_are_learnt_get_gradients():
     assert_same(lambda x: net(x + learnt) + net(learnt) * x.flatten(1).sum(1), points("same") / 2, [learnt, *net.parameters()])
 
 
+def test_energies_may_differentiate_at_the_points():
+    net = Net("plain").double()
+
+    def energy(x: Tensor) -> Tensor:
+        slope = torch.autograd.grad(net(x).sum(), x, create_graph=True)[0]
+        return net(x) + slope.square().flatten(1).sum(1)
+
+    assert_same(energy, points("plain") / 4, list(net.parameters()), 1e-8)
+
+
 def test_energies_of_torch_func_have_the_same_derivatives():
     net = Net("plain").double()
 
