@@ -26,7 +26,7 @@ def flatten_points(x: Tensor) -> Tensor:
     return x.flatten(1) if x.ndim > 1 else x[:, None]
 
 
-def map_points(function: Callable[[Tensor], Tensor], x: Tensor, *, one_block: bool = False) -> Tensor:
+def map_points(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Returns what a product with a matrix, or a solution by one, makes of points, to the same bits for each of them in any batch.
 
     Libraries use other kernels for few rows, and for those that remain beside whole blocks, which round differently. So the rows are
@@ -35,13 +35,11 @@ def map_points(function: Callable[[Tensor], Tensor], x: Tensor, *, one_block: bo
     Args:
         function: A function of rows with shape $(n, d)$.
         x: The points, with shape $(B, *)$.
-        one_block: Whether the function gets 16 rows at a time, because it rounds differently for other multiples of 16.
     """
     rows = flatten_points(x)
-    count = len(rows)
-    rows = pad(rows, (0, 0, 0, missing)) if (missing := -count % _BLOCK) else rows
-    mapped = torch.cat([function(some) for some in rows.split(_BLOCK)]) if one_block and count else function(rows)
-    return mapped[:count].view_as(x)
+    if missing := -len(rows) % _BLOCK:
+        return function(pad(rows, (0, 0, 0, missing)))[: len(rows)].view_as(x)
+    return function(rows).view_as(x)
 
 
 def select(mask: Tensor, proposal: State, state: State) -> State:

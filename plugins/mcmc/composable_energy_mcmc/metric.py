@@ -61,7 +61,7 @@ class Metric:
         scale = self.scale.to(x)
         if self.kind == "diagonal":
             return x / scale
-        return map_points(lambda rows: torch.linalg.solve_triangular(scale.T, rows, upper=True, left=False), x, one_block=True)
+        return map_points(lambda rows: torch.linalg.solve_triangular(scale, rows.T, upper=False).T, x)
 
     def check(self, x: Tensor) -> None:
         """Raises if points have another shape than those that the metric was tuned for.
