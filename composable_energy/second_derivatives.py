@@ -109,7 +109,7 @@ def _convolve(
     x, n = input, weight.ndim - 2
     if isinstance(padding, str) or x.ndim != weight.ndim or not x.requires_grad or layers.depends(weight) or layers.depends(bias):
         return None
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, weight.dtype):  # which autocast leaves alone
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)

@@ -177,6 +177,12 @@ def test_autocast_rounds_as_torch_does():
         assert one.dtype == right.dtype and (one - right).norm() < max(2 * (other - right).norm(), 0.02 * right.norm())
 
 
+def test_autocast_leaves_float64_alone():
+    net, x = Net("pooled").double(), points("pooled")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(net, x, list(net.parameters()))
+
+
 def test_energies_that_ignore_points_have_no_gradient():
     weight = torch.ones(3, requires_grad=True)
     for energy in (lambda _: weight * 2, lambda x: x.detach().flatten(1).sum(1), lambda x: x.detach().flatten(1).sum(1) * weight):
