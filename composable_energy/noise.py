@@ -38,6 +38,7 @@ __all__ = ["Kind", "Noise"]
 _WORD = 0xFFFFFFFF
 _FEW = 2**16
 _MOST_STEPS = 64
+_LEAST = 2.0**-25  # of a uniform number: its logarithm is finite
 
 Kind = Literal["blocks", "philox"]
 
@@ -169,7 +170,40 @@ class Noise:
             ids = self._ids(like)
             word = philox(self.seed, (torch.zeros_like(ids), self.step, ids, stream))[0]
             return to_unit(word).clamp_min_(2.0**-33).to(dtype)
-        return self._draw(torch.Size(), dtype, stream, Tensor.uniform_, reuse=True).clamp_min(2.0**-25)
+        return self._draw(torch.Size(), dtype, stream, Tensor.uniform_, reuse=True).clamp_min(_LEAST)
+
+    def rows(self, draw: Literal["normal", "uniform"], like: Tensor, count: int, stream: int = 0) -> Tensor:
+        """Returns the numbers of this and the next steps, one row for each step; cheaper than a draw at each.
+
+        Args:
+            draw: The method that draws the numbers of a step.
+            like: The points, with shape $(B, *)$, one row for each chain.
+            count: The number of steps.
+            stream: The number of the draw at each step.
+
+        Raises:
+            OptionError: The stream is not a whole number from 0 to $2^{32} - 1$, or the last step is out of range.
+            ShapeError: There are not as many rows as chains.
+        """
+        if self._uses_philox(like) or like.dtype not in (torch.float32, torch.float64):
+            return torch.stack([getattr(self.at(step), draw)(like, stream) for step in range(self.step, self.step + count)])
+        self._check(like, stream)
+        _check_word("The step of a noise", self.step + count - 1)
+        event = like.shape[1:] if draw == "normal" else torch.Size()
+        purpose = (self.seed, self.chains, event, like.dtype, torch.is_inference_mode_enabled())
+        place = (get_ident(), draw, stream)
+        known, drawn, rows = self._memory.get(place, (None, 0, ()))
+        if known != (purpose, self.step):
+            drawn, rows = 0, ()
+        if len(rows) < count:  # so many steps together, because a draw alone takes twice as long, see `_draw`
+            most = min(_MOST_STEPS, _FEW // max(1, len(self.chains) * event.numel()), _WORD + 1 - self.step)
+            drawn = max(count, min(2 * drawn, most) // count * count)
+            rows = torch.empty((drawn, len(self.chains), *event), dtype=like.dtype)
+            self._fill_rows(rows, stream, Tensor.normal_ if draw == "normal" else Tensor.uniform_)
+            if draw == "uniform":
+                rows.clamp_min_(_LEAST)
+        self._memory[place] = ((purpose, self.step + count), drawn, rows[count:])  # no row twice: who gets it may change it
+        return rows[:count]
 
     def _check(self, like: Tensor, stream: int) -> None:
         if type(stream) is not int or stream:
@@ -217,6 +251,17 @@ class Noise:
             self._fill(buffer, each, stream, fill)
         self._memory[place] = found
         return found[2][0].whole
+
+    def _fill_rows(self, rows: Tensor, stream: int, fill: Callable[..., Tensor]) -> None:
+        """Draws the numbers of this and the next steps, each into a row."""
+        buffer = BlockBuffer(self.chains, rows[0])
+        if buffer.is_one_block:
+            generator, first = _generator_of(get_ident()), buffer.first
+            for step, row in enumerate(rows, self.step):
+                fill(row, generator=generator.block(_key(self.seed, step, stream), first))
+        else:
+            for step, row in enumerate(rows, self.step):
+                self._fill(BlockBuffer(self.chains, row), step, stream, fill)
 
     def _fill(self, buffer: BlockBuffer, step: int, stream: int, fill: Callable[..., Tensor]) -> Tensor:
         """Draws the numbers of a step into a buffer."""

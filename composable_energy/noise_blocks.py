@@ -47,7 +47,14 @@ class BlockBuffer:
             # torch fills a tensor in order by groups of 16 numbers, so the first rows of a block can be drawn alone.
             alone = len(chains) * numbers % 16 == 0 and size * numbers % 16 == 0
             self.rest = len(chains) if alone else len(chains) // size * size
-            self.parts, self.first = list(self.whole[: self.rest].split(size)) if self.rest else [], chains.start // size
+            self.first = chains.start // size
+            if self.rest:
+                self.parts = [whole] if self.rest == len(chains) <= size else list(whole[: self.rest].split(size))
+
+    @property
+    def is_one_block(self) -> bool:
+        """Whether all numbers are drawn at once."""
+        return len(self.parts) == 1 and self.rest == len(self.whole)
 
 
 class BlockGenerator:
@@ -73,7 +80,7 @@ class BlockGenerator:
     def block(self, key: bytes, number: int) -> torch.Generator:
         """Returns the generator at the start of a block of the draw with a key of 16 bytes; it is always the same object."""
         self._seek(key, number)
-        self._words[:] = self._bits.random_raw(_STATE // 2).view(np.uint32)
+        np.copyto(self._words, self._bits.random_raw(_STATE // 2).view(np.uint32))
         self.generator.set_state(self._state)
         return self.generator
 

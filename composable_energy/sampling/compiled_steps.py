@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -40,15 +40,15 @@ _MOST_SAMPLERS = 3  # who tries many step sizes shall not wait for each
 class _Draw:
     """A draw of a step: a method of `Noise`, points of its shape and dtype, and the stream."""
 
-    method: str
+    method: Literal["normal", "uniform"]
     like: Tensor
     stream: int
 
     def of(self, noise: Noise) -> Tensor:
         return getattr(noise, self.method)(self.like, self.stream)
 
-    def rows(self, kinds: Sequence[Noise]) -> Tensor:
-        return torch.stack([self.of(noise) for noise in kinds])
+    def rows(self, noise: Noise, count: int) -> Tensor:
+        return noise.rows(self.method, self.like, count, self.stream)
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class _Number:
 
     function: Callable[[int], int]
 
-    def rows(self, kinds: Sequence[Noise]) -> Tensor:
-        return torch.tensor([noise.of_step(self.function) for noise in kinds])
+    def rows(self, noise: Noise, count: int) -> Tensor:
+        return torch.tensor([noise.at(step).of_step(self.function) for step in range(noise.step, noise.step + count)])
 
 
 class _RecordedNoise:
@@ -86,7 +86,7 @@ class _RecordedNoise:
         self.draws.append(_Number(function))
         return Repetitions(torch.tensor(self.noise.of_step(function)), self.recorded)
 
-    def _draw(self, method: str, like: Tensor, stream: int) -> Tensor:
+    def _draw(self, method: Literal["normal", "uniform"], like: Tensor, stream: int) -> Tensor:
         draw = _Draw(method, torch.zeros_like(like), stream)
         self.draws.append(draw)
         return draw.of(self.noise)
@@ -105,7 +105,7 @@ class _DrawnNoise(_RecordedNoise):
             raise _NotCompiled
         return Repetitions(drawn, self.recorded)
 
-    def _draw(self, method: str, like: Tensor, stream: int) -> Tensor:
+    def _draw(self, method: Literal["normal", "uniform"], like: Tensor, stream: int) -> Tensor:
         draw, drawn = self._left.pop(0)
         wanted = method, stream, like.shape, like.dtype
         if not isinstance(draw, _Draw) or (draw.method, draw.stream, draw.like.shape, draw.like.dtype) != wanted:
@@ -125,11 +125,13 @@ class CompiledSteps:
     """
 
     def __init__(self, function: Function, count: int, draws: Sequence[_Draw | _Number], state: State, info: Info) -> None:
-        self.function, self.count, self.draws, self.state, self.info = function, count, draws, state, info
+        self.function, self.count, self.draws = function, count, draws
+        self._state, self._info, self._shapes = state, replace(info, scalars=_scalars(info)), _shapes(state)
+        self._names, self._scalars = list(_tensors(state)), [name for name in _tensors(info) if name != "acceptance"]
 
     def fits(self, state: State) -> bool:
         """Returns whether the function takes such a state."""
-        return _shapes(state) == _shapes(self.state)
+        return _shapes(state) == self._shapes
 
     def take(self, state: State, noise: Noise, first: int) -> list[tuple[State, Info]]:
         """Takes the steps.
@@ -139,13 +141,21 @@ class CompiledSteps:
             noise: The noise of the chains.
             first: The number of the first step.
         """
-        found: Any = run(self.function, (*_tensors(state).values(), *_draw_all(self.draws, noise, first, self.count)))
-        size, names, own = len(found) // self.count, list(_tensors(self.state)), list(_tensors(self.info))
-        steps = []
+        before = [getattr(state, name) for name in self._names]
+        found: Any = run(self.function, (*before, *_draw_all(self.draws, noise, first, self.count)))
+        size, steps = len(found) // self.count, []
         for row in range(0, len(found), size):
-            state = replace(self.state, **dict(zip(names, found[row:], strict=False)))
-            steps.append((state, _with_tensors(self.info, dict(zip(own, found[row + len(names) : row + size], strict=True)))))
+            tensors = iter(found[row : row + size])
+            state = replace(self._state, **dict(zip(self._names, tensors, strict=False)))
+            steps.append((state, self._info_with(tensors)))
         return steps
+
+    def _info_with(self, tensors: Iterator[Tensor]) -> Info:
+        """Returns the info of a step, with its tensors in the order of `_tensors`."""
+        if self._info.acceptance is None and not self._scalars:
+            return self._info
+        acceptance = None if self._info.acceptance is None else next(tensors)
+        return Info(acceptance, {**self._info.scalars, **dict(zip(self._scalars, tensors, strict=True))}, self._info.chains)
 
 
 def compile_steps(sampler: Sampler, energy: Energy, state: State, noise: Noise, first: int) -> CompiledSteps | None:
@@ -207,7 +217,8 @@ def _record(
             now, seen = sampler.step(energy, now, cast(Noise, drawn))
             if _shapes(now) != _shapes(state) or _shared(seen) != _shared(info):
                 raise _NotCompiled
-            found += [*_tensors(now).values(), *_tensors(seen).values()]
+            # torch returns a part of an input by a view, which takes longer than a copy.
+            found += [*_tensors(now).values(), *(value.clone() for value in _tensors(seen).values())]
         return tuple(found)
 
     inputs = (*_tensors(state).values(), *_draw_all(noise.draws, noise.noise, noise.noise.step, count))
@@ -216,8 +227,8 @@ def _record(
 
 def _draw_all(draws: Sequence[_Draw | _Number], noise: Noise, first: int, count: int) -> list[Tensor]:
     """Returns each draw of a step as a tensor with a row for each of the steps."""
-    kinds = [noise.at(step) for step in range(first, first + count)]
-    return [draw.rows(kinds) for draw in draws]
+    noise = noise.at(first)
+    return [draw.rows(noise, count) for draw in draws]
 
 
 def _equal(one: tuple[State, Info], other: tuple[State, Info]) -> bool:
@@ -231,11 +242,6 @@ def _tensors(of: State | Info) -> dict[str, Tensor]:
         found = {"acceptance": of.acceptance, **_scalars(of)}
         return {name: value for name, value in found.items() if isinstance(value, Tensor)}
     return {field.name: value for field in fields(of) if isinstance(value := getattr(of, field.name), Tensor)}
-
-
-def _with_tensors(info: Info, tensors: dict[str, Tensor]) -> Info:
-    scalars: dict[str, Any] = {name: tensors.get(name, value) for name, value in _scalars(info).items()}
-    return Info(tensors.get("acceptance"), scalars, info.chains)
 
 
 def _shared(info: Info) -> tuple[Any, ...]:

@@ -26,8 +26,10 @@ def merge_infos(infos: Sequence[tuple[Ids, Info]], layout: Layout) -> Info:
     Raises:
         ShapeError: A scalar does not have one number for each chain.
     """
-    if len(infos) == 1 and infos[0][1].acceptance is None and not infos[0][1].scalars:
-        return infos[0][1]
+    if len(infos) == 1 and len(infos[0][0]) == len(layout.own):
+        info = infos[0][1]
+        if not any(isinstance(value, Tensor) and value.ndim for value in info.scalars.values()):
+            return info
     rates = [(ids, info.acceptance) for ids, info in infos if info.acceptance is not None]
     names = dict.fromkeys(name for _, info in infos for name in info.scalars)
     parts = {name: [(len(ids), info.scalars[name]) for ids, info in infos if name in info.scalars] for name in names}

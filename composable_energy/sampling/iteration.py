@@ -26,6 +26,8 @@ _LOGGER = logging.getLogger("composable_energy.sampling")
 _SIZES = (8, 2, 1)
 _MOST_NODES = 250  # operations of an energy and its gradient; the compiler takes long for more, and their calls are long enough
 _MOST_BLOCKS = 9  # that an energy keeps
+_TOGETHER = 2  # cheap applications in a turn of a loop
+_MOST_NUMBERS = 2**15  # of all operations of a cheap application; some in the last turn are in vain
 
 Tensors = tuple[Tensor, ...]
 Step = Callable[..., Tensors]
@@ -87,14 +89,31 @@ class Repetitions:
         return iterate(function, energy, tensors, constants, int(self.number))
 
     def _loop(self, once: torch.fx.GraphModule, held: Tensors, tensors: Tensors, constants: Tensors) -> Tensors:
-        count = len(tensors)
+        count, together = len(tensors), _TOGETHER if _is_cheap(once) else 1
 
         def body(left: Tensor, *inputs: Tensor) -> Tensors:
-            return left - 1, *(one.clone() for one in once(*inputs))  # results must not share memory
+            now, others = inputs[:count], inputs[count:]
+            for done in range(together):
+                new = once(*now, *others)
+                now = new if done == 0 else tuple(torch.where(left > done, *both) for both in zip(new, now, strict=True))
+            return left - together, *(one.clone() for one in now)  # results must not share memory
 
         start = (self.number.clone(), *(one.clone() for one in tensors))
         # The operator itself: `torch.while_loop` traces its functions again, for any shapes.
         return torch.ops.higher_order.while_loop(lambda left, *_: left > 0, body, start, (*constants, *held))[1 : count + 1]
+
+
+def _is_cheap(graph: torch.fx.GraphModule) -> bool:
+    """Returns whether a turn of a loop takes longer than the operations of a graph: few numbers, and no products of matrices."""
+    from torch.utils.flop_counter import flop_registry
+
+    numbers = 0
+    for node in graph.graph.nodes:
+        if getattr(node.target, "overloadpacket", None) in flop_registry:
+            return False
+        value = node.meta.get("val")
+        numbers += sum(one.numel() for one in (value if isinstance(value, tuple | list) else (value,)) if isinstance(one, Tensor))
+    return numbers <= _MOST_NUMBERS
 
 
 def _lift(graph: torch.fx.GraphModule) -> Tensors:

@@ -14,7 +14,7 @@ from composable_energy.sampling.chains import Chains
 from composable_energy.sampling.infos import to_floats
 from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.trace import Trace
-from composable_energy.sampling.unconstrained import visible_state
+from composable_energy.sampling.unconstrained import plain_energy, visible_state
 
 __all__ = ["Callback", "CallbackObserver", "Observer", "SamplingLoop", "TraceRecorder"]
 
@@ -131,9 +131,12 @@ class TraceRecorder(Observer):
         self.point_steps: list[int] = []
         self.scalars: dict[str, list[Any]] = {}
         self.first = 0
+        self._energies: Callable[[State], Tensor] = lambda state: state.energy
 
     def on_start(self, chains: Chains) -> None:
         self.first = chains.step
+        plain = plain_energy(chains.layout.energy) is not None and chains.layout.energy.has_value
+        self._energies = (lambda state: state.energy) if plain else (lambda state: without_missing_values(chains, state).energy)
 
     def next_step(self, step: int) -> int | None:
         return step + 1 if self.steps else None
@@ -141,7 +144,7 @@ class TraceRecorder(Observer):
     def on_step(self, chains: Chains, info: Info) -> None:
         if not self.steps:
             return
-        self.energies.append(chains.values(lambda state: without_missing_values(chains, state).energy))
+        self.energies.append(chains.values(self._energies))
         if info.acceptance is not None:
             self.acceptance.append(info.acceptance)
         for name, value in info.scalars.items():

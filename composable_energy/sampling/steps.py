@@ -17,6 +17,7 @@ __all__ = ["MOST_NUMBERS", "BlockSize", "Path", "first_block", "take_steps"]
 MOST_NUMBERS = 2**16
 """The largest number of coordinates of all points of a block on the CPU, which its cache holds."""
 _MOST_ON_DEVICE, _MOST_STEPS = 2**23, 128  # numbers, which take 64 MB with the gradients
+_MOST_COMPILED = 2**18  # numbers of a block of compiled steps
 _SECONDS = 0.1  # observers see the steps when the block is done
 
 
@@ -99,7 +100,9 @@ def first_block(sampler: Sampler, chunks: Sequence[Chunk], fuse: Fuse | None, st
     (chunk,) = chunks
     chunk.steps = None if fuse is None else fuse(sampler, chunk.energy, chunk.state, chunk.noise, step)
     if chunk.steps is not None:
-        return BlockSize(4 * chunk.steps.count, chunk.steps.count, chunk.steps.count)
+        together = chunk.steps.count
+        most = _MOST_COMPILED // max(1, together * chunk.state.x.numel())
+        return BlockSize(together * max(4, min(16, most)), together, together)
     return BlockSize(1) if single else BlockSize.for_points(chunk.state.x)
 
 
