@@ -195,14 +195,14 @@ class Noise:
         known, drawn, rows = self._memory.get(place, (None, 0, ()))
         if known != (purpose, self.step):
             drawn, rows = 0, ()
-        if len(rows) < count:  # so many steps together, because a draw alone takes twice as long, see `_draw`
+        if len(rows) < count:  # more steps than asked for: draws in a loop take half as long, see `_draw`
             most = min(_MOST_STEPS, _FEW // max(1, len(self.chains) * event.numel()), _WORD + 1 - self.step)
             drawn = max(count, min(2 * drawn, most) // count * count)
             rows = torch.empty((drawn, len(self.chains), *event), dtype=like.dtype)
             self._fill_rows(rows, stream, Tensor.normal_ if draw == "normal" else Tensor.uniform_)
             if draw == "uniform":
                 rows.clamp_min_(_LEAST)
-        self._memory[place] = ((purpose, self.step + count), drawn, rows[count:])  # no row twice: who gets it may change it
+        self._memory[place] = ((purpose, self.step + count), drawn, rows[count:])  # each row once: the caller may change it
         return rows[:count]
 
     def _check(self, like: Tensor, stream: int) -> None:

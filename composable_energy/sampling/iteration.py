@@ -27,7 +27,7 @@ _SIZES = (8, 2, 1)
 _MOST_NODES = 250  # operations of an energy and its gradient; the compiler takes long for more, and their calls are long enough
 _MOST_BLOCKS = 9  # that an energy keeps
 _TOGETHER = 2  # cheap applications in a turn of a loop
-_MOST_NUMBERS = 2**15  # of all operations of a cheap application; some in the last turn are in vain
+_MOST_NUMBERS = 2**15  # of all operations of a cheap application; the last turn may discard one
 
 Tensors = tuple[Tensor, ...]
 Step = Callable[..., Tensors]
