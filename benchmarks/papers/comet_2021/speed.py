@@ -4,8 +4,7 @@ r"""How fast components are trained and found, and the memory of the training: o
 
 - **A training step** is encoder, inner descent, loss, gradients and Adam. One random iterate is drawn uniformly from N, so its time is the
   mean over all N. Baselines are all iterates with the components evaluated together, and a plain loop like the released code of the paper:
-  all iterates, and for each a Python loop over k in which the energy evaluates one component; once with this package's SiLU, whose second
-  derivative is one formula, and once with torch's.
+  all iterates, and for each a Python loop over k in which the energy evaluates one component, with torch's own second derivatives.
 - **Finding**: `decompose` returns energies of 16 pictures, `decode` pictures from them, `masks` the masks.
 - **Memory**: the growth of the largest resident memory of a new process in three steps of training with N inner steps and the last iterate,
   which costs most; beside all iterates, and beside a gradient through all N steps.
@@ -22,11 +21,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmarks.harness import peak_memory
 from benchmarks.papers.comet_2021.options import experiment_parser
@@ -58,7 +55,7 @@ def untrained_model() -> tuple[Comet, Tensor]:
 def plain_loop_loss(comet: Comet, x: Tensor, noise: Noise, iterations: int) -> Tensor:
     """Returns the loss of all iterates by plain loops over steps and components."""
     energy, z = comet.energy, comet.encoder(x)
-    reached, losses = energy.begun(x, noise.child("start"), SPREAD), []
+    reached, losses = energy.draw_start(x, noise.child("start"), SPREAD), []
     for _ in range(iterations):
         reached = reached.detach().requires_grad_()
         total = torch.zeros(())
@@ -100,7 +97,7 @@ def training(iterations: int, turns: int) -> dict[str, float]:
         return plain_loop_loss(comet, x, noise, iterations)
 
     drawn = steps_by_iterate(iterations)
-    spent: dict[str, list[float]] = {name: [] for name in ("all, together", "plain loop", "plain loop, torch's SiLU")}
+    spent: dict[str, list[float]] = {name: [] for name in ("all, together", "plain loop")}
     each: dict[int, list[float]] = {end: [] for end in drawn}
     for turn in range(turns + 1):
         for end, number in drawn.items():
@@ -108,8 +105,6 @@ def training(iterations: int, turns: int) -> dict[str, float]:
         noise = Noise(0, range(ROWS), turn)
         spent["all, together"].append(step(ours(Decomposition(iterations, iterates="all")), noise))
         spent["plain loop"].append(step(plain, noise))
-        with mock.patch("composable_energy_comet.conv.silu", F.silu):
-            spent["plain loop, torch's SiLU"].append(step(plain, noise))
     own = statistics.mean(statistics.median(times[1:]) for times in each.values())  # the first turn warms up
     others = {name: statistics.median(times[1:]) for name, times in spent.items()}
     return {"N": iterations, "one random": own, **others, **{f"{name}: times": seconds / own for name, seconds in others.items()}}

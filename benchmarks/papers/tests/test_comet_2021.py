@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import composable_energy as ce
+from benchmarks.papers.comet_2021 import speed
 from benchmarks.papers.comet_2021.baselines import Autoencoder, fit_principal_components
 from benchmarks.papers.comet_2021.crop_classifier import CropClassifier, LabelledScenes, crop, pad
 from benchmarks.papers.comet_2021.joined_objects import GAP, join_objects, separate_pairs
@@ -224,3 +225,8 @@ def test_a_stopped_training_of_the_papers_form_continues(tmp_path):
     assert both[1]["steps"] > first[0]["steps"] >= CHUNK and both[1]["steps"] % CHUNK == 0 and both[1]["seconds"] >= 3
     other, again = train(0.05)  # nothing is left to do
     assert again[1] == pytest.approx(both[1], abs=1e-5) and torch.equal(one.encode(scenes.images), other.encode(scenes.images))
+
+
+def test_the_plain_loop_of_the_table_of_speed_has_the_gradient_of_all_iterates():
+    assert speed.agreement(2) < 1e-12
+    assert set(speed.training(1, 1)) >= {"one random", "all, together", "plain loop", "plain loop: times"}
