@@ -192,9 +192,9 @@ class Noise:
         event = like.shape[1:] if draw == "normal" else torch.Size()
         purpose = (self.seed, self.chains, event, like.dtype, torch.is_inference_mode_enabled())
         place = (get_ident(), draw, stream)
-        known, drawn, rows = self._memory.get(place, (None, 0, ()))
+        known, drawn, rows = self._memory.get(place, (None, 0, like[:0]))
         if known != (purpose, self.step):
-            drawn, rows = 0, ()
+            drawn, rows = 0, like[:0]
         if len(rows) < count:  # more steps than asked for: draws in a loop take half as long, see `_draw`
             most = min(_MOST_STEPS, _FEW // max(1, len(self.chains) * event.numel()), _WORD + 1 - self.step)
             drawn = max(count, min(2 * drawn, most) // count * count)
