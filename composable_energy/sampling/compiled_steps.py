@@ -58,7 +58,7 @@ class _Number:
     function: Callable[[int], int]
 
     def rows(self, noise: Noise, count: int) -> Tensor:
-        return torch.tensor([noise.at(step).of_step(self.function) for step in range(noise.step, noise.step + count)])
+        return torch.tensor([self.function(step) for step in range(noise.step, noise.step + count)])
 
 
 class _RecordedNoise:
@@ -127,7 +127,7 @@ class CompiledSteps:
     def __init__(self, function: Function, count: int, draws: Sequence[_Draw | _Number], state: State, info: Info) -> None:
         self.function, self.count, self.draws = function, count, draws
         self._state, self._info, self._shapes = state, replace(info, scalars=_scalars(info)), _shapes(state)
-        self._names, self._scalars = list(_tensors(state)), [name for name in _tensors(info) if name != "acceptance"]
+        self._of_state, self._of_info = list(_tensors(state)), [name for name in _tensors(info) if name != "acceptance"]
 
     def fits(self, state: State) -> bool:
         """Returns whether the function takes such a state."""
@@ -141,21 +141,21 @@ class CompiledSteps:
             noise: The noise of the chains.
             first: The number of the first step.
         """
-        before = [getattr(state, name) for name in self._names]
+        before = [getattr(state, name) for name in self._of_state]
         found: Any = run(self.function, (*before, *_draw_all(self.draws, noise, first, self.count)))
         size, steps = len(found) // self.count, []
         for row in range(0, len(found), size):
             tensors = iter(found[row : row + size])
-            state = replace(self._state, **dict(zip(self._names, tensors, strict=False)))
+            state = replace(self._state, **dict(zip(self._of_state, tensors, strict=False)))
             steps.append((state, self._info_with(tensors)))
         return steps
 
     def _info_with(self, tensors: Iterator[Tensor]) -> Info:
         """Returns the info of a step, with its tensors in the order of `_tensors`."""
-        if self._info.acceptance is None and not self._scalars:
+        if self._info.acceptance is None and not self._of_info:
             return self._info
         acceptance = None if self._info.acceptance is None else next(tensors)
-        return Info(acceptance, {**self._info.scalars, **dict(zip(self._scalars, tensors, strict=True))}, self._info.chains)
+        return Info(acceptance, {**self._info.scalars, **dict(zip(self._of_info, tensors, strict=True))}, self._info.chains)
 
 
 def compile_steps(sampler: Sampler, energy: Energy, state: State, noise: Noise, first: int) -> CompiledSteps | None:
