@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.papers.experiment import Paper, arrange_grid, arrange_rows, print_table
-from benchmarks.papers.run_all import STAGES, main, module_of
+from benchmarks.papers.run_all import NEEDS, STAGES, main, module_of
 
 
 def test_pictures_stand_side_by_side():
@@ -38,6 +38,13 @@ def test_figures_and_tables(capsys, tmp_path):
 def test_every_experiment_is_a_module_with_help(paper, name, capsys, monkeypatch):
     module = importlib.import_module(module_of(paper, name))
     assert f"python -m {module.__name__}" in (module.__doc__ or "")
+
+
+@pytest.mark.parametrize(("name", "needed"), NEEDS.items())
+def test_a_needed_experiment_stands_before_those_that_need_it(name, needed):
+    """Otherwise the threads that wait for it could be all that there are."""
+    (stage,) = (stage for stages in STAGES.values() for stage in stages if name in stage)
+    assert needed in stage[: stage.index(name)]
 
 
 def test_a_paper_must_be_known(capsys):
