@@ -254,24 +254,19 @@ class Noise:
 
     def _fill_rows(self, rows: Tensor, stream: int, fill: Callable[..., Tensor]) -> None:
         """Draws the numbers of this and the next steps, each into a row."""
-        buffer = BlockBuffer(self.chains, rows[0])
-        if buffer.is_one_block:
-            generator, first = _generator_of(get_ident()), buffer.first
-            for step, row in enumerate(rows, self.step):
-                fill(row, generator=generator.block(_key(self.seed, step, stream), first))
-        else:
+        first = BlockBuffer(self.chains, rows[0])
+        if not first.parts or first.rest < len(self.chains):
             for step, row in enumerate(rows, self.step):
                 self._fill(BlockBuffer(self.chains, row), step, stream, fill)
+            return
+        generator, blocks = _generator_of(get_ident()), [part.unbind() for part in rows.split(len(first.parts[0]), 1)]
+        for step, parts in enumerate(zip(*blocks, strict=True), self.step):
+            _fill_blocks(parts, generator, _key(self.seed, step, stream), first.first, fill)
 
     def _fill(self, buffer: BlockBuffer, step: int, stream: int, fill: Callable[..., Tensor]) -> Tensor:
         """Draws the numbers of a step into a buffer."""
-        chains, key, generator = self.chains, _key(self.seed, step, stream), _generator_of(get_ident())
-        out, parts = buffer.whole, buffer.parts
-        if len(parts) == 1:
-            fill(parts[0], generator=generator.block(key, buffer.first))
-        elif parts:
-            for part, own in zip(parts, generator.blocks(key, buffer.first, len(parts)), strict=True):
-                fill(part, generator=own)
+        chains, key, generator, out = self.chains, _key(self.seed, step, stream), _generator_of(get_ident()), buffer.whole
+        _fill_blocks(buffer.parts, generator, key, buffer.first, fill)
         if buffer.rest == len(chains):
             return out
         event, dtype, memory = out.shape[1:], out.dtype, self._memory
@@ -301,6 +296,15 @@ def _generator_of(thread: int) -> BlockGenerator:
 
 def _buffers(chains: Sequence[int], event: torch.Size, dtype: torch.dtype, count: int) -> list[BlockBuffer]:
     return [BlockBuffer(chains, row) for row in torch.empty((count, len(chains), *event), dtype=dtype)]
+
+
+def _fill_blocks(parts: Sequence[Tensor], generator: BlockGenerator, key: bytes, first: int, fill: Callable[..., Tensor]) -> None:
+    """Draws whole blocks in succession."""
+    if len(parts) == 1:
+        fill(parts[0], generator=generator.block(key, first))
+    elif parts:
+        for part, own in zip(parts, generator.blocks(key, first, len(parts)), strict=True):
+            fill(part, generator=own)
 
 
 def _ends(chains: range | tuple[int, ...]) -> Sequence[int]:

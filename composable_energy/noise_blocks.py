@@ -51,11 +51,6 @@ class BlockBuffer:
             if self.rest:
                 self.parts = [whole] if self.rest == len(chains) <= size else list(whole[: self.rest].split(size))
 
-    @property
-    def is_one_block(self) -> bool:
-        """Whether all numbers are drawn at once."""
-        return len(self.parts) == 1 and self.rest == len(self.whole)
-
 
 class BlockGenerator:
     """A torch generator that is set to the state of a block.

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -126,8 +127,10 @@ class CompiledSteps:
 
     def __init__(self, function: Function, count: int, draws: Sequence[_Draw | _Number], state: State, info: Info) -> None:
         self.function, self.count, self.draws = function, count, draws
-        self._state, self._info, self._shapes = state, replace(info, scalars=_scalars(info)), _shapes(state)
-        self._of_state, self._of_info = list(_tensors(state)), [name for name in _tensors(info) if name != "acceptance"]
+        self._info, self._shapes, self._of_state = replace(info, scalars=_scalars(info)), _shapes(state), list(_tensors(state))
+        self._of_info = [name for name in _tensors(info) if name != "acceptance"]
+        shared = {field.name: value for field in fields(state) if not isinstance(value := getattr(state, field.name), Tensor)}
+        self._state = partial(type(state), **shared)  # `replace` takes longer than the arithmetic of a step
 
     def fits(self, state: State) -> bool:
         """Returns whether the function takes such a state."""
@@ -146,7 +149,7 @@ class CompiledSteps:
         size, steps = len(found) // self.count, []
         for row in range(0, len(found), size):
             tensors = iter(found[row : row + size])
-            state = replace(self._state, **dict(zip(self._of_state, tensors, strict=False)))
+            state = self._state(**dict(zip(self._of_state, tensors, strict=False)))
             steps.append((state, self._info_with(tensors)))
         return steps
 
