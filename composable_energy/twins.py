@@ -26,7 +26,7 @@ T = TypeVar("T")
 _CODE = (types.FunctionType, types.MethodType)
 _ATTEMPTS = 20
 _CONTAINERS = (dict, OrderedDict, list, set)  # a module has many empty ones
-_DEFAULTS = {"__reduce_ex__": object.__reduce_ex__, "__reduce__": object.__reduce__, "__setstate__": nn.Module.__setstate__}
+_DEFAULTS = {"__reduce_ex__": object.__reduce_ex__, "__reduce__": object.__reduce__}
 
 
 def twin(energy: T) -> T:
@@ -105,7 +105,9 @@ class _Twins:
     def _copy(self, module: nn.Module) -> None:
         """Adds a copy of a module to the memo; twice as fast as `copy.deepcopy` for modules without hooks for copying."""
         cls = type(module)
-        if hasattr(cls, "__deepcopy__") or slots(cls) or any(getattr(cls, name) is not default for name, default in _DEFAULTS.items()):
+        plain = all(getattr(cls, name) is default for name, default in _DEFAULTS.items())
+        plain = plain and cls.__setstate__ is nn.Module.__setstate__  # looked up here, because `torch.compile` replaces it
+        if hasattr(cls, "__deepcopy__") or slots(cls) or not plain:
             copy.deepcopy(module, self.memo)
         elif id(module) not in self.memo:
             new = self.memo[id(module)] = cls.__new__(cls)

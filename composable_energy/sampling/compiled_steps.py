@@ -25,6 +25,7 @@ from composable_energy.sampling.compile import CompiledEnergy
 from composable_energy.sampling.faults import GuardedEnergy
 from composable_energy.sampling.graph import Function, close, compile_graph, first_line, record, run
 from composable_energy.sampling.iteration import Repetitions
+from composable_energy.sampling.layout import finite_sum
 from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.steps import MOST_NUMBERS
 
@@ -118,7 +119,8 @@ class CompiledSteps:
     """Steps of chains as one function.
 
     Args:
-        function: Returns the tensors of states and infos of all steps, from those of a state and the draws of each kind.
+        function: Returns the tensors of states and infos of all steps and the `total` of the states, from those of a state and the draws
+            of each kind.
         count: The number of steps.
         draws: The draws of a step.
         state: A state; it has the fields that chains share.
@@ -136,8 +138,8 @@ class CompiledSteps:
         """Returns whether the function takes such a state."""
         return _shapes(state) == self._shapes
 
-    def take(self, state: State, noise: Noise, first: int) -> list[tuple[State, Info]]:
-        """Takes the steps.
+    def take(self, state: State, noise: Noise, first: int) -> tuple[list[tuple[State, Info]], Tensor]:
+        """Takes the steps; returns them, and a number that is finite only if all states are.
 
         Args:
             state: The state before them.
@@ -145,13 +147,13 @@ class CompiledSteps:
             first: The number of the first step.
         """
         before = [getattr(state, name) for name in self._of_state]
-        found: Any = run(self.function, (*before, *_draw_all(self.draws, noise, first, self.count)))
+        *found, total = run(self.function, (*before, *_draw_all(self.draws, noise, first, self.count)))
         size, steps = len(found) // self.count, []
         for row in range(0, len(found), size):
             tensors = iter(found[row : row + size])
             state = self._state(**dict(zip(self._of_state, tensors, strict=False)))
             steps.append((state, self._info_with(tensors)))
-        return steps
+        return steps, total
 
     def _info_with(self, tensors: Iterator[Tensor]) -> Info:
         """Returns the info of a step, with its tensors in the order of `_tensors`."""
@@ -195,8 +197,8 @@ def _compile(sampler: Sampler, energy: Energy, state: State, noise: Noise, first
             return None
         function, _ = compile_graph(graph, inputs)
         steps = CompiledSteps(function, count, recorded.draws, after, info)
-        taken = steps.take(state, noise, first)
-        later = steps.take(taken[0][0], noise, first + 1)
+        taken, _ = steps.take(state, noise, first)
+        later, _ = steps.take(taken[0][0], noise, first + 1)
     except OptionError:
         raise
     except Exception as error:  # whatever a sampler does that cannot be recorded, such as to look at a number
@@ -214,7 +216,7 @@ def _record(
     names = list(_tensors(state))
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-        now, found = replace(state, **dict(zip(names, tensors, strict=False))), []
+        now, found, totals = replace(state, **dict(zip(names, tensors, strict=False))), [], []
         for step in range(count):
             drawn = _DrawnNoise(noise, [rows[step] for rows in tensors[len(names) :]])
             now, seen = sampler.step(energy, now, cast(Noise, drawn))
@@ -222,7 +224,8 @@ def _record(
                 raise _NotCompiled
             # torch returns a part of an input by a view, which takes longer than a copy.
             found += [*_tensors(now).values(), *(value.clone() for value in _tensors(seen).values())]
-        return tuple(found)
+            totals.append(finite_sum(now))  # here it takes a tenth of the time of a check afterwards
+        return *found, torch.stack(totals).sum()
 
     inputs = (*_tensors(state).values(), *_draw_all(noise.draws, noise.noise, noise.noise.step, count))
     return record(function, inputs), inputs

@@ -69,18 +69,21 @@ class Path:
         states: The state before the first step, and those after each.
         infos: The info of each step.
         faults: The count of points at which the energy raised, after each step.
+        totals: Numbers that are finite only if the first states after the first one are, with how many states each covers.
         error: The exception that the step after them raised; None if none did.
     """
 
     states: list[State]
     infos: list[Info]
     faults: list[int]
+    totals: list[tuple[Tensor, int]]
     error: Exception | None = None
 
     def count_finite(self) -> int:
         """Returns the number of steps before one with a chain that diverged."""
         after = self.states[1:]
-        if all_finite(*after):
+        others = after[sum(count for _, count in self.totals) :]
+        if all(math.isfinite(total.item()) for total, _ in self.totals) and (not others or all_finite(*others)):
             return len(after)
         return next((step for step, state in enumerate(after) if not all_finite(state)), len(after))
 
@@ -116,9 +119,11 @@ def take_steps(sampler: Sampler, chunk: Chunk, first: int, count: int, faults: F
         count: How many steps to take; fewer if a later one than the first raises, whose exception the path then holds.
         faults: Counts the points at which the energy raises.
     """
-    path = Path([chunk.state], [], [])
+    path = Path([chunk.state], [], [], [])
     while chunk.steps is not None and len(path.infos) < count and chunk.steps.fits(path.states[-1]):
-        for state, info in chunk.steps.take(path.states[-1], chunk.noise, first + len(path.infos))[: count - len(path.infos)]:
+        steps, total = chunk.steps.take(path.states[-1], chunk.noise, first + len(path.infos))
+        path.totals.append((total, len(steps)))
+        for state, info in steps[: count - len(path.infos)]:
             path.states.append(state)
             path.infos.append(info)
             path.faults.append(faults.points)
