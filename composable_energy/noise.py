@@ -259,7 +259,12 @@ class Noise:
             for step, row in enumerate(rows, self.step):
                 self._fill(BlockBuffer(self.chains, row), step, stream, fill)
             return
-        generator, blocks = _generator_of(get_ident()), [part.unbind() for part in rows.split(len(first.parts[0]), 1)]
+        generator = _generator_of(get_ident())
+        if len(first.parts) == 1:  # a call for each row takes longer than the numbers of a small one
+            for step, row in enumerate(rows, self.step):
+                fill(row, generator=generator.block(_key(self.seed, step, stream), first.first))
+            return
+        blocks = [part.unbind() for part in rows.split(len(first.parts[0]), 1)]
         for step, parts in enumerate(zip(*blocks, strict=True), self.step):
             _fill_blocks(parts, generator, _key(self.seed, step, stream), first.first, fill)
 

@@ -148,6 +148,14 @@ def test_a_twin_shares_storage_and_takes_no_gradients():
     assert torch.equal(copied(x), energy(x))  # weights are shared, so that a step of training is seen
 
 
+def test_modules_are_copied_by_attributes_also_after_torch_compile(monkeypatch):
+    """It replaces `Module.__setstate__`, which is no reason to copy modules by `deepcopy`, which takes twice as long."""
+    called, original = [], nn.Module.__setstate__
+    monkeypatch.setattr(nn.Module, "__setstate__", lambda self, state: called.append(self) or original(self, state))
+    twin(ce.as_energy(nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))))
+    assert not called
+
+
 def test_one_function_has_one_twin():
     net, counts = network(), [0]
 

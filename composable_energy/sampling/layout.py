@@ -21,7 +21,7 @@ from composable_energy.sampling.sampler import Info, Sampler, State
 from composable_energy.sampling.starts import Starts
 from composable_energy.sampling.wrappers import select_rows
 
-__all__ = ["Chunk", "Fuse", "FusedSteps", "Layout", "all_finite", "finite_rows", "finite_sum", "join", "take"]
+__all__ = ["Chunk", "Fuse", "FusedSteps", "Layout", "all_finite", "finite_rows", "finite_sums", "join", "take"]
 
 S = TypeVar("S", bound=State)
 
@@ -166,17 +166,17 @@ def all_finite(*states: State) -> bool:
     """Returns whether points, energies and gradients are finite; where they are it takes one pass and one synchronisation."""
     if states[0].x.dtype in (torch.float32, torch.float64):
         x, grad, energy = (_joined([getattr(state, name) for state in states]) for name in ("x", "grad", "energy"))
-        products = torch.dot(x.reshape(-1), grad.reshape(-1))  # as in `finite_sum`
+        products = torch.dot(x.reshape(-1), grad.reshape(-1))  # as in `finite_sums`
         if math.isfinite(products.add_(energy.sum()).item()):
             return True
     return all(bool(finite_rows(state).all()) for state in states)
 
 
-def finite_sum(state: State) -> Tensor:
-    """Returns a number that is finite only if points, energies and gradients are, for a graph; it may be infinite for large ones."""
+def finite_sums(state: State) -> Tensor:
+    """Returns numbers with shape $(B,)$, finite only for chains whose point, energy and gradient are; large ones may overflow."""
     dtype = torch.promote_types(state.x.dtype, torch.float32)
     products = state.x.to(dtype) * state.grad.to(dtype)  # 0 times infinity is not finite either
-    return products.sum() + state.energy.sum(dtype=dtype)
+    return products.reshape(len(products), -1).sum(1) + state.energy.to(dtype)
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:
