@@ -53,7 +53,7 @@ def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, floa
 def check_detached(uses: Sequence[Use]) -> None:
     """Raises if an energy that autograd finds constant changes with its points: expressions would lack its gradient without a word.
 
-    Walls and steps, which are constant nearly everywhere, are right.
+    Walls and steps, which are constant nearly everywhere, are right, and so are energies that declare to have no gradient.
 
     Args:
         uses: The calls of such energies.
@@ -61,7 +61,7 @@ def check_detached(uses: Sequence[Use]) -> None:
     Raises:
         ExpressionError: The values change at more than half of the points.
     """
-    for use in {use.energy: use for use in uses}.values():
+    for use in {use.energy: use for use in uses if use.energy.has_gradient}.values():
         x, eps = use.x, torch.finfo(use.x.dtype).eps
         way = torch.arange(x[0].numel()).cos().to(x).reshape(x.shape[1:]) * (eps ** (1 / 3) * (1 + x.abs().max()))
         with torch.no_grad():
