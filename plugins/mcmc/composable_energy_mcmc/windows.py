@@ -201,12 +201,13 @@ def _adapt_step_size(
     def first_trial(length: float) -> ChEES:
         return replace(sampler, step_size=length, trajectory=length)
 
+    jumps = any(isinstance(part, Energy) and not part.has_gradient for part in energy.modules())
     averaging = DualAveraging(find_first_length(first_trial, energy, state, noise.child("first")))
     energies = []
     for step in range(1, steps + 1):
         here = finite_rows(state)
         state, rates, _ = take_step(trial(averaging.length), energy, state, noise.at(step))
-        averaging.add(sampler.acceptance - _mean_rate(rates[here]))
+        averaging.add(sampler.acceptance - _mean_rate(rates[here], jumps))
         energies.append(state.energy)
         if points is not None and step > steps // 2:
             points.add(state.x[finite_rows(state)])
@@ -225,14 +226,16 @@ def take_step(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tup
     return state, torch.where(proposal.energy.isfinite(), rates, torch.nan), count
 
 
-def _mean_rate(rates: Tensor) -> float:
+def _mean_rate(rates: Tensor, jumps: bool) -> float:
     """Returns the mean acceptance to tune for.
 
-    Trajectories that end outside the support, where it is zero for any step, count by the arithmetic mean of all, if that is lower.
+    Trajectories that end outside the support, where it is zero for any step, count by the arithmetic mean of all, if that is lower. So do
+    all trajectories of an energy that jumps: few of them are rejected for any step, and steps that avoid this would be far too short.
     """
     if rates.isnan().all():
         return 0.0
-    return min(mean_acceptance(rates).item(), rates.nan_to_num(0.0).mean().item())
+    arithmetic = rates.nan_to_num(0.0).mean().item()
+    return arithmetic if jumps else min(mean_acceptance(rates).item(), arithmetic)
 
 
 def _is_stable(energies: list[Tensor]) -> bool:

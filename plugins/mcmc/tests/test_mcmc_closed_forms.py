@@ -77,7 +77,9 @@ def test_moments_are_those_of_the_integral(name, sampler):
     """Chains are independent, so standard errors are exact; 4 of them."""
     n = 4000
     energy = TARGETS[name]
-    x = energy.sample((n, 2), sampler=sampler, steps=200 if sampler is MALA else 40, seed=1, dtype=F64)
+    # Of MALA's chains about one in a hundred stands still in the soft border, which `sample` reports for some seeds.
+    warn = (name, sampler) != ("not, by a soft level", MALA)
+    x = energy.sample((n, 2), sampler=sampler, steps=200 if sampler is MALA else 40, seed=1, dtype=F64, warn=warn)
     mean, covariance = integrated(energy)
     assert ((x.mean(0) - mean).abs() < 4 * (covariance.diagonal() / n).sqrt()).all()
     products = (x - mean)[:, :, None] * (x - mean)[:, None, :]

@@ -48,7 +48,8 @@ def test_the_family_lists_its_members_and_shares_their_base():
 def test_an_expression_by_name_means_what_it_says():
     """Thirty-two pictures of a shortened draw: three standard errors below what full draws reach."""
     energy = ce.get_energy("scenes/left") & ~ce.get_energy("scenes/color=red") & ce.get_energy("scenes/small")
-    seen = judge_images(energy.sharpened(4).sample(32, seed=0, levels=60, sampler="annealed", corrector_steps=2, delta=0.3), load_judge())
+    call = {"sampler": "annealed", "levels": 60, "corrector_steps": 2, "delta": 0.3, "max_gradient": 3.0}
+    seen = judge_images(energy.sharpened(4).sample(32, seed=0, **call), load_judge())
     right = (seen.position[:, 0] < 0.1) & (seen.color != 0) & (seen.size < 0.52)
     assert right.float().mean() > 0.8
 
