@@ -21,14 +21,14 @@ def measure(shape: tuple[int, ...]) -> dict[str, float]:
     """Returns the microseconds of `torch.randn`, and the cost of each kind of noise as a multiple of it."""
     x, chains = torch.zeros(shape), range(shape[0])
     added, drawn, philox, numbers = Noise(0, chains), Noise(1, chains), Noise(0, chains, kind="philox"), torch.randn(shape)
-    steps, other_steps = count(), count()  # in succession, as a sampler takes them
+    steps, other_steps, more_steps = count(), count(), count()  # in succession, as a sampler takes them
     found = least_seconds(
         {
             "randn": lambda: torch.randn(shape),
             "add": lambda: x.add_(numbers, alpha=0.1),
             "added": lambda: added.at(next(steps)).add_normal_(x, 0.1),
             "drawn": lambda: drawn.at(next(other_steps)).normal(x),
-            "philox": lambda: philox.at(1).normal(x),
+            "philox": lambda: philox.at(next(more_steps)).normal(x),
         },
         rounds=15,
         seconds=0.02,

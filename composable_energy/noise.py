@@ -7,9 +7,9 @@ is drawn by a `torch.Generator` whose whole state comes from NumPy's Philox 4x64
 key and the number of the block as its counter. This costs 1.2 to 1.9 times as much as `torch.randn`, more for less than 4,096 numbers;
 the numbers may change with the version of torch.
 
-*Philox*, always used on other devices: Philox 4x32-10 (Salmon et al., 2011), a counter-based generator with the counter
-(quad of numbers inside the event, step, chain, stream) and the seed as key. It is the same on every device and in every version, and costs
-6 to 15 times as much as `torch.randn` on a CPU.
+*Philox*, always used on other devices and by compiled steps: Philox 4x32-10 (Salmon et al., 2011), a counter-based generator with the
+counter (quad of numbers inside the event, step, chain, stream) and the seed as key. It is the same on every device and in every version up
+to rounding. In a compiled graph on a CPU it costs less than `torch.randn`; by torch's operations 6 to 15 times as much.
 
 References:
     Parallel random numbers: as easy as 1, 2, 3 (Salmon et al., 2011), https://doi.org/10.1145/2063384.2063405
@@ -31,16 +31,18 @@ from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.noise_blocks import BlockBuffer, BlockGenerator, BlockPlaces, block_size, blocks_of
-from composable_energy.philox import philox, philox_normal, to_unit
+from composable_energy.philox import PHILOX_LEAST, philox_normal, philox_uniform
 
 __all__ = ["Kind", "Noise"]
 
 _WORD = 0xFFFFFFFF
 _FEW = 2**16
+_DRAWN = (torch.float32, torch.float64)  # dtypes of blocks
 _MOST_STEPS = 64
 _LEAST = 2.0**-25  # of a uniform number: its logarithm is finite
 
 Kind = Literal["blocks", "philox"]
+Draw = Literal["normal", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,8 @@ class Noise:
             ShapeError: There are not as many rows as chains.
         """
         self._check(like, stream)
-        if self._uses_philox(like):
-            return philox_normal(self.seed, self.step, self._ids(like), stream, like.shape[1:]).to(like.dtype)
-        dtype = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
         few = like.numel() <= _FEW  # copying costs less than a new tensor
-        drawn = self._draw(like.shape[1:], dtype, stream, Tensor.normal_, reuse=few)
-        return drawn.to(like.dtype, copy=few)
+        return self._draw("normal", like, stream, reuse=few).to(like.dtype, copy=few)
 
     def add_normal_(self, x: Tensor, scale: float = 1.0, stream: int = 0) -> Tensor:
         r"""Adds $s\, \xi$ to points in place, with the standard normal numbers $\xi$ of `normal`; cheaper than two operations.
@@ -148,10 +146,9 @@ class Noise:
             OptionError: The stream is not a whole number from 0 to $2^{32} - 1$.
             ShapeError: There are not as many rows as chains.
         """
-        if self.kind == "philox" or not x.is_cpu or x.dtype not in (torch.float32, torch.float64):
-            return x.add_(self.normal(x, stream), alpha=scale)
         self._check(x, stream)
-        return x.add_(self._draw(x.shape[1:], x.dtype, stream, Tensor.normal_, reuse=True), alpha=scale)
+        drawn = self._draw("normal", x, stream)
+        return x.add_(drawn if drawn.dtype == x.dtype else drawn.to(x.dtype), alpha=scale)
 
     def uniform(self, like: Tensor, stream: int = 0) -> Tensor:
         """Returns one number in (0, 1) for each chain, with shape $(B,)$, in float32, or in float64 for points of that dtype.
@@ -165,45 +162,8 @@ class Noise:
             ShapeError: There are not as many rows as chains.
         """
         self._check(like, stream)
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        if self._uses_philox(like):
-            ids = self._ids(like)
-            word = philox(self.seed, (torch.zeros_like(ids), self.step, ids, stream))[0]
-            return to_unit(word).clamp_min_(2.0**-33).to(dtype)
-        return self._draw(torch.Size(), dtype, stream, Tensor.uniform_, reuse=True).clamp_min(_LEAST)
-
-    def rows(self, draw: Literal["normal", "uniform"], like: Tensor, count: int, stream: int = 0) -> Tensor:
-        """Returns the numbers of this and the next steps, one row for each step; cheaper than a draw at each.
-
-        Args:
-            draw: The method that draws the numbers of a step.
-            like: The points, with shape $(B, *)$, one row for each chain.
-            count: The number of steps.
-            stream: The number of the draw at each step.
-
-        Raises:
-            OptionError: The stream is not a whole number from 0 to $2^{32} - 1$, or the last step is out of range.
-            ShapeError: There are not as many rows as chains.
-        """
-        if self._uses_philox(like) or like.dtype not in (torch.float32, torch.float64):
-            return torch.stack([getattr(self.at(step), draw)(like, stream) for step in range(self.step, self.step + count)])
-        self._check(like, stream)
-        _check_word("The step of a noise", self.step + count - 1)
-        event = like.shape[1:] if draw == "normal" else torch.Size()
-        purpose = (self.seed, self.chains, event, like.dtype, torch.is_inference_mode_enabled())
-        place = (get_ident(), draw, stream)
-        known, drawn, rows = self._memory.get(place, (None, 0, like[:0]))
-        if known != (purpose, self.step):
-            drawn, rows = 0, like[:0]
-        if len(rows) < count:  # more steps than asked for: draws in a loop take half as long, see `_draw`
-            most = min(_MOST_STEPS, _FEW // max(1, len(self.chains) * event.numel()), _WORD + 1 - self.step)
-            drawn = max(count, min(2 * drawn, most) // count * count)
-            rows = torch.empty((drawn, len(self.chains), *event), dtype=like.dtype)
-            self._fill_rows(rows, stream, Tensor.normal_ if draw == "normal" else Tensor.uniform_)
-            if draw == "uniform":
-                rows.clamp_min_(_LEAST)
-        self._memory[place] = ((purpose, self.step + count), drawn, rows[count:])  # each row once: the caller may change it
-        return rows[:count]
+        drawn = self._draw("uniform", like, stream).to(torch.float64 if like.dtype == torch.float64 else torch.float32)
+        return drawn.clamp_min(_LEAST if self._draws_blocks(like) else PHILOX_LEAST)
 
     def _check(self, like: Tensor, stream: int) -> None:
         if type(stream) is not int or stream:
@@ -211,62 +171,56 @@ class Noise:
         if like.shape[0] != len(self.chains):
             raise ShapeError(f"This is the noise of {len(self.chains)} chains, got {len(like)} points; use `noise.for_chains`.")
 
-    def _uses_philox(self, like: Tensor) -> bool:
-        return self.kind == "philox" or not like.is_cpu
+    def _draws_blocks(self, like: Tensor) -> bool:
+        return self.kind == "blocks" and like.is_cpu
 
-    def _ids(self, like: Tensor) -> Tensor:
+    def _ids(self, device: torch.device) -> Tensor:
         if isinstance(self.chains, range):
-            return torch.arange(self.chains.start, self.chains.stop, self.chains.step, device=like.device)
-        found = self._places.get(like.device)
+            return torch.arange(self.chains.start, self.chains.stop, self.chains.step, device=device)
+        found = self._places.get(device)
         if found is None:
-            found = self._places[like.device] = torch.tensor(self.chains, dtype=torch.int64, device=like.device)
+            found = self._places[device] = torch.tensor(self.chains, dtype=torch.int64, device=device)
         return found
 
-    def _draw(self, event: torch.Size, dtype: torch.dtype, stream: int, fill: Callable[..., Tensor], reuse: bool) -> Tensor:
-        """Draws numbers by blocks; `reuse` returns a tensor that a later draw of this thread overwrites.
+    def _draw(self, draw: Draw, like: Tensor, stream: int, *, reuse: bool = True) -> Tensor:
+        """Returns the numbers of this step; with `reuse`, a later draw of this thread may overwrite them.
 
-        Steps in succession are drawn together, up to 64 of them: alone, a draw of few numbers takes three times as long, because the
-        processor has executed other code meanwhile.
+        On the CPU steps in succession are drawn together, up to 64 of them: alone, a draw of few numbers takes three times as long or more,
+        because of its calls, and because the processor has executed other code meanwhile.
         """
-        chains = self.chains
-        if not reuse:
-            return self._fill(BlockBuffer(chains, torch.empty((len(chains), *event), dtype=dtype)), self.step, stream, fill)
-        if torch.compiler.is_dynamo_compiling():  # then this function runs outside of the graph, or there is no graph
+        event, step, numbers = (like.shape[1:], self.step, like.numel()) if draw == "normal" else (torch.Size(), self.step, len(like))
+        blocks = self._draws_blocks(like)
+        dtype = like.dtype if blocks and like.dtype in _DRAWN else torch.float32
+        if torch.compiler.is_dynamo_compiling() and blocks:  # then this function runs outside of the graph, or there is no graph
             raise OptionError("Blocks of noise are not drawn in a compiled graph: use noise='philox'.")
-        place = (get_ident(), fill, stream)
-        purpose = (self.seed, chains, event, dtype, torch.is_inference_mode_enabled())
-        found, step = self._memory.get(place), self.step
+        if not (blocks and reuse) and (numbers > _FEW or not like.is_cpu or torch.compiler.is_compiling()):
+            return self._draw_steps(draw, range(step, step + 1), stream, event, dtype, like.device, [])[0]
+        place, purpose = (get_ident(), draw, stream), (self.seed, blocks, self.chains, event, dtype, torch.is_inference_mode_enabled())
+        found = self._memory.get(place)
         if found is None or found[0] != purpose:
-            found = (purpose, range(step, step + 1), _buffers(chains, event, dtype, 1))
+            steps, buffers = range(step, step + 1), []
         elif step in found[1]:
-            return found[2][step - found[1].start].whole
+            return found[2][step - found[1].start]
         else:
-            _, drawn, buffers = found
-            numbers = max(1, len(chains) * event.numel())
-            count = max(1, min(2 * len(drawn), _MOST_STEPS, _FEW // numbers, _WORD + 1 - step)) if step == drawn.stop else 1
-            if count > len(buffers):
-                buffers = _buffers(chains, event, dtype, count)
-            found = (purpose, range(step, step + count), buffers)
-        for each, buffer in zip(found[1], found[2], strict=False):
-            self._fill(buffer, each, stream, fill)
-        self._memory[place] = found
-        return found[2][0].whole
+            _, steps, _, buffers = found
+            count = max(1, min(2 * len(steps), _MOST_STEPS, _FEW // max(1, numbers), _WORD + 1 - step)) if step == steps.stop else 1
+            steps = range(step, step + count)
+        rows = self._draw_steps(draw, steps, stream, event, dtype, like.device, buffers)
+        self._memory[place] = purpose, steps, rows, buffers
+        return rows[0]
 
-    def _fill_rows(self, rows: Tensor, stream: int, fill: Callable[..., Tensor]) -> None:
-        """Draws the numbers of this and the next steps, each into a row."""
-        first = BlockBuffer(self.chains, rows[0])
-        if not first.parts or first.rest < len(self.chains):
-            for step, row in enumerate(rows, self.step):
-                self._fill(BlockBuffer(self.chains, row), step, stream, fill)
-            return
-        generator = _generator_of(get_ident())
-        if len(first.parts) == 1:  # a call for each row takes longer than the numbers of a small one
-            for step, row in enumerate(rows, self.step):
-                fill(row, generator=generator.block(_key(self.seed, step, stream), first.first))
-            return
-        blocks = [part.unbind() for part in rows.split(len(first.parts[0]), 1)]
-        for step, parts in enumerate(zip(*blocks, strict=True), self.step):
-            _fill_blocks(parts, generator, _key(self.seed, step, stream), first.first, fill)
+    def _draw_steps(
+        self, draw: Draw, steps: range, stream: int, event: torch.Size, dtype: torch.dtype, device: torch.device, buffers: list[BlockBuffer]
+    ) -> Sequence[Tensor]:
+        """Returns the numbers of steps; blocks are drawn into buffers, which are made where they are missing."""
+        if self.kind == "philox" or device.type != "cpu":
+            if draw == "normal":
+                return philox_normal(self.seed, steps, self._ids(device), stream, event).unbind()
+            return philox_uniform(self.seed, steps, self._ids(device), stream).unbind()
+        if len(buffers) < len(steps):
+            buffers[:] = [BlockBuffer(self.chains, row) for row in torch.empty((len(steps), len(self.chains), *event), dtype=dtype)]
+        fill = Tensor.normal_ if draw == "normal" else Tensor.uniform_
+        return [self._fill(buffer, step, stream, fill) for step, buffer in zip(steps, buffers, strict=False)]
 
     def _fill(self, buffer: BlockBuffer, step: int, stream: int, fill: Callable[..., Tensor]) -> Tensor:
         """Draws the numbers of a step into a buffer."""
@@ -297,10 +251,6 @@ class Noise:
 def _generator_of(thread: int) -> BlockGenerator:
     """Returns the generator of a thread; it is set to the state of a block before each use."""
     return BlockGenerator()
-
-
-def _buffers(chains: Sequence[int], event: torch.Size, dtype: torch.dtype, count: int) -> list[BlockBuffer]:
-    return [BlockBuffer(chains, row) for row in torch.empty((count, len(chains), *event), dtype=dtype)]
 
 
 def _fill_blocks(parts: Sequence[Tensor], generator: BlockGenerator, key: bytes, first: int, fill: Callable[..., Tensor]) -> None:

@@ -8,23 +8,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["philox", "philox_normal", "to_unit"]
+__all__ = ["PHILOX_LEAST", "box_muller", "key_of", "philox", "philox_normal", "philox_uniform", "to_unit"]
 
 _WORD = 0xFFFFFFFF
 
+PHILOX_LEAST = 2.0**-33
+"""The least uniform number for a Metropolis test: its logarithm is finite."""
 
-def philox(seed: int, counter: Sequence[int | Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+
+def philox(key: Sequence[int | Tensor], counter: Sequence[int | Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""Returns four random words for each counter.
 
     Args:
-        seed: The key, of 64 bits.
+        key: Two words.
         counter: Four words, each a number or a tensor of int64 in $[0, 2^{32})$; they broadcast, and at least the first is a tensor.
 
     Returns:
         Four tensors of int64 in $[0, 2^{32})$.
     """
-    a, b, c, d = counter
-    low, high = seed & _WORD, (seed >> 32) & _WORD
+    (low, high), (a, b, c, d) = key, counter
     for _ in range(10):
         # Products wrap modulo 2^64 and shifts keep their bits, so signed numbers can be used.
         left, right = a * 0xD2511F53, c * 0xCD9E8D57
@@ -33,24 +35,44 @@ def philox(seed: int, counter: Sequence[int | Tensor]) -> tuple[Tensor, Tensor, 
     return tuple(torch.broadcast_tensors(*(torch.as_tensor(word) for word in (a, b, c, d))))  # pyright: ignore[reportReturnType]
 
 
-def philox_normal(seed: int, step: int, chains: Tensor, stream: int, event: torch.Size) -> Tensor:
-    """Returns standard normal float32 numbers with shape $(B, *)$: four from each counter, by the Box-Muller transform.
+def key_of(seed: int) -> tuple[int, int]:
+    """Returns the two words of the key of a seed."""
+    return seed & _WORD, (seed >> 32) & _WORD
+
+
+def box_muller(words: Sequence[Tensor]) -> Tensor:
+    """Returns standard normal float32 numbers with shape $(*, k)$ from $k$ words, two from each pair."""
+    numbers = []
+    for first, second in zip(words[::2], words[1::2], strict=True):
+        radius = to_unit(first).clamp_min_(1e-7).log_().mul_(-2).sqrt_()
+        angle = to_unit(second).mul_(2 * math.pi)
+        numbers += [radius * angle.cos(), radius * angle.sin()]
+    return torch.stack(numbers, -1)
+
+
+def philox_normal(seed: int, steps: range, chains: Tensor, stream: int, event: torch.Size) -> Tensor:
+    """Returns standard normal float32 numbers with shape $(S, B, *)$: four from each counter, or two if that is all.
 
     Args:
         seed: The key.
-        step: The step.
+        steps: The $S$ steps.
         chains: The ids of the chains, with shape $(B,)$, on the device of the result.
         stream: The stream.
         event: The shape of one point.
     """
-    quads = torch.arange(max(1, -(-event.numel() // 4)), device=chains.device)
-    words = philox(seed, (quads[None, :], step, chains[:, None], stream))
-    pairs = []
-    for first, second in (words[:2], words[2:]):
-        radius = to_unit(first).clamp_min_(1e-7).log_().mul_(-2).sqrt_()
-        angle = to_unit(second).mul_(2 * math.pi)
-        pairs += [radius * angle.cos(), radius * angle.sin()]
-    return torch.stack(pairs, -1).flatten(1)[:, : event.numel()].reshape(len(chains), *event).contiguous()
+    size = event.numel()
+    quads = torch.arange(max(1, -(-size // 4)), device=chains.device)
+    step = steps.start if len(steps) == 1 else torch.arange(steps.start, steps.stop, device=chains.device)[:, None, None]
+    words = philox(key_of(seed), (quads, step, chains[:, None], stream))
+    numbers = box_muller(words[: 2 if size <= 2 else 4])
+    return numbers.flatten(-2)[..., :size].reshape(len(steps), len(chains), *event).contiguous()
+
+
+def philox_uniform(seed: int, steps: range, chains: Tensor, stream: int) -> Tensor:
+    """Returns float32 numbers in (0, 1) with shape $(S, B)$, one for each chain at each step; see `philox_normal`."""
+    step = torch.arange(steps.start, steps.stop, device=chains.device)[:, None]
+    word = philox(key_of(seed), (torch.zeros_like(chains), step, chains, stream))[0]
+    return to_unit(word).clamp_min_(PHILOX_LEAST)
 
 
 def _high(product: int | Tensor) -> int | Tensor:

@@ -59,7 +59,7 @@ def test_compiled_energies_have_supports_and_normalizers_in_expressions():
 def test_each_chunk_of_chains_gets_its_own_rows_from_the_same_function():
     head = ce.GaussianHead(Affine(4, 3), LEAVES["distribution"], dims=2)
     energy = LEAVES["red"] & head(points(6)) & Noisy().given(sigma=torch.linspace(0.1, 2, 6, dtype=DTYPE))
-    options = {"seed": 3, "sampler": "langevin", "step_size": 0.05, "steps": 20, "dtype": DTYPE, "warn": False}
+    options = {"seed": 3, "sampler": "langevin", "step_size": 0.05, "steps": 20, "dtype": DTYPE, "warn": False, "noise": "philox"}
     torch.testing.assert_close(energy.sample((6, 2), compile=True, batch_size=2, **options), energy.sample((6, 2), **options))
     fast = compiled(energy)
     fast.sample((6, 2), batch_size=2, **options)
@@ -72,7 +72,7 @@ def test_each_chunk_of_chains_gets_its_own_rows_from_the_same_function():
 @needs_compiler
 def test_a_sampler_that_tunes_itself_draws_the_same():
     energy = ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=DTYPE), 1.0))
-    draws = [energy.sample((5, 2), sampler="hmc", steps=5, seed=1, compile=fast) for fast in (False, True)]
+    draws = [energy.sample((5, 2), sampler="hmc", steps=5, seed=1, noise="philox", compile=fast) for fast in (False, True)]
     torch.testing.assert_close(*draws)
 
 

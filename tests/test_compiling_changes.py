@@ -37,7 +37,7 @@ class Compilations:
         return self.count - before
 
 
-OPTIONS = {"seed": 0, "sampler": "langevin", "step_size": 0.05, "steps": 3}
+OPTIONS = {"seed": 0, "sampler": "langevin", "step_size": 0.05, "steps": 3, "noise": "philox"}
 
 
 def assert_draws_same(energy):

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import composable_energy as ce
+from composable_energy.noise import Noise
 from composable_energy.sampling import Info, Sampler, State, compiled, energy_and_gradient, iterate
+from composable_energy.sampling.compiled_noise import graph_normal, graph_uniform, key_tensor
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin
 from composable_energy_mcmc.metric import Metric
 from tests.factories import needs_compiler
@@ -17,7 +19,7 @@ pytestmark = [pytest.mark.full, needs_compiler]
 PAIR = ce.as_energy(torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3)), name="zero") | ce.as_energy(
     torch.distributions.MultivariateNormal(torch.ones(3), torch.eye(3) / 2), name="one"
 )
-CALL = {"steps": 21, "seed": 3, "init": torch.zeros(20, 3), "warn": False}
+CALL = {"steps": 21, "seed": 3, "init": torch.zeros(20, 3), "warn": False, "noise": "philox"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,7 +68,15 @@ def test_supports_and_other_shapes_have_loops_too(sampler):
     energy = ce.as_energy(torch.distributions.LogNormal(torch.zeros(3), torch.ones(3)))
     fast = compiled(energy)
     for chains in (16, 5):  # compiled for each
-        call = {"sampler": sampler, "steps": 9, "seed": 1, "warn": False, "trace": 1, "init": torch.full((chains, 3), 1.5)}
+        call = {
+            "sampler": sampler,
+            "steps": 9,
+            "seed": 1,
+            "warn": False,
+            "trace": 1,
+            "init": torch.full((chains, 3), 1.5),
+            "noise": "philox",
+        }
         (_, wanted), (_, trace) = energy.sample((chains, 3), **call), fast.sample((chains, 3), **call)
         torch.testing.assert_close(trace.points, wanted.points)
         assert trace.scalars["leapfrogs"] == wanted.scalars["leapfrogs"]
@@ -138,11 +148,44 @@ def test_steps_of_different_lengths_are_one_function():
         assert len(Counted.calls) == most
 
 
-@pytest.mark.parametrize(("sampler", "n"), [(Counted(looks=True), 20), (Counted(), 4000)])
-def test_a_sampler_that_looks_at_numbers_and_many_points_take_single_steps(sampler, n):
-    call = {**CALL, "init": torch.zeros(n, 3)}
-    wanted = PAIR.sample((n, 3), sampler=sampler, **call)
-    torch.testing.assert_close(compiled(PAIR).sample((n, 3), sampler=sampler, **call), wanted)
+def test_a_sampler_that_looks_at_numbers_takes_single_steps():
+    wanted = PAIR.sample((20, 3), sampler=Counted(looks=True), **CALL)
+    torch.testing.assert_close(compiled(PAIR).sample((20, 3), sampler=Counted(looks=True), **CALL), wanted)
+
+
+@pytest.mark.parametrize("sampler", [Counted(), HMC(0.3, 12)])
+def test_steps_of_many_points_are_compiled_alone(sampler):
+    Counted.calls.clear()
+    call = {**CALL, "init": torch.zeros(4000, 3)}
+    wanted, energy = PAIR.sample((4000, 3), sampler=sampler, **call), compiled(PAIR)
+    for _ in range(2):
+        torch.testing.assert_close(energy.sample((4000, 3), sampler=sampler, **call), wanted)
+    if isinstance(sampler, Counted):
+        assert len(Counted.calls) == 21 + 2  # one for the checks and one that is recorded
+
+
+@pytest.mark.parametrize(("dtype", "event"), [(torch.float32, (1,)), (torch.float32, (7,)), (torch.float64, (2, 5))])
+def test_noise_in_a_graph_is_that_of_single_steps_and_has_the_same_bits_for_other_chains(dtype, event):
+    def rows(first, n):
+        like, key = torch.zeros(n, *event, dtype=dtype), key_tensor(Noise(2**40 + 5, range(first, first + n), kind="philox"), 9)
+        return torch.compile(lambda key: (graph_normal(key, like, 3, 4), graph_uniform(key, like, 2, 4)))(key)
+
+    x = torch.zeros(21, *event, dtype=dtype)
+    noises = [Noise(2**40 + 5, range(11, 32), step, "philox") for step in range(9, 13)]
+    normal, uniform = rows(11, 21)
+    torch.testing.assert_close(normal, torch.stack([noise.normal(x, 3) for noise in noises]), rtol=1e-5, atol=2e-6)
+    assert torch.equal(uniform, torch.stack([noise.uniform(x, 2) for noise in noises]))
+    some, others = rows(14, 5)
+    assert torch.equal(some, normal[:, 3:8]) and torch.equal(others, uniform[:, 3:8])
+
+
+def test_compiled_steps_draw_the_noise_of_other_devices_and_other_steps_that_of_the_cpu(pair):
+    call = {**CALL, "noise": None, "trace": True}
+    for sampler, energy, kind in (("langevin", pair, "philox"), ("langevin", PAIR, "blocks"), ("smc", pair, "blocks")):
+        assert energy.sample((20, 3), sampler=sampler, **{**call, "steps": None, "init": None})[1].noise == kind
+    _, trace = pair.sample((20, 3), sampler=Langevin(0.1), **call)
+    resumed = PAIR.sample((20, 3), resume=trace, steps=4, warn=False)
+    torch.testing.assert_close(resumed, PAIR.sample((20, 3), sampler=Langevin(0.1), **{**CALL, "steps": 25}))
 
 
 class Cliff(ce.Energy):

@@ -15,7 +15,7 @@ from scipy import stats
 
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.noise import Noise
-from composable_energy.philox import philox
+from composable_energy.philox import key_of, philox
 
 KINDS = ["blocks", "philox"]
 
@@ -35,28 +35,7 @@ KINDS = ["blocks", "philox"]
 @pytest.mark.parametrize("tensors", [1, 2, 4])
 def test_philox_gives_the_answers_of_random123(seed, counter, words, tensors):
     mixed = [torch.tensor([word]) if i < tensors else word for i, word in enumerate(counter)]
-    assert tuple(int(word) for word in philox(seed, mixed)) == words
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("draw", ["normal", "uniform"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("chains", [range(64), range(3, 70), range(5000), (4, 1, 9), range(0)])
-def test_rows_are_the_draws_of_steps_in_succession(kind, draw, dtype, chains):
-    noise, x = Noise(7, chains, kind=kind), torch.zeros(len(chains), 3, dtype=dtype)
-    for first in (5, 8, 11, 14, 20, 8):
-        rows = noise.at(first).rows(draw, x, 3, stream=1)
-        assert torch.equal(rows, torch.stack([getattr(Noise(7, chains, step, kind), draw)(x, 1) for step in range(first, first + 3)]))
-        rows.zero_()  # a caller may change them
-
-
-def test_rows_end_at_the_last_step():
-    x = torch.zeros(2, 3)
-    assert Noise(7, range(2), 2**32 - 2).rows("normal", x, 2).shape == (2, 2, 3)
-    with pytest.raises(OptionError, match="step of a noise"):
-        Noise(7, range(2), 2**32 - 2).rows("normal", x, 3)
-    with pytest.raises(ShapeError, match="2 chains, got 3"):
-        Noise(7, range(2)).rows("normal", torch.zeros(3, 3), 2)
+    assert tuple(int(word) for word in philox(key_of(seed), mixed)) == words
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def langevin_step(
     """
     if isinstance(gradients, Tensor):
         simple = momentum is None and weights is None and keep == 1.0 and scale != 0.0 and not inplace and x.shape == gradients.shape
-        if simple and x.is_cpu and noise.kind == "blocks" and x.dtype in _WIDE and forced_kernel() is None:
+        if simple and x.is_cpu and x.dtype in _WIDE and forced_kernel() is None and not torch.compiler.is_compiling():
             # The reference at once: for few chains the calls below take longer than the arithmetic.
             moved = noise.add_normal_(torch.add(x, gradients, alpha=-drift), scale, stream)
             return moved if box is None else moved.clamp_(*box)

@@ -1,19 +1,19 @@
 """Steps of a sampler in succession as one compiled function.
 
 A step of few chains consists of small operations, whose calls cost more than their arithmetic. With a compiled energy, eight steps are
-recorded as one graph, proposals and rejections included; their noise is drawn before. Steps of different lengths, such as trajectories,
+recorded as one graph, with their noise, proposals and rejections; of many chains, one. Steps of different lengths, such as trajectories,
 have loops in the graph. The draws are those of single steps up to rounding, and do not depend on where a block of steps begins, which is
-checked to the bit when it is compiled. Steps of large points or networks have few calls for their arithmetic, and are taken one by one.
+checked to the bit when it is compiled. Steps of large points have few calls for their arithmetic, and only their energy is compiled.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,16 @@ from composable_energy.energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.noise import Noise
 from composable_energy.sampling.compile import CompiledEnergy
+from composable_energy.sampling.compiled_noise import (
+    MOST_COORDINATES,
+    Draw,
+    DrawnNoise,
+    GraphDraw,
+    NotRecordedError,
+    RecordedNoise,
+    draws_in_graph,
+    noise_inputs,
+)
 from composable_energy.sampling.faults import GuardedEnergy
 from composable_energy.sampling.graph import Function, close, compile_graph, first_line, record, run
 from composable_energy.sampling.iteration import Repetitions
@@ -38,96 +48,19 @@ _MOST_NODES = 2000  # operations of a function: the compiler takes long for more
 _MOST_SAMPLERS = 3  # who tries many step sizes shall not wait for each
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """A draw of a step: a method of `Noise`, points of its shape and dtype, and the stream."""
-
-    method: Literal["normal", "uniform"]
-    like: Tensor
-    stream: int
-
-    def of(self, noise: Noise) -> Tensor:
-        return getattr(noise, self.method)(self.like, self.stream)
-
-    def rows(self, noise: Noise, count: int) -> Tensor:
-        return noise.rows(self.method, self.like, count, self.stream)
-
-
-@dataclass(frozen=True)
-class _Number:
-    """A number that depends on the step alone."""
-
-    function: Callable[[int], int]
-
-    def rows(self, noise: Noise, count: int) -> Tensor:
-        return torch.tensor([self.function(step) for step in range(noise.step, noise.step + count)])
-
-
-class _RecordedNoise:
-    """Noise that lists the draws of a step. It has no step, no seed and no children: a sampler that needs them is not compiled."""
-
-    def __init__(self, noise: Noise) -> None:
-        self.kind, self.chains, self.draws, self.noise = noise.kind, noise.chains, list[_Draw | _Number](), noise
-        self.recorded: dict[Hashable, Any] = {}
-
-    @property
-    def loops(self) -> bool:
-        """Whether steps repeat something as often as a number of the step says."""
-        return any(isinstance(draw, _Number) for draw in self.draws)
-
-    def normal(self, like: Tensor, stream: int = 0) -> Tensor:
-        return self._draw("normal", like, stream)
-
-    def uniform(self, like: Tensor, stream: int = 0) -> Tensor:
-        return self._draw("uniform", like, stream)
-
-    def add_normal_(self, x: Tensor, scale: float = 1.0, stream: int = 0) -> Tensor:
-        return x.add_(self.normal(x, stream), alpha=scale)
-
-    def of_step(self, function: Callable[[int], int]) -> Repetitions:
-        self.draws.append(_Number(function))
-        return Repetitions(torch.tensor(self.noise.of_step(function)), self.recorded)
-
-    def _draw(self, method: Literal["normal", "uniform"], like: Tensor, stream: int) -> Tensor:
-        draw = _Draw(method, torch.zeros_like(like), stream)
-        self.draws.append(draw)
-        return draw.of(self.noise)
-
-
-class _DrawnNoise(_RecordedNoise):
-    """Noise that was drawn before, in the order of the recorded draws."""
-
-    def __init__(self, noise: _RecordedNoise, drawn: Sequence[Tensor]) -> None:
-        self.kind, self.chains, self.draws, self.recorded = noise.kind, noise.chains, noise.draws, noise.recorded
-        self._left = list(zip(noise.draws, drawn, strict=True))
-
-    def of_step(self, function: Callable[[int], int]) -> Repetitions:
-        draw, drawn = self._left.pop(0)
-        if not isinstance(draw, _Number):
-            raise _NotCompiled
-        return Repetitions(drawn, self.recorded)
-
-    def _draw(self, method: Literal["normal", "uniform"], like: Tensor, stream: int) -> Tensor:
-        draw, drawn = self._left.pop(0)
-        wanted = method, stream, like.shape, like.dtype
-        if not isinstance(draw, _Draw) or (draw.method, draw.stream, draw.like.shape, draw.like.dtype) != wanted:
-            raise _NotCompiled
-        return drawn
-
-
 class CompiledSteps:
     """Steps of chains as one function.
 
     Args:
         function: Returns the tensors of states and infos of all steps, and the sum of the `finite_sums` of all states, from the tensors of
-            a state and the draws of each kind.
+            a state and `noise_inputs`.
         count: The number of steps.
         draws: The draws of a step.
         state: A state; it has the fields that chains share.
         info: An info with the numbers that all steps share.
     """
 
-    def __init__(self, function: Function, count: int, draws: Sequence[_Draw | _Number], state: State, info: Info) -> None:
+    def __init__(self, function: Function, count: int, draws: Sequence[Draw], state: State, info: Info) -> None:
         self.function, self.count, self.draws = function, count, draws
         self._info, self._shapes, self._of_state = replace(info, scalars=_scalars(info)), _shapes(state), list(_tensors(state))
         self._of_info = [name for name in _tensors(info) if name != "acceptance"]
@@ -147,7 +80,7 @@ class CompiledSteps:
             first: The number of the first step.
         """
         before = [getattr(state, name) for name in self._of_state]
-        *found, total = run(self.function, (*before, *_draw_all(self.draws, noise, first, self.count)))
+        *found, total = run(self.function, (*before, *noise_inputs(self.draws, noise, first, self.count)))
         size, steps = len(found) // self.count, []
         for row in range(0, len(found), size):
             tensors = iter(found[row : row + size])
@@ -163,7 +96,7 @@ class CompiledSteps:
         return Info(acceptance, {**self._info.scalars, **dict(zip(self._of_info, tensors, strict=True))}, self._info.chains)
 
 
-def compile_steps(sampler: Sampler, energy: Energy, state: State, noise: Noise, first: int) -> CompiledSteps | None:
+def compile_steps(sampler: Sampler, energy: Energy, state: State, noise: Noise, first: int, several: bool) -> CompiledSteps | None:
     """Returns compiled steps of a sampler with a compiled energy; None where single steps are the better or the only way.
 
     Args:
@@ -172,28 +105,30 @@ def compile_steps(sampler: Sampler, energy: Energy, state: State, noise: Noise, 
         state: Their state.
         noise: Their noise.
         first: The number of the next step.
+        several: Whether steps in succession may be one function: batches of chains take turns.
     """
     energy = energy.energy if isinstance(energy, GuardedEnergy) else energy
-    if not isinstance(energy, CompiledEnergy) or noise.kind != "blocks" or not state.x.is_cpu or first + _STEPS >= 2**32:
+    if not isinstance(energy, CompiledEnergy) or not draws_in_graph(noise) or not state.x.is_cpu or first + _STEPS >= 2**32:
         return None
-    if _STEPS * state.x.numel() > MOST_NUMBERS:
+    if not 0 < state.x.numel() <= len(state.x) * MOST_COORDINATES:
         return None
-    key = sampler, _shapes(state)
-    return energy.compiled_steps(key, state.x, _MOST_NODES, lambda inside: _compile(sampler, inside, state, noise, first), _MOST_SAMPLERS)
+    several = several and _STEPS * state.x.numel() <= MOST_NUMBERS
+    key = sampler, _shapes(state), several
+    return energy.compiled_steps(
+        key, state.x, _MOST_NODES, lambda inside: _compile(sampler, inside, state, noise, first, several), _MOST_SAMPLERS
+    )
 
 
-class _NotCompiled(Exception):  # noqa: N818  (it is caught here)
-    """Steps cannot be recorded."""
-
-
-def _compile(sampler: Sampler, energy: Energy, state: State, noise: Noise, first: int) -> CompiledSteps | None:
+def _compile(sampler: Sampler, energy: Energy, state: State, noise: Noise, first: int, several: bool) -> CompiledSteps | None:
     """Compiles steps, and checks them against a step that is not compiled and against those that begin one step later."""
-    recorded = _RecordedNoise(noise.at(first))
+    recorded = RecordedNoise(noise.at(first))
     try:
         after, info = sampler.step(energy, state, cast(Noise, recorded))
-        count = _LOOPS if recorded.loops else _STEPS
-        graph, inputs = _record(sampler, energy, state, info, recorded, count)
-        if sum(len(part.graph.nodes) for part in graph.modules() if isinstance(part, torch.fx.GraphModule)) > _MOST_NODES:
+        for count in (_LOOPS if recorded.loops else _STEPS, 1) if several else (1,):
+            graph, inputs = _record(sampler, energy, state, info, recorded, count)
+            if sum(len(part.graph.nodes) for part in graph.modules() if isinstance(part, torch.fx.GraphModule)) <= _MOST_NODES:
+                break
+        else:
             return None
         function, _ = compile_graph(graph, inputs)
         steps = CompiledSteps(function, count, recorded.draws, after, info)
@@ -210,31 +145,28 @@ def _compile(sampler: Sampler, energy: Energy, state: State, noise: Noise, first
 
 
 def _record(
-    sampler: Sampler, energy: Energy, state: State, info: Info, noise: _RecordedNoise, count: int
+    sampler: Sampler, energy: Energy, state: State, info: Info, noise: RecordedNoise, count: int
 ) -> tuple[torch.fx.GraphModule, tuple[Tensor, ...]]:
     """Returns the graph of the steps, and its inputs: the tensors of a state, and draws with a row for each step."""
     names = list(_tensors(state))
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
         now, found, totals = replace(state, **dict(zip(names, tensors, strict=False))), [], []
+        key, *numbers = tensors[len(names) :]
+        left = iter(numbers)
+        rows = [draw.rows(key, count) if isinstance(draw, GraphDraw) else next(left) for draw in noise.draws]
         for step in range(count):
-            drawn = _DrawnNoise(noise, [rows[step] for rows in tensors[len(names) :]])
+            drawn = DrawnNoise(noise, [row[step] for row in rows])
             now, seen = sampler.step(energy, now, cast(Noise, drawn))
             if _shapes(now) != _shapes(state) or _shared(seen) != _shared(info):
-                raise _NotCompiled
+                raise NotRecordedError
             # torch returns a part of an input by a view, which takes longer than a copy.
             found += [*_tensors(now).values(), *(value.clone() for value in _tensors(seen).values())]
             totals.append(finite_sums(now))  # by chain, which is one loop for all steps
         return *found, sum(totals[1:], totals[0]).sum()
 
-    inputs = (*_tensors(state).values(), *_draw_all(noise.draws, noise.noise, noise.noise.step, count))
+    inputs = (*_tensors(state).values(), *noise_inputs(noise.draws, noise.noise, noise.noise.step, count))
     return record(function, inputs), inputs
-
-
-def _draw_all(draws: Sequence[_Draw | _Number], noise: Noise, first: int, count: int) -> list[Tensor]:
-    """Returns each draw of a step as a tensor with a row for each of the steps."""
-    noise = noise.at(first)
-    return [draw.rows(noise, count) for draw in draws]
 
 
 def _equal(one: tuple[State, Info], other: tuple[State, Info]) -> bool:

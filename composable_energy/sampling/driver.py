@@ -106,12 +106,14 @@ def sample(
             fails: `"reject"` gives these points infinite energy, counts them (`trace.errors`) and warns at the end; `"raise"` stops. An
             exception at all points, a `TypeError` and errors of this library are always raised.
         warn: Whether to emit a `SamplingWarning` if chains stood still or clearly did not converge; see the page on diagnostics.
-        noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None takes blocks on the CPU and Philox elsewhere.
+        noise: `"blocks"` or `"philox"`, see `composable_energy.noise`; None takes blocks on the CPU, and Philox elsewhere and for
+            compiled steps.
         best_of: The number of draws for each point, of which the one with the lowest evidence is returned.
         latents: Whether to return latent points without decoding them.
         allow_improper: Whether to sample an energy without a lower bound.
-        compile: Whether energies and gradients run through `torch.compile`, for few chains also eight steps or leapfrogs at once: the first
-            call takes seconds longer, each step less.
+        compile: Whether energies and gradients run through `torch.compile`; of samplers without a schedule also whole steps with their
+            noise, for points with up to 1,024 coordinates. The first call takes seconds longer, each step less. The draws are those
+            without compilation and with the same `noise`, up to rounding.
         precision: `"bfloat16"` evaluates products of matrices and convolutions of the energy in bfloat16, by autocast: faster on processors
             with instructions for it. Points and noise stay in float32. For samplers that follow gradients alone.
         checkpoint: The path of a file that keeps the state of all chains. If the file exists, the call continues from it, and returns the

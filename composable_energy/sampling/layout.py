@@ -44,7 +44,7 @@ class FusedSteps(Protocol):
         ...
 
 
-Fuse = Callable[[Sampler, Energy, State, Noise, int], FusedSteps | None]
+Fuse = Callable[[Sampler, Energy, State, Noise, int, bool], FusedSteps | None]
 
 
 @dataclass
@@ -81,7 +81,8 @@ class Layout:
         copies: How many chains share a row.
         batch_size: How many chains are advanced together.
         ranks: The processes that share the chains.
-        fuse: Returns steps of chains as one function, from sampler, energy, state, noise and the next step, or None; None never asks.
+        fuse: Returns steps of chains as one function, from sampler, energy, state, noise, the next step, and whether it may be several in
+            succession; or None. None never asks.
     """
 
     energy: Energy

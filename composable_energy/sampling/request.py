@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from composable_energy.files import digest_of
 from composable_energy.noise import Kind
 from composable_energy.options import check_flag, check_integer
 from composable_energy.sampling.checkpoint import CheckpointFile, Saved, describe
+from composable_energy.sampling.compiled_noise import MOST_COORDINATES
 from composable_energy.sampling.loop import Callback
 from composable_energy.sampling.points import PointSpec, resolve_points
 from composable_energy.sampling.precision import in_precision
@@ -31,6 +33,7 @@ from composable_energy.sampling.selection import check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.unconstrained import UnconstrainedEnergy, coordinates_of_start
 from composable_energy.sampling.values import Values
+from composable_energy.sampling.wrappers import has_rows
 from composable_energy.twins import twin
 
 __all__ = ["SampleRequest", "resolve_noise", "resolve_request"]
@@ -49,6 +52,7 @@ class SampleRequest:
         every: Keeps the points of every k-th step; None keeps none.
         file: The checkpoint file; None without one.
         saved: The content of the checkpoint file, if it exists.
+        pilot_noise: The kind of noise of pilot chains, whose steps are not compiled.
     """
 
     owner: Energy
@@ -61,6 +65,7 @@ class SampleRequest:
     chains: range
     seed: int
     noise: Kind
+    pilot_noise: Kind
     on_divergence: Policy
     steps: int | None
     trace: bool
@@ -128,7 +133,8 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     energy = in_precision(energy, call.precision, sampler, best_of, points.dtype)
     if points.coordinates is not None:
         energy = UnconstrainedEnergy(energy, points.coordinates, volume=not sampler.minimizes)
-    noise = resolve_noise(call.noise or (resume.noise if resume else None), points.device)
+    asked = call.noise or (resume.noise if resume else None)
+    in_graph = (call.compile or hasattr(call.energy, "compiled_steps")) and _has_compiled_steps(sampler, energy, points)
     total = points.n * best_of
     if first + total > 2**32:
         raise OptionError(f"The ids of chains stay below 2^32; got {total} from {first}.")
@@ -143,7 +149,8 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
         batch_size=total if call.batch_size is None else check_integer("batch_size", call.batch_size),
         chains=range(first, first + total),
         seed=secrets.randbits(63) if seed is None else seed,
-        noise=noise,
+        noise=resolve_noise(asked, points.device, in_graph),
+        pilot_noise=resolve_noise(asked, points.device),
         on_divergence=policy,
         steps=steps,
         burn_in=burn_in,
@@ -160,8 +167,8 @@ def resolve_request(arguments: Mapping[str, Any], held: ExitStack) -> SampleRequ
     return request if call.checkpoint is None and ranks is None else _share_and_restore(request, call, seed, held)
 
 
-def resolve_noise(kind: Any, device: torch.device) -> Kind:
-    """Returns the requested kind of noise, or the default of a device.
+def resolve_noise(kind: Any, device: torch.device, in_graph: bool = False) -> Kind:
+    """Returns the requested kind of noise, or the default of a device, and of steps that are compiled.
 
     Raises:
         OptionError: The kind is unknown, or not available on the device.
@@ -169,10 +176,16 @@ def resolve_noise(kind: Any, device: torch.device) -> Kind:
     if kind not in (None, "blocks", "philox"):
         raise OptionError(f"noise is 'blocks' or 'philox', got {kind!r}.")
     if device.type == "cpu":
-        return kind or "blocks"
+        return kind or ("philox" if in_graph else "blocks")
     if kind == "blocks":
         raise OptionError(f"noise='blocks' is drawn on the CPU, the points are on {device}: there it is 'philox'.")
     return "philox"
+
+
+def _has_compiled_steps(sampler: Sampler, energy: Energy, points: PointSpec) -> bool:
+    """Returns whether a compiled energy has compiled steps too, which draw their noise in the graph."""
+    steady = sampler.total_steps is None and type(sampler).couple is Sampler.couple
+    return steady and not has_rows(energy) and math.prod(points.event) <= MOST_COORDINATES
 
 
 def _share_and_restore(request: SampleRequest, call: SimpleNamespace, seed: int | None, held: ExitStack) -> SampleRequest:

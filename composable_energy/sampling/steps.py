@@ -89,7 +89,7 @@ class Path:
 
 
 def first_block(sampler: Sampler, chunks: Sequence[Chunk], fuse: Fuse | None, step: int, *, single: bool) -> BlockSize:
-    """Returns the size of the first block; with one chunk, gets steps in succession as one function, if there is one.
+    """Returns the size of the first block, and gets steps as one function, if there is one: several in succession with one chunk.
 
     Args:
         sampler: The sampler.
@@ -98,10 +98,11 @@ def first_block(sampler: Sampler, chunks: Sequence[Chunk], fuse: Fuse | None, st
         step: The number of the next step.
         single: Whether steps are taken one by one.
     """
+    for chunk in chunks:
+        chunk.steps = None if fuse is None else fuse(sampler, chunk.energy, chunk.state, chunk.noise, step, len(chunks) == 1)
     if len(chunks) != 1:
         return BlockSize(1)
     (chunk,) = chunks
-    chunk.steps = None if fuse is None else fuse(sampler, chunk.energy, chunk.state, chunk.noise, step)
     if chunk.steps is not None:
         together = chunk.steps.count
         most = _MOST_COMPILED // max(1, together * chunk.state.x.numel())

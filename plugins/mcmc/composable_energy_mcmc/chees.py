@@ -98,8 +98,9 @@ class ChEES(Sampler):
 
     def approach(self, energy: Energy, x: Tensor, noise: Noise, level: float | None) -> tuple[Tensor, Tensor]:
         state, arrived = approach(energy, x, noise, level=level, metric=self.whitening)
+        own = noise.child("warmup")
         for step in range(1, (self.warmup or 0) + 1):
-            state, _, _ = take_step(self, energy, state, noise.child("warmup").at(step))
+            state, _, _ = take_step(self, energy, state, own.at(step))
         return state.x, arrived
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:

@@ -11,7 +11,7 @@ import composable_energy as ce
 from composable_energy.kernels import Counter, StepCoefficients, langevin_step
 from composable_energy.kernels.reference import reference_step
 from composable_energy.noise import Noise
-from composable_energy.philox import philox
+from composable_energy.philox import key_of, philox
 from composable_energy.testing import Gaussian, kernel_checks, parametrize_with_checks
 from composable_energy_triton import TritonKernel, kernel
 
@@ -49,7 +49,7 @@ def words(out_ptr, seed, c1, c2, c3, COUNT: tl.constexpr):
 def test_words_are_those_of_the_reference(seed, counter):
     out = torch.empty(4, 256, dtype=torch.int64)
     words[(1,)](out, seed % 2**64, *counter, COUNT=256)
-    assert torch.equal(out, torch.stack(philox(seed, (torch.arange(256), *counter))))
+    assert torch.equal(out, torch.stack(philox(key_of(seed), (torch.arange(256), *counter))))
 
 
 def test_there_are_fifty_odd_shapes():
