@@ -54,7 +54,8 @@ def compiled(energy: Energy) -> Energy:
     The first call for each shape of a batch takes seconds. The result keeps the compiled functions, so sample it several times. Weights and
     numbers are constants of a function. Each call compares all that the energy holds with the values at compilation, and compiles again
     after a change; `sample` does so once, and also compares energies and gradients at points. A call outside of `sample` does not see
-    changes elsewhere, such as in an attribute of a class, or of an object that a function captures.
+    changes elsewhere, such as in an attribute of a class, or of an object that a function captures. Compiled steps draw Philox noise, see
+    `noise` of `sample`.
 
     An energy that branches on the values of its points, draws random numbers, or leaves torch is evaluated without compilation, and one
     `RuntimeWarning` gives the reason. So is any energy without a gradient (`torch.no_grad`), where parameters take gradients through
