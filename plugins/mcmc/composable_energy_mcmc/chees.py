@@ -18,8 +18,9 @@ from composable_energy_mcmc.approach import approach, redraw_outliers
 from composable_energy_mcmc.hamiltonian import propose, van_der_corput
 from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.metropolis import REFUSED, choose
+from composable_energy_mcmc.trials import take_step
 from composable_energy_mcmc.tuning import mean_acceptance
-from composable_energy_mcmc.windows import adapt_metric, choose_trajectory, take_step
+from composable_energy_mcmc.windows import adapt_metric, choose_trajectory
 
 __all__ = ["ChEES"]
 
@@ -49,7 +50,8 @@ class ChEES(Sampler):
         metric: `"identity"`; `"diagonal"` or `"dense"`, estimated from the pooled draws of the pilot chains; `"auto"`, which is dense where
             that pays and diagonal elsewhere; or a metric that was tuned before.
         acceptance: The mean acceptance to tune for, `mean_acceptance`. It is below the arithmetic mean where few trajectories are much
-            worse than others: there, in a narrow part of a curved energy, chains would stay for long.
+            worse than others: there, in a narrow part of a curved energy, chains would stay for long. Where the energy jumps, it is the
+            share that is accepted of the trajectories that the jumps leave.
         max_leapfrogs: The largest $L$. It is needed where the criterion grows without bound, as on some funnels and bananas.
         tuning_steps: The largest number of steps of the pilot chains for $\varepsilon$ and $S$.
         warmup: The number of steps of each chain before the first one; None tunes it together with `step_size`.

@@ -14,19 +14,20 @@ from composable_energy.sampling import Noise, State
 from composable_energy_mcmc.approach import redraw_outliers
 from composable_energy_mcmc.batch import finite_rows, flatten_points
 from composable_energy_mcmc.metric import CovarianceEstimator, Metric
-from composable_energy_mcmc.metropolis import choose
-from composable_energy_mcmc.tuning import DualAveraging, find_first_length, mean_acceptance
+from composable_energy_mcmc.mixing import measure_mixing
+from composable_energy_mcmc.trials import lost_to_jumps, mean_rate, take_step
+from composable_energy_mcmc.tuning import DualAveraging, find_first_length
 
 if TYPE_CHECKING:
     from composable_energy_mcmc.chees import ChEES
 
-__all__ = ["adapt_metric", "choose_trajectory", "measure_mixing", "take_step"]
+__all__ = ["adapt_metric", "choose_trajectory"]
 
 _STEPS, _WINDOWS = 32, 3  # of a window, and the fewest windows
 _TRAJECTORY, _LEAPFROGS = 1.5, 16  # about a quarter of a period of whitened points; and the most leapfrogs of a window
 _POINTS = 30  # for each coordinate of a dense metric, from windows in which energies stay the same
+_SHORT = 8  # times shorter than the first steps of a window, steps may be so because of jumps
 _ERRORS, _FACTOR = 3.0, 1.6  # within which mean energies and scales count as the same
-_TRIAL, _LAGS = 8, 3  # steps, a cycle of trajectory lengths; and the lags of their correlations
 _SLOW, _LONG_TRIAL = 6.0, 32  # steps: a short trial is sure of correlation times below that, else a longer one follows
 _COSTLIER, _CHEAPER = 1.2, 0.95  # of the cost so far: what a longer trajectory may cost after a slow one, and after a fast one
 _TRIALS = 2  # the search by powers of two ends after two that cost more
@@ -110,74 +111,6 @@ def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise
 
 
 @dataclass(frozen=True)
-class Mixing:
-    r"""How fast chains mix.
-
-    Args:
-        cost: Gradients of each chain for an effective draw of that coordinate; infinite if the chains say nothing.
-        longest: The longest correlation time $\tau$, in steps.
-        state: The chains after the trial.
-    """
-
-    cost: float
-    longest: float
-    state: State
-
-
-def measure_mixing(sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int = _TRIAL) -> Mixing:
-    r"""Returns how fast chains mix.
-
-    The correlation times $\tau_j$ of the coordinates of whitened points and of their squared distances to the median are estimated over
-    all chains, by the correlations up to lag 3 and a geometric tail. In a heavy tail few chains decide about those of squares. Those of
-    the normal scores of ranks (Vehtari et al., 2021, https://doi.org/10.1214/20-BA1221) do not depend on them, but see little of
-    the tail. So $\tau$ is the geometric mean of the longest ones of both, and the cost is $\bar L\, \tau$.
-
-    Args:
-        sampler: The sampler with all options.
-        energy: The energy.
-        state: The chains, near their stationary density.
-        noise: Their noise.
-        steps: The number of steps.
-    """
-    points, gradients = [state.x], 0
-    for step in range(1, steps + 1):
-        state, _, count = take_step(sampler, energy, state, noise.at(step))
-        points.append(state.x)
-        gradients += count
-    x = torch.stack([flatten_points(sampler.whitening.whiten(some)).double() for some in points])
-    x = x[:, x.isfinite().all(2).all(0)]
-    values = torch.cat([x, (x - x.flatten(0, 1).median(0).values).square()], 2)
-    longest = math.sqrt(_longest_correlation_time(values) * _longest_correlation_time(_rank_normalize(values)))
-    return Mixing(gradients / steps * longest, longest, state)
-
-
-def _longest_correlation_time(values: Tensor) -> float:
-    """Returns the longest correlation time of numbers with shape (steps, chains, k), in steps; infinite if they say nothing.
-
-    Correlations come from mean square differences, which are precise where they are near 1, up to the first that is not positive.
-    """
-    values = values - values.mean((0, 1))
-    variances = values.square().mean((0, 1))
-    times, positive = torch.ones_like(variances), torch.ones_like(variances, dtype=torch.bool)
-    lag, correlation = 0, times
-    for lag in range(1, min(_LAGS, len(values) // 2) + 1):
-        change = (values[lag:] - values[:-lag]).square().mean((0, 1)) / (2 * variances)
-        correlation = 1 - change.clamp_min(1e-6)
-        positive &= ~(correlation <= 0)  # also for NaN, of numbers that do not vary
-        times = times + torch.where(positive, 2 * correlation, 0.0)
-    ratio = correlation.clamp_min(0) ** (1 / max(lag, 1))
-    times = times + torch.where(positive, 2 * correlation * ratio / (1 - ratio), 0.0)
-    return times.max().item() if len(times) and times.isfinite().all() else math.inf
-
-
-def _rank_normalize(values: Tensor) -> Tensor:
-    """Returns the normal scores of numbers with shape (steps, chains, k) among all steps and chains, which outliers do not dominate."""
-    flat = values.flatten(0, 1)
-    ranks = flat.argsort(0).argsort(0) + 1.0
-    return torch.special.ndtri((ranks - 0.375) / (len(flat) + 0.25)).view_as(values).to(values)
-
-
-@dataclass(frozen=True)
 class _Window:
     """The result of a window: the pilot chains, the tuned step size, and whether energies stay the same."""
 
@@ -201,41 +134,20 @@ def _adapt_step_size(
     def first_trial(length: float) -> ChEES:
         return replace(sampler, step_size=length, trajectory=length)
 
-    jumps = any(isinstance(part, Energy) and not part.has_gradient for part in energy.modules())
-    averaging = DualAveraging(find_first_length(first_trial, energy, state, noise.child("first")))
+    first = find_first_length(first_trial, energy, state, noise.child("first"))
+    averaging, lost = DualAveraging(first), None
     energies = []
     for step in range(1, steps + 1):
+        if lost is None and averaging.length < first / _SHORT:
+            lost = lost_to_jumps(first_trial(first), energy, state, noise.child("jumps"))
+            averaging = DualAveraging(first) if lost else averaging
         here = finite_rows(state)
         state, rates, _ = take_step(trial(averaging.length), energy, state, noise.at(step))
-        averaging.add(sampler.acceptance - _mean_rate(rates[here], jumps))
+        averaging.add(sampler.acceptance * (1 - (lost or 0.0)) - mean_rate(rates[here], jumps=bool(lost)))
         energies.append(state.energy)
         if points is not None and step > steps // 2:
             points.add(state.x[finite_rows(state)])
     return _Window(state, averaging.best, _is_stable(energies))
-
-
-def take_step(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, int]:
-    """Takes a step; returns the state, the acceptance with NaN outside the support, and the number of leapfrogs.
-
-    Chains that would become non-finite stay, as if rejected.
-    """
-    proposal, _, log_ratio, count = sampler.propose(energy, state, noise)
-    log_ratio = torch.where(finite_rows(proposal) & log_ratio.isfinite(), log_ratio, -torch.inf)
-    state, info = choose(state, proposal, log_ratio, noise, stream=1)
-    rates = log_ratio.clamp(max=0).exp() if info.acceptance is None else info.acceptance
-    return state, torch.where(proposal.energy.isfinite(), rates, torch.nan), count
-
-
-def _mean_rate(rates: Tensor, jumps: bool) -> float:
-    """Returns the mean acceptance to tune for.
-
-    Trajectories that end outside the support, where it is zero for any step, count by the arithmetic mean of all, if that is lower. So do
-    all trajectories of an energy that jumps: few of them are rejected for any step, and steps that avoid this would be far too short.
-    """
-    if rates.isnan().all():
-        return 0.0
-    arithmetic = rates.nan_to_num(0.0).mean().item()
-    return arithmetic if jumps else min(mean_acceptance(rates).item(), arithmetic)
 
 
 def _is_stable(energies: list[Tensor]) -> bool:

@@ -14,7 +14,8 @@ from composable_energy.sampling import Noise, State, energy_and_gradient
 from composable_energy_mcmc import ChEES
 from composable_energy_mcmc.hamiltonian import van_der_corput
 from composable_energy_mcmc.metric import CovarianceEstimator, Metric
-from composable_energy_mcmc.windows import measure_mixing
+from composable_energy_mcmc.mixing import measure_mixing
+from composable_energy_mcmc.trials import lost_to_jumps
 
 F64 = torch.float64
 
@@ -234,3 +235,42 @@ def test_other_options_of_a_tuned_sampler_can_be_changed():
     )
     with pytest.raises(OptionError, match="ChEES has no option jitter"):
         Gaussian(torch.eye(2)).sample(2, sampler=sampler, jitter=False)
+
+
+def gaussian_and(function, dimension=2):
+    return ce.as_energy(lambda x: x.square().sum(1) / 2 + function(x), event_shape=(dimension,))
+
+
+JUMPS = {
+    "a step": (lambda x: 3 * (x[:, 0] > 1).float(), 2),
+    "a high step in 20-D": (lambda x: 10 * (x[:, 0] > 1).float(), 20),
+    "quadrants": (lambda x: 2 * ((x[:, 0] > 0) != (x[:, 1] > 0)).float(), 2),
+    "stairs": (lambda x: (2 * x).round().square().sum(1) / 16, 2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", JUMPS)
+def test_step_sizes_suit_the_smooth_part_of_energies_that_jump(name):
+    """No step avoids the jumps; those of a whitened Gaussian are about 1."""
+    function, dimension = JUMPS[name]
+    x, trace = gaussian_and(function, dimension).sample(2000, seed=0, sampler="chees", trace=True)
+    assert trace.sampler.step_size > 0.4 and sum(trace.scalars["leapfrogs"]) < 4 * 100
+    exact = torch.randn(400_000, dimension, generator=torch.Generator().manual_seed(1))
+    weights = (-function(exact)).exp() / (-function(exact)).exp().sum()
+    for values, expected in ((x[:, 0], exact[:, 0]), (x[:, 0].square(), exact[:, 0].square()), (function(x), function(exact))):
+        mean = weights @ expected
+        error = 4 * (weights @ (expected - mean).square() / 2000 + (weights.square() @ (expected - mean).square())).sqrt()
+        assert abs(values.mean() - mean) < error
+
+
+def test_kinks_and_narrow_parts_are_no_jumps():
+    energies = {
+        "kink": lambda x: 3 * x.abs().sum(1),
+        "narrow": lambda x: x[:, 0].square() / 18 + (x[:, 1:].square() * (-x[:, :1]).exp()).sum(1) / 2 + x[:, 0],
+        "jump": lambda x: x.square().sum(1) / 2 + 3 * (x[:, 0] > 1).float(),
+    }
+    for name, function in energies.items():
+        energy, x = ce.as_energy(function), torch.randn(512, 3, generator=torch.Generator().manual_seed(2)) / 3
+        lost = lost_to_jumps(ChEES(0.6, 0.6), energy, State(x, *energy_and_gradient(energy, x)), Noise(0, range(512)))
+        assert (lost > 0) == (name == "jump")
