@@ -10,7 +10,7 @@ the numbers may change with the version of torch.
 *Philox*, always used on other devices and by compiled steps: Philox 4x32-10 (Salmon et al., 2011), a counter-based generator with the
 counter (quad of numbers inside the event, step, chain, stream) and the seed as key. It is the same on every device and in every version up
 to rounding, and its numbers have the precision of float32. In a compiled graph on a CPU it costs less than `torch.randn`; by torch's
-operations 2 to 9 times as much.
+operations 2 to 8 times as much.
 
 References:
     Parallel random numbers: as easy as 1, 2, 3 (Salmon et al., 2011), https://doi.org/10.1145/2063384.2063405

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["lost_to_jumps", "mean_rate", "take_step"]
 
 _FINER, _LONG = 16, 15  # times as many leapfrogs; and a step whose trajectory has nearly its full length
+_LEAST = 0.02  # which does not shorten steps
 _JUMPS = 1 / 8  # of the loss by coarse steps: errors where a gradient jumps fall to 1/16, errors of smooth energies to 1/256
 
 
@@ -50,6 +51,8 @@ def mean_rate(rates: Tensor, jumps: bool) -> float:
 def lost_to_jumps(coarse: ChEES, energy: Energy, state: State, noise: Noise) -> float:
     """Returns the mean acceptance that trajectories lose for any step size, because the energy jumps; 0 if short steps lose much less.
 
+    Trajectories that end outside the support do not count.
+
     Args:
         coarse: The sampler with a step size that rejects about half of the trajectories of that length.
         energy: The energy.
@@ -58,4 +61,4 @@ def lost_to_jumps(coarse: ChEES, energy: Energy, state: State, noise: Noise) -> 
     """
     here, fine = finite_rows(state), replace(coarse, step_size=(coarse.step_size or 0.0) / _FINER)
     loss, rest = (1 - take_step(some, energy, state, noise.at(_LONG))[1][here].nanmean().item() for some in (coarse, fine))
-    return rest if rest > _JUMPS * loss else 0.0
+    return rest if rest > max(_JUMPS * loss, _LEAST) else 0.0

@@ -138,7 +138,7 @@ def _adapt_step_size(
     averaging, lost = DualAveraging(first), None
     energies = []
     for step in range(1, steps + 1):
-        if lost is None and averaging.length < first / _SHORT:
+        if lost is None and step <= steps // 2 and averaging.length < first / _SHORT:
             lost = lost_to_jumps(first_trial(first), energy, state, noise.child("jumps"))
             averaging = DualAveraging(first) if lost else averaging
         here = finite_rows(state)
