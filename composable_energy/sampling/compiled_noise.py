@@ -15,10 +15,10 @@ from composable_energy.sampling.iteration import Repetitions
 
 __all__ = [
     "MOST_COORDINATES",
-    "Draw",
     "DrawnNoise",
     "GraphDraw",
     "NotRecordedError",
+    "RecordedDraw",
     "RecordedNoise",
     "draws_in_graph",
     "graph_normal",
@@ -29,7 +29,7 @@ __all__ = [
 
 MOST_COORDINATES = 2**10
 """Compiled steps of larger points gain little, and would take long to compile."""
-Draw: TypeAlias = "GraphDraw | StepNumber"
+RecordedDraw: TypeAlias = "GraphDraw | StepNumber"
 
 _LANES = 16  # counters of a vector of the processor: all numbers have the same bits at any place if there is no remainder
 
@@ -68,7 +68,7 @@ class RecordedNoise:
     """Noise that lists the draws of a step. It has no step, no seed and no children: a sampler that needs them is not compiled."""
 
     def __init__(self, noise: Noise) -> None:
-        self.kind, self.chains, self.draws, self.noise = noise.kind, noise.chains, list[Draw](), noise
+        self.kind, self.chains, self.draws, self.noise = noise.kind, noise.chains, list[RecordedDraw](), noise
         self.recorded: dict[Hashable, Any] = {}
 
     @property
@@ -116,7 +116,7 @@ class DrawnNoise(RecordedNoise):
         return drawn
 
 
-def noise_inputs(draws: Sequence[Draw], noise: Noise, first: int, count: int) -> list[Tensor]:
+def noise_inputs(draws: Sequence[RecordedDraw], noise: Noise, first: int, count: int) -> list[Tensor]:
     """Returns what a graph of steps needs beside a state: the key of their noise, and a row for each step of each number."""
     return [key_tensor(noise, first), *(draw.rows(first, count) for draw in draws if isinstance(draw, StepNumber))]
 

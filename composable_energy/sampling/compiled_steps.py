@@ -24,10 +24,10 @@ from composable_energy.noise import Noise
 from composable_energy.sampling.compile import CompiledEnergy
 from composable_energy.sampling.compiled_noise import (
     MOST_COORDINATES,
-    Draw,
     DrawnNoise,
     GraphDraw,
     NotRecordedError,
+    RecordedDraw,
     RecordedNoise,
     draws_in_graph,
     noise_inputs,
@@ -60,7 +60,7 @@ class CompiledSteps:
         info: An info with the numbers that all steps share.
     """
 
-    def __init__(self, function: Function, count: int, draws: Sequence[Draw], state: State, info: Info) -> None:
+    def __init__(self, function: Function, count: int, draws: Sequence[RecordedDraw], state: State, info: Info) -> None:
         self.function, self.count, self.draws = function, count, draws
         self._info, self._shapes, self._of_state = replace(info, scalars=_scalars(info)), _shapes(state), list(_tensors(state))
         self._of_info = [name for name in _tensors(info) if name != "acceptance"]
