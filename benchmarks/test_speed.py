@@ -1,4 +1,4 @@
-"""The speed of samplers beside plain loops and other libraries: `make bench`, or `pytest -c benchmarks/speed.ini benchmarks/test_speed.py`.
+"""The speed of samplers beside plain loops and other libraries: `make bench-speed`.
 
 Turns are the outer loop: every implementation runs once, then every one again, so that a slow minute of the machine is slow for all. Times
 are processor seconds of one thread. `report.py` computes ratios within each turn, and their medians.
@@ -66,3 +66,6 @@ def test_speed(benchmark: Any, kind: str, name: str, turn: int, who: str) -> Non
     single = time.process_time() - began
     benchmark.extra_info.update(kind=kind, case=chosen.title, turn=turn, who=who, steps=steps, first=first, single=single)
     assert points.shape[0] == chosen.shape[0] and bool(points.isfinite().all())
+    if turn == 0:
+        points = points.reshape(chosen.shape)
+        torch.testing.assert_close(chosen.energy(points), chosen.formula(points), rtol=1e-4, atol=1e-4)

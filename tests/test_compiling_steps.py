@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from torch import nn
 
 import composable_energy as ce
 from composable_energy.noise import Noise
@@ -235,6 +236,17 @@ def move(energy, x, energies, length):
 
 
 move.calls = 0
+
+
+def test_steps_with_large_products_are_compiled_one_by_one():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 2048), nn.Tanh(), nn.Linear(2048, 2048), nn.Tanh(), nn.Linear(2048, 1)).requires_grad_(False)
+    energy = ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1))
+    wanted = energy.sample((20, 3), sampler=Counted(), **CALL)
+    Counted.calls.clear()
+    found = compiled(energy).sample((20, 3), sampler=Counted(), **CALL)
+    assert len(Counted.calls) == 2  # without compilation, and recorded
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 23])

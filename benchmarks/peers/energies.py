@@ -103,15 +103,15 @@ class Pictures(nn.Module):
 
 
 class Composed(nn.Module):
-    """`(A | B) & C & ~D` as a plain formula."""
+    """`(A | B) & C & ~D` as a plain formula; `~D` is outside of where the energy of D is below a level."""
 
-    def __init__(self, terms: list[nn.Module]) -> None:
+    def __init__(self, terms: list[nn.Module], level: float) -> None:
         super().__init__()
-        self.terms = nn.ModuleList(terms)
+        self.terms, self.level = nn.ModuleList(terms), level
 
     def forward(self, x: Tensor) -> Tensor:
         a, b, c, d = (term(x) for term in self.terms)
-        return -torch.logaddexp(-a, -b) + c - 0.01 * d
+        return -torch.logaddexp(-a, -b) + c + nn.functional.softplus((self.level - d) / 0.1)
 
 
 def _frozen(module: nn.Module) -> Any:
@@ -126,7 +126,8 @@ def _alone(title: str, shape: tuple[int, ...], steps: int, leapfrog: float, make
 def _composed(title: str) -> Case:
     terms = [_frozen(Network()) for _ in range(4)]
     a, b, c, d = (ce.as_energy(term) for term in terms)
-    return Case(title, (64, 64), 100, 0.005, 0.2, Composed(terms), (a | b) & c & ~d)
+    level = 42.0  # about that of `~d`, which would be estimated
+    return Case(title, (64, 64), 100, 0.005, 0.2, Composed(terms, level), (a | b) & c & ce.negate(d, level=level))
 
 
 def case(name: str) -> Case:

@@ -13,6 +13,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ from composable_energy.sampling.graph import (
     close,
     compile_graph,
     copied,
+    count_flops,
     first_line,
     held_by,
     run,
@@ -44,6 +46,7 @@ from composable_energy.twins import twin
 __all__ = ["CompiledEnergy", "compiled", "compiled_twin"]
 
 _MAX_SHAPES = 8  # a call has two or three shapes of batches
+_MOST_EXAMPLES, _MOST_NUMBERS, _LEAST_EXAMPLES = 16, 2**14, 4  # points, and their coordinates, that each call evaluates
 T = TypeVar("T")
 _TRACING = threading.RLock()  # tracing changes functions of torch for all threads
 
@@ -145,6 +148,11 @@ class CompiledEnergy(EqualEnergy):
         """The compiled graphs, one for each shape."""
         return tuple(graph.traced for graph in self._graphs.by_inputs.values() if graph.traced is not None)
 
+    def count_flops(self, x: Tensor) -> int:
+        """Returns the floating-point operations of the products in a gradient at points such as `x`; 0 if it is not compiled."""
+        graph = None if self.energy.required_conditions else self._any_graph(x).traced
+        return 0 if graph is None else count_flops(graph)
+
     def compiled_steps(self, key: Hashable, x: Tensor, operations: int, make: Callable[[Energy], T], most: int) -> T | None:
         """Returns compiled steps by a key, such as the sampler, made from a twin at the first time and after a change of the energy.
 
@@ -218,9 +226,20 @@ class CompiledEnergy(EqualEnergy):
 
     def _agrees(self, graph: _Graph, known: dict[str, Tensor]) -> bool:
         """Returns whether the energy still gives the graph's results, up to rounding."""
-        now = self.energy.with_gradient(graph.inputs[0], **dict(zip(known, graph.inputs[1:], strict=True)))
-        rounding = 64 * torch.finfo(now[0].dtype).eps
-        return all(close(new, old, rounding) for new, old in zip(now, graph.results, strict=True))
+        return _agree(self.energy.with_gradient(graph.inputs[0], **dict(zip(known, graph.inputs[1:], strict=True))), graph.results)
+
+    def _example(
+        self, x: Tensor, known: dict[str, Tensor], eager: tuple[Tensor, Tensor]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
+        """Returns inputs and results that later calls compare: those of some points, if these do not depend on the others."""
+        count = max(_LEAST_EXAMPLES, min(_MOST_EXAMPLES, _MOST_NUMBERS // max(1, x[:1].numel())))
+        if not known and len(x) > count:
+            rows = torch.linspace(0, len(x) - 1, count, device=x.device).long()
+            some, results = x[rows], (eager[0][rows], eager[1][rows])
+            with suppress(Exception):  # of an energy that takes whole batches only
+                if _agree(self.energy.with_gradient(some), results):
+                    return (some,), results
+        return tuple(copied([x, *known.values()])), eager
 
     def _build(self, x: Tensor, known: dict[str, Tensor]) -> _Graph:
         """Compiles the energy for such inputs, or explains by a warning why it is not compiled."""
@@ -231,15 +250,15 @@ class CompiledEnergy(EqualEnergy):
         else:  # the first evaluation filled a cache
             self._graphs.held = copied(now)
         inputs = (x, *known.values())
-        example = tuple(copied(list(inputs)))
+        example, results = self._example(x, known, eager)
         try:
             traced, function = self._compile(x, known, inputs, eager)
         except _NotCompiled as reason:
             if not self._graphs.warned:
                 self._graphs.warned = True
                 warnings.warn(f"{self} runs without torch.compile: {reason}.", RuntimeWarning, stacklevel=5)
-            return _Graph(None, None, example, eager)
-        return _Graph(function, traced, example, eager)
+            return _Graph(None, None, example, results)
+        return _Graph(function, traced, example, results)
 
     def _compile(
         self, x: Tensor, known: dict[str, Tensor], inputs: tuple[Tensor, ...], eager: tuple[Tensor, Tensor]
@@ -285,6 +304,12 @@ class _CompiledFunction(torch.autograd.Function):
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return unsqueeze_to(weights, gradient) * gradient, None, None
+
+
+def _agree(now: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor]) -> bool:
+    """Returns whether energies and gradients are equal up to rounding."""
+    rounding = 64 * torch.finfo(now[0].dtype).eps
+    return all(close(new, old, rounding) for new, old in zip(now, before, strict=True))
 
 
 def _isolated(energy: Energy) -> Energy:

@@ -44,6 +44,7 @@ __all__ = ["CompiledSteps", "compile_steps"]
 _LOGGER = logging.getLogger("composable_energy.sampling")
 _STEPS = 8
 _LOOPS = 3  # steps with loops: their graph takes longer to compile, and a step has more to do
+_MOST_FLOPS = 2**29  # of gradients in succession: more save nothing that can be measured, and take the compiler longer
 _MOST_NODES = 2000  # operations of a function: the compiler takes long for more, and their steps are long enough
 _MOST_SAMPLERS = 3  # who tries many step sizes shall not wait for each
 
@@ -114,17 +115,20 @@ def compile_steps(sampler: Sampler, energy: Energy, state: State, noise: Noise, 
         return None
     several = several and _STEPS * state.x.numel() <= MOST_NUMBERS
     key = sampler, _shapes(state), several
-    return energy.compiled_steps(
-        key, state.x, _MOST_NODES, lambda inside: _compile(sampler, inside, state, noise, first, several), _MOST_SAMPLERS
-    )
+
+    def make(inside: Energy) -> CompiledSteps | None:
+        most = max(1, _MOST_FLOPS // max(1, energy.count_flops(state.x))) if several else 1
+        return _compile(sampler, inside, state, noise, first, most)
+
+    return energy.compiled_steps(key, state.x, _MOST_NODES, make, _MOST_SAMPLERS)
 
 
-def _compile(sampler: Sampler, energy: Energy, state: State, noise: Noise, first: int, several: bool) -> CompiledSteps | None:
-    """Compiles steps, and checks them against a step that is not compiled and against those that begin one step later."""
+def _compile(sampler: Sampler, energy: Energy, state: State, noise: Noise, first: int, most: int) -> CompiledSteps | None:
+    """Compiles at most so many steps, and checks them against one that is not compiled and against those that begin one step later."""
     recorded = RecordedNoise(noise.at(first))
     try:
         after, info = sampler.step(energy, state, cast(Noise, recorded))
-        for count in (_LOOPS if recorded.loops else _STEPS, 1) if several else (1,):
+        for count in dict.fromkeys((min(_LOOPS if recorded.loops else _STEPS, most), 1)):
             graph, inputs = _record(sampler, energy, state, info, recorded, count)
             if sum(len(part.graph.nodes) for part in graph.modules() if isinstance(part, torch.fx.GraphModule)) <= _MOST_NODES:
                 break

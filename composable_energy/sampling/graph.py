@@ -21,6 +21,7 @@ __all__ = [
     "close",
     "compile_graph",
     "copied",
+    "count_flops",
     "first_line",
     "held_by",
     "record",
@@ -122,6 +123,20 @@ def compile_graph(graph: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tupl
                 f"{first_line(error)}. Install it, or leave out compile=True."
             ) from cause
         raise
+
+
+def count_flops(graph: torch.fx.GraphModule) -> int:
+    """Returns the floating-point operations of all products of matrices and convolutions of a recorded graph."""
+    from torch.fx.node import map_arg
+    from torch.utils.flop_counter import flop_registry
+
+    total = 0
+    for node in graph.graph.nodes:
+        count = flop_registry.get(getattr(node.target, "overloadpacket", None))
+        if count is not None:
+            args, named = map_arg((node.args, node.kwargs), lambda node: node.meta["val"])
+            total += count(*args, **named, out_val=node.meta["val"])
+    return total
 
 
 def first_line(error: Exception) -> str:
