@@ -81,9 +81,10 @@ def targets() -> list[Target]:
 def measure(target: Target, sampler: Any, draws: int, seed: int, fast: ce.Energy | None = None) -> Figures:
     """Returns the figures of a sampler of this library."""
     energy = CountingEnergy(target.formula, target.size)
-    _, trace = energy.sample(CHAINS, sampler=sampler, steps=1, seed=seed, trace=True)
+    noise = None if fast is None else "philox"  # that of compiled steps, which a resumed call keeps
+    _, trace = energy.sample(CHAINS, sampler=sampler, steps=1, seed=seed, noise=noise, trace=True)
     tuning = energy.take_count() / CHAINS
-    _, trace = energy.sample(CHAINS, sampler=trace.sampler, steps=max(draws // 4, 100), seed=seed, trace=True)
+    _, trace = energy.sample(CHAINS, sampler=trace.sampler, steps=max(draws // 4, 100), seed=seed, noise=noise, trace=True)
     energy.take_count()
     counted = 0.0
     if fast is not None:  # a compiled energy cannot count, so the plain one does, for some draws
@@ -148,14 +149,14 @@ def one_processor() -> None:
 def main() -> None:
     parser = argument_parser(__doc__, PATH)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="", help="rows whose target and sampler have this")
+    parser.add_argument("--only", default="", help="rows whose target and sampler have this, in any case")
     parser.add_argument("--peers", action="store_true", help="add the samplers of other libraries")
     args = parser.parse_args()
     one_processor()
     print(f"{'target':14}{'sampler':28}{'g/ESS':>9}{'least':>9}{'most':>9}{'ESS/s':>10}{'least':>10}{'most':>10}{'g/draw':>8}{'tuning':>8}")
     for target in targets():
         chosen = [*ours(target), *(theirs(target) if args.peers else ())]
-        chosen = [(name, run) for name, run in chosen if args.only in f"{target.name} {name}"]
+        chosen = [(name, run) for name, run in chosen if args.only.lower() in f"{target.name} {name}".lower()]
         runs: dict[str, list[Figures]] = {name: [] for name, _ in chosen}
         for seed in range(args.seeds):
             for name, run in chosen:

@@ -159,6 +159,21 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_why_once(way, reason):
 
 @pytest.mark.full
 @needs_compiler
+def test_attention_is_compiled_and_its_dropout_draws_random_numbers():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+    energy = ce.as_energy(nn.Sequential(layer, nn.Flatten(), nn.Linear(32, 1), nn.Flatten(0)).requires_grad_(False))
+    x = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(RuntimeWarning, match="draws random numbers"):
+        energy_and_gradient(compiled(energy), x)
+    fast = compiled(energy.eval())
+    for found, wanted in zip(energy_and_gradient(fast, x), energy_and_gradient(energy, x), strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert len(fast.graphs) == 1
+
+
+@pytest.mark.full
+@needs_compiler
 def test_too_many_shapes_run_as_they_are():
     fast = compiled(LEAVES["ring"])
     for n in range(1, 9):

@@ -34,6 +34,7 @@ from composable_energy.sampling.graph import (
     compile_graph,
     copied,
     count_flops,
+    draws_random_numbers,
     first_line,
     held_by,
     run,
@@ -269,7 +270,7 @@ class CompiledEnergy(EqualEnergy):
             traced = trace(_isolated(self.energy), x, known)
         except Exception as error:
             raise _NotCompiled(f"it cannot be traced ({first_line(error)})") from error
-        if any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in traced.graph.nodes):
+        if draws_random_numbers(traced):
             raise _NotCompiled("it draws random numbers")
         try:
             function, results = compile_graph(traced, inputs)

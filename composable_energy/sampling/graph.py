@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ __all__ = [
     "compile_graph",
     "copied",
     "count_flops",
+    "draws_random_numbers",
     "first_line",
     "held_by",
     "record",
@@ -135,8 +137,19 @@ def count_flops(graph: torch.fx.GraphModule) -> int:
         count = flop_registry.get(getattr(node.target, "overloadpacket", None))
         if count is not None:
             args, named = map_arg((node.args, node.kwargs), lambda node: node.meta["val"])
-            total += count(*args, **named, out_val=node.meta["val"])
+            with suppress(Exception):  # a formula that does not know such arguments; the count is a guide only
+                total += count(*args, **named, out_val=node.meta["val"])
     return total
+
+
+def draws_random_numbers(graph: torch.fx.GraphModule) -> bool:
+    """Returns whether an operation of a recorded graph draws random numbers; attention without dropout does not, whatever torch says."""
+    for node in graph.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            arguments = node.normalized_arguments(graph, normalize_to_only_use_kwargs=True)
+            if arguments is None or arguments.kwargs.get("dropout_p") != 0:
+                return True
+    return False
 
 
 def first_line(error: Exception) -> str:

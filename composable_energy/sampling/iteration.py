@@ -105,15 +105,11 @@ class Repetitions:
 
 def _is_cheap(graph: torch.fx.GraphModule) -> bool:
     """Returns whether a turn of a loop takes longer than the operations of a graph: few numbers, and no products of matrices."""
-    from torch.utils.flop_counter import flop_registry
+    from composable_energy.sampling.graph import count_flops  # late, as above
 
-    numbers = 0
-    for node in graph.graph.nodes:
-        if getattr(node.target, "overloadpacket", None) in flop_registry:
-            return False
-        value = node.meta.get("val")
-        numbers += sum(one.numel() for one in (value if isinstance(value, tuple | list) else (value,)) if isinstance(one, Tensor))
-    return numbers <= _MOST_NUMBERS
+    values = [node.meta.get("val") for node in graph.graph.nodes]
+    tensors = [one for value in values for one in (value if isinstance(value, tuple | list) else (value,)) if isinstance(one, Tensor)]
+    return not count_flops(graph) and sum(one.numel() for one in tensors) <= _MOST_NUMBERS
 
 
 def _lift(graph: torch.fx.GraphModule) -> Tensors:
