@@ -174,6 +174,40 @@ def test_attention_is_compiled_and_its_dropout_draws_random_numbers():
 
 @pytest.mark.full
 @needs_compiler
+def test_a_recursion_is_compiled_in_a_time_that_grows_with_its_length():
+    def logistic_growth(x):  # of 20 steps: a compiler that repeats the operations before each use would never end
+        rate, size = x.unbind(1)
+        number = torch.full_like(rate, 0.1)
+        for _ in range(20):
+            number = number + 0.2 * (rate * number * (1 - number * size))
+        return (number - 0.5).square() + x.square().sum(1) / 2
+
+    energy = ce.as_energy(logistic_growth, event_shape=(2,))
+    fast, x = compiled(energy), torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for found, wanted in zip(energy_and_gradient(fast, x), energy_and_gradient(energy, x), strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert len(fast.graphs) == 1
+
+
+@pytest.mark.full
+@needs_compiler
+def test_a_compiled_energy_keeps_the_checks_of_distributions():
+    data = torch.tensor([0.3, 1.2, 2.0], dtype=torch.float64)
+    energy = ce.as_energy(lambda x: -torch.distributions.Gamma(x[:, :1], x[:, 1:]).log_prob(data).sum(1), event_shape=(2,))
+    fast, x = compiled(energy), torch.tensor([[1.0, 1.0], [2.0, 0.5], [0.5, 0.7]], dtype=torch.float64)
+    for found, wanted in zip(energy_and_gradient(fast, x), energy_and_gradient(energy, x), strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert len(fast.graphs) == 1
+    negative = x * torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    energies, gradient = fast.with_gradient(negative)
+    assert energies.isnan().tolist() == [False, True, False]
+    assert gradient.isnan().any(1).tolist() == [False, True, False]
+    with pytest.raises(ValueError, match="concentration"):  # also after the compiler was used
+        energy(negative)
+
+
+@pytest.mark.full
+@needs_compiler
 def test_too_many_shapes_run_as_they_are():
     fast = compiled(LEAVES["ring"])
     for n in range(1, 9):

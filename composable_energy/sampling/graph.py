@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.overrides import TorchFunctionMode
 
 from composable_energy.captures import PLAIN, contents, dense_parts
 from composable_energy.energy import Energy
@@ -34,11 +36,19 @@ __all__ = [
 
 Function = Callable[..., tuple[Tensor, Tensor]]
 ANYTHING = object()  # equals every value
+_ALL_TRUE = getattr(torch, "_is_all_true", None)  # how distributions look at their checks
 
 # Weights are constants: convolutions get them in their preferred layout. Short loops are left to the C++ compiler, which unrolls them:
 # half the time for mixtures on a plane (benchmarks/composition.py). Graphs are compared with what they stand for instead of asserting
-# shapes at each of their operations, which takes a sixth of the time of small loops.
-_OPTIONS: dict[str, Any] = {"freezing": True, "cpp.enable_loop_tail_vec": False, "size_asserts": False, "alignment_asserts": False}
+# shapes at each of their operations, which takes a sixth of the time of small loops. Results that are used again are stored after 16
+# operations, not 50: the compiler repeats all before each use, so its time doubles with each step of a recursion (an ODE, a time series).
+_OPTIONS: dict[str, Any] = {
+    "freezing": True,
+    "cpp.enable_loop_tail_vec": False,
+    "size_asserts": False,
+    "alignment_asserts": False,
+    "realize_opcount_threshold": 16,
+}
 
 
 def held_by(energy: Energy, skip: type) -> tuple[list[Any], tuple[bool, ...]]:
@@ -82,9 +92,30 @@ def trace(energy: Energy, x: Tensor, conditions: dict[str, Tensor]) -> torch.fx.
     """Returns the operations of an energy and its gradient at points and conditions of such shapes."""
 
     def function(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
-        return energy.with_gradient(x, **dict(zip(conditions, values, strict=True)))
+        with _Checks() as checks:
+            energies, gradient = energy.with_gradient(x, **dict(zip(conditions, values, strict=True)))
+        for valid in checks.results:
+            by_chain = valid.ndim > 0 and len(valid) == len(x)
+            valid = valid.reshape(len(x), -1).all(1) if by_chain else valid.all()
+            energies = torch.where(valid, energies, torch.nan)
+            gradient = torch.where(valid.reshape(-1, *[1] * (x.ndim - 1)), gradient, torch.nan)
+        return energies, gradient
 
     return record(function, (x, *conditions.values()))
+
+
+class _Checks(TorchFunctionMode):
+    """Collects what `torch.distributions` checks of parameters and values. A recorded function cannot stop; its results become nan."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _ALL_TRUE and not kwargs:
+            self.results.append(args[0])
+            return True
+        return func(*args, **(kwargs or {}))
 
 
 def record(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> torch.fx.GraphModule:
@@ -159,6 +190,14 @@ def first_line(error: Exception) -> str:
 
 
 def _compile_graph(graph: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tuple[Function, Any]:
+    checks = Distribution._validate_args  # torch's compiler turns them off for the whole process
+    try:
+        return _compile_and_run(graph, inputs)
+    finally:
+        Distribution.set_default_validate_args(checks)
+
+
+def _compile_and_run(graph: Callable[..., Any], inputs: tuple[Tensor, ...]) -> tuple[Function, Any]:
     try:
         function = torch.compile(graph, fullgraph=True, dynamic=False, options=_OPTIONS)
     except RuntimeError:  # a version of torch without one of the options
