@@ -55,6 +55,16 @@ TUNED = {
 }
 
 
+@pytest.fixture
+def no_single_steps(caplog):
+    """Fails if the steps of a compiled energy could not be compiled, which only the log says."""
+    with caplog.at_level("DEBUG", "composable_energy.sampling"):
+        yield
+    told = [record.getMessage() for record in caplog.get_records("call")]
+    assert not [line for line in told if "one by one" in line or "without compilation" in line]
+
+
+@pytest.mark.usefixtures("no_single_steps")
 @pytest.mark.parametrize("sampler", [Langevin(0.1), MALA(0.3), HMC(0.3, 2, jitter=False), HMC(0.3, 12), *TUNED.values()])
 def test_points_and_infos_are_those_of_single_steps(pair, sampler):
     plain, wanted = PAIR.sample((20, 3), sampler=sampler, trace=1, **CALL)
@@ -64,6 +74,17 @@ def test_points_and_infos_are_those_of_single_steps(pair, sampler):
     torch.testing.assert_close(trace.acceptance, wanted.acceptance)
 
 
+@pytest.mark.usefixtures("no_single_steps")
+@pytest.mark.parametrize("sampler", [MALA(0.3), HMC(0.2, 5), ChEES(0.2, 1.1), TUNED["dense"]])
+def test_steps_of_a_network_are_compiled(sampler):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0)).requires_grad_(False)
+    energy = ce.as_energy(lambda x: net(x) + x.square().sum(1) / 2, event_shape=(3,))
+    call = {"sampler": sampler, **CALL}
+    torch.testing.assert_close(compiled(energy).sample((20, 3), **call), energy.sample((20, 3), **call))
+
+
+@pytest.mark.usefixtures("no_single_steps")
 @pytest.mark.parametrize("sampler", [HMC(0.2, 5), ChEES(0.2, 1.1)])
 def test_supports_and_other_shapes_have_loops_too(sampler):
     energy = ce.as_energy(torch.distributions.LogNormal(torch.zeros(3), torch.ones(3)))
@@ -128,6 +149,7 @@ class Repeated(Counted):
         return State(x, energies, state.grad), Info(scalars={"count": count})
 
 
+@pytest.mark.usefixtures("no_single_steps")
 @pytest.mark.parametrize("sampler", [HMC(0.2, 7), ChEES(0.2, 1.1, Metric(torch.tensor([0.5, 1.0])))])
 def test_lengths_may_be_odd_where_a_loop_takes_two_leapfrogs_at_once(sampler):
     curved = ce.as_energy(lambda x: x[:, 0].square() / 2 + (x[:, 1] - x[:, 0].square()).square(), event_shape=(2,))

@@ -124,6 +124,7 @@ def _lift(graph: torch.fx.GraphModule) -> Tensors:
                 held[id(value)] = value
                 with graph.graph.inserting_after(last):
                     last = inputs[id(value)] = graph.graph.placeholder(f"held_{len(held)}")
+                last.meta["val"] = value
             node.replace_all_uses_with(inputs[id(value)])
             graph.graph.erase_node(node)
     graph.recompile()
