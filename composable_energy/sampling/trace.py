@@ -183,11 +183,6 @@ class Trace:
         """The steps of the recorded points where there are some, and all steps of this call otherwise."""
         return self.point_steps if self.points is not None else list(range(self.steps - len(self.energies) + 1, self.steps + 1))
 
-    def _repr_html_(self) -> str:
-        from composable_energy.sampling.notebook import html_trace
-
-        return html_trace(self)
-
     def __repr__(self) -> str:
         bad = f", {int(self.diverged.sum())} diverged" if self.diverged.any() else ""
         return f"Trace({self.sampler!r}, seed={self.seed}, steps={self.steps}, shape={self.shape}{bad})"
