@@ -122,8 +122,6 @@ def _facts(trace: Trace, draws: Draws, coordinates: str | None) -> dict[str, str
         facts["P(formula)"] = f"{trace.formula_probability:.3g} at the draws, by the classifiers"
     if trace.errors:
         facts["errors"] = f"at {trace.errors} points, which were rejected"
-    if trace.best_of > 1:
-        facts["best of"] = f"{trace.best_of}: the points that were returned are no exact draws"
     if len(draws.chains) > MOST_CHAINS:
         facts["R-hat, ESS"] = f"of {MOST_CHAINS} chains, at even distances"
     if coordinates is not None:
